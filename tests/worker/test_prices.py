@@ -67,21 +67,6 @@ def test_faults_of_a_file_are_named_with_their_places(file: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"a = 1\n[half\n", ":2: this is not TOML: Expected ']'"),
-        (b"# prices\n# \xe9\n", ":2: this is not UTF-8 text; save the file as UTF-8"),
-        (b"a = " + b"[" * 100_000, ":1: the brackets in this file are nested too deep"),
-    ],
-)
-def test_a_file_that_is_no_toml_is_told_with_its_line(file: Path, content: bytes, said: str) -> None:
-    file.write_bytes(content)
-    with pytest.raises(WorkerError) as raised:
-        prices.parse(file)
-    assert str(raised.value).startswith(f"{file}{said}")
-
-
 def test_a_file_of_prices_that_is_not_there_is_an_error_of_the_setting(file: Path) -> None:
     with pytest.raises(WorkerError, match="DOCMILL_PRICES"):
         prices.parse(file)

@@ -93,12 +93,6 @@ def test_the_results_of_a_job_come_lazily_and_as_a_table(done: docmill.Job) -> N
     assert done.retry() == 0
 
 
-def test_failures_of_a_class_that_does_not_exist_are_not_tried_again(done: docmill.Job) -> None:
-    with pytest.raises(docmill.Error, match="no class of failures 'x'; there are transient, document, model"):
-        done.retry(only="x")  # type: ignore[arg-type]
-    assert done.retry(only="model") == 0
-
-
 def test_a_closed_mill_answers_nothing_and_neither_do_its_jobs(tmp_path: Path) -> None:
     with docmill.connect(store=tmp_path, device="cpu") as mill:
         job = mill.enqueue(["a text"], "embed", **NULL)
@@ -160,27 +154,6 @@ def test_a_run_whose_coroutine_is_cancelled_is_interrupted_and_the_same_call_con
         assert [job.id for job in mill.jobs()] == [status.id]
 
 
-def test_a_notebook_shows_a_job_as_a_table_without_its_markup(mill: docmill.Mill) -> None:
-    mill.run(["one"], "embed", corpus="<script>", **NULL)
-    [status] = mill.jobs(limit=1)
-    shown = mill.job(status.id)._repr_html_()
-    assert shown == status._repr_html_()
-    assert repr(status) == f"JobStatus({status.id}, done, texts: 1 done)"
-    assert "<td>&lt;script&gt;</td>" in shown
-
-
-def test_results_can_be_asked_for_by_their_flags(done: docmill.Job) -> None:
-    assert [one["id"] for one in done.results(unflagged=True)] == ["0", "2"]
-    assert list(done.results(flagged=["repetition"])) == []
-    assert list(done.results(flagged="repetition")) == []
-    assert list(done.results(flagged="confidence<0.5")) == []
-    assert [one["id"] for one in done.results(unflagged=["empty", "confidence<0.5"])] == ["0", "2"]
-    with pytest.raises(docmill.Error, match="do not go together"):
-        done.results(flagged=True, unflagged=True)
-    with pytest.raises(docmill.Error, match="no flag is called 'strange'"):
-        done.results(flagged=["strange"])
-
-
 def test_a_search_finds_documents_by_the_name_of_their_corpus(mill: docmill.Mill, done: docmill.Job) -> None:
     hits = mill.search("numbers", "three", top=1, passages=False)
     assert [(hit.id, hit.text, hit.meta) for hit in hits] == [("2", "three", {})]
@@ -191,29 +164,11 @@ def test_a_search_finds_documents_by_the_name_of_their_corpus(mill: docmill.Mill
         mill.search("letters", "three")
 
 
-def test_a_job_is_held_resumed_and_moved_up_as_by_the_commands(mill: docmill.Mill) -> None:
-    job = mill.enqueue(["to be held"], "embed", **NULL)
-    assert job.pause() is True
-    assert (job.status().state, job.status().waiting_cause) == ("paused", "paused")
-    assert job.resume() is True
-    assert job.priority(7) is True
-    assert (job.status().state, job.status().priority) == ("running", 7)
-    with pytest.raises(docmill.Error, match=r"--priority must be a whole number, not 'high'\."):
-        job.priority("high")  # type: ignore[arg-type]
-    job.cancel()
-    assert [job.pause(), job.resume(), job.priority(1)] == [False, False, False]
-
-
 def test_an_endpoint_is_for_this_machine_since_workers_have_their_own(mill: docmill.Mill) -> None:
     with pytest.raises(docmill.Error, match="docmill worker --endpoint URL"):
         mill.enqueue(["a text"], "embed", endpoint="http://localhost/v1", **NULL)  # type: ignore[call-arg]
     with pytest.raises(docmill.Error, match="--endpoint: it is no URL"):
         mill.run(["a text"], "embed", endpoint="nowhere", **NULL)
-
-
-def test_a_job_that_is_not_there_is_an_error(mill: docmill.Mill) -> None:
-    with pytest.raises(docmill.Error, match="there is no job 999"):
-        mill.job(999)
 
 
 def test_a_pipeline_is_run_stored_and_listed(mill: docmill.Mill, tmp_path: Path) -> None:

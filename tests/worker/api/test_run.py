@@ -61,12 +61,6 @@ def test_a_table_has_a_row_for_each_document_in_their_order(store: Path) -> None
     assert pa.types.is_fixed_size_list(table.schema.field("vector").type)
 
 
-def test_texts_alone_have_their_positions_as_ids(store: Path) -> None:
-    table = run(pandas.Series(TEXTS), store)
-    assert table["id"].to_pylist() == ["0", "1", "2"]
-    assert table["status"].to_pylist() == ["done"] * 3
-
-
 def test_the_same_documents_again_are_the_same_corpus_and_compute_nothing(store: Path) -> None:
     run(["once", "more"], store)
     run(["once", "more"], store)
@@ -93,18 +87,6 @@ def test_a_document_without_a_result_is_a_row_with_the_reason(store: Path) -> No
     vectors = table["vector"].to_pylist()
     assert vectors[0] == vectors[3] is not None
     assert vectors[1] is vectors[2] is None
-
-
-def test_of_two_rows_with_one_id_the_first_says_that_a_later_one_took_its_place(store: Path) -> None:
-    first, last = {"id": "twice", "text": "before"}, {"id": "twice", "text": "after"}
-    table = run([first, last, last], store)
-    assert table["status"].to_pylist() == ["superseded", "done", "done"]
-
-
-def test_a_row_whose_id_is_a_number_elsewhere_is_rejected_at_its_place(store: Path) -> None:
-    table = run([{"id": 1, "text": "a number"}, {"id": "1", "text": "a string"}], store)
-    assert table["status"].to_pylist() == ["done", "rejected"]
-    assert table["reason"][1].as_py().startswith("its id is a string")
 
 
 @pytest.mark.parametrize(
@@ -205,19 +187,6 @@ def test_a_text_that_is_given_as_a_source_is_refused_with_advice(store: Path) ->
         run("A text.", store)
 
 
-def test_a_frame_that_has_no_form_in_arrow_is_refused(store: Path) -> None:
-    with pytest.raises(docmill.Error, match="cannot be read as an Arrow table"):
-        run(pandas.DataFrame({"text": ["a text", 3]}), store)
-
-
-def test_without_pyarrow_the_error_has_the_command_that_installs_it(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: name != "pyarrow" or None)
-    with pytest.raises(docmill.Error, match=r"install.*docmill\[parquet\]|\[parquet\]"):
-        run(TEXTS, store)
-
-
 def test_a_run_on_another_thread_says_nothing_on_stdout_and_progress_on_stderr(
     store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,11 +199,6 @@ def test_a_run_on_another_thread_says_nothing_on_stdout_and_progress_on_stderr(
     assert out == ""
     assert "1 record: 1 new document" in err
     assert "Job " in err
-
-
-def test_a_run_without_progress_prints_nothing(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run(["in silence"], store)
-    assert capfd.readouterr() == ("", "")
 
 
 def test_a_source_is_named_as_on_the_command_line(store: Path, tmp_path: Path) -> None:

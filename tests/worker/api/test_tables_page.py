@@ -5,18 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import duckdb
-import duckdb_extension_postgres_scanner
 import pandas
 import polars
-import psycopg
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from sqlalchemy import make_url
 
 from docs.outputs import NEEDS, Fence, fences
 from tests.worker.harness import EXAMPLES, ROOT, Docmill
@@ -79,26 +75,3 @@ def test_the_programs_of_the_page_run(
     assert names["frame"].schema["labels"] == polars.List(polars.Struct(LABEL))
     assert names["vectors"].to_numpy().tolist() == vectors.tolist()
     assert '"' not in capsys.readouterr().out, "a label of a view has quotes"
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("fresh_duckdb")
-def test_duckdb_reads_the_views_of_a_postgresql_store(tmp_path: Path, postgres_url: str) -> None:
-    docmill = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": postgres_url})
-    prepare(docmill)
-    [block] = [fence.text for fence in PAGE if fence.title.startswith(NEEDS)]
-    url = make_url(postgres_url)
-    with psycopg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
-        address = connection.info.dsn
-    load(duckdb_extension_postgres_scanner)
-    exec(block.replace("host=db user=docmill dbname=docmill", address.replace("'", "''")), {"duckdb": duckdb})
-    assert (
-        sum(n for _, n in duckdb.sql("SELECT kind, count(*) FROM fleet.pipeline_kinds GROUP BY kind").fetchall()) == 4
-    )
-    assert set(duckdb.sql("SELECT label FROM fleet.items_kinds__found").fetchall()) == {("null",)}
-
-
-def load(package: ModuleType) -> None:
-    assert package.__file__ is not None
-    [file] = Path(package.__file__).parent.rglob("*.duckdb_extension")
-    duckdb.execute(f"LOAD '{file}'")

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import pty
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
-from docmill.tasks import kinds
-from docmill.worker import cli
 from docmill.worker.cli import docmill
 from docmill.worker.cli.registry import all_commands
-from docmill.worker.formatting import aligned
 from tests.worker.conftest import Call
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
 
@@ -36,18 +31,6 @@ def _commands() -> list[tuple[str, click.Command]]:
         else:
             found.append((name, command))
     return found
-
-
-@pytest.mark.parametrize(("loaded", "collected"), [("triton", True), ("json", False)])
-def test_the_last_collection_takes_place_only_if_triton_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, loaded: str, collected: bool
-) -> None:
-    frozen: list[bool] = []
-    monkeypatch.delitem(sys.modules, "triton", raising=False)
-    monkeypatch.setitem(sys.modules, loaded, sys)
-    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
-    cli._skip_last_collection()
-    assert bool(frozen) is not collected
 
 
 @pytest.mark.parametrize(("name", "command"), _commands())
@@ -135,17 +118,6 @@ def test_a_schema_that_was_never_made_names_the_command_that_makes_it(tmp_path: 
     assert fresh.json("jobs") == []
 
 
-def test_values_of_several_lines_stay_in_their_column() -> None:
-    assert click.unstyle(aligned({"job": "1", "steps": "one\ntwo"})) == "job   1\nsteps one\n      two"
-
-
-def test_a_terminal_that_knows_no_bold_is_given_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    assert aligned({"job": "1"}) == "job 1"
-    monkeypatch.setenv("TERM", "xterm")
-    assert aligned({"job": "1"}) == f"{click.style('job ', bold=True)}1"
-
-
 def test_models_are_listed_and_checked(embedded: Docmill) -> None:
     names = {model["name"]: model for model in embedded.json("models", "list")}
     assert names["minilm"]["default_for"] == "embed"
@@ -230,23 +202,8 @@ def test_a_command_or_an_option_that_was_nearly_written_is_suggested(call: Call)
         (("dedup", "notes", "--show"), "dedup show notes"),
         (("dedup", "notes"), "dedup find notes"),
         (("review", "7", "--export", "a.csv"), "review export 7 a.csv"),
+        (("gc", "--older-than", "3", "--yes"), "docmill gc results --older-than 3 --yes"),
     ],
 )
 def test_an_old_spelling_is_refused_with_the_new_one(call: Call, old: tuple[str, ...], new: str) -> None:
     assert new in " ".join(call(*old, code=2).err.split())
-
-
-def test_the_help_of_run_and_of_a_task_fits_a_screen(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    shown = call("run", "--help").out.splitlines()
-    assert len(shown) <= 40
-    for task in kinds.NAMES:
-        assert any(line.split()[:1] == [task] for line in shown)
-        for command in ("run", "enqueue"):
-            lines = call(command, task, "--help").out.splitlines()
-            assert len(lines) <= 60
-            assert max(map(len, lines)) <= 80
-            assert f"docmill {command} {task} " in lines[-1]
-    assert "--min-p" in call("run", "translate", "--help").out  # named
-    assert "at least this share" not in call("run", "translate", "--help").out
-    assert "at least this share" in " ".join(call("run", "translate", "--help-all").out.split())

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Base, Document
+from docmill.storage.core.schema import Base
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill
 
@@ -119,34 +118,6 @@ def test_results_of_a_spec_are_dropped_and_computed_again(stocked: Docmill, writ
     again = write_corpus([{"id": "b", "text": "Short."}])
     stocked("run", "translate", again, "--model", "null", "--corpus", "letters", "--out", "out.jsonl")
     assert {one["id"] for one in stocked.results(2)} == {"a", "b", "c"}
-
-
-def test_results_are_dropped_only_after_a_yes_and_their_cost_is_said(stocked: Docmill) -> None:
-    dry = stocked.json("gc", "results", "--older-than", 0, "--dry-run")
-    [dropped] = dry["dropped"]
-    assert (dropped["spec_id"], dropped["outcomes"]) == (1, 3)
-    assert dropped["tokens_in"] > 0
-    assert dry["unneeded"] == {"contents": 0, "outcomes": 0}
-    for options in (["--dry-run"], []):
-        said = stocked("gc", "results", "--older-than", 0, *options, code=0 if options else 2).stderr
-        assert f"spec 1, {dropped['spec']}: 3 results, {dropped['tokens_in']:,} tokens read" in said
-        assert "Nothing was removed" in said
-    assert len(stocked.results(1)) == 3
-    assert "Removed: 0 texts, 3 results." in stocked("gc", "results", "--older-than", 0, "--yes").stderr
-
-
-def test_what_nothing_needs_is_removed_without_asking_and_a_dry_run_counts_it(stocked: Docmill) -> None:
-    database = Database(f"sqlite:///{store(stocked)}", kinds=KINDS)
-    database.write(lambda transaction: transaction.execute(delete(Document).where(Document.key == "b")))
-    database.close()
-    assert stocked.json("gc", "texts", "--dry-run") == {
-        "dropped": [],
-        **NO_VERSIONS,
-        "unneeded": {"contents": 1, "outcomes": 1},
-        "removed": {"contents": 1, "outcomes": 1},
-    }
-    assert "Texts that nothing needs: 1, with 1 result." in stocked("gc", "texts", "--dry-run").stderr
-    assert stocked.json("gc", "texts") == {"contents": 1, "outcomes": 1, **NO_VERSIONS, "vanished": {}}
 
 
 def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_results(

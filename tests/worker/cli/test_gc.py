@@ -9,9 +9,6 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.storage.deletion import cost
-from docmill.storage.deletion.cost import RecomputeCost
-from docmill.storage.deletion.paging import Removed
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.settings import RETENTION_RULES
 from tests.storage.aging import days_pass
@@ -75,38 +72,9 @@ def test_rules_count_remove_and_say_what_they_removed(aged: Docmill) -> None:
     assert no_more in aged("status", "1", code=BAD_INPUT).stderr
 
 
-def test_nothing_is_forecast_for_a_command_that_does_not_ask(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    forecasts: list[object] = []
-
-    def forecast(_database: object, **drops: object) -> tuple[Removed, list[RecomputeCost]]:
-        forecasts.append(drops)
-        return Removed(), []
-
-    monkeypatch.setattr(cost, "forecast", forecast)
-    call("gc", "results", "--older-than", 0, "--yes")
-    assert not forecasts
-    call("gc", "results", "--older-than", 0)
-    assert len(forecasts) == 1
-
-
 def test_a_duration_and_an_age_are_required_in_words(call: Call) -> None:
     assert "'soon' is not a duration; write 90s, 10m or 1h" in call("gc", "retention", "--for", "soon", code=2).err
     assert "give --older-than DAYS, or --spec SPEC" in call("gc", "results", code=2).err
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (("--retention", "--for", "1h"), "docmill gc retention --for 1h"),
-        (("--older-than", "3", "--yes"), "docmill gc results --older-than 3 --yes"),
-        (("--superseded", "--older-than", "3"), "docmill gc versions --older-than 3"),
-        (("--yes",), "docmill gc texts"),
-    ],
-)
-def test_an_old_mode_is_refused_with_the_command_that_took_its_place(
-    call: Call, old: tuple[str, ...], new: str
-) -> None:
-    assert f"{new}\n" in call("gc", *old, code=2).err
 
 
 def test_every_rule_is_named_in_the_page() -> None:

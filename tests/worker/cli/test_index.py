@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from sentence_transformers import SentenceTransformer
 
-from docmill.storage.core.database import Database
-from docmill.storage.core.specs import Outcome, Status
-from docmill.storage.leases.shards import Claim
-from docmill.storage.search import ann, pgvector_index
-from docmill.storage.search.search import choose, search
-from docmill.tasks.specs import pinning
-from tests.kinds import KINDS
-from tests.storage.builders import EMBED, read, request, work
-from tests.worker.harness import EXAMPLES, Docmill
+from tests.worker.harness import Docmill
 
 Write = Callable[..., Path]
 
@@ -58,43 +46,3 @@ def test_where_there_can_be_no_index_that_is_said(embedded: Docmill, write_corpu
     assert "a SQLite store has no index of vectors" in embedded("index", "add", "corpus.jsonl", code=2).stderr
     assert embedded.json("index", "list") == []
     assert embedded("index", "list").stderr == "No indexes yet.\n"
-
-
-@pytest.mark.long
-def test_of_real_documents_an_index_finds_what_a_comparison_with_all_finds(
-    pgvector_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    texts = [json.loads(line) for file in ("descriptions", "french") for line in _lines(f"{file}.jsonl")]
-    every = {part.strip() for one in texts for part in one["text"].replace("\n", " ").split(". ")} - {""}
-    sentences = sorted(every)[::2]
-    assert len(sentences) > 700
-    model = _minilm(tmp_path)
-    encoded = model.encode([*sentences, *(one["synopsis"] for one in texts[:130])], show_progress_bar=False)
-    of_text = dict(zip(sentences, encoded.astype("<f4"), strict=False))
-    queries = encoded[len(sentences) :].astype(np.float32)
-
-    def embedded_sentences(claim: Claim) -> list[Outcome]:
-        return [Outcome(key, Status.DONE, vector=of_text[text].tobytes()) for key, text in claim.texts]
-
-    monkeypatch.setattr(ann, "is_worth_it", lambda *_: True)
-    database = Database(pgvector_url, kinds=KINDS)
-    read(database, request(spec=EMBED), [(f"k{n}", text) for n, text in enumerate(sentences)])
-    work(database, embedded_sentences)
-    searched = choose(database, ["books"])
-    pgvector_index.add(database, searched.spec_id)
-    assert ann.propose(database, searched, queries, 10) is not None
-    by_index, exact = (search(database, searched, queries, 10, exact=exact).ids for exact in (False, True))
-    database.close()
-    recall = np.mean([len({*one} & {*other}) / 10 for one, other in zip(by_index, exact, strict=True)])
-    assert recall > 0.99
-    assert (by_index[:, 0] == exact[:, 0]).mean() > 0.99
-
-
-def _lines(file: str) -> list[str]:
-    return (EXAMPLES / file).read_text().splitlines()
-
-
-def _minilm(cache: Path) -> SentenceTransformer:
-    pinned = pinning.pin("minilm", models_dir=None, cache_dir=cache)
-    folder = pinning.locate(pinned, models_dir=None, cache_dir=cache)
-    return SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})

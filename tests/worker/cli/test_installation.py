@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from docmill.worker.cli.registry import all_commands
 from tests.test_imports import loaded_after
 from tests.worker.harness import DOCMILL, Docmill, kill_group
 
@@ -70,17 +69,6 @@ def test_a_bash_completes_commands_options_choices_models_and_files(embedded: Do
         shell.shows(f"{ERASE_LINE}docmill run tra\t", "translate ")
         shell.shows("--model mar\t", "marian-ddtp ")
         shell.shows("desc\t", r"descriptions\ of\ it.jsonl ")
-
-
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_the_script_of_another_shell_asks_what_is_answered(embedded: Docmill, shell: str) -> None:
-    assert f"_DOCMILL_COMPLETE={shell}_complete" in embedded("completion", shell).stdout
-    asks = {"_DOCMILL_COMPLETE": f"{shell}_complete", "COMP_WORDS": "docmill ", "COMP_CWORD": "1"}
-    embedded.environment |= asks if shell == "zsh" else {**asks, "COMP_CWORD": ""}
-    answer = embedded()
-    for name, (_, about, _) in all_commands().items():
-        assert name in answer.stdout
-        assert about in answer.stdout
 
 
 @pytest.mark.parametrize("words", ["docmill ", "docmill run embed --model "])

@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 
 from docmill.tasks.errors import BadOption
-from docmill.tasks.kinds import KindOptions
-from docmill.worker.errors import BadMessage
-from docmill.worker.orders import parse_enqueue
 from docmill.worker.settings import Settings
-from docmill.worker.submit.options import Request, checked
-from docmill.worker.submit.request import limits_of, prepare
+from docmill.worker.submit.options import Request
+from docmill.worker.submit.request import prepare
 from tests.worker.harness import Docmill
 
 Write = Callable[..., Path]
@@ -79,19 +76,3 @@ def test_an_option_of_pruning_without_pruning_is_refused(tmp_path: Path, option:
     request = Request(source="a.jsonl", task="embed", **option)  # type: ignore[arg-type]
     with pytest.raises(BadOption, match=r"--prune-.* says how --prune works: give --prune too"):
         prepare(Settings(home=tmp_path), request)
-
-
-@pytest.mark.parametrize("option", ["prune_max", "max_failures", "max_flagged"])
-def test_a_percentage_that_is_not_a_number_is_refused(option: str) -> None:
-    with pytest.raises(BadOption, match=f"--{option.replace('_', '-')} must be between 0 and 100"):
-        checked(KindOptions(), {"source": "a.jsonl", "task": "embed", option: float("nan")})
-
-
-def test_a_message_has_the_options_of_pruning_too() -> None:
-    given = {"source": "a.jsonl", "task": "embed", "prune": True, "prune_max": 20, "prune_rejected": "keep"}
-    limits = limits_of(parse_enqueue(given))
-    assert limits is not None
-    assert (limits.most_percent, limits.keep_rejected) == (20, True)
-    for wrong in ({"prune_max": 101}, {"prune_max": "20"}, {"prune_rejected": "drop"}):
-        with pytest.raises(BadMessage, match="prune_"):
-            parse_enqueue(given | wrong)

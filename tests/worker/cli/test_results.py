@@ -53,12 +53,6 @@ def test_options_that_exclude_each_other_are_refused(wanted: Export, says: str) 
     assert says in str(refused.value)
 
 
-def test_the_condition_on_flags_is_that_of_either_option() -> None:
-    assert Export(OUT).condition is None
-    assert Export(OUT, flagged=Flagged(frozenset({"empty"}))).condition == Flagged(frozenset({"empty"}))
-    assert Export(OUT, unflagged=Flagged()).condition == Flagged(lacking=True)
-
-
 def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> None:
     source = embedded.folder / "letters.jsonl"
     source.write_bytes(b'{"id": "a", "text": "caf\xff"}\n{"id": "b", "text": "good"}\n')
@@ -136,15 +130,6 @@ def read_cells(path: Path) -> list[list[str]]:
     if path.suffix == ".csv":
         return [*csv.reader(path.read_text().splitlines())]
     return [[str(cell) for cell in row] for row in CalamineWorkbook.from_path(path).get_sheet_by_index(0).to_python()]
-
-
-def test_only_vectors_are_written_as_npy() -> None:
-    wanted = Export(Path("vectors.npy"))
-    wanted.check_file(["embed"])
-    with pytest.raises(WorkerError, match="only vectors"):
-        wanted.check_file(["summarize"])
-    with pytest.raises(WorkerError, match="of one step"):
-        wanted.check_file(["embed", "embed"])
 
 
 def test_a_job_that_has_not_ended_has_results_only_with_partial_or_in_parts(status: JobStatus) -> None:

@@ -44,25 +44,6 @@ def test_each_task_gives_every_document_its_result_in_the_order_of_the_source(em
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
-def test_samples_show_good_results_first_and_a_line_counts_the_doubtful(embedded: Docmill) -> None:
-    task = ("--beams", 1, "--limit", 6, "--max-new-tokens", 8)
-    for columns in (80, 200):
-        embedded.environment["COLUMNS"] = str(columns)
-        said = embedded("run", "summarize", DESCRIPTIONS, *task).stderr
-        assert "summarize: 3 of 6 documents" in said
-        shown = re.findall("^document  (.+?) *$", said, re.MULTILINE)
-        results = embedded.results(1)
-        good = [result["id"] for result in results if not result["flags"]]
-        assert shown[: len(good)] == good[:3]
-        n = 6 - len(good)
-        assert 0 < n < 6
-        truncated = sum("output_truncated" in result["flags"] for result in results)
-        assert f"{n} of 6 outputs are flagged as doubtful (output_truncated: {truncated}" in said
-        table = said[said.index("document  ") : said.index("Job ")].splitlines()
-        assert max(map(len, table)) <= columns
-    assert "doubtful" not in embedded("run", "embed", DESCRIPTIONS, "--limit", 6).stderr
-
-
 def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded: Docmill) -> None:
     (embedded.folder / "prompt.txt").write_text("Say it again:\n{text}")
     task = ("--model", "null", "--stop", "a", "--stop", "b", "--limit", 3)
@@ -76,16 +57,6 @@ def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded
     results = embedded.results(1)
     assert [result["task"] for result in results] == ["generate"] * 3
     assert [result["text"] for result in results] == [record["text"] for record in _first(DESCRIPTIONS, 3)]
-
-
-def test_a_corpus_that_grew_computes_only_what_is_new(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
-    texts = [record["text"] for record in _first(DESCRIPTIONS, 5)]
-    write_corpus([{"id": i, "text": text} for i, text in enumerate(texts[:3])])
-    embedded("run", "embed", "corpus.jsonl", "--model", "null")
-    write_corpus([{"id": i, "text": text} for i, text in enumerate(texts)])
-    status = embedded.json("run", "embed", "corpus.jsonl", "--model", "null")
-    assert (status["documents"], status["prior"], status["done"]) == (5, 3, 5)
-    assert [result["id"] for result in embedded.results(2)] == ["0", "1", "2", "3", "4"]
 
 
 def test_blank_documents_are_skipped_and_bad_lines_are_rejected_with_their_place(embedded: Docmill) -> None:
@@ -182,13 +153,3 @@ def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
     assert embedded.json("retry", 2, "--only", "transient")["retried"] == 1
     status = embedded.json("run", "embed", "corpus.jsonl", "--model", "null")
     assert (status["id"], status["done"], status["failed"]) == (2, 3, 0)
-
-
-def test_a_quiet_run_says_only_what_went_wrong(embedded: Docmill) -> None:
-    run = ("run", "embed", "mixed.jsonl", "--model", "null", "--quiet")
-    (embedded.folder / "mixed.jsonl").write_text('{"id": "a", "text": "one"}\n')
-    assert embedded(*run).stderr == ""
-    (embedded.folder / "mixed.jsonl").write_text('{"id": "b", "text": "two"}\nbad\n')
-    said = embedded(*run, code=4).stderr
-    assert "1 record rejected" in said
-    assert "docmill failures" in said

@@ -138,26 +138,6 @@ def test_of_long_documents_whose_windows_are_kept_the_best_one_is_named(
     assert "--job takes others: job 1, embed with minilm@" in latest.stderr
 
 
-@pytest.mark.long
-def test_of_long_documents_with_one_vector_the_nearest_sentences_are_shown(
-    embedded: Docmill, write_corpus: WriteCorpus
-) -> None:
-    text = "\n\n".join((FOREST * 60, ENGINES * 20, FOREST * 60))
-    write_corpus([{"id": "long", "text": text}])
-    embedded("run", "embed", "corpus.jsonl")
-    [hit] = _lines(embedded("search", "corpus.jsonl", "railway", "--json").stdout)[0]["hits"]
-    assert (hit["id"], hit["text"]) == ("long", text)
-    assert hit["passage"] in text
-    assert ENGINES.strip() in hit["passage"]
-    assert ENGINES[:30] in embedded("search", "corpus.jsonl", "railway").stdout
-    (embedded.folder / "q.txt").write_text("railway\n")
-    by_file = ("search", "corpus.jsonl", "--queries", "q.txt", "--json")
-    for more, passage in (((), None), (("--passages",), hit["passage"])):
-        [found] = _lines(embedded(*by_file, *more).stdout)[0]["hits"]
-        assert (found["passage"], found["score"]) == (passage, hit["score"])
-    assert FOREST[:30] in embedded("search", "corpus.jsonl", "railway", "--no-passages").stdout
-
-
 def test_a_corpus_is_found_by_its_name_before_a_folder_that_is_called_the_same(
     embedded: Docmill, write_corpus: WriteCorpus
 ) -> None:
@@ -195,18 +175,6 @@ def test_in_a_terminal_texts_are_typed_one_after_another(embedded: Docmill, writ
         assert [(line[2], line[3]) for line in found] == [("b", "two"), ("a", "one")]
 
 
-def test_what_was_superseded_is_not_found_and_what_has_no_vector_is_counted(
-    embedded: Docmill, write_corpus: WriteCorpus
-) -> None:
-    write_corpus([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
-    embedded("run", "embed", "corpus.jsonl", "--model", "null")
-    write_corpus([{"id": "a", "text": "uno"}, {"id": "b", "text": "two"}])
-    embedded("enqueue", "embed", "corpus.jsonl", "--model", "null")
-    said = embedded("search", "corpus.jsonl", "one", "--json")
-    assert [hit["id"] for hit in _lines(said.stdout)[0]["hits"]] == ["b"]
-    assert "1 of 2 documents has no vector: see `docmill status 2` and `docmill failures 2`." in said.stderr
-
-
 def test_what_cannot_be_searched_is_said_in_a_sentence(call: Call, write_corpus: WriteCorpus) -> None:
     write_corpus([{"id": "a", "text": "one"}])
 
@@ -223,18 +191,3 @@ def test_what_cannot_be_searched_is_said_in_a_sentence(call: Call, write_corpus:
         assert "give a TEXT, or a file of them" in refused(*arguments)
     assert "it is empty" in refused(" ")
     assert "q.txt: no such file" in refused("--queries", "q.txt")
-
-
-def test_a_search_may_give_the_text_a_prompt_that_the_models_files_lack(
-    embedded: Docmill, write_corpus: WriteCorpus
-) -> None:
-    write_corpus([{"id": "a", "text": "query: fonts for Tamil"}])
-    embedded("run", "embed", "corpus.jsonl")
-    search = ("search", "corpus.jsonl", "fonts for Tamil", "--no-passages", "--json")
-    [plain], [prompted] = (_lines(embedded(*search, *more).stdout) for more in ((), ("--prompt", "query: {text}")))
-    assert prompted["query"] == "fonts for Tamil"
-    assert prompted["hits"][0]["score"] == pytest.approx(1, abs=1e-3)
-    assert plain["hits"][0]["score"] < 0.99
-    assert "no prompt named web" in embedded(*search, "--model-prompt", "web", code=2).stderr
-    both = embedded(*search, "--prompt", "{text}", "--model-prompt", "web", code=2).stderr
-    assert "--model-prompt and --prompt do not go together" in both

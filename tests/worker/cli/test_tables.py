@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,11 +26,8 @@ from docmill.storage.outputs.output_types import (
 )
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.status import read_status
-from docmill.worker.consoles import NameCell, samples_table, shortened, steps_table, table
+from docmill.worker.consoles import samples_table, shortened, steps_table
 from tests.storage.steps.test_flag_conditions import Flagger
-from tests.worker.conftest import Call
-
-LONG = "/srv/archive/newsroom/2026/november/" + "regional-editions-of-the-week/" * 3 + "articles.jsonl.zst"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Mn", "Me", "Cf"]), max_size=60), st.integers(1, 40))
@@ -58,38 +53,6 @@ def test_the_table_of_steps_counts_the_documents_that_a_condition_left_out(datab
     rows = [line.split() for line in with_it.splitlines()[1:]]
     assert {row[0]: row[5] for row in rows} == {"english": "0", "again": "4", "vector": "0", "good": "2"}
     assert "selected" not in without
-
-
-def test_a_row_is_one_line_of_80_columns() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    made = table("job", "corpus", "done", names={"corpus"}, numbers={"done"})
-    made.add_row("7", NameCell(LONG), "1,234,567")
-    made.add_row(
-        "8",
-        NameCell("postgresql://HOST/NAME?SELECT id,\n  text FROM articles WHERE length(text) > 100 ORDER BY id"),
-        "1",
-    )
-    console.print(made)
-    assert isinstance(console.file, io.StringIO)
-    lines = console.file.getvalue().splitlines()
-    assert len(lines) == 3
-    assert all(cell_len(line.rstrip()) <= 80 for line in lines)
-    assert "articles.jsonl.zst 1,234,567" in lines[1]
-    assert "ORDER BY id" in lines[2]
-
-
-def test_lists_have_a_line_for_each_row_at_80_columns(
-    call: Call, write_corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docmill.worker.consoles.paper.width", 80)
-    for task in ("summarize", "embed"):
-        call("enqueue", task, write_corpus([{"id": "1", "text": "one"}]), "--corpus", LONG)
-    for command in (("jobs",), ("corpus", "list"), ("corpus", "show", LONG)):
-        lines = call(*command).out.splitlines()
-        assert all(cell_len(line.rstrip()) <= 80 for line in lines if not line.startswith(f"{LONG}: "))
-    lines = call("jobs").out.splitlines()
-    assert [line.split()[0] for line in lines[:3]] == ["job", "2", "1"]
-    assert any(line.startswith("Job 2: ") for line in lines[3:])
 
 
 WORDS = "a long word and another " * 40

@@ -18,12 +18,10 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import PipelineRow, db_now
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.pipelines import pipelines
-from docmill.storage.steps import jobs
 from docmill.worker.pipelines.running import advance
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import load_settings
-from tests.kinds import KINDS
-from tests.storage.builders import TRANSLATE, numbered, read, request, work
+from tests.storage.builders import TRANSLATE, finish, numbered, read, request
 from tests.worker.harness import EXAMPLES, Docmill, until
 
 REAL = """
@@ -241,8 +239,7 @@ def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
     text = NULL.replace('file = "out.jsonl"', 'file = "out"\npart-documents = 2')
     keep(database, tmp_path, text)
     job = read(database, request(spec=TRANSLATE), numbered(3))
-    work(database)
-    jobs.finish(database)
+    finish(database)
     run = due_run(database)
     pipelines.note(database, run, "running", job_id=job.id)
     settings, broker = load_settings(home=tmp_path / "home"), Broker(redis_url)
@@ -255,32 +252,3 @@ def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
     broker.close()
     assert pipelines.history(database, "nightly")[0].state == "done"
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == ["part-00000.jsonl", "part-00001.jsonl"]
-
-
-def test_a_run_that_has_begun_is_written_as_the_file_said_when_it_began(
-    sqlite_url: str, redis_url: str, tmp_path: Path
-) -> None:
-    database, broker = Database(sqlite_url, kinds=KINDS), Broker(redis_url)
-    (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
-    keep(database, tmp_path, NULL.replace("out.jsonl", "old.jsonl"))
-    run = due_run(database)
-    settings = load_settings(home=tmp_path / "home")
-    advance(settings, database, broker, run.id, owner="w1")
-    keep(database, tmp_path, NULL.replace("out.jsonl", "new.jsonl"))
-    work(database)
-    jobs.finish(database)
-    advance(settings, database, broker, run.id, owner="w1")
-    broker.close()
-    assert pipelines.history(database, "nightly")[0].state == "done"
-    database.close()
-    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["corpus.jsonl", "old.jsonl"]
-
-
-def test_a_pipeline_with_a_secret_may_be_run_by_hand_and_check_says_that_it_is_not_kept(embedded: Docmill) -> None:
-    query = "sqlite:///x.db?SELECT '1' AS id, 'postgresql://me:kanarienvogel@host/db' AS text"
-    (embedded.folder / "nightly.toml").write_text(NULL.replace("corpus.jsonl", query))
-    sqlite3.connect(embedded.folder / "x.db").close()
-    said = embedded("pipeline", "check", "nightly.toml").stderr
-    assert "`docmill pipeline add` refuses this file" in said
-    assert "nightly.toml: corpus.source has a URL with a password in it" in said
-    embedded("pipeline", "run", "nightly.toml")

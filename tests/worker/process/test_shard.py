@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -18,13 +17,9 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow, Shard, db_now
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.errors import DatabaseUnreachable, LeaseLost, StorageError, UnexpectedDatabaseError
-from docmill.storage.ingest import ingest
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.leases.diagnosis import check_health
 from docmill.storage.leases.shards import Claim, ShardHead
-from docmill.storage.steps import jobs
-from docmill.storage.steps.jobs import JobRequest
-from docmill.storage.steps.steps import StepRequest
 from docmill.tasks.backends import Backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.errors import CannotServe
@@ -43,7 +38,7 @@ from docmill.worker.process.shard import (
 )
 from docmill.worker.settings import load_settings
 from tests.kinds import KINDS
-from tests.storage.builders import at_once, gathered
+from tests.storage.builders import COPY, at_once, read, request
 from tests.worker.harness import until
 
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
@@ -71,17 +66,23 @@ def process(database: Database) -> Process:
     return Process(owner="me", database=database, broker=nothing, engine=Engine(nothing), lease_s=60)
 
 
-def _claim_two(database: Database) -> InFlight:
-    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("copy", Spec("copy", "m", "sha256:0")),)))
-    ingest.add(database, job, gathered(*[(key, f"text {key}", {}, (), seq) for seq, key in enumerate("ab")]))
-    ingest.end(database, job)
-    [lane] = dispatch.lanes(database)
-    [shard_id] = dispatch.take(database, lane)
+def _claimed_again(database: Database, shard_id: int) -> InFlight:
     head = shards.look(database, shard_id)
     assert head is not None
     claim = shards.claim(database, head, "me")
     assert claim is not None
     return InFlight(head, claim)
+
+
+def _claim_two(database: Database) -> InFlight:
+    return _claimed_again(database, _hinted(database, "a", "b"))
+
+
+def _hinted(database: Database, *keys: str, spec: Spec = COPY) -> int:
+    """Return a shard in the queue with the texts of these keys."""
+    job = read(database, request(corpus=spec.model, spec=spec), [(key, f"text {key}") for key in keys])
+    [lane] = dispatch.lanes(database)
+    return dispatch.take(database, lane, only_job=job.id)[0]
 
 
 def test_what_is_given_back_at_once_keeps_what_is_finished(database: Database, process: Process) -> None:
@@ -124,11 +125,7 @@ def test_a_hint_is_not_waited_with_by_a_process_that_drains(
 
 
 def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(database: Database) -> None:
-    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("copy", Spec("copy", "m", "sha256:0")),)))
-    ingest.add(database, job, gathered(("a", "text", {}, (), 0)))
-    ingest.end(database, job)
-    [lane] = dispatch.lanes(database)
-    [shard_id] = dispatch.take(database, lane)
+    shard_id = _hinted(database, "a")
 
     def open_backend(spec: Spec) -> Backend:
         raise AssertionError("nothing is loaded any more")
@@ -141,11 +138,7 @@ def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(da
 
 
 def test_no_attempt_is_spent_on_a_shard_whose_server_goes_away_after_its_claim(database: Database) -> None:
-    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("copy", Spec("copy", "m", "sha256:0")),)))
-    ingest.add(database, job, gathered(("a", "text", {}, (), 0)))
-    ingest.end(database, job)
-    [lane] = dispatch.lanes(database)
-    [shard_id] = dispatch.take(database, lane)
+    shard_id = _hinted(database, "a")
 
     class Away:
         def open(self, spec: Spec) -> None:
@@ -199,25 +192,16 @@ def test_a_process_whose_device_computes_nothing_is_unhealthy_until_it_serves_so
     sign_on = partial(dispatch.sign_on, database, "me", host="h", pid=1, device="cuda:99", slots=1, version="0")
     sign_on(lanes=["embed"])
 
-    def hinted(spec: Spec) -> int:
-        job = jobs.open_job(database, JobRequest(spec.model, "/x", (StepRequest("embed", spec),)))
-        ingest.add(database, job, gathered(("a", "text", {}, (), 0)))
-        ingest.end(database, job)
-        [lane] = dispatch.lanes(database)
-        return dispatch.take(database, lane, only_job=job.id)[0]
-
     def problem() -> str | None:
         process.heartbeat(hears=True)
         return check_health(database, "h")[1]
 
     try:
         assert problem() is None
-        process.run_shard(hinted(Spec("embed", pinned.model, pinned.revision, "float32")))
+        process.run_shard(_hinted(database, "a", spec=Spec("embed", pinned.model, pinned.revision, "float32")))
         assert "the worker on cuda:99 can compute nothing" in (problem() or "")
-        head = shards.look(
-            database,
-            hinted(Spec("embed", null.model, null.revision, "float32")),
-        )
+        served = _hinted(database, "a", spec=Spec("embed", null.model, null.revision, "float32"))
+        head = shards.look(database, served)
         assert head is not None
         assert process._can_serve(head)
         assert problem() is None
@@ -245,19 +229,15 @@ def test_a_shard_that_was_lost_and_claimed_again_by_the_same_process_keeps_its_l
             Shard.__table__.update().values(state="queued", fence=Shard.fence + 1)
         )
     )
-    head = shards.look(database, lost.claim.shard_id)
-    assert head is not None
-    claim = shards.claim(database, head, "me")
-    assert claim is not None
-    again = InFlight(head, claim)
+    again = _claimed_again(database, lost.claim.shard_id)
     process.in_flight.enter(again)
     process.heartbeat(hears=True)
     assert (lost.lost.is_set(), again.lost.is_set()) == (True, False)
     process.in_flight.leave(lost)
     process.heartbeat(hears=True)
     assert not again.lost.is_set()
-    assert process.computed() == {claim.job_id: 0.0}
-    assert [ours.claim.fence for ours in process.in_flight.held()] == [claim.fence]
+    assert process.computed() == {again.claim.job_id: 0.0}
+    assert [ours.claim.fence for ours in process.in_flight.held()] == [again.claim.fence]
 
 
 def _claim(shard_id: int, fence: int = 1) -> InFlight:
@@ -283,18 +263,6 @@ def test_time_with_a_shard_in_flight_is_counted_once_however_many_there_are(monk
     shards.leave(two)
     now[0] = 200.0
     assert shards.worked_s() == (4.0, True)
-
-
-def test_a_shard_that_was_lost_and_claimed_again_stays_held_when_the_lost_claim_ends() -> None:
-    """Two threads of one process: the first has not yet noticed that its claim is gone."""
-    shards, lost = ShardsInFlight(), _claim(1, fence=1)
-    again = replace(lost, claim=replace(lost.claim, fence=2))
-    shards.enter(lost)
-    shards.enter(again)
-    shards.leave(lost)
-    assert [ours.claim.fence for ours in shards.held()] == [2]
-    shards.leave(again)
-    assert not shards
 
 
 class Clock:
@@ -444,15 +412,6 @@ def _pass(gate: Gate, *, alone: bool) -> tuple[threading.Event, threading.Event,
     thread = threading.Thread(target=go)
     thread.start()
     return inside, leave, thread
-
-
-def test_shards_are_in_flight_together() -> None:
-    gate = Gate()
-    passers = [_pass(gate, alone=False) for _ in range(3)]
-    assert all(inside.wait(SOON_S) for inside, _, _ in passers)
-    for _, leave, thread in passers:
-        leave.set()
-        thread.join(SOON_S)
 
 
 def test_a_suspect_waits_until_it_is_alone_and_keeps_others_out() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import pytest
 
 from docmill.tasks.engine.engine import Counters
@@ -11,12 +9,10 @@ from docmill.worker.process.device import _report
 from docmill.worker.process.usage import (
     COMPUTING,
     READING,
-    REPORT_S,
     WINDOW_S,
     TimeUse,
     UsageDifference,
     UsageTotals,
-    due,
 )
 
 
@@ -37,15 +33,6 @@ def test_what_threads_spend_is_counted_by_phase() -> None:
     found = use.lately(working_s=6, busy_s=4)
     expected = {"reading": 5, "cutting": 0, "computing": 3, "writing": 0, "working": 6, "device": 4}
     assert found == pytest.approx(expected)
-
-
-def test_an_error_within_counts_too() -> None:
-    clock = _Clock()
-    use = TimeUse(clock)
-    with suppress(LookupError), use.spent(READING):
-        clock.now += 2
-        raise LookupError
-    assert use.lately(0, 0)["reading"] == 2
 
 
 def test_what_is_older_than_a_minute_does_not_count() -> None:
@@ -70,24 +57,6 @@ WORKING = UsageTotals(101.0, 20.0, COUNTERS, idle=False)
 def test_the_share_counts_seconds_in_which_there_was_work() -> None:
     report = UsageDifference.between(BEFORE, WORKING)
     assert str(report) == "working_s=10.0 busy=90.0% padding=25.0% tokens_per_s=160"
-
-
-def test_nothing_is_said_while_work_goes_on_for_less_than_a_minute() -> None:
-    assert not due(BEFORE, WORKING)
-    assert due(BEFORE, UsageTotals(100.0 + REPORT_S, 20.0, COUNTERS, idle=False))
-
-
-def test_the_end_of_the_work_is_said_once() -> None:
-    done = UsageTotals(101.0, 20.0, COUNTERS)
-    assert due(BEFORE, done)
-    assert not due(done, UsageTotals(100.0 + 10 * REPORT_S, 20.0, COUNTERS))
-
-
-def test_a_process_that_never_worked_has_a_report_all_the_same() -> None:
-    assert (
-        str(UsageDifference.between(UsageTotals(), UsageTotals()))
-        == "working_s=0.0 busy=0.0% padding=0.0% tokens_per_s=0"
-    )
 
 
 def test_a_device_process_logs_what_it_did_since_the_last_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
-from docmill.tasks.errors import TaskError, WeightsNotRead
+from docmill.tasks.errors import TaskError
 from docmill.tasks.specs import pinning
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.submit import rehearsal
@@ -169,22 +167,6 @@ def test_what_config_and_tokenizer_rule_out_is_refused_before_the_source_is_read
 
 
 @pytest.mark.usefixtures("forked")
-def test_an_adapter_that_does_not_fit_the_model_is_refused_before_the_source_is_read(
-    settings: Settings, tmp_path: Path, llama: Path
-) -> None:
-    asked = kinds.options("generate", prompt="{text}", adapter=str(tmp_path))
-    request = Request(source=str(FRENCH), task="generate", model=str(llama), options=asked)
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}')
-    layer = "base_model.model.model.layers.0.self_attn.q_proj"
-    misfit = "is an adapter of another model or for another task: its model.layers.0.*2 × 64"
-    for inputs, told in ((64, misfit), (128, None)):
-        weights = {f"{layer}.lora_A.weight": torch.zeros(2, inputs), f"{layer}.lora_B.weight": torch.zeros(128, 2)}
-        save_file(weights, tmp_path / "adapter_model.safetensors")
-        with nullcontext() if told is None else pytest.raises(TaskError, match=told):
-            prepare(settings, request)
-
-
-@pytest.mark.usefixtures("forked")
 def test_a_gguf_file_is_converted_or_refused_before_the_source_is_read(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,27 +209,3 @@ def test_a_backend_that_this_machine_lacks_is_missed_before_anything_is_stored(
     said = embedded("run", "translate", FRENCH, *TRANSLATE, "--backend", "openvino", code=2).stderr
     assert "The backend openvino does not translate with marian-ddtp" in said
     assert embedded.json("jobs") == []
-
-
-def test_offline_no_process_is_started_for_a_model_that_is_elsewhere(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docmill.tasks.models.hub.is_offline", lambda: True)
-    monkeypatch.setattr(rehearsal, "run_child", lambda _: pytest.fail("a process was started"))
-    [refused] = rehearsal.rehearse_specs(settings, [Spec("embed", "owner/model", "a" * 40)])
-    assert isinstance(refused, WeightsNotRead)
-    assert str(refused).startswith("The weights of owner/model were not looked at: HF_HUB_OFFLINE is set.")
-
-
-def test_a_spec_is_told_before_the_seconds_in_which_its_files_are_looked_at(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def looked_at(*_: object) -> tuple[str, ...]:
-        assert [spec.kind for spec in told] == ["translate"]
-        return ("looked at",)
-
-    told: list[Spec] = []
-    monkeypatch.setattr("docmill.worker.submit.request.require_possible", looked_at)
-    options = kinds.options("translate", source_lang="fr", target_lang="en")
-    request = Request(source=str(FRENCH), task="translate", options=options)
-    assert prepare(settings, request, on_spec=told.append).not_read == ("looked at",)

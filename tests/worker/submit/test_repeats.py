@@ -9,7 +9,7 @@ import pytest
 
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption
-from docmill.worker.submit.options import Request, checked
+from docmill.worker.submit.options import checked
 from docmill.worker.submit.request import key_of
 
 
@@ -53,7 +53,3 @@ def test_an_argument_is_kept_as_the_store_can_hold_it() -> None:
 def test_a_key_is_short_and_can_be_shown(key: str) -> None:
     with pytest.raises(BadOption, match="--idempotency-key must be at most 255 printable characters, and not empty"):
         arguments(idempotency_key=key)
-
-
-def test_a_request_without_a_key_has_none() -> None:
-    assert key_of(Request(source="a.jsonl", task="embed")) is None

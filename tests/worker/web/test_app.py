@@ -10,15 +10,10 @@ from starlette.testclient import TestClient
 
 from docmill.storage.core.database import Database
 from docmill.worker.settings import Settings
-from docmill.worker.web.app import FIRST, PAGES, make_app
+from docmill.worker.web.app import PAGES, make_app
 from docmill.worker.web.page import TYPES, url
 from docmill.worker.web.site import Site
 from tests.worker.web.conftest import Browse
-
-
-def test_the_first_page_is_that_of_jobs(empty: Browse) -> None:
-    answer = empty().get("/")
-    assert answer.headers["location"] == FIRST.path == "/jobs"
 
 
 def test_the_navigation_follows_from_the_registry(empty: Browse) -> None:
@@ -26,13 +21,6 @@ def test_the_navigation_follows_from_the_registry(empty: Browse) -> None:
     navigation = page.partition('aria-label="Pages"')[2].partition("</nav>")[0]
     assert re.findall(r'href="([^"]+)"', navigation) == [page.path for page in PAGES if page.name]
     assert navigation.count('aria-current="page"') == 1
-
-
-def test_pages_are_in_english_and_can_be_used_by_keyboard(empty: Browse) -> None:
-    page = empty().get("/jobs").text
-    assert '<html lang="en">' in page
-    assert page.index('href="#main"') < page.index("<nav")
-    assert '<main id="main"' in page
 
 
 @pytest.mark.parametrize(

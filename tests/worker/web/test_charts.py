@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -26,35 +24,14 @@ def test_a_chart_has_a_bar_for_each_range_and_neither_script_nor_style() -> None
     assert "4–7" in [one.text for one in root.iter(f"{SVG}text")]
 
 
-def test_an_import_that_fails_after_a_chart_warns_of_nothing() -> None:
-    charts.line([("10:00", 1.0), ("10:01", 2.0)], "Tokens per second")
-    assert not [finder for finder in sys.meta_path if not hasattr(finder, "find_spec")]
-    assert importlib.util.find_spec("no_such_module_at_all") is None
-
-
 def _shard(start: float, end: float, tokens: int = 0, owner: str = "w1") -> FinishedShard:
     return FinishedShard(owner, start, end, 1, tokens)
-
-
-def test_work_of_less_than_a_minute_has_no_chart() -> None:
-    assert charts.throughput([_shard(0, 30, 10), _shard(30, 59, 10)]) is None
-    assert charts.throughput([_shard(0, 30, 10), _shard(30, 61, 10)]) is not None
-
-
-def test_a_job_without_shards_has_no_timeline() -> None:
-    assert timeline([]) is None
 
 
 def test_the_tokens_of_a_shard_count_evenly_over_the_time_in_which_it_was_held() -> None:
     found = timeline([_shard(100, 104, 40), _shard(102, 104, 20)], periods=4)
     assert found is not None
     assert (found.start, found.width_s, found.rates) == (100, 1, (10, 10, 20, 20))
-
-
-def test_the_last_period_ends_with_the_last_shard() -> None:
-    found = timeline([_shard(0, 5, 50)], periods=3)
-    assert found is not None
-    assert (found.width_s, found.rates) == (2, (10, 10, 10))
 
 
 shards = st.builds(

@@ -77,16 +77,6 @@ def test_an_excerpt_has_the_first_mark_and_says_how_much_is_left_out(start: int 
     assert excerpt(parts, 30) == [part for part in parts if part.text]
 
 
-def test_an_excerpt_cuts_no_word() -> None:
-    text = "A long report on\nMars and on other planets"
-    parts = [TextPart(text, False)]
-    assert "".join(part.text for part in excerpt(parts, 24)) == "A long report on\nMars … (21 more characters)"
-    at = text.index("other")
-    marked_parts = [TextPart(text[:at], False), TextPart("other", True), TextPart(text[at + 5 :], False)]
-    shown = "(26 characters before) … on other planets"
-    assert "".join(part.text for part in excerpt(marked_parts, 18)) == shown
-
-
 def test_a_flag_is_said_by_what_a_check_found_or_else_by_its_meaning() -> None:
     found = [f"{n} is not in the input." for n in range(6)]
     assert remark("numbers_changed", found) == (True, f"{' '.join(found[:4])} And 2 more.")

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.leases.shards import Claim
-from docmill.storage.steps import jobs
-from tests.storage.builders import read, request, work
+from tests.storage.builders import finish, read, request
 
 SUMMARIZE = Spec("summarize", "bart", "sha256:1")
 SCRIPT = '<script>alert(1)</script> \u202e"onload=x \x1b[31m'
@@ -38,6 +37,5 @@ def marked_job(database: Database, *, doubtful: int = 2) -> int:
         *(("w1", "W one"), (HOSTILE, "plain")),
     ]
     job = read(database, request(corpus="letters", spec=SUMMARIZE), texts)
-    work(database, outcomes)
-    jobs.finish(database)
+    finish(database, outcomes)
     return job.id

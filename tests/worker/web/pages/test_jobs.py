@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import html
 import re
-import time
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Job
-from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
-from docmill.storage.leases import shards
-from docmill.storage.leases.shards import Claim
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
-from docmill.worker.settings import Settings
-from docmill.worker.web.app import make_app
-from docmill.worker.web.pages import outputs
 from docmill.worker.web.pages.jobs import ROWS
-from docmill.worker.web.site import Site
 from tests.storage.builders import (
-    claim_next,
-    done,
-    failed,
+    finish,
     gathered,
     numbered,
     read,
     records,
     request,
-    set_shard,
-    shards_of,
     work,
 )
 from tests.worker.web.conftest import Browse
@@ -48,78 +31,15 @@ def numbers(page: str) -> list[int]:
     return [int(found) for found in re.findall(r'id="job-(\d+)"', page)]
 
 
-def test_without_jobs_the_page_says_how_to_make_one(browse: Browse) -> None:
-    assert "docmill run" in browse().get("/jobs").text
-
-
 def test_jobs_stand_newest_first_with_their_counts(browse: Browse, database: Database) -> None:
     read(database, request(corpus="first"), numbered(3))
-    work(database)
-    jobs.finish(database)
+    finish(database)
     read(database, request(corpus="second"), numbered(7, first=10))
     page = browse().get("/jobs").text
     assert numbers(page) == [2, 1]
     assert re.search(r"<b>3</b> of 3 done", page)
     assert re.search(r"<b>0</b> of 7 done", page)
     assert "No live worker serves lane" in page
-
-
-def test_the_last_day_stands_with_its_tokens_on_the_first_page_of_all_jobs(
-    browse: Browse, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docmill.worker.web.pages.jobs.ROWS", 2)
-    found = [read(database, request(corpus=name), numbered(1)).id for name in ("a", "b")]
-    browser = browse()
-    page = browser.get("/jobs").text
-    assert "2 jobs made in the last 24 hours read 0 tokens and wrote 0." in page
-    read(database, request(corpus="c"), numbered(1))
-    assert "The latest 2 jobs, all made in the last 24 hours, read 0 tokens" in browser.get("/jobs").text
-    assert "24 hours" not in browser.get(f"/jobs?before={found[1]}").text
-    assert "24 hours" not in browser.get("/jobs?state=open").text
-    yesterday = update(Job).values(created_at=time.time() - 90_000)
-    database.write(lambda transaction: transaction.execute(yesterday))
-    assert "24 hours" not in browser.get("/jobs").text
-
-
-def test_a_job_is_titled_by_its_task_and_source_and_has_the_model_that_was_named(
-    browse: Browse, database: Database
-) -> None:
-    spec = Spec("classify", "minilm", "sha256:1", params={"adapter": "classes-ddtp", "adapter_revision": "sha256:2"})
-    source = "/data/letters.jsonl"
-    first = read(database, request(source, corpus=f"{source} (first 3)", spec=spec), numbered(3))
-    other = read(database, request("-", corpus="mail", spec=replace(spec, kind="entities")), numbered(1, first=10))
-    page = browse().get(f"/jobs/{first.id}").text
-    assert "<h1><bdi>Classify · letters.jsonl</bdi></h1>" in page
-    assert "<bdi>classes-ddtp · first 3</bdi>" in page
-    assert "minilm" in page.partition("<details")[2]
-    assert "<h1><bdi>Find entities · standard input</bdi></h1>" in browse().get(f"/jobs/{other.id}").text
-
-
-def test_failures_in_the_list_lead_to_their_reasons(browse: Browse, database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    work(database, failed)
-    assert f'<a class="bad" href="/jobs/{job.id}/failures">3 failed</a>' in browse().get("/jobs").text
-
-
-def test_a_job_of_priced_models_stands_with_its_cost_and_a_spoilt_file_of_prices_is_named(
-    browse: Browse, database: Database, settings: Settings, tmp_path: Path
-) -> None:
-    job = read(database, request(), numbered(3))
-    read(database, request(corpus="to do"), numbered(1, first=10))
-    [shard] = shards_of(database, job)
-    set_shard(database, shard.id, state="done", finished_at=1.0, tokens_in=3_000_000)
-    prices = tmp_path / "prices.toml"
-    prices.write_text('currency = "USD"\n[copier]\ninput = 0.5\n')
-    browser = TestClient(
-        make_app(Site(database, settings.model_copy(update={"prices": prices}))), base_url="http://localhost"
-    )
-    page = browser.get("/jobs").text
-    assert "2 jobs made in the last 24 hours read 3,000,000 tokens and wrote 0; cost: <b>1.50 USD</b>." in page
-    assert page.partition('id="job-1"')[2].count("1.50 USD") == 1
-    prices.write_text("[copier]\n")
-    answer = browser.get("/jobs")
-    assert answer.status_code == 503
-    assert "prices.toml: copier has no input" in answer.text
 
 
 def test_jobs_come_in_pages_that_are_sought_by_number(browse: Browse, database: Database) -> None:
@@ -145,14 +65,6 @@ def test_jobs_of_one_state_alone(browse: Browse, database: Database, state: str,
     page = browse().get(f"/jobs?state={state}").text
     assert numbers(page) == found
     assert re.search(rf'state={state}" aria-current="true"', page)
-
-
-def test_a_part_of_the_page_is_its_rows_alone(browse: Browse, database: Database) -> None:
-    read(database, request(), numbered(2))
-    part = browse().get("/jobs?state=&part=rows").text
-    assert numbers(part) == [1]
-    assert "<html" not in part
-    assert browse().get("/jobs?part=nothing").status_code == 404
 
 
 def test_a_hostile_name_is_text_and_steers_nothing(browse: Browse, database: Database) -> None:
@@ -199,12 +111,6 @@ def test_a_job_that_goes_on_is_asked_for_again_in_parts(browse: Browse, database
     assert "100 %" in browser.get(f"/jobs/{job.id}?part=progress").text
 
 
-def test_a_part_of_a_job_that_is_gone_replaces_nothing(browse: Browse) -> None:
-    answer = browse().get("/jobs/9?part=progress", headers={"hx-request": "true"})
-    assert answer.status_code == 404
-    assert "<" not in answer.text
-
-
 def test_failures_stand_by_reason_with_their_documents(browse: Browse, database: Database) -> None:
     job = marked_job(database)
     page = browse().get(f"/jobs/{job}/failures").text
@@ -248,66 +154,10 @@ def test_flagged_outputs_stand_beside_their_inputs(browse: Browse, database: Dat
     assert "<mark>" not in page
 
 
-def test_a_doubtful_flag_without_evidence_stands_with_its_meaning(browse: Browse, database: Database) -> None:
-    def unsure(claim: Claim) -> list[Outcome]:
-        flags = ("low_confidence", "windowed")
-        return [Outcome(content_id, Status.DONE, text="out", flags=flags) for content_id, _ in claim.texts]
-
-    job = read(database, request(spec=SUMMARIZE), numbered(1))
-    work(database, unsure)
-    page = browse().get(f"/jobs/{job.id}/flagged").text
-    assert "The model found its own words improbable." in page
-    assert page.count('class="doubt"') == 1
-
-
-def test_flagged_outputs_come_in_pages(browse: Browse, database: Database) -> None:
-    job = marked_job(database, doubtful=outputs.ROWS + 3)
-    browser = browse()
-    path, found = f"/jobs/{job}/flagged?flag=numbers_changed", []
-    while path:
-        page = browser.get(path).text
-        found.append(len(re.findall(r"<bdi>d\d+</bdi>", page)))
-        following = re.search(r'rel="next" href="([^"]+)"', page)
-        path = html.unescape(following[1]) if following else ""
-    assert sum(found) == outputs.ROWS + 3
-    assert max(found) == outputs.ROWS
-
-
 @pytest.mark.parametrize("query", ["flag=<b>", "step=none", "after=1", "after=0-0-x", "after=9-9-9", "after=1-0-5"])
 def test_a_wrong_place_is_refused(browse: Browse, database: Database, query: str) -> None:
     job = marked_job(database)
     assert browse().get(f"/jobs/{job}/flagged?{query}").status_code == 400
-
-
-def test_samples_are_results_without_flags_first(browse: Browse, database: Database) -> None:
-    job = marked_job(database)
-    page = browse().get(f"/jobs/{job}/samples").text
-    assert harmless(page)
-    assert len(re.findall(r"<article", page)) == 4
-    assert page.index(">plain<") < page.index(">w1<") < page.index(">d0<")
-    empty = read(database, request("b.jsonl", corpus="new", spec=SUMMARIZE), [])
-    assert "no results yet" in browse().get(f"/jobs/{empty.id}/samples").text
-
-
-def scale(page: str) -> list[int]:
-    """Return the numbers at the axis of a page's chart of tokens per second."""
-    chart = page.partition('aria-label="Tokens per second')[2].partition("</svg>")[0]
-    return [int(label.replace(",", "")) for label in re.findall(r">([\d,]+)</text>", chart)]
-
-
-def test_a_jobs_chart_has_the_rates_of_its_shards(browse: Browse, database: Database) -> None:
-    job = read(database, request(), [(f"k{n:04}", f"text {n:04}") for n in range(900)])
-    for n in range(4):  # a worker held each for 100 s, and they ended at nearly the same moment
-        claim = claim_next(database)
-        shards.commit(database, claim, done(claim), None)
-        set_shard(database, claim.shard_id, started_at=1_000.0, finished_at=1_100.0 + n / 10, tokens_in=10_000)
-    jobs.finish(database)
-    page = browse().get(f"/jobs/{job.id}?part=chart").text
-    assert 350 < max(scale(page)) < 500  # 400 tokens/s
-
-
-def test_the_chart_of_a_job_that_is_gone_is_not_found(browse: Browse) -> None:
-    assert browse().get("/jobs/9?part=chart").status_code == 404
 
 
 def post(browser: TestClient, job: int, change: str, **form: str) -> str:
@@ -395,9 +245,3 @@ def test_a_wrong_value_of_a_form_is_named(
     answer = browser.post(f"/jobs/{job}/{change}", data={"form_token": token, **form})
     assert answer.status_code == 400
     assert next(iter(form.values()))[:4] in answer.text or "&lt;b&gt;" in answer.text
-
-
-def test_a_change_of_an_unknown_job_is_not_found(browse: Browse) -> None:
-    browser = browse(allows_changes=True)
-    token = signed_in_form(browser.get("/sign-in").text)
-    assert browser.post("/jobs/9/pause", data={"form_token": token}).status_code == 404

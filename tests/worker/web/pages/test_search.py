@@ -10,13 +10,12 @@ import pytest
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.leases.shards import Claim
-from docmill.storage.steps import jobs
 from docmill.tasks.engine import queries
 from docmill.tasks.kinds import STORED_KINDS
 from docmill.tasks.models.weightless import NULL, NULL_REVISION
 from docmill.worker.engines import running
 from docmill.worker.settings import Settings
-from tests.storage.builders import numbered, read, request, work
+from tests.storage.builders import finish, numbered, read, request
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.marked import SCRIPT
 
@@ -34,12 +33,7 @@ def embed(database: Database, settings: Settings) -> None:
         ]
 
     read(database, request(corpus=SCRIPT, spec=SPEC), [*numbered(3), (SCRIPT, "a hostile <b>text</b>")])
-    work(database, vectors)
-    jobs.finish(database)
-
-
-def test_without_vectors_the_page_says_how_to_embed(browse: Browse) -> None:
-    assert "docmill run embed SOURCE" in browse().get("/search?text=x").text
+    finish(database, vectors)
 
 
 def test_hits_link_to_their_documents(browse: Browse, database: Database, settings: Settings) -> None:
