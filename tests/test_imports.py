@@ -60,18 +60,6 @@ def test_help_loads_neither_models_nor_the_store() -> None:
     assert not loaded & {"torch", "transformers", "sqlalchemy", "celery", "pydantic", "rich"}
 
 
-def test_a_search_that_cannot_be_loads_neither_models_nor_the_queue(database_url: str) -> None:
-    database = Database(database_url, kinds=KINDS)
-    read(database, request(), numbered(2))
-    database.close()
-    failing = _command("search", "books", "a text").replace("except SystemExit", "except StorageError")
-    loaded = loaded_after(
-        f"from docmill.storage.errors import StorageError\n{failing}", DOCMILL_DATABASE_URL=database_url
-    )
-    assert "docmill.storage.search.search" in loaded
-    assert not loaded & {"torch", "transformers", "sentence_transformers", "celery", "kombu", "rich"}
-
-
 @pytest.mark.long_on("sqlite")
 @pytest.mark.parametrize("arguments", [["status", "1"], ["jobs"], ["pause", "1"]])
 def test_looking_at_a_job_loads_neither_models_nor_the_queue_nor_migrations(

@@ -73,9 +73,3 @@ def test_uv_looks_where_pip_is_told_to_and_leaves_the_choice_of_torch_to_what_is
         "--index-strategy=unsafe-best-match",
     ]
     assert environment == {"SSL_CERT_FILE": "/ca.pem"}
-
-
-def test_without_such_settings_uv_chooses_a_build_of_torch_and_does_not_wait_for_its_index() -> None:
-    (chosen, briefly), (command, environment) = uv_commands({})
-    assert chosen == [*command, "--torch-backend=auto"]
-    assert (briefly["UV_HTTP_RETRIES"], environment) == ("0", {})

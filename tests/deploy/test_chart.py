@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from docmill.worker.cli import docmill
@@ -182,38 +181,6 @@ def test_the_migration_has_its_secret_before_it_runs_and_both_come_before_the_wo
     assert container["env"][0]["valueFrom"]["secretKeyRef"] == {"name": "docmill-owner", "key": "database-url"}
 
 
-@every_case
-def test_the_rules_of_retention_are_applied_each_night_in_bounded_time(case: str) -> None:
-    job = cases()[case].named("CronJob", "docmill-gc")
-    minute, hour, *days = job["spec"]["schedule"].split()
-    assert int(minute) < 60
-    assert int(hour) < 24
-    assert days == ["*", "*", "*"]
-    found = collection(job)
-    assert (found["command"], found["seconds"]) == ("retention", 3_600.0)
-
-
-def test_collection_without_retention_and_with_other_arguments_is_a_choice() -> None:
-    arguments = ["versions", "--older-than", "90", "--yes"]
-    without, other = render(
-        {**URLS, "collection": {"retention": {"enabled": False}}},
-        {**URLS, "collection": {"arguments": arguments}},
-    )
-    assert collection(without.named("CronJob", "docmill-gc"))["command"] == "texts"
-    found = collection(other.named("CronJob", "docmill-gc"))
-    assert (found["command"], found["days"], found["yes"]) == ("versions", 90.0, True)
-
-
-def test_an_age_among_the_settings_reaches_the_rules_of_retention(monkeypatch: pytest.MonkeyPatch) -> None:
-    from docmill.worker.settings import load_settings
-
-    [rendered] = render({**URLS, "settings": {"DOCMILL_RETENTION_RESULTS": "1y"}})
-    [pod] = [pod for name, pod in pod_specs(rendered.manifests) if name == "docmill-gc"]
-    for key, value in environment(pod["containers"][0]).items():
-        monkeypatch.setenv(key, value or SECRETS[key])
-    assert load_settings().ages.get("results") == 365 * 86_400.0
-
-
 def collection(job: Manifest) -> dict[str, Any]:
     """Return the command of `docmill gc` that a CronJob calls, and its options."""
     [container] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
@@ -239,21 +206,6 @@ def test_every_secret_that_is_read_is_made_or_named_by_the_values(case: str) -> 
     for text in cases()[case].files.values():
         if "kind: Secret" not in text:
             assert "postgresql://" not in text
-
-
-def test_a_group_has_its_own_lanes_devices_and_nodes() -> None:
-    rendered = cases()["gpu"]
-    small, large = (rendered.named("Deployment", f"docmill-worker-{name}")["spec"] for name in ("l4", "h100"))
-    for spec, product in ((small, "NVIDIA-L4"), (large, "NVIDIA-H100-80GB-HBM3")):
-        pod = spec["template"]["spec"]
-        assert pod["nodeSelector"] == {"nvidia.com/gpu.product": product}
-        assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
-        assert pod["containers"][0]["image"] == "docmill:0.0.0-cuda"
-        assert "replicas" not in spec, "KEDA decides, and an upgrade must not"
-    lanes = [environment(one["template"]["spec"]["containers"][0])["DOCMILL_LANES"] for one in (small, large)]
-    assert not set(lanes[0].split(",")) & set(lanes[1].split(","))
-    assert {*lanes[0].split(","), *lanes[1].split(",")} == set(LANES)
-    assert not [one for one in rendered.manifests if one["metadata"]["name"] == "docmill-worker-cpu"]
 
 
 def test_pods_are_reached_by_the_ports_that_they_serve_alone_and_may_be_evicted_one_by_one() -> None:
@@ -289,25 +241,3 @@ def test_wrong_values_are_refused_and_named() -> None:
     answers = dict(zip(WRONG, render(*({**URLS, **values} for values, _ in WRONG.values())), strict=True))
     for name, (_, said) in WRONG.items():
         assert said in (answers[name].error or ""), name
-
-
-def leaves(node: Any, schema: Manifest, root: Manifest, at: str = "") -> Iterator[tuple[str, Manifest]]:
-    """Yield each value of values.yaml with its schema."""
-    while "$ref" in schema:
-        schema = root["definitions"][schema["$ref"].rpartition("/")[2]]
-    if isinstance(node, dict) and "properties" in schema:
-        assert schema["additionalProperties"] is False, at
-        assert schema["properties"].keys() == node.keys(), at
-        for key, value in node.items():
-            yield from leaves(value, schema["properties"][key], root, f"{at}.{key}")
-    else:
-        yield at, schema
-
-
-def test_the_schema_has_exactly_the_values_of_the_file() -> None:
-    values = yaml.safe_load((chart.FOLDER / "values.yaml").read_text())
-    schema = json.loads((chart.FOLDER / "values.schema.json").read_text())
-    assert schema["properties"].pop("global") == {"type": "object"}  # Helm's own, which it passes to every chart
-    found = dict(leaves(values, schema, schema))
-    assert ".workerDefaults.autoscaling.shardsPerReplica" in found
-    assert all("type" in one or "enum" in one or "oneOf" in one for one in found.values())

@@ -1,5 +1,5 @@
 """The docmills of the tests of the worker."""
 
-from tests.worker.conftest import embedded, fleet, write_corpus
+from tests.worker.conftest import call, embedded, fleet, write_corpus
 
-__all__ = ["embedded", "fleet", "write_corpus"]
+__all__ = ["call", "embedded", "fleet", "write_corpus"]

@@ -91,18 +91,6 @@ def test_a_release_has_packages_lists_and_checksums_and_says_which_images_it_ski
     } in listed["dependencies"]
 
 
-def test_a_tag_that_is_no_version_as_packages_write_it_is_refused() -> None:
-    [wrong] = problems(Tree("v1.2.0-rc1"), Allowed())
-    assert "name it v1.2.0rc1" in wrong
-    [wrong] = problems(Tree("v1-last"), Allowed())
-    assert "the tag v1-last is no version" in wrong
-
-
-def test_a_folder_without_git_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert build.main([], tmp_path) == 2
-    assert "is no clone of a git repository" in capfd.readouterr().err
-
-
 def test_an_image_is_built_with_its_version_and_the_index_of_torch_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_CPU_INDEX", "https://index.example/cpu")
     cpu, cuda = (image_command(variant, "1.2.1.dev3+gabc") for variant in ("cpu", "cuda"))
@@ -136,22 +124,6 @@ def test_the_packaged_chart_has_the_version_of_the_release_and_its_images(tree: 
     (tree / chart.FOLDER / "values.yaml").touch()
     assert chart.write(tree, tmp_path, "1.2.0", made) is None
     assert package.read_bytes() == before, "two packages of a commit are equal"
-
-
-@needs_helm
-def test_a_chart_that_helm_refuses_is_no_release(tree: Path, tmp_path: Path) -> None:
-    (tree / chart.FOLDER / "Chart.yaml").write_text("name: docmill\n")
-    with pytest.raises(chart.InvalidChart, match=r"cannot be packaged: .*required"):
-        chart.write(tree, tmp_path, "1.2.0", {"SOURCE_DATE_EPOCH": "0"})
-
-
-def test_a_machine_without_helm_is_told_the_command(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chart, "find_spec", lambda _: None)
-    said = chart.write(tree, tmp_path, "1.2.0", {}) or ""
-    assert "helm package deploy/helm/docmill --version 1.2.0 --app-version 1.2.0" in said
-    assert not [*tmp_path.glob("*.tgz")]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -56,11 +55,6 @@ def test_a_tagged_commit_has_the_version_of_its_tag_and_later_ones_come_after_it
     assert version(tree).startswith("1.2.1.dev1+g")
 
 
-def test_a_clone_that_knows_no_tag_has_a_version_below_every_release(tree: Path) -> None:
-    committed(tree)
-    assert version(tree).startswith("0.0.1.dev1+g")
-
-
 def test_outside_git_the_version_is_unknown_unless_it_is_said(tree: Path) -> None:
     assert version(tree) == "0.0.0"
     assert version(tree, SETUPTOOLS_SCM_PRETEND_VERSION="1.3.0") == "1.3.0"  # as the Dockerfile says it
@@ -101,11 +95,3 @@ def test_addresses_and_absolute_links_are_those_of_the_remote(tree: Path, remote
     assert link.startswith(f"[Search]({at}/blob/")
     assert link.endswith("/docs/search.md#indexes")
     assert other == "[rival](https://x.org)"
-
-
-def test_without_an_address_the_readme_links_to_no_file(tree: Path) -> None:
-    committed(tree)
-    git(tree, "remote", "add", "origin", str(tree))
-    metadata = read_metadata(tree)
-    assert metadata.get("urls", {}) == {}
-    assert not re.search(r"\]\((?!https?:)", metadata["readme"]["text"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from docmill.features.batch_files.bodies import BadRequest, Body, in_words_of_bodies, parsed
+from docmill.features.batch_files.bodies import BadRequest, Body, parsed
 from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -130,13 +130,3 @@ def test_a_bad_request_names_its_field(url: str, fields: dict[str, Any], says: s
     with pytest.raises(BadRequest) as raised:
         of(url, **fields)
     assert says in str(raised.value)
-
-
-def test_fields_to_ignore_are_passed_over() -> None:
-    body = {**INPUTS[CHAT], "logprobs": True, "frobnicate": 1}
-    assert parsed(CHAT, body, "float32", {"logprobs", "frobnicate"}).options == of(CHAT).options
-
-
-def test_sentences_about_options_name_fields() -> None:
-    said = in_words_of_bodies("--max-new-tokens 9 is more than --min-new-tokens; --schema is odd.")
-    assert said == '"max_tokens" 9 is more than "min_tokens"; "response_format" is odd'

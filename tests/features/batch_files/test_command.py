@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -79,21 +78,6 @@ def test_each_request_has_its_answer_or_its_error(embedded: Docmill) -> None:
     assert [json.loads(line)["custom_id"] for line in lines] == ["one", "two"]
 
 
-def test_another_version_of_a_file_has_the_answers_to_its_own_requests(embedded: Docmill) -> None:
-    lines = "".join(json.dumps(request(name, "embeddings", input=name)) + "\n" for name in ("a", "b"))
-    (embedded.folder / "in.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    (embedded.folder / "out.errors.jsonl").write_text("old\n")
-    run = ("batch", "in.jsonl.gz", "--out", "out.jsonl", "--model")
-    assert "there were no errors" in embedded(*run, "hosted=null").stderr
-    assert [line["custom_id"] for line in read(embedded.folder / "out.jsonl")] == ["a", "b"]
-    assert (embedded.folder / "out.errors.jsonl").read_text() == ""
-    piped = embedded(
-        "batch", "-", "--out", "-", "--model", "null", stdin=b"oops\n" + lines.splitlines()[1].encode(), code=4
-    )
-    assert [json.loads(line)["custom_id"] for line in piped.stdout.splitlines()] == [None, "b"]
-    assert "1 text to compute" not in piped.stderr
-
-
 def test_a_request_that_is_refused_now_takes_no_answer_from_later_ones(embedded: Docmill) -> None:
     of = {"a": {}, "b": {"x": 1}, "c": {}}
     put(embedded.folder / "in.jsonl", *(request(name, "embeddings", input=name, **more) for name, more in of.items()))
@@ -136,23 +120,3 @@ def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:
     done = embedded.json(*run, "--out", "out.jsonl", code=4)
     assert [(job["id"], job["done"]) for job in done["jobs"]] == [(1, 1), (2, 1)]
     assert "--out FILE for the answers, or --enqueue" in embedded(*run, code=2).stderr
-
-
-def test_files_that_cannot_be_carried_out_say_why(embedded: Docmill) -> None:
-    put(embedded.folder / "twice.jsonl", chat("a", "x"), chat("a", "y"))
-    out = ("--out", "out.jsonl")
-    said = embedded("batch", "twice.jsonl", *out, "--model", "null", code=2).stderr
-    assert 'twice.jsonl:2: the custom_id "a" stands on line 1 already' in said
-    put(embedded.folder / "bad.jsonl", "x", "y")
-    embedded("batch", "bad.jsonl", *out, code=4)
-    assert (embedded.folder / "out.jsonl").read_text() == ""
-    assert len(read(embedded.folder / "out.errors.jsonl")) == 2
-    assert "--out FILE writes the reasons" in embedded("batch", "bad.jsonl", "--enqueue", code=2).stderr
-    put(embedded.folder / "nameless.jsonl", chat("a", "x", model=None))
-    said = embedded("batch", "nameless.jsonl", *out, code=2).stderr
-    assert "nameless.jsonl:1: the request names no model; name one with --model" in said
-    put(embedded.folder / "hosted.jsonl", chat("a", "x"))
-    said = embedded("batch", "hosted.jsonl", *out, code=3).stderr
-    assert 'hosted.jsonl:1 names the model "hosted". To name another: --model MODEL' in said
-    said = embedded("batch", "hosted.jsonl", "--out", "hosted.jsonl", "--model", "null", code=2).stderr
-    assert "is the source, which would be lost" in said

@@ -48,12 +48,6 @@ def opened() -> Iterator[Callable[..., BatchFile]]:
         yield lambda source, stdin=None: stack.enter_context(open_batch(source, DIALECT, stdin))
 
 
-def test_a_file_in_another_encoding_is_to_be_saved_as_utf_8(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
-    (tmp_path / "wide.jsonl").write_bytes(line("a").encode("utf-16-le"))
-    with pytest.raises(BadBatch, match=r"is no UTF-8, but probably utf-16-le; save it as UTF-8$"):
-        survey(opened(str(tmp_path / "wide.jsonl")))
-
-
 def test_requests_with_the_same_parameters_belong_together(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
     lines = [
         line("a"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from docmill.features.explaining.explanation import Cut, Explanation, Flag, explain, weights_of
+from docmill.features.explaining.explanation import Cut, Explanation, Flag, explain
 from docmill.features.explaining.provenance import Batch, Provenance, Recorded, StepRecord
 from docmill.storage.core.specs import Spec
 
@@ -59,12 +59,6 @@ def test_a_failure_has_its_reason_and_what_a_retry_does(reason_class: str | None
     assert says in found.said
 
 
-def test_a_blank_text_is_skipped_and_has_no_windows() -> None:
-    found = explained(outcome=replace(DONE, status="skipped", reason="The text is blank."), content=" \n")
-    assert (found.state, found.said) == ("skipped", "There was nothing to compute: The text is blank.")
-    assert found.cut == Cut()
-
-
 def test_what_has_no_outcome_says_why() -> None:
     assert explained(outcome=None, batch=BATCH).said == (
         "It is not computed yet (shard 3 is queued). `docmill status 7` says how the job stands."
@@ -84,20 +78,3 @@ def test_a_step_waits_for_the_one_before_it_or_is_blocked_by_it() -> None:
     failed = replace(FOUND.step, outcome=replace(DONE, status="failed", reason="it would not"))
     blocked = explain(replace(FOUND, way=(failed, second)), lambda *_: Cut())
     assert (blocked.state, blocked.said) == ("blocked", "The step summarize before it failed: it would not")
-
-
-def test_an_adapter_is_pinned_beside_the_model() -> None:
-    spec = replace(SPEC, params={"adapter": "entities", "adapter_revision": "sha256:2"})
-    assert weights_of(spec) == {
-        "model": "synopsis",
-        "revision": "sha256:1",
-        "adapter": "entities",
-        "adapter_revision": "sha256:2",
-    }
-
-
-def test_other_steps_with_a_result_are_named() -> None:
-    assert explained().note is None
-    note = explained(replace(FOUND, others=("one", "two"))).note
-    assert note is not None
-    assert "one, two" in note

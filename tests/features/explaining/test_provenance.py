@@ -23,6 +23,7 @@ from tests.storage.builders import (
     EMBED,
     claim_next,
     failed,
+    finish,
     gathered,
     numbered,
     read,
@@ -101,8 +102,7 @@ def test_what_is_not_computed_yet_has_no_outcome_and_what_was_removed_says_so(da
     assert (step.outcome, step.removed) == (None, False)
     assert step.batch is not None
     assert step.batch.state == "planned"
-    work(database)
-    jobs.finish(database)
+    finish(database)
     database.write(lambda transaction: transaction.execute(delete(OutcomeRow)))
     step = read_provenance(database, job.id, "k1").step
     assert (step.outcome, step.removed) == (None, True)
@@ -126,8 +126,7 @@ def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_r
     job = jobs.open_job(database, request())
     ingest.add(database, job, records([("k", "a text")]), [Rejected("a.jsonl:2", "it is no JSON")])
     ingest.end(database, job)
-    work(database)
-    jobs.finish(database)
+    finish(database)
     later = read(database, request("b.jsonl"), [("late", "another")])
     with pytest.raises(NotFound, match="rejected as job 1 read its source: it is no JSON"):
         read_provenance(database, job.id, "a.jsonl:2")

@@ -14,11 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from docmill.features.metrics.fleet import FleetCollector
-from docmill.features.metrics.serving import exposition, serving
+from docmill.features.metrics.serving import exposition
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.storage.results.counts import StoreTotals
 from docmill.storage.results.fleet import Fleet, FleetWorker, Lane, PipelineState
-from docmill.worker.errors import BrokerUnreachable, WorkerError
+from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.prices import Price, Prices
 from tests.worker.harness import DOCMILL, ROOT
 
@@ -166,22 +166,6 @@ def test_a_database_or_a_queue_that_is_away_is_a_metric() -> None:
     found = parsed(exposition(FleetCollector(away, silent)))
     assert (found["docmill_database_up",], found["docmill_queue_up",]) == (0, 0)
     assert not any(key[0] in {"docmill_jobs", "docmill_queue_messages"} for key in found)
-
-
-def test_without_a_queue_nothing_is_said_of_one() -> None:
-    found = parsed(exposition(collector(None)))
-    assert not any(key[0].startswith("docmill_queue") for key in found)
-
-
-def test_they_are_served_over_http_and_a_port_that_is_taken_is_refused() -> None:
-    with serving(collector(), "127.0.0.1", 0) as url:
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            assert answer.headers["Content-Type"].startswith("text/plain")
-            assert parsed(answer.read().decode())["docmill_documents",] == 1_000
-        port = int(url.rsplit(":", 1)[1].split("/")[0])
-        with pytest.raises(WorkerError, match=f"127.0.0.1 port {port}: Address already in use"):  # noqa: SIM117
-            with serving(collector(), "127.0.0.1", port):
-                pass
 
 
 def test_the_command_serves_until_it_is_stopped_and_then_ends_well(tmp_path: Path) -> None:

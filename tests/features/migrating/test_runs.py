@@ -17,7 +17,7 @@ from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.status import read_status
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import choose
-from docmill.storage.steps import jobs, replacements
+from docmill.storage.steps import replacements
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.replacements import SpecReplacement
 from docmill.worker.jobs import Listener
@@ -26,7 +26,7 @@ from docmill.worker.pipelines.running import advance, requests_of
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings, load_settings
 from tests.kinds import KINDS
-from tests.storage.builders import embedded, numbered, read, work
+from tests.storage.builders import embedded, finish, numbered, read
 
 HOURLY = {"cron": "0 * * * *", "timezone": "UTC", "overlap": "queue"}
 PIPELINE = """
@@ -57,8 +57,7 @@ def run_as_scheduled(database: Database, settings: Settings, broker: Broker, hou
     run_id = pipelines.fire(database, pipelines.scheduled(database)[0], float(hour))
     assert run_id is not None
     advance(settings, database, broker, run_id, owner="w1")
-    work(database, embedded)
-    jobs.finish(database)
+    finish(database, embedded)
     advance(settings, database, broker, run_id, owner="w1")
     run = pipelines.history(database, "nightly")[0]
     assert (run.state, run.id) == ("done", run_id), run.reason
@@ -72,8 +71,7 @@ def filled(database: Database, settings: Settings, outcomes: Any = embedded) -> 
     found = replacements.begin(database, planned.corpus_id, planned.old, planned.new)
     job = read(database, JobRequest("notes", found.source, switching.requests_by_new(database, found)), [])
     replacements.note_job(database, found.id, job.id)
-    work(database, outcomes)
-    jobs.finish(database)
+    finish(database, outcomes)
     return replacements.reread(database, found)
 
 
@@ -129,8 +127,7 @@ def test_an_index_of_the_old_vectors_brings_one_of_the_new(
 
     steps = requests_of(settings, parse(PIPELINE, tmp_path / "nightly.toml"))
     read(database, JobRequest("notes", "a.jsonl", steps), numbered(5))
-    work(database, embedded)
-    jobs.finish(database)
+    finish(database, embedded)
     found = filled(database, settings)
     pgvector_index.add(database, found.old_spec_id)
     assert switch(database, settings, 0.0).documents == 5

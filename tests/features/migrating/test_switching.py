@@ -20,11 +20,11 @@ from docmill.storage.errors import NothingEmbedded, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import views
 from docmill.storage.search.search import choose
-from docmill.storage.steps import jobs, replacements
+from docmill.storage.steps import replacements
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.replacements import SpecReplacement
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import COPY, EMBED, done, embedded, failed, numbered, read, request, work
+from tests.storage.builders import COPY, EMBED, done, embedded, failed, finish, numbered, read, request, work
 
 NEW = Spec("embed", "e5", "sha256:9")
 THIRD = Spec("embed", "bge", "sha256:8")
@@ -34,8 +34,7 @@ VIEWS = {"nightly": STEPS}
 
 def embed(database: Database, texts: Sequence[Any], spec: Spec = EMBED, source: str = "a.jsonl") -> int:
     job = read(database, request(source, spec=spec), texts)
-    work(database, embedded)
-    jobs.finish(database)
+    finish(database, embedded)
     return job.id
 
 
@@ -54,8 +53,7 @@ def replacements_of(database: Database) -> tuple[int, list[SpecReplacement]]:
 
 def backfill(database: Database, found: SpecReplacement, outcomes: Any = embedded) -> None:
     read(database, JobRequest("books", found.source, switching.requests_by_new(database, found)), [])
-    work(database, outcomes)
-    jobs.finish(database)
+    finish(database, outcomes)
 
 
 def migrated(database: Database, old: Spec = EMBED, new: Spec = NEW) -> SpecReplacement:
@@ -91,17 +89,6 @@ def test_the_old_spec_answers_until_the_switch_and_the_new_one_even_for_later_jo
     assert by(database) == NEW
     job = choose(database, ["books"], job_id=1)
     assert job.spec == EMBED, "a job that is named is itself"
-
-
-def test_documents_that_come_between_the_survey_and_the_switch_stop_it(database: Database) -> None:
-    embed(database, numbered(3))
-    found = begun(database)
-    backfill(database, found)
-    survey = switching.survey_documents(database, found)
-    assert not survey.missing
-    embed(database, [*numbered(3), ("late", "late")])
-    assert switching.switch(database, found, survey, {}, 0.0) is None
-    assert by(database) == EMBED
 
 
 def test_a_switch_that_loses_results_is_refused_with_the_number_and_the_way_on(database: Database) -> None:
@@ -195,8 +182,7 @@ def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_remove
     assert needed.replaced_specs(database, 3_600.0).spec_ids == ()
     read(database, request("b.jsonl", corpus="films", spec=EMBED), [("f", "film")])
     assert "films" in needed.replaced_specs(database, 0.0).staying[0]
-    work(database, embedded)
-    jobs.finish(database)
+    finish(database, embedded)
     removal.remove_corpus(database, "films")
     going = needed.replaced_specs(database, 0.0).spec_ids
     assert going == (found.old_spec_id,)
@@ -233,15 +219,6 @@ def test_search_offers_no_spec_whose_vectors_were_dropped_until_a_job_computes_i
     assert choose(database, ["books"]).others == (f"job 4, {EMBED}",)
 
 
-def test_search_offers_a_spec_that_answered_again_after_it_was_dropped(database: Database) -> None:
-    embed(database, numbered(3))
-    migrated(database)
-    drop_replaced(database)
-    migrated(database, NEW, EMBED)
-    assert by(database) == EMBED
-    assert choose(database, ["books"]).others == (f"job 2, {NEW}",)
-
-
 def test_a_spec_that_answers_again_since_it_was_to_be_removed_stays(database: Database) -> None:
     embed(database, numbered(3))
     found = migrated(database)
@@ -274,8 +251,7 @@ def test_a_middle_step_is_migrated_with_the_steps_that_read_it(database: Databas
             return [dataclasses.replace(one, text=f"{prefix} {one.content_id}") for one in done(claim)]
         return embedded(claim)
 
-    work(database, both)
-    jobs.finish(database)
+    finish(database, both)
     found = begun(database, COPY, dataclasses.replace(COPY, model="copier-2"))
     survey = switching.survey_documents(database, found)
     assert (survey.documents, survey.missing) == (3, 3)

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert
 from sqlalchemy import text as sql
 
 from docmill.features.near_duplicates import clusters, report, vectors
@@ -28,7 +28,7 @@ from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
 from tests.features.near_duplicates import planted
 from tests.storage.aging import days_pass
-from tests.storage.builders import COPY, EMBED, Text, read, request, store_short_vector, work
+from tests.storage.builders import COPY, EMBED, Text, count_rows, finish, read, request, work
 from tests.storage.deletion.test_aged_results import LIMIT_S, asked, run, spec, spec_id
 from tests.worker.harness import ROOT
 
@@ -112,12 +112,6 @@ def test_when_the_first_leaves_the_next_one_is_first_and_a_lost_link_divides_a_c
     assert firsts(database) == {"c": "c", "d": "c"}
 
 
-def finish(database: Database) -> None:
-    """End all jobs, which permits removals."""
-    work(database)
-    jobs.finish(database)
-
-
 def test_clusters_do_not_depend_on_the_order_of_the_work(database: Database) -> None:
     chance = random.Random(1)
     texts = [(f"k{n}", run_of(first := chance.randrange(60), first + 12)) for n in range(24)]
@@ -147,19 +141,15 @@ def test_other_options_begin_anew_and_the_last_ones_are_known(database: Database
 
 
 def test_signatures_are_made_once_and_go_with_their_texts(database: Database) -> None:
-    def n_signatures() -> int:
-        with database.read() as transaction:
-            return transaction.scalar(select(func.count()).select_from(Signature)) or 0
-
     find(database, [("a", BASE), ("b", BASE + " more"), ("c", BASE)])
-    assert n_signatures() == 2
+    assert count_rows(database, Signature) == 2
     clusters.forget(database, 1)
     assert clusters.find(database, 1, WORDS).new == 3
-    assert n_signatures() == 2
+    assert count_rows(database, Signature) == 2
     finish(database)
     removal.remove_corpus(database, "books")
     gc.collect(database)
-    assert n_signatures() == 0
+    assert count_rows(database, Signature) == 0
     assert firsts(database) == {}
 
 
@@ -279,15 +269,6 @@ def test_a_vector_that_came_by_a_retry_is_compared(database: Database) -> None:
     assert (found.new, found.compared) == (1, 2)
     assert firsts(database) == {"a": "a", "b": "a"}
     assert clusters.find(database, 1, method).new == 0
-
-
-def test_vectors_of_two_lengths_are_not_compared(database: Database) -> None:
-    embed(database, 3)
-    method = vectors.method_for(database, "books", None, 0.98)
-    store_short_vector(database)
-    with pytest.raises(NothingEmbedded, match=r"have 3 numbers, and others 2: .* --revision"):
-        clusters.find(database, 1, method)
-    assert firsts(database) == {}
 
 
 def test_vectors_of_windows_and_corpora_without_vectors_are_refused(database: Database) -> None:

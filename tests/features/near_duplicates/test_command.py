@@ -6,33 +6,21 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 import docmill as api
 from docmill.features.near_duplicates import methods
 from docmill.features.near_duplicates.api import dedup
-from docmill.storage.errors import StorageError
 from docmill.storage.extras import Extra
-from docmill.worker.cli import docmill
-from docmill.worker.errors import WorkerError
-from docmill.worker.jobs.errors import exit_code
 from docmill.worker.pipelines.file import PipelineInvalid, parse
+from tests.worker.conftest import Call
 from tests.worker.pipelines.test_file import LEAST, PATH
 
 Write = Callable[..., Path]
 
 
-class Said(NamedTuple):
-    """The output of a command."""
-
-    stdout: str
-    stderr: str
-
-
-Command = Callable[..., Said]
 BASE = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
 RECORDS = [
     {"id": "a", "text": BASE},
@@ -42,49 +30,30 @@ RECORDS = [
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Call docmill in this process, with a store in the test's folder and no workers."""
-    monkeypatch.setenv("DOCMILL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object, code: int = 0) -> Said:
-        result = CliRunner().invoke(docmill, [str(argument) for argument in arguments])
-        if isinstance(result.exception, StorageError | WorkerError):
-            assert exit_code(result.exception) == code
-            return Said("", str(result.exception))
-        assert result.exit_code == code, result.output
-        return Said(result.stdout, result.stderr)
-
+def enqueued(call: Call, write_corpus: Write) -> Call:
+    write_corpus(RECORDS)
+    options = ("--model", "null", "--corpus", "letters", "--leave-out", "near-duplicates")
+    result = call("enqueue", "translate", "corpus.jsonl", *options)
+    assert "1 document is a near duplicate of an earlier one; --leave-out leaves it out." in result.err
     return call
 
 
-@pytest.fixture
-def enqueued(command: Command, write_corpus: Write) -> Command:
-    write_corpus(RECORDS)
-    options = ("--model", "null", "--corpus", "letters", "--leave-out", "near-duplicates")
-    result = command("enqueue", "translate", "corpus.jsonl", *options)
-    assert "1 document is a near duplicate of an earlier one; --leave-out leaves it out." in result.stderr
-    return command
-
-
-def test_a_run_leaves_near_duplicates_out_and_says_so(enqueued: Command) -> None:
-    status = json.loads(enqueued("status", 1, "--json").stdout)
+def test_a_run_leaves_near_duplicates_out_and_says_so(enqueued: Call) -> None:
+    status = enqueued("status", 1, "--json").json()
     assert (status["documents"], status["pending"]) == (3, 2)
     assert status["flags_by_step"]["translate"]["not_selected"] == 1
-    assert "1 document not selected" in enqueued("status", 1).stdout
+    assert "1 document not selected" in enqueued("status", 1).out
 
 
-def test_clusters_are_printed_written_and_forgotten(enqueued: Command, tmp_path: Path) -> None:
+def test_clusters_are_printed_written_and_forgotten(enqueued: Call, tmp_path: Path) -> None:
     shown = enqueued("dedup", "show", "letters")
-    assert "1 cluster with 2 of 3 documents: 1 repeats an earlier one." in shown.stdout
-    assert "1 of 3 unique texts" in shown.stdout
-    assert all(len(line) <= 80 for line in shown.stdout.splitlines())
-    again = json.loads(enqueued("dedup", "find", "letters", "--json").stdout)
+    assert "1 cluster with 2 of 3 documents: 1 repeats an earlier one." in shown.out
+    assert "1 of 3 unique texts" in shown.out
+    again = enqueued("dedup", "find", "letters", "--json").json()
     assert (again["corpus"], again["clusters"], again["repeats"], again["compared"]) == ("letters", 1, 1, 0)
     assert again["samples"][0]["others"] == [{"id": "c", "text": f"{BASE} fifteen"}]
     assert again["method"] == {"by": "text", "threshold": 0.8, "unit": "words", "size": 3, "seed": 1}
-    rows = [json.loads(line) for line in enqueued("dedup", "show", "letters", "--out", "-").stdout.splitlines()]
+    rows = [json.loads(line) for line in enqueued("dedup", "show", "letters", "--out", "-").out.splitlines()]
     assert rows == [
         {"id": "a", "first": "a", "is_first": True, "documents": 2},
         {"id": "c", "first": "a", "is_first": False, "documents": 2},
@@ -92,12 +61,10 @@ def test_clusters_are_printed_written_and_forgotten(enqueued: Command, tmp_path:
     enqueued("dedup", "show", "letters", "--out", "out.csv")
     assert (tmp_path / "out.csv").read_text().splitlines()[0] == "id,first,is_first,documents"
     stricter = enqueued("dedup", "find", "letters", "--threshold", "0.99", "--shingle", "words", "2")
-    assert "No near duplicates among 3 documents." in stricter.stdout
-    assert (
-        "As in the last search: Jaccard similarity of runs of 2 words" in enqueued("dedup", "find", "letters").stderr
-    )
-    assert "of 0 documents" in enqueued("dedup", "forget", "letters").stdout
-    assert "`docmill dedup find letters` makes one" in enqueued("dedup", "show", "letters", code=2).stderr
+    assert "No near duplicates among 3 documents." in stricter.out
+    assert "As in the last search: Jaccard similarity of runs of 2 words" in enqueued("dedup", "find", "letters").err
+    assert "of 0 documents" in enqueued("dedup", "forget", "letters").out
+    assert "`docmill dedup find letters` makes one" in enqueued("dedup", "show", "letters", code=2).err
 
 
 def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out() -> None:
@@ -120,26 +87,26 @@ def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out
         (("letters", "--out", "missing/out.jsonl"), "there is no folder"),
     ],
 )
-def test_wrong_options_are_refused_with_advice(enqueued: Command, options: tuple[str, ...], said: str) -> None:
-    assert said in " ".join(enqueued("dedup", "find", *options, code=2).stderr.split())
+def test_wrong_options_are_refused_with_advice(enqueued: Call, options: tuple[str, ...], said: str) -> None:
+    assert said in " ".join(enqueued("dedup", "find", *options, code=2).err.split())
 
 
 def test_without_the_library_the_command_that_installs_it_is_said_before_anything_is_stored(
-    command: Command, write_corpus: Write, monkeypatch: pytest.MonkeyPatch
+    call: Call, write_corpus: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert importlib.util.find_spec("rensa") is not None
     missing = Extra("dedup", ("no_such_library",), "")
     monkeypatch.setattr(methods, "LIBRARY", missing)
     write_corpus(RECORDS)
     options = ("--model", "null", "--corpus", "letters")
-    refused = command("enqueue", "translate", "corpus.jsonl", *options, "--leave-out", "near-duplicates", code=2)
-    assert "[dedup]" in refused.stderr
-    assert json.loads(command("jobs", "--json").stdout) == []
-    command("enqueue", "translate", "corpus.jsonl", *options)
-    assert "[dedup]" in command("dedup", "find", "letters", code=2).stderr
+    refused = call("enqueue", "translate", "corpus.jsonl", *options, "--leave-out", "near-duplicates", code=2)
+    assert "[dedup]" in refused.err
+    assert call("jobs", "--json").json() == []
+    call("enqueue", "translate", "corpus.jsonl", *options)
+    assert "[dedup]" in call("dedup", "find", "letters", code=2).err
 
 
-def test_the_python_api_returns_the_counts_and_explains_errors(enqueued: Command, tmp_path: Path) -> None:
+def test_the_python_api_returns_the_counts_and_explains_errors(enqueued: Call, tmp_path: Path) -> None:
     wrong: list[dict[str, Any]] = [
         {"threshold": 0.0},
         {"shingle": ("lines", 3)},

@@ -12,8 +12,6 @@ from sqlalchemy import text as sql
 from docmill.features.near_duplicates import clusters
 from docmill.features.near_duplicates.methods import ByText
 from docmill.storage.core.database import Database
-from docmill.storage.core.specs import Spec
-from docmill.storage.deletion import gc
 from docmill.storage.ingest import ingest
 from docmill.storage.pipelines import views
 from docmill.storage.results.job_counts import count_flags
@@ -24,8 +22,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import IdempotencyKey, JobRequest, OpenJob
 from docmill.storage.steps.steps import StepRequest
-from tests.features.near_duplicates.test_promotion import explain_left_out
-from tests.storage.builders import TRANSLATE, Text, chunks, embedded, read, request, work
+from tests.storage.builders import TRANSLATE, Text, chunks, embedded, finish, read, request, work
 from tests.storage.steps.test_flag_conditions import Flagger
 from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline
 
@@ -59,8 +56,7 @@ def computed(database: Database, job: OpenJob, step: str) -> list[str]:
 def test_a_step_reads_only_first_documents_and_the_steps_behind_it_too(database: Database) -> None:
     flagger = Flagger(database, doubtful="")
     job = into(database, pipeline(steps=STEPS), TEXTS)
-    work(database, flagger.outcomes)
-    jobs.finish(database)
+    finish(database, flagger.outcomes)
     assert flagger.of("translate") == {BASE, "another text", "the last text"}
     assert flagger.of("summarize") == {text for _, text in TEXTS}
     assert {step: computed(database, job, step) for step in ("english", "vector", "line")} == {
@@ -83,8 +79,7 @@ def test_a_step_reads_only_first_documents_and_the_steps_behind_it_too(database:
 def test_a_done_job_stays_done_when_its_source_is_read_again_and_brings_nothing(database: Database) -> None:
     asked = replace(pipeline(steps=STEPS), key=IdempotencyKey("press", {}))
     job = into(database, asked, TEXTS)
-    work(database, Flagger(database, doubtful="").outcomes)
-    jobs.finish(database)
+    finish(database, Flagger(database, doubtful="").outcomes)
     before = read_status(database, job.id)
     again = into(database, asked, TEXTS)
     assert (again.id, again.adopted) == (job.id, True)
@@ -97,8 +92,7 @@ def test_a_done_job_stays_done_when_its_source_is_read_again_and_brings_nothing(
 def test_a_done_job_that_is_read_again_computes_the_documents_that_become_first(database: Database) -> None:
     asked = replace(pipeline(steps=STEPS[:1]), key=IdempotencyKey("press", {}))
     job = into(database, asked, TEXTS)
-    work(database, Flagger(database, doubtful="").outcomes)
-    jobs.finish(database)
+    finish(database, Flagger(database, doubtful="").outcomes)
     read(database, JobRequest("books", "other", pipeline(steps=STEPS[2:]).steps), [("a", "a new text")])
     into(database, asked, TEXTS[1:])
     assert read_status(database, job.id).state == "running"
@@ -109,59 +103,16 @@ def test_a_done_job_that_is_read_again_computes_the_documents_that_become_first(
     assert read_status(database, job.id).state == "done"
 
 
-def test_results_that_were_removed_are_missed_of_first_documents_only(database: Database) -> None:
-    flagger = Flagger(database, doubtful="")
-    job = into(database, pipeline(steps=STEPS[:1]), TEXTS)
-    work(database, flagger.outcomes)
-    jobs.finish(database)
-    gc.drop(database, spec_ids=gc.specs(database, "translate/marian"))
-    assert read_status(database, job.id).lost == 3
-
-
-def test_the_same_again_computes_nothing_and_a_grown_corpus_what_is_new_and_first(database: Database) -> None:
-    flagger = Flagger(database, doubtful="")
-    asked = pipeline(steps=STEPS[:1])
-    into(database, asked, TEXTS)
-    work(database, flagger.outcomes)
-    jobs.finish(database)
-    n = len(flagger.computed)
-    grown = [("z", f"{BASE} 15"), *TEXTS, ("f", "a new text")]
-    job = into(database, asked, grown)
-    work(database, flagger.outcomes)
-    assert [text for _, text in flagger.computed[n:]] == ["a new text"]
-    assert computed(database, job, "english") == ["a", "b", "e", "f"]
-
-
 def test_when_the_first_has_another_text_the_next_one_is_read(database: Database) -> None:
     flagger = Flagger(database, doubtful="")
     asked = pipeline(steps=STEPS[:1])
     into(database, asked, TEXTS)
-    work(database, flagger.outcomes)
-    jobs.finish(database)
+    finish(database, flagger.outcomes)
     n = len(flagger.computed)
     job = into(database, asked, [("a", "changed"), *TEXTS[1:]])
     work(database, flagger.outcomes)
     assert {text for _, text in flagger.computed[n:]} == {"changed", f"{BASE} fifteen"}
     assert computed(database, job, "english") == ["a", "b", "c", "e"]
-
-
-def test_prompts_are_rendered_of_first_documents_only(database: Database) -> None:
-    prompted = Spec("summarize", "chat", "sha256:9", params={"prompt": "{meta.n}: {text}"})
-    later = replace(prompted, revision="sha256:8")
-    steps = (
-        StepRequest("told", prompted, leaves_out=KIND),
-        StepRequest("english", TRANSLATE, leaves_out=KIND),
-        StepRequest("again", later, "english"),
-    )
-    flagger = Flagger(database, doubtful="")
-    job = into(database, pipeline(steps=steps), TEXTS)
-    work(database, flagger.outcomes)
-    kept = {text for key, text in TEXTS if key in "abe"}
-    assert flagger.of("summarize") == {
-        *(f"{len(text)}: {text}" for text in kept),
-        *(f"{len(text)}: translate({text})" for text in kept),
-    }
-    assert computed(database, job, "told") == computed(database, job, "again") == ["a", "b", "e"]
 
 
 def test_documents_of_other_readings_are_read_too_and_a_reading_that_was_cut_off_is_carried_on(
@@ -187,13 +138,6 @@ def test_documents_of_other_readings_are_read_too_and_a_reading_that_was_cut_off
     assert computed(database, job, "english") == ["a", "b", "e"]
 
 
-def test_a_document_that_was_left_out_is_explained_by_the_first_one(database: Database) -> None:
-    into(database, pipeline(steps=STEPS), TEXTS)
-    work(database)
-    assert explain_left_out(database, "c") == "a near duplicate of the earlier document a"
-    assert [explain_left_out(database, key) for key in "ab"] == [None, None]
-
-
 def test_a_search_finds_first_documents_only_and_flags_are_asked_for(database: Database) -> None:
     job = into(database, pipeline(steps=(StepRequest("vector", EMBED, leaves_out=KIND),)), TEXTS)
     work(database, embedded)
@@ -201,11 +145,3 @@ def test_a_search_finds_first_documents_only_and_flags_are_asked_for(database: D
     assert len(search(database, searched, np.ones((1, 1), np.float32), 9).ids[0]) == 3
     assert list(results(database, job.id, flagged=Flagged())) == []
     assert len(list(results(database, job.id, flagged=Flagged(lacking=True)))) == 3
-
-
-def test_a_step_with_the_condition_is_another_job(database: Database) -> None:
-    some, every = (
-        jobs.open_job(database, pipeline(steps=(replace(STEPS[0], leaves_out=name),))) for name in (KIND, None)
-    )
-    assert some.id != every.id
-    assert jobs.open_job(database, pipeline(steps=STEPS[:1])).id == some.id

@@ -16,8 +16,8 @@ from docmill.storage.deletion import removal
 from docmill.storage.results.results import results
 from docmill.storage.steps.conditions import find_filter
 from docmill.storage.steps.steps import StepRequest
-from tests.features.near_duplicates.test_clusters import WORDS, find, finish, firsts, run_of
-from tests.storage.builders import COPY, Text, read, request
+from tests.features.near_duplicates.test_clusters import WORDS, find, firsts, run_of
+from tests.storage.builders import COPY, Text, count_rows, finish, read, request
 
 TEXTS = [("a", run_of(0, 16)), ("x", "quite another text"), ("b", run_of(1, 17)), ("c", run_of(2, 18))]
 
@@ -41,11 +41,6 @@ def explain_left_out(database: Database, key: str) -> str | None:
         return find_filter("near-duplicates").explain(transaction, document_id)
 
 
-def n_rows(database: Database) -> int:
-    with database.read() as transaction:
-        return transaction.scalar(select(func.count()).select_from(Duplicate)) or 0
-
-
 def test_the_next_document_is_first_when_the_first_is_removed(database: Database) -> None:
     found(database)
     removal.remove_documents(database, "books", ["a"])
@@ -61,7 +56,7 @@ def test_the_next_document_is_first_when_the_first_is_removed(database: Database
 def test_a_cluster_that_is_left_with_one_document_is_none(database: Database) -> None:
     found(database)
     removal.remove_documents(database, "books", ["a", "c"])
-    assert (shown(database), n_rows(database)) == ({}, 0)
+    assert (shown(database), count_rows(database, Duplicate)) == ({}, 0)
     assert report.summarize(database, 1, "books").clusters == 0
     find(database, [*TEXTS[1:3], ("d", run_of(2, 18))])
     assert firsts(database) == {"b": "b", "d": "b"}
@@ -100,6 +95,6 @@ def test_a_removed_corpus_takes_its_clusters_with_it(database: Database, monkeyp
     monkeypatch.setattr(removal, "PAGE", 1)
     found(database)
     removal.remove_corpus(database, "books")
-    assert n_rows(database) == 0
+    assert count_rows(database, Duplicate) == 0
     with database.read() as transaction:
         assert transaction.execute(select(Deduplication)).all() == []

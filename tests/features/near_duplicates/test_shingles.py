@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from docmill.features.near_duplicates.components import Components
 from docmill.features.near_duplicates.methods import Shingling, jaccard
@@ -33,19 +31,6 @@ def test_the_similarity_is_that_of_jaccard() -> None:
     assert jaccard({"a", "b", "c"}, {"b", "c", "d"}) == 0.5
     assert jaccard({"a"}, {"a"}) == 1.0
     assert jaccard(set(), set()) == 0.0
-
-
-@given(st.integers(1, 12), st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
-def test_the_smallest_node_stands_for_a_component(n: int, edges: list[tuple[int, int]]) -> None:
-    edges = [(one, other) for one, other in edges if max(one, other) < n]
-    components = Components(n)
-    wanted = [{node} for node in range(n)]
-    for one, other in edges:
-        components.join(one, other)
-        joined = wanted[one] | wanted[other]
-        for node in joined:
-            wanted[node] = joined
-    assert components.roots(np.arange(n)).tolist() == [min(found) for found in wanted]
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.95, 1.0])
@@ -76,9 +61,3 @@ def test_only_pairs_with_a_new_text_are_candidates_and_no_pair_twice() -> None:
     components.join(0, 2)
     left = [pairs for pairs in candidates(signed, 0.8, components, 0) for pairs in zip(*pairs, strict=True)]
     assert [(int(one), int(other)) for one, other in left] == [(1, 2)]
-
-
-def test_texts_of_sizes_that_differ_too_much_are_no_candidates() -> None:
-    signed = Signed(np.ones((2, 1), np.uint32), np.array([7, 10]), np.array([True, True]))
-    assert not any(len(ones) for ones, _ in candidates(signed, 0.8, Components(2), 0))
-    assert any(len(ones) for ones, _ in candidates(signed, 0.7, Components(2), 0))

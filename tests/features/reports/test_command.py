@@ -33,8 +33,3 @@ def test_a_report_is_one_file_about_a_job(docmill: Docmill, tmp_path: Path) -> N
             report(mill.job(1), tmp_path / "nowhere" / "report.html")
     assert not docmill("report", 1, "--no-text", "--out", tmp_path / "b.html").stdout
     assert "anna" not in (tmp_path / "b.html").read_text()
-
-
-def test_a_job_or_a_folder_that_is_not_there_is_refused(docmill: Docmill, tmp_path: Path) -> None:
-    assert "there is no job 9" in docmill("report", 9, code=2).stderr
-    assert "there is no folder" in docmill("report", 9, "--out", tmp_path / "no" / "a.html", code=2).stderr

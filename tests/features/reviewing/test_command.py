@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
-from docmill.features.reviewing.population import OutputToReview, reviewed_step
-from docmill.features.reviewing.terminal import risk_table, shown
+from docmill.features.reviewing.population import reviewed_step
 from docmill.storage.core.database import Database
 from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.risk import RiskFeature, RiskModel
@@ -58,18 +54,6 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
     assert "FILE: there is no folder" in embedded("review", "export", 1, "no/a.csv", code=2).stderr
 
 
-def printed(width: int) -> list[str]:
-    console = Console(width=width, color_system=None)
-    with console.capture() as captured:
-        console.print(shown(OutputToReview(1, b"", "k\x1b", "left\x1b one", "right", "aa"), "1 of 2", width))
-    return [line.rstrip() for line in captured.get().splitlines()]
-
-
-def test_input_and_output_stand_side_by_side_where_there_is_room() -> None:
-    assert printed(80) == ["", "1 of 2: document k\ufffd", "Input", "left\ufffd one", "Output", "right"]
-    assert [line.split() for line in printed(120)][-1] == ["left\ufffd", "one", "right"]
-
-
 def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus([{"id": f"k{n}", "text": "word " * (1 + 300 * n)} for n in range(3)])
     embedded("run", "summarize", "corpus.jsonl", "--model", "null")
@@ -89,19 +73,3 @@ def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: 
     assert (embedded.folder / "a.csv").read_text().splitlines()[0].endswith(",risk")
     parts = ("--part-documents", 2, "--out", "parts")
     assert "--risk is for one file" in embedded("results", 1, "--risk", *parts, code=2).stderr
-
-
-def test_the_table_of_a_risk_has_its_effects_and_its_quality() -> None:
-    features = (
-        RiskFeature("flag repetition", 0.2, 0.4, math.log(2) * 0.4),
-        RiskFeature("confidence", 0.5, 0.1, -1.0),
-    )
-    thirds = [{"judged": 70, "risk": share, "bad": share} for share in (0.1, 0.25, 0.5)]
-    quality = {"brier": 0.1, "brier_of_share": 0.2, "auc": 0.75, "folds": 5, "thirds": thirds}
-    console = Console(width=80, color_system=None)
-    with console.capture() as captured:
-        console.print(risk_table(fitted_risks.Risk(3, RiskModel(0.0, features), 150, 60, quality)))
-    lines = [" ".join(line.split()) for line in captured.get().splitlines()]
-    assert lines[0] == "Version 3, fitted to 150 good and 60 bad outputs"
-    assert lines[2:4] == ["confidence × 0.37 0.1 more", "flag repetition × 2.00 with the flag"]
-    assert "middle 70 25.0 % 25.0 %" in lines

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert, select
 
 from docmill.features.reviewing import judgements
 from docmill.features.reviewing.judgements import Judged, Judgement, Verdict
@@ -20,12 +20,12 @@ from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import results
-from docmill.storage.steps import fitted_risks, jobs
+from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.risk import RiskFeature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.aging import days_pass
-from tests.storage.builders import COPY, EMBED, embedded, numbered, read, request, work
+from tests.storage.builders import COPY, EMBED, count_rows, embedded, finish, numbered, read, request, work
 from tests.storage.deletion.test_aged_results import LIMIT_S, asked, run, spec, spec_id
 
 
@@ -48,19 +48,13 @@ def judging(claim: Claim) -> list[Outcome]:
 def reviewed(database: Database, texts: list[tuple[str, str]], *, corpus: str = "books") -> tuple[int, Population]:
     """Read and compute texts; the job, and the outputs of its step."""
     job = read(database, request(corpus=corpus), texts)
-    work(database, judging)
-    jobs.finish(database)
+    finish(database, judging)
     return job.id, population(database, reviewed_step(database, job.id), seed=0)
 
 
 def all_good(database: Database, job: int, found: Population) -> int:
     judged = [Judged(content, Verdict.GOOD, "ann", 0) for content in found.contents.tolist()]
     return judgements.store(database, reviewed_step(database, job).step.spec_id, judged)
-
-
-def stored(database: Database) -> int:
-    with database.read() as transaction:
-        return transaction.scalar(select(func.count()).select_from(Judgement)) or 0
 
 
 def test_a_population_has_each_done_output_once_with_its_flags_and_confidence(database: Database) -> None:
@@ -108,12 +102,12 @@ def test_judgements_go_with_removed_documents_and_dropped_results(database: Data
     job, found = reviewed(database, numbered(6))
     all_good(database, job, found)
     removal.remove_documents(database, "books", ["k0"])
-    assert stored(database) == 4
+    assert count_rows(database, Judgement) == 4
     assert all_good(database, job, found) == 4
     gc.collect(database)
-    assert stored(database) == 4
+    assert count_rows(database, Judgement) == 4
     gc.drop(database)
-    assert stored(database) == 0
+    assert count_rows(database, Judgement) == 0
 
 
 def test_vectors_and_unknown_steps_are_refused(database: Database) -> None:
@@ -156,8 +150,7 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
     better = replace(COPY, model="better")
     steps = (StepRequest("copy", COPY, escalation=EscalationRequest(better)),)
     job = read(database, replace(request(), steps=steps), numbered(4))
-    work(database, judging)  # 0 and 2 have a flag, and as many in the second result
-    jobs.finish(database)
+    finish(database, judging)  # 0 and 2 have a flag, and as many in the second result
     review = Review.of(database, job.id)
     assert len(review.population) == 3
     first, second = review.reviewed.step.spec_ids

@@ -23,18 +23,6 @@ def test_strata_are_doubtful_or_not_by_thirds_of_the_confidence() -> None:
     assert sorted(np.concatenate([one.rows for one in strata])) == [*range(450)]
 
 
-def test_outputs_without_a_confidence_are_a_stratum_and_few_known_ones_are_not_divided() -> None:
-    some = population([0] * 90, [None] * 45 + [n / 45 for n in range(45)])
-    assert {one.name: len(one) for one in strata_of(some)} == {
-        "not doubtful, low confidence": 15,
-        "not doubtful, middle confidence": 15,
-        "not doubtful, high confidence": 15,
-        "not doubtful, confidence unknown": 45,
-    }
-    assert [one.name for one in strata_of(population([1] * 9, [0.5] * 9))] == ["doubtful"]
-    assert strata_of(population([])) == []
-
-
 def test_doubtful_outputs_are_drawn_more_often_and_no_stratum_is_left_out_or_exceeded() -> None:
     strata = strata_of(population([0] * 9_000 + [1] * 60 + [2] * 3, [None] * 9_063))
     n_doubtful, n_others = allocation(strata, 100)

@@ -12,13 +12,12 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
-from docmill.features.top.frame import View, plain_frame, read_view
+from docmill.features.top.frame import View, read_view
 from docmill.features.top.screens import FailuresScreen, JobScreen, TopApp
 from docmill.storage.core.database import Database
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.storage.leases import dispatch
-from docmill.storage.steps import jobs
-from tests.storage.builders import claim_next, failed, numbered, read, request, work
+from tests.storage.builders import claim_next, failed, finish, numbered, read, request
 from tests.storage.leases.test_dispatch import sign_on
 from tests.worker.harness import Docmill
 
@@ -31,8 +30,7 @@ HOSTILE = "[bold]\x1b[31mred"
 def busy(database: Database) -> Database:
     """A store with a job that failed, one at work, and two workers of which one refuses."""
     read(database, request(HOSTILE, corpus="old"), numbered(3))
-    work(database, failed)
-    jobs.finish(database)
+    finish(database, failed)
     read(database, request(), numbered(40, first=10), chunk=10)
     sign_on(database, "w1")
     sign_on(database, "w2")
@@ -146,14 +144,6 @@ def test_a_store_that_is_away_is_named_and_the_figures_stay(busy: Database) -> N
         await _until(pilot, lambda: "2 workers" in _text(app, "#headline"))
 
     _played(app, SIZE, play)
-
-
-def test_a_plain_frame_fits_its_width(busy: Database) -> None:
-    frame = plain_frame(read_view(busy, LANES), 80)
-    assert max(map(len, frame.splitlines())) <= 80
-    assert "\x1b" not in frame
-    for word in ("1 job to do, 2 workers", "copy", "w1"[:1], "refuses", "document"):
-        assert word in frame
 
 
 def test_without_a_terminal_one_frame_is_printed(tmp_path: Path) -> None:
