@@ -211,14 +211,3 @@ def test_a_refusal_says_what_the_text_is_and_what_the_model_reads() -> None:
     many = LanguageRouter("m2m", "en", frozenset(["ab", "cd", "ef", "gh", "ij", "kl", "mn"]), told=True)
     assert many.refusal(many.route(guesses(de=0.99))) == "It is German, which m2m does not translate from."
     assert "in the language xmf" in MARIAN.refusal(MARIAN.route(guesses(xmf=0.99)))
-
-
-def test_codes_that_mean_one_language_are_one() -> None:
-    assert NLLB.route(guesses(nn=0.9)).fate is Action.TRANSLATE
-    assert LanguageRouter("m", "nb", None, told=False).route(guesses(no=0.9)).fate is Action.KEEP
-
-
-def test_a_rare_languages_code_is_not_taken_for_another_languages_name() -> None:
-    alemannic = guesses(als=0.9)  # NLLB's als is Albanian
-    assert LanguageRouter("m", "sq", None, told=True).route(alemannic).fate is Action.REFUSE
-    assert LanguageRouter("m", "en", frozenset({"sq"}), told=False).route(alemannic).fate is Action.REFUSE

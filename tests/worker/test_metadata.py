@@ -82,24 +82,6 @@ def test_a_field_that_no_record_has_is_refused_before_anything_is_stored(
     assert call("jobs", "--json").json() == []
 
 
-@pytest.mark.parametrize(("name", "said"), [("id", "the document's id"), ("text", "write {text}")])
-def test_the_text_and_the_id_are_no_metadata(
-    call: Call, write_corpus: Callable[..., Path], name: str, said: str
-) -> None:
-    write_corpus(NEWS)
-    assert said in call("enqueue", "generate", "corpus.jsonl", *TELL[:-1], f"{{meta.{name}}}: {{text}}", code=2).err
-
-
-def test_a_field_that_few_records_have_is_named_so(call: Call, write_corpus: Callable[..., Path]) -> None:
-    rows = [{"id": str(n), "text": "same"} for n in range(150)]
-    write_corpus([*rows, {"id": "last", "text": "same", "late": "yes"}])
-    refused = call("enqueue", "generate", "corpus.jsonl", *TELL[:-1], "{meta.late}: {text}", code=2).err
-    assert "Where few records have it, write {meta.late?}" in refused
-    call("enqueue", "generate", "corpus.jsonl", *TELL[:-1], "{meta.late?}: {text}")
-    status = call("status", "--json").json()
-    assert (status["documents"], status["texts"]) == (151, 2)
-
-
 def test_texts_without_metadata_are_refused_for_a_prompt_that_wants_some(call: Call, tmp_path: Path) -> None:
     folder = tmp_path / "notes"
     folder.mkdir()

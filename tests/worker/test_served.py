@@ -189,21 +189,3 @@ def test_the_runs_of_a_pipeline_have_their_costs(docmill: Docmill) -> None:
     shown = docmill("pipeline", "history", "nightly").stdout
     assert "cost" in shown
     assert f"{len(TEXTS) * 37e-6:.4g}" in shown
-
-
-def test_what_a_server_cannot_do_is_refused_before_anything_is_stored(docmill: Docmill) -> None:
-    corpus, model = "corpus.jsonl", f"openai:{MODEL}"
-    del docmill.environment["DOCMILL_ENDPOINT"]
-    for given, said in [
-        (COMMAND[1:], "DOCMILL_ENDPOINT"),
-        (("classify", corpus, "--labels", "a,b", "--model", model), "extract"),
-        (("embed", corpus, "--model", model, "--dtype", "float32"), "precision"),
-        (("embed", corpus, "--model", "openai:"), "openai:NAME"),
-        (("embed", corpus, "--model", "minilm", "--device", "remote"), "--device remote"),
-        (("embed", corpus, "--model", model, "--endpoint", "ftp://x"), "http://localhost:8000/v1"),
-        (("embed", corpus, "--model", model, "--endpoint", f"http://user:{KEY}@x/v1"), "a key does not"),
-    ]:
-        done = docmill("run", *given, code=2)
-        assert said in " ".join(done.stderr.split())
-        assert KEY not in done.stderr
-    assert "openai:small" in docmill("models", "check", model).stdout

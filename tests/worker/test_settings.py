@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 from pathlib import Path
 
 import pytest
@@ -37,12 +35,6 @@ def test_an_option_beats_the_environment_and_the_environment_beats_the_file(
     monkeypatch.setenv("DOCMILL_LEASE_S", "8")
     settings = load_settings(threads=9)
     assert (settings.threads, settings.lease_s, settings.dtype) == (9, 8.0, "float32")
-
-
-def test_a_settings_file_that_is_no_text_is_named(nowhere: Path) -> None:
-    (nowhere / ".env").write_bytes(b"\xff\xfe")
-    with pytest.raises(SettingsError, match=r"\.env is not UTF-8"):
-        load_settings()
 
 
 def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,13 +83,6 @@ def test_the_page_says_nothing_of_the_machine_it_was_written_on(monkeypatch: pyt
     monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
     assert "/somewhere" not in page()
     assert str(Path.home()) not in page()
-
-
-def test_an_empty_home_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    monkeypatch.setenv("HOME", "")
-    own = Path(pwd.getpwuid(os.getuid()).pw_dir)
-    assert load_settings().home == own / ".local" / "share" / "docmill"
 
 
 def test_lanes_are_named_and_known() -> None:

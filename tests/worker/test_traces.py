@@ -120,25 +120,6 @@ with collecting() as collector:
     assert [line.split()[:2] for line in shown.splitlines()] == [["docmill.traces", "traces_not_sent"]] * 2
 
 
-def test_a_batch_of_several_shards_is_a_child_of_the_first_and_linked_to_the_others(collector: Collector) -> None:
-    run_program(
-        f"""
-from docmill.tasks import tracing
-
-tracing.start({collector.url!r})
-shards = [tracing.begin(f"shard {{n}}") for n in range(3)]
-tracing.begin_batch("m", "embeddings", [shard.traceparent for shard in shards], {{}}).end()
-for shard in shards:
-    shard.end()
-tracing.stop()
-"""
-    )
-    first, *others = (collector.named(f"shard {n}")[0].id for n in range(3))
-    (batch,) = collector.named("embeddings m")
-    assert batch.parent == first
-    assert list(batch.links) == others
-
-
 @pytest.mark.parametrize(
     "name",
     ["", None, 7, "00-" + "0" * 32 + "-" + "1" * 16 + "-01", "00-" + "a" * 32 + "-" + "b" * 16, "x" * 200],

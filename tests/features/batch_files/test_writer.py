@@ -18,7 +18,6 @@ from docmill.features.batch_files.writer import (
     EMBEDDINGS,
     NAME,
     REQUEST,
-    answered,
     is_error,
     refused,
     response,
@@ -99,12 +98,6 @@ def test_errors_are_those_of_the_error_file() -> None:
     lost = unanswered("a", "batch_cancelled", "it was")
     assert is_error(lost)
     assert (lost["response"], lost["error"]) == (None, {"code": "batch_cancelled", "message": "it was"})
-
-
-def test_a_request_without_all_of_its_results_has_no_answer() -> None:
-    half = row(COMPLETIONS, {"text": "x"}, custom_id="half", of=2, index=1)
-    whole = row(COMPLETIONS, {"text": "y"}, custom_id="whole")
-    assert [line["custom_id"] for line in answered([half, whole], NOW)] == ["whole"]
 
 
 def test_results_of_another_source_are_refused(tmp_path: Path) -> None:

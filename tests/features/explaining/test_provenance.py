@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import delete
 
-from docmill.features.explaining import provenance
-from docmill.features.explaining.provenance import holds, read_provenance
+from docmill.features.explaining.provenance import read_provenance
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
@@ -17,7 +16,6 @@ from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import shards
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
-from docmill.storage.steps.sharding import pack
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     EMBED,
@@ -136,26 +134,6 @@ def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_r
     found = read_provenance(database, job.id, "k")
     assert (found.text, found.changed) == ("a text", True)
     assert read_provenance(database, later.id, "late").document == "late"
-
-
-def test_an_id_is_found_at_its_place_and_not_across_two_others() -> None:
-    assert holds(pack([7, 300, 1]), pack([300]))
-    assert not holds(pack([256, 0]), pack([1]))  # whose bytes stand there one byte further
-    assert holds(pack([256, 0, 1]), pack([1]))
-    assert not holds(b"", pack([1]))
-
-
-def test_the_job_that_was_at_work_when_the_outcome_was_written_is_found_behind_many_later_ones(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(provenance, "JOBS", 2)
-    monkeypatch.setattr(provenance, "CLOCK_S", 0.0)
-    first = read(database, request("a.jsonl", corpus="first"), numbered(1))
-    work(database)
-    later = [read(database, request(f"{n}.jsonl", corpus=f"later {n}"), numbered(1)).id for n in range(4)]
-    batch = read_provenance(database, later[-1], "k0").step.batch
-    assert batch is not None
-    assert batch.job == first.id
 
 
 def test_the_provenance_of_a_doubted_result_has_both_outcomes(database: Database) -> None:

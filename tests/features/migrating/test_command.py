@@ -88,18 +88,3 @@ def test_what_cannot_be_migrated_is_refused_with_what_to_do(embedded: Docmill, w
     several = refused("null", "minilm")
     assert "several sorts of results of null; choose by --job, --step or both" in several
     assert "job 1, step embed" in several
-
-
-def test_a_job_by_the_old_model_says_so_and_the_old_results_can_be_dropped(
-    embedded: Docmill, write_corpus: WriteCorpus
-) -> None:
-    write_corpus(TEXTS)
-    run = ("run", "embed", "corpus.jsonl", "--model", "null", "--corpus", "tickets")
-    embedded(*run, "--window-vectors", "all")
-    done = embedded.json("migrate", "run", "tickets", "--from", "null", "--to", "null@9000", "--yes")
-    assert done["from"]["params"] == embedded.json("status", 1)["spec"]["params"]
-    said = embedded(*run, "--window-vectors", "all").stderr
-    assert "This job computes null; `docmill migrate run tickets --from null --to null@9000`" in said
-    dropped = embedded.json("gc", "migrated", "--yes")
-    assert dropped["outcomes"] == 3
-    assert embedded.json("migrate", "status", "tickets")[0]["state"] == "dropped"

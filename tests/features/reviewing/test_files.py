@@ -78,24 +78,19 @@ def test_label_studios_tasks_come_back_as_json_and_as_json_min(tmp_path: Path) -
     [
         ("a.csv", "verdict,input\r\n", "a.csv:1: missing columns: seed, spec, text_sha256;"),
         ("a.csv", 'verdict,seed,spec,text_sha256\r\n"",1,aa,01\r\n"per\nhaps",1,aa,02', "a.csv:3: the verdict is"),
-        ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,1,aa", "a.csv:2: it has 3 columns"),
         ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,,aa,01", "a.csv:2: seed is missing"),
-        ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,1,aa,x1", "a.csv:2: seed, spec or text_sha256 was changed"),
         (
             "a.csv",
             "verdict,seed,spec,text_sha256\r\ng,1,aa,01\r\nb,1,aa,01",
             "a.csv:3: it is the output of .*a.csv:2",
         ),
         ("a.json", "[{},\n{]", "a.json:2: "),
-        ("a.json", "{}", "it is no list of tasks"),
-        ("a.json", "[1]", "a.json, task 1: it is no task"),
         ("a.json", '[{"data": {"seed": 1}}]', "a.json, task 1: spec, text_sha256 is missing"),
         (
             "a.json",
             '[{"verdict": "bad", "seed": [1], "spec": {"a": 1}, "text_sha256": "01"}]',
             "task 1: seed, spec or text_sha256 was",
         ),
-        ("none.csv", None, "none.csv: No such file"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said_with_its_place(

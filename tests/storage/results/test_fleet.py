@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import astuple
 
 import pytest
 from sqlalchemy import text as sql
@@ -13,8 +12,6 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import insert
 from docmill.storage.core.schema import Ingest, PipelineRow, PipelineRun, Worker, db_now
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.ingest import ingest
-from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.results.fleet import (
     LANE_PACE_S,
@@ -25,12 +22,11 @@ from docmill.storage.results.fleet import (
     read_failures,
     read_fleet,
     slowness,
-    time_use,
 )
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.sharding import OPEN_SHARDS
-from tests.storage.builders import EMBED, claim_next, dispatched, done, failed, numbered, read, records, request, work
+from tests.storage.builders import EMBED, claim_next, dispatched, done, failed, numbered, read, request, work
 from tests.storage.leases.test_dispatch import sign_on
 
 LANES = ("copy", "embed")
@@ -122,29 +118,7 @@ def test_the_latest_failures_name_their_documents(database: Database) -> None:
     assert all(one.reason for one in found)
 
 
-def test_rejected_records_of_the_last_day_are_failures_too(database: Database) -> None:
-    job = jobs.open_job(database, request())
-    ingest.add(database, job, records(numbered(1)), [Rejected(f"a.jsonl:{n}", "not JSON") for n in (2, 3)])
-    ingest.end(database, job)
-    work(database)
-    found = read_failures(database, LANES)
-    assert [(one.job, one.document, one.reason) for one in found] == [
-        (job.id, f"a.jsonl:{n}", "rejected: not JSON") for n in (2, 3)
-    ]
-    assert len(read_failures(database, LANES, 1)) == 1
-    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE ingest SET seen_at = seen_at - 90000"))
-    assert read_failures(database, LANES) == []
-
-
 SECONDS = {"reading": 1.0, "cutting": 1.0, "computing": 7.0, "writing": 1.0, "working": 10.0, "device": 9.0}
-
-
-def test_the_shares_are_those_of_all_workers() -> None:
-    assert time_use([SECONDS, SECONDS]) == TimeShares(0.9, 0.1, 0.1, 0.7, 0.1)
-    other = SECONDS | {"computing": 17.0}
-    use = time_use([SECONDS, other])
-    assert use is not None
-    assert astuple(use) == pytest.approx((0.9, 2 / 30, 2 / 30, 24 / 30, 2 / 30), abs=1e-4)
 
 
 def test_the_status_has_the_use_of_the_workers_that_hold_the_job(database: Database) -> None:

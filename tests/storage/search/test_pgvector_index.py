@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import psycopg
 import pytest
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow, db_now
-from docmill.storage.core.specs import Outcome
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.tracing import trace
 from docmill.storage.errors import DatabaseBusy, StorageError
-from docmill.storage.leases.shards import Claim
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import choose
 from docmill.storage.steps import jobs
@@ -143,32 +139,6 @@ def test_a_user_who_may_not_bring_pgvector_in_is_told_who_may(database: Database
             plain.close()
         finally:
             superuser.execute("DROP ROLE plain")
-
-
-def test_an_old_pgvector_and_vectors_of_too_many_numbers_are_refused(database: Database) -> None:
-    def long(claim: Claim) -> list[Outcome]:
-        return [replace(one, vector=bytes(4 * 4_001)) for one in embedded(claim)]
-
-    database.write(lambda transaction: transaction.exec_driver_sql("CREATE EXTENSION vector"))
-    read(database, request(spec=EMBED), numbered(1))
-    work(database, long)
-    with pytest.raises(StorageError, match="4,001 numbers"):
-        pgvector_index.add(database, 1)
-    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE pg_extension SET extversion = '0.7.4'"))
-    with pytest.raises(StorageError, match=r"pgvector 0\.7\.4; an index takes 0\.8"):
-        pgvector_index.add(database, 1)
-
-
-def test_a_server_without_pgvector_is_told_of(postgres_url: str) -> None:
-    database = Database(postgres_url, kinds=KINDS)
-    with database.read() as transaction:
-        if transaction.exec_driver_sql("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").scalar():
-            pytest.skip("this server has pgvector")
-    with pytest.raises(StorageError, match="has no pgvector; install it there"):
-        pgvector_index.add(database, 1)
-    assert pgvector_index.every(database) == []
-    assert not pgvector_index.drop(database, 1)
-    database.close()
 
 
 def test_sqlite_has_no_index_and_says_so(sqlite_url: str) -> None:

@@ -103,10 +103,8 @@ FRENCH = "Un lecteur de pages de manuels. Il les montre en couleurs dans une fen
         (GIVEN, "Coloured reader for manuals", []),  # the beginning of a sentence
         (GIVEN, "reader for the Coloured Manual Collection", []),  # a title, in words of its own
         (GIVEN, "Gnumeric Collection for manuals", ["Gnumeric"]),
-        (GIVEN, "reader of Linux-Manuals", ["Linux"]),
         (GIVEN, "KDE reader for the XFCE Desktop", ["KDE", "XFCE"]),
         (FRENCH, "lecteur de manuels en Python", ["Python"]),
-        (FRENCH, "Visionneur de manuels", []),  # no list says that this is an ordinary word
         (FRENCH, "lecteur pour la Grande Collection", []),
         (  # German nouns
             "Ein Programm, das die Seiten von Handbüchern in Farben und in einem Fenster zeigt, wie Leser es mögen.",
@@ -136,17 +134,7 @@ def test_a_summary_adds_no_name(given: str, output: str, invented: list[str]) ->
             "The XMMS player for Wipeout is for all.",
         ),
         # The place of a name changes in a short text.
-        (
-            "Correcteur orthographique Aspell de GNU.",
-            "The GNU Aspell spell checker.",
-            "The DACT Aspell spell checker.",
-        ),
         # An address that is a name in the text, too.
-        (
-            "X.Org est sur <URL:http://www.X.org> ici.",
-            "X.Org is at <URL:http://www.X.org> here.",
-            "X.Org is at <URL:Richard> here.",
-        ),
     ],
 )
 def test_a_name_is_replaced_wherever_it_stands(given: str, output: str, other: str) -> None:
@@ -168,12 +156,3 @@ def test_ordinary_english_words_are_no_names() -> None:
     ]:
         assert found(given, output) == []
         assert found(output, given, Context("en", "fr")) == []
-
-
-def test_countries_languages_and_acronyms_are_named_as_each_language_does() -> None:
-    assert found("Une université des Pays-Bas en Europe.", "A university in the Netherlands of Europe.") == []
-    assert found("Il existe en Inde et en Pologne.", "It exists in India and in Poland.") == []
-    assert found("Les couleurs RVB et CMJN sont lues.", "The colours RGB and CMYK are read.") == []
-    assert found("Ce fichier ne doit PAS changer.", "This file must NOT change.") == []
-    (finding,) = found("Il est lu par Gnumeric ici.", "It is read by Poland here.")
-    assert finding.evidence == "“Poland” is not in the input, which has “Gnumeric” there."

@@ -70,7 +70,6 @@ def test_a_length_is_a_number_of_words_that_limits_the_tokens_and_tells_the_mode
     [
         ("embed", {"pooling": "max"}, {}, "--pooling must be cls, mean or last, not 'max'"),
         ("translate", {"beams": 0}, {}, "at least 1"),
-        ("translate", {"target_lang": "frnch"}, {}, "near: french"),
         ("translate", {"target_lang": "fr"}, T5, "give --from and --to"),
         ("translate", {}, M2M, "give --from and --to"),
         ("generate", {"prompt": "{text}", "beams": 2}, GPT2, "--beams is for encoder-decoder models"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.worker.conftest import Call
 from tests.worker.harness import EXAMPLES, Docmill
 
 RUN = ("run", "summarize", EXAMPLES / "descriptions.jsonl", "--limit", 6, "--max-new-tokens", 8)
@@ -41,14 +40,3 @@ def test_doubtful_summaries_are_computed_again_with_more_beams(embedded: Docmill
 
     assert "Nothing to compute" in embedded(*ESCALATED).stderr
     assert f"{len(doubtful)} of 6 texts" in embedded("status", 3).stdout
-
-
-def test_a_wrong_escalation_is_refused_before_the_source_is_read(call: Call) -> None:
-    for options, said in (
-        (("--when", "empty"), "--when is for --escalate"),
-        (("--escalate-beams", 2, "--when", "sure<1"), "--when is refused: 'sure<1' is no bound of confidence"),
-        (("--escalate", "synopsis-ddtp"), "the same model with the same options"),
-        (("--escalate", "minilm"), "--escalate"),
-    ):
-        assert said in call("enqueue", *GREEDY[1:], *options, code=2).err
-    assert call("jobs", "--json").json() == []

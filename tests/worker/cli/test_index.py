@@ -37,12 +37,3 @@ def test_an_index_is_made_listed_used_and_dropped(indexing: Docmill, write_corpu
     assert "nowhere" in indexing("corpus", "trace", letter).stdout
     assert "Dropped the index of spec 1" in indexing("index", "rm", "embed/null").stderr
     assert "There is no index of 1" in indexing("index", "rm", 1, code=2).stderr
-
-
-def test_where_there_can_be_no_index_that_is_said(embedded: Docmill, write_corpus: Write) -> None:
-    write_corpus([{"id": "a", "text": "one"}])
-    assert "there is no corpus" in embedded("index", "add", "corpus.jsonl", code=2).stderr
-    embedded("run", "embed", "corpus.jsonl", "--model", "null")
-    assert "a SQLite store has no index of vectors" in embedded("index", "add", "corpus.jsonl", code=2).stderr
-    assert embedded.json("index", "list") == []
-    assert embedded("index", "list").stderr == "No indexes yet.\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,24 +12,7 @@ from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import prepare
 from tests.worker.harness import Docmill
 
-Write = Callable[..., Path]
 TRANSLATE = ("--model", "null")
-PIPELINE = """
-name = "nightly"
-[corpus]
-source = "corpus.jsonl"
-prune = true
-prune-max = 60
-prune-rejected = "{rejected}"
-[[step]]
-name = "english"
-task = "translate"
-model = "null"
-"""
-
-
-def rows(*keys: str) -> list[dict[str, object]]:
-    return [{"id": key, "text": f"text {key}"} for key in keys]
 
 
 def test_files_that_left_their_folder_are_counted_and_named_with_what_to_do(embedded: Docmill) -> None:
@@ -50,25 +32,6 @@ def test_files_that_left_their_folder_are_counted_and_named_with_what_to_do(embe
     assert embedded.json("status", 3)["not_pruned"].startswith("4 documents that the source no longer has")
     assert "4 vanished" in embedded("run", "translate", folder, *TRANSLATE, "--prune", "--prune-max", "90").stderr
     assert "no longer has" not in embedded("run", "translate", folder, *TRANSLATE).stderr
-
-
-def test_a_pipelines_history_says_why_nothing_was_marked(embedded: Docmill, write_corpus: Write) -> None:
-    pipeline = embedded.folder / "nightly.toml"
-    pipeline.write_text(PIPELINE.format(rejected="stop"))
-    write_corpus(rows("a", "b", "c", "d"))
-    embedded("pipeline", "add", pipeline)
-    embedded("pipeline", "run", pipeline)
-    write_corpus([*rows("a", "b"), {"id": "c"}])
-    embedded("pipeline", "run", pipeline, code=4)
-    [latest, first] = embedded.json("pipeline", "history", "nightly")
-    assert first["reason"] is None
-    assert latest["state"] == "done"
-    assert "1 record was rejected: docmill failures 2" in latest["reason"]
-    assert "not marked as vanished: corpus.jsonl:3 was rejected" in latest["reason"]
-    pipeline.write_text(PIPELINE.format(rejected="keep"))
-    embedded("pipeline", "run", pipeline, code=4)
-    assert "vanished" not in embedded.json("pipeline", "history", "nightly")[0]["reason"]
-    assert embedded.json("corpus", "list")[0]["documents"] == 3
 
 
 @pytest.mark.parametrize("option", [{"prune_max": 10}, {"prune_rejected": "keep"}])

@@ -13,8 +13,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from docmill.tasks import kinds
 from docmill.worker.pipelines.file import PipelineInvalid, parse
 from docmill.worker.pipelines.schema import json_schema
-from tests.worker.harness import EXAMPLES, ROOT, Docmill
-from tests.worker.pipelines.test_file import FULL, LEAST
+from tests.worker.harness import EXAMPLES, Docmill
 
 VALIDATOR = Draft202012Validator(json_schema())
 STEP = "name = 'x'\ncorpus.source = 'a'\n[[step]]\nname = 'a'\n"
@@ -35,15 +34,6 @@ def test_the_examples_name_the_schema_and_keep_to_it() -> None:
         assert json.loads((path.parent / named[1]).read_text(encoding="utf-8")) == json_schema()
         VALIDATOR.validate(tomllib.loads(text))
         parse(text, path)
-
-
-def test_files_of_the_tests_and_the_documentation_keep_to_the_schema() -> None:
-    page = (ROOT / "docs" / "pipeline-file.md").read_text(encoding="utf-8")
-    documented = [text for text in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "[[step]]" in text]
-    assert documented
-    for text in (FULL, LEAST, *documented):
-        VALIDATOR.validate(tomllib.loads(text))
-        parse(text, Path("x.toml"))
 
 
 @pytest.mark.parametrize(

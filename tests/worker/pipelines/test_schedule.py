@@ -81,7 +81,6 @@ def test_what_is_due_on_a_night_when_clocks_change(cron: str, since: str, now: s
     [
         ("60 * * * *", "UTC", "cron is wrong: '60' is no minute: it is 0 to 59"),
         ("0 0 * * FRI-MON", "UTC", "cron is wrong: 'FRI-MON' is no day of the week: it is 0 (Sunday) to 7"),
-        ("x y * * *", "UTC", "'x' is no minute: .*; 'y' is no hour"),
         ("@daily", "UTC", "cron takes 5 fields .* '@daily' has 1"),
         ("0" * 501, "UTC", "cron is longer than 500 characters"),
         ("0 0 30 2 *", "UTC", "cron '0 0 30 2 *' is a time that never comes"),
@@ -89,7 +88,6 @@ def test_what_is_due_on_a_night_when_clocks_change(cron: str, since: str, now: s
         ("0 0 * * *", "Paris", "timezone names no time zone: 'Paris'; did you mean Europe/Paris?"),
         ("0 0 * * *", "../../etc/passwd", "timezone names no time zone"),
         ("0 0 * * *", "", "timezone names no time zone: ''; write an IANA name, such as Europe/Paris"),
-        ("0 0 * *", "Mars", "cron takes 5 fields .*; timezone names no time zone: 'Mars'"),
     ],
 )
 def test_a_bad_schedule_is_refused_with_what_is_wrong(cron: str, timezone: str, said: str) -> None:

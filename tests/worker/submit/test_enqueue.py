@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from docmill.storage.ingest.chunks import CHUNK_RECORDS, FIRST_CHUNK_RECORDS, chunks
-from docmill.storage.readers import SourceOptions, SourceUnsupported, open_source
+from docmill.storage.readers import SourceUnsupported
 from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import key_of, source_options
-
-
-def test_the_first_chunk_is_small_and_the_others_are_large(tmp_path: Path) -> None:
-    path = tmp_path / "corpus.jsonl"
-    rows = FIRST_CHUNK_RECORDS + CHUNK_RECORDS + 7
-    lines = [json.dumps({"id": number, "text": "x"}) if number else "[]" for number in range(rows)]
-    path.write_text("\n".join(lines))
-    found = list(chunks(open_source(str(path), SourceOptions())))
-    sizes = [chunk.n_records + len(rejected) for chunk, rejected in found]
-    assert sizes == [FIRST_CHUNK_RECORDS, CHUNK_RECORDS, 7]
-    assert [seq for chunk, _ in found for seq in chunk.seqs] == list(range(1, rows))
 
 
 def test_an_encoding_is_checked_and_remembered_only_where_one_is_named() -> None:
@@ -50,16 +36,3 @@ def test_the_row_of_the_header_is_remembered_and_part_of_an_order_only_where_it_
     assert keyed.arguments.keys() - earlier.arguments.keys() == {"--header-row"}
     with pytest.raises(BadMessage, match="header_row"):
         parse_enqueue({**plain, "header_row": 0})
-
-
-def test_a_sheet_and_the_languages_of_scanned_pages_come_from_messages_too(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "deu.traineddata").touch()
-    monkeypatch.setenv("TESSDATA_PREFIX", str(tmp_path))
-    asked = parse_enqueue({"source": "a", "task": "embed", "sheet": "Open", "ocr": "deu"})
-    options = source_options(asked, [])
-    assert (options.sheet, options.ocr) == ("Open", "deu")
-    assert asked.remembered == {"text_field": "text", "id_field": "id", "limit": None, "sheet": "Open", "ocr": "deu"}
-    with pytest.raises(SourceUnsupported, match='no data of Tesseract for "eng" on this machine; there is deu'):
-        source_options(parse_enqueue({"source": "a", "task": "embed", "ocr": "eng"}), [])
