@@ -6,15 +6,12 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
 from docmill.storage.core.database import Database
-from docmill.storage.extras import install
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.migrations import head
 from docmill.worker import doctor
@@ -148,16 +145,6 @@ def test_a_clock_that_is_more_than_seconds_off_is_wrong(
     assert finding.ok or "NTP" in finding.advice
 
 
-@pytest.mark.parametrize(
-    ("chosen", "n_cuda", "ok"),
-    [(["cpu"], 0, True), (["cuda:0", "cuda:1"], 2, True), (["cuda:0", "cuda:1"], 1, False)],
-)
-def test_a_torch_that_cannot_use_the_chosen_devices_is_wrong(chosen: list[str], n_cuda: int, ok: bool) -> None:
-    finding = doctor.device(chosen, "2.9.0", n_cuda, 8)
-    assert finding.ok == ok
-    assert bool(finding.advice) != ok
-
-
 def test_a_home_that_takes_no_files_is_wrong() -> None:
     [finding] = doctor.look_at_disk(load_settings(home=Path("/proc/docmill")))
     assert not finding.ok
@@ -185,21 +172,6 @@ def test_a_disk_that_is_nearly_full_is_wrong(
     monkeypatch.setattr(doctor, "LEAST_ROOM_BYTES", 1e18)
     [finding] = doctor.look_at_disk(settings())
     assert not finding.ok
-
-
-def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
-    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def without_pyarrow(name: str) -> Any:
-        return None if name == "pyarrow" else find_spec(name)
-
-    monkeypatch.setattr("docmill.storage.extras.find_spec", without_pyarrow)
-    found = list(doctor.look_at_extras(settings()))
-    assert "formats" in found[0].detail
-    assert "parquet" not in found[0].detail
-    [parquet] = [finding for finding in found if "without parquet" in finding.detail]
-    assert parquet.detail.endswith(EXTRAS["parquet"].brings)
-    assert found[-1].advice == f"to add one: {install('NAME')}"
 
 
 def test_the_extras_are_those_of_the_project() -> None:

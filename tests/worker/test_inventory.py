@@ -159,18 +159,6 @@ def test_every_file_of_a_home_is_in_the_inventory(docmill: Docmill, server: ApiS
     assert {name for name in at_home - known if not name.endswith("-shm")} == set()
 
 
-def test_a_trace_says_what_it_searched_and_what_not(docmill: Docmill, server: ApiServer) -> None:
-    run_locally(docmill, server)
-    name = docmill.folder / "p.txt"
-    name.write_text("nobody of this name")
-    said = " ".join(docmill("corpus", "trace", name).stdout.split())
-    assert "Searched for the whole text" in said
-    assert "Not searched: names of documents, texts that only contain this one" in said
-    traced = docmill.json("corpus", "trace", name)
-    names = {place.name for place in inventory.PLACES if place.store != inventory.POSTGRESQL}
-    assert {*traced["searched"], *traced["not_searched"]} == names
-
-
 def test_documents_that_keep_a_removed_text_are_named_with_the_command_that_removes_it(
     docmill: Docmill, write_corpus: Callable[..., Path]
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from docmill.tasks import tracing
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer
 from tests.worker.collector import Collector, collecting
-from tests.worker.harness import ROOT, Docmill, run_program
+from tests.worker.harness import ROOT, Docmill
 
 SECRET = "the text of a document stays at home"
 
@@ -98,26 +98,6 @@ def test_without_a_collector_no_library_is_loaded_and_a_job_has_an_id_all_the_sa
     )
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
-
-
-def test_that_spans_are_not_sent_is_said_once_until_the_collector_is_back() -> None:
-    shown = run_program(
-        """
-import logging, sys
-from docmill.tasks import tracing
-from tests.worker.collector import collecting
-
-logging.basicConfig(stream=sys.stdout, format="%(name)s %(message)s")
-with collecting() as collector:
-    tracing.start(collector.url)
-    for takes in (False, False, True, False):
-        collector.takes = takes
-        with tracing.span("x"):
-            pass
-        tracing._recorder._provider.force_flush()  # to the end, as no command waits
-"""
-    )
-    assert [line.split()[:2] for line in shown.splitlines()] == [["docmill.traces", "traces_not_sent"]] * 2
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,7 @@ def test_every_command_has_help_with_an_example_and_explains_each_option(name: s
         (("results", "77", "--out", ""), "it is empty; name a file, or leave it out"),
     ],
 )
-def test_bad_usage_and_bad_input_exit_with_2(
-    call: Call, tmp_path: Path, arguments: tuple[Any, ...], says: str
-) -> None:
+def test_bad_usage_and_bad_input_exit_with_2(call: Call, arguments: tuple[Any, ...], says: str) -> None:
     done = call(*arguments, code=2)
     assert says in done.err
     assert done.out == ""

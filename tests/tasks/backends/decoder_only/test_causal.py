@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -143,14 +142,6 @@ def test_samples_depend_on_the_text_and_the_seed_and_on_nothing_else(
     assert sum(one != two for one, two in zip(together, other, strict=True)) > len(sentences) / 2
 
 
-def test_the_models_own_generation_config_counts_where_the_command_says_nothing(
-    bench: Bench, tmp_path: Path, sentences: list[str]
-) -> None:
-    folder = DECODERS["llama"](tmp_path / "llama", sentences, repetition_penalty=1.2, max_new_tokens=9)
-    found = texts_of(bench.run(bench.spec("generate", str(folder), prompt="{text}"), sentences))
-    require_equal(found, partial(written, folder, sentences, chat=True, max_new_tokens=9))
-
-
 SHAPED = ("def f(x):\n    ", "\n\tlist of", "  a b  \n", "plain", "x =\n\n")
 
 
@@ -164,17 +155,6 @@ def test_white_space_at_the_ends_of_documents_and_outputs_is_kept(
     reference = partial(written, made[name], inputs, chat=name != "gpt2", max_new_tokens=NEW_TOKENS)
     expected = require_equal(texts_of(bench.run(spec, list(SHAPED))), reference)
     assert any(text != text.strip() for text in expected) or name != "gpt2"
-
-
-def test_a_chat_template_that_does_not_trim_keeps_the_ends_of_a_document(
-    bench: Bench, tmp_path: Path, sentences: list[str]
-) -> None:
-    folder = DECODERS["llama"](tmp_path / "llama", sentences)
-    file = folder / "chat_template.jinja"
-    file.write_text(file.read_text().replace(" | trim", ""))
-    spec = bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS)
-    found = texts_of(bench.run(spec, list(SHAPED)))
-    require_equal(found, partial(written, folder, SHAPED, chat=True, max_new_tokens=NEW_TOKENS))
 
 
 def test_specs_from_before_lose_white_space_at_the_ends_as_they_did(
@@ -207,20 +187,6 @@ def test_a_text_that_the_models_files_stop_at_ends_the_output_and_stays_in_it(
     outcomes = bench.run(bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS), sentences)
     require_equal(texts_of(outcomes), reference)
     assert any(outcome.tokens_out < NEW_TOKENS and not outcome.flags for outcome in outcomes)
-
-
-def test_settings_for_text_generation_are_followed(bench: Bench, tmp_path: Path, sentences: list[str]) -> None:
-    plain = DECODERS["gpt2"](tmp_path / "plain", sentences)
-    config = json.loads((plain / "config.json").read_text())
-    shutil.copytree(plain, tmp_path / "own")
-    own = {"text-generation": {"do_sample": True, "max_length": 50, "top_k": 5}}
-    (tmp_path / "own" / "config.json").write_text(json.dumps({**config, "task_specific_params": own}))
-    asked: dict[str, Any] = {"prompt": "{text}", "max_new_tokens": NEW_TOKENS}
-    found = texts_of(bench.run(bench.spec("generate", str(tmp_path / "own"), **asked), sentences))
-    sampled = {**asked, "temperature": 1.0, "top_k": 5}
-    assert found == texts_of(bench.run(bench.spec("generate", str(plain), **sampled), sentences))
-    with pytest.raises(CannotServe, match="50 tokens together"):
-        bench.engine.open(bench.spec("generate", str(tmp_path / "own"), prompt="{text}"))
 
 
 def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
