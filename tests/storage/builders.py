@@ -83,6 +83,12 @@ def queued(database: Database) -> list[int]:
         return list(transaction.scalars(select(Shard.id).where(Shard.state == "queued").order_by(Shard.id)))
 
 
+def sign_on(database: Database, worker_id: str, *lanes: str, slots: int = 4, host: str = "host", **more: Any) -> None:
+    """A worker comes that serves these lanes, or that of copies."""
+    about: dict[str, Any] = {"pid": 1, "device": "cpu", "version": "0", **more}
+    dispatch.sign_on(database, worker_id, host=host, lanes=list(lanes or ("copy",)), slots=slots, **about)
+
+
 def claim_next(database: Database, owner: str = "w1") -> Claim:
     """Dispatch and claim the next shard."""
     claim = claim_shard(database, (queued(database) or dispatched(database))[0], owner)

@@ -17,8 +17,7 @@ from docmill.features.top.screens import FailuresScreen, JobScreen, TopApp
 from docmill.storage.core.database import Database
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.storage.leases import dispatch
-from tests.storage.builders import claim_next, failed, finish, numbered, read, request
-from tests.storage.leases.test_dispatch import sign_on
+from tests.storage.builders import claim_next, failed, finish, numbered, read, request, sign_on
 from tests.worker.harness import Docmill
 
 SIZE = (80, 24)

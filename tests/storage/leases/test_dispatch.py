@@ -32,21 +32,9 @@ from tests.storage.builders import (
     set_shard,
     shard,
     shards_of,
+    sign_on,
     work,
 )
-
-
-def sign_on(database: Database, worker_id: str, *lanes: str, slots: int = 4) -> None:
-    dispatch.sign_on(
-        database,
-        worker_id,
-        host="host",
-        pid=1,
-        device="cpu",
-        lanes=list(lanes or ("copy",)),
-        slots=slots,
-        version="0",
-    )
 
 
 def many_shards(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Event
@@ -42,6 +42,7 @@ from tests.storage.builders import (
     set_shard,
     shard,
     shards_of,
+    sign_on,
     work,
 )
 from tests.worker.harness import until
@@ -345,26 +346,44 @@ def vanish(database: Database, claim: Claim) -> None:
     set_shard(database, claim.shard_id, not_before=0.0)
 
 
-def test_a_document_that_takes_its_machine_down_ends_by_a_bound_and_its_neighbours_finish(database: Database) -> None:
+@pytest.mark.parametrize(
+    ("dies", "together", "then", "reason"),
+    [
+        # Once among others, once alone, then through sixteen and one of them to the document, which dies twice alone.
+        (die, 1, [256, 16, 1, 1], {"class": "document", "reason": POISON}),
+        (
+            vanish,
+            LAPSES_TOGETHER,
+            [16] + [1] * (MAX_LAPSES - LAPSES_TOGETHER - 1),
+            {"class": "transient", "reason": VANISHED},
+        ),
+    ],
+)
+def test_poison_alone_fails_and_its_neighbours_finish(
+    database: Database,
+    dies: Callable[[Database, Claim], None],
+    together: int,
+    then: list[int],
+    reason: dict[str, str],
+) -> None:
     job = read(database, request(), [(key, "poison" if key == "k77" else text) for key, text in numbered(256)])
     deaths: list[int] = []
-    while queued_ := dispatched(database):
-        for shard_id in queued_:
-            head = shards.look(database, shard_id)
-            claim = claim_shard(database, shard_id)
-            assert claim is not None
+    while shard_ids := dispatched(database):
+        for shard_id in shard_ids:
+            head, claim = shards.look(database, shard_id), claim_shard(database, shard_id)
             assert head is not None
-            assert head.suspect == (len(deaths) >= LAPSES_TOGETHER), "it runs alone from then on"
+            assert claim is not None
             if any(text == "poison" for _, text in claim.texts):
+                assert head.suspect == (len(deaths) >= together), "it runs alone from then on"
                 deaths.append(len(claim.texts))
-                vanish(database, claim)
+                dies(database, claim)
             else:
                 shards.commit(database, claim, done(claim), None)
-    assert deaths == [256] * LAPSES_TOGETHER + [16] + [1] * (MAX_LAPSES - LAPSES_TOGETHER - 1)
+    assert deaths == [256] * together + then
     assert jobs.finish(database) == [job.id]
-    [failure] = failures(database, job.id)
-    assert failure == {"id": "k77", "status": "failed", "class": "transient", "reason": VANISHED}
-    assert read_status(database, job.id).done == 255
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending, status.texts) == (255, 1, 0, 256)
+    assert list(failures(database, job.id)) == [{"id": "k77", "status": "failed", **reason}]
 
 
 def test_lapses_leave_a_shard_its_attempts(database: Database) -> None:
@@ -375,31 +394,6 @@ def test_lapses_leave_a_shard_its_attempts(database: Database) -> None:
     assert claim.attempt == 1
     maintenance.failed_attempt(database, claim, "the driver fell over")
     assert shard(database, claim.shard_id).state == "planned"
-
-
-def test_poison_alone_fails_and_its_neighbours_finish(database: Database) -> None:
-    texts = numbered(256)
-    job = read(database, request(), [(key, "poison" if key == "k77" else text) for key, text in texts])
-    deaths: list[int] = []
-    while True:
-        queued = dispatched(database)
-        if not queued:
-            break
-        for shard_id in queued:
-            claim = claim_shard(database, shard_id)
-            assert claim is not None
-            if any(text == "poison" for _, text in claim.texts):
-                deaths.append(len(claim.texts))
-                die(database, claim)
-            else:
-                shards.commit(database, claim, done(claim), None)
-    # Once among others, once alone, then through sixteen and one of them to the document, which dies twice alone.
-    assert deaths == [256, 256, 16, 1, 1]
-    assert jobs.finish(database) == [job.id]
-    status = read_status(database, job.id)
-    assert (status.done, status.failed, status.pending, status.texts) == (255, 1, 0, 256)
-    [failure] = failures(database, job.id)
-    assert failure == {"id": "k77", "status": "failed", "class": "document", "reason": POISON}
 
 
 def test_a_split_shard_is_split_once(database: Database) -> None:
@@ -671,10 +665,6 @@ def test_a_job_whose_source_is_being_read_does_not_end(database: Database) -> No
     read(database, request(), numbered(3), stop_after=1)
     work(database)
     assert jobs.finish(database) == []
-
-
-def sign_on(database: Database, worker_id: str) -> None:
-    dispatch.sign_on(database, worker_id, host="h", pid=1, device="cpu", lanes=["copy"], slots=4, version="0")
 
 
 def test_eight_threads_claim_and_commit_on_one_store_without_errors(database: Database) -> None:

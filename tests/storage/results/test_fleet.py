@@ -26,8 +26,7 @@ from docmill.storage.results.fleet import (
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.sharding import OPEN_SHARDS
-from tests.storage.builders import EMBED, claim_next, dispatched, done, failed, numbered, read, request, work
-from tests.storage.leases.test_dispatch import sign_on
+from tests.storage.builders import EMBED, claim_next, dispatched, done, failed, numbered, read, request, sign_on, work
 
 LANES = ("copy", "embed")
 

@@ -15,8 +15,7 @@ from docmill.storage.leases.diagnosis import UNBLOCKING, Cause, JobSnapshot, wai
 from docmill.storage.results.status import JobStatus, list_statuses, read_status
 from docmill.storage.results.time_left import TimeLeft, Unknown
 from docmill.storage.steps import jobs
-from tests.storage.builders import claim_next, done, finish, numbered, read, request, set_shard, shards_of
-from tests.storage.leases.test_dispatch import sign_on
+from tests.storage.builders import claim_next, done, finish, numbered, read, request, set_shard, shards_of, sign_on
 
 MOVES = JobSnapshot(
     state="running",

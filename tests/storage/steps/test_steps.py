@@ -38,9 +38,9 @@ from tests.storage.builders import (
     request,
     shard,
     shards_of,
+    sign_on,
     work,
 )
-from tests.storage.leases.test_dispatch import sign_on
 
 SUMMARIZE = Spec("summarize", "synopsis", "sha256:3")
 EMBED = Spec("embed", "minilm", "sha256:1")

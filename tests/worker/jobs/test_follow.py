@@ -14,8 +14,7 @@ from docmill.worker.cli.printing import exit_code_of
 from docmill.worker.formatting import of_status
 from docmill.worker.jobs import follow
 from docmill.worker.terminal import Terminal
-from tests.storage.builders import claim_next, numbered, read, request, shards_of
-from tests.storage.leases.test_dispatch import sign_on
+from tests.storage.builders import claim_next, numbered, read, request, shards_of, sign_on
 
 
 def _refused(database: Database) -> int:

@@ -17,7 +17,7 @@ from docmill.storage.leases import dispatch
 from docmill.worker.concurrency import is_gone, pid_space
 from docmill.worker.process.maintenance_thread import MaintenanceThread
 from docmill.worker.queue.broker import Broker
-from tests.storage.builders import EMBED, claim_next, numbered, read, request, shard
+from tests.storage.builders import EMBED, claim_next, numbered, read, request, shard, sign_on
 from tests.worker.harness import until
 
 
@@ -28,18 +28,8 @@ def broker(redis_url: str) -> Iterator[Broker]:
     broker.close()
 
 
-def sign_on(database: Database, worker_id: str, pid: int) -> None:
-    dispatch.sign_on(
-        database,
-        worker_id,
-        host="here",
-        pid=pid,
-        device="cpu",
-        lanes=["translate"],
-        slots=1,
-        version="0",
-        pid_space=pid_space(),
-    )
+def sign_on_here(database: Database, worker_id: str, pid: int) -> None:
+    sign_on(database, worker_id, "translate", slots=1, host="here", pid=pid, pid_space=pid_space())
 
 
 def dead_pid() -> int:
@@ -64,8 +54,8 @@ def test_a_dead_process_that_its_parent_has_not_asked_about_is_gone() -> None:
 
 def test_what_a_dead_worker_of_this_machine_held_is_free_at_once(database: Database, broker: Broker) -> None:
     read(database, request(spec=EMBED), numbered(600))
-    sign_on(database, "dead", dead_pid())
-    sign_on(database, "alive", os.getpid())
+    sign_on_here(database, "dead", dead_pid())
+    sign_on_here(database, "alive", os.getpid())
     held, other = claim_next(database, "dead"), claim_next(database, "alive")
     thread = MaintenanceThread(database, broker, "me", every_s=60.0)
     thread.start()
@@ -98,7 +88,7 @@ def test_how_a_child_came_to_its_end_is_for_its_supervisor_to_say(
         "docmill.worker.process.maintenance_thread.round_of_maintenance", lambda *_, **__: rounds.append(1)
     )
     read(database, request(spec=EMBED), numbered(3))
-    sign_on(database, "child", dead_pid())
+    sign_on_here(database, "child", dead_pid())
     held = claim_next(database, "child")
     thread = MaintenanceThread(database, broker, "me", every_s=0.05)
     thread.adopt("child")
@@ -160,11 +150,11 @@ def test_one_job_alone_is_offered_as_long_as_nobody_else_works(
     )
     thread = MaintenanceThread(database, broker, "me", every_s=0.05)
     thread.only_job = 7
-    sign_on(database, "child", os.getpid())
+    sign_on_here(database, "child", os.getpid())
     thread.adopt("child")
     thread.start()
     until(lambda: len(offered) > 2, "there were rounds")
     assert set(offered) == {(7, logging.INFO)}
-    sign_on(database, "another", os.getpid())
+    sign_on_here(database, "another", os.getpid())
     until(lambda: offered[-1] == (None, logging.WARNING), "the other worker is seen")
     thread.stop()

@@ -10,8 +10,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Worker, db_now
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.steps import jobs
-from tests.storage.builders import claim_next, done, finish, numbered, read, request, shards_of
-from tests.storage.leases.test_dispatch import sign_on
+from tests.storage.builders import claim_next, done, finish, numbered, read, request, shards_of, sign_on
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.marked import SCRIPT
 
