@@ -26,7 +26,7 @@ from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Contender, Corpus, Document, Ingest, Job, Rejection, db_now
 from docmill.storage.core.transaction import Columns, Transaction
-from docmill.storage.errors import JobStopped
+from docmill.storage.errors import JobStopped, StorageError
 from docmill.storage.ingest import planning
 from docmill.storage.ingest.changes import Changes, KeyKinds, StoredVersion, compare, diff_chunk
 from docmill.storage.ingest.chunks import CHUNK_RECORDS, Chunk, Rejected, Versions, reject_earlier
@@ -304,6 +304,16 @@ def _replace_counts(transaction: Transaction, job: OpenJob, read: Counts) -> Non
     transaction.execute(delete(Rejection).where(Rejection.ingest_id == job.ingest_id, no_more))
 
 
+def _require_all(transaction: Transaction, job: OpenJob, read: Counts) -> None:
+    """Raise StorageError if records are not there any more whose storing was confirmed."""
+    lost = read.records - (transaction.scalar(select(Ingest.n_records).where(Ingest.id == job.ingest_id)) or 0)
+    if lost > 0:
+        raise StorageError(
+            f"the database has lost {lost:,} records that it had stored, as after a failover to a standby that was "
+            "behind; run the same command again"
+        )
+
+
 def end(
     database: Database,
     job: OpenJob,
@@ -315,10 +325,10 @@ def end(
     Documents of other readings are planned only now, so that nothing is computed that this source replaced. `read`
     has the counts of the whole reading. `update_filters` is called before texts are planned at steps that leave out
     documents. Return the number of documents that the job covers, and the counts of the contents planned here. Raises
-    JobStopped if the job was cancelled meanwhile.
+    JobStopped if the job was cancelled meanwhile, and StorageError if the database has lost a part of the reading.
     """
-    if job.reread_at is not None and read is not None:
-        database.write(lambda transaction: _replace_counts(transaction, job, read))
+    if read is not None:
+        database.write(partial(_replace_counts if job.reread_at is not None else _require_all, job=job, read=read))
     total, n_documents, after = Counts(), None, 0
     if planning.leaves_out(job):
         more = True

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import and_, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, true, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import n_chars
-from docmill.storage.core.schema import Job, Lease, Refusal, Shard, Worker, db_now
+from docmill.storage.core.schema import Base, Job, Lease, PipelineRow, PipelineRun, Refusal, Shard, Worker, db_now
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction, columns_of
 from docmill.storage.leases.outcome_upsert import put_outcomes
@@ -20,6 +21,14 @@ from docmill.storage.steps.sharding import UNTOUCHED, pack, split, unpack
 
 PAGE = 200
 NOTE = "store answers"  # the row of `lease` with the time of the last note
+_NEVER_FAR_AHEAD: Mapping[type[Base], tuple[ColumnElement[Any], ...]] = {
+    Shard: (Shard.lease_until, Shard.not_before),
+    PipelineRun: (PipelineRun.lease_until, PipelineRun.handed_at),
+    PipelineRow: (PipelineRow.looked_at,),
+    Lease: (Lease.until,),
+    Worker: (Worker.seen_at, Worker.consumed_at),
+    Refusal: (Refusal.refused_at,),
+}
 PARTS = 8  # notes are written at most this often during a lease
 
 
@@ -53,18 +62,25 @@ def contact(database: Database, lease_s: float) -> float:
     """Note that the store answers, and return its time.
 
     Leases lapse by the store's clock. While the store is out of reach, or all machines are suspended, workers cannot
-    renew them. So after a gap of half a lease in these notes every lease is extended once, to a whole one from now.
-    Workers renew a lease six times while it lasts, so a shorter gap lets none lapse.
+    renew them. So after a gap of half a lease in these notes every lease starts anew. Workers renew a lease six times
+    while it lasts, so a shorter gap lets none lapse. A clock that stepped forwards looks the same. If it stepped
+    backwards, no lease, delay or sign of life stays further ahead than a lease.
     """
 
     def work(transaction: Transaction) -> float:
         query = select(Lease.until, db_now().label("now")).where(Lease.name == NOTE)
         note = transaction.execute(transaction.for_update(query)).one_or_none()
         now: float = transaction.execute(select(db_now())).scalar_one() if note is None else note.now
-        if note is None or now - note.until > lease_s / 2:
+        gap_s = lease_s if note is None else now - note.until
+        if abs(gap_s) > lease_s / 2:
             held = update(Shard).where(Shard.state == "running", Shard.lease_until < now + lease_s)
             transaction.execute(held.values(lease_until=now + lease_s))
-        if note is None or now - note.until > lease_s / PARTS:
+        if gap_s < -lease_s / 2:
+            for table, columns in _NEVER_FAR_AHEAD.items():
+                for column in columns:
+                    ahead = update(table).where(column > now + lease_s)
+                    transaction.execute(ahead.values({column: now + lease_s}))
+        if gap_s > lease_s / PARTS or gap_s < -lease_s / 2:
             values = {"owner": "", "until": now}
             insert = transaction.insert(Lease).values(name=NOTE, **values)
             transaction.execute(insert.on_conflict_do_update(index_elements=["name"], set_=values))
@@ -122,7 +138,7 @@ def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
         query = select(Shard).where(Shard.id == claim.shard_id)
         locked = transaction.execute(transaction.for_update(query)).one_or_none()
         row = None if locked is None else Shard.of(locked)
-        if row is not None and row.state == "running" and row.fence == claim.fence:
+        if row is not None and claim.holds(row):
             step = after_error(attempt=row.attempt, suspect=row.suspect, reason=reason)
             _apply(transaction, row, step)
 

@@ -1,7 +1,8 @@
 """Claim a shard, renew its lease, commit its outcomes under its fence, or give it back.
 
 Each function may run twice with the same effect as once. A lapsed lease only allows others to reclaim the shard; the
-fence decides who may write.
+fence decides who may write. A database that lost its last commits, by a failover or a restored backup, gives ids and
+fences again. So the time of the claim has to agree, too.
 """
 
 from __future__ import annotations
@@ -55,6 +56,17 @@ class Claim:
     spec_id: int
     contents: tuple[int, ...]
     texts: tuple[tuple[int, str], ...]
+    started_at: float  # by the database's clock
+
+    def holds(self, row: Any) -> bool:
+        """Return True if the shard's row is still as this claim left it."""
+        return row is not None and row.state == "running" and self._is_of(row)
+
+    def was_committed(self, row: Any) -> bool:
+        return row.state == "done" and row.owner == self.owner and self._is_of(row)
+
+    def _is_of(self, row: Any) -> bool:
+        return (row.fence, row.started_at) == (self.fence, self.started_at)
 
 
 def look(database: Database, shard_id: int) -> ShardHead | None:
@@ -112,12 +124,16 @@ def claim(database: Database, head: ShardHead, owner: str, lease_s: float = LEAS
             spec_id=head.spec_id,
             contents=contents,
             texts=_lacking(transaction, head.spec_id, contents, redo=row.redo),
+            started_at=row.started_at,
         )
 
     return database.write(work)
 
 
-_CLAIMED = (Shard.job_id, Shard.fence, Shard.attempt, Shard.suspect, Shard.redo, Shard.contents)
+_CLAIMED = (
+    *(Shard.job_id, Shard.fence, Shard.attempt, Shard.suspect),
+    *(Shard.redo, Shard.contents, Shard.started_at),
+)
 
 
 def _take(transaction: Transaction, head: ShardHead, owner: str, lease_s: float) -> Any:
@@ -208,9 +224,9 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
         row = _locked(transaction, claim.shard_id)
         if row is None:
             raise LeaseLost(f"shard {claim.shard_id} was removed with its corpus before its results were written")
-        if row.state == "done" and row.fence == claim.fence and row.owner == claim.owner:
+        if claim.was_committed(row):
             return
-        if row.state != "running" or row.fence != claim.fence or not row.job_runs:
+        if not claim.holds(row) or not row.job_runs:
             raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
         written = _put_outcomes(transaction, row.lane, claim, outcomes, runtime_id, one_by_one=one_by_one)
         end_shard(transaction, claim.shard_id, claim.spec_id, claim.contents, outcomes, written)
@@ -227,7 +243,7 @@ def keep(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtime_
 
     def work(transaction: Transaction, one_by_one: bool) -> None:
         row = _locked(transaction, claim.shard_id)
-        if row is None or row.state != "running" or row.fence != claim.fence or not row.job_runs:
+        if not claim.holds(row) or not row.job_runs:
             raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
         _put_outcomes(transaction, row.lane, claim, outcomes, runtime_id, one_by_one=one_by_one)
 
@@ -244,7 +260,7 @@ def release(
 
     def work(transaction: Transaction, one_by_one: bool) -> None:
         row = _locked(transaction, claim.shard_id)
-        if row is None or row.state != "running" or row.fence != claim.fence:
+        if not claim.holds(row):
             return
         written = _put_outcomes(transaction, row.lane, claim, finished, runtime_id, one_by_one=one_by_one)
         lacking = {content_id for content_id, _ in claim.texts} - {outcome.content_id for outcome in finished}
@@ -357,7 +373,7 @@ def _tokens(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def _locked(transaction: Transaction, shard_id: int) -> Any:
     query = (
-        select(Shard.state, Shard.lane, Shard.fence, Shard.owner, RUNS.label("job_runs"))
+        select(Shard.state, Shard.lane, Shard.fence, Shard.owner, Shard.started_at, RUNS.label("job_runs"))
         .join(Job, Job.id == Shard.job_id)
         .where(Shard.id == shard_id)
     )

@@ -21,11 +21,11 @@ class Cut(StrEnum):
 
 
 class Proxy:
-    """Passes connections on to a port until told otherwise. `port` is its own."""
+    """Passes connections on to a port until told otherwise. `port` is its own, at the address `host`."""
 
-    def __init__(self, upstream_port: int) -> None:
-        self._upstream = upstream_port
-        self._listener = socket.create_server((HOST, 0))
+    def __init__(self, upstream_port: int, host: str = HOST) -> None:
+        self.upstream = upstream_port  # where new connections go
+        self._listener = socket.create_server((host, 0))
         self.port: int = self._listener.getsockname()[1]
         self._open = threading.Event()
         self._open.set()
@@ -45,7 +45,7 @@ class Proxy:
                     reset(client)
                     continue
                 try:
-                    server = socket.create_connection((HOST, self._upstream))
+                    server = socket.create_connection((HOST, self.upstream))
                 except OSError:
                     reset(client)
                     continue

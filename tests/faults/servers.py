@@ -157,24 +157,32 @@ class PostgresCluster(Server):
     """
 
     def __init__(
-        self, folder: Path, *, options: tuple[str, ...] = (), wal: Path | None = None, pgvector: bool = False
+        self,
+        folder: Path,
+        *,
+        options: tuple[str, ...] = (),
+        wal: Path | None = None,
+        pgvector: bool = False,
+        follows: int | None = None,
     ) -> None:
         """`wal` is where the write-ahead log lies, elsewhere than the rest.
 
-        With `pgvector` it is the server that comes as a package and has the extension.
+        With `pgvector` it is the server that comes as a package and has the extension. With `follows` it is a standby
+        of the server at that port, which it copies and follows asynchronously.
         """
         super().__init__(folder, [])
         folder.mkdir(parents=True, exist_ok=True)
         self.programs = binaries = (None if pgvector else _installed_postgres()) or _packaged_postgres(folder)
         for place in (folder, *([wal] if wal else [])):
             _give_to_postgres(place)
-        init = ["-D", str(folder / "data"), "-U", POSTGRES_USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
-        init += ["-X", str(wal / "wal")] if wal else []
-        done = subprocess.run(
-            [*_as_postgres(), str(binaries / "initdb"), *init], capture_output=True, text=True, cwd=folder
-        )
+        init = [str(binaries / "initdb"), "-D", str(folder / "data"), "-U", POSTGRES_USER, "--no-sync"]
+        init += ["-A", "trust", "-E", "UTF8", *(["-X", str(wal / "wal")] if wal else [])]
+        if follows is not None:
+            init = [str(binaries / "pg_basebackup"), "-D", str(folder / "data"), "-U", POSTGRES_USER, "--no-sync"]
+            init += ["-h", HOST, "-p", str(follows), "-c", "fast", "--write-recovery-conf"]
+        done = subprocess.run([*_as_postgres(), *init], capture_output=True, text=True, cwd=folder)
         if done.returncode:
-            raise Missing(f"initdb does not work here: {done.stderr.strip()}")
+            raise Missing(f"{Path(init[0]).name} does not work here: {done.stderr.strip()}")
         settings = ["fsync=off", "full_page_writes=off", "unix_socket_directories=", f"listen_addresses={HOST}"]
         self._command = [*_as_postgres(), str(binaries / "postgres"), "-D", str(folder / "data")]
         self._command += ["-p", str(self.port)]
@@ -206,6 +214,11 @@ class PostgresCluster(Server):
             rules = self.folder / "data" / "pg_hba.conf"
             rules.write_text(f"host all {owner} all scram-sha-256\n{rules.read_text()}")
             connection.execute("SELECT pg_reload_conf()")
+
+    def promote(self) -> None:
+        """End recovery: what was a standby takes writes from now on."""
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            connection.execute("SELECT pg_promote()")
 
     def interrupt(self) -> None:
         """A fast shutdown, which closes every connection."""

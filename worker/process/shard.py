@@ -289,10 +289,12 @@ class Process:
                     write()
                 return True
             except LeaseLost:
+                self._runtimes.clear()
                 return False
             except CircuitOpen as closed:
                 ours.lost.wait(closed.wait_s)
             except StorageError as error:
+                self._runtimes.clear()  # a database that failed over, or was restored, may not have them
                 log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, error)
                 self.tally.add("commit_retries")
                 if self.breaker.trouble is None:
@@ -391,13 +393,13 @@ class InFlight:
 class ShardsInFlight:
     """The claims that the threads of one device process work on.
 
-    A process that lost a shard may claim it again before the thread of its first claim has noticed. So a claim is
-    found by its shard and its fence, and the end of the first leaves the second alone.
+    A process that lost a shard may claim it again before the thread of its first claim has noticed. The end of the
+    first leaves the second alone.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._claims: dict[tuple[int, int], InFlight] = {}
+        self._claims: dict[int, InFlight] = {}  # by identity
         self._worked_s = 0.0
         self._working_since = 0.0
 
@@ -409,12 +411,12 @@ class ShardsInFlight:
         with self._lock:
             if not self._claims:
                 self._working_since = time.monotonic()
-            self._claims[ours.claim.shard_id, ours.claim.fence] = ours
+            self._claims[id(ours)] = ours
 
     def leave(self, ours: InFlight) -> None:
         """Hold a claim no longer."""
         with self._lock:
-            del self._claims[ours.claim.shard_id, ours.claim.fence]
+            del self._claims[id(ours)]
             if not self._claims:
                 self._worked_s += time.monotonic() - self._working_since
 

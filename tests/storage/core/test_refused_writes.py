@@ -24,9 +24,9 @@ from docmill.storage.results import results, status
 from docmill.storage.steps import jobs
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
-from tests.storage.builders import claim_next, done, failed, lapse, numbered, read, request
+from tests.storage.builders import claim_next, done, failed, lapse, numbered, read, request, set_shard
 
-CLAIM = Claim(1, 1, 1, "w1", 1, 0, False, 1, contents=(1,), texts=((1, "text 0"),))
+CLAIM = Claim(1, 1, 1, "w1", 1, 0, False, 1, contents=(1,), texts=((1, "text 0"),), started_at=0.0)
 READS: dict[str, Callable[[Database], Any]] = {
     "list_statuses": status.list_statuses,
     "results": lambda database: list(results.results(database, 1)),
@@ -70,6 +70,7 @@ def prepared(url: str) -> URL:
     dispatch.sign_on(database, worker_id="w1", host="h", pid=1, device="cpu", lanes=["copy"], slots=1, version="0")
     read(database, request(), numbered(600))
     lapse(database, claim_next(database).shard_id)
+    set_shard(database, CLAIM.shard_id, started_at=CLAIM.started_at)
     claim = claim_next(database)
     shards.commit(database, claim, failed(claim), None)
     read(database, request("b.jsonl", corpus="loose"), [("k", "loose")])
