@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,12 @@ from sqlalchemy import Double, func, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Base, Content, OutcomeRow, PipelineRun, db_now
+from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.pipelines import pipelines
-from tests.faults.test_runs import HOURLY, Crew, fire
+from tests.faults.test_pruning import break_off, write
+from tests.faults.test_runs import HOURLY, Crew, fire, run_of
 from tests.faults.test_runs import crew as crew  # a fixture
 from tests.storage.builders import documents
 
@@ -42,14 +46,22 @@ file = "out.jsonl"
 
 
 def a_day_passes(database: Database) -> None:
-    for table in Base.metadata.tables.values():
-        times = [column for column in table.columns if isinstance(column.type, Double) and column.name != "due_at"]
-        moved = {
-            column.name: column - DAY_S for column in times if column.name not in {"max_failures", "max_flagged"}
-        }
-        if moved:
-            earlier = update(table).values(**moved)
-            database.write(lambda transaction, earlier=earlier: transaction.execute(earlier))  # type: ignore[misc]
+    step_clock(database, DAY_S)
+
+
+def step_clock(database: Database, by_s: float, *but: str) -> None:
+    """Move the store's clock, as seen from the times in its tables, of which these columns stay as they are."""
+    stay = {"due_at", "max_failures", "max_flagged", *but}
+
+    def work(transaction: Transaction) -> None:
+        for table in Base.metadata.tables.values():
+            times = [
+                column for column in table.columns if isinstance(column.type, Double) and column.name not in stay
+            ]
+            if times:
+                transaction.execute(update(table).values({column.name: column - by_s for column in times}))
+
+    database.write(work)
 
 
 def sizes(database: Database) -> dict[str, int]:
@@ -143,3 +155,67 @@ def assert_an_unchanged_night_adds_nothing(crew: Crew, night: int) -> None:
         "content": 0,
         "outcome": 0,
     }
+
+
+ON_A_MOUNT = 9
+OF_MOUNTS = ONE_STEP.replace('source = "corpus.jsonl"', 'source = "notes"\nprune = true')
+
+
+@contextmanager
+def mounts_of(night: int, notes: Path) -> Iterator[str]:
+    """Let mounts fail on some nights of each week. Yield the words with which the night's run says so."""
+    mount, away = notes / "mount", notes.with_name("away")
+    with pytest.MonkeyPatch.context() as planted:
+        match night % 7:
+            case 2:
+                break_off(planted, "mount")
+                yield "mount/ was rejected"
+            case 3:
+                notes.rename(away)
+                yield "notes"
+                away.rename(notes)
+            case 5:  # it is not mounted, so that its folder is empty
+                mount.rename(away)
+                mount.mkdir()
+                yield f"{ON_A_MOUNT} of the"
+                mount.rmdir()
+                away.rename(mount)
+            case _:
+                yield ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("days", "season", "nights"), [(7, 21, 28), pytest.param(30, SEASON, YEAR, marks=pytest.mark.long)]
+)
+def test_nights_on_which_mounts_fail_mark_nothing_that_is_there_and_leave_no_more_rows_than_a_season(
+    crew: Crew, tmp_path: Path, days: int, season: int, nights: int
+) -> None:
+    database = crew.database
+    crew.settings = crew.settings.model_copy(update={"retention_days": days})
+    notes = write(tmp_path / "notes", "a.txt", "changes.txt", *(f"mount/{n}.txt" for n in range(ON_A_MOUNT)))
+    pipelines.put(database, "nightly", str(tmp_path / "nightly.toml"), OF_MOUNTS, HOURLY)
+    largest: dict[str, dict[str, int]] = {"before": {}, "after": {}}
+    there = {path.relative_to(notes).as_posix() for path in notes.rglob("*.txt")}
+    for night in range(nights):
+        (notes / "changes.txt").write_text(f"This is the text of night {night}, and it says so.")
+        if night % 7 == 0:
+            write(notes, "of-a-week.txt")
+        if night % 7 == 2:  # it vanishes on a night on which nothing can be marked
+            (notes / "of-a-week.txt").unlink()
+        with mounts_of(night, notes) as words:
+            run_id = fire(database, float(night))
+            crew.do_all(rounds=2)
+        run = run_of(database, run_id)
+        assert run.state == ("failed" if night % 7 in {3, 5} else "done"), run.reason
+        assert words in (run.reason or "")
+        of_the_week = {"of-a-week.txt"} if night % 7 < 4 else set()
+        assert documents(database).keys() == there | of_the_week, f"after night {night}"
+        if night % 7 == 6:
+            removal.remove_versions(database, days * DAY_S)
+            assert gc.collect(database) == Removed()
+        part = largest["before" if night < season else "after"]
+        part |= {name: max(n, part.get(name, 0)) for name, n in sizes(database).items()}
+        a_day_passes(database)
+    assert grown(database, largest["before"], largest["after"]) == {}
+    assert {json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()} == there

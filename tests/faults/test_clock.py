@@ -1,0 +1,67 @@
+"""The clock of the database steps by an hour: nothing is taken from anybody, and nobody waits for an hour."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select
+
+from docmill.storage.core.schema import PipelineRow, Shard, db_now
+from docmill.storage.leases import maintenance
+from docmill.storage.pipelines import pipelines
+from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
+from tests.faults.test_runs import HOURLY, STEPS
+from tests.faults.test_year import step_clock
+from tests.worker.harness import kill_group, until
+
+HOUR_S = 3600.0
+STEP_S = [pytest.param(HOUR_S, id="forwards"), pytest.param(-HOUR_S, id="backwards")]
+
+
+def step(fleet: Fleet, by_s: float) -> None:
+    """Step the clock. Holders know their claims by `started_at`, which a real step leaves as it is in the rows."""
+    step_clock(fleet.database, by_s, "started_at")
+
+
+def test_a_clock_that_steps_back_and_forth_takes_no_shard_from_its_holder(fleet: Fleet) -> None:
+    job = fleet.give(numbered(10 * SHARD_TEXTS), model="null@1000")
+    with fleet.worker():
+        for by_s in (HOUR_S, -HOUR_S, -HOUR_S, HOUR_S):
+            until(lambda: fleet.states()["running"], "shards run")
+            step(fleet, by_s)
+            before = fleet.states()["done"]
+            until(lambda before=before: fleet.states()["done"] > before, "work goes on")  # type: ignore[misc]
+        fleet.finish(job)
+    shards = fleet.shards(Shard.attempt, Shard.lapses, Shard.suspect)
+    assert {(row.attempt, row.lapses, row.suspect) for row in shards} == {(1, 0, 0)}
+
+
+@pytest.mark.both_stores
+@pytest.mark.parametrize("by_s", STEP_S)
+def test_after_a_step_of_the_clock_the_shards_of_a_machine_that_died_are_free_within_its_lease(
+    fleet: Fleet, by_s: float
+) -> None:
+    job = fleet.give(numbered(4 * SHARD_TEXTS), model="null@2000")
+    machine = fleet.start_worker(fault="batch:hang")
+    until(lambda: fleet.states()["running"] > 1, "it holds shards")
+    kill_group(machine)
+    fleet.move_to_another_machine()
+    step(fleet, by_s)
+    with fleet.worker():
+        fleet.finish(job)
+    assert {row.suspect for row in fleet.shards(Shard.suspect)} == {0}
+
+
+@pytest.mark.both_stores
+def test_no_time_stays_ahead_of_a_clock_that_steps_back(fleet: Fleet) -> None:
+    fleet.give(numbered(1))
+    pipelines.put(fleet.database, "nightly", "nightly.toml", STEPS, HOURLY)
+    pipelines.fire(fleet.database, pipelines.scheduled(fleet.database)[0], 1.0)
+    maintenance.contact(fleet.database, LEASE_S)
+    fleet.set_shards(state="planned", not_before=db_now() + 30)
+    step(fleet, -HOUR_S)
+    maintenance.contact(fleet.database, LEASE_S)
+    columns = (Shard.not_before, PipelineRow.looked_at)
+    with fleet.database.read() as transaction:
+        for column in columns:
+            assert (transaction.scalar(select(column - db_now())) or 0.0) <= LEASE_S
+    assert maintenance.hold(fleet.database, "upkeep", "another", 1.0)
