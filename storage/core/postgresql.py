@@ -82,6 +82,8 @@ SERVER_PID = "SELECT pg_backend_pid()"
 _ALWAYS = {"plan_cache_mode": "force_custom_plan", "jit": "off"}
 # The words before the reason why one server could not be reached, whose address the database's name has.
 _CONNECTING = re.compile(r'connection failed: connection to server at "[^"]+".*?, port \d+ failed: (FATAL: +)?')
+# A connection that is refused has no SQLSTATE.
+_FULL = ("too many clients", "too many connections", "remaining connection slots", "no more connections allowed")
 _IDLE_FOR_TOO_LONG = "25P03"  # the server ended a transaction whose client was idle, such as a suspended machine
 # A text or corpus that was found and is gone when it is referred to: the next try stores it anew, or does without.
 _REFER_TO_WHAT_IS_REMOVED = {
@@ -349,6 +351,8 @@ class PostgresqlTransaction(Transaction):
         if isinstance(outer, sa_exc.OperationalError) or of_the_url:
             several = "\nMultiple" in str(error)  # servers, of which the line names one
             reason = first_line(error) if several else _CONNECTING.sub("", first_line(error), count=1)
+            if any(words in reason for words in _FULL):
+                reason += "; raise its max_connections, run fewer workers, or put PgBouncer before it"
             return DatabaseUnreachable(f"cannot reach the database {database}: {reason}")
         return unexpected(error, database, f"SQLSTATE {state or 'none'}")
 

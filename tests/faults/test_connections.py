@@ -1,0 +1,109 @@
+"""A PostgreSQL that takes no more connections: it is said, waited for, and nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from tests.conftest import missing
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
+from tests.faults.servers import Missing, PostgresCluster, open_folder
+from tests.faults.test_redis import grace_is_over
+from tests.kinds import KINDS
+from tests.worker.harness import kill_group, until
+
+LIMITS = ("max_connections=10", "superuser_reserved_connections=2")
+END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'docmill'"
+TO_DO = "raise its max_connections, run fewer workers, or put PgBouncer before it"
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[PostgresCluster]:
+    """A server that takes ten connections, of which two are kept for superusers."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_folder())
+        try:
+            cluster = stack.enter_context(PostgresCluster(folder / "cluster", options=LIMITS))
+        except Missing as reason:
+            missing(str(reason))
+        with psycopg.connect(cluster.admin_url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE docmill LOGIN")
+        yield cluster
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, small: PostgresCluster, redis_url: str) -> Iterator[Fleet]:
+    """docmill's processes are an ordinary user of the database; the test itself is a superuser."""
+    url = small.create()
+    theirs = url.replace("postgres@", "docmill@")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("GRANT ALL ON SCHEMA public TO docmill")
+    first = Database(theirs, pool_size=1, kinds=KINDS)
+    migrations.upgrade(first)
+    first.close()
+    database = Database(url, pool_size=1, kinds=KINDS)
+    made = Fleet(tmp_path, database, redis_url)
+    made.environment["DOCMILL_DATABASE_URL"] = theirs
+    yield made
+    database.close()
+
+
+@contextmanager
+def full(fleet: Fleet) -> Iterator[None]:
+    """End the connections of an ordinary user, and hold all that such a user can have."""
+    ours = fleet.database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    theirs = fleet.environment["DOCMILL_DATABASE_URL"]
+    with ExitStack() as stack:
+
+        def is_full() -> bool:
+            superuser.execute(f"{END} AND usename = 'docmill'")
+            try:
+                stack.enter_context(psycopg.connect(theirs, application_name="the test", connect_timeout=5))
+            except psycopg.OperationalError:
+                others = "SELECT FROM pg_stat_activity WHERE usename = 'docmill' AND application_name <> 'the test'"
+                return superuser.execute(others).fetchone() is None
+            return False
+
+        with psycopg.connect(ours, autocommit=True) as superuser:
+            until(is_full, "there is no room", 30)
+            yield
+
+
+def test_a_worker_waits_while_others_have_every_connection_and_commands_say_what_to_do(fleet: Fleet) -> None:
+    path = fleet.corpus(numbered(3))
+    job = fleet.give(numbered(12 * SHARD_TEXTS), model="null@2000")
+    with fleet.worker(lease_s=60):
+        until(lambda: fleet.states()["done"], "work has begun")
+        with full(fleet):
+            assert TO_DO in fleet("enqueue", "translate", path, "--model", "null", code=3).stderr
+            until(lambda: TO_DO in fleet.log("worker"), "the worker says so, too")
+        fleet.finish(job, 120)
+    assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
+    assert "Traceback" not in fleet.log("worker")
+
+
+@pytest.mark.long
+def test_more_workers_than_there_are_connections_lose_nothing(fleet: Fleet) -> None:
+    job = fleet.give(numbered(20 * SHARD_TEXTS), model="null@4000")
+    workers = [fleet.start("worker") for _ in range(3)]
+    try:
+        until(lambda: TO_DO in fleet.log("worker"), "a worker finds no room")
+
+        def done() -> bool:
+            grace_is_over(fleet)  # some hints are with workers that find no room
+            return fleet.states().keys() == {"done"}
+
+        until(done, "those that find room do it all")
+        fleet.finish(job)
+        assert [worker.poll() for worker in workers] == [None] * 3
+    finally:
+        for worker in workers:
+            kill_group(worker)
+    assert "Traceback" not in fleet.log("worker")
