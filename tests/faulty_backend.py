@@ -18,6 +18,7 @@ from docmill.tasks.windows.windows import Encoded
 from tests.fault_points import MARKER, Armed
 
 Items = Sequence[Item[Any]]
+ILLEGAL_ACCESS = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"
 WHOLE_BATCH = Budget(tokens=1_000_000, rows=1_000)
 
 
@@ -52,7 +53,7 @@ class FaultyBackend:
         ]
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
-        if self._armed.action == "oom":
+        if self._armed.action in {"oom", "cuda"}:
             return self._loop.run(source)
         return self._run(source)
 
@@ -66,11 +67,26 @@ class FaultyBackend:
                 yield number, output
 
     def _compute(self, batch: Items) -> Sequence[Output]:
-        if len(batch) * max(item.tokens for item in batch) > self._armed.n:
+        if self._armed.action == "cuda":
+            self._launch(batch)
+        elif len(batch) * max(item.tokens for item in batch) > self._armed.n:
             self._armed.note()
             raise OutOfMemory
         outputs = dict(self._inner.run(Once(batch)))
         return [outputs[item.id] for item in batch]
+
+    def _launch(self, batch: Items) -> None:
+        """Raise what torch raises once a kernel has failed in this process, as a backend does that uses torch."""
+        self._armed.reach("batch")
+        if self._armed.point == "text" and any(isinstance(item.encoded, Marked) for item in batch):
+            self._armed.strike()
+        if self._armed.is_device_broken:
+            import torch
+
+            from docmill.tasks.backends.accelerator import memory_errors
+
+            with memory_errors("cuda:0"):
+                raise torch.AcceleratorError(ILLEGAL_ACCESS)
 
     def runtime(self) -> dict[str, Any]:
         return self._inner.runtime()

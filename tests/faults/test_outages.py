@@ -22,8 +22,12 @@ from tests.faults.proxy import Proxy
 from tests.faults.test_poison import POISON
 from tests.worker.harness import Running, device_pids, kill_group, until
 
-OUTAGES = [2, pytest.param(5, marks=pytest.mark.long)]
 N_SHARDS = 24
+# Shards that take a second, and some that take longer than a lease.
+OUTAGES = pytest.mark.parametrize(
+    ("outages", "tokens_per_s"),
+    [(2, 600), pytest.param(5, 600, marks=pytest.mark.long), pytest.param(5, 200, marks=pytest.mark.long)],
+)
 ENDS_S = 240.0
 
 
@@ -75,11 +79,11 @@ def let_lapse(fleet: Fleet, fault: Callable[[], AbstractContextManager[None]]) -
                 return
 
 
-@pytest.mark.parametrize("outages", OUTAGES)
+@OUTAGES
 def test_outages_of_the_store_longer_than_a_lease_fail_nobody(
-    fleet: Fleet, proxy: Proxy | None, outages: int
+    fleet: Fleet, proxy: Proxy | None, outages: int, tokens_per_s: int
 ) -> None:
-    job = fleet.give(numbered(N_SHARDS * SHARD_TEXTS), model="null@600")
+    job = fleet.give(numbered(N_SHARDS * SHARD_TEXTS), model=f"null@{tokens_per_s}")
     with fleet.worker():
         for n in range(outages):
             let_lapse(fleet, lambda: outage(fleet, proxy))
@@ -87,9 +91,9 @@ def test_outages_of_the_store_longer_than_a_lease_fail_nobody(
         check_books(fleet, job, outages)
 
 
-@pytest.mark.parametrize("outages", OUTAGES)
-def test_suspended_machines_fail_nobody(fleet: Fleet, outages: int) -> None:
-    job = fleet.give(numbered(N_SHARDS * SHARD_TEXTS), model="null@600")
+@OUTAGES
+def test_suspended_machines_fail_nobody(fleet: Fleet, outages: int, tokens_per_s: int) -> None:
+    job = fleet.give(numbered(N_SHARDS * SHARD_TEXTS), model=f"null@{tokens_per_s}")
     with fleet.worker() as worker:
         for n in range(outages):
             let_lapse(fleet, lambda: suspended(fleet, worker))

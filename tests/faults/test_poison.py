@@ -9,7 +9,7 @@ from docmill.storage.core.schema import Content, OutcomeRow, Shard
 from docmill.storage.results.results import failures
 from docmill.storage.results.status import JobStatus
 from tests.fault_points import MARKER
-from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
+from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.tasks import decoders
 from tests.worker.harness import until
 
@@ -72,6 +72,27 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved_and_a_document_that_never
     assert (failure["id"], failure["class"]) == ("100", "document")
     assert "does not fit in the device's memory, even alone" in failure["reason"]
     assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}, "the shard is not tried again for it"
+
+
+def test_a_kernel_that_fails_on_the_device_costs_a_process_and_no_document(fleet: Fleet) -> None:
+    job = fleet.give(numbered(4 * SHARD_TEXTS))
+    with fleet.worker(fault="batch:cuda"):
+        status = fleet.finish(job)
+        assert len(fleet.live()) == 1
+    assert (status.done, status.failed) == (4 * SHARD_TEXTS, 0)
+    assert "an illegal memory access was encountered" in fleet.log("worker")
+    assert fleet.log("worker").count("device_died") == 1
+    shards = fleet.shards(Shard.attempt, Shard.suspect)
+    assert sum(row.suspect for row in shards) <= THREADS, "those in flight are suspects, and no others"
+    assert max(row.attempt for row in shards) == 2
+
+
+@pytest.mark.long
+def test_a_document_on_which_a_kernel_fails_each_time_fails_alone(fleet: Fleet) -> None:
+    job = fleet.give(with_poison(40, at=7))
+    with fleet.worker(fault="text:cuda"):
+        status = fleet.finish(job)
+    assert only_the_poison_failed(fleet, status, 40)[0] == "document"
 
 
 def test_a_vector_that_is_not_a_number_fails_its_document_and_is_not_stored(fleet: Fleet) -> None:
