@@ -57,8 +57,9 @@ def memory_errors(device: str) -> Iterator[None]:
         # Neither the allocator of the CPU nor cuBLAS has an error type of its own.
         if any(words in str(error) for words in _NO_MEMORY):
             raise OutOfMemory from error
-        # After a kernel failed, every later call into the same CUDA context fails too.
-        if device.startswith("cuda") and "CUDA error" in str(error):
+        # After a kernel failed, every later call into the same CUDA context fails too. Libraries such as Triton and
+        # cuDNN say so in words of their own.
+        if device.startswith("cuda") and ("CUDA error" in str(error) or devices.problem(device)):
             raise DeviceLost(f"{device}: {str(error).splitlines()[0]}") from error
         raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from docmill.tasks.backends import devices
 from docmill.tasks.backends.accelerator import memory_errors
 from docmill.tasks.errors import DeviceLost, OutOfMemory
 
@@ -22,6 +23,16 @@ def test_what_allocators_raise_is_out_of_memory(error: Exception) -> None:
         raise error
 
 
-def test_a_broken_cuda_context_is_a_lost_device() -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
+def test_a_broken_cuda_context_is_a_lost_device(kind: type[RuntimeError]) -> None:
     with pytest.raises(DeviceLost, match="cuda:0: CUDA error"), memory_errors("cuda:0"):
-        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+        raise kind("CUDA error: an illegal memory access was encountered\nmore")
+
+
+@pytest.mark.parametrize(("problem", "raised"), [("CUDA error: ...", DeviceLost), (None, RuntimeError)])
+def test_a_librarys_error_is_a_lost_device_if_the_device_computes_nothing_since(
+    problem: str | None, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "problem", lambda _: problem)
+    with pytest.raises(raised, match=r"Triton Error \[CUDA\]"), memory_errors("cuda:0"):
+        raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
