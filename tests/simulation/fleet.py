@@ -1,0 +1,395 @@
+"""Hosts with docmill's own supervisors and device processes, above a queue and a model of the simulation.
+
+Celery, Redis, pipes, signals and the engine are doubles. Everything between them is docmill's code: supervisor,
+maintenance, heartbeats, dispatcher, the way of a shard, and the runs of pipelines.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from queue import Empty
+from types import ModuleType
+from typing import Any, cast
+from unittest import mock
+
+from docmill.storage import fault_points
+from docmill.storage.core import database
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
+from docmill.storage.errors import StorageError
+from docmill.storage.leases import maintenance, shards
+from docmill.storage.pipelines import pipelines
+from docmill.tasks.backends.devices import Memory
+from docmill.tasks.engine import documents
+from docmill.tasks.engine.documents import Submission
+from docmill.tasks.engine.engine import Counters
+from docmill.tasks.errors import CannotServe, EngineStopped
+from docmill.worker import concurrency
+from docmill.worker.errors import BrokerUnreachable
+from docmill.worker.pipelines.running import advance
+from docmill.worker.process import device, maintenance_thread, shard, supervisor
+from docmill.worker.process.device import Presence
+from docmill.worker.process.device_start import DeviceConfig, parse
+from docmill.worker.process.shard import Breaker, InFlight, Process
+from docmill.worker.process.supervisor import Supervisor
+from docmill.worker.process.usage import TimeUse
+from docmill.worker.queue.messages import RUN_LANE, parse_run, parse_shard, run_message, shard_message
+from docmill.worker.settings import Settings
+from docmill.worker.submit import enqueue
+from tests.simulation.scheduler import Namespace, Scheduler, SimEvent, SimPipe, SimProcess, SimQueue, SimThread
+from tests.simulation.store import Store, expected
+
+MESSAGE_S = 0.002
+# Supervisors and device processes look about more rarely than they do, for nights that take less time.
+TICK_S = 5.0
+BEAT_S = 15.0
+TEXT_S = 5.0  # of device time
+BATCH = 4  # texts, of any shards
+KILLS, HANGS, FAILS, RAISES = "⟦kills⟧", "⟦hangs⟧", "⟦fails⟧", "⟦raises⟧"  # what a text does to its worker
+LANES = ("translate", "summarize", RUN_LANE)
+
+
+class Queue:
+    """The messages in Redis: some are lost, late, doubled, or overtake others; all may be gone, or out of reach."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.away: set[str] = set()  # hosts that do not reach it
+        self.loses = self.doubles = self.delays = 0.0  # odds of one message
+        self._scheduler = scheduler
+        self._waiting: dict[str, list[tuple[float, dict[str, int]]]] = {lane: [] for lane in LANES}
+        self._changed = SimEvent(scheduler)
+
+    def flush(self) -> None:
+        for messages in self._waiting.values():
+            messages.clear()
+
+    def put(self, lane: str, message: dict[str, int]) -> None:
+        rng = self._scheduler.rng
+        if rng.random() < self.loses:
+            return
+        for _ in range(2 if rng.random() < self.doubles else 1):
+            late_s = rng.uniform(0.0, 60.0) if rng.random() < self.delays else 0.0
+            self._waiting[lane].append((self._scheduler.now + late_s, message))
+        self._changed.set()
+
+    def depth(self, lane: str) -> int:
+        return len(self._waiting[lane])
+
+    def take(self) -> tuple[str, dict[str, int]] | None:
+        """Return a message that is there, of any lane, and its lane."""
+        there = [
+            (lane, place)
+            for lane, messages in self._waiting.items()
+            for place, (at, _) in enumerate(messages)
+            if at <= self._scheduler.now
+        ]
+        if not there:
+            return None
+        lane, place = self._scheduler.rng.choice(there)
+        return lane, self._waiting[lane].pop(place)[1]
+
+    def wait(self) -> None:
+        """Wait until a message comes, or a moment."""
+        self._changed.clear()
+        self._changed.wait(15.0)
+
+
+class Broker:
+    """`worker.queue.broker.Broker` as a process has it."""
+
+    url = "redis://simulated"
+
+    def __init__(self, queue: Queue, process: SimProcess) -> None:
+        self._queue = queue
+        self._process = process
+
+    def ping(self) -> None:
+        self._process.scheduler.pause(MESSAGE_S)
+        if self._process.host in self._queue.away:
+            raise BrokerUnreachable("the queue does not answer: the night's fault")
+
+    def depth(self, lane: str) -> int:
+        self.ping()
+        return self._queue.depth(lane)
+
+    def waiting_runs(self) -> int:
+        return self.depth(RUN_LANE)
+
+    def publish(self, lane: str, shard_ids: Collection[int]) -> None:
+        for shard_id in shard_ids:
+            self.ping()
+            self._queue.put(lane, shard_message(shard_id))
+
+    def publish_run(self, run_id: int) -> None:
+        self.ping()
+        self._queue.put(RUN_LANE, run_message(run_id))
+
+    def take(self) -> tuple[str, dict[str, int]] | None:
+        with suppress(BrokerUnreachable):
+            self.ping()
+            return self._queue.take()
+        return None
+
+
+class Model:
+    """`tasks.engine.engine.Engine`: a device thread that computes batches of texts from any shards."""
+
+    error: BaseException | None = None
+
+    def __init__(self, fleet: Fleet, process: SimProcess, say: Callable[..., None]) -> None:
+        self.counters = Counters()
+        self._fleet = fleet
+        self._process = process
+        self._say = say
+        self._opened: set[str] = set()
+        self._waiting: list[tuple[Submission, str, int, int, str]] = []
+        self._arrived = SimEvent(fleet.scheduler)
+        self._stopped = False
+        self._tickets: list[Submission] = []
+        process.start(self._compute, name="engine")
+
+    def open(self, spec: Spec) -> None:
+        if self._stopped:
+            raise EngineStopped
+        if spec.kind not in self._opened:
+            self._fleet.scheduler.sleep(self._fleet.scheduler.rng.uniform(1.0, 20.0))
+            if self._fleet.scheduler.rng.random() < self._fleet.refuses:
+                raise CannotServe("no memory for the model: the night's fault")
+            self._opened.add(spec.kind)
+
+    def runtime(self, spec: Spec) -> dict[str, Any]:
+        return {"device": "cpu", "precision": "float32", "backend": spec.kind, "versions": {}}
+
+    def runtime_since(self, spec: Spec, before: Mapping[str, Any]) -> Mapping[str, Any]:
+        return before
+
+    def submit(self, spec: Spec, texts: Sequence[tuple[int, str]], _: str | None = None) -> Submission:
+        if self._stopped:
+            raise EngineStopped
+        if any(RAISES in text for _, text in texts):
+            raise RuntimeError("a text that cutting does not survive: the night's fault")
+        ticket = Submission([content_id for content_id, _ in texts], lambda _: None)
+        self._tickets.append(ticket)
+        self._waiting += [(ticket, spec.kind, place, *text) for place, text in enumerate(texts)]
+        self._arrived.set()
+        return ticket
+
+    def stored(self, *_: object) -> None:
+        pass
+
+    def drain(self) -> None:
+        self._stopped = True
+        self._arrived.set()
+        for ticket in self._tickets:
+            ticket._woken.set()
+
+    def close(self) -> None:
+        self.drain()
+
+    def _compute(self) -> None:
+        scheduler = self._fleet.scheduler
+        while not self._stopped:
+            self._waiting = [work for work in self._waiting if not work[0].dropped]
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            if not batch:
+                self._arrived.clear()
+                self._arrived.wait(None)
+                continue
+            self._say("begin", name="batch", kind="batch", size=len(batch))
+            scheduler.sleep(TEXT_S * scheduler.rng.uniform(0.5, 2.0) * len(batch))
+            texts = [text for *_, text in batch]
+            if any(HANGS in text for text in texts):
+                scheduler.sleep(1e6)  # the supervisor's watchdog kills it
+            if any(KILLS in text for text in texts):
+                self._process.exit(-11)
+            self._say("end", name="batch")
+            for ticket, kind, place, content_id, text in batch:
+                self._fleet.computed[kind, text] = self._fleet.computed.get((kind, text), 0) + 1
+                ticket.settle(place, _outcome(kind, content_id, text))
+
+
+def _outcome(kind: str, content_id: int, text: str) -> Outcome:
+    if FAILS in text:
+        return Outcome(content_id, Status.FAILED, reason="it has no words", reason_class=Reason.DOCUMENT)
+    return Outcome(content_id, Status.DONE, text=expected(kind, text), tokens_in=1, tokens_out=1)
+
+
+class Fleet:
+    """The hosts of a night, its store and its queue."""
+
+    def __init__(self, scheduler: Scheduler, store: Store, settings: Settings) -> None:
+        self.scheduler = scheduler
+        self.store = store
+        self.settings = settings
+        self.queue = Queue(scheduler)
+        self.refuses = 0.0  # odds that a model does not open
+        self.computed: dict[tuple[str, str], int] = {}  # how often, by kind and text
+        self.supervisors: dict[str, tuple[SimProcess, Supervisor]] = {}
+        self.devices: dict[str, list[SimProcess]] = {}
+
+    def broker(self, process: SimProcess) -> Any:
+        return Broker(self.queue, process)
+
+    def boot(self, host: str, n_devices: int) -> None:
+        """Start `docmill worker` on a host."""
+        process = SimProcess(self.scheduler, f"{host}/worker", host)
+        started = cast(Any, Namespace(take=lambda: self._start_device(process)))
+        names = [f"cpu{n}" for n in range(n_devices)]
+        seen, broker = self.store.seen_by(process), self.broker(process)
+        self.devices.setdefault(host, [])
+        process.start(self._supervise, process, seen, broker, names, started)
+
+    def _supervise(self, process: SimProcess, seen: Any, broker: Any, names: list[str], started: Any) -> None:
+        here = Supervisor(self.settings, seen, broker, names, started=started)
+        here._maintenance._wake = SimEvent(self.scheduler)  # type: ignore[assignment]
+        here._maintenance._stop = SimEvent(self.scheduler)  # type: ignore[assignment]
+        thread: Any = SimThread(self.scheduler, target=here._maintenance._run, name="maintenance", daemon=True)
+        here._maintenance._thread = thread
+        self.supervisors[process.host] = (process, here)
+        here.run()
+        process.exit(0)
+
+    def lives(self, host: str) -> bool:
+        return host in self.supervisors and self.supervisors[host][0].returncode is None
+
+    def processes(self, host: str | None = None) -> list[SimProcess]:
+        """Return the processes that live, of a host or of all: supervisors and device processes."""
+        there = [process for process, _ in self.supervisors.values()]
+        there += [process for processes in self.devices.values() for process in processes]
+        return [one for one in there if one.returncode is None and host in {None, one.host}]
+
+    def _start_device(self, parent: SimProcess) -> SimProcess:
+        process: Any = SimProcess(self.scheduler, f"{parent.host}/device", parent.host)
+        process.name += f"{process.pid}"
+        process.stdin, process.stdout = SimPipe(self.scheduler), SimPipe(self.scheduler)
+        process.at_exit += [process.stdin.close, process.stdout.close]
+        parent.at_exit.append(process.stdin.close)
+        self.devices[parent.host] = [one for one in self.devices[parent.host] if one.returncode is None] + [process]
+        process.start(self._run_device, process)
+        return cast(SimProcess, process)
+
+    def _run_device(self, me: Any) -> None:
+        """`worker.process.device.main` without Celery."""
+        line = me.stdin.readline()
+        if not line:
+            return
+        order = parse(line)
+        assert isinstance(order, DeviceConfig)
+        settings, broker = self.settings, Broker(self.queue, me)
+
+        def say(event: str, **facts: Any) -> None:
+            with suppress(BrokenPipeError):
+                me.stdout.write(json.dumps({"event": event, **facts}).encode() + b"\n")
+
+        process = Process(
+            owner=order.owner,
+            database=self.store.seen_by(me),
+            broker=cast(Any, broker),
+            engine=cast(Any, Model(self, me, say)),
+            lease_s=settings.lease_s,
+            say=say,
+            only_job=order.only_job,
+        )
+        process.breaker, process.time_use = Breaker(lambda: self.scheduler.now), TimeUse(lambda: self.scheduler.now)
+        presence = Presence(order, settings, process)
+        me.start(device._obey, process, presence, name="obey")
+        presence.enter_at_last()
+        voice = cast(Any, Namespace(say=say))
+        me.start(device._beat, order, process, settings, voice, presence, name="heartbeat")
+        say("ready")
+        slots = [me.start(self._serve, me, process, broker, name=f"slot{n}") for n in range(settings.threads)]
+        for slot in slots:
+            slot.join()
+        process.engine.close()
+        me.exit(0 if device._sign_off(process) else 1)
+
+    def _serve(self, me: SimProcess, process: Process, broker: Broker) -> None:
+        """A thread of Celery's pool: the message leaves the queue before its work begins."""
+        while not process.draining.is_set():
+            taken = broker.take()
+            if taken is None:
+                self.queue.wait()
+                continue
+            lane, message = taken
+            self.scheduler.note(f"takes {lane} {message}")
+            self.scheduler.current.memory.clear()
+            if lane != RUN_LANE:
+                process.run_shard(parse_shard(message))
+                continue
+            with suppress(StorageError):  # Celery logs it
+                seen = self.store.seen_by(me)
+                advance(
+                    self.settings,
+                    seen,
+                    process.broker,
+                    parse_run(message),
+                    owner=process.owner,
+                    stop=cast(Any, process.draining),
+                )
+
+
+@contextmanager
+def on_virtual_time(fleet: Fleet) -> Iterator[None]:
+    """Put the scheduler's time and tasks under docmill's modules, and have tasks remember what they claim."""
+    scheduler = fleet.scheduler
+    doubles = scheduler.doubles()
+    uses = {
+        database: ("time",),
+        shard: ("time", "threading", "os"),
+        supervisor: ("time", "threading", "platform", "uuid", "os"),
+        maintenance_thread: ("time",),
+        concurrency: ("threading",),
+        device: ("time", "threading", "platform", "os"),
+        documents: ("threading",),
+        enqueue: ("time", "uuid"),
+    }
+    own = Namespace(stdin=Namespace())
+    type(own.stdin).buffer = property(lambda _: cast(Any, scheduler.current.process).stdin)  # type: ignore[attr-defined]
+    more: dict[ModuleType, dict[str, Any]] = {
+        shard: {"LOOK_S": TICK_S, "InFlight": lambda head, claim: InFlight(head, claim, lost=SimEvent(scheduler))},  # type: ignore[arg-type]
+        supervisor: {"SimpleQueue": lambda: SimQueue(scheduler, Empty), "TICK_S": TICK_S},
+        maintenance_thread: {
+            "pid_space": lambda: scheduler.current.process.host,
+            "is_gone": lambda pid: pid not in {process.pid for process in fleet.processes()},
+        },
+        device: {
+            "sys": own,
+            "state": Namespace(),
+            "version": lambda _: "0",
+            "wake": lambda: None,
+            "ear": Namespace(heard_within=lambda _: True),
+            "devices": Namespace(memory=lambda _: Memory(None, None, None)),
+            "pid_space": lambda: scheduler.current.process.host,
+            "BEAT_S": BEAT_S,
+        },
+        enqueue: {"ahead": iter},
+        fault_points: {"reach": lambda _: scheduler.pause(MESSAGE_S)},
+        shards: {name: _remembering("claim", 1, getattr(shards, name)) for name in ("commit", "keep", "release")},
+        maintenance: {"failed_attempt": _remembering("claim", 1, maintenance.failed_attempt)},
+        pipelines: {"note": _remembering("run", 1, pipelines.note)},
+    }
+    with ExitStack() as stack:
+        for module, names in uses.items():
+            for name in names:
+                stack.enter_context(mock.patch.object(module, name, doubles[name]))
+        for module, values in more.items():
+            for name, value in values.items():
+                stack.enter_context(mock.patch.object(module, name, value))
+        yield
+
+
+def _remembering(name: str, place: int, act: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, so that its task remembers one of its arguments while it runs."""
+
+    @functools.wraps(act)
+    def remembering(seen: Any, *args: Any, **more: Any) -> Any:
+        memory = seen._process.scheduler.current.memory
+        memory[name] = args[place - 1]
+        try:
+            return act(seen, *args, **more)
+        finally:
+            del memory[name]
+
+    return remembering

@@ -1,0 +1,128 @@
+"""Nights of supervisors, queue and store by a scheduler, and bugs that such nights find."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from sqlalchemy import update
+
+from docmill.storage.core.schema import PipelineRun, Shard, db_now
+from docmill.storage.leases import maintenance, policy, shards
+from docmill.storage.pipelines import pipelines
+from docmill.storage.steps import jobs
+from docmill.storage.steps.propagation import Traversal
+from tests.simulation.night import Nights
+from tests.simulation.scheduler import Namespace, NightFailed
+
+FEW = 20
+MANY = 1_000
+PARTS = 20  # of the many nights, for several workers
+BASE = int(os.environ.get("DOCMILL_TEST_SEED", time.time_ns() // 1_000_000_000 * MANY))
+
+
+@pytest.fixture(scope="module")
+def nights() -> Iterator[Nights]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        made = Nights(Path(folder))
+        yield made
+        made.store.close()
+
+
+def _run(nights: Nights, seeds: Iterable[int], fault: str | None = None) -> None:
+    for seed in seeds:
+        nights.run(seed, fault)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_whatever_fails_in_a_night_everything_ends_and_no_law_is_broken(nights: Nights) -> None:
+    _run(nights, range(FEW))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_thousand_nights(nights: Nights, part: int) -> None:
+    """Each run has other nights; DOCMILL_TEST_SEED names the first one."""
+    print(f"DOCMILL_TEST_SEED={BASE}")
+    _run(nights, range(BASE + part, BASE + MANY, PARTS))
+
+
+@pytest.mark.slow
+def test_a_seed_repeats_its_night_in_every_process(nights: Nights) -> None:
+    command = [sys.executable, "-m", "tests.simulation.night", "7"]
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert nights.run(7).fingerprint[:16] in told
+    assert nights.run(8).fingerprint[:16] not in told
+
+
+class _Any:
+    """Equal to everything."""
+
+    def __eq__(self, _: object) -> bool:
+        return True
+
+    def __ne__(self, _: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _locked(transaction: Any, shard_id: int, *, real: Callable[..., Any] = shards._locked) -> Any:
+    row = real(transaction, shard_id)
+    return None if row is None else Namespace(**row._asdict() | {"fence": _Any()})
+
+
+def _taken(transaction: Any, head: Any, owner: str, lease_s: float) -> Any:
+    values: dict[str, Any] = {
+        "state": "running",
+        "fence": Shard.fence + 1,
+        "attempt": Shard.attempt + 1,
+        "owner": owner,
+    }
+    values["lease_until"] = db_now() + lease_s
+    claimed = update(Shard).where(Shard.id == head.shard_id).values(**values)
+    return transaction.execute(claimed.returning(*shards._CLAIMED)).one_or_none()
+
+
+def _reclaimed(database: Any, owner: str | None = None, *, real: Any = maintenance.reclaim, **more: Any) -> int:
+    return 0 if owner is None else real(database, owner, **more)
+
+
+# The place that is broken, how, and the fault that brings it to light soonest.
+BUGS: dict[str, tuple[Any, str, Any, str | None]] = {
+    "a commit checks no fence": (shards, "_locked", _locked, "store_fails"),
+    "a claim is no compare-and-set": (shards, "_take", _taken, "queue_fails"),
+    "what is given back keeps its fence": (
+        shards,
+        "given_back",
+        lambda **values: jobs.FREE | values,
+        "kill_device",
+    ),
+    "lapsed leases are not reclaimed": (maintenance, "reclaim", _reclaimed, "lose_power"),
+    "lost hints are not sent again": (maintenance, "lost_hints", lambda *_, **__: [], "queue_is_emptied"),
+    "a death makes no suspect": (maintenance, "after_death", lambda **_: policy.PlanAgain(suspect=0), None),
+    "a job with running shards ends": (jobs, "OPEN_SHARDS", ("planned", "queued"), None),
+    "outputs are not passed to the next step": (Traversal, "follow", lambda *_, **__: None, None),
+    "a run's holder checks no fence": (pipelines, "_is_held", lambda run: PipelineRun.id == run.id, "suspend"),
+    "runs are handed out once": (pipelines, "HAND_AGAIN_S", 1e9, "queue_is_emptied"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("bug", BUGS)
+def test_nights_find_a_bug(nights: Nights, bug: str) -> None:
+    module, name, broken, fault = BUGS[bug]
+    with mock.patch.object(module, name, broken), pytest.raises(NightFailed, match="repeat it"):
+        _run(nights, range(3 * FEW), fault)
