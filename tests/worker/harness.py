@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -236,9 +235,3 @@ def command_of(pid: int) -> bytes:
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
-
-
-def job_number(log: str) -> int:
-    found = re.search(r"[Jj]ob (\d+)", log)
-    assert found is not None, log
-    return int(found.group(1))

@@ -8,9 +8,6 @@ import re
 import subprocess
 import sys
 
-import pytest
-
-from docmill.worker.terminal import for_a_person
 from tests.worker.harness import ROOT
 
 RUN = """
@@ -63,16 +60,3 @@ def test_what_children_and_the_log_say_stands_in_lines_of_its_own_above_the_bar(
     assert any("10/10" in line for line in lines)
     assert lines[-2:] == ["after", ""]
     assert "of no interest" not in said
-
-
-@pytest.mark.parametrize(
-    ("line", "shown"),
-    [
-        ("2026-03-04 05:06:07,089 WARNING docmill.shard lease_lost shard=3\n", "warning: lease_lost shard=3"),
-        ("Traceback (most recent call last):\r\n", "Traceback (most recent call last):"),
-        ("  0%|  |\r 50%|# |\r100%|##|\n", "100%|##|"),
-        ("\x1b[31mred\n", "\ufffd[31mred"),
-    ],
-)
-def test_a_log_line_keeps_its_level_and_its_message(line: str, shown: str) -> None:
-    assert for_a_person(line) == shown

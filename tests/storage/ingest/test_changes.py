@@ -11,7 +11,6 @@ from docmill.storage.ingest.changes import Changes, StoredVersion, compare, diff
 from docmill.storage.ingest.chunks import Versions
 
 READING = 7
-NO_LOSERS: dict[str, list[StoredVersion]] = {}
 
 
 def chunk(*records: tuple[str, int, int]) -> Versions:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -26,7 +25,7 @@ from docmill.storage.steps.choosing import doubted
 from docmill.storage.steps.conditions import Bound, Doubt
 from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.risk import NUMBERS, FittedRisk, RiskFeature, RiskModel
-from docmill.storage.steps.steps import EscalationRequest, Failures, StepRequest, read_steps
+from docmill.storage.steps.steps import EscalationRequest, StepRequest, read_steps
 from tests.storage.builders import TRANSLATE, Text, claim_next, numbered, read, request, shard, shards_of, work
 from tests.storage.steps.test_steps import EMBED, pipeline
 
@@ -382,29 +381,6 @@ def test_a_bound_of_failures_counts_texts_on_which_both_failed(database: Databas
     assert read_status(database, job.id).state == state
 
 
-def test_failures_of_an_earlier_job_are_escalated(database: Database) -> None:
-    models = Failing(database)
-    models.done((StepRequest("translate", TRANSLATE),))
-    job: OpenJob = models.done(OF_FAILED)
-    assert models.of("large") == {f"text {n}" for n in range(4)}
-    assert counts(read_status(database, job.id)) == (6, 0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
-        ((5, 0, 0), Failures(5, 0, 0)),
-        ((5, 2, 0), Failures(3, 2, 0)),
-        ((5, 2, 2), Failures(1, 2, 2)),
-        ((5, 2, 9), Failures(0, 2, 3)),
-        ((1, 2, 0), Failures(0, 1, 0)),
-        ((1, -1, 0), Failures(1, 0, 0)),
-    ],
-)
-def test_failures_that_may_be_among_the_pending_texts_wait(given: Any, found: Failures) -> None:
-    assert Failures.of(*given) == found
-
-
 SURE = RiskModel(
     0.0, (RiskFeature("confidence", 0.5, 0.1, -1.0),)
 )  # the risk is above 0.5 for a confidence below 0.5
@@ -424,13 +400,6 @@ def judged(database: Database) -> Models:
     models.confidence = {"1": 0.3, "3": 0.49, "4": 0.51, "5": 0.8}
     fitted(database, models.done((PLAIN,)).id, SURE)
     return models
-
-
-def test_results_above_the_risk_are_computed_again(database: Database) -> None:
-    models = judged(database)
-    job = models.done(RISKY)
-    assert models.of("large") == {"text 1", "text 3"}
-    assert won(database, job) == {"1", "3"}
 
 
 def test_a_job_keeps_the_risk_that_it_began_with(database: Database) -> None:

@@ -119,15 +119,6 @@ def test_a_question_with_metadata_comes_before_the_text_and_offsets_count_from_t
     assert (found["answer"], found["answer_spans"][0]["start"], found["answer_spans"][0]["end"]) == ("Ada", 0, 3)
 
 
-def test_texts_with_different_questions_are_cut_together() -> None:
-    asked = recipe(spec(["{meta.a}", "{meta.b} ?"]))
-    contents = ["Who\nWhen ?\nAda in 1843", "When\nWho ?\nCharles", "Who\nWhen ?\nBabbage"]
-    windows = asked.cut(contents, Beside("", 100))
-    for content, found in zip(contents, windows, strict=True):
-        *questions, text = content.split("\n")
-        assert [one.encoded for one in found] == [Beside(one, 100).encode([text])[0] for one in questions]
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -15,7 +15,7 @@ from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 
 from docmill.storage.core.database import Database
 from docmill.worker.process import device
-from docmill.worker.process.device import WakingThreadPool, wake
+from docmill.worker.process.device import WakingThreadPool
 from docmill.worker.process.device_start import DeviceConfig
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import load_settings
@@ -84,20 +84,3 @@ def test_a_thread_that_is_free_again_wakes_the_loop(waits: threading.Semaphore) 
     may_end.set()
     assert waits.acquire(timeout=10), "the loop still waits"
     hands.stop()
-
-
-def test_a_loop_that_is_woken_takes_another_turn(waits: threading.Semaphore) -> None:
-    assert waits.acquire(timeout=10)
-    wake()
-    assert waits.acquire(timeout=10), "the loop still waits"
-
-
-def test_a_thread_that_ends_after_the_loop_wakes_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    assert get_event_loop() is None
-    hands = WakingThreadPool(limit=1)
-    hands.start()
-    done = threading.Event()
-    hands.on_apply(lambda *_, **__: None, (), {}, lambda _: done.set(), None)
-    assert done.wait(10)
-    hands.stop()  # waits for the thread
-    assert not caplog.records, "what the callback of a future raises is only logged"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from docmill.storage.core.specs import Outcome, Status
-from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import PackedEncoder
-from docmill.tasks.backends.reading import require_weights
-from docmill.tasks.errors import CannotServe, ModelUnsuitable
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import stretches
 from tests.tasks import classifiers
@@ -211,33 +207,3 @@ def test_a_question_stands_after_the_text_for_models_that_pad_on_the_left(
         read = tokenizer(lines[0], return_offsets_mapping=True, add_special_tokens=False)
         assert [*zip(encoded.places.starts, encoded.places.ends, strict=True)] == read["offset_mapping"]
         opened.close()
-
-
-def test_a_question_that_leaves_no_room_is_refused_when_the_model_is_opened(
-    lines: list[str], bench: Bench, tmp_path: Path
-) -> None:
-    folder = model(tmp_path / "bert", lines, "bert")
-    spec = bench.spec("answer", str(folder), question=["Who?", "word " * 40], window_tokens=40)
-    with pytest.raises(
-        CannotServe, match=r"A question takes \d+ of the 40 tokens of a window.* shorten the question"
-    ):
-        bench.engine.open(spec)
-
-
-def test_a_model_is_looked_at_without_a_question(lines: list[str], bench: Bench, tmp_path: Path) -> None:
-    folder = model(tmp_path / "bert", lines, "bert")
-    asked = bench.spec("answer", str(folder), question="Who?")
-    unasked = replace(asked, params={})
-    config = AutoConfig.from_pretrained(folder).to_dict()
-    require_weights(unasked, folder, config, tmp_path)
-    opened = EncoderBackend(Assignment(unasked, folder, "cpu", tmp_path, Head.ANSWERING))
-    assert opened.traits.pairs is not None
-    opened.close()
-
-
-def test_an_encoder_decoder_with_a_head_for_answers_is_refused(bench: Bench, tmp_path: Path) -> None:
-    config = {"model_type": "bart", "architectures": ["BartForQuestionAnswering"], "is_encoder_decoder": True}
-    with pytest.raises(ModelUnsuitable, match=r"answer reads a head for question answering from encoder-only models"):
-        kinds.kind("answer").require(config, "a-bart")
-    kinds.kind("answer").require({**config, "architectures": ["BartForConditionalGeneration"]}, "a-bart")
-    kinds.kind("summarize").require({**config, "architectures": ["BartForConditionalGeneration"]}, "a-bart")
