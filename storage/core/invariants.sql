@@ -24,13 +24,13 @@ prompt ON prompt.spec_id = step.spec_id AND prompt.document_id = document.id AND
 
 -- {slice}: Shards; their state follows. substr unpacks a stored value once, and not for each byte that is read.
 RECURSIVE slice AS MATERIALIZED (
-    SELECT id, job_id, step, spec_id, state, redo, finished_at, substr(contents, 1) AS contents FROM shard WHERE state
+    SELECT id, job_id, step, spec_id, state, redo, substr(contents, 1) AS contents FROM shard WHERE state
 
 -- {held}: The texts of these shards, one in a row. CROSS JOIN has SQLite take the shards first.
 ), place (n) AS (
     SELECT 0 UNION ALL SELECT n + 1 FROM place WHERE 8 * n + 8 < (SELECT max(length(contents)) FROM slice)
 ), held AS (
-    SELECT id AS shard_id, job_id, step, spec_id, state, redo, finished_at, {content_id} AS content_id
+    SELECT id AS shard_id, job_id, step, spec_id, state, redo, {content_id} AS content_id
     FROM slice CROSS JOIN place WHERE 8 * n < length(contents)
 )
 
@@ -209,12 +209,15 @@ WHERE outcome.content_id IS NULL AND EXISTS (SELECT 1
     WHERE {visible} AND job.state = 'done' AND {kept}
         AND its.input_step IS NULL AND its.escalates IS NULL AND its.leaves_out IS NULL)
 
--- results_kept: Every text of a finished shard has an outcome, unless results were dropped since.
+-- results_kept: The texts of a finished shard have the outcomes that it counted, unless results were dropped since.
 WITH {slice} = 'done' {held}
-SELECT held.shard_id, held.spec_id, held.content_id
-FROM held JOIN spec ON spec.id = held.spec_id
+SELECT shard.id AS shard_id, shard.n_contents, count(outcome.content_id) AS outcomes, shard.n_done, shard.n_skipped
+FROM held JOIN shard ON shard.id = held.shard_id JOIN spec ON spec.id = held.spec_id
 LEFT JOIN outcome ON outcome.spec_id = held.spec_id AND outcome.content_id = held.content_id
-WHERE outcome.content_id IS NULL AND (spec.dropped_at IS NULL OR spec.dropped_at < held.finished_at)
+WHERE spec.dropped_at IS NULL OR spec.dropped_at < shard.finished_at
+GROUP BY shard.id, shard.n_contents, shard.n_done, shard.n_skipped
+HAVING count(*) > count(outcome.content_id) OR sum(CASE outcome.status WHEN 'done' THEN 1 ELSE 0 END) < shard.n_done
+    OR sum(CASE outcome.status WHEN 'skipped' THEN 1 ELSE 0 END) < shard.n_skipped
 
 -- kept_shards: The kept counts of shards are those of the rows.
 SELECT job_id, lane, state, sum(n) AS lacking, sum(n_suspect) AS lacking_suspects

@@ -116,6 +116,9 @@ def _remove_page(transaction: Transaction, size: int, *, corpus_id: int) -> Remo
     if not _begin(transaction, corpus_id):
         return None
     mine = select(Job.id).where(Job.corpus_id == corpus_id)
+    # Noted before their rows go: should the removal be interrupted, a retry would find only some of them.
+    kept = update(Job).where(Job.corpus_id == corpus_id, Job.forgotten_at.is_(None))
+    transaction.execute(kept.values(forgotten_at=db_now()))
     for table in (Shard, StepText):
         if n := delete_page(transaction, table, table.job_id.in_(mine), 10 * size):
             return Removed(others=n)

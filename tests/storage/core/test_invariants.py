@@ -81,7 +81,7 @@ BREAKS = {
     "step_inputs": [f"UPDATE step SET input_step = 7 WHERE job_id = {CHAIN} AND seq = 1"],
     "shard_steps": [f"UPDATE shard SET step = 9 WHERE job_id = {FIRST}"],
     "shard_leases": [f"UPDATE shard SET lease_until = 1 WHERE job_id = {FIRST}"],
-    "shard_counts": [f"UPDATE shard SET n_skipped = n_skipped + 1 WHERE job_id = {FIRST}"],
+    "shard_counts": [f"UPDATE shard SET n_failed = n_failed + 1 WHERE job_id = {FIRST}"],
     "planned_once": [
         f"INSERT INTO shard (id, {COPIED}) SELECT 999, {COPIED} FROM shard WHERE job_id = {FIRST}",
     ],

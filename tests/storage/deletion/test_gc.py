@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import delete_page
 from docmill.storage.core.schema import Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard, db_now
 from docmill.storage.core.specs import Outcome, Status
+from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import JobStopped, LeaseLost, NotFound, StorageError
@@ -34,6 +36,7 @@ from tests.storage.builders import (
     request,
     shard,
 )
+from tests.storage.invariants import assert_invariants
 from tests.storage.steps.test_steps import STEPS, Fleet, fleet, pipeline
 
 __all__ = ["fleet"]
@@ -77,6 +80,32 @@ def test_a_large_corpus_leaves_page_by_page(database: Database, monkeypatch: pyt
     finish(database)
     assert removal.remove_corpus(database, "books") == Removed(50, 50, 50, 1, 1)
     assert count_rows(database, Content) == count_rows(database, OutcomeRow) == count_rows(database, Corpus) == 0
+
+
+def test_the_invariants_hold_after_each_page_of_a_removal(
+    database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_and_look(
+        database: Database, remove: Callable[[Transaction, int], Removed | None], size: int
+    ) -> Removed:
+        total = Removed()
+        while (page := database.write(lambda transaction: remove(transaction, 1))) is not None:
+            total += page
+            assert_invariants(database)
+        return total
+
+    monkeypatch.setattr(removal, "remove_all", remove_and_look)
+    monkeypatch.setattr(removal, "delete_page", lambda *arguments: delete_page(*arguments[:3], 1))
+    fleet.fails = lambda kind, text: kind == "summarize"
+    job = read(database, pipeline(), numbered(4))
+    fleet.work()
+    jobs.finish(database)
+    assert jobs.retry(database, job.id) == 4
+    jobs.cancel(database, job.id)
+    read(database, request("b.jsonl"), numbered(9, first=2))
+    jobs.cancel(database, job.id + 1)
+    assert removal.remove_corpus(database, "books").documents == 11
+    assert count_rows(database, Shard) == count_rows(database, Content) == 0
 
 
 def test_what_another_corpus_has_too_stays_with_its_results(database: Database) -> None:
