@@ -58,14 +58,14 @@ class Checked:
 
 @cache
 def invariants(server: str | None) -> tuple[Invariant, ...]:
-    """Return the invariants with queries for SQLite (None), or for the server PostgreSQL, of `MOST_ROWS` rows."""
+    """Return the invariants with queries for SQLite (None), or for the server PostgreSQL."""
     parts, made = {"references": _references(), **_DIALECTS[server]}, []
     for name, sentence, block in _BLOCK.findall(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")):
         query = block.format_map(parts)
         if name.startswith("{"):
             parts[name.strip("{}")] = query
         else:
-            made.append(Invariant(name, sentence, f"{query}\nLIMIT {MOST_ROWS}", ADVICE.get(name, REPORT)))
+            made.append(Invariant(name, sentence, query, ADVICE.get(name, REPORT)))
     return tuple(made)
 
 
@@ -79,14 +79,20 @@ def check_within(transaction: Transaction) -> Iterator[Checked]:
     """Yield each invariant as it is checked in this transaction."""
     for invariant in invariants(transaction.server):
         began = time.monotonic()
-        rows = transaction.exec_driver_sql(invariant.query).mappings()
-        broken = [{name: _plain(value) for name, value in row.items()} for row in rows]
+        broken = _read(transaction, f"{invariant.query}\nLIMIT {MOST_ROWS}")
         yield Checked(invariant, broken, time.monotonic() - began)
 
 
-def _plain(value: Any) -> Any:
-    """Return a sum, which PostgreSQL has as a decimal number, as an integer."""
-    return int(value) if isinstance(value, Decimal) else value
+def find_broken(transaction: Transaction, name: str) -> list[dict[str, Any]]:
+    """Return all rows that break an invariant."""
+    [query] = [each.query for each in invariants(transaction.server) if each.name == name]
+    return _read(transaction, query)
+
+
+def _read(transaction: Transaction, query: str) -> list[dict[str, Any]]:
+    """Return rows of a query, with PostgreSQL's sums, which are decimal numbers, as integers."""
+    rows = transaction.exec_driver_sql(query).mappings()
+    return [{key: int(value) if isinstance(value, Decimal) else value for key, value in row.items()} for row in rows]
 
 
 def _references() -> str:

@@ -220,14 +220,14 @@ HAVING count(*) > count(outcome.content_id) OR sum(CASE outcome.status WHEN 'don
     OR sum(CASE outcome.status WHEN 'skipped' THEN 1 ELSE 0 END) < shard.n_skipped
 
 -- kept_shards: The kept counts of shards are those of the rows.
-SELECT job_id, lane, state, sum(n) AS lacking, sum(n_suspect) AS lacking_suspects
+SELECT job_id, lane, state, sum(n) AS n, sum(n_suspect) AS n_suspect
 FROM (SELECT job_id, lane, state, count(*) AS n, sum(CASE WHEN suspect > 0 THEN 1 ELSE 0 END) AS n_suspect
     FROM shard GROUP BY job_id, lane, state
     UNION ALL SELECT job_id, lane, state, -n, -n_suspect FROM shard_count) AS counts
 GROUP BY job_id, lane, state HAVING sum(n) <> 0 OR sum(n_suspect) <> 0
 
 -- kept_outcomes: The kept counts of failures and flags are those of the stored outcomes.
-SELECT name, lane, label, sum(n) AS lacking
+SELECT name, lane, label, sum(n) AS n
 FROM (SELECT 'failures' AS name, spec.kind AS lane, coalesce(reason_class, '') AS label, count(*) AS n
     FROM outcome JOIN spec ON spec.id = outcome.spec_id
     WHERE status <> 'done' AND status = 'failed' GROUP BY spec.kind, coalesce(reason_class, '')

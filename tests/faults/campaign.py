@@ -36,6 +36,7 @@ from tests.faults.checker import check, read_books, some
 from tests.faults.crew import WorkerSlot, own_numbers
 from tests.faults.fleet import Fleet
 from tests.faults.servers import PostgresCluster, RedisServer
+from tests.storage.invariants import assert_invariants
 from tests.storage.ledger import assert_exported
 from tests.worker.harness import Running
 
@@ -440,6 +441,8 @@ class Campaign:
             if self._strike(strike):
                 self.report.faults[strike.fault] += 1
                 self._note(str(strike))
+            with suppress(StorageError):  # the store may be away just now
+                assert_invariants(self.fleet.database)
         self._wait(self.storm.seconds)
         while self.work.steer:
             self._until(lambda: self.errands.done, "what the operator asked for came through", self.storm.calm_s)

@@ -69,8 +69,8 @@ class Bench:
         """The store is as the model, as the laws have it, and no less than it was."""
         picture = self.look()
         self.model.assert_is(picture)
-        laws.assert_lawful(picture)
-        laws.assert_quiet(picture, {reading.job.id for reading in self.being_read})
+        laws.assert_lawful(self.database, picture)
+        laws.assert_quiet(picture)
         laws.assert_follows(self.picture, picture)
         for job_id in picture.jobs:
             if picture.shape(job_id) != self.picture.shape(job_id):

@@ -155,7 +155,7 @@ class Rival:
     def look(self) -> Picture:
         """The store at any moment: the laws hold, and nothing that was settled is otherwise."""
         picture = laws.look(self.database)
-        laws.assert_lawful(picture)
+        laws.assert_lawful(self.database, picture)
         if self.seen is not None:
             laws.assert_follows(self.seen, picture)
         self.seen = picture

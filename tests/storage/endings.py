@@ -35,7 +35,7 @@ def let_everything_finish(database: Database) -> None:
         finish(database)
     jobs.finish(database)
     after = laws.look(database)
-    laws.assert_lawful(after)
+    laws.assert_lawful(database, after)
     laws.assert_quiet(after)
     laws.assert_follows(before, after)
     laws.assert_complete(database, after)

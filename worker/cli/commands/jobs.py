@@ -181,6 +181,8 @@ def failures_command(job: int, as_json: bool) -> int:
             return OK
         none = True
         for row in rows:
+            if none:
+                answer("document\tstatus\tclass\treason")
             none = False
             fields = (row["id"], row["status"], row["class"], row["reason"])
             answer("\t".join(printable(escape_formula(field), keep="") if field else "-" for field in fields))
