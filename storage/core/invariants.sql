@@ -181,18 +181,19 @@ LEFT JOIN outcome ON outcome.spec_id = met.spec_id AND outcome.content_id = met.
 WHERE outcome.content_id IS NULL AND {kept}
 EXCEPT SELECT job_id, step, content_id FROM held
 
--- outputs_passed_on: Every output of a step has reached the steps that read it.
+-- outputs_passed_on: Every output of a step has reached the steps that read it alone, without metadata.
 WITH {slice} IN {open} {held}, {met}
 SELECT met.job_id, met.step, met.content_id
 FROM met JOIN job ON job.id = met.job_id AND job.forgotten_at IS NULL JOIN spec ON spec.id = met.spec_id
 JOIN step AS reader ON reader.job_id = met.job_id AND reader.input_step = met.step
     AND reader.flagged IS NULL AND reader.escalates IS NULL
+JOIN spec AS its ON its.id = reader.spec_id
+    AND replace(replace(CAST(its.params AS TEXT), 'meta.', ''), 'messages', '') = CAST(its.params AS TEXT)
 JOIN outcome ON outcome.spec_id = met.spec_id AND outcome.content_id = met.content_id AND outcome.status = 'done'
 WHERE {kept}
     AND NOT EXISTS (SELECT 1 FROM step AS other WHERE other.job_id = met.job_id AND other.escalates = met.step)
     AND NOT EXISTS (SELECT 1 FROM step_text WHERE step_text.job_id = met.job_id AND step_text.step = reader.seq
         AND step_text.content_id = outcome.output_id)
-    AND NOT EXISTS (SELECT 1 FROM prompt WHERE prompt.spec_id = reader.spec_id AND prompt.text_id = outcome.output_id)
 EXCEPT SELECT job_id, step, content_id FROM held
 
 -- nothing_lost: Every document of a job that is done has an outcome at the steps that read documents.
