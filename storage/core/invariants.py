@@ -116,16 +116,16 @@ def _lacking(constraint: ForeignKeyConstraint) -> str:
 
 
 # The parts that differ: the little-endian number at place n of a shard's contents, where ids have no more than 48
-# bits, and the flags of an outcome, one in a row.
-_DIGIT = "instr('0123456789ABCDEF', substr(hex(substr(contents, 8 * n + {}, 1)), {}, 1)) - 1"
+# bits, and the flags of an outcome, one in a row. SQLite has no function for the value of a byte, but for its place.
+_BYTE = "instr(octets, substr(contents, 8 * n + {}, 1)) - 1"
 _DIALECTS: Mapping[str | None, Mapping[str, str]] = {
     None: {
-        "content_id": " + ".join(
-            f"(16 * ({_DIGIT.format(byte + 1, 1)}) + {_DIGIT.format(byte + 1, 2)} << {8 * byte})" for byte in range(6)
-        ),
+        "octets": f"x'{bytes(range(256)).hex()}'",
+        "content_id": " + ".join(f"({_BYTE.format(byte + 1)} << {8 * byte})" for byte in range(6)),
         "flags": "json_each(outcome.flags) AS flag",
     },
     "PostgreSQL": {
+        "octets": "0",
         "content_id": " + ".join(f"(get_byte(contents, 8 * n + {byte})::bigint << {8 * byte})" for byte in range(6)),
         "flags": "jsonb_array_elements_text(outcome.flags) AS flag (value)",
     },

@@ -24,13 +24,15 @@ prompt ON prompt.spec_id = step.spec_id AND prompt.document_id = document.id AND
 
 -- {slice}: Shards; their state follows. substr unpacks a stored value once, and not for each byte that is read.
 RECURSIVE slice AS MATERIALIZED (
-    SELECT id, job_id, step, spec_id, state, redo, substr(contents, 1) AS contents FROM shard WHERE state
+    SELECT id, job_id, step, spec_id, state, redo, substr(contents, 1) AS contents, {octets} AS octets
+    FROM shard WHERE state
 
 -- {held}: The texts of these shards, one in a row. CROSS JOIN has SQLite take the shards first.
 ), place (n) AS (
     SELECT 0 UNION ALL SELECT n + 1 FROM place WHERE 8 * n + 8 < (SELECT max(length(contents)) FROM slice)
 ), held AS (
-    SELECT id AS shard_id, job_id, step, spec_id, state, redo, {content_id} AS content_id
+    SELECT id AS shard_id, job_id, step, spec_id, state, redo, octets, substr(contents, 8 * n + 1, 8) AS packed,
+        {content_id} AS content_id
     FROM slice CROSS JOIN place WHERE 8 * n < length(contents)
 )
 
@@ -150,10 +152,12 @@ WHERE state NOT IN ('planned', 'queued', 'running', 'done', 'split') OR length(c
 
 -- planned_once: A step plans a text once, and once more for each retry after the shard before has ended.
 WITH {slice} <> 'split' {held}
-SELECT held.job_id, held.step, held.content_id, count(*) AS shards
-FROM held JOIN job ON job.id = held.job_id JOIN spec ON spec.id = held.spec_id
-WHERE {kept} GROUP BY held.job_id, held.step, held.content_id
-HAVING sum(CASE WHEN held.redo THEN 0 ELSE 1 END) > 1 OR sum(CASE WHEN held.state IN {open} THEN 1 ELSE 0 END) > 1
+SELECT job_id, step, {content_id} AS content_id, shards
+FROM (SELECT held.job_id, held.step, held.packed AS contents, 0 AS n, max(held.octets) AS octets, count(*) AS shards
+    FROM held JOIN job ON job.id = held.job_id JOIN spec ON spec.id = held.spec_id
+    WHERE {kept} GROUP BY held.job_id, held.step, held.packed
+    HAVING sum(CASE WHEN held.redo THEN 0 ELSE 1 END) > 1
+        OR sum(CASE WHEN held.state IN {open} THEN 1 ELSE 0 END) > 1) AS twice
 
 -- retry_counts: A step counts the texts that it tries again.
 SELECT step.job_id, step.seq AS step, step.n_retried, sum(shard.n_contents) AS in_shards
