@@ -95,7 +95,7 @@ def test_the_invariants_hold_after_each_page_of_a_removal(
         return total
 
     monkeypatch.setattr(removal, "remove_all", remove_and_look)
-    monkeypatch.setattr(removal, "delete_page", lambda *arguments: delete_page(*arguments[:3], 1))
+    monkeypatch.setattr(removal, "delete_page", lambda *of, size=1: delete_page(of[0], of[1], of[2], size))
     fleet.fails = lambda kind, text: kind == "summarize"
     job = read(database, pipeline(), numbered(4))
     fleet.work()
