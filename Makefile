@@ -145,6 +145,7 @@ bench-backends: setup ## embedding with each backend, under the same batching
 
 bench-inference: setup ## inference code of docmill's own, beside the library's under the same batching
 	$(BIN)/python -m bench.inference $(BENCH)
+	$(BIN)/python -m bench.shapes
 
 bench-heads: setup ## labels, entities, answers and zero-shot labels end to end, beside transformers
 	$(BIN)/python -m bench.heads $(BENCH)
