@@ -395,7 +395,7 @@ class Night:
 
     def check_the_end(self) -> None:
         """One more run, on a fleet that nothing disturbs, has the right result for each document."""
-        self.store.laws.check_counts()
+        self.store.laws.check_invariants()
         self.had_bad_texts, self.has_bad_texts = self.has_bad_texts, False
         self.write_corpus("nightly")
         earlier = {*self.store.laws.runs}

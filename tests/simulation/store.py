@@ -16,6 +16,7 @@ from sqlalchemy import event
 
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
+from docmill.storage.core.invariants import invariants
 from docmill.storage.core.specs import StoredKind
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable
@@ -290,6 +291,12 @@ class Laws:
         """Raise LawBroken if the counts of shards that triggers keep are not the rows'."""
         kept, counted = (set(self.connection.execute(query)) for query in (_COUNTS, _COUNTED))
         self._require(kept == counted, f"only kept {kept - counted}, only there {counted - kept}")
+
+    def check_invariants(self) -> None:
+        """Raise LawBroken if the store breaks an invariant."""
+        for invariant in invariants(None):
+            broken = self.connection.execute(invariant.query).fetchall()
+            self._require(not broken, f"{invariant.name}: {broken}")
 
 
 def expected(kind: str, text: str) -> str:
