@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -28,14 +29,17 @@ PEERS = (
     Peer("script that resumes", "script_resuming.py", "script"),
     Peer("Ray Data", "with_ray_data.py", "ray_data"),
     Peer("datatrove", "with_datatrove.py", "datatrove"),
+    Peer("Pixeltable", "with_pixeltable.py", "pixeltable", state={"PIXELTABLE_HOME": "{folder}/pixeltable"}),
     Peer("CocoIndex", "with_cocoindex.py", "cocoindex", state={"COCOINDEX_DB": "{folder}/cocoindex"}),
 )
+PAGE = RESULTS.parent.parent / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- Written by `make torture`. -->", "<!-- End of the table. -->"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.torture", description=__doc__)
     parser.add_argument("--texts", type=int, default=5000, help="of the first three rows")
-    parser.add_argument("--few", type=int, default=2000, help="texts of the other rows")
+    parser.add_argument("--few", type=int, default=1000, help="texts of the other rows")
     parser.add_argument("--peers", nargs="*", default=[peer.key for peer in PEERS], metavar="NAME")
     parser.add_argument("--rows", nargs="*", default=rows.ROWS, metavar="ROW", help="some rows, by their names")
     parser.add_argument("--keep", action="store_true", help="keep what is not measured now")
@@ -49,13 +53,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="torture-") as work, quiet():
         table = Table(Path(work), asked.texts, min(asked.few, asked.texts))
         for peer in chosen:
+            load = round(os.getloadavg()[0], 1)
             cells = dict(known[peer.name]["rows"]) if peer.name in known else {}
             for row, result in table.measure(peer, asked.rows):
                 cells[row] = asdict(result)
                 print(f"{peer.name:20} {row:38} {cell(cells[row])}  {cells[row]}", flush=True)
-            known[peer.name] = {"lines": peer.lines, "versions": peer.pins(), "rows": cells}
+            known[peer.name] = {"lines": peer.lines, "versions": peer.pins(), "load": load, "rows": cells}
             facts = {**machine(), "at": datetime.now(UTC).isoformat(timespec="minutes")}
             write(target, {**facts, "texts": asked.texts, "few": table.few, "tools": known})
+    if asked.name == "torture":
+        write_page(json.loads(target.read_text()))
 
 
 class Table:
@@ -100,8 +107,8 @@ def set_up(peer: Peer) -> None:
     print(f"Setting up {folder} (once; some minutes) ...", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--no-compile", "-r", str(peer.listed())], check=True)
+    pip = [str(folder / "bin" / "pip"), "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--no-compile", "-r", str(peer.listed())], check=True)
     (folder / ".installed").touch()
 
 
@@ -121,7 +128,7 @@ def write(target: Path, found: Mapping[str, Any]) -> None:
     tools: Mapping[str, Any] = found["tools"]
     said = [
         "# The torture table\n",
-        f"{described(found)}.\n",
+        f"{described(found)}\n",
         f"{found['texts']:,} texts in the first three rows, {found['few']:,} in the others. A cell has the texts "
         "that are **lost / doubled / recomputed** in the end. ¹: the user has to give the same command again. ²: "
         "even then something has to be repaired by hand.\n",
@@ -132,10 +139,11 @@ def write(target: Path, found: Mapping[str, Any]) -> None:
             for row in rows.ROWS
         ),
         _row("lines of user code", [str(tool["lines"]) for tool in tools.values()]),
-        "\n## Seconds, of all commands of a row\n",
+        "\n## Seconds, with the start of the program\n",
         _row("", tools),
         _row("---", ["--:"] * len(tools)),
-        *(_row(row, [_of(tool, row, "seconds") for tool in tools.values()]) for row in rows.ROWS),
+        *(_row(row, [_of(tool, row, "seconds") for tool in tools.values()]) for row in rows.FIRST_THREE),
+        _row("load of the machine", [str(tool["load"]) for tool in tools.values()]),
         "\n## Exit codes, and what the user has to do\n",
         "Negative: by that signal.\n",
         *(
@@ -147,6 +155,32 @@ def write(target: Path, found: Mapping[str, Any]) -> None:
         *(f"- {name}: {tool['versions']}" for name, tool in tools.items()),
     ]
     page.write_text("\n".join(said) + "\n\n## Notes" + notes)
+
+
+def write_page(found: Mapping[str, Any]) -> None:
+    """Write the table into the page of benchmarks, without spaces around its cells."""
+    tools: Mapping[str, Any] = found["tools"]
+    table = [
+        "||" + "|".join(tools) + "|",
+        "|---|" + "--:|" * len(tools),
+        *(
+            "|".join(["", row, *(_short(tool["rows"].get(row, {})) for tool in tools.values()), ""])
+            for row in rows.ROWS
+        ),
+        "|".join(["", f"seconds of the first run, {found['texts']:,} texts", *map(_seconds, tools.values()), ""]),
+        "|".join(["", "lines of user code", *(str(tool["lines"]) for tool in tools.values()), ""]),
+    ]
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n" + "\n".join(table) + f"\n{END}{rest.partition(END)[2]}")
+
+
+def _short(result: Mapping[str, Any]) -> str:
+    return cell(result).replace(" ", "") if result.get("lost") is not None else "–"
+
+
+def _seconds(tool: Mapping[str, Any]) -> str:
+    """Return the seconds of a first run on a machine that had nothing else to do."""
+    return _of(tool, rows.ROWS[0], "seconds") if tool["load"] < len(os.sched_getaffinity(0)) else "–"
 
 
 def _row(name: str, cells: Any) -> str:

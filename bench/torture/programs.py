@@ -24,6 +24,7 @@ QUIET = {  # no telemetry, no hub
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "120",  # a busy machine is not a dead one
     "COCOINDEX_DISABLE_USAGE_TRACKING": "1",
     "DAFT_ANALYTICS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",

@@ -151,7 +151,7 @@ def equal_texts(site: Site) -> tuple[Result, Extent]:
     """A tenth of the documents have a text that another has. The run says how much a run writes."""
     site.put(site.texts.repeating())
     site.run()
-    used = sum(_size(path) for path in site.folder.rglob("*"))
+    used = sum(path.lstat().st_blocks * 512 for path in site.folder.rglob("*"))
     return site.result(len(set(site.corpus.values()))), Extent(site.out_bytes(), used)
 
 
@@ -190,10 +190,10 @@ def power_cut(site: Site, extent: Extent) -> Result:
 
 
 def disk_full(site: Site, extent: Extent) -> Result:
-    """Give the work folder half of the room that a run needs, and room when the program has ended or waits."""
+    """Give the work folder half of the room that its output needs, and room when the program has ended or waits."""
     if os.geteuid() != 0:
         return Result.missing("not measured: only root mounts a small file system")
-    with _small_disk(site.folder, extent.all // 2) as make_room:
+    with _small_disk(site.folder, extent.all - extent.out // 2) as make_room:
         site.put(site.texts.corpus())
         program = site.start()
         if program.wait(_full_for(site.folder, FULL_S)):
