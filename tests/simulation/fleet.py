@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from queue import Empty
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from unittest import mock
 
 from docmill.storage import fault_points
@@ -41,11 +41,14 @@ from docmill.worker.submit import enqueue
 from tests.simulation.scheduler import Namespace, Scheduler, SimEvent, SimPipe, SimProcess, SimQueue, SimThread
 from tests.simulation.store import Store, expected
 
+T = TypeVar("T")
+
 MESSAGE_S = 0.002
 # Supervisors and device processes look about more rarely than they do, for nights that take less time.
 TICK_S = 5.0
 BEAT_S = 15.0
 TEXT_S = 5.0  # of device time
+READ_S = 30.0  # a few records of a source, at most
 BATCH = 4  # texts, of any shards
 KILLS, HANGS, FAILS, RAISES = "⟦kills⟧", "⟦hangs⟧", "⟦fails⟧", "⟦raises⟧"  # what a text does to its worker
 LANES = ("translate", "summarize", RUN_LANE)
@@ -364,7 +367,7 @@ def on_virtual_time(fleet: Fleet) -> Iterator[None]:
             "pid_space": lambda: scheduler.current.process.host,
             "BEAT_S": BEAT_S,
         },
-        enqueue: {"ahead": iter},
+        enqueue: {"ahead": functools.partial(_slowly, scheduler)},
         fault_points: {"reach": lambda _: scheduler.pause(MESSAGE_S)},
         shards: {name: _remembering("claim", 1, getattr(shards, name)) for name in ("commit", "keep", "release")},
         maintenance: {"failed_attempt": _remembering("claim", 1, maintenance.failed_attempt)},
@@ -378,6 +381,13 @@ def on_virtual_time(fleet: Fleet) -> Iterator[None]:
             for name, value in values.items():
                 stack.enter_context(mock.patch.object(module, name, value))
         yield
+
+
+def _slowly(scheduler: Scheduler, values: Iterable[T]) -> Iterator[T]:
+    """Yield the parts of a source, which lies far away."""
+    for value in values:
+        scheduler.sleep(scheduler.rng.uniform(0.0, READ_S))
+        yield value
 
 
 def _remembering(name: str, place: int, act: Callable[..., Any]) -> Callable[..., Any]:

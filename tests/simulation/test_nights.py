@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,11 +20,10 @@ from docmill.storage.core.schema import PipelineRun, Shard, db_now
 from docmill.storage.leases import maintenance, policy, shards
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps import jobs
-from docmill.storage.steps.propagation import Traversal
 from tests.simulation.night import Nights
 from tests.simulation.scheduler import Namespace, NightFailed
 
-FEW = 20
+FEW = 12
 MANY = 1_000
 PARTS = 20  # of the many nights, for several workers
 BASE = int(os.environ.get("DOCMILL_TEST_SEED", time.time_ns() // 1_000_000_000 * MANY))
@@ -78,9 +78,9 @@ class _Any:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _locked(transaction: Any, shard_id: int, *, real: Callable[..., Any] = shards._locked) -> Any:
+def _unfenced(transaction: Any, shard_id: int, *, real: Callable[..., Any] = shards._locked, **more: Any) -> Any:
     row = real(transaction, shard_id)
-    return None if row is None else Namespace(**row._asdict() | {"fence": _Any()})
+    return None if row is None else Namespace(**row._asdict() | {"fence": _Any()} | more)
 
 
 def _taken(transaction: Any, head: Any, owner: str, lease_s: float) -> Any:
@@ -101,7 +101,8 @@ def _reclaimed(database: Any, owner: str | None = None, *, real: Any = maintenan
 
 # The place that is broken, how, and the fault that brings it to light soonest.
 BUGS: dict[str, tuple[Any, str, Any, str | None]] = {
-    "a commit checks no fence": (shards, "_locked", _locked, "store_fails"),
+    "a commit checks no fence": (shards, "_locked", _unfenced, "store_fails"),
+    "a commit checks no lease": (shards, "_locked", partial(_unfenced, state="running"), "store_fails"),
     "a claim is no compare-and-set": (shards, "_take", _taken, "queue_fails"),
     "what is given back keeps its fence": (
         shards,
@@ -113,7 +114,12 @@ BUGS: dict[str, tuple[Any, str, Any, str | None]] = {
     "lost hints are not sent again": (maintenance, "lost_hints", lambda *_, **__: [], "queue_is_emptied"),
     "a death makes no suspect": (maintenance, "after_death", lambda **_: policy.PlanAgain(suspect=0), None),
     "a job with running shards ends": (jobs, "OPEN_SHARDS", ("planned", "queued"), None),
-    "outputs are not passed to the next step": (Traversal, "follow", lambda *_, **__: None, None),
+    "outputs are not passed to the next step": (
+        shards,
+        "Traversal",
+        lambda *_: mock.Mock(count_doubtful=lambda *_, **__: None),
+        None,
+    ),
     "a run's holder checks no fence": (pipelines, "_is_held", lambda run: PipelineRun.id == run.id, "suspend"),
     "runs are handed out once": (pipelines, "HAND_AGAIN_S", 1e9, "queue_is_emptied"),
 }
@@ -125,4 +131,4 @@ BUGS: dict[str, tuple[Any, str, Any, str | None]] = {
 def test_nights_find_a_bug(nights: Nights, bug: str) -> None:
     module, name, broken, fault = BUGS[bug]
     with mock.patch.object(module, name, broken), pytest.raises(NightFailed, match="repeat it"):
-        _run(nights, range(3 * FEW), fault)
+        _run(nights, range(5 * FEW), fault)
