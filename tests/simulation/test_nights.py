@@ -131,4 +131,4 @@ BUGS: dict[str, tuple[Any, str, Any, str | None]] = {
 def test_nights_find_a_bug(nights: Nights, bug: str) -> None:
     module, name, broken, fault = BUGS[bug]
     with mock.patch.object(module, name, broken), pytest.raises(NightFailed, match="repeat it"):
-        _run(nights, range(5 * FEW), fault)
+        _run(nights, range(25 * FEW), fault)
