@@ -159,7 +159,7 @@ bench-whole: setup ## embedding and translating end to end, beside the engine al
 bench-translate: setup ## an encoder-decoder of base size, end to end, beside CTranslate2 and transformers called directly
 	$(BIN)/python -m bench.translate $(BENCH)
 
-bench-summarize: setup ## the same with longer texts, to be summarised
+bench-summarize: setup ## the same with longer texts, to be summarized
 	$(BIN)/python -m bench.translate --task summarize $(BENCH)
 
 bench-memory: setup ## the peak memory of a worker, beside the libraries called directly

@@ -157,7 +157,7 @@ class WeightAgreement:
 
 @dataclass
 class Vectors:
-    """Identical vectors. Vectors of two models are compared by their neighbours (`features.comparing.comparison`)."""
+    """Identical vectors. Vectors of two models are compared by their neighbors (`features.comparing.comparison`)."""
 
     n: int = 0
     identical: int = 0

@@ -30,7 +30,7 @@ PERMUTATIONS = 128
 LEAST_PROBABILITY = 0.99  # of a pair at the threshold to become a candidate
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio (Fibonacci hashing, Knuth)
 _SHIFT = np.uint64(32)
-NEIGHBOURS = 100  # texts that a text is compared with in one band: those nearest in size
+NEIGHBORS = 100  # texts that a text is compared with in one band: those nearest in size
 LOOK = 5_000  # texts whose signatures are read at a time
 PAGE_CHARS = 4_000_000  # characters of the texts that are signed in one transaction
 BATCH_SHINGLES = 500_000  # of the texts that are compared at a time
@@ -258,7 +258,7 @@ def candidates(signed: Signed, threshold: float, components: Components, band: i
     order = np.lexsort((signed.sizes, keys)).astype(np.int64)
     order = order[signed.sizes[order] > 0]
     starts = np.arange(len(order))
-    for lag in range(1, NEIGHBOURS + 1):
+    for lag in range(1, NEIGHBORS + 1):
         starts = starts[starts + lag < len(order)]
         starts = starts[keys[order[starts]] == keys[order[starts + lag]]]
         if not len(starts):

@@ -21,7 +21,7 @@ def top_command(once: bool, as_json: bool) -> int:
     """Watch jobs, lanes, workers and failures, read again every two seconds.
 
     Arrow keys choose a job and Enter shows it; f lists the latest failures; q quits. Without a terminal, the command
-    prints one frame. NO_COLOR turns colours off.
+    prints one frame. NO_COLOR turns colors off.
     """
     with open_store(settings_from()) as database:
         if as_json:

@@ -99,7 +99,7 @@ def headline(view: View) -> str:
 
 
 def plain_frame(view: View, width: int) -> str:
-    """Return the view as text without colour, in lines of at most `width` characters."""
+    """Return the view as text without color, in lines of at most `width` characters."""
     parts = [
         ("jobs", JOB_COLUMNS, [job_row(job) for job in view.jobs]),
         ("lanes", LANE_COLUMNS, lane_rows(view)),

@@ -38,7 +38,7 @@ from docmill.storage.errors import (
 T = TypeVar("T")
 
 RETRIES = 6
-_ROUNDS = 8  # in which two connections take turns to recognise a pooler
+_ROUNDS = 8  # in which two connections take turns to recognize a pooler
 
 
 def shown(url: URL) -> str:

@@ -1,4 +1,4 @@
-"""Normalise text so that every database can store it: replace NUL and lone surrogates, and report the replacement.
+"""Normalize text so that every database can store it: replace NUL and lone surrogates, and report the replacement.
 
 PostgreSQL takes neither in a text nor in a JSON column. Nothing else is changed: no Unicode form, no line ends, no
 white space.
@@ -38,7 +38,7 @@ def normalize(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def normalize_json(value: T) -> tuple[T, tuple[str, ...]]:
-    """Normalise the strings and the keys of a JSON value at every level. It keeps its form."""
+    """Normalize the strings and the keys of a JSON value at every level. It keeps its form."""
     replaced: set[str] = set()
 
     def clean(value: Any) -> Any:

@@ -256,7 +256,7 @@ def live_workers(database: Database) -> set[str]:
         return set(transaction.scalars(select(Worker.id).where(Worker.seen_at > db_now() - LIVE_S)))
 
 
-def neighbours(database: Database, pid_space: str) -> list[tuple[str, int]]:
+def neighbors(database: Database, pid_space: str) -> list[tuple[str, int]]:
     """Return (worker id, process number) of the workers in one PID namespace."""
     with database.read() as transaction:
         rows = transaction.execute(select(Worker.id, Worker.pid).where(Worker.pid_space == pid_space))

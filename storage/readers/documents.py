@@ -37,7 +37,7 @@ from docmill.storage.readers.streams import (
 
 NO_SUFFIX = "without a suffix"
 ATTACHMENTS_LEFT_OUT = "attachments_left_out"
-RECOGNISED = "recognised"
+RECOGNIZED = "recognized"
 OCR_TIME_S = 1_800.0  # a page takes about a second
 _PRESCANNED = 1024
 _COMPOUND = b"\xd0\xcf\x11\xe0"
@@ -88,7 +88,7 @@ class Extractor:
         return self.extracted(raw, kind)[0]
 
     def extracted(self, raw: bytes, kind: str) -> tuple[str, tuple[str, ...]]:
-        """Return the text of a document of a kind (a MIME type), with a flag if a part of it was recognised.
+        """Return the text of a document of a kind (a MIME type), with a flag if a part of it was recognized.
 
         Raises NotExtracted if the document is broken, takes too much time or memory, or has too much text.
         """
@@ -104,7 +104,7 @@ class Extractor:
             )
         if "error" in head:
             raise NotExtracted(_why_not_read(raw, kind, head))
-        return text.decode(), (RECOGNISED,) if head.get("recognised") else ()
+        return text.decode(), (RECOGNIZED,) if head.get("recognized") else ()
 
     def close(self) -> None:
         self._process.close()
@@ -178,9 +178,9 @@ class DocumentReader:
             return "no text was found in it"
         if self._ocr is None:
             return (
-                "no text was found in it; if its pages are scanned, --ocr LANGUAGE recognises them, as in --ocr eng"
+                "no text was found in it; if its pages are scanned, --ocr LANGUAGE recognizes them, as in --ocr eng"
             )
-        return f"no text was found in it, and none was recognised in its pages (--ocr {self._ocr})"
+        return f"no text was found in it, and none was recognized in its pages (--ocr {self._ocr})"
 
 
 class DocumentSource:

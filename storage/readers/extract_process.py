@@ -1,7 +1,7 @@
 """The process that extracts text from documents of hostile formats.
 
 It answers a frame {"kind"} and a document by a frame with the text in UTF-8, or by {"error"}. Its argument names the
-languages of scanned pages, if they are to be recognised. {"recognised": true} says that some were.
+languages of scanned pages, if they are to be recognized. {"recognized": true} says that some were.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def serve(extractor: ExtractionLibrary, requests: BinaryIO, answers: BinaryIO) -
         head, raw = request
         try:
             plain = extractor.text(raw, head["kind"])
-            text = extractor.recognised(raw, plain) if head["kind"] == PDF else plain
+            text = extractor.recognized(raw, plain) if head["kind"] == PDF else plain
             body = text.encode("utf-8", "replace")
         except Exception as error:  # whatever the library raises on a file that it cannot read
             unloaded = "LoadLibraryError" in str(error)
             protected = _is_protected(raw, str(error))
             send(answers, {"error": type(error).__name__, "unloaded": unloaded, "protected": protected})
         else:
-            send(answers, {"recognised": text != plain}, body)
+            send(answers, {"recognized": text != plain}, body)
 
 
 class ExtractionLibrary:
@@ -92,7 +92,7 @@ class ExtractionLibrary:
         config = self._config(disable_ocr=True, html_options={"strip_tags": _DRESS})
         return _stripped(self._extract(raw, kind, config).content)
 
-    def recognised(self, raw: bytes, plain: str) -> str:
+    def recognized(self, raw: bytes, plain: str) -> str:
         """Return a PDF file's text with that of pages that have none; `plain` is its text without those."""
         if self._languages is None:
             return plain

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 REMARKS = frozenset(
     {
-        *("reduced", "windowed", "already_in_target", "attachments_left_out", "value_left_out", "recognised"),
+        *("reduced", "windowed", "already_in_target", "attachments_left_out", "value_left_out", "recognized"),
         *("nul_replaced", "surrogate_replaced", "output_nul_replaced", "output_surrogate_replaced"),
         ASSUMED_CP1252,  # `assumed_cp1252@17`: the offset of the first byte
     }

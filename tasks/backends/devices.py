@@ -69,7 +69,7 @@ def keep_freed() -> bool:
 
     By itself glibc maps each block of 32 MB or more anew and gives it back as soon as it is free, as it does with the
     end of the heap: the kernel clears these pages for every layer of every batch, which took Marian of base size in
-    int8 up to 17 % of its CPU time. One arena for all threads made tokenising in two threads 2.3 times as slow.
+    int8 up to 17 % of its CPU time. One arena for all threads made tokenizing in two threads 2.3 times as slow.
 
     Says whether large blocks do: a glibc that refuses so large a threshold keeps those below 32 MB, and other C
     libraries are left as they are.

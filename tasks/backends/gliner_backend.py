@@ -173,7 +173,7 @@ def _silent() -> Iterator[None]:
         yield
 
 
-# Words that are tokenised at once: a tokenizer takes a hundred times their room.
+# Words that are tokenized at once: a tokenizer takes a hundred times their room.
 _PORTION_WORDS = 20_000
 # A window has room for so many tokens of a text, at least.
 _LEAST_ROOM_TOKENS = 8

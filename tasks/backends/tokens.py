@@ -62,7 +62,7 @@ class Tokens:
         other.overhead = other.encode([""])[0].tokens
         return other
 
-    def labelled(self, place: int, token: int) -> Tokens:
+    def labeled(self, place: int, token: int) -> Tokens:
         """The same tokenizer with another special token at a place, counted from the end where negative."""
         other = copy.copy(self)
         other._label = (place, token)

@@ -60,7 +60,7 @@ def _meanings() -> Mapping[str, str]:
         "already_in_target": "the text is in the target language, and is its own translation",
         "attachments_left_out": "the mail has attachments, which are not read",
         "value_left_out": "a column of the source has no name, or a value for which JSON has no form",
-        "recognised": "the text, or a part of it, was recognised in pictures of pages (--ocr)",
+        "recognized": "the text, or a part of it, was recognized in pictures of pages (--ocr)",
         "nul_replaced": "the reader replaced NUL characters by U+FFFD",
         "surrogate_replaced": "the reader replaced halves of characters by U+FFFD",
         "invalid_utf8": "the reader replaced bytes that are no UTF-8 by U+FFFD",

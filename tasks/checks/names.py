@@ -15,7 +15,7 @@ from docmill.tasks.checks.base import Check, Context, Finding, folded, quoted, w
 
 FLAG = "names_changed"
 _ENGLISH = "en"
-_CAPITALISED_NOUNS = frozenset({"de", "lb"})
+_CAPITALIZED_NOUNS = frozenset({"de", "lb"})
 _MUCH_ALIKE, _NEARLY_SAME = 0.8, 0.9
 _LONGEST_SHUFFLED, _LEAST_PART = 5, 4
 # Names change their places a little from language to language: by a part of the text's length, within characters.
@@ -97,7 +97,7 @@ class _Side:
 
     def names_a_subject(self, name: WrittenName) -> bool:
         """Return False for a word at the beginning of a sentence that may be any, for want of a verb behind it."""
-        return not name.is_capitalised or _COPULA.match(self.text.text, name.end) is not None
+        return not name.is_capitalized or _COPULA.match(self.text.text, name.end) is not None
 
     def _has_words_for(self, name: WrittenName) -> bool:
         """Return True if the other text has words for the name, or for each part of it."""
@@ -118,13 +118,13 @@ class _Side:
 def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield names that only one text has. Of a text that may be shorter only those count that it adds.
 
-    A capitalised word counts in a translation if it stands in the place of another, and in a summary if English does
+    A capitalized word counts in a translation if it stands in the place of another, and in a summary if English does
     not have it as an ordinary word.
     """
     before, after = Text(source_text), Text(output)
     lost = _Side(before, after, context.source, context.target)
     added = _Side(after, before, context.target, context.source)
-    has_nouns = not _CAPITALISED_NOUNS.isdisjoint({context.source, context.target})
+    has_nouns = not _CAPITALIZED_NOUNS.isdisjoint({context.source, context.target})
     if context.shortened:
         yield from map(_invented, _first((*added.exact, *_added_by_summary(added, has_nouns))))
         return
@@ -150,7 +150,7 @@ def _is_invented(name: WrittenName, source: Text) -> bool:
 
 
 def _added_by_summary(added: _Side, has_nouns: bool) -> Iterator[WrittenName]:
-    """Yield names that the input lacks. A capitalised word counts if English does not have it, or it stands alone."""
+    """Yield names that the input lacks. A capitalized word counts if English does not have it, or it stands alone."""
     source = added.other
     rare = _is_rare if source.is_english else _never
     for name in filter(added.is_alone, find_names(added.text.text, source.written, rare)):
@@ -161,7 +161,7 @@ def _added_by_summary(added: _Side, has_nouns: bool) -> Iterator[WrittenName]:
         elif source.is_english:
             known = name.is_ordinary
         else:
-            known = has_nouns or source.has_capitalised_nouns or not _stands_alone(name, added.text.text)
+            known = has_nouns or source.has_capitalized_nouns or not _stands_alone(name, added.text.text)
         if not known:
             yield name
 
@@ -210,7 +210,7 @@ def _is_there(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> 
 def _stands_as_name(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> bool:
     """Return True if two names, one of which is an ordinary English word, do not seem to be of titles or acronyms."""
     foreign = new if lost.is_english else old
-    if foreign.is_capitalised and not (
+    if foreign.is_capitalized and not (
         foreign.form is NameForm.CAPITAL
         and _stands_alone(old, lost.text.text)
         and _stands_alone(new, added.text.text)
@@ -255,7 +255,7 @@ def _first(names: Iterable[WrittenName]) -> list[WrittenName]:
 
 
 def _stands_alone(name: WrittenName, text: str) -> bool:
-    """Return True for a capitalised word in a sentence, beside no other one: several are often a title."""
+    """Return True for a capitalized word in a sentence, beside no other one: several are often a title."""
     beside = (
         _WORD_BEFORE.search(text, max(0, name.start - _LONGEST_BESIDE), name.start),
         _WORD_AFTER.match(text, name.end),
@@ -301,7 +301,7 @@ _NOT_LETTERS = re.compile(r"[\W_]+")
 _ALIKE, _ALIKE_BUT_BEGINNING = 0.65, 0.85
 _BEGINNING = 5
 _LONG, _SHORT = 4, 3
-# More capitalised words than this part of all words are nouns.
+# More capitalized words than this part of all words are nouns.
 _MOST_CAPITALS = 0.15
 
 
@@ -338,7 +338,7 @@ class WrittenName:
         return any(map(str.isdigit, self.written))
 
     @property
-    def is_capitalised(self) -> bool:
+    def is_capitalized(self) -> bool:
         """True for a name that ordinary words may look like."""
         return self.form in (NameForm.CAPITAL, NameForm.INITIAL) and not self.written.isupper()
 
@@ -384,8 +384,8 @@ class Text:
         return frozenset(words(self.text))
 
     @cached_property
-    def has_capitalised_nouns(self) -> bool:
-        """True if so many words inside of sentences are capitalised that nouns seem to be, as in German."""
+    def has_capitalized_nouns(self) -> bool:
+        """True if so many words inside of sentences are capitalized that nouns seem to be, as in German."""
         return len(_INSIDE.findall(self.text)) > _MOST_CAPITALS * len(words(self.text))
 
     @cached_property
@@ -393,7 +393,7 @@ class Text:
         return is_english(words(self.text))
 
     def has_small(self, name: WrittenName) -> bool:
-        """Return True for a capitalised word that stands in the text in small letters, too: it is no name."""
+        """Return True for a capitalized word that stands in the text in small letters, too: it is no name."""
         return name.written.lower() in self.written
 
     def has(self, name: str) -> bool:
@@ -405,7 +405,7 @@ class Text:
 
     @cached_property
     def initials(self) -> str:
-        """The first letters of all words that are long or capitalised."""
+        """The first letters of all words that are long or capitalized."""
         return "".join(word[0] for word in words(self.text) if len(word) > _SHORT or word[0].isupper()).casefold()
 
     def has_longer(self, name: str) -> bool:

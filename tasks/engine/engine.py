@@ -1,6 +1,6 @@
 """The engine: texts in from many threads, one thread that keeps the device busy, one outcome per text out.
 
-The submitting thread tokenises and splits texts. The windows of all tickets under one spec wait in one pool. The
+The submitting thread tokenizes and splits texts. The windows of all tickets under one spec wait in one pool. The
 device thread gives windows to the backends and joins the outputs. No model library is imported here.
 """
 
@@ -83,7 +83,7 @@ class Engine:
         return {**now, "backend": f"{before['backend']}, then {now['backend']}", "versions": versions}
 
     def submit(self, spec: Spec, texts: Sequence[tuple[int, str]], traceparent: str | None = None) -> Submission:
-        """Tokenise and cut (content id, text) pairs in the calling thread, and return their ticket.
+        """Tokenize and cut (content id, text) pairs in the calling thread, and return their ticket.
 
         Batches with these texts belong to the span ``traceparent`` (see `tasks.tracing`). Raises CannotServe if the
         model is not open and cannot be opened, and EngineStopped after `drain` or `close`.

@@ -7,7 +7,7 @@ outputs (``tasks.checks``).
     translate: a paragraph was longer than the model's window, and was computed in several windows. embed, sparse,
     generate, classify, entities, redact, extract, answer: the text was. summarize by sentences: a sentence was.
 ``reduced``
-    summarize: the text was longer than the window; the summaries of its windows were summarised again.
+    summarize: the text was longer than the window; the summaries of its windows were summarized again.
 ``not_reduced``
     summarize: the summaries of the windows were together hardly shorter than the text, and are joined as they are.
 ``output_truncated``

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 Strategy = Literal["simple", "first", "average", "max"]
-LabelledSpan: TypeAlias = tuple[str, int, int, float]  # label, start, end, score
+LabeledSpan: TypeAlias = tuple[str, int, int, float]  # label, start, end, score
 OUTSIDE = "O"
 AGGREGATION: Strategy = "simple"
 NOT_FINITE = "The model's scores for this text are not finite."
@@ -81,7 +81,7 @@ class Matching:
         return _outcome(computed, decided(computed.windows, spans))
 
 
-def _outcome(computed: Computed, spans: Sequence[LabelledSpan]) -> Outcome:
+def _outcome(computed: Computed, spans: Sequence[LabeledSpan]) -> Outcome:
     """Return the outcome of a text with these entities."""
     confidence = least(score for *_, score in spans)
     return computed.done(SPANS.stored(computed.text, spans), flags=windowed(computed.windows), confidence=confidence)
@@ -160,8 +160,8 @@ def _params(plan: Plan) -> dict[str, Any]:
     return {"labels": list_labels(labels)} if labels else {}
 
 
-def tagged(computed: Computed, aggregation: Strategy) -> list[LabelledSpan] | None:
-    """Return the labelled parts of a text, each (label, start, end, score); None if a score is not finite."""
+def tagged(computed: Computed, aggregation: Strategy) -> list[LabeledSpan] | None:
+    """Return the labeled parts of a text, each (label, start, end, score); None if a score is not finite."""
     outputs = zip(computed.windows, computed.outputs, strict=True)
     pairs = [(window, output) for window, output in outputs if output is not None]
     scored = [
@@ -182,7 +182,7 @@ def tagged(computed: Computed, aggregation: Strategy) -> list[LabelledSpan] | No
 
 def _of_tokens(
     text: str, scored: Sequence[tuple[Places, TokenScores]], aggregation: Strategy
-) -> list[LabelledSpan] | None:
+) -> list[LabeledSpan] | None:
     import numpy as np
 
     if not scored:
@@ -206,7 +206,7 @@ def entities(
     ends: Sequence[int],
     inside: Sequence[int],
     strategy: Strategy,
-) -> list[LabelledSpan]:
+) -> list[LabeledSpan]:
     """Return the entities of a text, each (label, start, end, score).
 
     ``scores`` has shape (tokens, labels), float32. A token stands at ``[start, end)`` in the text and is ``inside``
@@ -266,7 +266,7 @@ def _tag(label: str) -> tuple[bool, str]:
 
 
 def _runs(tags: Sequence[tuple[bool, str]]) -> list[tuple[int, int]]:
-    """Return the stretches ``[begin, end)`` of neighbours that are one entity."""
+    """Return the stretches ``[begin, end)`` of neighbors that are one entity."""
     cuts = [n for n, (begins, name) in enumerate(tags) if n == 0 or begins or name != tags[n - 1][1]]
     return list(zip(cuts, [*cuts[1:], len(tags)], strict=True))
 

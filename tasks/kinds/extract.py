@@ -167,7 +167,7 @@ class TextIndex:
 
     @cached_property
     def _folded(self) -> tuple[str, list[Range]]:
-        """The normalised text, and for each character of it the place of what it stands for."""
+        """The normalized text, and for each character of it the place of what it stands for."""
         characters: list[str] = []
         places: list[Range] = []
         for word in re.finditer(r"\S+", self._text):

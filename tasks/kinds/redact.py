@@ -266,7 +266,7 @@ def replacement_by(method: Method, salt: str = "") -> Callable[[str, str], str]:
 
 
 def _pseudonym(key: bytes, label: str, part: str) -> str:
-    """Return digits that are the same for the same name or number, however it is spaced or capitalised."""
+    """Return digits that are the same for the same name or number, however it is spaced or capitalized."""
     plain = " ".join(unicodedata.normalize("NFKC", part).casefold().split())
     if label in _WRITTEN_IN_GROUPS:
         plain = "".join(character for character in plain if character.isalnum() or character == "+")

@@ -1,6 +1,6 @@
-"""Summarising: by a model that writes, or by the sentences that an embedding model finds.
+"""Summarizing: by a model that writes, or by the sentences that an embedding model finds.
 
-Of a model that writes, the windows' summaries are summarised again, until one window holds them all.
+Of a model that writes, the windows' summaries are summarized again, until one window holds them all.
 
 Extractive summaries have the sentences of a text that are nearest to the middle of them all, without repetition. A
 sentence's score is the cosine of its vector with the centroid, the mean of all sentences' vectors of length 1 (Radev

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 # The separators include no-break spaces, which French typography puts after a dash, and the dot operator,
-# which catalogues of translations use to make such a space visible.
+# which catalogs of translations use to make such a space visible.
 _BULLET = re.compile(
     r"(?:(?:[-*+•‣◦▪■●○·–—・→►▶➤✓✔✗✘☐☑☒]|\(?\d{1,3}[.)]|\d{1,3}(?:\.\d{1,3})+[.)]|\(?(?:[a-zA-Z]|[ivx]{2,4})\)|\[\^[^\]\s]+\]:)"
     r"[ \t\u00a0\u202f⋅]+(?:\[[ xX]\][ \t]+)?)++"  # an item may begin another
@@ -141,7 +141,7 @@ class _Scanner:
     def _continues_item(self, line: str, indent: int) -> bool:
         """Return whether a line without a bullet belongs to the list item above it.
 
-        Under the item's text it does. At the margin it does too (some catalogues strip the indentation of wrapped
+        Under the item's text it does. At the margin it does too (some catalogs strip the indentation of wrapped
         items), unless the item has ended with a full stop and a new sentence starts.
         """
         if indent == 0:

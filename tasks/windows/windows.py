@@ -3,7 +3,7 @@
 Everything is counted with the model's own tokenizer, on the very string that the model will read, so that a
 window that was cut to fit does fit.
 
-Where a task decides each token by itself, windows overlap. A text is tokenised once, and its windows are stretches of
+Where a task decides each token by itself, windows overlap. A text is tokenized once, and its windows are stretches of
 its tokens, each with the special tokens around it, so that a token is the same in each of its windows. It is decided
 in the window in which it has the better context: where it is farther from the nearest end of the window that is not
 an end of the text. A model that reads words has windows of whole words, which overlap in the same way.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-# A text with this many characters for each token of the limit is not tokenised to learn that it must be cut.
+# A text with this many characters for each token of the limit is not tokenized to learn that it must be cut.
 LONG_CHARS_PER_TOKEN = 64
 _MARGIN = 1.25
 _REMEMBERED = 64
@@ -164,11 +164,11 @@ def cut(
 
     ``sections`` says where windows must be cut; ``clean`` turns a stretch into what the model reads; with
     ``trim`` the white space between windows belongs to none of them. A section that fits is one window and is
-    tokenised once, together with those of the other texts.
+    tokenized once, together with those of the other texts.
     """
     parts = [(number, section) for number, text in enumerate(texts) for section in sections(text)]
     limit_tokens = coder.limit_tokens
-    # A section this long is not tokenised only to learn that it must be cut.
+    # A section this long is not tokenized only to learn that it must be cut.
     short = [
         part
         for part in parts
@@ -254,7 +254,7 @@ class Places:
 # Windows overlap by this part of their tokens, or words: one in the middle of an overlap sees an eighth of a window
 # on its poorer side.
 _OVERLAP = 4
-# A text is tokenised in pieces of at most this many characters: a tokenizer takes a hundred times their room.
+# A text is tokenized in pieces of at most this many characters: a tokenizer takes a hundred times their room.
 BLOCK_CHARS = 500_000
 
 

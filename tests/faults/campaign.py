@@ -635,7 +635,7 @@ class Campaign:
             "jobs": len(self.work.ordered),
             "device processes that died": logs.count("device_died"),
             "of which poison killed": len(self.fleet.strikes()),
-            "workers found dead by a neighbour": logs.count("neighbour_died"),
+            "workers found dead by a neighbour": logs.count("neighbor_died"),
             "shards whose lease lapsed": sum(map(int, re.findall(r"leases_lapsed shards=(\d+)", logs))),
             "shards lost to another (late results refused)": logs.count("lease_lost"),
             "commits that waited for the store": logs.count("commit_waits"),

@@ -236,9 +236,9 @@ class Night:
         if not ids:
             return
         job_id = self.rng.choice(ids[-4:])
-        acts: list[Callable[..., object]] = [jobs.cancel, jobs.pause, jobs.resume, jobs.retry, jobs.prioritise]
+        acts: list[Callable[..., object]] = [jobs.cancel, jobs.pause, jobs.resume, jobs.retry, jobs.prioritize]
         act = self.rng.choice(acts)
-        more = [self.rng.randint(-1, 2)] if act is jobs.prioritise else []
+        more = [self.rng.randint(-1, 2)] if act is jobs.prioritize else []
         self.scheduler.note(f"{act.__name__} job {job_id}")
         act(self.seen, job_id, *more)
 

@@ -365,8 +365,8 @@ class Bench:
         assert jobs.resume(self.database, job_id) != self.is_over(job_id)
         self.model.jobs[job_id].paused = False
 
-    def prioritise(self, job_id: int, priority: int) -> None:
-        assert jobs.prioritise(self.database, job_id, priority) != self.is_over(job_id)
+    def prioritize(self, job_id: int, priority: int) -> None:
+        assert jobs.prioritize(self.database, job_id, priority) != self.is_over(job_id)
         if not self.is_over(job_id):
             self.model.jobs[job_id].priority = priority
 

@@ -42,8 +42,8 @@ changes = st.sampled_from(
         ("pause",),
         ("retry", "transient"),
         ("retry", "document"),
-        ("prioritise", 0),
-        ("prioritise", 2),
+        ("prioritize", 0),
+        ("prioritize", 2),
         ("halt",),
         ("cancel",),
     ]
@@ -250,7 +250,7 @@ class ShardLife(RuleBasedStateMachine):
             for _ in range(deaths):
                 self.bench.claim_next(lane, "w1")
                 self.bench.kill("w1")
-        elif act == "prioritise":
+        elif act == "prioritize":
             self.bench.top_up(lane)
 
 

@@ -157,7 +157,7 @@ class Job:
     def priority(self, priority: int) -> bool:
         """Change the priority; a higher one goes first. Return False if the job had ended already. Raises Error."""
         wanted = valid(JobOptions, {"priority": priority})
-        return jobs.prioritise(self.database, self.id, wanted.priority)
+        return jobs.prioritize(self.database, self.id, wanted.priority)
 
     def _require_end(self, partial: bool) -> None:
         status = self.status()

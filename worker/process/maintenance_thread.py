@@ -131,17 +131,17 @@ class MaintenanceThread:
         send_again(self.database, self.broker)
 
     def _maintain(self) -> None:
-        self._try(self._reap_neighbours)
+        self._try(self._reap_neighbors)
         self._try(self._round)
 
-    def _reap_neighbours(self) -> None:
+    def _reap_neighbors(self) -> None:
         """Reap workers of this machine whose supervisor died with them, without waiting for their leases."""
         space = pid_space()
         if space is None:
             return
-        for owner, pid in dispatch.neighbours(self.database, space):
+        for owner, pid in dispatch.neighbors(self.database, space):
             if owner not in self._own and is_gone(pid):
-                log.warning("neighbour_died owner=%s", owner)
+                log.warning("neighbor_died owner=%s", owner)
                 self._reap(owner, on_purpose=False)
 
     def _round(self) -> None:

@@ -18,7 +18,7 @@ READING, CUTTING, COMPUTING, WRITING = PHASES = ("reading", "cutting", "computin
 class TimeUse:
     """Counts the seconds of shards by phase, from all threads of a process.
 
-    `reading` claims a shard and reads its texts from the store, `cutting` tokenises them, `computing` waits for the
+    `reading` claims a shard and reads its texts from the store, `cutting` tokenizes them, `computing` waits for the
     device to compute them, and `writing` stores the outcomes, with the time in which the store refuses them.
     """
 

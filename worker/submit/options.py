@@ -131,7 +131,7 @@ class ReadingOptions(OptionsModel):
     ocr: Annotated[
         str | None,
         Field(
-            min_length=1, description="Recognise scanned pages of PDF files in a language, such as eng or deu+eng."
+            min_length=1, description="Recognize scanned pages of PDF files in a language, such as eng or deu+eng."
         ),
         Option(metavar="LANGUAGE"),
     ] = None

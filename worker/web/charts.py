@@ -1,4 +1,4 @@
-"""Draw charts as SVG, without scripts, whose colours are those of the page; a job's throughput over time."""
+"""Draw charts as SVG, without scripts, whose colors are those of the page; a job's throughput over time."""
 
 from __future__ import annotations
 

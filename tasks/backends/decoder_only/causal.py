@@ -333,7 +333,7 @@ class LikelihoodBackend(CausalBackend):
     The log-probability of a label is the sum of those of its tokens and of the end after it: any of the model's end
     tokens, or after a base model's pattern the line's end, too. It is not divided by the length. The score of a label
     is the softmax of these sums over all labels: the probability that the model writes this label, if it writes any
-    of them (the scoring by likelihood of Brown et al. 2020, section 2.4, without a normalisation by length).
+    of them (the scoring by likelihood of Brown et al. 2020, section 2.4, without a normalization by length).
 
     The prompts of a batch are read once. Each label is read after all of them, over the same keys and values.
     """

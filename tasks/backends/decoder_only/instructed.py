@@ -49,7 +49,7 @@ _ANY = "en"
 _SHOWN = 0.25
 # Questions that documents bring, whose prompts are kept.
 _REMEMBERED = 256
-# The words before a label in a base model's pattern, after which it is tokenised.
+# The words before a label in a base model's pattern, after which it is tokenized.
 _BEFORE = "\nLabel:"
 _BITS = 32  # tokens in a word of a mask
 

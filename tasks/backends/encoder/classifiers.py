@@ -33,7 +33,7 @@ from docmill.tasks.models.families import Description
 _QUESTION = "Which words?"
 
 
-class Labelled(Protocol):
+class Labeled(Protocol):
     """The configuration of a classifier in transformers."""
 
     @property
@@ -90,7 +90,7 @@ _OF_FIRST = frozenset(
 )
 
 
-def _scores_of_texts(config: Labelled, *, multi_label: bool) -> WeightForm:
+def _scores_of_texts(config: Labeled, *, multi_label: bool) -> WeightForm:
     """Return the form of a classifier's labels, with the function to scores that transformers' pipeline chooses.
 
     Raises CannotServe if two labels have the same name.
@@ -108,7 +108,7 @@ def _scores_of_texts(config: Labelled, *, multi_label: bool) -> WeightForm:
     return {"type": "labels", "names": names, "places": [*range(len(names))], "scores": scores}
 
 
-def _scores_of_pairs(config: Labelled, model: str) -> WeightForm:
+def _scores_of_pairs(config: Labeled, model: str) -> WeightForm:
     """Return the form of an NLI model's logits of pairs: those of entailment and contradiction."""
     places = families.entailment(config.to_dict())
     if places is None:

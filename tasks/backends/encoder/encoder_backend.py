@@ -27,7 +27,7 @@ class EncoderBackend:
     """One encoder-only model with its head.
 
     Plain transformers get token ids from the submitting thread; models of other designs (bags of words, static
-    embeddings) get the text and tokenise on their own. A fast encoder computes the states of the tokens where there
+    embeddings) get the text and tokenize on their own. A fast encoder computes the states of the tokens where there
     is one that gives what the model's own code gives; the head makes outputs of them
     (``tasks.backends.encoder.heads``).
     """
@@ -45,10 +45,10 @@ class EncoderBackend:
         if self._encoder is not None:
             budget = replace(budget, packed=True, padding=1.0)
         elif self._model.reads_padding:
-            # Words, which stand for the tokens of a model that tokenises on its own, do not tell equal lengths.
+            # Words, which stand for the tokens of a model that tokenizes on its own, do not tell equal lengths.
             budget = replace(budget, padding=0.0, rows=1 if self._model.tokens is None else budget.rows)
         self._loop = StaticLoop(self._compute, budget)
-        # Models that tokenise on their own are not known to be safe for several threads.
+        # Models that tokenize on their own are not known to be safe for several threads.
         side_by_side = device == "cpu" and self._model.tokens is not None
         self._streams = open_streams(self._loop, self._compute) if side_by_side else None
         self._warm_up = WarmUp(

@@ -55,7 +55,7 @@ StatesOf = Callable[[Sequence[Encoded]], "dict[str, torch.Tensor]"]
 class EncoderModel:
     """A loaded model, taken apart into what reads texts, its encoder and its head.
 
-    ``tokens`` is None for a model that tokenises on its own; its windows hold their text.
+    ``tokens`` is None for a model that tokenizes on its own; its windows hold their text.
 
     ``encoder`` is transformers' encoder if the head reads its last hidden states and nothing else; only then may a
     fast encoder compute in its place. It holds no weights of the head, since its own are dropped then.

@@ -1,7 +1,7 @@
 """Models that sentence-transformers opens: sparse encoders, and embedding models with unusual modules.
 
 They come from this machine, with safe weights, and without a model's own code. The modules of an embedding model pool
-(cls, mean, last token and others), project and normalise. The head of a sparse encoder gives the weights that SPLADE
+(cls, mean, last token and others), project and normalize. The head of a sparse encoder gives the weights that SPLADE
 (Formal et al. 2021) gives the tokens of the vocabulary.
 """
 

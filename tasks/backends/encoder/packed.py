@@ -114,7 +114,7 @@ class PlainLinear:
 
 
 def by_length(lengths: Sequence[int], heads: int, _device: str) -> Callable[[Tensor], Tensor]:
-    """Neighbours of one length go through attention together."""
+    """Neighbors of one length go through attention together."""
     runs = [(length, len(list(run))) for length, run in groupby(lengths)]
 
     def attention(projected: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def by_length(lengths: Sequence[int], heads: int, _device: str) -> Callable[[Ten
 
 
 def first_by_length(lengths: Sequence[int], heads: int, _device: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """First tokens of neighbours of one length go through attention together."""
+    """First tokens of neighbors of one length go through attention together."""
     runs = [(length, len(list(run))) for length, run in groupby(lengths)]
 
     def attention(queries: Tensor, keys_values: Tensor) -> Tensor:

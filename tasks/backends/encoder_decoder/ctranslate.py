@@ -445,7 +445,7 @@ def _convert(folder: Path, target: Path, spec_name: str) -> None:
 
 
 def _spec(model: PreTrainedModel, settings: GenerationConfig, spec_name: str) -> SequenceToSequenceModelSpec:
-    """The model as CTranslate2 describes it. Its words are the token ids as they are: tokenising is ours."""
+    """The model as CTranslate2 describes it. Its words are the token ids as they are: tokenizing is ours."""
     made = LOADERS[model.config.model_type]().get_model_spec(model)
     start, end = start_token(settings, spec_name), _first(settings.eos_token_id)
     made.config.decoder_start_token = made.config.bos_token = str(start)

@@ -368,7 +368,7 @@ def _tokened_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> LanguageCo
 
     @cache
     def coder(language: str) -> TokenCoder:
-        return TokenCoder(tokens.labelled(place, known[languages.match(language, known)]).encode, limit_tokens)
+        return TokenCoder(tokens.labeled(place, known[languages.match(language, known)]).encode, limit_tokens)
 
     plain = (languages.plain(code) for code in known if languages.short_code(code))
     return LanguageCoders(coder, frozenset(plain))

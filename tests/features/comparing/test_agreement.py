@@ -19,11 +19,11 @@ from docmill.features.comparing.agreement import (
     WeightAgreement,
     word_overlap,
 )
-from docmill.features.comparing.comparison import ComparedDocument, Reservoir, neighbourhoods
+from docmill.features.comparing.comparison import ComparedDocument, Reservoir, neighborhoods
 from docmill.storage.outputs.output_types import OUTPUT_TYPES
 
 
-def labelled(label: str) -> dict[str, Any]:
+def labeled(label: str) -> dict[str, Any]:
     return {"labels": [{"label": label, "score": 0.9}, {"label": "other", "score": 0.1}]}
 
 
@@ -40,7 +40,7 @@ def test_kappa_is_that_of_scikit_learn_over_all_documents() -> None:
     ones = [chance.choice("abc") for _ in range(200)]
     others = [one if chance.random() < 0.7 else chance.choice("abc") for one in ones]
     measure = LabelAgreement()
-    same = [measure.add(labelled(one), labelled(other)) for one, other in zip(ones, others, strict=True)]
+    same = [measure.add(labeled(one), labeled(other)) for one, other in zip(ones, others, strict=True)]
     found = measure.measures()
     assert found["cohens_kappa"] == pytest.approx(cohen_kappa_score(ones, others))
     assert found["equal_best_label"] == pytest.approx(sum(same) / 200)
@@ -48,7 +48,7 @@ def test_kappa_is_that_of_scikit_learn_over_all_documents() -> None:
 
 def test_kappa_of_one_label_alone_is_not_known() -> None:
     measure = LabelAgreement()
-    measure.add(labelled("a"), labelled("a"))
+    measure.add(labeled("a"), labeled("a"))
     assert measure.measures() == {"equal_best_label": 1.0, "cohens_kappa": None}
     assert LabelAgreement().measures() == {"equal_best_label": None, "cohens_kappa": None}
 
@@ -104,11 +104,11 @@ def test_neighbours_are_those_of_a_comparison_with_everything_whatever_the_pages
         return [int(one) for one in np.argsort(-(unit @ unit[n])) if one != n][:10]
 
     pages = [[lacking, *pairs[:7]], pairs[7:30], pairs[30:]]
-    for one in neighbourhoods(pairs[:5], pages):
+    for one in neighborhoods(pairs[:5], pages):
         truth = nearest(a, one.document_id), nearest(b, one.document_id)
         assert (list(one.a), list(one.b)) == truth
         assert one.recall == len({*truth[0]} & {*truth[1]}) / 10
-    assert neighbourhoods([], pages) == []
+    assert neighborhoods([], pages) == []
 
 
 def test_a_document_of_several_windows_is_as_near_as_its_nearest_window() -> None:
@@ -118,7 +118,7 @@ def test_a_document_of_several_windows_is_as_near_as_its_nearest_window() -> Non
     pairs = [
         ComparedDocument(n, f"k{n}", n, {"vector": v}, {"vector": v}) for n, v in enumerate((one, split, middle, two))
     ]
-    [found] = neighbourhoods(pairs[:1], [pairs])
+    [found] = neighborhoods(pairs[:1], [pairs])
     assert found.a == (1, 2, 3)
 
 

@@ -108,7 +108,7 @@ def test_what_waits_in_the_queue_makes_room_for_a_higher_priority(database: Data
     urgent = many_shards(database, "urgent", 3, priority=5)
     assert by_job(database, dispatched(database)) == {urgent.id: 3}
     assert by_job(database, queued(database)) == {urgent.id: 3, huge.id: LEAST_WINDOW - 3}
-    jobs.prioritise(database, huge.id, 9)
+    jobs.prioritize(database, huge.id, 9)
     dispatched(database)
     assert by_job(database, queued(database)) == {huge.id: LEAST_WINDOW}
     assert dispatched(database) == []

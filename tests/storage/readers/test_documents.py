@@ -274,7 +274,7 @@ def test_a_document_without_text_is_rejected_and_an_empty_file_is_blank(tmp_path
     (tmp_path / "b.html").write_bytes(b"")
     scanned, empty = open_source(str(tmp_path), OPTIONS).records()
     assert scanned == Rejection(
-        "a.pdf", "no text was found in it; if its pages are scanned, --ocr LANGUAGE recognises them, as in --ocr eng"
+        "a.pdf", "no text was found in it; if its pages are scanned, --ocr LANGUAGE recognizes them, as in --ocr eng"
     )
     assert empty == Record("b.html", "", {}, (), "b.html")
 
@@ -449,18 +449,18 @@ def scanned(folder: Path, *, cover: str = "") -> bytes:
 
 
 @pytest.mark.slow
-def test_pages_without_text_are_recognised(tmp_path: Path) -> None:
+def test_pages_without_text_are_recognized(tmp_path: Path) -> None:
     if "eng" not in documents.installed_languages(documents.FOLDERS):
         missing("Tesseract's data for English are not installed")
-    cover = "This page is of text, and its words are not recognised but read, since they are there."
+    cover = "This page is of text, and its words are not recognized but read, since they are there."
     (tmp_path / "a.pdf").write_bytes(scanned(tmp_path))
     (tmp_path / "b.pdf").write_bytes(scanned(tmp_path, cover=cover))
     (tmp_path / "c.txt").write_text("plain")
     alone, after, text = open_source(str(tmp_path), SourceOptions(ocr="eng")).records()
-    assert alone == Record("a.pdf", SAID_IN_SCAN, {}, ("recognised",), "a.pdf")
+    assert alone == Record("a.pdf", SAID_IN_SCAN, {}, ("recognized",), "a.pdf")
     assert isinstance(after, Record)
     assert " ".join(after.text.split()) == f"{cover} {SAID_IN_SCAN}"
-    assert after.flags == ("recognised",)
+    assert after.flags == ("recognized",)
     assert text == Record("c.txt", "plain", {}, (), "c.txt")
 
 

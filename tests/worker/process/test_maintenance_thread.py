@@ -63,7 +63,7 @@ def test_what_a_dead_worker_of_this_machine_held_is_free_at_once(database: Datab
     thread.stop()
     assert shard(database, held.shard_id).suspect == 1
     assert shard(database, other.shard_id).state == "running"
-    assert [owner for owner, _ in dispatch.neighbours(database, str(pid_space()))] == ["alive"]
+    assert [owner for owner, _ in dispatch.neighbors(database, str(pid_space()))] == ["alive"]
 
 
 @pytest.mark.parametrize("on_purpose", [False, True])
@@ -93,7 +93,7 @@ def test_how_a_child_came_to_its_end_is_for_its_supervisor_to_say(
     thread = MaintenanceThread(database, broker, "me", every_s=0.05)
     thread.adopt("child")
     thread.start()
-    until(lambda: len(rounds) > 2, "it has looked for dead neighbours")
+    until(lambda: len(rounds) > 2, "it has looked for dead neighbors")
     assert shard(database, held.shard_id).state == "running"
     thread.reap("child", on_purpose=True)
     until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
