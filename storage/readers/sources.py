@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
+import orjson
+
+from docmill.storage.core.normalize import normalize_json
 from docmill.storage.errors import raised_at
 from docmill.storage.features import FeatureInvalid, features
 from docmill.storage.readers import remote
@@ -200,15 +203,38 @@ def row_reader(suffix: str) -> RowReader | None:
     def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         try:
             for row in read_rows(stream, name, options):
-                if not isinstance(row, Row | Rejection):
-                    raise SourceUnreadable(f"{name}: {who} yields {type(row).__name__}, not Row or Rejection")
-                yield row
+                yield _checked(row, f"{name}: {who}")
         except (SourceError, BrokenStream, OSError):
             raise
         except Exception as error:
             raise SourceUnreadable(f"{name}: {who} failed ({raised_at(error)})") from error
 
     return rows
+
+
+def _checked(row: Row | Rejection, reader: str) -> Row | Rejection:
+    """Return a row of a feature's reader, normalized. Raises SourceUnreadable for a value that is no row.
+
+    The store would fail on it only later, and as if it were a bug of docmill.
+    """
+    if isinstance(row, Rejection):
+        return row
+    if not isinstance(row, Row):
+        raise SourceUnreadable(f"{reader} yields {type(row).__name__}, not Row or Rejection")
+    for field, value, wanted in (
+        ("fields", row.fields, dict),
+        ("number", row.number, int),
+        ("where", row.where, str),
+    ):
+        if not isinstance(value, wanted):
+            kind = type(value).__name__
+            raise SourceUnreadable(f"{reader} yields a Row whose {field} is of type {kind}, not {wanted.__name__}")
+    fields, replaced = (row.fields, ()) if row.clean else normalize_json(row.fields)
+    try:
+        orjson.dumps(fields)
+    except TypeError as error:
+        raise SourceUnreadable(f"{reader} yields a Row with a field that is no JSON value ({error})") from error
+    return row._replace(fields=fields, flags=(*row.flags, *replaced), clean=True)
 
 
 def find_opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:

@@ -331,6 +331,26 @@ def test_a_reader_that_fails_is_named_and_its_words_are_not_said(install: Instal
         open_source("b://x", OPTIONS)
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("None, 1, name, (), True", "yields a Row whose fields is of type NoneType, not dict"),
+        ("{'text': 'x'}, '1', name, (), True", "yields a Row whose number is of type str, not int"),
+        ("{'text': 'x'}, 1, None, (), True", "yields a Row whose where is of type NoneType, not str"),
+        ("{'text': 'x', 'at': {1}}, 1, name, (), True", "yields a Row with a field that is no JSON value"),
+        ("{'text': 'x', 2: 'y'}, 1, name, (), False", "yields a Row with a field that is no JSON value"),
+    ],
+)
+def test_a_reader_that_yields_a_malformed_row_is_named(
+    row: str, reason: str, install: Install, tmp_path: Path
+) -> None:
+    code = f"from docmill.storage.readers import Row\n\ndef rows(stream, name, options):\n    yield Row({row})\n"
+    install("tiny", {".bar": "tiny:rows"}, code)
+    (tmp_path / "c.bar").write_bytes(b"")
+    with pytest.raises(SourceUnreadable, match=rf"^c\.bar: the reader tiny:rows of the feature tiny {reason}"):
+        open_source(str(tmp_path / "c.bar"), OPTIONS)
+
+
 def test_two_readers_of_one_suffix_are_refused_with_both_names(install: Install, tmp_path: Path) -> None:
     install("tiny", {".bar": "tiny:rows"})
     install("other", {".bar": "other:rows"})
