@@ -24,8 +24,7 @@ import psycopg
 from sqlalchemy import text
 
 from bench.stores import fresh_postgres, fresh_sqlite
-from docmill.features.metrics.fleet import FleetCollector
-from docmill.features.metrics.serving import exposition
+from docmill.features.metrics.serving import FleetCollector, exposition
 from docmill.storage.core.database import Database
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.results.fleet import read_fleet

@@ -31,9 +31,10 @@ from docmill.storage.deletion import retention
 from docmill.storage.deletion.paging import RemovalBudget
 from docmill.storage.deletion.retention import Ages
 from docmill.storage.ingest import ingest
-from docmill.storage.ingest.chunks import Chunk, ChunkBuilder, Rejected
+from docmill.storage.ingest.chunks import Chunk, ChunkBuilder
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.pipelines import pipelines
+from docmill.storage.readers import Rejection
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
@@ -122,7 +123,7 @@ def _run(database: Database, year: Year, name: str, night: int, steps: tuple[Ste
 
 def _do(database: Database, year: Year, request: JobRequest, chunk: Chunk) -> int:
     job = jobs.open_job(database, request)
-    ingest.end(database, job, ingest.add(database, job, chunk, [Rejected("line 99", "no JSON")]))
+    ingest.end(database, job, ingest.add(database, job, chunk, [Rejection("line 99", "no JSON")]))
     while shard_ids := [one for lane in dispatch.lanes(database) for one in dispatch.take(database, lane)]:
         for shard_id in shard_ids:
             head = shards.look(database, shard_id)

@@ -32,7 +32,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Worker, db_now
 from docmill.tasks.kinds import STORED_KINDS as KINDS
 from docmill.worker.settings import Settings
-from docmill.worker.web.app import PAGES, make_app
+from docmill.worker.web.server import PAGES, make_app
 from docmill.worker.web.site import Site
 
 AIM_MS = 200.0

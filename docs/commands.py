@@ -11,8 +11,7 @@ import click
 
 from docmill.storage.features import HEADINGS
 from docmill.tasks.kinds import KINDS, NAMES
-from docmill.worker.cli import docmill
-from docmill.worker.cli.registry import all_commands
+from docmill.worker.cli import all_commands, docmill
 
 WIDTH = 80
 LINE = 118

@@ -18,7 +18,7 @@ from sqlalchemy import Column
 
 from docmill.storage.core.invariants import invariants
 from docmill.storage.core.schema import Base, collections_of_tables
-from docmill.storage.deletion.dependents import dependents
+from docmill.storage.deletion.needed import dependents
 from docmill.storage.features import BUILT_IN
 from docmill.storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
 from docmill.worker.inventory import PLACES as PLACES_OF_TEXTS

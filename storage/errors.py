@@ -9,7 +9,6 @@ StorageError
 ├── ValueRefused             a value that this database cannot store
 ├── UnexpectedDatabaseError  an error of the database that nobody classified
 ├── FeatureInvalid           a feature, or a part of it, that does not load or is something else
-├── ExtraMissing            an extra of docmill's package that is not installed
 ├── SchemaOutOfDate          `docmill db upgrade` has not run
 │   └── OtherRelease         the schema of another docmill, which this one neither works with nor upgrades
 ├── NotFound                 a job, step, document, pipeline or corpus that the store does not have
@@ -62,10 +61,6 @@ class ValueRefused(StorageError):
 
 class UnexpectedDatabaseError(StorageError):
     """The database answers with an error that docmill does not know."""
-
-
-class ExtraMissing(StorageError):
-    """An extra of docmill's package is not installed."""
 
 
 class SchemaOutOfDate(StorageError):

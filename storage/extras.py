@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from docmill.storage.errors import ExtraMissing
+from docmill.storage.errors import StorageError
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Extra:
         return self.name if has_gpu or self.on_cpu is None else self.on_cpu
 
     def require(self, what: str, libraries: str = "another library") -> None:
-        """Raise ExtraMissing, with the command that installs the extra, if it is not installed."""
+        """Raise StorageError, with the command that installs the extra, if it is not installed."""
         if not self.is_installed:
-            raise ExtraMissing(f"{what} needs {libraries}: {install(self.name)}")
+            raise StorageError(f"{what} needs {libraries}: {install(self.name)}")
 
 
 # Extras that several packages share. All others stand with the code that needs them.

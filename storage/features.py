@@ -62,7 +62,7 @@ class Feature:
     ``tables``: SQLAlchemy's MetaData of the feature's own tables. `docmill db upgrade` makes those that are missing.
     ``worker_rights``, ``order_rights``: rights to these tables (`storage.core.privileges`) that every worker needs,
     and that a worker needs which takes orders.
-    ``dependents``: functions that deletion calls (`storage.deletion.dependents.Dependent`).
+    ``dependents``: functions that deletion calls (`storage.deletion.needed.Dependent`).
     ``retention``: rules by their names (`storage.deletion.retention.Rule`), each with an age in the settings' file.
     ``pages``: pages of `docmill web` (`worker.web.page.Page`).
     ``extras``: extras of docmill's package that only the feature needs.

@@ -16,7 +16,6 @@
     │   ├── ServerUnreachable
     │   └── Unsuited
     ├── BadOption
-    │   └── UnknownKind
     ├── PromptTooLong
     ├── OutOfMemory
     ├── DeviceLost
@@ -88,10 +87,6 @@ class Unsuited(CannotServe):
 
 class BadOption(TaskError):
     """An option does not fit the task or the model."""
-
-
-class UnknownKind(BadOption):
-    """There is no such kind of task."""
 
 
 class PromptTooLong(TaskError):

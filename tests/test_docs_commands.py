@@ -45,7 +45,7 @@ LINES = {  # what is added to each registry, after a line that is there
         "import excel": ", tsv",
         "    excel.WRITER,\n": "    tsv.WRITER,\n",
     },
-    "worker/cli/registry.py": {"COMMANDS = {\n": '    "greet": _own(FLEET, "Say hello to somebody.", "greet"),\n'},
+    "worker/cli/__init__.py": {"COMMANDS = {\n": '    "greet": _own(FLEET, "Say hello to somebody.", "greet"),\n'},
 }
 
 

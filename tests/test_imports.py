@@ -107,7 +107,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Base
 from click.testing import CliRunner
 import docmill as api
 from docmill.worker.cli import docmill
-from docmill.worker.cli.registry import all_commands
+from docmill.worker.cli import all_commands
 
 
 def run(*arguments):

@@ -53,7 +53,7 @@ def choose_devices(wanted: str) -> list[str]:
     `remote` is a process that asks a server, and computes nothing itself.
 
     Raises SettingsError for a CUDA device that is not there: whoever computes on it could compute nothing. Raises
-    ExtraMissing without the models' libraries.
+    StorageError without the models' libraries.
     """
     LOCAL.require("Computing on this machine", "the models' libraries")
     names = [name.strip() for name in wanted.split(",") if name.strip()]
@@ -164,10 +164,6 @@ def running(settings: Settings, device: str) -> Iterator[Engine]:
         engine.close()
 
 
-class SampleFailed(WorkerError):
-    """The sample could not be computed."""
-
-
 @dataclass(frozen=True)
 class EngineMeasurement:
     """A measurement: characters and tokens read, tokens written, seconds of computing and of loading."""
@@ -182,7 +178,7 @@ class EngineMeasurement:
 def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -> EngineMeasurement:
     """Compute `texts` under `spec` in a child process and time it.
 
-    Raises SampleFailed with the reason, and ServerUnreachable if the model's server does not answer.
+    Raises WorkerError with the reason, and ServerUnreachable if the model's server does not answer.
     """
     order = {
         "settings": settings.model_dump(mode="json"),
@@ -192,10 +188,10 @@ def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -
     }
     done = run_child(json.dumps(order).encode())
     if done.returncode != 0:
-        raise SampleFailed
+        raise WorkerError("The sample could not be computed.")
     answer = json.loads(done.stdout.splitlines()[-1])
     if "error" in answer:
-        raise (ServerUnreachable if answer["server_away"] else SampleFailed)(answer["error"])
+        raise (ServerUnreachable if answer["server_away"] else WorkerError)(answer["error"])
     return EngineMeasurement(**answer)
 
 
@@ -223,7 +219,7 @@ def _measure(order: dict[str, Any]) -> EngineMeasurement:
     try:
         engine.open(spec)
     except CannotServe as error:
-        raise SampleFailed(str(error)) from error
+        raise WorkerError(str(error)) from error
     load_s = time.perf_counter() - began
     texts = list(enumerate(order["texts"]))
     engine.submit(spec, texts[:1]).wait()  # the first batch pays for allocations that the others do not
@@ -248,7 +244,7 @@ Count = Callable[[Sequence[str]], int]
 def counting(settings: Settings, device: str, spec: Spec) -> Iterator[Count | None]:
     """Yield a function that counts the tokens of texts in their windows; None if the spec names no tokenizer.
 
-    The server is asked for the length of a window. Raises SampleFailed with the reason if the model cannot be served,
+    The server is asked for the length of a window. Raises WorkerError with the reason if the model cannot be served,
     and ServerUnreachable if the server does not answer.
     """
     if pinning.TOKENIZER not in spec.params:
@@ -259,7 +255,7 @@ def counting(settings: Settings, device: str, spec: Spec) -> Iterator[Count | No
     except ServerUnreachable:
         raise
     except CannotServe as error:
-        raise SampleFailed(str(error)) from error
+        raise WorkerError(str(error)) from error
     recipe = kinds.recipe(spec, backend.traits)
     try:
         yield lambda texts: _counted(recipe, backend, texts)

@@ -17,7 +17,7 @@ import orjson
 
 from docmill.features.batch_files import file, writer
 from docmill.features.batch_files.bodies import in_words_of_bodies
-from docmill.features.batch_files.file import BadBatch, BatchFile, BatchRequest, Call, CallSource, RefusedLine, survey
+from docmill.features.batch_files.file import BatchFile, BatchRequest, Call, CallSource, RefusedLine, survey
 from docmill.features.batch_files.writer import Line, refused, request_of, response, unanswered
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Reason, Spec
@@ -30,6 +30,7 @@ from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelError
 from docmill.worker.cli.printing import Harmless, listen, say
 from docmill.worker.engines import devices_for
+from docmill.worker.errors import WorkerError
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.jobs.run import run_request
 from docmill.worker.jobs.submission import submit
@@ -53,11 +54,11 @@ class Models:
 
     @classmethod
     def parse(cls, models: Sequence[str], named: frozenset[str]) -> Models:
-        """Return the models of `MODEL` and `NAME=MODEL`. Raises BadBatch if two are for all requests."""
+        """Return the models of `MODEL` and `NAME=MODEL`. Raises WorkerError if two are for all requests."""
         by_name = dict(model.split("=", 1) for model in models if model.partition("=")[0] in named and "=" in model)
         others = [model for model in models if model.partition("=")[0] not in by_name]
         if len(others) > 1:
-            raise BadBatch(
+            raise WorkerError(
                 f"--model {others[1]}: give one model for all requests, or NAME=MODEL for those that name NAME. The "
                 f"file names {', '.join(sorted(named)) or 'none'}"
             )
@@ -95,7 +96,7 @@ class BatchPlan:
 
 
 def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> BatchPlan:
-    """Read a batch file and return its jobs. Raises BadBatch, SourceError, ModelError."""
+    """Read a batch file and return its jobs. Raises WorkerError, SourceError, ModelError."""
     contents = survey(file)
     models = Models.parse(given_models, frozenset(call.model for call in contents.calls if call.model))
     jobs: dict[Call, tuple[str | None, Spec]] = {}
@@ -103,7 +104,7 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
     for call, where in contents.calls.items():
         model = models.of(call.model)
         if model is None and kinds.kind(call.task).model_for(call.options) is None:
-            raise BadBatch(f"{where}: the request names no model; name one with --model")
+            raise WorkerError(f"{where}: the request names no model; name one with --model")
         try:
             jobs[call] = model, spec_of(settings, call.task, model, revision, call.options)
         except BadOption as error:
@@ -129,9 +130,9 @@ def carried_out(settings: Settings, plan: BatchPlan, revision: str | None) -> di
 
 
 def enqueued(settings: Settings, plan: BatchPlan, revision: str | None) -> list[Enqueued]:
-    """Store the jobs of a batch file for the workers, and return them. Raises BadBatch if there is none."""
+    """Store the jobs of a batch file for the workers, and return them. Raises WorkerError if there is none."""
     if not plan.jobs:
-        raise BadBatch("no request of the file can be carried out; --out FILE writes the reasons")
+        raise WorkerError("no request of the file can be carried out; --out FILE writes the reasons")
     with open_store(settings) as database:
         listener, submitted = listen(), []
         for call in plan.jobs:

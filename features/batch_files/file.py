@@ -30,10 +30,6 @@ MOST_CALLS = 50
 _BLOCK_BYTES = 2**20
 
 
-class BadBatch(WorkerError):
-    """The batch file as a whole cannot be carried out."""
-
-
 @dataclass(frozen=True)
 class BatchFile:
     """A file of requests, which is read again for each of its jobs.
@@ -71,7 +67,8 @@ class BatchFile:
             try:
                 yield from until_broken(rows, lambda: f"{self.content.place}@{stream.bytes_read}")
             except EncodingUnnamed as error:
-                raise BadBatch(f"{self.name} is no UTF-8, but probably {error.likely}; save it as UTF-8") from error
+                said = f"{self.name} is no UTF-8, but probably {error.likely}; save it as UTF-8"
+                raise WorkerError(said) from error
 
 
 @dataclass(frozen=True)
@@ -97,11 +94,11 @@ def open_batch(source: str, dialect: BodySettings, stdin: BinaryIO | None = None
         if source == "-":
             content = stack.enter_context(_spooled(sys.stdin.buffer if stdin is None else stdin))
         elif (scheme := scheme_of(source)) in SCHEMES:
-            raise BadBatch(f"{scheme}:// is no file; name a file of requests")
+            raise WorkerError(f"{scheme}:// is no file; name a file of requests")
         elif (path := path_of(source)) is None:
             content = remote.content(source)
         elif is_folder(path):
-            raise BadBatch(f"{path} is a folder; name a file of requests")
+            raise WorkerError(f"{path} is a folder; name a file of requests")
         else:
             content = on_disk(path)
         yield _batch_file(content, dialect)
@@ -116,8 +113,8 @@ def _batch_file(content: SourceFile, dialect: BodySettings) -> BatchFile:
 def survey(file: BatchFile) -> Contents:
     """Return what the requests of a file have in common.
 
-    Raises BadBatch for an id that stands in it twice, for a file without lines, and for one with too many different
-    sets of parameters.
+    Raises WorkerError for an id that stands in it twice, for a file without lines, and for one with too many
+    different sets of parameters.
     """
     seen: dict[str, int] = {}
     calls: dict[Call, str] = {}
@@ -126,7 +123,7 @@ def survey(file: BatchFile) -> Contents:
         keys = request.keys if isinstance(request, BatchRequest) else ()
         for key in dict.fromkeys((*keys, *(() if request.custom_id is None else (request.custom_id,)))):
             if (line := seen.setdefault(key, request.line)) != request.line:
-                raise BadBatch(
+                raise WorkerError(
                     f'{request.where}: the custom_id "{key[:100]}" stands on line {line:,} already; give each '
                     "request an id of its own"
                 )
@@ -136,12 +133,12 @@ def survey(file: BatchFile) -> Contents:
         n_requests += 1
         calls.setdefault(request.call, request.where)
         if len(calls) > MOST_CALLS:
-            raise BadBatch(
+            raise WorkerError(
                 f"{request.where}: the requests up to here have more than {MOST_CALLS} different sets of parameters, "
                 "and each set makes a job. Give the requests the same parameters, or split the file"
             )
     if not n_requests and not n_refused:
-        raise BadBatch(f"{file.content.place} has no requests")
+        raise WorkerError(f"{file.content.place} has no requests")
     return Contents(calls, n_requests, n_refused)
 
 

@@ -1,6 +1,6 @@
 """The comparison of two jobs: agreement, flags, confidence and a sample, in one walk through the corpus.
 
-Embeddings take a second walk, for the neighbours of a sample.
+Embeddings take a second walk, for the neighbors of a sample.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ComparedDocument:
     b: Result | None
 
 
-def side(database: Database, corpus_id: int, job_id: int, step: str | None) -> Side:
+def read_side(database: Database, corpus_id: int, job_id: int, step: str | None) -> Side:
     """Return the step of a job by its name, or the only one.
 
     Raises NotFound, and StorageError for a job of another corpus, or one of several steps without a
@@ -128,7 +128,7 @@ class JobComparison:
     """Two jobs over the current documents of a corpus.
 
     `differing` of the `both` documents with two results have other outputs, and `samples` are drawn from them; of
-    embeddings they are those whose `neighbourhoods` differ most.
+    embeddings they are those whose `neighborhoods` differ most.
     """
 
     a: Side
@@ -142,7 +142,7 @@ class JobComparison:
     sure_a: Sureness = field(default_factory=Sureness)
     sure_b: Sureness = field(default_factory=Sureness)
     samples: Sequence[ComparedDocument] = ()
-    neighbourhoods: Sequence[Neighbourhood] = ()
+    neighborhoods: Sequence[Neighborhood] = ()
 
 
 class Reservoir(Generic[T]):
@@ -199,23 +199,21 @@ def compare(
         advanced(comparison.documents)
     comparison.measures, comparison.samples = agreement.measures(), shown.kept
     if a.output is VECTOR:
-        near = neighbourhoods(queries.kept, pairs(database, corpus_id, a, b))
+        near = neighborhoods(queries.kept, pairs(database, corpus_id, a, b))
         comparison.measures[f"recall_at_{K}"] = (
-            sum(neighbourhood.recall for neighbourhood in near) / len(near) if near else None
+            sum(neighborhood.recall for neighborhood in near) / len(near) if near else None
         )
-        near.sort(key=lambda neighbourhood: (neighbourhood.recall, neighbourhood.document_id))
+        near.sort(key=lambda neighborhood: (neighborhood.recall, neighborhood.document_id))
         by_id = {pair.document_id: pair for pair in queries.kept}
-        comparison.neighbourhoods = near[:samples]
+        comparison.neighborhoods = near[:samples]
         comparison.samples = [
-            by_id[neighbourhood.document_id]
-            for neighbourhood in comparison.neighbourhoods
-            if neighbourhood.recall < 1
+            by_id[neighborhood.document_id] for neighborhood in comparison.neighborhoods if neighborhood.recall < 1
         ]
     return comparison
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class Neighborhood:
     """The nearest other documents of a document, by the vectors of each job, the nearest first."""
 
     document_id: int
@@ -228,10 +226,10 @@ class Neighbourhood:
         return overlap(self.a, self.b)
 
 
-def neighbourhoods(
+def neighborhoods(
     queries: Sequence[ComparedDocument], pages: Iterable[Sequence[ComparedDocument]], k: int = K
-) -> list[Neighbourhood]:
-    """Return the neighbourhoods of these documents among all that have both vectors.
+) -> list[Neighborhood]:
+    """Return the neighborhoods of these documents among all that have both vectors.
 
     A document with a vector for each window is as near as its nearest window, and as a query it has their mean.
     """
@@ -251,7 +249,7 @@ def neighbourhoods(
         of_a, of_b = (
             tuple(other for other in nearest.ids[row].tolist() if other != pair.document_id)[:k] for nearest in best
         )
-        around.append(Neighbourhood(pair.document_id, of_a, of_b))
+        around.append(Neighborhood(pair.document_id, of_a, of_b))
     return around
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import click
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from docmill.features.explaining.explanation import Explanation, cutter, explain
+import click
+import orjson
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from docmill.features.explaining.explanation import Explanation, cutter, explain, list_doubts, say_choice, say_result
 from docmill.features.explaining.explanation import as_json as write_json
-from docmill.features.explaining.provenance import read_provenance
-from docmill.features.explaining.terminal import ExplanationSections
+from docmill.features.explaining.provenance import Batch, EscalationRecord, StepRecord, read_provenance
 from docmill.storage.core.database import Database
 from docmill.storage.extras import CHECKS
+from docmill.storage.json_values import Json
+from docmill.storage.outputs.output_types import OutputType
+from docmill.tasks.engine.backend_factory import ReadWindow
 from docmill.worker.cli.options import JOB, JSON, settings_from
 from docmill.worker.cli.printing import OK, print_json, print_rich, say
+from docmill.worker.formatting import duration, local_time, printable
 from docmill.worker.stores import open_store
 
 
@@ -50,3 +60,245 @@ def _show(database: Database, explanation: Explanation, *, full: bool) -> None:
         print_rich(part)
     if explanation.note is not None:
         say(explanation.note)
+
+
+Rows = Sequence[tuple[str, str]]
+
+SHOWN_CHARACTERS = 400
+SHOWN_WINDOWS = 5
+NAMES = 11  # columns of the names
+
+
+# Words behind a flag that is not of the stored output.
+OF: Mapping[str, str] = {
+    "document": " (of the document)",
+    "today": " (not kept with the result: a check of this release finds it)",
+}
+
+
+class ExplanationSections:
+    """An explanation in sections. Without `full` long texts are cut, and so is the list of windows."""
+
+    def __init__(self, explanation: Explanation, outputs: Mapping[str, OutputType], *, full: bool = False) -> None:
+        self._explanation = explanation
+        self._outputs = outputs
+        self._full = full
+
+    def sections(self) -> Iterator[Group]:
+        """Yield the sections in their order."""
+        yield section(self._title(), self._document())
+        if len(self._explanation.provenance.way) > 1:
+            yield section("Steps", self._steps())
+        yield section(f"Step {self._explanation.step.name}" if self._several else "Computed", self._computed())
+        if (escalation := self._explanation.step.escalation) is not None:
+            yield section("Escalated", self._escalated(escalation))
+        yield section("Windows", self._windows())
+        yield section("Output", self._output())
+        if self._explanation.flags:
+            yield section("Flags", self._flags())
+        yield section("How", self._how())
+        yield section("Not kept", [("", ", ".join(self._explanation.not_kept))])
+
+    @property
+    def _several(self) -> bool:
+        return len(self._explanation.provenance.way) > 1 or bool(self._explanation.provenance.others)
+
+    def _title(self) -> str:
+        return f"Document {self._explanation.provenance.document}"
+
+    def _document(self) -> Rows:
+        provenance = self._explanation.provenance
+        stands = [
+            text
+            for text, holds in (
+                ("the corpus has a later version of it", provenance.changed),
+                ("it vanished from its source", provenance.gone),
+            )
+            if holds
+        ]
+        return [
+            ("job", f"{provenance.job} ({provenance.state})"),
+            ("corpus", provenance.corpus),
+            ("source", f"{provenance.source}, read {local_time(provenance.read_at)}"),
+            *([("since", "; ".join(stands))] if stands else []),
+            ("meta", "\n".join(f"{name}: {self._short(value)}" for name, value in provenance.meta.items()) or "none"),
+            ("text", self._text(provenance.text)),
+        ]
+
+    def _steps(self) -> Rows:
+        rows = []
+        for step in self._explanation.provenance.way:
+            rows.append((step.name, f"{step.spec.kind} of {_reads(step)}"))
+            rows.append(("  reads", one_line(step.text)))
+            rows.append(("  gives", one_line(self._shown(step)) if step.outcome else "nothing yet"))
+        return rows
+
+    def _computed(self) -> Rows:
+        spec = self._explanation.step.spec
+        params = [(name, self._short(value)) for name, value in sorted(spec.params.items())]
+        options = "\n".join(f"{name}: {value}" for name, value in params if not name.startswith("adapter"))
+        weights = self._explanation.weights
+        rows = [
+            ("task", spec.kind),
+            ("model", spec.model),
+            pinned(weights["revision"]),
+            *([("adapter", weights["adapter"]), pinned(weights["adapter_revision"])] if "adapter" in weights else []),
+            ("quality", spec.quality),
+            ("options", options or "the model's own"),
+        ]
+        step = self._explanation.step
+        if step.content is not None and step.content != step.text:
+            rows.append(("prompt", self._text(step.content)))
+        return rows
+
+    def _escalated(self, escalation: EscalationRecord) -> Rows:
+        rows = [
+            ("doubted", ", ".join(list_doubts(escalation))),
+            ("first", say_result(escalation.first_spec, escalation.first)),
+        ]
+        shown = self._outputs[self._explanation.step.name].shown
+        if escalation.first.status == "done":
+            rows.append(("", self._text(shown(escalation.first.output, escalation.first_spec.params))))
+        if escalation.second is not None:
+            rows.append(("second", say_result(escalation.second_spec, escalation.second)))
+            if escalation.second.status == "done":
+                rows.append(("", self._text(shown(escalation.second.output, escalation.second_spec.params))))
+        return [*rows, ("result", say_choice(escalation))]
+
+    def _windows(self) -> Rows:
+        cut = self._explanation.cut
+        if cut.problem is not None:
+            return [("", f"not known here: {cut.problem}")]
+        if not cut.windows:
+            return [("", "none")]
+        shown = cut.windows if self._full else cut.windows[:SHOWN_WINDOWS]
+        rows = [row for number, window in enumerate(shown, 1) for row in self._window(number, window)]
+        if more := len(cut.windows) - len(shown):
+            rows.append(("", f"… {more:,} more windows; --full shows all"))
+        return rows
+
+    def _window(self, number: int, window: ReadWindow) -> Rows:
+        place = f"characters {window.start:,} to {window.end:,}"
+        if window.prompt is None:
+            return [(str(number), f"{place}: copied as they are")]
+        part = ", a part of something longer" if window.part else ""
+        return [
+            (str(number), f"{place}, {window.tokens:,} tokens{part}; the model reads:"),
+            ("", self._text(window.prompt)),
+        ]
+
+    def _output(self) -> Rows:
+        explanation, step = self._explanation, self._explanation.step
+        rows = [] if explanation.said is None else [("", explanation.said)]
+        if step.outcome is None:
+            return rows
+        if step.outcome.status != "done":
+            return [("", f"{step.outcome.status}: {explanation.said}"), *self._tokens()]
+        return [*rows, ("", self._text(self._shown(step))), *self._tokens()]
+
+    def _tokens(self) -> Rows:
+        outcome = self._explanation.step.outcome
+        assert outcome is not None
+        tokens = ("tokens", f"{outcome.tokens_in:,} read, {outcome.tokens_out:,} written")
+        sure = ", ".join(f"{name} {value:.3f}" for name, value in outcome.confidence.items())
+        return [*([("confidence", sure.removeprefix("confidence "))] if sure else []), tokens]
+
+    def _flags(self) -> Rows:
+        rows: list[tuple[str, str]] = []
+        for flag in self._explanation.flags:
+            of = OF.get(flag.of, "")
+            rows.append(("", f"{flag.name}{of}: {flag.meaning or 'a flag that this release does not know'}"))
+            rows += [("", f"  {line}") for line in flag.evidence]
+        return rows
+
+    def _how(self) -> Rows:
+        step = self._explanation.step
+        rows: list[tuple[str, str]] = []
+        runtime = None if step.outcome is None else step.outcome.runtime
+        if runtime is not None:
+            rows += of_runtime(runtime)
+        elif step.outcome is not None:
+            rows.append(("runtime", "not kept"))
+        if step.outcome is not None:
+            rows.append(("written", local_time(step.outcome.created_at)))
+        return [*rows, *self._batch()]
+
+    def _batch(self) -> Rows:
+        batch = self._explanation.step.batch
+        if batch is None:
+            return [("worker", "not kept: no shard with this text is on record")]
+        job = "" if batch.job == self._explanation.provenance.job else f" of the earlier job {batch.job}"
+        again = f", {batch.attempts} attempts" if batch.attempts > 1 else ""
+        lapsed = f", {batch.lapses} lapsed leases" if batch.lapses else ""
+        texts = f"{batch.texts:,} text{'s' * (batch.texts != 1)}"
+        rows = [("shard", f"{batch.shard}{job}: {batch.state}, {texts}{again}{lapsed}")]
+        if batch.owner is not None:
+            known = "" if batch.pid is None else f", process {batch.pid}, docmill {batch.version}"
+            rows.append(("worker", f"{batch.owner}{known}"))
+        if batch.started_at is not None:
+            rows.append(("computed", f"{local_time(batch.started_at)}{_together(batch)}"))
+        return rows
+
+    def _shown(self, step: StepRecord) -> str:
+        outcome = step.outcome
+        assert outcome is not None
+        if outcome.status != "done":
+            return f"{outcome.status}: {outcome.reason}"
+        return self._outputs[step.name].shown(outcome.output, step.spec.params)
+
+    def _text(self, text: str) -> str:
+        return text if self._full else cut_short(text)
+
+    def _short(self, value: Json) -> str:
+        return self._text(value if isinstance(value, str) else orjson.dumps(value).decode())
+
+
+def section(title: str, rows: Rows) -> Group:
+    """Return a title in bold, and names beside their values below it."""
+    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0), expand=True)
+    made.add_column(no_wrap=True, min_width=NAMES, max_width=NAMES, overflow="ellipsis")
+    made.add_column(ratio=1, overflow="fold")
+    for name, value in rows:
+        made.add_row(Text(printable(name, keep="")), Text(printable(value)))
+    return Group(Text(printable(title, keep=""), style="bold"), made, Text())
+
+
+def of_runtime(runtime: Mapping[str, Any]) -> Rows:
+    """Return the rows about what computed a result."""
+    versions = ", ".join(f"{name} {version}" for name, version in runtime["versions"].items())
+    return [*((name, runtime[name]) for name in ("precision", "backend", "device")), ("versions", versions)]
+
+
+def pinned(revision: str) -> tuple[str, str]:
+    """Return the row of what pins weights: the SHA-256 of a local model's files, or a commit of the hub."""
+    _, _, digest = revision.rpartition("sha256:")
+    return ("weights", digest) if "sha256:" in revision else ("revision", revision)
+
+
+def _together(batch: Batch) -> str:
+    """Return how long a shard took, with its texts."""
+    if batch.started_at is None or batch.finished_at is None:
+        return ""
+    took = duration(batch.finished_at - batch.started_at)
+    return f", in {took}" + (f" with the other texts of the shard ({batch.texts:,})" if batch.texts > 1 else "")
+
+
+def cut_short(text: str) -> str:
+    """Return the text's beginning, with the number of characters that are left out."""
+    more = len(text) - SHOWN_CHARACTERS
+    return text if more <= 0 else f"{text[:SHOWN_CHARACTERS]}\n… {more:,} more characters; --full shows all"
+
+
+def one_line(text: str | None) -> str:
+    """Return the beginning of a text without line breaks."""
+    if text is None:
+        return "nothing yet"
+    line = " ".join(text[: 4 * SHOWN_LINE].split())
+    return line if len(line) <= SHOWN_LINE else f"{line[:SHOWN_LINE].rstrip()} …"
+
+
+SHOWN_LINE = 130
+
+
+def _reads(step: StepRecord) -> str:
+    return "the document" if step.reads is None else f"the output of {step.reads}"

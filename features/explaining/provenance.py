@@ -19,7 +19,7 @@ from docmill.storage.core.schema import (
     Ingest,
     Job,
     OutcomeRow,
-    Rejection,
+    RejectionRow,
     Runtime,
     Shard,
     SpecRow,
@@ -303,7 +303,7 @@ def _document(transaction: Transaction, job: Job, key: str) -> Any:
 
 
 def _why_missing(transaction: Transaction, job: Job, key: str) -> str:
-    rejected = select(Rejection.reason).where(Rejection.ingest_id == job.ingest_id, Rejection.place == key)
+    rejected = select(RejectionRow.reason).where(RejectionRow.ingest_id == job.ingest_id, RejectionRow.place == key)
     if (reason := transaction.scalar(rejected)) is not None:
         return f"{key} is a record that was rejected as job {job.id} read its source: {reason}"
     of_key = select(Document.id).where(Document.corpus_id == job.corpus_id, Document.key == key)

@@ -33,8 +33,7 @@ def metrics_command(host: str, port: int, once: bool) -> int:
     needs DOCMILL_PRICES. For metrics of a worker, set DOCMILL_METRICS_PORT.
     """
     LIBRARY.require("`docmill metrics`")
-    from docmill.features.metrics.fleet import FleetCollector
-    from docmill.features.metrics.serving import exposition, serving
+    from docmill.features.metrics.serving import FleetCollector, exposition, serving
 
     settings = settings_from()
     prices = read_prices(settings)

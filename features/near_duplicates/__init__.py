@@ -1,7 +1,7 @@
 """Find near duplicates in a corpus, by their words or by their vectors, and leave them out of steps.
 
 The core finds the filter by its name (`storage/steps/conditions.py`), and calls the feature when it removes documents
-(`storage/deletion/dependents.py`).
+(`storage/deletion/needed.py`).
 """
 
 from docmill.storage.extras import Extra

@@ -99,7 +99,7 @@ def stored(value: Mapping[str, Any]) -> Method:
 
 
 def require_library() -> None:
-    """Raise ExtraMissing if the library for signatures is not installed."""
+    """Raise StorageError if the library for signatures is not installed."""
     LIBRARY.require("A search for near duplicates")
 
 

@@ -29,7 +29,7 @@ from docmill.features.near_duplicates.methods import ByVectors, stored
 from docmill.storage.core.lookups import delete_page, is_current_document
 from docmill.storage.core.schema import Base, Content, Corpus, Document, Json, column, new_metadata
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion.dependents import Dependent
+from docmill.storage.deletion.needed import Dependent
 
 
 class NearDuplicateTable(Base):

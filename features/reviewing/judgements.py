@@ -12,7 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.schema import Base, Content, OutcomeRow, RiskVersion, column, db_now, new_metadata
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion.dependents import Dependent
+from docmill.storage.deletion.needed import Dependent
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.steps.risk import Result
 

@@ -197,7 +197,7 @@ class Ingest(Base):
     finished_at = column(float, nullable=True)
 
 
-class Rejection(Base):
+class RejectionRow(Base):
     """A record that is no document: it could not be read, or a later record of the same id `superseded` it.
     `place` is its place in the source, and `noted_at` the time when a reading last came across it.
     """

@@ -15,9 +15,9 @@ Results of these specs stay:
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
@@ -36,8 +36,8 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc
-from docmill.storage.deletion.dependents import dependents
 from docmill.storage.deletion.paging import RemovalBudget, Removed
+from docmill.storage.features import load_all
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps import replacements
 from docmill.storage.steps.jobs import UNFINISHED
@@ -191,3 +191,35 @@ def note_dropped(database: Database, spec_ids: Collection[int], older_than_s: fl
         return going
 
     return database.write(work)
+
+
+def _need_none(_transaction: Transaction) -> Collection[int]:
+    return ()
+
+
+def _follow_nothing(_transaction: Transaction, _document_ids: Collection[int]) -> Callable[[], None]:
+    return lambda: None
+
+
+def _clear_nothing(_transaction: Transaction, _corpus_id: int, _size: int) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Dependent:
+    """A feature, as deletion sees it.
+
+    `needed_specs` returns specs whose results stay however old they are. `removing` is told of documents before they
+    are removed, in the same transaction, and returns a function that is called after. `clear_corpus` deletes about
+    `size` of the feature's rows of a corpus that is removed, and returns their number, 0 when none is left.
+    """
+
+    needed_specs: Callable[[Transaction], Collection[int]] = _need_none
+    removing: Callable[[Transaction, Collection[int]], Callable[[], None]] = _follow_nothing
+    clear_corpus: Callable[[Transaction, int, int], int] = _clear_nothing
+
+
+@cache
+def dependents() -> tuple[Dependent, ...]:
+    """Return the features, which are imported at the first deletion."""
+    return tuple(load_all("dependents", Dependent))

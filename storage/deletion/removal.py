@@ -25,7 +25,7 @@ from docmill.storage.core.schema import (
     Job,
     PipelineRun,
     Prompt,
-    Rejection,
+    RejectionRow,
     Shard,
     Step,
     StepText,
@@ -33,9 +33,9 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc
-from docmill.storage.deletion.dependents import dependents
+from docmill.storage.deletion.needed import dependents
 from docmill.storage.deletion.paging import PAGE, RemovalBudget, Removed, remove_all, remove_items
-from docmill.storage.errors import StorageError
+from docmill.storage.errors import ConditionInvalid, StorageError
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps.jobs import UNFINISHED, forget_arguments, lock_corpus
 from docmill.storage.templates import written
@@ -132,7 +132,7 @@ def _remove_page(transaction: Transaction, size: int, *, corpus_id: int) -> Remo
     if page:
         return _remove(transaction, corpus_id, page)
     read = select(Ingest.id).where(Ingest.corpus_id == corpus_id)
-    if n := delete_page(transaction, Rejection, Rejection.ingest_id.in_(read), 10 * size):
+    if n := delete_page(transaction, RejectionRow, RejectionRow.ingest_id.in_(read), 10 * size):
         return Removed(others=n)
     n_ingests = transaction.execute(delete(Ingest).where(Ingest.corpus_id == corpus_id)).rowcount
     return Removed(
@@ -293,7 +293,9 @@ def _is_unneeded(older_than_s: float, staying: ColumnElement[bool] | None = None
     has_documents = select(Document.ingest_id).distinct()
     if staying is not None:
         has_documents = has_documents.where(or_(Document.superseded_by.is_(None), staying))
-    referring = (select(table.ingest_id).where(table.ingest_id == Ingest.id) for table in (Job, Rejection, Contender))
+    referring = (
+        select(table.ingest_id).where(table.ingest_id == Ingest.id) for table in (Job, RejectionRow, Contender)
+    )
     return and_(
         read_at <= db_now() - older_than_s,
         *(~query.correlate(Ingest).exists() for query in referring),
@@ -305,10 +307,6 @@ READ_PAGE = 5_000
 _PREFIX = "meta."
 
 
-class MetaConditionInvalid(StorageError):
-    """A condition is written meta.FIELD=VALUE."""
-
-
 @dataclass(frozen=True)
 class Condition:
     """A field of the metadata has this value. Numbers and lists are compared in the form that a prompt would have."""
@@ -318,11 +316,11 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Return the condition in `meta.FIELD=VALUE`. Raises MetaConditionInvalid."""
+        """Return the condition in `meta.FIELD=VALUE`. Raises ConditionInvalid."""
         name, equals, value = text.partition("=")
         field = name.removeprefix(_PREFIX)
         if not equals or field == name or not field:
-            raise MetaConditionInvalid(f"{text!r} is not meta.FIELD=VALUE, such as meta.customer=4711")
+            raise ConditionInvalid(f"{text!r} is not meta.FIELD=VALUE, such as meta.customer=4711")
         return cls(normalize(field)[0], normalize(value)[0])
 
     def __str__(self) -> str:

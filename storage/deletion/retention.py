@@ -24,7 +24,7 @@ from docmill.storage.core.schema import (
     OutcomeRow,
     PipelineRun,
     Refusal,
-    Rejection,
+    RejectionRow,
     Shard,
     Step,
     StepText,
@@ -191,7 +191,7 @@ def _forget_run(run_id: int, transaction: Transaction, size: int) -> Removed | N
         return None
     ingest_id = transaction.execute(select(Job.ingest_id).where(Job.id == job_id)).scalar_one()
     of_job = ((Shard, Shard.job_id == job_id), (StepText, StepText.job_id == job_id))
-    of_ingest = ((Rejection, Rejection.ingest_id == ingest_id), (Contender, Contender.ingest_id == ingest_id))
+    of_ingest = ((RejectionRow, RejectionRow.ingest_id == ingest_id), (Contender, Contender.ingest_id == ingest_id))
     for table, condition in (*of_job, *of_ingest):
         if n := delete_page(transaction, table, condition, size):
             return Removed(others=n)
@@ -208,7 +208,7 @@ def _forget_run(run_id: int, transaction: Transaction, size: int) -> Removed | N
 def forget_rejections(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Delete the rejections of readings whose job ended before. Each reading keeps their number."""
     removed = Removed()
-    for table in (Rejection, Contender):
+    for table in (RejectionRow, Contender):
         has_some = select(table.ingest_id).where(table.ingest_id == Job.ingest_id).exists()
         ingests = select(Job.ingest_id).where(ended_before(older_than_s), has_some)
         removed += _remove_each(database, ingests, partial(_forget_records, table), budget)
@@ -216,7 +216,7 @@ def forget_rejections(database: Database, older_than_s: float, budget: RemovalBu
 
 
 def _forget_records(
-    table: type[Rejection | Contender], ingest_id: int, transaction: Transaction, size: int
+    table: type[RejectionRow | Contender], ingest_id: int, transaction: Transaction, size: int
 ) -> Removed | None:
     return _delete_page(table, table.ingest_id == ingest_id, transaction, size)
 
@@ -319,7 +319,7 @@ def _count_step_texts(transaction: Transaction, age_s: float) -> dict[str, int]:
 def _count_rejections(transaction: Transaction, age_s: float) -> dict[str, int]:
     read = select(Job.ingest_id).where(ended_before(age_s))
     return {
-        table.__tablename__: _n(transaction, table, table.ingest_id.in_(read)) for table in (Rejection, Contender)
+        table.__tablename__: _n(transaction, table, table.ingest_id.in_(read)) for table in (RejectionRow, Contender)
     }
 
 

@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from docmill.storage.ingest.chunks import Chunk, Rejected, Versions, clash
+from docmill.storage.ingest.chunks import Chunk, Versions, clash
 from docmill.storage.ingest.pruning import SeenDocuments
 from docmill.storage.json_values import Json
+from docmill.storage.readers import Rejection
 from docmill.storage.readers.records import KeyKind
 
 
@@ -111,14 +112,14 @@ class KeyKinds:
         self._records = {kind: SeenDocuments() for kind in KeyKind}  # by the records' places in the source
         self._documents = {kind: SeenDocuments() for kind in KeyKind}
         self._met: set[int] = set()
-        self._refused: list[Rejected] = []
+        self._refused: list[Rejection] = []
 
-    def refuse(self, chunk: Chunk, current: Mapping[str, Any], ingest_id: int) -> tuple[Chunk, Sequence[Rejected]]:
+    def refuse(self, chunk: Chunk, current: Mapping[str, Any], ingest_id: int) -> tuple[Chunk, Sequence[Rejection]]:
         """Return the records whose keys are of the kind that they had in this reading, and the rejected others.
 
         `current` has the versions that are stored, by their keys.
         """
-        refused: dict[int, Rejected] = {}
+        refused: dict[int, Rejection] = {}
         one_kind = len(self._met.union(chunk.kinds)) < 2  # nearly always
         for n, key in enumerate(() if one_kind or not current else chunk.keys):
             if (version := current.get(key)) is not None:
@@ -127,7 +128,7 @@ class KeyKinds:
                     refused[n] = clash(key, chunk.places[n], kind, before)
         return (chunk.without(refused), [*refused.values()]) if refused else (chunk, ())
 
-    def note(self, chunk: Chunk, documents: Iterable[tuple[int, int]], refused: Sequence[Rejected]) -> None:
+    def note(self, chunk: Chunk, documents: Iterable[tuple[int, int]], refused: Sequence[Rejection]) -> None:
         """Note a chunk that was stored. `documents` are (id, kind) of the earlier documents whose keys it has."""
         self._met.update(chunk.kinds)
         pairs = [*documents]
@@ -136,7 +137,7 @@ class KeyKinds:
             self._documents[kind].add(document for document, its in pairs if its == kind)
         self._refused += refused
 
-    def take(self) -> list[Rejected]:
+    def take(self) -> list[Rejection]:
         """Return the records that were rejected since the last call."""
         refused, self._refused = self._refused, []
         return refused

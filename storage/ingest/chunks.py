@@ -16,7 +16,7 @@ import orjson
 
 from docmill.storage.core.normalize import MENDED
 from docmill.storage.json_values import Json
-from docmill.storage.readers import Record, Source
+from docmill.storage.readers import Record, Rejection, Source
 from docmill.storage.readers.records import KeyKind
 
 _NAMES = {KeyKind.STRING: "a string", KeyKind.NUMBER: "a number"}
@@ -24,22 +24,6 @@ _COLUMNS = ("keys", "texts", "hashes", "metas", "flags", "seqs", "kinds", "place
 CHUNK_RECORDS = 8_000
 FIRST_CHUNK_RECORDS = 256  # as many as a shard has, so that a device can start while the rest is read
 CHUNK_CHARS = 8_000_000  # keeps the transaction short and the memory small for long documents
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A record that is no document. After a `fatal` rejection the rest of its file was not read.
-
-    It could not be read, or it is `superseded` by a later record of the same id.
-    `keys` and `below` tell which documents it may be, as in `storage.readers.records.Rejection`.
-    """
-
-    place: str
-    reason: str
-    fatal: bool = False
-    keys: tuple[str, ...] = ()
-    below: str | None = None
-    superseded: bool = False
 
 
 class StoredDocument(Protocol):
@@ -98,8 +82,8 @@ class Chunk:
     seqs: Sequence[int]
     kinds: Sequence[int]
     places: Sequence[str]
-    refused: Sequence[Rejected] = ()
-    superseded: Sequence[Rejected] = ()
+    refused: Sequence[Rejection] = ()
+    superseded: Sequence[Rejection] = ()
 
     @property
     def mended(self) -> list[str]:
@@ -179,13 +163,13 @@ class ChunkBuilder:
         return replace(whole, n_records=n_records, refused=refused, superseded=superseded, **columns_kept)
 
 
-def reject_earlier(key: str, place: str, later: str) -> Rejected:
+def reject_earlier(key: str, place: str, later: str) -> Rejection:
     """Return the rejection of a record that a later one of the same id replaced."""
     reason = f'its id "{key}" comes again at {later}, and the last record counts: give one another id'
-    return Rejected(place, reason, superseded=True)
+    return Rejection(place, reason, superseded=True)
 
 
-def clash(key: str, place: str, kind: KeyKind, before: KeyKind) -> Rejected:
+def clash(key: str, place: str, kind: KeyKind, before: KeyKind) -> Rejection:
     """Return the rejection of a record whose key an earlier record of another kind has."""
     if kind == KeyKind.PLACE:
         reason = "it has no id, and the name that it gets by its place is the id of an earlier record: give it an id"
@@ -198,23 +182,23 @@ def clash(key: str, place: str, kind: KeyKind, before: KeyKind) -> Rejected:
             f"its id is {_NAMES[kind]}, and an earlier record has the same one as {_NAMES[before]}; both would be "
             "one document: write them alike, or give one another id"
         )
-    return Rejected(place, reason, keys=(key,))
+    return Rejection(place, reason, keys=(key,))
 
 
 def _at(places: Sequence[int], column: Sequence[Any]) -> list[Any]:
     return [column[place] for place in places]
 
 
-def chunks(source: Source) -> Iterator[tuple[Chunk, list[Rejected]]]:
+def chunks(source: Source) -> Iterator[tuple[Chunk, list[Rejection]]]:
     """Yield a source's records chunk by chunk, each with the rejections since the chunk before."""
     gathered = ChunkBuilder()
-    rejected: list[Rejected] = []
+    rejected: list[Rejection] = []
     most = FIRST_CHUNK_RECORDS
     for seq, record in enumerate(source.records()):
         if isinstance(record, Record):
             gathered.put(record.key, record.text, record.meta, record.flags, seq, record.key_kind, record.where)
         else:
-            rejected.append(Rejected(record.where, record.reason, record.fatal, record.keys, record.below))
+            rejected.append(record)
         if len(gathered) + len(rejected) >= most or gathered.n_chars >= CHUNK_CHARS:
             chunk = gathered.chunk()
             yield chunk, [*rejected, *chunk.refused]

@@ -24,14 +24,15 @@ from sqlalchemy import and_, bindparam, delete, func, or_, select, update
 from docmill.storage import fault_points
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Contender, Corpus, Document, Ingest, Job, Rejection, db_now
+from docmill.storage.core.schema import Contender, Corpus, Document, Ingest, Job, RejectionRow, db_now
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.errors import JobStopped, StorageError
 from docmill.storage.ingest import planning
 from docmill.storage.ingest.changes import Changes, KeyKinds, StoredVersion, compare, diff_chunk
-from docmill.storage.ingest.chunks import CHUNK_RECORDS, Chunk, Rejected, Versions, reject_earlier
+from docmill.storage.ingest.chunks import CHUNK_RECORDS, Chunk, Versions, reject_earlier
 from docmill.storage.ingest.planning import CorpusPosition, plan_new, sweep_page
 from docmill.storage.ingest.pruning import SeenDocuments
+from docmill.storage.readers import Rejection
 from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
 from docmill.storage.steps.propagation import PlannedTexts, Traversal, has_prompts
 
@@ -69,7 +70,7 @@ def add(
     database: Database,
     job: OpenJob,
     chunk: Chunk,
-    rejected: Sequence[Rejected] = (),
+    rejected: Sequence[Rejection] = (),
     seen: SeenDocuments | None = None,
     kinds: KeyKinds | None = None,
 ) -> Counts:
@@ -79,10 +80,8 @@ def add(
     has its key in another kind, such as 1 and "1". Raises JobStopped if the job was cancelled meanwhile.
     """
     kinds = kinds or KeyKinds()
-    counts, stored, documents, refused = database.write(
-        lambda transaction: _add(transaction, job, chunk, rejected, seen, kinds)
-    )
-    kinds.note(stored, documents, refused)
+    counts, note = database.write(lambda transaction: _add(transaction, job, chunk, rejected, seen, kinds))
+    note()
     return counts
 
 
@@ -90,10 +89,11 @@ def _add(
     transaction: Transaction,
     job: OpenJob,
     chunk: Chunk,
-    rejected: Sequence[Rejected],
+    rejected: Sequence[Rejection],
     seen: SeenDocuments | None,
     kinds: KeyKinds,
-) -> tuple[Counts, Chunk, list[tuple[int, int]], Sequence[Rejected]]:
+) -> tuple[Counts, Callable[[], None]]:
+    """Store a chunk. Return its counts, and a function to call after the commit: it notes the kinds of the keys."""
     lock_corpus(transaction, job.corpus_id)
     planning.begin(transaction, job)
     place, state = _place(transaction, job.id)
@@ -134,7 +134,7 @@ def _add(
         [*rejected, *chunk.superseded, *superseded],
     )
     documents = [(document_id, chunk.kinds[n]) for n, document_id in changes.kept.items()]
-    return counts + planned, chunk, documents, refused
+    return counts + planned, partial(kinds.note, chunk, documents, refused)
 
 
 def _changes(
@@ -267,17 +267,17 @@ def _note_contenders(
     return forgotten
 
 
-def _note(transaction: Transaction, job: OpenJob, counts: Counts, rejected: Sequence[Rejected]) -> None:
+def _note(transaction: Transaction, job: OpenJob, counts: Counts, rejected: Sequence[Rejection]) -> None:
     if rejected:
-        places = [rejection.place for rejection in rejected]
-        met_before = and_(Rejection.ingest_id == job.ingest_id, Rejection.place.in_(places))
+        places = [rejection.where for rejection in rejected]
+        met_before = and_(RejectionRow.ingest_id == job.ingest_id, RejectionRow.place.in_(places))
         if job.reread_at is not None:
-            transaction.execute(delete(Rejection).where(met_before))
+            transaction.execute(delete(RejectionRow).where(met_before))
         rows = [
-            {"ingest_id": job.ingest_id, "place": r.place, "reason": r.reason, "superseded": r.superseded}
+            {"ingest_id": job.ingest_id, "place": r.where, "reason": r.reason, "superseded": r.superseded}
             for r in rejected
         ]
-        transaction.execute(transaction.insert(Rejection).values(noted_at=db_now()).on_conflict_do_nothing(), rows)
+        transaction.execute(transaction.insert(RejectionRow).values(noted_at=db_now()).on_conflict_do_nothing(), rows)
     noted: dict[str, Any] = {
         "seen_at": db_now(),
         "n_new": Ingest.n_new + counts.new,
@@ -300,8 +300,8 @@ def _replace_counts(transaction: Transaction, job: OpenJob, read: Counts) -> Non
     once = before.n_new + before.n_changed + (transaction.scalar(undecided) or 0)
     counts["n_unchanged"] = max(0, read.records - read.repeated - once)
     transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**counts))
-    no_more = or_(Rejection.noted_at.is_(None), Rejection.noted_at < job.reread_at)
-    transaction.execute(delete(Rejection).where(Rejection.ingest_id == job.ingest_id, no_more))
+    no_more = or_(RejectionRow.noted_at.is_(None), RejectionRow.noted_at < job.reread_at)
+    transaction.execute(delete(RejectionRow).where(RejectionRow.ingest_id == job.ingest_id, no_more))
 
 
 def _require_all(transaction: Transaction, job: OpenJob, read: Counts) -> None:

@@ -119,21 +119,14 @@ class Missing:
         return len(self.vanished) + self.n_rejected + sum(self.n_left_out.values())
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """The number of documents that were marked as vanished, or the reason why none was."""
-
-    vanished: int = 0
-    not_pruned: str | None = None
-
-
 def prune(
     database: Database, job: OpenJob, seen: SeenDocuments, unread: Unread | None = None, limits: Limits | None = None
-) -> Pruned:
+) -> tuple[int, str | None]:
     """Mark the documents of the job's source that its complete reading did not see.
 
-    Only documents that were in the corpus when the reading began are considered. Doing it twice changes nothing.
-    Raises TooManyVanished, and JobStopped if the job was cancelled meanwhile.
+    Return the number of documents that were marked as vanished, and the reason if none may be. Only documents that
+    were in the corpus when the reading began are considered. Doing it twice changes nothing. Raises TooManyVanished,
+    and JobStopped if the job was cancelled meanwhile.
     """
     unread, limits = unread or Unread(), limits or Limits()
     missing = _look(database, job, seen, unread)
@@ -142,13 +135,13 @@ def prune(
         note = update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason)
         database.write(lambda transaction: transaction.execute(note))
     if reason is not None:
-        return Pruned(not_pruned=reason)
+        return 0, reason
     check_share(missing, limits)
     n = 0
     for first in range(0, len(missing.vanished), PAGE):
         page = missing.vanished[first : first + PAGE]
         n += database.write(lambda transaction, page=page: _page(transaction, job, page))  # type: ignore[misc]
-    return Pruned(n)
+    return n, None
 
 
 def note_missing(database: Database, job: OpenJob, seen: SeenDocuments, unread: Unread) -> str | None:

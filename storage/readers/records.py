@@ -77,8 +77,9 @@ class Record:
 class Rejection:
     """A record that cannot be a document, with the reason in one sentence and without its text.
 
-    After a `fatal` rejection the rest of the file could not be read. Pruning must know which documents the record may
-    be: `keys` are their ids, and `below` is a file or folder that holds all of them. Without either it may be any.
+    It could not be read, or a later record of the same id is read instead (`superseded`). After a `fatal` rejection
+    the rest of the file could not be read. Pruning must know which documents the record may be: `keys` are their ids,
+    and `below` is a file or folder that holds all of them. Without either it may be any.
     """
 
     where: str
@@ -86,6 +87,7 @@ class Rejection:
     fatal: bool = False
     keys: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     below: str | None = dataclasses.field(default=None, compare=False)
+    superseded: bool = False
 
 
 # A member of an archive: its name and bytes, its rejection, or the suffix of its name if its kind is not read.
@@ -120,9 +122,7 @@ def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
     text = fields.pop(options.text_field)
     key = fields.pop(options.id_field, None)
     if isinstance(key, float) and abs(key) >= MAX_FLOAT_ID:
-        return Rejection(
-            row.where, f'"{options.id_field}" is a number too large to be kept apart from its neighbours'
-        )
+        return Rejection(row.where, f'"{options.id_field}" is a number too large to be kept apart from its neighbors')
     if isinstance(key, bool) or not isinstance(key, int | float | str | None):
         return Rejection(row.where, f'"{options.id_field}" is {_kind(key)}, not a string or a number')
     key, kind = _key(key, name, row.number, options)

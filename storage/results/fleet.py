@@ -24,7 +24,7 @@ from docmill.storage.core.schema import (
     PipelineRow,
     PipelineRun,
     Refusal,
-    Rejection,
+    RejectionRow,
     Shard,
     SpecRow,
     Worker,
@@ -627,8 +627,8 @@ def _rejected(transaction: Transaction, now: float, most: int) -> list[RecentFai
     for job in read:
         if len(failures) >= most:
             break
-        of_job = and_(Rejection.ingest_id == job.ingest_id, ~Rejection.superseded)
-        query = select(Rejection.place, Rejection.reason).where(of_job).order_by(Rejection.place)
+        of_job = and_(RejectionRow.ingest_id == job.ingest_id, ~RejectionRow.superseded)
+        query = select(RejectionRow.place, RejectionRow.reason).where(of_job).order_by(RejectionRow.place)
         rows = transaction.execute(query.limit(most - len(failures)))
         failures += [RecentFailure(job.id, row.place, f"rejected: {row.reason}", job.seen_at) for row in rows]
     return failures

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Select, case, func, or_, select, tuple_
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages
-from docmill.storage.core.schema import Content, Document, Job, Rejection
+from docmill.storage.core.schema import Content, Document, Job, RejectionRow
 from docmill.storage.core.specs import DOUBTFUL, StoredOutcome
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.outputs.columns import Column, Form, Result, row_of, unclashing
@@ -375,13 +375,13 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
     for record in rejections(database, ingest_id):
         if match := LINE.fullmatch(record["id"]):
             lines.setdefault(match[1], array("q")).append(int(match[2]))
-    query = select(Rejection.place, Rejection.reason, Rejection.superseded).where(Rejection.ingest_id == ingest_id)
+    query = select(*_OF_REJECTION).where(RejectionRow.ingest_id == ingest_id)
     for file, numbers in lines.items():
         ordered = np.sort(np.array(numbers))
         for first in range(0, len(ordered), PAGE):
             page = [f"{file}{number}" for number in ordered[first : first + PAGE]]
             with database.read() as transaction:
-                rows = transaction.probe(query, Rejection.place, page)
+                rows = transaction.probe(query, RejectionRow.place, page)
             by_place = {row.place: _rejection(row) for row in rows}
             yield from (by_place[place] for place in page if place in by_place)  # a new reading notes them anew
     yield from (record for record in rejections(database, ingest_id) if not LINE.fullmatch(record["id"]))
@@ -389,8 +389,11 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
 
 def rejections(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
     """Yield the rejected and superseded records of a reading as `failures` has them, in the order of text."""
-    query = select(Rejection.place, Rejection.reason, Rejection.superseded).where(Rejection.ingest_id == ingest_id)
-    return map(_rejection, chain.from_iterable(pages(database, query, Rejection.place, PAGE, after="")))
+    query = select(*_OF_REJECTION).where(RejectionRow.ingest_id == ingest_id)
+    return map(_rejection, chain.from_iterable(pages(database, query, RejectionRow.place, PAGE, after="")))
+
+
+_OF_REJECTION = (RejectionRow.place, RejectionRow.reason, RejectionRow.superseded)
 
 
 def _rejection(row: Any) -> dict[str, Any]:

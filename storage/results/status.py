@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, select, true
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, spec_of
-from docmill.storage.core.schema import Corpus, Ingest, Job, Rejection, SpecRow, Step, db_now
+from docmill.storage.core.schema import Corpus, Ingest, Job, RejectionRow, SpecRow, Step, db_now
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.needed import RESULTS
@@ -439,8 +439,8 @@ def _lacks_rejections(transaction: Transaction, job: Job) -> bool:
     counted = transaction.scalar(select(Ingest.n_rejected).where(Ingest.id == job.ingest_id))
     if not counted:
         return False
-    rejected = and_(Rejection.ingest_id == job.ingest_id, ~Rejection.superseded)
-    return transaction.scalar(select(Rejection.place).where(rejected).limit(1)) is None
+    rejected = and_(RejectionRow.ingest_id == job.ingest_id, ~RejectionRow.superseded)
+    return transaction.scalar(select(RejectionRow.place).where(rejected).limit(1)) is None
 
 
 def _dropped_by_rule(transaction: Transaction, steps: Sequence[OpenStep]) -> bool:

@@ -19,7 +19,7 @@ from docmill.storage.core.schema import (
     Job,
     JobKey,
     OutcomeRow,
-    Rejection,
+    RejectionRow,
     Shard,
     Step,
     StepText,
@@ -153,7 +153,7 @@ def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, l
     transaction.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
     if row.state != "ingesting":
         return replace(job, reread_at=transaction.scalar(select(db_now())))
-    transaction.execute(delete(Rejection).where(Rejection.ingest_id == ingest_id))
+    transaction.execute(delete(RejectionRow).where(RejectionRow.ingest_id == ingest_id))
     anew = dict.fromkeys(("n_records", "n_unchanged", "n_repeated", "n_rejected", "n_vanished"), 0)
     ingest = update(Ingest).where(Ingest.id == ingest_id)
     transaction.execute(ingest.values(state="reading", seen_at=db_now(), not_pruned=None, **anew))
@@ -307,7 +307,7 @@ def resume(database: Database, job_id: int) -> bool:
     return _set(database, job_id, paused=False)
 
 
-def prioritise(database: Database, job_id: int, priority: int) -> bool:
+def prioritize(database: Database, job_id: int, priority: int) -> bool:
     """Give a job another priority; higher goes first. False when it had ended. Raises NotFound."""
     return _set(database, job_id, priority=priority)
 

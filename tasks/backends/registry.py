@@ -215,7 +215,7 @@ def candidates(
 
     A backend that cannot take the model after all raises Unsuited, and the next is tried. With a ``wanted`` one
     there is only that backend, if it fits at all. Empty where nothing that is present fits. Raises BadOption for
-    the name of an unknown backend, and UnknownKind.
+    an unknown backend or kind.
     """
     offers = _offers(kind, family, quality=quality, device=device, wanted=wanted)
     return tuple(name for name, _ in offers if name in present)

@@ -5,25 +5,29 @@ Beside it: import the libraries that opening will need, and open what cuts texts
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from docmill.storage.core.specs import Spec
+from docmill.storage.extras import install
 from docmill.tasks import kinds, languages, patterns
-from docmill.tasks.backends import Assignment, Backend, adapted, devices, registry
+from docmill.tasks.backends import Assignment, Backend, devices, registry
+from docmill.tasks.backends.convert import is_whole, made_once, safe_folder
 from docmill.tasks.backends.encoder import choice, heads
 from docmill.tasks.backends.polyglot import PolyglotBackend, language_coder
 from docmill.tasks.backends.reading import CoderAndTraits, as_given, reading_of
 from docmill.tasks.backends.registry import Offer
 from docmill.tasks.backends.weightless import NullBackend, PatternsBackend
 from docmill.tasks.engine.documents import cut_each
-from docmill.tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
+from docmill.tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, NotInstalled, Unsuited
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families, weightless
 from docmill.tasks.models.families import Description, Family
@@ -104,7 +108,7 @@ def _located(
     config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
     adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
     if adapter is not None and only in {None, families.family(config)}:  # it may bring the head
-        spec, folder = adapted.merged(spec, folder, adapter, cache_dir)
+        spec, folder = adapted(spec, folder, adapter, cache_dir)
         config = Description.of_folder(folder).config
     return spec, folder, config
 
@@ -203,9 +207,9 @@ def modules(spec: Spec, place: OpeningPlace) -> list[str]:
     folder = pinning.locate(pinned, models_dir=place.models_dir, cache_dir=place.cache_dir)
     config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=place.models_dir)
     if pinning.ADAPTER in spec.params:
-        if (merged := adapted.kept(spec, folder, place.cache_dir)) is None:
+        if (made_earlier := kept_adapted(spec, folder, place.cache_dir)) is None:
             return ["peft"]
-        spec, folder = merged
+        spec, folder = made_earlier
         config = Description.of_folder(folder).config
     family = families.family(config)
     head, present = kinds.kind(spec.kind).head(family), registry.installed()
@@ -314,3 +318,40 @@ def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], CoderAnd
 def _weightless(spec: Spec) -> CoderAndTraits:
     backend = (NullBackend if weightless.is_null(spec.model) else PatternsBackend)(spec, device="cpu")
     return CoderAndTraits(backend, backend.traits, as_given)
+
+
+# Raised with every change of the files with a merged adapter.
+_ADAPTED_FORMAT = 2
+
+
+def adapted(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> tuple[Spec, Path]:
+    """Return the spec under a revision of the merged weights, and the folder with them.
+
+    If they are not kept: raises NotInstalled without PEFT, and ModelUnsuitable where the adapter does not fit.
+    """
+    if (made_earlier := kept_adapted(spec, folder, cache_dir)) is not None:
+        return made_earlier
+    if find_spec("peft") is None:
+        raise NotInstalled(f"--adapter needs PEFT; {install('adapters')}.")
+    head = kinds.kind(spec.kind).adapted_head(spec, Description.of_folder(folder).config)
+    made, ready = _place_of_adapted(spec, folder, cache_dir)
+
+    def build(target: Path) -> None:
+        from docmill.tasks.backends.merging import merge  # with torch
+
+        merge(spec, safe_folder(folder, spec.revision, cache_dir), adapter_folder, head, target)
+
+    return made, made_once(ready, build, cache_dir)
+
+
+def kept_adapted(spec: Spec, folder: Path, cache_dir: Path) -> tuple[Spec, Path] | None:
+    """Return what `adapted` does, if the cache keeps the merged weights; else None."""
+    made, ready = _place_of_adapted(spec, folder, cache_dir)
+    return (made, ready) if is_whole(ready, cache_dir) else None
+
+
+def _place_of_adapted(spec: Spec, folder: Path, cache_dir: Path) -> tuple[Spec, Path]:
+    head = kinds.kind(spec.kind).adapted_head(spec, Description.of_folder(folder).config)
+    whole = f"{spec.revision} {spec.params['adapter_revision']} {head} {_ADAPTED_FORMAT}"
+    name = hashlib.sha256(whole.encode()).hexdigest()
+    return replace(spec, revision=f"sha256:{name}"), cache_dir / "adapters" / name

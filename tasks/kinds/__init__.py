@@ -22,7 +22,7 @@ from docmill.storage.features import FeatureInvalid, load_by_name
 from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks import prompts
 from docmill.tasks.checks import AS_WRITTEN, NONE, Checks
-from docmill.tasks.errors import BadOption, CannotServe, UnknownKind, hint
+from docmill.tasks.errors import BadOption, CannotServe, hint
 from docmill.tasks.kinds.answer import ANSWER
 from docmill.tasks.kinds.base import Recipe, TaskKind, Traits
 from docmill.tasks.kinds.classify import CLASSIFY
@@ -118,15 +118,15 @@ def verb(name: str) -> str:
 
 
 def kind(name: str) -> TaskKind:
-    """Return the kind of this name. Raises UnknownKind."""
+    """Return the kind of this name. Raises BadOption."""
     by_name: Mapping[str, TaskKind] = _registry()["BY_NAME"]
     if name not in by_name:
-        raise UnknownKind(f"No such task: {name}; there are {', '.join(by_name)}. {hint(name, by_name)}".rstrip())
+        raise BadOption(f"No such task: {name}; there are {', '.join(by_name)}. {hint(name, by_name)}".rstrip())
     return by_name[name]
 
 
 def options(name: str, **values: Any) -> KindOptions:
-    """Return the options of the kind of this name, from values by field. Raises UnknownKind and BadOption."""
+    """Return the options of the kind of this name, from values by field. Raises BadOption."""
     require_options(name, values)
     return parsed(kind(name).options, values)
 
@@ -156,7 +156,7 @@ def any_options() -> type[KindOptions]:
 
 
 def recipe(spec: Spec, traits: Traits) -> Recipe:
-    """Return the recipe for a spec. Raises UnknownKind."""
+    """Return the recipe for a spec. Raises BadOption."""
     task_kind = kind(spec.kind)
     own = task_kind.recipe(spec, traits)
     if not prompts.is_rendered(spec.params):
@@ -167,7 +167,7 @@ def recipe(spec: Spec, traits: Traits) -> Recipe:
 
 
 def checks(spec: Spec, traits: Traits) -> Checks:
-    """Return the checks of the outputs under a spec. Raises UnknownKind.
+    """Return the checks of the outputs under a spec. Raises BadOption.
 
     Rendered prompts say more than the document, so only what was written is checked. The null model writes nothing
     of its own.

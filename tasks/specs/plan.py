@@ -36,7 +36,8 @@ def build_spec(
 
     ``stated`` are an embedding model's own prompts, None where they are not known.
 
-    Raises UnknownKind, BadOption for an option that does not fit, ModelUnsuitable for a model of the wrong family.
+    Raises BadOption for an unknown kind or an option that does not fit, and ModelUnsuitable for a model of the wrong
+    family.
     """
     task_kind = kinds.kind(kind)
     kinds.kind(kind).require(config, pinned.model, options.to_params())

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from docmill.worker.cli import docmill
+from docmill.worker.cli import all_commands, docmill
 from docmill.worker.cli.commands.gc import gc_command
-from docmill.worker.cli.registry import all_commands
 from docmill.worker.settings import LANES, ORDERS, Settings
 from tests.deploy import chart
 from tests.deploy.chart import CASES, URLS, Manifest, cases, pod_specs, render

@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, Document, Rejection
-from docmill.storage.ingest.chunks import FIRST_CHUNK_RECORDS, Rejected
+from docmill.storage.core.schema import Content, Document, RejectionRow
+from docmill.storage.ingest.chunks import FIRST_CHUNK_RECORDS
 from docmill.storage.ingest.ingest import Counts
+from docmill.storage.readers import Rejection
 from docmill.worker.errors import WorkerError
 from docmill.worker.settings import Settings
 from docmill.worker.submit.enqueue import Enqueued, IngestProgress, enqueue
@@ -50,7 +51,7 @@ def texts(database: Database) -> dict[str, str]:
 
 def rejections(database: Database) -> dict[str, str]:
     with database.read() as transaction:
-        rows = transaction.execute(select(Rejection.place, Rejection.reason, Rejection.ingest_id)).all()
+        rows = transaction.execute(select(RejectionRow.place, RejectionRow.reason, RejectionRow.ingest_id)).all()
     latest = max((row.ingest_id for row in rows), default=0)
     return {row.place: row.reason for row in rows if row.ingest_id == latest}
 
@@ -127,15 +128,15 @@ def test_strict_stops_at_an_id_that_looks_like_another(read: Read, database: Dat
 
 
 def test_it_is_told_as_any_rejection_and_pruning_keeps_the_document(read: Read, database: Database) -> None:
-    told: list[Rejected] = []
+    told: list[Rejection] = []
 
     class Told(IngestProgress):
-        def rejected(self, rejected: Rejected) -> None:
+        def rejected(self, rejected: Rejection) -> None:
             told.append(rejected)
 
     records = [{"id": 1, "text": "number"}, *filler(FAR), {"id": "1", "text": "string"}]
     read([*records[:-1], {"id": "gone", "text": "gone"}])
     done = read(records, Told(), prune=True, prune_rejected="keep")
-    assert [(one.place, one.keys) for one in told] == [(f"c.jsonl:{FAR + 2}", ("1",))]
+    assert [(one.where, one.keys) for one in told] == [(f"c.jsonl:{FAR + 2}", ("1",))]
     assert done.counts.vanished == 1
     assert texts(database) == {"1": "number"}

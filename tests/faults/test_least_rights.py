@@ -26,10 +26,10 @@ from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.deletion import retention
 from docmill.storage.errors import RightMissing
 from docmill.storage.ingest import ingest
-from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import pipelines
+from docmill.storage.readers import Rejection
 from docmill.storage.results.fleet import read_fleet
 from docmill.storage.results.job_counts import runtimes
 from docmill.storage.results.results import failures, results
@@ -314,7 +314,7 @@ def steer(owner: Database, admin: Database) -> None:
     twice = [("a", f"first {n}"), ("a", f"second {n}")]
     read(admin, asked, twice, chunk=1, stop_after=2)
     job = read(admin, asked, twice, chunk=1, stop_after=1)  # now the first version contends with the second
-    ingest.add(admin, job, records(numbered(3)), [Rejected("line 9", "no JSON")])
+    ingest.add(admin, job, records(numbered(3)), [Rejection("line 9", "no JSON")])
     ingest.end(admin, job)
     assert replacements.substituted(admin, asked.corpus, asked.steps) == asked.steps
     assert clusters.find(admin, job.corpus_id, ByText(0.3, Shingling("words", 1))).repeats == 2
@@ -336,7 +336,7 @@ def forget(owner: Database, admin: Database, n: int, asked: JobRequest) -> None:
     pipelines.put(admin, f"old{n}", "/x.toml", "", None)
     for _ in range(2):  # the last one stays
         job = read(admin, asked, numbered(3))
-        ingest.add(admin, job, records([]), [Rejected("line 9", "no JSON")])
+        ingest.add(admin, job, records([]), [Rejection("line 9", "no JSON")])
         jobs.cancel(admin, job.id)
         pipelines.note(admin, pipelines.begin(admin, f"old{n}", "me", 60.0), "done", job_id=job.id)
     end_long_ago(owner)

@@ -104,7 +104,7 @@ def request_of(
 ) -> Request:
     """Return the request in the options of a call. None stands for an option that was not given.
 
-    Raises BadOption and UnknownKind.
+    Raises BadOption.
     """
     for name in arguments:
         if name not in NAMES:

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 
 from docmill.storage.core.database import Database
 from docmill.storage.errors import PASSING
-from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases.diagnosis import Cause
-from docmill.storage.readers import Source, left_out, why_left_out
+from docmill.storage.readers import Rejection, Source, left_out, why_left_out
 from docmill.storage.readers.memory import NoSource
 from docmill.storage.readers.registry import advise_extras
 from docmill.storage.results.status import JobStatus, read_status
@@ -61,10 +60,10 @@ class IngestBar(IngestProgress):
     def noted(self, note: str) -> None:
         self._bar.update(self._source.bytes_read, total=self._source.size_bytes(), note=note)
 
-    def rejected(self, rejected: Rejected) -> None:
+    def rejected(self, rejected: Rejection) -> None:
         self._n_rejected += 1
         if self._n_rejected <= SHOWN_REJECTIONS or rejected.fatal:
-            self._bar.say(f"rejected {rejected.place}: {rejected.reason}")
+            self._bar.say(f"rejected {rejected.where}: {rejected.reason}")
         elif self._n_rejected == SHOWN_REJECTIONS + 1:
             listed = f"; `docmill failures {self.job_id}` lists them all" if self.job_id else ""
             self._bar.say(f"more were rejected{listed}")

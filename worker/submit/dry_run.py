@@ -13,7 +13,6 @@ from sqlalchemy import and_, select
 from docmill.storage import templates
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, OutcomeRow, SpecRow
-from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.readers import Record
 from docmill.storage.steps import fitted_risks
@@ -59,7 +58,7 @@ def forecast(
 ) -> Forecast:
     """Read the source, compare with the store, compute a small sample. Stores nothing.
 
-    Raises StorageError if an escalation has a bound of a risk that nobody has fitted, SampleFailed and
+    Raises StorageError if an escalation has a bound of a risk that nobody has fitted, WorkerError and
     ServerUnreachable.
     """
     fitted_risks.require_risks(database, prepared.steps)
@@ -110,7 +109,7 @@ def _surveyed(database: Database, prepared: Prepared, progress: IngestProgress, 
         records = [record for record in page if isinstance(record, Record)]
         for record in page:
             if not isinstance(record, Record):
-                progress.rejected(Rejected(record.where, record.reason, record.fatal))
+                progress.rejected(record)
         survey.rejected += len(page) - len(records)
         survey.documents += len(records)
         fresh: dict[bytes, str] = {}

@@ -14,10 +14,10 @@ from docmill.storage.core.database import Database
 from docmill.storage.errors import TooManyVanished
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.changes import KeyKinds
-from docmill.storage.ingest.chunks import ChunkBuilder, Rejected, chunks
+from docmill.storage.ingest.chunks import ChunkBuilder, chunks
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.ingest.pruning import SeenDocuments, Unread, note_missing, prune
-from docmill.storage.readers import left_out, memory
+from docmill.storage.readers import Rejection, left_out, memory
 from docmill.storage.readers.errors import ProgramFailed
 from docmill.storage.readers.files import StreamSource
 from docmill.storage.steps import jobs
@@ -50,7 +50,7 @@ class IngestProgress:
     def advanced(self, counts: Counts) -> None:
         """Hear that another chunk is stored."""
 
-    def rejected(self, rejected: Rejected) -> None:
+    def rejected(self, rejected: Rejection) -> None:
         """Hear of a record that could not be read."""
 
     def noted(self, note: str) -> None:
@@ -265,24 +265,24 @@ class _Ingest:
         if self._limits is None:
             return note_missing(self._database, self._job, self._seen, self._unread)
         try:
-            pruned = prune(self._database, self._job, self._seen, self._unread, self._limits)
+            n_vanished, not_pruned = prune(self._database, self._job, self._seen, self._unread, self._limits)
         except TooManyVanished as error:
             jobs.halt(self._database, self._job.id, str(error))
             raise
-        if pruned.not_pruned:
+        if not_pruned:
             log.warning("not_pruned job=%d rejected=%d", self._job.id, self._unread.n_rejected)
-        self.total += Counts(vanished=pruned.vanished)
-        return pruned.not_pruned
+        self.total += Counts(vanished=n_vanished)
+        return not_pruned
 
-    def _reject(self, rejected: Sequence[Rejected], *, stored: bool = False) -> None:
+    def _reject(self, rejected: Sequence[Rejection], *, stored: bool = False) -> None:
         """Tell of rejected records, and note them for pruning. Under --strict the first one stops the job."""
         for record in rejected[:1] if self._strict else rejected:
             self._progress.rejected(record)
             if self._seen is not None:
-                self._unread.reject(record.place, record.keys, record.below)
+                self._unread.reject(record.where, record.keys, record.below)
         if rejected and self._strict:
             first = rejected[0]
             if not stored:  # so that `failures` lists what stopped it
                 ingest.add(self._database, self._job, ChunkBuilder().chunk(), rejected[:1])
-            jobs.halt(self._database, self._job.id, f"--strict: {first.place} was rejected")
-            raise WorkerError(f"{first.place}: {first.reason} (--strict stops at the first)")
+            jobs.halt(self._database, self._job.id, f"--strict: {first.where} was rejected")
+            raise WorkerError(f"{first.where}: {first.reason} (--strict stops at the first)")

@@ -1,4 +1,4 @@
-"""Serve the pages over HTTP, on a thread."""
+"""The application of `docmill web`, with each page and each change at its path, and its HTTP server on a thread."""
 
 from __future__ import annotations
 
@@ -7,15 +7,40 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from importlib.metadata import version
 
+from anyio import CapacityLimiter, fail_after, move_on_after, to_thread
+from sqlalchemy import text
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from docmill.storage.errors import NotFound, StorageError
+from docmill.storage.features import load_all
 from docmill.worker.errors import WorkerError
-from docmill.worker.web.app import make_app
-from docmill.worker.web.site import Site
+from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Renderer, assets, merged
+from docmill.worker.web.pages import jobs, outputs, pipelines, search
+from docmill.worker.web.site import (
+    HEALTH,
+    SIGN_IN,
+    SIGN_OUT,
+    Guard,
+    Site,
+    is_from_another_site,
+    own_path,
+    same,
+    sign_in,
+    sign_out,
+)
 
 LONGEST_STOP_S = 3.0  # until requests under way are cut off
 POLL_S = 0.01
@@ -115,3 +140,209 @@ def _not_served(host: str, port: int, error: OSError) -> WorkerError:
         f"The page cannot be served on {host} port {port}: {error.strerror}. Name another with --host and --port; "
         "--port 0 is any free one"
     )
+
+
+PAGES: tuple[Page, ...] = (
+    *jobs.PAGES,
+    *outputs.PAGES,
+    *pipelines.PAGES,
+    *jobs.FLEET_PAGES,
+    *search.PAGES,
+    *load_all("pages", Page),
+)
+CHANGES: tuple[Change, ...] = (*jobs.CHANGES, *pipelines.CHANGES)
+DOCUMENT = "/jobs/{job:int}/document"  # a page that a feature may bring; others then have links to it
+FIRST = PAGES[0]  # the page at `/`
+AT_ONCE = 8  # requests that read the store, which has as many connections
+LONGEST_FORM_S = 10.0  # until all of a form has come
+NOTICE = "docmill-notice"  # a cookie: what was done, shown once
+FOREVER = "public, max-age=31536000, immutable"
+UNREADABLE = "The store does not answer. Try again; `docmill doctor` says what is wrong."
+STALE = "This form is older than the server, which was restarted. Go back, reload the page and send it again."
+READ_ONLY = "This page is read-only. Start it with `docmill web --allow-changes` to operate jobs and pipelines."
+
+
+def make_app(site: Site) -> ASGIApp:
+    """Return the application that shows a site."""
+    return Guard(_Application(site).routed(), site)
+
+
+class _Application:
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._limiter: CapacityLimiter | None = None
+        self._renderer = Renderer(
+            {
+                "navigation": [(page.name, page.path) for page in PAGES if page.name is not None],
+                "allows_changes": site.allows_changes,
+                "signs_in": site.token is not None,
+                "form_token": site.signer.form_token,
+                "shows_documents": any(page.path == DOCUMENT for page in PAGES),
+                "version": version("docmill"),
+            },
+            {page.folder for page in PAGES if page.folder is not None},
+        )
+
+    def routed(self) -> Starlette:
+        """Return the routes, with a page for each error."""
+        routes = [
+            Route("/", lambda _: RedirectResponse(FIRST.path), methods=["GET"]),
+            Route(HEALTH, self._health, methods=["GET"]),
+            Route("/static/{mark}/{name}", _asset, methods=["GET"]),
+            Route(SIGN_IN, self._sign_in_page, methods=["GET"]),
+            Route(SIGN_IN, self._sign_in, methods=["POST"]),
+            Route(SIGN_OUT, self._sign_out, methods=["POST"]),
+            Route(jobs.DOWNLOAD, self._download, methods=["GET"]),
+            *(Route(page.path, partial(self._show, page), methods=["GET"]) for page in PAGES),
+            *(Route(change.path, partial(self._change, change), methods=["POST"]) for change in CHANGES),
+        ]
+        return Starlette(
+            routes=routes, exception_handlers={Exception: self._show_failure, HTTPException: self._show_missing}
+        )
+
+    async def _show(self, page: Page, request: Request) -> Response:
+        name = request.query_params.get("part")
+        if name is not None and name not in page.parts:
+            return await self._refuse(
+                request, PageRefused("There is no such part of this page.", HTTPStatus.NOT_FOUND)
+            )
+        page_request = self._page_request(request)
+        notice = self._site.signer.signed(request.cookies.get(NOTICE, "")) if name is None else None
+        answer = await self._answer(request, lambda: self._render(page, page_request, name, notice))
+        if notice is not None:
+            answer.delete_cookie(NOTICE, httponly=True, samesite="strict")
+        return answer
+
+    def _render(self, page: Page, page_request: PageRequest, part: str | None, notice: str | None) -> Response:
+        if part is not None:
+            return HTMLResponse(self._renderer.part(page, part, page.parts[part](page_request)))
+        reads = dict.fromkeys([page.read, *page.parts.values()])
+        values = merged({"here": page.path, "notice": notice}, *(read(page_request) for read in reads))
+        return HTMLResponse(self._renderer.whole(page.template, values))
+
+    async def _change(self, change: Change, request: Request) -> Response:
+        form = await _form_of(request)
+        if not self._site.allows_changes:
+            return await self._refuse(request, PageRefused(READ_ONLY, HTTPStatus.FORBIDDEN))
+        if not self._has_token(form):
+            return await self._refuse(request, PageRefused(STALE, HTTPStatus.FORBIDDEN))
+        page_request = self._page_request(request, form)
+
+        def act() -> Response:
+            path, said = change.act(page_request)
+            answer = RedirectResponse(path, HTTPStatus.SEE_OTHER)
+            answer.set_cookie(NOTICE, self._site.signer.sign(said), max_age=60, httponly=True, samesite="strict")
+            return answer
+
+        return await self._answer(request, act)
+
+    async def _download(self, request: Request) -> Response:
+        page_request = self._page_request(request)
+        return await self._answer(request, lambda: jobs.download(page_request))
+
+    async def _answer(self, request: Request, act: Callable[[], Response]) -> Response:
+        """Return what a function of the store answers, on a thread; a page that says so if it cannot."""
+        try:
+            return await self._in_thread(act)
+        except PageRefused as error:
+            return await self._refuse(request, error)
+        except NotFound as error:
+            return await self._refuse(request, PageRefused(str(error), HTTPStatus.NOT_FOUND))
+        except StorageError as error:
+            return await self._refuse(request, PageRefused(f"{UNREADABLE} {error}", HTTPStatus.SERVICE_UNAVAILABLE))
+        except WorkerError as error:  # such as a file of prices that was spoilt since the start
+            return await self._refuse(request, PageRefused(str(error), HTTPStatus.SERVICE_UNAVAILABLE))
+
+    async def _in_thread(self, act: Callable[[], Response]) -> Response:
+        if self._limiter is None:
+            self._limiter = CapacityLimiter(AT_ONCE)
+        return await to_thread.run_sync(act, limiter=self._limiter)
+
+    def _page_request(self, request: Request, form: Mapping[str, str] | None = None) -> PageRequest:
+        site = self._site
+        path = {name: _storable(str(value)) for name, value in request.path_params.items()}
+        query = {name: _storable(value) for name, value in request.query_params.items()}
+        return PageRequest(
+            site.database, site.settings, site.allows_changes, path, query, form or {}, is_from_another_site(request)
+        )
+
+    async def _health(self, _: Request) -> Response:
+        def ask() -> Response:
+            with self._site.database.read() as transaction:
+                transaction.execute(text("SELECT 1"))
+            return JSONResponse({"status": "ok"})
+
+        try:
+            return await self._in_thread(ask)
+        except StorageError:
+            return JSONResponse({"status": "the store does not answer"}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def _sign_in_page(self, request: Request) -> Response:
+        return self._sign_in_form(request.query_params.get("next", ""))
+
+    def _sign_in_form(self, following: str, problem: str | None = None) -> Response:
+        values = {"here": SIGN_IN, "notice": None, "following": own_path(following), "problem": problem}
+        status = HTTPStatus.OK if problem is None else HTTPStatus.FORBIDDEN
+        return HTMLResponse(self._renderer.whole("sign_in.html.j2", values), status)
+
+    async def _sign_in(self, request: Request) -> Response:
+        form = await _form_of(request)
+        following = own_path(form.get("next", ""))
+        if not self._has_token(form):
+            return self._sign_in_form(following, STALE)
+        if self._site.token is not None:
+            address = "" if request.client is None else request.client.host
+            with move_on_after(self._site.attempts.begin(address)):  # first, so that who leaves learns nothing
+                await request.receive()  # returns when the client has left
+            if not same(form.get("token", ""), self._site.token):
+                return self._sign_in_form(following, "This is not the token that docmill printed at its start.")
+            self._site.attempts.forgive(address)
+        return sign_in(self._site, request, following)
+
+    async def _sign_out(self, request: Request) -> Response:
+        form = await _form_of(request)
+        return (
+            sign_out(self._site, request)
+            if self._has_token(form)
+            else await self._refuse(request, PageRefused(STALE, HTTPStatus.FORBIDDEN))
+        )
+
+    def _has_token(self, form: Mapping[str, str]) -> bool:
+        return same(form.get("form_token", ""), self._site.signer.form_token)
+
+    async def _refuse(self, request: Request, error: PageRefused) -> Response:
+        """Return a page about an error; of a part of a page only the sentence, which replaces nothing."""
+        if "part" in request.query_params:
+            return PlainTextResponse(str(error), error.status)
+        values = {"here": "", "notice": None, "title": error.status.phrase, "problem": str(error)}
+        return HTMLResponse(self._renderer.whole("error.html.j2", values), error.status)
+
+    async def _show_missing(self, request: Request, error: Exception) -> Response:
+        status = HTTPStatus(error.status_code) if isinstance(error, HTTPException) else HTTPStatus.NOT_FOUND
+        said = "There is no page at this address." if status == HTTPStatus.NOT_FOUND else f"{status.description}."
+        return await self._refuse(request, PageRefused(said, status))
+
+    async def _show_failure(self, request: Request, _: Exception) -> Response:
+        said = "This page has a bug. The log of `docmill web` has the details."
+        return await self._refuse(request, PageRefused(said, HTTPStatus.INTERNAL_SERVER_ERROR))
+
+
+def _storable(text: str) -> str:
+    """Return a text of an address that a database can be asked for: PostgreSQL takes no NUL."""
+    return text.replace("\0", "\ufffd")
+
+
+async def _form_of(request: Request) -> dict[str, str]:
+    try:
+        with fail_after(LONGEST_FORM_S):
+            async with request.form(max_files=0, max_fields=50) as form:
+                return {name: value for name, value in form.items() if isinstance(value, str)}
+    except TimeoutError as error:
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT) from error
+
+
+async def _asset(request: Request) -> Response:
+    asset = assets().get(request.path_params["name"])
+    if asset is None or request.path_params["mark"] != asset.mark:
+        return PlainTextResponse("There is no such file.", HTTPStatus.NOT_FOUND)
+    return Response(asset.body, media_type=asset.media_type, headers={"Cache-Control": FOREVER})

@@ -14,7 +14,6 @@ import pytest
 
 from docmill.features.batch_files.file import (
     MOST_CALLS,
-    BadBatch,
     BatchFile,
     BatchRequest,
     BodySettings,
@@ -25,6 +24,7 @@ from docmill.features.batch_files.file import (
 )
 from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, REQUEST
 from docmill.storage.readers.records import Record, Rejection
+from docmill.worker.errors import WorkerError
 
 DIALECT = BodySettings("float32")
 
@@ -104,19 +104,19 @@ def test_what_no_database_stores_is_replaced_in_ids_as_in_texts(
 
 def test_an_id_that_stands_twice_names_both_lines(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
     for lines in ([line("a"), line("b"), line("a")], [line("x", input=["a", "b"]), line("a"), line("x#1")]):
-        with pytest.raises(BadBatch, match=r'batch\.jsonl:3: the custom_id "(a|x#1)" stands on line 1 already'):
+        with pytest.raises(WorkerError, match=r'batch\.jsonl:3: the custom_id "(a|x#1)" stands on line 1 already'):
             survey(opened(made(tmp_path, *lines)))
 
 
 def test_files_that_are_no_batch_say_so(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
-    with pytest.raises(BadBatch, match=r"empty\.jsonl has no requests"):
+    with pytest.raises(WorkerError, match=r"empty\.jsonl has no requests"):
         survey(opened(made(tmp_path, "\n", name="empty.jsonl")))
-    with pytest.raises(BadBatch, match="sqlite:// is no file"):
+    with pytest.raises(WorkerError, match="sqlite:// is no file"):
         opened("sqlite:///a.db?SELECT 1")
-    with pytest.raises(BadBatch, match="is a folder"):
+    with pytest.raises(WorkerError, match="is a folder"):
         opened(str(tmp_path))
     lines = [line(str(n), COMPLETIONS, max_tokens=n) for n in range(1, MOST_CALLS + 2)]
-    with pytest.raises(BadBatch, match=f":{MOST_CALLS + 1}: .* more than {MOST_CALLS} different sets"):
+    with pytest.raises(WorkerError, match=f":{MOST_CALLS + 1}: .* more than {MOST_CALLS} different sets"):
         survey(opened(made(tmp_path, *lines)))
 
 

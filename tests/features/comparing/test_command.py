@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from docmill.features.comparing.terminal import marked
+from docmill.features.comparing.command import marked
 from tests.worker.harness import Docmill
 
 WriteCorpus = Callable[..., Path]

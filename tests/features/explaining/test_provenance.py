@@ -12,8 +12,8 @@ from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.errors import NotFound
 from docmill.storage.ingest import ingest
-from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import shards
+from docmill.storage.readers import Rejection
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
@@ -122,7 +122,7 @@ def test_an_unknown_document_is_refused_with_ids_that_are_near(database: Databas
 
 def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_reason(database: Database) -> None:
     job = jobs.open_job(database, request())
-    ingest.add(database, job, records([("k", "a text")]), [Rejected("a.jsonl:2", "it is no JSON")])
+    ingest.add(database, job, records([("k", "a text")]), [Rejection("a.jsonl:2", "it is no JSON")])
     ingest.end(database, job)
     finish(database)
     later = read(database, request("b.jsonl"), [("late", "another")])

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from docmill.features.metrics.fleet import FleetCollector
-from docmill.features.metrics.serving import exposition
+from docmill.features.metrics.serving import FleetCollector, exposition
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.storage.results.counts import StoreTotals
 from docmill.storage.results.fleet import Fleet, FleetWorker, Lane, PipelineState

@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import delete_page, pages
-from docmill.storage.core.schema import Document, Rejection
+from docmill.storage.core.schema import Document, RejectionRow
 from tests.storage.builders import documents, numbered, read, request
 
 
@@ -32,6 +32,6 @@ def test_rows_may_be_deleted_between_two_pages(database: Database) -> None:
 def test_no_more_rows_than_a_page_has_are_deleted_by_a_key_of_two_columns(database: Database) -> None:
     job = read(database, request(), numbered(3))
     rejected = [{"ingest_id": job.ingest_id, "place": place, "reason": "no"} for place in "abc"]
-    database.write(lambda transaction: transaction.execute(insert(Rejection), rejected))
-    some = partial(delete_page, table=Rejection, condition=Rejection.ingest_id == job.ingest_id, size=2)
+    database.write(lambda transaction: transaction.execute(insert(RejectionRow), rejected))
+    some = partial(delete_page, table=RejectionRow, condition=RejectionRow.ingest_id == job.ingest_id, size=2)
     assert [database.write(some) for _ in range(3)] == [2, 1, 0]

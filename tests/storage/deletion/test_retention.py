@@ -16,7 +16,7 @@ from docmill.storage.core.schema import (
     OutcomeRow,
     PipelineRow,
     PipelineRun,
-    Rejection,
+    RejectionRow,
     Shard,
     Step,
     StepText,
@@ -25,8 +25,8 @@ from docmill.storage.core.schema import (
 from docmill.storage.deletion import retention
 from docmill.storage.errors import JobStopped, NotFound
 from docmill.storage.ingest import ingest
-from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.pipelines import pipelines
+from docmill.storage.readers import Rejection
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -95,7 +95,7 @@ def night(database: Database, fleet: Fleet, due_at: float, state: str = "done") 
     run = pipelines.take(database, run_id or 0, "w1", 60.0)
     assert run is not None
     job = jobs.open_job(database, pipeline())
-    found = ingest.add(database, job, records(numbered(3)), [Rejected("line 9", "no JSON")])
+    found = ingest.add(database, job, records(numbered(3)), [Rejection("line 9", "no JSON")])
     ingest.end(database, job, found)
     fleet.work()
     jobs.finish(database)
@@ -125,7 +125,7 @@ def test_old_runs_go_with_their_jobs_and_each_pipeline_keeps_its_last(
     assert [count_rows(database, table) for table in (Document, Content, OutcomeRow)] == data
     one_of_documents = [count_rows(database, table) for table in (Ingest, Job, Step)]
     assert one_of_documents == [4, 3, 12]
-    assert count_rows(database, Rejection) == 1
+    assert count_rows(database, RejectionRow) == 1
     assert read_status(database, failed).rejected == 1, "the number stays"
     another = night(database, fleet, 5.0)
     assert another > last, "no number is given twice"
@@ -163,7 +163,7 @@ def test_old_runs_that_never_had_a_job_go_but_for_the_last(database: Database) -
 
 def test_rejected_records_of_long_ago_are_forgotten_and_their_number_stays(database: Database) -> None:
     job = jobs.open_job(database, pipeline())
-    ingest.add(database, job, records([]), [Rejected("line 9", "no JSON")])
+    ingest.add(database, job, records([]), [Rejection("line 9", "no JSON")])
     ingest.end(database, job)
     jobs.finish(database)
     assert retention.forget_rejections(database, KEPT_S).rows == 0

@@ -10,8 +10,9 @@ from sqlalchemy import select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Corpus
 from docmill.storage.deletion import removal
-from docmill.storage.deletion.removal import Condition, MetaConditionInvalid
+from docmill.storage.deletion.removal import Condition
 from docmill.storage.deletion.tracing import trace
+from docmill.storage.errors import ConditionInvalid
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.pruning import Limits, SeenDocuments, prune
 from docmill.storage.steps import jobs
@@ -125,5 +126,5 @@ def test_how_many_vanished_documents_are_kept_is_counted_by_corpus(database: Dat
 
 @pytest.mark.parametrize("wrong", ["customer=7", "meta.customer", "meta.=7", "", "metaxcustomer=7"])
 def test_a_condition_that_is_none_is_refused(wrong: str) -> None:
-    with pytest.raises(MetaConditionInvalid, match=r"meta\.FIELD=VALUE"):
+    with pytest.raises(ConditionInvalid, match=r"meta\.FIELD=VALUE"):
         Condition.parse(wrong)

@@ -14,9 +14,9 @@ from docmill.storage.core.schema import Content, Document, Ingest
 from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.errors import JobStopped, StorageError
 from docmill.storage.ingest import ingest, planning
-from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases.shards import Claim
+from docmill.storage.readers import Rejection
 from docmill.storage.results.results import failures
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -229,7 +229,7 @@ def test_a_cancelled_job_takes_no_more_documents(database: Database) -> None:
 
 
 def test_rejected_records_are_kept_with_their_place_and_counted_once(database: Database) -> None:
-    rejected = [Rejected("a.jsonl:3", "not JSON")]
+    rejected = [Rejection("a.jsonl:3", "not JSON")]
     for _ in range(2):
         job = jobs.open_job(database, request())
         ingest.add(database, job, records(numbered(2)), rejected)
@@ -239,7 +239,7 @@ def test_rejected_records_are_kept_with_their_place_and_counted_once(database: D
 
 def test_a_rejection_that_was_mended_before_the_reading_is_carried_on_is_forgotten(database: Database) -> None:
     job = jobs.open_job(database, request())
-    ingest.add(database, job, gathered(), [Rejected("a.jsonl:3", "not JSON")])
+    ingest.add(database, job, gathered(), [Rejection("a.jsonl:3", "not JSON")])
     job = read(database, request(), numbered(3))
     assert list(failures(database, job.id)) == []
 
@@ -281,7 +281,7 @@ def states(database: Database, job_id: int) -> tuple[str, int, int, list[str]]:
 
 def read_with_a_rejection(database: Database) -> int:
     job = jobs.open_job(database, request())
-    counts = ingest.add(database, job, records(numbered(4)), [Rejected("line 9", "no JSON")])
+    counts = ingest.add(database, job, records(numbered(4)), [Rejection("line 9", "no JSON")])
     ingest.end(database, job, counts)
     return job.id
 
@@ -294,7 +294,7 @@ def test_a_job_that_was_read_stays_as_it_was_when_the_same_command_is_killed(
     again = jobs.open_job(database, request())
     assert (again.id, again.adopted) == (job_id, True)
     for part in chunks(numbered(4), 2)[:n_chunks]:
-        ingest.add(database, again, part, [Rejected("line 9", "no JSON")])
+        ingest.add(database, again, part, [Rejection("line 9", "no JSON")])
     work(database)
     assert jobs.finish(database) == [job_id]
     assert states(database, job_id) == ("done", 4, 4, ["line 9"])
@@ -319,7 +319,7 @@ def test_a_job_that_ends_while_its_source_is_read_again_is_done_with_all_of_it(d
     same, more = (jobs.open_job(database, request()) for _ in range(2))
     work(database)
     assert jobs.finish(database) == [job_id]
-    counts = ingest.add(database, same, records(numbered(4)), [Rejected("line 9", "no JSON")])
+    counts = ingest.add(database, same, records(numbered(4)), [Rejection("line 9", "no JSON")])
     assert read_status(database, job_id).state == "done"
     ingest.end(database, same, counts)
     assert states(database, job_id) == ("done", 4, 4, ["line 9"])

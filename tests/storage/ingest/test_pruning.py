@@ -12,7 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.errors import JobStopped, TooManyVanished
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.ingest import Counts
-from docmill.storage.ingest.pruning import Limits, Pruned, SeenDocuments, Unread, prune
+from docmill.storage.ingest.pruning import Limits, SeenDocuments, Unread, prune
 from docmill.storage.results.results import results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -30,7 +30,7 @@ def read_and_prune(
     seen = SeenDocuments()
     for part in chunks(texts, chunk):
         ingest.add(database, job, part, seen=seen)
-    n = prune(database, job, seen, limits=ALL).vanished
+    n = prune(database, job, seen, limits=ALL)[0]
     ingest.end(database, job)
     return job, n
 
@@ -72,14 +72,14 @@ def test_what_another_reading_of_the_source_brings_meanwhile_stays(database: Dat
     mine = jobs.open_job(database, request(spec=TRANSLATE))
     seen = SeenDocuments()
     read(database, request(), numbered(3))
-    assert prune(database, mine, seen, limits=ALL) == Pruned()
+    assert prune(database, mine, seen, limits=ALL) == (0, None)
     assert len(documents(database)) == 3
 
 
 def test_pruning_twice_changes_nothing(database: Database) -> None:
     read(database, request(), numbered(10))
     job = jobs.open_job(database, request(spec=TRANSLATE))
-    assert [prune(database, job, SeenDocuments(), limits=ALL).vanished for _ in range(2)] == [10, 0]
+    assert [prune(database, job, SeenDocuments(), limits=ALL)[0] for _ in range(2)] == [10, 0]
     assert documents(database) == {}
     assert ingest.end(database, job) == (0, Counts())
 
@@ -122,7 +122,7 @@ def test_the_share_is_taken_of_what_the_source_had_before(database: Database) ->
     with pytest.raises(TooManyVanished, match="2 of the 4 documents of this source are missing, 50 %"):
         prune(database, job, seen, limits=Limits(most_percent=49))
     assert len(documents(database)) == 74
-    assert prune(database, job, seen) == Pruned(2)
+    assert prune(database, job, seen) == (2, None)
 
 
 @given(st.lists(st.sampled_from("ab#:/."), max_size=8).map("".join), st.sampled_from(["a", "a/b", "a.b", "b"]))

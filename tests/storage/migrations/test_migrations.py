@@ -14,7 +14,7 @@ from docmill.storage import migrations
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Base, collections_of_tables
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion.dependents import dependents
+from docmill.storage.deletion.needed import dependents
 from docmill.storage.errors import OtherRelease, SchemaOutOfDate
 
 

@@ -7,9 +7,9 @@ import pytest
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.ingest import ingest
-from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
+from docmill.storage.readers import Rejection
 from docmill.storage.results.results import count_doubtful, failures, input_columns, inputs, results, samples
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
@@ -109,8 +109,8 @@ def test_an_export_is_not_shifted_by_what_is_stored_while_it_runs(database: Data
 
 def test_failures_are_failed_and_skipped_documents_then_rejected_records(database: Database) -> None:
     job = jobs.open_job(database, request("/data/what-a-link-named-a.jsonl-leads-to"))
-    rejected = [Rejected(f"a.jsonl:{n}", "not JSON") for n in range(1, 1_101)]
-    rejected.append(Rejected("a.jsonl@90000", "the gzip data is damaged", fatal=True))
+    rejected = [Rejection(f"a.jsonl:{n}", "not JSON") for n in range(1, 1_101)]
+    rejected.append(Rejection("a.jsonl@90000", "the gzip data is damaged", fatal=True))
     ingest.add(database, job, records([("a", "one"), ("b", "two"), ("c", "")]), rejected)
     ingest.end(database, job)
     claim = claim_next(database)
@@ -126,12 +126,12 @@ def test_failures_are_failed_and_skipped_documents_then_rejected_records(databas
         {"id": "b", "status": "failed", "class": "document", "reason": "too long"},
         {"id": "c", "status": "skipped", "class": None, "reason": "empty"},
     ]
-    assert [row["id"] for row in found[2:]] == [one.place for one in rejected]
+    assert [row["id"] for row in found[2:]] == [one.where for one in rejected]
 
 
 def test_every_input_has_a_row_with_its_outcome_and_the_reason(database: Database) -> None:
     job = jobs.open_job(database, request("a.jsonl"))
-    rejected = [Rejected("a.jsonl:10", "not JSON"), Rejected("a.jsonl:9", "not JSON")]
+    rejected = [Rejection("a.jsonl:10", "not JSON"), Rejection("a.jsonl:9", "not JSON")]
     ingest.add(database, job, records([("a", "one"), ("b", "two"), ("c", ""), ("d", "one")]), rejected)
     ingest.end(database, job)
     assert [row["outcome"] for row in inputs(database, job.id)] == ["pending"] * 4 + ["rejected"] * 2
@@ -180,7 +180,7 @@ def test_inputs_of_several_steps_have_the_outcome_of_the_first_step_without_a_re
 
 def test_rejections_in_a_folder_come_in_the_order_of_their_paths(database: Database) -> None:
     job = jobs.open_job(database, request("/notes"))
-    rejected = [Rejected(place, "UTF-16") for place in ("b.txt", "a/10.txt", "a/2.txt", "notes:1")]
+    rejected = [Rejection(place, "UTF-16") for place in ("b.txt", "a/10.txt", "a/2.txt", "notes:1")]
     ingest.add(database, job, gathered(), rejected)
     ingest.end(database, job)
     assert [row["id"] for row in failures(database, job.id)] == ["notes:1", "a/10.txt", "a/2.txt", "b.txt"]

@@ -11,8 +11,7 @@ from typing import Any
 import click
 import pytest
 
-from docmill.worker.cli import docmill
-from docmill.worker.cli.registry import all_commands
+from docmill.worker.cli import all_commands, docmill
 from tests.worker.conftest import Call
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
 

@@ -9,8 +9,7 @@ from typing import Any
 import click
 import pytest
 
-from docmill.worker.cli import commands, docmill
-from docmill.worker.cli.registry import OWN_COMMANDS
+from docmill.worker.cli import OWN_COMMANDS, commands, docmill
 
 
 def _parameters(group: click.Group) -> Iterator[click.Parameter]:

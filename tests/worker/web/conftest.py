@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from docmill.storage.core.database import Database
 from docmill.worker.settings import Settings
-from docmill.worker.web.app import make_app
+from docmill.worker.web.server import make_app
 from docmill.worker.web.site import Site
 
 Browse = Callable[..., TestClient]

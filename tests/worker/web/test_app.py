@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 
 from docmill.storage.core.database import Database
 from docmill.worker.settings import Settings
-from docmill.worker.web.app import PAGES, make_app
 from docmill.worker.web.page import TYPES, url
+from docmill.worker.web.server import PAGES, make_app
 from docmill.worker.web.site import Site
 from tests.worker.web.conftest import Browse
 

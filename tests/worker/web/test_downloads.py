@@ -10,7 +10,7 @@ import pytest
 from python_calamine import CalamineWorkbook
 
 from docmill.storage.core.database import Database
-from docmill.worker.web import downloads
+from docmill.worker.web.pages import jobs
 from tests.storage.builders import numbered, read, request
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.marked import marked_job
@@ -49,7 +49,7 @@ def test_a_job_that_goes_on_or_is_too_large_has_no_file(
     open_job = read(database, request(corpus="open"), numbered(3)).id
     browser = browse()
     assert browser.get(f"/jobs/{open_job}/results.csv").status_code == 404
-    monkeypatch.setattr(downloads, "MOST_DOCUMENTS", 2)
+    monkeypatch.setattr(jobs, "MOST_DOCUMENTS", 2)
     assert browser.get(f"/jobs/{job}/results.csv").status_code == 404
     assert f"docmill results {job} --out FILE" in browser.get(f"/jobs/{job}").text
     assert browser.get("/jobs/99/results.csv").status_code == 404

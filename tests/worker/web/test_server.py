@@ -13,7 +13,7 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.worker.settings import Settings
-from docmill.worker.web import app, server
+from docmill.worker.web import server
 from docmill.worker.web.server import serving
 from docmill.worker.web.site import Site
 
@@ -84,7 +84,7 @@ def test_a_second_request_on_a_connection_that_is_late_is_ended(url: str, monkey
 
 
 def test_a_form_that_is_late_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "LONGEST_FORM_S", 0.05)
+    monkeypatch.setattr(server, "LONGEST_FORM_S", 0.05)
     head = b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
     with connect(url, head + b"Content-Type: application/x-www-form-urlencoded\r\n\r\ntok") as connection:
         assert connection.recv(4_096).startswith(b"HTTP/1.1 408")

@@ -11,7 +11,7 @@ from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
-from docmill.worker.web.app import CHANGES, PAGES
+from docmill.worker.web.server import CHANGES, PAGES
 from docmill.worker.web.site import (
     COOKIE,
     LEAST_TOKEN,
@@ -199,7 +199,7 @@ def test_wrong_tokens_wait_and_the_right_one_is_taken_among_them(
         waits.append(seconds)
         return move_on_after(0.0)
 
-    monkeypatch.setattr("docmill.worker.web.app.move_on_after", note)
+    monkeypatch.setattr("docmill.worker.web.server.move_on_after", note)
     browser = empty(token=TOKEN, attempts=Attempts(lambda: 0.0))
     for _ in range(100):
         assert sign_in(browser, "a wrong token of some length").status_code == 403

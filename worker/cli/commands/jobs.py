@@ -163,7 +163,7 @@ def priority_command(job: int, priority: int, as_json: bool) -> int:
     Put two dashes before a negative priority: docmill priority -- 7 -5.
     """
     return _apply(
-        lambda database, job: jobs.prioritise(database, job, priority), job, f"at priority {priority}", as_json
+        lambda database, job: jobs.prioritize(database, job, priority), job, f"at priority {priority}", as_json
     )
 
 

@@ -1,1 +1,1 @@
-"""The pages: each module has `PAGES`, and `CHANGES` if its pages have forms; `worker.web.app` lists them."""
+"""The pages: each module has `PAGES`, and `CHANGES` if its pages have forms; `worker.web.server` lists them."""

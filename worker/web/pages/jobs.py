@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO, cast
+
+from starlette.responses import Response, StreamingResponse
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job
@@ -17,13 +23,15 @@ from docmill.storage.results.marked import group_reasons
 from docmill.storage.results.status import STATES, JobStatus, list_jobs, list_statuses, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import UNFINISHED
+from docmill.storage.writers import excel
+from docmill.storage.writers.formats import CSV_FOR_EXCEL, JSONL, FormatUnfit, Writer
 from docmill.tasks import kinds
+from docmill.worker.exports import read_table
 from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import REASON_CLASSES, time_left
 from docmill.worker.jobs.changes import change_job, retry_failures
 from docmill.worker.prices import Prices, read_prices
 from docmill.worker.web import charts
-from docmill.worker.web.downloads import list_formats
 from docmill.worker.web.page import DAY_S, Change, Page, PageRefused, PageRequest, Values
 
 ROWS = 25
@@ -214,7 +222,7 @@ def _state(act: Callable[[Database, int], bool], became: str) -> Callable[[PageR
     return change
 
 
-def prioritise(request: PageRequest) -> tuple[str, str]:
+def prioritize(request: PageRequest) -> tuple[str, str]:
     """Give a job another priority."""
     job, text = request.id("job"), request.form.get("priority", "")
     try:
@@ -226,7 +234,7 @@ def prioritise(request: PageRequest) -> tuple[str, str]:
     _, said = change_job(
         request.database,
         job,
-        lambda database, job_id: jobs.prioritise(database, job_id, priority),
+        lambda database, job_id: jobs.prioritize(database, job_id, priority),
         f"at priority {priority}",
     )
     return (f"/jobs/{job}", said)
@@ -278,6 +286,57 @@ CHANGES: tuple[Change, ...] = (
     Change("/jobs/{job:int}/pause", _state(jobs.pause, "paused")),
     Change("/jobs/{job:int}/resume", _state(jobs.resume, "resumed")),
     Change("/jobs/{job:int}/cancel", _state(jobs.cancel, "cancelled")),
-    Change("/jobs/{job:int}/priority", prioritise),
+    Change("/jobs/{job:int}/priority", prioritize),
     Change("/jobs/{job:int}/retry", retry),
 )
+
+
+DOWNLOAD = "/jobs/{job:int}/results{suffix}"
+MOST_DOCUMENTS = 50_000  # of a job whose results the page writes
+_WRITERS: Mapping[str, tuple[str, Writer]] = MappingProxyType(
+    {
+        writer.suffix: (name, writer)
+        for name, writer in (("Excel", excel.WRITER), ("CSV", CSV_FOR_EXCEL), ("JSON lines", JSONL))
+    }
+)
+_CHUNK = 1 << 16  # bytes
+
+
+def list_formats(status: JobStatus) -> dict[str, str]:
+    """Return the names of the formats in which the page offers a job's results, by the endings of their files."""
+    if not status.ended or not status.done or status.documents > MOST_DOCUMENTS:
+        return {}
+    return {
+        suffix: name
+        for suffix, (name, writer) in _WRITERS.items()
+        if writer.extra is None or writer.extra.is_installed
+    }
+
+
+def download(request: PageRequest) -> Response:
+    """Return the results of a job as a file. Raises NotFound and PageRefused."""
+    status, suffix = read_status(request.database, request.id("job")), request.path["suffix"]
+    if suffix not in list_formats(status):
+        raise PageRefused(f"There is no such file of job {status.id}.", HTTPStatus.NOT_FOUND)
+    if request.from_another_site:
+        said = f"This is a link of another site. The page of job {status.id} has the same file."
+        raise PageRefused(said, HTTPStatus.FORBIDDEN)
+    writer = _WRITERS[suffix][1]
+    file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - it is closed once it was sent
+    try:
+        table = read_table(request.database, status.id, writer, with_input=True)
+        writer.write(table.rows, table.columns, file)
+    except (FormatUnfit, OSError) as error:
+        file.close()
+        said = f"The file cannot be written: {error}. `docmill results {status.id} --out FILE` takes other formats."
+        raise PageRefused(said, HTTPStatus.SERVICE_UNAVAILABLE) from error
+    name = "-".join(dict.fromkeys(step.spec.kind for step in status.steps))
+    headers = {"Content-Disposition": f'attachment; filename="{name}-{status.id}{suffix}"'}
+    return StreamingResponse(_chunks(file), media_type="application/octet-stream", headers=headers)
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        file.seek(0)
+        while chunk := file.read(_CHUNK):
+            yield chunk

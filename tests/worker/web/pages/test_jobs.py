@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from docmill.storage.core.database import Database
 from docmill.storage.ingest import ingest
-from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.readers import Rejection
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.worker.web.pages.jobs import ROWS
@@ -131,7 +131,7 @@ def test_rejected_records_are_failures_and_nothing_says_that_all_have_a_result(
     ingest.add(database, job, records(numbered(1)))
     browser = browse()
     assert everything in browser.get(f"/jobs/{job.id}/failures").text
-    ingest.add(database, job, gathered(), [Rejected(f"a.jsonl:{n}", f"{HOSTILE} not JSON") for n in (2, 3)])
+    ingest.add(database, job, gathered(), [Rejection(f"a.jsonl:{n}", f"{HOSTILE} not JSON") for n in (2, 3)])
     ingest.end(database, job)
     page = browser.get(f"/jobs/{job.id}/failures").text
     assert harmless(page)
