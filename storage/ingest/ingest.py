@@ -97,6 +97,9 @@ def _add(
     lock_corpus(transaction, job.corpus_id)
     planning.begin(transaction, job)
     place, state = _place(transaction, job.id)
+    # PostgreSQL's statistics know nothing of a new corpus. By them any index that begins with the corpus is as
+    # good as that of its keys, and PostgreSQL may read the whole corpus for each key.
+    transaction.keep_key_plans()
     current = _current(transaction, job.corpus_id, chunk.keys)
     chunk, refused = kinds.refuse(chunk, current, job.ingest_id)
     rejected = [*rejected, *refused]
