@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from docmill.storage.core.schema import ADDED_BY_SHARD, SHARD_KEY
 from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks.kinds import STORED_KINDS as KINDS
 
@@ -64,6 +65,9 @@ class Size:
         }
         return {name: str(value) for name, value in numbers.items()} | {"kinds": f"ARRAY[{kinds}]"}
 
+
+_KEY = ", ".join(SHARD_KEY)
+_SUMS = ", ".join(f"sum({added.format('shard')})" for added in ADDED_BY_SHARD.values())
 
 # Corpus 1 is the archive. Content and document have the same number; documents follow each other by corpus.
 STATEMENTS: tuple[str, ...] = (
@@ -159,8 +163,8 @@ STATEMENTS: tuple[str, ...] = (
         AS vector
       FROM (SELECT substr(md5(d::text), 1 + 4 * i, 4) AS h FROM generate_series(0, 7) i) numbers) vectors""",
     # The triggers that keep these counts are off while the store is filled.
-    """INSERT INTO shard_count (job_id, lane, state, n, n_suspect)
-    SELECT job_id, lane, state, count(*), 0 FROM shard GROUP BY job_id, lane, state""",
+    f"""INSERT INTO shard_count ({_KEY}, {", ".join(ADDED_BY_SHARD)})
+    SELECT {_KEY}, {_SUMS} FROM shard GROUP BY {_KEY}""",
     """INSERT INTO work_count (name, lane, label, n)
     SELECT 'texts', lane, 'done', sum(n_done) FROM shard GROUP BY lane""",
     """INSERT INTO worker (id, host, pid, device, lanes, slots, version, started_at, seen_at, consumed_at)

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import ForeignKeyConstraint
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import collections_of_tables
+from docmill.storage.core.schema import ADDED_BY_SHARD, SHARD_KEY, collections_of_tables
 from docmill.storage.core.transaction import Transaction
 
 MOST_ROWS = 10  # shown of those that break an invariant
@@ -59,7 +59,7 @@ class Checked:
 @cache
 def invariants(server: str | None) -> tuple[Invariant, ...]:
     """Return the invariants with queries for SQLite (None), or for the server PostgreSQL."""
-    parts, made = {"references": _references(), **_DIALECTS[server]}, []
+    parts, made = {"references": _references(), **_KEPT_SHARDS, **_DIALECTS[server]}, []
     for name, sentence, block in _BLOCK.findall(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")):
         query = block.format_map(parts)
         if name.startswith("{"):
@@ -115,6 +115,13 @@ def _lacking(constraint: ForeignKeyConstraint) -> str:
     )
 
 
+_KEPT_SHARDS = {
+    "shard_key": ", ".join(SHARD_KEY),
+    "of_shards": ", ".join(f"sum({added.format('shard')}) AS {name}" for name, added in ADDED_BY_SHARD.items()),
+    "of_counts": ", ".join(f"-{name}" for name in ADDED_BY_SHARD),
+    "lacking": ", ".join(f"sum({name}) AS {name}" for name in ADDED_BY_SHARD),
+    "differ": " OR ".join(f"sum({name}) <> 0" for name in ADDED_BY_SHARD),
+}
 # The parts that differ: the little-endian number at place n of a shard's contents, where ids have no more than 48
 # bits, and the flags of an outcome, one in a row. SQLite has no function for the value of a byte, but for its place.
 _BYTE = "instr(octets, substr(contents, 8 * n + {}, 1)) - 1"

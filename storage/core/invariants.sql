@@ -225,11 +225,10 @@ HAVING count(*) > count(outcome.content_id) OR sum(CASE outcome.status WHEN 'don
     OR sum(CASE outcome.status WHEN 'skipped' THEN 1 ELSE 0 END) < shard.n_skipped
 
 -- kept_shards: The kept counts of shards are those of the rows.
-SELECT job_id, lane, state, sum(n) AS n, sum(n_suspect) AS n_suspect
-FROM (SELECT job_id, lane, state, count(*) AS n, sum(CASE WHEN suspect > 0 THEN 1 ELSE 0 END) AS n_suspect
-    FROM shard GROUP BY job_id, lane, state
-    UNION ALL SELECT job_id, lane, state, -n, -n_suspect FROM shard_count) AS counts
-GROUP BY job_id, lane, state HAVING sum(n) <> 0 OR sum(n_suspect) <> 0
+SELECT {shard_key}, {lacking}
+FROM (SELECT {shard_key}, {of_shards} FROM shard GROUP BY {shard_key}
+    UNION ALL SELECT {shard_key}, {of_counts} FROM shard_count) AS counts
+GROUP BY {shard_key} HAVING {differ}
 
 -- kept_outcomes: The kept counts of failures and flags are those of the stored outcomes.
 SELECT name, lane, label, sum(n) AS n

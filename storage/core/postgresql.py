@@ -364,12 +364,14 @@ class PostgresqlTransaction(Transaction):
         self.exec_driver_sql(f"SELECT pg_advisory_xact_lock{'_shared' if shared else ''}({places})", key)
 
     def lock_row(self, table: type[Base], row_id: int) -> None:
-        self.exec_driver_sql(f"SELECT id FROM {table.__tablename__} WHERE id = %s FOR UPDATE", (row_id,))  # noqa: S608
+        query = f"SELECT id FROM {table.__tablename__} WHERE id = %s FOR NO KEY UPDATE"  # noqa: S608
+        self.exec_driver_sql(query, (row_id,))
 
     def for_update(
         self, query: Select[*Ts], *, of: type[Base] | None = None, skip_locked: bool = False
     ) -> Select[*Ts]:
-        return query.with_for_update(of=None if of is None else of.__table__, skip_locked=skip_locked)
+        """Lock FOR NO KEY UPDATE: a new row that refers to a locked one does not wait."""
+        return query.with_for_update(of=None if of is None else of.__table__, skip_locked=skip_locked, key_share=True)
 
     def in_lock_order(self, keys: Sequence[K]) -> list[K]:
         return sorted(keys)
@@ -455,6 +457,15 @@ class PostgresqlTransaction(Transaction):
         conflict = f"{there} ON CONFLICT (spec_id, content_id) DO UPDATE SET {replaced} WHERE {worse}"
         self.keep_key_plans()
         return self._insert_arrays(OutcomeRow, columns_of(rows), conflict, {"created_at": db_now()}).rowcount
+
+    def link_outputs(self, rows: Sequence[tuple[int, int, int]]) -> None:
+        self.keep_key_plans()
+        self.exec_driver_sql(
+            "UPDATE outcome SET output_id = new.output_id FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[]) "
+            "AS new (spec_id, content_id, output_id) "
+            "WHERE outcome.spec_id = new.spec_id AND outcome.content_id = new.content_id",
+            tuple(map(list, zip(*rows, strict=True))),
+        )
 
     def _insert_arrays(
         self,

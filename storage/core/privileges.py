@@ -46,6 +46,7 @@ WORK: Rights = MappingProxyType(
         "pipeline_run": _KEEP,
         "job": _update("state", "paused", "reason", "finished_at", "forgotten_at"),
         "shard": _CHANGE,
+        "shard_count": _READ,
         "outcome": _CHANGE,
         "runtime": _ADD,
         "vector_length": _ADD,

@@ -9,6 +9,8 @@ nobody counts outcomes. Constraint names are fixed, so that a migration can name
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypeVar, overload
 
 from sqlalchemy import (
@@ -29,6 +31,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    literal,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -77,6 +80,7 @@ class Base:
     __table__: ClassVar[Table]
     __tablename__: ClassVar[str]
     __table_args__: ClassVar[tuple[SchemaItem, ...]] = ()
+    __storage__: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # PostgreSQL's storage parameters
 
     def __init_subclass__(cls) -> None:
         if "__tablename__" not in vars(cls):
@@ -84,7 +88,13 @@ class Base:
         columns = {name: value for name, value in vars(cls).items() if isinstance(value, Column)}
         for name, attribute in columns.items():
             attribute.name = attribute.key = name
-        cls.__table__ = Table(cls.__tablename__, cls.metadata, *columns.values(), *cls.__table_args__)
+        cls.__table__ = Table(
+            cls.__tablename__,
+            cls.metadata,
+            *columns.values(),
+            *cls.__table_args__,
+            postgresql_with=dict(cls.__storage__),
+        )
 
     @classmethod
     def of(cls, row: Row[*tuple[Any, ...]]) -> Self:
@@ -132,6 +142,20 @@ def partial_index(name: str, *columns: str, where: str, unique: bool = False) ->
     return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
+def refers_on_sqlite(table: str, name: str, to: str) -> SchemaItem:
+    """Return a foreign key to a table whose rows are never deleted, which PostgreSQL need not have.
+
+    There every outcome would lock the row of its spec, and the workers would wait for each other's lists of who holds
+    it (MultiXact).
+    """
+    return ForeignKeyConstraint([name], [f"{to}.id"], name=f"fk_{table}_{name}").ddl_if("sqlite")
+
+
+# By default PostgreSQL looks at a table again once a tenth of it has changed, which is a million documents of ten.
+ANALYZED = MappingProxyType({"autovacuum_analyze_scale_factor": 0.01})
+UPDATED_IN_PLACE = MappingProxyType({"fillfactor": 50})  # small tables whose rows change all the time
+
+
 class db_now(ColumnElement[float]):  # noqa: N801 - reads as the SQL function that it is
     """The database's own clock, in seconds since 1970: leases must not depend on the workers' clocks."""
 
@@ -156,6 +180,7 @@ class Content(Base):
     """A unique text, addressed by the SHA-256 of its UTF-8 bytes."""
 
     __tablename__ = "content"
+    __storage__ = ANALYZED
     id = column(int, primary_key=True)
     sha256 = column(bytes, unique=True)
     text = column(str)
@@ -169,6 +194,7 @@ class Content(Base):
 
 class Corpus(Base):
     __tablename__ = "corpus"
+    __storage__ = UPDATED_IN_PLACE
     id = column(int, primary_key=True)
     name = column(str, unique=True)
     n_documents = column(int, default=0)
@@ -179,6 +205,7 @@ class Ingest(Base):
     """One reading of a source into a corpus. `state` is reading or read."""
 
     __tablename__ = "ingest"
+    __storage__ = UPDATED_IN_PLACE
     id = column(int, primary_key=True)
     corpus_id = column(int, ForeignKey("corpus.id"), index=True)
     source = column(str)
@@ -220,6 +247,7 @@ class Document(Base):
     """
 
     __tablename__ = "document"
+    __storage__ = ANALYZED
     id = column(int, primary_key=True)
     corpus_id = column(int, ForeignKey("corpus.id"))
     key = column(str)
@@ -299,6 +327,7 @@ class Job(Base):
     """
 
     __tablename__ = "job"
+    __storage__ = UPDATED_IN_PLACE
     id = column(int, primary_key=True)
     corpus_id = column(int, ForeignKey("corpus.id"), index=True)
     ingest_id = column(int, ForeignKey("ingest.id"))
@@ -336,6 +365,7 @@ class Step(Base):
     """
 
     __tablename__ = "step"
+    __storage__ = UPDATED_IN_PLACE
     job_id = column(int, ForeignKey("job.id"), primary_key=True)
     seq = column(int, primary_key=True)
     name = column(str, server_default="step")
@@ -395,7 +425,7 @@ class Shard(Base):
     id = column(int, primary_key=True)
     job_id = column(int, ForeignKey("job.id"))
     step = column(int, default=0)
-    spec_id = column(int, ForeignKey("spec.id"))
+    spec_id = column(int)
     lane = column(str)
     contents = column(bytes)
     n_contents = column(int)
@@ -420,22 +450,35 @@ class Shard(Base):
     tokens_in = column(int, default=0)
     tokens_out = column(int, default=0)
 
+    # Room for heap-only tuples: most of a shard's updates renew its lease. A vacuum after each 2 % of the rows keeps
+    # few entries of shards that are no longer planned in the index.
+    __storage__ = MappingProxyType({"fillfactor": 85, "autovacuum_vacuum_scale_factor": 0.02, **ANALYZED})
     __table_args__ = (
+        refers_on_sqlite("shard", "spec_id", "spec"),
         Index("ix_shard_job_id_state_lane_id", "job_id", "state", "lane", "id"),
         # The indexes below have no planned shards. So they stay small beside a backlog of millions, and no query
         # planner uses them to look for a job's planned shards.
         partial_index("ix_shard_dispatched", "lane", "state", "dispatched_at", where="dispatched_at IS NOT NULL"),
-        partial_index("ix_shard_running", "lease_until", where="lease_until IS NOT NULL"),
-        partial_index("ix_shard_finished", "finished_at", where="finished_at IS NOT NULL"),
+        # It does not name `lease_until`, so that a heartbeat changes no index (PostgreSQL's heap-only tuples).
+        partial_index("ix_shard_running", "owner", where="state = 'running'"),
+        # Of all jobs. Its condition hides it from queries of one job, which is better served by the next index.
+        partial_index("ix_shard_finished", "finished_at", where="state = 'done'"),
         partial_index("ix_shard_job_id_finished_at", "job_id", "finished_at", where="finished_at IS NOT NULL"),
     )
+
+
+# As the partial indexes say it. A parameter in the place of the text would hide them.
+IS_RUNNING, IS_DONE = (
+    Shard.__table__.c.state == literal(state, Text, literal_execute=True) for state in ("running", "done")
+)
 
 
 class OutcomeRow(Base):
     """The outcome of a content under a spec (see `storage.core.specs.Outcome`)."""
 
     __tablename__ = "outcome"
-    spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
+    __storage__ = ANALYZED
+    spec_id = column(int, primary_key=True)
     content_id = column(int, ForeignKey("content.id"), primary_key=True)
     status = column(str)
     text = column(str, nullable=True)
@@ -446,7 +489,7 @@ class OutcomeRow(Base):
     flags = column(Json)
     tokens_in = column(int)
     tokens_out = column(int)
-    runtime_id = column(int, ForeignKey("runtime.id"), nullable=True)
+    runtime_id = column(int, nullable=True)
     output_id = column(int, ForeignKey("content.id"), nullable=True)  # the output as a later step's content
     created_at = column(float)
     confidence = column(float, nullable=True)
@@ -454,6 +497,8 @@ class OutcomeRow(Base):
     least_logprob = column(float, nullable=True)
 
     __table_args__ = (
+        refers_on_sqlite("outcome", "spec_id", "spec"),
+        refers_on_sqlite("outcome", "runtime_id", "runtime"),
         Index("ix_outcome_content_id", "content_id"),
         partial_index("ix_outcome_output_id", "output_id", where="output_id IS NOT NULL"),
         partial_index("ix_outcome_not_done", "spec_id", "content_id", where="status <> 'done'"),
@@ -475,6 +520,7 @@ class Worker(Base):
     """
 
     __tablename__ = "worker"
+    __storage__ = UPDATED_IN_PLACE
     id = column(str, primary_key=True)
     host = column(str)
     pid = column(int)
@@ -506,6 +552,7 @@ class Lease(Base):
     """A named duty that one process at a time has, such as maintenance."""
 
     __tablename__ = "lease"
+    __storage__ = UPDATED_IN_PLACE
     name = column(str, primary_key=True)
     owner = column(str)
     until = column(float)
@@ -600,24 +647,47 @@ class Compatibility(Base):
     oldest = column(str, primary_key=True)
 
 
-class ShardCount(Base):
-    """Shards of a job by lane and state. `n_suspect` of the `n` are suspects.
+# The columns of `shard_count`: those that name a count, and what each shard adds to the others, as SQL over its row.
+SHARD_KEY = ("job_id", "step", "lane", "state")
+_SUMMED = ("n_contents", "n_chars", "n_done", "n_failed", "n_skipped", "n_truncated", "n_doubtful")
+ADDED_BY_SHARD = {
+    "n": "1",
+    "n_suspect": "CASE WHEN {0}.suspect > 0 THEN 1 ELSE 0 END",
+    **{name: f"{{0}}.{name}" for name in (*_SUMMED, "tokens_in", "tokens_out")},
+    "held_ms": "CAST(coalesce(round(1000 * ({0}.finished_at - {0}.started_at)), 0) AS BIGINT)",
+}
 
-    Counts are kept so that metrics cost the same however many shards and results there are. Triggers keep this table
-    and `WorkCount`, so they hold for every writer: workers of the release before, and SQL by hand. On PostgreSQL a
-    trigger adds rows and never waits for another writer: the count of a key is the sum of its rows, which are merged
-    from time to time. On SQLite a key has one row.
+
+class ShardCount(Base):
+    """Shards of a job by step, lane and state: `n` of them, of which `n_suspect` are suspects, and the sums of their
+    columns. They were held for `held_ms`, from start to end.
+
+    Counts are kept so that a status or a metric costs the same however many shards and results there are. Triggers
+    keep this table and `WorkCount`, so they hold for every writer: workers of the release before, and SQL by hand.
+    On PostgreSQL a trigger adds rows and never waits for another writer: the count of a key is the sum of its rows,
+    which are merged from time to time. On SQLite a key has one row.
     """
 
     __tablename__ = "shard_count"
     id = column(int, primary_key=True)
     job_id = column(int)  # no foreign key: a count is no reason to keep a job
+    step = column(int, default=0, server_default="0")
     lane = column(str)
     state = column(str)
     n = column(int)
     n_suspect = column(int)
+    n_contents = column(int, default=0, server_default="0")
+    n_chars = column(int, default=0, server_default="0")
+    n_done = column(int, default=0, server_default="0")
+    n_failed = column(int, default=0, server_default="0")
+    n_skipped = column(int, default=0, server_default="0")
+    n_truncated = column(int, default=0, server_default="0")
+    n_doubtful = column(int, default=0, server_default="0")
+    tokens_in = column(int, default=0, server_default="0")
+    tokens_out = column(int, default=0, server_default="0")
+    held_ms = column(int, default=0, server_default="0")
 
-    __table_args__ = (Index("ix_shard_count_job_id_lane_state", "job_id", "lane", "state"),)
+    __table_args__ = (Index("ix_shard_count_job_id_step_lane_state", *SHARD_KEY),)
 
 
 class WorkCount(Base):

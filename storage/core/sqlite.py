@@ -218,6 +218,10 @@ class SqliteTransaction(Transaction):
         )
         return self.execute(put, rows).rowcount
 
+    def link_outputs(self, rows: Sequence[tuple[int, int, int]]) -> None:
+        outcome = "UPDATE outcome SET output_id = ?3 WHERE spec_id = ?1 AND content_id = ?2"
+        self.exec_driver_sql(outcome, list(rows))
+
     def next_ids(self, table: type[Base], n: int) -> list[int]:
         first = self._first_free(table)
         return list(range(first, first + n))

@@ -160,6 +160,10 @@ class Transaction(ABC):
         A row replaces a failed one if it is done itself; with `redo` it replaces any failed one.
         """
 
+    @abstractmethod
+    def link_outputs(self, rows: Sequence[tuple[int, int, int]]) -> None:
+        """Set the output's content of each outcome, given as (spec id, content id, id of the output's content)."""
+
     # Ids that are never used again, not even once the last row of a table was deleted. For ids outlive their rows:
     # shards name contents, workers name shards, jobs name the last document that they cover.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import product
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
@@ -26,6 +27,8 @@ from docmill.storage.core.schema import (
     Refusal,
     RejectionRow,
     Shard,
+    ShardCount,
+    SpecRow,
     Step,
     StepText,
     db_now,
@@ -115,7 +118,7 @@ def forget_step_texts(database: Database, older_than_s: float, budget: RemovalBu
 def jobs_with_needless_texts(older_than_s: float) -> ColumnElement[bool]:
     """Return the condition for a job that no retry needs, or that ended long ago."""
     failed = or_(
-        select(Shard.id).where(Shard.job_id == Job.id, Shard.n_failed > 0).exists(),
+        select(func.sum(ShardCount.n_failed)).where(ShardCount.job_id == Job.id).scalar_subquery() > 0,
         select(Step.seq).where(Step.job_id == Job.id, Step.n_prior_failed > 0).exists(),
     )
     nothing_to_retry = or_(Job.state == "cancelled", and_(Job.state == "done", ~failed))
@@ -249,14 +252,23 @@ def _fold(job_id: int, transaction: Transaction, size: int) -> Removed | None:
     ended = update(Job).where(Job.id == job_id, Job.state.not_in(UNFINISHED)).values(folded_at=db_now())
     if transaction.execute(ended).rowcount == 0:  # it was retried, or is gone
         return None
-    mine = Shard.job_id == job_id
-    step = transaction.scalar(select(func.min(Shard.step)).where(mine, is_finished()))
-    if step is None:
+    # In the order of an index, since a job may have a million shards: the next of a state, and the folded ones, which
+    # are the newest.
+    transaction.prefer_indexes()
+    transaction.prefer_index_order()
+    of_steps = select(SpecRow.kind).join(Step, Step.spec_id == SpecRow.id).where(Step.job_id == job_id)
+    lanes = transaction.scalars(of_steps).all()
+    for lane, state in product(sorted({*lanes}), ["done", "split"]):
+        of_lane = select(Shard.id, Shard.step).where(Shard.job_id == job_id, Shard.lane == lane)
+        page = of_lane.where(Shard.state == state, Shard.contents != b"").order_by(Shard.id).limit(size)
+        if rows := transaction.execute(page).all():
+            break
+    else:
         return None
-    of_step = and_(mine, Shard.step == step)
-    folded = transaction.scalars(select(Shard.id).where(of_step, Shard.state == "done", Shard.contents == b""))
-    page = transaction.scalars(select(Shard.id).where(of_step, is_finished()).order_by(Shard.id).limit(size))
-    ids = [*folded, *page]
+    newest = of_lane.add_columns((Shard.contents == b"").label("is_folded")).where(Shard.state == "done")
+    newest = newest.order_by(Shard.id.desc()).limit(len(lanes))
+    ids = [row.id for row in rows if row.step == rows[0].step]
+    ids += [row.id for row in transaction.execute(newest) if row.is_folded and row.step == rows[0].step]
     row = _sum(transaction, ids)
     transaction.execute(delete(Shard).where(Shard.id.in_(ids)))
     # A row that is added is no work that was done: those who count work look at what grows.

@@ -6,11 +6,22 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, true, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import n_chars
-from docmill.storage.core.schema import Base, Job, Lease, PipelineRow, PipelineRun, Refusal, Shard, Worker, db_now
+from docmill.storage.core.schema import (
+    IS_RUNNING,
+    Base,
+    Job,
+    Lease,
+    PipelineRow,
+    PipelineRun,
+    Refusal,
+    Shard,
+    Worker,
+    db_now,
+)
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction, columns_of
 from docmill.storage.leases.outcome_upsert import put_outcomes
@@ -73,7 +84,7 @@ def contact(database: Database, lease_s: float) -> float:
         now: float = transaction.execute(select(db_now())).scalar_one() if note is None else note.now
         gap_s = lease_s if note is None else now - note.until
         if abs(gap_s) > lease_s / 2:
-            held = update(Shard).where(Shard.state == "running", Shard.lease_until < now + lease_s)
+            held = update(Shard).where(IS_RUNNING, Shard.lease_until < now + lease_s)
             transaction.execute(held.values(lease_until=now + lease_s))
         if gap_s < -lease_s / 2:
             for table, columns in _NEVER_FAR_AHEAD.items():
@@ -107,18 +118,15 @@ def release_owner(database: Database, owner: str) -> int:
     """Release all shards of a process that was stopped on purpose. No attempt is counted; none becomes a suspect."""
 
     def work(transaction: Transaction) -> int:
-        held = update(Shard).where(_IS_HELD, Shard.owner == owner)
+        held = update(Shard).where(IS_RUNNING, Shard.owner == owner)
         return transaction.execute(held.values(**given_back(attempt=Shard.attempt - 1))).rowcount
 
     return database.write(work)
 
 
-_IS_HELD = and_(Shard.state == "running", Shard.lease_until.is_not(None))  # the second condition selects an index
-
-
 def _reclaim_page(transaction: Transaction, owner: str | None, before: float | None) -> int:
     lapsed = Shard.lease_until < (db_now() if before is None else before)
-    query = select(Shard).where(_IS_HELD, lapsed if owner is None else Shard.owner == owner).limit(PAGE)
+    query = select(Shard).where(IS_RUNNING, lapsed if owner is None else Shard.owner == owner).limit(PAGE)
     rows = [Shard.of(row) for row in transaction.execute(transaction.for_update(query, skip_locked=True))]
     for row in rows:
         if owner is not None:

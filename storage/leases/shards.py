@@ -15,7 +15,7 @@ from sqlalchemy import select, true, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, insert, known_outcomes, n_chars, spec_of
-from docmill.storage.core.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker, db_now
+from docmill.storage.core.schema import IS_RUNNING, Content, Job, OutcomeRow, Shard, SpecRow, Worker, db_now
 from docmill.storage.core.specs import Known, Outcome, Spec, Tally, checked
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import LeaseLost
@@ -198,13 +198,7 @@ def heartbeat(
         transaction.execute(update(Worker).where(Worker.id == owner).values(**signs))
         held = transaction.execute(
             update(Shard)
-            .where(
-                Shard.owner == owner,
-                Shard.state == "running",
-                Shard.lease_until.is_not(None),
-                held_ones,
-                _job_runs(),
-            )
+            .where(Shard.owner == owner, IS_RUNNING, held_ones, _job_runs())
             .values(lease_until=db_now() + lease_s)
             .returning(Shard.id, Shard.fence)
         )

@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.invariants import find_broken
-from docmill.storage.core.schema import Job, ShardCount, WorkCount
+from docmill.storage.core.schema import SHARD_KEY, Job, ShardCount, WorkCount
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.jobs import RUNS
 from docmill.storage.steps.sharding import OPEN_SHARDS
@@ -122,7 +122,7 @@ class Corrected:
 
 def recount(database: Database) -> Corrected:
     """Correct the kept counts of shards, failures and flags, and return how many were wrong."""
-    by_job = partial(_correct, invariant="kept_shards", table=ShardCount, key=("job_id", "lane", "state"))
+    by_job = partial(_correct, invariant="kept_shards", table=ShardCount, key=SHARD_KEY)
     by_lane = partial(_correct, invariant="kept_outcomes", table=WorkCount, key=("name", "lane", "label"))
     return Corrected(database.write(by_job), database.write(by_lane))
 

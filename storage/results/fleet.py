@@ -16,6 +16,8 @@ from sqlalchemy import ColumnElement, Row, and_, func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
+    IS_DONE,
+    IS_RUNNING,
     Corpus,
     Document,
     Ingest,
@@ -264,7 +266,7 @@ def _held(transaction: Transaction) -> tuple[HeldShards, ...]:
     rows = transaction.execute(
         select(*same, func.count().label("shards"), func.min(Shard.lease_until).label("lease_until"))
         .join(SpecRow, SpecRow.id == Shard.spec_id)
-        .where(Shard.lease_until.is_not(None), Shard.state == "running")  # the index of running shards
+        .where(IS_RUNNING)
         .group_by(*same)
         .order_by(Shard.job_id, Shard.step)
     )
@@ -303,8 +305,7 @@ def _worker_paces(transaction: Transaction, now: float) -> dict[str, dict[int, P
 
 
 def _finished_lately(now: float, age_s: float) -> ColumnElement[bool]:
-    # The second condition selects an index.
-    return and_(Shard.state == "done", Shard.finished_at.is_not(None), Shard.finished_at > now - age_s)
+    return and_(IS_DONE, Shard.finished_at > now - age_s)
 
 
 def time_use(seconds: Iterable[Mapping[str, float]]) -> TimeShares | None:

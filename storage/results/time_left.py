@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_, select
+from sqlalchemy import Row, func, select, union_all
 
-from docmill.storage.core.schema import Shard
+from docmill.storage.core.schema import ADDED_BY_SHARD, IS_RUNNING, Job, Shard, ShardCount
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.sharding import OPEN_SHARDS
 
@@ -218,17 +221,22 @@ def _t(n: int) -> float:
     return T_95[min(n - 3, len(T_95) - 1)]
 
 
-_SUMMED = (
-    *(Shard.n_contents, Shard.n_chars, Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.n_truncated),
-    *(Shard.tokens_in, Shard.tokens_out),
-)
-
-
 class ShardSums:
-    """A job's shards in numbers, by step and state."""
+    """A job's shards in numbers, by step and state: its kept counts (`storage.core.schema.ShardCount`).
 
-    def __init__(self, groups: Sequence[Row[*tuple[Any, ...]]] = ()) -> None:
+    `span` is the start of the first finished shard and the end of the last. `next_tries` has the time at which the
+    first shard of a step may be computed, for steps whose open shards are all planned.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Row[*tuple[Any, ...]]] = (),
+        span: tuple[float | None, float | None] = (None, None),
+        next_tries: Mapping[int, float] = MappingProxyType({}),
+    ) -> None:
         self._groups = groups
+        self._span = span
+        self._next_tries = next_tries
 
     def total(self, name: str, *states: str, step: int | None = None) -> int:
         """Return the sum of a column over the shards in these states, or over all shards."""
@@ -241,7 +249,7 @@ class ShardSums:
     def shards(self, step: int | None = None) -> dict[str, int]:
         """Return the number of shards by state."""
         states = {group.state for group in self._groups if step is None or group.step == step}
-        return {state: self.total("shards", state, step=step) for state in sorted(states)}
+        return {state: self.total("n", state, step=step) for state in sorted(states)}
 
     def open_steps(self) -> list[int]:
         """Return the steps that have open shards."""
@@ -249,46 +257,64 @@ class ShardSums:
 
     def next_try_at(self, step: int) -> float | None:
         """Return when the first planned shard of a step may be computed, if all its open shards are planned."""
-        if self.shards(step).keys() & {*OPEN_SHARDS} != {"planned"}:
-            return None
-        waiting = [group for group in self._groups if group.step == step and group.state == "planned"]
-        return min(float(group.not_before) for group in waiting)
+        return self._next_tries.get(step)
 
     def held_s(self, step: int) -> float:
         """Return the seconds in which a step's finished shards were held."""
-        sums = [group.held_s for group in self._groups if group.step == step and group.state == "done"]
-        return float(sums[0] or 0.0) if sums else 0.0
+        return self.total("held_ms", "done", step=step) / 1e3
 
     def rate(self) -> TimeLeft:
         """Return the mean pace, from the first finished shard to the last."""
-        ended = [group for group in self._groups if group.state == "done"]
-        begun = [group.started_at for group in ended if group.started_at is not None]
-        done = [group.finished_at for group in ended if group.finished_at is not None]
-        if not begun or not done:
+        begun, ended = self._span
+        if begun is None or ended is None:
             return TimeLeft(unknown=Unknown.ENDED)
-        seconds = max(max(done) - min(begun), 0.001)
+        seconds = max(ended - begun, 0.001)
         texts, tokens = self.total("n_contents", "done"), self.total("tokens_in", "done")
         return TimeLeft(texts / seconds, tokens / seconds, unknown=Unknown.ENDED)
 
 
 def shard_sums(transaction: Transaction, job_ids: Collection[int]) -> dict[int, ShardSums]:
-    """Return the sums over the shards of each of these jobs."""
-    groups = transaction.execute(
-        select(
-            *(Shard.job_id, Shard.step, Shard.state, func.count().label("shards")),
-            *(func.sum(column).label(column.key) for column in _SUMMED),
-            func.sum(Shard.finished_at - Shard.started_at).label("held_s"),
-            func.min(Shard.started_at).label("started_at"),
-            func.max(Shard.finished_at).label("finished_at"),
-            func.min(Shard.not_before).label("not_before"),
-        )
-        .where(Shard.job_id.in_(job_ids))
-        .group_by(Shard.job_id, Shard.step, Shard.state)
-    ).all()
+    """Return the sums over the shards of each of these jobs. The cost does not depend on the number of shards."""
+    key, n = (ShardCount.job_id, ShardCount.step, ShardCount.state), func.sum(ShardCount.n)
+    sums = (func.sum(ShardCount.__table__.c[name]).label(name) for name in ADDED_BY_SHARD)
+    counted = select(*key, *sums).where(ShardCount.job_id.in_(job_ids)).group_by(*key).having(n != 0)
     by_job: dict[int, list[Row[*tuple[Any, ...]]]] = {job_id: [] for job_id in job_ids}
-    for group in groups:
+    for group in transaction.execute(counted):
         by_job[group.job_id].append(group)
-    return {job_id: ShardSums(of_job) for job_id, of_job in by_job.items()}
+    transaction.prefer_index_order()
+    of_job = select(Shard.started_at).where(Shard.job_id == Job.id, Shard.finished_at.is_not(None)).limit(1)
+    first = of_job.order_by(Shard.finished_at).scalar_subquery()
+    last = of_job.with_only_columns(Shard.finished_at).order_by(Shard.finished_at.desc()).scalar_subquery()
+    spans = {
+        row[0]: (row[1], row[2])
+        for row in transaction.execute(select(Job.id, first, last).where(Job.id.in_(job_ids)))
+    }
+    next_tries = _next_tries(transaction, by_job)
+    return {
+        job_id: ShardSums(groups, spans.get(job_id, (None, None)), next_tries[job_id])
+        for job_id, groups in by_job.items()
+    }
+
+
+FIRST_PLANNED = 100  # the shards among which the next try is looked for
+
+
+def _next_tries(
+    transaction: Transaction, by_job: Mapping[int, Sequence[Row[*tuple[Any, ...]]]]
+) -> dict[int, dict[int, float]]:
+    """Return the time of the next try of each step whose open shards are all planned."""
+    next_tries: dict[int, dict[int, float]] = {job_id: {} for job_id in by_job}
+    open_states: dict[tuple[int, int], set[str]] = defaultdict(set)
+    for group in chain.from_iterable(by_job.values()):
+        if group.state in OPEN_SHARDS:
+            open_states[group.job_id, group.step].add(group.state)
+    for job_id in {job_id for (job_id, _), states in open_states.items() if states == {"planned"}}:
+        first = select(Shard.step, Shard.not_before).where(Shard.job_id == job_id, Shard.state == "planned")
+        for row in transaction.execute(first.order_by(Shard.lane, Shard.id).limit(FIRST_PLANNED)):
+            if open_states[job_id, row.step] == {"planned"}:
+                earliest = next_tries[job_id].get(row.step, row.not_before)
+                next_tries[job_id][row.step] = min(earliest, row.not_before)
+    return next_tries
 
 
 HISTORY_S = 3_600.0  # how far back
@@ -300,18 +326,20 @@ def held_lately(transaction: Transaction, job_ids: Collection[int], now: float) 
 
     They come from the store alone, so that a pace is the same after a restart of anything.
     """
-    latest = func.row_number().over(
-        partition_by=(Shard.job_id, Shard.state), order_by=(Shard.finished_at.desc(), Shard.id.desc())
-    )
-    finished = and_(Shard.state == "done", Shard.finished_at > now - HISTORY_S)
     columns = (Shard.job_id, Shard.step, Shard.state, Shard.started_at, Shard.finished_at)
-    latest_first = (
-        select(*columns, Shard.n_chars, Shard.n_contents, Shard.tokens_in, latest.label("place"))
-        .where(Shard.job_id.in_(job_ids), or_(finished, Shard.state == "running"), Shard.started_at.is_not(None))
+    held = select(*columns, Shard.n_chars, Shard.n_contents, Shard.tokens_in).where(Shard.started_at.is_not(None))
+    transaction.prefer_index_order()
+    finished = (
+        held.where(Shard.job_id == job_id, Shard.finished_at > now - HISTORY_S)
+        .order_by(Shard.finished_at.desc())
+        .limit(MOST_SHARDS)
         .subquery()
+        .select()
+        for job_id in job_ids
     )
+    running = held.where(IS_RUNNING, Shard.job_id.in_(job_ids))
     by_job: dict[int, list[HeldShard]] = {job_id: [] for job_id in job_ids}
-    for row in transaction.execute(select(latest_first).where(latest_first.c.place <= MOST_SHARDS)):
+    for row in transaction.execute(union_all(running, *finished)):
         finished_at = row.finished_at if row.state == "done" else None
         by_job[row.job_id].append(
             HeldShard(row.step, row.started_at, finished_at, row.n_chars, row.n_contents, row.tokens_in)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Row, Select, and_, case, delete, func, or_, select, true, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
@@ -21,6 +21,7 @@ from docmill.storage.core.schema import (
     OutcomeRow,
     RejectionRow,
     Shard,
+    ShardCount,
     Step,
     StepText,
     db_now,
@@ -205,9 +206,17 @@ def finish(database: Database, job_id: int | None = None) -> list[int]:
 
 
 def _maybe_over(database: Database, job_id: int | None) -> bool:
+    """Return whether a job may be over. Of one job the kept counts tell, since many people may watch it."""
+    unfinished = select(Job).where(Job.state.in_(UNFINISHED))
     with database.read() as transaction:
-        wanted = Job.state.in_(UNFINISHED) if job_id is None else Job.id == job_id
-        return transaction.scalar(select(Job.id).where(wanted).limit(1)) is not None
+        if job_id is None:
+            return transaction.execute(unfinished.limit(1)).first() is not None
+        job = transaction.execute(unfinished.where(Job.id == job_id)).one_or_none()
+        if job is None:
+            return False
+        is_open = and_(ShardCount.job_id == job_id, ShardCount.state.in_(OPEN_SHARDS))
+        n_open = transaction.scalar(select(func.sum(ShardCount.n)).where(is_open)) or 0
+        return (job.state == "running" and not n_open) or _too_many(transaction, job) is not None
 
 
 def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None:
@@ -215,10 +224,16 @@ def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None
     most = (Job.max_failures, Job.max_flagged)
     bounded = select(Job.id, *most).where(wanted, Job.state.in_(UNFINISHED))
     for job in transaction.execute(bounded.where(or_(*(bound.is_not(None) for bound in most)))).all():
-        failed, doubtful = _failed_and_doubtful(transaction, job.id)
-        reason = too_many("failed", *failed, job.max_failures)
-        if (reason := reason or too_many("are doubtful", *doubtful, job.max_flagged)) is not None:
+        if (reason := _too_many(transaction, job)) is not None:
             stop(transaction, job.id, "stopped", reason)
+
+
+def _too_many(transaction: Transaction, job: Row[*tuple[Any, ...]]) -> str | None:
+    """Return the sentence that says that more of a job's texts failed or are doubtful than may be; else None."""
+    if job.max_failures is None and job.max_flagged is None:
+        return None
+    failed, doubtful = _failed_and_doubtful(transaction, job.id)
+    return too_many("failed", *failed, job.max_failures) or too_many("are doubtful", *doubtful, job.max_flagged)
 
 
 def _failed_and_doubtful(transaction: Transaction, job_id: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -228,9 +243,10 @@ def _failed_and_doubtful(transaction: Transaction, job_id: int) -> tuple[tuple[i
     those that may be doubtful, and only if an earlier job computed the step's own results. A failure that it computes
     again counts once it has failed there, too.
     """
-    to_do = case((Shard.state.in_(OPEN_SHARDS), Shard.n_contents), else_=0)
-    sums = (func.sum(column) for column in (Shard.n_failed, Shard.n_doubtful, Shard.n_contents, to_do))
-    shards = transaction.execute(select(Shard.step, *sums).where(Shard.job_id == job_id).group_by(Shard.step)).all()
+    kept = ShardCount
+    to_do = case((kept.state.in_(OPEN_SHARDS), kept.n_contents), else_=0)
+    sums = (func.sum(column) for column in (kept.n_failed, kept.n_doubtful, kept.n_contents, to_do))
+    shards = transaction.execute(select(kept.step, *sums).where(kept.job_id == job_id).group_by(kept.step)).all()
     of_step = {seq: [*map(int, sums)] for seq, *sums in shards}  # PostgreSQL's sums are decimals
     n_doubtful = total = again = 0
     n_failed: dict[int, int] = {}
@@ -420,7 +436,7 @@ def _accept_doubtful(transaction: Transaction, job: Job) -> bool:
 
 
 def _has_failed(transaction: Transaction, job_id: int) -> bool:
-    of_shards = select(func.coalesce(func.sum(Shard.n_failed), 0)).where(Shard.job_id == job_id)
+    of_shards = select(func.coalesce(func.sum(ShardCount.n_failed), 0)).where(ShardCount.job_id == job_id)
     of_steps = select(func.coalesce(func.sum(Step.n_prior_failed - Step.n_retried), 0)).where(Step.job_id == job_id)
     return int(transaction.scalar(of_shards) or 0) + int(transaction.scalar(of_steps) or 0) > 0
 

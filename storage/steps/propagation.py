@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TypeAlias
 
-from sqlalchemy import and_, bindparam, case, update
+from sqlalchemy import and_, case, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.schema import OutcomeRow, Step, StepText
@@ -251,13 +251,5 @@ def _outputs(
     made = {content_id: ids[sha256] for content_id, sha256 in unstored.items()}
     if made:
         spec_of = {row.content_id: row.spec_id for row in rows}
-        transaction.execute(
-            update(OutcomeRow)
-            .where(OutcomeRow.spec_id == bindparam("under"), OutcomeRow.content_id == bindparam("of"))
-            .values(output_id=bindparam("put_out")),
-            [
-                {"under": spec_of[content_id], "of": content_id, "put_out": output_id}
-                for content_id, output_id in sorted(made.items())
-            ],
-        )
+        transaction.link_outputs([(spec_of[content_id], content_id, made[content_id]) for content_id in sorted(made)])
     return Inputs(sorted({*stored.values(), *made.values()}), fresh)

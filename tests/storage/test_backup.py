@@ -190,7 +190,8 @@ def test_data_that_triggers_counted_again_are_recounted(
         _run("pg_restore", *options, f"--dbname={url}", str(tmp_path / "docmill.dump"))
         wrong, right = exported(copy, LANES), exported(database, LANES)
         twice = {key[0] for key, n in right.items() if wrong[key] == 2 * n}
-        assert twice == {"shards", "failed_texts", "flagged_texts"}
-        assert recount(copy).outcomes == 2
+        # Outcomes come before their specs, whose kinds name their counts, so that they were not counted again.
+        assert twice == {"shards"}
+        assert recount(copy).outcomes == 0
         assert exported(copy, LANES) == right
         assert_exported(copy, LANES)

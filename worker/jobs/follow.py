@@ -21,7 +21,7 @@ from docmill.worker.formatting import counted, documents, ingested, pace, where_
 from docmill.worker.jobs import Bar, Listener
 from docmill.worker.submit.enqueue import Enqueued, IngestProgress
 
-POLL_S = 0.5
+POLL_S, MOST_POLL_S = 0.5, 2.0  # at first, and after two minutes
 SHOWN_REJECTIONS = 5
 SHOWN_KINDS = 10  # of files that were left out
 PATIENCE_S = 60.0  # a watcher waits so long for a database that is away
@@ -141,6 +141,7 @@ def follow(
     status = read_status(database, job_id)
     if status.ended:
         return status
+    began = time.monotonic()
     told: Cause | None = None
     away_since: float | None = None
     blocked_since: float | None = None
@@ -172,4 +173,5 @@ def follow(
             if blocked_since is not None and time.monotonic() - blocked_since >= BLOCKED_PATIENCE_S:
                 return status
             watch(status)
-            wait(POLL_S)
+            # Many people may watch a long job of a fleet.
+            wait(POLL_S if own_worker else min(MOST_POLL_S, max(POLL_S, (time.monotonic() - began) / 60)))

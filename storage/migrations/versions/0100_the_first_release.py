@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from alembic import op
 
-from docmill.storage.core.schema import Base
+from docmill.storage.core.schema import ADDED_BY_SHARD, SHARD_KEY, Base
 
 revision = "0100"
 down_revision = None
@@ -122,7 +122,7 @@ GROWTH = (
     ("lapses", "''", "{}.lapses"),
 )
 WORK = "INSERT INTO work_count (name, lane, label, n)"
-SHARDS = "INSERT INTO shard_count (job_id, lane, state, n, n_suspect)"
+SHARDS = f"INSERT INTO shard_count ({', '.join((*SHARD_KEY, *ADDED_BY_SHARD))})"
 
 
 def upgrade() -> None:
@@ -156,10 +156,11 @@ def _execute(statements: Iterable[str]) -> None:
 def _triggers_of_sqlite() -> Iterator[str]:
     for event, row, sign in (("INSERT", "NEW", 1), ("DELETE", "OLD", -1)):
         yield _trigger(f"count_shard_{event.lower()}", f"{event} ON shard", "true", _add_shard(row, sign))
+    differs = (f"{added.format('OLD')} <> {added.format('NEW')}" for added in ADDED_BY_SHARD.values())
     yield _trigger(
         "count_shard_update",
-        "UPDATE OF state, suspect ON shard",
-        "OLD.state <> NEW.state OR (OLD.suspect > 0) <> (NEW.suspect > 0)",
+        "UPDATE ON shard",
+        " OR ".join(("OLD.state <> NEW.state", *differs)),
         _add_shard("OLD", -1) + _add_shard("NEW", 1),
     )
     yield _trigger(
@@ -199,10 +200,11 @@ def _trigger(name: str, event: str, condition: str, body: str) -> str:
 
 
 def _add_shard(row: str, sign: int) -> str:
-    key = f"job_id = {row}.job_id AND lane = {row}.lane AND state = {row}.state"
-    return f"""{SHARDS} SELECT {row}.job_id, {row}.lane, {row}.state, 0, 0
+    key = " AND ".join(f"{name} = {row}.{name}" for name in SHARD_KEY)
+    sums = ", ".join(f"{name} = {name} + {sign} * {added.format(row)}" for name, added in ADDED_BY_SHARD.items())
+    return f"""{SHARDS} SELECT {", ".join(f"{row}.{name}" for name in SHARD_KEY)}{", 0" * len(ADDED_BY_SHARD)}
         WHERE NOT EXISTS (SELECT 1 FROM shard_count WHERE {key});
-    UPDATE shard_count SET n = n + {sign}, n_suspect = n_suspect + {sign} * ({row}.suspect > 0) WHERE {key};"""
+    UPDATE shard_count SET {sums} WHERE {key};"""
 
 
 def _add_work(name: str, lane: str, label: str, n: str, condition: str = "true") -> str:
@@ -223,10 +225,11 @@ def _add_outcome(row: str, sign: int) -> str:
 
 
 # PostgreSQL: a statement adds a row for each key that it changes, and waits for nobody. Every 500th row or so, the
-# statement that adds it merges the rows of keys that have several, but for those that another transaction holds. The
+# statement that adds it merges the recent rows of keys that have several, but for those that another transaction
+# holds. Merged rows are recent again; the dead rows of days, which an old snapshot keeps, are not looked at. The
 # functions run with the owner's rights: whoever may write to the counted tables needs no right to the counts.
 
-MERGED = 500
+MERGED, RECENT = 500, 20_000
 
 
 def _functions(schema: str) -> Iterator[str]:
@@ -239,7 +242,7 @@ def _functions(schema: str) -> Iterator[str]:
     yield function("docmill_count_outcomes", _count_outcomes())
     yield function("docmill_count_records", _count_records())
     for table, keys, values in (
-        ("shard_count", "job_id, lane, state", ("n", "n_suspect")),
+        ("shard_count", ", ".join(SHARD_KEY), tuple(ADDED_BY_SHARD)),
         ("work_count", "name, lane, label", ("n",)),
     ):
         sums = ", ".join(f"sum({value})" for value in values)
@@ -247,9 +250,10 @@ def _functions(schema: str) -> Iterator[str]:
         columns = f"{keys}, {', '.join(values)}"
         yield function(
             f"docmill_merge_{table}",
-            f"""WITH several AS MATERIALIZED (SELECT {keys} FROM {table} GROUP BY {keys} HAVING count(*) > 1),
+            f"""WITH several AS MATERIALIZED (SELECT {keys} FROM {table} WHERE id > NEW.id - {RECENT}
+                    GROUP BY {keys} HAVING count(*) > 1),
                 free AS MATERIALIZED (SELECT id FROM {table} JOIN several USING ({keys})
-                    ORDER BY id FOR UPDATE OF {table} SKIP LOCKED),
+                    WHERE id > NEW.id - {RECENT} ORDER BY id FOR UPDATE OF {table} SKIP LOCKED),
                 gone AS (DELETE FROM {table} USING free WHERE {table}.id = free.id RETURNING {table}.*)
             INSERT INTO {table} ({columns}) SELECT {keys}, {sums} FROM gone GROUP BY {keys} HAVING {kept};
             RETURN NULL;""",
@@ -269,22 +273,26 @@ def _triggers_of_postgresql() -> Iterator[str]:
             FOR EACH STATEMENT EXECUTE FUNCTION docmill_count_{function}()"""
 
 
+def _sums_of(row: str, sign: str) -> str:
+    return ", ".join(f"sum({sign} * {added.format(row)}) AS {name}" for name, added in ADDED_BY_SHARD.items())
+
+
 def _count_shards() -> str:
-    sums = "SELECT job_id, lane, state, {sign} * count(*), {sign} * count(*) FILTER (WHERE suspect > 0)"
+    key = ", ".join(SHARD_KEY)
     values = ", ".join(
         f"('{name}', {label}, {value.format('after')} - {value.format('before')})" for name, label, value in GROWTH
     )
     ends = "('commits', '', (before.state <> 'done' AND after.state = 'done')::int::bigint)"
     return f"""
     IF TG_OP = 'INSERT' THEN
-        {SHARDS} {sums.format(sign=1)} FROM after GROUP BY job_id, lane, state;
+        {SHARDS} SELECT {key}, {_sums_of("after", "1")} FROM after GROUP BY {key};
     ELSIF TG_OP = 'DELETE' THEN
-        {SHARDS} {sums.format(sign=-1)} FROM before GROUP BY job_id, lane, state;
+        {SHARDS} SELECT {key}, {_sums_of("before", "-1")} FROM before GROUP BY {key};
     ELSE
-        {SHARDS} SELECT job_id, lane, state, sum(n), sum(suspects) FROM (
-            SELECT job_id, lane, state, 1 AS n, (suspect > 0)::int AS suspects FROM after UNION ALL
-            SELECT job_id, lane, state, -1, -(suspect > 0)::int FROM before) AS changed
-        GROUP BY job_id, lane, state HAVING sum(n) <> 0 OR sum(suspects) <> 0;
+        {SHARDS} SELECT * FROM (
+            SELECT {key}, {_sums_of("changed", "sign")} FROM (
+                SELECT 1 AS sign, * FROM after UNION ALL SELECT -1, * FROM before) AS changed GROUP BY {key}) AS sums
+        WHERE {" OR ".join(f"sums.{name} <> 0" for name in ADDED_BY_SHARD)};
         {WORK} SELECT grown.name, after.lane, grown.label, sum(grown.n)
         FROM after JOIN before ON before.id = after.id JOIN spec ON spec.id = after.spec_id
             CROSS JOIN LATERAL (VALUES {values}, {ends}) AS grown (name, label, n)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -21,8 +22,15 @@ from docmill.storage.errors import OtherRelease, SchemaOutOfDate
 def test_the_migrated_schema_equals_the_declared_one(database: Database) -> None:
     dependents()  # with the tables of features
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        opts = {"compare_type": True, "compare_server_default": True, "include_object": _is_of(database)}
+        context = MigrationContext.configure(connection, opts=opts)
         assert compare_metadata(context, collections_of_tables()) == []  # type: ignore[arg-type]
+
+
+def _is_of(database: Database) -> Callable[..., bool]:
+    """Return whether an object is made on this database: Alembic does not look at `ddl_if`."""
+    on_sqlite_alone = {"fk_shard_spec_id", "fk_outcome_spec_id", "fk_outcome_runtime_id"}
+    return lambda _object, name, *_: database.server is None or name not in on_sqlite_alone
 
 
 def test_partial_indexes_are_partial_in_the_migrated_schema_too(database: Database) -> None:

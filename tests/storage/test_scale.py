@@ -1,0 +1,142 @@
+"""Costs that must not grow with the store, in rows that are read and updated; `bench/scale.py` measures them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text, update
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job, Shard, db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.ingest import ingest
+from docmill.storage.leases import dispatch, shards
+from docmill.storage.leases.dispatch import LaneWindow
+from docmill.storage.results.status import list_statuses, read_status
+from docmill.storage.steps import jobs
+from tests.kinds import KINDS
+from tests.storage.builders import (
+    claim_next,
+    claim_shard,
+    done,
+    numbered,
+    read,
+    records,
+    request,
+    set_shard,
+)
+
+ROWS = "SELECT {} FROM pg_stat_xact_user_tables WHERE relname = '{}'"
+
+
+@pytest.fixture
+def server(postgres_url: str) -> Iterator[Database]:
+    database = Database(postgres_url, kinds=KINDS)
+    yield database
+    database.close()
+
+
+def counted(server: Database, act: Callable[[Any], object], table: str, *columns: str) -> tuple[int, ...]:
+    """Return PostgreSQL's counts of what an act on the database did to a table, in one transaction."""
+
+    def in_one(transaction: Transaction) -> tuple[int, ...]:
+        @contextmanager
+        def reading() -> Iterator[Transaction]:
+            yield transaction
+
+        counts = text(ROWS.format(", ".join(columns), table))
+        before = transaction.execute(counts).one()  # of the session's transactions that were not reported yet
+        act(SimpleNamespace(read=reading, write=lambda of_act: of_act(transaction), kind_of=server.kind_of))
+        return tuple(n - earlier for n, earlier in zip(transaction.execute(counts).one(), before, strict=True))
+
+    return server.write(in_one)
+
+
+def fetched(server: Database, act: Callable[[Any], object], table: str) -> int:
+    """Return how many rows of a table an act on the database read."""
+    return counted(server, act, table, "seq_tup_read + coalesce(idx_tup_fetch, 0)")[0]
+
+
+def analyzed(server: Database) -> None:
+    with server.idle() as cursor:
+        cursor.connection.autocommit = True
+        cursor.execute("VACUUM (ANALYZE)")
+
+
+def test_a_heartbeat_updates_rows_in_place(server: Database) -> None:
+    """Its updates are heap-only: they add no entry to any index, which would have to be vacuumed."""
+    read(server, request(), numbered(12), chunk=2)
+    dispatch.sign_on(server, "w1", host="h", pid=1, device="cpu", lanes=["copy"], slots=8, version="1")
+    for _ in range(4):
+        claim_next(server)
+    for table, rows in (("shard", 4), ("worker", 1)):
+        beat = counted(server, lambda db: shards.heartbeat(db, "w1"), table, "n_tup_upd", "n_tup_hot_upd")
+        assert beat == (rows, rows), table
+
+
+def test_a_locked_job_takes_new_shards(server: Database) -> None:
+    """Whoever ends jobs does not wait for those who plan shards, nor they for him."""
+    read(server, request(), numbered(2))
+
+    def lock(transaction: Transaction) -> None:
+        transaction.execute(transaction.for_update(select(Job.id)))
+        transaction.lock_row(Job, 1)
+        server.write(plan)
+
+    def plan(transaction: Transaction) -> None:
+        transaction.exec_driver_sql("SET LOCAL lock_timeout = '20s'")
+        copy = "INSERT INTO step_text (job_id, step, content_id) SELECT 1, 0, id FROM content"
+        transaction.exec_driver_sql(copy)
+
+    server.write(lock)
+
+
+def test_no_outcome_locks_its_spec(server: Database) -> None:
+    read(server, request(), numbered(4))
+    claim = claim_next(server)
+    lockers = text("SELECT xmax::text FROM spec")  # the transaction, or the list of them, that locked the row last
+    with server.read() as transaction:
+        before = transaction.scalar(lockers)
+    shards.commit(server, claim, done(claim), None)
+    with server.read() as transaction:
+        assert transaction.scalar(lockers) == before
+
+
+def test_a_status_reads_few_shards(server: Database) -> None:
+    read(server, request(), numbered(120), chunk=1)
+    for shard_id in dispatch.take(server, LaneWindow("copy", 20, 0)):
+        claim = claim_shard(server, shard_id)
+        assert claim is not None
+        shards.commit(server, claim, done(claim), None)
+    server.write(lambda t: t.execute(update(Shard).where(Shard.state == "done").values(finished_at=db_now() - 7200)))
+    analyzed(server)
+    assert fetched(server, lambda db: read_status(db, 1), "shard") < 20
+    assert fetched(server, list_statuses, "shard") < 20
+    assert fetched(server, lambda db: jobs.finish(db, 1), "shard") == 0
+
+
+def test_a_new_corpus_is_looked_up_by_its_keys(server: Database) -> None:
+    """Whatever PostgreSQL's statistics say, which know the first corpus alone."""
+    read(server, request(), numbered(3_000))
+    analyzed(server)
+    job = jobs.open_job(server, request("b.jsonl", corpus="poems"))
+    ingest.add(server, job, records(numbered(400)))
+    assert fetched(server, lambda db: ingest.add(db, job, records(numbered(400, 400), 400)), "document") < 4_000
+
+
+def test_shards_behind_the_last_that_ended_go_first(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the dead entries of an index which an old snapshot keeps are not read again and again."""
+    read(database, request(), numbered(10), chunk=1)
+    lane = LaneWindow("copy", 2, 0)
+    set_shard(database, 5, state="done", finished_at=db_now() - 120)
+    for share, order in ((1.0, [1, 2, 3, 4]), (0.0, [6, 7, 8, 9])):
+        monkeypatch.setattr(dispatch, "LOOK_BACK", share)
+        taken = dispatch.take(database, lane)
+        assert taken == order
+        dispatch.put_back(database, taken)
+    assert dispatch.take(database, LaneWindow("copy", 3, 0)) == [1, 6, 7, 8, 9, 10]
+    assert dispatch.take(database, LaneWindow("copy", 8, 6)) == [2, 3, 4]
