@@ -128,6 +128,10 @@ bench-batch: setup setup-vllm ## batch files by docmill and by vLLM's own runner
 torture: setup   ## the torture table: mishaps of a batch job, with docmill and with other tools, each in an environment of its own: BENCH="--peers docmill script"
 	$(BIN)/python -m bench.torture $(BENCH)
 
+.PHONY: bench-scale
+bench-scale: setup ## costs of the store at 10⁵ to 10⁷ documents and with a hundred workers; needs PostgreSQL: BENCH="--documents 100000,1000000"
+	$(BIN)/python -m bench.scale $(BENCH)
+
 .PHONY: bench-retention
 bench-retention: setup ## the sizes of tables over a simulated year of nights, with and without rules of retention
 	$(BIN)/python -m bench.retention $(BENCH)
