@@ -532,7 +532,7 @@ def _beside(database: Database, meter: Meter) -> dict[str, float]:
 
 def watchers(documents: int, people: int, seconds: float) -> dict[str, Any]:
     """Return the load of people who watch one job: of the server's cores, and of looks per second."""
-    with filled(documents) as (url, _, meter):
+    with filled(documents, shards_only=True) as (url, _, meter):
         forked = multiprocessing.get_context("fork")
         end, looks = forked.Event(), forked.Value("q", 0)
         watching = forked.Process(target=_watch, args=(url, people, end, looks), daemon=True)

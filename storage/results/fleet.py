@@ -268,9 +268,9 @@ def _held(transaction: Transaction) -> tuple[HeldShards, ...]:
         .join(SpecRow, SpecRow.id == Shard.spec_id)
         .where(IS_RUNNING)
         .group_by(*same)
-        .order_by(Shard.job_id, Shard.step)
     )
-    return tuple(HeldShards(row.owner or "", *row[1:6], row.lease_until or 0.0) for row in rows)
+    held = (HeldShards(row.owner or "", *row[1:6], row.lease_until or 0.0) for row in rows)
+    return tuple(sorted(held, key=lambda shards: (shards.job_id, shards.step)))
 
 
 def _refused(transaction: Transaction) -> tuple[RefusedSpec, ...]:
