@@ -156,11 +156,12 @@ def _execute(statements: Iterable[str]) -> None:
 def _triggers_of_sqlite() -> Iterator[str]:
     for event, row, sign in (("INSERT", "NEW", 1), ("DELETE", "OLD", -1)):
         yield _trigger(f"count_shard_{event.lower()}", f"{event} ON shard", "true", _add_shard(row, sign))
-    differs = (f"{added.format('OLD')} <> {added.format('NEW')}" for added in ADDED_BY_SHARD.values())
+    compared = (*(f"{{}}.{name}" for name in SHARD_KEY), *ADDED_BY_SHARD.values())
+    differs = (f"{each.format('OLD')} <> {each.format('NEW')}" for each in compared)
     yield _trigger(
         "count_shard_update",
         "UPDATE ON shard",
-        " OR ".join(("OLD.state <> NEW.state", *differs)),
+        " OR ".join(differs),
         _add_shard("OLD", -1) + _add_shard("NEW", 1),
     )
     yield _trigger(
