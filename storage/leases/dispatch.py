@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
@@ -75,7 +74,7 @@ def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> l
     """
     window = lane.window
     with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
-        _prefer_indexes(transaction)
+        transaction.prefer_indexes()
         claimants = _claimants(transaction, lane.name, window, only_job)
         if not claimants:
             return []
@@ -85,7 +84,7 @@ def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> l
 
 
 def _take(transaction: Transaction, lane: str, window: int, only_job: int | None) -> list[int]:
-    _prefer_indexes(transaction)
+    transaction.prefer_indexes()
     claimants = _claimants(transaction, lane, window, only_job)
     if not claimants:
         return []
@@ -94,12 +93,8 @@ def _take(transaction: Transaction, lane: str, window: int, only_job: int | None
     taken: list[int] = []
     unservable = _unservable(transaction, lane)
     for job_id, n in share(claimants, room).items():
-        chosen: list[int] = []
-        behind, every = _ready(lane, job_id, unservable)
-        for ready in [every] if random.random() < LOOK_BACK else [behind, every]:  # noqa: S311 - no secret
-            if len(chosen) < n:
-                query = (ready.where(Shard.id.not_in(chosen)) if chosen else ready).order_by(Shard.id)
-                chosen += transaction.scalars(transaction.for_update(query.limit(n - len(chosen)), skip_locked=True))
+        query = _ready(lane, job_id, unservable).order_by(Shard.id).limit(n)
+        chosen = list(transaction.scalars(transaction.for_update(query, skip_locked=True)))
         rows = transaction.execute(
             update(Shard)
             .where(Shard.id.in_(chosen), Shard.state == "planned")
@@ -137,40 +132,12 @@ def _outranked(lane: str, claimants: list[Claimant]) -> Select[int]:
     )
 
 
-def _prefer_indexes(transaction: Transaction) -> None:
-    """Have the rest of this transaction find shards by the indexes that have the order of `_ready`."""
-    transaction.prefer_indexes()
-    transaction.prefer_index_order()
-
-
-FRONTIER_S = 60.0  # a transaction that plans shards takes less, so none of its shards comes to lie before it
-LOOK_BACK = 0.05  # how often shards that were given back, and lie before it, are offered first
-
-
-def _ready(
-    lane: str, job_id: int | ColumnElement[int], unservable: Collection[int]
-) -> tuple[Select[int], Select[int]]:
-    """Select the shards of a job that may be dispatched now, without those of specs that no worker can serve.
-
-    The first query has those behind the frontier, the second all. Shards are dispatched in the order of their ids,
-    and each leaves an entry in the index of planned shards until a vacuum. A vacuum may not remove it while an older
-    transaction is open, such as that of `pg_dump`, and the second query would read all these entries each time. So it
-    is for when the first finds too few. The frontier is the shard that ended last, a minute ago.
-    """
+def _ready(lane: str, job_id: int | ColumnElement[int], unservable: Collection[int]) -> Select[int]:
+    """Select the shards of a job that may be dispatched now, without those of specs that no worker can serve."""
     ready = select(Shard.id).where(
         Shard.job_id == job_id, Shard.state == "planned", Shard.lane == lane, Shard.not_before <= db_now()
     )
-    ready = ready.where(Shard.spec_id.not_in(unservable)) if unservable else ready
-    ended = Shard.__table__.alias()
-    frontier = (
-        select(ended.c.id)
-        .where(ended.c.job_id == job_id, ended.c.lane == lane, ended.c.finished_at < db_now() - FRONTIER_S)
-        .order_by(ended.c.finished_at.desc())
-        .limit(1)
-    )
-    if isinstance(job_id, ColumnElement):
-        frontier = frontier.correlate(Job)
-    return ready.where(Shard.id > frontier.scalar_subquery()), ready
+    return ready.where(Shard.spec_id.not_in(unservable)) if unservable else ready
 
 
 def _claimants(transaction: Transaction, lane: str, room: int, only_job: int | None) -> list[Claimant]:
@@ -183,7 +150,7 @@ def _claimants(transaction: Transaction, lane: str, room: int, only_job: int | N
     in_flight = {row.job_id: row.n for row in counted}
     # One look into an index for each job, however many shards it has (OFFSET 0: see `Transaction.probe`).
     unservable = _unservable(transaction, lane)
-    ready = or_(*(ready.offset(0).correlate(Job).exists() for ready in _ready(lane, Job.id, unservable)))
+    ready = _ready(lane, Job.id, unservable).offset(0).correlate(Job).exists()
     jobs = transaction.execute(
         select(Job.id, Job.priority)
         .join(Step, Step.job_id == Job.id)
@@ -193,17 +160,12 @@ def _claimants(transaction: Transaction, lane: str, room: int, only_job: int | N
         .distinct()
     ).all()
     first = sorted(jobs, key=lambda job: (-job.priority, in_flight.get(job.id, 0), job.id))[:room]
-    planned = {job.id: _count(transaction, lane, job.id, unservable, room) for job in first}
+    planned = {job.id: _count(transaction, _ready(lane, job.id, unservable).limit(room)) for job in first}
     return [Claimant(job.id, job.priority, in_flight.get(job.id, 0), planned[job.id]) for job in first]
 
 
-def _count(transaction: Transaction, lane: str, job_id: int, unservable: Collection[int], most: int) -> int:
-    """Return the number of shards of a job that may be dispatched now; at most `most`."""
-    n = 0
-    for ready in _ready(lane, job_id, unservable):
-        if n < most:
-            n = transaction.scalar(select(func.count()).select_from(ready.limit(most).subquery())) or 0
-    return n
+def _count(transaction: Transaction, query: Select[int]) -> int:
+    return transaction.scalar(select(func.count()).select_from(query.subquery())) or 0
 
 
 def _unservable(transaction: Transaction, lane: str) -> set[int]:

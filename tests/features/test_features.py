@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from docmill.storage.features import built_in_features
+from docmill.storage.features import Feature, built_in_features
 from docs.outputs import fences
 from tests.tasks.real_lines import half_and_more
 from tests.worker.harness import ROOT, Docmill, copy_packages
@@ -139,6 +140,26 @@ def test_docmill_works_without_a_feature_of_its_own(name: str, tree: Path, tmp_p
     finally:
         listing.write_text(text)
         (tmp_path / "aside").rename(folder)
+
+
+@pytest.mark.parametrize("feature", built_in_features(), ids=lambda feature: feature.name)
+def test_the_core_mentions_no_feature_but_where_the_feature_says_so(feature: Feature) -> None:
+    about = import_module(f"docmill.features.{feature.name}").__doc__ or ""
+    commands = "|".join(feature.commands) or "no command"
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "features" / feature.name).glob("*.py"))
+    own = re.findall(r"^class ([A-Z][a-z]+[A-Z]\w+)", code, re.MULTILINE)
+    own += [f'"{table}"' for table in re.findall(r'__tablename__ = "(\w+)"', code)]
+    patterns = [
+        rf"\bfeatures[./]{feature.name}\b",
+        rf"\bdocmill ({commands})\b",
+        *(rf"(?<!\w){name}(?!\w)" for name in own),
+    ]
+    words = re.compile("|".join(patterns))
+    listing = ROOT / "storage" / "features.py"
+    files = [path for folder in ("worker", "tasks", "storage") for path in (ROOT / folder).rglob("*.*")]
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in {".py", ".j2"}}
+    found = {path.relative_to(ROOT) for path, text in texts.items() if path != listing and words.search(text)}
+    assert {path for path in found if f"`{path}`" not in about} == set()
 
 
 def test_a_distribution_brings_a_kind_a_backend_a_reader_a_check_and_a_command(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class _Any:
 
 def _unfenced(transaction: Any, shard_id: int, *, real: Callable[..., Any] = shards._locked, **more: Any) -> Any:
     row = real(transaction, shard_id)
-    return None if row is None else Namespace(**row._asdict() | {"fence": _Any()} | more)
+    return None if row is None else Namespace(**row._asdict() | {"fence": _Any(), "started_at": _Any()} | more)
 
 
 def _taken(transaction: Any, head: Any, owner: str, lease_s: float) -> Any:
@@ -89,6 +89,7 @@ def _taken(transaction: Any, head: Any, owner: str, lease_s: float) -> Any:
         "fence": Shard.fence + 1,
         "attempt": Shard.attempt + 1,
         "owner": owner,
+        "started_at": db_now(),
     }
     values["lease_until"] = db_now() + lease_s
     claimed = update(Shard).where(Shard.id == head.shard_id).values(**values)
@@ -101,7 +102,7 @@ def _reclaimed(database: Any, owner: str | None = None, *, real: Any = maintenan
 
 # The place that is broken, how, and the fault that brings it to light soonest.
 BUGS: dict[str, tuple[Any, str, Any, str | None]] = {
-    "a commit checks no fence": (shards, "_locked", _unfenced, "store_fails"),
+    "a commit checks neither fence nor time of its claim": (shards, "_locked", _unfenced, "store_fails"),
     "a commit checks no lease": (shards, "_locked", partial(_unfenced, state="running"), "store_fails"),
     "a claim is no compare-and-set": (shards, "_take", _taken, "queue_fails"),
     "what is given back keeps its fence": (

@@ -15,7 +15,6 @@ from docmill.storage.core.schema import Job, Shard, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import dispatch, shards
-from docmill.storage.leases.dispatch import LaneWindow
 from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import jobs
 from tests.kinds import KINDS
@@ -26,7 +25,6 @@ from tests.storage.builders import (
     read,
     records,
     request,
-    set_shard,
 )
 
 ROWS = "SELECT {} FROM pg_stat_xact_user_tables WHERE relname = '{}'"
@@ -126,17 +124,3 @@ def test_a_new_corpus_is_looked_up_by_its_keys(server: Database) -> None:
     job = jobs.open_job(server, request("b.jsonl", corpus="poems"))
     ingest.add(server, job, records(numbered(400)))
     assert fetched(server, lambda db: ingest.add(db, job, records(numbered(400, 400), 400)), "document") < 4_000
-
-
-def test_shards_behind_the_last_that_ended_go_first(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the dead entries of an index which an old snapshot keeps are not read again and again."""
-    read(database, request(), numbered(10), chunk=1)
-    lane = LaneWindow("copy", 2, 0)
-    set_shard(database, 5, state="done", finished_at=db_now() - 120)
-    for share, order in ((1.0, [1, 2, 3, 4]), (0.0, [6, 7, 8, 9])):
-        monkeypatch.setattr(dispatch, "LOOK_BACK", share)
-        taken = dispatch.take(database, lane)
-        assert taken == order
-        dispatch.put_back(database, taken)
-    assert dispatch.take(database, LaneWindow("copy", 3, 0)) == [1, 6, 7, 8, 9, 10]
-    assert dispatch.take(database, LaneWindow("copy", 8, 6)) == [2, 3, 4]
