@@ -308,12 +308,17 @@ def _replace_counts(transaction: Transaction, job: OpenJob, read: Counts) -> Non
 
 
 def _require_all(transaction: Transaction, job: OpenJob, read: Counts) -> None:
-    """Raise StorageError if records are not there any more whose storing was confirmed."""
-    lost = read.records - (transaction.scalar(select(Ingest.n_records).where(Ingest.id == job.ingest_id)) or 0)
-    if lost > 0:
+    """Raise StorageError if records are not there any more whose storing was confirmed.
+
+    A process that carries the same reading on counts them anew, and whoever cancels the job may remove them.
+    """
+    own = (Ingest.started_at == job.started_at, Job.state == "ingesting")
+    query = select(Ingest.n_records).join(Job, Job.ingest_id == Ingest.id).where(Job.id == job.id, *own)
+    stored = transaction.scalar(query)
+    if stored is not None and stored < read.records:
         raise StorageError(
-            f"the database has lost {lost:,} records that it had stored, as after a failover to a standby that was "
-            "behind; run the same command again"
+            f"the database has lost {read.records - stored:,} records that it had stored, as after a failover to a "
+            "standby that was behind; run the same command again"
         )
 
 

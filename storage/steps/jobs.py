@@ -70,7 +70,8 @@ class OpenJob:
     """A job that takes documents. `adopted` says that an earlier, unfinished one is carried on.
 
     `last_before` is the last document that its corpus had when it was opened. `reread_at` is when it was opened again
-    after its source had been read to the end: it stays as it was until the reading brings something.
+    after its source had been read to the end: it stays as it was until the reading brings something. `started_at` is
+    when its reading started, which another process that carries it on starts anew.
     """
 
     id: int
@@ -78,6 +79,7 @@ class OpenJob:
     corpus_id: int
     steps: tuple[OpenStep, ...]
     adopted: bool
+    started_at: float
     last_before: int = 0
     reread_at: float | None = None
     request_id: str | None = None
@@ -104,11 +106,12 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         corpus = keyed.corpus_id if keyed else lookups.corpus_id(transaction, request.corpus)
         lock_corpus(transaction, corpus)
         last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
+        now = transaction.execute(select(db_now())).scalar_one()
         if keyed:
-            return _adopt(transaction, keyed.id, keyed.ingest.id, corpus, last)
+            return _adopt(transaction, keyed.id, keyed.ingest.id, corpus, last, now)
         unfinished = None if request.key else _unfinished(transaction, request, corpus)
         if unfinished is not None:
-            return _adopt(transaction, *unfinished, corpus, last)
+            return _adopt(transaction, *unfinished, corpus, last, now)
         ingest_id = lookups.insert(
             transaction,
             Ingest,
@@ -116,8 +119,8 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             source=request.source,
             options=request.options,
             state="reading",
-            started_at=db_now(),
-            seen_at=db_now(),
+            started_at=now,
+            seen_at=now,
         )
         job_id = lookups.insert(
             transaction,
@@ -136,13 +139,17 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         if request.key is not None:
             _note_key(transaction, request.key, job_id)
         return OpenJob(
-            job_id, ingest_id, corpus, made, adopted=False, last_before=last, request_id=request.request_id
+            *(job_id, ingest_id, corpus, made),
+            adopted=False,
+            started_at=now,
+            last_before=last,
+            request_id=request.request_id,
         )
 
     return database.write(work)
 
 
-def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, last: int) -> OpenJob:
+def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, last: int, now: float) -> OpenJob:
     """Carry on a job whose reading was cut off. Its source is read from the start, and counts and rejections anew.
 
     A job whose source had been read to the end is left as it is: if this command is killed, too, nobody would finish
@@ -150,14 +157,23 @@ def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, l
     """
     made = steps.read_steps(transaction, job_id)
     row = transaction.execute(select(Job.state, Job.request_id).where(Job.id == job_id)).one()
-    job = OpenJob(job_id, ingest_id, corpus, made, adopted=True, last_before=last, request_id=row.request_id)
+    before = transaction.execute(select(Ingest.started_at).where(Ingest.id == ingest_id)).scalar_one()
+    job = OpenJob(
+        *(job_id, ingest_id, corpus, made),
+        adopted=True,
+        started_at=max(now, before + 0.001),  # another time, even by SQLite's clock of milliseconds
+        last_before=last,
+        request_id=row.request_id,
+    )
     transaction.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
     if row.state != "ingesting":
-        return replace(job, reread_at=transaction.scalar(select(db_now())))
+        return replace(job, reread_at=now)
     transaction.execute(delete(RejectionRow).where(RejectionRow.ingest_id == ingest_id))
     anew = dict.fromkeys(("n_records", "n_unchanged", "n_repeated", "n_rejected", "n_vanished"), 0)
     ingest = update(Ingest).where(Ingest.id == ingest_id)
-    transaction.execute(ingest.values(state="reading", seen_at=db_now(), not_pruned=None, **anew))
+    transaction.execute(
+        ingest.values(state="reading", started_at=job.started_at, seen_at=now, not_pruned=None, **anew)
+    )
     return job
 
 

@@ -202,6 +202,16 @@ def test_two_enqueuers_of_one_source_at_once_store_one_set_of_documents(database
     assert set(planned(database, first).values()) == {1}
 
 
+def test_an_enqueuer_ends_its_reading_though_another_began_it_anew(database: Database) -> None:
+    first = jobs.open_job(database, request())
+    counts = ingest.add(database, first, records(numbered(4)))
+    second = jobs.open_job(database, request())
+    counts += ingest.add(database, first, records(numbered(2, 4), 4))
+    ingest.end(database, first, counts)
+    ingest.end(database, second, ingest.add(database, second, records(numbered(6))))
+    assert n_documents(database) == 6
+
+
 def test_two_jobs_of_one_corpus_read_at_once_both_cover_all_of_it(database: Database) -> None:
     left, right = numbered(60), numbered(60, first=30)
     acts = [
