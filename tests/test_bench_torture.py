@@ -29,7 +29,7 @@ def counts(result: Result) -> tuple[int | None, int | None]:
     return result.lost, result.doubled
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_goes_on_and_a_plain_script_begins_anew(table: Table) -> None:
     resumed = rows.killed_at_half(table.site(DOCMILL), Extent(0, 0))
     assert counts(resumed) == (0, 0)

@@ -23,7 +23,7 @@ from docmill.storage.steps import jobs
 from tests.simulation.night import Nights
 from tests.simulation.scheduler import Namespace, NightFailed
 
-FEW = 12
+FEW = 8
 MANY = 1_000
 PARTS = 20  # of the many nights, for several workers
 BASE = int(os.environ.get("DOCMILL_TEST_SEED", time.time_ns() // 1_000_000_000 * MANY))
@@ -132,4 +132,4 @@ BUGS: dict[str, tuple[Any, str, Any, str | None]] = {
 def test_nights_find_a_bug(nights: Nights, bug: str) -> None:
     module, name, broken, fault = BUGS[bug]
     with mock.patch.object(module, name, broken), pytest.raises(NightFailed, match="repeat it"):
-        _run(nights, range(25 * FEW), fault)
+        _run(nights, range(300), fault)
