@@ -76,7 +76,7 @@ class Site:
         self.ended(program, program.finish())
 
     def computed(self) -> Counter[str]:
-        """How often each text of ours was computed."""
+        """Return the number of times that each text of the corpus was computed."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return Counter(self.texts.keys[key] for key in lines if key in self.texts.keys)
 

@@ -67,3 +67,14 @@ def restartable(own_postgres: PostgresCluster) -> Iterator[Database]:
     migrations.upgrade(database)
     yield database
     database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A SQLite file, and a PostgreSQL that can be restarted and restored."""
+    if request.param == "postgresql":
+        yield request.getfixturevalue("restartable")
+        return
+    database = Database(request.getfixturevalue("sqlite_url"), kinds=KINDS)
+    yield database
+    database.close()

@@ -105,16 +105,6 @@ class Rig(Fleet):
         return sum(row.state == "running" and row.job_id == job for row in self.shards(Shard.state, Shard.job_id))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest) -> Iterator[Database]:
-    if request.param == "postgresql":
-        yield request.getfixturevalue("restartable")
-        return
-    database = Database(request.getfixturevalue("sqlite_url"), kinds=KINDS)
-    yield database
-    database.close()
-
-
 @pytest.fixture
 def rig(tmp_path: Path, store: Database, own_redis: RedisServer) -> Rig:
     return Rig(tmp_path, store, own_redis)

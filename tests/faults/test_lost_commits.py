@@ -115,17 +115,6 @@ def open_database(url: URL, port: int) -> Database:
     return Database(url.set(port=port).render_as_string(hide_password=False), pool_size=12, kinds=KINDS)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A database that can be restored from a backup."""
-    if request.param == "postgresql":
-        yield request.getfixturevalue("restartable")
-        return
-    database = Database(request.getfixturevalue("sqlite_url"), kinds=KINDS)
-    yield database
-    database.close()
-
-
 @pytest.fixture
 def back_up(request: pytest.FixtureRequest, store: Database, tmp_path: Path) -> BackUp:
     """Makes a backup as the database's manual says. It returns the function that restores it."""

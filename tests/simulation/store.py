@@ -177,7 +177,7 @@ _RUNS = "SELECT id, state, fence, owner, job_id, finished_at, reason FROM pipeli
 
 
 class Laws:
-    """What must hold after each transaction, given the one before. Claims and runs are those of the current task.
+    """Laws of the change that a transaction made to the store. Claims and runs are those of the current task.
 
     The invariants of `docmill doctor --invariants` hold, too; each transaction checks one of them in its turn.
     """

@@ -76,7 +76,7 @@ def test_a_heartbeat_updates_rows_in_place(server: Database) -> None:
 
 
 def test_a_locked_job_takes_new_shards(server: Database) -> None:
-    """Whoever ends jobs does not wait for those who plan shards, nor they for him."""
+    """Ending jobs and planning shards do not wait for each other."""
     read(server, request(), numbered(2))
 
     def lock(transaction: Transaction) -> None:
@@ -118,7 +118,7 @@ def test_a_status_reads_few_shards(server: Database) -> None:
 
 
 def test_a_new_corpus_is_looked_up_by_its_keys(server: Database) -> None:
-    """Whatever PostgreSQL's statistics say, which know the first corpus alone."""
+    """PostgreSQL's statistics know the first corpus alone here, and must not decide."""
     read(server, request(), numbered(3_000))
     analyzed(server)
     job = jobs.open_job(server, request("b.jsonl", corpus="poems"))

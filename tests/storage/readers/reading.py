@@ -1,4 +1,4 @@
-"""What the tests of readers do with a source, and an archive of files."""
+"""Read a source as the tests of readers do, and make an archive of files."""
 
 from __future__ import annotations
 
