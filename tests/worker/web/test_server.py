@@ -13,7 +13,7 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.worker.settings import Settings
-from docmill.worker.web import server
+from docmill.worker.web import http_server, server
 from docmill.worker.web.server import serving
 from docmill.worker.web.site import Site
 
@@ -57,7 +57,7 @@ def status(url: str) -> int:
 def test_half_sent_requests_keep_nobody_out_and_the_oldest_are_ended(
     url: str, sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(http_server, "MOST_CONNECTIONS", 8)
     with ExitStack() as stack:
         held = [stack.enter_context(connect(url, sent)) for _ in range(20)]
         assert status(url) == 200
@@ -65,7 +65,7 @@ def test_half_sent_requests_keep_nobody_out_and_the_oldest_are_ended(
 
 
 def test_a_request_whose_head_is_late_is_ended(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LONGEST_HEAD_S", 0.05)
+    monkeypatch.setattr(http_server, "LONGEST_HEAD_S", 0.05)
     with connect(url, HALF) as first, connect(url, b"") as second:
         assert is_ended(first)
         assert is_ended(second)
@@ -75,7 +75,7 @@ def test_a_second_request_on_a_connection_that_is_late_is_ended(url: str, monkey
     health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with connect(url, health) as connection:
         assert connection.recv(4_096)
-        monkeypatch.setattr(server, "LONGEST_HEAD_S", 0.05)
+        monkeypatch.setattr(http_server, "LONGEST_HEAD_S", 0.05)
         with suppress(ConnectionError):  # on a busy machine it may be late already
             connection.sendall(health)
             assert connection.recv(4_096)

@@ -1,0 +1,116 @@
+"""An HTTP server on a thread, which slow clients cannot keep busy."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.types import ASGIApp
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from docmill.worker.errors import WorkerError
+
+LONGEST_STOP_S = 3.0  # until requests under way are cut off
+POLL_S = 0.01
+MOST_CONNECTIONS = 200
+BACKLOG = 64  # connections that are accepted at once, above the limit
+LONGEST_HEAD_S = 10.0
+
+
+@contextmanager
+def serve(app: ASGIApp, host: str, port: int) -> Iterator[str]:
+    """Serve an application for the length of the block. Yield its URL. Port 0 is any free one.
+
+    Nothing is logged of a request: its address may name documents. Raises WorkerError, if the address cannot be had.
+    """
+    listening = _listen(host, port)
+    config = Config(
+        app,
+        http=_Connection,
+        lifespan="off",
+        ws="none",
+        backlog=BACKLOG,
+        log_config=None,
+        log_level=logging.ERROR,  # a warning is about a client's mistake, and clients could fill the log
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(LONGEST_STOP_S),
+    )
+    server = Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), name="web", daemon=True)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(POLL_S)
+        shown = f"[{host}]" if ":" in host else host
+        yield f"http://{shown}:{listening.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+class _Connection(H11Protocol):
+    """A connection that is given up if its next request is late, or if it waits longest where there are too many.
+
+    uvicorn has no limit for the time of a request's head, and its `limit_concurrency` counts connections that wait:
+    those who send nothing would keep all others out.
+    """
+
+    _since = 0.0  # when it began to wait for its next request
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+        open_connections = (connection for connection in self.connections if isinstance(connection, _Connection))
+        held = [connection for connection in open_connections if not connection.transport.is_closing()]
+        if len(held) > MOST_CONNECTIONS:
+            waiting = (connection for connection in held if connection.waits)
+            min(waiting, key=lambda connection: connection._since).transport.abort()
+
+    @property
+    def waits(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        self._wait()
+        super().on_response_complete()
+
+    def _wait(self) -> None:
+        self._since = self.loop.time()
+        self.loop.call_later(LONGEST_HEAD_S, self._end_if_late, self._since)
+
+    def _end_if_late(self, since: float) -> None:
+        if self.waits and self._since == since:
+            self.transport.abort()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _not_served(host, port, error) from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise _not_served(host, port, error) from error
+    return listening
+
+
+def _not_served(host: str, port: int, error: OSError) -> WorkerError:
+    return WorkerError(
+        f"docmill cannot serve on {host} port {port}: {error.strerror}. Name another with --host and --port; "
+        "--port 0 is any free one"
+    )
