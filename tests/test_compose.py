@@ -27,7 +27,7 @@ CODE = "\n".join(line for line in COMPOSE.splitlines() if not line.lstrip().star
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
 LOCK = runpy.run_path(str(ROOT / "docker" / "lock.py"))
 LOCKED = LOCK["EXTRAS"].split(",")
-OURS = ("migrate", "worker", "worker-gpu", "cli", "exporter", "web")
+OURS = ("migrate", "worker", "worker-gpu", "cli", "exporter", "web", "batch")
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
@@ -59,7 +59,7 @@ def test_no_password_stands_in_a_file_of_the_project() -> None:
 def test_neither_the_queue_nor_the_database_is_published() -> None:
     assert not any("network_mode" in service for service in SERVICES.values())
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published.keys() == {"web", "grafana", "flower"}
+    assert published.keys() == {"web", "batch", "grafana", "flower"}
     assert all(port.startswith("127.0.0.1:") for [port] in published.values())
 
 

@@ -175,7 +175,7 @@ def write_answers(
 
     counts = Counter[str]()
     with open_store(settings) as database, tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as aside:
-        jobs = {call: JobAnswers(database, status) for call, status in statuses.items()}
+        jobs = {call: JobAnswers(database, status.id, _lacking(status)) for call, status in statuses.items()}
         lines = answer_lines(plan.file, jobs, plan.unfit, int(time.time()))
 
         def kept() -> Iterator[writer.Line]:
@@ -193,6 +193,10 @@ def write_answers(
             aside.seek(0)
             _write(errors, map(orjson.loads, aside))
     return AnswerCounts(counts["completed"], counts["refused"], counts["failed"])
+
+
+def _lacking(status: JobStatus) -> tuple[str, str]:
+    return "batch_cancelled", f"job {status.id} is {status.state}, and the request has no result"
 
 
 def _write(path: Path, lines: Iterator[writer.Line]) -> None:
@@ -229,14 +233,17 @@ _STATUS = {Reason.DOCUMENT.value: HTTPStatus.BAD_REQUEST, None: HTTPStatus.BAD_R
 
 
 class JobAnswers:
-    """The results and failures of one job, read in the order of its source."""
+    """The results and failures of one job, read in the order of its source.
 
-    def __init__(self, database: Database, status: JobStatus) -> None:
-        self._status = status
-        self._rows: Iterator[Row] = iter(results(database, status.id))
+    ``lacking`` is the code and the message for requests that have neither.
+    """
+
+    def __init__(self, database: Database, job_id: int, lacking: tuple[str, str]) -> None:
+        self._lacking = lacking
+        self._rows: Iterator[Row] = iter(results(database, job_id))
         self._next = next(self._rows, None)
         # Documents by their id, and rejected records by their place.
-        self._failures: dict[str, Mapping[str, Any]] = {row["id"]: row for row in failures(database, status.id)}
+        self._failures: dict[str, Mapping[str, Any]] = {row["id"]: row for row in failures(database, job_id)}
 
     def line(self, request: BatchRequest, created: int) -> Line:
         """Return the answer to a request; requests come in the order of the source."""
@@ -250,8 +257,7 @@ class JobAnswers:
             return response(rows, created, request.where)
         failure = next((self._failures[key] for key in (*request.keys, request.where) if key in self._failures), None)
         if failure is None:
-            lacking = f"job {self._status.id} is {self._status.state}, and the request has no result"
-            return unanswered(request.custom_id, "batch_cancelled", lacking)
+            return unanswered(request.custom_id, *self._lacking)
         failed = _STATUS.get(failure["class"], HTTPStatus.INTERNAL_SERVER_ERROR)
         return refused(request.custom_id, request.where, failure["reason"], failed)
 

@@ -229,10 +229,15 @@ class RefusedLine:
 
 @dataclass(frozen=True)
 class BodySettings:
-    """Settings for reading bodies: the precision of the jobs, and the fields that are passed over."""
+    """Settings for reading bodies: the precision of the jobs, and the fields that are passed over.
+
+    Where there is a ``url``, requests must have it. Where there are ``models``, they must name one of these.
+    """
 
     dtype: str
     ignored: frozenset[str] = frozenset()
+    url: str | None = None
+    models: tuple[str, ...] | None = None
 
 
 def request_of(row: Row, dialect: BodySettings) -> BatchRequest | RefusedLine:
@@ -242,7 +247,7 @@ def request_of(row: Row, dialect: BodySettings) -> BatchRequest | RefusedLine:
     line = int(row.where.rpartition(":")[2])
     named = custom_id if isinstance(custom_id, str) and custom_id else None
     try:
-        url, body = _checked(fields, dialect.ignored)
+        url, body = _checked(fields, dialect)
         request = parsed(url, body, dialect.dtype, dialect.ignored)
     except BadRequest as error:
         return RefusedLine(named, line, row.where, str(error))
@@ -251,7 +256,7 @@ def request_of(row: Row, dialect: BodySettings) -> BatchRequest | RefusedLine:
     return BatchRequest(named, line, row.where, call, request, (*row.flags, *replaced))
 
 
-def _checked(fields: Mapping[str, Any], ignored: frozenset[str]) -> tuple[str, Mapping[str, Any]]:
+def _checked(fields: Mapping[str, Any], dialect: BodySettings) -> tuple[str, Mapping[str, Any]]:
     """Return the url and the body of a line. Raises BadRequest."""
     custom_id, url, body = (fields.get(name) for name in ("custom_id", "url", "body"))
     if not isinstance(custom_id, str) or not custom_id:
@@ -263,11 +268,15 @@ def _checked(fields: Mapping[str, Any], ignored: frozenset[str]) -> tuple[str, M
         raise BadRequest(f'"method" must be {_METHOD}' if "method" in fields else '"method" is missing')
     if not isinstance(url, str) or url not in URLS:
         raise BadRequest(f'"url" must be {", ".join(URLS[:-1])} or {URLS[-1]}')
+    if dialect.url not in {None, url}:
+        raise BadRequest(f'"url" must be {dialect.url}, the endpoint of the batch')
     if not isinstance(body, dict):
         raise BadRequest('"body" must be an object' if "body" in fields else '"body" is missing')
     if not isinstance(body.get("model"), str | None):
         raise BadRequest('"model" must be a text')
-    if unknown := sorted(fields.keys() - _FIELDS - ignored):
+    if dialect.models is not None and body.get("model") not in dialect.models:
+        raise BadRequest(f'"model" must be one that is served here: {", ".join(dialect.models)}')
+    if unknown := sorted(fields.keys() - _FIELDS - dialect.ignored):
         raise BadRequest(f'"{unknown[0][:60]}" has no place beside "custom_id", "method", "url" and "body"')
     return url, body
 

@@ -13,6 +13,8 @@ from celery import Celery
 from celery.result import AsyncResult
 from sqlalchemy import update
 
+from docmill.features.batch_files import ledger
+from docmill.features.batch_files.ledger import FileWriter
 from docmill.features.near_duplicates import clusters
 from docmill.features.near_duplicates.methods import ByText, Shingling
 from docmill.features.reviewing import judgements
@@ -295,6 +297,7 @@ def steer(owner: Database, admin: Database) -> None:
     reviewed = read(owner, request("a.jsonl", corpus=f"computed {n}", spec=computed), numbered(3))
     builders.work(owner)
     review(admin, reviewed.id)
+    serve_batches(admin)
     assert runtimes(admin, reviewed.id) == []
     with admin.read() as transaction:
         lookups.vector_length(transaction, 1)
@@ -406,3 +409,24 @@ def review(admin: Database, job: int) -> None:
     assert len(judgements.of_spec(admin, step.step.spec_id)) == 3
     assert len(judgements.judged_results(admin, step.step.spec_id)) == 3
     fitted_risks.store(admin, step.step.spec_id, Risk(0, RiskModel(0.0, ()), 1, 1, {}))
+
+
+def serve_batches(admin: Database) -> None:
+    """All that the Batch API does to tables of its own."""
+    name = f"key {next(numbers)}"
+    key = ledger.find_key(admin, ledger.add_key(admin, name, priority=0))
+    assert key is not None
+    written = FileWriter(admin, name, "a.jsonl", ledger.INPUT)
+    written.write(b"line\n")
+    file = ledger.add_file(admin, key, written, None, 60.0)
+    arguments = {"endpoint": "/v1/embeddings", "input_file_id": file.id, "completion_window": "24h", "n_lines": 1}
+    batch = ledger.create_batch(admin, key, arguments, 60.0, None)
+    held = ledger.hold(admin, batch.id, "me")
+    assert held is not None
+    ledger.advance(admin, held, "me", ledger.FAILED, {})
+    ledger.give_back(admin, batch.id, "me")
+    assert b"".join(ledger.read_blocks(admin, file.id)) == b"line\n"
+    assert ledger.count_requests(admin, batch) == (0, 0)
+    assert ledger.find_jobs(admin, batch.id, 1) == []
+    ledger.delete_file(admin, key, file.id)
+    ledger.revoke_key(admin, name)

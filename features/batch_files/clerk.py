@@ -1,0 +1,272 @@
+"""Carry the batches of `docmill serve` from status to status: read a batch's lines into jobs, and write its answers.
+
+Every server has a clerk, and the store decides which of them has a batch. If one is killed, its lease lapses and
+another does the same again: jobs have idempotency keys, and files are shown with the status that they belong to.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from io import BufferedReader
+from typing import Any, Self
+
+from docmill.features.batch_files import ledger, writer
+from docmill.features.batch_files.batches import BatchPlan, JobAnswers, answer_lines
+from docmill.features.batch_files.bodies import in_words_of_bodies
+from docmill.features.batch_files.file import MOST_CALLS, BatchFile, BodySettings, Call, CallSource, survey
+from docmill.features.batch_files.ledger import ApiBatch, FileWriter
+from docmill.storage.core.database import Database
+from docmill.storage.core.specs import Spec
+from docmill.storage.errors import LeaseLost, NotFound, StorageError
+from docmill.storage.readers import Source, SourceOptions
+from docmill.storage.readers.files import SourceFile
+from docmill.storage.steps import jobs
+from docmill.storage.writers.formats import to_json
+from docmill.tasks.errors import BadOption, HubUnreachable, ServerUnreachable, TaskError
+from docmill.worker.concurrency import HeldLease, renewed
+from docmill.worker.errors import WorkerError
+from docmill.worker.jobs import Listener
+from docmill.worker.jobs.submission import submit
+from docmill.worker.settings import Settings
+from docmill.worker.submit.request import spec_of
+
+log = logging.getLogger("docmill.serve")
+
+POLL_S = 0.5
+AT_ONCE = 4  # batches that a clerk reads or writes, so that a long one does not keep short ones waiting
+AGAIN_S = 5.0  # until a batch is tried again after an error of the store
+REMOVE_EVERY_S = 60.0
+_UNANSWERED = {
+    ledger.EXPIRED: ("batch_expired", "The batch expired before this request was computed; send it again."),
+    ledger.CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was computed."),
+    ledger.COMPLETED: ("batch_stopped", "The operator of the server ended this request's job; send it again."),
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most bytes of an upload, the most lines of a batch, and the time for which files are kept."""
+
+    file_bytes: int = 200 * 10**6
+    batch_lines: int = 50_000
+    keep_s: float = 30 * 24 * 3600.0
+
+
+class _BatchInvalid(Exception):
+    """The lines of a batch cannot make jobs; the message says what to do."""
+
+
+class Clerk:
+    """Carries batches on, on threads, for the length of a block. `models` are those served, by their names.
+
+    To `wake` it has it look for batches now.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, models: Mapping[str, str], limits: Limits = Limits()
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.models = models
+        self.limits = limits
+        self.owner = ledger.new_id("clerk_")
+        self.wake = threading.Event()
+        self._stop = threading.Event()
+        self._in_hand: set[str] = set()
+
+    def __enter__(self) -> Self:
+        # Daemons: a clerk that is in the middle of a batch leaves it as one that was killed does.
+        threading.Thread(target=self._work, name="clerk", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self.wake.set()
+
+    def _work(self) -> None:
+        remove_at = 0.0
+        while not self._stop.is_set():
+            try:
+                for batch_id in ledger.due(self.database):
+                    if len(self._in_hand) < AT_ONCE and batch_id not in self._in_hand:
+                        self._in_hand.add(batch_id)
+                        threading.Thread(target=self._try, args=(batch_id,), name="clerk", daemon=True).start()
+                if time.monotonic() >= remove_at:
+                    ledger.remove_old(self.database)
+                    remove_at = time.monotonic() + REMOVE_EVERY_S
+            except StorageError as error:
+                log.warning("store_away error=%s", error)
+            self.wake.wait(POLL_S)
+            self.wake.clear()
+
+    def _try(self, batch_id: str) -> None:
+        try:
+            self.carry_on(batch_id)
+            self.wake.set()
+        except LeaseLost as error:
+            log.info("batch_left batch=%s reason=%r", batch_id, str(error))
+        except Exception:
+            log.exception("batch_failed batch=%s", batch_id)  # it is tried again, until it expires
+            self._stop.wait(AGAIN_S)
+        finally:
+            self._in_hand.discard(batch_id)
+
+    def carry_on(self, batch_id: str) -> None:
+        """Give a batch its next status, unless another clerk has it. Raises LeaseLost."""
+        batch = ledger.hold(self.database, batch_id, self.owner)
+        if batch is None:
+            return
+        try:
+            with renewed(
+                batch.id, lambda: ledger.renew(self.database, batch, self.owner), ledger.LEASE_S, stop=self._stop
+            ) as held:
+                self._next(batch, held)
+        finally:
+            ledger.give_back(self.database, batch.id, self.owner)
+
+    def _next(self, batch: ApiBatch, held: HeldLease) -> None:
+        try:
+            if batch.status == ledger.VALIDATING and not batch.is_expired:
+                self._validate(batch, held)
+            elif batch.status in {ledger.VALIDATING, ledger.IN_PROGRESS}:
+                ends_as = ledger.EXPIRED if batch.is_expired else ledger.COMPLETED
+                self._advance(batch, ledger.FINALIZING, ends_as=ends_as)
+            else:
+                cancelled = batch.status == ledger.CANCELLING
+                self._finalize(batch, held, ledger.CANCELLED if cancelled else batch.ends_as)
+        except (_BatchInvalid, ledger.Refused, NotFound) as error:
+            wrong = {"code": "invalid_batch", "line": None, "message": str(error), "param": None}
+            self._advance(batch, ledger.FAILED, errors=[wrong])
+
+    def _advance(self, batch: ApiBatch, status: str, *files: FileWriter, **values: Any) -> None:
+        kept = dict.fromkeys(files, self.limits.keep_s)
+        ledger.advance(self.database, batch, self.owner, status, kept, **values)
+        log.info("batch_%s batch=%s key=%r", status, batch.id, batch.key)
+
+    def _validate(self, batch: ApiBatch, held: HeldLease) -> None:
+        """Make the jobs of a batch. A line that cannot be carried out is an error of its own, and stops no other."""
+        read_with = {"dtype": self.settings.dtype, "models": sorted(self.models)}
+        file = self._file(batch, held, read_with)
+        try:
+            contents = survey(file)
+        except WorkerError as error:
+            raise _BatchInvalid(str(error)) from error
+        specs, unfit = self._specs(contents.calls)
+        plan = BatchPlan(file, tuple(contents.calls), specs, unfit)
+        calls: list[dict[str, Any]] = []
+        for number, call in enumerate(plan.calls, 1):
+            held.check()
+            if call in unfit:
+                calls.append({"unfit": unfit[call]})
+                continue
+            request = plan.request(call, None).model_copy(
+                update={"idempotency_key": ledger.key_of_job(batch.id, number), "priority": batch.priority}
+            )
+            is_first = call == next(iter(specs))
+            source = CallSource(file, call, specs[call][1].model, refused=is_first, unfit=unfit)
+            try:
+                job = submit(self.settings, self.database, request, Listener(), partial(_opened, source))
+                calls.append({"job": job.id})
+            except TaskError as error:
+                calls.append({"unfit": _reason(call, error)})
+        self._advance(
+            batch,
+            ledger.IN_PROGRESS,
+            plan={**read_with, "calls": calls},
+            n_requests=contents.n_requests + contents.n_refused,
+            n_failed=contents.n_refused,
+        )
+
+    def _specs(self, calls: Mapping[Call, str]) -> tuple[dict[Call, tuple[str | None, Spec]], dict[Call, str]]:
+        """Return the models and specs of calls, and reasons against those that have none."""
+        specs: dict[Call, tuple[str | None, Spec]] = {}
+        unfit: dict[Call, str] = {}
+        for call in calls:
+            model = self.models[call.model or ""]
+            try:
+                specs[call] = model, spec_of(self.settings, call.task, model, None, call.options)
+            except TaskError as error:
+                unfit[call] = _reason(call, error)
+        return specs, unfit
+
+    def _file(self, batch: ApiBatch, held: HeldLease, read_with: Mapping[str, Any]) -> BatchFile:
+        stored = ledger.input_of(self.database, batch)
+        dialect = BodySettings(read_with["dtype"], url=batch.endpoint, models=tuple(read_with["models"]))
+        content = SourceFile(
+            f"batch://{batch.key}/{batch.id}",
+            stored.filename,
+            stored.n_bytes,
+            lambda: BufferedReader(ledger.StoredBytes(self.database, stored.id, held.check)),
+        )
+        return BatchFile(content, "", stored.sha256 or "", dialect)
+
+    def _finalize(self, batch: ApiBatch, held: HeldLease, ends_as: str) -> None:
+        """Write the answers of a batch and its errors into two files, and end it."""
+        if ends_as != ledger.COMPLETED:
+            for job_id in ledger.find_jobs(self.database, batch.id, MOST_CALLS):
+                with suppress(NotFound):
+                    jobs.cancel(self.database, job_id)
+        if batch.plan is None:
+            self._advance(batch, ends_as)
+            return
+        with self._writing(batch, "output") as answers, self._writing(batch, "errors") as errors:
+            counts = {answers: 0, errors: 0}
+            for line in held.along(self._answers(batch, held, _UNANSWERED[ends_as])):
+                file = errors if writer.is_error(line) else answers
+                file.write(to_json(line) + b"\n")
+                counts[file] += 1
+            written = [file for file in (answers, errors) if counts[file]]
+            for file in written:
+                file.flush()
+            self._advance(
+                batch,
+                ends_as,
+                *written,
+                n_completed=counts[answers],
+                n_failed=counts[errors],
+                output_file_id=answers.id if counts[answers] else None,
+                error_file_id=errors.id if counts[errors] else None,
+            )
+
+    @contextmanager
+    def _writing(self, batch: ApiBatch, name: str) -> Iterator[FileWriter]:
+        """Give a file that is removed again unless it was shown."""
+        file = FileWriter(self.database, batch.key, f"{batch.id}_{name}.jsonl", ledger.OUTPUT)
+        try:
+            yield file
+        finally:
+            file.discard()
+
+    def _answers(self, batch: ApiBatch, held: HeldLease, lacking: tuple[str, str]) -> Iterator[writer.Line]:
+        """Yield the line of each request, in the order of the input."""
+        file = self._file(batch, held, batch.plan)
+        calls = [*survey(file).calls]
+        made = dict(zip(calls, batch.plan["calls"], strict=True))
+        unfit = {call: told["unfit"] for call, told in made.items() if "unfit" in told}
+        jobs_made = {call: told["job"] for call, told in made.items() if "job" in told}
+        answers = {call: JobAnswers(self.database, job_id, lacking) for call, job_id in jobs_made.items()}
+        for line, _ in answer_lines(file, answers, unfit, int(time.time())):
+            yield line
+
+
+def _reason(call: Call, error: TaskError) -> str:
+    """Return what a client is told of requests that cannot be computed. Paths of the server are for the log alone.
+
+    Raises the error again if a model's hub or server is away, since the batch can wait for it.
+    """
+    if isinstance(error, BadOption):
+        return in_words_of_bodies(str(error))
+    if isinstance(error, HubUnreachable | ServerUnreachable):
+        raise error
+    log.warning("model_refused model=%r error=%r", call.model, str(error))
+    return f'the server cannot use the model "{call.model}"; its operator finds the reason in the log'
+
+
+def _opened(source: Source, _options: SourceOptions) -> Source:
+    return source

@@ -1,0 +1,137 @@
+"""`docmill serve` and `docmill keys`: a Batch API of one's own, and the keys that it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from docmill.features.batch_files import SERVER, ledger
+from docmill.worker.cli.options import ENDPOINT, JSON, WholeNumber, settings_from
+from docmill.worker.cli.printing import OK, answer, print_json, print_rich, say, stop_as_interrupt
+from docmill.worker.consoles import table
+from docmill.worker.formatting import printable
+from docmill.worker.queue.messages import is_id
+from docmill.worker.settings import DAY_S
+from docmill.worker.stores import open_store
+from docmill.worker.terminal import warn
+
+LOOPBACK, PORT = "127.0.0.1", 8322
+
+
+@click.command("serve", epilog="Example: docmill serve --model minilm")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    required=True,
+    metavar="MODEL|NAME=MODEL",
+    help="Model that requests may name, by its own name or by NAME; may be repeated.",
+)
+@click.option("--host", default=LOOPBACK, show_default=True, help="Address to serve on; 0.0.0.0 for all.")
+@click.option("--port", type=WholeNumber(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free.")
+@click.option(
+    "--max-lines", type=WholeNumber(1, 10_000_000), default=50_000, show_default=True, help="Most lines of a batch."
+)
+@click.option(
+    "--max-mb", type=WholeNumber(1, 100_000), default=200, show_default=True, help="Most megabytes of a file."
+)
+@click.option(
+    "--keep-days", type=WholeNumber(1, 10_000), default=30, show_default=True, help="Days for which files are kept."
+)
+@ENDPOINT
+def serve_command(
+    models: tuple[str, ...], host: str, port: int, max_lines: int, max_mb: int, keep_days: int, endpoint: str | None
+) -> int:
+    """Serve OpenAI's Batch API, until Ctrl-C: files and batches of those who have a key.
+
+    `docmill keys add` makes keys. Batches are jobs of the store, and the workers compute them. All that the server
+    knows is in the store, so it may be killed, and several may serve one address.
+
+    It speaks HTTP. Use a proxy for TLS before you serve on another address than the loopback.
+    """
+    SERVER.require("`docmill serve`")
+    from docmill.features.batch_files.clerk import Clerk, Limits
+    from docmill.features.batch_files.serving import make_app
+    from docmill.worker.cli.commands.web import until_interrupted
+    from docmill.worker.web.http_server import serve
+
+    settings = settings_from(endpoint=endpoint)
+    stop_as_interrupt()
+    with open_store(settings) as database:
+        limits = Limits(max_mb * 10**6, max_lines, keep_days * DAY_S)
+        clerk = Clerk(settings, database, dict(map(_named, models)), limits)
+        with serve(make_app(clerk), host, port) as url, clerk:
+            say(f"Batch API: {url}v1 (Ctrl-C ends it)")
+            if not any(key.revoked_at is None for key in ledger.list_keys(database)):
+                warn("No request has a key yet. Add one: docmill keys add NAME")
+            until_interrupted()
+    return OK
+
+
+def _named(model: str) -> tuple[str, str]:
+    """Return the name that requests have for a model, and the model."""
+    name, equals, named = model.partition("=")
+    if not name or (equals and not named):
+        raise click.UsageError(f"--model {model}: write MODEL, or NAME=MODEL")
+    return name, named or name
+
+
+@click.group("keys", epilog="Example: docmill keys add alice --max-requests 100000")
+def keys_command() -> None:
+    """Make, list and revoke the keys of `docmill serve`."""
+
+
+@keys_command.command("add", epilog="Example: docmill keys add alice --max-requests 100000")
+@click.argument("name")
+@click.option(
+    "--priority", type=WholeNumber(-1000, 1000), default=0, show_default=True, help="Of its jobs; higher goes first."
+)
+@click.option("--max-requests", type=WholeNumber(1, 10**9), help="Most requests of its open batches.  [default: any]")
+@click.option("--max-bytes", type=WholeNumber(1, 10**15), help="Most bytes of its uploads.  [default: any]")
+@JSON
+def add_command(name: str, priority: int, max_requests: int | None, max_bytes: int | None, as_json: bool) -> int:
+    """Make a key for NAME and print it, which is the only time that it is shown."""
+    if not is_id(name):
+        raise click.UsageError("NAME has 1 to 255 characters that can be printed")
+    limits = {"priority": priority, "max_requests": max_requests, "max_bytes": max_bytes}
+    with open_store(settings_from()) as database:
+        secret = ledger.add_key(database, name, **limits)
+    if as_json:
+        print_json({"name": name, "key": secret, **limits})
+    else:
+        answer(secret)
+    return OK
+
+
+@keys_command.command("list", epilog="Example: docmill keys list")
+@JSON
+def list_command(as_json: bool) -> int:
+    """List the keys by their names, without the keys themselves."""
+    with open_store(settings_from()) as database:
+        rows = [_row(key) for key in ledger.list_keys(database)]
+    if as_json:
+        print_json(rows)
+        return OK
+    made = table("name", "state", "priority", "most requests", "most bytes", names={"name"})
+    for row in rows:
+        bounds = ("any" if row[name] is None else f"{row[name]:,}" for name in ("max_requests", "max_bytes"))
+        made.add_row(printable(row["name"]), row["state"], str(row["priority"]), *bounds)
+    print_rich(made)
+    return OK
+
+
+def _row(key: ledger.ApiKey) -> dict[str, Any]:
+    state = "active" if key.revoked_at is None else "revoked"
+    limits = {"priority": key.priority, "max_requests": key.max_requests, "max_bytes": key.max_bytes}
+    return {"name": key.name, "state": state, **limits, "created_at": key.created_at}
+
+
+@keys_command.command("revoke", epilog="Example: docmill keys revoke alice")
+@click.argument("name")
+def revoke_command(name: str) -> int:
+    """Refuse the key of NAME from now on. Its batches go on."""
+    with open_store(settings_from()) as database:
+        ledger.revoke_key(database, name)
+    say(f"The key of {name} is revoked.")
+    return OK

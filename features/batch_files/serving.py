@@ -1,0 +1,476 @@
+"""The Batch API of `docmill serve`: OpenAI's endpoints for files, batches and models, over the ledger.
+
+A request is let in by its key before anything else of it is read. Errors have OpenAI's form, and say what to do.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import orjson
+from anyio import CapacityLimiter, fail_after, to_thread
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from docmill.features.batch_files import ledger
+from docmill.features.batch_files.clerk import Clerk
+from docmill.features.batch_files.ledger import ApiBatch, ApiFile, ApiKey, FileWriter, Refused
+from docmill.features.batch_files.writer import URLS
+from docmill.storage.core.normalize import normalize
+from docmill.storage.errors import StorageError
+from docmill.worker.queue.messages import is_id
+from docmill.worker.web.site import HEALTH
+
+T = TypeVar("T")
+
+AT_ONCE = 8  # requests that use the store, which has as many connections
+UPLOADS_AT_ONCE = 4
+LONGEST_WAIT_S = 30.0  # for the next piece of a body
+LONGEST_UPLOAD_S = 3600.0
+MOST_BODY = 64 * 1024  # bytes, of a request that is no file
+MOST_FORM = 64 * 1024  # bytes that an upload has besides its file
+MOST_LISTED, MOST_FILES = 100, 10_000
+MOST_LABELS = 16
+_CHUNK = 2**20
+_WINDOW = re.compile(r"([1-9]\d{0,3})([hd])")
+_UNIT_S = {"h": 3600.0, "d": 24 * 3600.0}
+_STATUS = {
+    "not_found": HTTPStatus.NOT_FOUND,
+    "file_in_use": HTTPStatus.CONFLICT,
+    "batch_ended": HTTPStatus.CONFLICT,
+    "idempotency_key_reused": HTTPStatus.CONFLICT,
+    "request_limit_exceeded": HTTPStatus.TOO_MANY_REQUESTS,
+    "storage_limit_exceeded": HTTPStatus.TOO_MANY_REQUESTS,
+}
+_TYPES = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+}
+
+
+class ApiError(Exception):
+    """The request cannot be answered; the message says what to do. `param` is the field that is wrong."""
+
+    def __init__(
+        self,
+        message: str,
+        status: HTTPStatus = HTTPStatus.BAD_REQUEST,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+
+def make_app(clerk: Clerk) -> ASGIApp:
+    """Return the application that serves the batches of a clerk."""
+    return _Door(_Application(clerk).routed())
+
+
+class _Door:
+    """An application around another. Nobody keeps an answer, or takes it for a page, and each has a number."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # nothing here speaks websocket
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Cache-Control"] = "no-store"
+                headers["X-Request-Id"] = f"req_{uuid4().hex}"
+                if message["status"] == HTTPStatus.TOO_MANY_REQUESTS:
+                    headers["X-Should-Retry"] = "false"  # for OpenAI's clients: a batch takes hours
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+class _Application:
+    def __init__(self, clerk: Clerk) -> None:
+        self._clerk = clerk
+        self._database = clerk.database
+        self._limits = clerk.limits
+        self._limiter: CapacityLimiter | None = None
+        self._uploads: CapacityLimiter | None = None
+
+    def routed(self) -> Starlette:
+        """Return the routes, with an error of OpenAI's form for all else."""
+        own: tuple[tuple[str, str, Any], ...] = (
+            ("GET", "/v1/models", self._list_models),
+            ("GET", "/v1/models/{id:path}", self._show_model),
+            ("POST", "/v1/files", self._upload),
+            ("GET", "/v1/files", self._list_files),
+            ("GET", "/v1/files/{id}", self._show_file),
+            ("DELETE", "/v1/files/{id}", self._delete_file),
+            ("GET", "/v1/files/{id}/content", self._read_file),
+            ("POST", "/v1/batches", self._create_batch),
+            ("GET", "/v1/batches", self._list_batches),
+            ("GET", "/v1/batches/{id}", self._show_batch),
+            ("POST", "/v1/batches/{id}/cancel", self._cancel_batch),
+        )
+        routes = [Route(path, self._let_in(answer), methods=[method]) for method, path, answer in own]
+        routes.append(Route(HEALTH, self._health, methods=["GET"]))
+        handlers: dict[Any, Any] = {HTTPException: _show_missing, Exception: _show_failure}
+        return Starlette(routes=routes, exception_handlers=handlers)
+
+    def _let_in(self, answer: Callable[[ApiKey, Request], Awaitable[Response]]) -> Any:
+        """Return the endpoint that answers requests with a key, and turns what is raised into errors."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                return await answer(await self._key_of(request), request)
+            except ApiError as error:
+                return _error(str(error), error.status, error.code, error.param)
+            except Refused as error:
+                return _error(_sentence(error), _STATUS[error.code], error.code)
+            except ClientDisconnect:
+                return Response(status_code=HTTPStatus.BAD_REQUEST)  # which nobody reads
+            except TimeoutError:
+                return _error("The body came too slowly. Send it again.", HTTPStatus.REQUEST_TIMEOUT)
+            except StorageError:
+                return _error(
+                    "The store does not answer. Try again in a while.", HTTPStatus.SERVICE_UNAVAILABLE, "store_away"
+                )
+
+        return endpoint
+
+    async def _key_of(self, request: Request) -> ApiKey:
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not secret.strip():
+            raise ApiError(
+                "This request has no key. Send the header Authorization: Bearer KEY, with a key of this server.",
+                HTTPStatus.UNAUTHORIZED,
+                code="invalid_api_key",
+            )
+        key = await self._do(ledger.find_key, self._database, secret.strip())
+        if key is None:
+            raise ApiError(
+                "This key is unknown or revoked. Ask the operator of this server for another.",
+                HTTPStatus.UNAUTHORIZED,
+                code="invalid_api_key",
+            )
+        return key
+
+    async def _do(self, act: Callable[..., T], *values: Any) -> T:
+        """Return what a function of the store returns, on a thread."""
+        if self._limiter is None:
+            self._limiter = CapacityLimiter(AT_ONCE)
+        return await to_thread.run_sync(lambda: act(*values), limiter=self._limiter)
+
+    async def _health(self, _: Request) -> Response:
+        try:
+            await self._do(ledger.find_key, self._database, "")
+        except StorageError:
+            return JSONResponse({"status": "the store does not answer"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return JSONResponse({"status": "ok"})
+
+    # Models.
+
+    async def _list_models(self, _: ApiKey, __: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [_model(name) for name in self._clerk.models]})
+
+    async def _show_model(self, _: ApiKey, request: Request) -> Response:
+        if (name := request.path_params["id"]) not in self._clerk.models:
+            raise ApiError(
+                f"This server has no such model. It has: {', '.join(self._clerk.models)}.",
+                HTTPStatus.NOT_FOUND,
+                code="model_not_found",
+                param="model",
+            )
+        return JSONResponse(_model(name))
+
+    # Files.
+
+    async def _upload(self, key: ApiKey, request: Request) -> Response:
+        if self._uploads is None:
+            self._uploads = CapacityLimiter(UPLOADS_AT_ONCE)
+        kept_as = _idempotency_key(request)
+        most = self._limits.file_bytes + MOST_FORM
+        # The length that is said of it only spares an upload that would be refused at its end.
+        await self._do(ledger.check_bytes, self._database, key, max(0, _said_length(request, most) - MOST_FORM))
+        with fail_after(LONGEST_UPLOAD_S):
+            async with self._uploads, _bounded(request, most).form(max_files=1, max_fields=8) as form:
+                file, purpose = form.get("file"), form.get("purpose")
+                if not isinstance(file, UploadFile):
+                    raise ApiError('Send the file as the form field "file".', param="file")
+                if purpose != ledger.INPUT:
+                    raise ApiError('"purpose" must be "batch": this server has no other files.', param="purpose")
+                if (file.size or 0) > self._limits.file_bytes:
+                    raise _too_long(self._limits.file_bytes)
+                keeps_s = min(self._limits.keep_s, _expires_after(form))
+                stored = await self._do(self._store, key, file, kept_as, keeps_s)
+        return JSONResponse(_file(stored))
+
+    def _store(self, key: ApiKey, upload: UploadFile, kept_as: str | None, keeps_s: float) -> ApiFile:
+        """Copy an upload, which starlette keeps in a temporary file, into the store."""
+        name = normalize(upload.filename or "requests.jsonl")[0][-255:]
+        written = FileWriter(self._database, key.name, name, ledger.INPUT)
+        try:
+            while data := upload.file.read(_CHUNK):
+                written.write(data)
+            return ledger.add_file(self._database, key, written, kept_as, keeps_s)
+        except BaseException:
+            with suppress(StorageError):
+                written.discard()
+            raise
+
+    async def _list_files(self, key: ApiKey, request: Request) -> Response:
+        limit, oldest_first = _limit(request, MOST_FILES, MOST_FILES), request.query_params.get("order") == "asc"
+        purpose = request.query_params.get("purpose")
+        files, more = await self._do(
+            lambda: ledger.list_page(
+                self._database,
+                ApiFile,
+                key,
+                after=request.query_params.get("after"),
+                limit=limit,
+                oldest_first=oldest_first,
+                purpose=purpose,
+            )
+        )
+        return _listed([_file(file) for file in files], more)
+
+    async def _show_file(self, key: ApiKey, request: Request) -> Response:
+        return JSONResponse(_file(await self._require(ApiFile, key, request)))
+
+    async def _delete_file(self, key: ApiKey, request: Request) -> Response:
+        file_id = request.path_params["id"]
+        await self._do(ledger.delete_file, self._database, key, file_id)
+        return JSONResponse({"id": file_id, "object": "file", "deleted": True})
+
+    async def _read_file(self, key: ApiKey, request: Request) -> Response:
+        file = await self._require(ApiFile, key, request)
+        headers = {"Content-Length": str(file.n_bytes)}
+        blocks = ledger.read_blocks(self._database, file.id)
+        return StreamingResponse(blocks, media_type="application/octet-stream", headers=headers)
+
+    async def _require(self, table: type[Any], key: ApiKey, request: Request) -> Any:
+        return await self._do(ledger.require, self._database, table, key, _storable(request.path_params["id"]))
+
+    # Batches.
+
+    async def _create_batch(self, key: ApiKey, request: Request) -> Response:
+        kept_as, body = _idempotency_key(request), await _json_of(request)
+        endpoint, file_id = body.get("endpoint"), body.get("input_file_id")
+        if endpoint not in URLS:
+            raise ApiError(f'"endpoint" must be {", ".join(URLS[:-1])} or {URLS[-1]}.', param="endpoint")
+        if not isinstance(file_id, str):
+            raise ApiError('"input_file_id" must be the id of a file that you uploaded.', param="input_file_id")
+        window = _WINDOW.fullmatch(str(body.get("completion_window")))
+        if window is None:
+            raise ApiError('"completion_window" must be a time such as 24h or 7d.', param="completion_window")
+        file = await self._do(ledger.require, self._database, ApiFile, key, _storable(file_id))
+        if file.purpose != ledger.INPUT:
+            raise ApiError('"input_file_id" must be a file with the purpose "batch".', param="input_file_id")
+        n_lines = file.lines + 1  # the last may have no line end
+        if file.lines > self._limits.batch_lines:
+            raise ApiError(
+                f"The file has {file.lines:,} lines, and a batch at most {self._limits.batch_lines:,}. Split it.",
+                code="too_many_requests",
+                param="input_file_id",
+            )
+        arguments = {
+            "endpoint": endpoint,
+            "input_file_id": file.id,
+            "completion_window": window[0],
+            "labels": _labels(body.get("metadata")),
+            "n_lines": n_lines,
+        }
+        batch = await self._do(
+            ledger.create_batch, self._database, key, arguments, int(window[1]) * _UNIT_S[window[2]], kept_as
+        )
+        self._clerk.wake.set()
+        return JSONResponse(await self._do(self._batch, batch))
+
+    async def _list_batches(self, key: ApiKey, request: Request) -> Response:
+        after, limit = request.query_params.get("after"), _limit(request, 20, MOST_LISTED)
+
+        def read() -> tuple[list[dict[str, Any]], bool]:
+            batches, more = ledger.list_page(self._database, ApiBatch, key, after=after, limit=limit)
+            return [self._batch(batch) for batch in batches], more
+
+        return _listed(*await self._do(read))
+
+    async def _show_batch(self, key: ApiKey, request: Request) -> Response:
+        return JSONResponse(await self._do(self._batch, await self._require(ApiBatch, key, request)))
+
+    async def _cancel_batch(self, key: ApiKey, request: Request) -> Response:
+        batch = await self._do(ledger.cancel_batch, self._database, key, _storable(request.path_params["id"]))
+        self._clerk.wake.set()
+        return JSONResponse(await self._do(self._batch, batch))
+
+    def _batch(self, batch: ApiBatch) -> dict[str, Any]:
+        """Return a batch as clients see it."""
+        completed, failed = ledger.count_requests(self._database, batch)
+        times = (ledger.IN_PROGRESS, ledger.FINALIZING, ledger.COMPLETED, ledger.FAILED, ledger.EXPIRED)
+        return {
+            "id": batch.id,
+            "object": "batch",
+            "endpoint": batch.endpoint,
+            "errors": None if batch.errors is None else {"object": "list", "data": batch.errors},
+            "input_file_id": batch.input_file_id,
+            "completion_window": batch.completion_window,
+            "status": batch.status,
+            "output_file_id": batch.output_file_id,
+            "error_file_id": batch.error_file_id,
+            "created_at": int(batch.created_at),
+            "expires_at": int(batch.expires_at),
+            **{
+                f"{status}_at": _time(batch.times.get(status))
+                for status in (*times, ledger.CANCELLING, ledger.CANCELLED)
+            },
+            "request_counts": {"total": batch.n_requests, "completed": completed, "failed": failed},
+            "metadata": batch.labels,
+        }
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "docmill"}
+
+
+def _file(file: ApiFile) -> dict[str, Any]:
+    """Return a file as clients see it."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.n_bytes,
+        "created_at": int(file.created_at),
+        "expires_at": _time(file.expires_at),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+        "status_details": None,
+    }
+
+
+def _time(at: float | None) -> int | None:
+    return None if at is None else int(at)
+
+
+def _listed(data: list[dict[str, Any]], more: bool) -> Response:
+    ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+    return JSONResponse({"object": "list", "data": data, **ends, "has_more": more})
+
+
+def _limit(request: Request, default: int, most: int) -> int:
+    value = request.query_params.get("limit", str(default))
+    if not value.isascii() or not value.isdecimal() or len(value) > 6 or not 1 <= int(value) <= most:
+        raise ApiError(f'"limit" must be a whole number from 1 to {most:,}.', param="limit")
+    return int(value)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not is_id(key):
+        raise ApiError("An Idempotency-Key has 1 to 255 characters that can be printed.")
+    return key
+
+
+def _labels(value: Any) -> dict[str, str] | None:
+    """Return the metadata of a batch."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or len(value) > MOST_LABELS:
+        raise ApiError(f'"metadata" must be an object with at most {MOST_LABELS} members.', param="metadata")
+    if any(not isinstance(text, str) or len(text) > 512 or len(name) > 64 for name, text in value.items()):
+        raise ApiError('"metadata" has texts of at most 512 characters under names of at most 64.', param="metadata")
+    return {_storable(name): _storable(text) for name, text in value.items()}
+
+
+def _expires_after(form: Mapping[str, Any]) -> float:
+    """Return the seconds for which a client wants its file kept."""
+    seconds = form.get("expires_after[seconds]")
+    if seconds is None:
+        return math.inf
+    if not isinstance(seconds, str) or not seconds.isascii() or not seconds.isdecimal() or len(seconds) > 9:
+        raise ApiError('"expires_after[seconds]" must be a whole number.', param="expires_after")
+    return float(seconds)
+
+
+async def _json_of(request: Request) -> dict[str, Any]:
+    body = await _bounded(request, MOST_BODY).body()
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(f"The body is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ApiError("The body must be a JSON object.")
+    return value
+
+
+def _bounded(request: Request, most: int) -> Request:
+    """Return the request with a body that ends in an error once it is too long, or too slow."""
+    left = most
+
+    async def receive() -> Message:
+        nonlocal left
+        with fail_after(LONGEST_WAIT_S):
+            message = await request.receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise _too_long(most)
+        return message
+
+    return Request(request.scope, receive)
+
+
+def _said_length(request: Request, most: int) -> int:
+    """Return the length of a body as its head says it, 0 if it says none. Raises ApiError if it is too long."""
+    length = request.headers.get("content-length", "")
+    if not length.isascii() or not length.isdecimal():
+        return 0
+    if len(length) > 15 or int(length) > most:
+        raise _too_long(most)
+    return int(length)
+
+
+def _too_long(most: int) -> ApiError:
+    return ApiError(
+        f"The body is too long: at most {most:,} bytes. Split the file.", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    )
+
+
+def _storable(text: str) -> str:
+    """Return a text of a client that a database can have: PostgreSQL takes no NUL, and nothing half a character."""
+    return normalize(text)[0]
+
+
+def _sentence(error: Exception) -> str:
+    said = str(error)
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _error(message: str, status: HTTPStatus, code: str | None = None, param: str | None = None) -> Response:
+    fallback = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+    told = {"message": message, "type": _TYPES.get(status, fallback), "param": param, "code": code}
+    return JSONResponse({"error": told}, status)
+
+
+async def _show_missing(request: Request, error: Exception) -> Response:
+    status = HTTPStatus(error.status_code) if isinstance(error, HTTPException) else HTTPStatus.NOT_FOUND
+    if status == HTTPStatus.BAD_REQUEST:
+        return _error("The form cannot be read. Send multipart/form-data as OpenAI's clients do.", status)
+    served = "This server has /v1/files, /v1/batches and /v1/models; see docs/batch-server.md."
+    return _error(f"{request.method} is not possible here. {served}", status, "unknown_url")
+
+
+async def _show_failure(_: Request, __: Exception) -> Response:
+    return _error("This request met a bug. The operator finds it in the log.", HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -1,0 +1,247 @@
+"""Batches from their file to their answers, computed by a worker of the test's own."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import openai
+import pytest
+from openai.types import CreateEmbeddingResponse
+from openai.types.chat import ChatCompletion
+from sqlalchemy import func, select, update
+
+from docmill.features.batch_files import ledger
+from docmill.features.batch_files.clerk import Clerk
+from docmill.features.batch_files.ledger import ApiBatch, ApiFile, ApiFileBlock
+from docmill.storage.core.schema import Job, OutcomeRow, db_now
+from docmill.storage.errors import LeaseLost
+from docmill.worker.settings import Settings
+from docmill.worker.stores import open_store
+from tests.features.batch_files.api import MODELS, Api, chat, client, put, read, running, start, wait
+from tests.worker.harness import Docmill, Running, kill_group, until
+
+
+@pytest.fixture
+def api(embedded: Docmill) -> Iterator[Api]:
+    home = embedded.folder / "home"
+
+    with open_store(Settings(home=home)) as database, running(database, home) as api:
+        yield api
+
+
+def has_status(client: openai.OpenAI, batch_id: str, status: str) -> bool:
+    return client.batches.retrieve(batch_id).status == status
+
+
+def n_outcomes(api: Api) -> int:
+    with api.database.read() as transaction:
+        return int(transaction.scalar(select(func.count()).select_from(OutcomeRow)) or 0)
+
+
+def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_once(
+    api: Api, embedded: Docmill
+) -> None:
+    embedded.loads_models = False
+    alice = api.client("alice")
+    lines: tuple[dict[str, Any] | str, ...] = (
+        *(chat(f"r{n}", f"Hello {n % 3}") for n in range(9)),
+        "not json",
+        {**chat("elsewhere", "x"), "url": "/v1/completions"},
+        chat("unknown", "x", model="gpt-x"),
+        chat("odd", "x", logprobs=True),
+        chat("longer", "Hello 0", max_tokens=8),
+        chat("lost", "x", model="lost"),
+    )
+    batch = start(alice, put(alice, *lines), metadata={"for": "tests"})
+    assert (batch.status, batch.metadata, batch.expires_at) == (
+        "validating",
+        {"for": "tests"},
+        batch.created_at + 86400,
+    )
+    with api.clerk, embedded.worker():
+        done = wait(alice, batch)
+        assert done.request_counts is not None
+        assert done.request_counts.to_dict() == {"total": 15, "completed": 10, "failed": 5}
+        times = (done.created_at, done.in_progress_at, done.finalizing_at, done.completed_at)
+        assert [*times] == sorted(filter(None, times))
+        answers = read(alice, done.output_file_id)
+        assert [line["custom_id"] for line in answers] == [*(f"r{n}" for n in range(9)), "longer"]
+        for line in answers:
+            assert ChatCompletion.model_validate(line["response"]["body"]).model == "hosted"
+        errors = read(alice, done.error_file_id)
+        assert [line["custom_id"] for line in errors] == [None, "elsewhere", "unknown", "odd", "lost"]
+        said = [line["response"]["body"]["error"]["message"] for line in errors]
+        assert [text.split(": ")[0] for text in said] == [f"in.jsonl:{n}" for n in (10, 11, 12, 13, 15)]
+        assert "hosted" in said[2]
+        assert said[4].endswith("its operator finds the reason in the log")
+        assert n_outcomes(api) == 4
+
+        # A batch that is repeated computes nothing, and a file may be deleted after its batch.
+        again = wait(alice, start(alice, put(alice, *(chat(f"s{n}", f"Hello {n}") for n in range(3)))))
+        assert len(read(alice, again.output_file_id)) == 3
+        assert n_outcomes(api) == 4
+        assert alice.files.delete(done.input_file_id).deleted
+    with pytest.raises(openai.ConflictError):
+        alice.batches.cancel(batch.id)
+
+
+def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None:
+    key = embedded("keys", "add", "alice", "--priority", "3").stdout.strip()
+    assert embedded.json("keys", "list")[0]["name"] == "alice"
+    process = embedded.start("serve", "--model", "small=minilm", "--port", "0")
+    try:
+        url = until(lambda: embedded.log("serve").partition("Batch API: ")[2].partition(" ")[0], "the address")
+        alice = client(url, key)
+        body = {"model": "small", "input": ["a cat", "a dog"]}
+        line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
+        with embedded.worker():
+            batch = alice.batches.create(
+                input_file_id=put(alice, line), endpoint="/v1/embeddings", completion_window="24h"
+            )
+            (answer,) = read(alice, wait(alice, batch).output_file_id)
+        vectors = CreateEmbeddingResponse.model_validate(answer["response"]["body"]).data
+        assert [len(one.embedding) for one in vectors] == [384, 384]
+        assert embedded.json("jobs")[0]["priority"] == 3
+        assert key not in embedded.log("serve") + embedded.log("worker")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, embedded.log("serve")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"), [((chat("a", "x"), chat("a", "y")), "stands on line 1"), (("",), "has no requests")]
+)
+def test_a_file_whose_answers_could_not_be_told_apart_fails(api: Api, lines: tuple[str, ...], said: str) -> None:
+    alice = api.client("alice")
+    with api.clerk:
+        failed = wait(alice, start(alice, put(alice, *lines)), "failed")
+    assert failed.errors is not None
+    assert failed.errors.data is not None
+    assert said in (failed.errors.data[0].message or "")
+    assert failed.failed_at
+
+
+def test_a_batch_that_is_cancelled_or_expires_has_the_answers_so_far(api: Api, embedded: Docmill) -> None:
+    embedded.loads_models = False
+    alice = api.client("alice")
+    first = start(alice, put(alice, chat("a", "one"), chat("b", "two")))
+    with api.clerk:
+        with embedded.worker():
+            wait(alice, first)
+        file = put(alice, chat("a", "one"), chat("b", "another"), "oops")  # one of which is computed already
+        batches = {status: start(alice, file) for status in ("cancelled", "expired")}
+        for batch in batches.values():
+            until(partial(has_status, alice, batch.id, "in_progress"), "the jobs")
+        assert alice.batches.cancel(batches["cancelled"].id).cancelling_at
+        late = update(ApiBatch).where(ApiBatch.id == batches["expired"].id).values(expires_at=db_now() - 1)
+        api.database.write(lambda transaction: transaction.execute(late))
+        for status, batch in batches.items():
+            ended = wait(alice, batch, status)
+            assert [line["custom_id"] for line in read(alice, ended.output_file_id)] == ["a"]
+            lacking, refused = read(alice, ended.error_file_id)
+            assert (lacking["custom_id"], lacking["response"], lacking["error"]["code"]) == (
+                "b",
+                None,
+                f"batch_{status}",
+            )
+            assert refused["response"]["status_code"] == 400
+            assert ended.request_counts is not None
+            assert ended.request_counts.to_dict() == {"total": 3, "completed": 1, "failed": 2}
+        # Cancelling what is cancelled changes nothing.
+        assert alice.batches.cancel(batches["cancelled"].id).status == "cancelled"
+    with api.database.read() as transaction:
+        assert {*transaction.scalars(select(Job.state))} == {"done", "cancelled"}
+
+
+@pytest.mark.parametrize("status", ["validating", "in_progress", "finalizing", "cancelling"])
+def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedded: Docmill, status: str) -> None:
+    """The clerk is killed when all of its work is done but for the last write, which gives the batch its status."""
+    embedded.loads_models = False
+    alice = api.client("alice")
+    batch = start(alice, put(alice, *(chat(f"r{n}", f"Hello {n}") for n in range(5)), "oops"))
+
+    def stop_before_the_end(*_: object, **__: object) -> None:
+        raise KilledHere
+
+    class KilledHere(BaseException):
+        pass
+
+    dying = Clerk(api.settings, api.database, MODELS)
+    with embedded.worker():
+        for before in ("validating", "in_progress", "finalizing"):
+            if status in {before, "cancelling"} and (status != "cancelling" or before == "in_progress"):
+                break
+            until(lambda: batch.id in ledger.due(api.database), f"the end of {before}")
+            dying.carry_on(batch.id)
+        if status == "cancelling":
+            alice.batches.cancel(batch.id)
+        until(lambda: batch.id in ledger.due(api.database), "work for the clerk")
+        assert alice.batches.retrieve(batch.id).status == status
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ledger, "advance", stop_before_the_end)
+            patch.setattr(ledger, "give_back", lambda *_: None)
+            patch.setattr(ledger.FileWriter, "discard", lambda _: None)
+            with pytest.raises(KilledHere):
+                dying.carry_on(batch.id)
+        assert batch.id not in ledger.due(api.database)  # its lease lasts
+        lapsed = update(ApiBatch).values(lease_until=db_now() - 1)
+        api.database.write(lambda transaction: transaction.execute(lapsed))
+        with api.clerk:
+            ended = wait(alice, batch, "cancelled" if status == "cancelling" else "completed")
+    if status != "cancelling":
+        assert [line["custom_id"] for line in read(alice, ended.output_file_id)] == [f"r{n}" for n in range(5)]
+    with api.database.read() as transaction:
+        assert transaction.scalar(select(func.count()).select_from(Job)) == 1
+    shown = {one.id for one in alice.files.list(purpose="batch_output")}
+    assert shown == {*filter(None, (ended.output_file_id, ended.error_file_id))}
+    # What the killed one had written goes a day later.
+    api.database.write(lambda transaction: transaction.execute(update(ApiFile).values(created_at=db_now() - 10**6)))
+    ledger.remove_old(api.database)
+    with api.database.read() as transaction:
+        kept = {*transaction.scalars(select(ApiFileBlock.file_id))}
+    assert kept == shown | {batch.input_file_id}
+
+
+def test_a_cancel_that_races_with_the_end_leaves_one_of_them(api: Api) -> None:
+    alice = api.client("alice")
+    batch = start(alice, put(alice, "oops"))
+    held = ledger.hold(api.database, batch.id, "first")
+    assert held is not None
+    assert ledger.hold(api.database, batch.id, "second") is None
+    assert alice.batches.cancel(batch.id).status == "cancelling"
+    assert not ledger.renew(api.database, held, "first")
+    with pytest.raises(LeaseLost):
+        ledger.advance(api.database, held, "first", "in_progress", {}, plan={"calls": []})
+    ledger.give_back(api.database, batch.id, "first")
+    with api.clerk:
+        assert wait(alice, batch, "cancelled").output_file_id is None
+
+
+def test_a_server_and_a_worker_that_are_killed_lose_nothing(embedded: Docmill) -> None:
+    embedded.loads_models = False
+    key = embedded("keys", "add", "alice").stdout.strip()
+    lines = [chat(f"r{n}", f"Hello {n}") for n in range(3_000)]
+
+    def serve(n: int) -> tuple[Running, openai.OpenAI]:
+        process = embedded.start("serve", "--model", "hosted=null", "--port", "0")
+        url = until(lambda: embedded.log("serve").split("Batch API: ")[n:], "the address")[0].partition(" ")[0]
+        return process, client(url, key)
+
+    server, alice = serve(1)
+    batch = start(alice, put(alice, *lines), extra_headers={"Idempotency-Key": "one"})
+    kill_group(server)  # while it validates
+    worker = embedded.start("worker")
+    server, alice = serve(2)
+    assert start(alice, batch.input_file_id, extra_headers={"Idempotency-Key": "one"}).id == batch.id
+    until(lambda: alice.batches.retrieve(batch.id).status != "validating", "the jobs")
+    kill_group(worker)
+    kill_group(server)
+    server, alice = serve(3)
+    with embedded.worker():
+        done = wait(alice, batch)
+    kill_group(server)
+    assert done.request_counts is not None
+    assert done.request_counts.completed == len(lines)

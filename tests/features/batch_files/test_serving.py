@@ -1,0 +1,206 @@
+"""The Batch API over HTTP, with OpenAI's own client: who is let in, and what of files and batches is stored."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import openai
+import pytest
+from sqlalchemy import func, select
+
+from docmill.features.batch_files import ledger
+from docmill.features.batch_files.clerk import Limits
+from docmill.features.batch_files.ledger import ApiFile, ApiFileBlock
+from docmill.storage.core.database import Database
+from tests.features.batch_files.api import Api, chat, put, running, start
+from tests.worker.harness import until
+
+
+@pytest.fixture
+def api(database: Database, tmp_path: Path) -> Iterator[Api]:
+    with running(database, tmp_path / "home", Limits(file_bytes=4 * 10**6, batch_lines=3)) as api:
+        yield api
+
+
+def n_stored(database: Database, table: Any) -> int:
+    with database.read() as transaction:
+        return int(transaction.scalar(select(func.count()).select_from(table)) or 0)
+
+
+PATHS = ("files", "files/x", "files/x/content", "batches", "batches/x", "models", "models/hosted")
+
+
+@pytest.mark.parametrize("header", [None, "Bearer sk-docmill-wrong", "Basic eDp5", "Bearer "])
+def test_nobody_is_let_in_without_a_key(api: Api, header: str | None) -> None:
+    for path in PATHS:
+        request = Request(f"{api.url}/{path}", headers={} if header is None else {"Authorization": header})
+        with pytest.raises(HTTPError) as refused:
+            urlopen(request)
+        assert refused.value.code == 401
+        error = json.loads(refused.value.read())["error"]
+        assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
+        assert error["message"].endswith(".")
+
+
+def test_a_revoked_key_is_refused_and_no_key_is_stored(api: Api) -> None:
+    client = api.client("alice")
+    assert [model.id for model in client.models.list()] == ["hosted", "lost"]
+    assert client.models.retrieve("hosted").owned_by == "docmill"
+    ledger.revoke_key(api.database, "alice")
+    with pytest.raises(openai.AuthenticationError):
+        client.models.list()
+    with pytest.raises(ledger.Refused):
+        ledger.add_key(api.database, "alice")
+    (row,) = ledger.list_keys(api.database)
+    assert client.api_key.encode() not in row.sha256
+    assert not [value for value in vars(row).values() if value == client.api_key]
+
+
+@pytest.mark.both_stores
+def test_a_file_comes_back_as_it_went_in(api: Api) -> None:
+    client = api.client("alice")
+    content = os.urandom(2 * ledger.BLOCK_BYTES + 17)
+    file = client.files.create(
+        file=("größe.jsonl", content), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
+    )
+    assert (file.bytes, file.filename, file.purpose, file.status) == (
+        len(content),
+        "größe.jsonl",
+        "batch",
+        "processed",
+    )
+    assert file.expires_at == file.created_at + 3600
+    assert client.files.content(file.id).content == content
+    assert client.files.retrieve(file.id) == file
+    others = [put(client, str(n)) for n in range(4)]
+    assert [one.id for one in client.files.list(limit=2)] == [*reversed(others), file.id]  # which follows the cursor
+    assert [one.id for one in client.files.list(order="asc", limit=2).data] == [file.id, others[0]]
+    assert client.files.list(purpose="batch_output").data == []
+    assert client.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.content(file.id)
+    assert n_stored(api.database, ApiFileBlock) == 4
+
+
+@pytest.mark.both_stores
+def test_a_key_sees_its_own_files_and_batches_alone(api: Api) -> None:
+    alice, bob = api.client("alice"), api.client("bob")
+    file = put(alice, chat("a", "Hello"))
+    batch = start(alice, file)
+    assert [one.id for one in alice.batches.list()] == [batch.id]
+    assert bob.files.list().data == []
+    assert bob.batches.list().data == []
+    for ask in (
+        lambda: bob.files.retrieve(file),
+        lambda: bob.files.content(file),
+        lambda: bob.files.delete(file),
+        lambda: bob.batches.retrieve(batch.id),
+        lambda: bob.batches.cancel(batch.id),
+        lambda: bob.batches.list(after=batch.id),
+        lambda: start(bob, file),
+    ):
+        with pytest.raises(openai.NotFoundError) as refused:
+            ask()
+        assert refused.value.code == "not_found"
+    assert alice.batches.retrieve(batch.id).status == "validating"
+
+
+@pytest.mark.both_stores
+def test_an_idempotency_key_makes_one_file_and_one_batch(api: Api) -> None:
+    client, again = api.client("alice"), {"extra_headers": {"Idempotency-Key": "today"}}
+    files = {put(client, chat("a", "Hello"), **again) for _ in range(2)}
+    assert len(files) == n_stored(api.database, ApiFile) == 1
+    with pytest.raises(openai.ConflictError):
+        put(client, chat("a", "Bye"), **again)
+    (file,) = files
+    batches = {start(client, file, **again).id for _ in range(2)}
+    assert {batch.id for batch in client.batches.list()} == batches
+    assert len(batches) == 1
+    with pytest.raises(openai.ConflictError) as refused:
+        start(client, file, metadata={"a": "b"}, **again)
+    assert refused.value.code == "idempotency_key_reused"
+    # Of another key it is another batch.
+    other = api.client("bob")
+    assert start(other, put(other, chat("a", "Hello"), **again), **again).id not in batches
+    assert n_stored(api.database, ApiFile) == 2
+
+
+def test_a_key_has_limits_of_open_requests_and_of_bytes(api: Api) -> None:
+    client = api.client("alice", max_requests=5, max_bytes=2_000)
+    file = put(client, chat("a", "Hello"), chat("b", "Hello"))
+    batch = start(client, file)
+    with pytest.raises(openai.RateLimitError) as refused:
+        start(client, file)
+    assert refused.value.code == "request_limit_exceeded"
+    client.batches.cancel(batch.id)
+    with api.clerk:
+        until(lambda: client.batches.retrieve(batch.id).status == "cancelled", "the end of the batch")
+    start(client, file)
+    with pytest.raises(openai.RateLimitError) as refused:
+        put(client, "x" * 1_900)
+    assert "delete files" in refused.value.message
+    assert n_stored(api.database, ApiFile) == 1
+
+
+def test_what_cannot_be_answered_says_what_to_do(api: Api) -> None:
+    client = api.client("alice")
+    file, long = put(client, chat("a", "Hello")), put(client, *map(str, range(4)))
+    good: dict[str, Any] = {"input_file_id": file, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    wrong: dict[str, dict[str, Any]] = {
+        "endpoint": {"endpoint": "/v1/images"},
+        "input_file_id": {"input_file_id": long},
+        "completion_window": {"completion_window": "soon"},
+        "metadata": {"metadata": {"a": "b" * 513}},
+    }
+    for param, change in wrong.items():
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.batches.create(**{**good, **change})
+        assert refused.value.param == param
+        assert refused.value.message.endswith(".")
+        assert refused.value.request_id
+    with pytest.raises(openai.BadRequestError):
+        client.files.create(file=("a", b"x"), purpose="fine-tune")
+    with pytest.raises(openai.BadRequestError):
+        client.batches.list(limit=0)
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="hosted", messages=[])
+    with pytest.raises(openai.NotFoundError):
+        client.batches.retrieve("batch_\x00")
+    start(client, file)
+    with pytest.raises(openai.ConflictError) as in_use:
+        client.files.delete(file)
+    assert in_use.value.code == "file_in_use"
+
+
+def test_a_body_that_is_too_long_is_refused_and_stored_nowhere(api: Api) -> None:
+    client = api.client("alice")
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.files.create(file=("a", bytes(4 * 10**6 + 2**17)), purpose="batch")
+    assert refused.value.status_code == 413
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.batches.create(input_file_id="x" * 2**17, endpoint="/v1/embeddings", completion_window="24h")
+    assert refused.value.status_code == 413
+    assert n_stored(api.database, ApiFile) == 0
+
+
+def test_an_upload_that_is_cut_in_half_leaves_nothing(api: Api) -> None:
+    client, at = api.client("alice"), urlsplit(api.url)
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {client.api_key}\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 3000000\r\n\r\n"
+        '--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        '--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    )
+    with socket.create_connection((at.hostname, at.port), 60) as connection:
+        connection.sendall(head.encode() + b"y" * 1_500_000)
+    file = put(client, chat("a", "Hello"))
+    assert [one.id for one in client.files.list()] == [file]
+    assert n_stored(api.database, ApiFile) == 1
