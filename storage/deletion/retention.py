@@ -117,8 +117,9 @@ def forget_step_texts(database: Database, older_than_s: float, budget: RemovalBu
 
 def jobs_with_needless_texts(older_than_s: float) -> ColumnElement[bool]:
     """Return the condition for a job that no retry needs, or that ended long ago."""
+    n_failed = func.coalesce(func.sum(ShardCount.n_failed), 0)  # a job whose texts were all known has no counts
     failed = or_(
-        select(func.sum(ShardCount.n_failed)).where(ShardCount.job_id == Job.id).scalar_subquery() > 0,
+        select(n_failed).where(ShardCount.job_id == Job.id).scalar_subquery() > 0,
         select(Step.seq).where(Step.job_id == Job.id, Step.n_prior_failed > 0).exists(),
     )
     nothing_to_retry = or_(Job.state == "cancelled", and_(Job.state == "done", ~failed))
