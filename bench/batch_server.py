@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import openai
 from openai.types import Batch
@@ -28,7 +28,7 @@ from openai.types import Batch
 from bench.pairs import RESULTS, described, machine
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
-ENDPOINT = "/v1/chat/completions"
+ENDPOINT: Final = "/v1/chat/completions"
 LONGEST_S = 600.0
 
 

@@ -26,6 +26,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.errors import LeaseLost, NotFound, StorageError
 from docmill.storage.readers import Source, SourceOptions
 from docmill.storage.readers.files import SourceFile
+from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.writers.formats import to_json
 from docmill.tasks.errors import BadOption, HubUnreachable, ServerUnreachable, TaskError
@@ -33,6 +34,7 @@ from docmill.worker.concurrency import HeldLease, renewed
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs import Listener
 from docmill.worker.jobs.submission import submit
+from docmill.worker.prices import read_prices
 from docmill.worker.settings import Settings
 from docmill.worker.submit.request import spec_of
 
@@ -42,6 +44,7 @@ POLL_S = 0.5
 AT_ONCE = 4  # batches that a clerk reads or writes, so that a long one does not keep short ones waiting
 AGAIN_S = 5.0  # until a batch is tried again after an error of the store
 REMOVE_EVERY_S = 60.0
+COUNT_EVERY_S = 2.0  # the costs of keys that have a limit
 _UNANSWERED = {
     ledger.EXPIRED: ("batch_expired", "The batch expired before this request was computed; send it again."),
     ledger.CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was computed."),
@@ -90,7 +93,7 @@ class Clerk:
         self.wake.set()
 
     def _work(self) -> None:
-        remove_at = 0.0
+        remove_at = count_at = 0.0
         while not self._stop.is_set():
             try:
                 for batch_id in ledger.due(self.database):
@@ -100,10 +103,23 @@ class Clerk:
                 if time.monotonic() >= remove_at:
                     ledger.remove_old(self.database)
                     remove_at = time.monotonic() + REMOVE_EVERY_S
-            except StorageError as error:
-                log.warning("store_away error=%s", error)
+                if time.monotonic() >= count_at:
+                    self.pause_costly()
+                    count_at = time.monotonic() + COUNT_EVERY_S
+            except (StorageError, WorkerError) as error:
+                log.warning("not_looked error=%s", error)
             self.wake.wait(POLL_S)
             self.wake.clear()
+
+    def pause_costly(self) -> None:
+        """Pause the batches of keys that have reached their limit of costs. Prices are those of the settings."""
+        for key, batch in ledger.batches_with_limits(self.database):
+            statuses = [read_status(self.database, job_id) for job_id in batch.jobs]
+            costs = [cost for status in statuses if (cost := read_prices(self.settings).cost_of(status)) is not None]
+            if ledger.note_cost(self.database, key, batch, sum(cost.amount for cost in costs)):
+                for status in statuses:
+                    if not status.ended and status.state != "paused" and jobs.pause(self.database, status.id):
+                        log.warning("batch_paused batch=%s job=%d key=%r", batch.id, status.id, key.name)
 
     def _try(self, batch_id: str) -> None:
         try:
@@ -136,7 +152,7 @@ class Clerk:
                 self._validate(batch, held)
             elif batch.status in {ledger.VALIDATING, ledger.IN_PROGRESS}:
                 ends_as = ledger.EXPIRED if batch.is_expired else ledger.COMPLETED
-                self._advance(batch, ledger.FINALIZING, ends_as=ends_as)
+                self._advance(batch, ledger.FINALIZING, ends_as=ends_as, errors=None)
             else:
                 cancelled = batch.status == ledger.CANCELLING
                 self._finalize(batch, held, ledger.CANCELLED if cancelled else batch.ends_as)

@@ -53,6 +53,8 @@ INPUT, OUTPUT = "batch", "batch_output"
 BLOCK_BYTES = 2**20
 LEASE_S = 15.0
 UNFINISHED_UPLOAD_S = 24 * 3600.0
+COST_LIMIT = "cost_limit_reached"
+AT_LIMIT = "the batches of your key have reached its limit of costs; ask the operator of this server to raise it"
 MOST_LOOKED_AT = 1_000  # batches in progress
 
 
@@ -74,7 +76,7 @@ class ApiKey(ServerTable):
     """A key of the server by its name; the key itself is stored as its SHA-256. A revoked key keeps its name.
 
     Jobs of its batches have its `priority`. Its open batches have at most `max_requests` lines, and the files that it
-    uploads at most `max_bytes`. Once its batches cost `max_cost`, they are paused. NULL is no limit.
+    uploads at most `max_bytes`. Once its batches cost `max_cost`, their jobs are paused. NULL is no limit.
     """
 
     __tablename__ = "api_key"
@@ -123,7 +125,8 @@ class ApiBatch(ServerTable):
     """A batch, with the fields that clients see. `times` has the time at which it got each status.
 
     `plan` is what its lines were read with, and for each set of parameters in the order of their first lines a job
-    or the reason against it (`clerk`). `ends_as` is the status after finalizing. `owner` has the lease.
+    or the reason against it (`clerk`). `cost` is noted for keys with a limit of costs. `ends_as` is the status after
+    finalizing. `owner` has the lease.
     """
 
     __tablename__ = "api_batch"
@@ -139,7 +142,7 @@ class ApiBatch(ServerTable):
     created_at = column(float)
     expires_at = column(float)
     priority = column(int, default=0)
-    max_cost = column(float, nullable=True)
+    cost = column(float, default=0.0)
     plan = column(Json, nullable=True)
     errors = column(Json, nullable=True)
     n_lines = column(int)
@@ -197,11 +200,16 @@ def list_keys(database: Database) -> list[ApiKey]:
         return [ApiKey.of(row) for row in transaction.execute(select(ApiKey).order_by(ApiKey.created_at))]
 
 
-def revoke_key(database: Database, name: str) -> None:
-    """Refuse a key from now on. Its batches go on. Raises Refused if there is no such key."""
-    query = update(ApiKey).where(ApiKey.name == name, ApiKey.revoked_at.is_(None)).values(revoked_at=db_now())
+def change_key(database: Database, name: str, **values: Any) -> None:
+    """Change limits of a key that is not revoked. Raises Refused if there is no such key."""
+    query = update(ApiKey).where(ApiKey.name == name, ApiKey.revoked_at.is_(None)).values(**values)
     if database.write(lambda transaction: transaction.execute(query).rowcount) == 0:
         raise Refused(f"there is no key named {name}, or it is revoked; `docmill keys list` lists them", "no_key")
+
+
+def revoke_key(database: Database, name: str) -> None:
+    """Refuse a key from now on. Its batches go on. Raises Refused if there is no such key."""
+    change_key(database, name, revoked_at=db_now())
 
 
 def find_key(database: Database, secret: str) -> ApiKey | None:
@@ -462,6 +470,8 @@ def create_batch(
                 f"your key may have {key.max_requests:,} open requests and has {n_open:,}; wait until a batch ends",
                 "request_limit_exceeded",
             )
+        if key.max_cost is not None and _spent(transaction, key) >= key.max_cost:
+            raise Refused(AT_LIMIT, COST_LIMIT)
         now = transaction.execute(select(db_now())).scalar_one()
         transaction.execute(
             transaction.insert(ApiBatch).values(
@@ -473,6 +483,7 @@ def create_batch(
                 created_at=now,
                 expires_at=now + window_s,
                 priority=key.priority,
+                cost=0.0,
                 n_requests=0,
                 n_completed=0,
                 n_failed=0,
@@ -483,6 +494,40 @@ def create_batch(
         return batch_id
 
     return require(database, ApiBatch, key, database.write(work))
+
+
+def _spent(transaction: Transaction, key: ApiKey) -> float:
+    return float(transaction.scalar(select(func.sum(ApiBatch.cost)).where(ApiBatch.key == key.name)) or 0.0)
+
+
+def batches_with_limits(database: Database) -> list[tuple[ApiKey, ApiBatch]]:
+    """Return the batches in progress of keys that have a limit of costs, each with its key."""
+    limited = select(ApiKey).where(ApiKey.max_cost.is_not(None))
+    with database.read() as transaction:
+        keys = {key.name: ApiKey.of(key) for key in transaction.execute(limited)}
+        query = select(ApiBatch).where(ApiBatch.status == IN_PROGRESS, ApiBatch.key.in_(keys))
+        return [(keys[row.key], ApiBatch.of(row)) for row in transaction.execute(query)]
+
+
+def note_cost(database: Database, key: ApiKey, batch: ApiBatch, cost: float) -> bool:
+    """Note the cost of a batch so far. Return True, and tell its client, if its key has reached the limit."""
+    ours = update(ApiBatch).where(ApiBatch.id == batch.id, ApiBatch.status == IN_PROGRESS)
+
+    def work(transaction: Transaction) -> bool:
+        _lock_key(transaction, key)
+        transaction.execute(ours.values(cost=cost))
+        is_over = key.max_cost is not None and _spent(transaction, key) >= key.max_cost
+        if is_over:
+            told = {
+                "code": COST_LIMIT,
+                "line": None,
+                "message": f"{AT_LIMIT[0].upper()}{AT_LIMIT[1:]}.",
+                "param": None,
+            }
+            transaction.execute(ours.values(errors=[told]))
+        return is_over
+
+    return database.write(work)
 
 
 def cancel_batch(database: Database, key: ApiKey, batch_id: str) -> ApiBatch:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from docmill.features.batch_files import SERVER, ledger
-from docmill.worker.cli.options import ENDPOINT, JSON, WholeNumber, settings_from
+from docmill.worker.cli.options import ENDPOINT, JSON, Number, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, answer, print_json, print_rich, say, stop_as_interrupt
 from docmill.worker.consoles import table
 from docmill.worker.formatting import printable
 from docmill.worker.queue.messages import is_id
-from docmill.worker.settings import DAY_S
+from docmill.worker.settings import DAY_S, Settings
 from docmill.worker.stores import open_store
 from docmill.worker.terminal import warn
 
 LOOPBACK, PORT = "127.0.0.1", 8322
+LIMITS = ("max_requests", "max_bytes", "max_cost")
 
 
 @click.command("serve", epilog="Example: docmill serve --model minilm")
@@ -82,26 +84,63 @@ def keys_command() -> None:
     """Make, list and revoke the keys of `docmill serve`."""
 
 
+PRIORITY = click.option(
+    "--priority", type=WholeNumber(-1000, 1000), help="Of its jobs; higher goes first.  [default: 0]"
+)
+REQUESTS = click.option(
+    "--max-requests", type=WholeNumber(1, 10**9), help="Most requests of its open batches.  [default: any]"
+)
+BYTES = click.option("--max-bytes", type=WholeNumber(1, 10**15), help="Most bytes of its uploads.  [default: any]")
+COST = click.option(
+    "--max-cost",
+    type=Number(0, min_open=True),
+    help="Pause its batches once they cost so much, by DOCMILL_PRICES.  [default: any]",
+)
+
+
 @keys_command.command("add", epilog="Example: docmill keys add alice --max-requests 100000")
 @click.argument("name")
-@click.option(
-    "--priority", type=WholeNumber(-1000, 1000), default=0, show_default=True, help="Of its jobs; higher goes first."
-)
-@click.option("--max-requests", type=WholeNumber(1, 10**9), help="Most requests of its open batches.  [default: any]")
-@click.option("--max-bytes", type=WholeNumber(1, 10**15), help="Most bytes of its uploads.  [default: any]")
+@PRIORITY
+@REQUESTS
+@BYTES
+@COST
 @JSON
-def add_command(name: str, priority: int, max_requests: int | None, max_bytes: int | None, as_json: bool) -> int:
+def add_command(name: str, as_json: bool, **limits: float | None) -> int:
     """Make a key for NAME and print it, which is the only time that it is shown."""
     if not is_id(name):
         raise click.UsageError("NAME has 1 to 255 characters that can be printed")
-    limits = {"priority": priority, "max_requests": max_requests, "max_bytes": max_bytes}
-    with open_store(settings_from()) as database:
-        secret = ledger.add_key(database, name, **limits)
+    settings = _checked(settings_from(), limits)
+    given = {"priority": 0, **{option: value for option, value in limits.items() if value is not None}}
+    with open_store(settings) as database:
+        secret = ledger.add_key(database, name, **given)
     if as_json:
-        print_json({"name": name, "key": secret, **limits})
+        print_json({"name": name, "key": secret, **given})
     else:
         answer(secret)
     return OK
+
+
+@keys_command.command("change", epilog="Example: docmill keys change alice --max-cost 50")
+@click.argument("name")
+@PRIORITY
+@REQUESTS
+@BYTES
+@COST
+def change_command(name: str, **limits: float | None) -> int:
+    """Change limits of the key of NAME. `docmill resume` continues jobs that its costs paused."""
+    given = {option: value for option, value in limits.items() if value is not None}
+    if not given:
+        raise click.UsageError("give a limit to change, such as --max-cost 50")
+    with open_store(_checked(settings_from(), limits)) as database:
+        ledger.change_key(database, name, **given)
+    say(f"The key of {name} is changed.")
+    return OK
+
+
+def _checked(settings: Settings, limits: Mapping[str, float | None]) -> Settings:
+    if limits["max_cost"] is not None and settings.prices is None:
+        raise click.UsageError("--max-cost needs prices: set DOCMILL_PRICES, here and for docmill serve")
+    return settings
 
 
 @keys_command.command("list", epilog="Example: docmill keys list")
@@ -113,9 +152,9 @@ def list_command(as_json: bool) -> int:
     if as_json:
         print_json(rows)
         return OK
-    made = table("name", "state", "priority", "most requests", "most bytes", names={"name"})
+    made = table("name", "state", "priority", "most requests", "most bytes", "most cost", names={"name"})
     for row in rows:
-        bounds = ("any" if row[name] is None else f"{row[name]:,}" for name in ("max_requests", "max_bytes"))
+        bounds = ("any" if row[name] is None else f"{row[name]:,}" for name in LIMITS)
         made.add_row(printable(row["name"]), row["state"], str(row["priority"]), *bounds)
     print_rich(made)
     return OK
@@ -123,8 +162,8 @@ def list_command(as_json: bool) -> int:
 
 def _row(key: ledger.ApiKey) -> dict[str, Any]:
     state = "active" if key.revoked_at is None else "revoked"
-    limits = {"priority": key.priority, "max_requests": key.max_requests, "max_bytes": key.max_bytes}
-    return {"name": key.name, "state": state, **limits, "created_at": key.created_at}
+    limits = {name: getattr(key, name) for name in LIMITS}
+    return {"name": key.name, "state": state, "priority": key.priority, **limits, "created_at": key.created_at}
 
 
 @keys_command.command("revoke", epilog="Example: docmill keys revoke alice")

@@ -52,6 +52,7 @@ _STATUS = {
     "idempotency_key_reused": HTTPStatus.CONFLICT,
     "request_limit_exceeded": HTTPStatus.TOO_MANY_REQUESTS,
     "storage_limit_exceeded": HTTPStatus.TOO_MANY_REQUESTS,
+    ledger.COST_LIMIT: HTTPStatus.TOO_MANY_REQUESTS,
 }
 _TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",

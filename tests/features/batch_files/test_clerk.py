@@ -220,6 +220,44 @@ def test_a_cancel_that_races_with_the_end_leaves_one_of_them(api: Api) -> None:
         assert wait(alice, batch, "cancelled").output_file_id is None
 
 
+def test_a_key_that_has_reached_its_limit_of_costs_computes_no_more_until_the_limit_is_raised(
+    api: Api, embedded: Docmill
+) -> None:
+    embedded.loads_models = False
+    prices = embedded.folder / "prices.toml"
+    prices.write_text("[null]\ninput = 1_000_000\n")  # one for each token
+    api.settings = api.clerk.settings = api.settings.model_copy(update={"prices": prices})
+    alice = api.client("alice", max_cost=100.0)
+    batch = start(alice, put(alice, chat("a", "one two three")))
+    with api.clerk:
+        until(partial(has_status, alice, batch.id, "in_progress"), "the jobs")
+        with api.database.read() as transaction:
+            assert transaction.scalar(select(Job.paused)) is False
+        ledger.change_key(api.database, "alice", max_cost=0.5)
+        other = ledger.new_id("batch_")
+        assert alice.batches.retrieve(batch.id).errors is None
+        with api.database.read() as transaction:
+            row = dict(transaction.execute(select(ApiBatch)).one()._mapping)
+        earlier = {**row, "id": other, "status": "completed", "cost": 1.0}
+        api.database.write(lambda transaction: transaction.execute(transaction.insert(ApiBatch).values(**earlier)))
+
+        def told() -> str | None:
+            errors = alice.batches.retrieve(batch.id).errors
+            return None if errors is None or not errors.data else errors.data[0].code
+
+        until(lambda: told() == "cost_limit_reached", "the pause")
+        with pytest.raises(openai.RateLimitError) as refused:
+            start(alice, batch.input_file_id)
+        assert refused.value.code == "cost_limit_reached"
+        with embedded.worker():
+            with api.database.read() as transaction:
+                (job,) = transaction.scalars(select(Job.id).where(Job.paused)).all()
+            ledger.change_key(api.database, "alice", max_cost=50.0)
+            embedded("resume", job)
+            done = wait(alice, batch)
+    assert done.errors is None
+
+
 def test_a_server_and_a_worker_that_are_killed_lose_nothing(embedded: Docmill) -> None:
     embedded.loads_models = False
     key = embedded("keys", "add", "alice").stdout.strip()
