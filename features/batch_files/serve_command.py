@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,6 +61,7 @@ def serve_command(
 
     settings = settings_from(endpoint=endpoint)
     stop_as_interrupt()
+    sys.setswitchinterval(0.0005)  # so that answers do not wait for the threads that read and write batches
     with open_store(settings) as database:
         limits = Limits(max_mb * 10**6, max_lines, keep_days * DAY_S)
         clerk = Clerk(settings, database, dict(map(_named, models)), limits)

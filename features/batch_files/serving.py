@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
+from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -127,33 +129,32 @@ class _Application:
             ("GET", "/v1/batches/{id}", self._show_batch),
             ("POST", "/v1/batches/{id}/cancel", self._cancel_batch),
         )
-        routes = [Route(path, self._let_in(answer), methods=[method]) for method, path, answer in own]
+        routes = [Route(path, partial(self._let_in, answer), methods=[method]) for method, path, answer in own]
         routes.append(Route(HEALTH, self._health, methods=["GET"]))
         handlers: dict[Any, Any] = {HTTPException: _show_missing, Exception: _show_failure}
         return Starlette(routes=routes, exception_handlers=handlers)
 
-    def _let_in(self, answer: Callable[[ApiKey, Request], Awaitable[Response]]) -> Any:
-        """Return the endpoint that answers requests with a key, and turns what is raised into errors."""
+    async def _let_in(self, answer: Any, request: Request) -> Response:
+        """Return the answer to a request with a key, and what is raised as an error of OpenAI's form."""
+        try:
+            if iscoroutinefunction(answer):  # it reads a body
+                response: Response = await answer(await self._do(self._key_of, request), request)
+            else:
+                response = await self._do(lambda: answer(self._key_of(request), request))
+        except ApiError as error:
+            return _error(str(error), error.status, error.code, error.param)
+        except Refused as error:
+            return _error(_sentence(error), _STATUS[error.code], error.code)
+        except ClientDisconnect:
+            return Response(status_code=HTTPStatus.BAD_REQUEST)  # which nobody reads
+        except TimeoutError:
+            return _error("The body came too slowly. Send it again.", HTTPStatus.REQUEST_TIMEOUT)
+        except StorageError:
+            said = "The store does not answer. Try again in a while."
+            return _error(said, HTTPStatus.SERVICE_UNAVAILABLE, "store_away")
+        return response
 
-        async def endpoint(request: Request) -> Response:
-            try:
-                return await answer(await self._key_of(request), request)
-            except ApiError as error:
-                return _error(str(error), error.status, error.code, error.param)
-            except Refused as error:
-                return _error(_sentence(error), _STATUS[error.code], error.code)
-            except ClientDisconnect:
-                return Response(status_code=HTTPStatus.BAD_REQUEST)  # which nobody reads
-            except TimeoutError:
-                return _error("The body came too slowly. Send it again.", HTTPStatus.REQUEST_TIMEOUT)
-            except StorageError:
-                return _error(
-                    "The store does not answer. Try again in a while.", HTTPStatus.SERVICE_UNAVAILABLE, "store_away"
-                )
-
-        return endpoint
-
-    async def _key_of(self, request: Request) -> ApiKey:
+    def _key_of(self, request: Request) -> ApiKey:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise ApiError(
@@ -161,8 +162,7 @@ class _Application:
                 HTTPStatus.UNAUTHORIZED,
                 code="invalid_api_key",
             )
-        key = await self._do(ledger.find_key, self._database, secret.strip())
-        if key is None:
+        if (key := ledger.find_key(self._database, secret.strip())) is None:
             raise ApiError(
                 "This key is unknown or revoked. Ask the operator of this server for another.",
                 HTTPStatus.UNAUTHORIZED,
@@ -185,10 +185,10 @@ class _Application:
 
     # Models.
 
-    async def _list_models(self, _: ApiKey, __: Request) -> Response:
+    def _list_models(self, _: ApiKey, __: Request) -> Response:
         return JSONResponse({"object": "list", "data": [_model(name) for name in self._clerk.models]})
 
-    async def _show_model(self, _: ApiKey, request: Request) -> Response:
+    def _show_model(self, _: ApiKey, request: Request) -> Response:
         if (name := request.path_params["id"]) not in self._clerk.models:
             raise ApiError(
                 f"This server has no such model. It has: {', '.join(self._clerk.models)}.",
@@ -233,38 +233,36 @@ class _Application:
                 written.discard()
             raise
 
-    async def _list_files(self, key: ApiKey, request: Request) -> Response:
+    def _list_files(self, key: ApiKey, request: Request) -> Response:
         limit, oldest_first = _limit(request, MOST_FILES, MOST_FILES), request.query_params.get("order") == "asc"
         purpose = request.query_params.get("purpose")
-        files, more = await self._do(
-            lambda: ledger.list_page(
-                self._database,
-                ApiFile,
-                key,
-                after=request.query_params.get("after"),
-                limit=limit,
-                oldest_first=oldest_first,
-                purpose=purpose,
-            )
+        files, more = ledger.list_page(
+            self._database,
+            ApiFile,
+            key,
+            after=request.query_params.get("after"),
+            limit=limit,
+            oldest_first=oldest_first,
+            purpose=purpose,
         )
         return _listed([_file(file) for file in files], more)
 
-    async def _show_file(self, key: ApiKey, request: Request) -> Response:
-        return JSONResponse(_file(await self._require(ApiFile, key, request)))
+    def _show_file(self, key: ApiKey, request: Request) -> Response:
+        return JSONResponse(_file(self._require(ApiFile, key, request)))
 
-    async def _delete_file(self, key: ApiKey, request: Request) -> Response:
+    def _delete_file(self, key: ApiKey, request: Request) -> Response:
         file_id = request.path_params["id"]
-        await self._do(ledger.delete_file, self._database, key, file_id)
+        ledger.delete_file(self._database, key, _storable(file_id))
         return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
-    async def _read_file(self, key: ApiKey, request: Request) -> Response:
-        file = await self._require(ApiFile, key, request)
+    def _read_file(self, key: ApiKey, request: Request) -> Response:
+        file = self._require(ApiFile, key, request)
         headers = {"Content-Length": str(file.n_bytes)}
         blocks = ledger.read_blocks(self._database, file.id)
         return StreamingResponse(blocks, media_type="application/octet-stream", headers=headers)
 
-    async def _require(self, table: type[Any], key: ApiKey, request: Request) -> Any:
-        return await self._do(ledger.require, self._database, table, key, _storable(request.path_params["id"]))
+    def _require(self, table: type[Any], key: ApiKey, request: Request) -> Any:
+        return ledger.require(self._database, table, key, _storable(request.path_params["id"]))
 
     # Batches.
 
@@ -301,22 +299,18 @@ class _Application:
         self._clerk.wake.set()
         return JSONResponse(await self._do(self._batch, batch))
 
-    async def _list_batches(self, key: ApiKey, request: Request) -> Response:
+    def _list_batches(self, key: ApiKey, request: Request) -> Response:
         after, limit = request.query_params.get("after"), _limit(request, 20, MOST_LISTED)
+        batches, more = ledger.list_page(self._database, ApiBatch, key, after=after, limit=limit)
+        return _listed([self._batch(batch) for batch in batches], more)
 
-        def read() -> tuple[list[dict[str, Any]], bool]:
-            batches, more = ledger.list_page(self._database, ApiBatch, key, after=after, limit=limit)
-            return [self._batch(batch) for batch in batches], more
+    def _show_batch(self, key: ApiKey, request: Request) -> Response:
+        return JSONResponse(self._batch(self._require(ApiBatch, key, request)))
 
-        return _listed(*await self._do(read))
-
-    async def _show_batch(self, key: ApiKey, request: Request) -> Response:
-        return JSONResponse(await self._do(self._batch, await self._require(ApiBatch, key, request)))
-
-    async def _cancel_batch(self, key: ApiKey, request: Request) -> Response:
-        batch = await self._do(ledger.cancel_batch, self._database, key, _storable(request.path_params["id"]))
+    def _cancel_batch(self, key: ApiKey, request: Request) -> Response:
+        batch = ledger.cancel_batch(self._database, key, _storable(request.path_params["id"]))
         self._clerk.wake.set()
-        return JSONResponse(await self._do(self._batch, batch))
+        return JSONResponse(self._batch(batch))
 
     def _batch(self, batch: ApiBatch) -> dict[str, Any]:
         """Return a batch as clients see it."""

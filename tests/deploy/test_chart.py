@@ -232,6 +232,7 @@ WRONG: Mapping[str, tuple[chart.Values, str]] = {
     "a time for retention that is none": ({"collection": {"retention": {"duration": "1d"}}}, "does not match"),
     "no time to drain": ({"drainSeconds": 0}, "/drainSeconds"),
     "a page without a token": ({"web": {"enabled": True}}, "set web.existingSecret"),
+    "a Batch API without models": ({"batch": {"enabled": True}}, "set batch.models"),
     "no database": ({"connection": {"databaseUrl": "", "redisUrl": ""}}, "set connection.existingSecret"),
 }
 
