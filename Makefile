@@ -163,6 +163,10 @@ bench-whole: setup ## embedding and translating end to end, beside the engine al
 bench-translate: setup ## an encoder-decoder of base size, end to end, beside CTranslate2 and transformers called directly
 	$(BIN)/python -m bench.translate $(BENCH)
 
+.PHONY: bench-newstest
+bench-newstest: setup ## texts as long as newstest2014's, 4 beams, beside CTranslate2 as in its README: BENCH="--segments 500 --types int8"
+	$(BIN)/python -m bench.newstest $(BENCH)
+
 bench-summarize: setup ## the same with longer texts, to be summarized
 	$(BIN)/python -m bench.translate --task summarize $(BENCH)
 
