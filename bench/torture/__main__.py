@@ -26,11 +26,13 @@ from docmill.tasks.specs import pinning
 PEERS = (
     Peer("docmill", "docmill.sh", library="docmill", state={"DOCMILL_HOME": "{folder}/docmill"}),
     Peer("script", "script.py", "script"),
-    Peer("script that resumes", "script_resuming.py", "script"),
+    Peer("resuming script", "script_resuming.py", "script"),
     Peer("Ray Data", "with_ray_data.py", "ray_data"),
+    Peer("Daft", "with_daft.py", "daft"),
     Peer("datatrove", "with_datatrove.py", "datatrove"),
     Peer("Pixeltable", "with_pixeltable.py", "pixeltable", state={"PIXELTABLE_HOME": "{folder}/pixeltable"}),
     Peer("CocoIndex", "with_cocoindex.py", "cocoindex", state={"COCOINDEX_DB": "{folder}/cocoindex"}),
+    Peer("vLLM", "with_vllm.py", "vllm", library="vllm"),
 )
 PAGE = RESULTS.parent.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- Written by `make torture`. -->", "<!-- End of the table. -->"
@@ -39,7 +41,7 @@ BEGIN, END = "<!-- Written by `make torture`. -->", "<!-- End of the table. -->"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.torture", description=__doc__)
     parser.add_argument("--texts", type=int, default=5000, help="of the first three rows")
-    parser.add_argument("--few", type=int, default=1000, help="texts of the other rows")
+    parser.add_argument("--few", type=int, default=300, help="texts of the other rows")
     parser.add_argument("--peers", nargs="*", default=[peer.key for peer in PEERS], metavar="NAME")
     parser.add_argument("--rows", nargs="*", default=rows.ROWS, metavar="ROW", help="some rows, by their names")
     parser.add_argument("--keep", action="store_true", help="keep what is not measured now")
@@ -53,16 +55,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="torture-") as work, quiet():
         table = Table(Path(work), asked.texts, min(asked.few, asked.texts))
         for peer in chosen:
-            load = round(os.getloadavg()[0], 1)
-            cells = dict(known[peer.name]["rows"]) if peer.name in known else {}
-            n_texts = asked.texts if set(rows.FIRST_THREE) & set(asked.rows) else known[peer.name]["texts"]
+            known[peer.name] = tool = (
+                {"rows": {}} | known.get(peer.name, {}) | {"lines": peer.lines, "versions": peer.pins()}
+            )
+            if set(rows.FIRST_THREE) & set(asked.rows) or "load" not in tool:
+                tool |= {"load": round(os.getloadavg()[0], 1), "texts": asked.texts}
             for row, result in table.measure(peer, asked.rows):
-                cells[row] = asdict(result)
-                print(f"{peer.name:20} {row:38} {cell(cells[row])}  {cells[row]}", flush=True)
-            about = {"lines": peer.lines, "versions": peer.pins(), "load": load, "texts": n_texts}
-            known[peer.name] = {**about, "rows": cells}
-            facts = {**machine(), "at": datetime.now(UTC).isoformat(timespec="minutes")}
-            write(target, {**facts, "texts": asked.texts, "few": table.few, "tools": known})
+                tool["rows"][row] = asdict(result)
+                print(f"{peer.name:20} {row:38} {cell(tool['rows'][row])}  {tool['rows'][row]}", flush=True)
+                facts = {**machine(), "at": datetime.now(UTC).isoformat(timespec="minutes")}
+                ordered = {peer.name: known[peer.name] for peer in PEERS if peer.name in known}
+                write(target, {**facts, "texts": asked.texts, "few": table.few, "tools": ordered})
     if asked.name == "torture":
         write_page(json.loads(target.read_text()))
 
@@ -102,15 +105,19 @@ class Table:
 
 
 def set_up(peer: Peer) -> None:
-    """Make the environment of a peer with pip, once."""
+    """Make the environment of a peer, once."""
     folder = ENVIRONMENTS / peer.requirements
     if not peer.requirements or (folder / ".installed").exists():
         return
     print(f"Setting up {folder} (once; some minutes) ...", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [str(folder / "bin" / "pip"), "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--no-compile", "-r", str(peer.listed())], check=True)
+    python = str(folder / "bin" / "python")
+    subprocess.run([python, "-m", "release.install", "-r", str(peer.listed())], check=True, cwd=RESULTS.parent.parent)
+    # vLLM's package for CPUs brings builds that look for CUDA's libraries.
+    subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchaudio", "torchcodec"], check=True)
+    # A first import would compile for a minute.
+    subprocess.run([python, "-m", "compileall", "-q", "-j", "0", str(folder / "lib")], stdout=subprocess.DEVNULL)
     (folder / ".installed").touch()
 
 
@@ -118,7 +125,8 @@ def cell(result: Mapping[str, Any]) -> str:
     """Return lost / doubled / recomputed, and a mark for what the user has to do."""
     if result["lost"] is None:
         return str(result["note"])
-    mark = {0: "", 1: " ¹", 2: " ²"}[2 if rows.BY_HAND in result["actions"] else int(rows.AGAIN in result["actions"])]
+    mark = " ²" if rows.BY_HAND in result["actions"] else " ¹" if rows.AGAIN in result["actions"] else ""
+    mark += " ³" if rows.HUNG in result["note"] else ""
     return " / ".join(f"{result[name]:,}" for name in ("lost", "doubled", "recomputed")) + mark
 
 
@@ -133,7 +141,7 @@ def write(target: Path, found: Mapping[str, Any]) -> None:
         f"{described(found)}\n",
         f"{found['few']:,} texts in all rows but the first three. A cell has the texts "
         "that are **lost / doubled / recomputed** in the end. ¹: the user has to give the same command again. ²: "
-        "even then something has to be repaired by hand.\n",
+        "even then something has to be repaired by hand. ³: it hung, and was killed.\n",
         _row("", tools),
         _row("---", ["--:"] * len(tools)),
         *(

@@ -18,6 +18,7 @@ ENVIRONMENTS = HERE.parent.parent / "build" / "torture" / "envs"
 COUNTING = HERE / "counting"
 LOOK_S = 0.002
 STALLED_S = 120.0  # a program that computes nothing for so long hangs
+LONGEST_S = 600.0  # and one that takes longer than this does, too
 LINGER_S = 10.0  # how long children may outlive a killed parent before we end them
 QUIET = {  # no telemetry, no hub
     "DO_NOT_TRACK": "1",
@@ -40,7 +41,7 @@ class Peer:
     environment has. Without any it runs in that of the bench.
     """
 
-    name: str
+    name: str  # short: the table has a column for each
     program: str
     requirements: str = ""
     library: str = "sentence_transformers"  # what holds the model
@@ -101,6 +102,7 @@ class Program:
         self.began = time.monotonic()
         self.seconds: float | None = None
         self.hung = False
+        self.left = False  # processes outlived it, and we ended them
         self._log = log
         with (log.parent / "said.log").open("ab") as said:
             self._process = subprocess.Popen(
@@ -125,13 +127,14 @@ class Program:
         A program that hangs is killed.
         """
         moved, size = time.monotonic(), -1
+        last = self.began + LONGEST_S
         while not self.ended():
             if until():
                 return True
             now = self._log.stat().st_size if self._log.exists() else 0
             if now != size:
                 moved, size = time.monotonic(), now
-            if time.monotonic() > moved + STALLED_S:
+            if time.monotonic() > min(moved + STALLED_S, last):
                 self.hung = True
                 self.kill_all()
             time.sleep(LOOK_S)
@@ -172,4 +175,5 @@ class Program:
         deadline = time.monotonic() + LINGER_S
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.05)
+        self.left = bool(self.processes())
         self.kill_all()

@@ -17,11 +17,11 @@ from bench.torture.outputs import CUT, ID_OF_POISON, POISON, Texts, score, write
 from bench.torture.programs import Peer, Program
 
 SOURCE = "corpus"  # a folder of files of JSON lines
-AGAIN, ROOM, BY_HAND = "same command again", "make room", "repair by hand"
+AGAIN, ROOM, END, BY_HAND = "same command again", "make room", "end what was left running", "repair by hand"
 FULL_S = 12.0  # a program that does not end on a full disk waits for room
 FULL_BYTES = 256 * 1024
 LARGE = "4g"
-MISSED = "ended before it was killed"
+MISSED, HUNG = "ended before it was killed", "hung"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ class Site:
     def ended(self, program: Program, code: int) -> None:
         self.codes.append(code)
         if program.hung:
-            self.notes.append("hung")
+            self.notes.append(HUNG)
+        if program.left:
+            self.actions.append(END)
         self.seconds += program.seconds or 0.0
 
     def run(self, *, poison: str = "") -> None:
@@ -99,7 +101,7 @@ class Site:
     def result(self, needed: int, *, poison: str = "") -> Result:
         """Give the same command again where anything is missing, and count what is there then."""
         found = score(self.folder, self.corpus, self.texts.vectors)
-        if found.lost and AGAIN not in self.actions:
+        if found.lost and AGAIN not in self.actions and HUNG not in self.notes:
             self.actions.append(AGAIN)
             self.run(poison=poison)
             found = score(self.folder, self.corpus, self.texts.vectors)
@@ -133,7 +135,7 @@ class Extent:
     all: int
 
 
-FIRST_THREE = ("first run", "run again, unchanged", "1 % of texts changed")
+FIRST_THREE = ("first run", "again, unchanged", "1 % of texts changed")
 EQUAL = "10 % equal texts"
 
 
@@ -214,11 +216,11 @@ def two_at_once(site: Site, _extent: Extent) -> Result:
 
 
 OTHERS: dict[str, Callable[[Site, Extent], Result]] = {
-    "kill -9 at half, then again": killed_at_half,
-    "one document kills the process": poisoned,
-    "one malformed record": malformed,
-    "all killed while results are written": power_cut,
-    "disk full, then room": disk_full,
+    "kill -9 at half": killed_at_half,
+    "a deadly document": poisoned,
+    "a malformed record": malformed,
+    "killed while writing": power_cut,
+    "disk full": disk_full,
     "two runs at once": two_at_once,
 }
 ROWS = (*FIRST_THREE, EQUAL, *OTHERS)

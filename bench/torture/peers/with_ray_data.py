@@ -3,6 +3,7 @@
 https://docs.ray.io/en/latest/data/batch_inference.html
 https://docs.ray.io/en/latest/data/api/doc/ray.data.checkpoint.interfaces.CheckpointConfig.html
 https://docs.ray.io/en/latest/data/api/doc/ray.data.DataContext.html (max_errored_blocks)
+https://docs.ray.io/en/latest/ray-core/scheduling/resources.html (logical CPUs)
 """
 
 import sys
@@ -13,6 +14,8 @@ from ray.data.checkpoint import CheckpointConfig
 from sentence_transformers import SentenceTransformer
 
 source, model, dtype = sys.argv[1:]
+# Two for the model, one for the filter that skips what the checkpoint has, and one to read and write.
+ray.init(num_cpus=4)
 
 
 class Embed:
@@ -31,6 +34,6 @@ context.checkpoint_config = CheckpointConfig(
 )
 context.max_errored_blocks = -1
 
-texts = ray.data.read_json(str(Path(source).resolve()), lines=True, override_num_blocks=20)
-vectors = texts.map_batches(Embed, batch_size=128, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1)
+texts = ray.data.read_json(str(Path(source).resolve()), override_num_blocks=20)
+vectors = texts.map_batches(Embed, batch_size=128, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=2)
 vectors.write_parquet(str(Path("out").resolve()))
