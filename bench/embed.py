@@ -22,12 +22,13 @@ from bench import limits, peers
 from bench.alone import Alone
 from bench.fleet import fleet
 from bench.manpages import paragraphs
-from bench.pairs import Claim, Comparison, Run, interleave, timed, write
+from bench.pairs import RESULTS, Claim, Comparison, Run, interleave, timed, write
 from bench.plots import Axes, draw
 from docmill.tasks.backends.accelerator import dtype_for, quiet
 
 MODEL = "minilm"
-BATCH_SIZES = (8, 16, 32, 64)
+BATCH_SIZES = (8, 16, 32, 64, 128)
+WORKERS = (1, peers.CORES)  # models side by side, which share the cores
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "run", "turn", "time", "lap")
 
 
@@ -41,12 +42,20 @@ def vectors(alone: Alone, texts: Sequence[str]) -> peers.Vectors:
     return np.stack([np.frombuffer(outcome.vector or b"", "<f4") for outcome in alone.run(texts)])
 
 
-def by_batch(embed: peers.Embed, texts: Sequence[str]) -> dict[int, float]:
-    """Texts a second by batch size, on some of the texts."""
-    return {
-        size: round(timed(lambda size=size: len(embed(texts, size))).rate, 1)  # type: ignore[misc]
-        for size in BATCH_SIZES
-    }
+def sweep(make: Callable[[int], peers.Embed], texts: Sequence[str]) -> dict[tuple[int, int], float]:
+    """Texts a second by models side by side and batch size, on some of the texts."""
+    rates = {}
+    for workers in WORKERS:
+        embed = peers.side_by_side(make, workers)
+        embed(texts, BATCH_SIZES[-1])  # compiles
+        for size in BATCH_SIZES:
+            run = timed(partial(_count, embed, texts, size))
+            rates[workers, size] = round(run.rate, 1)
+    return rates
+
+
+def _count(embed: peers.Embed, texts: Sequence[str], size: int) -> float:
+    return len(embed(texts, size))
 
 
 def cosines(found: peers.Vectors, exact: peers.Vectors) -> dict[str, float]:
@@ -60,21 +69,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--texts", type=int, default=4000)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--swept", type=int, default=400, help="texts for each setting of a peer")
+    parser.add_argument("--name", default="embed", help="of the results' files")
     asked = parser.parse_args()
     texts = paragraphs(asked.texts)
     dtype = dtype_for("native", "cpu")
     with tempfile.TemporaryDirectory() as cache, quiet(), fleet(Path(cache) / "fleet", lane="embed") as through:
         alone = Alone("embed", MODEL, through.cache_dir)
-        found: dict[str, peers.Embed] = {
-            "sentence-transformers, torch float32": peers.sentence_transformers(alone.model, torch.float32),
-            "sentence-transformers, torch bfloat16": peers.sentence_transformers(alone.model, torch.bfloat16),
-            "OpenVINO bfloat16": peers.openvino(alone.model, "bf16"),
-            "ONNX Runtime float32": peers.onnx_runtime(alone.model, Path(cache), int8=False),
-            "OpenVINO int8": peers.openvino_int8(alone.model, texts[-300:]),
-            "ONNX Runtime int8": peers.onnx_runtime(alone.model, Path(cache), int8=True),
+        makers: dict[str, Callable[[int], peers.Embed]] = {
+            "sentence-transformers, torch float32": partial(peers.sentence_transformers, alone.model, torch.float32),
+            "sentence-transformers, torch bfloat16": partial(
+                peers.sentence_transformers, alone.model, torch.bfloat16
+            ),
+            "OpenVINO float32": partial(peers.openvino, alone.model, "f32"),
+            "OpenVINO bfloat16": partial(peers.openvino, alone.model, "bf16"),
+            "ONNX Runtime float32": partial(peers.onnx_runtime, alone.model, Path(cache), int8=False),
+            "OpenVINO int8": partial(peers.openvino_int8, alone.model, texts[-300:]),
+            "ONNX Runtime int8": partial(peers.onnx_runtime, alone.model, Path(cache), int8=True),
         }
-        rates = {name: by_batch(embed, texts[:400]) for name, embed in found.items()}
-        sizes = {name: max(curve, key=lambda size, curve=curve: curve[size]) for name, curve in rates.items()}  # type: ignore[misc]
+        rates = {name: sweep(make, texts[: asked.swept]) for name, make in makers.items()}
+        best_of = {name: max(curve, key=curve.__getitem__) for name, curve in rates.items()}
+        found = {name: peers.side_by_side(make, best_of[name][0]) for name, make in makers.items()}
+        sizes = {name: size for name, (_, size) in best_of.items()}
         in_int8 = Alone("embed", MODEL, through.cache_dir, dtype="int8")
         quality = _quality({"docmill": alone, "docmill int8": in_int8}, found, sizes, texts[:300])
         tokens = peers.lengths(alone.model, of_run(texts, 0))
@@ -140,25 +156,49 @@ def main() -> None:
         Claim("docmill int8 ÷ its engine alone", "docmill int8", "docmill's engine alone, int8", 0.97),
     ]
     write(
-        "embed",
+        asked.name,
         [compared, small],
         [claims, int8_claims],
         texts=len(texts),
         mean_tokens=round(sum(tokens) / len(tokens), 1),
-        batch_sizes=sizes,
-        docs_per_s_by_batch=rates,
+        side_by_side_and_batch=best_of,
+        swept_docs_per_s={
+            name: {str(settings): rate for settings, rate in curve.items()} for name, curve in rates.items()
+        },
         cosine_with_float32=quality,
         padding=round(counters.padded_tokens / counters.tokens_in - 1, 4),
         busy_share_of_the_engine_alone=alone.busy_share,
         busy_shares_end_to_end=busy,
     )
-    _drawn(compared, small, rates)
+    with (RESULTS / f"{asked.name}.md").open("a") as page:
+        page.write(swept_table(rates))
+    if asked.name == "embed":
+        _drawn(compared, small, rates)
 
 
-def _drawn(compared: Comparison, small: Comparison, rates: Mapping[str, Mapping[int, float]]) -> None:
+def swept_table(rates: Mapping[str, Mapping[tuple[int, int], float]]) -> str:
+    """Return a table of all settings that were tried."""
+    lines = [
+        "",
+        "## Settings of the peers, docs/s",
+        "",
+        f"| peer, models side by side × threads | {' | '.join(map(str, BATCH_SIZES))} in a batch |",
+        "| --- |" + " --: |" * len(BATCH_SIZES),
+    ]
+    for name, curve in rates.items():
+        for workers in WORKERS:
+            cells = " | ".join(f"{curve[workers, size]:,.1f}" for size in BATCH_SIZES)
+            lines.append(f"| {name}, {workers} × {peers.CORES // workers} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _drawn(compared: Comparison, small: Comparison, rates: Mapping[str, Mapping[tuple[int, int], float]]) -> None:
     ours = ("docmill", "docmill's engine alone", "docmill int8", "arithmetic limit")
     levels = {side: one.median(side) for one in (compared, small) for side in one.sides if side in ours}
-    curves = {name: {float(size): rate for size, rate in curve.items()} for name, curve in rates.items()}
+    curves = {
+        name: {float(size): max(curve[workers, size] for workers in WORKERS) for size in BATCH_SIZES}
+        for name, curve in rates.items()
+    }
     draw(
         "embed", Axes("Embedding with MiniLM, two cores", "texts in a peer's batch", "texts a second"), curves, levels
     )

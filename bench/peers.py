@@ -1,10 +1,13 @@
-"""Other ways to embed the same texts with the same model, each with the batch size as its one setting."""
+"""Other ways to embed the same texts with the same model, by batch size, threads, and models side by side."""
 
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,32 @@ from transformers import AutoModel, AutoTokenizer
 
 Vectors = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str], int], Vectors]
+CORES = len(os.sched_getaffinity(0))
 
 
-def sentence_transformers(folder: Path, dtype: torch.dtype) -> Embed:
+def side_by_side(make: Callable[[int], Embed], workers: int) -> Embed:
+    """So many models at once, each with its share of the texts and of the cores."""
+    models = [make(CORES // workers) for _ in range(workers)]
+
+    def embed(texts: Sequence[str], batch: int) -> Vectors:
+        if workers == 1:
+            return models[0](texts, batch)
+        with ThreadPoolExecutor(workers) as pool:
+            parts = list(pool.map(lambda number: models[number](texts[number::workers], batch), range(workers)))
+        rows = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
+        for number, part in enumerate(parts):
+            rows[number::workers] = part
+        return rows
+
+    return embed
+
+
+def sentence_transformers(folder: Path, dtype: torch.dtype, threads: int = CORES) -> Embed:
     """sentence-transformers on torch."""
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": dtype})
 
     def embed(texts: Sequence[str], batch: int) -> Vectors:
+        torch.set_num_threads(threads)
         found = model.encode(list(texts), batch_size=batch, show_progress_bar=False, convert_to_tensor=True)
         vectors: Vectors = found.float().numpy()
         return vectors
@@ -49,18 +71,23 @@ class _States(torch.nn.Module):
 _EXAMPLE = {"input_ids": torch.ones(2, 8, dtype=torch.long), "attention_mask": torch.ones(2, 8, dtype=torch.long)}
 
 
-def openvino(folder: Path, precision: str) -> Embed:
+def openvino(folder: Path, precision: str, threads: int = CORES) -> Embed:
     """OpenVINO under sentence-transformers' own loop: sorted by length, batches of one size, the mean of the tokens.
 
     sentence-transformers reaches OpenVINO through optimum-intel, which does not take the transformers of these days;
     so the model is converted here, and nothing else stands between the loop and it.
     """
-    return _under_the_loop(folder, _compiled(_converted(folder), precision))
+    return _under_the_loop(folder, _compiled(_converted(folder), precision, threads))
 
 
-def openvino_int8(folder: Path, texts: Sequence[str]) -> Embed:
+def openvino_int8(folder: Path, texts: Sequence[str], threads: int = CORES) -> Embed:
     """The same, quantized as sentence-transformers' static export for OpenVINO does: NNCF at its own settings,
     calibrated on some texts."""
+    return _under_the_loop(folder, _compiled(_quantized(folder, tuple(texts)), "f32", threads))
+
+
+@cache
+def _quantized(folder: Path, texts: tuple[str, ...]) -> Any:
     import nncf
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -70,21 +97,32 @@ def openvino_int8(folder: Path, texts: Sequence[str]) -> Embed:
         return {name: ids[name] for name in _EXAMPLE}
 
     nncf.disable_logging()
-    made = nncf.quantize(
+    return nncf.quantize(
         _converted(folder),
         nncf.Dataset(list(texts), given),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(texts),
     )
-    return _under_the_loop(folder, _compiled(made, "f32"))
 
 
-def onnx_runtime(folder: Path, work: Path, *, int8: bool) -> Embed:
+def onnx_runtime(folder: Path, work: Path, threads: int = CORES, *, int8: bool) -> Embed:
     """ONNX Runtime under the same loop; in int8 as sentence-transformers' dynamic export for AVX-512 VNNI does."""
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     plain, small = work / "model.onnx", work / "model_int8.onnx"
+    if not plain.exists():
+        _export(folder, plain)
+    if int8 and not small.exists():
+        logging.getLogger().setLevel(logging.ERROR)
+        quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(small if int8 else plain, options, providers=["CPUExecutionProvider"])
+    return _under_the_loop(folder, lambda given: session.run(None, given)[0])
+
+
+def _export(folder: Path, target: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
@@ -92,20 +130,16 @@ def onnx_runtime(folder: Path, work: Path, *, int8: bool) -> Embed:
         torch.onnx.export(
             _States(model),
             tuple(_EXAMPLE.values()),
-            plain,
+            target,
             input_names=list(_EXAMPLE),
             output_names=["states"],
             dynamic_axes=axes,
             opset_version=17,
             dynamo=False,
         )
-    if int8:
-        logging.getLogger().setLevel(logging.ERROR)
-        quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True)
-    session = onnxruntime.InferenceSession(small if int8 else plain, providers=["CPUExecutionProvider"])
-    return _under_the_loop(folder, lambda given: session.run(None, given)[0])
 
 
+@cache
 def _converted(folder: Path) -> Any:
     import openvino as ov
 
@@ -115,10 +149,11 @@ def _converted(folder: Path) -> Any:
         return ov.convert_model(_States(model), example_input=_EXAMPLE)
 
 
-def _compiled(made: Any, precision: str) -> Callable[[dict[str, Any]], Any]:
+def _compiled(made: Any, precision: str, threads: int) -> Callable[[dict[str, Any]], Any]:
     import openvino as ov
 
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 1}
+    settings["INFERENCE_NUM_THREADS"] = threads
     compiled = ov.Core().compile_model(made, "CPU", settings)
     return lambda given: compiled(given)[0].astype(np.float32)
 
