@@ -403,7 +403,7 @@ def _feed(
     """Dispatch shards to the workers for as long as that holds."""
     while goes_on():
         if client.llen("hints") < 2 * workers:
-            [lane] = [lane for lane in dispatch.lanes(database) if lane.name == LANE]
+            [lane] = dispatch.lanes(database, LANE)
             if taken := dispatch.take(database, replace(lane, slots=2 * workers)):
                 client.lpush("hints", *taken)
         look()
@@ -499,8 +499,8 @@ _PASS_QUEUED = "WITH passed AS (UPDATE shard SET state = 'done' WHERE state = 'q
 def _beside(database: Database, meter: Meter) -> dict[str, float]:
     taken: list[int] = []
 
-    def take() -> int:
-        [lane] = [lane for lane in dispatch.lanes(database) if lane.name == LANE]
+    def take(only: str | None = LANE) -> int:
+        [lane] = dispatch.lanes(database, only)
         taken.extend(dispatch.take(database, replace(lane, slots=8)))
         return 1
 
@@ -519,11 +519,16 @@ def _beside(database: Database, meter: Meter) -> dict[str, float]:
     claims = meter.measure("claim and release", claim, times=8)
     metrics = meter.measure("metrics", lambda: _one(read_fleet(database, [LANE])), times=3)
     meter.value(_PASS_QUEUED)
+    from_start = meter.measure("top-up of maintenance", partial(take, None))
+    meter.value(_PASS_QUEUED)
     return {
         "top-up server ms": top_up.server_ms,
         "top-up blocks": top_up.blocks,
+        "maintenance's top-up server ms": from_start.server_ms,
+        "maintenance's top-up blocks": from_start.blocks,
         "claim server ms": claims.server_ms,
         "metrics server ms": metrics.server_ms,
+        "metrics blocks": metrics.blocks,
     }
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, select, true, update
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
@@ -19,13 +21,17 @@ LIVE_S = 30.0  # a worker that was silent for longer is not counted
 REFUSAL_S = 30.0  # how long a refusal holds before the worker is asked again
 LEAST_WINDOW = 4  # a worker that starts finds shards at once
 WINDOW_PER_SLOT = 2
+PASSED_S = 60.0  # twice as long as maintenance believes that a queued shard has its message
 
 
 @dataclass(frozen=True)
 class LaneWindow:
+    """A lane's queue. `since` is 0, or the time of dispatch from which shards are looked for (see `lanes`)."""
+
     name: str
     slots: int
     queued: int
+    since: float = 0.0
 
     @property
     def window(self) -> int:
@@ -33,26 +39,47 @@ class LaneWindow:
         return max(LEAST_WINDOW, WINDOW_PER_SLOT * self.slots)
 
 
-def lanes(database: Database) -> list[LaneWindow]:
-    """Return the lanes of running jobs, with the slots of live workers and the number of queued shards."""
+def lanes(database: Database, only: str | None = None) -> list[LaneWindow]:
+    """Return the lanes of running jobs, with the slots of live workers and the number of queued shards.
+
+    With `only`, that lane is looked at from where dispatching has come to, without shards that others have passed:
+    PostgreSQL walks over all former states of those while a snapshot is held, such as that of `pg_dump`. Maintenance
+    looks from the start.
+    """
     with database.read() as transaction:
-        depth = _queued(transaction)
+        transaction.prefer_indexes()
         wanted = transaction.scalars(
             select(SpecRow.kind)
             .join(Step, Step.spec_id == SpecRow.id)
             .join(Job, Job.id == Step.job_id)
-            .where(RUNS)
+            .where(RUNS, true() if only is None else SpecRow.kind == only)
             .distinct()
-        )
+        ).all()
+        since = 0.0 if only is None else _passed_until(transaction, only)
+        depth = _queued(transaction, wanted, since)
         slots = _slots(transaction)
-        return [LaneWindow(lane, slots.get(lane, 0), depth.get(lane, 0)) for lane in sorted({*wanted, *depth})]
+        return [LaneWindow(lane, slots.get(lane, 0), depth.get(lane, 0), since) for lane in sorted(wanted)]
 
 
-def _queued(transaction: Transaction) -> dict[str, int]:
+def _passed_until(transaction: Transaction, lane: str) -> float:
+    """Return the time before which no shard was dispatched that still waits, unless its message was lost."""
+    now = transaction.execute(select(db_now())).scalar_one()
+    return max(0.0, min(last_dispatched(transaction, lane, "done"), now) - PASSED_S)
+
+
+def last_dispatched(transaction: Transaction, lane: str, state: str) -> float:
+    """Return the latest time at which a shard in this state was dispatched; 0 if there is none."""
+    of_lane = (Shard.lane == lane, Shard.state == state, Shard.dispatched_at.is_not(None))
+    # Not max(): PostgreSQL reads all of them for it, when it believes that there are few.
+    latest = select(Shard.dispatched_at).where(*of_lane).order_by(Shard.dispatched_at.desc()).limit(1)
+    return transaction.scalar(latest) or 0.0
+
+
+def _queued(transaction: Transaction, lanes: Collection[str], since: float) -> dict[str, int]:
     counted = transaction.execute(
         select(Shard.lane, func.count().label("n"))
         .join(Job, Job.id == Shard.job_id)
-        .where(Shard.state == "queued", Shard.dispatched_at.is_not(None), RUNS)
+        .where(Shard.lane.in_(lanes), Shard.state == "queued", Shard.dispatched_at >= since, RUNS)
         .group_by(Shard.lane)
     )
     return {row.lane: row.n for row in counted}
@@ -72,26 +99,28 @@ def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> l
     Return their ids, for the caller to publish. Queued shards make room for those of a job with a higher priority;
     their messages are void then. With ``only_job`` only shards of that job are taken.
     """
-    window = lane.window
     with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
         transaction.prefer_indexes()
-        claimants = _claimants(transaction, lane.name, window, only_job)
+        transaction.prefer_index_order()
+        claimants = _claimants(transaction, lane, only_job)
         if not claimants:
             return []
-        if lane.queued >= window and not transaction.execute(_outranked(lane.name, claimants).limit(1)).all():
+        if lane.queued >= lane.window and not transaction.execute(_outranked(lane, claimants).limit(1)).all():
             return []
-    return database.write(lambda transaction: _take(transaction, lane.name, window, only_job))
+    return database.write(lambda transaction: _take(transaction, lane, only_job))
 
 
-def _take(transaction: Transaction, lane: str, window: int, only_job: int | None) -> list[int]:
+def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> list[int]:
     transaction.prefer_indexes()
-    claimants = _claimants(transaction, lane, window, only_job)
+    transaction.prefer_index_order()
+    claimants = _claimants(transaction, lane, only_job)
     if not claimants:
         return []
-    room = window - _queued(transaction).get(lane, 0)  # read again: other processes fill the queue too
+    # Read again: other processes fill the queue too.
+    room = lane.window - _queued(transaction, [lane.name], lane.since).get(lane.name, 0)
     room += _displace(transaction, lane, claimants, room)
     taken: list[int] = []
-    unservable = _unservable(transaction, lane)
+    unservable = _unservable(transaction, lane.name)
     for job_id, n in share(claimants, room).items():
         query = _ready(lane, job_id, unservable).order_by(Shard.id).limit(n)
         chosen = list(transaction.scalars(transaction.for_update(query, skip_locked=True)))
@@ -105,7 +134,7 @@ def _take(transaction: Transaction, lane: str, window: int, only_job: int | None
     return taken
 
 
-def _displace(transaction: Transaction, lane: str, claimants: list[Claimant], room: int) -> int:
+def _displace(transaction: Transaction, lane: LaneWindow, claimants: list[Claimant], room: int) -> int:
     """Put queued shards of lower priority back. Return the number of places that this frees."""
     highest = max(claimant.priority for claimant in claimants)
     wanted = sum(claimant.planned for claimant in claimants if claimant.priority == highest) - room
@@ -117,51 +146,72 @@ def _displace(transaction: Transaction, lane: str, claimants: list[Claimant], ro
     ).rowcount
 
 
-def _outranked(lane: str, claimants: list[Claimant]) -> Select[int]:
+def _outranked(lane: LaneWindow, claimants: list[Claimant]) -> Select[int]:
     """Select the queued shards of jobs with a lower priority than the highest claimant."""
     highest = max(claimant.priority for claimant in claimants)
     return (
         select(Shard.id)
         .join(Job, Job.id == Shard.job_id)
         .where(
-            Shard.lane == lane,
+            Shard.lane == lane.name,
             Shard.state == "queued",
-            Shard.dispatched_at.is_not(None),
+            Shard.dispatched_at >= lane.since,
             Job.priority < highest,
         )
     )
 
 
-def _ready(lane: str, job_id: int | ColumnElement[int], unservable: Collection[int]) -> Select[int]:
-    """Select the shards of a job that may be dispatched now, without those of specs that no worker can serve."""
-    ready = select(Shard.id).where(
-        Shard.job_id == job_id, Shard.state == "planned", Shard.lane == lane, Shard.not_before <= db_now()
-    )
-    return ready.where(Shard.spec_id.not_in(unservable)) if unservable else ready
+def _ready(lane: LaneWindow, job_id: int | ColumnElement[int], unservable: Collection[int]) -> Select[int]:
+    """Select the shards of a job that may be dispatched now, without those of specs that no worker can serve.
+
+    With `since`, only those behind the shard that ended last, if there are any.
+    """
+
+    def planned(shard: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
+        return and_(
+            *(shard.job_id == job_id, shard.state == "planned", shard.lane == lane.name),
+            shard.not_before <= db_now(),
+            shard.spec_id.not_in(unservable) if unservable else true(),
+        )
+
+    table = Shard.__table__
+    ready = select(Shard.id).where(planned(table.c))
+    if not lane.since:
+        return ready
+    ended, ahead = table.alias("ended").c, table.alias("ahead").c
+    has_ended = (ended.job_id == job_id, ended.lane == lane.name, ended.finished_at.is_not(None))
+    last = select(ended.id).where(*has_ended).order_by(ended.finished_at.desc()).limit(1).correlate(Job)
+    is_ahead = and_(planned(ahead), ahead.id > last.scalar_subquery())
+    first = select(ahead.id).where(is_ahead).order_by(ahead.id).limit(1).correlate(Job)
+    return ready.where(Shard.id >= func.coalesce(first.scalar_subquery(), 0))
 
 
-def _claimants(transaction: Transaction, lane: str, room: int, only_job: int | None) -> list[Claimant]:
-    """Return at most `room` jobs that have shards to dispatch in a lane and a worker that can serve them."""
-    counted = transaction.execute(
-        select(Shard.job_id, func.count().label("n"))
-        .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]), Shard.dispatched_at.is_not(None))
-        .group_by(Shard.job_id)
-    )
-    in_flight = {row.job_id: row.n for row in counted}
+def _claimants(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> list[Claimant]:
+    """Return the jobs that have shards to dispatch in a lane and a worker that can serve them, a window's at most."""
     # One look into an index for each job, however many shards it has (OFFSET 0: see `Transaction.probe`).
-    unservable = _unservable(transaction, lane)
+    unservable = _unservable(transaction, lane.name)
     ready = _ready(lane, Job.id, unservable).offset(0).correlate(Job).exists()
     jobs = transaction.execute(
         select(Job.id, Job.priority)
         .join(Step, Step.job_id == Job.id)
         .join(SpecRow, SpecRow.id == Step.spec_id)
-        .where(RUNS, SpecRow.kind == lane, Step.spec_id.not_in(unservable), ready)
+        .where(RUNS, SpecRow.kind == lane.name, Step.spec_id.not_in(unservable), ready)
         .where(true() if only_job is None else Job.id == only_job)
         .distinct()
     ).all()
-    first = sorted(jobs, key=lambda job: (-job.priority, in_flight.get(job.id, 0), job.id))[:room]
-    planned = {job.id: _count(transaction, _ready(lane, job.id, unservable).limit(room)) for job in first}
+    in_flight = _in_flight(transaction, lane.name) if len(jobs) > 1 else {}
+    first = sorted(jobs, key=lambda job: (-job.priority, in_flight.get(job.id, 0), job.id))[: lane.window]
+    planned = {job.id: _count(transaction, _ready(lane, job.id, unservable).limit(lane.window)) for job in first}
     return [Claimant(job.id, job.priority, in_flight.get(job.id, 0), planned[job.id]) for job in first]
+
+
+def _in_flight(transaction: Transaction, lane: str) -> dict[int, int]:
+    counted = transaction.execute(
+        select(Shard.job_id, func.count().label("n"))
+        .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]), Shard.dispatched_at.is_not(None))
+        .group_by(Shard.job_id)
+    )
+    return {row.job_id: row.n for row in counted}
 
 
 def _count(transaction: Transaction, query: Select[int]) -> int:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, delete, or_, select, true, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import n_chars
@@ -24,6 +24,7 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction, columns_of
+from docmill.storage.leases.dispatch import last_dispatched
 from docmill.storage.leases.outcome_upsert import put_outcomes
 from docmill.storage.leases.policy import GiveUp, PlanAgain, Split, after_death, after_error, after_lapse
 from docmill.storage.leases.shards import Claim, end_shard, give_back, given_back
@@ -219,7 +220,9 @@ def lost_hints(
     """
 
     def work(transaction: Transaction) -> list[int]:
-        passed_by = true() if queue_is_empty else Shard.dispatched_at < _last_dispatched(transaction, lane)
+        claimed = () if queue_is_empty else ("running", "done")
+        last_claimed = max((last_dispatched(transaction, lane, state) for state in claimed), default=None)
+        passed_by = true() if last_claimed is None else Shard.dispatched_at < last_claimed
         is_overdue = or_(Shard.dispatched_at < db_now() - grace_s, Shard.dispatched_at > db_now())
         lost = (
             select(Shard.id)
@@ -243,16 +246,6 @@ def lost_hints(
         return sorted(row.id for row in again)
 
     return database.write(work)
-
-
-def _last_dispatched(transaction: Transaction, lane: str) -> float:
-    """Return the latest time at which a shard was dispatched that a worker has claimed since."""
-    was_taken = (Shard.lane == lane, Shard.dispatched_at.is_not(None))
-    times = [
-        transaction.scalar(select(func.max(Shard.dispatched_at)).where(Shard.state == state, *was_taken))
-        for state in ("running", "done")
-    ]
-    return max(time or 0.0 for time in times)
 
 
 def forget_workers(database: Database, silent_for_s: float = 3600.0) -> int:

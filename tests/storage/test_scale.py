@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import select, text, update
 
@@ -37,17 +38,23 @@ def server(postgres_url: str) -> Iterator[Database]:
     database.close()
 
 
+def within(transaction: Transaction, server: Database) -> Any:
+    """Return a database whose reads and writes are in this transaction."""
+
+    @contextmanager
+    def reading() -> Iterator[Transaction]:
+        yield transaction
+
+    return SimpleNamespace(read=reading, write=lambda act: act(transaction), kind_of=server.kind_of)
+
+
 def counted(server: Database, act: Callable[[Any], object], table: str, *columns: str) -> tuple[int, ...]:
     """Return PostgreSQL's counts of what an act on the database did to a table, in one transaction."""
 
     def in_one(transaction: Transaction) -> tuple[int, ...]:
-        @contextmanager
-        def reading() -> Iterator[Transaction]:
-            yield transaction
-
         counts = text(ROWS.format(", ".join(columns), table))
         before = transaction.execute(counts).one()  # of the session's transactions that were not reported yet
-        act(SimpleNamespace(read=reading, write=lambda of_act: of_act(transaction), kind_of=server.kind_of))
+        act(within(transaction, server))
         return tuple(n - earlier for n, earlier in zip(transaction.execute(counts).one(), before, strict=True))
 
     return server.write(in_one)
@@ -73,6 +80,37 @@ def test_a_heartbeat_updates_rows_in_place(server: Database) -> None:
     for table, rows in (("shard", 4), ("worker", 1)):
         beat = counted(server, lambda db: shards.heartbeat(db, "w1"), table, "n_tup_upd", "n_tup_hot_upd")
         assert beat == (rows, rows), table
+
+
+WALKED = """SELECT sum(pg_stat_get_xact_tuples_returned(oid)) FROM pg_class
+    WHERE oid = 'shard'::regclass OR oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = 'shard'::regclass)"""
+
+
+def test_a_workers_top_up_beside_a_held_snapshot_does_not_walk_over_what_has_passed(server: Database) -> None:
+    """Entries of former states stay in the indexes while `pg_dump` reads."""
+    read(server, request(), numbered(600), chunk=1)
+    shards.commit(server, claim := claim_next(server), done(claim), None)
+    changes = (
+        {"state": "queued", "dispatched_at": db_now() - 3_600},
+        {"state": "running", "owner": "w1", "lease_until": db_now() + 60},
+        {"state": "done", "lease_until": None, "finished_at": db_now()},
+    )
+    with psycopg.connect(server.engine.url.set(drivername="postgresql").render_as_string(False)) as holder:
+        holder.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        holder.execute("SELECT count(*) FROM shard")
+        for values in changes:
+            passed = update(Shard).where(Shard.id.between(2, 500)).values(**values)
+            server.write(lambda transaction, passed=passed: transaction.execute(passed))  # type: ignore[misc]
+
+        def top_up(transaction: Transaction) -> tuple[int, list[int]]:
+            before = transaction.scalar(text(WALKED)) or 0
+            [lane] = dispatch.lanes(within(transaction, server), "copy")
+            taken = dispatch.take(within(transaction, server), lane)
+            return (transaction.scalar(text(WALKED)) or 0) - before, taken
+
+        walked, taken = server.write(top_up)
+    assert len(taken) == 4
+    assert walked < 100
 
 
 def test_a_locked_job_takes_new_shards(server: Database) -> None:

@@ -55,10 +55,9 @@ class Refill:
         half = self._halves.get(lane)
         if half is not None and self.broker.depth(lane) >= half:
             return
-        for waiting in dispatch.lanes(self.database):
-            if waiting.name == lane:
-                self._halves[lane] = waiting.window // 2
-                _fill(self.database, self.broker, waiting, self.only_job)
+        for waiting in dispatch.lanes(self.database, lane):
+            self._halves[lane] = waiting.window // 2
+            _fill(self.database, self.broker, waiting, self.only_job)
 
 
 def _fill(database: Database, broker: Broker, lane: LaneWindow, only_job: int | None) -> int:
@@ -114,4 +113,4 @@ def round_of_maintenance(
             if lost:
                 log.log(lost_level, "hints_lost lane=%s shards=%d", lane.name, len(lost))
                 _send(database, broker, lane.name, lost)
-    top_up(database, broker, only_job=only_job)
+        _fill(database, broker, lane, only_job)

@@ -71,6 +71,32 @@ def test_the_window_is_twice_the_live_slots_of_a_lane(database: Database) -> Non
     assert len(dispatched(database)) == 1
 
 
+def test_a_worker_tops_up_behind_what_is_done_and_then_from_the_start(database: Database) -> None:
+    job = many_shards(database, "a", LEAST_WINDOW + 3)
+    back, forward = claim_next(database), claim_next(database)
+    shards.commit(database, forward, done(forward), None)
+    shards.release(database, back)
+
+    def top_up() -> list[int]:
+        [lane] = dispatch.lanes(database, "copy")
+        return dispatch.take(database, lane)
+
+    ids = [row.id for row in shards_of(database, job)]
+    assert top_up() == ids[LEAST_WINDOW : LEAST_WINDOW + 2]
+    for _ in range(LEAST_WINDOW):
+        shards.commit(database, claim := claim_next(database), done(claim), None)
+    assert top_up() == ids[-1:]
+    assert top_up() == [back.shard_id]
+
+
+def test_maintenance_looks_for_shards_from_the_start(database: Database) -> None:
+    many_shards(database, "a", LEAST_WINDOW + 3)
+    back, forward = claim_next(database), claim_next(database)
+    shards.commit(database, forward, done(forward), None)
+    shards.release(database, back)
+    assert back.shard_id in dispatched(database)
+
+
 def test_one_job_may_be_offered_alone_and_what_waits_be_taken_out_of_the_queue(database: Database) -> None:
     first, second = many_shards(database, "a"), many_shards(database, "b")
     (lane,) = dispatch.lanes(database)
