@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS
+from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS, RESPONSES
 from docmill.storage.json_values import Json
 from docmill.storage.templates import is_messages
 from docmill.tasks import kinds
@@ -46,6 +46,9 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "echo": (False,),
         "suffix": ("",),
         "best_of": (1,),
+        "background": (False,),
+        "include": ([],),
+        "truncation": ("disabled",),
         "frequency_penalty": (0,),
         "presence_penalty": (0,),
         "logit_bias": ({},),
@@ -93,11 +96,13 @@ _OF_SAMPLES = frozenset({"top_p", "top_k", "min_p", "seed"})
 _READ = MappingProxyType(
     {
         CHAT: frozenset({"messages", "response_format", *_OPTIONS}),
+        RESPONSES: frozenset({"input", "instructions", "max_output_tokens", "temperature", "top_p", "text"}),
         COMPLETIONS: frozenset({"prompt", "response_format", *_OPTIONS} - {"max_completion_tokens"}),
         EMBEDDINGS: frozenset({"input", "dimensions", "encoding_format"}),
     }
 )
 _ENCODINGS = ("float", "base64")
+_TEXTS = frozenset({"text", "input_text", "output_text"})  # types of parts
 
 
 class BadRequest(Exception):
@@ -124,6 +129,8 @@ def parsed(url: str, body: Mapping[str, Any], dtype: str, ignored: Collection[st
     if url == EMBEDDINGS:
         options = _options(EMBED.name, {"prompt": "{text}", "dtype": dtype})
         return Body(EMBED.name, options, _texts("input", fields), _form(fields))
+    if url == RESPONSES:
+        url, fields = CHAT, _as_chat(fields)
     options_of_body = {**_options_of(fields), **_schema(fields), "dtype": dtype}
     if url == CHAT:
         without_end = {} if "max_new_tokens" in options_of_body else {"fill_context": True}
@@ -131,6 +138,28 @@ def parsed(url: str, body: Mapping[str, Any], dtype: str, ignored: Collection[st
         return Body(GENERATE.name, options, (_conversation(fields),))
     options = _options(GENERATE.name, {"raw": True, "max_new_tokens": DEFAULT_COMPLETION_TOKENS, **options_of_body})
     return Body(GENERATE.name, options, _texts("prompt", fields))
+
+
+def _as_chat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request for a response as those of a chat. Raises BadRequest."""
+    given = fields["input"]
+    messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    if not isinstance(messages, list) or not all(
+        isinstance(message, dict) and message.get("type", "message") == "message" for message in messages
+    ):
+        raise BadRequest('"input" must be a text, or a list of messages')
+    if (instructions := fields.get("instructions")) is not None:
+        messages = [{"role": "system", "content": instructions}, *messages]
+    chat = {name: fields[name] for name in ("temperature", "top_p") if name in fields}
+    if "max_output_tokens" in fields:
+        chat["max_tokens"] = fields["max_output_tokens"]
+    wanted = fields.get("text", {})
+    if not isinstance(wanted, dict) or wanted.keys() - {"format", "verbosity"} or wanted.get("verbosity") is not None:
+        raise BadRequest('"text" must be {"format": …}')
+    if (form := wanted.get("format")) is not None:
+        is_schema = isinstance(form, dict) and form.get("type") == "json_schema"
+        chat["response_format"] = {"type": "json_schema", "json_schema": form} if is_schema else form
+    return {**chat, "messages": messages}
 
 
 def _check_fields(url: str, fields: Mapping[str, Any]) -> None:
@@ -214,7 +243,7 @@ def _content(content: Json, number: int) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") in _TEXTS]
         if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
             return "\n".join(map(str, texts))
     raise BadRequest(f'"messages"[{number}] has a part that is not text; docmill reads text alone')

@@ -70,8 +70,8 @@ def batch_command(
 ) -> int:
     """Carry out FILE, a file of requests in OpenAI's batch format, here and now.
 
-    A line is {"custom_id", "method", "url", "body"}; the url is /v1/chat/completions, /v1/completions or
-    /v1/embeddings. FILE may be compressed (.gz or .zst), a URL, or - for standard input.
+    A line is {"custom_id", "method", "url", "body"}; the url is /v1/chat/completions, /v1/responses,
+    /v1/completions or /v1/embeddings. FILE may be compressed (.gz or .zst), a URL, or - for standard input.
 
     Requests with the same url, model and parameters make a job. docmill computes every text once, and the same
     command continues an interrupted one. If it cannot carry out a request, it writes an error with the line.

@@ -238,7 +238,9 @@ class FileWriter:
         values = {"key": key, "filename": filename, "purpose": purpose, "created_at": db_now(), "is_whole": False}
         database.write(
             lambda transaction: transaction.execute(
-                transaction.insert(ApiFile).values(id=self.id, n_bytes=0, lines=0, **values, **more)
+                transaction.insert(ApiFile)
+                .values(id=self.id, n_bytes=0, lines=0, **values, **more)
+                .on_conflict_do_nothing()
             )
         )
 
@@ -268,8 +270,8 @@ class FileWriter:
         return self._digest.hexdigest()
 
     def publish(self, transaction: Transaction, keep_s: float, **more: Any) -> None:
-        """Show the file, once it was flushed. It is removed after so many seconds."""
-        more["expires_at"] = db_now() + keep_s
+        """Show the file, once it was flushed. It is removed so many seconds after its begin."""
+        more["expires_at"] = ApiFile.created_at + keep_s
         values = {"n_bytes": self.n_bytes, "lines": self.lines, "sha256": self._digest.hexdigest(), "is_whole": True}
         transaction.execute(update(ApiFile).where(ApiFile.id == self.id).values(**values, **more))
 
@@ -458,11 +460,11 @@ def create_batch(
     def work(transaction: Transaction) -> str:
         _lock_key(transaction, key)
         same = and_(ApiBatch.key == key.name, _came_with(ApiBatch, idempotency_key))
-        row = transaction.execute(select(ApiBatch).where(same)).one_or_none()
-        if row is not None:
-            if any(getattr(row, name) != value for name, value in arguments.items()):
+        earlier = transaction.execute(select(ApiBatch).where(same)).one_or_none()
+        if earlier is not None:
+            if any(getattr(earlier, name) != value for name, value in arguments.items()):
                 raise _other_arguments()
-            return str(row.id)
+            return str(earlier.id)
         of_key = select(func.sum(ApiBatch.n_lines)).where(ApiBatch.key == key.name, ApiBatch.status.in_(OPEN))
         n_open = int(transaction.scalar(of_key) or 0)
         if key.max_requests is not None and n_open + arguments["n_lines"] > key.max_requests:
@@ -473,24 +475,23 @@ def create_batch(
         if key.max_cost is not None and _spent(transaction, key) >= key.max_cost:
             raise Refused(AT_LIMIT, COST_LIMIT)
         now = transaction.execute(select(db_now())).scalar_one()
-        transaction.execute(
-            transaction.insert(ApiBatch).values(
-                id=batch_id,
-                key=key.name,
-                idempotency_key=idempotency_key,
-                status=VALIDATING,
-                times={},
-                created_at=now,
-                expires_at=now + window_s,
-                priority=key.priority,
-                cost=0.0,
-                n_requests=0,
-                n_completed=0,
-                n_failed=0,
-                ends_as=COMPLETED,
-                **arguments,
-            )
+        row = transaction.insert(ApiBatch).values(
+            id=batch_id,
+            key=key.name,
+            idempotency_key=idempotency_key,
+            status=VALIDATING,
+            times={},
+            created_at=now,
+            expires_at=now + window_s,
+            priority=key.priority,
+            cost=0.0,
+            n_requests=0,
+            n_completed=0,
+            n_failed=0,
+            ends_as=COMPLETED,
+            **arguments,
         )
+        transaction.execute(row.on_conflict_do_nothing())  # it is there if only the answer of the commit was lost
         return batch_id
 
     return require(database, ApiBatch, key, database.write(work))
@@ -572,7 +573,8 @@ def due(database: Database) -> list[str]:
     expired = (ApiBatch.expires_at < db_now()).label("is_expired")
     query = select(ApiBatch.id, ApiBatch.status, ApiBatch.plan, expired).where(ApiBatch.status.in_(OPEN), free)
     with database.read() as transaction:
-        rows = transaction.execute(query.order_by(ApiBatch.created_at).limit(MOST_LOOKED_AT)).all()
+        order = (ApiBatch.status == IN_PROGRESS, ApiBatch.created_at)  # of the others each has something to be done
+        rows = transaction.execute(query.order_by(*order).limit(MOST_LOOKED_AT)).all()
         ids = [call["job"] for row in rows for call in (row.plan or {}).get("calls", ()) if "job" in call]
         going_on = {*transaction.scalars(select(Job.id).where(Job.id.in_(ids), Job.state.in_(UNFINISHED)))}
         is_open = and_(ShardCount.job_id.in_(going_on), ShardCount.state.in_(OPEN_SHARDS))

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 NAME = "openai-batch"
 REQUEST = "request"
-CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-URLS = (CHAT, COMPLETIONS, EMBEDDINGS)
-INPUTS = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
+CHAT, RESPONSES, COMPLETIONS = "/v1/chat/completions", "/v1/responses", "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+URLS = (CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS)
+INPUTS = {CHAT: "messages", RESPONSES: "input", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
 Line: TypeAlias = dict[str, Any]
 
 
@@ -55,13 +56,13 @@ def response(rows: Sequence[Row], created: int, where: str = "") -> Line:
     Embeddings with more `dimensions` than the model's vectors have give an error line. Raises FormatUnfit.
     """
     request = request_of(rows[0])
-    url = request["url"]
-    if (output := INPUTS[url]) == "input":
+    if (url := request["url"]) == EMBEDDINGS:
         lengths = {row["vector"].shape[-1] for row in rows}
         if (wanted := request.get("dimensions")) is not None and wanted > min(lengths):
             reason = f"the vectors of the model have {min(lengths):,} dimensions; {wanted:,} were requested"
             return refused(request["custom_id"], where or f"line {request['line']}", f'"dimensions": {reason}')
-    body = {"messages": _chat, "prompt": _completion, "input": _embeddings}[output](request, rows, created)
+    write_body = {CHAT: _chat, RESPONSES: _response, COMPLETIONS: _completion, EMBEDDINGS: _embeddings}[url]
+    body = write_body(request, rows, created)
     return _line(request["custom_id"], HTTPStatus.OK, body)
 
 
@@ -115,6 +116,42 @@ def _chat(request: Mapping[str, Any], rows: Sequence[Row], created: int) -> Line
     return _completed("chatcmpl-", "chat.completion", request, rows, created, choices)
 
 
+def _response(request: Mapping[str, Any], rows: Sequence[Row], created: int) -> Line:
+    name = request["custom_id"]
+    (text, reason), *_ = _written(rows)
+    status = "completed" if reason == "stop" else "incomplete"
+    read, written = _tokens(rows)
+    content = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    message = {"id": _identity("msg_", name), "type": "message", "status": status, "role": "assistant"}
+    return {
+        "id": _identity("resp_", name),
+        "object": "response",
+        "created_at": created,
+        "status": status,
+        "error": None,
+        "incomplete_details": None if reason == "stop" else {"reason": "max_output_tokens"},
+        "instructions": None,
+        "metadata": {},
+        "model": request["model"],
+        "output": [{**message, "content": [content]}],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": {
+            "input_tokens": read,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": written,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": read + written,
+        },
+    }
+
+
+def _tokens(rows: Sequence[Row]) -> tuple[int, int]:
+    read, written = (sum(row[name] for row in rows) for name in ("tokens_in", "tokens_out"))
+    return read, written
+
+
 def _completion(request: Mapping[str, Any], rows: Sequence[Row], created: int) -> Line:
     choices = [
         {"index": place, "text": text, "logprobs": None, "finish_reason": reason}
@@ -126,7 +163,7 @@ def _completion(request: Mapping[str, Any], rows: Sequence[Row], created: int) -
 def _completed(
     prefix: str, kind: str, request: Mapping[str, Any], rows: Sequence[Row], created: int, choices: list[Line]
 ) -> Line:
-    read, written = (sum(row[name] for row in rows) for name in ("tokens_in", "tokens_out"))
+    read, written = _tokens(rows)
     return {
         "id": _identity(prefix, request["custom_id"]),
         "object": kind,

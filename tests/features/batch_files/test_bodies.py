@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from docmill.features.batch_files.bodies import BadRequest, Body, parsed
-from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS
+from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
 
 HELLO = [{"role": "user", "content": "Hello"}]
 INPUTS: dict[str, dict[str, Any]] = {
     CHAT: {"messages": HELLO},
     COMPLETIONS: {"prompt": "Hello"},
     EMBEDDINGS: {"input": "Hello"},
+    RESPONSES: {"input": "Hello"},
 }
 
 
@@ -121,3 +122,31 @@ def test_a_bad_request_names_its_field(url: str, fields: dict[str, Any], says: s
     with pytest.raises(BadRequest) as raised:
         of(url, **fields)
     assert says in str(raised.value)
+
+
+def test_a_request_for_a_response_is_the_chat_that_it_stands_for() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    of_format = {"type": "json_schema", "name": "a", "schema": schema}
+    chat = {"max_tokens": 9, "temperature": 0.5, "response_format": {"type": "json_schema", "json_schema": of_format}}
+    assert of(RESPONSES, max_output_tokens=9, temperature=0.5, text={"format": of_format}) == of(CHAT, **chat)
+    parts = [{"type": "input_text", "text": "Hello"}]
+    messages = [{"role": "system", "content": "Be brief."}, *HELLO]
+    asked = of(RESPONSES, instructions="Be brief.", input=[{"type": "message", "role": "user", "content": parts}])
+    assert asked == of(CHAT, messages=messages)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": [{"type": "function_call_output", "output": "x"}]},
+        {"input": 3},
+        {"max_tokens": 3},
+        {"tools": [{"type": "web_search"}]},
+        {"previous_response_id": "resp_1"},
+        {"text": {"verbosity": "low"}},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+    ],
+)
+def test_a_request_for_a_response_that_does_not_map_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        of(RESPONSES, **fields)

@@ -8,6 +8,7 @@ from typing import Any
 
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
+from openai.types.responses import Response
 
 from docmill.features.batch_files.batches import BatchPlan
 from docmill.features.batch_files.file import BodySettings, open_batch, survey
@@ -19,6 +20,7 @@ TYPES: dict[str, Any] = {
     "chat/completions": ChatCompletion,
     "completions": Completion,
     "embeddings": CreateEmbeddingResponse,
+    "responses": Response,
 }
 
 
@@ -47,6 +49,7 @@ MIXED = (
     chat("two", "Hello", "Bye"),
     request("vectors", "embeddings", input=["a cat", "a dog"], encoding_format="float"),
     chat("odd", "Hello", logprobs=True),
+    request("response", "responses", input="Hello", temperature=0, max_output_tokens=9),
 )
 
 
@@ -54,13 +57,16 @@ def test_each_request_has_its_answer_or_its_error(embedded: Docmill) -> None:
     put(embedded.folder / "in.jsonl", *MIXED)
     run = ("batch", "in.jsonl", "--model", "null", "--out", "out.jsonl")
     done = embedded(*run, code=4)
-    assert "4 requests with 3 sets of parameters: 3 jobs." in done.stderr
-    assert "Wrote 4 answers to out.jsonl, and 2 errors to out.errors.jsonl." in done.stderr
+    assert "5 requests with 4 sets of parameters: 4 jobs." in done.stderr
+    assert "Wrote 5 answers to out.jsonl, and 2 errors to out.errors.jsonl." in done.stderr
     answers = {line["custom_id"]: line["response"]["body"] for line in read(embedded.folder / "out.jsonl")}
-    assert [*answers] == ["one", "prompts", "two", "vectors"]
+    assert [*answers] == ["one", "prompts", "two", "vectors", "response"]
     urls = {one["custom_id"]: one["url"].removeprefix("/v1/") for one in MIXED if isinstance(one, dict)}
     for custom_id, body in answers.items():
         assert TYPES[urls[custom_id]].model_validate(body).model == "hosted"
+    assert (
+        Response.model_validate(answers["response"]).output_text == answers["one"]["choices"][0]["message"]["content"]
+    )
     assert [choice["text"] for choice in answers["prompts"]["choices"]] == ["Once upon a time", "An end"]
     broken, odd = read(embedded.folder / "out.errors.jsonl")
     assert (broken["custom_id"], broken["response"]["status_code"]) == (None, 400)
@@ -70,9 +76,9 @@ def test_each_request_has_its_answer_or_its_error(embedded: Docmill) -> None:
 
     # The same command again computes nothing. The answers of one job can be written by themselves.
     again = embedded.json(*run, "--errors", "out.jsonl", code=4)
-    assert again["request_counts"] == {"total": 6, "completed": 4, "failed": 2}
+    assert again["request_counts"] == {"total": 7, "completed": 5, "failed": 2}
     assert [job["prior"] for job in again["jobs"]] == [job["texts"] for job in again["jobs"]]
-    in_order = ["one", "prompts", None, "two", "vectors", "odd"]
+    in_order = ["one", "prompts", None, "two", "vectors", "odd", "response"]
     assert [line["custom_id"] for line in read(embedded.folder / "out.jsonl")] == in_order
     lines = embedded("results", again["jobs"][0]["id"], "--format", "openai-batch").stdout.splitlines()
     assert [json.loads(line)["custom_id"] for line in lines] == ["one", "two"]

@@ -22,7 +22,7 @@ from docmill.features.batch_files.file import (
     open_batch,
     survey,
 )
-from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, REQUEST
+from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, REQUEST, RESPONSES
 from docmill.storage.readers.records import Record, Rejection
 from docmill.worker.errors import WorkerError
 
@@ -75,7 +75,7 @@ def test_bad_lines_are_refused_with_their_place_and_the_rest_goes_on(
         ({**good, "custom_id": ""}, '"custom_id" is empty'),
         ({name: value for name, value in good.items() if name != "custom_id"}, '"custom_id" is missing'),
         ({**good, "method": "GET"}, '"method" must be POST'),
-        ({**good, "url": "/v1/responses"}, f'"url" must be {CHAT}, {COMPLETIONS} or {EMBEDDINGS}'),
+        ({**good, "url": "/v1/moderations"}, f'"url" must be {CHAT}, {RESPONSES}, {COMPLETIONS} or'),
         ({**good, "body": []}, '"body" must be an object'),
         ({**good, "body": {"input": "a", "model": 5}}, '"model" must be a text'),
         ({**good, "extra": 1}, '"extra" has no place beside'),
