@@ -154,7 +154,7 @@ def main() -> None:
         with fleet(folder / "mill", lane="translate", backend="ctranslate2") as through:
             for dtype in asked.types:
                 direct = partial(by_ctranslate2, partial(translator_of, model, folder, dtype), tokenizer)
-                some = segments(max(asked.segments // 6, 100), 999)
+                some = segments(max(asked.segments // 6, 60), 999)
                 swept[dtype] = {str(settings): round(direct(settings, some).rate, 1) for settings in SWEPT}
                 best = max(SWEPT, key=lambda settings: swept[dtype][str(settings)])
                 sides = {

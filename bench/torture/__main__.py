@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep what is not measured now")
     parser.add_argument("--name", default="torture", help="of the results' files")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no program stays behind
     chosen = [peer for peer in PEERS if peer.key in asked.peers]
     for peer in chosen:
         set_up(peer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ ENVIRONMENTS = HERE.parent.parent / "build" / "torture" / "envs"
 COUNTING = HERE / "counting"
 LOOK_S = 0.002
 STALLED_S = 120.0  # a program that computes nothing for so long hangs
-LONGEST_S = 600.0  # and one that takes longer than this does, too
+LONGEST_S = 180.0  # and so does one that takes longer, on a machine with nothing else to do
 LINGER_S = 10.0  # how long children may outlive a killed parent before we end them
 QUIET = {  # no telemetry, no hub
     "DO_NOT_TRACK": "1",
@@ -114,6 +115,7 @@ class Program:
                 stderr=said,
                 start_new_session=True,
             )
+        atexit.register(self.kill_all)
 
     def ended(self) -> bool:
         if self._process.poll() is None:
