@@ -258,6 +258,22 @@ def test_a_key_that_has_reached_its_limit_of_costs_computes_no_more_until_the_li
     assert done.errors is None
 
 
+def test_two_servers_behind_one_address_share_files_and_batches(api: Api, embedded: Docmill) -> None:
+    embedded.loads_models = False
+    alice = api.client("alice")
+    with running(api.database, embedded.folder / "home") as other, api.clerk, other.clerk, embedded.worker():
+        elsewhere = client(other.url, alice.api_key)
+        file = put(alice, *(chat(f"r{n}", f"Hello {n}") for n in range(5)))
+        once = {"extra_headers": {"Idempotency-Key": "one"}}
+        batches = [start(one, file, **once) for one in (elsewhere, alice)]
+        assert batches[0].id == batches[1].id
+        done = wait(alice, batches[0])
+        assert len(read(elsewhere, done.output_file_id)) == 5
+    with api.database.read() as transaction:
+        assert transaction.scalar(select(func.count()).select_from(Job)) == 1
+        assert transaction.scalar(select(func.count()).select_from(ApiFile)) == 2
+
+
 def test_a_server_and_a_worker_that_are_killed_lose_nothing(embedded: Docmill) -> None:
     embedded.loads_models = False
     key = embedded("keys", "add", "alice").stdout.strip()
