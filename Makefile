@@ -124,6 +124,11 @@ bench-extract: setup ## what a JSON Schema costs, and the records of real and of
 bench-batch: setup setup-vllm ## batch files by docmill and by vLLM's own runner: the same answers
 	.venv-vllm/bin/python -m bench.batch_files --plain $(CURDIR)/$(BIN)/python $(BENCH)
 
+.PHONY: bench-batch-server
+
+bench-batch-server: setup ## the Batch API: requests a second in and out, memory, and answers while a hundred clients poll
+	$(BIN)/python -m bench.batch_server $(BENCH)
+
 .PHONY: torture
 torture: setup   ## the torture table: mishaps of a batch job, with docmill and with other tools, each in an environment of its own: BENCH="--peers docmill script"
 	$(BIN)/python -m bench.torture $(BENCH)

@@ -51,12 +51,12 @@ class Measured:
     poll_p99_ms: float
 
 
-def write_requests(path: Path, n: int) -> None:
+def write_requests(path: Path, n: int, name: str) -> None:
     """Write a file of requests, each with its own text of about 40 words."""
     words = ["the river that runs past the old mill carries leaves and light down to the sea in autumn"]
     with path.open("w") as file:
         for number in range(n):
-            said = " ".join([f"request {number}", *words, *words])
+            said = " ".join([f"{name} {number}", *words, *words])
             body = {"model": "null", "messages": [{"role": "user", "content": said}], "temperature": 0}
             line = {"custom_id": f"r{number}", "method": "POST", "url": ENDPOINT, "body": body}
             file.write(json.dumps(line) + "\n")
@@ -85,7 +85,7 @@ def until(condition: Callable[[], Any]) -> Any:
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.05)
+        time.sleep(0.25)
     raise TimeoutError
 
 
@@ -123,11 +123,26 @@ class Polling:
             thread.join()
 
 
+def create(client: openai.OpenAI, requests: Path) -> Batch:
+    """Upload a file, and make a batch of it."""
+    with requests.open("rb") as file:
+        uploaded = client.files.create(file=file, purpose="batch")
+    return client.batches.create(input_file_id=uploaded.id, endpoint=ENDPOINT, completion_window="24h")
+
+
+def reached(client: openai.OpenAI, batch: Batch, *statuses: str) -> Batch | None:
+    """Return the batch if it has one of these statuses."""
+    now = client.batches.retrieve(batch.id)
+    assert now.status not in {"failed", "expired"}, now
+    return now if now.status in statuses else None
+
+
 def measure(folder: Path, n: int, clients: int) -> Measured:
     """Return the figures of one batch by the server, and of the same file by the command."""
-    requests, home = folder / "requests.jsonl", folder / "home"
+    requests, few, home = folder / "requests.jsonl", folder / "few.jsonl", folder / "home"
     home.mkdir()
-    write_requests(requests, n)
+    write_requests(requests, n, "request")
+    write_requests(few, n // 5, "another")
     key = subprocess.run(
         [DOCMILL, "keys", "add", "bench"], env=environment(home), capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -141,26 +156,20 @@ def measure(folder: Path, n: int, clients: int) -> Measured:
         until(lambda: "Worker on" in (home / "worker.log").read_text())
         idle_mb = memory_mb(server.pid, "VmRSS")
         began = time.monotonic()
-        with requests.open("rb") as file:
-            uploaded = client.files.create(file=file, purpose="batch")
+        batch = create(client, requests)
         upload_s = time.monotonic() - began
-        batch = client.batches.create(input_file_id=uploaded.id, endpoint=ENDPOINT, completion_window="24h")
-
-        def reached(*statuses: str) -> Batch | None:
-            now = client.batches.retrieve(batch.id)
-            assert now.status not in {"failed", "expired"}, now
-            return now if now.status in statuses else None
-
-        with Polling(client, batch.id, clients) as polling:
-            until(lambda: reached("in_progress", "finalizing", "completed"))
-            validating_s = time.monotonic() - began - upload_s
-            done = until(lambda: reached("completed"))
+        until(lambda: reached(client, batch, "in_progress", "finalizing", "completed"))
+        validating_s = time.monotonic() - began - upload_s
+        done = until(lambda: reached(client, batch, "completed"))
         until_completed_s = time.monotonic() - began
         began = time.monotonic()
         n_answers = sum(1 for line in client.files.content(done.output_file_id).iter_lines() if line)
         download_s = time.monotonic() - began
         assert n_answers == n, n_answers
         peak_mb = memory_mb(server.pid, "VmHWM")
+        polled = create(client, few)
+        with Polling(client, polled.id, clients) as polling:
+            until(lambda: reached(client, polled, "completed"))
     began = time.monotonic()
     command = [DOCMILL, "batch", str(requests), "--model", "null", "--out", str(folder / "out.jsonl")]
     (folder / "alone").mkdir()
