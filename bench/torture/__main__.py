@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--name", default="torture", help="of the results' files")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no program stays behind
+    load = round(os.getloadavg()[0], 1)  # later it is our own
     chosen = [peer for peer in PEERS if peer.key in asked.peers]
     for peer in chosen:
         set_up(peer)
@@ -61,7 +62,7 @@ def main() -> None:
                 {"rows": {}} | known.get(peer.name, {}) | {"lines": peer.lines, "versions": peer.pins()}
             )
             if set(rows.FIRST_THREE) & set(asked.rows) or "load" not in tool:
-                tool |= {"load": round(os.getloadavg()[0], 1), "texts": asked.texts}
+                tool |= {"load": load, "texts": asked.texts}
             for row, result in table.measure(peer, asked.rows):
                 tool["rows"][row] = asdict(result)
                 print(f"{peer.name:20} {row:38} {cell(tool['rows'][row])}  {tool['rows'][row]}", flush=True)
