@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, or_, select, true, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import n_chars
+from docmill.storage.core.lookups import known_outcomes, n_chars
 from docmill.storage.core.schema import (
     IS_RUNNING,
     Base,
@@ -27,7 +27,7 @@ from docmill.storage.core.transaction import Transaction, columns_of
 from docmill.storage.leases.dispatch import last_dispatched
 from docmill.storage.leases.outcome_upsert import put_outcomes
 from docmill.storage.leases.policy import GiveUp, PlanAgain, Split, after_death, after_error, after_lapse
-from docmill.storage.leases.shards import Claim, end_shard, give_back, given_back
+from docmill.storage.leases.shards import Claim, end_settled, end_shard, give_back, given_back
 from docmill.storage.steps.jobs import RUNS
 from docmill.storage.steps.sharding import UNTOUCHED, pack, split, unpack
 
@@ -129,7 +129,10 @@ def _reclaim_page(transaction: Transaction, owner: str | None, before: float | N
     lapsed = Shard.lease_until < (db_now() if before is None else before)
     query = select(Shard).where(IS_RUNNING, lapsed if owner is None else Shard.owner == owner).limit(PAGE)
     rows = [Shard.of(row) for row in transaction.execute(transaction.for_update(query, skip_locked=True))]
-    for row in rows:
+    for held in rows:
+        row = _lacking(transaction, held)
+        if row is None:
+            continue
         if owner is not None:
             _apply(transaction, row, after_death(n_contents=row.n_contents, suspect=row.suspect))
             continue
@@ -138,6 +141,19 @@ def _reclaim_page(transaction: Transaction, owner: str | None, before: float | N
         step = after_lapse(n_contents=row.n_contents, suspect=row.suspect, lapses=lapses)
         _apply(transaction, row, step, lapses=lapses)
     return len(rows)
+
+
+def _lacking(transaction: Transaction, held: Shard) -> Shard | None:
+    """End a running shard as far as its holder kept outcomes. Return the rest of it; None if that is nothing."""
+    contents = unpack(held.contents)
+    known = known_outcomes(transaction, held.spec_id, contents)
+    # A retry computes again what failed.
+    settled = {content_id for content_id, one in known.items() if not held.redo or one.status != Status.FAILED}
+    rest = end_settled(transaction, held.id, [content_id for content_id in contents if content_id not in settled])
+    if not rest:
+        transaction.execute(update(Shard).where(Shard.id == held.id).values(fence=Shard.fence + 1, owner=None))
+        return None
+    return Shard.of(transaction.execute(select(Shard).where(Shard.id == held.id)).one()) if settled else held
 
 
 def failed_attempt(database: Database, claim: Claim, reason: str) -> None:

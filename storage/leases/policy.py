@@ -40,15 +40,13 @@ class GiveUp:
 def after_death(*, n_contents: int, suspect: int) -> PlanAgain | Split | GiveUp:
     """Return the step after the process that held a shard died and its supervisor saw it.
 
-    After the first death the shard is a suspect, since other shards were in flight too. A suspect runs alone. If its
-    process dies again, the shard is split, down to single documents. A document that kills its process twice fails.
+    The shard is split into suspects, which run alone, down to single documents. A document that kills its process
+    twice while it runs alone fails.
     """
-    if suspect == 0:
-        return PlanAgain(suspect=1)
     if n_contents > 1:
         return Split()
-    if suspect == 1:
-        return PlanAgain(suspect=2)
+    if suspect < 2:
+        return PlanAgain(suspect=suspect + 1)
     return GiveUp(POISON, "document")
 
 

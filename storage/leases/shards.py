@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import select, true, update
@@ -207,9 +208,16 @@ def heartbeat(
     return database.write(work)
 
 
-def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtime_id: int | None) -> None:
+def commit(
+    database: Database,
+    claim: Claim,
+    outcomes: Sequence[Outcome],
+    runtime_id: int | None,
+    kept: Collection[int] = (),
+) -> None:
     """Write the outcomes of a claimed shard and end it. Raises LeaseLost, and writes nothing, if the claim was lost.
 
+    `kept` names the contents whose outcomes `keep` wrote. They are written again only if the store lost them.
     If the connection breaks during the commit, run this again: a shard that is done keeps its fence and owner, so
     that the second call sees that the first succeeded.
     """
@@ -222,80 +230,91 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
             return
         if not claim.holds(row) or not row.job_runs:
             raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
-        written = _put_outcomes(transaction, row.lane, claim, outcomes, runtime_id, one_by_one=one_by_one)
+        written = _put_outcomes(transaction, row.lane, claim, outcomes, runtime_id, kept, one_by_one=one_by_one)
         end_shard(transaction, claim.shard_id, claim.spec_id, claim.contents, outcomes, written)
 
     settle(database, work)
 
 
-def keep(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtime_id: int | None) -> None:
-    """Write outcomes of a shard before its end, so that they are not computed again. Raises LeaseLost as `commit`.
+def keep(database: Database, finished: Sequence[tuple[Claim, Sequence[Outcome], int | None]]) -> set[Claim]:
+    """Write outcomes of shards before their end, each with its runtime, so that they are not computed again.
 
-    Give the same outcomes to `commit` or `release` later: they count the tokens, and plan the steps that read the
-    outputs. If the process dies before, the tokens of these outcomes are not counted.
+    Return the claims whose outcomes are stored: those that hold, of shards that nobody else locks. Give the same
+    outcomes to `commit` or `release` later: they count the tokens, and plan the steps that read the outputs.
     """
+    claims = {claim.shard_id: claim for claim, _, _ in finished}
 
-    def work(transaction: Transaction, one_by_one: bool) -> None:
-        row = _locked(transaction, claim.shard_id)
-        if not claim.holds(row) or not row.job_runs:
-            raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
-        _put_outcomes(transaction, row.lane, claim, outcomes, runtime_id, one_by_one=one_by_one)
+    def work(transaction: Transaction, one_by_one: bool) -> set[Claim]:
+        query = transaction.for_update(_HELD.where(Shard.id.in_(claims)), of=Shard, skip_locked=True)
+        rows = [(claims[row.id], row) for row in transaction.execute(query)]
+        held = {claim: row.lane for claim, row in rows if claim.holds(row) and row.job_runs}
+        groups: dict[tuple[int, bool, int], dict[int, Outcome]] = {}
+        for claim, outcomes, runtime_id in finished:
+            if claim in held:
+                group = groups.setdefault((claim.spec_id, claim.redo, runtime_id or 0), {})
+                output = transaction.kind_of(held[claim]).output
+                group |= {outcome.content_id: checked(outcome, output) for outcome in outcomes}
+        for (spec_id, redo, runtime_id), group in sorted(groups.items(), key=itemgetter(0)):
+            stored = [*group.values()]
+            put_outcomes(transaction, spec_id, stored, runtime_id or None, redo=redo, one_by_one=one_by_one)
+        return {*held}
 
-    settle(database, work)
+    return settle(database, work)
 
 
 def release(
-    database: Database, claim: Claim, finished: Sequence[Outcome] = (), runtime_id: int | None = None
+    database: Database,
+    claim: Claim,
+    finished: Sequence[Outcome] = (),
+    runtime_id: int | None = None,
+    kept: Collection[int] = (),
 ) -> None:
     """Give a shard back with its finished outcomes, as a drain does. No attempt is counted. Never raises LeaseLost.
 
-    The finished contents become a shard of their own that is done, so that counts include them at once.
+    `kept` is as in `commit`.
     """
 
     def work(transaction: Transaction, one_by_one: bool) -> None:
         row = _locked(transaction, claim.shard_id)
         if not claim.holds(row):
             return
-        written = _put_outcomes(transaction, row.lane, claim, finished, runtime_id, one_by_one=one_by_one)
+        _put_outcomes(transaction, row.lane, claim, finished, runtime_id, kept, one_by_one=one_by_one)
         lacking = {content_id for content_id, _ in claim.texts} - {outcome.content_id for outcome in finished}
-        if not lacking:
-            end_shard(transaction, claim.shard_id, claim.spec_id, claim.contents, finished, written)
-            return
-        rest = [content_id for content_id in claim.contents if content_id in lacking]
-        if len(rest) < len(claim.contents):
-            _part_done(transaction, claim, lacking, finished)
-        left = {"contents": pack(rest), "n_contents": len(rest), "n_chars": _chars(transaction, rest)}
-        give_back(transaction, claim.shard_id, attempt=Shard.attempt - 1, **left)
+        if end_settled(transaction, claim.shard_id, lacking, finished):
+            give_back(transaction, claim.shard_id, attempt=Shard.attempt - 1)
 
     settle(database, work)
 
 
-def _part_done(transaction: Transaction, claim: Claim, lacking: Collection[int], finished: Sequence[Outcome]) -> None:
-    """Add a shard that is done, with the contents of a claimed shard that have an outcome."""
-    settled = [content_id for content_id in claim.contents if content_id not in lacking]
-    whole = transaction.execute(select(Shard).where(Shard.id == claim.shard_id)).one()
-    part = insert(
-        transaction,
-        Shard,
-        **UNTOUCHED
-        | {
-            "job_id": whole.job_id,
-            "step": whole.step,
-            "spec_id": whole.spec_id,
-            "lane": whole.lane,
-            "redo": whole.redo,
-            "started_at": whole.started_at,
-            "state": "running",
-            "contents": pack(settled),
-            "n_contents": len(settled),
-            "n_chars": _chars(transaction, settled),
-        },
-    )
-    end_shard(transaction, part, claim.spec_id, settled, finished)
+def end_settled(
+    transaction: Transaction, shard_id: int, lacking: Collection[int], finished: Sequence[Outcome] = ()
+) -> list[int]:
+    """End a running shard as far as its contents have an outcome. Return those that are `lacking` one.
+
+    The others become a shard of their own that is done, so that counts and later steps have them at once.
+    """
+    shard = transaction.execute(select(Shard).where(Shard.id == shard_id)).one()
+    contents = unpack(shard.contents)
+    rest = [content_id for content_id in contents if content_id in lacking]
+    settled = [content_id for content_id in contents if content_id not in lacking]
+    if rest and settled:
+        copied = {name: getattr(shard, name) for name in ("job_id", "step", "spec_id", "lane", "redo", "started_at")}
+        left = _extent(transaction, rest)
+        transaction.execute(update(Shard).where(Shard.id == shard_id).values(**left))
+        part = _extent(transaction, settled)
+        shard_id = insert(transaction, Shard, **UNTOUCHED | copied | part | {"state": "running"})
+    if settled:
+        end_shard(transaction, shard_id, shard.spec_id, settled, finished)
+    return rest
 
 
-def _chars(transaction: Transaction, contents: Sequence[int]) -> int:
-    return sum(n_chars(transaction, contents).values())
+def _extent(transaction: Transaction, contents: Sequence[int]) -> dict[str, Any]:
+    """Return the columns of a shard that say what it holds."""
+    return {
+        "contents": pack(contents),
+        "n_contents": len(contents),
+        "n_chars": sum(n_chars(transaction, contents).values()),
+    }
 
 
 def give_back(transaction: Transaction, shard_id: int, **values: Any) -> None:
@@ -365,12 +384,13 @@ def _tokens(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
+_HELD = select(
+    *(Shard.id, Shard.state, Shard.lane, Shard.fence, Shard.owner, Shard.started_at), RUNS.label("job_runs")
+).join(Job, Job.id == Shard.job_id)
+
+
 def _locked(transaction: Transaction, shard_id: int) -> Any:
-    query = (
-        select(Shard.state, Shard.lane, Shard.fence, Shard.owner, Shard.started_at, RUNS.label("job_runs"))
-        .join(Job, Job.id == Shard.job_id)
-        .where(Shard.id == shard_id)
-    )
+    query = _HELD.where(Shard.id == shard_id)
     return transaction.execute(transaction.for_update(query, of=Shard)).one_or_none()
 
 
@@ -380,9 +400,12 @@ def _put_outcomes(
     claim: Claim,
     outcomes: Sequence[Outcome],
     runtime_id: int | None,
+    kept: Collection[int],
     *,
     one_by_one: bool,
 ) -> dict[int, Known]:
     output = transaction.kind_of(kind).output
-    stored = [checked(outcome, output) for outcome in outcomes]
-    return put_outcomes(transaction, claim.spec_id, stored, runtime_id, redo=claim.redo, one_by_one=one_by_one)
+    stored = known_outcomes(transaction, claim.spec_id, sorted(kept)) if kept else {}
+    new = [checked(outcome, output) for outcome in outcomes if outcome.content_id not in stored]
+    written = put_outcomes(transaction, claim.spec_id, new, runtime_id, redo=claim.redo, one_by_one=one_by_one)
+    return stored | written

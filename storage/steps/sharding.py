@@ -10,7 +10,7 @@ from docmill.storage.core.specs import ShardSize
 from docmill.storage.core.transaction import Transaction, columns_of
 from docmill.storage.steps.steps import OpenStep
 
-SPLIT_INTO = 16
+TOGETHER = 16  # texts of a suspect
 OPEN_SHARDS = ("planned", "queued", "running")
 UNTOUCHED = {  # the columns of a shard that nobody has claimed
     "step": 0,
@@ -77,8 +77,8 @@ def cut(sized: Sequence[tuple[int, int]], size: ShardSize) -> Iterator[list[tupl
 
 
 def split(content_ids: Sequence[int]) -> list[list[int]]:
-    """At most 16 parts, none empty, of nearly equal length, in order."""
-    n = min(SPLIT_INTO, len(content_ids))
+    """Parts of at most 16, of nearly equal length, in order; up to 16 contents become parts of one each."""
+    n = -(-len(content_ids) // TOGETHER) if len(content_ids) > TOGETHER else len(content_ids)
     return [list(content_ids[i * len(content_ids) // n : (i + 1) * len(content_ids) // n]) for i in range(n)]
 
 

@@ -11,7 +11,7 @@ from docmill.storage.pipelines import pipelines
 from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
 from tests.faults.test_runs import HOURLY, STEPS
 from tests.faults.test_year import step_clock
-from tests.worker.harness import kill_group, until
+from tests.worker.harness import kill_machine, until
 
 HOUR_S = 3600.0
 STEP_S = [pytest.param(HOUR_S, id="forwards"), pytest.param(-HOUR_S, id="backwards")]
@@ -43,7 +43,7 @@ def test_after_a_step_of_the_clock_the_shards_of_a_machine_that_died_are_free_wi
     job = fleet.give(numbered(4 * SHARD_TEXTS), model="null@2000")
     machine = fleet.start_worker(fault="batch:hang")
     until(lambda: fleet.states()["running"] > 1, "it holds shards")
-    kill_group(machine)
+    kill_machine(machine)
     fleet.move_to_another_machine()
     step(fleet, by_s)
     with fleet.worker():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from contextlib import ExitStack
 
 import pytest
 
 from docmill.storage.core.schema import Shard
 from tests.faults.fleet import LEASE_S, SHARD_TEXTS, THREADS, Fleet, numbered
-from tests.worker.harness import kill_group, until
+from tests.worker.harness import kill_group, kill_machine, until
 
 
 @pytest.mark.parametrize("elsewhere", [True, pytest.param(False, marks=pytest.mark.long)])
@@ -24,11 +26,33 @@ def test_what_a_killed_worker_held_is_claimable_within_a_lease_and_done_by_its_n
             until(lambda: len(fleet.live()) == 2, "its neighbour is ready")
             if elsewhere:
                 fleet.move_to_another_machine()
-            kill_group(first)
+            kill_machine(first)
             killed_at = time.monotonic()
             until(lambda: lost not in fleet.owners(), "what it held is taken from it")
             assert not elsewhere or time.monotonic() - killed_at > LEASE_S / 2, "a lease that holds protects"
             assert fleet.finish(job).done == 7 * SHARD_TEXTS
+
+
+@pytest.mark.parametrize("died", ["device process", "supervisor"])
+def test_what_is_finished_of_a_shard_in_flight_is_not_computed_again(fleet: Fleet, died: str) -> None:
+    texts = [*numbered(32), *(f"{'Another length. ' * 30}{n}" for n in range(32))]  # at least two batches
+    job = fleet.give(texts)
+    with ExitStack() as stack:
+        worker = stack.enter_context(fleet.worker(fault="batch:hang@2", lease_s=600))
+        until(lambda: fleet.strikes() and fleet.outcomes()["done"], "a batch is stored, and the next one hangs")
+        assert fleet.states() == {"running": 1}
+        kept = fleet.outcomes()["done"]
+        if died == "supervisor":
+            worker.kill()
+            until(lambda: not fleet.owners(), "its device process gives the shard back")
+            stack.enter_context(fleet.worker())
+        else:
+            [device] = fleet.live().values()
+            os.kill(device, signal.SIGKILL)
+        assert fleet.finish(job).done == len(texts)
+    unclaimed = [row.n_contents for row in fleet.shards() if row.state == "done" and row.attempt == 0]
+    assert len(unclaimed) == 1
+    assert kept <= unclaimed[0] < len(texts)
 
 
 @pytest.mark.parametrize("point", ["batch", "committed"])

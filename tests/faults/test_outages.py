@@ -20,7 +20,7 @@ from docmill.storage.leases.policy import MAX_LAPSES, VANISHED
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.faults.proxy import Proxy
 from tests.faults.test_poison import POISON
-from tests.worker.harness import Running, device_pids, kill_group, until
+from tests.worker.harness import Running, device_pids, kill_group, kill_machine, until
 
 N_SHARDS = 24
 # Shards that take a second, and some that take longer than a lease.
@@ -63,7 +63,8 @@ def check_books(fleet: Fleet, job: int, outages: int) -> None:
     assert (status.done, status.failed) == (N_SHARDS * SHARD_TEXTS, 0)
     shards = fleet.shards(Shard.attempt, Shard.fence, Shard.suspect)
     assert {row.suspect for row in shards} == {0}
-    assert {row.attempt for row in shards} == {1}
+    # What was stored of a shard when its lease lapsed is a shard of its own, which nobody claimed.
+    assert max(row.attempt for row in shards) == 1
     # A claim raises the fence, and so does a shard's being taken away.
     again = sum((row.fence - 1) // 2 for row in shards)
     assert again <= outages * THREADS, "nothing is computed again but what was in flight"
@@ -120,7 +121,7 @@ def test_a_document_that_takes_its_machine_down_ends_with_the_last_of_its_lapses
     for n in (1, 2):
         machine = fleet.start_worker(fault="text:hang")
         compute_once_more(fleet, n)
-        kill_group(machine)
+        kill_machine(machine)
         fleet.move_to_another_machine()
     with fleet.worker():
         status = fleet.finish(job)

@@ -47,8 +47,8 @@ def test_a_document_that_kills_its_process_fails_on_its_second_death_alone_and_n
         assert fleet.finish(healthy).done == SHARD_TEXTS
     reason_class, reason = only_the_poison_failed(fleet, status, n)
     assert (reason_class, "killed its process twice" in reason) == ("document", True)
-    # Among others, alone in its shard, in the parts of it down to itself, and once more: nobody is blamed for less.
-    assert len(fleet.strikes()) == 5
+    # Among others, in a part of its shard, by itself, and once more: nobody is blamed for less.
+    assert len(fleet.strikes()) == 4
     assert max(row.suspect for row in fleet.shards(Shard.suspect)) == 2
 
 
@@ -58,8 +58,8 @@ def test_a_document_that_hangs_is_found_by_the_watchdog_and_fails_as_one_that_ki
     with fleet.worker(fault=f"{point}:hang", hang_s=0.5, batch_limit_s=0.5):
         status = fleet.finish(job)
     assert only_the_poison_failed(fleet, status, 3)[0] == "document"
-    assert len(fleet.strikes()) == 4
-    assert fleet.log("worker").count("_hangs device=cpu") == 4
+    assert len(fleet.strikes()) == 3
+    assert fleet.log("worker").count("_hangs device=cpu") == 3
 
 
 def test_a_batch_that_does_not_fit_in_memory_is_halved_and_a_document_that_never_does_fails(fleet: Fleet) -> None:
@@ -82,9 +82,8 @@ def test_a_kernel_that_fails_on_the_device_costs_a_process_and_no_document(fleet
     assert (status.done, status.failed) == (4 * SHARD_TEXTS, 0)
     assert "an illegal memory access was encountered" in fleet.log("worker")
     assert fleet.log("worker").count("device_died") == 1
-    shards = fleet.shards(Shard.attempt, Shard.suspect)
-    assert sum(row.suspect for row in shards) <= THREADS, "those in flight are suspects, and no others"
-    assert max(row.attempt for row in shards) == 2
+    suspects = [row for row in fleet.shards(Shard.n_contents, Shard.suspect) if row.suspect]
+    assert 0 < sum(row.n_contents for row in suspects) <= THREADS * SHARD_TEXTS, "those in flight, and no others"
 
 
 @pytest.mark.long

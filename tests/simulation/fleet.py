@@ -301,6 +301,7 @@ class Fleet:
         presence.enter_at_last()
         voice = cast(Any, Namespace(say=say))
         me.start(device._beat, order, process, settings, voice, presence, name="heartbeat")
+        me.start(process.keep_for_ever, name="keep")
         say("ready")
         slots = [me.start(self._serve, me, process, broker, name=f"slot{n}") for n in range(settings.threads)]
         for slot in slots:
@@ -351,7 +352,11 @@ def on_virtual_time(fleet: Fleet) -> Iterator[None]:
     own = Namespace(stdin=Namespace())
     type(own.stdin).buffer = property(lambda _: cast(Any, scheduler.current.process).stdin)  # type: ignore[attr-defined]
     more: dict[ModuleType, dict[str, Any]] = {
-        shard: {"LOOK_S": TICK_S, "InFlight": lambda head, claim: InFlight(head, claim, lost=SimEvent(scheduler))},  # type: ignore[arg-type]
+        shard: {
+            "LOOK_S": TICK_S,
+            "KEEP_EVERY_S": TICK_S,
+            "InFlight": lambda head, claim: InFlight(head, claim, lost=cast(Any, SimEvent(scheduler))),
+        },
         supervisor: {"SimpleQueue": lambda: SimQueue(scheduler, Empty), "TICK_S": TICK_S},
         maintenance_thread: {
             "pid_space": lambda: scheduler.current.process.host,
@@ -369,7 +374,10 @@ def on_virtual_time(fleet: Fleet) -> Iterator[None]:
         },
         enqueue: {"ahead": functools.partial(_slowly, scheduler)},
         fault_points: {"reach": lambda _: scheduler.pause(MESSAGE_S)},
-        shards: {name: _remembering("claim", 1, getattr(shards, name)) for name in ("commit", "keep", "release")},
+        shards: {
+            **{name: _remembering("claim", 1, getattr(shards, name)) for name in ("commit", "release")},
+            "keep": _remembering("finished", 1, shards.keep),
+        },
         maintenance: {"failed_attempt": _remembering("claim", 1, maintenance.failed_attempt)},
         pipelines: {"note": _remembering("run", 1, pipelines.note)},
     }

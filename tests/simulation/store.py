@@ -246,27 +246,29 @@ class Laws:
         if moved in {("queued", "running"), ("running", "planned"), ("running", "split")}:
             self._require(row.fence == before.fence + 1, f"{before} becomes {row} under the same fence")
         if moved == ("running", "done") and row.owner is not None:
-            self._require(self._holds(before), f"{self._claim} ends {before}, which it does not hold")
+            self._require(self._holds(before), f"{self._claims} ends {before}, which it does not hold")
         if before.state == "done":
             self._require(row.fence == before.fence and row.n_ended == before.n_ended, f"{before} ends twice: {row}")
 
     @property
-    def _claim(self) -> Any:
-        return self._scheduler.current.memory.get("claim")
+    def _claims(self) -> list[Any]:
+        memory = self._scheduler.current.memory
+        one = [memory["claim"]] if "claim" in memory else []
+        return one + [claim for claim, *_ in memory.get("finished", ())]
 
     def _holds(self, shard: ShardRow) -> bool:
-        claim, held = self._claim, (shard.id, shard.fence, shard.owner)
-        return claim is not None and (claim.shard_id, claim.fence, claim.owner) == held
+        held = (shard.id, shard.fence, shard.owner)
+        return any((claim.shard_id, claim.fence, claim.owner) == held for claim in self._claims)
 
     def _check_outcome(self, before: OutcomeRow | None, row: OutcomeRow) -> None:
         self._require(before is None or before.status == "failed", f"{before} is replaced by {row}")
         if row.status == "failed":
             self._require(bool(row.reason), f"{row} fails for no reason")
             return
-        shard = self.shards.get(-1 if self._claim is None else self._claim.shard_id)
+        held = [self.shards.get(claim.shard_id) for claim in self._claims]
         self._require(
-            shard is not None and shard.state == "running" and self._holds(shard),
-            f"{self._claim} stores {row} of {shard}, which it does not hold",
+            any(shard is not None and shard.state == "running" and self._holds(shard) for shard in held),
+            f"{self._claims} stores {row} of {held}, which it does not hold",
         )
         self._require(row.output == expected(row.kind, row.text), f"{row} is not the model's output")
 

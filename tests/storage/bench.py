@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -59,6 +59,7 @@ class Bench:
         self.picture = self.texts = laws.look(database)
         self.requests: dict[int, JobRequest] = {}
         self.being_read: list[Reading] = []
+        self.kept: dict[Claim, dict[int, Outcome]] = {}
         self._n_outputs = 0
 
     def look(self) -> Picture:
@@ -258,25 +259,39 @@ class Bench:
         for piece in held.values():
             piece.lapsed = False
 
+    def keep(self, claim: Claim, outcomes: Sequence[Outcome]) -> None:
+        if not self.model.holds(claim):
+            assert shards.keep(self.database, [(claim, outcomes, None)]) == set()
+            return
+        kept = self.kept.setdefault(claim, {})
+        new = [outcome for outcome in outcomes if outcome.content_id not in kept]
+        assert shards.keep(self.database, [(claim, new, None)]) == {claim}
+        self.model.put(self.model.pieces[claim.shard_id], new)
+        kept |= {outcome.content_id: outcome for outcome in new}
+
     def commit(self, claim: Claim, outcomes: Sequence[Outcome]) -> None:
+        kept = self.kept.get(claim, {})
+        end = partial(shards.commit, self.database, claim, _same_where_kept(outcomes, kept), None, kept)
         if self.model.has_ended_it(claim):
-            shards.commit(self.database, claim, outcomes, None)
+            end()
         elif self.model.holds(claim):
-            shards.commit(self.database, claim, outcomes, None)
+            end()
             piece = self.model.pieces[claim.shard_id]
-            self.model.put(piece, outcomes)
+            self.model.put(piece, [outcome for outcome in outcomes if outcome.content_id not in kept])
             self.model.end(piece)
         else:
             with pytest.raises(LeaseLost):
-                shards.commit(self.database, claim, outcomes, None)
+                end()
 
     def release(self, claim: Claim, finished: Sequence[Outcome]) -> None:
-        shards.release(self.database, claim, finished)
+        kept = self.kept.get(claim, {})
+        finished = [*kept.values(), *(outcome for outcome in finished if outcome.content_id not in kept)]
+        shards.release(self.database, claim, finished, None, kept)
         if not self.model.holds(claim):
             return
         piece = self.model.pieces[claim.shard_id]
         rest = {content_id for content_id, _ in claim.texts} - {outcome.content_id for outcome in finished}
-        self.model.put(piece, finished)
+        self.model.put(piece, finished[len(kept) :])
         if not rest:
             self.model.end(piece)
             return
@@ -315,8 +330,7 @@ class Bench:
     def reclaim_lapsed(self) -> None:
         lapsed = [piece for _, piece in sorted(self.model.pieces.items()) if piece.lapsed]
         assert maintenance.reclaim(self.database) == len(lapsed)
-        split = [piece for piece in lapsed if self.model.lapse(piece)]
-        self._learn_parts(split, {id(piece): piece.suspect for piece in split})
+        self._let_go(lapsed, self.model.lapse, {id(piece): piece.suspect for piece in lapsed})
         for shard_id, piece in self.model.pieces.items():
             if piece in lapsed and piece.waits:
                 set_shard(self.database, shard_id, not_before=db_now() + LONG_S)
@@ -324,23 +338,41 @@ class Bench:
     def kill(self, owner: str) -> None:
         held = self._held_by(owner)
         assert maintenance.reclaim(self.database, owner) == len(held)
-        self._let_die(held)
+        self._let_go(held, self.model.die, {id(piece): 1 for piece in held})
 
-    def _let_die(self, pieces: list[Piece]) -> None:
-        split = [piece for piece in pieces if self.model.die(piece)]
-        self._learn_parts(split, {id(piece): 1 for piece in split})
+    def _let_go(self, held: list[Piece], step: Callable[[Piece], bool], suspect: dict[int, int]) -> None:
+        """Take up what became of shards that were reclaimed.
 
-    def _learn_parts(self, split: list[Piece], suspect: dict[int, int]) -> None:
-        """Take up the parts of shards that were split, which are one text each and as suspect as is said."""
-        if not split:
-            return
+        They are done as far as they have outcomes. The rest may be split to one text each, as suspect as is said.
+        """
+        done: list[tuple[int, bool, tuple[int, ...]]] = []
+        split: list[Piece] = []
+        for piece in held:
+            rest = self.model.lacking(piece)
+            settled = tuple(content_id for content_id in piece.contents if content_id not in rest)
+            if not rest:
+                piece.fence += 1
+                piece.owner = None
+                self.model.end(piece)
+                continue
+            if settled:
+                done.append((piece.job, piece.redo, settled))
+                piece.contents = tuple(content_id for content_id in piece.contents if content_id in rest)
+            if step(piece):
+                split.append(piece)
+        picture = self.look()
+        contents = [content_id for _, _, settled in done for content_id in settled]
+        parts = self.model.learn(picture, contents + [content_id for piece in split for content_id in piece.contents])
+        ended = [self.model.pieces[part] for part in parts if picture.shards[part].state == "done"]
+        assert sorted((one.job, one.redo, one.contents) for one in ended) == sorted(done)
+        for one in ended:
+            self.model.end(one)
         left = sorted(
             (piece.job, piece.redo, suspect[id(piece)], piece.lapses, content_id)
             for piece in split
             for content_id in piece.contents
         )
-        parts = self.model.learn(self.look(), [content_id for *_, content_id in left], n_contents=1, state="planned")
-        found = [self.model.pieces[part] for part in parts]
+        found = [self.model.pieces[part] for part in parts if picture.shards[part].state == "planned"]
         assert sorted((one.job, one.redo, one.suspect, one.lapses, *one.contents) for one in found) == left
 
     def release_owner(self, owner: str) -> None:
@@ -406,6 +438,10 @@ class Bench:
                 pass
         self.compare()
         let_everything_finish(self.database)
+
+
+def _same_where_kept(outcomes: Sequence[Outcome], kept: Mapping[int, Outcome]) -> list[Outcome]:
+    return [kept.get(outcome.content_id, outcome) for outcome in outcomes]
 
 
 def _same(one: JobRequest, other: JobRequest) -> bool:

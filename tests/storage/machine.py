@@ -32,7 +32,7 @@ MOST_UNFINISHED = 3
 owners = st.sampled_from(["w1", "w2", "w3"])
 picks = st.integers(0, 7)
 fates = st.lists(st.sampled_from(["done", "document", "transient", "skipped"]), min_size=1, max_size=3)
-ends = st.sampled_from(["commit", "release", "fail", "commit"])
+ends = st.sampled_from(["commit", "release", "fail", "keep and commit", "keep and release", "keep", "commit"])
 words = st.sampled_from(["one", "two", "three", "four", "five", "a longer one", "fills a shard of its own", "eight"])
 texts = st.lists(st.tuples(st.sampled_from("abcdefgh"), words), min_size=1, max_size=16)
 changes = st.sampled_from(
@@ -185,11 +185,13 @@ class ShardLife(RuleBasedStateMachine):
     @rule(target=spent, claim=consumes(claims), act=ends, fates=fates)
     def end(self, claim: Claim, act: str, fates: list[str]) -> Claim:
         outcomes = self.bench.outcomes(claim, fates)
-        if act == "commit":
+        if act.startswith("keep"):
+            self.bench.keep(claim, outcomes[: len(fates)])
+        if act.endswith("commit"):
             self.bench.commit(claim, outcomes)
-        elif act == "release":
+        elif act.endswith("release"):
             self.bench.release(claim, outcomes[: len(fates) - 1])
-        else:
+        elif act == "fail":
             self.bench.fail(claim)
         return claim
 
@@ -227,6 +229,8 @@ class ShardLife(RuleBasedStateMachine):
         lose(owner)
         for _ in range(n):
             lost = self.bench.claim_next(self.lane(pick), owner)
+            if lost is not None and late is not None and late.startswith("keep"):
+                self.bench.keep(lost, self.bench.outcomes(lost, fates)[: len(fates)])
             lose(owner)
         taken = None if heir is None else self.bench.claim_next(self.lane(pick), heir)
         if lost is not None and late is not None:

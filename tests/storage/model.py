@@ -187,14 +187,14 @@ class Model:
 
     def die(self, piece: Piece) -> bool:
         """The process died that held it. Says whether it was split, its parts still unknown."""
-        if piece.suspect == 0 or (piece.suspect == 1 and len(piece.contents) == 1):
-            piece.suspect += 1
-            piece.give_back()
-        elif len(piece.contents) == 1:
-            self.give_up(piece, "document")
-        else:
+        if len(piece.contents) > 1:
             piece.give_back()
             piece.state = "split"
+        elif piece.suspect < 2:
+            piece.suspect += 1
+            piece.give_back()
+        else:
+            self.give_up(piece, "document")
         return piece.state == "split"
 
     def lapse(self, piece: Piece) -> bool:

@@ -215,6 +215,16 @@ def kill_group(process: Running) -> None:
     process.wait()
 
 
+def kill_machine(worker: Running) -> None:
+    """kill -9 of a worker and of its device processes, which give nothing back."""
+    devices = device_pids(worker)
+    for pid in devices:
+        os.kill(pid, signal.SIGSTOP)  # else one sees that its supervisor is dead
+    kill_group(worker)
+    for pid in devices:
+        os.kill(pid, signal.SIGKILL)
+
+
 def device_pids(process: Running) -> list[int]:
     """The device processes of a worker."""
     return _forks().devices(process.pid) if isinstance(process, Fork) else device_children(process.pid)

@@ -54,6 +54,7 @@ log = logging.getLogger("docmill.device")
 
 BEAT_S = 0.5
 SIGN_ON_S = 60.0
+GIVE_BACK_S = 4.0
 ASK_EVERY_S = 0.1  # for messages, in a process that ends with its job: it ends between two requests
 # A thread that computes needs the interpreter for a moment between two products, hundreds of times in a batch; with
 # Python's own 5 ms it would wait as long each time while another thread cuts texts or writes results.
@@ -73,7 +74,7 @@ class SupervisorChannel:
             try:
                 self._out.write(json.dumps({"event": event, **facts}).encode() + b"\n")
             except BrokenPipeError:
-                os._exit(1)  # the supervisor is gone
+                return  # the supervisor is gone; standard input says so, too
 
 
 class Presence:
@@ -229,6 +230,7 @@ def main() -> None:
     presence.enter_at_last()
     beat = (order, process, settings, voice, presence)
     threading.Thread(target=_beat, args=beat, name="heartbeat", daemon=True).start()
+    threading.Thread(target=process.keep_for_ever, name="keep", daemon=True).start()
     voice.say("ready")
     controller.start()
     process.engine.close()
@@ -301,7 +303,7 @@ def _sign_off(process: Process, *, giving_back: bool = False) -> bool:
 
 
 def _obey(process: Process, presence: Presence) -> None:
-    """Follow the supervisor's word; at the end of it, end."""
+    """Follow the supervisor's word. At its stop, and at its death, give everything back and end."""
     for line in sys.stdin.buffer:
         word = line.decode().strip()
         if word == REST:
@@ -312,13 +314,18 @@ def _obey(process: Process, presence: Presence) -> None:
             # On a thread of its own, since the batch on the device may take long and a stop must still be heard.
             threading.Thread(target=_drain, args=(process,), name="drain", daemon=True).start()
         elif line.strip() == b"stop":
-            code = 1  # then the supervisor frees what we hold
-            try:
-                code = 0 if _sign_off(process, giving_back=True) else 1
-                tracing.stop()
-            finally:
-                os._exit(code)
-    os._exit(1)
+            break
+    # The store may be away: a supervisor that lives would kill us as soon.
+    giving_back = threading.Thread(target=_give_back, args=(process,), name="give-back", daemon=True)
+    giving_back.start()
+    giving_back.join(GIVE_BACK_S)
+    os._exit(1)  # the supervisor frees what we hold
+
+
+def _give_back(process: Process) -> None:
+    if _sign_off(process, giving_back=True):
+        tracing.stop()
+        os._exit(0)
 
 
 def _drain(process: Process) -> None:

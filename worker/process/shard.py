@@ -22,7 +22,6 @@ from docmill.storage.leases.shards import Claim, ShardHead
 from docmill.tasks import tracing
 from docmill.tasks.engine.engine import Engine, Submission
 from docmill.tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway, ServerUnreachable
-from docmill.tasks.models import weightless
 from docmill.tasks.tracing import messaging
 from docmill.worker import logs
 from docmill.worker.errors import BrokerUnreachable
@@ -36,6 +35,8 @@ from docmill.worker.queue.messages import queue
 log = logging.getLogger("docmill.shard")
 
 LOOK_S = 0.5
+KEEP_EVERY_S = 0.05  # at most, finished outcomes are stored before their shard ends
+KEEP_PAUSE = 25  # times the seconds that this takes
 LONGEST_WAIT_S = 5.0  # between two looks at a database that is away
 AWAY_S = dispatch.REFUSAL_S  # before a server that did not answer is asked again
 WRITE_AGAIN_S = 2.0  # between two tries to write what was computed
@@ -187,8 +188,7 @@ class Process:
             ours.runtime = self.engine.runtime(head.spec)
             ours.ticket = self._submit(head, claim, traceparent)
             while not self._computed(ours.ticket) and not ours.lost.is_set():
-                if weightless.is_served(head.spec.model):
-                    self._keep(ours)
+                pass
             if ours.lost.is_set():
                 ours.ticket.drop()
                 self._lost(claim)
@@ -238,22 +238,41 @@ class Process:
         finally:
             self._say("end", name=step)
 
-    def _keep(self, ours: InFlight) -> None:
-        """Store the outcomes so far: a server's answers cost money, and a crash should not lose them."""
-        assert ours.ticket is not None
-        fresh = [outcome for outcome in ours.ticket.finished() if outcome.content_id not in ours.kept]
+    def keep_for_ever(self) -> None:
+        """Store outcomes of shards in flight as they come, so that a process that dies loses few."""
+        cost_s = KEEP_EVERY_S / KEEP_PAUSE
+        while True:
+            began = time.monotonic()
+            if self._keep():  # one slow round, as the first is, says little
+                cost_s = min(time.monotonic() - began, 2 * cost_s)
+            time.sleep(max(KEEP_EVERY_S, KEEP_PAUSE * cost_s))
+
+    def _keep(self) -> bool:
+        """Store the new outcomes of shards that go on. Return False if there are none."""
+        fresh = []
+        for ours in self.in_flight.held():
+            if ours.ticket is None or ours.ticket.complete:
+                continue
+            outcomes = [outcome for outcome in ours.ticket.finished() if outcome.content_id not in ours.kept]
+            if outcomes:
+                runtime = self.engine.runtime_since(ours.head.spec, ours.runtime)
+                fresh.append((ours, ours.ticket, outcomes, runtime))
         if not fresh:
-            return
+            return False
         try:
             with self.breaker.attempt():
-                shards.keep(self.database, ours.claim, fresh, self._runtime_id(ours))
-        except LeaseLost:
-            ours.lost.set()
-        except (CircuitOpen, StorageError) as error:  # the next look tries again
-            log.warning("keep_waits shard=%d error=%s", ours.claim.shard_id, error)
-        else:
-            ours.kept |= {outcome.content_id for outcome in fresh}
-            self.engine.stored(ours.head.spec, ours.ticket, fresh)
+                finished = [(ours.claim, outcomes, self._runtime_id(runtime)) for ours, _, outcomes, runtime in fresh]
+                stored = shards.keep(self.database, finished)
+        except StorageError as error:
+            self._runtimes.clear()
+            log.warning("keep_waits shards=%d error=%s", len(fresh), error)
+            time.sleep(WRITE_AGAIN_S)
+            return False
+        for ours, ticket, outcomes, _ in fresh:
+            if ours.claim in stored:
+                ours.kept |= {outcome.content_id for outcome in outcomes}
+                self.engine.stored(ours.head.spec, ticket, outcomes)
+        return True
 
     def _settle(self, ours: InFlight) -> None:
         """Commit a finished shard. If a drain interrupted it, commit the finished texts and give the rest back."""
@@ -261,11 +280,8 @@ class Process:
         claim, outcomes, complete = ours.claim, ours.ticket.finished(), ours.ticket.complete
 
         def write() -> None:
-            runtime = self._runtime_id(ours)
-            if complete:
-                shards.commit(self.database, claim, outcomes, runtime)
-            else:
-                shards.release(self.database, claim, outcomes, runtime)
+            end = shards.commit if complete else shards.release
+            end(self.database, claim, outcomes, self._runtime_id(ours.runtime), ours.kept)
 
         fault_points.reach("computed")
         with tracing.span("commit", {"docmill.outcomes": len(outcomes), "docmill.complete": complete}) as span:
@@ -301,11 +317,12 @@ class Process:
                     ours.lost.wait(WRITE_AGAIN_S)
         return False
 
-    def _runtime_id(self, ours: InFlight) -> int:
-        key = orjson.dumps(dict(ours.runtime), option=orjson.OPT_SORT_KEYS)
-        if key not in self._runtimes:
-            self._runtimes[key] = lookups.runtime_id(self.database, ours.runtime)
-        return self._runtimes[key]
+    def _runtime_id(self, runtime: Mapping[str, Any]) -> int:
+        key = orjson.dumps(dict(runtime), option=orjson.OPT_SORT_KEYS)
+        runtime_id = self._runtimes.get(key)
+        if runtime_id is None:
+            runtime_id = self._runtimes[key] = lookups.runtime_id(self.database, runtime)
+        return runtime_id
 
     def _top_up(self, lane: str) -> None:
         try:
@@ -373,7 +390,8 @@ class Process:
         self.draining.set()
         for ours in self.in_flight.held():
             finished = ours.ticket.finished() if ours.ticket is not None and ours.runtime else []
-            shards.release(self.database, ours.claim, finished, self._runtime_id(ours) if finished else None)
+            runtime = self._runtime_id(ours.runtime) if finished else None
+            shards.release(self.database, ours.claim, finished, runtime, ours.kept)
             if ours.ticket is not None:
                 self.engine.stored(ours.head.spec, ours.ticket, finished)
 
@@ -387,7 +405,7 @@ class InFlight:
     ticket: Submission | None = None
     runtime: Mapping[str, Any] = field(default_factory=dict)
     lost: threading.Event = field(default_factory=threading.Event)
-    kept: set[int] = field(default_factory=set)  # contents whose outcomes are stored before the shard ends
+    kept: frozenset[int] = frozenset()  # contents whose outcomes are stored before the shard ends
 
 
 class ShardsInFlight:

@@ -64,7 +64,7 @@ def restart_delay(idle_deaths: int) -> float:
     """Return the seconds to wait before a dead child is replaced.
 
     `idle_deaths` is the number of children in a row that died before they ended a batch. A child that had worked is
-    replaced at once, and so is the first that had not: a document that kills its process does so five times before it
+    replaced at once, and so is the first that had not: a document that kills its process does so four times before it
     is isolated, and there may be a hundred such documents.
     """
     return min(LONGEST_RESTART_S, 2.0 ** (idle_deaths - 2)) if idle_deaths > 1 else 0.0

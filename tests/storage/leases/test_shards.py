@@ -8,11 +8,11 @@ from functools import partial
 from threading import Event
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import delete, select, text, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Shard, db_now
+from docmill.storage.core.schema import OutcomeRow, Shard, db_now
 from docmill.storage.core.specs import TRUNCATED, Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import JobStopped, LeaseLost, NotFound
@@ -349,8 +349,8 @@ def vanish(database: Database, claim: Claim) -> None:
 @pytest.mark.parametrize(
     ("dies", "together", "then", "reason"),
     [
-        # Once among others, once alone, then through sixteen and one of them to the document, which dies twice alone.
-        (die, 1, [256, 16, 1, 1], {"class": "document", "reason": POISON}),
+        # Once among others, then through sixteen to the document, which dies twice alone.
+        (die, 1, [16, 1, 1], {"class": "document", "reason": POISON}),
         (
             vanish,
             LAPSES_TOGETHER,
@@ -398,13 +398,45 @@ def test_lapses_leave_a_shard_its_attempts(database: Database) -> None:
 
 def test_a_split_shard_is_split_once(database: Database) -> None:
     job = read(database, request(), numbered(40))
-    for _ in range(2):
-        die(database, claim_next(database))
+    die(database, claim_next(database))
     rows_ = shards_of(database, job)
-    assert [row.state for row in rows_] == ["split"] + ["planned"] * 16
+    assert [row.state for row in rows_] == ["split"] + ["planned"] * 3
     assert sorted(c for row in rows_[1:] for c in unpack(row.contents)) == sorted(unpack(rows_[0].contents))
     assert sum(row.n_chars for row in rows_[1:]) == sum(len(text) for _, text in numbered(40))
     assert maintenance.reclaim(database) == 0
+
+
+@pytest.mark.parametrize("n_kept", [2, 3])
+def test_outcomes_that_a_dead_process_kept_are_done_at_once_and_only_the_rest_is_computed(
+    database: Database, n_kept: int
+) -> None:
+    job = read(database, request(), numbered(3))
+    claim = claim_next(database)
+    assert shards.keep(database, [(claim, done(claim)[:n_kept], None)]) == {claim}
+    die(database, claim)
+    assert read_status(database, job.id).done == n_kept
+    rest = {text for row in dispatched(database) for _, text in claim_shard(database, row).texts}  # type: ignore[union-attr]
+    assert rest == {f"text {n}" for n in range(n_kept, 3)}
+    assert shards.keep(database, [(claim, done(claim), None)]) == set()
+    assert jobs.finish(database) == ([job.id] if n_kept == 3 else [])
+
+
+def test_a_commit_writes_kept_outcomes_again_only_if_the_store_lost_them(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    claim = claim_next(database)
+    kept, lost, new = done(claim)
+    shards.keep(database, [(claim, [kept, lost], None)])
+    database.write(
+        lambda transaction: transaction.execute(delete(OutcomeRow).where(OutcomeRow.content_id == lost.content_id))
+    )
+    other = [replace(outcome, text="later") for outcome in (kept, lost, new)]
+    shards.commit(database, claim, other, None, {kept.content_id, lost.content_id})
+    with database.read() as transaction:
+        rows = transaction.execute(select(OutcomeRow.content_id, OutcomeRow.text))
+        texts = {row.content_id: row.text for row in rows}
+    assert texts == {kept.content_id: "out", lost.content_id: "later", new.content_id: "later"}
+    status = read_status(database, job.id)
+    assert (status.done, status.tokens_in) == (3, 9)
 
 
 def test_a_failed_attempt_backs_off_and_then_gives_up_as_transient(database: Database) -> None:
@@ -522,7 +554,7 @@ def test_a_vector_of_another_length_than_the_specs_first_one_is_refused(database
         ]
 
     claim = claim_next(database)
-    shards.keep(database, claim, vectors(claim, (3, 3, 3))[:1], None)
+    shards.keep(database, [(claim, vectors(claim, (3, 3, 3))[:1], None)])
     shards.commit(database, claim, vectors(claim, (3, 4, 3)), None)
     [failure] = failures(database, job.id)
     assert "its vector has 4 numbers, and earlier ones of this model have 3" in failure["reason"]
