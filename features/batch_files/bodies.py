@@ -119,10 +119,12 @@ class Body:
     form: Mapping[str, Any] = field(default_factory=dict)
 
 
-def parsed(url: str, body: Mapping[str, Any], dtype: str, ignored: Collection[str] = ()) -> Body:
+def parsed(
+    url: str, body: Mapping[str, Any], dtype: str, ignored: Collection[str] = (), seed: int | None = None
+) -> Body:
     """Return what the body of a request asks for. Fields in ``ignored`` are passed over.
 
-    ``dtype`` is the precision of the job. Raises BadRequest.
+    ``dtype`` is the precision of the job, and ``seed`` that of samples if the body has none. Raises BadRequest.
     """
     fields = {name: value for name, value in body.items() if value is not None and name not in ignored}
     _check_fields(url, fields)
@@ -132,6 +134,8 @@ def parsed(url: str, body: Mapping[str, Any], dtype: str, ignored: Collection[st
     if url == RESPONSES:
         url, fields = CHAT, _as_chat(fields)
     options_of_body = {**_options_of(fields), **_schema(fields), "dtype": dtype}
+    if seed is not None and options_of_body.get("temperature") != 0:
+        options_of_body.setdefault("seed", seed)
     if url == CHAT:
         without_end = {} if "max_new_tokens" in options_of_body else {"fill_context": True}
         options = _options(GENERATE.name, {"messages": MESSAGES, **without_end, **options_of_body})

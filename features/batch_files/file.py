@@ -231,13 +231,15 @@ class RefusedLine:
 class BodySettings:
     """Settings for reading bodies: the precision of the jobs, and the fields that are passed over.
 
-    Where there is a ``url``, requests must have it. Where there are ``models``, they must name one of these.
+    Where there is a ``url``, requests must have it. Where there are ``models``, they must name one of these. ``seed``
+    is that of samples for which a request has none.
     """
 
     dtype: str
     ignored: frozenset[str] = frozenset()
     url: str | None = None
     models: tuple[str, ...] | None = None
+    seed: int | None = None
 
 
 def request_of(row: Row, dialect: BodySettings) -> BatchRequest | RefusedLine:
@@ -248,7 +250,7 @@ def request_of(row: Row, dialect: BodySettings) -> BatchRequest | RefusedLine:
     named = custom_id if isinstance(custom_id, str) and custom_id else None
     try:
         url, body = _checked(fields, dialect)
-        request = parsed(url, body, dialect.dtype, dialect.ignored)
+        request = parsed(url, body, dialect.dtype, dialect.ignored, dialect.seed)
     except BadRequest as error:
         return RefusedLine(named, line, row.where, str(error))
     assert named is not None

@@ -42,9 +42,17 @@ LIMITS = ("max_requests", "max_bytes", "max_cost")
 @click.option(
     "--keep-days", type=WholeNumber(1, 10_000), default=30, show_default=True, help="Days for which files are kept."
 )
+@click.option("--sample-anew", is_flag=True, help="Give each batch a seed, for requests without one.")
 @ENDPOINT
 def serve_command(
-    models: tuple[str, ...], host: str, port: int, max_lines: int, max_mb: int, keep_days: int, endpoint: str | None
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    max_lines: int,
+    max_mb: int,
+    keep_days: int,
+    sample_anew: bool,
+    endpoint: str | None,
 ) -> int:
     """Serve OpenAI's Batch API, until Ctrl-C: files and batches of those who have a key.
 
@@ -63,7 +71,7 @@ def serve_command(
     stop_as_interrupt()
     sys.setswitchinterval(0.0005)  # so that answers do not wait for the threads that read and write batches
     with open_store(settings) as database:
-        limits = Limits(max_mb * 10**6, max_lines, keep_days * DAY_S)
+        limits = Limits(max_mb * 10**6, max_lines, keep_days * DAY_S, sample_anew)
         clerk = Clerk(settings, database, dict(map(_named, models)), limits)
         with serve(make_app(clerk), host, port) as url, clerk:
             say(f"Batch API: {url}v1 (Ctrl-C ends it)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -256,6 +257,23 @@ def test_a_key_that_has_reached_its_limit_of_costs_computes_no_more_until_the_li
             embedded("resume", job)
             done = wait(alice, batch)
     assert done.errors is None
+
+
+def test_a_batch_is_sampled_anew_only_where_the_server_says_so(api: Api, embedded: Docmill) -> None:
+    embedded.loads_models = False
+    alice = api.client("alice")
+    drawn = {"temperature": 1}
+    file = put(
+        alice, chat("free", "Hello", **drawn), chat("fixed", "Hello", **drawn, seed=3), chat("greedy", "Hello")
+    )
+    with api.clerk, embedded.worker():
+        for _ in range(2):
+            wait(alice, start(alice, file))
+        assert n_outcomes(api) == 3
+        api.clerk.limits = replace(api.clerk.limits, samples_anew=True)
+        for n in (4, 5):
+            wait(alice, start(alice, file))
+            assert n_outcomes(api) == n
 
 
 def test_two_servers_behind_one_address_share_files_and_batches(api: Api, embedded: Docmill) -> None:
