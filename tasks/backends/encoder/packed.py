@@ -64,16 +64,12 @@ class Kernels:
     step: int = 1
 
 
-# On AMX, oneDNN generates code for each new number of rows, which takes as long as the product of a batch.
-_AMX_ROWS = 64
-
-
 def kernels_for(device: str, dtype: torch.dtype) -> Kernels | None:
     """Return the kernels that compute in this precision on this device; None if there are none."""
     native = dtype != torch.bfloat16 or accelerator.native_bfloat16(device)
     if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         if native and dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
-            return replace(ONEDNN, step=_AMX_ROWS)
+            return ON_AMX
         return ONEDNN if native and dtype in {torch.float32, torch.bfloat16} else None
     if device.startswith("cuda") and find_spec("torch.nn.attention.varlen") is not None:
         return FLASH if native and dtype in {torch.float16, torch.bfloat16} else None
@@ -113,19 +109,33 @@ class PlainLinear:
         return residual + functional.linear(inputs, self._weight, self._bias)
 
 
-def by_length(lengths: Sequence[int], heads: int, _device: str) -> Callable[[Tensor], Tensor]:
-    """Neighbors of one length go through attention together."""
-    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+def by_length(lengths: Sequence[int], heads: int, _device: str, *, step: int = 1) -> Callable[[Tensor], Tensor]:
+    """Neighbors go through attention together if their lengths round up to one multiple of ``step``."""
+    groups: list[tuple[slice, tuple[int, ...], tuple[Tensor, Tensor, Tensor] | None]] = []
+    end = 0
+    for longest, run in groupby(lengths, lambda length: length + -length % step):
+        of_texts = torch.tensor([*run])
+        starts = end + of_texts.cumsum(0) - of_texts
+        start, end = end, end + int(of_texts.sum())
+        places = torch.arange(longest)
+        real = places < of_texts[:, None]
+        padding = None
+        if not real.all():  # the first token stands for what pads its text, and nothing sees it
+            rows = (starts[:, None] + places * real).flatten()
+            mask = torch.zeros(real.shape).masked_fill(~real, -torch.inf)[:, None, None]
+            padding = rows, mask, real.flatten().nonzero().flatten()
+        groups.append((slice(start, end), real.shape, padding))
 
     def attention(projected: Tensor) -> Tensor:
-        mixed, start = [], 0
-        for length, count in runs:
-            end = start + length * count
-            query, key, value = projected[start:end].view(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-            together = functional.scaled_dot_product_attention(query, key, value)
-            mixed.append(together.transpose(1, 2).reshape(end - start, -1))
-            start = end
-        return torch.cat([*mixed, projected[start:, : projected.shape[1] // 3]])
+        mixed = []
+        for place, shape, padding in groups:
+            rows, mask, kept = padding or (None, None, None)
+            group = projected[place] if rows is None else projected.index_select(0, rows)
+            query, key, value = group.view(*shape, 3, heads, -1).permute(2, 0, 3, 1, 4)
+            together = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            states = together.transpose(1, 2).flatten(0, 1).flatten(1)
+            mixed.append(states if kept is None else states.index_select(0, kept))
+        return torch.cat([*mixed, projected[end:, : projected.shape[1] // 3]])
 
     return attention
 
@@ -179,6 +189,9 @@ ONEDNN = Kernels(
     by_length,
     first_by_length,
 )
+# On AMX, oneDNN generates code for each new number of rows, which takes as long as the product of a batch. A row of
+# scores that ends within a register of 16 numbers takes longer than one that fills it.
+ON_AMX = replace(ONEDNN, step=64, attention=partial(by_length, step=16))
 FLASH = Kernels(
     PlainLinear,
     MappingProxyType(

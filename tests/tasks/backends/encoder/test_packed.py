@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,16 @@ from torch.nn import functional
 from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
-from docmill.tasks.backends.encoder.packed import FLASH, ONEDNN, Kernels, OneDnnLinear, kernels_for, packed, packs
+from docmill.tasks.backends.encoder.packed import (
+    FLASH,
+    ON_AMX,
+    ONEDNN,
+    Kernels,
+    OneDnnLinear,
+    kernels_for,
+    packed,
+    packs,
+)
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
@@ -58,10 +66,7 @@ def _attention_of_each(
     return torch.cat(mixed)
 
 
-IN_STEPS = replace(ONEDNN, step=64)
-
-
-@pytest.mark.parametrize("with_what", [ONEDNN, IN_STEPS, FLASH], ids=["oneDNN", "in steps", "flash"])
+@pytest.mark.parametrize("with_what", [ONEDNN, ON_AMX, FLASH], ids=["oneDNN", "on AMX", "flash"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_states_without_padding_are_the_models_own(
     name: str, with_what: Kernels, monkeypatch: pytest.MonkeyPatch
@@ -79,7 +84,7 @@ def test_states_without_padding_are_the_models_own(
         assert not states[len(ids) :].any()
 
 
-@pytest.mark.parametrize("with_what", [ONEDNN, IN_STEPS], ids=["oneDNN", "in steps"])
+@pytest.mark.parametrize("with_what", [ONEDNN, ON_AMX], ids=["oneDNN", "on AMX"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_first_tokens_states_alone_are_the_models_own(name: str, with_what: Kernels) -> None:
     torch.manual_seed(3)
