@@ -187,12 +187,13 @@ class Clerk:
                 calls.append({"unfit": unfit[call]})
                 continue
             request = plan.request(call, None).model_copy(
-                update={"idempotency_key": ledger.key_of_job(batch.id, number), "priority": batch.priority}
+                update={"idempotency_key": ledger.key_of_job(batch.id, number)}
             )
             is_first = call == next(iter(specs))
             source = CallSource(file, call, specs[call][1].model, refused=is_first, unfit=unfit)
             try:
                 job = submit(self.settings, self.database, request, Listener(), partial(_opened, source))
+                jobs.share_as(self.database, job.id, f"key {batch.key}", batch.weight)
                 calls.append({"job": job.id})
             except TaskError as error:
                 calls.append({"unfit": _reason(call, error)})

@@ -75,14 +75,15 @@ class ServerTable(Base):
 class ApiKey(ServerTable):
     """A key of the server by its name; the key itself is stored as its SHA-256. A revoked key keeps its name.
 
-    Jobs of its batches have its `priority`. Its open batches have at most `max_requests` lines, and the files that it
-    uploads at most `max_bytes`. Once its batches cost `max_cost`, their jobs are paused. NULL is no limit.
+    Jobs of its batches share the workers as one, in proportion to its `weight`. Its open batches have at most
+    `max_requests` lines, and the files that it uploads at most `max_bytes`. Once its batches cost `max_cost`, their
+    jobs are paused. NULL is no limit.
     """
 
     __tablename__ = "api_key"
     name = column(str, primary_key=True)
     sha256 = column(bytes, unique=True)
-    priority = column(int, default=0)
+    weight = column(int, default=1)
     max_requests = column(int, nullable=True)
     max_bytes = column(int, nullable=True)
     max_cost = column(float, nullable=True)
@@ -141,7 +142,7 @@ class ApiBatch(ServerTable):
     times = column(Json)
     created_at = column(float)
     expires_at = column(float)
-    priority = column(int, default=0)
+    weight = column(int, default=1)
     cost = column(float, default=0.0)
     plan = column(Json, nullable=True)
     errors = column(Json, nullable=True)
@@ -483,7 +484,7 @@ def create_batch(
             times={},
             created_at=now,
             expires_at=now + window_s,
-            priority=key.priority,
+            weight=key.weight,
             cost=0.0,
             n_requests=0,
             n_completed=0,

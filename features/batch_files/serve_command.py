@@ -94,8 +94,8 @@ def keys_command() -> None:
     """Make, list and revoke the keys of `docmill serve`."""
 
 
-PRIORITY = click.option(
-    "--priority", type=WholeNumber(-1000, 1000), help="Of its jobs; higher goes first.  [default: 0]"
+WEIGHT = click.option(
+    "--weight", type=WholeNumber(1, 1000), help="Its share of the workers, relative to other keys.  [default: 1]"
 )
 REQUESTS = click.option(
     "--max-requests", type=WholeNumber(1, 10**9), help="Most requests of its open batches.  [default: any]"
@@ -110,7 +110,7 @@ COST = click.option(
 
 @keys_command.command("add", epilog="Example: docmill keys add alice --max-requests 100000")
 @click.argument("name")
-@PRIORITY
+@WEIGHT
 @REQUESTS
 @BYTES
 @COST
@@ -120,7 +120,7 @@ def add_command(name: str, as_json: bool, **limits: float | None) -> int:
     if not is_id(name):
         raise click.UsageError("NAME has 1 to 255 characters that can be printed")
     settings = _checked(settings_from(), limits)
-    given = {"priority": 0, **{option: value for option, value in limits.items() if value is not None}}
+    given = {"weight": 1, **{option: value for option, value in limits.items() if value is not None}}
     with open_store(settings) as database:
         secret = ledger.add_key(database, name, **given)
     if as_json:
@@ -132,7 +132,7 @@ def add_command(name: str, as_json: bool, **limits: float | None) -> int:
 
 @keys_command.command("change", epilog="Example: docmill keys change alice --max-cost 50")
 @click.argument("name")
-@PRIORITY
+@WEIGHT
 @REQUESTS
 @BYTES
 @COST
@@ -162,10 +162,10 @@ def list_command(as_json: bool) -> int:
     if as_json:
         print_json(rows)
         return OK
-    made = table("name", "state", "priority", "most requests", "most bytes", "most cost", names={"name"})
+    made = table("name", "state", "weight", "most requests", "most bytes", "most cost", names={"name"})
     for row in rows:
         bounds = ("any" if row[name] is None else f"{row[name]:,}" for name in LIMITS)
-        made.add_row(printable(row["name"]), row["state"], str(row["priority"]), *bounds)
+        made.add_row(printable(row["name"]), row["state"], str(row["weight"]), *bounds)
     print_rich(made)
     return OK
 
@@ -173,7 +173,7 @@ def list_command(as_json: bool) -> int:
 def _row(key: ledger.ApiKey) -> dict[str, Any]:
     state = "active" if key.revoked_at is None else "revoked"
     limits = {name: getattr(key, name) for name in LIMITS}
-    return {"name": key.name, "state": state, "priority": key.priority, **limits, "created_at": key.created_at}
+    return {"name": key.name, "state": state, "weight": key.weight, **limits, "created_at": key.created_at}
 
 
 @keys_command.command("revoke", epilog="Example: docmill keys revoke alice")

@@ -322,6 +322,9 @@ class Job(Base):
     of other readings. `base_document` was the corpus's last document when the sweep began, `swept_to` is the last one
     that the sweep has examined, and `last_document` the last one that belongs to the job.
 
+    Jobs of one priority share the workers evenly, but those with the same `sharer` share as one, in proportion to
+    their `weight`.
+
     Retention (`storage.deletion.retention`) deletes the rows of `step_text` at `forgotten_at`, and folds finished
     shards into one row for each step at `folded_at`. `traceparent` is the first span of the job's trace.
     """
@@ -335,6 +338,8 @@ class Job(Base):
     paused = column(bool, default=False)
     reason = column(str, nullable=True)
     priority = column(int, default=0)
+    sharer = column(str, nullable=True)
+    weight = column(int, default=1)
     max_failures = column(float, nullable=True)  # percent
     max_flagged = column(float, nullable=True)  # percent
     base_document = column(int, default=0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, select, true, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, select, true, update
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from docmill.storage.core.database import Database
@@ -192,7 +193,7 @@ def _claimants(transaction: Transaction, lane: LaneWindow, only_job: int | None)
     unservable = _unservable(transaction, lane.name)
     ready = _ready(lane, Job.id, unservable).offset(0).correlate(Job).exists()
     jobs = transaction.execute(
-        select(Job.id, Job.priority)
+        select(Job.id, Job.priority, Job.sharer, Job.weight)
         .join(Step, Step.job_id == Job.id)
         .join(SpecRow, SpecRow.id == Step.spec_id)
         .where(RUNS, SpecRow.kind == lane.name, Step.spec_id.not_in(unservable), ready)
@@ -200,18 +201,36 @@ def _claimants(transaction: Transaction, lane: LaneWindow, only_job: int | None)
         .distinct()
     ).all()
     in_flight = _in_flight(transaction, lane.name) if len(jobs) > 1 else {}
-    first = sorted(jobs, key=lambda job: (-job.priority, in_flight.get(job.id, 0), job.id))[: lane.window]
-    planned = {job.id: _count(transaction, _ready(lane, job.id, unservable).limit(lane.window)) for job in first}
-    return [Claimant(job.id, job.priority, in_flight.get(job.id, 0), planned[job.id]) for job in first]
+    of_sharers = Counter[str | None]()
+    for row in in_flight.values():
+        of_sharers[row.sharer] += row.n
+    claimants = [
+        Claimant(
+            job.id,
+            job.priority,
+            in_flight[job.id].n if job.id in in_flight else 0,
+            planned=lane.window,
+            sharer=job.sharer,
+            shared=of_sharers[job.sharer],
+            weight=job.weight,
+        )
+        for job in jobs
+    ]
+    first = sorted(claimants, key=Claimant.rank)[: lane.window]
+    return [
+        replace(claimant, planned=_count(transaction, _ready(lane, claimant.job_id, unservable).limit(lane.window)))
+        for claimant in first
+    ]
 
 
-def _in_flight(transaction: Transaction, lane: str) -> dict[int, int]:
+def _in_flight(transaction: Transaction, lane: str) -> dict[int, Row[int, str | None, int]]:
     counted = transaction.execute(
-        select(Shard.job_id, func.count().label("n"))
+        select(Job.id, Job.sharer, func.count().label("n"))
+        .join(Shard, Shard.job_id == Job.id)
         .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]), Shard.dispatched_at.is_not(None))
-        .group_by(Shard.job_id)
+        .group_by(Job.id)
     )
-    return {row.job_id: row.n for row in counted}
+    return {row.id: row for row in counted}
 
 
 def _count(transaction: Transaction, query: Select[int]) -> int:

@@ -1,11 +1,13 @@
 """Decide what to do with a shard after a failed attempt, and how many shards of each job to dispatch.
 
 The fair share is max-min: the next shard is taken from the job of the highest priority that has the fewest in flight.
+Jobs with a common sharer count together, by weight.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,23 +82,41 @@ def after_error(*, attempt: int, suspect: int, reason: str) -> PlanAgain | GiveU
 
 @dataclass(frozen=True)
 class Claimant:
-    """A job that has shards to dispatch in a lane."""
+    """A job that has shards to dispatch in a lane.
+
+    It shares the workers together with the other jobs of its `sharer`, of which `shared` shards are in flight in
+    all, and has a part in proportion to `weight`. A job without a sharer shares by itself.
+    """
 
     job_id: int
     priority: int
     in_flight: int
     planned: int
+    sharer: str | None = None
+    shared: int = 0
+    weight: int = 1
+
+    @property
+    def group(self) -> int | str:
+        return self.job_id if self.sharer is None else self.sharer
+
+    def rank(self, more: int = 0, more_of_group: int = 0) -> tuple[float, ...]:
+        """Return its place among claimants, the first to get the next shard, with so many more in flight."""
+        of_group = self.in_flight if self.sharer is None else self.shared
+        return (-self.priority, (of_group + more_of_group) / self.weight, self.in_flight + more, self.job_id)
 
 
 def share(claimants: Sequence[Claimant], room: int) -> dict[int, int]:
     """Return the number of shards to dispatch by job id, at most `room` in all. Jobs without any are left out."""
-    heap = [(-c.priority, c.in_flight, c.job_id, c.planned) for c in claimants if c.planned > 0]
+    shares, of_groups = Counter[int](), Counter[int | str]()
+    heap = [(claimant.rank(), claimant) for claimant in claimants if claimant.planned > 0]
     heapq.heapify(heap)
-    shares: dict[int, int] = {}
     while heap and room > 0:
-        priority, in_flight, job_id, planned = heapq.heappop(heap)
-        shares[job_id] = shares.get(job_id, 0) + 1
-        room -= 1
-        if planned > 1:
-            heapq.heappush(heap, (priority, in_flight + 1, job_id, planned - 1))
-    return shares
+        rank, first = heapq.heappop(heap)
+        if rank == first.rank(shares[first.job_id], of_groups[first.group]):
+            shares[first.job_id] += 1
+            of_groups[first.group] += 1
+            room -= 1
+        if shares[first.job_id] < first.planned:
+            heapq.heappush(heap, (first.rank(shares[first.job_id], of_groups[first.group]), first))
+    return dict(shares)

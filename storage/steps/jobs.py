@@ -344,6 +344,11 @@ def prioritize(database: Database, job_id: int, priority: int) -> bool:
     return _set(database, job_id, priority=priority)
 
 
+def share_as(database: Database, job_id: int, sharer: str, weight: int) -> bool:
+    """Let a job share the workers with others of its sharer as one. False when it had ended. Raises NotFound."""
+    return _set(database, job_id, sharer=sharer, weight=weight)
+
+
 def _set(database: Database, job_id: int, **values: Any) -> bool:
     require(database, job_id)
     unfinished = update(Job).where(Job.id == job_id, Job.state.in_(UNFINISHED))

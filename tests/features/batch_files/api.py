@@ -31,7 +31,7 @@ class Api:
 
     def client(self, name: str, **limits: Any) -> openai.OpenAI:
         """Return OpenAI's client with a new key."""
-        limits = {"priority": 0, "max_requests": None, "max_bytes": None, **limits}
+        limits = {"weight": 1, "max_requests": None, "max_bytes": None, **limits}
         return client(self.url, ledger.add_key(self.database, name, **limits))
 
 

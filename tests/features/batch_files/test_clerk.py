@@ -90,7 +90,7 @@ def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_o
 
 
 def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None:
-    key = embedded("keys", "add", "alice", "--priority", "3").stdout.strip()
+    key = embedded("keys", "add", "alice", "--weight", "3").stdout.strip()
     assert embedded.json("keys", "list")[0]["name"] == "alice"
     process = embedded.start("serve", "--model", "small=minilm", "--port", "0")
     try:
@@ -105,7 +105,6 @@ def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None
             (answer,) = read(alice, wait(alice, batch).output_file_id)
         vectors = CreateEmbeddingResponse.model_validate(answer["response"]["body"]).data
         assert [len(one.embedding) for one in vectors] == [384, 384]
-        assert embedded.json("jobs")[0]["priority"] == 3
         assert key not in embedded.log("serve") + embedded.log("worker")
     finally:
         process.send_signal(signal.SIGTERM)

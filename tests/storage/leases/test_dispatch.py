@@ -97,6 +97,25 @@ def test_maintenance_looks_for_shards_from_the_start(database: Database) -> None
     assert back.shard_id in dispatched(database)
 
 
+def test_jobs_of_one_sharer_have_the_places_of_one_job_and_a_weight_has_more(database: Database) -> None:
+    first, second, other = (many_shards(database, name) for name in "abc")
+    for job, sharer, weight in ((first, "alice", 1), (second, "alice", 1), (other, "bob", 3)):
+        assert jobs.share_as(database, job.id, sharer, weight)
+    sign_on(database, "w1", slots=8)
+    assert by_job(database, dispatched(database)) == {first.id: 2, second.id: 2, other.id: 12}
+
+
+def test_a_small_job_beside_a_huge_one_is_next(database: Database) -> None:
+    huge = many_shards(database, "a", 40)
+    assert jobs.share_as(database, huge.id, "alice", 1)
+    sign_on(database, "w1", slots=2)
+    assert by_job(database, dispatched(database)) == {huge.id: 4}
+    small = many_shards(database, "b", 1)
+    assert jobs.share_as(database, small.id, "bob", 1)
+    claim_next(database)
+    assert by_job(database, dispatched(database)) == {small.id: 1}
+
+
 def test_one_job_may_be_offered_alone_and_what_waits_be_taken_out_of_the_queue(database: Database) -> None:
     first, second = many_shards(database, "a"), many_shards(database, "b")
     (lane,) = dispatch.lanes(database)

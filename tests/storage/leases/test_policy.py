@@ -74,6 +74,23 @@ def test_of_two_jobs_of_one_priority_the_one_with_less_in_flight_is_not_behind(
                 assert n == 0 or served.in_flight + n <= total + 1
 
 
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=4), st.integers(1, 3), ROOM)
+def test_sharers_have_places_by_weight_however_many_jobs_they_have(
+    weights: list[int], n_jobs: int, room: int
+) -> None:
+    claimants = [
+        Claimant(100 * number + job, 0, 0, room, sharer=f"key {number}", weight=weight)
+        for number, weight in enumerate(weights)
+        for job in range(n_jobs if number else 1)
+    ]
+    shares = share(claimants, room)
+    groups = [sum(n for job_id, n in shares.items() if job_id // 100 == number) for number in range(len(weights))]
+    # No place could be given to another sharer that would have less for its weight even then.
+    for n, weight in zip(groups, weights, strict=True):
+        for other, of_other in zip(groups, weights, strict=True):
+            assert n == 0 or (n - 1) / weight <= other / of_other
+
+
 @given(CLAIMANTS, ROOM)
 def test_more_room_takes_from_nobody(claimants: list[Claimant], room: int) -> None:
     less, more = share(claimants, room), share(claimants, room + 1)
