@@ -414,7 +414,7 @@ def review(admin: Database, job: int) -> None:
 def serve_batches(admin: Database) -> None:
     """All that the Batch API does to tables of its own."""
     name = f"key {next(numbers)}"
-    key = ledger.find_key(admin, ledger.add_key(admin, name, priority=0))
+    key = ledger.find_key(admin, ledger.add_key(admin, name, weight=1))
     assert key is not None
     written = FileWriter(admin, name, "a.jsonl", ledger.INPUT)
     written.write(b"line\n")

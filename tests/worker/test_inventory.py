@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -68,16 +69,22 @@ def run_on_a_server(docmill: Docmill, _: ApiServer) -> None:
 
 
 def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
-    """Leave answers in the journal whose results are not in the store."""
-    blocked, n_begun = threading.Event(), iter(range(1_000_000))
+    """Leave answers in the journal whose results are not in the store, which refuses them."""
+    asked, refuses, blocked, n_begun = threading.Event(), threading.Event(), threading.Event(), iter(range(1_000_000))
 
     def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
+        asked.set()
+        refuses.wait()
         if next(n_begun) >= 30:
             blocked.wait()
         return None
 
     server.script = script
     process = docmill.start("run", "generate", "corpus.jsonl", "--corpus", "letters", *SERVED)
+    until(asked.is_set, "a text is sent")
+    with closing(sqlite3.connect(docmill.folder / "home" / "docmill.db", timeout=60)) as store:
+        store.execute("CREATE TRIGGER refuse BEFORE INSERT ON outcome BEGIN SELECT RAISE(ABORT, 'refused'); END")
+    refuses.set()
     until(lambda: journaled(docmill) >= 25, "answers are kept")
     devices = device_pids(process)
     kill_group(process)
@@ -85,6 +92,8 @@ def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     blocked.set()
+    with closing(sqlite3.connect(docmill.folder / "home" / "docmill.db", timeout=60)) as store:
+        store.execute("DROP TRIGGER refuse")
     docmill("cancel", 1)
 
 
