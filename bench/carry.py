@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import psycopg
 from sqlalchemy import func, select, text
 
 from bench.pairs import Claim, Run, interleave, write
@@ -212,13 +213,16 @@ def _fill_contents(database: Database, n: int, chars: int) -> None:
 
 def _clear(database: Database) -> None:
     """No outcomes, shards and workers: each run begins alike."""
-    database.write(lambda transaction: transaction.execute(text("TRUNCATE outcome, shard, worker, step, step_text")))
+    database.write(
+        lambda transaction: transaction.execute(text("TRUNCATE outcome, shard, worker, step, step_text CASCADE"))
+    )
     database.write(lambda transaction: transaction.execute(text("UPDATE job SET state = 'cancelled'")))
 
 
 def _vacuum(database: Database) -> None:
-    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM ANALYZE"))
+    url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
 
 
 def main() -> None:
