@@ -47,7 +47,7 @@ KEPT = 0.2  # of the outputs of the layers that do not copy
 
 @dataclass(frozen=True)
 class Settings:
-    """How CTranslate2 is called. The README's table has batches of 32, one at a time on all threads."""
+    """Settings of CTranslate2. The table of its README has batches of 32, one at a time on all threads."""
 
     workers: int = 1
     size: int = 32
