@@ -54,7 +54,7 @@ test-fast: setup ## the tests that need no server, no command and no model: for 
 	@$(BIN)/python -m pytest -m fast --numprocesses 2 --dist worksteal
 
 test-vllm: setup-vllm ## only the tests on vLLM and beside it, in its own environment
-	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/backends/decoder_only/test_vllm.py tests/tasks/backends/remote/test_vllm_server.py tests/features/batch_files/test_beside_vllm.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/backends/decoder_only/test_vllm.py tests/tasks/backends/remote/test_vllm_server.py tests/features/batch_server/test_beside_vllm.py
 
 .PHONY: setup-gliner test-gliner
 

@@ -24,7 +24,7 @@ WORK, RESULTS, CORPORA, FLEET, ADVANCED = "Work", "Results", "Corpora and pipeli
 HEADINGS = (WORK, RESULTS, CORPORA, FLEET, ADVANCED)
 GROUP = "docmill.features"
 BUILT_IN = (
-    "docmill.features.batch_files",
+    "docmill.features.batch_server",
     "docmill.features.comparing",
     "docmill.features.explaining",
     "docmill.features.metrics",

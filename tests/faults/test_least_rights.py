@@ -13,8 +13,8 @@ from celery import Celery
 from celery.result import AsyncResult
 from sqlalchemy import update
 
-from docmill.features.batch_files import ledger
-from docmill.features.batch_files.ledger import FileWriter
+from docmill.features.batch_server import ledger
+from docmill.features.batch_server.ledger import FileWriter
 from docmill.features.near_duplicates import clusters
 from docmill.features.near_duplicates.methods import ByText, Shingling
 from docmill.features.reviewing import judgements

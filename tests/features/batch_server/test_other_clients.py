@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion
 
-from docmill.features.batch_files import ledger
+from docmill.features.batch_server import ledger
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
-from tests.features.batch_files.api import Api, chat, running
+from tests.features.batch_server.api import Api, chat, running
 from tests.worker.harness import SHARED, Docmill, until
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from docmill.features.batch_files import SERVER, ledger
+from docmill.features.batch_server import SERVER, ledger
 from docmill.worker.cli.options import ENDPOINT, JSON, Number, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, answer, print_json, print_rich, say, stop_as_interrupt
 from docmill.worker.consoles import table
@@ -62,8 +62,8 @@ def serve_command(
     It speaks HTTP. Use a proxy for TLS before you serve on another address than the loopback.
     """
     SERVER.require("`docmill serve`")
-    from docmill.features.batch_files.clerk import Clerk, Limits
-    from docmill.features.batch_files.serving import make_app
+    from docmill.features.batch_server.clerk import Clerk, Limits
+    from docmill.features.batch_server.serving import make_app
     from docmill.worker.cli.commands.web import until_interrupted
     from docmill.worker.web.http_server import serve
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from docmill.features.batch_files import batches, writer
-from docmill.features.batch_files.batches import AnswerCounts
-from docmill.features.batch_files.file import BodySettings, open_batch
+from docmill.features.batch_server import batches, writer
+from docmill.features.batch_server.batches import AnswerCounts
+from docmill.features.batch_server.file import BodySettings, open_batch
 from docmill.storage.results.status import JobStatus
 from docmill.tasks.kinds import KindOptions
 from docmill.worker import formatting

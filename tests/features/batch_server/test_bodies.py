@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from docmill.features.batch_files.bodies import BadRequest, Body, parsed
-from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
+from docmill.features.batch_server.bodies import BadRequest, Body, parsed
+from docmill.features.batch_server.writer import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
 
 HELLO = [{"role": "user", "content": "Hello"}]
 INPUTS: dict[str, dict[str, Any]] = {

@@ -15,10 +15,10 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from docmill.features.batch_files import file, writer
-from docmill.features.batch_files.bodies import in_words_of_bodies
-from docmill.features.batch_files.file import BatchFile, BatchRequest, Call, CallSource, RefusedLine, survey
-from docmill.features.batch_files.writer import Line, refused, request_of, response, unanswered
+from docmill.features.batch_server import file, writer
+from docmill.features.batch_server.bodies import in_words_of_bodies
+from docmill.features.batch_server.file import BatchFile, BatchRequest, Call, CallSource, RefusedLine, survey
+from docmill.features.batch_server.writer import Line, refused, request_of, response, unanswered
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.readers import Source, SourceOptions

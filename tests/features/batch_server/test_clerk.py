@@ -14,14 +14,14 @@ from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 from sqlalchemy import func, select, update
 
-from docmill.features.batch_files import ledger
-from docmill.features.batch_files.clerk import Clerk
-from docmill.features.batch_files.ledger import ApiBatch, ApiFile, ApiFileBlock
+from docmill.features.batch_server import ledger
+from docmill.features.batch_server.clerk import Clerk
+from docmill.features.batch_server.ledger import ApiBatch, ApiFile, ApiFileBlock
 from docmill.storage.core.schema import Job, OutcomeRow, db_now
 from docmill.storage.errors import LeaseLost
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
-from tests.features.batch_files.api import MODELS, Api, chat, client, put, read, running, start, wait
+from tests.features.batch_server.api import MODELS, Api, chat, client, put, read, running, start, wait
 from tests.worker.harness import Docmill, Running, kill_group, until
 
 

@@ -10,9 +10,9 @@ from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from docmill.features.batch_files.batches import BatchPlan
-from docmill.features.batch_files.file import BodySettings, open_batch, survey
-from docmill.features.batch_files.writer import CHAT, COMPLETIONS
+from docmill.features.batch_server.batches import BatchPlan
+from docmill.features.batch_server.file import BodySettings, open_batch, survey
+from docmill.features.batch_server.writer import CHAT, COMPLETIONS
 from tests.storage.builders import COPY
 from tests.worker.harness import Docmill
 

@@ -16,11 +16,11 @@ import openai
 import pytest
 from sqlalchemy import func, select
 
-from docmill.features.batch_files import ledger
-from docmill.features.batch_files.clerk import Limits
-from docmill.features.batch_files.ledger import ApiFile, ApiFileBlock
+from docmill.features.batch_server import ledger
+from docmill.features.batch_server.clerk import Limits
+from docmill.features.batch_server.ledger import ApiFile, ApiFileBlock
 from docmill.storage.core.database import Database
-from tests.features.batch_files.api import Api, chat, put, running, start
+from tests.features.batch_server.api import Api, chat, put, running, start
 from tests.worker.harness import until
 
 

@@ -16,11 +16,11 @@ from functools import partial
 from io import BufferedReader
 from typing import Any, Self
 
-from docmill.features.batch_files import ledger, writer
-from docmill.features.batch_files.batches import BatchPlan, JobAnswers, answer_lines
-from docmill.features.batch_files.bodies import in_words_of_bodies
-from docmill.features.batch_files.file import MOST_CALLS, BatchFile, BodySettings, Call, CallSource, survey
-from docmill.features.batch_files.ledger import ApiBatch, FileWriter
+from docmill.features.batch_server import ledger, writer
+from docmill.features.batch_server.batches import BatchPlan, JobAnswers, answer_lines
+from docmill.features.batch_server.bodies import in_words_of_bodies
+from docmill.features.batch_server.file import MOST_CALLS, BatchFile, BodySettings, Call, CallSource, survey
+from docmill.features.batch_server.ledger import ApiBatch, FileWriter
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import LeaseLost, NotFound, StorageError

@@ -12,7 +12,7 @@ import pytest
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
-from docmill.features.batch_files.writer import (
+from docmill.features.batch_server.writer import (
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,

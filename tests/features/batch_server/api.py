@@ -11,9 +11,9 @@ from typing import Any
 import openai
 from openai.types import Batch
 
-from docmill.features.batch_files import ledger
-from docmill.features.batch_files.clerk import Clerk, Limits
-from docmill.features.batch_files.serving import make_app
+from docmill.features.batch_server import ledger
+from docmill.features.batch_server.clerk import Clerk, Limits
+from docmill.features.batch_server.serving import make_app
 from docmill.storage.core.database import Database
 from docmill.worker.settings import Settings
 from docmill.worker.web.http_server import serve

@@ -25,10 +25,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from docmill.features.batch_files import ledger
-from docmill.features.batch_files.clerk import Clerk
-from docmill.features.batch_files.ledger import ApiBatch, ApiFile, ApiKey, FileWriter, Refused
-from docmill.features.batch_files.writer import URLS
+from docmill.features.batch_server import ledger
+from docmill.features.batch_server.clerk import Clerk
+from docmill.features.batch_server.ledger import ApiBatch, ApiFile, ApiKey, FileWriter, Refused
+from docmill.features.batch_server.writer import URLS
 from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import StorageError
 from docmill.worker.queue.messages import is_id

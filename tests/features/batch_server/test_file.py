@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from docmill.features.batch_files.file import (
+from docmill.features.batch_server.file import (
     MOST_CALLS,
     BatchFile,
     BatchRequest,
@@ -22,7 +22,7 @@ from docmill.features.batch_files.file import (
     open_batch,
     survey,
 )
-from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, REQUEST, RESPONSES
+from docmill.features.batch_server.writer import CHAT, COMPLETIONS, EMBEDDINGS, REQUEST, RESPONSES
 from docmill.storage.readers.records import Record, Rejection
 from docmill.worker.errors import WorkerError
 

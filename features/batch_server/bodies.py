@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS, RESPONSES
+from docmill.features.batch_server.writer import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS, RESPONSES
 from docmill.storage.json_values import Json
 from docmill.storage.templates import is_messages
 from docmill.tasks import kinds

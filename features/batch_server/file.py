@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from io import FileIO
 from typing import Any, BinaryIO
 
-from docmill.features.batch_files.bodies import BadRequest, Body, parsed
-from docmill.features.batch_files.writer import REQUEST, URLS
+from docmill.features.batch_server.bodies import BadRequest, Body, parsed
+from docmill.features.batch_server.writer import REQUEST, URLS
 from docmill.storage.core.normalize import normalize_json
 from docmill.storage.readers import jsonl, remote, streams
 from docmill.storage.readers.errors import EncodingUnnamed, finding_bugs
