@@ -19,6 +19,6 @@ FEATURE = Feature(
         ),
     },
     writers=("docmill.features.batch_server.writer:WRITER",),
-    tables=("docmill.features.batch_server.ledger:ServerTable.metadata",),
+    tables=("docmill.features.batch_server.stored_batches:ApiBatch.metadata",),
     extras=(SERVER,),
 )

@@ -16,11 +16,23 @@ from functools import partial
 from io import BufferedReader
 from typing import Any, Self
 
-from docmill.features.batch_server import ledger, writer
+from docmill.features.batch_server import keys, stored_batches, writer
 from docmill.features.batch_server.batches import BatchPlan, JobAnswers, answer_lines
 from docmill.features.batch_server.bodies import in_words_of_bodies
 from docmill.features.batch_server.file import MOST_CALLS, BatchFile, BodySettings, Call, CallSource, survey
-from docmill.features.batch_server.ledger import ApiBatch, FileWriter
+from docmill.features.batch_server.stored_batches import (
+    CANCELLED,
+    CANCELLING,
+    COMPLETED,
+    EXPIRED,
+    FAILED,
+    FINALIZING,
+    IN_PROGRESS,
+    LEASE_S,
+    VALIDATING,
+    ApiBatch,
+)
+from docmill.features.batch_server.stored_files import OUTPUT, FileWriter, StoredBytes
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import LeaseLost, NotFound, StorageError
@@ -46,9 +58,9 @@ AGAIN_S = 5.0  # until a batch is tried again after an error of the store
 REMOVE_EVERY_S = 60.0
 COUNT_EVERY_S = 2.0  # the costs of keys that have a limit
 _UNANSWERED = {
-    ledger.EXPIRED: ("batch_expired", "The batch expired before this request was computed; send it again."),
-    ledger.CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was computed."),
-    ledger.COMPLETED: ("batch_stopped", "The operator of the server ended this request's job; send it again."),
+    EXPIRED: ("batch_expired", "The batch expired before this request was computed; send it again."),
+    CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was computed."),
+    COMPLETED: ("batch_stopped", "The operator of the server ended this request's job; send it again."),
 }
 
 
@@ -82,7 +94,7 @@ class Clerk:
         self.database = database
         self.models = models
         self.limits = limits
-        self.owner = ledger.new_id("clerk_")
+        self.owner = keys.new_id("clerk_")
         self.wake = threading.Event()
         self._stop = threading.Event()
         self._in_hand: set[str] = set()
@@ -100,12 +112,12 @@ class Clerk:
         remove_at = count_at = 0.0
         while not self._stop.is_set():
             try:
-                for batch_id in ledger.due(self.database):
+                for batch_id in stored_batches.due(self.database):
                     if len(self._in_hand) < AT_ONCE and batch_id not in self._in_hand:
                         self._in_hand.add(batch_id)
                         threading.Thread(target=self._try, args=(batch_id,), name="clerk", daemon=True).start()
                 if time.monotonic() >= remove_at:
-                    ledger.remove_old(self.database)
+                    stored_batches.remove_old(self.database)
                     remove_at = time.monotonic() + REMOVE_EVERY_S
                 if time.monotonic() >= count_at:
                     self.pause_costly()
@@ -117,10 +129,10 @@ class Clerk:
 
     def pause_costly(self) -> None:
         """Pause the batches of keys that have reached their limit of costs. Prices are those of the settings."""
-        for key, batch in ledger.batches_with_limits(self.database):
+        for key, batch in stored_batches.batches_with_limits(self.database):
             statuses = [read_status(self.database, job_id) for job_id in batch.jobs]
             costs = [cost for status in statuses if (cost := read_prices(self.settings).cost_of(status)) is not None]
-            if ledger.note_cost(self.database, key, batch, sum(cost.amount for cost in costs)):
+            if stored_batches.note_cost(self.database, key, batch, sum(cost.amount for cost in costs)):
                 for status in statuses:
                     if not status.ended and status.state != "paused" and jobs.pause(self.database, status.id):
                         log.warning("batch_paused batch=%s job=%d key=%r", batch.id, status.id, key.name)
@@ -139,34 +151,33 @@ class Clerk:
 
     def carry_on(self, batch_id: str) -> None:
         """Give a batch its next status, unless another clerk has it. Raises LeaseLost."""
-        batch = ledger.hold(self.database, batch_id, self.owner)
+        batch = stored_batches.hold(self.database, batch_id, self.owner)
         if batch is None:
             return
         try:
-            with renewed(
-                batch.id, lambda: ledger.renew(self.database, batch, self.owner), ledger.LEASE_S, stop=self._stop
-            ) as held:
+            renew = partial(stored_batches.renew, self.database, batch, self.owner)
+            with renewed(batch.id, renew, LEASE_S, stop=self._stop) as held:
                 self._next(batch, held)
         finally:
-            ledger.give_back(self.database, batch.id, self.owner)
+            stored_batches.give_back(self.database, batch.id, self.owner)
 
     def _next(self, batch: ApiBatch, held: HeldLease) -> None:
         try:
-            if batch.status == ledger.VALIDATING and not batch.is_expired:
+            if batch.status == VALIDATING and not batch.is_expired:
                 self._validate(batch, held)
-            elif batch.status in {ledger.VALIDATING, ledger.IN_PROGRESS}:
-                ends_as = ledger.EXPIRED if batch.is_expired else ledger.COMPLETED
-                self._advance(batch, ledger.FINALIZING, ends_as=ends_as, errors=None)
+            elif batch.status in {VALIDATING, IN_PROGRESS}:
+                ends_as = EXPIRED if batch.is_expired else COMPLETED
+                self._advance(batch, FINALIZING, ends_as=ends_as, errors=None)
             else:
-                cancelled = batch.status == ledger.CANCELLING
-                self._finalize(batch, held, ledger.CANCELLED if cancelled else batch.ends_as)
-        except (_BatchInvalid, ledger.Refused, NotFound) as error:
+                cancelled = batch.status == CANCELLING
+                self._finalize(batch, held, CANCELLED if cancelled else batch.ends_as)
+        except (_BatchInvalid, keys.Refused, NotFound) as error:
             wrong = {"code": "invalid_batch", "line": None, "message": str(error), "param": None}
-            self._advance(batch, ledger.FAILED, errors=[wrong])
+            self._advance(batch, FAILED, errors=[wrong])
 
     def _advance(self, batch: ApiBatch, status: str, *files: FileWriter, **values: Any) -> None:
         kept = dict.fromkeys(files, self.limits.keep_s)
-        ledger.advance(self.database, batch, self.owner, status, kept, **values)
+        stored_batches.advance(self.database, batch, self.owner, status, kept, **values)
         log.info("batch_%s batch=%s key=%r", status, batch.id, batch.key)
 
     def _validate(self, batch: ApiBatch, held: HeldLease) -> None:
@@ -187,7 +198,7 @@ class Clerk:
                 calls.append({"unfit": unfit[call]})
                 continue
             request = plan.request(call, None).model_copy(
-                update={"idempotency_key": ledger.key_of_job(batch.id, number)}
+                update={"idempotency_key": stored_batches.key_of_job(batch.id, number)}
             )
             is_first = call == next(iter(specs))
             source = CallSource(file, call, specs[call][1].model, refused=is_first, unfit=unfit)
@@ -199,7 +210,7 @@ class Clerk:
                 calls.append({"unfit": _reason(call, error)})
         self._advance(
             batch,
-            ledger.IN_PROGRESS,
+            IN_PROGRESS,
             plan={**read_with, "calls": calls},
             n_requests=contents.n_requests + contents.n_refused,
             n_failed=contents.n_refused,
@@ -218,21 +229,21 @@ class Clerk:
         return specs, unfit
 
     def _file(self, batch: ApiBatch, held: HeldLease, read_with: Mapping[str, Any]) -> BatchFile:
-        stored = ledger.input_of(self.database, batch)
+        stored = stored_batches.input_of(self.database, batch)
         models, seed = tuple(read_with["models"]), read_with.get("seed")
         dialect = BodySettings(read_with["dtype"], url=batch.endpoint, models=models, seed=seed)
         content = SourceFile(
             f"batch://{batch.key}/{batch.id}",
             stored.filename,
             stored.n_bytes,
-            lambda: BufferedReader(ledger.StoredBytes(self.database, stored.id, held.check)),
+            lambda: BufferedReader(StoredBytes(self.database, stored.id, held.check)),
         )
         return BatchFile(content, "", stored.sha256 or "", dialect)
 
     def _finalize(self, batch: ApiBatch, held: HeldLease, ends_as: str) -> None:
         """Write the answers of a batch and its errors into two files, and end it."""
-        if ends_as != ledger.COMPLETED:
-            for job_id in ledger.find_jobs(self.database, batch.id, MOST_CALLS):
+        if ends_as != COMPLETED:
+            for job_id in stored_batches.find_jobs(self.database, batch.id, MOST_CALLS):
                 with suppress(NotFound):
                     jobs.cancel(self.database, job_id)
         if batch.plan is None:
@@ -260,7 +271,7 @@ class Clerk:
     @contextmanager
     def _writing(self, batch: ApiBatch, name: str) -> Iterator[FileWriter]:
         """Give a file that is removed again unless it was shown."""
-        file = FileWriter(self.database, batch.key, f"{batch.id}_{name}.jsonl", ledger.OUTPUT)
+        file = FileWriter(self.database, batch.key, f"{batch.id}_{name}.jsonl", OUTPUT)
         try:
             yield file
         finally:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from docmill.features.batch_server import SERVER, ledger
+from docmill.features.batch_server import SERVER, keys
 from docmill.worker.cli.options import ENDPOINT, JSON, Number, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, answer, print_json, print_rich, say, stop_as_interrupt
 from docmill.worker.consoles import table
@@ -75,7 +75,7 @@ def serve_command(
         clerk = Clerk(settings, database, dict(map(_named, models)), limits)
         with serve(make_app(clerk), host, port) as url, clerk:
             say(f"Batch API: {url}v1 (Ctrl-C ends it)")
-            if not any(key.revoked_at is None for key in ledger.list_keys(database)):
+            if not any(key.revoked_at is None for key in keys.list_keys(database)):
                 warn("No request has a key yet. Add one: docmill keys add NAME")
             until_interrupted()
     return OK
@@ -122,7 +122,7 @@ def add_command(name: str, as_json: bool, **limits: float | None) -> int:
     settings = _checked(settings_from(), limits)
     given = {"weight": 1, **{option: value for option, value in limits.items() if value is not None}}
     with open_store(settings) as database:
-        secret = ledger.add_key(database, name, **given)
+        secret = keys.add_key(database, name, **given)
     if as_json:
         print_json({"name": name, "key": secret, **given})
     else:
@@ -142,7 +142,7 @@ def change_command(name: str, **limits: float | None) -> int:
     if not given:
         raise click.UsageError("give a limit to change, such as --max-cost 50")
     with open_store(_checked(settings_from(), limits)) as database:
-        ledger.change_key(database, name, **given)
+        keys.change_key(database, name, **given)
     say(f"The key of {name} is changed.")
     return OK
 
@@ -158,7 +158,7 @@ def _checked(settings: Settings, limits: Mapping[str, float | None]) -> Settings
 def list_command(as_json: bool) -> int:
     """List the keys by their names, without the keys themselves."""
     with open_store(settings_from()) as database:
-        rows = [_row(key) for key in ledger.list_keys(database)]
+        rows = [_row(key) for key in keys.list_keys(database)]
     if as_json:
         print_json(rows)
         return OK
@@ -170,7 +170,7 @@ def list_command(as_json: bool) -> int:
     return OK
 
 
-def _row(key: ledger.ApiKey) -> dict[str, Any]:
+def _row(key: keys.ApiKey) -> dict[str, Any]:
     state = "active" if key.revoked_at is None else "revoked"
     limits = {name: getattr(key, name) for name in LIMITS}
     return {"name": key.name, "state": state, "weight": key.weight, **limits, "created_at": key.created_at}
@@ -181,6 +181,6 @@ def _row(key: ledger.ApiKey) -> dict[str, Any]:
 def revoke_command(name: str) -> int:
     """Refuse the key of NAME from now on. Its batches go on."""
     with open_store(settings_from()) as database:
-        ledger.revoke_key(database, name)
+        keys.revoke_key(database, name)
     say(f"The key of {name} is revoked.")
     return OK

@@ -1,4 +1,4 @@
-"""The Batch API of `docmill serve`: OpenAI's endpoints for files, batches and models, over the ledger.
+"""The Batch API of `docmill serve`: OpenAI's endpoints for files, batches and models.
 
 A request is let in by its key before anything else of it is read. Errors have OpenAI's form, and say what to do.
 """
@@ -25,9 +25,21 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from docmill.features.batch_server import ledger
+from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Clerk
-from docmill.features.batch_server.ledger import ApiBatch, ApiFile, ApiKey, FileWriter, Refused
+from docmill.features.batch_server.keys import ApiKey, Refused
+from docmill.features.batch_server.stored_batches import (
+    CANCELLED,
+    CANCELLING,
+    COMPLETED,
+    COST_LIMIT,
+    EXPIRED,
+    FAILED,
+    FINALIZING,
+    IN_PROGRESS,
+    ApiBatch,
+)
+from docmill.features.batch_server.stored_files import INPUT, ApiFile, FileWriter
 from docmill.features.batch_server.writer import URLS
 from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import StorageError
@@ -54,7 +66,7 @@ _STATUS = {
     "idempotency_key_reused": HTTPStatus.CONFLICT,
     "request_limit_exceeded": HTTPStatus.TOO_MANY_REQUESTS,
     "storage_limit_exceeded": HTTPStatus.TOO_MANY_REQUESTS,
-    ledger.COST_LIMIT: HTTPStatus.TOO_MANY_REQUESTS,
+    COST_LIMIT: HTTPStatus.TOO_MANY_REQUESTS,
 }
 _TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -162,7 +174,7 @@ class _Application:
                 HTTPStatus.UNAUTHORIZED,
                 code="invalid_api_key",
             )
-        if (key := ledger.find_key(self._database, secret.strip())) is None:
+        if (key := keys.find_key(self._database, secret.strip())) is None:
             raise ApiError(
                 "This key is unknown or revoked. Ask the operator of this server for another.",
                 HTTPStatus.UNAUTHORIZED,
@@ -178,7 +190,7 @@ class _Application:
 
     async def _health(self, _: Request) -> Response:
         try:
-            await self._do(ledger.find_key, self._database, "")
+            await self._do(keys.find_key, self._database, "")
         except StorageError:
             return JSONResponse({"status": "the store does not answer"}, HTTPStatus.SERVICE_UNAVAILABLE)
         return JSONResponse({"status": "ok"})
@@ -206,13 +218,13 @@ class _Application:
         kept_as = _idempotency_key(request)
         most = self._limits.file_bytes + MOST_FORM
         # The length that is said of it only spares an upload that would be refused at its end.
-        await self._do(ledger.check_bytes, self._database, key, max(0, _said_length(request, most) - MOST_FORM))
+        await self._do(stored_files.check_bytes, self._database, key, max(0, _said_length(request, most) - MOST_FORM))
         with fail_after(LONGEST_UPLOAD_S):
             async with self._uploads, _bounded(request, most).form(max_files=1, max_fields=8) as form:
                 file, purpose = form.get("file"), form.get("purpose")
                 if not isinstance(file, UploadFile):
                     raise ApiError('Send the file as the form field "file".', param="file")
-                if purpose != ledger.INPUT:
+                if purpose != INPUT:
                     raise ApiError('"purpose" must be "batch": this server has no other files.', param="purpose")
                 if (file.size or 0) > self._limits.file_bytes:
                     raise _too_long(self._limits.file_bytes)
@@ -223,11 +235,11 @@ class _Application:
     def _store(self, key: ApiKey, upload: UploadFile, kept_as: str | None, keeps_s: float) -> ApiFile:
         """Copy an upload, which starlette keeps in a temporary file, into the store."""
         name = normalize(upload.filename or "requests.jsonl")[0][-255:]
-        written = FileWriter(self._database, key.name, name, ledger.INPUT)
+        written = FileWriter(self._database, key.name, name, INPUT)
         try:
             while data := upload.file.read(_CHUNK):
                 written.write(data)
-            return ledger.add_file(self._database, key, written, kept_as, keeps_s)
+            return stored_files.add_file(self._database, key, written, kept_as, keeps_s)
         except BaseException:
             with suppress(StorageError):
                 written.discard()
@@ -235,15 +247,10 @@ class _Application:
 
     def _list_files(self, key: ApiKey, request: Request) -> Response:
         limit, oldest_first = _limit(request, MOST_FILES, MOST_FILES), request.query_params.get("order") == "asc"
-        purpose = request.query_params.get("purpose")
-        files, more = ledger.list_page(
-            self._database,
-            ApiFile,
-            key,
-            after=request.query_params.get("after"),
-            limit=limit,
-            oldest_first=oldest_first,
-            purpose=purpose,
+        after, purpose = request.query_params.get("after"), request.query_params.get("purpose")
+        wanted = () if purpose is None else (ApiFile.purpose == purpose,)
+        files, more = keys.list_page(
+            self._database, ApiFile, key, *wanted, after=after, limit=limit, oldest_first=oldest_first
         )
         return _listed([_file(file) for file in files], more)
 
@@ -252,17 +259,17 @@ class _Application:
 
     def _delete_file(self, key: ApiKey, request: Request) -> Response:
         file_id = request.path_params["id"]
-        ledger.delete_file(self._database, key, _storable(file_id))
+        stored_batches.delete_file(self._database, key, _storable(file_id))
         return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
     def _read_file(self, key: ApiKey, request: Request) -> Response:
         file = self._require(ApiFile, key, request)
         headers = {"Content-Length": str(file.n_bytes)}
-        blocks = ledger.read_blocks(self._database, file.id)
+        blocks = stored_files.read_blocks(self._database, file.id)
         return StreamingResponse(blocks, media_type="application/octet-stream", headers=headers)
 
     def _require(self, table: type[Any], key: ApiKey, request: Request) -> Any:
-        return ledger.require(self._database, table, key, _storable(request.path_params["id"]))
+        return keys.require(self._database, table, key, _storable(request.path_params["id"]))
 
     # Batches.
 
@@ -276,8 +283,8 @@ class _Application:
         window = _WINDOW.fullmatch(str(body.get("completion_window")))
         if window is None:
             raise ApiError('"completion_window" must be a time such as 24h or 7d.', param="completion_window")
-        file = await self._do(ledger.require, self._database, ApiFile, key, _storable(file_id))
-        if file.purpose != ledger.INPUT:
+        file = await self._do(keys.require, self._database, ApiFile, key, _storable(file_id))
+        if file.purpose != INPUT:
             raise ApiError('"input_file_id" must be a file with the purpose "batch".', param="input_file_id")
         n_lines = file.lines + 1  # the last may have no line end
         if file.lines > self._limits.batch_lines:
@@ -294,28 +301,28 @@ class _Application:
             "n_lines": n_lines,
         }
         batch = await self._do(
-            ledger.create_batch, self._database, key, arguments, int(window[1]) * _UNIT_S[window[2]], kept_as
+            stored_batches.create_batch, self._database, key, arguments, int(window[1]) * _UNIT_S[window[2]], kept_as
         )
         self._clerk.wake.set()
         return JSONResponse(await self._do(self._batch, batch))
 
     def _list_batches(self, key: ApiKey, request: Request) -> Response:
         after, limit = request.query_params.get("after"), _limit(request, 20, MOST_LISTED)
-        batches, more = ledger.list_page(self._database, ApiBatch, key, after=after, limit=limit)
+        batches, more = keys.list_page(self._database, ApiBatch, key, after=after, limit=limit)
         return _listed([self._batch(batch) for batch in batches], more)
 
     def _show_batch(self, key: ApiKey, request: Request) -> Response:
         return JSONResponse(self._batch(self._require(ApiBatch, key, request)))
 
     def _cancel_batch(self, key: ApiKey, request: Request) -> Response:
-        batch = ledger.cancel_batch(self._database, key, _storable(request.path_params["id"]))
+        batch = stored_batches.cancel_batch(self._database, key, _storable(request.path_params["id"]))
         self._clerk.wake.set()
         return JSONResponse(self._batch(batch))
 
     def _batch(self, batch: ApiBatch) -> dict[str, Any]:
         """Return a batch as clients see it."""
-        completed, failed = ledger.count_requests(self._database, batch)
-        times = (ledger.IN_PROGRESS, ledger.FINALIZING, ledger.COMPLETED, ledger.FAILED, ledger.EXPIRED)
+        completed, failed = stored_batches.count_requests(self._database, batch)
+        times = (IN_PROGRESS, FINALIZING, COMPLETED, FAILED, EXPIRED, CANCELLING, CANCELLED)
         return {
             "id": batch.id,
             "object": "batch",
@@ -328,10 +335,7 @@ class _Application:
             "error_file_id": batch.error_file_id,
             "created_at": int(batch.created_at),
             "expires_at": int(batch.expires_at),
-            **{
-                f"{status}_at": _time(batch.times.get(status))
-                for status in (*times, ledger.CANCELLING, ledger.CANCELLED)
-            },
+            **{f"{status}_at": _time(batch.times.get(status)) for status in times},
             "request_counts": {"total": batch.n_requests, "completed": completed, "failed": failed},
             "metadata": batch.labels,
         }

@@ -13,8 +13,7 @@ from celery import Celery
 from celery.result import AsyncResult
 from sqlalchemy import update
 
-from docmill.features.batch_server import ledger
-from docmill.features.batch_server.ledger import FileWriter
+from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.near_duplicates import clusters
 from docmill.features.near_duplicates.methods import ByText, Shingling
 from docmill.features.reviewing import judgements
@@ -414,19 +413,19 @@ def review(admin: Database, job: int) -> None:
 def serve_batches(admin: Database) -> None:
     """All that the Batch API does to tables of its own."""
     name = f"key {next(numbers)}"
-    key = ledger.find_key(admin, ledger.add_key(admin, name, weight=1))
+    key = keys.find_key(admin, keys.add_key(admin, name, weight=1))
     assert key is not None
-    written = FileWriter(admin, name, "a.jsonl", ledger.INPUT)
+    written = stored_files.FileWriter(admin, name, "a.jsonl", stored_files.INPUT)
     written.write(b"line\n")
-    file = ledger.add_file(admin, key, written, None, 60.0)
+    file = stored_files.add_file(admin, key, written, None, 60.0)
     arguments = {"endpoint": "/v1/embeddings", "input_file_id": file.id, "completion_window": "24h", "n_lines": 1}
-    batch = ledger.create_batch(admin, key, arguments, 60.0, None)
-    held = ledger.hold(admin, batch.id, "me")
+    batch = stored_batches.create_batch(admin, key, arguments, 60.0, None)
+    held = stored_batches.hold(admin, batch.id, "me")
     assert held is not None
-    ledger.advance(admin, held, "me", ledger.FAILED, {})
-    ledger.give_back(admin, batch.id, "me")
-    assert b"".join(ledger.read_blocks(admin, file.id)) == b"line\n"
-    assert ledger.count_requests(admin, batch) == (0, 0)
-    assert ledger.find_jobs(admin, batch.id, 1) == []
-    ledger.delete_file(admin, key, file.id)
-    ledger.revoke_key(admin, name)
+    stored_batches.advance(admin, held, "me", stored_batches.FAILED, {})
+    stored_batches.give_back(admin, batch.id, "me")
+    assert b"".join(stored_files.read_blocks(admin, file.id)) == b"line\n"
+    assert stored_batches.count_requests(admin, batch) == (0, 0)
+    assert stored_batches.find_jobs(admin, batch.id, 1) == []
+    stored_batches.delete_file(admin, key, file.id)
+    keys.revoke_key(admin, name)

@@ -11,7 +11,7 @@ from typing import Any
 import openai
 from openai.types import Batch
 
-from docmill.features.batch_server import ledger
+from docmill.features.batch_server import keys
 from docmill.features.batch_server.clerk import Clerk, Limits
 from docmill.features.batch_server.serving import make_app
 from docmill.storage.core.database import Database
@@ -32,7 +32,7 @@ class Api:
     def client(self, name: str, **limits: Any) -> openai.OpenAI:
         """Return OpenAI's client with a new key."""
         limits = {"weight": 1, "max_requests": None, "max_bytes": None, **limits}
-        return client(self.url, ledger.add_key(self.database, name, **limits))
+        return client(self.url, keys.add_key(self.database, name, **limits))
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 from sqlalchemy import func, select, update
 
-from docmill.features.batch_server import ledger
+from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Clerk
-from docmill.features.batch_server.ledger import ApiBatch, ApiFile, ApiFileBlock
+from docmill.features.batch_server.stored_batches import ApiBatch
+from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.schema import Job, OutcomeRow, db_now
 from docmill.storage.errors import LeaseLost
 from docmill.worker.settings import Settings
@@ -174,19 +175,19 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
         for before in ("validating", "in_progress", "finalizing"):
             if status in {before, "cancelling"} and (status != "cancelling" or before == "in_progress"):
                 break
-            until(lambda: batch.id in ledger.due(api.database), f"the end of {before}")
+            until(lambda: batch.id in stored_batches.due(api.database), f"the end of {before}")
             dying.carry_on(batch.id)
         if status == "cancelling":
             alice.batches.cancel(batch.id)
-        until(lambda: batch.id in ledger.due(api.database), "work for the clerk")
+        until(lambda: batch.id in stored_batches.due(api.database), "work for the clerk")
         assert alice.batches.retrieve(batch.id).status == status
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ledger, "advance", stop_before_the_end)
-            patch.setattr(ledger, "give_back", lambda *_: None)
-            patch.setattr(ledger.FileWriter, "discard", lambda _: None)
+            patch.setattr(stored_batches, "advance", stop_before_the_end)
+            patch.setattr(stored_batches, "give_back", lambda *_: None)
+            patch.setattr(stored_files.FileWriter, "discard", lambda _: None)
             with pytest.raises(KilledHere):
                 dying.carry_on(batch.id)
-        assert batch.id not in ledger.due(api.database)  # its lease lasts
+        assert batch.id not in stored_batches.due(api.database)  # its lease lasts
         lapsed = update(ApiBatch).values(lease_until=db_now() - 1)
         api.database.write(lambda transaction: transaction.execute(lapsed))
         with api.clerk:
@@ -199,7 +200,7 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
     assert shown == {*filter(None, (ended.output_file_id, ended.error_file_id))}
     # What the killed one had written goes a day later.
     api.database.write(lambda transaction: transaction.execute(update(ApiFile).values(created_at=db_now() - 10**6)))
-    ledger.remove_old(api.database)
+    stored_batches.remove_old(api.database)
     with api.database.read() as transaction:
         kept = {*transaction.scalars(select(ApiFileBlock.file_id))}
     assert kept == shown | {batch.input_file_id}
@@ -208,14 +209,14 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
 def test_a_cancel_that_races_with_the_end_leaves_one_of_them(api: Api) -> None:
     alice = api.client("alice")
     batch = start(alice, put(alice, "oops"))
-    held = ledger.hold(api.database, batch.id, "first")
+    held = stored_batches.hold(api.database, batch.id, "first")
     assert held is not None
-    assert ledger.hold(api.database, batch.id, "second") is None
+    assert stored_batches.hold(api.database, batch.id, "second") is None
     assert alice.batches.cancel(batch.id).status == "cancelling"
-    assert not ledger.renew(api.database, held, "first")
+    assert not stored_batches.renew(api.database, held, "first")
     with pytest.raises(LeaseLost):
-        ledger.advance(api.database, held, "first", "in_progress", {}, plan={"calls": []})
-    ledger.give_back(api.database, batch.id, "first")
+        stored_batches.advance(api.database, held, "first", "in_progress", {}, plan={"calls": []})
+    stored_batches.give_back(api.database, batch.id, "first")
     with api.clerk:
         assert wait(alice, batch, "cancelled").output_file_id is None
 
@@ -233,8 +234,8 @@ def test_a_key_that_has_reached_its_limit_of_costs_computes_no_more_until_the_li
         until(partial(has_status, alice, batch.id, "in_progress"), "the jobs")
         with api.database.read() as transaction:
             assert transaction.scalar(select(Job.paused)) is False
-        ledger.change_key(api.database, "alice", max_cost=0.5)
-        other = ledger.new_id("batch_")
+        keys.change_key(api.database, "alice", max_cost=0.5)
+        other = keys.new_id("batch_")
         assert alice.batches.retrieve(batch.id).errors is None
         with api.database.read() as transaction:
             row = dict(transaction.execute(select(ApiBatch)).one()._mapping)
@@ -252,7 +253,7 @@ def test_a_key_that_has_reached_its_limit_of_costs_computes_no_more_until_the_li
         with embedded.worker():
             with api.database.read() as transaction:
                 (job,) = transaction.scalars(select(Job.id).where(Job.paused)).all()
-            ledger.change_key(api.database, "alice", max_cost=50.0)
+            keys.change_key(api.database, "alice", max_cost=50.0)
             embedded("resume", job)
             done = wait(alice, batch)
     assert done.errors is None

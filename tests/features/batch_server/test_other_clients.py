@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion
 
-from docmill.features.batch_server import ledger
+from docmill.features.batch_server import keys
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
 from tests.features.batch_server.api import Api, chat, running
@@ -57,7 +57,7 @@ def folder_of_node() -> Path:
 def test_openais_client_for_node_parses_every_answer_and_error(folder_of_node: Path, api: Api) -> None:
     folder = folder_of_node
     shutil.copy(Path(__file__).with_name("client.mjs"), folder / "client.mjs")
-    key = ledger.add_key(api.database, "node", weight=1)
+    key = keys.add_key(api.database, "node", weight=1)
     done = subprocess.run(["node", "client.mjs", api.url, key], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -76,7 +76,7 @@ def test_openais_client_for_node_parses_every_answer_and_error(folder_of_node: P
 def test_the_batch_calls_of_litellm_work(litellm: Any, api: Api, tmp_path: Path) -> None:
     given = {
         "api_base": api.url,
-        "api_key": ledger.add_key(api.database, "litellm", weight=1),
+        "api_key": keys.add_key(api.database, "litellm", weight=1),
         "custom_llm_provider": "openai",
     }
     (tmp_path / "in.jsonl").write_text(json.dumps(chat("a", "Hello")) + "\n")

@@ -16,9 +16,9 @@ import openai
 import pytest
 from sqlalchemy import func, select
 
-from docmill.features.batch_server import ledger
+from docmill.features.batch_server import keys, stored_files
 from docmill.features.batch_server.clerk import Limits
-from docmill.features.batch_server.ledger import ApiFile, ApiFileBlock
+from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.database import Database
 from tests.features.batch_server.api import Api, chat, put, running, start
 from tests.worker.harness import until
@@ -54,12 +54,12 @@ def test_a_revoked_key_is_refused_and_no_key_is_stored(api: Api) -> None:
     client = api.client("alice")
     assert [model.id for model in client.models.list()] == ["hosted", "lost"]
     assert client.models.retrieve("hosted").owned_by == "docmill"
-    ledger.revoke_key(api.database, "alice")
+    keys.revoke_key(api.database, "alice")
     with pytest.raises(openai.AuthenticationError):
         client.models.list()
-    with pytest.raises(ledger.Refused):
-        ledger.add_key(api.database, "alice")
-    (row,) = ledger.list_keys(api.database)
+    with pytest.raises(keys.Refused):
+        keys.add_key(api.database, "alice")
+    (row,) = keys.list_keys(api.database)
     assert client.api_key.encode() not in row.sha256
     assert not [value for value in vars(row).values() if value == client.api_key]
 
@@ -67,7 +67,7 @@ def test_a_revoked_key_is_refused_and_no_key_is_stored(api: Api) -> None:
 @pytest.mark.both_stores
 def test_a_file_comes_back_as_it_went_in(api: Api) -> None:
     client = api.client("alice")
-    content = os.urandom(2 * ledger.BLOCK_BYTES + 17)
+    content = os.urandom(2 * stored_files.BLOCK_BYTES + 17)
     file = client.files.create(
         file=("größe.jsonl", content), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
     )

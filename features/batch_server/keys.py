@@ -1,0 +1,182 @@
+"""The keys of `docmill serve`, with their limits, and the rows that each key has for itself.
+
+A server keeps everything in tables of the store, so several may stand behind one address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Any, ClassVar, TypeVar
+
+from sqlalchemy import ColumnElement, and_, or_, select, true, update
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Attribute, Base, column, db_now, new_metadata
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import StorageError
+
+
+class Refused(StorageError):
+    """The store cannot do this for a client; the message says what to do. `code` is a word for programs."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ServerTable(Base):
+    """The base class of these tables, which `docmill db upgrade` makes."""
+
+    metadata = new_metadata()
+
+
+class ApiKey(ServerTable):
+    """A key of the server by its name; the key itself is stored as its SHA-256. A revoked key keeps its name.
+
+    Jobs of its batches share the workers as one, in proportion to its `weight`. Its open batches have at most
+    `max_requests` lines, and the files that it uploads at most `max_bytes`. Once its batches cost `max_cost`, their
+    jobs are paused. NULL is no limit.
+    """
+
+    __tablename__ = "api_key"
+    name = column(str, primary_key=True)
+    sha256 = column(bytes, unique=True)
+    weight = column(int, default=1)
+    max_requests = column(int, nullable=True)
+    max_bytes = column(int, nullable=True)
+    max_cost = column(float, nullable=True)
+    created_at = column(float)
+    revoked_at = column(float, nullable=True)
+
+
+class Entry(ServerTable):
+    """The base class of tables whose rows belong to a key. Clients name them by their ids, and list them.
+
+    `path` is where they are listed, and `noun` the word for one of them.
+    """
+
+    path: ClassVar[str]
+    noun: ClassVar[str]
+    id: Attribute[str]
+    key: Attribute[str]
+    created_at: Attribute[float]
+    idempotency_key: Attribute[str | None]
+
+    @classmethod
+    def is_shown(cls) -> ColumnElement[bool]:
+        """Return the condition that clients see a row."""
+        return true()
+
+
+OneEntry = TypeVar("OneEntry", bound=Entry)
+
+
+def new_id(prefix: str) -> str:
+    """Return an id that nobody guesses."""
+    return prefix + secrets.token_hex(12)
+
+
+def add_key(database: Database, name: str, **limits: Any) -> str:
+    """Store a new key and return it. Its name may never have been used. Raises Refused."""
+    secret = f"sk-docmill-{secrets.token_urlsafe(32)}"
+
+    def work(transaction: Transaction) -> bool:
+        row = transaction.insert(ApiKey).values(name=name, sha256=_hash(secret), created_at=db_now(), **limits)
+        return transaction.scalar(row.on_conflict_do_nothing().returning(ApiKey.name)) is not None
+
+    if not database.write(work):
+        raise Refused(f"there is a key named {name}, or there was; choose another name", "name_taken")
+    return secret
+
+
+def list_keys(database: Database) -> list[ApiKey]:
+    """Return all keys by their age."""
+    with database.read() as transaction:
+        return [ApiKey.of(row) for row in transaction.execute(select(ApiKey).order_by(ApiKey.created_at))]
+
+
+def change_key(database: Database, name: str, **values: Any) -> None:
+    """Change limits of a key that is not revoked. Raises Refused if there is no such key."""
+    query = update(ApiKey).where(ApiKey.name == name, ApiKey.revoked_at.is_(None)).values(**values)
+    if database.write(lambda transaction: transaction.execute(query).rowcount) == 0:
+        raise Refused(f"there is no key named {name}, or it is revoked; `docmill keys list` lists them", "no_key")
+
+
+def revoke_key(database: Database, name: str) -> None:
+    """Refuse a key from now on. Its batches go on. Raises Refused if there is no such key."""
+    change_key(database, name, revoked_at=db_now())
+
+
+def find_key(database: Database, secret: str) -> ApiKey | None:
+    """Return the row of a key; None if it is unknown or revoked."""
+    query = select(ApiKey).where(ApiKey.sha256 == _hash(secret), ApiKey.revoked_at.is_(None))
+    with database.read() as transaction:
+        row = transaction.execute(query).one_or_none()
+    return None if row is None else ApiKey.of(row)
+
+
+def _hash(secret: str) -> bytes:
+    # A key has 256 random bits, so a slow hash would protect nothing more.
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+def lock_key(transaction: Transaction, key: ApiKey) -> None:
+    """Requests of one key that change what it has take turns."""
+    transaction.execute(transaction.for_update(select(ApiKey.name).where(ApiKey.name == key.name)))
+
+
+def find_earlier(
+    transaction: Transaction, table: type[OneEntry], key: ApiKey, idempotency_key: str | None
+) -> OneEntry | None:
+    """Return the row of a key that came with this idempotency key before. Other requests of the key wait."""
+    lock_key(transaction, key)
+    if idempotency_key is None:
+        return None
+    same = and_(table.key == key.name, table.idempotency_key == idempotency_key)
+    row = transaction.execute(select(table).where(same)).one_or_none()
+    return None if row is None else table.of(row)
+
+
+def other_arguments() -> Refused:
+    """Return the error for another request with an idempotency key that was used."""
+    return Refused("this Idempotency-Key came with another request before; use a new one", "idempotency_key_reused")
+
+
+def _own(table: type[Entry], key: ApiKey) -> ColumnElement[bool]:
+    return and_(table.key == key.name, table.is_shown())
+
+
+def require(database: Database, table: type[OneEntry], key: ApiKey, entry_id: str) -> OneEntry:
+    """Return a row of a key. Raises Refused if the key has none of this id."""
+    with database.read() as transaction:
+        row = transaction.execute(select(table).where(_own(table, key), table.id == entry_id)).one_or_none()
+    if row is None:
+        raise Refused(f"your key has no {table.noun} {entry_id!r}; {table.path} lists those that it has", "not_found")
+    return table.of(row)
+
+
+def list_page(
+    database: Database,
+    table: type[OneEntry],
+    key: ApiKey,
+    *conditions: ColumnElement[bool],
+    after: str | None,
+    limit: int,
+    oldest_first: bool = False,
+) -> tuple[list[OneEntry], bool]:
+    """Return up to `limit` rows of a key behind that with the id `after`, and True if there are more.
+
+    Raises Refused if the key has none of that id.
+    """
+    query = select(table).where(_own(table, key), *conditions)
+    if after is not None:
+        mark = require(database, table, key, after)
+        at, same = table.created_at, table.created_at == mark.created_at
+        older = or_(at > mark.created_at, and_(same, table.id > mark.id))
+        newer = or_(at < mark.created_at, and_(same, table.id < mark.id))
+        query = query.where(older if oldest_first else newer)
+    order = (table.created_at, table.id) if oldest_first else (table.created_at.desc(), table.id.desc())
+    with database.read() as transaction:
+        rows = transaction.execute(query.order_by(*order).limit(limit + 1)).all()
+    return [table.of(row) for row in rows[:limit]], len(rows) > limit

@@ -1,0 +1,332 @@
+"""Batches of the clients of `docmill serve`: their statuses, costs and leases, and the files that they need.
+
+Whoever carries a batch on holds it under a lease, and each change of its status is one conditional update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
+from sqlalchemy import ColumnElement, ForeignKey, Index, UniqueConstraint, and_, delete, func, or_, select, update
+
+from docmill.features.batch_server import keys
+from docmill.features.batch_server.keys import ApiKey, Entry, Refused
+from docmill.features.batch_server.stored_files import ApiFile, FileWriter
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job, JobKey, Json, ShardCount, Step, column, db_now, partial_index
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import LeaseLost
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import UNFINISHED
+from docmill.storage.steps.sharding import OPEN_SHARDS
+
+VALIDATING, IN_PROGRESS, FINALIZING, CANCELLING = "validating", "in_progress", "finalizing", "cancelling"
+COMPLETED, FAILED, EXPIRED, CANCELLED = "completed", "failed", "expired", "cancelled"
+OPEN = (VALIDATING, IN_PROGRESS, FINALIZING, CANCELLING)
+LEASE_S = 15.0
+UNFINISHED_UPLOAD_S = 24 * 3600.0
+COST_LIMIT = "cost_limit_reached"
+AT_LIMIT = "the batches of your key have reached its limit of costs; ask the operator of this server to raise it"
+MOST_LOOKED_AT = 1_000  # batches in progress
+
+
+class ApiBatch(Entry):
+    """A batch, with the fields that clients see. `times` has the time at which it got each status.
+
+    `plan` is what its lines were read with, and for each set of parameters in the order of their first lines a job
+    or the reason against it (`clerk`). `cost` is noted for keys with a limit of costs. `ends_as` is the status after
+    finalizing. `owner` has the lease.
+    """
+
+    __tablename__ = "api_batch"
+    path, noun = "/v1/batches", "batch"
+    id = column(str, primary_key=True)
+    key = column(str, ForeignKey("api_key.name"))
+    idempotency_key = column(str, nullable=True)
+    status = column(str)
+    endpoint = column(str)
+    input_file_id = column(str)  # no foreign key: the file may be deleted after the batch
+    completion_window = column(str)
+    labels = column(Json, nullable=True)  # the metadata
+    times = column(Json)
+    created_at = column(float)
+    expires_at = column(float)
+    weight = column(int, default=1)
+    cost = column(float, default=0.0)
+    plan = column(Json, nullable=True)
+    errors = column(Json, nullable=True)
+    n_lines = column(int)
+    n_requests = column(int, default=0)
+    n_completed = column(int, default=0)
+    n_failed = column(int, default=0)
+    output_file_id = column(str, nullable=True)
+    error_file_id = column(str, nullable=True)
+    ends_as = column(str, default=COMPLETED)
+    owner = column(str, nullable=True)
+    lease_until = column(float, nullable=True)
+
+    __table_args__ = (
+        Index("ix_api_batch_key_created_at_id", "key", "created_at", "id"),
+        UniqueConstraint("key", "idempotency_key"),
+        partial_index(
+            "ix_api_batch_open",
+            "created_at",
+            where="status IN ('validating', 'in_progress', 'finalizing', 'cancelling')",
+        ),
+    )
+
+    is_expired: bool
+
+    @property
+    def jobs(self) -> list[int]:
+        """The numbers of its jobs."""
+        return [call["job"] for call in (self.plan or {}).get("calls", ()) if "job" in call]
+
+
+def create_batch(
+    database: Database, key: ApiKey, arguments: Mapping[str, Any], window_s: float, idempotency_key: str | None
+) -> ApiBatch:
+    """Store a new batch, or return the one that came with the idempotency key before.
+
+    `arguments` are columns of the batch. Raises Refused.
+    """
+    batch_id = keys.new_id("batch_")
+
+    def work(transaction: Transaction) -> str:
+        earlier = keys.find_earlier(transaction, ApiBatch, key, idempotency_key)
+        if earlier is not None:
+            if any(getattr(earlier, name) != value for name, value in arguments.items()):
+                raise keys.other_arguments()
+            return earlier.id
+        of_key = select(func.sum(ApiBatch.n_lines)).where(ApiBatch.key == key.name, ApiBatch.status.in_(OPEN))
+        n_open = int(transaction.scalar(of_key) or 0)
+        if key.max_requests is not None and n_open + arguments["n_lines"] > key.max_requests:
+            raise Refused(
+                f"your key may have {key.max_requests:,} open requests and has {n_open:,}; wait until a batch ends",
+                "request_limit_exceeded",
+            )
+        if key.max_cost is not None and _spent(transaction, key) >= key.max_cost:
+            raise Refused(AT_LIMIT, COST_LIMIT)
+        now = transaction.execute(select(db_now())).scalar_one()
+        row = transaction.insert(ApiBatch).values(
+            id=batch_id,
+            key=key.name,
+            idempotency_key=idempotency_key,
+            status=VALIDATING,
+            times={},
+            created_at=now,
+            expires_at=now + window_s,
+            weight=key.weight,
+            **arguments,
+        )
+        transaction.execute(row.on_conflict_do_nothing())  # it is there if only the answer of the commit was lost
+        return batch_id
+
+    return keys.require(database, ApiBatch, key, database.write(work))
+
+
+def _spent(transaction: Transaction, key: ApiKey) -> float:
+    return float(transaction.scalar(select(func.sum(ApiBatch.cost)).where(ApiBatch.key == key.name)) or 0.0)
+
+
+def batches_with_limits(database: Database) -> list[tuple[ApiKey, ApiBatch]]:
+    """Return the batches in progress of keys that have a limit of costs, each with its key."""
+    limited = select(ApiKey).where(ApiKey.max_cost.is_not(None))
+    with database.read() as transaction:
+        keys = {key.name: ApiKey.of(key) for key in transaction.execute(limited)}
+        query = select(ApiBatch).where(ApiBatch.status == IN_PROGRESS, ApiBatch.key.in_(keys))
+        return [(keys[row.key], ApiBatch.of(row)) for row in transaction.execute(query)]
+
+
+def note_cost(database: Database, key: ApiKey, batch: ApiBatch, cost: float) -> bool:
+    """Note the cost of a batch so far. Return True, and tell its client, if its key has reached the limit."""
+    ours = update(ApiBatch).where(ApiBatch.id == batch.id, ApiBatch.status == IN_PROGRESS)
+
+    def work(transaction: Transaction) -> bool:
+        keys.lock_key(transaction, key)
+        transaction.execute(ours.values(cost=cost))
+        is_over = key.max_cost is not None and _spent(transaction, key) >= key.max_cost
+        if is_over:
+            told = {
+                "code": COST_LIMIT,
+                "line": None,
+                "message": f"{AT_LIMIT[0].upper()}{AT_LIMIT[1:]}.",
+                "param": None,
+            }
+            transaction.execute(ours.values(errors=[told]))
+        return is_over
+
+    return database.write(work)
+
+
+def cancel_batch(database: Database, key: ApiKey, batch_id: str) -> ApiBatch:
+    """Ask for the end of a batch. Raises Refused if it has ended, or is about to."""
+    changed = database.write(
+        lambda transaction: move(
+            transaction, batch_id, CANCELLING, (VALIDATING, IN_PROGRESS), ApiBatch.key == key.name
+        )
+    )
+    batch = keys.require(database, ApiBatch, key, batch_id)
+    if not changed and batch.status not in {CANCELLING, CANCELLED}:
+        raise Refused(f"the batch is {batch.status} and cannot be cancelled any more; read its files", "batch_ended")
+    return batch
+
+
+def move(
+    transaction: Transaction,
+    batch_id: str,
+    status: str,
+    before: Collection[str],
+    condition: ColumnElement[bool],
+    **values: Any,
+) -> bool:
+    """Give a batch another status, if it has one of those `before`. Return False if it has not."""
+    there = select(ApiBatch.times, db_now().label("now")).where(
+        ApiBatch.id == batch_id, ApiBatch.status.in_(before), condition
+    )
+    row = transaction.execute(transaction.for_update(there)).one_or_none()
+    if row is None:
+        return False
+    changed = {"status": status, "times": {**row.times, status: row.now}, **values}
+    transaction.execute(update(ApiBatch).where(ApiBatch.id == batch_id).values(**changed))
+    return True
+
+
+def due(database: Database) -> list[str]:
+    """Return the ids of batches that can be carried on and that nobody holds, the oldest first.
+
+    Jobs of theirs that are over are ended, for which workers take longer.
+    """
+    free = or_(ApiBatch.lease_until.is_(None), ApiBatch.lease_until < db_now())
+    expired = (ApiBatch.expires_at < db_now()).label("is_expired")
+    query = select(ApiBatch.id, ApiBatch.status, ApiBatch.plan, expired).where(ApiBatch.status.in_(OPEN), free)
+    with database.read() as transaction:
+        order = (ApiBatch.status == IN_PROGRESS, ApiBatch.created_at)  # of the others each has something to be done
+        rows = transaction.execute(query.order_by(*order).limit(MOST_LOOKED_AT)).all()
+        ids = [call["job"] for row in rows for call in (row.plan or {}).get("calls", ()) if "job" in call]
+        going_on = {*transaction.scalars(select(Job.id).where(Job.id.in_(ids), Job.state.in_(UNFINISHED)))}
+        is_open = and_(ShardCount.job_id.in_(going_on), ShardCount.state.in_(OPEN_SHARDS))
+        computing = select(ShardCount.job_id).where(is_open).group_by(ShardCount.job_id)
+        over = going_on.difference(transaction.scalars(computing.having(func.sum(ShardCount.n) > 0)))
+    going_on -= {job_id for job_id in over if jobs.finish(database, job_id)}
+    waits = {
+        row.id
+        for row in rows
+        if row.status == IN_PROGRESS
+        and not row.is_expired
+        and any(call.get("job") in going_on for call in row.plan["calls"])
+    }
+    return [row.id for row in rows if row.id not in waits]
+
+
+def hold(database: Database, batch_id: str, owner: str) -> ApiBatch | None:
+    """Take a batch that nobody holds, and return it, with `is_expired`; None if another was first."""
+    free = or_(ApiBatch.lease_until.is_(None), ApiBatch.lease_until < db_now(), ApiBatch.owner == owner)
+    taken = update(ApiBatch).where(ApiBatch.id == batch_id, ApiBatch.status.in_(OPEN), free)
+    is_expired = (ApiBatch.expires_at < db_now()).label("is_expired")
+    held = taken.values(owner=owner, lease_until=db_now() + LEASE_S).returning(ApiBatch.__table__, is_expired)
+    row = database.write(lambda transaction: transaction.execute(held).one_or_none())
+    return None if row is None else ApiBatch.of(row)
+
+
+def renew(database: Database, batch: ApiBatch, owner: str) -> bool:
+    """Renew the lease of a batch. Return False if it was lost, or if the batch has another status by now."""
+    ours = update(ApiBatch).where(ApiBatch.id == batch.id, ApiBatch.owner == owner, ApiBatch.status == batch.status)
+    kept = ours.values(lease_until=db_now() + LEASE_S)
+    return bool(database.write(lambda transaction: transaction.execute(kept).rowcount))
+
+
+def give_back(database: Database, batch_id: str, owner: str) -> None:
+    """Let others take a batch at once."""
+    free = update(ApiBatch).where(ApiBatch.id == batch_id, ApiBatch.owner == owner).values(lease_until=None)
+    database.write(lambda transaction: transaction.execute(free))
+
+
+def advance(
+    database: Database, batch: ApiBatch, owner: str, status: str, files: Mapping[FileWriter, float], **values: Any
+) -> None:
+    """Give a held batch its next status, and show its files in the same transaction. Raises LeaseLost.
+
+    `files` have the seconds for which each is kept.
+    """
+
+    def work(transaction: Transaction) -> bool:
+        if not move(transaction, batch.id, status, (batch.status,), ApiBatch.owner == owner, **values):
+            return False
+        for file, keep_s in files.items():
+            file.publish(transaction, keep_s)
+        return True
+
+    if not database.write(work):
+        raise LeaseLost(f"{batch.id} was taken over by another, or cancelled")
+
+
+def input_of(database: Database, batch: ApiBatch) -> ApiFile:
+    """Return the file of a batch. Raises Refused if it is gone."""
+    with database.read() as transaction:
+        row = transaction.execute(select(ApiFile).where(ApiFile.id == batch.input_file_id)).one_or_none()
+    if row is None:
+        raise Refused(f"the input file {batch.input_file_id} is gone; upload it again", "no_input_file")
+    return ApiFile.of(row)
+
+
+def key_of_job(batch_id: str, number: int) -> str:
+    """Return the idempotency key of a batch's job for its set of parameters with this number."""
+    return f"{batch_id}#{number}"
+
+
+def find_jobs(database: Database, batch_id: str, most: int) -> list[int]:
+    """Return the jobs of a batch, which has at most so many; of one that is still validated, too."""
+    keys = [key_of_job(batch_id, number) for number in range(1, most + 1)]
+    with database.read() as transaction:
+        return list(transaction.scalars(select(JobKey.job_id).where(JobKey.key.in_(keys)).order_by(JobKey.job_id)))
+
+
+def count_requests(database: Database, batch: ApiBatch) -> tuple[int, int]:
+    """Return the numbers of completed and of failed requests of a batch so far.
+
+    While it is in progress they are in proportion to its texts, since equal requests are one text.
+    """
+    if batch.status not in {IN_PROGRESS, CANCELLING, FINALIZING} or not batch.jobs:
+        return batch.n_completed, batch.n_failed
+    of_jobs = and_(ShardCount.job_id.in_(batch.jobs), ShardCount.state != "split")
+    sums = (func.sum(count) for count in (ShardCount.n_done, ShardCount.n_failed, ShardCount.n_contents))
+    before = (func.sum(count) for count in (Step.n_prior_done, Step.n_prior_failed))
+    with database.read() as transaction:
+        shards = transaction.execute(select(*sums).where(of_jobs)).one()
+        prior = transaction.execute(select(*before).where(Step.job_id.in_(batch.jobs))).one()
+    done, failed, texts, prior_done, prior_failed = (int(n or 0) for n in (*shards, *prior))
+    total = max(1, texts + prior_done + prior_failed)
+    n_requests = batch.n_requests - batch.n_failed  # those that were not refused
+    return n_requests * (done + prior_done) // total, batch.n_failed + n_requests * (failed + prior_failed) // total
+
+
+def delete_file(database: Database, key: ApiKey, file_id: str) -> None:
+    """Remove a file of a key. Raises Refused if there is none, or if an open batch needs it."""
+    keys.require(database, ApiFile, key, file_id)
+
+    def work(transaction: Transaction) -> None:
+        keys.lock_key(transaction, key)
+        needed = select(ApiBatch.id).where(ApiBatch.input_file_id == file_id, ApiBatch.status.in_(OPEN))
+        if (batch := transaction.scalar(needed.limit(1))) is not None:
+            raise Refused(f"{batch} still reads this file; cancel the batch, or wait for its end", "file_in_use")
+        _remove_file(file_id, transaction)
+
+    database.write(work)
+
+
+def remove_old(database: Database) -> None:
+    """Remove expired files that no open batch needs, and what is left of uploads that were cut off."""
+    needed = select(ApiBatch.id).where(ApiBatch.input_file_id == ApiFile.id, ApiBatch.status.in_(OPEN)).exists()
+    cut_off = and_(ApiFile.is_whole.is_(False), ApiFile.created_at < db_now() - UNFINISHED_UPLOAD_S)
+    expired = and_(ApiFile.expires_at < db_now(), ~needed)
+    with database.read() as transaction:  # most often there is none; a read waits for no writer
+        ids = transaction.scalars(select(ApiFile.id).where(or_(cut_off, expired)).limit(100)).all()
+    for file_id in ids:
+        database.write(partial(_remove_file, file_id))
+
+
+def _remove_file(file_id: str, transaction: Transaction) -> None:
+    transaction.execute(delete(ApiFile).where(ApiFile.id == file_id))

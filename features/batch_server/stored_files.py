@@ -1,0 +1,187 @@
+"""Files of the clients of `docmill serve`, stored in blocks. A file is shown once it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from io import RawIOBase
+from typing import Any
+
+from sqlalchemy import ColumnElement, ForeignKey, Index, UniqueConstraint, and_, delete, func, or_, select, update
+
+from docmill.features.batch_server import keys
+from docmill.features.batch_server.keys import ApiKey, Entry, Refused, ServerTable
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import column, db_now
+from docmill.storage.core.transaction import Transaction
+
+INPUT, OUTPUT = "batch", "batch_output"
+BLOCK_BYTES = 2**20
+
+
+class ApiFile(Entry):
+    """A file of a key. It is hidden until it `is_whole`; `lines` counts its line ends."""
+
+    __tablename__ = "api_file"
+    path, noun = "/v1/files", "file"
+    id = column(str, primary_key=True)
+    key = column(str, ForeignKey("api_key.name"))
+    filename = column(str)
+    purpose = column(str)
+    n_bytes = column(int, default=0)
+    lines = column(int, default=0)
+    sha256 = column(str, nullable=True)
+    is_whole = column(bool, default=False)
+    created_at = column(float)
+    expires_at = column(float, nullable=True)
+    idempotency_key = column(str, nullable=True)
+
+    __table_args__ = (
+        Index("ix_api_file_key_created_at_id", "key", "created_at", "id"),
+        UniqueConstraint("key", "idempotency_key"),
+    )
+
+    @classmethod
+    def is_shown(cls) -> ColumnElement[bool]:
+        """Return the condition that a file is whole and has not expired."""
+        return and_(cls.is_whole, or_(cls.expires_at.is_(None), cls.expires_at > db_now()))
+
+
+class ApiFileBlock(ServerTable):
+    """A piece of a file's bytes, of `BLOCK_BYTES` but for the last."""
+
+    __tablename__ = "api_file_block"
+    file_id = column(str, ForeignKey("api_file.id", ondelete="CASCADE"), primary_key=True)
+    seq = column(int, primary_key=True)
+    data = column(bytes)
+
+
+class FileWriter:
+    """Writes a file into the store, block by block. It stays hidden until `publish`."""
+
+    def __init__(self, database: Database, key: str, filename: str, purpose: str, **more: Any) -> None:
+        self.id = keys.new_id("file-")
+        self.n_bytes = self.lines = 0
+        self._database = database
+        self._digest = hashlib.sha256()
+        self._buffer = bytearray()
+        self._n_blocks = 0
+        values = {"key": key, "filename": filename, "purpose": purpose, "created_at": db_now()}
+        database.write(
+            lambda transaction: transaction.execute(
+                transaction.insert(ApiFile).values(id=self.id, **values, **more).on_conflict_do_nothing()
+            )
+        )
+
+    def write(self, data: bytes) -> None:
+        """Take more bytes of the file."""
+        self._digest.update(data)
+        self.n_bytes += len(data)
+        self.lines += data.count(b"\n")
+        self._buffer += data
+        while len(self._buffer) >= BLOCK_BYTES:
+            self._store(BLOCK_BYTES)
+
+    def _store(self, size: int) -> None:
+        values = {"file_id": self.id, "seq": self._n_blocks, "data": bytes(self._buffer[:size])}
+        del self._buffer[:size]
+        self._n_blocks += 1
+        self._database.write(
+            lambda transaction: transaction.execute(
+                transaction.insert(ApiFileBlock).values(**values).on_conflict_do_nothing()
+            )
+        )
+
+    def flush(self) -> str:
+        """Store what is left, and return the SHA-256 of the whole in hexadecimal digits."""
+        if self._buffer:
+            self._store(len(self._buffer))
+        return self._digest.hexdigest()
+
+    def publish(self, transaction: Transaction, keep_s: float, **more: Any) -> None:
+        """Show the file, once it was flushed. It is removed so many seconds after its begin."""
+        more["expires_at"] = ApiFile.created_at + keep_s
+        values = {"n_bytes": self.n_bytes, "lines": self.lines, "sha256": self._digest.hexdigest(), "is_whole": True}
+        transaction.execute(update(ApiFile).where(ApiFile.id == self.id).values(**values, **more))
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        self._database.write(
+            lambda transaction: transaction.execute(
+                delete(ApiFile).where(ApiFile.id == self.id, ApiFile.is_whole.is_(False))
+            )
+        )
+
+
+def add_file(
+    database: Database, key: ApiKey, written: FileWriter, idempotency_key: str | None, keep_s: float
+) -> ApiFile:
+    """Publish an upload, or return the one that came with the idempotency key before. Raises Refused."""
+    digest = written.flush()
+
+    def work(transaction: Transaction) -> str:
+        earlier = keys.find_earlier(transaction, ApiFile, key, idempotency_key)
+        if earlier is not None and earlier.sha256 != digest:
+            raise keys.other_arguments()
+        if earlier is not None:
+            return earlier.id
+        _check_bytes(transaction, key, written.n_bytes)
+        written.publish(transaction, keep_s, idempotency_key=idempotency_key)
+        return written.id
+
+    file_id = database.write(work)
+    if file_id != written.id:
+        written.discard()
+    return keys.require(database, ApiFile, key, file_id)
+
+
+def check_bytes(database: Database, key: ApiKey, n: int) -> None:
+    """Raise Refused if a key may not store so many bytes more."""
+    with database.read() as transaction:
+        _check_bytes(transaction, key, n)
+
+
+def _check_bytes(transaction: Transaction, key: ApiKey, n: int) -> None:
+    if key.max_bytes is None:
+        return
+    stored = select(func.sum(ApiFile.n_bytes)).where(ApiFile.key == key.name, ApiFile.purpose == INPUT)
+    if (used := int(transaction.scalar(stored) or 0)) + n > key.max_bytes:
+        raise Refused(
+            f"your key may store {key.max_bytes:,} bytes and has stored {used:,}; delete files that you need no more",
+            "storage_limit_exceeded",
+        )
+
+
+def read_blocks(database: Database, file_id: str) -> Iterator[bytes]:
+    """Yield the bytes of a file, block by block."""
+    seq = 0
+    while (data := _block(database, file_id, seq)) is not None:
+        yield data
+        seq += 1
+
+
+def _block(database: Database, file_id: str, seq: int) -> bytes | None:
+    query = select(ApiFileBlock.data).where(ApiFileBlock.file_id == file_id, ApiFileBlock.seq == seq)
+    with database.read() as transaction:
+        return transaction.scalar(query)
+
+
+class StoredBytes(RawIOBase):
+    """A stored file as a stream that cannot seek. `check` is called before each block, and may raise."""
+
+    def __init__(self, database: Database, file_id: str, check: Callable[[], None] = lambda: None) -> None:
+        self._blocks = read_blocks(database, file_id)
+        self._check = check
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with what is left of a block."""
+        if not self._left:
+            self._check()
+            self._left = memoryview(next(self._blocks, b""))
+        n = min(len(buffer), len(self._left))
+        buffer[:n], self._left = self._left[:n], self._left[n:]
+        return n
