@@ -7,8 +7,6 @@ import json
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -116,8 +114,9 @@ def _tables() -> list[type[Base]]:
     """Return the tables of the core and of docmill's own features."""
     dependents()
     collections_of_tables()  # both load them
-    bases: tuple[type[Base], ...] = (Base, *Base.__subclasses__())
-    classes: Iterable[type[Base]] = chain.from_iterable(base.__subclasses__() for base in bases)
+    classes: list[type[Base]] = [Base]
+    for one in classes:  # which grows
+        classes += one.__subclasses__()
     return [one for one in classes if "__tablename__" in vars(one) and one.__module__.startswith("docmill.")]
 
 
