@@ -7,9 +7,10 @@ another does the same again: jobs have idempotency keys, and files are shown wit
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,6 @@ from docmill.features.batch_server.stored_batches import (
     FAILED,
     FINALIZING,
     IN_PROGRESS,
-    LEASE_S,
     VALIDATING,
     ApiBatch,
 )
@@ -38,7 +38,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.errors import LeaseLost, NotFound, StorageError
 from docmill.storage.readers import Source, SourceOptions
 from docmill.storage.readers.files import SourceFile
-from docmill.storage.results.status import read_status
+from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.writers.formats import to_json
 from docmill.tasks.errors import BadOption, HubUnreachable, ServerUnreachable, TaskError
@@ -56,7 +56,8 @@ POLL_S = 0.5
 AT_ONCE = 4  # batches that a clerk reads or writes, so that a long one does not keep short ones waiting
 AGAIN_S = 5.0  # until a batch is tried again after an error of the store
 REMOVE_EVERY_S = 60.0
-COUNT_EVERY_S = 2.0  # the costs of keys that have a limit
+LEASE_S = 15.0  # at most: a server that starts again soon goes on with the batches that it had in hand
+COUNT_EVERY_S = 2.0  # the costs of batches that have a limit
 _UNANSWERED = {
     EXPIRED: ("batch_expired", "The batch expired before this request was computed; send it again."),
     CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was computed."),
@@ -84,7 +85,7 @@ class _BatchInvalid(Exception):
 class Clerk:
     """Carries batches on, on threads, for the length of a block. `models` are those served, by their names.
 
-    To `wake` it has it look for batches now.
+    To `wake` it has it look for batches now. Raises WorkerError for prices that cannot be read.
     """
 
     def __init__(
@@ -94,6 +95,8 @@ class Clerk:
         self.database = database
         self.models = models
         self.limits = limits
+        self.prices = read_prices(settings)
+        self.lease_s = min(LEASE_S, settings.lease_s)
         self.owner = keys.new_id("clerk_")
         self.wake = threading.Event()
         self._stop = threading.Event()
@@ -128,14 +131,19 @@ class Clerk:
             self.wake.clear()
 
     def pause_costly(self) -> None:
-        """Pause the batches of keys that have reached their limit of costs. Prices are those of the settings."""
-        for key, batch in stored_batches.batches_with_limits(self.database):
-            statuses = [read_status(self.database, job_id) for job_id in batch.jobs]
-            costs = [cost for status in statuses if (cost := read_prices(self.settings).cost_of(status)) is not None]
-            if stored_batches.note_cost(self.database, key, batch, sum(cost.amount for cost in costs)):
+        """Pause the batches that have reached a limit of costs, their own or that of their key."""
+        for batch in stored_batches.with_cost_limits(self.database):
+            statuses = self._statuses(batch)
+            if stored_batches.note_cost(self.database, batch, self._cost(statuses)):
                 for status in statuses:
                     if not status.ended and status.state != "paused" and jobs.pause(self.database, status.id):
-                        log.warning("batch_paused batch=%s job=%d key=%r", batch.id, status.id, key.name)
+                        log.warning("batch_paused batch=%s job=%d key=%r", batch.id, status.id, batch.key)
+
+    def _statuses(self, batch: ApiBatch) -> list[JobStatus]:
+        return [read_status(self.database, job_id) for job_id in batch.jobs]
+
+    def _cost(self, statuses: Iterable[JobStatus]) -> float:
+        return math.fsum(cost.amount for status in statuses if (cost := self.prices.cost_of(status)) is not None)
 
     def _try(self, batch_id: str) -> None:
         try:
@@ -151,12 +159,12 @@ class Clerk:
 
     def carry_on(self, batch_id: str) -> None:
         """Give a batch its next status, unless another clerk has it. Raises LeaseLost."""
-        batch = stored_batches.hold(self.database, batch_id, self.owner)
+        batch = stored_batches.hold(self.database, batch_id, self.owner, self.lease_s)
         if batch is None:
             return
         try:
-            renew = partial(stored_batches.renew, self.database, batch, self.owner)
-            with renewed(batch.id, renew, LEASE_S, stop=self._stop) as held:
+            renew = partial(stored_batches.renew, self.database, batch, self.owner, self.lease_s)
+            with renewed(batch.id, renew, self.lease_s, stop=self._stop) as held:
                 self._next(batch, held)
         finally:
             stored_batches.give_back(self.database, batch.id, self.owner)
@@ -262,6 +270,7 @@ class Clerk:
                 batch,
                 ends_as,
                 *written,
+                cost=self._cost(self._statuses(batch)),
                 n_completed=counts[answers],
                 n_failed=counts[errors],
                 output_file_id=answers.id if counts[answers] else None,

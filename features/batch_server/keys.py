@@ -121,16 +121,16 @@ def _hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
-def lock_key(transaction: Transaction, key: ApiKey) -> None:
-    """Requests of one key that change what it has take turns."""
-    transaction.execute(transaction.for_update(select(ApiKey.name).where(ApiKey.name == key.name)))
+def lock_key(transaction: Transaction, name: str) -> ApiKey:
+    """Return a key. Requests of one key that change what it has take turns."""
+    return ApiKey.of(transaction.execute(transaction.for_update(select(ApiKey).where(ApiKey.name == name))).one())
 
 
 def find_earlier(
     transaction: Transaction, table: type[OneEntry], key: ApiKey, idempotency_key: str | None
 ) -> OneEntry | None:
     """Return the row of a key that came with this idempotency key before. Other requests of the key wait."""
-    lock_key(transaction, key)
+    lock_key(transaction, key.name)
     if idempotency_key is None:
         return None
     same = and_(table.key == key.name, table.idempotency_key == idempotency_key)

@@ -37,6 +37,7 @@ from docmill.features.batch_server.stored_batches import (
     FAILED,
     FINALIZING,
     IN_PROGRESS,
+    MAX_COST,
     ApiBatch,
 )
 from docmill.features.batch_server.stored_files import INPUT, ApiFile, FileWriter
@@ -297,7 +298,7 @@ class _Application:
             "endpoint": endpoint,
             "input_file_id": file.id,
             "completion_window": window[0],
-            "labels": _labels(body.get("metadata")),
+            "labels": self._labels(body.get("metadata")),
             "n_lines": n_lines,
         }
         batch = await self._do(
@@ -305,6 +306,26 @@ class _Application:
         )
         self._clerk.wake.set()
         return JSONResponse(await self._do(self._batch, batch))
+
+    def _labels(self, value: Any) -> dict[str, str] | None:
+        """Return the metadata of a batch, of which the server itself reads the limit of costs."""
+        if value is None:
+            return None
+        if not isinstance(value, dict) or len(value) > MOST_LABELS:
+            raise ApiError(f'"metadata" must be an object with at most {MOST_LABELS} members.', param="metadata")
+        if any(not isinstance(text, str) or len(text) > 512 or len(name) > 64 for name, text in value.items()):
+            raise ApiError(
+                '"metadata" has texts of at most 512 characters under names of at most 64.', param="metadata"
+            )
+        labels = {_storable(name): _storable(text) for name, text in value.items()}
+        if MAX_COST in labels and not _is_amount(labels[MAX_COST]):
+            raise ApiError(f'"{MAX_COST}" in "metadata" must be a number, 0 or more, as a text.', param="metadata")
+        if MAX_COST in labels and not self._clerk.prices.models:
+            raise ApiError(
+                f'This server has no prices. Leave "{MAX_COST}" out of "metadata", or ask the operator for prices.',
+                param="metadata",
+            )
+        return labels
 
     def _list_batches(self, key: ApiKey, request: Request) -> Response:
         after, limit = request.query_params.get("after"), _limit(request, 20, MOST_LISTED)
@@ -383,15 +404,11 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-def _labels(value: Any) -> dict[str, str] | None:
-    """Return the metadata of a batch."""
-    if value is None:
-        return None
-    if not isinstance(value, dict) or len(value) > MOST_LABELS:
-        raise ApiError(f'"metadata" must be an object with at most {MOST_LABELS} members.', param="metadata")
-    if any(not isinstance(text, str) or len(text) > 512 or len(name) > 64 for name, text in value.items()):
-        raise ApiError('"metadata" has texts of at most 512 characters under names of at most 64.', param="metadata")
-    return {_storable(name): _storable(text) for name, text in value.items()}
+def _is_amount(text: str) -> bool:
+    try:
+        return 0 <= float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def _expires_after(form: Mapping[str, Any]) -> float:

@@ -25,10 +25,14 @@ from docmill.storage.steps.sharding import OPEN_SHARDS
 VALIDATING, IN_PROGRESS, FINALIZING, CANCELLING = "validating", "in_progress", "finalizing", "cancelling"
 COMPLETED, FAILED, EXPIRED, CANCELLED = "completed", "failed", "expired", "cancelled"
 OPEN = (VALIDATING, IN_PROGRESS, FINALIZING, CANCELLING)
-LEASE_S = 15.0
 UNFINISHED_UPLOAD_S = 24 * 3600.0
 COST_LIMIT = "cost_limit_reached"
-AT_LIMIT = "the batches of your key have reached its limit of costs; ask the operator of this server to raise it"
+KEY_AT_LIMIT = "the batches of your key have reached its limit of costs; ask the operator of this server to raise it"
+BATCH_AT_LIMIT = (
+    'the batch has reached its "max_cost"; cancel it, which keeps the answers so far, and create another with a '
+    "higher one: requests that are computed cost nothing again"
+)
+MAX_COST = "max_cost"  # in the metadata
 MOST_LOOKED_AT = 1_000  # batches in progress
 
 
@@ -36,8 +40,8 @@ class ApiBatch(Entry):
     """A batch, with the fields that clients see. `times` has the time at which it got each status.
 
     `plan` is what its lines were read with, and for each set of parameters in the order of their first lines a job
-    or the reason against it (`clerk`). `cost` is noted for keys with a limit of costs. `ends_as` is the status after
-    finalizing. `owner` has the lease.
+    or the reason against it (`clerk`). `cost` is noted at its end, and earlier if there is a limit. `ends_as` is the
+    status after finalizing. `owner` has the lease.
     """
 
     __tablename__ = "api_batch"
@@ -80,6 +84,12 @@ class ApiBatch(Entry):
     is_expired: bool
 
     @property
+    def max_cost(self) -> float | None:
+        """The limit of its costs, which its client writes into the metadata."""
+        text = (self.labels or {}).get(MAX_COST)
+        return None if text is None else float(text)
+
+    @property
     def jobs(self) -> list[int]:
         """The numbers of its jobs."""
         return [call["job"] for call in (self.plan or {}).get("calls", ()) if "job" in call]
@@ -108,7 +118,7 @@ def create_batch(
                 "request_limit_exceeded",
             )
         if key.max_cost is not None and _spent(transaction, key) >= key.max_cost:
-            raise Refused(AT_LIMIT, COST_LIMIT)
+            raise Refused(KEY_AT_LIMIT, COST_LIMIT)
         now = transaction.execute(select(db_now())).scalar_one()
         row = transaction.insert(ApiBatch).values(
             id=batch_id,
@@ -131,32 +141,32 @@ def _spent(transaction: Transaction, key: ApiKey) -> float:
     return float(transaction.scalar(select(func.sum(ApiBatch.cost)).where(ApiBatch.key == key.name)) or 0.0)
 
 
-def batches_with_limits(database: Database) -> list[tuple[ApiKey, ApiBatch]]:
-    """Return the batches in progress of keys that have a limit of costs, each with its key."""
-    limited = select(ApiKey).where(ApiKey.max_cost.is_not(None))
+def with_cost_limits(database: Database) -> list[ApiBatch]:
+    """Return the batches in progress that have a limit of costs, or whose key has one."""
+    limited = or_(ApiKey.max_cost.is_not(None), ApiBatch.labels[MAX_COST].as_string().is_not(None))
+    query = select(ApiBatch).join(ApiKey, ApiKey.name == ApiBatch.key).where(ApiBatch.status == IN_PROGRESS, limited)
     with database.read() as transaction:
-        keys = {key.name: ApiKey.of(key) for key in transaction.execute(limited)}
-        query = select(ApiBatch).where(ApiBatch.status == IN_PROGRESS, ApiBatch.key.in_(keys))
-        return [(keys[row.key], ApiBatch.of(row)) for row in transaction.execute(query)]
+        return [ApiBatch.of(row) for row in transaction.execute(query)]
 
 
-def note_cost(database: Database, key: ApiKey, batch: ApiBatch, cost: float) -> bool:
-    """Note the cost of a batch so far. Return True, and tell its client, if its key has reached the limit."""
-    ours = update(ApiBatch).where(ApiBatch.id == batch.id, ApiBatch.status == IN_PROGRESS)
+def note_cost(database: Database, batch: ApiBatch, cost: float) -> bool:
+    """Note the cost of a batch so far. Return True, and tell its client, if it or its key has reached the limit."""
 
     def work(transaction: Transaction) -> bool:
-        keys.lock_key(transaction, key)
+        key = keys.lock_key(transaction, batch.key)
+        ours = update(ApiBatch).where(ApiBatch.id == batch.id, ApiBatch.status == IN_PROGRESS)
         transaction.execute(ours.values(cost=cost))
-        is_over = key.max_cost is not None and _spent(transaction, key) >= key.max_cost
-        if is_over:
-            told = {
-                "code": COST_LIMIT,
-                "line": None,
-                "message": f"{AT_LIMIT[0].upper()}{AT_LIMIT[1:]}.",
-                "param": None,
-            }
-            transaction.execute(ours.values(errors=[told]))
-        return is_over
+        reasons = []
+        if batch.max_cost is not None and cost >= batch.max_cost:
+            reasons.append(BATCH_AT_LIMIT)
+        if key.max_cost is not None and _spent(transaction, key) >= key.max_cost:
+            reasons.append(KEY_AT_LIMIT)
+        told = [
+            {"code": COST_LIMIT, "line": None, "message": f"{reason[0].upper()}{reason[1:]}.", "param": None}
+            for reason in reasons
+        ]
+        transaction.execute(ours.values(errors=told or None))
+        return bool(told)
 
     return database.write(work)
 
@@ -221,20 +231,20 @@ def due(database: Database) -> list[str]:
     return [row.id for row in rows if row.id not in waits]
 
 
-def hold(database: Database, batch_id: str, owner: str) -> ApiBatch | None:
+def hold(database: Database, batch_id: str, owner: str, lease_s: float) -> ApiBatch | None:
     """Take a batch that nobody holds, and return it, with `is_expired`; None if another was first."""
     free = or_(ApiBatch.lease_until.is_(None), ApiBatch.lease_until < db_now(), ApiBatch.owner == owner)
     taken = update(ApiBatch).where(ApiBatch.id == batch_id, ApiBatch.status.in_(OPEN), free)
     is_expired = (ApiBatch.expires_at < db_now()).label("is_expired")
-    held = taken.values(owner=owner, lease_until=db_now() + LEASE_S).returning(ApiBatch.__table__, is_expired)
+    held = taken.values(owner=owner, lease_until=db_now() + lease_s).returning(ApiBatch.__table__, is_expired)
     row = database.write(lambda transaction: transaction.execute(held).one_or_none())
     return None if row is None else ApiBatch.of(row)
 
 
-def renew(database: Database, batch: ApiBatch, owner: str) -> bool:
+def renew(database: Database, batch: ApiBatch, owner: str, lease_s: float) -> bool:
     """Renew the lease of a batch. Return False if it was lost, or if the batch has another status by now."""
     ours = update(ApiBatch).where(ApiBatch.id == batch.id, ApiBatch.owner == owner, ApiBatch.status == batch.status)
-    kept = ours.values(lease_until=db_now() + LEASE_S)
+    kept = ours.values(lease_until=db_now() + lease_s)
     return bool(database.write(lambda transaction: transaction.execute(kept).rowcount))
 
 

@@ -420,7 +420,7 @@ def serve_batches(admin: Database) -> None:
     file = stored_files.add_file(admin, key, written, None, 60.0)
     arguments = {"endpoint": "/v1/embeddings", "input_file_id": file.id, "completion_window": "24h", "n_lines": 1}
     batch = stored_batches.create_batch(admin, key, arguments, 60.0, None)
-    held = stored_batches.hold(admin, batch.id, "me")
+    held = stored_batches.hold(admin, batch.id, "me", 60.0)
     assert held is not None
     stored_batches.advance(admin, held, "me", stored_batches.FAILED, {})
     stored_batches.give_back(admin, batch.id, "me")

@@ -20,6 +20,7 @@ from docmill.worker.web.http_server import serve
 from tests.worker.harness import until
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+SOON = {"DOCMILL_UPKEEP_S": "0.2", "DOCMILL_LEASE_S": "3"}  # for workers and servers that tests wait for
 MODELS = {"hosted": "null", "lost": "/there/is/no/such/folder"}
 
 
@@ -36,9 +37,14 @@ class Api:
 
 
 @contextmanager
-def running(database: Database, home: Path, limits: Limits = Limits()) -> Iterator[Api]:  # noqa: B008 - frozen
+def running(
+    database: Database,
+    home: Path,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    prices: Path | None = None,
+) -> Iterator[Api]:
     """Serve the API over a store for the length of the block."""
-    settings = Settings(home=home)
+    settings = Settings(home=home, prices=prices)
     clerk = Clerk(settings, database, MODELS, limits)
     with serve(make_app(clerk), "127.0.0.1", 0) as url:
         yield Api(database, settings, f"{url}v1", clerk)

@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from openai.types import CreateEmbeddingResponse
+from openai.types import Batch, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 from sqlalchemy import func, select, update
 
@@ -18,18 +18,20 @@ from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Clerk
 from docmill.features.batch_server.stored_batches import ApiBatch
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
-from docmill.storage.core.schema import Job, OutcomeRow, db_now
+from docmill.storage.core.schema import Job, OutcomeRow, Shard, db_now
 from docmill.storage.errors import LeaseLost
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
-from tests.features.batch_server.api import MODELS, Api, chat, client, put, read, running, start, wait
+from tests.features.batch_server.api import MODELS, SOON, Api, chat, client, put, read, running, start, wait
 from tests.worker.harness import Docmill, Running, kill_group, until
 
 
 @pytest.fixture
 def api(embedded: Docmill) -> Iterator[Api]:
+    embedded.environment |= SOON
     home = embedded.folder / "home"
-
     with open_store(Settings(home=home)) as database, running(database, home) as api:
         yield api
 
@@ -91,6 +93,7 @@ def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_o
 
 
 def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None:
+    embedded.environment |= SOON
     key = embedded("keys", "add", "alice", "--weight", "3").stdout.strip()
     assert embedded.json("keys", "list")[0]["name"] == "alice"
     process = embedded.start("serve", "--model", "small=minilm", "--port", "0")
@@ -209,11 +212,11 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
 def test_a_cancel_that_races_with_the_end_leaves_one_of_them(api: Api) -> None:
     alice = api.client("alice")
     batch = start(alice, put(alice, "oops"))
-    held = stored_batches.hold(api.database, batch.id, "first")
+    held = stored_batches.hold(api.database, batch.id, "first", 60.0)
     assert held is not None
-    assert stored_batches.hold(api.database, batch.id, "second") is None
+    assert stored_batches.hold(api.database, batch.id, "second", 60.0) is None
     assert alice.batches.cancel(batch.id).status == "cancelling"
-    assert not stored_batches.renew(api.database, held, "first")
+    assert not stored_batches.renew(api.database, held, "first", 60.0)
     with pytest.raises(LeaseLost):
         stored_batches.advance(api.database, held, "first", "in_progress", {}, plan={"calls": []})
     stored_batches.give_back(api.database, batch.id, "first")
@@ -221,42 +224,65 @@ def test_a_cancel_that_races_with_the_end_leaves_one_of_them(api: Api) -> None:
         assert wait(alice, batch, "cancelled").output_file_id is None
 
 
-def test_a_key_that_has_reached_its_limit_of_costs_computes_no_more_until_the_limit_is_raised(
-    api: Api, embedded: Docmill
-) -> None:
+def test_a_limit_of_costs_pauses_the_jobs_of_a_batch_and_those_of_a_key(embedded: Docmill) -> None:
     embedded.loads_models = False
+    embedded.environment |= SOON
     prices = embedded.folder / "prices.toml"
     prices.write_text("[null]\ninput = 1_000_000\n")  # one for each token
-    api.settings = api.clerk.settings = api.settings.model_copy(update={"prices": prices})
-    alice = api.client("alice", max_cost=100.0)
-    batch = start(alice, put(alice, chat("a", "one two three")))
-    with api.clerk:
-        until(partial(has_status, alice, batch.id, "in_progress"), "the jobs")
-        with api.database.read() as transaction:
-            assert transaction.scalar(select(Job.paused)) is False
-        keys.change_key(api.database, "alice", max_cost=0.5)
-        other = keys.new_id("batch_")
-        assert alice.batches.retrieve(batch.id).errors is None
-        with api.database.read() as transaction:
-            row = dict(transaction.execute(select(ApiBatch)).one()._mapping)
-        earlier = {**row, "id": other, "status": "completed", "cost": 1.0}
-        api.database.write(lambda transaction: transaction.execute(transaction.insert(ApiBatch).values(**earlier)))
+    home = embedded.folder / "home"
+    with open_store(Settings(home=home)) as database, running(database, home, prices=prices) as api:
+        alice = api.client("alice")
 
-        def told() -> str | None:
+        def read_row(batch: Batch) -> ApiBatch:
+            with database.read() as transaction:
+                return ApiBatch.of(transaction.execute(select(ApiBatch).where(ApiBatch.id == batch.id)).one())
+
+        def is_paused(job: int) -> bool:
+            with database.read() as transaction:
+                return bool(transaction.scalar(select(Job.paused).where(Job.id == job)))
+
+        def told(batch: Batch) -> str | None:
             errors = alice.batches.retrieve(batch.id).errors
-            return None if errors is None or not errors.data else errors.data[0].code
+            return errors.data[0].message if errors is not None and errors.data else None
 
-        until(lambda: told() == "cost_limit_reached", "the pause")
-        with pytest.raises(openai.RateLimitError) as refused:
-            start(alice, batch.input_file_id)
-        assert refused.value.code == "cost_limit_reached"
-        with embedded.worker():
-            with api.database.read() as transaction:
-                (job,) = transaction.scalars(select(Job.id).where(Job.paused)).all()
-            keys.change_key(api.database, "alice", max_cost=50.0)
-            embedded("resume", job)
-            done = wait(alice, batch)
-    assert done.errors is None
+        with api.clerk:
+            file = put(alice, chat("a", "one two three"), chat("b", "one two three", max_tokens=8))
+            batch = start(alice, file, metadata={"max_cost": "1"})
+            until(partial(has_status, alice, batch.id, "in_progress"), "the jobs")
+            first, second = read_row(batch).jobs
+            jobs.pause(database, second)
+            with embedded.worker():
+                until(lambda: read_status(database, first).ended, "the first job")
+            jobs.resume(database, second)
+            until(lambda: is_paused(second), "the pause of the second job")
+            assert 'its "max_cost"' in (told(batch) or "")
+            alice.batches.cancel(batch.id)
+            ended = wait(alice, batch, "cancelled")
+            assert [line["custom_id"] for line in read(alice, ended.output_file_id)] == ["a"]
+            assert [line["error"]["code"] for line in read(alice, ended.error_file_id)] == ["batch_cancelled"]
+            spent = read_row(batch).cost
+            assert spent > 1
+
+            # Another batch pays only for what is left, until the key reaches its limit.
+            rest = start(alice, file, metadata={"max_cost": str(spent)})
+            until(partial(has_status, alice, rest.id, "in_progress"), "the jobs")
+            api.clerk.pause_costly()
+            (_, second) = read_row(rest).jobs
+            assert (is_paused(second), told(rest), read_row(rest).cost) == (False, None, 0.0)
+            keys.change_key(database, "alice", max_cost=spent)
+            api.clerk.pause_costly()
+            assert is_paused(second)
+            assert "of your key" in (told(rest) or "")
+            with pytest.raises(openai.RateLimitError) as refused:
+                start(alice, file)
+            assert refused.value.code == "cost_limit_reached"
+            keys.change_key(database, "alice", max_cost=10 * spent)
+            embedded("resume", second)
+            api.clerk.pause_costly()
+            assert (is_paused(second), told(rest)) == (False, None)
+            with embedded.worker():
+                wait(alice, rest)
+            assert read_row(rest).cost == spent
 
 
 def test_a_batch_is_sampled_anew_only_where_the_server_says_so(api: Api, embedded: Docmill) -> None:
@@ -294,6 +320,7 @@ def test_two_servers_behind_one_address_share_files_and_batches(api: Api, embedd
 
 def test_a_server_and_a_worker_that_are_killed_lose_nothing(embedded: Docmill) -> None:
     embedded.loads_models = False
+    embedded.environment |= SOON
     key = embedded("keys", "add", "alice").stdout.strip()
     lines = [chat(f"r{n}", f"Hello {n}") for n in range(3_000)]
 
@@ -311,6 +338,10 @@ def test_a_server_and_a_worker_that_are_killed_lose_nothing(embedded: Docmill) -
     until(lambda: alice.batches.retrieve(batch.id).status != "validating", "the jobs")
     kill_group(worker)
     kill_group(server)
+    # The killed worker's queue is gone: its shards are sent again half a minute after they were sent first.
+    earlier = update(Shard).where(Shard.state == "queued").values(dispatched_at=Shard.dispatched_at - 60)
+    with open_store(Settings(home=embedded.folder / "home")) as database:
+        database.write(lambda transaction: transaction.execute(earlier))
     server, alice = serve(3)
     with embedded.worker():
         done = wait(alice, batch)

@@ -15,13 +15,14 @@ from openai.types.chat import ChatCompletion
 from docmill.features.batch_server import keys
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
-from tests.features.batch_server.api import Api, chat, running
+from tests.features.batch_server.api import SOON, Api, chat, running
 from tests.worker.harness import SHARED, Docmill, until
 
 
 @pytest.fixture
 def api(embedded: Docmill) -> Iterator[Api]:
     embedded.loads_models = False
+    embedded.environment |= SOON
     home = embedded.folder / "home"
     with (
         open_store(Settings(home=home)) as database,

@@ -160,7 +160,8 @@ def test_what_cannot_be_answered_says_what_to_do(api: Api) -> None:
         "completion_window": {"completion_window": "soon"},
         "metadata": {"metadata": {"a": "b" * 513}},
     }
-    for param, change in wrong.items():
+    costs = [{"metadata": {"max_cost": text}} for text in ("cheap", "-1", "nan", "2.50")]  # the server has no prices
+    for param, change in (*wrong.items(), *(("metadata", cost) for cost in costs)):
         with pytest.raises(openai.BadRequestError) as refused:
             client.batches.create(**{**good, **change})
         assert refused.value.param == param
