@@ -8,11 +8,21 @@ from typing import Any
 
 import click
 
-from docmill.features.batch_server import SERVER, keys
+from docmill.features.batch_server import SERVER, keys, stored_batches
+from docmill.worker import inventory
 from docmill.worker.cli.options import ENDPOINT, JSON, Number, WholeNumber, settings_from
-from docmill.worker.cli.printing import OK, answer, print_json, print_rich, say, stop_as_interrupt
+from docmill.worker.cli.printing import (
+    OK,
+    answer,
+    confirmed,
+    print_json,
+    print_rich,
+    say,
+    stop_as_interrupt,
+)
 from docmill.worker.consoles import table
 from docmill.worker.formatting import printable
+from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.queue.messages import is_id
 from docmill.worker.settings import DAY_S, Settings
 from docmill.worker.stores import open_store
@@ -91,7 +101,7 @@ def _named(model: str) -> tuple[str, str]:
 
 @click.group("keys", epilog="Example: docmill keys add alice --max-requests 100000")
 def keys_command() -> None:
-    """Make, list and revoke the keys of `docmill serve`."""
+    """Make, list and revoke the keys of `docmill serve`, or remove files."""
 
 
 WEIGHT = click.option(
@@ -183,4 +193,24 @@ def revoke_command(name: str) -> int:
     with open_store(settings_from()) as database:
         keys.revoke_key(database, name)
     say(f"The key of {name} is revoked.")
+    return OK
+
+
+@keys_command.command("rm-files", epilog="Example: docmill keys rm-files batch_0123456789abcdef01234567")
+@click.argument("entry_id", metavar="BATCH|FILE")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rm_files_command(entry_id: str, yes: bool) -> int:
+    """Remove a file, or the files of a batch that has ended, whatever their key.
+
+    `docmill corpus rm` removes a text and its results, and leaves the files in which a client sent it. The names of
+    the corpora of batches have the ids of these.
+    """
+    if not yes and not confirmed(f"This removes the files of {printable(entry_id)} for good."):
+        return BAD_INPUT
+    settings = settings_from()
+    with open_store(settings) as database:
+        ids = stored_batches.delete_files(database, entry_id)
+        uncleared = inventory.clear(settings, database)
+    for sentence in (f"Removed: {', '.join(ids)}.", *uncleared):
+        say(sentence)
     return OK

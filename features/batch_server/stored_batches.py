@@ -316,15 +316,38 @@ def count_requests(database: Database, batch: ApiBatch) -> tuple[int, int]:
 def delete_file(database: Database, key: ApiKey, file_id: str) -> None:
     """Remove a file of a key. Raises Refused if there is none, or if an open batch needs it."""
     keys.require(database, ApiFile, key, file_id)
+    database.write(partial(_delete_file, key.name, file_id))
+
+
+def delete_files(database: Database, entry_id: str) -> list[str]:
+    """Remove a file, or the input, the answers and the errors of a batch, whosever it is. Return the files' ids.
+
+    Raises Refused if there is none, or if an open batch needs one.
+    """
+    of_batch = or_(
+        *(ApiFile.id == name for name in (ApiBatch.input_file_id, ApiBatch.output_file_id, ApiBatch.error_file_id))
+    )
+    its_files = select(ApiBatch.id).where(ApiBatch.id == entry_id, of_batch).exists()
+    query = select(ApiFile.id, ApiFile.key).where(or_(ApiFile.id == entry_id, its_files)).order_by(ApiFile.created_at)
+    with database.read() as transaction:
+        files = transaction.execute(query).all()
+    if not files:
+        raise Refused(f"there is no file {entry_id!r}, and no batch of this id has files", "not_found")
 
     def work(transaction: Transaction) -> None:
-        keys.lock_key(transaction, key)
-        needed = select(ApiBatch.id).where(ApiBatch.input_file_id == file_id, ApiBatch.status.in_(OPEN))
-        if (batch := transaction.scalar(needed.limit(1))) is not None:
-            raise Refused(f"{batch} still reads this file; cancel the batch, or wait for its end", "file_in_use")
-        _remove_file(file_id, transaction)
+        for file in files:
+            _delete_file(file.key, file.id, transaction)
 
     database.write(work)
+    return [file.id for file in files]
+
+
+def _delete_file(key: str, file_id: str, transaction: Transaction) -> None:
+    keys.lock_key(transaction, key)
+    needed = select(ApiBatch.id).where(ApiBatch.input_file_id == file_id, ApiBatch.status.in_(OPEN))
+    if (batch := transaction.scalar(needed.limit(1))) is not None:
+        raise Refused(f"{batch} still reads this file; cancel the batch, or wait for its end", "file_in_use")
+    _remove_file(file_id, transaction)
 
 
 def remove_old(database: Database) -> None:

@@ -156,6 +156,12 @@ def test_a_batch_that_is_cancelled_or_expires_has_the_answers_so_far(api: Api, e
             assert ended.request_counts.to_dict() == {"total": 3, "completed": 1, "failed": 2}
         # Cancelling what is cancelled changes nothing.
         assert alice.batches.cancel(batches["cancelled"].id).status == "cancelled"
+    # The operator removes the files of a batch. Those of others stay.
+    before = {one.id for one in alice.files.list()}
+    embedded("keys", "rm-files", ended.id, "--yes")
+    of_batch = {ended.input_file_id, ended.output_file_id, ended.error_file_id}
+    assert {one.id for one in alice.files.list()} == before - of_batch
+    assert of_batch < before
     with api.database.read() as transaction:
         assert {*transaction.scalars(select(Job.state))} == {"done", "cancelled"}
 

@@ -16,7 +16,7 @@ import openai
 import pytest
 from sqlalchemy import func, select
 
-from docmill.features.batch_server import keys, stored_files
+from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Limits
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.database import Database
@@ -179,6 +179,8 @@ def test_what_cannot_be_answered_says_what_to_do(api: Api) -> None:
     with pytest.raises(openai.ConflictError) as in_use:
         client.files.delete(file)
     assert in_use.value.code == "file_in_use"
+    with pytest.raises(keys.Refused, match="cancel the batch"):
+        stored_batches.delete_files(api.database, file)
 
 
 def test_a_body_that_is_too_long_is_refused_and_stored_nowhere(api: Api) -> None:
