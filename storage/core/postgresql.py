@@ -414,7 +414,8 @@ class PostgresqlTransaction(Transaction):
         rows = self.exec_driver_sql(query, (32 * len(hashes), b"".join(hashes)))
         return {sha256: content_id for sha256, content_id in rows}  # noqa: C416 - rows are not tuples to mypy
 
-    def insert(self, table: type[Base]) -> postgresql.Insert:
+    @staticmethod
+    def insert(table: type[Base]) -> postgresql.Insert:
         return postgresql.insert(table.__table__)
 
     def load(self, table: type[Base], columns: Columns) -> None:

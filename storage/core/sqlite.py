@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
+    bindparam,
     create_engine,
     event,
     func,
@@ -94,6 +96,20 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+_WANTED = select(func.json_each(bindparam("wanted")).table_valued("value").c.value)
+_STORED = select(Content.id).where(Content.id.in_(bindparam("ids")))
+
+
+@cache
+def _put_outcomes(*, redo: bool) -> sqlite.Insert:
+    statement = sqlite.insert(OutcomeRow.__table__).values(created_at=db_now())
+    new = statement.excluded
+    better = OutcomeRow.status == "failed" if redo else and_(OutcomeRow.status == "failed", new.status == "done")
+    return statement.on_conflict_do_update(
+        index_elements=["spec_id", "content_id"], set_={name: new[name] for name in OUTCOME_VALUES}, where=better
+    )
+
+
 class SqliteTransaction(Transaction):
     """A transaction of a SQLite file. A write transaction is the only one, so that it needs no locks."""
 
@@ -150,8 +166,8 @@ class SqliteTransaction(Transaction):
         if isinstance(column.type, LargeBinary):  # which JSON cannot hold
             return self.execute(query.where(column.in_(values))).all()
         # One parameter: thousands of them cost more than the look-ups.
-        wanted = func.json_each(orjson.dumps(list(values)).decode()).table_valued("value")
-        return self.execute(query.where(column.in_(select(wanted.c.value)))).all()
+        wanted = orjson.dumps(list(values)).decode()
+        return self.execute(query.where(column.in_(_WANTED)), {"wanted": wanted}).all()
 
     def content_ids(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
         # Said to the driver: thousands of parameters cost more than the look-ups.
@@ -167,7 +183,8 @@ class SqliteTransaction(Transaction):
             ids[sha256] = content_id
         return ids
 
-    def insert(self, table: type[Base]) -> sqlite.Insert:
+    @staticmethod
+    def insert(table: type[Base]) -> sqlite.Insert:
         return sqlite.insert(table.__table__)
 
     def load(self, table: type[Base], columns: Columns) -> None:
@@ -205,18 +222,11 @@ class SqliteTransaction(Transaction):
         return []
 
     def upsert_outcomes(self, rows: Sequence[Mapping[str, Any]], *, redo: bool) -> int:
-        of_contents = Content.id.in_([row["content_id"] for row in rows])
-        stored = {*self.scalars(select(Content.id).where(of_contents))}
+        stored = {*self.scalars(_STORED, {"ids": [row["content_id"] for row in rows]})}
         rows = [row for row in rows if row["content_id"] in stored]
         if not rows:
             return 0
-        statement = self.insert(OutcomeRow).values(created_at=db_now())
-        new = statement.excluded
-        better = OutcomeRow.status == "failed" if redo else and_(OutcomeRow.status == "failed", new.status == "done")
-        put = statement.on_conflict_do_update(
-            index_elements=["spec_id", "content_id"], set_={name: new[name] for name in OUTCOME_VALUES}, where=better
-        )
-        return self.execute(put, rows).rowcount
+        return self.execute(_put_outcomes(redo=redo), rows).rowcount
 
     def link_outputs(self, rows: Sequence[tuple[int, int, int]]) -> None:
         outcome = "UPDATE outcome SET output_id = ?3 WHERE spec_id = ?1 AND content_id = ?2"

@@ -135,8 +135,9 @@ class Transaction(ABC):
     def content_ids(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
         """Return the ids of the contents with these hashes that are stored."""
 
+    @staticmethod
     @abstractmethod
-    def insert(self, table: type[Base]) -> Insert:
+    def insert(table: type[Base]) -> Insert:
         """Return an INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
 
     @abstractmethod

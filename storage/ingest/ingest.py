@@ -163,9 +163,7 @@ def _begin_again(transaction: Transaction, job: OpenJob) -> None:
 
 def _place(transaction: Transaction, job_id: int) -> tuple[CorpusPosition, str]:
     """Return the position of a job in its corpus, and its state. Raises JobStopped."""
-    row = transaction.execute(
-        select(Job.state, Job.base_document, Job.swept_to).where(Job.id == job_id)
-    ).one_or_none()
+    row = transaction.execute(_PLACE, {"job": job_id}).one_or_none()
     if row is None:
         raise JobStopped(f"job {job_id} was removed with its corpus; nothing more was added to it")
     if row.state not in {*UNFINISHED, "done"}:
@@ -173,6 +171,7 @@ def _place(transaction: Transaction, job_id: int) -> tuple[CorpusPosition, str]:
     return CorpusPosition(row.base_document, row.swept_to), row.state
 
 
+_PLACE = select(Job.state, Job.base_document, Job.swept_to).where(Job.id == bindparam("job"))
 _VERSION = (  # the fields of StoredVersion
     *(Document.id, Document.key, Document.content_id, Document.meta),
     *(Document.flags, Document.seq, Document.gone, Document.ingest_id),
@@ -281,17 +280,18 @@ def _note(transaction: Transaction, job: OpenJob, counts: Counts, rejected: Sequ
             for r in rejected
         ]
         transaction.execute(transaction.insert(RejectionRow).values(noted_at=db_now()).on_conflict_do_nothing(), rows)
-    noted: dict[str, Any] = {
-        "seen_at": db_now(),
-        "n_new": Ingest.n_new + counts.new,
-        "n_changed": Ingest.n_changed + counts.changed,
-    }
-    if job.reread_at is None:  # else the earlier reading's counts stay until this one has ended
-        noted |= {f"n_{name}": getattr(Ingest, f"n_{name}") + getattr(counts, name) for name in _OF_READING}
-    transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**noted))
+    if job.reread_at is not None:  # the earlier reading's counts stay until this one has ended
+        counts = Counts(new=counts.new, changed=counts.changed)
+    transaction.execute(_ADD_COUNTS, {"ingest": job.ingest_id} | {name: getattr(counts, name) for name in _NOTED})
 
 
 _OF_READING = ("records", "unchanged", "repeated", "rejected")
+_NOTED = ("new", "changed", *_OF_READING)
+_ADD_COUNTS = (
+    update(Ingest)
+    .where(Ingest.id == bindparam("ingest"))
+    .values(seen_at=db_now(), **{f"n_{name}": getattr(Ingest, f"n_{name}") + bindparam(name) for name in _NOTED})
+)
 
 
 def _replace_counts(transaction: Transaction, job: OpenJob, read: Counts) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, select, true, update
+from sqlalchemy import BigInteger, ColumnElement, Row, Select, and_, bindparam, delete, func, select, update
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.schema import Ingest, Job, Refusal, Shard, SpecRow, Step, Worker, db_now
-from docmill.storage.core.transaction import Transaction
+from docmill.storage.core.transaction import Insert, Transaction
 from docmill.storage.leases.policy import Claimant, share
 from docmill.storage.steps.jobs import FREE, RUNS
 from docmill.storage.steps.sharding import OPEN_SHARDS
@@ -23,6 +24,33 @@ REFUSAL_S = 30.0  # how long a refusal holds before the worker is asked again
 LEAST_WINDOW = 4  # a worker that starts finds shards at once
 WINDOW_PER_SLOT = 2
 PASSED_S = 60.0  # twice as long as maintenance believes that a queued shard has its message
+
+# Statements of each round are built once: SQLAlchemy takes longer to build them than SQLite to run them.
+_LANES = (
+    select(SpecRow.kind)
+    .join(Step, Step.spec_id == SpecRow.id)
+    .join(Job, Job.id == Step.job_id)
+    .where(RUNS)
+    .distinct()
+)
+_LAST_DISPATCHED = (
+    select(Shard.dispatched_at)
+    .where(Shard.lane == bindparam("lane"), Shard.state == bindparam("state"), Shard.dispatched_at.is_not(None))
+    # Not max(): PostgreSQL reads all of them for it, when it believes that there are few.
+    .order_by(Shard.dispatched_at.desc())
+    .limit(1)
+)
+_QUEUED = (
+    select(Shard.lane, func.count().label("n"))
+    .join(Job, Job.id == Shard.job_id)
+    .where(
+        Shard.lane.in_(bindparam("lanes")), Shard.state == "queued", Shard.dispatched_at >= bindparam("since"), RUNS
+    )
+    .group_by(Shard.lane)
+)
+_LIVE = select(Worker.id, Worker.lanes, Worker.slots).where(Worker.seen_at > db_now() - LIVE_S)
+_REFUSED = select(Refusal.worker_id, Refusal.spec_id).where(Refusal.refused_at > db_now() - REFUSAL_S)
+_NEIGHBORS = select(Worker.id, Worker.pid).where(Worker.pid_space == bindparam("pid_space"))
 
 
 @dataclass(frozen=True)
@@ -49,13 +77,7 @@ def lanes(database: Database, only: str | None = None) -> list[LaneWindow]:
     """
     with database.read() as transaction:
         transaction.prefer_indexes()
-        wanted = transaction.scalars(
-            select(SpecRow.kind)
-            .join(Step, Step.spec_id == SpecRow.id)
-            .join(Job, Job.id == Step.job_id)
-            .where(RUNS, true() if only is None else SpecRow.kind == only)
-            .distinct()
-        ).all()
+        wanted = [lane for lane in transaction.scalars(_LANES) if only in {None, lane}]
         since = 0.0 if only is None else _passed_until(transaction, only)
         depth = _queued(transaction, wanted, since)
         slots = _slots(transaction)
@@ -70,25 +92,17 @@ def _passed_until(transaction: Transaction, lane: str) -> float:
 
 def last_dispatched(transaction: Transaction, lane: str, state: str) -> float:
     """Return the latest time at which a shard in this state was dispatched; 0 if there is none."""
-    of_lane = (Shard.lane == lane, Shard.state == state, Shard.dispatched_at.is_not(None))
-    # Not max(): PostgreSQL reads all of them for it, when it believes that there are few.
-    latest = select(Shard.dispatched_at).where(*of_lane).order_by(Shard.dispatched_at.desc()).limit(1)
-    return transaction.scalar(latest) or 0.0
+    return transaction.scalar(_LAST_DISPATCHED, {"lane": lane, "state": state}) or 0.0
 
 
 def _queued(transaction: Transaction, lanes: Collection[str], since: float) -> dict[str, int]:
-    counted = transaction.execute(
-        select(Shard.lane, func.count().label("n"))
-        .join(Job, Job.id == Shard.job_id)
-        .where(Shard.lane.in_(lanes), Shard.state == "queued", Shard.dispatched_at >= since, RUNS)
-        .group_by(Shard.lane)
-    )
+    counted = transaction.execute(_QUEUED, {"lanes": lanes, "since": since})
     return {row.lane: row.n for row in counted}
 
 
 def _slots(transaction: Transaction) -> dict[str, int]:
     slots: dict[str, int] = {}
-    for row in transaction.execute(select(Worker.lanes, Worker.slots).where(Worker.seen_at > db_now() - LIVE_S)):
+    for row in transaction.execute(_LIVE):
         for lane in row.lanes:
             slots[lane] = slots.get(lane, 0) + row.slots
     return slots
@@ -103,7 +117,7 @@ def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> l
     with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
         transaction.prefer_indexes()
         transaction.prefer_index_order()
-        claimants = _claimants(transaction, lane, only_job)
+        claimants = _claimants(transaction, lane, _unservable(transaction, lane.name), only_job)
         if not claimants:
             return []
         if lane.queued >= lane.window and not transaction.execute(_outranked(lane, claimants).limit(1)).all():
@@ -114,25 +128,28 @@ def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> l
 def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> list[int]:
     transaction.prefer_indexes()
     transaction.prefer_index_order()
-    claimants = _claimants(transaction, lane, only_job)
+    unservable = _unservable(transaction, lane.name)
+    claimants = _claimants(transaction, lane, unservable, only_job)
     if not claimants:
         return []
     # Read again: other processes fill the queue too.
     room = lane.window - _queued(transaction, [lane.name], lane.since).get(lane.name, 0)
     room += _displace(transaction, lane, claimants, room)
     taken: list[int] = []
-    unservable = _unservable(transaction, lane.name)
+    first = transaction.for_update(_first_ready(ahead=lane.since > 0.0), skip_locked=True)
     for job_id, n in share(claimants, room).items():
-        query = _ready(lane, job_id, unservable).order_by(Shard.id).limit(n)
-        chosen = list(transaction.scalars(transaction.for_update(query, skip_locked=True)))
-        rows = transaction.execute(
-            update(Shard)
-            .where(Shard.id.in_(chosen), Shard.state == "planned")
-            .values(state="queued", dispatched_at=db_now())
-            .returning(Shard.id)
-        )
-        taken += sorted(row.id for row in rows)
+        of_job = {"lane": lane.name, "unservable": unservable, "job": job_id, "n": n}
+        chosen = transaction.scalars(first, of_job).all()
+        taken += sorted(transaction.scalars(_QUEUE, {"chosen": chosen}))
     return taken
+
+
+_QUEUE = (
+    update(Shard)
+    .where(Shard.id.in_(bindparam("chosen")), Shard.state == "planned")
+    .values(state="queued", dispatched_at=db_now())
+    .returning(Shard.id)
+)
 
 
 def _displace(transaction: Transaction, lane: LaneWindow, claimants: list[Claimant], room: int) -> int:
@@ -162,44 +179,64 @@ def _outranked(lane: LaneWindow, claimants: list[Claimant]) -> Select[int]:
     )
 
 
-def _ready(lane: LaneWindow, job_id: int | ColumnElement[int], unservable: Collection[int]) -> Select[int]:
-    """Select the shards of a job that may be dispatched now, without those of specs that no worker can serve.
+@cache
+def _ready(job_id: ColumnElement[int], *, ahead: bool) -> Select[int]:
+    """Select the shards of a job and of `:lane` that may be dispatched now, without those of the specs `:unservable`.
 
-    With `since`, only those behind the shard that ended last, if there are any.
+    With `ahead`, only those behind the shard that ended last, if there are any.
     """
 
     def planned(shard: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
         return and_(
-            *(shard.job_id == job_id, shard.state == "planned", shard.lane == lane.name),
+            *(shard.job_id == job_id, shard.state == "planned", shard.lane == bindparam("lane")),
             shard.not_before <= db_now(),
-            shard.spec_id.not_in(unservable) if unservable else true(),
+            shard.spec_id.not_in(bindparam("unservable")),
         )
 
     table = Shard.__table__
     ready = select(Shard.id).where(planned(table.c))
-    if not lane.since:
+    if not ahead:
         return ready
-    ended, ahead = table.alias("ended").c, table.alias("ahead").c
-    has_ended = (ended.job_id == job_id, ended.lane == lane.name, ended.finished_at.is_not(None))
+    ended, later = table.alias("ended").c, table.alias("ahead").c
+    has_ended = (ended.job_id == job_id, ended.lane == bindparam("lane"), ended.finished_at.is_not(None))
     last = select(ended.id).where(*has_ended).order_by(ended.finished_at.desc()).limit(1).correlate(Job)
-    is_ahead = and_(planned(ahead), ahead.id > last.scalar_subquery())
-    first = select(ahead.id).where(is_ahead).order_by(ahead.id).limit(1).correlate(Job)
+    is_ahead = and_(planned(later), later.id > last.scalar_subquery())
+    first = select(later.id).where(is_ahead).order_by(later.id).limit(1).correlate(Job)
     return ready.where(Shard.id >= func.coalesce(first.scalar_subquery(), 0))
 
 
-def _claimants(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> list[Claimant]:
-    """Return the jobs that have shards to dispatch in a lane and a worker that can serve them, a window's at most."""
+@cache
+def _first_ready(*, ahead: bool) -> Select[int]:
+    """Select the first `:n` of the shards of `:job` that are ready."""
+    return _ready(bindparam("job", type_=BigInteger), ahead=ahead).order_by(Shard.id).limit(bindparam("n"))
+
+
+@cache
+def _n_ready(*, ahead: bool) -> Select[int]:
+    return select(func.count()).select_from(_first_ready(ahead=ahead).order_by(None).subquery())
+
+
+@cache
+def _jobs_with_ready(*, ahead: bool) -> Select[int, int, str | None, int]:
     # One look into an index for each job, however many shards it has (OFFSET 0: see `Transaction.probe`).
-    unservable = _unservable(transaction, lane.name)
-    ready = _ready(lane, Job.id, unservable).offset(0).correlate(Job).exists()
-    jobs = transaction.execute(
+    ready = _ready(Job.id, ahead=ahead).offset(0).correlate(Job).exists()
+    return (
         select(Job.id, Job.priority, Job.sharer, Job.weight)
         .join(Step, Step.job_id == Job.id)
         .join(SpecRow, SpecRow.id == Step.spec_id)
-        .where(RUNS, SpecRow.kind == lane.name, Step.spec_id.not_in(unservable), ready)
-        .where(true() if only_job is None else Job.id == only_job)
+        .where(RUNS, SpecRow.kind == bindparam("lane"), Step.spec_id.not_in(bindparam("unservable")), ready)
         .distinct()
-    ).all()
+    )
+
+
+def _claimants(
+    transaction: Transaction, lane: LaneWindow, unservable: Collection[int], only_job: int | None
+) -> list[Claimant]:
+    """Return the jobs that have shards to dispatch in a lane and a worker that can serve them, a window's at most."""
+    ahead = lane.since > 0.0
+    of_lane = {"lane": lane.name, "unservable": unservable}
+    rows = transaction.execute(_jobs_with_ready(ahead=ahead), of_lane)
+    jobs = [row for row in rows if only_job in {None, row.id}]
     in_flight = _in_flight(transaction, lane.name) if len(jobs) > 1 else {}
     of_sharers = Counter[str | None]()
     for row in in_flight.values():
@@ -217,10 +254,11 @@ def _claimants(transaction: Transaction, lane: LaneWindow, only_job: int | None)
         for job in jobs
     ]
     first = sorted(claimants, key=Claimant.rank)[: lane.window]
-    return [
-        replace(claimant, planned=_count(transaction, _ready(lane, claimant.job_id, unservable).limit(lane.window)))
-        for claimant in first
+    n_ready = _n_ready(ahead=ahead)
+    n_of_job = [
+        transaction.scalar(n_ready, of_lane | {"job": claimant.job_id, "n": lane.window}) or 0 for claimant in first
     ]
+    return [replace(claimant, planned=n) for claimant, n in zip(first, n_of_job, strict=True)]
 
 
 def _in_flight(transaction: Transaction, lane: str) -> dict[int, Row[int, str | None, int]]:
@@ -233,25 +271,11 @@ def _in_flight(transaction: Transaction, lane: str) -> dict[int, Row[int, str | 
     return {row.id: row for row in counted}
 
 
-def _count(transaction: Transaction, query: Select[int]) -> int:
-    return transaction.scalar(select(func.count()).select_from(query.subquery())) or 0
-
-
-def _unservable(transaction: Transaction, lane: str) -> set[int]:
+def _unservable(transaction: Transaction, lane: str) -> list[int]:
     """Return the specs that every live worker of the lane has refused lately."""
-    live = [
-        row.id
-        for row in transaction.execute(select(Worker.id, Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S))
-        if lane in row.lanes
-    ]
-    if not live:
-        return set()
-    refused = transaction.execute(
-        select(Refusal.spec_id, func.count())
-        .where(Refusal.worker_id.in_(live), Refusal.refused_at > db_now() - REFUSAL_S)
-        .group_by(Refusal.spec_id)
-    )
-    return {spec_id for spec_id, n in refused if n == len(live)}
+    live = {row.id for row in transaction.execute(_LIVE) if lane in row.lanes}
+    refused = Counter(row.spec_id for row in transaction.execute(_REFUSED) if row.worker_id in live)
+    return [spec_id for spec_id, n in refused.items() if n == len(live)]
 
 
 def put_back(database: Database, shard_ids: list[int]) -> None:
@@ -309,27 +333,27 @@ def sign_on(
 ) -> None:
     """Enter a device process into the list of workers."""
     row = {"host": host, "pid": pid, "device": device, "lanes": lanes, "slots": slots, "version": version}
-    row["pid_space"] = pid_space
-    new = {"id": worker_id, "started_at": db_now(), "seen_at": db_now(), **row}
-    again = {"seen_at": db_now(), **row}
-    database.write(
-        lambda transaction: transaction.execute(
-            transaction.insert(Worker).values(**new).on_conflict_do_update(index_elements=["id"], set_=again)
-        )
-    )
+    row |= {"id": worker_id, "pid_space": pid_space}
+    database.write(lambda transaction: transaction.execute(_entry(type(transaction)), row))
+
+
+@cache
+def _entry(transaction: type[Transaction]) -> Insert:
+    new = transaction.insert(Worker).values(started_at=db_now(), seen_at=db_now())
+    again = ("host", "pid", "device", "lanes", "slots", "version", "pid_space", "seen_at")
+    return new.on_conflict_do_update(index_elements=["id"], set_={name: new.excluded[name] for name in again})
 
 
 def live_workers(database: Database) -> set[str]:
     """Return the ids of the device processes that sent a heartbeat lately."""
     with database.read() as transaction:
-        return set(transaction.scalars(select(Worker.id).where(Worker.seen_at > db_now() - LIVE_S)))
+        return set(transaction.scalars(_LIVE))
 
 
 def neighbors(database: Database, pid_space: str) -> list[tuple[str, int]]:
     """Return (worker id, process number) of the workers in one PID namespace."""
     with database.read() as transaction:
-        rows = transaction.execute(select(Worker.id, Worker.pid).where(Worker.pid_space == pid_space))
-        return [(row.id, row.pid) for row in rows]
+        return [(row.id, row.pid) for row in transaction.execute(_NEIGHBORS, {"pid_space": pid_space})]
 
 
 def sign_off(database: Database, worker_id: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, or_, select, true, update
+from sqlalchemy import ColumnElement, Double, bindparam, delete, func, or_, select, true, update
+from sqlalchemy.sql.dml import ReturningInsert
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import known_outcomes, n_chars
@@ -23,7 +25,7 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.storage.core.transaction import Transaction, columns_of
+from docmill.storage.core.transaction import Insert, Transaction, columns_of
 from docmill.storage.leases.dispatch import last_dispatched
 from docmill.storage.leases.outcome_upsert import put_outcomes
 from docmill.storage.leases.policy import GiveUp, PlanAgain, Split, after_death, after_error, after_lapse
@@ -46,21 +48,19 @@ PARTS = 8  # notes are written at most this often during a lease
 
 def hold(database: Database, name: str, owner: str, for_s: float) -> bool:
     """Take or renew a named duty for `for_s` seconds. Return True if `owner` has it."""
+    given = {"name": name, "owner": owner, "for_s": for_s}
+    return database.write(lambda transaction: transaction.scalar(_holding(type(transaction)), given) is not None)
 
-    def work(transaction: Transaction) -> bool:
-        insert = transaction.insert(Lease)
-        values = {"owner": owner, "until": db_now() + for_s}
-        # RETURNING and not the rowcount, which SQLAlchemy does not fetch for an INSERT.
-        held = transaction.scalar(
-            insert.values(name=name, **values)
-            .on_conflict_do_update(
-                index_elements=["name"], set_=values, where=or_(Lease.owner == owner, Lease.until < db_now())
-            )
-            .returning(Lease.name)
-        )
-        return held is not None
 
-    return database.write(work)
+@cache
+def _holding(transaction: type[Transaction]) -> ReturningInsert[str]:
+    taken = transaction.insert(Lease).values(until=db_now() + bindparam("for_s"))
+    put = taken.on_conflict_do_update(
+        index_elements=["name"],
+        set_={"owner": taken.excluded.owner, "until": taken.excluded.until},
+        where=or_(Lease.owner == taken.excluded.owner, Lease.until < db_now()),
+    )
+    return put.returning(Lease.name)  # not the rowcount, which SQLAlchemy does not fetch for an INSERT
 
 
 def let_go(database: Database, name: str, owner: str) -> None:
@@ -80,8 +80,7 @@ def contact(database: Database, lease_s: float) -> float:
     """
 
     def work(transaction: Transaction) -> float:
-        query = select(Lease.until, db_now().label("now")).where(Lease.name == NOTE)
-        note = transaction.execute(transaction.for_update(query)).one_or_none()
+        note = transaction.execute(transaction.for_update(_LAST_NOTE)).one_or_none()
         now: float = transaction.execute(select(db_now())).scalar_one() if note is None else note.now
         gap_s = lease_s if note is None else now - note.until
         if abs(gap_s) > lease_s / 2:
@@ -93,12 +92,19 @@ def contact(database: Database, lease_s: float) -> float:
                     ahead = update(table).where(column > now + lease_s)
                     transaction.execute(ahead.values({column: now + lease_s}))
         if gap_s > lease_s / PARTS or gap_s < -lease_s / 2:
-            values = {"owner": "", "until": now}
-            insert = transaction.insert(Lease).values(name=NOTE, **values)
-            transaction.execute(insert.on_conflict_do_update(index_elements=["name"], set_=values))
+            transaction.execute(_noting(type(transaction)), {"name": NOTE, "owner": "", "until": now})
         return now
 
     return database.write(work)
+
+
+_LAST_NOTE = select(Lease.until, db_now().label("now")).where(Lease.name == NOTE)
+
+
+@cache
+def _noting(transaction: type[Transaction]) -> Insert:
+    note = transaction.insert(Lease)
+    return note.on_conflict_do_update(index_elements=["name"], set_={"until": note.excluded.until})
 
 
 def reclaim(database: Database, owner: str | None = None, *, before: float | None = None) -> int:
@@ -126,9 +132,8 @@ def release_owner(database: Database, owner: str) -> int:
 
 
 def _reclaim_page(transaction: Transaction, owner: str | None, before: float | None) -> int:
-    lapsed = Shard.lease_until < (db_now() if before is None else before)
-    query = select(Shard).where(IS_RUNNING, lapsed if owner is None else Shard.owner == owner).limit(PAGE)
-    rows = [Shard.of(row) for row in transaction.execute(transaction.for_update(query, skip_locked=True))]
+    query = transaction.for_update(_LAPSED if owner is None else _HELD, skip_locked=True)
+    rows = [Shard.of(row) for row in transaction.execute(query, {"before": before, "holder": owner})]
     for held in rows:
         row = _lacking(transaction, held)
         if row is None:
@@ -141,6 +146,11 @@ def _reclaim_page(transaction: Transaction, owner: str | None, before: float | N
         step = after_lapse(n_contents=row.n_contents, suspect=row.suspect, lapses=lapses)
         _apply(transaction, row, step, lapses=lapses)
     return len(rows)
+
+
+_RUNNING = select(Shard).where(IS_RUNNING).limit(PAGE)
+_LAPSED = _RUNNING.where(Shard.lease_until < func.coalesce(bindparam("before", type_=Double), db_now()))
+_HELD = _RUNNING.where(Shard.owner == bindparam("holder"))
 
 
 def _lacking(transaction: Transaction, held: Shard) -> Shard | None:
@@ -268,11 +278,11 @@ def forget_workers(database: Database, silent_for_s: float = 3600.0) -> int:
     """Delete workers that were silent for `silent_for_s`, and refusals as old. Return the number of workers."""
 
     def work(transaction: Transaction) -> int:
-        gone: Sequence[str] = list(
-            transaction.scalars(select(Worker.id).where(Worker.seen_at < db_now() - silent_for_s))
-        )
-        transaction.execute(delete(Refusal).where(Refusal.refused_at < db_now() - silent_for_s))
-        transaction.execute(delete(Worker).where(Worker.id.in_(gone)))
-        return len(gone)
+        transaction.execute(_OLD_REFUSALS, {"silent_for_s": silent_for_s})
+        return transaction.execute(_SILENT_WORKERS, {"silent_for_s": silent_for_s}).rowcount
 
     return database.write(work)
+
+
+_OLD_REFUSALS = delete(Refusal).where(Refusal.refused_at < db_now() - bindparam("silent_for_s"))
+_SILENT_WORKERS = delete(Worker).where(Worker.seen_at < db_now() - bindparam("silent_for_s"))

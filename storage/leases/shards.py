@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import select, true, update
+from sqlalchemy import bindparam, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, insert, known_outcomes, n_chars, spec_of
@@ -73,12 +73,7 @@ class Claim:
 def look(database: Database, shard_id: int) -> ShardHead | None:
     """Return a shard that waits to be claimed; None if it no longer waits."""
     with database.read() as transaction:
-        row = transaction.execute(
-            select(*_LOOKED_AT, *SPEC)
-            .join(SpecRow, SpecRow.id == Shard.spec_id)
-            .join(Job, Job.id == Shard.job_id)
-            .where(Shard.id == shard_id, Shard.state == "queued", RUNS)
-        ).one_or_none()
+        row = transaction.execute(_LOOK, {"shard": shard_id}).one_or_none()
     if row is None:
         return None
     alone = runs_alone(suspect=row.suspect, lapses=row.lapses)
@@ -86,9 +81,14 @@ def look(database: Database, shard_id: int) -> ShardHead | None:
     return ShardHead(row.id, row.fence, row.lane, alone, row.spec_id, spec_of(row), *traced)
 
 
-_LOOKED_AT = (
-    *(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.lapses, Shard.spec_id),
-    *(Job.request_id, Job.traceparent),
+_LOOK = (
+    select(
+        *(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.lapses, Shard.spec_id),
+        *(Job.request_id, Job.traceparent, *SPEC),
+    )
+    .join(SpecRow, SpecRow.id == Shard.spec_id)
+    .join(Job, Job.id == Shard.job_id)
+    .where(Shard.id == bindparam("shard"), Shard.state == "queued", RUNS)
 )
 
 
@@ -137,24 +137,24 @@ _CLAIMED = (
 )
 
 
+_JOB_RUNS = select(Job.id).where(Job.id == Shard.job_id, RUNS).correlate(Shard).exists()
+_TAKE = (
+    update(Shard)
+    .where(Shard.id == bindparam("shard"), Shard.state == "queued", Shard.fence == bindparam("seen"), _JOB_RUNS)
+    .values(
+        state="running",
+        fence=Shard.fence + 1,
+        attempt=Shard.attempt + 1,
+        lease_until=db_now() + bindparam("lease_s"),
+        started_at=db_now(),
+    )
+    .returning(*_CLAIMED)
+)
+
+
 def _take(transaction: Transaction, head: ShardHead, owner: str, lease_s: float) -> Any:
-    return transaction.execute(
-        update(Shard)
-        .where(Shard.id == head.shard_id, Shard.state == "queued", Shard.fence == head.fence, _job_runs())
-        .values(
-            state="running",
-            fence=Shard.fence + 1,
-            attempt=Shard.attempt + 1,
-            owner=owner,
-            lease_until=db_now() + lease_s,
-            started_at=db_now(),
-        )
-        .returning(*_CLAIMED)
-    ).one_or_none()
-
-
-def _job_runs() -> Any:
-    return select(Job.id).where(Job.id == Shard.job_id, RUNS).correlate(Shard).exists()
+    given = {"shard": head.shard_id, "seen": head.fence, "owner": owner, "lease_s": lease_s}
+    return transaction.execute(_TAKE, given).one_or_none()
 
 
 def _lacking(
@@ -189,23 +189,28 @@ def heartbeat(
     `computed` counts, by job, the texts that are computed and not yet committed; a text may count in part.
     `time_use` has the seconds of the last minute by their use.
     """
-    held_ones = true() if only is None else Shard.id.in_(only)
 
     def work(transaction: Transaction) -> dict[int, int]:
         done = {str(job_id): round(texts, 3) for job_id, texts in (computed or {}).items()}
-        signs = {"seen_at": db_now(), "trouble": trouble, "computed": done, "device_problem": device_problem}
+        signs: dict[str, Any] = {"trouble": trouble, "computed": done, "device_problem": device_problem}
         signs |= {} if time_use is None else {"time_use": dict(time_use)}
-        signs |= {"consumed_at": db_now()} if consumes else {}
-        transaction.execute(update(Worker).where(Worker.id == owner).values(**signs))
-        held = transaction.execute(
-            update(Shard)
-            .where(Shard.owner == owner, IS_RUNNING, held_ones, _job_runs())
-            .values(lease_until=db_now() + lease_s)
-            .returning(Shard.id, Shard.fence)
-        )
+        transaction.execute(_CONSUMES if consumes else _LIVES, {"worker": owner, **signs})
+        renewal = _RENEWAL if only is None else _RENEWAL_OF_KNOWN
+        held = transaction.execute(renewal, {"holder": owner, "lease_s": lease_s, "only": only})
         return {row.id: row.fence for row in held}
 
     return database.write(work)
+
+
+_LIVES = update(Worker).where(Worker.id == bindparam("worker")).values(seen_at=db_now())
+_CONSUMES = _LIVES.values(consumed_at=db_now())
+_RENEWAL = (
+    update(Shard)
+    .where(Shard.owner == bindparam("holder"), IS_RUNNING, _JOB_RUNS)
+    .values(lease_until=db_now() + bindparam("lease_s"))
+    .returning(Shard.id, Shard.fence)
+)
+_RENEWAL_OF_KNOWN = _RENEWAL.where(Shard.id.in_(bindparam("only")))
 
 
 def commit(
@@ -245,8 +250,8 @@ def keep(database: Database, finished: Sequence[tuple[Claim, Sequence[Outcome], 
     claims = {claim.shard_id: claim for claim, _, _ in finished}
 
     def work(transaction: Transaction, one_by_one: bool) -> set[Claim]:
-        query = transaction.for_update(_HELD.where(Shard.id.in_(claims)), of=Shard, skip_locked=True)
-        rows = [(claims[row.id], row) for row in transaction.execute(query)]
+        query = transaction.for_update(_HELD, of=Shard, skip_locked=True)
+        rows = [(claims[row.id], row) for row in transaction.execute(query, {"shards": [*claims]})]
         held = {claim: row.lane for claim, row in rows if claim.holds(row) and row.job_runs}
         groups: dict[tuple[int, bool, int], dict[int, Outcome]] = {}
         for claim, outcomes, runtime_id in finished:
@@ -346,27 +351,34 @@ def end_shard(
         left = _without_removed(transaction, contents)
         assert left["n_contents"] == len(known), "a shard ends with an outcome for each of its contents"
     tally = Tally.of(known.values())
-    shard = transaction.execute(
-        update(Shard)
-        .where(Shard.id == shard_id)
-        .values(
-            state="done",
-            lease_until=None,
-            finished_at=db_now(),
-            n_done=tally.done,
-            n_failed=tally.failed,
-            n_skipped=tally.skipped,
-            n_truncated=tally.truncated,
-            n_doubtful=tally.doubtful,
-            **left,
-            **_tokens(outcomes),
-        )
-        .returning(Shard.job_id, Shard.step, Shard.redo)
-    ).one()
+    counts = {
+        "n_done": tally.done,
+        "n_failed": tally.failed,
+        "n_skipped": tally.skipped,
+        "n_truncated": tally.truncated,
+        "n_doubtful": tally.doubtful,
+        "more_in": sum(outcome.tokens_in for outcome in outcomes),
+        "more_out": sum(outcome.tokens_out for outcome in outcomes),
+    }
+    shard = transaction.execute(_END, {"shard": shard_id, **counts, **left}).one()
     traversal = Traversal(transaction, shard.job_id)
     traversal.follow(shard.step, known, redo=shard.redo)
     if (doubtful := traversal.count_doubtful(shard.step, [*known], redo=shard.redo)) is not None:
         transaction.execute(update(Shard).where(Shard.id == shard_id).values(n_doubtful=doubtful))
+
+
+_END = (
+    update(Shard)
+    .where(Shard.id == bindparam("shard"))
+    .values(
+        state="done",
+        lease_until=None,
+        finished_at=db_now(),
+        tokens_in=Shard.tokens_in + bindparam("more_in"),
+        tokens_out=Shard.tokens_out + bindparam("more_out"),
+    )
+    .returning(Shard.job_id, Shard.step, Shard.redo)
+)
 
 
 def _without_removed(transaction: Transaction, contents: Sequence[int]) -> dict[str, Any]:
@@ -377,21 +389,16 @@ def _without_removed(transaction: Transaction, contents: Sequence[int]) -> dict[
     return {"contents": pack(there), "n_contents": len(there), "n_chars": sum(sizes.values())}
 
 
-def _tokens(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    return {
-        "tokens_in": Shard.tokens_in + sum(outcome.tokens_in for outcome in outcomes),
-        "tokens_out": Shard.tokens_out + sum(outcome.tokens_out for outcome in outcomes),
-    }
-
-
-_HELD = select(
-    *(Shard.id, Shard.state, Shard.lane, Shard.fence, Shard.owner, Shard.started_at), RUNS.label("job_runs")
-).join(Job, Job.id == Shard.job_id)
+_HELD = (
+    select(*(Shard.id, Shard.state, Shard.lane, Shard.fence, Shard.owner, Shard.started_at), RUNS.label("job_runs"))
+    .join(Job, Job.id == Shard.job_id)
+    .where(Shard.id.in_(bindparam("shards")))
+)
 
 
 def _locked(transaction: Transaction, shard_id: int) -> Any:
-    query = _HELD.where(Shard.id == shard_id)
-    return transaction.execute(transaction.for_update(query, of=Shard)).one_or_none()
+    query = transaction.for_update(_HELD, of=Shard)
+    return transaction.execute(query, {"shards": [shard_id]}).one_or_none()
 
 
 def _put_outcomes(

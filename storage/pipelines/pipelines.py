@@ -6,10 +6,11 @@ every write of a holder names the fence that it was given. Times are the databas
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, or_, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import insert
@@ -107,10 +108,13 @@ class Scheduled(NamedTuple):
 
 def scheduled(database: Database) -> list[Scheduled]:
     """Return the pipelines that have a schedule."""
-    columns = (PipelineRow.id, PipelineRow.name, PipelineRow.schedule, PipelineRow.looked_at, db_now().label("now"))
     with database.read() as transaction:
-        rows = transaction.execute(select(*columns).where(PipelineRow.schedule.is_not(None)))
-        return [Scheduled(*row) for row in rows]
+        return [Scheduled(*row) for row in transaction.execute(_SCHEDULED)]
+
+
+_SCHEDULED = select(
+    PipelineRow.id, PipelineRow.name, PipelineRow.schedule, PipelineRow.looked_at, db_now().label("now")
+).where(PipelineRow.schedule.is_not(None))
 
 
 def fire(database: Database, pipeline: Scheduled, due_at: float) -> int | None:
@@ -176,7 +180,7 @@ def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
 
     def work(transaction: Transaction) -> Run:
         row = _require(transaction, name)
-        _end_cut_off(transaction, and_(PipelineRun.pipeline_id == row.id, _IS_FREE))
+        transaction.execute(_END_CUT_OFF.where(PipelineRun.pipeline_id == row.id, _IS_FREE))
         first = {"owner": owner, "lease_until": db_now() + lease_s, "fence": 1}
         columns = {"state": "reading", "created_at": db_now(), **first}
         run_id = insert(transaction, PipelineRun, pipeline_id=row.id, **columns)
@@ -185,18 +189,17 @@ def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
     return database.write(work)
 
 
-def _end_cut_off(transaction: Transaction, which: ColumnElement[bool]) -> None:
-    """End runs by hand that were cut off. They keep their fence, so that a command that slept can note its end."""
-    over = {"state": "failed", "reason": CUT_OFF, "finished_at": db_now()}
-    transaction.execute(update(PipelineRun).where(_BY_HAND, which).values(**over))
+# They keep their fence, so that a command that slept can note its end.
+_END_CUT_OFF = update(PipelineRun).where(_BY_HAND).values(state="failed", reason=CUT_OFF, finished_at=db_now())
 
 
 def is_any_open(database: Database) -> bool:
     """Return whether any run is not over."""
     with database.read() as transaction:
-        return (
-            transaction.scalar(select(PipelineRun.id).where(PipelineRun.finished_at.is_(None)).limit(1)) is not None
-        )
+        return transaction.scalar(_ANY_OPEN) is not None
+
+
+_ANY_OPEN = select(PipelineRun.id).where(PipelineRun.finished_at.is_(None)).limit(1)
 
 
 def hand_out(database: Database, *, again: bool = True) -> list[int]:
@@ -206,36 +209,42 @@ def hand_out(database: Database, *, again: bool = True) -> list[int]:
     ended, unless somebody writes their output. With `again` also those that were handed out a while ago: nobody
     heard of them. A run by hand that was cut off is over.
     """
-    earlier = PipelineRun.__table__.alias().c
-    first = ~(
-        select(earlier.id)
-        .where(
-            earlier.pipeline_id == PipelineRun.pipeline_id,
-            earlier.id < PipelineRun.id,
-            earlier.finished_at.is_(None),
-            earlier.due_at.is_not(None),
-        )
-        .exists()
-    )
-    wanted = or_(
-        and_(PipelineRun.state == "due", first),
-        PipelineRun.state == "reading",
-        and_(PipelineRun.state == "running", _job_ended()),
-    )
-    waits: ColumnElement[bool] = PipelineRun.handed_at.is_(None)
-    if again:
-        waits = or_(waits, PipelineRun.handed_at < db_now() - HAND_AGAIN_S)
+    unheard_s = HAND_AGAIN_S if again else math.inf
 
     def work(transaction: Transaction) -> list[int]:
-        _end_cut_off(transaction, PipelineRun.lease_until < db_now())
-        which = update(PipelineRun).where(_OPEN, waits, wanted, _IS_FREE)
-        return sorted(transaction.execute(which.values(handed_at=db_now()).returning(PipelineRun.id)).scalars())
+        transaction.execute(_END_LAPSED)
+        return sorted(transaction.scalars(_HAND_OUT, {"unheard_s": unheard_s}))
 
     return database.write(work)
 
 
-def _job_ended() -> ColumnElement[bool]:
-    return select(Job.id).where(Job.id == PipelineRun.job_id, Job.state.not_in(UNFINISHED)).exists()
+_END_LAPSED = _END_CUT_OFF.where(PipelineRun.lease_until < db_now())
+_JOB_ENDED = select(Job.id).where(Job.id == PipelineRun.job_id, Job.state.not_in(UNFINISHED)).exists()
+_earlier = PipelineRun.__table__.alias().c
+_IS_FIRST = ~(
+    select(_earlier.id)
+    .where(
+        _earlier.pipeline_id == PipelineRun.pipeline_id,
+        _earlier.id < PipelineRun.id,
+        _earlier.finished_at.is_(None),
+        _earlier.due_at.is_not(None),
+    )
+    .exists()
+)
+_HAND_OUT = (
+    update(PipelineRun)
+    .where(
+        *(_OPEN, _IS_FREE),
+        or_(PipelineRun.handed_at.is_(None), PipelineRun.handed_at < db_now() - bindparam("unheard_s")),
+        or_(
+            and_(PipelineRun.state == "due", _IS_FIRST),
+            PipelineRun.state == "reading",
+            and_(PipelineRun.state == "running", _JOB_ENDED),
+        ),
+    )
+    .values(handed_at=db_now())
+    .returning(PipelineRun.id)
+)
 
 
 def holds_job() -> ColumnElement[bool]:
@@ -250,7 +259,7 @@ def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | N
 
     One that is due is being read from now on.
     """
-    may = or_(PipelineRun.state.in_(["due", "reading"]), and_(PipelineRun.state == "running", _job_ended()))
+    may = or_(PipelineRun.state.in_(["due", "reading"]), and_(PipelineRun.state == "running", _JOB_ENDED))
     free = update(PipelineRun).where(PipelineRun.id == run_id, _IS_FREE, PipelineRun.finished_at.is_(None), may)
     values = {
         "state": case((PipelineRun.state == "running", "running"), else_="reading"),

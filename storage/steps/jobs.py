@@ -223,16 +223,18 @@ def finish(database: Database, job_id: int | None = None) -> list[int]:
 
 def _maybe_over(database: Database, job_id: int | None) -> bool:
     """Return whether a job may be over. Of one job the kept counts tell, since many people may watch it."""
-    unfinished = select(Job).where(Job.state.in_(UNFINISHED))
     with database.read() as transaction:
         if job_id is None:
-            return transaction.execute(unfinished.limit(1)).first() is not None
-        job = transaction.execute(unfinished.where(Job.id == job_id)).one_or_none()
+            return transaction.scalar(_ANY_UNFINISHED) is not None
+        job = transaction.execute(select(Job).where(Job.state.in_(UNFINISHED), Job.id == job_id)).one_or_none()
         if job is None:
             return False
         is_open = and_(ShardCount.job_id == job_id, ShardCount.state.in_(OPEN_SHARDS))
         n_open = transaction.scalar(select(func.sum(ShardCount.n)).where(is_open)) or 0
         return (job.state == "running" and not n_open) or _too_many(transaction, job) is not None
+
+
+_ANY_UNFINISHED = select(Job.id).where(Job.state.in_(UNFINISHED)).limit(1)
 
 
 def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, bindparam, insert, select
 
 from docmill.storage import templates
 from docmill.storage.core import lookups
@@ -121,18 +121,23 @@ class Failures:
         return cls(failed - rescued - waiting, rescued, waiting)
 
 
-_STEPS = select(
-    Step.seq,
-    Step.name,
-    Step.spec_id,
-    SpecRow.kind,
-    Step.input_step,
-    SpecRow.params,
-    Step.flagged,
-    Step.escalates,
-    Step.doubted,
-    Step.leaves_out,
-).join(SpecRow, SpecRow.id == Step.spec_id)
+_STEPS = (
+    select(
+        Step.seq,
+        Step.name,
+        Step.spec_id,
+        SpecRow.kind,
+        Step.input_step,
+        SpecRow.params,
+        Step.flagged,
+        Step.escalates,
+        Step.doubted,
+        Step.leaves_out,
+    )
+    .join(SpecRow, SpecRow.id == Step.spec_id)
+    .where(Step.job_id == bindparam("job"))
+    .order_by(Step.seq)
+)
 
 
 def _open(row: Row[*tuple[Any, ...]]) -> OpenStep:
@@ -184,7 +189,7 @@ def escalation_name(step: str) -> str:
 
 def read_steps(transaction: Transaction, job_id: int) -> tuple[OpenStep, ...]:
     """Return a job's steps in their order, each with its escalation."""
-    rows = transaction.execute(_STEPS.where(Step.job_id == job_id).order_by(Step.seq)).all()
+    rows = transaction.execute(_STEPS, {"job": job_id}).all()
     of = {
         row.escalates: EscalationStep(_open(row), Doubt.stored(row.doubted))
         for row in rows
