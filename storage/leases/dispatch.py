@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Row, Select, and_, bindparam, delete, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, Float, Row, Select, and_, bindparam, delete, func, select, update
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.schema import Ingest, Job, Refusal, Shard, SpecRow, Step, Worker, db_now
 from docmill.storage.core.transaction import Insert, Transaction
-from docmill.storage.leases.policy import Claimant, share
+from docmill.storage.leases.policy import Claimant, newcomers, share
 from docmill.storage.steps.jobs import FREE, RUNS
 from docmill.storage.steps.sharding import OPEN_SHARDS
 
@@ -50,6 +50,9 @@ _QUEUED = (
 )
 _LIVE = select(Worker.id, Worker.lanes, Worker.slots).where(Worker.seen_at > db_now() - LIVE_S)
 _REFUSED = select(Refusal.worker_id, Refusal.spec_id).where(Refusal.refused_at > db_now() - REFUSAL_S)
+_WAITING = (Shard.lane == bindparam("lane"), Shard.state == "queued", Shard.dispatched_at >= bindparam("since"))
+_HIGHEST_WAITING = select(func.max(Job.priority)).join(Shard, Shard.job_id == Job.id).where(*_WAITING)
+_OLDEST_WAITING = select(func.min(Shard.dispatched_at)).where(*_WAITING)
 _NEIGHBORS = select(Worker.id, Worker.pid).where(Worker.pid_space == bindparam("pid_space"))
 
 
@@ -108,6 +111,42 @@ def _slots(transaction: Transaction) -> dict[str, int]:
     return slots
 
 
+def take_newcomers(database: Database, lane: LaneWindow) -> list[int]:
+    """Mark as queued, beyond the window, a shard of each sharer that has none in flight.
+
+    Return their ids, for the caller to publish ahead of what waits. They are dated as the oldest of that, since
+    maintenance believes a message lost if a later one was taken.
+    """
+    if lane.queued == 0:
+        return []
+    with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
+        transaction.prefer_indexes()
+        transaction.prefer_index_order()
+        if not _newcomers(transaction, lane, _unservable(transaction, lane.name)):
+            return []
+    return database.write(lambda transaction: _take_newcomers(transaction, lane))
+
+
+def _newcomers(transaction: Transaction, lane: LaneWindow, unservable: Collection[int]) -> list[int]:
+    claimants = _candidates(transaction, lane, unservable, None)
+    if len(claimants) < 2:
+        return []
+    highest = transaction.scalar(_HIGHEST_WAITING, {"lane": lane.name, "since": lane.since})
+    if highest is None:  # nothing waits any more
+        return []
+    return newcomers(claimants, max(highest, *(claimant.priority for claimant in claimants)))
+
+
+def _take_newcomers(transaction: Transaction, lane: LaneWindow) -> list[int]:
+    transaction.prefer_indexes()
+    transaction.prefer_index_order()
+    unservable = _unservable(transaction, lane.name)
+    room = max(0, 2 * lane.window - _queued(transaction, [lane.name], lane.since).get(lane.name, 0))
+    of_jobs = dict.fromkeys(_newcomers(transaction, lane, unservable)[:room], 1)
+    dated = transaction.scalar(_OLDEST_WAITING, {"lane": lane.name, "since": lane.since})
+    return _queue(transaction, lane, unservable, of_jobs, dated)
+
+
 def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> list[int]:
     """Mark as queued the shards that fit the lane's window, by priority and fair share.
 
@@ -135,21 +174,32 @@ def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> l
     # Read again: other processes fill the queue too.
     room = lane.window - _queued(transaction, [lane.name], lane.since).get(lane.name, 0)
     room += _displace(transaction, lane, claimants, room)
-    taken: list[int] = []
-    first = transaction.for_update(_first_ready(ahead=lane.since > 0.0), skip_locked=True)
-    for job_id, n in share(claimants, room).items():
-        of_job = {"lane": lane.name, "unservable": unservable, "job": job_id, "n": n}
-        chosen = transaction.scalars(first, of_job).all()
-        taken += sorted(transaction.scalars(_QUEUE, {"chosen": chosen}))
-    return taken
+    return _queue(transaction, lane, unservable, share(claimants, room))
 
 
 _QUEUE = (
     update(Shard)
     .where(Shard.id.in_(bindparam("chosen")), Shard.state == "planned")
-    .values(state="queued", dispatched_at=db_now())
+    .values(state="queued", dispatched_at=func.coalesce(bindparam("dated", type_=Float), db_now()))
     .returning(Shard.id)
 )
+
+
+def _queue(
+    transaction: Transaction,
+    lane: LaneWindow,
+    unservable: Collection[int],
+    of_jobs: Mapping[int, int],
+    dated: float | None = None,
+) -> list[int]:
+    """Mark the first ready shards of jobs as queued, so many of each. Return their ids."""
+    taken: list[int] = []
+    first = transaction.for_update(_first_ready(ahead=lane.since > 0.0), skip_locked=True)
+    for job_id, n in of_jobs.items():
+        of_job = {"lane": lane.name, "unservable": unservable, "job": job_id, "n": n}
+        chosen = transaction.scalars(first, of_job).all()
+        taken += sorted(transaction.scalars(_QUEUE, {"chosen": chosen, "dated": dated}))
+    return taken
 
 
 def _displace(transaction: Transaction, lane: LaneWindow, claimants: list[Claimant], room: int) -> int:
@@ -233,15 +283,25 @@ def _claimants(
     transaction: Transaction, lane: LaneWindow, unservable: Collection[int], only_job: int | None
 ) -> list[Claimant]:
     """Return the jobs that have shards to dispatch in a lane and a worker that can serve them, a window's at most."""
-    ahead = lane.since > 0.0
-    of_lane = {"lane": lane.name, "unservable": unservable}
-    rows = transaction.execute(_jobs_with_ready(ahead=ahead), of_lane)
+    first = sorted(_candidates(transaction, lane, unservable, only_job), key=Claimant.rank)[: lane.window]
+    n_ready = _n_ready(ahead=lane.since > 0.0)
+    of_lane = {"lane": lane.name, "unservable": unservable, "n": lane.window}
+    n_of_job = [transaction.scalar(n_ready, of_lane | {"job": claimant.job_id}) or 0 for claimant in first]
+    return [replace(claimant, planned=n) for claimant, n in zip(first, n_of_job, strict=True)]
+
+
+def _candidates(
+    transaction: Transaction, lane: LaneWindow, unservable: Collection[int], only_job: int | None
+) -> list[Claimant]:
+    """Return all of these jobs, as if each had a window's shards to dispatch."""
+    statement = _jobs_with_ready(ahead=lane.since > 0.0)
+    rows = transaction.execute(statement, {"lane": lane.name, "unservable": unservable})
     jobs = [row for row in rows if only_job in {None, row.id}]
     in_flight = _in_flight(transaction, lane.name) if len(jobs) > 1 else {}
     of_sharers = Counter[str | None]()
     for row in in_flight.values():
         of_sharers[row.sharer] += row.n
-    claimants = [
+    return [
         Claimant(
             job.id,
             job.priority,
@@ -253,12 +313,6 @@ def _claimants(
         )
         for job in jobs
     ]
-    first = sorted(claimants, key=Claimant.rank)[: lane.window]
-    n_ready = _n_ready(ahead=ahead)
-    n_of_job = [
-        transaction.scalar(n_ready, of_lane | {"job": claimant.job_id, "n": lane.window}) or 0 for claimant in first
-    ]
-    return [replace(claimant, planned=n) for claimant, n in zip(first, n_of_job, strict=True)]
 
 
 def _in_flight(transaction: Transaction, lane: str) -> dict[int, Row[int, str | None, int]]:

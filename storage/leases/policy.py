@@ -100,10 +100,20 @@ class Claimant:
     def group(self) -> int | str:
         return self.job_id if self.sharer is None else self.sharer
 
+    @property
+    def of_group(self) -> int:
+        """The number of shards that its group has in flight."""
+        return self.in_flight if self.sharer is None else self.shared
+
     def rank(self, more: int = 0, more_of_group: int = 0) -> tuple[float, ...]:
         """Return its place among claimants, the first to get the next shard, with so many more in flight."""
-        of_group = self.in_flight if self.sharer is None else self.shared
-        return (-self.priority, (of_group + more_of_group) / self.weight, self.in_flight + more, self.job_id)
+        return (-self.priority, (self.of_group + more_of_group) / self.weight, self.in_flight + more, self.job_id)
+
+
+def newcomers(claimants: Sequence[Claimant], priority: int) -> list[int]:
+    """Return a job of each group of this priority that has no shard in flight."""
+    new = [claimant for claimant in claimants if claimant.priority == priority and claimant.of_group == 0]
+    return [*{claimant.group: claimant.job_id for claimant in sorted(new, key=Claimant.rank, reverse=True)}.values()]
 
 
 def share(claimants: Sequence[Claimant], room: int) -> dict[int, int]:

@@ -119,11 +119,12 @@ def test_each_command_of_an_admins_user_is_needed(protected: RedisServer, admin:
 
 
 def hint(broker: Broker) -> None:
-    """Send a hint to Redis."""
+    """Send hints to Redis."""
     try:
         broker.ping()
         broker.depth("embed")
         broker.publish("embed", [1])
+        broker.publish("embed", [2], ahead=True)
     finally:
         broker.close()
 

@@ -120,7 +120,7 @@ class Broker:
     def waiting_runs(self) -> int:
         return self.depth(RUN_LANE)
 
-    def publish(self, lane: str, shard_ids: Collection[int]) -> None:
+    def publish(self, lane: str, shard_ids: Collection[int], *, ahead: bool = False) -> None:  # in any order
         for shard_id in shard_ids:
             self.ping()
             self._queue.put(lane, shard_message(shard_id))

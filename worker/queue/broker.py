@@ -6,8 +6,9 @@ A lost message costs time and never work.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -21,6 +22,7 @@ from docmill.tasks import tracing
 from docmill.tasks.tracing import messaging
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.queue.messages import (
+    AHEAD,
     ENQUEUE_LANE,
     KEY_PREFIX,
     RUN_LANE,
@@ -188,9 +190,12 @@ class Broker:
             with suppress(redis.RedisError):
                 self._redis.delete(key)
 
-    def publish(self, lane: str, shard_ids: Iterable[int]) -> None:
-        """Send a hint for each shard. Raises BrokerUnreachable; then some may have been sent."""
-        self._send(SHARD_TASK, lane, map(shard_message, shard_ids))
+    def publish(self, lane: str, shard_ids: Iterable[int], *, ahead: bool = False) -> None:
+        """Send a hint for each shard, behind those that wait or ahead of them.
+
+        Raises BrokerUnreachable; then some may have been sent.
+        """
+        self._send(SHARD_TASK, lane, map(shard_message, shard_ids), {AHEAD: True} if ahead else {})
 
     def publish_run(self, run_id: int) -> None:
         """Ask whichever worker is free to take a pipeline's run further. Raises BrokerUnreachable."""
@@ -200,16 +205,22 @@ class Broker:
         """Return the number of messages that wait in the queue of `publish_run`. Raises BrokerUnreachable."""
         return self.depth(RUN_LANE)
 
-    def _send(self, task: str, lane: str, messages: Iterable[dict[str, int]]) -> None:
+    def _send(
+        self,
+        task: str,
+        lane: str,
+        messages: Iterable[dict[str, int]],
+        headers: Mapping[str, bool] = MappingProxyType({}),
+    ) -> None:
         sent = list(messages)
         if not sent:
             return
         about = messaging("send", queue(lane)) | {"messaging.batch.message_count": len(sent)}
         with tracing.span(f"send {queue(lane)}", about, kind="producer") as span:
-            self._send_all(task, lane, sent, span.traceparent)
+            traced = {} if span.traceparent is None else {"traceparent": span.traceparent}
+            self._send_all(task, lane, sent, {**headers, **traced})
 
-    def _send_all(self, task: str, lane: str, messages: list[dict[str, int]], traceparent: str | None) -> None:
-        headers = None if traceparent is None else {"traceparent": traceparent}
+    def _send_all(self, task: str, lane: str, messages: list[dict[str, int]], headers: dict[str, Any]) -> None:
         try:
             with self.app.producer_or_acquire() as producer:
                 for arguments in messages:

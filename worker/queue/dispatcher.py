@@ -62,12 +62,13 @@ class Refill:
 
 def _fill(database: Database, broker: Broker, lane: LaneWindow, only_job: int | None) -> int:
     broker.ping()  # so that nothing is marked as queued while Redis is away
-    return _send(database, broker, lane.name, dispatch.take(database, lane, only_job))
+    n = 0 if only_job else _send(database, broker, lane.name, dispatch.take_newcomers(database, lane), ahead=True)
+    return n + _send(database, broker, lane.name, dispatch.take(database, lane, only_job))
 
 
-def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int]) -> int:
+def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int], *, ahead: bool = False) -> int:
     try:
-        broker.publish(lane, shard_ids)
+        broker.publish(lane, shard_ids, ahead=ahead)
     except BrokerUnreachable:
         dispatch.put_back(database, shard_ids)
         raise

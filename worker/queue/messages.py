@@ -31,6 +31,7 @@ SHARD_TASK = "docmill.shard"
 ENQUEUE_TASK = "docmill.enqueue"
 RUN_TASK = "docmill.pipeline"  # takes a pipeline's run further
 TASKS = (SHARD_TASK, RUN_TASK)
+AHEAD = "ahead"  # a header: the message goes ahead of those that wait
 ENQUEUE_LANE = "enqueue"  # of orders; only those workers read it that are told to
 RUN_LANE = "pipelines"
 MAX_BYTES = 65_536  # ours have about 1,500; a long path and every option fit

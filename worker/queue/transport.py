@@ -11,11 +11,12 @@ import time
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
+from kombu.utils.json import dumps
 from redis import Redis, ResponseError
 from redis.connection import Connection
 
 from docmill.worker.errors import BadMessage
-from docmill.worker.queue.messages import rewrite
+from docmill.worker.queue.messages import AHEAD, rewrite
 
 log = logging.getLogger("docmill.transport")
 
@@ -79,6 +80,14 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         except ResponseError:  # Celery reconnects at once, and Redis goes on refusing for as long as it is read-only
             time.sleep(REFUSED_S)
             raise
+
+    def _put(self, queue: str, message: dict[str, Any], **more: Any) -> None:
+        """Put a message behind those that wait, or ahead of them if it says so."""
+        if not message["headers"].pop(AHEAD, False):
+            super()._put(queue, message, **more)
+            return
+        with self.conn_or_acquire() as client:
+            client.rpush(queue, dumps(message))
 
     def _queue_bind(self, *_: object) -> None:
         """Nothing: every message of ours names its queue, and no exchange is looked up in Redis."""

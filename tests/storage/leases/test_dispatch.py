@@ -116,6 +116,30 @@ def test_a_small_job_beside_a_huge_one_is_next(database: Database) -> None:
     assert by_job(database, dispatched(database)) == {small.id: 1}
 
 
+def test_a_sharer_without_a_shard_in_flight_gets_one_beyond_the_window(database: Database) -> None:
+    huge = many_shards(database, "a", 40)
+    assert newcomers(database) == []  # nothing waits that they could go ahead of
+    waiting = dispatched(database)
+    small, again, other = (many_shards(database, name, 3) for name in "bcd")
+    for job, sharer in ((huge, "alice"), (small, "bob"), (again, "bob")):
+        assert jobs.share_as(database, job.id, sharer, 1)
+    lower = many_shards(database, "e", 3, priority=-1)
+    ahead = newcomers(database)
+    assert by_job(database, ahead) == {small.id: 1, other.id: 1}
+    assert newcomers(database) == dispatched(database) == []
+    assert {row.state for row in shards_of(database, lower)} == {"planned"}
+    # What they went ahead of is not taken for lost.
+    for shard_id in (*waiting, *ahead):
+        set_shard(database, shard_id, dispatched_at=Shard.dispatched_at - 60)
+    for shard_id in ahead:
+        assert claim_shard(database, shard_id) is not None
+    assert maintenance.lost_hints(database, "copy", queue_is_empty=False, grace_s=30) == []
+
+
+def newcomers(database: Database) -> list[int]:
+    return [shard_id for lane in dispatch.lanes(database) for shard_id in dispatch.take_newcomers(database, lane)]
+
+
 def test_one_job_may_be_offered_alone_and_what_waits_be_taken_out_of_the_queue(database: Database) -> None:
     first, second = many_shards(database, "a"), many_shards(database, "b")
     (lane,) = dispatch.lanes(database)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from base64 import b64decode
 from collections.abc import Iterator
 
 import pytest
@@ -11,10 +13,10 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.specs import ShardSize
 from docmill.storage.leases import shards
 from docmill.worker.queue.broker import Broker
-from docmill.worker.queue.dispatcher import Refill
+from docmill.worker.queue.dispatcher import Refill, top_up
 from docmill.worker.queue.messages import queue
 from tests.kinds import sized
-from tests.storage.builders import EMBED, claim_next, embedded, numbered, read, request
+from tests.storage.builders import EMBED, claim_next, embedded, numbered, read, request, shards_of
 
 LANE = "embed"
 
@@ -52,3 +54,18 @@ def test_what_is_in_the_queue_is_not_sent_again(database: Database, broker: Brok
     for _ in range(3):
         refill.after_shard(LANE)
     assert broker.depth(LANE) == 1
+
+
+def test_the_first_shard_of_a_job_goes_ahead_of_what_waits_for_another(
+    database: Database, broker: Broker, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "kinds", sized(embed=ShardSize(1, 100)))
+    read(database, request(spec=EMBED), numbered(100))
+    assert top_up(database, broker) == broker.depth(LANE)
+    job = read(database, request(spec=EMBED, corpus="another"), [("a", "new"), ("b", "newer")])
+    assert top_up(database, broker) == 1
+    with redis.Redis.from_url(redis_url) as client:
+        raw = client.rpop(queue(LANE))
+    assert isinstance(raw, bytes)
+    [arguments] = [value for value in json.loads(b64decode(json.loads(raw)["body"])) if "shard_id" in value]
+    assert arguments["shard_id"] == min(row.id for row in shards_of(database, job))
