@@ -20,7 +20,7 @@ from typing import Any, Self
 from docmill.features.batch_server import keys, stored_batches, writer
 from docmill.features.batch_server.batches import BatchPlan, JobAnswers, answer_lines
 from docmill.features.batch_server.bodies import in_words_of_bodies
-from docmill.features.batch_server.file import MOST_CALLS, BatchFile, BodySettings, Call, CallSource, survey
+from docmill.features.batch_server.file import MOST_CALLS, BatchFile, BodySettings, Call, CallSource, calls_of, survey
 from docmill.features.batch_server.stored_batches import (
     CANCELLED,
     CANCELLING,
@@ -289,8 +289,7 @@ class Clerk:
     def _answers(self, batch: ApiBatch, held: HeldLease, lacking: tuple[str, str]) -> Iterator[writer.Line]:
         """Yield the line of each request, in the order of the input."""
         file = self._file(batch, held, batch.plan)
-        calls = [*survey(file).calls]
-        made = dict(zip(calls, batch.plan["calls"], strict=True))
+        made = dict(zip(calls_of(file), batch.plan["calls"], strict=True))
         unfit = {call: told["unfit"] for call, told in made.items() if "unfit" in told}
         jobs_made = {call: told["job"] for call, told in made.items() if "job" in told}
         answers = {call: JobAnswers(self.database, job_id, lacking) for call, job_id in jobs_made.items()}

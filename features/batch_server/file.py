@@ -142,6 +142,15 @@ def survey(file: BatchFile) -> Contents:
     return Contents(calls, n_requests, n_refused)
 
 
+def calls_of(file: BatchFile) -> list[Call]:
+    """Return what the requests of a surveyed file have in common, in the order of their first lines.
+
+    No ids are kept, of which a file may have millions.
+    """
+    requests = (request for request in file.requests() if isinstance(request, BatchRequest))
+    return [*dict.fromkeys(request.call for request in requests)]
+
+
 def _digest(content: SourceFile, ignored: Collection[str]) -> str:
     """Return the SHA-256 of a file's bytes and of names of fields, in hexadecimal digits."""
     digest = hashlib.sha256()
