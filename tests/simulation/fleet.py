@@ -257,6 +257,9 @@ class Fleet:
     def lives(self, host: str) -> bool:
         return host in self.supervisors and self.supervisors[host][0].returncode is None
 
+    def drains(self, host: str) -> bool:
+        return self.lives(host) and self.supervisors[host][1]._draining
+
     def processes(self, host: str | None = None) -> list[SimProcess]:
         """Return the processes that live, of a host or of all: supervisors and device processes."""
         there = [process for process, _ in self.supervisors.values()]

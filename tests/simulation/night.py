@@ -377,6 +377,8 @@ class Night:
                 process.thaw()
         self.scheduler.note("peace")
         self.schedule(None)
+        while any(map(self.fleet.drains, self.hosts)):
+            self.scheduler.sleep(LOOK_S)
         for host in self.hosts:
             if not self.fleet.lives(host) and self.rng.random() < 0.5:
                 self.fleet.boot(host, 1)
