@@ -185,10 +185,15 @@ LEFT JOIN outcome ON outcome.spec_id = met.spec_id AND outcome.content_id = met.
 WHERE outcome.content_id IS NULL AND {kept}
 EXCEPT SELECT job_id, step, content_id FROM held
 
--- outputs_passed_on: Every output of a step has reached the steps that read it alone, without metadata.
-WITH {slice} IN {open} {held}, {met}
+-- outputs_passed_on: Every output of a step, unless it failed before, has reached the steps that read it alone, without metadata.
+WITH {slice} IN {open} {held}, {met}, failed AS (
+    SELECT met.job_id, met.step, count(*) AS n FROM met
+    JOIN outcome ON outcome.spec_id = met.spec_id AND outcome.content_id = met.content_id AND outcome.status = 'failed'
+    GROUP BY met.job_id, met.step
+)
 SELECT met.job_id, met.step, met.content_id
 FROM met JOIN job ON job.id = met.job_id AND job.forgotten_at IS NULL JOIN spec ON spec.id = met.spec_id
+JOIN step ON step.job_id = met.job_id AND step.seq = met.step
 JOIN step AS reader ON reader.job_id = met.job_id AND reader.input_step = met.step
     AND reader.flagged IS NULL AND reader.escalates IS NULL
 JOIN spec AS its ON its.id = reader.spec_id
@@ -198,6 +203,9 @@ WHERE {kept}
     AND NOT EXISTS (SELECT 1 FROM step AS other WHERE other.job_id = met.job_id AND other.escalates = met.step)
     AND NOT EXISTS (SELECT 1 FROM step_text WHERE step_text.job_id = met.job_id AND step_text.step = reader.seq
         AND step_text.content_id = outcome.output_id)
+    AND step.n_prior_failed - step.n_retried + coalesce((SELECT sum(shard.n_failed) FROM shard
+            WHERE shard.job_id = met.job_id AND shard.step = met.step), 0)
+        <= coalesce((SELECT n FROM failed WHERE failed.job_id = met.job_id AND failed.step = met.step), 0)
 EXCEPT SELECT job_id, step, content_id FROM held
 
 -- nothing_lost: Every document of a job that is done has an outcome at the steps that read documents.

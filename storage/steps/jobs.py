@@ -400,9 +400,10 @@ def latest(database: Database) -> int:
 def retry(database: Database, job_id: int, only: str | None = None) -> int:
     """Plan the job's failed texts again, those of one reason's class or all. Returns how many.
 
-    The failures stay on record until something better takes their place. A stopped job goes on: failures that are
-    tried again, and doubtful results so far, no longer count against its bounds. Raises JobStopped for a cancelled
-    one, and for one whose steps' texts were forgotten.
+    So are texts that another job has computed since: they are not computed again, and go on to the steps that read
+    them. The failures stay on record until something better takes their place. A stopped job goes on: failures that
+    are tried again, and doubtful results so far, no longer count against its bounds. Raises JobStopped for a
+    cancelled one, and for one whose steps' texts were forgotten.
     """
     require(database, job_id)
     return database.write(lambda transaction: _retry(transaction, job_id, only))
@@ -423,12 +424,17 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
         )
     accepted = _accept_doubtful(transaction, job)
     held = _open_contents(transaction, job_id)
+    every = steps.read_steps(transaction, job_id)
+    has_failed = _has_failed(transaction, job_id)
     total = 0
-    for step in steps.with_escalations(steps.read_steps(transaction, job_id)):
+    for step in steps.with_escalations(every):
+        wanted = and_(OutcomeRow.status == "failed", OutcomeRow.reason_class == only if only else true())
+        if has_failed and not only:
+            wanted = or_(wanted, *(_is_unread(job_id, reader) for reader in every if reader.reads_all_of(step)))
         query = (
             select(Content.id, Content.n_chars)
             .join(OutcomeRow, and_(OutcomeRow.spec_id == step.spec_id, OutcomeRow.content_id == Content.id))
-            .where(OutcomeRow.status == "failed", OutcomeRow.reason_class == only if only else true())
+            .where(wanted)
             .distinct()
             .order_by(Content.id)
         )
@@ -462,6 +468,14 @@ def _has_failed(transaction: Transaction, job_id: int) -> bool:
     of_shards = select(func.coalesce(func.sum(ShardCount.n_failed), 0)).where(ShardCount.job_id == job_id)
     of_steps = select(func.coalesce(func.sum(Step.n_prior_failed - Step.n_retried), 0)).where(Step.job_id == job_id)
     return int(transaction.scalar(of_shards) or 0) + int(transaction.scalar(of_steps) or 0) > 0
+
+
+def _is_unread(job_id: int, reader: OpenStep) -> ColumnElement[bool]:
+    """Return the condition that a step has not met the output that it reads."""
+    met = select(StepText.content_id).where(
+        StepText.job_id == job_id, StepText.step == reader.seq, StepText.content_id == OutcomeRow.output_id
+    )
+    return and_(OutcomeRow.status == "done", ~met.correlate(OutcomeRow).exists())
 
 
 def _done_by(spec_id: int) -> ColumnElement[bool]:

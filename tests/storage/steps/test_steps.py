@@ -41,6 +41,7 @@ from tests.storage.builders import (
     sign_on,
     work,
 )
+from tests.storage.invariants import assert_invariants
 
 SUMMARIZE = Spec("summarize", "synopsis", "sha256:3")
 EMBED = Spec("embed", "minilm", "sha256:1")
@@ -191,6 +192,26 @@ def test_what_failed_is_blocked_further_down_and_says_why_until_a_retry(database
     fleet.work()
     status = finished(database, job)
     assert [(step.done, step.failed, step.blocked) for step in status.steps] == [(4, 0, 0)] * 3
+
+
+def test_a_retry_passes_on_a_text_that_failed_in_this_job_and_that_another_has_computed_since(
+    database: Database, fleet: Fleet
+) -> None:
+    fleet.fails = lambda kind, text: text == "text 1"
+    job = read(database, pipeline(steps=STEPS[:2]), numbered(2))
+    fleet.work()
+    assert [(step.done, step.failed) for step in finished(database, job).steps] == [(1, 1), (1, 0)]
+    fleet.fails = lambda kind, text: False
+    other = read(database, pipeline("b.jsonl", steps=STEPS[:1]), numbered(2))
+    assert jobs.retry(database, other.id) == 1
+    fleet.work()
+    jobs.finish(database)
+    assert_invariants(database)
+    fleet.computed.clear()
+    assert jobs.retry(database, job.id) == 1
+    fleet.work()
+    assert fleet.computed == Counter([("summarize", "translate(text 1)")])
+    assert [(step.done, step.failed, step.blocked) for step in finished(database, job).steps] == [(2, 0, 0)] * 2
 
 
 def test_only_what_changed_is_computed_and_at_every_step(database: Database, fleet: Fleet) -> None:
