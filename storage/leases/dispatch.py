@@ -8,7 +8,20 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Float, Row, Select, and_, bindparam, delete, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Float,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from docmill.storage.core.database import Database
@@ -270,11 +283,13 @@ def _n_ready(*, ahead: bool) -> Select[int]:
 def _jobs_with_ready(*, ahead: bool) -> Select[int, int, str | None, int]:
     # One look into an index for each job, however many shards it has (OFFSET 0: see `Transaction.probe`).
     ready = _ready(Job.id, ahead=ahead).offset(0).correlate(Job).exists()
+    only = bindparam("only_job", type_=BigInteger)
     return (
         select(Job.id, Job.priority, Job.sharer, Job.weight)
         .join(Step, Step.job_id == Job.id)
         .join(SpecRow, SpecRow.id == Step.spec_id)
         .where(RUNS, SpecRow.kind == bindparam("lane"), Step.spec_id.not_in(bindparam("unservable")), ready)
+        .where(or_(only.is_(None), Job.id == only))
         .distinct()
     )
 
@@ -295,8 +310,8 @@ def _candidates(
 ) -> list[Claimant]:
     """Return all of these jobs, as if each had a window's shards to dispatch."""
     statement = _jobs_with_ready(ahead=lane.since > 0.0)
-    rows = transaction.execute(statement, {"lane": lane.name, "unservable": unservable})
-    jobs = [row for row in rows if only_job in {None, row.id}]
+    given = {"lane": lane.name, "unservable": unservable, "only_job": only_job}
+    jobs = transaction.execute(statement, given).all()
     in_flight = _in_flight(transaction, lane.name) if len(jobs) > 1 else {}
     of_sharers = Counter[str | None]()
     for row in in_flight.values():
