@@ -37,6 +37,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import LeaseLost, NotFound, StorageError
 from docmill.storage.readers import Source, SourceOptions
+from docmill.storage.readers.errors import SourceError
 from docmill.storage.readers.files import SourceFile
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
@@ -54,7 +55,7 @@ log = logging.getLogger("docmill.serve")
 
 POLL_S = 0.5
 AT_ONCE = 4  # batches that a clerk reads or writes, so that a long one does not keep short ones waiting
-AGAIN_S = 5.0  # until a batch is tried again after an error of the store
+AGAIN_S = 5.0  # until a batch is tried again after an error
 REMOVE_EVERY_S = 60.0
 LEASE_S = 15.0  # at most: a server that starts again soon goes on with the batches that it had in hand
 COUNT_EVERY_S = 2.0  # the costs of batches that have a limit
@@ -101,6 +102,7 @@ class Clerk:
         self.wake = threading.Event()
         self._stop = threading.Event()
         self._in_hand: set[str] = set()
+        self._again_at: dict[str, float] = {}  # of batches that failed for now
 
     def __enter__(self) -> Self:
         # Daemons: a clerk that is in the middle of a batch leaves it as one that was killed does.
@@ -116,7 +118,8 @@ class Clerk:
         while not self._stop.is_set():
             try:
                 for batch_id in stored_batches.due(self.database):
-                    if len(self._in_hand) < AT_ONCE and batch_id not in self._in_hand:
+                    rests = time.monotonic() < self._again_at.get(batch_id, 0.0)
+                    if len(self._in_hand) < AT_ONCE and batch_id not in self._in_hand and not rests:
                         self._in_hand.add(batch_id)
                         threading.Thread(target=self._try, args=(batch_id,), name="clerk", daemon=True).start()
                 if time.monotonic() >= remove_at:
@@ -148,12 +151,13 @@ class Clerk:
     def _try(self, batch_id: str) -> None:
         try:
             self.carry_on(batch_id)
+            self._again_at.pop(batch_id, None)
             self.wake.set()
         except LeaseLost as error:
             log.info("batch_left batch=%s reason=%r", batch_id, str(error))
         except Exception:
             log.exception("batch_failed batch=%s", batch_id)  # it is tried again, until it expires
-            self._stop.wait(AGAIN_S)
+            self._again_at[batch_id] = time.monotonic() + AGAIN_S
         finally:
             self._in_hand.discard(batch_id)
 
@@ -197,6 +201,9 @@ class Clerk:
             contents = survey(file)
         except WorkerError as error:
             raise _BatchInvalid(str(error)) from error
+        except SourceError as error:
+            said = f"{file.content.place} is not text; upload lines of JSON in UTF-8, and not compressed"
+            raise _BatchInvalid(said) from error
         specs, unfit = self._specs(contents.calls)
         plan = BatchPlan(file, tuple(contents.calls), specs, unfit)
         calls: list[dict[str, Any]] = []

@@ -67,7 +67,7 @@ class BatchFile:
             try:
                 yield from until_broken(rows, lambda: f"{self.content.place}@{stream.bytes_read}")
             except EncodingUnnamed as error:
-                said = f"{self.name} is no UTF-8, but probably {error.likely}; save it as UTF-8"
+                said = f"{self.content.place} is no UTF-8, but probably {error.likely}; save it as UTF-8"
                 raise WorkerError(said) from error
 
 

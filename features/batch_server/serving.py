@@ -57,6 +57,7 @@ MOST_BODY = 64 * 1024  # bytes, of a request that is no file
 MOST_FORM = 64 * 1024  # bytes that an upload has besides its file
 MOST_LISTED, MOST_FILES = 100, 10_000
 MOST_LABELS = 16
+SHORTEST_KEPT_S = 3_600  # for which a client may have its file kept, as in OpenAI's API
 _CHUNK = 2**20
 _WINDOW = re.compile(r"([1-9]\d{0,3})([hd])")
 _UNIT_S = {"h": 3600.0, "d": 24 * 3600.0}
@@ -224,7 +225,7 @@ class _Application:
             async with self._uploads, _bounded(request, most).form(max_files=1, max_fields=8) as form:
                 file, purpose = form.get("file"), form.get("purpose")
                 if not isinstance(file, UploadFile):
-                    raise ApiError('Send the file as the form field "file".', param="file")
+                    raise ApiError('Send the file as the form field "file", with a name.', param="file")
                 if purpose != INPUT:
                     raise ApiError('"purpose" must be "batch": this server has no other files.', param="purpose")
                 if (file.size or 0) > self._limits.file_bytes:
@@ -247,11 +248,13 @@ class _Application:
             raise
 
     def _list_files(self, key: ApiKey, request: Request) -> Response:
-        limit, oldest_first = _limit(request, MOST_FILES, MOST_FILES), request.query_params.get("order") == "asc"
-        after, purpose = request.query_params.get("after"), request.query_params.get("purpose")
+        limit, order = _limit(request, MOST_FILES, MOST_FILES), request.query_params.get("order", "desc")
+        if order not in {"asc", "desc"}:
+            raise ApiError('"order" must be asc or desc.', param="order")
+        after, purpose = _query(request, "after"), _query(request, "purpose")
         wanted = () if purpose is None else (ApiFile.purpose == purpose,)
         files, more = keys.list_page(
-            self._database, ApiFile, key, *wanted, after=after, limit=limit, oldest_first=oldest_first
+            self._database, ApiFile, key, *wanted, after=after, limit=limit, oldest_first=order == "asc"
         )
         return _listed([_file(file) for file in files], more)
 
@@ -284,6 +287,11 @@ class _Application:
         window = _WINDOW.fullmatch(str(body.get("completion_window")))
         if window is None:
             raise ApiError('"completion_window" must be a time such as 24h or 7d.', param="completion_window")
+        if body.get("output_expires_after") is not None:
+            raise ApiError(
+                '"output_expires_after" is not possible here. Delete the files of the batch when you have read them.',
+                param="output_expires_after",
+            )
         file = await self._do(keys.require, self._database, ApiFile, key, _storable(file_id))
         if file.purpose != INPUT:
             raise ApiError('"input_file_id" must be a file with the purpose "batch".', param="input_file_id")
@@ -315,7 +323,7 @@ class _Application:
             raise ApiError(f'"metadata" must be an object with at most {MOST_LABELS} members.', param="metadata")
         if any(not isinstance(text, str) or len(text) > 512 or len(name) > 64 for name, text in value.items()):
             raise ApiError(
-                '"metadata" has texts of at most 512 characters under names of at most 64.', param="metadata"
+                '"metadata" must have texts of at most 512 characters under names of at most 64.', param="metadata"
             )
         labels = {_storable(name): _storable(text) for name, text in value.items()}
         if MAX_COST in labels and not _is_amount(labels[MAX_COST]):
@@ -328,7 +336,7 @@ class _Application:
         return labels
 
     def _list_batches(self, key: ApiKey, request: Request) -> Response:
-        after, limit = request.query_params.get("after"), _limit(request, 20, MOST_LISTED)
+        after, limit = _query(request, "after"), _limit(request, 20, MOST_LISTED)
         batches, more = keys.list_page(self._database, ApiBatch, key, after=after, limit=limit)
         return _listed([self._batch(batch) for batch in batches], more)
 
@@ -390,6 +398,11 @@ def _listed(data: list[dict[str, Any]], more: bool) -> Response:
     return JSONResponse({"object": "list", "data": data, **ends, "has_more": more})
 
 
+def _query(request: Request, name: str) -> str | None:
+    value = request.query_params.get(name)
+    return None if value is None else _storable(value)
+
+
 def _limit(request: Request, default: int, most: int) -> int:
     value = request.query_params.get("limit", str(default))
     if not value.isascii() or not value.isdecimal() or len(value) > 6 or not 1 <= int(value) <= most:
@@ -413,11 +426,16 @@ def _is_amount(text: str) -> bool:
 
 def _expires_after(form: Mapping[str, Any]) -> float:
     """Return the seconds for which a client wants its file kept."""
-    seconds = form.get("expires_after[seconds]")
-    if seconds is None:
+    anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
         return math.inf
-    if not isinstance(seconds, str) or not seconds.isascii() or not seconds.isdecimal() or len(seconds) > 9:
-        raise ApiError('"expires_after[seconds]" must be a whole number.', param="expires_after")
+    if anchor != "created_at":
+        raise ApiError('"expires_after[anchor]" must be "created_at".', param="expires_after")
+    is_whole = isinstance(seconds, str) and seconds.isascii() and seconds.isdecimal() and len(seconds) <= 9
+    if not is_whole or int(seconds) < SHORTEST_KEPT_S:
+        raise ApiError(
+            f'"expires_after[seconds]" must be a whole number, {SHORTEST_KEPT_S:,} or more.', param="expires_after"
+        )
     return float(seconds)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,8 +16,10 @@ from openai.types import Batch, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 from sqlalchemy import func, select, update
 
-from docmill.features.batch_server import keys, stored_batches, stored_files
+from docmill.features.batch_server import clerk, keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Clerk
+from docmill.features.batch_server.file import BatchFile, Contents
+from docmill.features.batch_server.file import survey as real_survey
 from docmill.features.batch_server.stored_batches import ApiBatch
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.schema import Job, OutcomeRow, Shard, db_now
@@ -115,17 +119,43 @@ def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None
         assert process.wait(60) == 0, embedded.log("serve")
 
 
-@pytest.mark.parametrize(
-    ("lines", "said"), [((chat("a", "x"), chat("a", "y")), "stands on line 1"), (("",), "has no requests")]
-)
-def test_a_file_whose_answers_could_not_be_told_apart_fails(api: Api, lines: tuple[str, ...], said: str) -> None:
+def test_a_file_without_requests_or_whose_answers_could_not_be_told_apart_fails(api: Api) -> None:
     alice = api.client("alice")
+    twice = "".join(f"{json.dumps(chat('a', said))}\n" for said in "xy").encode()
+    reasons = {
+        twice: "stands on line 1",
+        b"\n": "has no requests",
+        gzip.compress(twice): "in.jsonl is not text",
+        b"\0\0\0\n": "in.jsonl is no UTF-8",
+    }
     with api.clerk:
-        failed = wait(alice, start(alice, put(alice, *lines)), "failed")
-    assert failed.errors is not None
-    assert failed.errors.data is not None
-    assert said in (failed.errors.data[0].message or "")
-    assert failed.failed_at
+        for content, reason in reasons.items():
+            file = alice.files.create(file=("in.jsonl", content), purpose="batch")
+            failed = wait(alice, start(alice, file.id), "failed")
+            assert failed.errors is not None
+            assert failed.errors.data is not None
+            assert reason in (failed.errors.data[0].message or "")
+            assert failed.failed_at
+
+
+def test_batches_that_fail_for_now_keep_no_other_waiting(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = api.client("alice")
+    file = put(alice, "oops")
+    stuck = {start(alice, file).id for _ in range(clerk.AT_ONCE)}
+
+    def survey(batch_file: BatchFile) -> Contents:
+        if batch_file.name.rpartition("/")[2] in stuck:
+            raise RuntimeError
+        return real_survey(batch_file)
+
+    monkeypatch.setattr(clerk, "survey", survey)
+    monkeypatch.setattr(clerk, "AGAIN_S", 1.0)
+    with api.clerk:
+        wait(alice, start(alice, file))
+        assert {batch.status for batch in alice.batches.list() if batch.id in stuck} == {"validating"}
+        stuck.clear()
+        for batch in alice.batches.list():
+            wait(alice, batch)
 
 
 def test_a_batch_that_is_cancelled_or_expires_has_the_answers_so_far(api: Api, embedded: Docmill) -> None:

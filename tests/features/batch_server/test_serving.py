@@ -150,6 +150,7 @@ def test_a_key_has_limits_of_open_requests_and_of_bytes(api: Api) -> None:
     assert n_stored(api.database, ApiFile) == 1
 
 
+@pytest.mark.both_stores
 def test_what_cannot_be_answered_says_what_to_do(api: Api) -> None:
     client = api.client("alice")
     file, long = put(client, chat("a", "Hello")), put(client, *map(str, range(4)))
@@ -159,6 +160,7 @@ def test_what_cannot_be_answered_says_what_to_do(api: Api) -> None:
         "input_file_id": {"input_file_id": long},
         "completion_window": {"completion_window": "soon"},
         "metadata": {"metadata": {"a": "b" * 513}},
+        "output_expires_after": {"output_expires_after": {"anchor": "created_at", "seconds": 3600}},
     }
     costs = [{"metadata": {"max_cost": text}} for text in ("cheap", "-1", "nan", "2.50")]  # the server has no prices
     for param, change in (*wrong.items(), *(("metadata", cost) for cost in costs)):
@@ -169,8 +171,16 @@ def test_what_cannot_be_answered_says_what_to_do(api: Api) -> None:
         assert refused.value.request_id
     with pytest.raises(openai.BadRequestError):
         client.files.create(file=("a", b"x"), purpose="fine-tune")
-    with pytest.raises(openai.BadRequestError):
-        client.batches.list(limit=0)
+    for anchor, seconds in (("created_at", 0), ("updated_at", 3600)):
+        with pytest.raises(openai.BadRequestError) as refused:
+            put(client, "x", expires_after={"anchor": anchor, "seconds": seconds})
+        assert refused.value.param == "expires_after"
+    for ask in (lambda: client.batches.list(limit=0), lambda: client.files.list(extra_query={"order": "up"})):
+        with pytest.raises(openai.BadRequestError):
+            ask()
+    for ask in (lambda: client.batches.list(after="\0"), lambda: client.files.list(after="\0", purpose="\0")):
+        with pytest.raises(openai.NotFoundError):
+            ask()
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="hosted", messages=[])
     with pytest.raises(openai.NotFoundError):
