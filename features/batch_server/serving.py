@@ -60,6 +60,7 @@ MOST_LABELS = 16
 SHORTEST_KEPT_S = 3_600  # for which a client may have its file kept, as in OpenAI's API
 _CHUNK = 2**20
 _WINDOW = re.compile(r"([1-9]\d{0,3})([hd])")
+_WHOLE = re.compile(r"[0-9]{1,9}")
 _UNIT_S = {"h": 3600.0, "d": 24 * 3600.0}
 _STATUS = {
     "not_found": HTTPStatus.NOT_FOUND,
@@ -405,7 +406,7 @@ def _query(request: Request, name: str) -> str | None:
 
 def _limit(request: Request, default: int, most: int) -> int:
     value = request.query_params.get("limit", str(default))
-    if not value.isascii() or not value.isdecimal() or len(value) > 6 or not 1 <= int(value) <= most:
+    if not _WHOLE.fullmatch(value) or not 1 <= int(value) <= most:
         raise ApiError(f'"limit" must be a whole number from 1 to {most:,}.', param="limit")
     return int(value)
 
@@ -431,12 +432,10 @@ def _expires_after(form: Mapping[str, Any]) -> float:
         return math.inf
     if anchor != "created_at":
         raise ApiError('"expires_after[anchor]" must be "created_at".', param="expires_after")
-    is_whole = isinstance(seconds, str) and seconds.isascii() and seconds.isdecimal() and len(seconds) <= 9
-    if not is_whole or int(seconds) < SHORTEST_KEPT_S:
-        raise ApiError(
-            f'"expires_after[seconds]" must be a whole number, {SHORTEST_KEPT_S:,} or more.', param="expires_after"
-        )
-    return float(seconds)
+    if isinstance(seconds, str) and _WHOLE.fullmatch(seconds) and int(seconds) >= SHORTEST_KEPT_S:
+        return float(seconds)
+    said = f'"expires_after[seconds]" must be a whole number, {SHORTEST_KEPT_S:,} or more.'
+    raise ApiError(said, param="expires_after")
 
 
 async def _json_of(request: Request) -> dict[str, Any]:
