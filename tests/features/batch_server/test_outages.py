@@ -48,7 +48,8 @@ def serving(fleet: Fleet) -> Iterator[openai.OpenAI]:
     process = fleet.start("serve", "--model", "hosted=null", "--port", "0")
     try:
         url = until(lambda: fleet.log("serve").partition("Batch API: ")[2].partition(" ")[0], "the address")
-        yield client(url, key)
+        with client(url, key) as alice:  # closed, since its connections outlive a server that is killed
+            yield alice
     finally:
         kill_group(process)
 
