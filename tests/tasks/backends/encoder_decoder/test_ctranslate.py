@@ -252,16 +252,17 @@ def asked_first(backend: CTranslateBackend) -> Budget:
 
 
 def test_beams_bound_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def budgets(cores: int, workers: int) -> list[tuple[int, int]]:
+    def budgets(cores: int, workers: int, **options: str) -> list[tuple[int, int]]:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
-        specs = [ct2.spec("translate", "marian-ddtp", beams=number) for number in (1, 2, 4, 16)]
+        specs = [ct2.spec("translate", "marian-ddtp", beams=number, **options) for number in (1, 2, 4, 16)]
         found = [asked_first(opened(ct2, spec, "ctranslate2")) for spec in specs]
         return [(budget.rows // workers, budget.tokens // workers) for budget in found]
 
-    few, many = budgets(2, 2), budgets(16, 8)
+    few, many, in_int8 = budgets(2, 2), budgets(16, 8), budgets(2, 2, dtype="int8")
     assert [rows for rows, _ in few] == [48, 48, 32, 8]
+    assert [rows for rows, _ in in_int8] == [48, 24, 12, 3]
     assert [rows for rows, _ in many] == [48, 32, 16, 4], "eight workers share 512 hypotheses"
-    assert len({tokens for _, tokens in few + many}) == 1
+    assert len({tokens for _, tokens in few + many + in_int8}) == 1
 
 
 def test_memory_that_is_short_halves_the_batches(
