@@ -92,7 +92,7 @@ PLACES = (
         "`answers.db` in homes of other machines",
         "answers that a killed worker left, until `docmill gc` runs there, or for a week",
     ),
-    TextPlace("files of the Batch API", "uploads and answers, until `docmill keys rm-files`, or for 30 days"),
+    TextPlace("files of the Batch API", "uploads and answers, until they are deleted, by default after 30 days"),
     TextPlace("caches in the home (`cache/`)", "they never held a text, an output or a name"),
     TextPlace("Redis, traces and logs of workers", "they never held a text or an output"),
     TextPlace(

@@ -177,6 +177,10 @@ class Clerk:
         try:
             if batch.status == VALIDATING and not batch.is_expired:
                 self._validate(batch, held)
+            elif batch.status == IN_PROGRESS and not (
+                batch.is_expired or stored_batches.is_computed(self.database, batch)
+            ):
+                return  # another clerk has validated it since this one looked
             elif batch.status in {VALIDATING, IN_PROGRESS}:
                 ends_as = EXPIRED if batch.is_expired else COMPLETED
                 self._advance(batch, FINALIZING, ends_as=ends_as, errors=None)

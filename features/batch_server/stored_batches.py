@@ -241,6 +241,13 @@ def hold(database: Database, batch_id: str, owner: str, lease_s: float) -> ApiBa
     return None if row is None else ApiBatch.of(row)
 
 
+def is_computed(database: Database, batch: ApiBatch) -> bool:
+    """Return True once no job of a batch goes on."""
+    with database.read() as transaction:
+        going_on = select(Job.id).where(Job.id.in_(batch.jobs), Job.state.in_(UNFINISHED)).limit(1)
+        return transaction.scalar(going_on) is None
+
+
 def renew(database: Database, batch: ApiBatch, owner: str, lease_s: float) -> bool:
     """Renew the lease of a batch. Return False if it was lost, or if the batch has another status by now."""
     ours = update(ApiBatch).where(ApiBatch.id == batch.id, ApiBatch.owner == owner, ApiBatch.status == batch.status)

@@ -245,6 +245,15 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
     assert kept == shown | {batch.input_file_id}
 
 
+def test_a_batch_is_not_ended_by_a_clerk_that_saw_it_before_another_made_its_jobs(api: Api) -> None:
+    alice = api.client("alice")
+    batch = start(alice, put(alice, chat("r1", "Hello")))
+    first, second = (Clerk(api.clerk.settings, api.database, api.clerk.models) for _ in range(2))
+    for each in (first, second):
+        each.carry_on(batch.id)
+        assert alice.batches.retrieve(batch.id).status == "in_progress"
+
+
 def test_a_cancel_that_races_with_the_end_leaves_one_of_them(api: Api) -> None:
     alice = api.client("alice")
     batch = start(alice, put(alice, "oops"))
