@@ -35,6 +35,7 @@ from docmill.worker.queue.messages import queue
 log = logging.getLogger("docmill.shard")
 
 LOOK_S = 0.5
+CLAIM_LOOK_S = 0.01
 KEEP_EVERY_S = 0.05  # at most, finished outcomes are stored before their shard ends
 KEEP_PAUSE = 25  # times the seconds that this takes
 LONGEST_WAIT_S = 5.0  # between two looks at a database that is away
@@ -128,9 +129,6 @@ class Process:
             dispatch.put_back(self.database, [shard_id])
             return
         with self.gate.passing(alone=head.suspect):
-            if self.draining.is_set():
-                dispatch.put_back(self.database, [shard_id])
-                return
             self._process(head, sent)
         if not self.draining.is_set():
             self._top_up(head.lane)
@@ -140,15 +138,21 @@ class Process:
         lane = queue(head.lane)
         about = messaging("process", lane) | {"docmill.shard": head.shard_id}
         with tracing.span(f"process {lane}", about, kind="consumer", parent=head.traceparent, links=[sent]) as span:
-            with tracing.span("claim"), self.breaker.attempt(), self.time_use.spent(READING):
-                claim = shards.claim(self.database, head, self.owner, self.lease_s)
-            if claim is None:
-                return
+            with self.in_flight.claiming():
+                if self.draining.is_set():
+                    dispatch.put_back(self.database, [head.shard_id])
+                    return
+                with tracing.span("claim"), self.breaker.attempt(), self.time_use.spent(READING):
+                    claim = shards.claim(self.database, head, self.owner, self.lease_s)
+                if claim is None:
+                    return
+                ours = InFlight(head, claim)
+                self.in_flight.enter(ours)
             span.set(
                 {"docmill.job": claim.job_id, "docmill.attempt": claim.attempt, "docmill.texts": len(claim.texts)}
             )
             with logs.working_on(job=claim.job_id, shard=claim.shard_id, request_id=head.request_id):
-                self._carry_out(head, claim, span.traceparent)
+                self._carry_out(ours, span.traceparent)
 
     def _can_serve(self, head: ShardHead) -> bool:
         """Return True if the model opens here. Call it before the claim, so that no attempt is spent."""
@@ -181,9 +185,8 @@ class Process:
         dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
         self._refused.add(head.spec_id)
 
-    def _carry_out(self, head: ShardHead, claim: Claim, traceparent: str | None = None) -> None:
-        ours = InFlight(head, claim)
-        self.in_flight.enter(ours)
+    def _carry_out(self, ours: InFlight, traceparent: str | None = None) -> None:
+        head, claim = ours.head, ours.claim
         try:
             ours.runtime = self.engine.runtime(head.spec)
             ours.ticket = self._submit(head, claim, traceparent)
@@ -388,6 +391,8 @@ class Process:
     def give_back(self) -> None:
         """Commit the finished texts and give all shards back at once, without waiting for the device."""
         self.draining.set()
+        while self.in_flight.n_claiming:  # what is claimed now is given back, too
+            time.sleep(CLAIM_LOOK_S)
         for ours in self.in_flight.held():
             finished = ours.ticket.finished() if ours.ticket is not None and ours.runtime else []
             runtime = self._runtime_id(ours.runtime) if finished else None
@@ -418,11 +423,23 @@ class ShardsInFlight:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._claims: dict[int, InFlight] = {}  # by identity
+        self.n_claiming = 0
         self._worked_s = 0.0
         self._working_since = 0.0
 
     def __bool__(self) -> bool:
         return bool(self._claims)
+
+    @contextmanager
+    def claiming(self) -> Iterator[None]:
+        """Count a claim that is being made in this block, until it is held."""
+        with self._lock:
+            self.n_claiming += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.n_claiming -= 1
 
     def enter(self, ours: InFlight) -> None:
         """Hold a claim from now on."""

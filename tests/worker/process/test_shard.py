@@ -98,6 +98,34 @@ def test_what_is_given_back_at_once_keeps_what_is_finished(database: Database, p
     assert row.runtime_id is not None
 
 
+def test_what_is_claimed_while_all_is_given_back_is_given_back_too(
+    database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard_id = _hinted(database, "a")
+    began, goes_on = Event(), Event()
+    claim = shards.claim
+
+    def claim_slowly(*args: Any) -> Any:
+        began.set()
+        assert goes_on.wait(30)
+        return claim(*args)
+
+    monkeypatch.setattr(shards, "claim", claim_slowly)
+    monkeypatch.setattr(process, "_can_serve", lambda _: True)
+    monkeypatch.setattr(process, "_carry_out", lambda *_: None)
+    claiming = threading.Thread(target=process.run_shard, args=(shard_id,))
+    giving_back = threading.Thread(target=process.give_back)
+    claiming.start()
+    assert began.wait(30)
+    giving_back.start()
+    assert process.draining.wait(30)
+    goes_on.set()
+    claiming.join()
+    giving_back.join()
+    with database.read() as transaction:
+        assert transaction.scalar(select(Shard.state)) == "planned"
+
+
 def test_a_hint_waits_in_the_hand_for_a_database_that_is_away(
     database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,7 +430,7 @@ SOON_S = 10.0
 
 def _pass(gate: Gate, *, alone: bool) -> tuple[threading.Event, threading.Event, threading.Thread]:
     """A thread that goes through the gate: (it is inside, let it out, the thread)."""
-    inside, leave = threading.Event(), threading.Event()
+    inside, leave = Event(), Event()
 
     def go() -> None:
         with gate.passing(alone=alone):
