@@ -34,7 +34,7 @@ _DONE = re.compile(r"\b(\d+)/\d+ ")  # of the runner's progress bar
 
 @dataclass(frozen=True)
 class Killed:
-    """What is left after kill -9 once half of the requests have answers, and what the same commands then do."""
+    """The answers of a run that was killed at half, those that were kept, and the time of the run after it."""
 
     answered: int
     kept: int
