@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -49,7 +48,6 @@ def main() -> None:
     parser.add_argument("--name", default="torture", help="of the results' files")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no program stays behind
-    load = round(os.getloadavg()[0], 1)  # later it is our own
     chosen = [peer for peer in PEERS if peer.key in asked.peers]
     for peer in chosen:
         set_up(peer)
@@ -61,8 +59,6 @@ def main() -> None:
             known[peer.name] = tool = (
                 {"rows": {}} | known.get(peer.name, {}) | {"lines": peer.lines, "versions": peer.pins()}
             )
-            if set(rows.FIRST_THREE) & set(asked.rows) or "load" not in tool:
-                tool |= {"load": load, "texts": asked.texts}
             for row, result in table.measure(peer, asked.rows):
                 tool["rows"][row] = asdict(result)
                 print(f"{peer.name:20} {row:38} {cell(tool['rows'][row])}  {tool['rows'][row]}", flush=True)
@@ -142,7 +138,7 @@ def write(target: Path, found: Mapping[str, Any]) -> None:
     said = [
         "# The torture table\n",
         f"{described(found)}\n",
-        f"{found['few']:,} texts in all rows but the first three. A cell has the texts "
+        f"{found['texts']:,} texts in the first three rows, {found['few']:,} in the others. A cell has the texts "
         "that are **lost / doubled / recomputed** in the end. ¹: the user has to give the same command again. ²: "
         "even then something has to be repaired by hand. ³: it hung, and was killed.\n",
         _row("", tools),
@@ -151,13 +147,11 @@ def write(target: Path, found: Mapping[str, Any]) -> None:
             _row(row, [cell(tool["rows"][row]) if row in tool["rows"] else "" for tool in tools.values()])
             for row in rows.ROWS
         ),
-        _row("texts of the first three rows", [f"{tool['texts']:,}" for tool in tools.values()]),
         _row("lines of user code", [str(tool["lines"]) for tool in tools.values()]),
         "\n## Seconds, with the start of the program\n",
         _row("", tools),
         _row("---", ["--:"] * len(tools)),
         *(_row(row, [_of(tool, row, "seconds") for tool in tools.values()]) for row in rows.FIRST_THREE),
-        _row("load of the machine", [str(tool["load"]) for tool in tools.values()]),
         "\n## Exit codes, and what the user has to do\n",
         "Negative: by that signal.\n",
         *(
@@ -181,8 +175,10 @@ def write_page(found: Mapping[str, Any]) -> None:
             "|".join(["", row, *(_short(tool["rows"].get(row, {})) for tool in tools.values()), ""])
             for row in rows.ROWS
         ),
-        "|".join(["", "texts of the first three rows", *(f"{tool['texts']:,}" for tool in tools.values()), ""]),
-        "|".join(["", "seconds of the first run", *map(_seconds, tools.values()), ""]),
+        *(
+            "|".join(["", f"seconds: {row}", *(_of(tool, row, "seconds") or "–" for tool in tools.values()), ""])
+            for row in rows.FIRST_THREE[:2]
+        ),
         "|".join(["", "lines of user code", *(str(tool["lines"]) for tool in tools.values()), ""]),
     ]
     before, _, rest = PAGE.read_text().partition(BEGIN)
@@ -191,11 +187,6 @@ def write_page(found: Mapping[str, Any]) -> None:
 
 def _short(result: Mapping[str, Any]) -> str:
     return cell(result).replace(" ", "") if result.get("lost") is not None else "–"
-
-
-def _seconds(tool: Mapping[str, Any]) -> str:
-    """Return the seconds of a first run on a machine that had nothing else to do."""
-    return _of(tool, rows.ROWS[0], "seconds") if tool["load"] <= len(os.sched_getaffinity(0)) else "–"
 
 
 def _row(name: str, cells: Any) -> str:

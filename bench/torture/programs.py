@@ -19,7 +19,8 @@ ENVIRONMENTS = HERE.parent.parent / "build" / "torture" / "envs"
 COUNTING = HERE / "counting"
 LOOK_S = 0.002
 STALLED_S = 120.0  # a program that computes nothing for so long hangs
-LONGEST_S = 180.0  # and so does one that takes longer, on a machine with nothing else to do
+LONGEST_S = 180.0  # and so does one that takes longer, on a machine with nothing else to do,
+SLOWEST = 8.0  # plus a second for so many texts
 LINGER_S = 10.0  # how long children may outlive a killed parent before we end them
 QUIET = {  # no telemetry, no hub
     "DO_NOT_TRACK": "1",
@@ -85,7 +86,9 @@ class Peer:
 class Program:
     """One start of a peer's program in a work folder, and all processes that come of it."""
 
-    def __init__(self, peer: Peer, folder: Path, log: Path, arguments: tuple[str, ...], poison: str = "") -> None:
+    def __init__(
+        self, peer: Peer, folder: Path, log: Path, arguments: tuple[str, ...], texts: int, poison: str = ""
+    ) -> None:
         self.mark = f"TORTURE_RUN={uuid4().hex}"
         python = peer.python()
         environment = {
@@ -101,6 +104,7 @@ class Program:
         }
         start = ["sh"] if peer.path.suffix == ".sh" else [str(python)]
         self.began = time.monotonic()
+        self.last = self.began + LONGEST_S + texts / SLOWEST
         self.seconds: float | None = None
         self.hung = False
         self.left = False  # processes outlived it, and we ended them
@@ -129,14 +133,13 @@ class Program:
         A program that hangs is killed.
         """
         moved, size = time.monotonic(), -1
-        last = self.began + LONGEST_S
         while not self.ended():
             if until():
                 return True
             now = self._log.stat().st_size if self._log.exists() else 0
             if now != size:
                 moved, size = time.monotonic(), now
-            if time.monotonic() > min(moved + STALLED_S, last):
+            if time.monotonic() > min(moved + STALLED_S, self.last):
                 self.hung = True
                 self.kill_all()
             time.sleep(LOOK_S)

@@ -63,7 +63,8 @@ class Site:
         write_corpus(self.folder / SOURCE, corpus, inserted=inserted)
 
     def start(self, *, poison: str = "") -> Program:
-        return Program(self.peer, self.folder, self.log, (SOURCE, str(self.texts.model), self.dtype), poison)
+        arguments = (SOURCE, str(self.texts.model), self.dtype)
+        return Program(self.peer, self.folder, self.log, arguments, len(self.corpus), poison)
 
     def ended(self, program: Program, code: int) -> None:
         self.codes.append(code)
