@@ -24,7 +24,6 @@ from docmill.worker.cli.options import (
     JSON,
     OUT,
     Choice,
-    ModeGroup,
     Number,
     WholeNumber,
     settings_from,
@@ -41,7 +40,7 @@ CORPUS = click.argument("corpus")
 ROWS = click.option("--out", type=OUT, help="Write a row for each document in a cluster to a file, or to stdout (-).")
 
 
-@click.group("dedup", cls=ModeGroup, old={"--show": "show", "--forget": "forget"}, default="find")
+@click.group("dedup")
 def dedup_command() -> None:
     """Find near duplicates in a corpus, and put them into clusters.
 

@@ -30,7 +30,7 @@ from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.risk import FLAG, RiskFeature
 from docmill.storage.writers.formats import whole_file
 from docmill.worker import consoles
-from docmill.worker.cli.options import JOB, JSON, FilledPath, ModeGroup, WholeNumber, settings_from
+from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, print_json, print_rich, say, say_rich
 from docmill.worker.consoles import table
 from docmill.worker.errors import WorkerError
@@ -60,12 +60,7 @@ SEED = click.option(
 BY = click.option("--by", help="Name of the person who judges.  [default: the user's name]")
 
 
-@click.group(
-    "review",
-    cls=ModeGroup,
-    old={"--summary": "summary", "--export": "export", "--import": "import", "--fit": "fit"},
-    default="judge",
-)
+@click.group("review")
 def review_command() -> None:
     """Judge a sample of a job's outputs, and estimate the share of all outputs that are good.
 

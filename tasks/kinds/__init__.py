@@ -30,7 +30,7 @@ from docmill.tasks.kinds.embed import EMBED
 from docmill.tasks.kinds.entities import ENTITIES
 from docmill.tasks.kinds.extract import EXTRACT
 from docmill.tasks.kinds.generate import GENERATE, Generate, Uncut
-from docmill.tasks.kinds.options import KindOptions, declaration_of, key, option, parsed
+from docmill.tasks.kinds.options import KindOptions, declaration_of, key, parsed
 from docmill.tasks.kinds.redact import REDACT
 from docmill.tasks.kinds.sparse import SPARSE
 from docmill.tasks.kinds.summarize import SUMMARIZE
@@ -143,12 +143,6 @@ def spelling(field: str) -> str:
     return key(field, options[field]) if field in options else field.replace("_", "-")
 
 
-def renamed(word: str) -> str | None:
-    """Return the present name of an option that was called so; None if none was."""
-    options: Mapping[str, FieldInfo] = _registry()["OPTIONS"]
-    return next((key(name, field) for name, field in options.items() if option(field).formerly == word), None)
-
-
 def any_options() -> type[KindOptions]:
     """Return a model with the options of all kinds, for a task whose name is wrong."""
     fields: dict[str, Any] = {name: (field.annotation, field) for name, field in _registry()["OPTIONS"].items()}
@@ -227,7 +221,6 @@ __all__ = [
     "kind",
     "options",
     "recipe",
-    "renamed",
     "require_options",
     "shared_options",
     "spelling",

@@ -175,7 +175,7 @@ class ClassifyOptions(Windowed):
             description="Score of a long document: the mean of its windows, weighted by tokens, or the highest.  "
             "[default: mean]"
         ),
-        Option("window-score", "aggregate"),
+        Option("window-score"),
     ] = None
     top_k: Annotated[
         int | None,

@@ -81,7 +81,7 @@ class EmbedOptions(Embedding):
     windows: Annotated[
         Literal["mean", "all"] | None,
         Field(description="Vectors of a long document: the mean of its windows', or all.  [default: mean]"),
-        Option("window-vectors", "windows"),
+        Option("window-vectors"),
     ] = None
 
 

@@ -102,7 +102,7 @@ class Tagging(Windowed):
             description="Label of a word whose tokens differ: one for each token, the first token's, "
             f"the mean's, or the best token's.  [default: {AGGREGATION}]"
         ),
-        Option("word-label", "aggregation"),
+        Option("word-label"),
     ] = None
 
 

@@ -47,11 +47,10 @@ class Option:
     is advice for the other models. ``is_template``: its value is a prompt template. ``in_file``: commands and
     pipelines take the name of a file with the value as JSON. ``asks``: its value is questions by their names, and it
     may be repeated. ``may_be_empty``: an empty text has a meaning. ``has_names``: a number may be given by a name.
-    ``layer`` is the option's section in the help; ``formerly`` is a name that it had.
+    ``layer`` is the option's section in the help.
     """
 
     spelling: str | None = None
-    formerly: str | None = None
     layer: Layer | None = None
     metavar: str | None = None
     only: Family | None = None
@@ -129,7 +128,7 @@ class Embedding(Windowed):
     prompt_name: Annotated[
         str | None,
         Field(description="One of an embedding model's own prompts, such as document."),
-        Option("model-prompt", "prompt-name", metavar="NAME"),
+        Option("model-prompt", metavar="NAME"),
     ] = None
 
 

@@ -108,8 +108,6 @@ def request_of(
     """
     for name in arguments:
         if name not in NAMES:
-            if (new := kinds.renamed(name.replace("_", "-"))) is not None:
-                raise BadOption(f"{name} is now {python_name(new)}.")
             advice = hint(name, NAMES, "`docmill run TASK --help` lists the options.")
             raise BadOption(f"There is no option {name}. {advice}")
     values = {name: value for name, value in arguments.items() if value is not None}

@@ -74,8 +74,6 @@ OWN_COMMANDS = {
     "completion": _own(ADVANCED, "Print the script that completes docmill's commands in a shell.", "installation"),
 }
 
-RENAMED = {"health": "docmill doctor --workers", "wait": "docmill status JOB --wait"}
-
 
 def all_commands() -> Mapping[str, Command]:
     """Return docmill's commands and those of features, by their names."""
@@ -121,12 +119,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command by its name; an unknown name is refused with the commands that were nearly written."""
         if not args[0].startswith("-") and command_of(args[0]) is None:
-            if args[0] in RENAMED:
-                raise click.UsageError(f"`docmill {args[0]}` is now `{RENAMED[args[0]]}`.", ctx)
             advice = hint(args[0], all_commands(), _advise(args[0]))
             raise click.UsageError(f"There is no command {args[0]!r}. {advice}", ctx)
-        if args[0] == "status" and "--watch" in args:
-            raise click.UsageError("`docmill status --watch` is now `docmill status --wait`.", ctx)
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
@@ -17,7 +16,7 @@ from pydantic.fields import FieldInfo
 from docmill.storage import writers
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
-from docmill.tasks.errors import hint, nearly
+from docmill.tasks.errors import hint
 from docmill.tasks.kinds.options import Layer, flag, is_label_file, is_repeated, option, parse_label_file, value_type
 from docmill.tasks.specs.pinning import NAMES
 from docmill.worker.prices import Price
@@ -172,34 +171,6 @@ WITH_INPUT = click.option(
 DETAILS = click.option(
     "--details", is_flag=True, help="Write CSV and Excel with the technical columns of the other formats."
 )
-
-
-class ModeGroup(click.Group):
-    """A group of commands that were modes of one command. An old spelling is refused with the new one.
-
-    ``old`` maps options to the commands that took their place; ``default`` took that of the command without them.
-    """
-
-    def __init__(self, *names: Any, old: Mapping[str, str], default: str, **attrs: Any) -> None:
-        super().__init__(*names, **attrs)
-        self._old = old
-        self._default = default
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.commands]
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        known = {*self.commands, *ctx.help_option_names}
-        is_old = bool(args) and args[0] not in known and (args[0][0:1] == "-" or not nearly(args[0], self.commands))
-        if is_old and not ctx.resilient_parsing:
-            new = shlex.join([*ctx.command_path.split(), *self._new_spelling(args)])
-            raise click.UsageError(f"This is now a command of its own: {new}", ctx)
-        return super().parse_args(ctx, args)
-
-    def _new_spelling(self, args: list[str]) -> list[str]:
-        member = next((name for option, name in self._old.items() if option in args), self._default)
-        options = {option for param in self.commands[member].params for option in param.opts}
-        return [member, *(arg for arg in args if arg in options or arg not in self._old)]
 
 
 def check_filled() -> None:

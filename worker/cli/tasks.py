@@ -1,10 +1,10 @@
 """Commands with a subcommand for each kind of task, such as `docmill run TASK SOURCE`.
 
-The subcommands derive from the registry of kinds. XX"""
+The subcommands derive from the registry of kinds.
+"""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from textwrap import wrap
@@ -75,13 +75,11 @@ class TaskCommand(click.Command):
                     formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments. An option that was renamed, or that only other tasks have, is refused as such."""
+        """Parse the arguments. An option that only other tasks have is refused as such."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             word = error.option_name.removeprefix("--")
-            if (new := kinds.renamed(word)) is not None:
-                raise click.UsageError(f"--{word} is now --{new}.", ctx) from error
             names = [kind.name for kind in kinds.KINDS if word in _words(kind)]
             if names:
                 raise click.UsageError(
@@ -136,12 +134,6 @@ class TaskGroup(click.Group):
         with formatter.section("Tasks"):
             formatter.write_dl([(kind.name, kind.summary) for kind in kinds.KINDS])
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments, and refuse those with the task behind the source."""
-        if args and args[0] not in kinds.NAMES and not ctx.resilient_parsing:
-            self._refuse_task_option(ctx, args)
-        return super().parse_args(ctx, args)
-
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -150,16 +142,6 @@ class TaskGroup(click.Group):
             advice = hint(args[0], kinds.NAMES, f"Write the task before the source: docmill {self.name} TASK SOURCE.")
             raise click.UsageError(f"There is no task {args[0]!r}. {advice}", ctx)
         return super().resolve_command(ctx, args)
-
-    def _refuse_task_option(self, ctx: click.Context, args: Sequence[str]) -> None:
-        place = next((i for i, arg in enumerate(args) if arg == "--task" or arg.startswith("--task=")), None)
-        if place is None:
-            return
-        _, is_joined, task = args[place].partition("=")
-        rest = [*args[:place], *args[place + (1 if is_joined else 2) :]]
-        task = task if is_joined else "".join(args[place + 1 : place + 2])
-        new = shlex.join(["docmill", self.name or "", task or "TASK", *rest])
-        raise click.UsageError(f"The task comes before the source: {new}", ctx)
 
 
 def _options(kind: kinds.TaskKind) -> list[Callable[[Callable[..., Any]], object]]:

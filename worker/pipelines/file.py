@@ -247,8 +247,6 @@ def _read_table(
                 said = f"{name} {sentence(problem, fields[name])}"
             elif name in _OPTION_KEYS and "task" in good:
                 said = f"{name} has no meaning for {good['task']}"
-            elif (new := kinds.renamed(name)) is not None:
-                said = f"{name} is now {new}"
             else:
                 said = f"there is no {name} {_within(place)}; {_nearest(name, (*fields, *beside))}"
             faults.append(((*place, name), said))

@@ -176,22 +176,3 @@ def test_a_command_or_an_option_that_was_nearly_written_is_suggested(call: Call)
     assert "Did you mean" not in call("sing", code=2).err
     assert "docmill run translate SOURCE" in call("translate", DESCRIPTIONS, code=2).err
     assert "Did you mean" not in call("run", "embed", DESCRIPTIONS, "--normalize", code=2).err
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (("run", "notes/", "--task", "translate", "--from", "fr"), "docmill run translate notes/ --from fr"),
-        (("enqueue", "--task=embed", "a b.csv"), "docmill enqueue embed 'a b.csv'"),
-        (("run", "entities", "notes/", "--aggregation", "max"), "--word-label"),
-        (("wait", "7"), "docmill status JOB --wait"),
-        (("health",), "docmill doctor --workers"),
-        (("status", "1", "--watch"), "docmill status --wait"),
-        (("dedup", "notes", "--show"), "dedup show notes"),
-        (("dedup", "notes"), "dedup find notes"),
-        (("review", "7", "--export", "a.csv"), "review export 7 a.csv"),
-        (("gc", "--older-than", "3", "--yes"), "docmill gc results --older-than 3 --yes"),
-    ],
-)
-def test_an_old_spelling_is_refused_with_the_new_one(call: Call, old: tuple[str, ...], new: str) -> None:
-    assert new in " ".join(call(*old, code=2).err.split())

@@ -15,7 +15,7 @@ from docmill.storage.deletion.paging import RemovalBudget, Removed
 from docmill.storage.deletion.retention import Ages, Swept
 from docmill.storage.search import pgvector_index
 from docmill.worker import formatting, inventory
-from docmill.worker.cli.options import JSON, ModeGroup, Number, WholeNumber, named, settings_from
+from docmill.worker.cli.options import JSON, Number, WholeNumber, named, settings_from
 from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, say
 from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
@@ -44,19 +44,7 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="Only report what would b
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-@click.group(
-    "gc",
-    cls=ModeGroup,
-    old={
-        "--retention": "retention",
-        "--superseded": "versions",
-        "--migrated": "migrated",
-        "--older-than": "results",
-        "--spec": "results",
-        "--yes": "texts",
-    },
-    default="texts",
-)
+@click.group("gc")
 def gc_command() -> None:
     """Remove unreferenced texts, old results and old versions of documents.
 
