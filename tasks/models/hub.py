@@ -137,9 +137,7 @@ def wanted_of(model: str, commit: str, names: Sequence[str]) -> list[str]:
         raise ModelNotFound(adapter_of(model, small_file(model, commit, ADAPTER) or b"{}"))
     wanted = files_that_matter(names)
     if not has_weights(wanted):
-        files = [name for name in names if name.endswith(".gguf")]
-        advice = f" It has GGUF files: download one, such as {files[0]}, and name the file." if files else ""
-        raise ModelNotFound(f"{model} on the hub has neither safetensors nor .bin weights.{advice}")
+        raise ModelNotFound(f"{model} on the hub has neither safetensors nor .bin weights.")
     return wanted
 
 

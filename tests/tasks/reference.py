@@ -26,14 +26,11 @@ def written(
 ) -> list[str]:
     """Return the output of transformers' own generate for each input, ``stripped`` of white space at its ends.
 
-    ``folder`` may be a GGUF file.
     Samples, with ``do_sample``, are drawn after torch was seeded for the input, and for the ``number`` of the output.
     """
-    file = {"gguf_file": folder.name} if folder.is_file() else {}
-    place = folder.parent if file else folder
     with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(place, **file)
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **file)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     answers = []
     for text in inputs:
         asked = [{"role": "user", "content": text}]

@@ -161,13 +161,11 @@ def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkey
         orders.check(settings, asked(root, model=model))
     orders.check(settings, asked(root, model="fr=mine,de=org/model"))
     monkeypatch.chdir(root.parent)
-    (root.parent / "elsewhere.gguf").touch()
     for model in (
         "../../etc",
         "/etc",
         str(root.parent / "elsewhere"),
         "elsewhere",
-        "elsewhere.gguf",
         "mine/../..",
         f"fr=mine,de={root.parent}",
     ):

@@ -21,7 +21,7 @@ from docmill.worker.concurrency import HeldLease
 from docmill.worker.formatting import cost_as_json
 from docmill.worker.jobs import Listener
 from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no_input
-from docmill.worker.jobs.submission import describe_default_model, say_conversions
+from docmill.worker.jobs.submission import describe_default_model
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, place_of, read, refuse_secrets
 from docmill.worker.pipelines.running import export, keeping, outcome, prepare, replace_migrated
 from docmill.worker.pipelines.schedule import Schedule, next_after
@@ -38,7 +38,6 @@ def prepare_file(
     pipeline = read(file)
     if is_stored:
         refuse_secrets(pipeline)
-    say_conversions(settings, [step.model for step in pipeline.steps], listener)
     prepared = prepare(settings, pipeline, devices)
     for sentence in prepared.not_read:
         listener.say(sentence)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from docmill.storage.core.database import Database
@@ -12,9 +11,8 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.readers.sources import path_of
 from docmill.storage.steps.replacements import substituted
 from docmill.tasks import kinds, tracing
-from docmill.tasks.errors import TaskError
 from docmill.tasks.models import weightless
-from docmill.tasks.specs.pinning import SHIPPED_FOLDER, to_convert
+from docmill.tasks.specs.pinning import SHIPPED_FOLDER
 from docmill.worker.jobs import Listener
 from docmill.worker.jobs.follow import ingest_bar, say_ingested
 from docmill.worker.settings import Settings
@@ -67,7 +65,6 @@ def prepare_request(
     """Check a request, and say which default model it takes. Raises what `worker.submit.request.prepare` does."""
     if request.source == "-" and sys.stdin.isatty():
         listener.say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
-    say_conversions(settings, [request.model, request.escalate], listener)
     stdin = sys.stdin.buffer if request.source == "-" else None  # a notebook has none
     prepared = prepare(settings, request, stdin, devices, opened, on_spec)
     for sentence in prepared.not_read:
@@ -75,14 +72,6 @@ def prepare_request(
     if request.model is None:
         listener.say(describe_default_model(request.task, request.source, request.options))
     return prepared
-
-
-def say_conversions(settings: Settings, models: Iterable[str | None], listener: Listener) -> None:
-    """Say which models are converted now, since that takes a while. A model that is refused is passed over."""
-    for model in filter(None, dict.fromkeys(models)):
-        with suppress(TaskError):
-            if to_convert(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir):
-                listener.say(f"Converting {model} (once; a minute for a small model) ...")
 
 
 def say_replaced(database: Database, prepared: Prepared, listener: Listener) -> None:

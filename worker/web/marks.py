@@ -11,7 +11,7 @@ from docmill.storage.core.specs import DOUBTFUL, Spec
 from docmill.tasks import kinds
 from docmill.tasks.checks import NONE, Checks, Finding, in_words
 from docmill.tasks.errors import TaskError
-from docmill.tasks.models import families, gguf
+from docmill.tasks.models import families
 from docmill.tasks.models.families import Direction
 from docmill.tasks.specs import pinning
 
@@ -166,7 +166,7 @@ def remark(flag: str, evidence: Iterable[str] = ()) -> tuple[bool, str]:
 
 def _direction(spec: Spec, models_dir: Path | None, cache_dir: Path) -> Direction:
     pinned = pinning.Pinned(spec.model, spec.revision)
-    if Path(spec.model).suffix.lower() == gguf.SUFFIX or not pinning.here(pinned, cache_dir=cache_dir):
+    if not pinning.here(pinned, cache_dir=cache_dir):
         return families.UNKNOWN
     try:
         return families.direction_of_folder(pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir))

@@ -20,7 +20,7 @@ from docmill.worker.settings import Settings, load_settings
 from docmill.worker.submit import rehearsal
 from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import prepare
-from tests.tasks import architectures, decoders, gguf_files
+from tests.tasks import architectures, decoders
 from tests.worker.harness import EXAMPLES, Docmill, run_child
 
 FRENCH = EXAMPLES / "french.jsonl"
@@ -164,23 +164,6 @@ def test_what_config_and_tokenizer_rule_out_is_refused_before_the_source_is_read
     named = str(request.getfixturevalue(model)) if model in {"llama", "m2m"} else model
     with pytest.raises(TaskError, match=told):
         prepare(settings, Request(source=str(FRENCH), task=task, model=named, options=kinds.options(task, **options)))
-
-
-@pytest.mark.usefixtures("forked")
-def test_a_gguf_file_is_converted_or_refused_before_the_source_is_read(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, asked = tmp_path / "small.gguf", kinds.options("generate", prompt="{text}")
-    request = Request(source=str(FRENCH), task="generate", model=str(file), options=asked)
-    gguf_files.llama(file, TEXTS, without=["blk.0.attn_q.weight"])
-    with pytest.raises(TaskError, match=r"small\.gguf lacks 1 weights.*q_proj"):
-        prepare(settings, request)
-    gguf_files.llama(file, TEXTS)
-    assert prepare(settings, request).spec.model == str(file)
-    assert not pinning.to_convert(str(file), models_dir=None, cache_dir=settings.cache_dir)
-    monkeypatch.setattr("docmill.tasks.models.gguf.LIBRARIES", ("no_such_library",))
-    with pytest.raises(TaskError, match="needs the extra gguf"):
-        prepare(settings, request, devices=["cpu"])
 
 
 @pytest.mark.usefixtures("forked")

@@ -11,7 +11,7 @@ from docmill.tasks.models import weightless
 from docmill.tasks.outputs import Head
 from docmill.tasks.specs.pinning import ADAPTER, DEFAULTS, DESCRIPTIONS, NAMES, check
 from docmill.worker.cli.options import JSON, Choice, complete_models, settings_from
-from docmill.worker.cli.printing import OK, answer, listen, print_json, say
+from docmill.worker.cli.printing import OK, answer, print_json, say
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.settings import MODELS
 from docmill.worker.submit.rehearsal import find_lacking
@@ -32,9 +32,7 @@ def list_command(as_json: bool) -> int:
     if models_dir is not None and models_dir.is_dir():
         models += [
             {"name": str(model.relative_to(models_dir)), "default_for": None, "about": f"in {models_dir}"}
-            for model in sorted(
-                [config.parent for config in models_dir.glob("**/config.json")] + [*models_dir.glob("**/*.gguf")]
-            )
+            for model in sorted(config.parent for config in models_dir.glob("**/config.json"))
             if model.name not in NAMES
         ]
     if as_json:
@@ -70,10 +68,8 @@ def get_command(source: str | None) -> int:
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
-    from docmill.worker.jobs.submission import say_conversions  # which loads SQLAlchemy
 
     settings = settings_from()
-    say_conversions(settings, [model], listen())
     checked = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
     lacks, not_read = find_lacking(settings, checked.pinned, checked.kinds)
     if not_read is not None:

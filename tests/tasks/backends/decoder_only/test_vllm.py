@@ -26,7 +26,6 @@ from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.outputs import Generated
 from tests.conftest import missing
-from tests.tasks import gguf_files
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.deciding import require_equal
 from tests.tasks.decoders import DECODERS
@@ -113,20 +112,6 @@ def test_it_is_chosen_by_itself_and_writes_what_transformers_does(
         assert backend.limit_tokens == 256 - NEW_TOKENS
         inputs = [PROMPT.replace("{text}", text) for text in sentences]
         expected = partial(written, llama, inputs, chat=True, max_new_tokens=NEW_TOKENS)
-        require_equal(texts_of(backend, sentences), expected)
-    finally:
-        backend.close()
-
-
-def test_a_gguf_file_is_converted_for_it_and_gives_what_transformers_reads_from_the_file(
-    bench: Bench, descriptions: list[str], sentences: list[str], tmp_path: Path
-) -> None:
-    file = gguf_files.llama(tmp_path / "small.gguf", descriptions[:40], heads=2)  # vLLM takes 32 dimensions and more
-    backend = opened(bench, bench.spec("generate", str(file), prompt=PROMPT, max_new_tokens=NEW_TOKENS))
-    try:
-        assert backend.runtime()["backend"] == "vllm"
-        inputs = [PROMPT.replace("{text}", text) for text in sentences]
-        expected = partial(written, file, inputs, chat=True, max_new_tokens=NEW_TOKENS)
         require_equal(texts_of(backend, sentences), expected)
     finally:
         backend.close()
