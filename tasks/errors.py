@@ -7,7 +7,6 @@
     │   ├── ModelNotFound
     │   ├── ModelCorrupt
     │   ├── HubUnreachable
-    │   ├── WeightsNotRead
     │   ├── WeightsMissing
     │   └── ModelUnsuitable
     ├── CannotServe
@@ -51,10 +50,6 @@ class ModelCorrupt(ModelError):
 
 class HubUnreachable(ModelError):
     """The model hub does not answer, and the model is not in the local cache."""
-
-
-class WeightsNotRead(ModelError):
-    """The weights of a model on the hub were not looked at: a worker does so when it loads them."""
 
 
 class WeightsMissing(ModelError):

@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
-
-import orjson
+from typing import Any
 
 from docmill.storage.core.private_files import make_folder
-from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound, WeightsNotRead
-from docmill.tasks.models.weights import (
-    ADAPTER,
-    MOST_HEADER_BYTES,
-    adapter_of,
-    files_that_matter,
-    has_weights,
-    header_end,
-    tensors_of,
-)
+from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound
+from docmill.tasks.models.weights import ADAPTER, adapter_of, files_that_matter, has_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -88,16 +74,6 @@ def small_file(model: str, commit: str, name: str) -> bytes | None:
         return None
 
 
-def is_away() -> bool:
-    """Return True if the hub did not answer a moment ago."""
-    return time.monotonic() < _Silence.until
-
-
-def is_offline() -> bool:
-    """Return True if the user has said that the hub is not to be asked."""
-    return bool(_client().constants.HF_HUB_OFFLINE)
-
-
 def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
     """Return the folder with the model's files at exactly this commit, downloaded if need be.
 
@@ -106,22 +82,17 @@ def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
     """
     if (known := downloaded(model, commit, cache_dir)) is not None:
         return known
-    return fetched(model, commit, wanted_of(model, commit, file_names(model, commit)), cache_dir)
+    return fetched(model, commit, _wanted_of(model, commit, file_names(model, commit)), cache_dir)
 
 
 def fetched(model: str, commit: str, wanted: Sequence[str], cache_dir: Path) -> Path:
-    """Download these files of a commit, and note that they are here. Raises as ``snapshot``."""
+    """Download these files of a commit, and note that they are here. Raises as `snapshot`."""
     with _told(model):
         folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=[*wanted]))
     if not _complete(folder):
         raise ModelCorrupt(f"The download of {model} is not complete; delete {folder} and try again.")
     _write(cache_dir / "snapshots" / _file_name(model, commit), str(folder))
     return folder
-
-
-def leave_alone() -> None:
-    """Do not ask the hub for a while: it did not answer another process."""
-    _Silence.until = time.monotonic() + _AWAY_S
 
 
 def file_names(model: str, commit: str) -> list[str]:
@@ -131,7 +102,7 @@ def file_names(model: str, commit: str) -> list[str]:
     return [file.rfilename for file in info.siblings or ()]
 
 
-def wanted_of(model: str, commit: str, names: Sequence[str]) -> list[str]:
+def _wanted_of(model: str, commit: str, names: Sequence[str]) -> list[str]:
     """Return the files to fetch, of all that the model has. Raises ModelNotFound for what is no whole model."""
     if ADAPTER in names and "config.json" not in names:
         raise ModelNotFound(adapter_of(model, small_file(model, commit, ADAPTER) or b"{}"))
@@ -139,15 +110,6 @@ def wanted_of(model: str, commit: str, names: Sequence[str]) -> list[str]:
     if not has_weights(wanted):
         raise ModelNotFound(f"{model} on the hub has neither safetensors nor .bin weights.")
     return wanted
-
-
-def small_files(model: str, commit: str, names: Sequence[str]) -> Path:
-    """Return the folder in the client's cache with these files of the model. Raises ModelNotFound, HubUnreachable."""
-    with _told(model):
-        folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=list(names)))
-    if not all((folder / name).is_file() for name in names):  # it gives what it has where the hub is away
-        raise HubUnreachable(_away(model))
-    return folder
 
 
 def some_files(model: str, commit: str, names: Sequence[str], notes: Path) -> Path:
@@ -162,27 +124,6 @@ def some_files(model: str, commit: str, names: Sequence[str], notes: Path) -> Pa
         folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=list(names)))
     _write(note, str(folder))
     return folder
-
-
-def beginning(model: str, commit: str, name: str, n_bytes: int) -> bytes:
-    """Return the first bytes of a file, also from a hub that ignores ranges. Raises ModelNotFound, HubUnreachable.
-
-    A hub that does not answer is asked twice.
-    """
-    utils = _client().utils
-    content = b""
-    headers = {**utils.build_hf_headers(), "range": f"bytes=0-{n_bytes - 1}", "accept-encoding": "identity"}
-    url = _client().hf_hub_url(model, name, revision=commit)
-    with (
-        _asked(model),
-        utils.http_stream_backoff("GET", url, headers=headers, timeout=_TIMEOUT_S / 2, max_retries=1) as response,
-    ):
-        utils.hf_raise_for_status(response)
-        for part in response.iter_bytes():
-            content += part
-            if len(content) >= n_bytes:
-                break
-    return content[:n_bytes]
 
 
 def downloaded(model: str, commit: str, cache_dir: Path) -> Path | None:
@@ -236,7 +177,7 @@ class _Silence:
 @contextmanager
 def _asked(model: str) -> Iterator[None]:
     """As ``_told``, for what needs the hub: one that did not answer a moment ago is not waited for again."""
-    if is_away():
+    if time.monotonic() < _Silence.until:
         raise HubUnreachable(_away(model))
     with _told(model):
         yield
@@ -259,7 +200,7 @@ def _told(model: str) -> Iterator[None]:
     except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.EntryNotFoundError) as error:
         # A file that is not in the cache, with a hub that does not answer, is an EntryNotFoundError too.
         if isinstance(error, errors.LocalEntryNotFoundError):
-            leave_alone()
+            _Silence.until = time.monotonic() + _AWAY_S
             raise HubUnreachable(_away(model)) from error
         raise ModelNotFound(
             f"{model} is no folder here and no public model on the hub: check the name (`docmill models list` "
@@ -268,103 +209,5 @@ def _told(model: str) -> Iterator[None]:
     except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, http_error, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is None or status >= _SERVER_ERROR:  # not what it answers about one model
-            leave_alone()
+            _Silence.until = time.monotonic() + _AWAY_S
         raise HubUnreachable(_away(model)) from error
-
-
-LONGEST_S = 30.0  # one that fails says so sooner
-_AT_ONCE = 8
-_GUESS_BYTES = 100_000  # most headers are shorter
-_WHOLE = "model.safetensors"
-_INDEX = f"{_WHOLE}.index.json"
-_AWAY = "the hub does not answer"
-
-Answer = TypeVar("Answer")
-
-
-def not_read(model: str, reason: str = _AWAY) -> WeightsNotRead:
-    return WeightsNotRead(
-        f"The weights of {model} were not looked at: {reason}. A worker checks them when it loads the model."
-    )
-
-
-@contextmanager
-def outline(model: str, commit: str, longest_s: float = LONGEST_S) -> Iterator[Path]:
-    """Give a folder with the model's files at a commit, in which all weights are zeros that take no space.
-
-    Raises ModelNotFound where the repository holds no model, ModelCorrupt where its index names files that it lacks,
-    and WeightsNotRead where the weights are no safetensors, or the hub does not tell within ``longest_s``.
-    """
-    until = time.monotonic() + longest_s
-    threads = ThreadPoolExecutor(_AT_ONCE)
-    folder = Path(tempfile.mkdtemp(prefix="docmill-outline-"))
-    try:
-        names = _answer(model, threads.submit(file_names, model, commit), until)
-        wanted = wanted_of(model, commit, names)
-        if any(name.endswith(".bin") for name in wanted):
-            raise not_read(model, "they are .bin files, which only a whole download can tell about")
-        weights = [name for name in wanted if name.endswith(".safetensors")]
-        others = [name for name in wanted if name not in weights]
-        small = threads.submit(small_files, model, commit, others)
-        headers = [threads.submit(_header, model, commit, name) for name in weights]
-        cached = _answer(model, small, until)
-        for name in others:
-            _placed(folder, name).symlink_to(cached / name)
-        _require_shards(model, folder, weights)
-        for name, header in zip(weights, headers, strict=True):
-            _write_zeros(_placed(folder, name), *_answer(model, header, until))
-        yield folder
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _answer(model: str, future: Future[Answer], until: float) -> Answer:
-    """Return the hub's answer. Raises WeightsNotRead for every other one, and for none until then."""
-    try:
-        return future.result(max(0.0, until - time.monotonic()))
-    except TimeoutError as error:
-        raise not_read(model, "the hub is too slow") from error
-    except HubUnreachable as error:
-        raise not_read(model) from error
-    except ModelError as error:  # the workers may have another token
-        raise not_read(model, "the hub does not show them to this machine") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise not_read(model, "the hub did not give their headers") from error
-
-
-@cache  # a commit's file never changes, and each kind of task is checked by itself
-def _header(model: str, commit: str, name: str) -> tuple[bytes, int]:
-    """Return a safetensors file up to its weights, and its size in bytes. Raises ValueError for another file."""
-    content = beginning(model, commit, name, _GUESS_BYTES)
-    length = header_end(content)
-    if length > MOST_HEADER_BYTES:
-        raise ValueError(name)
-    if length > len(content):
-        content = beginning(model, commit, name, length)
-    content = content[:length]
-    ends = (int(tensor["data_offsets"][1]) for tensor in tensors_of(content).values())
-    return content, length + max(ends, default=0)
-
-
-def _write_zeros(path: Path, header: bytes, size: int) -> None:
-    with path.open("wb") as file:
-        file.write(header)
-        file.truncate(size)  # a hole in the file: it has no blocks on the disk
-
-
-def _placed(folder: Path, name: str) -> Path:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    return folder / name
-
-
-def _require_shards(model: str, folder: Path, weights: Sequence[str]) -> None:
-    index = folder / _INDEX
-    if _WHOLE in weights or not index.is_file():
-        return
-    table = orjson.loads(index.read_bytes())
-    missing = sorted({str(file) for file in table["weight_map"].values()} - {*weights})
-    if missing:
-        raise ModelCorrupt(
-            f"{model} on the hub lacks {', '.join(missing)}, which hold weights: name another --revision or model."
-        )

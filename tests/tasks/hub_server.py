@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +28,6 @@ class Hub:
     models: Mapping[str, Path]
     fault: Callable[[str], int | None] = lambda _: None
     token: str | None = None
-    knows_ranges: bool = True
     asked: list[str] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
     endpoint: str = ""
@@ -113,13 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def file(self, file: Path, name: str) -> None:
         body, headers = file.read_bytes(), {"ETag": f'"{oid(file)}"', "X-Repo-Commit": COMMIT}
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range") or "")
-        if asked is None or not self.one.knows_ranges:
-            self.answer(200, body, headers, name)
-            return
-        first, last = int(asked[1]), min(int(asked[2]), len(body) - 1)
-        headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
-        self.answer(206, body[first : last + 1], headers, name)
+        self.answer(200, body, headers, name)
 
     def json(self, value: object) -> None:
         self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

@@ -32,15 +32,13 @@ from docmill.worker.submit.request import Prepared
 
 
 def prepare_file(
-    settings: Settings, file: Path, listener: Listener, *, is_stored: bool = False, devices: Sequence[str] = ()
+    settings: Settings, file: Path, *, is_stored: bool = False, devices: Sequence[str] = ()
 ) -> tuple[Pipeline, Prepared]:
     """Return the pipeline in a file, checked, with its models found and its source open. Raises PipelineInvalid."""
     pipeline = read(file)
     if is_stored:
         refuse_secrets(pipeline)
     prepared = prepare(settings, pipeline, devices)
-    for sentence in prepared.not_read:
-        listener.say(sentence)
     _check_output(pipeline)
     return pipeline, prepared
 
@@ -79,7 +77,7 @@ def run_file(
     """
     from docmill.worker.jobs.local_run import run_here  # with the libraries of a worker
 
-    pipeline, prepared = prepare_file(settings, file, listener, devices=devices)
+    pipeline, prepared = prepare_file(settings, file, devices=devices)
     prepared = replace_migrated(database, prepared, listener.say)
     for step in pipeline.steps:
         if step.model is None:
@@ -98,7 +96,7 @@ def run_file(
 
 def store_file(settings: Settings, database: Database, file: Path, listener: Listener) -> Pipeline:
     """Store the pipeline in a file, or a new version of it, and make its view. Raises PipelineInvalid."""
-    pipeline, prepared = prepare_file(settings, file, listener, is_stored=True)
+    pipeline, prepared = prepare_file(settings, file, is_stored=True)
     check_stored(pipeline, prepared)
     prepared = replace_migrated(database, prepared, listener.say)
     schedule = asdict(pipeline.schedule) if pipeline.schedule else None

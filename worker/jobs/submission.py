@@ -67,8 +67,6 @@ def prepare_request(
         listener.say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
     stdin = sys.stdin.buffer if request.source == "-" else None  # a notebook has none
     prepared = prepare(settings, request, stdin, devices, opened, on_spec)
-    for sentence in prepared.not_read:
-        listener.say(sentence)
     if request.model is None:
         listener.say(describe_default_model(request.task, request.source, request.options))
     return prepared

@@ -64,13 +64,12 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
             find_filter(step.leaves_out).require()
     source = open_source(corpus.source, source_options(corpus, [step.options for step in pipeline.steps]))
     steps: list[StepRequest] = []
-    told: list[str] = []
     for number in range(len(pipeline.steps)):
         with _placed(pipeline, number):
             steps.append(_request(settings, pipeline, number))
-            told += require_possible(settings, steps[-1].specs, devices)
+            require_possible(settings, steps[-1].specs, devices)
     name = check_corpus_name(corpus.name or pipeline.name)
-    return Prepared(corpus, pipeline.job, tuple(steps), source, name, tuple(dict.fromkeys(told)))
+    return Prepared(corpus, pipeline.job, tuple(steps), source, name)
 
 
 def requests_of(settings: Settings, pipeline: Pipeline) -> tuple[StepRequest, ...]:

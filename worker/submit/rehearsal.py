@@ -12,8 +12,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.extras import LOCAL
 from docmill.tasks import errors, kinds
 from docmill.tasks.backends import registry
-from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError, WeightsNotRead
-from docmill.tasks.models import families, hub, weightless
+from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError
+from docmill.tasks.models import families, weightless
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import TRAINED
 from docmill.tasks.specs import pinning, plan
@@ -41,78 +41,41 @@ _NARROWING = frozenset(
 )
 
 
-def require_possible(settings: Settings, specs: Iterable[Spec], devices: Sequence[str] = ()) -> tuple[str, ...]:
+def require_possible(settings: Settings, specs: Iterable[Spec], devices: Sequence[str] = ()) -> None:
     """Raise the error that every worker would refuse one of these specs with, as far as the models' files tell.
 
     ``devices`` are those of this machine that will compute them: the backends must be here, and files of a hub are
-    brought here. Without any, the hub gives the headers of weights that are not on this machine. Return a sentence
-    for each model whose weights were not looked at.
+    brought here. The workers check a hub's model that is not on this machine.
     """
     parts = [part for spec in specs for part in (plan.specs_of(spec).values() or [spec])]
     for part in parts:
         _require_backend(settings, part, devices)
     wanted = [part for part in parts if _unknown(settings, part)]
-    not_read = _require_fit(settings, wanted)
-    if devices:
-        brought = [part for part in wanted if not _here(settings, part) and _bring(settings, part)]
-        again = [part for part, _ in not_read if part in brought]
-        not_read = [told for told in not_read if told[0] not in brought] + _require_fit(settings, again)
-    for _, reason in not_read:
-        log.info("weights_not_read reason=%r", reason)
-    return tuple(dict.fromkeys(reason for _, reason in not_read))
-
-
-def find_lacking(
-    settings: Settings, pinned: pinning.Pinned, kinds: Sequence[str]
-) -> tuple[dict[str, str], str | None]:
-    """Return the kinds of tasks that the model's files are not enough for, each with the reason.
-
-    The second value says why the weights were not looked at; None if they were.
-    """
-    specs = [Spec(kind, pinned.model, pinned.revision, params=pinned.beside) for kind in kinds]
-    if weightless.is_weightless(pinned.model) or not specs:
-        return {}, None
-    lacking, not_read = {}, None
-    for kind, refusal in zip(kinds, rehearse_specs(settings, specs, weights_only=True), strict=True):
-        if isinstance(refusal, WeightsNotRead):
-            not_read = not_read or str(refusal)
-        elif refusal is not None:
-            lacking[kind] = str(refusal)
-    return lacking, not_read
-
-
-def _require_fit(settings: Settings, specs: Sequence[Spec]) -> list[tuple[Spec, str]]:
-    """Raise the first refusal, and note the specs that passed. Return why the weights of others were not read."""
-    not_read = []
-    for spec, refusal in zip(specs, rehearse_specs(settings, specs), strict=True):
-        if refusal is None:
-            _note(settings, spec)
-        elif isinstance(refusal, WeightsNotRead):
-            not_read.append((spec, str(refusal)))
-        else:
+    for part in [part for part in wanted if devices and not _here(settings, part)]:
+        pinned = pinning.Pinned(part.model, part.revision)
+        with suppress(HubUnreachable):  # what is computed already needs no model
+            pinning.locate(pinned, models_dir=settings.models_dir, cache_dir=settings.cache_dir)
+    here = [part for part in wanted if _here(settings, part)]
+    for spec, refusal in zip(here, _rehearse_in_child(settings, here, weights_only=False), strict=True):
+        if refusal is not None:
             raise refusal
-    return not_read
+        _note(settings, spec)
 
 
-def rehearse_specs(
-    settings: Settings, specs: Sequence[Spec], *, weights_only: bool = False
-) -> list[TaskError | None]:
-    """Open each spec without its weights, in a child process. Return why each is refused, or None.
-
-    The hub gives the headers of weights that are not on this machine. Without the model libraries, or if the child
-    fails, nothing is refused.
-    """
-    # Offline nothing is to be learned of models that are elsewhere, and a child takes seconds.
-    reachable = [not hub.is_offline() or _here(settings, spec) for spec in specs]
-    rehearsed = [spec for spec, is_reachable in zip(specs, reachable, strict=True) if is_reachable]
-    refusals = iter(_rehearse_in_child(settings, rehearsed, weights_only=weights_only))
-    return [
-        next(refusals) if is_reachable else hub.not_read(spec.model, "HF_HUB_OFFLINE is set")
-        for spec, is_reachable in zip(specs, reachable, strict=True)
-    ]
+def find_lacking(settings: Settings, pinned: pinning.Pinned, kinds: Sequence[str]) -> dict[str, str]:
+    """Return the kinds of tasks that a model's files on this machine are not enough for, each with the reason."""
+    specs = [Spec(kind, pinned.model, pinned.revision, params=pinned.beside) for kind in kinds]
+    if weightless.is_weightless(pinned.model) or not specs or not _here(settings, specs[0]):
+        return {}
+    refusals = _rehearse_in_child(settings, specs, weights_only=True)
+    return {kind: str(refusal) for kind, refusal in zip(kinds, refusals, strict=True) if refusal is not None}
 
 
 def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_only: bool) -> list[TaskError | None]:
+    """Open each spec without its weights, in a child process. Return why each is refused, or None.
+
+    Without the model libraries, or if the child fails, nothing is refused.
+    """
     nothing: list[TaskError | None] = [None] * len(specs)
     if not specs or not LOCAL.is_installed:
         return nothing
@@ -121,7 +84,6 @@ def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_onl
         "cache_dir": str(settings.cache_dir),
         "specs": [spec.to_json().decode() for spec in specs],
         "weights_only": weights_only,
-        "hub_is_away": hub.is_away(),
     }
     done = run_child(json.dumps(order).encode())
     try:
@@ -129,9 +91,7 @@ def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_onl
     except (ValueError, IndexError):
         log.warning("rehearsal_failed code=%d error=%r", done.returncode, done.stderr[-500:].decode(errors="replace"))
         return nothing
-    if answer["hub_is_away"]:
-        hub.leave_alone()
-    return [None if told is None else getattr(errors, told["error"])(told["reason"]) for told in answer["refused"]]
+    return [None if told is None else getattr(errors, told["error"])(told["reason"]) for told in answer]
 
 
 def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
@@ -198,15 +158,6 @@ def _here(settings: Settings, spec: Spec) -> bool:
     return pinning.here(pinning.Pinned(spec.model, spec.revision), cache_dir=settings.cache_dir)
 
 
-def _bring(settings: Settings, spec: Spec) -> bool:
-    """Bring the files of a hub's model to this machine, and return True if the hub gave them."""
-    pinned = pinning.Pinned(spec.model, spec.revision)
-    try:
-        return pinning.locate(pinned, models_dir=settings.models_dir, cache_dir=settings.cache_dir).is_dir()
-    except HubUnreachable:  # what is computed already needs no model
-        return False
-
-
 def _noted(settings: Settings, spec: Spec) -> Path:
     libraries = version("transformers") if LOCAL.is_installed else None
     name = f"{_FORMAT} {version('docmill')} {libraries} {spec.sha256.hex()}"
@@ -223,7 +174,7 @@ def _note(settings: Settings, spec: Spec) -> None:
 def main() -> None:
     order = json.load(sys.stdin)
     refused = [_rehearse(Spec.from_json(spec.encode()), order) for spec in order["specs"]]
-    sys.stdout.write("\n" + json.dumps({"refused": refused, "hub_is_away": hub.is_away()}) + "\n")
+    sys.stdout.write("\n" + json.dumps(refused) + "\n")
     sys.stdout.flush()
     os._exit(0)  # the libraries' threads have nothing to say any more
 
@@ -237,12 +188,12 @@ def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
     cache_dir, pinned = Path(order["cache_dir"]), pinning.Pinned(spec.model, spec.revision)
     where = ""
     try:
-        with _files(pinned, models_dir, cache_dir, order["hub_is_away"]) as folder:
-            where = str(folder)
-            adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
-            if adapter is not None and require_fits(spec, folder, adapter):
-                return None  # the model's own files lack the head
-            look(spec, folder, pinning.read_config(pinned, models_dir=models_dir), cache_dir)
+        folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
+        where = str(folder)
+        adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
+        if adapter is not None and require_fits(spec, folder, adapter):
+            return None  # the model's own files lack the head
+        look(spec, folder, pinning.read_config(pinned, models_dir=models_dir), cache_dir)
     except (ImportError, NotInstalled):  # another machine may have what this one lacks
         return None
     except TaskError as error:
@@ -254,18 +205,6 @@ def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
             "reason": f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}",
         }
     return None
-
-
-@contextmanager
-def _files(pinned: pinning.Pinned, models_dir: Path | None, cache_dir: Path, hub_is_away: bool) -> Iterator[Path]:
-    """Give the model's folder, or the outline of a hub's model that is not on this machine."""
-    if pinning.here(pinned, cache_dir=cache_dir):
-        yield pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
-    elif hub_is_away or hub.is_away():
-        raise hub.not_read(pinned.model)
-    else:
-        with hub.outline(pinned.model, pinned.revision) as folder:
-            yield folder
 
 
 if __name__ == "__main__":

@@ -37,17 +37,13 @@ MAX_NAME_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job whose models were found, whose options fit them and whose source can be read.
-
-    ``not_read`` has a sentence for each model whose weights were not looked at.
-    """
+    """A job whose models were found, whose options fit them and whose source can be read."""
 
     reading: ReadingOptions
     job: JobOptions
     steps: tuple[StepRequest, ...]
     source: Source
     corpus: str
-    not_read: tuple[str, ...] = ()
     key: IdempotencyKey | None = None
     request_id: str | None = None
 
@@ -87,9 +83,9 @@ def prepare(
     first, escalation = ChosenSpec(spec, request.model, request.revision, request.options), request.escalation
     again = None if escalation is None else escalation_of(settings, first, escalation)
     step = StepRequest(request.task, spec, escalation=again, leaves_out=request.leave_out)
-    steps, not_read = (step,), require_possible(settings, step.specs, devices)
+    require_possible(settings, step.specs, devices)
     corpus = check_corpus_name(request.corpus or _corpus_name(source, request.limit))
-    return Prepared(request, request, steps, source, corpus, not_read, key_of(request), request.request_id)
+    return Prepared(request, request, (step,), source, corpus, key_of(request), request.request_id)
 
 
 def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> SourceOptions:

@@ -93,7 +93,7 @@ def test_the_models_that_come_with_docmill_lack_nothing_and_are_not_looked_at(
     pinned, _ = pinning.pin_with_adapter(name, None, models_dir=None, cache_dir=settings.cache_dir)
     assert pinned.revision in pinning.SHIPPED
     (kind,) = (kind for kind, default in pinning.DEFAULTS.items() if default == name)
-    assert rehearsal.find_lacking(settings, pinned, [kind]) == ({}, None)
+    assert rehearsal.find_lacking(settings, pinned, [kind]) == {}
     monkeypatch.setattr(rehearsal, "run_child", _never)
     rehearsal.require_possible(settings, [Spec(kind, pinned.model, pinned.revision, params=pinned.beside)])
 

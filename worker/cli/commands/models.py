@@ -68,13 +68,9 @@ def get_command(source: str | None) -> int:
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
-
     settings = settings_from()
     checked = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
-    lacks, not_read = find_lacking(settings, checked.pinned, checked.kinds)
-    if not_read is not None:
-        say(not_read)
-    if lacks:
+    if lacks := find_lacking(settings, checked.pinned, checked.kinds):
         kinds = tuple(kind for kind in checked.kinds if kind not in lacks)
         checked = replace(checked, kinds=kinds, unfit={**checked.unfit, **lacks})
     if as_json:

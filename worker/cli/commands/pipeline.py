@@ -53,7 +53,7 @@ def pipeline_command() -> None:
 @JSON
 def check_command(file: Path, as_json: bool) -> int:
     """Check the keys, source and models of FILE. Stores nothing."""
-    pipeline, prepared = prepare_file(settings_from(), file, listen())
+    pipeline, prepared = prepare_file(settings_from(), file)
     try:
         check_stored(pipeline, prepared)
     except PipelineInvalid as error:
