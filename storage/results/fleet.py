@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row, and_, func, select
@@ -43,8 +42,6 @@ SILENT_S = 15.0  # three times as long as a worker needs for a sign of life
 MOST = 200  # workers that are listed, those that were seen last
 REFUSALS = 10_000
 LANE_PACE_S = 120.0  # over how long the pace of a lane is taken
-WORKER_PACE_S = 600.0  # and that of a worker, since some shards are long
-LEAST_SHARDS = 3  # of a worker and spec: the first shard also loads the model
 FAILURES_S = 86_400.0  # how far back failures are looked for
 _SHARDS_WITH_FAILURES = 10  # how many are looked through
 _JOBS = 50  # whose rejected records are looked for
@@ -90,36 +87,12 @@ class TimeShares:
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Shards that a worker finished: their texts, the tokens that the model read, and the seconds that they took."""
-
-    shards: int
-    texts: int
-    tokens: int
-    held_s: float
-
-    @property
-    def mean_s(self) -> float:
-        """The mean time of a shard."""
-        return self.held_s / self.shards
-
-    @property
-    def rate_s(self) -> float | None:
-        """Seconds for a token, or for a text if no tokens were counted; None of nothing."""
-        work = self.tokens or self.texts
-        return self.held_s / work if work else None
-
-
-@dataclass(frozen=True)
 class FleetWorker:
     """A device process. `seen_s` is the age of its last sign of life; `live`: that was in the last 30 seconds.
 
     `trouble` says why the store refuses what it writes, `device_problem` why its device can compute nothing.
     `computed` counts texts that are computed and not yet written, by job, and `spent_s` are the seconds of the last
     minute by what they were spent on.
-
-    Only `list_workers` reads what it finished in the last ten minutes (`done`, None for nothing), and `slowness`: how
-    many times as long its shards took as those of other live workers, None if there is nothing to compare.
     """
 
     id: str
@@ -138,8 +111,6 @@ class FleetWorker:
     refused: tuple[RefusedSpec, ...] = ()
     computed: Mapping[int, float] = field(default_factory=dict)
     spent_s: Mapping[str, float] = field(default_factory=dict)
-    done: Pace | None = None
-    slowness: float | None = None
 
     @property
     def load(self) -> int:
@@ -214,18 +185,7 @@ def list_workers(database: Database) -> list[FleetWorker]:
     with database.read() as transaction:
         now = transaction.scalar(select(db_now())) or 0.0
         rows = transaction.execute(select(Worker).order_by(Worker.seen_at.desc()).limit(MOST)).all()
-        workers, paces = _workers(transaction, rows, now).live, _worker_paces(transaction, now)
-    live = {worker.id for worker in workers if worker.live}
-    slow = slowness({owner: by_spec for owner, by_spec in paces.items() if owner in live})
-    listed = (
-        replace(
-            worker,
-            done=total(paces[worker.id].values()) if worker.id in paces else None,
-            slowness=slow.get(worker.id),
-        )
-        for worker in workers
-    )
-    return sorted(listed, key=lambda worker: not worker.live)
+        return sorted(_workers(transaction, rows, now).live, key=lambda worker: not worker.live)
 
 
 def _workers(transaction: Transaction, rows: Sequence[Row[*tuple[Any, ...]]], now: float) -> Workers:
@@ -283,27 +243,6 @@ def _refused(transaction: Transaction) -> tuple[RefusedSpec, ...]:
     return tuple(RefusedSpec(*row) for row in rows)
 
 
-def _worker_paces(transaction: Transaction, now: float) -> dict[str, dict[int, Pace]]:
-    """Return what each process finished lately, by spec."""
-    rows = transaction.execute(
-        select(
-            Shard.owner,
-            Shard.spec_id,
-            func.count().label("shards"),
-            func.sum(Shard.n_done + Shard.n_failed + Shard.n_skipped).label("texts"),
-            func.sum(Shard.tokens_in).label("tokens"),
-            func.sum(Shard.finished_at - Shard.started_at).label("held_s"),
-        )
-        .where(_finished_lately(now, WORKER_PACE_S), Shard.owner.is_not(None))
-        .group_by(Shard.owner, Shard.spec_id)
-    )
-    paces: dict[str, dict[int, Pace]] = defaultdict(dict)
-    for row in rows:
-        counted = (int(row.shards), int(row.texts), int(row.tokens), float(row.held_s or 0.0))
-        paces[row.owner][row.spec_id] = Pace(*counted)
-    return paces
-
-
 def _finished_lately(now: float, age_s: float) -> ColumnElement[bool]:
     return and_(IS_DONE, Shard.finished_at > now - age_s)
 
@@ -320,42 +259,6 @@ def time_use(seconds: Iterable[Mapping[str, float]]) -> TimeShares | None:
     working = total.get("working", 0.0)
     busy = min(1.0, total.get("device", 0.0) / working) if working else 0.0
     return TimeShares(round(busy, 4), *(round(phase / sum(phases), 4) for phase in phases))
-
-
-def total(paces: Iterable[Pace]) -> Pace:
-    """Return the sum of paces."""
-    every = [*paces]
-    return Pace(
-        sum(pace.shards for pace in every),
-        sum(pace.texts for pace in every),
-        sum(pace.tokens for pace in every),
-        sum(pace.held_s for pace in every),
-    )
-
-
-def slowness(paces: Mapping[str, Mapping[int, Pace]]) -> dict[str, float]:
-    """Return how many times as long each worker's shards took as those of others, for the same specs and tokens.
-
-    `paces` has the paces of each worker by spec. The time of others is the median of their seconds per token. Workers
-    that share no spec with another are left out.
-    """
-    rates: dict[int, dict[str, float]] = {}
-    for worker, by_spec in paces.items():
-        for spec_id, pace in by_spec.items():
-            if pace.shards >= LEAST_SHARDS and pace.rate_s:
-                rates.setdefault(spec_id, {})[worker] = pace.rate_s
-    times = {}
-    for worker, by_spec in paces.items():
-        own_s, others_s = 0.0, 0.0
-        for spec_id, of_spec in rates.items():
-            others = [rate for other, rate in of_spec.items() if other != worker]
-            if worker in of_spec and others:
-                held_s = by_spec[spec_id].held_s
-                own_s += held_s
-                others_s += held_s * median(others) / of_spec[worker]
-        if others_s:
-            times[worker] = own_s / others_s
-    return times
 
 
 @dataclass(frozen=True)

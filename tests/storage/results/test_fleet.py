@@ -15,13 +15,10 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.results.fleet import (
     LANE_PACE_S,
-    LEAST_SHARDS,
     Lane,
-    Pace,
     TimeShares,
     read_failures,
     read_fleet,
-    slowness,
 )
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -132,26 +129,6 @@ def test_the_status_has_the_use_of_the_workers_that_hold_the_job(database: Datab
     shards.commit(database, claim, done(claim), None)
     shards.heartbeat(database, "w1", computed={}, time_use=SECONDS)
     assert read_status(database, job.id).time_use is None
-
-
-def pace(tokens: int, held_s: float, shards: int = LEAST_SHARDS, texts: int = 10) -> Pace:
-    return Pace(shards, texts, tokens, held_s)
-
-
-def test_a_worker_is_as_slow_as_its_shards_take_longer_for_as_many_tokens() -> None:
-    found = slowness({"a": {1: pace(1_000, 10)}, "b": {1: pace(4_000, 40)}, "slow": {1: pace(1_000, 35)}})
-    assert found["slow"] == 3.5
-    assert found["a"] == found["b"] == pytest.approx(10 / ((10 + 35) / 2))
-
-
-def test_workers_are_compared_for_the_same_specs_only() -> None:
-    assert slowness({"a": {1: pace(1_000, 10)}, "b": {2: pace(1_000, 99)}}) == {}
-    found = slowness({"a": {1: pace(1_000, 10), 2: pace(10, 500)}, "b": {1: pace(1_000, 10)}})
-    assert found == {"a": 1.0, "b": 1.0}
-
-
-def test_a_few_shards_say_nothing_since_the_first_loads_the_model() -> None:
-    assert slowness({"a": {1: pace(1_000, 10)}, "b": {1: pace(1_000, 99, shards=LEAST_SHARDS - 1)}}) == {}
 
 
 def opened(database: Database) -> Counter[tuple[str, str]]:

@@ -40,7 +40,6 @@ SIZE = {"width": 880, "height": 240, "margin_left": 24, "margin_right": 36}
 LARGEST_PRIORITY = 1_000_000
 TENTH = 10
 MOST_UNFINISHED = 50  # jobs on the page of the queue
-SLOW = 2.0  # a worker takes so many times as long as others
 TONES = {  # by state: the tone of its badge
     "ingesting": "active",
     "running": "active",
@@ -265,7 +264,7 @@ def read_lanes(request: PageRequest) -> Values:
 
 def read_workers(request: PageRequest) -> Values:
     """Return the workers that were seen last."""
-    return {"workers": list_workers(request.database), "slow": SLOW, "now": time.time()}
+    return {"workers": list_workers(request.database), "now": time.time()}
 
 
 PAGES = (
