@@ -107,15 +107,18 @@ def _noting(transaction: type[Transaction]) -> Insert:
     return note.on_conflict_do_update(index_elements=["name"], set_={"until": note.excluded.until})
 
 
-def reclaim(database: Database, owner: str | None = None, *, before: float | None = None) -> int:
+def reclaim(
+    database: Database, owner: str | None = None, *, seen_to_die: bool = True, before: float | None = None
+) -> int:
     """Reclaim the shards of the dead process `owner`, or all whose lease lapsed. Return their number.
 
-    The shards of a dead process become suspects; those whose lease lapsed do not. With `before` only leases that
-    lapsed before that time are reclaimed (see `storage.leases.maintenance`).
+    The shards of a process that its supervisor saw die become suspects. Those of another do not, nor those whose
+    lease lapsed: the process may have been stopped while the store was away. With `before` only leases that lapsed
+    before that time are reclaimed (see `contact`).
     """
     total = 0
     while True:
-        n = database.write(lambda transaction: _reclaim_page(transaction, owner, before))
+        n = database.write(lambda transaction: _reclaim_page(transaction, owner, before, seen_to_die=seen_to_die))
         total += n
         if n < PAGE:
             return total
@@ -131,14 +134,14 @@ def release_owner(database: Database, owner: str) -> int:
     return database.write(work)
 
 
-def _reclaim_page(transaction: Transaction, owner: str | None, before: float | None) -> int:
+def _reclaim_page(transaction: Transaction, owner: str | None, before: float | None, *, seen_to_die: bool) -> int:
     query = transaction.for_update(_LAPSED if owner is None else _HELD, skip_locked=True)
     rows = [Shard.of(row) for row in transaction.execute(query, {"before": before, "holder": owner})]
     for held in rows:
         row = _lacking(transaction, held)
         if row is None:
             continue
-        if owner is not None:
+        if owner is not None and seen_to_die:
             _apply(transaction, row, after_death(n_contents=row.n_contents, suspect=row.suspect))
             continue
         lapses = row.lapses + 1

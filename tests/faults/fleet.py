@@ -28,7 +28,7 @@ from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import Prepared, prepare
 from tests.fault_points import FAULT, STRUCK
 from tests.faults.checker import check
-from tests.worker.harness import Docmill, Running, kill_group, until
+from tests.worker.harness import DEADLINE_S, Docmill, Running, kill_group, until
 
 LEASE_S = 3.0
 THREADS = 3  # so that little work keeps all of them busy
@@ -169,7 +169,7 @@ class Fleet(Docmill):
         with self.database.read() as transaction:
             return transaction.scalars(select(Job.state).where(Job.id == job)).one()
 
-    def finish(self, job: int, within_s: float = 40.0, *, state: str = "done") -> JobStatus:
+    def finish(self, job: int, within_s: float = DEADLINE_S, *, state: str = "done") -> JobStatus:
         """Wait for a job's end and hold it to everything that must hold; its status."""
 
         def ended() -> bool:

@@ -25,7 +25,7 @@ from tests.worker.harness import refuse_if_fast, until
 
 HOST = "127.0.0.1"
 POSTGRES_USER = "postgres"
-START_S = 20.0
+START_S = 120.0
 
 
 class Missing(Exception):

@@ -72,7 +72,7 @@ def full(fleet: Fleet) -> Iterator[None]:
             return False
 
         with psycopg.connect(ours, autocommit=True) as superuser:
-            until(is_full, "there is no room", 30)
+            until(is_full, "there is no room")
             yield
 
 
@@ -84,7 +84,7 @@ def test_a_worker_waits_while_others_have_every_connection_and_commands_say_what
         with full(fleet):
             assert TO_DO in fleet("enqueue", "translate", path, "--model", "null", code=3).stderr
             until(lambda: TO_DO in fleet.log("worker"), "the worker says so, too")
-        fleet.finish(job, 120)
+        fleet.finish(job)
     assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
     assert "Traceback" not in fleet.log("worker")
 

@@ -100,10 +100,10 @@ def test_failover_to_a_standby_that_lost_the_last_commits_computes_them_again(
             pair.fail_over()
             later = fleet.give(later_texts, model="null@12000")
             for given in (job, later):
-                fleet.finish(given, 120)
+                fleet.finish(given)
             assert [status.id for status in list_statuses(database)] == [later, job], "what was lost is not there"
             again = fleet.give(lost_texts, model="null@12000")
-            fleet.finish(again, 120)
+            fleet.finish(again)
             assert worker.poll() is None
         assert [row["text"] for row in results(database, job)].count("kept") == SHARD_TEXTS
         assert_own_texts(fleet, later, later_texts)

@@ -81,7 +81,7 @@ def test_workers_and_commands_work_behind_a_pgbouncer_that_gives_each_transactio
     until(lambda: fleet.states()["done"] >= 3, "some of it is done")
     kill_group(killed)
     with fleet.worker():
-        fleet.finish(first, 120)
+        fleet.finish(first)
         fleet("pipeline", "run", steps)
         assert fleet.json("status", first)["done"] == n
         assert len(fleet.results(first)) == n
@@ -152,7 +152,7 @@ def test_a_statement_that_takes_long_is_asked_after_by_the_session_that_the_pool
         waiting = threading.Thread(target=partial(database.write, work))
         waiting.start()
         before = logins()
-        until(lambda: logins() >= before + 4, "the server is asked again and again", 60)
+        until(lambda: logins() >= before + 4, "the server is asked again and again")
     waiting.join(60)
     assert not waiting.is_alive()
     assert tries == [1]

@@ -122,7 +122,7 @@ def test_a_nul_that_a_model_writes_is_mended_and_flagged_and_fails_no_neighbour(
     options = ("--prompt", "{text}", "--max-new-tokens", 4, "--model", model)
     job = fleet.enqueue("generate", fleet.corpus(texts), *options)
     with fleet.worker():
-        status = fleet.finish(job, 120)
+        status = fleet.finish(job)
     assert (status.done, status.failed) == (16, 0)
     outputs = {row["id"]: (row["text"], row["flags"]) for row in fleet.results(job)}
     mended = outputs.pop("5")

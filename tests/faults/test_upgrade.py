@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from docmill.storage.core.schema import Shard, db_now
 from docmill.storage.core.schema import Worker as WorkerRow
 from docmill.worker.jobs.errors import UNREACHABLE
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
-from tests.worker.harness import copy_packages, device_pids, until
+from tests.worker.harness import DEADLINE_S, copy_packages, device_pids, until
 
 NEXT = "9999"
 MIGRATION = f'''"""What a next release might add."""
@@ -90,7 +89,7 @@ def test_workers_of_the_release_before_go_on_when_the_schema_is_upgraded_under_t
                 fleet.finish(again)
         finally:
             new_one.send_signal(signal.SIGQUIT)
-            assert new_one.wait(20) == 0
+            assert new_one.wait(DEADLINE_S) == 0
     worked = {row.owner for row in fleet.shards(Shard.owner)}
     assert worked >= set(everybody) - {owner for owner, pid in everybody.items() if pid == child}, "somebody sat idle"
     assert fleet.json("db", "upgrade") == {"before": NEXT, "after": NEXT}
@@ -121,11 +120,9 @@ def test_an_upgrade_waits_for_a_long_read_without_making_workers_wait_behind_it(
         with using(fleet, next_release):
             upgrade = fleet.start("db", "upgrade")
         until(waits, "the upgrade waits for the reader")
-        started = time.monotonic()
         alive = update(WorkerRow).values(seen_at=db_now())
-        for _ in range(20):
+        for _ in range(20):  # behind the upgrade they would wait until the reader ends, which it does after them
             restartable.write(lambda transaction: transaction.execute(alive))
-        assert time.monotonic() - started < 10.0, "heartbeats stood behind the upgrade"
         assert upgrade.poll() is None
     assert upgrade.wait(60) == 0, fleet.log("db")
     assert migrations.current(restartable) == NEXT

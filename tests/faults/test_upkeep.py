@@ -13,10 +13,11 @@ from sqlalchemy import func, select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard, db_now
 from docmill.worker.queue.dispatcher import round_of_maintenance
-from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.kinds import KINDS
-from tests.worker.harness import until
+from tests.worker.harness import DEADLINE_S, until
 
+LEASE_S = 60
 CLOCK = """
 import time
 true_time, true_time_ns = time.time, time.time_ns
@@ -42,14 +43,14 @@ def test_upkeep_by_several_at_once_is_harmless(fleet: Fleet) -> None:
         finally:
             over.set()
         for keeper in keepers:
-            keeper.result(20)
+            keeper.result(DEADLINE_S)
     assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
 
 
 def test_upkeep_that_is_killed_in_the_middle_is_taken_over(fleet: Fleet) -> None:
     job = fleet.give(numbered(4 * SHARD_TEXTS), model="null@1000")
     first = fleet.start_worker(fault="upkeep:kill@2")
-    assert first.wait(20) < 0
+    assert first.wait(DEADLINE_S) < 0
     assert fleet.strikes()
     with fleet.worker():
         fleet.finish(job)
@@ -65,6 +66,7 @@ def postgres_mill(postgres_url: str, tmp_path: Path, redis_url: str) -> Iterator
 @pytest.mark.parametrize("offset_s", [3600, pytest.param(-3600, marks=pytest.mark.long)])
 def test_leases_do_not_depend_on_a_workers_clock(postgres_mill: Fleet, offset_s: int) -> None:
     fleet = postgres_mill
+    fleet.environment["DOCMILL_LEASE_S"] = str(LEASE_S)  # which a busy machine renews in time
     with fleet.worker("--threads", "1"):
         fleet.patch(CLOCK.format(offset_s=offset_s))
         with fleet.worker("--threads", "1"):

@@ -29,6 +29,7 @@ pipelines_log = logging.getLogger("docmill.pipelines")
 UPKEEP = "upkeep"  # the name of the lease in the database, which workers of two releases share
 SWEEP_EVERY_S = 3_600.0
 STOP_WAIT_S = 5.0  # the longest time that `stop` waits for the last writes
+_Free = Callable[[Database, str], int]  # frees the shards of an owner
 
 
 @dataclass
@@ -49,7 +50,7 @@ class MaintenanceThread:
     ages: Ages | None = None
     only_job: int | None = None
     _sweep_due: float = 0.0
-    _dead: dict[str, bool] = field(default_factory=dict)  # owner -> was it stopped on purpose
+    _dead: dict[str, _Free] = field(default_factory=dict)  # by owner
     _own: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _wake: threading.Event = field(default_factory=threading.Event)
@@ -67,9 +68,12 @@ class MaintenanceThread:
         self._own.add(owner)
 
     def reap(self, owner: str, *, on_purpose: bool = False) -> None:
-        """Request that the shards of a dead process are freed as soon as the store answers. Returns at once."""
+        """Request that the shards of a dead process are freed as soon as the store answers. Returns at once.
+
+        They are suspects unless it was stopped on purpose.
+        """
         with self._lock:
-            self._dead[owner] = on_purpose
+            self._dead[owner] = maintenance.release_owner if on_purpose else maintenance.reclaim
         self._wake.set()
 
     def rest(self) -> None:
@@ -113,18 +117,12 @@ class MaintenanceThread:
         """Return True if there were dead processes and all are reaped. The others are tried again later."""
         with self._lock:
             dead, self._dead = self._dead, {}
-        left = {
-            owner: on_purpose
-            for owner, on_purpose in dead.items()
-            if not self._try(partial(self._reap, owner, on_purpose=on_purpose))
-        }
+        left = {owner: free for owner, free in dead.items() if not self._try(partial(self._reap, owner, free))}
         with self._lock:
             self._dead |= left
         return bool(dead) and not left
 
-    def _reap(self, owner: str, *, on_purpose: bool) -> None:
-        """Free the shards of a dead process. They are suspects unless it was stopped on purpose."""
-        free = maintenance.release_owner if on_purpose else maintenance.reclaim
+    def _reap(self, owner: str, free: _Free) -> None:
         free(self.database, owner)
         pipelines.let_go_all(self.database, owner)
         dispatch.sign_off(self.database, owner)
@@ -135,14 +133,17 @@ class MaintenanceThread:
         self._try(self._round)
 
     def _reap_neighbors(self) -> None:
-        """Reap workers of this machine whose supervisor died with them, without waiting for their leases."""
+        """Reap workers of this machine whose supervisor died with them, without waiting for their leases.
+
+        Nobody saw how they ended, so their shards are no suspects.
+        """
         space = pid_space()
         if space is None:
             return
         for owner, pid in dispatch.neighbors(self.database, space):
             if owner not in self._own and is_gone(pid):
                 log.warning("neighbor_died owner=%s", owner)
-                self._reap(owner, on_purpose=False)
+                self._reap(owner, partial(maintenance.reclaim, seen_to_die=False))
 
     def _round(self) -> None:
         if maintenance.hold(self.database, UPKEEP, self.owner, 3 * self.every_s + 1):
