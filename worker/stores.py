@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -123,25 +124,41 @@ def _require_file(database: Database) -> None:
 
 
 @contextmanager
-def open_broker(settings: Settings) -> Iterator[Broker]:
-    """Open the fleet's queue, or an embedded server that lives as long as the block."""
+def open_broker(settings: Settings, *, shared: bool = False) -> Iterator[Broker]:
+    """Open the fleet's queue, or an embedded server that lives as long as the block.
+
+    With `shared`, `queue_of` finds the embedded one in other processes of this home and store.
+    """
     from docmill.worker.queue.broker import Broker
 
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(EmbeddedRedis()).url
+        if shared and settings.redis_url is None:
+            settings.home.mkdir(parents=True, exist_ok=True)
+            link, new = _queue_link(settings), settings.home / f"queue-{os.getpid()}"
+            new.symlink_to(url.removeprefix("unix://"))
+            new.replace(link)
         broker = stack.enter_context(closing(Broker(url)))
         if settings.redis_url is not None:
             broker.ping()
         yield broker
 
 
+def _queue_link(settings: Settings) -> Path:
+    """Return the path of the link to the socket of an embedded queue, which dangles once its server has ended."""
+    return settings.home / f"queue-{sha256(settings.store_url.encode()).hexdigest()[:16]}"
+
+
 def queue_of(settings: Settings) -> AbstractContextManager[Broker | None]:
-    """Open the fleet's queue, without asking whether it is up; None where there is none."""
-    if settings.redis_url is None:
+    """Open the fleet's queue, or that of a worker, without asking whether it is up; None where there is none."""
+    url, link = settings.redis_url, _queue_link(settings)
+    if url is None and link.exists():
+        url = f"unix://{link.readlink()}"
+    if url is None:
         return nullcontext()  # without loading the libraries of a queue
     from docmill.worker.queue.broker import Broker
 
-    return closing(Broker(settings.redis_url))
+    return closing(Broker(url))
 
 
 def corpus_names(corpus: str) -> list[str]:

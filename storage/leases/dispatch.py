@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections import Counter, deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -64,7 +64,7 @@ _QUEUED = (
 _LIVE = select(Worker.id, Worker.lanes, Worker.slots).where(Worker.seen_at > db_now() - LIVE_S)
 _REFUSED = select(Refusal.worker_id, Refusal.spec_id).where(Refusal.refused_at > db_now() - REFUSAL_S)
 _WAITING = (Shard.lane == bindparam("lane"), Shard.state == "queued", Shard.dispatched_at >= bindparam("since"))
-_HIGHEST_WAITING = select(func.max(Job.priority)).join(Shard, Shard.job_id == Job.id).where(*_WAITING)
+_JOBS_WAITING = select(Job.id, Job.priority).join(Shard, Shard.job_id == Job.id).where(*_WAITING).distinct()
 _OLDEST_WAITING = select(func.min(Shard.dispatched_at)).where(*_WAITING)
 _NEIGHBORS = select(Worker.id, Worker.pid).where(Worker.pid_space == bindparam("pid_space"))
 
@@ -141,13 +141,12 @@ def take_newcomers(database: Database, lane: LaneWindow) -> list[int]:
 
 
 def _newcomers(transaction: Transaction, lane: LaneWindow, unservable: Collection[int]) -> list[int]:
-    claimants = _candidates(transaction, lane, unservable, None)
-    if len(claimants) < 2:
+    waiting = transaction.execute(_JOBS_WAITING, {"lane": lane.name, "since": lane.since}).all()
+    claimants = _candidates(transaction, lane, unservable, None, beside=[row.id for row in waiting])
+    jobs = {row.id for row in waiting} | {claimant.job_id for claimant in claimants}
+    if not waiting or len(jobs) < 2:
         return []
-    highest = transaction.scalar(_HIGHEST_WAITING, {"lane": lane.name, "since": lane.since})
-    if highest is None:  # nothing waits any more
-        return []
-    return newcomers(claimants, max(highest, *(claimant.priority for claimant in claimants)))
+    return newcomers(claimants, max(one.priority for one in (*waiting, *claimants)))
 
 
 def _take_newcomers(transaction: Transaction, lane: LaneWindow) -> list[int]:
@@ -155,9 +154,9 @@ def _take_newcomers(transaction: Transaction, lane: LaneWindow) -> list[int]:
     transaction.prefer_index_order()
     unservable = _unservable(transaction, lane.name)
     room = max(0, 2 * lane.window - _queued(transaction, [lane.name], lane.since).get(lane.name, 0))
-    of_jobs = dict.fromkeys(_newcomers(transaction, lane, unservable)[:room], 1)
+    turns = _newcomers(transaction, lane, unservable)[:room]
     dated = transaction.scalar(_OLDEST_WAITING, {"lane": lane.name, "since": lane.since})
-    return _queue(transaction, lane, unservable, of_jobs, dated)
+    return _queue(transaction, lane, unservable, turns, dated)
 
 
 def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> list[int]:
@@ -194,7 +193,6 @@ _QUEUE = (
     update(Shard)
     .where(Shard.id.in_(bindparam("chosen")), Shard.state == "planned")
     .values(state="queued", dispatched_at=func.coalesce(bindparam("dated", type_=Float), db_now()))
-    .returning(Shard.id)
 )
 
 
@@ -202,16 +200,19 @@ def _queue(
     transaction: Transaction,
     lane: LaneWindow,
     unservable: Collection[int],
-    of_jobs: Mapping[int, int],
+    turns: Sequence[int],
     dated: float | None = None,
 ) -> list[int]:
-    """Mark the first ready shards of jobs as queued, so many of each. Return their ids."""
-    taken: list[int] = []
+    """Mark a ready shard as queued for each turn of a job. Return their ids in that order."""
     first = transaction.for_update(_first_ready(ahead=lane.since > 0.0), skip_locked=True)
-    for job_id, n in of_jobs.items():
-        of_job = {"lane": lane.name, "unservable": unservable, "job": job_id, "n": n}
-        chosen = transaction.scalars(first, of_job).all()
-        taken += sorted(transaction.scalars(_QUEUE, {"chosen": chosen, "dated": dated}))
+    of_lane = {"lane": lane.name, "unservable": unservable}
+    of_jobs = {
+        job_id: deque(transaction.scalars(first, of_lane | {"job": job_id, "n": n}))
+        for job_id, n in Counter(turns).items()
+    }
+    taken = [of_jobs[job_id].popleft() for job_id in turns if of_jobs[job_id]]
+    if taken:
+        transaction.execute(_QUEUE, {"chosen": taken, "dated": dated})
     return taken
 
 
@@ -306,13 +307,22 @@ def _claimants(
 
 
 def _candidates(
-    transaction: Transaction, lane: LaneWindow, unservable: Collection[int], only_job: int | None
+    transaction: Transaction,
+    lane: LaneWindow,
+    unservable: Collection[int],
+    only_job: int | None,
+    *,
+    beside: Collection[int] = (),
 ) -> list[Claimant]:
-    """Return all of these jobs, as if each had a window's shards to dispatch."""
+    """Return all of these jobs, as if each had a window's shards to dispatch.
+
+    Shards in flight are counted if any other job, of these or `beside` them, may have some.
+    """
     statement = _jobs_with_ready(ahead=lane.since > 0.0)
     given = {"lane": lane.name, "unservable": unservable, "only_job": only_job}
     jobs = transaction.execute(statement, given).all()
-    in_flight = _in_flight(transaction, lane.name) if len(jobs) > 1 else {}
+    are_several = len({*beside, *(job.id for job in jobs)}) > 1
+    in_flight = _in_flight(transaction, lane.name) if are_several else {}
     of_sharers = Counter[str | None]()
     for row in in_flight.values():
         of_sharers[row.sharer] += row.n

@@ -111,22 +111,26 @@ class Claimant:
 
 
 def newcomers(claimants: Sequence[Claimant], priority: int) -> list[int]:
-    """Return a job of each group of this priority that has no shard in flight."""
-    new = [claimant for claimant in claimants if claimant.priority == priority and claimant.of_group == 0]
-    return [*{claimant.group: claimant.job_id for claimant in sorted(new, key=Claimant.rank, reverse=True)}.values()]
+    """Return a job of each group of this priority that has no shard in flight, in the order of their ranks."""
+    first: dict[int | str, int] = {}
+    for claimant in sorted(claimants, key=Claimant.rank):
+        if claimant.priority == priority and claimant.of_group == 0:
+            first.setdefault(claimant.group, claimant.job_id)
+    return [*first.values()]
 
 
-def share(claimants: Sequence[Claimant], room: int) -> dict[int, int]:
-    """Return the number of shards to dispatch by job id, at most `room` in all. Jobs without any are left out."""
+def share(claimants: Sequence[Claimant], room: int) -> list[int]:
+    """Return the jobs from which to dispatch the next shards, at most `room` in all, in the order of their turns."""
+    turns: list[int] = []
     shares, of_groups = Counter[int](), Counter[int | str]()
     heap = [(claimant.rank(), claimant) for claimant in claimants if claimant.planned > 0]
     heapq.heapify(heap)
-    while heap and room > 0:
+    while heap and len(turns) < room:
         rank, first = heapq.heappop(heap)
         if rank == first.rank(shares[first.job_id], of_groups[first.group]):
+            turns.append(first.job_id)
             shares[first.job_id] += 1
             of_groups[first.group] += 1
-            room -= 1
         if shares[first.job_id] < first.planned:
             heapq.heappush(heap, (first.rank(shares[first.job_id], of_groups[first.group]), first))
-    return dict(shares)
+    return turns

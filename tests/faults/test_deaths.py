@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
+from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard, db_now
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.worker.harness import kill_group, kill_machine, until
@@ -68,6 +70,19 @@ def test_when_only_a_device_process_dies_what_it_held_is_free_at_once(fleet: Fle
     attempts = [row.attempt for row in fleet.shards(Shard.attempt)]
     assert max(attempts) <= 2
     assert point == "batch" or 1 in attempts, "what was committed is not computed again"
+
+
+def test_what_waits_in_the_queue_of_a_killed_worker_is_dispatched_anew(tmp_path: Path, database: Database) -> None:
+    fleet = Fleet(tmp_path, database, None)
+    job = fleet.give(numbered(8 * SHARD_TEXTS))
+    with fleet.worker(fault="batch:hang") as worker:
+        until(lambda: fleet.states()["running"] == THREADS, "it holds shards")
+        worker.kill()
+        until(lambda: not fleet.live(), "its device process gives its shards back")
+    assert fleet.states()["queued"]
+    with fleet.worker():
+        fleet.finish(job)
+    assert "hints_lost" not in fleet.log("worker")
 
 
 def test_a_hint_that_dies_with_its_process_before_the_claim_is_sent_again_at_once(fleet: Fleet) -> None:

@@ -176,15 +176,15 @@ def test_what_could_not_be_given_back_is_free_without_suspicion_once_the_databas
     finally:
         if worker.poll() is None:
             kill_group(worker)
-    assert worker.returncode == 0
     own_postgres.start()
+    assert worker.returncode == 0
     assert fleet.states() == {"running": 3}
     with fleet.worker():
         until(
             lambda: {row.lapses for row in fleet.shards(Shard.lapses)} == {1},
             "another worker of the machine frees it",
         )
-    assert fleet.states() == {"planned": 3}, "no shard is split"
+    assert len(fleet.shards()) == 3, "no shard is split"
     assert {(row.attempt, row.suspect) for row in fleet.shards(Shard.attempt, Shard.suspect)} == {(0, 0)}
 
 

@@ -6,9 +6,8 @@ A lost message costs time and never work.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -28,6 +27,7 @@ from docmill.worker.queue.messages import (
     RUN_LANE,
     RUN_TASK,
     SHARD_TASK,
+    key_ahead,
     queue,
     run_message,
     shard_message,
@@ -169,11 +169,12 @@ class Broker:
     def depth(self, lane: str) -> int:
         """Return the number of messages in a lane's queue. Raises BrokerUnreachable."""
         try:
-            depth = self._redis.llen(queue(lane))
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for key in (queue(lane), key_ahead(queue(lane))):
+                    pipeline.llen(key)
+                return sum(pipeline.execute())
         except redis.RedisError as error:
             raise self._unreachable(error) from error
-        assert isinstance(depth, int)
-        return depth
 
     @contextmanager
     def attempt(self, order_id: str) -> Iterator[int]:
@@ -191,11 +192,11 @@ class Broker:
                 self._redis.delete(key)
 
     def publish(self, lane: str, shard_ids: Iterable[int], *, ahead: bool = False) -> None:
-        """Send a hint for each shard, behind those that wait or ahead of them.
+        """Send a hint for each shard, behind those that wait, or behind those alone that went ahead of others.
 
         Raises BrokerUnreachable; then some may have been sent.
         """
-        self._send(SHARD_TASK, lane, map(shard_message, shard_ids), {AHEAD: True} if ahead else {})
+        self._send(SHARD_TASK, lane, map(shard_message, shard_ids), AHEAD if ahead else None)
 
     def publish_run(self, run_id: int) -> None:
         """Ask whichever worker is free to take a pipeline's run further. Raises BrokerUnreachable."""
@@ -205,22 +206,16 @@ class Broker:
         """Return the number of messages that wait in the queue of `publish_run`. Raises BrokerUnreachable."""
         return self.depth(RUN_LANE)
 
-    def _send(
-        self,
-        task: str,
-        lane: str,
-        messages: Iterable[dict[str, int]],
-        headers: Mapping[str, bool] = MappingProxyType({}),
-    ) -> None:
+    def _send(self, task: str, lane: str, messages: Iterable[dict[str, int]], priority: int | None = None) -> None:
         sent = list(messages)
         if not sent:
             return
         about = messaging("send", queue(lane)) | {"messaging.batch.message_count": len(sent)}
         with tracing.span(f"send {queue(lane)}", about, kind="producer") as span:
-            traced = {} if span.traceparent is None else {"traceparent": span.traceparent}
-            self._send_all(task, lane, sent, {**headers, **traced})
+            headers = {} if span.traceparent is None else {"traceparent": span.traceparent}
+            self._send_all(task, lane, sent, {"headers": headers, "priority": priority})
 
-    def _send_all(self, task: str, lane: str, messages: list[dict[str, int]], headers: dict[str, Any]) -> None:
+    def _send_all(self, task: str, lane: str, messages: list[dict[str, int]], options: dict[str, Any]) -> None:
         try:
             with self.app.producer_or_acquire() as producer:
                 for arguments in messages:
@@ -229,9 +224,9 @@ class Broker:
                         kwargs=arguments,
                         queue=queue(lane),
                         producer=producer,
-                        headers=headers,
                         retry=False,
                         ignore_result=True,
+                        **options,
                     )
         except (OperationalError, redis.RedisError, OSError) as error:
             raise self._unreachable(error) from error

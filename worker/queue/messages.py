@@ -31,7 +31,7 @@ SHARD_TASK = "docmill.shard"
 ENQUEUE_TASK = "docmill.enqueue"
 RUN_TASK = "docmill.pipeline"  # takes a pipeline's run further
 TASKS = (SHARD_TASK, RUN_TASK)
-AHEAD = "ahead"  # a header: the message goes ahead of those that wait
+AHEAD = 1  # the priority of messages that go ahead; those of other programs have 0, or another of kombu's own
 ENQUEUE_LANE = "enqueue"  # of orders; only those workers read it that are told to
 RUN_LANE = "pipelines"
 MAX_BYTES = 65_536  # ours have about 1,500; a long path and every option fit
@@ -52,6 +52,11 @@ def queue(lane: str) -> str:
     each other's messages.
     """
     return f"{KEY_PREFIX}v{VERSION}:{lane}"
+
+
+def key_ahead(queue: str) -> str:
+    """Return the key in Redis, as kombu has it, of the messages of a queue that go ahead."""
+    return f"{queue}\x06\x16{AHEAD}"
 
 
 def shard_message(shard_id: int) -> dict[str, int]:

@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
-from kombu.utils.json import dumps
 from redis import Redis, ResponseError
 from redis.connection import Connection
 
@@ -70,6 +69,7 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
 
 class Channel(kombu_redis.Channel):  # type: ignore[misc]
     QoS = QoS
+    priority_steps = (AHEAD, *kombu_redis.PRIORITY_STEPS)  # in the order in which they are read
 
     def _get_client(self) -> Any:
         return RewritingRedis
@@ -81,13 +81,8 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
             time.sleep(REFUSED_S)
             raise
 
-    def _put(self, queue: str, message: dict[str, Any], **more: Any) -> None:
-        """Put a message behind those that wait, or ahead of them if it says so."""
-        if not message["headers"].pop(AHEAD, False):
-            super()._put(queue, message, **more)
-            return
-        with self.conn_or_acquire() as client:
-            client.rpush(queue, dumps(message))
+    def priority(self, n: int) -> Any:
+        return AHEAD if n == AHEAD else super().priority(n)
 
     def _queue_bind(self, *_: object) -> None:
         """Nothing: every message of ours names its queue, and no exchange is looked up in Redis."""

@@ -21,18 +21,21 @@ def n_shards(database: Database, state: str) -> int:
         return transaction.scalar(select(func.count()).where(Shard.state == state)) or 0
 
 
-def test_ten_lines_wait_for_at_most_two_shards_of_another_keys_thousands(
-    database: Database, redis_url: str, tmp_path: Path
-) -> None:
-    """Shards are counted in the order in which they were claimed, from the time when the ten are jobs."""
-    fleet = Fleet(tmp_path, database, redis_url, threads=8)
+def test_ten_lines_wait_for_at_most_two_shards_of_another_keys_thousands(database: Database, tmp_path: Path) -> None:
+    """Shards are counted in the order in which they were claimed, from the time when the ten are jobs.
+
+    The queue is the worker's own, and the server sends to it as to a Redis.
+    """
+    fleet = Fleet(tmp_path, database, None, threads=8, upkeep_s=600)
     with running(database, tmp_path / "home") as api:
         api.clerk.models = {"hosted": "null@4000"}
-        api.clerk.settings = api.settings.model_copy(update={"redis_url": redis_url})
+        url = fleet.environment["DOCMILL_DATABASE_URL"]
+        api.clerk.settings = api.settings.model_copy(update={"database_url": url})
         alice, bob = api.client("alice"), api.client("bob")
         large = [chat(f"r{n}", f"Number {n} of many has eight words.") for n in range(N_LARGE)]
         small = [chat(f"r{n}", f"Number {n} of a few has eight words.") for n in range(N_SMALL)]
         with api.clerk, fleet.worker():
+            until(fleet.live, "the worker is ready")
             batch = start(alice, put(alice, *large))
             until(lambda: alice.batches.retrieve(batch.id).status == "in_progress", "all of it is read")
             until(lambda: n_shards(database, "done") > 2, "some of it is computed")

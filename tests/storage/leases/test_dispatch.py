@@ -136,6 +136,29 @@ def test_a_sharer_without_a_shard_in_flight_gets_one_beyond_the_window(database:
     assert maintenance.lost_hints(database, "copy", queue_is_empty=False, grace_s=30) == []
 
 
+def test_a_job_goes_ahead_of_the_last_shards_of_another(database: Database) -> None:
+    many_shards(database, "a", LEAST_WINDOW)
+    assert len(dispatched(database)) == LEAST_WINDOW
+    assert newcomers(database) == []
+    small = many_shards(database, "b", 2)
+    assert by_job(database, newcomers(database)) == {small.id: 1}
+
+
+def test_newcomers_go_in_the_order_in_which_they_came(database: Database) -> None:
+    many_shards(database, "a", 40)
+    dispatched(database)
+    small, smaller = (many_shards(database, name, 2) for name in "bc")
+    assert [shard(database, shard_id).job_id for shard_id in newcomers(database)] == [small.id, smaller.id]
+
+
+def test_jobs_that_are_dispatched_together_take_turns(database: Database) -> None:
+    huge, small = many_shards(database, "a", 40), many_shards(database, "b", 1)
+    sign_on(database, "w1", slots=8)
+    of_jobs = [shard(database, shard_id).job_id for shard_id in dispatched(database)]
+    assert of_jobs[:3] == [huge.id, small.id, huge.id]
+    assert len(of_jobs) == 16
+
+
 def newcomers(database: Database) -> list[int]:
     return [shard_id for lane in dispatch.lanes(database) for shard_id in dispatch.take_newcomers(database, lane)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +44,7 @@ SIZED = st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 200)), max_size
 
 @given(CLAIMANTS, ROOM)
 def test_shares_fill_the_room_as_far_as_there_are_shards(claimants: list[Claimant], room: int) -> None:
-    shares = share(claimants, room)
+    shares = Counter(share(claimants, room))
     planned = {claimant.job_id: claimant.planned for claimant in claimants}
     assert sum(shares.values()) == min(room, sum(planned.values()))
     assert all(0 < n <= planned[job_id] for job_id, n in shares.items())
@@ -52,7 +54,7 @@ def test_shares_fill_the_room_as_far_as_there_are_shards(claimants: list[Claiman
 def test_a_job_has_a_share_only_when_those_of_higher_priority_have_all_they_want(
     claimants: list[Claimant], room: int
 ) -> None:
-    shares = share(claimants, room)
+    shares = Counter(share(claimants, room))
     for served in claimants:
         if served.job_id in shares:
             for other in claimants:
@@ -65,7 +67,7 @@ def test_of_two_jobs_of_one_priority_the_one_with_less_in_flight_is_not_behind(
     claimants: list[Claimant], room: int
 ) -> None:
     # Max-min: no job can have more without taking from one that has as little (Bertsekas & Gallager, 6.5.2).
-    shares = share(claimants, room)
+    shares = Counter(share(claimants, room))
     for served in claimants:
         for other in claimants:
             if other.priority == served.priority and shares.get(other.job_id, 0) < other.planned:
@@ -83,7 +85,7 @@ def test_sharers_have_places_by_weight_however_many_jobs_they_have(
         for number, weight in enumerate(weights)
         for job in range(n_jobs if number else 1)
     ]
-    shares = share(claimants, room)
+    shares = Counter(share(claimants, room))
     groups = [sum(n for job_id, n in shares.items() if job_id // 100 == number) for number in range(len(weights))]
     # No place could be given to another sharer that would have less for its weight even then.
     for n, weight in zip(groups, weights, strict=True):
@@ -93,7 +95,7 @@ def test_sharers_have_places_by_weight_however_many_jobs_they_have(
 
 @given(CLAIMANTS, ROOM)
 def test_more_room_takes_from_nobody(claimants: list[Claimant], room: int) -> None:
-    less, more = share(claimants, room), share(claimants, room + 1)
+    less, more = Counter(share(claimants, room)), Counter(share(claimants, room + 1))
     assert all(more.get(job_id, 0) >= n for job_id, n in less.items())
 
 

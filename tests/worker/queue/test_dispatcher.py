@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from base64 import b64decode
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +14,8 @@ from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.dispatcher import Refill, top_up
 from docmill.worker.queue.messages import queue
 from tests.kinds import sized
-from tests.storage.builders import EMBED, claim_next, embedded, numbered, read, request, shards_of
+from tests.storage.builders import EMBED, claim_next, embedded, numbered, read, request, shard
+from tests.worker.harness import DEADLINE_S
 
 LANE = "embed"
 
@@ -57,15 +56,15 @@ def test_what_is_in_the_queue_is_not_sent_again(database: Database, broker: Brok
 
 
 def test_the_first_shard_of_a_job_goes_ahead_of_what_waits_for_another(
-    database: Database, broker: Broker, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "kinds", sized(embed=ShardSize(1, 100)))
-    read(database, request(spec=EMBED), numbered(100))
+    first = read(database, request(spec=EMBED), numbered(100))
     assert top_up(database, broker) == broker.depth(LANE)
     job = read(database, request(spec=EMBED, corpus="another"), [("a", "new"), ("b", "newer")])
     assert top_up(database, broker) == 1
-    with redis.Redis.from_url(redis_url) as client:
-        raw = client.rpop(queue(LANE))
-    assert isinstance(raw, bytes)
-    [arguments] = [value for value in json.loads(b64decode(json.loads(raw)["body"])) if "shard_id" in value]
-    assert arguments["shard_id"] == min(row.id for row in shards_of(database, job))
+    later = read(database, request(spec=EMBED, corpus="a third"), [("a", "newest")])
+    assert top_up(database, broker) == 1
+    with broker.app.connection() as connection, connection.SimpleQueue(queue(LANE)) as messages:
+        taken = [messages.get(timeout=DEADLINE_S).payload[1]["shard_id"] for _ in range(3)]
+    assert [shard(database, shard_id).job_id for shard_id in taken] == [job.id, later.id, first.id]

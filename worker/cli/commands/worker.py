@@ -13,6 +13,7 @@ import click
 from docmill.storage.core import privileges
 from docmill.storage.errors import GRANTS_DOCS, RightMissing
 from docmill.storage.features import load_all
+from docmill.storage.leases import dispatch
 from docmill.tasks import tracing
 from docmill.worker import logs
 from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, settings_from
@@ -56,11 +57,13 @@ def worker_command(
     tracing.start(settings.traces_endpoint)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     devices = choose_devices(settings.device)
-    with open_store(settings) as database, open_broker(settings) as broker:
+    with open_store(settings) as database, open_broker(settings, shared=True) as broker:
         privileges.require(database, privileges.worker_rights())
         settings = _without_orders(settings, privileges.missing(database, privileges.order_rights()))
         broker.require_rights(takes_orders=settings.takes_orders)
         say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")
+        if settings.redis_url is None and not dispatch.live_workers(database):
+            dispatch.withdraw(database, settings.lanes)  # the queue of an earlier worker is gone
         supervisor = Supervisor(settings, database, broker, devices)
         with ExitStack() as services:
             for serve in load_all("services", FunctionType):
