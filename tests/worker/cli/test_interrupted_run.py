@@ -18,7 +18,7 @@ from sqlalchemy import select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard
 from tests.kinds import KINDS
-from tests.worker.harness import DOCMILL, EXAMPLES, Docmill, Running, kill_group, until
+from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill, Running, kill_group, until
 
 TEXTS = 260  # several batches, of which a stop lets one end
 RUN = ("run", "translate", EXAMPLES / "descriptions.jsonl", "--model", "null@8000")
@@ -60,7 +60,7 @@ def _carried_on(docmill: Docmill) -> None:
 def test_a_stop_gives_everything_back_and_says_how_to_go_on(embedded: Docmill, number: signal.Signals) -> None:
     database, process = _start(embedded)
     os.killpg(process.pid, number)
-    assert process.wait(30) == 130
+    assert process.wait(DEADLINE_S) == 130
     assert "running" not in _states(database)
     database.close()
     assert _processes_of(embedded.folder) == []
@@ -91,7 +91,7 @@ def test_a_stop_while_a_pipe_is_read_ends_as_any_other(embedded: Docmill, comman
         until((embedded.folder / "home" / "docmill.db").exists, "it reads")
         until(lambda: _unread(process.stdin) == 0, "it waits for more")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(DEADLINE_S) == 130
     said = log.read_text()
     assert "Interrupted" in said
     assert "Fatal" not in said
@@ -104,7 +104,7 @@ def test_a_killed_run_leaves_no_process_behind_and_is_carried_on_at_once(embedde
     database, process = _start(embedded)
     kill_group(process)
     database.close()
-    until(lambda: not _processes_of(embedded.folder), "its server and its device process end too", 15)
+    until(lambda: not _processes_of(embedded.folder), "its server and its device process end too")
     _carried_on(embedded)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.harness import Docmill, until
+from tests.worker.harness import DEADLINE_S, Docmill, until
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def test_the_page_is_served_until_ctrl_c(embedded: Docmill) -> None:
     with urllib.request.urlopen(address(embedded)) as page:
         assert "There are no jobs yet" in page.read().decode()
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(DEADLINE_S) == 0
     assert "Token" not in embedded.log("web")
 
 
@@ -37,7 +37,7 @@ def test_on_other_addresses_a_new_token_is_printed_once_and_asked_for(embedded: 
     with urllib.request.urlopen(f"{url}jobs") as page:
         assert page.url.endswith("/sign-in?next=/jobs")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(DEADLINE_S) == 0
     assert len(re.findall(r"^Token: \S{32}$", embedded.log("web"), re.MULTILINE)) == 1
 
 
@@ -47,7 +47,7 @@ def test_a_token_of_the_settings_is_asked_for_and_not_printed(embedded: Docmill)
     with urllib.request.urlopen(f"{address(embedded)}jobs") as page:
         assert "/sign-in" in page.url
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(DEADLINE_S) == 0
     assert "a token" not in embedded.log("web")
 
 
@@ -65,6 +65,6 @@ def test_a_run_shows_its_job_until_it_ends(embedded: Docmill, write_corpus: Call
     found = until(lambda: re.search(r"Web page: (http://127.0.0.1:\d+/)$", embedded.log("run"), re.M), "an address")
     with urllib.request.urlopen(f"{found[1]}jobs") as page:
         assert 'aria-label="Pages"' in page.read().decode()
-    assert process.wait(90) == 0
+    assert process.wait(DEADLINE_S) == 0
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(found[1])

@@ -79,8 +79,8 @@ def test_a_thread_that_is_free_again_wakes_the_loop(waits: threading.Semaphore) 
     hands = WakingThreadPool(limit=1)
     hands.start()
     may_end = threading.Event()
-    hands.on_apply(lambda *_, **__: may_end.wait(10), (), {}, lambda _: None, None)
-    assert waits.acquire(timeout=10)
+    hands.on_apply(lambda *_, **__: may_end.wait(60), (), {}, lambda _: None, None)
+    assert waits.acquire(timeout=60)
     may_end.set()
-    assert waits.acquire(timeout=10), "the loop still waits"
+    assert waits.acquire(timeout=60), "the loop still waits"
     hands.stop()

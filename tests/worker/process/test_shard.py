@@ -107,7 +107,7 @@ def test_what_is_claimed_while_all_is_given_back_is_given_back_too(
 
     def claim_slowly(*args: Any) -> Any:
         began.set()
-        assert goes_on.wait(30)
+        assert goes_on.wait(60)
         return claim(*args)
 
     monkeypatch.setattr(shards, "claim", claim_slowly)
@@ -116,9 +116,9 @@ def test_what_is_claimed_while_all_is_given_back_is_given_back_too(
     claiming = threading.Thread(target=process.run_shard, args=(shard_id,))
     giving_back = threading.Thread(target=process.give_back)
     claiming.start()
-    assert began.wait(30)
+    assert began.wait(60)
     giving_back.start()
-    assert process.draining.wait(30)
+    assert process.draining.wait(60)
     goes_on.set()
     claiming.join()
     giving_back.join()
