@@ -73,9 +73,9 @@ FILL = (
     """INSERT INTO outcome (spec_id, content_id, status, text, flags, tokens_in, tokens_out, runtime_id, created_at)
     SELECT 1, d, 'done', 'The output for document ' || d, '[]', 20, 12, 1, extract(epoch FROM now()) - 7200
     FROM generate_series(1, {n}) d""",
-    """INSERT INTO job (id, corpus_id, ingest_id, state, paused, priority, base_document, swept_to, last_document,
-      n_documents, created_at, finished_at)
-    SELECT j, 1, j, CASE j WHEN 1 THEN 'done' ELSE 'running' END, false, 0, 0, {n}, {n}, {n},
+    """INSERT INTO job (id, corpus_id, ingest_id, state, paused, priority, weight, base_document, swept_to,
+      last_document, n_documents, created_at, finished_at)
+    SELECT j, 1, j, CASE j WHEN 1 THEN 'done' ELSE 'running' END, false, 0, 1, 0, {n}, {n}, {n},
       extract(epoch FROM now()) - 86400, CASE j WHEN 1 THEN extract(epoch FROM now()) - 7200 END
     FROM generate_series(1, 2) j""",
     "INSERT INTO step (job_id, seq, name, spec_id) SELECT j, 0, 'step', j FROM generate_series(1, 2) j",

@@ -146,7 +146,8 @@ def _newcomers(transaction: Transaction, lane: LaneWindow, unservable: Collectio
     jobs = {row.id for row in waiting} | {claimant.job_id for claimant in claimants}
     if not waiting or len(jobs) < 2:
         return []
-    return newcomers(claimants, max(one.priority for one in (*waiting, *claimants)))
+    priorities = [row.priority for row in waiting] + [claimant.priority for claimant in claimants]
+    return newcomers(claimants, max(priorities))
 
 
 def _take_newcomers(transaction: Transaction, lane: LaneWindow) -> list[int]:

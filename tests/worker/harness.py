@@ -198,9 +198,10 @@ class Docmill:
         process = self.start("worker", *options)
         try:
             yield process
+            until(lambda: process.poll() is not None or device_pids(process), "it begins, and heeds signals")
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(60) == 0, self.log("worker")
+                assert process.wait(DEADLINE_S) == 0, self.log("worker")
         finally:
             if process.poll() is None:
                 kill_group(process)
