@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import random
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx2
 import openai
 import psycopg
 import pytest
 from openai.types import Batch
 from sqlalchemy import func, select
 
-from docmill.features.batch_server.stored_files import ApiFile
+from docmill.features.batch_server.stored_files import OUTPUT, ApiFile, FileWriter
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, OutcomeRow, Shard
 from tests.faults.fleet import Fleet
@@ -24,6 +27,7 @@ from tests.worker.harness import kill_group, until
 
 # Both files have several blocks of a megabyte, and the job several chunks and shards.
 LINES = [chat(f"r{n}", f"{n} {'word ' * 200}", max_tokens=1_000) for n in range(1_300)]
+LARGEST_SEND_BUFFER = 2**22  # of a socket, by Linux's default
 LOCK = 815
 # The first statement that inserts into a table passes, and every other one waits for the lock of the test.
 HOLD = """
@@ -160,3 +164,30 @@ def test_a_queue_that_is_killed_in_the_middle_of_a_batch_is_not_noticed_by_its_c
         fleet.set_shards(dispatched_at=Shard.dispatched_at - 60.0)
         check_answers(fleet, alice, wait(alice, batch))
     assert polling.errors == []
+
+
+def test_a_download_breaks_off_when_the_database_is_killed_and_the_next_one_has_all(
+    own_postgres: PostgresCluster, restartable: Database, redis_url: str, tmp_path: Path
+) -> None:
+    fleet = Fleet(tmp_path, restartable, redis_url)
+    content = random.Random(1).randbytes(4 * LARGEST_SEND_BUFFER)
+    with serving(fleet) as alice:
+        output = FileWriter(fleet.database, "alice", "out.jsonl", OUTPUT)
+        output.write(content)
+        output.flush()
+        fleet.database.write(lambda transaction: output.publish(transaction, 3600.0))
+        # So most of the file is still in the database when the client has its first bytes.
+        transport = httpx2.HTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)])
+        with (
+            httpx2.Client(transport=transport) as slow,
+            alice.with_options(http_client=slow).files.with_streaming_response.content(output.id) as response,
+        ):
+            chunks = response.iter_bytes(1_000)
+            received = [next(chunks)]
+            own_postgres.kill()
+            with pytest.raises(httpx2.RemoteProtocolError):
+                received.extend(chunks)
+        assert response.headers["content-length"] == str(len(content))
+        assert content.startswith(received[0])
+        own_postgres.start()
+        assert alice.with_options(max_retries=20).files.content(output.id).read() == content
