@@ -7,11 +7,14 @@ import os
 import shutil
 import sys
 import tempfile
+from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from docmill.features.batch_server.bodies import BadRequest, Body, parsed
 from docmill.features.batch_server.writer import REQUEST, URLS
@@ -116,17 +119,11 @@ def survey(file: BatchFile) -> Contents:
     Raises WorkerError for an id that stands in it twice, for a file without lines, and for one with too many
     different sets of parameters.
     """
-    seen: dict[str, int] = {}
+    hashes = array("q")  # of ids, of which a file may have millions
     calls: dict[Call, str] = {}
     n_requests = n_refused = 0
     for request in file.requests():
-        keys = request.keys if isinstance(request, BatchRequest) else ()
-        for key in dict.fromkeys((*keys, *(() if request.custom_id is None else (request.custom_id,)))):
-            if (line := seen.setdefault(key, request.line)) != request.line:
-                raise WorkerError(
-                    f'{request.where}: the custom_id "{key[:100]}" stands on line {line:,} already; give each '
-                    "request an id of its own"
-                )
+        hashes.extend(map(hash, _ids_of(request)))
         if isinstance(request, RefusedLine):
             n_refused += 1
             continue
@@ -139,7 +136,28 @@ def survey(file: BatchFile) -> Contents:
             )
     if not n_requests and not n_refused:
         raise WorkerError(f"{file.content.place} has no requests")
+    _require_different(file, hashes)
     return Contents(calls, n_requests, n_refused)
+
+
+def _ids_of(request: BatchRequest | RefusedLine) -> Collection[str]:
+    """Return the custom_id of a line, and the ids of its documents, each once."""
+    keys = request.keys if isinstance(request, BatchRequest) else ()
+    return dict.fromkeys((*keys, *(() if request.custom_id is None else (request.custom_id,))))
+
+
+def _require_different(file: BatchFile, hashes: array[int]) -> None:
+    """Raise WorkerError for an id on two lines. The file is read again if any hash comes twice."""
+    ordered = np.sort(np.frombuffer(hashes, np.int64))
+    repeated = {*ordered[1:][ordered[1:] == ordered[:-1]].tolist()}
+    seen: dict[str, int] = {}
+    for request in file.requests() if repeated else ():
+        for key in _ids_of(request):
+            if hash(key) in repeated and (line := seen.setdefault(key, request.line)) != request.line:
+                raise WorkerError(
+                    f'{request.where}: the custom_id "{key[:100]}" stands on line {line:,} already; give each '
+                    "request an id of its own"
+                )
 
 
 def calls_of(file: BatchFile) -> list[Call]:

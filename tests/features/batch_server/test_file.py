@@ -108,6 +108,15 @@ def test_an_id_that_stands_twice_names_both_lines(tmp_path: Path, opened: Callab
             survey(opened(made(tmp_path, *lines)))
 
 
+def test_ids_whose_hashes_are_equal_are_compared(
+    tmp_path: Path, opened: Callable[..., BatchFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docmill.features.batch_server.file.hash", lambda _: 1, raising=False)
+    assert survey(opened(made(tmp_path, line("a"), line("b"), "broken\n"))).n_requests == 2
+    with pytest.raises(WorkerError, match=r'batch\.jsonl:3: the custom_id "b" stands on line 2 already'):
+        survey(opened(made(tmp_path, line("a"), line("b"), line("b"))))
+
+
 def test_files_that_are_no_batch_say_so(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
     with pytest.raises(WorkerError, match=r"empty\.jsonl has no requests"):
         survey(opened(made(tmp_path, "\n", name="empty.jsonl")))
