@@ -13,7 +13,7 @@ from rich.text import Text
 
 from docmill.features.explaining.explanation import Explanation, cutter, explain, list_doubts, say_choice, say_result
 from docmill.features.explaining.explanation import as_json as write_json
-from docmill.features.explaining.provenance import Batch, EscalationRecord, StepRecord, read_provenance
+from docmill.features.explaining.provenance import EscalationRecord, StepRecord, read_provenance
 from docmill.storage.core.database import Database
 from docmill.storage.extras import CHECKS
 from docmill.storage.json_values import Json
@@ -21,7 +21,7 @@ from docmill.storage.outputs.output_types import OutputType
 from docmill.tasks.engine.backend_factory import ReadWindow
 from docmill.worker.cli.options import JOB, JSON, settings_from
 from docmill.worker.cli.printing import OK, print_json, print_rich, say
-from docmill.worker.formatting import duration, local_time, printable
+from docmill.worker.formatting import local_time, printable
 from docmill.worker.stores import open_store
 
 
@@ -35,8 +35,8 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
     """Show how docmill computed the result of the document ID in JOB.
 
     The command shows the document with its metadata, the windows of the text with their prompts, the output, its
-    flags and their meaning, and the revision of the weights, the adapter, precision, backend, versions, device,
-    worker and times. If the document has no result, it says why.
+    flags and their meaning, and the revision of the weights, the adapter, precision, backend, versions, device
+    and time. If the document has no result, it says why.
 
     To show windows, the command needs the model's tokenizer on this machine. For a job with several steps it
     explains the last one with a result.
@@ -221,22 +221,6 @@ class ExplanationSections:
             rows.append(("runtime", "not kept"))
         if step.outcome is not None:
             rows.append(("written", local_time(step.outcome.created_at)))
-        return [*rows, *self._batch()]
-
-    def _batch(self) -> Rows:
-        batch = self._explanation.step.batch
-        if batch is None:
-            return [("worker", "not kept: no shard with this text is on record")]
-        job = "" if batch.job == self._explanation.provenance.job else f" of the earlier job {batch.job}"
-        again = f", {batch.attempts} attempts" if batch.attempts > 1 else ""
-        lapsed = f", {batch.lapses} lapsed leases" if batch.lapses else ""
-        texts = f"{batch.texts:,} text{'s' * (batch.texts != 1)}"
-        rows = [("shard", f"{batch.shard}{job}: {batch.state}, {texts}{again}{lapsed}")]
-        if batch.owner is not None:
-            known = "" if batch.pid is None else f", process {batch.pid}, docmill {batch.version}"
-            rows.append(("worker", f"{batch.owner}{known}"))
-        if batch.started_at is not None:
-            rows.append(("computed", f"{local_time(batch.started_at)}{_together(batch)}"))
         return rows
 
     def _shown(self, step: StepRecord) -> str:
@@ -273,14 +257,6 @@ def pinned(revision: str) -> tuple[str, str]:
     """Return the row of what pins weights: the SHA-256 of a local model's files, or a commit of the hub."""
     _, _, digest = revision.rpartition("sha256:")
     return ("weights", digest) if "sha256:" in revision else ("revision", revision)
-
-
-def _together(batch: Batch) -> str:
-    """Return how long a shard took, with its texts."""
-    if batch.started_at is None or batch.finished_at is None:
-        return ""
-    took = duration(batch.finished_at - batch.started_at)
-    return f", in {took}" + (f" with the other texts of the shard ({batch.texts:,})" if batch.texts > 1 else "")
 
 
 def cut_short(text: str) -> str:

@@ -18,7 +18,7 @@ from docmill.tasks.kinds import Traits
 from docmill.worker.formatting import REASON_CLASSES
 
 OF_DOCUMENT, OF_OUTPUT, OF_TODAY = "document", "output", "today"
-NOT_KEPT = ("the output of each window", "the time of this document alone")
+NOT_KEPT = ("the output of each window", "the time of this document alone", "the worker")
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,7 @@ def _to_do(provenance: Provenance) -> str:
     told = f"`docmill status {provenance.job}` says how the job stands."
     if step.content is None and step.reads is not None:
         return f"It is not computed yet: it waits for the step {step.reads}. {told}"
-    where = "" if step.batch is None else f" (shard {step.batch.shard} is {step.batch.state})"
-    return f"It is not computed yet{where}. {told}"
+    return f"It is not computed yet. {told}"
 
 
 def _flags(provenance: Provenance, traits: Traits) -> tuple[Flag, ...]:
@@ -288,7 +287,6 @@ def of_step(step: StepRecord) -> dict[str, Any]:
         "text": step.text,
         "prompt": step.content if step.content != step.text else None,
         "outcome": None if step.outcome is None else _outcome(step.outcome),
-        "shard": None if step.batch is None else asdict(step.batch),
         "removed": step.removed,
         "escalation": None if step.escalation is None else _escalation(step.escalation),
     }

@@ -1,16 +1,15 @@
-"""The provenance of one result: its document, the steps that led to it, and the shard that computed it."""
+"""The provenance of one result: its document, the steps that led to it, and what computed it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, literal, or_, select, true, tuple_
+from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, is_current_document, spec_of
+from docmill.storage.core.lookups import SPEC, spec_of
 from docmill.storage.core.schema import (
     OUTCOME_VALUES,
     Content,
@@ -21,10 +20,7 @@ from docmill.storage.core.schema import (
     OutcomeRow,
     RejectionRow,
     Runtime,
-    Shard,
     SpecRow,
-    Step,
-    Worker,
 )
 from docmill.storage.core.specs import Spec, StoredOutcome
 from docmill.storage.core.transaction import Transaction
@@ -35,12 +31,7 @@ from docmill.storage.steps.choosing import select_read
 from docmill.storage.steps.conditions import Doubt, find_filter
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.sharding import pack
 from docmill.storage.steps.steps import OpenStep, find_named_way, find_way, read_steps
-
-NEAR = 5  # ids that are suggested
-COMPARED = 5_000  # ids in which an unknown one is looked for
-ALIKE = 1_000  # of them those whose letters are compared, which takes 50 µs each
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ class StepRecord:
 
     `reads` names the step whose output it reads; None is the document. `text` is what it reads; `content` is the text
     that was computed: the prompt that a template rendered of it, else the same. Both are None before an earlier step
-    has an output. `content_id` is `content`'s. `removed` says that an outcome was there and was removed. `spec` and
+    has an output. `removed` says that an outcome was there and was removed. `spec` and
     `outcome` are those of the result, which may be the escalation's; `escalation` is None if nothing was doubted.
     """
 
@@ -94,9 +85,7 @@ class StepRecord:
     spec: Spec
     text: str | None
     content: str | None
-    content_id: int | None
     outcome: Recorded | None
-    batch: Batch | None
     removed: bool = False
     escalation: EscalationRecord | None = None
 
@@ -210,18 +199,14 @@ class _Reading:
         by = step
         if step.escalation is not None and escalation is not None and escalation.second_won:
             by = step.escalation.step
-        batch = None if content_id is None else self._batch(by, content_id, row)
-        computed = self.job.state == "done" if batch is None else batch.state == "done"
         return StepRecord(
             name=step.name,
             reads=None if step.input_step is None else steps[step.input_step].name,
             spec=self._spec(by.spec_id),
             text=self._text(text_id),
             content=self._text(content_id),
-            content_id=content_id,
             outcome=None if row is None else self._recorded(step, row),
-            batch=batch,
-            removed=row is None and content_id is not None and computed,
+            removed=row is None and content_id is not None and self.job.state == "done",
             escalation=escalation,
         )
 
@@ -250,10 +235,6 @@ class _Reading:
             return select_read(self.transaction, step.leaves_out, own).get(self.document.id)
         before = self.outcomes.get(step.input_step)
         return None if before is None else before.output_id
-
-    def _batch(self, step: OpenStep, content_id: int, row: StoredOutcome | None) -> Batch | None:
-        at = None if row is None else row.created_at
-        return find_batch(self.transaction, self.job.id, step, content_id, at)
 
     def _text(self, content_id: int | None) -> str | None:
         if content_id is None:
@@ -313,142 +294,4 @@ def _why_missing(transaction: Transaction, job: Job, key: str) -> str:
             "job had read its source, or it had vanished. `docmill jobs` lists later jobs."
         )
     listed = f"`docmill results {job.id} --partial` and `docmill failures {job.id}` list them."
-    near = _near(transaction, job, key)
-    meant = f"Did you mean {' or '.join(near)}? " if near else ""
-    return f"Job {job.id} has no document {key}, or it was removed. {meant}{listed}"
-
-
-def _near(transaction: Transaction, job: Job, key: str) -> list[str]:
-    """Return ids that begin with an unknown one, or, of the job's first documents, hold it or are like it."""
-    ids = select(Document.key).where(visible(job), tuple_(Document.seq, Document.id) > lineage.START)
-    some = transaction.scalars(ids.order_by(Document.seq, Document.id).limit(COMPARED)).all()
-    following = (
-        select(Document.key)
-        .where(visible(job), is_current_document(), Document.key >= key)
-        .order_by(Document.key)
-        .limit(NEAR)
-    )
-    beginning = [other for other in transaction.scalars(following) if other.startswith(key)]
-    holding = [other for other in some if key.casefold() in other.casefold()]
-    return list(dict.fromkeys([*get_close_matches(key, some[:ALIKE], n=NEAR, cutoff=0.8), *holding, *beginning]))[
-        :NEAR
-    ]
-
-
-JOBS = 20  # earlier jobs that are looked through
-COMMIT_S = 60.0  # the transaction that writes an outcome also ends its shard
-CLOCK_S = 1.0  # a database's clock may be set back by so much within a transaction
-_WIDTH = 8  # bytes of a content's id in a shard
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A shard with a content in it: the texts that one process computed together.
-
-    `job` is another one's where the content had an outcome before. Times are seconds since 1970. `owner` names the
-    process as HOST:DEVICE:ID; `pid` and `version` are known for an hour after it was last seen.
-    """
-
-    job: int
-    shard: int
-    state: str
-    texts: int
-    attempts: int
-    lapses: int
-    queued_at: float | None
-    started_at: float | None
-    finished_at: float | None
-    owner: str | None
-    pid: int | None = None
-    version: str | None = None
-
-
-def find_batch(
-    transaction: Transaction, job_id: int, step: OpenStep, content_id: int, computed_at: float | None
-) -> Batch | None:
-    """Return the shard of a job's step that holds a content, or of an earlier job with the same spec.
-
-    A shard that began after the outcome was written did not compute it. None where no shard is on record: jobs leave
-    some time after their end.
-    """
-    transaction.prefer_indexes()
-    own = select(Job.id, literal(step.seq).label("seq")).where(Job.id == job_id, _lived(computed_at))
-    earlier = (
-        select(Step.job_id.label("id"), Step.seq)
-        .join(Job, Job.id == Step.job_id)
-        .where(Step.spec_id == step.spec_id, Step.job_id != job_id, _lived(computed_at))
-        .order_by(Step.job_id.desc())
-        .limit(JOBS)
-    )
-    for jobs in (own, earlier):
-        for other in transaction.execute(jobs).all():
-            of_step = and_(Shard.job_id == other.id, Shard.step == other.seq, Shard.state != "split")
-            shard_id = _holding(transaction, of_step, pack([content_id]), computed_at)
-            if shard_id is not None:
-                return _batch(transaction, shard_id)
-    return None
-
-
-def _lived(at: float | None) -> ColumnElement[bool]:
-    """Return the condition for a job to have been at work at a moment; any may have been if it is not known."""
-    if at is None:
-        return true()
-    return and_(Job.created_at <= at + CLOCK_S, or_(Job.finished_at.is_(None), Job.finished_at >= at - CLOCK_S))
-
-
-def _holding(
-    transaction: Transaction, of_step: ColumnElement[bool], wanted: bytes, computed_at: float | None
-) -> int | None:
-    shards = select(Shard.id, Shard.contents).where(of_step)
-    if computed_at is not None:
-        # Look at shards that ran at that moment: a few of a large job's many thousand, whose contents stay unread.
-        ended = Shard.finished_at >= computed_at - CLOCK_S
-        shards = shards.where(Shard.started_at <= computed_at)
-        at_once = shards.where(Shard.finished_at.between(computed_at - CLOCK_S, computed_at + COMMIT_S))
-        if (shard_id := _first(transaction.execute(at_once.order_by(Shard.id.desc())), wanted)) is not None:
-            return shard_id
-        shards = shards.where(or_(Shard.finished_at.is_(None), ended))
-    shards = shards.where(transaction.place_of(wanted, Shard.contents) > 0).order_by(Shard.id.desc())
-    return _first(transaction.execute(shards), wanted)
-
-
-def _first(rows: Iterable[Row[*tuple[Any, ...]]], wanted: bytes) -> int | None:
-    return next((row.id for row in rows if holds(row.contents, wanted)), None)
-
-
-def holds(contents: bytes, wanted: bytes) -> bool:
-    """Return True if a shard's contents hold an id, whose bytes may also stand across two others."""
-    place = contents.find(wanted)
-    while place != -1 and place % _WIDTH:
-        place = contents.find(wanted, place + 1)
-    return place != -1
-
-
-def _batch(transaction: Transaction, shard_id: int) -> Batch:
-    columns = (
-        Shard.job_id,
-        Shard.state,
-        Shard.n_contents,
-        Shard.attempt,
-        Shard.lapses,
-        Shard.dispatched_at,
-        Shard.started_at,
-        Shard.finished_at,
-        Shard.owner,
-    )
-    row = transaction.execute(select(*columns).where(Shard.id == shard_id)).one()
-    worker = transaction.execute(select(Worker.pid, Worker.version).where(Worker.id == row.owner)).one_or_none()
-    return Batch(
-        job=row.job_id,
-        shard=shard_id,
-        state=row.state,
-        texts=row.n_contents,
-        attempts=row.attempt,
-        lapses=row.lapses,
-        queued_at=row.dispatched_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        owner=row.owner,
-        pid=None if worker is None else worker.pid,
-        version=None if worker is None else worker.version,
-    )
+    return f"Job {job.id} has no document {key}, or it was removed. {listed}"

@@ -37,7 +37,6 @@ def read_document(request: PageRequest) -> Values:
         "explanation": explanation,
         "of": explanation.provenance,
         "outcome": outcome,
-        "batch": explanation.step.batch,
         "input": excerpt(found.input, LONGEST),
         "output": excerpt(found.output, LONGEST),
         "said": [*found.remarks, *map(remark, explanation.provenance.flags)],

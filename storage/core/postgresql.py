@@ -33,8 +33,6 @@ from sqlalchemy import (
     CursorResult,
     Engine,
     FromClause,
-    Integer,
-    LargeBinary,
     Row,
     Select,
     create_engine,
@@ -518,9 +516,6 @@ class PostgresqlTransaction(Transaction):
 
     def keep_last_ids(self, *tables: type[Base]) -> None:
         """Sequences never give a number twice."""
-
-    def place_of(self, value: bytes, column: ColumnElement[bytes]) -> ColumnElement[int]:
-        return func.position(literal(value, LargeBinary).op("IN")(column), type_=Integer)
 
     def elements(self, data: ColumnElement[Any], key: str) -> FromClause:
         return func.jsonb_array_elements(data[key]).table_valued("value", name="item").render_derived()

@@ -24,7 +24,6 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
-    literal,
     select,
 )
 from sqlalchemy import exc as sa_exc
@@ -255,9 +254,6 @@ class SqliteTransaction(Transaction):
                 "ON CONFLICT (name) DO UPDATE SET id = max(excluded.id, last_id.id)",
                 (table.__tablename__,),
             )
-
-    def place_of(self, value: bytes, column: ColumnElement[bytes]) -> ColumnElement[int]:
-        return func.instr(column, literal(value, LargeBinary))
 
     def elements(self, data: ColumnElement[Any], key: str) -> FromClause:
         return func.json_each(data, f"$.{key}").table_valued("value", name="item")

@@ -184,10 +184,6 @@ class Transaction(ABC):
     def elements(self, data: ColumnElement[Any], key: str) -> FromClause:
         """Return the elements of the array under a key of a JSON column, as rows `item` with the column `value`."""
 
-    @abstractmethod
-    def place_of(self, value: bytes, column: ColumnElement[bytes]) -> ColumnElement[int]:
-        """Return the place of bytes in a column of bytes, from 1; 0 where they are not."""
-
 
 def unexpected(error: BaseException | None, database: str, code: str) -> StorageError:
     """Return the error for a driver's that nobody classified."""

@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 
 from docmill.features.explaining.explanation import Cut, Explanation, Flag, explain
-from docmill.features.explaining.provenance import Batch, Provenance, Recorded, StepRecord
+from docmill.features.explaining.provenance import Provenance, Recorded, StepRecord
 from docmill.storage.core.specs import Spec
 
 SPEC = Spec("summarize", "synopsis", "sha256:1")
 DONE = Recorded("done", {"text": "out"}, None, None, ("reduced",), 4, 3, 1.0, None)
-BATCH = Batch(7, 3, "queued", 64, 1, 0, 1.0, None, None, None)
 FOUND = Provenance(
     job=7,
     state="running",
@@ -25,7 +24,7 @@ FOUND = Provenance(
     text="a text",
     changed=False,
     gone=False,
-    way=(StepRecord("summarize", None, SPEC, "a text", "a text", 1, DONE, None),),
+    way=(StepRecord("summarize", None, SPEC, "a text", "a text", DONE),),
 )
 
 
@@ -60,9 +59,7 @@ def test_a_failure_has_its_reason_and_what_a_retry_does(reason_class: str | None
 
 
 def test_what_has_no_outcome_says_why() -> None:
-    assert explained(outcome=None, batch=BATCH).said == (
-        "It is not computed yet (shard 3 is queued). `docmill status 7` says how the job stands."
-    )
+    assert explained(outcome=None).said == "It is not computed yet. `docmill status 7` says how the job stands."
     cancelled = explained(replace(FOUND, state="cancelled"), outcome=None)
     assert cancelled.said == "It was not computed: the job was cancelled. Run its source again to compute it."
     left_out = explained(replace(FOUND, left_out="a repeat of j"), outcome=None, content=None)
@@ -72,7 +69,7 @@ def test_what_has_no_outcome_says_why() -> None:
 
 
 def test_a_step_waits_for_the_one_before_it_or_is_blocked_by_it() -> None:
-    second = StepRecord("second", "summarize", SPEC, None, None, None, None, None)
+    second = StepRecord("second", "summarize", SPEC, None, None, None)
     waits = explain(replace(FOUND, way=(*FOUND.way, second)), lambda *_: Cut())
     assert (waits.state, "waits for the step summarize" in (waits.said or "")) == ("to do", True)
     failed = replace(FOUND.step, outcome=replace(DONE, status="failed", reason="it would not"))

@@ -22,7 +22,6 @@ def test_a_document_is_explained(browse: Browse, database: Database, key: str, s
     assert said in page
     assert "sha256:1" in page
     assert "<dt>Source</dt><dd><bdi>a.jsonl</bdi>, read " in page
-    assert "by worker <bdi>w1</bdi>" in page
     assert f'In job <a href="/jobs/{job}/document?id={key}">{job}</a> (' in page
 
 
