@@ -10,14 +10,14 @@ contents, since an unfinished job's outcomes are not dropped.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-from sqlalchemy import ColumnElement, and_, delete, exists, false, not_, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, or_, select, true, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import pages
+from docmill.storage.core.lookups import SPEC, pages, spec_of
 from docmill.storage.core.schema import (
     Content,
     Document,
@@ -36,17 +36,6 @@ from docmill.storage.pipelines import pipelines
 from docmill.storage.steps.jobs import UNFINISHED
 
 LOOK = 5_000  # contents or outcomes examined in one transaction
-
-
-@dataclass(frozen=True)
-class Going:
-    """Conditions for outcomes and documents that a forecast takes as removed; by default none is."""
-
-    outcomes: ColumnElement[bool] = field(default_factory=false)
-    documents: ColumnElement[bool] | None = None
-
-
-NOTHING = Going()
 
 
 def collect(database: Database, budget: RemovalBudget | None = None) -> Removed:
@@ -119,22 +108,28 @@ def _note_dropped(transaction: Transaction, spec_ids: Collection[int], rule: str
     transaction.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(**dropped))
 
 
-def unneeded(transaction: Transaction, contents: Collection[int], going: Going = NOTHING) -> list[int]:
-    """Return the contents among these that nothing needs, in order, as if `going` were removed."""
-    loose = sorted({*contents} - _rooted(transaction, contents, going))
-    pages = [{*loose[first : first + PAGE]} for first in range(0, len(loose), PAGE)]
-    return sorted(set[int]().union(*(_unneeded(transaction, page, going) for page in pages)))
+def count_unneeded(database: Database) -> Removed:
+    """Count the contents that nothing needs, with their outcomes: `collect` removes them."""
+    total = Removed()
+    for loose in _loose(database):
+        with database.read() as transaction:
+            transaction.prefer_indexes()
+            for first in range(0, len(loose), PAGE):
+                gone = _unneeded(transaction, {*loose[first : first + PAGE]})
+                outcomes = select(func.count()).where(OutcomeRow.content_id.in_(gone))
+                total += Removed(contents=len(gone), outcomes=transaction.scalar(outcomes) or 0)
+    return total
 
 
-def _unneeded(transaction: Transaction, contents: set[int], going: Going = NOTHING) -> set[int]:
+def _unneeded(transaction: Transaction, contents: set[int]) -> set[int]:
     """Return the contents that no root leads to."""
     needed, origins, looked_at = set[int](), dict[int, set[int]](), set[int]()
     front = contents
     while front:
         looked_at |= front
-        rooted = _rooted(transaction, front, going)
+        rooted = _rooted(transaction, front)
         needed |= rooted
-        of_front = _origins(transaction, front - rooted, going=going)
+        of_front = _origins(transaction, front - rooted)
         origins |= of_front
         front = set[int]().union(*of_front.values()) - looked_at
     while led_to := {
@@ -144,7 +139,7 @@ def _unneeded(transaction: Transaction, contents: set[int], going: Going = NOTHI
     return contents - needed
 
 
-def _rooted(transaction: Transaction, contents: Collection[int], going: Going = NOTHING) -> set[int]:
+def _rooted(transaction: Transaction, contents: Collection[int]) -> set[int]:
     """Return the contents that a root has, or that are an output of a document's text."""
     # OFFSET 0: one look-up for each, which stops at the first row (see `Transaction.probe`).
     has_document = select(Document.id).where(Document.content_id == Content.id)
@@ -153,29 +148,18 @@ def _rooted(transaction: Transaction, contents: Collection[int], going: Going = 
         .join(Job, Job.id == StepText.job_id)
         .where(StepText.content_id == Content.id, Job.state.in_(UNFINISHED))
     )
-    put_out = select(OutcomeRow.content_id).where(OutcomeRow.output_id == Content.id, not_(going.outcomes))
+    put_out = select(OutcomeRow.content_id).where(OutcomeRow.output_id == Content.id)
     of_document = put_out.join(Document, Document.content_id == OutcomeRow.content_id)
     is_prompt = select(Prompt.document_id).where(Prompt.content_id == Content.id)
     of_prompt = put_out.join(Prompt, Prompt.content_id == OutcomeRow.content_id)
-    if going.documents is not None:
-        has_document, of_document = (root.where(not_(going.documents)) for root in (has_document, of_document))
-        is_prompt, of_prompt = (
-            root.join(Document, Document.id == Prompt.document_id).where(not_(going.documents))
-            for root in (is_prompt, of_prompt)
-        )
     roots = (has_document, is_prompt, is_met, of_document, of_prompt)
     query = select(Content.id).where(or_(*(root.offset(0).correlate(Content).exists() for root in roots)))
     return {row.id for row in transaction.probe(query, Content.id, [*contents])}
 
 
-def _origins(
-    transaction: Transaction,
-    contents: Collection[int],
-    limit: int | None = None,
-    going: Going = NOTHING,
-) -> dict[int, set[int]]:
+def _origins(transaction: Transaction, contents: Collection[int], limit: int | None = None) -> dict[int, set[int]]:
     """Return, by content, the contents whose output it is."""
-    query = select(OutcomeRow.output_id, OutcomeRow.content_id).where(not_(going.outcomes))
+    query = select(OutcomeRow.output_id, OutcomeRow.content_id)
     if limit is not None:
         query = query.where(OutcomeRow.output_id.in_(contents)).limit(limit)
         rows = transaction.execute(query).all() if contents else []
@@ -185,6 +169,31 @@ def _origins(
     for row in rows:
         origins.setdefault(row.output_id, set()).add(row.content_id)
     return origins
+
+
+@dataclass(frozen=True)
+class SpecResults:
+    """Results of one spec: their number, and the tokens read and written for them."""
+
+    spec_id: int
+    spec: str
+    outcomes: int
+    tokens_in: int
+    tokens_out: int
+
+
+def count_old(
+    database: Database, *, older_than_s: float = 0.0, spec_ids: Collection[int] | None = None
+) -> list[SpecResults]:
+    """Count the results that `drop` drops, by spec."""
+    of_specs = true() if spec_ids is None else OutcomeRow.spec_id.in_(spec_ids)
+    goes = and_(is_old(older_than_s), not_(is_worked_on()), of_specs)
+    sums = (func.count(), func.sum(OutcomeRow.tokens_in), func.sum(OutcomeRow.tokens_out))
+    counts = select(OutcomeRow.spec_id, *sums).where(goes).group_by(OutcomeRow.spec_id)
+    with database.read() as transaction:
+        counted = {spec_id: map(int, of_spec) for spec_id, *of_spec in transaction.execute(counts)}
+        rows = transaction.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(counted)).order_by(SpecRow.id))
+        return [SpecResults(row.id, str(spec_of(row)), *counted[row.id]) for row in rows]
 
 
 def drop(

@@ -126,14 +126,10 @@ def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_res
     changed = write_corpus([{"id": "b", "text": "Another text."}], "changed.jsonl")
     stocked("run", "translate", changed, "--model", "null", "--corpus", "letters")
     dry = stocked.json("gc", "versions", "--dry-run")
-    assert (dry["superseded"], [one["outcomes"] for one in dry["dropped"]]) == (1, [1])
-    assert (dry["unneeded"], dry["removed"]) == ({"contents": 0, "outcomes": 0}, {"contents": 1, "outcomes": 1})
-    dry_run = stocked("gc", "versions", "--dry-run").stderr
-    assert "With the texts that nothing needs then: 1 text, 1 result." in dry_run
+    assert (dry["superseded"], dry["dropped"], dry["unneeded"]) == (1, [], {"contents": 0, "outcomes": 0})
     for options in (["--dry-run"], []):
         said = stocked("gc", "versions", *options, code=0 if options else 2).stderr
         assert "1 superseded version of documents, 0 readings" in said
-        assert "1 result, " in said
         assert "The results of jobs that had these versions lack them then." in said
     assert stocked.json("gc", "versions", "--older-than", 1)["superseded"] == 0
     said = stocked("gc", "versions", "--yes").stderr

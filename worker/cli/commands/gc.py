@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 import click
 
 from docmill.storage.core.database import Database
-from docmill.storage.deletion import cost, gc, needed, removal, retention
-from docmill.storage.deletion.cost import RecomputeCost
+from docmill.storage.deletion import gc, needed, removal, retention
+from docmill.storage.deletion.gc import SpecResults
 from docmill.storage.deletion.paging import RemovalBudget, Removed
 from docmill.storage.deletion.retention import Ages, Swept
 from docmill.storage.search import pgvector_index
@@ -74,7 +74,7 @@ def texts_command(dry_run: bool, as_json: bool) -> int:
 @YES
 @JSON
 def results_command(days: float | None, spec: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
-    """Drop old results, also those of current documents. The command says how long they took to compute, and asks."""
+    """Drop old results, also those of current documents. The command says how many there are, and asks."""
     if days is None and spec is None:
         raise click.UsageError("give --older-than DAYS, or --spec SPEC")
     return _collect(lambda database: _drops(database, days, spec), dry_run, yes, as_json)
@@ -145,14 +145,11 @@ def _collect(
         if drops.superseded:
             with database.read() as transaction:
                 old = removal.count_versions(transaction, drops.older_than_s)
-        drops_some = drops.superseded or drops.spec_ids is None or len(drops.spec_ids) > 0
-        # The forecast reads every text: it is made only for somebody who reads it.
-        asks = dry_run or not yes
-        goes, costs = cost.forecast(database, **vars(drops)) if drops_some and asks else (Removed(), [])
+        asks = dry_run or not yes  # else nobody reads the counts
+        dropped = gc.count_old(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids) if asks else []
         if dry_run:
-            unneeded, _ = cost.forecast(database)
-            return _say_would_remove(old, costs, unneeded, goes if old.documents or costs else None, as_json)
-        if (old.documents or costs) and not yes and not confirmed("\n".join(_what("This drops:", old, costs))):
+            return _say_would_remove(old, dropped, gc.count_unneeded(database), as_json)
+        if (old.documents or dropped) and not yes and not confirmed("\n".join(_what("This drops:", old, dropped))):
             return BAD_INPUT
         removed = _remove(database, note(database, drops))
         for sentence in inventory.clear(settings, database):
@@ -209,38 +206,32 @@ def _remove(database: Database, drops: Drops) -> Removed:
     return removed + gc.collect(database)
 
 
-def _what(begins: str, old: Removed, costs: list[RecomputeCost]) -> list[str]:
-    """Return lines about superseded versions and results that go, and what these took."""
+def _what(begins: str, old: Removed, dropped: list[SpecResults]) -> list[str]:
+    """Return lines about superseded versions and results that go."""
     versions = [f"  {_old_versions(old)}"] if old.documents else []
     then = [LACKING] if old.documents else []
-    return [begins, *versions, *map(_cost, costs), *then, *([RECOMPUTED] if costs else [])]
+    return [begins, *versions, *map(_of_spec, dropped), *then, *([RECOMPUTED] if dropped else [])]
 
 
-def _cost(of: RecomputeCost) -> str:
-    """Return a line about the results of one spec and what they took."""
-    took = "" if of.seconds is None else f", about {formatting.duration(of.seconds)} as they were computed"
+def _of_spec(of: SpecResults) -> str:
+    """Return a line about the results of one spec."""
     tokens = f"{of.tokens_in:,} tokens read, {of.tokens_out:,} written"
-    return f"  spec {of.spec_id}, {of.spec}: {counted(of.outcomes, 'result')}, {tokens}{took}"
+    return f"  spec {of.spec_id}, {of.spec}: {counted(of.outcomes, 'result')}, {tokens}"
 
 
 def _old_versions(old: Removed) -> str:
     return f"{counted(old.documents, 'superseded version')} of documents, {counted(old.ingests, 'reading')}"
 
 
-def _say_would_remove(
-    old: Removed, costs: list[RecomputeCost], unneeded: Removed, goes: Removed | None, as_json: bool
-) -> int:
-    """Say what would go: texts that nothing needs now, and all that `goes` with versions and results, if any do."""
+def _say_would_remove(old: Removed, dropped: list[SpecResults], unneeded: Removed, as_json: bool) -> int:
+    """Say what would go, and the texts that nothing needs now."""
     if as_json:
-        counts = {"superseded": old.documents, "readings": old.ingests}
-        unneeded_now = {"unneeded": _counts(unneeded), "removed": _counts(goes or unneeded)}
-        print_json({"dropped": [asdict(cost) for cost in costs], **counts, **unneeded_now})
+        counts = {"superseded": old.documents, "readings": old.ingests, "unneeded": _counts(unneeded)}
+        print_json({"dropped": [asdict(of_spec) for of_spec in dropped], **counts})
         return OK
-    if goes is None:
-        say(f"Texts that nothing needs: {unneeded.contents:,}, with {counted(unneeded.outcomes, 'result')}.")
-    else:
-        say("\n".join(_what("This would drop:", old, costs)))
-        say(f"With the texts that nothing needs then: {_texts(goes)}.")
+    if old.documents or dropped:
+        say("\n".join(_what("This would drop:", old, dropped)))
+    say(f"Texts that nothing needs: {unneeded.contents:,}, with {counted(unneeded.outcomes, 'result')}.")
     say("Nothing was removed: this was a dry run.")
     return OK
 
