@@ -9,7 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from docmill.tasks.specs.own_models import OWN, archive_name
+from docmill.tasks.specs.pinning import OWN, archive_name
 
 ROOT = Path(__file__).parent.parent
 

@@ -26,13 +26,12 @@ from docmill.tasks.errors import BadOption, CannotServe, hint
 from docmill.tasks.kinds.answer import ANSWER
 from docmill.tasks.kinds.base import Recipe, TaskKind, Traits
 from docmill.tasks.kinds.classify import CLASSIFY
-from docmill.tasks.kinds.embed import EMBED
+from docmill.tasks.kinds.embed import EMBED, SPARSE
 from docmill.tasks.kinds.entities import ENTITIES
 from docmill.tasks.kinds.extract import EXTRACT
 from docmill.tasks.kinds.generate import GENERATE, Generate, Uncut
 from docmill.tasks.kinds.options import KindOptions, declaration_of, key, parsed
 from docmill.tasks.kinds.redact import REDACT
-from docmill.tasks.kinds.sparse import SPARSE
 from docmill.tasks.kinds.summarize import SUMMARIZE
 from docmill.tasks.kinds.translate import TRANSLATE
 from docmill.tasks.models import weightless

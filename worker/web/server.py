@@ -22,7 +22,7 @@ from docmill.storage.features import load_all
 from docmill.worker.errors import WorkerError
 from docmill.worker.web.http_server import serve
 from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Renderer, assets, merged
-from docmill.worker.web.pages import jobs, outputs, pipelines, search
+from docmill.worker.web.pages import jobs, outputs, pipelines
 from docmill.worker.web.site import (
     HEALTH,
     SIGN_IN,
@@ -47,7 +47,7 @@ PAGES: tuple[Page, ...] = (
     *outputs.PAGES,
     *pipelines.PAGES,
     *jobs.FLEET_PAGES,
-    *search.PAGES,
+    *outputs.SEARCH_PAGES,
     *load_all("pages", Page),
 )
 CHANGES: tuple[Change, ...] = (*jobs.CHANGES, *pipelines.CHANGES)

@@ -10,8 +10,7 @@ from sqlalchemy import select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Corpus
 from docmill.storage.deletion import removal
-from docmill.storage.deletion.removal import Condition
-from docmill.storage.deletion.tracing import trace
+from docmill.storage.deletion.removal import Condition, trace
 from docmill.storage.errors import ConditionInvalid
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.pruning import Limits, SeenDocuments, prune

@@ -9,7 +9,7 @@ from sqlalchemy import update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow, db_now
 from docmill.storage.deletion import gc, removal
-from docmill.storage.deletion.tracing import trace
+from docmill.storage.deletion.removal import trace
 from docmill.storage.errors import DatabaseBusy, StorageError
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import choose

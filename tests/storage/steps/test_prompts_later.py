@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Document, Prompt, Step
 from docmill.storage.core.specs import Spec
-from docmill.storage.deletion import gc, removal, tracing
+from docmill.storage.deletion import gc, removal
 from docmill.storage.ingest import ingest
 from docmill.storage.pipelines import views
 from docmill.storage.results.parts import marks
@@ -132,7 +132,7 @@ def test_a_search_the_view_and_a_trace_go_the_same_way(database: Database, fleet
         views.drop(database, "p")
     assert {row[0]: row[1] for row in rows} == expected(WITH_TEXT)
     assert {row[2] for row in rows} == {"done"}
-    assert tracing.trace(database, "Sports: translate(Rain.)").documents == (("news", "b"),)
+    assert removal.trace(database, "Sports: translate(Rain.)").documents == (("news", "b"),)
 
 
 def test_what_is_removed_takes_its_prompts_along_and_what_is_dropped_comes_anew(
@@ -146,14 +146,14 @@ def test_what_is_removed_takes_its_prompts_along_and_what_is_dropped_comes_anew(
     removal.remove_documents(database, "news", ["b"])
     removal.settle(database)
     for text in ("Sports: translate(Rain.)", "generate(Sports: translate(Rain.))"):
-        assert tracing.trace(database, text).is_nowhere
-    assert tracing.trace(database, "Weather: translate(Rain.)").stored
+        assert removal.trace(database, text).is_nowhere
+    assert removal.trace(database, "Weather: translate(Rain.)").stored
     assert count_rows(database, Prompt) == n_prompts - 2
     with database.read() as transaction:
         [english] = transaction.scalars(select(func.min(Step.spec_id)).where(Step.seq == 0))
     gc.drop(database, spec_ids=[english])
     assert count_rows(database, Prompt) == 0, "their texts went, which nothing led to any more"
-    assert not tracing.trace(database, "generate(Weather: translate(Rain.))").stored
+    assert not removal.trace(database, "generate(Weather: translate(Rain.))").stored
     again = take(database, asked("b.jsonl"), WITH_TEXT)
     fleet.work()
     finished(database, again)

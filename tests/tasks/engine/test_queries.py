@@ -15,7 +15,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.engine.queries import (
+from docmill.tasks.errors import BadOption, CannotServe, EngineStopped
+from docmill.tasks.models.sentence_modules import prompt
+from docmill.tasks.outputs import Failure, Vector
+from docmill.worker.jobs.search import (
     COMPARED,
     PASSAGE_CHARS,
     cut_passages,
@@ -25,9 +28,6 @@ from docmill.tasks.engine.queries import (
     query_spec,
     with_prompt,
 )
-from docmill.tasks.errors import BadOption, CannotServe, EngineStopped
-from docmill.tasks.models.sentence_modules import prompt
-from docmill.tasks.outputs import Failure, Vector
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.fakes import FakeBackend

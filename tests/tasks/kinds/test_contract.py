@@ -32,8 +32,7 @@ from docmill.tasks.kinds.options import (
 from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
-from docmill.worker.cli.commands.run import run_command
-from docmill.worker.cli.tasks import given_options
+from docmill.worker.cli.commands.run import given_options, run_command
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.pipelines.file import parse
 from tests.tasks.conftest import EngineOf

@@ -11,8 +11,8 @@ from threading import Thread
 import pytest
 
 from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound
-from docmill.tasks.specs import own_models, pinning
-from docmill.tasks.specs.own_models import OWN, copy_own_models
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.pinning import OWN, copy_own_models
 from docmill.worker.settings import load_settings
 from release import models
 from tests.worker.harness import ROOT
@@ -71,8 +71,8 @@ def test_without_the_projects_address_the_archive_has_to_be_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = {"Version": "1.2.0", "Project-URL": ["Homepage, https://example.org/docmill"]}
-    monkeypatch.setattr(own_models, "metadata", lambda _: _Metadata(about))
-    assert own_models._release_url() == (
+    monkeypatch.setattr(pinning, "metadata", lambda _: _Metadata(about))
+    assert pinning._release_url() == (
         "https://example.org/docmill/releases/download/v1.2.0/docmill-1.2.0-quickstart.zip"
     )
     del about["Project-URL"]

@@ -13,8 +13,8 @@ import pytest
 
 from docmill.storage.core.specs import Spec, Status
 from docmill.tasks import kinds, languages
-from docmill.tasks.backends.polyglot import PolyglotBackend
 from docmill.tasks.batching import Budget, Item, Pool
+from docmill.tasks.engine.backend_factory import PolyglotBackend
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from docmill.tasks.kinds import instruction
 from docmill.tasks.models import families

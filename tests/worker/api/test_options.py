@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from docmill.tasks import kinds
 from docmill.tasks.kinds.options import key
-from docmill.worker.api.options import NAMES, Options, Task, python_name
+from docmill.worker.api.mill import NAMES, Options, Task, python_name
 from docmill.worker.submit.options import Work
 
 PARAMETERS = {"model", "corpus"}  # options that the functions have as parameters

@@ -17,8 +17,7 @@ from docmill.storage.core.lookups import first_existing
 from docmill.storage.core.normalize import bom_length, decode, normalize
 from docmill.storage.deletion import removal
 from docmill.storage.deletion.paging import Removed
-from docmill.storage.deletion.removal import Condition, select_keys
-from docmill.storage.deletion.tracing import Trace, trace
+from docmill.storage.deletion.removal import Condition, Trace, select_keys, trace
 from docmill.storage.results import corpora
 from docmill.storage.results.corpora import CorpusState
 from docmill.worker import formatting, inventory

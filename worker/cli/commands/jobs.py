@@ -26,7 +26,7 @@ from docmill.worker.cli.printing import (
     write_out,
 )
 from docmill.worker.formatting import printable
-from docmill.worker.jobs.changes import change_job, retry_failures
+from docmill.worker.jobs.follow import change_job, retry_failures
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.prices import read_prices
 from docmill.worker.stores import open_store

@@ -53,7 +53,7 @@ def get_command(source: str | None) -> int:
 
     docmill's release has the archive. The command verifies the hash of each model.
     """
-    from docmill.tasks.specs.own_models import copy_own_models
+    from docmill.tasks.specs.pinning import copy_own_models
 
     settings = settings_from()
     folder = settings.models_dir or settings.home / MODELS

@@ -29,7 +29,7 @@ from docmill.tasks import kinds
 from docmill.worker.exports import read_table
 from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import REASON_CLASSES, time_left
-from docmill.worker.jobs.changes import change_job, retry_failures
+from docmill.worker.jobs.follow import change_job, retry_failures
 from docmill.worker.prices import Prices, read_prices
 from docmill.worker.web import charts
 from docmill.worker.web.page import DAY_S, Change, Page, PageRefused, PageRequest, Values

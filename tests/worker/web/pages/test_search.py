@@ -10,10 +10,10 @@ import pytest
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.leases.shards import Claim
-from docmill.tasks.engine import queries
 from docmill.tasks.kinds import STORED_KINDS
 from docmill.tasks.models.weightless import NULL, NULL_REVISION
 from docmill.worker.engines import running
+from docmill.worker.jobs import search
 from docmill.worker.settings import Settings
 from tests.storage.builders import finish, numbered, read, request
 from tests.worker.web.conftest import Browse
@@ -25,7 +25,7 @@ SPEC = Spec("embed", NULL, NULL_REVISION)
 def embed(database: Database, settings: Settings) -> None:
     def vectors(claim: Claim) -> list[Outcome]:
         with running(settings, "cpu") as engine:
-            outputs = queries.embed(engine, SPEC, [text for _, text in claim.texts])
+            outputs = search.embed(engine, SPEC, [text for _, text in claim.texts])
         packed = [np.asarray(getattr(output, "values"), np.float32).tobytes() for output in outputs]  # noqa: B009
         return [
             Outcome(content_id, Status.DONE, vector=vector)
@@ -56,7 +56,7 @@ def test_a_link_of_another_site_fills_the_form_and_loads_no_model(
 ) -> None:
     embed(database, settings)
     searched: list[str] = []
-    monkeypatch.setattr("docmill.worker.web.pages.search.search", lambda asked, corpus, text: searched.append(text))
+    monkeypatch.setattr("docmill.worker.web.pages.outputs.search", lambda asked, corpus, text: searched.append(text))
     browser = browse()
     for site in ("cross-site", "same-site"):
         headers = {"sec-fetch-site": site, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
