@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 EXTRAS = (
     "checks,ctranslate2,dedup,excel,formats,language,local,metrics,opentelemetry,parquet,remote,report,review,served,"
-    "server,top,web"
+    "server,web"
 )
 HEAD = """\
 # What is in the image ({variant}), for Python {python} on linux/amd64. Written by `make lock`.

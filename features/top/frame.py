@@ -1,23 +1,56 @@
-"""The view of `docmill top`: jobs, lanes, workers and failures, as rows of text and as a plain frame."""
+"""`docmill top`: jobs, lanes, workers and failures, as a frame of text that is written again and again."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import click
 
 from docmill.storage.core.database import Database
 from docmill.storage.results.fleet import Fleet, RecentFailure, read_failures, read_fleet
 from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.tasks import kinds
+from docmill.worker.cli.options import JSON, settings_from
+from docmill.worker.cli.printing import OK, answer, print_json
 from docmill.worker.formatting import as_json, duration, local_time, printable, rate, time_left
+from docmill.worker.stores import open_store
 
+REFRESH_S = 2.0
 JOBS = 50
 BAR = 6  # characters
 JOB_COLUMNS = ("job", "task", "corpus", "state", "progress", "texts/s", "time left")
 LANE_COLUMNS = ("lane", "planned", "queued", "running", "oldest job")
 WORKER_COLUMNS = ("worker", "device", "shards", "lanes", "refuses")
 FAILURE_COLUMNS = ("job", "document", "time", "reason")
+
+
+@click.command("top", epilog="Example: docmill top --once")
+@click.option("--once", is_flag=True, help="Print one frame and end.")
+@JSON
+def top_command(once: bool, as_json: bool) -> int:
+    """Watch jobs, lanes, workers and failures, read again every two seconds, until Ctrl-C.
+
+    Without a terminal, the command prints one frame.
+    """
+    with open_store(settings_from()) as database:
+        if as_json:
+            print_json(view_as_json(read_view(database)))
+            return OK
+        is_live = sys.stdout.isatty() and not once
+        while True:
+            size = shutil.get_terminal_size()
+            frame = plain_frame(read_view(database), size.columns)
+            if not is_live:
+                answer(frame)
+                return OK
+            click.clear()
+            answer("\n".join(frame.splitlines()[: size.lines - 1]))
+            time.sleep(REFRESH_S)
 
 
 @dataclass(frozen=True)
@@ -36,8 +69,8 @@ def read_view(database: Database, lanes: Collection[str] = kinds.NAMES) -> View:
     return View(tuple(jobs), read_fleet(database, lanes), tuple(read_failures(database, lanes)))
 
 
-def job_row(job: JobStatus, block: str = "#", rest: str = ".") -> tuple[str, ...]:
-    """Return the cells of a job, with the last part of its corpus's name and a bar of these two characters."""
+def job_row(job: JobStatus) -> tuple[str, ...]:
+    """Return the cells of a job, with the last part of its corpus's name and a bar."""
     share = (job.texts - job.pending) / job.texts if job.texts else float(job.state == "done")
     full = int(share * BAR)
     tasks = "+".join(step.spec.kind for step in job.steps)
@@ -48,7 +81,7 @@ def job_row(job: JobStatus, block: str = "#", rest: str = ".") -> tuple[str, ...
         _short(tasks, 12),
         _short(job.corpus.rpartition("/")[2], 16),
         job.state,
-        f"{block * full}{rest * (BAR - full)} {int(100 * share):>3} %",
+        f"{'#' * full}{'.' * (BAR - full)} {int(100 * share):>3} %",
         rate(left.texts_per_s) if left.texts_per_s else "",
         said or (_short(job.waiting_cause.replace("_", " "), 14) if job.waiting_cause else ""),
     )
@@ -101,9 +134,9 @@ def headline(view: View) -> str:
 def plain_frame(view: View, width: int) -> str:
     """Return the view as text without color, in lines of at most `width` characters."""
     parts = [
-        ("jobs", JOB_COLUMNS, [job_row(job) for job in view.jobs]),
         ("lanes", LANE_COLUMNS, lane_rows(view)),
         ("workers", WORKER_COLUMNS, worker_rows(view)),
+        ("jobs", JOB_COLUMNS, [job_row(job) for job in view.jobs]),
         ("failures in the last 24 hours", FAILURE_COLUMNS, failure_rows(view)),
     ]
     lines = [headline(view)]
