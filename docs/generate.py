@@ -156,7 +156,7 @@ def settings() -> str:
 {_from("worker/settings.py")}
 A docmill process takes settings from options, `DOCMILL_*` variables, or a `.env` file in the folder where it is
 started, in this order. Unknown, bad and empty settings are errors, listed together. An age is `12h`, `90d`, `6w`,
-`1y` or `never`. `docmill gc retention` applies the last three ages.
+`1y` or `never`.
 
 | variable | description | default |
 | --- | --- | --- |

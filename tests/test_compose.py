@@ -99,7 +99,6 @@ def test_a_filled_example_is_a_valid_configuration(tmp_path: Path, monkeypatch: 
     for line in (ROOT / ".env.example").read_text().splitlines():
         if match := re.fullmatch(r"#(DOCMILL_\w+)=(.*)", line):
             monkeypatch.setenv(*match.groups())
-    (tmp_path / "retention.toml").write_text('[retention]\nresults = "1y"\n')
     monkeypatch.setenv("DOCMILL_MODELS_DIR", str(tmp_path))  # the example's is in the container
     monkeypatch.chdir(tmp_path)
     assert load_settings().redis_url == "redis://:PASSWORD@queue.example:6379/0"

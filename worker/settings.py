@@ -1,12 +1,4 @@
-"""Settings: the one place that reads the environment. `DOCMILL_*` variables, a `.env` file, or options.
-
-A TOML file may have the ages of retention, with a line for each rule. A variable overrides the file::
-
-    [retention]
-    runs = "90d"
-    results = "1y"
-    shards = "30d"
-"""
+"""Settings: the one place that reads the environment. `DOCMILL_*` variables, a `.env` file, or options."""
 
 from __future__ import annotations
 
@@ -14,7 +6,6 @@ import os
 import pwd
 import re
 import sys
-import tomllib
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +13,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -46,10 +37,7 @@ DAY_S = 86_400.0
 _UNITS_S = {"h": 3_600.0, "d": DAY_S, "w": 7 * DAY_S, "y": 365 * DAY_S}
 NEVER = "never"
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([hdwy])")
-_FIELD = "retention_"
 _LEAST_S, _MOST_S = 3_600.0, 1_000 * _UNITS_S["y"]
-_OF_UPKEEP = Shown("`DOCMILL_RETENTION_DAYS`")
-_NEVER = Shown(f"`{NEVER}`")
 
 
 def parse_age(value: str) -> float | None:
@@ -65,36 +53,18 @@ def parse_age(value: str) -> float | None:
     return age_s
 
 
-def read_ages(path: Path) -> dict[str, str]:
-    """Return the ages of a file by rule, as they are written. Raises ValueError."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("retention", {})
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path} is no TOML file: {error}") from error
-    if not isinstance(table, dict) or not table:
-        raise ValueError(f'{path} has no table [retention]; write one, such as results = "1y"')
-    rules = retention_rules()
-    if unknown := sorted({*table} - {*rules}):
-        raise ValueError(f"{path}: unknown rule {', '.join(map(repr, unknown))}; there are {', '.join(rules)}")
-    for rule, value in table.items():
-        if not isinstance(value, str):
-            raise ValueError(f'{path}: write {rule} with a unit and in quotes, such as "90d"')
+def read_ages(text: str) -> dict[str, float | None]:
+    """Return the ages in a text such as `results=1y, shards=30d`, by rule. Raises ValueError."""
+    ages, rules = dict[str, float | None](), retention_rules()
+    for part in filter(None, _parts(text)):
+        rule, _, age = part.partition("=")
+        if rule not in rules:
+            raise ValueError(f"unknown rule {rule!r}; there are {', '.join(rules)}")
         try:
-            parse_age(value)
+            ages[rule] = parse_age(age)
         except ValueError as error:
-            raise ValueError(f"{path}: {rule}: {error}") from error
-    return dict(table)
-
-
-def _check_age(value: str | None) -> str | None:
-    if value is not None:
-        parse_age(value)
-    return value
-
-
-Age = Annotated[str | None, AfterValidator(_check_age)]
+            raise ValueError(f"{rule}: {error}") from error
+    return ages
 
 
 PREFIX = "DOCMILL_"
@@ -259,35 +229,8 @@ class Settings(BaseSettings):
         ),
     ] = 90.0
     retention: Annotated[
-        Path | None,
-        Field(description="TOML file whose table `[retention]` has an age for each rule; a variable overrides it."),
-    ] = None
-    retention_runs: Annotated[
-        Age, Field(description="Age at which runs of pipelines are removed, with their jobs."), _OF_UPKEEP
-    ] = None
-    retention_step_texts: Annotated[
-        Age, Field(description="The same for the texts that `docmill retry` needs."), _OF_UPKEEP
-    ] = None
-    retention_rejections: Annotated[Age, Field(description="The same for rejected records."), _OF_UPKEEP] = None
-    retention_refusals: Annotated[
-        Age,
-        Field(description="The same for workers' refusals of models."),
-        Shown("an hour, by upkeep"),
-    ] = None
-    retention_shards: Annotated[
-        Age,
-        Field(description="Age at which sums replace finished shards of ended jobs."),
-        _NEVER,
-    ] = None
-    retention_versions: Annotated[
-        Age,
-        Field(description="Age at which superseded versions of documents are removed."),
-        _NEVER,
-    ] = None
-    retention_results: Annotated[
-        Age,
-        Field(description="The same for results that nothing needs."),
-        _NEVER,
+        str | None,
+        Field(description="Ages from which rules remove rows, such as `results=1y,shards=30d`."),
     ] = None
 
     @field_validator("lanes", mode="before")
@@ -370,12 +313,9 @@ class Settings(BaseSettings):
 
     @field_validator("retention")
     @classmethod
-    def _readable(cls, value: Path | None) -> Path | None:
-        if value is None:
-            return None
-        path = value.expanduser().absolute()
-        read_ages(path)
-        return path
+    def _readable(cls, value: str | None) -> str | None:
+        read_ages(value or "")
+        return value
 
     @property
     def server(self) -> weightless.Server | None:
@@ -401,11 +341,7 @@ class Settings(BaseSettings):
         """
         from docmill.storage.deletion.retention import upkeep_ages
 
-        said: dict[str, str] = {} if self.retention is None else read_ages(self.retention)
-        variables = {rule: getattr(self, f"{_FIELD}{rule}") for rule in RETENTION_RULES}
-        said |= {rule: value for rule, value in variables.items() if value is not None}
-        parsed = {rule: parse_age(value) for rule, value in said.items()}
-        every = {**upkeep_ages(self.retention_days * DAY_S), **parsed}
+        every = {**upkeep_ages(self.retention_days * DAY_S), **read_ages(self.retention or "")}
         return {rule: age_s for rule, age_s in every.items() if age_s is not None}
 
     @property
@@ -423,15 +359,11 @@ class Settings(BaseSettings):
 
 
 # The names of docmill's own rules (`docmill.storage.deletion.retention.RULES`); their module loads SQLAlchemy.
-RETENTION_RULES = tuple(
-    name.removeprefix(_FIELD)
-    for name in Settings.model_fields
-    if name.startswith(_FIELD) and name != "retention_days"
-)
+RETENTION_RULES = ("runs", "step_texts", "rejections", "refusals", "shards", "versions", "results")
 
 
 def retention_rules() -> list[str]:
-    """Return the names of docmill's rules of retention, then those of features, whose ages only a file has."""
+    """Return the names of docmill's rules of retention, then those of features."""
     return [*RETENTION_RULES, *(rule for feature in features() for rule in feature.retention)]
 
 

@@ -1,4 +1,4 @@
-"""Settings of retention: ages as variables, and in the table [retention] of a file."""
+"""The setting of retention: an age for each rule."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # without a .env
 
 
-def refused(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
-    for name, value in variables.items():
-        monkeypatch.setenv(f"DOCMILL_RETENTION{name}", value)
+def refused(monkeypatch: pytest.MonkeyPatch, value: str) -> str:
+    monkeypatch.setenv("DOCMILL_RETENTION", value)
     with pytest.raises(SettingsError) as error:
         load_settings()
     return str(error.value)
@@ -54,32 +53,22 @@ def test_without_settings_upkeep_has_its_days_and_nothing_else_is_removed(monkey
     assert load_settings().ages == dict.fromkeys(("runs", "step_texts", "rejections"), 10 * DAY_S)
 
 
-def test_a_variable_goes_before_the_file_and_never_takes_a_rule_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "docmill.toml").write_text('[retention]\nresults = "1y"\nshards = "30d"\nrejections = "never"\n')
-    monkeypatch.setenv("DOCMILL_RETENTION", "docmill.toml")
-    monkeypatch.setenv("DOCMILL_RETENTION_SHARDS", "2w")
-    monkeypatch.setenv("DOCMILL_RETENTION_STEP_TEXTS", "never")
+def test_a_said_age_goes_before_the_days_of_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCMILL_RETENTION", "results=1y, shards=2w,step_texts=never,rejections=never")
     upkeep = {"runs": 90 * DAY_S}
     assert load_settings().ages == upkeep | {"results": 365 * DAY_S, "shards": 14 * DAY_S}
 
 
-def test_wrong_ages_rules_and_files_are_refused_with_their_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("results=1 month", "results: '1 month' is no age"),
+        ("results", "results: '' is no age"),
+        ("runs=1y,result=1y", "unknown rule 'result'; there are runs,"),
+        ("docmill.toml", "unknown rule 'docmill.toml'"),
+    ],
+)
+def test_wrong_ages_and_rules_are_refused_with_their_names(
+    monkeypatch: pytest.MonkeyPatch, value: str, said: str
 ) -> None:
-    assert "DOCMILL_RETENTION_RESULTS: '1 month' is no age" in refused(monkeypatch, _RESULTS="1 month")
-    monkeypatch.delenv("DOCMILL_RETENTION_RESULTS")
-    assert "unknown setting DOCMILL_RETENTION_RESULT" in refused(monkeypatch, _RESULT="1y")
-    monkeypatch.delenv("DOCMILL_RETENTION_RESULT")
-    file = tmp_path / "docmill.toml"
-    for text, said in {
-        '[retention]\nresult = "1y"': "unknown rule 'result'; there are runs,",
-        "[retention]\nresults = 365": 'write results with a unit and in quotes, such as "90d"',
-        '[retention]\nresults = "soon"': "results: 'soon' is no age",
-        'results = "1y"': "has no table [retention]",
-        "[retention": "is no TOML file",
-    }.items():
-        file.write_text(text)
-        assert said in refused(monkeypatch, **{"": str(file)})
-    assert "cannot be read" in refused(monkeypatch, **{"": str(tmp_path / "none.toml")})
+    assert said in refused(monkeypatch, value)

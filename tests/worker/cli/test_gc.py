@@ -15,7 +15,7 @@ from tests.storage.aging import days_pass
 from tests.worker.conftest import Call
 from tests.worker.harness import ROOT, Docmill
 
-AGES = {"RESULTS": "30d", "SHARDS": "10d", "REJECTIONS": "10d"}
+AGES = "results=30d,shards=10d,rejections=10d"
 
 
 @pytest.fixture
@@ -26,8 +26,7 @@ def aged(embedded: Docmill, write_corpus: Callable[..., Path]) -> Docmill:
     for tokens in ("null", "null@700"):
         embedded("run", "embed", "corpus.jsonl", "--model", tokens, code=4)
     days_pass(Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}"), 40)
-    for rule, age in AGES.items():
-        embedded.environment[f"DOCMILL_RETENTION_{rule}"] = age
+    embedded.environment["DOCMILL_RETENTION"] = AGES
     return embedded
 
 
