@@ -22,7 +22,9 @@ from docmill.tasks.models import weightless
 from docmill.worker.errors import Fault, WorkerError, describe_bad_syntax, put_place
 
 if TYPE_CHECKING:
+    from docmill.storage.core.specs import Spec
     from docmill.storage.results.status import JobStatus
+    from docmill.storage.steps.budgets import Account
     from docmill.worker.settings import Settings
 
 _TOKENS = 1_000_000
@@ -75,6 +77,10 @@ class Prices:
         """Return these prices, with another one for a model if it is given."""
         return self if price is None else replace(self, models={**self.models, name: price})
 
+    def by_model(self) -> dict[str, tuple[float, float]]:
+        """Return the prices as the store notes them: of a million tokens read, and of a million written."""
+        return {name: (price.input, price.output) for name, price in self.models.items()}
+
     def cost(self, uses: Iterable[tuple[str, float, float]]) -> Cost | None:
         """Return the cost of models that read and wrote so many tokens; None if none of them has a price."""
         used = list(uses)
@@ -92,6 +98,24 @@ class Prices:
 def read_prices(settings: Settings) -> Prices:
     """Return the prices in the settings' file; none without a file. Raises WorkerError."""
     return Prices() if settings.prices is None else parse(settings.prices)
+
+
+def limit_cost(
+    settings: Settings, max_cost: float | None, specs: Iterable[Spec], budget: str | None = None
+) -> Account:
+    """Return the limit of the cost of a job, or of all jobs of a `budget`. Raises WorkerError without prices."""
+    from docmill.storage.steps.budgets import Account  # which brings SQLAlchemy along
+
+    if max_cost is None:
+        return Account()
+    prices = read_prices(settings)
+    models = [*dict.fromkeys(spec.model for spec in specs)]
+    unknown = [name for name in models if name not in prices.models]
+    lacking = [name for name in unknown if weightless.is_served(name)] or (unknown if unknown == models else [])
+    if lacking:
+        said = f"--max-cost needs the price of {', '.join(lacking)}"
+        raise WorkerError(f"{said}; write a table for it into the file that DOCMILL_PRICES names")
+    return Account(budget=budget, max_cost=max_cost, prices=prices.by_model())
 
 
 def parse(path: Path) -> Prices:

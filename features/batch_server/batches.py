@@ -24,6 +24,7 @@ from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.readers import Source, SourceOptions
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus
+from docmill.storage.steps.budgets import Account
 from docmill.storage.writers import COMPRESSIONS, Target
 from docmill.storage.writers.formats import JSONL, Row, to_json
 from docmill.tasks import kinds
@@ -34,6 +35,7 @@ from docmill.worker.errors import WorkerError
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.jobs.run import run_request
 from docmill.worker.jobs.submission import submit
+from docmill.worker.prices import limit_cost
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
 from docmill.worker.submit.enqueue import Enqueued
@@ -118,27 +120,38 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
     return BatchPlan(file, tuple(contents.calls), jobs, unfit)
 
 
-def carried_out(settings: Settings, plan: BatchPlan, revision: str | None) -> dict[Call, JobStatus]:
-    """Compute the jobs of a batch file on this machine, and return how each ended."""
+def carried_out(
+    settings: Settings, plan: BatchPlan, revision: str | None, max_cost: float | None = None
+) -> dict[Call, JobStatus]:
+    """Compute the jobs of a batch file on this machine, and return how each ended. They cost `max_cost` together."""
+    account = _account(settings, plan, max_cost)
     statuses: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():
         request, opened = _prepared(plan, call, revision)
         devices = devices_for(settings.device, spec.model)
-        with run_request(settings, request, devices, listen(settings), opened=opened) as (_, status):
+        with run_request(settings, request, devices, listen(settings), opened=opened, account=account) as (_, status):
             statuses[call] = status
     return statuses
 
 
-def enqueued(settings: Settings, plan: BatchPlan, revision: str | None) -> list[Enqueued]:
+def enqueued(
+    settings: Settings, plan: BatchPlan, revision: str | None, max_cost: float | None = None
+) -> list[Enqueued]:
     """Store the jobs of a batch file for the workers, and return them. Raises WorkerError if there is none."""
+    account = _account(settings, plan, max_cost)
     if not plan.jobs:
         raise WorkerError("no request of the file can be carried out; --out FILE writes the reasons")
     with open_store(settings) as database:
         listener, submitted = listen(), []
         for call in plan.jobs:
             request, opened = _prepared(plan, call, revision)
-            submitted.append(submit(settings, database, request, listener, opened))
+            submitted.append(submit(settings, database, request, listener, opened, account))
         return submitted
+
+
+def _account(settings: Settings, plan: BatchPlan, max_cost: float | None) -> Account:
+    specs = [spec for _, spec in plan.jobs.values()]
+    return limit_cost(settings, max_cost, specs, f"batch {plan.file.digest[:_DIGITS]}")
 
 
 def _prepared(plan: BatchPlan, call: Call, revision: str | None) -> tuple[Request, Opened]:

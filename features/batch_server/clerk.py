@@ -7,10 +7,9 @@ another does the same again: jobs have idempotency keys, and files are shown wit
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -39,8 +38,8 @@ from docmill.storage.errors import LeaseLost, NotFound, StorageError
 from docmill.storage.readers import Source, SourceOptions
 from docmill.storage.readers.errors import SourceError
 from docmill.storage.readers.files import SourceFile
-from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
+from docmill.storage.steps.budgets import Account
 from docmill.storage.writers.formats import to_json
 from docmill.tasks.errors import BadOption, HubUnreachable, ServerUnreachable, TaskError
 from docmill.worker.concurrency import HeldLease, renewed
@@ -58,7 +57,6 @@ AT_ONCE = 4  # batches that a clerk reads or writes, so that a long one does not
 AGAIN_S = 5.0  # until a batch is tried again after an error
 REMOVE_EVERY_S = 60.0
 LEASE_S = 15.0  # at most: a server that starts again soon goes on with the batches that it had in hand
-COUNT_EVERY_S = 2.0  # the costs of batches that have a limit
 _UNANSWERED = {
     EXPIRED: ("batch_expired", "The batch expired before this request was computed; send it again."),
     CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was computed."),
@@ -114,7 +112,7 @@ class Clerk:
         self.wake.set()
 
     def _work(self) -> None:
-        remove_at = count_at = 0.0
+        remove_at = 0.0
         while not self._stop.is_set():
             try:
                 for batch_id in stored_batches.due(self.database):
@@ -125,28 +123,10 @@ class Clerk:
                 if time.monotonic() >= remove_at:
                     stored_batches.remove_old(self.database)
                     remove_at = time.monotonic() + REMOVE_EVERY_S
-                if time.monotonic() >= count_at:
-                    self.pause_costly()
-                    count_at = time.monotonic() + COUNT_EVERY_S
             except (StorageError, WorkerError) as error:
                 log.warning("not_looked error=%s", error)
             self.wake.wait(POLL_S)
             self.wake.clear()
-
-    def pause_costly(self) -> None:
-        """Pause the batches that have reached a limit of costs, their own or that of their key."""
-        for batch in stored_batches.with_cost_limits(self.database):
-            statuses = self._statuses(batch)
-            if stored_batches.note_cost(self.database, batch, self._cost(statuses)):
-                for status in statuses:
-                    if not status.ended and status.state != "paused" and jobs.pause(self.database, status.id):
-                        log.warning("batch_paused batch=%s job=%d key=%r", batch.id, status.id, batch.key)
-
-    def _statuses(self, batch: ApiBatch) -> list[JobStatus]:
-        return [read_status(self.database, job_id) for job_id in batch.jobs]
-
-    def _cost(self, statuses: Iterable[JobStatus]) -> float:
-        return math.fsum(cost.amount for status in statuses if (cost := self.prices.cost_of(status)) is not None)
 
     def _try(self, batch_id: str) -> None:
         try:
@@ -183,7 +163,7 @@ class Clerk:
                 return  # another clerk has validated it since this one looked
             elif batch.status in {VALIDATING, IN_PROGRESS}:
                 ends_as = EXPIRED if batch.is_expired else COMPLETED
-                self._advance(batch, FINALIZING, ends_as=ends_as, errors=None)
+                self._advance(batch, FINALIZING, ends_as=ends_as)
             else:
                 cancelled = batch.status == CANCELLING
                 self._finalize(batch, held, CANCELLED if cancelled else batch.ends_as)
@@ -210,6 +190,9 @@ class Clerk:
             raise _BatchInvalid(said) from error
         specs, unfit = self._specs(contents.calls)
         plan = BatchPlan(file, tuple(contents.calls), specs, unfit)
+        own = batch.id if batch.max_cost is not None else None
+        sharer, prices = keys.budget_of(batch.key), self.prices.by_model()
+        account = Account(sharer, batch.weight, own, batch.max_cost, prices)
         calls: list[dict[str, Any]] = []
         for number, call in enumerate(plan.calls, 1):
             held.check()
@@ -222,8 +205,7 @@ class Clerk:
             is_first = call == next(iter(specs))
             source = CallSource(file, call, specs[call][1].model, refused=is_first, unfit=unfit)
             try:
-                job = submit(self.settings, self.database, request, Listener(), partial(_opened, source))
-                jobs.share_as(self.database, job.id, f"key {batch.key}", batch.weight)
+                job = submit(self.settings, self.database, request, Listener(), partial(_opened, source), account)
                 calls.append({"job": job.id})
             except TaskError as error:
                 calls.append({"unfit": _reason(call, error)})
@@ -281,7 +263,6 @@ class Clerk:
                 batch,
                 ends_as,
                 *written,
-                cost=self._cost(self._statuses(batch)),
                 n_completed=counts[answers],
                 n_failed=counts[errors],
                 output_file_id=answers.id if counts[answers] else None,

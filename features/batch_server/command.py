@@ -15,7 +15,7 @@ from docmill.features.batch_server.file import BodySettings, open_batch
 from docmill.storage.results.status import JobStatus
 from docmill.tasks.kinds import KindOptions
 from docmill.worker import formatting
-from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, complete_files, declared, settings_from
+from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, Number, complete_files, declared, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, SOME_REJECTED, answer, print_json, stop_as_interrupt
 from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
 from docmill.worker.submit.options import Work
@@ -45,6 +45,12 @@ from docmill.worker.submit.options import Work
 @click.option("--ignore", multiple=True, metavar="FIELD", help="Ignore this field of requests; may be repeated.")
 @declared(KindOptions, "dtype")
 @click.option(
+    "--max-cost",
+    type=Number(0, min_open=True),
+    help="Pause the jobs once they have cost so much together, by DOCMILL_PRICES. Shards in progress end. The same "
+    "command with a higher limit goes on.",
+)
+@click.option(
     "--enqueue",
     is_flag=True,
     help="Leave the jobs to the workers of a fleet, and print their numbers. The same command with --out, once they "
@@ -62,6 +68,7 @@ def batch_command(
     revision: str | None,
     ignore: tuple[str, ...],
     dtype: str | None,
+    max_cost: float | None,
     enqueue: bool,
     device: str | None,
     backend: str | None,
@@ -82,7 +89,7 @@ def batch_command(
     dialect = BodySettings(dtype or settings.dtype, frozenset(ignore))
     if out is None:
         with open_batch(requests, dialect) as file:
-            jobs = batches.enqueued(settings, batches.planned(settings, file, models, revision), revision)
+            jobs = batches.enqueued(settings, batches.planned(settings, file, models, revision), revision, max_cost)
         if as_json:
             print_json([asdict(job) for job in jobs])
         else:
@@ -94,7 +101,7 @@ def batch_command(
     stop_as_interrupt()
     with open_batch(requests, dialect) as file:
         plan = batches.planned(settings, file, models, revision)
-        statuses = batches.carried_out(settings, plan, revision)
+        statuses = batches.carried_out(settings, plan, revision, max_cost)
         written = batches.write_answers(settings, plan, statuses, out, errors)
     batches.say_written(written, out, errors)
     if as_json:

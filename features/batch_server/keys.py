@@ -9,12 +9,14 @@ import hashlib
 import secrets
 from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import ColumnElement, and_, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, literal, or_, select, true, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Attribute, Base, column, db_now, new_metadata
+from docmill.storage.core.schema import Attribute, Base, Budget, column, db_now, new_metadata
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import StorageError
+
+_OF_KEY = "key "
 
 
 class Refused(StorageError):
@@ -34,9 +36,8 @@ class ServerTable(Base):
 class ApiKey(ServerTable):
     """A key of the server by its name; the key itself is stored as its SHA-256. A revoked key keeps its name.
 
-    Jobs of its batches share the workers as one, in proportion to its `weight`. Its open batches have at most
-    `max_requests` lines, and the files that it uploads at most `max_bytes`. Once its batches cost `max_cost`, their
-    jobs are paused. NULL is no limit.
+    Jobs of its batches share the workers as one, in proportion to its `weight`, and have one budget. Its open batches
+    have at most `max_requests` lines, and the files that it uploads at most `max_bytes`. NULL is no limit.
     """
 
     __tablename__ = "api_key"
@@ -45,9 +46,16 @@ class ApiKey(ServerTable):
     weight = column(int, default=1)
     max_requests = column(int, nullable=True)
     max_bytes = column(int, nullable=True)
-    max_cost = column(float, nullable=True)
     created_at = column(float)
     revoked_at = column(float, nullable=True)
+
+    max_cost: float | None
+    spent: float
+
+
+def budget_of(name: str) -> str:
+    """Return the name of the budget of a key's batches, by which they share the workers, too."""
+    return f"{_OF_KEY}{name}"
 
 
 class Entry(ServerTable):
@@ -77,13 +85,16 @@ def new_id(prefix: str) -> str:
     return prefix + secrets.token_hex(12)
 
 
-def add_key(database: Database, name: str, **limits: Any) -> str:
+def add_key(database: Database, name: str, max_cost: float | None = None, **limits: Any) -> str:
     """Store a new key and return it. Its name may never have been used. Raises Refused."""
     secret = f"sk-docmill-{secrets.token_urlsafe(32)}"
 
     def work(transaction: Transaction) -> bool:
         row = transaction.insert(ApiKey).values(name=name, sha256=_hash(secret), created_at=db_now(), **limits)
-        return transaction.scalar(row.on_conflict_do_nothing().returning(ApiKey.name)) is not None
+        if transaction.scalar(row.on_conflict_do_nothing().returning(ApiKey.name)) is None:
+            return False
+        transaction.execute(transaction.insert(Budget).values(name=budget_of(name), max_cost=max_cost))
+        return True
 
     if not database.write(work):
         raise Refused(f"there is a key named {name}, or there was; choose another name", "name_taken")
@@ -91,15 +102,27 @@ def add_key(database: Database, name: str, **limits: Any) -> str:
 
 
 def list_keys(database: Database) -> list[ApiKey]:
-    """Return all keys by their age."""
+    """Return all keys by their age, with their `max_cost`, and what they have `spent`."""
+    query = select(ApiKey, Budget.max_cost, Budget.spent).join(Budget, Budget.name == literal(_OF_KEY) + ApiKey.name)
     with database.read() as transaction:
-        return [ApiKey.of(row) for row in transaction.execute(select(ApiKey).order_by(ApiKey.created_at))]
+        return [ApiKey.of(row) for row in transaction.execute(query.order_by(ApiKey.created_at))]
 
 
 def change_key(database: Database, name: str, **values: Any) -> None:
     """Change limits of a key that is not revoked. Raises Refused if there is no such key."""
-    query = update(ApiKey).where(ApiKey.name == name, ApiKey.revoked_at.is_(None)).values(**values)
-    if database.write(lambda transaction: transaction.execute(query).rowcount) == 0:
+    of_budget = {limit: values.pop(limit) for limit in ("max_cost",) if limit in values}
+
+    def work(transaction: Transaction) -> bool:
+        active = select(ApiKey.name).where(ApiKey.name == name, ApiKey.revoked_at.is_(None))
+        if transaction.scalar(transaction.for_update(active)) is None:
+            return False
+        if values:
+            transaction.execute(update(ApiKey).where(ApiKey.name == name).values(**values))
+        if of_budget:
+            transaction.execute(update(Budget).where(Budget.name == budget_of(name)).values(**of_budget))
+        return True
+
+    if not database.write(work):
         raise Refused(f"there is no key named {name}, or it is revoked; `docmill keys list` lists them", "no_key")
 
 
@@ -123,7 +146,8 @@ def _hash(secret: str) -> bytes:
 
 def lock_key(transaction: Transaction, name: str) -> ApiKey:
     """Return a key. Requests of one key that change what it has take turns."""
-    return ApiKey.of(transaction.execute(transaction.for_update(select(ApiKey).where(ApiKey.name == name))).one())
+    query = transaction.for_update(select(ApiKey).where(ApiKey.name == name))
+    return ApiKey.of(transaction.execute(query).one())
 
 
 def find_earlier(

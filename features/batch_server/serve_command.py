@@ -114,7 +114,7 @@ BYTES = click.option("--max-bytes", type=WholeNumber(1, 10**15), help="Most byte
 COST = click.option(
     "--max-cost",
     type=Number(0, min_open=True),
-    help="Pause its batches once they cost so much, by DOCMILL_PRICES.  [default: any]",
+    help="Pause its batches once they have cost so much, by DOCMILL_PRICES.  [default: any]",
 )
 
 
@@ -147,7 +147,7 @@ def add_command(name: str, as_json: bool, **limits: float | None) -> int:
 @BYTES
 @COST
 def change_command(name: str, **limits: float | None) -> int:
-    """Change limits of the key of NAME. `docmill resume` continues jobs that its costs paused."""
+    """Change limits of the key of NAME. With a higher --max-cost, paused batches continue."""
     given = {option: value for option, value in limits.items() if value is not None}
     if not given:
         raise click.UsageError("give a limit to change, such as --max-cost 50")
@@ -172,18 +172,18 @@ def list_command(as_json: bool) -> int:
     if as_json:
         print_json(rows)
         return OK
-    made = table("name", "state", "weight", "most requests", "most bytes", "most cost", names={"name"})
+    made = table("name", "state", "weight", "most requests", "most bytes", "most cost", "cost so far", names={"name"})
     for row in rows:
         bounds = ("any" if row[name] is None else f"{row[name]:,}" for name in LIMITS)
-        made.add_row(printable(row["name"]), row["state"], str(row["weight"]), *bounds)
+        made.add_row(printable(row["name"]), row["state"], str(row["weight"]), *bounds, f"{row['spent']:,.4g}")
     print_rich(made)
     return OK
 
 
 def _row(key: keys.ApiKey) -> dict[str, Any]:
     state = "active" if key.revoked_at is None else "revoked"
-    limits = {name: getattr(key, name) for name in LIMITS}
-    return {"name": key.name, "state": state, "weight": key.weight, **limits, "created_at": key.created_at}
+    more = {name: getattr(key, name) for name in (*LIMITS, "spent", "created_at")}
+    return {"name": key.name, "state": state, "weight": key.weight, **more}
 
 
 @keys_command.command("revoke", epilog="Example: docmill keys revoke alice")

@@ -352,12 +352,15 @@ class _Application:
     def _batch(self, batch: ApiBatch) -> dict[str, Any]:
         """Return a batch as clients see it."""
         completed, failed = stored_batches.count_requests(self._database, batch)
+        errors = batch.errors
+        if batch.status == IN_PROGRESS:
+            errors = stored_batches.describe_limits(self._database, batch)
         times = (IN_PROGRESS, FINALIZING, COMPLETED, FAILED, EXPIRED, CANCELLING, CANCELLED)
         return {
             "id": batch.id,
             "object": "batch",
             "endpoint": batch.endpoint,
-            "errors": None if batch.errors is None else {"object": "list", "data": batch.errors},
+            "errors": {"object": "list", "data": errors} if errors else None,
             "input_file_id": batch.input_file_id,
             "completion_window": batch.completion_window,
             "status": batch.status,

@@ -1,4 +1,4 @@
-"""Batches of the clients of `docmill serve`: their statuses, costs and leases, and the files that they need.
+"""Batches of the clients of `docmill serve`: their statuses and leases, and the files that they need.
 
 Whoever carries a batch on holds it under a lease, and each change of its status is one conditional update.
 """
@@ -18,7 +18,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, JobKey, Json, ShardCount, Step, column, db_now, partial_index
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import LeaseLost
-from docmill.storage.steps import jobs
+from docmill.storage.steps import budgets, jobs
 from docmill.storage.steps.jobs import UNFINISHED
 from docmill.storage.steps.sharding import OPEN_SHARDS
 
@@ -40,8 +40,7 @@ class ApiBatch(Entry):
     """A batch, with the fields that clients see. `times` has the time at which it got each status.
 
     `plan` is what its lines were read with, and for each set of parameters in the order of their first lines a job
-    or the reason against it (`clerk`). `cost` is noted at its end, and earlier if there is a limit. `ends_as` is the
-    status after finalizing. `owner` has the lease.
+    or the reason against it (`clerk`). `ends_as` is the status after finalizing. `owner` has the lease.
     """
 
     __tablename__ = "api_batch"
@@ -58,7 +57,6 @@ class ApiBatch(Entry):
     created_at = column(float)
     expires_at = column(float)
     weight = column(int, default=1)
-    cost = column(float, default=0.0)
     plan = column(Json, nullable=True)
     errors = column(Json, nullable=True)
     n_lines = column(int)
@@ -117,7 +115,7 @@ def create_batch(
                 f"your key may have {key.max_requests:,} open requests and has {n_open:,}; wait until a batch ends",
                 "request_limit_exceeded",
             )
-        if key.max_cost is not None and _spent(transaction, key) >= key.max_cost:
+        if budgets.read_reached(transaction, [keys.budget_of(key.name)]):
             raise Refused(KEY_AT_LIMIT, COST_LIMIT)
         now = transaction.execute(select(db_now())).scalar_one()
         row = transaction.insert(ApiBatch).values(
@@ -137,38 +135,13 @@ def create_batch(
     return keys.require(database, ApiBatch, key, database.write(work))
 
 
-def _spent(transaction: Transaction, key: ApiKey) -> float:
-    return float(transaction.scalar(select(func.sum(ApiBatch.cost)).where(ApiBatch.key == key.name)) or 0.0)
-
-
-def with_cost_limits(database: Database) -> list[ApiBatch]:
-    """Return the batches in progress that have a limit of costs, or whose key has one."""
-    limited = or_(ApiKey.max_cost.is_not(None), ApiBatch.labels[MAX_COST].as_string().is_not(None))
-    query = select(ApiBatch).join(ApiKey, ApiKey.name == ApiBatch.key).where(ApiBatch.status == IN_PROGRESS, limited)
+def describe_limits(database: Database, batch: ApiBatch) -> list[dict[str, Any]]:
+    """Return an error for each limit of costs that a batch in progress has reached, its own or its key's."""
+    told = {batch.id: BATCH_AT_LIMIT, keys.budget_of(batch.key): KEY_AT_LIMIT}
     with database.read() as transaction:
-        return [ApiBatch.of(row) for row in transaction.execute(query)]
-
-
-def note_cost(database: Database, batch: ApiBatch, cost: float) -> bool:
-    """Note the cost of a batch so far. Return True, and tell its client, if it or its key has reached the limit."""
-
-    def work(transaction: Transaction) -> bool:
-        key = keys.lock_key(transaction, batch.key)
-        ours = update(ApiBatch).where(ApiBatch.id == batch.id, ApiBatch.status == IN_PROGRESS)
-        transaction.execute(ours.values(cost=cost))
-        reasons = []
-        if batch.max_cost is not None and cost >= batch.max_cost:
-            reasons.append(BATCH_AT_LIMIT)
-        if key.max_cost is not None and _spent(transaction, key) >= key.max_cost:
-            reasons.append(KEY_AT_LIMIT)
-        told = [
-            {"code": COST_LIMIT, "line": None, "message": f"{reason[0].upper()}{reason[1:]}.", "param": None}
-            for reason in reasons
-        ]
-        transaction.execute(ours.values(errors=told or None))
-        return bool(told)
-
-    return database.write(work)
+        reached = budgets.read_reached(transaction, told)
+    sentences = [f"{reason[0].upper()}{reason[1:]}." for name, reason in told.items() if name in reached]
+    return [{"code": COST_LIMIT, "line": None, "message": said, "param": None} for said in sentences]
 
 
 def cancel_batch(database: Database, key: ApiKey, batch_id: str) -> ApiBatch:

@@ -45,6 +45,7 @@ WORK: Rights = MappingProxyType(
         "pipeline": (*(f"SELECT ({c})" for c in ("id", "name", "schedule", "looked_at")), "UPDATE (looked_at)"),
         "pipeline_run": _KEEP,
         "job": _update("state", "paused", "reason", "finished_at", "forgotten_at"),
+        "budget": _update("spent", "n_shards"),
         "shard": _CHANGE,
         "shard_count": _READ,
         "outcome": _CHANGE,
@@ -65,7 +66,7 @@ ORDERS: Rights = MappingProxyType(
     {
         "replacement": _READ,
         "job_key": _ADD,
-        **dict.fromkeys(("corpus", "ingest", "document", "job", "step", "shard"), _CHANGE),
+        **dict.fromkeys(("corpus", "ingest", "document", "job", "step", "shard", "budget"), _CHANGE),
         **dict.fromkeys(("content", "spec", "step_text", "prompt"), _ADD),
         **dict.fromkeys(("rejection", "contender"), ("SELECT", "INSERT", "DELETE")),
         **dict.fromkeys(

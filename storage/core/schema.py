@@ -323,7 +323,7 @@ class Job(Base):
     that the sweep has examined, and `last_document` the last one that belongs to the job.
 
     Jobs of one priority share the workers evenly, but those with the same `sharer` share as one, in proportion to
-    their `weight`.
+    their `weight`. The budgets with the names `budget` and `sharer` limit their cost.
 
     Retention (`storage.deletion.retention`) deletes the rows of `step_text` at `forgotten_at`, and folds finished
     shards into one row for each step at `folded_at`. `traceparent` is the first span of the job's trace.
@@ -340,6 +340,7 @@ class Job(Base):
     priority = column(int, default=0)
     sharer = column(str, nullable=True)
     weight = column(int, default=1)
+    budget = column(str, nullable=True)
     max_failures = column(float, nullable=True)  # percent
     max_flagged = column(float, nullable=True)  # percent
     base_document = column(int, default=0)
@@ -354,6 +355,20 @@ class Job(Base):
     traceparent = column(str, nullable=True)
 
 
+class Budget(Base):
+    """The cost of jobs together: of those whose `budget` or `sharer` is its name.
+
+    The `n_shards` of them that ended with a price cost `spent`. Once that is `max_cost`, no other shard begins.
+    """
+
+    __tablename__ = "budget"
+    __storage__ = UPDATED_IN_PLACE
+    name = column(str, primary_key=True)
+    max_cost = column(float, nullable=True)
+    spent = column(float, default=0.0)
+    n_shards = column(int, default=0)
+
+
 class Step(Base):
     """One spec of a job. It reads the documents, or the outputs of the earlier step `input_step` (its `seq`).
 
@@ -366,7 +381,8 @@ class Step(Base):
     failed at that step and are done at this one.
 
     `n_prior_*` count contents that had an outcome before (`n_prior_truncated` of the done ones stopped at the model's
-    limit), and `n_retried` failures that a later shard of this step tries again.
+    limit), and `n_retried` failures that a later shard of this step tries again. `price` is that of a million tokens
+    read and of a million written; NULL if no budget counts them.
     """
 
     __tablename__ = "step"
@@ -386,6 +402,7 @@ class Step(Base):
     doubted = column(Json, nullable=True)
     n_rescued = column(int, default=0, server_default="0")
     leaves_out = column(str, nullable=True)
+    price = column(Json, nullable=True)
 
 
 class StepText(Base):

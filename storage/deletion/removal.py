@@ -43,6 +43,7 @@ from docmill.storage.deletion.paging import PAGE, RemovalBudget, Removed, remove
 from docmill.storage.errors import ConditionInvalid, StorageError
 from docmill.storage.pipelines import pipelines
 from docmill.storage.search import pgvector_index
+from docmill.storage.steps import budgets
 from docmill.storage.steps.jobs import UNFINISHED, forget_arguments, lock_corpus
 from docmill.storage.templates import written
 
@@ -156,6 +157,7 @@ def _delete_jobs(transaction: Transaction, corpus_id: int) -> int:
     transaction.execute(update(PipelineRun).where(PipelineRun.job_id.in_(jobs)).values(job_id=None))
     transaction.execute(delete(Step).where(Step.job_id.in_(jobs)))
     forget_arguments(transaction, jobs)
+    budgets.forget(transaction, jobs)
     gc.forget_counts(transaction, jobs)
     return transaction.execute(delete(Job).where(Job.id.in_(jobs))).rowcount
 

@@ -29,6 +29,7 @@ class Cause(StrEnum):
     STORE = "store"  # the store refuses what its workers write
     LEASE = "lease"  # the worker that holds its shards is silent
     PAUSED = "paused"
+    COST = "cost"  # it has reached a limit
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class JobSnapshot:
     lapse_s: float = 0.0  # until the first lease of a silent worker lapses
     trouble: str | None = None  # the store's error, if every worker of the lane reports one
     is_backfill: bool = False  # of a migration
+    limit: str | None = None  # a sentence on the limit of its cost that it has reached
 
 
 def waiting_for(standing: JobSnapshot) -> Wait | None:
@@ -75,6 +77,8 @@ def waiting_for(standing: JobSnapshot) -> Wait | None:
         )
     if standing.pending == 0 or standing.running:
         return None
+    if standing.limit is not None:
+        return Wait(Cause.COST, standing.limit)
     silent = _silent(standing)
     if standing.workers_of_lane == 0:
         others = f" ({standing.workers} serve other lanes)" if standing.workers else ""

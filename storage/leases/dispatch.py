@@ -26,10 +26,10 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
-from docmill.storage.core.schema import Ingest, Job, Refusal, Shard, SpecRow, Step, Worker, db_now
+from docmill.storage.core.schema import Budget, Ingest, Job, Refusal, Shard, SpecRow, Step, Worker, db_now
 from docmill.storage.core.transaction import Insert, Transaction
-from docmill.storage.leases.policy import Claimant, newcomers, share
-from docmill.storage.steps.jobs import FREE, RUNS
+from docmill.storage.leases.policy import Claimant, affordable, newcomers, share
+from docmill.storage.steps.jobs import FREE, MAY_BEGIN, RUNS
 from docmill.storage.steps.sharding import OPEN_SHARDS
 
 LIVE_S = 30.0  # a worker that was silent for longer is not counted
@@ -282,15 +282,15 @@ def _n_ready(*, ahead: bool) -> Select[int]:
 
 
 @cache
-def _jobs_with_ready(*, ahead: bool) -> Select[int, int, str | None, int]:
+def _jobs_with_ready(*, ahead: bool) -> Select[int, int, str | None, int, str | None]:
     # One look into an index for each job, however many shards it has (OFFSET 0: see `Transaction.probe`).
     ready = _ready(Job.id, ahead=ahead).offset(0).correlate(Job).exists()
     only = bindparam("only_job", type_=BigInteger)
     return (
-        select(Job.id, Job.priority, Job.sharer, Job.weight)
+        select(Job.id, Job.priority, Job.sharer, Job.weight, Job.budget)
         .join(Step, Step.job_id == Job.id)
         .join(SpecRow, SpecRow.id == Step.spec_id)
-        .where(RUNS, SpecRow.kind == bindparam("lane"), Step.spec_id.not_in(bindparam("unservable")), ready)
+        .where(MAY_BEGIN, SpecRow.kind == bindparam("lane"), Step.spec_id.not_in(bindparam("unservable")), ready)
         .where(or_(only.is_(None), Job.id == only))
         .distinct()
     )
@@ -304,7 +304,7 @@ def _claimants(
     n_ready = _n_ready(ahead=lane.since > 0.0)
     of_lane = {"lane": lane.name, "unservable": unservable, "n": lane.window}
     n_of_job = [transaction.scalar(n_ready, of_lane | {"job": claimant.job_id}) or 0 for claimant in first]
-    return [replace(claimant, planned=n) for claimant, n in zip(first, n_of_job, strict=True)]
+    return [replace(claimant, planned=min(n, claimant.planned)) for claimant, n in zip(first, n_of_job, strict=True)]
 
 
 def _candidates(
@@ -315,19 +315,22 @@ def _candidates(
     *,
     beside: Collection[int] = (),
 ) -> list[Claimant]:
-    """Return all of these jobs, as if each had a window's shards to dispatch.
+    """Return all of these jobs, as if each had a window's shards to dispatch, as far as its budgets pay for them.
 
-    Shards in flight are counted if any other job, of these or `beside` them, may have some.
+    Shards in flight are counted if any other job, of these or `beside` them, may have some, or for a budget.
     """
     statement = _jobs_with_ready(ahead=lane.since > 0.0)
     given = {"lane": lane.name, "unservable": unservable, "only_job": only_job}
     jobs = transaction.execute(statement, given).all()
     are_several = len({*beside, *(job.id for job in jobs)}) > 1
-    in_flight = _in_flight(transaction, lane.name) if are_several else {}
-    of_sharers = Counter[str | None]()
+    budgets = _budgets(transaction, {name for job in jobs for name in (job.budget, job.sharer) if name is not None})
+    in_flight = _in_flight(transaction, lane.name) if budgets or are_several else {}
+    of_sharers, of_budgets = Counter[str | None](), Counter[str | None]()
     for row in in_flight.values():
         of_sharers[row.sharer] += row.n
-    return [
+        of_budgets.update(dict.fromkeys({row.sharer, row.budget}, row.n))
+    affords = {row.name: affordable(row.max_cost, row.spent, row.n_shards) - of_budgets[row.name] for row in budgets}
+    claimants = [
         Claimant(
             job.id,
             job.priority,
@@ -336,14 +339,23 @@ def _candidates(
             sharer=job.sharer,
             shared=of_sharers[job.sharer],
             weight=job.weight,
+            affords={name: affords[name] for name in (job.budget, job.sharer) if name in affords},
         )
         for job in jobs
     ]
+    paid = [(claimant, min((lane.window, *claimant.affords.values()))) for claimant in claimants]
+    return [replace(claimant, planned=n) for claimant, n in paid if n > 0]
 
 
-def _in_flight(transaction: Transaction, lane: str) -> dict[int, Row[int, str | None, int]]:
+def _budgets(transaction: Transaction, names: Collection[str]) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Return those of the budgets that have a limit."""
+    limited = select(Budget).where(Budget.name.in_(names), Budget.max_cost.is_not(None))
+    return transaction.execute(limited).all() if names else []
+
+
+def _in_flight(transaction: Transaction, lane: str) -> dict[int, Row[int, str | None, str | None, int]]:
     counted = transaction.execute(
-        select(Job.id, Job.sharer, func.count().label("n"))
+        select(Job.id, Job.sharer, Job.budget, func.count().label("n"))
         .join(Shard, Shard.job_id == Job.id)
         .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]), Shard.dispatched_at.is_not(None))
         .group_by(Job.id)

@@ -7,13 +7,16 @@ Jobs with a common sharer count together, by weight.
 from __future__ import annotations
 
 import heapq
+import math
+import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 MAX_ATTEMPTS = 5
 LAPSES_TOGETHER = 3  # after so many lapses a shard runs alone
 MAX_LAPSES = 12
+_ROUNDING = 1e-6  # shards
 POISON = "this document killed its process twice while nothing else was in flight"
 VANISHED = "the workers that computed this document vanished, again and again: it may take a whole machine down"
 
@@ -85,7 +88,8 @@ class Claimant:
     """A job that has shards to dispatch in a lane.
 
     It shares the workers together with the other jobs of its `sharer`, of which `shared` shards are in flight in
-    all, and has a part in proportion to `weight`. A job without a sharer shares by itself.
+    all, and has a part in proportion to `weight`. A job without a sharer shares by itself. `affords` has the
+    number of shards that each of its budgets pays for beyond those in flight.
     """
 
     job_id: int
@@ -95,6 +99,7 @@ class Claimant:
     sharer: str | None = None
     shared: int = 0
     weight: int = 1
+    affords: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def group(self) -> int | str:
@@ -119,18 +124,33 @@ def newcomers(claimants: Sequence[Claimant], priority: int) -> list[int]:
     return [*first.values()]
 
 
+def affordable(max_cost: float, spent: float, n_shards: int) -> int:
+    """Return the number of shards to have in flight under a limit of costs, so that little is spent beyond it.
+
+    The rest of the limit pays for them by their mean cost so far. The first shard, which shows it, is alone.
+    """
+    if not n_shards:
+        return 1
+    mean = spent / n_shards
+    return math.ceil((max_cost - spent) / mean - _ROUNDING) if mean else sys.maxsize
+
+
 def share(claimants: Sequence[Claimant], room: int) -> list[int]:
     """Return the jobs from which to dispatch the next shards, at most `room` in all, in the order of their turns."""
     turns: list[int] = []
     shares, of_groups = Counter[int](), Counter[int | str]()
+    left = {name: n for claimant in claimants for name, n in claimant.affords.items()}
     heap = [(claimant.rank(), claimant) for claimant in claimants if claimant.planned > 0]
     heapq.heapify(heap)
     while heap and len(turns) < room:
         rank, first = heapq.heappop(heap)
+        if any(left[name] <= 0 for name in first.affords):
+            continue
         if rank == first.rank(shares[first.job_id], of_groups[first.group]):
             turns.append(first.job_id)
             shares[first.job_id] += 1
             of_groups[first.group] += 1
+            left.update({name: left[name] - 1 for name in first.affords})
         if shares[first.job_id] < first.planned:
             heapq.heappush(heap, (first.rank(shares[first.job_id], of_groups[first.group]), first))
     return turns

@@ -22,7 +22,9 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import LeaseLost
 from docmill.storage.leases.outcome_upsert import put_outcomes, settle
 from docmill.storage.leases.policy import runs_alone
-from docmill.storage.steps.jobs import FREE, RUNS
+from docmill.storage.steps import budgets
+from docmill.storage.steps.budgets import AT_LIMIT
+from docmill.storage.steps.jobs import FREE, MAY_BEGIN, RUNS
 from docmill.storage.steps.propagation import Traversal
 from docmill.storage.steps.sharding import UNTOUCHED, pack, unpack
 
@@ -31,7 +33,10 @@ LEASE_S = 60.0
 
 @dataclass(frozen=True)
 class ShardHead:
-    """The columns of a shard that a worker reads before it claims it. A `suspect` runs alone."""
+    """The columns of a shard that a worker reads before it claims it. A `suspect` runs alone.
+
+    The job of a shard that is not `affordable` has reached a limit of its cost.
+    """
 
     shard_id: int
     fence: int
@@ -39,6 +44,7 @@ class ShardHead:
     suspect: bool
     spec_id: int
     spec: Spec
+    affordable: bool = True
     request_id: str | None = None  # of its job, as is the trace
     traceparent: str | None = None
 
@@ -78,13 +84,13 @@ def look(database: Database, shard_id: int) -> ShardHead | None:
         return None
     alone = runs_alone(suspect=row.suspect, lapses=row.lapses)
     traced = (row.request_id, row.traceparent)
-    return ShardHead(row.id, row.fence, row.lane, alone, row.spec_id, spec_of(row), *traced)
+    return ShardHead(row.id, row.fence, row.lane, alone, row.spec_id, spec_of(row), not row.at_limit, *traced)
 
 
 _LOOK = (
     select(
         *(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.lapses, Shard.spec_id),
-        *(Job.request_id, Job.traceparent, *SPEC),
+        *(AT_LIMIT.label("at_limit"), Job.request_id, Job.traceparent, *SPEC),
     )
     .join(SpecRow, SpecRow.id == Shard.spec_id)
     .join(Job, Job.id == Shard.job_id)
@@ -93,7 +99,10 @@ _LOOK = (
 
 
 def claim(database: Database, head: ShardHead, owner: str, lease_s: float = LEASE_S) -> Claim | None:
-    """Claim the shard if it is unchanged since `look`. Return None if another worker was faster."""
+    """Claim the shard if it is unchanged since `look`. Return None if another worker was faster.
+
+    Return None, too, if its job has reached a limit of its cost meanwhile.
+    """
     tries = 0
 
     def work(transaction: Transaction) -> Claim | None:
@@ -138,9 +147,10 @@ _CLAIMED = (
 
 
 _JOB_RUNS = select(Job.id).where(Job.id == Shard.job_id, RUNS).correlate(Shard).exists()
+_JOB_MAY_BEGIN = select(Job.id).where(Job.id == Shard.job_id, MAY_BEGIN).correlate(Shard).exists()
 _TAKE = (
     update(Shard)
-    .where(Shard.id == bindparam("shard"), Shard.state == "queued", Shard.fence == bindparam("seen"), _JOB_RUNS)
+    .where(Shard.id == bindparam("shard"), Shard.state == "queued", Shard.fence == bindparam("seen"), _JOB_MAY_BEGIN)
     .values(
         state="running",
         fence=Shard.fence + 1,
@@ -357,14 +367,17 @@ def end_shard(
         "n_skipped": tally.skipped,
         "n_truncated": tally.truncated,
         "n_doubtful": tally.doubtful,
-        "more_in": sum(outcome.tokens_in for outcome in outcomes),
-        "more_out": sum(outcome.tokens_out for outcome in outcomes),
     }
-    shard = transaction.execute(_END, {"shard": shard_id, **counts, **left}).one()
+    tokens = sum(outcome.tokens_in for outcome in outcomes), sum(outcome.tokens_out for outcome in outcomes)
+    shard = transaction.execute(
+        _END, {"shard": shard_id, "more_in": tokens[0], "more_out": tokens[1], **counts, **left}
+    ).one()
     traversal = Traversal(transaction, shard.job_id)
     traversal.follow(shard.step, known, redo=shard.redo)
     if (doubtful := traversal.count_doubtful(shard.step, [*known], redo=shard.redo)) is not None:
         transaction.execute(update(Shard).where(Shard.id == shard_id).values(n_doubtful=doubtful))
+    if (price := traversal.price_of(shard.step)) is not None and any(tokens):
+        budgets.charge(transaction, shard.job_id, price, *tokens)
 
 
 _END = (

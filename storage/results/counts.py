@@ -14,18 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import (
-    and_,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import and_, func, insert, or_, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.invariants import find_broken
 from docmill.storage.core.schema import SHARD_KEY, Job, ShardCount, WorkCount
 from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps.budgets import AT_LIMIT
 from docmill.storage.steps.jobs import RUNS
 from docmill.storage.steps.sharding import OPEN_SHARDS
 
@@ -73,7 +68,7 @@ def open_shards(transaction: Transaction) -> list[OpenShards]:
             func.sum(ShardCount.n_suspect).label("suspects"),
         )
         .join(Job, Job.id == ShardCount.job_id)
-        .where(RUNS, ShardCount.state.in_(OPEN_SHARDS))
+        .where(RUNS, ShardCount.state.in_(OPEN_SHARDS), or_(ShardCount.state == "running", ~AT_LIMIT))
         .group_by(ShardCount.job_id, Job.created_at, ShardCount.lane, ShardCount.state)
         .order_by(ShardCount.job_id, ShardCount.lane)
     ).all()

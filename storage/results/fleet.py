@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, and_, func, select
+from sqlalchemy import ColumnElement, Row, and_, case, func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
@@ -35,7 +35,7 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.diagnosis import STALE_INGEST_S
 from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S
 from docmill.storage.results.counts import OpenShards, StoreTotals, open_shards, read_work
-from docmill.storage.steps.jobs import RUNS, UNFINISHED
+from docmill.storage.steps.jobs import PAUSED, RUNS
 from docmill.storage.steps.sharding import unpack
 
 SILENT_S = 15.0  # three times as long as a worker needs for a sign of life
@@ -405,14 +405,10 @@ def _committed(transaction: Transaction, now: float) -> dict[str, Row[*tuple[Any
 
 
 def _jobs(transaction: Transaction) -> dict[str, int]:
-    counted = transaction.execute(
-        select(Job.state, Job.paused, func.count().label("n")).group_by(Job.state, Job.paused)
-    )
-    jobs: dict[str, int] = {}
-    for row in counted:
-        state = "paused" if row.paused and row.state in UNFINISHED else row.state
-        jobs[state] = jobs.get(state, 0) + row.n
-    return jobs
+    state = case((PAUSED, "paused"), else_=Job.state).label("state")
+    states = select(state).subquery().c.state
+    counted = transaction.execute(select(states, func.count().label("n")).group_by(states))
+    return {row.state: row.n for row in counted}
 
 
 def _readings(transaction: Transaction, now: float) -> dict[str, int]:

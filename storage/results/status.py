@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, select, true
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, spec_of
-from docmill.storage.core.schema import Corpus, Ingest, Job, RejectionRow, SpecRow, Step, db_now
+from docmill.storage.core.schema import Budget, Corpus, Ingest, Job, RejectionRow, SpecRow, Step, db_now
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.needed import RESULTS
@@ -28,18 +28,19 @@ from docmill.storage.results.time_left import (
     held_lately,
     shard_sums,
 )
-from docmill.storage.steps import replacements
+from docmill.storage.steps import budgets, replacements
 from docmill.storage.steps.conditions import Doubt
-from docmill.storage.steps.jobs import RUNS, UNFINISHED, missing
+from docmill.storage.steps.jobs import MAY_BEGIN, PAUSED, UNFINISHED, missing
 from docmill.storage.steps.lineage import count_lost, count_removed, may_be_lost
 from docmill.storage.steps.sharding import OPEN_SHARDS
 from docmill.storage.steps.steps import Failures, OpenStep, read_steps
 
 BLOCKED = "blocked"
+_SHOWN_AS = {Cause.BLOCKED: BLOCKED, Cause.COST: "paused"}
 STATES: Mapping[str, ColumnElement[bool]] = MappingProxyType(
     {
-        "open": RUNS,
-        "paused": and_(Job.state.in_(UNFINISHED), Job.paused),
+        "open": MAY_BEGIN,
+        "paused": PAUSED,
         "done": Job.state == "done",
         "stopped": Job.state == "stopped",
         "cancelled": Job.state == "cancelled",
@@ -245,15 +246,22 @@ def _statuses(transaction: Transaction, rows: Sequence[_JobRow]) -> list[JobStat
     is_at_work = moving or any("running" in sums[job_id].shards() for job_id in ids)
     workers = read_workers(transaction, now) if is_at_work else Workers()
     held = held_lately(transaction, moving, now) if moving else {}
-    return [_status(row, sums[row.id], steps[row.id], workers, held.get(row.id, ())) for row in rows]
+    reached = budgets.read_reached(transaction, {name for row in rows for name in (row.budget, row.sharer)})
+    return [_status(row, sums[row.id], steps[row.id], workers, held.get(row.id, ()), reached) for row in rows]
 
 
 def _status(
-    job: _JobRow, sums: ShardSums, rows: Sequence[_StepRow], workers: Workers, held: Sequence[HeldShard]
+    job: _JobRow,
+    sums: ShardSums,
+    rows: Sequence[_StepRow],
+    workers: Workers,
+    held: Sequence[HeldShard],
+    reached: Mapping[str, Budget],
 ) -> JobStatus:
     steps = _counted(rows, sums)
     ended = job.state not in UNFINISHED
-    wait = None if ended else _wait(job, sums, rows, workers)
+    limit = reached.get(job.budget) or reached.get(job.sharer)
+    wait = None if ended else _wait(job, sums, rows, workers, limit)
     computed = workers.computed(job.id) if sums.shards().get("running") else 0.0
     if ended:
         left = sums.rate()
@@ -264,7 +272,7 @@ def _status(
         left = estimate(job.now, held, _works(rows, sums), computed=computed, reading=reading)
     return JobStatus(
         id=job.id,
-        state=BLOCKED if wait is not None and wait.cause is Cause.BLOCKED else _state(job),
+        state=_SHOWN_AS.get(wait.cause, _state(job)) if wait is not None else _state(job),
         reason=job.reason,
         corpus=job.corpus,
         source=job.source,
@@ -391,14 +399,16 @@ def _with_blocked(steps: Sequence[StepStatus]) -> tuple[StepStatus, ...]:
     return tuple(by_name.values())
 
 
-def _wait(job: _JobRow, sums: ShardSums, rows: Sequence[_StepRow], workers: Workers) -> Wait | None:
+def _wait(
+    job: _JobRow, sums: ShardSums, rows: Sequence[_StepRow], workers: Workers, limit: Budget | None
+) -> Wait | None:
     """Return why a job makes no progress: the reason of its first open step, if no other step makes any."""
     of_step = {row.seq: row for row in rows}
-    waits = [waiting_for(_standing(job, of_step[seq], sums, workers)) for seq in sums.open_steps() or [0]]
+    waits = [waiting_for(_standing(job, of_step[seq], sums, workers, limit)) for seq in sums.open_steps() or [0]]
     return None if None in waits else waits[0]
 
 
-def _standing(job: _JobRow, step: _StepRow, sums: ShardSums, workers: Workers) -> JobSnapshot:
+def _standing(job: _JobRow, step: _StepRow, sums: ShardSums, workers: Workers, limit: Budget | None) -> JobSnapshot:
     serving = [worker for worker in workers.live if step.kind in worker.lanes]
     holders = workers.holders(job.id, step.seq)
     troubles = [*holders.troubles, *(worker.trouble for worker in serving if worker.trouble is not None)]
@@ -417,6 +427,7 @@ def _standing(job: _JobRow, step: _StepRow, sums: ShardSums, workers: Workers) -
         lapse_s=holders.lapse_s,
         trouble=troubles[0] if holders.troubles or (troubles and len(troubles) == len(serving)) else None,
         is_backfill=replacements.is_backfill(job.source),
+        limit=None if limit is None else budgets.describe_reached(limit, job.id, job.budget),
     )
 
 

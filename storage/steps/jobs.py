@@ -28,14 +28,17 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.transaction import Transaction, Ts
 from docmill.storage.errors import DatabaseBusy, JobStopped, NotFound, StorageError
-from docmill.storage.steps import fitted_risks, steps
+from docmill.storage.steps import budgets, fitted_risks, steps
+from docmill.storage.steps.budgets import AT_LIMIT, Account
 from docmill.storage.steps.conditions import Doubt
 from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.sharding import OPEN_SHARDS, plan, unpack
 from docmill.storage.steps.steps import Failures, OpenStep, StepRequest
 
 UNFINISHED = ("ingesting", "running")
-RUNS = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed
+RUNS = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be committed
+MAY_BEGIN = and_(RUNS, ~AT_LIMIT)  # its shards may be dispatched and claimed
+PAUSED = and_(Job.state.in_(UNFINISHED), or_(Job.paused, AT_LIMIT))
 FREE = {"state": "planned", "owner": None, "lease_until": None, "dispatched_at": None}  # a shard that nobody holds
 _SHOWN_CHARS = 60  # of a value in a message
 _NOT_GIVEN = "not given"
@@ -60,6 +63,7 @@ class JobRequest:
     priority: int = 0
     max_failures: float | None = None
     max_flagged: float | None = None
+    account: Account = field(default_factory=Account)
     key: IdempotencyKey | None = None
     request_id: str | None = None
     traceparent: str | None = None
@@ -107,11 +111,13 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         lock_corpus(transaction, corpus)
         last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
         now = transaction.execute(select(db_now())).scalar_one()
-        if keyed:
-            return _adopt(transaction, keyed.id, keyed.ingest.id, corpus, last, now)
-        unfinished = None if request.key else _unfinished(transaction, request, corpus)
-        if unfinished is not None:
-            return _adopt(transaction, *unfinished, corpus, last, now)
+        adopted = (keyed.id, keyed.ingest.id) if keyed else None
+        if request.key is None:
+            adopted = _unfinished(transaction, request, corpus)
+        if adopted is not None:
+            if request.account.max_cost is not None:
+                budgets.limit_job(transaction, adopted[0], request.account)
+            return _adopt(transaction, *adopted, corpus, last, now)
         ingest_id = lookups.insert(
             transaction,
             Ingest,
@@ -129,6 +135,8 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             ingest_id=ingest_id,
             state="ingesting",
             priority=request.priority,
+            sharer=request.account.sharer,
+            weight=request.account.weight,
             max_failures=request.max_failures,
             max_flagged=request.max_flagged,
             request_id=request.request_id,
@@ -136,6 +144,10 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             created_at=db_now(),
         )
         made = steps.add(transaction, job_id, fitted_risks.resolve_risks(transaction, request.steps))
+        if request.account.max_cost is not None:
+            budgets.limit_job(transaction, job_id, request.account)
+        elif request.account.prices:
+            budgets.set_prices(transaction, job_id, request.account.prices)
         if request.key is not None:
             _note_key(transaction, request.key, job_id)
         return OpenJob(
@@ -336,19 +348,20 @@ def pause(database: Database, job_id: int) -> bool:
     return database.write(work)
 
 
-def resume(database: Database, job_id: int) -> bool:
-    """Let a paused job go on. False when it had ended. Idempotent. Raises NotFound."""
+def resume(database: Database, job_id: int, limit: Account | None = None) -> bool:
+    """Let a paused job go on, with another limit of its cost if `limit` has one. False when it had ended. Idempotent.
+
+    Raises NotFound.
+    """
+    if limit is not None:
+        require(database, job_id)
+        database.write(lambda transaction: budgets.limit_job(transaction, job_id, limit))
     return _set(database, job_id, paused=False)
 
 
 def prioritize(database: Database, job_id: int, priority: int) -> bool:
     """Give a job another priority; higher goes first. False when it had ended. Raises NotFound."""
     return _set(database, job_id, priority=priority)
-
-
-def share_as(database: Database, job_id: int, sharer: str, weight: int) -> bool:
-    """Let a job share the workers with others of its sharer as one. False when it had ended. Raises NotFound."""
-    return _set(database, job_id, sharer=sharer, weight=weight)
 
 
 def _set(database: Database, job_id: int, **values: Any) -> bool:

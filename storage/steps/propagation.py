@@ -119,6 +119,10 @@ class Traversal:
             this = and_(Step.job_id == self.job_id, Step.seq == seq)
             self.transaction.execute(update(Step).where(this).values(n_rescued=Step.n_rescued + n))
 
+    def price_of(self, seq: int) -> Sequence[float] | None:
+        """Return the price of a step or an escalation, if a budget counts it."""
+        return steps.find_computed(self._steps, seq).price
+
     @cached_property
     def _steps(self) -> tuple[OpenStep, ...]:
         return steps.read_steps(self.transaction, self.job_id)

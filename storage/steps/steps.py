@@ -57,6 +57,7 @@ class OpenStep:
     document's metadata (see `storage.steps.lineage`). `params` are the spec's. `flagged` is a condition on the flags
     of the output that it reads. The step's result is that of its `escalation` where that one is better; an escalation
     `escalates` the step with this number. `leaves_out` names the filter of the documents.
+    `price` is that of a million tokens read, and of a million written.
     """
 
     seq: int
@@ -70,6 +71,7 @@ class OpenStep:
     escalation: EscalationStep | None = None
     escalates: int | None = None
     leaves_out: str | None = None
+    price: Sequence[float] | None = None
 
     @property
     def meets_texts(self) -> bool:
@@ -138,6 +140,7 @@ _STEPS = (
         Step.escalates,
         Step.doubted,
         Step.leaves_out,
+        Step.price,
     )
     .join(SpecRow, SpecRow.id == Step.spec_id)
     .where(Step.job_id == bindparam("job"))
@@ -150,7 +153,7 @@ def _open(row: Row[*tuple[Any, ...]]) -> OpenStep:
     template = None if row.escalates is not None else templates.over_metadata(params)
     flagged = Flagged.stored(row.flagged)
     step = OpenStep(row.seq, row.name, row.spec_id, row.kind, row.input_step, template, params, flagged)
-    return replace(step, escalates=row.escalates, leaves_out=row.leaves_out)
+    return replace(step, escalates=row.escalates, leaves_out=row.leaves_out, price=row.price)
 
 
 def open_steps(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> tuple[OpenStep, ...]:

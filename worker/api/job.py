@@ -22,7 +22,7 @@ from docmill.worker.api.errors import Error, TimedOut, explained, explained_each
 from docmill.worker.engines import choose_devices
 from docmill.worker.formatting import counted, summary
 from docmill.worker.jobs import Bar, Listener
-from docmill.worker.jobs.follow import follow
+from docmill.worker.jobs.follow import follow, resume_job
 from docmill.worker.jobs.pipelines import list_pipelines, list_runs, run_file, store_file
 from docmill.worker.prices import read_prices
 from docmill.worker.settings import Settings
@@ -149,9 +149,9 @@ class Job:
         return jobs.pause(self.database, self.id)
 
     @explained
-    def resume(self) -> bool:
-        """Resume a paused job. Return False if it had ended already."""
-        return jobs.resume(self.database, self.id)
+    def resume(self, max_cost: float | None = None) -> bool:
+        """Resume a paused job, with a higher `max_cost` if given. Return False if it had ended. Raises Error."""
+        return resume_job(self.settings, self.database, self.id, max_cost)[0]
 
     @explained
     def priority(self, priority: int) -> bool:

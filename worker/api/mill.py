@@ -97,6 +97,7 @@ class Options(TypedDict, total=False):
     when: str | None
     max_failures: float | None
     max_flagged: float | None
+    max_cost: float | None
     priority: int | None
     text_field: str | None
     id_field: str | None

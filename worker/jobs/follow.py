@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from docmill.storage.core.database import Database
 from docmill.storage.errors import PASSING
@@ -16,9 +17,12 @@ from docmill.storage.readers.memory import NoSource
 from docmill.storage.readers.registry import advise_extras
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
+from docmill.storage.steps.budgets import Account
 from docmill.storage.steps.jobs import OpenJob
 from docmill.worker.formatting import counted, documents, ingested, pace, where_time_goes
 from docmill.worker.jobs import Bar, Listener
+from docmill.worker.prices import limit_cost
+from docmill.worker.settings import Settings
 from docmill.worker.submit.enqueue import Enqueued, IngestProgress
 
 POLL_S, MOST_POLL_S = 0.5, 2.0  # at first, and after two minutes
@@ -29,7 +33,7 @@ PATIENCE_S = 60.0  # a watcher waits so long for a database that is away
 BLOCKED_PATIENCE_S = 75.0
 # Causes that a watcher with a worker of its own does not report: the worker is still starting, its refusal ends the
 # command anyway, or it is too busy to send a heartbeat.
-_OF_OWN_WORKER = frozenset({Cause.NO_WORKER, Cause.BLOCKED, Cause.LEASE})
+_OF_OWN_WORKER = frozenset({Cause.NO_WORKER, Cause.BLOCKED, Cause.LEASE, Cause.COST})
 
 
 class IngestBar(IngestProgress):
@@ -183,6 +187,25 @@ def change_job(
     """Apply a change to a job. Return False if it had ended already, and a sentence on what became of it."""
     changed = change(database, job_id)
     return changed, f"Job {job_id} is {became}." if changed else f"Job {job_id} had ended already."
+
+
+def resume_job(
+    settings: Settings, database: Database, job_id: int, max_cost: float | None = None
+) -> tuple[bool, str]:
+    """Resume a job, with another limit of its cost if one is given. The sentence says if it has reached the limit.
+
+    Raises WorkerError for a limit without prices.
+    """
+    limit = None
+    if max_cost is not None:
+        specs = [step.spec for step in read_status(database, job_id).computing]
+        has_budget = jobs.require(database, job_id).budget is not None
+        limit = Account(max_cost=max_cost) if has_budget else limit_cost(settings, max_cost, specs)
+    changed, said = change_job(database, job_id, partial(jobs.resume, limit=limit), "resumed")
+    status = read_status(database, job_id)
+    if status.waiting_cause is Cause.COST:
+        return changed, f"Job {job_id} stays paused: {status.waiting_for}."
+    return changed, said
 
 
 def retry_failures(database: Database, job_id: int, only: str | None) -> tuple[int, bool, str]:

@@ -132,6 +132,9 @@ class Watch:
             raise ServerUnreachable(reason) if self._supervisor.server_away else WorkerError(reason)
         if status.waiting_cause is Cause.PAUSED:
             raise WorkerError(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
+        if status.waiting_cause is Cause.COST:
+            again = "The same command with a higher --max-cost goes on"
+            raise WorkerError(f"job {status.id} is paused: {status.waiting_for}. {again}")
         if self._supervisor.deaths >= TOO_MANY_DEATHS and not self._supervisor.ready:
             raise WorkerError("the device process dies as it starts; what it printed above says why")
         self._was_ready = self._supervisor.ready  # for a status that is read after it

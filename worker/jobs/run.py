@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from docmill.worker.process.device_start import Expected, StartedDevices
@@ -12,6 +13,7 @@ from docmill.worker.process.device_start import Expected, StartedDevices
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.results.status import JobStatus
+    from docmill.storage.steps.budgets import Account
     from docmill.worker.jobs import Listener
     from docmill.worker.process.supervisor import Supervisor
     from docmill.worker.queue.broker import Broker
@@ -75,11 +77,14 @@ def run_request(
     opened: Opened | None = None,
     store: OpenStore | None = None,
     kept: KeptWorker | None = None,
+    account: Account | None = None,
 ) -> Iterator[tuple[Database, JobStatus]]:
     """Compute a request on this machine. Yield the open store and the job's final status.
 
     ``opened`` opens the source in place of its name, and ``store`` the store in place of the settings' own. ``kept``
-    keeps the processes for the next run. Raises what `worker.jobs.local_run.run_here` and
+    keeps the processes for the next run. ``account`` takes the place of the request's own.
+
+    Raises what `worker.jobs.local_run.run_here` and
     `worker.submit.request.prepare` do.
     """
     with ExitStack() as until_shown:
@@ -97,6 +102,7 @@ def run_request(
                 opened,
                 on_spec=lambda spec: started.expect(Expected.of(spec, devices[0], settings)),
             )
+            prepared = prepared if account is None else replace(prepared, account=account)
             from docmill.worker.jobs.local_run import run_here
             from docmill.worker.stores import open_broker, open_store
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.readers.sources import path_of
+from docmill.storage.steps.budgets import Account
 from docmill.storage.steps.replacements import substituted
 from docmill.tasks import kinds, tracing
 from docmill.tasks.models import weightless
@@ -23,9 +25,16 @@ from docmill.worker.submit.request import Opened, Prepared, key_of, prepare
 
 
 def submit(
-    settings: Settings, database: Database, request: Request, listener: Listener, opened: Opened | None = None
+    settings: Settings,
+    database: Database,
+    request: Request,
+    listener: Listener,
+    opened: Opened | None = None,
+    account: Account | None = None,
 ) -> Enqueued:
     """Check a request, store its source and offer it to the queue. ``opened`` opens the source in place of its name.
+
+    ``account`` takes the place of the request's own.
 
     If a job already has the request's idempotency key, say so and read nothing. Raises what
     `worker.submit.enqueue.enqueue` and `worker.submit.request.prepare` do.
@@ -35,6 +44,7 @@ def submit(
         return known
     tracing.start(settings.traces_endpoint)
     prepared = prepare_request(settings, request, listener, opened=opened)
+    prepared = prepared if account is None else replace(prepared, account=account)
     say_replaced(database, prepared, listener)
     try:
         with queue_of(settings) as broker, ingest_bar(listener, prepared.source) as progress:

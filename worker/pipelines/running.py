@@ -30,6 +30,7 @@ from docmill.worker.errors import WorkerError, put_place
 from docmill.worker.exports import read_table
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
 from docmill.worker.pipelines.schema import DOCUMENT, step_table
+from docmill.worker.prices import limit_cost
 from docmill.worker.settings import Settings
 from docmill.worker.submit.enqueue import UnderLease, enqueue
 from docmill.worker.submit.rehearsal import require_possible
@@ -69,7 +70,8 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
             steps.append(_request(settings, pipeline, number))
             require_possible(settings, steps[-1].specs, devices)
     name = check_corpus_name(corpus.name or pipeline.name)
-    return Prepared(corpus, pipeline.job, tuple(steps), source, name)
+    account = limit_cost(settings, pipeline.job.max_cost, [spec for step in steps for spec in step.specs])
+    return Prepared(corpus, pipeline.job, tuple(steps), source, name, account=account)
 
 
 def requests_of(settings: Settings, pipeline: Pipeline) -> tuple[StepRequest, ...]:

@@ -122,7 +122,7 @@ class Process:
         if head is None:
             return
         try:
-            serves = not self.draining.is_set() and self._can_serve(head)
+            serves = head.affordable and not self.draining.is_set() and self._can_serve(head)
         except EngineStopped:  # while the model was loaded
             serves = False
         if not serves:
@@ -145,6 +145,7 @@ class Process:
                 with tracing.span("claim"), self.breaker.attempt(), self.time_use.spent(READING):
                     claim = shards.claim(self.database, head, self.owner, self.lease_s)
                 if claim is None:
+                    dispatch.put_back(self.database, [head.shard_id])  # unless it runs
                     return
                 ours = InFlight(head, claim)
                 self.in_flight.enter(ours)

@@ -141,6 +141,7 @@ def _job_request(prepared: Prepared, span: TraceSpan) -> JobRequest:
         priority=prepared.job.priority,
         max_failures=prepared.job.max_failures,
         max_flagged=prepared.job.max_flagged,
+        account=prepared.account,
         key=prepared.key,
         request_id=prepared.request_id or span.trace_id or uuid.uuid4().hex,
         traceparent=span.traceparent,

@@ -187,6 +187,15 @@ class JobOptions(OptionsModel):
         ),
         Option(metavar="PERCENT"),
     ] = None
+    max_cost: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Pause the job once it has cost so much, by DOCMILL_PRICES. Shards in progress end. The same "
+            "command with a higher limit goes on.",
+        ),
+        Option(metavar="COST"),
+    ] = None
     priority: Annotated[int, Field(ge=-MOST, le=MOST, description="Higher goes first.")] = 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
@@ -13,6 +13,7 @@ from docmill.storage.ingest.pruning import Limits
 from docmill.storage.readers import Source, SourceOptions, documents, open_source, remote, streams
 from docmill.storage.readers.memory import NAME
 from docmill.storage.readers.sources import path_of
+from docmill.storage.steps.budgets import Account
 from docmill.storage.steps.conditions import find_filter
 from docmill.storage.steps.jobs import IdempotencyKey
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
@@ -25,6 +26,7 @@ from docmill.tasks.models import families
 from docmill.tasks.specs import pinning, plan
 from docmill.tasks.specs.plan import build_spec
 from docmill.worker.errors import WorkerError
+from docmill.worker.prices import limit_cost
 from docmill.worker.settings import Settings, without_settings
 from docmill.worker.submit.options import Escalation, JobOptions, ReadingOptions, Request, Work, request_escalation
 from docmill.worker.submit.rehearsal import require_possible
@@ -46,6 +48,7 @@ class Prepared:
     corpus: str
     key: IdempotencyKey | None = None
     request_id: str | None = None
+    account: Account = field(default_factory=Account)
 
     @property
     def spec(self) -> Spec:
@@ -85,7 +88,8 @@ def prepare(
     step = StepRequest(request.task, spec, escalation=again, leaves_out=request.leave_out)
     require_possible(settings, step.specs, devices)
     corpus = check_corpus_name(request.corpus or _corpus_name(source, request.limit))
-    return Prepared(request, request, (step,), source, corpus, key_of(request), request.request_id)
+    account = limit_cost(settings, request.max_cost, step.specs)
+    return Prepared(request, request, (step,), source, corpus, key_of(request), request.request_id, account)
 
 
 def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> SourceOptions:

@@ -25,7 +25,10 @@ FROM shard
 JOIN job ON job.id = shard.job_id
 WHERE shard.state IN ('planned', 'queued', 'running')
     AND job.state IN ('ingesting', 'running')
-    AND NOT job.paused"""
+    AND NOT job.paused
+    AND (shard.state = 'running' OR NOT EXISTS (
+        SELECT 1 FROM budget WHERE budget.name IN (job.budget, job.sharer)
+            AND budget.spent >= budget.max_cost * 0.999999999))"""
 
 # Where a step reads the documents, it computes their contents or prompts; else what the steps before put out.
 RESULTS = """CREATE VIEW results AS

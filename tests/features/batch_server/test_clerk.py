@@ -24,6 +24,7 @@ from docmill.features.batch_server.stored_batches import ApiBatch
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.schema import Job, OutcomeRow, Shard, db_now
 from docmill.storage.errors import LeaseLost
+from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.worker.settings import Settings
@@ -282,13 +283,15 @@ def test_a_limit_of_costs_pauses_the_jobs_of_a_batch_and_those_of_a_key(embedded
             with database.read() as transaction:
                 return ApiBatch.of(transaction.execute(select(ApiBatch).where(ApiBatch.id == batch.id)).one())
 
-        def is_paused(job: int) -> bool:
-            with database.read() as transaction:
-                return bool(transaction.scalar(select(Job.paused).where(Job.id == job)))
+        def waits_for_money(job: int) -> bool:
+            return read_status(database, job).waiting_cause is Cause.COST
 
         def told(batch: Batch) -> str | None:
             errors = alice.batches.retrieve(batch.id).errors
             return errors.data[0].message if errors is not None and errors.data else None
+
+        def spent() -> float:
+            return keys.list_keys(database)[0].spent
 
         with api.clerk:
             file = put(alice, chat("a", "one two three"), chat("b", "one two three", max_tokens=8))
@@ -296,38 +299,37 @@ def test_a_limit_of_costs_pauses_the_jobs_of_a_batch_and_those_of_a_key(embedded
             until(partial(has_status, alice, batch.id, "in_progress"), "the jobs")
             first, second = read_row(batch).jobs
             jobs.pause(database, second)
+            assert told(batch) is None
             with embedded.worker():
                 until(lambda: read_status(database, first).ended, "the first job")
             jobs.resume(database, second)
-            until(lambda: is_paused(second), "the pause of the second job")
+            assert waits_for_money(second)
             assert 'its "max_cost"' in (told(batch) or "")
             alice.batches.cancel(batch.id)
             ended = wait(alice, batch, "cancelled")
+            assert told(batch) is None
             assert [line["custom_id"] for line in read(alice, ended.output_file_id)] == ["a"]
             assert [line["error"]["code"] for line in read(alice, ended.error_file_id)] == ["batch_cancelled"]
-            spent = read_row(batch).cost
-            assert spent > 1
+            cost = spent()
+            assert cost > 1
 
             # Another batch pays only for what is left, until the key reaches its limit.
-            rest = start(alice, file, metadata={"max_cost": str(spent)})
+            rest = start(alice, file, metadata={"max_cost": str(cost)})
             until(partial(has_status, alice, rest.id, "in_progress"), "the jobs")
-            api.clerk.pause_costly()
             (_, second) = read_row(rest).jobs
-            assert (is_paused(second), told(rest), read_row(rest).cost) == (False, None, 0.0)
-            keys.change_key(database, "alice", max_cost=spent)
-            api.clerk.pause_costly()
-            assert is_paused(second)
+            assert (waits_for_money(second), told(rest), spent()) == (False, None, cost)
+            keys.change_key(database, "alice", max_cost=cost)
+            assert waits_for_money(second)
             assert "of your key" in (told(rest) or "")
             with pytest.raises(openai.RateLimitError) as refused:
                 start(alice, file)
             assert refused.value.code == "cost_limit_reached"
-            keys.change_key(database, "alice", max_cost=10 * spent)
-            embedded("resume", second)
-            api.clerk.pause_costly()
-            assert (is_paused(second), told(rest)) == (False, None)
+            assert "stays paused" in embedded("resume", second).stderr
+            keys.change_key(database, "alice", max_cost=10 * cost)
+            assert (waits_for_money(second), told(rest)) == (False, None)
             with embedded.worker():
                 wait(alice, rest)
-            assert read_row(rest).cost == spent
+            assert spent() == 2 * cost
 
 
 def test_a_batch_is_sampled_anew_only_where_the_server_says_so(api: Api, embedded: Docmill) -> None:

@@ -16,6 +16,7 @@ from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.leases.dispatch import LEAST_WINDOW, WINDOW_PER_SLOT
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
+from docmill.storage.steps.budgets import Account
 from docmill.storage.steps.jobs import OpenJob
 from tests.kinds import KINDS
 from tests.storage.builders import (
@@ -38,10 +39,18 @@ from tests.storage.builders import (
 
 
 def many_shards(
-    database: Database, corpus: str, n: int = 20, *, priority: int = 0, spec: Spec | None = None
+    database: Database,
+    corpus: str,
+    n: int = 20,
+    *,
+    priority: int = 0,
+    spec: Spec | None = None,
+    sharer: str | None = None,
+    weight: int = 1,
 ) -> OpenJob:
     """A job of n shards."""
-    asked = request(corpus=corpus, priority=priority, spec=spec or Spec("copy", corpus, "r"))
+    account = Account(sharer, weight)
+    asked = request(corpus=corpus, priority=priority, spec=spec or Spec("copy", corpus, "r"), account=account)
     job = jobs.open_job(database, asked)
     texts = [(f"{corpus}{i}", f"{corpus} {i}") for i in range(n)]
     job = read(database, asked, texts, chunk=1)
@@ -98,31 +107,27 @@ def test_maintenance_looks_for_shards_from_the_start(database: Database) -> None
 
 
 def test_jobs_of_one_sharer_have_the_places_of_one_job_and_a_weight_has_more(database: Database) -> None:
-    first, second, other = (many_shards(database, name) for name in "abc")
-    for job, sharer, weight in ((first, "alice", 1), (second, "alice", 1), (other, "bob", 3)):
-        assert jobs.share_as(database, job.id, sharer, weight)
+    first, second = (many_shards(database, name, sharer="alice") for name in "ab")
+    other = many_shards(database, "c", sharer="bob", weight=3)
     sign_on(database, "w1", slots=8)
     assert by_job(database, dispatched(database)) == {first.id: 2, second.id: 2, other.id: 12}
 
 
 def test_a_small_job_beside_a_huge_one_is_next(database: Database) -> None:
-    huge = many_shards(database, "a", 40)
-    assert jobs.share_as(database, huge.id, "alice", 1)
+    huge = many_shards(database, "a", 40, sharer="alice")
     sign_on(database, "w1", slots=2)
     assert by_job(database, dispatched(database)) == {huge.id: 4}
-    small = many_shards(database, "b", 1)
-    assert jobs.share_as(database, small.id, "bob", 1)
+    small = many_shards(database, "b", 1, sharer="bob")
     claim_next(database)
     assert by_job(database, dispatched(database)) == {small.id: 1}
 
 
 def test_a_sharer_without_a_shard_in_flight_gets_one_beyond_the_window(database: Database) -> None:
-    huge = many_shards(database, "a", 40)
+    many_shards(database, "a", 40, sharer="alice")
     assert newcomers(database) == []  # nothing waits that they could go ahead of
     waiting = dispatched(database)
-    small, again, other = (many_shards(database, name, 3) for name in "bcd")
-    for job, sharer in ((huge, "alice"), (small, "bob"), (again, "bob")):
-        assert jobs.share_as(database, job.id, sharer, 1)
+    small, _ = (many_shards(database, name, 3, sharer="bob") for name in "bc")
+    other = many_shards(database, "d", 3)
     lower = many_shards(database, "e", 3, priority=-1)
     ahead = newcomers(database)
     assert by_job(database, ahead) == {small.id: 1, other.id: 1}

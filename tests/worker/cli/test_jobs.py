@@ -36,6 +36,28 @@ def test_run_does_not_wait_for_a_job_that_is_paused(embedded: Docmill) -> None:
     assert embedded.json("status", job)["done"] == 260
 
 
+def test_a_run_ends_at_its_max_cost_and_goes_on_with_a_higher_one(embedded: Docmill) -> None:
+    prices = embedded.folder / "prices.toml"
+    source = embedded.folder / "many.jsonl"
+    source.write_text("".join(f'{{"id": {n}, "text": "text {n}"}}\n' for n in range(2_000)))
+    run = ("run", "embed", source, "--model", "null", "--max-cost")
+    assert "needs the price of null" in embedded(*run, 1, code=2).stderr
+    prices.write_text("[null]\ninput = 1_000_000\n")  # one for each token
+    embedded.environment["DOCMILL_PRICES"] = str(prices)
+    stopped = embedded(*run, 500, code=2).stderr
+    assert "its limit of cost is reached: " in stopped
+    assert "The same command with a higher --max-cost goes on" in stopped
+    status = embedded.json("status", 1)
+    assert (status["state"], status["waiting_cause"]) == ("paused", "cost")
+    cost = status["cost"]["amount"]
+    assert cost >= 500
+    assert "Job 1 stays paused: its limit of cost is reached" in embedded("resume", 1).stderr
+    assert embedded("resume", 1, "--max-cost", cost + 1).stderr == "Job 1 is resumed.\n"
+    embedded(*run, 10**9)
+    status = embedded.json("status", 1)
+    assert (status["state"], status["done"]) == ("done", 2_000)
+
+
 def test_a_job_that_is_not_there_is_said_with_the_command_that_lists_jobs(call: Call) -> None:
     for wrong in ("x", "0", "1.5"):
         said = f"'{wrong}' is not a job number; `docmill jobs` lists the jobs"

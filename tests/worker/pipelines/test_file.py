@@ -63,6 +63,7 @@ model-prompt = "passage"
 [job]
 priority = 3
 max-failures = 5
+max-cost = 2.5
 max-flagged = 20.5
 [schedule]
 cron = "30 3 * * *"
@@ -138,7 +139,7 @@ def test_a_bound_of_a_number_that_the_outputs_before_do_not_have_is_refused() ->
 def test_every_key_becomes_a_value() -> None:
     pipeline = parse(FULL, PATH)
     assert (pipeline.name, pipeline.text) == ("nightly", FULL)
-    assert pipeline.job.model_dump() == {"priority": 3, "max_failures": 5, "max_flagged": 20.5}
+    assert pipeline.job.model_dump() == {"priority": 3, "max_failures": 5, "max_flagged": 20.5, "max_cost": 2.5}
     assert pipeline.corpus.model_dump() == {
         "source": "/data/pipelines/french.jsonl",
         "name": "press",

@@ -13,7 +13,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.replacements import remark
 from docmill.storage.writers.formats import escape_formula
 from docmill.worker import formatting
-from docmill.worker.cli.options import JOB, JOB_ID, JSON, LARGEST, LATEST, Choice, WholeNumber, settings_from
+from docmill.worker.cli.options import JOB, JOB_ID, JSON, LARGEST, LATEST, Choice, Number, WholeNumber, settings_from
 from docmill.worker.cli.printing import (
     OK,
     answer,
@@ -26,7 +26,7 @@ from docmill.worker.cli.printing import (
     write_out,
 )
 from docmill.worker.formatting import printable
-from docmill.worker.jobs.follow import change_job, retry_failures
+from docmill.worker.jobs.follow import change_job, resume_job, retry_failures
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.prices import read_prices
 from docmill.worker.stores import open_store
@@ -145,12 +145,20 @@ def pause_command(job: int, as_json: bool) -> int:
     return _apply(jobs.pause, job, "paused", as_json)
 
 
-@click.command("resume", epilog="Example: docmill resume 7")
+@click.command("resume", epilog="Example: docmill resume 7 --max-cost 5")
 @JOB
+@click.option("--max-cost", type=Number(0, min_open=True), help="Let the job cost so much in all, by DOCMILL_PRICES.")
 @JSON
-def resume_command(job: int, as_json: bool) -> int:
-    """Resume a paused JOB."""
-    return _apply(jobs.resume, job, "resumed", as_json)
+def resume_command(job: int, max_cost: float | None, as_json: bool) -> int:
+    """Resume a paused JOB. If it has reached its --max-cost, it needs a higher one."""
+    settings = settings_from()
+    with open_store(settings) as database:
+        changed, said = resume_job(settings, database, job, max_cost)
+    if as_json:
+        print_json({"id": job, "changed": changed})
+    else:
+        say(said)
+    return OK
 
 
 @click.command("priority", epilog="Example: docmill priority 7 10")

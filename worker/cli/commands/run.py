@@ -199,7 +199,7 @@ def _options(kind: kinds.TaskKind) -> list[Callable[[Callable[..., Any]], object
         declared(Work, "corpus"),
         declared(ReadingOptions),
         declared(DocumentOptions),
-        declared(JobOptions, "max_failures", "max_flagged"),
+        declared(JobOptions, "max_failures", "max_flagged", "max_cost"),
     ]
 
 

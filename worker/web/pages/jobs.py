@@ -29,7 +29,7 @@ from docmill.tasks import kinds
 from docmill.worker.exports import read_table
 from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import REASON_CLASSES, time_left
-from docmill.worker.jobs.follow import change_job, retry_failures
+from docmill.worker.jobs.follow import change_job, resume_job, retry_failures
 from docmill.worker.prices import Prices, read_prices
 from docmill.worker.web import charts
 from docmill.worker.web.page import DAY_S, Change, Page, PageRefused, PageRequest, Values
@@ -221,6 +221,12 @@ def _state(act: Callable[[Database, int], bool], became: str) -> Callable[[PageR
     return change
 
 
+def resume(request: PageRequest) -> tuple[str, str]:
+    """Resume a job."""
+    job = request.id("job")
+    return f"/jobs/{job}", resume_job(request.settings, request.database, job)[1]
+
+
 def prioritize(request: PageRequest) -> tuple[str, str]:
     """Give a job another priority."""
     job, text = request.id("job"), request.form.get("priority", "")
@@ -283,7 +289,7 @@ FLEET_PAGES = (
 )
 CHANGES: tuple[Change, ...] = (
     Change("/jobs/{job:int}/pause", _state(jobs.pause, "paused")),
-    Change("/jobs/{job:int}/resume", _state(jobs.resume, "resumed")),
+    Change("/jobs/{job:int}/resume", resume),
     Change("/jobs/{job:int}/cancel", _state(jobs.cancel, "cancelled")),
     Change("/jobs/{job:int}/priority", prioritize),
     Change("/jobs/{job:int}/retry", retry),

@@ -1,0 +1,94 @@
+"""Limits on the cost of jobs. A shard adds its price when it ends, and at a limit no other shard begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from sqlalchemy import delete, func, select, update
+
+from docmill.storage.core.schema import Budget, Job, ShardCount, SpecRow, Step
+from docmill.storage.core.transaction import Transaction
+
+Price: TypeAlias = Sequence[float]  # of a million tokens read, and of a million written
+
+REACHED = Budget.spent >= Budget.max_cost * 0.999999999  # a sum of many costs may lack a little
+_OF_JOB = Budget.name.in_([Job.budget, Job.sharer])
+AT_LIMIT = select(Budget.name).where(_OF_JOB, REACHED).correlate(Job).exists()
+
+
+@dataclass(frozen=True)
+class Account:
+    """Names under which a job shares workers and costs with other jobs.
+
+    A job without a `budget` has one of its own, if it has a `max_cost`. `prices` are by the names of models.
+    """
+
+    sharer: str | None = None
+    weight: int = 1
+    budget: str | None = None
+    max_cost: float | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
+
+
+def name_of(job_id: int) -> str:
+    """Return the name of the budget that a job has for itself."""
+    return f"job {job_id}"
+
+
+def limit_job(transaction: Transaction, job_id: int, account: Account) -> None:
+    """Set the limit of a job's budget. The job gets a budget if it has none, and what it has cost by then counts."""
+    name, spent = transaction.scalar(select(Job.budget).where(Job.id == job_id)), 0.0
+    if name is None:
+        name, spent = account.budget or name_of(job_id), set_prices(transaction, job_id, account.prices)
+        transaction.execute(update(Job).where(Job.id == job_id).values(budget=name))
+    row = transaction.insert(Budget).values(name=name, max_cost=account.max_cost, spent=spent)
+    changed = {"max_cost": account.max_cost, "spent": Budget.spent + spent}
+    transaction.execute(row.on_conflict_do_update(index_elements=["name"], set_=changed))
+
+
+def set_prices(transaction: Transaction, job_id: int, prices: Mapping[str, Price]) -> float:
+    """Note the prices by which a job's budgets count from now on. Return the cost of its shards so far."""
+    ours = Step.job_id == job_id
+    models = select(Step.seq, SpecRow.model).join(SpecRow, SpecRow.id == Step.spec_id).where(ours)
+    price_of = {row.seq: prices[row.model] for row in transaction.execute(models) if row.model in prices}
+    for seq, price in price_of.items():
+        transaction.execute(update(Step).where(ours, Step.seq == seq).values(price=[*price]))
+    sums = (func.sum(ShardCount.tokens_in), func.sum(ShardCount.tokens_out))
+    by_step = select(ShardCount.step, *sums).where(ShardCount.job_id == job_id).group_by(ShardCount.step)
+    rows = transaction.execute(by_step).all()
+    return math.fsum(_cost(price_of[seq], int(read), int(written)) for seq, read, written in rows if seq in price_of)
+
+
+def charge(transaction: Transaction, job_id: int, price: Price, tokens_in: int, tokens_out: int) -> None:
+    """Add the cost of a shard that ends to the budgets of its job. Call it last: other ends of their shards wait."""
+    spent = {"spent": Budget.spent + _cost(price, tokens_in, tokens_out), "n_shards": Budget.n_shards + 1}
+    names = transaction.execute(select(Job.budget, Job.sharer).where(Job.id == job_id)).one()
+    for name in filter(None, names):
+        transaction.execute(update(Budget).where(Budget.name == name).values(**spent))
+
+
+def read_reached(transaction: Transaction, names: Iterable[str | None]) -> dict[str, Budget]:
+    """Return those of the budgets that have reached their limit, by their names."""
+    named = [name for name in names if name is not None]
+    rows = transaction.execute(select(Budget).where(Budget.name.in_(named), REACHED)) if named else ()
+    return {row.name: Budget.of(row) for row in rows}
+
+
+def describe_reached(budget: Budget, job_id: int, own: str | None) -> str:
+    """Return the sentence on a limit that a job has reached. `own` is the name of the job's own budget."""
+    assert budget.max_cost is not None
+    by = "" if budget.name == name_of(job_id) else f", by all jobs of {budget.name}"
+    raised = f"`docmill resume {job_id} --max-cost N` raises it" if budget.name == own else "raise that to go on"
+    return f"its limit of cost is reached: {budget.spent:,.4g} of {budget.max_cost:,.4g}{by}; {raised}"
+
+
+def forget(transaction: Transaction, job_ids: Iterable[int]) -> None:
+    """Delete the budgets of jobs that are removed. Budgets of several jobs stay."""
+    transaction.execute(delete(Budget).where(Budget.name.in_([name_of(job_id) for job_id in job_ids])))
+
+
+def _cost(price: Price, tokens_in: int, tokens_out: int) -> float:
+    return (tokens_in * price[0] + tokens_out * price[1]) / 1_000_000

@@ -1,0 +1,250 @@
+"""The cost of jobs: no shard begins once those that ended cost as much as they may."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text, update
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Budget, Shard
+from docmill.storage.core.specs import Spec
+from docmill.storage.deletion import removal
+from docmill.storage.leases import dispatch, maintenance, shards
+from docmill.storage.leases.diagnosis import Cause
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results.counts import open_shards
+from docmill.storage.results.fleet import read_fleet
+from docmill.storage.results.status import list_jobs, read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.budgets import Account
+from docmill.storage.steps.jobs import JobRequest, OpenJob
+from tests.storage.builders import (
+    at_once,
+    claim_next,
+    claim_shard,
+    dispatched,
+    done,
+    finish,
+    numbered,
+    read,
+    request,
+    set_shard,
+    sign_on,
+    work,
+)
+
+PRICES = {"copier": (1_000_000.0, 500_000.0)}  # an outcome of `done` costs 4: of 3 tokens read, and 2 written
+TEXT_COST = 4.0
+
+
+def costing(max_cost: float | None, name: str = "a", **more: Any) -> JobRequest:
+    return request(f"{name}.jsonl", corpus=name, account=Account(max_cost=max_cost, prices=PRICES, **more))
+
+
+def read_shards(database: Database, asked: JobRequest, n: int) -> OpenJob:
+    """Read a job of n shards with a text each."""
+    return read(database, asked, [(f"k{i}", f"{asked.corpus} {i}") for i in range(n)], chunk=1)
+
+
+def spent(database: Database, name: str) -> float:
+    with database.read() as transaction:
+        return transaction.scalar(select(Budget.spent).where(Budget.name == name)) or 0.0
+
+
+def claim_all(database: Database) -> list[Claim]:
+    """Dispatch what may be, and claim it."""
+    claims = [claim_shard(database, shard_id) for shard_id in dispatched(database)]
+    return [claim for claim in claims if claim is not None]
+
+
+def queue_all(database: Database, job: OpenJob) -> list[int]:
+    """Put all shards of a job into the queue, as they were before anybody knew what they cost."""
+    with database.read() as transaction:
+        ids = transaction.scalars(select(Shard.id).where(Shard.job_id == job.id)).all()
+    for shard_id in ids:
+        set_shard(database, shard_id, state="queued", dispatched_at=1.0)
+    return sorted(ids)
+
+
+def test_no_shard_begins_once_those_that_ended_cost_the_limit_and_those_in_progress_end(database: Database) -> None:
+    job = read_shards(database, costing(2 * TEXT_COST), 9)
+    waiting = queue_all(database, job)
+    claims = [claim_shard(database, shard_id) for shard_id in waiting[:4]]
+    seen = shards.look(database, waiting[4])
+    for claim in claims[:2]:
+        assert claim is not None
+        assert read_status(database, job.id).waiting_cause is not Cause.COST
+        shards.commit(database, claim, done(claim), None)
+    assert spent(database, "job 1") == 2 * TEXT_COST
+    assert seen is not None
+    assert seen.affordable
+    assert shards.claim(database, seen, "w1") is None  # it was looked at before the limit was reached
+    late = shards.look(database, waiting[5])
+    assert late is not None
+    assert not late.affordable
+    dispatch.put_back(database, waiting[4:])
+    assert dispatched(database) == []
+
+    assert {*shards.heartbeat(database, "w1")} == {*waiting[2:4]}  # their leases are renewed
+    with database.read() as transaction:  # no worker is started for the others
+        assert [shards.states for shards in open_shards(transaction)] == [{"running": 2}]
+        assert transaction.execute(text("SELECT state FROM open_shards")).scalars().all() == ["running"] * 2
+    for claim in claims[2:]:
+        assert claim is not None
+        shards.commit(database, claim, done(claim), None)
+    status = read_status(database, job.id)
+    assert (spent(database, "job 1"), status.done, status.pending) == (4 * TEXT_COST, 4, 5)
+    assert (status.state, status.waiting_cause) == ("paused", Cause.COST)
+    assert status.waiting_for == "its limit of cost is reached: 16 of 8; `docmill resume 1 --max-cost N` raises it"
+    assert [job.id for job in list_jobs(database, state="paused")] == [job.id]
+    assert list_jobs(database, state="open") == []
+    assert read_fleet(database, ["copy"]).jobs == {"paused": 1}
+
+    # It stays so when it is resumed, and goes on under a higher limit.
+    jobs.resume(database, job.id)
+    assert read_status(database, job.id).waiting_cause is Cause.COST
+    jobs.resume(database, job.id, Account(max_cost=6 * TEXT_COST))
+    assert work(database) == 2
+    assert read_status(database, job.id).waiting_cause is Cause.COST
+    # The same command with a higher limit carries it on, too.
+    read_shards(database, costing(100 * TEXT_COST), 9)
+    finish(database)
+    assert (read_status(database, job.id).state, spent(database, "job 1")) == ("done", 9 * TEXT_COST)
+
+
+def test_shards_that_begin_and_end_at_once_are_all_counted_and_none_begins_at_the_limit(database: Database) -> None:
+    n_shards, n_threads, paid = 60, 6, 30
+    job = read_shards(database, costing(paid * TEXT_COST), n_shards)
+    waiting = iter(queue_all(database, job))
+    turn, reached = threading.Lock(), threading.Event()
+
+    def work_on() -> list[bool]:
+        """Return for each shard that was claimed: True if the limit was known to be reached before."""
+        begun: list[bool] = []
+        while True:
+            with turn:
+                shard_id = next(waiting, None)
+            if shard_id is None:
+                return begun
+            was_reached = reached.is_set()
+            claim = claim_shard(database, shard_id)
+            if claim is None:
+                continue
+            begun.append(was_reached)
+            shards.commit(database, claim, done(claim), None)
+            if spent(database, "job 1") >= paid * TEXT_COST:
+                reached.set()
+
+    begun = [was_reached for of_thread in at_once(*[work_on] * n_threads) for was_reached in of_thread]
+    assert not any(begun)
+    assert paid <= len(begun) < paid + n_threads
+    assert spent(database, "job 1") == len(begun) * TEXT_COST
+
+
+def test_jobs_of_one_budget_or_of_one_sharer_pay_together(database: Database) -> None:
+    first, second = (
+        read_shards(database, costing(3 * TEXT_COST, name, sharer="key k", budget="batch b"), 2) for name in "ab"
+    )
+    third = read_shards(database, costing(None, "c", sharer="key k"), 5)
+    insert = {"name": "key k", "max_cost": 5 * TEXT_COST}
+    database.write(lambda transaction: transaction.execute(transaction.insert(Budget).values(**insert)))
+    for job, n in ((first, 2), (second, 1), (third, 2)):
+        waiting = queue_all(database, job)
+        claims = []
+        for shard_id in waiting:
+            claim = claim_shard(database, shard_id)
+            if claim is not None:
+                shards.commit(database, claim, done(claim), None)
+                claims.append(claim)
+        assert len(claims) == n
+    assert (spent(database, "batch b"), spent(database, "key k")) == (3 * TEXT_COST, 5 * TEXT_COST)
+    said = [read_status(database, job.id).waiting_for or "" for job in (first, second, third)]
+    assert "by all jobs of batch b; `docmill resume 2 --max-cost N` raises it" in said[1]
+    assert "by all jobs of key k; raise that to go on" in said[2]
+    raised = update(Budget).where(Budget.name == "key k").values(max_cost=100.0)
+    database.write(lambda transaction: transaction.execute(raised))
+    assert shards.look(database, queue_all(database, second)[-1]).affordable is False  # type: ignore[union-attr]
+    dispatch.withdraw(database, ["copy"])
+    finish(database)
+    assert read_status(database, third.id).state == "done"
+    assert read_status(database, second.id).waiting_cause is Cause.COST
+
+
+def test_what_a_job_has_cost_counts_when_it_gets_a_limit(database: Database) -> None:
+    job = read_shards(database, request(corpus="a", source="a.jsonl"), 6)
+    sign_on(database, "w1", slots=1)
+    for _ in range(2):
+        claim = claim_next(database)
+        shards.commit(database, claim, done(claim), None)
+    dispatch.withdraw(database, ["copy"])
+    jobs.resume(database, job.id, Account(max_cost=4 * TEXT_COST, prices=PRICES))
+    assert spent(database, "job 1") == 2 * TEXT_COST
+    assert work(database) == 2
+    assert read_status(database, job.id).waiting_cause is Cause.COST
+
+
+def test_a_shard_is_paid_once_however_it_ends(database: Database) -> None:
+    job = read(database, costing(1_000.0), numbered(5))
+    claim = claim_next(database)
+    shards.release(database, claim, done(claim)[:2])
+    assert spent(database, "job 1") == 2 * TEXT_COST
+    claim = claim_next(database)
+    shards.keep(database, [(claim, done(claim)[:1], None)])
+    maintenance.reclaim(database, "w1")
+    assert spent(database, "job 1") == 2 * TEXT_COST  # what a dead process did was never reported
+    while read_status(database, job.id).pending:
+        claim = claim_next(database)
+        for _ in range(2):  # the answer to the first was lost
+            shards.commit(database, claim, done(claim), None)
+    assert spent(database, "job 1") == 4 * TEXT_COST
+
+
+def test_near_its_limit_a_job_has_no_more_in_flight_than_the_rest_pays_for(database: Database) -> None:
+    read_shards(database, costing(10 * TEXT_COST), 40)
+    sign_on(database, "w1", slots=4)
+    in_flight = []
+    while claims := claim_all(database):
+        in_flight.append(len(claims))
+        for claim in claims:
+            shards.commit(database, claim, done(claim), None)
+    assert in_flight == [1, 8, 1]  # of a window of eight; the first shows what a shard costs
+    assert spent(database, "job 1") == 10 * TEXT_COST
+
+
+def test_a_limit_bounds_what_is_in_flight_of_all_its_jobs_together_and_of_no_others(database: Database) -> None:
+    for name in "ab":
+        read_shards(database, costing(6 * TEXT_COST, name, budget="both"), 10)
+    free = read_shards(database, request(corpus="c", source="c", spec=Spec("copy", "free", "1")), 10)
+    sign_on(database, "w1", slots=20)
+    of_jobs = []
+    for _ in range(3):
+        claims = claim_all(database)
+        of_jobs.append((sum(claim.job_id != free.id for claim in claims), len(claims)))
+        for claim in claims:
+            shards.commit(database, claim, done(claim), None)
+    assert of_jobs == [(1, 11), (5, 5), (0, 0)]
+
+
+@pytest.mark.parametrize("price", [0.1, 0.7, 1 / 3])
+def test_a_limit_that_is_a_sum_of_costs_is_reached_by_them(database: Database, price: float) -> None:
+    prices = {"copier": (price * 1_000_000 / 3, 0.0)}
+    asked = request(account=Account(max_cost=20 * price, prices=prices))
+    job = read_shards(database, asked, 30)
+    waiting = queue_all(database, job)
+    n = 0
+    for shard_id in waiting:
+        if (claim := claim_shard(database, shard_id)) is not None:
+            shards.commit(database, claim, done(claim), None)
+            n += 1
+    assert n == 20
+
+
+def test_a_job_that_is_removed_takes_its_budget_with_it(database: Database) -> None:
+    read_shards(database, costing(100.0), 2)
+    finish(database)
+    assert spent(database, "job 1") > 0
+    removal.remove_corpus(database, "a")
+    assert spent(database, "job 1") == 0
