@@ -44,6 +44,9 @@ def test_corpora_are_listed_and_shown_with_their_counts(stocked: Docmill) -> Non
 def test_a_persons_document_leaves_every_table_and_file(stocked: Docmill, tmp_path: Path) -> None:
     letter = tmp_path / "letter.txt"
     letter.write_text(SECRET * 200)
+    blank = tmp_path / "blank.txt"
+    blank.write_text("\n")
+    assert "it has no text" in stocked("corpus", "trace", blank, code=2).stderr
     found = stocked.json("corpus", "trace", letter, code=1)
     assert found["documents"] == [["letters", "a"]]
     assert "document a of letters" in stocked("corpus", "trace", letter, code=1).stdout

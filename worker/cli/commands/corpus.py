@@ -223,6 +223,8 @@ def trace_command(file: Path, as_json: bool) -> int:
     with click.open_file(str(file), "rb") as stream:
         raw = stream.read()
     text, _ = normalize(decode(raw[bom_length(raw) :])[0])
+    if not text.strip():
+        raise click.BadParameter("it has no text", param_hint="FILE")
     settings = settings_from()
     with open_store(settings) as database:
         files = inventory.files(settings, database)
@@ -251,7 +253,10 @@ def _said(trace: Trace) -> list[str]:
         return [f"{trace.sha256} is nowhere in the store as a whole text."]
     lines = [f"document {key} of {corpus}{_state_of((corpus, key), trace)}" for corpus, key in trace.documents]
     if trace.stored:
-        lines += [f"{trace.outcomes:,} results were computed of it", f"{trace.output_of:,} results have it as output"]
+        lines += [
+            f"{counted(trace.outcomes, 'result')} of it",
+            f"{counted(trace.output_of, 'result')} with it as output",
+        ]
     if trace.indexed:
         lines.append(f"{trace.indexed:,} vectors of it are in an index of `docmill index list`")
     if trace.stored and not trace.documents and not trace.output_of:
