@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from docmill.storage.core.specs import Spec
 from docmill.worker import prices
 from docmill.worker.errors import WorkerError
-from docmill.worker.prices import Cost, Price, Prices
+from docmill.worker.prices import Cost, Price, Prices, limit_cost
+from docmill.worker.settings import Settings
 
 FILE = """\
 currency = "USD"
@@ -70,3 +72,15 @@ def test_faults_of_a_file_are_named_with_their_places(file: Path) -> None:
 def test_a_file_of_prices_that_is_not_there_is_an_error_of_the_setting(file: Path) -> None:
     with pytest.raises(WorkerError, match="DOCMILL_PRICES"):
         prices.parse(file)
+
+
+def test_a_limit_of_cost_needs_a_price_and_those_of_all_served_models(file: Path) -> None:
+    file.write_text(FILE)
+    settings = Settings(home=file.parent, prices=file)
+    small, local, big = (Spec("generate", name, "1") for name in ("openai:small", "minilm", "openai:big"))
+    limit = limit_cost(settings, 2.5, [small, local], "batch b")
+    assert (limit.max_cost, limit.budget, limit.prices["openai:small"]) == (2.5, "batch b", (0.25, 2.0))
+    for specs, named in (([small, big], "openai:big"), ([local], "minilm")):
+        with pytest.raises(WorkerError, match=f"needs the price of {named}; write a table"):
+            limit_cost(settings, 2.5, specs)
+        assert limit_cost(settings, None, specs).max_cost is None
