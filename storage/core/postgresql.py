@@ -93,6 +93,10 @@ _REFER_TO_WHAT_IS_REMOVED = {
     "fk_prompt_content_id",
 }
 _BUSY = {"active", "fastpath function call"}
+_NOTICE_LOST_CLIENT = """SELECT set_config('tcp_keepalives_idle', %(idle)s::text, false),
+    set_config('tcp_keepalives_interval', %(interval)s::text, false),
+    set_config('tcp_keepalives_count', %(count)s::text, false),
+    set_config('tcp_user_timeout', %(timeout)s, false)"""
 _OF_A_PROCESS = "SELECT state, wait_event_type FROM pg_stat_activity WHERE pid = %s"
 
 
@@ -104,7 +108,7 @@ def engine_for(url: URL, patience: Patience, **options: Any) -> Engine:
     defaults = {name: value for name, value in connect_options(patience).items() if name not in url.query}
     engine = create_engine(url, pool_pre_ping=True, connect_args={**defaults, "autocommit": True}, **options)
     watch(engine, patience)
-    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "connect", partial(_prepare, patience=patience))
     event.listen(engine, "begin", partial(_begin, patience=patience))
     event.listen(engine, "before_cursor_execute", _choose_format)
     return engine
@@ -116,12 +120,19 @@ def connect_options(patience: Patience) -> dict[str, Any]:
         "application_name": "docmill",
         "connect_timeout": max(2, ceil(patience.answer_s)),  # libpq takes 1 for 2
         "keepalives": 1,
-        "keepalives_idle": max(1, round(patience.answer_s)),
-        "keepalives_interval": max(1, round(patience.answer_s / 2)),
-        "keepalives_count": 3,
-        "tcp_user_timeout": round(patience.network_s * 1_000),
+        **{f"keepalives_{name}": value for name, value in _keepalives(patience).items()},
+        "tcp_user_timeout": _user_timeout_ms(patience),
         "prepare_threshold": None,
     }
+
+
+def _keepalives(patience: Patience) -> dict[str, int]:
+    idle, interval = max(1, round(patience.answer_s)), max(1, round(patience.answer_s / 2))
+    return {"idle": idle, "interval": interval, "count": 3}
+
+
+def _user_timeout_ms(patience: Patience) -> int:
+    return round(patience.network_s * 1_000)
 
 
 def watch(engine: Engine, patience: Patience) -> None:
@@ -150,9 +161,12 @@ def _choose_format(
         cursor.format = Format.BINARY
 
 
-def _prepare(connection: WatchedConnection, _record: object) -> None:
+def _prepare(connection: WatchedConnection, _record: object, *, patience: Patience) -> None:
     # psycopg would send lists of texts as one text, with every element searched for what must be escaped.
     connection.adapters.register_dumper(list, ListBinaryDumper)
+    # By default a server keeps the session of a client that a broken network took away for two hours. Each new
+    # connection after a break would add one, until there are too many.
+    connection.execute(_NOTICE_LOST_CLIENT, {**_keepalives(patience), "timeout": f"{_user_timeout_ms(patience)}"})
 
 
 def beginning(patience: Patience, *, writes: bool) -> str:

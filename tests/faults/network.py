@@ -29,7 +29,10 @@ _TICK_S = 0.2
 
 
 class BadNetwork:
-    """The namespace `name`, in which this machine has the address `host`. Raises Missing where it may not be made."""
+    """The namespace `name`. This machine has the address `host`, and what runs there `there`.
+
+    Raises Missing where it may not be made.
+    """
 
     def __init__(self, seed: int, *, delay_s: float = 0.02, jitter_s: float = 0.02, loss: float = 0.02) -> None:
         self._chance = random.Random(seed)
@@ -39,7 +42,7 @@ class BadNetwork:
         self.name = f"docmill-{number}"
         block = f"10.213.{number // 64}"
         first = 4 * (number % 64)
-        self.host, self._there = f"{block}.{first + 1}", f"{block}.{first + 2}"
+        self.host, self.there = f"{block}.{first + 1}", f"{block}.{first + 2}"
         self._cut_until = 0.0
         self._over = threading.Event()
         self._stack = ExitStack()
@@ -73,7 +76,7 @@ class BadNetwork:
         _run("ip", "link", "set", here.name, "up")
         _run("ip", "link", "set", there.name, "netns", self.name)
         inside = ("ip", "-n", self.name)
-        _run(*inside, "address", "add", f"{self._there}/30", "dev", there.name)
+        _run(*inside, "address", "add", f"{self.there}/30", "dev", there.name)
         for device in ("lo", there.name):
             _run(*inside, "link", "set", device, "up")
         for source, target in ((here, there), (there, here)):

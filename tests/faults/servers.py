@@ -215,6 +215,11 @@ class PostgresCluster(Server):
             rules.write_text(f"host all {owner} all scram-sha-256\n{rules.read_text()}")
             connection.execute("SELECT pg_reload_conf()")
 
+    def trust(self, host: str) -> None:
+        """Let clients of this address's network in, from the next start on."""
+        rules = self.folder / "data" / "pg_hba.conf"
+        rules.write_text(f"host all all {host}/30 trust\n{rules.read_text()}")
+
     def promote(self) -> None:
         """End recovery: what was a standby takes writes from now on."""
         with psycopg.connect(self.admin_url, autocommit=True) as connection:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
+from docmill.storage import migrations
 from docmill.storage.core.database import Database
 from docmill.storage.results.results import results
 from tests.faults.campaign import seed_of_this_run
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.network import BadNetwork
 from tests.faults.proxy import Proxy
-from tests.faults.servers import Missing, RedisServer
+from tests.faults.servers import HOST, Missing, PostgresCluster, RedisServer, open_folder
+from tests.kinds import KINDS
 from tests.worker.harness import kill_group, until
 
 PAUSE_S = 1.0
 CALM_S = 300.0
+FOR_EVER_S = 3600.0
 
 
 @pytest.fixture
@@ -37,23 +41,31 @@ def network() -> Iterator[BadNetwork]:
     made.__exit__()
 
 
+@pytest.fixture
+def far_postgres(network: BadNetwork) -> Iterator[PostgresCluster]:
+    """A PostgreSQL that is reached over the network: no proxy answers for a client that is gone."""
+    with open_folder() as folder:
+        server = PostgresCluster(folder / "cluster", options=(f"listen_addresses={HOST},{network.host}",))
+        server.trust(network.host)
+        with server:
+            yield server
+
+
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     "seconds", [pytest.param(60, marks=pytest.mark.long), pytest.param(1800, marks=pytest.mark.soak)]
 )
 def test_nothing_is_lost_over_a_network_that_drops_packets(
-    tmp_path: Path, restartable: Database, own_redis: RedisServer, network: BadNetwork, seconds: int
+    tmp_path: Path,
+    far_postgres: PostgresCluster,
+    own_redis: RedisServer,
+    network: BadNetwork,
+    seconds: int,
 ) -> None:
     chance = random.Random(seed_of_this_run())
-    fleet = Fleet(tmp_path, restartable, own_redis.url, lease_s=10)
     jobs = dict[int, list[str]]()
     with ExitStack() as stack:
-        url = make_url(fleet.environment["DOCMILL_DATABASE_URL"])
-        assert url.port is not None
-        database, queue = (stack.enter_context(Proxy(port, network.host)).port for port in (url.port, own_redis.port))
-        far = url.set(host=network.host, port=database).render_as_string(hide_password=False)
-        fleet.environment |= {"DOCMILL_DATABASE_URL": far, "DOCMILL_REDIS_URL": f"redis://{network.host}:{queue}/0"}
-        fleet.environment["DOCMILL_DATABASE_ANSWER_S"] = "2"
+        fleet = stack.enter_context(far_fleet(tmp_path, far_postgres, own_redis, network))
         workers = []
         for n in range(2):
             log = stack.enter_context((tmp_path / f"worker-{n}.log").open("wb"))
@@ -75,6 +87,45 @@ def test_nothing_is_lost_over_a_network_that_drops_packets(
     assert network.dropped
     logs = "\n".join((tmp_path / f"worker-{n}.log").read_text(errors="replace") for n in range(2))
     assert "Traceback" not in logs
+
+
+@pytest.mark.long
+def test_the_server_ends_the_session_of_a_client_that_the_network_took_away(
+    tmp_path: Path, far_postgres: PostgresCluster, own_redis: RedisServer, network: BadNetwork
+) -> None:
+    """A server's own default is two hours."""
+
+    def sessions() -> int:
+        with psycopg.connect(far_postgres.admin_url) as connection:
+            counted = "SELECT count(*) FROM pg_stat_activity WHERE client_addr = %s"
+            [(n,)] = connection.execute(counted, [network.there]).fetchall()
+        return int(n)
+
+    with far_fleet(tmp_path, far_postgres, own_redis, network) as fleet, (tmp_path / "worker.log").open("wb") as log:
+        worker = fleet.launch(("worker",), log, log, network.within)
+        try:
+            until(lambda: len(fleet.live()) == 1 and sessions() > 0, "it is ready")
+            network.cut(FOR_EVER_S)
+        finally:
+            kill_group(worker)
+        until(lambda: sessions() == 0, "the server has noticed")
+
+
+@contextmanager
+def far_fleet(folder: Path, server: PostgresCluster, queue: RedisServer, network: BadNetwork) -> Iterator[Fleet]:
+    """Workers of this fleet reach the store's server and the queue over the network."""
+    database = Database(server.create(), pool_size=12, kinds=KINDS)
+    migrations.upgrade(database)
+    fleet = Fleet(folder, database, queue.url, lease_s=10)
+    url = make_url(fleet.environment["DOCMILL_DATABASE_URL"]).set(host=network.host)
+    with Proxy(queue.port, network.host) as proxy:
+        fleet.environment |= {
+            "DOCMILL_DATABASE_URL": url.render_as_string(hide_password=False),
+            "DOCMILL_REDIS_URL": f"redis://{network.host}:{proxy.port}/0",
+            "DOCMILL_DATABASE_ANSWER_S": "2",
+        }
+        yield fleet
+    database.close()
 
 
 def open_jobs(fleet: Fleet, jobs: dict[int, list[str]]) -> list[int]:
