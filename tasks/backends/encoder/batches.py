@@ -31,6 +31,7 @@ BUDGETS = {
 # Tokens of a batch that are tried when a model is opened on a device for the first time.
 SIZES = {"cpu": (1024, 2048, 4096), "cuda": (16_384, 32_768, 65_536, 131_072, 262_144)}
 _WARM_UP_WORDS = 48
+_AGAIN = 3
 LONGEST_S = 0.5  # what all measurements of one opening may take, as far as the last size tells of the next
 CLEARLY = 1.05
 _SHORTEST_TOKENS = 8  # rows are bounded so that a batch of windows this short fills its tokens
@@ -54,17 +55,26 @@ class WarmUp:
         self._at_once = at_once
         self._clock = clock
 
-    def find(self, sizes: Sequence[int], folder: Path, device: str) -> None:
+    def find(self, sizes: Sequence[int], folder: Path, device: str, *, measured: bool = True) -> None:
         """Set the loop's budget to the best of these ``sizes`` in tokens, ascending.
 
-        It is remembered in the folder for what ``device`` names, or measured now.
+        It is remembered in the folder for what ``device`` names, or measured now. If it may not be ``measured``, the
+        budget stays as it is.
         """
         tokens: int | None = remembered(folder, device).get("batch_tokens")
         if tokens is None or tokens not in sizes:
+            if not measured:
+                return
             rates = self._rates(sizes)
             tokens = best(rates) if rates else sizes[0]
             remember(folder, device, {"batch_tokens": tokens, "tokens_per_s": rates})
         self._loop.budget = self._budget(tokens)
+
+    def rate(self) -> float:
+        """Tokens a second with the loop's budget: the best of a few tries, as what else runs only takes away."""
+        budget = self._loop.budget
+        seconds = min(self._seconds(budget) for _ in range(_AGAIN))
+        return self._at_once * budget.tokens / seconds
 
     def _rates(self, sizes: Sequence[int]) -> dict[int, float]:
         """Tokens a second by size: up to one that does not fit, gains nothing, or would take too long."""

@@ -57,7 +57,7 @@ class EncoderBackend:
         if self._model.tokens is not None:
             here = f"{type(self).__name__} {accelerator.device_name(device)} {torch.get_num_threads()}"
             subject = f"{spec.revision} {spec.quality} {here}"
-            self._warm_up.find(SIZES[kind], cache_dir / "batches", subject)
+            self._warm_up.find(SIZES[kind], cache_dir / "batches", subject, measured=assignment.tuned)
         self.traits = self._model.traits
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -65,6 +65,10 @@ class EncoderBackend:
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         return (self._streams or self._loop).run(source)
+
+    def tokens_per_s(self) -> float:
+        """Measure for a fraction of a second how fast short windows are computed here."""
+        return self._warm_up.rate()
 
     def runtime(self) -> dict[str, Any]:
         library = self._model.library

@@ -50,13 +50,17 @@ class OpenVinoBackend:
         self._streams = Streams(self._loop, self._compute, self._here.threads)
         self._warm_up = WarmUp(self._loop, self.run, short_window(self), at_once=self._streams.count)
         subject = f"{spec.revision} {spec.quality} {type(self).__name__} {self._here.name} {self._here.threads}"
-        self._warm_up.find(SIZES["cpu"], cache_dir / "batches", subject)
+        self._warm_up.find(SIZES["cpu"], cache_dir / "batches", subject, measured=assignment.tuned)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._encode(texts)
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         return self._streams.run(source)
+
+    def tokens_per_s(self) -> float:
+        """Measure for a fraction of a second how fast short windows are computed here."""
+        return self._warm_up.rate()
 
     def runtime(self) -> dict[str, Any]:
         library = self._model.library

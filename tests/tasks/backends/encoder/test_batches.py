@@ -74,6 +74,18 @@ def test_a_slow_device_is_not_kept_busy_with_measuring(tmp_path: Path) -> None:
     assert len(device.batches) == 2
 
 
+def test_what_may_not_be_measured_stays_as_it_is_unless_it_was_measured_before(tmp_path: Path) -> None:
+    device = Device(batch_s=0.01, token_s=0.0)
+    loop = StaticLoop(device.compute, Budget(tokens=50, rows=5))
+    warm_up = WarmUp(loop, loop.run, WINDOW, clock=lambda: device.now)
+    warm_up.find(SIZES, tmp_path, "a device", measured=False)
+    assert (loop.budget.tokens, device.batches, [*tmp_path.iterdir()]) == (50, [], [])
+    warm_up.find(SIZES, tmp_path, "a device")
+    loop.budget = Budget(tokens=50, rows=5)
+    warm_up.find(SIZES, tmp_path, "a device", measured=False)
+    assert loop.budget.tokens == 800
+
+
 def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     assert found(Device(batch_s=0.01, token_s=0.0), tmp_path / "file") == 800

@@ -1,4 +1,4 @@
-"""A backend computes until it gives NaN; then the model's own code does, also later."""
+"""The fastest of several backends computes, once measuring pays, until it gives NaN."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,165 @@ import pytest
 
 from docmill.storage.core.specs import Reason, Spec, Status
 from docmill.tasks.backends import registry
-from docmill.tasks.backends.encoder.choice import FallbackBackend, finite
+from docmill.tasks.backends.encoder.choice import (
+    FallbackBackend,
+    ProvisionalBackend,
+    best,
+    fastest,
+    finite,
+    leave_out,
+    subject,
+)
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
+from docmill.tasks.backends.machine import remember
 from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.fakes import FakeBackend, spec_of
+
+
+class Backend:
+    """Computes so many tokens a second; `closed` says whether it was given back."""
+
+    def __init__(self, name: str, rate: float) -> None:
+        self.name = name
+        self.closed = False
+        self._rate = rate
+
+    def tokens_per_s(self) -> float:
+        return self._rate
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Shop:
+    """Opens backends by name, and keeps all that it opened; those without a rate do not suit."""
+
+    def __init__(self, **rates: float) -> None:
+        self.opened: list[Backend] = []
+        self._rates = rates
+
+    def __call__(self, name: str) -> Backend:
+        if name not in self._rates:
+            raise Unsuited(f"{name} is not for this model")
+        assert all(one.closed for one in self.opened), "two models at once may be too many for the memory"
+        self.opened.append(Backend(name, self._rates[name]))
+        return self.opened[-1]
+
+    @property
+    def names(self) -> list[str]:
+        return [one.name for one in self.opened]
+
+
+def test_the_clearly_faster_one_is_taken_and_the_others_are_closed(tmp_path: Path) -> None:
+    shop = Shop(torch=100.0, openvino=130.0)
+    taken = fastest(["torch", "openvino"], shop, tmp_path, "a model")
+    assert (taken.name, taken.closed, shop.names) == ("openvino", False, ["torch", "openvino"])
+    shop = Shop(torch=100.0, openvino=90.0)
+    taken = fastest(["torch", "openvino"], shop, tmp_path, "another model")
+    assert (taken.name, taken.closed, shop.names) == ("torch", False, ["torch", "openvino", "torch"])
+
+
+def test_it_is_measured_once_for_each_subject(tmp_path: Path) -> None:
+    fastest(["torch", "openvino"], Shop(torch=100.0, openvino=130.0), tmp_path, "a model")
+    shop = Shop(torch=900.0, openvino=130.0)
+    assert fastest(["torch", "openvino"], shop, tmp_path, "a model").name == "openvino"
+    assert shop.names == ["openvino"]
+    assert fastest(["torch", "openvino"], Shop(torch=900.0, openvino=130.0), tmp_path, "b").name == "torch"
+    assert fastest(["torch"], Shop(torch=900.0), tmp_path, "a model").name == "torch"
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"fastest": "a third"}', '{"fastest": ["openvino"]}'])
+def test_what_is_remembered_and_makes_no_sense_is_measured_again(tmp_path: Path, damage: str) -> None:
+    fastest(["torch", "openvino"], Shop(torch=100.0, openvino=130.0), tmp_path, "a model")
+    (file,) = tmp_path.iterdir()
+    file.write_text(damage)
+    assert fastest(["torch", "openvino"], Shop(torch=200.0, openvino=130.0), tmp_path, "a model").name == "torch"
+    assert json.loads(file.read_text())["fastest"] == "torch"
+
+
+def test_one_that_does_not_suit_leaves_the_model_to_the_others(tmp_path: Path) -> None:
+    assert fastest(["torch", "openvino"], Shop(torch=1.0), tmp_path, "a model").name == "torch"
+    assert fastest(["torch", "openvino"], Shop(openvino=1.0), tmp_path, "a model").name == "openvino"
+    with pytest.raises(Unsuited, match="openvino is not for this model"):
+        fastest(["torch", "openvino"], Shop(), tmp_path, "another model")
+
+
+def test_an_embedding_model_is_measured_once_and_not_for_a_few_texts(bench: Bench, unmeasured: Path) -> None:
+    spec = bench.spec("embed", "minilm")
+    open_one = partial(open_backend, spec, device="cpu", models_dir=None, cache_dir=unmeasured)
+    provisional = open_one()
+    assert provisional.runtime()["backend"] == "openvino"
+    provisional.close()
+    assert not (unmeasured / "backends").exists()
+    assert not (unmeasured / "batches").exists()
+    backends = []
+    for provisional_at_first in (False, True):
+        backend = open_one(provisional=provisional_at_first)
+        backends.append(backend.runtime()["backend"])
+        backend.close()
+    (file,) = (unmeasured / "backends").iterdir()
+    found = json.loads(file.read_text())
+    assert set(found["tokens_per_s"]) == {"transformers", "openvino"}
+    assert min(found["tokens_per_s"].values()) > 0
+    assert backends == [found["fastest"]] * 2
+    assert found["fastest"] == best(found["tokens_per_s"])
+
+
+TEXTS = ["one", "two words", "three", "four", "five"]
+
+
+class Measured(FakeBackend):
+    """The backend that a measurement chose."""
+
+    def runtime(self) -> dict[str, Any]:
+        return {**super().runtime(), "backend": "measured"}
+
+
+def refused() -> Any:
+    raise AssertionError("opened without need")
+
+
+def test_once_there_was_enough_work_the_measured_backend_computes_the_rest(engine_of: EngineOf) -> None:
+    first, chosen = FakeBackend(), Measured()
+    opened: list[str] = []
+
+    def measured() -> Measured:
+        assert first.closed.is_set(), "two models at once may be too many for the memory"
+        opened.append("measured")
+        return chosen
+
+    backend = ProvisionalBackend(first, measured, refused, enough=8)
+    engine = engine_of(lambda _: backend)
+    for _ in range(3):
+        ticket = engine.submit(spec_of(), list(enumerate(TEXTS)))
+        assert ticket.wait(60)
+        assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * len(TEXTS)
+    assert opened == ["measured"]
+    assert sum(map(len, first.batches)) + sum(map(len, chosen.batches)) == 3 * len(TEXTS)
+    assert chosen.batches
+    assert engine.runtime(spec_of())["backend"] == "measured"
+    assert not chosen.closed.is_set()
+
+
+def test_where_nothing_can_be_measured_the_first_goes_on(
+    engine_of: EngineOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails() -> Any:
+        raise MemoryError
+
+    again = FakeBackend()
+    backend = ProvisionalBackend(FakeBackend(), fails, lambda: again, enough=1)
+    engine = engine_of(lambda _: backend)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(2):
+            ticket = engine.submit(spec_of(), list(enumerate(TEXTS)))
+            assert ticket.wait(60)
+            assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * len(TEXTS)
+    assert again.batches
+    assert caplog.text.count("backends_not_measured error=MemoryError()") == 1
 
 
 class Sound(FakeBackend):
@@ -68,6 +222,20 @@ def test_what_is_no_number_with_the_models_own_code_either_fails_its_document_on
     assert told == []  # the first was not at fault
 
 
+def test_what_was_left_out_is_opened_no_more_and_what_was_measured_stays(tmp_path: Path) -> None:
+    names = ["openvino", "another", "torch"]
+    assert fastest(names, Shop(openvino=300.0, another=200.0, torch=100.0), tmp_path, "a model").name == "openvino"
+    leave_out(tmp_path, "a model", "openvino")
+    for _ in range(2):
+        shop = Shop(openvino=300.0, another=200.0, torch=100.0)
+        assert fastest(names, shop, tmp_path, "a model").name == "another"
+        assert "openvino" not in shop.names
+    leave_out(tmp_path, "a model", "another")
+    assert fastest(names, Shop(torch=100.0), tmp_path, "a model").name == "torch"
+    (note,) = tmp_path.iterdir()
+    assert json.loads(note.read_text())["not_finite"] == ["another", "openvino"]
+
+
 def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
     bench: Bench,
     engine_of: EngineOf,
@@ -78,6 +246,8 @@ def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
 ) -> None:
     monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers", "openvino"}))
     spec = bench.spec("embed", "minilm")
+    measured = subject(spec, "cpu", ("openvino", "transformers"), unmeasured)
+    remember(unmeasured / "backends", measured, {"fastest": "openvino"})
 
     def open_one(spec: Spec) -> Any:
         return open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured)
@@ -102,8 +272,6 @@ def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
     later = open_one(spec)
     assert later.runtime()["backend"] == "transformers"
     later.close()
-    (note,) = (unmeasured / "backends").iterdir()
-    assert json.loads(note.read_text())["not_finite"] == ["openvino"]
 
 
 def plant_nan(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
