@@ -269,3 +269,14 @@ def test_with_default_settings_a_half_open_connection_is_noticed_in_time() -> No
     silence_s = Patience(bounded=True).silence_s
     assert silence_s is not None
     assert silence_s <= NOTICED_S
+
+
+def test_a_server_asks_after_a_client_that_is_silent_as_the_client_does(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.read() as transaction:
+        shown = [
+            transaction.exec_driver_sql(f"SHOW tcp_keepalives_{name}").scalar()
+            for name in ("idle", "interval", "count")
+        ]
+    database.close()
+    assert shown == [str(connect_options(Patience())[f"keepalives_{name}"]) for name in ("idle", "interval", "count")]
