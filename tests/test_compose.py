@@ -59,7 +59,7 @@ def test_no_password_stands_in_a_file_of_the_project() -> None:
 def test_neither_the_queue_nor_the_database_is_published() -> None:
     assert not any("network_mode" in service for service in SERVICES.values())
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published.keys() == {"web", "batch", "grafana", "flower"}
+    assert published.keys() == {"web", "batch", "grafana"}
     assert all(port.startswith("127.0.0.1:") for [port] in published.values())
 
 

@@ -217,9 +217,6 @@ class Settings(BaseSettings):
         ),
         Shown(default="none on the loopback address; elsewhere a new one at each start"),
     ] = None
-    celery_events: Annotated[
-        bool, Field(description="Let a worker send Celery's events through Redis, for Flower: 0 or 1.")
-    ] = False
     retention_days: Annotated[
         float,
         Field(

@@ -295,8 +295,7 @@ def main() -> None:
         hostname=order.owner,
         without_gossip=True,
         without_mingle=True,
-        without_heartbeat=not settings.celery_events,
-        task_events=settings.celery_events,
+        without_heartbeat=True,
         optimization="fair",
     )
     presence = Presence(order, settings, process)

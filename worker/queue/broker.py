@@ -138,7 +138,7 @@ CONFIG: dict[str, Any] = {
     # CUDA does not survive a fork, and one model serves all threads.
     "worker_pool": "threads",
     # Nothing here needs workers to talk to each other, and nobody is to steer them by Redis. Their events cost Redis
-    # connections, so a worker sends them only where DOCMILL_CELERY_EVENTS asks for them.
+    # connections.
     "worker_enable_remote_control": False,
     "worker_send_task_events": False,
     "task_send_sent_event": False,
