@@ -44,7 +44,6 @@ from docmill.tasks.backends.encoder.own_code import TOLERANCES, NumbersOf, compa
 from docmill.tasks.backends.encoder.packed import Design, activation, has_berts_design
 from docmill.tasks.backends.tokens import PlacedTokens, Tokens, padded
 from docmill.tasks.errors import Unsuited
-from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
@@ -105,9 +104,6 @@ def _plan(
 ) -> int8.Conversion:
     """Return the version of the encoder's form, the function that makes it, and the one that compares it."""
     first_only = model.reads_first and has_berts_design(encoder)
-    quantized = assignment.spec.quality == "int8"
-    if assignment.head is Head.POOLING and quantized:
-        first_only = False  # vectors in int8 stay what the same spec gave before
     local = "-local" if local_span(encoder.config) else ""
     first = "-first" if first_only else ""
     form = f"{openvino.__version__.partition('-')[0]}-{version('transformers')}-{_FORMAT}{local}{first}"
@@ -115,9 +111,8 @@ def _plan(
     def trace() -> openvino.Model:
         return traced(encoder, tokens, first_only=first_only)
 
-    if quantized:
-        split = assignment.head is not Head.POOLING and int8.splits(encoder)
-        return int8.quantization(form, trace, encoder, tokens, model.limit_tokens, first_only=first_only, split=split)
+    if assignment.spec.quality == "int8":
+        return int8.quantization(form, trace, encoder, tokens, model.limit_tokens, first_only=first_only)
     return form, trace, lambda: compared(encoder, TOLERANCES[dtype], first_only=first_only)
 
 

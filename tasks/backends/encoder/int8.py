@@ -4,8 +4,8 @@ Products take int8 on both sides, with fixed scales: activations are measured on
 shared with the weights (SmoothQuant, Xiao et al. 2022, section 4). What that costs is in bench/results/diary.md.
 
 Int8 has one scale for all values that enter a product. A few channels of a feed-forward network have values many
-times as great as the others, which such a scale rounds away (Dettmers et al. 2022, LLM.int8(), section 3). So they
-may be computed apart from the others, in floating point.
+times as great as the others, which such a scale rounds away (Dettmers et al. 2022, LLM.int8(), section 3). So the
+product behind the first activation function stays in floating point.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -22,14 +22,11 @@ from typing import TYPE_CHECKING
 import openvino
 import rich
 import torch
-from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
 from docmill.storage.extras import install
 from docmill.tasks.backends.encoder.converted import by_name
 from docmill.tasks.backends.encoder.heads import Array, ReferenceStates
 from docmill.tasks.backends.encoder.own_code import compared_lengths
-from docmill.tasks.backends.encoder.packed import Design, activation, has_berts_design
 from docmill.tasks.backends.tokens import Tokens, padded, padded_arrays
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.windows.windows import Encoded
@@ -64,12 +61,10 @@ def quantization(
     limit_tokens: int,
     *,
     first_only: bool = False,
-    split: bool = False,
 ) -> Conversion:
     """Return the conversion of an encoder to int8. ``trace`` gives it in float32, in a ``form`` of this name.
 
-    The product behind the first activation function stays in floating point. With ``split`` only its outlier channels
-    do, which is faster and as near to float32. Raises Unsuited where NNCF is not installed.
+    Raises Unsuited where NNCF is not installed.
     """
     try:
         nncf = version("nncf")
@@ -82,17 +77,13 @@ def quantization(
         raise Unsuited("The model's windows are too short to measure its activations.")
 
     def make() -> openvino.Model:
-        if not split:
-            made = trace()
-            return _quantized(made, tokens, texts, _contracting(made)[:_LEFT_ALONE])
-        with split_first_layer(model, texts):
-            made = trace()
-        return _quantized(made, tokens, texts, [name for name, inputs, _ in _products(made) if inputs == N_CHANNELS])
+        made = trace()
+        return _quantized(made, tokens, texts, _contracting(made)[:_LEFT_ALONE])
 
     def compare() -> ReferenceStates:
         return _measured(model, tokens, [*texts[:_COMPARED_TEXTS], _long(model.config, texts)], first_only)
 
-    return f"int8-{nncf}-{_FORMAT}-{form}{'-split' if split else ''}", make, compare
+    return f"int8-{nncf}-{_FORMAT}-{form}", make, compare
 
 
 def _measured(model: PreTrainedModel, tokens: Tokens, texts: Sequence[Encoded], first_only: bool) -> ReferenceStates:
@@ -167,101 +158,3 @@ def _silent_nncf() -> Iterator[ModuleType]:
         finally:
             console.quiet = quiet
             logging.setLoggerClass(of_loggers)
-
-
-# In MiniLM's first layer the greatest value of one channel is 25, that of the next 7. With 1 to 64 channels apart
-# the vectors were equally near to float32.
-N_CHANNELS = 8
-
-
-class SplitFeedForward(nn.Module):
-    """A feed-forward network, from shape (..., dim) to (..., dim); the last ``N_CHANNELS`` in ``order`` are apart."""
-
-    def __init__(self, inner: nn.Linear, function: nn.Module, outer: nn.Linear, order: Tensor) -> None:
-        super().__init__()
-        most, few = order[:-N_CHANNELS], order[-N_CHANNELS:]
-        self._function = function
-        self._inner, self._outer = _rows(inner, most), _columns(outer, most, outer.bias)
-        self._inner_apart, self._outer_apart = _rows(inner, few), _columns(outer, few, None)
-
-    def forward(self, states: Tensor) -> Tensor:
-        most: Tensor = self._outer(self._function(self._inner(states)))
-        apart: Tensor = self._outer_apart(self._function(self._inner_apart(states)))
-        return most + apart
-
-
-def splits(model: PreTrainedModel) -> bool:
-    """Return True for a model of BERT's design with several layers and enough channels."""
-    if not has_berts_design(model) or Design.of(model).layers == 1:
-        return False
-    return _inner(model).out_features > N_CHANNELS
-
-
-@contextmanager
-def split_first_layer(model: PreTrainedModel, texts: Sequence[Encoded]) -> Iterator[None]:
-    """Split the feed-forward network of the first layer: apart are the channels with the greatest values on texts."""
-    design = Design.of(model)
-    names, layer = design.names, model.get_submodule(design.names.layers.format(0))
-    inner, outer = _inner(model), layer.get_submodule(names.outer)
-    assert isinstance(outer, nn.Linear)
-    function = ACT2FN[activation(model.config)]
-    split = SplitFeedForward(inner, function, outer, _greatest(model, inner, function, texts).argsort())
-    with ExitStack() as swapped:
-        for name, module in ((names.inner, nn.Identity()), (names.activation, nn.Identity()), (names.outer, split)):
-            swapped.enter_context(_swapped(layer, name, module))
-        yield
-
-
-def _inner(model: PreTrainedModel) -> nn.Linear:
-    names = Design.of(model).names
-    inner = model.get_submodule(f"{names.layers.format(0)}.{names.inner}")
-    assert isinstance(inner, nn.Linear)
-    return inner
-
-
-def _greatest(model: PreTrainedModel, inner: nn.Linear, function: nn.Module, texts: Sequence[Encoded]) -> Tensor:
-    """Return the greatest absolute value of each inner channel over all tokens, of shape (channels,)."""
-    greatest = torch.zeros(inner.out_features)
-
-    def look(_module: nn.Module, _inputs: object, states: Tensor) -> None:
-        torch.maximum(greatest, function(states).abs().flatten(0, -2).amax(0), out=greatest)
-
-    handle = inner.register_forward_hook(look)
-    try:
-        with torch.inference_mode():
-            for text in texts:
-                model(**{name: torch.tensor([text.feature(name)]) for name in text.features})
-    finally:
-        handle.remove()
-    return greatest
-
-
-@contextmanager
-def _swapped(layer: nn.Module, name: str, module: nn.Module) -> Iterator[None]:
-    parent, _, attribute = name.rpartition(".")
-    owner = layer.get_submodule(parent)
-    before = getattr(owner, attribute)
-    setattr(owner, attribute, module)
-    try:
-        yield
-    finally:
-        setattr(owner, attribute, before)
-
-
-def _rows(linear: nn.Linear, channels: Tensor) -> nn.Linear:
-    """Return the part of a linear layer that gives these channels."""
-    return _linear(linear.weight[channels], linear.bias[channels])
-
-
-def _columns(linear: nn.Linear, channels: Tensor, bias: Tensor | None) -> nn.Linear:
-    """Return the part of a linear layer that reads these channels, with this bias."""
-    return _linear(linear.weight[:, channels], bias)
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    outputs, inputs = weight.shape
-    made = nn.Linear(inputs, outputs, bias=bias is not None)
-    made.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-    if bias is not None:
-        made.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-    return made

@@ -219,7 +219,6 @@ class Names:
     mixed: str
     attention_norm: str
     inner: str
-    activation: str
     outer: str
     output_norm: str
 
@@ -230,7 +229,6 @@ _PLAIN = Names(
     "attention.output.dense",
     "attention.output.LayerNorm",
     "intermediate.dense",
-    "intermediate.intermediate_act_fn",
     "output.dense",
     "output.LayerNorm",
 )
@@ -240,7 +238,6 @@ _DISTILLED = Names(
     "attention.out_lin",
     "sa_layer_norm",
     "ffn.lin1",
-    "ffn.activation",
     "ffn.lin2",
     "output_layer_norm",
 )

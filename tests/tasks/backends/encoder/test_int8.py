@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -26,23 +24,13 @@ from transformers import (
 
 from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends import registry
-from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder import int8
 from docmill.tasks.backends.encoder.conversion import traced
-from docmill.tasks.backends.encoder.int8 import (
-    N_CHANNELS,
-    SplitFeedForward,
-    split_first_layer,
-    splits,
-)
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
-from docmill.tasks.backends.encoder.packed import Design
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.errors import Unsuited
-from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_conversion import assigned, lines, of_folder
-from tests.tasks.backends.encoder.test_packed import CONFIGS, DISTILLED, SIZES, TEXTS
 from tests.tasks.conftest import Bench, multiplies_int8_exactly
 from tests.tasks.test_architectures import vectors
 
@@ -126,14 +114,11 @@ def scores(outcome: Outcome) -> dict[Any, float]:
     return spans or {one["label"]: one["score"] for one in data["labels"]}
 
 
-@pytest.mark.parametrize(
-    "split", [pytest.param(False, id="vectors", marks=pytest.mark.long), pytest.param(True, id="heads")]
-)
-def test_one_product_is_left_in_floating_point_or_its_outlier_channels_are(small: Path, split: bool) -> None:
+def test_one_product_is_left_in_floating_point(small: Path) -> None:
     model, tokens = AutoModel.from_pretrained(small).eval(), Tokens(AutoTokenizer.from_pretrained(small))
-    _, make, _ = int8.quantization("form", lambda: traced(model, tokens), model, tokens, 100, split=split)
+    _, make, _ = int8.quantization("form", lambda: traced(model, tokens), model, tokens, 100)
     left = [(inputs, outputs) for _, inputs, outputs in int8._products(make())]
-    assert left == [(N_CHANNELS if split else model.config.intermediate_size, model.config.hidden_size)]
+    assert left == [(model.config.intermediate_size, model.config.hidden_size)]
 
 
 def test_a_conversion_is_made_once_and_apart_from_that_in_native_precision(
@@ -174,57 +159,3 @@ def test_a_model_whose_windows_hold_no_text_is_unsuited(small: Path, tmp_path: P
     spec = replace(of_folder(small, "int8"), params={"window_tokens": 24})
     with pytest.raises(Unsuited, match="windows are too short"):
         OpenVinoBackend(assigned(spec, tmp_path))
-
-
-ENCODED = [Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS]
-
-
-def made(config: Any) -> Any:
-    torch.manual_seed(3)
-    with quiet():
-        return transformers.AutoModel.from_config(config).eval()
-
-
-def states(model: Any) -> list[torch.Tensor]:
-    with torch.inference_mode():
-        return [model(input_ids=torch.tensor([ids])).last_hidden_state for ids in TEXTS]
-
-
-def first_layer(model: Any) -> nn.Module:
-    found: nn.Module = model.get_submodule(Design.of(model).names.layers.format(0))
-    return found
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_states_are_the_models_own_and_the_model_is_as_before(name: str) -> None:
-    model = made(CONFIGS[name])
-    assert splits(model)
-    expected, names = states(model), [*model.state_dict()]
-    with split_first_layer(model, ENCODED):
-        found = states(model)
-        assert any(isinstance(module, SplitFeedForward) for module in first_layer(model).modules())
-    for one, other in zip(found, expected, strict=True):
-        assert torch.allclose(one, other, atol=2e-6)
-    assert [*model.state_dict()] == names
-    assert all(map(torch.equal, states(model), expected))
-
-
-def test_the_network_is_put_back_when_its_tracing_fails() -> None:
-    model = made(CONFIGS["bert"])
-    before = states(model)
-    with pytest.raises(RuntimeError, match="tracing"), split_first_layer(model, ENCODED):
-        raise RuntimeError("tracing")
-    assert all(map(torch.equal, states(model), before))
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        transformers.BertConfig(vocab_size=50, **(SIZES | {"num_hidden_layers": 1})),
-        transformers.DistilBertConfig(vocab_size=50, **(DISTILLED | {"hidden_dim": N_CHANNELS})),
-        transformers.ElectraConfig(vocab_size=50, **SIZES),
-    ],
-    ids=["one layer", "few channels", "another design"],
-)
-def test_other_models_are_not_split(config: Any) -> None:
-    assert not splits(made(config))
