@@ -18,7 +18,7 @@ FEATURE = Feature(
         )
     },
     extras=(LIBRARY,),
-    filters={"near-duplicates": "docmill.features.near_duplicates.finding:FILTER"},
+    filters={"near-duplicates": "docmill.features.near_duplicates.clusters:FILTER"},
     tables=("docmill.features.near_duplicates.tables:NearDuplicateTable.metadata",),
     worker_rights={"duplicate": ("SELECT",)},
     order_rights={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from docmill.features.near_duplicates.finding import DedupOptions, deduplicate
+from docmill.features.near_duplicates.clusters import DedupOptions, deduplicate
 from docmill.features.near_duplicates.methods import UNITS, Unit
 from docmill.features.near_duplicates.report import summarize
 from docmill.storage.core.lookups import find_corpus, first_existing

@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from docmill.features.near_duplicates import clusters, report
-from docmill.features.near_duplicates.clusters import SearchWork
-from docmill.features.near_duplicates.finding import DedupOptions, deduplicate
+from docmill.features.near_duplicates.clusters import DedupOptions, SearchWork, deduplicate
 from docmill.features.near_duplicates.methods import Unit
 from docmill.features.near_duplicates.report import ClusterSample, DuplicateCounts
 from docmill.storage.core.database import Database

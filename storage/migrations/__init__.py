@@ -112,12 +112,6 @@ def require_current(database: Database) -> None:
         revision = _revision(transaction)
         if revision is None:
             raise SchemaOutOfDate(f"the database {database} has no docmill schema yet; run `docmill db upgrade`")
-        if revision < _known()[0]:
-            raise OtherRelease(
-                f"the database {database} was made by a docmill before its first release (revision {revision}), and "
-                "cannot be upgraded; export its results with that docmill, then start a new store: set "
-                "DOCMILL_DATABASE_URL or DOCMILL_HOME to another"
-            )
         if revision in _known() and revision != head():
             raise SchemaOutOfDate(f"the database {database} is at revision {revision}; run `docmill db upgrade`")
         if missing := _missing_tables(transaction):

@@ -68,8 +68,6 @@ class Manifest:
     def to_json(self) -> bytes:
         """The same parts are the same bytes: it says nothing of when or where."""
         values = {"manifest": _VERSION, **asdict(self), "documents": self.documents}
-        if self.flags is None:  # as earlier releases write it, and read it
-            del values["flags"]
         values["parts"] = values.pop("parts")  # the longest comes last
         return orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 

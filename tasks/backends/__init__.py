@@ -8,6 +8,7 @@ them. Importing this module imports no library.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from docmill.tasks.models.weightless import Server
     from docmill.tasks.outputs import Head, Output
     from docmill.tasks.windows.windows import Encoded
+
+
+# OpenVINO's converter would report each use to its makers, from a process that it forks for that: out of a device
+# process full of threads, which the fork inherits in whatever state they are, pipes and all. This package's absence
+# is what the libraries look for.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

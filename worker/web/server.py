@@ -22,7 +22,7 @@ from docmill.storage.features import load_all
 from docmill.worker.errors import WorkerError
 from docmill.worker.web.http_server import serve
 from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Renderer, assets, merged
-from docmill.worker.web.pages import jobs, outputs, pipelines
+from docmill.worker.web.pages import jobs, outputs
 from docmill.worker.web.site import (
     HEALTH,
     SIGN_IN,
@@ -45,12 +45,12 @@ def serving(site: Site, host: str, port: int) -> AbstractContextManager[str]:
 PAGES: tuple[Page, ...] = (
     *jobs.PAGES,
     *outputs.PAGES,
-    *pipelines.PAGES,
+    *jobs.PIPELINE_PAGES,
     *jobs.FLEET_PAGES,
     *outputs.SEARCH_PAGES,
     *load_all("pages", Page),
 )
-CHANGES: tuple[Change, ...] = (*jobs.CHANGES, *pipelines.CHANGES)
+CHANGES: tuple[Change, ...] = (*jobs.CHANGES, *jobs.PIPELINE_CHANGES)
 DOCUMENT = "/jobs/{job:int}/document"  # a page that a feature may bring; others then have links to it
 FIRST = PAGES[0]  # the page at `/`
 AT_ONCE = 8  # requests that read the store, which has as many connections

@@ -130,7 +130,7 @@ class Journal:
 
 
 def empty(file: Path) -> bool:
-    """Delete every answer in a file with its bytes, in free pages and in the WAL, too. Return False if it is in use.
+    """Delete every answer in a file with its bytes, in the WAL, too. Return False if it is in use.
 
     A run that was killed asks for its answers again then.
     """
@@ -138,7 +138,6 @@ def empty(file: Path) -> bool:
         return True
     with suppress(sqlite3.Error), closing(_opened(file)) as connection:
         connection.execute("DELETE FROM answer")
-        connection.execute("VACUUM")  # an earlier release did not overwrite what it deleted
         is_busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         return not is_busy
     return False

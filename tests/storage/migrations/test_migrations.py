@@ -50,23 +50,6 @@ def test_upgrading_twice_changes_nothing(bare_database: Database) -> None:
     migrations.require_current(bare_database)
 
 
-@pytest.mark.parametrize("revision", ["0001", "0037"])
-def test_a_database_of_a_docmill_before_the_first_release_is_refused_and_left_as_it_is(
-    bare_database: Database, revision: str
-) -> None:
-    def make(transaction: Transaction) -> None:
-        transaction.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
-        transaction.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": revision})
-
-    bare_database.write(make)  # the first revisions had no table of compatible releases
-    assert not migrations.is_behind(bare_database)
-    for act in (migrations.require_current, migrations.upgrade):
-        with pytest.raises(OtherRelease, match=rf"before its first release \(revision {revision}\)"):
-            act(bare_database)
-    assert inspect(bare_database.engine).get_table_names() == ["alembic_version"]
-    assert migrations.current(bare_database) == revision
-
-
 def test_an_upgrade_is_one_transaction(bare_database: Database) -> None:
     # With one for each revision, two upgrades at once would each do some, and one that is killed only part of them.
     commits: list[Connection] = []
