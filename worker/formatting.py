@@ -107,17 +107,10 @@ def rate(per_s: float) -> str:
 
 
 def time_left(left: TimeLeft) -> str:
-    """Say the ends of the time left; nothing while it is not known."""
-    if left.low_s is None:
+    """Return the time left; nothing while it is not known."""
+    if left.left_s is None:
         return ""
-    low = duration(left.low_s)
-    if left.high_s is None:
-        return f"at least {low} left"
-    high = duration(left.high_s)
-    if low == high:
-        return f"{low} left"
-    number, _, unit = low.partition(" ")
-    return f"{number if high.endswith(f' {unit}') else low} to {high} left"
+    return f"{'at least' if left.at_least else 'about'} {duration(left.left_s)} left"
 
 
 def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool = True) -> str:

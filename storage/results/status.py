@@ -89,9 +89,8 @@ class JobStatus:
     replaced them, and the flags of the results say how many are left.
 
     `computed` texts of those to do are computed and not yet written, in part where windows are left.
-    `time_left` has the pace, and the time left as an interval; `tokens_per_s` and `eta_s` are its tokens and its
-    middle. Of a job that has ended the pace is the mean from its first shard to its last; that of a job that makes no
-    progress is 0.
+    `time_left` has the pace, and the time left. Of a job that has ended the pace is the mean from its first shard to
+    its last; that of a job that makes no progress is 0.
 
     `time_use` says where the time of its workers goes, while they hold shards of it.
 
@@ -123,7 +122,6 @@ class JobStatus:
     tokens_out: int
     computed: float
     tokens_per_s: float
-    eta_s: float | None
     time_left: TimeLeft
     time_use: TimeShares | None
     created_at: float
@@ -293,7 +291,6 @@ def _status(
         tokens_out=sums.total("tokens_out"),
         computed=computed,
         tokens_per_s=left.tokens_per_s,
-        eta_s=left.left_s,
         time_left=left,
         time_use=None if ended else workers.time_use(job.id),
         created_at=job.created_at,

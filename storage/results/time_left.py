@@ -1,14 +1,13 @@
-"""Estimate the time that a job still takes, as an interval, from the sums of its shards and the latest ones."""
+"""Estimate the time that a job still takes from the sums of its shards and the latest ones."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain
-from statistics import fmean, stdev
+from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
@@ -21,10 +20,6 @@ from docmill.storage.steps.sharding import OPEN_SHARDS
 WINDOW_S = 300.0  # over how long the pace is taken, if shards are short
 SHARDS_LONG = 12  # over how many lengths of a shard, if they are long
 FEW_SHARDS = 4  # with fewer finished ones nothing is said
-PERIODS = (3, 12)  # fewest and most
-LEAST_SPREAD = 0.1  # the texts that are left may differ from those that are done
-# The 0.95 quantiles of Student's t distribution with 2, 3, … 11 degrees of freedom.
-T_95 = (2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796)
 
 
 class Unknown(StrEnum):
@@ -37,18 +32,16 @@ class Unknown(StrEnum):
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """The pace of a job, and the seconds that it still takes: nine times of ten between `low_s` and `high_s`.
+    """The pace of a job, and the seconds that it still takes.
 
-    `high_s` is None if there is no upper bound: the source is still read, the pace varies too much, or a step has not
-    begun. Then `left_s` counts only the known work. If nothing is known, `left_s` is None and `unknown` says why.
-    Tokens are those that the model reads.
+    With `at_least`, `left_s` counts only the known work: the source is still read, or a step has not begun. If
+    nothing is known, `left_s` is None and `unknown` says why. Tokens are those that the model reads.
     """
 
     texts_per_s: float = 0.0
     tokens_per_s: float = 0.0
     left_s: float | None = None
-    low_s: float | None = None
-    high_s: float | None = None
+    at_least: bool = False
     unknown: Unknown | None = None
 
 
@@ -63,10 +56,9 @@ class HeldShard:
     texts: int
     tokens: int
 
-    @property
-    def length_s(self) -> float:
-        assert self.finished_at is not None
-        return max(self.finished_at - self.started_at, 1e-3)
+    def length_s(self, now: float) -> float:
+        """Return the seconds in which it was held so far."""
+        return max((self.finished_at or now) - self.started_at, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -93,46 +85,30 @@ def estimate(
     """Return the pace of a job and its time left. `held` are shards that it finished lately, and the running ones.
 
     Work is measured in characters; those of a step count as much as the step's shards took for them, so that steps of
-    unlike cost add up. The recent time is divided into periods of at least the length of a shard, and a shard's work
-    counts evenly over the time in which it was held. A running shard counts with the part that its step's pace gives.
-    The time left is the work left by the mean rate of the periods. Its ends come from the prediction interval for the
-    mean of m future observations after k observed ones, mean ± t s √(1/k + 1/m) (G. Hahn and W. Meeker, Statistical
-    Intervals, on the mean of a future sample from a normal distribution), at 90 %: of the rates of periods, or of the
-    costs of shards, which is wider, and at least a tenth. The high end has the length of a shard added, since the
-    last shards may end one after the other. All this takes the work that is left as like the work that is done.
+    unlike cost add up. The pace is the work of the shards that were finished lately over the seconds in which they
+    were held, times the number of shards that were held at a time, running ones among them. All this takes the work
+    that is left as like the work that is done.
 
     `computed` of the open texts are computed and not yet written. With `reading`, more texts may come.
     """
     finished = [shard for shard in held if shard.finished_at is not None]
     if not finished:
         return TimeLeft(unknown=Unknown.TOO_LITTLE)
-    mean_s = fmean(shard.length_s for shard in finished)
-    window_s = max(WINDOW_S, SHARDS_LONG * mean_s)
+    window_s = max(WINDOW_S, SHARDS_LONG * fmean(shard.length_s(now) for shard in finished))
     lately = [shard for shard in finished if shard.finished_at is not None and shard.finished_at > now - window_s]
     if not lately:
         return TimeLeft(unknown=Unknown.TOO_LITTLE)
     start = max(now - window_s, min(shard.started_at for shard in lately))
-    span_s = max(now - start, 1e-3)
+    held_s = sum(max(0.0, (shard.finished_at or now) - max(shard.started_at, start)) for shard in held)
+    at_a_time = held_s / max(now - start, 1e-3)
+    per_s = at_a_time / sum(shard.length_s(now) for shard in lately)
+    pace = TimeLeft(per_s * sum(shard.texts for shard in lately), per_s * sum(shard.tokens for shard in lately))
     weights = _weights(steps)
-    running = [_so_far(shard, finished, now) for shard in held if shard.finished_at is None]
-    spread = [*lately, *(shard for shard in running if shard is not None)]
-    n = min(max(int(span_s / max(mean_s, 0.5)), PERIODS[0]), PERIODS[1])
-    rates = _rates(spread, weights, start, span_s, n)
-    pace = TimeLeft(
-        sum(shard.texts * _within(shard, start, now) for shard in spread) / span_s,
-        sum(shard.tokens * _within(shard, start, now) for shard in spread) / span_s,
-    )
-    if len(lately) < FEW_SHARDS or not fmean(rates):
+    rate = per_s * sum(shard.chars * weights.get(shard.step, 1.0) for shard in lately)
+    if len(lately) < FEW_SHARDS or not rate:
         return replace(pace, unknown=Unknown.TOO_LITTLE)
     work, is_all = _work_left(steps, weights, computed)
-    left_s = work / fmean(rates)
-    costs = [shard.length_s / max(shard.chars * weights.get(shard.step, 1.0), 1e-9) for shard in lately]
-    half = _spread(rates, costs, len(lately) * left_s / span_s, n * left_s / span_s)
-    bounded = half < 1 and is_all and not reading
-    tail_s = mean_s if work else 0.0  # the last shards may end one after the other
-    return replace(
-        pace, low_s=left_s / (1 + half), left_s=left_s, high_s=left_s / (1 - half) + tail_s if bounded else None
-    )
+    return replace(pace, left_s=work / rate, at_least=reading or not is_all)
 
 
 def _weights(steps: Sequence[StepWork]) -> Mapping[int, float]:
@@ -142,46 +118,6 @@ def _weights(steps: Sequence[StepWork]) -> Mapping[int, float]:
     }
     typical = fmean(known.values()) if known else 1.0
     return {work.step: known.get(work.step, typical) for work in steps}
-
-
-def _so_far(running: HeldShard, finished: Sequence[HeldShard], now: float) -> HeldShard | None:
-    """Return the part of a running shard that its step's pace gives; None if its step has finished none."""
-    alike = [shard for shard in finished if shard.step == running.step]
-    chars = sum(shard.chars for shard in alike)
-    held_s = now - running.started_at
-    if not chars or held_s <= 0:
-        return None
-    length_s = max(running.chars * sum(shard.length_s for shard in alike) / chars, 1e-3)
-    part = min(1.0, held_s / length_s)
-    tokens = running.chars * sum(shard.tokens for shard in alike) / chars
-    return replace(
-        running,
-        finished_at=running.started_at + min(held_s, length_s),
-        chars=round(running.chars * part),
-        texts=round(running.texts * part),
-        tokens=round(tokens * part),
-    )
-
-
-def _within(shard: HeldShard, start: float, end: float) -> float:
-    """Return the share of a shard's time that lies within a period."""
-    until = shard.started_at + shard.length_s
-    return max(0.0, min(until, end) - max(shard.started_at, start)) / shard.length_s
-
-
-def _rates(
-    shards: Sequence[HeldShard], weights: Mapping[int, float], start: float, span_s: float, n: int
-) -> list[float]:
-    """Return the work per second in each of `n` periods."""
-    width_s = span_s / n
-    work = [0.0] * n
-    for shard in shards:
-        size, since = shard.chars * weights.get(shard.step, 1.0), shard.started_at - start
-        first, last = int(max(since, 0.0) / width_s), int((since + shard.length_s) / width_s)
-        for period in range(min(first, n - 1), min(last, n - 1) + 1):
-            edge = start + period * width_s
-            work[period] += size * _within(shard, edge, edge + width_s)
-    return [amount / width_s for amount in work]
 
 
 def _work_left(steps: Sequence[StepWork], weights: Mapping[int, float], computed: float) -> tuple[float, bool]:
@@ -206,19 +142,6 @@ def _work_left(steps: Sequence[StepWork], weights: Mapping[int, float], computed
     texts = sum(of_step.open_texts for of_step in steps)
     done = open_work * min(1.0, computed / texts) if texts else 0.0
     return max(0.0, work - done), is_all
-
-
-def _spread(rates: Sequence[float], costs: Sequence[float], n_left: float, periods_left: float) -> float:
-    """Return the half width of the prediction interval of the mean rate, as a share of that rate."""
-    half = 0.0
-    for values, ahead in ((rates, periods_left), (costs, n_left)):
-        scatter = stdev(values) / fmean(values)
-        half = max(half, _t(len(values)) * scatter * math.sqrt(1 / len(values) + 1 / max(ahead, 1.0)))
-    return max(half, LEAST_SPREAD)
-
-
-def _t(n: int) -> float:
-    return T_95[min(n - 3, len(T_95) - 1)]
 
 
 class ShardSums:

@@ -1,9 +1,8 @@
-"""The time that a job still takes, as an interval, from the shards that it finished lately."""
+"""The time that a job still takes, from the shards that it finished lately."""
 
 from __future__ import annotations
 
 import heapq
-import random
 
 import pytest
 from hypothesis import given
@@ -15,8 +14,8 @@ CHARS, TEXTS, TOKENS = 1_000, 10, 250  # of each shard
 NOW = 1e9
 
 
-def _worked(lengths: list[float], slots: int, at: float) -> tuple[list[HeldShard], float]:
-    """Return the shards that `slots` threads held up to `at` seconds, and how long those left take from then on."""
+def _worked(lengths: list[float], slots: int, at: float) -> list[HeldShard]:
+    """Return the shards that `slots` threads held up to `at` seconds."""
     free = [0.0] * slots
     held = []
     for length in lengths:
@@ -25,70 +24,47 @@ def _worked(lengths: list[float], slots: int, at: float) -> tuple[list[HeldShard
         if start < at:
             finished = start + length if start + length <= at else None
             held.append(HeldShard(0, start, finished, CHARS, TEXTS, TOKENS))
-    return held, max(free) - at
+    return held
 
 
 def _work(held: list[HeldShard], shards: int, step: int = 0, reads: int | None = None) -> StepWork:
     finished = [one for one in held if one.finished_at is not None and one.step == step]
     n_open = shards - len(finished)
-    seconds = sum(one.length_s for one in finished)
+    seconds = sum(one.length_s(NOW) for one in finished)
     done = len(finished)
     return StepWork(step, reads, done * TEXTS, n_open * TEXTS, n_open * CHARS, done * TEXTS, done * CHARS, seconds)
 
 
-def _estimated(lengths: list[float], slots: int, at: float) -> tuple[TimeLeft, float]:
-    held, truth = _worked(lengths, slots, at)
-    return estimate(at, held, [_work(held, len(lengths))]), truth
-
-
 @given(st.floats(0.01, 400), st.integers(1, 16), st.integers(5, 60), st.integers(0, 300), st.floats(0, 0.999))
-def test_the_interval_holds_the_truth_while_the_rate_is_constant(
+def test_the_time_left_is_the_truth_while_the_rate_is_constant(
     length: float, slots: int, rounds: int, left: int, part: float
 ) -> None:
     lengths = [length] * (slots * (rounds + 1 + left))
     at = (rounds + part) * length
-    held, _ = _worked(lengths, slots, at)
+    held = _worked(lengths, slots, at)
     work = _work(held, len(lengths))
     found = estimate(at, held, [work])
-    assert found.low_s is not None
-    assert found.left_s is not None
-    assert found.high_s is not None
     # Nothing is said of the running shards' texts that are computed: they count as left.
     truth = work.open_texts / TEXTS * length / slots
-    assert found.low_s <= truth * 1.001
-    assert found.high_s >= truth * 0.999
-    assert found.low_s <= found.left_s <= found.high_s
+    assert found.left_s == pytest.approx(truth, rel=0.05)
+    assert not found.at_least
     assert found.texts_per_s == pytest.approx(slots * TEXTS / length, rel=0.05)
     assert found.tokens_per_s == pytest.approx(slots * TOKENS / length, rel=0.05)
-
-
-def test_nine_of_ten_intervals_hold_the_truth_for_shards_of_random_lengths() -> None:
-    random_lengths = random.Random(7)
-    hits = total = 0
-    for _ in range(300):
-        slots = random_lengths.choice([1, 4, 8])
-        lengths = [random_lengths.lognormvariate(2.0, 0.6) for _ in range(slots * 60)]
-        found, truth = _estimated(lengths, slots, random_lengths.uniform(60, 200))
-        if found.low_s is not None:
-            total += 1
-            hits += found.low_s <= truth and (found.high_s is None or truth <= found.high_s)
-    assert total > 250
-    assert hits / total >= 0.88
 
 
 def test_nothing_is_said_with_too_little_history() -> None:
     held = [HeldShard(0, NOW - 5, NOW - 2, CHARS, TEXTS, TOKENS)] * 3
     found = estimate(NOW, held, [_work(held, 10)])
-    assert (found.left_s, found.low_s, found.high_s, found.unknown) == (None, None, None, Unknown.TOO_LITTLE)
+    assert (found.left_s, found.unknown) == (None, Unknown.TOO_LITTLE)
     assert found.texts_per_s > 0
     assert estimate(NOW, [], [_work([], 10)]) == TimeLeft(unknown=Unknown.TOO_LITTLE)
 
 
-def test_while_the_source_is_read_there_is_no_upper_bound() -> None:
+def test_while_the_source_is_read_more_may_come() -> None:
     held = [HeldShard(0, 10.0 * i, 10.0 * (i + 1), CHARS, TEXTS, TOKENS) for i in range(20)]
     found = estimate(200, held, [_work(held, 40)], reading=True)
     assert found.left_s == pytest.approx(200)
-    assert found.high_s is None
+    assert found.at_least
 
 
 def test_texts_that_are_computed_and_not_yet_written_are_not_left() -> None:
@@ -105,11 +81,11 @@ def test_a_step_is_charged_for_the_texts_that_an_earlier_one_will_give_it() -> N
     first, second = _work(held, 60), _work(held, 30, step=1, reads=0)
     found = estimate(300, held, [first, second])
     assert found.left_s == pytest.approx(300)
-    assert found.high_s is not None
+    assert not found.at_least
 
 
 def test_a_step_that_has_not_begun_leaves_the_end_open() -> None:
     held = [HeldShard(0, 10.0 * i, 10.0 * (i + 1), CHARS, TEXTS, TOKENS) for i in range(20)]
     found = estimate(200, held, [_work(held, 40), _work([], 20, step=1, reads=0)])
-    assert found.low_s is not None
-    assert found.high_s is None
+    assert found.left_s is not None
+    assert found.at_least
