@@ -4,9 +4,5 @@ from docmill.storage.features import FLEET, Command, Feature
 
 FEATURE = Feature(
     "top",
-    commands={
-        "top": Command(
-            FLEET, "Watch jobs, lanes, workers and failures in the terminal.", "docmill.features.top.frame"
-        )
-    },
+    commands={"top": Command(FLEET, "Watch jobs, lanes and workers in the terminal.", "docmill.features.top.frame")},
 )

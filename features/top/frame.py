@@ -1,4 +1,4 @@
-"""`docmill top`: jobs, lanes, workers and failures, as a frame of text that is written again and again."""
+"""`docmill top`: jobs, lanes and workers, as a frame of text that is written again and again."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import shutil
 import sys
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from docmill.storage.core.database import Database
-from docmill.storage.results.fleet import Fleet, RecentFailure, read_failures, read_fleet
+from docmill.storage.results.fleet import Fleet, read_fleet
 from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.tasks import kinds
 from docmill.worker.cli.options import JSON, settings_from
@@ -26,14 +26,13 @@ BAR = 6  # characters
 JOB_COLUMNS = ("job", "task", "corpus", "state", "progress", "texts/s", "time left")
 LANE_COLUMNS = ("lane", "planned", "queued", "running", "oldest job")
 WORKER_COLUMNS = ("worker", "device", "shards", "lanes", "refuses")
-FAILURE_COLUMNS = ("job", "document", "time", "reason")
 
 
 @click.command("top", epilog="Example: docmill top --once")
 @click.option("--once", is_flag=True, help="Print one frame and end.")
 @JSON
 def top_command(once: bool, as_json: bool) -> int:
-    """Watch jobs, lanes, workers and failures, read again every two seconds, until Ctrl-C.
+    """Watch jobs, lanes and workers, read again every two seconds, until Ctrl-C.
 
     Without a terminal, the command prints one frame.
     """
@@ -59,14 +58,13 @@ class View:
 
     jobs: tuple[JobStatus, ...]
     fleet: Fleet
-    failures: tuple[RecentFailure, ...]
 
 
 def read_view(database: Database, lanes: Collection[str] = kinds.NAMES) -> View:
     """Return the state of the store: jobs that have not ended first, then the others, newest first."""
 
     jobs = sorted(list_statuses(database, JOBS), key=lambda job: job.ended)
-    return View(tuple(jobs), read_fleet(database, lanes), tuple(read_failures(database, lanes)))
+    return View(tuple(jobs), read_fleet(database, lanes))
 
 
 def job_row(job: JobStatus) -> tuple[str, ...]:
@@ -113,14 +111,6 @@ def worker_rows(view: View) -> list[tuple[str, ...]]:
     ]
 
 
-def failure_rows(view: View) -> list[tuple[str, ...]]:
-    """Return the cells of the latest failures, newest first."""
-    return [
-        (str(failure.job), _short(failure.document, 20), local_time(failure.at)[-5:], failure.reason)
-        for failure in view.failures
-    ]
-
-
 def headline(view: View) -> str:
     """Return one line with the most important numbers."""
     n_open = sum(not job.ended for job in view.jobs)
@@ -137,7 +127,6 @@ def plain_frame(view: View, width: int) -> str:
         ("lanes", LANE_COLUMNS, lane_rows(view)),
         ("workers", WORKER_COLUMNS, worker_rows(view)),
         ("jobs", JOB_COLUMNS, [job_row(job) for job in view.jobs]),
-        ("failures in the last 24 hours", FAILURE_COLUMNS, failure_rows(view)),
     ]
     lines = [headline(view)]
     for none, columns, rows in parts:
@@ -174,7 +163,6 @@ def view_as_json(view: View) -> dict[str, Any]:
             }
             for worker in view.fleet.workers
         ],
-        "failures": [asdict(failure) for failure in view.failures],
     }
 
 

@@ -18,14 +18,11 @@ from docmill.storage.core.schema import (
     IS_DONE,
     IS_RUNNING,
     Corpus,
-    Document,
     Ingest,
     Job,
-    OutcomeRow,
     PipelineRow,
     PipelineRun,
     Refusal,
-    RejectionRow,
     Shard,
     SpecRow,
     Worker,
@@ -36,15 +33,11 @@ from docmill.storage.leases.diagnosis import STALE_INGEST_S
 from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S
 from docmill.storage.results.counts import OpenShards, StoreTotals, open_shards, read_work
 from docmill.storage.steps.jobs import PAUSED, RUNS
-from docmill.storage.steps.sharding import unpack
 
 SILENT_S = 15.0  # three times as long as a worker needs for a sign of life
 MOST = 200  # workers that are listed, those that were seen last
 REFUSALS = 10_000
 LANE_PACE_S = 120.0  # over how long the pace of a lane is taken
-FAILURES_S = 86_400.0  # how far back failures are looked for
-_SHARDS_WITH_FAILURES = 10  # how many are looked through
-_JOBS = 50  # whose rejected records are looked for
 
 
 class HeldShards(NamedTuple):
@@ -457,78 +450,3 @@ def _pipelines(transaction: Transaction, now: float) -> tuple[PipelineState, ...
         )
         for row in rows
     )
-
-
-@dataclass(frozen=True)
-class RecentFailure:
-    """A document that failed, or a rejected record by its place; `at` are seconds since 1970."""
-
-    job: int
-    document: str
-    reason: str
-    at: float
-
-
-def read_failures(database: Database, lanes: Collection[str], most: int = 20) -> list[RecentFailure]:
-    """Return the latest failures, newest first: of the latest shards with failures, and of the latest jobs."""
-    with database.read() as transaction:
-        now = transaction.scalar(select(db_now())) or 0.0
-        failures = [*_failures(transaction, lanes, now, most), *_rejected(transaction, now, most)]
-    return sorted(failures, key=lambda failure: -failure.at)[:most]
-
-
-def _failures(transaction: Transaction, lanes: Collection[str], now: float, most: int) -> tuple[RecentFailure, ...]:
-    shards = transaction.execute(
-        select(Shard.job_id, Shard.spec_id, Shard.contents, Shard.finished_at, Job.corpus_id)
-        .join(Job, Job.id == Shard.job_id)
-        .where(
-            Shard.lane.in_(lanes),  # named, since the index begins with the lane
-            Shard.state == "done",
-            Shard.dispatched_at > now - FAILURES_S,
-            Shard.n_failed > 0,
-        )
-        .order_by(Shard.finished_at.desc())
-        .limit(_SHARDS_WITH_FAILURES)
-    ).all()
-    failures: list[RecentFailure] = []
-    for shard in shards:
-        if len(failures) >= most:
-            break
-        rows = transaction.execute(
-            select(OutcomeRow.content_id, OutcomeRow.reason, func.min(Document.key).label("key"))
-            .outerjoin(
-                Document, and_(Document.content_id == OutcomeRow.content_id, Document.corpus_id == shard.corpus_id)
-            )
-            .where(
-                OutcomeRow.spec_id == shard.spec_id,
-                OutcomeRow.content_id.in_(unpack(shard.contents)),
-                OutcomeRow.status == "failed",
-            )
-            .group_by(OutcomeRow.content_id, OutcomeRow.reason)
-            .order_by(OutcomeRow.content_id)
-            .limit(most - len(failures))
-        )
-        failures += [
-            RecentFailure(shard.job_id, row.key or "", row.reason or "", shard.finished_at or now) for row in rows
-        ]
-    return tuple(failures)
-
-
-def _rejected(transaction: Transaction, now: float, most: int) -> list[RecentFailure]:
-    """Return the rejected records of the latest jobs, those of the newest job first."""
-    latest = select(Job.id, Job.ingest_id).order_by(Job.id.desc()).limit(_JOBS).subquery()
-    read = transaction.execute(
-        select(latest.c.id, latest.c.ingest_id, Ingest.seen_at)
-        .join(Ingest, Ingest.id == latest.c.ingest_id)
-        .where(Ingest.n_rejected > 0, Ingest.seen_at > now - FAILURES_S)
-        .order_by(latest.c.id.desc())
-    ).all()
-    failures: list[RecentFailure] = []
-    for job in read:
-        if len(failures) >= most:
-            break
-        of_job = and_(RejectionRow.ingest_id == job.ingest_id, ~RejectionRow.superseded)
-        query = select(RejectionRow.place, RejectionRow.reason).where(of_job).order_by(RejectionRow.place)
-        rows = transaction.execute(query.limit(most - len(failures)))
-        failures += [RecentFailure(job.id, row.place, f"rejected: {row.reason}", job.seen_at) for row in rows]
-    return failures

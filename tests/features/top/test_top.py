@@ -16,7 +16,7 @@ LANES = ("copy", "embed")
 HOSTILE = "[bold]\x1b[31mred"
 
 
-def test_jobs_lanes_workers_and_failures_are_shown(database: Database) -> None:
+def test_jobs_lanes_and_workers_are_shown(database: Database) -> None:
     read(database, request(HOSTILE, corpus="old"), numbered(3))
     finish(database, failed)
     read(database, request(), numbered(40, first=10), chunk=10)
@@ -27,12 +27,11 @@ def test_jobs_lanes_workers_and_failures_are_shown(database: Database) -> None:
     frame = plain_frame(read_view(database, LANES), 80)
     assert "\x1b" not in frame
     assert max(map(len, frame.splitlines())) <= 80
-    _, lanes, workers, jobs, failures = ([line.split() for line in part.splitlines()] for part in frame.split("\n\n"))
+    _, lanes, workers, jobs = ([line.split() for line in part.splitlines()] for part in frame.split("\n\n"))
     assert lanes[1][0] == "copy"
     assert [row[2].split("/")[0] for row in workers[1:]] == ["1", "0"]
     assert [row[0] for row in jobs[1:]] == ["2", "1"]  # those to do come first
     assert "100" in jobs[2]
-    assert [row[0] for row in failures[1:]] == ["1"] * 3
 
 
 def test_without_a_terminal_one_frame_is_printed(tmp_path: Path) -> None:
@@ -44,8 +43,6 @@ def test_without_a_terminal_one_frame_is_printed(tmp_path: Path) -> None:
         "no workers",
         "",
         "no jobs",
-        "",
-        "no failures in the last 24 hours",
     ]
     assert docmill.json("top")["jobs"] == []
 

@@ -17,13 +17,12 @@ from docmill.storage.results.fleet import (
     LANE_PACE_S,
     Lane,
     TimeShares,
-    read_failures,
     read_fleet,
 )
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.sharding import OPEN_SHARDS
-from tests.storage.builders import EMBED, claim_next, dispatched, done, failed, numbered, read, request, sign_on, work
+from tests.storage.builders import EMBED, claim_next, dispatched, done, numbered, read, request, sign_on, work
 
 LANES = ("copy", "embed")
 
@@ -103,15 +102,6 @@ def test_a_pipeline_says_when_it_succeeded_and_how_late_it_is(database: Database
     assert (new.name, new.succeeded_at, new.failed, new.late_s) == ("new", None, False, 0.0)
     assert (nightly.name, nightly.succeeded_at, nightly.failed) == ("nightly", 100.0, True)
     assert nightly.late_s >= 90
-
-
-def test_the_latest_failures_name_their_documents(database: Database) -> None:
-    read(database, request(), numbered(3))
-    assert dispatched(database)
-    work(database, failed)
-    found = read_failures(database, LANES, 2)
-    assert [(one.job, one.document) for one in found] == [(1, "k0"), (1, "k1")]
-    assert all(one.reason for one in found)
 
 
 SECONDS = {"reading": 1.0, "cutting": 1.0, "computing": 7.0, "writing": 1.0, "working": 10.0, "device": 9.0}
