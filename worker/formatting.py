@@ -212,7 +212,7 @@ def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:
 
 
 def escalated(counts: Mapping[str, Escalated]) -> str:
-    """Return the numbers of escalated texts and of the better model's results, and the time that it took."""
+    """Return the numbers of escalated texts and of the better model's results."""
     lines: list[str] = []
     for step, escalation in counts.items():
         of_step = f"{step}, " if len(counts) > 1 else ""
@@ -223,16 +223,7 @@ def escalated(counts: Mapping[str, Escalated]) -> str:
         said += f"to {model}{failed}{pending}; "
         said += f"{escalation.won:,} of {escalation.documents:,} results are that model's"
         lines += wrapped(said)
-        if escalation.seconds is not None:
-            lines.append(_took(escalation.seconds, escalation.alone_s))
-        elif not escalation.pending:
-            lines.append("took no time: all of its results were there before")
     return "\n".join(lines)
-
-
-def _took(seconds: float, alone_s: float | None) -> str:
-    alone = "" if alone_s is None else f"; the better model alone: about {duration(alone_s)}"
-    return f"took about {duration(seconds)}{alone}"
 
 
 def wrapped(said: str, indent: str = "", width: int = _WIDE) -> list[str]:

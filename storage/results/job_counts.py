@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -159,16 +159,12 @@ def _not_selected(transaction: Transaction, job: Job, way: list[OpenStep]) -> in
     return transaction.scalar(query.where(visible(job), before.c.status == "done", not_met)) or 0
 
 
-SHARDS = 10_000  # the latest ones, from which seconds are estimated
-
-
 @dataclass(frozen=True)
 class Escalated:
     """The escalation of a step from the spec `first` to `spec`.
 
     `texts` of the step's texts were doubted, and the better model failed on `failed` of these. `documents` have a
-    result, and `won` of these have the better model's. The job's shards took `seconds` of their processes. `alone_s`
-    is an estimate for the better model alone. Both are None if they are not known.
+    result, and `won` of these have the better model's.
     """
 
     first: Spec
@@ -180,8 +176,6 @@ class Escalated:
     pending: int
     documents: int
     won: int
-    seconds: float | None
-    alone_s: float | None
 
     @property
     def share(self) -> float:
@@ -197,18 +191,15 @@ def count_escalated(database: Database, job_id: int) -> dict[str, Escalated]:
         if all(step.escalation is None for step in steps):
             return {}
         won = {step.seq: _won(transaction, job, find_way(steps, step)) for step in steps if step.escalation}
-        times = {step.seq: _times(transaction, job_id, step) for step in steps if step.escalation}
     statuses = read_status(database, job_id).steps
     return {
-        step.name: _escalated(step, statuses[step.seq], won[step.seq], times[step.seq])
+        step.name: _escalated(step, statuses[step.seq], won[step.seq])
         for step in steps
         if step.escalation is not None
     }
 
 
-def _escalated(
-    step: OpenStep, status: StepStatus, won: tuple[int, int], times: tuple[float | None, float | None]
-) -> Escalated:
+def _escalated(step: OpenStep, status: StepStatus, won: tuple[int, int]) -> Escalated:
     again = status.escalated
     assert again is not None
     assert step.escalation is not None
@@ -222,8 +213,6 @@ def _escalated(
         pending=again.pending,
         documents=won[0],
         won=won[1],
-        seconds=times[0],
-        alone_s=times[1],
     )
 
 
@@ -240,46 +229,3 @@ def _won(transaction: Transaction, job: Job, way: list[OpenStep]) -> tuple[int, 
     return sum(group.n for group in groups), sum(
         group.n for group in groups if group.spec_id == way[-1].escalation.spec_id
     )
-
-
-def _times(transaction: Transaction, job_id: int, step: OpenStep) -> tuple[float | None, float | None]:
-    """Return the seconds that a step and its escalation took, and an estimate for the better model alone.
-
-    The estimate is None if one of the two computed nothing, and both are None if neither computed anything.
-    """
-    assert step.escalation is not None
-    again = step.escalation.seq
-    shards = transaction.execute(
-        select(Shard.step, Shard.owner, Shard.started_at, Shard.finished_at, Shard.n_chars)
-        .where(Shard.job_id == job_id, Shard.step.in_([step.seq, again]), Shard.state == "done")
-        .where(Shard.started_at.is_not(None), Shard.finished_at.is_not(None), Shard.contents != b"")
-        .order_by(Shard.id.desc())
-        .limit(SHARDS)
-    ).all()
-    seconds = shared_seconds((str(shard.owner), shard.step, shard.started_at, shard.finished_at) for shard in shards)
-    chars = {seq: sum(shard.n_chars for shard in shards if shard.step == seq) for seq in (step.seq, again)}
-    if not any(chars.values()):
-        return None, None
-    alone_s = seconds[again] / chars[again] * chars[step.seq] if all(chars.values()) else None
-    return sum(seconds.values()), alone_s
-
-
-def shared_seconds(spans: Iterable[tuple[str, int, float, float]]) -> dict[int, float]:
-    """Return the seconds of each step, from spans of (process, step, start, end).
-
-    Spans of one process overlap, since it has several shards in flight: they share each moment equally.
-    """
-    of_process: dict[str, list[tuple[float, int, int]]] = defaultdict(list)
-    for process, step, start, end in spans:
-        of_process[process] += [(start, 1, step), (end, -1, step)]
-    total: dict[int, float] = defaultdict(float)
-    for events in of_process.values():
-        at_work: dict[int, int] = defaultdict(int)
-        before = 0.0
-        for moment, change, step in sorted(events):
-            if n := sum(at_work.values()):
-                for other, shards in at_work.items():
-                    total[other] += (moment - before) * shards / n
-            at_work[step] += change
-            before = moment
-    return dict(total)

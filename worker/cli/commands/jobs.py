@@ -60,8 +60,8 @@ def status_command(job: int | None, wait: bool, as_json: bool) -> int:
     Without JOB it shows the latest job; docmill jobs lists all.
 
     "flags" counts the results with each flag: first doubtful flags, then remarks. "escalated" counts the texts
-    that --escalate computed again and the results that it kept, and compares the time of both models with the
-    better model alone. "cost" is the price of the job's tokens, if DOCMILL_PRICES names a file with prices.
+    that --escalate computed again and the results that it kept. "cost" is the price of the job's tokens, if
+    DOCMILL_PRICES names a file with prices.
 
     With --wait, exit code 0 means that every document has its result; 1: some documents failed; 4: some records were
     rejected and nothing failed. If every worker refuses the job for more than a minute, it is blocked: the command
