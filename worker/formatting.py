@@ -70,11 +70,6 @@ def moment(seconds: float | None) -> str:
     return "—" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def clock(seconds: float) -> str:
-    """Return the time of day in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
-
-
 def percent(part: int, whole: int) -> str:
     """Return a share of a whole, with one decimal."""
     return f"{100 * part / whole:.1f} %" if whole else "—"

@@ -1,6 +1,6 @@
 """Write a page about a job, for people who do not use the command line.
 
-Its charts, and the marks on its examples, are those of `docmill web` (`worker/web`).
+The marks on its examples are those of `docmill web` (`worker/web`).
 """
 
 from docmill.storage.features import RESULTS, Command, Feature

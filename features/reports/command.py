@@ -31,7 +31,7 @@ from docmill.worker.web.marks import ChecksOf, checks_of
 def report_command(job: int, out: Path | None, no_text: bool) -> int:
     """Write a page of HTML about JOB, for people who do not use the command line.
 
-    The page shows the models, workers, cost and throughput of the job, the savings by repeated texts and earlier
+    The page shows the models, workers and cost of the job, the savings by repeated texts and earlier
     results, the distributions of lengths, flags with examples side by side, and failures by reason. It is one file,
     needs no network and runs no script. It contains texts of documents, unless you give --no-text.
     """

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from docmill.features.reports.facts import Facts, ShownResult, StepFacts, length_ranges, tenth_ranges
+from docmill.storage.results.job_counts import FinishedShard
 from docmill.storage.writers.formats import whole_file
 from docmill.tasks.checks import meaning
 from docmill.worker.formatting import FILTERS
 from docmill.worker.prices import Cost
-from docmill.worker.web import charts
-from docmill.worker.web.charts import device_seconds
 from docmill.worker.web.marks import TextPart, excerpt, mark_findings, marked, remark
 from docmill.worker.web.pages.jobs import JobProgress, name_model
 
+if TYPE_CHECKING:
+    from pygal.graph.graph import Graph
+
 FOLDER = Path(__file__).parent
+SIZE: Mapping[str, int] = MappingProxyType({"width": 560, "height": 220})
+_SVG = "{http://www.w3.org/2000/svg}"
 LONGEST = 2_000  # characters of an example
 
 
@@ -39,7 +46,6 @@ def page(facts: Facts, made_at: float, release: str, cost: str | None = None) ->
         status=facts.status,
         made_at=made_at,
         version=release,
-        throughput=charts.throughput(facts.shards),
         device_s=sum(at_work.values()),
         workers=len(at_work),
         saved=_saved(facts, sum(at_work.values())),
@@ -78,7 +84,7 @@ def _distributions(step: StepFacts) -> list[tuple[str, str]]:
         "Results by tokens written": length_ranges(step.tokens_out),
         "Results by confidence": tenth_ranges(step.confidence),
     }
-    return [(title, charts.bars(ranges, title)) for title, ranges in named.items() if ranges]
+    return [(title, bars(ranges, title)) for title, ranges in named.items() if ranges]
 
 
 def _saved(facts: Facts, device_s: float) -> dict[str, Any]:
@@ -94,3 +100,60 @@ def _saved(facts: Facts, device_s: float) -> dict[str, Any]:
         "prior": status.prior,
         "device_s": device_s / computed * spared if computed else 0.0,
     }
+
+
+def device_seconds(shards: Sequence[FinishedShard]) -> dict[str, float]:
+    """Return by worker process the seconds in which it held at least one shard; shards that overlap count once."""
+    held_s: dict[str, float] = {}
+    until: dict[str, float] = {}
+    for shard in sorted(shards, key=lambda shard: shard.started_at):
+        begin = max(shard.started_at, until.get(shard.owner, shard.started_at))
+        held_s[shard.owner] = held_s.get(shard.owner, 0.0) + max(0.0, shard.finished_at - begin)
+        until[shard.owner] = max(until.get(shard.owner, shard.finished_at), shard.finished_at)
+    return held_s
+
+
+def bars(counts: Sequence[tuple[str, int]], label: str) -> str:
+    """Return a chart with a bar for each range and the number in it."""
+    chart = _library().Bar(**_options([name for name, _ in counts]), order_min=0, formatter="{:,.0f}".format)
+    chart.add(label, [n for _, n in counts])
+    return _as_svg(chart, label)
+
+
+def _library() -> Any:
+    """Return pygal, without its finder of maps: its old protocol makes every later failed import warn."""
+    import pygal
+
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("pygal")]
+    return pygal
+
+
+def _options(labels: Sequence[str]) -> dict[str, Any]:
+    plain = {
+        "show_legend": False,
+        "js": [],
+        "include_x_axis": True,
+        "margin": 6,
+        "truncate_label": -1,
+        "max_scale": 8,
+    }
+    return {**SIZE, **plain, "x_labels": labels}
+
+
+def _as_svg(chart: Graph, label: str) -> str:
+    """Return the chart under a label, without the library's scripts and styles: the page has its own."""
+    root = chart.render_tree()
+    for parent in [*root.iter()]:
+        parent.attrib.pop("style", None)
+        for child in [*parent]:
+            if child.tag in {f"{_SVG}script", f"{_SVG}style", "script", "style"} or not isinstance(child.tag, str):
+                parent.remove(child)
+    root.set("role", "img")
+    root.set("aria-label", label)
+    return _written(root)
+
+
+def _written(root: Element) -> str:
+    from pygal.etree import etree
+
+    return str(etree.tostring(root, encoding="unicode"))

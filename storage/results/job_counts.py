@@ -46,7 +46,6 @@ class FinishedShard:
     started_at: float
     finished_at: float
     texts: int
-    tokens: int
 
 
 def runtimes(database: Database, job_id: int) -> list[RuntimeUse]:
@@ -80,7 +79,6 @@ def finished_shards(database: Database, job_id: int) -> Iterator[FinishedShard]:
         Shard.started_at,
         Shard.finished_at,
         (Shard.n_done + Shard.n_failed + Shard.n_skipped).label("texts"),
-        (Shard.tokens_in + Shard.tokens_out).label("tokens"),
     ).where(
         Shard.job_id == job_id,
         Shard.state == "done",
@@ -90,7 +88,7 @@ def finished_shards(database: Database, job_id: int) -> Iterator[FinishedShard]:
     )
     for page in pages(database, query, Shard.id, PAGE, after=0):
         for row in page:
-            yield FinishedShard(row.owner or "", row.started_at, row.finished_at, row.texts, row.tokens)
+            yield FinishedShard(row.owner or "", row.started_at, row.finished_at, row.texts)
 
 
 _NONE = "[]"

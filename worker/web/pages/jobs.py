@@ -21,7 +21,6 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.errors import JobStopped
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results.fleet import list_workers, read_fleet
-from docmill.storage.results.job_counts import finished_shards
 from docmill.storage.results.marked import group_reasons
 from docmill.storage.results.status import STATES, JobStatus, list_jobs, list_statuses, read_status
 from docmill.storage.steps import jobs
@@ -30,18 +29,15 @@ from docmill.storage.writers import excel
 from docmill.storage.writers.formats import CSV_FOR_EXCEL, JSONL, FormatUnfit, Writer
 from docmill.tasks import kinds
 from docmill.worker.exports import read_table
-from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import REASON_CLASSES, time_left
 from docmill.worker.jobs.follow import change_job, resume_job, retry_failures
 from docmill.worker.jobs.pipelines import read_costs
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
 from docmill.worker.prices import Prices, read_prices
-from docmill.worker.web import charts
 from docmill.worker.web.page import DAY_S, Change, Page, PageRefused, PageRequest, Values
 
 ROWS = 25
 STDIN = "-"
-SIZE = {"width": 880, "height": 240, "margin_left": 24, "margin_right": 36}
 LARGEST_PRIORITY = 1_000_000
 TENTH = 10
 MOST_UNFINISHED = 50  # jobs on the page of the queue
@@ -192,14 +188,6 @@ def read_job(request: PageRequest) -> Values:
     }
 
 
-def read_chart(request: PageRequest) -> Values:
-    """Return the job's throughput as a chart; None if there is too little of it."""
-    job_id = request.id("job")
-    jobs.require(request.database, job_id)
-    drawn = EXTRAS["report"].is_installed
-    return {"chart": charts.throughput([*finished_shards(request.database, job_id)], SIZE) if drawn else None}
-
-
 def shared(status: JobStatus) -> dict[str, object]:
     """Return what every page of a job shows at its top."""
     return {"job": JobProgress(status), "status": status}
@@ -280,12 +268,7 @@ def read_workers(request: PageRequest) -> Values:
 
 PAGES = (
     Page("/jobs", "jobs.html.j2", read_jobs, name="Jobs", parts={"rows": read_jobs}),
-    Page(
-        "/jobs/{job:int}",
-        "job.html.j2",
-        read_job,
-        parts={"progress": read_job, "chart": read_chart, "details": read_job},
-    ),
+    Page("/jobs/{job:int}", "job.html.j2", read_job, parts={"progress": read_job, "details": read_job}),
     Page("/jobs/{job:int}/failures", "failures.html.j2", read_failures),
 )
 FLEET_PAGES = (
