@@ -23,7 +23,6 @@ from docmill.storage.results.time_left import (
     ShardSums,
     StepWork,
     TimeLeft,
-    Unknown,
     estimate,
     held_lately,
     shard_sums,
@@ -264,7 +263,7 @@ def _status(
     if ended:
         left = sums.rate()
     elif wait is not None:  # what was computed before says nothing of when this ends
-        left = TimeLeft(unknown=Unknown.STANDS)
+        left = TimeLeft()
     else:
         reading = job.state == "ingesting"
         left = estimate(job.now, held, _works(rows, sums), computed=computed, reading=reading)

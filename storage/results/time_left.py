@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import chain
 from statistics import fmean
 from types import MappingProxyType
@@ -22,27 +21,18 @@ SHARDS_LONG = 12  # over how many lengths of a shard, if they are long
 FEW_SHARDS = 4  # with fewer finished ones nothing is said
 
 
-class Unknown(StrEnum):
-    """The reason why the time left is not known."""
-
-    TOO_LITTLE = "too_little"  # too few shards are finished
-    STANDS = "stands"  # nothing moves; the status says why
-    ENDED = "ended"
-
-
 @dataclass(frozen=True)
 class TimeLeft:
     """The pace of a job, and the seconds that it still takes.
 
-    With `at_least`, `left_s` counts only the known work: the source is still read, or a step has not begun. If
-    nothing is known, `left_s` is None and `unknown` says why. Tokens are those that the model reads.
+    With `at_least`, `left_s` counts only the known work: the source is still read, or a step has not begun. It is
+    None if nothing is known. Tokens are those that the model reads.
     """
 
     texts_per_s: float = 0.0
     tokens_per_s: float = 0.0
     left_s: float | None = None
     at_least: bool = False
-    unknown: Unknown | None = None
 
 
 @dataclass(frozen=True)
@@ -93,11 +83,11 @@ def estimate(
     """
     finished = [shard for shard in held if shard.finished_at is not None]
     if not finished:
-        return TimeLeft(unknown=Unknown.TOO_LITTLE)
+        return TimeLeft()
     window_s = max(WINDOW_S, SHARDS_LONG * fmean(shard.length_s(now) for shard in finished))
     lately = [shard for shard in finished if shard.finished_at is not None and shard.finished_at > now - window_s]
     if not lately:
-        return TimeLeft(unknown=Unknown.TOO_LITTLE)
+        return TimeLeft()
     start = max(now - window_s, min(shard.started_at for shard in lately))
     held_s = sum(max(0.0, (shard.finished_at or now) - max(shard.started_at, start)) for shard in held)
     at_a_time = held_s / max(now - start, 1e-3)
@@ -106,7 +96,7 @@ def estimate(
     weights = _weights(steps)
     rate = per_s * sum(shard.chars * weights.get(shard.step, 1.0) for shard in lately)
     if len(lately) < FEW_SHARDS or not rate:
-        return replace(pace, unknown=Unknown.TOO_LITTLE)
+        return pace
     work, is_all = _work_left(steps, weights, computed)
     return replace(pace, left_s=work / rate, at_least=reading or not is_all)
 
@@ -190,10 +180,10 @@ class ShardSums:
         """Return the mean pace, from the first finished shard to the last."""
         begun, ended = self._span
         if begun is None or ended is None:
-            return TimeLeft(unknown=Unknown.ENDED)
+            return TimeLeft()
         seconds = max(ended - begun, 0.001)
         texts, tokens = self.total("n_contents", "done"), self.total("tokens_in", "done")
-        return TimeLeft(texts / seconds, tokens / seconds, unknown=Unknown.ENDED)
+        return TimeLeft(texts / seconds, tokens / seconds)
 
 
 def shard_sums(transaction: Transaction, job_ids: Collection[int]) -> dict[int, ShardSums]:

@@ -13,7 +13,7 @@ from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.leases.diagnosis import UNBLOCKING, Cause, JobSnapshot, waiting_for
 from docmill.storage.results.status import JobStatus, list_statuses, read_status
-from docmill.storage.results.time_left import TimeLeft, Unknown
+from docmill.storage.results.time_left import TimeLeft
 from docmill.storage.steps import jobs
 from tests.storage.builders import claim_next, done, finish, numbered, read, request, set_shard, shards_of, sign_on
 
@@ -135,7 +135,7 @@ def test_a_job_that_ended_has_its_rate_and_an_end(database: Database) -> None:
     status = read_status(database, job.id)
     assert status.ended
     assert status.tokens_per_s == pytest.approx(status.tokens_in / 4)
-    assert (status.time_left.left_s, status.waiting_for, status.time_left.unknown) == (None, None, Unknown.ENDED)
+    assert (status.time_left.left_s, status.waiting_for) == (None, None)
     assert status.finished_at is not None
     assert status.elapsed_s == pytest.approx(status.finished_at - status.created_at)
 
