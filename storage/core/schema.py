@@ -438,7 +438,8 @@ class Shard(Base):
     """A slice of one step's contents: the unit of queueing, lease and retry.
 
     `state`: planned, queued, running, done, split (its contents went to smaller shards). `contents` are the
-    content ids, little-endian int64. `fence` rises with every claim, and when a shard is taken from its holder.
+    content ids, little-endian int64. `fence` rises with every claim, and when a shard is taken from its holder or
+    from the queue.
     `suspect` is 1 if the shard was in flight when a process died, 2 if it was alone in a process that died, else 0.
     `lapses` counts the leases that lapsed.
     """
@@ -478,8 +479,9 @@ class Shard(Base):
     __table_args__ = (
         refers_on_sqlite("shard", "spec_id", "spec"),
         Index("ix_shard_job_id_state_lane_id", "job_id", "state", "lane", "id"),
-        # The indexes below have no planned shards. So they stay small beside a backlog of millions, and no query
-        # planner uses them to look for a job's planned shards.
+        # The indexes below have hardly any planned shards. So they stay small beside a backlog of millions, and no
+        # query planner uses them to look for a job's planned shards, but for those to be dispatched again.
+        partial_index("ix_shard_returned", "job_id", "state", "lane", "id", where="state = 'planned' AND fence > 0"),
         partial_index("ix_shard_dispatched", "lane", "state", "dispatched_at", where="dispatched_at IS NOT NULL"),
         # It does not name `lease_until`, so that a heartbeat changes no index (PostgreSQL's heap-only tuples).
         partial_index("ix_shard_running", "owner", where="state = 'running'"),
@@ -490,9 +492,10 @@ class Shard(Base):
 
 
 # As the partial indexes say it. A parameter in the place of the text would hide them.
-IS_RUNNING, IS_DONE = (
-    Shard.__table__.c.state == literal(state, Text, literal_execute=True) for state in ("running", "done")
+IS_RUNNING, IS_DONE, _IS_PLANNED = (
+    Shard.__table__.c.state == literal(state, Text, literal_execute=True) for state in ("running", "done", "planned")
 )
+IS_RETURNED = _IS_PLANNED & (Shard.__table__.c.fence > literal(0, literal_execute=True))
 
 
 class OutcomeRow(Base):

@@ -26,7 +26,18 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
-from docmill.storage.core.schema import Budget, Ingest, Job, Refusal, Shard, SpecRow, Step, Worker, db_now
+from docmill.storage.core.schema import (
+    IS_RETURNED,
+    Budget,
+    Ingest,
+    Job,
+    Refusal,
+    Shard,
+    SpecRow,
+    Step,
+    Worker,
+    db_now,
+)
 from docmill.storage.core.transaction import Insert, Transaction
 from docmill.storage.leases.policy import Claimant, affordable, newcomers, share
 from docmill.storage.steps.jobs import FREE, MAY_BEGIN, RUNS
@@ -71,7 +82,7 @@ _NEIGHBORS = select(Worker.id, Worker.pid).where(Worker.pid_space == bindparam("
 
 @dataclass(frozen=True)
 class LaneWindow:
-    """A lane's queue. `since` is 0, or the time of dispatch from which shards are looked for (see `lanes`)."""
+    """A lane's queue. No shard that waits was dispatched before `since`, unless its message was lost."""
 
     name: str
     slots: int
@@ -87,21 +98,19 @@ class LaneWindow:
 def lanes(database: Database, only: str | None = None) -> list[LaneWindow]:
     """Return the lanes of running jobs, with the slots of live workers and the number of queued shards.
 
-    With `only`, that lane is looked at from where dispatching has come to, without shards that others have passed:
-    PostgreSQL walks over all former states of those while a snapshot is held, such as that of `pg_dump`. Maintenance
-    looks from the start.
+    With `only`, shards of that lane are not counted if their message was lost.
     """
     with database.read() as transaction:
         transaction.prefer_indexes()
         wanted = [lane for lane in transaction.scalars(_LANES) if only in {None, lane}]
-        since = 0.0 if only is None else _passed_until(transaction, only)
-        depth = _queued(transaction, wanted, since)
+        since = {lane: _passed_until(transaction, lane) for lane in sorted(wanted)}
+        depth = _queued(transaction, wanted, 0.0 if only is None else since.get(only, 0.0))
         slots = _slots(transaction)
-        return [LaneWindow(lane, slots.get(lane, 0), depth.get(lane, 0), since) for lane in sorted(wanted)]
+        return [LaneWindow(lane, slots.get(lane, 0), depth.get(lane, 0), begins) for lane, begins in since.items()]
 
 
 def _passed_until(transaction: Transaction, lane: str) -> float:
-    """Return the time before which no shard was dispatched that still waits, unless its message was lost."""
+    """Return a time before the dispatch of all shards that still wait, but for those whose message was lost."""
     now = transaction.execute(select(db_now())).scalar_one()
     return max(0.0, min(last_dispatched(transaction, lane, "done"), now) - PASSED_S)
 
@@ -205,12 +214,12 @@ def _queue(
     dated: float | None = None,
 ) -> list[int]:
     """Mark a ready shard as queued for each turn of a job. Return their ids in that order."""
-    first = transaction.for_update(_first_ready(ahead=lane.since > 0.0), skip_locked=True)
-    of_lane = {"lane": lane.name, "unservable": unservable}
-    of_jobs = {
-        job_id: deque(transaction.scalars(first, of_lane | {"job": job_id, "n": n}))
-        for job_id, n in Counter(turns).items()
-    }
+    of_jobs: dict[int, deque[int]] = {job_id: deque() for job_id in turns}
+    for job_id, n in Counter(turns).items():
+        of_job = {"lane": lane.name, "unservable": unservable, "job": job_id}
+        for first in _first_ready():
+            locked = transaction.for_update(first, skip_locked=True)
+            of_jobs[job_id].extend(transaction.scalars(locked, of_job | {"n": n - len(of_jobs[job_id])}))
     taken = [of_jobs[job_id].popleft() for job_id in turns if of_jobs[job_id]]
     if taken:
         transaction.execute(_QUEUE, {"chosen": taken, "dated": dated})
@@ -245,46 +254,54 @@ def _outranked(lane: LaneWindow, claimants: list[Claimant]) -> Select[int]:
 
 
 @cache
-def _ready(job_id: ColumnElement[int], *, ahead: bool) -> Select[int]:
+def _ready(job_id: ColumnElement[int]) -> tuple[Select[int], Select[int]]:
     """Select the shards of a job and of `:lane` that may be dispatched now, without those of the specs `:unservable`.
 
-    With `ahead`, only those behind the shard that ended last, if there are any.
+    The first statement has those that were dispatched before. The second begins behind the shard that ended last, if
+    there are any: PostgreSQL walks over all former states of those that passed while a snapshot is held, such as that
+    of `pg_dump`.
     """
 
-    def planned(shard: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
+    def planned(shard: ReadOnlyColumnCollection[str, Any], state: ColumnElement[bool]) -> ColumnElement[bool]:
         return and_(
-            *(shard.job_id == job_id, shard.state == "planned", shard.lane == bindparam("lane")),
+            *(shard.job_id == job_id, state, shard.lane == bindparam("lane")),
             shard.not_before <= db_now(),
             shard.spec_id.not_in(bindparam("unservable")),
         )
 
+    def is_fresh(shard: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
+        return planned(shard, and_(shard.state == "planned", shard.fence == 0))
+
     table = Shard.__table__
-    ready = select(Shard.id).where(planned(table.c))
-    if not ahead:
-        return ready
     ended, later = table.alias("ended").c, table.alias("ahead").c
     has_ended = (ended.job_id == job_id, ended.lane == bindparam("lane"), ended.finished_at.is_not(None))
     last = select(ended.id).where(*has_ended).order_by(ended.finished_at.desc()).limit(1).correlate(Job)
-    is_ahead = and_(planned(later), later.id > last.scalar_subquery())
+    is_ahead = and_(is_fresh(later), later.id > last.scalar_subquery())
     first = select(later.id).where(is_ahead).order_by(later.id).limit(1).correlate(Job)
-    return ready.where(Shard.id >= func.coalesce(first.scalar_subquery(), 0))
+    fresh = select(Shard.id).where(is_fresh(table.c), Shard.id >= func.coalesce(first.scalar_subquery(), 0))
+    return select(Shard.id).where(planned(table.c, IS_RETURNED)), fresh
 
 
 @cache
-def _first_ready(*, ahead: bool) -> Select[int]:
-    """Select the first `:n` of the shards of `:job` that are ready."""
-    return _ready(bindparam("job", type_=BigInteger), ahead=ahead).order_by(Shard.id).limit(bindparam("n"))
+def _first_ready() -> list[Select[int]]:
+    """Select the first `:n` of the shards of `:job` that are ready: those that were dispatched before, and others."""
+    of_job = _ready(bindparam("job", type_=BigInteger))
+    return [ready.order_by(Shard.id).limit(bindparam("n")) for ready in of_job]
 
 
 @cache
-def _n_ready(*, ahead: bool) -> Select[int]:
-    return select(func.count()).select_from(_first_ready(ahead=ahead).order_by(None).subquery())
+def _n_ready() -> Select[int]:
+    returned, fresh = (
+        select(func.count()).select_from(first.order_by(None).subquery()).scalar_subquery()
+        for first in _first_ready()
+    )
+    return select(returned + fresh)
 
 
 @cache
-def _jobs_with_ready(*, ahead: bool) -> Select[int, int, str | None, int, str | None]:
+def _jobs_with_ready() -> Select[int, int, str | None, int, str | None]:
     # One look into an index for each job, however many shards it has (OFFSET 0: see `Transaction.probe`).
-    ready = _ready(Job.id, ahead=ahead).offset(0).correlate(Job).exists()
+    ready = or_(*(ready.offset(0).correlate(Job).exists() for ready in _ready(Job.id)))
     only = bindparam("only_job", type_=BigInteger)
     return (
         select(Job.id, Job.priority, Job.sharer, Job.weight, Job.budget)
@@ -301,9 +318,8 @@ def _claimants(
 ) -> list[Claimant]:
     """Return the jobs that have shards to dispatch in a lane and a worker that can serve them, a window's at most."""
     first = sorted(_candidates(transaction, lane, unservable, only_job), key=Claimant.rank)[: lane.window]
-    n_ready = _n_ready(ahead=lane.since > 0.0)
     of_lane = {"lane": lane.name, "unservable": unservable, "n": lane.window}
-    n_of_job = [transaction.scalar(n_ready, of_lane | {"job": claimant.job_id}) or 0 for claimant in first]
+    n_of_job = [transaction.scalar(_n_ready(), of_lane | {"job": claimant.job_id}) or 0 for claimant in first]
     return [replace(claimant, planned=min(n, claimant.planned)) for claimant, n in zip(first, n_of_job, strict=True)]
 
 
@@ -319,9 +335,8 @@ def _candidates(
 
     Shards in flight are counted if any other job, of these or `beside` them, may have some, or for a budget.
     """
-    statement = _jobs_with_ready(ahead=lane.since > 0.0)
     given = {"lane": lane.name, "unservable": unservable, "only_job": only_job}
-    jobs = transaction.execute(statement, given).all()
+    jobs = transaction.execute(_jobs_with_ready(), given).all()
     are_several = len({*beside, *(job.id for job in jobs)}) > 1
     budgets = _budgets(transaction, {name for job in jobs for name in (job.budget, job.sharer) if name is not None})
     in_flight = _in_flight(transaction, lane.name) if budgets or are_several else {}

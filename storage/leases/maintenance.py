@@ -29,8 +29,8 @@ from docmill.storage.core.transaction import Insert, Transaction, columns_of
 from docmill.storage.leases.dispatch import last_dispatched
 from docmill.storage.leases.outcome_upsert import put_outcomes
 from docmill.storage.leases.policy import GiveUp, PlanAgain, Split, after_death, after_error, after_lapse
-from docmill.storage.leases.shards import Claim, end_settled, end_shard, give_back, given_back
-from docmill.storage.steps.jobs import RUNS
+from docmill.storage.leases.shards import Claim, end_settled, end_shard, give_back
+from docmill.storage.steps.jobs import FREE, RUNS
 from docmill.storage.steps.sharding import UNTOUCHED, pack, split, unpack
 
 PAGE = 200
@@ -129,7 +129,7 @@ def release_owner(database: Database, owner: str) -> int:
 
     def work(transaction: Transaction) -> int:
         held = update(Shard).where(IS_RUNNING, Shard.owner == owner)
-        return transaction.execute(held.values(**given_back(attempt=Shard.attempt - 1))).rowcount
+        return transaction.execute(held.values(attempt=Shard.attempt - 1, **FREE)).rowcount
 
     return database.write(work)
 

@@ -334,12 +334,7 @@ def _extent(transaction: Transaction, contents: Sequence[int]) -> dict[str, Any]
 
 def give_back(transaction: Transaction, shard_id: int, **values: Any) -> None:
     """Mark a running shard as planned again, and raise its fence, so that its holder cannot commit it."""
-    transaction.execute(update(Shard).where(Shard.id == shard_id).values(**given_back(**values)))
-
-
-def given_back(**values: Any) -> dict[str, Any]:
-    """Return the columns of a shard that is taken from its holder, together with `values`."""
-    return FREE | {"fence": Shard.fence + 1} | values
+    transaction.execute(update(Shard).where(Shard.id == shard_id).values(**FREE | values))
 
 
 def end_shard(

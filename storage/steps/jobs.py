@@ -39,7 +39,14 @@ UNFINISHED = ("ingesting", "running")
 RUNS = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be committed
 MAY_BEGIN = and_(RUNS, ~AT_LIMIT)  # its shards may be dispatched and claimed
 PAUSED = and_(Job.state.in_(UNFINISHED), or_(Job.paused, AT_LIMIT))
-FREE = {"state": "planned", "owner": None, "lease_until": None, "dispatched_at": None}  # a shard that nobody holds
+# The columns of a shard that is taken from its holder, or from the queue.
+FREE = {
+    "state": "planned",
+    "owner": None,
+    "lease_until": None,
+    "dispatched_at": None,
+    "fence": Shard.fence + 1,
+}
 _SHOWN_CHARS = 60  # of a value in a message
 _NOT_GIVEN = "not given"
 
@@ -324,9 +331,7 @@ def _take_away(transaction: Transaction, job_id: int) -> None:
     held = update(Shard).where(Shard.job_id == job_id)
     # The queued ones first: that waits for a claim which is under way, and what it took is running then.
     transaction.execute(held.where(Shard.state == "queued").values(**FREE))
-    transaction.execute(
-        held.where(Shard.state == "running").values(fence=Shard.fence + 1, attempt=Shard.attempt - 1, **FREE)
-    )
+    transaction.execute(held.where(Shard.state == "running").values(attempt=Shard.attempt - 1, **FREE))
 
 
 def pause(database: Database, job_id: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -146,7 +146,7 @@ class Bench:
         found = {found.name: found for found in dispatch.lanes(self.database)}
         assert found.keys() == {job.lane for job in self.model.jobs.values() if job.runs}
         now = LaneWindow(lane, self.model.slots(lane), len(self.model.in_lane(lane, "queued")))
-        assert found.get(lane, now) == now
+        assert replace(found.get(lane, now), since=0.0) == now
         taken = dispatch.take(self.database, LaneWindow(lane, now.slots, 0) if stale else now)
         self.model.take(lane, taken, self.look())
 
@@ -154,7 +154,7 @@ class Bench:
         dispatch.put_back(self.database, shard_ids)
         for shard_id in shard_ids:
             if self.model.pieces[shard_id].state == "queued":
-                self.model.pieces[shard_id].state = "planned"
+                self.model.pieces[shard_id].give_back()
 
     def age(self, shard_ids: list[int]) -> None:
         """The hints of these shards were sent long ago."""

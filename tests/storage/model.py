@@ -227,7 +227,7 @@ class Model:
         for piece in self.pieces_of(job_id, "running"):
             piece.give_back(attempt=-1)
         for piece in self.pieces_of(job_id, "queued"):
-            piece.state = "planned"
+            piece.give_back()
 
     def stop(self, job_id: int, state: str) -> bool:
         job = self.jobs[job_id]
@@ -296,7 +296,7 @@ class Model:
         for shard_id in taken:
             self.pieces[shard_id].state, self.pieces[shard_id].old = "queued", False
         for shard_id in displaced:
-            self.pieces[shard_id].state = "planned"
+            self.pieces[shard_id].give_back()
         in_queue = self.in_lane(lane, "queued")
         assert len(in_queue) <= max(window, len(queued)), "the window is kept"
         left = {shard_id: piece for shard_id, piece in ready.items() if shard_id not in taken}
@@ -316,6 +316,9 @@ class Model:
                     assert in_flight[one] - 1 <= in_flight[other], (one, other)
                 assert self.jobs[one].priority >= self.jobs[other].priority, (one, other)
         for job_id in self.jobs:
-            mine = [shard_id for shard_id in taken if self.pieces[shard_id].job == job_id]
-            rest = [shard_id for shard_id, piece in left.items() if piece.job == job_id]
-            assert not mine or not rest or max(mine) < min(rest), "in order"
+            mine = [(self.pieces[i].fence == 0, i) for i in taken if self.pieces[i].job == job_id]
+            rest = [(piece.fence == 0, i) for i, piece in left.items() if piece.job == job_id]
+            again = [one for one in rest if not one[0]]
+            assert not mine or not again or max(mine) < min(again), "first those that are dispatched again"
+            fresh = [one for one in mine if one[0]]
+            assert not any(min(fresh) < one < max(fresh) for one in rest if fresh), "in order"

@@ -80,30 +80,30 @@ def test_the_window_is_twice_the_live_slots_of_a_lane(database: Database) -> Non
     assert len(dispatched(database)) == 1
 
 
-def test_a_worker_tops_up_behind_what_is_done_and_then_from_the_start(database: Database) -> None:
+def test_what_comes_back_is_dispatched_first_and_what_was_passed_over_last(database: Database) -> None:
     job = many_shards(database, "a", LEAST_WINDOW + 3)
-    back, forward = claim_next(database), claim_next(database)
-    shards.commit(database, forward, done(forward), None)
-    shards.release(database, back)
-
-    def top_up() -> list[int]:
-        [lane] = dispatch.lanes(database, "copy")
-        return dispatch.take(database, lane)
-
     ids = [row.id for row in shards_of(database, job)]
-    assert top_up() == ids[LEAST_WINDOW : LEAST_WINDOW + 2]
-    for _ in range(LEAST_WINDOW):
-        shards.commit(database, claim := claim_next(database), done(claim), None)
-    assert top_up() == ids[-1:]
-    assert top_up() == [back.shard_id]
-
-
-def test_maintenance_looks_for_shards_from_the_start(database: Database) -> None:
-    many_shards(database, "a", LEAST_WINDOW + 3)
-    back, forward = claim_next(database), claim_next(database)
-    shards.commit(database, forward, done(forward), None)
+    assert dispatched(database) == ids[:LEAST_WINDOW]
+    dispatch.put_back(database, ids[:1])
+    back, passed, ended = (claim_next(database) for _ in range(3))
+    for claim in (passed, ended):
+        shards.commit(database, claim, done(claim), None)
     shards.release(database, back)
-    assert back.shard_id in dispatched(database)
+    # As one that was passed over, since every worker had refused its spec.
+    anew = {"state": "planned", "fence": 0, "owner": None, "dispatched_at": None, "finished_at": None}
+    set_shard(database, passed.shard_id, **anew)
+
+    def dispatched_and_done() -> list[int]:
+        taken = dispatched(database)
+        for shard_id in taken:
+            claim = claim_shard(database, shard_id)
+            assert claim is not None
+            shards.commit(database, claim, done(claim), None)
+        return taken
+
+    assert dispatched_and_done() == [*ids[:2], *ids[4:6]]
+    assert dispatched_and_done() == ids[6:]
+    assert dispatched_and_done() == [passed.shard_id]
 
 
 def test_jobs_of_one_sharer_have_the_places_of_one_job_and_a_weight_has_more(database: Database) -> None:
@@ -227,7 +227,12 @@ def test_two_top_ups_at_once_offer_no_shard_twice(database: Database) -> None:
 def test_what_could_not_be_sent_is_put_back_as_if_nothing_had_been(database: Database) -> None:
     job = many_shards(database, "a", 6)
     before = shards_of(database, job)
-    dispatch.put_back(database, dispatched(database))
+    taken = dispatched(database)
+    dispatch.put_back(database, taken)
+    fences = {row.id: row.fence for row in shards_of(database, job)}
+    assert fences == {row.id: row.fence + (row.id in taken) for row in before}
+    for row in before:
+        set_shard(database, row.id, fence=row.fence)
     assert shards_of(database, job) == before
 
 
