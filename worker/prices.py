@@ -103,7 +103,7 @@ def read_prices(settings: Settings) -> Prices:
 def limit_cost(
     settings: Settings, max_cost: float | None, specs: Iterable[Spec], budget: str | None = None
 ) -> Account:
-    """Return the limit of the cost of a job, or of all jobs of a `budget`. Raises WorkerError without prices."""
+    """Return the cost limit of a job, or of all jobs of a `budget`. Raises WorkerError without prices."""
     from docmill.storage.steps.budgets import Account  # which brings SQLAlchemy along
 
     if max_cost is None:

@@ -227,7 +227,7 @@ class Settings(BaseSettings):
     ] = 90.0
     retention: Annotated[
         str | None,
-        Field(description="Ages from which rules remove rows, such as `results=1y,shards=30d`."),
+        Field(description="Ages at which retention rules remove rows, such as `results=1y,shards=30d`."),
     ] = None
 
     @field_validator("lanes", mode="before")
@@ -332,9 +332,9 @@ class Settings(BaseSettings):
 
     @property
     def ages(self) -> dict[str, float]:
-        """The ages from which the rules of retention remove rows, by rule.
+        """The ages at which the retention rules remove rows, by rule.
 
-        Rules that work by themselves have that of DOCMILL_RETENTION_DAYS.
+        Rules that apply by default have the age of DOCMILL_RETENTION_DAYS.
         """
         from docmill.storage.deletion.retention import upkeep_ages
 

@@ -123,7 +123,7 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
 def carried_out(
     settings: Settings, plan: BatchPlan, revision: str | None, max_cost: float | None = None
 ) -> dict[Call, JobStatus]:
-    """Compute the jobs of a batch file on this machine, and return how each ended. They cost `max_cost` together."""
+    """Compute the jobs of a batch file on this machine, and return how each ended. `max_cost` limits their sum."""
     account = _account(settings, plan, max_cost)
     statuses: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():

@@ -47,8 +47,8 @@ from docmill.worker.submit.options import Work
 @click.option(
     "--max-cost",
     type=Number(0, min_open=True),
-    help="Pause the jobs once they have cost so much together, by DOCMILL_PRICES. Shards in progress end. The same "
-    "command with a higher limit goes on.",
+    help="Pause the jobs at this total cost, in the currency of DOCMILL_PRICES. Shards in progress end. The same "
+    "command with a higher limit continues.",
 )
 @click.option(
     "--enqueue",

@@ -147,7 +147,7 @@ def _ids_of(request: BatchRequest | RefusedLine) -> Collection[str]:
 
 
 def _require_different(file: BatchFile, hashes: array[int]) -> None:
-    """Raise WorkerError for an id on two lines. The file is read again if any hash comes twice."""
+    """Raise WorkerError for an id on two lines. The file is read again only if a hash occurs twice."""
     ordered = np.sort(np.frombuffer(hashes, np.int64))
     repeated = {*ordered[1:][ordered[1:] == ordered[:-1]].tolist()}
     seen: dict[str, int] = {}

@@ -54,7 +54,7 @@ class ApiKey(ServerTable):
 
 
 def budget_of(name: str) -> str:
-    """Return the name of the budget of a key's batches, by which they share the workers, too."""
+    """Return the name of the budget of a key's batches, which is also their `sharer`."""
     return f"{_OF_KEY}{name}"
 
 
@@ -102,7 +102,7 @@ def add_key(database: Database, name: str, max_cost: float | None = None, **limi
 
 
 def list_keys(database: Database) -> list[ApiKey]:
-    """Return all keys by their age, with their `max_cost`, and what they have `spent`."""
+    """Return all keys, the oldest first, with their `max_cost` and `spent`."""
     query = select(ApiKey, Budget.max_cost, Budget.spent).join(Budget, Budget.name == literal(_OF_KEY) + ApiKey.name)
     with database.read() as transaction:
         return [ApiKey.of(row) for row in transaction.execute(query.order_by(ApiKey.created_at))]

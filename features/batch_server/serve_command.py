@@ -114,7 +114,7 @@ BYTES = click.option("--max-bytes", type=WholeNumber(1, 10**15), help="Most byte
 COST = click.option(
     "--max-cost",
     type=Number(0, min_open=True),
-    help="Pause its batches once they have cost so much, by DOCMILL_PRICES.  [default: any]",
+    help="Pause its batches at this cost, in the currency of DOCMILL_PRICES.  [default: any]",
 )
 
 

@@ -1,6 +1,6 @@
 """Batches of the clients of `docmill serve`: their statuses and leases, and the files that they need.
 
-Whoever carries a batch on holds it under a lease, and each change of its status is one conditional update.
+The server that works on a batch holds a lease on it, and each change of its status is one conditional update.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def create_batch(
 
 
 def describe_limits(database: Database, batch: ApiBatch) -> list[dict[str, Any]]:
-    """Return an error for each limit of costs that a batch in progress has reached, its own or its key's."""
+    """Return an error for each cost limit that a batch in progress has reached, its own or its key's."""
     told = {batch.id: BATCH_AT_LIMIT, keys.budget_of(batch.key): KEY_AT_LIMIT}
     with database.read() as transaction:
         reached = budgets.read_reached(transaction, told)

@@ -1,4 +1,4 @@
-"""`docmill top`: jobs, lanes and workers, as a frame of text that is written again and again."""
+"""`docmill top`: jobs, lanes and workers as text, printed again every two seconds."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ WORKER_COLUMNS = ("worker", "device", "shards", "lanes", "refuses")
 
 
 @click.command("top", epilog="Example: docmill top --once")
-@click.option("--once", is_flag=True, help="Print one frame and end.")
+@click.option("--once", is_flag=True, help="Print them once and end.")
 @JSON
 def top_command(once: bool, as_json: bool) -> int:
-    """Watch jobs, lanes and workers, read again every two seconds, until Ctrl-C.
+    """Watch jobs, lanes and workers, refreshed every two seconds, until Ctrl-C.
 
-    Without a terminal, the command prints one frame.
+    Without a terminal, the command prints them once.
     """
     with open_store(settings_from()) as database:
         if as_json:

@@ -164,8 +164,8 @@ def _choose_format(
 def _prepare(connection: WatchedConnection, _record: object, *, patience: Patience) -> None:
     # psycopg would send lists of texts as one text, with every element searched for what must be escaped.
     connection.adapters.register_dumper(list, ListBinaryDumper)
-    # By default a server keeps the session of a client that a broken network took away for two hours. Each new
-    # connection after a break would add one, until there are too many.
+    # By default, a server keeps the session of a lost client for two hours. After each break of the network, a new
+    # connection would add a session, until there are too many.
     connection.execute(_NOTICE_LOST_CLIENT, {**_keepalives(patience), "timeout": f"{_user_timeout_ms(patience)}"})
 
 

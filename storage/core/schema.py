@@ -356,9 +356,9 @@ class Job(Base):
 
 
 class Budget(Base):
-    """The cost of jobs together: of those whose `budget` or `sharer` is its name.
+    """The total cost of the jobs whose `budget` or `sharer` is its name.
 
-    The `n_shards` of them that ended with a price cost `spent`. Once that is `max_cost`, no other shard begins.
+    Their `n_shards` ended shards with a price have cost `spent`. Once that is `max_cost`, no other shard begins.
     """
 
     __tablename__ = "budget"
@@ -381,8 +381,8 @@ class Step(Base):
     failed at that step and are done at this one.
 
     `n_prior_*` count contents that had an outcome before (`n_prior_truncated` of the done ones stopped at the model's
-    limit), and `n_retried` failures that a later shard of this step tries again. `price` is that of a million tokens
-    read and of a million written; NULL if no budget counts them.
+    limit), and `n_retried` failures that a later shard of this step tries again. `price` is the price of a million
+    tokens read and that of a million written; NULL if no budget counts them.
     """
 
     __tablename__ = "step"
@@ -479,8 +479,8 @@ class Shard(Base):
     __table_args__ = (
         refers_on_sqlite("shard", "spec_id", "spec"),
         Index("ix_shard_job_id_state_lane_id", "job_id", "state", "lane", "id"),
-        # The indexes below have hardly any planned shards. So they stay small beside a backlog of millions, and no
-        # query planner uses them to look for a job's planned shards, but for those to be dispatched again.
+        # The indexes below contain few planned shards, so they stay small beside a backlog of millions. A query
+        # planner uses them for a job's planned shards only to find those to be dispatched again.
         partial_index("ix_shard_returned", "job_id", "state", "lane", "id", where="state = 'planned' AND fence > 0"),
         partial_index("ix_shard_dispatched", "lane", "state", "dispatched_at", where="dispatched_at IS NOT NULL"),
         # It does not name `lease_until`, so that a heartbeat changes no index (PostgreSQL's heap-only tuples).

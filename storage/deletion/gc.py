@@ -185,7 +185,7 @@ class SpecResults:
 def count_old(
     database: Database, *, older_than_s: float = 0.0, spec_ids: Collection[int] | None = None
 ) -> list[SpecResults]:
-    """Count the results that `drop` drops, by spec."""
+    """Count the results that `drop` would drop, by spec."""
     of_specs = true() if spec_ids is None else OutcomeRow.spec_id.in_(spec_ids)
     goes = and_(is_old(older_than_s), not_(is_worked_on()), of_specs)
     sums = (func.count(), func.sum(OutcomeRow.tokens_in), func.sum(OutcomeRow.tokens_out))

@@ -236,8 +236,8 @@ def forget_refusals(database: Database, older_than_s: float, budget: RemovalBudg
 def fold_shards(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Fold the finished shards of jobs that ended before then: one row for each step keeps their sums.
 
-    So every count stays. A folded shard is done and has no contents. Nothing but `explain` and the chart of a report
-    reads single shards of an ended job.
+    So every count stays. A folded shard is done and has no contents. Only a report reads single shards of an ended
+    job.
     """
     has_some = select(Shard.id).where(Shard.job_id == Job.id, is_finished()).exists()
     jobs = select(Job.id).where(ended_before(older_than_s), has_some).order_by(Job.id)

@@ -29,7 +29,7 @@ class Cause(StrEnum):
     STORE = "store"  # the store refuses what its workers write
     LEASE = "lease"  # the worker that holds its shards is silent
     PAUSED = "paused"
-    COST = "cost"  # it has reached a limit
+    COST = "cost"  # it has reached a cost limit
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class JobSnapshot:
     lapse_s: float = 0.0  # until the first lease of a silent worker lapses
     trouble: str | None = None  # the store's error, if every worker of the lane reports one
     is_backfill: bool = False  # of a migration
-    limit: str | None = None  # a sentence on the limit of its cost that it has reached
+    limit: str | None = None  # a sentence on the cost limit that it has reached
 
 
 def waiting_for(standing: JobSnapshot) -> Wait | None:

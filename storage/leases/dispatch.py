@@ -82,7 +82,7 @@ _NEIGHBORS = select(Worker.id, Worker.pid).where(Worker.pid_space == bindparam("
 
 @dataclass(frozen=True)
 class LaneWindow:
-    """A lane's queue. No shard that waits was dispatched before `since`, unless its message was lost."""
+    """A lane's queue. No waiting shard was dispatched before `since`, unless its message was lost."""
 
     name: str
     slots: int
@@ -110,7 +110,7 @@ def lanes(database: Database, only: str | None = None) -> list[LaneWindow]:
 
 
 def _passed_until(transaction: Transaction, lane: str) -> float:
-    """Return a time before the dispatch of all shards that still wait, but for those whose message was lost."""
+    """Return a time before which no waiting shard was dispatched, unless its message was lost."""
     now = transaction.execute(select(db_now())).scalar_one()
     return max(0.0, min(last_dispatched(transaction, lane, "done"), now) - PASSED_S)
 
@@ -213,7 +213,7 @@ def _queue(
     turns: Sequence[int],
     dated: float | None = None,
 ) -> list[int]:
-    """Mark a ready shard as queued for each turn of a job. Return their ids in that order."""
+    """Mark a ready shard as queued for each turn of a job. Return the ids in the order of the turns."""
     of_jobs: dict[int, deque[int]] = {job_id: deque() for job_id in turns}
     for job_id, n in Counter(turns).items():
         of_job = {"lane": lane.name, "unservable": unservable, "job": job_id}
@@ -257,9 +257,9 @@ def _outranked(lane: LaneWindow, claimants: list[Claimant]) -> Select[int]:
 def _ready(job_id: ColumnElement[int]) -> tuple[Select[int], Select[int]]:
     """Select the shards of a job and of `:lane` that may be dispatched now, without those of the specs `:unservable`.
 
-    The first statement has those that were dispatched before. The second begins behind the shard that ended last, if
-    there are any: PostgreSQL walks over all former states of those that passed while a snapshot is held, such as that
-    of `pg_dump`.
+    The first statement selects shards that were dispatched before. The second starts after the shard that ended
+    last, if any did: while a snapshot is held, such as that of `pg_dump`, PostgreSQL reads every old row version of
+    the shards before it.
     """
 
     def planned(shard: ReadOnlyColumnCollection[str, Any], state: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -284,7 +284,7 @@ def _ready(job_id: ColumnElement[int]) -> tuple[Select[int], Select[int]]:
 
 @cache
 def _first_ready() -> list[Select[int]]:
-    """Select the first `:n` of the shards of `:job` that are ready: those that were dispatched before, and others."""
+    """Select the first `:n` ready shards of `:job`: those that were dispatched before, then the others."""
     of_job = _ready(bindparam("job", type_=BigInteger))
     return [ready.order_by(Shard.id).limit(bindparam("n")) for ready in of_job]
 
@@ -331,9 +331,9 @@ def _candidates(
     *,
     beside: Collection[int] = (),
 ) -> list[Claimant]:
-    """Return all of these jobs, as if each had a window's shards to dispatch, as far as its budgets pay for them.
+    """Return all such jobs, as if each had a window's shards to dispatch, or as many as its budgets pay for.
 
-    Shards in flight are counted if any other job, of these or `beside` them, may have some, or for a budget.
+    Shards in flight are counted only if there are several jobs, with those `beside`, or any budget.
     """
     given = {"lane": lane.name, "unservable": unservable, "only_job": only_job}
     jobs = transaction.execute(_jobs_with_ready(), given).all()
@@ -363,7 +363,7 @@ def _candidates(
 
 
 def _budgets(transaction: Transaction, names: Collection[str]) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Return those of the budgets that have a limit."""
+    """Return the named budgets that have a limit."""
     limited = select(Budget).where(Budget.name.in_(names), Budget.max_cost.is_not(None))
     return transaction.execute(limited).all() if names else []
 

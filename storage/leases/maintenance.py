@@ -112,9 +112,9 @@ def reclaim(
 ) -> int:
     """Reclaim the shards of the dead process `owner`, or all whose lease lapsed. Return their number.
 
-    The shards of a process that its supervisor saw die become suspects. Those of another do not, nor those whose
-    lease lapsed: the process may have been stopped while the store was away. With `before` only leases that lapsed
-    before that time are reclaimed (see `contact`).
+    Shards become suspects only if a supervisor saw their process die. If no one did, or the lease lapsed, the process
+    may have been stopped while the store was away. With `before`, only leases that lapsed before that time are
+    reclaimed (see `contact`).
     """
     total = 0
     while True:

@@ -88,8 +88,8 @@ class Claimant:
     """A job that has shards to dispatch in a lane.
 
     It shares the workers together with the other jobs of its `sharer`, of which `shared` shards are in flight in
-    all, and has a part in proportion to `weight`. A job without a sharer shares by itself. `affords` has the
-    number of shards that each of its budgets pays for beyond those in flight.
+    all, and has a part in proportion to `weight`. A job without a sharer shares by itself. `affords` maps each of
+    its budgets to the number of shards that it pays for beyond those in flight.
     """
 
     job_id: int
@@ -116,7 +116,7 @@ class Claimant:
 
 
 def newcomers(claimants: Sequence[Claimant], priority: int) -> list[int]:
-    """Return a job of each group of this priority that has no shard in flight, in the order of their ranks."""
+    """Return a job of each group that has this priority and no shard in flight, in the order of their ranks."""
     first: dict[int | str, int] = {}
     for claimant in sorted(claimants, key=Claimant.rank):
         if claimant.priority == priority and claimant.of_group == 0:
@@ -125,9 +125,9 @@ def newcomers(claimants: Sequence[Claimant], priority: int) -> list[int]:
 
 
 def affordable(max_cost: float, spent: float, n_shards: int) -> int:
-    """Return the number of shards to have in flight under a limit of costs, so that little is spent beyond it.
+    """Return the number of shards to have in flight, so that little is spent beyond a cost limit.
 
-    The rest of the limit pays for them by their mean cost so far. The first shard, which shows it, is alone.
+    It is the rest of the limit divided by the mean cost so far. The first shard runs alone, to measure that cost.
     """
     if not n_shards:
         return 1

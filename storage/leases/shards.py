@@ -35,7 +35,7 @@ LEASE_S = 60.0
 class ShardHead:
     """The columns of a shard that a worker reads before it claims it. A `suspect` runs alone.
 
-    The job of a shard that is not `affordable` has reached a limit of its cost.
+    A shard is not `affordable` if its job has reached a cost limit.
     """
 
     shard_id: int
@@ -101,7 +101,7 @@ _LOOK = (
 def claim(database: Database, head: ShardHead, owner: str, lease_s: float = LEASE_S) -> Claim | None:
     """Claim the shard if it is unchanged since `look`. Return None if another worker was faster.
 
-    Return None, too, if its job has reached a limit of its cost meanwhile.
+    Return None, too, if its job has since reached a cost limit.
     """
     tries = 0
 

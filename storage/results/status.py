@@ -88,8 +88,8 @@ class JobStatus:
     replaced them, and the flags of the results say how many are left.
 
     `computed` texts of those to do are computed and not yet written, in part where windows are left.
-    `time_left` has the pace, and the time left. Of a job that has ended the pace is the mean from its first shard to
-    its last; that of a job that makes no progress is 0.
+    `time_left` has the pace and the time left. The pace of an ended job is the mean from its first shard to its last;
+    that of a job without progress is 0.
 
     `time_use` says where the time of its workers goes, while they hold shards of it.
 

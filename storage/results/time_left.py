@@ -1,4 +1,4 @@
-"""Estimate the time that a job still takes from the sums of its shards and the latest ones."""
+"""Estimate a job's time left from the sums of its shards and its latest shards."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FEW_SHARDS = 4  # with fewer finished ones nothing is said
 class TimeLeft:
     """The pace of a job, and the seconds that it still takes.
 
-    With `at_least`, `left_s` counts only the known work: the source is still read, or a step has not begun. It is
-    None if nothing is known. Tokens are those that the model reads.
+    With `at_least`, `left_s` counts only the known work: the source is still read, or a step has not begun. `left_s`
+    is None if nothing is known. Tokens are those that the model reads.
     """
 
     texts_per_s: float = 0.0
@@ -74,10 +74,10 @@ def estimate(
 ) -> TimeLeft:
     """Return the pace of a job and its time left. `held` are shards that it finished lately, and the running ones.
 
-    Work is measured in characters; those of a step count as much as the step's shards took for them, so that steps of
-    unlike cost add up. The pace is the work of the shards that were finished lately over the seconds in which they
-    were held, times the number of shards that were held at a time, running ones among them. All this takes the work
-    that is left as like the work that is done.
+    Work is measured in characters, weighted by the time that a step's shards took for them, so that steps of unlike
+    cost add up. The pace is the work of the shards that were finished lately over the seconds in which they were
+    held, times the number of shards that were held at a time, running ones among them. The estimate assumes that the
+    work left is like the work done.
 
     `computed` of the open texts are computed and not yet written. With `reading`, more texts may come.
     """

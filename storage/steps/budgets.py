@@ -1,4 +1,4 @@
-"""Limits on the cost of jobs. A shard adds its price when it ends, and at a limit no other shard begins."""
+"""Limits on the cost of jobs. A shard adds its cost when it ends, and at a limit no other shard begins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from docmill.storage.core.transaction import Transaction
 
 Price: TypeAlias = Sequence[float]  # of a million tokens read, and of a million written
 
-REACHED = Budget.spent >= Budget.max_cost * 0.999999999  # a sum of many costs may lack a little
+REACHED = Budget.spent >= Budget.max_cost * 0.999999999  # a sum of floats may fall short
 _OF_JOB = Budget.name.in_([Job.budget, Job.sharer])
 AT_LIMIT = select(Budget.name).where(_OF_JOB, REACHED).correlate(Job).exists()
 
@@ -23,7 +23,7 @@ AT_LIMIT = select(Budget.name).where(_OF_JOB, REACHED).correlate(Job).exists()
 class Account:
     """Names under which a job shares workers and costs with other jobs.
 
-    A job without a `budget` has one of its own, if it has a `max_cost`. `prices` are by the names of models.
+    A job without a `budget` has one of its own, if it has a `max_cost`. `prices` maps names of models to prices.
     """
 
     sharer: str | None = None
@@ -34,12 +34,12 @@ class Account:
 
 
 def name_of(job_id: int) -> str:
-    """Return the name of the budget that a job has for itself."""
+    """Return the name of a job's own budget."""
     return f"job {job_id}"
 
 
 def limit_job(transaction: Transaction, job_id: int, account: Account) -> None:
-    """Set the limit of a job's budget. The job gets a budget if it has none, and what it has cost by then counts."""
+    """Set the limit of a job's budget. A job without a budget gets one, and its cost so far counts."""
     name, spent = transaction.scalar(select(Job.budget).where(Job.id == job_id)), 0.0
     if name is None:
         name, spent = account.budget or name_of(job_id), set_prices(transaction, job_id, account.prices)
@@ -50,7 +50,7 @@ def limit_job(transaction: Transaction, job_id: int, account: Account) -> None:
 
 
 def set_prices(transaction: Transaction, job_id: int, prices: Mapping[str, Price]) -> float:
-    """Note the prices by which a job's budgets count from now on. Return the cost of its shards so far."""
+    """Store the prices that a job's budgets use from now on. Return the cost of its shards so far."""
     ours = Step.job_id == job_id
     models = select(Step.seq, SpecRow.model).join(SpecRow, SpecRow.id == Step.spec_id).where(ours)
     price_of = {row.seq: prices[row.model] for row in transaction.execute(models) if row.model in prices}
@@ -63,7 +63,7 @@ def set_prices(transaction: Transaction, job_id: int, prices: Mapping[str, Price
 
 
 def charge(transaction: Transaction, job_id: int, price: Price, tokens_in: int, tokens_out: int) -> None:
-    """Add the cost of a shard that ends to the budgets of its job. Call it last: other ends of their shards wait."""
+    """Add the cost of a shard that ends to the budgets of its job. Call this last: other shards wait to end."""
     spent = {"spent": Budget.spent + _cost(price, tokens_in, tokens_out), "n_shards": Budget.n_shards + 1}
     names = transaction.execute(select(Job.budget, Job.sharer).where(Job.id == job_id)).one()
     for name in filter(None, names):
@@ -71,14 +71,14 @@ def charge(transaction: Transaction, job_id: int, price: Price, tokens_in: int, 
 
 
 def read_reached(transaction: Transaction, names: Iterable[str | None]) -> dict[str, Budget]:
-    """Return those of the budgets that have reached their limit, by their names."""
+    """Return the named budgets that have reached their limit, by name."""
     named = [name for name in names if name is not None]
     rows = transaction.execute(select(Budget).where(Budget.name.in_(named), REACHED)) if named else ()
     return {row.name: Budget.of(row) for row in rows}
 
 
 def describe_reached(budget: Budget, job_id: int, own: str | None) -> str:
-    """Return the sentence on a limit that a job has reached. `own` is the name of the job's own budget."""
+    """Return a sentence on a limit that a job has reached. `own` is the name of the job's own budget."""
     assert budget.max_cost is not None
     by = "" if budget.name == name_of(job_id) else f", by all jobs of {budget.name}"
     raised = f"`docmill resume {job_id} --max-cost N` raises it" if budget.name == own else "raise that to go on"

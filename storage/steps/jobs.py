@@ -354,7 +354,7 @@ def pause(database: Database, job_id: int) -> bool:
 
 
 def resume(database: Database, job_id: int, limit: Account | None = None) -> bool:
-    """Let a paused job go on, with another limit of its cost if `limit` has one. False when it had ended. Idempotent.
+    """Let a paused job continue, with a new cost limit if `limit` is given. Return False if it had ended. Idempotent.
 
     Raises NotFound.
     """

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from docmill.tasks.windows.windows import Encoded
 
 
-# OpenVINO's converter would report each use to its makers, from a process that it forks for that: out of a device
-# process full of threads, which the fork inherits in whatever state they are, pipes and all. This package's absence
-# is what the libraries look for.
+# OpenVINO's converter would report each use to its makers. For that it forks the device process, whose threads may
+# hold locks and pipes at that moment. Without this package, the libraries report nothing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 

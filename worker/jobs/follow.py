@@ -192,7 +192,7 @@ def change_job(
 def resume_job(
     settings: Settings, database: Database, job_id: int, max_cost: float | None = None
 ) -> tuple[bool, str]:
-    """Resume a job, with another limit of its cost if one is given. The sentence says if it has reached the limit.
+    """Resume a job, with a new cost limit if one is given. The sentence says if the job is at its limit.
 
     Raises WorkerError for a limit without prices.
     """

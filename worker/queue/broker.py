@@ -273,7 +273,7 @@ class Broker:
                 self._redis.delete(key)
 
     def publish(self, lane: str, shard_ids: Iterable[int], *, ahead: bool = False) -> None:
-        """Send a hint for each shard, behind those that wait, or behind those alone that went ahead of others.
+        """Send a hint for each shard, behind all that wait, or with `ahead` only behind others sent ahead.
 
         Raises BrokerUnreachable; then some may have been sent.
         """

@@ -191,8 +191,8 @@ class JobOptions(OptionsModel):
         float | None,
         Field(
             gt=0,
-            description="Pause the job once it has cost so much, by DOCMILL_PRICES. Shards in progress end. The same "
-            "command with a higher limit goes on.",
+            description="Pause the job at this cost, in the currency of DOCMILL_PRICES. Shards in progress end. "
+            "The same command with a higher limit continues.",
         ),
         Option(metavar="COST"),
     ] = None

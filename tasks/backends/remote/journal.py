@@ -130,7 +130,7 @@ class Journal:
 
 
 def empty(file: Path) -> bool:
-    """Delete every answer in a file with its bytes, in the WAL, too. Return False if it is in use.
+    """Delete all answers in a file, with their bytes in it and its WAL. Return False if it is in use.
 
     A run that was killed asks for its answers again then.
     """

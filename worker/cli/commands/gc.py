@@ -57,7 +57,7 @@ def gc_command() -> None:
 @DRY_RUN
 @JSON
 def texts_command(dry_run: bool, as_json: bool) -> int:
-    """Remove texts that nothing refers to, with their results. The commands below do so, too."""
+    """Remove texts that nothing refers to, with their results. The other commands do so, too."""
     return _collect(lambda _: Drops(0.0, (), superseded=False), dry_run, True, as_json)
 
 
@@ -74,7 +74,7 @@ def texts_command(dry_run: bool, as_json: bool) -> int:
 @YES
 @JSON
 def results_command(days: float | None, spec: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
-    """Drop old results, also those of current documents. The command says how many there are, and asks."""
+    """Drop old results, also those of current documents. The command counts them, and asks."""
     if days is None and spec is None:
         raise click.UsageError("give --older-than DAYS, or --spec SPEC")
     return _collect(lambda database: _drops(database, days, spec), dry_run, yes, as_json)

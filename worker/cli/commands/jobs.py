@@ -147,7 +147,11 @@ def pause_command(job: int, as_json: bool) -> int:
 
 @click.command("resume", epilog="Example: docmill resume 7 --max-cost 5")
 @JOB
-@click.option("--max-cost", type=Number(0, min_open=True), help="Let the job cost so much in all, by DOCMILL_PRICES.")
+@click.option(
+    "--max-cost",
+    type=Number(0, min_open=True),
+    help="New limit of the job's total cost, in the currency of DOCMILL_PRICES.",
+)
 @JSON
 def resume_command(job: int, max_cost: float | None, as_json: bool) -> int:
     """Resume a paused JOB. If it has reached its --max-cost, it needs a higher one."""

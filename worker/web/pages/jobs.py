@@ -154,7 +154,7 @@ class JobProgress:
 
     @property
     def left(self) -> str | None:
-        """The time left in words, with both its ends; None while it is not known."""
+        """The time left in words; None while it is not known."""
         return time_left(self.status.time_left) or None if self.status.pending else None
 
     @property
