@@ -59,7 +59,7 @@ def read_ages(text: str) -> dict[str, float | None]:
     for part in filter(None, _parts(text)):
         rule, _, age = part.partition("=")
         if rule not in rules:
-            raise ValueError(f"unknown rule {rule!r}; there are {', '.join(rules)}")
+            raise ValueError(f"unknown rule {rule!r}; the rules are {', '.join(rules)}")
         try:
             ages[rule] = parse_age(age)
         except ValueError as error:

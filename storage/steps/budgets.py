@@ -81,8 +81,8 @@ def describe_reached(budget: Budget, job_id: int, own: str | None) -> str:
     """Return a sentence on a limit that a job has reached. `own` is the name of the job's own budget."""
     assert budget.max_cost is not None
     by = "" if budget.name == name_of(job_id) else f", by all jobs of {budget.name}"
-    raised = f"`docmill resume {job_id} --max-cost N` raises it" if budget.name == own else "raise that to go on"
-    return f"its limit of cost is reached: {budget.spent:,.4g} of {budget.max_cost:,.4g}{by}; {raised}"
+    raised = f"`docmill resume {job_id} --max-cost N` raises it" if budget.name == own else "raise that one"
+    return f"it has reached its cost limit: {budget.spent:,.4g} of {budget.max_cost:,.4g}{by}; {raised}"
 
 
 def forget(transaction: Transaction, job_ids: Iterable[int]) -> None:

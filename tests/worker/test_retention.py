@@ -64,7 +64,7 @@ def test_a_said_age_goes_before_the_days_of_upkeep(monkeypatch: pytest.MonkeyPat
     [
         ("results=1 month", "results: '1 month' is no age"),
         ("results", "results: '' is no age"),
-        ("runs=1y,result=1y", "unknown rule 'result'; there are runs,"),
+        ("runs=1y,result=1y", "unknown rule 'result'; the rules are runs,"),
         ("docmill.toml", "unknown rule 'docmill.toml'"),
     ],
 )

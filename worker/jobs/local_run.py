@@ -133,7 +133,7 @@ class Watch:
         if status.waiting_cause is Cause.PAUSED:
             raise WorkerError(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
         if status.waiting_cause is Cause.COST:
-            again = "The same command with a higher --max-cost goes on"
+            again = "The same command with a higher --max-cost continues"
             raise WorkerError(f"job {status.id} is paused: {status.waiting_for}. {again}")
         if self._supervisor.deaths >= TOO_MANY_DEATHS and not self._supervisor.ready:
             raise WorkerError("the device process dies as it starts; what it printed above says why")

@@ -98,7 +98,7 @@ def test_no_shard_begins_once_those_that_ended_cost_the_limit_and_those_in_progr
     status = read_status(database, job.id)
     assert (spent(database, "job 1"), status.done, status.pending) == (4 * TEXT_COST, 4, 5)
     assert (status.state, status.waiting_cause) == ("paused", Cause.COST)
-    assert status.waiting_for == "its limit of cost is reached: 16 of 8; `docmill resume 1 --max-cost N` raises it"
+    assert status.waiting_for == "it has reached its cost limit: 16 of 8; `docmill resume 1 --max-cost N` raises it"
     assert [job.id for job in list_jobs(database, state="paused")] == [job.id]
     assert list_jobs(database, state="open") == []
     assert read_fleet(database, ["copy"]).jobs == {"paused": 1}
@@ -163,7 +163,7 @@ def test_jobs_of_one_budget_or_of_one_sharer_pay_together(database: Database) ->
     assert (spent(database, "batch b"), spent(database, "key k")) == (3 * TEXT_COST, 5 * TEXT_COST)
     said = [read_status(database, job.id).waiting_for or "" for job in (first, second, third)]
     assert "by all jobs of batch b; `docmill resume 2 --max-cost N` raises it" in said[1]
-    assert "by all jobs of key k; raise that to go on" in said[2]
+    assert "by all jobs of key k; raise that one" in said[2]
     raised = update(Budget).where(Budget.name == "key k").values(max_cost=100.0)
     database.write(lambda transaction: transaction.execute(raised))
     assert shards.look(database, queue_all(database, second)[-1]).affordable is False  # type: ignore[union-attr]

@@ -45,13 +45,13 @@ def test_a_run_ends_at_its_max_cost_and_goes_on_with_a_higher_one(embedded: Docm
     prices.write_text("[null]\ninput = 1_000_000\n")  # one for each token
     embedded.environment["DOCMILL_PRICES"] = str(prices)
     stopped = embedded(*run, 500, code=2).stderr
-    assert "its limit of cost is reached: " in stopped
-    assert "The same command with a higher --max-cost goes on" in stopped
+    assert "it has reached its cost limit: " in stopped
+    assert "The same command with a higher --max-cost continues" in stopped
     status = embedded.json("status", 1)
     assert (status["state"], status["waiting_cause"]) == ("paused", "cost")
     cost = status["cost"]["amount"]
     assert cost >= 500
-    assert "Job 1 stays paused: its limit of cost is reached" in embedded("resume", 1).stderr
+    assert "Job 1 stays paused: it has reached its cost limit" in embedded("resume", 1).stderr
     assert embedded("resume", 1, "--max-cost", cost + 1).stderr == "Job 1 is resumed.\n"
     embedded(*run, 10**9)
     status = embedded.json("status", 1)

@@ -25,7 +25,7 @@ from docmill.worker.stores import open_store
 
 DAY_S = 86_400.0
 LACKING = "The results of jobs that had these versions lack them then."
-RECOMPUTED = "Whoever asks for them again has them computed anew."
+RECOMPUTED = "A later job that needs them computes them again."
 
 
 def _seconds(value: str) -> float:
