@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -134,10 +134,12 @@ def open_broker(settings: Settings, *, shared: bool = False) -> Iterator[Broker]
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(EmbeddedRedis()).url
         if shared and settings.redis_url is None:
-            settings.home.mkdir(parents=True, exist_ok=True)
-            link, new = _queue_link(settings), settings.home / f"queue-{os.getpid()}"
-            new.symlink_to(url.removeprefix("unix://"))
-            new.replace(link)
+            with suppress(OSError):  # where the home cannot be written, only the worker fills it
+                settings.home.mkdir(parents=True, exist_ok=True)
+                link, new = _queue_link(settings), settings.home / f"queue-{os.getpid()}"
+                new.unlink(missing_ok=True)
+                new.symlink_to(url.removeprefix("unix://"))
+                new.replace(link)
         broker = stack.enter_context(closing(Broker(url)))
         if settings.redis_url is not None:
             broker.ping()
@@ -152,8 +154,9 @@ def _queue_link(settings: Settings) -> Path:
 def queue_of(settings: Settings) -> AbstractContextManager[Broker | None]:
     """Open the fleet's queue, or that of a worker, without asking whether it is up; None where there is none."""
     url, link = settings.redis_url, _queue_link(settings)
-    if url is None and link.exists():
-        url = f"unix://{link.readlink()}"
+    with suppress(PermissionError):  # it is another user's
+        if url is None and link.exists():
+            url = f"unix://{link.readlink()}"
     if url is None:
         return nullcontext()  # without loading the libraries of a queue
     from docmill.worker.queue.broker import Broker

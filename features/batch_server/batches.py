@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -151,7 +152,8 @@ def enqueued(
 
 def _account(settings: Settings, plan: BatchPlan, max_cost: float | None) -> Account:
     specs = [spec for _, spec in plan.jobs.values()]
-    return limit_cost(settings, max_cost, specs, f"batch {plan.file.digest[:_DIGITS]}")
+    asked = sha256("".join([plan.file.digest, *(spec.sha256.hex() for spec in specs)]).encode()).hexdigest()
+    return limit_cost(settings, max_cost, specs, f"batch {asked[:_DIGITS]}")
 
 
 def _prepared(plan: BatchPlan, call: Call, revision: str | None) -> tuple[Request, Opened]:

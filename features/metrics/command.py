@@ -38,7 +38,8 @@ def metrics_command(host: str, port: int, once: bool) -> int:
     settings = settings_from()
     prices = read_prices(settings)
     stop_as_interrupt()
-    with open_store(settings, on_away=None if once else _warn_away) as database, queue_of(settings) as broker:
+    with open_store(settings, on_away=None if once else _warn_away) as database, queue_of(settings) as queue:
+        broker = queue if settings.redis_url else None  # a worker's own queue goes with the worker
         depths = None if broker is None else lambda: {lane: broker.depth(lane) for lane in (*LANES, ENQUEUE_LANE)}
         collector = FleetCollector(_reader(database), depths, prices)
         if once:

@@ -95,8 +95,7 @@ _REFER_TO_WHAT_IS_REMOVED = {
 _BUSY = {"active", "fastpath function call"}
 _NOTICE_LOST_CLIENT = """SELECT set_config('tcp_keepalives_idle', %(idle)s::text, false),
     set_config('tcp_keepalives_interval', %(interval)s::text, false),
-    set_config('tcp_keepalives_count', %(count)s::text, false),
-    set_config('tcp_user_timeout', %(timeout)s, false)"""
+    set_config('tcp_keepalives_count', %(count)s::text, false)"""
 _OF_A_PROCESS = "SELECT state, wait_event_type FROM pg_stat_activity WHERE pid = %s"
 
 
@@ -121,7 +120,7 @@ def connect_options(patience: Patience) -> dict[str, Any]:
         "connect_timeout": max(2, ceil(patience.answer_s)),  # libpq takes 1 for 2
         "keepalives": 1,
         **{f"keepalives_{name}": value for name, value in _keepalives(patience).items()},
-        "tcp_user_timeout": _user_timeout_ms(patience),
+        "tcp_user_timeout": round(patience.network_s * 1_000),
         "prepare_threshold": None,
     }
 
@@ -129,10 +128,6 @@ def connect_options(patience: Patience) -> dict[str, Any]:
 def _keepalives(patience: Patience) -> dict[str, int]:
     idle, interval = max(1, round(patience.answer_s)), max(1, round(patience.answer_s / 2))
     return {"idle": idle, "interval": interval, "count": 3}
-
-
-def _user_timeout_ms(patience: Patience) -> int:
-    return round(patience.network_s * 1_000)
 
 
 def watch(engine: Engine, patience: Patience) -> None:
@@ -166,7 +161,7 @@ def _prepare(connection: WatchedConnection, _record: object, *, patience: Patien
     connection.adapters.register_dumper(list, ListBinaryDumper)
     # By default, a server keeps the session of a lost client for two hours. After each break of the network, a new
     # connection would add a session, until there are too many.
-    connection.execute(_NOTICE_LOST_CLIENT, {**_keepalives(patience), "timeout": f"{_user_timeout_ms(patience)}"})
+    connection.execute(_NOTICE_LOST_CLIENT, _keepalives(patience))
 
 
 def beginning(patience: Patience, *, writes: bool) -> str:

@@ -202,8 +202,8 @@ def _forget_run(run_id: int, transaction: Transaction, size: int) -> Removed | N
             return Removed(others=n)
     transaction.execute(this)
     transaction.execute(delete(Step).where(Step.job_id == job_id))
-    transaction.execute(delete(Job).where(Job.id == job_id))
     budgets.forget(transaction, [job_id])
+    transaction.execute(delete(Job).where(Job.id == job_id))
     gc.forget_counts(transaction, [job_id])
     has_documents = select(Document.id).where(Document.ingest_id == ingest_id).limit(1)
     if transaction.scalar(has_documents) is None:

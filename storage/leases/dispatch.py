@@ -299,12 +299,15 @@ def _n_ready() -> Select[int]:
 
 
 @cache
-def _jobs_with_ready() -> Select[int, int, str | None, int, str | None]:
+def _jobs_with_ready() -> Select[int, int, str | None, int, str | None, bool]:
     # One look into an index for each job, however many shards it has (OFFSET 0: see `Transaction.probe`).
     ready = or_(*(ready.offset(0).correlate(Job).exists() for ready in _ready(Job.id)))
     only = bindparam("only_job", type_=BigInteger)
+    step, spec = Step.__table__.alias("priced").c, SpecRow.__table__.alias("spec_priced").c
+    of_lane = (step.job_id == Job.id, spec.id == step.spec_id, spec.kind == bindparam("lane"))
+    is_priced = select(step.seq).where(*of_lane, step.price.is_not(None)).correlate(Job).exists().label("is_priced")
     return (
-        select(Job.id, Job.priority, Job.sharer, Job.weight, Job.budget)
+        select(Job.id, Job.priority, Job.sharer, Job.weight, Job.budget, is_priced)
         .join(Step, Step.job_id == Job.id)
         .join(SpecRow, SpecRow.id == Step.spec_id)
         .where(MAY_BEGIN, SpecRow.kind == bindparam("lane"), Step.spec_id.not_in(bindparam("unservable")), ready)
@@ -333,17 +336,20 @@ def _candidates(
 ) -> list[Claimant]:
     """Return all such jobs, as if each had a window's shards to dispatch, or as many as its budgets pay for.
 
-    Shards in flight are counted only if there are several jobs, with those `beside`, or any budget.
+    A job without a price in this lane costs nothing. Shards in flight are counted only if there are several jobs,
+    with those `beside`, or any budget.
     """
     given = {"lane": lane.name, "unservable": unservable, "only_job": only_job}
     jobs = transaction.execute(_jobs_with_ready(), given).all()
     are_several = len({*beside, *(job.id for job in jobs)}) > 1
-    budgets = _budgets(transaction, {name for job in jobs for name in (job.budget, job.sharer) if name is not None})
+    free = {job.id for job in jobs if not job.is_priced}
+    paying = [job for job in jobs if job.is_priced]
+    budgets = _budgets(transaction, {name for job in paying for name in (job.budget, job.sharer) if name is not None})
     in_flight = _in_flight(transaction, lane.name) if budgets or are_several else {}
     of_sharers, of_budgets = Counter[str | None](), Counter[str | None]()
     for row in in_flight.values():
         of_sharers[row.sharer] += row.n
-        of_budgets.update(dict.fromkeys({row.sharer, row.budget}, row.n))
+        of_budgets.update(dict.fromkeys({row.sharer, row.budget}, 0 if row.id in free else row.n))
     affords = {row.name: affordable(row.max_cost, row.spent, row.n_shards) - of_budgets[row.name] for row in budgets}
     claimants = [
         Claimant(
@@ -354,7 +360,7 @@ def _candidates(
             sharer=job.sharer,
             shared=of_sharers[job.sharer],
             weight=job.weight,
-            affords={name: affords[name] for name in (job.budget, job.sharer) if name in affords},
+            affords={name: affords[name] for name in (job.budget, job.sharer) if name in affords and job.is_priced},
         )
         for job in jobs
     ]

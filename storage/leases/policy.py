@@ -132,7 +132,7 @@ def affordable(max_cost: float, spent: float, n_shards: int) -> int:
     if not n_shards:
         return 1
     mean = spent / n_shards
-    return math.ceil((max_cost - spent) / mean - _ROUNDING) if mean else sys.maxsize
+    return math.ceil(min((max_cost - spent) / mean - _ROUNDING, sys.maxsize)) if mean else sys.maxsize
 
 
 def share(claimants: Sequence[Claimant], room: int) -> list[int]:

@@ -40,6 +40,7 @@ def name_of(job_id: int) -> str:
 
 def limit_job(transaction: Transaction, job_id: int, account: Account) -> None:
     """Set the limit of a job's budget. A job without a budget gets one, and its cost so far counts."""
+    transaction.lock_row(Job, job_id)
     name, spent = transaction.scalar(select(Job.budget).where(Job.id == job_id)), 0.0
     if name is None:
         name, spent = account.budget or name_of(job_id), set_prices(transaction, job_id, account.prices)
@@ -86,8 +87,12 @@ def describe_reached(budget: Budget, job_id: int, own: str | None) -> str:
 
 
 def forget(transaction: Transaction, job_ids: Iterable[int]) -> None:
-    """Delete the budgets of jobs that are removed. Budgets of several jobs stay."""
-    transaction.execute(delete(Budget).where(Budget.name.in_([name_of(job_id) for job_id in job_ids])))
+    """Delete the budgets of jobs that are about to be deleted. Those of other jobs, and of sharers, stay."""
+    ids = [*job_ids]
+    names = transaction.scalars(select(Job.budget).where(Job.id.in_(ids), Job.budget.is_not(None))).all()
+    others = select(Job.budget).where(Job.budget.in_(names), Job.id.not_in(ids))
+    if names:
+        transaction.execute(delete(Budget).where(Budget.name.in_(names), Budget.name.not_in(others)))
 
 
 def _cost(price: Price, tokens_in: int, tokens_out: int) -> float:

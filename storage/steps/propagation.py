@@ -121,7 +121,7 @@ class Traversal:
 
     def price_of(self, seq: int) -> Sequence[float] | None:
         """Return the price of a step or an escalation, if a budget counts it."""
-        return steps.find_computed(self._steps, seq).price
+        return next(step.price for step in steps.with_escalations(self._steps) if step.seq == seq)
 
     @cached_property
     def _steps(self) -> tuple[OpenStep, ...]:

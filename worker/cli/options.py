@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -65,9 +66,12 @@ class _InWords:
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return super().convert(value, param, ctx)  # type: ignore[misc]
+            number = super().convert(value, param, ctx)  # type: ignore[misc]
         except click.BadParameter:
             self.fail(self.refuse(value), param, ctx)
+        if not math.isfinite(number):
+            self.fail(self.refuse(value), param, ctx)
+        return number
 
     def refuse(self, value: object) -> str:
         """Return the refusal of a value."""

@@ -127,6 +127,8 @@ class Process:
             serves = False
         if not serves:
             dispatch.put_back(self.database, [shard_id])
+            if not head.affordable:  # others may take its place in the queue
+                self._top_up(head.lane)
             return
         with self.gate.passing(alone=head.suspect):
             self._process(head, sent)

@@ -191,6 +191,7 @@ class JobOptions(OptionsModel):
         float | None,
         Field(
             gt=0,
+            allow_inf_nan=False,
             description="Pause the job at this cost, in the currency of DOCMILL_PRICES. Shards in progress end. "
             "The same command with a higher limit continues.",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,9 @@ from docmill.storage.results.status import list_jobs, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.budgets import Account
 from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import (
+    COPY,
     at_once,
     claim_next,
     claim_shard,
@@ -248,3 +251,41 @@ def test_a_job_that_is_removed_takes_its_budget_with_it(database: Database) -> N
     assert spent(database, "job 1") > 0
     removal.remove_corpus(database, "a")
     assert spent(database, "job 1") == 0
+
+
+def test_a_job_without_a_price_shares_the_workers_in_full_whatever_its_budget(database: Database) -> None:
+    """Its shards never tell their mean cost, for which the first shard of a budget is alone."""
+    account = Account(sharer="key k", max_cost=TEXT_COST, budget="batch b", prices={})
+    read_shards(database, request("a.jsonl", corpus="a", account=account), 9)
+    assert len(dispatched(database)) == dispatch.LEAST_WINDOW
+
+
+def test_an_escalation_costs_what_its_own_model_does(database: Database) -> None:
+    better = Spec("copy", "better", "sha256:9")
+    prices = {"better": (0.0, 500_000.0)}  # the first model costs nothing
+    step = StepRequest("copy", COPY, escalation=EscalationRequest(better))
+    asked = replace(request(account=Account(max_cost=100.0, prices=prices)), steps=(step,))
+    job = read(database, asked, [("k", "text")])
+    first = claim_next(database)
+    shards.commit(database, first, [replace(outcome, flags=("repetition",)) for outcome in done(first)], None)
+    assert spent(database, f"job {job.id}") == 0.0
+    again = claim_next(database)
+    shards.commit(database, again, done(again), None)
+    assert spent(database, f"job {job.id}") == 1.0  # of 2 tokens written
+
+
+def test_a_limit_that_nothing_reaches_is_no_trouble(database: Database) -> None:
+    account = Account(max_cost=1e308, prices={"copier": (1e-9, 0.0)})
+    read_shards(database, request("a.jsonl", corpus="a", account=account), 3)
+    assert work(database) == 3
+
+
+def test_the_budget_of_several_jobs_goes_with_the_last_of_them(database: Database) -> None:
+    for name in "ab":
+        read_shards(database, costing(100.0, name=name, budget="batch b"), 1)
+    finish(database)
+    removal.remove_corpus(database, "a")
+    assert spent(database, "batch b") == 2 * TEXT_COST
+    removal.remove_corpus(database, "b")
+    with database.read() as transaction:
+        assert transaction.scalars(select(Budget.name)).all() == []
