@@ -107,8 +107,8 @@ BUGS: dict[str, tuple[Any, str, Any, str | None]] = {
     "a claim is no compare-and-set": (shards, "_take", _taken, "queue_fails"),
     "what is given back keeps its fence": (
         shards,
-        "given_back",
-        lambda **values: jobs.FREE | values,
+        "FREE",
+        {name: value for name, value in jobs.FREE.items() if name != "fence"},
         "kill_device",
     ),
     "lapsed leases are not reclaimed": (maintenance, "reclaim", _reclaimed, "lose_power"),
