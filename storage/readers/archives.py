@@ -43,7 +43,7 @@ _MOST_HEADER = 2**20  # a member's long name and attributes in a tar file
 _MOST_ATTRIBUTES = 1_000  # of a whole tar file, which are set for each of its members
 _SKIPPED_BYTES = 2**20
 _UNPACK = "unpack the archive first"
-# NotImplementedError: zipfile raises it for an encryption or a compression that it does not know.
+# zipfile raises NotImplementedError for an encryption or a compression that it does not know.
 _DAMAGES = (BrokenStream, zipfile.BadZipFile, NotImplementedError, tarfile.TarError, EOFError, OSError, zlib.error)
 _QUOTED = re.compile(rb"^>(?=>*From )", re.MULTILINE)  # a line of a message that begins as a message does
 _UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other methods may need any amount of memory

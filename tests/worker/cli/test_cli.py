@@ -12,6 +12,7 @@ import click
 import pytest
 
 from docmill.worker.cli import all_commands, docmill
+from docmill.worker.cli.options import Number
 from tests.worker.conftest import Call
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
 
@@ -176,3 +177,9 @@ def test_a_command_or_an_option_that_was_nearly_written_is_suggested(call: Call)
     assert "Did you mean" not in call("sing", code=2).err
     assert "docmill run translate SOURCE" in call("translate", DESCRIPTIONS, code=2).err
     assert "Did you mean" not in call("run", "embed", DESCRIPTIONS, "--normalize", code=2).err
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_number_of_an_option_is_finite(value: str) -> None:
+    with pytest.raises(click.BadParameter, match=f"'{value}' is not a"):
+        Number(0, min_open=True).convert(value, None, None)
