@@ -458,12 +458,13 @@ def _of_two(outcome: Outcome) -> Outcome:
 # A held snapshot.
 
 # As dispatching, claiming and committing change a shard, a transaction each.
-PASS = """DO $$ DECLARE s bigint; BEGIN
+PASS = """DO $$ DECLARE s bigint; t float8; BEGIN
 FOR s IN SELECT id FROM shard WHERE job_id = {job} AND state = 'planned' ORDER BY id LIMIT {n} LOOP
-  UPDATE shard SET state = 'queued', dispatched_at = 1e9 WHERE id = s; COMMIT;
-  UPDATE shard SET state = 'running', fence = 1, attempt = 1, owner = 'w', lease_until = 9e9, started_at = 1e9
+  t := extract(epoch FROM clock_timestamp());
+  UPDATE shard SET state = 'queued', dispatched_at = t WHERE id = s; COMMIT;
+  UPDATE shard SET state = 'running', fence = 1, attempt = 1, owner = 'w', lease_until = 9e9, started_at = t
     WHERE id = s; COMMIT;
-  UPDATE shard SET state = 'done', lease_until = NULL, finished_at = 1e9 + s, n_done = 1, tokens_in = 20
+  UPDATE shard SET state = 'done', lease_until = NULL, finished_at = t, n_done = 1, tokens_in = 20
     WHERE id = s; COMMIT;
 END LOOP; END $$"""
 
