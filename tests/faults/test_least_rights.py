@@ -36,6 +36,7 @@ from docmill.storage.results.job_counts import runtimes
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import fitted_risks, jobs, replacements
+from docmill.storage.steps.budgets import Account
 from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.jobs import IdempotencyKey, JobRequest
 from docmill.storage.steps.risk import RiskModel
@@ -271,11 +272,12 @@ def spec() -> Spec:
 
 
 def after(first: Spec, *, corpus: str) -> JobRequest:
-    """A job in which other steps read what the first one puts out, one of them with the documents' metadata."""
+    """A job with a limit on its cost, in which other steps read what the first one puts out, one with metadata."""
     second = StepRequest("second", Spec("summarize", "synopsis", "sha256:0"), "first")
     told = StepRequest("told", Spec("generate", "writer", "sha256:0", params={"prompt": "{meta.n}: {text}"}), "first")
     steps = (StepRequest("first", first, leaves_out="near-duplicates"), second, told)
-    return JobRequest(corpus=corpus, source="a.jsonl", steps=steps)
+    account = Account(max_cost=1e9, prices={"marian": (1.0, 1.0)})
+    return JobRequest(corpus=corpus, source="a.jsonl", steps=steps, account=account)
 
 
 def puts_out(n: int) -> Callable[[Claim], list[Outcome]]:
