@@ -164,7 +164,7 @@ bench-inference: setup ## inference code of docmill's own, beside the library's 
 bench-heads: setup ## labels, entities, answers and zero-shot labels end to end, beside transformers
 	$(BIN)/python -m bench.heads $(BENCH)
 
-bench-gpu: setup ## prove the kernels on this machine's GPU and measure it; begins no part after eight minutes; BENCH="--device cpu" tries it
+bench-gpu: setup ## measure this machine's GPU; begins no part after eight minutes; BENCH="--device cpu" tries it
 	$(BIN)/python -m bench.gpu $(BENCH)
 
 bench-whole: setup ## embedding and translating end to end, beside the engine alone

@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from bench.pairs import Claim, Comparison, Run, interleave, write
 from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.encoder import encoder_backend, packed
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
-from docmill.tasks.backends.encoder.packed import FLASH, ONEDNN
+from docmill.tasks.backends.encoder.packed import OneDnnLinear
 from docmill.tasks.batching import Item, Pool
 from docmill.tasks.outputs import Head
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-PLAIN = replace(FLASH, attention=ONEDNN.attention)
 OURS, LIBRARY = "docmill's own", "the library's own"
 
 
@@ -47,6 +47,21 @@ def assignment(kind: str, model: str, cache_dir: Path, head: Head, **options: An
     config = pinning.read_config(pinned, models_dir=None)
     spec = build_spec(kind, pinned, kinds.options(kind, **options), config)
     return Assignment(spec, pinning.locate(pinned, models_dir=None, cache_dir=cache_dir), "cpu", cache_dir, head)
+
+
+class PlainLinear(OneDnnLinear):
+    """A linear layer of torch's own."""
+
+    def __init__(self, *stacked: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self._weight = torch.cat([weight for weight, _ in stacked])
+        self._bias = torch.cat([bias for _, bias in stacked])
+
+    def __call__(self, inputs: torch.Tensor, activation: tuple[str, str] = ("none", "")) -> torch.Tensor:
+        product = functional.linear(inputs, self._weight, self._bias)
+        return functional.gelu(product) if activation == ("gelu", "none") else product
+
+    def added_to(self, residual: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        return residual + functional.linear(inputs, self._weight, self._bias)
 
 
 @contextmanager
@@ -88,7 +103,7 @@ def encoders(dtype: str, cache_dir: Path, texts: list[str], pairs: int) -> Compa
     """
     asked = assignment("embed", "minilm", cache_dir, Head.POOLING, dtype=dtype)
     sides = {f"{OURS}: no padding, oneDNN": EncoderBackend(asked)}
-    with replaced(packed, "kernels_for", lambda *_: PLAIN):
+    with replaced(packed, "OneDnnLinear", PlainLinear), replaced(packed, "on_amx", lambda _dtype: False):
         sides["no padding, torch's linear layers"] = EncoderBackend(replace(asked, cache_dir=cache_dir / "plain"))
     with replaced(encoder_backend, "proven_encoder", lambda *_: None):
         sides[f"{LIBRARY}: padded"] = EncoderBackend(replace(asked, cache_dir=cache_dir / "padded"))

@@ -15,7 +15,6 @@ import torch
 
 import bench.gpu
 from bench import random_models
-from bench.gpu.proofs import proven_kernels
 from bench.gpu.settings import DTYPES, SIZES, Bench, Proof, Report
 from bench.gpu.speeds import classification, embedding, generation, translation
 from bench.limits import peak
@@ -45,7 +44,7 @@ def facts(bench: Bench) -> dict[str, Any]:
 def parts(bench: Bench, report: Report) -> dict[str, Callable[[], None]]:
     """Return the parts in their order, by name."""
     sizes = bench.sizes
-    found: dict[str, Callable[[], None]] = {"kernels": partial(proven_kernels, bench, report)}
+    found: dict[str, Callable[[], None]] = {}
     for number in range(max(len(sizes.encoders), len(sizes.decoders))):
         for size in sizes.encoders[number : number + 1]:
             found[f"embed, {size.name}"] = partial(embedding, bench, report, size)

@@ -41,7 +41,7 @@ from docmill.tasks.backends.encoder.converted import (
 )
 from docmill.tasks.backends.encoder.heads import Array, EncoderModel, ReferenceStates
 from docmill.tasks.backends.encoder.own_code import TOLERANCES, NumbersOf, compared, local_span, reads_padding
-from docmill.tasks.backends.encoder.packed import Design, activation, has_berts_design
+from docmill.tasks.backends.encoder.packed import activation, has_berts_design, module_names
 from docmill.tasks.backends.tokens import PlacedTokens, Tokens, padded
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.windows.windows import Encoded
@@ -170,8 +170,7 @@ class FirstStates(_LastStates):
     """
 
     def forward(self, *values: Tensor) -> Tensor:
-        design = Design.of(self._model)
-        layers = self._model.get_submodule(design.names.layers.removesuffix(".{}"))
+        layers = self._model.get_submodule(module_names(self._model).layers.removesuffix(".{}"))
         assert isinstance(layers, nn.ModuleList)
         last = layers[-1]
         del layers[-1]
@@ -179,14 +178,14 @@ class FirstStates(_LastStates):
             states = super().forward(*values)
         finally:
             layers.append(last)
-        return self._of_first(design, last, states, values[self._names.index("attention_mask")])
+        return self._of_first(last, states, values[self._names.index("attention_mask")])
 
-    def _of_first(self, design: Design, layer: nn.Module, states: Tensor, attention_mask: Tensor) -> Tensor:
-        names, first = design.names, states[:, :1]
+    def _of_first(self, layer: nn.Module, states: Tensor, attention_mask: Tensor) -> Tensor:
+        names, first, heads = module_names(self._model), states[:, :1], self._model.config.num_attention_heads
         projections = zip((first, states, states), names.projections, strict=True)
         query, key, value = (
             # From shape (texts, tokens, dim) to (texts, heads, tokens, dim of a head).
-            layer.get_submodule(name)(inputs).view(*inputs.shape[:2], design.heads, -1).transpose(1, 2)
+            layer.get_submodule(name)(inputs).view(*inputs.shape[:2], heads, -1).transpose(1, 2)
             for inputs, name in projections
         )
         seen = attention_mask[:, None, None, :].bool()

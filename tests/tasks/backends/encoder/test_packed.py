@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from typing import Any
 
 import numpy as np
@@ -11,21 +10,11 @@ import pytest
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
-from torch.nn import functional
 
 from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
-from docmill.tasks.backends.encoder.packed import (
-    FLASH,
-    ON_AMX,
-    ONEDNN,
-    Kernels,
-    OneDnnLinear,
-    kernels_for,
-    packed,
-    packs,
-)
+from docmill.tasks.backends.encoder.packed import OneDnnLinear, PackedEncoder, multiplies, packs
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
@@ -47,51 +36,29 @@ CONFIGS = {
 }
 
 
-def _attention_of_each(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    starts: torch.Tensor,
-    same_starts: torch.Tensor,
-    longest: int,
-    same_longest: int,
-) -> torch.Tensor:
-    """Compute attention for texts of any lengths, as flash attention does on a GPU."""
-    assert starts.dtype == torch.int32
-    assert longest == int(starts.diff().max())
-    mixed = []
-    for first, end in itertools.pairwise(starts.tolist()):
-        one, other, third = (each[first:end].transpose(0, 1) for each in (query, key, value))
-        mixed.append(functional.scaled_dot_product_attention(one, other, third).transpose(0, 1))
-    return torch.cat(mixed)
-
-
-@pytest.mark.parametrize("with_what", [ONEDNN, ON_AMX, FLASH], ids=["oneDNN", "on AMX", "flash"])
+@pytest.mark.parametrize("on_amx", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_states_without_padding_are_the_models_own(
-    name: str, with_what: Kernels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _attention_of_each)
+def test_states_without_padding_are_the_models_own(name: str, on_amx: bool) -> None:
     torch.manual_seed(3)
     with quiet(), torch.inference_mode():
         model = transformers.AutoModel.from_config(CONFIGS[name]).eval()
         expected = [model(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in TEXTS]
-        assert packs(model, with_what)
-        found = packed(model, "cpu", with_what)([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
+        assert packs(model)
+        found = PackedEncoder(model, on_amx=on_amx)([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
     assert found["attention_mask"].sum(1).tolist() == [len(ids) for ids in TEXTS]
     for ids, states, own in zip(TEXTS, found["token_embeddings"], expected, strict=True):
         assert torch.allclose(states[: len(ids)], own, atol=2e-6)
         assert not states[len(ids) :].any()
 
 
-@pytest.mark.parametrize("with_what", [ONEDNN, ON_AMX], ids=["oneDNN", "on AMX"])
+@pytest.mark.parametrize("on_amx", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_first_tokens_states_alone_are_the_models_own(name: str, with_what: Kernels) -> None:
+def test_the_first_tokens_states_alone_are_the_models_own(name: str, on_amx: bool) -> None:
     torch.manual_seed(3)
     with quiet(), torch.inference_mode():
         model = transformers.AutoModel.from_config(CONFIGS[name]).eval()
         expected = [model(input_ids=torch.tensor([ids])).last_hidden_state[0, :1] for ids in TEXTS]
-        encoder = packed(model, "cpu", with_what, first_only=True)
+        encoder = PackedEncoder(model, first_only=True, on_amx=on_amx)
         found = encoder([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
     assert found["attention_mask"].tolist() == [[1]] * len(TEXTS)
     assert torch.allclose(found["token_embeddings"], torch.stack(expected), atol=2e-6)
@@ -106,19 +73,18 @@ def test_what_is_not_of_berts_design_is_left_to_its_own_code() -> None:
     with quiet():
         models = [transformers.AutoModel.from_config(config) for config in others]
         plain = transformers.AutoModel.from_config(CONFIGS["bert"])
-    assert not any(packs(model, with_what) for model in models for with_what in (ONEDNN, FLASH))
-    assert packs(plain, ONEDNN)
+    assert not any(packs(model) for model in models)
+    assert packs(plain)
 
 
-def test_a_device_computes_without_padding_in_what_its_kernels_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accelerator, "native_bfloat16", lambda device: device == "cuda:0")
-    assert kernels_for("cpu", torch.float32) is ONEDNN
-    assert kernels_for("cpu", torch.bfloat16) is None
-    assert kernels_for("cpu", torch.float16) is None
-    assert kernels_for("cuda:0", torch.bfloat16) is FLASH
-    assert kernels_for("cuda:1", torch.bfloat16) is None
-    assert kernels_for("cuda:1", torch.float16) is FLASH
-    assert kernels_for("cuda:0", torch.float32) is None
+def test_texts_are_computed_without_padding_where_onednn_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = {"cpu": False}
+    monkeypatch.setattr(accelerator, "native_bfloat16", native.__getitem__)
+    precisions = (torch.float32, torch.bfloat16, torch.float16)
+    assert [multiplies("cpu", precision) for precision in precisions] == [True, False, False]
+    native["cpu"] = True
+    assert [multiplies("cpu", precision) for precision in precisions] == [True, True, False]
+    assert not any(multiplies("cuda:0", precision) for precision in precisions)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
