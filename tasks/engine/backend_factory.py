@@ -246,13 +246,15 @@ def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *,
         return registry.row(name).offer(head, family, spec.quality, device)
 
     # Backends of encoders have more methods than a Backend.
-    def opened(name: str, assignment: Assignment = assignment) -> Any:
+    def opened(name: str, *, tuned: bool = True) -> Any:
         offered = offer(name)
         assert offered is not None, name
-        return pkgutil.resolve_name(offered.implementation)(assignment)  # which imports the backend's library
+        # This imports the backend's library.
+        return pkgutil.resolve_name(offered.implementation)(replace(assignment, tuned=tuned))
 
     if head in heads.LOADERS and len(names) > 1:
-        return choice.Contest(names, opened, assignment).open(provisional=provisional)
+        contest = choice.Contest.of(names, assignment)
+        return contest.open(opened, provisional=provisional and device == registry.CPU)
     reason: CannotServe | None = None
     for name in names:
         try:
@@ -322,8 +324,7 @@ def _first_name(names: tuple[str, ...], assignment: Assignment) -> str:
     """Return the backend that is opened first: the fastest if it is known."""
     if assignment.head not in heads.LOADERS or assignment.alone:
         return names[0]
-    subject = choice.subject(assignment.spec, assignment.device, names, assignment.cache_dir)
-    return choice.first(names, assignment.cache_dir / "backends", subject)
+    return choice.Contest.of(names, assignment).first
 
 
 def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:

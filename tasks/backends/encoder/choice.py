@@ -11,15 +11,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
-from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import Assignment, Backend, WindowSource, machine, registry
 from docmill.tasks.backends.machine import remember, remembered
 from docmill.tasks.batching import Budget, Item, Pool
@@ -37,131 +36,116 @@ _OUT = "not_finite"
 _SIGN_OF_LIFE = Budget(tokens=1, rows=0)
 
 
-class TimedBackend(Protocol):
-    """A backend that can say how fast it is here."""
-
-    def tokens_per_s(self) -> float: ...
-
-    def close(self) -> None: ...
+# Opens the backend of a name, which has ``tokens_per_s`` beside a Backend's methods. With ``tuned=False`` it measures no
+# batch size.
+OpenByName = Callable[..., Any]
 
 
-Opened = TypeVar("Opened", bound=TimedBackend)
-
-
+@dataclass(frozen=True)
 class Contest:
-    """The backends that can compute a spec. The fastest one does, once there is enough work to measure them."""
+    """The backends that can compute a ``subject``. The fastest one does, once there is enough work to measure them.
 
-    def __init__(self, names: Sequence[str], open_backend: Callable[..., Any], assignment: Assignment) -> None:
-        self._open_backend = open_backend
-        self._assignment = assignment
-        self._notes = assignment.cache_dir / "backends"
-        self._subject = subject(assignment.spec, assignment.device, names, assignment.cache_dir)
-        self._measured = remembered(self._notes, self._subject).get("fastest") in names
-        self._names = left(names, self._notes, self._subject)
-
-    def open(self, *, provisional: bool) -> Backend:
-        """Return the fastest backend if it is known; else a provisional one, or measure all backends now."""
-        on_cpu = self._assignment.device == registry.CPU
-        if self._measured or len(self._names) == 1 or not (provisional and on_cpu):
-            return self._fastest()
-        try:
-            first = self._first()
-        except Unsuited as error:
-            log.info("backend_unsuited backend=%s spec=%s reason=%s", self._names[0], self._assignment.spec, error)
-            self._names = self._names[1:]
-            return self._fastest()
-        return ProvisionalBackend(first, self._fastest, self._first)
-
-    def _first(self) -> Backend:
-        """Return the preferred backend, with batches of the usual size unless another was measured."""
-        name = self._names[0]
-        return self._guarded(self._open_backend(name, replace(self._assignment, tuned=False)), name)
-
-    def _fastest(self) -> Backend:
-        last = ""
-
-        def open_next(name: str) -> Any:
-            nonlocal last
-            last = name
-            return self._open_backend(name)
-
-        ahead = fastest(self._names, open_next, self._notes, self._subject)
-        return self._guarded(ahead, last)
-
-    def _guarded(self, backend: Backend, name: str) -> Backend:
-        """Return a backend that changes to the model's own code once an output is not finite."""
-        if name == registry.OWN_CODE or registry.OWN_CODE not in self._names:
-            return backend
-        taken_out = partial(leave_out, self._notes, self._subject, name)
-        return FallbackBackend(backend, partial(self._open_backend, registry.OWN_CODE), taken_out)
-
-
-def subject(spec: Spec, device: str, names: Sequence[str], cache_dir: Path) -> str:
-    """Return the name of what a measurement holds for: the weights, the precision, the device and the libraries."""
-    name, threads = machine.describe_device(device, cache_dir)
-    libraries = " ".join(f"{name} {version(registry.row(name).library)}" for name in sorted(names))
-    return f"{spec.revision} {spec.quality} {name} {threads} {libraries}"
-
-
-def fastest(names: Sequence[str], open_backend: Callable[[str], Opened], folder: Path, subject: str) -> Opened:
-    """Return the fastest of the backends, opened: the first, unless another is clearly ahead of those before it.
-
-    The folder keeps the measurement of the ``subject`` (model, precision, device). One backend at a time is open,
-    since a model may fill the memory. Those that were left out are not opened.
-
-    Raises Unsuited where none takes the model.
+    The folder keeps what was measured of the subject, and the backends that gave NaN or an infinity.
     """
-    note = remembered(folder, subject)
-    out = note.get(_OUT, [])
-    names = left(names, folder, subject)
-    known: str | None = note.get("fastest")
-    ordered = sorted(names, key=lambda name: name != known)  # it keeps the order of the others
-    rates: dict[str, float] = {}
-    reason: Unsuited | None = None
-    backend: Opened | None = None
-    for name in ordered:
+
+    names: Sequence[str]
+    folder: Path
+    subject: str
+
+    @classmethod
+    def of(cls, names: Sequence[str], assignment: Assignment) -> Contest:
+        """Return the contest for an assignment. Its weights, precision, device and libraries are the subject."""
+        spec, cache_dir = assignment.spec, assignment.cache_dir
+        device, threads = machine.describe_device(assignment.device, cache_dir)
+        libraries = " ".join(f"{name} {version(registry.row(name).library)}" for name in sorted(names))
+        return cls(names, cache_dir / "backends", f"{spec.revision} {spec.quality} {device} {threads} {libraries}")
+
+    @property
+    def known(self) -> str | None:
+        """The fastest backend; None if it was not measured."""
+        fastest: str | None = remembered(self.folder, self.subject).get("fastest")
+        return fastest if fastest in self.names else None
+
+    @property
+    def usable(self) -> Sequence[str]:
+        """The backends that were not left out; all of them if all were."""
+        out = remembered(self.folder, self.subject).get(_OUT, [])
+        return [name for name in self.names if name not in out] or self.names
+
+    @property
+    def first(self) -> str:
+        """The backend to open first: the fastest where it is known, else the preferred one."""
+        usable = self.usable
+        return self.known if self.known in usable else usable[0]
+
+    def leave_out(self, name: str) -> None:
+        """Note that a backend gave NaN or an infinity: it is not used for the subject any more on this machine."""
+        note = remembered(self.folder, self.subject)
+        remember(self.folder, self.subject, {**note, _OUT: sorted({*note.get(_OUT, []), name})})
+
+    def open(self, open_backend: OpenByName, *, provisional: bool) -> Backend:
+        """Return the fastest backend if it is known; else a provisional one, or measure all backends now.
+
+        A provisional one is the preferred backend, with batches of the usual size unless another was measured.
+        """
+        preferred, *others = self.usable
+        if self.known is not None or not others or not provisional:
+            return self._open_fastest(open_backend)
+
+        def open_first() -> Backend:
+            return self._guarded(open_backend(preferred, tuned=False), preferred, open_backend)
+
+        try:
+            first = open_first()
+        except Unsuited as error:
+            log.info("backend_unsuited backend=%s reason=%s subject=%s", preferred, error, self.subject)
+            return replace(self, names=others)._open_fastest(open_backend)
+        return ProvisionalBackend(first, partial(self._open_fastest, open_backend), open_first)
+
+    def fastest(self, open_backend: OpenByName) -> tuple[str, Any]:
+        """Return the name of the fastest backend, and it opened: the first, unless another is clearly ahead.
+
+        One backend at a time is open, since a model may fill the memory. Those that were left out are not opened.
+        Raises Unsuited where none takes the model.
+        """
+        known, rates = self.known, dict[str, float]()
+        reason: Unsuited | None = None
+        backend: Any = None
+        for name in sorted(self.usable, key=lambda name: name != known):  # it keeps the order of the others
+            if backend is not None:
+                backend.close()
+                backend = None
+            try:
+                backend = open_backend(name)
+            except Unsuited as error:
+                log.info("backend_unsuited backend=%s reason=%s subject=%s", name, error, self.subject)
+                reason = error
+                continue
+            if name == known:
+                return name, backend
+            rates[name] = round(backend.tokens_per_s(), 1)
+        if not rates:
+            assert reason is not None
+            raise reason
+        ahead = best(rates)
+        log.info("backend_measured fastest=%s tokens_per_s=%s subject=%s", ahead, rates, self.subject)
+        out = remembered(self.folder, self.subject).get(_OUT)
+        remember(self.folder, self.subject, {"fastest": ahead, "tokens_per_s": rates} | ({_OUT: out} if out else {}))
+        if backend is not None and ahead == [*rates][-1]:
+            return ahead, backend
         if backend is not None:
             backend.close()
-            backend = None
-        try:
-            backend = open_backend(name)
-        except Unsuited as error:
-            log.info("backend_unsuited backend=%s reason=%s subject=%s", name, error, subject)
-            reason = error
-            continue
-        if name == known:
+        return ahead, open_backend(ahead)
+
+    def _open_fastest(self, open_backend: OpenByName) -> Backend:
+        name, backend = self.fastest(open_backend)
+        return self._guarded(backend, name, open_backend)
+
+    def _guarded(self, backend: Backend, name: str, open_backend: OpenByName) -> Backend:
+        """Return a backend that changes to the model's own code once an output is not finite."""
+        if name == registry.OWN_CODE or registry.OWN_CODE not in self.usable:
             return backend
-        rates[name] = round(backend.tokens_per_s(), 1)
-    if not rates:
-        assert reason is not None
-        raise reason
-    ahead = best(rates)
-    log.info("backend_measured fastest=%s tokens_per_s=%s subject=%s", ahead, rates, subject)
-    remember(folder, subject, {"fastest": ahead, "tokens_per_s": rates} | ({_OUT: out} if out else {}))
-    if backend is not None and ahead == [*rates][-1]:
-        return backend
-    if backend is not None:
-        backend.close()
-    return open_backend(ahead)
-
-
-def left(names: Sequence[str], folder: Path, subject: str) -> Sequence[str]:
-    """Return the backends that were not left out for the ``subject``; all of them if all were."""
-    out = remembered(folder, subject).get(_OUT, [])
-    return [name for name in names if name not in out] or names
-
-
-def first(names: Sequence[str], folder: Path, subject: str) -> str:
-    """Return the backend to open first: the fastest where it is known, else the preferred one."""
-    usable = left(names, folder, subject)
-    known: str | None = remembered(folder, subject).get("fastest")
-    return known if known is not None and known in usable else usable[0]
-
-
-def leave_out(folder: Path, subject: str, name: str) -> None:
-    """Note that a backend gave NaN or an infinity: it is not used for the ``subject`` any more on this machine."""
-    note = remembered(folder, subject)
-    remember(folder, subject, {**note, _OUT: sorted({*note.get(_OUT, []), name})})
+        return FallbackBackend(backend, partial(open_backend, registry.OWN_CODE), partial(self.leave_out, name))
 
 
 def best(rates: dict[str, float]) -> str:
@@ -173,7 +157,28 @@ def best(rates: dict[str, float]) -> str:
     return ahead
 
 
-class ProvisionalBackend:
+class SwitchingBackend:
+    """A backend that computes with another one, which it may change."""
+
+    def __init__(self, first: Backend) -> None:
+        self._backend = first
+        self.traits = first.traits
+
+    @property
+    def limit_tokens(self) -> int:
+        return self._backend.limit_tokens
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._backend.encode(texts)
+
+    def runtime(self) -> dict[str, Any]:
+        return self._backend.runtime()
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+class ProvisionalBackend(SwitchingBackend):
     """Computes ``enough`` tokens with ``first``, and the rest with what ``measured`` opens.
 
     Both must encode texts alike. ``first`` is closed before the others are opened, since a model may fill the memory;
@@ -188,15 +193,10 @@ class ProvisionalBackend:
         *,
         enough: int = ENOUGH_TOKENS,
     ) -> None:
-        self._backend = first
+        super().__init__(first)
         self._measured = measured
         self._again = again
         self._left = enough
-        self.traits = first.traits
-        self.limit_tokens = first.limit_tokens
-
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return self._backend.encode(texts)
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         if self._left > 0:
@@ -209,12 +209,6 @@ class ProvisionalBackend:
             self._change()
             source.take(_SIGN_OF_LIFE)
         yield from self._backend.run(source)
-
-    def runtime(self) -> dict[str, Any]:
-        return self._backend.runtime()
-
-    def close(self) -> None:
-        self._backend.close()
 
     def _change(self) -> None:
         self._backend.close()
@@ -240,7 +234,7 @@ class _Counted:
         return items
 
 
-class FallbackBackend:
+class FallbackBackend(SwitchingBackend):
     """Computes with ``first`` until one of its outputs is not finite, and with what ``second`` opens from then on.
 
     Windows whose outputs were not finite are computed again; both must read texts alike. ``taken_out`` is called when
@@ -251,17 +245,9 @@ class FallbackBackend:
     def __init__(
         self, first: Backend, second: Callable[[], Backend], taken_out: Callable[[], None] = lambda: None
     ) -> None:
-        self._backend = first
+        super().__init__(first)
         self._second: Callable[[], Backend] | None = second
         self._taken_out = taken_out
-        self.traits = first.traits
-
-    @property
-    def limit_tokens(self) -> int:
-        return self._backend.limit_tokens
-
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return self._backend.encode(texts)
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         if self._second is None:
@@ -283,12 +269,6 @@ class FallbackBackend:
         else:
             yield from ((item.id, output) for item, output in watched.lost)
         yield from self._backend.run(source)
-
-    def runtime(self) -> dict[str, Any]:
-        return self._backend.runtime()
-
-    def close(self) -> None:
-        self._backend.close()
 
     def _went_over(self, n_windows: int) -> bool:
         """Change to the second backend. Return False if it does not open; then the first one goes on alone."""

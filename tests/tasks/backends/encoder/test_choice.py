@@ -14,21 +14,13 @@ import numpy as np
 import pytest
 
 from docmill.storage.core.specs import Reason, Spec, Status
-from docmill.tasks.backends import registry
-from docmill.tasks.backends.encoder.choice import (
-    FallbackBackend,
-    ProvisionalBackend,
-    best,
-    fastest,
-    finite,
-    leave_out,
-    subject,
-)
+from docmill.tasks.backends import Assignment, registry
+from docmill.tasks.backends.encoder.choice import Contest, FallbackBackend, ProvisionalBackend, best, finite
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.backends.machine import remember
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import Unsuited
-from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
+from docmill.tasks.outputs import Head, Labels, Output, SpanScores, TokenScores, Vector
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.fakes import FakeBackend, spec_of
 
@@ -65,6 +57,11 @@ class Shop:
     @property
     def names(self) -> list[str]:
         return [one.name for one in self.opened]
+
+
+def fastest(names: Sequence[str], shop: Shop, folder: Path, subject: str) -> Any:
+    """Return the backend that wins a contest."""
+    return Contest(names, folder, subject).fastest(shop)[1]
 
 
 def test_the_clearly_faster_one_is_taken_and_the_others_are_closed(tmp_path: Path) -> None:
@@ -225,12 +222,12 @@ def test_what_is_no_number_with_the_models_own_code_either_fails_its_document_on
 def test_what_was_left_out_is_opened_no_more_and_what_was_measured_stays(tmp_path: Path) -> None:
     names = ["openvino", "another", "torch"]
     assert fastest(names, Shop(openvino=300.0, another=200.0, torch=100.0), tmp_path, "a model").name == "openvino"
-    leave_out(tmp_path, "a model", "openvino")
+    Contest(names, tmp_path, "a model").leave_out("openvino")
     for _ in range(2):
         shop = Shop(openvino=300.0, another=200.0, torch=100.0)
         assert fastest(names, shop, tmp_path, "a model").name == "another"
         assert "openvino" not in shop.names
-    leave_out(tmp_path, "a model", "another")
+    Contest(names, tmp_path, "a model").leave_out("another")
     assert fastest(names, Shop(torch=100.0), tmp_path, "a model").name == "torch"
     (note,) = tmp_path.iterdir()
     assert json.loads(note.read_text())["not_finite"] == ["another", "openvino"]
@@ -246,8 +243,9 @@ def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
 ) -> None:
     monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers", "openvino"}))
     spec = bench.spec("embed", "minilm")
-    measured = subject(spec, "cpu", ("openvino", "transformers"), unmeasured)
-    remember(unmeasured / "backends", measured, {"fastest": "openvino"})
+    assignment = Assignment(spec, bench.folder(spec), "cpu", unmeasured, Head.POOLING)
+    contest = Contest.of(("openvino", "transformers"), assignment)
+    remember(contest.folder, contest.subject, {"fastest": "openvino"})
 
     def open_one(spec: Spec) -> Any:
         return open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured)
