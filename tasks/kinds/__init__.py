@@ -7,9 +7,9 @@ import this package.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -20,10 +20,10 @@ from docmill.storage import templates
 from docmill.storage.core.specs import Spec, StoredKind
 from docmill.storage.features import FeatureInvalid, load_by_name
 from docmill.storage.outputs.output_types import TEXT
-from docmill.tasks import prompts
+from docmill.tasks import languages, prompts
 from docmill.tasks.checks import AS_WRITTEN, NONE, Checks
 from docmill.tasks.errors import BadOption, CannotServe, hint
-from docmill.tasks.kinds.answer import ANSWER
+from docmill.tasks.kinds.answer import ANSWER, asking, require_room
 from docmill.tasks.kinds.base import Recipe, TaskKind, Traits
 from docmill.tasks.kinds.classify import CLASSIFY
 from docmill.tasks.kinds.embed import EMBED, SPARSE
@@ -36,6 +36,7 @@ from docmill.tasks.kinds.summarize import SUMMARIZE
 from docmill.tasks.kinds.translate import TRANSLATE
 from docmill.tasks.models import weightless
 from docmill.tasks.prompts import PromptFrame, around, is_rendered
+from docmill.tasks.windows.windows import Coder, LanguageCoders
 
 OWN_KINDS: tuple[TaskKind, ...] = (
     SUMMARIZE,
@@ -57,6 +58,8 @@ OPTIONS: Mapping[str, FieldInfo]  # of all kinds
 INSTRUCTIONS = 2
 # A base model goes on with the next line of the pattern unless it is stopped at the end of this one.
 LINE_END = "\n"
+_EXAMPLE_LANGUAGE = "en"  # in instructions that are only measured
+_REMEMBERED = 256  # questions that documents bring, whose instructions are kept
 
 
 def __getattr__(name: str) -> Any:
@@ -201,6 +204,52 @@ def instruction(spec: Spec, *, chat: bool, shown: bool = True) -> Instruction:
     return Instruction(built_in.pattern(spec, shown), system, stop or (LINE_END,))
 
 
+def example_of(spec: Spec) -> Spec:
+    """Return a spec whose instruction needs no text's language or question."""
+    if _tells_language(spec):
+        return _in_language(spec, _EXAMPLE_LANGUAGE)
+    return spec if templates.questions(spec.params) is None else asking(spec, "")
+
+
+def traits_by(coder_of: Callable[[Spec], Coder], spec: Spec) -> Traits:
+    """Return the coders for texts of a detected language, and for questions, by the coder of a spec's instruction.
+
+    Raises CannotServe for a question that leaves no room for text.
+    """
+
+    @cache
+    def in_language(language: str) -> Coder:
+        return coder_of(_in_language(spec, language))
+
+    @lru_cache(_REMEMBERED)
+    def beside(question: str) -> Coder:
+        return coder_of(asking(spec, question))
+
+    asks = templates.questions(spec.params) is not None
+    if asks:
+        require_room(spec.params, beside)
+    told = LanguageCoders(in_language) if _tells_language(spec) else None
+    return Traits(language_coders=told, pairs=beside if asks else None)
+
+
+def conversation(spec: Spec, text: str) -> list[dict[str, Any]]:
+    """Return the chat messages that a text is the JSON of, after the system prompt of the spec if they have none."""
+    messages = templates.as_messages(text) or [{"role": "user", "content": text}]
+    system = spec.params.get("system")
+    if system is None or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _tells_language(spec: Spec) -> bool:
+    """Return True if an instruction names the language of each text, which is detected."""
+    return spec.params.get("source_lang") == languages.AUTO and "prompt" not in spec.params
+
+
+def _in_language(spec: Spec, language: str) -> Spec:
+    return replace(spec, params={**spec.params, "source_lang": language})
+
+
 __all__ = [
     "INSTRUCTIONS",
     "KINDS",
@@ -216,6 +265,8 @@ __all__ = [
     "Traits",
     "any_options",
     "checks",
+    "conversation",
+    "example_of",
     "instruction",
     "kind",
     "options",
@@ -223,5 +274,6 @@ __all__ = [
     "require_options",
     "shared_options",
     "spelling",
+    "traits_by",
     "with_option",
 ]

@@ -7,9 +7,8 @@ of each row makes its output JSON that is valid by the spec's schema.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import llguidance.hf
@@ -21,19 +20,16 @@ from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from docmill.storage import templates
 from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.outputs.output_types import SCHEMA
-from docmill.storage.templates import as_messages, keeps_white_space
-from docmill.tasks import languages, schema_checks
+from docmill.storage.templates import keeps_white_space
+from docmill.tasks import schema_checks
 from docmill.tasks.backends.decoding import cut_at, decoding
 from docmill.tasks.backends.loading import Opening, stated_settings
 from docmill.tasks.backends.tokens import TokenCoder, Tokens
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.kinds import Instruction, instruction
-from docmill.tasks.kinds.answer import asking, require_room
-from docmill.tasks.kinds.base import Traits
+from docmill.tasks.kinds import Instruction, conversation, example_of, instruction, traits_by
 from docmill.tasks.kinds.generate import RAW
 from docmill.tasks.models import families
 from docmill.tasks.outputs import Failure, Generated, Likelihood
-from docmill.tasks.windows.windows import LanguageCoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,12 +39,8 @@ if TYPE_CHECKING:
 _MARK = "\ue000document\ue000"
 # Stands at both ends of the mark to see what becomes of white space there: no template ends in it.
 _SPACE = " \t\n \n\t "
-# Stands for the language of each text in a prompt that no text is given to the model with.
-_ANY = "en"
 # The share of a model's context that demonstrations may take.
 _SHOWN = 0.25
-# Questions that documents bring, whose prompts are kept.
-_REMEMBERED = 256
 # The words before a label in a base model's pattern, after which it is tokenized.
 _BEFORE = "\nLabel:"
 _BITS = 32  # tokens in a word of a mask
@@ -69,10 +61,7 @@ class Completion:
         self.context_tokens = context_tokens
         self.decoding = decoding(spec, stated_settings(opening), context_tokens, stop)
         self.limit_tokens = self._window_limit(spec)
-        self.traits = Traits(
-            language_coders=language_coders(spec, self.tokens, self.limit_tokens),
-            pairs=pairs(spec, self.tokens, self.limit_tokens),
-        )
+        self.traits = traits_by(lambda told: instructed_coder(told, self.tokens, self.limit_tokens), spec)
 
     def stops(self, written: Sequence[int]) -> bool:
         """Return True if these tokens contain a text to stop at."""
@@ -133,15 +122,12 @@ class Conversations(Tokens):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: Spec) -> None:
         if tokenizer.chat_template is None:
             raise CannotServe(f"Chat messages (--messages) need a model with a chat template; {spec.model} has none.")
-        system = spec.params.get("system")
-        self._first = [] if system is None else [{"role": "system", "content": system}]
+        self._spec = spec
         super().__init__(tokenizer, special_tokens=False)
 
     def _framed(self, text: str) -> str:
-        messages = as_messages(text) or [{"role": "user", "content": text}]
-        own_system = messages[0]["role"] == "system"
-        told = messages if own_system else [*self._first, *messages]
-        return str(self.tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True))
+        messages = conversation(self._spec, text)
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def instructed(
@@ -158,11 +144,7 @@ def instructed(
         return bare, tuple(spec.params.get("stop") or ()), context
     if templates.MESSAGES in spec.params:
         return Conversations(tokenizer, spec), tuple(spec.params.get("stop") or ()), context
-    if _tells(spec):
-        spec = _from(spec, _ANY)
-    elif templates.questions(spec.params) is not None:
-        spec = asking(spec, "")
-    tokens, told = _told(spec, bare, context)
+    tokens, told = _told(example_of(spec), bare, context)
     return tokens, told.stop, context
 
 
@@ -178,40 +160,9 @@ def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> tuple[Tokens, Inst
     return framed, told
 
 
-def language_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> LanguageCoders | None:
-    """Return coders that tell the model the language of each text; None if the spec or the user's words say it."""
-    if not _tells(spec):
-        return None
-
-    @cache
-    def coder(language: str) -> TokenCoder:
-        return TokenCoder(_told(_from(spec, language), tokens, limit_tokens)[0].encode, limit_tokens)
-
-    return LanguageCoders(coder)
-
-
-def pairs(spec: Spec, tokens: Tokens, limit_tokens: int) -> Callable[[str], TokenCoder] | None:
-    """Return the coders that ask a question of every text; None for a spec without questions.
-
-    Raises CannotServe for a question that is too long.
-    """
-    if templates.questions(spec.params) is None:
-        return None
-
-    @lru_cache(_REMEMBERED)
-    def beside(question: str) -> TokenCoder:
-        return TokenCoder(_told(asking(spec, question), tokens, limit_tokens)[0].encode, limit_tokens)
-
-    require_room(spec.params, beside)
-    return beside
-
-
-def _tells(spec: Spec) -> bool:
-    return spec.params.get("source_lang") == languages.AUTO and "prompt" not in spec.params
-
-
-def _from(spec: Spec, language: str) -> Spec:
-    return replace(spec, params={**spec.params, "source_lang": language})
+def instructed_coder(spec: Spec, tokens: Tokens, limit_tokens: int) -> TokenCoder:
+    """Return the coder that puts the spec's instruction around each text."""
+    return TokenCoder(_told(spec, tokens, limit_tokens)[0].encode, limit_tokens)
 
 
 def _around(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: Instruction) -> tuple[str, str, tuple[bool, bool]]:

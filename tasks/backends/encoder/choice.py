@@ -36,8 +36,8 @@ _OUT = "not_finite"
 _SIGN_OF_LIFE = Budget(tokens=1, rows=0)
 
 
-# Opens the backend of a name, which has ``tokens_per_s`` beside a Backend's methods. With ``tuned=False`` it measures no
-# batch size.
+# Opens the backend of a name, and measures a batch size unless it is not to be ``tuned``. The backend has
+# ``tokens_per_s``, too.
 OpenByName = Callable[..., Any]
 
 

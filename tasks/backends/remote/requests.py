@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import cache, lru_cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +12,21 @@ import orjson
 from docmill.storage import templates
 from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import SCHEMA
-from docmill.storage.templates import as_messages, keeps_white_space
-from docmill.tasks import languages
+from docmill.storage.templates import keeps_white_space
 from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.remote import answers
 from docmill.tasks.backends.tokens import TokenCoder, Tokens
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.kinds import instruction
-from docmill.tasks.kinds.answer import asking, require_room
+from docmill.tasks.kinds import conversation, example_of, instruction, traits_by
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.generate import FILL_CONTEXT
-from docmill.tasks.windows.windows import Encoded, LanguageCoders
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 Message = dict[str, Any]
-_REMEMBERED = 256
-_ANY = "en"  # an example language, for prompts that are only measured
 _LEAST_TEXT_TOKENS = 8
 # Bytes of UTF-8 for each token. In English and most other languages, tokens of current models are longer, so a window
 # that fits by this estimate fits the model.
@@ -119,7 +114,7 @@ def stop_of(spec: Spec) -> tuple[str, ...]:
 
 def coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
     """Return the coder of a spec's messages. Raises CannotServe where they leave no room for a text."""
-    coder = _coder(_example(spec), limit_tokens, counter)
+    coder = _coder(example_of(spec), limit_tokens, counter)
     taken = coder.encode([""])[0].tokens
     if taken + _LEAST_TEXT_TOKENS > limit_tokens:
         raise CannotServe(
@@ -131,21 +126,7 @@ def coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
 
 def traits(spec: Spec, limit_tokens: int, counter: Counter) -> Traits:
     """Return the coders for texts of a detected language, and for questions. Raises CannotServe."""
-
-    @cache
-    def in_language(language: str) -> TokenCoder:
-        return _coder(_from(spec, language), limit_tokens, counter)
-
-    @lru_cache(_REMEMBERED)
-    def beside(question: str) -> TokenCoder:
-        return _coder(asking(spec, question), limit_tokens, counter)
-
-    asks = templates.questions(spec.params) is not None
-    if asks:
-        require_room(spec.params, beside)
-    return Traits(
-        language_coders=LanguageCoders(in_language) if _tells(spec) else None, pairs=beside if asks else None
-    )
+    return traits_by(lambda told: _coder(told, limit_tokens, counter), spec)
 
 
 def body(spec: Spec, name: str, how: Decoding) -> dict[str, Any]:
@@ -197,33 +178,13 @@ def _is_closed(schema: object) -> bool:
 
 def _framed(spec: Spec) -> Callable[[str], list[Message]]:
     """Return the function from a text to the messages about it."""
+    if templates.MESSAGES in spec.params:
+        return partial(conversation, spec)
     system = spec.params.get("system")
     first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-    if templates.MESSAGES in spec.params:
-
-        def conversation(text: str) -> list[Message]:
-            messages = as_messages(text) or [{"role": "user", "content": text}]
-            return messages if messages[0]["role"] == "system" else [*first, *messages]
-
-        return conversation
     template, keeps = instruction(spec, chat=True).template, keeps_white_space(spec.params)
 
     def instructed(text: str) -> list[Message]:
         return [*first, {"role": "user", "content": template.fill(text if keeps else text.strip())}]
 
     return instructed
-
-
-def _example(spec: Spec) -> Spec:
-    """Return a spec whose words need no text's language or question."""
-    if _tells(spec):
-        return _from(spec, _ANY)
-    return spec if templates.questions(spec.params) is None else asking(spec, "")
-
-
-def _tells(spec: Spec) -> bool:
-    return spec.params.get("source_lang") == languages.AUTO and "prompt" not in spec.params
-
-
-def _from(spec: Spec, language: str) -> Spec:
-    return replace(spec, params={**spec.params, "source_lang": language})

@@ -18,10 +18,11 @@ from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.templates import over_metadata
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoder_only.causal import CausalBackend
-from docmill.tasks.backends.decoder_only.instructed import instructed, language_coders
+from docmill.tasks.backends.decoder_only.instructed import instructed, instructed_coder
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds import traits_by
 from docmill.tasks.outputs import Generated
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
@@ -291,7 +292,7 @@ def test_demonstrations_stand_before_a_text_where_the_model_has_room_for_them(
     for context, demonstrations in ((4096, 3), (256, 0)):
         tokens, stop, found = instructed(spec, tokenizer, {"max_position_embeddings": context})
         assert (found, stop) == (context, ("\n",))
-        told = language_coders(spec, tokens, context)
+        told = traits_by(partial(instructed_coder, tokens=tokens, limit_tokens=context), spec).language_coders
         (encoded,) = (tokens if told is None else told.coder("fr")).encode(["Une horloge."])
         assert not isinstance(encoded.features, str)
         read = tokenizer.decode(encoded.features["input_ids"])
