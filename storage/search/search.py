@@ -48,6 +48,11 @@ class StoredHit:
     window: tuple[int, int] | None
     passage: tuple[int, int] | None
 
+    @property
+    def matched(self) -> str | None:
+        """The part of the text that matched; None if the whole text has one vector."""
+        return None if self.passage is None else self.text[slice(*self.passage)]
+
 
 def choose(database: Database, names: Sequence[str], job_id: int | None = None) -> Searched:
     """Return the corpus with the first of these names, and the spec of its latest embed job or of the job `job_id`.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 
+from docmill.storage.core.specs import Spec
 from docmill.storage.extras import Extra, install
 from docmill.storage.features import load_by_name
 from docmill.tasks import kinds
@@ -260,6 +261,15 @@ def require_present(
     if extra is not None:
         raise CannotServe(f"The backend {wanted} is not installed on this worker{hint}.")
     raise CannotServe(f"The backend {wanted} does not {kind} with {model} on {device} ({quality} precision).")
+
+
+def require_remote(spec: Spec) -> Offer:
+    """Return the offer to ask a server for the outputs of a spec. Raises CannotServe, with what to install."""
+    kind, quality, family = spec.kind, spec.quality, Family.DECODER
+    require_present(kind, family, quality=quality, device=REMOTE, wanted=REMOTE, model=spec.model)
+    offer = row(REMOTE).offer(kinds.kind(kind).head(family), family, quality, REMOTE)
+    assert offer is not None
+    return offer
 
 
 def extra_for(kind: str, family: Family | None, *, quality: str, device: str, wanted: str = AUTO) -> str | None:

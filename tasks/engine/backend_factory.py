@@ -208,19 +208,10 @@ def _located(
 
 
 def _on_server(spec: Spec, cache_dir: Path, server: Server | None, tokenizer: Path | None) -> Backend:
-    head = kinds.kind(spec.kind).head(Family.DECODER)
-    (name,) = registry.require_present(
-        spec.kind,
-        Family.DECODER,
-        quality=spec.quality,
-        device=registry.REMOTE,
-        wanted=registry.REMOTE,
-        model=spec.model,
+    offer = registry.require_remote(spec)
+    assignment = Assignment(
+        spec, cache_dir, registry.REMOTE, cache_dir, offer.head, server=server, tokenizer=tokenizer
     )
-    offer = registry.row(name).offer(head, Family.DECODER, spec.quality, registry.REMOTE)
-    assert offer is not None
-    assert head is not None
-    assignment = Assignment(spec, cache_dir, registry.REMOTE, cache_dir, head, server=server, tokenizer=tokenizer)
     opened: Backend = pkgutil.resolve_name(offer.implementation)(assignment)
     return opened
 
@@ -271,60 +262,44 @@ def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *,
     raise reason
 
 
-@dataclass(frozen=True)
-class OpeningPlace:
-    """A device, with the folders and the requested backend for opening specs on it."""
-
-    device: str
-    models_dir: Path | None
-    cache_dir: Path
-    backend: str = registry.AUTO
-
-
-def import_libraries(spec: Spec, place: OpeningPlace) -> None:
+def import_libraries(spec: Spec, device: str, models_dir: Path | None, cache_dir: Path, backend: str) -> None:
     """Import what opening the spec will import. Opening reports what is wrong with a spec, so this raises nothing."""
     for part in plan.specs_of(spec).values() or [spec]:
         try:
-            for module in modules(part, place):
+            for module in _modules(part, device, models_dir, cache_dir, backend):
                 import_module(module)
         except Exception as error:  # whatever model libraries raise, and the errors of models
             log.info("libraries_not_imported spec=%s error=%r", part, error)
 
 
-def modules(spec: Spec, place: OpeningPlace) -> list[str]:
+def _modules(spec: Spec, device: str, models_dir: Path | None, cache_dir: Path, backend: str) -> list[str]:
     """Return the modules that opening a spec imports; none for a model that is not on this machine.
 
     A model that an adapter is still to be merged into is another one, of which only the merging is known.
     """
     pinned = pinning.Pinned(spec.model, spec.revision)
-    away = weightless.is_weightless(spec.model) or not pinning.here(pinned, cache_dir=place.cache_dir)
-    if away:
+    if weightless.is_weightless(spec.model) or not pinning.here(pinned, cache_dir=cache_dir):
         return []
-    folder = pinning.locate(pinned, models_dir=place.models_dir, cache_dir=place.cache_dir)
-    config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=place.models_dir)
+    folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
+    config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
     if pinning.ADAPTER in spec.params:
-        if (made_earlier := kept_adapted(spec, folder, place.cache_dir)) is None:
+        if (made_earlier := kept_adapted(spec, folder, cache_dir)) is None:
             return ["peft"]
         spec, folder = made_earlier
         config = Description.of_folder(folder).config
     family = families.family(config)
     head, present = kinds.kind(spec.kind).head(family), registry.installed()
     names = registry.candidates(
-        spec.kind, family, quality=spec.quality, device=place.device, present=present, wanted=place.backend
+        spec.kind, family, quality=spec.quality, device=device, present=present, wanted=backend
     )
     if head is None or not names:
         return []
-    assignment = Assignment(spec, folder, place.device, place.cache_dir, head, alone=len(names) == 1)
-    offer = registry.row(_first_name(names, assignment)).offer(head, family, spec.quality, place.device)
+    assignment = Assignment(spec, folder, device, cache_dir, head, alone=len(names) == 1)
+    contested = head in heads.LOADERS and not assignment.alone
+    first = choice.Contest.of(names, assignment).first if contested else names[0]
+    offer = registry.row(first).offer(head, family, spec.quality, device)
     assert offer is not None
     return _of_offer(offer, assignment)
-
-
-def _first_name(names: tuple[str, ...], assignment: Assignment) -> str:
-    """Return the backend that is opened first: the fastest if it is known."""
-    if assignment.head not in heads.LOADERS or assignment.alone:
-        return names[0]
-    return choice.Contest.of(names, assignment).first
 
 
 def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:

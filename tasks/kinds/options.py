@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -24,6 +24,8 @@ from docmill.storage.templates import Template, parse_question
 from docmill.tasks import prompts
 from docmill.tasks.errors import BadOption
 from docmill.tasks.models.families import Family
+
+Model = TypeVar("Model", bound=BaseModel)
 
 MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
 MIN_WINDOW_TOKENS = 8
@@ -275,8 +277,8 @@ def flag(name: str, field: FieldInfo) -> str:
     return f"--{key(name, field)}"
 
 
-def parsed(model: type[KindOptions], values: dict[str, Any]) -> KindOptions:
-    """Return the options of a kind with these values. Raises BadOption for a wrong value."""
+def parsed(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Return a model of options with these values. Raises BadOption for a wrong value."""
     try:
         return model(**values)
     except ValidationError as error:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from docmill.tasks.errors import ModelCorrupt, ModelNotFound
+from docmill.tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
 
 PATTERNS, PATTERNS_REVISION = "patterns", "patterns:1"
 # The model of specs of kinds that need none.
@@ -94,6 +94,16 @@ class Server:
     requests: int = 256
     first_wait_s: float = 1.0
     journal: Path | None = None
+
+
+def require_server(server: Server | None, model: str) -> Server:
+    """Return the server. Raises CannotServe where none is known."""
+    if server is None:
+        raise CannotServe(
+            f"No server is known for {model}: give --endpoint URL, or set DOCMILL_ENDPOINT, such as "
+            "http://localhost:8000/v1."
+        )
+    return server
 
 
 def endpoint(url: str) -> str:

@@ -35,7 +35,7 @@ from docmill.worker.process.device_start import DeviceConfig, parse
 from docmill.worker.process.shard import Breaker, InFlight, Process
 from docmill.worker.process.supervisor import Supervisor
 from docmill.worker.process.usage import TimeUse
-from docmill.worker.queue.messages import RUN_LANE, parse_run, parse_shard, run_message, shard_message
+from docmill.worker.queue.messages import RUN_LANE, RUN_TASK, SHARD_TASK, hint_arguments, parse_hint
 from docmill.worker.settings import Settings
 from docmill.worker.submit import enqueue
 from tests.simulation.scheduler import Namespace, Scheduler, SimEvent, SimPipe, SimProcess, SimQueue, SimThread
@@ -123,11 +123,11 @@ class Broker:
     def publish(self, lane: str, shard_ids: Collection[int], *, ahead: bool = False) -> None:  # in any order
         for shard_id in shard_ids:
             self.ping()
-            self._queue.put(lane, shard_message(shard_id))
+            self._queue.put(lane, hint_arguments(SHARD_TASK, shard_id))
 
     def publish_run(self, run_id: int) -> None:
         self.ping()
-        self._queue.put(RUN_LANE, run_message(run_id))
+        self._queue.put(RUN_LANE, hint_arguments(RUN_TASK, run_id))
 
     def take(self) -> tuple[str, dict[str, int]] | None:
         with suppress(BrokerUnreachable):
@@ -323,7 +323,7 @@ class Fleet:
             self.scheduler.note(f"takes {lane} {message}")
             self.scheduler.current.memory.clear()
             if lane != RUN_LANE:
-                process.run_shard(parse_shard(message))
+                process.run_shard(parse_hint(SHARD_TASK, message))
                 continue
             with suppress(StorageError):  # Celery logs it
                 seen = self.store.seen_by(me)
@@ -331,7 +331,7 @@ class Fleet:
                     self.settings,
                     seen,
                     process.broker,
-                    parse_run(message),
+                    parse_hint(RUN_TASK, message),
                     owner=process.owner,
                     stop=cast(Any, process.draining),
                 )

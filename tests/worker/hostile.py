@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from docmill.worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, SHARD_TASK, queue, shard_message
+from docmill.worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, SHARD_TASK, hint_arguments, queue
 
 
 class Touch:
@@ -35,7 +35,7 @@ def message(
     **parts: Any,
 ) -> bytes:
     """A message like Celery's for shard 1, but for what is given."""
-    arguments = shard_message(1) if arguments is None else arguments
+    arguments = hint_arguments(SHARD_TASK, 1) if arguments is None else arguments
     headers = {"lang": "py", "task": SHARD_TASK, "id": "1", **parts.pop("headers", {})}
     whole = {
         "body": encoded([[], arguments, after or {"callbacks": None}]),

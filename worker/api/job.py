@@ -17,6 +17,7 @@ from docmill.storage.results import results as of_store
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
+from docmill.tasks.kinds.options import parsed
 from docmill.worker.api.documents import make_table_of_job, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, TimedOut, explained, explained_each
 from docmill.worker.engines import choose_devices
@@ -26,7 +27,7 @@ from docmill.worker.jobs.follow import follow, resume_job
 from docmill.worker.jobs.pipelines import list_pipelines, list_runs, run_file, store_file
 from docmill.worker.prices import read_prices
 from docmill.worker.settings import Settings
-from docmill.worker.submit.options import JobOptions, valid
+from docmill.worker.submit.options import JobOptions
 
 if TYPE_CHECKING:
     import pandas
@@ -156,7 +157,7 @@ class Job:
     @explained
     def priority(self, priority: int) -> bool:
         """Change the priority; a higher one goes first. Return False if the job had ended already. Raises Error."""
-        wanted = valid(JobOptions, {"priority": priority})
+        wanted = parsed(JobOptions, {"priority": priority})
         return jobs.prioritize(self.database, self.id, wanted.priority)
 
     def _require_end(self, partial: bool) -> None:

@@ -14,7 +14,6 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
 from docmill.storage.readers import Record
 from docmill.storage.results.status import JobStatus, list_statuses
-from docmill.storage.search.search import StoredHit
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
 from docmill.tasks.kinds.options import key
@@ -271,10 +270,6 @@ class Hit:
     meta: Mapping[str, Any]
 
 
-def _passage_of(hit: StoredHit) -> str | None:
-    return None if hit.passage is None else hit.text[slice(*hit.passage)]
-
-
 def _refuse(where: str, reason: str) -> NoReturn:
     raise Error(f"{where}: {reason}")
 
@@ -416,7 +411,7 @@ class Mill:
         listener = listen(progress)
         with open_search(self._settings, self.database, corpus, options, _refuse, listener) as opened:
             [(_, hits)] = opened.answers([query])
-        return [Hit(hit.id, hit.score, hit.text, _passage_of(hit), hit.meta) for hit in hits]
+        return [Hit(hit.id, hit.score, hit.text, hit.matched, hit.meta) for hit in hits]
 
     def _run(
         self,

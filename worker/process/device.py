@@ -36,7 +36,7 @@ from docmill.storage.leases import dispatch
 from docmill.storage.outputs.output_types import TEXT, VECTOR, WEIGHTS
 from docmill.tasks import kinds, tracing
 from docmill.tasks.backends import devices
-from docmill.tasks.engine.backend_factory import OpeningPlace, import_libraries
+from docmill.tasks.engine.backend_factory import import_libraries
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Counters, Engine
 from docmill.tasks.tracing import OFF, TraceSpan
 from docmill.worker import logs
@@ -53,8 +53,7 @@ from docmill.worker.queue.messages import (
     RUN_TASK,
     SHARD_TASK,
     Plain,
-    parse_run,
-    parse_shard,
+    parse_hint,
     queue,
 )
 from docmill.worker.settings import Settings
@@ -76,7 +75,7 @@ class DeviceContext:
 def run_shard(this: Task, /, **arguments: Plain) -> None:
     """Compute a shard, if its hint is still valid."""
     process = this.app.context.process
-    process.run_shard(parse_shard(arguments), tracing.valid(this.request.get("traceparent")))
+    process.run_shard(parse_hint(SHARD_TASK, arguments), tracing.valid(this.request.get("traceparent")))
 
 
 @shared_task(name=RUN_TASK, bind=True)  # type: ignore[untyped-decorator]
@@ -86,7 +85,8 @@ def run_pipeline(this: Task, /, **arguments: Plain) -> None:
 
     here, process = this.app.context, this.app.context.process
     stop = process.draining
-    advance(here.settings, here.database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)
+    run_id = parse_hint(RUN_TASK, arguments)
+    advance(here.settings, here.database, process.broker, run_id, owner=process.owner, stop=stop)
 
 
 @shared_task(  # type: ignore[untyped-decorator]
@@ -327,8 +327,8 @@ def _order() -> DeviceConfig | None:
 def _import_for(expected: Expected) -> None:
 
     models_dir = None if expected.models_dir is None else Path(expected.models_dir)
-    place = OpeningPlace(expected.device, models_dir, Path(expected.cache_dir), expected.backend)
-    import_libraries(Spec.from_json(expected.spec.encode()), place)
+    spec, cache_dir = Spec.from_json(expected.spec.encode()), Path(expected.cache_dir)
+    import_libraries(spec, expected.device, models_dir, cache_dir, expected.backend)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

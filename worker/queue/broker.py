@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -32,11 +32,10 @@ from docmill.worker.queue.messages import (
     RUN_LANE,
     RUN_TASK,
     SHARD_TASK,
+    hint_arguments,
     key_ahead,
     queue,
     rewrite,
-    run_message,
-    shard_message,
 )
 from docmill.worker.settings import LANES, mask
 
@@ -277,32 +276,31 @@ class Broker:
 
         Raises BrokerUnreachable; then some may have been sent.
         """
-        self._send(SHARD_TASK, lane, map(shard_message, shard_ids), AHEAD if ahead else None)
+        self._send(SHARD_TASK, lane, [*shard_ids], AHEAD if ahead else None)
 
     def publish_run(self, run_id: int) -> None:
         """Ask whichever worker is free to take a pipeline's run further. Raises BrokerUnreachable."""
-        self._send(RUN_TASK, RUN_LANE, [run_message(run_id)])
+        self._send(RUN_TASK, RUN_LANE, [run_id])
 
     def waiting_runs(self) -> int:
         """Return the number of messages that wait in the queue of `publish_run`. Raises BrokerUnreachable."""
         return self.depth(RUN_LANE)
 
-    def _send(self, task: str, lane: str, messages: Iterable[dict[str, int]], priority: int | None = None) -> None:
-        sent = list(messages)
-        if not sent:
+    def _send(self, task: str, lane: str, row_ids: Sequence[int], priority: int | None = None) -> None:
+        if not row_ids:
             return
-        about = messaging("send", queue(lane)) | {"messaging.batch.message_count": len(sent)}
+        about = messaging("send", queue(lane)) | {"messaging.batch.message_count": len(row_ids)}
         with tracing.span(f"send {queue(lane)}", about, kind="producer") as span:
             headers = {} if span.traceparent is None else {"traceparent": span.traceparent}
-            self._send_all(task, lane, sent, {"headers": headers, "priority": priority})
+            self._send_all(task, lane, row_ids, {"headers": headers, "priority": priority})
 
-    def _send_all(self, task: str, lane: str, messages: list[dict[str, int]], options: dict[str, Any]) -> None:
+    def _send_all(self, task: str, lane: str, row_ids: Sequence[int], options: dict[str, Any]) -> None:
         try:
             with self.app.producer_or_acquire() as producer:
-                for arguments in messages:
+                for row_id in row_ids:
                     self.app.send_task(
                         task,
-                        kwargs=arguments,
+                        kwargs=hint_arguments(task, row_id),
                         queue=queue(lane),
                         producer=producer,
                         retry=False,

@@ -30,7 +30,7 @@ KEY_PREFIX = "docmill:"
 SHARD_TASK = "docmill.shard"
 ENQUEUE_TASK = "docmill.enqueue"
 RUN_TASK = "docmill.pipeline"  # takes a pipeline's run further
-TASKS = (SHARD_TASK, RUN_TASK)
+ID_NAMES = MappingProxyType({SHARD_TASK: "shard_id", RUN_TASK: "run_id"})  # in the arguments of messages
 AHEAD = 1  # the priority of messages that go ahead; those of other programs have 0, or another of kombu's own
 ENQUEUE_LANE = "enqueue"  # of orders; only those workers read it that are told to
 RUN_LANE = "pipelines"
@@ -59,25 +59,14 @@ def key_ahead(queue: str) -> str:
     return f"{queue}\x06\x16{AHEAD}"
 
 
-def shard_message(shard_id: int) -> dict[str, int]:
-    return {"v": VERSION, "shard_id": shard_id}
+def hint_arguments(task: str, row_id: int) -> dict[str, int]:
+    """Return the arguments of a message about a shard or a pipeline's run."""
+    return {"v": VERSION, ID_NAMES[task]: row_id}
 
 
-def run_message(run_id: int) -> dict[str, int]:
-    return {"v": VERSION, "run_id": run_id}
-
-
-def parse_run(arguments: Mapping[str, Plain]) -> int:
-    """Return the id of a pipeline's run from a message's arguments. Raises BadMessage for any other message."""
-    return _id_in(arguments, "run_id")
-
-
-def parse_shard(arguments: Mapping[str, Plain]) -> int:
-    """Return the shard id in a message's arguments. Raises BadMessage for anything that is not exactly ours."""
-    return _id_in(arguments, "shard_id")
-
-
-def _id_in(arguments: Mapping[str, Plain], name: str) -> int:
+def parse_hint(task: str, arguments: Mapping[str, Plain]) -> int:
+    """Return the id in the arguments of a message about a shard or a run. Raises BadMessage for any other message."""
+    name = ID_NAMES[task]
     value = arguments.get(name)
     if arguments.keys() != {"v", name} or arguments["v"] != VERSION:
         raise BadMessage(f"this message has exactly v={VERSION} and {name}, not {sorted(arguments)}")
@@ -98,7 +87,7 @@ def rewrite(raw: bytes, origin: str) -> bytes:
     """
     envelope = _object(_json(raw), "a message")
     headers = _object(envelope.get("headers"), "its headers")
-    task, tasks = headers.get("task"), (ENQUEUE_TASK,) if origin == queue(ENQUEUE_LANE) else TASKS
+    task, tasks = headers.get("task"), (ENQUEUE_TASK,) if origin == queue(ENQUEUE_LANE) else tuple(ID_NAMES)
     if task not in tasks:
         raise BadMessage(f"a message of this queue is for {' or '.join(tasks)}")
     if envelope.get("content-type") != "application/json" or envelope.get("content-encoding") != "utf-8":
@@ -112,9 +101,8 @@ def rewrite(raw: bytes, origin: str) -> bytes:
     content = _body(envelope, headers.get("compression"))
     if task == ENQUEUE_TASK:
         return _envelope(ENQUEUE_TASK, task_id, more | _kept(headers), _order(content), origin)
-    arguments = _arguments(content)
-    arguments = run_message(parse_run(arguments)) if task == RUN_TASK else shard_message(parse_shard(arguments))
-    return _envelope(headers["task"], task_id, more, [[], arguments, _NOTHING_FOLLOWS], origin)
+    arguments = hint_arguments(task, parse_hint(task, _arguments(content)))
+    return _envelope(task, task_id, more, [[], arguments, _NOTHING_FOLLOWS], origin)
 
 
 def _body(envelope: dict[str, Any], compression: object) -> list[Any]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from docmill.storage import templates
@@ -19,7 +19,7 @@ from docmill.storage.steps.conditions import RISK, Doubt, filter_names, find_fil
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
 from docmill.tasks.kinds import KindOptions
-from docmill.tasks.kinds.options import EMPTY, MOST, Layer, Option, flag, option, sentence, shown
+from docmill.tasks.kinds.options import EMPTY, MOST, Layer, Option, option, parsed, shown
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
 from docmill.worker.queue.messages import is_id
@@ -97,9 +97,6 @@ class OptionsModel(BaseModel):
         if is_blank and not option(cls.model_fields[str(info.field_name)]).may_be_empty:
             raise wrong(EMPTY)
         return value
-
-
-Model = TypeVar("Model", bound=OptionsModel)
 
 
 class ReadingOptions(OptionsModel):
@@ -364,15 +361,4 @@ def request_escalation(first: Spec, second: Spec, doubt: Doubt) -> EscalationReq
 
 def checked(options: KindOptions, values: Mapping[str, Any]) -> Request:
     """Return the request with options of a kind, and values of the other options. Raises BadOption."""
-    return valid(Request, {"options": options, **values})
-
-
-def valid(model: type[Model], values: Mapping[str, Any]) -> Model:
-    """Return a model of options with these values. Raises BadOption."""
-    try:
-        return model(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        field = model.model_fields[name]
-        raise BadOption(f"{flag(name, field)} {sentence(first, field)}.") from error
+    return parsed(Request, {"options": options, **values})

@@ -104,7 +104,8 @@ def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
 def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> None:
     if weightless.is_served(spec.model):
         if devices:
-            _require_server(settings, spec)
+            weightless.require_server(settings.server, spec.model)
+            registry.require_remote(spec)
         return
     if [*devices] == [registry.REMOTE] and not weightless.is_weightless(spec.model):
         raise CannotServe(f"--device remote computes only models of a server, openai:NAME, and not {spec.model}.")
@@ -121,23 +122,6 @@ def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> 
             wanted=settings.backend,
             model=spec.model,
         )
-
-
-def _require_server(settings: Settings, spec: Spec) -> None:
-    """Raise CannotServe without the libraries of the backend, or the address of the server."""
-    if settings.server is None:
-        raise CannotServe(
-            f"No server is known for {spec.model}: give --endpoint URL, or set DOCMILL_ENDPOINT, such as "
-            "http://localhost:8000/v1."
-        )
-    registry.require_present(
-        spec.kind,
-        Family.DECODER,
-        quality=spec.quality,
-        device=registry.REMOTE,
-        wanted=registry.REMOTE,
-        model=spec.model,
-    )
 
 
 def _unknown(settings: Settings, spec: Spec) -> bool:

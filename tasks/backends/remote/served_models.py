@@ -48,7 +48,7 @@ class _ServedBackend(ABC):
 
     def __init__(self, assignment: Assignment) -> None:
         spec = assignment.spec
-        self._server = _require_server(assignment)
+        self._server = weightless.require_server(assignment.server, spec.model)
         self._name = weightless.served_name(spec.model)
         self._counter = requests.counter(assignment.tokenizer, spec.params.get("tokenizer"))
         self._fingerprint: str | None = None
@@ -221,16 +221,6 @@ def _shares(total: int, tokens: Sequence[int]) -> list[int]:
     """Split a total into whole numbers in proportion to the estimates."""
     ends = np.round(np.cumsum(tokens) / sum(tokens) * total).astype(int)
     return [int(part) for part in np.diff(ends, prepend=0)]
-
-
-def _require_server(assignment: Assignment) -> Server:
-    """Return the server of an assignment. Raises CannotServe where none is known."""
-    if assignment.server is None:
-        raise CannotServe(
-            f"No server is known for {assignment.spec.model}: give --endpoint URL, or set DOCMILL_ENDPOINT, such as "
-            "http://localhost:8000/v1."
-        )
-    return assignment.server
 
 
 def _stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:

@@ -22,9 +22,9 @@ from docmill.worker.queue.messages import (
     MAX_BYTES,
     RUN_TASK,
     SHARD_TASK,
+    hint_arguments,
     queue,
     rewrite,
-    shard_message,
 )
 from tests.worker.hostile import hostile, hostile_orders, message, order
 
@@ -62,7 +62,7 @@ def test_a_message_of_celerys_keeps_its_task_its_arguments_its_id_and_its_times(
 
 
 def test_what_is_rewritten_twice_is_the_same_but_for_its_tag() -> None:
-    once = json.loads(rewrite(celerys(SHARD_TASK, shard_message(7)), "docmill:v1:embed"))
+    once = json.loads(rewrite(celerys(SHARD_TASK, hint_arguments(SHARD_TASK, 7)), "docmill:v1:embed"))
     twice = json.loads(rewrite(json.dumps(once).encode(), "docmill:v1:embed"))
     assert once["properties"].pop("delivery_tag") != twice["properties"].pop("delivery_tag")
     assert once == twice

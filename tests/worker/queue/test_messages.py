@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from docmill.tasks import kinds
 from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue
-from docmill.worker.queue.messages import parse_shard, shard_message
+from docmill.worker.queue.messages import SHARD_TASK, hint_arguments, parse_hint
 
 
 @given(st.integers(min_value=1, max_value=2**62))
 def test_a_shards_message_comes_back_as_its_id(shard_id: int) -> None:
-    assert parse_shard(shard_message(shard_id)) == shard_id
+    assert parse_hint(SHARD_TASK, hint_arguments(SHARD_TASK, shard_id)) == shard_id
 
 
 def test_an_enqueue_message_is_named_as_the_commands_options() -> None:

@@ -159,8 +159,7 @@ def _as_json(answer: tuple[Record, list[StoredHit]]) -> dict[str, Any]:
 
 
 def _hit_as_json(hit: StoredHit) -> dict[str, Any]:
-    passage = None if hit.passage is None else hit.text[slice(*hit.passage)]
-    shown = {"id": hit.id, "score": hit.score, "text": hit.text, "meta": hit.meta, "passage": passage}
+    shown = {"id": hit.id, "score": hit.score, "text": hit.text, "meta": hit.meta, "passage": hit.matched}
     return shown if hit.window is None else shown | {"window": hit.window}
 
 
@@ -172,11 +171,7 @@ def _print(answers: Iterable[tuple[Record, list[StoredHit]]], *, headed: bool) -
     for record, hits in answers:
         if headed:
             print_rich(Text(_line(record.text), style="bold", overflow="ellipsis", no_wrap=True))
-        print_rich(hits_table([(hit.score, hit.id, _line(_of_hit(hit))) for hit in hits]))
-
-
-def _of_hit(hit: StoredHit) -> str:
-    return hit.text if hit.passage is None else hit.text[slice(*hit.passage)]
+        print_rich(hits_table([(hit.score, hit.id, _line(hit.matched or hit.text)) for hit in hits]))
 
 
 def _line(text: str) -> str:
