@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from sqlalchemy import func, select
 from bench.pairs import peak_mb
 from bench.stores import fresh_postgres, own_redis
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Job, Shard
+from docmill.storage.core.schema import Job, Shard, Worker
 from docmill.storage.steps.sharding import OPEN_SHARDS
 from docmill.tasks import kinds
 from docmill.tasks.kinds import STORED_KINDS as KINDS
@@ -100,9 +99,10 @@ class Fleet:
         return sum(peak_mb(pid) for pid in (self._worker, *_children(self._worker)))
 
     def busy_shares(self) -> list[float]:
-        """By the worker's own word: the part of the time in which it held texts that its device computed, in
-        reports of up to a minute."""
-        return [float(share) / 100 for share in re.findall(r"device_used .*busy=([\d.]+)%", self.log())]
+        """By the workers' own word: the part of the last minute's time with texts in which each device computed."""
+        with self._database.read() as transaction:
+            uses = transaction.scalars(select(Worker.time_use)).all()
+        return [use["device"] / use["working"] for use in uses if use and use["working"]]
 
 
 def _children(parent: int) -> list[int]:

@@ -45,7 +45,6 @@ from docmill.worker.engines import opener, settled
 from docmill.worker.process.counts import of_memory
 from docmill.worker.process.device_start import REST, SERVE, DeviceConfig, Expected, parse
 from docmill.worker.process.shard import Process
-from docmill.worker.process.usage import UsageDifference, UsageTotals, due
 from docmill.worker.queue.broker import Broker, ear
 from docmill.worker.queue.messages import (
     ENQUEUE_TASK,
@@ -410,9 +409,8 @@ def _drain(process: Process) -> None:
 def _beat(
     order: DeviceConfig, process: Process, settings: Settings, voice: SupervisorChannel, presence: Presence
 ) -> None:
-    """Renew leases well within their time, say how far the texts in flight are, and log how busy the device is."""
+    """Renew leases well within their time, and say how far the texts in flight are."""
     every = min(5.0, settings.lease_s / 6)
-    reported = process.reading()
     due = 0.0
 
     def renew_leases() -> None:
@@ -432,16 +430,7 @@ def _beat(
             counts=process.counts(),
             gauges=of_memory(devices.memory(order.device)),
         )
-        reported = _report(reported, process.reading())
         time.sleep(BEAT_S)
-
-
-def _report(last: UsageTotals, now: UsageTotals) -> UsageTotals:
-    """Log the utilization since the last report if a report is due. Return the reading for the next comparison."""
-    if due(last, now):
-        log.info("device_used %s", UsageDifference.between(last, now))
-        return now
-    return now if last.idle and now.idle else last
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from docmill.worker import logs
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.process.counts import DeviceCounter, of_device
 from docmill.worker.process.device_start import CUT
-from docmill.worker.process.usage import COMPUTING, CUTTING, READING, WRITING, TimeUse, UsageTotals
+from docmill.worker.process.usage import COMPUTING, CUTTING, READING, WRITING, TimeUse
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.dispatcher import Refill
 from docmill.worker.queue.messages import queue
@@ -372,18 +372,11 @@ class Process:
 
     def lately(self) -> dict[str, float]:
         """Return the use of the last minute, in seconds (`worker.process.usage`)."""
-        now = self.reading()
-        return self.time_use.lately(now.working_s, now.counters.busy_s)
+        return self.time_use.lately(self.in_flight.worked_s(), self.engine.counters.busy_s)
 
     def counts(self) -> dict[str, float]:
         """Return all counters of this process, by the names of `worker.process.counts.COUNTERS`."""
-        now = self.reading()
-        return self.tally.counts() | of_device(now.counters, now.working_s)
-
-    def reading(self) -> UsageTotals:
-        """Return the work since the start, and the seconds in which a shard was in flight."""
-        working_s, idle = self.in_flight.worked_s()
-        return UsageTotals(time.monotonic(), working_s, self.engine.counters, idle)
+        return self.tally.counts() | of_device(self.engine.counters, self.in_flight.worked_s())
 
     def drain(self) -> None:
         """Take no more shards, finish the batch on the device, commit the finished texts and give the rest back."""
@@ -463,12 +456,10 @@ class ShardsInFlight:
         with self._lock:
             return list(self._claims.values())
 
-    def worked_s(self) -> tuple[float, bool]:
-        """Return the seconds in which any claim was held, until now, and True if none is held."""
+    def worked_s(self) -> float:
+        """Return the seconds in which any claim was held, until now."""
         with self._lock:
-            if not self._claims:
-                return self._worked_s, True
-            return self._worked_s + time.monotonic() - self._working_since, False
+            return self._worked_s + (time.monotonic() - self._working_since if self._claims else 0.0)
 
 
 FIRST_S = 1.0
