@@ -63,7 +63,7 @@ def serve_command(
     keep_days: int,
     sample_anew: bool,
     endpoint: str | None,
-) -> int:
+) -> None:
     """Serve OpenAI's Batch API, until Ctrl-C: files and batches of those who have a key.
 
     `docmill keys add` makes keys. Batches are jobs of the store, and the workers compute them. All that the server
@@ -88,7 +88,6 @@ def serve_command(
             if not any(key.revoked_at is None for key in keys.list_keys(database)):
                 warn("No request has a key yet. Add one: docmill keys add NAME")
             until_interrupted()
-    return OK
 
 
 def _named(model: str) -> tuple[str, str]:
@@ -125,7 +124,7 @@ COST = click.option(
 @BYTES
 @COST
 @JSON
-def add_command(name: str, as_json: bool, **limits: float | None) -> int:
+def add_command(name: str, as_json: bool, **limits: float | None) -> None:
     """Make a key for NAME and print it, which is the only time that it is shown."""
     if not is_id(name):
         raise click.UsageError("NAME has 1 to 255 characters that can be printed")
@@ -137,7 +136,6 @@ def add_command(name: str, as_json: bool, **limits: float | None) -> int:
         print_json({"name": name, "key": secret, **given})
     else:
         answer(secret)
-    return OK
 
 
 @keys_command.command("change", epilog="Example: docmill keys change alice --max-cost 50")
@@ -146,7 +144,7 @@ def add_command(name: str, as_json: bool, **limits: float | None) -> int:
 @REQUESTS
 @BYTES
 @COST
-def change_command(name: str, **limits: float | None) -> int:
+def change_command(name: str, **limits: float | None) -> None:
     """Change limits of the key of NAME. With a higher --max-cost, paused batches continue."""
     given = {option: value for option, value in limits.items() if value is not None}
     if not given:
@@ -154,7 +152,6 @@ def change_command(name: str, **limits: float | None) -> int:
     with open_store(_checked(settings_from(), limits)) as database:
         keys.change_key(database, name, **given)
     say(f"The key of {name} is changed.")
-    return OK
 
 
 def _checked(settings: Settings, limits: Mapping[str, float | None]) -> Settings:
@@ -165,19 +162,18 @@ def _checked(settings: Settings, limits: Mapping[str, float | None]) -> Settings
 
 @keys_command.command("list", epilog="Example: docmill keys list")
 @JSON
-def list_command(as_json: bool) -> int:
+def list_command(as_json: bool) -> None:
     """List the keys by their names, without the keys themselves."""
     with open_store(settings_from()) as database:
         rows = [_row(key) for key in keys.list_keys(database)]
     if as_json:
         print_json(rows)
-        return OK
+        return
     made = table("name", "state", "weight", "most requests", "most bytes", "most cost", "cost so far", names={"name"})
     for row in rows:
         bounds = ("any" if row[name] is None else f"{row[name]:,}" for name in LIMITS)
         made.add_row(printable(row["name"]), row["state"], str(row["weight"]), *bounds, f"{row['spent']:,.4g}")
     print_rich(made)
-    return OK
 
 
 def _row(key: keys.ApiKey) -> dict[str, Any]:
@@ -188,12 +184,11 @@ def _row(key: keys.ApiKey) -> dict[str, Any]:
 
 @keys_command.command("revoke", epilog="Example: docmill keys revoke alice")
 @click.argument("name")
-def revoke_command(name: str) -> int:
+def revoke_command(name: str) -> None:
     """Refuse the key of NAME from now on. Its batches go on."""
     with open_store(settings_from()) as database:
         keys.revoke_key(database, name)
     say(f"The key of {name} is revoked.")
-    return OK
 
 
 @keys_command.command("rm-files", epilog="Example: docmill keys rm-files batch_0123456789abcdef01234567")

@@ -20,7 +20,7 @@ from docmill.storage.json_values import Json
 from docmill.storage.outputs.output_types import OutputType
 from docmill.tasks.engine.backend_factory import ReadWindow
 from docmill.worker.cli.options import JOB, JSON, settings_from
-from docmill.worker.cli.printing import OK, print_json, print_rich, say
+from docmill.worker.cli.printing import print_json, print_rich, say
 from docmill.worker.formatting import local_time, printable
 from docmill.worker.stores import open_store
 
@@ -31,7 +31,7 @@ from docmill.worker.stores import open_store
 @click.option("--step", help="Explain this step of a job with several steps.")
 @click.option("--full", is_flag=True, help="Show long texts, and all windows.")
 @JSON
-def explain_command(job: int, document: str, step: str | None, full: bool, as_json: bool) -> int:
+def explain_command(job: int, document: str, step: str | None, full: bool, as_json: bool) -> None:
     """Show how docmill computed the result of the document ID in JOB.
 
     The command shows the document with its metadata, the windows of the text with their prompts, the output, its
@@ -51,7 +51,6 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
             print_json(write_json(explanation))
         else:
             _show(database, explanation, full=full)
-    return OK
 
 
 def _show(database: Database, explanation: Explanation, *, full: bool) -> None:

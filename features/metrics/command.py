@@ -13,7 +13,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.migrations import require_current
 from docmill.storage.results.fleet import Fleet, read_fleet
 from docmill.worker.cli.options import WholeNumber, settings_from
-from docmill.worker.cli.printing import OK, answer, say, stop_as_interrupt
+from docmill.worker.cli.printing import answer, say, stop_as_interrupt
 from docmill.worker.prices import read_prices
 from docmill.worker.queue.messages import ENQUEUE_LANE
 from docmill.worker.settings import LANES
@@ -25,7 +25,7 @@ from docmill.worker.terminal import warn
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on; 0.0.0.0 for all.")
 @click.option("--port", type=WholeNumber(0, 65535), default=9464, show_default=True, help="Port; 0 for any free.")
 @click.option("--once", is_flag=True, help="Print the metrics and end.")
-def metrics_command(host: str, port: int, once: bool) -> int:
+def metrics_command(host: str, port: int, once: bool) -> None:
     """Serve the fleet's metrics to Prometheus, until Ctrl-C.
 
     The command reads the database at each scrape, so the metrics are right even if every worker is dead. One such
@@ -44,11 +44,10 @@ def metrics_command(host: str, port: int, once: bool) -> int:
         collector = FleetCollector(_reader(database), depths, prices)
         if once:
             answer(exposition(collector), nl=False)
-            return OK
+            return
         with serving(collector, host, port) as url, suppress(KeyboardInterrupt):
             say(f"Metrics: {url} (Ctrl-C ends it)")
             threading.Event().wait()
-    return OK
 
 
 def _warn_away(error: Exception) -> None:

@@ -138,7 +138,8 @@ def run_command(
         if dry_run or not (yes or planned.stored is not None):
             cost = forecast(settings, database, planned, devices[0], listen(settings))
             if dry_run:
-                return _say_cost(planned, cost, devices[0], as_json)
+                _say_cost(planned, cost, devices[0], as_json)
+                return OK
             if not confirmed("\n".join(_cost_lines(planned, cost, devices[0])), "Migrate", NOT_SWITCHED):
                 return BAD_INPUT
         try:
@@ -153,7 +154,7 @@ def run_command(
 @migrate_command.command("status", epilog="Example: docmill migrate status tickets --json")
 @click.argument("corpus")
 @JSON
-def status_command(corpus: str, as_json: bool) -> int:
+def status_command(corpus: str, as_json: bool) -> None:
     """List the migrations of CORPUS, the latest first."""
     with open_store(settings_from()) as database:
         corpus_id, name = _find_corpus(database, corpus)
@@ -164,7 +165,6 @@ def status_command(corpus: str, as_json: bool) -> int:
         _print_migrations(migrations)
     else:
         say(f"The corpus {name} was never migrated.")
-    return OK
 
 
 @migrate_command.command("cancel", epilog="Example: docmill migrate cancel tickets")
@@ -221,7 +221,7 @@ def _find_corpus(database: Database, corpus: str) -> tuple[int, str]:
     return find_corpus(database, name), name
 
 
-def _say_cost(planned: MigrationPlan, cost: Forecast, device: str, as_json: bool) -> int:
+def _say_cost(planned: MigrationPlan, cost: Forecast, device: str, as_json: bool) -> None:
     if as_json:
         specs = {"corpus": planned.corpus, "from": asdict(planned.old.spec), "to": asdict(planned.new)}
         print_json(asdict(cost) | specs)
@@ -229,7 +229,6 @@ def _say_cost(planned: MigrationPlan, cost: Forecast, device: str, as_json: bool
         for line in _cost_lines(planned, cost, device):
             answer(line)
         say(f"{NOT_SWITCHED}: this was a dry run.")
-    return OK
 
 
 def _cost_lines(planned: MigrationPlan, cost: Forecast, device: str) -> list[str]:

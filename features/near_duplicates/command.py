@@ -27,7 +27,7 @@ from docmill.worker.cli.options import (
     WholeNumber,
     settings_from,
 )
-from docmill.worker.cli.printing import OK, answer, listen, print_json, print_rich, say, write_out
+from docmill.worker.cli.printing import answer, listen, print_json, print_rich, say, write_out
 from docmill.worker.jobs.outputs import STDOUT, check_out
 from docmill.worker.stores import corpus_names, open_store
 
@@ -77,7 +77,7 @@ def find_command(
     out: Path | None,
     file_format: str | None,
     as_json: bool,
-) -> int:
+) -> None:
     """Put documents of CORPUS that are nearly the same into clusters.
 
     CORPUS is the name that `run --corpus` gave, or else the path of the source. Two texts are near duplicates if
@@ -90,9 +90,7 @@ def find_command(
     if wanted.by_vectors and wanted.about_words:
         first = wanted.about_words[0]
         raise click.UsageError(f"--{first} is about words, and vectors are compared by their cosine; leave one out")
-    return _report(
-        corpus, lambda database, name: deduplicate(database, name, wanted, listen()), out, file_format, as_json
-    )
+    _report(corpus, lambda database, name: deduplicate(database, name, wanted, listen()), out, file_format, as_json)
 
 
 @dedup_command.command("show", epilog="Example: docmill dedup show articles.jsonl --out clusters.csv")
@@ -100,19 +98,18 @@ def find_command(
 @ROWS
 @FORMAT
 @JSON
-def show_command(corpus: str, out: Path | None, file_format: str | None, as_json: bool) -> int:
+def show_command(corpus: str, out: Path | None, file_format: str | None, as_json: bool) -> None:
     """Show the clusters that the last search in CORPUS found."""
-    return _report(corpus, None, out, file_format, as_json)
+    _report(corpus, None, out, file_format, as_json)
 
 
 @dedup_command.command("forget", epilog="Example: docmill dedup forget articles.jsonl")
 @CORPUS
-def forget_command(corpus: str) -> int:
+def forget_command(corpus: str) -> None:
     """Remove the clusters of CORPUS; documents and results stay."""
     with open_store(settings_from()) as database:
         corpus_id = find_corpus(database, first_existing(database, corpus_names(corpus)))
         answer(f"Removed the clusters of {formatting.documents(clusters.forget(database, corpus_id))}.")
-    return OK
 
 
 def _report(
@@ -121,7 +118,7 @@ def _report(
     out: Path | None,
     file_format: str | None,
     as_json: bool,
-) -> int:
+) -> None:
     """Search, if asked to, and print the clusters."""
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
@@ -138,7 +135,6 @@ def _report(
         print_json(_as_json(name, summary, work, samples))
     elif out != STDOUT:
         _print(corpus, summary, work, samples)
-    return OK
 
 
 def _write(database: Database, corpus_id: int, out: Path, file_format: str | None, n: int) -> None:

@@ -10,7 +10,7 @@ from docmill.features.reports.facts import Facts, gather
 from docmill.storage.core.database import Database
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.worker.cli.options import JOB, FilledPath, settings_from
-from docmill.worker.cli.printing import OK, listen, say
+from docmill.worker.cli.printing import listen, say
 from docmill.worker.extras import EXTRAS
 from docmill.worker.jobs.outputs import check_out
 from docmill.worker.jobs.results import SHOWN_EVERY, WritingBar
@@ -28,7 +28,7 @@ from docmill.worker.web.marks import ChecksOf, checks_of
     help="Write the page to this file; report-JOB.html in this folder if not given.",
 )
 @click.option("--no-text", is_flag=True, help="Leave out texts, ids of documents and reasons of failures.")
-def report_command(job: int, out: Path | None, no_text: bool) -> int:
+def report_command(job: int, out: Path | None, no_text: bool) -> None:
     """Write a page of HTML about JOB, for people who do not use the command line.
 
     The page shows the models, workers and cost of the job, the savings by repeated texts and earlier
@@ -47,7 +47,6 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
         facts = _gather(database, status, checks_of(settings.models_dir, settings.cache_dir), with_text=not no_text)
     write(target, facts, prices.cost_of(status))
     say(f"Wrote the report on job {job} to {target}.")
-    return OK
 
 
 def _gather(database: Database, status: JobStatus, checks_of: ChecksOf, *, with_text: bool) -> Facts:

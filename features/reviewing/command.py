@@ -31,7 +31,7 @@ from docmill.storage.steps.risk import FLAG, RiskFeature
 from docmill.storage.writers.formats import whole_file
 from docmill.worker import consoles
 from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber, settings_from
-from docmill.worker.cli.printing import OK, print_json, print_rich, say, say_rich
+from docmill.worker.cli.printing import print_json, print_rich, say, say_rich
 from docmill.worker.consoles import table
 from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import counted, printable
@@ -76,7 +76,7 @@ def review_command() -> None:
 @SEED
 @BY
 @JSON
-def judge_command(job: int, step: str | None, size: int, seed: int | None, by: str | None, as_json: bool) -> int:
+def judge_command(job: int, step: str | None, size: int, seed: int | None, by: str | None, as_json: bool) -> None:
     """Judge a sample of JOB's outputs here.
 
     The command shows an output beside its input and waits for a key: g good, b bad, s skip, n note, u undo, q quit.
@@ -91,7 +91,6 @@ def judge_command(job: int, step: str | None, size: int, seed: int | None, by: s
         review = _open(database, job, step, seed)
         judge(review, size, by or _user())
         _print(review, as_json=as_json)
-    return OK
 
 
 @review_command.command("summary", epilog="Example: docmill review summary 7 --json")
@@ -99,12 +98,11 @@ def judge_command(job: int, step: str | None, size: int, seed: int | None, by: s
 @STEP
 @SEED
 @JSON
-def summary_command(job: int, step: str | None, seed: int | None, as_json: bool) -> int:
+def summary_command(job: int, step: str | None, seed: int | None, as_json: bool) -> None:
     """Print the estimates for JOB, and judge nothing."""
     LIBRARY.require("`docmill review`")
     with open_store(settings_from()) as database:
         _print(_open(database, job, step, seed), as_json=as_json)
-    return OK
 
 
 @review_command.command("export", epilog="Example: docmill review export 7 sample.csv")
@@ -113,7 +111,7 @@ def summary_command(job: int, step: str | None, seed: int | None, as_json: bool)
 @STEP
 @SIZE
 @SEED
-def export_command(job: int, file: Path, step: str | None, size: int, seed: int | None) -> int:
+def export_command(job: int, file: Path, step: str | None, size: int, seed: int | None) -> None:
     """Write the outputs of JOB's sample that nobody has judged to FILE.
 
     A .csv file has an empty column for the verdict; a .json file has tasks for Label Studio.
@@ -122,7 +120,6 @@ def export_command(job: int, file: Path, step: str | None, size: int, seed: int 
     LIBRARY.require("`docmill review`")
     with open_store(settings_from()) as database:
         _export(_open(database, job, step, seed), file, size)
-    return OK
 
 
 @review_command.command("import", epilog="Example: docmill review import 7 sample.csv")
@@ -132,7 +129,7 @@ def export_command(job: int, file: Path, step: str | None, size: int, seed: int 
 @SEED
 @BY
 @JSON
-def import_command(job: int, file: Path, step: str | None, seed: int | None, by: str | None, as_json: bool) -> int:
+def import_command(job: int, file: Path, step: str | None, seed: int | None, by: str | None, as_json: bool) -> None:
     """Store the verdicts in a judged FILE.
 
     FILE is .csv, or .json that Label Studio exported as JSON or JSON-MIN.
@@ -143,14 +140,13 @@ def import_command(job: int, file: Path, step: str | None, seed: int | None, by:
         n = review.take(read(file), by or _user())
         say(f"Stored {n:,} judgement{'s' * (n != 1)} from {file}.")
         _print(review, as_json=as_json)
-    return OK
 
 
 @review_command.command("fit", epilog="Example: docmill review fit 7")
 @JOB
 @STEP
 @JSON
-def fit_command(job: int, step: str | None, as_json: bool) -> int:
+def fit_command(job: int, step: str | None, as_json: bool) -> None:
     """Fit the risk that an output is bad to all judgements.
 
     The command needs 200 judgements of the step's spec. It fits a logistic regression over flags, confidence and
@@ -159,7 +155,6 @@ def fit_command(job: int, step: str | None, as_json: bool) -> int:
     LIBRARY.require("`docmill review`")
     with open_store(settings_from()) as database:
         _fit(database, job, step, as_json=as_json)
-    return OK
 
 
 def _open(database: Database, job: int, step: str | None, seed: int | None) -> Review:

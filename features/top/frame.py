@@ -16,7 +16,7 @@ from docmill.storage.results.fleet import Fleet, read_fleet
 from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.tasks import kinds
 from docmill.worker.cli.options import JSON, settings_from
-from docmill.worker.cli.printing import OK, answer, print_json
+from docmill.worker.cli.printing import answer, print_json
 from docmill.worker.formatting import as_json, duration, local_time, printable, rate, time_left
 from docmill.worker.stores import open_store
 
@@ -31,7 +31,7 @@ WORKER_COLUMNS = ("worker", "device", "shards", "lanes", "refuses")
 @click.command("top", epilog="Example: docmill top --once")
 @click.option("--once", is_flag=True, help="Print them once and end.")
 @JSON
-def top_command(once: bool, as_json: bool) -> int:
+def top_command(once: bool, as_json: bool) -> None:
     """Watch jobs, lanes and workers, refreshed every two seconds, until Ctrl-C.
 
     Without a terminal, the command prints them once.
@@ -39,14 +39,14 @@ def top_command(once: bool, as_json: bool) -> int:
     with open_store(settings_from()) as database:
         if as_json:
             print_json(view_as_json(read_view(database)))
-            return OK
+            return
         is_live = sys.stdout.isatty() and not once
         while True:
             size = shutil.get_terminal_size()
             frame = plain_frame(read_view(database), size.columns)
             if not is_live:
                 answer(frame)
-                return OK
+                return
             click.clear()
             answer("\n".join(frame.splitlines()[: size.lines - 1]))
             time.sleep(REFRESH_S)

@@ -40,16 +40,16 @@ def corpus_command() -> None:
 
 @corpus_command.command("list", epilog="Example: docmill corpus list --json | jq '.[].name'")
 @JSON
-def list_command(as_json: bool) -> int:
+def list_command(as_json: bool) -> None:
     """List the corpora, with their documents and results by spec."""
     with open_store(settings_from()) as database:
         listed = corpora.every(database)
     if as_json:
         print_json([_as_json(corpus) for corpus in listed])
-        return OK
+        return
     if not listed:
         say("No corpora yet; `docmill run summarize SOURCE` makes one.")
-        return OK
+        return
     made = table(
         "corpus",
         "documents",
@@ -68,19 +68,18 @@ def list_command(as_json: bool) -> int:
         for more in results[1:]:
             made.add_row("", "", *more, "")
     print_rich(made)
-    return OK
 
 
 @corpus_command.command("show", epilog="Example: docmill corpus show articles.jsonl --json")
 @NAME
 @JSON
-def show_command(name: str, as_json: bool) -> int:
+def show_command(name: str, as_json: bool) -> None:
     """Show the corpus NAME: latest readings, jobs and results."""
     with open_store(settings_from()) as database:
         corpus = corpora.show(database, first_existing(database, corpus_names(name)))
     if as_json:
         print_json(_as_json(corpus))
-        return OK
+        return
     answer(
         f"{corpus.name}: {formatting.documents(corpus.documents)}, made {formatting.local_time(corpus.created_at)}"
     )
@@ -102,7 +101,6 @@ def show_command(name: str, as_json: bool) -> int:
     for part in (specs, readings, sources, jobs_table(corpus.jobs)):
         answer("")
         print_rich(part)
-    return OK
 
 
 @corpus_command.command("rm", epilog="Example: docmill corpus rm articles.jsonl --document a17 --document a18 --yes")

@@ -20,7 +20,7 @@ from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, s
 from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.settings import Settings, retention_rules
+from docmill.worker.settings import retention_rules
 from docmill.worker.stores import open_store
 
 DAY_S = 86_400.0
@@ -121,13 +121,22 @@ def migrated_command(days: float | None, dry_run: bool, yes: bool, as_json: bool
 @click.option("--for", "seconds", type=named("duration", _seconds), help="End after this time, such as 10m or 1h.")
 @click.option("--dry-run", is_flag=True, help="Only count the rows by table.")
 @JSON
-def retention_command(limit: int | None, seconds: float | None, dry_run: bool, as_json: bool) -> int:
+def retention_command(limit: int | None, seconds: float | None, dry_run: bool, as_json: bool) -> None:
     """Apply the retention rules.
 
     Set the rules with DOCMILL_RETENTION. The command removes old runs, shards, results and other rows that nothing
     needs. It does not ask, so you can run it on a schedule.
     """
-    return retain(settings_from(), limit, seconds, dry_run, as_json)
+    settings = settings_from()
+    ages = settings.ages
+    with open_store(settings) as database:
+        if dry_run:
+            _say_counts(retention.count(database, ages), ages, as_json)
+            return
+        swept = retention.apply(database, ages, RemovalBudget.of(limit, seconds))
+        for sentence in inventory.clear(settings, database):
+            say(sentence)
+    _say_swept(swept, ages, as_json)
 
 
 def _collect(
@@ -148,10 +157,14 @@ def _collect(
         asks = dry_run or not yes  # else nobody reads the counts
         dropped = gc.count_old(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids) if asks else []
         if dry_run:
-            return _say_would_remove(old, dropped, gc.count_unneeded(database), as_json)
+            _say_would_remove(old, dropped, gc.count_unneeded(database), as_json)
+            return OK
         if (old.documents or dropped) and not yes and not confirmed("\n".join(_what("This drops:", old, dropped))):
             return BAD_INPUT
-        removed = _remove(database, note(database, drops))
+        drops = note(database, drops)
+        removed = removal.remove_versions(database, drops.older_than_s) if drops.superseded else Removed()
+        removed += gc.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
+        removed += gc.collect(database)
         for sentence in inventory.clear(settings, database):
             say(sentence)
         vanished = removal.count_vanished(database)
@@ -184,7 +197,6 @@ def _drops(database: Database, days: float | None, spec: str | None) -> Drops:
 
 
 def _drops_replaced(database: Database, days: float | None) -> Drops:
-
     specs = needed.replaced_specs(database, (days or 0.0) * DAY_S)
     for sentence in specs.staying:
         say(f"{sentence}.")
@@ -197,13 +209,6 @@ def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops
     for spec_id in spec_ids:
         pgvector_index.drop(database, spec_id)
     return replace(drops, spec_ids=spec_ids)
-
-
-def _remove(database: Database, drops: Drops) -> Removed:
-
-    removed = removal.remove_versions(database, drops.older_than_s) if drops.superseded else Removed()
-    removed += gc.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
-    return removed + gc.collect(database)
 
 
 def _what(begins: str, old: Removed, dropped: list[SpecResults]) -> list[str]:
@@ -223,29 +228,24 @@ def _old_versions(old: Removed) -> str:
     return f"{counted(old.documents, 'superseded version')} of documents, {counted(old.ingests, 'reading')}"
 
 
-def _say_would_remove(old: Removed, dropped: list[SpecResults], unneeded: Removed, as_json: bool) -> int:
+def _say_would_remove(old: Removed, dropped: list[SpecResults], unneeded: Removed, as_json: bool) -> None:
     """Say what would go, and the texts that nothing needs now."""
     if as_json:
         counts = {"superseded": old.documents, "readings": old.ingests, "unneeded": _counts(unneeded)}
         print_json({"dropped": [asdict(of_spec) for of_spec in dropped], **counts})
-        return OK
+        return
     if old.documents or dropped:
         say("\n".join(_what("This would drop:", old, dropped)))
     say(f"Texts that nothing needs: {unneeded.contents:,}, with {counted(unneeded.outcomes, 'result')}.")
     say("Nothing was removed: this was a dry run.")
-    return OK
 
 
 def _counts(removed: Removed) -> dict[str, int]:
     return {"contents": removed.contents, "outcomes": removed.outcomes}
 
 
-def _texts(removed: Removed) -> str:
-    return f"{counted(removed.contents, 'text')}, {counted(removed.outcomes, 'result')}"
-
-
 def _say_removed(removed: Removed, vanished: dict[str, int]) -> None:
-    parts = [_texts(removed)]
+    parts = [counted(removed.contents, "text"), counted(removed.outcomes, "result")]
     if removed.documents or removed.ingests:
         parts.append(_old_versions(removed))
     say(f"Removed: {', '.join(parts)}.")
@@ -255,31 +255,18 @@ def _say_removed(removed: Removed, vanished: dict[str, int]) -> None:
         say(f"The corpus {name} keeps {which}, with their texts; {advice}.")
 
 
-def retain(settings: Settings, rows: int | None, seconds: float | None, dry_run: bool, as_json: bool) -> int:
-    """Apply the rules of retention, or count the rows that they would remove."""
-    ages = settings.ages
-    with open_store(settings) as database:
-        if dry_run:
-            return _say_counts(retention.count(database, ages), ages, as_json)
-        swept = retention.apply(database, ages, RemovalBudget.of(rows, seconds))
-        for sentence in inventory.clear(settings, database):
-            say(sentence)
-    return _say_swept(swept, ages, as_json)
-
-
 def _age(ages: Ages, rule: str) -> str:
     age_s = ages.get(rule)
     return "" if age_s is None else formatting.duration(age_s)
 
 
-def _say_counts(counts: Mapping[str, Mapping[str, int]], ages: Ages, as_json: bool) -> int:
-
+def _say_counts(counts: Mapping[str, Mapping[str, int]], ages: Ages, as_json: bool) -> None:
     if as_json:
         rows = [
             {"rule": rule, "table": name, "rows": n} for rule, tables in counts.items() for name, n in tables.items()
         ]
         print_json({"ages_s": ages, "rows": rows})
-        return OK
+        return
 
     made = table("rule", "older than", "table", "rows", numbers=["rows"])
     for rule, tables in counts.items():
@@ -288,14 +275,12 @@ def _say_counts(counts: Mapping[str, Mapping[str, int]], ages: Ages, as_json: bo
     print_rich(made)
     _say_unset(ages)
     say("Nothing was removed: this was a dry run.")
-    return OK
 
 
-def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
-
+def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> None:
     if as_json:
         print_json({"ages_s": ages, "removed": swept.removed, "complete": swept.complete})
-        return OK
+        return
 
     made = table("rule", "older than", "rows removed", numbers=["rows removed"])
     for rule, rows in swept.removed.items():
@@ -304,7 +289,6 @@ def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
     _say_unset(ages)
     if not swept.complete:
         say("More may be left: the limit was reached. The same command goes on.")
-    return OK
 
 
 def _say_unset(ages: Ages) -> None:

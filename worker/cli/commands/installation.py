@@ -28,7 +28,7 @@ def db_command() -> None:
     "upgrade", epilog="Example: DOCMILL_DATABASE_URL=postgresql://docmill@db/docmill docmill db upgrade"
 )
 @JSON
-def upgrade_command(as_json: bool) -> int:
+def upgrade_command(as_json: bool) -> None:
     """Upgrade the store's schema to this version. Safe to run twice, and while workers run."""
     with closing(store_of(settings_from())) as database:
         before, after = upgrade(database)
@@ -38,12 +38,11 @@ def upgrade_command(as_json: bool) -> int:
         say(f"The schema of {database} is up to date ({after}).")
     else:
         say(f"The schema of {database} went from {before or 'nothing'} to {after}.")
-    return OK
 
 
 @db_command.command("recount", epilog="Example: docmill db recount")
 @JSON
-def recount_command(as_json: bool) -> int:
+def recount_command(as_json: bool) -> None:
     """Correct the kept counts of shards, failures and flags.
 
     Metrics and pages read these counts, which triggers of the schema keep. After `pg_restore --data-only` they are
@@ -59,7 +58,6 @@ def recount_command(as_json: bool) -> int:
         say(f"Corrected in {name}: {said}.")
     else:
         say(f"The counts of {name} are right.")
-    return OK
 
 
 @click.command(
@@ -167,10 +165,9 @@ VARIABLE = "_DOCMILL_COMPLETE"
     epilog="Example: source <(docmill completion bash)   # in ~/.bashrc; docs/tutorial.md has zsh and fish",
 )
 @click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
-def completion_command(shell: str) -> int:
+def completion_command(shell: str) -> None:
     """Print the script that lets SHELL complete docmill's commands, options, choices and files."""
     context = click.get_current_context().find_root()
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(context.command, {}, "docmill", VARIABLE).source())
-    return OK

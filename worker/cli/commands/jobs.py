@@ -35,7 +35,7 @@ from docmill.worker.stores import open_store
 @click.command("jobs", epilog="Example: docmill jobs --json")
 @LATEST
 @JSON
-def jobs_command(limit: int, as_json: bool) -> int:
+def jobs_command(limit: int, as_json: bool) -> None:
     """List the latest jobs, newest first."""
     with open_store(settings_from()) as database:
         statuses = list_statuses(database, limit)
@@ -47,7 +47,6 @@ def jobs_command(limit: int, as_json: bool) -> int:
         print_rich(jobs_table(statuses))
     else:
         say("No jobs yet; `docmill run summarize SOURCE` makes one.")
-    return OK
 
 
 @click.command("status", epilog="Example: docmill status 7 --wait && docmill results 7 --out results.jsonl")
@@ -96,7 +95,7 @@ def status_command(job: int | None, wait: bool, as_json: bool) -> int:
 @JOB
 @click.option("--only", type=Choice(["transient", "document", "model"]), help="Retry only failures of this class.")
 @JSON
-def retry_command(job: int, only: str | None, as_json: bool) -> int:
+def retry_command(job: int, only: str | None, as_json: bool) -> None:
     """Try JOB's failed documents again, and continue a stopped job.
 
     --max-failures and --max-flagged still apply, but not to the retried failures, nor to doubtful results from
@@ -112,10 +111,9 @@ def retry_command(job: int, only: str | None, as_json: bool) -> int:
         print_json({"id": job, "retried": texts, "goes_on": goes_on})
     else:
         say(said)
-    return OK
 
 
-def _apply(act: Callable[[Database, int], bool], job: int, became: str, as_json: bool, key: str = "changed") -> int:
+def _apply(act: Callable[[Database, int], bool], job: int, became: str, as_json: bool, key: str = "changed") -> None:
     """Apply a change to a job and print its new state; a job that had ended is left as it is."""
     with open_store(settings_from()) as database:
         changed, said = change_job(database, job, act, became)
@@ -123,26 +121,25 @@ def _apply(act: Callable[[Database, int], bool], job: int, became: str, as_json:
         print_json({"id": job, key: changed})
     else:
         say(said)
-    return OK
 
 
 @click.command("cancel", epilog="Example: docmill cancel 7")
 @JOB
 @JSON
-def cancel_command(job: int, as_json: bool) -> int:
+def cancel_command(job: int, as_json: bool) -> None:
     """Stop JOB. Finished results stay; work in progress is dropped."""
-    return _apply(jobs.cancel, job, "cancelled", as_json, key="cancelled")
+    _apply(jobs.cancel, job, "cancelled", as_json, key="cancelled")
 
 
 @click.command("pause", epilog="Example: docmill pause 7")
 @JOB
 @JSON
-def pause_command(job: int, as_json: bool) -> int:
+def pause_command(job: int, as_json: bool) -> None:
     """Pause JOB until `docmill resume JOB`. Finished results stay; work in progress is dropped.
 
     Workers notice within seconds and turn to other jobs.
     """
-    return _apply(jobs.pause, job, "paused", as_json)
+    _apply(jobs.pause, job, "paused", as_json)
 
 
 @click.command("resume", epilog="Example: docmill resume 7 --max-cost 5")
@@ -153,7 +150,7 @@ def pause_command(job: int, as_json: bool) -> int:
     help="New limit of the job's total cost, in the currency of DOCMILL_PRICES.",
 )
 @JSON
-def resume_command(job: int, max_cost: float | None, as_json: bool) -> int:
+def resume_command(job: int, max_cost: float | None, as_json: bool) -> None:
     """Resume a paused JOB. If it has reached its --max-cost, it needs a higher one."""
     settings = settings_from()
     with open_store(settings) as database:
@@ -162,27 +159,24 @@ def resume_command(job: int, max_cost: float | None, as_json: bool) -> int:
         print_json({"id": job, "changed": changed})
     else:
         say(said)
-    return OK
 
 
 @click.command("priority", epilog="Example: docmill priority 7 10")
 @JOB
 @click.argument("priority", type=WholeNumber(-LARGEST, LARGEST))
 @JSON
-def priority_command(job: int, priority: int, as_json: bool) -> int:
+def priority_command(job: int, priority: int, as_json: bool) -> None:
     """Change the priority of JOB. A higher PRIORITY goes first; jobs of equal priority share the workers evenly.
 
     Put two dashes before a negative priority: docmill priority -- 7 -5.
     """
-    return _apply(
-        lambda database, job: jobs.prioritize(database, job, priority), job, f"at priority {priority}", as_json
-    )
+    _apply(lambda database, job: jobs.prioritize(database, job, priority), job, f"at priority {priority}", as_json)
 
 
 @click.command("failures", epilog="Example: docmill failures 7 --json | jq .reason")
 @JOB
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
-def failures_command(job: int, as_json: bool) -> int:
+def failures_command(job: int, as_json: bool) -> None:
     """List failed documents, blank documents and rejected records of JOB, with the reasons."""
     from docmill.storage.results.results import failures
 
@@ -190,7 +184,7 @@ def failures_command(job: int, as_json: bool) -> int:
         rows = failures(database, job)
         if as_json:
             write_out(STDOUT, rows)
-            return OK
+            return
         none = True
         for row in rows:
             if none:
@@ -200,4 +194,3 @@ def failures_command(job: int, as_json: bool) -> int:
             answer("\t".join(printable(escape_formula(field), keep="") if field else "-" for field in fields))
         if none:
             say(f"Job {job} has no failures.")
-    return OK

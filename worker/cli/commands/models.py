@@ -24,7 +24,7 @@ def models_command() -> None:
 
 @models_command.command("list", epilog="Example: docmill models list")
 @JSON
-def list_command(as_json: bool) -> int:
+def list_command(as_json: bool) -> None:
     """List the names that --model accepts besides folders and hub ids."""
     defaults = {model: kind for kind, model in DEFAULTS.items()}
     models = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in NAMES]
@@ -37,18 +37,17 @@ def list_command(as_json: bool) -> int:
         ]
     if as_json:
         print_json(models)
-        return OK
+        return
     for model in models:
         default = f" [default for {model['default_for']}]" if model["default_for"] else ""
         answer(f"{model['name']:<16} {model['about']}{default}")
     say("Any other --model is a folder, a name in DOCMILL_MODELS_DIR, package:PACKAGE/FOLDER, or a model hub's id.")
-    return OK
 
 
 @models_command.command("get", epilog="Example: docmill models get quickstart --from docmill-0.1.0-quickstart.zip")
 @click.argument("collection", type=Choice(["quickstart"]), metavar="quickstart", expose_value=False)
 @click.option("--from", "source", help="Folder, archive or URL.  [default: the archive of this release]")
-def get_command(source: str | None) -> int:
+def get_command(source: str | None) -> None:
     """Copy the small models of the quick start into the models directory.
 
     docmill's release has the archive. The command verifies the hash of each model.
@@ -59,7 +58,6 @@ def get_command(source: str | None) -> int:
     folder = settings.models_dir or settings.home / MODELS
     names = copy_own_models(source, folder, settings.cache_dir)
     say(f"Copied {', '.join(names)} to {folder}.")
-    return OK
 
 
 @models_command.command("check", epilog="Example: docmill models check Helsinki-NLP/opus-mt-es-en")

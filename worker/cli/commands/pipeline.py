@@ -51,7 +51,7 @@ def pipeline_command() -> None:
 @pipeline_command.command("check", epilog="Example: docmill pipeline check nightly.toml")
 @FILE
 @JSON
-def check_command(file: Path, as_json: bool) -> int:
+def check_command(file: Path, as_json: bool) -> None:
     """Check the keys, source and models of FILE. Stores nothing."""
     pipeline, prepared = prepare_file(settings_from(), file)
     try:
@@ -60,7 +60,7 @@ def check_command(file: Path, as_json: bool) -> int:
         say(f"`docmill pipeline add` refuses this file, `docmill pipeline run` does not: {error}")
     if as_json:
         print_json(_as_json(pipeline) | {"specs": {step.name: asdict(step.spec) for step in prepared.steps}})
-        return OK
+        return
     for step in prepared.steps:
         only = "" if step.flagged is None else f", only {step.flagged}"
         only += "" if step.leaves_out is None else f", without {step.leaves_out}"
@@ -72,17 +72,15 @@ def check_command(file: Path, as_json: bool) -> int:
             answer("\n".join(formatting.wrapped(sentence, indent="    ", width=80)))
     answer(f"schedule: {_when(pipeline)}")
     say(f"{file} is in order.")
-    return OK
 
 
 @pipeline_command.command("schema", epilog="Example: docmill pipeline schema > pipeline.schema.json")
-def schema_command() -> int:
+def schema_command() -> None:
     """Print the JSON Schema of pipeline files, for editors.
 
     Editors use it if the file's first line names it: #:schema pipeline.schema.json
     """
     print_json(json_schema())
-    return OK
 
 
 @pipeline_command.command("run", epilog="Example: docmill pipeline run nightly.toml --device cpu")
@@ -121,7 +119,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
 @pipeline_command.command("add", epilog="Example: docmill pipeline add nightly.toml")
 @FILE
 @JSON
-def add_command(file: Path, as_json: bool) -> int:
+def add_command(file: Path, as_json: bool) -> None:
     """Store the pipeline in FILE, or a new version of it.
 
     A stored pipeline has a schedule, a history and a view. Workers start it when it is due, so its source must exist
@@ -132,16 +130,15 @@ def add_command(file: Path, as_json: bool) -> int:
         pipeline = store_file(settings, database, file, listen())
     if as_json:
         print_json(_as_json(pipeline))
-        return OK
+        return
     say(f"Pipeline {pipeline.name} is stored; {_when(pipeline)}.")
     if pipeline.output.view:
         say(f"Its results are in the view {views.name_of(pipeline.name)}.")
-    return OK
 
 
 @pipeline_command.command("list", epilog="Example: docmill pipeline list --json | jq '.[].next_run'")
 @JSON
-def list_command(as_json: bool) -> int:
+def list_command(as_json: bool) -> None:
     """List the stored pipelines, with their last and next runs."""
     settings = settings_from()
     prices = read_prices(settings)
@@ -149,10 +146,10 @@ def list_command(as_json: bool) -> int:
         listed = list_pipelines(database, prices)
     if as_json:
         print_json(listed)
-        return OK
+        return
     if not listed:
         say("No pipelines yet; `docmill pipeline add FILE` stores one.")
-        return OK
+        return
     made = table("pipeline", "schedule", "last run", "state", "next run", names={"pipeline", "schedule"})
     for row in listed:
         last = row["last_run"] or {}
@@ -163,13 +160,12 @@ def list_command(as_json: bool) -> int:
             NameCell(row["name"]), NameCell(said), formatting.local_time(last.get("at")), last.get("state", ""), due
         )
     print_rich(made)
-    return OK
 
 
 @pipeline_command.command("show", epilog="Example: docmill pipeline show nightly > nightly.toml")
 @NAME
 @JSON
-def show_command(name: str, as_json: bool) -> int:
+def show_command(name: str, as_json: bool) -> None:
     """Print the stored file of the pipeline NAME."""
     with open_store(settings_from()) as database:
         row = pipelines.get(database, name)
@@ -177,7 +173,6 @@ def show_command(name: str, as_json: bool) -> int:
         print_json(_as_json(parse(row.text, Path(row.path))))
     else:
         answer(row.text, nl=not row.text.endswith("\n"))
-    return OK
 
 
 @pipeline_command.command("rm", epilog="Example: docmill pipeline rm nightly --yes")
@@ -200,7 +195,7 @@ def rm_command(name: str, yes: bool) -> int:
 @NAME
 @click.option("--limit", type=WholeNumber(1), default=20, show_default=True, help="List the latest N runs.")
 @JSON
-def history_command(name: str, limit: int, as_json: bool) -> int:
+def history_command(name: str, limit: int, as_json: bool) -> None:
     """List the runs of the pipeline NAME, newest first.
 
     If DOCMILL_PRICES is set, the list has the cost of their tokens.
@@ -211,7 +206,7 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
         runs = list_runs(database, name, limit, prices)
     if as_json:
         print_json(runs)
-        return OK
+        return
     paid = any(run["cost"] for run in runs)
     made = table("run", "due", "began", "ended", "state", "job", *(["cost"] if paid else []))
     for run in runs:
@@ -223,7 +218,6 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
     for run in runs:
         if run["reason"]:
             print_rich(Text(printable(f"Run {run['id']}: {run['reason']}")))
-    return OK
 
 
 def _when(pipeline: Pipeline) -> str:

@@ -195,7 +195,7 @@ def index_command() -> None:
     help="Index the vectors of this job.  [default: the corpus's latest embed job]",
 )
 @JSON
-def add_command(corpus: str, job: int | None, as_json: bool) -> int:
+def add_command(corpus: str, job: int | None, as_json: bool) -> None:
     """Make or update the index of the vectors of CORPUS.
 
     The command needs the privileges of the tables' owner. An index covers all vectors of a spec, of every corpus.
@@ -216,21 +216,20 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
     else:
         added = f"{counted(n_added, 'text')} {'was' if n_added == 1 else 'were'} added"
         say(f"The index of spec {searched.spec_id}, {searched.spec}, is up to date: {added}.")
-    return OK
 
 
 @index_command.command("list", epilog="Example: docmill index list --json | jq '.[] | select(.lacking > 1000)'")
 @JSON
-def list_command(as_json: bool) -> int:
+def list_command(as_json: bool) -> None:
     """List the indexes, with their vectors, missing texts and size."""
     with open_store(settings_from()) as database:
         indexes = pgvector_index.every(database)
     if as_json:
         print_json([{**asdict(index), "spec": str(index.spec)} for index in indexes])
-        return OK
+        return
     if not indexes:
         say("No indexes yet.")
-        return OK
+        return
     counted = ("vectors", "lacking", "size")
     made = table("spec", "of", *counted, "state", names={"of"}, numbers=counted)
     for index in indexes:
@@ -240,7 +239,6 @@ def list_command(as_json: bool) -> int:
             str(index.spec_id), NameCell(str(index.spec)), f"{index.vectors:,}", f"{index.lacking:,}", size, state
         )
     print_rich(made)
-    return OK
 
 
 @index_command.command("rm", epilog="Example: docmill index rm 3")

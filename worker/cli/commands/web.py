@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from docmill.worker.cli.options import WholeNumber, settings_from
-from docmill.worker.cli.printing import OK, say, stop_as_interrupt
+from docmill.worker.cli.printing import say, stop_as_interrupt
 
 if TYPE_CHECKING:
     from docmill.worker.settings import Settings
@@ -28,7 +28,7 @@ LOOPBACK, PORT = "127.0.0.1", 8321
     "--host-name", "names", multiple=True, metavar="NAME", help="Host name that a proxy uses for it; repeatable."
 )
 @click.option("--allow-changes", is_flag=True, help="Let the page operate jobs, and run pipelines.")
-def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: bool) -> int:
+def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: bool) -> None:
     """Show jobs and results in a browser, until Ctrl-C.
 
     The page reads the database, so it is right even if every worker is dead. It changes nothing without
@@ -55,7 +55,6 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
             if is_new:
                 say(f"Token: {token}")
             until_interrupted()
-    return OK
 
 
 def _choose_token(settings: Settings, host: str, names: tuple[str, ...]) -> tuple[str | None, bool]:

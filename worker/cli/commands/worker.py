@@ -17,7 +17,7 @@ from docmill.storage.leases import dispatch
 from docmill.tasks import tracing
 from docmill.worker import logs
 from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, settings_from
-from docmill.worker.cli.printing import OK, say
+from docmill.worker.cli.printing import say
 from docmill.worker.engines import choose_devices
 from docmill.worker.process.supervisor import Supervisor
 from docmill.worker.settings import ORDERS, Settings
@@ -41,7 +41,7 @@ def worker_command(
     lanes: str | None,
     threads: int | None,
     log_level: str | None,
-) -> int:
+) -> None:
     """Start a worker: a supervisor with one process for each device.
 
     After SIGTERM or Ctrl-C, the worker finishes the running batches and gives the rest back; after a second signal,
@@ -71,7 +71,6 @@ def worker_command(
             supervisor.run_with_signals()
     tracing.stop()
     say("Worker stopped; what was under way is committed or given back.")
-    return OK
 
 
 def _without_orders(settings: Settings, lacking: Sequence[str]) -> Settings:
