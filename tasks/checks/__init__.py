@@ -15,7 +15,10 @@ from docmill.storage.core.specs import LOW_CONFIDENCE, Outcome
 from docmill.storage.features import load_by_name
 from docmill.storage.outputs.output_types import TEXTS
 from docmill.storage.steps.conditions import flag_name
-from docmill.tasks.checks.base import Check, Context, Finding, doubt_confidence
+from docmill.tasks.checks.base import Check as Check
+from docmill.tasks.checks.base import Context as Context
+from docmill.tasks.checks.base import Finding as Finding
+from docmill.tasks.checks.base import doubt_confidence as doubt_confidence
 from docmill.tasks.checks.coverage import COPIED_INPUT, LENGTH_RATIO, MISSING_SENTENCES
 from docmill.tasks.checks.names import NAMES_CHANGED
 from docmill.tasks.checks.numbers_changed import NUMBERS_CHANGED
@@ -128,19 +131,3 @@ def _found(check: Check, source_text: str, output: str, context: Context) -> lis
     except Exception:  # an output is not lost for the sake of a check
         log.exception("check.raised", extra={"check": check.flag})
         return []
-
-
-__all__ = [
-    "AS_WRITTEN",
-    "CHECKS",
-    "NONE",
-    "Check",
-    "Checks",
-    "Context",
-    "Finding",
-    "all_checks",
-    "doubt_confidence",
-    "in_words",
-    "meaning",
-    "written",
-]

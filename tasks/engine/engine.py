@@ -133,11 +133,6 @@ class Engine:
         return self._device.counters
 
     @property
-    def busy_s(self) -> float:
-        """Seconds of device compute since the start."""
-        return self.counters.busy_s
-
-    @property
     def waiting(self) -> int:
         """The number of windows that wait for the device."""
         with self._changed:

@@ -24,13 +24,16 @@ from docmill.tasks import languages, prompts
 from docmill.tasks.checks import AS_WRITTEN, NONE, Checks
 from docmill.tasks.errors import BadOption, CannotServe, hint
 from docmill.tasks.kinds.answer import ANSWER, asking, require_room
-from docmill.tasks.kinds.base import Recipe, TaskKind, Traits
+from docmill.tasks.kinds.base import Recipe as Recipe
+from docmill.tasks.kinds.base import TaskKind as TaskKind
+from docmill.tasks.kinds.base import Traits as Traits
 from docmill.tasks.kinds.classify import CLASSIFY
 from docmill.tasks.kinds.embed import EMBED, SPARSE
 from docmill.tasks.kinds.entities import ENTITIES
 from docmill.tasks.kinds.extract import EXTRACT
 from docmill.tasks.kinds.generate import GENERATE, Generate, Uncut
-from docmill.tasks.kinds.options import KindOptions, declaration_of, key, parsed
+from docmill.tasks.kinds.options import KindOptions as KindOptions
+from docmill.tasks.kinds.options import declaration_of, key, parsed
 from docmill.tasks.kinds.redact import REDACT
 from docmill.tasks.kinds.summarize import SUMMARIZE
 from docmill.tasks.kinds.translate import TRANSLATE
@@ -248,32 +251,3 @@ def _tells_language(spec: Spec) -> bool:
 
 def _in_language(spec: Spec, language: str) -> Spec:
     return replace(spec, params={**spec.params, "source_lang": language})
-
-
-__all__ = [
-    "INSTRUCTIONS",
-    "KINDS",
-    "LINE_END",
-    "NAMES",
-    "OPTIONS",
-    "OWN_KINDS",
-    "STORED_KINDS",
-    "Instruction",
-    "KindOptions",
-    "Recipe",
-    "TaskKind",
-    "Traits",
-    "any_options",
-    "checks",
-    "conversation",
-    "example_of",
-    "instruction",
-    "kind",
-    "options",
-    "recipe",
-    "require_options",
-    "shared_options",
-    "spelling",
-    "traits_by",
-    "with_option",
-]

@@ -214,7 +214,7 @@ def test_a_drain_finishes_what_is_in_flight_and_takes_no_more(
     done = [event for event in events if isinstance(event, BatchDone)]
     assert [event.windows for event in begun] == [2 * two_workers] * ctranslate.AHEAD
     assert begun[1].load_tokens > begun[1].padded_tokens
-    assert engine.busy_s == pytest.approx(sum(event.seconds for event in done))
+    assert engine.counters.busy_s == pytest.approx(sum(event.seconds for event in done))
 
 
 def test_a_failed_batch_in_flight_fails_its_own_windows_only(
