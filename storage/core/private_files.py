@@ -1,8 +1,9 @@
-"""Folders and files that only their owner may read, because they contain texts of documents."""
+"""Folders and files that only their owner may read, because they contain texts of documents; and notes in a cache."""
 
 from __future__ import annotations
 
 import os
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,3 +24,14 @@ def make_file(path: Path) -> None:
     """Make an empty file for this user alone. A file that is there, or cannot be made, is left as it is."""
     with suppress(OSError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def write_note(path: Path, text: str) -> None:
+    """Write a small file whole, whoever else writes it now."""
+    make_folder(path.parent)
+    building = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        building.write_text(text)
+        building.replace(path)
+    finally:
+        building.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from docmill.storage.core.private_files import make_folder
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.models.weights import folder_files, hash_of
+from docmill.tasks.models.weights import files_in, folder_files, hash_of
 
 log = logging.getLogger("docmill.backends")
 
@@ -59,8 +59,7 @@ def is_whole(folder: Path, cache_dir: Path) -> bool:
 
 
 def _files(folder: Path) -> list[str]:
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return sorted(name for name in names if name != _PROOF)
+    return sorted(name for name in files_in(folder) if name != _PROOF)
 
 
 @contextmanager

@@ -11,15 +11,13 @@ import logging
 import os
 import platform
 import sys
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from docmill.storage.core.private_files import make_folder
+from docmill.storage.core.private_files import write_note
 
 log = logging.getLogger("docmill.backends")
 
@@ -39,17 +37,12 @@ def remembered(folder: Path, subject: str) -> dict[str, Any]:
 
 
 def remember(folder: Path, subject: str, facts: Mapping[str, Any]) -> None:
-    """Beside its place and renamed: two processes may open a model at once."""
+    """Keep facts for the next process. Where the folder takes none, that process measures again."""
     path = _file(folder, subject)
-    building = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        make_folder(path.parent)
-        building.write_text(json.dumps({"subject": subject, **facts}, indent=1) + "\n")
-        building.replace(path)
-    except OSError as error:  # the next one measures again
+        write_note(path, json.dumps({"subject": subject, **facts}, indent=1) + "\n")
+    except OSError as error:
         log.warning("measurement_not_kept path=%s error=%s", path, error)
-        with suppress(OSError):
-            building.unlink()
 
 
 def _file(folder: Path, subject: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 import warnings
@@ -11,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from docmill.storage.core.private_files import make_folder
+from docmill.storage.core.private_files import write_note
 from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound
-from docmill.tasks.models.weights import ADAPTER, adapter_of, files_that_matter, has_weights
+from docmill.tasks.models.weights import ADAPTER, adapter_of, files_in, files_that_matter, has_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -56,7 +55,7 @@ def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
         if cached is None:
             raise
         return cached
-    _write(note, commit)
+    write_note(note, commit)
     return commit
 
 
@@ -91,7 +90,7 @@ def fetched(model: str, commit: str, wanted: Sequence[str], cache_dir: Path) -> 
         folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=[*wanted]))
     if not _complete(folder):
         raise ModelCorrupt(f"The download of {model} is not complete; delete {folder} and try again.")
-    _write(cache_dir / "snapshots" / _file_name(model, commit), str(folder))
+    write_note(cache_dir / "snapshots" / _file_name(model, commit), str(folder))
     return folder
 
 
@@ -122,7 +121,7 @@ def some_files(model: str, commit: str, names: Sequence[str], notes: Path) -> Pa
         return known
     with _asked(model):
         folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=list(names)))
-    _write(note, str(folder))
+    write_note(note, str(folder))
     return folder
 
 
@@ -134,10 +133,7 @@ def downloaded(model: str, commit: str, cache_dir: Path) -> Path | None:
 
 
 def _complete(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return has_weights(names)
+    return has_weights(files_in(folder))
 
 
 def _commit_in(note: Path) -> str | None:
@@ -150,14 +146,6 @@ def _commit_in(note: Path) -> str | None:
 
 def _file_name(model: str, revision: str) -> str:
     return f"{model}@{revision}".replace("/", "--")
-
-
-def _write(note: Path, text: str) -> None:
-    """Write a small file whole, whoever else writes it now."""
-    make_folder(note.parent)
-    partial = note.with_name(f"{note.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(note)
 
 
 def _away(model: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import zipfile
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from docmill.storage.core.private_files import make_folder
+from docmill.storage.core.private_files import write_note
 from docmill.tasks.errors import ModelCorrupt, ModelNotFound
 from docmill.tasks.models.families import content, parsed, table
 
@@ -62,9 +61,14 @@ def adapter_of(model: str, config: bytes) -> str:
     )
 
 
+def files_in(folder: Path) -> list[str]:
+    """Return the names of all files in a folder and the folders in it, relative and with ``/``."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
 def folder_files(folder: Path) -> list[str]:
     """Return the files that matter in a local folder. Raises ModelNotFound if it holds no model."""
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    names = files_in(folder)
     wanted = files_that_matter(names)
     if not any((folder / name).is_file() for name in ("config.json", "modules.json", GLINER_CONFIG)):
         if ADAPTER in names:
@@ -106,10 +110,7 @@ def _file_sha256(path: Path, cache_dir: Path) -> bytes:
         pass
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
-    make_folder(remembered.parent)
-    partial = remembered.with_name(f"{remembered.name}.{os.getpid()}")
-    partial.write_text(digest.hex())
-    partial.replace(remembered)
+    write_note(remembered, digest.hex())
     return digest
 
 

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from docmill.storage.core.private_files import make_folder
+from docmill.storage.core.private_files import write_note
 from docmill.storage.core.specs import Spec
 from docmill.storage.extras import LOCAL
 from docmill.tasks import errors, kinds
@@ -149,10 +149,8 @@ def _noted(settings: Settings, spec: Spec) -> Path:
 
 
 def _note(settings: Settings, spec: Spec) -> None:
-    note = _noted(settings, spec)
     with suppress(OSError):  # the next one looks again
-        make_folder(note.parent)
-        note.touch()
+        write_note(_noted(settings, spec), "")
 
 
 def main() -> None:
