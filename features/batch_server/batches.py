@@ -52,8 +52,8 @@ _DIGITS = 12  # of the file's digest, in names of corpora
 class Models:
     """The models that compute requests: by the name in the request, else the one for all, else the name itself."""
 
-    of_all: str | None = None
-    by_name: Mapping[str, str] | None = None
+    of_all: str | None
+    by_name: Mapping[str, str]
 
     @classmethod
     def parse(cls, models: Sequence[str], named: frozenset[str]) -> Models:
@@ -69,7 +69,7 @@ class Models:
 
     def of(self, name: str | None) -> str | None:
         """Return the model for requests that name this one."""
-        return (self.by_name or {}).get(name or "") or self.of_all or name
+        return self.by_name.get(name or "") or self.of_all or name
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from docmill.features.explaining.explanation import Explanation, cutter, explain, list_doubts, say_choice, say_result
+from docmill.features.explaining.explanation import (
+    NOT_KEPT,
+    Explanation,
+    cutter,
+    explain,
+    list_doubts,
+    say_choice,
+    say_result,
+)
 from docmill.features.explaining.explanation import as_json as write_json
 from docmill.features.explaining.provenance import EscalationRecord, StepRecord, read_provenance
 from docmill.storage.core.database import Database
@@ -96,7 +104,7 @@ class ExplanationSections:
         if self._explanation.flags:
             yield section("Flags", self._flags())
         yield section("How", self._how())
-        yield section("Not kept", [("", ", ".join(self._explanation.not_kept))])
+        yield section("Not kept", [("", ", ".join(NOT_KEPT))])
 
     @property
     def _several(self) -> bool:

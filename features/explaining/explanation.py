@@ -49,7 +49,6 @@ class Explanation:
 
     `state` is the outcome's status, or `blocked` (an earlier step gave nothing), `removed`, `left out` or `to do`,
     and `said` a sentence about one that is not done. `note` tells of other steps with a result for the document.
-    `not_kept` lists what no table has.
     """
 
     provenance: Provenance
@@ -59,7 +58,6 @@ class Explanation:
     flags: tuple[Flag, ...]
     weights: Mapping[str, str]
     note: str | None = None
-    not_kept: tuple[str, ...] = NOT_KEPT
 
     @property
     def step(self) -> StepRecord:
@@ -273,7 +271,7 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         "windows": [asdict(window) for window in explanation.cut.windows],
         "windows_unknown": explanation.cut.problem,
         "flags": [asdict(flag) for flag in explanation.flags],
-        "not_kept": explanation.not_kept,
+        "not_kept": NOT_KEPT,
     }
 
 

@@ -246,7 +246,7 @@ def is_served(kind: str, model: str) -> bool:
 
 
 def require_present(
-    kind: str, family: Family | None, *, quality: str, device: str, wanted: str = AUTO, model: str
+    kind: str, family: Family | None, *, quality: str, device: str, wanted: str, model: str
 ) -> tuple[str, ...]:
     """Return the candidates that are installed. Raises CannotServe, with what to install, if there is none."""
     if names := candidates(kind, family, quality=quality, device=device, wanted=wanted, present=installed()):
@@ -272,7 +272,7 @@ def require_remote(spec: Spec) -> Offer:
     return offer
 
 
-def extra_for(kind: str, family: Family | None, *, quality: str, device: str, wanted: str = AUTO) -> str | None:
+def extra_for(kind: str, family: Family | None, *, quality: str, device: str, wanted: str) -> str | None:
     """Return the extra that installs the preferred backend; None where docmill has all that it needs."""
     offers = (offer for _, offer in _offers(kind, family, quality=quality, device=device, wanted=wanted))
     extra = next((offer.extra for offer in offers if offer.extra is not None), None)

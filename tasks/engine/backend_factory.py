@@ -319,16 +319,14 @@ class ReadWindow:
     """A window of a text: ``[start, end)`` in characters, and what the model read for it.
 
     ``tokens`` includes special tokens and the prompt; ``prompt`` is the string that these tokens are. Both are None
-    for a window that was copied. ``part`` says that it is one of several that a section had to be cut into. ``round``
-    counts from 1; the windows of a later round are of the outputs of the one before.
+    for a window that was copied. ``part`` says that it is one of several that a section had to be cut into.
     """
 
     start: int
     end: int
     tokens: int | None
     prompt: str | None
-    part: bool = False
-    round: int = 1
+    part: bool
 
 
 def read(reading: CoderAndTraits, spec: Spec, text: str) -> list[ReadWindow]:
@@ -336,14 +334,13 @@ def read(reading: CoderAndTraits, spec: Spec, text: str) -> list[ReadWindow]:
     (windows,) = cut_each(kinds.recipe(spec, reading.traits), reading.coder, [text])
     if isinstance(windows, Exception):
         raise CannotServe(f"The text cannot be cut: {windows}")
-    return [described(reading, window) for window in windows]
+    return [_shown(reading, window) for window in windows]
 
 
-def described(reading: CoderAndTraits, window: Window, number: int = 1) -> ReadWindow:
-    """Return a window of a round with the prompt that the model read for it."""
+def _shown(reading: CoderAndTraits, window: Window) -> ReadWindow:
     encoded = window.encoded
     tokens, prompt = (None, None) if encoded is None else (encoded.tokens, reading.shown(encoded))
-    return ReadWindow(window.start, window.end, tokens, prompt, window.part, number)
+    return ReadWindow(window.start, window.end, tokens, prompt, window.part)
 
 
 def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> CoderAndTraits:

@@ -255,7 +255,7 @@ def replace_parts(
     return "".join([*pieces, text[at:]]), done
 
 
-def replacement_by(method: Method, salt: str = "") -> Callable[[str, str], str]:
+def replacement_by(method: Method, salt: str) -> Callable[[str, str], str]:
     """Return the function that replaces a part of a text, given its label."""
     if method == "mask":
         return lambda _label, part: "".join(character if character.isspace() else "*" for character in part)

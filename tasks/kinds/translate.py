@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -95,8 +95,8 @@ class FromAny:
     """
 
     router: LanguageRouter
-    coders: LanguageCoders | None = None
-    translate: Translate = field(default_factory=Translate)
+    coders: LanguageCoders | None
+    translate: Translate
 
     @classmethod
     def of(cls, spec: Spec, coders: LanguageCoders | None) -> FromAny:

@@ -130,7 +130,7 @@ def served_name(model: str) -> str:
     return name
 
 
-def served_revision(model: str, wanted: str | None = None) -> str:
+def served_revision(model: str, wanted: str | None) -> str:
     """Return the revision of a served model as the user states it, since a server states none.
 
     Raises ModelNotFound.

@@ -274,7 +274,7 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
     return type_(least if above is None else above, most, min_open=above is not None)
 
 
-def _decorator(name: str, field: FieldInfo, completed: Completion | None = None) -> Callable[[Command], Command]:
+def _decorator(name: str, field: FieldInfo, completed: Completion | None) -> Callable[[Command], Command]:
     # The options of kinds get no default here: `KindOptions` or a setting has it.
     default = None if name in kinds.OPTIONS else field.default
     assert field.description is not None, name

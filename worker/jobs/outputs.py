@@ -19,7 +19,7 @@ STDOUT = Path("-")
 
 
 def check_out(
-    out: Path | None, file_format: str | None = None, kinds: Sequence[str] | None = None, name: str = "--out"
+    out: Path | None, file_format: str | None, kinds: Sequence[str] | None = None, name: str = "--out"
 ) -> None:
     """Refuse a file that could not be written, before any work is done for it.
 

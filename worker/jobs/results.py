@@ -58,9 +58,9 @@ def write_file(
     target: Target,
     rows: Iterable[dict[str, Any]],
     listener: Listener,
-    documents: int | None = None,
-    columns: Sequence[Column] = (),
-    noun: str = "result",
+    documents: int | None,
+    columns: Sequence[Column],
+    noun: str,
 ) -> int:
     """Write rows to a file and say how many they are. Return their number. Raises FormatUnfit.
 
@@ -102,9 +102,9 @@ def write_parts(
     part_documents: int,
     listener: Listener,
     *,
-    step: str | None = None,
-    replaced: bool = False,
-    flagged: Flagged | None = None,
+    step: str | None,
+    replaced: bool,
+    flagged: Flagged | None,
 ) -> None:
     """Write a job's results as parts (see `storage.results.parts.export`), with a bar, and say what was written."""
     with WritingBar(listener) as bar:

@@ -94,21 +94,21 @@ def cut_passages(text: str, within: Extent | None = None) -> list[Extent]:
     return [span for span in spans if span[0] < span[1]]
 
 
-def propose_passages(text: str, spans: Sequence[Extent], query: str, most: int = COMPARED) -> list[Extent]:
-    """Return at most so many passages, in their order: those with words of the query, then some spread evenly.
+def propose_passages(text: str, spans: Sequence[Extent], query: str) -> list[Extent]:
+    """Return at most `COMPARED` passages, in their order: those with words of the query, then some spread evenly.
 
     A word counts for more where fewer passages have it.
     """
-    if len(spans) <= most:
+    if len(spans) <= COMPARED:
         return [*spans]
     query_words = _words(query)
     shared = [query_words & _words(text[start:end]) for start, end in spans]
     n_having = Counter(word for words in shared for word in words)
     weights = [sum(1 / n_having[word] for word in words) for words in shared]
     by_weight = sorted((place for place, weight in enumerate(weights) if weight), key=lambda place: -weights[place])
-    chosen = {*by_weight[: most // 2]}
+    chosen = {*by_weight[: COMPARED // 2]}
     others = [place for place in range(len(spans)) if place not in chosen]
-    room = most - len(chosen)
+    room = COMPARED - len(chosen)
     chosen |= {others[number * (len(others) - 1) // (room - 1)] for number in range(room)}
     return [spans[place] for place in sorted(chosen)]
 

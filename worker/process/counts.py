@@ -41,11 +41,11 @@ class DeviceCounter:
         self._lock = threading.Lock()
         self._counts: Counter[Key] = Counter()
 
-    def add(self, name: str, *labels: str, n: float = 1) -> None:
-        """Add to a counter. Raises KeyError for a name that is not declared."""
+    def add(self, name: str, *labels: str) -> None:
+        """Count one more. Raises KeyError for a name that is not declared."""
         assert len(labels) == len(COUNTERS[name][1])
         with self._lock:
-            self._counts["\t".join((name, *labels))] += n  # type: ignore[assignment]
+            self._counts["\t".join((name, *labels))] += 1
 
     def committed(self, kind: str, outcomes: Iterable[Outcome]) -> None:
         """Count the outcomes that were committed for a kind of task."""

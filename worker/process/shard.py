@@ -188,7 +188,7 @@ class Process:
         dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
         self._refused.add(head.spec_id)
 
-    def _carry_out(self, ours: InFlight, traceparent: str | None = None) -> None:
+    def _carry_out(self, ours: InFlight, traceparent: str | None) -> None:
         head, claim = ours.head, ours.claim
         try:
             ours.runtime = self.engine.runtime(head.spec)

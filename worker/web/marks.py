@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from docmill.storage.core.specs import DOUBTFUL, Spec
 from docmill.tasks import kinds
-from docmill.tasks.checks import NONE, Checks, Finding, in_words
+from docmill.tasks.checks import Checks, Finding, in_words
 from docmill.tasks.errors import TaskError
 from docmill.tasks.models import families
 from docmill.tasks.models.families import Direction
@@ -143,7 +143,7 @@ class MarkedOutput(NamedTuple):
     remarks: Sequence[tuple[bool, str]]
 
 
-def mark_output(source: str, output: str, flags: Collection[str], checks: Checks = NONE) -> MarkedOutput:
+def mark_output(source: str, output: str, flags: Collection[str], checks: Checks) -> MarkedOutput:
     """Return an output and its input with marks on what the checks find in it, and with its flags in words.
 
     In a doubtful output without findings, marks are on words that are not in the input.

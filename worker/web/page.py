@@ -115,7 +115,7 @@ class Change:
 class Renderer:
     """The templates of docmill and of further folders. `shared` are values that all of them show."""
 
-    def __init__(self, shared: Values, folders: Iterable[Path] = ()) -> None:
+    def __init__(self, shared: Values, folders: Iterable[Path]) -> None:
         self._shared = shared
         self._folders = [TEMPLATES, *folders]
 

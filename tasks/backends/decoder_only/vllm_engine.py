@@ -224,7 +224,7 @@ def inexact(how: Decoding) -> str | None:
     return next((name for name, value in settings.items() if value), None)
 
 
-def sampling(how: Decoding, ids: Sequence[int], schema: dict[str, Any] | None = None) -> SamplingParams:
+def sampling(how: Decoding, ids: Sequence[int], schema: dict[str, Any] | None) -> SamplingParams:
     """The decoding of one window in vLLM's words, of a record if there is a schema."""
     return SamplingParams(
         max_tokens=how.most_new_tokens(len(ids)),

@@ -197,7 +197,7 @@ class PackedEncoder:
     layer computes no others. With ``on_amx`` sizes round up to those that AMX is fast with.
     """
 
-    def __init__(self, model: PreTrainedModel, *, first_only: bool = False, on_amx: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, first_only: bool = False, on_amx: bool) -> None:
         config, names = model.config, module_names(model)
         weights = {name: weight.detach() for name, weight in model.named_parameters()}
         epsilon = model.embeddings.LayerNorm.eps
@@ -271,7 +271,7 @@ class PackedEncoder:
 
 
 def proven_encoder(
-    model: PreTrainedModel, device: str, dtype: torch.dtype, *, reads_first: bool = False
+    model: PreTrainedModel, device: str, dtype: torch.dtype, *, reads_first: bool
 ) -> PackedEncoder | None:
     """Return the model without padding if it gives what the model's own code gives, or None.
 

@@ -31,8 +31,8 @@ class Limiter:
     epoch after a change is not measured, since it has requests from before the change.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float], start: int = START) -> None:
-        self.limit = min(start, most)
+    def __init__(self, most: int, clock: Callable[[], float]) -> None:
+        self.limit = min(START, most)
         self.active = 0  # requests at the server
         self._most = most
         self._clock = clock
