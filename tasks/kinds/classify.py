@@ -33,7 +33,7 @@ from docmill.tasks.kinds.options import MOST, GivenLabels, KindOptions, Option, 
 from docmill.tasks.models.families import Family, classifier, entailment
 from docmill.tasks.outputs import Head, Labels, Scale
 from docmill.tasks.prompts import PromptFrame
-from docmill.tasks.windows.windows import Coder, Window, cut
+from docmill.tasks.windows.windows import Coder, Window, cut, tokens_of
 
 PLACE = "{}"
 HYPOTHESIS = "This example is {}."
@@ -70,15 +70,9 @@ class Classify:
         return cut(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
-        windows, weights, scale = [], [], Scale.ONE
-        for window, output in zip(computed.windows, computed.outputs, strict=True):
-            if window.encoded is None:  # only white space
-                continue
-            assert isinstance(output, Labels)
-            windows.append(output.scores)
-            weights.append(window.encoded.tokens)
-            scale = output.scale
-        return self.combination.outcome(computed, windows, weights, scale)
+        outputs = [output for output in computed.outputs if isinstance(output, Labels)]
+        scores = [output.scores for output in outputs]
+        return self.combination.outcome(computed, scores, tokens_of(computed.windows), outputs[0].scale)
 
 
 @dataclass(frozen=True)
@@ -115,13 +109,8 @@ class Entailment:
         ]
 
     def join(self, computed: Computed) -> Outcome | Again:
-        logits, tokens = [], []
-        for window, output in zip(computed.windows, computed.outputs, strict=True):
-            if window.encoded is None:  # only white space
-                continue
-            assert isinstance(output, Labels)
-            logits.append(output.scores)
-            tokens.append(window.encoded.tokens)
+        logits = [output.scores for output in computed.outputs if isinstance(output, Labels)]
+        tokens = tokens_of(computed.windows)
         each = len(self.sentences)
         starts = range(0, len(logits), each)
         windows = [self._scores(logits[start : start + each]) for start in starts]

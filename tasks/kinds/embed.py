@@ -17,7 +17,7 @@ from docmill.tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, wi
 from docmill.tasks.kinds.options import MOST, Embedding, Option, Tokenizer
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head, Vector, Weights
-from docmill.tasks.windows.windows import Coder, Window, cut
+from docmill.tasks.windows.windows import Coder, Window, cut, tokens_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,18 +50,12 @@ class Embed:
     def join(self, computed: Computed) -> Outcome | Again:
         import numpy as np
 
-        rows, weights, spans = [], [], []
-        for window, output in zip(computed.windows, computed.outputs, strict=True):
-            if window.encoded is None:  # only white space
-                continue
-            assert isinstance(output, Vector)
-            rows.append(output.values)
-            weights.append(window.encoded.tokens)
-            spans.append([window.start, window.end])
+        rows = [output.values for output in computed.outputs if isinstance(output, Vector)]
         vectors = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
         if not np.isfinite(vectors).all():
             return computed.failed("The model's vector for this text is not finite.")
-        kept = vectors if self.keep_all else mean_vector(vectors, weights, self.normalize)
+        spans = [[window.start, window.end] for window in computed.windows if window.encoded is not None]
+        kept = vectors if self.keep_all else mean_vector(vectors, tokens_of(computed.windows), self.normalize)
         data = {"dim": int(vectors.shape[1]), "windows": spans} if self.keep_all else None
         stored = Output(vector=kept.astype("<f4").tobytes(), data=data)
         return computed.done(stored, flags=windowed(computed.windows))

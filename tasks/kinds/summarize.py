@@ -33,7 +33,7 @@ from docmill.tasks.models.families import Direction, Family
 from docmill.tasks.outputs import Generated, Head, Vector
 from docmill.tasks.prompts import PromptFrame
 from docmill.tasks.windows.paragraphs import holding, sentences, unwrapped
-from docmill.tasks.windows.windows import Coder, Section, Window, cut
+from docmill.tasks.windows.windows import Coder, Window, cut, tokens_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,9 +99,11 @@ class Excerpt:
         text = computed.text
         stretches, rows = [], []
         for section in sentences(text):
-            vectors, weights = _vectors(computed, section)
+            inside = holding(computed.windows, section)
+            vectors = [output.values for output in computed.outputs[inside] if isinstance(output, Vector)]
             if vectors:
                 stretches.append(section)
+                weights = tokens_of(computed.windows[inside])
                 rows.append(mean_vector(np.stack(vectors), weights, normalize=True))
         if not all(np.isfinite(row).all() for row in rows):
             return computed.failed("The model's vectors for this text are not finite.")
@@ -150,18 +152,6 @@ def best(vectors: Vectors, late: Sequence[bool], sizes: Sequence[int], room: int
         if not left.any():
             left, later = later, left
     return chosen
-
-
-def _vectors(computed: Computed, section: Section) -> tuple[list[Vectors], list[int]]:
-    """Return the vectors of the windows of a sentence, and how many tokens each has."""
-    inside = holding(computed.windows, section)
-    vectors, weights = [], []
-    for window, output in zip(computed.windows[inside], computed.outputs[inside], strict=True):
-        if window.encoded is not None:
-            assert isinstance(output, Vector)
-            vectors.append(output.values)
-            weights.append(window.encoded.tokens)
-    return vectors, weights
 
 
 def _chat(spec: Spec) -> PromptFrame:

@@ -76,6 +76,11 @@ class Window:
     part: bool = False
 
 
+def tokens_of(windows: Iterable[Window]) -> list[int]:
+    """Return the number of tokens of each window that the model reads."""
+    return [window.encoded.tokens for window in windows if window.encoded is not None]
+
+
 class Coder(Protocol):
     """The part of a backend that cutting needs: safe to call from any thread."""
 
