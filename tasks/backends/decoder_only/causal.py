@@ -445,7 +445,7 @@ def next_tokens(logits: torch.Tensor, rows: Sequence[ContinuedWindow], of_batch:
 class RowLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values: ``rows`` of them, in the columns from ``start`` to ``end`` of larger buffers."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int = 0) -> None:
         super().__init__()
         self.rows = rows
         self.start = self.end = 0

@@ -75,8 +75,8 @@ class Contest:
     @property
     def first(self) -> str:
         """The backend to open first: the fastest where it is known, else the preferred one."""
-        usable = self.usable
-        return self.known if self.known in usable else usable[0]
+        known, usable = self.known, self.usable
+        return known if known is not None and known in usable else usable[0]
 
     def leave_out(self, name: str) -> None:
         """Note that a backend gave NaN or an infinity: it is not used for the subject any more on this machine."""
