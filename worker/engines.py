@@ -129,7 +129,7 @@ def opener(
     )
 
 
-def settled(open_one: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
+def settled(open_model: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
     """Return the opener for a process that works on for long: what is there after each opening is no garbage.
 
     A model and its libraries are half a million objects. Python would look through all of them again and again as
@@ -144,7 +144,7 @@ def settled(open_one: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
             gc.unfreeze()
             gc.collect()
         opened = True
-        backend = open_one(spec)
+        backend = open_model(spec)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_USUAL)

@@ -57,11 +57,11 @@ class PolyglotBackend:
     windows pile up.
     """
 
-    def __init__(self, specs: Mapping[str, Spec], open_one: Callable[[Spec], Backend]) -> None:
+    def __init__(self, specs: Mapping[str, Spec], open_part: Callable[[Spec], Backend]) -> None:
         self._backends: dict[str, Backend] = {}
         try:
             for language, spec in specs.items():
-                self._backends[language] = open_one(spec)
+                self._backends[language] = open_part(spec)
         except BaseException:
             self.close()
             raise
@@ -370,8 +370,8 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Cod
         raise CannotServe(f"{spec.model} cannot be read: {type(error).__name__}: {reason}") from error
 
 
-def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], CoderAndTraits]) -> CoderAndTraits:
-    readings = {language: open_one(spec) for language, spec in specs.items()}
+def _of_languages(specs: Mapping[str, Spec], open_part: Callable[[Spec], CoderAndTraits]) -> CoderAndTraits:
+    readings = {language: open_part(spec) for language, spec in specs.items()}
     coders = {language: language_coder(language, reading.coder) for language, reading in readings.items()}
 
     def shown(encoded: Encoded) -> str:

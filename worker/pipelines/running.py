@@ -207,23 +207,13 @@ def _take_further(settings: Settings, database: Database, broker: Broker, run: R
     path, text = pipelines.file_of(database, run)
     pipeline = parse(text, Path(path))
     if run.state == "reading":
-        _read(settings, database, lambda: broker, run, pipeline, held)
+        progress = UnderLease(held, lambda job: pipelines.note(database, run, "reading", job_id=job.id))
+        prepared = replace_migrated(database, prepare(settings, pipeline))
+        done = enqueue(database, lambda: broker, prepared, progress)
+        pipelines.note(database, run, "running", job_id=done.id)
+        log.info("run_started run=%d pipeline=%s job=%d planned=%d", run.id, run.name, done.id, done.counts.planned)
     elif run.job_id is not None:
         conclude(database, run, pipeline, read_status(database, run.job_id), held)
-
-
-def _read(
-    settings: Settings,
-    database: Database,
-    broker: Callable[[], Broker | None],
-    run: Run,
-    pipeline: Pipeline,
-    held: HeldLease,
-) -> None:
-    progress = UnderLease(held, lambda job: pipelines.note(database, run, "reading", job_id=job.id))
-    done = enqueue(database, broker, replace_migrated(database, prepare(settings, pipeline)), progress)
-    pipelines.note(database, run, "running", job_id=done.id)
-    log.info("run_started run=%d pipeline=%s job=%d planned=%d", run.id, run.name, done.id, done.counts.planned)
 
 
 def conclude(database: Database, run: Run, pipeline: Pipeline, status: JobStatus, held: HeldLease) -> None:

@@ -153,7 +153,7 @@ def mark_output(source: str, output: str, flags: Collection[str], checks: Checks
     if not DOUBTFUL.isdisjoint(flags):
         before, after = mark_findings(source, output, evidence) or marked(source, output)
     remarks = [remark(flag, (finding.evidence for finding in evidence if finding.flag == flag)) for flag in flags]
-    return MarkedOutput(before, after, sorted(remarks, key=lambda one: not one[0]))
+    return MarkedOutput(before, after, sorted(remarks, key=lambda pair: not pair[0]))
 
 
 def remark(flag: str, evidence: Iterable[str] = ()) -> tuple[bool, str]:
