@@ -4,43 +4,53 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 Result = Mapping[str, Any]  # an output in its JSON form
 Measures = dict[str, float | None]  # None where nothing tells
 _WORDS = re.compile(r"\w+")
 
 
-class Agreement(Protocol):
-    """A measure of results of one type of output."""
-
-    def add(self, a: Result, b: Result) -> bool:
-        """Take in the results of a document; return True if they are the same."""
-
-    def measures(self) -> Measures:
-        """Return the measures of all documents so far, each from 0 to 1 but for kappa, which may be below 0."""
-
-
 @dataclass
-class TextAgreement:
-    """Identical texts, and the mean overlap of words: the F1 of their multisets, in lower case."""
+class Agreement(ABC):
+    """A measure of results of one type of output. It counts the documents, and those with the same results."""
 
     n: int = 0
     identical: int = 0
-    overlap: float = 0.0
 
     def add(self, a: Result, b: Result) -> bool:
-        same = a["text"] == b["text"]
+        """Take in the results of a document; return True if they are the same."""
+        same = self.compare(a, b)
         self.n += 1
         self.identical += same
+        return same
+
+    @abstractmethod
+    def compare(self, a: Result, b: Result) -> bool:
+        """Add to the type's own measures; return True if the results are the same."""
+
+    def measures(self) -> Measures:
+        """Return the measures of all documents so far, each from 0 to 1 but for kappa, which may be below 0."""
+        return {"identical": share(self.identical, self.n)}
+
+
+@dataclass
+class TextAgreement(Agreement):
+    """Identical texts, and the mean overlap of words: the F1 of their multisets, in lower case."""
+
+    overlap: float = 0.0
+
+    def compare(self, a: Result, b: Result) -> bool:
+        same = a["text"] == b["text"]
         self.overlap += 1.0 if same else word_overlap(a["text"] or "", b["text"] or "")
         return bool(same)
 
     def measures(self) -> Measures:
-        return {"identical": share(self.identical, self.n), "word_overlap": share(self.overlap, self.n)}
+        return {**super().measures(), "word_overlap": share(self.overlap, self.n)}
 
 
 def word_overlap(a: str, b: str) -> float:
@@ -50,33 +60,27 @@ def word_overlap(a: str, b: str) -> float:
 
 
 @dataclass
-class LabelAgreement:
+class LabelAgreement(Agreement):
     """Equal best labels, and Cohen's kappa: the agreement beyond that by chance."""
 
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    ones: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
 
-    def add(self, a: Result, b: Result) -> bool:
-        best = (_best(a), _best(b))
-        self.counts[best] += 1
-        return best[0] == best[1]
+    def compare(self, a: Result, b: Result) -> bool:
+        label, other = _best(a), _best(b)
+        self.ones[label] += 1
+        self.others[other] += 1
+        return label == other
 
     def measures(self) -> Measures:
-        equal = sum(n for (label, other), n in self.counts.items() if label == other)
-        return {"equal_best_label": share(equal, self.counts.total()), "cohens_kappa": self._kappa()}
+        return {"equal_best_label": share(self.identical, self.n), "cohens_kappa": self._kappa()}
 
     def _kappa(self) -> float | None:
         """Return kappa; None where both jobs gave one label only, which leaves no chance to agree by."""
-        if len({label for both in self.counts for label in both}) < 2:
+        if len(self.ones | self.others) < 2:
             return None
-        ones: Counter[str] = Counter()
-        others: Counter[str] = Counter()
-        for (label, other), n in self.counts.items():
-            ones[label] += n
-            others[other] += n
-        total = self.counts.total()
-        agreed = sum(n for (label, other), n in self.counts.items() if label == other) / total
-        by_chance = sum(n * others[label] for label, n in ones.items()) / total**2
-        return (agreed - by_chance) / (1 - by_chance)
+        by_chance = sum(n * self.others[label] for label, n in self.ones.items()) / self.n**2
+        return (self.identical / self.n - by_chance) / (1 - by_chance)
 
 
 def _best(result: Result) -> str:
@@ -85,93 +89,67 @@ def _best(result: Result) -> str:
 
 
 @dataclass
-class SpanAgreement:
+class SpanAgreement(Agreement):
     """The F1 of spans over all documents: those with the same label, start and end."""
 
-    n: int = 0
-    identical: int = 0
     both: int = 0
     of_a: int = 0
     of_b: int = 0
 
-    def add(self, a: Result, b: Result) -> bool:
+    def compare(self, a: Result, b: Result) -> bool:
         spans_a, spans_b = ({(s["label"], s["start"], s["end"]) for s in result["spans"]} for result in (a, b))
-        self.n += 1
-        self.identical += spans_a == spans_b
         self.both += len(spans_a & spans_b)
         self.of_a += len(spans_a)
         self.of_b += len(spans_b)
         return spans_a == spans_b
 
     def measures(self) -> Measures:
-        span_f1 = f1(self.both, self.of_a, self.of_b)
-        return {"identical": share(self.identical, self.n), "span_f1": span_f1 if self.n else None}
+        return {**super().measures(), "span_f1": f1(self.both, self.of_a, self.of_b) if self.n else None}
 
 
 @dataclass
-class RecordAgreement:
+class RecordAgreement(Agreement):
     """Equal properties of records, as a share of the properties that either record has."""
 
-    n: int = 0
-    identical: int = 0
     equal: Counter[str] = field(default_factory=Counter)
     seen: Counter[str] = field(default_factory=Counter)
 
-    def add(self, a: Result, b: Result) -> bool:
+    def compare(self, a: Result, b: Result) -> bool:
         data_a, data_b = a["data"], b["data"]
         for name in data_a.keys() | data_b.keys():
             self.seen[name] += 1
             self.equal[name] += name in data_a and name in data_b and data_a[name] == data_b[name]
-        self.n += 1
-        self.identical += data_a == data_b
         return bool(data_a == data_b)
 
     def measures(self) -> Measures:
-        overall: Measures = {
-            "identical": share(self.identical, self.n),
-            "equal_properties": share(self.equal.total(), self.seen.total()),
-        }
-        return overall | {f"equal {name}": share(self.equal[name], n) for name, n in sorted(self.seen.items())}
+        of_each: Measures = {f"equal {name}": share(self.equal[name], n) for name, n in sorted(self.seen.items())}
+        return {**super().measures(), "equal_properties": share(self.equal.total(), self.seen.total()), **of_each}
 
 
 @dataclass
-class WeightAgreement:
+class WeightAgreement(Agreement):
     """The cosine of the weights of tokens, as the mean of documents."""
 
-    n: int = 0
-    identical: int = 0
     cosine: float = 0.0
 
-    def add(self, a: Result, b: Result) -> bool:
+    def compare(self, a: Result, b: Result) -> bool:
         weights_a, weights_b = ({w["token"]: w["weight"] for w in result["weights"]} for result in (a, b))
         lengths = math.hypot(*weights_a.values()) * math.hypot(*weights_b.values())
         product = sum(weight * weights_b.get(token, 0.0) for token, weight in weights_a.items())
-        self.n += 1
-        self.identical += weights_a == weights_b
         self.cosine += product / lengths if lengths else float(weights_a == weights_b)
         return weights_a == weights_b
 
     def measures(self) -> Measures:
-        return {"identical": share(self.identical, self.n), "cosine": share(self.cosine, self.n)}
+        return {**super().measures(), "cosine": share(self.cosine, self.n)}
 
 
-@dataclass
-class Vectors:
+class Vectors(Agreement):
     """Identical vectors. Vectors of two models are compared by their neighbors (`features.comparing.comparison`)."""
 
-    n: int = 0
-    identical: int = 0
-
-    def add(self, a: Result, b: Result) -> bool:
+    def compare(self, a: Result, b: Result) -> bool:
         import numpy as np
 
-        same = a["vector"].shape == b["vector"].shape and bool(np.array_equal(a["vector"], b["vector"]))
-        self.n += 1
-        self.identical += same
-        return same
-
-    def measures(self) -> Measures:
-        return {"identical": share(self.identical, self.n)}
+        return a["vector"].shape == b["vector"].shape and bool(np.array_equal(a["vector"], b["vector"]))
 
 
 AGREEMENTS: Mapping[str, type[Agreement]] = {

@@ -21,10 +21,9 @@ from docmill.features.comparing.comparison import (
     compare,
     keys,
     read_side,
-    texts,
 )
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import find_corpus, first_existing
+from docmill.storage.core.lookups import find_corpus, first_existing, read_texts
 from docmill.storage.steps.conditions import order_flags
 from docmill.worker.cli.options import JOB_ID, JSON, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, answer, listen, print_json, print_rich, say
@@ -232,5 +231,6 @@ def _keys(neighborhoods: Sequence[Neighborhood], database: Database) -> Mapping[
 
 
 def _with_texts(samples: Sequence[ComparedDocument], database: Database) -> list[tuple[ComparedDocument, str]]:
-    by_id = texts(database, {pair.content_id for pair in samples})
+    with database.read() as transaction:
+        by_id = read_texts(transaction, {pair.content_id for pair in samples})
     return [(pair, by_id[pair.content_id]) for pair in samples]

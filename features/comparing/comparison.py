@@ -5,27 +5,26 @@ Embeddings take a second walk, for the neighbors of a sample.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from sqlalchemy import select
 
 from docmill.features.comparing.agreement import AGREEMENTS, Measures, Sureness, overlap
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, is_current_document, spec_of
-from docmill.storage.core.schema import Content, Document, SpecRow
+from docmill.storage.core.lookups import SPEC, is_current_document, pages, spec_of
+from docmill.storage.core.schema import Document, SpecRow
 from docmill.storage.core.specs import Spec, StoredOutcome
 from docmill.storage.errors import StorageError
 from docmill.storage.outputs.output_types import CONFIDENCE, VECTOR, OutputType
+from docmill.storage.results.sampling import Reservoir
 from docmill.storage.search.knn import Matrix, Nearest, cosines
 from docmill.storage.steps import lineage
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 
-T = TypeVar("T")
 K = 10
 QUERIES = 200
 PAGE = 1_000
@@ -79,34 +78,14 @@ def read_side(database: Database, corpus_id: int, job_id: int, step: str | None)
 def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list[ComparedDocument]]:
     """Yield the current documents with the results that each step has of them."""
     columns = (Document.id, Document.key, Document.content_id)
-    query = select(*columns).where(Document.corpus_id == corpus_id, is_current_document()).order_by(Document.id)
-    last, full = 0, True
-    while full:
+    query = select(*columns).where(Document.corpus_id == corpus_id, is_current_document())
+    for page in pages(database, query, Document.id, PAGE):
+        own = {row.id: row.content_id for row in page}
         with database.read() as transaction:
-            page = transaction.execute(query.where(Document.id > last).limit(PAGE)).all()
-            own = {row.id: row.content_id for row in page}
-            outcomes = [
-                lineage.read_outcomes(transaction, compared.way, own, lineage.RESULT)[compared.step.seq]
-                for compared in (a, b)
-            ]
-        yield [
-            ComparedDocument(
-                row.id,
-                row.key,
-                row.content_id,
-                _result(a, outcomes[0].get(row.id)),
-                _result(b, outcomes[1].get(row.id)),
+            of_a, of_b = (
+                lineage.read_outcomes(transaction, side.way, own, lineage.RESULT)[side.step.seq] for side in (a, b)
             )
-            for row in page
-        ]
-        full, last = len(page) == PAGE, page[-1].id if page else last
-
-
-def texts(database: Database, content_ids: Collection[int]) -> dict[int, str]:
-    """Return the texts of these contents."""
-    with database.read() as transaction:
-        rows = transaction.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
-        return {row.id: row.text for row in rows}
+        yield [ComparedDocument(*row, _result(a, of_a.get(row.id)), _result(b, of_b.get(row.id))) for row in page]
 
 
 def keys(database: Database, document_ids: Sequence[int]) -> dict[int, str]:
@@ -143,24 +122,6 @@ class JobComparison:
     sure_b: Sureness = field(default_factory=Sureness)
     samples: Sequence[ComparedDocument] = ()
     neighborhoods: Sequence[Neighborhood] = ()
-
-
-class Reservoir(Generic[T]):
-    """A random sample of so many things of a stream, each with the same chance."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.kept: list[T] = []
-        self._size = size
-        self._chance = random.Random(seed)  # noqa: S311 - a sample that can be repeated
-        self._met = 0
-
-    def offer(self, item: T) -> None:
-        """Take it, or leave it."""
-        self._met += 1
-        if len(self.kept) < self._size:
-            self.kept.append(item)
-        elif (place := self._chance.randrange(self._met)) < self._size:
-            self.kept[place] = item
 
 
 def compare(

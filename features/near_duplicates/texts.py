@@ -22,6 +22,7 @@ from docmill.features.near_duplicates.components import Components, Ids
 from docmill.features.near_duplicates.methods import Advanced, ByText, Shingling, jaccard, require_library
 from docmill.features.near_duplicates.tables import Signature
 from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import read_texts
 from docmill.storage.core.schema import Content
 from docmill.storage.core.transaction import Columns, Transaction
 
@@ -117,7 +118,7 @@ def _sign(
 ) -> tuple[Bands, list[int]]:
     """Sign texts and store their signatures. A text that was removed meanwhile gets the signature of an empty one."""
     transaction.keep_contents()
-    texts = _read_texts(transaction, content_ids)
+    texts = read_texts(transaction, content_ids)
     shingles = [method.shingling.of(texts.get(content_id, "")) for content_id in content_ids]
     bands = bands_of(shingles, layout_for(method.threshold), method.seed)
     sizes = [len(members) for members in shingles]
@@ -159,7 +160,7 @@ class _Shingles:
             if content_id in kept:
                 kept.move_to_end(content_id)
         with self._database.read() as transaction:
-            texts = _read_texts(transaction, lacking)
+            texts = read_texts(transaction, lacking)
         for content_id in lacking:
             kept[content_id] = self._shingling.of(texts.get(content_id, ""))
             self._n_kept += len(kept[content_id])
@@ -177,11 +178,6 @@ def _similar(
     for place, other in zip(ones.tolist(), others.tolist(), strict=True):
         if jaccard(sets[int(content_ids[place])], sets[int(content_ids[other])]) >= threshold:
             yield place, other
-
-
-def _read_texts(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, str]:
-    rows = transaction.probe(select(Content.id, Content.text), Content.id, content_ids)
-    return {row.id: row.text for row in rows}
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.results.job_counts import FinishedShard, RuntimeUse, finished_shards, runtimes
 from docmill.storage.results.results import failures, results
+from docmill.storage.results.sampling import Reservoir
 from docmill.storage.results.status import JobStatus, StepStatus
 from docmill.tasks.checks import NONE, Checks, Finding
 from docmill.worker.web.marks import ChecksOf, findings
-
-Sampled = TypeVar("Sampled")
 
 EXAMPLES = 3  # of each flag, and of results without one
 
@@ -36,23 +34,6 @@ def length_ranges(counts: Mapping[int, int]) -> list[tuple[str, int]]:
 def tenth_ranges(counts: Mapping[int, int]) -> list[tuple[str, int]]:
     """Return the tenths from 0 to 1 with their counts; nothing if there are none."""
     return [(f"{n / 10:.1f}–{(n + 1) / 10:.1f}", counts.get(n, 0)) for n in range(10)] if counts else []
-
-
-class Sample(Generic[Sampled]):
-    """Some of a stream's items, each with the same chance (algorithm R of J. Vitter, 1985). A seed fixes the draw."""
-
-    def __init__(self, size: int, seed: int = 0) -> None:
-        self._size = size
-        self._seen = 0
-        self._random = random.Random(seed)  # noqa: S311 - a draw, no secret
-        self.items: list[Sampled] = []
-
-    def add(self, item: Sampled) -> None:
-        self._seen += 1
-        if len(self.items) < self._size:
-            self.items.append(item)
-        elif (place := self._random.randrange(self._seen)) < self._size:
-            self.items[place] = item
 
 
 class ShownResult(NamedTuple):
@@ -80,8 +61,8 @@ class StepFacts:
     tokens_out: Counter[int] = field(default_factory=Counter)
     confidence: Counter[int] = field(default_factory=Counter)  # by tenth
     flags: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, Sample[ShownResult]] = field(default_factory=dict)
-    samples: Sample[ShownResult] = field(default_factory=lambda: Sample(EXAMPLES))
+    examples: dict[str, Reservoir[ShownResult]] = field(default_factory=dict)
+    samples: Reservoir[ShownResult] = field(default_factory=lambda: Reservoir(EXAMPLES))
 
     def flags_by_doubt(self) -> list[tuple[str, int, bool]]:
         """Return each flag, its count, and True if it is a doubt; doubts first, then by count."""
@@ -172,15 +153,15 @@ def _keep(
     output = text if isinstance(text, str) else database.kind_of(spec.kind).output.shown(result, spec.params)
     pair = ShownResult(row["id"], read, output, tuple(result["flags"]), output == text)
     for flag in pair.flags:
-        step.examples.setdefault(flag, Sample(EXAMPLES)).add(pair)
+        step.examples.setdefault(flag, Reservoir(EXAMPLES)).offer(pair)
     if DOUBTFUL.isdisjoint(pair.flags):
-        step.samples.add(pair)
+        step.samples.offer(pair)
 
 
 def _explain(step: StepFacts, checks: Checks) -> None:
     """Give the examples of doubtful outputs their evidence."""
     for flag in DOUBTFUL & step.examples.keys():
-        pairs = step.examples[flag].items
+        pairs = step.examples[flag].kept
         pairs[:] = [
             pair._replace(findings=findings(checks, pair.input, pair.output, pair.flags)) if pair.written else pair
             for pair in pairs

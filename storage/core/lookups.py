@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVarTuple
 
 import orjson
@@ -90,6 +90,12 @@ def n_chars(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, i
         return {}
     rows = transaction.execute(select(Content.id, Content.n_chars).where(Content.id.in_(content_ids)))
     return {row.id: row.n_chars for row in rows}
+
+
+def read_texts(transaction: Transaction, content_ids: Collection[int]) -> dict[int, str]:
+    """Return the texts of contents that are stored."""
+    rows = transaction.probe(select(Content.id, Content.text), Content.id, content_ids)
+    return {row.id: row.text for row in rows}
 
 
 def insert(transaction: Transaction, table: type[Base], **values: Any) -> int:

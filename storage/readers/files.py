@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -42,9 +42,11 @@ class Source(Protocol):
     @property
     def bytes_read(self) -> int:
         """The number of bytes read so far, as they lie on disk; `size_bytes()` is their total."""
+        return 0
 
     def size_bytes(self) -> int | None:
         """Return the size in bytes; None if it is unknown."""
+        return None
 
     def records(self) -> Iterator[Record | Rejection]:
         """Yield every record in order, lazily. A file or folder can be read again; standard input cannot."""
@@ -83,7 +85,7 @@ def on_disk(path: Path, place: str | None = None) -> SourceFile:
     return SourceFile(printable(path), printable(place or path.name), size, lambda: open_regular(path))
 
 
-class RowSource(ABC):
+class RowSource(Source):
     """A source of rows. Its first ones are read when it is opened, so that a wrong field name is found.
 
     `name` is the source's own; keys and messages use `place`. `fields` are those of the first row.
@@ -96,14 +98,6 @@ class RowSource(ABC):
         with closing(self._rows()) as rows:
             peeked = check_names(rows, place, options)
         self.fields = next((frozenset(row.fields) for row in peeked if isinstance(row, Row)), frozenset[str]())
-
-    @property
-    def bytes_read(self) -> int:
-        return 0
-
-    def size_bytes(self) -> int | None:
-        """Return None: the size is unknown."""
-        return None
 
     def records(self) -> Iterator[Record | Rejection]:
         with closing(self._rows()) as rows:
@@ -158,7 +152,7 @@ def source_of_records(
     return FileSource(content, read_rows, decompress, options)
 
 
-class StreamSource:
+class StreamSource(Source):
     """JSON lines from standard input. Records that were read to check the fields are kept and yielded first."""
 
     name = "-"
@@ -173,10 +167,6 @@ class StreamSource:
     @property
     def bytes_read(self) -> int:
         return self._counted.bytes_read
-
-    def size_bytes(self) -> int | None:
-        """Return None: the size is unknown."""
-        return None
 
     def records(self) -> Iterator[Record | Rejection]:
         peeked, self._peeked = self._peeked, []

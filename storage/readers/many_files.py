@@ -41,7 +41,7 @@ _PARTS_GO_ON = "the `docmill results` command that began them writes what is mis
 _MOST_MANIFEST = 64 * 2**20  # more than a manifest with the most parts
 
 
-class FilesSource(Generic[File]):
+class FilesSource(Source, Generic[File]):
     """The documents of several files in a fixed order, each read by the reader for its name.
 
     The key of a record is `path#id` (`one_of_many`), without an id `path:number`; that of a file which is one
@@ -72,10 +72,6 @@ class FilesSource(Generic[File]):
     @property
     def bytes_read(self) -> int:
         return self._bytes_before + (self._current.bytes_read if self._current else 0)
-
-    def size_bytes(self) -> int | None:
-        """Return None: the size is known only after a look at every file."""
-        return None
 
     def records(self) -> Iterator[Record | Rejection]:
         self.ignored.clear()

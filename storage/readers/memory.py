@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import is_current_document
-from docmill.storage.core.schema import Content, Document
+from docmill.storage.core.lookups import is_current_document, pages, read_texts
+from docmill.storage.core.schema import Document
 from docmill.storage.extras import PARQUET, install
 from docmill.storage.readers.errors import ProgramFailed, SourceUnreadable, SourceUnsupported
-from docmill.storage.readers.files import check_names, documents
+from docmill.storage.readers.files import Source, check_names, documents
 from docmill.storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options
 from docmill.storage.readers.table import as_row, frames, rows_in_frame, slices
 from docmill.storage.steps import lineage
@@ -40,14 +40,12 @@ _INDEX = re.compile(r"__index_level_\d+__")  # pandas' name for row labels witho
 _EXPECTED = "give a list of texts or of dictionaries, a pandas or polars frame, an Arrow table, or a source's name"
 
 
-class MemorySource:
+class MemorySource(Source):
     """A source in memory, which is read once. The id of a document without one is its position, from 0.
 
     Without a named corpus, the source's name has a digest of the documents, so that the same documents are the same
     corpus. For an iterator it has the time instead. Raises SourceUnreadable, SourceUnsupported and FieldUnknown.
     """
-
-    bytes_read = 0
 
     def __init__(self, data: object, options: SourceOptions, *, has_corpus: bool) -> None:
         _check(data)
@@ -59,10 +57,6 @@ class MemorySource:
         self._options = options
         self._rows = _rows(data, options)
         self._peeked = check_names(self._rows, PLACE, options)
-
-    def size_bytes(self) -> int | None:
-        """Return None: the size is unknown."""
-        return None
 
     def records(self) -> Iterator[Record | Rejection]:
         peeked, self._peeked = self._peeked, []
@@ -167,11 +161,10 @@ def _with_id(row: Row | Rejection, options: SourceOptions) -> Row | Rejection:
 
 
 @dataclass
-class NoSource:
+class NoSource(Source):
     """A source without records: a job over it computes the documents that its corpus has."""
 
     name: str
-    bytes_read = 0
 
     def size_bytes(self) -> int | None:
         """Return 0."""
@@ -183,32 +176,22 @@ class NoSource:
 
 
 @dataclass
-class StoredTexts:
+class StoredTexts(Source):
     """The texts that the last step of a path reads, of the current documents of a corpus that have one."""
 
     name: str
     database: Database
     corpus_id: int
     way: Sequence[OpenStep]
-    bytes_read = 0
-
-    def size_bytes(self) -> int | None:
-        """Return None: the size is unknown."""
-        return None
 
     def records(self) -> Iterator[Record | Rejection]:
         """Yield a record for each document, without the prompt around its text."""
         columns = (Document.id, Document.key, Document.content_id, Document.meta)
         query = select(*columns).where(Document.corpus_id == self.corpus_id, is_current_document())
-        last, full = 0, True
-        while full:
+        for page in pages(self.database, query, Document.id, _PAGE):
             with self.database.read() as transaction:
-                page = transaction.execute(query.where(Document.id > last).order_by(Document.id).limit(_PAGE)).all()
                 inputs = lineage.read_inputs(transaction, self.way, {row.id: row.content_id for row in page})
-                of_contents = select(Content.id, Content.text).where(Content.id.in_({*inputs.values()}))
-                texts = {row.id: row.text for row in transaction.execute(of_contents)}
+                texts = read_texts(transaction, {*inputs.values()})
             for row in page:
                 if row.id in inputs:
                     yield Record(row.key, texts[inputs[row.id]], row.meta, (), row.key)
-            full = len(page) == _PAGE
-            last = page[-1].id if page else last

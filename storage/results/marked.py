@@ -14,7 +14,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Text, and_, cast, literal, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, StepText
+from docmill.storage.core.lookups import read_texts
+from docmill.storage.core.schema import Document, Job, OutcomeRow, Prompt, StepText
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.results.results import one_step, rejections
 from docmill.storage.steps import choosing, lineage
@@ -150,7 +151,7 @@ def flagged_page(
             if len(flagged) == limit:
                 pages.stop_behind(marked)
                 break
-        texts = _texts(transaction, {marked.content_id for marked in flagged})
+        texts = read_texts(transaction, {marked.content_id for marked in flagged})
     last = way[-1]
     documents = (
         (marked.document, {last.seq: marked.outcome}, texts.get(marked.content_id, "")) for marked in flagged
@@ -259,8 +260,3 @@ def _first_content(transaction: Transaction, job: Job, step: OpenStep) -> int:
     else:
         first = select(Document.content_id).where(Document.corpus_id == job.corpus_id).order_by(Document.id)
     return max(0, (transaction.scalar(first.limit(1)) or 0) - 1)
-
-
-def _texts(transaction: Transaction, content_ids: set[int]) -> dict[int, str]:
-    rows = transaction.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
-    return {row.id: row.text for row in rows}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -15,10 +15,9 @@ import numpy as np
 from sqlalchemy import ColumnElement, Select, case, func, or_, select, tuple_
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import pages
-from docmill.storage.core.schema import Content, Document, Job, RejectionRow
+from docmill.storage.core.lookups import pages, read_texts
+from docmill.storage.core.schema import Document, Job, RejectionRow
 from docmill.storage.core.specs import DOUBTFUL, StoredOutcome
-from docmill.storage.core.transaction import Transaction
 from docmill.storage.outputs.columns import Column, Form, Result, row_of, unclashing
 from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
 from docmill.storage.steps import lineage
@@ -454,7 +453,7 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
             page = transaction.execute(following).all()
             own = {document.id: document.content_id for document in page}
             outcomes = lineage.read_outcomes(transaction, steps, own, lineage.RESULT)
-            texts = _texts(transaction, {*own.values()}) if with_input else {}
+            texts = read_texts(transaction, {*own.values()}) if with_input else {}
         for document in page:
             text = texts.get(document.content_id, "") if with_input else None
             of_document = {seq: rows[document.id] for seq, rows in outcomes.items() if document.id in rows}
@@ -478,8 +477,3 @@ def why_left_out(database: Database, job_id: int) -> str | None:
     """Return the reason of documents that a step of a job leaves out; None if no step leaves out documents."""
     names = [step.leaves_out for step in _steps(database, job_id) if step.leaves_out is not None]
     return find_filter(names[0]).reason if names else None
-
-
-def _texts(transaction: Transaction, content_ids: Collection[int]) -> dict[int, str]:
-    rows = transaction.probe(select(Content.id, Content.text), Content.id, content_ids)
-    return {row.id: row.text for row in rows}

@@ -14,8 +14,8 @@ import numpy as np
 from sqlalchemy import Row, case, select, tuple_
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, is_current_document, spec_of, vector_length
-from docmill.storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
+from docmill.storage.core.lookups import SPEC, is_current_document, read_texts, spec_of, vector_length
+from docmill.storage.core.schema import Corpus, Document, Job, OutcomeRow, SpecRow, Step
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import IN_BINARY, Transaction
 from docmill.storage.errors import NotFound, NothingEmbedded
@@ -238,8 +238,7 @@ def hits(
         rows = {row.id: row for row in transaction.execute(select(*columns).where(Document.id.in_(ids)))}
         own = {row.id: row.content_id for row in rows.values()}
         read = lineage.read_contents(transaction, searched.way, own)
-        texts = select(Content.id, Content.text).where(Content.id.in_([*read.values()]))
-        text_of = {row.id: row.text for row in transaction.execute(texts)}
+        text_of = read_texts(transaction, {*read.values()})
         windows: Mapping[int, tuple[int, int]] = {}
         if keeps_windows(searched.spec):
             windows = _best_windows(transaction, searched, query, {*read.values()})

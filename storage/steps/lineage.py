@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, or_,
 
 from docmill.storage.core import lookups
 from docmill.storage.core.lookups import is_current_document
-from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow
+from docmill.storage.core.schema import Document, Job, OutcomeRow, Prompt, SpecRow
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.steps import choosing
 from docmill.storage.steps.choosing import OutcomeColumns, compared_by, is_read, select_read, selects
@@ -203,7 +203,7 @@ def render_prompts(
     assert step.template is not None
     known = read_prompts(transaction, step, inputs)
     lacking = [document_id for document_id in inputs if document_id not in known]
-    written = _texts(transaction, {inputs[document_id] for document_id in lacking})
+    written = lookups.read_texts(transaction, {inputs[document_id] for document_id in lacking})
     query = select(Document.id, Document.meta)
     texts, hashes = {}, {}
     for row in transaction.probe(query, Document.id, lacking):
@@ -222,11 +222,6 @@ def render_prompts(
     }
     transaction.insert_missing(Prompt, columns)  # another job may render the same ones, to the same contents
     return sorted({*known.values(), *made.values()}), fresh
-
-
-def _texts(transaction: Transaction, content_ids: set[int]) -> dict[int, str]:
-    query = select(Content.id, Content.text)
-    return {row.id: row.text for row in transaction.probe(query, Content.id, content_ids)}
 
 
 def may_be_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> bool:

@@ -19,7 +19,7 @@ from docmill.features.comparing.agreement import (
     WeightAgreement,
     word_overlap,
 )
-from docmill.features.comparing.comparison import ComparedDocument, Reservoir, neighborhoods
+from docmill.features.comparing.comparison import ComparedDocument, neighborhoods
 from docmill.storage.outputs.output_types import OUTPUT_TYPES
 
 
@@ -120,17 +120,3 @@ def test_a_document_of_several_windows_is_as_near_as_its_nearest_window() -> Non
     ]
     [found] = neighborhoods(pairs[:1], [pairs])
     assert found.a == (1, 2, 3)
-
-
-def test_a_sample_is_the_same_for_the_same_seed_and_has_every_thing_with_the_same_chance() -> None:
-    def drawn(seed: int) -> list[int]:
-        reservoir = Reservoir[int](3, seed)
-        for n in range(10):
-            reservoir.offer(n)
-        return reservoir.kept
-
-    assert drawn(5) == drawn(5)
-    counts = np.bincount([n for seed in range(3_000) for n in drawn(seed)], minlength=10)
-    assert counts.min() > 780  # 900 are expected, with a standard deviation of 25
-    assert counts.max() < 1_020
-    assert Reservoir[int](0, 0).kept == []
