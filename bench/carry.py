@@ -88,7 +88,6 @@ class Backlog:
             "job_id": job.id,
             "spec_id": job.first.spec_id,
             "lane": job.first.lane,
-            "redo": False,
             "state": "planned",
             "contents": pack(content_ids),
             "n_contents": len(content_ids),

@@ -520,12 +520,6 @@ class PostgresqlTransaction(Transaction):
         ).scalar_one()
         return sorted(map(int, numbers.split(",")))
 
-    def own_id(self, table: type[Base]) -> dict[str, int]:
-        return {}
-
-    def keep_last_ids(self, *tables: type[Base]) -> None:
-        """Sequences never give a number twice."""
-
     def elements(self, data: ColumnElement[Any], key: str) -> FromClause:
         return func.jsonb_array_elements(data[key]).table_valued("value", name="item").render_derived()
 

@@ -33,7 +33,7 @@ from sqlalchemy.sql.expression import ColumnElement
 
 from docmill.storage.core.private_files import make_file, make_folder
 from docmill.storage.core.schema import OUTCOME_VALUES, Base, Content, OutcomeRow, db_now
-from docmill.storage.core.transaction import Columns, K, Transaction, Ts, V, unexpected
+from docmill.storage.core.transaction import Columns, Transaction, Ts, V, unexpected
 from docmill.storage.errors import (
     DatabaseBusy,
     DatabaseReadOnly,
@@ -135,29 +135,6 @@ class SqliteTransaction(Transaction):
 
     def has_table(self, name: str) -> bool:
         return self.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).scalar() is not None
-
-    def advisory_lock(self, *key: int, shared: bool = False) -> None:
-        pass
-
-    def lock_row(self, table: type[Base], row_id: int) -> None:
-        pass
-
-    def for_update(
-        self, query: Select[*Ts], *, of: type[Base] | None = None, skip_locked: bool = False
-    ) -> Select[*Ts]:
-        return query
-
-    def in_lock_order(self, keys: Sequence[K]) -> list[K]:
-        return list(keys)
-
-    def prefer_indexes(self) -> None:
-        pass
-
-    def prefer_index_order(self) -> None:
-        pass
-
-    def keep_key_plans(self) -> None:
-        pass
 
     def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:
         if not values:

@@ -65,7 +65,7 @@ class Transaction(ABC):
     def has_table(self, name: str) -> bool:
         """Return True if there is a table of this name."""
 
-    # Locks. All last until the end of the transaction. A database with one writer at a time needs none.
+    # Locks. All last until the end of the transaction. A database with one writer at a time has none.
     #
     # Advisory locks keep garbage collection from racing with new references, and a job's two planners apart. Many
     # transactions may refer to contents at once, or one may collect contents. Without the lock collection could drop
@@ -73,7 +73,6 @@ class Transaction(ABC):
     # the documents and another follows outputs to documents. Each looks for what the other has written, and must not
     # miss it.
 
-    @abstractmethod
     def advisory_lock(self, *key: int, shared: bool = False) -> None:
         """Lock a number of 64 bits, or two of 32 bits."""
 
@@ -97,31 +96,27 @@ class Transaction(ABC):
         """Keep others from correcting kept counts. Call it before reading them."""
         self.advisory_lock(_COUNTS)
 
-    @abstractmethod
     def lock_row(self, table: type[Base], row_id: int) -> None:
         """Lock a row, if it is there."""
 
-    @abstractmethod
     def for_update(
         self, query: Select[*Ts], *, of: type[Base] | None = None, skip_locked: bool = False
     ) -> Select[*Ts]:
         """Return the query, which locks the rows that it finds: those of the table `of`, if it joins several."""
+        return query
 
-    @abstractmethod
     def in_lock_order(self, keys: Sequence[K]) -> list[K]:
         """Return the keys in the order in which to insert them, so that writers never wait in a circle."""
+        return list(keys)
 
     # Plans of the statements of the rest of this transaction.
 
-    @abstractmethod
     def prefer_indexes(self) -> None:
         """Have the rest of this transaction find rows by indexes."""
 
-    @abstractmethod
     def prefer_index_order(self) -> None:
         """Have the rest of this transaction read rows in the order of an index that has the one that is asked for."""
 
-    @abstractmethod
     def keep_key_plans(self) -> None:
         """Have the look-up behind a foreign key planned once for a session and not for every row."""
 
@@ -172,11 +167,10 @@ class Transaction(ABC):
     def next_ids(self, table: type[Base], n: int) -> list[int]:
         """Return `n` fresh ids, rising. They are ours as long as the write transaction lasts."""
 
-    @abstractmethod
     def own_id(self, table: type[Base]) -> dict[str, int]:
         """Return {"id": …} for a new row, or {} where the database numbers it."""
+        return {}
 
-    @abstractmethod
     def keep_last_ids(self, *tables: type[Base]) -> None:
         """Note the last ids of these tables, before rows of theirs are deleted."""
 

@@ -295,7 +295,7 @@ def _sum(transaction: Transaction, ids: list[int]) -> dict[str, Any]:
     kept = {
         name: getattr(totals, name) for name in ("job_id", "step", "spec_id", "lane", "started_at", "finished_at")
     }
-    return UNTOUCHED | kept | counts | {"contents": b"", "state": "done", "redo": False}
+    return UNTOUCHED | kept | counts | {"contents": b"", "state": "done"}
 
 
 @dataclass(frozen=True)

@@ -353,8 +353,9 @@ def end_shard(
     known |= known_outcomes(transaction, spec_id, [content_id for content_id in contents if content_id not in known])
     left: dict[str, Any] = {}
     if len(known) < len(contents):
-        left = _without_removed(transaction, contents)
-        assert left["n_contents"] == len(known), "a shard ends with an outcome for each of its contents"
+        there = n_chars(transaction, contents)  # the others were removed
+        assert there.keys() == known.keys(), "a shard ends with an outcome for each of its contents"
+        left = _extent(transaction, [content_id for content_id in contents if content_id in there])
     tally = Tally.of(known.values())
     counts = {
         "n_done": tally.done,
@@ -387,14 +388,6 @@ _END = (
     )
     .returning(Shard.job_id, Shard.step, Shard.redo)
 )
-
-
-def _without_removed(transaction: Transaction, contents: Sequence[int]) -> dict[str, Any]:
-    """Return the columns of a shard without the contents that were removed."""
-    query = select(Content.id, Content.n_chars)
-    sizes = {row.id: row.n_chars for row in transaction.probe(query, Content.id, contents)}
-    there = [content_id for content_id in contents if content_id in sizes]
-    return {"contents": pack(there), "n_contents": len(there), "n_chars": sum(sizes.values())}
 
 
 _HELD = (

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from sqlalchemy import and_, func, insert, or_, select, update
 
@@ -27,15 +28,17 @@ from docmill.storage.steps.sharding import OPEN_SHARDS
 LaneLabel = tuple[str, str]  # a lane, and a status, model, reason or flag
 
 
-@dataclass(frozen=True)
-class OpenShards:
-    """The open shards of a job in a lane, by state. `suspects` are those that may kill their process."""
+class OpenShards(NamedTuple):
+    """Open shards of a lane in one state: `n` of them. `suspects` are those that may kill their process.
 
-    job_id: int
-    created_at: float
+    The oldest job that has some was made at `created_at`.
+    """
+
     lane: str
-    states: Mapping[str, int]
+    state: str
+    n: int
     suspects: int
+    created_at: float
 
 
 @dataclass(frozen=True)
@@ -57,28 +60,20 @@ class StoreTotals:
 
 
 def open_shards(transaction: Transaction) -> list[OpenShards]:
-    """Return the open shards of the jobs that run, by job and lane."""
-    rows = transaction.execute(
-        select(
-            ShardCount.job_id,
-            Job.created_at,
-            ShardCount.lane,
-            ShardCount.state,
-            func.sum(ShardCount.n).label("shards"),
-            func.sum(ShardCount.n_suspect).label("suspects"),
-        )
+    """Return the open shards of the jobs that run, by lane and state."""
+    sums = (func.sum(ShardCount.n).label("n"), func.sum(ShardCount.n_suspect).label("suspects"))
+    of_job = (
+        select(ShardCount.lane, ShardCount.state, Job.created_at, *sums)
         .join(Job, Job.id == ShardCount.job_id)
         .where(RUNS, ShardCount.state.in_(OPEN_SHARDS), or_(ShardCount.state == "running", ~AT_LIMIT))
-        .group_by(ShardCount.job_id, Job.created_at, ShardCount.lane, ShardCount.state)
-        .order_by(ShardCount.job_id, ShardCount.lane)
-    ).all()
-    by_key: dict[tuple[int, str], OpenShards] = {}
-    for row in rows:
-        before = by_key.get((row.job_id, row.lane))
-        states = {**(before.states if before else {}), row.state: int(row.shards)}
-        suspects = int(row.suspects) + (before.suspects if before else 0)
-        by_key[row.job_id, row.lane] = OpenShards(row.job_id, row.created_at, row.lane, states, suspects)
-    return [shards for shards in by_key.values() if any(shards.states.values())]
+        .group_by(Job.id, Job.created_at, ShardCount.lane, ShardCount.state)
+        .having(func.sum(ShardCount.n) != 0)
+    ).subquery()
+    lane, state, created_at, n, suspects = of_job.c
+    rows = transaction.execute(
+        select(lane, state, func.sum(n), func.sum(suspects), func.min(created_at)).group_by(lane, state)
+    )
+    return [OpenShards(lane, state, int(n), int(suspects), oldest) for lane, state, n, suspects, oldest in rows]
 
 
 def read_work(transaction: Transaction) -> StoreTotals:

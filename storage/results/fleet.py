@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, select
+from sqlalchemy import Row, case, func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
@@ -236,10 +236,6 @@ def _refused(transaction: Transaction) -> tuple[RefusedSpec, ...]:
     return tuple(RefusedSpec(*row) for row in rows)
 
 
-def _finished_lately(now: float, age_s: float) -> ColumnElement[bool]:
-    return and_(IS_DONE, Shard.finished_at > now - age_s)
-
-
 def time_use(seconds: Iterable[Mapping[str, float]]) -> TimeShares | None:
     """Return the shares of the seconds that workers reported; None if they report none."""
     total: dict[str, float] = {}
@@ -338,42 +334,23 @@ def _lanes(
     for shards in open_shards(transaction):
         opened.setdefault(shards.lane, []).append(shards)
     waiting = _waiting(transaction, opened, now)
-    committed = _committed(transaction, now)
-    return tuple(
-        _lane(name, opened[name], [worker for worker in workers if name in worker.lanes], waiting, committed, now)
-        for name in sorted(opened)
-    )
-
-
-def _lane(
-    name: str,
-    opened: Sequence[OpenShards],
-    serving: Sequence[FleetWorker],
-    waiting: Mapping[str, float],
-    committed: Mapping[str, Row[*tuple[Any, ...]]],
-    now: float,
-) -> Lane:
-    lane = Lane(
-        name=name,
-        planned=sum(shards.states.get("planned", 0) for shards in opened),
-        queued=sum(shards.states.get("queued", 0) for shards in opened),
-        running=sum(shards.states.get("running", 0) for shards in opened),
-        suspects=sum(shards.suspects for shards in opened),
-        oldest_s=max((now - shards.created_at for shards in opened), default=None),
-        oldest_queued_s=waiting.get(name),
-        workers=len(serving),
-        slots=sum(worker.slots for worker in serving),
-    )
-    if name not in committed:
-        return lane
-    sums = committed[name]
-    counts = {"done": sums.n_done, "failed": sums.n_failed, "skipped": sums.n_skipped}
-    return replace(
-        lane,
-        statuses_per_s={status: float(n) / LANE_PACE_S for status, n in counts.items()},
-        tokens_in_per_s=float(sums.tokens_in) / LANE_PACE_S,
-        tokens_out_per_s=float(sums.tokens_out) / LANE_PACE_S,
-    )
+    paces = _paces(transaction, now)
+    lanes = []
+    for name in sorted(opened):
+        serving = [worker for worker in workers if name in worker.lanes]
+        states: dict[str, Any] = {shards.state: shards.n for shards in opened[name]}
+        lane = Lane(
+            name=name,
+            suspects=sum(shards.suspects for shards in opened[name]),
+            oldest_s=max((now - shards.created_at for shards in opened[name]), default=None),
+            oldest_queued_s=waiting.get(name),
+            workers=len(serving),
+            slots=sum(worker.slots for worker in serving),
+            **states,
+            **paces.get(name, {}),
+        )
+        lanes.append(lane)
+    return tuple(lanes)
 
 
 def _waiting(transaction: Transaction, lanes: Collection[str], now: float) -> dict[str, float]:
@@ -387,14 +364,19 @@ def _waiting(transaction: Transaction, lanes: Collection[str], now: float) -> di
     return {row.lane: max(0.0, now - row.at) for row in rows}
 
 
-def _committed(transaction: Transaction, now: float) -> dict[str, Row[*tuple[Any, ...]]]:
-    """Return the sums over the shards that ended lately, by lane."""
+def _paces(transaction: Transaction, now: float) -> dict[str, dict[str, Any]]:
+    """Return the paces of each lane in which shards ended lately, by the names that they have in `Lane`."""
     summed = (Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.tokens_in, Shard.tokens_out)
-    sums = (func.sum(column).label(column.key) for column in summed)
-    rows = transaction.execute(
-        select(Shard.lane, *sums).where(_finished_lately(now, LANE_PACE_S)).group_by(Shard.lane)
-    )
-    return {row.lane: row for row in rows}
+    query = select(Shard.lane, *map(func.sum, summed)).group_by(Shard.lane)
+    paces: dict[str, dict[str, Any]] = {}
+    for lane, *sums in transaction.execute(query.where(IS_DONE, Shard.finished_at > now - LANE_PACE_S)):
+        done, failed, skipped, tokens_in, tokens_out = (float(n) / LANE_PACE_S for n in sums)
+        paces[lane] = {
+            "statuses_per_s": {"done": done, "failed": failed, "skipped": skipped},
+            "tokens_in_per_s": tokens_in,
+            "tokens_out_per_s": tokens_out,
+        }
+    return paces
 
 
 def _jobs(transaction: Transaction) -> dict[str, int]:

@@ -12,21 +12,8 @@ from docmill.storage.steps.steps import OpenStep
 
 TOGETHER = 16  # texts of a suspect
 OPEN_SHARDS = ("planned", "queued", "running")
-UNTOUCHED = {  # the columns of a shard that nobody has claimed
-    "step": 0,
-    "fence": 0,
-    "attempt": 0,
-    "suspect": 0,
-    "lapses": 0,
-    "not_before": 0.0,
-    "n_done": 0,
-    "n_failed": 0,
-    "n_skipped": 0,
-    "n_truncated": 0,
-    "n_doubtful": 0,
-    "tokens_in": 0,
-    "tokens_out": 0,
-}
+# The columns of a shard that nobody has claimed.
+UNTOUCHED = {column.name: column.default.arg for column in Shard.__table__.columns if column.default is not None}
 
 
 def plan(

@@ -93,7 +93,7 @@ def test_no_shard_begins_once_those_that_ended_cost_the_limit_and_those_in_progr
 
     assert {*shards.heartbeat(database, "w1")} == {*waiting[2:4]}  # their leases are renewed
     with database.read() as transaction:  # no worker is started for the others
-        assert [shards.states for shards in open_shards(transaction)] == [{"running": 2}]
+        assert [(shards.state, shards.n) for shards in open_shards(transaction)] == [("running", 2)]
         assert transaction.execute(text("SELECT state FROM open_shards")).scalars().all() == ["running"] * 2
     for claim in claims[2:]:
         assert claim is not None
