@@ -356,7 +356,7 @@ class Settings(BaseSettings):
 
 
 # The names of docmill's own rules (`docmill.storage.deletion.retention.RULES`); their module loads SQLAlchemy.
-RETENTION_RULES = ("runs", "step_texts", "rejections", "refusals", "shards", "versions", "results")
+RETENTION_RULES = ("runs", "step_texts", "rejections", "shards", "versions", "results")
 
 
 def retention_rules() -> list[str]:

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
@@ -22,7 +21,6 @@ from docmill.features.batch_server.file import BatchFile, BatchRequest, Call, Ca
 from docmill.features.batch_server.writer import Line, refused, request_of, response, unanswered
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Reason, Spec
-from docmill.storage.readers import Source, SourceOptions
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus
 from docmill.storage.steps.budgets import Account
@@ -163,11 +161,7 @@ def _prepared(plan: BatchPlan, call: Call, revision: str | None) -> tuple[Reques
         named = f", {call.model}" if call.model else ""
         say(f"Job {place + 1} of {len(plan.jobs)}: {call.url}{named}")
     source = CallSource(plan.file, call, plan.jobs[call][1].model, refused=place == 0, unfit=plan.unfit)
-    return plan.request(call, revision), partial(_opened, source)
-
-
-def _opened(source: Source, _options: SourceOptions) -> Source:
-    return source
+    return plan.request(call, revision), source.opened
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,13 @@ from docmill.features.batch_server.stored_batches import (
     VALIDATING,
     ApiBatch,
 )
-from docmill.features.batch_server.stored_files import OUTPUT, FileWriter, StoredBytes
+from docmill.features.batch_server.stored_files import OUTPUT, FileWriter, read_blocks
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import LeaseLost, NotFound, StorageError
-from docmill.storage.readers import Source, SourceOptions
 from docmill.storage.readers.errors import SourceError
 from docmill.storage.readers.files import SourceFile
+from docmill.storage.readers.streams import Pieces
 from docmill.storage.steps import jobs
 from docmill.storage.steps.budgets import Account
 from docmill.storage.writers.formats import to_json
@@ -205,7 +205,7 @@ class Clerk:
             is_first = call == next(iter(specs))
             source = CallSource(file, call, specs[call][1].model, refused=is_first, unfit=unfit)
             try:
-                job = submit(self.settings, self.database, request, Listener(), partial(_opened, source), account)
+                job = submit(self.settings, self.database, request, Listener(), source.opened, account)
                 calls.append({"job": job.id})
             except TaskError as error:
                 calls.append({"unfit": _reason(call, error)})
@@ -237,7 +237,7 @@ class Clerk:
             f"batch://{batch.key}/{batch.id}",
             stored.filename,
             stored.n_bytes,
-            lambda: BufferedReader(StoredBytes(self.database, stored.id, held.check)),
+            lambda: BufferedReader(Pieces(held.along(read_blocks(self.database, stored.id)))),
         )
         return BatchFile(content, "", stored.sha256 or "", dialect)
 
@@ -300,7 +300,3 @@ def _reason(call: Call, error: TaskError) -> str:
         raise error
     log.warning("model_refused model=%r error=%r", call.model, str(error))
     return f'the server cannot use the model "{call.model}"; its operator finds the reason in the log'
-
-
-def _opened(source: Source, _options: SourceOptions) -> Source:
-    return source

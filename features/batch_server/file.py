@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from io import FileIO
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from docmill.features.batch_server.writer import REQUEST, URLS
 from docmill.storage.core.normalize import normalize_json
 from docmill.storage.readers import jsonl, remote, streams
 from docmill.storage.readers.errors import EncodingUnnamed, finding_bugs
-from docmill.storage.readers.files import Opened, SourceFile, on_disk, until_broken
+from docmill.storage.readers.files import Opened, Source, SourceFile, on_disk, until_broken
 from docmill.storage.readers.records import MAX_ID_BYTES, Record, Rejection, Row, Rows, SourceOptions, document
 from docmill.storage.readers.registry import COMPRESSIONS, SCHEMES, kind_of
 from docmill.storage.readers.sources import path_of, scheme_of
@@ -313,7 +313,7 @@ def _checked(fields: Mapping[str, Any], dialect: BodySettings) -> tuple[str, Map
 _OPTIONS = SourceOptions()
 
 
-class CallSource:
+class CallSource(Source):
     """The documents of a batch file whose requests are of one call. ``model`` stands in answers without a model.
 
     With ``refused``, lines that are not carried out are rejected records of it, and so are the requests of ``unfit``
@@ -339,6 +339,10 @@ class CallSource:
 
     def size_bytes(self) -> int | None:
         return self._file.content.size_bytes
+
+    def opened(self, _options: SourceOptions) -> Self:
+        """Return itself: the file's lines say how they are read."""
+        return self
 
     def records(self) -> Iterator[Record | Rejection]:
         """Yield the documents, and rejections, in the order of the file's lines."""

@@ -225,13 +225,13 @@ def renew(database: Database, batch: ApiBatch, owner: str, lease_s: float) -> bo
     """Renew the lease of a batch. Return False if it was lost, or if the batch has another status by now."""
     ours = update(ApiBatch).where(ApiBatch.id == batch.id, ApiBatch.owner == owner, ApiBatch.status == batch.status)
     kept = ours.values(lease_until=db_now() + lease_s)
-    return bool(database.write(lambda transaction: transaction.execute(kept).rowcount))
+    return database.execute(kept) > 0
 
 
 def give_back(database: Database, batch_id: str, owner: str) -> None:
     """Let others take a batch at once."""
     free = update(ApiBatch).where(ApiBatch.id == batch_id, ApiBatch.owner == owner).values(lease_until=None)
-    database.write(lambda transaction: transaction.execute(free))
+    database.execute(free)
 
 
 def advance(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from io import RawIOBase
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import ColumnElement, ForeignKey, Index, UniqueConstraint, and_, delete, func, or_, select, update
@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, ForeignKey, Index, UniqueConstraint, and_,
 from docmill.features.batch_server import keys
 from docmill.features.batch_server.keys import ApiKey, Entry, Refused, ServerTable
 from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import pages
 from docmill.storage.core.schema import column, db_now
 from docmill.storage.core.transaction import Transaction
 
@@ -106,11 +107,7 @@ class FileWriter:
 
     def discard(self) -> None:
         """Remove what was written."""
-        self._database.write(
-            lambda transaction: transaction.execute(
-                delete(ApiFile).where(ApiFile.id == self.id, ApiFile.is_whole.is_(False))
-            )
-        )
+        self._database.execute(delete(ApiFile).where(ApiFile.id == self.id, ApiFile.is_whole.is_(False)))
 
 
 def add_file(
@@ -154,34 +151,6 @@ def _check_bytes(transaction: Transaction, key: ApiKey, n: int) -> None:
 
 def read_blocks(database: Database, file_id: str) -> Iterator[bytes]:
     """Yield the bytes of a file, block by block."""
-    seq = 0
-    while (data := _block(database, file_id, seq)) is not None:
-        yield data
-        seq += 1
-
-
-def _block(database: Database, file_id: str, seq: int) -> bytes | None:
-    query = select(ApiFileBlock.data).where(ApiFileBlock.file_id == file_id, ApiFileBlock.seq == seq)
-    with database.read() as transaction:
-        return transaction.scalar(query)
-
-
-class StoredBytes(RawIOBase):
-    """A stored file as a stream that cannot seek. `check` is called before each block, and may raise."""
-
-    def __init__(self, database: Database, file_id: str, check: Callable[[], None] = lambda: None) -> None:
-        self._blocks = read_blocks(database, file_id)
-        self._check = check
-        self._left = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer with what is left of a block."""
-        if not self._left:
-            self._check()
-            self._left = memoryview(next(self._blocks, b""))
-        n = min(len(buffer), len(self._left))
-        buffer[:n], self._left = self._left[:n], self._left[n:]
-        return n
+    blocks = select(ApiFileBlock.seq, ApiFileBlock.data).where(ApiFileBlock.file_id == file_id)
+    for block in chain.from_iterable(pages(database, blocks, ApiFileBlock.seq, 1, after=-1)):
+        yield block.data

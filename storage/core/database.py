@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 import orjson
-from sqlalchemy import Engine, Pool, event
+from sqlalchemy import Engine, Executable, Pool, event
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, make_url
 
@@ -130,6 +130,10 @@ class Database:
                     raise
             time.sleep(min(4.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
+
+    def execute(self, statement: Executable) -> int:
+        """Execute a statement that changes rows, in a write transaction. Return the number of these rows."""
+        return self.write(lambda transaction: transaction.execute(statement).rowcount)
 
     @contextmanager
     def unhurried(self) -> Iterator[Transaction]:

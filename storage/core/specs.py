@@ -229,26 +229,16 @@ def _is_finite(value: object) -> bool:
 class StoredOutcome(Stored, Protocol):
     """A row of outcomes; a query may leave out columns that nobody reads."""
 
-    @property
-    def spec_id(self) -> int: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def flags(self) -> Sequence[str]: ...
-    @property
-    def reason(self) -> str | None: ...
-    @property
-    def reason_class(self) -> str | None: ...
-    @property
-    def tokens_in(self) -> int: ...
-    @property
-    def tokens_out(self) -> int: ...
-    @property
-    def output_id(self) -> int | None: ...
-    @property
-    def runtime_id(self) -> int | None: ...
-    @property
-    def created_at(self) -> float: ...
+    spec_id: int
+    status: str
+    flags: Sequence[str]
+    reason: str | None
+    reason_class: str | None
+    tokens_in: int
+    tokens_out: int
+    output_id: int | None
+    runtime_id: int | None
+    created_at: float
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from docmill.storage.core.schema import (
     Job,
     OutcomeRow,
     PipelineRun,
-    Refusal,
     RejectionRow,
     Shard,
     ShardCount,
@@ -227,12 +226,6 @@ def _forget_records(
     return _delete_page(table, table.ingest_id == ingest_id, transaction, size)
 
 
-def forget_refusals(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
-    """Delete the reasons why workers refused a spec that are older."""
-    old = Refusal.refused_at < db_now() - older_than_s
-    return remove_all(database, partial(_delete_page, Refusal, old), budget, PAGE)
-
-
 def fold_shards(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Fold the finished shards of jobs that ended before then: one row for each step keeps their sums.
 
@@ -302,14 +295,13 @@ def _sum(transaction: Transaction, ids: list[int]) -> dict[str, Any]:
 class Rule:
     """A rule of retention: removes rows that are older than an age, and counts them by table.
 
-    Maintenance applies the rules of upkeep each hour. A rule that `is_kept` has no age unless the settings have one.
+    Maintenance applies the rules of upkeep each hour. The others have no age unless the settings have one.
     """
 
     name: str
     remove: Callable[[Database, float, RemovalBudget], Removed]
     count: Callable[[Transaction, float], Mapping[str, int]]
     is_upkeep: bool = True
-    is_kept: bool = False
 
 
 def _n(transaction: Transaction, table: type[Base], condition: ColumnElement[bool]) -> int:
@@ -338,10 +330,6 @@ def _count_rejections(transaction: Transaction, age_s: float) -> dict[str, int]:
     }
 
 
-def _count_refusals(transaction: Transaction, age_s: float) -> dict[str, int]:
-    return {"refusal": _n(transaction, Refusal, Refusal.refused_at < db_now() - age_s)}
-
-
 def _count_shards(transaction: Transaction, age_s: float) -> dict[str, int]:
     # Folding leaves one row for each step with finished shards. An earlier folded row goes into it.
     steps = select(Shard.job_id, Shard.step).where(is_finished())
@@ -365,10 +353,9 @@ RULES = (
     Rule("step_texts", forget_step_texts, _count_step_texts),
     Rule("runs", forget_runs, _count_runs),
     Rule("rejections", forget_rejections, _count_rejections),
-    Rule("refusals", forget_refusals, _count_refusals, is_kept=True),
-    Rule("shards", fold_shards, _count_shards, is_upkeep=False, is_kept=True),
-    Rule("versions", removal.remove_versions, _count_versions, is_upkeep=False, is_kept=True),
-    Rule(needed.RESULTS, needed.drop_unneeded, _count_results, is_upkeep=False, is_kept=True),
+    Rule("shards", fold_shards, _count_shards, is_upkeep=False),
+    Rule("versions", removal.remove_versions, _count_versions, is_upkeep=False),
+    Rule(needed.RESULTS, needed.drop_unneeded, _count_results, is_upkeep=False),
 )
 
 
@@ -378,6 +365,6 @@ def every_rule() -> tuple[Rule, ...]:
     return tuple(load_by_name("retention", Rule, RULES).values())
 
 
-def upkeep_ages(age_s: float, **others: float) -> dict[str, float]:
-    """Return the ages of the rules that work by themselves, all the same unless `others` names one."""
-    return {rule.name: age_s for rule in every_rule() if not rule.is_kept} | others
+def upkeep_ages(age_s: float) -> dict[str, float]:
+    """Return the ages of the rules that work by themselves, which are all the same."""
+    return {rule.name: age_s for rule in every_rule() if rule.is_upkeep}

@@ -9,26 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from docmill.storage.ingest.chunks import Chunk, Versions, clash
+from docmill.storage.ingest.chunks import Chunk, StoredVersion, Versions, clash
 from docmill.storage.ingest.pruning import SeenDocuments
-from docmill.storage.json_values import Json
 from docmill.storage.readers import Rejection
 from docmill.storage.readers.records import KeyKind
-
-
-class StoredVersion(NamedTuple):
-    """A document's version in the store. The reading `ingest_id` brought it from place `seq` of its source."""
-
-    id: int
-    key: str
-    content_id: int
-    meta: Json
-    flags: Sequence[str]
-    seq: int
-    gone: bool
-    ingest_id: int
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -26,15 +26,17 @@ FIRST_CHUNK_RECORDS = 256  # as many as a shard has, so that a device can start 
 CHUNK_CHARS = 8_000_000  # keeps the transaction short and the memory small for long documents
 
 
-class StoredDocument(Protocol):
-    """The parts of a stored document that are compared."""
+class StoredVersion(NamedTuple):
+    """A document's version in the store. The reading `ingest_id` brought it from place `seq` of its source."""
 
-    @property
-    def content_id(self) -> int: ...
-    @property
-    def meta(self) -> Json: ...
-    @property
-    def flags(self) -> Sequence[str]: ...
+    id: int
+    key: str
+    content_id: int
+    meta: Json
+    flags: Sequence[str]
+    seq: int
+    gone: bool
+    ingest_id: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Versions:
             return self
         return Versions(*(_at(places, column) for column in vars(self).values()))
 
-    def equals(self, place: int, stored: StoredDocument) -> bool:
+    def equals(self, place: int, stored: StoredVersion) -> bool:
         """Return True if the version at a place equals a stored document."""
         return bool(
             stored.content_id == self.content_ids[place]
@@ -73,15 +75,15 @@ class Chunk:
     taken by a record of another kind. `superseded` are records whose key comes again in the chunk.
     """
 
-    n_records: int
-    keys: Sequence[str]
-    texts: Sequence[str]
-    hashes: Sequence[bytes]
-    metas: Sequence[str]
-    flags: Sequence[str]
-    seqs: Sequence[int]
-    kinds: Sequence[int]
-    places: Sequence[str]
+    n_records: int = 0
+    keys: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+    metas: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    seqs: list[int] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
     refused: Sequence[Rejection] = ()
     superseded: Sequence[Rejection] = ()
 
@@ -91,11 +93,14 @@ class Chunk:
         pairs = zip(self.flags, self.places, strict=True)
         return [place for flags, place in pairs if flags != "[]" and any(mended in flags for mended in MENDED)]
 
+    def at(self, places: Sequence[int]) -> Chunk:
+        """Return the chunk with the records at these places only; `n_records` stays."""
+        return replace(self, **{name: _at(places, getattr(self, name)) for name in _COLUMNS})
+
     def without(self, places: Collection[int]) -> Chunk:
         """Return the chunk without the records at these places."""
-        kept = [n for n in range(len(self.keys)) if n not in places]
-        columns = {name: _at(kept, getattr(self, name)) for name in _COLUMNS}
-        return replace(self, n_records=self.n_records - len(places), **columns)
+        kept = self.at([n for n in range(len(self.keys)) if n not in places])
+        return replace(kept, n_records=self.n_records - len(places))
 
     def versions(self, content_ids: dict[bytes, int]) -> Versions:
         """Return the records as versions of documents, given the ids of their contents by hash."""
@@ -107,17 +112,10 @@ class ChunkBuilder:
 
     def __init__(self) -> None:
         self.n_chars = 0
-        self._keys: list[str] = []
-        self._texts: list[str] = []
-        self._hashes: list[bytes] = []
-        self._metas: list[str] = []
-        self._flags: list[str] = []
-        self._seqs: list[int] = []
-        self._kinds: list[int] = []
-        self._places: list[str] = []
+        self._gathered = Chunk()
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._gathered.keys)
 
     def put(
         self,
@@ -130,37 +128,35 @@ class ChunkBuilder:
         place: str = "",
     ) -> None:
         """Add a record: normalized text, metadata (JSON values) and its place in the order of the source."""
-        self._keys.append(key)
-        self._texts.append(text)
-        self._hashes.append(hashlib.sha256(text.encode()).digest())
-        self._metas.append(orjson.dumps(meta).decode() if meta else "{}")
-        self._flags.append(orjson.dumps(flags).decode() if flags else "[]")
-        self._seqs.append(seq)
-        self._kinds.append(kind)
-        self._places.append(place)
+        columns = self._gathered
+        columns.keys.append(key)
+        columns.texts.append(text)
+        columns.hashes.append(hashlib.sha256(text.encode()).digest())
+        columns.metas.append(orjson.dumps(meta).decode() if meta else "{}")
+        columns.flags.append(orjson.dumps(flags).decode() if flags else "[]")
+        columns.seqs.append(seq)
+        columns.kinds.append(kind)
+        columns.places.append(place)
         self.n_chars += len(text)
 
     def chunk(self) -> Chunk:
         """Return the gathered records as one chunk."""
-        columns = (self._keys, self._texts, self._hashes, self._metas, self._flags, self._seqs)
-        whole = Chunk(len(self), *columns, self._kinds, self._places)
-        last = {key: place for place, key in enumerate(self._keys)}
+        whole = replace(self._gathered, n_records=len(self))
+        last = {key: place for place, key in enumerate(whole.keys)}
         if len(last) == len(self):
             return whole
         last.clear()
         refused, superseded = [], []
-        for n, key in enumerate(self._keys):
-            kind, before = KeyKind(self._kinds[n]), KeyKind(self._kinds[last.get(key, n)])
+        for n, key in enumerate(whole.keys):
+            kind, before = KeyKind(whole.kinds[n]), KeyKind(whole.kinds[last.get(key, n)])
             if kind == before:
                 if key in last:
-                    superseded.append(reject_earlier(key, self._places[last[key]], self._places[n]))
+                    superseded.append(reject_earlier(key, whole.places[last[key]], whole.places[n]))
                 last[key] = n
             else:
-                refused.append(clash(key, self._places[n], kind, before))
-        kept = list(last.values())
-        columns_kept = {name: _at(kept, getattr(whole, name)) for name in _COLUMNS}
+                refused.append(clash(key, whole.places[n], kind, before))
         n_records = len(self) - len(refused)
-        return replace(whole, n_records=n_records, refused=refused, superseded=superseded, **columns_kept)
+        return replace(whole.at([*last.values()]), n_records=n_records, refused=refused, superseded=superseded)
 
 
 def reject_earlier(key: str, place: str, later: str) -> Rejection:

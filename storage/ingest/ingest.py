@@ -28,8 +28,8 @@ from docmill.storage.core.schema import Contender, Corpus, Document, Ingest, Job
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.errors import JobStopped, StorageError
 from docmill.storage.ingest import planning
-from docmill.storage.ingest.changes import Changes, KeyKinds, StoredVersion, compare, diff_chunk
-from docmill.storage.ingest.chunks import CHUNK_RECORDS, Chunk, Versions, reject_earlier
+from docmill.storage.ingest.changes import Changes, KeyKinds, compare, diff_chunk
+from docmill.storage.ingest.chunks import CHUNK_RECORDS, Chunk, StoredVersion, Versions, reject_earlier
 from docmill.storage.ingest.planning import CorpusPosition, plan_new, sweep_page
 from docmill.storage.ingest.pruning import SeenDocuments
 from docmill.storage.readers import Rejection

@@ -133,7 +133,7 @@ def prune(
     reason = why_not(missing, unread, limits)
     if reason is not None or job.reread_at is not None:  # else no earlier reading noted any
         note = update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason)
-        database.write(lambda transaction: transaction.execute(note))
+        database.execute(note)
     if reason is not None:
         return 0, reason
     check_share(missing, limits)
@@ -157,7 +157,7 @@ def note_missing(database: Database, job: OpenJob, seen: SeenDocuments, unread: 
         )
     if reason is not None or job.reread_at is not None:
         note = update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason)
-        database.write(lambda transaction: transaction.execute(note))
+        database.execute(note)
     return reason
 
 

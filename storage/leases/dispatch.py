@@ -393,22 +393,13 @@ def _unservable(transaction: Transaction, lane: str) -> list[int]:
 
 def put_back(database: Database, shard_ids: list[int]) -> None:
     """Mark queued shards as planned again, to undo `take` or to decline a message."""
-    database.write(
-        lambda transaction: transaction.execute(
-            update(Shard).where(Shard.id.in_(shard_ids), Shard.state == "queued").values(**FREE)
-        )
-    )
+    database.execute(update(Shard).where(Shard.id.in_(shard_ids), Shard.state == "queued").values(**FREE))
 
 
 def withdraw(database: Database, lanes: Collection[str]) -> None:
     """Mark all queued shards of these lanes as planned again, which makes their messages void."""
-    database.write(
-        lambda transaction: transaction.execute(
-            update(Shard)
-            .where(Shard.state == "queued", Shard.dispatched_at.is_not(None), Shard.lane.in_(lanes))
-            .values(**FREE)
-        )
-    )
+    queued = (Shard.state == "queued", Shard.dispatched_at.is_not(None), Shard.lane.in_(lanes))
+    database.execute(update(Shard).where(*queued).values(**FREE))
 
 
 def refuse(database: Database, worker_id: str, spec_id: int, reason: str) -> None:
@@ -425,11 +416,7 @@ def refuse(database: Database, worker_id: str, spec_id: int, reason: str) -> Non
 
 def accept(database: Database, worker_id: str, spec_id: int) -> None:
     """Note that a worker can serve a spec after all."""
-    database.write(
-        lambda transaction: transaction.execute(
-            delete(Refusal).where(Refusal.worker_id == worker_id, Refusal.spec_id == spec_id)
-        )
-    )
+    database.execute(delete(Refusal).where(Refusal.worker_id == worker_id, Refusal.spec_id == spec_id))
 
 
 def sign_on(
@@ -471,7 +458,7 @@ def neighbors(database: Database, pid_space: str) -> list[tuple[str, int]]:
 
 def sign_off(database: Database, worker_id: str) -> None:
     """Remove a device process from the list of workers. Its refusals are still shown for a while."""
-    database.write(lambda transaction: transaction.execute(delete(Worker).where(Worker.id == worker_id)))
+    database.execute(delete(Worker).where(Worker.id == worker_id))
 
 
 def unfinished_beside(database: Database, job_id: int, lanes: Collection[str], limit: int) -> list[tuple[int, str]]:

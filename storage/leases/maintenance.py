@@ -65,9 +65,7 @@ def _holding(transaction: type[Transaction]) -> ReturningInsert[str]:
 
 def let_go(database: Database, name: str, owner: str) -> None:
     """Give up a duty, so that another process can take it at once."""
-    database.write(
-        lambda transaction: transaction.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))
-    )
+    database.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))
 
 
 def contact(database: Database, lease_s: float) -> float:

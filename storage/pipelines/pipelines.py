@@ -313,7 +313,7 @@ def renew(database: Database, run: Run, lease_s: float) -> bool:
     """
     leased = update(PipelineRun).where(_is_held(run), PipelineRun.lease_until.is_not(None))
     renewed = leased.values(lease_until=db_now() + lease_s)
-    if database.write(lambda transaction: transaction.execute(renewed).rowcount > 0):
+    if database.execute(renewed):
         return True
     with database.read() as transaction:
         return transaction.scalar(select(PipelineRun.id).where(PipelineRun.id == run.id)) is None
@@ -323,9 +323,9 @@ def let_go(database: Database, run: Run, *, at_once: bool) -> None:
     """Give a run back that its holder cannot take further: to be handed out at once, or after a while."""
     if at_once:
         held = update(PipelineRun).where(_is_held(run))
-        database.write(lambda transaction: transaction.execute(held.values(handed_at=None)))
+        database.execute(held.values(handed_at=None))
     leased = update(PipelineRun).where(_is_held(run), PipelineRun.lease_until.is_not(None))
-    database.write(lambda transaction: transaction.execute(leased.values(lease_until=db_now() - 1.0)))
+    database.execute(leased.values(lease_until=db_now() - 1.0))
 
 
 def let_go_all(database: Database, owner: str) -> None:
@@ -363,4 +363,4 @@ def note(
         values["handed_at"] = None  # to be handed out as soon as its job has ended
         values |= {name: case((by_hand, getattr(PipelineRun, name)), else_=None) for name in _FREE}
     noted = update(PipelineRun).where(_is_held(run), goes_on)
-    return database.write(lambda transaction: transaction.execute(noted.values(**values)).rowcount > 0)
+    return database.execute(noted.values(**values)) > 0

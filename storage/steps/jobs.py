@@ -372,7 +372,7 @@ def prioritize(database: Database, job_id: int, priority: int) -> bool:
 def _set(database: Database, job_id: int, **values: Any) -> bool:
     require(database, job_id)
     unfinished = update(Job).where(Job.id == job_id, Job.state.in_(UNFINISHED))
-    return database.write(lambda transaction: transaction.execute(unfinished.values(**values)).rowcount > 0)
+    return database.execute(unfinished.values(**values)) > 0
 
 
 def cancel(database: Database, job_id: int) -> bool:

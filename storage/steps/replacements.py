@@ -221,7 +221,7 @@ def begin(database: Database, corpus_id: int, old: Candidate, new: Spec) -> Spec
 def note_job(database: Database, replacement_id: int, job_id: int) -> None:
     """Note the job that computes a replacement."""
     this = update(ReplacementRow).where(ReplacementRow.id == replacement_id)
-    database.write(lambda transaction: transaction.execute(this.values(job_id=job_id)))
+    database.execute(this.values(job_id=job_id))
 
 
 def goes_on(database: Database, job_id: int) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.storage.ingest.changes import Changes, StoredVersion, compare, diff_chunk
-from docmill.storage.ingest.chunks import Versions
+from docmill.storage.ingest.changes import Changes, compare, diff_chunk
+from docmill.storage.ingest.chunks import StoredVersion, Versions
 
 READING = 7
 

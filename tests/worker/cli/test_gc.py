@@ -41,7 +41,7 @@ def test_rules_count_remove_and_say_what_they_removed(aged: Docmill) -> None:
     lines = done.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert ["rejections", "10", "days", "rejection", "2"] in [line.split() for line in lines]
-    assert "No age is set for refusals, versions: these rows stay." in done.stderr
+    assert "No age is set for versions: these rows stay." in done.stderr
     assert "Nothing was removed: this was a dry run." in done.stderr
     rows = aged.json("gc", "retention", "--dry-run")["rows"]
     assert {(row["rule"], row["table"]): row["rows"] for row in rows}["results", "outcome"] == 3
