@@ -198,7 +198,7 @@ class _Reading:
         escalation = None if content_id is None else self._escalation(step, content_id)
         by = step
         if step.escalation is not None and escalation is not None and escalation.second_won:
-            by = step.escalation.step
+            by = step.escalation
         return StepRecord(
             name=step.name,
             reads=None if step.input_step is None else steps[step.input_step].name,

@@ -93,7 +93,7 @@ class Traversal:
             pairs = choosing.read_pairs(self.transaction, step, [*settled])
             doubted = sorted(content_id for content_id, pair in pairs.items() if pair.is_doubted)
             if seq == step.seq and doubted:
-                total += self._arrive([(step.escalation.step, Inputs(doubted))])
+                total += self._arrive([(step.escalation, Inputs(doubted))])
             if step.escalation.doubt.failed:
                 self._count_rescued(step.escalation.seq, _newly_rescued(pairs, of_first=seq == step.seq, redo=redo))
             ready = [content_id for content_id, pair in pairs.items() if pair.is_settled]

@@ -55,9 +55,12 @@ class OpenStep:
 
     With a `template` what it computes of a document is what that renders of the text that it reads and the
     document's metadata (see `storage.steps.lineage`). `params` are the spec's. `flagged` is a condition on the flags
-    of the output that it reads. The step's result is that of its `escalation` where that one is better; an escalation
-    `escalates` the step with this number. `leaves_out` names the filter of the documents.
-    `price` is that of a million tokens read, and of a million written.
+    of the output that it reads. `leaves_out` names the filter of the documents. `price` is that of a million tokens
+    read, and of a million written.
+
+    The step's result is that of its `escalation` where that one is better. An escalation is a step with a number of
+    its own, which computes the contents of the step `escalates` again whose results are in `doubt`. It has the step's
+    lane, and the prompt around a document is the step's, too.
     """
 
     seq: int
@@ -68,8 +71,9 @@ class OpenStep:
     template: Template | Questions | Messages | None = None
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     flagged: Flagged | None = None
-    escalation: EscalationStep | None = None
+    escalation: OpenStep | None = None
     escalates: int | None = None
+    doubt: Doubt = field(default_factory=Doubt)
     leaves_out: str | None = None
     price: Sequence[float] | None = None
 
@@ -88,25 +92,6 @@ class OpenStep:
     def spec_ids(self) -> tuple[int, ...]:
         """The specs that compute it: its own, and that of its escalation."""
         return (self.spec_id,) if self.escalation is None else (self.spec_id, self.escalation.spec_id)
-
-
-@dataclass(frozen=True)
-class EscalationStep:
-    """A step with a number of its own that computes the same contents as another, where its results are in `doubt`.
-
-    It has the other's lane. The prompt around a document is the other's, too.
-    """
-
-    step: OpenStep
-    doubt: Doubt
-
-    @property
-    def seq(self) -> int:
-        return self.step.seq
-
-    @property
-    def spec_id(self) -> int:
-        return self.step.spec_id
 
 
 @dataclass(frozen=True)
@@ -153,7 +138,8 @@ def _open(row: Row[*tuple[Any, ...]]) -> OpenStep:
     template = None if row.escalates is not None else templates.over_metadata(params)
     flagged = Flagged.stored(row.flagged)
     step = OpenStep(row.seq, row.name, row.spec_id, row.kind, row.input_step, template, params, flagged)
-    return replace(step, escalates=row.escalates, leaves_out=row.leaves_out, price=row.price)
+    doubt = step.doubt if row.doubted is None else Doubt.stored(row.doubted)
+    return replace(step, escalates=row.escalates, doubt=doubt, leaves_out=row.leaves_out, price=row.price)
 
 
 def open_steps(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> tuple[OpenStep, ...]:
@@ -174,7 +160,7 @@ def open_steps(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) 
             leaves_out=request.leaves_out,
         )
         if (requested := request.escalation) is not None:
-            same = replace(
+            escalation = replace(
                 step,
                 seq=next(further),
                 name=escalation_name(request.name),
@@ -183,9 +169,10 @@ def open_steps(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) 
                 params=requested.spec.params,
                 flagged=None,
                 escalates=seq,
+                doubt=requested.doubt,
                 leaves_out=None,
             )
-            step = replace(step, escalation=EscalationStep(same, requested.doubt))
+            step = replace(step, escalation=escalation)
         made.append(step)
     return tuple(made)
 
@@ -197,13 +184,9 @@ def escalation_name(step: str) -> str:
 
 def read_steps(transaction: Transaction, job_id: int) -> tuple[OpenStep, ...]:
     """Return a job's steps in their order, each with its escalation."""
-    rows = transaction.execute(_STEPS, {"job": job_id}).all()
-    of = {
-        row.escalates: EscalationStep(_open(row), Doubt.stored(row.doubted))
-        for row in rows
-        if row.escalates is not None
-    }
-    return tuple(replace(_open(row), escalation=of.get(row.seq)) for row in rows if row.escalates is None)
+    opened = [_open(row) for row in transaction.execute(_STEPS, {"job": job_id})]
+    escalations = {step.escalates: step for step in opened}
+    return tuple(replace(step, escalation=escalations.get(step.seq)) for step in opened if step.escalates is None)
 
 
 def with_escalations(steps: Iterable[OpenStep]) -> Iterator[OpenStep]:
@@ -211,7 +194,7 @@ def with_escalations(steps: Iterable[OpenStep]) -> Iterator[OpenStep]:
     for step in steps:
         yield step
         if step.escalation is not None:
-            yield step.escalation.step
+            yield step.escalation
 
 
 def find_computed(steps: Sequence[OpenStep], seq: int) -> OpenStep:
@@ -275,13 +258,8 @@ def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) 
             output = transaction.kind_of(requests[input_step].spec.kind).output
             assert output.feeds_steps, f"no step can read {output.plural}"
     made = open_steps(requests, lambda spec: lookups.spec_id(transaction, spec))
-    escalated = [step for step in made if step.escalation is not None]
-    for step in made:
+    for step in sorted(with_escalations(made), key=lambda step: step.seq):
         transaction.execute(insert(Step).values(**_row(job_id, step)))
-    for step in escalated:
-        assert step.escalation is not None
-        doubt = {"escalates": step.seq, "doubted": step.escalation.doubt.to_json()}
-        transaction.execute(insert(Step).values(**_row(job_id, step.escalation.step), **doubt))
     return made
 
 
@@ -303,5 +281,7 @@ def _row(job_id: int, step: OpenStep) -> dict[str, Any]:
         "spec_id": step.spec_id,
         "input_step": step.input_step,
         "flagged": None if step.flagged is None else step.flagged.to_json(),
+        "escalates": step.escalates,
+        "doubted": None if step.escalates is None else step.doubt.to_json(),
         "leaves_out": step.leaves_out,
     }
