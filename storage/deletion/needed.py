@@ -193,18 +193,6 @@ def note_dropped(database: Database, spec_ids: Collection[int], older_than_s: fl
     return database.write(work)
 
 
-def _need_none(_transaction: Transaction) -> Collection[int]:
-    return ()
-
-
-def _follow_nothing(_transaction: Transaction, _document_ids: Collection[int]) -> Callable[[], None]:
-    return lambda: None
-
-
-def _clear_nothing(_transaction: Transaction, _corpus_id: int, _size: int) -> int:
-    return 0
-
-
 @dataclass(frozen=True)
 class Dependent:
     """A feature, as deletion sees it.
@@ -214,9 +202,9 @@ class Dependent:
     `size` of the feature's rows of a corpus that is removed, and returns their number, 0 when none is left.
     """
 
-    needed_specs: Callable[[Transaction], Collection[int]] = _need_none
-    removing: Callable[[Transaction, Collection[int]], Callable[[], None]] = _follow_nothing
-    clear_corpus: Callable[[Transaction, int, int], int] = _clear_nothing
+    needed_specs: Callable[[Transaction], Collection[int]] = lambda _transaction: ()
+    removing: Callable[[Transaction, Collection[int]], Callable[[], None]] = lambda _transaction, _ids: lambda: None
+    clear_corpus: Callable[[Transaction, int, int], int] = lambda _transaction, _corpus_id, _size: 0
 
 
 @cache

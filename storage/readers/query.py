@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, Connection, CursorResult, Engine
 from docmill.storage.core import database, postgresql
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.server import Patience
+from docmill.storage.core.transaction import first_line
 from docmill.storage.readers.errors import SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.files import RowSource
 from docmill.storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns, keys_of, too_long
@@ -71,7 +72,7 @@ class QuerySource(RowSource):
                     yield row
         except exc.DBAPIError as error:
             if not planned:
-                raise SourceUnreadable(f"{self._shown}: {_first_line(error.orig)}") from error
+                raise SourceUnreadable(f"{self._shown}: {first_line(error.orig)}") from error
             # From here on the database's messages may contain text of a document.
             code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
             reason = f"the database ended the query ({code or type(error.orig).__name__})"
@@ -181,7 +182,3 @@ def _authentication(url: URL) -> str:
 def _fits(text: object, options: SourceOptions) -> bool:
     most = options.max_record_bytes
     return not isinstance(text, str) or len(text) * 4 <= most or len(text.encode(errors="replace")) <= most
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0]

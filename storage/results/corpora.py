@@ -11,7 +11,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus
 from docmill.storage.core.schema import Corpus, Document, Ingest, Job, Step
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.results.status import JobStatus, StepStatus, read_status
+from docmill.storage.results.status import JobStatus, read_status
 
 LATEST = 20  # ingests and jobs that are shown
 
@@ -76,7 +76,8 @@ def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusS
     corpus_id = find_corpus(database, name)
     with database.read() as transaction:
         corpus = transaction.execute(select(Corpus).where(Corpus.id == corpus_id)).one()
-        readings = _readings(transaction, corpus_id, ingests)
+        of_corpus = select(*_INGEST).where(Ingest.corpus_id == corpus_id).order_by(Ingest.id.desc()).limit(ingests)
+        readings = tuple(IngestCounts(*row) for row in transaction.execute(of_corpus))
         query = select(Job.id).where(Job.corpus_id == corpus_id).order_by(Job.id.desc()).limit(jobs)
         latest = list(transaction.scalars(query))
         of_spec = transaction.execute(
@@ -91,43 +92,27 @@ def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusS
             for row in transaction.execute(select(Step).where(Step.job_id.in_({row.job for row in of_spec})))
         }
     statuses = {job_id: read_status(database, job_id) for job_id in {*latest, *(row.job for row in of_spec)}}
+    specs = []
+    for row in of_spec:
+        step = statuses[row.job].computing[places[row.job, row.spec_id]]
+        counts = (step.done, step.failed, step.skipped, step.pending)
+        specs.append(SpecCounts(row.spec_id, str(step.spec), row.job, *counts))
     return CorpusState(
         id=corpus.id,
         name=corpus.name,
         documents=corpus.n_documents,
         created_at=corpus.created_at,
-        specs=tuple(
-            _computed(row.spec_id, row.job, statuses[row.job].computing[places[row.job, row.spec_id]])
-            for row in of_spec
-        ),
+        specs=tuple(specs),
         ingests=readings,
         jobs=tuple(statuses[job_id] for job_id in latest),
     )
 
 
-def _readings(transaction: Transaction, corpus_id: int, limit: int) -> tuple[IngestCounts, ...]:
-    query = select(Ingest).where(Ingest.corpus_id == corpus_id).order_by(Ingest.id.desc()).limit(limit)
-    return tuple(
-        IngestCounts(
-            id=row.id,
-            source=row.source,
-            state=row.state,
-            records=row.n_records,
-            new=row.n_new,
-            changed=row.n_changed,
-            unchanged=row.n_unchanged,
-            rejected=row.n_rejected,
-            vanished=row.n_vanished,
-            not_pruned=row.not_pruned,
-            started_at=row.started_at,
-            finished_at=row.finished_at,
-        )
-        for row in transaction.execute(query)
-    )
-
-
-def _computed(spec_id: int, job_id: int, step: StepStatus) -> SpecCounts:
-    return SpecCounts(spec_id, str(step.spec), job_id, step.done, step.failed, step.skipped, step.pending)
+# The columns of `IngestCounts`.
+_INGEST = (
+    *(Ingest.id, Ingest.source, Ingest.state, Ingest.n_records, Ingest.n_new, Ingest.n_changed, Ingest.n_unchanged),
+    *(Ingest.n_rejected, Ingest.n_vanished, Ingest.not_pruned, Ingest.started_at, Ingest.finished_at),
+)
 
 
 CORPORA = 20

@@ -159,10 +159,9 @@ class ShardSums:
             if (not states or group.state in states) and (step is None or group.step == step)
         )
 
-    def shards(self, step: int | None = None) -> dict[str, int]:
+    def shards(self) -> dict[str, int]:
         """Return the number of shards by state."""
-        states = {group.state for group in self._groups if step is None or group.step == step}
-        return {state: self.total("n", state, step=step) for state in sorted(states)}
+        return {state: self.total("n", state) for state in sorted({group.state for group in self._groups})}
 
     def open_steps(self) -> list[int]:
         """Return the steps that have open shards."""

@@ -363,12 +363,11 @@ MOST = 200
 
 def list_searchable(database: Database) -> list[str]:
     """Return the names of corpora with an embed job, in order."""
-    kinds = [kind.name for kind in database.kinds.values() if kind.output is VECTOR]
     embeds = (
         select(Job.id)
         .join(Step, Step.job_id == Job.id)
         .join(SpecRow, SpecRow.id == Step.spec_id)
-        .where(Job.corpus_id == Corpus.id, SpecRow.kind.in_(kinds))
+        .where(Job.corpus_id == Corpus.id, SpecRow.kind.in_(_kinds(database)))
         .exists()
     )
     with database.read() as transaction:

@@ -93,33 +93,21 @@ def dropped(replacements: Sequence[SpecReplacement]) -> dict[int, float]:
 
 def of_corpus(transaction: Transaction, corpus_id: int) -> list[SpecReplacement]:
     """Return the replacements in a corpus, the oldest first."""
+    table = ReplacementRow
+    columns = (table.id, table.corpus_id, Corpus.name, table.old_spec_id, table.new_spec_id)
     rows = transaction.execute(
-        select(ReplacementRow, Corpus.name)
-        .join(Corpus, Corpus.id == ReplacementRow.corpus_id)
-        .where(ReplacementRow.corpus_id == corpus_id)
-        .order_by(ReplacementRow.id)
+        select(*columns, table.old_job_id, table.job_id, table.state, table.created_at, table.ended_at)
+        .join(Corpus, Corpus.id == table.corpus_id)
+        .where(table.corpus_id == corpus_id)
+        .order_by(table.id)
     ).all()
-    wanted = {spec_id for row in rows for spec_id in (row.old_spec_id, row.new_spec_id)}
+    wanted = sorted({spec_id for row in rows for spec_id in (row.old_spec_id, row.new_spec_id)})
     specs = {
-        row.id: spec_of(row)
-        for row in transaction.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(sorted(wanted))))
+        row.id: spec_of(row) for row in transaction.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(wanted)))
     }
     return [
-        SpecReplacement(
-            id=row.id,
-            corpus_id=row.corpus_id,
-            corpus=row.name,
-            old_spec_id=row.old_spec_id,
-            new_spec_id=row.new_spec_id,
-            old=specs[row.old_spec_id],
-            new=specs[row.new_spec_id],
-            old_job_id=row.old_job_id,
-            job_id=row.job_id,
-            state=row.state,
-            created_at=row.created_at,
-            ended_at=row.ended_at,
-        )
-        for row in rows
+        SpecReplacement(id_, corpus, name, old, new, specs[old], specs[new], *others)
+        for id_, corpus, name, old, new, *others in rows
     ]
 
 
