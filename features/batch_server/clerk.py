@@ -239,7 +239,7 @@ class Clerk:
             stored.n_bytes,
             lambda: BufferedReader(Pieces(held.along(read_blocks(self.database, stored.id)))),
         )
-        return BatchFile(content, "", stored.sha256 or "", dialect)
+        return BatchFile(content, None, stored.sha256 or "", dialect)
 
     def _finalize(self, batch: ApiBatch, held: HeldLease, ends_as: str) -> None:
         """Write the answers of a batch and its errors into two files, and end it."""

@@ -23,9 +23,9 @@ from docmill.storage.readers import jsonl, remote, streams
 from docmill.storage.readers.errors import EncodingUnnamed, finding_bugs
 from docmill.storage.readers.files import Opened, Source, SourceFile, on_disk, until_broken
 from docmill.storage.readers.records import MAX_ID_BYTES, Record, Rejection, Row, Rows, SourceOptions, document
-from docmill.storage.readers.registry import COMPRESSIONS, SCHEMES, kind_of
+from docmill.storage.readers.registry import SCHEMES, kind_of
 from docmill.storage.readers.sources import path_of, scheme_of
-from docmill.storage.readers.streams import Counted, buffered, is_folder
+from docmill.storage.readers.streams import Counted, Decompress, buffered, is_folder
 from docmill.tasks.kinds.options import KindOptions
 from docmill.worker.errors import WorkerError
 
@@ -41,7 +41,7 @@ class BatchFile:
     """
 
     content: SourceFile
-    compression: str
+    decompress: Decompress | None
     digest: str
     dialect: BodySettings
 
@@ -65,8 +65,7 @@ class BatchFile:
         with self.content.open() as file:
             stream = Counted(file)
             counted(stream)
-            decompress = COMPRESSIONS.get(self.compression)
-            rows = read_rows(buffered(stream, decompress), self.content.place, SourceOptions())
+            rows = read_rows(buffered(stream, self.decompress), self.content.place, SourceOptions())
             try:
                 yield from until_broken(rows, lambda: f"{self.content.place}@{stream.bytes_read}")
             except EncodingUnnamed as error:
@@ -104,13 +103,8 @@ def open_batch(source: str, dialect: BodySettings, stdin: BinaryIO | None = None
             raise WorkerError(f"{path} is a folder; name a file of requests")
         else:
             content = on_disk(path)
-        yield _batch_file(content, dialect)
-
-
-def _batch_file(content: SourceFile, dialect: BodySettings) -> BatchFile:
-    _, decompress = kind_of(content.place)
-    compression = next((end for end in COMPRESSIONS if content.place.lower().endswith(end)), "") if decompress else ""
-    return BatchFile(content, compression, _digest(content, dialect.ignored), dialect)
+        _, decompress = kind_of(content.place)
+        yield BatchFile(content, decompress, _digest(content, dialect.ignored), dialect)
 
 
 def survey(file: BatchFile) -> Contents:

@@ -126,8 +126,8 @@ class _Application:
         self._clerk = clerk
         self._database = clerk.database
         self._limits = clerk.limits
-        self._limiter: CapacityLimiter | None = None
-        self._uploads: CapacityLimiter | None = None
+        self._limiter = CapacityLimiter(AT_ONCE)
+        self._uploads = CapacityLimiter(UPLOADS_AT_ONCE)
 
     def routed(self) -> Starlette:
         """Return the routes, with an error of OpenAI's form for all else."""
@@ -187,8 +187,6 @@ class _Application:
 
     async def _do(self, act: Callable[..., T], *values: Any) -> T:
         """Return what a function of the store returns, on a thread."""
-        if self._limiter is None:
-            self._limiter = CapacityLimiter(AT_ONCE)
         return await to_thread.run_sync(lambda: act(*values), limiter=self._limiter)
 
     async def _health(self, _: Request) -> Response:
@@ -216,8 +214,6 @@ class _Application:
     # Files.
 
     async def _upload(self, key: ApiKey, request: Request) -> Response:
-        if self._uploads is None:
-            self._uploads = CapacityLimiter(UPLOADS_AT_ONCE)
         kept_as = _idempotency_key(request)
         most = self._limits.file_bytes + MOST_FORM
         # The length that is said of it only spares an upload that would be refused at its end.

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from docmill.features.near_duplicates.clusters import DedupOptions, deduplicate
 from docmill.features.near_duplicates.methods import UNITS, Unit
-from docmill.features.near_duplicates.report import summarize
+from docmill.features.near_duplicates.report import DuplicateCounts, summarize
 from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.worker.api.errors import Error, explained
 from docmill.worker.api.job import listen
 from docmill.worker.api.mill import Mill
 from docmill.worker.stores import corpus_names
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """The counts of the clusters of a corpus.
-
-    Of its `documents`, `in_clusters` are in one of the `clusters`, and `repeats` are not the first of theirs. With
-    `leave_out="near-duplicates"` a task reads `repeated_texts` fewer unique `texts`, and so `repeated_chars` fewer
-    `chars`.
-    """
-
-    documents: int
-    clusters: int
-    in_clusters: int
-    repeats: int
-    texts: int
-    repeated_texts: int
-    chars: int
-    repeated_chars: int
 
 
 @explained
@@ -44,7 +23,7 @@ def dedup(
     embeddings: bool = False,
     job: int | None = None,
     progress: bool = False,
-) -> Duplicates:
+) -> DuplicateCounts:
     """Find the near duplicates of a corpus, and return the counts of its clusters.
 
     The corpus is named as in `run`, or by the path of its source. `shingle` is ("words", 3) or ("characters", 5).
@@ -60,5 +39,4 @@ def dedup(
         raise Error(f"{wanted.about_words[0]} is about words, and vectors are compared by their cosine")
     name = first_existing(mill.database, corpus_names(corpus))
     deduplicate(mill.database, name, wanted, listen(progress))
-    summary = summarize(mill.database, find_corpus(mill.database, name), name)
-    return Duplicates(**{field: getattr(summary, field) for field in Duplicates.__dataclass_fields__})
+    return summarize(mill.database, find_corpus(mill.database, name), name)
