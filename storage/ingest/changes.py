@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from docmill.storage.ingest.chunks import Chunk, StoredVersion, Versions, clash
-from docmill.storage.ingest.pruning import SeenDocuments
 from docmill.storage.readers import Rejection
 from docmill.storage.readers.records import KeyKind
 
@@ -89,6 +88,25 @@ def diff_chunk(
         repeated=sorted(repeated),
         n_again=len((mine & unchanged) - repeated),
     )
+
+
+class SeenDocuments:
+    """The documents that a reading has seen: a bit for each document of the store up to the last one."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def add(self, document_ids: Iterable[int]) -> None:
+        bits = self._bits
+        for document_id in document_ids:
+            place = document_id >> 3
+            if place >= len(bits):
+                bits.extend(bytes(max(place + 1 - len(bits), len(bits))))  # at least double, so that few are copied
+            bits[place] |= 1 << (document_id & 7)
+
+    def __contains__(self, document_id: int) -> bool:
+        place = document_id >> 3
+        return place < len(self._bits) and bool(self._bits[place] >> (document_id & 7) & 1)
 
 
 class KeyKinds:

@@ -28,10 +28,9 @@ from docmill.storage.core.schema import Contender, Corpus, Document, Ingest, Job
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.errors import JobStopped, StorageError
 from docmill.storage.ingest import planning
-from docmill.storage.ingest.changes import Changes, KeyKinds, compare, diff_chunk
+from docmill.storage.ingest.changes import Changes, KeyKinds, SeenDocuments, compare, diff_chunk
 from docmill.storage.ingest.chunks import CHUNK_RECORDS, Chunk, StoredVersion, Versions, reject_earlier
 from docmill.storage.ingest.planning import CorpusPosition, plan_new, sweep_page
-from docmill.storage.ingest.pruning import SeenDocuments
 from docmill.storage.readers import Rejection
 from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
 from docmill.storage.steps.propagation import PlannedTexts, Traversal, has_prompts
@@ -110,7 +109,7 @@ def _add(
     if len(changes.incoming) and state != "ingesting":
         _begin_again(transaction, job)
     planned = plan_new(transaction, job, place, changes.incoming.content_ids, fresh)
-    stored = _store_documents(transaction, job, changes.incoming, current)
+    stored = store_documents(transaction, job, changes.incoming, current)
     planned += _plan_prompts(transaction, job, stored, changes.incoming)
     outdone = _note_contenders(transaction, job, chunk.keys, changes.contenders)
     earlier = {chunk.keys[n]: current[chunk.keys[n]].seq for n in changes.repeated} | outdone
@@ -172,14 +171,14 @@ def _place(transaction: Transaction, job_id: int) -> tuple[CorpusPosition, str]:
 
 
 _PLACE = select(Job.state, Job.base_document, Job.swept_to).where(Job.id == bindparam("job"))
-_VERSION = (  # the fields of StoredVersion
+VERSION = (  # the fields of StoredVersion
     *(Document.id, Document.key, Document.content_id, Document.meta),
     *(Document.flags, Document.seq, Document.gone, Document.ingest_id),
 )
 
 
 def _current(transaction: Transaction, corpus_id: int, keys: Sequence[str]) -> dict[str, StoredVersion]:
-    query = select(*_VERSION).where(Document.corpus_id == corpus_id, Document.superseded_by.is_(None))
+    query = select(*VERSION).where(Document.corpus_id == corpus_id, Document.superseded_by.is_(None))
     return {row.key: StoredVersion(*row) for row in transaction.probe(query, Document.key, keys)}
 
 
@@ -190,7 +189,7 @@ def _losers(
     current: Mapping[str, StoredVersion],
 ) -> dict[str, list[StoredVersion]]:
     """Return, by key, the superseded versions of the reading that also brought the current version."""
-    query = select(*_VERSION).where(
+    query = select(*VERSION).where(
         Document.corpus_id == corpus_id, Document.superseded_by.is_not(None), ~Document.gone
     )
     losers: dict[str, list[StoredVersion]] = {}
@@ -200,13 +199,18 @@ def _losers(
     return losers
 
 
-def _store_documents(
+def store_documents(
     transaction: Transaction,
     job: OpenJob,
     incoming: Versions,
     current: Mapping[str, StoredVersion],
+    *,
+    gone: bool = False,
 ) -> Sequence[int]:
-    """Store documents in place of the current versions. Return their ids; none if the database chose them."""
+    """Store documents in place of the current versions. Return their ids; none if the database chose them.
+
+    With `gone` they say that the source no longer has them.
+    """
     n = len(incoming)
     columns: dict[str, Sequence[Any]] = {
         "corpus_id": [job.corpus_id] * n,
@@ -216,6 +220,7 @@ def _store_documents(
         "flags": incoming.flags,
         "seq": incoming.seqs,
         "ingest_id": [job.ingest_id] * n,
+        **({"gone": [True] * n} if gone else {}),
     }
     replaced, ids = [], list[int]()
     if n and (current or has_prompts(job.steps)):  # else the database chooses the ids
@@ -230,8 +235,10 @@ def _store_documents(
             update(Document).where(Document.id == bindparam("old")).values(superseded_by=bindparam("new")), replaced
         )
     transaction.load(Document, columns)
-    live = sum(key in current and not current[key].gone for key in incoming.keys)
-    _count_in(transaction, job, n - live)
+    n_more = (0 if gone else n) - sum(key in current and not current[key].gone for key in incoming.keys)
+    if n_more:
+        more = update(Corpus).where(Corpus.id == job.corpus_id)
+        transaction.execute(more.values(n_documents=Corpus.n_documents + n_more))
     return ids
 
 
@@ -240,13 +247,6 @@ def _plan_prompts(transaction: Transaction, job: OpenJob, stored: Sequence[int],
         return PlannedTexts()
     own = dict(zip(stored, versions.content_ids, strict=True))
     return Traversal(transaction, job.id).plan_prompts(job.steps, own)
-
-
-def _count_in(transaction: Transaction, job: OpenJob, n_new: int) -> None:
-    if n_new:
-        transaction.execute(
-            update(Corpus).where(Corpus.id == job.corpus_id).values(n_documents=Corpus.n_documents + n_new)
-        )
 
 
 def _note_contenders(
@@ -403,7 +403,7 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
 def _promote_contenders(transaction: Transaction, job: OpenJob, place: CorpusPosition) -> PlannedTexts | None:
     """Make contenders that no later record removed the current versions. Return None if none was left."""
     page = transaction.execute(
-        select(*_VERSION)
+        select(*VERSION)
         .join(Contender, Contender.document_id == Document.id)
         .where(Contender.ingest_id == job.ingest_id)
         .order_by(Contender.key)
@@ -423,7 +423,7 @@ def _promote_contenders(transaction: Transaction, job: OpenJob, place: CorpusPos
         [row.seq for row in rows],
     )
     planned = plan_new(transaction, job, place, rising.content_ids)
-    stored = _store_documents(transaction, job, rising, current)
+    stored = store_documents(transaction, job, rising, current)
     planned += _plan_prompts(transaction, job, stored, rising)
     transaction.execute(
         delete(Contender).where(Contender.ingest_id == job.ingest_id, Contender.key.in_([row.key for row in page]))

@@ -9,19 +9,21 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import orjson
-from sqlalchemy import and_, bindparam, func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
-from docmill.storage.core.schema import Corpus, Document, Ingest, Job, db_now
-from docmill.storage.core.transaction import Columns, Transaction
+from docmill.storage.core.schema import Document, Ingest, Job, db_now
+from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import JobStopped, TooManyVanished
+from docmill.storage.ingest.changes import SeenDocuments
+from docmill.storage.ingest.chunks import StoredVersion, Versions
+from docmill.storage.ingest.ingest import VERSION, store_documents
 from docmill.storage.readers.registry import advise_extras
 from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
 
@@ -29,25 +31,6 @@ PAGE = 5_000
 _MOST_NAMES = 3
 _CURRENT = Document.superseded_by.is_(None)
 _ENDS = re.compile(r"[#:/]")  # after a file's name in a key: a record's id or number, an archive's member
-
-
-class SeenDocuments:
-    """The documents that a reading has seen: a bit for each document of the store up to the last one."""
-
-    def __init__(self) -> None:
-        self._bits = bytearray()
-
-    def add(self, document_ids: Iterable[int]) -> None:
-        bits = self._bits
-        for document_id in document_ids:
-            place = document_id >> 3
-            if place >= len(bits):
-                bits.extend(bytes(max(place + 1 - len(bits), len(bits))))  # at least double, so that few are copied
-            bits[place] |= 1 << (document_id & 7)
-
-    def __contains__(self, document_id: int) -> bool:
-        place = document_id >> 3
-        return place < len(self._bits) and bool(self._bits[place] >> (document_id & 7) & 1)
 
 
 class Unread:
@@ -237,33 +220,13 @@ def _page(transaction: Transaction, job: OpenJob, ids: Sequence[int]) -> int:
     state = transaction.scalar(select(Job.state).where(Job.id == job.id))
     if state not in {*UNFINISHED, "done"}:
         raise JobStopped(f"job {job.id} was {state}; nothing was marked as vanished")
-    query = select(Document.id, Document.key, Document.content_id, Document.seq).where(is_current_document())
-    vanished = [*transaction.probe(query, Document.id, ids)]
-    if vanished:
-        _mark(transaction, job, vanished)
-    return len(vanished)
-
-
-def _mark(transaction: Transaction, job: OpenJob, vanished: list[Any]) -> None:
-    n = len(vanished)
-    ids = transaction.next_ids(Document, n)
-    replaced = [{"old": old.id, "new": new} for old, new in zip(vanished, ids, strict=True)]
-    transaction.execute(
-        update(Document).where(Document.id == bindparam("old")).values(superseded_by=bindparam("new")), replaced
-    )
-    nothing, none = orjson.dumps({}).decode(), orjson.dumps([]).decode()
-    columns: Columns = {
-        "id": ids,
-        "corpus_id": [job.corpus_id] * n,
-        "key": [old.key for old in vanished],
-        "content_id": [old.content_id for old in vanished],
-        "meta": [nothing] * n,
-        "flags": [none] * n,
-        "seq": [old.seq for old in vanished],
-        "ingest_id": [job.ingest_id] * n,
-        "gone": [True] * n,
-    }
-    transaction.load(Document, columns)
-    transaction.execute(update(Corpus).where(Corpus.id == job.corpus_id).values(n_documents=Corpus.n_documents - n))
-    noted = {"n_vanished": Ingest.n_vanished + n, "seen_at": db_now()}
-    transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**noted))
+    query = select(*VERSION).where(is_current_document())
+    vanished = {row.key: StoredVersion(*row) for row in transaction.probe(query, Document.id, ids)}
+    if n := len(vanished):
+        contents, places = ([getattr(old, name) for old in vanished.values()] for name in ("content_id", "seq"))
+        store_documents(
+            transaction, job, Versions([*vanished], contents, ["{}"] * n, ["[]"] * n, places), vanished, gone=True
+        )
+        noted = {"n_vanished": Ingest.n_vanished + n, "seen_at": db_now()}
+        transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**noted))
+    return n

@@ -13,10 +13,10 @@ from docmill.storage import fault_points
 from docmill.storage.core.database import Database
 from docmill.storage.errors import TooManyVanished
 from docmill.storage.ingest import ingest
-from docmill.storage.ingest.changes import KeyKinds
+from docmill.storage.ingest.changes import KeyKinds, SeenDocuments
 from docmill.storage.ingest.chunks import ChunkBuilder, chunks
 from docmill.storage.ingest.ingest import Counts
-from docmill.storage.ingest.pruning import SeenDocuments, Unread, note_missing, prune
+from docmill.storage.ingest.pruning import Unread, note_missing, prune
 from docmill.storage.readers import Rejection, left_out, memory
 from docmill.storage.readers.errors import ProgramFailed
 from docmill.storage.readers.files import StreamSource

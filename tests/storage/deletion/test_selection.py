@@ -13,7 +13,8 @@ from docmill.storage.deletion import removal
 from docmill.storage.deletion.removal import Condition, trace
 from docmill.storage.errors import ConditionInvalid
 from docmill.storage.ingest import ingest
-from docmill.storage.ingest.pruning import Limits, SeenDocuments, prune
+from docmill.storage.ingest.changes import SeenDocuments
+from docmill.storage.ingest.pruning import Limits, prune
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
 from tests.storage.builders import documents, finish, gathered, numbered, read, records, request

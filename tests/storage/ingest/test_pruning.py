@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from docmill.storage.core.database import Database
 from docmill.storage.errors import JobStopped, TooManyVanished
 from docmill.storage.ingest import ingest
+from docmill.storage.ingest.changes import SeenDocuments
 from docmill.storage.ingest.ingest import Counts
-from docmill.storage.ingest.pruning import Limits, SeenDocuments, Unread, prune
+from docmill.storage.ingest.pruning import Limits, Unread, prune
 from docmill.storage.results.results import results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
