@@ -24,7 +24,6 @@ from docmill.storage.core.schema import (
     Job,
     OutcomeRow,
     Prompt,
-    ShardCount,
     SpecRow,
     Step,
     StepText,
@@ -287,9 +286,3 @@ def specs(database: Database, wanted: str) -> list[int]:
         which = and_(SpecRow.kind == kind, SpecRow.model == model)
     with database.read() as transaction:
         return list(transaction.scalars(select(SpecRow.id).where(which).order_by(SpecRow.id)))
-
-
-def forget_counts(transaction: Transaction, job_ids: Collection[int]) -> None:
-    """Delete the counts of jobs that lose their last shards: zeros by now, which PostgreSQL merges away itself."""
-    if transaction.server is None:
-        transaction.execute(delete(ShardCount).where(ShardCount.job_id.in_(job_ids)))

@@ -32,6 +32,7 @@ from docmill.storage.core.schema import (
     Prompt,
     RejectionRow,
     Shard,
+    ShardCount,
     Step,
     StepText,
     db_now,
@@ -155,11 +156,17 @@ def _delete_jobs(transaction: Transaction, corpus_id: int) -> int:
     going = update(PipelineRun).where(PipelineRun.job_id.in_(jobs), PipelineRun.finished_at.is_(None))
     transaction.execute(going.values(**pipelines.ended("failed", pipelines.JOB_REMOVED)))
     transaction.execute(update(PipelineRun).where(PipelineRun.job_id.in_(jobs)).values(job_id=None))
-    transaction.execute(delete(Step).where(Step.job_id.in_(jobs)))
-    forget_arguments(transaction, jobs)
-    budgets.forget(transaction, jobs)
-    gc.forget_counts(transaction, jobs)
-    return transaction.execute(delete(Job).where(Job.id.in_(jobs))).rowcount
+    return delete_jobs(transaction, jobs)
+
+
+def delete_jobs(transaction: Transaction, job_ids: Collection[int]) -> int:
+    """Delete jobs that have no shards any more, with what belongs to them alone. Return their number."""
+    transaction.execute(delete(Step).where(Step.job_id.in_(job_ids)))
+    forget_arguments(transaction, job_ids)
+    budgets.forget(transaction, job_ids)
+    if transaction.server is None:  # zeros by now, which PostgreSQL merges away itself
+        transaction.execute(delete(ShardCount).where(ShardCount.job_id.in_(job_ids)))
+    return transaction.execute(delete(Job).where(Job.id.in_(job_ids))).rowcount
 
 
 def _versions(transaction: Transaction, corpus_id: int, keys: Collection[str]) -> list[Any]:

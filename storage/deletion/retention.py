@@ -37,7 +37,6 @@ from docmill.storage.deletion import gc, needed, removal
 from docmill.storage.deletion.paging import RemovalBudget, Removed, remove_all
 from docmill.storage.errors import RightMissing
 from docmill.storage.features import load_by_name
-from docmill.storage.steps import budgets
 from docmill.storage.steps.jobs import UNFINISHED
 from docmill.storage.steps.sharding import UNTOUCHED
 
@@ -200,10 +199,7 @@ def _forget_run(run_id: int, transaction: Transaction, size: int) -> Removed | N
         if n := delete_page(transaction, table, condition, size):
             return Removed(others=n)
     transaction.execute(this)
-    transaction.execute(delete(Step).where(Step.job_id == job_id))
-    budgets.forget(transaction, [job_id])
-    transaction.execute(delete(Job).where(Job.id == job_id))
-    gc.forget_counts(transaction, [job_id])
+    removal.delete_jobs(transaction, [job_id])
     has_documents = select(Document.id).where(Document.ingest_id == ingest_id).limit(1)
     if transaction.scalar(has_documents) is None:
         transaction.execute(delete(Ingest).where(Ingest.id == ingest_id))
