@@ -315,8 +315,7 @@ def look_at_orders(settings: Settings) -> Iterator[Diagnosis]:
     queue, store = closing(Broker(settings.redis_url)), closing(store_of(settings))
     with suppress(StorageError, BrokerUnreachable), queue as broker, store as database:
         if database.file is None or database.file.exists():
-            with database.read() as transaction:
-                takers = sum(ORDERS in lanes for lanes in transaction.scalars(live))
+            takers = sum(ORDERS in lanes for lanes in database.values(live))
             yield orders(broker.depth(ENQUEUE_LANE), takers)
 
 

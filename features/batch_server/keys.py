@@ -104,8 +104,7 @@ def add_key(database: Database, name: str, max_cost: float | None = None, **limi
 def list_keys(database: Database) -> list[ApiKey]:
     """Return all keys, the oldest first, with their `max_cost` and `spent`."""
     query = select(ApiKey, Budget.max_cost, Budget.spent).join(Budget, Budget.name == literal(_OF_KEY) + ApiKey.name)
-    with database.read() as transaction:
-        return [ApiKey.of(row) for row in transaction.execute(query.order_by(ApiKey.created_at))]
+    return [ApiKey.of(row) for row in database.rows(query.order_by(ApiKey.created_at))]
 
 
 def change_key(database: Database, name: str, **values: Any) -> None:
@@ -134,8 +133,7 @@ def revoke_key(database: Database, name: str) -> None:
 def find_key(database: Database, secret: str) -> ApiKey | None:
     """Return the row of a key; None if it is unknown or revoked."""
     query = select(ApiKey).where(ApiKey.sha256 == _hash(secret), ApiKey.revoked_at.is_(None))
-    with database.read() as transaction:
-        row = transaction.execute(query).one_or_none()
+    row = database.row(query)
     return None if row is None else ApiKey.of(row)
 
 
@@ -173,8 +171,7 @@ def _own(table: type[Entry], key: ApiKey) -> ColumnElement[bool]:
 
 def require(database: Database, table: type[OneEntry], key: ApiKey, entry_id: str) -> OneEntry:
     """Return a row of a key. Raises Refused if the key has none of this id."""
-    with database.read() as transaction:
-        row = transaction.execute(select(table).where(_own(table, key), table.id == entry_id)).one_or_none()
+    row = database.row(select(table).where(_own(table, key), table.id == entry_id))
     if row is None:
         raise Refused(f"your key has no {table.noun} {entry_id!r}; {table.path} lists those that it has", "not_found")
     return table.of(row)
@@ -201,6 +198,5 @@ def list_page(
         newer = or_(at < mark.created_at, and_(same, table.id < mark.id))
         query = query.where(older if oldest_first else newer)
     order = (table.created_at, table.id) if oldest_first else (table.created_at.desc(), table.id.desc())
-    with database.read() as transaction:
-        rows = transaction.execute(query.order_by(*order).limit(limit + 1)).all()
+    rows = database.rows(query.order_by(*order).limit(limit + 1))
     return [table.of(row) for row in rows[:limit]], len(rows) > limit

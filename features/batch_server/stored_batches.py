@@ -255,8 +255,7 @@ def advance(
 
 def input_of(database: Database, batch: ApiBatch) -> ApiFile:
     """Return the file of a batch. Raises Refused if it is gone."""
-    with database.read() as transaction:
-        row = transaction.execute(select(ApiFile).where(ApiFile.id == batch.input_file_id)).one_or_none()
+    row = database.row(select(ApiFile).where(ApiFile.id == batch.input_file_id))
     if row is None:
         raise Refused(f"the input file {batch.input_file_id} is gone; upload it again", "no_input_file")
     return ApiFile.of(row)
@@ -270,8 +269,7 @@ def key_of_job(batch_id: str, number: int) -> str:
 def find_jobs(database: Database, batch_id: str, most: int) -> list[int]:
     """Return the jobs of a batch, which has at most so many; of one that is still validated, too."""
     keys = [key_of_job(batch_id, number) for number in range(1, most + 1)]
-    with database.read() as transaction:
-        return list(transaction.scalars(select(JobKey.job_id).where(JobKey.key.in_(keys)).order_by(JobKey.job_id)))
+    return list(database.values(select(JobKey.job_id).where(JobKey.key.in_(keys)).order_by(JobKey.job_id)))
 
 
 def count_requests(database: Database, batch: ApiBatch) -> tuple[int, int]:
@@ -309,8 +307,7 @@ def delete_files(database: Database, entry_id: str) -> list[str]:
     )
     its_files = select(ApiBatch.id).where(ApiBatch.id == entry_id, of_batch).exists()
     query = select(ApiFile.id, ApiFile.key).where(or_(ApiFile.id == entry_id, its_files)).order_by(ApiFile.created_at)
-    with database.read() as transaction:
-        files = transaction.execute(query).all()
+    files = database.rows(query)
     if not files:
         raise Refused(f"there is no file {entry_id!r}, and no batch of this id has files", "not_found")
 
@@ -335,8 +332,7 @@ def remove_old(database: Database) -> None:
     needed = select(ApiBatch.id).where(ApiBatch.input_file_id == ApiFile.id, ApiBatch.status.in_(OPEN)).exists()
     cut_off = and_(ApiFile.is_whole.is_(False), ApiFile.created_at < db_now() - UNFINISHED_UPLOAD_S)
     expired = and_(ApiFile.expires_at < db_now(), ~needed)
-    with database.read() as transaction:  # most often there is none; a read waits for no writer
-        ids = transaction.scalars(select(ApiFile.id).where(or_(cut_off, expired)).limit(100)).all()
+    ids = database.values(select(ApiFile.id).where(or_(cut_off, expired)).limit(100))
     for file_id in ids:
         database.write(partial(_remove_file, file_id))
 

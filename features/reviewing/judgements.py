@@ -69,8 +69,7 @@ class Judged:
 def of_spec(database: Database, spec_id: int) -> dict[int, Judged]:
     """Return all judgements of a spec's outputs, by content."""
     columns = (Judgement.content_id, Judgement.verdict, Judgement.judged_by, Judgement.seed, Judgement.note)
-    with database.read() as transaction:
-        rows = transaction.execute(select(*columns).where(Judgement.spec_id == spec_id)).all()
+    rows = database.rows(select(*columns).where(Judgement.spec_id == spec_id))
     return {
         row.content_id: Judged(row.content_id, Verdict(row.verdict), row.judged_by, row.seed, row.note)
         for row in rows
@@ -124,8 +123,7 @@ def judged_results(database: Database, spec_id: int) -> list[tuple[Result, bool]
         .where(Judgement.spec_id == spec_id, Judgement.verdict != Verdict.SKIPPED.value)
         .order_by(Judgement.content_id)
     )
-    with database.read() as transaction:
-        rows = transaction.execute(query).all()
+    rows = database.rows(query)
     return [(dict(row._mapping), row.verdict == Verdict.BAD) for row in rows]
 
 

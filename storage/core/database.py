@@ -10,7 +10,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 import orjson
-from sqlalchemy import Engine, Executable, Pool, event
+from sqlalchemy import Engine, Executable, Pool, Row, Select, event
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, make_url
 
@@ -27,7 +27,7 @@ from docmill.storage.core import sqlite
 from docmill.storage.core.server import Patience
 from docmill.storage.core.specs import StoredKind
 from docmill.storage.core.sqlite import BUSY_TIMEOUT_S
-from docmill.storage.core.transaction import Transaction
+from docmill.storage.core.transaction import Transaction, Ts
 from docmill.storage.errors import (
     DatabaseBusy,
     DatabaseSilent,
@@ -130,6 +130,26 @@ class Database:
                     raise
             time.sleep(min(4.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
+
+    def rows(self, query: Select[*Ts], parameters: Mapping[str, Any] | None = None) -> Sequence[Row[*Ts]]:
+        """Return the rows of a query."""
+        with self.read() as transaction:
+            return transaction.execute(query, parameters).all()
+
+    def row(self, query: Select[*Ts], parameters: Mapping[str, Any] | None = None) -> Row[*Ts] | None:
+        """Return the only row of a query; None if there is none."""
+        with self.read() as transaction:
+            return transaction.execute(query, parameters).one_or_none()
+
+    def values(self, query: Select[T, *tuple[Any, ...]]) -> Sequence[T]:
+        """Return the values of a query for one column."""
+        with self.read() as transaction:
+            return transaction.scalars(query).all()
+
+    def value(self, query: Select[T, *tuple[Any, ...]]) -> T | None:
+        """Return the first value of a query; None if there is no row."""
+        with self.read() as transaction:
+            return transaction.scalar(query)
 
     def execute(self, statement: Executable) -> int:
         """Execute a statement that changes rows, in a write transaction. Return the number of these rows."""

@@ -135,8 +135,7 @@ def store_contents(transaction: Transaction, texts: Mapping[bytes, str]) -> tupl
 
 def find_corpus(database: Database, name: str) -> int:
     """Return the id of the corpus with this name. Raises NotFound."""
-    with database.read() as transaction:
-        corpus_id = transaction.scalar(select(Corpus.id).where(Corpus.name == name))
+    corpus_id = database.value(select(Corpus.id).where(Corpus.name == name))
     if corpus_id is None:
         raise NotFound(f"there is no corpus {name}; `docmill corpus list` names them")
     return corpus_id
@@ -144,8 +143,7 @@ def find_corpus(database: Database, name: str) -> int:
 
 def first_existing(database: Database, names: Sequence[str]) -> str:
     """Return the first of several names that a corpus has; the first name if none has."""
-    with database.read() as transaction:
-        existing = {*transaction.scalars(select(Corpus.name).where(Corpus.name.in_(names)))}
+    existing = {*database.values(select(Corpus.name).where(Corpus.name.in_(names)))}
     return next((name for name in names if name in existing), names[0])
 
 
@@ -166,8 +164,7 @@ def pages(
     """
     query = query.order_by(by).limit(size)
     while True:
-        with database.read() as transaction:
-            page = transaction.execute(query.where(by > after)).all()
+        page = database.rows(query.where(by > after))
         yield page
         if len(page) < size:
             return

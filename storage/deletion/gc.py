@@ -210,8 +210,7 @@ def drop(
     notes the rule of retention by which results go.
     """
     if spec_ids is None:
-        with database.read() as transaction:
-            spec_ids = transaction.scalars(select(SpecRow.id)).all()
+        spec_ids = database.values(select(SpecRow.id))
     total, budget = Removed(), budget or RemovalBudget()
     for spec_id in sorted(spec_ids):
         drop_page = partial(_drop_page, spec_id=spec_id, needed=needed, rule=rule)
@@ -284,5 +283,4 @@ def specs(database: Database, wanted: str) -> list[int]:
     else:
         kind, _, model = wanted.partition("/")
         which = and_(SpecRow.kind == kind, SpecRow.model == model)
-    with database.read() as transaction:
-        return list(transaction.scalars(select(SpecRow.id).where(which).order_by(SpecRow.id)))
+    return list(database.values(select(SpecRow.id).where(which).order_by(SpecRow.id)))

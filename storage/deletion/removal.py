@@ -239,8 +239,7 @@ def remove_versions(database: Database, older_than_s: float, budget: RemovalBudg
     budget = budget or RemovalBudget()
     ids = ([version.id for version in page] for page in removable_versions(database, older_than_s))
     removed = remove_items(database, ids, partial(_remove_versions, older_than_s=older_than_s), budget, PAGE)
-    with database.read() as transaction:
-        readings = transaction.scalars(select(Ingest.id).where(_is_unneeded(older_than_s))).all()
+    readings = database.values(select(Ingest.id).where(_is_unneeded(older_than_s)))
     return removed + remove_items(database, [readings], _remove_readings, budget, READINGS)
 
 
@@ -382,8 +381,7 @@ def count_vanished(database: Database) -> dict[str, int]:
         .group_by(Corpus.name)
         .order_by(Corpus.name)
     )
-    with database.read() as transaction:
-        return {row.name: row.n for row in transaction.execute(query)}
+    return {row.name: row.n for row in database.rows(query)}
 
 
 PIECE = 64  # bytes of a text to search for in a file, since a page may end within the text

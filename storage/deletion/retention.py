@@ -99,8 +99,7 @@ def _remove_each(
     size: int = PAGE,
 ) -> Removed:
     """Call `remove` for each id of a query with a number of rows, until it returns None."""
-    with database.read() as transaction:  # most often there is none; a read waits for no writer
-        ids = transaction.scalars(query).all()
+    ids = database.values(query)
     return sum((remove_all(database, partial(remove, key), budget, size) for key in ids), Removed())
 
 
@@ -150,8 +149,7 @@ def forget_runs(database: Database, older_than_s: float, budget: RemovalBudget |
     Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs without a pipeline.
     """
     removed, jobless = Removed(), runs_without_job(older_than_s)
-    with database.read() as transaction:
-        has_jobless = transaction.scalar(select(PipelineRun.id).where(jobless).limit(1)) is not None
+    has_jobless = database.value(select(PipelineRun.id).where(jobless).limit(1)) is not None
     if has_jobless:
         removed = remove_all(database, partial(_delete_page, PipelineRun, jobless), budget, PAGE)
     return removed + _remove_each(database, old_runs(older_than_s).order_by(PipelineRun.id), _forget_run, budget)

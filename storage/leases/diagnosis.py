@@ -129,8 +129,7 @@ def check_health(database: Database, host: str, within_s: float = SILENT_S) -> t
         (db_now() - Worker.started_at).label("age_s"),
         (db_now() - Worker.consumed_at).label("idle_s"),
     ).where(Worker.host == host, Worker.seen_at > db_now() - within_s)
-    with database.read() as transaction:
-        workers = transaction.execute(query.order_by(Worker.device)).all()
+    workers = database.rows(query.order_by(Worker.device))
     if not workers:
         return 0, f"no worker of {host} gave a sign of life within {within_s:g} s"
     for row in workers:

@@ -446,14 +446,12 @@ def _entry(transaction: type[Transaction]) -> Insert:
 
 def live_workers(database: Database) -> set[str]:
     """Return the ids of the device processes that sent a heartbeat lately."""
-    with database.read() as transaction:
-        return set(transaction.scalars(_LIVE))
+    return set(database.values(_LIVE))
 
 
 def neighbors(database: Database, pid_space: str) -> list[tuple[str, int]]:
     """Return (worker id, process number) of the workers in one PID namespace."""
-    with database.read() as transaction:
-        return [(row.id, row.pid) for row in transaction.execute(_NEIGHBORS, {"pid_space": pid_space})]
+    return [(row.id, row.pid) for row in database.rows(_NEIGHBORS, {"pid_space": pid_space})]
 
 
 def sign_off(database: Database, worker_id: str) -> None:

@@ -78,8 +78,7 @@ class Claim:
 
 def look(database: Database, shard_id: int) -> ShardHead | None:
     """Return a shard that waits to be claimed; None if it no longer waits."""
-    with database.read() as transaction:
-        row = transaction.execute(_LOOK, {"shard": shard_id}).one_or_none()
+    row = database.row(_LOOK, {"shard": shard_id})
     if row is None:
         return None
     alone = runs_alone(suspect=row.suspect, lapses=row.lapses)

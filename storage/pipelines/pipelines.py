@@ -108,8 +108,7 @@ class Scheduled(NamedTuple):
 
 def scheduled(database: Database) -> list[Scheduled]:
     """Return the pipelines that have a schedule."""
-    with database.read() as transaction:
-        return [Scheduled(*row) for row in transaction.execute(_SCHEDULED)]
+    return [Scheduled(*row) for row in database.rows(_SCHEDULED)]
 
 
 _SCHEDULED = select(
@@ -195,8 +194,7 @@ _END_CUT_OFF = update(PipelineRun).where(_BY_HAND).values(state="failed", reason
 
 def is_any_open(database: Database) -> bool:
     """Return whether any run is not over."""
-    with database.read() as transaction:
-        return transaction.scalar(_ANY_OPEN) is not None
+    return database.value(_ANY_OPEN) is not None
 
 
 _ANY_OPEN = select(PipelineRun.id).where(PipelineRun.finished_at.is_(None)).limit(1)
@@ -278,8 +276,7 @@ def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | N
         .join(PipelineRow, PipelineRow.id == PipelineRun.pipeline_id)
         .where(PipelineRun.id == run_id, PipelineRun.fence == fence)
     )
-    with database.read() as transaction:
-        row = transaction.execute(query).one_or_none()
+    row = database.row(query)
     return None if row is None else Run(*row)
 
 
@@ -315,8 +312,7 @@ def renew(database: Database, run: Run, lease_s: float) -> bool:
     renewed = leased.values(lease_until=db_now() + lease_s)
     if database.execute(renewed):
         return True
-    with database.read() as transaction:
-        return transaction.scalar(select(PipelineRun.id).where(PipelineRun.id == run.id)) is None
+    return database.value(select(PipelineRun.id).where(PipelineRun.id == run.id)) is None
 
 
 def let_go(database: Database, run: Run, *, at_once: bool) -> None:

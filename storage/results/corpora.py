@@ -62,8 +62,7 @@ class CorpusState:
 
 def every(database: Database) -> list[CorpusState]:
     """All corpora by name, each with its last ingest and no jobs."""
-    with database.read() as transaction:
-        names = list(transaction.scalars(select(Corpus.name).order_by(Corpus.name)))
+    names = list(database.values(select(Corpus.name).order_by(Corpus.name)))
     return [_state(database, name, ingests=1, jobs=0) for name in names]
 
 

@@ -356,8 +356,7 @@ def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | N
     outcome = outcomes[step.seq].c
     query = query.add_columns(outcome.status, outcome.reason, outcome.reason_class)
     query = query.where(visible(job), outcome.status != "done").limit(FEW + 1)
-    with database.read() as transaction:
-        rows = transaction.execute(query).all()
+    rows = database.rows(query)
     if len(rows) > FEW:
         return None
     return sorted(rows, key=lambda row: (row.seq, row.id))

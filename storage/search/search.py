@@ -370,5 +370,4 @@ def list_searchable(database: Database) -> list[str]:
         .where(Job.corpus_id == Corpus.id, SpecRow.kind.in_(_kinds(database)))
         .exists()
     )
-    with database.read() as transaction:
-        return list(transaction.scalars(select(Corpus.name).where(embeds).order_by(Corpus.name).limit(MOST)))
+    return list(database.values(select(Corpus.name).where(embeds).order_by(Corpus.name).limit(MOST)))

@@ -408,8 +408,7 @@ def missing(transaction: Transaction, job_id: int) -> NotFound:
 
 def latest(database: Database) -> int:
     """Return the number of the newest job. Raises NotFound."""
-    with database.read() as transaction:
-        job_id: int | None = transaction.scalar(select(func.max(Job.id)))
+    job_id: int | None = database.value(select(func.max(Job.id)))
     if job_id is None:
         raise NotFound("there are no jobs yet; `docmill run summarize SOURCE` makes one")
     return job_id

@@ -214,8 +214,7 @@ def note_job(database: Database, replacement_id: int, job_id: int) -> None:
 
 def goes_on(database: Database, job_id: int) -> bool:
     """Return True if a job has not ended."""
-    with database.read() as transaction:
-        return transaction.scalar(select(Job.state).where(Job.id == job_id)) in UNFINISHED
+    return database.value(select(Job.state).where(Job.id == job_id)) in UNFINISHED
 
 
 def cancel(database: Database, replacement_id: int) -> bool:

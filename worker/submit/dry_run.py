@@ -144,13 +144,12 @@ def _escalated_s(
 
 
 def _missing(database: Database, prepared: Prepared, fresh: dict[bytes, str]) -> Iterator[str]:
-    with database.read() as transaction:
-        known = set(
-            transaction.scalars(
-                select(Content.sha256)
-                .join(OutcomeRow, OutcomeRow.content_id == Content.id)
-                .join(SpecRow, and_(SpecRow.id == OutcomeRow.spec_id, SpecRow.sha256 == prepared.spec.sha256))
-                .where(Content.sha256.in_(list(fresh)))
-            )
+    known = set(
+        database.values(
+            select(Content.sha256)
+            .join(OutcomeRow, OutcomeRow.content_id == Content.id)
+            .join(SpecRow, and_(SpecRow.id == OutcomeRow.spec_id, SpecRow.sha256 == prepared.spec.sha256))
+            .where(Content.sha256.in_(list(fresh)))
         )
+    )
     return (text for digest, text in fresh.items() if digest not in known)
