@@ -18,12 +18,12 @@ from uuid import uuid4
 import orjson
 from anyio import CapacityLimiter, fail_after, to_thread
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message
 
 from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Clerk
@@ -93,32 +93,9 @@ class ApiError(Exception):
         self.status, self.code, self.param = status, code, param
 
 
-def make_app(clerk: Clerk) -> ASGIApp:
+def make_app(clerk: Clerk) -> Starlette:
     """Return the application that serves the batches of a clerk."""
-    return _Door(_Application(clerk).routed())
-
-
-class _Door:
-    """An application around another. Nobody keeps an answer, or takes it for a page, and each has a number."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # nothing here speaks websocket
-            return
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Cache-Control"] = "no-store"
-                headers["X-Request-Id"] = f"req_{uuid4().hex}"
-                if message["status"] == HTTPStatus.TOO_MANY_REQUESTS:
-                    headers["X-Should-Retry"] = "false"  # for OpenAI's clients: a batch takes hours
-            await send(message)
-
-        await self._app(scope, receive, with_headers)
+    return _Application(clerk).routed()
 
 
 class _Application:
@@ -167,7 +144,7 @@ class _Application:
         except StorageError:
             said = "The store does not answer. Try again in a while."
             return _error(said, HTTPStatus.SERVICE_UNAVAILABLE, "store_away")
-        return response
+        return _with_headers(response)
 
     def _key_of(self, request: Request) -> ApiKey:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -193,8 +170,9 @@ class _Application:
         try:
             await self._do(keys.find_key, self._database, "")
         except StorageError:
-            return JSONResponse({"status": "the store does not answer"}, HTTPStatus.SERVICE_UNAVAILABLE)
-        return JSONResponse({"status": "ok"})
+            said = {"status": "the store does not answer"}
+            return _with_headers(JSONResponse(said, HTTPStatus.SERVICE_UNAVAILABLE))
+        return _with_headers(JSONResponse({"status": "ok"}))
 
     # Models.
 
@@ -493,7 +471,16 @@ def _sentence(error: Exception) -> str:
 def _error(message: str, status: HTTPStatus, code: str | None = None, param: str | None = None) -> Response:
     fallback = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
     told = {"message": message, "type": _TYPES.get(status, fallback), "param": param, "code": code}
-    return JSONResponse({"error": told}, status)
+    # For OpenAI's clients: a batch takes hours, so trying again is of no use.
+    headers = {"X-Should-Retry": "false"} if status == HTTPStatus.TOO_MANY_REQUESTS else None
+    return _with_headers(JSONResponse({"error": told}, status, headers))
+
+
+def _with_headers(response: Response) -> Response:
+    """Return an answer with a number, which nobody keeps, or takes for a page."""
+    own = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "X-Request-Id": f"req_{uuid4().hex}"}
+    response.headers.update(own)
+    return response
 
 
 async def _show_missing(request: Request, error: Exception) -> Response:

@@ -85,8 +85,6 @@ def judge_command(job: int, step: str | None, size: int, seed: int | None, by: s
     stored at once, and the same command continues the review.
     """
     LIBRARY.require("`docmill review`")
-    from docmill.features.reviewing.command import judge
-
     with open_store(settings_from()) as database:
         review = _open(database, job, step, seed)
         judge(review, size, by or _user())
@@ -188,8 +186,6 @@ def _print(review: Review, *, as_json: bool) -> None:
             {"job": review.reviewed.job, "step": review.reviewed.step.name, "seed": review.seed, **asdict(summary)}
         )
         return
-    from docmill.features.reviewing.command import shares_table
-
     print_rich(shares_table(summary))
     if (more := summary.judged - summary.counted) > 0:
         say(
@@ -205,8 +201,6 @@ def _fit(database: Database, job: int, step: str | None, *, as_json: bool) -> No
     if as_json:
         print_json({"job": job, **asdict(risk)})
         return
-    from docmill.features.reviewing.command import risk_table
-
     print_rich(risk_table(risk))
     say(f"`docmill results {job} --risk` writes the risk of each output.")
 
