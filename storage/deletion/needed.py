@@ -132,16 +132,11 @@ def are_droppable(transaction: Transaction, older_than_s: float) -> ColumnElemen
     return and_(OutcomeRow.spec_id.in_(specs), gc.is_old(older_than_s), ~gc.is_worked_on())
 
 
-@dataclass(frozen=True)
-class Replaced:
-    """Specs whose results may go, and for each spec that stays a sentence with a corpus that still has it."""
+def replaced_specs(database: Database, older_than_s: float) -> tuple[tuple[int, ...], list[str]]:
+    """Return the specs that were replaced before then in every corpus that has jobs with them.
 
-    spec_ids: tuple[int, ...]
-    staying: tuple[str, ...]
-
-
-def replaced_specs(database: Database, older_than_s: float) -> Replaced:
-    """Return the specs that were replaced before then in every corpus that has jobs with them."""
+    Return also a sentence for each replaced spec that stays, with a corpus that still has it.
+    """
     with database.read() as transaction:
         old_enough = ReplacementRow.ended_at <= db_now() - older_than_s
         query = select(ReplacementRow.old_spec_id).where(ReplacementRow.state.in_(IN_FORCE), old_enough)
@@ -153,7 +148,7 @@ def replaced_specs(database: Database, older_than_s: float) -> Replaced:
                 staying.append(f"{spec_of(row)} stays: the corpus {corpora[0]} has it")
             else:
                 going.append(spec_id)
-    return Replaced(tuple(going), tuple(staying))
+    return tuple(going), staying
 
 
 def _needing(transaction: Transaction, spec_id: int, older_than_s: float) -> list[str]:

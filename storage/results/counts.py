@@ -102,19 +102,11 @@ def read_work(transaction: Transaction) -> StoreTotals:
     )
 
 
-@dataclass(frozen=True)
-class Corrected:
-    """The numbers of kept counts that were wrong: of shards, and of failures and flags."""
-
-    shards: int
-    outcomes: int
-
-
-def recount(database: Database) -> Corrected:
-    """Correct the kept counts of shards, failures and flags, and return how many were wrong."""
+def recount(database: Database) -> dict[str, int]:
+    """Correct the kept counts. Return how many were wrong: of `shards`, and of `outcomes` (failures and flags)."""
     by_job = partial(_correct, invariant="kept_shards", table=ShardCount, key=SHARD_KEY)
     by_lane = partial(_correct, invariant="kept_outcomes", table=WorkCount, key=("name", "lane", "label"))
-    return Corrected(database.write(by_job), database.write(by_lane))
+    return {"shards": database.write(by_job), "outcomes": database.write(by_lane)}
 
 
 def _correct(

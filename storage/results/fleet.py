@@ -117,27 +117,12 @@ class FleetWorker:
 
 
 @dataclass(frozen=True)
-class Holders:
-    """The holders of a step's running shards.
-
-    `running` counts shards of live workers without trouble, and `silent` those of silent workers. The first lease of
-    a silent worker lapses in `lapse_s` seconds.
-    """
-
-    running: int = 0
-    silent: int = 0
-    lapse_s: float = 0.0
-    troubles: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Workers:
     """The live workers by host and device, all running shards, and all refusals, the newest first."""
 
     live: tuple[FleetWorker, ...] = ()
     held: tuple[HeldShards, ...] = ()
     refused: tuple[RefusedSpec, ...] = ()
-    now: float = 0.0  # by the database's clock
 
     def computed(self, job_id: int) -> float:
         """Return how many of a job's texts the live workers have computed and not yet written."""
@@ -151,20 +136,6 @@ class Workers:
         """Return why these workers refuse a spec, newest first. Without a worker, why any ever did."""
         of_spec = (refused for refused in self.refused if refused.spec_id == spec_id)
         return tuple(refused.reason for refused in of_spec if not worker_ids or refused.worker_id in worker_ids)
-
-    def holders(self, job_id: int, step: int) -> Holders:
-        """Return who holds the running shards of a job's step."""
-        heard = {worker.id: worker for worker in self.live if worker.seen_s <= SILENT_S}
-        of_step = [held for held in self.held if (held.job_id, held.step) == (job_id, step)]
-        silent = [held for held in of_step if held.owner not in heard]
-        troubled = [held for held in of_step if held.owner in heard and heard[held.owner].trouble is not None]
-        n_silent, n_troubled = (sum(held.shards for held in some) for some in (silent, troubled))
-        return Holders(
-            running=sum(held.shards for held in of_step) - n_silent - n_troubled,
-            silent=n_silent,
-            lapse_s=min((held.lease_until for held in silent), default=self.now) - self.now,
-            troubles=tuple(heard[held.owner].trouble or "" for held in troubled),
-        )
 
 
 def read_workers(transaction: Transaction, now: float) -> Workers:
@@ -211,7 +182,7 @@ def _workers(transaction: Transaction, rows: Sequence[Row[*tuple[Any, ...]]], no
         )
         for row in sorted(rows, key=lambda row: (row.host, row.device, row.id))
     )
-    return Workers(workers, held, refused, now)
+    return Workers(workers, held, refused)
 
 
 def _held(transaction: Transaction) -> tuple[HeldShards, ...]:

@@ -17,7 +17,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.needed import RESULTS
 from docmill.storage.leases.diagnosis import Cause, JobSnapshot, Wait, waiting_for
-from docmill.storage.results.fleet import TimeShares, Workers, read_workers
+from docmill.storage.results.fleet import SILENT_S, TimeShares, Workers, read_workers
 from docmill.storage.results.time_left import (
     HeldShard,
     ShardSums,
@@ -406,22 +406,25 @@ def _wait(
 
 def _standing(job: _JobRow, step: _StepRow, sums: ShardSums, workers: Workers, limit: Budget | None) -> JobSnapshot:
     serving = [worker for worker in workers.live if step.kind in worker.lanes]
-    holders = workers.holders(job.id, step.seq)
-    troubles = [*holders.troubles, *(worker.trouble for worker in serving if worker.trouble is not None)]
+    held = [shards for shards in workers.held if (shards.job_id, shards.step) == (job.id, step.seq)]
+    heard = {worker.id: worker.trouble for worker in workers.live if worker.seen_s <= SILENT_S}
+    silent = [shards for shards in held if shards.owner not in heard]
+    of_holders = [heard[shards.owner] for shards in held if heard.get(shards.owner) is not None]
+    troubles = [*of_holders, *(worker.trouble for worker in serving if worker.trouble is not None)]
     next_try_at = sums.next_try_at(step.seq)
     return JobSnapshot(
         state=_state(job),
         lane=step.kind,
         pending=sums.total("n_contents", *OPEN_SHARDS, step=step.seq),
-        running=holders.running,
-        silent=holders.silent,
+        running=sum(shards.shards for shards in held if shards.owner in heard and heard[shards.owner] is None),
+        silent=sum(shards.shards for shards in silent),
         ingest_age_s=job.ingest_age_s if job.ingest_state == "reading" else None,
         workers=len(workers.live),
         workers_of_lane=len(serving),
         refusals=workers.reasons(step.spec_id, [worker.id for worker in serving]),
         next_try_s=None if next_try_at is None else next_try_at - job.now,
-        lapse_s=holders.lapse_s,
-        trouble=troubles[0] if holders.troubles or (troubles and len(troubles) == len(serving)) else None,
+        lapse_s=min((shards.lease_until for shards in silent), default=job.now) - job.now,
+        trouble=troubles[0] if of_holders or (troubles and len(troubles) == len(serving)) else None,
         is_backfill=replacements.is_backfill(job.source),
         limit=None if limit is None else budgets.describe_reached(limit, job.id, job.budget),
     )

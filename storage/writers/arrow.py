@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pyarrow import Array, DataType, Table, json, parquet
 
 from docmill.storage.outputs.columns import Column, Form, OutputColumn
-from docmill.storage.outputs.output_types import OutputType
+from docmill.storage.outputs.output_types import Output, OutputType
 from docmill.storage.writers.formats import Row, to_json
 
 _GROUP_ROWS = 10_000
@@ -98,13 +98,6 @@ def write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    text: str | None
-    vector: bytes | None
-    data: Any
-
-
-@dataclass(frozen=True)
 class ResultColumns:
     """Results of a step as they are stored, column by column. JSON is text.
 
@@ -161,7 +154,7 @@ class ResultColumns:
         """Return the results as JSON lines have them, for columns that only `Column.value` can make."""
         rows = zip(*(self.values[name] for name in ("text", "vector", _DATA)), strict=True)
         return [
-            self.output.result(_Outcome(text, vector, None if data is None else orjson.loads(data)))
+            self.output.result(Output(text, vector, None if data is None else orjson.loads(data)))
             for text, vector, data in rows
         ]
 

@@ -179,12 +179,12 @@ def test_a_cancelled_migration_leaves_the_old_spec_and_a_later_job_by_hand_count
 def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_removed(database: Database) -> None:
     embed(database, numbered(3))
     found = migrated(database)
-    assert needed.replaced_specs(database, 3_600.0).spec_ids == ()
+    assert needed.replaced_specs(database, 3_600.0)[0] == ()
     read(database, request("b.jsonl", corpus="films", spec=EMBED), [("f", "film")])
-    assert "films" in needed.replaced_specs(database, 0.0).staying[0]
+    assert "films" in needed.replaced_specs(database, 0.0)[1][0]
     finish(database, embedded)
     removal.remove_corpus(database, "films")
-    going = needed.replaced_specs(database, 0.0).spec_ids
+    going, _ = needed.replaced_specs(database, 0.0)
     assert going == (found.old_spec_id,)
     assert needed.note_dropped(database, going, 0.0) == going
     assert gc.drop(database, spec_ids=going).outcomes == 3
@@ -195,7 +195,7 @@ def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_remove
 
 
 def drop_replaced(database: Database) -> None:
-    going = needed.replaced_specs(database, 0.0).spec_ids
+    going, _ = needed.replaced_specs(database, 0.0)
     assert needed.note_dropped(database, going, 0.0) == going
     gc.drop(database, spec_ids=going)
 
@@ -222,7 +222,7 @@ def test_search_offers_no_spec_whose_vectors_were_dropped_until_a_job_computes_i
 def test_a_spec_that_answers_again_since_it_was_to_be_removed_stays(database: Database) -> None:
     embed(database, numbered(3))
     found = migrated(database)
-    going = needed.replaced_specs(database, 0.0).spec_ids
+    going, _ = needed.replaced_specs(database, 0.0)
     assert switching.undo(database, found, {})
     assert needed.note_dropped(database, going, 0.0) == ()
     assert by(database) == EMBED

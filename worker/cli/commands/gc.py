@@ -197,10 +197,10 @@ def _drops(database: Database, days: float | None, spec: str | None) -> Drops:
 
 
 def _drops_replaced(database: Database, days: float | None) -> Drops:
-    specs = needed.replaced_specs(database, (days or 0.0) * DAY_S)
-    for sentence in specs.staying:
+    spec_ids, staying = needed.replaced_specs(database, (days or 0.0) * DAY_S)
+    for sentence in staying:
         say(f"{sentence}.")
-    return Drops(0.0, specs.spec_ids, superseded=False)
+    return Drops(0.0, spec_ids, superseded=False)
 
 
 def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops:

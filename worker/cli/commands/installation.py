@@ -52,9 +52,9 @@ def recount_command(as_json: bool) -> None:
         corrected = recount(database)
         name = str(database)
     if as_json:
-        print_json({"corrected": asdict(corrected)})
-    elif corrected.shards or corrected.outcomes:
-        said = f"{counted(corrected.shards, 'count')} of shards, {corrected.outcomes:,} of failures and flags"
+        print_json({"corrected": corrected})
+    elif any(corrected.values()):
+        said = f"{counted(corrected['shards'], 'count')} of shards, {corrected['outcomes']:,} of failures and flags"
         say(f"Corrected in {name}: {said}.")
     else:
         say(f"The counts of {name} are right.")
