@@ -149,7 +149,8 @@ class Database:
     def value(self, query: Select[T, *tuple[Any, ...]]) -> T | None:
         """Return the first value of a query; None if there is no row."""
         with self.read() as transaction:
-            return transaction.scalar(query)
+            value: T | None = transaction.scalar(query)
+            return value
 
     def execute(self, statement: Executable) -> int:
         """Execute a statement that changes rows, in a write transaction. Return the number of these rows."""

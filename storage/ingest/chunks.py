@@ -95,7 +95,8 @@ class Chunk:
 
     def at(self, places: Sequence[int]) -> Chunk:
         """Return the chunk with the records at these places only; `n_records` stays."""
-        return replace(self, **{name: _at(places, getattr(self, name)) for name in _COLUMNS})
+        columns: dict[str, Any] = {name: _at(places, getattr(self, name)) for name in _COLUMNS}
+        return replace(self, **columns)
 
     def without(self, places: Collection[int]) -> Chunk:
         """Return the chunk without the records at these places."""

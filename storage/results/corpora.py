@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import ColumnElement, Row, func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus
@@ -108,7 +108,7 @@ def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusS
 
 
 # The columns of `IngestCounts`.
-_INGEST = (
+_INGEST: tuple[ColumnElement[Any], ...] = (
     *(Ingest.id, Ingest.source, Ingest.state, Ingest.n_records, Ingest.n_new, Ingest.n_changed, Ingest.n_unchanged),
     *(Ingest.n_rejected, Ingest.n_vanished, Ingest.not_pruned, Ingest.started_at, Ingest.finished_at),
 )

@@ -13,7 +13,11 @@ from docmill.storage.steps.steps import OpenStep
 TOGETHER = 16  # texts of a suspect
 OPEN_SHARDS = ("planned", "queued", "running")
 # The columns of a shard that nobody has claimed.
-UNTOUCHED = {column.name: column.default.arg for column in Shard.__table__.columns if column.default is not None}
+UNTOUCHED = {
+    column.name: column.default.arg  # type: ignore[attr-defined]
+    for column in Shard.__table__.columns
+    if column.default is not None
+}
 
 
 def plan(
