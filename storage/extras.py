@@ -36,10 +36,10 @@ class Extra:
         """Return the name of the extra to install on a machine with or without a GPU."""
         return self.name if has_gpu or self.on_cpu is None else self.on_cpu
 
-    def require(self, what: str, libraries: str = "another library") -> None:
-        """Raise StorageError, with the command that installs the extra, if it is not installed."""
+    def require(self, what: str, libraries: str = "another library", error: type[Exception] = StorageError) -> None:
+        """Raise an error, with the command that installs the extra, if it is not installed."""
         if not self.is_installed:
-            raise StorageError(f"{what} needs {libraries}: {install(self.name)}")
+            raise error(f"{what} needs {libraries}: {install(self.name)}")
 
 
 # Extras that several packages share. All others stand with the code that needs them.

@@ -29,7 +29,7 @@ from docmill.storage.outputs.output_types import OutputType
 from docmill.tasks.engine.backend_factory import ReadWindow
 from docmill.worker.cli.options import JOB, JSON, settings_from
 from docmill.worker.cli.printing import print_json, print_rich, say
-from docmill.worker.formatting import local_time, printable
+from docmill.worker.formatting import local_time, printable, shorten
 from docmill.worker.stores import open_store
 
 
@@ -93,7 +93,7 @@ class ExplanationSections:
 
     def sections(self) -> Iterator[Group]:
         """Yield the sections in their order."""
-        yield section(self._title(), self._document())
+        yield section(f"Document {self._explanation.provenance.document}", self._document())
         if len(self._explanation.provenance.way) > 1:
             yield section("Steps", self._steps())
         yield section(f"Step {self._explanation.step.name}" if self._several else "Computed", self._computed())
@@ -109,9 +109,6 @@ class ExplanationSections:
     @property
     def _several(self) -> bool:
         return len(self._explanation.provenance.way) > 1 or bool(self._explanation.provenance.others)
-
-    def _title(self) -> str:
-        return f"Document {self._explanation.provenance.document}"
 
     def _document(self) -> Rows:
         provenance = self._explanation.provenance
@@ -276,8 +273,7 @@ def one_line(text: str | None) -> str:
     """Return the beginning of a text without line breaks."""
     if text is None:
         return "nothing yet"
-    line = " ".join(text[: 4 * SHOWN_LINE].split())
-    return line if len(line) <= SHOWN_LINE else f"{line[:SHOWN_LINE].rstrip()} …"
+    return shorten(" ".join(text[: 4 * SHOWN_LINE].split()), SHOWN_LINE)
 
 
 SHOWN_LINE = 130

@@ -13,6 +13,7 @@ from docmill.storage.results.job_counts import FinishedShard, RuntimeUse, finish
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.sampling import Reservoir
 from docmill.storage.results.status import JobStatus, StepStatus
+from docmill.storage.steps.conditions import order_flags
 from docmill.tasks.checks import NONE, Checks, Finding
 from docmill.worker.web.marks import ChecksOf, findings
 
@@ -66,8 +67,7 @@ class StepFacts:
 
     def flags_by_doubt(self) -> list[tuple[str, int, bool]]:
         """Return each flag, its count, and True if it is a doubt; doubts first, then by count."""
-        counts = [(flag, n, flag in DOUBTFUL) for flag, n in self.flags.items()]
-        return sorted(counts, key=lambda entry: (not entry[2], -entry[1], entry[0]))
+        return [(flag, n, flag in DOUBTFUL) for flag, n in order_flags(self.flags).items()]
 
 
 @dataclass(frozen=True)

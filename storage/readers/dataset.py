@@ -147,8 +147,7 @@ class DatasetSource(RowSource):
     def __init__(self, parsed: Address, options: SourceOptions) -> None:
         shown = printable(parsed.folder.resolve()) if parsed.folder is not None else parsed.name
         name = _shown(shown, split=parsed.split, config=parsed.config, revision=parsed.revision)
-        if not DATASETS.is_installed:
-            raise SourceUnsupported(f"{name} needs another library: {install(DATASETS.name)}")
+        DATASETS.require(name, error=SourceUnsupported)
         told = {
             "path": shown if parsed.folder is None else str(parsed.folder.resolve()),
             "local": parsed.folder is not None,

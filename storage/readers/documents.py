@@ -10,7 +10,7 @@ from tempfile import gettempdir
 from typing import Any
 
 from docmill.storage.core.normalize import bom_length, decode, is_utf16, normalize
-from docmill.storage.extras import FORMATS, install
+from docmill.storage.extras import FORMATS
 from docmill.storage.readers.confinement import TIME_S, Confined, Ended
 from docmill.storage.readers.errors import BrokenStream, SourceError, SourceUnsupported, finding_bugs
 from docmill.storage.readers.files import Opened, SourceFile
@@ -83,11 +83,7 @@ class Extractor:
             "docmill.storage.readers.extract_process", time_s, frozenset({TESSDATA_VARIABLE}), languages
         )
 
-    def text(self, raw: bytes, kind: str) -> str:
-        """Return the text of a document of a kind (a MIME type), as `extracted` does without its flags."""
-        return self.extracted(raw, kind)[0]
-
-    def extracted(self, raw: bytes, kind: str) -> tuple[str, tuple[str, ...]]:
+    def extract(self, raw: bytes, kind: str) -> tuple[str, tuple[str, ...]]:
         """Return the text of a document of a kind (a MIME type), with a flag if a part of it was recognized.
 
         Raises NotExtracted if the document is broken, takes too much time or memory, or has too much text.
@@ -164,7 +160,7 @@ class DocumentReader:
         elif media_type == MAIL and _ATTACHED.search(raw):
             flags = (ATTACHMENTS_LEFT_OUT,)
         try:
-            text, more = self._extractor.extracted(raw, media_type)
+            text, more = self._extractor.extract(raw, media_type)
         except NotExtracted as error:
             return _rejected(where, str(error))
         if raw.strip() and not text.strip():
@@ -272,8 +268,7 @@ def find_languages(languages: str, folder: str | None) -> str:
 
     Raises SourceUnsupported if the formats library or a language's data is not on this machine.
     """
-    if not FORMATS.is_installed:
-        raise SourceUnsupported(f"--ocr needs another library: {install(FORMATS.name)}")
+    FORMATS.require("--ocr", error=SourceUnsupported)
     wanted = re.sub(r"\s*[,+]\s*", "+", languages.strip())
     there = installed_languages((folder,) if folder else FOLDERS)
     lacking = [language for language in wanted.split("+") if language not in there]

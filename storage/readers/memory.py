@@ -20,7 +20,7 @@ from sqlalchemy import select
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages, read_texts
 from docmill.storage.core.schema import Document
-from docmill.storage.extras import PARQUET, install
+from docmill.storage.extras import PARQUET
 from docmill.storage.readers.errors import ProgramFailed, SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.files import Source, check_names, documents
 from docmill.storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options
@@ -70,8 +70,7 @@ class MemorySource(Source):
 def _check(data: object) -> None:
     """Raise SourceUnreadable for data of a type that is not read, and SourceUnsupported without pyarrow."""
     if _is_table(data):
-        if not PARQUET.is_installed:
-            raise SourceUnsupported(f"a table needs another library: {install(PARQUET.name)}")
+        PARQUET.require("a table", error=SourceUnsupported)
     elif isinstance(data, bytes | bytearray | Mapping) or _has_columns(data) or not isinstance(data, Iterable):
         raise SourceUnreadable(f"{type(data).__name__} is not read; {_EXPECTED}")
 

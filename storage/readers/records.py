@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
@@ -151,16 +152,18 @@ def find_missing_field(head: Sequence[Collection[str]], options: SourceOptions) 
 
     The default `id` may be missing, since a record without an id gets a number. An id field that was named may not.
     """
+    if not head:
+        return None
+    names = dict.fromkeys(chain.from_iterable(head))
     wanted = [("--text-field", options.text_field)]
     if options.id_field != SourceOptions.id_field:
         wanted.append(("--id-field", options.id_field))
     for option, field in wanted:
-        if head and not any(field in names for names in head):
-            there = quote_names(dict.fromkeys(name for names in head for name in names))
+        if field not in names:
+            there = quote_names(names)
             return FieldUnknown(f'no record has a field "{field}"; it has {there}: name one with {option}')
     for field in options.meta_fields:
-        if head and not any(field in names for names in head):
-            names = dict.fromkeys(name for names in head for name in names)
+        if field not in names:
             there = quote_names(name for name in names if name not in {options.text_field, options.id_field})
             return FieldUnknown(
                 f'none of the first records has a field "{field}" for the prompt or question; there is {there}. '

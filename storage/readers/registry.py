@@ -52,8 +52,8 @@ class Records:
 
     def rows(self, stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         """Return the file's rows. Raises SourceUnsupported, with the command to install a library that is missing."""
-        if self.extra is not None and not self.extra.is_installed:
-            raise SourceUnsupported(f"{name}: {self.called} needs another library: {install(self.extra.name)}")
+        if self.extra is not None:
+            self.extra.require(f"{name}: {self.called}", error=SourceUnsupported)
         rows: RowReader = resolve_name(self.reader)
         return (of_text(rows) if self.is_text else rows)(stream, name, options)
 

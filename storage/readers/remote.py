@@ -19,7 +19,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-from docmill.storage.extras import REMOTE, install
+from docmill.storage.extras import REMOTE
 from docmill.storage.readers.errors import (
     BrokenStream,
     SourceError,
@@ -223,8 +223,7 @@ def connected() -> Iterator[None]:
 
 
 def _file_system(url: str, scheme: str, name: str) -> tuple[AbstractFileSystem, str]:
-    if not REMOTE.is_installed:
-        raise SourceUnsupported(f"{name}: {scheme}:// needs another library: {install(REMOTE.name)}")
+    REMOTE.require(f"{name}: {scheme}://", error=SourceUnsupported)
     _say_no_secrets()
     from fsspec.core import url_to_fs
     from fsspec.registry import known_implementations

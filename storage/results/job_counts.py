@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -106,13 +106,6 @@ class FlagCounts:
     by_flag: Counter[str]
     not_selected: int = 0
 
-    def __add__(self, other: FlagCounts) -> FlagCounts:
-        doubtful, by_flag = self.doubtful + other.doubtful, self.by_flag + other.by_flag
-        return FlagCounts(doubtful, by_flag, self.not_selected + other.not_selected)
-
-
-NO_FLAGS = FlagCounts(0, Counter())
-
 
 def count_flags(database: Database, job_id: int) -> dict[str, FlagCounts]:
     """Return the counts of each step of a job, by its name. Raises NotFound.
@@ -134,14 +127,14 @@ def _counts(transaction: Transaction, job: Job, way: list[OpenStep]) -> FlagCoun
         .where(visible(job), outcome.status == "done", or_(*(column != _NONE for column in flags)))
         .group_by(*flags)
     )
-    total = NO_FLAGS
+    doubtful, by_flag = 0, Counter[str]()
     for group in groups:
         carried = {
             flag_name(flag) for written in (group.of_document, group.of_output) for flag in orjson.loads(written)
         }
-        by_flag = Counter(dict.fromkeys(carried, group.n))
-        total += FlagCounts(group.n if is_doubtful(carried) else 0, by_flag)
-    return replace(total, not_selected=_not_selected(transaction, job, way))
+        doubtful += group.n if is_doubtful(carried) else 0
+        by_flag.update(dict.fromkeys(carried, group.n))
+    return FlagCounts(doubtful, by_flag, _not_selected(transaction, job, way))
 
 
 def _not_selected(transaction: Transaction, job: Job, way: list[OpenStep]) -> int:

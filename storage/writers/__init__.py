@@ -101,7 +101,8 @@ class Target:
         if compression and not writer.lines:
             advice = f"leave {compression} out"
             raise FormatUnfit(f"{path.name}: {writer.name} files are not compressed once more; {advice}")
-        writer.check_installed()
+        if writer.extra is not None:
+            writer.extra.require(writer.title, error=FormatUnfit)
         return cls(path, writer, compression)
 
     @property

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeAlias
 import orjson
 
 from docmill.storage.errors import StorageError
-from docmill.storage.extras import Extra, install
+from docmill.storage.extras import Extra
 from docmill.storage.outputs.columns import Column
 from docmill.storage.outputs.output_types import VECTOR, OutputType
 
@@ -72,11 +72,6 @@ class Writer:
     beside: Callable[[Path], Path] | None = None
     only_of: str | None = None
     for_people: bool = False
-
-    def check_installed(self) -> None:
-        """Raise FormatUnfit if the library that writes this format is not there."""
-        if self.extra is not None and not self.extra.is_installed:
-            raise FormatUnfit(f"{self.title} needs another library: {install(self.extra.name)}")
 
     def check_takes(self, outputs: Sequence[OutputType]) -> None:
         """Raise FormatUnfit unless this format has a place for the outputs of these steps."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import orjson
 
 from docmill.storage.core.database import Database
-from docmill.storage.extras import PARQUET, install
+from docmill.storage.extras import PARQUET
 from docmill.storage.outputs.columns import Column, Form, OutputColumn
 from docmill.storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
 from docmill.storage.readers.memory import NAME, MemorySource, named_by_digest
@@ -146,8 +146,7 @@ _ABOUT = (Column.of("status", Form.TEXT), Column.of("reason", Form.TEXT))
 
 def require_arrow() -> None:
     """Raise Error if pyarrow is not installed."""
-    if not PARQUET.is_installed:
-        raise Error(f"a table of results needs another library: {install(PARQUET.name)}")
+    PARQUET.require("a table of results", error=Error)
 
 
 def make_table_by_row(database: Database, job_id: int, read: Sequence[Read], *, with_input: bool) -> Table:

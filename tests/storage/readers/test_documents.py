@@ -294,28 +294,28 @@ def test_a_truncated_document_is_rejected_and_its_neighbours_are_read(tmp_path: 
 @pytest.mark.slow
 def test_a_bomb_is_refused_in_bounded_memory(extractor: Extractor) -> None:
     with pytest.raises(NotExtracted):
-        extractor.text(bomb(), DOCX)
-    assert SAID in extractor.text(REAL["c.docx"], DOCX)
+        extractor.extract(bomb(), DOCX)
+    assert SAID in extractor.extract(REAL["c.docx"], DOCX)[0]
 
 
 def test_a_document_that_ends_its_reader_costs_only_itself(extractor: Extractor) -> None:
-    extractor.text(REAL["a.html"], HTML)
+    extractor.extract(REAL["a.html"], HTML)
     process = extractor._process._process
     assert process is not None
     os.kill(process.pid, signal.SIGSTOP)  # so that it is there when it is asked, and gone when it should answer
     killer = threading.Timer(0.2, process.kill)
     killer.start()
     with pytest.raises(NotExtracted, match="ended the reader"):
-        extractor.text(REAL["a.html"], HTML)
+        extractor.extract(REAL["a.html"], HTML)
     killer.join()
-    assert SAID in extractor.text(REAL["a.html"], HTML)
+    assert SAID in extractor.extract(REAL["a.html"], HTML)[0]
 
 
 def test_a_document_that_takes_too_long_is_given_up() -> None:
     extractor = Extractor(max_bytes=10_000_000, time_s=0.02)
     began = time.monotonic()
     with pytest.raises(NotExtracted, match="more than 0 s"):
-        extractor.text(html(f"<p>{SAID}</p>" * 20_000), HTML)
+        extractor.extract(html(f"<p>{SAID}</p>" * 20_000), HTML)
     assert time.monotonic() - began < 10
     extractor.close()
 
@@ -323,7 +323,7 @@ def test_a_document_that_takes_too_long_is_given_up() -> None:
 def test_a_text_that_is_too_long_is_rejected(tmp_path: Path) -> None:
     extractor = Extractor(max_bytes=50)
     with pytest.raises(NotExtracted, match="more than 50 bytes"):
-        extractor.text(REAL["a.html"], HTML)
+        extractor.extract(REAL["a.html"], HTML)
     extractor.close()
 
 
@@ -333,7 +333,7 @@ def test_a_pdf_is_read_where_no_library_was_unpacked_and_whatever_lies_in_its_pl
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     (tmp_path / "kreuzberg-pdfium").mkdir()
     (tmp_path / "kreuzberg-pdfium" / "libpdfium.so").write_bytes(b"somebody else's")
-    assert SAID in " ".join(extractor.text(REAL["b.PDF"], "application/pdf").split())
+    assert SAID in " ".join(extractor.extract(REAL["b.PDF"], "application/pdf")[0].split())
     assert [path.name for path in tmp_path.iterdir()] == ["kreuzberg-pdfium"]
 
 
@@ -345,7 +345,7 @@ def test_where_nothing_may_be_loaded_that_is_said_and_not_that_the_file_is_broke
             monkeypatch.setenv("TMPDIR", str(disk))
             monkeypatch.setattr(tempfile, "tempdir", None)
             with pytest.raises(NotExtracted, match=f"could not be loaded out of {disk}: set TMPDIR"):
-                extractor.text(REAL["b.PDF"], "application/pdf")
+                extractor.extract(REAL["b.PDF"], "application/pdf")
             extractor.close()
     except Missing as reason:
         pytest.skip(str(reason))
@@ -353,7 +353,7 @@ def test_where_nothing_may_be_loaded_that_is_said_and_not_that_the_file_is_broke
 
 def test_the_reader_knows_none_of_our_settings(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCMILL_DATABASE_URL", "postgresql://me:secret@db/x")
-    extractor.text(REAL["a.html"], HTML)
+    extractor.extract(REAL["a.html"], HTML)
     process = extractor._process._process
     assert process is not None
     assert b"secret" not in Path(f"/proc/{process.pid}/environ").read_bytes()
