@@ -21,8 +21,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Document, Job
-from docmill.storage.core.transaction import Transaction
+from docmill.storage.core.schema import Document
 from docmill.storage.errors import FolderBusy, StorageError
 from docmill.storage.outputs.columns import Column
 from docmill.storage.results.results import DocumentPlace, Placed, columns, placed_results
@@ -31,7 +30,7 @@ from docmill.storage.steps import lineage
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.steps import OpenStep, find_named_way, find_way, read_steps
+from docmill.storage.steps.steps import find_named_way, find_way, read_steps
 from docmill.storage.writers import Target
 from docmill.storage.writers.formats import whole_file
 from docmill.storage.writers.parts_manifest import (
@@ -99,7 +98,7 @@ def export(
             f"job {job_id} is not finished ({status.pending:,} text{'s' * (status.pending != 1)} to do), and "
             f"parts would lack what comes: docmill status {job_id} --wait"
         )
-    wanted = _wanted(status, step, target, part_documents, _marks(database, job_id, step))
+    wanted = _wanted(status, step, target, part_documents, marks(database, job_id, step))
     wanted = replace(wanted, flags=None if flagged is None else str(flagged))
     return write(
         target,
@@ -136,12 +135,8 @@ def _wanted(
     )
 
 
-def _marks(database: Database, job_id: int, step: str | None) -> dict[str, Any]:
-    return {name: asdict(mark) for name, mark in marks(database, job_id, step).items()}
-
-
 def _check_unchanged(database: Database, wanted: Manifest, step: str | None) -> None:
-    if not read_status(database, wanted.job).ended or _marks(database, wanted.job, step) != wanted.results:
+    if not read_status(database, wanted.job).ended or marks(database, wanted.job, step) != wanted.results:
         raise StorageError(
             f"the results of job {wanted.job} changed while they were written (a retry or another job computes them, "
             "or some were removed): write them again when that is over, and all parts are written anew"
@@ -298,30 +293,25 @@ def _take(lock: BinaryIO, path: Path) -> None:
         raise FolderBusy(busy)  # it ended, and took the file away, after we had opened it
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A step's results at one moment: how many documents are done, when the latest was, and the last of them.
+def marks(database: Database, job_id: int, step: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return the mark of a step's results, or those of all steps, by the steps' names. Raises NotFound.
 
-    An outcome that is done is never overwritten. So results change by more (a failed text that was tried again),
-    by fewer (what was removed or dropped), or by later ones (what was dropped and computed again).
+    A mark says how many documents are `done`, when the `latest` was, and which is the last. An outcome that is done
+    is never overwritten. So results change by more (a failed text that was tried again), by fewer (what was removed
+    or dropped), or by later ones (what was dropped and computed again).
     """
-
-    done: int
-    latest: float | None
-    last_document: int | None
-
-
-def marks(database: Database, job_id: int, step: str | None = None) -> dict[str, Mark]:
-    """By name the mark of a step, or of all. Raises NotFound."""
     job = require(database, job_id)
+    by_step = {}
     with database.read() as transaction:
         steps = read_steps(transaction, job_id)
-        wanted = [find_way(steps, last) for last in steps] if step is None else [find_named_way(steps, step)]
-        return {way[-1].name: _mark(transaction, job, way) for way in wanted}
-
-
-def _mark(transaction: Transaction, job: Job, way: list[OpenStep]) -> Mark:
-    query, outcomes = lineage.join_outcomes(select().select_from(Document), way)
-    last = outcomes[way[-1].seq].c
-    query = query.add_columns(func.count(), func.max(last.created_at), func.max(Document.id))
-    return Mark(*transaction.execute(query.where(visible(job), last.status == "done")).one())
+        for way in [find_way(steps, last) for last in steps] if step is None else [find_named_way(steps, step)]:
+            query, outcomes = lineage.join_outcomes(select().select_from(Document), way)
+            outcome = outcomes[way[-1].seq].c
+            mark = (
+                func.count().label("done"),
+                func.max(outcome.created_at).label("latest"),
+                func.max(Document.id).label("last_document"),
+            )
+            query = query.add_columns(*mark).where(visible(job), outcome.status == "done")
+            by_step[way[-1].name] = transaction.execute(query).one()._asdict()
+    return by_step

@@ -67,7 +67,11 @@ def test_each_document_is_asked_about_with_its_own_metadata(database: Database, 
         "c": "generate(Weather: Snow.)",
         "e": "generate(Weather: Rain.)",
     }
-    assert {name: mark.done for name, mark in marks(database, job.id).items()} == {"told": 4, "vector": 4, "own": 4}
+    assert {name: mark["done"] for name, mark in marks(database, job.id).items()} == {
+        "told": 4,
+        "vector": 4,
+        "own": 4,
+    }
     # One prompt for a and e, and one text for all that it rained.
     assert fleet.computed["generate", "Weather: Rain."] == fleet.computed["embed", "Rain."] == 1
     first, second, third = status.steps
