@@ -150,8 +150,8 @@ def enqueued(
 
 def _account(settings: Settings, plan: BatchPlan, max_cost: float | None) -> Account:
     specs = [spec for _, spec in plan.jobs.values()]
-    asked = sha256("".join([plan.file.digest, *(spec.sha256.hex() for spec in specs)]).encode()).hexdigest()
-    return limit_cost(settings, max_cost, specs, f"batch {asked[:_DIGITS]}")
+    digest = sha256("".join([plan.file.digest, *(spec.sha256.hex() for spec in specs)]).encode()).hexdigest()
+    return limit_cost(settings, max_cost, specs, f"batch {digest[:_DIGITS]}")
 
 
 def _prepared(plan: BatchPlan, call: Call, revision: str | None) -> tuple[Request, Opened]:

@@ -146,8 +146,9 @@ def parsed(
 
 def _as_chat(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a request for a response as those of a chat. Raises BadRequest."""
-    given = fields["input"]
-    messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    messages = fields["input"]
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, list) or not all(
         isinstance(message, dict) and message.get("type", "message") == "message" for message in messages
     ):

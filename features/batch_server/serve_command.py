@@ -129,11 +129,11 @@ def add_command(name: str, as_json: bool, **limits: float | None) -> None:
     if not is_id(name):
         raise click.UsageError("NAME has 1 to 255 characters that can be printed")
     settings = _checked(settings_from(), limits)
-    given = {"weight": 1, **{option: value for option, value in limits.items() if value is not None}}
+    chosen = {"weight": 1, **{option: value for option, value in limits.items() if value is not None}}
     with open_store(settings) as database:
-        secret = keys.add_key(database, name, **given)
+        secret = keys.add_key(database, name, **chosen)
     if as_json:
-        print_json({"name": name, "key": secret, **given})
+        print_json({"name": name, "key": secret, **chosen})
     else:
         answer(secret)
 
@@ -146,11 +146,11 @@ def add_command(name: str, as_json: bool, **limits: float | None) -> None:
 @COST
 def change_command(name: str, **limits: float | None) -> None:
     """Change limits of the key of NAME. With a higher --max-cost, paused batches continue."""
-    given = {option: value for option, value in limits.items() if value is not None}
-    if not given:
+    changes = {option: value for option, value in limits.items() if value is not None}
+    if not changes:
         raise click.UsageError("give a limit to change, such as --max-cost 50")
     with open_store(_checked(settings_from(), limits)) as database:
-        keys.change_key(database, name, **given)
+        keys.change_key(database, name, **changes)
     say(f"The key of {name} is changed.")
 
 

@@ -31,15 +31,15 @@ def read_document(request: PageRequest) -> Values:
     flags = () if outcome is None else outcome.flags
     checks = checks_of(request.settings.models_dir, request.settings.cache_dir)(spec)
     is_text = outcome is not None and output == outcome.output.get("text")
-    found = mark_output(explanation.step.text or "", output, flags, checks if is_text else NONE)
+    marked = mark_output(explanation.step.text or "", output, flags, checks if is_text else NONE)
     return {
         **shared(status),
         "explanation": explanation,
         "of": explanation.provenance,
         "outcome": outcome,
-        "input": excerpt(found.input, LONGEST),
-        "output": excerpt(found.output, LONGEST),
-        "said": [*found.remarks, *map(remark, explanation.provenance.flags)],
+        "input": excerpt(marked.input, LONGEST),
+        "output": excerpt(marked.output, LONGEST),
+        "said": [*marked.remarks, *map(remark, explanation.provenance.flags)],
         "appearances": find_documents(request.database, key, explanation.provenance.corpus),
     }
 

@@ -339,8 +339,8 @@ def _candidates(
     A job without a price in this lane costs nothing. Shards in flight are counted only if there are several jobs,
     with those `beside`, or any budget.
     """
-    given = {"lane": lane.name, "unservable": unservable, "only_job": only_job}
-    jobs = transaction.execute(_jobs_with_ready(), given).all()
+    values = {"lane": lane.name, "unservable": unservable, "only_job": only_job}
+    jobs = transaction.execute(_jobs_with_ready(), values).all()
     are_several = len({*beside, *(job.id for job in jobs)}) > 1
     free = {job.id for job in jobs if not job.is_priced}
     paying = [job for job in jobs if job.is_priced]

@@ -48,8 +48,8 @@ PARTS = 8  # notes are written at most this often during a lease
 
 def hold(database: Database, name: str, owner: str, for_s: float) -> bool:
     """Take or renew a named duty for `for_s` seconds. Return True if `owner` has it."""
-    given = {"name": name, "owner": owner, "for_s": for_s}
-    return database.write(lambda transaction: transaction.scalar(_holding(type(transaction)), given) is not None)
+    values = {"name": name, "owner": owner, "for_s": for_s}
+    return database.write(lambda transaction: transaction.scalar(_holding(type(transaction)), values) is not None)
 
 
 @cache
@@ -159,7 +159,7 @@ def _lacking(transaction: Transaction, held: Shard) -> Shard | None:
     contents = unpack(held.contents)
     known = known_outcomes(transaction, held.spec_id, contents)
     # A retry computes again what failed.
-    settled = {content_id for content_id, one in known.items() if not held.redo or one.status != Status.FAILED}
+    settled = {key for key, outcome in known.items() if not held.redo or outcome.status != Status.FAILED}
     rest = end_settled(transaction, held.id, [content_id for content_id in contents if content_id not in settled])
     if not rest:
         transaction.execute(update(Shard).where(Shard.id == held.id).values(fence=Shard.fence + 1, owner=None))

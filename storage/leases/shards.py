@@ -162,8 +162,8 @@ _TAKE = (
 
 
 def _take(transaction: Transaction, head: ShardHead, owner: str, lease_s: float) -> Any:
-    given = {"shard": head.shard_id, "seen": head.fence, "owner": owner, "lease_s": lease_s}
-    return transaction.execute(_TAKE, given).one_or_none()
+    values = {"shard": head.shard_id, "seen": head.fence, "owner": owner, "lease_s": lease_s}
+    return transaction.execute(_TAKE, values).one_or_none()
 
 
 def _lacking(

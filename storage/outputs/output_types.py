@@ -448,22 +448,24 @@ class _Record(OutputType):
     def people_columns(self, params: Params, heading: str) -> Sequence[Column]:
         columns = [column for column in self.columns(params) if column.name not in {"data", CITATIONS}]
         named = [_joined(replace(column, name=column.name.removeprefix("data_"))) for column in columns]
-        asked = params.get(QUESTION)
-        shown = [column for column in named if asked is None or column.name in asked]
+        questions = params.get(QUESTION)
+        shown = [column for column in named if questions is None or column.name in questions]
         return shown or super().people_columns(params, heading)
 
     def shown(self, result: Result, params: Params) -> str:
-        if (asked := params.get(QUESTION)) is not None:
-            answers = {name: result["data"].get(name) or NO_ANSWER for name in sorted(asked)}
+        if (questions := params.get(QUESTION)) is not None:
+            answers = {name: result["data"].get(name) or NO_ANSWER for name in sorted(questions)}
             return _line_of(answers.values() if len(answers) == 1 else map(": ".join, answers.items()))
         # A terminal's line is cut at its end, so that lists and objects come last.
         properties = sorted(result["data"].items(), key=lambda item: isinstance(item[1], list | dict))
         return _line_of(f"{name}: {_plain(value)}" for name, value in properties)
 
     def remark(self, result: Result, params: Params) -> str | None:
-        asked, data = params.get(QUESTION) or {}, result.get("data")
-        lacking = [name for name in sorted(asked) if data is not None and data.get(name) is None]
-        return f"{', '.join(lacking)}: {NO_ANSWER}" if lacking and len(asked) > 1 else NO_ANSWER if lacking else None
+        questions, data = params.get(QUESTION) or {}, result.get("data")
+        lacking = [name for name in sorted(questions) if data is not None and data.get(name) is None]
+        if not lacking:
+            return None
+        return f"{', '.join(lacking)}: {NO_ANSWER}" if len(questions) > 1 else NO_ANSWER
 
 
 class _Redacted(OutputType):
