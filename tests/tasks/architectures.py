@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,12 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers.models import BPE, Unigram, WordPiece
 
 SIZES: dict[str, int] = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2}
+ENCODER_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
 # With weights as small as before training all tokens are nearly as likely, and the order of sums would decide.
 HEADS: dict[str, Any] = {
     "init_std": 0.5,
@@ -247,41 +253,32 @@ def multilingual(folder: Path, texts: list[str], codes: list[str], kind: str) ->
     return save(folder, model, tokenizer)
 
 
-def bert(folder: Path, texts: list[str]) -> Path:
+def words(texts: Sequence[str], *, typed: bool) -> transformers.PreTrainedTokenizerFast:
+    """Return BERT's kind of tokenizer, which may tell the first text of a pair from the second."""
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False)
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    fast = transformers.PreTrainedTokenizerFast(
+    trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
         pad_token="[PAD]",
         mask_token="[MASK]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_input_names=["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
+        model_max_length=128,
     )
-    config = transformers.BertConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=128,
-    )
-    return save(folder, transformers.BertModel(config), fast)
 
 
-def roberta(folder: Path, texts: list[str]) -> Path:
+def byte_pairs(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
+    """Return RoBERTa's kind of tokenizer."""
     tokenizer = byte_level(texts, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    fast = transformers.PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         cls_token="<s>",
         sep_token="</s>",
@@ -290,15 +287,27 @@ def roberta(folder: Path, texts: list[str]) -> Path:
         pad_token="<pad>",
         unk_token="<unk>",
         mask_token="<mask>",
+        model_max_length=128,
     )
+
+
+def bert(folder: Path, texts: list[str]) -> Path:
+    tokenizer = words(texts, typed=True)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        **ENCODER_SIZES,
+        max_position_embeddings=128,
+    )
+    return save(folder, transformers.BertModel(config), tokenizer)
+
+
+def roberta(folder: Path, texts: list[str]) -> Path:
+    tokenizer = byte_pairs(texts)
     config = transformers.RobertaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
+        vocab_size=len(tokenizer),
+        **ENCODER_SIZES,
         max_position_embeddings=66,
         type_vocab_size=1,
         pad_token_id=1,
     )
-    return save(folder, transformers.RobertaModel(config), fast)
+    return save(folder, transformers.RobertaModel(config), tokenizer)

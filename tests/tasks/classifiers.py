@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, trainers
-from tokenizers.models import WordPiece
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from docmill.tasks.backends.accelerator import quiet
@@ -17,13 +15,7 @@ from tests.tasks import architectures
 
 # Weights are larger than before training, so that the labels' scores lie apart.
 SPREAD = 0.2
-SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "initializer_range": SPREAD,
-}
+SIZES: dict[str, Any] = {**architectures.ENCODER_SIZES, "initializer_range": SPREAD}
 DISTILLED: dict[str, Any] = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "initializer_range": SPREAD}
 BOTH: dict[str, Any] = {**architectures.SIZES, **architectures.HEADS, "max_position_embeddings": 130}
 MODERN: dict[str, Any] = {"cls_token_id": 2, "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
@@ -64,44 +56,6 @@ WHOLE = READ_PADDING | {"bart", "longformer"}
 NAMES = tuple(CONFIGS)
 
 
-def words(texts: Sequence[str], *, typed: bool) -> PreTrainedTokenizerFast:
-    """Return BERT's kind of tokenizer, which may tell the first text of a pair from the second."""
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        mask_token="[MASK]",
-        model_input_names=["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
-        model_max_length=128,
-    )
-
-
-def byte_pairs(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return RoBERTa's kind of tokenizer."""
-    tokenizer = architectures.byte_level(texts, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        cls_token="<s>",
-        sep_token="</s>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_max_length=128,
-    )
-
-
 def classifier(
     folder: Path,
     texts: Sequence[str],
@@ -115,9 +69,9 @@ def classifier(
     """Save a classifier of an architecture, with four labels unless ``config`` says otherwise."""
     if tokenizer is None:
         tokenizer = (
-            byte_pairs(texts)
+            architectures.byte_pairs(texts)
             if name in BYTES
-            else words(
+            else architectures.words(
                 texts, typed=name in {"bert", "electra", "squeezebert", "layoutlm", "convbert", "fnet", "funnel"}
             )
         )

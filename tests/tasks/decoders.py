@@ -76,65 +76,37 @@ def nul_after_a_bang(folder: Path, texts: list[str]) -> Path:
     return _save(folder, model, tokenizer, {})
 
 
-def llama(folder: Path, texts: list[str], **own: Any) -> Path:
-    tokenizer = _tokenizer(texts, chat=True)
-    config = transformers.LlamaConfig(**_SIZES, **_ids(tokenizer))
-    return _save(folder, transformers.LlamaForCausalLM(config), tokenizer, own)
+def _decoder(name: str, **config: Any) -> Callable[..., Path]:
+    """Return the function that saves a model with a chat template, by the name that its classes begin with."""
+
+    def make(folder: Path, texts: list[str], **own: Any) -> Path:
+        tokenizer = _tokenizer(texts, chat=True)
+        config_class = getattr(transformers, f"{name}TextConfig", None) or getattr(transformers, f"{name}Config")
+        model = getattr(transformers, f"{name}ForCausalLM")(config_class(**_SIZES, **_ids(tokenizer), **config))
+        return _save(folder, model, tokenizer, own)
+
+    return make
 
 
-def qwen2(folder: Path, texts: list[str], **own: Any) -> Path:
-    tokenizer = _tokenizer(texts, chat=True)
-    config = transformers.Qwen2Config(**_SIZES, **_ids(tokenizer))
-    return _save(folder, transformers.Qwen2ForCausalLM(config), tokenizer, own)
-
-
-def qwen3(folder: Path, texts: list[str], **own: Any) -> Path:
-    tokenizer = _tokenizer(texts, chat=True)
-    config = transformers.Qwen3Config(head_dim=32, tie_word_embeddings=True, **_SIZES, **_ids(tokenizer))
-    return _save(folder, transformers.Qwen3ForCausalLM(config), tokenizer, own)
-
-
-def mistral(folder: Path, texts: list[str], **own: Any) -> Path:
-    """Its layers see only the last 12 tokens."""
-    tokenizer = _tokenizer(texts, chat=True)
-    config = transformers.MistralConfig(sliding_window=12, head_dim=32, **_SIZES, **_ids(tokenizer))
-    return _save(folder, transformers.MistralForCausalLM(config), tokenizer, own)
-
-
-def phi(folder: Path, texts: list[str], **own: Any) -> Path:
-    tokenizer = _tokenizer(texts, chat=True)
-    config = transformers.PhiConfig(partial_rotary_factor=0.5, **_SIZES, **_ids(tokenizer))
-    return _save(folder, transformers.PhiForCausalLM(config), tokenizer, own)
-
-
-def phi3(folder: Path, texts: list[str], **own: Any) -> Path:
-    tokenizer = _tokenizer(texts, chat=True)
-    config = transformers.Phi3Config(**_SIZES, **_ids(tokenizer))
-    return _save(folder, transformers.Phi3ForCausalLM(config), tokenizer, own)
-
-
-def gemma3(folder: Path, texts: list[str], **own: Any) -> Path:
-    """Two layers of its three see only the last 12 tokens."""
-    tokenizer = _tokenizer(texts, chat=True)
-    config = transformers.Gemma3TextConfig(
-        head_dim=32,
-        sliding_window=12,
-        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-        query_pre_attn_scalar=32,
-        tie_word_embeddings=False,  # tied and scaled, random ones say the last token again and again
-        **_SIZES,
-        **_ids(tokenizer),
-    )
-    return _save(folder, transformers.Gemma3ForCausalLM(config), tokenizer, own)
-
-
+llama = _decoder("Llama")
+qwen2 = _decoder("Qwen2")
+qwen3 = _decoder("Qwen3", head_dim=32, tie_word_embeddings=True)
+# Two of its three layers see only the last 12 tokens. Tied and scaled, random weights say the last token for ever.
+gemma3 = _decoder(
+    "Gemma3",
+    head_dim=32,
+    sliding_window=12,
+    layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    query_pre_attn_scalar=32,
+    tie_word_embeddings=False,
+)
 DECODERS: Mapping[str, Callable[..., Path]] = {
     "gpt2": gpt2,
     "llama": llama,
     "qwen2": qwen2,
     "qwen3": qwen3,
     "gemma3": gemma3,
-    "mistral": mistral,
-    "phi": phi,
-    "phi3": phi3,
+    "mistral": _decoder("Mistral", sliding_window=12, head_dim=32),
+    "phi": _decoder("Phi", partial_rotary_factor=0.5),
+    "phi3": _decoder("Phi3"),
 }

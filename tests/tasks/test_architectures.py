@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from tokenizers import Tokenizer
-from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 
 from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
@@ -24,6 +24,7 @@ from docmill.tasks.errors import BadOption, CannotServe
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
+from tests.tasks.reference import seq2seq_texts
 
 
 @pytest.fixture(scope="session")
@@ -38,21 +39,6 @@ def sentences(descriptions: list[str]) -> list[str]:
     return [" ".join(line.split()[: 4 + number % 9]) for number, line in enumerate(lines[:24])]
 
 
-def expected_texts(folder: Path, inputs: list[str], src_lang: str | None = None, **settings: Any) -> list[str]:
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-    if src_lang is not None:
-        tokenizer.src_lang = src_lang
-    answers = []
-    for text in inputs:
-        encoded = tokenizer(text, return_tensors="pt")
-        with torch.inference_mode():
-            ids = model.generate(encoded["input_ids"], attention_mask=encoded["attention_mask"], **settings)
-        answers.append(tokenizer.decode(ids[0], skip_special_tokens=True).strip())
-    return answers
-
-
 def texts_of(outcomes: list[Outcome]) -> list[str | None]:
     assert all(outcome.reason is None for outcome in outcomes)
     return [outcome.text for outcome in outcomes]
@@ -61,7 +47,7 @@ def texts_of(outcomes: list[Outcome]) -> list[str | None]:
 def test_t5_summarises_after_its_prefix(each_writer: Bench, made: Path, sentences: list[str]) -> None:
     folder = architectures.t5(made / f"t5-{each_writer.backend}", sentences)
     spec = each_writer.spec("summarize", str(folder), max_new_tokens=12)
-    expected = partial(expected_texts, folder, [f"summarize: {text}" for text in sentences], max_new_tokens=12)
+    expected = partial(seq2seq_texts, folder, [f"summarize: {text}" for text in sentences], max_new_tokens=12)
     require_equal(texts_of(each_writer.run(spec, sentences)), expected)
 
 
@@ -71,7 +57,7 @@ def test_a_length_limits_a_summary_as_numbers_of_tokens_do_in_transformers(
     folder, some = architectures.t5(made / f"t5-length-{writer.backend}", sentences), sentences[:1]
     spec = writer.spec("summarize", str(folder), length="short")
     limits: dict[str, Any] = {"min_new_tokens": 15, "max_new_tokens": 60}
-    expected = partial(expected_texts, folder, [f"summarize: {text}" for text in some], **limits)
+    expected = partial(seq2seq_texts, folder, [f"summarize: {text}" for text in some], **limits)
     require_equal(texts_of(writer.run(spec, some)), expected)
 
 
@@ -82,7 +68,7 @@ def test_a_prefix_of_the_command_replaces_the_models_own(writer: Bench, made: Pa
         for prefix in ("short: ", ""):
             spec = writer.spec(kind, str(folder), max_new_tokens=12, prefix=prefix, **asked)
             inputs = [prefix + text for text in sentences[:8]]
-            expected = partial(expected_texts, folder, inputs, max_new_tokens=12)
+            expected = partial(seq2seq_texts, folder, inputs, max_new_tokens=12)
             require_equal(texts_of(writer.run(spec, sentences[:8])), expected)
 
 
@@ -92,9 +78,9 @@ def test_an_mt5_without_settings_reads_the_text_alone_and_in_specs_from_before_t
     folder = architectures.t5(made / f"mt5-{writer.backend}", sentences, kind="MT5")
     some = sentences[:8]
     spec = writer.spec("summarize", str(folder), max_new_tokens=12)
-    require_equal(texts_of(writer.run(spec, some)), partial(expected_texts, folder, some, max_new_tokens=12))
+    require_equal(texts_of(writer.run(spec, some)), partial(seq2seq_texts, folder, some, max_new_tokens=12))
     before = replace(spec, params={name: value for name, value in spec.params.items() if name != "prefix"})
-    expected = partial(expected_texts, folder, [f"summarize: {text}" for text in some], max_new_tokens=12)
+    expected = partial(seq2seq_texts, folder, [f"summarize: {text}" for text in some], max_new_tokens=12)
     require_equal(texts_of(writer.run(before, some)), expected)
 
 
@@ -102,13 +88,16 @@ def test_t5_translates_between_languages_by_their_names(writer: Bench, made: Pat
     folder = architectures.t5(made / f"t5-translate-{writer.backend}", sentences)
     spec = writer.spec("translate", str(folder), source_lang="en", target_lang="fra", max_new_tokens=10)
     inputs = [f"translate English to French: {text}" for text in sentences]
-    require_equal(texts_of(writer.run(spec, sentences)), partial(expected_texts, folder, inputs, max_new_tokens=10))
+    require_equal(texts_of(writer.run(spec, sentences)), partial(seq2seq_texts, folder, inputs, max_new_tokens=10))
 
 
 def test_pegasus_summarises_and_is_forced_to_nothing(each_writer: Bench, made: Path, sentences: list[str]) -> None:
     folder = architectures.pegasus(made / f"pegasus-{each_writer.backend}", sentences)
     spec = each_writer.spec("summarize", str(folder), beams=2)
-    require_equal(texts_of(each_writer.run(spec, sentences)), partial(expected_texts, folder, sentences, num_beams=2))
+    require_equal(
+        texts_of(each_writer.run(spec, sentences)),
+        partial(seq2seq_texts, folder, sentences, num_beams=2),
+    )
 
 
 @pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.long), False])
@@ -118,7 +107,7 @@ def test_a_t5_of_the_second_version_scales_its_outputs_only_where_it_is_tied(
     own: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": tied}
     folder = architectures.t5(made / f"t5-tied-{tied}-{writer.backend}", sentences, **own)
     spec = writer.spec("summarize", str(folder), beams=3, max_new_tokens=12)
-    expected = partial(expected_texts, folder, sentences, num_beams=3, max_new_tokens=12)
+    expected = partial(seq2seq_texts, folder, sentences, num_beams=3, max_new_tokens=12)
     require_equal(texts_of(writer.run(spec, sentences)), expected)
 
 
@@ -126,7 +115,7 @@ def test_bart_summarises_without_a_prefix(writer: Bench, made: Path, sentences: 
     folder = architectures.bart(made / f"bart-{writer.backend}", sentences)
     require_equal(
         texts_of(writer.run(writer.spec("summarize", str(folder)), sentences)),
-        partial(expected_texts, folder, sentences),
+        partial(seq2seq_texts, folder, sentences),
     )
 
 
@@ -134,7 +123,8 @@ def test_led_summarises_as_one_text_at_a_time(bench: Bench, made: Path, sentence
     folder = architectures.led(made / "led", sentences)
     texts = [" ".join(sentences[: 1 + number]) for number in range(6)]
     require_equal(
-        texts_of(bench.run(bench.spec("summarize", str(folder)), texts)), partial(expected_texts, folder, texts)
+        texts_of(bench.run(bench.spec("summarize", str(folder)), texts)),
+        partial(seq2seq_texts, folder, texts),
     )
 
 
@@ -144,7 +134,7 @@ def test_marian_with_only_a_pickle_is_converted_and_translates(
     folder = architectures.marian(made / f"opus-mt-es-en-{writer.backend}", french)
     assert not list(folder.glob("*.safetensors"))
     outcomes = writer.run(writer.spec("translate", str(folder)), sentences)
-    require_equal(texts_of(outcomes), partial(expected_texts, folder, sentences))
+    require_equal(texts_of(outcomes), partial(seq2seq_texts, folder, sentences))
     assert list((writer.cache_dir / "converted").glob("*/model.safetensors"))
 
 
@@ -154,7 +144,7 @@ def test_marian_with_target_tokens_puts_one_before_each_window(
     folder = architectures.marian(made / f"opus-mt-en-roa-{each_writer.backend}", french, (">>fra<<", ">>spa<<"))
     spec = each_writer.spec("translate", str(folder), target_lang="fr")
     inputs = [f">>fra<< {text}" for text in sentences]
-    require_equal(texts_of(each_writer.run(spec, sentences)), partial(expected_texts, folder, inputs))
+    require_equal(texts_of(each_writer.run(spec, sentences)), partial(seq2seq_texts, folder, inputs))
     for language, says in ((None, "give --to, one of fra, spa"), ("de", "does not know the language de")):
         with pytest.raises(BadOption, match=says):
             each_writer.spec("translate", str(folder), target_lang=language)
@@ -180,7 +170,7 @@ def test_multilingual_models_are_told_both_languages(
     spec = writer.spec("translate", str(folder), source_lang="en", target_lang="fr")
     with quiet():
         forced = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(token)
-    expected = partial(expected_texts, folder, sentences, src_lang=source, forced_bos_token_id=forced)
+    expected = partial(seq2seq_texts, folder, sentences, src_lang=source, forced_bos_token_id=forced)
     require_equal(texts_of(writer.run(spec, sentences)), expected)
 
 

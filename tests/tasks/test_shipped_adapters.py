@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,50 +10,10 @@ import pytest
 from docmill.tasks.errors import ModelNotFound, ModelUnsuitable
 from docmill.tasks.models import adapters as files
 from docmill.tasks.specs import pinning
-from tests.tasks.conftest import EXAMPLES, Bench
+from tests.tasks.conftest import EXAMPLES
 
 MODELS = EXAMPLES / "models"
 MOST_BYTES = 3_000_000
-
-
-def test_the_tagger_finds_the_names_in_descriptions(benches: Callable[[str], Bench], descriptions: list[str]) -> None:
-    bench = benches("transformers")
-    spec = bench.spec("entities", "entities-ddtp", aggregation="average")
-    rows = [0, 10, 22]
-    found = [
-        {(one["label"], one["text"]) for one in outcome.data["spans"]}
-        for outcome in bench.run(spec, [descriptions[row] for row in rows])
-        if outcome.data is not None
-    ]
-    assert ("package", "Backstretch") in found[0]
-    assert {("package", "Lowdown"), ("format", "Markdown"), ("format", "HTML5")} <= found[1]
-    assert ("url", "https://github.com/golang/snappy") in found[2]
-
-
-def test_the_answerer_answers_with_a_part_of_the_text_or_not_at_all(
-    benches: Callable[[str], Bench], descriptions: list[str]
-) -> None:
-    bench = benches("transformers")
-    asked = {
-        "what": "What is Backstretch?",
-        "has": "What does the package contain?",
-        "language": "What is it written in?",
-    }
-    spec = bench.spec("answer", "answers-ddtp", question=asked)
-    outcomes = bench.run(spec, [descriptions[row] for row in (0, 6)])
-    answers = [[(outcome.data or {})["data"][name] for name in asked] for outcome in outcomes]
-    assert answers[0] == ["a simple jQuery plugin", None, None]
-    assert answers[1][1:] == ["the localization of Firefox ESR in Malay", None]
-
-
-def test_the_classifier_says_what_a_package_is_for(benches: Callable[[str], Bench], descriptions: list[str]) -> None:
-    bench = benches("transformers")
-    outcomes = bench.run(bench.spec("classify", "classes-ddtp"), [descriptions[row] for row in (90, 140, 155, 202)])
-    labels = [(outcome.data or {})["labels"] for outcome in outcomes]
-    assert [scores[0]["label"] for scores in labels] == ["games", "science", "text", "media"]
-    assert {one["label"] for one in labels[0]} == {
-        "development", "games", "media", "network", "science", "system", "text",
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", pinning.ADAPTED)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.worker.conftest import Call
-from tests.worker.harness import Docmill
 
 NEWS = [
     {"id": "a", "text": "It rained.", "section": "Weather", "words": 2},
@@ -22,45 +19,6 @@ NEWS = [
     {"id": "d", "text": "  ", "section": "Weather", "words": 0},
 ]
 TELL = ("--model", "null", "--prompt", "In {meta.section}, {meta.words} words: {text}")
-
-
-def test_each_document_is_asked_about_with_its_metadata(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
-    write_corpus(NEWS)
-    forecast = embedded.json("run", "generate", "corpus.jsonl", *TELL, "--dry-run")
-    assert (forecast["documents"], forecast["texts"]) == (4, 3)
-    embedded("run", "generate", "corpus.jsonl", *TELL)
-    status = embedded.json("status", 1)
-    assert (status["done"], status["skipped"], status["documents"]) == (2, 1, 4)
-    assert [row["id"] for row in embedded.results(1)] == ["a", "b", "c"]
-    assert "Nothing to compute" in embedded("run", "generate", "corpus.jsonl", *TELL).stderr
-    changed = [NEWS[0] | {"section": "Climate"}, *NEWS[1:]]
-    write_corpus(changed)
-    assert "1 text to compute" in embedded("run", "generate", "corpus.jsonl", *TELL).stderr
-
-
-def test_a_later_step_puts_the_metadata_around_what_an_earlier_one_wrote(
-    embedded: Docmill, write_corpus: Callable[..., Path]
-) -> None:
-    write_corpus(NEWS)
-    (embedded.folder / "p.toml").write_text(
-        'name = "told"\n[corpus]\nsource = "corpus.jsonl"\n[[step]]\nname = "short"\ntask = "summarize"\n'
-        'model = "null"\n[[step]]\nname = "line"\ntask = "generate"\nmodel = "null"\n'
-        "prompt = '{meta.section}, {meta.words} words: {text}'\n[output]\nfile = 'out.jsonl'\n"
-    )
-    embedded("pipeline", "add", "p.toml")
-    embedded("pipeline", "run", "p.toml")
-    rows = [json.loads(line) for line in (embedded.folder / "out.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == ["a", "b", "c"]
-    assert all({"short", "line"} == set(row["steps"]) for row in rows)
-    with sqlite3.connect(embedded.folder / "home" / "docmill.db") as store:
-        query = "SELECT text FROM prompt JOIN content ON content.id = prompt.content_id ORDER BY document_id"
-        prompts = [text for (text,) in store.execute(query)]
-    assert prompts[:1] == [f"{NEWS[0]['section']}, {NEWS[0]['words']} words: {rows[0]['steps']['short']['text']}"]
-    write_corpus([NEWS[0] | {"section": "Climate"}, *NEWS[1:]])
-    embedded("pipeline", "run", "p.toml")
-    short, line = embedded.json("status", 2)["steps"]
-    assert short["prior"] == short["done"] + short["skipped"]
-    assert line["done"] - line["prior"] == 1
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])

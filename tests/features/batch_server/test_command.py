@@ -84,19 +84,6 @@ def test_each_request_has_its_answer_or_its_error(embedded: Docmill) -> None:
     assert [json.loads(line)["custom_id"] for line in lines] == ["one", "two"]
 
 
-def test_a_request_that_is_refused_now_takes_no_answer_from_later_ones(embedded: Docmill) -> None:
-    of = {"a": {}, "b": {"x": 1}, "c": {}}
-    put(embedded.folder / "in.jsonl", *(request(name, "embeddings", input=name, **more) for name, more in of.items()))
-    run = ("batch", "in.jsonl", "--model", "null", "--out", "-")
-    embedded(*run, "--ignore", "x")
-    answers = [json.loads(line) for line in embedded(*run, code=4).stdout.splitlines()]
-    assert [(line["custom_id"], line["response"] and line["response"]["status_code"]) for line in answers] == [
-        ("a", 200),
-        ("b", 400),
-        ("c", 200),
-    ]
-
-
 def test_a_corpus_holds_the_same_requests_whichever_fields_are_passed_over(tmp_path: Path) -> None:
     lines = (
         request("odd", "completions", prompt="a", temperature=0, unknown=1),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from docmill.tasks.backends.accelerator import quiet
-from tests.tasks import classifiers
+from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_token_classification import sentence_pieces
 
 LABELS = {"package": "package", "language": "programming language", "format": "file format"}
@@ -41,7 +41,7 @@ def gliner_model(folder: Path, texts: Sequence[str], encoder: str, span_mode: st
         tokenizer = sentence_pieces(texts)
         tokenizer.model_max_length = int(1e30)
     else:
-        tokenizer = classifiers.words(texts, typed=encoder == "bert")
+        tokenizer = architectures.words(texts, typed=encoder == "bert")
     tokenizer.save_pretrained(folder)
     config = {
         "model_name": str(folder),

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
-from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.backends.decoding import seed_of
 from docmill.tasks.errors import BadOption, CannotServe
 from tests.tasks import decoders, reference
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more
+from tests.tasks.reference import seq2seq_texts as summaries
 
 NEW_TOKENS = 16
 # Options of docmill under the names that transformers has for them.
@@ -67,33 +65,6 @@ def marian(tmp_path_factory: pytest.TempPathFactory, bench: Bench) -> Path:
     shipped = bench.folder(bench.spec("summarize", "synopsis-ddtp"))
     own = {"num_beams": 1, "max_length": NEW_TOKENS + 1, "bad_words_ids": None, "forced_eos_token_id": None}
     return edited(shipped, tmp_path_factory.mktemp("marian") / "m", **own)
-
-
-@cache
-def loaded(folder: Path) -> tuple[Any, Any]:
-    """Return the tokenizer and the model of an encoder-decoder, as transformers loads them."""
-    with quiet():
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-        return AutoTokenizer.from_pretrained(folder), model
-
-
-def summaries(
-    folder: Path, texts: list[str], *, seed: int = 0, number: int = 0, stop: str | None = None, **asked: Any
-) -> list[str]:
-    """Return the outputs of transformers' generate with an encoder-decoder, all outputs of a text in a row."""
-    tokenizer, model = loaded(folder)
-    if stop is not None:
-        asked |= {"stop_strings": [stop], "tokenizer": tokenizer}
-    answers = []
-    for text in texts:
-        encoded = tokenizer(text, return_tensors="pt")
-        with torch.inference_mode(), quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, encoded["input_ids"][0].tolist(), number))
-            ids = model.generate(**encoded, **asked)
-        for answer in tokenizer.batch_decode(ids, skip_special_tokens=True):
-            answers.append((answer if stop is None else answer.partition(stop)[0]).strip())
-    return answers
 
 
 def generated(bench: Bench, folder: Path, texts: list[str], **options: Any) -> list[str | None]:

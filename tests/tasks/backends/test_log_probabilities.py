@@ -22,11 +22,11 @@ from docmill.tasks.batching import Item, Pool
 from docmill.tasks.outputs import Generated, Head, Several
 from tests.tasks.backends.decoder_only.test_constraint import SHORT, Masked
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
-from tests.tasks.backends.encoder_decoder.test_searches import written as generated
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.decoders import DECODERS
 from tests.tasks.real_lines import half_and_more
+from tests.tasks.reference import seq2seq_texts
 
 MODEL = Path(__file__).resolve().parents[3] / "examples" / "models" / "synopsis-ddtp"
 MASKS = {"min_length": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "suppress_tokens": [7]}
@@ -182,7 +182,7 @@ def test_ctranslate2_has_the_mean_that_transformers_has_and_no_least(
         benches(name).run(benches(name).spec("summarize", str(folder)), texts)
         for name in ("transformers", "ctranslate2")
     )
-    expected = partial(generated, folder, texts)
+    expected = partial(seq2seq_texts, folder, texts)
     require_equal([one.text for one in transformers], expected)
     require_equal([one.text for one in ctranslate2], expected)
     pairs = [(one, other) for one, other in zip(transformers, ctranslate2, strict=True) if one.text == other.text]

@@ -33,16 +33,6 @@ def run(engine_of: EngineOf, spec: Spec, texts: list[str]) -> list[Outcome]:
     return ticket.finished()
 
 
-@pytest.mark.parametrize("kind", ["translate", "summarize", "embed", "generate"])
-def test_outcomes_come_in_the_order_of_the_texts(engine_of: EngineOf, kind: str) -> None:
-    texts = [f"Text {number} has words. " * (number % 7 + 1) for number in range(50)]
-    asked = {"prompt": "{text}"} if kind == "generate" else {}
-    outcomes = run(engine_of, spec_of(kind, **asked), texts)
-    assert [outcome.content_id for outcome in outcomes] == list(range(50))
-    assert all(outcome.status is Status.DONE for outcome in outcomes)
-    assert [outcome.tokens_in for outcome in outcomes] == [len(text.split()) for text in texts]
-
-
 def test_a_long_text_comes_back_from_its_windows_as_it_was(engine_of: EngineOf) -> None:
     text = f"{PARAGRAPH}\n\n - An item.\n - Another.\n\n{PARAGRAPH}\n"
     (outcome,) = run(engine_of, spec_of("translate", source_lang="fr", target_lang="en", beams=4), [text])

@@ -16,8 +16,7 @@ from docmill.tasks.kinds.answer import answer_in, asking
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
-from tests.tasks.reference import written
-from tests.tasks.test_architectures import expected_texts
+from tests.tasks.reference import seq2seq_texts, written
 
 QUESTIONS = {"a": "What is it?", "b": "For whom is {{it}}?"}
 NEW_TOKENS = 8
@@ -55,7 +54,7 @@ def test_an_encoder_decoder_reads_the_question_before_the_text(
     for column, question in (("a", "What is it?"), ("b", "For whom is {it}?")):
         inputs = [f"question: {question} context: {line}" for line in lines]
         asked: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "num_beams": 1, "do_sample": False}
-        wanted = partial(expected_texts, made["t5"], inputs, **asked)
+        wanted = partial(seq2seq_texts, made["t5"], inputs, **asked)
         require_equal([one[column] for one in found], partial(answers_in, wanted))
     assert len({str(one) for one in found}) > len(lines) / 4
 
@@ -93,6 +92,6 @@ def test_every_window_of_a_long_text_is_asked_and_the_first_answer_is_kept(
     pieces = [text[window.start : window.end] for window in windows[:second]]
     assert "".join(pieces) == text
     inputs = [f"question: What is it? context: {piece}" for piece in pieces]
-    wanted = expected_texts(made["t5"], inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    wanted = seq2seq_texts(made["t5"], inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
     (found,) = answers([outcome])
     assert found["a"] == next((answer for answer in map(answer_in, wanted) if answer is not None), None)

@@ -89,23 +89,6 @@ def test_the_answers_are_the_best_of_all_spans_that_are_scored_by_hand(case: Cas
         assert math.fsum([found.no_answer, *(one.score for one in found.spans)]) <= 1 + 1e-9
 
 
-@given(cases(), st.integers(1, 8))
-def test_windows_that_score_a_token_alike_give_the_answers_of_the_whole_text(case: Case, longest: int) -> None:
-    numbers = np.random.default_rng(len(case.text))
-    n_tokens = len(case.places)
-    starts, ends = numbers.normal(0, 4, (2, n_tokens)).astype(np.float32)
-    windows = [
-        ScoredWindow(first, *_columns(case.places[first:end]), SpanScores(starts[first:end], ends[first:end], 0.5))
-        for first, end in stretches(n_tokens, 2 * longest + 4, longest)
-    ]
-    whole = [ScoredWindow(0, *_columns(case.places), SpanScores(starts, ends, 0.5))]
-    found, wanted = (best_answers(case.text, one, longest=longest, count=9) for one in (windows, whole))
-    assert [(one.start, one.end, one.logit) for one in found.spans] == [
-        (one.start, one.end, one.logit) for one in wanted.spans
-    ]
-    assert [one.score for one in found.spans] == pytest.approx([one.score for one in wanted.spans])
-
-
 def two_windows(*nulls: float | None) -> list[ScoredWindow]:
     """Return windows over "ab cd": the best answers are "ab" with a logit of 5, and "cd" with 3."""
     scores = [np.array([3, -9], np.float32), np.array([2, -9], np.float32)]

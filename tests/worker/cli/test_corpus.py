@@ -63,45 +63,6 @@ def test_a_persons_document_leaves_every_table_and_file(stocked: Docmill, tmp_pa
     assert stocked.json("corpus", "rm", "letters", "--document", "a", "--yes", code=1)["missing"] == ["a"]
 
 
-def test_a_persons_documents_are_removed_by_their_metadata(embedded: Docmill, write_corpus: Write) -> None:
-    texts = [{"id": f"d{n}", "text": f"Letter {n}.", "customer": n % 3} for n in range(6)]
-    embedded("run", "translate", write_corpus(texts), "--model", "null", "--corpus", "letters")
-    where = ("corpus", "rm", "letters", "--where", "meta.customer=1")
-    refused = embedded(*where, code=2).stderr
-    assert "2 documents of the corpus letters of which a version has meta.customer=1" in refused
-    assert embedded.json(*where, "--yes")["documents"] == 2
-    assert {one["id"] for one in embedded.results(1)} == {"d0", "d2", "d3", "d5"}
-    assert "no document of letters has meta.customer=1" in embedded(*where, "--yes", code=1).stderr
-    assert "is not meta.FIELD=VALUE" in embedded("corpus", "rm", "letters", "--where", "customer=1", code=2).stderr
-    both = ("corpus", "rm", "letters", "--where", "meta.customer=1", "--document", "d0")
-    assert "--document" in embedded(*both, code=2).stderr
-
-
-def test_vanished_documents_are_spoken_of_until_they_are_removed(
-    embedded: Docmill, write_corpus: Write, tmp_path: Path
-) -> None:
-    texts = [{"id": f"d{n}", "text": f"Letter {n}."} for n in range(4)]
-    run = ("--model", "null", "--corpus", "letters", "--prune")
-    embedded("run", "translate", write_corpus(texts), *run)
-    embedded("run", "translate", write_corpus(texts[:3]), *run)
-    letter = tmp_path / "letter.txt"
-    letter.write_text("Letter 3.")
-    said = embedded("corpus", "trace", letter, code=1).stdout
-    assert "document d3 of letters, which vanished from its source" in said
-    assert "docmill corpus rm letters --vanished" in said
-    assert embedded.json("corpus", "trace", letter, code=1)["vanished"] == [["letters", "d3"]]
-    collected = embedded("gc", "texts").stderr
-    assert "letters keeps 1 document that vanished" in collected
-    assert "docmill corpus rm letters --vanished" in collected
-    assert embedded.json("gc", "texts")["vanished"] == {"letters": 1}
-    assert embedded.json("corpus", "show", "letters")["ingests"][0]["vanished"] == 1
-    assert embedded.json("corpus", "rm", "letters", "--vanished", "--yes")["documents"] == 2
-    assert "is nowhere in the store" in embedded("corpus", "trace", letter).stdout
-    assert embedded.json("corpus", "show", "letters")["documents"] == 3
-    nothing = embedded("corpus", "rm", "letters", "--vanished", "--yes").stderr
-    assert "no document of letters has vanished" in nothing
-
-
 def test_nothing_is_removed_without_a_yes(stocked: Docmill) -> None:
     refused = stocked("corpus", "rm", "letters", code=2)
     assert "the corpus letters (3 documents)" in refused.stderr

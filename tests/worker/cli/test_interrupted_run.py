@@ -106,9 +106,3 @@ def test_a_killed_run_leaves_no_process_behind_and_is_carried_on_at_once(embedde
     database.close()
     until(lambda: not _processes_of(embedded.folder), "its server and its device process end too")
     _carried_on(embedded)
-
-
-def test_a_run_on_a_fleets_store_brings_its_own_worker(fleet: Docmill) -> None:
-    status = fleet.json("run", "embed", EXAMPLES / "descriptions.jsonl", "--model", "null", "--limit", 12)
-    assert (status["state"], status["done"]) == ("done", 12)
-    assert len(fleet.results(1)) == 12

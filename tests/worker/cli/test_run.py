@@ -76,14 +76,6 @@ def test_blank_documents_are_skipped_and_bad_lines_are_rejected_with_their_place
     assert [result["id"] for result in embedded.results(1)] == ["good"]
 
 
-def test_strict_stops_at_the_first_bad_line(embedded: Docmill) -> None:
-    (embedded.folder / "mixed.jsonl").write_text('{"id": "a", "text": "A game."}\nnot json\n')
-    done = embedded("run", "embed", "mixed.jsonl", "--model", "null", "--strict", code=2)
-    assert "mixed.jsonl:2" in done.stderr
-    assert embedded.json("status", 1)["state"] == "stopped"
-    assert "mixed.jsonl:2" in embedded("failures", 1).stdout
-
-
 def test_what_is_piped_in_is_read_as_json_lines(embedded: Docmill) -> None:
     lines = b'{"id": "a", "text": "A text editor."}\n{"text": "A web browser."}\n'
     embedded("run", "embed", "-", "--model", "null", stdin=lines)

@@ -21,8 +21,6 @@ from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
 WriteCorpus = Callable[..., Path]
 
 DESCRIPTIONS = [json.loads(line) for line in (EXAMPLES / "descriptions.jsonl").read_text().splitlines()]
-FOREST = "The forest is full of old trees. "
-ENGINES = "A steam engine drives the wheels of the locomotive. "
 
 
 def _lines(out: str) -> list[dict[str, Any]]:
@@ -115,27 +113,6 @@ def test_queries_are_answered_in_their_order_and_what_is_none_is_told(
     assert [one["id"] for one in _lines(said.stdout)] == ["1"]
     assert "-:2: not JSON" in said.stderr
     assert "-:3: The text is blank." in said.stderr
-
-
-def test_of_long_documents_whose_windows_are_kept_the_best_one_is_named(
-    embedded: Docmill, write_corpus: WriteCorpus
-) -> None:
-    write_corpus([{"id": "long", "text": FOREST * 60 + ENGINES * 60}, {"id": "other", "text": "Fonts for Tamil"}])
-    embedded("run", "embed", "corpus.jsonl", "--window-vectors", "all")
-    embedded("run", "embed", "corpus.jsonl")
-    [answer] = _lines(embedded("search", "corpus.jsonl", "railway", "--job", 1, "--json").stdout)
-    best, other = answer["hits"]
-    start, end = best["window"]
-    assert best["id"] == "long"
-    assert best["passage"] in best["text"][start:end]
-    assert other["passage"] == other["text"]
-    assert ENGINES in best["text"][start:end]
-    assert FOREST not in best["text"][start:end]
-    assert ENGINES[:30] in embedded("search", "corpus.jsonl", "railway", "--job", 1).stdout
-    latest = embedded("search", "corpus.jsonl", "railway", "--json")
-    assert "window" not in _lines(latest.stdout)[0]["hits"][0]
-    assert "By the vectors of job 2, embed with minilm@" in latest.stderr
-    assert "--job takes others: job 1, embed with minilm@" in latest.stderr
 
 
 def test_a_corpus_is_found_by_its_name_before_a_folder_that_is_called_the_same(

@@ -9,41 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-from pyarrow import parquet
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import PipelineRow, db_now
-from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.pipelines import pipelines
 from docmill.worker.pipelines.running import advance
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import load_settings
 from tests.storage.builders import TRANSLATE, finish, numbered, read, request
-from tests.worker.harness import EXAMPLES, Docmill, until
+from tests.worker.harness import Docmill, until
 
-REAL = """
-name = "nightly"
-[corpus]
-source = "french.jsonl"
-[[step]]
-name = "english"
-task = "translate"
-from = "fr"
-to = "en"
-beams = 1
-[[step]]
-name = "line"
-task = "summarize"
-beams = 1
-[[step]]
-name = "meaning"
-task = "embed"
-[output]
-file = "out.jsonl"
-"""
 # Its steps put out what they read.
 NULL = """
 name = "nightly"
@@ -66,20 +42,6 @@ cron = "0 0 1 1 *"
 """
 
 
-@pytest.fixture
-def french(embedded: Docmill) -> Callable[..., None]:
-    """Writes the first documents of the French example, some of them with another text."""
-
-    def write(n: int, changed: int = 0) -> None:
-        with (EXAMPLES / "french.jsonl").open() as lines:
-            rows = [json.loads(next(lines)) for _ in range(n)]
-        for row in rows[:changed]:
-            row["text"] = f"Ceci est un autre paquet.\n\n{row['text']}"
-        (embedded.folder / "french.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    return write
-
-
 def keep(database: Database, folder: Path, text: str) -> None:
     """Keep a pipeline whose file would be in that folder."""
     schedule = {"cron": "0 * * * *", "timezone": "UTC", "overlap": "skip"}
@@ -94,40 +56,6 @@ def due_run(database: Database, due_at: float = 1.0) -> Any:
 
 def written(docmill: Docmill) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (docmill.folder / "out.jsonl").read_text().splitlines()]
-
-
-def test_three_steps_run_by_hand_and_only_what_changed_is_computed_again(
-    embedded: Docmill, french: Callable[..., None]
-) -> None:
-    (embedded.folder / "nightly.toml").write_text(REAL)
-    french(12)
-    embedded("pipeline", "run", "nightly.toml")
-    first = written(embedded)
-    assert len(first) == 12
-    assert [list(one["steps"]) for one in first] == [["english", "line", "meaning"]] * 12
-    french(12, changed=2)
-    status = embedded.json("pipeline", "run", "nightly.toml")
-    assert [step["done"] for step in status["steps"]] == [12, 12, 12]
-    english, *others = [step["prior"] for step in status["steps"]]
-    assert english == 10
-    assert all(prior >= 10 for prior in others), "another text may well have the line that it had"
-    second = written(embedded)
-    assert [one["steps"] for one in second[2:]] == [one["steps"] for one in first[2:]]
-    assert [one["steps"]["english"] for one in second[:2]] != [one["steps"]["english"] for one in first[:2]]
-
-    embedded("results", 1, "--step", "meaning", "--out", "meaning.npy")
-    vectors = np.load(embedded.folder / "meaning.npy")
-    embedded("results", 1, "--out", "all.parquet")
-    table = parquet.read_table(embedded.folder / "all.parquet")
-    sure = [f"{step}_{name}" for step in ("english", "line") for name in CONFIDENCE]
-    assert table.column_names == ["id", "english", "line", "meaning_vector", "flags", "meta", *sure]
-    np.testing.assert_array_equal(np.array(table["meaning_vector"].to_pylist(), dtype=np.float32), vectors)
-    header, *_ = embedded("results", 1, "--format", "csv", "--details").stdout.splitlines()
-    assert header.split(",") == table.column_names
-    header, *_ = embedded("results", 1, "--format", "csv", "--with-input").stdout.splitlines()
-    assert header.split(",") == ["document", "text", "english", "line", "meaning", "remarks"]
-    assert "only vectors are written as .npy" in embedded("results", 1, "--out", "all.npy", code=2).stderr
-    assert "no step poem" in embedded("results", 1, "--step", "poem", code=2).stderr
 
 
 def test_a_scheduled_run_that_cannot_begin_is_in_the_history_with_its_reason(

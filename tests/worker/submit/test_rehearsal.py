@@ -48,13 +48,6 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsal, "run_child", partial(run_child, "docmill.worker.submit.rehearsal"))
 
 
-def test_a_checkpoint_without_one_of_its_layers_is_refused_before_anything_is_stored(fleet: Docmill) -> None:
-    model = cut(fleet.folder / "cut")
-    said = fleet("enqueue", "translate", FRENCH, *TRANSLATE, "--model", model, code=2).stderr
-    assert f"The files of {model} lack 26 weights that translate computes with" in said
-    assert fleet.json("jobs") == []
-
-
 def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
     model = cut(embedded.folder / "cut")
     done = embedded("models", "check", model, code=2)
@@ -70,19 +63,6 @@ def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
     assert embedded.json("models", "check", whole)["kinds"] == [
         *("summarize", "translate", "embed", "generate", "answer")
     ]
-
-
-def test_a_reranker_is_no_embedding_model(embedded: Docmill) -> None:
-    base = architectures.bert(embedded.folder / "base", TEXTS)
-    config = transformers.AutoConfig.from_pretrained(base, num_labels=1)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    model = transformers.BertForSequenceClassification(config)
-    folder = architectures.save(embedded.folder / "reranker", model, tokenizer)
-    run = ("run", "embed", EXAMPLES / "descriptions.jsonl", "--limit", 1, "--model")
-    assert f"{folder} is a cross-encoder (reranker)" in embedded(*run, folder, code=2).stderr
-    assert embedded.json("jobs") == []
-    assert "not        embed: embed needs" in embedded("models", "check", folder).stdout
-    embedded(*run, base)
 
 
 @pytest.mark.usefixtures("forked")

@@ -13,14 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from docmill.storage.core.specs import Reason, Spec, Status
-from docmill.tasks.backends import Assignment, registry
+from docmill.storage.core.specs import Reason, Status
 from docmill.tasks.backends.encoder.choice import Contest, FallbackBackend, ProvisionalBackend, best, finite
-from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
-from docmill.tasks.backends.machine import remember
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import Unsuited
-from docmill.tasks.outputs import Head, Labels, Output, SpanScores, TokenScores, Vector
+from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.fakes import FakeBackend, spec_of
 
@@ -231,60 +228,6 @@ def test_what_was_left_out_is_opened_no_more_and_what_was_measured_stays(tmp_pat
     assert fastest(names, Shop(torch=100.0), tmp_path, "a model").name == "torch"
     (note,) = tmp_path.iterdir()
     assert json.loads(note.read_text())["not_finite"] == ["another", "openvino"]
-
-
-def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
-    bench: Bench,
-    engine_of: EngineOf,
-    descriptions: list[str],
-    unmeasured: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers", "openvino"}))
-    spec = bench.spec("embed", "minilm")
-    assignment = Assignment(spec, bench.folder(spec), "cpu", unmeasured, Head.POOLING)
-    contest = Contest.of(("openvino", "transformers"), assignment)
-    remember(contest.folder, contest.subject, {"fastest": "openvino"})
-
-    def open_one(spec: Spec) -> Any:
-        return open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured)
-
-    texts = [(number, text) for number, text in enumerate(descriptions[:12])]
-    expected = engine_of(open_one).submit(spec, texts)
-    assert expected.wait(250)
-    plant_nan(monkeypatch, at=3)
-    engine = engine_of(open_one)
-    engine.open(spec)
-    assert engine.runtime(spec)["backend"] == "openvino"
-    with caplog.at_level(logging.ERROR):
-        ticket = engine.submit(spec, texts)
-        assert ticket.wait(250)
-    assert "backend_taken_out backend=openvino" in caplog.text
-    assert engine.runtime(spec)["backend"] == "transformers"
-    for one, other in zip(ticket.finished(), expected.finished(), strict=True):
-        assert one.vector is not None
-        assert other.vector is not None
-        cosine = np.dot(np.frombuffer(one.vector, "<f4"), np.frombuffer(other.vector, "<f4"))
-        assert cosine > 0.99999
-    later = open_one(spec)
-    assert later.runtime()["backend"] == "transformers"
-    later.close()
-
-
-def plant_nan(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Have a converted encoder give NaN for one row of a batch of documents."""
-
-    own = OpenVinoBackend._states
-
-    def planted(self: OpenVinoBackend, items: Any) -> dict[str, Any]:
-        states = own(self, items)
-        for row, item in enumerate(items):
-            if item.owner is not None and item.owner[0].content_id == at:
-                states["token_embeddings"][row] = np.nan
-        return states
-
-    monkeypatch.setattr(OpenVinoBackend, "_states", planted)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

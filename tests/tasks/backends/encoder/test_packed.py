@@ -18,20 +18,20 @@ from docmill.tasks.backends.encoder.packed import OneDnnLinear, PackedEncoder, m
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
+from tests.tasks.architectures import ENCODER_SIZES
 from tests.tasks.conftest import Bench
 from tests.tasks.test_architectures import vectors
 
-SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 DISTILLED: dict[str, Any] = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
 # Of RoBERTa's kind, padding has the index 1: texts hold it, and other tokens.
 TEXTS = [[0, 5, 1, 9, 2], [0, 7, 2], [0, 4, 2], [0, *range(3, 40), 2], [0, 1, 1, 2, 8]]
 CONFIGS = {
-    "bert": transformers.BertConfig(vocab_size=50, **SIZES),
-    "bert-tanh": transformers.BertConfig(vocab_size=50, hidden_act="gelu_new", **SIZES),
-    "bert-relu": transformers.BertConfig(vocab_size=50, hidden_act="relu", **SIZES),
-    "roberta": transformers.RobertaConfig(vocab_size=50, pad_token_id=1, **SIZES),
-    "xlm-roberta": transformers.XLMRobertaConfig(vocab_size=50, pad_token_id=1, **SIZES),
-    "camembert": transformers.CamembertConfig(vocab_size=50, pad_token_id=1, **SIZES),
+    "bert": transformers.BertConfig(vocab_size=50, **ENCODER_SIZES),
+    "bert-tanh": transformers.BertConfig(vocab_size=50, hidden_act="gelu_new", **ENCODER_SIZES),
+    "bert-relu": transformers.BertConfig(vocab_size=50, hidden_act="relu", **ENCODER_SIZES),
+    "roberta": transformers.RobertaConfig(vocab_size=50, pad_token_id=1, **ENCODER_SIZES),
+    "xlm-roberta": transformers.XLMRobertaConfig(vocab_size=50, pad_token_id=1, **ENCODER_SIZES),
+    "camembert": transformers.CamembertConfig(vocab_size=50, pad_token_id=1, **ENCODER_SIZES),
     "distilbert": transformers.DistilBertConfig(vocab_size=50, **DISTILLED),
 }
 
@@ -66,9 +66,9 @@ def test_the_first_tokens_states_alone_are_the_models_own(name: str, on_amx: boo
 
 def test_what_is_not_of_berts_design_is_left_to_its_own_code() -> None:
     others = [
-        transformers.MPNetConfig(vocab_size=50, **SIZES),
-        transformers.BertConfig(vocab_size=50, hidden_act="silu", **SIZES),
-        transformers.BertConfig(vocab_size=50, is_decoder=True, **SIZES),
+        transformers.MPNetConfig(vocab_size=50, **ENCODER_SIZES),
+        transformers.BertConfig(vocab_size=50, hidden_act="silu", **ENCODER_SIZES),
+        transformers.BertConfig(vocab_size=50, is_decoder=True, **ENCODER_SIZES),
     ]
     with quiet():
         models = [transformers.AutoModel.from_config(config) for config in others]

@@ -8,28 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
-from docmill.tasks.backends.accelerator import quiet
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
+from tests.tasks.reference import seq2seq_texts
 
 NEW_TOKENS = 12
-
-
-def generated(folder: Path, prompts: list[str], **asked: Any) -> list[str]:
-    """Return the outputs of transformers' generate, one prompt at a time, as they are."""
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    found = []
-    for prompt in prompts:
-        with torch.inference_mode(), quiet():
-            ids = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=NEW_TOKENS, **asked)
-        found.append(tokenizer.decode(ids[0], skip_special_tokens=True))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +46,7 @@ def test_outputs_over_a_prompt_are_those_of_generate(
     asked = {"num_beams" if option == "beams" else option: value for option, value in options.items()}
     inputs = [(prompt or "{text}").replace("{text}", text) for text in texts]
     found = [outcome.text for outcome in bench.run(spec, texts)]
-    expected = require_equal(found, partial(generated, t5, inputs, **asked))
+    expected = require_equal(
+        found, partial(seq2seq_texts, t5, inputs, stripped=False, max_new_tokens=NEW_TOKENS, **asked)
+    )
     assert len(set(expected)) > 1
-
-
-def test_a_prompt_over_metadata_is_read_as_it_is(bench: Bench, t5: Path) -> None:
-    spec = bench.spec("generate", str(t5), prompt="{meta.to}: {text}", max_new_tokens=NEW_TOKENS)
-    rendered = ["German: A library for fonts.", "French: A tool."]
-    found = [outcome.text for outcome in bench.run(spec, rendered)]
-    require_equal(found, partial(generated, t5, rendered))

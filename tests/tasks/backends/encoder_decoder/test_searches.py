@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer
 
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.backends.decoding import seed_of
 from docmill.tasks.backends.encoder_decoder.ctranslate import inexact, options
 from docmill.tasks.backends.encoder_decoder.generation import Generation
 from docmill.tasks.backends.loading import Opening, generation_settings
@@ -24,6 +22,7 @@ from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more, some_and_more
+from tests.tasks.reference import seq2seq_texts
 
 UNSEEN = Path(__file__).parents[2] / "texts"
 NO_FORCED_END = {"bad_words_ids": None, "forced_eos_token_id": None}
@@ -83,30 +82,6 @@ def unseen(language: str, count: int) -> list[str]:
     return [json.loads(line)["text"] for line in lines[:count]]
 
 
-@lru_cache(maxsize=2)
-def loaded(folder: Path) -> tuple[Any, Any]:
-    """The tokenizer and the model of a folder, as transformers loads them."""
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        return tokenizer, AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-
-
-def written(folder: Path, texts: list[str], *, weights: Path | None = None, seed: int = 0, **asked: Any) -> list[str]:
-    """The outputs of transformers' generate under the folder's own settings, one text at a time, each with a seed of
-    its own. `weights` is a folder that has the same weights under other settings."""
-    tokenizer, model = loaded(weights or folder)
-    with quiet():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    answers = []
-    for text in texts:
-        encoded = tokenizer(text, return_tensors="pt")
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, encoded["input_ids"][0].tolist()))
-            ids = model.generate(**encoded, **asked)
-        answers.append(tokenizer.decode(ids[0], skip_special_tokens=True).strip())
-    return answers
-
-
 def outputs(bench: Bench, folder: Path, kind: str, texts: list[str], **asked: Any) -> tuple[str, list[str | None]]:
     """The backend that was chosen, and what it wrote."""
     spec = bench.spec(kind, str(folder), **asked)
@@ -156,22 +131,7 @@ def test_each_search_is_that_of_generate_by_the_backend_that_does_it_equally(
     texts = unseen("english", count)
     backend, found = outputs(bench, folder, "summarize", texts)
     assert backend == ("ctranslate2" if equal else "transformers")
-    require_equal(found, partial(written, folder, texts, weights=shipped))
-
-
-def test_a_t5_with_the_settings_of_t5_small_writes_what_generate_does(bench: Bench, tmp_path: Path) -> None:
-    own = {
-        "early_stopping": True, "length_penalty": 2.0, "max_length": 40, "min_length": 30,
-        "no_repeat_ngram_size": 3, "num_beams": 4,
-    }  # fmt: skip
-    texts = unseen("english", 6)
-    params = {"summarization": {**own, "prefix": "summarize: "}}
-    folder = architectures.t5(tmp_path / "t5", texts, task_specific_params=params)
-    backend, found = outputs(bench, folder, "summarize", texts)
-    assert backend == "transformers"
-    edited(folder, tmp_path / "reference", **own)
-    inputs = [f"summarize: {text}" for text in texts]
-    require_equal(found, partial(written, tmp_path / "reference", inputs))
+    require_equal(found, partial(seq2seq_texts, folder, texts, weights=shipped))
 
 
 def test_beams_that_the_command_asks_for_are_a_search_of_their_own(bench: Bench) -> None:
@@ -192,17 +152,6 @@ def test_the_backend_that_is_named_and_the_only_one_of_a_precision_search_as_nea
     backend.close()
 
 
-def test_samples_that_an_encoder_decoders_files_ask_for_follow_from_the_seed_and_the_text(
-    bench: Bench, tmp_path: Path
-) -> None:
-    own = {"do_sample": True, "num_beams": 1, "top_k": 20, "temperature": 0.9}
-    folder = edited(bench.folder(bench.spec("summarize", "synopsis-ddtp")), tmp_path / "model", **own)
-    texts = unseen("english", 5)
-    backend, found = outputs(bench, folder, "summarize", texts, seed=3)
-    assert backend == "transformers"
-    require_equal(found, partial(written, folder, texts, seed=3))
-
-
 def test_a_text_that_an_encoder_decoders_files_stop_at_ends_its_outputs(bench: Bench, tmp_path: Path) -> None:
     own = {"num_beams": 1, "stop_strings": ["e"]}
     folder = edited(bench.folder(bench.spec("summarize", "synopsis-ddtp")), tmp_path / "model", **own)
@@ -211,7 +160,7 @@ def test_a_text_that_an_encoder_decoders_files_stop_at_ends_its_outputs(bench: B
         tokenizer = AutoTokenizer.from_pretrained(folder)
     backend, found = outputs(bench, folder, "summarize", texts)
     assert backend == "transformers"
-    require_equal(found, partial(written, folder, texts, tokenizer=tokenizer))
+    require_equal(found, partial(seq2seq_texts, folder, texts, tokenizer=tokenizer))
 
 
 def test_every_setting_that_a_config_keeps_for_the_task_is_followed_or_refused(bench: Bench, tmp_path: Path) -> None:
@@ -219,7 +168,7 @@ def test_every_setting_that_a_config_keeps_for_the_task_is_followed_or_refused(b
     own = {"summarization": {"prefix": "sum up: ", "repetition_penalty": 1.5, "max_new_tokens": 12, "num_beams": 1}}
     folder = architectures.t5(tmp_path / "t5", texts, task_specific_params=own)
     edited(folder, tmp_path / "reference", repetition_penalty=1.5, max_new_tokens=12)
-    expected = partial(written, tmp_path / "reference", [f"sum up: {text}" for text in texts])
+    expected = partial(seq2seq_texts, tmp_path / "reference", [f"sum up: {text}" for text in texts])
     require_equal(outputs(bench, folder, "summarize", texts)[1], expected)
     other = architectures.t5(tmp_path / "other", texts, task_specific_params={"summarization": {"mood": "sad"}})
     with pytest.raises(CannotServe, match="asks for mood=sad for this task"):
