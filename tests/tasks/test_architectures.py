@@ -12,8 +12,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
@@ -189,21 +188,6 @@ def vectors(outcomes: list[Outcome]) -> npt.NDArray[np.float32]:
     return np.stack([np.frombuffer(outcome.vector or b"", "<f4") for outcome in outcomes])
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
-def test_bert_pools_as_asked(bench: Bench, made: Path, sentences: list[str], pooling: str) -> None:
-    folder = made / "bert"
-    if not folder.exists():
-        architectures.bert(folder, sentences)
-    states = [hidden(folder, text) for text in sentences]
-    expected = {
-        "cls": [state[0] for state in states],
-        "mean": [state.mean(axis=0) for state in states],
-        "last": [state[-1] for state in states],
-    }[pooling]
-    actual = vectors(bench.run(bench.spec("embed", str(folder), pooling=pooling), sentences))
-    assert np.allclose(actual, np.stack(expected), atol=1e-5)
-
-
 def test_robertas_unused_positions_are_not_counted(bench: Bench, made: Path, sentences: list[str]) -> None:
     folder = architectures.roberta(made / "roberta", sentences)
     text = " ".join(sentences)
@@ -215,24 +199,6 @@ def test_robertas_unused_positions_are_not_counted(bench: Bench, made: Path, sen
     rows = np.frombuffer(outcome.vector or b"", "<f4").reshape(len(spans), 32)
     expected = np.stack([hidden(folder, text[start:end]).mean(axis=0) for start, end in spans])
     assert np.allclose(rows, expected, atol=1e-5)
-
-
-def test_a_default_prompt_and_its_exclusion_follow_the_models_files(
-    bench: Bench, made: Path, sentences: list[str]
-) -> None:
-    with quiet():
-        inner = Transformer(str(architectures.bert(made / "bert-prompted", sentences)))
-        pooling = Pooling(inner.get_embedding_dimension(), "mean", include_prompt=False)
-        model = SentenceTransformer(
-            modules=[inner, pooling, Normalize()],
-            prompts={"passage": "passage: "},
-            default_prompt_name="passage",
-            device="cpu",
-        )
-        model.save(str(made / "prompted"), create_model_card=False)
-    expected = model.encode(sentences, show_progress_bar=False)
-    actual = vectors(bench.run(bench.spec("embed", str(made / "prompted")), sentences))
-    assert np.allclose(actual, expected, atol=1e-5)
 
 
 def test_a_model_that_is_no_transformer_tokenises_on_its_own(bench: Bench, made: Path, sentences: list[str]) -> None:

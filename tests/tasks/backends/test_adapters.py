@@ -178,23 +178,6 @@ def test_vectors_are_those_of_the_adapted_encoder(
         np.testing.assert_allclose(np.frombuffer(outcome.vector, "<f4"), expected, atol=2e-5)
 
 
-def test_another_adapter_of_the_same_base_is_another_model_everywhere(
-    bench: Bench, tmp_path: Path, bases: dict[str, Path], made: dict[str, Path]
-) -> None:
-    other = shutil.copytree(made["bert"], tmp_path / "other")
-    config = json.loads((other / "adapter_config.json").read_text())
-    (other / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 99}))
-    spec = spec_of(bench, "classify", bases["bert"], other)
-    assert (
-        spec.params["adapter_revision"]
-        != spec_of(bench, "classify", bases["bert"], made["bert"]).params["adapter_revision"]
-    )
-    first, second = (
-        bench.run(one, ["A tool."])[0].data for one in (spec_of(bench, "classify", bases["bert"], made["bert"]), spec)
-    )
-    assert first != second
-
-
 @pytest.mark.parametrize(
     ("config", "says"),
     [

@@ -145,17 +145,6 @@ def test_an_encoder_decoder_ends_its_output_before_a_text(
     assert alone.tokens_out == stopped[0].tokens_out
 
 
-@pytest.mark.parametrize("name", ["min_new_tokens", "no_repeat_ngram_size"])
-def test_what_the_files_of_a_decoder_only_model_ask_for_is_done_and_options_replace_it(
-    bench: Bench, tmp_path: Path, gpt2: Path, sentences: list[str], name: str
-) -> None:
-    folder = decoders.gpt2(tmp_path / "own", sentences, **GREEDY[name])
-    written = partial(reference.written, folder, sentences, chat=False, max_new_tokens=NEW_TOKENS)
-    require_equal(generated(bench, folder, sentences), written)
-    none: dict[str, Any] = {name: 0}
-    require_equal(generated(bench, folder, sentences, **none), partial(written, **none))
-
-
 FILES: dict[str, Mapping[str, Any]] = {
     "a least length of prompt and output": {"min_length": 20},
     "no such words": {"bad_words_ids": [[20], [21, 22], [0]]},

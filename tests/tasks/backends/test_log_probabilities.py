@@ -24,7 +24,6 @@ from tests.tasks.backends.decoder_only.test_constraint import SHORT, Masked
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
-from tests.tasks.decoders import DECODERS
 from tests.tasks.real_lines import half_and_more
 from tests.tasks.reference import seq2seq_texts
 
@@ -90,17 +89,9 @@ def near(one: Figures, other: Figures) -> bool:
     return one[0] == other[0] and one[1:] == pytest.approx(other[1:], abs=1e-4)
 
 
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
-    torch.manual_seed(11)
-    return DECODERS["gpt2"](tmp_path_factory.mktemp("gpt2"), descriptions[:40])
-
-
-@pytest.fixture(scope="module")
-def sentences(descriptions: list[str]) -> list[str]:
-    """Single lines of several lengths, so that their outputs share a batch with others."""
-    lines = [text.replace("\n", " ") for text in descriptions]
-    return [" ".join(line.split()[: 2 + 7 * number % 20]) for number, line in enumerate(lines[:10])]
+@pytest.fixture
+def decoder(made: dict[str, Path]) -> Path:
+    return made["gpt2"]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +120,8 @@ def test_a_record_has_the_log_probabilities_among_the_tokens_that_its_schema_all
     settings = {"do_sample": False, "max_new_tokens": 60, "logits_processor": [masked], **penalty}
     # A record is over with its last brace; transformers goes on to the token that ends an output.
     assert_known(
-        bench.run(spec, sentences), lambda: [row[:-1] for row in scores_of(decoder, sentences, 0, **settings)]
+        bench.run(spec, sentences),
+        lambda: [row[:-1] for row in scores_of(decoder, sentences, 0, **settings)],
     )
 
 

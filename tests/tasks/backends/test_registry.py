@@ -36,69 +36,37 @@ def test_a_kind_without_a_head_for_the_family_has_no_candidates(tmp_path: Path) 
 
 
 CPU, GPU = "cpu", "cuda:0"
-QUALITIES = ("native", "float32", "bfloat16", "float16", "int8")
-KINDS: dict[str, tuple[Family | None, ...]] = {
-    "summarize": (Family.SEQ2SEQ, Family.DECODER, None),
-    "translate": (Family.SEQ2SEQ, Family.DECODER, None),
-    "embed": (Family.ENCODER, Family.SEQ2SEQ, Family.DECODER, None),
-    "generate": (Family.DECODER,),
-    "classify": (Family.ENCODER, Family.SEQ2SEQ, None),
-    "entities": (Family.ENCODER, None, Family.GLINER),
-    "answer": (Family.ENCODER, None, Family.SEQ2SEQ, Family.DECODER),
-}
-HALVES = ("native", "float32", "bfloat16", "float16")
-
-
-def candidates(kind: str, family: Family | None, quality: str, device: str) -> tuple[str, ...]:
-    """Return the choice as it was before the registry, without ONNX Runtime, which was removed since."""
-    if family is Family.GLINER:
-        return ("gliner",) if quality in {"native", "float32", "bfloat16"} else ()
-    writes = kind == "answer" and family in {Family.SEQ2SEQ, Family.DECODER}
-    if writes or kind not in {"embed", "classify", "entities", "answer"}:
-        if family is Family.DECODER:
-            return ("vllm", "transformers") if quality != "int8" else ()
-        return ("ctranslate2", "transformers") if quality != "int8" else ("ctranslate2",)
-    encoder_on_cpu = family is Family.ENCODER and device == CPU
-    return {
-        "native": ("openvino", "transformers") if encoder_on_cpu else ("transformers",),
-        "float32": ("openvino", "transformers") if encoder_on_cpu else ("transformers",),
-        "bfloat16": ("openvino", "transformers") if encoder_on_cpu else ("transformers",),
-        "float16": ("transformers",),
-        "int8": ("openvino",) if encoder_on_cpu else (),
-    }[quality]
-
-
-CASES = [
-    (kind, family, quality, device, candidates(kind, family, quality, device))
-    for kind, families in KINDS.items()
-    for family, quality, device in itertools.product(families, QUALITIES, (CPU, GPU))
+# By kind, family, quality and device: the candidates in the order of preference, and the extra of the first.
+CANDIDATES = [
+    ("summarize", Family.SEQ2SEQ, "native", GPU, ("ctranslate2", "transformers"), "ctranslate2"),
+    ("translate", None, "int8", CPU, ("ctranslate2",), "ctranslate2"),
+    ("answer", Family.SEQ2SEQ, "float16", CPU, ("ctranslate2", "transformers"), "ctranslate2"),
+    ("generate", Family.DECODER, "native", GPU, ("vllm", "transformers"), "vllm"),
+    ("answer", Family.DECODER, "bfloat16", CPU, ("vllm", "transformers"), "vllm-cpu"),
+    ("generate", Family.DECODER, "int8", CPU, (), None),
+    ("embed", Family.ENCODER, "native", CPU, ("openvino", "transformers"), "openvino"),
+    ("classify", Family.ENCODER, "int8", CPU, ("openvino",), "openvino-int8"),
+    ("entities", Family.ENCODER, "float16", CPU, ("transformers",), None),
+    ("answer", Family.ENCODER, "float32", GPU, ("transformers",), None),
+    ("embed", Family.ENCODER, "int8", GPU, (), None),
+    ("embed", Family.DECODER, "native", CPU, ("transformers",), None),
+    ("classify", None, "native", CPU, ("transformers",), None),
+    ("entities", Family.GLINER, "bfloat16", GPU, ("gliner",), "gliner"),
+    ("entities", Family.GLINER, "float16", CPU, (), None),
 ]
-EXTRAS = {
-    "ctranslate2": {(quality, device): "ctranslate2" for quality in QUALITIES for device in (CPU, GPU)},
-    "openvino": {("int8", CPU): "openvino-int8"} | {(quality, CPU): "openvino" for quality in HALVES},
-    "vllm": {(quality, CPU): "vllm-cpu" for quality in HALVES} | {(quality, GPU): "vllm" for quality in HALVES},
-    "gliner": {(quality, device): "gliner" for quality in HALVES[:3] for device in (CPU, GPU)},
-    "transformers": {},
-}
 
 
-def test_candidates_are_those_of_the_table_in_its_order() -> None:
-    names = registry.names()
-    for kind, family, quality, device, expected in CASES:
-        for count in range(len(names) + 1):
-            for present in itertools.combinations(names, count):
-                found = registry.candidates(kind, family, quality=quality, device=device, present=present)
-                assert found == tuple(name for name in expected if name in present), (kind, family, quality, device)
-
-
-def test_a_backend_that_is_asked_for_is_alone_if_it_fits() -> None:
-    for kind, family, quality, device, expected in CASES:
-        what = {"quality": quality, "device": device}
-        for asked in registry.names():
-            found = registry.candidates(kind, family, present=registry.names(), wanted=asked, **what)
-            assert found == ((asked,) if asked in expected else ()), (kind, family, asked, what)
-            extra = EXTRAS[asked].get((quality, device)) if asked in expected else None
-            assert registry.extra_for(kind, family, wanted=asked, **what) == extra
-        first = next((name for name in expected if name != "transformers"), None)
-        extra = EXTRAS[first][quality, device] if first else None
-        assert registry.extra_for(kind, family, wanted=registry.AUTO, **what) == extra
+@pytest.mark.parametrize(("kind", "family", "quality", "device", "expected", "extra"), CANDIDATES)
+def test_candidates_are_those_that_compute_the_kind_and_are_there(
+    kind: str, family: Family | None, quality: str, device: str, expected: tuple[str, ...], extra: str | None
+) -> None:
+    names, what = registry.names(), {"quality": quality, "device": device}
+    for present in itertools.chain.from_iterable(itertools.combinations(names, n) for n in range(len(names) + 1)):
+        found = registry.candidates(kind, family, present=present, **what)
+        assert found == tuple(name for name in expected if name in present)
+    for asked in names:
+        alone = registry.candidates(kind, family, present=names, wanted=asked, **what)
+        assert alone == ((asked,) if asked in expected else ())
+        needed = extra if asked in expected and asked != "transformers" else None
+        assert registry.extra_for(kind, family, wanted=asked, **what) == needed
+    assert registry.extra_for(kind, family, wanted=registry.AUTO, **what) == extra

@@ -13,7 +13,7 @@ import torch
 from docmill.storage.core.specs import Outcome, Status
 from docmill.tasks.kinds import answer
 from docmill.tasks.kinds.answer import answer_in, asking
-from tests.tasks import architectures, decoders
+from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.reference import seq2seq_texts, written
@@ -29,12 +29,9 @@ def lines(descriptions: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> dict[str, Path]:
+def t5(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
     torch.manual_seed(11)
-    folder = tmp_path_factory.mktemp("writers")
-    makers: dict[str, Any] = {"t5": partial(architectures.t5, initializer_factor=2.0)}
-    makers |= {"gpt2": decoders.gpt2, "llama": decoders.llama}
-    return {name: make(folder / name, descriptions[:40]) for name, make in makers.items()}
+    return architectures.t5(tmp_path_factory.mktemp("writers") / "t5", descriptions[:40], initializer_factor=2.0)
 
 
 def answers(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -46,15 +43,13 @@ def answers_in(written: Callable[[], Sequence[str]]) -> list[str | None]:
     return [answer_in(text) for text in written()]
 
 
-def test_an_encoder_decoder_reads_the_question_before_the_text(
-    made: dict[str, Path], lines: list[str], writer: Bench
-) -> None:
-    spec = writer.spec("answer", str(made["t5"]), question=QUESTIONS, max_new_tokens=NEW_TOKENS, beams=1)
+def test_an_encoder_decoder_reads_the_question_before_the_text(t5: Path, lines: list[str], writer: Bench) -> None:
+    spec = writer.spec("answer", str(t5), question=QUESTIONS, max_new_tokens=NEW_TOKENS, beams=1)
     found = answers(writer.run(spec, lines))
     for column, question in (("a", "What is it?"), ("b", "For whom is {it}?")):
         inputs = [f"question: {question} context: {line}" for line in lines]
         asked: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "num_beams": 1, "do_sample": False}
-        wanted = partial(seq2seq_texts, made["t5"], inputs, **asked)
+        wanted = partial(seq2seq_texts, t5, inputs, **asked)
         require_equal([one[column] for one in found], partial(answers_in, wanted))
     assert len({str(one) for one in found}) > len(lines) / 4
 
@@ -77,10 +72,10 @@ def test_a_decoder_is_asked_in_its_chat_template_or_by_a_pattern(
 
 
 def test_every_window_of_a_long_text_is_asked_and_the_first_answer_is_kept(
-    made: dict[str, Path], descriptions: list[str], bench: Bench
+    t5: Path, descriptions: list[str], bench: Bench
 ) -> None:
     text = " ".join(descriptions[:3])
-    spec = bench.spec("answer", str(made["t5"]), question=QUESTIONS, max_new_tokens=NEW_TOKENS, window_tokens=60)
+    spec = bench.spec("answer", str(t5), question=QUESTIONS, max_new_tokens=NEW_TOKENS, window_tokens=60)
     with bench.engine._residents.hold(spec) as loaded:
         (windows,) = loaded.recipe.cut([text], loaded.backend)
     tokens = [window.encoded.tokens for window in windows if window.encoded is not None]
@@ -92,6 +87,6 @@ def test_every_window_of_a_long_text_is_asked_and_the_first_answer_is_kept(
     pieces = [text[window.start : window.end] for window in windows[:second]]
     assert "".join(pieces) == text
     inputs = [f"question: What is it? context: {piece}" for piece in pieces]
-    wanted = seq2seq_texts(made["t5"], inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    wanted = seq2seq_texts(t5, inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
     (found,) = answers([outcome])
     assert found["a"] == next((answer for answer in map(answer_in, wanted) if answer is not None), None)

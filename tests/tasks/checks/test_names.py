@@ -133,8 +133,6 @@ def test_a_summary_adds_no_name(given: str, output: str, invented: list[str]) ->
             "The XMMS player for XMMS2 is for all.",
             "The XMMS player for Wipeout is for all.",
         ),
-        # The place of a name changes in a short text.
-        # An address that is a name in the text, too.
     ],
 )
 def test_a_name_is_replaced_wherever_it_stands(given: str, output: str, other: str) -> None:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.templates import over_metadata
+from docmill.tasks.backends import Backend
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoder_only.causal import CausalBackend
 from docmill.tasks.backends.decoder_only.instructed import instructed, instructed_coder
@@ -32,20 +33,6 @@ from tests.tasks.reference import written
 
 PROMPT = "Here is what a package says of itself:\n{text}\nIn other words:"
 NEW_TOKENS = 14
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> dict[str, Path]:
-    torch.manual_seed(11)
-    folder = tmp_path_factory.mktemp("decoders")
-    return {name: make(folder / name, descriptions[:40]) for name, make in DECODERS.items()}
-
-
-@pytest.fixture(scope="session")
-def sentences(descriptions: list[str]) -> list[str]:
-    """Return 16 lines of 2 to 33 words: short ones end while long ones are read."""
-    lines = [text.replace("\n", " ") for text in descriptions]
-    return [" ".join(line.split()[: 2 + 7 * number % 32]) for number, line in enumerate(lines[:16])]
 
 
 def texts_of(outcomes: Sequence[Outcome]) -> list[str | None]:
@@ -99,9 +86,10 @@ def opened(bench: Bench, spec: Spec) -> CausalBackend:
     return backend
 
 
-def run_trickled(backend: CausalBackend, texts: Sequence[str]) -> list[str]:
+def run_trickled(backend: Backend, texts: Sequence[str], order: Sequence[int] | None = None) -> list[str]:
+    """Return the outputs for texts, of which two are given at a time, in an order of their own."""
     items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(texts))]
-    found = dict(backend.run(Trickle(items)))
+    found = dict(backend.run(Trickle([items[place] for place in order or range(len(items))])))
     assert len(found) == len(texts)
     return [output.text for _, output in sorted(found.items()) if isinstance(output, Generated)]
 

@@ -9,94 +9,56 @@ import json
 import os
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from jsonschema import Draft202012Validator
 
 from bench import models
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import Backend, registry
-from docmill.tasks.batching import Budget, Item
+from docmill.tasks.batching import Item
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.outputs import Generated
 from tests.conftest import missing
+from tests.tasks.backends.decoder_only.test_causal import PROMPT, Trickle, run_trickled
+from tests.tasks.backends.decoder_only.test_constraint import SHORT
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.deciding import require_equal
-from tests.tasks.decoders import DECODERS
 from tests.tasks.reference import written
 
 # vLLM warns of its own parts while it is imported and loaded.
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 
-PROMPT = "Here is what a package says of itself:\n{text}\nIn other words:"
 NEW_TOKENS = 12
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
-    torch.manual_seed(11)
-    return DECODERS["llama"](tmp_path_factory.mktemp("models") / "llama", descriptions[:40])
-
-
 @pytest.fixture
-def sentences(descriptions: list[str]) -> list[str]:
-    lines = [text.replace("\n", " ") for text in descriptions]
-    return [" ".join(line.split()[: 2 + 7 * number % 32]) for number, line in enumerate(lines[:24])]
-
-
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "w": {"type": "string", "maxLength": 6},
-        "n": {"type": "number", "minimum": 0, "maximum": 99},
-        "k": {"enum": ["a", "b\n", "cde"]},
-    },
-    "required": ["w"],
-}
+def llama(made: dict[str, Path]) -> Path:
+    return made["llama"]
 
 
 def opened(bench: Bench, spec: Spec) -> Backend:
     return open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
 
 
-class Few:
-    """A source that gives at most three windows at a time."""
-
-    def __init__(self, items: Sequence[Item[None]]) -> None:
-        self._items = list(items)
-
-    def take(self, budget: Budget) -> Sequence[Item[None]]:
-        taken = self._items[: min(3, budget.rows)]
-        del self._items[: len(taken)]
-        return taken
-
-
-def texts_of(backend: Backend, texts: Sequence[str], order: Sequence[int] | None = None) -> list[str]:
-    items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(texts))]
-    found = dict(backend.run(Few([items[place] for place in order or range(len(items))])))
-    assert len(found) == len(texts)
-    return [output.text for _, output in sorted(found.items()) if isinstance(output, Generated)]
-
-
 def test_records_are_those_of_the_transformers_backend(
     bench: Bench, benches: Callable[[str], Bench], llama: Path, sentences: list[str]
 ) -> None:
     texts = [*sentences[:6], 'Answer "yes". {"w": 5}', "]" * 40]
-    asked: dict[str, Any] = {"json_schema": SCHEMA, "prompt": "{text}", "max_new_tokens": 60}
+    asked: dict[str, Any] = {"json_schema": SHORT, "prompt": "{text}", "max_new_tokens": 60}
     spec = bench.spec("extract", str(llama), **asked)
     backend = opened(bench, spec)
     try:
         assert backend.runtime()["backend"] == "vllm"
-        found = [json.loads(text) for text in texts_of(backend, texts)]
+        found = [json.loads(text) for text in run_trickled(backend, texts)]
     finally:
         backend.close()
-    assert all(Draft202012Validator(SCHEMA).is_valid(record) for record in found)
+    assert all(Draft202012Validator(SHORT).is_valid(record) for record in found)
     outcomes = benches("transformers").run(spec, texts)
     assert found == [(outcome.data or {})["data"] for outcome in outcomes]
 
@@ -112,14 +74,14 @@ def test_it_is_chosen_by_itself_and_writes_what_transformers_does(
         assert backend.limit_tokens == 256 - NEW_TOKENS
         inputs = [PROMPT.replace("{text}", text) for text in sentences]
         expected = partial(written, llama, inputs, chat=True, max_new_tokens=NEW_TOKENS)
-        require_equal(texts_of(backend, sentences), expected)
+        require_equal(run_trickled(backend, sentences), expected)
     finally:
         backend.close()
 
 
 @pytest.mark.parametrize(
     "asked",
-    [{}, {"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.2}, {"json_schema": SCHEMA}],
+    [{}, {"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.2}, {"json_schema": SHORT}],
     ids=["greedy", "samples", "records"],
 )
 def test_its_log_probabilities_are_those_of_the_transformers_backend(
@@ -131,7 +93,7 @@ def test_its_log_probabilities_are_those_of_the_transformers_backend(
     backend = opened(bench, spec)
     try:
         items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(sentences))]
-        found = dict(backend.run(Few(items)))
+        found = dict(backend.run(Trickle(items)))
     finally:
         backend.close()
     sure = [one.likelihood for _, one in sorted(found.items()) if isinstance(one, Generated) and one.likelihood]
@@ -151,9 +113,9 @@ def test_samples_depend_on_the_text_and_the_seed_and_not_on_the_order(
     asked: dict[str, Any] = {"prompt": PROMPT, "max_new_tokens": NEW_TOKENS, "temperature": 0.8, "top_p": 0.9}
     backend = opened(bench, bench.spec("generate", str(llama), **asked, seed=3))
     try:
-        together = texts_of(backend, sentences)
+        together = run_trickled(backend, sentences)
         order = random.Random(1).sample(range(len(sentences)), len(sentences))
-        assert texts_of(backend, sentences, order) == together
+        assert run_trickled(backend, sentences, order) == together
     finally:
         backend.close()
 
@@ -201,7 +163,7 @@ def test_real_models_write_what_transformers_does(
     chat = (real / "chat_template.jinja").exists()  # Gemma's are the weights before it learnt to chat
     one = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend=backend)
     try:
-        require_equal(texts_of(one, some), partial(written, real, inputs, chat=chat, max_new_tokens=NEW_TOKENS))
+        require_equal(run_trickled(one, some), partial(written, real, inputs, chat=chat, max_new_tokens=NEW_TOKENS))
     finally:
         one.close()
 

@@ -24,7 +24,6 @@ from jsonschema import Draft202012Validator
 from docmill.storage.core.specs import Spec, Status
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
-from docmill.tasks.errors import CannotServe
 from docmill.tasks.models.weightless import Server
 from tests.tasks.backends.remote.test_served_models import spec_of
 from tests.tasks.decoders import DECODERS
@@ -126,8 +125,3 @@ def test_records_are_held_to_their_schema_by_the_server(engine: Engine, descript
     for outcome in done:
         assert outcome.data is not None
         validator.validate(outcome.data["data"])
-
-
-def test_a_name_that_the_server_does_not_know_is_refused(engine: Engine) -> None:
-    with pytest.raises(CannotServe, match=f"serves no model other, but {NAME}"):
-        engine.open(spec_of("generate", "openai:other", prompt="{text}"))

@@ -1,0 +1,24 @@
+"""Small decoder-only models, and short texts for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tasks.decoders import DECODERS
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> dict[str, Path]:
+    torch.manual_seed(11)
+    folder = tmp_path_factory.mktemp("decoders")
+    return {name: make(folder / name, descriptions[:40]) for name, make in DECODERS.items()}
+
+
+@pytest.fixture(scope="session")
+def sentences(descriptions: list[str]) -> list[str]:
+    """Return 16 lines of 2 to 33 words: short ones end while long ones are read."""
+    lines = [text.replace("\n", " ") for text in descriptions]
+    return [" ".join(line.split()[: 2 + 7 * number % 32]) for number, line in enumerate(lines[:16])]
