@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from docmill.worker.cli import all_commands, docmill
-from docmill.worker.cli.commands.gc import gc_command
 from docmill.worker.settings import LANES, ORDERS, Settings
 from tests.deploy import chart
 from tests.deploy.chart import CASES, URLS, Manifest, cases, pod_specs, render
@@ -178,14 +177,6 @@ def test_the_migration_has_its_secret_before_it_runs_and_both_come_before_the_wo
     [(_, container)] = [pair for pair in containers("default") if pair[0] == "docmill-migrate"]
     assert container["args"] == SERVICES["migrate"]["command"]
     assert container["env"][0]["valueFrom"]["secretKeyRef"] == {"name": "docmill-owner", "key": "database-url"}
-
-
-def collection(job: Manifest) -> dict[str, Any]:
-    """Return the command of `docmill gc` that a CronJob calls, and its options."""
-    [container] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    group, command, *options = container["args"]
-    assert group == "gc"
-    return {"command": command, **gc_command.commands[command].make_context(command, options).params}
 
 
 @every_case

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -13,13 +12,11 @@ import pytest
 from release import bill, build, chart
 from release.build import Allowed, Tree, image_command, problems
 from tests.deploy.chart import HAS_HELM, URLS, render
+from tests.deploy.test_chart import needs_helm
 from tests.release.test_version import BUILT_OF, committed, git
 from tests.worker.harness import ROOT
 
 TORCH = "0" * 64
-needs_helm = pytest.mark.skipif(
-    not HAS_HELM and "CI" not in os.environ, reason="helm-python-sdk has no wheel for this machine"
-)
 
 
 @pytest.fixture

@@ -35,20 +35,42 @@ def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_auto_takes_every_cuda_device() -> None:
-    assert choose_devices("auto") == ["cuda:0", "cuda:1"]
-    assert choose_devices("cuda") == ["cuda:0", "cuda:1"]
-    assert choose_devices("cpu") == ["cpu"]
-    assert choose_devices("cuda:1, cuda:0") == ["cuda:1", "cuda:0"]
-
-
-@pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize(("visible", "found"), [("1", ["cuda:0"]), ("", ["cpu"]), ("-1", ["cpu"])])
-def test_devices_that_are_hidden_from_the_process_are_left_alone(
-    visible: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("wanted", "visible", "found"),
+    [
+        ("auto", None, ["cuda:0", "cuda:1"]),
+        ("cuda", None, ["cuda:0", "cuda:1"]),
+        ("cpu", None, ["cpu"]),
+        ("cuda:1, cuda:0", None, ["cuda:1", "cuda:0"]),
+        ("auto", "1", ["cuda:0"]),
+        ("auto", "", ["cpu"]),
+        ("auto", "-1", ["cpu"]),
+    ],
+)
+def test_auto_takes_every_cuda_device_that_is_not_hidden_from_the_process(
+    wanted: str, visible: str | None, found: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert choose_devices("auto") == found
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert choose_devices(wanted) == found
+
+
+@pytest.mark.parametrize(
+    ("machine", "wanted", "said"),
+    [
+        ("no_gpu", "cuda", "no CUDA device is visible"),
+        ("no_gpu", "cpu,cuda:0", "--device cpu,cuda:0: no CUDA device is visible"),
+        ("two_gpus", "cuda:1,cuda:2", "there is no cuda:2 here, but cuda:0, cuda:1"),
+        *(("two_gpus", wanted, "--device") for wanted in ("gpu", "cuda:", "cuda:x", "", "cpu,cpu")),
+    ],
+)
+def test_a_device_that_is_none_here_is_refused(
+    machine: str, wanted: str, said: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request.getfixturevalue(machine)
+    monkeypatch.setattr(engines, "seen_by_torch", list)
+    with pytest.raises(SettingsError, match=said):
+        choose_devices(wanted)
 
 
 def test_torch_is_asked_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,37 +79,11 @@ def test_torch_is_asked_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_driver_auto_is_the_cpu_and_cuda_is_refused() -> None:
-    assert choose_devices("auto") == ["cpu"]
-    with pytest.raises(SettingsError, match="no CUDA device is visible"):
-        choose_devices("cuda")
-
-
-@pytest.mark.usefixtures("no_gpu")
-@pytest.mark.parametrize("wanted", ["cuda:0", "cpu,cuda:0"])
-def test_a_cuda_device_by_its_number_is_refused_where_there_is_none(wanted: str) -> None:
-    with pytest.raises(SettingsError, match=f"--device {wanted}: no CUDA device is visible"):
-        choose_devices(wanted)
-
-
-@pytest.mark.usefixtures("two_gpus")
-def test_a_number_that_no_device_has_is_refused_with_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "seen_by_torch", list)
-    with pytest.raises(SettingsError, match="there is no cuda:2 here, but cuda:0, cuda:1"):
-        choose_devices("cuda:1,cuda:2")
-
-
-@pytest.mark.usefixtures("no_gpu")
 def test_devices_that_torch_sees_without_the_drivers_tool_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_devices("auto") == ["cpu"]
     monkeypatch.setattr(engines, "seen_by_torch", lambda: ["cuda:0", "cuda:1"])
     assert choose_devices("cuda:1") == ["cuda:1"]
     assert choose_devices("cuda") == ["cuda:0", "cuda:1"]
-
-
-@pytest.mark.parametrize("wanted", ["gpu", "cuda:", "cuda:x", "", "cpu,cpu"])
-def test_what_is_no_device_is_refused(wanted: str) -> None:
-    with pytest.raises(SettingsError, match="--device"):
-        choose_devices(wanted)
 
 
 SPEC = Spec("embed", weightless.NULL, weightless.NULL_REVISION)

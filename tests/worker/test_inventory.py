@@ -60,14 +60,6 @@ def run(docmill: Docmill, task: str, *options: str) -> None:
     docmill("run", task, "corpus.jsonl", "--corpus", "letters", *options)
 
 
-def run_locally(docmill: Docmill, _: ApiServer) -> None:
-    run(docmill, "translate", *ECHOED)
-
-
-def run_on_a_server(docmill: Docmill, _: ApiServer) -> None:
-    run(docmill, "generate", *SERVED)
-
-
 def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
     """Leave answers in the journal whose results are not in the store, which refuses them."""
     asked, refuses, blocked, n_begun = threading.Event(), threading.Event(), threading.Event(), iter(range(1_000_000))
@@ -135,7 +127,7 @@ def holding(docmill: Docmill, words: set[str]) -> set[str]:
 
 
 QUICK = (run_on_a_server_until_killed, run_and_look_for_near_duplicates, run_a_pipeline)
-SLOW = (run_locally, run_on_a_server, run_and_search, run_with_an_escalation)
+SLOW = (run_and_search, run_with_an_escalation)
 
 
 @pytest.mark.slow

@@ -1,16 +1,18 @@
-"""The page of a report: what it says of a job, and what hostile texts do in it."""
+"""The page of a report: what it says of a job, its charts, and what hostile texts do in it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from html.parser import HTMLParser
 from string import ascii_lowercase
+from xml.etree import ElementTree
 
 from docmill.features.reports.facts import gather
-from docmill.features.reports.page import page
+from docmill.features.reports.page import bars, device_seconds, page
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.leases.shards import Claim
+from docmill.storage.results.job_counts import FinishedShard
 from docmill.storage.results.status import read_status
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
@@ -129,3 +131,24 @@ def test_each_step_is_shown_beside_what_it_read(database: Database) -> None:
     assert "Results of first 1 document has a result." in text
     assert "Input apple tree Output apple tree!" in text
     assert "Input apple tree! Output apple tree!!" in text
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_chart_has_a_bar_for_each_range_and_neither_script_nor_style() -> None:
+    root = ElementTree.fromstring(bars([("1", 3), ("2–3", 0), ("4–7", 5)], "Results by tokens"))
+    assert root.get("aria-label") == "Results by tokens"
+    tags = {one.tag for one in root.iter()}
+    assert tags.isdisjoint({f"{SVG}script", f"{SVG}style"})
+    assert len([one for one in root.iter(f"{SVG}rect") if "rect" in (one.get("class") or "").split()]) == 3
+    assert "4–7" in [one.text for one in root.iter(f"{SVG}text")]
+
+
+def _shard(start: float, end: float, owner: str = "w1") -> FinishedShard:
+    return FinishedShard(owner, start, end, 1)
+
+
+def test_shards_that_a_worker_held_at_once_count_once() -> None:
+    held = [_shard(0, 10), _shard(5, 12), _shard(6, 7), _shard(20, 21), _shard(0, 3, owner="w2")]
+    assert device_seconds(held) == {"w1": 13, "w2": 3}

@@ -54,6 +54,10 @@ def test_every_command_has_help_with_an_example_and_explains_each_option(name: s
         (("run", "embed", DESCRIPTIONS, "--device", "tpu"), "--device tpu"),
         (("run", "embed", DESCRIPTIONS, "--out", "no/such/folder.jsonl"), "there is no folder"),
         (("run", "embed", DESCRIPTIONS, "--out", "a", "--format", "openai-batch"), "`docmill batch`"),
+        (
+            ("run", "translate", DESCRIPTIONS, "--from", "auto", "--model", "fr=marian-ddtp", "--revision", "main"),
+            "--revision is of one model",
+        ),
         (("run", "sing", DESCRIPTIONS), "sing"),
         (("status",), "there are no jobs yet"),
         (("results", "77"), "no job 77"),
@@ -78,20 +82,20 @@ def test_unknown_settings_are_refused_before_anything_is_done(tmp_path: Path) ->
     assert "DOCMILL_DTYPE" in done.stderr
 
 
-def test_an_unreachable_database_exits_with_3_and_keeps_its_password(tmp_path: Path) -> None:
-    away = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": "postgresql://docmill:c4nary@127.0.0.1:1/docmill"})
-    for command in (("jobs",), ("worker",)):
-        done = away(*command, code=3)
-        assert "cannot reach the database" in done.stderr
-        assert "c4nary" not in done.stderr + done.stdout
-
-
-def test_an_unreachable_redis_exits_with_3_for_those_who_need_it_now(tmp_path: Path) -> None:
-    away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://:c4nary@127.0.0.1:1/0"})
-    for command in (("run", "embed", DESCRIPTIONS), ("worker",)):
-        done = away(*command, code=3)
-        assert "cannot reach Redis" in done.stderr
-        assert "c4nary" not in done.stderr + done.stdout
+@pytest.mark.parametrize(
+    ("name", "url", "command", "said"),
+    [
+        ("DATABASE", "postgresql://docmill:c4nary@127.0.0.1:1/docmill", ("jobs",), "cannot reach the database"),
+        ("REDIS", "redis://:c4nary@127.0.0.1:1/0", ("run", "embed", DESCRIPTIONS), "cannot reach Redis"),
+        ("REDIS", "redis://:c4nary@127.0.0.1:1/0", ("worker",), "cannot reach Redis"),
+    ],
+)
+def test_a_server_that_cannot_be_reached_ends_with_3_and_its_password_is_kept(
+    tmp_path: Path, name: str, url: str, command: tuple[Any, ...], said: str
+) -> None:
+    done = Docmill(tmp_path, {f"DOCMILL_{name}_URL": url})(*command, code=3)
+    assert said in done.stderr
+    assert "c4nary" not in done.stderr + done.stdout
 
 
 def test_a_schema_that_was_never_made_names_the_command_that_makes_it(tmp_path: Path) -> None:

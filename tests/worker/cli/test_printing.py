@@ -12,10 +12,13 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
+from docmill.storage.core.database import Database
 from docmill.worker import consoles
 from docmill.worker.cli.printing import Harmless, escaped
 from docmill.worker.formatting import printable
 from docmill.worker.terminal import warn
+from tests.kinds import KINDS
+from tests.storage.builders import failed, finish
 from tests.worker.conftest import Call
 
 HOSTILE = "\x1b[31mred\x9b2J\x7f \u202e\u2066\u200f\u2028\u200b\U000e0041"
@@ -85,6 +88,20 @@ def test_a_hostile_field_name_in_an_error_is_shown_as_text(call: Call, tmp_path:
     said = call("enqueue", "summarize", corpus, code=2).err
     assert "red" in said
     assert not {*said} & MARKS
+
+
+def test_the_table_of_failures_holds_no_formula_and_the_lines_for_machines_hold_the_ids_themselves(
+    call: Call, write_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    ids = ["=1+1", "tab\there", "\u202e=1", "plain"]
+    call("enqueue", "translate", write_corpus({"id": key, "text": key} for key in ids), "--model", "null")
+    store = Database(f"sqlite:///{tmp_path}/home/docmill.db", kinds=KINDS)
+    finish(store, failed)
+    store.close()
+    table = [line.split("\t") for line in call("failures", 1).out.splitlines()]
+    assert [row[0] for row in table] == ["document", "'=1+1", "tab\ufffdhere", "'\ufffd=1", "plain"]
+    assert {len(row) for row in table} == {4}
+    assert [json.loads(line)["id"] for line in call("failures", 1, "--json").out.splitlines()] == ids
 
 
 def test_neither_a_sentence_nor_a_bar_fails_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

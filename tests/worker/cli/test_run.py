@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.leases import dispatch
@@ -16,32 +14,11 @@ from tests.kinds import KINDS
 from tests.worker.harness import EXAMPLES, Docmill
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
-FRENCH = EXAMPLES / "french.jsonl"
 
 
 def _first(path: Path, n: int) -> list[dict[str, str]]:
     with path.open() as lines:
         return [json.loads(next(lines)) for _ in range(n)]
-
-
-def test_each_task_gives_every_document_its_result_in_the_order_of_the_source(embedded: Docmill) -> None:
-    embedded("run", "summarize", DESCRIPTIONS, "--limit", 6, "--beams", 1, "--out", "s.jsonl")
-    embedded("run", "translate", FRENCH, "--from", "fr", "--to", "en", "--limit", 6, "--out", "t.jsonl")
-    embedded("run", "embed", DESCRIPTIONS, "--limit", 6, "--out", "e.jsonl")
-    for name, source, task in (
-        ("s", DESCRIPTIONS, "summarize"),
-        ("t", FRENCH, "translate"),
-        ("e", DESCRIPTIONS, "embed"),
-    ):
-        results = [json.loads(line) for line in (embedded.folder / f"{name}.jsonl").read_text().splitlines()]
-        records = _first(source, 6)
-        assert [result["id"] for result in results] == [record["id"] for record in records]
-        assert all(result["task"] == task and result["tokens_in"] > 0 for result in results)
-        for result, record in zip(results, records, strict=True):
-            assert result["meta"] == {name: value for name, value in record.items() if name not in {"id", "text"}}
-    vectors = np.array([result["vector"] for result in results], dtype=np.float32)
-    assert vectors.shape == (6, 384)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
 def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded: Docmill) -> None:
@@ -57,23 +34,6 @@ def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded
     results = embedded.results(1)
     assert [result["task"] for result in results] == ["generate"] * 3
     assert [result["text"] for result in results] == [record["text"] for record in _first(DESCRIPTIONS, 3)]
-
-
-def test_blank_documents_are_skipped_and_bad_lines_are_rejected_with_their_place(embedded: Docmill) -> None:
-    (embedded.folder / "mixed.jsonl").write_text(
-        '{"id": "good", "text": "A terminal emulator."}\n{"id": "blank", "text": "  \\n"}\n'
-        '{"id": "no text"}\nnot json\n{"id": "number", "text": 5}\n'
-    )
-    done = embedded("run", "embed", "mixed.jsonl", "--model", "null", code=4)
-    for line in (3, 4, 5):
-        assert f"mixed.jsonl:{line}" in done.stderr
-    failures = {
-        row["id"]: row["status"] for row in map(json.loads, embedded("failures", 1, "--json").stdout.splitlines())
-    }
-    assert failures.pop("blank") == "skipped"
-    assert len(failures) == 3
-    assert set(failures.values()) == {"rejected"}
-    assert [result["id"] for result in embedded.results(1)] == ["good"]
 
 
 def test_what_is_piped_in_is_read_as_json_lines(embedded: Docmill) -> None:

@@ -145,22 +145,6 @@ def test_what_came_due_while_no_worker_lived_is_run_once_and_written(
     assert [one["steps"]["line"]["text"] for one in written(fleet)] == [f"text {n}" for n in range(300)]
 
 
-def test_a_pipelines_parts_are_those_of_its_last_run(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
-    out = embedded.folder / "out.csv"
-    text = NULL.replace('file = "out.jsonl"', 'file = "out.csv"\npart-documents = 2')
-    (embedded.folder / "nightly.toml").write_text(text)
-    write_corpus({"id": str(n), "text": f"text {n}"} for n in range(5))
-    assert "Wrote 5 rows to" in embedded("pipeline", "run", "nightly.toml").stderr
-    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", *(f"part-0000{n}.csv" for n in range(3))]
-    assert (out / "part-00002.csv").read_text().splitlines()[0].startswith("id,english,line,flags,meta,")
-    write_corpus({"id": str(n), "text": f"text {n}"} for n in range(7))
-    embedded("pipeline", "run", "nightly.toml")
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert (manifest["job"], manifest["step"], manifest["documents"], manifest["complete"]) == (2, None, 7, True)
-    (embedded.folder / "same.toml").write_text(text.replace('"corpus.jsonl"', '"out.csv"\ntext-field = "line"'))
-    assert "one of the source's documents" in embedded("pipeline", "check", "same.toml", code=2).stderr
-
-
 def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
     database: Database, redis_url: str, tmp_path: Path
 ) -> None:

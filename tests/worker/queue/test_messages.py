@@ -20,11 +20,10 @@ def test_a_shards_message_comes_back_as_its_id(shard_id: int) -> None:
 
 
 def test_an_enqueue_message_is_named_as_the_commands_options() -> None:
-    request = parse_enqueue(
-        {"source": "/data/x.jsonl", "task": "translate", "from": "fr", "to": "en", "beams": 4, "limit": 10}
-    )
-    assert (request.source, request.task, request.limit) == ("/data/x.jsonl", "translate", 10)
-    assert request.options == kinds.options("translate", source_lang="fr", target_lang="en", beams=4)
+    order = {"source": "x.jsonl", "task": "generate", "prompt": "{text}", "temperature": 1, "stop": ".", "limit": 10}
+    request = parse_enqueue(order)
+    assert (request.source, request.task, request.limit) == ("x.jsonl", "generate", 10)
+    assert request.options == kinds.options("generate", prompt="{text}", temperature=1, stop=(".",))
 
 
 @pytest.mark.parametrize(
@@ -44,21 +43,3 @@ def test_an_enqueue_message_is_named_as_the_commands_options() -> None:
 def test_an_enqueue_message_that_is_not_ours_is_refused(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(BadMessage, match=says):
         parse_enqueue(arguments)
-
-
-def test_a_message_asks_for_a_prompt_as_the_command_does_with_one_text_to_stop_at() -> None:
-    request = parse_enqueue(
-        {
-            "source": "a",
-            "task": "generate",
-            "model": "m",
-            "prompt": "{text}",
-            "temperature": 1,
-            "seed": 2,
-            "stop": ".",
-        }
-    )
-    assert request.options == kinds.options("generate", prompt="{text}", temperature=1, seed=2, stop=(".",))
-    for name, value in (("temperature", "hot"), ("seed", 1.5), ("prompt", 3), ("stop", True)):
-        with pytest.raises(BadMessage, match=name):
-            parse_enqueue({"source": "a", "task": "generate", name: value})

@@ -219,19 +219,6 @@ def test_a_change_without_the_secret_of_the_form_is_refused(
     assert jobs.require(database, job).state == "running"
 
 
-def test_a_change_by_another_site_or_without_signing_in_is_refused(browse: Browse, database: Database) -> None:
-    job = read(database, request(), numbered(2)).id
-    browser = browse(allows_changes=True)
-    form = {"form_token": signed_in_form(browser.get(f"/jobs/{job}").text)}
-    for site in ("cross-site", "same-site"):
-        answer = browser.post(f"/jobs/{job}/cancel", data=form, headers={"sec-fetch-site": site})
-        assert answer.status_code == 403
-    locked = browse(allows_changes=True, token="a token that nobody guesses")
-    assert locked.post(f"/jobs/{job}/cancel", data=form).status_code == 401
-    assert browser.get(f"/jobs/{job}/cancel").status_code == 405
-    assert jobs.require(database, job).state == "running"
-
-
 @pytest.mark.parametrize(
     ("change", "form"),
     [("priority", {"priority": "high"}), ("priority", {"priority": "9" * 12}), ("retry", {"only": "<b>"})],
