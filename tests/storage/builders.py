@@ -126,10 +126,14 @@ def failed(claim: Claim, reason_class: Reason = Reason.DOCUMENT) -> list[Outcome
 
 
 def work(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = done, owner: str = "w1") -> int:
-    """Dispatch, claim and commit until nothing is left. Returns how many shards."""
-    n = 0
-    while shard_ids := queued(database) or dispatched(database):
-        for shard_id in shard_ids:
+    """Dispatch, claim and commit until nothing is left. Returns how many shards.
+
+    A top-up beside a cancel may leave a shard of the cancelled job in the queue, where nobody can claim it.
+    """
+    n, before = 0, -1
+    while n > before:
+        before = n
+        for shard_id in [*queued(database), *dispatched(database)]:
             claim = claim_shard(database, shard_id, owner)
             if claim is not None:
                 shards.commit(database, claim, outcomes(claim), None)

@@ -69,9 +69,9 @@ def handler(site: Site) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if body:
                 with suppress(ConnectionError):  # who has enough hangs up
-                    if site.pause is not None:
+                    if (pause := site.pause) is not None:
                         self.wfile.write(raw[: len(raw) // 2])
-                        site.pause.wait()
+                        pause.wait()
                         raw = raw[len(raw) // 2 :]
                     self.wfile.write(raw[: int(len(raw) * site.cut)])
                     if site.cut < 1.0:  # a client may drop what it had not taken when the line went
