@@ -11,9 +11,8 @@ import gc
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import hypothesis
 import psycopg
@@ -23,7 +22,7 @@ from sqlalchemy.engine import make_url
 
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
-from tests.faults.servers import Missing, PostgresCluster, RedisServer, Server, open_folder
+from tests.faults.servers import PostgresCluster, RedisServer, Server, missing, open_folder
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
 from tests.worker.harness import ONLY_FAST, Docmill, refuse_if_fast
@@ -42,9 +41,7 @@ BOTH_STORES = frozenset({"core", "leases", "migrations", "steps"})
 
 _SLOW_MARKERS = frozenset({"slow", "faults", "long", "gliner", "vllm", "soak", "schedulers", "wheel"})
 # These fixtures start a server or load a model.
-_SLOW_FIXTURES = frozenset(
-    {"_postgres_or_reason", "_pgvector_or_reason", "_redis_or_reason", "bench", "benches", "writer"}
-)
+_SLOW_FIXTURES = frozenset({"postgres_server", "_pgvector_server", "_redis_server", "bench", "benches", "writer"})
 _SERVER_PARAMS = frozenset({"postgresql", "redis"})
 # A test module that imports one of these loads model libraries or starts programs.
 _SLOW_IMPORTS = frozenset({"architectures", "decoders", "open_backend", "torch", "subprocess"})
@@ -130,26 +127,16 @@ def _usual_garbage_collection() -> Iterator[None]:
     gc.set_threshold(*before)
 
 
-def missing(what: str) -> NoReturn:
-    """Skip for the want of something that this machine lacks; on a CI machine fail."""
-    if os.environ.get("DOCMILL_TEST_REQUIRE_SERVERS"):
-        pytest.fail(f"{what}, and DOCMILL_TEST_REQUIRE_SERVERS is set")
-    pytest.skip(what)
-
-
 @pytest.fixture(scope="session")
-def _postgres_or_reason() -> Iterator[PostgresServer | str]:
+def postgres_server() -> Iterator[PostgresServer]:
     refuse_if_fast("PostgreSQL")
     with ExitStack() as stack:
+        url = POSTGRES_URL or stack.enter_context(_cluster()).admin_url
         try:
-            url = POSTGRES_URL or stack.enter_context(_cluster()).admin_url
             server = stack.enter_context(_with_template(url, is_own=POSTGRES_URL is None))
-        except Missing as reason:
-            yield str(reason)
         except psycopg.OperationalError as error:
-            yield f"PostgreSQL does not answer: {str(error).splitlines()[0]}"
-        else:
-            yield server
+            missing(f"PostgreSQL does not answer: {str(error).splitlines()[0]}")
+        yield server
 
 
 @contextmanager
@@ -168,13 +155,6 @@ def _with_template(url: str, *, is_own: bool) -> Iterator[PostgresServer]:
     server.close()
 
 
-@pytest.fixture(scope="session")
-def postgres_server(_postgres_or_reason: PostgresServer | str) -> PostgresServer:
-    if isinstance(_postgres_or_reason, str):
-        missing(_postgres_or_reason)
-    return _postgres_or_reason
-
-
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """An empty PostgreSQL database with the schema."""
@@ -184,24 +164,17 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _pgvector_or_reason() -> Iterator[PostgresServer | str]:
-    with ExitStack() as stack:
-        try:
-            cluster = stack.enter_context(_cluster(pgvector=True))
-        except Missing as reason:
-            yield str(reason)
-        else:
-            yield stack.enter_context(_with_template(cluster.admin_url, is_own=True))
+def _pgvector_server() -> Iterator[PostgresServer]:
+    with _cluster(pgvector=True) as cluster, _with_template(cluster.admin_url, is_own=True) as server:
+        yield server
 
 
 @pytest.fixture
-def pgvector_url(_pgvector_or_reason: PostgresServer | str) -> Iterator[str]:
+def pgvector_url(_pgvector_server: PostgresServer) -> Iterator[str]:
     """An empty database with the schema, on a PostgreSQL that has pgvector."""
-    if isinstance(_pgvector_or_reason, str):
-        missing(_pgvector_or_reason)
-    name = _pgvector_or_reason.lend()
-    yield _pgvector_or_reason.url(name)
-    _pgvector_or_reason.take_back(name)
+    name = _pgvector_server.lend()
+    yield _pgvector_server.url(name)
+    _pgvector_server.take_back(name)
 
 
 @pytest.fixture(scope="session")
@@ -220,6 +193,20 @@ def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'docmill.db'}"
 
 
+@pytest.fixture
+def sqlite(sqlite_url: str) -> Iterator[Database]:
+    """`sqlite_url`, opened, for a test of SQLite alone."""
+    with closing(Database(sqlite_url, pool_size=12, kinds=KINDS)) as database:
+        yield database
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[Database]:
+    """`postgres_url`, opened, for a test of PostgreSQL alone."""
+    with closing(Database(postgres_url, pool_size=12, kinds=KINDS)) as database:
+        yield database
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """A store with the schema. A test has a form on SQLite and one on PostgreSQL; `make test-long` runs what
@@ -231,9 +218,8 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """`database_url`, opened."""
-    database = Database(database_url, pool_size=12, kinds=KINDS)
-    yield database
-    database.close()
+    with closing(Database(database_url, pool_size=12, kinds=KINDS)) as database:
+        yield database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -253,23 +239,19 @@ def bare_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Da
 
 
 @pytest.fixture(scope="session")
-def _redis_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def _redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Redis."""
     refuse_if_fast("Redis")
     with ExitStack() as stack:
-        try:
-            yield REDIS_URL or stack.enter_context(RedisServer(tmp_path_factory.mktemp("redis"))).url
-        except Missing as reason:
-            yield f"no Redis: {reason}"
+        yield REDIS_URL or stack.enter_context(RedisServer(tmp_path_factory.mktemp("redis"))).url
 
 
 @pytest.fixture
-def redis_url(_redis_or_reason: str) -> Iterator[str]:
+def redis_url(_redis_server: str) -> Iterator[str]:
     """An empty Redis database that is ours alone."""
-    if "://" not in _redis_or_reason:
-        missing(_redis_or_reason)
-    with redis.Redis.from_url(_redis_or_reason, db=0) as loans:
+    with redis.Redis.from_url(_redis_server, db=0) as loans:
         number = _borrow(loans)
-        url = make_url(_redis_or_reason).set(database=str(number)).render_as_string(hide_password=False)
+        url = make_url(_redis_server).set(database=str(number)).render_as_string(hide_password=False)
         try:
             with redis.Redis.from_url(url) as client:
                 client.flushdb()
@@ -282,7 +264,13 @@ def redis_url(_redis_or_reason: str) -> Iterator[str]:
 def _borrow(loans: redis.Redis) -> int:
     """The number of a database that is empty and that no other run of the tests has."""
     used = {int(name.removeprefix("db")) for name in loans.info("keyspace")}
-    for number in REDIS_DATABASES:
-        if number not in used and loans.set(f"docmill-tests:{number}", os.getpid(), nx=True, ex=REDIS_LOAN_S):
-            return number
-    missing("every database of that Redis is in use")
+
+    def is_lent(number: int) -> bool:
+        return number not in used and bool(
+            loans.set(f"docmill-tests:{number}", os.getpid(), nx=True, ex=REDIS_LOAN_S)
+        )
+
+    lent = next(filter(is_lent, REDIS_DATABASES), None)
+    if lent is None:
+        missing("every database of that Redis is in use")
+    return lent

@@ -12,7 +12,7 @@ import pytest
 
 from docmill.storage import migrations
 from tests.containers import Host
-from tests.faults.servers import Missing, open_folder
+from tests.faults.servers import open_folder
 from tests.worker.harness import EXAMPLES, kill_group, until
 
 VARIABLES = {
@@ -26,10 +26,7 @@ VARIABLES = {
 def host() -> Iterator[Host]:
     """The queue and the database run; what else was started is killed in the end."""
     with ExitStack() as stack:
-        try:
-            made = Host(stack.enter_context(open_folder()), VARIABLES)
-        except Missing as missing:
-            pytest.skip(str(missing))
+        made = Host(stack.enter_context(open_folder()), VARIABLES)
         stack.callback(made.postgres.kill)
         made.start_postgres()
         made.queue = made.start("redis")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import missing
 from tests.fault_points import FAULT, SITE, STRUCK
+from tests.faults.servers import missing
 from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
 
 pytestmark = [pytest.mark.schedulers, pytest.mark.timeout(600)]

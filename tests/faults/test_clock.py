@@ -10,7 +10,7 @@ from docmill.storage.leases import maintenance
 from docmill.storage.pipelines import pipelines
 from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
 from tests.faults.test_runs import HOURLY, STEPS
-from tests.faults.test_year import step_clock
+from tests.storage.aging import step_clock
 from tests.worker.harness import kill_machine, until
 
 HOUR_S = 3600.0

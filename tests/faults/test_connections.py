@@ -12,12 +12,10 @@ import pytest
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard
-from tests.conftest import missing
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
-from tests.faults.servers import Missing, PostgresCluster, open_folder
-from tests.faults.test_redis import grace_is_over
+from tests.faults.servers import PostgresCluster, open_folder
 from tests.kinds import KINDS
-from tests.worker.harness import kill_group, until
+from tests.worker.harness import until
 
 LIMITS = ("max_connections=10", "superuser_reserved_connections=2")
 END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'docmill'"
@@ -27,12 +25,7 @@ TO_DO = "raise its max_connections, run fewer workers, or put PgBouncer before i
 @pytest.fixture(scope="module")
 def small() -> Iterator[PostgresCluster]:
     """A server that takes ten connections, of which two are kept for superusers."""
-    with ExitStack() as stack:
-        folder = stack.enter_context(open_folder())
-        try:
-            cluster = stack.enter_context(PostgresCluster(folder / "cluster", options=LIMITS))
-        except Missing as reason:
-            missing(str(reason))
+    with open_folder() as folder, PostgresCluster(folder / "cluster", options=LIMITS) as cluster:
         with psycopg.connect(cluster.admin_url, autocommit=True) as connection:
             connection.execute("CREATE ROLE docmill LOGIN")
         yield cluster
@@ -86,24 +79,4 @@ def test_a_worker_waits_while_others_have_every_connection_and_commands_say_what
             until(lambda: TO_DO in fleet.log("worker"), "the worker says so, too")
         fleet.finish(job)
     assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
-    assert "Traceback" not in fleet.log("worker")
-
-
-@pytest.mark.long
-def test_more_workers_than_there_are_connections_lose_nothing(fleet: Fleet) -> None:
-    job = fleet.give(numbered(20 * SHARD_TEXTS), model="null@4000")
-    workers = [fleet.start("worker") for _ in range(3)]
-    try:
-        until(lambda: TO_DO in fleet.log("worker"), "a worker finds no room")
-
-        def done() -> bool:
-            grace_is_over(fleet)  # some hints are with workers that find no room
-            return fleet.states().keys() == {"done"}
-
-        until(done, "those that find room do it all")
-        fleet.finish(job)
-        assert [worker.poll() for worker in workers] == [None] * 3
-    finally:
-        for worker in workers:
-            kill_group(worker)
     assert "Traceback" not in fleet.log("worker")

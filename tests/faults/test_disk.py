@@ -13,9 +13,8 @@ import pytest
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
 from docmill.storage.steps import jobs
-from tests.conftest import missing
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
-from tests.faults.servers import Missing, PostgresCluster, open_folder, tmpfs
+from tests.faults.servers import PostgresCluster, open_folder, tmpfs
 from tests.kinds import KINDS
 from tests.storage.builders import TRANSLATE, done, read, request, work
 from tests.worker.harness import until
@@ -52,16 +51,13 @@ def small_disk(request: pytest.FixtureRequest) -> Iterator[tuple[Database, Balla
     """A store with the schema on a disk of its own, and what fills that disk."""
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
-        try:
-            disk = stack.enter_context(tmpfs(folder / "disk", 24 * MB if request.param == "sqlite" else 80 * MB))
-            url = f"sqlite:///{disk / 'docmill.db'}"
-            if request.param == "postgresql":
-                (folder / "log").mkdir()
-                # A server that cannot write its log gives up; it is the tables that have no room here.
-                cluster = stack.enter_context(PostgresCluster(disk / "cluster", wal=folder / "log"))
-                url = cluster.create()
-        except Missing as reason:
-            missing(str(reason))
+        disk = stack.enter_context(tmpfs(folder / "disk", 24 * MB if request.param == "sqlite" else 80 * MB))
+        url = f"sqlite:///{disk / 'docmill.db'}"
+        if request.param == "postgresql":
+            (folder / "log").mkdir()
+            # A server that cannot write its log gives up; it is the tables that have no room here.
+            cluster = stack.enter_context(PostgresCluster(disk / "cluster", wal=folder / "log"))
+            url = cluster.create()
         database = Database(url, pool_size=12, kinds=KINDS)
         migrations.upgrade(database)
         yield database, Ballast(disk)
@@ -119,11 +115,7 @@ def test_an_export_in_parts_that_meets_a_full_disk_says_so_and_goes_on_when_ther
     job = read(database, request(spec=TRANSLATE), [(f"k{n}", text) for n, text in enumerate(texts(1500))])
     work(database, lambda claim: done(claim, LONG))
     jobs.finish(database)
-    with ExitStack() as stack:
-        try:
-            disk = stack.enter_context(tmpfs(tmp_path / "disk", 6 * MB))
-        except Missing as reason:
-            missing(str(reason))
+    with tmpfs(tmp_path / "disk", 6 * MB) as disk:
         out, ballast = disk / "out", disk / "ballast"
         ballast.write_bytes(b"\0" * 4 * MB)
         results = ("results", job.id, "--part-documents", 400, "--out", out)

@@ -28,7 +28,7 @@ from tests.fault_points import MARKER
 from tests.faults.crew import WorkerSlot, own_numbers
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.proxy import Proxy
-from tests.faults.servers import Missing, PostgresCluster, RedisServer
+from tests.faults.servers import PostgresCluster, RedisServer
 from tests.kinds import KINDS
 from tests.worker.harness import EXAMPLES, until
 
@@ -119,11 +119,7 @@ def first_batch_that_hangs(
     file = folder / "docmill.db"
     file.write_bytes(_sqlite_template.read_bytes())
     database = Database(f"sqlite:///{file}", kinds=KINDS)
-    try:
-        server = RedisServer(folder / "redis")
-    except Missing:
-        pytest.skip("no Redis")
-    with server:
+    with RedisServer(folder / "redis") as server:
         rig = Rig(folder, database, server, fault="batch:hang")
         rig.give(numbered(2 * SHARD_TEXTS), model=QUICK)
         with rig.manned():

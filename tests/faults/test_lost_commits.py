@@ -24,10 +24,9 @@ from docmill.storage.leases import maintenance, shards
 from docmill.storage.results.results import results
 from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import jobs
-from tests.conftest import missing
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.proxy import Proxy
-from tests.faults.servers import Missing, PostgresCluster, open_folder
+from tests.faults.servers import PostgresCluster, open_folder
 from tests.kinds import KINDS
 from tests.storage import builders
 from tests.storage.builders import claim_next, done
@@ -63,10 +62,7 @@ class Pair:
 def pair() -> Iterator[Pair]:
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
-        try:
-            made = Pair(folder, stack.enter_context(PostgresCluster(folder / "primary")))
-        except Missing as reason:
-            missing(str(reason))
+        made = Pair(folder, stack.enter_context(PostgresCluster(folder / "primary")))
         for server in (made.link, made.standby, made.address):
             stack.enter_context(server)
         yield made

@@ -19,7 +19,7 @@ from tests.faults.campaign import seed_of_this_run
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.network import BadNetwork
 from tests.faults.proxy import Proxy
-from tests.faults.servers import HOST, Missing, PostgresCluster, RedisServer, open_folder
+from tests.faults.servers import HOST, PostgresCluster, RedisServer, open_folder
 from tests.kinds import KINDS
 from tests.worker.harness import kill_group, until
 
@@ -32,13 +32,8 @@ FOR_EVER_S = 3600.0
 def network() -> Iterator[BadNetwork]:
     seed = seed_of_this_run()
     print(f"DOCMILL_TEST_SEED={seed}")
-    try:
-        made = BadNetwork(seed)
-        made.__enter__()
-    except Missing as reason:
-        pytest.skip(str(reason))
-    yield made
-    made.__exit__()
+    with BadNetwork(seed) as made:
+        yield made
 
 
 @pytest.fixture

@@ -18,9 +18,8 @@ from docmill.storage.core.transaction import Transaction
 from docmill.worker import doctor
 from docmill.worker.doctor import Diagnosis
 from docmill.worker.settings import load_settings
-from tests.conftest import missing
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
-from tests.faults.servers import Missing, PgBouncer, PostgresCluster, open_folder
+from tests.faults.servers import PgBouncer, PostgresCluster, open_folder
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill, kill_group, until
 
@@ -48,13 +47,8 @@ def through(url: str, pooler: PgBouncer) -> str:
 
 @pytest.fixture
 def bouncer(own_postgres: PostgresCluster) -> Iterator[PgBouncer]:
-    with open_folder() as folder:
-        try:
-            server = PgBouncer(folder / "pgbouncer", own_postgres.port)
-        except Missing as reason:
-            missing(str(reason))
-        with server:
-            yield server
+    with open_folder() as folder, PgBouncer(folder / "pgbouncer", own_postgres.port) as server:
+        yield server
 
 
 @pytest.fixture
@@ -122,11 +116,7 @@ def test_how_sessions_are_pooled_is_found_out(
             assert pooling(database) is found
             database.close()
             return
-        try:
-            server = PgBouncer(folder / "pgbouncer", own_postgres.port, pool_mode=mode)
-        except Missing as reason:
-            missing(str(reason))
-        with server:
+        with PgBouncer(folder / "pgbouncer", own_postgres.port, pool_mode=mode) as server:
             database = Database(through(own_postgres.create(), server), kinds=KINDS)
             assert pooling(database) is found
             database.close()
@@ -163,22 +153,15 @@ def test_a_statement_that_takes_long_is_asked_after_by_the_session_that_the_pool
 def test_an_index_of_vectors_is_made_and_used_behind_a_pgbouncer(tmp_path: Path, pgvector_url: str) -> None:
     port = make_url(pgvector_url).port
     assert port is not None
-    with open_folder() as folder:
-        try:
-            server = PgBouncer(folder / "pgbouncer", port)
-        except Missing as reason:
-            missing(str(reason))
-        with server:
-            docmill = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": through(pgvector_url, server)})
-            (tmp_path / "corpus.jsonl").write_text(
-                "".join(f'{{"id": "k{i}", "text": "text {i}"}}\n' for i in range(40))
-            )
-            docmill("run", "embed", "corpus.jsonl", "--model", "null", "--corpus", "books")
-            assert docmill.json("index", "add", "books") == {"spec": 1, "added": 40}
-            assert docmill.json("search", "books", "text 7")["hits"][0]["id"] == "k7"
-            with psycopg.connect(past(pgvector_url, port)) as beside:
-                locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-                assert beside.execute(locks).fetchone() == (0,), "no session was left with a lock"
-            for _ in range(6):  # each session of the pooler in turn
-                with psycopg.connect(through(pgvector_url, server).replace("+psycopg", "")) as one:
-                    assert one.execute("SHOW plan_cache_mode").fetchone() == ("auto",), "nothing was left set"
+    with open_folder() as folder, PgBouncer(folder / "pgbouncer", port) as server:
+        docmill = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": through(pgvector_url, server)})
+        (tmp_path / "corpus.jsonl").write_text("".join(f'{{"id": "k{i}", "text": "text {i}"}}\n' for i in range(40)))
+        docmill("run", "embed", "corpus.jsonl", "--model", "null", "--corpus", "books")
+        assert docmill.json("index", "add", "books") == {"spec": 1, "added": 40}
+        assert docmill.json("search", "books", "text 7")["hits"][0]["id"] == "k7"
+        with psycopg.connect(past(pgvector_url, port)) as beside:
+            locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+            assert beside.execute(locks).fetchone() == (0,), "no session was left with a lock"
+        for _ in range(6):  # each session of the pooler in turn
+            with psycopg.connect(through(pgvector_url, server).replace("+psycopg", "")) as one:
+                assert one.execute("SHOW plan_cache_mode").fetchone() == ("auto",), "nothing was left set"

@@ -19,9 +19,8 @@ from docmill.storage.core.database import Database
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.queue.broker import Broker
-from tests.conftest import missing
 from tests.faults.fleet import Fleet, numbered
-from tests.faults.servers import HOST, POSTGRES_USER, Missing, PostgresCluster, RedisServer, open_folder
+from tests.faults.servers import HOST, POSTGRES_USER, PostgresCluster, RedisServer, missing, open_folder
 from tests.kinds import KINDS
 
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
@@ -43,7 +42,7 @@ class Authority:
         command = ["openssl", "req", "-x509", *KEY, "-keyout", str(key), "-out", str(certificate), *options]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise Missing(f"openssl makes no certificate here: {done.stderr.strip()}")
+            missing(f"openssl makes no certificate here: {done.stderr.strip()}")
 
 
 class TlsRedis(RedisServer):
@@ -105,11 +104,7 @@ def tls_redis(folder: Path, authority: Authority) -> Iterator[TlsRedis]:
 @pytest.fixture(scope="module")
 def database_url(folder: Path, authority: Authority) -> Iterator[str]:
     """A PostgreSQL's with the schema; what it verifies is left to the test."""
-    try:
-        cluster = tls_postgres(folder / "postgres", authority)
-    except Missing as reason:
-        missing(str(reason))
-    with cluster:
+    with tls_postgres(folder / "postgres", authority) as cluster:
         url = cluster.create()
         database = Database(url, kinds=KINDS)
         migrations.upgrade(database)
@@ -150,11 +145,6 @@ def test_a_redis_whose_certificate_is_of_an_unknown_authority_is_refused(
 ) -> None:
     with pytest.raises(BrokerUnreachable, match=r"is not trusted.*ssl_ca_certs=FILE"):
         broker_of(tls_redis.url + options.format(stranger=strangers_ca)).ping()
-
-
-def test_celery_verifies_where_nobody_asks_it_to(tls_redis: TlsRedis, broker_of: Callable[[str], Broker]) -> None:
-    with pytest.raises(BrokerUnreachable, match="is not trusted"):
-        broker_of(tls_redis.url).publish("embed", [1])
 
 
 def test_a_redis_by_a_name_that_its_certificate_does_not_have_is_refused(

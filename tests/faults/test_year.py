@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Double, func, select, update
+from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Base, Content, OutcomeRow, PipelineRun, db_now
-from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.pipelines import pipelines
-from tests.faults.test_pruning import break_off, write
-from tests.faults.test_runs import HOURLY, Crew, fire, run_of
+from tests.faults.test_runs import HOURLY, Crew, fire
 from tests.faults.test_runs import crew as crew  # a fixture
+from tests.storage.aging import DAY_S, days_pass
 from tests.storage.builders import documents
 
-DAY_S = 86_400.0
 YEAR = 365
 SEASON = 100  # more than the 90 days after which nothing should grow any more
 STEPS = """
@@ -43,25 +39,6 @@ model = "null"
 [output]
 file = "out.jsonl"
 """
-
-
-def a_day_passes(database: Database) -> None:
-    step_clock(database, DAY_S)
-
-
-def step_clock(database: Database, by_s: float, *but: str) -> None:
-    """Move the store's clock, as seen from the times in its tables, of which these columns stay as they are."""
-    stay = {"due_at", "max_failures", "max_flagged", *but}
-
-    def work(transaction: Transaction) -> None:
-        for table in Base.metadata.tables.values():
-            times = [
-                column for column in table.columns if isinstance(column.type, Double) and column.name not in stay
-            ]
-            if times:
-                transaction.execute(update(table).values({column.name: column - by_s for column in times}))
-
-    database.write(work)
 
 
 def sizes(database: Database) -> dict[str, int]:
@@ -95,7 +72,7 @@ def test_nightly_runs_of_three_steps_leave_no_more_rows_than_a_season(
         crew.do_all(rounds=2)
         if night == season:
             after_a_season = sizes(crew.database)
-        a_day_passes(crew.database)
+        days_pass(crew.database)
     with crew.database.read() as transaction:
         assert {*transaction.scalars(select(PipelineRun.state))} == {"done"}
     in_the_end = sizes(crew.database)
@@ -130,7 +107,7 @@ def test_nights_that_change_documents_leave_what_is_current_and_a_months_version
             assert gc.collect(database) == Removed()
         part = largest["before" if night < SEASON else "after"]
         part |= {name: max(n, part.get(name, 0)) for name, n in sizes(database).items()}
-        a_day_passes(database)
+        days_pass(database)
     assert grown(database, largest["before"], largest["after"]) == {}
     assert largest["after"]["document"] <= 10 + 2 * (LIMIT_DAYS + 7)
     assert documents(database) == dict(texts_of(YEAR - 1))
@@ -155,69 +132,3 @@ def assert_an_unchanged_night_adds_nothing(crew: Crew, night: int) -> None:
         "content": 0,
         "outcome": 0,
     }
-
-
-ON_A_MOUNT = 9
-OF_MOUNTS = ONE_STEP.replace('source = "corpus.jsonl"', 'source = "notes"\nprune = true')
-
-
-@contextmanager
-def mounts_of(night: int, notes: Path) -> Iterator[str]:
-    """Let mounts fail on some nights of each week. Yield the words with which the night's run says so."""
-    mount, away = notes / "mount", notes.with_name("away")
-    with pytest.MonkeyPatch.context() as planted:
-        match night % 7:
-            case 2:
-                break_off(planted, "mount")
-                yield "mount/ was rejected"
-            case 3:
-                notes.rename(away)
-                yield "notes"
-                away.rename(notes)
-            case 5:  # it is not mounted, so that its folder is empty
-                mount.rename(away)
-                mount.mkdir()
-                yield f"{ON_A_MOUNT} of the"
-                mount.rmdir()
-                away.rename(mount)
-            case _:
-                yield ""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    ("days", "season", "nights"), [(7, 21, 29), pytest.param(30, SEASON, YEAR, marks=pytest.mark.long)]
-)
-def test_nights_on_which_mounts_fail_mark_nothing_that_is_there_and_leave_no_more_rows_than_a_season(
-    crew: Crew, tmp_path: Path, days: int, season: int, nights: int
-) -> None:
-    database = crew.database
-    crew.settings = crew.settings.model_copy(update={"retention_days": days})
-    notes = write(tmp_path / "notes", "a.txt", "changes.txt", *(f"mount/{n}.txt" for n in range(ON_A_MOUNT)))
-    pipelines.put(database, "nightly", str(tmp_path / "nightly.toml"), OF_MOUNTS, HOURLY)
-    largest: dict[str, dict[str, int]] = {"before": {}, "after": {}}
-    there = {path.relative_to(notes).as_posix() for path in notes.rglob("*.txt")}
-    for night in range(nights):
-        (notes / "changes.txt").write_text(f"This is the text of night {night}, and it says so.")
-        if night % 7 == 0:
-            write(notes, "of-a-week.txt")
-        if night % 7 == 2:  # it vanishes on a night on which nothing can be marked
-            (notes / "of-a-week.txt").unlink()
-        with mounts_of(night, notes) as words:
-            run_id = fire(database, float(night))
-            crew.do_all(rounds=2)
-        run = run_of(database, run_id)
-        assert run.state == ("failed" if night % 7 in {3, 5} else "done"), run.reason
-        assert words in (run.reason or "")
-        of_the_week = {"of-a-week.txt"} if night % 7 < 4 else set()
-        assert documents(database).keys() == there | of_the_week, f"after night {night}"
-        if night % 7 == 6:
-            removal.remove_versions(database, days * DAY_S)
-            assert gc.collect(database) == Removed()
-        part = largest["before" if night < season else "after"]
-        part |= {name: max(n, part.get(name, 0)) for name, n in sizes(database).items()}
-        a_day_passes(database)
-    assert grown(database, largest["before"], largest["after"]) == {}
-    lines = (tmp_path / "out.jsonl").read_text().splitlines()
-    assert {json.loads(line)["id"] for line in lines} == {*documents(database)}

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import psycopg
-import pytest
 from sqlalchemy import select, text, update
 
 from docmill.storage.core.database import Database
@@ -18,7 +17,6 @@ from docmill.storage.ingest import ingest
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import jobs
-from tests.kinds import KINDS
 from tests.storage.builders import (
     claim_next,
     done,
@@ -31,54 +29,47 @@ from tests.storage.builders import (
 ROWS = "SELECT {} FROM pg_stat_xact_user_tables WHERE relname = '{}'"
 
 
-@pytest.fixture
-def server(postgres_url: str) -> Iterator[Database]:
-    database = Database(postgres_url, kinds=KINDS)
-    yield database
-    database.close()
-
-
-def within(transaction: Transaction, server: Database) -> Any:
+def within(transaction: Transaction, postgres: Database) -> Any:
     """Return a database whose reads and writes are in this transaction."""
 
     @contextmanager
     def reading() -> Iterator[Transaction]:
         yield transaction
 
-    return SimpleNamespace(read=reading, write=lambda act: act(transaction), kind_of=server.kind_of)
+    return SimpleNamespace(read=reading, write=lambda act: act(transaction), kind_of=postgres.kind_of)
 
 
-def counted(server: Database, act: Callable[[Any], object], table: str, *columns: str) -> tuple[int, ...]:
+def counted(postgres: Database, act: Callable[[Any], object], table: str, *columns: str) -> tuple[int, ...]:
     """Return PostgreSQL's counts of what an act on the database did to a table, in one transaction."""
 
     def in_one(transaction: Transaction) -> tuple[int, ...]:
         counts = text(ROWS.format(", ".join(columns), table))
         before = transaction.execute(counts).one()  # of the session's transactions that were not reported yet
-        act(within(transaction, server))
+        act(within(transaction, postgres))
         return tuple(n - earlier for n, earlier in zip(transaction.execute(counts).one(), before, strict=True))
 
-    return server.write(in_one)
+    return postgres.write(in_one)
 
 
-def fetched(server: Database, act: Callable[[Any], object], table: str) -> int:
+def fetched(postgres: Database, act: Callable[[Any], object], table: str) -> int:
     """Return how many rows of a table an act on the database read."""
-    return counted(server, act, table, "seq_tup_read + coalesce(idx_tup_fetch, 0)")[0]
+    return counted(postgres, act, table, "seq_tup_read + coalesce(idx_tup_fetch, 0)")[0]
 
 
-def analyzed(server: Database) -> None:
-    with server.idle() as cursor:
+def analyzed(postgres: Database) -> None:
+    with postgres.idle() as cursor:
         cursor.connection.autocommit = True
         cursor.execute("VACUUM (ANALYZE)")
 
 
-def test_a_heartbeat_updates_rows_in_place(server: Database) -> None:
+def test_a_heartbeat_updates_rows_in_place(postgres: Database) -> None:
     """Its updates are heap-only: they add no entry to any index, which would have to be vacuumed."""
-    read(server, request(), numbered(12), chunk=2)
-    dispatch.sign_on(server, "w1", host="h", pid=1, device="cpu", lanes=["copy"], slots=8, version="1")
+    read(postgres, request(), numbered(12), chunk=2)
+    dispatch.sign_on(postgres, "w1", host="h", pid=1, device="cpu", lanes=["copy"], slots=8, version="1")
     for _ in range(4):
-        claim_next(server)
+        claim_next(postgres)
     for table, rows in (("shard", 4), ("worker", 1)):
-        beat = counted(server, lambda db: shards.heartbeat(db, "w1"), table, "n_tup_upd", "n_tup_hot_upd")
+        beat = counted(postgres, lambda db: shards.heartbeat(db, "w1"), table, "n_tup_upd", "n_tup_hot_upd")
         assert beat == (rows, rows), table
 
 
@@ -86,79 +77,79 @@ WALKED = """SELECT sum(pg_stat_get_xact_tuples_returned(oid)) FROM pg_class
     WHERE oid = 'shard'::regclass OR oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = 'shard'::regclass)"""
 
 
-def test_a_workers_top_up_beside_a_held_snapshot_does_not_walk_over_what_has_passed(server: Database) -> None:
+def test_a_workers_top_up_beside_a_held_snapshot_does_not_walk_over_what_has_passed(postgres: Database) -> None:
     """Entries of former states stay in the indexes while `pg_dump` reads."""
-    read(server, request(), numbered(600), chunk=1)
-    shards.commit(server, claim := claim_next(server), done(claim), None)
+    read(postgres, request(), numbered(600), chunk=1)
+    shards.commit(postgres, claim := claim_next(postgres), done(claim), None)
     changes = (
         {"state": "queued", "dispatched_at": db_now() - 3_600},
         {"state": "running", "owner": "w1", "lease_until": db_now() + 60},
         {"state": "done", "lease_until": None, "finished_at": db_now()},
     )
-    with psycopg.connect(server.engine.url.set(drivername="postgresql").render_as_string(False)) as holder:
+    with psycopg.connect(postgres.engine.url.set(drivername="postgresql").render_as_string(False)) as holder:
         holder.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         holder.execute("SELECT count(*) FROM shard")
         for values in changes:
             passed = update(Shard).where(Shard.id.between(2, 500)).values(**values)
-            server.write(lambda transaction, passed=passed: transaction.execute(passed))  # type: ignore[misc]
+            postgres.write(lambda transaction, passed=passed: transaction.execute(passed))  # type: ignore[misc]
 
         def top_up(transaction: Transaction) -> tuple[int, list[int]]:
             before = transaction.scalar(text(WALKED)) or 0
-            [lane] = dispatch.lanes(within(transaction, server), "copy")
-            taken = dispatch.take(within(transaction, server), lane)
+            [lane] = dispatch.lanes(within(transaction, postgres), "copy")
+            taken = dispatch.take(within(transaction, postgres), lane)
             return (transaction.scalar(text(WALKED)) or 0) - before, taken
 
-        walked, taken = server.write(top_up)
+        walked, taken = postgres.write(top_up)
     assert len(taken) == 4
     assert walked < 100
 
 
-def test_a_locked_job_takes_new_shards(server: Database) -> None:
+def test_a_locked_job_takes_new_shards(postgres: Database) -> None:
     """Ending jobs and planning shards do not wait for each other."""
-    read(server, request(), numbered(2))
+    read(postgres, request(), numbered(2))
 
     def lock(transaction: Transaction) -> None:
         transaction.execute(transaction.for_update(select(Job.id)))
         transaction.lock_row(Job, 1)
-        server.write(plan)
+        postgres.write(plan)
 
     def plan(transaction: Transaction) -> None:
         transaction.exec_driver_sql("SET LOCAL lock_timeout = '20s'")
         copy = "INSERT INTO step_text (job_id, step, content_id) SELECT 1, 0, id FROM content"
         transaction.exec_driver_sql(copy)
 
-    server.write(lock)
+    postgres.write(lock)
 
 
-def test_no_outcome_locks_its_spec(server: Database) -> None:
-    read(server, request(), numbered(4))
-    claim = claim_next(server)
+def test_no_outcome_locks_its_spec(postgres: Database) -> None:
+    read(postgres, request(), numbered(4))
+    claim = claim_next(postgres)
     lockers = text("SELECT xmax::text FROM spec")  # the transaction, or the list of them, that locked the row last
-    with server.read() as transaction:
+    with postgres.read() as transaction:
         before = transaction.scalar(lockers)
-    shards.commit(server, claim, done(claim), None)
-    with server.read() as transaction:
+    shards.commit(postgres, claim, done(claim), None)
+    with postgres.read() as transaction:
         assert transaction.scalar(lockers) == before
 
 
-def test_a_status_reads_few_shards(server: Database) -> None:
-    read(server, request(), numbered(2), chunk=1)
-    claim = claim_next(server)
-    shards.commit(server, claim, done(claim), None)
+def test_a_status_reads_few_shards(postgres: Database) -> None:
+    read(postgres, request(), numbered(2), chunk=1)
+    claim = claim_next(postgres)
+    shards.commit(postgres, claim, done(claim), None)
     ended = update(Shard).where(Shard.state == "done").values(finished_at=db_now() - 7200)
     columns = ", ".join(column.name for column in Shard.__table__.columns if column.name != "id")
     copies = text(f"INSERT INTO shard ({columns}) SELECT {columns} FROM shard, generate_series(1, 1000)")
-    server.write(lambda transaction: (transaction.execute(ended), transaction.execute(copies)))
-    analyzed(server)
-    assert read_status(server, 1).shards == {"done": 1001, "queued": 1001}
+    postgres.write(lambda transaction: (transaction.execute(ended), transaction.execute(copies)))
+    analyzed(postgres)
+    assert read_status(postgres, 1).shards == {"done": 1001, "queued": 1001}
     for look in (lambda db: read_status(db, 1), list_statuses, lambda db: jobs.finish(db, 1)):
-        assert fetched(server, look, "shard") < 150
+        assert fetched(postgres, look, "shard") < 150
 
 
-def test_a_new_corpus_is_looked_up_by_its_keys(server: Database) -> None:
+def test_a_new_corpus_is_looked_up_by_its_keys(postgres: Database) -> None:
     """PostgreSQL's statistics know the first corpus alone here, and must not decide."""
-    read(server, request(), numbered(3_000))
-    analyzed(server)
-    job = jobs.open_job(server, request("b.jsonl", corpus="poems"))
-    ingest.add(server, job, records(numbered(400)))
-    assert fetched(server, lambda db: ingest.add(db, job, records(numbered(400, 400), 400)), "document") < 4_000
+    read(postgres, request(), numbered(3_000))
+    analyzed(postgres)
+    job = jobs.open_job(postgres, request("b.jsonl", corpus="poems"))
+    ingest.add(postgres, job, records(numbered(400)))
+    assert fetched(postgres, lambda db: ingest.add(db, job, records(numbered(400, 400), 400)), "document") < 4_000

@@ -18,19 +18,14 @@ from docmill.worker import doctor
 from docmill.worker.doctor import Diagnosis
 from docmill.worker.extras import EXTRAS
 from docmill.worker.settings import Settings, load_settings
-from tests.conftest import missing
-from tests.faults.servers import Missing, RedisServer, tmpfs
+from tests.faults.servers import RedisServer, tmpfs
 from tests.worker.harness import ROOT, Docmill
 
 
 @pytest.fixture(scope="module")
 def badly_set_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One that evicts and keeps nothing."""
-    try:
-        server = RedisServer(tmp_path_factory.mktemp("redis"))
-    except Missing as reason:
-        missing(str(reason))
-    with server:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         with server.client() as client:
             client.config_set("maxmemory-policy", "allkeys-lru")
         yield server.url
@@ -154,12 +149,9 @@ def test_a_home_that_takes_no_files_is_wrong() -> None:
 def test_a_temporary_folder_out_of_which_nothing_can_be_loaded_is_wrong(
     settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    try:
-        with tmpfs(tmp_path / "disk", 1 << 20, "noexec") as disk:
-            monkeypatch.setattr(tempfile, "tempdir", str(disk))
-            [finding] = doctor.look_at_temporary_folder(settings())
-    except Missing as reason:
-        pytest.skip(str(reason))
+    with tmpfs(tmp_path / "disk", 1 << 20, "noexec") as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        [finding] = doctor.look_at_temporary_folder(settings())
     assert not finding.ok
     assert "TMPDIR" in finding.advice
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import batch_files, models
-from tests.conftest import missing
+from tests.faults.servers import missing
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 

@@ -151,12 +151,10 @@ def test_an_error_that_nobody_classified_is_one_of_ours_that_names_its_code(data
     assert isinstance(caught.value.__cause__, IntegrityError)
 
 
-def test_an_error_that_a_trigger_raises_is_told_in_the_triggers_words(postgres_url: str) -> None:
-    database = Database(postgres_url, kinds=KINDS)
-    refuse_leases(database)
+def test_an_error_that_a_trigger_raises_is_told_in_the_triggers_words(postgres: Database) -> None:
+    refuse_leases(postgres)
     with pytest.raises(UnexpectedDatabaseError, match=r"RaiseException \(SQLSTATE P0001\): the archive is closed"):
-        database.write(lambda transaction: transaction.execute(text("UPDATE lease SET until = 0")))
-    database.close()
+        postgres.write(lambda transaction: transaction.execute(text("UPDATE lease SET until = 0")))
 
 
 def refuse_leases(database: Database) -> None:
@@ -221,20 +219,18 @@ def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_forked_process_has_connections_of_its_own(postgres_url: str) -> None:
-    database = Database(postgres_url, kinds=KINDS)
-    before = server_process(database)
+def test_a_forked_process_has_connections_of_its_own(postgres: Database) -> None:
+    before = server_process(postgres)
     ours, childs = os.pipe()
     if (child := os.fork()) == 0:
         with suppress(BaseException):
-            os.write(childs, str(server_process(database)).encode())
+            os.write(childs, str(server_process(postgres)).encode())
         os._exit(0)
     os.waitpid(child, 0)
     os.close(childs)
     assert int(os.read(ours, 20)) != before
-    assert server_process(database) == before
+    assert server_process(postgres) == before
     os.close(ours)
-    database.close()
 
 
 def server_process(database: Database) -> int:
@@ -243,11 +239,10 @@ def server_process(database: Database) -> int:
     return pid
 
 
-def test_two_transactions_that_wait_for_each_other_both_come_through(postgres_url: str) -> None:
+def test_two_transactions_that_wait_for_each_other_both_come_through(postgres: Database) -> None:
     # PostgreSQL ends one of them as a deadlock, and it is run again.
-    database = Database(postgres_url, kinds=KINDS)
     for name in "ab":
-        maintenance.hold(database, name, "w", 60)
+        maintenance.hold(postgres, name, "w", 60)
     both = Barrier(2)
 
     def crossed(first: str, second: str) -> None:
@@ -261,10 +256,9 @@ def test_two_transactions_that_wait_for_each_other_both_come_through(postgres_ur
                     waited = True
                     both.wait(10)
 
-        database.write(work)
+        postgres.write(work)
 
     at_once(lambda: crossed("a", "b"), lambda: crossed("b", "a"))
-    database.close()
 
 
 def test_the_clock_is_the_databases_and_moves_within_a_transaction(database: Database) -> None:

@@ -13,7 +13,7 @@ from psycopg.pq import Format
 from sqlalchemy import delete, func, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, Corpus, JobKey
+from docmill.storage.core.schema import Content, JobKey
 from docmill.storage.core.sqlite import ROWS
 from docmill.storage.core.transaction import IN_BINARY, Columns, Transaction
 from docmill.storage.errors import UnexpectedDatabaseError, ValueRefused
@@ -38,16 +38,6 @@ def test_rows_are_probed_by_texts_and_by_bytes(database: Database) -> None:
         assert transaction.probe(query, Content.text, []) == []
     assert sorted(map(tuple, by_text)) == [("a", 1), ("c", 1)]
     assert [tuple(row) for row in by_hash] == [("b", 1)]
-
-
-def test_many_rows_are_loaded_and_a_table_without_given_ids_numbers_them(database: Database) -> None:
-    names = [f"corpus {n}" for n in range(1_001)]  # more than two statements of SQLite
-    columns: Columns = {"name": names, "n_documents": [0] * len(names), "created_at": [0.0] * len(names)}
-    database.write(lambda transaction: transaction.load(Corpus, columns))
-    with database.read() as transaction:
-        found = transaction.execute(select(Corpus.name, Corpus.id).order_by(Corpus.id)).all()
-    assert [row.name for row in found] == names
-    assert len({row.id for row in found}) == len(names)
 
 
 def test_an_id_is_not_given_again_once_its_row_was_deleted(database: Database) -> None:
@@ -126,29 +116,25 @@ def test_every_row_of_any_number_is_inserted_once(database: Database, n: int) ->
     assert [row[2] for row in stored(database)] == [f"text {number}" for number in range(n)]
 
 
-def test_rows_that_another_writer_stored_leave_the_transaction_as_it_was(postgres_url: str) -> None:
-    database = Database(postgres_url)
-    load(database, Content, of_texts(["known"]))
+def test_rows_that_another_writer_stored_leave_the_transaction_as_it_was(postgres: Database) -> None:
+    load(postgres, Content, of_texts(["known"]))
 
     def try_it(transaction: Transaction) -> tuple[bool, bool, int]:
         refused = transaction.try_load(Content, of_texts(["new", "known"], first_id=2))
         counted = transaction.scalar(select(func.count()).select_from(Content)) or 0
         return refused, transaction.try_load(Content, of_texts(["other"], first_id=2)), counted
 
-    assert database.write(try_it) == (False, True, 1)
-    assert [row[2] for row in stored(database)] == ["known", "other"]
-    database.close()
+    assert postgres.write(try_it) == (False, True, 1)
+    assert [row[2] for row in stored(postgres)] == ["known", "other"]
 
 
-def test_a_value_that_cannot_be_copied_is_refused_as_any_other_and_no_row_stays(postgres_url: str) -> None:
-    database = Database(postgres_url)
+def test_a_value_that_cannot_be_copied_is_refused_as_any_other_and_no_row_stays(postgres: Database) -> None:
     with pytest.raises(ValueRefused) as caught:
-        load(database, Content, of_texts(["sound", "secret \0"]))
+        load(postgres, Content, of_texts(["sound", "secret \0"]))
     assert "secret" not in str(caught.value)
     with pytest.raises(UnexpectedDatabaseError, match="UniqueViolation"):
-        load(database, Content, of_texts(["twice", "twice"]))
-    assert stored(database) == []
-    database.close()
+        load(postgres, Content, of_texts(["twice", "twice"]))
+    assert stored(postgres) == []
 
 
 def test_rows_that_may_be_known_are_inserted_where_they_are_not(database: Database) -> None:

@@ -25,9 +25,7 @@ from tests.storage.builders import (
     read,
     request,
 )
-from tests.storage.steps.test_steps import Fleet, fleet, pipeline
-
-__all__ = ["fleet"]
+from tests.storage.steps.test_steps import Fleet, pipeline
 
 
 def dropping(
@@ -56,9 +54,7 @@ def test_what_would_be_collected_is_what_is_collected(
     database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gc, "LOOK", 3)
-    read(database, pipeline(), numbered(5))
-    fleet.work()
-    jobs.finish(database)
+    fleet.done(pipeline(), numbered(5))
     assert gc.count_unneeded(database) == Removed()
     [spec_id] = gc.specs(database, "translate/marian")
     gone = OutcomeRow.__table__.delete().where(OutcomeRow.spec_id == spec_id)
@@ -70,18 +66,14 @@ def test_what_would_be_collected_is_what_is_collected(
 
 
 def test_results_that_were_dropped_are_missed_in_the_status_of_a_done_job(database: Database, fleet: Fleet) -> None:
-    first = read(database, pipeline(), numbered(5))
-    fleet.work()
-    jobs.finish(database)
+    first = fleet.done(pipeline(), numbered(5))
     other = read(database, request("b.jsonl", corpus="poems"), numbered(2, first=50))
     finish(database)
     assert read_status(database, first.id).lost == 0
     [spec_id] = gc.specs(database, "translate/marian")
     gc.drop(database, spec_ids=[spec_id])
     assert (read_status(database, first.id).lost, read_status(database, other.id).lost) == (5, 0)
-    again = read(database, pipeline("c.jsonl"), numbered(2, first=60))
-    fleet.work()
-    jobs.finish(database)
+    again = fleet.done(pipeline("c.jsonl"), numbered(2, first=60))
     # Its job covers all of the corpus, so everything is there again.
     assert (read_status(database, first.id).lost, read_status(database, again.id).lost) == (0, 0)
 

@@ -16,22 +16,15 @@ from docmill.storage.results.results import results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from tests.storage.aging import DAY_S, days_pass
-from tests.storage.builders import count_rows, numbered, read
-from tests.storage.steps.test_steps import Fleet, finished, pipeline
+from tests.storage.builders import count_rows, numbered
+from tests.storage.steps.test_steps import Fleet, pipeline
 
 AGE_S = 30 * DAY_S
 
 
-@pytest.fixture
-def fleet(database: Database) -> Fleet:
-    return Fleet(database)
-
-
 def done(database: Database, fleet: Fleet, texts: int = 300) -> int:
     """Return a job of four steps with several shards each."""
-    job = read(database, pipeline(), numbered(texts))
-    fleet.work()
-    finished(database, job)
+    job = fleet.done(pipeline(), numbered(texts))
     return job.id
 
 
@@ -76,8 +69,7 @@ def test_a_folded_job_can_be_retried_and_is_folded_again(database: Database, fle
     fleet.fails = lambda kind, text: False
     assert jobs.retry(database, job_id) == failed
     assert retention.fold_shards(database, 0.0).rows == 0, "it runs again"
-    fleet.work()
-    jobs.finish(database)
+    fleet.finish()
     status = read_status(database, job_id)
     assert (status.failed, status.pending) == (0, 0)
     days_pass(database, 31)

@@ -17,7 +17,7 @@ from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import JobStopped, LeaseLost, NotFound, StorageError
 from docmill.storage.ingest import ingest
-from docmill.storage.leases import shards
+from docmill.storage.leases import maintenance, shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
@@ -37,9 +37,7 @@ from tests.storage.builders import (
     shard,
 )
 from tests.storage.invariants import assert_invariants
-from tests.storage.steps.test_steps import STEPS, Fleet, fleet, pipeline
-
-__all__ = ["fleet"]
+from tests.storage.steps.test_steps import STEPS, Fleet, pipeline
 
 
 def texts(database: Database) -> set[str]:
@@ -53,9 +51,7 @@ def echo(claim: Claim) -> list[Outcome]:
 
 
 def test_a_corpus_leaves_with_everything_of_it(database: Database, fleet: Fleet) -> None:
-    job = read(database, pipeline(), numbered(30))
-    fleet.work()
-    jobs.finish(database)
+    job = fleet.done(pipeline(), numbered(30))
     read(database, request("b.jsonl", corpus="poems"), numbered(2, first=100))
     removed = removal.remove_corpus(database, "books")
     assert (removed.documents, removed.jobs, removed.ingests) == (30, 1, 1)
@@ -97,9 +93,7 @@ def test_the_invariants_hold_after_each_page_of_a_removal(
     monkeypatch.setattr(removal, "remove_all", remove_and_look)
     monkeypatch.setattr(removal, "delete_page", lambda *of, size=1: delete_page(of[0], of[1], of[2], size))
     fleet.fails = lambda kind, text: kind == "summarize"
-    job = read(database, pipeline(), numbered(4))
-    fleet.work()
-    jobs.finish(database)
+    job = fleet.done(pipeline(), numbered(4))
     assert jobs.retry(database, job.id) == 4
     jobs.cancel(database, job.id)
     read(database, request("b.jsonl"), numbered(9, first=2))
@@ -121,9 +115,7 @@ def test_what_another_corpus_has_too_stays_with_its_results(database: Database) 
 def test_a_document_leaves_in_every_version_with_what_was_made_of_it(database: Database, fleet: Fleet) -> None:
     first = read(database, pipeline(), [("a", "old"), ("b", "kept")])
     fleet.work()
-    read(database, pipeline("b.jsonl"), [("a", "new")])
-    fleet.work()
-    jobs.finish(database)
+    fleet.done(pipeline("b.jsonl"), [("a", "new")])
     removed = removal.remove_documents(database, "books", ["a", "nobody"])
     assert (removed.documents, removed.contents) == (2, 6)
     assert texts(database) == {"kept", "translate(kept)", "summarize(translate(kept))"}
@@ -170,13 +162,12 @@ def test_what_other_texts_still_put_out_stays(database: Database, fleet: Fleet) 
     assert texts(database) == set()
 
 
-def test_collection_removes_what_is_loose_and_follows_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collection_removes_what_is_loose_and_follows_it(
+    database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gc, "LOOK", 4)
     monkeypatch.setattr(gc, "PAGE", 2)
-    fleet = Fleet(database)
-    read(database, pipeline(), numbered(9))
-    fleet.work()
-    jobs.finish(database)
+    fleet.done(pipeline(), numbered(9))
     assert gc.collect(database) == Removed()
     with database.read() as transaction:
         some = list(transaction.scalars(select(Document.id).where(Document.key.in_(["k0", "k5", "k8"]))))
@@ -186,9 +177,7 @@ def test_collection_removes_what_is_loose_and_follows_it(database: Database, mon
 
 
 def test_results_are_dropped_by_age_and_by_spec(database: Database, fleet: Fleet) -> None:
-    job = read(database, pipeline(), numbered(4))
-    fleet.work()
-    jobs.finish(database)
+    job = fleet.done(pipeline(), numbered(4))
     assert gc.drop(database, older_than_s=3_600) == Removed()
     of_vectors = gc.specs(database, "embed/minilm")
     assert gc.drop(database, spec_ids=of_vectors) == Removed(outcomes=8)
@@ -252,6 +241,7 @@ def test_a_worker_and_a_reader_of_a_removed_corpus_hear_of_it(database: Database
     with pytest.raises(LeaseLost, match="removed"):
         shards.commit(database, claim, done(claim), None)
     shards.release(database, claim, done(claim))
+    maintenance.failed_attempt(database, claim, "it fell over")
     with pytest.raises(JobStopped, match="removed"):
         ingest.add(database, job, records([("a", "b")]))
 
@@ -271,13 +261,3 @@ def test_no_number_is_given_twice(database: Database) -> None:
     removal.remove_corpus(database, "books")
     read(database, request(), numbered(1, first=50))
     assert all(new > old for new, old in zip(last(), before, strict=True))
-
-
-def test_a_failed_attempt_of_a_removed_shard_is_nobodys(database: Database) -> None:
-    from docmill.storage.leases import maintenance
-
-    job = read(database, request(), numbered(1))
-    claim = claim_next(database)
-    jobs.cancel(database, job.id)
-    removal.remove_corpus(database, "books")
-    maintenance.failed_attempt(database, claim, "it fell over")

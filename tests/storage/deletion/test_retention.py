@@ -32,21 +32,14 @@ from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from tests.storage.aging import DAY_S, days_pass
 from tests.storage.builders import count_rows, numbered, read, records
-from tests.storage.steps.test_steps import Fleet, finished, pipeline
+from tests.storage.steps.test_steps import Fleet, pipeline
 
 KEPT_S = 90 * DAY_S
 
 
 def done_job(database: Database, fleet: Fleet, source: str = "a.jsonl") -> int:
-    job = read(database, pipeline(source), numbered(3))
-    fleet.work()
-    finished(database, job)
+    job = fleet.done(pipeline(source), numbered(3))
     return job.id
-
-
-@pytest.fixture
-def fleet(database: Database) -> Fleet:
-    return Fleet(database)
 
 
 def test_the_texts_of_steps_go_when_a_job_has_ended_and_its_results_stay(database: Database, fleet: Fleet) -> None:
@@ -68,8 +61,7 @@ def test_a_job_with_failures_can_be_tried_again_until_it_is_too_old(database: Da
     days_pass(database, 89)
     assert retention.forget_step_texts(database, KEPT_S).rows == 0
     assert jobs.retry(database, job_id) == 1
-    fleet.work()
-    jobs.finish(database)
+    fleet.finish()
     days_pass(database, 91)
     assert retention.forget_step_texts(database, KEPT_S).rows > 0
     with pytest.raises(JobStopped, match="too long ago to be tried again; enqueue its source again"):
@@ -97,8 +89,7 @@ def night(database: Database, fleet: Fleet, due_at: float, state: str = "done") 
     job = jobs.open_job(database, pipeline())
     found = ingest.add(database, job, records(numbered(3)), [Rejection("line 9", "no JSON")])
     ingest.end(database, job, found)
-    fleet.work()
-    jobs.finish(database)
+    fleet.finish()
     pipelines.note(database, run, state, job_id=job.id)
     return job.id
 

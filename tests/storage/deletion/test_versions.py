@@ -40,9 +40,7 @@ from tests.storage.builders import (
 )
 from tests.storage.deletion.test_gc import texts
 from tests.storage.ingest.test_pruning import read_and_prune
-from tests.storage.steps.test_steps import Fleet, fleet, pipeline
-
-__all__ = ["fleet"]
+from tests.storage.steps.test_steps import Fleet, pipeline
 
 
 def read_all(database: Database, found: list[Text], **more: Any) -> Counts:
@@ -62,12 +60,8 @@ def counted(database: Database, older_than_s: float) -> Removed:
 
 
 def test_what_was_superseded_goes_with_what_only_it_led_to(database: Database, fleet: Fleet) -> None:
-    first = read(database, pipeline(), [("a", "old"), ("b", "kept")])
-    fleet.work()
-    jobs.finish(database)
-    second = read(database, pipeline(), [("a", "new"), ("b", "kept")])
-    fleet.work()
-    jobs.finish(database)
+    first = fleet.done(pipeline(), [("a", "old"), ("b", "kept")])
+    second = fleet.done(pipeline(), [("a", "new"), ("b", "kept")])
     assert counted(database, 0) == Removed(documents=1)
     # Of what was made of "old" the translation, its summary, and two vectors.
     assert removal.remove_versions(database, 0) == Removed(documents=1, contents=3, outcomes=4)

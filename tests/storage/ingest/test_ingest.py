@@ -20,7 +20,6 @@ from docmill.storage.readers import Rejection
 from docmill.storage.results.results import failures
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
-from tests.kinds import KINDS
 from tests.storage.builders import (
     COPY,
     TRANSLATE,
@@ -191,15 +190,6 @@ def test_a_job_covers_what_another_reading_brought_while_its_own_lasted(database
         ingest.end(database, job)
         assert documents(database, job) == {"k": "both", "l": "later", "e": "earlier"}
         assert planned(database, job) == {"both": 1, "later": 1, "earlier": 1}
-
-
-def test_two_enqueuers_of_one_source_at_once_store_one_set_of_documents(database: Database) -> None:
-    texts = [(f"k{i}", f"text {i % 40}") for i in range(60)]
-    first, second = at_once(*[lambda: read(database, request(), texts, chunk=7)] * 2)
-    assert first.id == second.id
-    assert documents(database, first) == dict(texts)
-    assert n_documents(database) == 60
-    assert set(planned(database, first).values()) == {1}
 
 
 def test_an_enqueuer_ends_its_reading_though_another_began_it_anew(database: Database) -> None:
@@ -390,17 +380,13 @@ def put_false_text(database: Database) -> None:
     database.write(lambda transaction: transaction.execute(transaction.insert(Content).values(**false)))
 
 
-def test_postgresql_refuses_a_text_under_the_hash_of_another(postgres_url: str) -> None:
-    database = Database(postgres_url, kinds=KINDS)
+def test_postgresql_refuses_a_text_under_the_hash_of_another(postgres: Database) -> None:
     with pytest.raises(StorageError, match="ck_content_sha256"):
-        put_false_text(database)
-    assert documents(database, read(database, request(), numbered(3))) == dict(numbered(3))
-    database.close()
+        put_false_text(postgres)
+    assert documents(postgres, read(postgres, request(), numbered(3))) == dict(numbered(3))
 
 
-def test_a_false_text_in_a_sqlite_file_becomes_no_document(sqlite_url: str) -> None:
-    database = Database(sqlite_url, kinds=KINDS)
-    put_false_text(database)
+def test_a_false_text_in_a_sqlite_file_becomes_no_document(sqlite: Database) -> None:
+    put_false_text(sqlite)
     with pytest.raises(StorageError, match="the text 1000000 in the table content is not the text of its hash"):
-        read(database, request(), numbered(3))
-    database.close()
+        read(sqlite, request(), numbered(3))

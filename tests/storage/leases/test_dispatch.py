@@ -18,7 +18,6 @@ from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.budgets import Account
 from docmill.storage.steps.jobs import OpenJob
-from tests.kinds import KINDS
 from tests.storage.builders import (
     TRANSLATE,
     at_once,
@@ -454,15 +453,13 @@ def steps(database: Database, act: Callable[[], object]) -> int:
     ids=["take", "claim", "reclaim", "reclaim of a process", "lost hints", "finish", "pause", "cancel", "open"],
 )
 def test_a_huge_backlog_costs_no_more_than_a_small_one(
-    sqlite_url: str, act: Callable[[Database, OpenJob], object]
+    sqlite: Database, act: Callable[[Database, OpenJob], object]
 ) -> None:
-    database = Database(sqlite_url, kinds=KINDS)
-    sign_on(database, "w1")
-    small = backlog(database, "small", SMALL)
-    claim_next(database)
-    cost = steps(database, lambda: act(database, small))
-    jobs.cancel(database, small.id)
-    huge = backlog(database, "huge", HUGE)
-    claim_next(database)
-    assert steps(database, lambda: act(database, huge)) <= cost + 4
-    database.close()
+    sign_on(sqlite, "w1")
+    small = backlog(sqlite, "small", SMALL)
+    claim_next(sqlite)
+    cost = steps(sqlite, lambda: act(sqlite, small))
+    jobs.cancel(sqlite, small.id)
+    huge = backlog(sqlite, "huge", HUGE)
+    claim_next(sqlite)
+    assert steps(sqlite, lambda: act(sqlite, huge)) <= cost + 4

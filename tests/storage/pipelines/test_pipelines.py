@@ -48,8 +48,19 @@ def fired(database: Database, due_at: float = 100.0) -> int:
     return run_id
 
 
-def take(database: Database, run_id: int, owner: str = "w1") -> Run | None:
+def try_take(database: Database, run_id: int, owner: str = "w1") -> Run | None:
     return pipelines.take(database, run_id, owner, LEASE_S)
+
+
+def take(database: Database, run_id: int, owner: str = "w1") -> Run:
+    run = try_take(database, run_id, owner)
+    assert run is not None
+    return run
+
+
+def lapse(database: Database) -> None:
+    """Let the leases of all runs lapse."""
+    move(database, lease_until=db_now() - 1.0)
 
 
 def begin(database: Database) -> Run:
@@ -59,7 +70,6 @@ def begin(database: Database) -> Run:
 def running(database: Database) -> tuple[int, int]:
     """A run whose source was read; its number, and its job's."""
     run = take(database, fired(database))
-    assert run is not None
     job = read(database, pipeline(), numbered(3))
     pipelines.note(database, run, "running", job_id=job.id)
     return run.id, job.id
@@ -138,18 +148,15 @@ def test_a_run_whose_worker_did_not_hear_is_handed_out_again(database: Database)
 def test_a_run_owns_the_file_that_it_was_started_with(database: Database) -> None:
     run_id = fired(database)
     first = take(database, run_id)
-    assert first is not None
     assert pipelines.file_of(database, first) == ("/x/nightly.toml", "name = 'nightly'")
     pipelines.put(database, "nightly", "/y/nightly.toml", "name = 'other'", QUEUED)
-    move(database, lease_until=db_now() - 1.0)
+    lapse(database)
     second = take(database, run_id, "w2")
-    assert second is not None
     assert pipelines.file_of(database, second) == ("/x/nightly.toml", "name = 'nightly'")
     later = pipelines.fire(database, pipelines.scheduled(database)[0], 200.0)
     assert later is not None
     pipelines.note(database, second, "done")
     third = take(database, later)
-    assert third is not None
     assert pipelines.file_of(database, third) == ("/y/nightly.toml", "name = 'other'")
     pipelines.remove(database, "nightly")
     with pytest.raises(LeaseLost):
@@ -159,14 +166,12 @@ def test_a_run_owns_the_file_that_it_was_started_with(database: Database) -> Non
 def test_a_reading_whose_lease_lapsed_is_taken_up_by_another(database: Database) -> None:
     run_id = fired(database)
     first = take(database, run_id)
-    assert first is not None
-    assert take(database, run_id, "w2") is None
+    assert try_take(database, run_id, "w2") is None
     move(database, handed_at=None)
     assert pipelines.hand_out(database) == []
-    move(database, lease_until=db_now() - 1.0)
+    lapse(database)
     assert pipelines.hand_out(database) == [run_id]
     second = take(database, run_id, "w2")
-    assert second is not None
     assert second.state == "reading"
     assert not pipelines.renew(database, first, LEASE_S)
     assert not pipelines.note(database, first, "failed"), "the one that lost it says no more of it"
@@ -175,33 +180,63 @@ def test_a_reading_whose_lease_lapsed_is_taken_up_by_another(database: Database)
     assert pipelines.note(database, second, "done")
 
 
+@pytest.mark.both_stores
+def test_of_several_that_take_a_run_at_once_one_has_it(database: Database) -> None:
+    run_id = fired(database)
+    runs = at_once(*[lambda: try_take(database, run_id)] * 4)
+    assert sorted(run is None for run in runs) == [False, True, True, True]
+
+
+def test_a_lease_that_lapsed_is_renewed_until_another_has_taken_the_run(database: Database) -> None:
+    run_id = fired(database)
+    first = take(database, run_id)
+    lapse(database)
+    assert pipelines.renew(database, first, LEASE_S)
+    assert try_take(database, run_id, "w2") is None
+    lapse(database)
+    second = take(database, run_id, "w2")
+    assert second.fence == first.fence + 1
+    pipelines.let_go(database, first, at_once=False)
+    assert try_take(database, run_id, "w3") is None, "the lease of the other is left as it is"
+
+
+def test_a_lease_that_is_let_go_is_free_at_once(database: Database) -> None:
+    run_id = fired(database)
+    pipelines.let_go(database, take(database, run_id), at_once=False)
+    take(database, run_id, "w2")
+    pipelines.let_go_all(database, "w1")
+    assert try_take(database, run_id, "w3") is None, "the lease is not that of w1 any more"
+    pipelines.let_go_all(database, "w2")
+    last = take(database, run_id, "w3")
+    assert pipelines.note(database, last, "done")
+    assert not pipelines.renew(database, last, LEASE_S), "a run that has ended is renewed no more"
+
+
 def test_a_run_is_handed_out_once_more_when_its_job_has_ended(database: Database) -> None:
     run_id, job = running(database)
     assert pipelines.hand_out(database) == []
     end_jobs(database, "done")
     assert pipelines.hand_out(database) == [run_id]
     run = take(database, run_id)
-    assert run is not None
     assert (run.state, run.job_id) == ("running", job)
     pipelines.note(database, run, "done")
-    assert take(database, run_id) is None
+    assert try_take(database, run_id) is None
     assert not pipelines.note(database, run, "failed"), "what has ended has ended"
 
 
 def test_a_run_that_was_handed_out_twice_is_left_alone_while_its_job_goes_on(database: Database) -> None:
     run_id, _ = running(database)
-    assert take(database, run_id) is None
+    assert try_take(database, run_id) is None
     assert [run.state for run in runs(database)] == ["running"]
 
 
 def test_a_run_whose_output_is_being_written_is_nobody_elses_however_long_that_takes(database: Database) -> None:
     run_id, _ = running(database)
     end_jobs(database, "done")
-    writer = take(database, run_id)
-    assert writer is not None
+    take(database, run_id)
     move(database, handed_at=db_now() - 10 * pipelines.HAND_AGAIN_S)
     assert pipelines.hand_out(database) == []
-    assert take(database, run_id, "w2") is None
+    assert try_take(database, run_id, "w2") is None
 
 
 def test_a_run_is_not_handed_out_again_while_those_before_are_not_heard(database: Database) -> None:
@@ -216,7 +251,6 @@ def test_a_run_is_not_handed_out_again_while_those_before_are_not_heard(database
 def test_a_run_whose_corpus_is_removed_is_over_and_the_next_one_starts(database: Database, state: str) -> None:
     run_id = fired(database)
     run = take(database, run_id)
-    assert run is not None
     job = jobs.open_job(database, pipeline())
     pipelines.note(database, run, "reading", job_id=job.id)
     if state != "reading":
@@ -225,7 +259,6 @@ def test_a_run_whose_corpus_is_removed_is_over_and_the_next_one_starts(database:
     if state == "writing":
         end_jobs(database, "done")
         run = take(database, run_id)
-        assert run is not None
     removal.remove_corpus(database, "books")
     assert [(one.state, one.reason, one.job_id) for one in runs(database)] == [
         ("failed", "its job was removed with its corpus", None)
@@ -238,7 +271,6 @@ def test_a_run_whose_corpus_is_removed_is_over_and_the_next_one_starts(database:
 
 def test_the_reader_of_a_pipeline_that_is_removed_goes_on_with_its_job(database: Database) -> None:
     run = take(database, fired(database))
-    assert run is not None
     pipelines.remove(database, "nightly")
     assert pipelines.renew(database, run, LEASE_S)
     assert not pipelines.note(database, run, "running", job_id=None)
@@ -247,7 +279,6 @@ def test_the_reader_of_a_pipeline_that_is_removed_goes_on_with_its_job(database:
 @pytest.mark.parametrize("state", ["reading", "running", "writing"])
 def test_results_that_a_run_has_yet_to_write_are_not_dropped(database: Database, state: str) -> None:
     run = take(database, fired(database))
-    assert run is not None
     job = read(database, pipeline(), numbered(3))
     Fleet(database).work()
     end_jobs(database, "done")
@@ -256,7 +287,6 @@ def test_results_that_a_run_has_yet_to_write_are_not_dropped(database: Database,
         pipelines.note(database, run, "running", job_id=job.id)
     if state == "writing":
         run = take(database, run.id)
-        assert run is not None
     assert gc.drop(database).outcomes == 0
     pipelines.note(database, run, "done")
     assert gc.drop(database).outcomes > 0
@@ -265,7 +295,7 @@ def test_results_that_a_run_has_yet_to_write_are_not_dropped(database: Database,
 def test_a_run_by_hand_is_in_the_history_and_in_nobodys_way(database: Database) -> None:
     found = keep(database)
     cut_off = begin(database)
-    move(database, lease_until=db_now() - 1.0)
+    lapse(database)
     last, beside = begin(database), begin(database)
     assert pipelines.hand_out(database) == []
     pipelines.fire(database, found, 100.0)
@@ -280,7 +310,7 @@ def test_a_run_by_hand_is_in_the_history_and_in_nobodys_way(database: Database) 
 def test_a_run_by_hand_that_merely_slept_says_itself_how_it_ended(database: Database) -> None:
     keep(database)
     run = begin(database)
-    move(database, lease_until=db_now() - 1.0)
+    lapse(database)
     assert pipelines.hand_out(database) == []
     assert [(one.state, one.reason) for one in runs(database)] == [("failed", "it was cut off")]
     assert pipelines.renew(database, run, LEASE_S)
@@ -295,8 +325,7 @@ def rows_of(database: Database, name: str) -> list[dict[str, Any]]:
         return [dict(row) for row in rows]
 
 
-def test_the_view_has_every_document_with_every_steps_result(database: Database) -> None:
-    fleet = Fleet(database)
+def test_the_view_has_every_document_with_every_steps_result(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: text in {"text 1", "translate(text 2)"}
     views.make(database, "nightly", "books", STEPS)
     job = read(database, pipeline(), numbered(4))
@@ -326,13 +355,10 @@ def test_the_view_has_every_document_with_every_steps_result(database: Database)
     assert shown == {(one["id"], one["step"]): one["status"] for one in failures(database, job.id)}
 
 
-def test_the_view_follows_the_corpus_and_a_pipeline_that_changed(database: Database) -> None:
-    fleet = Fleet(database)
+def test_the_view_follows_the_corpus_and_a_pipeline_that_changed(database: Database, fleet: Fleet) -> None:
     views.make(database, "Night-ly", "books", STEPS[:2])
     for text in ("text 0", "news"):
-        job = read(database, pipeline(steps=STEPS[:2]), [("k0", text)])
-        fleet.work()
-        finished(database, job)
+        fleet.done(pipeline(steps=STEPS[:2]), [("k0", text)])
     assert [row["english"] for row in rows_of(database, "pipeline_night_ly")] == ["translate(news)"]
     views.make(database, "Night-ly", "books", [StepRequest("select", STEPS[0].spec)])
     assert [row["select"] for row in rows_of(database, "pipeline_night_ly")] == ["translate(news)"]
@@ -340,14 +366,13 @@ def test_the_view_follows_the_corpus_and_a_pipeline_that_changed(database: Datab
     views.drop(database, "Night-ly")
 
 
-def test_the_view_is_of_the_corpus_of_that_name_whatever_its_name_and_number(database: Database) -> None:
-    fleet = Fleet(database)
+def test_the_view_is_of_the_corpus_of_that_name_whatever_its_name_and_number(
+    database: Database, fleet: Fleet
+) -> None:
     name = "100% o'clock, \\x %s"
     views.make(database, "nightly", name, STEPS[:1])
     for text in ("text 0", "news"):
-        job = read(database, JobRequest(name, "a.jsonl", STEPS[:1]), [("k0", text)])
-        fleet.work()
-        finished(database, job)
+        fleet.done(JobRequest(name, "a.jsonl", STEPS[:1]), [("k0", text)])
         assert [row["english"] for row in rows_of(database, "pipeline_nightly")] == [f"translate({text})"]
         removal.remove_corpus(database, name)
         assert rows_of(database, "pipeline_nightly") == []

@@ -6,13 +6,15 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from docmill.storage.readers import Record, Rejection, SourceOptions, open_source
+from docmill.storage.readers import SourceOptions, open_source
 
 OPTIONS = SourceOptions()
 
 
-def read(source: str | Path, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
+def read(source: str | Path, options: SourceOptions = OPTIONS) -> list[Any]:
+    """Return the records and rejections of a source."""
     return list(open_source(str(source), options).records())
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from docmill.storage.readers import confinement
 from docmill.storage.readers.confinement import Confined
-from tests.conftest import missing
+from tests.faults.servers import missing
 from tests.storage.readers.intruder import ATTEMPTS, NETWORK
 
 PROGRAMS = ("extract_process", "arrow", "dataset", "sheets")

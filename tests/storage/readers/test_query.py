@@ -71,7 +71,6 @@ def test_the_rows_of_a_query_are_records_and_its_columns_their_fields(made: tupl
     assert source.size_bytes() is None
     matching = f"{url}?SELECT text AS body, '?' AS q FROM article WHERE text LIKE '%0\\%' ESCAPE '\\'"
     [record] = read(matching, SourceOptions("body"))
-    assert isinstance(record, Record)
     assert (record.text, record.meta) == ("a 100%", {"q": "?"})
 
 
@@ -118,7 +117,6 @@ def test_an_error_in_the_middle_keeps_what_came_before_and_tells_no_data(made: t
         make(f"INSERT INTO article VALUES ({n}, '{n if n < 240 else 'secret'}', 'en')")
     broken = "abs(-9223372036854775807 - (text = 'secret'))" if url.startswith("sqlite") else "CAST(text AS integer)"
     *before, last = read(f"{url}?SELECT id, text, {broken} AS n FROM article")
-    assert isinstance(last, Rejection)
     assert last.fatal
     assert "secret" not in last.reason
     assert f"after row {len(before)}; nothing more was read" in last.reason
@@ -150,10 +148,8 @@ def test_a_text_over_the_limit_is_rejected_and_binary_data_left_out(made: tuple[
     texts = "SELECT 'éééééé' AS text UNION ALL SELECT 'short'"
     long, short = read(f"{url}?{texts}", SourceOptions(max_record_bytes=11))
     assert isinstance(short, Record)
-    assert isinstance(long, Rejection)
     assert "longer than 11 bytes" in long.reason
     [record] = read(f"{url}?SELECT 't' AS text, {binary} AS raw")
-    assert isinstance(record, Record)
     assert (record.meta, record.flags) == ({}, ("value_left_out",))
     assert "is binary data" in str(read(f"{url}?SELECT {binary} AS text"))
 
@@ -167,7 +163,6 @@ def test_postgresql_types_have_a_form_in_json(postgres_url: str) -> None:
         " '00000000-0000-0000-0000-000000000005'::uuid AS who, int4range(1, 2) AS span"
     )
     [record] = read(f"{url}?{row}")
-    assert isinstance(record, Record)
     assert record.meta == {
         "price": "1.50",
         "day": "2026-01-02",
@@ -226,8 +221,6 @@ def test_a_hostile_database_does_no_harm(tmp_path: Path) -> None:
     options = SourceOptions(max_record_bytes=1_000_000)
     assert "too big" in refused(f"sqlite:///{path}?SELECT * FROM article", options)
     first, second = read(f"sqlite:///{path}?SELECT * FROM broken")
-    assert isinstance(first, Record)
-    assert isinstance(second, Record)
     assert (first.text, first.flags) == ("caf\ufffd", ("surrogate_replaced",))
     assert (second.text, second.flags) == ("nul\ufffd", ("nul_replaced",))
     [whale] = read(f"sqlite:///{path}?SELECT text FROM found WHERE found MATCH 'whales'")

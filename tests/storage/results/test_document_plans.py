@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,6 @@ from docmill.storage.core.database import Database
 from docmill.storage.errors import NotFound
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.results import samples
-from tests.kinds import KINDS
 from tests.storage.builders import numbered, read, request, work
 
 READERS: tuple[Callable[[Database], object], ...] = (
@@ -23,26 +22,19 @@ READERS: tuple[Callable[[Database], object], ...] = (
 WHOLE = ("SCAN document", "ix_document_corpus_id_id", "TEMP B-TREE FOR ORDER BY")
 
 
-@pytest.fixture
-def store(sqlite_url: str) -> Iterator[Database]:
-    database = Database(sqlite_url, kinds=KINDS)
-    yield database
-    database.close()
-
-
 @pytest.mark.parametrize("reader", READERS)
 def test_no_statement_reads_the_documents_of_a_corpus_one_by_one(
-    store: Database, reader: Callable[[Database], object]
+    sqlite: Database, reader: Callable[[Database], object]
 ) -> None:
-    read(store, request(), numbered(10))
-    work(store)
+    read(sqlite, request(), numbered(10))
+    work(sqlite)
     asked: list[tuple[str, Any]] = []
-    event.listen(store.engine, "before_cursor_execute", lambda *given: asked.append((given[2], given[3])))
+    event.listen(sqlite.engine, "before_cursor_execute", lambda *given: asked.append((given[2], given[3])))
     with suppress(NotFound):
-        reader(store)
+        reader(sqlite)
     statements = [one for one in asked if "FROM document" in one[0]]
     assert statements
-    with store.read() as transaction:
+    with sqlite.read() as transaction:
         for statement, values in statements:
             plan = str(transaction.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all())
             assert not [one for one in WHOLE if one in plan], (statement, plan)

@@ -98,8 +98,7 @@ def test_a_spec_of_many_corpora_shows_each_job_its_own(database: Database, monke
     assert {one["id"] for one in flagged_page(database, job, limit=20).results} >= mine - {"old"}  # its own first
 
 
-def test_failures_of_later_steps_have_their_documents(database: Database) -> None:
-    fleet = Fleet(database)
+def test_failures_of_later_steps_have_their_documents(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: (kind, text[-1:]) == ("translate", "1") or (kind == "embed" and "3" in text)
     job = read(database, pipeline(), numbered(5))
     work(database, fleet.outcomes)

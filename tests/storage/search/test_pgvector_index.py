@@ -141,12 +141,10 @@ def test_a_user_who_may_not_bring_pgvector_in_is_told_who_may(database: Database
             superuser.execute("DROP ROLE plain")
 
 
-def test_sqlite_has_no_index_and_says_so(sqlite_url: str) -> None:
-    database = Database(sqlite_url, kinds=KINDS)
-    embed(database, numbered(4))
+def test_sqlite_has_no_index_and_says_so(sqlite: Database) -> None:
+    embed(sqlite, numbered(4))
     with pytest.raises(StorageError, match="a SQLite store has no index"):
-        pgvector_index.add(database, 1)
-    assert pgvector_index.every(database) == []
-    assert not pgvector_index.drop(database, 1)
-    assert not proposed(database, choose(database, ["books"]), vector_of("text 1"))
-    database.close()
+        pgvector_index.add(sqlite, 1)
+    assert pgvector_index.every(sqlite) == []
+    assert not pgvector_index.drop(sqlite, 1)
+    assert not proposed(sqlite, choose(sqlite, ["books"]), vector_of("text 1"))

@@ -51,11 +51,6 @@ def told(database: Database, job: OpenJob) -> dict[str, str]:
     return {row["id"]: row["text"] for row in results(database, job.id, step="told")}
 
 
-@pytest.fixture
-def fleet(database: Database) -> Fleet:
-    return Fleet(database)
-
-
 def test_each_document_is_asked_about_with_its_own_metadata(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: not text.strip() or "Hail" in text
     job = take(database, asked(), NEWS)

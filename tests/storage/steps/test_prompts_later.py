@@ -56,11 +56,6 @@ def expected(news: Sequence[News]) -> dict[str, str]:
     return made
 
 
-@pytest.fixture
-def fleet(database: Database) -> Fleet:
-    return Fleet(database)
-
-
 WITH_TEXT = [one for one in NEWS if one[1].strip()]
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, OutcomeRow, Shard, StepText
+from docmill.storage.core.schema import Content, OutcomeRow, Shard
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.errors import LeaseLost
 from docmill.storage.leases import dispatch, shards
@@ -33,6 +30,7 @@ from tests.storage.builders import (
     claim_shard,
     count_rows,
     dispatched,
+    finish,
     numbered,
     read,
     request,
@@ -84,10 +82,16 @@ class Fleet:
     def work(self) -> int:
         return work(self._database, self.outcomes)
 
+    def finish(self) -> None:
+        """Work until nothing is left, and end the jobs."""
+        finish(self._database, self.outcomes)
 
-@pytest.fixture
-def fleet(database: Database) -> Fleet:
-    return Fleet(database)
+    def done(self, asked: JobRequest, texts: Sequence[Text]) -> OpenJob:
+        """Return a job that read these texts and has ended."""
+        job = read(self._database, asked, texts)
+        self.finish()
+        assert read_status(self._database, job.id).state == "done"
+        return job
 
 
 def finished(database: Database, job: OpenJob) -> Any:
@@ -95,12 +99,6 @@ def finished(database: Database, job: OpenJob) -> Any:
     status = read_status(database, job.id)
     assert status.state == "done"
     return status
-
-
-def read_whole(database: Database, fleet: Fleet, asked: JobRequest, texts: Sequence[Text]) -> None:
-    job = read(database, asked, texts)
-    fleet.work()
-    finished(database, job)
 
 
 def planned(database: Database, job: OpenJob, step: str) -> Counter[int]:
@@ -204,8 +202,7 @@ def test_a_retry_passes_on_a_text_that_failed_in_this_job_and_that_another_has_c
     fleet.fails = lambda kind, text: False
     other = read(database, pipeline("b.jsonl", steps=STEPS[:1]), numbered(2))
     assert jobs.retry(database, other.id) == 1
-    fleet.work()
-    jobs.finish(database)
+    fleet.finish()
     assert_invariants(database)
     fleet.computed.clear()
     assert jobs.retry(database, job.id) == 1
@@ -215,7 +212,7 @@ def test_a_retry_passes_on_a_text_that_failed_in_this_job_and_that_another_has_c
 
 
 def test_only_what_changed_is_computed_and_at_every_step(database: Database, fleet: Fleet) -> None:
-    read_whole(database, fleet, pipeline(), numbered(300))
+    fleet.done(pipeline(), numbered(300))
     fleet.computed.clear()
     changed: list[Text] = [
         (key, f"{text}, changed" if n % 100 == 0 else text) for n, (key, text) in enumerate(numbered(300))
@@ -262,48 +259,11 @@ def test_a_step_that_nobody_can_serve_holds_no_other_one_back(database: Database
     assert (status.waiting_cause, status.steps[1].done) == (Cause.BLOCKED, 100)
 
 
-@pytest.mark.slow
-@pytest.mark.long_on("postgresql")
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(data=st.data())
-def test_whatever_the_steps_and_the_texts_each_is_met_and_planned_once(database: Database, data: Any) -> None:
-    example = uuid.uuid4().hex  # whose results are no other one's
-    n_steps = data.draw(st.integers(1, 4), "steps")
-    kinds = st.sampled_from(["translate", "summarize"])
-    asked = []
-    for n in range(n_steps):
-        read_step = data.draw(st.none() | st.integers(0, n - 1), "input") if n else None
-        spec = Spec(data.draw(kinds, "kind"), f"m{data.draw(st.integers(0, 1), 'model')}", example)
-        asked.append(StepRequest(f"s{n}", spec, None if read_step is None else f"s{read_step}"))
-    texts = data.draw(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12), "texts")
-    request = JobRequest(example, "a.jsonl", tuple(asked))
-    shorten = data.draw(st.booleans(), "outputs collide")
-    job = read(database, request, [(str(n), text) for n, text in enumerate(texts)], chunk=5)
-    work(
-        database,
-        lambda claim: [
-            Outcome(content_id, Status.DONE, text=text[:1] if shorten else f"<{text}>")
-            for content_id, text in claim.texts
-        ],
-    )
-    status = finished(database, job)
-    with database.read() as transaction:
-        met = Counter(transaction.scalars(select(StepText.step).where(StepText.job_id == job.id)))
-    for number, step in enumerate(status.steps):
-        assert step.done == len(set(texts)), "no two of these outputs are the same"
-        assert set(planned(database, job, step.name).values()) <= {1}
-        if step.input is not None:
-            assert met[number] == step.done
-    assert [one["id"] for one in results(database, job.id, step=f"s{n_steps - 1}")] == [
-        str(n) for n in range(len(texts))
-    ]
-
-
 def test_an_output_that_was_stored_without_a_follower_gets_its_content_later(
     database: Database, fleet: Fleet
 ) -> None:
     """As a database has it that an earlier release filled."""
-    read_whole(database, fleet, request(spec=TRANSLATE), numbered(3))
+    fleet.done(request(spec=TRANSLATE), numbered(3))
     with database.read() as transaction:
         assert set(transaction.scalars(select(OutcomeRow.output_id))) == {None}
     job = read(database, pipeline(steps=STEPS[:2]), numbered(3))
@@ -313,7 +273,7 @@ def test_an_output_that_was_stored_without_a_follower_gets_its_content_later(
 
 
 def test_what_the_source_replaced_is_not_computed(database: Database, fleet: Fleet) -> None:
-    read_whole(database, fleet, request(spec=TRANSLATE), numbered(3))
+    fleet.done(request(spec=TRANSLATE), numbered(3))
     job = read(database, request(spec=EMBED), [("k0", "text 0"), ("k1", "news"), ("k2", "text 2")])
     fleet.computed.clear()
     fleet.work()

@@ -27,7 +27,7 @@ from docmill.tasks.errors import CannotServe
 from docmill.tasks.models import gliner
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import cut_at_words
-from tests.conftest import missing
+from tests.faults.servers import missing
 from tests.tasks.backends.gliner_models import DESIGNS, LABELS, gliner_model
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal

@@ -17,8 +17,8 @@ from docmill.worker.cli.printing import SOME_REJECTED
 from docmill.worker.settings import Settings
 from docmill.worker.web.server import serving
 from docmill.worker.web.site import Site
-from tests.conftest import missing
 from tests.fault_points import FAULT, MARKER
+from tests.faults.servers import missing
 from tests.kinds import KINDS
 from tests.storage.builders import numbered, read, request
 from tests.worker.harness import EXAMPLES, Docmill

@@ -24,7 +24,7 @@ from docmill.tasks.batching import Item
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.outputs import Generated
-from tests.conftest import missing
+from tests.faults.servers import missing
 from tests.tasks.backends.decoder_only.test_causal import PROMPT, Trickle, run_trickled
 from tests.tasks.backends.decoder_only.test_constraint import SHORT
 from tests.tasks.conftest import Bench, EngineOf
