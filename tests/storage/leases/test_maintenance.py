@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Lease, db_now
 from docmill.storage.leases import maintenance, shards
-from tests.storage.builders import at_once, claim_next, done, lapse, numbered, read, request, shard
+from tests.storage.builders import at_once, claim_next, lapse, numbered, read, request, shard
 
 LEASE_S = 60.0
 
@@ -22,13 +22,6 @@ def pass_time(database: Database, seconds: float) -> None:
 def reclaimed(database: Database) -> int:
     """Return the number of shards that a round of upkeep reclaims."""
     return maintenance.reclaim(database, before=maintenance.contact(database, LEASE_S))
-
-
-def test_a_lease_that_lapses_while_the_store_answers_is_reclaimed(database: Database) -> None:
-    read(database, request(), numbered(3))
-    maintenance.contact(database, LEASE_S)
-    lapse(database, claim_next(database).shard_id)
-    assert reclaimed(database) == 1
 
 
 @pytest.mark.parametrize("away_s", [LEASE_S / 2 + 1, 100 * LEASE_S])
@@ -60,17 +53,6 @@ def test_the_first_supervisor_of_all_gives_leases_their_time(database: Database)
     read(database, request(), numbered(3))
     lapse(database, claim_next(database).shard_id)
     assert reclaimed(database) == 0
-
-
-def test_a_holder_that_comes_back_commits_what_it_computed(database: Database) -> None:
-    read(database, request(), numbered(3))
-    maintenance.contact(database, LEASE_S)
-    claim = claim_next(database)
-    lapse(database, claim.shard_id)
-    pass_time(database, 5 * LEASE_S)
-    assert reclaimed(database) == 0
-    shards.commit(database, claim, done(claim), None)
-    assert shard(database, claim.shard_id).state == "done"
 
 
 def test_a_round_that_was_held_up_reclaims_nothing_that_lapsed_meanwhile(database: Database) -> None:

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.storage.core.specs import ShardSize
 from docmill.storage.leases.policy import (
-    LAPSES_TOGETHER,
     MAX_ATTEMPTS,
     MAX_LAPSES,
-    POISON,
     VANISHED,
     Claimant,
     GiveUp,
     PlanAgain,
-    Split,
-    after_death,
     after_error,
     after_lapse,
     share,
 )
-from docmill.storage.steps.sharding import cut, pack, split, unpack
+from docmill.storage.steps.sharding import cut
 
 CLAIMANTS = st.lists(
     st.builds(
@@ -38,7 +33,6 @@ CLAIMANTS = st.lists(
     unique_by=lambda claimant: claimant.job_id,
 )
 ROOM = st.integers(0, 30)
-IDS = st.lists(st.integers(0, 2**63 - 1), max_size=300)
 SIZED = st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 200)), max_size=100)
 
 
@@ -99,29 +93,6 @@ def test_more_room_takes_from_nobody(claimants: list[Claimant], room: int) -> No
     assert all(more.get(job_id, 0) >= n for job_id, n in less.items())
 
 
-@pytest.mark.parametrize("suspect", [0, 1, 2])
-def test_several_documents_are_split_at_a_death(suspect: int) -> None:
-    assert after_death(n_contents=2, suspect=suspect) == Split()
-
-
-def test_a_document_alone_fails_on_its_second_death_alone() -> None:
-    assert after_death(n_contents=1, suspect=0) == PlanAgain(suspect=1)
-    assert after_death(n_contents=1, suspect=1) == PlanAgain(suspect=2)
-    assert after_death(n_contents=1, suspect=2) == GiveUp(POISON, "document")
-
-
-@given(st.integers(1, 300), st.integers(0, 2), st.integers(1, 2 * MAX_LAPSES))
-def test_a_lapse_makes_no_suspect_and_gives_up_one_document_at_the_most(
-    n_contents: int, suspect: int, lapses: int
-) -> None:
-    step = after_lapse(n_contents=n_contents, suspect=suspect, lapses=lapses)
-    if isinstance(step, PlanAgain):
-        assert step.suspect == suspect
-        assert (step.delay_s > 0) == (lapses >= LAPSES_TOGETHER)
-    assert isinstance(step, Split) == (n_contents > 1 and lapses >= LAPSES_TOGETHER)
-    assert isinstance(step, GiveUp) == (n_contents == 1 and lapses >= MAX_LAPSES)
-
-
 def test_a_document_outlives_more_lapses_than_outages_bring_and_ends_after_a_bound() -> None:
     steps = [after_lapse(n_contents=1, suspect=0, lapses=n) for n in range(1, MAX_LAPSES + 1)]
     assert all(isinstance(step, PlanAgain) for step in steps[:-1])
@@ -140,19 +111,6 @@ def test_errors_back_off_ever_longer_up_to_a_minute_and_then_give_up() -> None:
     assert len(delays) == MAX_ATTEMPTS - 1
     assert 0 < delays[0] < delays[-1] <= 60
     assert all(step.suspect == 1 for step in steps[:-1] if isinstance(step, PlanAgain))
-
-
-@given(IDS)
-def test_packed_ids_unpack_to_themselves(ids: list[int]) -> None:
-    assert unpack(pack(ids)) == ids
-
-
-@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=400))
-def test_parts_put_together_are_the_shard(ids: list[int]) -> None:
-    parts = split(ids)
-    assert [content_id for part in parts for content_id in part] == ids
-    assert all(1 <= len(part) <= (1 if len(ids) <= 16 else 16) for part in parts)
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @given(SIZED, st.integers(1, 20), st.integers(1, 500))

@@ -225,13 +225,6 @@ def test_a_paused_job_stands_still_until_it_is_resumed(database: Database) -> No
     assert not jobs.resume(database, job.id)
 
 
-def test_stopping_takes_back_what_waits_in_the_queue(database: Database) -> None:
-    job = read(database, request(), numbered(600))
-    assert dispatched(database)
-    jobs.halt(database, job.id, "enough")
-    assert {row.state for row in shards_of(database, job)} == {"planned"}
-
-
 def test_truncated_outputs_are_counted_and_so_are_those_of_before(database: Database) -> None:
     job = read(database, request(), numbered(3))
     claim = claim_next(database)
@@ -255,9 +248,12 @@ def test_a_cancel_takes_running_shards_away_and_stops_claims(database: Database)
     assert shards.claim(database, waiting, "w2") is None
     assert shards.look(database, waiting.shard_id) is None
     assert dispatched(database) == []
+    assert {row.state for row in shards_of(database, job)} == {"planned"}
     assert shards.heartbeat(database, "w1") == {}
     assert not jobs.cancel(database, job.id)
     assert read_status(database, job.id).state == "cancelled"
+    with pytest.raises(JobStopped, match="cancelled"):
+        jobs.retry(database, job.id)
 
 
 def test_a_claim_that_slips_past_a_cancel_is_not_renewed_and_cannot_commit(database: Database) -> None:
@@ -306,13 +302,6 @@ def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres_url: s
     assert (row.state, row.fence, row.attempt, row.owner) == ("planned", 2, 0, None)
     database.close()
     other.close()
-
-
-def test_a_cancelled_job_is_not_revived_by_a_retry(database: Database) -> None:
-    job = read(database, request(), numbered(2))
-    jobs.cancel(database, job.id)
-    with pytest.raises(JobStopped, match="cancelled"):
-        jobs.retry(database, job.id)
 
 
 @pytest.mark.parametrize("act", [jobs.cancel, jobs.retry, jobs.require, read_status])
@@ -384,16 +373,6 @@ def test_poison_alone_fails_and_its_neighbours_finish(
     status = read_status(database, job.id)
     assert (status.done, status.failed, status.pending, status.texts) == (255, 1, 0, 256)
     assert list(failures(database, job.id)) == [{"id": "k77", "status": "failed", **reason}]
-
-
-def test_lapses_leave_a_shard_its_attempts(database: Database) -> None:
-    read(database, request(), numbered(1))
-    for _ in range(MAX_ATTEMPTS):
-        vanish(database, claim_next(database))
-    claim = claim_next(database)
-    assert claim.attempt == 1
-    maintenance.failed_attempt(database, claim, "the driver fell over")
-    assert shard(database, claim.shard_id).state == "planned"
 
 
 def test_a_split_shard_is_split_once(database: Database) -> None:
@@ -684,28 +663,6 @@ def test_few_doubtful_results_and_remarks_do_not_stop_a_job(database: Database) 
 def test_a_share_is_too_large_when_it_is_more_than_the_bound(n: int, most: float, is_too_many: bool) -> None:
     assert (jobs.too_many("failed", n, 100, most) is not None) is is_too_many
     assert jobs.too_many("failed", n, 100, None) is None
-
-
-def test_a_job_that_is_read_does_not_end_before_its_shards(database: Database) -> None:
-    read(database, request(), numbered(300))
-    claim = claim_next(database)
-    shards.commit(database, claim, done(claim), None)
-    assert jobs.finish(database) == []
-
-
-def test_a_job_whose_source_is_being_read_does_not_end(database: Database) -> None:
-    read(database, request(), numbered(3), stop_after=1)
-    work(database)
-    assert jobs.finish(database) == []
-
-
-def test_eight_threads_claim_and_commit_on_one_store_without_errors(database: Database) -> None:
-    jobs_ = [read(database, request(corpus=f"c{n}"), numbered(600, first=300 * n), chunk=60) for n in range(2)]
-    at_once(*[lambda n=n: work(database, owner=f"w{n}") for n in range(8)])
-    work(database)
-    assert sorted(jobs.finish(database)) == [job.id for job in jobs_]
-    assert set(outcomes(database).values()) == {"done"}
-    assert len(outcomes(database)) == 900
 
 
 @pytest.mark.parametrize(

@@ -482,17 +482,6 @@ def test_a_manifest_that_names_other_files_is_none(tmp_path: Path, name: object)
         read(folder)
 
 
-@pytest.mark.parametrize("form", ["csv", "csv.gz", "csv-excel"])
-def test_parts_in_csv_give_back_texts_and_ids_that_look_like_formulas(form: str, tmp_path: Path) -> None:
-    texts = {"=cmd": "- [ ] buy milk", "'=1": "'quoted'", "@a;b": "'- one\n;=two", "k": "plain"}
-    rows: list[Placed] = [((i, i), {"id": id_, "-x": text}) for i, (id_, text) in enumerate(texts.items())]
-    target = Target.of(tmp_path / "out", form) if form != "csv.gz" else Target.of(tmp_path / "out.csv.gz")
-    wanted = Manifest(1, "books", 0.5, None, form, 2, "0.1.0", {}, {})
-    parts.write(target, wanted, lambda place: iter(rows), table_of("id", "-x"))
-    items = read(target.path, SourceOptions("-x"))
-    assert {one.key: one.text for one in items if isinstance(one, Record)} == texts
-
-
 def test_a_part_that_is_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     folder = exported(tmp_path / "out", 4)
     part = folder / "part-00000.jsonl"

@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
 from pyarrow import parquet
 
 from docmill.storage.readers import (
@@ -30,10 +29,7 @@ from docmill.storage.readers.arrow import parquet as opened
 from docmill.storage.readers.confinement import receive
 from docmill.storage.readers.records import Row, document
 from docmill.storage.readers.table import rows_in_frame, serve
-from docmill.storage.writers import Target
-from tests.storage.columns import table_of
 from tests.storage.readers.reading import OPTIONS, read
-from tests.storage.writers.test_writers import ROWS
 
 PARIS = datetime.timezone(datetime.timedelta(hours=1))
 
@@ -87,7 +83,6 @@ def test_values_that_json_does_not_know_have_a_form_in_it(tmp_path: Path) -> Non
     }  # fmt: skip
     path = saved(tmp_path / "c.parquet", {"text": ["t"]} | {name: column for name, (column, _) in metadata.items()})
     [record] = read(path)
-    assert isinstance(record, Record)
     far = record.meta.pop("far", None)
     assert record.meta == {name: value for name, (_, value) in metadata.items() if name != "far"}
     assert record.flags == () if far else record.flags == ("value_left_out",)
@@ -114,26 +109,6 @@ def in_this_process(path: Path) -> list[Record | Rejection]:
         for row in rows_in_frame(*frame, path.name):
             items.append(document(row, path.name, OPTIONS) if isinstance(row, Row) else row)
     return items
-
-
-@given(rows=ROWS)
-def test_what_docmill_exports_comes_back_as_the_same_documents(
-    rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("out") / "out.parquet"
-    names = ("id", "text", "task", "tokens_in", "tokens_out", "flags", "meta")
-    Target.of(path).write(rows, table_of(*names))
-    meant = [
-        Record(
-            row["id"] or f"out.parquet:{n}",
-            row["text"],
-            {name: row[name] for name in ("task", "tokens_in", "tokens_out", "flags", "meta")},
-            (),
-            f"out.parquet:{n}",
-        )
-        for n, row in enumerate(rows, 1)
-    ]
-    assert in_this_process(path) == meant
 
 
 def test_wrong_columns_are_refused_with_those_that_are_there(tmp_path: Path) -> None:
@@ -182,7 +157,6 @@ def test_a_text_that_is_repeated_at_no_cost_is_refused_in_bounded_memory(tmp_pat
     before, *refused = read(path, SourceOptions(max_record_bytes=10_000_000))
     assert isinstance(before, Record)
     [cut] = refused
-    assert isinstance(cut, Rejection)
     assert "rows 2 to 1,001 cannot be read" in cut.reason or "more memory than a document may" in cut.reason
 
 
@@ -191,7 +165,6 @@ def test_a_page_of_one_character_is_refused_in_bounded_memory(tmp_path: Path) ->
     path = saved(tmp_path / "c.parquet", {"text": ["a" * 200_000_000]}, compression="zstd", use_dictionary=False)
     assert path.stat().st_size < 2**20
     [item] = read(path, SourceOptions(max_record_bytes=10_000_000))
-    assert isinstance(item, Rejection)
     assert "longer than 10,000,000 bytes" in item.reason or "more memory than a document may" in item.reason
 
 
@@ -215,7 +188,6 @@ def test_pickled_and_unknown_types_are_not_executed(tmp_path: Path) -> None:
     columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
     parquet.write_table(pa.table(columns, schema=pa.schema(fields)), path)
     [record] = read(path)
-    assert isinstance(record, Record)
     assert record.meta == {"arrow.py_extension_type": "b", "nobody.knows": "c"}
     assert not (tmp_path / "harmed").exists()
 

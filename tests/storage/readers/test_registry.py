@@ -15,9 +15,7 @@ from docmill.storage.readers.registry import (
     Document,
     advise_extras,
     describe_sources,
-    kind_of,
 )
-from docmill.storage.readers.streams import gunzip, unzstd
 
 
 def test_a_bug_in_the_reader_of_one_file_of_a_folder_ends_the_reading(
@@ -40,22 +38,6 @@ def test_a_bug_in_the_reader_of_one_file_of_a_folder_ends_the_reading(
     monkeypatch.setattr(documents, "decode_file", broken)
     with pytest.raises(ReaderFailed, match=r"^a\.txt: the reader docmill\.\S+\.documents:document failed"):
         list(open_source(str(tmp_path), SourceOptions()).records())
-
-
-@pytest.mark.parametrize(
-    ("file_name", "kind"),
-    [
-        ("a.jsonl", (".jsonl", None)),
-        ("a.b.CSV.GZ", (".csv", gunzip)),
-        ("a.tar.zst", (".tar", unzstd)),
-        ("a.tgz", (".tar", gunzip)),
-        ("a.gz", ("", gunzip)),
-        (".jsonl", ("", None)),
-        ("README", ("", None)),
-    ],
-)
-def test_a_file_is_read_by_the_suffix_before_its_compression(file_name: str, kind: tuple[str, object]) -> None:
-    assert kind_of(file_name) == kind
 
 
 def test_help_and_errors_name_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:

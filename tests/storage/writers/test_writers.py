@@ -22,7 +22,7 @@ from pyarrow import parquet
 
 from docmill.storage.outputs.output_types import TEXT, VECTOR
 from docmill.storage.writers import Target, write_stream, writer_of
-from docmill.storage.writers.formats import FormatUnfit, escape_formula, unescape_formula
+from docmill.storage.writers.formats import FormatUnfit, escape_formula
 from docmill.storage.writers.parts_manifest import is_begun, is_part
 from tests.storage.columns import table_of
 
@@ -56,31 +56,6 @@ def embedded(*vectors_: list[Any], windows: Any = None) -> list[WrittenRow]:
     more = {} if windows is None else {"windows": windows}
     return [
         {"id": f"d{n}", "vector": np.array(vector, dtype=np.float32), **more} for n, vector in enumerate(vectors_)
-    ]
-
-
-@given(rows=ROWS)
-def test_json_lines_give_the_same_rows_back(rows: list[WrittenRow], tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = written(tmp_path_factory.mktemp("out") / "out.jsonl", rows)
-    assert [json.loads(line) for line in path.read_bytes().splitlines()] == rows
-
-
-@pytest.mark.slow
-@given(rows=ROWS)
-def test_csv_gives_the_same_rows_back_but_for_the_apostrophes(
-    rows: list[WrittenRow], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = written(tmp_path_factory.mktemp("out") / "out.csv", rows)
-    with path.open(encoding="utf-8", newline="") as file:
-        items = list(csv.DictReader(file))
-
-    cells = [(unescape_formula(row["id"]), unescape_formula(row["text"])) for row in items]
-    assert cells == [(row["id"], row["text"]) for row in rows]
-    assert [(json.loads(row["meta"]), json.loads(row["flags"])) for row in items] == [
-        (row["meta"], row["flags"]) for row in rows
-    ]
-    assert [row["tokens_out"] for row in items] == [
-        "" if row["tokens_out"] is None else str(row["tokens_out"]) for row in rows
     ]
 
 
