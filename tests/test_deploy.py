@@ -13,7 +13,6 @@ from docmill.worker.settings import Settings
 from tests.test_compose import ROOT, SERVICES
 
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("docmill-*.*"))
-PAGE = (ROOT / "docs" / "deploy.md").read_text()
 PROGRAM = "/opt/docmill/bin/docmill"
 
 
@@ -40,9 +39,3 @@ def test_a_stopping_worker_is_told_by_sigterm_and_gets_as_much_time_as_with_comp
     stop_s = int(worker["TimeoutStopSec"])
     assert stop_s >= Settings.model_fields["drain_s"].default + 10
     assert SERVICES["worker"]["stop_grace_period"] == f"{stop_s}s"
-
-
-def test_every_setting_that_the_units_and_the_page_name_is_one() -> None:
-    known = {f"DOCMILL_{name.upper()}" for name in Settings.model_fields}
-    for text in (PAGE, *(unit.read_text() for unit in UNITS)):
-        assert set(re.findall(r"\bDOCMILL_[A-Z_]+", text)) <= known

@@ -315,7 +315,7 @@ def test_whatever_is_done_beside_a_run_it_ends_and_the_next_one_starts(
     run = run_of(crew.database, run_id)
     ends_well = act is collect or state == "due" or (act is cancel and state in {"computed", "writing"})
     assert run.state == ("done" if ends_well else "failed"), run.reason
-    assert ends_well or run.reason
+    assert ends_well or "was cancelled" in str(run.reason) or "was removed with its corpus" in str(run.reason)
     if act is collect:
         assert len(ids(tmp_path / "out.jsonl")) == N
     crew.do_all()

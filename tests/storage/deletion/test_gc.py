@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import delete_page
-from docmill.storage.core.schema import Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard, db_now
+from docmill.storage.core.schema import (
+    Content,
+    Corpus,
+    Document,
+    Ingest,
+    Job,
+    OutcomeRow,
+    RejectionRow,
+    Shard,
+    db_now,
+)
 from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
@@ -100,6 +111,14 @@ def test_the_invariants_hold_after_each_page_of_a_removal(
     jobs.cancel(database, job.id + 1)
     assert removal.remove_corpus(database, "books").documents == 11
     assert count_rows(database, Shard) == count_rows(database, Content) == 0
+
+
+def test_a_page_of_rows_with_a_key_of_two_columns_leaves_and_no_more(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    rejected = [{"ingest_id": job.ingest_id, "place": place, "reason": "no"} for place in "abc"]
+    database.write(lambda transaction: transaction.execute(insert(RejectionRow), rejected))
+    page = partial(delete_page, table=RejectionRow, condition=RejectionRow.ingest_id == job.ingest_id, size=2)
+    assert [database.write(page) for _ in range(3)] == [2, 1, 0]
 
 
 def test_what_another_corpus_has_too_stays_with_its_results(database: Database) -> None:

@@ -88,6 +88,13 @@ def test_metadata_reads_back_equal_whatever_json_makes_of_it(database: Database)
     assert ingest.add(database, job, chunk).unchanged == 1
 
 
+def test_a_later_record_of_a_key_is_counted_as_repeated_whether_it_differs_or_not(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    ingest.add(database, job, records([("a", "one"), ("b", "x")]))
+    found = ingest.add(database, job, records([("a", "one"), ("b", "y")], 4))
+    assert found == Counts(records=2, repeated=2, planned=1)
+
+
 @pytest.mark.parametrize("chunk", [1, 10])
 def test_a_source_with_a_repeated_key_adds_nothing_when_it_is_read_again(database: Database, chunk: int) -> None:
     texts = [("a", "one"), ("b", "x"), ("a", "two"), ("a", "three")]
@@ -248,12 +255,6 @@ def test_a_chunk_larger_than_a_databases_limit_of_parameters_is_stored(database:
     job = jobs.open_job(database, request())
     assert ingest.add(database, job, chunks(numbered(2_503), 2_503)[0]).new == 2_503
     assert documents(database) == dict(numbered(2_503))
-
-
-def test_jobs_that_differ_in_their_options_are_not_mixed(database: Database) -> None:
-    first = read(database, request(options={"text_field": "text"}), numbered(1), stop_after=0)
-    second = read(database, request(options={"text_field": "body"}), numbered(1), stop_after=0)
-    assert first.id != second.id
 
 
 def test_skipped_and_failed_texts_of_earlier_jobs_are_counted_as_prior(database: Database) -> None:

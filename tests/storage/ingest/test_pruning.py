@@ -18,7 +18,18 @@ from docmill.storage.results.results import results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
-from tests.storage.builders import TRANSLATE, Text, chunks, documents, finish, numbered, planned, read, request
+from tests.storage.builders import (
+    TRANSLATE,
+    Text,
+    chunks,
+    documents,
+    finish,
+    gathered,
+    numbered,
+    planned,
+    read,
+    request,
+)
 
 ALL = Limits(most_percent=100)
 
@@ -59,6 +70,16 @@ def test_what_comes_back_is_there_again_and_its_result_too(database: Database) -
     assert not planned(database, job)
     status = read_status(database, job.id)
     assert (status.documents, status.done) == (5, 5)
+
+
+def test_a_record_without_metadata_that_comes_back_is_there_again(database: Database) -> None:
+    plain = gathered(("a", "one", {}, (), 0))
+    ingest.add(database, jobs.open_job(database, request()), plain)
+    assert read_and_prune(database, numbered(1))[1] == 1
+    job = jobs.open_job(database, request(spec=TRANSLATE))
+    ingest.add(database, job, plain)
+    ingest.end(database, job)
+    assert documents(database) == {"a": "one", "k0": "text 0"}
 
 
 def test_what_other_sources_brought_stays(database: Database) -> None:

@@ -256,6 +256,16 @@ def test_a_cancel_takes_running_shards_away_and_stops_claims(database: Database)
         jobs.retry(database, job.id)
 
 
+def test_a_shard_that_is_queued_beside_a_cancel_is_not_claimed(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    head = shards.look(database, dispatched(database)[0])
+    assert head is not None
+    assert jobs.cancel(database, job.id)
+    set_shard(database, head.shard_id, state="queued", fence=head.fence)  # as a top-up under way leaves it
+    assert shards.claim(database, head, "w1") is None
+    assert shards.look(database, head.shard_id) is None
+
+
 def test_a_claim_that_slips_past_a_cancel_is_not_renewed_and_cannot_commit(database: Database) -> None:
     job = read(database, request(), numbered(2))
     claim = claim_next(database)

@@ -9,13 +9,12 @@ from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, db_now
-from docmill.storage.deletion import gc, removal
+from docmill.storage.deletion import removal
 from docmill.storage.errors import LeaseLost, NotFound
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.pipelines.pipelines import Run
 from docmill.storage.results.results import failures, results
-from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import at_once, numbered, read
@@ -247,49 +246,11 @@ def test_a_run_is_not_handed_out_again_while_those_before_are_not_heard(database
     assert pipelines.hand_out(database, again=True) == [run_id]
 
 
-@pytest.mark.parametrize("state", ["reading", "running", "writing"])
-def test_a_run_whose_corpus_is_removed_is_over_and_the_next_one_starts(database: Database, state: str) -> None:
-    run_id = fired(database)
-    run = take(database, run_id)
-    job = jobs.open_job(database, pipeline())
-    pipelines.note(database, run, "reading", job_id=job.id)
-    if state != "reading":
-        pipelines.note(database, run, "running", job_id=job.id)
-    jobs.cancel(database, job.id)
-    if state == "writing":
-        end_jobs(database, "done")
-        run = take(database, run_id)
-    removal.remove_corpus(database, "books")
-    assert [(one.state, one.reason, one.job_id) for one in runs(database)] == [
-        ("failed", "its job was removed with its corpus", None)
-    ]
-    assert not pipelines.renew(database, run, LEASE_S), "whoever takes it further is told"
-    assert not pipelines.note(database, run, "done")
-    again = fired(database, 200.0)
-    assert pipelines.hand_out(database) == [again]
-
-
 def test_the_reader_of_a_pipeline_that_is_removed_goes_on_with_its_job(database: Database) -> None:
     run = take(database, fired(database))
     pipelines.remove(database, "nightly")
     assert pipelines.renew(database, run, LEASE_S)
     assert not pipelines.note(database, run, "running", job_id=None)
-
-
-@pytest.mark.parametrize("state", ["reading", "running", "writing"])
-def test_results_that_a_run_has_yet_to_write_are_not_dropped(database: Database, state: str) -> None:
-    run = take(database, fired(database))
-    job = read(database, pipeline(), numbered(3))
-    Fleet(database).work()
-    end_jobs(database, "done")
-    pipelines.note(database, run, "reading", job_id=job.id)
-    if state != "reading":
-        pipelines.note(database, run, "running", job_id=job.id)
-    if state == "writing":
-        run = take(database, run.id)
-    assert gc.drop(database).outcomes == 0
-    pipelines.note(database, run, "done")
-    assert gc.drop(database).outcomes > 0
 
 
 def test_a_run_by_hand_is_in_the_history_and_in_nobodys_way(database: Database) -> None:

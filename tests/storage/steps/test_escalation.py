@@ -232,22 +232,6 @@ def test_a_bound_of_doubtful_results_counts_escalated_texts_whose_first_result_w
     )
 
 
-def test_another_doubt_or_another_model_is_another_job(database: Database) -> None:
-    def asked(escalation: EscalationRequest | None) -> OpenJob:
-        return jobs.open_job(database, pipeline(steps=(replace(ALONE[0], escalation=escalation),)))
-
-    bound = Doubt(bounds=(Bound("confidence", is_below=True, value=0.4),))
-    kinds = [
-        None,
-        EscalationRequest(LARGE),
-        EscalationRequest(LARGE, bound),
-        EscalationRequest(replace(LARGE, model="x")),
-    ]
-    opened = [asked(one).id for one in kinds]
-    assert len({*opened}) == 4
-    assert [asked(one).id for one in kinds] == opened
-
-
 def test_a_prompt_with_metadata_is_the_same_for_both(database: Database) -> None:
     prompt = {"prompt": "{meta.n}: {text}"}
     steps = (

@@ -14,7 +14,6 @@ from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.parts import marks
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
-from docmill.storage.steps import jobs
 from docmill.storage.steps.choosing import as_text, condition
 from docmill.storage.steps.conditions import Flagged, parse_flags
 from docmill.storage.steps.jobs import OpenJob
@@ -140,18 +139,6 @@ def test_prompts_are_rendered_only_of_what_is_selected(database: Database) -> No
     n = len(flagger.computed)
     flagger.done(steps=steps)
     assert len(flagger.computed) == n
-
-
-def test_steps_with_another_condition_are_another_job(database: Database) -> None:
-    def asked(flagged: Flagged | None) -> OpenJob:
-        steps = (STEPS[0], replace(STEPS[1], flagged=flagged))
-        return jobs.open_job(database, pipeline(steps=steps))
-
-    some = Flagged(parse_flags(["empty", "windowed"]))
-    opened = [asked(flagged).id for flagged in (None, ONLY_DOUBTFUL, NO_DOUBTFUL, some)]
-    assert len({*opened}) == 4
-    assert [asked(flagged).id for flagged in (None, ONLY_DOUBTFUL, NO_DOUBTFUL, some)] == opened
-    assert asked(some).steps[1].flagged == some
 
 
 @dataclass(frozen=True)

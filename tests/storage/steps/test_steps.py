@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
+from docmill.storage.steps.conditions import Bound, Doubt, Flagged, parse_flags
 from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.storage.steps.sharding import unpack
-from docmill.storage.steps.steps import StepRequest
+from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import (
     TRANSLATE,
     Text,
@@ -230,11 +232,23 @@ def test_only_what_changed_is_computed_and_at_every_step(database: Database, fle
     assert [step.done for step in status.steps] == [300] * 4
 
 
-def test_the_same_run_again_adopts_the_unfinished_job_by_all_its_steps(database: Database) -> None:
-    first = jobs.open_job(database, pipeline())
-    again, shorter = jobs.open_job(database, pipeline()), jobs.open_job(database, pipeline(steps=STEPS[:2]))
-    assert (again.id, again.adopted, again.steps) == (first.id, True, first.steps)
-    assert not shorter.adopted
+def test_the_same_request_adopts_an_unfinished_job_and_another_one_does_not(database: Database) -> None:
+    large = Spec("translate", "large", "sha256:4")
+    unsure = Doubt(bounds=(Bound("confidence", is_below=True, value=0.4),))
+    flagged = [Flagged(), Flagged(lacking=True), Flagged(parse_flags(["empty", "windowed"]))]
+    better = [
+        EscalationRequest(large),
+        EscalationRequest(large, unsure),
+        EscalationRequest(replace(large, revision="2")),
+    ]
+    steps: list[Sequence[StepRequest]] = [STEPS, STEPS[:2], STEPS[:1]]
+    steps += [(STEPS[0], replace(STEPS[1], flagged=one)) for one in flagged]
+    steps += [(replace(STEPS[0], escalation=one),) for one in better]
+    asked = [*(pipeline(steps=some) for some in steps), replace(pipeline(), options={"text_field": "body"})]
+    opened, again = ([jobs.open_job(database, one) for one in asked] for _ in range(2))
+    assert [job.id for job in opened] == [*range(1, len(asked) + 1)]
+    assert [(job.id, job.steps) for job in again] == [(job.id, job.steps) for job in opened]
+    assert [{job.adopted for job in some} for some in (opened, again)] == [{False}, {True}]
 
 
 def test_a_job_ends_only_when_its_last_step_has(database: Database, fleet: Fleet) -> None:
