@@ -105,7 +105,7 @@ def encoders(dtype: str, cache_dir: Path, texts: list[str], pairs: int) -> Compa
     sides = {f"{OURS}: no padding, oneDNN": EncoderBackend(asked)}
     with replaced(packed, "OneDnnLinear", PlainLinear), replaced(packed, "on_amx", lambda _dtype: False):
         sides["no padding, torch's linear layers"] = EncoderBackend(replace(asked, cache_dir=cache_dir / "plain"))
-    with replaced(encoder_backend, "proven_encoder", lambda *_: None):
+    with replaced(encoder_backend, "proven_encoder", lambda *_, **__: None):
         sides[f"{LIBRARY}: padded"] = EncoderBackend(replace(asked, cache_dir=cache_dir / "padded"))
     return compared(f"MiniLM in {dtype}", sides, texts, pairs)
 
