@@ -43,6 +43,7 @@ class Fleet:
         self._database = Database(database_url, kinds=KINDS)
         self._broker = Broker(redis_url)
         self._runs = 0
+        self._busy_shares: list[float] = []
 
     def run(self, texts: Sequence[str], task: str, model: str, **options: Any) -> tuple[float, int]:
         """A job over these texts: its seconds, and the tokens that were written. Raises SystemExit for a failure."""
@@ -53,6 +54,7 @@ class Fleet:
         began = time.time()
         job = enqueue(self._database, lambda: self._broker, prepare(self._settings, request)).id
         self._wait(job)
+        self._busy_shares += self._lately_busy()
         ended, written = self._written(job, len(texts))
         return ended - began, written
 
@@ -99,7 +101,11 @@ class Fleet:
         return sum(peak_mb(pid) for pid in (self._worker, *_children(self._worker)))
 
     def busy_shares(self) -> list[float]:
-        """By the workers' own word: the part of the last minute's time with texts in which each device computed."""
+        """By the workers' own word: the part of its time with texts in which a device computed, in the last minute
+        of each run."""
+        return [*self._busy_shares]
+
+    def _lately_busy(self) -> list[float]:
         with self._database.read() as transaction:
             uses = transaction.scalars(select(Worker.time_use)).all()
         return [use["device"] / use["working"] for use in uses if use and use["working"]]
