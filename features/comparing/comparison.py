@@ -19,7 +19,7 @@ from docmill.storage.core.schema import Document, SpecRow
 from docmill.storage.core.specs import Spec, StoredOutcome
 from docmill.storage.errors import StorageError
 from docmill.storage.outputs.output_types import CONFIDENCE, VECTOR, OutputType
-from docmill.storage.results.sampling import Reservoir
+from docmill.storage.results.results import Reservoir
 from docmill.storage.search.knn import Matrix, Nearest, cosines
 from docmill.storage.steps import lineage
 from docmill.storage.steps.jobs import require

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.results.job_counts import FinishedShard, RuntimeUse, finished_shards, runtimes
-from docmill.storage.results.results import failures, results
-from docmill.storage.results.sampling import Reservoir
+from docmill.storage.results.results import Reservoir, failures, results
 from docmill.storage.results.status import JobStatus, StepStatus
 from docmill.storage.steps.conditions import order_flags
 from docmill.tasks.checks import NONE, Checks, Finding

@@ -75,8 +75,9 @@ _QUEUED = (
 _LIVE = select(Worker.id, Worker.lanes, Worker.slots).where(Worker.seen_at > db_now() - LIVE_S)
 _REFUSED = select(Refusal.worker_id, Refusal.spec_id).where(Refusal.refused_at > db_now() - REFUSAL_S)
 _WAITING = (Shard.lane == bindparam("lane"), Shard.state == "queued", Shard.dispatched_at >= bindparam("since"))
-_JOBS_WAITING = select(Job.id, Job.priority).join(Shard, Shard.job_id == Job.id).where(*_WAITING).distinct()
-_OLDEST_WAITING = select(func.min(Shard.dispatched_at)).where(*_WAITING)
+_OF_RUNNING_JOB = and_(Job.id == Shard.job_id, RUNS)  # a top-up beside a cancel may leave a queued shard behind
+_JOBS_WAITING = select(Job.id, Job.priority).join(Shard, _OF_RUNNING_JOB).where(*_WAITING).distinct()
+_OLDEST_WAITING = select(func.min(Shard.dispatched_at)).join(Job, _OF_RUNNING_JOB).where(*_WAITING)
 _NEIGHBORS = select(Worker.id, Worker.pid).where(Worker.pid_space == bindparam("pid_space"))
 
 
@@ -379,6 +380,7 @@ def _in_flight(transaction: Transaction, lane: str) -> dict[int, Row[int, str | 
         select(Job.id, Job.sharer, Job.budget, func.count().label("n"))
         .join(Shard, Shard.job_id == Job.id)
         .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]), Shard.dispatched_at.is_not(None))
+        .where(or_(Shard.state == "running", RUNS))
         .group_by(Job.id)
     )
     return {row.id: row for row in counted}

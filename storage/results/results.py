@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from array import array
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
-from typing import Any, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import numpy as np
 from sqlalchemy import ColumnElement, Select, case, func, or_, select, tuple_
@@ -29,6 +30,7 @@ from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 
 DocumentPlace = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
 Placed = tuple[DocumentPlace, dict[str, Any]]
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 PAGE = 1_000
@@ -476,3 +478,21 @@ def why_left_out(database: Database, job_id: int) -> str | None:
     """Return the reason of documents that a step of a job leaves out; None if no step leaves out documents."""
     names = [step.leaves_out for step in _steps(database, job_id) if step.leaves_out is not None]
     return find_filter(names[0]).reason if names else None
+
+
+class Reservoir(Generic[T]):
+    """Some of a stream's items, each with the same chance (algorithm R of J. Vitter, 1985). A seed fixes the draw."""
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self.kept: list[T] = []
+        self._size = size
+        self._random = random.Random(seed)  # noqa: S311 - a sample that can be repeated
+        self._seen = 0
+
+    def offer(self, item: T) -> None:
+        """Take it, or leave it."""
+        self._seen += 1
+        if len(self.kept) < self._size:
+            self.kept.append(item)
+        elif (place := self._random.randrange(self._seen)) < self._size:
+            self.kept[place] = item

@@ -560,7 +560,7 @@ def job_of_key(transaction: Transaction, key: IdempotencyKey) -> KeyedJob | None
     job = transaction.execute(query.where(Job.id == row.job_id)).one_or_none()
     if job is None:
         raise StorageError(
-            f"job {row.job_id} of the idempotency key {key.key} was removed with its corpus; give another key to "
+            f"job {row.job_id} of the idempotency key {key.key} was removed; give another key to "
             "store the documents again"
         )
     if said := _different_arguments(row.arguments or {}, key.arguments):

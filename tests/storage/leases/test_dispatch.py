@@ -148,6 +148,17 @@ def test_a_job_goes_ahead_of_the_last_shards_of_another(database: Database) -> N
     assert by_job(database, newcomers(database)) == {small.id: 1}
 
 
+def test_a_queued_shard_of_a_cancelled_job_keeps_nobody_back(database: Database) -> None:
+    cancelled = many_shards(database, "a", 2, priority=1, sharer="alice")
+    left_behind, _ = dispatched(database)
+    jobs.cancel(database, cancelled.id)
+    set_shard(database, left_behind, state="queued", dispatched_at=db_now())
+    many_shards(database, "b", 40, sharer="bob")
+    dispatched(database)
+    other, ours = many_shards(database, "c", 3, sharer="carol"), many_shards(database, "d", 3, sharer="alice")
+    assert by_job(database, newcomers(database)) == {other.id: 1, ours.id: 1}
+
+
 def test_newcomers_go_in_the_order_in_which_they_came(database: Database) -> None:
     many_shards(database, "a", 40)
     dispatched(database)

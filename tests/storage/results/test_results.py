@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from docmill.storage.core.database import Database
@@ -10,7 +12,15 @@ from docmill.storage.ingest import ingest
 from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.readers import Rejection
-from docmill.storage.results.results import count_doubtful, failures, input_columns, inputs, results, samples
+from docmill.storage.results.results import (
+    Reservoir,
+    count_doubtful,
+    failures,
+    input_columns,
+    inputs,
+    results,
+    samples,
+)
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
@@ -198,3 +208,20 @@ def test_failures_come_in_the_order_of_the_source_be_they_few_or_many(
     found = [row["id"] for row in failures(database, job.id)]
     assert len(found) == n_failed
     assert found == [key for key, _ in texts if key in found]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_each_item_of_a_stream_has_the_same_chance_and_a_seed_fixes_the_draw(size: int) -> None:
+    def draw(seed: int) -> list[int]:
+        sample = Reservoir[int](size, seed)
+        for item in range(10):
+            sample.offer(item)
+        return sample.kept
+
+    assert draw(5) == draw(5)
+    drawn = [draw(seed) for seed in range(3_000)]
+    assert all(len({*sample}) == size for sample in drawn)
+    counts = Counter(item for sample in drawn for item in sample)
+    expected = 3_000 * size / 10
+    assert all(abs(counts[item] - expected) < 5 * expected**0.5 for item in range(10))
+    assert Reservoir[int](0).kept == []
