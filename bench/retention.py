@@ -61,7 +61,7 @@ class Simulation:
     def ages(self) -> Ages | None:
         if self.age_days is None:
             return None
-        names = ("runs", "step_texts", "rejections", "refusals", "shards", "versions", "results")
+        names = ("runs", "step_texts", "rejections", "shards", "versions", "results")
         return dict.fromkeys(names, self.age_days * DAY_S)
 
 
