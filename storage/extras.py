@@ -37,7 +37,7 @@ class Extra:
         return self.name if has_gpu or self.on_cpu is None else self.on_cpu
 
     def require(self, what: str, libraries: str = "another library", error: type[Exception] = StorageError) -> None:
-        """Raise an error, with the command that installs the extra, if it is not installed."""
+        """Raise an error if the extra is not installed. The message has the command that installs it."""
         if not self.is_installed:
             raise error(f"{what} needs {libraries}: {install(self.name)}")
 

@@ -195,14 +195,14 @@ def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def sqlite(sqlite_url: str) -> Iterator[Database]:
-    """`sqlite_url`, opened, for a test of SQLite alone."""
+    """An open database at `sqlite_url`, for tests of SQLite only."""
     with closing(Database(sqlite_url, pool_size=12, kinds=KINDS)) as database:
         yield database
 
 
 @pytest.fixture
 def postgres(postgres_url: str) -> Iterator[Database]:
-    """`postgres_url`, opened, for a test of PostgreSQL alone."""
+    """An open database at `postgres_url`, for tests of PostgreSQL only."""
     with closing(Database(postgres_url, pool_size=12, kinds=KINDS)) as database:
         yield database
 
@@ -240,7 +240,7 @@ def bare_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Da
 
 @pytest.fixture(scope="session")
 def _redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Redis."""
+    """The URL of a Redis server."""
     refuse_if_fast("Redis")
     with ExitStack() as stack:
         yield REDIS_URL or stack.enter_context(RedisServer(tmp_path_factory.mktemp("redis"))).url

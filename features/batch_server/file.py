@@ -335,7 +335,7 @@ class CallSource(Source):
         return self._file.content.size_bytes
 
     def opened(self, _options: SourceOptions) -> Self:
-        """Return itself: the file's lines say how they are read."""
+        """Return this source unchanged: each line of the file says how it is read."""
         return self
 
     def records(self) -> Iterator[Record | Rejection]:

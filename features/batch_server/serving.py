@@ -471,13 +471,13 @@ def _sentence(error: Exception) -> str:
 def _error(message: str, status: HTTPStatus, code: str | None = None, param: str | None = None) -> Response:
     fallback = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
     told = {"message": message, "type": _TYPES.get(status, fallback), "param": param, "code": code}
-    # For OpenAI's clients: a batch takes hours, so trying again is of no use.
+    # Keeps OpenAI's clients from retrying: a batch takes hours.
     headers = {"X-Should-Retry": "false"} if status == HTTPStatus.TOO_MANY_REQUESTS else None
     return _with_headers(JSONResponse({"error": told}, status, headers))
 
 
 def _with_headers(response: Response) -> Response:
-    """Return an answer with a number, which nobody keeps, or takes for a page."""
+    """Add headers to a response: a request id, no caching, no guessing of its content type."""
     own = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "X-Request-Id": f"req_{uuid4().hex}"}
     response.headers.update(own)
     return response

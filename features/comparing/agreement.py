@@ -17,7 +17,7 @@ _WORDS = re.compile(r"\w+")
 
 @dataclass
 class Agreement(ABC):
-    """A measure of results of one type of output. It counts the documents, and those with the same results."""
+    """Compares results of one output type. Counts the documents, and those with identical results."""
 
     n: int = 0
     identical: int = 0
@@ -31,7 +31,7 @@ class Agreement(ABC):
 
     @abstractmethod
     def compare(self, a: Result, b: Result) -> bool:
-        """Add to the type's own measures; return True if the results are the same."""
+        """Update the measures of this output type. Return True if the results are the same."""
 
     def measures(self) -> Measures:
         """Return the measures of all documents so far, each from 0 to 1 but for kappa, which may be below 0."""

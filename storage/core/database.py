@@ -153,7 +153,7 @@ class Database:
             return value
 
     def execute(self, statement: Executable) -> int:
-        """Execute a statement that changes rows, in a write transaction. Return the number of these rows."""
+        """Execute a statement in a write transaction. Return the number of rows that it changed."""
         return self.write(lambda transaction: transaction.execute(statement).rowcount)
 
     @contextmanager

@@ -93,7 +93,7 @@ def n_chars(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, i
 
 
 def read_texts(transaction: Transaction, content_ids: Collection[int]) -> dict[int, str]:
-    """Return the texts of contents that are stored."""
+    """Return texts by content id. Contents that are not stored are left out."""
     rows = transaction.probe(select(Content.id, Content.text), Content.id, content_ids)
     return {row.id: row.text for row in rows}
 

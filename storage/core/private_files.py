@@ -1,4 +1,4 @@
-"""Folders and files that only their owner may read, because they contain texts of documents; and notes in a cache."""
+"""Folders and files that only their owner may read, because they contain document texts. Small cache files, too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_file(path: Path) -> None:
 
 
 def write_note(path: Path, text: str) -> None:
-    """Write a small file whole, whoever else writes it now."""
+    """Write a small file atomically: others may write it at the same time."""
     make_folder(path.parent)
     building = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:

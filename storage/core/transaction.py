@@ -65,7 +65,7 @@ class Transaction(ABC):
     def has_table(self, name: str) -> bool:
         """Return True if there is a table of this name."""
 
-    # Locks. All last until the end of the transaction. A database with one writer at a time has none.
+    # Locks are held until the transaction ends. A database with one writer at a time needs none.
     #
     # Advisory locks keep garbage collection from racing with new references, and a job's two planners apart. Many
     # transactions may refer to contents at once, or one may collect contents. Without the lock collection could drop

@@ -133,9 +133,9 @@ def are_droppable(transaction: Transaction, older_than_s: float) -> ColumnElemen
 
 
 def replaced_specs(database: Database, older_than_s: float) -> tuple[tuple[int, ...], list[str]]:
-    """Return the specs that were replaced before then in every corpus that has jobs with them.
+    """Return the specs that were replaced at least this long ago in every corpus with jobs that use them.
 
-    Return also a sentence for each replaced spec that stays, with a corpus that still has it.
+    Also return a sentence for each replaced spec that stays. It names a corpus that still has the spec.
     """
     with database.read() as transaction:
         old_enough = ReplacementRow.ended_at <= db_now() - older_than_s

@@ -160,11 +160,11 @@ def _delete_jobs(transaction: Transaction, corpus_id: int) -> int:
 
 
 def delete_jobs(transaction: Transaction, job_ids: Collection[int]) -> int:
-    """Delete jobs that have no shards any more, with what belongs to them alone. Return their number."""
+    """Delete jobs without shards, and the rows that belong only to them. Return the number of jobs."""
     transaction.execute(delete(Step).where(Step.job_id.in_(job_ids)))
     forget_arguments(transaction, job_ids)
     budgets.forget(transaction, job_ids)
-    if transaction.server is None:  # zeros by now, which PostgreSQL merges away itself
+    if transaction.server is None:  # these are zero by now; PostgreSQL merges them away
         transaction.execute(delete(ShardCount).where(ShardCount.job_id.in_(job_ids)))
     return transaction.execute(delete(Job).where(Job.id.in_(job_ids))).rowcount
 

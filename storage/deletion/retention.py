@@ -287,9 +287,9 @@ def _sum(transaction: Transaction, ids: list[int]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule of retention: removes rows that are older than an age, and counts them by table.
+    """A retention rule. It removes rows that are older than an age, and counts them by table.
 
-    Maintenance applies the rules of upkeep each hour. The others have no age unless the settings have one.
+    Maintenance applies upkeep rules each hour. Other rules have no age unless the settings give one.
     """
 
     name: str
@@ -360,5 +360,5 @@ def every_rule() -> tuple[Rule, ...]:
 
 
 def upkeep_ages(age_s: float) -> dict[str, float]:
-    """Return the ages of the rules that work by themselves, which are all the same."""
+    """Return this age for each upkeep rule, by name."""
     return {rule.name: age_s for rule in every_rule() if rule.is_upkeep}

@@ -91,7 +91,7 @@ def diff_chunk(
 
 
 class SeenDocuments:
-    """The documents that a reading has seen: a bit for each document of the store up to the last one."""
+    """The documents that a reading has seen, as a bit for each document id up to the highest."""
 
     def __init__(self) -> None:
         self._bits = bytearray()
@@ -101,7 +101,7 @@ class SeenDocuments:
         for document_id in document_ids:
             place = document_id >> 3
             if place >= len(bits):
-                bits.extend(bytes(max(place + 1 - len(bits), len(bits))))  # at least double, so that few are copied
+                bits.extend(bytes(max(place + 1 - len(bits), len(bits))))  # at least double, to copy rarely
             bits[place] |= 1 << (document_id & 7)
 
     def __contains__(self, document_id: int) -> bool:

@@ -27,7 +27,7 @@ CHUNK_CHARS = 8_000_000  # keeps the transaction short and the memory small for 
 
 
 class StoredVersion(NamedTuple):
-    """A document's version in the store. The reading `ingest_id` brought it from place `seq` of its source."""
+    """A stored version of a document. The reading `ingest_id` found it at place `seq` of the source."""
 
     id: int
     key: str
@@ -94,7 +94,7 @@ class Chunk:
         return [place for flags, place in pairs if flags != "[]" and any(mended in flags for mended in MENDED)]
 
     def at(self, places: Sequence[int]) -> Chunk:
-        """Return the chunk with the records at these places only; `n_records` stays."""
+        """Return the chunk with only the records at these places. `n_records` does not change."""
         columns: dict[str, Any] = {name: _at(places, getattr(self, name)) for name in _COLUMNS}
         return replace(self, **columns)
 

@@ -207,9 +207,9 @@ def store_documents(
     *,
     gone: bool = False,
 ) -> Sequence[int]:
-    """Store documents in place of the current versions. Return their ids; none if the database chose them.
+    """Store documents in place of the current versions. Return their ids, or no ids if the database chose them.
 
-    With `gone` they say that the source no longer has them.
+    With `gone`, the new versions say that the source no longer has the documents.
     """
     n = len(incoming)
     columns: dict[str, Sequence[Any]] = {

@@ -75,7 +75,7 @@ _QUEUED = (
 _LIVE = select(Worker.id, Worker.lanes, Worker.slots).where(Worker.seen_at > db_now() - LIVE_S)
 _REFUSED = select(Refusal.worker_id, Refusal.spec_id).where(Refusal.refused_at > db_now() - REFUSAL_S)
 _WAITING = (Shard.lane == bindparam("lane"), Shard.state == "queued", Shard.dispatched_at >= bindparam("since"))
-_OF_RUNNING_JOB = and_(Job.id == Shard.job_id, RUNS)  # a top-up beside a cancel may leave a queued shard behind
+_OF_RUNNING_JOB = and_(Job.id == Shard.job_id, RUNS)  # a top-up that races with a cancel may leave a queued shard
 _JOBS_WAITING = select(Job.id, Job.priority).join(Shard, _OF_RUNNING_JOB).where(*_WAITING).distinct()
 _OLDEST_WAITING = select(func.min(Shard.dispatched_at)).join(Job, _OF_RUNNING_JOB).where(*_WAITING)
 _NEIGHBORS = select(Worker.id, Worker.pid).where(Worker.pid_space == bindparam("pid_space"))

@@ -352,7 +352,7 @@ def end_shard(
     known |= known_outcomes(transaction, spec_id, [content_id for content_id in contents if content_id not in known])
     left: dict[str, Any] = {}
     if len(known) < len(contents):
-        there = n_chars(transaction, contents)  # the others were removed
+        there = n_chars(transaction, contents)  # without contents that were removed
         assert there.keys() == known.keys(), "a shard ends with an outcome for each of its contents"
         left = _extent(transaction, [content_id for content_id in contents if content_id in there])
     tally = Tally.of(known.values())

@@ -192,5 +192,5 @@ class StoredTexts(Source):
                 inputs = lineage.read_inputs(transaction, self.way, {row.id: row.content_id for row in page})
                 texts = read_texts(transaction, {*inputs.values()})
             for row in page:
-                if row.id in inputs and inputs[row.id] in texts:  # else removed since the page was read
+                if row.id in inputs and inputs[row.id] in texts:  # others were removed meanwhile
                     yield Record(row.key, texts[inputs[row.id]], row.meta, (), row.key)

@@ -29,9 +29,9 @@ LaneLabel = tuple[str, str]  # a lane, and a status, model, reason or flag
 
 
 class OpenShards(NamedTuple):
-    """Open shards of a lane in one state: `n` of them. `suspects` are those that may kill their process.
+    """The number `n` of open shards of a lane in one state. `suspects` of them may kill their process.
 
-    The oldest job that has some was made at `created_at`.
+    `created_at` is the time when the oldest job with such shards was made.
     """
 
     lane: str
@@ -60,7 +60,7 @@ class StoreTotals:
 
 
 def open_shards(transaction: Transaction) -> list[OpenShards]:
-    """Return the open shards of the jobs that run, by lane and state."""
+    """Return the open shards of running jobs, by lane and state."""
     sums = (func.sum(ShardCount.n).label("n"), func.sum(ShardCount.n_suspect).label("suspects"))
     of_job = (
         select(ShardCount.lane, ShardCount.state, Job.created_at, *sums)
@@ -103,7 +103,7 @@ def read_work(transaction: Transaction) -> StoreTotals:
 
 
 def recount(database: Database) -> dict[str, int]:
-    """Correct the kept counts. Return how many were wrong: of `shards`, and of `outcomes` (failures and flags)."""
+    """Correct the kept counts. Return how many were wrong for `shards` and for `outcomes` (failures and flags)."""
     by_job = partial(_correct, invariant="kept_shards", table=ShardCount, key=SHARD_KEY)
     by_lane = partial(_correct, invariant="kept_outcomes", table=WorkCount, key=("name", "lane", "label"))
     return {"shards": database.write(by_job), "outcomes": database.write(by_lane)}

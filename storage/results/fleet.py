@@ -336,7 +336,7 @@ def _waiting(transaction: Transaction, lanes: Collection[str], now: float) -> di
 
 
 def _paces(transaction: Transaction, now: float) -> dict[str, dict[str, Any]]:
-    """Return the paces of each lane in which shards ended lately, by the names that they have in `Lane`."""
+    """Return the fields of `Lane` with speeds, for each lane in which shards ended lately."""
     summed = (Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.tokens_in, Shard.tokens_out)
     query = select(Shard.lane, *map(func.sum, summed)).group_by(Shard.lane)
     paces: dict[str, dict[str, Any]] = {}

@@ -294,11 +294,11 @@ def _take(lock: BinaryIO, path: Path) -> None:
 
 
 def marks(database: Database, job_id: int, step: str | None = None) -> dict[str, dict[str, Any]]:
-    """Return the mark of a step's results, or those of all steps, by the steps' names. Raises NotFound.
+    """Return the mark of a step's results, or the marks of all steps, by step name. Raises NotFound.
 
-    A mark says how many documents are `done`, when the `latest` was, and which is the last. An outcome that is done
-    is never overwritten. So results change by more (a failed text that was tried again), by fewer (what was removed
-    or dropped), or by later ones (what was dropped and computed again).
+    A mark has the number of documents that are `done`, the time of the `latest` outcome, and the `last_document`.
+    Outcomes that are done are never overwritten. So when results change, there are more (a retry succeeded), fewer
+    (some were removed or dropped) or later ones (some were dropped and computed again).
     """
     job = require(database, job_id)
     by_step = {}

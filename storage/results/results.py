@@ -481,16 +481,16 @@ def why_left_out(database: Database, job_id: int) -> str | None:
 
 
 class Reservoir(Generic[T]):
-    """Some of a stream's items, each with the same chance (algorithm R of J. Vitter, 1985). A seed fixes the draw."""
+    """A uniform random sample of a stream (algorithm R of J. Vitter, 1985). The seed makes it reproducible."""
 
     def __init__(self, size: int, seed: int = 0) -> None:
         self.kept: list[T] = []
         self._size = size
-        self._random = random.Random(seed)  # noqa: S311 - a sample that can be repeated
+        self._random = random.Random(seed)  # noqa: S311 - a reproducible sample
         self._seen = 0
 
     def offer(self, item: T) -> None:
-        """Take it, or leave it."""
+        """Keep or drop an item, at random once the sample is full."""
         self._seen += 1
         if len(self.kept) < self._size:
             self.kept.append(item)

@@ -12,7 +12,7 @@ from docmill.storage.steps.steps import OpenStep
 
 TOGETHER = 16  # texts of a suspect
 OPEN_SHARDS = ("planned", "queued", "running")
-# The columns of a shard that nobody has claimed.
+# The column values of an unclaimed shard.
 UNTOUCHED = {
     column.name: column.default.arg  # type: ignore[attr-defined]
     for column in Shard.__table__.columns

@@ -53,14 +53,14 @@ class StepRequest:
 class OpenStep:
     """A step of a job. `input_step` is the number of the step whose output it reads; None reads the documents.
 
-    With a `template` what it computes of a document is what that renders of the text that it reads and the
-    document's metadata (see `storage.steps.lineage`). `params` are the spec's. `flagged` is a condition on the flags
-    of the output that it reads. `leaves_out` names the filter of the documents. `price` is that of a million tokens
-    read, and of a million written.
+    A `template` renders the step's input and the document's metadata into the text to compute (see
+    `storage.steps.lineage`). `params` are those of the spec. `flagged` is a condition on the flags of the input.
+    `leaves_out` names the filter of the documents. `price` is the price of a million tokens read, and of a million
+    written.
 
-    The step's result is that of its `escalation` where that one is better. An escalation is a step with a number of
-    its own, which computes the contents of the step `escalates` again whose results are in `doubt`. It has the step's
-    lane, and the prompt around a document is the step's, too.
+    If the `escalation` has a better result, it replaces the step's own. An escalation is a step with its own number.
+    It computes contents again if their results in the step `escalates` are in `doubt`. It has the same lane as that
+    step, and puts the same prompt around a document.
     """
 
     seq: int

@@ -37,7 +37,7 @@ def remembered(folder: Path, subject: str) -> dict[str, Any]:
 
 
 def remember(folder: Path, subject: str, facts: Mapping[str, Any]) -> None:
-    """Keep facts for the next process. Where the folder takes none, that process measures again."""
+    """Save facts for the next process. If the folder is not writable, that process measures again."""
     path = _file(folder, subject)
     try:
         write_note(path, json.dumps({"subject": subject, **facts}, indent=1) + "\n")

@@ -264,7 +264,7 @@ def require_present(
 
 
 def require_remote(spec: Spec) -> Offer:
-    """Return the offer to ask a server for the outputs of a spec. Raises CannotServe, with what to install."""
+    """Return the offer that computes a spec on a server. Raises CannotServe if this worker has none."""
     kind, quality, family = spec.kind, spec.quality, Family.DECODER
     require_present(kind, family, quality=quality, device=REMOTE, wanted=REMOTE, model=spec.model)
     offer = row(REMOTE).offer(kinds.kind(kind).head(family), family, quality, REMOTE)

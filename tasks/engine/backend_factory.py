@@ -316,10 +316,10 @@ def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
 
 @dataclass(frozen=True)
 class ReadWindow:
-    """A window of a text: ``[start, end)`` in characters, and what the model read for it.
+    """A window of a text, ``[start, end)`` in characters, and the model's input for it.
 
-    ``tokens`` includes special tokens and the prompt; ``prompt`` is the string that these tokens are. Both are None
-    for a window that was copied. ``part`` says that it is one of several that a section had to be cut into.
+    ``tokens`` counts special tokens and the prompt, too. ``prompt`` is the same input as a string. Both are None for
+    a window that was copied. ``part`` is True if a section was cut into several windows and this is one of them.
     """
 
     start: int

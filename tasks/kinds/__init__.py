@@ -61,8 +61,8 @@ OPTIONS: Mapping[str, FieldInfo]  # of all kinds
 INSTRUCTIONS = 2
 # A base model goes on with the next line of the pattern unless it is stopped at the end of this one.
 LINE_END = "\n"
-_EXAMPLE_LANGUAGE = "en"  # in instructions that are only measured
-_REMEMBERED = 256  # questions that documents bring, whose instructions are kept
+_EXAMPLE_LANGUAGE = "en"  # for instructions that are only measured
+_REMEMBERED = 256  # coders to cache for documents' questions
 
 
 def __getattr__(name: str) -> Any:
@@ -208,14 +208,14 @@ def instruction(spec: Spec, *, chat: bool, shown: bool = True) -> Instruction:
 
 
 def example_of(spec: Spec) -> Spec:
-    """Return a spec whose instruction needs no text's language or question."""
+    """Return a spec with an example language or an empty question, if its instruction needs one."""
     if _tells_language(spec):
         return _in_language(spec, _EXAMPLE_LANGUAGE)
     return spec if templates.questions(spec.params) is None else asking(spec, "")
 
 
 def traits_by(coder_of: Callable[[Spec], Coder], spec: Spec) -> Traits:
-    """Return the coders for texts of a detected language, and for questions, by the coder of a spec's instruction.
+    """Return the coders for detected languages and for questions. ``coder_of`` makes a spec's coder.
 
     Raises CannotServe for a question that leaves no room for text.
     """
@@ -236,7 +236,7 @@ def traits_by(coder_of: Callable[[Spec], Coder], spec: Spec) -> Traits:
 
 
 def conversation(spec: Spec, text: str) -> list[dict[str, Any]]:
-    """Return the chat messages that a text is the JSON of, after the system prompt of the spec if they have none."""
+    """Return a text's chat messages. If they have no system prompt, add the spec's."""
     messages = templates.as_messages(text) or [{"role": "user", "content": text}]
     system = spec.params.get("system")
     if system is None or messages[0]["role"] == "system":
@@ -245,7 +245,7 @@ def conversation(spec: Spec, text: str) -> list[dict[str, Any]]:
 
 
 def _tells_language(spec: Spec) -> bool:
-    """Return True if an instruction names the language of each text, which is detected."""
+    """Return True if the instruction names each text's detected language."""
     return spec.params.get("source_lang") == languages.AUTO and "prompt" not in spec.params
 
 

@@ -97,7 +97,7 @@ class Server:
 
 
 def require_server(server: Server | None, model: str) -> Server:
-    """Return the server. Raises CannotServe where none is known."""
+    """Return the server. Raises CannotServe if it is None."""
     if server is None:
         raise CannotServe(
             f"No server is known for {model}: give --endpoint URL, or set DOCMILL_ENDPOINT, such as "

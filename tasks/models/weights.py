@@ -62,7 +62,7 @@ def adapter_of(model: str, config: bytes) -> str:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Return the names of all files in a folder and the folders in it, relative and with ``/``."""
+    """Return the relative paths of all files in a folder and its subfolders, with ``/``."""
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 

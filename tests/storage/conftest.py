@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the store."""
+"""Fixtures for tests of the store."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from tests.storage.steps.test_steps import Fleet
 
 @pytest.fixture
 def fleet(database: Database) -> Fleet:
-    """Does every claim of a store."""
+    """A fleet that claims and computes the shards of the test's store."""
     return Fleet(database)

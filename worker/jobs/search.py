@@ -95,9 +95,9 @@ def cut_passages(text: str, within: Extent | None = None) -> list[Extent]:
 
 
 def propose_passages(text: str, spans: Sequence[Extent], query: str) -> list[Extent]:
-    """Return at most `COMPARED` passages, in their order: those with words of the query, then some spread evenly.
+    """Return at most `COMPARED` passages, in text order: some that share words with the query, others spread evenly.
 
-    A word counts for more where fewer passages have it.
+    A word counts for more if fewer passages have it.
     """
     if len(spans) <= COMPARED:
         return [*spans]

@@ -409,7 +409,7 @@ def _drain(process: Process) -> None:
 def _beat(
     order: DeviceConfig, process: Process, settings: Settings, voice: SupervisorChannel, presence: Presence
 ) -> None:
-    """Renew leases well within their time, and say how far the texts in flight are."""
+    """Renew leases well before they expire, and report the progress of the texts in flight."""
     every = min(5.0, settings.lease_s / 6)
     due = 0.0
 

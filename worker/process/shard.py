@@ -457,7 +457,7 @@ class ShardsInFlight:
             return list(self._claims.values())
 
     def worked_s(self) -> float:
-        """Return the seconds in which any claim was held, until now."""
+        """Return the total seconds, until now, during which at least one claim was held."""
         with self._lock:
             return self._worked_s + (time.monotonic() - self._working_since if self._claims else 0.0)
 

@@ -36,16 +36,15 @@ _OUT = "not_finite"
 _SIGN_OF_LIFE = Budget(tokens=1, rows=0)
 
 
-# Opens the backend of a name, and measures a batch size unless it is not to be ``tuned``. The backend has
-# ``tokens_per_s``, too.
+# Opens a backend by name. Measures a batch size unless ``tuned`` is False. The backend also has ``tokens_per_s``.
 OpenByName = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Contest:
-    """The backends that can compute a ``subject``. The fastest one does, once there is enough work to measure them.
+    """The backends that can compute a ``subject``. With enough work, docmill measures them and uses the fastest.
 
-    The folder keeps what was measured of the subject, and the backends that gave NaN or an infinity.
+    The folder keeps the measurements, and the names of backends that returned NaN or infinity.
     """
 
     names: Sequence[str]
@@ -54,7 +53,7 @@ class Contest:
 
     @classmethod
     def of(cls, names: Sequence[str], assignment: Assignment) -> Contest:
-        """Return the contest for an assignment. Its weights, precision, device and libraries are the subject."""
+        """Return the contest for an assignment. The subject is its weights, precision, device and libraries."""
         spec, cache_dir = assignment.spec, assignment.cache_dir
         device, threads = machine.describe_device(assignment.device, cache_dir)
         libraries = " ".join(f"{name} {version(registry.row(name).library)}" for name in sorted(names))
@@ -62,31 +61,31 @@ class Contest:
 
     @property
     def known(self) -> str | None:
-        """The fastest backend; None if it was not measured."""
+        """The fastest backend; None before a measurement."""
         fastest: str | None = remembered(self.folder, self.subject).get("fastest")
         return fastest if fastest in self.names else None
 
     @property
     def usable(self) -> Sequence[str]:
-        """The backends that were not left out; all of them if all were."""
+        """The backends that were not left out; all backends if every one was left out."""
         out = remembered(self.folder, self.subject).get(_OUT, [])
         return [name for name in self.names if name not in out] or self.names
 
     @property
     def first(self) -> str:
-        """The backend to open first: the fastest where it is known, else the preferred one."""
+        """The backend to open first: the fastest if it is known, else the preferred one."""
         known, usable = self.known, self.usable
         return known if known is not None and known in usable else usable[0]
 
     def leave_out(self, name: str) -> None:
-        """Note that a backend gave NaN or an infinity: it is not used for the subject any more on this machine."""
+        """Leave out a backend that returned NaN or infinity. This machine no longer uses it for the subject."""
         note = remembered(self.folder, self.subject)
         remember(self.folder, self.subject, {**note, _OUT: sorted({*note.get(_OUT, []), name})})
 
     def open(self, open_backend: OpenByName, *, provisional: bool) -> Backend:
-        """Return the fastest backend if it is known; else a provisional one, or measure all backends now.
+        """Open the fastest backend if it is known. Otherwise open a provisional one, or measure all backends now.
 
-        A provisional one is the preferred backend, with batches of the usual size unless another was measured.
+        The provisional backend is the preferred one. Its batches have the usual size unless another was measured.
         """
         preferred, *others = self.usable
         if self.known is not None or not others or not provisional:
@@ -103,15 +102,15 @@ class Contest:
         return ProvisionalBackend(first, partial(self._open_fastest, open_backend), open_first)
 
     def fastest(self, open_backend: OpenByName) -> tuple[str, Any]:
-        """Return the name of the fastest backend, and it opened: the first, unless another is clearly ahead.
+        """Open the fastest backend: the first, unless another is clearly ahead. Return its name and the backend.
 
-        One backend at a time is open, since a model may fill the memory. Those that were left out are not opened.
-        Raises Unsuited where none takes the model.
+        Only one backend is open at a time, since a model may fill the memory. Backends that were left out stay
+        closed. Raises Unsuited if no backend takes the model.
         """
         known, rates = self.known, dict[str, float]()
         reason: Unsuited | None = None
         backend: Any = None
-        for name in sorted(self.usable, key=lambda name: name != known):  # it keeps the order of the others
+        for name in sorted(self.usable, key=lambda name: name != known):  # the others keep their order
             if backend is not None:
                 backend.close()
                 backend = None
@@ -142,7 +141,7 @@ class Contest:
         return self._guarded(backend, name, open_backend)
 
     def _guarded(self, backend: Backend, name: str, open_backend: OpenByName) -> Backend:
-        """Return a backend that changes to the model's own code once an output is not finite."""
+        """Return a backend that switches to the model's own code once an output is not finite."""
         if name == registry.OWN_CODE or registry.OWN_CODE not in self.usable:
             return backend
         return FallbackBackend(backend, partial(open_backend, registry.OWN_CODE), partial(self.leave_out, name))
@@ -158,7 +157,7 @@ def best(rates: dict[str, float]) -> str:
 
 
 class SwitchingBackend:
-    """A backend that computes with another one, which it may change."""
+    """A backend that computes with another backend, and may switch to a different one."""
 
     def __init__(self, first: Backend) -> None:
         self._backend = first

@@ -1,13 +1,13 @@
-"""Encoders of BERT's design on a CPU without padding: linear layers run over the tokens of a whole batch, end to end.
+"""Encoders of BERT's design on a CPU, without padding. Linear layers run over all tokens of a batch, end to end.
 
-Only attention looks at one text at a time. It is prepared for the lengths of a batch's texts and then called once
-for each layer, from shape (tokens, 3 × dim) to (tokens, dim). Where no state is wanted but those of first tokens,
-the last layer has attention of its own, from (texts, dim) and (tokens, 2 × dim) to (texts, dim).
+Only attention looks at one text at a time. Each batch prepares attention once for the lengths of its texts. Each
+layer then calls it: shape (tokens, 3 × dim) becomes (tokens, dim). If only the states of first tokens are needed,
+the last layer has its own attention: (texts, dim) and (tokens, 2 × dim) become (texts, dim).
 
-The outputs are those of the model's own code, but for the order of sums
-(tests/tasks/backends/encoder/test_packed.py). The products are oneDNN's, which are not part of torch's public
-interface: so each model that is opened is compared with its own code first. The wins over that code on padded
-batches, and of oneDNN's products over torch's linear layers, are recorded in bench/results/inference.md.
+The outputs are the same as those of the model's own code, except for the order of sums
+(tests/tasks/backends/encoder/test_packed.py). oneDNN computes the products, by functions outside torch's public
+interface. So docmill compares each model that it opens with the model's own code first. bench/results/inference.md
+records the wins over that code on padded batches, and of oneDNN's products over torch's linear layers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("docmill.backends")
 
-# Activations by their names in configurations, as oneDNN names them and their variants.
+# Activation names in model configurations, with oneDNN's names and variants.
 ACTIVATIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "gelu": ("gelu", "none"),
@@ -42,8 +42,8 @@ ACTIVATIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "relu": ("relu", ""),
     }
 )
-# On AMX, oneDNN generates code for each new number of rows, which takes as long as the product of a batch. A row of
-# scores that ends within a register of 16 numbers takes longer than one that fills it.
+# On AMX, oneDNN generates code for each new number of rows. That takes as long as the product of a batch. A row of
+# scores is faster if it fills its last register of 16 numbers.
 _AMX_ROWS, _AMX_LENGTHS = 64, 16
 
 
@@ -55,7 +55,7 @@ def multiplies(device: str, dtype: torch.dtype) -> bool:
 
 
 def on_amx(dtype: torch.dtype) -> bool:
-    """Return True if the processor multiplies in this precision by AMX."""
+    """Return True if the processor multiplies in this precision with AMX."""
     return dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
 
 
@@ -191,10 +191,10 @@ class Layer:
 
 
 class PackedEncoder:
-    """The last hidden states of an encoder for a batch of token ids, without padding.
+    """Computes an encoder's last hidden states for a batch of token ids, without padding.
 
-    It shares the model's embeddings and norms. With ``first_only`` the states are those of the first tokens: the last
-    layer computes no others. With ``on_amx`` sizes round up to those that AMX is fast with.
+    Shares the model's embeddings and norms. With ``first_only``, the last layer computes only the states of first
+    tokens. With ``on_amx``, sizes are rounded up to sizes that are fast on AMX.
     """
 
     def __init__(self, model: PreTrainedModel, *, first_only: bool = False, on_amx: bool) -> None:
@@ -254,7 +254,7 @@ class PackedEncoder:
         return self._rounded(self._norm(states))
 
     def _rounded(self, states: Tensor) -> Tensor:
-        """Return states with rows of zeros behind them, up to a multiple of the step of rows."""
+        """Return the states, padded with rows of zeros to a multiple of the row step."""
         return functional.pad(states, (0, 0, 0, -len(states) % self._row_step))
 
     def _looked_up(self, table: str, numbers: Tensor) -> Tensor:
@@ -273,10 +273,10 @@ class PackedEncoder:
 def proven_encoder(
     model: PreTrainedModel, device: str, dtype: torch.dtype, *, reads_first: bool
 ) -> PackedEncoder | None:
-    """Return the model without padding if it gives what the model's own code gives, or None.
+    """Return an encoder without padding if its outputs match those of the model's own code; else None.
 
-    For a head that ``reads_first`` it computes no other state than that. What the comparison raises counts as a
-    difference.
+    With ``reads_first``, the head reads only first tokens, so the encoder computes only their states. An exception
+    during the comparison counts as a difference.
     """
     if not multiplies(device, dtype) or not packs(model):
         return None
@@ -304,14 +304,14 @@ def packs(model: PreTrainedModel) -> bool:
 
 
 def has_berts_design(model: PreTrainedModel) -> bool:
-    """Return True for a model that has BERT's layers, by the names of ``module_names``."""
+    """Return True if the model has BERT's layers, under the names of ``module_names``."""
     config = model.config
     known = config.model_type in _BERTS_DESIGN and not getattr(config, "is_decoder", False)
     return known and hasattr(model, "embeddings")
 
 
 def module_names(model: PreTrainedModel) -> Names:
-    """Return the names of the modules of an encoder of BERT's design."""
+    """Return the module names of an encoder of BERT's design."""
     return _DISTILLED if model.config.model_type == "distilbert" else _PLAIN
 
 

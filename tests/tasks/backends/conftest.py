@@ -19,6 +19,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> d
 
 @pytest.fixture(scope="session")
 def sentences(descriptions: list[str]) -> list[str]:
-    """Return 16 lines of 2 to 33 words: short ones end while long ones are read."""
+    """Return 16 lines of 2 to 33 words: short lines end while the model reads long ones."""
     lines = [text.replace("\n", " ") for text in descriptions]
     return [" ".join(line.split()[: 2 + 7 * number % 32]) for number, line in enumerate(lines[:16])]
