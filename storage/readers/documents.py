@@ -180,7 +180,9 @@ class DocumentReader:
 
 
 class DocumentSource:
-    """A file that is one document; its key is the file's name."""
+    """A file that is one document; its key is the file's name. It reads by a `reader` that it is lent, if any."""
+
+    reader: DocumentReader | None = None
 
     def __init__(self, content: SourceFile, options: SourceOptions, decompress: Decompress | None = None) -> None:
         self._content = content
@@ -195,9 +197,11 @@ class DocumentSource:
     def records(self) -> Iterator[Record | Rejection]:
         if self._options.limit == 0:
             return
-        with closing(DocumentReader(self._options)) as reader:
+        with closing(DocumentReader(self._options)) as own:
+            reader = self.reader or own
+            before = reader.bytes_read
             item = reader.read(self._content.place, self._content.open, self._decompress)
-            self.bytes_read = reader.bytes_read
+            self.bytes_read = reader.bytes_read - before
             yield item
 
 

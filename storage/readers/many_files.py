@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
 
-from docmill.storage.readers.documents import NO_SUFFIX, DocumentReader
+from docmill.storage.readers.documents import NO_SUFFIX, DocumentReader, DocumentSource
 from docmill.storage.readers.errors import (
     FieldUnknown,
     KindUnknown,
@@ -80,18 +80,21 @@ class FilesSource(Source, Generic[File]):
         return up_to(self._options.limit, self._items())
 
     def _items(self) -> Iterator[Record | Rejection]:
-        for entry in self._walk():
-            if isinstance(entry, Rejection):
-                yield entry
-                continue
-            try:
-                yield from self._read(*entry)
-            except SourceError as error:
-                yield from self._refuse(entry[0], error)
+        with closing(DocumentReader(self._options)) as self._documents:
+            for entry in self._walk():
+                if isinstance(entry, Rejection):
+                    yield entry
+                    continue
+                try:
+                    yield from self._read(*entry)
+                except SourceError as error:
+                    yield from self._refuse(entry[0], error)
 
     def _read(self, path: str, file: File) -> Iterator[Record | Rejection]:
         """Yield the records of one file."""
         source = self._open_file(file, self._options, path)
+        if isinstance(source, DocumentSource):
+            source.reader = self._documents  # a process for each document would take longer than most documents
         self._bytes_before, self._current = self.bytes_read, source
         try:
             for item in source.records():
@@ -204,10 +207,6 @@ class MixedSource(FilesSource[File], ABC):
             else:
                 return
         raise refused or SourceUnsupported(self._say_nothing_is_read())
-
-    def _items(self) -> Iterator[Record | Rejection]:
-        with closing(DocumentReader(self._options)) as self._documents:
-            yield from super()._items()
 
     def _read(self, path: str, file: File) -> Iterator[Record | Rejection]:
         if not self._is_document(path):

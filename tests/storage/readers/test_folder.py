@@ -6,8 +6,10 @@ import gzip
 import json
 import os
 import socket
+import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -347,6 +349,26 @@ def test_documents_of_many_files_have_keys_that_keep_the_files_apart(tmp_path: P
     assert source.size_bytes() is None
     assert list(source.records()) == items
     assert matching(pattern, SourceOptions(limit=3)) == ["a.csv#1", "a.csv:2", "b.jsonl#1"]
+
+
+def test_one_process_reads_all_documents_of_a_folder_or_a_pattern(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.html").write_text(f"<p>Page {name}</p>")
+    started: list[int] = []
+    start = subprocess.Popen.__init__
+
+    def count(process: subprocess.Popen[bytes], *arguments: Any, **options: Any) -> None:
+        start(process, *arguments, **options)
+        started.append(process.pid)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", count)
+    for source in (tmp_path, tmp_path / "*.html"):
+        opened = open_source(str(source), OPTIONS)
+        assert [item.text for item in opened.records() if isinstance(item, Record)] == ["Page a", "Page b", "Page c"]
+        assert opened.bytes_read == 3 * len("<p>Page a</p>")
+    assert len(started) == 2
 
 
 @pytest.mark.parametrize(
