@@ -180,7 +180,7 @@ class DocumentReader:
 
 
 class DocumentSource:
-    """A file that is one document; its key is the file's name. It reads by a `reader` that it is lent, if any."""
+    """A file that is one document; its key is the file's name. A source of many files sets one `reader` for all."""
 
     reader: DocumentReader | None = None
 

@@ -94,7 +94,7 @@ class FilesSource(Source, Generic[File]):
         """Yield the records of one file."""
         source = self._open_file(file, self._options, path)
         if isinstance(source, DocumentSource):
-            source.reader = self._documents  # a process for each document would take longer than most documents
+            source.reader = self._documents  # else each document would start a process
         self._bytes_before, self._current = self.bytes_read, source
         try:
             for item in source.records():

@@ -1,4 +1,4 @@
-"""What is remembered of a request, and the arguments by which one with an idempotency key is compared."""
+"""Tests of stored requests, and of the arguments that a repeated idempotency key must match."""
 
 from __future__ import annotations
 
