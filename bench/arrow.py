@@ -77,7 +77,7 @@ def fill(database: Database, kind: str, documents: int) -> int:
         total += ingest.add(database, job, builder.chunk())
     ingest.end(database, job, total)
     chance = random.Random(documents)
-    while taken := [one for lane in dispatch.lanes(database) for one in dispatch.take(database, lane)]:
+    while taken := [one for lane in dispatch.lanes(database) for ids in dispatch.take(database, lane) for one in ids]:
         for shard_id in taken:
             head = shards.look(database, shard_id)
             assert head is not None

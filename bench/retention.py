@@ -124,7 +124,9 @@ def _run(database: Database, year: Year, name: str, night: int, steps: tuple[Ste
 def _do(database: Database, year: Year, request: JobRequest, chunk: Chunk) -> int:
     job = jobs.open_job(database, request)
     ingest.end(database, job, ingest.add(database, job, chunk, [Rejection("line 99", "no JSON")]))
-    while shard_ids := [one for lane in dispatch.lanes(database) for one in dispatch.take(database, lane)]:
+    while shard_ids := [
+        one for lane in dispatch.lanes(database) for ids in dispatch.take(database, lane) for one in ids
+    ]:
         for shard_id in shard_ids:
             head = shards.look(database, shard_id)
             claim = None if head is None else shards.claim(database, head, "night")

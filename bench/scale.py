@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ def filled(documents: int, *, shards_only: bool = False) -> Iterator[tuple[str, 
         database = Database(url, kinds=KINDS)
         for spec in SPECS:
             database.write(partial(_store_spec, spec))
-        runtime_id(database, RUNTIME)
+        database.write(partial(runtime_id, runtime=RUNTIME))
         raw.execute("SET synchronous_commit = off")
         raw.execute("SET session_replication_role = replica")  # neither foreign keys nor counts row by row
         began = time.monotonic()
@@ -215,13 +215,12 @@ def _store_spec(spec: Spec, transaction: Any) -> None:
 def curve(documents: int) -> list[Cost]:
     """Return the cost of each operation on a store with so many documents."""
     with filled(documents) as (_, database, meter):
-        runtime = runtime_id(database, RUNTIME)
         window = LaneWindow(LANE, 8, 0)
         taken: list[int] = []
         claims: list[shards.Claim] = []
 
         def take() -> int:
-            taken.extend(dispatch.take(database, replace(window, slots=8 + (len(taken) + 1) // 2)))
+            taken.extend(chain(*dispatch.take(database, replace(window, slots=8 + (len(taken) + 1) // 2))))
             return 1
 
         def claim() -> int:
@@ -237,7 +236,7 @@ def curve(documents: int) -> list[Cost]:
             return 1
 
         def commit() -> int:
-            shards.commit(database, claims[0], outputs(claims.pop(0), "out {}"), runtime)
+            shards.commit(database, claims[0], outputs(claims.pop(0), "out {}"), RUNTIME)
             return 1
 
         def read(job: int, after: int = 0) -> int:
@@ -404,7 +403,7 @@ def _feed(
     while goes_on():
         if client.llen("hints") < 2 * workers:
             [lane] = dispatch.lanes(database, LANE)
-            if taken := dispatch.take(database, replace(lane, slots=2 * workers)):
+            if taken := [*chain(*dispatch.take(database, replace(lane, slots=2 * workers)))]:
                 client.lpush("hints", *taken)
         look()
         time.sleep(0.05)
@@ -434,7 +433,6 @@ def _work(url: str, redis_url: str, owner: str, done: Any, end: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     database = Database(url, kinds=KINDS, pool_size=1)
     client = redis.Redis.from_url(redis_url)
-    runtime = runtime_id(database, RUNTIME)
     beat = 0.0
     while not end.is_set():
         if (hint := client.brpop("hints", timeout=1)) is None:
@@ -446,7 +444,7 @@ def _work(url: str, redis_url: str, owner: str, done: Any, end: Any) -> None:
         if time.monotonic() > beat:
             beat = time.monotonic() + 5
             shards.heartbeat(database, owner)
-        shards.commit(database, claim, [_of_two(outcome) for outcome in outputs(claim, "{}")], runtime)
+        shards.commit(database, claim, [_of_two(outcome) for outcome in outputs(claim, "{}")], RUNTIME)
         with done.get_lock():
             done.value += 1
 
@@ -502,7 +500,7 @@ def _beside(database: Database, meter: Meter) -> dict[str, float]:
 
     def take(only: str | None = LANE) -> int:
         [lane] = dispatch.lanes(database, only)
-        taken.extend(dispatch.take(database, replace(lane, slots=8)))
+        taken.extend(chain(*dispatch.take(database, replace(lane, slots=8))))
         return 1
 
     def claim() -> int:

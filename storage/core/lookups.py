@@ -48,12 +48,10 @@ def spec_id(transaction: Transaction, spec: Spec) -> int:
     return _find_or_make(transaction, SpecRow, "sha256", row)
 
 
-def runtime_id(database: Database, runtime: Mapping[str, Any]) -> int:
+def runtime_id(transaction: Transaction, runtime: Mapping[str, Any]) -> int:
     """Return the id of a runtime, {"device", "precision", "backend", "versions"}, made if there is none."""
     digest = hashlib.sha256(orjson.dumps(dict(runtime), option=orjson.OPT_SORT_KEYS)).digest()
-    return database.write(
-        lambda transaction: _find_or_make(transaction, Runtime, "sha256", {"sha256": digest, **runtime})
-    )
+    return _find_or_make(transaction, Runtime, "sha256", {"sha256": digest, **runtime})
 
 
 def vector_length(transaction: Transaction, spec_id: int) -> int | None:

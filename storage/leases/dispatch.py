@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -134,70 +134,52 @@ def _slots(transaction: Transaction) -> dict[str, int]:
     return slots
 
 
-def take_newcomers(database: Database, lane: LaneWindow) -> list[int]:
-    """Mark as queued, beyond the window, a shard of each sharer that has none in flight.
+class Taken(NamedTuple):
+    """Shards that were marked as queued, for the caller to publish: ahead of what waits, and behind it."""
 
-    Return their ids, for the caller to publish ahead of what waits. They are dated as the oldest of that, since
-    maintenance believes a message lost if a later one was taken.
-    """
-    if lane.queued == 0:
-        return []
-    with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
-        transaction.prefer_indexes()
-        transaction.prefer_index_order()
-        if not _newcomers(transaction, lane, _unservable(transaction, lane.name)):
-            return []
-    return database.write(lambda transaction: _take_newcomers(transaction, lane))
+    ahead: list[int]
+    behind: list[int]
 
 
-def _newcomers(transaction: Transaction, lane: LaneWindow, unservable: Collection[int]) -> list[int]:
-    waiting = transaction.execute(_JOBS_WAITING, {"lane": lane.name, "since": lane.since}).all()
-    claimants = _candidates(transaction, lane, unservable, None, beside=[row.id for row in waiting])
-    jobs = {row.id for row in waiting} | {claimant.job_id for claimant in claimants}
-    if not waiting or len(jobs) < 2:
-        return []
-    priorities = [row.priority for row in waiting] + [claimant.priority for claimant in claimants]
-    return newcomers(claimants, max(priorities))
-
-
-def _take_newcomers(transaction: Transaction, lane: LaneWindow) -> list[int]:
-    transaction.prefer_indexes()
-    transaction.prefer_index_order()
-    unservable = _unservable(transaction, lane.name)
-    room = max(0, 2 * lane.window - _queued(transaction, [lane.name], lane.since).get(lane.name, 0))
-    turns = _newcomers(transaction, lane, unservable)[:room]
-    dated = transaction.scalar(_OLDEST_WAITING, {"lane": lane.name, "since": lane.since})
-    return _queue(transaction, lane, unservable, turns, dated)
-
-
-def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> list[int]:
+def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> Taken:
     """Mark as queued the shards that fit the lane's window, by priority and fair share.
 
-    Return their ids, for the caller to publish. Queued shards make room for those of a job with a higher priority;
-    their messages are void then. With ``only_job`` only shards of that job are taken.
+    Queued shards make room for those of a job with a higher priority; their messages are void then. A sharer that
+    has none in flight gets one beyond the window, ahead of what waits. With ``only_job`` only shards of that job are
+    taken, and none goes ahead.
     """
     with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
         transaction.prefer_indexes()
         transaction.prefer_index_order()
-        claimants = _claimants(transaction, lane, _unservable(transaction, lane.name), only_job)
+        claimants, first = _claimants(transaction, lane, _unservable(transaction, lane.name), only_job)
         if not claimants:
-            return []
-        if lane.queued >= lane.window and not transaction.execute(_outranked(lane, claimants).limit(1)).all():
-            return []
+            return Taken([], [])
+        is_full = lane.queued >= lane.window
+        if is_full and not first and not transaction.execute(_outranked(lane, claimants).limit(1)).all():
+            return Taken([], [])
     return database.write(lambda transaction: _take(transaction, lane, only_job))
 
 
-def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> list[int]:
+def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> Taken:
     transaction.prefer_indexes()
     transaction.prefer_index_order()
     unservable = _unservable(transaction, lane.name)
-    claimants = _claimants(transaction, lane, unservable, only_job)
-    if not claimants:
-        return []
+    claimants, first = _claimants(transaction, lane, unservable, only_job)
     # Read again: other processes fill the queue too.
-    room = lane.window - _queued(transaction, [lane.name], lane.since).get(lane.name, 0)
-    room += _displace(transaction, lane, claimants, room)
-    return _queue(transaction, lane, unservable, share(claimants, room))
+    n_queued = _queued(transaction, [lane.name], lane.since).get(lane.name, 0)
+    ahead: list[int] = []
+    if turns := first[: max(0, 2 * lane.window - n_queued)]:
+        # Dated as the oldest that waits, since maintenance believes a message lost if a later one was taken.
+        dated = transaction.scalar(_OLDEST_WAITING, {"lane": lane.name, "since": lane.since})
+        ahead = _queue(transaction, lane, unservable, turns, dated)
+        claimants, first = _claimants(transaction, lane, unservable, only_job)
+    later = {claimant.group for claimant in claimants if claimant.job_id in first}  # they go ahead next time
+    others = [claimant for claimant in claimants if claimant.group not in later]
+    if not others:
+        return Taken(ahead, [])
+    room = lane.window - n_queued - len(ahead)
+    room += _displace(transaction, lane, others, room)
+    return Taken(ahead, _queue(transaction, lane, unservable, share(others, room)))
 
 
 _QUEUE = (
@@ -319,12 +301,24 @@ def _jobs_with_ready() -> Select[int, int, str | None, int, str | None, bool]:
 
 def _claimants(
     transaction: Transaction, lane: LaneWindow, unservable: Collection[int], only_job: int | None
-) -> list[Claimant]:
-    """Return the jobs that have shards to dispatch in a lane and a worker that can serve them, a window's at most."""
-    first = sorted(_candidates(transaction, lane, unservable, only_job), key=Claimant.rank)[: lane.window]
+) -> tuple[list[Claimant], list[int]]:
+    """Return the jobs that have shards to dispatch in a lane and a worker that can serve them, a window's at most.
+
+    Return also those whose next shard goes ahead of what waits.
+    """
+    waiting = [] if only_job else transaction.execute(_JOBS_WAITING, {"lane": lane.name, "since": lane.since}).all()
+    candidates = _candidates(transaction, lane, unservable, only_job, beside=[row.id for row in waiting])
+    first: list[int] = []
+    if waiting and len({row.id for row in waiting} | {claimant.job_id for claimant in candidates}) > 1:
+        priorities = [row.priority for row in waiting] + [claimant.priority for claimant in candidates]
+        first = newcomers(candidates, max(priorities))
+    next_ones = sorted(candidates, key=Claimant.rank)[: lane.window]
     of_lane = {"lane": lane.name, "unservable": unservable, "n": lane.window}
-    n_of_job = [transaction.scalar(_n_ready(), of_lane | {"job": claimant.job_id}) or 0 for claimant in first]
-    return [replace(claimant, planned=min(n, claimant.planned)) for claimant, n in zip(first, n_of_job, strict=True)]
+    ready = [transaction.scalar(_n_ready(), of_lane | {"job": claimant.job_id}) or 0 for claimant in next_ones]
+    claimants = [
+        replace(claimant, planned=min(n, claimant.planned)) for claimant, n in zip(next_ones, ready, strict=True)
+    ]
+    return claimants, first
 
 
 def _candidates(
@@ -333,7 +327,7 @@ def _candidates(
     unservable: Collection[int],
     only_job: int | None,
     *,
-    beside: Collection[int] = (),
+    beside: Collection[int],
 ) -> list[Claimant]:
     """Return all such jobs, as if each had a window's shards to dispatch, or as many as its budgets pay for.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, update
 
+from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, insert, known_outcomes, n_chars, spec_of
 from docmill.storage.core.schema import IS_RUNNING, Content, Job, OutcomeRow, Shard, SpecRow, Worker, db_now
@@ -226,11 +227,12 @@ def commit(
     database: Database,
     claim: Claim,
     outcomes: Sequence[Outcome],
-    runtime_id: int | None,
+    runtime: Mapping[str, Any] | None,
     kept: Collection[int] = (),
 ) -> None:
     """Write the outcomes of a claimed shard and end it. Raises LeaseLost, and writes nothing, if the claim was lost.
 
+    `runtime` is what computed them (`docmill.storage.core.lookups.runtime_id`).
     `kept` names the contents whose outcomes `keep` wrote. They are written again only if the store lost them.
     If the connection breaks during the commit, run this again: a shard that is done keeps its fence and owner, so
     that the second call sees that the first succeeded.
@@ -244,13 +246,15 @@ def commit(
             return
         if not claim.holds(row) or not row.job_runs:
             raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
-        written = _put_outcomes(transaction, row.lane, claim, outcomes, runtime_id, kept, one_by_one=one_by_one)
+        written = _put_outcomes(transaction, row.lane, claim, outcomes, runtime, kept, one_by_one=one_by_one)
         end_shard(transaction, claim.shard_id, claim.spec_id, claim.contents, outcomes, written)
 
     settle(database, work)
 
 
-def keep(database: Database, finished: Sequence[tuple[Claim, Sequence[Outcome], int | None]]) -> set[Claim]:
+def keep(
+    database: Database, finished: Sequence[tuple[Claim, Sequence[Outcome], Mapping[str, Any] | None]]
+) -> set[Claim]:
     """Write outcomes of shards before their end, each with its runtime, so that they are not computed again.
 
     Return the claims whose outcomes are stored: those that hold, of shards that nobody else locks. Give the same
@@ -263,8 +267,9 @@ def keep(database: Database, finished: Sequence[tuple[Claim, Sequence[Outcome], 
         rows = [(claims[row.id], row) for row in transaction.execute(query, {"shards": [*claims]})]
         held = {claim: row.lane for claim, row in rows if claim.holds(row) and row.job_runs}
         groups: dict[tuple[int, bool, int], dict[int, Outcome]] = {}
-        for claim, outcomes, runtime_id in finished:
+        for claim, outcomes, runtime in finished:
             if claim in held:
+                runtime_id = _runtime_id(transaction, runtime)
                 group = groups.setdefault((claim.spec_id, claim.redo, runtime_id or 0), {})
                 output = transaction.kind_of(held[claim]).output
                 group |= {outcome.content_id: checked(outcome, output) for outcome in outcomes}
@@ -280,19 +285,19 @@ def release(
     database: Database,
     claim: Claim,
     finished: Sequence[Outcome] = (),
-    runtime_id: int | None = None,
+    runtime: Mapping[str, Any] | None = None,
     kept: Collection[int] = (),
 ) -> None:
     """Give a shard back with its finished outcomes, as a drain does. No attempt is counted. Never raises LeaseLost.
 
-    `kept` is as in `commit`.
+    `runtime` and `kept` are as in `commit`.
     """
 
     def work(transaction: Transaction, one_by_one: bool) -> None:
         row = _locked(transaction, claim.shard_id)
         if not claim.holds(row):
             return
-        _put_outcomes(transaction, row.lane, claim, finished, runtime_id, kept, one_by_one=one_by_one)
+        _put_outcomes(transaction, row.lane, claim, finished, runtime, kept, one_by_one=one_by_one)
         lacking = {content_id for content_id, _ in claim.texts} - {outcome.content_id for outcome in finished}
         if end_settled(transaction, claim.shard_id, lacking, finished):
             give_back(transaction, claim.shard_id, attempt=Shard.attempt - 1)
@@ -406,7 +411,7 @@ def _put_outcomes(
     kind: str,
     claim: Claim,
     outcomes: Sequence[Outcome],
-    runtime_id: int | None,
+    runtime: Mapping[str, Any] | None,
     kept: Collection[int],
     *,
     one_by_one: bool,
@@ -414,5 +419,11 @@ def _put_outcomes(
     output = transaction.kind_of(kind).output
     stored = known_outcomes(transaction, claim.spec_id, sorted(kept)) if kept else {}
     new = [checked(outcome, output) for outcome in outcomes if outcome.content_id not in stored]
+    runtime_id = _runtime_id(transaction, runtime) if new else None
     written = put_outcomes(transaction, claim.spec_id, new, runtime_id, redo=claim.redo, one_by_one=one_by_one)
     return stored | written
+
+
+def _runtime_id(transaction: Transaction, runtime: Mapping[str, Any] | None) -> int | None:
+    # Not remembered from an earlier transaction: a database that failed over, or was restored, may not have it.
+    return None if runtime is None else lookups.runtime_id(transaction, runtime)

@@ -325,7 +325,7 @@ def steer(owner: Database, admin: Database) -> None:
     assert clusters.forget(admin, job.corpus_id) == 3
     assert read_fleet(admin, ["translate"]).lanes
     [lane] = [lane for lane in dispatch.lanes(admin) if lane.name == "translate"]
-    dispatch.put_back(admin, dispatch.take(admin, lane))
+    dispatch.put_back(admin, builders.take(admin, lane))
     assert read_status(admin, job.id).rejected == 1
     assert list_statuses(admin, 3)
     assert list(results(admin, job.id)) == []
@@ -371,7 +371,7 @@ def work(owner: Database, worker: Database) -> None:
     dispatch.sign_on(worker, "me", host="here", pid=1, device="cpu", lanes=["translate"], slots=1, version="0")
     dispatch.refuse(worker, "me", 1, "no such model")
     dispatch.accept(worker, "me", 1)
-    runtime = lookups.runtime_id(worker, {"device": str(n), "precision": "-", "backend": "-", "versions": {}})
+    runtime = {"device": str(n), "precision": "-", "backend": "-", "versions": {}}
     claim = claim_next(worker, "me")
     shards.heartbeat(worker, "me")
     assert worker.write(lambda transaction: lookups.make_vector_length(transaction, claim.spec_id, n)) == n
@@ -395,7 +395,7 @@ def fail(owner: Database, worker: Database, n: int) -> None:
     asked = replace(request(f"failing {n}.jsonl", corpus=f"failing {n}", spec=spec()), max_failures=0.0)
     job = read(owner, asked, numbered(1, first=10**6 * n))
     claim = claim_next(worker, "me")
-    runtime = lookups.runtime_id(worker, {"device": f"{n}", "precision": "-", "backend": "-", "versions": {}})
+    runtime = {"device": f"{n}", "precision": "-", "backend": "-", "versions": {}}
     shards.commit(worker, claim, failed(claim), runtime)
     jobs.finish(worker)
     assert read_status(owner, job.id).state == "stopped"

@@ -21,6 +21,7 @@ from docmill.storage.core.schema import Shard
 from docmill.storage.errors import LeaseLost, StorageError
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import maintenance, shards
+from docmill.storage.results.job_counts import runtimes
 from docmill.storage.results.results import results
 from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import jobs
@@ -31,6 +32,8 @@ from tests.kinds import KINDS
 from tests.storage import builders
 from tests.storage.builders import claim_next, done
 from tests.worker.harness import kill_group, until
+
+RUNTIME = {"device": "cpu", "precision": "-", "backend": "-", "versions": {}}
 
 BackUp = Callable[[], Callable[[], None]]
 
@@ -184,6 +187,7 @@ def test_a_claim_of_a_shard_that_a_restored_backup_does_not_have_is_void(
     restore = back_up()
     fleet.give(numbered(4))
     old = claim_next(store)
+    assert shards.keep(store, [(old, done(old, "lost"), RUNTIME)]) == {old}
     restore()
     job = fleet.give(numbered(4, 100))
     new = claim_next(store)
@@ -193,12 +197,13 @@ def test_a_claim_of_a_shard_that_a_restored_backup_does_not_have_is_void(
     assert shards.keep(store, [(old, done(old, "of another text"), None)]) == set()
     shards.release(store, old, done(old, "of another text"))
     maintenance.failed_attempt(store, old, "an error")
-    shards.commit(store, new, done(new), None)
-    shards.commit(store, new, done(new), None)
+    shards.commit(store, new, done(new), RUNTIME)
+    shards.commit(store, new, done(new), RUNTIME)
     with pytest.raises(LeaseLost):
         shards.commit(store, old, done(old, "of another text"), None)
     fleet.finish(job)
     assert {row["text"] for row in results(store, job)} == {"out"}
+    assert [(use.device, use.documents) for use in runtimes(store, job)] == [(RUNTIME["device"], 4)]
 
 
 def test_a_reading_whose_database_loses_a_part_of_it_says_so_and_its_command_goes_on(

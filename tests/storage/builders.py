@@ -75,7 +75,12 @@ def numbered(n: int, first: int = 0) -> list[Text]:
 
 def dispatched(database: Database) -> list[int]:
     """Take the windows of all lanes once; the shards' ids."""
-    return [shard_id for lane in dispatch.lanes(database) for shard_id in dispatch.take(database, lane)]
+    return [shard_id for lane in dispatch.lanes(database) for shard_id in take(database, lane)]
+
+
+def take(database: Database, lane: dispatch.LaneWindow, only_job: int | None = None) -> list[int]:
+    taken = dispatch.take(database, lane, only_job)
+    return [*taken.ahead, *taken.behind]
 
 
 def queued(database: Database) -> list[int]:

@@ -11,10 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from docmill.storage import fault_points
-from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable, LeaseLost, StorageError
 from docmill.storage.leases import dispatch, maintenance, shards
@@ -76,7 +73,6 @@ class Process:
         self._refill = Refill(database, broker, only_job)
         self.draining = threading.Event()
         self.in_flight = ShardsInFlight()
-        self._runtimes: dict[bytes, int] = {}
         self._refused: set[int] = set()
         self._away_until: dict[int, float] = {}  # specs whose server is away, by the monotonic clock
         self._has_served = False
@@ -267,10 +263,9 @@ class Process:
             return False
         try:
             with self.breaker.attempt():
-                finished = [(ours.claim, outcomes, self._runtime_id(runtime)) for ours, _, outcomes, runtime in fresh]
+                finished = [(ours.claim, outcomes, runtime) for ours, _, outcomes, runtime in fresh]
                 stored = shards.keep(self.database, finished)
         except StorageError as error:
-            self._runtimes.clear()
             log.warning("keep_waits shards=%d error=%s", len(fresh), error)
             time.sleep(WRITE_AGAIN_S)
             return False
@@ -287,7 +282,7 @@ class Process:
 
         def write() -> None:
             end = shards.commit if complete else shards.release
-            end(self.database, claim, outcomes, self._runtime_id(ours.runtime), ours.kept)
+            end(self.database, claim, outcomes, ours.runtime, ours.kept)
 
         fault_points.reach("computed")
         with tracing.span("commit", {"docmill.outcomes": len(outcomes), "docmill.complete": complete}) as span:
@@ -311,24 +306,15 @@ class Process:
                     write()
                 return True
             except LeaseLost:
-                self._runtimes.clear()
                 return False
             except CircuitOpen as closed:
                 ours.lost.wait(closed.wait_s)
             except StorageError as error:
-                self._runtimes.clear()  # a database that failed over, or was restored, may not have them
                 log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, error)
                 self.tally.add("commit_retries")
                 if self.breaker.trouble is None:
                     ours.lost.wait(WRITE_AGAIN_S)
         return False
-
-    def _runtime_id(self, runtime: Mapping[str, Any]) -> int:
-        key = orjson.dumps(dict(runtime), option=orjson.OPT_SORT_KEYS)
-        runtime_id = self._runtimes.get(key)
-        if runtime_id is None:
-            runtime_id = self._runtimes[key] = lookups.runtime_id(self.database, runtime)
-        return runtime_id
 
     def _top_up(self, lane: str) -> None:
         try:
@@ -391,8 +377,7 @@ class Process:
             time.sleep(CLAIM_LOOK_S)
         for ours in self.in_flight.held():
             finished = ours.ticket.finished() if ours.ticket is not None and ours.runtime else []
-            runtime = self._runtime_id(ours.runtime) if finished else None
-            shards.release(self.database, ours.claim, finished, runtime, ours.kept)
+            shards.release(self.database, ours.claim, finished, ours.runtime, ours.kept)
             if ours.ticket is not None:
                 self.engine.stored(ours.head.spec, ours.ticket, finished)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -62,17 +62,19 @@ class Refill:
 
 def _fill(database: Database, broker: Broker, lane: LaneWindow, only_job: int | None) -> int:
     broker.ping()  # so that nothing is marked as queued while Redis is away
-    n = 0 if only_job else _send(database, broker, lane.name, dispatch.take_newcomers(database, lane), ahead=True)
-    return n + _send(database, broker, lane.name, dispatch.take(database, lane, only_job))
+    taken = dispatch.take(database, lane, only_job)
+    _send(database, broker, lane.name, taken.behind, taken.ahead)
+    return len(taken.ahead) + len(taken.behind)
 
 
-def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int], *, ahead: bool = False) -> int:
+def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int], ahead: Sequence[int] = ()) -> None:
+    """Publish shards, and others ahead of what waits. Mark all of them as planned if one cannot be sent."""
     try:
-        broker.publish(lane, shard_ids, ahead=ahead)
+        broker.publish(lane, ahead, ahead=True)
+        broker.publish(lane, shard_ids)
     except BrokerUnreachable:
-        dispatch.put_back(database, shard_ids)
+        dispatch.put_back(database, [*ahead, *shard_ids])
         raise
-    return len(shard_ids)
 
 
 def send_again(database: Database, broker: Broker) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from sqlalchemy import func, select
 
 from docmill.features.batch_server.stored_batches import ApiBatch
@@ -22,9 +21,6 @@ def n_shards(database: Database, state: str) -> int:
         return transaction.scalar(select(func.count()).where(Shard.state == state)) or 0
 
 
-# A top-up of a worker that began before the ten were jobs may queue them behind what waits: on a busy machine one run
-# of ten counts more. tests/storage/leases/test_dispatch.py and tests/worker/queue/test_dispatcher.py hold the rule.
-@pytest.mark.long
 def test_ten_lines_wait_for_at_most_two_shards_of_another_keys_thousands(database: Database, tmp_path: Path) -> None:
     """Shards are counted in the order in which they were claimed, from the time when the ten are jobs.
 

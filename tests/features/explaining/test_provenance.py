@@ -6,7 +6,6 @@ import pytest
 from sqlalchemy import delete
 
 from docmill.features.explaining.provenance import read_provenance
-from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import Outcome, Spec, Status
@@ -42,7 +41,7 @@ def test_a_result_has_its_document_spec_and_runtime(database: Database) -> None:
     claim = claim_next(database, "host:cpu:1")
     [(content_id, _)] = claim.texts
     outcome = Outcome(content_id, Status.DONE, text="out", flags=("windowed",), tokens_in=4, tokens_out=3)
-    shards.commit(database, claim, [outcome], lookups.runtime_id(database, RUNTIME))
+    shards.commit(database, claim, [outcome], RUNTIME)
     found = read_provenance(database, job.id, "k")
     assert (found.corpus, found.source, found.document, found.text) == ("books", "a.jsonl", "k", "a text")
     assert (found.meta, found.flags, found.changed, found.gone) == ({"year": 1900}, ("nul_replaced",), False, False)

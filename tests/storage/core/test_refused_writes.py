@@ -38,7 +38,7 @@ READS: dict[str, Callable[[Database], Any]] = {
 }
 WRITES: dict[str, Callable[[Database], Any]] = {
     "open_job": partial(jobs.open_job, request=request()),
-    "commit": partial(shards.commit, claim=CLAIM, outcomes=done(CLAIM), runtime_id=None),
+    "commit": partial(shards.commit, claim=CLAIM, outcomes=done(CLAIM), runtime=None),
     "reclaim": maintenance.reclaim,
 }
 every_read = pytest.mark.parametrize("act", READS.values(), ids=READS)

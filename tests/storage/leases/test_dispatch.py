@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, select, text
@@ -33,6 +34,7 @@ from tests.storage.builders import (
     shard,
     shards_of,
     sign_on,
+    take,
     work,
 )
 
@@ -118,19 +120,44 @@ def test_a_small_job_beside_a_huge_one_is_next(database: Database) -> None:
     assert by_job(database, dispatched(database)) == {huge.id: 4}
     small = many_shards(database, "b", 1, sharer="bob")
     claim_next(database)
-    assert by_job(database, dispatched(database)) == {small.id: 1}
+    [lane] = dispatch.lanes(database)
+    taken = dispatch.take(database, lane)  # nor behind what waits, in the place of what was claimed
+    assert (by_job(database, taken.ahead), taken.behind) == ({small.id: 1}, [])
+
+
+def test_a_job_that_comes_during_a_top_up_is_not_put_behind_what_waits(
+    postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many_shards(postgres, "a", 40)
+    for shard_id in dispatched(postgres)[:2]:
+        assert claim_shard(postgres, shard_id) is not None
+    small = many_shards(postgres, "b", 1)
+    [lane] = dispatch.lanes(postgres)
+    queue, late = dispatch._queue, list[int]()
+
+    def queue_late(*arguments: Any) -> list[int]:
+        if not late:
+            late.append(many_shards(postgres, "c", 1).id)
+        return queue(*arguments)
+
+    monkeypatch.setattr(dispatch, "_queue", queue_late)
+    taken = dispatch.take(postgres, lane)
+    assert by_job(postgres, taken.ahead) == {small.id: 1}
+    assert late[0] not in by_job(postgres, taken.behind)
+    assert by_job(postgres, newcomers(postgres)) == {late[0]: 1}
 
 
 def test_a_sharer_without_a_shard_in_flight_gets_one_beyond_the_window(database: Database) -> None:
     many_shards(database, "a", 40, sharer="alice")
-    assert newcomers(database) == []  # nothing waits that they could go ahead of
-    waiting = dispatched(database)
+    [lane] = dispatch.lanes(database)
+    ahead, waiting = dispatch.take(database, lane)
+    assert ahead == [], "nothing waits that it could go ahead of"
     small, _ = (many_shards(database, name, 3, sharer="bob") for name in "bc")
     other = many_shards(database, "d", 3)
     lower = many_shards(database, "e", 3, priority=-1)
     ahead = newcomers(database)
     assert by_job(database, ahead) == {small.id: 1, other.id: 1}
-    assert newcomers(database) == dispatched(database) == []
+    assert dispatched(database) == []
     assert {row.state for row in shards_of(database, lower)} == {"planned"}
     # What they went ahead of is not taken for lost.
     for shard_id in (*waiting, *ahead):
@@ -175,13 +202,13 @@ def test_jobs_that_are_dispatched_together_take_turns(database: Database) -> Non
 
 
 def newcomers(database: Database) -> list[int]:
-    return [shard_id for lane in dispatch.lanes(database) for shard_id in dispatch.take_newcomers(database, lane)]
+    return [shard_id for lane in dispatch.lanes(database) for shard_id in dispatch.take(database, lane).ahead]
 
 
 def test_one_job_may_be_offered_alone_and_what_waits_be_taken_out_of_the_queue(database: Database) -> None:
     first, second = many_shards(database, "a"), many_shards(database, "b")
     (lane,) = dispatch.lanes(database)
-    assert set(by_job(database, dispatch.take(database, lane, second.id))) == {second.id}
+    assert set(by_job(database, take(database, lane, second.id))) == {second.id}
     sign_on(database, "w1", slots=6)
     assert set(by_job(database, dispatched(database))) == {first.id, second.id}
     held = claim_shard(database, next(s.id for s in shards_of(database, first) if s.state == "queued"))
@@ -193,7 +220,7 @@ def test_one_job_may_be_offered_alone_and_what_waits_be_taken_out_of_the_queue(d
     assert queued(database) == []
     assert shard(database, held.shard_id).state == "running"
     assert {s.state for s in shards_of(database, first)} == {"running", "planned"}
-    assert set(by_job(database, dispatch.take(database, lane, second.id))) == {second.id}
+    assert set(by_job(database, take(database, lane, second.id))) == {second.id}
 
 
 def test_silent_workers_widen_no_window(database: Database) -> None:
@@ -447,12 +474,8 @@ def steps(database: Database, act: Callable[[], object]) -> int:
 @pytest.mark.parametrize(
     "act",
     [
-        lambda database, job: [dispatch.take(database, lane) for lane in dispatch.lanes(database)],
-        lambda database, job: [
-            claim_shard(database, shard_id)
-            for lane in dispatch.lanes(database)
-            for shard_id in dispatch.take(database, lane)
-        ],
+        lambda database, job: dispatched(database),
+        lambda database, job: [claim_shard(database, shard_id) for shard_id in dispatched(database)],
         lambda database, job: maintenance.reclaim(database),
         lambda database, job: maintenance.reclaim(database, "w1"),
         lambda database, job: maintenance.lost_hints(database, "copy", queue_is_empty=False, grace_s=0),

@@ -10,13 +10,12 @@ from threading import Event
 import pytest
 from sqlalchemy import delete, select, text, update
 
-from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow, Shard, db_now
 from docmill.storage.core.specs import TRUNCATED, Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import JobStopped, LeaseLost, NotFound
-from docmill.storage.leases import dispatch, maintenance, shards
+from docmill.storage.leases import maintenance, shards
 from docmill.storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAPSES, POISON, VANISHED
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import failures, results
@@ -61,9 +60,7 @@ def test_a_claim_is_won_by_one_of_many_threads(database: Database) -> None:
 def test_a_commit_under_the_fence_writes_the_outcomes_and_ends_the_shard(database: Database) -> None:
     job = read(database, request(), numbered(3))
     claim = claim_next(database)
-    runtime = lookups.runtime_id(
-        database, {"device": "cpu", "precision": "float32", "backend": "stub", "versions": {}}
-    )
+    runtime = {"device": "cpu", "precision": "float32", "backend": "stub", "versions": {}}
     shards.commit(database, claim, done(claim), runtime)
     row = shard(database, claim.shard_id)
     assert (row.state, row.n_done, row.tokens_in, row.tokens_out) == ("done", 3, 9, 6)
@@ -691,8 +688,7 @@ def test_a_worker_is_told_before_its_claim_if_a_shard_runs_alone(
 ) -> None:
     read(database, request(), numbered(3))
     sign_on(database, "w1")
-    [lane] = dispatch.lanes(database)
-    [shard_id] = dispatch.take(database, lane)
+    [shard_id] = dispatched(database)
     if values:
         database.write(lambda transaction: transaction.execute(update(Shard).values(**values)))
     head = shards.look(database, shard_id)

@@ -11,6 +11,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.leases import dispatch
 from tests.kinds import KINDS
+from tests.storage.builders import dispatched
 from tests.worker.harness import EXAMPLES, Docmill
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
@@ -54,8 +55,7 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill)
     ended_at_once = embedded("run", "embed", "5.jsonl", "--model", "null").stderr
     assert f"wait for a worker: {waiting} and others." in ended_at_once
     database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
-    (lane,) = dispatch.lanes(database)
-    assert len(dispatch.take(database, lane)) == 4  # as of a worker that was killed, with its queue
+    assert len(dispatched(database)) == 4  # as of a worker that was killed, with its queue
     database.close()
     again = embedded("run", "embed", "2.jsonl", "--model", "null").stderr
     assert "Job 2 was unfinished and is carried on" in again

@@ -38,7 +38,7 @@ from docmill.worker.process.shard import (
 )
 from docmill.worker.settings import load_settings
 from tests.kinds import KINDS
-from tests.storage.builders import COPY, at_once, read, request
+from tests.storage.builders import COPY, at_once, read, request, take
 from tests.worker.harness import until
 
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
@@ -82,7 +82,7 @@ def _hinted(database: Database, *keys: str, spec: Spec = COPY) -> int:
     """Return a shard in the queue with the texts of these keys."""
     job = read(database, request(corpus=spec.model, spec=spec), [(key, f"text {key}") for key in keys])
     [lane] = dispatch.lanes(database)
-    return dispatch.take(database, lane, only_job=job.id)[0]
+    return take(database, lane, job.id)[0]
 
 
 def test_what_is_given_back_at_once_keeps_what_is_finished(database: Database, process: Process) -> None:

@@ -41,7 +41,7 @@ def test_a_lane_is_filled_again_at_half_of_its_window(
         for _ in range(window - window // 2 + 1):
             claim = claim_next(database)
             assert client.rpop(queue(LANE)) is not None
-            shards.commit(database, claim, embedded(claim), runtime_id=None)
+            shards.commit(database, claim, embedded(claim), runtime=None)
             refill.after_shard(LANE)
             depths.append(broker.depth(LANE))
     assert depths == [*range(window - 1, window // 2 - 1, -1), window]
