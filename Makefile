@@ -8,7 +8,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-fast test-vllm test-faults test-alerts soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-remote bench-extract bench-batch bench-checks bench-escalation bench-dedup bench-metrics bench-redact bench-releases bench-web check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-fast test-vllm test-faults test-alerts soak bench-carry bench-ingest bench-embed bench-first-run bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-remote bench-extract bench-batch bench-checks bench-escalation bench-dedup bench-metrics bench-redact bench-releases bench-web check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -152,6 +152,10 @@ bench-ingest: setup ## reading a source into the store, beside a bulk load of th
 bench-embed: setup ## embedding end to end, beside other ways to do it and the arithmetic limit
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.embed $(BENCH)
+
+bench-first-run: setup ## a first run of a model, net of its start, beside scripts on other libraries; after bench-embed
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m bench.first_run $(BENCH)
 
 bench-backends: setup ## embedding with each backend, under the same batching
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

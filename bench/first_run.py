@@ -1,0 +1,120 @@
+"""The first `docmill run` of a model beside scripts on other libraries, net of the start.
+
+Each run is a process of its own, and docmill's home is empty. The start is the time of eight texts in a process like
+it, so that imports, the conversion of the model and its first batch do not count. The scripts have their best
+settings, from the results of `bench.embed` that `--settings` names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench import peers
+from bench.embed import MODEL
+from bench.manpages import paragraphs
+from bench.pairs import RESULTS, Claim, Run, interleave, write
+from docmill.tasks.backends.accelerator import dtype_for
+from docmill.tasks.specs import pinning
+
+FEW = 8
+OURS = "docmill run"
+PEERS: dict[str, Callable[[Path, int], peers.Embed]] = {
+    "sentence-transformers, torch float32": lambda model, n: peers.sentence_transformers(model, torch.float32, n),
+    "sentence-transformers, torch bfloat16": lambda model, n: peers.sentence_transformers(model, torch.bfloat16, n),
+    "OpenVINO float32": lambda model, n: peers.openvino(model, "f32", n),
+    "OpenVINO bfloat16": lambda model, n: peers.openvino(model, "bf16", n),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--texts", type=int, default=5000)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--settings", default="embed", help="results of bench.embed")
+    parser.add_argument("--name", default="first-run", help="of the results' files")
+    parser.add_argument("--script", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.script:
+        script(*options.script)
+        return
+    settings = json.loads((RESULTS / f"{options.settings}.json").read_bytes())["side_by_side_and_batch"]
+    texts = paragraphs(options.texts)
+    with tempfile.TemporaryDirectory() as folder:
+        programs: dict[str, Callable[[Path, Path], list[str]]] = {OURS: ours}
+        native = str(dtype_for("native", "cpu")).removeprefix(
+            "torch."
+        )  # each at the fastest precision of the processor
+        programs |= {name: partial(theirs, name, settings[name]) for name in PEERS if native in name}
+        numbers = itertools.count()
+        sides = {name: partial(net, Path(folder), command, texts, numbers) for name, command in programs.items()}
+        compared = interleave("a first run, net of its start", "docs", sides, pairs=options.pairs, warm_up=0)
+    best = compared.best(*(name for name in programs if name != OURS))
+    claims = [Claim(f"docmill run ÷ the best script ({best})", OURS, best, 1.5)]
+    write(options.name, [compared], [claims], texts=len(texts), side_by_side_and_batch=settings)
+
+
+def ours(source: Path, target: Path) -> list[str]:
+    return ["docmill", "run", "embed", str(source), "--model", MODEL, "--out", str(target)]
+
+
+def theirs(name: str, settings: Sequence[int], source: Path, target: Path) -> list[str]:
+    return ["python", "-m", "bench.first_run", "--script", name, json.dumps(settings), str(source), str(target)]
+
+
+def net(
+    folder: Path, command: Callable[[Path, Path], list[str]], texts: Sequence[str], numbers: itertools.count[int]
+) -> Run:
+    """Run the program on eight texts and on all of them; the seconds of the second without those of the first."""
+    start = _seconds(folder / str(next(numbers)), command, texts[:FEW])
+    whole = _seconds(folder / str(next(numbers)), command, texts)
+    return Run(len(texts) - FEW, whole - start, {"start_s": start, "whole_s": whole})
+
+
+def _seconds(folder: Path, command: Callable[[Path, Path], list[str]], texts: Sequence[str]) -> float:
+    folder.mkdir()
+    source = folder / "texts.jsonl"
+    source.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
+    program, *arguments = command(source, folder / "out.jsonl")
+    environment = {**os.environ, "DOCMILL_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        name: value for name, value in environment.items() if name == "DOCMILL_HOME" or "DOCMILL" not in name
+    }
+    began = time.perf_counter()
+    subprocess.run(
+        [Path(sys.executable).parent / program, *arguments], check=True, env=environment, capture_output=True
+    )
+    seconds = time.perf_counter() - began
+    if sum(1 for _ in (folder / "out.jsonl").open()) != len(texts):
+        raise SystemExit(f"{program} did not do every text")
+    return seconds
+
+
+def script(name: str, settings: str, source: str, target: str) -> None:
+    """What a user's script does: read a file, embed its texts, and write a file."""
+    workers, batch = json.loads(settings)
+    nowhere = Path(target).parent
+    pinned = pinning.pin(MODEL, models_dir=None, cache_dir=nowhere)
+    model = pinning.locate(pinned, models_dir=None, cache_dir=nowhere)
+    records = [json.loads(line) for line in Path(source).read_text().splitlines()]
+    embed = peers.side_by_side(partial(PEERS[name], model), workers)
+    vectors = embed([record["text"] for record in records], batch)
+    with Path(target).open("w") as file:
+        for record, vector in zip(records, np.asarray(vectors), strict=True):
+            file.write(json.dumps(record | {"vector": vector.tolist()}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
