@@ -124,7 +124,9 @@ class _Application:
         routes = [Route(path, partial(self._let_in, answer), methods=[method]) for method, path, answer in own]
         routes.append(Route(HEALTH, self._health, methods=["GET"]))
         handlers: dict[Any, Any] = {HTTPException: _show_missing, Exception: _show_failure}
-        return Starlette(routes=routes, exception_handlers=handlers)
+        application = Starlette(routes=routes, exception_handlers=handlers)
+        application.router.redirect_slashes = False  # its redirects have none of the headers below
+        return application
 
     async def _let_in(self, answer: Any, request: Request) -> Response:
         """Return the answer to a request with a key, and what is raised as an error of OpenAI's form."""

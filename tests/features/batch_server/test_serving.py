@@ -183,6 +183,8 @@ def test_what_cannot_be_answered_says_what_to_do(api: Api) -> None:
             ask()
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="hosted", messages=[])
+    with pytest.raises(openai.NotFoundError, match="GET is not possible here"):
+        client.get("/files/", cast_to=object)
     with pytest.raises(openai.NotFoundError):
         client.batches.retrieve("batch_\x00")
     start(client, file)
