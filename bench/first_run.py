@@ -1,4 +1,4 @@
-"""The first `docmill run` of a model beside scripts on other libraries, net of the start.
+"""Time the first `docmill run` of a model, and scripts on other libraries, without the time that each needs to start.
 
 Each run is a process of its own, and docmill's home is empty. The start is the time of eight texts in a process like
 it, so that imports, the conversion of the model and its first batch do not count. The scripts have their best

@@ -50,8 +50,11 @@ def spec_id(transaction: Transaction, spec: Spec) -> int:
 
 def runtime_id(transaction: Transaction, runtime: Mapping[str, Any]) -> int:
     """Return the id of a runtime, {"device", "precision", "backend", "versions"}, made if there is none."""
-    digest = hashlib.sha256(orjson.dumps(dict(runtime), option=orjson.OPT_SORT_KEYS)).digest()
-    return _find_or_make(transaction, Runtime, "sha256", {"sha256": digest, **runtime})
+    return _find_or_make(transaction, Runtime, "sha256", {"sha256": runtime_sha256(runtime), **runtime})
+
+
+def runtime_sha256(runtime: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(orjson.dumps(dict(runtime), option=orjson.OPT_SORT_KEYS)).digest()
 
 
 def vector_length(transaction: Transaction, spec_id: int) -> int | None:

@@ -47,6 +47,7 @@ LIVE_S = 30.0  # a worker that was silent for longer is not counted
 REFUSAL_S = 30.0  # how long a refusal holds before the worker is asked again
 LEAST_WINDOW = 4  # a worker that starts finds shards at once
 WINDOW_PER_SLOT = 2
+_MOST_WINDOWS = 2  # may wait, with what goes ahead
 PASSED_S = 60.0  # twice as long as maintenance believes that a queued shard has its message
 
 # Statements of each round are built once: SQLAlchemy takes longer to build them than SQLite to run them.
@@ -135,7 +136,7 @@ def _slots(transaction: Transaction) -> dict[str, int]:
 
 
 class Taken(NamedTuple):
-    """Shards that were marked as queued, for the caller to publish: ahead of what waits, and behind it."""
+    """Ids of shards that were marked as queued. The caller publishes `ahead` before what waits, `behind` after it."""
 
     ahead: list[int]
     behind: list[int]
@@ -144,18 +145,18 @@ class Taken(NamedTuple):
 def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> Taken:
     """Mark as queued the shards that fit the lane's window, by priority and fair share.
 
-    Queued shards make room for those of a job with a higher priority; their messages are void then. A sharer that
-    has none in flight gets one beyond the window, ahead of what waits. With ``only_job`` only shards of that job are
-    taken, and none goes ahead.
+    Queued shards make room for those of a job with a higher priority; their messages are void then. If a sharer has
+    no shard in flight, and a job of the highest priority, one of its shards is taken beyond the window, to go ahead
+    of what waits. With ``only_job`` only shards of that job are taken, and none of them goes ahead.
     """
     with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
         transaction.prefer_indexes()
         transaction.prefer_index_order()
-        claimants, first = _claimants(transaction, lane, _unservable(transaction, lane.name), only_job)
-        if not claimants:
+        candidates, first = _contenders(transaction, lane, _unservable(transaction, lane.name), only_job)
+        if not candidates:
             return Taken([], [])
-        is_full = lane.queued >= lane.window
-        if is_full and not first and not transaction.execute(_outranked(lane, claimants).limit(1)).all():
+        has_room = lane.queued < lane.window or (first and lane.queued < _MOST_WINDOWS * lane.window)
+        if not has_room and not transaction.execute(_outranked(lane, candidates).limit(1)).all():
             return Taken([], [])
     return database.write(lambda transaction: _take(transaction, lane, only_job))
 
@@ -164,22 +165,25 @@ def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> T
     transaction.prefer_indexes()
     transaction.prefer_index_order()
     unservable = _unservable(transaction, lane.name)
-    claimants, first = _claimants(transaction, lane, unservable, only_job)
+    candidates, first = _contenders(transaction, lane, unservable, only_job)
     # Read again: other processes fill the queue too.
     n_queued = _queued(transaction, [lane.name], lane.since).get(lane.name, 0)
     ahead: list[int] = []
-    if turns := first[: max(0, 2 * lane.window - n_queued)]:
-        # Dated as the oldest that waits, since maintenance believes a message lost if a later one was taken.
+    if turns := first[: max(0, _MOST_WINDOWS * lane.window - n_queued)]:
+        # They get the date of the oldest shard that waits: maintenance believes a message lost if a shard with a
+        # later date was taken.
         dated = transaction.scalar(_OLDEST_WAITING, {"lane": lane.name, "since": lane.since})
         ahead = _queue(transaction, lane, unservable, turns, dated)
-        claimants, first = _claimants(transaction, lane, unservable, only_job)
-    later = {claimant.group for claimant in claimants if claimant.job_id in first}  # they go ahead next time
-    others = [claimant for claimant in claimants if claimant.group not in later]
-    if not others:
+        candidates, first = _contenders(transaction, lane, unservable, only_job)
+    n_queued += len(ahead)
+    if n_queued < _MOST_WINDOWS * lane.window:  # the next top-up sends these ahead
+        groups = {candidate.group for candidate in candidates if candidate.job_id in first}
+        candidates = [candidate for candidate in candidates if candidate.group not in groups]
+    if not (claimants := _claimants(transaction, lane, unservable, candidates)):
         return Taken(ahead, [])
-    room = lane.window - n_queued - len(ahead)
-    room += _displace(transaction, lane, others, room)
-    return Taken(ahead, _queue(transaction, lane, unservable, share(others, room)))
+    room = lane.window - n_queued
+    room += _displace(transaction, lane, claimants, room)
+    return Taken(ahead, _queue(transaction, lane, unservable, share(claimants, room)))
 
 
 _QUEUE = (
@@ -299,26 +303,26 @@ def _jobs_with_ready() -> Select[int, int, str | None, int, str | None, bool]:
     )
 
 
-def _claimants(
+def _contenders(
     transaction: Transaction, lane: LaneWindow, unservable: Collection[int], only_job: int | None
 ) -> tuple[list[Claimant], list[int]]:
-    """Return the jobs that have shards to dispatch in a lane and a worker that can serve them, a window's at most.
-
-    Return also those whose next shard goes ahead of what waits.
-    """
+    """Return the candidates, and the ids of the jobs whose next shard goes ahead of what waits."""
     waiting = [] if only_job else transaction.execute(_JOBS_WAITING, {"lane": lane.name, "since": lane.since}).all()
     candidates = _candidates(transaction, lane, unservable, only_job, beside=[row.id for row in waiting])
-    first: list[int] = []
-    if waiting and len({row.id for row in waiting} | {claimant.job_id for claimant in candidates}) > 1:
-        priorities = [row.priority for row in waiting] + [claimant.priority for claimant in candidates]
-        first = newcomers(candidates, max(priorities))
-    next_ones = sorted(candidates, key=Claimant.rank)[: lane.window]
+    if not waiting or len({row.id for row in waiting} | {candidate.job_id for candidate in candidates}) < 2:
+        return candidates, []
+    priorities = [row.priority for row in waiting] + [candidate.priority for candidate in candidates]
+    return candidates, newcomers(candidates, max(priorities))
+
+
+def _claimants(
+    transaction: Transaction, lane: LaneWindow, unservable: Collection[int], candidates: Collection[Claimant]
+) -> list[Claimant]:
+    """Return the first of the candidates, a window's at most, each with the number of shards that it can dispatch."""
+    first = sorted(candidates, key=Claimant.rank)[: lane.window]
     of_lane = {"lane": lane.name, "unservable": unservable, "n": lane.window}
-    ready = [transaction.scalar(_n_ready(), of_lane | {"job": claimant.job_id}) or 0 for claimant in next_ones]
-    claimants = [
-        replace(claimant, planned=min(n, claimant.planned)) for claimant, n in zip(next_ones, ready, strict=True)
-    ]
-    return claimants, first
+    n_of_job = [transaction.scalar(_n_ready(), of_lane | {"job": claimant.job_id}) or 0 for claimant in first]
+    return [replace(claimant, planned=min(n, claimant.planned)) for claimant, n in zip(first, n_of_job, strict=True)]
 
 
 def _candidates(
@@ -329,7 +333,9 @@ def _candidates(
     *,
     beside: Collection[int],
 ) -> list[Claimant]:
-    """Return all such jobs, as if each had a window's shards to dispatch, or as many as its budgets pay for.
+    """Return the jobs that have shards to dispatch in a lane and a worker that can serve them.
+
+    Each counts as if it had a window's shards to dispatch, or as many as its budgets pay for.
 
     A job without a price in this lane costs nothing. Shards in flight are counted only if there are several jobs,
     with those `beside`, or any budget.

@@ -16,7 +16,7 @@ from sqlalchemy import bindparam, select, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, insert, known_outcomes, n_chars, spec_of
+from docmill.storage.core.lookups import SPEC, insert, known_outcomes, n_chars, runtime_sha256, spec_of
 from docmill.storage.core.schema import IS_RUNNING, Content, Job, OutcomeRow, Shard, SpecRow, Worker, db_now
 from docmill.storage.core.specs import Known, Outcome, Spec, Tally, checked
 from docmill.storage.core.transaction import Transaction
@@ -232,7 +232,7 @@ def commit(
 ) -> None:
     """Write the outcomes of a claimed shard and end it. Raises LeaseLost, and writes nothing, if the claim was lost.
 
-    `runtime` is what computed them (`docmill.storage.core.lookups.runtime_id`).
+    `runtime` describes what computed them (see `docmill.storage.core.lookups.runtime_id`).
     `kept` names the contents whose outcomes `keep` wrote. They are written again only if the store lost them.
     If the connection breaks during the commit, run this again: a shard that is done keeps its fence and owner, so
     that the second call sees that the first succeeded.
@@ -266,10 +266,13 @@ def keep(
         query = transaction.for_update(_HELD, of=Shard, skip_locked=True)
         rows = [(claims[row.id], row) for row in transaction.execute(query, {"shards": [*claims]})]
         held = {claim: row.lane for claim, row in rows if claim.holds(row) and row.job_runs}
+        runtimes = {runtime_sha256(runtime): runtime for claim, _, runtime in finished if claim in held and runtime}
+        # In one order everywhere, so that two processes with the same new runtimes cannot deadlock.
+        runtime_ids = {key: _runtime_id(transaction, runtimes[key]) for key in sorted(runtimes)}
         groups: dict[tuple[int, bool, int], dict[int, Outcome]] = {}
         for claim, outcomes, runtime in finished:
             if claim in held:
-                runtime_id = _runtime_id(transaction, runtime)
+                runtime_id = runtime_ids[runtime_sha256(runtime)] if runtime else None
                 group = groups.setdefault((claim.spec_id, claim.redo, runtime_id or 0), {})
                 output = transaction.kind_of(held[claim]).output
                 group |= {outcome.content_id: checked(outcome, output) for outcome in outcomes}
@@ -426,4 +429,4 @@ def _put_outcomes(
 
 def _runtime_id(transaction: Transaction, runtime: Mapping[str, Any] | None) -> int | None:
     # Not remembered from an earlier transaction: a database that failed over, or was restored, may not have it.
-    return None if runtime is None else lookups.runtime_id(transaction, runtime)
+    return lookups.runtime_id(transaction, runtime) if runtime else None

@@ -68,7 +68,10 @@ def _fill(database: Database, broker: Broker, lane: LaneWindow, only_job: int | 
 
 
 def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int], ahead: Sequence[int] = ()) -> None:
-    """Publish shards, and others ahead of what waits. Mark all of them as planned if one cannot be sent."""
+    """Publish shards behind what waits, and those of `ahead` before it.
+
+    If any cannot be sent, mark all as planned again.
+    """
     try:
         broker.publish(lane, ahead, ahead=True)
         broker.publish(lane, shard_ids)

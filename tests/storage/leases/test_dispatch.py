@@ -121,7 +121,7 @@ def test_a_small_job_beside_a_huge_one_is_next(database: Database) -> None:
     small = many_shards(database, "b", 1, sharer="bob")
     claim_next(database)
     [lane] = dispatch.lanes(database)
-    taken = dispatch.take(database, lane)  # nor behind what waits, in the place of what was claimed
+    taken = dispatch.take(database, lane)  # and none goes behind what waits, although a place is free
     assert (by_job(database, taken.ahead), taken.behind) == ({small.id: 1}, [])
 
 
@@ -184,6 +184,16 @@ def test_a_queued_shard_of_a_cancelled_job_keeps_nobody_back(database: Database)
     dispatched(database)
     other, ours = many_shards(database, "c", 3, sharer="carol"), many_shards(database, "d", 3, sharer="alice")
     assert by_job(database, newcomers(database)) == {other.id: 1, ours.id: 1}
+
+
+def test_a_job_of_a_higher_priority_needs_no_place_beyond_the_window(database: Database) -> None:
+    many_shards(database, "a", 40)
+    dispatched(database)
+    for name in "bcde":
+        many_shards(database, name, 3)
+    assert len(newcomers(database)) == LEAST_WINDOW
+    urgent = many_shards(database, "urgent", 3, priority=5)
+    assert by_job(database, dispatched(database)) == {urgent.id: 3}
 
 
 def test_newcomers_go_in_the_order_in_which_they_came(database: Database) -> None:
