@@ -52,7 +52,7 @@ class Fleet:
         source.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
         request = Request(source=str(source), task=task, model=model, options=kinds.options(task, **options))
         began = time.time()
-        job = enqueue(self._database, lambda: self._broker, prepare(self._settings, request)).id
+        job = enqueue(self._database, self._broker, prepare(self._settings, request)).id
         self._wait(job)
         self._busy_shares += self._lately_busy()
         ended, written = self._written(job, len(texts))

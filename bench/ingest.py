@@ -59,7 +59,7 @@ def read_in(url: str, source: Path) -> int:
     """Read a source into a store as `docmill enqueue` does, without a queue."""
     database = Database(url, kinds=KINDS)
     prepared = prepare(Settings(), Request(source=str(source), task="embed", model="null", corpus="bench"))
-    documents = enqueue(database, lambda: None, prepared).documents
+    documents = enqueue(database, None, prepared).documents
     database.close()
     return documents
 

@@ -98,7 +98,7 @@ def _read(settings: Settings, database: Database, broker: Broker, request: Reque
         if deaths >= MOST_DEATHS:
             raise WorkerError(f"{deaths} processes that read its source died; the log of their worker says more")
         progress = UnderLease(HeldLease(f"order {order_id}", lambda: True, stop), lambda _: True)
-        done = enqueue(database, lambda: broker, prepare(settings, request), progress)
+        done = enqueue(database, broker, prepare(settings, request), progress)
     log.info("order_done order=%s job=%d planned=%d", order_id, done.id, done.counts.planned)
     return done.id
 

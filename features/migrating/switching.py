@@ -160,7 +160,7 @@ def _backfill(
         with open_broker(settings) as broker, listener.computing():
             return run_here(settings, database, broker, devices, request, listener, on_opened=opened)
     with queue_of(settings) as broker_or_none, ingest_bar(listener, source, on_opened=opened) as progress:
-        done = enqueue(database, lambda: broker_or_none, request, progress)
+        done = enqueue(database, broker_or_none, request, progress)
     say_ingested(listener, source, done)
     return follow(database, done.id, listener)
 

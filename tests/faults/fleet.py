@@ -94,7 +94,7 @@ class Fleet(Docmill):
     def _enqueue(self, prepared: Prepared) -> Enqueued:
         broker = None if self.redis_url is None else self.broker()
         try:
-            return enqueue(self.database, lambda: broker, prepared)
+            return enqueue(self.database, broker, prepared)
         finally:
             if broker is not None:
                 broker.close()

@@ -33,7 +33,7 @@ def read(tmp_path: Path, database: Database) -> Read:
         path = tmp_path / "c.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
         asked_for = Request(source=str(path), task="translate", model="null", corpus="c", **asked)
-        return enqueue(database, lambda: None, prepare(Settings(home=tmp_path / "home"), asked_for), progress)
+        return enqueue(database, None, prepare(Settings(home=tmp_path / "home"), asked_for), progress)
 
     return act
 

@@ -36,7 +36,7 @@ def read(tmp_path: Path, database: Database) -> Read:
 
     def act(source: Path | str, **asked: Any) -> Enqueued:
         request = Request(source=str(source), task="translate", model="null", corpus="c", prune=True, **asked)
-        done = enqueue(database, lambda: None, prepare(Settings(home=tmp_path / "home"), request))
+        done = enqueue(database, None, prepare(Settings(home=tmp_path / "home"), request))
         work(database)
         jobs.finish(database)
         return done

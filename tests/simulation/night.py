@@ -217,9 +217,8 @@ class Night:
         pipeline = parse(STEPS.format(name=name, prune=""), self.folder / f"{name}.toml")
         while True:
             try:
-                enqueue.enqueue(
-                    self.store.seen_by(me), lambda: self.fleet.broker(me), prepare(self.fleet.settings, pipeline)
-                )
+                prepared = prepare(self.fleet.settings, pipeline)
+                enqueue.enqueue(self.store.seen_by(me), self.fleet.broker(me), prepared)
                 break
             except JobStopped:
                 break

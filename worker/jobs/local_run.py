@@ -67,7 +67,7 @@ def run_here(
 
     try:
         with ingest_bar(listener, prepared.source, start, on_opened) as progress:
-            done = enqueue(database, lambda: broker, prepared, progress, offer_others=False)
+            done = enqueue(database, broker, prepared, progress, offer_others=False)
         say_ingested(listener, prepared.source, done)
         if alone:
             _say_waiting(listener, database, done.id, lanes)

@@ -48,7 +48,7 @@ def submit(
     say_replaced(database, prepared, listener)
     try:
         with queue_of(settings) as broker, ingest_bar(listener, prepared.source) as progress:
-            done = enqueue(database, lambda: broker, prepared, progress)
+            done = enqueue(database, broker, prepared, progress)
     finally:
         tracing.flush()
     if done.repeated:

@@ -209,7 +209,7 @@ def _take_further(settings: Settings, database: Database, broker: Broker, run: R
     if run.state == "reading":
         progress = UnderLease(held, lambda job: pipelines.note(database, run, "reading", job_id=job.id))
         prepared = replace_migrated(database, prepare(settings, pipeline))
-        done = enqueue(database, lambda: broker, prepared, progress)
+        done = enqueue(database, broker, prepared, progress)
         pipelines.note(database, run, "running", job_id=done.id)
         log.info("run_started run=%d pipeline=%s job=%d planned=%d", run.id, run.name, done.id, done.counts.planned)
     elif run.job_id is not None:

@@ -113,7 +113,7 @@ def find_repeated(database: Database, key: IdempotencyKey | None) -> Enqueued | 
 
 def enqueue(
     database: Database,
-    broker: Callable[[], Broker | None],
+    broker: Broker | None,
     prepared: Prepared,
     progress: IngestProgress | None = None,
     *,
@@ -122,8 +122,8 @@ def enqueue(
     """Store the source's documents as a job and offer its first shards to the queue, and other jobs' in their turn.
 
     Durable when it returns, whether Redis is up or not. Run again after a crash it carries the same job on.
-    `broker` is called when there is something to send. Raises WorkerError under `strict`, JobStopped when the
-    job was cancelled meanwhile, StorageError for a key that came with other arguments.
+    Raises WorkerError under `strict`, JobStopped when the job was cancelled meanwhile, StorageError for a key that
+    came with other arguments.
     """
     with tracing.span("enqueue", {"docmill.corpus": prepared.corpus}) as span:
         job = jobs.open_job(database, _job_request(prepared, span))
@@ -150,7 +150,7 @@ def _job_request(prepared: Prepared, span: TraceSpan) -> JobRequest:
 
 def _read_in(
     database: Database,
-    broker: Callable[[], Broker | None],
+    broker: Broker | None,
     prepared: Prepared,
     progress: IngestProgress,
     job: OpenJob,
@@ -179,7 +179,7 @@ class QueueTopUp:
     """Tops the queue up while a long source is read, and remembers why it could not."""
 
     database: Database
-    broker: Callable[[], Broker | None]
+    broker: Broker | None
     lanes: list[str]
     only_job: int | None
     deferred: str | None = None
@@ -191,10 +191,9 @@ class QueueTopUp:
 
     def now(self) -> None:
         try:
-            broker = self.broker()
-            if broker is not None:
-                top_up(self.database, broker, self.lanes, only_job=self.only_job)
-            self.deferred = NO_QUEUE if broker is None else None
+            if self.broker is not None:
+                top_up(self.database, self.broker, self.lanes, only_job=self.only_job)
+            self.deferred = NO_QUEUE if self.broker is None else None
         except BrokerUnreachable as error:
             self.deferred = f"{error} The job is stored; a worker picks it up when Redis is back."
         self._due = time.monotonic() + TOP_UP_EVERY_S
