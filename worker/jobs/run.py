@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from docmill.worker.process.device_start import Expected, StartedDevices
@@ -100,9 +99,9 @@ def run_request(
                 listener,
                 devices,
                 opened,
+                account,
                 on_spec=lambda spec: started.expect(Expected.of(spec, devices[0], settings)),
             )
-            prepared = prepared if account is None else replace(prepared, account=account)
             from docmill.worker.jobs.local_run import run_here
             from docmill.worker.stores import open_broker, open_store
 

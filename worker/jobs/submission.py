@@ -43,8 +43,7 @@ def submit(
         _say_repeated(listener, request, known)
         return known
     tracing.start(settings.traces_endpoint)
-    prepared = prepare_request(settings, request, listener, opened=opened)
-    prepared = prepared if account is None else replace(prepared, account=account)
+    prepared = prepare_request(settings, request, listener, opened=opened, account=account)
     say_replaced(database, prepared, listener)
     try:
         with queue_of(settings) as broker, ingest_bar(listener, prepared.source) as progress:
@@ -70,16 +69,20 @@ def prepare_request(
     listener: Listener,
     devices: Sequence[str] = (),
     opened: Opened | None = None,
+    account: Account | None = None,
     on_spec: Callable[[Spec], None] = lambda _: None,
 ) -> Prepared:
-    """Check a request, and say which default model it takes. Raises what `worker.submit.request.prepare` does."""
+    """Check a request, and say which default model it takes. ``account`` takes the place of the request's own.
+
+    Raises what `worker.submit.request.prepare` does.
+    """
     if request.source == "-" and sys.stdin.isatty():
         listener.say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
     stdin = sys.stdin.buffer if request.source == "-" else None  # a notebook has none
     prepared = prepare(settings, request, stdin, devices, opened, on_spec)
     if request.model is None:
         listener.say(describe_default_model(request.task, request.source, request.options))
-    return prepared
+    return prepared if account is None else replace(prepared, account=account)
 
 
 def say_replaced(database: Database, prepared: Prepared, listener: Listener) -> None:
