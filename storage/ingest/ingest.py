@@ -246,7 +246,7 @@ def _plan_prompts(transaction: Transaction, job: OpenJob, stored: Sequence[int],
     if not has_prompts(job.steps):
         return PlannedTexts()
     own = dict(zip(stored, versions.content_ids, strict=True))
-    return Traversal(transaction, job.id).plan_prompts(job.steps, own)
+    return Traversal(transaction, job.id, job.steps).plan_prompts(own)
 
 
 def _note_contenders(

@@ -53,7 +53,7 @@ def sweep_page(transaction: Transaction, job: OpenJob, place: CorpusPosition) ->
     page = transaction.execute(others.order_by(Document.id).limit(SWEEP_DOCUMENTS)).all()
     planned = plan_new(transaction, job, place, [document.content_id for document in page])
     own = {document.id: document.content_id for document in page}
-    planned += Traversal(transaction, job.id).plan_prompts(job.steps, own)
+    planned += Traversal(transaction, job.id, job.steps).plan_prompts(own)
     full = len(page) == SWEEP_DOCUMENTS
     last = end if end is not None and not full else page[-1].id if page else None
     if last is not None:
@@ -78,7 +78,7 @@ def plan_filtered(transaction: Transaction, job: OpenJob, after: int) -> tuple[P
     if not page:
         return PlannedTexts(), after
     own = {document.id: document.content_id for document in page}
-    return Traversal(transaction, job.id).plan_filtered(job.steps, own), page[-1].id
+    return Traversal(transaction, job.id, job.steps).plan_filtered(own), page[-1].id
 
 
 def begin(transaction: Transaction, job: OpenJob) -> None:
@@ -109,7 +109,7 @@ def plan_new(
     unique = list(dict.fromkeys(content_ids))
     met = _met(transaction, job, place, [content_id for content_id in unique if content_id not in (fresh or {})])
     new = [content_id for content_id in unique if content_id not in met]
-    total, traversal = PlannedTexts(), Traversal(transaction, job.id)
+    total, traversal = PlannedTexts(), Traversal(transaction, job.id, job.steps)
     for step in job.steps:
         if step.input_step is None and step.template is None and step.leaves_out is None:
             total += traversal.take_in(step, Inputs(new, fresh or {}))

@@ -23,7 +23,7 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import LeaseLost
 from docmill.storage.leases.outcome_upsert import put_outcomes, settle
 from docmill.storage.leases.policy import runs_alone
-from docmill.storage.steps import budgets
+from docmill.storage.steps import budgets, steps
 from docmill.storage.steps.budgets import AT_LIMIT
 from docmill.storage.steps.jobs import FREE, MAY_BEGIN, RUNS
 from docmill.storage.steps.propagation import Traversal
@@ -375,7 +375,7 @@ def end_shard(
     shard = transaction.execute(
         _END, {"shard": shard_id, "more_in": tokens[0], "more_out": tokens[1], **counts, **left}
     ).one()
-    traversal = Traversal(transaction, shard.job_id)
+    traversal = Traversal(transaction, shard.job_id, steps.read_steps(transaction, shard.job_id))
     traversal.follow(shard.step, known, redo=shard.redo)
     if (doubtful := traversal.count_doubtful(shard.step, [*known], redo=shard.redo)) is not None:
         transaction.execute(update(Shard).where(Shard.id == shard_id).values(n_doubtful=doubtful))

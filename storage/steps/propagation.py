@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import TypeAlias
 
 from sqlalchemy import and_, case, update
@@ -60,9 +59,9 @@ class PlannedTexts:
         return PlannedTexts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(PlannedTexts)))
 
 
-def has_prompts(every: Iterable[OpenStep]) -> bool:
+def has_prompts(steps: Iterable[OpenStep]) -> bool:
     """Return whether any of these steps has a prompt for each document."""
-    return any(step.template is not None for step in every)
+    return any(step.template is not None for step in steps)
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class Traversal:
 
     transaction: Transaction
     job_id: int
+    steps: Sequence[OpenStep]
 
     def take_in(self, step: OpenStep, inputs: Inputs) -> PlannedTexts:
         """Plan inputs that the step has not met, count those that have an outcome, and follow their outputs."""
@@ -84,9 +84,9 @@ class Traversal:
         `seq` is the number of a step or of an escalation. A content without an output is passed to no reader. `redo`
         says that contents which had failed were tried again.
         """
-        if not settled or not any(step.input_step is not None or step.escalation for step in self._steps):
+        if not settled or not any(step.input_step is not None or step.escalation for step in self.steps):
             return PlannedTexts()
-        step = steps.find_computed(self._steps, seq)
+        step = steps.find_computed(self.steps, seq)
         ready = [content_id for content_id, outcome in settled.items() if outcome.status == Status.DONE]
         total = PlannedTexts()
         if step.escalation is not None:
@@ -105,7 +105,7 @@ class Traversal:
         A content that waits for the escalation has no result yet. Return None for a step without an escalation, and 0
         for contents that the escalation tries again: they were counted when it failed, and a retry adds none.
         """
-        step = steps.find_computed(self._steps, seq)
+        step = steps.find_computed(self.steps, seq)
         if step.escalation is None:
             return None
         if redo and seq != step.seq:
@@ -121,33 +121,29 @@ class Traversal:
 
     def price_of(self, seq: int) -> Sequence[float] | None:
         """Return the price of a step or an escalation, if a budget counts it."""
-        return next(step.price for step in steps.with_escalations(self._steps) if step.seq == seq)
+        return next(step.price for step in steps.with_escalations(self.steps) if step.seq == seq)
 
-    @cached_property
-    def _steps(self) -> tuple[OpenStep, ...]:
-        return steps.read_steps(self.transaction, self.job_id)
-
-    def plan_prompts(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> PlannedTexts:
+    def plan_prompts(self, documents: Mapping[DocumentId, ContentId]) -> PlannedTexts:
         """Plan the prompts of documents that the job walks, at the steps that have templates.
 
         A step may read an output that is not there yet; `follow` plans its prompt later. Call it after the documents
         are stored, and after `stop_following`. Steps behind a filter of documents wait for `plan_filtered`.
         """
-        reading = [step for step in every if steps.find_way(every, step)[0].leaves_out is None]
-        return self._arrive(self._prompts(every, reading, documents))
+        reading = [step for step in self.steps if steps.find_way(self.steps, step)[0].leaves_out is None]
+        return self._arrive(self._prompts(reading, documents))
 
-    def plan_filtered(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> PlannedTexts:
+    def plan_filtered(self, documents: Mapping[DocumentId, ContentId]) -> PlannedTexts:
         """Plan documents at the steps that leave some out, and at the prompts behind them.
 
         Call it when the filters are up to date, and after `stop_following`.
         """
         total = PlannedTexts()
-        for step in every:
+        for step in self.steps:
             if step.leaves_out is not None and step.template is None:
                 read = select_read(self.transaction, step.leaves_out, documents)
                 total += self._arrive([(step, Inputs(sorted({*read.values()})))])
-        behind = [step for step in every if steps.find_way(every, step)[0].leaves_out is not None]
-        return total + self._arrive(self._prompts(every, behind, documents))
+        behind = [step for step in self.steps if steps.find_way(self.steps, step)[0].leaves_out is not None]
+        return total + self._arrive(self._prompts(behind, documents))
 
     def _arrive(self, arrivals: Iterable[tuple[OpenStep, Inputs]]) -> PlannedTexts:
         """Take in the inputs that their steps meet for the first time."""
@@ -160,7 +156,7 @@ class Traversal:
 
     def _readers(self, before: OpenStep, done: Sequence[ContentId]) -> Iterator[tuple[OpenStep, Inputs]]:
         """Yield the steps that read the output of a step, with their inputs; `done` are contents of that step."""
-        readers = [step for step in self._steps if step.input_step == before.seq]
+        readers = [step for step in self.steps if step.input_step == before.seq]
         if not readers or not done:
             return
         self.transaction.keep_contents()
@@ -172,18 +168,18 @@ class Traversal:
                 yield reader, outputs[reader.flagged]
         if has_prompts(readers):
             self.transaction.stop_walking(self.job_id)
-            way = steps.find_way(self._steps, before)
+            way = steps.find_way(self.steps, before)
             documents = lineage.find_documents(self.transaction, self.job_id, way, done)
-            yield from self._prompts(self._steps, readers, documents)
+            yield from self._prompts(readers, documents)
 
     def _prompts(
-        self, every: Sequence[OpenStep], readers: Iterable[OpenStep], documents: Mapping[DocumentId, ContentId]
+        self, readers: Iterable[OpenStep], documents: Mapping[DocumentId, ContentId]
     ) -> Iterator[tuple[OpenStep, Inputs]]:
         """Yield the readers that have templates, with the prompts of the documents that reach them."""
         for step in readers:
             if step.template is not None and documents:
                 self.transaction.keep_contents()
-                inputs = lineage.read_inputs(self.transaction, steps.find_way(every, step), documents)
+                inputs = lineage.read_inputs(self.transaction, steps.find_way(self.steps, step), documents)
                 yield step, Inputs(*lineage.render_prompts(self.transaction, step, inputs))
 
     def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[PlannedTexts, dict[ContentId, Known]]:
