@@ -59,7 +59,6 @@ class Claim:
     fence: int
     owner: str
     attempt: int
-    suspect: int
     redo: bool
     spec_id: int
     contents: tuple[int, ...]
@@ -129,7 +128,6 @@ def claim(database: Database, head: ShardHead, owner: str, lease_s: float = LEAS
             fence=row.fence,
             owner=owner,
             attempt=row.attempt,
-            suspect=row.suspect,
             redo=row.redo,
             spec_id=head.spec_id,
             contents=contents,
@@ -140,10 +138,7 @@ def claim(database: Database, head: ShardHead, owner: str, lease_s: float = LEAS
     return database.write(work)
 
 
-_CLAIMED = (
-    *(Shard.job_id, Shard.fence, Shard.attempt, Shard.suspect),
-    *(Shard.redo, Shard.contents, Shard.started_at),
-)
+_CLAIMED = (Shard.job_id, Shard.fence, Shard.attempt, Shard.redo, Shard.contents, Shard.started_at)
 
 
 _JOB_RUNS = select(Job.id).where(Job.id == Shard.job_id, RUNS).correlate(Shard).exists()

@@ -26,7 +26,7 @@ from tests.kinds import KINDS
 from tests.postgres import PostgresServer
 from tests.storage.builders import claim_next, done, failed, lapse, numbered, read, request, set_shard
 
-CLAIM = Claim(1, 1, 1, "w1", 1, 0, False, 1, contents=(1,), texts=((1, "text 0"),), started_at=0.0)
+CLAIM = Claim(1, 1, 1, "w1", 1, False, 1, contents=(1,), texts=((1, "text 0"),), started_at=0.0)
 READS: dict[str, Callable[[Database], Any]] = {
     "list_statuses": status.list_statuses,
     "results": lambda database: list(results.results(database, 1)),
