@@ -34,18 +34,15 @@ LEASE_S = 60.0
 
 @dataclass(frozen=True)
 class ShardHead:
-    """The columns of a shard that a worker reads before it claims it. A `suspect` runs alone.
-
-    A shard is not `affordable` if its job has reached a cost limit.
-    """
+    """The columns of a shard that a worker reads before it claims it."""
 
     shard_id: int
     fence: int
     lane: str
-    suspect: bool
+    alone: bool  # it must run alone (policy.runs_alone)
     spec_id: int
     spec: Spec
-    affordable: bool = True
+    at_limit: bool = False  # its job has reached a cost limit
     request_id: str | None = None  # of its job, as is the trace
     traceparent: str | None = None
 
@@ -81,9 +78,17 @@ def look(database: Database, shard_id: int) -> ShardHead | None:
     row = database.row(_LOOK, {"shard": shard_id})
     if row is None:
         return None
-    alone = runs_alone(suspect=row.suspect, lapses=row.lapses)
-    traced = (row.request_id, row.traceparent)
-    return ShardHead(row.id, row.fence, row.lane, alone, row.spec_id, spec_of(row), not row.at_limit, *traced)
+    return ShardHead(
+        shard_id=row.id,
+        fence=row.fence,
+        lane=row.lane,
+        alone=runs_alone(suspect=row.suspect, lapses=row.lapses),
+        spec_id=row.spec_id,
+        spec=spec_of(row),
+        at_limit=row.at_limit,
+        request_id=row.request_id,
+        traceparent=row.traceparent,
+    )
 
 
 _LOOK = (

@@ -118,15 +118,15 @@ class Process:
         if head is None:
             return
         try:
-            serves = head.affordable and not self.draining.is_set() and self._can_serve(head)
+            serves = not head.at_limit and not self.draining.is_set() and self._can_serve(head)
         except EngineStopped:  # while the model was loaded
             serves = False
         if not serves:
             dispatch.put_back(self.database, [shard_id])
-            if not head.affordable:  # others may take its place in the queue
+            if head.at_limit:  # others may take its place in the queue
                 self._top_up(head.lane)
             return
-        with self.gate.passing(alone=head.suspect):
+        with self.gate.passing(alone=head.alone):
             self._process(head, sent)
         if not self.draining.is_set():
             self._top_up(head.lane)

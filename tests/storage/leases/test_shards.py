@@ -370,7 +370,7 @@ def test_poison_alone_fails_and_its_neighbours_finish(
             assert head is not None
             assert claim is not None
             if any(text == "poison" for _, text in claim.texts):
-                assert head.suspect == (len(deaths) >= together), "it runs alone from then on"
+                assert head.alone == (len(deaths) >= together), "it runs alone from then on"
                 deaths.append(len(claim.texts))
                 dies(database, claim)
             else:
@@ -693,4 +693,4 @@ def test_a_worker_is_told_before_its_claim_if_a_shard_runs_alone(
         database.write(lambda transaction: transaction.execute(update(Shard).values(**values)))
     head = shards.look(database, shard_id)
     assert head is not None
-    assert head.suspect is alone
+    assert head.alone is alone

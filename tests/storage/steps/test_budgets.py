@@ -83,11 +83,11 @@ def test_no_shard_begins_once_those_that_ended_cost_the_limit_and_those_in_progr
         shards.commit(database, claim, done(claim), None)
     assert spent(database, "job 1") == 2 * TEXT_COST
     assert seen is not None
-    assert seen.affordable
+    assert not seen.at_limit
     assert shards.claim(database, seen, "w1") is None  # it was looked at before the limit was reached
     late = shards.look(database, waiting[5])
     assert late is not None
-    assert not late.affordable
+    assert late.at_limit
     dispatch.put_back(database, waiting[4:])
     assert dispatched(database) == []
 
@@ -169,7 +169,7 @@ def test_jobs_of_one_budget_or_of_one_sharer_pay_together(database: Database) ->
     assert "by all jobs of key k; raise that one" in said[2]
     raised = update(Budget).where(Budget.name == "key k").values(max_cost=100.0)
     database.write(lambda transaction: transaction.execute(raised))
-    assert shards.look(database, queue_all(database, second)[-1]).affordable is False  # type: ignore[union-attr]
+    assert shards.look(database, queue_all(database, second)[-1]).at_limit is True  # type: ignore[union-attr]
     dispatch.withdraw(database, ["copy"])
     finish(database)
     assert read_status(database, third.id).state == "done"

@@ -269,7 +269,7 @@ def test_a_shard_that_was_lost_and_claimed_again_by_the_same_process_keeps_its_l
 
 
 def _claim(shard_id: int, fence: int = 1) -> InFlight:
-    head = ShardHead(shard_id, fence - 1, lane="copy", suspect=False, spec_id=1, spec=Spec("copy", "m", "r"))
+    head = ShardHead(shard_id, fence - 1, lane="copy", alone=False, spec_id=1, spec=Spec("copy", "m", "r"))
     claim = Claim(
         shard_id=shard_id, job_id=1, fence=fence, owner="me", attempt=fence, redo=False, spec_id=1,
         contents=(), texts=(), started_at=0.0,
