@@ -71,7 +71,7 @@ def restart_delay(idle_deaths: int) -> float:
 
 
 class Supervisor:
-    """Keeps one child per device alive, and maintains the store. `run` blocks; `start` runs it on a thread.
+    """Keeps one child per device alive, and maintains the store. `run` blocks; `serve` runs it on a thread.
 
     `fires` lets it start pipelines that are due: `docmill worker` does so, and `docmill run` does not.
     """
@@ -87,10 +87,9 @@ class Supervisor:
         started: StartedDevices | None = None,
     ) -> None:
         self._started = started or StartedDevices(0)
-        self.settings = settings
-        self.database = database
-        self.broker = broker
-        self.devices = list(devices)
+        self._settings = settings
+        self._broker = broker
+        self._devices = list(devices)
         self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.work = WorkByDevice(devices)
         self._children: dict[str, Child] = {}
@@ -115,12 +114,6 @@ class Supervisor:
         self._only_job: int | None = None
         self._rests = False
 
-    def start(self, only_job: int | None = None) -> None:
-        """Run on a thread. With `only_job` no other job's shards are offered, unless other workers live."""
-        self._only_job = self._maintenance.only_job = only_job
-        self._thread = threading.Thread(target=self.run, name="supervisor", daemon=True)
-        self._thread.start()
-
     def rest(self) -> None:
         """Have the children leave the list of workers and keep their models, until `serve` names another job."""
         self._rests = True
@@ -129,15 +122,18 @@ class Supervisor:
             child.tell(REST)
 
     def serve(self, only_job: int) -> None:
-        """Work for a job: begin, or go on after `rest`."""
-        if not self.is_running:
-            return self.start(only_job)
+        """Work for this job: start, or go on after `rest`.
+
+        Other jobs' shards are offered only while other workers live.
+        """
         self._only_job = only_job
         for child in self._children.values():
             child.tell(f"{SERVE}{only_job}")
         self._maintenance.serve(only_job)
         self._rests = False
-        return None
+        if not self.is_running:
+            self._thread = threading.Thread(target=self.run, name="supervisor", daemon=True)
+            self._thread.start()
 
     @property
     def is_running(self) -> bool:
@@ -211,7 +207,7 @@ class Supervisor:
         self._maintenance.stop()
 
     def _tend_children(self) -> None:
-        for device in self.devices:
+        for device in self._devices:
             child = self._children.get(device)
             if child is not None and child.process.poll() is not None:
                 self._bury(child)
@@ -222,7 +218,7 @@ class Supervisor:
     def _spawn(self, device: str) -> Child:
         owner = f"{platform.node()}:{device}:{uuid.uuid4().hex[:12]}"
         process = self._started.take()
-        settings = self.settings.model_copy(update={"redis_url": self.broker.url})
+        settings = self._settings.model_copy(update={"redis_url": self._broker.url})
         self._watchdogs[device].forget_steps()
         self._maintenance.adopt(owner)
         child = Child(device, owner, process, time.monotonic(), self._watchdogs[device])
@@ -277,7 +273,7 @@ class Supervisor:
         if not self._at_once:
             for child in self._children.values():
                 child.tell("drain")
-        give_back_at = time.monotonic() + self.settings.drain_s
+        give_back_at = time.monotonic() + self._settings.drain_s
         told = False
         stopped: set[str] = set()
         while any(child.process.poll() is None for child in self._children.values()):
