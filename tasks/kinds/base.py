@@ -307,11 +307,6 @@ class TaskKind:
         """Return True for a kind that gets vectors from models of this family."""
         return self.head(family) is Head.POOLING
 
-    def suits(self, config: Mapping[str, Any]) -> bool:
-        """Return True if a model can do this kind of task. A model with recurrent layers writes no text here."""
-        head = self._usable_head(config)
-        return head is not None and not (head is Head.CAUSAL_TEXT and stateful(config))
-
     def suits_family(self, config: Mapping[str, Any]) -> bool:
         """Return True if a model's family can do this kind of task."""
         return self._usable_head(config) is not None
@@ -322,7 +317,7 @@ class TaskKind:
         return lacks and self.headless_with in options
 
     def adapted_head(self, spec: Spec, config: Mapping[str, Any]) -> Head:
-        """Return the head that a model does a spec's task with; classifying by vectors has that of embeddings.
+        """Return the head for a spec. An encoder without the trained head classifies by its vectors.
 
         Raises ModelUnsuitable.
         """
@@ -347,11 +342,14 @@ class TaskKind:
             raise ModelUnsuitable(f"{self.name} needs no model: leave --model out.")
         if model == weightless.NO_MODEL and not self.is_modelless:
             raise ModelUnsuitable(f"{self.name} needs a model: name it with --model.")
-        known = family(config)
-        if known is None or self.suits(config) or self.is_headless(config, options) or self._scores(config, options):
+        known, head = family(config), self._usable_head(config)
+        is_recurrent = head is Head.CAUSAL_TEXT and stateful(config)  # such a model writes no text here
+        if known is None or (head is not None and not is_recurrent):
+            return
+        if self.is_headless(config, options) or self._scores(config, options):
             return
         model_type = config.get("model_type")
-        if self.suits_family(config):
+        if is_recurrent:
             raise ModelUnsuitable(
                 f"{self.name} needs a decoder-only model that keeps keys and values; {model} is a state space or "
                 f"recurrent model ({model_type}), which keeps a state in their place."
@@ -361,11 +359,11 @@ class TaskKind:
                 f"{self.name} needs --{self.headless_with} with {model}, which is decoder-only ({model_type})."
             )
         architecture = ", ".join(config.get("architectures") or [str(model_type)])
-        if (head := self.families.get(known)) in TRAINED:
+        if (trained := self.families.get(known)) in TRAINED:
             option = self.headless_with
             instead = f", or --{option}" if option is not None and option not in options else ""
             raise ModelUnsuitable(
-                f"{self.name} needs a model with a head for {head}{instead}; {model} ({architecture}) has none."
+                f"{self.name} needs a model with a head for {trained}{instead}; {model} ({architecture}) has none."
             )
         if known is not Family.ENCODER and self._has_trained_head(config):
             raise ModelUnsuitable(
