@@ -43,7 +43,7 @@ from docmill.tasks.kinds.options import KindOptions
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import PREFIXED, UNKNOWN, Direction, Family, classifier, family, stateful
 from docmill.tasks.models.sentence_modules import Prompts
-from docmill.tasks.outputs import TRAINED, Generated, Head, Likelihood, Output, Scale, Several
+from docmill.tasks.outputs import TRAINED, Generated, Head, Output, Scale, Several
 from docmill.tasks.prompts import PromptFrame
 from docmill.tasks.windows.windows import Coder, LanguageCoders, Window, WordReader
 
@@ -61,12 +61,9 @@ def confidence_of_text(outputs: Sequence[Output | None]) -> tuple[float | None, 
     if not tokens or len(known) < len(likelihoods):
         return None, None, None
     mean = min(0.0, math.fsum(likelihood.total for likelihood in known) / tokens)
-    return math.exp(mean), mean, _least(known)
-
-
-def _least(known: Sequence[Likelihood]) -> float | None:
     leasts = [likelihood.least for likelihood in known if likelihood.least is not None]
-    return min(0.0, *leasts) if len(leasts) == len(known) else None
+    least_logprob = min(0.0, *leasts) if len(leasts) == len(known) else None
+    return math.exp(mean), mean, least_logprob
 
 
 def least(scores: Iterable[float | None]) -> float | None:
