@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import platform
 import signal
@@ -34,6 +35,7 @@ NEWS = frozenset({"ready", "refused", "idle"})  # events of a child after which 
 LEAST_NEWS_S = 0.05  # between two looks at the store, however often a child runs out of work
 FROZEN_S = 2.0  # a tick that is so late shows that this process was suspended
 LONGEST_RESTART_S = 30.0
+KILL_AFTER_S = 4.0  # a child gives its shards back within device.GIVE_BACK_S
 
 
 @dataclass
@@ -273,22 +275,18 @@ class Supervisor:
         if not self._at_once:
             for child in self._children.values():
                 child.tell("drain")
-        give_back_at = time.monotonic() + self._settings.drain_s
-        told = False
+        stop_at, kill_at = time.monotonic() + self._settings.drain_s, math.inf
         stopped: set[str] = set()
-        while any(child.process.poll() is None for child in self._children.values()):
-            late = time.monotonic() - give_back_at
-            if not told and (late > 0 or self._at_once):
-                told = True
-                give_back_at = time.monotonic()
-                for child in self._children.values():
-                    if child.process.poll() is None:
-                        stopped.add(child.owner)
-                        child.tell("stop")
-            elif told and late > 4:
-                for child in self._children.values():
-                    if child.process.poll() is None:
-                        child.process.kill()
+        while living := [child for child in self._children.values() if child.process.poll() is None]:
+            now = time.monotonic()
+            if now > kill_at:
+                for child in living:
+                    child.process.kill()
+            elif kill_at == math.inf and (self._at_once or now > stop_at):
+                kill_at = now + KILL_AFTER_S
+                for child in living:
+                    stopped.add(child.owner)
+                    child.tell("stop")
             time.sleep(TICK_S / 2)
         for child in self._children.values():
             if child.process.returncode != 0:  # it did not give its shards back
