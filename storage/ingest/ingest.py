@@ -287,11 +287,8 @@ def _note(transaction: Transaction, job: OpenJob, counts: Counts, rejected: Sequ
 
 _OF_READING = ("records", "unchanged", "repeated", "rejected")
 _NOTED = ("new", "changed", *_OF_READING)
-_ADD_COUNTS = (
-    update(Ingest)
-    .where(Ingest.id == bindparam("ingest"))
-    .values(seen_at=db_now(), **{f"n_{name}": getattr(Ingest, f"n_{name}") + bindparam(name) for name in _NOTED})
-)
+_ALIVE = update(Ingest).where(Ingest.id == bindparam("ingest")).values(seen_at=db_now())
+_ADD_COUNTS = _ALIVE.values(**{f"n_{name}": getattr(Ingest, f"n_{name}") + bindparam(name) for name in _NOTED})
 
 
 def _replace_counts(transaction: Transaction, job: OpenJob, read: Counts) -> None:
@@ -359,7 +356,7 @@ def _settle(transaction: Transaction, job: OpenJob) -> tuple[PlannedTexts, bool]
     if planned is None:
         planned, more = sweep_page(transaction, job, place)
         if more:
-            _note(transaction, job, Counts(), ())
+            transaction.execute(_ALIVE, {"ingest": job.ingest_id})  # a long sweep is not a reading that stopped
     _reopen_for(transaction, job, planned)
     return planned, more
 
@@ -375,7 +372,6 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
 
     `after` is the last document that was planned at steps which leave out documents.
     """
-    lock_corpus(transaction, job.corpus_id)
     planned, more = _settle(transaction, job)
     if more:
         return None, planned, after
@@ -384,7 +380,7 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
         planned += filtered
         _reopen_for(transaction, job, filtered)
         if last_planned != after:
-            _note(transaction, job, Counts(), ())
+            transaction.execute(_ALIVE, {"ingest": job.ingest_id})  # a long sweep is not a reading that stopped
             return None, planned, last_planned
     last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id))
     n_documents = transaction.scalar(select(Corpus.n_documents).where(Corpus.id == job.corpus_id))
