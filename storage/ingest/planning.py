@@ -7,8 +7,9 @@ and later ones. So a content is planned, or counted as prior, if and only if a w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select, update
@@ -99,7 +100,7 @@ def plan_new(
     job: OpenJob,
     place: CorpusPosition,
     content_ids: Sequence[int],
-    fresh: dict[int, int] | None = None,
+    fresh: Mapping[int, int] = MappingProxyType({}),
 ) -> PlannedTexts:
     """Plan the contents that the job has not met. Call it before their documents are walked.
 
@@ -107,12 +108,12 @@ def plan_new(
     characters of contents that no job can have met.
     """
     unique = list(dict.fromkeys(content_ids))
-    met = _met(transaction, job, place, [content_id for content_id in unique if content_id not in (fresh or {})])
+    met = _met(transaction, job, place, [content_id for content_id in unique if content_id not in fresh])
     new = [content_id for content_id in unique if content_id not in met]
     total, traversal = PlannedTexts(), Traversal(transaction, job.id, job.steps)
     for step in job.steps:
         if step.input_step is None and step.template is None and step.leaves_out is None:
-            total += traversal.take_in(step, Inputs(new, fresh or {}))
+            total += traversal.take_in(step, Inputs(new, fresh))
     return total
 
 

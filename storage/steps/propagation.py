@@ -40,6 +40,7 @@ class Inputs:
     """Contents that a step computes, each once.
 
     `new_chars` has the lengths of the contents that this transaction stored, which have no outcome yet.
+    Lengths of other contents are ignored.
     """
 
     content_ids: Sequence[ContentId]
@@ -150,8 +151,7 @@ class Traversal:
         total = PlannedTexts()
         for step, inputs in arrivals:
             new = self._meet(step.seq, inputs.content_ids)
-            sizes = {content_id: inputs.new_chars[content_id] for content_id in new if content_id in inputs.new_chars}
-            total += self.take_in(step, Inputs(new, sizes))
+            total += self.take_in(step, Inputs(new, inputs.new_chars))
         return total
 
     def _readers(self, before: OpenStep, done: Sequence[ContentId]) -> Iterator[tuple[OpenStep, Inputs]]:
