@@ -27,7 +27,7 @@ from docmill.storage.core.specs import Known, Status, Tally
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.steps import choosing, lineage, steps
 from docmill.storage.steps.choosing import OutcomePair, compared_by, select_read
-from docmill.storage.steps.conditions import Flagged, JudgedFields, is_doubtful
+from docmill.storage.steps.conditions import Flagged, is_doubtful
 from docmill.storage.steps.sharding import plan
 from docmill.storage.steps.steps import OpenStep
 
@@ -222,12 +222,12 @@ def _newly_rescued(pairs: Mapping[ContentId, OutcomePair], *, of_first: bool, re
     """
     if not of_first:
         return sum(pair.first.status == Status.FAILED and pair.second_wins for pair in pairs.values())
-    both = [pair for pair in pairs.values() if pair.first.status == Status.DONE and _is_done(pair.second)]
-    return -len(both) if redo else 0
-
-
-def _is_done(outcome: JudgedFields | None) -> bool:
-    return outcome is not None and outcome.status == Status.DONE
+    if not redo:
+        return 0
+    return -sum(
+        pair.first.status == Status.DONE and pair.second is not None and pair.second.status == Status.DONE
+        for pair in pairs.values()
+    )
 
 
 def _outputs(
