@@ -24,7 +24,7 @@ from docmill.storage.core.schema import (
     Worker,
     db_now,
 )
-from docmill.storage.core.specs import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.core.transaction import Insert, Transaction, columns_of
 from docmill.storage.leases.dispatch import last_dispatched
 from docmill.storage.leases.outcome_upsert import put_outcomes
@@ -160,7 +160,7 @@ def _lacking(transaction: Transaction, held: Shard) -> Shard | None:
     known = known_outcomes(transaction, held.spec_id, contents)
     # A retry computes again what failed.
     settled = {key for key, outcome in known.items() if not held.redo or outcome.status != Status.FAILED}
-    rest = end_settled(transaction, held.id, [content_id for content_id in contents if content_id not in settled])
+    rest = end_settled(transaction, held.id, {*contents} - settled)
     if not rest:
         transaction.execute(update(Shard).where(Shard.id == held.id).values(fence=Shard.fence + 1, owner=None))
         return None
@@ -228,7 +228,7 @@ def _split(transaction: Transaction, shard: Shard, counts: Mapping[str, int]) ->
 def _give_up(transaction: Transaction, shard: Shard, step: GiveUp) -> None:
     contents = unpack(shard.contents)
     failures = [
-        Outcome(content_id, Status.FAILED, reason=step.reason, reason_class=Reason(step.reason_class))
+        Outcome(content_id, Status.FAILED, reason=step.reason, reason_class=step.reason_class)
         for content_id in contents
     ]
     written = put_outcomes(transaction, shard.spec_id, failures, None, redo=shard.redo)

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from docmill.storage.core.specs import Reason
+
 MAX_ATTEMPTS = 5
 LAPSES_TOGETHER = 3  # after so many lapses a shard runs alone
 MAX_LAPSES = 12
@@ -39,7 +41,7 @@ class GiveUp:
     """Fail the contents that still lack an outcome, with this reason."""
 
     reason: str
-    reason_class: str
+    reason_class: Reason
 
 
 def after_death(*, n_contents: int, suspect: int) -> PlanAgain | Split | GiveUp:
@@ -52,7 +54,7 @@ def after_death(*, n_contents: int, suspect: int) -> PlanAgain | Split | GiveUp:
         return Split()
     if suspect < 2:
         return PlanAgain(suspect=suspect + 1)
-    return GiveUp(POISON, "document")
+    return GiveUp(POISON, Reason.DOCUMENT)
 
 
 def runs_alone(*, suspect: int, lapses: int) -> bool:
@@ -73,14 +75,14 @@ def after_lapse(*, n_contents: int, suspect: int, lapses: int) -> PlanAgain | Sp
         return Split()
     if lapses < MAX_LAPSES:
         return PlanAgain(suspect=suspect, delay_s=min(300.0, 2.0**lapses))
-    return GiveUp(VANISHED, "transient")
+    return GiveUp(VANISHED, Reason.TRANSIENT)
 
 
 def after_error(*, attempt: int, suspect: int, reason: str) -> PlanAgain | GiveUp:
     """Return the step after an attempt failed by an error that no document caused: back off, then give up."""
     if attempt < MAX_ATTEMPTS:
         return PlanAgain(suspect=suspect, delay_s=min(60.0, 2.0**attempt))
-    return GiveUp(reason, "transient")
+    return GiveUp(reason, Reason.TRANSIENT)
 
 
 @dataclass(frozen=True)

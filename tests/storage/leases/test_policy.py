@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.storage.core.specs import ShardSize
+from docmill.storage.core.specs import Reason, ShardSize
 from docmill.storage.leases.policy import (
     MAX_ATTEMPTS,
     MAX_LAPSES,
@@ -96,7 +96,7 @@ def test_more_room_takes_from_nobody(claimants: list[Claimant], room: int) -> No
 def test_a_document_outlives_more_lapses_than_outages_bring_and_ends_after_a_bound() -> None:
     steps = [after_lapse(n_contents=1, suspect=0, lapses=n) for n in range(1, MAX_LAPSES + 1)]
     assert all(isinstance(step, PlanAgain) for step in steps[:-1])
-    assert steps[-1] == GiveUp(VANISHED, "transient")
+    assert steps[-1] == GiveUp(VANISHED, Reason.TRANSIENT)
     assert MAX_LAPSES > 2 * 5, "five outages, each of which meets it twice"
     delays = [step.delay_s for step in steps if isinstance(step, PlanAgain)]
     assert delays == sorted(delays)
@@ -105,7 +105,7 @@ def test_a_document_outlives_more_lapses_than_outages_bring_and_ends_after_a_bou
 
 def test_errors_back_off_ever_longer_up_to_a_minute_and_then_give_up() -> None:
     steps = [after_error(attempt=n, suspect=1, reason="why") for n in range(1, MAX_ATTEMPTS + 1)]
-    assert steps[-1] == GiveUp("why", "transient")
+    assert steps[-1] == GiveUp("why", Reason.TRANSIENT)
     delays = [step.delay_s for step in steps[:-1] if isinstance(step, PlanAgain)]
     assert delays == sorted(delays)
     assert len(delays) == MAX_ATTEMPTS - 1
