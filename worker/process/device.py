@@ -1,7 +1,7 @@
 """A device process: one device, one engine, a Celery worker whose threads share them.
 
-It reads commands (`drain`, `stop`) from its standard input and ends when that closes. It reports to its supervisor on
-its standard output, as JSON lines.
+It reads its supervisor's words (`drain`, `stop`, `rest`, `serve N`) from its standard input, and ends when that
+closes. It reports to its supervisor on its standard output, as JSON lines.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from docmill.worker import logs
 from docmill.worker.concurrency import pid_space
 from docmill.worker.engines import opener, settled
 from docmill.worker.process.counts import of_memory
-from docmill.worker.process.device_start import REST, SERVE, DeviceConfig, Expected, parse
+from docmill.worker.process.device_start import DRAIN, REST, SERVE, STOP, DeviceConfig, Expected, parse
 from docmill.worker.process.shard import Process
 from docmill.worker.queue.broker import Broker, ear
 from docmill.worker.queue.messages import (
@@ -382,10 +382,10 @@ def _obey(process: Process, presence: Presence) -> None:
             presence.rest()
         elif word.startswith(SERVE):
             presence.serve(int(word.removeprefix(SERVE)))
-        elif line.strip() == b"drain":
+        elif word == DRAIN:
             # On a thread of its own, since the batch on the device may take long and a stop must still be heard.
             threading.Thread(target=_drain, args=(process,), name="drain", daemon=True).start()
-        elif line.strip() == b"stop":
+        elif word == STOP:
             break
     # The store may be away: a supervisor that lives would kill us as soon.
     giving_back = threading.Thread(target=_give_back, args=(process,), name="give-back", daemon=True)

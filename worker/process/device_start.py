@@ -65,8 +65,8 @@ class StartedDevices:
 
 _EXPECTED = "expected"
 CUT = "cut"  # the kind of a step: the texts of a shard are cut
-REST = "rest"  # the supervisor's word to keep the models and wait for SERVE with the number of another job
-SERVE = "serve "
+# The supervisor's words. A process that rests keeps its models, and waits for SERVE with the number of another job.
+DRAIN, STOP, REST, SERVE = "drain", "stop", "rest", "serve "
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from types import FrameType
 
 from docmill.storage.core.database import Database
 from docmill.worker.process.counts import WorkByDevice
-from docmill.worker.process.device_start import CUT, REST, SERVE, DeviceConfig, StartedDevices
+from docmill.worker.process.device_start import CUT, DRAIN, REST, SERVE, STOP, DeviceConfig, StartedDevices
 from docmill.worker.process.maintenance_thread import MaintenanceThread
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings
@@ -54,9 +54,12 @@ class Child:
     reader: threading.Thread | None = field(default=None, repr=False)
 
     def tell(self, word: str) -> None:
+        self.send(f"{word}\n".encode())
+
+    def send(self, line: bytes) -> None:
         try:
             assert self.process.stdin is not None
-            self.process.stdin.write(word.encode() + b"\n")
+            self.process.stdin.write(line)
             self.process.stdin.flush()
         except (BrokenPipeError, ValueError):
             log.debug("child_gone owner=%s", self.owner)
@@ -227,7 +230,7 @@ class Supervisor:
         child.reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
         child.reader.start()
         order = DeviceConfig(owner, device, settings.model_dump(mode="json"), self._only_job)
-        child.tell(order.to_line().decode().rstrip("\n"))
+        child.send(order.to_line())
         return child
 
     def _listen(self, child: Child) -> None:
@@ -274,7 +277,7 @@ class Supervisor:
     def _drain_children(self) -> None:
         if not self._at_once:
             for child in self._children.values():
-                child.tell("drain")
+                child.tell(DRAIN)
         stop_at, kill_at = time.monotonic() + self._settings.drain_s, math.inf
         stopped: set[str] = set()
         while living := [child for child in self._children.values() if child.process.poll() is None]:
@@ -286,7 +289,7 @@ class Supervisor:
                 kill_at = now + KILL_AFTER_S
                 for child in living:
                     stopped.add(child.owner)
-                    child.tell("stop")
+                    child.tell(STOP)
             time.sleep(TICK_S / 2)
         for child in self._children.values():
             if child.process.returncode != 0:  # it did not give its shards back
