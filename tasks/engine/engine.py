@@ -23,6 +23,7 @@ from docmill.tasks.engine.device import (
     Device,
     LoadedModel,
     ModelCache,
+    OnBatch,
     Owner,
 )
 from docmill.tasks.engine.documents import Submission, TicketText, cut_each
@@ -46,7 +47,7 @@ class Engine:
         self,
         open_backend: Callable[[Spec], Backend],
         *,
-        on_batch: Callable[[BatchStarted | BatchDone], None] | None = None,
+        on_batch: OnBatch | None = None,
         max_specs: int = 3,
         turn_s: float = TURN_S,
         clock: Callable[[], float] = time.monotonic,
@@ -90,18 +91,19 @@ class Engine:
         """
         with self._residents.hold(spec) as resident:
             ticket = Submission([content_id for content_id, _ in texts], self._drop, traceparent)
-            documents = [TicketText(ticket, place, *text) for place, text in enumerate(texts)]
+            documents = [
+                TicketText(ticket, position, content_id, text) for position, (content_id, text) in enumerate(texts)
+            ]
             for document in documents:
                 if not document.text.strip():
                     ticket.settle(document.position, document.skipped())
             documents = [document for document in documents if document.text.strip()]
             with self._cutting(resident):
                 for start in range(0, len(documents), PORTION_TEXTS):
-                    if self._begin(resident, ticket, documents[start : start + PORTION_TEXTS]):
-                        continue
-                    if start == 0:
-                        raise EngineStopped
-                    break
+                    if not self._begin(resident, ticket, documents[start : start + PORTION_TEXTS]):
+                        if start == 0:
+                            raise EngineStopped
+                        break
             return ticket
 
     def stored(self, spec: Spec, ticket: Submission, outcomes: Sequence[Outcome]) -> None:
@@ -157,7 +159,7 @@ class Engine:
         cuts = cut_each(resident.recipe, resident.backend, [document.text for document in documents])
         for document, windows in zip(documents, cuts, strict=True):
             if isinstance(windows, Exception):
-                self._settle(resident, ticket, document.position, document.uncut(windows))
+                self._settle(resident, document, document.uncut(windows))
             else:
                 begun.append((document, document.begin(document.text, windows)))
         with self._changed:
@@ -212,10 +214,11 @@ class Engine:
                     if not document.ticket.dropped:
                         self._enqueue(resident, [(document, wanted)])
                 return
-        self._settle(resident, document.ticket, document.position, result)
+        self._settle(resident, document, result)
 
-    def _settle(self, resident: LoadedModel, ticket: Submission, position: int, outcome: Outcome) -> None:
-        ticket.settle(position, outcome)
+    def _settle(self, resident: LoadedModel, document: TicketText, outcome: Outcome) -> None:
+        ticket = document.ticket
+        ticket.settle(document.position, outcome)
         if ticket.complete:
             with self._changed:
                 resident.tickets.discard(ticket)
