@@ -1,4 +1,4 @@
-"""Process a hint in a device process: look up, claim, compute, commit. Plain functions; Celery only calls them."""
+"""Process a shard in a device process: look up, claim, compute, commit. Celery only calls `Process.run_shard`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Process:
         self.engine = engine
         self.lease_s = lease_s
         self._say = say
-        self.tally = DeviceCounter()
+        self.counter = DeviceCounter()
         self.time_use = TimeUse()
         self.gate = Gate()
         self.breaker = Breaker()
@@ -93,8 +93,8 @@ class Process:
         wait_s = 0.5
         while True:
             try:
-                if not self._results_wait():
-                    return self._follow(shard_id, sent)
+                if not self._has_refused_results():
+                    return self._process_if_served(shard_id, sent)
             except CircuitOpen as closed:
                 wait_s = closed.wait_s
             except StorageError as error:
@@ -103,7 +103,7 @@ class Process:
                 return self._decline(shard_id)
             wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
 
-    def _results_wait(self) -> bool:
+    def _has_refused_results(self) -> bool:
         """Return True while the store refuses results that we hold: more work would only wait beside them."""
         return self.breaker.trouble is not None and bool(self.in_flight)
 
@@ -112,7 +112,7 @@ class Process:
         with suppress(StorageError):
             dispatch.put_back(self.database, [shard_id])
 
-    def _follow(self, shard_id: int, sent: str | None) -> None:
+    def _process_if_served(self, shard_id: int, sent: str | None) -> None:
         """Process the shard if this process can serve it. Put it back if not."""
         head = shards.look(self.database, shard_id)
         if head is None:
@@ -127,12 +127,12 @@ class Process:
                 self._top_up(head.lane)
             return
         with self.gate.passing(alone=head.alone):
-            self._process(head, sent)
+            self._claim_and_compute(head, sent)
         if not self.draining.is_set():
             self._top_up(head.lane)
 
-    def _process(self, head: ShardHead, sent: str | None) -> None:
-        """Claim a shard and carry it out, in a span of its job's trace that links to the hint."""
+    def _claim_and_compute(self, head: ShardHead, sent: str | None) -> None:
+        """Claim a shard and compute it, in a span of its job's trace that links to the hint."""
         lane = queue(head.lane)
         about = messaging("process", lane) | {"docmill.shard": head.shard_id}
         with tracing.span(f"process {lane}", about, kind="consumer", parent=head.traceparent, links=[sent]) as span:
@@ -151,7 +151,7 @@ class Process:
                 {"docmill.job": claim.job_id, "docmill.attempt": claim.attempt, "docmill.texts": len(claim.texts)}
             )
             with logs.working_on(job=claim.job_id, shard=claim.shard_id, request_id=head.request_id):
-                self._carry_out(ours, span.traceparent)
+                self._compute(ours, span.traceparent)
 
     def _can_serve(self, head: ShardHead) -> bool:
         """Return True if the model opens here. Call it before the claim, so that no attempt is spent."""
@@ -184,16 +184,17 @@ class Process:
         dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
         self._refused.add(head.spec_id)
 
-    def _carry_out(self, ours: InFlight, traceparent: str | None) -> None:
+    def _compute(self, ours: InFlight, traceparent: str | None) -> None:
+        """Compute a claimed shard and commit it, or give it back."""
         head, claim = ours.head, ours.claim
         try:
             ours.runtime = self.engine.runtime(head.spec)
             ours.ticket = self._submit(head, claim, traceparent)
-            while not self._computed(ours.ticket) and not ours.lost.is_set():
+            while not self._wait_for_device(ours.ticket) and not ours.lost.is_set():
                 pass
             if ours.lost.is_set():
                 ours.ticket.drop()
-                self._lost(claim)
+                self._note_lost_lease(claim)
                 return
             if ours.ticket.away is not None:
                 self._away_until[head.spec_id] = time.monotonic() + AWAY_S
@@ -205,7 +206,7 @@ class Process:
             ours.runtime = self.engine.runtime_since(head.spec, ours.runtime)
             self._settle(ours)
         except LeaseLost:
-            self._lost(claim)
+            self._note_lost_lease(claim)
         except EngineStopped:
             self._patiently(lambda: shards.release(self.database, claim), ours)
         except CannotServe as error:  # its server went away after the check
@@ -221,14 +222,14 @@ class Process:
             if not self.in_flight:
                 self._say("idle")
 
-    def _computed(self, ticket: Submission) -> bool:
+    def _wait_for_device(self, ticket: Submission) -> bool:
         """Wait a moment for the device. Return True once no further outcome will come."""
         with self.time_use.spent(COMPUTING):
             return ticket.wait(LOOK_S)
 
-    def _lost(self, claim: Claim) -> None:
+    def _note_lost_lease(self, claim: Claim) -> None:
         log.warning("lease_lost shard=%d", claim.shard_id)
-        self.tally.add("leases_lost")
+        self.counter.add("leases_lost")
 
     def _submit(self, head: ShardHead, claim: Claim, traceparent: str | None) -> Submission:
         """Cut the texts. The supervisor limits the time that this takes, as it does for a batch."""
@@ -290,11 +291,11 @@ class Process:
                 written = self._patiently(write, ours)
             if not written:
                 span.fail("LeaseLost")
-                self._lost(claim)
+                self._note_lost_lease(claim)
                 return
         self.engine.stored(ours.head.spec, ours.ticket, outcomes)
-        self.tally.committed(ours.head.spec.kind, outcomes)
-        self.tally.add("shards", ours.head.spec.kind, "done" if complete else "released")
+        self.counter.committed(ours.head.spec.kind, outcomes)
+        self.counter.add("shards", ours.head.spec.kind, "done" if complete else "released")
         fault_points.reach("committed")
         log.info("shard_%s shard=%d outcomes=%d", "done" if complete else "released", claim.shard_id, len(outcomes))
 
@@ -311,7 +312,7 @@ class Process:
                 ours.lost.wait(closed.wait_s)
             except StorageError as error:
                 log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, error)
-                self.tally.add("commit_retries")
+                self.counter.add("commit_retries")
                 if self.breaker.trouble is None:
                     ours.lost.wait(WRITE_AGAIN_S)
         return False
@@ -362,7 +363,7 @@ class Process:
 
     def counts(self) -> dict[str, float]:
         """Return all counters of this process, by the names of `worker.process.counts.COUNTERS`."""
-        return self.tally.counts() | of_device(self.engine.counters, self.in_flight.worked_s())
+        return self.counter.counts() | of_device(self.engine.counters, self.in_flight.worked_s())
 
     def drain(self) -> None:
         """Take no more shards, finish the batch on the device, commit the finished texts and give the rest back."""

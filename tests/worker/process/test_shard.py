@@ -112,7 +112,7 @@ def test_what_is_claimed_while_all_is_given_back_is_given_back_too(
 
     monkeypatch.setattr(shards, "claim", claim_slowly)
     monkeypatch.setattr(process, "_can_serve", lambda _: True)
-    monkeypatch.setattr(process, "_carry_out", lambda *_: None)
+    monkeypatch.setattr(process, "_compute", lambda *_: None)
     claiming = threading.Thread(target=process.run_shard, args=(shard_id,))
     giving_back = threading.Thread(target=process.give_back)
     claiming.start()
