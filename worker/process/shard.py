@@ -35,7 +35,7 @@ LOOK_S = 0.5
 CLAIM_LOOK_S = 0.01
 KEEP_EVERY_S = 0.05  # at most, finished outcomes are stored before their shard ends
 KEEP_PAUSE = 25  # times the seconds that this takes
-LONGEST_WAIT_S = 5.0  # between two looks at a database that is away
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0  # between two looks at a database that is away
 AWAY_S = dispatch.REFUSAL_S  # before a server that did not answer is asked again
 WRITE_AGAIN_S = 2.0  # between two tries to write what was computed
 
@@ -90,13 +90,13 @@ class Process:
         in which the hint was sent.
         """
         fault_points.reach("taken")
-        wait_s = 0.5
+        wait_s = FIRST_WAIT_S
         while True:
             try:
                 if not self._has_refused_results():
                     return self._process_if_served(shard_id, sent)
-            except CircuitOpen as closed:
-                wait_s = closed.wait_s
+            except CircuitOpen as refusal:
+                wait_s = refusal.wait_s
             except StorageError as error:
                 log.warning("store_away shard=%d error=%s", shard_id, error)
             if self.draining.wait(wait_s):
@@ -308,8 +308,8 @@ class Process:
                 return True
             except LeaseLost:
                 return False
-            except CircuitOpen as closed:
-                ours.lost.wait(closed.wait_s)
+            except CircuitOpen as refusal:
+                ours.lost.wait(refusal.wait_s)
             except StorageError as error:
                 log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, error)
                 self.counter.add("commit_retries")
@@ -448,9 +448,9 @@ class ShardsInFlight:
             return self._worked_s + (time.monotonic() - self._working_since if self._claims else 0.0)
 
 
-FIRST_S = 1.0
-LONGEST_S = 30.0
-TURN_S = 0.5  # between two looks at another thread's try
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 30.0
+OTHERS_TRY_S = 0.5  # between two looks at another thread's try
 
 
 class CircuitOpen(StorageError):
@@ -485,13 +485,13 @@ class Breaker:
             self._close()
             raise
         except (DatabaseBusy, DatabaseUnreachable):
-            self._end_of_turn()
+            self._end_attempt()
             raise
         except StorageError as error:
             self._open(str(error))
             raise
         except BaseException:
-            self._end_of_turn()
+            self._end_attempt()
             raise
         else:
             self._close()
@@ -502,7 +502,7 @@ class Breaker:
                 return
             wait_s = self._retry_at - self._clock()
             if wait_s > 0 or self._is_tried:
-                raise CircuitOpen(max(wait_s, TURN_S), self.trouble)
+                raise CircuitOpen(max(wait_s, OTHERS_TRY_S), self.trouble)
             self._is_tried = True
 
     def _close(self) -> None:
@@ -513,11 +513,11 @@ class Breaker:
         with self._lock:
             # Writes that were under way when the first one failed say nothing new.
             if self.trouble is None or self._is_tried:
-                self._retry_at = self._clock() + min(LONGEST_S, FIRST_S * 2.0**self._failures)
+                self._retry_at = self._clock() + min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0**self._failures)
                 self._failures += 1
             self.trouble, self._is_tried = trouble, False
 
-    def _end_of_turn(self) -> None:
+    def _end_attempt(self) -> None:
         with self._lock:
             self._is_tried = False
 

@@ -27,8 +27,8 @@ from docmill.tasks.specs import pinning
 from docmill.tasks.windows.windows import Encoded
 from docmill.worker.engines import opener
 from docmill.worker.process.shard import (
-    FIRST_S,
-    LONGEST_S,
+    FIRST_RETRY_S,
+    LONGEST_RETRY_S,
     Breaker,
     CircuitOpen,
     Gate,
@@ -333,8 +333,8 @@ def test_writes_pass_until_one_is_refused_and_then_wait(breaker: Breaker, clock:
     write(breaker)
     refused(breaker)
     assert breaker.trouble == "the archive is closed"
-    assert wait_s(breaker) == FIRST_S
-    clock.now += FIRST_S
+    assert wait_s(breaker) == FIRST_RETRY_S
+    clock.now += FIRST_RETRY_S
     write(breaker)
     assert not breaker.trouble
     write(breaker)
@@ -346,17 +346,17 @@ def test_refusals_in_a_row_are_ever_longer_apart_up_to_a_bound(breaker: Breaker,
         refused(breaker)
         waits.append(wait_s(breaker))
         clock.now += waits[-1]
-    assert waits[:4] == [FIRST_S, 2 * FIRST_S, 4 * FIRST_S, 8 * FIRST_S]
+    assert waits[:4] == [FIRST_RETRY_S, 2 * FIRST_RETRY_S, 4 * FIRST_RETRY_S, 8 * FIRST_RETRY_S]
     assert waits == sorted(waits)
-    assert waits[-1] == LONGEST_S
+    assert waits[-1] == LONGEST_RETRY_S
     write(breaker)
     refused(breaker)
-    assert wait_s(breaker) == FIRST_S, "what passed is forgotten"
+    assert wait_s(breaker) == FIRST_RETRY_S, "what passed is forgotten"
 
 
 def test_one_write_at_a_time_asks_whether_the_store_takes_them_again(breaker: Breaker, clock: Clock) -> None:
     refused(breaker)
-    clock.now += FIRST_S
+    clock.now += FIRST_RETRY_S
     inside, leave = Event(), Event()
 
     def ask() -> None:
@@ -387,7 +387,7 @@ def test_writes_that_were_under_way_when_one_was_refused_count_as_that_one(break
             fail(n)
 
     at_once(*[lambda n=n: try_(n) for n in range(4)])
-    assert wait_s(breaker) == FIRST_S
+    assert wait_s(breaker) == FIRST_RETRY_S
 
 
 def test_a_store_that_is_away_opens_nothing_and_settles_nothing(breaker: Breaker, clock: Clock) -> None:
@@ -395,7 +395,7 @@ def test_a_store_that_is_away_opens_nothing_and_settles_nothing(breaker: Breaker
         write(breaker, DatabaseUnreachable())
     write(breaker)
     refused(breaker)
-    clock.now += FIRST_S
+    clock.now += FIRST_RETRY_S
     with pytest.raises(DatabaseUnreachable):
         write(breaker, DatabaseUnreachable())
     assert breaker.trouble is not None
@@ -405,7 +405,7 @@ def test_a_store_that_is_away_opens_nothing_and_settles_nothing(breaker: Breaker
 
 def test_a_lost_lease_is_an_answer_of_a_store_that_works(breaker: Breaker, clock: Clock) -> None:
     refused(breaker)
-    clock.now += FIRST_S
+    clock.now += FIRST_RETRY_S
     with pytest.raises(LeaseLost):
         write(breaker, LeaseLost())
     assert not breaker.trouble
@@ -413,7 +413,7 @@ def test_a_lost_lease_is_an_answer_of_a_store_that_works(breaker: Breaker, clock
 
 def test_a_bug_in_the_one_that_asks_leaves_the_question_to_the_next(breaker: Breaker, clock: Clock) -> None:
     refused(breaker)
-    clock.now += FIRST_S
+    clock.now += FIRST_RETRY_S
     with pytest.raises(ZeroDivisionError):
         write(breaker, ZeroDivisionError())
     write(breaker)
