@@ -281,8 +281,8 @@ class Fleet:
         line = me.stdin.readline()
         if not line:
             return
-        order = parse(line)
-        assert isinstance(order, DeviceConfig)
+        config = parse(line)
+        assert isinstance(config, DeviceConfig)
         settings, broker = self.settings, Broker(self.queue, me)
 
         def say(event: str, **facts: Any) -> None:
@@ -290,20 +290,20 @@ class Fleet:
                 me.stdout.write(json.dumps({"event": event, **facts}).encode() + b"\n")
 
         process = Process(
-            owner=order.owner,
+            owner=config.owner,
             database=self.store.seen_by(me),
             broker=cast(Any, broker),
             engine=cast(Any, Model(self, me, say)),
             lease_s=settings.lease_s,
             say=say,
-            only_job=order.only_job,
+            only_job=config.only_job,
         )
         process.breaker, process.time_use = Breaker(lambda: self.scheduler.now), TimeUse(lambda: self.scheduler.now)
-        presence = Presence(order, settings, process)
+        presence = Presence(config, settings, process)
         me.start(device._obey, process, presence, name="obey")
         presence.enter_at_last()
         voice = cast(Any, Namespace(say=say))
-        me.start(device._beat, order, process, settings, voice, presence, name="heartbeat")
+        me.start(device._beat, config, process, settings, voice, presence, name="heartbeat")
         me.start(process.keep_for_ever, name="keep")
         say("ready")
         slots = [me.start(self._serve, me, process, broker, name=f"slot{n}") for n in range(settings.threads)]

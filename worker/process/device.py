@@ -153,8 +153,8 @@ class SupervisorChannel:
 class Presence:
     """This process's place in the list of workers, which it leaves while it rests."""
 
-    def __init__(self, order: DeviceConfig, settings: Settings, process: Process) -> None:
-        self._order, self._settings, self._process = order, settings, process
+    def __init__(self, config: DeviceConfig, settings: Settings, process: Process) -> None:
+        self._config, self._settings, self._process = config, settings, process
         self._lock = threading.Lock()
         self._rests = False
         self._due = 0.0
@@ -195,10 +195,10 @@ class Presence:
             return
         dispatch.sign_on(
             self._process.heartbeat_database,
-            self._order.owner,
+            self._config.owner,
             host=platform.node(),
             pid=os.getpid(),
-            device=self._order.device,
+            device=self._config.device,
             lanes=list(self._settings.lanes),
             slots=self._settings.threads,
             version=version("docmill"),
@@ -268,21 +268,21 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_S)
     sys.stderr = logs.lossy(sys.stderr)
     voice = SupervisorChannel()
-    order = _order()
-    if order is None:  # whoever started this process ended without an order for it
+    config = _read_config()
+    if config is None:  # whoever started this process ended without a configuration for it
         return
     for unheard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(unheard, signal.SIG_IGN)  # the supervisor owns signals
-    settings = Settings.model_validate(order.settings)
-    logs.start(settings.log_level, settings.log_format, worker=order.owner)
-    tracing.start(settings.traces_endpoint, **{"service.instance.id": order.owner})
+    settings = Settings.model_validate(config.settings)
+    logs.start(settings.log_level, settings.log_format, worker=config.owner)
+    tracing.start(settings.traces_endpoint, **{"service.instance.id": config.owner})
     logging.getLogger("celery").setLevel(logging.ERROR)
     logging.getLogger("kombu").setLevel(logging.ERROR)  # that it puts back what it fetched is nothing to warn of
     # A message that cannot be acknowledged comes again and does nothing. Celery logs it as a critical error.
     logging.getLogger("celery.worker.request").addFilter(_without_traceback)
     assert settings.redis_url is not None
-    broker = Broker(settings.redis_url, None if order.only_job is None else ASK_EVERY_S)
-    process = _make_process(order, settings, broker, voice)
+    broker = Broker(settings.redis_url, None if config.only_job is None else ASK_EVERY_S)
+    process = _make_process(config, settings, broker, voice)
     # Reading a source and writing results take statements that may last.
     lasting = store_of(settings, pool_size=5)
     bind(broker.app, DeviceContext(settings, process, lasting))
@@ -291,16 +291,16 @@ def main() -> None:
         pool_cls=WakingThreadPool,
         concurrency=settings.threads,
         queues=[queue(lane) for lane in (*settings.lanes, RUN_LANE)],
-        hostname=order.owner,
+        hostname=config.owner,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
         optimization="fair",
     )
-    presence = Presence(order, settings, process)
+    presence = Presence(config, settings, process)
     threading.Thread(target=_obey, args=(process, presence), name="obey", daemon=True).start()
     presence.enter_at_last()
-    beat = (order, process, settings, voice, presence)
+    beat = (config, process, settings, voice, presence)
     threading.Thread(target=_beat, args=beat, name="heartbeat", daemon=True).start()
     threading.Thread(target=process.keep_for_ever, name="keep", daemon=True).start()
     voice.say("ready")
@@ -313,8 +313,8 @@ def main() -> None:
     os._exit(code)  # threads of libraries must not keep a drained process alive
 
 
-def _order() -> DeviceConfig | None:
-    """Return the order. Until it comes, import the libraries of expected specs."""
+def _read_config() -> DeviceConfig | None:
+    """Return the configuration. Until it comes, import the libraries of expected specs."""
     for line in iter(sys.stdin.buffer.readline, b""):
         told = parse(line)
         if isinstance(told, DeviceConfig):
@@ -335,7 +335,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice: SupervisorChannel) -> Process:
+def _make_process(config: DeviceConfig, settings: Settings, broker: Broker, voice: SupervisorChannel) -> Process:
 
     def on_batch(event: BatchStarted | BatchDone) -> None:
         spans.follow(event)
@@ -345,12 +345,12 @@ def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice
         else:
             voice.say("end", name="batch")
 
-    engine = Engine(settled(opener(settings, order.device, journaled=True)), on_batch=on_batch)
-    spans = BatchSpans(order.device, lambda: engine.counters)
+    engine = Engine(settled(opener(settings, config.device, journaled=True)), on_batch=on_batch)
+    spans = BatchSpans(config.device, lambda: engine.counters)
     engine.start()
     bounded = replace(settings.patience, bounded=True)
     return Process(
-        owner=order.owner,
+        owner=config.owner,
         # A thread holds a connection only to claim, read and commit; most of them wait for the device.
         database=store_of(settings, pool_size=min(settings.threads, 3) + 4, patience=bounded),
         heartbeat_database=store_of(settings, pool_size=1, patience=bounded),
@@ -358,7 +358,7 @@ def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice
         engine=engine,
         lease_s=settings.lease_s,
         say=voice.say,
-        only_job=order.only_job,
+        only_job=config.only_job,
     )
 
 
@@ -407,7 +407,7 @@ def _drain(process: Process) -> None:
 
 
 def _beat(
-    order: DeviceConfig, process: Process, settings: Settings, voice: SupervisorChannel, presence: Presence
+    config: DeviceConfig, process: Process, settings: Settings, voice: SupervisorChannel, presence: Presence
 ) -> None:
     """Renew leases well before they expire, and report the progress of the texts in flight."""
     every = min(5.0, settings.lease_s / 6)
@@ -428,7 +428,7 @@ def _beat(
             "beat",
             finished=sum(process.computed().values()),
             counts=process.counts(),
-            gauges=of_memory(devices.memory(order.device)),
+            gauges=of_memory(devices.memory(config.device)),
         )
         time.sleep(BEAT_S)
 

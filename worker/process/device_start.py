@@ -1,6 +1,6 @@
-"""Start device processes, and the lines that they read: specs to expect, and the order of their supervisor.
+"""Start device processes, and the lines that they read: specs to expect, and the configuration.
 
-A process may start before its order, since its imports take a second.
+A process may start before its configuration is known, since its imports take a second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def start_device() -> subprocess.Popen[bytes]:
-    """Start a device process, which waits for its order."""
+    """Start a device process, which waits for its configuration."""
     return subprocess.Popen(
         command_of("docmill.worker.process.device"),
         stdin=subprocess.PIPE,
@@ -30,7 +30,7 @@ def start_device() -> subprocess.Popen[bytes]:
 
 
 class StartedDevices:
-    """Device processes without an order. Those that got none end with the `with` block."""
+    """Device processes without a configuration. Those that got none end with the `with` block."""
 
     def __init__(self, count: int) -> None:
         self._waiting = [start_device() for _ in range(count)]
@@ -71,7 +71,7 @@ DRAIN, STOP, REST, SERVE = "drain", "stop", "rest", "serve "
 
 @dataclass(frozen=True)
 class Expected:
-    """A line before the order: a spec, as JSON, which the process will open on a device."""
+    """A line before the configuration: a spec, as JSON, which the process will open on a device."""
 
     spec: str
     device: str
@@ -90,7 +90,10 @@ class Expected:
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """The order on a device process's standard input. With ``only_job`` it offers no other job's shards."""
+    """The configuration that a supervisor writes to a device process's standard input.
+
+    With ``only_job`` the process offers no other job's shards.
+    """
 
     owner: str
     device: str

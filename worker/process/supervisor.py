@@ -229,8 +229,8 @@ class Supervisor:
         child = Child(device, owner, process, time.monotonic(), self._watchdogs[device])
         child.reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
         child.reader.start()
-        order = DeviceConfig(owner, device, settings.model_dump(mode="json"), self._only_job)
-        child.send(order.to_line())
+        config = DeviceConfig(owner, device, settings.model_dump(mode="json"), self._only_job)
+        child.send(config.to_line())
         return child
 
     def _listen(self, child: Child) -> None:

@@ -1,4 +1,4 @@
-"""Device processes that are started before there is an order for them."""
+"""Device processes that are started before there is a configuration for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from docmill.worker.process import device
 from docmill.worker.process.device_start import DeviceConfig, Expected, StartedDevices, parse
 
 
-def test_processes_without_an_order_end_with_the_block_and_the_others_with_their_input() -> None:
+def test_processes_without_a_configuration_end_with_the_block_and_the_others_with_their_input() -> None:
     with StartedDevices(2) as started:
         taken, left = started.take(), started._waiting[0]
         assert left.poll() is None
@@ -29,7 +29,7 @@ def test_a_process_is_started_when_none_is_left(monkeypatch: pytest.MonkeyPatch)
     assert [str(started.take()) for _ in range(2)] == ["a", "b"]
 
 
-def test_processes_hear_of_a_spec_before_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_hear_of_a_spec_before_their_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     process = SimpleNamespace(stdin=io.BytesIO())
     monkeypatch.setattr("docmill.worker.process.device_start.start_device", lambda: process)
     expected = Expected("{}", "cpu", None, "cache", "auto")
@@ -53,16 +53,18 @@ def test_a_process_that_died_before_it_heard_of_a_spec_is_no_error_of_the_comman
     assert stdin.closed
 
 
-def test_a_device_process_imports_for_the_specs_that_come_before_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_process_imports_for_the_specs_that_come_before_its_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     imported: list[Expected] = []
     monkeypatch.setattr(device, "_import_for", imported.append)
     expected = Expected("{}", "cpu", None, "cache", "auto")
     config = DeviceConfig("me", "cpu", {})
 
-    def order(*lines: bytes) -> DeviceConfig | None:
+    def read_config(*lines: bytes) -> DeviceConfig | None:
         monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"".join(lines))))
-        return device._order()
+        return device._read_config()
 
-    assert order(expected.to_line(), config.to_line()) == config
+    assert read_config(expected.to_line(), config.to_line()) == config
     assert imported == [expected]
-    assert order(expected.to_line()) is None  # the command ended
+    assert read_config(expected.to_line()) is None  # the command ended
