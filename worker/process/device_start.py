@@ -64,7 +64,7 @@ class StartedDevices:
 
 
 _EXPECTED = "expected"
-CUT = "cut"  # the kind of a step: the texts of a shard are cut
+CUT = "cut"  # the kind of an activity: the texts of a shard are cut
 # The supervisor's words. A process that rests keeps its models, and waits for SERVE with the number of another job.
 DRAIN, STOP, REST, SERVE = "drain", "stop", "rest", "serve "
 

@@ -233,13 +233,13 @@ class Process:
 
     def _submit(self, head: ShardHead, claim: Claim, traceparent: str | None) -> Submission:
         """Cut the texts. The supervisor limits the time that this takes, as it does for a batch."""
-        step = f"cut {claim.shard_id}"
-        self._say("begin", name=step, kind=CUT, size=sum(len(text) for _, text in claim.texts))
+        activity = f"cut {claim.shard_id}"
+        self._say("begin", name=activity, kind=CUT, size=sum(len(text) for _, text in claim.texts))
         try:
             with self.time_use.spent(CUTTING):
                 return self.engine.submit(head.spec, claim.texts, traceparent)
         finally:
-            self._say("end", name=step)
+            self._say("end", name=activity)
 
     def keep_for_ever(self) -> None:
         """Store outcomes of shards in flight as they come, so that a process that dies loses few."""

@@ -224,7 +224,7 @@ class Supervisor:
         owner = f"{platform.node()}:{device}:{uuid.uuid4().hex[:12]}"
         process = self._started.take()
         settings = self._settings.model_copy(update={"redis_url": self._broker.url})
-        self._watchdogs[device].forget_steps()
+        self._watchdogs[device].forget_open()
         self._maintenance.adopt(owner)
         child = Child(device, owner, process, time.monotonic(), self._watchdogs[device])
         child.reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
@@ -247,7 +247,7 @@ class Supervisor:
                 child.finished = event["finished"]
                 self.work.report(child.device, event["counts"], event["gauges"])
             elif event["event"] == "begin":
-                child.watchdog.begin(Step(event["name"], event["kind"], event["size"], time.monotonic()))
+                child.watchdog.begin(Activity(event["name"], event["kind"], event["size"], time.monotonic()))
             elif event["event"] == "end":
                 child.worked = child.worked or event["name"] == "batch"
                 child.watchdog.end(event["name"], time.monotonic())
@@ -268,10 +268,12 @@ class Supervisor:
         for child in self._children.values():
             if frozen_s > FROZEN_S:
                 child.watchdog.forgive(frozen_s)
-            step = child.watchdog.hung(time.monotonic())
-            if step is not None:
-                log.error("%s_hangs device=%s after_s=%.0f", step.name, child.device, time.monotonic() - step.since)
-                child.watchdog.forget_steps()
+            activity = child.watchdog.hung(time.monotonic())
+            if activity is not None:
+                name = CUT if activity.kind == CUT else activity.name
+                after_s = time.monotonic() - activity.since
+                log.error("%s_hangs device=%s after_s=%.0f activity=%r", name, child.device, after_s, activity.name)
+                child.watchdog.forget_open()
                 child.process.kill()
 
     def _drain_children(self) -> None:
@@ -314,8 +316,8 @@ CUT_S_PER_CHAR = 5e-5  # five times the cost of the worst text and tokenizer tha
 
 
 @dataclass(frozen=True)
-class Step:
-    """Something that began and has not ended. `size` is in tokens or characters."""
+class Activity:
+    """A batch or a cutting that a child has begun. `size` is in tokens for a batch, in characters for a cutting."""
 
     name: str
     kind: str
@@ -325,28 +327,28 @@ class Step:
 
 @dataclass
 class Watchdog:
-    """The open steps of one device process, and the cost of batches.
+    """The open activities of one device process, and the cost of batches.
 
-    Every step may take `least_s`. No batch may take longer than `most_s`, which is also the limit of the first batch
-    of its kind. Costs outlive the process. Call `forget_steps` when another process takes its place.
+    Every activity may take `least_s`. No batch may take longer than `most_s`, which is also the limit of the first
+    batch of its kind. Costs outlive the process. Call `forget_open` when another process takes its place.
     """
 
     least_s: float
     most_s: float
     _costs: dict[str, float] = field(default_factory=dict)
-    _open: dict[str, Step] = field(default_factory=dict)
+    _open: dict[str, Activity] = field(default_factory=dict)
 
-    def begin(self, step: Step) -> None:
-        self._open[step.name] = step
+    def begin(self, activity: Activity) -> None:
+        self._open[activity.name] = activity
 
     def end(self, name: str, now: float) -> None:
-        step = self._open.pop(name, None)
-        if step is not None:
-            cost = (now - step.since) / max(step.size, 1)
-            self._costs[step.kind] = max(cost, self._costs.get(step.kind, 0.0))
+        activity = self._open.pop(name, None)
+        if activity is not None:
+            cost = (now - activity.since) / max(activity.size, 1)
+            self._costs[activity.kind] = max(cost, self._costs.get(activity.kind, 0.0))
 
     def limit_s(self, kind: str, size: int) -> float:
-        """Return the seconds that a step of this kind and size may take. Cutting has no fixed upper limit."""
+        """Return the seconds that an activity of this kind and size may take. Cutting has no fixed upper limit."""
         if kind == CUT:
             return max(self.least_s, CUT_S_PER_CHAR * size)
         cost = self._costs.get(kind)
@@ -354,17 +356,17 @@ class Watchdog:
             return self.most_s
         return min(self.most_s, max(self.least_s, SLACK * cost * size))
 
-    def hung(self, now: float) -> Step | None:
-        """Return a step that has taken longer than it may; None if there is none."""
-        for step in list(self._open.values()):
-            if now - step.since > self.limit_s(step.kind, step.size):
-                return step
+    def hung(self, now: float) -> Activity | None:
+        """Return an activity that has taken longer than it may; None if there is none."""
+        for activity in list(self._open.values()):
+            if now - activity.since > self.limit_s(activity.kind, activity.size):
+                return activity
         return None
 
     def forgive(self, lost_s: float) -> None:
         """Do not count a time in which the watching process was suspended."""
-        for name, step in list(self._open.items()):
-            self._open[name] = replace(step, since=step.since + lost_s)
+        for name, activity in list(self._open.items()):
+            self._open[name] = replace(activity, since=activity.since + lost_s)
 
-    def forget_steps(self) -> None:
+    def forget_open(self) -> None:
         self._open.clear()
