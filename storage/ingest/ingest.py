@@ -95,7 +95,7 @@ def _add(
     """Store a chunk. Return its counts, and a function to call after the commit: it notes the kinds of the keys."""
     lock_corpus(transaction, job.corpus_id)
     planning.begin(transaction, job)
-    place, state = _place(transaction, job.id)
+    position, state = _read_position(transaction, job.id)
     # PostgreSQL's statistics know nothing of a new corpus. By them any index that begins with the corpus is as
     # good as that of its keys, and PostgreSQL may read the whole corpus for each key.
     transaction.keep_key_plans()
@@ -108,7 +108,7 @@ def _add(
         seen.add(changes.kept.values())
     if len(changes.incoming) and state != "ingesting":
         _begin_again(transaction, job)
-    planned = plan_new(transaction, job, place, changes.incoming.content_ids, fresh)
+    planned = plan_new(transaction, job, position, changes.incoming.content_ids, fresh)
     stored = store_documents(transaction, job, changes.incoming, current)
     planned += _plan_prompts(transaction, job, stored, changes.incoming)
     outdone = _note_contenders(transaction, job, chunk.keys, changes.contenders)
@@ -160,9 +160,9 @@ def _begin_again(transaction: Transaction, job: OpenJob) -> None:
     transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(state="reading"))
 
 
-def _place(transaction: Transaction, job_id: int) -> tuple[CorpusPosition, str]:
+def _read_position(transaction: Transaction, job_id: int) -> tuple[CorpusPosition, str]:
     """Return the position of a job in its corpus, and its state. Raises JobStopped."""
-    row = transaction.execute(_PLACE, {"job": job_id}).one_or_none()
+    row = transaction.execute(_POSITION, {"job": job_id}).one_or_none()
     if row is None:
         raise JobStopped(f"job {job_id} was removed with its corpus; nothing more was added to it")
     if row.state not in {*UNFINISHED, "done"}:
@@ -170,7 +170,7 @@ def _place(transaction: Transaction, job_id: int) -> tuple[CorpusPosition, str]:
     return CorpusPosition(row.base_document, row.swept_to), row.state
 
 
-_PLACE = select(Job.state, Job.base_document, Job.swept_to).where(Job.id == bindparam("job"))
+_POSITION = select(Job.state, Job.base_document, Job.swept_to).where(Job.id == bindparam("job"))
 VERSION = (  # the fields of StoredVersion
     *(Document.id, Document.key, Document.content_id, Document.meta),
     *(Document.flags, Document.seq, Document.gone, Document.ingest_id),
@@ -351,10 +351,10 @@ def end(
 def _settle(transaction: Transaction, job: OpenJob) -> tuple[PlannedTexts, bool]:
     """Settle contenders, then plan other readings' documents. Return also if there may be more."""
     lock_corpus(transaction, job.corpus_id)
-    place, _ = _place(transaction, job.id)
-    planned, more = _promote_contenders(transaction, job, place), True
+    position, _ = _read_position(transaction, job.id)
+    planned, more = _promote_contenders(transaction, job, position), True
     if planned is None:
-        planned, more = sweep_page(transaction, job, place)
+        planned, more = sweep_page(transaction, job, position)
         if more:
             transaction.execute(_ALIVE, {"ingest": job.ingest_id})  # a long sweep is not a reading that stopped
     _reopen_for(transaction, job, planned)
@@ -396,7 +396,7 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
     return n_documents, planned, after
 
 
-def _promote_contenders(transaction: Transaction, job: OpenJob, place: CorpusPosition) -> PlannedTexts | None:
+def _promote_contenders(transaction: Transaction, job: OpenJob, position: CorpusPosition) -> PlannedTexts | None:
     """Make contenders that no later record removed the current versions. Return None if none was left."""
     page = transaction.execute(
         select(*VERSION)
@@ -418,7 +418,7 @@ def _promote_contenders(transaction: Transaction, job: OpenJob, place: CorpusPos
         [orjson.dumps(row.flags).decode() for row in rows],
         [row.seq for row in rows],
     )
-    planned = plan_new(transaction, job, place, rising.content_ids)
+    planned = plan_new(transaction, job, position, rising.content_ids)
     stored = store_documents(transaction, job, rising, current)
     planned += _plan_prompts(transaction, job, stored, rising)
     transaction.execute(

@@ -32,27 +32,27 @@ class CorpusPosition:
     swept_to: int
 
 
-def sweep_page(transaction: Transaction, job: OpenJob, place: CorpusPosition) -> tuple[PlannedTexts, bool]:
+def sweep_page(transaction: Transaction, job: OpenJob, position: CorpusPosition) -> tuple[PlannedTexts, bool]:
     """Plan the next documents that other readings brought into the corpus. Return also if there may be more."""
     begin(transaction, job)
-    if place.swept_to == 0:
-        place = _begin(transaction, job)
+    if position.swept_to == 0:
+        position = _begin(transaction, job)
     transaction.prefer_index_order()
     # Documents of the job's own source, usually all, are filtered by the database: fetching them took a third of
     # the time to read a million documents.
-    near = select(Document.id).where(Document.corpus_id == job.corpus_id, Document.id > place.swept_to)
+    near = select(Document.id).where(Document.corpus_id == job.corpus_id, Document.id > position.swept_to)
     end = transaction.scalar(near.order_by(Document.id).offset(NEAR_DOCUMENTS - 1).limit(1))
     others = select(Document.id, Document.content_id).where(
         Document.corpus_id == job.corpus_id,
-        Document.id > place.swept_to,
+        Document.id > position.swept_to,
         Document.ingest_id != job.ingest_id,
-        _since(place),
+        _since(position),
         ~Document.gone,
     )
     if end is not None:
         others = others.where(Document.id <= end)
     page = transaction.execute(others.order_by(Document.id).limit(SWEEP_DOCUMENTS)).all()
-    planned = plan_new(transaction, job, place, [document.content_id for document in page])
+    planned = plan_new(transaction, job, position, [document.content_id for document in page])
     own = {document.id: document.content_id for document in page}
     planned += Traversal(transaction, job.id, job.steps).plan_prompts(own)
     full = len(page) == SWEEP_DOCUMENTS
@@ -98,7 +98,7 @@ def _begin(transaction: Transaction, job: OpenJob) -> CorpusPosition:
 def plan_new(
     transaction: Transaction,
     job: OpenJob,
-    place: CorpusPosition,
+    position: CorpusPosition,
     content_ids: Sequence[int],
     fresh: Mapping[int, int] = MappingProxyType({}),
 ) -> PlannedTexts:
@@ -108,7 +108,7 @@ def plan_new(
     characters of contents that no job can have met.
     """
     unique = list(dict.fromkeys(content_ids))
-    met = _met(transaction, job, place, [content_id for content_id in unique if content_id not in fresh])
+    met = _met(transaction, job, position, [content_id for content_id in unique if content_id not in fresh])
     new = [content_id for content_id in unique if content_id not in met]
     total, traversal = PlannedTexts(), Traversal(transaction, job.id, job.steps)
     for step in job.steps:
@@ -117,12 +117,12 @@ def plan_new(
     return total
 
 
-def _since(place: CorpusPosition) -> Any:
+def _since(position: CorpusPosition) -> Any:
     """Return the condition for a document that was current when the sweep began, or came later."""
-    return or_(Document.superseded_by.is_(None), Document.superseded_by > place.base_document)
+    return or_(Document.superseded_by.is_(None), Document.superseded_by > position.base_document)
 
 
-def _met(transaction: Transaction, job: OpenJob, place: CorpusPosition, content_ids: list[int]) -> set[int]:
+def _met(transaction: Transaction, job: OpenJob, position: CorpusPosition, content_ids: list[int]) -> set[int]:
     # One look-up for each content, which stops at the first document: a text may have a million. OFFSET 0 keeps
     # PostgreSQL from turning it into a join (see `Transaction.probe`).
     walked = (
@@ -131,7 +131,7 @@ def _met(transaction: Transaction, job: OpenJob, place: CorpusPosition, content_
             Document.content_id == Content.id,
             Document.corpus_id == job.corpus_id,
             ~Document.gone,
-            or_(Document.ingest_id == job.ingest_id, and_(Document.id <= place.swept_to, _since(place))),
+            or_(Document.ingest_id == job.ingest_id, and_(Document.id <= position.swept_to, _since(position))),
         )
         .offset(0)
         .correlate(Content)
