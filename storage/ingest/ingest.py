@@ -94,20 +94,20 @@ def _add(
 ) -> tuple[Counts, Callable[[], None]]:
     """Store a chunk. Return its counts, and a function to call after the commit: it notes the kinds of the keys."""
     lock_corpus(transaction, job.corpus_id)
-    planning.begin(transaction, job)
+    planning.lock_walk(transaction, job)
     position, state = _read_position(transaction, job.id)
     # PostgreSQL's statistics know nothing of a new corpus. By them any index that begins with the corpus is as
     # good as that of its keys, and PostgreSQL may read the whole corpus for each key.
     transaction.keep_key_plans()
-    current = _current(transaction, job.corpus_id, chunk.keys)
+    current = _read_current(transaction, job.corpus_id, chunk.keys)
     chunk, refused = kinds.refuse(chunk, current, job.ingest_id)
     rejected = [*rejected, *refused]
     content_ids, fresh = lookups.store_contents(transaction, dict(zip(chunk.hashes, chunk.texts, strict=True)))
-    changes = _changes(transaction, job, chunk.versions(content_ids), current)
+    changes = _compare_chunk(transaction, job, chunk.versions(content_ids), current)
     if seen is not None:
         seen.add(changes.kept.values())
     if len(changes.incoming) and state != "ingesting":
-        _begin_again(transaction, job)
+        _reopen(transaction, job)
     planned = plan_new(transaction, job, position, changes.incoming.content_ids, fresh)
     stored = store_documents(transaction, job, changes.incoming, current)
     planned += _plan_prompts(transaction, job, stored, changes.incoming)
@@ -139,18 +139,18 @@ def _add(
     return counts + planned, partial(kinds.note, chunk, documents, refused)
 
 
-def _changes(
+def _compare_chunk(
     transaction: Transaction,
     job: OpenJob,
     versions: Versions,
     current: Mapping[str, StoredVersion],
 ) -> Changes:
     same, differing = compare(versions, current)
-    losers = _losers(transaction, job.corpus_id, [versions.keys[n] for n in differing], current)
+    losers = _read_losers(transaction, job.corpus_id, [versions.keys[n] for n in differing], current)
     return diff_chunk(versions, current, losers, same, job.ingest_id)
 
 
-def _begin_again(transaction: Transaction, job: OpenJob) -> None:
+def _reopen(transaction: Transaction, job: OpenJob) -> None:
     """Reopen a job whose source was read to its end, by this command before or by another one meanwhile.
 
     The job covers the corpus as it stands at the end of this reading.
@@ -177,12 +177,12 @@ VERSION = (  # the fields of StoredVersion
 )
 
 
-def _current(transaction: Transaction, corpus_id: int, keys: Sequence[str]) -> dict[str, StoredVersion]:
+def _read_current(transaction: Transaction, corpus_id: int, keys: Sequence[str]) -> dict[str, StoredVersion]:
     query = select(*VERSION).where(Document.corpus_id == corpus_id, Document.superseded_by.is_(None))
     return {row.key: StoredVersion(*row) for row in transaction.probe(query, Document.key, keys)}
 
 
-def _losers(
+def _read_losers(
     transaction: Transaction,
     corpus_id: int,
     keys: Sequence[str],
@@ -357,14 +357,14 @@ def _settle(transaction: Transaction, job: OpenJob) -> tuple[PlannedTexts, bool]
         planned, more = sweep_page(transaction, job, position)
         if more:
             transaction.execute(_ALIVE, {"ingest": job.ingest_id})  # a long sweep is not a reading that stopped
-    _reopen_for(transaction, job, planned)
+    _reopen_if_planned(transaction, job, planned)
     return planned, more
 
 
-def _reopen_for(transaction: Transaction, job: OpenJob, planned: PlannedTexts) -> None:
+def _reopen_if_planned(transaction: Transaction, job: OpenJob, planned: PlannedTexts) -> None:
     """Reopen a job that has ended if texts were planned. Else it stays done, even if this command is killed."""
     if planned.planned:
-        _begin_again(transaction, job)
+        _reopen(transaction, job)
 
 
 def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None, PlannedTexts, int]:
@@ -378,7 +378,7 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
     if planning.leaves_out(job):
         filtered, last_planned = planning.plan_filtered(transaction, job, after)
         planned += filtered
-        _reopen_for(transaction, job, filtered)
+        _reopen_if_planned(transaction, job, filtered)
         if last_planned != after:
             transaction.execute(_ALIVE, {"ingest": job.ingest_id})  # a long sweep is not a reading that stopped
             return None, planned, last_planned
@@ -407,8 +407,8 @@ def _promote_contenders(transaction: Transaction, job: OpenJob, position: Corpus
     ).all()
     if not page:
         return None
-    planning.begin(transaction, job)
-    current = _current(transaction, job.corpus_id, [row.key for row in page])
+    planning.lock_walk(transaction, job)
+    current = _read_current(transaction, job.corpus_id, [row.key for row in page])
     # A version that another reading brought meanwhile is newer and stays.
     rows = [row for row in page if row.key in current and current[row.key].ingest_id == row.ingest_id]
     rising = Versions(

@@ -34,9 +34,9 @@ class CorpusPosition:
 
 def sweep_page(transaction: Transaction, job: OpenJob, position: CorpusPosition) -> tuple[PlannedTexts, bool]:
     """Plan the next documents that other readings brought into the corpus. Return also if there may be more."""
-    begin(transaction, job)
+    lock_walk(transaction, job)
     if position.swept_to == 0:
-        position = _begin(transaction, job)
+        position = _start_sweep(transaction, job)
     transaction.prefer_index_order()
     # Documents of the job's own source, usually all, are filtered by the database: fetching them took a third of
     # the time to read a million documents.
@@ -72,7 +72,7 @@ def plan_filtered(transaction: Transaction, job: OpenJob, after: int) -> tuple[P
 
     Return also the last id that was planned, `after` if no document is left.
     """
-    begin(transaction, job)
+    lock_walk(transaction, job)
     transaction.prefer_index_order()
     query = select(Document.id, Document.content_id).where(Document.corpus_id == job.corpus_id, Document.id > after)
     page = transaction.execute(query.where(is_current_document()).order_by(Document.id).limit(SWEEP_DOCUMENTS)).all()
@@ -82,14 +82,14 @@ def plan_filtered(transaction: Transaction, job: OpenJob, after: int) -> tuple[P
     return Traversal(transaction, job.id, job.steps).plan_filtered(own), page[-1].id
 
 
-def begin(transaction: Transaction, job: OpenJob) -> None:
-    """Begin to walk documents of a job. Call it before looking for documents."""
+def lock_walk(transaction: Transaction, job: OpenJob) -> None:
+    """Lock out `Traversal.follow` while this transaction walks documents. Call it before reading documents."""
     if has_prompts(job.steps):
         transaction.keep_contents()  # first, in the same order as `propagation`
         transaction.stop_following(job.id)
 
 
-def _begin(transaction: Transaction, job: OpenJob) -> CorpusPosition:
+def _start_sweep(transaction: Transaction, job: OpenJob) -> CorpusPosition:
     last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id)) or 0
     transaction.execute(update(Job).where(Job.id == job.id).values(base_document=last))
     return CorpusPosition(last, 0)
