@@ -39,7 +39,7 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.core.transaction import Insert, Transaction
-from docmill.storage.leases.policy import Claimant, affordable, newcomers, share
+from docmill.storage.leases.policy import Claimant, choose_newcomers, choose_turns, count_affordable
 from docmill.storage.steps.jobs import FREE, MAY_BEGIN, RUNS
 from docmill.storage.steps.sharding import OPEN_SHARDS
 
@@ -183,7 +183,7 @@ def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> T
         return Taken(ahead, [])
     room = lane.window - n_queued
     room += _displace(transaction, lane, claimants, room)
-    return Taken(ahead, _queue(transaction, lane, unservable, share(claimants, room)))
+    return Taken(ahead, _queue(transaction, lane, unservable, choose_turns(claimants, room)))
 
 
 _QUEUE = (
@@ -312,7 +312,7 @@ def _contenders(
     if not waiting or len({row.id for row in waiting} | {candidate.job_id for candidate in candidates}) < 2:
         return candidates, []
     priorities = [row.priority for row in waiting] + [candidate.priority for candidate in candidates]
-    return candidates, newcomers(candidates, max(priorities))
+    return candidates, choose_newcomers(candidates, max(priorities))
 
 
 def _claimants(
@@ -351,7 +351,9 @@ def _candidates(
     for row in in_flight.values():
         of_sharers[row.sharer] += row.n
         of_budgets.update(dict.fromkeys({row.sharer, row.budget}, 0 if row.id in free else row.n))
-    affords = {row.name: affordable(row.max_cost, row.spent, row.n_shards) - of_budgets[row.name] for row in budgets}
+    affords = {
+        row.name: count_affordable(row.max_cost, row.spent, row.n_shards) - of_budgets[row.name] for row in budgets
+    }
     claimants = [
         Claimant(
             job.id,

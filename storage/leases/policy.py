@@ -117,7 +117,7 @@ class Claimant:
         return (-self.priority, (self.of_group + more_of_group) / self.weight, self.in_flight + more, self.job_id)
 
 
-def newcomers(claimants: Sequence[Claimant], priority: int) -> list[int]:
+def choose_newcomers(claimants: Sequence[Claimant], priority: int) -> list[int]:
     """Return a job of each group that has this priority and no shard in flight, in the order of their ranks."""
     first: dict[int | str, int] = {}
     for claimant in sorted(claimants, key=Claimant.rank):
@@ -126,7 +126,7 @@ def newcomers(claimants: Sequence[Claimant], priority: int) -> list[int]:
     return [*first.values()]
 
 
-def affordable(max_cost: float, spent: float, n_shards: int) -> int:
+def count_affordable(max_cost: float, spent: float, n_shards: int) -> int:
     """Return the number of shards to have in flight, so that little is spent beyond a cost limit.
 
     It is the rest of the limit divided by the mean cost so far. The first shard runs alone, to measure that cost.
@@ -137,7 +137,7 @@ def affordable(max_cost: float, spent: float, n_shards: int) -> int:
     return math.ceil(min((max_cost - spent) / mean - _ROUNDING, sys.maxsize)) if mean else sys.maxsize
 
 
-def share(claimants: Sequence[Claimant], room: int) -> list[int]:
+def choose_turns(claimants: Sequence[Claimant], room: int) -> list[int]:
     """Return the jobs from which to dispatch the next shards, at most `room` in all, in the order of their turns."""
     turns: list[int] = []
     shares, of_groups = Counter[int](), Counter[int | str]()

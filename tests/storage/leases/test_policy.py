@@ -17,7 +17,7 @@ from docmill.storage.leases.policy import (
     PlanAgain,
     after_error,
     after_lapse,
-    share,
+    choose_turns,
 )
 from docmill.storage.steps.sharding import cut
 
@@ -38,7 +38,7 @@ SIZED = st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 200)), max_size
 
 @given(CLAIMANTS, ROOM)
 def test_shares_fill_the_room_as_far_as_there_are_shards(claimants: list[Claimant], room: int) -> None:
-    shares = Counter(share(claimants, room))
+    shares = Counter(choose_turns(claimants, room))
     planned = {claimant.job_id: claimant.planned for claimant in claimants}
     assert sum(shares.values()) == min(room, sum(planned.values()))
     assert all(0 < n <= planned[job_id] for job_id, n in shares.items())
@@ -48,7 +48,7 @@ def test_shares_fill_the_room_as_far_as_there_are_shards(claimants: list[Claiman
 def test_a_job_has_a_share_only_when_those_of_higher_priority_have_all_they_want(
     claimants: list[Claimant], room: int
 ) -> None:
-    shares = Counter(share(claimants, room))
+    shares = Counter(choose_turns(claimants, room))
     for served in claimants:
         if served.job_id in shares:
             for other in claimants:
@@ -61,7 +61,7 @@ def test_of_two_jobs_of_one_priority_the_one_with_less_in_flight_is_not_behind(
     claimants: list[Claimant], room: int
 ) -> None:
     # Max-min: no job can have more without taking from one that has as little (Bertsekas & Gallager, 6.5.2).
-    shares = Counter(share(claimants, room))
+    shares = Counter(choose_turns(claimants, room))
     for served in claimants:
         for other in claimants:
             if other.priority == served.priority and shares.get(other.job_id, 0) < other.planned:
@@ -79,7 +79,7 @@ def test_sharers_have_places_by_weight_however_many_jobs_they_have(
         for number, weight in enumerate(weights)
         for job in range(n_jobs if number else 1)
     ]
-    shares = Counter(share(claimants, room))
+    shares = Counter(choose_turns(claimants, room))
     groups = [sum(n for job_id, n in shares.items() if job_id // 100 == number) for number in range(len(weights))]
     # No place could be given to another sharer that would have less for its weight even then.
     for n, weight in zip(groups, weights, strict=True):
@@ -89,7 +89,7 @@ def test_sharers_have_places_by_weight_however_many_jobs_they_have(
 
 @given(CLAIMANTS, ROOM)
 def test_more_room_takes_from_nobody(claimants: list[Claimant], room: int) -> None:
-    less, more = Counter(share(claimants, room)), Counter(share(claimants, room + 1))
+    less, more = Counter(choose_turns(claimants, room)), Counter(choose_turns(claimants, room + 1))
     assert all(more.get(job_id, 0) >= n for job_id, n in less.items())
 
 
