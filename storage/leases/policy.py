@@ -118,11 +118,17 @@ class Claimant:
 
 
 def choose_newcomers(claimants: Sequence[Claimant], priority: int) -> list[int]:
-    """Return a job of each group that has this priority and no shard in flight, in the order of their ranks."""
+    """Return a job of each group that has this priority and no shard in flight, in the order of their ranks.
+
+    A budget that jobs have in common has to pay for one shard of each.
+    """
     first: dict[int | str, int] = {}
+    left = {name: n for claimant in claimants for name, n in claimant.affords.items()}
     for claimant in sorted(claimants, key=Claimant.rank):
-        if claimant.priority == priority and claimant.of_group == 0:
-            first.setdefault(claimant.group, claimant.job_id)
+        is_new = claimant.priority == priority and claimant.of_group == 0 and claimant.group not in first
+        if is_new and all(left[name] > 0 for name in claimant.affords):
+            first[claimant.group] = claimant.job_id
+            left.update({name: left[name] - 1 for name in claimant.affords})
     return [*first.values()]
 
 

@@ -17,6 +17,7 @@ from docmill.storage.leases.policy import (
     PlanAgain,
     after_error,
     after_lapse,
+    choose_newcomers,
     choose_turns,
 )
 from docmill.storage.steps.sharding import cut
@@ -91,6 +92,13 @@ def test_sharers_have_places_by_weight_however_many_jobs_they_have(
 def test_more_room_takes_from_nobody(claimants: list[Claimant], room: int) -> None:
     less, more = Counter(choose_turns(claimants, room)), Counter(choose_turns(claimants, room + 1))
     assert all(more.get(job_id, 0) >= n for job_id, n in less.items())
+
+
+def test_newcomers_get_no_more_shards_than_their_common_budget_pays_for() -> None:
+    of_team = [Claimant(job_id, 0, 0, 4, sharer=f"key {job_id}", affords={"team": 2}) for job_id in range(4)]
+    of_last = Claimant(4, 0, 0, 4, sharer="key 3", affords={"own": 1})  # another job of a sharer that gets none
+    free = Claimant(5, 0, 0, 4)
+    assert choose_newcomers([*of_team, of_last, free], 0) == [0, 1, 4, 5]
 
 
 def test_a_document_outlives_more_lapses_than_outages_bring_and_ends_after_a_bound() -> None:
