@@ -136,7 +136,7 @@ def _reclaim_page(transaction: Transaction, owner: str | None, before: float | N
     query = transaction.for_update(_LAPSED if owner is None else _HELD, skip_locked=True)
     rows = [Shard.of(row) for row in transaction.execute(query, {"before": before, "holder": owner})]
     for held in rows:
-        row = _lacking(transaction, held)
+        row = _end_kept(transaction, held)
         if row is None:
             continue
         if owner is not None and seen_to_die:
@@ -144,8 +144,8 @@ def _reclaim_page(transaction: Transaction, owner: str | None, before: float | N
             continue
         lapses = row.lapses + 1
         transaction.execute(update(Shard).where(Shard.id == row.id).values(lapses=lapses, attempt=Shard.attempt - 1))
-        step = after_lapse(n_contents=row.n_contents, suspect=row.suspect, lapses=lapses)
-        _apply(transaction, row, step, lapses=lapses)
+        decision = after_lapse(n_contents=row.n_contents, suspect=row.suspect, lapses=lapses)
+        _apply(transaction, row, decision, lapses=lapses)
     return len(rows)
 
 
@@ -154,7 +154,7 @@ _LAPSED = _RUNNING.where(Shard.lease_until < func.coalesce(bindparam("before", t
 _HELD = _RUNNING.where(Shard.owner == bindparam("holder"))
 
 
-def _lacking(transaction: Transaction, held: Shard) -> Shard | None:
+def _end_kept(transaction: Transaction, held: Shard) -> Shard | None:
     """End a running shard as far as its holder kept outcomes. Return the rest of it; None if that is nothing."""
     contents = unpack(held.contents)
     known = known_outcomes(transaction, held.spec_id, contents)
@@ -175,27 +175,27 @@ def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
         locked = transaction.execute(transaction.for_update(query)).one_or_none()
         row = None if locked is None else Shard.of(locked)
         if row is not None and claim.holds(row):
-            step = after_error(attempt=row.attempt, suspect=row.suspect, reason=reason)
-            _apply(transaction, row, step)
+            decision = after_error(attempt=row.attempt, suspect=row.suspect, reason=reason)
+            _apply(transaction, row, decision)
 
     database.write(work)
 
 
 def _apply(
-    transaction: Transaction, shard: Shard, step: PlanAgain | Split | GiveUp, *, lapses: int | None = None
+    transaction: Transaction, shard: Shard, decision: PlanAgain | Split | GiveUp, *, lapses: int | None = None
 ) -> None:
-    """Carry out a step of `policy`; `lapses` are given after a lapsed lease, which makes no suspects."""
-    if isinstance(step, PlanAgain):
+    """Carry out a decision of `policy`; `lapses` are given after a lapsed lease, which makes no suspects."""
+    if isinstance(decision, PlanAgain):
         # Jitter: shards whose leases lapsed together should not be dispatched together again.
-        delay_s = step.delay_s if lapses is None else step.delay_s * random.random()  # noqa: S311 - jitter
-        give_back(transaction, shard.id, suspect=step.suspect, not_before=db_now() + delay_s)
-    elif isinstance(step, Split):
+        delay_s = decision.delay_s if lapses is None else decision.delay_s * random.random()  # noqa: S311 - jitter
+        give_back(transaction, shard.id, suspect=decision.suspect, not_before=db_now() + delay_s)
+    elif isinstance(decision, Split):
         counts = (
             {"suspect": 1, "lapses": shard.lapses} if lapses is None else {"suspect": shard.suspect, "lapses": lapses}
         )
         _split(transaction, shard, counts)
     else:
-        _give_up(transaction, shard, step)
+        _give_up(transaction, shard, decision)
 
 
 def _split(transaction: Transaction, shard: Shard, counts: Mapping[str, int]) -> None:
@@ -225,10 +225,10 @@ def _split(transaction: Transaction, shard: Shard, counts: Mapping[str, int]) ->
     )
 
 
-def _give_up(transaction: Transaction, shard: Shard, step: GiveUp) -> None:
+def _give_up(transaction: Transaction, shard: Shard, decision: GiveUp) -> None:
     contents = unpack(shard.contents)
     failures = [
-        Outcome(content_id, Status.FAILED, reason=step.reason, reason_class=step.reason_class)
+        Outcome(content_id, Status.FAILED, reason=decision.reason, reason_class=decision.reason_class)
         for content_id in contents
     ]
     written = put_outcomes(transaction, shard.spec_id, failures, None, redo=shard.redo)

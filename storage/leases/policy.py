@@ -45,7 +45,7 @@ class GiveUp:
 
 
 def after_death(*, n_contents: int, suspect: int) -> PlanAgain | Split | GiveUp:
-    """Return the step after the process that held a shard died and its supervisor saw it.
+    """Return the decision after the process that held a shard died and its supervisor saw it.
 
     The shard is split into suspects, which run alone, down to single documents. A document that kills its process
     twice while it runs alone fails.
@@ -63,7 +63,7 @@ def runs_alone(*, suspect: int, lapses: int) -> bool:
 
 
 def after_lapse(*, n_contents: int, suspect: int, lapses: int) -> PlanAgain | Split | GiveUp:
-    """Return the step after the lease of a shard lapsed for an unknown reason, for the `lapses`-th time.
+    """Return the decision after the lease of a shard lapsed for an unknown reason, for the `lapses`-th time.
 
     The machine may have been suspended or cut off from the store, so the shard is no suspect. A document that takes
     whole machines down looks the same. So a shard whose leases lapse repeatedly runs alone, is split, and is retried
@@ -79,7 +79,7 @@ def after_lapse(*, n_contents: int, suspect: int, lapses: int) -> PlanAgain | Sp
 
 
 def after_error(*, attempt: int, suspect: int, reason: str) -> PlanAgain | GiveUp:
-    """Return the step after an attempt failed by an error that no document caused: back off, then give up."""
+    """Return the decision after an attempt failed by an error that no document caused: back off, then give up."""
     if attempt < MAX_ATTEMPTS:
         return PlanAgain(suspect=suspect, delay_s=min(60.0, 2.0**attempt))
     return GiveUp(reason, Reason.TRANSIENT)

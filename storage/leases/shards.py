@@ -136,7 +136,7 @@ def claim(database: Database, head: ShardHead, owner: str, lease_s: float = LEAS
             redo=row.redo,
             spec_id=head.spec_id,
             contents=contents,
-            texts=_lacking(transaction, head.spec_id, contents, redo=row.redo),
+            texts=_read_lacking(transaction, head.spec_id, contents, redo=row.redo),
             started_at=row.started_at,
         )
 
@@ -167,7 +167,7 @@ def _take(transaction: Transaction, head: ShardHead, owner: str, lease_s: float)
     return transaction.execute(_TAKE, values).one_or_none()
 
 
-def _lacking(
+def _read_lacking(
     transaction: Transaction, spec_id: int, contents: Sequence[int], *, redo: bool
 ) -> tuple[tuple[int, str], ...]:
     settled = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id == Content.id)
@@ -371,16 +371,17 @@ def end_shard(
         "n_truncated": tally.truncated,
         "n_doubtful": tally.doubtful,
     }
-    tokens = sum(outcome.tokens_in for outcome in outcomes), sum(outcome.tokens_out for outcome in outcomes)
+    tokens_in = sum(outcome.tokens_in for outcome in outcomes)
+    tokens_out = sum(outcome.tokens_out for outcome in outcomes)
     shard = transaction.execute(
-        _END, {"shard": shard_id, "more_in": tokens[0], "more_out": tokens[1], **counts, **left}
+        _END, {"shard": shard_id, "more_in": tokens_in, "more_out": tokens_out, **counts, **left}
     ).one()
     traversal = Traversal(transaction, shard.job_id, steps.read_steps(transaction, shard.job_id))
     traversal.follow(shard.step, known, redo=shard.redo)
     if (doubtful := traversal.count_doubtful(shard.step, [*known], redo=shard.redo)) is not None:
         transaction.execute(update(Shard).where(Shard.id == shard_id).values(n_doubtful=doubtful))
-    if (price := traversal.price_of(shard.step)) is not None and any(tokens):
-        budgets.charge(transaction, shard.job_id, price, *tokens)
+    if (price := traversal.price_of(shard.step)) is not None and (tokens_in or tokens_out):
+        budgets.charge(transaction, shard.job_id, price, tokens_in, tokens_out)
 
 
 _END = (
