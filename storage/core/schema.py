@@ -143,15 +143,16 @@ def partial_index(name: str, *columns: str, where: str, unique: bool = False) ->
 
 
 def refers_on_sqlite(table: str, name: str, to: str) -> SchemaItem:
-    """Return a foreign key to a table whose rows are never deleted, which PostgreSQL need not have.
+    """Return a foreign key for SQLite only.
 
-    There every outcome would lock the row of its spec, and the workers would wait for each other's lists of who holds
-    it (MultiXact).
+    On PostgreSQL each outcome would lock its spec's row, and workers would wait for the lists of lock holders
+    (MultiXact). The rows that it refers to are never deleted.
     """
     return ForeignKeyConstraint([name], [f"{to}.id"], name=f"fk_{table}_{name}").ddl_if("sqlite")
 
 
-# By default PostgreSQL looks at a table again once a tenth of it has changed, which is a million documents of ten.
+# PostgreSQL analyzes a table after a tenth of it has changed: a million of ten million documents. Tables with this
+# are analyzed after 1 %.
 ANALYZED = MappingProxyType({"autovacuum_analyze_scale_factor": 0.01})
 UPDATED_IN_PLACE = MappingProxyType({"fillfactor": 50})  # small tables whose rows change all the time
 
@@ -485,13 +486,14 @@ class Shard(Base):
         partial_index("ix_shard_dispatched", "lane", "state", "dispatched_at", where="dispatched_at IS NOT NULL"),
         # It does not name `lease_until`, so that a heartbeat changes no index (PostgreSQL's heap-only tuples).
         partial_index("ix_shard_running", "owner", where="state = 'running'"),
-        # Of all jobs. Its condition hides it from queries of one job, which is better served by the next index.
+        # For queries of all jobs. Its condition keeps the planner from using it for one job, for which the next index
+        # is better.
         partial_index("ix_shard_finished", "finished_at", where="state = 'done'"),
         partial_index("ix_shard_job_id_finished_at", "job_id", "finished_at", where="finished_at IS NOT NULL"),
     )
 
 
-# As the partial indexes say it. A parameter in the place of the text would hide them.
+# These repeat the conditions of the partial indexes. With a bound parameter, the planner would not use the index.
 IS_RUNNING, IS_DONE, _IS_PLANNED = (
     Shard.__table__.c.state == literal(state, Text, literal_execute=True) for state in ("running", "done", "planned")
 )
@@ -672,7 +674,8 @@ class Compatibility(Base):
     oldest = column(str, primary_key=True)
 
 
-# The columns of `shard_count`: those that name a count, and what each shard adds to the others, as SQL over its row.
+# `shard_count` has one count for each SHARD_KEY. ADDED_BY_SHARD maps each other column to the SQL that a shard adds
+# to it.
 SHARD_KEY = ("job_id", "step", "lane", "state")
 _SUMMED = ("n_contents", "n_chars", "n_done", "n_failed", "n_skipped", "n_truncated", "n_doubtful")
 ADDED_BY_SHARD = {
@@ -712,7 +715,7 @@ class ShardCount(Base):
     tokens_out = column(int, default=0, server_default="0")
     held_ms = column(int, default=0, server_default="0")
 
-    # Of the job alone: rows of several keys are in one order then, and a page of them is read once.
+    # Only by job: rows of several keys then lie together, and a page of them is read once.
     __table_args__ = (Index("ix_shard_count_job_id", "job_id"),)
 
 

@@ -297,17 +297,17 @@ def _replace_counts(transaction: Transaction, job: OpenJob, read: Counts) -> Non
     before = transaction.execute(select(Ingest.n_new, Ingest.n_changed).where(Ingest.id == job.ingest_id)).one()
     undecided = select(func.count()).select_from(Contender).where(Contender.ingest_id == job.ingest_id)
     # Documents of an earlier reading of this ingest are already counted as new or changed.
-    once = before.n_new + before.n_changed + (transaction.scalar(undecided) or 0)
-    counts["n_unchanged"] = max(0, read.records - read.repeated - once)
+    n_counted_before = before.n_new + before.n_changed + (transaction.scalar(undecided) or 0)
+    counts["n_unchanged"] = max(0, read.records - read.repeated - n_counted_before)
     transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**counts))
     no_more = or_(RejectionRow.noted_at.is_(None), RejectionRow.noted_at < job.reread_at)
     transaction.execute(delete(RejectionRow).where(RejectionRow.ingest_id == job.ingest_id, no_more))
 
 
 def _require_all(transaction: Transaction, job: OpenJob, read: Counts) -> None:
-    """Raise StorageError if records are not there any more whose storing was confirmed.
+    """Raise StorageError if the store has fewer records than this reading committed.
 
-    A process that carries the same reading on counts them anew, and whoever cancels the job may remove them.
+    Ignore a reading that another process continues, since its count starts anew, and a job that was cancelled.
     """
     own = (Ingest.started_at == job.started_at, Job.state == "ingesting")
     query = select(Ingest.n_records).join(Job, Job.ingest_id == Ingest.id).where(Job.id == job.id, *own)

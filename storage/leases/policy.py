@@ -89,9 +89,9 @@ def after_error(*, attempt: int, suspect: int, reason: str) -> PlanAgain | GiveU
 class Claimant:
     """A job that has shards to dispatch in a lane.
 
-    It shares the workers together with the other jobs of its `sharer`, of which `shared` shards are in flight in
-    all, and has a part in proportion to `weight`. A job without a sharer shares by itself. `affords` maps each of
-    its budgets to the number of shards that it pays for beyond those in flight.
+    The job shares workers with the other jobs of its `sharer`, which have `shared` shards in flight together, in
+    proportion to `weight`. A job without a sharer shares by itself. `affords` maps each of its budgets to the number
+    of further shards that it pays for.
     """
 
     job_id: int
@@ -113,7 +113,10 @@ class Claimant:
         return self.in_flight if self.sharer is None else self.shared
 
     def rank(self, more: int = 0, more_of_group: int = 0) -> tuple[float, ...]:
-        """Return its place among claimants, the first to get the next shard, with so many more in flight."""
+        """Return a sort key: the lowest gets the next shard.
+
+        `more` and `more_of_group` are shards given out since.
+        """
         return (-self.priority, (self.of_group + more_of_group) / self.weight, self.in_flight + more, self.job_id)
 
 
@@ -154,6 +157,7 @@ def choose_turns(claimants: Sequence[Claimant], room: int) -> list[int]:
         rank, first = heapq.heappop(heap)
         if any(left[name] <= 0 for name in first.affords):
             continue
+        # An entry is stale if its group got a shard since it was pushed: it is only pushed again.
         if rank == first.rank(shares[first.job_id], of_groups[first.group]):
             turns.append(first.job_id)
             shares[first.job_id] += 1

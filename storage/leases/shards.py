@@ -1,8 +1,8 @@
 """Claim a shard, renew its lease, commit its outcomes under its fence, or give it back.
 
 Each function may run twice with the same effect as once. A lapsed lease only allows others to reclaim the shard; the
-fence decides who may write. A database that lost its last commits, by a failover or a restored backup, gives ids and
-fences again. So the time of the claim has to agree, too.
+fence decides who may write. A failover or a restored backup may lose commits, and ids and fences then repeat. So a
+commit also compares the time of the claim.
 """
 
 from __future__ import annotations
