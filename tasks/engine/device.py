@@ -17,7 +17,7 @@ from docmill.tasks.backends import Backend, Journaled, Waiting
 from docmill.tasks.backends.static import failure
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.checks import Checks
-from docmill.tasks.engine.documents import Submission, TicketText
+from docmill.tasks.engine.documents import Ticket, TicketText
 from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped, ServerAway, TaskError
 from docmill.tasks.kinds import Recipe
 from docmill.tasks.outputs import Generated, Output, Several
@@ -44,7 +44,7 @@ class LoadedModel:
     recipe: Recipe
     checks: Checks
     pool: Pool[Owner] = field(default_factory=Pool)
-    tickets: set[Submission] = field(default_factory=set)  # with texts that lack an outcome
+    tickets: set[Ticket] = field(default_factory=set)  # with texts that lack an outcome
     users: int = 0  # threads that hold it, or the device
     cutting: int = 0  # threads that will put more windows into the pool soon
     withdrawn: bool = False  # its server is away

@@ -22,7 +22,7 @@ class TicketText:
     ``text`` is the text of the round; ``source_text`` the text of the first.
     """
 
-    ticket: Submission
+    ticket: Ticket
     position: int
     content_id: int
     text: str
@@ -129,11 +129,11 @@ def cut_each(recipe: Recipe, coder: Coder, texts: Sequence[str]) -> list[list[Wi
         return [result for text in texts for result in cut_each(recipe, coder, [text])]
 
 
-class Submission:
+class Ticket:
     """The texts of one submit, and their outcomes as they come. Safe to use from any thread."""
 
     def __init__(
-        self, content_ids: Sequence[int], on_drop: Callable[[Submission], None], traceparent: str | None = None
+        self, content_ids: Sequence[int], on_drop: Callable[[Ticket], None], traceparent: str | None = None
     ) -> None:
         self.traceparent = traceparent
         self._lock = threading.Lock()
@@ -192,7 +192,7 @@ class Submission:
         if left == 0:
             self._woken.set()
 
-    def journaled(self, content_id: int, window: Encoded) -> None:
+    def note_journaled(self, content_id: int, window: Encoded) -> None:
         """For the engine: the backend keeps the output of this window until the outcome is stored."""
         with self._lock:
             self._journaled.setdefault(content_id, []).append(window)

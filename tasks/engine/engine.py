@@ -26,12 +26,12 @@ from docmill.tasks.engine.device import (
     OnBatch,
     Owner,
 )
-from docmill.tasks.engine.documents import Submission, TicketText, cut_each
+from docmill.tasks.engine.documents import Ticket, TicketText, cut_each
 from docmill.tasks.errors import EngineStopped
 from docmill.tasks.kinds.base import Again
 from docmill.tasks.outputs import Output
 
-__all__ = ["BatchDone", "BatchStarted", "Counters", "Engine", "Submission"]
+__all__ = ["BatchDone", "BatchStarted", "Counters", "Engine", "Ticket"]
 
 # Texts that are cut at a time. The device gets their windows before the rest of the shard is cut.
 PORTION_TEXTS = 32
@@ -83,14 +83,14 @@ class Engine:
         versions = {**before["versions"], **now["versions"]}
         return {**now, "backend": f"{before['backend']}, then {now['backend']}", "versions": versions}
 
-    def submit(self, spec: Spec, texts: Sequence[tuple[int, str]], traceparent: str | None = None) -> Submission:
+    def submit(self, spec: Spec, texts: Sequence[tuple[int, str]], traceparent: str | None = None) -> Ticket:
         """Tokenize and cut (content id, text) pairs in the calling thread, and return their ticket.
 
         Batches with these texts belong to the span ``traceparent`` (see `tasks.tracing`). Raises CannotServe if the
         model is not open and cannot be opened, and EngineStopped after `drain` or `close`.
         """
         with self._residents.hold(spec) as resident:
-            ticket = Submission([content_id for content_id, _ in texts], self._drop, traceparent)
+            ticket = Ticket([content_id for content_id, _ in texts], self._drop, traceparent)
             documents = [
                 TicketText(ticket, position, content_id, text) for position, (content_id, text) in enumerate(texts)
             ]
@@ -106,7 +106,7 @@ class Engine:
                         break
             return ticket
 
-    def stored(self, spec: Spec, ticket: Submission, outcomes: Sequence[Outcome]) -> None:
+    def forget_stored(self, spec: Spec, ticket: Ticket, outcomes: Sequence[Outcome]) -> None:
         """Tell the backend that the store has outcomes: it forgets the outputs that they were made of."""
         windows = ticket.take_journaled(outcome.content_id for outcome in outcomes)
         if not windows:
@@ -153,7 +153,7 @@ class Engine:
                 resident.cutting -= 1
                 self._changed.notify_all()
 
-    def _begin(self, resident: LoadedModel, ticket: Submission, documents: Sequence[TicketText]) -> bool:
+    def _begin(self, resident: LoadedModel, ticket: Ticket, documents: Sequence[TicketText]) -> bool:
         """Cut texts and put their windows into the pool. Return False if the engine has stopped."""
         begun: list[tuple[TicketText, list[int]]] = []
         cuts = cut_each(resident.recipe, resident.backend, [document.text for document in documents])
@@ -184,7 +184,7 @@ class Engine:
         resident.pool.add(items)
         self._changed.notify_all()
 
-    def _drop(self, ticket: Submission) -> None:
+    def _drop(self, ticket: Ticket) -> None:
         with self._changed:
             for resident in self._residents:
                 if ticket in resident.tickets:
@@ -195,7 +195,7 @@ class Engine:
     def _receive(self, resident: LoadedModel, item: Item[Owner], output: Output) -> None:
         document, index = item.owner
         if resident.journaled:
-            document.ticket.journaled(document.content_id, item.encoded)
+            document.ticket.note_journaled(document.content_id, item.encoded)
         if document.receive(index, output):
             self._conclude(resident, document)
         else:

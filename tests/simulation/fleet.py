@@ -23,7 +23,7 @@ from docmill.storage.leases import maintenance, shards
 from docmill.storage.pipelines import pipelines
 from docmill.tasks.backends.devices import Memory
 from docmill.tasks.engine import documents
-from docmill.tasks.engine.documents import Submission
+from docmill.tasks.engine.documents import Ticket
 from docmill.tasks.engine.engine import Counters
 from docmill.tasks.errors import CannotServe, EngineStopped
 from docmill.worker import concurrency
@@ -147,10 +147,10 @@ class Model:
         self._process = process
         self._say = say
         self._opened: set[str] = set()
-        self._waiting: list[tuple[Submission, str, int, int, str]] = []
+        self._waiting: list[tuple[Ticket, str, int, int, str]] = []
         self._arrived = SimEvent(fleet.scheduler)
         self._stopped = False
-        self._tickets: list[Submission] = []
+        self._tickets: list[Ticket] = []
         process.start(self._compute, name="engine")
 
     def open(self, spec: Spec) -> None:
@@ -168,18 +168,18 @@ class Model:
     def runtime_since(self, spec: Spec, before: Mapping[str, Any]) -> Mapping[str, Any]:
         return before
 
-    def submit(self, spec: Spec, texts: Sequence[tuple[int, str]], _: str | None = None) -> Submission:
+    def submit(self, spec: Spec, texts: Sequence[tuple[int, str]], _: str | None = None) -> Ticket:
         if self._stopped:
             raise EngineStopped
         if any(RAISES in text for _, text in texts):
             raise RuntimeError("a text that cutting does not survive: the night's fault")
-        ticket = Submission([content_id for content_id, _ in texts], lambda _: None)
+        ticket = Ticket([content_id for content_id, _ in texts], lambda _: None)
         self._tickets.append(ticket)
         self._waiting += [(ticket, spec.kind, place, *text) for place, text in enumerate(texts)]
         self._arrived.set()
         return ticket
 
-    def stored(self, *_: object) -> None:
+    def forget_stored(self, *_: object) -> None:
         pass
 
     def drain(self) -> None:

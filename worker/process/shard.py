@@ -17,7 +17,7 @@ from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable, LeaseLost,
 from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.shards import Claim, ShardHead
 from docmill.tasks import tracing
-from docmill.tasks.engine.engine import Engine, Submission
+from docmill.tasks.engine.engine import Engine, Ticket
 from docmill.tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway, ServerUnreachable
 from docmill.tasks.tracing import messaging
 from docmill.worker import logs
@@ -222,7 +222,7 @@ class Process:
             if not self.in_flight:
                 self._say("idle")
 
-    def _wait_for_device(self, ticket: Submission) -> bool:
+    def _wait_for_device(self, ticket: Ticket) -> bool:
         """Wait a moment for the device. Return True once no further outcome will come."""
         with self.time_use.spent(COMPUTING):
             return ticket.wait(LOOK_S)
@@ -231,7 +231,7 @@ class Process:
         log.warning("lease_lost shard=%d", claim.shard_id)
         self.counter.add("leases_lost")
 
-    def _submit(self, head: ShardHead, claim: Claim, traceparent: str | None) -> Submission:
+    def _submit(self, head: ShardHead, claim: Claim, traceparent: str | None) -> Ticket:
         """Cut the texts. The supervisor limits the time that this takes, as it does for a batch."""
         activity = f"cut {claim.shard_id}"
         self._say("begin", name=activity, kind=CUT, size=sum(len(text) for _, text in claim.texts))
@@ -273,7 +273,7 @@ class Process:
         for ours, ticket, outcomes, _ in fresh:
             if ours.claim in stored:
                 ours.kept |= {outcome.content_id for outcome in outcomes}
-                self.engine.stored(ours.head.spec, ticket, outcomes)
+                self.engine.forget_stored(ours.head.spec, ticket, outcomes)
         return True
 
     def _settle(self, ours: InFlight) -> None:
@@ -293,7 +293,7 @@ class Process:
                 span.fail("LeaseLost")
                 self._note_lost_lease(claim)
                 return
-        self.engine.stored(ours.head.spec, ours.ticket, outcomes)
+        self.engine.forget_stored(ours.head.spec, ours.ticket, outcomes)
         self.counter.committed(ours.head.spec.kind, outcomes)
         self.counter.add("shards", ours.head.spec.kind, "done" if complete else "released")
         fault_points.reach("committed")
@@ -380,7 +380,7 @@ class Process:
             finished = ours.ticket.finished() if ours.ticket is not None and ours.runtime else []
             shards.release(self.database, ours.claim, finished, ours.runtime, ours.kept)
             if ours.ticket is not None:
-                self.engine.stored(ours.head.spec, ours.ticket, finished)
+                self.engine.forget_stored(ours.head.spec, ours.ticket, finished)
 
 
 @dataclass
@@ -389,7 +389,7 @@ class InFlight:
 
     head: ShardHead
     claim: Claim
-    ticket: Submission | None = None
+    ticket: Ticket | None = None
     runtime: Mapping[str, Any] = field(default_factory=dict)
     lost: threading.Event = field(default_factory=threading.Event)
     kept: frozenset[int] = frozenset()  # contents whose outcomes are stored before the shard ends

@@ -13,7 +13,7 @@ from docmill.storage.core.specs import CHECKED, DOUBTFUL, LOW_CONFIDENCE, Outcom
 from docmill.storage.steps.conditions import list_flags
 from docmill.tasks import checks, kinds
 from docmill.tasks.checks import Check, Checks, Context, all_checks
-from docmill.tasks.engine.documents import Submission, TicketText
+from docmill.tasks.engine.documents import Ticket, TicketText
 from docmill.tasks.kinds import Traits
 from docmill.tasks.kinds.base import Computed, Recipe
 from docmill.tasks.models.families import Direction
@@ -114,7 +114,7 @@ class Wrote(Recipe):
 
 
 def flags(wrote: Wrote, checks: Checks) -> tuple[str, ...]:
-    outcome = TicketText(cast("Submission", None), 0, 1, "Les arbres poussent.").finish(wrote, checks)
+    outcome = TicketText(cast("Ticket", None), 0, 1, "Les arbres poussent.").finish(wrote, checks)
     assert isinstance(outcome, Outcome)
     return outcome.flags
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from docmill.tasks.engine.device import ModelCache
-from docmill.tasks.engine.documents import Submission
+from docmill.tasks.engine.documents import Ticket
 from docmill.tasks.errors import ServerAway
 from tests.tasks.fakes import FakeBackend, spec_of
 from tests.worker.harness import until
@@ -16,7 +16,7 @@ WAIT_S = 20
 def test_a_model_whose_server_is_away_leaves_while_another_waits_for_its_room() -> None:
     away, other = FakeBackend(), FakeBackend()
     cache = ModelCache(lambda spec: away if spec.model == "away" else other, bound=1)
-    ticket = Submission([1], lambda _: None)
+    ticket = Ticket([1], lambda _: None)
 
     def open_other() -> None:
         with cache.hold(spec_of("other")):

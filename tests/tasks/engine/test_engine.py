@@ -14,7 +14,7 @@ from docmill.storage.core.specs import Reason, Spec, Status
 from docmill.tasks import kinds
 from docmill.tasks.backends import WindowSource
 from docmill.tasks.batching import Budget
-from docmill.tasks.engine.engine import PORTION_TEXTS, BatchDone, BatchStarted, Engine, Submission
+from docmill.tasks.engine.engine import PORTION_TEXTS, BatchDone, BatchStarted, Engine, Ticket
 from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped
 from docmill.tasks.kinds.base import Recipe, TextOnly, Traits
 from docmill.tasks.outputs import Output
@@ -310,7 +310,7 @@ def test_a_drain_while_a_shard_is_cut_keeps_what_is_computed_of_it(engine_of: En
     drained, computed = threading.Event(), threading.Event()
     backend = Slow(drained, lambda texts: computed.set())
     engine = engine_of(lambda spec: backend)
-    tickets: list[Submission] = []
+    tickets: list[Ticket] = []
     texts = [*MORE_THAN_A_PORTION, (99, "last"), *MORE_THAN_A_PORTION]
     texts[2 * PORTION_TEXTS - 1] = (98, "last too")
     thread = threading.Thread(target=lambda: tickets.append(engine.submit(spec_of(), texts)))

@@ -14,7 +14,7 @@ import pytest
 
 from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends.remote.journal import KEPT_S, Journal, empty
-from docmill.tasks.engine.engine import Engine, Submission
+from docmill.tasks.engine.engine import Engine, Ticket
 from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks.backends.remote.api_server import ApiServer, ServerAnswer, error, text_of
@@ -124,7 +124,7 @@ def api() -> Iterator[ApiServer]:
         yield server
 
 
-def computed(engine: Engine, spec: Spec, texts: Sequence[str]) -> Submission:
+def computed(engine: Engine, spec: Spec, texts: Sequence[str]) -> Ticket:
     ticket = engine.submit(spec, list(enumerate(texts)))
     assert ticket.wait(60)
     assert ticket.complete
@@ -144,7 +144,7 @@ def test_what_was_answered_before_the_process_died_is_not_sent_again(api: ApiSer
         outcomes = ticket.finished()
         assert [(one.text, one.tokens_in) for one in outcomes[:-1]] == [(one.text, one.tokens_in) for one in before]
         assert len(api.requests) == asked + 1
-        engine.stored(spec, ticket, outcomes[1:])
+        engine.forget_stored(spec, ticket, outcomes[1:])
     asked = len(api.requests)
     with engine_on(api, file) as engine:
         computed(engine, spec, TEXTS[:1])

@@ -21,7 +21,7 @@ from docmill.tasks import kinds
 from docmill.tasks.backends.remote import answers
 from docmill.tasks.backends.remote.requests import Counter
 from docmill.tasks.engine.backend_factory import open_backend
-from docmill.tasks.engine.documents import Submission
+from docmill.tasks.engine.documents import Ticket
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.errors import CannotServe, EngineStopped
 from docmill.tasks.models.weightless import Server
@@ -74,7 +74,7 @@ def engine_on(api: ApiServer, journal: Path | None = None, /, **patience: float)
         engine.close()
 
 
-def submitted(engine: Engine, spec: Spec, texts: Sequence[str]) -> Submission:
+def submitted(engine: Engine, spec: Spec, texts: Sequence[str]) -> Ticket:
     ticket = engine.submit(spec, list(enumerate(texts)))
     assert ticket.wait(60)
     return ticket
