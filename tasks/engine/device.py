@@ -67,15 +67,15 @@ class ModelCache:
         self._open_backend = open_backend
         self._bound = bound
         self._opening = threading.Lock()
-        self._loaded: OrderedDict[Spec, LoadedModel] = OrderedDict()
+        self._models: OrderedDict[Spec, LoadedModel] = OrderedDict()
 
     def __iter__(self) -> Iterator[LoadedModel]:
-        return iter(list(self._loaded.values()))
+        return iter(list(self._models.values()))
 
     def loaded(self, spec: Spec) -> LoadedModel | None:
         """Return the spec's model if it is loaded now."""
         with self.changed:
-            return self._loaded.get(spec)
+            return self._models.get(spec)
 
     @contextmanager
     def hold(self, spec: Spec) -> Iterator[LoadedModel]:
@@ -83,54 +83,54 @@ class ModelCache:
 
         Wait while every loaded model has work, and none may be closed. Raises CannotServe and EngineStopped.
         """
-        resident = self._acquire(spec)
+        loaded = self._acquire(spec)
         try:
-            yield resident
+            yield loaded
         finally:
             with self.changed:
-                resident.users -= 1
+                loaded.users -= 1
                 self.changed.notify_all()
 
-    def withdraw(self, resident: LoadedModel, error: ServerAway) -> None:
+    def withdraw(self, loaded: LoadedModel, error: ServerAway) -> None:
         """Unlist a model whose server is away, and wake its tickets without the outcomes that they lack.
 
         The caller holds the model. This waits for no other model's loading, which may itself wait for room.
         """
         with self.changed:
-            resident.withdrawn = True
-            self._loaded.pop(resident.spec, None)
-            resident.pool.discard(lambda _: True)
-            tickets, resident.tickets = resident.tickets, set()
+            loaded.withdrawn = True
+            self._models.pop(loaded.spec, None)
+            loaded.pool.discard(lambda _: True)
+            tickets, loaded.tickets = loaded.tickets, set()
             self.changed.notify_all()
         for ticket in tickets:
             ticket.withdraw(error)
-        resident.backend.close()
+        loaded.backend.close()
 
     def close(self) -> None:
         with self._opening:
             with self.changed:
-                loaded, self._loaded = self._loaded, OrderedDict()
-            for resident in loaded.values():
-                resident.backend.close()
+                models, self._models = self._models, OrderedDict()
+            for loaded in models.values():
+                loaded.backend.close()
 
     def _acquire(self, spec: Spec) -> LoadedModel:
         with self.changed:
-            if not self.stopping and spec in self._loaded:  # does not wait for another model's loading
-                return self._use(self._loaded[spec])
+            if not self.stopping and spec in self._models:  # does not wait for another model's loading
+                return self._use(self._models[spec])
         with self._opening:
             with self.changed:
                 if self.stopping:
                     raise EngineStopped
-                if spec in self._loaded:
-                    return self._use(self._loaded[spec])
+                if spec in self._models:
+                    return self._use(self._models[spec])
                 leaving = self._make_room()
-            for resident in leaving:
-                log.info("model.closed", extra={"spec": str(resident.spec)})
-                resident.backend.close()
+            for loaded in leaving:
+                log.info("model.closed", extra={"spec": str(loaded.spec)})
+                loaded.backend.close()
             opened = self._open(spec)
             log.info("model.opened", extra={"spec": str(spec)})
             with self.changed:
-                self._loaded[spec] = opened
+                self._models[spec] = opened
                 return self._use(opened)
 
     def _open(self, spec: Spec) -> LoadedModel:
@@ -147,18 +147,18 @@ class ModelCache:
             said = str(error) if isinstance(error, StorageError | TaskError) else raised_at(error)
             raise CannotServe(f"The recipe or the checks of {spec.kind} cannot be made: {said}.") from error
 
-    def _use(self, resident: LoadedModel) -> LoadedModel:
-        resident.users += 1
-        self._loaded.move_to_end(resident.spec)
-        return resident
+    def _use(self, loaded: LoadedModel) -> LoadedModel:
+        loaded.users += 1
+        self._models.move_to_end(loaded.spec)
+        return loaded
 
     def _make_room(self) -> list[LoadedModel]:
         """Unlist idle models until one more may load; the lock is held, and given up while waiting."""
         leaving: list[LoadedModel] = []
-        while len(self._loaded) >= self._bound:
-            idle = next((resident for resident in self._loaded.values() if resident.idle), None)
+        while len(self._models) >= self._bound:
+            idle = next((loaded for loaded in self._models.values() if loaded.idle), None)
             if idle is not None:
-                leaving.append(self._loaded.pop(idle.spec))
+                leaving.append(self._models.pop(idle.spec))
             else:
                 self.changed.wait(_RECHECK_S)
                 if self.stopping:
@@ -216,14 +216,14 @@ class Device:
 
     def __init__(
         self,
-        residents: ModelCache,
+        models: ModelCache,
         receive: Receive,
         on_batch: OnBatch | None,
         turn_s: float,
         clock: Callable[[], float],
     ) -> None:
-        self._residents = residents
-        self._changed = residents.changed
+        self._models = models
+        self._changed = models.changed
         self._receive = receive
         self._on_batch = on_batch
         self._turn_s = turn_s
@@ -240,8 +240,8 @@ class Device:
     def stop(self) -> None:
         """Finish the batch on the device, then wake every ticket."""
         with self._changed:
-            self._residents.stopping = True
-            waiting = [resident.backend for resident in self._residents if isinstance(resident.backend, Waiting)]
+            self._models.stopping = True
+            waiting = [loaded.backend for loaded in self._models if isinstance(loaded.backend, Waiting)]
             self._changed.notify_all()
         for backend in waiting:
             backend.end_soon()
@@ -249,30 +249,26 @@ class Device:
             self._thread.join()
         self._wake_all()
 
-    def take(self, resident: LoadedModel, budget: Budget, worked_s: float) -> Sequence[Item[Owner]]:
+    def take(self, loaded: LoadedModel, budget: Budget, worked_s: float) -> Sequence[Item[Owner]]:
         """Return the model's next batch, or nothing if its turn is over."""
         if budget.rows < 1:
             return []
         with self._changed:
-            if self._residents.stopping or self._turn(resident, worked_s) is not resident:
+            if self._models.stopping or self._turn(loaded, worked_s) is not loaded:
                 return []
             if budget.patience_s:
                 self._changed.wait_for(
-                    lambda: (
-                        self._residents.stopping
-                        or not resident.cutting
-                        or len(resident.pool) >= _CHOICE * budget.rows
-                    ),
+                    lambda: self._models.stopping or not loaded.cutting or len(loaded.pool) >= _CHOICE * budget.rows,
                     budget.patience_s,
                 )
-            return [] if self._residents.stopping else resident.pool.take(budget)
+            return [] if self._models.stopping else loaded.pool.take(budget)
 
-    def unlucky(self, resident: LoadedModel) -> Sequence[Item[Owner]]:
+    def unlucky(self, loaded: LoadedModel) -> Sequence[Item[Owner]]:
         with self._changed:
-            return resident.pool.take(_UNLUCKY)
+            return loaded.pool.take(_UNLUCKY)
 
-    def withdraw(self, resident: LoadedModel, error: ServerAway) -> None:
-        self._residents.withdraw(resident, error)
+    def withdraw(self, loaded: LoadedModel, error: ServerAway) -> None:
+        self._models.withdraw(loaded, error)
 
     def tell(self, event: BatchStarted | BatchDone) -> None:
         if self._on_batch is None:
@@ -282,10 +278,10 @@ class Device:
         except Exception:
             log.exception("on_batch.raised")
 
-    def deliver(self, resident: LoadedModel, item: Item[Owner], output: Output) -> None:
+    def deliver(self, loaded: LoadedModel, item: Item[Owner], output: Output) -> None:
         tokens_out = output.tokens if isinstance(output, Generated | Several) else 0
         self.counters = replace(self.counters, tokens_out=self.counters.tokens_out + tokens_out)
-        self._receive(resident, item, output)
+        self._receive(loaded, item, output)
 
     def account(self, batch: BatchStarted, seconds: float) -> None:
         now = self.counters
@@ -302,7 +298,7 @@ class Device:
         try:
             current: LoadedModel | None = None
             while (current := self._next(current)) is not None:
-                with self._residents.hold(current.spec):
+                with self._models.hold(current.spec):
                     Stretch(self, current).run()
         except EngineStopped:
             pass
@@ -315,7 +311,7 @@ class Device:
     def _next(self, current: LoadedModel | None) -> LoadedModel | None:
         """Wait for work. Return the model whose turn it is; None when the engine stops."""
         with self._changed:
-            while not self._residents.stopping:
+            while not self._models.stopping:
                 chosen = self._turn(current, worked_s=self._turn_s)
                 if chosen is not None:
                     return chosen
@@ -324,16 +320,16 @@ class Device:
 
     def _turn(self, current: LoadedModel | None, worked_s: float) -> LoadedModel | None:
         """Return the model whose turn it is. The caller holds the lock."""
-        waiting = {resident.spec: resident for resident in self._residents if len(resident.pool)}
-        oldest = {spec: resident.pool.oldest or 0 for spec, resident in waiting.items()}
+        waiting = {loaded.spec: loaded for loaded in self._models if len(loaded.pool)}
+        oldest = {spec: loaded.pool.oldest or 0 for spec, loaded in waiting.items()}
         spec = current.spec if current is not None else None
         chosen = next_turn(oldest, spec, worked_s=worked_s, turn_s=self._turn_s)
         return waiting[chosen] if chosen is not None else None
 
     def _wake_all(self) -> None:
         with self._changed:
-            self._residents.stopping = True
-            tickets = [ticket for resident in self._residents for ticket in resident.tickets]
+            self._models.stopping = True
+            tickets = [ticket for loaded in self._models for ticket in loaded.tickets]
             self._changed.notify_all()
         for ticket in tickets:
             ticket.wake()
@@ -363,9 +359,9 @@ class Stretch:
     A batch's seconds are those spent inside the backend, without the waits for us.
     """
 
-    def __init__(self, device: Device, resident: LoadedModel) -> None:
+    def __init__(self, device: Device, loaded: LoadedModel) -> None:
         self._device = device
-        self._resident = resident
+        self._loaded = loaded
         self._began = self._resumed = device.clock()
         self._flight: dict[int, Item[Owner]] = {}
         self._batch: BatchStarted | None = None
@@ -375,18 +371,18 @@ class Stretch:
         """Let the backend work until its turn is over or nothing waits for it."""
         self._resumed = self._device.clock()
         try:
-            for number, output in self._resident.backend.run(self):
+            for number, output in self._loaded.backend.run(self):
                 self._pause()
-                self._device.deliver(self._resident, self._flight.pop(number), output)
+                self._device.deliver(self._loaded, self._flight.pop(number), output)
                 self._resumed = self._device.clock()
         except (DeviceLost, EngineStopped):
             raise
         except ServerAway as error:
-            log.warning("server_away spec=%s error=%s", self._resident.spec, error)
+            log.warning("server_away spec=%s error=%s", self._loaded.spec, error)
             self._flight.clear()
-            self._device.withdraw(self._resident, error)
+            self._device.withdraw(self._loaded, error)
         except Exception as error:  # the backend broke its word: a window's error is an output
-            log.exception("backend.raised", extra={"spec": str(self._resident.spec)})
+            log.exception("backend.raised", extra={"spec": str(self._loaded.spec)})
             self._fail(error)
         self._pause()
         self._end_batch()
@@ -401,7 +397,7 @@ class Stretch:
         """
         self._pause()
         now = self._device.clock()
-        items = self._device.take(self._resident, budget, now - self._began)
+        items = self._device.take(self._loaded, budget, now - self._began)
         goes_on = bool(self._flight) and self._batch is not None and now - self._batch.at < ACCOUNT_S
         if items or not goes_on:
             self._end_batch()
@@ -415,7 +411,7 @@ class Stretch:
         tokens = [item.tokens for item in items]
         load = [item.tokens for item in self._flight.values()]
         self._batch = BatchStarted(
-            spec=self._resident.spec,
+            spec=self._loaded.spec,
             windows=len(items),
             tokens=sum(tokens),
             padded_tokens=budget.computed(tokens) if tokens else 0,
@@ -436,7 +432,7 @@ class Stretch:
 
     def _fail(self, error: Exception) -> None:
         """Fail what is on the device; if that is nothing, the next window, so that the pool does shrink."""
-        lost = list(self._flight.values()) or list(self._device.unlucky(self._resident))
+        lost = list(self._flight.values()) or list(self._device.unlucky(self._loaded))
         self._flight.clear()
         for item in lost:
-            self._device.deliver(self._resident, item, failure(error, Reason.MODEL))
+            self._device.deliver(self._loaded, item, failure(error, Reason.MODEL))

@@ -52,10 +52,10 @@ class Engine:
         turn_s: float = TURN_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._residents = ModelCache(open_backend, max_specs)
-        self._changed = self._residents.changed
+        self._models = ModelCache(open_backend, max_specs)
+        self._changed = self._models.changed
         self._arrivals = itertools.count()
-        self._device = Device(self._residents, self._receive, on_batch, turn_s, clock)
+        self._device = Device(self._models, self._receive, on_batch, turn_s, clock)
 
     def start(self) -> None:
         """Start the device thread."""
@@ -63,21 +63,21 @@ class Engine:
 
     def open(self, spec: Spec) -> None:
         """Load the spec's model if it is not loaded. Raises CannotServe with the reason, and EngineStopped."""
-        with self._residents.hold(spec):
+        with self._models.hold(spec):
             pass
 
     def runtime(self, spec: Spec) -> dict[str, Any]:
         """Return the device, precision, backend and versions for a spec; open it if need be."""
-        with self._residents.hold(spec) as resident:
-            return resident.backend.runtime()
+        with self._models.hold(spec) as loaded:
+            return loaded.backend.runtime()
 
     def runtime_since(self, spec: Spec, before: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the runtime of work that began under the runtime ``before`` and is done now.
 
         It names both backends if another backend has taken over meanwhile.
         """
-        resident = self._residents.loaded(spec)
-        now = before if resident is None else resident.backend.runtime()
+        loaded = self._models.loaded(spec)
+        now = before if loaded is None else loaded.backend.runtime()
         if now["backend"] == before["backend"]:
             return before
         versions = {**before["versions"], **now["versions"]}
@@ -89,7 +89,7 @@ class Engine:
         Batches with these texts belong to the span ``traceparent`` (see `tasks.tracing`). Raises CannotServe if the
         model is not open and cannot be opened, and EngineStopped after `drain` or `close`.
         """
-        with self._residents.hold(spec) as resident:
+        with self._models.hold(spec) as loaded:
             ticket = Ticket([content_id for content_id, _ in texts], self._drop, traceparent)
             documents = [
                 TicketText(ticket, position, content_id, text) for position, (content_id, text) in enumerate(texts)
@@ -98,9 +98,9 @@ class Engine:
                 if not document.text.strip():
                     ticket.settle(document.position, document.skipped())
             documents = [document for document in documents if document.text.strip()]
-            with self._cutting(resident):
+            with self._cutting(loaded):
                 for start in range(0, len(documents), PORTION_TEXTS):
-                    if not self._begin(resident, ticket, documents[start : start + PORTION_TEXTS]):
+                    if not self._begin(loaded, ticket, documents[start : start + PORTION_TEXTS]):
                         if start == 0:
                             raise EngineStopped
                         break
@@ -111,9 +111,9 @@ class Engine:
         windows = ticket.take_journaled(outcome.content_id for outcome in outcomes)
         if not windows:
             return
-        resident = self._residents.loaded(spec)
-        if resident is not None and isinstance(resident.backend, Journaled):
-            resident.backend.forget(windows)
+        loaded = self._models.loaded(spec)
+        if loaded is not None and isinstance(loaded.backend, Journaled):
+            loaded.backend.forget(windows)
 
     def drain(self) -> None:
         """Finish the batch that is on the device, take no further one, and wake the waiters of all tickets."""
@@ -122,7 +122,7 @@ class Engine:
     def close(self) -> None:
         """Drain, and give the device's memory back."""
         self.drain()
-        self._residents.close()
+        self._models.close()
 
     @property
     def error(self) -> BaseException | None:
@@ -138,42 +138,42 @@ class Engine:
     def waiting(self) -> int:
         """The number of windows that wait for the device."""
         with self._changed:
-            return sum(len(resident.pool) for resident in self._residents)
+            return sum(len(loaded.pool) for loaded in self._models)
 
     # Documents.
 
     @contextmanager
-    def _cutting(self, resident: LoadedModel) -> Iterator[None]:
+    def _cutting(self, loaded: LoadedModel) -> Iterator[None]:
         with self._changed:
-            resident.cutting += 1
+            loaded.cutting += 1
         try:
             yield
         finally:
             with self._changed:
-                resident.cutting -= 1
+                loaded.cutting -= 1
                 self._changed.notify_all()
 
-    def _begin(self, resident: LoadedModel, ticket: Ticket, documents: Sequence[TicketText]) -> bool:
+    def _begin(self, loaded: LoadedModel, ticket: Ticket, documents: Sequence[TicketText]) -> bool:
         """Cut texts and put their windows into the pool. Return False if the engine has stopped."""
         begun: list[tuple[TicketText, list[int]]] = []
-        cuts = cut_each(resident.recipe, resident.backend, [document.text for document in documents])
+        cuts = cut_each(loaded.recipe, loaded.backend, [document.text for document in documents])
         for document, windows in zip(documents, cuts, strict=True):
             if isinstance(windows, Exception):
-                self._settle(resident, document, document.uncut(windows))
+                self._settle(loaded, document, document.uncut(windows))
             else:
                 begun.append((document, document.begin(document.text, windows)))
         with self._changed:
-            if self._residents.stopping or resident.withdrawn:
+            if self._models.stopping or loaded.withdrawn:
                 return False
             if not ticket.complete:
-                resident.tickets.add(ticket)
-            self._enqueue(resident, begun)
+                loaded.tickets.add(ticket)
+            self._enqueue(loaded, begun)
         for document, wanted in begun:
             if not wanted:  # nothing to compute: only rules and dots
-                self._conclude(resident, document)
+                self._conclude(loaded, document)
         return True
 
-    def _enqueue(self, resident: LoadedModel, begun: Sequence[tuple[TicketText, Sequence[int]]]) -> None:
+    def _enqueue(self, loaded: LoadedModel, begun: Sequence[tuple[TicketText, Sequence[int]]]) -> None:
         """Put documents' windows into the pool. The caller holds the lock."""
         items: list[Item[Owner]] = []
         for document, wanted in begun:
@@ -181,45 +181,45 @@ class Engine:
                 encoded = document.windows[index].encoded
                 assert encoded is not None
                 items.append(Item(next(self._arrivals), encoded, (document, index)))
-        resident.pool.add(items)
+        loaded.pool.add(items)
         self._changed.notify_all()
 
     def _drop(self, ticket: Ticket) -> None:
         with self._changed:
-            for resident in self._residents:
-                if ticket in resident.tickets:
-                    resident.tickets.discard(ticket)
-                    resident.pool.discard(lambda owner: owner[0].ticket is ticket)
+            for loaded in self._models:
+                if ticket in loaded.tickets:
+                    loaded.tickets.discard(ticket)
+                    loaded.pool.discard(lambda owner: owner[0].ticket is ticket)
             self._changed.notify_all()
 
-    def _receive(self, resident: LoadedModel, item: Item[Owner], output: Output) -> None:
+    def _receive(self, loaded: LoadedModel, item: Item[Owner], output: Output) -> None:
         document, index = item.owner
-        if resident.journaled:
+        if loaded.journaled:
             document.ticket.note_journaled(document.content_id, item.encoded)
         if document.receive(index, output):
-            self._conclude(resident, document)
+            self._conclude(loaded, document)
         else:
             document.ticket.advance(document.position, document.computed)
 
-    def _conclude(self, resident: LoadedModel, document: TicketText) -> None:
+    def _conclude(self, loaded: LoadedModel, document: TicketText) -> None:
         """Settle a document whose round is computed, or begin its next round."""
-        result = document.finish(resident.recipe, resident.checks)
+        result = document.finish(loaded.recipe, loaded.checks)
         if isinstance(result, Again):
-            (windows,) = cut_each(resident.recipe, resident.backend, [result.text])
+            (windows,) = cut_each(loaded.recipe, loaded.backend, [result.text])
             if isinstance(windows, Exception):
                 result = document.uncut(windows)
             else:
                 wanted = document.begin(result.text, windows)
                 with self._changed:
                     if not document.ticket.dropped:
-                        self._enqueue(resident, [(document, wanted)])
+                        self._enqueue(loaded, [(document, wanted)])
                 return
-        self._settle(resident, document, result)
+        self._settle(loaded, document, result)
 
-    def _settle(self, resident: LoadedModel, document: TicketText, outcome: Outcome) -> None:
+    def _settle(self, loaded: LoadedModel, document: TicketText, outcome: Outcome) -> None:
         ticket = document.ticket
         ticket.settle(document.position, outcome)
         if ticket.complete:
             with self._changed:
-                resident.tickets.discard(ticket)
+                loaded.tickets.discard(ticket)
                 self._changed.notify_all()

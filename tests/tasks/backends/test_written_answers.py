@@ -76,7 +76,7 @@ def test_every_window_of_a_long_text_is_asked_and_the_first_answer_is_kept(
 ) -> None:
     text = " ".join(descriptions[:3])
     spec = bench.spec("answer", str(t5), question=QUESTIONS, max_new_tokens=NEW_TOKENS, window_tokens=60)
-    with bench.engine._residents.hold(spec) as loaded:
+    with bench.engine._models.hold(spec) as loaded:
         (windows,) = loaded.recipe.cut([text], loaded.backend)
     tokens = [window.encoded.tokens for window in windows if window.encoded is not None]
     assert max(tokens) <= 60

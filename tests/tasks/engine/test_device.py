@@ -23,10 +23,10 @@ def test_a_model_whose_server_is_away_leaves_while_another_waits_for_its_room() 
             pass
 
     def withdraw() -> None:
-        cache.withdraw(resident, ServerAway("no answer"))
+        cache.withdraw(loaded, ServerAway("no answer"))
 
-    with cache.hold(spec_of("away")) as resident:
-        resident.tickets.add(ticket)
+    with cache.hold(spec_of("away")) as loaded:
+        loaded.tickets.add(ticket)
         opening = threading.Thread(target=open_other, daemon=True)
         opening.start()
         until(cache._opening.locked, "the other model waits for room")

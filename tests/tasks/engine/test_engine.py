@@ -155,7 +155,7 @@ def test_a_drain_finishes_the_batch_on_the_device_and_takes_no_other(engine_of: 
     assert gate.reached.wait(WAIT_S)
     draining = threading.Thread(target=engine.drain)
     draining.start()
-    while engine.error is None and not engine._residents.stopping:
+    while engine.error is None and not engine._models.stopping:
         pass
     gate.open.set()
     draining.join(WAIT_S)

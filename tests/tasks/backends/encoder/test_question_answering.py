@@ -142,7 +142,7 @@ def test_answers_are_those_of_transformers_for_every_architecture(
         outcomes = bench.run(spec, lines)
         assert_same(wanted, lines, outcomes)
         assert bench.engine.runtime(spec)["backend"] == backend
-        with bench.engine._residents.hold(spec) as loaded:
+        with bench.engine._models.hold(spec) as loaded:
             opened: Any = loaded.backend
             if isinstance(opened, EncoderBackend) and backend == "transformers":
                 assert (opened._model.encoder is None) is (name in classifiers.WHOLE)

@@ -72,7 +72,7 @@ def test_every_pair_of_a_long_text_fits_the_model_and_windows_are_combined(
     for aggregate in ("mean", "max"):
         spec = bench.spec("classify", str(folder), labels=TOPICS, window_tokens=64, aggregate=aggregate)
         (outcome,) = bench.run(spec, [text])
-        with bench.engine._residents.hold(spec) as loaded:
+        with bench.engine._models.hold(spec) as loaded:
             (windows,) = loaded.recipe.cut([text], loaded.backend)
         tokens = [one.encoded.tokens for one in windows if isinstance(one.encoded, Encoded)]
         assert max(tokens) <= 64
