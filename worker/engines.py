@@ -23,8 +23,8 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.extras import LOCAL
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
-from docmill.tasks.engine.documents import cut_each
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.engine.tickets import cut_each
 from docmill.tasks.errors import CannotServe, ServerUnreachable
 from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning

@@ -27,7 +27,7 @@ from docmill.tasks.backends.registry import Offer
 from docmill.tasks.backends.tokens import TokenCoder
 from docmill.tasks.backends.weightless import NullBackend, PatternsBackend
 from docmill.tasks.batching import Budget, Item, Pool
-from docmill.tasks.engine.documents import cut_each
+from docmill.tasks.engine.tickets import cut_each
 from docmill.tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, NotInstalled, Unsuited
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families, weightless

@@ -17,7 +17,7 @@ from docmill.tasks.backends import Backend, Journaled, Waiting
 from docmill.tasks.backends.static import failure
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.checks import Checks
-from docmill.tasks.engine.documents import Ticket, TicketText
+from docmill.tasks.engine.tickets import Ticket, TicketText
 from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped, ServerAway, TaskError
 from docmill.tasks.kinds import Recipe
 from docmill.tasks.outputs import Generated, Output, Several

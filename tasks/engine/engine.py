@@ -26,7 +26,7 @@ from docmill.tasks.engine.device import (
     OnBatch,
     Owner,
 )
-from docmill.tasks.engine.documents import Ticket, TicketText, cut_each
+from docmill.tasks.engine.tickets import Ticket, TicketText, cut_each
 from docmill.tasks.errors import EngineStopped
 from docmill.tasks.kinds.base import Again
 from docmill.tasks.outputs import Output
@@ -91,16 +91,16 @@ class Engine:
         """
         with self._models.hold(spec) as loaded:
             ticket = Ticket([content_id for content_id, _ in texts], self._drop, traceparent)
-            documents = [
+            entries = [
                 TicketText(ticket, position, content_id, text) for position, (content_id, text) in enumerate(texts)
             ]
-            for document in documents:
-                if not document.text.strip():
-                    ticket.settle(document.position, document.skipped())
-            documents = [document for document in documents if document.text.strip()]
+            for entry in entries:
+                if not entry.text.strip():
+                    ticket.settle(entry.position, entry.skipped())
+            entries = [entry for entry in entries if entry.text.strip()]
             with self._cutting(loaded):
-                for start in range(0, len(documents), PORTION_TEXTS):
-                    if not self._begin(loaded, ticket, documents[start : start + PORTION_TEXTS]):
+                for start in range(0, len(entries), PORTION_TEXTS):
+                    if not self._begin(loaded, ticket, entries[start : start + PORTION_TEXTS]):
                         if start == 0:
                             raise EngineStopped
                         break
@@ -140,7 +140,7 @@ class Engine:
         with self._changed:
             return sum(len(loaded.pool) for loaded in self._models)
 
-    # Documents.
+    # Texts.
 
     @contextmanager
     def _cutting(self, loaded: LoadedModel) -> Iterator[None]:
@@ -153,34 +153,34 @@ class Engine:
                 loaded.cutting -= 1
                 self._changed.notify_all()
 
-    def _begin(self, loaded: LoadedModel, ticket: Ticket, documents: Sequence[TicketText]) -> bool:
+    def _begin(self, loaded: LoadedModel, ticket: Ticket, entries: Sequence[TicketText]) -> bool:
         """Cut texts and put their windows into the pool. Return False if the engine has stopped."""
         begun: list[tuple[TicketText, list[int]]] = []
-        cuts = cut_each(loaded.recipe, loaded.backend, [document.text for document in documents])
-        for document, windows in zip(documents, cuts, strict=True):
+        cuts = cut_each(loaded.recipe, loaded.backend, [entry.text for entry in entries])
+        for entry, windows in zip(entries, cuts, strict=True):
             if isinstance(windows, Exception):
-                self._settle(loaded, document, document.uncut(windows))
+                self._settle(loaded, entry, entry.uncut(windows))
             else:
-                begun.append((document, document.begin(document.text, windows)))
+                begun.append((entry, entry.begin(entry.text, windows)))
         with self._changed:
             if self._models.stopping or loaded.withdrawn:
                 return False
             if not ticket.complete:
                 loaded.tickets.add(ticket)
             self._enqueue(loaded, begun)
-        for document, wanted in begun:
+        for entry, wanted in begun:
             if not wanted:  # nothing to compute: only rules and dots
-                self._conclude(loaded, document)
+                self._conclude(loaded, entry)
         return True
 
     def _enqueue(self, loaded: LoadedModel, begun: Sequence[tuple[TicketText, Sequence[int]]]) -> None:
-        """Put documents' windows into the pool. The caller holds the lock."""
+        """Put texts' windows into the pool. The caller holds the lock."""
         items: list[Item[Owner]] = []
-        for document, wanted in begun:
+        for entry, wanted in begun:
             for index in wanted:
-                encoded = document.windows[index].encoded
+                encoded = entry.windows[index].encoded
                 assert encoded is not None
-                items.append(Item(next(self._arrivals), encoded, (document, index)))
+                items.append(Item(next(self._arrivals), encoded, (entry, index)))
         loaded.pool.add(items)
         self._changed.notify_all()
 
@@ -193,32 +193,32 @@ class Engine:
             self._changed.notify_all()
 
     def _receive(self, loaded: LoadedModel, item: Item[Owner], output: Output) -> None:
-        document, index = item.owner
+        entry, index = item.owner
         if loaded.journaled:
-            document.ticket.note_journaled(document.content_id, item.encoded)
-        if document.receive(index, output):
-            self._conclude(loaded, document)
+            entry.ticket.note_journaled(entry.content_id, item.encoded)
+        if entry.receive(index, output):
+            self._conclude(loaded, entry)
         else:
-            document.ticket.advance(document.position, document.computed)
+            entry.ticket.advance(entry.position, entry.computed)
 
-    def _conclude(self, loaded: LoadedModel, document: TicketText) -> None:
-        """Settle a document whose round is computed, or begin its next round."""
-        result = document.finish(loaded.recipe, loaded.checks)
+    def _conclude(self, loaded: LoadedModel, entry: TicketText) -> None:
+        """Settle a text whose round is computed, or begin its next round."""
+        result = entry.finish(loaded.recipe, loaded.checks)
         if isinstance(result, Again):
             (windows,) = cut_each(loaded.recipe, loaded.backend, [result.text])
             if isinstance(windows, Exception):
-                result = document.uncut(windows)
+                result = entry.uncut(windows)
             else:
-                wanted = document.begin(result.text, windows)
+                wanted = entry.begin(result.text, windows)
                 with self._changed:
-                    if not document.ticket.dropped:
-                        self._enqueue(loaded, [(document, wanted)])
+                    if not entry.ticket.dropped:
+                        self._enqueue(loaded, [(entry, wanted)])
                 return
-        self._settle(loaded, document, result)
+        self._settle(loaded, entry, result)
 
-    def _settle(self, loaded: LoadedModel, document: TicketText, outcome: Outcome) -> None:
-        ticket = document.ticket
-        ticket.settle(document.position, outcome)
+    def _settle(self, loaded: LoadedModel, entry: TicketText, outcome: Outcome) -> None:
+        ticket = entry.ticket
+        ticket.settle(entry.position, outcome)
         if ticket.complete:
             with self._changed:
                 loaded.tickets.discard(ticket)

@@ -23,8 +23,8 @@ from docmill.storage.leases import maintenance, shards
 from docmill.storage.pipelines import pipelines
 from docmill.tasks.backends.devices import Memory
 from docmill.tasks.engine import documents
-from docmill.tasks.engine.documents import Ticket
 from docmill.tasks.engine.engine import Counters
+from docmill.tasks.engine.tickets import Ticket
 from docmill.tasks.errors import CannotServe, EngineStopped
 from docmill.worker import concurrency
 from docmill.worker.errors import BrokerUnreachable

@@ -13,7 +13,7 @@ from docmill.storage.core.specs import CHECKED, DOUBTFUL, LOW_CONFIDENCE, Outcom
 from docmill.storage.steps.conditions import list_flags
 from docmill.tasks import checks, kinds
 from docmill.tasks.checks import Check, Checks, Context, all_checks
-from docmill.tasks.engine.documents import Ticket, TicketText
+from docmill.tasks.engine.tickets import Ticket, TicketText
 from docmill.tasks.kinds import Traits
 from docmill.tasks.kinds.base import Computed, Recipe
 from docmill.tasks.models.families import Direction

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from docmill.tasks.engine.device import ModelCache
-from docmill.tasks.engine.documents import Ticket
+from docmill.tasks.engine.tickets import Ticket
 from docmill.tasks.errors import ServerAway
 from tests.tasks.fakes import FakeBackend, spec_of
 from tests.worker.harness import until

@@ -21,8 +21,8 @@ from docmill.tasks import kinds
 from docmill.tasks.backends.remote import answers
 from docmill.tasks.backends.remote.requests import Counter
 from docmill.tasks.engine.backend_factory import open_backend
-from docmill.tasks.engine.documents import Ticket
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.engine.tickets import Ticket
 from docmill.tasks.errors import CannotServe, EngineStopped
 from docmill.tasks.models.weightless import Server
 from docmill.tasks.specs import pinning
