@@ -22,7 +22,7 @@ from docmill.storage.errors import StorageError
 from docmill.storage.leases import maintenance, shards
 from docmill.storage.pipelines import pipelines
 from docmill.tasks.backends.devices import Memory
-from docmill.tasks.engine import documents
+from docmill.tasks.engine import tickets
 from docmill.tasks.engine.engine import Counters
 from docmill.tasks.engine.tickets import Ticket
 from docmill.tasks.errors import CannotServe, EngineStopped
@@ -349,7 +349,7 @@ def on_virtual_time(fleet: Fleet) -> Iterator[None]:
         maintenance_thread: ("time",),
         concurrency: ("threading",),
         device: ("time", "threading", "platform", "os"),
-        documents: ("threading",),
+        tickets: ("threading",),
         enqueue: ("time", "uuid"),
     }
     own = Namespace(stdin=Namespace())
