@@ -1,11 +1,10 @@
 """The parts that every kind of task has: its declaration, and the recipe that cuts a text and joins its outputs.
 
-The flags of an outcome that recipes raise. The reading of a document has flags of its own, and so have the checks of
-outputs (``tasks.checks``).
+Recipes raise these flags. Readers and checks (``tasks.checks``) raise others.
 
 ``windowed``
-    translate: a paragraph was longer than the model's window, and was computed in several windows. embed, sparse,
-    generate, classify, entities, redact, extract, answer: the text was. summarize by sentences: a sentence was.
+    A paragraph (translate), a sentence (summarize by sentences) or the text (other kinds) was longer than the model's
+    window.
 ``reduced``
     summarize: the text was longer than the window; the summaries of its windows were summarized again.
 ``not_reduced``
@@ -234,12 +233,19 @@ class TaskKind:
     """The declaration of a kind of task: one module in ``tasks.kinds``, and one line in its registry.
 
     ``name``: the name of the task, and of its lane.
+    ``summary``: one sentence for the help.
+    ``options``: the pydantic model of its options.
+    ``output``: the type of output.
+    ``recipe``: returns the recipe of a spec.
     ``verb``: the task as a verb, where the name is none.
-    ``example``: the source and the options of the command that its help shows.
     ``families``: the families of models that can do the task, each with its head. A kind without any needs no model.
     ``params``: checks the options against the model, and returns the parameters that the spec has beyond the options.
     Raises BadOption.
+    ``example``: the source and the options of the command that its help shows.
+    ``default_model``: for a job that names none.
     ``other_models``: two models of the hub for texts that the default model does not know.
+    ``built_in``: the words that tell a model to do the task.
+    ``shard``: the bounds of a shard.
     ``sample_texts``: the number of texts that a dry run computes.
     ``null_words``: the number of words of a text that the null model repeats; None is all of them.
     ``headless_with``: an option with which an encoder without the trained head does the task too.
