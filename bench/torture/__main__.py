@@ -135,10 +135,11 @@ def write(target: Path, found: Mapping[str, Any]) -> None:
     page = target.with_suffix(".md")
     notes = page.read_text().partition("## Notes")[2] if page.exists() else "\n"
     tools: Mapping[str, Any] = found["tools"]
+    fewer = "" if found["few"] == found["texts"] else f" in the first three rows, {found['few']:,} in the others"
     said = [
         "# The torture table\n",
         f"{described(found)}\n",
-        f"{found['texts']:,} texts in the first three rows, {found['few']:,} in the others. A cell has the texts "
+        f"{found['texts']:,} texts{fewer}. A cell has the texts "
         "that are **lost / doubled / recomputed** in the end. ¹: the user has to give the same command again. ²: "
         "even then something has to be repaired by hand. ³: it hung, and was killed.\n",
         _row("", tools),
