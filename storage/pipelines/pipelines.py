@@ -201,11 +201,11 @@ _ANY_OPEN = select(PipelineRun.id).where(PipelineRun.finished_at.is_(None)).limi
 
 
 def hand_out(database: Database, *, again: bool = True) -> list[int]:
-    """The runs that a worker has to take further, for the caller to send: their ids.
+    """Return the ids of the runs that a worker has to take further, for the caller to send.
 
-    Those that are due and wait for no earlier one, those whose reader let its lease lapse, and those whose job has
-    ended, unless somebody writes their output. With `again` also those that were handed out a while ago: nobody
-    heard of them. A run by hand that was cut off is over.
+    Those that are due and wait for no earlier one, those whose reader let its lease lapse, those whose job a late
+    reader reopened, and those whose job has ended, unless somebody writes their output. With `again` also those that
+    were handed out a while ago: nobody heard of them. A run by hand that was cut off is over.
     """
     unheard_s = HAND_AGAIN_S if again else math.inf
 
@@ -218,6 +218,7 @@ def hand_out(database: Database, *, again: bool = True) -> list[int]:
 
 _END_LAPSED = _END_CUT_OFF.where(PipelineRun.lease_until < db_now())
 _JOB_ENDED = select(Job.id).where(Job.id == PipelineRun.job_id, Job.state.not_in(UNFINISHED)).exists()
+_JOB_WAITS = select(Job.id).where(Job.id == PipelineRun.job_id, Job.state != "running").exists()  # ended, or reopened
 _earlier = PipelineRun.__table__.alias().c
 _IS_FIRST = ~(
     select(_earlier.id)
@@ -237,7 +238,7 @@ _HAND_OUT = (
         or_(
             and_(PipelineRun.state == "due", _IS_FIRST),
             PipelineRun.state == "reading",
-            and_(PipelineRun.state == "running", _JOB_ENDED),
+            and_(PipelineRun.state == "running", _JOB_WAITS),
         ),
     )
     .values(handed_at=db_now())
@@ -255,12 +256,13 @@ def holds_job() -> ColumnElement[bool]:
 def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | None:
     """Take a run further under a lease; None for one that is over, that another holds, or whose job goes on.
 
-    One that is due is being read from now on.
+    The source of one that is due is being read from now on. So is that of one whose job was reopened: a reader that
+    had lost its lease added documents after another one had read to the end.
     """
-    may = or_(PipelineRun.state.in_(["due", "reading"]), and_(PipelineRun.state == "running", _JOB_ENDED))
+    may = or_(PipelineRun.state.in_(["due", "reading"]), and_(PipelineRun.state == "running", _JOB_WAITS))
     free = update(PipelineRun).where(PipelineRun.id == run_id, _IS_FREE, PipelineRun.finished_at.is_(None), may)
     values = {
-        "state": case((PipelineRun.state == "running", "running"), else_="reading"),
+        "state": case((and_(PipelineRun.state == "running", _JOB_ENDED), "running"), else_="reading"),
         "handed_at": db_now(),
         "owner": owner,
         "lease_until": db_now() + lease_s,

@@ -11,13 +11,15 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, db_now
 from docmill.storage.deletion import removal
 from docmill.storage.errors import LeaseLost, NotFound
+from docmill.storage.ingest import ingest
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.pipelines.pipelines import Run
 from docmill.storage.results.results import failures, results
+from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import at_once, numbered, read
+from tests.storage.builders import at_once, numbered, read, records
 from tests.storage.steps.test_steps import STEPS, Fleet, finished, pipeline
 
 DAILY = {"cron": "30 3 * * *", "timezone": "UTC", "overlap": "skip"}
@@ -221,6 +223,20 @@ def test_a_run_is_handed_out_once_more_when_its_job_has_ended(database: Database
     pipelines.note(database, run, "done")
     assert try_take(database, run_id) is None
     assert not pipelines.note(database, run, "failed"), "what has ended has ended"
+
+
+def test_a_source_is_read_again_if_a_late_reader_reopened_the_job(database: Database) -> None:
+    run_id = fired(database)
+    take(database, run_id, "w1")
+    late = jobs.open_job(database, pipeline())
+    lapse(database)
+    job = read(database, pipeline(), numbered(3))
+    assert job.id == late.id
+    pipelines.note(database, take(database, run_id, "w2"), "running", job_id=job.id)
+    ingest.add(database, late, records(numbered(1, 3), 3))
+    assert pipelines.hand_out(database) == [run_id]
+    run = take(database, run_id, "w3")
+    assert (run.state, run.job_id) == ("reading", job.id)
 
 
 def test_a_run_that_was_handed_out_twice_is_left_alone_while_its_job_goes_on(database: Database) -> None:
