@@ -7,7 +7,7 @@ character counts as a word.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -99,6 +99,11 @@ def split(text: str) -> list[str]:
 def folded(text: str) -> tuple[str, ...]:
     """Return the words of a text without the difference between capital and small letters."""
     return words(text) if text.islower() else tuple(map(str.casefold, words(text)))
+
+
+def ngrams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    """Yield each ``n`` words that follow one another."""
+    return zip(*(words[place:] for place in range(n)), strict=False)
 
 
 def has_words(text: str) -> bool:

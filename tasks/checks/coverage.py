@@ -22,6 +22,7 @@ from docmill.tasks.checks.base import (
     has_words,
     letters,
     letters_of,
+    ngrams,
     quoted,
     span,
     split,
@@ -91,7 +92,8 @@ def find_missing(source_text: str, output: str, context: Context) -> Iterator[Fi
         return
     if len(kept) == len(written) and letters(output) >= _SHORT * ratio * letters(source_text):
         return
-    before, after = ([_Sentence.of(text) for text in texts] for texts in (written, kept))
+    before = [_Sentence.of(source_text[start:end]) for start, end in written]
+    after = [_Sentence.of(output[start:end]) for start, end in kept]
     times_said = Counter(beginning for sentence in before for beginning in sentence.beginnings)
     said = frozenset().union(*(sentence.beginnings for sentence in after))
     for place in _lost(before, after, _LONGER * ratio):
@@ -99,21 +101,13 @@ def find_missing(source_text: str, output: str, context: Context) -> Iterator[Fi
         own = {beginning for beginning in sentence.beginnings if times_said[beginning] == 1}
         if sentence.letters >= _LEAST_LETTERS_OF_SENTENCE and len(own & said) < max(1, _SAID * len(own)):
             evidence = f"Sentence {place + 1} of the input is not in the output: {quoted(sentence.text)}"
-            yield Finding(MISSING, evidence, lost=_place(source_text, place))
+            yield Finding(MISSING, evidence, lost=written[place])
 
 
-def _sentences(text: str) -> list[str]:
-    stretches = (text[sentence.start : sentence.end] for sentence in sentences(text))
-    return [sentence for sentence in stretches if has_words(sentence)]
-
-
-def _place(text: str, number: int) -> tuple[int, int]:
-    """Return where the sentence with this number stands in a text, from 0 and without those that have no letters."""
-    return [
-        (sentence.start, sentence.end)
-        for sentence in sentences(text)
-        if has_words(text[sentence.start : sentence.end])
-    ][number]
+def _sentences(text: str) -> list[tuple[int, int]]:
+    """Return the places of a text's sentences, without those that have no words."""
+    places = ((sentence.start, sentence.end) for sentence in sentences(text))
+    return [(start, end) for start, end in places if has_words(text[start:end])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,20 +248,16 @@ def _copied(
     source_words: Sequence[str], output: Sequence[str], written: Sequence[str]
 ) -> tuple[int, int, tuple[int, int]]:
     """Return the number of an output's ordinary words, of those in runs of the input, and the longest run."""
-    runs = set(_runs(source_words))
-    if runs.isdisjoint(_runs(output)):
+    runs = set(ngrams(source_words, _RUN_WORDS))
+    if runs.isdisjoint(ngrams(output, _RUN_WORDS)):
         return 0, 0, (0, 0)
     covered = bytearray(len(output))
-    for place, run in enumerate(_runs(output)):
+    for place, run in enumerate(ngrams(output, _RUN_WORDS)):
         if run in runs:
             covered[place : place + _RUN_WORDS] = b"\1" * _RUN_WORDS
     ordinary = [word == two and not _CODE.search(word) for word, two in zip(written, output, strict=True)]
     copied = sum(1 for is_covered, is_ordinary in zip(covered, ordinary, strict=True) if is_covered and is_ordinary)
     return sum(ordinary), copied, _longest(covered)
-
-
-def _runs(of: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    return zip(*(of[place:] for place in range(_RUN_WORDS)), strict=False)
 
 
 def _longest(covered: bytearray) -> tuple[int, int]:

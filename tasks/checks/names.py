@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import Enum, auto
@@ -390,7 +390,10 @@ class Text:
 
     @cached_property
     def is_english(self) -> bool:
-        return is_english(words(self.text))
+        """True if most words are ordinary English ones, of those in small letters."""
+        small = [word for word in words(self.text) if word.islower() and word.isalpha() and len(word) > 2]
+        known = _known()
+        return len(small) >= _LEAST_WORDS and sum(word in known for word in small) >= _MOSTLY * len(small)
 
     def has_small(self, name: WrittenName) -> bool:
         """Return True for a capitalized word that stands in the text in small letters, too: it is no name."""
@@ -430,7 +433,7 @@ class Text:
 
     def has_spelling(self, name: str) -> bool:
         """Return True if the text has the name as its own language spells it."""
-        return not self.words.isdisjoint(spellings(name))
+        return not self.words.isdisjoint(_SPELLINGS.get(name, ()))
 
     def has_form(self, name: str, alike: float = _ALIKE) -> bool:
         """Return True if a word of the text is a form of the name."""
@@ -526,11 +529,6 @@ _SPELLINGS = {word: group for group in _GROUPS for word in group}
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
-def spellings(name: str) -> frozenset[str]:
-    """Return how languages spell a name or acronym, in small letters; nothing for a name that is not listed."""
-    return _SPELLINGS.get(name, frozenset())
-
-
 @cache
 def counterparts(source: str | None, target: str | None) -> Mapping[str, frozenset[str]]:
     """Return the other language's words for places, languages, months and days, by those of one, in small letters."""
@@ -591,13 +589,6 @@ def is_ordinary(word: str) -> bool:
     return word in known or any(
         word.endswith(ending) and word.removesuffix(ending) + instead in known for ending, instead in _ENDINGS
     )
-
-
-def is_english(written: Sequence[str]) -> bool:
-    """Return True if most of these words of a text are ordinary English ones, of those in small letters."""
-    small = [word for word in written if word.islower() and word.isalpha() and len(word) > 2]
-    known = _known()
-    return len(small) >= _LEAST_WORDS and sum(word in known for word in small) >= _MOSTLY * len(small)
 
 
 @cache

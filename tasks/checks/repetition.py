@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import eq
 
-from docmill.tasks.checks.base import Check, Context, Finding, folded, is_unspaced, quoted, span
+from docmill.tasks.checks.base import Check, Context, Finding, folded, is_unspaced, ngrams, quoted, span
 
 FLAG = "repetition"
 # The same words so often one after the other are a loop; longer phrases and sentences need two times.
@@ -69,7 +69,7 @@ def _repeats(words: Sequence[str]) -> bool:
     """Return False if there can be no loop: no one or two words stand twice in a row, and no three twice."""
     if any(map(eq, words, words[1:])) or b"\1\1" in bytes(map(eq, words, words[2:])):
         return True
-    threes = list(_phrases(words, 3))
+    threes = list(ngrams(words, 3))
     return len(set(threes)) < len(threes)
 
 
@@ -84,7 +84,7 @@ def _loops(words: Sequence[str]) -> Iterator[_Loop]:
     """
     last: dict[tuple[str, ...], int] = {}
     period = begun = 0
-    for place, three in enumerate(_phrases(words, 3)):
+    for place, three in enumerate(ngrams(words, 3)):
         if three[0] == three[1] == three[2] and not three[0].isdecimal():
             yield _Loop(place, place + 2, 1)
         distance = place - last.get(three, place)
@@ -98,12 +98,9 @@ def _loops(words: Sequence[str]) -> Iterator[_Loop]:
 def _ended(begun: int, end: int, period: int) -> Iterator[_Loop]:
     """Yield the words that repeat at one distance from ``begun`` to before ``end``, if they are enough for a loop."""
     loop = _Loop(begun - period, end + 1, period or 1)
-    if period and loop.times >= _least(period):
+    least = 2 if period >= _LONG_WORDS else _TIMES
+    if period and loop.times >= least:
         yield loop
-
-
-def _least(period: int) -> int:
-    return 2 if period >= _LONG_WORDS else _TIMES
 
 
 def _phrase(source_text: str, output: str, words: Sequence[str]) -> Finding | None:
@@ -112,17 +109,13 @@ def _phrase(source_text: str, output: str, words: Sequence[str]) -> Finding | No
     length = _PHRASE_WORDS if spaced else _PHRASE_CHARACTERS
     if len(words) < length + _OFTEN:
         return None
-    counts = Counter(_phrases(words, length))
+    counts = Counter(ngrams(words, length))
     phrase, count = counts.most_common(1)[0]
-    if count <= _OFTEN or count <= max(Counter(_phrases(folded(source_text), length)).values(), default=0):
+    if count <= _OFTEN or count <= max(Counter(ngrams(folded(source_text), length)).values(), default=0):
         return None
-    first = next(place for place, other in enumerate(_phrases(words, length)) if other == phrase)
+    first = next(place for place, other in enumerate(ngrams(words, length)) if other == phrase)
     start, end = span(output, first, first + length - 1)
     return Finding(FLAG, f"{quoted(output[start:end])} occurs {count} times.", start, end)
-
-
-def _phrases(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[place:] for place in range(length)), strict=False)
 
 
 def _characters(source_text: str, output: str) -> Iterator[Finding]:
