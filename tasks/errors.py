@@ -15,6 +15,7 @@
     │   ├── ServerUnreachable
     │   └── Unsuited
     ├── BadOption
+    ├── BadSchema
     ├── PromptTooLong
     ├── OutOfMemory
     ├── DeviceLost

@@ -17,7 +17,7 @@ from referencing import Registry
 from docmill.storage.core.normalize import normalize_json
 from docmill.storage.extras import LOCAL
 from docmill.storage.json_values import Json
-from docmill.tasks.errors import nearly
+from docmill.tasks.errors import TaskError, nearly
 from docmill.tasks.schemas import (
     NAMED,
     ONE,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 
-class BadSchema(ValueError):
+class BadSchema(TaskError):
     """A schema that is none, or that no model can be held to; the message ends a sentence about the schema."""
 
 
@@ -236,8 +236,6 @@ def read(schema: object) -> str:
         )
     except RecursionError as error:
         raise BadSchema("is nested too deep") from error
-    except BadSchema:
-        raise
     except (ValueError, TypeError) as error:
         raise BadSchema(f"is not JSON: {error}") from error
 
@@ -369,10 +367,9 @@ def _check_grammar(schema: Schema) -> None:
     """
     if not LOCAL.is_installed:
         return
-    said = problem(schema)
-    if said is not None:
-        place, inner_said = _find_place(schema) or ((), said)
-        raise BadSchema(f"cannot be kept at {pointer(place)}: {_in_our_words(inner_said)}")
+    if (said := problem(schema)) is not None:
+        place, said = _find_place(schema, said)
+        raise BadSchema(f"cannot be kept at {pointer(place)}: {_in_our_words(said)}")
     text = shortest(schema)
     if text is None:
         raise BadSchema("allows no record that ends: does a required property contain itself?")
@@ -395,13 +392,11 @@ def _in_our_words(said: str) -> str:
     return said
 
 
-def _find_place(root: Schema) -> tuple[SchemaPath, str] | None:
-    """Return the innermost schema of which no grammar can be made by itself, and the reason."""
+def _find_place(root: Schema, said: str) -> tuple[SchemaPath, str]:
+    """Return the innermost schema that makes no grammar by itself, and the reason. ``said`` is the root's."""
     shared = {key: root[key] for key in ("$defs", "definitions", "$schema") if key in root}
-    innermost = None
+    innermost: tuple[SchemaPath, str] = (), said
     for place, inner in walk(root):
-        if place[:1] in {("$defs",), ("definitions",)} and len(place) < 2:
-            continue
-        if (innermost is None or len(place) > len(innermost[0])) and (said := problem({**shared, **inner})):
-            innermost = place, said
+        if len(place) > len(innermost[0]) and (inner_said := problem({**shared, **inner})):
+            innermost = place, inner_said
     return innermost
