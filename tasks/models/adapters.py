@@ -92,13 +92,11 @@ def require_whole(name: str, folder: Path) -> None:
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes in a safetensors file by the names that weights have in the base model."""
-    with path.open("rb") as file:
-        start = file.read(weights.LENGTH_BYTES)
-        header = start + file.read(weights.header_end(start) - len(start))
+    _, tensors = weights.read_header(path)
     try:
         return {
             name.removeprefix(_PREFIX).replace(_BASE_LAYER, "."): tuple(tensor["shape"])
-            for name, tensor in weights.tensors_of(header).items()
+            for name, tensor in tensors.items()
         }
     except (LookupError, TypeError) as error:
         raise ModelCorrupt(f"{path} is no safetensors file.") from error

@@ -27,8 +27,7 @@ class Family(StrEnum):
 MULTILINGUAL = frozenset({"m2m_100", "mbart", "nllb-moe", "nllb_moe", "seamless_m4t", "plbart"})
 # Models that are told what to do by words at the start of their input.
 PREFIXED = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
-# Relative positions: the config's length is the one of training, and the model reads longer texts.
-RELATIVE = PREFIXED
+# Their positions are relative: the config's length is the one of training, and they read longer texts.
 # Position ids start after the padding index, so that two of the positions are never used.
 OFFSET = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "data2vec-text"})
 
@@ -110,7 +109,7 @@ def window_limit(config: Mapping[str, Any], *others: int | None) -> int:
     """
     limits = [limit for limit in others if limit is not None and 0 < limit < _NO_LIMIT]
     model_type = str(config.get("model_type", ""))
-    if model_type not in RELATIVE or not limits:
+    if model_type not in PREFIXED or not limits:
         positions = [config[name] for name in _POSITIONS if isinstance(config.get(name), int) and config[name] > 0]
         limits += [count - 2 if model_type in OFFSET else count for count in positions]
     return min(limits, default=OUR_LIMIT_TOKENS)
@@ -119,7 +118,7 @@ def window_limit(config: Mapping[str, Any], *others: int | None) -> int:
 def positions(config: Mapping[str, Any]) -> int | None:
     """Return the number of tokens that a model can write or hold; None if its config sets no limit."""
     config = config.get("text_config") or config
-    if str(config.get("model_type", "")) in RELATIVE:
+    if str(config.get("model_type", "")) in PREFIXED:
         return None
     named = ("max_decoder_position_embeddings", "max_target_positions", *_POSITIONS)
     return next((config[name] for name in named if isinstance(config.get(name), int) and config[name] > 0), None)

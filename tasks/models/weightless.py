@@ -35,7 +35,8 @@ def config(model: str) -> dict[str, Any]:
 def revision(model: str, wanted: str | None = None) -> str:
     """Return the revision of such a model. Raises ModelCorrupt if it is not ``wanted``, and ModelNotFound."""
     if is_served(model):
-        return served_revision(model, wanted)
+        served_name(model)
+        return _REVISION if wanted is None else f"{_REVISION}:{wanted}"  # as the user states it: a server states none
     if model in _REVISIONS:
         current = _REVISIONS[model]
     else:
@@ -128,12 +129,3 @@ def served_name(model: str) -> str:
     if not name.strip():
         raise ModelNotFound(f"{SERVED_PREFIX} names no model: write {SERVED_PREFIX}NAME, as the server calls it.")
     return name
-
-
-def served_revision(model: str, wanted: str | None) -> str:
-    """Return the revision of a served model as the user states it, since a server states none.
-
-    Raises ModelNotFound.
-    """
-    served_name(model)
-    return _REVISION if wanted is None else f"{_REVISION}:{wanted}"

@@ -115,7 +115,7 @@ def _file_sha256(path: Path, cache_dir: Path) -> bytes:
 
 
 _AGAIN = "copy or download the model again"
-LENGTH_BYTES = 8  # of a safetensors header: its own length
+_LENGTH_BYTES = 8  # of a safetensors header: its own length
 MOST_HEADER_BYTES = 100_000_000  # as safetensors itself has it
 _PARSED_BYTES = 1_000_000  # of a longer JSON file only the end is looked at
 _READ = frozenset(
@@ -161,29 +161,25 @@ def _require_content(path: Path) -> None:
 def _require_safetensors(path: Path) -> None:
     """The format's own rule: 8 bytes with the header's length, the header, and as many bytes as its offsets say."""
     size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(LENGTH_BYTES)
-        if size < LENGTH_BYTES or header_end(start) > min(MOST_HEADER_BYTES, size):
-            raise ModelCorrupt(f"{path} is no whole safetensors file: {_AGAIN}.")
-        header = start + file.read(header_end(start) - LENGTH_BYTES)
     try:
-        ends = (int(tensor["data_offsets"][1]) for tensor in tensors_of(header).values())
-        expected = len(header) + max(ends, default=0)
+        header_bytes, tensors = read_header(path)
+        ends = (int(tensor["data_offsets"][1]) for tensor in tensors.values())
+        expected = header_bytes + max(ends, default=0)
     except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError) as error:
         raise ModelCorrupt(f"{path} is no safetensors file: {_AGAIN}.") from error
     if size != expected:
         raise ModelCorrupt(f"{path} has {size:,} bytes instead of {expected:,}: {_AGAIN}.")
 
 
-def header_end(start: bytes) -> int:
-    """Return where the header of a safetensors file ends, from its first bytes."""
-    return LENGTH_BYTES + int.from_bytes(start[:LENGTH_BYTES], "little")
-
-
-def tensors_of(header: bytes) -> dict[str, Any]:
-    """Return the entry of each tensor in a safetensors file's header, whose length comes first."""
-    entries: dict[str, Any] = orjson.loads(header[LENGTH_BYTES:])
-    return {name: entry for name, entry in entries.items() if name != "__metadata__"}
+def read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Return the length of a safetensors file's header, and the entry of each tensor. Raises ModelCorrupt."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        end = _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if size < _LENGTH_BYTES or end > min(MOST_HEADER_BYTES, size):
+            raise ModelCorrupt(f"{path} is no whole safetensors file: {_AGAIN}.")
+        entries: dict[str, Any] = orjson.loads(file.read(end - _LENGTH_BYTES))
+    return end, {name: entry for name, entry in entries.items() if name != "__metadata__"}
 
 
 def _require_archive(path: Path) -> None:
