@@ -21,7 +21,6 @@ from docmill.storage.outputs.output_types import Stored
 from docmill.storage.steps import choosing, lineage
 from docmill.storage.steps.choosing import as_text
 from docmill.storage.steps.jobs import require
-from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 
 PAGE = 20_000
@@ -92,13 +91,11 @@ def reviewed_step(database: Database, job_id: int, name: str | None = None) -> R
 def population(database: Database, reviewed: ReviewedStep, seed: int) -> Population:
     """Return the outputs of a step, by one pass over the job's documents in pages."""
     job = require(database, reviewed.job)
-    query, outcomes = lineage.join_outcomes(select(Document.id).select_from(Document), reviewed.way)
-    outcome = outcomes[reviewed.step.seq].c
+    query, outcome = lineage.select_done(job, reviewed.way)
     query = (
         query.join(Content, Content.id == outcome.content_id)
         .add_columns(outcome.content_id, outcome.spec_id, outcome.confidence, as_text(outcome.flags).label("flags"))
-        .add_columns(Content.sha256)
-        .where(visible(job), outcome.status == "done")
+        .add_columns(Document.id, Content.sha256)
     )
     codes: dict[str, int] = {}
     numbers = count()

@@ -190,17 +190,13 @@ def storable(outcome: Outcome) -> Outcome:
         return storable(outcome.refused(NO_JSON))
     text, in_text = (None, ()) if outcome.text is None else normalize(outcome.text)
     flags = [normalize(flag)[0] for flag in outcome.flags]
-    flags += [flag for flag in map(_of_output, sorted({*in_text, *in_data})) if flag not in flags]
+    of_output = [f"output_{flag}" for flag in sorted({*in_text, *in_data})]  # such as `output_nul_replaced`
+    flags += [flag for flag in of_output if flag not in flags]
     reason = None if outcome.reason is None else normalize(outcome.reason)[0]
     mended: dict[str, Any] = {name: _finite(getattr(outcome, name)) for name in CONFIDENCE}
     mended |= {"text": text, "data": data, "reason": reason, "flags": tuple(flags)}
     changed = {name: value for name, value in mended.items() if value != getattr(outcome, name)}
     return replace(outcome, **changed) if changed else outcome
-
-
-def _of_output(flag: str) -> str:
-    """Return the flag of an output for the `flag` of a document, such as `output_nul_replaced`."""
-    return f"output_{flag}"
 
 
 def _as_json(value: Any) -> tuple[Any, tuple[str, ...]]:

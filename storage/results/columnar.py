@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Result, Select, Text, cast, select
+from sqlalchemy import Result, Select, Text, cast
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Document, Job
@@ -67,14 +67,13 @@ def query_of(job: Job, way: Sequence[OpenStep], *, with_input: bool = False) -> 
         cast(Document.meta, Text).label("meta"),
         as_text(Document.flags).label("document_flags"),
     )
-    query, outcomes = lineage.join_outcomes(select(*of_document).select_from(Document), way)
-    outcome = outcomes[way[-1].seq].c
+    query, outcome = lineage.select_done(job, way)
     of_outcome = (
         *(outcome[name] for name in _OUTCOME),
         cast(outcome.data, Text).label("data"),
         as_text(outcome.flags).label("flags"),
     )
-    query = query.add_columns(*of_outcome).where(lineage.visible(job), outcome.status == "done")
+    query = query.add_columns(*of_document, *of_outcome)
     if with_input:
         content = Content.__table__.alias()
         query = query.add_columns(content.c.text.label("input")).join(content, content.c.id == Document.content_id)

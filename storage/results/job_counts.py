@@ -15,7 +15,7 @@ from docmill.storage.core.lookups import pages
 from docmill.storage.core.schema import Document, Job, Runtime, Shard
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.results.status import StepStatus, read_status
+from docmill.storage.results.status import read_status
 from docmill.storage.steps import lineage
 from docmill.storage.steps.choosing import as_text, is_read, selects
 from docmill.storage.steps.conditions import Doubt, flag_name, is_doubtful
@@ -55,11 +55,10 @@ def runtimes(database: Database, job_id: int) -> list[RuntimeUse]:
     with database.read() as transaction:
         steps = read_steps(transaction, job_id)
         for step in steps:
-            query, outcomes = lineage.join_outcomes(select().select_from(Document), find_way(steps, step))
-            outcome = outcomes[step.seq].c
+            query, outcome = lineage.select_done(job, find_way(steps, step))
             counted = (
                 query.add_columns(outcome.runtime_id, func.count().label("documents"))
-                .where(visible(job), outcome.status == "done", outcome.runtime_id.is_not(None))
+                .where(outcome.runtime_id.is_not(None))
                 .group_by(outcome.runtime_id)
             ).subquery()
             rows = transaction.execute(
@@ -119,12 +118,11 @@ def count_flags(database: Database, job_id: int) -> dict[str, FlagCounts]:
 
 
 def _counts(transaction: Transaction, job: Job, way: list[OpenStep]) -> FlagCounts:
-    query, outcomes = lineage.join_outcomes(select().select_from(Document), way)
-    outcome = outcomes[way[-1].seq].c
+    query, outcome = lineage.select_done(job, way)
     flags = as_text(Document.flags), as_text(outcome.flags)
     groups = transaction.execute(
         query.add_columns(flags[0].label("of_document"), flags[1].label("of_output"), func.count().label("n"))
-        .where(visible(job), outcome.status == "done", or_(*(column != _NONE for column in flags)))
+        .where(or_(*(column != _NONE for column in flags)))
         .group_by(*flags)
     )
     doubtful, by_flag = 0, Counter[str]()
@@ -183,39 +181,28 @@ def count_escalated(database: Database, job_id: int) -> dict[str, Escalated]:
             return {}
         won = {step.seq: _won(transaction, job, find_way(steps, step)) for step in steps if step.escalation}
     statuses = read_status(database, job_id).steps
-    return {
-        step.name: _escalated(step, statuses[step.seq], won[step.seq])
-        for step in steps
-        if step.escalation is not None
-    }
-
-
-def _escalated(step: OpenStep, status: StepStatus, won: tuple[int, int]) -> Escalated:
-    again = status.escalated
-    assert again is not None
-    assert step.escalation is not None
-    return Escalated(
-        first=status.spec,
-        spec=again.spec,
-        doubt=step.escalation.doubt,
-        texts=again.texts,
-        of=status.texts,
-        failed=again.failed,
-        pending=again.pending,
-        documents=won[0],
-        won=won[1],
-    )
+    counts = {}
+    for step, status in zip(steps, statuses, strict=True):
+        if step.escalation is not None and (again := status.escalated) is not None:
+            counts[step.name] = Escalated(
+                first=status.spec,
+                spec=again.spec,
+                doubt=step.escalation.doubt,
+                texts=again.texts,
+                of=status.texts,
+                failed=again.failed,
+                pending=again.pending,
+                documents=won[step.seq][0],
+                won=won[step.seq][1],
+            )
+    return counts
 
 
 def _won(transaction: Transaction, job: Job, way: list[OpenStep]) -> tuple[int, int]:
     """Return the number of documents with a result, and the number whose result is the escalation's."""
-    query, outcomes = lineage.join_outcomes(select().select_from(Document), way)
-    result = outcomes[way[-1].seq].c
-    groups = transaction.execute(
-        query.add_columns(result.spec_id, func.count().label("n"))
-        .where(visible(job), result.status == "done")
-        .group_by(result.spec_id)
-    ).all()
+    query, result = lineage.select_done(job, way)
+    query = query.add_columns(result.spec_id, func.count().label("n")).group_by(result.spec_id)
+    groups = transaction.execute(query).all()
     assert way[-1].escalation is not None
     return sum(group.n for group in groups), sum(
         group.n for group in groups if group.spec_id == way[-1].escalation.spec_id

@@ -18,7 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sqlalchemy import func, select
+from sqlalchemy import func
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document
@@ -29,7 +29,6 @@ from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import lineage
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import require
-from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.steps import find_named_way, find_way, read_steps
 from docmill.storage.writers import Target
 from docmill.storage.writers.formats import whole_file
@@ -305,13 +304,11 @@ def marks(database: Database, job_id: int, step: str | None = None) -> dict[str,
     with database.read() as transaction:
         steps = read_steps(transaction, job_id)
         for way in [find_way(steps, last) for last in steps] if step is None else [find_named_way(steps, step)]:
-            query, outcomes = lineage.join_outcomes(select().select_from(Document), way)
-            outcome = outcomes[way[-1].seq].c
+            query, outcome = lineage.select_done(job, way)
             mark = (
                 func.count().label("done"),
                 func.max(outcome.created_at).label("latest"),
                 func.max(Document.id).label("last_document"),
             )
-            query = query.add_columns(*mark).where(visible(job), outcome.status == "done")
-            by_step[way[-1].name] = transaction.execute(query).one()._asdict()
+            by_step[way[-1].name] = transaction.execute(query.add_columns(*mark)).one()._asdict()
     return by_step

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import numpy as np
-from sqlalchemy import ColumnElement, Select, case, func, or_, select, tuple_
+from sqlalchemy import Select, case, func, or_, select, tuple_
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages, read_texts
@@ -77,13 +77,8 @@ def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
     """
     job = require(database, job_id)
     step = _steps(database, job_id)[0]
-    query, outcomes = lineage.join_outcomes(select().select_from(Document), [step])
-    outcome = outcomes[step.seq].c
-    query = (
-        query.add_columns(outcome.content_id, outcome.flags)
-        .where(visible(job), outcome.status == "done")
-        .where(condition(Flagged(), as_text(outcome.flags)))
-    )
+    query, outcome = lineage.select_done(job, [step])
+    query = query.add_columns(outcome.content_id, outcome.flags).where(condition(Flagged(), as_text(outcome.flags)))
     by_content: dict[int, frozenset[str]] = {}
     with database.read() as transaction:
         for row in transaction.execute(query):
@@ -429,12 +424,8 @@ class _Wanted:
         written = [case((table.c.status == "done", as_text(table.c.flags)), else_="") for table in tables]
         return query.where(
             condition(self.flagged, as_text(Document.flags), *written, outcomes=tables),
-            or_(*(_is_done(table.c.status) for table in tables)),
+            or_(*(func.coalesce(table.c.status, "") == "done" for table in tables)),
         )
-
-
-def _is_done(status: ColumnElement[str | None]) -> ColumnElement[bool]:
-    return func.coalesce(status, "") == "done"
 
 
 def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithOutcomes]:

@@ -129,6 +129,16 @@ def join_outcomes(
     return query, tables
 
 
+def select_done(job: Job, way: Sequence[OpenStep]) -> tuple[Select[*tuple[Any, ...]], Any]:
+    """Return a query, without columns, for a job's documents that are done at the last step of a path.
+
+    Also return the columns of their outcomes there. `way` is the path, and `job` a row.
+    """
+    query, outcomes = join_outcomes(select().select_from(Document), way)
+    outcome = outcomes[way[-1].seq].c
+    return query.where(visible(job), outcome.status == "done"), outcome
+
+
 def own_of(step: OpenStep) -> ColumnElement[Any]:
     """Return the column of the documents that a step reads: their content, NULL for documents that it leaves out."""
     if step.leaves_out is None:
