@@ -157,14 +157,6 @@ def percents(counts: Sequence[int]) -> list[tuple[float, float]]:
     return places
 
 
-def merged(*values: Values) -> Mapping[str, object]:
-    """Return the values of a page and of its parts together."""
-    together: dict[str, object] = {}
-    for part in values:
-        together |= part
-    return together
-
-
 class Asset(NamedTuple):
     """A file and its media type. `mark` is a part of the hash of its bytes."""
 

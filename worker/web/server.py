@@ -21,7 +21,7 @@ from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.features import load_all
 from docmill.worker.errors import WorkerError
 from docmill.worker.web.http_server import serve
-from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Renderer, assets, merged
+from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Renderer, assets
 from docmill.worker.web.pages import jobs, outputs
 from docmill.worker.web.site import (
     HEALTH,
@@ -42,15 +42,7 @@ def serving(site: Site, host: str, port: int) -> AbstractContextManager[str]:
     return serve(make_app(site), host, port)
 
 
-PAGES: tuple[Page, ...] = (
-    *jobs.PAGES,
-    *outputs.PAGES,
-    *jobs.PIPELINE_PAGES,
-    *jobs.FLEET_PAGES,
-    *outputs.SEARCH_PAGES,
-    *load_all("pages", Page),
-)
-CHANGES: tuple[Change, ...] = (*jobs.CHANGES, *jobs.PIPELINE_CHANGES)
+PAGES: tuple[Page, ...] = (*jobs.PAGES, *outputs.PAGES, *load_all("pages", Page))
 DOCUMENT = "/jobs/{job:int}/document"  # a page that a feature may bring; others then have links to it
 FIRST = PAGES[0]  # the page at `/`
 AT_ONCE = 8  # requests that read the store, which has as many connections
@@ -70,7 +62,7 @@ def make_app(site: Site) -> ASGIApp:
 class _Application:
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._limiter: CapacityLimiter | None = None
+        self._limiter = CapacityLimiter(AT_ONCE)
         self._renderer = Renderer(
             {
                 "navigation": [(page.name, page.path) for page in PAGES if page.name is not None],
@@ -94,7 +86,7 @@ class _Application:
             Route(SIGN_OUT, self._sign_out, methods=["POST"]),
             Route(jobs.DOWNLOAD, self._download, methods=["GET"]),
             *(Route(page.path, partial(self._show, page), methods=["GET"]) for page in PAGES),
-            *(Route(change.path, partial(self._change, change), methods=["POST"]) for change in CHANGES),
+            *(Route(change.path, partial(self._change, change), methods=["POST"]) for change in jobs.CHANGES),
         ]
         return Starlette(
             routes=routes, exception_handlers={Exception: self._show_failure, HTTPException: self._show_missing}
@@ -117,7 +109,9 @@ class _Application:
         if part is not None:
             return HTMLResponse(self._renderer.part(page, part, page.parts[part](page_request)))
         reads = dict.fromkeys([page.read, *page.parts.values()])
-        values = merged({"here": page.path, "notice": notice}, *(read(page_request) for read in reads))
+        values: dict[str, object] = {"here": page.path, "notice": notice}
+        for read in reads:
+            values |= read(page_request)
         return HTMLResponse(self._renderer.whole(page.template, values))
 
     async def _change(self, change: Change, request: Request) -> Response:
@@ -154,8 +148,6 @@ class _Application:
             return await self._refuse(request, PageRefused(str(error), HTTPStatus.SERVICE_UNAVAILABLE))
 
     async def _in_thread(self, act: Callable[[], Response]) -> Response:
-        if self._limiter is None:
-            self._limiter = CapacityLimiter(AT_ONCE)
         return await to_thread.run_sync(act, limiter=self._limiter)
 
     def _page_request(self, request: Request, form: Mapping[str, str] | None = None) -> PageRequest:

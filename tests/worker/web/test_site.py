@@ -11,7 +11,8 @@ from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
-from docmill.worker.web.server import CHANGES, PAGES
+from docmill.worker.web.pages.jobs import CHANGES
+from docmill.worker.web.server import PAGES
 from docmill.worker.web.site import (
     COOKIE,
     LEAST_TOKEN,

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
@@ -266,24 +266,6 @@ def read_workers(request: PageRequest) -> Values:
     return {"workers": list_workers(request.database), "now": time.time()}
 
 
-PAGES = (
-    Page("/jobs", "jobs.html.j2", read_jobs, name="Jobs", parts={"rows": read_jobs}),
-    Page("/jobs/{job:int}", "job.html.j2", read_job, parts={"progress": read_job, "details": read_job}),
-    Page("/jobs/{job:int}/failures", "failures.html.j2", read_failures),
-)
-FLEET_PAGES = (
-    Page("/workers", "workers.html.j2", read_workers, name="Workers", parts={"rows": read_workers}),
-    Page("/queue", "queue.html.j2", read_lanes, name="Queue", parts={"rows": read_lanes}),
-)
-CHANGES: tuple[Change, ...] = (
-    Change("/jobs/{job:int}/pause", _state(jobs.pause, "paused")),
-    Change("/jobs/{job:int}/resume", resume),
-    Change("/jobs/{job:int}/cancel", _state(jobs.cancel, "cancelled")),
-    Change("/jobs/{job:int}/priority", prioritize),
-    Change("/jobs/{job:int}/retry", retry),
-)
-
-
 DOWNLOAD = "/jobs/{job:int}/results{suffix}"
 MOST_DOCUMENTS = 50_000  # of a job whose results the page writes
 _WRITERS: Mapping[str, tuple[str, Writer]] = MappingProxyType(
@@ -347,23 +329,12 @@ RUNS = 50
 LATE_S = 60.0  # a run that begins so long after it was due is late
 
 
-@dataclass(frozen=True)
-class ShownPipeline:
-    """A pipeline with its latest run and its next runs. `problem` says why its schedule gives none.
+def show_pipeline(row: PipelineRow, last: PipelineRun | None, n: int, now: float) -> Values:
+    """Return a stored pipeline with its latest run and its next `n` runs; of those that are overdue only the first.
 
-    `looked_at` names the state of the schedule for a form that makes a run.
+    `problem` says why its schedule gives none. `looked_at` names the state of the schedule for a form that makes a
+    run.
     """
-
-    name: str
-    schedule: Mapping[str, Any] | None
-    last: PipelineRun | None
-    coming: tuple[float, ...]
-    looked_at: str
-    problem: str | None = None
-
-
-def show_pipeline(row: PipelineRow, last: PipelineRun | None, n: int, now: float) -> ShownPipeline:
-    """Return a stored pipeline with its next `n` runs. Of those that came due and were not made only the first is."""
     coming: tuple[float, ...] = ()
     problem = None
     if row.schedule is not None:
@@ -371,7 +342,8 @@ def show_pipeline(row: PipelineRow, last: PipelineRun | None, n: int, now: float
             coming = tuple(islice(_times(row, now), n))
         except BadSchedule as error:  # of another release, or of a zone that is no more
             problem = str(error)
-    return ShownPipeline(row.name, row.schedule, last, coming, repr(row.looked_at), problem)
+    shown = {"name": row.name, "schedule": row.schedule, "last": last, "coming": coming}
+    return shown | {"looked_at": repr(row.looked_at), "problem": problem}
 
 
 def _times(row: PipelineRow, now: float) -> Iterator[float]:
@@ -423,8 +395,20 @@ def run_now(request: PageRequest) -> tuple[str, str]:
     return (path, f"Run {made.id} of {name} is due now. A live worker begins it.")
 
 
-PIPELINE_PAGES = (
+PAGES = (
+    Page("/jobs", "jobs.html.j2", read_jobs, name="Jobs", parts={"rows": read_jobs}),
+    Page("/jobs/{job:int}", "job.html.j2", read_job, parts={"progress": read_job, "details": read_job}),
+    Page("/jobs/{job:int}/failures", "failures.html.j2", read_failures),
     Page("/pipelines", "pipelines.html.j2", read_pipelines, name="Pipelines", parts={"rows": read_pipelines}),
     Page("/pipelines/{name}", "pipeline.html.j2", read_pipeline, parts={"rows": read_pipeline}),
+    Page("/workers", "workers.html.j2", read_workers, name="Workers", parts={"rows": read_workers}),
+    Page("/queue", "queue.html.j2", read_lanes, name="Queue", parts={"rows": read_lanes}),
 )
-PIPELINE_CHANGES: tuple[Change, ...] = (Change("/pipelines/{name}/run", run_now),)
+CHANGES = (
+    Change("/jobs/{job:int}/pause", _state(jobs.pause, "paused")),
+    Change("/jobs/{job:int}/resume", resume),
+    Change("/jobs/{job:int}/cancel", _state(jobs.cancel, "cancelled")),
+    Change("/jobs/{job:int}/priority", prioritize),
+    Change("/jobs/{job:int}/retry", retry),
+    Change("/pipelines/{name}/run", run_now),
+)

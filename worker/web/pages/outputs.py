@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -31,16 +32,7 @@ MOST_COUNTED = 20_000  # documents of a job
 SAMPLES = 12
 LOOKED_AT = 200  # results from which samples are chosen
 LONGEST = 800  # characters of a text in a list
-
-
-@dataclass(frozen=True)
-class ShownOutput:
-    """A document's input and output in parts, of which some are marked, with remarks (`marks.MarkedOutput`)."""
-
-    document: str
-    input: Sequence[TextPart]
-    output: Sequence[TextPart]
-    remarks: Sequence[tuple[bool, str]]
+_CURSOR = re.compile("([01])-([01])-([0-9]{1,18})")  # a `marked.Cursor` in an address
 
 
 def read_flagged(request: PageRequest) -> Values:
@@ -82,13 +74,13 @@ def _input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str, An
     return str(result["input"] if step.input is None else by_step.get(step.input, {}).get("text", ""))
 
 
-def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks = NONE) -> ShownOutput:
+def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks = NONE) -> Values:
+    """Return a document's input and output in parts, of which some are marked, with remarks (`MarkedOutput`)."""
     text, source, spec = result.get("text"), str(result["input"]), step.spec
     output = text if isinstance(text, str) else database.kind_of(spec.kind).output.shown(result, spec.params)
     found = mark_output(source, output, result["flags"], checks if output == text else NONE)
-    return ShownOutput(
-        str(result["id"]), excerpt(found.input, LONGEST), excerpt(found.output, LONGEST), found.remarks
-    )
+    parts = {"input": excerpt(found.input, LONGEST), "output": excerpt(found.output, LONGEST)}
+    return parts | {"document": str(result["id"]), "remarks": found.remarks}
 
 
 def _step(request: PageRequest, status: JobStatus) -> StepStatus:
@@ -107,19 +99,10 @@ def _cursor(request: PageRequest, step: StepStatus) -> Cursor | None:
     place_text = request.query.get("after")
     if place_text is None:
         return None
-    parts = place_text.split("-")
-    if len(parts) != 3 or not all(part.isdecimal() and part.isascii() and len(part) <= 18 for part in parts):
+    match = _CURSOR.fullmatch(place_text)
+    if match is None or int(match[1]) > (0 if step.escalated is None else 1):
         raise PageRefused(f"after={place_text} in the address is no place. Follow a link of the page instead.")
-    place, lap, content = map(int, parts)
-    if place > (0 if step.escalated is None else 1) or lap > 1:
-        raise PageRefused(f"after={place_text} in the address is no place. Follow a link of the page instead.")
-    return place, lap, content
-
-
-PAGES = (
-    Page("/jobs/{job:int}/flagged", "flagged.html.j2", read_flagged),
-    Page("/jobs/{job:int}/samples", "samples.html.j2", read_samples),
-)
+    return int(match[1]), int(match[2]), int(match[3])
 
 
 TOP = 10
@@ -180,4 +163,8 @@ def _refuse(where: str, reason: str) -> NoReturn:
     raise WorkerError(f"{where} was not embedded: {reason}")
 
 
-SEARCH_PAGES = (Page("/search", "search.html.j2", read, name="Search"),)
+PAGES = (
+    Page("/jobs/{job:int}/flagged", "flagged.html.j2", read_flagged),
+    Page("/jobs/{job:int}/samples", "samples.html.j2", read_samples),
+    Page("/search", "search.html.j2", read, name="Search"),
+)
