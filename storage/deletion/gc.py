@@ -55,7 +55,7 @@ def _loose(database: Database) -> Iterator[list[int]]:
         last = page[-1] if len(page) == LOOK else None
 
 
-def _collect_page(transaction: Transaction, contents: Sequence[int]) -> Removed:
+def _collect_page(contents: Sequence[int], transaction: Transaction) -> Removed:
     begin(transaction)
     return collect_of(transaction, contents)
 
@@ -231,8 +231,8 @@ def is_old(older_than_s: float) -> ColumnElement[bool]:
 
 
 def _drop_page(
-    transaction: Transaction,
     contents: Sequence[int],
+    transaction: Transaction,
     *,
     spec_id: int,
     needed: Callable[[Transaction], Collection[int]],

@@ -15,10 +15,9 @@ Results of these specs stay:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 
@@ -46,25 +45,6 @@ from docmill.storage.steps.replacements import CANCELLED, DROPPED, FILLING, IN_F
 RESULTS = "results"  # the rule of retention that a spec notes when it dropped results of it
 
 
-@dataclass(frozen=True)
-class Standing:
-    """The latest job of a corpus with a spec, and what the spec computes: its kind of task and its options."""
-
-    corpus_id: int
-    spec_id: int
-    job_id: int
-    kind: str
-    params: Mapping[str, Any]
-
-
-def latest(standings: Sequence[Standing]) -> set[int]:
-    """Return the jobs that answer: of specs with the same task and options, the corpus's latest job with one."""
-    jobs: dict[tuple[int, str, str], int] = {}
-    for standing in sorted(standings, key=lambda standing: standing.job_id):
-        jobs[standing.corpus_id, standing.kind, json.dumps(standing.params, sort_keys=True)] = standing.job_id
-    return {*jobs.values()}
-
-
 def needed_specs(transaction: Transaction, age_s: float) -> set[int]:
     """Return the specs whose results stay, whatever their age."""
     from docmill.storage.search import pgvector_index  # with NumPy, which looking at a job does not need
@@ -84,19 +64,23 @@ def _of_jobs(transaction: Transaction, age_s: float) -> set[int]:
         Job.finished_at > db_now() - age_s,
         pipelines.holds_job(),
         Job.id.in_(of_pipeline),
-        Job.id.in_(sorted(latest(_standings(transaction)) | latest(_standings(transaction, Job.state == "done")))),
+        Job.id.in_(sorted(_latest(transaction) | _latest(transaction, Job.state == "done"))),
     )
     query = select(Step.spec_id).join(Job, Job.id == Step.job_id).where(needing)
     return {*transaction.scalars(query.distinct())}
 
 
-def _standings(transaction: Transaction, *conditions: ColumnElement[bool]) -> list[Standing]:
+def _latest(transaction: Transaction, *conditions: ColumnElement[bool]) -> set[int]:
+    """Return the jobs that answer: of specs with the same task and options, the corpus's latest job with one."""
     job_id = func.max(Job.id).label("job_id")
     query = select(Job.corpus_id, Step.spec_id, job_id).join(Step, Step.job_id == Job.id).where(*conditions)
     last = query.group_by(Job.corpus_id, Step.spec_id).subquery()
-    columns = last.c.corpus_id, last.c.spec_id, last.c.job_id, SpecRow.kind, SpecRow.params
-    rows = transaction.execute(select(*columns).join(SpecRow, SpecRow.id == last.c.spec_id))
-    return [Standing(row.corpus_id, row.spec_id, row.job_id, row.kind, row.params) for row in rows]
+    specs = select(last.c.corpus_id, last.c.job_id, SpecRow.kind, SpecRow.params)
+    rows = transaction.execute(specs.join(SpecRow, SpecRow.id == last.c.spec_id).order_by(last.c.job_id))
+    jobs: dict[tuple[int, str, str], int] = {}
+    for row in rows:  # a later job takes the place of an earlier one
+        jobs[row.corpus_id, row.kind, json.dumps(row.params, sort_keys=True)] = row.job_id
+    return {*jobs.values()}
 
 
 def _of_migrations(transaction: Transaction) -> set[int]:

@@ -17,8 +17,6 @@ from docmill.storage.core.transaction import Transaction
 
 PAGE = 500  # rows removed in one transaction, with all that follows
 T = TypeVar("T")
-P = TypeVar("P")
-R = TypeVar("R")
 
 
 @dataclass
@@ -65,7 +63,7 @@ class Removed:
 def remove_items(
     database: Database,
     pages: Iterable[Sequence[T]],
-    remove: Callable[[Transaction, Sequence[T]], Removed],
+    remove: Callable[[Sequence[T], Transaction], Removed],
     budget: RemovalBudget | None = None,
     size: int = PAGE,
 ) -> Removed:
@@ -75,7 +73,7 @@ def remove_items(
         first = 0
         while not (is_spent := budget.is_spent()) and first < len(items):
             page = items[first : first + int(min(size, budget.rows))]
-            removed = database.write(partial(_call, remove, page))
+            removed = database.write(partial(remove, page))
             budget.rows -= removed.rows
             total += removed
             first += len(page)
@@ -86,7 +84,7 @@ def remove_items(
 
 def remove_all(
     database: Database,
-    remove: Callable[[Transaction, int], Removed | None],
+    remove: Callable[[int, Transaction], Removed | None],
     budget: RemovalBudget | None = None,
     size: int = PAGE,
 ) -> Removed:
@@ -96,13 +94,9 @@ def remove_all(
     """
     total, budget = Removed(), budget or RemovalBudget()
     while not budget.is_spent():
-        removed = database.write(partial(_call, remove, int(min(size, budget.rows))))
+        removed = database.write(partial(remove, int(min(size, budget.rows))))
         if removed is None:
             break
         budget.rows -= removed.rows
         total += removed
     return total
-
-
-def _call(remove: Callable[[Transaction, P], R], page: P, transaction: Transaction) -> R:
-    return remove(transaction, page)

@@ -65,7 +65,7 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
     """
     corpus_id, wanted = find_corpus(database, name), sorted({*keys})
 
-    def work(transaction: Transaction, page: Sequence[str]) -> Removed:
+    def work(page: Sequence[str], transaction: Transaction) -> Removed:
         if not _begin(transaction, corpus_id):
             return Removed()
         versions = _versions(transaction, corpus_id, page)
@@ -119,7 +119,7 @@ def _begin(transaction: Transaction, corpus_id: int) -> bool:
     return name is not None
 
 
-def _remove_page(transaction: Transaction, size: int, *, corpus_id: int) -> Removed | None:
+def _remove_page(size: int, transaction: Transaction, *, corpus_id: int) -> Removed | None:
     """Remove the next page of a corpus; return None if nothing is left."""
     if not _begin(transaction, corpus_id):
         return None
@@ -237,21 +237,14 @@ def count_versions(transaction: Transaction, older_than_s: float) -> Removed:
 def remove_versions(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Remove versions that were superseded long ago, then what nothing needs, then readings."""
     budget = budget or RemovalBudget()
-    ids = ([version.id for version in page] for page in removable_versions(database, older_than_s))
+    query = select(Document.id, are_removable(older_than_s).label("goes")).where(Document.superseded_by.is_not(None))
+    ids = ([version.id for version in page if version.goes] for page in pages(database, query, Document.id, LOOK))
     removed = remove_items(database, ids, partial(_remove_versions, older_than_s=older_than_s), budget, PAGE)
     readings = database.values(select(Ingest.id).where(_is_unneeded(older_than_s)))
     return removed + remove_items(database, [readings], _remove_readings, budget, READINGS)
 
 
-def removable_versions(database: Database, older_than_s: float) -> Iterator[list[Any]]:
-    """Yield the versions that may be removed now, page by page."""
-    query = select(Document.id, Document.content_id, are_removable(older_than_s).label("goes"))
-    query = query.where(Document.superseded_by.is_not(None))
-    for page in pages(database, query, Document.id, LOOK):
-        yield [version for version in page if version.goes]
-
-
-def _remove_versions(transaction: Transaction, ids: Sequence[int], *, older_than_s: float) -> Removed:
+def _remove_versions(ids: Sequence[int], transaction: Transaction, *, older_than_s: float) -> Removed:
     # The corpus is not locked: a reading holds that lock while it waits for this transaction, and no reading
     # makes a removable version needed again.
     gc.begin(transaction)
@@ -261,7 +254,7 @@ def _remove_versions(transaction: Transaction, ids: Sequence[int], *, older_than
     return remove_rows(transaction, versions)
 
 
-def _remove_readings(transaction: Transaction, ids: Sequence[int]) -> Removed:
+def _remove_readings(ids: Sequence[int], transaction: Transaction) -> Removed:
     transaction.keep_last_ids(Ingest)
     return Removed(ingests=transaction.execute(delete(Ingest).where(Ingest.id.in_(ids))).rowcount)
 

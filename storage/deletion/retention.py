@@ -94,7 +94,7 @@ def ended_before(age_s: float) -> ColumnElement[bool]:
 def _remove_each(
     database: Database,
     query: Select[int],
-    remove: Callable[[int, Transaction, int], Removed | None],
+    remove: Callable[[int, int, Transaction], Removed | None],
     budget: RemovalBudget | None,
     size: int = PAGE,
 ) -> Removed:
@@ -124,14 +124,14 @@ def jobs_with_needless_texts(older_than_s: float) -> ColumnElement[bool]:
     return or_(ended_before(older_than_s), and_(ended_before(SETTLED_S), nothing_to_retry))
 
 
-def _forget_texts(job_id: int, transaction: Transaction, size: int) -> Removed | None:
+def _forget_texts(job_id: int, size: int, transaction: Transaction) -> Removed | None:
     if not _note_forgotten(transaction, job_id):
         return None
-    return _delete_page(StepText, StepText.job_id == job_id, transaction, size)
+    return _delete_page(StepText, StepText.job_id == job_id, size, transaction)
 
 
 def _delete_page(
-    table: type[Base], condition: ColumnElement[bool], transaction: Transaction, size: int
+    table: type[Base], condition: ColumnElement[bool], size: int, transaction: Transaction
 ) -> Removed | None:
     n = delete_page(transaction, table, condition, size)
     return Removed(others=n) if n else None
@@ -179,7 +179,7 @@ def old_runs(older_than_s: float) -> Select[int]:
     )
 
 
-def _forget_run(run_id: int, transaction: Transaction, size: int) -> Removed | None:
+def _forget_run(run_id: int, size: int, transaction: Transaction) -> Removed | None:
     """Delete the next page of rows of a run's job, and at last the run and the job."""
     transaction.keep_last_ids(Job, Ingest, Shard)
     job_id = transaction.scalar(select(PipelineRun.job_id).where(PipelineRun.id == run_id))
@@ -215,9 +215,9 @@ def forget_rejections(database: Database, older_than_s: float, budget: RemovalBu
 
 
 def _forget_records(
-    table: type[RejectionRow | Contender], ingest_id: int, transaction: Transaction, size: int
+    table: type[RejectionRow | Contender], ingest_id: int, size: int, transaction: Transaction
 ) -> Removed | None:
-    return _delete_page(table, table.ingest_id == ingest_id, transaction, size)
+    return _delete_page(table, table.ingest_id == ingest_id, size, transaction)
 
 
 def fold_shards(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
@@ -236,7 +236,7 @@ def is_finished() -> ColumnElement[bool]:
     return and_(Shard.state.in_(["done", "split"]), Shard.contents != b"")
 
 
-def _fold(job_id: int, transaction: Transaction, size: int) -> Removed | None:
+def _fold(job_id: int, size: int, transaction: Transaction) -> Removed | None:
     """Fold the next page of a job's shards, of one step; return None if nothing is left."""
     transaction.keep_last_ids(Shard)
     ended = update(Job).where(Job.id == job_id, Job.state.not_in(UNFINISHED)).values(folded_at=db_now())

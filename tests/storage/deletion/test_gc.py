@@ -93,10 +93,10 @@ def test_the_invariants_hold_after_each_page_of_a_removal(
     database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def remove_and_look(
-        database: Database, remove: Callable[[Transaction, int], Removed | None], size: int
+        database: Database, remove: Callable[[int, Transaction], Removed | None], size: int
     ) -> Removed:
         total = Removed()
-        while (page := database.write(lambda transaction: remove(transaction, 1))) is not None:
+        while (page := database.write(partial(remove, 1))) is not None:
             total += page
             assert_invariants(database)
         return total

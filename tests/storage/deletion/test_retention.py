@@ -169,6 +169,6 @@ def test_what_ends_while_it_is_looked_at_is_left_alone(database: Database, fleet
     job_id = done_job(database, fleet)
     again = update(Job).values(state="running", finished_at=db_now())
     database.write(lambda transaction: transaction.execute(again))
-    forget = partial(retention._forget_texts, job_id, size=10)
+    forget = partial(retention._forget_texts, job_id, 10)
     assert database.write(forget) is None
     assert count_rows(database, StepText) > 0
