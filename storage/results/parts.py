@@ -125,7 +125,7 @@ def _wanted(
         corpus=status.corpus,
         created_at=status.created_at,
         step=status.steps[0].name if len(status.steps) == 1 else step,
-        format=target.format + target.compression,
+        format=target.writer.name + target.compression,
         part_documents=part_documents,
         docmill=version("docmill"),
         specs={job_step.name: asdict(job_step.spec) for job_step in status.steps if job_step.name in results},

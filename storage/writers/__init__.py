@@ -52,14 +52,9 @@ def every_writer() -> tuple[Writer, ...]:
     return tuple(load_by_name("writers", Writer, WRITERS).values())
 
 
-def names() -> tuple[str, ...]:
-    """Return the names of all formats."""
-    return tuple(writer.name for writer in every_writer())
-
-
-def names_for_any_output() -> tuple[str, ...]:
-    """Return the names of the formats that take every type of output, and several steps."""
-    return tuple(writer.name for writer in every_writer() if writer.takes is None)
+def names(*, any_output: bool = False) -> tuple[str, ...]:
+    """Return the names of all formats, or of those that take every type of output, and several steps."""
+    return tuple(writer.name for writer in every_writer() if writer.takes is None or not any_output)
 
 
 def suffixes(*, any_output: bool = False) -> tuple[str, ...]:
@@ -106,17 +101,13 @@ class Target:
         return cls(path, writer, compression)
 
     @property
-    def format(self) -> str:
-        return self.writer.name
-
-    @property
     def paths(self) -> tuple[Path, ...]:
         """All files that are written."""
         return (self.path,) if self.writer.beside is None else (self.path, self.writer.beside(self.path))
 
     def part(self, number: int) -> Target:
         """One of its parts, where it is a folder of them."""
-        name = f"{part_stem(number)}{self.writer.suffix}{self.compression}"
+        name = f"part-{number:05}{self.writer.suffix}{self.compression}"
         return Target(self.path / name, self.writer, self.compression)
 
     def __str__(self) -> str:
@@ -138,18 +129,6 @@ class Target:
                 return n if isinstance(n, RowCount) else RowCount(n)
         except FormatUnfit as error:
             raise FormatUnfit(f"{self.path.name}: {error}") from error
-
-
-def part_stem(number: int) -> str:
-    """Return the name of a part's file without its endings."""
-    return f"part-{number:05}"
-
-
-def write_stream(
-    rows: Iterable[Row], stream: BinaryIO, file_format: str | None = None, columns: Sequence[Column] = ()
-) -> int:
-    """Write the rows to an open stream, as JSON lines or CSV. Raises FormatUnfit for other formats."""
-    return writer_for_stream(file_format).write(rows, columns, stream)
 
 
 def writer_for_stream(file_format: str | None) -> Writer:

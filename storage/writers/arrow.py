@@ -42,24 +42,12 @@ def type_of(column: Column, rows: Sequence[Row]) -> DataType:
 def table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
     """Return a table of results. Vectors of one length are a list of fixed size."""
 
-    made = {}
-    for column in columns:
-        values = [column.value(row) for row in rows]
-        fixed = _fixed(values) if column.form is Form.VECTOR else None
-        made[column.name] = array(column.form, values) if fixed is None else fixed
-    return pa.table(made)
-
-
-def _fixed(vectors: Sequence[np.ndarray[Any, Any] | None]) -> Array | None:
-    """Return vectors as lists of fixed size, and null where there is none; None unless all have one length."""
-
-    size = _size(vectors)
-    if size is None:
-        return None
-    empty = np.zeros(size, np.float32)
-    values = np.concatenate([empty if vector is None else vector for vector in vectors])
-    lacking = pa.array([vector is None for vector in vectors])
-    return pa.FixedSizeListArray.from_arrays(pa.array(values), size, mask=lacking)
+    return pa.table(
+        {
+            column.name: array(column.form, [column.value(row) for row in rows], type_of(column, rows))
+            for column in columns
+        }
+    )
 
 
 def _size(vectors: Sequence[np.ndarray[Any, Any] | None]) -> int | None:

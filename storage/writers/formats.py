@@ -107,14 +107,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def json_lines(rows: Iterable[Row]) -> Iterator[bytes]:
-    """Yield rows as JSON lines; float32 vectors with as many digits as bring the same float32 back."""
-    for row in rows:
-        yield to_json(row) + b"\n"
-
-
 def to_json(value: object) -> bytes:
-    """Return a value as JSON; vectors in it as lists."""
+    """Return a value as JSON; float32 vectors as lists of as many digits as bring the same float32 back."""
     import numpy as np
 
     if isinstance(value, dict):
@@ -129,8 +123,8 @@ def to_json(value: object) -> bytes:
 def write_jsonl(rows: Iterable[Row], _columns: Sequence[Column], file: BinaryIO) -> int:
     """Write a line for each row."""
     n = 0
-    for line in json_lines(rows):
-        file.write(line)
+    for row in rows:
+        file.write(to_json(row) + b"\n")
         n += 1
     return n
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 import click
 import orjson
 
-from docmill.storage.writers import write_stream
+from docmill.storage.writers import writer_for_stream
 from docmill.worker.concurrency import still_waits
 from docmill.worker.formatting import aligned, printable
 from docmill.worker.logs import UNSEEN
@@ -197,7 +197,7 @@ def write_out(
     target = target_of(out, file_format)
     if target is None:
         harmless = Harmless(sys.stdout.buffer, file_format or "jsonl", sys.stdout.isatty())
-        n = write_stream(rows, cast(BinaryIO, harmless), file_format, columns)
+        n = writer_for_stream(file_format).write(rows, columns, cast(BinaryIO, harmless))
         sys.stdout.buffer.flush()
         return n
     from docmill.worker.jobs.results import write_file

@@ -94,7 +94,7 @@ def check_with_input(out: Path | None, file_format: str | None, with_input: bool
         raise WorkerError("--with-input is for a file: name it with --out (- is stdout)")
     target = target_of(out, file_format)
     if target is not None and target.writer.takes is not None:
-        raise WorkerError(f"--with-input: {target.format} has no place for texts; choose another format")
+        raise WorkerError(f"--with-input: {target.writer.name} has no place for texts; choose another format")
 
 
 def check_out_is_no_input(

@@ -120,16 +120,12 @@ def write_parts(
             flagged=flagged,
         )
     results = counted(written.documents, "result")
-    parts = _parts(written.parts)
+    parts = counted(written.parts, "part")
     if not written.new:
         listener.say(f"{target} is complete: {results} in {parts}. Nothing was written.")
     elif written.new < written.parts:
-        listener.say(f"Wrote {_parts(written.new)} to {target}, which is complete: {results} in {parts}.")
+        listener.say(f"Wrote {counted(written.new, 'part')} to {target}, which is complete: {results} in {parts}.")
     else:
         listener.say(f"Wrote {results} to {target}, in {parts}.")
     if flagged is None and (left := not_written(status, written.documents)) is not None:
         listener.say(left)
-
-
-def _parts(n: int) -> str:
-    return "1 part" if n == 1 else f"{n:,} parts"

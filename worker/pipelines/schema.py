@@ -190,7 +190,7 @@ class OutputTable(PartsOptions, PipelineTable):
         Field(description="File or folder for the results; a relative path starts at this file's folder."),
     ] = None
     format: Annotated[
-        Literal[writers.names_for_any_output()] | None,  # type: ignore[valid-type]
+        Literal[writers.names(any_output=True)] | None,  # type: ignore[valid-type]
         Field(description="If the file's name does not say it."),
     ] = None
     view: Annotated[bool, Field(description="Make an SQL view of the results.")] = True

@@ -454,7 +454,7 @@ def exported(folder: Path, n: int, form: str | None = None, field: str = "text",
         ((i, i), {"id": f"k{i}", field: f"Text {i}:\n«слово»", **SAID, "meta": {"n": i}}) for i in range(n)
     ]
     target = Target.of(folder, form)
-    named = target.format + target.compression
+    named = target.writer.name + target.compression
     wanted = Manifest(1, "books", 0.5, None, named, part_documents, "0.1.0", {}, {"a": {"done": n}})
     columns = table_of("id", field, "tokens_in", "tokens_out", "flags", "meta")
     parts.write(target, wanted, lambda place: iter(rows), columns)

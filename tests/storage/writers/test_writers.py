@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 from pyarrow import parquet
 
 from docmill.storage.outputs.output_types import TEXT, VECTOR
-from docmill.storage.writers import Target, write_stream, writer_of
+from docmill.storage.writers import Target, writer_for_stream, writer_of
 from docmill.storage.writers.formats import FormatUnfit, escape_formula
 from docmill.storage.writers.parts_manifest import is_begun, is_part
 from tests.storage.columns import table_of
@@ -120,7 +120,7 @@ def test_csv_for_excel_begins_with_the_mark_that_says_that_it_is_utf8(tmp_path: 
     assert Target.of(Path("parts"), "csv-excel").part(0).path == Path("parts/part-00000.csv")
     assert not written(tmp_path / "plain.csv", rows).read_bytes().startswith(b"\xef")
     with io.BytesIO() as file:
-        assert write_stream(rows, file, "csv-excel", table_of("id", "text")) == 1
+        assert writer_for_stream("csv-excel").write(rows, table_of("id", "text"), file) == 1
         assert file.getvalue().startswith(b"\xef\xbb\xbfid")
     empty = Target.of(tmp_path / "empty.csv", "csv-excel")
     assert empty.write([]) == 0
@@ -150,7 +150,7 @@ def test_texts_are_no_array_and_vectors_of_two_lengths_are_none(tmp_path: Path) 
 def test_the_name_says_the_format_unless_one_is_asked_for() -> None:
     def of(name: str, asked: str | None = None) -> tuple[str, str]:
         target = Target.of(Path(name), asked)
-        return target.format, target.compression
+        return target.writer.name, target.compression
 
     assert of("a.jsonl") == of("a") == of("a.txt", "jsonl") == ("jsonl", "")
     assert of("a.CSV.gz") == ("csv", ".gz")
@@ -174,10 +174,10 @@ def test_lines_are_compressed_as_the_name_says(suffix: str, tmp_path: Path) -> N
 
 def test_only_lines_go_to_a_stream(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
-        assert write_stream([{"id": "a"}], file, "csv", table_of("id")) == 1
-        assert write_stream([{"id": "a"}], file) == 1
+        assert writer_for_stream("csv").write([{"id": "a"}], table_of("id"), file) == 1
+        assert writer_for_stream(None).write([{"id": "a"}], (), file) == 1
         with pytest.raises(FormatUnfit, match="name one with --out"):
-            write_stream([{"id": "a"}], file, "parquet")
+            writer_for_stream("parquet")
     assert (tmp_path / "out").read_bytes() == b'id\r\na\r\n{"id":"a"}\n'
 
 
@@ -237,7 +237,7 @@ def test_any_ending_of_no_format_is_refused_with_the_known_ones_unless_a_format_
         FormatUnfit, match=rf"writes no \.\w+ files: name one that ends in {known}, or set the format"
     ):
         Target.of(Path(name))
-    assert Target.of(Path(name), "csv").format == "csv"
+    assert Target.of(Path(name), "csv").writer.name == "csv"
 
 
 def test_a_writer_of_some_outputs_refuses_others_and_several_steps() -> None:

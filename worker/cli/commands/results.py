@@ -205,8 +205,8 @@ class Export:
         check(self.out, self.file_format, kinds)
         target = target_of(self.out, self.file_format)
         if self.every and target is not None and target.writer.takes is not None:
-            names = ", ".join(writers.names_for_any_output())
-            advice = f"{target.format} has no place for inputs without a result; --all takes {names}"
+            names = ", ".join(writers.names(any_output=True))
+            advice = f"{target.writer.name} has no place for inputs without a result; --all takes {names}"
             raise click.BadParameter(advice, param_hint="--out")
 
 
