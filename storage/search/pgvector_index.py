@@ -57,9 +57,7 @@ def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lamb
     `advanced` is told the number added so far. Raises StorageError, and DatabaseBusy if another process is at it.
     """
     _require_pgvector(database)
-    with alone(database, spec_id) as is_ours:
-        if not is_ours:
-            raise DatabaseBusy(f"another process makes the index of spec {spec_id} at this moment")
+    with alone(database, spec_id):
         dim = _dim(database, spec_id)
         database.write(lambda writing: _make(writing, spec_id, dim))
         n_added, last = 0, 0
@@ -232,8 +230,8 @@ def _make(transaction: Transaction, spec_id: int, dim: int) -> None:
 
 
 @contextmanager
-def alone(database: Database, spec_id: int) -> Iterator[bool]:
-    """Hold the advisory lock of a spec's index during the block; yield False if another process holds it.
+def alone(database: Database, spec_id: int) -> Iterator[None]:
+    """Hold the advisory lock of a spec's index during the block. Raises DatabaseBusy if another process holds it.
 
     The lock belongs to a transaction that does nothing else. A session's lock would stay behind in a connection
     pooler. The transaction keeps no snapshot, since CREATE INDEX CONCURRENTLY would wait for its end.
@@ -241,7 +239,9 @@ def alone(database: Database, spec_id: int) -> Iterator[bool]:
     with database.unhurried() as transaction:
         # Without parameters: with them the server keeps the statement, and its snapshot, until the transaction ends.
         statement = f"SELECT pg_try_advisory_xact_lock({_LOCK:d}, {spec_id:d})"
-        yield bool(transaction.exec_driver_sql(statement).scalar_one())
+        if not transaction.exec_driver_sql(statement).scalar_one():
+            raise DatabaseBusy(f"another process makes the index of spec {spec_id} at this moment")
+        yield
 
 
 def _do_not_wait_long(transaction: Transaction) -> None:

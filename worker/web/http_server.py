@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from starlette.types import ASGIApp
 from uvicorn import Config, Server
@@ -93,24 +93,18 @@ class _Connection(H11Protocol):
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        listening = socket.socket(family, kind, protocol)
+        with ExitStack() as unless_listening:
+            (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            listening = unless_listening.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(BACKLOG)
+            unless_listening.pop_all()
+            return listening
     except OSError as error:
-        raise _not_served(host, port, error) from error
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
-    except OSError as error:
-        listening.close()
-        raise _not_served(host, port, error) from error
-    return listening
-
-
-def _not_served(host: str, port: int, error: OSError) -> WorkerError:
-    return WorkerError(
-        f"docmill cannot serve on {host} port {port}: {error.strerror}. Name another with --host and --port; "
-        "--port 0 is any free one"
-    )
+        raise WorkerError(
+            f"docmill cannot serve on {host} port {port}: {error.strerror}. Name another with --host and --port; "
+            "--port 0 is any free one"
+        ) from error

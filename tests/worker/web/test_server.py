@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from docmill.storage.core.database import Database
+from docmill.worker.errors import WorkerError
 from docmill.worker.settings import Settings
 from docmill.worker.web import http_server, server
 from docmill.worker.web.server import serving
@@ -95,3 +96,15 @@ def test_a_client_cannot_write_to_the_log(url: str, caplog: pytest.LogCaptureFix
         with connect(url, b"no HTTP\r\n\r\n") as connection:
             assert connection.recv(4_096).startswith(b"HTTP/1.1 400")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "999.1.1.1"])
+def test_a_taken_port_and_a_host_without_an_address_are_refused(host: str, sqlite_url: str, tmp_path: Path) -> None:
+    database = Database(sqlite_url)
+    site = Site(database, Settings(home=tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refusal = pytest.raises(WorkerError, match=f"docmill cannot serve on {host} port {port}: .*--port 0 is any")
+        with refusal, serving(site, host, port):
+            pass
+    database.close()
