@@ -29,7 +29,7 @@ def read_document(request: PageRequest) -> Values:
     kind = request.database.kind_of(spec.kind)
     output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output, spec.params)
     flags = () if outcome is None else outcome.flags
-    checks = checks_of(request.settings.models_dir, request.settings.cache_dir)(spec)
+    checks = checks_of(request.settings, spec)
     is_text = outcome is not None and output == outcome.output.get("text")
     marked = mark_output(explanation.step.text or "", output, flags, checks if is_text else NONE)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from docmill.features.reports.facts import gather
@@ -24,8 +25,7 @@ def report(job: Job, path: str | os.PathLike[str], *, with_text: bool = True) ->
     from docmill.features.reports.page import write
 
     status = read_status(job.database, job.id)
-    checks = checks_of(job.settings.models_dir, job.settings.cache_dir)
-    facts = gather(job.database, status, with_text=with_text, checks_of=checks)
+    facts = gather(job.database, status, with_text=with_text, checks_of=partial(checks_of, job.settings))
     try:
         write(Path(path), facts, read_prices(job.settings).cost_of(status))
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -44,7 +45,7 @@ def report_command(job: int, out: Path | None, no_text: bool) -> None:
     prices = read_prices(settings)
     with open_store(settings) as database:
         status = read_status(database, job)
-        facts = _gather(database, status, checks_of(settings.models_dir, settings.cache_dir), with_text=not no_text)
+        facts = _gather(database, status, partial(checks_of, settings), with_text=not no_text)
     write(target, facts, prices.cost_of(status))
     say(f"Wrote the report on job {job} to {target}.")
 

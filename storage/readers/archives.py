@@ -17,7 +17,7 @@ from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import PurePosixPath
 from typing import Any
 
-from docmill.storage.readers.documents import NO_SUFFIX, DocumentReader
+from docmill.storage.readers.documents import NO_SUFFIX
 from docmill.storage.readers.errors import (
     BrokenStream,
     SourceUnreadable,
@@ -100,8 +100,8 @@ class ArchiveSource(MixedSource[bytes]):
     def _is_document(self, path: str) -> bool:
         return records_in(path) is None
 
-    def _read_document(self, reader: DocumentReader, path: str, file: bytes) -> Record | Rejection:
-        return reader.document(path, file)
+    def _read_document(self, path: str, file: bytes) -> Record | Rejection:
+        return self._documents.document(path, file)
 
     def _say_nothing_is_read(self) -> str:
         return f"no {', '.join(document_suffixes())}, .jsonl, .csv or other members in {self.name} that are read"

@@ -181,7 +181,7 @@ class MixedSource(FilesSource[File], ABC):
         """Return True for a file that is one document."""
 
     @abstractmethod
-    def _read_document(self, reader: DocumentReader, path: str, file: File) -> Record | Rejection:
+    def _read_document(self, path: str, file: File) -> Record | Rejection:
         """Return the document of a file."""
 
     @abstractmethod
@@ -213,7 +213,7 @@ class MixedSource(FilesSource[File], ABC):
             yield from super()._read(path, file)
             return
         before = self._documents.bytes_read
-        item = self._read_document(self._documents, path, file)
+        item = self._read_document(path, file)
         self._bytes_before, self._current = self.bytes_read + self._documents.bytes_read - before, None
         yield item
 
@@ -244,9 +244,9 @@ class FolderSource(MixedSource[Path]):
     def _is_document(self, path: str) -> bool:
         return Path(path).suffix.lower() in self._suffixes
 
-    def _read_document(self, reader: DocumentReader, path: str, file: Path) -> Record | Rejection:
+    def _read_document(self, path: str, file: Path) -> Record | Rejection:
         # Links were resolved before and are not followed again, since they may have changed.
-        return reader.read(path, partial(open_regular, file, follow=False))
+        return self._documents.read(path, partial(open_regular, file, follow=False))
 
     def _say_nothing_is_read(self) -> str:
         others = ", ".join(f"{n} {suffix}" for suffix, n in self.ignored.most_common(5))

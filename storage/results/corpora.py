@@ -51,7 +51,6 @@ class IngestCounts:
 class CorpusState:
     """A corpus at one moment. `documents` are its current ones; the latest `ingests` and `jobs` come first."""
 
-    id: int
     name: str
     documents: int
     created_at: float
@@ -97,7 +96,6 @@ def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusS
         counts = (step.done, step.failed, step.skipped, step.pending)
         specs.append(SpecCounts(row.spec_id, str(step.spec), row.job, *counts))
     return CorpusState(
-        id=corpus.id,
         name=corpus.name,
         documents=corpus.n_documents,
         created_at=corpus.created_at,

@@ -68,7 +68,6 @@ class FlaggedPage:
     `after` is where the next page begins; None at the end. A page of a rare flag may be empty before the end.
     """
 
-    step: str
     results: tuple[dict[str, Any], ...]
     after: Cursor | None
 
@@ -94,7 +93,7 @@ def group_reasons(database: Database, job_id: int) -> list[Reasons]:
         steps = read_steps(transaction, job_id)
         for step in steps:
             pages = _Pages(transaction, job, find_way(steps, step), NOT_DONE)
-            failed = [marked for marked in pages.read(LOOKED_AT, _PAGE) if marked.outcome.status != "done"]
+            failed = [marked for marked in pages.read(_PAGE) if marked.outcome.status != "done"]
             of_step = [
                 {"id": marked.document.key, "status": marked.outcome.status, "class": marked.outcome.reason_class,
                  "reason": marked.outcome.reason} for marked in failed
@@ -144,7 +143,7 @@ def flagged_page(
         way = find_named_way(read_steps(transaction, job_id), step)
         pages = _Pages(transaction, job, way, FLAGGED, after)
         flagged: list[_Marked] = []
-        for marked in pages.read(LOOKED_AT, limit, flag):
+        for marked in pages.read(limit, flag):
             carried = {flag_name(name) for name in marked.outcome.flags}
             if marked.outcome.status == "done" and (flag in carried if flag is not None else carried):
                 flagged.append(marked)
@@ -158,7 +157,7 @@ def flagged_page(
     )
     results = [result | {"flags": marked.outcome.flags} for (_, result), marked in zip(
         one_step(database.kind_of(last.lane).output, last, documents), flagged, strict=True)]  # fmt: skip
-    return FlaggedPage(last.name, tuple(results), pages.after)
+    return FlaggedPage(tuple(results), pages.after)
 
 
 class _Pages:
@@ -184,13 +183,13 @@ class _Pages:
         self._read = (0, 0)
         self.after: Cursor | None = after or (0, 0, self._start)
 
-    def read(self, most: int, size: int, flag: str | None = None) -> Iterator[_Marked]:
-        """Yield what is found in at most so many outcomes, `size` of them in the first page.
+    def read(self, size: int, flag: str | None = None) -> Iterator[_Marked]:
+        """Yield what is found in at most `LOOKED_AT` outcomes, `size` of them in the first page.
 
         With `flag`, outcomes without it may be left out.
         """
         looked = 0
-        while looked < most and self.after is not None:
+        while looked < LOOKED_AT and self.after is not None:
             place, lap, content_id = self.after
             rows = self._rows(place, lap, content_id, size)
             looked += len(rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from docmill.storage.core.specs import DOUBTFUL, Spec
@@ -14,6 +13,7 @@ from docmill.tasks.errors import TaskError
 from docmill.tasks.models import families
 from docmill.tasks.models.families import Direction
 from docmill.tasks.specs import pinning
+from docmill.worker.settings import Settings
 
 WORD = re.compile(r"https?://\S*[\w/]|[^\W_]+(?:[.,:/_-][^\W_]+)*")
 SAME_LANGUAGE = 0.5  # the least share of the output's words that stand in the input, too
@@ -118,16 +118,12 @@ def _at(text: str, places: Iterable[tuple[int, int]]) -> Iterator[TextPart]:
         yield TextPart(text[end:], False)
 
 
-def checks_of(models_dir: Path | None, cache_dir: Path) -> ChecksOf:
-    """Return the function from a spec to the checks of its outputs.
+def checks_of(settings: Settings, spec: Spec) -> Checks:
+    """Return the checks of the outputs under a spec.
 
     A model's own languages are known where its files are on this machine.
     """
-
-    def checks(spec: Spec) -> Checks:
-        return kinds.checks(spec, kinds.Traits(direction=_direction(spec, models_dir, cache_dir)))
-
-    return checks
+    return kinds.checks(spec, kinds.Traits(direction=_direction(settings, spec)))
 
 
 def findings(checks: Checks, source: str, output: str, flags: Collection[str]) -> tuple[Finding, ...]:
@@ -164,11 +160,12 @@ def remark(flag: str, evidence: Iterable[str] = ()) -> tuple[bool, str]:
     return flag in DOUBTFUL, sentences[0].upper() + sentences[1:]
 
 
-def _direction(spec: Spec, models_dir: Path | None, cache_dir: Path) -> Direction:
+def _direction(settings: Settings, spec: Spec) -> Direction:
     pinned = pinning.Pinned(spec.model, spec.revision)
-    if not pinning.here(pinned, cache_dir=cache_dir):
+    if not pinning.here(pinned, cache_dir=settings.cache_dir):
         return families.UNKNOWN
     try:
-        return families.direction_of_folder(pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir))
+        folder = pinning.locate(pinned, models_dir=settings.models_dir, cache_dir=settings.cache_dir)
+        return families.direction_of_folder(folder)
     except TaskError:
         return families.UNKNOWN

@@ -41,7 +41,7 @@ def read_flagged(request: PageRequest) -> Values:
     step = _step(request, status)
     flag = request.choice("flag", dict.fromkeys(list_flags()))
     page = flagged_page(request.database, status.id, step.name, flag=flag, after=_cursor(request, step), limit=ROWS)
-    checks = checks_of(request.settings.models_dir, request.settings.cache_dir)(step.spec)
+    checks = checks_of(request.settings, step.spec)
     return {
         **shared(status),
         "pairs": [_pair(request.database, step, result, checks) for result in page.results],
