@@ -68,7 +68,7 @@ def begin(transaction: Transaction) -> None:
 
 
 def collect_of(transaction: Transaction, contents: Collection[int]) -> Removed:
-    """Remove those of these contents that nothing needs, and then what nothing needs any more."""
+    """Delete the contents that nothing needs, then the rows that only these contents needed."""
     total, waiting = Removed(), set(contents)
     while waiting:
         page = set(islice(waiting, PAGE))

@@ -12,7 +12,7 @@ from docmill.storage.core.schema import Worker, db_now
 from docmill.storage.steps.jobs import UNFINISHED
 
 STALE_INGEST_S = 30.0
-SILENT_S = 60.0  # a worker that was silent for longer says nothing of its health
+UNHEALTHY_S = 60.0  # a worker that was silent for longer says nothing of its health
 UNBLOCKING = (
     "Every worker refuses it, and is asked again each half minute: it goes on by itself once one can serve it; "
     "`docmill cancel` drops it"
@@ -117,7 +117,7 @@ def _silent(standing: JobSnapshot) -> str | None:
     )
 
 
-def check_health(database: Database, host: str, within_s: float = SILENT_S) -> tuple[int, str | None]:
+def check_health(database: Database, host: str, within_s: float = UNHEALTHY_S) -> tuple[int, str | None]:
     """Return the number of a host's device processes that sent a heartbeat lately, and the first problem if any.
 
     A process that has taken nothing from the queue for `within_s` has a problem.

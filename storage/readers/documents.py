@@ -59,9 +59,9 @@ _MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252"} | dict.fromkeys(
 )
 _ATTACHED = re.compile(rb"^content-disposition:\s*attachment\b", re.IGNORECASE | re.MULTILINE)  # RFC 2183
 TESSDATA_VARIABLE = "TESSDATA_PREFIX"
-SUFFIX = ".traineddata"
+TESSDATA_SUFFIX = ".traineddata"
 # The folders in which the formats library looks, in its order.
-FOLDERS = (
+TESSDATA_FOLDERS = (
     *("/opt/homebrew/share/tessdata", "/opt/homebrew/opt/tesseract/share/tessdata"),
     *("/usr/local/opt/tesseract/share/tessdata", "/usr/share/tesseract-ocr/5/tessdata"),
     *("/usr/share/tesseract-ocr/4/tessdata", "/usr/share/tessdata", "/usr/local/share/tessdata"),
@@ -274,7 +274,7 @@ def find_languages(languages: str, folder: str | None) -> str:
     """
     FORMATS.require("--ocr", error=SourceUnsupported)
     wanted = re.sub(r"\s*[,+]\s*", "+", languages.strip())
-    there = installed_languages((folder,) if folder else FOLDERS)
+    there = installed_languages((folder,) if folder else TESSDATA_FOLDERS)
     lacking = [language for language in wanted.split("+") if language not in there]
     if not lacking:
         return wanted
@@ -295,6 +295,6 @@ def installed_languages(folders: Sequence[str]) -> list[str]:
     """Return the languages in the first of these folders that is there."""
     for folder in map(Path, folders):
         if folder.is_dir():
-            names = (path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}"))
+            names = (path.name.removesuffix(TESSDATA_SUFFIX) for path in folder.glob(f"*{TESSDATA_SUFFIX}"))
             return sorted(name for name in names if name not in _NOT_LANGUAGES)
     return []

@@ -370,7 +370,7 @@ def of_text(read_rows: RowReader) -> RowReader:
         head = stream.peek(_HEAD_BYTES) if isinstance(stream, BufferedReader) else b""
         if (reason := why_no_text(head)) is not None:
             raise SourceUnreadable(f"{name} is no text: {reason}")
-        encoding = _of(head, options.encoding)
+        encoding = _choose_encoding(head, options.encoding)
         if options.encoding is None and (likely := _unmarked(head)) is not None:
             raise EncodingUnnamed(name, likely)
         if encoding != _UTF8:
@@ -382,14 +382,14 @@ def of_text(read_rows: RowReader) -> RowReader:
 
 def decode_file(raw: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]:
     """Return a whole file as text, with a flag for the first byte that is not in the encoding."""
-    detected = _of(raw[:_MARK_BYTES], encoding)
+    detected = _choose_encoding(raw[:_MARK_BYTES], encoding)
     if detected != _UTF8:
         raw = raw.decode(detected, _MISFIT).encode(_UTF8, "surrogateescape")
     skip = bom_length(raw)
     return decode(raw[skip:], skip)
 
 
-def _of(head: bytes, encoding: str | None) -> str:
+def _choose_encoding(head: bytes, encoding: str | None) -> str:
     """Return the encoding of a file: by its byte order mark, else the given one, else UTF-8."""
     fallback = encoding or _UTF8
     return next((marked for mark, marked in _MARKS if head.startswith(mark)), _WITHOUT_MARK.get(fallback, fallback))

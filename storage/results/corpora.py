@@ -129,8 +129,8 @@ class SeenBy:
 class Appearance:
     """A document of a corpus, as it was read last, and the latest jobs that see one of its versions.
 
-    `gone`: its source has it no more. `read_at` is in seconds since 1970. `looked_at` jobs of the corpus, the latest,
-    were looked through; `has_older_jobs`: there are more.
+    `gone` is True if the source no longer has the document. `read_at` is in seconds since 1970. The search examined
+    the latest `looked_at` jobs of the corpus; `has_older_jobs` is True if the corpus has more.
     """
 
     corpus: str

@@ -232,7 +232,10 @@ class _Pages:
 
 
 def _document_of(job: Job, way: Sequence[OpenStep]) -> ColumnElement[int | None]:
-    """Return the number of a document of the job that an outcome at the last step of a path is of, or NULL."""
+    """Return the expression for the id of a document of the job whose text led to an outcome at the last step.
+
+    It is NULL if there is none. `way` is the path to the step.
+    """
     outer = OutcomeRow.__table__
     query, computed = select(Document.id).where(visible(job)), outer.c.content_id
     for before, step in [*pairwise((None, *way))][::-1]:

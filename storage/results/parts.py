@@ -1,8 +1,8 @@
 """Results as a folder of parts, each a file that is whole or not there, and a manifest that says how far it is.
 
 The manifest is replaced after each part and has the place of its last document, so an export that was cut off goes on
-there. Parts are of a job that has ended, so that no document of an earlier part is done later; the marks of its
-results say whether they are the same as before, when an export goes on and once more when it ends.
+there. Parts are of a job that has ended, so that no document of an earlier part is done later; the fingerprints of
+its results say whether they are the same as before, when an export goes on and once more when it ends.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def export(
             f"job {job_id} is not finished ({status.pending:,} text{'s' * (status.pending != 1)} to do), and "
             f"parts would lack what comes: docmill status {job_id} --wait"
         )
-    wanted = _wanted(status, step, target, part_documents, marks(database, job_id, step))
+    wanted = _wanted(status, step, target, part_documents, fingerprints(database, job_id, step))
     wanted = replace(wanted, flags=None if flagged is None else str(flagged))
     return write(
         target,
@@ -113,7 +113,7 @@ def export(
 def _wanted(
     status: JobStatus, step: str | None, target: Target, part_documents: int, results: dict[str, Any]
 ) -> Manifest:
-    most = max(mark["done"] for mark in results.values())
+    most = max(fingerprint["done"] for fingerprint in results.values())
     if most > part_documents * MOST_PARTS:
         least = -(-most // MOST_PARTS)
         raise StorageError(
@@ -135,7 +135,7 @@ def _wanted(
 
 
 def _check_unchanged(database: Database, wanted: Manifest, step: str | None) -> None:
-    if not read_status(database, wanted.job).ended or marks(database, wanted.job, step) != wanted.results:
+    if not read_status(database, wanted.job).ended or fingerprints(database, wanted.job, step) != wanted.results:
         raise StorageError(
             f"the results of job {wanted.job} changed while they were written (a retry or another job computes them, "
             "or some were removed): write them again when that is over, and all parts are written anew"
@@ -292,10 +292,10 @@ def _take(lock: BinaryIO, path: Path) -> None:
         raise FolderBusy(busy)  # it ended, and took the file away, after we had opened it
 
 
-def marks(database: Database, job_id: int, step: str | None = None) -> dict[str, dict[str, Any]]:
-    """Return the mark of a step's results, or the marks of all steps, by step name. Raises NotFound.
+def fingerprints(database: Database, job_id: int, step: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return the fingerprint of a step's results, or those of all steps, by step name. Raises NotFound.
 
-    A mark has the number of documents that are `done`, the time of the `latest` outcome, and the `last_document`.
+    It has the number of documents that are `done`, the time of the `latest` outcome, and the `last_document`.
     Outcomes that are done are never overwritten. So when results change, there are more (a retry succeeded), fewer
     (some were removed or dropped) or later ones (some were dropped and computed again).
     """
@@ -305,10 +305,10 @@ def marks(database: Database, job_id: int, step: str | None = None) -> dict[str,
         steps = read_steps(transaction, job_id)
         for way in [find_way(steps, last) for last in steps] if step is None else [find_named_way(steps, step)]:
             query, outcome = lineage.select_done(job, way)
-            mark = (
+            numbers = (
                 func.count().label("done"),
                 func.max(outcome.created_at).label("latest"),
                 func.max(Document.id).label("last_document"),
             )
-            by_step[way[-1].name] = transaction.execute(query.add_columns(*mark)).one()._asdict()
+            by_step[way[-1].name] = transaction.execute(query.add_columns(*numbers)).one()._asdict()
     return by_step

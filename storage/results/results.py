@@ -50,10 +50,10 @@ def results(
     """Yield a step's done documents: {"id", "task", OUTPUT, "tokens_in", "tokens_out", "flags", "meta"}.
 
     OUTPUT is the JSON form of the kind's output type: "text", "vector", "labels", "spans" or "data". Those of
-    `CONFIDENCE` that are known come last. Of a job with several steps, where none is named, the documents for which
-    any step is done: {"id", "steps", "flags", "meta"}, and "steps" has of each step that is done, by its name, what
-    else has a line of its own. A vector is a float32 array (dim,), or (windows, dim) where every window was kept:
-    then "windows" has their offsets in characters. `with_input` adds the text as "input". `flagged` is a condition on
+    `CONFIDENCE` that are known come last. If a job has several steps and `step` is None, each document with a done
+    step is a dictionary {"id", "steps", "flags", "meta"}. "steps" maps the name of each done step to its OUTPUT,
+    tokens and flags. A vector is a float32 array (dim,), or (windows, dim) where every window was kept: then
+    "windows" has their offsets in characters. `with_input` adds the text as "input". `flagged` is a condition on
     flags and numbers: of several steps the document has those of all. Raises NotFound.
     """
     first = PAGE if limit is None else max(1, min(limit, PAGE))

@@ -17,7 +17,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.needed import RESULTS
 from docmill.storage.leases.diagnosis import Cause, JobSnapshot, Wait, waiting_for
-from docmill.storage.results.fleet import SILENT_S, TimeShares, Workers, read_workers
+from docmill.storage.results.fleet import FRESH_S, TimeShares, Workers, read_workers
 from docmill.storage.results.time_left import (
     HeldShard,
     ShardSums,
@@ -93,8 +93,8 @@ class JobStatus:
 
     `time_use` says where the time of its workers goes, while they hold shards of it.
 
-    `waiting_for` says why nothing moves, when nothing does, and `waiting_cause` says it in one word. `not_pruned`
-    says why documents that are missing from the source were not marked as vanished. `list_statuses`
+    `waiting_for` is the reason why the job makes no progress, or None; `waiting_cause` is that reason in one word.
+    `not_pruned` says why documents that are missing from the source were not marked as vanished. `list_statuses`
     does not look for what was removed since the job ended: `lost` counts documents whose results were removed,
     `removed` those that were removed with results, and `swept` names the rules of retention that removed rows.
     """
@@ -407,7 +407,7 @@ def _wait(
 def _standing(job: _JobRow, step: _StepRow, sums: ShardSums, workers: Workers, limit: Budget | None) -> JobSnapshot:
     serving = [worker for worker in workers.live if step.kind in worker.lanes]
     held = [shards for shards in workers.held if (shards.job_id, shards.step) == (job.id, step.seq)]
-    heard = {worker.id: worker.trouble for worker in workers.live if worker.seen_s <= SILENT_S}
+    heard = {worker.id: worker.trouble for worker in workers.live if worker.seen_s <= FRESH_S}
     silent = [shards for shards in held if shards.owner not in heard]
     of_holders = [heard[shards.owner] for shards in held if heard.get(shards.owner) is not None]
     troubles = [*of_holders, *(worker.trouble for worker in serving if worker.trouble is not None)]

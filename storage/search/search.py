@@ -21,7 +21,7 @@ from docmill.storage.core.transaction import IN_BINARY, Transaction
 from docmill.storage.errors import NotFound, NothingEmbedded
 from docmill.storage.outputs.output_types import VECTOR
 from docmill.storage.search import ann
-from docmill.storage.search.ann import Placed, Searched, keeps_windows
+from docmill.storage.search.ann import Candidate, Searched, keeps_windows
 from docmill.storage.search.knn import LENGTHS_DIFFER, Matrix, Nearest, cosines, matrix_of
 from docmill.storage.steps import lineage, replacements
 from docmill.storage.steps.replacements import SpecReplacement
@@ -286,7 +286,7 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[_Page]
         position = (page[-1].seq, page[-1].id)
 
 
-def _pages_of(database: Database, searched: Searched, documents: Sequence[Placed], size: int) -> Iterator[_Page]:
+def _pages_of(database: Database, searched: Searched, documents: Sequence[Candidate], size: int) -> Iterator[_Page]:
     """Yield these documents, `size` a page."""
     for first in range(0, len(documents), size):
         page = documents[first : first + size]

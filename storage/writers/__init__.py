@@ -80,8 +80,12 @@ class Target:
 
     @classmethod
     def of(cls, path: Path, file_format: str | None = None) -> Target:
-        """By the file's ending, JSON lines for a name without one, unless a format was asked for. Raises FormatUnfit
-        for any other ending, for a format that does its own compression, and for a library that is not there."""
+        """Return the target for a path. `file_format` sets the format; without it the file's ending does, and a name
+        without an ending gets JSON lines.
+
+        Raises FormatUnfit for any other ending, for a format that does its own compression, and for a library that is
+        not there.
+        """
         endings = [suffix.lower() for suffix in path.suffixes]
         compression = endings.pop() if endings and endings[-1] in COMPRESSIONS else ""
         ending = endings[-1] if endings else ""
@@ -116,10 +120,10 @@ class Target:
         return str(self.path) if named else f"{self.path} ({self.writer.title})"
 
     def write(self, rows: Iterable[Row], columns: Sequence[Column] = ()) -> RowCount:
-        """Write the rows and say how many, with the writer's remark. What is replaced, is replaced by a whole file.
+        """Write the rows and say how many, with the writer's remark.
 
-        A table has these columns; JSON lines need none. Raises FormatUnfit where a row has no place in the format,
-        OSError where the file cannot be written.
+        A file is replaced only when the new file is complete. A table has these columns; JSON lines need none. Raises
+        FormatUnfit where a row has no place in the format, OSError where the file cannot be written.
         """
         try:
             with ExitStack() as stack:

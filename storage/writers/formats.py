@@ -82,7 +82,7 @@ class Writer:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside the target, which takes its name when the block has ended well.
+    """Open a temporary file beside the target, and rename it to the target when the block ends without an error.
 
     A link is followed to what it names; a pipe or a device is written to, never replaced. A file that is replaced
     passes its mode on; a new one is its user's alone.

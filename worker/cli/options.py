@@ -220,7 +220,7 @@ def _prompt(value: str) -> str:
 PROMPT, JSON_FILE = named("TEMPLATE|@FILE", _prompt), named("FILE", read_text)
 
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
 
 
@@ -239,10 +239,10 @@ LABELS = named("LABELS|FILE", _labels)
 
 def declared(
     model: type[BaseModel], *names: str, completed: Completion | None = None
-) -> Callable[[Command], Command]:
+) -> Callable[[CommandFunction], CommandFunction]:
     """Return a decorator that adds options of a model: all, or those of these fields."""
 
-    def add(command: Command) -> Command:
+    def add(command: CommandFunction) -> CommandFunction:
         for name in reversed(names or [*model.model_fields]):
             command = _decorator(name, model.model_fields[name], completed)(command)
         return command
@@ -274,7 +274,9 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
     return type_(least if above is None else above, most, min_open=above is not None)
 
 
-def _decorator(name: str, field: FieldInfo, completed: Completion | None) -> Callable[[Command], Command]:
+def _decorator(
+    name: str, field: FieldInfo, completed: Completion | None
+) -> Callable[[CommandFunction], CommandFunction]:
     # The options of kinds get no default here: `KindOptions` or a setting has it.
     default = None if name in kinds.OPTIONS else field.default
     assert field.description is not None, name

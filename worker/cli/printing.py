@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 OK, SOME_FAILED, SOME_REJECTED = 0, 1, 4
-STDOUT = 1  # the number of its file
+STDOUT_FD = 1  # the number of its file
 QUIET = "docmill.quiet"
 
 
@@ -107,7 +107,7 @@ def answer_values(values: Mapping[str, str]) -> None:
 def nobody_reads() -> None:
     """Let what goes to stdout from now on go nowhere, after its reader went away."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, STDOUT)
+    os.dup2(nowhere, STDOUT_FD)
     os.close(nowhere)
 
 

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from docmill.storage.core.database import Database
 from docmill.worker.settings import Settings
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def is_loopback(host: str) -> bool:
@@ -44,7 +44,7 @@ def allowed_hosts(host: str, names: Iterable[str]) -> frozenset[str] | None:
     """Return the host names that requests may give, if the page is served on `host` and proxies use other `names`."""
     named = frozenset(name.lower() for name in names)
     if is_loopback(host):
-        return LOOPBACK | named | {f"[{host}]" if ":" in host else host}
+        return LOOPBACK_HOSTS | named | {f"[{host}]" if ":" in host else host}
     return named or None
 
 
@@ -181,13 +181,13 @@ class Site:
     settings: Settings
     allows_changes: bool = False
     token: str | None = None
-    hosts: frozenset[str] | None = LOOPBACK
+    hosts: frozenset[str] | None = LOOPBACK_HOSTS
     signer: Signer = field(default_factory=Signer)
     sessions: Sessions = field(default_factory=Sessions)
     attempts: Attempts = field(default_factory=Attempts)
 
 
-HEALTH, SIGN_IN, SIGN_OUT, STATIC = "/health", "/sign-in", "/sign-out", "/static/"
+HEALTH, SIGN_IN, SIGN_OUT, STATIC_PATH = "/health", "/sign-in", "/sign-out", "/static/"
 _OWN_PATH = re.compile(r"/(?![/\\])[!-~]*")
 COOKIE = "docmill-session"
 MOST_FORM = 64 * 1024  # bytes
@@ -246,7 +246,7 @@ def _refusal(site: Site, request: Request) -> Response | None:
         return PlainTextResponse("This request comes from another site.", HTTPStatus.FORBIDDEN)
     if request.method == "POST" and _is_too_long(request):
         return PlainTextResponse("This form is too long.", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    if path == SIGN_IN or path.startswith(STATIC) or is_signed_in(site, request):
+    if path == SIGN_IN or path.startswith(STATIC_PATH) or is_signed_in(site, request):
         return None
     if "hx-request" in request.headers or request.method == "POST":
         return PlainTextResponse("Sign in first.", HTTPStatus.UNAUTHORIZED, {"HX-Refresh": "true"})

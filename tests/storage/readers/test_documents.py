@@ -436,7 +436,7 @@ def scanned(folder: Path, *, cover: str = "") -> bytes:
 
 @pytest.mark.slow
 def test_pages_without_text_are_recognized(tmp_path: Path) -> None:
-    if "eng" not in documents.installed_languages(documents.FOLDERS):
+    if "eng" not in documents.installed_languages(documents.TESSDATA_FOLDERS):
         missing("Tesseract's data for English are not installed")
     cover = "This page is of text, and its words are not recognized but read, since they are there."
     (tmp_path / "a.pdf").write_bytes(scanned(tmp_path))

@@ -11,7 +11,7 @@ from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.deletion import gc
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.job_counts import count_flags
-from docmill.storage.results.parts import marks
+from docmill.storage.results.parts import fingerprints
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps.choosing import as_text, condition
@@ -108,7 +108,7 @@ def test_a_text_that_two_outputs_share_is_read_only_by_the_document_that_is_sele
     assert {one["id"] for one in results(database, job.id, step="again")} == {"k0", "k2"}
     assert {one["id"] for one in results(database, job.id, step="good")} == {"k1", "k3", "k4", "k5"}
     assert read_status(database, job.id).lost == 0
-    assert {name: mark["done"] for name, mark in marks(database, job.id).items()} == {
+    assert {name: mark["done"] for name, mark in fingerprints(database, job.id).items()} == {
         "english": 6,
         "again": 2,
         "vector": 2,

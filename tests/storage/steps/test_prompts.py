@@ -12,7 +12,7 @@ from docmill.storage.core.schema import Content, Prompt
 from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import gc
 from docmill.storage.ingest import ingest
-from docmill.storage.results.parts import marks
+from docmill.storage.results.parts import fingerprints
 from docmill.storage.results.results import failures, results
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest, OpenJob
@@ -62,7 +62,7 @@ def test_each_document_is_asked_about_with_its_own_metadata(database: Database, 
         "c": "generate(Weather: Snow.)",
         "e": "generate(Weather: Rain.)",
     }
-    assert {name: mark["done"] for name, mark in marks(database, job.id).items()} == {
+    assert {name: mark["done"] for name, mark in fingerprints(database, job.id).items()} == {
         "told": 4,
         "vector": 4,
         "own": 4,

@@ -18,7 +18,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import gc, removal
 from docmill.storage.ingest import ingest
 from docmill.storage.pipelines import views
-from docmill.storage.results.parts import marks
+from docmill.storage.results.parts import fingerprints
 from docmill.storage.results.results import failures, results
 from docmill.storage.search.search import choose, search
 from docmill.storage.steps import jobs, lineage
@@ -91,7 +91,7 @@ def test_what_an_earlier_step_lacks_blocks_it_and_a_retry_leads_on(database: Dat
     assert jobs.retry(database, job.id) == 1
     fleet.work()
     assert of(database, job, "again") == expected(WITH_TEXT)
-    assert {name: mark["done"] for name, mark in marks(database, job.id).items()} == dict.fromkeys(
+    assert {name: mark["done"] for name, mark in fingerprints(database, job.id).items()} == dict.fromkeys(
         ("english", "told", "again", "vector"), len(WITH_TEXT)
     )
 
@@ -110,7 +110,7 @@ def test_one_template_over_two_texts_of_a_document_gives_each_its_own(database: 
     for job, said in ((over_english, "translate(Rain.)"), (over_short, "summarize(Rain.)"), (over_own, "Rain.")):
         finished(database, job)
         assert of(database, job)["b"] == f"generate(Sports: {said})"
-        assert len(of(database, job)) == marks(database, job.id)["told"]["done"] == len(WITH_TEXT)
+        assert len(of(database, job)) == fingerprints(database, job.id)["told"]["done"] == len(WITH_TEXT)
 
 
 def test_a_search_the_view_and_a_trace_go_the_same_way(database: Database, fleet: Fleet) -> None:

@@ -83,8 +83,8 @@ def show_command(name: str, as_json: bool) -> None:
     answer(
         f"{corpus.name}: {formatting.documents(corpus.documents)}, made {formatting.local_time(corpus.created_at)}"
     )
-    counted = ("done", "failed", "skipped", "to do")
-    specs = table("spec", "of", *counted, "as of job", names={"of"}, numbers=counted)
+    count_columns = ("done", "failed", "skipped", "to do")
+    specs = table("spec", "of", *count_columns, "as of job", names={"of"}, numbers=count_columns)
     for spec in corpus.specs:
         counts = [f"{n:,}" for n in (spec.done, spec.failed, spec.skipped, spec.pending)]
         specs.add_row(str(spec.spec_id), NameCell(spec.spec), *counts, str(spec.job))

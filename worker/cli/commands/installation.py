@@ -10,7 +10,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from docmill.storage.core.invariants import check_invariants, invariants
-from docmill.storage.leases.diagnosis import SILENT_S, check_health
+from docmill.storage.leases.diagnosis import UNHEALTHY_S, check_health
 from docmill.storage.migrations import upgrade
 from docmill.storage.results.counts import recount
 from docmill.worker.cli.options import JSON, Choice, Number, settings_from
@@ -93,7 +93,7 @@ def doctor_command(
     if invariants:
         return _check_invariants(as_sql, as_json)
     if workers:
-        return _check_workers(host or platform.node(), within_s or SILENT_S, as_json)
+        return _check_workers(host or platform.node(), within_s or UNHEALTHY_S, as_json)
     if within_s is not None or host is not None or as_sql:
         raise click.UsageError(
             "--within and --host are for --workers, --sql for --invariants; add it, or leave them out"

@@ -230,8 +230,8 @@ def list_command(as_json: bool) -> None:
     if not indexes:
         say("No indexes yet.")
         return
-    counted = ("vectors", "lacking", "size")
-    made = table("spec", "of", *counted, "state", names={"of"}, numbers=counted)
+    count_columns = ("vectors", "lacking", "size")
+    made = table("spec", "of", *count_columns, "state", names={"of"}, numbers=count_columns)
     for index in indexes:
         size = f"{index.size_bytes / 1e6:,.0f} MB"
         state = "ready" if index.ready else "unfinished: docmill index add"

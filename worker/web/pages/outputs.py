@@ -126,7 +126,7 @@ class SearchResult:
         return excerpt([TextPart(text, is_marked) for text, is_marked in parts if text], SHOWN_CHARS)
 
 
-def read(request: PageRequest) -> Values:
+def read_search(request: PageRequest) -> Values:
     """Return the corpora, the hits if a text was given, and the documents with an id if it was given."""
     corpora = list_searchable(request.database)
     corpus, text = request.query.get("corpus", ""), request.query.get("text", "").strip()
@@ -166,5 +166,5 @@ def _refuse(where: str, reason: str) -> NoReturn:
 PAGES = (
     Page("/jobs/{job:int}/flagged", "flagged.html.j2", read_flagged),
     Page("/jobs/{job:int}/samples", "samples.html.j2", read_samples),
-    Page("/search", "search.html.j2", read, name="Search"),
+    Page("/search", "search.html.j2", read_search, name="Search"),
 )
