@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypedDict, Unpack
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.normalize import normalize
-from docmill.storage.readers import Record
 from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
@@ -23,8 +21,8 @@ from docmill.worker.api.job import Job, Pipelines, in_a_thread, listen
 from docmill.worker.engines import devices_for
 from docmill.worker.formatting import summary
 from docmill.worker.jobs import Listener
-from docmill.worker.jobs.run import KeptWorker, OpenStore, run_request
-from docmill.worker.jobs.search import SearchOptions, open_search
+from docmill.worker.jobs.run import KeptWorker, run_request
+from docmill.worker.jobs.search import SearchOptions, open_search, query_record
 from docmill.worker.jobs.submission import submit
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.stores import open_store
@@ -42,6 +40,8 @@ Task: TypeAlias = Literal[
 class Options(TypedDict, total=False):
     """Options of a job by their names in Python. docs/command-line.md describes them."""
 
+    model: str | None
+    corpus: str | None
     length: Literal["short", "medium", "long"] | int | None
     from_: str | None
     to: str | None
@@ -151,8 +151,6 @@ def run(
     documents: Documents,
     task: Task,
     *,
-    model: str | None = None,
-    corpus: str | None = None,
     device: str | None = None,
     backend: str | None = None,
     endpoint: str | None = None,
@@ -175,16 +173,13 @@ def run(
     the column "input". Raises Error.
     """
     settings = _settings(store=store, device=device, backend=backend, endpoint=endpoint)
-    values = {"model": model, "corpus": corpus, **options}
-    return _computed(settings, documents, task, values, open_store, with_input, listen(progress))
+    return _computed(settings, documents, task, options, with_input, listen(progress))
 
 
 async def run_async(
     documents: Documents,
     task: Task,
     *,
-    model: str | None = None,
-    corpus: str | None = None,
     device: str | None = None,
     backend: str | None = None,
     endpoint: str | None = None,
@@ -198,9 +193,8 @@ async def run_async(
     If this coroutine is cancelled, the run ends as by Ctrl-C: the same call continues it. Raises Error.
     """
     settings = _settings(store=store, device=device, backend=backend, endpoint=endpoint)
-    values = {"model": model, "corpus": corpus, **options}
     return await in_a_thread(
-        lambda listener: _computed(settings, documents, task, values, open_store, with_input, listener), progress
+        lambda listener: _computed(settings, documents, task, options, with_input, listener), progress
     )
 
 
@@ -311,8 +305,6 @@ class Mill:
         documents: Documents,
         task: Task,
         *,
-        model: str | None = None,
-        corpus: str | None = None,
         endpoint: str | None = None,
         with_input: bool = False,
         progress: bool = True,
@@ -323,16 +315,13 @@ class Mill:
         The fleet's workers compute. Without a queue (`redis_url`), this machine does. Documents and options are
         those of `docmill.run`; `endpoint` is for this machine, since workers have their own. Raises Error.
         """
-        values = {"model": model, "corpus": corpus, **options}
-        return self._run(documents, task, values, endpoint, with_input, listen(progress))
+        return self._run(documents, task, options, endpoint, with_input, listen(progress))
 
     async def run_async(
         self,
         documents: Documents,
         task: Task,
         *,
-        model: str | None = None,
-        corpus: str | None = None,
         endpoint: str | None = None,
         with_input: bool = False,
         progress: bool = False,
@@ -343,9 +332,8 @@ class Mill:
         If this coroutine is cancelled, a run on this machine ends as by Ctrl-C, and the same call continues it. A
         fleet's workers continue the job. Raises Error.
         """
-        values = {"model": model, "corpus": corpus, **options}
         return await in_a_thread(
-            lambda listener: self._run(documents, task, values, endpoint, with_input, listener), progress
+            lambda listener: self._run(documents, task, options, endpoint, with_input, listener), progress
         )
 
     @explained
@@ -354,8 +342,6 @@ class Mill:
         documents: Documents,
         task: Task,
         *,
-        model: str | None = None,
-        corpus: str | None = None,
         idempotency_key: str | None = None,
         progress: bool = True,
         **options: Unpack[Options],
@@ -366,10 +352,9 @@ class Mill:
         `idempotency_key` again returns the same job, also one that has ended; other arguments are refused. Raises
         Error.
         """
-        values = {"model": model, "corpus": corpus, **options}
         if "endpoint" in options:
             raise Error(_OF_WORKERS)
-        return self._enqueue(ReadOnce(documents), task, values, listen(progress), idempotency_key)
+        return self._enqueue(ReadOnce(documents), task, options, listen(progress), idempotency_key)
 
     @explained
     def job(self, job_id: int) -> Job:
@@ -407,36 +392,35 @@ class Mill:
         if not text.strip():
             raise Error("the text of a search is empty")
         options = SearchOptions(top, job, exact, passages, prompt, model_prompt)
-        query = Record("", normalize(text)[0], {}, (), "the text")
         listener = listen(progress)
         with open_search(self._settings, self.database, corpus, options, _refuse, listener) as opened:
-            [(_, hits)] = opened.answers([query])
+            [(_, hits)] = opened.answers([query_record(text, "the text")])
         return [Hit(hit.id, hit.score, hit.text, hit.matched, hit.meta) for hit in hits]
 
     def _run(
         self,
         documents: Documents,
         task: str,
-        values: dict[str, Any],
+        options: Mapping[str, Any],
         endpoint: str | None,
         with_input: bool,
         listener: Listener,
     ) -> pyarrow.Table:
         if self._settings.redis_url is None:
             settings = self._asking(endpoint)
-            return _computed(settings, documents, task, values, self._store, with_input, listener, self._kept)
+            return _computed(settings, documents, task, options, with_input, listener, self.database, self._kept)
         if endpoint is not None:
             raise Error(_OF_WORKERS)
         require_arrow()
         reading = ReadOnce(documents)
-        status = self._enqueue(reading, task, values, listener).follow(listener)
+        status = self._enqueue(reading, task, options, listener).follow(listener)
         return _table(self.database, status, reading, with_input)
 
     def _enqueue(
-        self, reading: ReadOnce, task: str, values: dict[str, Any], listener: Listener, key: str | None = None
+        self, reading: ReadOnce, task: str, options: Mapping[str, Any], listener: Listener, key: str | None = None
     ) -> Job:
         source = reading.name if key is None else reading.digested
-        request = request_of(self._settings, source, task, values, key)
+        request = request_of(self._settings, source, task, options, key)
         opened = partial(reading.open, has_corpus=request.corpus is not None)
         done = submit(self._settings, self.database, request, listener, opened)
         return Job(self._settings, self.database, done.id)
@@ -448,9 +432,6 @@ class Mill:
         settings = load_settings(endpoint=endpoint)
         server = {"endpoint": settings.endpoint, "openai_api_key": settings.openai_api_key}
         return self._settings.model_copy(update=server)
-
-    def _store(self, _: Settings) -> AbstractContextManager[Database]:
-        return nullcontext(self.database)
 
 
 def _settings(
@@ -472,16 +453,16 @@ def _computed(
     settings: Settings,
     documents: Documents,
     task: str,
-    values: dict[str, Any],
-    store: OpenStore,
+    options: Mapping[str, Any],
     with_input: bool,
     listener: Listener,
+    store: Database | None = None,
     kept: KeptWorker | None = None,
 ) -> pyarrow.Table:
     """Compute on this machine, and return the table."""
     require_arrow()
     reading = ReadOnce(documents, one_run_at_a_time.reading)
-    request = request_of(settings, reading.name, task, values)
+    request = request_of(settings, reading.name, task, options)
     devices = devices_for(settings.device, request.model)
     opened = partial(reading.open, has_corpus=request.corpus is not None)
     with (

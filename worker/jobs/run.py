@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from docmill.worker.process.device_start import Expected, StartedDevices
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from docmill.worker.settings import Settings
     from docmill.worker.submit.options import Request
     from docmill.worker.submit.request import Opened
-
-OpenStore = Callable[["Settings"], AbstractContextManager["Database"]]
 
 
 class KeptWorker:
@@ -74,13 +72,13 @@ def run_request(
     listener: Listener,
     *,
     opened: Opened | None = None,
-    store: OpenStore | None = None,
+    store: Database | None = None,
     kept: KeptWorker | None = None,
     account: Account | None = None,
 ) -> Iterator[tuple[Database, JobStatus]]:
     """Compute a request on this machine. Yield the open store and the job's final status.
 
-    ``opened`` opens the source in place of its name, and ``store`` the store in place of the settings' own. ``kept``
+    ``opened`` opens the source in place of its name. ``store`` takes the place of the settings' own. ``kept``
     keeps the processes for the next run. ``account`` takes the place of the request's own.
 
     Raises what `worker.jobs.local_run.run_here` and
@@ -105,7 +103,7 @@ def run_request(
             from docmill.worker.jobs.local_run import run_here
             from docmill.worker.stores import open_broker, open_store
 
-            database = until_shown.enter_context((store or open_store)(settings))
+            database = store or until_shown.enter_context(open_store(settings))
             say_replaced(database, prepared, listener)
             if kept is None:
                 with open_broker(settings) as broker:

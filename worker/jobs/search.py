@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.normalize import normalize
 from docmill.storage.core.specs import Reason, Spec, Status
 from docmill.storage.readers import Record, Rejection
 from docmill.storage.search.ann import Searched
@@ -157,6 +158,11 @@ def _words(text: str) -> set[str]:
 
 
 BATCH_QUERIES = 512  # queries that share one pass over the corpus
+
+
+def query_record(text: str, where: str) -> Record:
+    """Return a text that was typed as a query. Messages about it begin with `where`."""
+    return Record("", normalize(text)[0], {}, (), where)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from docmill.tasks.kinds.options import key
 from docmill.worker.api.mill import NAMES, Options, Task, python_name
 from docmill.worker.submit.options import Work
 
-PARAMETERS = {"model", "corpus"}  # options that the functions have as parameters
 TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 DECLARED: Mapping[str, FieldInfo] = {
     **{name: field for name, field in Work.model_fields.items() if name in NAMES},
@@ -46,10 +45,10 @@ def test_every_task_of_docmill_is_a_task_of_the_api() -> None:
 
 
 def test_every_option_is_an_option_of_the_api() -> None:
-    assert set(Options.__annotations__) == set(NAMES) - PARAMETERS
+    assert set(Options.__annotations__) == set(NAMES)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - PARAMETERS))
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_an_option_has_the_type_that_it_has_on_the_command_line(name: str) -> None:
     field = DECLARED[name]
     annotation: Any = field.annotation

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from docmill.storage.core.normalize import normalize
 from docmill.storage.deletion import gc
 from docmill.storage.readers import Record, Rejection, open_queries
 from docmill.storage.search import pgvector_index
@@ -21,7 +20,7 @@ from docmill.worker.consoles import NameCell, table
 from docmill.worker.formatting import counted, documents, printable
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.outputs import STDOUT
-from docmill.worker.jobs.search import BATCH_QUERIES, SearchOptions, open_search
+from docmill.worker.jobs.search import BATCH_QUERIES, SearchOptions, open_search, query_record
 from docmill.worker.stores import corpus_names, open_store
 
 BEGINNING = 300  # characters shown of a hit without a passage
@@ -139,7 +138,7 @@ def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]
         return open_queries(file, stdin=sys.stdin.buffer).records()
     if not (text or "").strip():
         raise click.BadParameter("it is empty", param_hint="TEXT")
-    return [Record("", normalize(text or "")[0], {}, (), "TEXT")]
+    return [query_record(text or "", "TEXT")]
 
 
 def _typed() -> Iterator[Record]:
@@ -150,7 +149,7 @@ def _typed() -> Iterator[Record]:
         line = sys.stdin.readline().strip()
         if not line:
             return
-        yield Record("", normalize(line)[0], {}, (), "TEXT")
+        yield query_record(line, "TEXT")
 
 
 def _as_json(answer: tuple[Record, list[StoredHit]]) -> dict[str, Any]:

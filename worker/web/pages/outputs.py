@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import NotFound, NothingEmbedded
-from docmill.storage.readers import Record
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.marked import Cursor, flagged_page
@@ -22,7 +20,7 @@ from docmill.tasks.checks import NONE, Checks, meaning
 from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs import Listener
-from docmill.worker.jobs.search import SearchOptions, open_search
+from docmill.worker.jobs.search import SearchOptions, open_search, query_record
 from docmill.worker.web.marks import TextPart, checks_of, excerpt, mark_output
 from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
 from docmill.worker.web.pages.jobs import last_part, shared
@@ -152,10 +150,9 @@ def search(request: PageRequest, corpus: str, text: str) -> SearchResult:
 
     Raises NotFound, NothingEmbedded, TaskError and WorkerError.
     """
-    query = Record("", normalize(text)[0], {}, (), "The text")
     options = SearchOptions(top=TOP)
     with open_search(request.settings, request.database, corpus, options, _refuse, Listener()) as opened:
-        [(_, hits)] = opened.answers([query])
+        [(_, hits)] = opened.answers([query_record(text, "The text")])
     return SearchResult(opened.searched.job_id, opened.searched.way[-1].name, hits)
 
 
