@@ -11,11 +11,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from docmill.storage import writers
-from docmill.storage.errors import ConditionInvalid
 from docmill.storage.json_values import Json
 from docmill.storage.steps.conditions import Doubt, Flagged
 from docmill.tasks import kinds
-from docmill.tasks.kinds.options import sentence, shown
+from docmill.tasks.kinds.options import sentence, shown, wrong_value
 from docmill.worker.pipelines import schedule
 from docmill.worker.submit.options import (
     ESCALATION_OPTIONS,
@@ -26,7 +25,7 @@ from docmill.worker.submit.options import (
     ReadingOptions,
     Revision,
     Task,
-    wrong,
+    accepted,
 )
 
 DOCUMENT = "document"  # as a step's input: the document itself
@@ -37,7 +36,7 @@ def _check(problem: Callable[[str], str | None]) -> AfterValidator:
 
     def check(value: str | None) -> str | None:
         if value is not None and (sentence := problem(value)) is not None:
-            raise wrong(sentence)
+            raise wrong_value(sentence)
         return value
 
     return AfterValidator(check)
@@ -57,15 +56,15 @@ def _model(value: object) -> object:
     """Check a model, or the models by language."""
     if not isinstance(value, dict):
         if not isinstance(value, str):
-            raise wrong(f"must be a text in quotes, not {shown(value)}")
+            raise wrong_value(f"must be a text in quotes, not {shown(value)}")
         return value
     for language, name in value.items():
         if not isinstance(name, str):
-            raise wrong(f"{language} must be a text in quotes, not {shown(name)}")
+            raise wrong_value(f"{language} must be a text in quotes, not {shown(name)}")
         if not name.strip():
-            raise wrong(f"{language} is empty; fill it in or leave it out")
+            raise wrong_value(f"{language} is empty; fill it in or leave it out")
     if not value:
-        raise wrong('names no model; write { fr = "MODEL", de = "MODEL" }')
+        raise wrong_value('names no model; write { fr = "MODEL", de = "MODEL" }')
     return value
 
 
@@ -75,12 +74,8 @@ def _flags(value: object) -> object:
         return value
     if not isinstance(value, list) or not value or not all(isinstance(part, str) for part in value):
         what = "an empty list" if value == [] else shown(value)
-        raise wrong(f'must be true, or a list such as ["empty", "confidence<0.4"], not {what}')
-    try:
-        Flagged.parse(value)
-    except ConditionInvalid as error:
-        raise wrong(f"is refused: {error}") from error
-    return value
+        raise wrong_value(f'must be true, or a list such as ["empty", "confidence<0.4"], not {what}')
+    return accepted(value, Flagged.parse)
 
 
 Flags = Annotated[Literal[True] | list[str] | None, BeforeValidator(_flags)]
@@ -136,12 +131,8 @@ def _when(value: object) -> object:
     """Check a doubt: flags and bounds of numbers, in a list or with commas between them."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
-        raise wrong(f'must be a list such as ["repetition", "confidence<0.4"], not {shown(value)}')
-    try:
-        Doubt.parse(parts)
-    except ConditionInvalid as error:
-        raise wrong(f"is refused: {error}") from error
-    return parts
+        raise wrong_value(f'must be a list such as ["repetition", "confidence<0.4"], not {shown(value)}')
+    return accepted(parts, Doubt.parse)
 
 
 class EscalationTable(PipelineTable):
@@ -243,13 +234,13 @@ def _escalate(step: str, options: type[kinds.KindOptions]) -> Any:
         if isinstance(value, str):
             return table(model=value)
         if not isinstance(value, dict):
-            raise wrong(f'must be a model\'s name or a table such as {{ model = "MODEL" }}, not {shown(value)}')
+            raise wrong_value(f'must be a model\'s name or a table such as {{ model = "MODEL" }}, not {shown(value)}')
         if not value.keys() - {"when"}:
-            raise wrong('names no model and no option; write for example { model = "MODEL" }')
+            raise wrong_value('names no model and no option; write for example { model = "MODEL" }')
         try:
             return table.model_validate(value)
         except ValidationError as error:
-            raise wrong(_problem(error, table)) from error
+            raise wrong_value(_problem(error, table)) from error
 
     about = Field(description="Compute doubtful results again, with this model or these options.")
     return Annotated[str | table | None, BeforeValidator(check), about], None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 from sqlalchemy import and_, select
@@ -15,6 +14,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, OutcomeRow, SpecRow
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.readers import Record
+from docmill.storage.results.results import Reservoir
 from docmill.storage.steps import fitted_risks
 from docmill.tasks import kinds
 from docmill.worker.engines import Count, counting, measure
@@ -64,7 +64,7 @@ def forecast(
     fitted_risks.require_risks(database, prepared.steps)
     with counting(settings, device, prepared.spec) as count:
         survey = _surveyed(database, prepared, progress, count)
-    sample = survey.sample
+    sample = survey.sample.kept
     measured = measure(settings, device, prepared.spec, sample) if sample else None
     factor = survey.chars / measured.chars if measured and measured.chars else 0.0
     tokens_in = measured.tokens_in if measured else 0
@@ -88,6 +88,7 @@ def forecast(
 class _Survey:
     """The counts of a source. ``chars``, ``tokens`` and ``sample`` are of the texts that have no result."""
 
+    sample: Reservoir[str]
     documents: int = 0
     rejected: int = 0
     texts: int = 0
@@ -95,16 +96,13 @@ class _Survey:
     missing: int = 0
     chars: int = 0
     tokens: int = 0
-    sample: list[str] = field(default_factory=list)
 
 
 def _surveyed(database: Database, prepared: Prepared, progress: IngestProgress, count: Count | None) -> _Survey:
     """Return the counts of a source, with its tokens if ``count`` is given, and a sample of its texts."""
     source = prepared.source.records()
-    wanted = kinds.kind(prepared.spec.kind).sample_texts
-    survey, seen = _Survey(), set[bytes]()
+    survey, seen = _Survey(Reservoir(kinds.kind(prepared.spec.kind).sample_texts)), set[bytes]()
     template = templates.over_metadata(prepared.spec.params)
-    chance = random.Random(0)  # noqa: S311 - a sample that can be repeated
     while page := list(islice(source, PAGE)):
         records = [record for record in page if isinstance(record, Record)]
         for record in page:
@@ -125,10 +123,7 @@ def _surveyed(database: Database, prepared: Prepared, progress: IngestProgress, 
         for text in missing:
             survey.chars += len(text)
             survey.missing += 1
-            if len(survey.sample) < wanted:
-                survey.sample.append(text[:SAMPLE_CHARS])
-            elif (place := chance.randrange(survey.missing)) < wanted:
-                survey.sample[place] = text[:SAMPLE_CHARS]
+            survey.sample.offer(text[:SAMPLE_CHARS])
         progress.advanced(Counts(records=survey.documents, rejected=survey.rejected))
     survey.texts = len(seen)
     return survey

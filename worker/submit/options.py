@@ -5,12 +5,11 @@ The command line, the tables of pipeline files and their JSON Schema, and `docmi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
 from docmill.storage import templates
 from docmill.storage.core.specs import Spec
@@ -19,7 +18,7 @@ from docmill.storage.steps.conditions import RISK, Doubt, filter_names, find_fil
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
 from docmill.tasks.kinds import KindOptions
-from docmill.tasks.kinds.options import EMPTY, MOST, Layer, Option, option, parsed, shown
+from docmill.tasks.kinds.options import EMPTY, MOST, Layer, Option, option, parsed, shown, wrong_value
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
 from docmill.worker.queue.messages import is_id
@@ -27,6 +26,7 @@ from docmill.worker.queue.messages import is_id
 if TYPE_CHECKING:
     from docmill.storage.steps.steps import EscalationRequest
 
+T = TypeVar("T")
 
 # Options about how a model works. Other options define the task itself, which escalation does not change.
 ESCALATION_OPTIONS = frozenset(
@@ -67,16 +67,20 @@ class Escalation:
         return first.replaced(**left_out | dict(self.options))
 
 
-def wrong(sentence: str) -> PydanticCustomError:
-    """Return the error of a value; the sentence begins after the name of its field."""
-    return PydanticCustomError("value", "{sentence}", {"sentence": sentence})
+def accepted(value: T, parse: Callable[[T], object]) -> T:
+    """Return a value that a function parses. Raises a field's error with the reason why it does not."""
+    try:
+        parse(value)
+    except (ConditionInvalid, NotFound) as error:
+        raise wrong_value(f"is refused: {error}") from error
+    return value
 
 
 def _known_task(value: str) -> str:
     if value not in kinds.NAMES:
         said = f"must be {', '.join(kinds.NAMES[:-1])} or {kinds.NAMES[-1]}, not {shown(value)}"
         meant = hint(value, kinds.NAMES)
-        raise wrong(f"{said} ({meant[0].lower()}{meant[1:]})" if meant else said)
+        raise wrong_value(f"{said} ({meant[0].lower()}{meant[1:]})" if meant else said)
     return value
 
 
@@ -95,7 +99,7 @@ class OptionsModel(BaseModel):
         """Refuse an empty text: it is a variable that was not set, or a slip. Of a source its reader says it."""
         is_blank = isinstance(value, str) and not value.strip() and info.field_name != "source"
         if is_blank and not option(cls.model_fields[str(info.field_name)]).may_be_empty:
-            raise wrong(EMPTY)
+            raise wrong_value(EMPTY)
         return value
 
 
@@ -199,12 +203,7 @@ class JobOptions(OptionsModel):
 
 def _doubt(value: str | None) -> str | None:
     """Check flags and bounds with commas between them."""
-    if value is not None:
-        try:
-            Doubt.parse(value.split(","))
-        except ConditionInvalid as error:
-            raise wrong(f"is refused: {error}") from error
-    return value
+    return value if value is None else accepted(value, lambda written: Doubt.parse(written.split(",")))
 
 
 class EscalationOptions(OptionsModel):
@@ -244,12 +243,7 @@ class EscalationOptions(OptionsModel):
 
 def _filter(value: str | None) -> str | None:
     """Check the name of a filter of documents."""
-    if value is not None:
-        try:
-            find_filter(value)
-        except NotFound as error:
-            raise wrong(f"is refused: {error}") from error
-    return value
+    return value if value is None else accepted(value, find_filter)
 
 
 class DocumentOptions(OptionsModel):
@@ -297,7 +291,7 @@ class Work(ReadingOptions, JobOptions, EscalationOptions, DocumentOptions):
 
 def _shown_as_it_is(value: str | None) -> str | None:
     if value is not None and not is_id(value):
-        raise wrong("must be at most 255 printable characters, and not empty")
+        raise wrong_value("must be at most 255 printable characters, and not empty")
     return value
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
-from docmill.storage.core.normalize import normalize
+from docmill.storage.core.normalize import normalize_json
 from docmill.storage.core.specs import Spec
 from docmill.storage.ingest.pruning import Limits
 from docmill.storage.readers import Source, SourceOptions, documents, open_source, remote, streams
@@ -217,16 +217,7 @@ def key_of(request: Request) -> IdempotencyKey | None:
     of_kind = {flag(name, options[name]): value for name, value in request.options.to_params().items()}
     precision = {} if request.options.dtype == "auto" else {"--dtype": request.options.dtype}
     arguments = {"the source": _source(request.source), "the task": request.task} | named | of_kind | precision
-    return IdempotencyKey(request.idempotency_key, {name: _storable(value) for name, value in arguments.items()})
-
-
-def _storable(value: Any) -> Any:
-    """Return an argument as the store can hold it: without NUL and halves of characters."""
-    if isinstance(value, str):
-        return normalize(value)[0]
-    if isinstance(value, dict):
-        return {_storable(key): _storable(part) for key, part in value.items()}
-    return [_storable(part) for part in value] if isinstance(value, list | tuple) else value
+    return IdempotencyKey(request.idempotency_key, normalize_json(arguments)[0])
 
 
 def _source(source: str) -> str:

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.features import load_all
 from docmill.worker.errors import WorkerError
@@ -152,8 +153,9 @@ class _Application:
 
     def _page_request(self, request: Request, form: Mapping[str, str] | None = None) -> PageRequest:
         site = self._site
-        path = {name: _storable(str(value)) for name, value in request.path_params.items()}
-        query = {name: _storable(value) for name, value in request.query_params.items()}
+        # As the store can be asked for it: PostgreSQL takes no NUL.
+        path = {name: normalize(str(value))[0] for name, value in request.path_params.items()}
+        query = {name: normalize(value)[0] for name, value in request.query_params.items()}
         return PageRequest(
             site.database, site.settings, site.allows_changes, path, query, form or {}, is_from_another_site(request)
         )
@@ -217,11 +219,6 @@ class _Application:
     async def _show_failure(self, request: Request, _: Exception) -> Response:
         said = "This page has a bug. The log of `docmill web` has the details."
         return await self._refuse(request, PageRefused(said, HTTPStatus.INTERNAL_SERVER_ERROR))
-
-
-def _storable(text: str) -> str:
-    """Return a text of an address that a database can be asked for: PostgreSQL takes no NUL."""
-    return text.replace("\0", "\ufffd")
 
 
 async def _form_of(request: Request) -> dict[str, str]:
