@@ -77,12 +77,12 @@ class SourceFile:
     open: Callable[[], Opened]
 
 
-def on_disk(path: Path, place: str | None = None) -> SourceFile:
-    """Return a regular file. Raises SourceMissing and SourceUnreadable."""
-    with open_regular(path) as file:
+def on_disk(path: Path, place: str | None = None, *, follow: bool = True) -> SourceFile:
+    """Return a regular file, perhaps only if its path has no link. Raises SourceMissing and SourceUnreadable."""
+    with open_regular(path, follow=follow) as file:
         size = file.seek(0, os.SEEK_END)
-    path = path.resolve()
-    return SourceFile(printable(path), printable(place or path.name), size, lambda: open_regular(path))
+    path = path.resolve() if follow else path
+    return SourceFile(printable(path), printable(place or path.name), size, lambda: open_regular(path, follow=follow))
 
 
 class RowSource(Source):

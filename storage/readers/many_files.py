@@ -24,7 +24,7 @@ from docmill.storage.readers.errors import (
     SourceUnreadable,
     SourceUnsupported,
 )
-from docmill.storage.readers.files import FileSource, Source, SourceFile, left_out, up_to, why_left_out
+from docmill.storage.readers.files import FileSource, Source, SourceFile, left_out, on_disk, up_to, why_left_out
 from docmill.storage.readers.records import Record, Rejection, SourceOptions, without_metadata
 from docmill.storage.readers.registry import advise_extras, document_suffixes
 from docmill.storage.readers.streams import is_folder, kind, open_regular, printable
@@ -257,14 +257,10 @@ class FolderSource(MixedSource[Path]):
         )
 
     def _open(self, file: Path, options: SourceOptions, path: str) -> Source:
-        opened = partial(open_regular, file, follow=False)
-        with opened() as stream:
-            size = stream.seek(0, os.SEEK_END)
+        content = on_disk(file, path, follow=False)
         reader = self._reader_of(Path(path).name)
         assert reader is not None
-        content = SourceFile(printable(file), printable(path), size, opened)
-        source = reader(content, options)
-        return without_results(source)
+        return without_results(reader(content, options))
 
     def _walk_folder(self) -> Walk:
         return walk(self._root, self._selects)

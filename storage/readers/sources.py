@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
@@ -85,14 +85,14 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
         if (parts := parts_in(path)) is not None:
             root = path.resolve()
             return FilesSource(printable(root), options, lambda: (within(root, part) for part in parts), _open_part)
-        return FolderSource(path, options, kinds())
+        return FolderSource(path, options, reader_of)
     if is_pattern(source):
         pattern = Pattern(source)
         return FilesSource(str(pattern), replace(options, one_of_many=True), pattern.walk, open_file)
     return open_file(path, options)
 
 
-def open_queries(queries: str, *, stdin: BinaryIO | None = None) -> Source:
+def open_queries(queries: str) -> Source:
     """Return the source of a file of queries: a .txt file with one a line, or a file of records with a "text".
 
     Raises as `open_source` does.
@@ -101,7 +101,7 @@ def open_queries(queries: str, *, stdin: BinaryIO | None = None) -> Source:
     for suffix, decompress in {"": None, **COMPRESSIONS}.items():
         if name.endswith(f".txt{suffix}"):
             return FileSource(on_disk(path), of_text(_plain_rows), decompress, SourceOptions())
-    source = open_source(queries, SourceOptions(), stdin=stdin)
+    source = open_source(queries, SourceOptions())
     if isinstance(source, DocumentSource):
         others = "these are: .jsonl, .csv, .tsv, .txt (also .gz or .zst), .parquet"
         raise KindUnknown(f"{source.name} is not a file of queries, but one document; {others}")
@@ -154,7 +154,7 @@ def _open_part(path: Path, options: SourceOptions, place: str) -> Source:
 
 def open_content(content: SourceFile, file_name: str, options: SourceOptions) -> Source:
     """Return the source of one file of records or documents, or that is one document, by its name."""
-    reader = reader_of(file_name, row_reader)
+    reader = reader_of(file_name)
     if reader is None:
         suffix, _ = kind_of(file_name)
         advice = f"these are: {describe_sources()}{advise_extras([suffix])}"
@@ -162,12 +162,7 @@ def open_content(content: SourceFile, file_name: str, options: SourceOptions) ->
     return reader(content, options)
 
 
-def kinds() -> Callable[[str], Open | None]:
-    """Return a `reader_of` for many files, which looks for a feature's reader once for each suffix."""
-    return partial(reader_of, of_features=cache(row_reader))
-
-
-def reader_of(file_name: str, of_features: Callable[[str], RowReader | None]) -> Open | None:
+def reader_of(file_name: str) -> Open | None:
     """Return the reader for a file of this name; None for a kind of file that is not read."""
     suffix, decompress = kind_of(file_name)
     kind = FILES.get(suffix)
@@ -175,7 +170,7 @@ def reader_of(file_name: str, of_features: Callable[[str], RowReader | None]) ->
         return partial(source_of_records, kind.rows, decompress, kind.options)
     if kind is not None and is_readable(kind) and (decompress is None or kind.may_be_compressed):
         return partial(_documents, kind, decompress)
-    read_rows = of_features(suffix) if suffix else None
+    read_rows = row_reader(suffix) if suffix else None
     taken = ("encoding", "sheet", "header_row")
     return None if read_rows is None else partial(source_of_records, read_rows, decompress, taken)
 

@@ -78,8 +78,7 @@ def prepare_request(
     """
     if request.source == "-" and sys.stdin.isatty():
         listener.say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
-    stdin = sys.stdin.buffer if request.source == "-" else None  # a notebook has none
-    prepared = prepare(settings, request, stdin, devices, opened, on_spec)
+    prepared = prepare(settings, request, devices, opened, on_spec)
     if request.model is None:
         listener.say(describe_default_model(request.task, request.source, request.options))
     return prepared if account is None else replace(prepared, account=account)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any
 
 from docmill.storage.core.normalize import normalize_json
 from docmill.storage.core.specs import Spec
@@ -59,7 +59,6 @@ class Prepared:
 def prepare(
     settings: Settings,
     request: Request,
-    stdin: BinaryIO | None = None,
     devices: Sequence[str] = (),
     opened: Opened | None = None,
     on_spec: Callable[[Spec], None] = lambda _: None,
@@ -80,7 +79,7 @@ def prepare(
     if request.leave_out is not None:
         find_filter(request.leave_out).require()
     options = source_options(request, [request.options])
-    source = open_source(request.source, options, stdin=stdin) if opened is None else opened(options)
+    source = open_source(request.source, options) if opened is None else opened(options)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
     on_spec(spec)
     first, escalation = ChosenSpec(spec, request.model, request.revision, request.options), request.escalation

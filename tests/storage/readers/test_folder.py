@@ -31,7 +31,7 @@ from docmill.storage.readers import (
 )
 from docmill.storage.readers.many_files import FilesSource, FolderSource, Pattern
 from docmill.storage.readers.registry import document_suffixes
-from docmill.storage.readers.sources import kinds
+from docmill.storage.readers.sources import reader_of
 from docmill.storage.results import parts
 from docmill.storage.results.results import Placed
 from docmill.storage.writers import Target
@@ -74,7 +74,7 @@ def test_each_file_is_a_document_under_its_relative_path_in_the_order_of_the_pat
 
 def test_hidden_files_are_passed_over_and_other_kinds_are_counted(tmp_path: Path) -> None:
     write(tmp_path, {".hidden.txt": "", ".git/x.txt": "", "a.txt": "", "b.png": "", "c.png": "", "README": ""})
-    source = FolderSource(tmp_path, OPTIONS, kinds())
+    source = FolderSource(tmp_path, OPTIONS, reader_of)
     assert keys(source) == ["a.txt"]
     assert source.ignored == {".png": 2, "without a suffix": 1}
 

@@ -135,7 +135,7 @@ def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]
     if (text is None) == (file is None):
         raise click.UsageError("give a TEXT, or a file of them with --queries")
     if file is not None:
-        return open_queries(file, stdin=sys.stdin.buffer).records()
+        return open_queries(file).records()
     if not (text or "").strip():
         raise click.BadParameter("it is empty", param_hint="TEXT")
     return [query_record(text or "", "TEXT")]
