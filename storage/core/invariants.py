@@ -17,7 +17,6 @@ from typing import Any
 
 from sqlalchemy import ForeignKeyConstraint
 
-from docmill.storage.core.database import Database
 from docmill.storage.core.schema import ADDED_BY_SHARD, SHARD_KEY, collections_of_tables
 from docmill.storage.core.transaction import Transaction
 
@@ -69,13 +68,7 @@ def invariants(server: str | None) -> tuple[Invariant, ...]:
     return tuple(made)
 
 
-def check_invariants(database: Database) -> Iterator[Checked]:
-    """Yield each invariant as it is checked. All are checked in one transaction, which is open meanwhile."""
-    with database.read() as transaction:
-        yield from check_within(transaction)
-
-
-def check_within(transaction: Transaction) -> Iterator[Checked]:
+def check_invariants(transaction: Transaction) -> Iterator[Checked]:
     """Yield each invariant as it is checked in this transaction."""
     for invariant in invariants(transaction.server):
         began = time.monotonic()

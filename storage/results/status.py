@@ -411,7 +411,7 @@ def _standing(job: _JobRow, step: _StepRow, sums: ShardSums, workers: Workers, l
     silent = [shards for shards in held if shards.owner not in heard]
     of_holders = [heard[shards.owner] for shards in held if heard.get(shards.owner) is not None]
     troubles = [*of_holders, *(worker.trouble for worker in serving if worker.trouble is not None)]
-    next_try_at = sums.next_try_at(step.seq)
+    next_try_at = sums.next_tries.get(step.seq)
     return JobSnapshot(
         state=_state(job),
         lane=step.kind,

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import fmean
-from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Row, func, select, union_all
@@ -134,6 +133,7 @@ def _work_left(steps: Sequence[StepWork], weights: Mapping[int, float], computed
     return max(0.0, work - done), is_all
 
 
+@dataclass(frozen=True)
 class ShardSums:
     """A job's shards in numbers, by step and state: its kept counts (`storage.core.schema.ShardCount`).
 
@@ -141,35 +141,25 @@ class ShardSums:
     first shard of a step may be computed, for steps whose open shards are all planned.
     """
 
-    def __init__(
-        self,
-        groups: Sequence[Row[*tuple[Any, ...]]] = (),
-        span: tuple[float | None, float | None] = (None, None),
-        next_tries: Mapping[int, float] = MappingProxyType({}),
-    ) -> None:
-        self._groups = groups
-        self._span = span
-        self._next_tries = next_tries
+    groups: Sequence[Row[*tuple[Any, ...]]]
+    span: tuple[float | None, float | None]
+    next_tries: Mapping[int, float]
 
     def total(self, name: str, *states: str, step: int | None = None) -> int:
         """Return the sum of a column over the shards in these states, or over all shards."""
         return sum(
             int(getattr(group, name) or 0)
-            for group in self._groups
+            for group in self.groups
             if (not states or group.state in states) and (step is None or group.step == step)
         )
 
     def shards(self) -> dict[str, int]:
         """Return the number of shards by state."""
-        return {state: self.total("n", state) for state in sorted({group.state for group in self._groups})}
+        return {state: self.total("n", state) for state in sorted({group.state for group in self.groups})}
 
     def open_steps(self) -> list[int]:
         """Return the steps that have open shards."""
-        return sorted({group.step for group in self._groups if group.state in OPEN_SHARDS})
-
-    def next_try_at(self, step: int) -> float | None:
-        """Return when the first planned shard of a step may be computed, if all its open shards are planned."""
-        return self._next_tries.get(step)
+        return sorted({group.step for group in self.groups if group.state in OPEN_SHARDS})
 
     def held_s(self, step: int) -> float:
         """Return the seconds in which a step's finished shards were held."""
@@ -177,7 +167,7 @@ class ShardSums:
 
     def rate(self) -> TimeLeft:
         """Return the mean pace, from the first finished shard to the last."""
-        begun, ended = self._span
+        begun, ended = self.span
         if begun is None or ended is None:
             return TimeLeft()
         seconds = max(ended - begun, 0.001)

@@ -48,7 +48,6 @@ def allowed_hosts(host: str, names: Iterable[str]) -> frozenset[str] | None:
     return named or None
 
 
-LEAST_TOKEN = 16  # characters
 SESSION_S = 12 * 60 * 60
 LONGEST_WAIT_S = 8.0
 MOST_ADDRESSES = 10_000  # whose wrong tokens are counted

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import inspect
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.invariants import check_within, invariants
+from docmill.storage.core.invariants import check_invariants, invariants
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.shards import Claim
@@ -130,7 +130,7 @@ def harm(database: Database, name: str) -> dict[str, list[dict[str, Any]]]:
             transaction.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
         for statement in OF_DATABASES[dialect].get(name, BREAKS[name]):
             transaction.exec_driver_sql(statement)
-        broken.update({check.invariant.name: check.rows for check in check_within(transaction) if check.rows})
+        broken.update({check.invariant.name: check.rows for check in check_invariants(transaction) if check.rows})
         raise Undone
 
     with suppress(Undone):

@@ -30,7 +30,6 @@ from docmill.worker.stores import corpus_names, open_store
 
 NAME = click.argument("name")
 MENTIONED = 5
-BESIDE = "names of documents, texts that only contain this one, and"
 
 
 @click.group("corpus", epilog="Example: docmill corpus list && docmill corpus show articles.jsonl")
@@ -236,7 +235,7 @@ def trace_command(file: Path, as_json: bool) -> int:
     else:
         for line in (*_said(best), *_listed("Searched for the whole text:", searched)):
             answer(line)
-        for line in _listed(f"Not searched: {BESIDE}", left_out):
+        for line in _listed("Not searched: names of documents, texts that only contain this one, and", left_out):
             answer(line)
     return OK if best.is_nowhere else SOME_FAILED
 

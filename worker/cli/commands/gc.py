@@ -20,10 +20,9 @@ from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, s
 from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.settings import retention_rules
+from docmill.worker.settings import DAY_S, retention_rules
 from docmill.worker.stores import open_store
 
-DAY_S = 86_400.0
 LACKING = "The results of jobs that had these versions lack them then."
 RECOMPUTED = "A later job that needs them computes them again."
 

@@ -124,8 +124,8 @@ def _check_invariants(as_sql: bool, as_json: bool) -> int:
                 answer(f"-- {each.name}: {each.sentence}\n{each.query};\n")
         return OK
     checks = []
-    with open_store(settings) as database:
-        for check in check_invariants(database):
+    with open_store(settings) as database, database.read() as transaction:
+        for check in check_invariants(transaction):
             checks.append(check)
             if not as_json:
                 answer(f"{'BAD' if check.rows else 'ok '} {check.invariant.name:<17} {check.seconds:7.1f} s")

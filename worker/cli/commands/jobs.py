@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import click
 
@@ -113,10 +114,10 @@ def retry_command(job: int, only: str | None, as_json: bool) -> None:
         say(said)
 
 
-def _apply(act: Callable[[Database, int], bool], job: int, became: str, as_json: bool, key: str = "changed") -> None:
-    """Apply a change to a job and print its new state; a job that had ended is left as it is."""
+def _apply(change: Callable[[Database], tuple[bool, str]], job: int, as_json: bool, key: str = "changed") -> None:
+    """Change a job, and print what the change says."""
     with open_store(settings_from()) as database:
-        changed, said = change_job(database, job, act, became)
+        changed, said = change(database)
     if as_json:
         print_json({"id": job, key: changed})
     else:
@@ -128,7 +129,7 @@ def _apply(act: Callable[[Database, int], bool], job: int, became: str, as_json:
 @JSON
 def cancel_command(job: int, as_json: bool) -> None:
     """Stop JOB. Finished results stay; work in progress is dropped."""
-    _apply(jobs.cancel, job, "cancelled", as_json, key="cancelled")
+    _apply(lambda database: change_job(database, job, jobs.cancel, "cancelled"), job, as_json, key="cancelled")
 
 
 @click.command("pause", epilog="Example: docmill pause 7")
@@ -139,7 +140,7 @@ def pause_command(job: int, as_json: bool) -> None:
 
     Workers notice within seconds and turn to other jobs.
     """
-    _apply(jobs.pause, job, "paused", as_json)
+    _apply(lambda database: change_job(database, job, jobs.pause, "paused"), job, as_json)
 
 
 @click.command("resume", epilog="Example: docmill resume 7 --max-cost 5")
@@ -153,12 +154,7 @@ def pause_command(job: int, as_json: bool) -> None:
 def resume_command(job: int, max_cost: float | None, as_json: bool) -> None:
     """Resume a paused JOB. If it has reached its --max-cost, it needs a higher one."""
     settings = settings_from()
-    with open_store(settings) as database:
-        changed, said = resume_job(settings, database, job, max_cost)
-    if as_json:
-        print_json({"id": job, "changed": changed})
-    else:
-        say(said)
+    _apply(lambda database: resume_job(settings, database, job, max_cost), job, as_json)
 
 
 @click.command("priority", epilog="Example: docmill priority 7 10")
@@ -170,7 +166,8 @@ def priority_command(job: int, priority: int, as_json: bool) -> None:
 
     Put two dashes before a negative priority: docmill priority -- 7 -5.
     """
-    _apply(lambda database, job: jobs.prioritize(database, job, priority), job, f"at priority {priority}", as_json)
+    change = partial(jobs.prioritize, priority=priority)
+    _apply(lambda database: change_job(database, job, change, f"at priority {priority}"), job, as_json)
 
 
 @click.command("failures", epilog="Example: docmill failures 7 --json | jq .reason")

@@ -68,7 +68,6 @@ from docmill.worker.terminal import warn
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.results.status import JobStatus
-    from docmill.worker.settings import Settings
     from docmill.worker.submit.request import Prepared
 
 
@@ -288,7 +287,7 @@ def run_command(
     if web:
         from docmill.worker.cli.commands.web import page_beside
 
-        page = page_beside(settings, web)
+        page = page_beside(settings)
     stop_as_interrupt()
     with (
         page,

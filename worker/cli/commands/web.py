@@ -67,14 +67,11 @@ def _choose_token(settings: Settings, host: str, names: tuple[str, ...]) -> tupl
 
 
 @contextmanager
-def page_beside(settings: Settings, wanted: bool) -> Iterator[None]:
-    """Serve the store's page on a free port for the length of the block, if it is wanted, and open a browser on it.
+def page_beside(settings: Settings) -> Iterator[None]:
+    """Serve the store's page on a free port for the length of the block, and open a browser on it.
 
     In a terminal the page stays after the block until Ctrl-C.
     """
-    if not wanted:
-        yield
-        return
     from docmill.worker.extras import EXTRAS
     from docmill.worker.settings import has_display
 
