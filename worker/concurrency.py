@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from docmill.storage.errors import LeaseLost, StorageError
 
@@ -137,6 +139,18 @@ def renewed(
 def command_of(module: str) -> list[str]:
     """Return the command that runs one of docmill's modules in a new process, whatever its folder."""
     return [sys.executable, "-P", "-m", "docmill", module]
+
+
+def run_child(module: str, order: bytes, stderr: int | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Have one of docmill's modules carry out an order in a new process."""
+    return subprocess.run(command_of(module), input=order, stdout=subprocess.PIPE, stderr=stderr, check=False)
+
+
+def answer_parent(answer: object) -> NoReturn:
+    """Write a child's answer on a line of its own, and end the process without waiting for threads of libraries."""
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def pid_space() -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from docmill.tasks.engine.tickets import cut_each
 from docmill.tasks.errors import CannotServe, ServerUnreachable
 from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning
-from docmill.worker.concurrency import command_of
+from docmill.worker.concurrency import answer_parent, run_child
 from docmill.worker.errors import SettingsError, WorkerError
 from docmill.worker.settings import ANSWERS, Settings, visible_cuda_devices
 
@@ -186,7 +185,7 @@ def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -
         "spec": spec.to_json().decode(),
         "texts": list(texts),
     }
-    done = run_child(json.dumps(order).encode())
+    done = run_child("docmill.worker.engines", json.dumps(order).encode())
     if done.returncode != 0:
         raise WorkerError("The sample could not be computed.")
     answer = json.loads(done.stdout.splitlines()[-1])
@@ -195,20 +194,13 @@ def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -
     return EngineMeasurement(**answer)
 
 
-def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
-    """Have a process with the model libraries carry out an order."""
-    return subprocess.run(command_of("docmill.worker.engines"), input=order, stdout=subprocess.PIPE, check=False)
-
-
 def main() -> None:
     order = json.load(sys.stdin)
     try:
         answer: dict[str, Any] = asdict(_measure(order))
     except WorkerError as error:
         answer = {"error": str(error), "server_away": isinstance(error.__cause__, ServerUnreachable)}
-    sys.stdout.write("\n" + json.dumps(answer) + "\n")
-    sys.stdout.flush()
-    os._exit(0)  # the device's thread would be torn down under the libraries' feet
+    answer_parent(answer)
 
 
 def _measure(order: dict[str, Any]) -> EngineMeasurement:

@@ -300,8 +300,8 @@ def fork_children(address: str, kind: str) -> None:
     where = partial(address_of, kind, address)
     device_start.start_device = partial(start_device, where)  # type: ignore[assignment]
     if kind != COMMANDS:
-        engines.run_child = partial(run_child, where, "docmill.worker.engines")
-        rehearsal.run_child = partial(run_child, where, "docmill.worker.submit.rehearsal")
+        engines.run_child = partial(run_child, where)  # type: ignore[attr-defined]
+        rehearsal.run_child = partial(run_child, where)  # type: ignore[attr-defined]
 
 
 def child_of(module: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -323,7 +323,7 @@ def start_device(where: Callable[[], str]) -> Fork:
 
 
 def run_child(
-    where: Callable[[], str], module: str, order: bytes, environment: Mapping[str, str] = os.environ
+    where: Callable[[], str], module: str, order: bytes, environment: Mapping[str, str] = os.environ, **_: Any
 ) -> subprocess.CompletedProcess[bytes]:
     """Have a child carry out an order to its end."""
     asked = {**child_of(module, environment), "group": False, "kills": True}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +27,7 @@ from docmill.tasks.models import families, weightless
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import TRAINED
 from docmill.tasks.specs import pinning, plan
-from docmill.worker.concurrency import command_of
+from docmill.worker.concurrency import answer_parent, run_child
 from docmill.worker.settings import Settings
 
 log = logging.getLogger("docmill.rehearsal")
@@ -85,20 +84,13 @@ def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_onl
         "specs": [spec.to_json().decode() for spec in specs],
         "weights_only": weights_only,
     }
-    done = run_child(json.dumps(order).encode())
+    done = run_child("docmill.worker.submit.rehearsal", json.dumps(order).encode(), stderr=subprocess.PIPE)
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         log.warning("rehearsal_failed code=%d error=%r", done.returncode, done.stderr[-500:].decode(errors="replace"))
         return nothing
     return [None if told is None else getattr(errors, told["error"])(told["reason"]) for told in answer]
-
-
-def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
-    """Have a process with the model libraries carry out an order."""
-    return subprocess.run(
-        command_of("docmill.worker.submit.rehearsal"), input=order, capture_output=True, check=False
-    )
 
 
 def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> None:
@@ -155,10 +147,7 @@ def _note(settings: Settings, spec: Spec) -> None:
 
 def main() -> None:
     order = json.load(sys.stdin)
-    refused = [_rehearse(Spec.from_json(spec.encode()), order) for spec in order["specs"]]
-    sys.stdout.write("\n" + json.dumps(refused) + "\n")
-    sys.stdout.flush()
-    os._exit(0)  # the libraries' threads have nothing to say any more
+    answer_parent([_rehearse(Spec.from_json(spec.encode()), order) for spec in order["specs"]])
 
 
 def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:

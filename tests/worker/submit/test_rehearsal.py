@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let rehearsals be forks of a process that has the model libraries."""
-    monkeypatch.setattr(rehearsal, "run_child", partial(run_child, "docmill.worker.submit.rehearsal"))
+    monkeypatch.setattr(rehearsal, "run_child", lambda module, order, **_: run_child(module, order))
 
 
 def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
