@@ -99,8 +99,7 @@ class SentenceModules:
     include_prompt: bool = True
     steps: Sequence[DenseModule | None] = ()
     dimensions: int | None = None
-    prompts: Mapping[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
-    default_prompt: str | None = None
+    prompts: Prompts = field(default_factory=lambda: Prompts({"query": "", "document": ""}))
 
 
 class _Unread(Exception):
@@ -135,10 +134,10 @@ def _of_list(folder: Path, listed: Json) -> SentenceModules:
         raise _Unread
     (_, transformer), (_, pooling), *others = modules
     poolings, include_prompt = _poolings(table(content(pooling / "config.json")))
-    dimensions, prompts, default = _settings(table(content(folder / "config_sentence_transformers.json")))
+    dimensions, prompts = _settings(table(content(folder / "config_sentence_transformers.json")))
     steps = [_step(name, place) for name, place in others]
     length = _max_length(transformer)
-    return SentenceModules(transformer, length, poolings, include_prompt, steps, dimensions, prompts, default)
+    return SentenceModules(transformer, length, poolings, include_prompt, steps, dimensions, prompts)
 
 
 def _module(folder: Path, listed: Json) -> tuple[str, Path]:
@@ -183,8 +182,8 @@ def _poolings(config: Mapping[str, Json]) -> tuple[Sequence[str], bool]:
     return tuple(map(str, poolings)), config.get("include_prompt", True) is not False
 
 
-def _settings(config: Mapping[str, Json]) -> tuple[int | None, Mapping[str, str], str | None]:
-    """Return the dimensions to which vectors are cut, the prompts, and the name of the usual one."""
+def _settings(config: Mapping[str, Json]) -> tuple[int | None, Prompts]:
+    """Return the dimensions to which vectors are cut, and the prompts."""
     if config.get("model_type", "SentenceTransformer") != "SentenceTransformer" or config.get("requirements"):
         raise _Unread
     named, default, dimensions = (config.get(name) for name in ("prompts", "default_prompt_name", "truncate_dim"))
@@ -196,7 +195,7 @@ def _settings(config: Mapping[str, Json]) -> tuple[int | None, Mapping[str, str]
         raise _Unread
     if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
         raise _Unread
-    return dimensions, prompts, None if default is None else str(default)
+    return dimensions, Prompts(prompts, None if default is None else str(default))
 
 
 def _step(name: str, folder: Path) -> DenseModule | None:
@@ -251,24 +250,24 @@ class Prompts:
         return ", ".join(sorted(name for name, text in self.named.items() if text)) or "none"
 
 
-def prompt(spec: Spec, named: Mapping[str, str], default: str | None) -> str:
+def prompt(spec: Spec, stated: Prompts) -> str:
     """Return the words that the model reads before each text.
 
-    For documents these are the spec's own, or else of the prompts in the model's files (``named``) the one that the
-    spec names, or else their ``default``. For queries they are the search's own, or the files' prompt that it names,
+    For documents these are the spec's own, or else of the prompts in the model's files (``stated``) the one that the
+    spec names, or else their default. For queries they are the search's own, or the files' prompt that it names,
     or else the files' prompt for queries. Where there is none, queries get what documents get, unless that is by its
     name for documents only. Raises CannotServe for a name that the files do not have.
     """
-    params, is_query = spec.params, spec.params.get("side") == QUERY
+    params, named, is_query = spec.params, stated.named, spec.params.get("side") == QUERY
     for option in ("prompt_name", *(["query_prompt_name"] if is_query else [])):
         if option in params and params[option] not in named:
-            have = Prompts(named).listed
+            have = stated.listed
             raise CannotServe(f"The files of {spec.model} have no prompt named {params[option]}; they have {have}.")
     if is_query and "query_prompt" in params:
         return prompts.around(params["query_prompt"]).before
     if is_query and "query_prompt_name" in params:
         return named[params["query_prompt_name"]]
-    name, own = params.get("prompt_name", default), params.get("prompt")
+    name, own = params.get("prompt_name", stated.default), params.get("prompt")
     usual = (named.get(name or "") or "") if own is None else prompts.around(own).before
     if not is_query:
         return usual

@@ -27,7 +27,7 @@ from docmill.tasks.backends.tokens import Tokens, padded
 from docmill.tasks.errors import CannotServe, ModelUnsuitable
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families, sentence_modules
-from docmill.tasks.models.sentence_modules import MODES, POOLERS, require_single
+from docmill.tasks.models.sentence_modules import MODES, POOLERS, Prompts, require_single
 from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
     if (pooling := spec.params.get("pooling")) is not None:
         _set_pooling(model, MODES[pooling])
     first, *others = model
-    prompt = sentence_modules.prompt(spec, model.prompts, model.default_prompt_name)
+    prompt = sentence_modules.prompt(spec, Prompts(model.prompts, model.default_prompt_name))
     plain = type(first) is Transformer and hasattr(first.tokenizer, "pad")
     tokens = Tokens(first.tokenizer, prefix=prompt) if plain else None
     stated = spec.params.get("window_tokens")
@@ -153,7 +153,7 @@ def load_sparse(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
         )
     report.require(spec.model, spec.kind)
     first, pooling = model[0], model[1]
-    prompt = sentence_modules.prompt(spec, model.prompts, model.default_prompt_name)
+    prompt = sentence_modules.prompt(spec, Prompts(model.prompts, model.default_prompt_name))
     tokens = Tokens(first.tokenizer, prefix=prompt)
     config = first.auto_model.config.to_dict()
     limit = tokens.checked_limit(

@@ -38,7 +38,7 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     families.require_dense(families.Description.of_folder(assignment.folder), spec.model, spec.kind)
     folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
     modules = sentence_modules.read(folder)
-    prompt = sentence_modules.prompt(spec, modules.prompts, modules.default_prompt) if modules is not None else ""
+    prompt = sentence_modules.prompt(spec, modules.prompts) if modules is not None else ""
     steps = _steps(modules, assignment.device) if modules is not None else None
     if modules is None or steps is None or (prompt and not modules.include_prompt):
         from docmill.tasks.backends.encoder import library_models

@@ -185,7 +185,7 @@ class EmbeddingsBackend(_ServedBackend):
         return _EMBEDDINGS, self._body(["text"]), partial(self._read, [1])
 
     def _open(self, spec: Spec, context_tokens: int) -> None:
-        self._prefix = sentence_modules.prompt(spec, {}, None)
+        self._prefix = sentence_modules.prompt(spec, sentence_modules.Prompts())
         self.limit_tokens = min(context_tokens, spec.params.get("window_tokens") or context_tokens)
         (probe,) = self._client.post(*self._control())
         length = float(np.linalg.norm(probe.values))

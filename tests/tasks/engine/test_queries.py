@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import BadOption, CannotServe, EngineStopped
-from docmill.tasks.models.sentence_modules import prompt
+from docmill.tasks.models.sentence_modules import Prompts, prompt
 from docmill.tasks.outputs import Failure, Vector
 from docmill.worker.jobs.search import (
     COMPARED,
@@ -50,18 +50,18 @@ SPEC = Spec("embed", "minilm", "sha256:1", "float32", {"pooling": "cls", "window
 def test_a_query_gets_the_query_prompt_where_the_models_files_have_one(
     prompts: dict[str, str], default: str | None, of_documents: str, of_queries: str
 ) -> None:
-    assert prompt(SPEC, prompts, default) == of_documents
-    assert prompt(query_spec(SPEC), prompts, default) == of_queries
+    assert prompt(SPEC, Prompts(prompts, default)) == of_documents
+    assert prompt(query_spec(SPEC), Prompts(prompts, default)) == of_queries
 
 
 def test_a_search_gives_its_queries_another_prompt_or_names_one_and_documents_keep_theirs() -> None:
     named = {"query": "Q: ", "document": "D: ", "sts": "Same? "}
     for own, given in (("Ask: ", {"prompt": "Ask: {text}"}), ("Same? ", {"prompt_name": "sts"}), ("Q: ", {})):
         spec = with_prompt(SPEC, given.get("prompt"), given.get("prompt_name"))
-        assert prompt(query_spec(spec), named, "document") == own
-        assert prompt(spec, named, "document") == "D: "
+        assert prompt(query_spec(spec), Prompts(named, "document")) == own
+        assert prompt(spec, Prompts(named, "document")) == "D: "
     with pytest.raises(CannotServe, match="no prompt named web; they have document, query, sts"):
-        prompt(query_spec(with_prompt(SPEC, None, "web")), named, None)
+        prompt(query_spec(with_prompt(SPEC, None, "web")), Prompts(named))
     with pytest.raises(BadOption, match="stands at the end"):
         with_prompt(SPEC, "{text}?", None)
 
