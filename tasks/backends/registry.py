@@ -25,7 +25,6 @@ AUTO = "auto"  # in place of a backend: the best that is installed
 CPU, CUDA = "cpu", "cuda"
 REMOTE = "remote"  # no device of this machine: a server computes
 OWN_CODE = "transformers"  # the model as its authors wrote it
-_ANYWHERE = frozenset({CPU, CUDA})
 _FLOATS = frozenset({"native", "float32", "bfloat16", "float16"})
 
 
@@ -42,7 +41,7 @@ class Offer:
     head: Head
     families: Set[Family | None]
     qualities: Set[str] = _FLOATS
-    devices: Set[str] = _ANYWHERE
+    devices: Set[str] = frozenset({CPU, CUDA})
     extra: Extra | None = None
 
     def covers(self, head: Head | None, family: Family | None, quality: str, device: str) -> bool:
@@ -218,19 +217,19 @@ def candidates(
     there is only that backend, if it fits at all. Empty where nothing that is present fits. Raises BadOption for
     an unknown backend or kind.
     """
-    offers = _offers(kind, family, quality=quality, device=device, wanted=wanted)
-    return tuple(name for name, _ in offers if name in present)
+    possible = offers(kind, family, quality=quality, device=device, wanted=wanted)
+    return tuple(name for name in possible if name in present)
 
 
 def require_possible(kind: str, family: Family | None, quality: str, model: str) -> None:
     """Raise BadOption where no backend has the precision on any kind of device, be it installed or not."""
-    if not any(any(_offers(kind, family, quality=quality, device=device)) for device in (CPU, CUDA)):
+    if not any(offers(kind, family, quality=quality, device=device) for device in (CPU, CUDA)):
         raise BadOption(f"--dtype {quality}: no backend computes {kind} with {family} models such as {model} in it.")
 
 
 def served_kinds() -> tuple[str, ...]:
     """Return the kinds of tasks that a server's models do."""
-    return tuple(kind for kind in kinds.NAMES if any(_offers(kind, Family.DECODER, quality="native", device=REMOTE)))
+    return tuple(kind for kind in kinds.NAMES if offers(kind, Family.DECODER, quality="native", device=REMOTE))
 
 
 def is_served(kind: str, model: str) -> bool:
@@ -253,7 +252,7 @@ def require_present(
         return names
     extra = extra_for(kind, family, quality=quality, device=device, wanted=wanted)
     hint = f"; {install(extra)}" if extra is not None else ""
-    native = [offer for _, offer in _offers(kind, family, quality="native", device=device)]
+    native = offers(kind, family, quality="native", device=device).values()
     if wanted == AUTO and native and all(offer.extra is not None for offer in native):
         raise CannotServe(f"{kind} with {model} needs a backend that is not installed on this worker{hint}.")
     if wanted == AUTO:
@@ -265,24 +264,23 @@ def require_present(
 
 def require_remote(spec: Spec) -> Offer:
     """Return the offer that computes a spec on a server. Raises CannotServe if this worker has none."""
-    kind, quality, family = spec.kind, spec.quality, Family.DECODER
-    require_present(kind, family, quality=quality, device=REMOTE, wanted=REMOTE, model=spec.model)
-    offer = row(REMOTE).offer(kinds.kind(kind).head(family), family, quality, REMOTE)
-    assert offer is not None
-    return offer
+    require_present(spec.kind, Family.DECODER, quality=spec.quality, device=REMOTE, wanted=REMOTE, model=spec.model)
+    return offers(spec.kind, Family.DECODER, quality=spec.quality, device=REMOTE)[REMOTE]
 
 
 def extra_for(kind: str, family: Family | None, *, quality: str, device: str, wanted: str) -> str | None:
     """Return the extra that installs the preferred backend; None where docmill has all that it needs."""
-    offers = (offer for _, offer in _offers(kind, family, quality=quality, device=device, wanted=wanted))
-    extra = next((offer.extra for offer in offers if offer.extra is not None), None)
+    possible = offers(kind, family, quality=quality, device=device, wanted=wanted).values()
+    extra = next((offer.extra for offer in possible if offer.extra is not None), None)
     return extra.package(has_gpu=device != CPU) if extra is not None else None
 
 
-def _offers(
-    kind: str, family: Family | None, *, quality: str, device: str, wanted: str = AUTO
-) -> Iterator[tuple[str, Offer]]:
+def offers(kind: str, family: Family | None, *, quality: str, device: str, wanted: str = AUTO) -> dict[str, Offer]:
+    """Return the offers of the backends, installed or not, for a kind of task with a family of models.
+
+    The preferred backend comes first. Raises BadOption for an unknown backend or kind.
+    """
     head = kinds.kind(kind).head(family)
-    for backend in backends() if wanted == AUTO else (row(wanted),):
-        if (offer := backend.offer(head, family, quality, device)) is not None:
-            yield backend.name, offer
+    rows = backends() if wanted == AUTO else (row(wanted),)
+    by_name = {backend.name: backend.offer(head, family, quality, device) for backend in rows}
+    return {name: offer for name, offer in by_name.items() if offer is not None}

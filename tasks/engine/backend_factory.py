@@ -232,16 +232,12 @@ def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *,
         spec.kind, family, quality=spec.quality, device=device, wanted=wanted, model=spec.model
     )
     assignment = replace(assignment, alone=len(names) == 1)
-
-    def offer(name: str) -> registry.Offer | None:
-        return registry.row(name).offer(head, family, spec.quality, device)
+    offers = registry.offers(spec.kind, family, quality=spec.quality, device=device)
 
     # Backends of encoders have more methods than a Backend.
     def opened(name: str, *, tuned: bool = True) -> Any:
-        offered = offer(name)
-        assert offered is not None, name
         # This imports the backend's library.
-        return pkgutil.resolve_name(offered.implementation)(replace(assignment, tuned=tuned))
+        return pkgutil.resolve_name(offers[name].implementation)(replace(assignment, tuned=tuned))
 
     if head in heads.LOADERS and len(names) > 1:
         contest = choice.Contest.of(names, assignment)
@@ -254,7 +250,7 @@ def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *,
             log.info("backend_unsuited backend=%s spec=%s reason=%s", name, spec, error)
             reason = error
         else:
-            if head not in heads.LOADERS or name == registry.OWN_CODE or offer(registry.OWN_CODE) is None:
+            if head not in heads.LOADERS or name == registry.OWN_CODE or registry.OWN_CODE not in offers:
                 return suited
             # It was asked for by name. The model's own code takes over once an output is not finite.
             return choice.FallbackBackend(suited, partial(opened, registry.OWN_CODE))
@@ -297,9 +293,8 @@ def _modules(spec: Spec, device: str, models_dir: Path | None, cache_dir: Path, 
     assignment = Assignment(spec, folder, device, cache_dir, head, alone=len(names) == 1)
     contested = head in heads.LOADERS and not assignment.alone
     first = choice.Contest.of(names, assignment).first if contested else names[0]
-    offer = registry.row(first).offer(head, family, spec.quality, device)
-    assert offer is not None
-    return _of_offer(offer, assignment)
+    offers = registry.offers(spec.kind, family, quality=spec.quality, device=device)
+    return _of_offer(offers[first], assignment)
 
 
 def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
@@ -352,7 +347,7 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Cod
             return _of_languages(specs, partial(open_reading, models_dir=models_dir, cache_dir=cache_dir))
         if weightless.is_served(spec.model):
             raise CannotServe(f"the server of {spec.model} has the tokenizer.")
-        if weightless.is_null(spec.model) or weightless.is_weightless(spec.model):
+        if weightless.is_weightless(spec.model):
             return _weightless(spec)
         if not pinning.here(pinning.Pinned(spec.model, spec.revision), cache_dir=cache_dir):
             raise CannotServe(f"{spec.model} is not on this machine.")
