@@ -21,7 +21,7 @@ from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder.batches import BUDGETS
 from docmill.tasks.backends.loading import LoadingReport
 from docmill.tasks.backends.static import Items, StaticLoop
-from docmill.tasks.backends.tokens import TokenCoder
+from docmill.tasks.backends.tokens import LEAST_TEXT_TOKENS, TokenCoder, require_fast
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.entities import NOT_FINITE, THRESHOLD
@@ -46,7 +46,7 @@ class GlinerBackend:
         self._dtype = accelerator.dtype_for(spec.quality, self._device)
         self._labels, self._threshold = labels_of(spec), float(spec.params.get("threshold", THRESHOLD))
         folder, config = _folder(assignment)
-        self._model = _loaded(folder, spec.model, spec.kind, self._dtype, self._device)
+        self._model = _loaded(folder, spec, self._dtype, self._device)
         processor = self._model.data_processor
         self._coder, self.traits = coder_of(processor.transformer_tokenizer, processor.words_splitter, config, spec)
         # The library cuts off tokens beyond this, as of one word that is longer than a window.
@@ -124,26 +124,18 @@ def _folder(assignment: Assignment) -> tuple[Path, Mapping[str, Any]]:
     return safe_folder(folder, spec.revision, assignment.cache_dir), config
 
 
-def _loaded(folder: Path, model: str, kind: str, dtype: torch.dtype, device: str) -> Any:
+def _loaded(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> Any:
     """Load a model. Raises WeightsMissing for weights that the library would make up at random."""
     from gliner import GLiNER
 
     with accelerator.quiet(), _silent():
         loaded = GLiNER.from_pretrained(str(folder), local_files_only=True, map_location=device, dtype=dtype)
-    _require_fast(loaded.data_processor.transformer_tokenizer, model)
+    require_fast(loaded.data_processor.transformer_tokenizer, spec)
     own = loaded.model
     computed = {name for name, _ in own.named_buffers()}
     missing = {*own.state_dict()} - _names(folder) - computed
-    LoadingReport([*missing]).require(model, kind)
+    LoadingReport([*missing]).require(spec.model, spec.kind)
     return loaded
-
-
-def _require_fast(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
-    if not tokenizer.is_fast:
-        raise CannotServe(
-            f"GLiNER needs a fast tokenizer; {type(tokenizer).__name__} of {model} is a slow one. Use a model with a "
-            "tokenizer.json."
-        )
 
 
 def _names(folder: Path) -> set[str]:
@@ -175,8 +167,6 @@ def _silent() -> Iterator[None]:
 
 # Words that are tokenized at once: a tokenizer takes a hundred times their room.
 _PORTION_WORDS = 20_000
-# A window has room for so many tokens of a text, at least.
-_LEAST_ROOM_TOKENS = 8
 Splitter = Callable[[str], Iterable[tuple[str, int, int]]]
 
 
@@ -196,7 +186,7 @@ def coder_of(
     limit_tokens = gliner.limit_tokens(config, int(tokenizer.model_max_length), prompt_tokens=overhead)
     if (window_tokens := spec.params.get("window_tokens")) is not None:
         limit_tokens = min(limit_tokens, window_tokens)
-    if limit_tokens < overhead + _LEAST_ROOM_TOKENS:
+    if limit_tokens < overhead + LEAST_TEXT_TOKENS:
         raise CannotServe(
             f"A window of {limit_tokens} tokens leaves no room for text: {overhead} are taken by the labels and "
             "special tokens. Give fewer or shorter labels, or a larger --window-tokens."

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from docmill.tasks.errors import CannotServe
+from docmill.tasks.models import families
 from docmill.tasks.windows.windows import Encoded, Places
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PretrainedConfig, PreTrainedTokenizerBase
 
+    from docmill.storage.core.specs import Spec
     from docmill.tasks.backends.loading import Opening
 
-_MOST_USED = 8
+LEAST_TEXT_TOKENS = 8  # a window has room for this many, at least
 _PORTION_CHARS = 500_000
 
 
@@ -86,18 +88,23 @@ class Tokens:
         ids = self.encode([""])[0].ids
         return len(ids) - (1 if ids and ids[-1] in self.tokenizer.all_special_ids else 0)
 
-    def checked_limit(self, limit_tokens: int, stated: int | None) -> int:
+    def checked_limit(self, limit_tokens: int, stated: int | None = None) -> int:
         """Return the window's limit, or the stated one if it is lower.
 
         Raises CannotServe if no text would fit beside the prefix.
         """
         limit = min(limit_tokens, stated) if stated is not None else limit_tokens
-        if limit < self.overhead + _MOST_USED:
+        if limit < self.overhead + LEAST_TEXT_TOKENS:
             raise CannotServe(
                 f"A window of {limit} tokens leaves no room for text: {self.overhead} are taken by the prompt "
                 "and special tokens. Give a larger --window-tokens, or none."
             )
         return limit
+
+    def window_limit(self, spec: Spec, config: PretrainedConfig, *others: int | None) -> int:
+        """Return the lowest limit that spec, config, tokenizer and ``others`` state. Raises CannotServe."""
+        limit = families.window_limit(config.to_dict(), self.stated_limit, *others)
+        return self.checked_limit(limit, spec.params.get("window_tokens"))
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Return what the model reads for each text, in little memory however many texts there are."""
@@ -120,11 +127,6 @@ class Tokens:
                 encoded.append(Encoded(len(ids), rows, places=self._places(features, row, some[row])))
         return encoded
 
-    @property
-    def _place_in_pair(self) -> int | None:
-        """The place of every text in its pair: 0 or 1. None for texts alone."""
-        return None if self._beside is None else int(self._beside_first)
-
     def _places(self, features: BatchEncoding, row: int, text: str) -> Places | None:
         """Return the places of the tokens in a text: None, since few tasks need them."""
         return None
@@ -143,12 +145,7 @@ class PlacedTokens(Tokens):
     @classmethod
     def of(cls, opening: Opening) -> Self:
         """Return the tokenizer of a model. Raises CannotServe for a slow tokenizer."""
-        if not opening.tokenizer.is_fast:
-            raise CannotServe(
-                f"{opening.spec.kind} needs a fast tokenizer, which tells where tokens stand in a text; "
-                f"{type(opening.tokenizer).__name__} of {opening.spec.model} is a slow one. Use a model with a "
-                "tokenizer.json."
-            )
+        require_fast(opening.tokenizer, opening.spec)
         return cls(opening.tokenizer)
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -159,9 +156,9 @@ class PlacedTokens(Tokens):
     def _places(self, features: BatchEncoding, row: int, text: str) -> Places:
         encoding = features.encodings[row]
         real = [number for number, special in enumerate(encoding.special_tokens_mask) if not special]
-        if (of_text := self._place_in_pair) is not None:
-            of_texts = encoding.sequence_ids
-            real = [number for number in real if of_texts[number] == of_text]
+        if self._beside is not None:
+            of_texts, place = encoding.sequence_ids, int(self._beside_first)
+            real = [number for number in real if of_texts[number] == place]
         leading = real[0] if real else len(encoding.ids)
         starts, ends, inside = array("i"), array("i"), array("b")
         unknown = self.tokenizer.unk_token_id
@@ -179,6 +176,15 @@ class PlacedTokens(Tokens):
         if self._marks_words:
             return len(token) != end - start
         return start > 0 and " " not in text[start - 1 : start + 1]
+
+
+def require_fast(tokenizer: PreTrainedTokenizerBase, spec: Spec) -> None:
+    """Raise CannotServe for a slow tokenizer."""
+    if not tokenizer.is_fast:
+        raise CannotServe(
+            f"{spec.kind} needs a fast tokenizer, which tells where tokens stand in a text; "
+            f"{type(tokenizer).__name__} of {spec.model} is a slow one. Use a model with a tokenizer.json."
+        )
 
 
 @dataclass(frozen=True)

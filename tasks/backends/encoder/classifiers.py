@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
@@ -30,19 +30,10 @@ from docmill.tasks.kinds.classify import CONTRADICTION, ENTAILMENT, hypotheses
 from docmill.tasks.models import families
 from docmill.tasks.models.families import Description
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 _QUESTION = "Which words?"
-
-
-class Labeled(Protocol):
-    """The configuration of a classifier in transformers."""
-
-    @property
-    def num_labels(self) -> int: ...
-    @property
-    def id2label(self) -> Mapping[int, str]: ...
-    @property
-    def problem_type(self) -> str | None: ...
-    def to_dict(self) -> dict[str, Any]: ...
 
 
 def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
@@ -58,12 +49,11 @@ def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
     model = opening.model(AutoModelForSequenceClassification, dtype).to(device)
     tokens = Tokens(opening.tokenizer)
-    stated = spec.params.get("window_tokens")
-    limit = tokens.checked_limit(families.window_limit(model.config.to_dict(), tokens.stated_limit), stated)
+    limit = tokens.window_limit(spec, model.config)
     if "labels" in spec.params:
         form = _scores_of_pairs(model.config, spec.model)
         for sentence in hypotheses(spec.params).values():
-            tokens.paired(sentence).checked_limit(limit, stated)
+            tokens.paired(sentence).checked_limit(limit)
         traits = Traits(pairs=pairs(tokens, limit))
     else:
         form = _scores_of_texts(model.config, multi_label=bool(spec.params.get("multi_label")))
@@ -90,7 +80,7 @@ _OF_FIRST = frozenset(
 )
 
 
-def _scores_of_texts(config: Labeled, *, multi_label: bool) -> WeightForm:
+def _scores_of_texts(config: PretrainedConfig, *, multi_label: bool) -> WeightForm:
     """Return the form of a classifier's labels, with the function to scores that transformers' pipeline chooses.
 
     Raises CannotServe if two labels have the same name.
@@ -108,7 +98,7 @@ def _scores_of_texts(config: Labeled, *, multi_label: bool) -> WeightForm:
     return {"type": "labels", "names": names, "places": [*range(len(names))], "scores": scores}
 
 
-def _scores_of_pairs(config: Labeled, model: str) -> WeightForm:
+def _scores_of_pairs(config: PretrainedConfig, model: str) -> WeightForm:
     """Return the form of an NLI model's logits of pairs: those of entailment and contradiction."""
     places = families.entailment(config.to_dict())
     if places is None:
@@ -141,9 +131,7 @@ def load_tagger(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     tokens = PlacedTokens.of(opening)
     model = opening.model(AutoModelForTokenClassification, dtype).to(device)
     config = model.config
-    limit = tokens.checked_limit(
-        families.window_limit(config.to_dict(), tokens.stated_limit), spec.params.get("window_tokens")
-    )
+    limit = tokens.window_limit(spec, config)
     labels = [str(config.id2label[number]) for number in range(config.num_labels)]
     parts = take_apart(model, tokens, device, dtype)
     form = {"type": "token scores", "labels": labels}
@@ -161,9 +149,7 @@ def load_answerer(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
     tokens = PlacedTokens.of(opening)
     model = opening.model(AutoModelForQuestionAnswering, dtype).to(device)
-    limit = tokens.checked_limit(
-        families.window_limit(model.config.to_dict(), tokens.stated_limit), spec.params.get("window_tokens")
-    )
+    limit = tokens.window_limit(spec, model.config)
     # As in transformers, a question stands where padding does not.
     first = tokens.tokenizer.padding_side == "right"
     beside = pairs(tokens, limit, first=first)

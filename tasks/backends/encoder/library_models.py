@@ -63,11 +63,10 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
     prompt = sentence_modules.prompt(spec, Prompts(model.prompts, model.default_prompt_name))
     plain = type(first) is Transformer and hasattr(first.tokenizer, "pad")
     tokens = Tokens(first.tokenizer, prefix=prompt) if plain else None
-    stated = spec.params.get("window_tokens")
-    limit = stated or _NO_LIMIT
-    if tokens is not None:
-        config = first.auto_model.config.to_dict()
-        limit = tokens.checked_limit(families.window_limit(config, tokens.stated_limit, model.max_seq_length), stated)
+    if tokens is None:
+        limit = spec.params.get("window_tokens") or _NO_LIMIT
+    else:
+        limit = tokens.window_limit(spec, first.auto_model.config, model.max_seq_length)
     prompt_tokens = tokens.prefix_length if tokens is not None and prompt else None
 
     def vectors_of(states: Mapping[str, Any]) -> Tensor:
@@ -155,10 +154,7 @@ def load_sparse(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     first, pooling = model[0], model[1]
     prompt = sentence_modules.prompt(spec, Prompts(model.prompts, model.default_prompt_name))
     tokens = Tokens(first.tokenizer, prefix=prompt)
-    config = first.auto_model.config.to_dict()
-    limit = tokens.checked_limit(
-        families.window_limit(config, tokens.stated_limit, model.max_seq_length), spec.params.get("window_tokens")
-    )
+    limit = tokens.window_limit(spec, first.auto_model.config, model.max_seq_length)
     _untie(first.auto_model)
     parts = take_apart(first.auto_model, tokens, device, dtype)
     sums, twice = pooling.pooling_strategy == "sum", pooling.activation_function == "log1p_relu"

@@ -50,9 +50,7 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
         poolings = [sentence_modules.MODES[pooling]]
     encoder, tokenizer = _transformer(assignment, modules, dtype)
     tokens = Tokens(tokenizer, prefix=prompt)
-    limit = tokens.checked_limit(
-        families.window_limit(encoder.config.to_dict(), tokens.stated_limit), spec.params.get("window_tokens")
-    )
+    limit = tokens.window_limit(spec, encoder.config)
     dimensions = modules.dimensions
 
     def vectors_of(states: Mapping[str, Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from docmill.storage.outputs.output_types import SCHEMA
 from docmill.storage.templates import keeps_white_space
 from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.remote import answers
-from docmill.tasks.backends.tokens import TokenCoder, Tokens
+from docmill.tasks.backends.tokens import LEAST_TEXT_TOKENS, TokenCoder, Tokens
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import conversation, example_of, instruction, traits_by
 from docmill.tasks.kinds.base import Traits
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 Message = dict[str, Any]
-_LEAST_TEXT_TOKENS = 8
 # Bytes of UTF-8 for each token. In English and most other languages, tokens of current models are longer, so a window
 # that fits by this estimate fits the model.
 BYTES_PER_TOKEN = 3
@@ -116,7 +115,7 @@ def coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
     """Return the coder of a spec's messages. Raises CannotServe where they leave no room for a text."""
     coder = _coder(example_of(spec), limit_tokens, counter)
     taken = coder.encode([""])[0].tokens
-    if taken + _LEAST_TEXT_TOKENS > limit_tokens:
+    if taken + LEAST_TEXT_TOKENS > limit_tokens:
         raise CannotServe(
             f"A window of {limit_tokens:,} tokens leaves no room for a text: the prompt takes about {taken:,}. "
             "Give a larger --window-tokens, or a smaller --max-new-tokens."
