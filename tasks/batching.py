@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from docmill.tasks.windows.windows import Encoded
 
+UNBOUNDED = 1 << 30
 SLACK_TOKENS = 16
 # Batches are cut from at most so many batches' windows above the oldest one, in so many cuts: enough for the windows
 # left at the end of a job. With more windows above it, the oldest becomes the longest in its batch.

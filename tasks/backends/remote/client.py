@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from itertools import count
 from typing import Any, TypeVar
@@ -26,16 +26,15 @@ from docmill.tasks.backends.remote import answers
 from docmill.tasks.backends.remote.answers import ContentRefused, Passing
 from docmill.tasks.backends.remote.journal import Journal
 from docmill.tasks.backends.remote.limiter import Limiter
-from docmill.tasks.batching import Budget, Item
+from docmill.tasks.backends.static import Items
+from docmill.tasks.batching import UNBOUNDED, Budget
 from docmill.tasks.errors import CannotServe, EngineStopped, ServerAway, ServerUnreachable
 from docmill.tasks.models.weightless import Server
 from docmill.tasks.outputs import Failure, Output
 from docmill.tasks.tracing import Attributes, TraceSpan, Value
 
 T = TypeVar("T")
-Body = Callable[[frozenset[str]], Mapping[str, Any]]  # the body of a request, without parts that the server refuses
-Items = Sequence[Item[Any]]
-Question = tuple[str, Body, Callable[[Any], Any]]  # a path, the body, and the reader of the answer
+Question = tuple[str, Mapping[str, Any], Callable[[Any], Any]]  # a path, the body, and the reader of the answer
 
 _CONNECT_S = 10.0
 _LOOK_S = 30.0  # for a look at the server's models
@@ -43,7 +42,6 @@ _LOOK_S = 30.0  # for a look at the server's models
 _MOST_TRIES, _MOST_PAID = 8, 3
 _MOST_BYTES = 32 * 2**20  # of an answer; sixteen long outputs with their log-probabilities take seven million
 _OK, _IN_PROGRESS = 200, 409
-_ANY = 1 << 30
 # Seconds to wait for an answer before asking the source again: with room for more requests, and without.
 _SOME_S, _FULL_S = 0.05, 1.0
 HEADER = "Idempotency-Key"  # by which a server knows a request that it has already answered
@@ -71,19 +69,17 @@ class Client:
         control: Question,
         *,
         hints: frozenset[str] = frozenset(),
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.limiter = Limiter(server.requests, clock)
+        self.limiter = Limiter(server.requests, time.monotonic)
         self.numbers = count()  # of requests
         self._server = server
         self._spec = spec
         self._control = control
         self._controlling: asyncio.Task[bool] | None = None
-        self._clock = clock
         self._hints = hints
         self._usual_wait = wait_random_exponential(multiplier=server.first_wait_s, max=60)
         self._lacks: frozenset[str] = frozenset()
-        self._heard = clock()
+        self._heard = time.monotonic()
         self._answered = 0
         self._finished: queue.SimpleQueue[tuple[int, Any] | ServerAway] = queue.SimpleQueue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,16 +99,16 @@ class Client:
         """Return the status and the body of an answer. Raises CannotServe where there is none."""
         return self._wait_for(self._get(path))
 
-    def post(self, path: str, body: Body, read: Callable[[Any], T]) -> T:
+    def post(self, question: Question) -> Any:
         """Return the answer to one request, which is not sent again. Raises CannotServe."""
         try:
-            return self._wait_for(self._attempt(path, body, read, None))
+            return self._wait_for(self._attempt(question, None))
         except (ServerAway, ContentRefused, Passing) as error:
             raise CannotServe(str(answers.away(error, self._server))) from error
 
-    def begin(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
-        """Begin a request. ``finished`` returns its ``number`` with the result of ``read`` on its answer."""
-        self._loop.call_soon_threadsafe(self._spawn, number, path, body, read)
+    def begin(self, number: int, question: Question) -> None:
+        """Begin a request. ``finished`` returns its ``number`` with what its reader makes of the answer."""
+        self._loop.call_soon_threadsafe(self._spawn, number, question)
 
     def finished(self, wait_s: float) -> list[tuple[int, Any]]:
         """Wait for an answer, and return all that have come. A Failure belongs to a document.
@@ -186,11 +182,11 @@ class Client:
                 "--endpoint or DOCMILL_ENDPOINT."
             ) from error
 
-    def _spawn(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
+    def _spawn(self, number: int, question: Question) -> None:
         if self._ending:
             self._finished.put((number, Dropped()))
             return
-        task = self._loop.create_task(self._carry_out(number, path, body, read))
+        task = self._loop.create_task(self._carry_out(number, question))
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -200,9 +196,9 @@ class Client:
 
         task.add_done_callback(ended)
 
-    async def _carry_out(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
+    async def _carry_out(self, number: int, question: Question) -> None:
         try:
-            answer = await self._answer(path, body, read)
+            answer = await self._answer(question)
         except ServerAway as away:
             self._finished.put(away)
         except (ContentRefused, Passing) as error:
@@ -220,8 +216,8 @@ class Client:
             return Failure(f"The server failed {times} at this text: {error}.", Reason.TRANSIENT)
         return Failure(f"The server refuses this text: {error}.", Reason.DOCUMENT if self._answered else Reason.MODEL)
 
-    async def _answer(self, path: str, body: Body, read: Callable[[Any], T]) -> T:
-        begun, paid = self._clock(), 0
+    async def _answer(self, question: Question) -> Any:
+        begun, paid = time.monotonic(), 0
         key = None if self._server.journal is None else RequestKey(self._spec)
         doubted: Passing | None = None  # the failure at which patience ended, while the server answers others
 
@@ -237,7 +233,7 @@ class Client:
             if doubted is not None and error.throttles <= doubted.throttles:
                 return False
             doubted = None
-            silence_s, patience_s = self._clock() - max(begun, self._heard), self._server.patience_s
+            silence_s, patience_s = time.monotonic() - max(begun, self._heard), self._server.patience_s
             waits = (error.wait_s or 0.0) > patience_s
             ends = error.advice is not None or waits or silence_s > patience_s
             # An overload is no text's failure before patience ends. One more try follows the control question, since
@@ -252,7 +248,7 @@ class Client:
 
         async for attempt in AsyncRetrying(retry=goes_on, wait=self._pause_s):
             with attempt:
-                return await self._attempt(path, body, read, key)
+                return await self._attempt(question, key)
         raise AssertionError
 
     async def _is_serving(self) -> bool:
@@ -264,7 +260,7 @@ class Client:
     async def _answers_control(self) -> bool:
         try:
             async with asyncio.timeout(max(_LOOK_S, self._server.patience_s)):
-                await self._attempt(*self._control, None)
+                await self._attempt(self._control, None)
         except ContentRefused:  # as too short a limit, say: it was read
             return True
         except (Passing, ServerAway, TimeoutError):
@@ -276,10 +272,11 @@ class Client:
         usual = float(self._usual_wait(state))
         return max(usual, error.wait_s or 0.0) if isinstance(error, Passing) else usual
 
-    async def _attempt(self, path: str, body: Body, read: Callable[[Any], T], key: RequestKey | None) -> T:
+    async def _attempt(self, question: Question, key: RequestKey | None) -> Any:
         """Send a request; if the server refuses a part that the request can do without, send it again at once."""
+        path, body, read = question
         while True:
-            request = body(self._lacks)
+            request = answers.without(body, self._lacks)
             try:
                 return await self._sent(path, request, read, key)
             except ContentRefused as refused:
@@ -314,20 +311,16 @@ class Client:
                         words = answers.words_of(raw, body, self._server) if is_error else ""
                         form = "half an answer, or one of another form" + (f" ({words})" if words else "")
                         raise Passing(form, paid=is_parsed) from error
-                    self._heard, self._answered = self._clock(), self._answered + 1
+                    self._heard, self._answered = time.monotonic(), self._answered + 1
                     self.limiter.answered()
                     return answer
                 failed = answers.error_of(status, answer_headers, raw, body, self._server)
-                if (
-                    key is not None
-                    and isinstance(failed, Passing)
-                    and not failed.throttles
-                    and status != _IN_PROGRESS
-                ):
-                    key.renew()
-                if isinstance(failed, Passing) and failed.throttles:
-                    self.limiter.overloaded(changes)
-                    self.limiter.pause(failed.wait_s or 0.0)
+                if isinstance(failed, Passing):
+                    if failed.throttles:
+                        self.limiter.overloaded(changes)
+                        self.limiter.pause(failed.wait_s or 0.0)
+                    elif key is not None and status != _IN_PROGRESS:
+                        key.renew()
                 raise failed
 
     async def _posted(
@@ -374,25 +367,14 @@ class RequestKey:
         self._renewed = secrets.token_bytes(16)
 
 
-@contextmanager
-def request_span(path: str, body: Mapping[str, Any], endpoint: str) -> Iterator[TraceSpan]:
+def request_span(path: str, body: Mapping[str, Any], endpoint: str) -> AbstractContextManager[TraceSpan]:
     """Record a request, as a child of the batch on the device where there is one."""
-    if not tracing.is_on():
-        yield tracing.OFF
-        return
     operation, model = _OPERATIONS.get(path, path.strip("/")), str(body.get("model"))
     parts = urlsplit(endpoint)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     server: dict[str, Value] = {"gen_ai.provider.name": "openai", "server.address": parts.hostname or ""}
     about = tracing.model_use(operation, model) | server | {"server.port": port}
-    span = tracing.begin(f"{operation} {model}", about, kind="client", parent=tracing.current_batch())
-    try:
-        yield span
-    except BaseException as error:
-        span.fail(type(error).__name__)
-        raise
-    finally:
-        span.end()
+    return tracing.span(f"{operation} {model}", about, kind="client", parent=tracing.current_batch())
 
 
 def usage_of(answer: Mapping[str, Any]) -> Attributes:
@@ -425,7 +407,7 @@ class Flight:
         dropped = False
         while True:
             room = max(0, self._client.room - len(self._under_way))
-            taken = source.take(Budget(tokens=_ANY, rows=room * self._most, spread=_ANY, packed=True))
+            taken = source.take(Budget(tokens=UNBOUNDED, rows=room * self._most, spread=UNBOUNDED, packed=True))
             known = self._journal.find([item.encoded for item in taken])
             items = [item for item, output in zip(taken, known, strict=True) if output is None]
             for start in range(0, len(items), self._most):

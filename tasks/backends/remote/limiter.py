@@ -103,11 +103,8 @@ class Limiter:
                 return
         if self.limit < self._most:
             self._before = (self.limit, rate)
-            self._set(min(self._most, self.limit + (self.limit if self._doubles else self._rise)))
-
-    @property
-    def _rise(self) -> int:
-        return max(1, int(self.limit * _RISE))
+            rise = self.limit if self._doubles else max(1, int(self.limit * _RISE))
+            self._set(min(self._most, self.limit + rise))
 
     def _set(self, limit: int) -> None:
         self.limit = limit

@@ -106,11 +106,6 @@ def _coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
     return TokenCoder(encode, limit_tokens)
 
 
-def stop_of(spec: Spec) -> tuple[str, ...]:
-    """Return the texts that end an output."""
-    return tuple(spec.params.get("stop") or ())
-
-
 def coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
     """Return the coder of a spec's messages. Raises CannotServe where they leave no room for a text."""
     coder = _coder(example_of(spec), limit_tokens, counter)

@@ -16,8 +16,9 @@ from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends import Assignment, WindowSource
 from docmill.tasks.backends.decoding import decoding
 from docmill.tasks.backends.remote import answers, requests
-from docmill.tasks.backends.remote.client import Client, Flight, Items, Question
+from docmill.tasks.backends.remote.client import Client, Flight, Question
 from docmill.tasks.backends.remote.journal import Journal
+from docmill.tasks.backends.static import Items
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import sentence_modules, weightless
@@ -104,10 +105,10 @@ class ChatBackend(_ServedBackend):
     def _control(self) -> Question:
         messages = [{"role": "user", "content": "Hello"}]
         body = {"model": self._name, "messages": messages, answers.MAX_TOKENS: 1}
-        return _CHAT, partial(answers.without, body), lambda answer: answer["choices"][0]["message"]
+        return _CHAT, body, lambda answer: answer["choices"][0]["message"]
 
     def _open(self, spec: Spec, context_tokens: int) -> None:
-        how = decoding(spec, {}, context_tokens, requests.stop_of(spec))
+        how = decoding(spec, {}, context_tokens, tuple(spec.params.get("stop") or ()))
         limit = context_tokens - how.max_new_tokens
         self.limit_tokens = min(limit, spec.params.get("window_tokens") or limit)
         self._coder = requests.coder(spec, self.limit_tokens, self._counter)
@@ -120,7 +121,7 @@ class ChatBackend(_ServedBackend):
         messages = orjson.loads(str(item.encoded.features))
         whole = self._body | {"messages": messages}
         read = self._journal.keeping([item.encoded], self._read)
-        self._client.begin(number, _CHAT, partial(answers.without, whole), read)
+        self._client.begin(number, (_CHAT, whole, read))
 
     def _read(self, answer: Mapping[str, Any]) -> list[Output]:
         """Return the output of an answer. Raises LookupError, TypeError or ValueError for half of one."""
@@ -187,7 +188,7 @@ class EmbeddingsBackend(_ServedBackend):
     def _open(self, spec: Spec, context_tokens: int) -> None:
         self._prefix = sentence_modules.prompt(spec, sentence_modules.Prompts())
         self.limit_tokens = min(context_tokens, spec.params.get("window_tokens") or context_tokens)
-        (probe,) = self._client.post(*self._control())
+        (probe,) = self._client.post(self._control())
         length = float(np.linalg.norm(probe.values))
         self.traits = Traits(normalizes=abs(length - 1) < _TOLERANCE)
 
@@ -196,11 +197,10 @@ class EmbeddingsBackend(_ServedBackend):
         read = self._journal.keeping(
             [item.encoded for item in items], partial(self._read, [item.tokens for item in items])
         )
-        self._client.begin(number, _EMBEDDINGS, self._body(texts), read)
+        self._client.begin(number, (_EMBEDDINGS, self._body(texts), read))
 
-    def _body(self, texts: Sequence[str]) -> Any:
-        whole = {"model": self._name, "input": list(texts), "encoding_format": "float"}
-        return partial(answers.without, whole)
+    def _body(self, texts: Sequence[str]) -> dict[str, Any]:
+        return {"model": self._name, "input": list(texts), "encoding_format": "float"}
 
     def _read(self, tokens: Sequence[int], answer: Mapping[str, Any]) -> list[Vector]:
         """Return the vectors of texts of about so many tokens. Raises ValueError and the like for half an answer."""

@@ -10,9 +10,10 @@ import pytest
 
 from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends.remote import answers
-from docmill.tasks.backends.remote.client import Client, Dropped, Flight, Items
+from docmill.tasks.backends.remote.client import Client, Dropped, Flight
 from docmill.tasks.backends.remote.journal import Journal
 from docmill.tasks.backends.remote.served_models import ChatBackend, likelihood
+from docmill.tasks.backends.static import Items
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import ServerAway
 from docmill.tasks.models.weightless import Server
@@ -26,7 +27,7 @@ SPEC = Spec("generate", "openai:small", "served")
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    client = Client(SERVER, SPEC, ("/models", lambda _lacks: {}, lambda answer: answer))
+    client = Client(SERVER, SPEC, ("/models", {}, lambda answer: answer))
     yield client
     client.close()
 
@@ -124,7 +125,7 @@ class Given:
 def test_a_request_that_is_dropped_before_its_first_step_is_finished(client: Client) -> None:
     both_wait = threading.Event()
     client._loop.call_soon_threadsafe(both_wait.wait)
-    client.begin(1, "/chat/completions", lambda _lacks: {}, lambda answer: answer)
+    client.begin(1, ("/chat/completions", {}, lambda answer: answer))
     client.end_soon()
     both_wait.set()
     ((number, result),) = client.finished(30.0)
