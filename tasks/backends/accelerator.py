@@ -15,33 +15,30 @@ from typing import Any
 import torch
 
 from docmill.tasks.backends import devices
-from docmill.tasks.errors import CannotServe, DeviceLost, OutOfMemory
+from docmill.tasks.errors import DeviceLost, OutOfMemory
 
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-_NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED")
+_BROKEN = ("CUDA error", "CUDA failed")
+# Of torch, oneDNN, cuBLAS and CTranslate2.
+_NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED", "bad_alloc", "with error out of memory")
 
 
 def dtype_for(quality: str, device: str) -> torch.dtype:
     """The precision that a quality class means on a device.
 
-    ``native`` is bfloat16 where the device multiplies it natively, and float32 elsewhere. Raises CannotServe
-    for a quality that this backend does not have.
+    ``native`` is bfloat16 where the device multiplies it natively, and float32 elsewhere.
     """
     if quality == "native":
         return torch.bfloat16 if native_bfloat16(device) else torch.float32
-    if quality not in _NAMED:
-        raise CannotServe(f"This worker's backend has no {quality} precision.")
     return _NAMED[quality]
 
 
 def native_bfloat16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device == "cpu":
-        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name, bool)() for name in checks)
-    return False
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
 @contextmanager
@@ -59,7 +56,8 @@ def memory_errors(device: str) -> Iterator[None]:
             raise OutOfMemory from error
         # After a kernel failed, every later call into the same CUDA context fails too. Libraries such as Triton and
         # cuDNN say so in words of their own.
-        if device.startswith("cuda") and ("CUDA error" in str(error) or devices.problem(device)):
+        said = any(words in str(error) for words in _BROKEN)
+        if device.startswith("cuda") and (said or devices.problem(device)):
             raise DeviceLost(f"{device}: {str(error).splitlines()[0]}") from error
         raise
 
@@ -94,8 +92,8 @@ def _do_without_scipy() -> None:
             del sys.modules["scipy"]
 
 
-def runtime(backend: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """The device's name, precision, backend and versions: one row of the runtime table."""
+def runtime(backend: str, device: str, dtype: torch.dtype, **versions: str) -> dict[str, Any]:
+    """Return the device's name, precision, backend and versions, with these more: one row of the runtime table."""
     return {
         "device": device_name(device),
         "precision": str(dtype).removeprefix("torch."),
@@ -104,6 +102,7 @@ def runtime(backend: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
             "torch": torch.__version__,
             "transformers": version("transformers"),
             "python": platform.python_version(),
+            **versions,
         },
     }
 

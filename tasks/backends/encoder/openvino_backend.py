@@ -19,13 +19,12 @@ from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, Warm
 from docmill.tasks.backends.encoder.converted import ConvertedModel, folder_of
 from docmill.tasks.backends.encoder.heads import Array
 from docmill.tasks.backends.static import Items, StaticLoop
-from docmill.tasks.errors import OutOfMemory, Unsuited
+from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 
-_QUALITIES = frozenset({"native", "float32", "bfloat16", "int8"})
 _NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "bad_alloc")
 
 
@@ -37,8 +36,6 @@ class OpenVinoBackend:
 
     def __init__(self, assignment: Assignment) -> None:
         spec, cache_dir = assignment.spec, assignment.cache_dir
-        if assignment.device != "cpu" or spec.quality not in _QUALITIES:
-            raise Unsuited(f"docmill computes nothing in {spec.quality} on {assignment.device} with OpenVINO.")
         self._here = machine.read_processor(cache_dir)
         self._int8 = spec.quality == "int8"
         # Between int8's products are sums and norms, which stay in the precision that they have without it.

@@ -11,7 +11,6 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -24,7 +23,7 @@ import torch
 import transformers
 from ctranslate2.converters import transformers as loaders
 from ctranslate2.specs.model_spec import OPTIONAL, SequenceToSequenceModelSpec
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM
 
 from docmill.tasks.backends import Assignment, WindowSource, accelerator, devices
 from docmill.tasks.backends.convert import made_once, safe_folder
@@ -32,8 +31,8 @@ from docmill.tasks.backends.decoding import as_list
 from docmill.tasks.backends.encoder_decoder.generation import GeneratedTokens, Generation
 from docmill.tasks.backends.loading import Opening, generation_settings
 from docmill.tasks.backends.static import Computed, Items, StaticLoop
-from docmill.tasks.batching import Budget
-from docmill.tasks.errors import DeviceLost, OutOfMemory, Unsuited
+from docmill.tasks.batching import UNBOUNDED, Budget
+from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Likelihood, Output
 from docmill.tasks.windows.windows import Encoded
 
@@ -59,10 +58,9 @@ _PATIENCE = 3.0
 # 190 tokens: 16 took a tenth longer and 12 a quarter to a third; in int8 16 to 32 of 190 were alike.
 # Unlike lengths cost less than small batches. What is taken at once is divided among the workers, so that the last
 # windows of a job, or a few shards' windows, keep none of them waiting.
-_ANY = 1 << 30
 BUDGETS = {
-    "cpu": Budget(tokens=6144, rows=48, spread=_ANY),
-    "cuda": Budget(tokens=65_536, rows=512, spread=_ANY),
+    "cpu": Budget(tokens=6144, rows=48, spread=UNBOUNDED),
+    "cuda": Budget(tokens=65_536, rows=512, spread=UNBOUNDED),
 }
 # Rows × beams of one worker's batch, and of all workers' together: each hypothesis keeps what its tokens left behind,
 # 128 of 200 tokens 0.6 GB with Marian of base size. In int8 the products take less of a step, and that more: with 4
@@ -85,7 +83,6 @@ _TYPES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "int8": ("int8_bfloat16", "int8_float16", "int8_float32", "int8"),
     },
 }
-_NO_MEMORY = ("out of memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class CTranslateBackend:
@@ -102,7 +99,8 @@ class CTranslateBackend:
         self._device = device
         self._type = compute_type(spec.quality, kind)
         opening = Opening.of(spec, folder, cache_dir)
-        require_known(opening.config.model_type, spec.model)
+        if (model_type := opening.config.model_type) not in LOADERS:
+            raise Unsuited(f"{spec.model} is a {model_type}, which is not converted for CTranslate2.")
         opening.require_weights(transformers.AutoModelForSeq2SeqLM)  # of an earlier conversion, too
         self._generation = Generation(opening, generation_settings(opening.folder))
         self.limit_tokens = self._generation.limit_tokens
@@ -111,7 +109,7 @@ class CTranslateBackend:
             raise Unsuited(f"CTranslate2 searches otherwise than transformers: {setting}.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(cores, _MOST_WORKERS) if kind == "cpu" else 1
-        with _errors(device):
+        with accelerator.memory_errors(device):
             self._translator = ctranslate2.Translator(
                 str(converted(folder, spec.model, spec.revision, cache_dir)),
                 device=kind,
@@ -201,7 +199,7 @@ class CTranslateBackend:
         return results
 
     def _collect(self, results: Sequence[Any]) -> Sequence[Output]:
-        with _errors(self._device):
+        with accelerator.memory_errors(self._device):
             answers = [result.result() for result in results]
         return self._generation.outputs(
             [self._options.written([*map(int, answer.hypotheses[0])], answer.scores[0]) for answer in answers]
@@ -225,21 +223,6 @@ def compute_type(quality: str, kind: str) -> str:
     raise Unsuited(f"CTranslate2 has no {quality} precision on this {kind} device.")
 
 
-@contextmanager
-def _errors(device: str) -> Iterator[None]:
-    """Turn what CTranslate2 raises when memory is short into OutOfMemory, and a broken device into DeviceLost."""
-    try:
-        yield
-    except MemoryError as error:
-        raise OutOfMemory from error
-    except RuntimeError as error:
-        if any(words in str(error) for words in _NO_MEMORY):
-            raise OutOfMemory from error
-        if "CUDA failed" in str(error):
-            raise DeviceLost(f"{device}: {str(error).splitlines()[0]}") from error
-        raise
-
-
 @dataclass(frozen=True)
 class TranslationArguments:
     """``arguments`` of translate_batch, ``prefix`` that starts every output, ``forced_end`` that ends the longest."""
@@ -247,7 +230,6 @@ class TranslationArguments:
     arguments: Mapping[str, Any]
     prefix: Sequence[str]
     forced_end: int | None
-    ends: frozenset[int]
     most_new_tokens: int
 
     def written(self, ids: Sequence[int], score: float) -> GeneratedTokens:
@@ -257,9 +239,10 @@ class TranslationArguments:
         The prefix counts as tokens of probability 1.
         """
         chosen, total = len(ids) - len(self.prefix), score * len(ids) ** self.arguments.get("length_penalty", 1.0)
-        cut = self.forced_end is not None and len(ids) == self.most_new_tokens - 1 and ids[-1:] != [self.forced_end]
-        whole = [*ids, self.forced_end] if cut and self.forced_end is not None else list(ids)
-        return GeneratedTokens(whole, Likelihood(total, None, chosen))
+        end = self.forced_end
+        if end is not None and len(ids) == self.most_new_tokens - 1 and ids[-1:] != [end]:
+            ids = [*ids, end]
+        return GeneratedTokens(ids, Likelihood(total, None, chosen))
 
 
 def inexact(generation: Generation, quality: str) -> str | None:
@@ -330,7 +313,7 @@ def options(generation: Generation, model: str) -> TranslationArguments:
         arguments["patience"] = 1.0 if settings.early_stopping is True else _PATIENCE
     if suppressed := _suppressed(settings, ends):
         arguments["suppress_sequences"] = suppressed
-    return TranslationArguments(arguments, tuple(map(str, prefixes)), forced, frozenset(ends), most)
+    return TranslationArguments(arguments, tuple(map(str, prefixes)), forced, most)
 
 
 def _least_new_tokens(settings: GenerationConfig) -> int:
@@ -400,12 +383,6 @@ LOADERS = {
 }
 
 
-def require_known(model_type: str, model: str) -> None:
-    """Raise Unsuited for an architecture that is not converted."""
-    if model_type not in LOADERS:
-        raise Unsuited(f"{model} is a {model_type or 'model'}, which is not converted for CTranslate2.")
-
-
 def start_token(settings: GenerationConfig, model: str) -> int:
     """The token from which the decoder starts; raises Unsuited where each text would have its own."""
     start = settings.decoder_start_token_id
@@ -431,8 +408,6 @@ def converted(folder: Path, spec_name: str, revision: str, cache_dir: Path) -> P
 
 def _convert(folder: Path, target: Path, spec_name: str) -> None:
     with accelerator.quiet(), torch.no_grad():
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        require_known(config.model_type, spec_name)
         model = AutoModelForSeq2SeqLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         ).eval()
@@ -450,7 +425,7 @@ def _convert(folder: Path, target: Path, spec_name: str) -> None:
 def _spec(model: PreTrainedModel, settings: GenerationConfig, spec_name: str) -> SequenceToSequenceModelSpec:
     """The model as CTranslate2 describes it. Its words are the token ids as they are: tokenizing is ours."""
     made = LOADERS[model.config.model_type]().get_model_spec(model)
-    start, end = start_token(settings, spec_name), _first(settings.eos_token_id)
+    start, end = start_token(settings, spec_name), as_list(settings.eos_token_id)[0]
     made.config.decoder_start_token = made.config.bos_token = str(start)
     # Never looked up: every id is a word.
     made.config.eos_token = made.config.unk_token = str(end)
@@ -464,13 +439,9 @@ def _words(size: int) -> list[str]:
     return [str(number) for number in range(size)]
 
 
-def _first(ids: int | Sequence[int]) -> int:
-    return ids if isinstance(ids, int) else ids[0]
-
-
 def _compare(model: PreTrainedModel, folder: Path, settings: GenerationConfig, spec_name: str) -> None:
     """Raise Unsuited unless both say the same of some tokens: what a loader got wrong shows here, not in a corpus."""
-    start, end = start_token(settings, spec_name), _first(settings.eos_token_id)
+    start, end = start_token(settings, spec_name), as_list(settings.eos_token_id)[0]
     read, written = model.get_input_embeddings().num_embeddings, model.get_output_embeddings().weight.shape[0]
     source = [number * (read - 1) // _COMPARED for number in range(1, _COMPARED)] + [end]
     target = [number * (written - 1) // _COMPARED for number in range(1, _COMPARED)]

@@ -17,7 +17,15 @@ def test_more_memory_than_there_is_is_told_apart_from_other_errors() -> None:
         torch.zeros(2, 3) @ torch.zeros(2, 3)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("CUDA failed with error out of memory"),  # of CTranslate2
+        RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"),
+    ],
+)
 def test_what_allocators_raise_is_out_of_memory(error: Exception) -> None:
     with pytest.raises(OutOfMemory), memory_errors("cpu"):
         raise error
