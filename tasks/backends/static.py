@@ -34,16 +34,13 @@ class StaticLoop:
     def settle(self, batch: Items, compute: Callable[[], Sequence[Output]]) -> Iterator[Computed]:
         """The outputs of a batch that ``compute`` knows of, or what becomes of its windows where that fails."""
         # Retries happen outside the except blocks, whose traceback would keep the failed tensors alive.
-        error: Exception
         try:
             outputs = compute()
             assert len(outputs) == len(batch)
         except DeviceLost:
             raise
-        except OutOfMemory as out_of_memory:
-            error = out_of_memory.with_traceback(None)
-        except Exception as unexpected:
-            error = unexpected.with_traceback(None)
+        except Exception as raised:
+            error = raised.with_traceback(None)
         else:
             self._proven = True
             yield from zip((item.id for item in batch), outputs, strict=True)

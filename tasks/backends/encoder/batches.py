@@ -7,20 +7,21 @@ one beats clearly.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.machine import remember, remembered
 from docmill.tasks.backends.static import Computed, Items, StaticLoop
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.outputs import Output
-from docmill.tasks.windows.windows import Encoded
+from docmill.tasks.windows.windows import Coder, Encoded
 
+Option = TypeVar("Option")
 # Of each full batch may be padding: with more the next batch is cheaper, with less there are too many small ones
 # (lengths of paragraphs, eight shards of them at hand: 1.5 to 2.5 % of all, 2.4 to 5.2 % without this bound).
 _PADDING = 0.02
@@ -114,16 +115,7 @@ class _Given:
         return self._batches.pop() if budget.rows and self._batches else []
 
 
-class Reader(Protocol):
-    """A model that reads texts."""
-
-    @property
-    def limit_tokens(self) -> int: ...
-
-    def encode(self, texts: Sequence[str]) -> list[Encoded]: ...
-
-
-def short_window(model: Reader) -> Encoded:
+def short_window(model: Coder) -> Encoded:
     """Return a window as most are: some dozens of tokens, or as many as the model takes."""
     words = _WARM_UP_WORDS
     while (window := model.encode(["word " * words])[0]).tokens > model.limit_tokens and words > 1:
@@ -131,9 +123,13 @@ def short_window(model: Reader) -> Encoded:
     return window
 
 
-def best(rates: dict[int, float]) -> int:
-    """The smallest size that none beats clearly."""
-    return min(tokens for tokens, rate in rates.items() if rate * CLEARLY >= max(rates.values()))
+def best(rates: Mapping[Option, float]) -> Option:
+    """Return the first option, unless another is clearly ahead of it."""
+    ahead, *others = rates
+    for option in others:
+        if rates[option] >= rates[ahead] * CLEARLY:
+            ahead = option
+    return ahead
 
 
 # Batches for each stream, so that none waits for us between two of them.

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from docmill.tasks.backends import Assignment, Backend, WindowSource, machine, registry
+from docmill.tasks.backends.encoder.batches import best
 from docmill.tasks.backends.machine import remember, remembered
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.errors import CannotServe, ModelError, Unsuited
@@ -28,7 +29,6 @@ from docmill.tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 
-CLEARLY = 1.05
 # A measurement costs about as much as 60,000 tokens of a small model: imports, openings, and 32,768 tokens to try
 # sizes and backends. The other backend saves an eighth of the time or so, hence eight times as many.
 ENOUGH_TOKENS = 500_000
@@ -145,15 +145,6 @@ class Contest:
         if name == registry.OWN_CODE or registry.OWN_CODE not in self.usable:
             return backend
         return FallbackBackend(backend, partial(open_backend, registry.OWN_CODE), partial(self.leave_out, name))
-
-
-def best(rates: dict[str, float]) -> str:
-    """Return the first, unless another is clearly ahead of it."""
-    ahead, *others = rates
-    for name in others:
-        if rates[name] >= rates[ahead] * CLEARLY:
-            ahead = name
-    return ahead
 
 
 class SwitchingBackend:

@@ -274,11 +274,10 @@ def _written_out(model: PreTrainedModel) -> Iterator[None]:
     Fused, OpenVINO gives NaN for a token that attends to no other. Padding that is further from the text than the
     span is such a token.
     """
-    config = getattr(model, "config", None)
-    if config is None or not local_span(config):
+    if not local_span(model.config):
         yield
         return
-    before = config._attn_implementation
+    before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
         yield

@@ -17,7 +17,7 @@ import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -97,8 +97,7 @@ class ConvertedModel:
         arrays: Mapping[str, Array] = np.load(folder / ARRAYS)
         kind = PlacedTokens if facts["placed"] else Tokens
         tokenizer = FastTokenizer((folder / TOKENIZER).read_text(encoding="utf-8"), facts["tokenizer"])
-        tokens = kind(tokenizer)
-        self._tokens = tokens.framed(facts["prefix"]) if facts["prefix"] else tokens
+        self._tokens = kind(tokenizer).framed(facts["prefix"])
         self.limit_tokens: int = facts["limit_tokens"]
         self.library: str = facts["library"]
         self._form = {**facts["form"], **{name: arrays[f"form {name}"] for name in facts["arrays"]}}
@@ -144,7 +143,7 @@ def folder_of(assignment: Assignment) -> Path:
     here = machine.read_processor(assignment.cache_dir)
     subject = (
         f"{_FORMAT} {assignment.spec.sha256.hex()} {assignment.head} {here.name} {here.threads} "
-        f"{assignment.folder} {' '.join(map(_version, _LIBRARIES))}"
+        f"{assignment.folder} {' '.join(f'{name} {version(name)}' for name in _LIBRARIES)}"
     )
     return assignment.cache_dir / "opened" / hashlib.sha256(subject.encode()).hexdigest()[:32]
 
@@ -152,13 +151,6 @@ def folder_of(assignment: Assignment) -> Path:
 def is_converted(assignment: Assignment) -> bool:
     """Return True if the cache keeps the converted model of a spec."""
     return is_whole(folder_of(assignment), assignment.cache_dir)
-
-
-def _version(library: str) -> str:
-    try:
-        return f"{library} {version(library)}"
-    except PackageNotFoundError:
-        return library
 
 
 class _Batch(dict[str, list[list[int]]]):

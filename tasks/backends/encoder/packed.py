@@ -293,11 +293,6 @@ def proven_encoder(
     return encoder
 
 
-def take_over(model: PreTrainedModel) -> None:
-    """Give the model's weights back: it computes nothing by itself any more. An encoder keeps those that it uses."""
-    model.to("meta")
-
-
 def packs(model: PreTrainedModel) -> bool:
     """Return True if ``PackedEncoder`` computes this model."""
     return has_berts_design(model) and activation(model.config) in ACTIVATIONS

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from docmill.storage.core.specs import Reason, Status
-from docmill.tasks.backends.encoder.choice import Contest, FallbackBackend, ProvisionalBackend, best, finite
+from docmill.tasks.backends.encoder.batches import best
+from docmill.tasks.backends.encoder.choice import Contest, FallbackBackend, ProvisionalBackend, finite
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
