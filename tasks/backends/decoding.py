@@ -13,6 +13,7 @@ from docmill.storage.outputs.output_types import SCHEMA, N
 from docmill.storage.templates import keeps_white_space
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.generate import FILL_CONTEXT
+from docmill.tasks.models.families import task_settings
 
 One = TypeVar("One", int, str)
 Number = TypeVar("Number", int, float)
@@ -106,10 +107,6 @@ class Decoding:
     def sampled(self) -> bool:
         return self.temperature > 0
 
-    def seed_of(self, ids: Sequence[int], number: int = 0) -> int:
-        """The seed for an output of the window of these ids."""
-        return seed_of(self.seed, ids, number)
-
 
 def seed_of(seed: int, ids: Sequence[int], number: int = 0) -> int:
     """The seed for one window, from the spec's and from what the model reads: the same in any batch.
@@ -121,11 +118,11 @@ def seed_of(seed: int, ids: Sequence[int], number: int = 0) -> int:
     return int.from_bytes(read[:8], "little") >> 1
 
 
-def own_settings(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a model's generation_config, and those that its config keeps for text-generation where the
-    former has none."""
-    of_task = (config.get("task_specific_params") or {}).get("text-generation") or {}
-    return {**of_task, **{name: value for name, value in generation.items() if value is not None}}
+def own_settings(config: Mapping[str, Any], *generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model's files say of generation: later mappings override earlier ones, and all override what
+    its config keeps for text-generation. A setting of None says nothing."""
+    stated = [(name, value) for settings in generation for name, value in settings.items() if value is not None]
+    return task_settings(config, "text-generation") | dict(stated)
 
 
 def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tuple[str, ...] = ()) -> Decoding:

@@ -205,7 +205,4 @@ def stated_settings(opening: Opening) -> dict[str, Any]:
     """Everything that the model's files say of generation, also entries that transformers does not know."""
     file = opening.folder / "generation_config.json"
     stated = json.loads(file.read_bytes()) if file.exists() else {}
-    known = {
-        name: value for name, value in generation_settings(opening.folder).to_dict().items() if value is not None
-    }
-    return own_settings(opening.config.to_dict(), {**stated, **known})
+    return own_settings(opening.config.to_dict(), stated, generation_settings(opening.folder).to_dict())

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from docmill.tasks.backends.decoder_only.instructed import Completion
     from docmill.tasks.backends.encoder_decoder.generation import Generation
-    from docmill.tasks.backends.loading import Opening
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> CoderAndTra
         from docmill.tasks.backends.gliner_backend import reading_of as reading_of_words
 
         return CoderAndTraits(*reading_of_words(assignment), as_given)
-    writer = _open_writer(_open(assignment.spec, assignment.folder, assignment.cache_dir), config)
+    writer = _open_writer(assignment.spec, assignment.folder, config, assignment.cache_dir)
     coder = TokenCoder(writer.tokens.encode, writer.limit_tokens)
     return CoderAndTraits(coder, writer.traits, _by(writer.tokens.tokenizer))
 
@@ -67,14 +66,14 @@ def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_d
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    from docmill.tasks.backends.loading import NotTold, hollow, require_keys_and_values
+    from docmill.tasks.backends.loading import NotTold, Opening, hollow, require_keys_and_values
 
     if (head := _encoder_head(spec, config)) is not None:
         with suppress(NotTold), hollow():
             heads.load(Assignment(spec, folder, "cpu", cache_dir, head), torch.float32)
         return
     decoder = families.family(config) is Family.DECODER
-    opening = _open(spec, folder, cache_dir)
+    opening = Opening.of(spec, folder, cache_dir)
     model = opening.require_weights(AutoModelForCausalLM if decoder else AutoModelForSeq2SeqLM)
     if decoder and model is not None:
         require_keys_and_values(model, spec.model)
@@ -84,7 +83,7 @@ def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Pat
     """Raise the errors of opening the spec, except those that depend on a device or on the weights' values."""
     require_weights(spec, folder, config, cache_dir)
     if _encoder_head(spec, config) is None and families.family(config) is not Family.GLINER:
-        _open_writer(_open(spec, folder, cache_dir), config)
+        _open_writer(spec, folder, config, cache_dir)
 
 
 def _encoder_head(spec: Spec, config: Mapping[str, Any]) -> Head | None:
@@ -109,21 +108,16 @@ def _of_encoder(assignment: Assignment) -> CoderAndTraits:
     return CoderAndTraits(model, model.traits, shown)
 
 
-def _open(spec: Spec, folder: Path, cache_dir: Path) -> Opening:
-    from docmill.tasks.backends.loading import Opening
-
-    return Opening.of(spec, folder, cache_dir)
-
-
-def _open_writer(opening: Opening, config: Mapping[str, Any]) -> Completion | Generation:
+def _open_writer(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> Completion | Generation:
     """Return the prompts and the decoding of a model that writes, or scores labels. Raises CannotServe."""
-    if families.family(config) is Family.DECODER:
-        from docmill.tasks.backends.decoder_only.instructed import Completion, label_completion
+    from docmill.tasks.backends.loading import Opening, generation_settings
 
-        scores = kinds.kind(opening.spec.kind).head(Family.DECODER) is Head.LIKELIHOOD
-        return (label_completion if scores else Completion)(opening)
+    opening = Opening.of(spec, folder, cache_dir)
+    if families.family(config) is Family.DECODER:
+        from docmill.tasks.backends.decoder_only.instructed import completion_of
+
+        return completion_of(opening, kinds.kind(spec.kind).head(Family.DECODER))
     from docmill.tasks.backends.encoder_decoder.generation import Generation
-    from docmill.tasks.backends.loading import generation_settings
 
     return Generation(opening, generation_settings(opening.folder))
 

@@ -33,8 +33,8 @@ from transformers import (
 from transformers.cache_utils import Cache, DynamicLayer
 
 from docmill.tasks.backends import Assignment, WindowSource, accelerator
-from docmill.tasks.backends.decoder_only.instructed import Completion, Constraint, label_completion, label_ids
-from docmill.tasks.backends.decoding import Decoding
+from docmill.tasks.backends.decoder_only.instructed import Constraint, completion_of, label_ids
+from docmill.tasks.backends.decoding import Decoding, seed_of
 from docmill.tasks.backends.loading import Opening, require_keys_and_values
 from docmill.tasks.backends.static import Computed, Items, StaticLoop
 from docmill.tasks.batching import Budget, Item
@@ -99,7 +99,7 @@ class CausalBackend:
         self._model = opening.model(AutoModelForCausalLM, self._dtype)
         require_keys_and_values(self._model, spec.model)
         self._model.to(device)
-        self._completion = self._completed(opening)
+        self._completion = completion_of(opening, assignment.head)
         self._decoding = self._completion.decoding
         self._of_batch = batch_processors(self._decoding, device)
         self._constraint = Constraint.of(opening, self._decoding.ends)
@@ -143,9 +143,6 @@ class CausalBackend:
     def close(self) -> None:
         del self._model, self._lead
         accelerator.release(self._device)
-
-    def _completed(self, opening: Opening) -> Completion:
-        return Completion(opening)
 
     def _room(self, flight: DecodingBatch) -> Budget:
         """Return the budget of what may join now; no rows until enough of them are free."""
@@ -209,7 +206,7 @@ class CausalBackend:
             item,
             ids,
             row_processors(how, len(ids), device),
-            row_generator(how, ids, number, device),
+            torch.Generator(device).manual_seed(seed_of(how.seed, ids, number)) if how.sampled else None,
             number,
             matcher=self._constraint.begin() if self._constraint else None,
         )
@@ -350,9 +347,6 @@ class LikelihoodBackend(CausalBackend):
     def run(self, source: WindowSource) -> Iterator[Computed]:
         return self._loop.run(source)
 
-    def _completed(self, opening: Opening) -> Completion:
-        return label_completion(opening)
-
     def _together(self, items: Items) -> Sequence[Output]:
         with torch.inference_mode(), accelerator.memory_errors(self._device):
             flight, logits = self._begin(items)
@@ -406,14 +400,6 @@ def batch_processors(how: Decoding, device: str) -> LogitsProcessorList:
     if how.min_p:
         processors.append(MinPLogitsWarper(how.min_p))
     return processors
-
-
-def row_generator(how: Decoding, ids: Sequence[int], number: int, device: str) -> torch.Generator | None:
-    """Return a generator whose draws follow from the spec's seed and from what the model reads, or None if greedy.
-
-    ``number`` counts the outputs of a window from 0.
-    """
-    return torch.Generator(device).manual_seed(how.seed_of(ids, number)) if how.sampled else None
 
 
 def of_rows(logits: torch.Tensor, rows: Sequence[ContinuedWindow]) -> torch.Tensor:

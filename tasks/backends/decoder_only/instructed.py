@@ -24,12 +24,12 @@ from docmill.storage.templates import keeps_white_space
 from docmill.tasks import schema_checks
 from docmill.tasks.backends.decoding import cut_at, decoding
 from docmill.tasks.backends.loading import Opening, stated_settings
-from docmill.tasks.backends.tokens import TokenCoder, Tokens
+from docmill.tasks.backends.tokens import LEAST_TEXT_TOKENS, TokenCoder, Tokens
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import Instruction, conversation, example_of, instruction, traits_by
 from docmill.tasks.kinds.generate import RAW
 from docmill.tasks.models import families
-from docmill.tasks.outputs import Failure, Generated, Likelihood
+from docmill.tasks.outputs import Failure, Generated, Head, Likelihood
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,10 +56,9 @@ class Completion:
     def __init__(self, opening: Opening, most_tokens: int | None = None) -> None:
         spec = opening.spec
         config = opening.config.get_text_config().to_dict()
-        self.tokens, stop, context_tokens = instructed(spec, opening.tokenizer, config)
-        context_tokens = min(context_tokens, most_tokens or context_tokens)
-        self.context_tokens = context_tokens
-        self.decoding = decoding(spec, stated_settings(opening), context_tokens, stop)
+        self.tokens, stop, stated = instructed(spec, opening.tokenizer, config)
+        self.context_tokens = min(stated, most_tokens or stated)
+        self.decoding = decoding(spec, stated_settings(opening), self.context_tokens, stop)
         self.limit_tokens = self._window_limit(spec)
         self.traits = traits_by(lambda told: instructed_coder(told, self.tokens, self.limit_tokens), spec)
 
@@ -86,7 +85,7 @@ class Completion:
         """The most tokens of a window: the model's context without room for the output; raises CannotServe."""
         output_tokens, overhead = self.decoding.max_new_tokens, self.tokens.overhead
         limit = self.context_tokens - output_tokens
-        if limit < overhead + 8:
+        if limit < overhead + LEAST_TEXT_TOKENS:
             raise CannotServe(
                 f"{spec.model} holds {self.context_tokens} tokens: with {output_tokens} for the output and "
                 f"{overhead} for the prompt there is no room for a text. Give a smaller --max-new-tokens."
@@ -94,8 +93,10 @@ class Completion:
         return self.tokens.checked_limit(limit, spec.params.get("window_tokens"))
 
 
-def label_completion(opening: Opening) -> Completion:
-    """Return the prompts of a spec with labels; a window leaves room for the longest. Raises CannotServe."""
+def completion_of(opening: Opening, head: Head | None) -> Completion:
+    """Return the prompts of a spec. To score labels, a window leaves room for the longest. Raises CannotServe."""
+    if head is not Head.LIKELIHOOD:
+        return Completion(opening)
     longest = max(len(ids) for ids in label_ids(opening.tokenizer, opening.spec.params["labels"]).values())
     spec = replace(opening.spec, params={**opening.spec.params, "max_new_tokens": longest + 1})
     return Completion(replace(opening, spec=spec))
@@ -137,13 +138,13 @@ def instructed(
 
     Raises CannotServe.
     """
-    raw = bool(spec.params.get(RAW))
+    raw, stop = bool(spec.params.get(RAW)), tuple(spec.params.get("stop") or ())
     bare = Tokens(tokenizer, special_tokens=raw or tokenizer.chat_template is None)
     context = families.window_limit(config, bare.stated_limit)
     if raw:
-        return bare, tuple(spec.params.get("stop") or ()), context
+        return bare, stop, context
     if templates.MESSAGES in spec.params:
-        return Conversations(tokenizer, spec), tuple(spec.params.get("stop") or ()), context
+        return Conversations(tokenizer, spec), stop, context
     tokens, told = _told(example_of(spec), bare, context)
     return tokens, told.stop, context
 
@@ -230,7 +231,6 @@ class Constraint:
         words = np.zeros((len(matchers), -(-self._vocabulary // _BITS)), np.int32)
         numbered = [(matcher, row) for row, matcher in enumerate(matchers)]
         self._executor.unsafe_compute_mask_ptr(numbered, words.ctypes.data, words.strides[0], len(words))
-        unpacked = unpacked_here if logits.device.type == "cpu" else unpacked_on_device
         forbidden = unpacked(~words, logits.device)
         width = min(logits.shape[1], self._vocabulary)
         logits[:, :width].masked_fill_(forbidden[:, :width], float("-inf"))
@@ -252,16 +252,14 @@ def record(tokenizer: LLTokenizer, written: Sequence[int], likelihood: Likelihoo
     return Generated(tokenizer.decode_str(kept), len(written), likelihood=likelihood)
 
 
-def unpacked_here(words: npt.NDArray[np.int32], _device: torch.device) -> torch.Tensor:
-    """Return the bits of words (rows, words) as booleans (rows, words × 32), the lowest bit first, on the CPU."""
-    bits = np.unpackbits(words.astype("<i4", copy=False).view(np.uint8), axis=1, bitorder="little")
-    return torch.from_numpy(bits.view(np.bool_))
-
-
-def unpacked_on_device(words: npt.NDArray[np.int32], device: torch.device) -> torch.Tensor:
-    """Return the same on a device, which gets the words: an eighth of the bytes."""
-    bits = torch.arange(_BITS, dtype=torch.int32, device=device)
-    return ((torch.from_numpy(words).to(device).unsqueeze(-1) >> bits) & 1).bool().flatten(1)
+def unpacked(words: npt.NDArray[np.int32], device: torch.device) -> torch.Tensor:
+    """Return the bits of words (rows, words) as booleans (rows, words × 32) on a device, the lowest bit first."""
+    if device.type == "cpu":
+        bits = np.unpackbits(words.astype("<i4", copy=False).view(np.uint8), axis=1, bitorder="little")
+        return torch.from_numpy(bits.view(np.bool_))
+    # A GPU gets the words, which are an eighth of the bytes.
+    places = torch.arange(_BITS, dtype=torch.int32, device=device)
+    return ((torch.from_numpy(words).to(device).unsqueeze(-1) >> places) & 1).bool().flatten(1)
 
 
 def constraint_tokenizer(opening: Opening, ends: Collection[int]) -> LLTokenizer:

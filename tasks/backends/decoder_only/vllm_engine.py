@@ -31,10 +31,10 @@ from docmill.storage.outputs.output_types import SCHEMA
 from docmill.tasks import schema_checks
 from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.decoder_only.instructed import Completion, constraint_tokenizer, record
-from docmill.tasks.backends.decoding import Decoding
+from docmill.tasks.backends.decoding import Decoding, seed_of
 from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.static import Computed, failure
-from docmill.tasks.batching import Budget, Item
+from docmill.tasks.batching import UNBOUNDED, Budget, Item
 from docmill.tasks.errors import DeviceLost, Unsuited
 from docmill.tasks.outputs import Likelihood
 from docmill.tasks.windows.windows import Encoded
@@ -47,9 +47,7 @@ if TYPE_CHECKING:
 _CPU_CACHE_BYTES = 2 << 30
 # The longest context that is asked for: vLLM refuses one for which its cache has no room.
 _CONTEXT = {"cpu": 8192, "cuda": 32_768}
-_ANY = 1 << 30
-_GIB = 1 << 30
-_LARGE_BYTES = 70 * _GIB
+_LARGE_BYTES = 70 << 30
 # The share of a device's memory that weights may take and leave room for keys and values of a thousand texts.
 _SMALL_SHARE = 0.5
 
@@ -94,7 +92,7 @@ class VllmBackend:
         # As many texts wait inside as are being written, so that the next one can start when one ends.
         most = 2 * self._sequences
         while True:
-            items = source.take(Budget(tokens=_ANY, rows=most - len(flight), spread=_ANY, packed=True))
+            items = source.take(Budget(tokens=UNBOUNDED, rows=most - len(flight), spread=UNBOUNDED, packed=True))
             if not items and not flight:
                 return
             for item in items:
@@ -172,7 +170,7 @@ def _gpu(device: str) -> tuple[str | None, int]:
     return properties.name, properties.total_memory
 
 
-def scheduling(weight_bytes: int | None, gpu: str | None, memory_bytes: int = 0) -> tuple[int, int]:
+def scheduling(weight_bytes: int | None, gpu: str | None, memory_bytes: int) -> tuple[int, int]:
     """Return the texts that are written at once, and the tokens of one step: of prompts and of texts together.
 
     The weights have so many bytes, None if they are not known. A GPU has a name and so much memory, a CPU has none.
@@ -216,7 +214,7 @@ def inexact(how: Decoding) -> str | None:
         # vLLM looks for the text only after so many tokens.
         "min_new_tokens with a text to stop at": how.min_new_tokens and how.stop,
         # vLLM applies min_p first, and transformers last.
-        "min_p with top_p": how.sampled and how.min_p and how.top_p < 1,
+        "min_p with top_p": how.min_p and how.top_p < 1,
     }
     return next((name for name, value in settings.items() if value), None)
 
@@ -226,11 +224,11 @@ def sampling(how: Decoding, ids: Sequence[int], schema: dict[str, Any] | None) -
     return SamplingParams(
         max_tokens=how.most_new_tokens(len(ids)),
         temperature=how.temperature,
-        top_p=how.top_p if how.sampled else 1.0,
-        top_k=how.top_k if how.sampled else 0,
-        min_p=how.min_p if how.sampled else 0.0,
+        top_p=how.top_p,
+        top_k=how.top_k,
+        min_p=how.min_p,
         min_tokens=how.min_new_tokens,
-        seed=how.seed_of(ids) if how.sampled else None,
+        seed=seed_of(how.seed, ids) if how.sampled else None,
         repetition_penalty=how.repetition_penalty,
         stop=list(how.stop),
         stop_token_ids=sorted(how.ends),

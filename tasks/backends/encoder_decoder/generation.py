@@ -74,12 +74,12 @@ class Generation:
         if "prompt" in spec.params:
             told = instruction(spec, chat=False).template
             self.tokens = self.tokens.framed(told.before, told.after, (self._stripped, self._stripped))
-        self.limit_tokens = self.tokens.checked_limit(
-            families.window_limit(config, self.tokens.stated_limit), spec.params.get("window_tokens")
+        self.limit_tokens = self.tokens.window_limit(spec, opening.config)
+        self.traits = Traits(
+            language_coders=language_coders(spec, config, self.tokens, self.limit_tokens),
+            direction=families.direction_of_folder(opening.folder),
+            pairs=self._pairs(spec),
         )
-        self.language_coders = language_coders(spec, config, self.tokens, self.limit_tokens)
-        self.direction = families.direction_of_folder(opening.folder)
-        self.pairs = self._pairs(spec)
         set_generation(settings, spec, dialect)
         self.settings = settings
         self.beams: int = settings.num_beams or 1
@@ -88,11 +88,6 @@ class Generation:
         self.n: int = spec.params.get(N, 1)
         self._stop = tuple(spec.params.get("stop") or ())
         require_least(spec, self.most_new_tokens)
-
-    @property
-    def traits(self) -> Traits:
-        """Facts about the model that a recipe needs."""
-        return Traits(language_coders=self.language_coders, direction=self.direction, pairs=self.pairs)
 
     def _pairs(self, spec: Spec) -> Callable[[str], TokenCoder] | None:
         """Return the coders that ask a question of every text; None for a spec without questions.
