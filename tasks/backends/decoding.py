@@ -104,7 +104,7 @@ class Decoding:
         return self.max_new_tokens if self.max_tokens is None else self.max_tokens - prompt_tokens
 
     @property
-    def sampled(self) -> bool:
+    def samples(self) -> bool:
         return self.temperature > 0
 
 
@@ -125,7 +125,7 @@ def own_settings(config: Mapping[str, Any], *generation: Mapping[str, Any]) -> d
     return task_settings(config, "text-generation") | dict(stated)
 
 
-def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tuple[str, ...] = ()) -> Decoding:
+def choose_decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tuple[str, ...] = ()) -> Decoding:
     """The decoding under a spec, with a model whose settings are ``own`` and that holds ``context_tokens``.
 
     A model samples where its settings say so or where a temperature, top-p or top-k was asked for. Raises
@@ -134,7 +134,7 @@ def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tupl
     options = spec.params
     # The end of a record is that of its JSON, in which any text may stand.
     is_record = SCHEMA in options
-    sampling = sampled(options, own)
+    sampling = sampling_settings(options, own)
     _require_followed(spec.model, own, sampled=bool(sampling), is_record=is_record)
     fills = bool(options.get(FILL_CONTEXT))
     max_new_tokens = 1 if fills else options.get("max_new_tokens") or own.get("max_new_tokens")
@@ -177,7 +177,7 @@ def require_least(spec: Spec, most: int) -> None:
         )
 
 
-def sampled(options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def sampling_settings(options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return what shapes the samples under these options and a model's own settings; empty for greedy outputs."""
     chosen = {name: options[name] for name in SHAPES if name in options}
     if not chosen and not own.get("do_sample"):
@@ -229,6 +229,6 @@ def as_list(value: One | list[One] | tuple[One, ...] | None) -> list[One]:
 
 
 def cut_at(text: str, stop: Sequence[str]) -> str | None:
-    """The text up to the first that stands in it of the texts that end it, or None where none does."""
+    """Return the text before the first of its ``stop`` texts; None if it has none of them."""
     places = [place for ending in stop if (place := text.find(ending)) >= 0]
     return text[: min(places)] if places else None

@@ -34,14 +34,14 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 # Experts that are kept one by one are joined as they are loaded, which takes as much memory as they have weights.
 _EXPERTS = ".experts."
 _MOST_JOINED_BYTES = 4 << 30
-_hollow: ContextVar[bool] = ContextVar("hollow", default=False)
+_without_weights: ContextVar[bool] = ContextVar("without_weights", default=False)
 
 
-_Own = Callable[..., "tuple[PreTrainedModel, Mapping[str, Any]]"]
+_FromPretrained = Callable[..., "tuple[PreTrainedModel, Mapping[str, Any]]"]
 
 
-class NotTold(Exception):
-    """The weights cannot be reported without being loaded: quantized ones, and many experts."""
+class WeightsNeeded(Exception):
+    """A model whose loading report needs its weights: a quantized one, or one with many experts."""
 
 
 @dataclass
@@ -62,17 +62,17 @@ class LoadingReport:
 
 
 @contextmanager
-def hollow() -> Iterator[None]:
-    """Let models that are loaded in the block have no weights: only their names and shapes are read.
+def without_weights() -> Iterator[None]:
+    """Load models in the block without their weights. Only names and shapes are read.
 
     Such a model takes next to no memory and computes nothing of sense; what was reported of it is true. Loading
-    raises NotTold where that is not possible.
+    raises WeightsNeeded where that is not possible.
     """
-    before = _hollow.set(True)
+    before = _without_weights.set(True)
     try:
         yield
     finally:
-        _hollow.reset(before)
+        _without_weights.reset(before)
 
 
 @contextmanager
@@ -84,28 +84,30 @@ def reported() -> Iterator[LoadingReport]:
     from transformers import PreTrainedModel
 
     report = LoadingReport()
-    own = vars(PreTrainedModel)["from_pretrained"]
-    load: Callable[..., PreTrainedModel] = _load_hollow if _hollow.get() else _load
+    from_pretrained = vars(PreTrainedModel)["from_pretrained"]
+    load: Callable[..., PreTrainedModel] = _load_without_weights if _without_weights.get() else _load
 
     def told(kind: type[PreTrainedModel], /, *arguments: object, **options: object) -> PreTrainedModel:
-        return load(partial(own.__func__, kind), report, *arguments, **options)
+        return load(partial(from_pretrained.__func__, kind), report, *arguments, **options)
 
     PreTrainedModel.from_pretrained = classmethod(told)
     try:
         yield report
     finally:
-        PreTrainedModel.from_pretrained = own
+        PreTrainedModel.from_pretrained = from_pretrained
 
 
-def _load(own: _Own, report: LoadingReport, *arguments: object, **options: object) -> PreTrainedModel:
+def _load(
+    from_pretrained: _FromPretrained, report: LoadingReport, *arguments: object, **options: object
+) -> PreTrainedModel:
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, info = own(*arguments, **options)
+    model, info = from_pretrained(*arguments, **options)
     report.missing += _lacking(model, info)
     return model
 
 
-def _load_hollow(
-    own: _Own,
+def _load_without_weights(
+    from_pretrained: _FromPretrained,
     report: LoadingReport,
     folder: str | Path,
     *_: object,
@@ -116,9 +118,9 @@ def _load_hollow(
     weights = _shapes(Path(folder) / (subfolder or ""))
     joined = sum(weight.nbytes for name, weight in weights.items() if _EXPERTS in name)
     if getattr(config, "quantization_config", None) is not None or joined > _MOST_JOINED_BYTES:
-        raise NotTold
+        raise WeightsNeeded
     dtype = next((weight.dtype for weight in weights.values() if weight.is_floating_point()), torch.float32)
-    return _load(own, report, None, config=config, state_dict=weights, dtype=dtype)
+    return _load(from_pretrained, report, None, config=config, state_dict=weights, dtype=dtype)
 
 
 def _lacking(model: PreTrainedModel, info: Mapping[str, Any]) -> list[str]:
@@ -179,9 +181,9 @@ class Opening:
         Returns the model without its weights, or None where only loading it can tell.
         """
         try:
-            with accelerator.quiet(), hollow(), reported() as report:
+            with accelerator.quiet(), without_weights(), reported() as report:
                 model = kind.from_pretrained(self.folder, config=self.config, trust_remote_code=False)
-        except NotTold:
+        except WeightsNeeded:
             return None
         report.require(self.spec.model, self.spec.kind)
         return model

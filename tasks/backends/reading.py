@@ -66,10 +66,10 @@ def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_d
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    from docmill.tasks.backends.loading import NotTold, Opening, hollow, require_keys_and_values
+    from docmill.tasks.backends.loading import Opening, WeightsNeeded, require_keys_and_values, without_weights
 
     if (head := _encoder_head(spec, config)) is not None:
-        with suppress(NotTold), hollow():
+        with suppress(WeightsNeeded), without_weights():
             heads.load(Assignment(spec, folder, "cpu", cache_dir, head), torch.float32)
         return
     decoder = families.family(config) is Family.DECODER
@@ -95,12 +95,12 @@ def _encoder_head(spec: Spec, config: Mapping[str, Any]) -> Head | None:
 def _of_encoder(assignment: Assignment) -> CoderAndTraits:
     import torch
 
-    from docmill.tasks.backends.loading import NotTold, hollow
+    from docmill.tasks.backends.loading import WeightsNeeded, without_weights
 
     try:
-        with hollow():
+        with without_weights():
             model = heads.load(replace(assignment, device="cpu"), torch.float32)
-    except NotTold as error:
+    except WeightsNeeded as error:
         raise CannotServe(
             f"The files of {assignment.spec.model} do not tell how it reads without its weights."
         ) from error

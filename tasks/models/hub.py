@@ -47,7 +47,7 @@ def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
         return revision
     note = cache_dir / "commits" / _file_name(model, revision or "main")
     try:
-        with _asked(model):
+        with _asking_hub(model):
             commit = str(_client().HfApi().model_info(model, revision=revision, timeout=_TIMEOUT_S).sha)
     except HubUnreachable:
         of_client = f"models--{model.replace('/', '--')}/refs/{revision or 'main'}"
@@ -62,11 +62,11 @@ def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
 def small_file(model: str, commit: str, name: str) -> bytes | None:
     """Return a file of the model at a commit, or None where it has none of this name or the hub does not answer."""
     try:
-        with _told(model):
+        with _wrapping_errors(model):
             cached = _client().try_to_load_from_cache(model, name, revision=commit)
         if isinstance(cached, str):
             return Path(cached).read_bytes()
-        with _asked(model):  # a download tries a silent hub for minutes
+        with _asking_hub(model):  # a download tries a silent hub for minutes
             _client().get_hf_file_metadata(_client().hf_hub_url(model, name, revision=commit), timeout=_TIMEOUT_S)
             return Path(_client().hf_hub_download(model, name, revision=commit)).read_bytes()
     except ModelError:
@@ -86,7 +86,7 @@ def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
 
 def fetched(model: str, commit: str, wanted: Sequence[str], cache_dir: Path) -> Path:
     """Download these files of a commit, and note that they are here. Raises as `snapshot`."""
-    with _told(model):
+    with _wrapping_errors(model):
         folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=[*wanted]))
     if not _complete(folder):
         raise ModelCorrupt(f"The download of {model} is not complete; delete {folder} and try again.")
@@ -96,7 +96,7 @@ def fetched(model: str, commit: str, wanted: Sequence[str], cache_dir: Path) -> 
 
 def file_names(model: str, commit: str) -> list[str]:
     """Return the names of all files of the model at a commit. Raises ModelNotFound, HubUnreachable."""
-    with _asked(model):
+    with _asking_hub(model):
         info = _client().HfApi().model_info(model, revision=commit, timeout=_TIMEOUT_S)
     return [file.rfilename for file in info.siblings or ()]
 
@@ -119,7 +119,7 @@ def some_files(model: str, commit: str, names: Sequence[str], notes: Path) -> Pa
     note = notes / _file_name(model, commit)
     if note.is_file() and (known := Path(note.read_text())).is_dir():
         return known
-    with _asked(model):
+    with _asking_hub(model):
         folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=list(names)))
     write_note(note, str(folder))
     return folder
@@ -163,16 +163,16 @@ class _Silence:
 
 
 @contextmanager
-def _asked(model: str) -> Iterator[None]:
-    """As ``_told``, for what needs the hub: one that did not answer a moment ago is not waited for again."""
+def _asking_hub(model: str) -> Iterator[None]:
+    """Wrap the hub client's errors. Fail at once if the hub did not answer in the last seconds."""
     if time.monotonic() < _Silence.until:
         raise HubUnreachable(_away(model))
-    with _told(model):
+    with _wrapping_errors(model):
         yield
 
 
 @contextmanager
-def _told(model: str) -> Iterator[None]:
+def _wrapping_errors(model: str) -> Iterator[None]:
     """Wrap the hub client's errors in ours."""
     errors = _client().errors
     # The client's HTTP library has changed its name twice; its root error is always imported there.

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from docmill.storage.core.specs import Spec
 from docmill.tasks import prompts
 from docmill.tasks.backends import decoding as decoding_module
-from docmill.tasks.backends.decoding import Decoding, cut_at, decoding, own_settings, seed_of
+from docmill.tasks.backends.decoding import Decoding, choose_decoding, cut_at, own_settings, seed_of
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds import instruction
 from docmill.tasks.prompts import PromptFrame
@@ -102,7 +102,7 @@ SAMPLED: Mapping[str, Any] = {"temperature": 0.5}
 def test_the_command_comes_before_the_model_and_the_model_before_us(
     asked: dict[str, Any], own: dict[str, Any], expected: Decoding
 ) -> None:
-    assert decoding(spec_of(**asked), own, 4096) == expected
+    assert choose_decoding(spec_of(**asked), own, 4096) == expected
 
 
 # Other settings of transformers' generate, each with a value that changes outputs.
@@ -135,8 +135,8 @@ def test_a_setting_that_is_not_followed_is_refused_and_none_is_not(name: str) ->
     with pytest.raises(
         CannotServe, match=rf"some/model ask for {name}=.*docmill does not do.*copy the model's folder"
     ):
-        decoding(spec_of(), {name: OTHERS[name]}, 4096)
-    assert decoding(spec_of(), {name: None}, 4096) == Decoding(256)
+        choose_decoding(spec_of(), {name: OTHERS[name]}, 4096)
+    assert choose_decoding(spec_of(), {name: None}, 4096) == Decoding(256)
 
 
 @pytest.mark.parametrize(
@@ -148,16 +148,16 @@ def test_what_shapes_samples_only_is_refused_for_samples_only(name: str, value: 
     choices: tuple[dict[str, Any], ...] = ({}, {"temperature": 0.7})
     for asked in choices:
         with pytest.raises(CannotServe, match=f"{name}="):
-            decoding(spec_of(**asked), own, 4096)
-    assert decoding(spec_of(temperature=0.0), own, 4096) == Decoding(256)
+            choose_decoding(spec_of(**asked), own, 4096)
+    assert choose_decoding(spec_of(temperature=0.0), own, 4096) == Decoding(256)
 
 
 def test_settings_that_ask_for_nothing_are_taken() -> None:
     defaults = GenerationConfig()
     own = {**defaults.to_dict(), **defaults._get_default_generation_params(), "pad_token_id": 1, "use_cache": False}
     own["max_length"] = None
-    assert decoding(spec_of(), own, 4096) == Decoding(256)
-    assert decoding(spec_of(), {"sequence_bias": [], "guidance_scale": 1.0}, 4096) == Decoding(256)
+    assert choose_decoding(spec_of(), own, 4096) == Decoding(256)
+    assert choose_decoding(spec_of(), {"sequence_bias": [], "guidance_scale": 1.0}, 4096) == Decoding(256)
 
 
 def test_every_setting_of_transformers_has_its_place() -> None:
@@ -173,13 +173,13 @@ def test_every_setting_of_transformers_has_its_place() -> None:
 @pytest.mark.parametrize("name", sorted(decoding_module.EXCLUDE_RECORDS))
 def test_a_setting_that_a_schema_may_contradict_is_refused_for_records(name: str) -> None:
     with pytest.raises(CannotServe, match=f"some/model ask for {name}="):
-        decoding(spec_of("extract", json_schema="{}"), {name: 3}, 4096)
-    assert decoding(spec_of("extract", json_schema="{}"), {name: 0}, 4096).max_new_tokens == 1024
+        choose_decoding(spec_of("extract", json_schema="{}"), {name: 3}, 4096)
+    assert choose_decoding(spec_of("extract", json_schema="{}"), {name: 0}, 4096).max_new_tokens == 1024
 
 
 def test_a_length_of_prompt_and_output_together_asks_for_a_choice() -> None:
     with pytest.raises(CannotServe, match=r"prompt and output 50 tokens together \(max_length\).*--max-new-tokens"):
-        decoding(spec_of(), {"max_length": 50}, 4096)
+        choose_decoding(spec_of(), {"max_length": 50}, 4096)
 
 
 def test_the_settings_for_text_generation_fill_what_the_generation_config_leaves_open() -> None:
@@ -188,7 +188,9 @@ def test_the_settings_for_text_generation_fill_what_the_generation_config_leaves
     assert own == {"do_sample": True, "max_length": 50, "top_k": 9}
     assert own_settings({"task_specific_params": None}, {}) == {}
     with pytest.raises(CannotServe, match="ask for prefix=Once"):
-        decoding(spec_of(), own_settings({"task_specific_params": {"text-generation": {"prefix": "Once"}}}, {}), 4096)
+        choose_decoding(
+            spec_of(), own_settings({"task_specific_params": {"text-generation": {"prefix": "Once"}}}, {}), 4096
+        )
 
 
 def test_a_windows_seed_follows_from_the_specs_and_from_what_is_read() -> None:

@@ -206,7 +206,7 @@ class CausalBackend:
             item,
             ids,
             row_processors(how, len(ids), device),
-            torch.Generator(device).manual_seed(seed_of(how.seed, ids, number)) if how.sampled else None,
+            torch.Generator(device).manual_seed(seed_of(how.seed, ids, number)) if how.samples else None,
             number,
             matcher=self._constraint.begin() if self._constraint else None,
         )
@@ -389,7 +389,7 @@ def batch_processors(how: Decoding, device: str) -> LogitsProcessorList:
     processors = LogitsProcessorList()
     if how.suppress_tokens:
         processors.append(SuppressTokensLogitsProcessor(list(how.suppress_tokens), device))
-    if not how.sampled:
+    if not how.samples:
         return processors
     if how.temperature != 1:
         processors.append(TemperatureLogitsWarper(how.temperature))

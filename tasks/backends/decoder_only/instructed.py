@@ -22,7 +22,7 @@ from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.outputs.output_types import SCHEMA
 from docmill.storage.templates import keeps_white_space
 from docmill.tasks import schema_checks
-from docmill.tasks.backends.decoding import cut_at, decoding
+from docmill.tasks.backends.decoding import choose_decoding, cut_at
 from docmill.tasks.backends.loading import Opening, stated_settings
 from docmill.tasks.backends.tokens import LEAST_TEXT_TOKENS, TokenCoder, Tokens
 from docmill.tasks.errors import CannotServe
@@ -58,7 +58,7 @@ class Completion:
         config = opening.config.get_text_config().to_dict()
         self.tokens, stop, stated = instructed(spec, opening.tokenizer, config)
         self.context_tokens = min(stated, most_tokens or stated)
-        self.decoding = decoding(spec, stated_settings(opening), self.context_tokens, stop)
+        self.decoding = choose_decoding(spec, stated_settings(opening), self.context_tokens, stop)
         self.limit_tokens = self._window_limit(spec)
         self.traits = traits_by(lambda told: instructed_coder(told, self.tokens, self.limit_tokens), spec)
 

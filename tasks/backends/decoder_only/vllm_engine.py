@@ -228,7 +228,7 @@ def sampling(how: Decoding, ids: Sequence[int], schema: dict[str, Any] | None) -
         top_k=how.top_k,
         min_p=how.min_p,
         min_tokens=how.min_new_tokens,
-        seed=seed_of(how.seed, ids) if how.sampled else None,
+        seed=seed_of(how.seed, ids) if how.samples else None,
         repetition_penalty=how.repetition_penalty,
         stop=list(how.stop),
         stop_token_ids=sorted(how.ends),

@@ -19,7 +19,7 @@ from transformers import (
 from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.encoder import pooling
-from docmill.tasks.backends.encoder.heads import EncoderModel, WeightForm, as_array
+from docmill.tasks.backends.encoder.heads import EncoderModel, OutputForm, as_array
 from docmill.tasks.backends.encoder.own_code import take_apart
 from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.tokens import PlacedTokens, Tokens, pairs
@@ -80,7 +80,7 @@ _OF_FIRST = frozenset(
 )
 
 
-def _scores_of_texts(config: PretrainedConfig, *, multi_label: bool) -> WeightForm:
+def _scores_of_texts(config: PretrainedConfig, *, multi_label: bool) -> OutputForm:
     """Return the form of a classifier's labels, with the function to scores that transformers' pipeline chooses.
 
     Raises CannotServe if two labels have the same name.
@@ -98,7 +98,7 @@ def _scores_of_texts(config: PretrainedConfig, *, multi_label: bool) -> WeightFo
     return {"type": "labels", "names": names, "places": [*range(len(names))], "scores": scores}
 
 
-def _scores_of_pairs(config: PretrainedConfig, model: str) -> WeightForm:
+def _scores_of_pairs(config: PretrainedConfig, model: str) -> OutputForm:
     """Return the form of an NLI model's logits of pairs: those of entailment and contradiction."""
     places = families.entailment(config.to_dict())
     if places is None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 # A form names a function of ``FORMS`` and has its settings, as JSON and arrays.
-WeightForm = Mapping[str, Any]
+OutputForm = Mapping[str, Any]
 
 # By the function's name: ``load(assignment, dtype)`` gives the model of a head.
 LOADERS: Mapping[Head, str] = MappingProxyType(
@@ -74,7 +74,7 @@ class EncoderModel:
     encoder: PreTrainedModel | None
     own_states: StatesOf
     head: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
-    form: WeightForm
+    form: OutputForm
     traits: Traits
     library: str
     reads_first: bool = False
@@ -109,7 +109,7 @@ def as_array(values: torch.Tensor | Array) -> Array:
 
 
 def outputs_of(
-    form: WeightForm,
+    form: OutputForm,
     batch: Sequence[Encoded],
     states: Mapping[str, Any],
     numbers_of: Callable[[Mapping[str, Any]], Array],
@@ -145,23 +145,23 @@ SCORES: Mapping[str, tuple[Callable[[Array], Array], Scale]] = MappingProxyType(
 )
 
 
-def _vectors(_form: WeightForm, numbers: Iterable[Array], *_: object) -> list[Output]:
+def _vectors(_form: OutputForm, numbers: Iterable[Array], *_: object) -> list[Output]:
     return [Vector(np.ascontiguousarray(row, np.float32)) for row in numbers]
 
 
-def _nearness(form: WeightForm, numbers: Iterable[Array], *_: object) -> list[Output]:
+def _nearness(form: OutputForm, numbers: Iterable[Array], *_: object) -> list[Output]:
     """Return for each vector its cosine with the vector of each label, of shape (labels, dim)."""
     rows = cosines(np.stack([*numbers]), form["vectors"]).tolist()
     return [Labels(dict(zip(form["labels"], row, strict=True))) for row in rows]
 
 
-def _labels(form: WeightForm, numbers: Array, *_: object) -> list[Output]:
+def _labels(form: OutputForm, numbers: Array, *_: object) -> list[Output]:
     function, scale = SCORES[form["scores"]]
     rows = function(numbers)[:, list(form["places"])].tolist()
     return [Labels(dict(zip(form["names"], row, strict=True)), scale) for row in rows]
 
 
-def _token_scores(form: WeightForm, numbers: Array, batch: Sequence[Encoded], mask: Array) -> list[Output]:
+def _token_scores(form: OutputForm, numbers: Array, batch: Sequence[Encoded], mask: Array) -> list[Output]:
     """Return the scores of each window's tokens, without special ones, from logits (windows, tokens, labels)."""
     outputs: list[Output] = []
     for encoded, rows, real in zip(batch, softmax(numbers), mask, strict=True):
@@ -171,7 +171,7 @@ def _token_scores(form: WeightForm, numbers: Array, batch: Sequence[Encoded], ma
     return outputs
 
 
-def _span_scores(form: WeightForm, numbers: Array, batch: Sequence[Encoded], mask: Array) -> list[Output]:
+def _span_scores(form: OutputForm, numbers: Array, batch: Sequence[Encoded], mask: Array) -> list[Output]:
     """Return the scores of the text's tokens in each window, from logits (windows, tokens, 2) of start and end.
 
     ``null_token`` is the classification token, whose scores stand for "no answer".
@@ -187,7 +187,7 @@ def _span_scores(form: WeightForm, numbers: Array, batch: Sequence[Encoded], mas
     return outputs
 
 
-def _weights(form: WeightForm, numbers: Iterable[Array], *_: object) -> list[Output]:
+def _weights(form: OutputForm, numbers: Iterable[Array], *_: object) -> list[Output]:
     vocabulary = Vocabulary(form["vocabulary"], sums=form["sums"], most=form["most"])
     outputs: list[Output] = []
     for row in numbers:

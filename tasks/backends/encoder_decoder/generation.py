@@ -17,7 +17,15 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import N
 from docmill.storage.templates import keeps_white_space
 from docmill.tasks import kinds, languages
-from docmill.tasks.backends.decoding import NEUTRAL_AT_ONE, SAME, SHAPES, as_list, cut_at, require_least, sampled
+from docmill.tasks.backends.decoding import (
+    NEUTRAL_AT_ONE,
+    SAME,
+    SHAPES,
+    as_list,
+    cut_at,
+    require_least,
+    sampling_settings,
+)
 from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.tokens import TokenCoder, Tokens
 from docmill.tasks.errors import BadOption, CannotServe
@@ -207,7 +215,7 @@ def _set_options(generation: GenerationConfig, spec: Spec) -> None:
         generation.stop_strings = list(spec.params["stop"])
     if any(name in spec.params for name in SHAPES):
         own = {name: getattr(generation, name, None) for name in ("do_sample", *SHAPES)}
-        shaped = sampled(spec.params, own)
+        shaped = sampling_settings(spec.params, own)
         generation.do_sample = bool(shaped)
         for name in SHAPES:
             setattr(generation, name, shaped.get(name))

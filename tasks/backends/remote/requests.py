@@ -34,7 +34,7 @@ _MESSAGE_TOKENS = 8  # in a chat template around each message
 _SPECIAL_TOKENS = 2  # around a text that is embedded
 
 
-class Counter:
+class TokenCounter:
     """Counts of tokens by a tokenizer, or by the bytes of a text without one. Safe to call from any thread.
 
     Without a chat template, or if it fails, the tokens around messages are estimated.
@@ -71,13 +71,13 @@ class Counter:
             return None
 
 
-def counter(folder: Path | None, name: str | None) -> Counter:
+def counter(folder: Path | None, name: str | None) -> TokenCounter:
     """Return counts by the tokenizer in a folder, which users know by its name, or an estimate without one.
 
     Raises CannotServe for a tokenizer that transformers cannot read.
     """
     if folder is None:
-        return Counter()
+        return TokenCounter()
     from transformers import AutoTokenizer
 
     from docmill.tasks.backends import accelerator
@@ -88,14 +88,14 @@ def counter(folder: Path | None, name: str | None) -> Counter:
     except Exception as error:  # whatever the library raises on files that it cannot read
         reason = " ".join(str(error).split())[:300]
         raise CannotServe(f"The tokenizer {name} cannot be read: {type(error).__name__}: {reason}") from error
-    return Counter(tokenizer)
+    return TokenCounter(tokenizer)
 
 
 def _estimate(text: str) -> int:
     return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
-def _coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
+def _coder(spec: Spec, limit_tokens: int, counter: TokenCounter) -> TokenCoder:
     """Return a coder whose windows have the JSON of their messages as features."""
     framed = _framed(spec)
 
@@ -106,7 +106,7 @@ def _coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
     return TokenCoder(encode, limit_tokens)
 
 
-def coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
+def coder(spec: Spec, limit_tokens: int, counter: TokenCounter) -> TokenCoder:
     """Return the coder of a spec's messages. Raises CannotServe where they leave no room for a text."""
     coder = _coder(example_of(spec), limit_tokens, counter)
     taken = coder.encode([""])[0].tokens
@@ -118,7 +118,7 @@ def coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
     return coder
 
 
-def traits(spec: Spec, limit_tokens: int, counter: Counter) -> Traits:
+def traits(spec: Spec, limit_tokens: int, counter: TokenCounter) -> Traits:
     """Return the coders for texts of a detected language, and for questions. Raises CannotServe."""
     return traits_by(lambda told: _coder(told, limit_tokens, counter), spec)
 
@@ -132,7 +132,7 @@ def body(spec: Spec, name: str, how: Decoding) -> dict[str, Any]:
     }
     if not spec.params.get(FILL_CONTEXT):
         request[answers.MAX_TOKENS] = how.max_new_tokens
-    if how.sampled:
+    if how.samples:
         shapes = {"top_p": (how.top_p, 1.0), "top_k": (how.top_k, 0), "min_p": (how.min_p, 0.0)}
         request |= {key: value for key, (value, neutral) in shapes.items() if value != neutral}
         request["seed"] = how.seed

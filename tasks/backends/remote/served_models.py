@@ -14,7 +14,7 @@ import orjson
 
 from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends import Assignment, WindowSource
-from docmill.tasks.backends.decoding import decoding
+from docmill.tasks.backends.decoding import choose_decoding
 from docmill.tasks.backends.remote import answers, requests
 from docmill.tasks.backends.remote.client import Client, Flight, Question
 from docmill.tasks.backends.remote.journal import Journal
@@ -108,7 +108,7 @@ class ChatBackend(_ServedBackend):
         return _CHAT, body, lambda answer: answer["choices"][0]["message"]
 
     def _open(self, spec: Spec, context_tokens: int) -> None:
-        how = decoding(spec, {}, context_tokens, tuple(spec.params.get("stop") or ()))
+        how = choose_decoding(spec, {}, context_tokens, tuple(spec.params.get("stop") or ()))
         limit = context_tokens - how.max_new_tokens
         self.limit_tokens = min(limit, spec.params.get("window_tokens") or limit)
         self._coder = requests.coder(spec, self.limit_tokens, self._counter)

@@ -17,7 +17,7 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from docmill.tasks.backends.convert import safe_folder
-from docmill.tasks.backends.loading import hollow, reported
+from docmill.tasks.backends.loading import reported, without_weights
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures, decoders
@@ -163,12 +163,12 @@ def test_a_whole_model_lacks_nothing_with_its_weights_and_without_reading_them(
     with reported() as report:
         kind.from_pretrained(folder)
     assert report.missing == []
-    with hollow(), reported() as report:
+    with without_weights(), reported() as report:
         kind.from_pretrained(folder)
     assert report.missing == []
     layers = [key for key in load_file(folder / "model.safetensors") if "1." in key and "norm" not in key.lower()]
     drop(folder, layers[0])
-    for how in (nullcontext(), hollow()):
+    for how in (nullcontext(), without_weights()):
         with how, reported() as report:
             kind.from_pretrained(folder)
         assert len(report.missing) == 1

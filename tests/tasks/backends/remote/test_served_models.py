@@ -19,7 +19,7 @@ from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.outputs.output_types import SCHEMA
 from docmill.tasks import kinds
 from docmill.tasks.backends.remote import answers
-from docmill.tasks.backends.remote.requests import Counter
+from docmill.tasks.backends.remote.requests import TokenCounter
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.engine.tickets import Ticket
@@ -305,10 +305,10 @@ def test_tokens_are_estimated_where_the_server_does_not_count_them(api: Callable
 
     server = api(answer)
     (outcome,) = computed(server, GENERATE, ["a text"])
-    expected = Counter().of_messages([{"content": "a text"}])
+    expected = TokenCounter().of_messages([{"content": "a text"}])
     assert (outcome.text, outcome.tokens_in, outcome.tokens_out) == ("two words", expected, 0)
     (outcome,) = computed(server, spec_of("embed"), ["a text"])
-    assert (outcome.status, outcome.tokens_in) == (Status.DONE, Counter().of_text("a text"))
+    assert (outcome.status, outcome.tokens_in) == (Status.DONE, TokenCounter().of_text("a text"))
     assert len(server.requests) == 3
 
 
