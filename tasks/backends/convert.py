@@ -26,7 +26,7 @@ _PROOF = "fingerprint"
 
 
 def made_once(ready: Path, build: Callable[[Path], None], cache_dir: Path) -> Path:
-    """The folder ``ready``, whole: as it was made earlier, or filled by ``build`` now.
+    """Return the folder ``ready``. If it is not whole, let ``build`` fill it first.
 
     ``build`` gets a new, empty folder. Of several processes that ask at once one builds and the others wait. A folder
     that is not whole is made again. Raises what ``build`` does.

@@ -69,10 +69,12 @@ NEUTRAL_AT_NOTHING = frozenset(
 
 @dataclass(frozen=True)
 class Decoding:
-    """Greedy at a ``temperature`` of 0, sampled otherwise: of the ``top_k`` likeliest tokens (0: of all) the fewest
-    that hold ``top_p`` of the probability, without those below ``min_p`` of the likeliest's. Ends at any of ``ends``
-    (not before ``min_new_tokens``, nor before prompt and output have ``min_length``), before a text of ``stop``,
-    after a text of ``closing``, or at the limit.
+    """The settings by which a model writes its outputs.
+
+    The decoding is greedy at a ``temperature`` of 0. Otherwise tokens are sampled: of the ``top_k`` likeliest (0: of
+    all) from the fewest whose probabilities add up to ``top_p``, without those that have less than ``min_p`` times
+    the highest probability. An output ends at any of ``ends`` (not before ``min_new_tokens``, nor before prompt and
+    output have ``min_length``), before a text of ``stop``, after a text of ``closing``, or at the limit.
 
     The limit is ``max_new_tokens``. With ``max_tokens`` an output may go on until prompt and output have so many
     together, and ``max_new_tokens`` is the room that a window leaves for it. No sequence of ``bad_words_ids`` is

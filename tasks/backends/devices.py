@@ -65,14 +65,13 @@ def _resident() -> int | None:
 
 @functools.cache
 def keep_freed() -> bool:
-    """From now on what is freed stays with this process until ``release_freed``, as far as threads' arenas hold it.
+    """Keep freed memory in this process until ``release_freed`` is called, and return True if large blocks are kept.
 
     By itself glibc maps each block of 32 MB or more anew and gives it back as soon as it is free, as it does with the
-    end of the heap: the kernel clears these pages for every layer of every batch, which took Marian of base size in
-    int8 up to 17 % of its CPU time. One arena for all threads made tokenizing in two threads 2.3 times as slow.
+    end of the heap, and the kernel clears these pages for every layer of every batch. Each thread still has an arena
+    of its own: one for all makes tokenizing in several threads slow (bench/results/diary.md).
 
-    Says whether large blocks do: a glibc that refuses so large a threshold keeps those below 32 MB, and other C
-    libraries are left as they are.
+    A glibc that refuses so large a threshold keeps blocks below 32 MB. Other C libraries are left as they are.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -32,7 +32,7 @@ class StaticLoop:
             yield from self._batch(batch)
 
     def settle(self, batch: Items, compute: Callable[[], Sequence[Output]]) -> Iterator[Computed]:
-        """The outputs of a batch that ``compute`` knows of, or what becomes of its windows where that fails."""
+        """Yield the outputs of a batch. If ``compute`` fails, compute its windows in smaller batches."""
         # Retries happen outside the except blocks, whose traceback would keep the failed tensors alive.
         try:
             outputs = compute()
@@ -48,7 +48,7 @@ class StaticLoop:
         yield from self.recover(batch, error)
 
     def recover(self, batch: Items, error: Exception) -> Iterator[Computed]:
-        """The outputs of windows that could not be computed together, after what that raised."""
+        """Compute the windows of a batch that raised ``error`` in smaller batches, and yield their outputs."""
         if isinstance(error, OutOfMemory):
             yield from self._halves(batch)
         elif len(batch) == 1:

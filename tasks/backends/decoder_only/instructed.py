@@ -150,8 +150,11 @@ def instructed(
 
 
 def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> tuple[Tokens, Instruction]:
-    """The tokens with the spec's instruction around each text. Demonstrations that would fill much of what the model
-    holds, as in scripts that it has few tokens for, are left out."""
+    """Return the tokens with the spec's instruction around each text, and the instruction.
+
+    Demonstrations are left out if they would fill more than a quarter of the model's context, as in scripts for which
+    it has few tokens.
+    """
     chat = tokens.tokenizer.chat_template is not None
     told = instruction(spec, chat=chat)
     framed = tokens.framed(*_around(spec, tokens.tokenizer, told))
@@ -195,7 +198,10 @@ def _in_chat(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: Instruction, 
         raise CannotServe(f"The chat template of {spec.model} failed: {reason}{hint}.") from error
     before, mark, after = text.partition(_MARK)
     if not mark or _MARK in after or (told.system is not None and told.system.strip() not in text):
-        raise CannotServe(f"The chat template of {spec.model} does not hold what it was given.")
+        raise CannotServe(
+            f"The chat template of {spec.model} drops the document or the system prompt. Use a model with another "
+            "template, or one without."
+        )
     return before, after
 
 

@@ -22,8 +22,8 @@ from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Coder, Encoded
 
 Option = TypeVar("Option")
-# Of each full batch may be padding: with more the next batch is cheaper, with less there are too many small ones
-# (lengths of paragraphs, eight shards of them at hand: 1.5 to 2.5 % of all, 2.4 to 5.2 % without this bound).
+# The share of a full batch that may be padding. A higher share costs more than another batch; a lower one makes too
+# many small batches (bench/results/diary.md).
 _PADDING = 0.02
 BUDGETS = {
     "cpu": Budget(tokens=2048, rows=64, padding=_PADDING),

@@ -159,8 +159,9 @@ def set_generation(generation: GenerationConfig, spec: Spec, dialect: Dialect) -
             continue
         if not hasattr(generation, name):
             raise CannotServe(
-                f"The config.json of {spec.model} asks for {name}={value} for this task, which nobody here knows. "
-                "To write without it, copy the model's folder, take the entry out, and name the copy with --model."
+                f"The config.json of {spec.model} asks for {name}={value} for this task, which docmill does not "
+                "support. To write without it, copy the model's folder, take the entry out, and name the copy with "
+                "--model."
             )
         if getattr(generation, name) is None:
             setattr(generation, name, value)
