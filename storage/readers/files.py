@@ -78,7 +78,10 @@ class SourceFile:
 
 
 def on_disk(path: Path, place: str | None = None, *, follow: bool = True) -> SourceFile:
-    """Return a regular file, perhaps only if its path has no link. Raises SourceMissing and SourceUnreadable."""
+    """Return a regular file. Without ``follow``, a path with a symbolic link is refused.
+
+    Raises SourceMissing and SourceUnreadable.
+    """
     with open_regular(path, follow=follow) as file:
         size = file.seek(0, os.SEEK_END)
     path = path.resolve() if follow else path

@@ -34,7 +34,7 @@ from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S
 from docmill.storage.results.counts import OpenShards, StoreTotals, open_shards, read_work
 from docmill.storage.steps.jobs import PAUSED, RUNS
 
-FRESH_S = 15.0  # a worker seen within this time counts; it gives a sign of life in a third of it
+FRESH_S = 15.0  # a worker that was seen within this time counts as live; workers report three times as often
 MOST = 200  # workers that are listed, those that were seen last
 REFUSALS = 10_000
 LANE_PACE_S = 120.0  # over how long the pace of a lane is taken

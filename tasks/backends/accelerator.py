@@ -20,8 +20,15 @@ from docmill.tasks.errors import DeviceLost, OutOfMemory
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _BROKEN = ("CUDA error", "CUDA failed")
-# Of torch, oneDNN, cuBLAS and CTranslate2.
-_NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED", "bad_alloc", "with error out of memory")
+# Of torch, oneDNN, cuBLAS, CTranslate2 and its Thrust.
+_NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "ALLOC_FAILED",
+    "bad_alloc",
+    "with error out of memory",
+    "cudaErrorMemoryAllocation",
+)
 
 
 def dtype_for(quality: str, device: str) -> torch.dtype:
@@ -93,7 +100,7 @@ def _do_without_scipy() -> None:
 
 
 def runtime(backend: str, device: str, dtype: torch.dtype, **versions: str) -> dict[str, Any]:
-    """Return the device's name, precision, backend and versions, with these more: one row of the runtime table."""
+    """Return a row of the runtime table: device, precision, backend and versions, with ``versions`` added."""
     return {
         "device": device_name(device),
         "precision": str(dtype).removeprefix("torch."),

@@ -122,7 +122,7 @@ def seed_of(seed: int, ids: Sequence[int], number: int = 0) -> int:
 
 def own_settings(config: Mapping[str, Any], *generation: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a model's files say of generation: later mappings override earlier ones, and all override what
-    its config keeps for text-generation. A setting of None says nothing."""
+    its config keeps for text-generation. A setting of None counts as not given."""
     stated = [(name, value) for settings in generation for name, value in settings.items() if value is not None]
     return task_settings(config, "text-generation") | dict(stated)
 

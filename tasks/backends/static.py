@@ -32,7 +32,10 @@ class StaticLoop:
             yield from self._batch(batch)
 
     def settle(self, batch: Items, compute: Callable[[], Sequence[Output]]) -> Iterator[Computed]:
-        """Yield the outputs of a batch. If ``compute`` fails, compute its windows in smaller batches."""
+        """Yield the outputs of a batch. If ``compute`` fails, try smaller batches.
+
+        A window that fails alone gives a Failure. DeviceLost is passed on.
+        """
         # Retries happen outside the except blocks, whose traceback would keep the failed tensors alive.
         try:
             outputs = compute()

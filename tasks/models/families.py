@@ -26,8 +26,8 @@ class Family(StrEnum):
 # Models that read and write several languages, and must be told which.
 MULTILINGUAL = frozenset({"m2m_100", "mbart", "nllb-moe", "nllb_moe", "seamless_m4t", "plbart"})
 # Models that are told what to do by words at the start of their input.
+# They have relative positions: their config states the length of training, and they read longer texts.
 PREFIXED = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
-# Their positions are relative: the config's length is the one of training, and they read longer texts.
 # Position ids start after the padding index, so that two of the positions are never used.
 OFFSET = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "data2vec-text"})
 

@@ -36,7 +36,8 @@ def revision(model: str, wanted: str | None = None) -> str:
     """Return the revision of such a model. Raises ModelCorrupt if it is not ``wanted``, and ModelNotFound."""
     if is_served(model):
         served_name(model)
-        return _REVISION if wanted is None else f"{_REVISION}:{wanted}"  # as the user states it: a server states none
+        # The user may give a revision, since a server has none.
+        return _REVISION if wanted is None else f"{_REVISION}:{wanted}"
     if model in _REVISIONS:
         current = _REVISIONS[model]
     else:

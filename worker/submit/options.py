@@ -68,7 +68,7 @@ class Escalation:
 
 
 def accepted(value: T, parse: Callable[[T], object]) -> T:
-    """Return a value that a function parses. Raises a field's error with the reason why it does not."""
+    """Return the value if ``parse`` accepts it. Otherwise raise the field's error, with the reason."""
     try:
         parse(value)
     except (ConditionInvalid, NotFound) as error:

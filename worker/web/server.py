@@ -153,7 +153,7 @@ class _Application:
 
     def _page_request(self, request: Request, form: Mapping[str, str] | None = None) -> PageRequest:
         site = self._site
-        # As the store can be asked for it: PostgreSQL takes no NUL.
+        # PostgreSQL refuses NUL in a query.
         path = {name: normalize(str(value))[0] for name, value in request.path_params.items()}
         query = {name: normalize(value)[0] for name, value in request.query_params.items()}
         return PageRequest(

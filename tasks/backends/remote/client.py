@@ -107,7 +107,8 @@ class Client:
             raise CannotServe(str(answers.away(error, self._server))) from error
 
     def begin(self, number: int, question: Question) -> None:
-        """Begin a request. ``finished`` returns its ``number`` with what its reader makes of the answer."""
+        """Begin a request. ``finished`` returns its ``number`` with the value that the question's
+        reader returns for the answer."""
         self._loop.call_soon_threadsafe(self._spawn, number, question)
 
     def finished(self, wait_s: float) -> list[tuple[int, Any]]:

@@ -23,6 +23,7 @@ def test_more_memory_than_there_is_is_told_apart_from_other_errors() -> None:
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
         RuntimeError("CUDA failed with error out of memory"),  # of CTranslate2
+        RuntimeError("reduce failed to synchronize: cudaErrorMemoryAllocation: out of memory"),
         RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"),
     ],
 )
