@@ -54,9 +54,7 @@ def main() -> None:
     texts = paragraphs(options.texts)
     with tempfile.TemporaryDirectory() as folder:
         programs: dict[str, Callable[[Path, Path], list[str]]] = {OURS: ours}
-        native = str(dtype_for("native", "cpu")).removeprefix(
-            "torch."
-        )  # each at the fastest precision of the processor
+        native = str(dtype_for("native", "cpu")).removeprefix("torch.")
         programs |= {name: partial(theirs, name, settings[name]) for name in PEERS if native in name}
         numbers = itertools.count()
         sides = {name: partial(net, Path(folder), command, texts, numbers) for name, command in programs.items()}
@@ -77,7 +75,7 @@ def theirs(name: str, settings: Sequence[int], source: Path, target: Path) -> li
 def net(
     folder: Path, command: Callable[[Path, Path], list[str]], texts: Sequence[str], numbers: itertools.count[int]
 ) -> Run:
-    """Run the program on eight texts and on all of them; the seconds of the second without those of the first."""
+    """Run the program on eight texts and on all of them. Return the seconds of all less those of the eight."""
     start = _seconds(folder / str(next(numbers)), command, texts[:FEW])
     whole = _seconds(folder / str(next(numbers)), command, texts)
     return Run(len(texts) - FEW, whole - start, {"start_s": start, "whole_s": whole})
@@ -88,10 +86,8 @@ def _seconds(folder: Path, command: Callable[[Path, Path], list[str]], texts: Se
     source = folder / "texts.jsonl"
     source.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
     program, *arguments = command(source, folder / "out.jsonl")
-    environment = {**os.environ, "DOCMILL_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
-    environment = {
-        name: value for name, value in environment.items() if name == "DOCMILL_HOME" or "DOCMILL" not in name
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
+    environment |= {"DOCMILL_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
     began = time.perf_counter()
     subprocess.run(
         [Path(sys.executable).parent / program, *arguments], check=True, env=environment, capture_output=True
@@ -103,7 +99,7 @@ def _seconds(folder: Path, command: Callable[[Path, Path], list[str]], texts: Se
 
 
 def script(name: str, settings: str, source: str, target: str) -> None:
-    """What a user's script does: read a file, embed its texts, and write a file."""
+    """Read a file, embed its texts, and write a file, as a user's script would."""
     workers, batch = json.loads(settings)
     nowhere = Path(target).parent
     pinned = pinning.pin(MODEL, models_dir=None, cache_dir=nowhere)

@@ -47,7 +47,7 @@ LIVE_S = 30.0  # a worker that was silent for longer is not counted
 REFUSAL_S = 30.0  # how long a refusal holds before the worker is asked again
 LEAST_WINDOW = 4  # a worker that starts finds shards at once
 WINDOW_PER_SLOT = 2
-_MOST_WINDOWS = 2  # may wait, with what goes ahead
+_MOST_WINDOWS = 2  # that may wait, with the shards that go ahead
 PASSED_S = 60.0  # twice as long as maintenance believes that a queued shard has its message
 
 # Statements of each round are built once: SQLAlchemy takes longer to build them than SQLite to run them.
@@ -152,7 +152,9 @@ def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> T
     with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
         transaction.prefer_indexes()
         transaction.prefer_index_order()
-        candidates, first = _contenders(transaction, lane, _unservable(transaction, lane.name), only_job)
+        candidates, first = _candidates_and_newcomers(
+            transaction, lane, _unservable(transaction, lane.name), only_job
+        )
         if not candidates:
             return Taken([], [])
         has_room = lane.queued < lane.window or (first and lane.queued < _MOST_WINDOWS * lane.window)
@@ -165,7 +167,7 @@ def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> T
     transaction.prefer_indexes()
     transaction.prefer_index_order()
     unservable = _unservable(transaction, lane.name)
-    candidates, first = _contenders(transaction, lane, unservable, only_job)
+    candidates, first = _candidates_and_newcomers(transaction, lane, unservable, only_job)
     # Read again: other processes fill the queue too.
     n_queued = _queued(transaction, [lane.name], lane.since).get(lane.name, 0)
     ahead: list[int] = []
@@ -174,7 +176,7 @@ def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> T
         # later date was taken.
         dated = transaction.scalar(_OLDEST_WAITING, {"lane": lane.name, "since": lane.since})
         ahead = _queue(transaction, lane, unservable, turns, dated)
-        candidates, first = _contenders(transaction, lane, unservable, only_job)
+        candidates, first = _candidates_and_newcomers(transaction, lane, unservable, only_job)
     n_queued += len(ahead)
     if n_queued < _MOST_WINDOWS * lane.window:  # the next top-up sends these ahead
         groups = {candidate.group for candidate in candidates if candidate.job_id in first}
@@ -303,7 +305,7 @@ def _jobs_with_ready() -> Select[int, int, str | None, int, str | None, bool]:
     )
 
 
-def _contenders(
+def _candidates_and_newcomers(
     transaction: Transaction, lane: LaneWindow, unservable: Collection[int], only_job: int | None
 ) -> tuple[list[Claimant], list[int]]:
     """Return the candidates, and the ids of the jobs whose next shard goes ahead of what waits."""
