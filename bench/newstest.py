@@ -71,20 +71,22 @@ SWEPT = [
 ]
 
 
-def segments(n_segments: int, run: int) -> list[str]:
-    """Return so many different texts with the lengths of the test set. Each run has others."""
+def turns_of_segments(n_segments: int, first: int = 0) -> Iterator[list[str]]:
+    """Yield so many texts with the test set's lengths for each turn. No text comes twice: docmill would skip it."""
     lengths = [n_words for n_words, times in enumerate(WORDS) for _ in range(times)]
     spread = [lengths[place * len(lengths) // n_segments] for place in range(n_segments)]
     order = torch.randperm(n_segments, generator=torch.Generator().manual_seed(5)).tolist()
-    words = cycle(chain.from_iterable(text.split() for text in paragraphs(6_000)))
-    for _ in range(run * sum(spread)):
-        next(words)
-    found: dict[str, None] = {}
-    for place in order:
-        while (text := " ".join(islice(words, spread[place]))) in found:
-            pass
-        found[text] = None
-    return list(found)
+    seen: set[str] = set()
+    for turn in count(first):
+        all_words = cycle(chain.from_iterable(text.split() for text in paragraphs(6_000)))
+        words = islice(all_words, turn * sum(spread), None)
+        texts: list[str] = []
+        for place in order:
+            while (text := " ".join(islice(words, spread[place]))) in seen:
+                pass
+            seen.add(text)
+            texts.append(text)
+        yield texts
 
 
 def copying_model(folder: Path) -> Path:
@@ -154,7 +156,7 @@ def main() -> None:
         with fleet(folder / "mill", lane="translate", backend="ctranslate2") as through:
             for dtype in asked.types:
                 direct = partial(by_ctranslate2, partial(translator_of, model, folder, dtype), tokenizer)
-                some = segments(max(asked.segments // 6, 60), 999)
+                some = next(turns_of_segments(max(asked.segments // 6, 60), first=999))
                 swept[dtype] = {str(settings): round(direct(settings, some).rate, 1) for settings in SWEPT}
                 best = max(SWEPT, key=lambda settings: swept[dtype][str(settings)])
                 sides = {
@@ -164,7 +166,9 @@ def main() -> None:
                 }
                 ours, readme, fastest = sides
                 question = f"newstest2014's lengths, Marian of base size, {BEAMS} beams, {dtype}"
-                turns = {side: partial(in_turn, work, count(), asked.segments) for side, work in sides.items()}
+                turns = {
+                    side: partial(in_turn, work, turns_of_segments(asked.segments)) for side, work in sides.items()
+                }
                 compared.append(interleave(question, "tokens", turns, pairs=asked.pairs))
                 claimed.append(
                     [
@@ -175,9 +179,9 @@ def main() -> None:
                 write(asked.name, compared, claimed, segments=asked.segments, swept=swept, busy=through.busy_shares())
 
 
-def in_turn(work: Callable[[Sequence[str]], Run], turn: Iterator[int], n_segments: int) -> Run:
+def in_turn(work: Callable[[Sequence[str]], Run], turns: Iterator[list[str]]) -> Run:
     """Work on the texts of the next turn: the same ones for all sides."""
-    return work(segments(n_segments, next(turn)))
+    return work(next(turns))
 
 
 def end_to_end(through: Fleet, model: Path, tokenizer: Any, dtype: str, texts: Sequence[str]) -> Run:
