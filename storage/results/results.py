@@ -127,11 +127,10 @@ def one_step(output: OutputType, step: OpenStep, documents: Iterator[_WithOutcom
 
 
 def _all_steps(database: Database, steps: Sequence[OpenStep], documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
-    types = {step: database.kind_of(step.lane).output for step in steps}
     for document, outcomes, text in documents:
         done = {
             step.name: {
-                **_result(types[step], step, outcome),
+                **_result(database.kind_of(step.lane).output, step, outcome),
                 "flags": outcome.flags,
                 **_confidence(outcome),
             }

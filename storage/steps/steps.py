@@ -75,7 +75,7 @@ class OpenStep:
     escalates: int | None = None
     doubt: Doubt = field(default_factory=Doubt)
     leaves_out: str | None = None
-    price: Sequence[float] | None = None
+    price: Sequence[float] | None = field(default=None, hash=False)
 
     @property
     def meets_texts(self) -> bool:

@@ -18,6 +18,7 @@ from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.counts import open_shards
 from docmill.storage.results.fleet import read_fleet
+from docmill.storage.results.results import results
 from docmill.storage.results.status import list_jobs, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.budgets import Account
@@ -272,6 +273,13 @@ def test_an_escalation_costs_what_its_own_model_does(database: Database) -> None
     again = claim_next(database)
     shards.commit(database, again, done(again), None)
     assert spent(database, f"job {job.id}") == 1.0  # of 2 tokens written
+
+
+def test_the_results_of_several_steps_with_prices_are_read(database: Database) -> None:
+    steps = (StepRequest("copy", COPY), StepRequest("again", Spec("copy", "other", "1"), input="copy"))
+    read(database, replace(costing(100.0), steps=steps), [("k", "text")])
+    finish(database)
+    assert [[*result["steps"]] for result in results(database, 1)] == [["copy", "again"]]
 
 
 def test_a_limit_that_nothing_reaches_is_no_trouble(database: Database) -> None:
