@@ -33,12 +33,12 @@ from docmill.storage.ingest.chunks import CHUNK_RECORDS, Chunk, StoredVersion, V
 from docmill.storage.ingest.planning import CorpusPosition, plan_new, sweep_page
 from docmill.storage.readers import Rejection
 from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
-from docmill.storage.steps.propagation import PlannedTexts, Traversal, has_prompts
+from docmill.storage.steps.propagation import Traversal, has_prompts
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of a reading. `new` and `changed` are documents; `planned` and the `prior_*` are unique texts.
+    """Counts of a reading. `new` and `changed` are documents; `planned` are unique texts.
 
     `mended` counts documents whose text had bytes or characters that cannot be stored; `mended_place` is the place of
     the first one.
@@ -53,16 +53,12 @@ class Counts:
     vanished: int = 0
     mended: int = 0
     planned: int = 0
-    prior_done: int = 0
-    prior_failed: int = 0
-    prior_skipped: int = 0
     mended_place: str = ""
 
-    def __add__(self, other: Counts | PlannedTexts) -> Counts:
-        numbers = [f.name for f in fields(other) if f.name != "mended_place"]
-        place = self.mended_place or (other.mended_place if isinstance(other, Counts) else "")
+    def __add__(self, other: Counts) -> Counts:
+        numbers = [f.name for f in fields(Counts) if f.name != "mended_place"]
         sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
-        return replace(self, mended_place=place, **sums)
+        return replace(self, mended_place=self.mended_place or other.mended_place, **sums)
 
 
 def add(
@@ -126,6 +122,7 @@ def _add(
         repeated=changes.n_repeated + len(outdone) + chunk.n_records - len(chunk.keys),
         rejected=len(rejected),
         mended=len(chunk.mended),
+        planned=planned,
         mended_place=next(iter(chunk.mended), ""),
     )
     # Records that an interrupted reading stored are counted as new on the ingest already.
@@ -136,7 +133,7 @@ def _add(
         [*rejected, *chunk.superseded, *superseded],
     )
     documents = [(document_id, chunk.kinds[n]) for n, document_id in changes.kept.items()]
-    return counts + planned, partial(kinds.note, chunk, documents, refused)
+    return counts, partial(kinds.note, chunk, documents, refused)
 
 
 def _compare_chunk(
@@ -242,9 +239,9 @@ def store_documents(
     return ids
 
 
-def _plan_prompts(transaction: Transaction, job: OpenJob, stored: Sequence[int], versions: Versions) -> PlannedTexts:
+def _plan_prompts(transaction: Transaction, job: OpenJob, stored: Sequence[int], versions: Versions) -> int:
     if not has_prompts(job.steps):
-        return PlannedTexts()
+        return 0
     own = dict(zip(stored, versions.content_ids, strict=True))
     return Traversal(transaction, job.id, job.steps).plan_prompts(own)
 
@@ -334,7 +331,7 @@ def end(
     """
     if read is not None:
         database.write(partial(_replace_counts if job.reread_at is not None else _require_all, job=job, read=read))
-    total, n_documents, after = Counts(), None, 0
+    total, n_documents, after = 0, None, 0
     if planning.leaves_out(job):
         more = True
         while more:
@@ -345,11 +342,14 @@ def end(
         n_documents, planned, after = database.write(partial(_end, job=job, after=after))
         total += planned
         fault_points.reach("swept")
-    return n_documents, total
+    return n_documents, Counts(planned=total)
 
 
-def _settle(transaction: Transaction, job: OpenJob) -> tuple[PlannedTexts, bool]:
-    """Settle contenders, then plan other readings' documents. Return also if there may be more."""
+def _settle(transaction: Transaction, job: OpenJob) -> tuple[int, bool]:
+    """Settle contenders, then plan other readings' documents.
+
+    Return the number of texts that were put into shards, and True if there may be more to do.
+    """
     lock_corpus(transaction, job.corpus_id)
     position, _ = _read_position(transaction, job.id)
     planned, more = _promote_contenders(transaction, job, position), True
@@ -361,16 +361,17 @@ def _settle(transaction: Transaction, job: OpenJob) -> tuple[PlannedTexts, bool]
     return planned, more
 
 
-def _reopen_if_planned(transaction: Transaction, job: OpenJob, planned: PlannedTexts) -> None:
+def _reopen_if_planned(transaction: Transaction, job: OpenJob, planned: int) -> None:
     """Reopen a job that has ended if texts were planned. Else it stays done, even if this command is killed."""
-    if planned.planned:
+    if planned:
         _reopen(transaction, job)
 
 
-def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None, PlannedTexts, int]:
+def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None, int, int]:
     """Take one step towards the end. Return None for the number of documents if there may be more to do.
 
-    `after` is the last document that was planned at steps which leave out documents.
+    `after` is the last document that was planned at steps which leave out documents. Return also the number of texts
+    that were put into shards, and the new `after`.
     """
     planned, more = _settle(transaction, job)
     if more:
@@ -396,8 +397,11 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
     return n_documents, planned, after
 
 
-def _promote_contenders(transaction: Transaction, job: OpenJob, position: CorpusPosition) -> PlannedTexts | None:
-    """Make contenders that no later record removed the current versions. Return None if none was left."""
+def _promote_contenders(transaction: Transaction, job: OpenJob, position: CorpusPosition) -> int | None:
+    """Make contenders that no later record removed the current versions.
+
+    Return the number of texts that were put into shards, or None if no contender was left.
+    """
     page = transaction.execute(
         select(*VERSION)
         .join(Contender, Contender.document_id == Document.id)

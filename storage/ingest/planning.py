@@ -18,7 +18,7 @@ from docmill.storage.core.lookups import is_current_document
 from docmill.storage.core.schema import Content, Document, Job
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.jobs import OpenJob
-from docmill.storage.steps.propagation import Inputs, PlannedTexts, Traversal, has_prompts
+from docmill.storage.steps.propagation import Inputs, Traversal, has_prompts
 
 SWEEP_DOCUMENTS = 5_000  # planned in one transaction
 NEAR_DOCUMENTS = 50_000  # examined in one transaction
@@ -32,8 +32,11 @@ class CorpusPosition:
     swept_to: int
 
 
-def sweep_page(transaction: Transaction, job: OpenJob, position: CorpusPosition) -> tuple[PlannedTexts, bool]:
-    """Plan the next documents that other readings brought into the corpus. Return also if there may be more."""
+def sweep_page(transaction: Transaction, job: OpenJob, position: CorpusPosition) -> tuple[int, bool]:
+    """Plan the next documents that other readings brought into the corpus.
+
+    Return the number of texts that were put into shards, and True if there may be more documents.
+    """
     lock_walk(transaction, job)
     if position.swept_to == 0:
         position = _start_sweep(transaction, job)
@@ -67,17 +70,17 @@ def leaves_out(job: OpenJob) -> bool:
     return any(step.leaves_out is not None for step in job.steps)
 
 
-def plan_filtered(transaction: Transaction, job: OpenJob, after: int) -> tuple[PlannedTexts, int]:
+def plan_filtered(transaction: Transaction, job: OpenJob, after: int) -> tuple[int, int]:
     """Plan the next documents of the corpus, behind the id `after`, at the steps that leave some out.
 
-    Return also the last id that was planned, `after` if no document is left.
+    Return the number of texts that were put into shards, and the last id, which is `after` if no document is left.
     """
     lock_walk(transaction, job)
     transaction.prefer_index_order()
     query = select(Document.id, Document.content_id).where(Document.corpus_id == job.corpus_id, Document.id > after)
     page = transaction.execute(query.where(is_current_document()).order_by(Document.id).limit(SWEEP_DOCUMENTS)).all()
     if not page:
-        return PlannedTexts(), after
+        return 0, after
     own = {document.id: document.content_id for document in page}
     return Traversal(transaction, job.id, job.steps).plan_filtered(own), page[-1].id
 
@@ -101,16 +104,16 @@ def plan_new(
     position: CorpusPosition,
     content_ids: Sequence[int],
     fresh: Mapping[int, int] = MappingProxyType({}),
-) -> PlannedTexts:
-    """Plan the contents that the job has not met. Call it before their documents are walked.
+) -> int:
+    """Plan the contents that the job has not met. Return the number of contents that were put into shards.
 
-    Prompts of these documents are planned once the documents are stored (`Traversal.plan_prompts`). `fresh` gives the
-    characters of contents that no job can have met.
+    Call it before the documents are walked. Prompts of these documents are planned once the documents are stored
+    (`Traversal.plan_prompts`). `fresh` gives the characters of contents that no job can have met.
     """
     unique = list(dict.fromkeys(content_ids))
     met = _met(transaction, job, position, [content_id for content_id in unique if content_id not in fresh])
     new = [content_id for content_id in unique if content_id not in met]
-    total, traversal = PlannedTexts(), Traversal(transaction, job.id, job.steps)
+    total, traversal = 0, Traversal(transaction, job.id, job.steps)
     for step in job.steps:
         if step.input_step is None and step.template is None and step.leaves_out is None:
             total += traversal.take_in(step, Inputs(new, fresh))

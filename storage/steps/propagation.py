@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sqlalchemy import and_, case, update
@@ -47,19 +47,6 @@ class Inputs:
     new_chars: Mapping[ContentId, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class PlannedTexts:
-    """Numbers of texts that were put into shards, and of texts that had an outcome before, by its status."""
-
-    planned: int = 0
-    prior_done: int = 0
-    prior_failed: int = 0
-    prior_skipped: int = 0
-
-    def __add__(self, other: PlannedTexts) -> PlannedTexts:
-        return PlannedTexts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(PlannedTexts)))
-
-
 def has_prompts(steps: Iterable[OpenStep]) -> bool:
     """Return whether any of these steps has a prompt for each document."""
     return any(step.template is not None for step in steps)
@@ -67,29 +54,32 @@ def has_prompts(steps: Iterable[OpenStep]) -> bool:
 
 @dataclass(frozen=True)
 class Traversal:
-    """A depth-first traversal of a job's steps within one transaction. A repeated traversal changes nothing."""
+    """A depth-first traversal of a job's steps within one transaction. A repeated traversal changes nothing.
+
+    Methods that plan texts return the number of texts that they put into shards.
+    """
 
     transaction: Transaction
     job_id: int
     steps: Sequence[OpenStep]
 
-    def take_in(self, step: OpenStep, inputs: Inputs) -> PlannedTexts:
-        """Plan inputs that the step has not met, count those that have an outcome, and follow their outputs."""
+    def take_in(self, step: OpenStep, inputs: Inputs) -> int:
+        """Plan inputs that the step has not met, count inputs that have an outcome, and follow their outputs."""
         self.transaction.keep_contents()
         planned, prior = self._plan_lacking(step, inputs)
         return planned + self.follow(step.seq, prior)
 
-    def follow(self, seq: int, settled: Mapping[ContentId, Known], *, redo: bool = False) -> PlannedTexts:
+    def follow(self, seq: int, settled: Mapping[ContentId, Known], *, redo: bool = False) -> int:
         """Pass contents that a step has settled, with their status, to its escalation or to the steps that read it.
 
         `seq` is the number of a step or of an escalation. A content without an output is passed to no reader. `redo`
         says that contents which had failed were tried again.
         """
         if not settled or not any(step.input_step is not None or step.escalation for step in self.steps):
-            return PlannedTexts()
+            return 0
         step = steps.find_computed(self.steps, seq)
         ready = [content_id for content_id, outcome in settled.items() if outcome.status == Status.DONE]
-        total = PlannedTexts()
+        total = 0
         if step.escalation is not None:
             pairs = choosing.read_pairs(self.transaction, step, [*settled])
             doubted = sorted(content_id for content_id, pair in pairs.items() if pair.is_doubted)
@@ -124,7 +114,7 @@ class Traversal:
         """Return the price of a step or an escalation, if a budget counts it."""
         return next(step.price for step in steps.with_escalations(self.steps) if step.seq == seq)
 
-    def plan_prompts(self, documents: Mapping[DocumentId, ContentId]) -> PlannedTexts:
+    def plan_prompts(self, documents: Mapping[DocumentId, ContentId]) -> int:
         """Plan the prompts of documents that the job walks, at the steps that have templates.
 
         A step may read an output that is not there yet; `follow` plans its prompt later. Call it after the documents
@@ -133,12 +123,12 @@ class Traversal:
         reading = [step for step in self.steps if steps.find_way(self.steps, step)[0].leaves_out is None]
         return self._arrive(self._prompts(reading, documents))
 
-    def plan_filtered(self, documents: Mapping[DocumentId, ContentId]) -> PlannedTexts:
+    def plan_filtered(self, documents: Mapping[DocumentId, ContentId]) -> int:
         """Plan documents at the steps that leave some out, and at the prompts behind them.
 
         Call it when the filters are up to date, and after `stop_following`.
         """
-        total = PlannedTexts()
+        total = 0
         for step in self.steps:
             if step.leaves_out is not None and step.template is None:
                 read = select_read(self.transaction, step.leaves_out, documents)
@@ -146,9 +136,9 @@ class Traversal:
         behind = [step for step in self.steps if steps.find_way(self.steps, step)[0].leaves_out is not None]
         return total + self._arrive(self._prompts(behind, documents))
 
-    def _arrive(self, arrivals: Iterable[tuple[OpenStep, Inputs]]) -> PlannedTexts:
+    def _arrive(self, arrivals: Iterable[tuple[OpenStep, Inputs]]) -> int:
         """Take in the inputs that their steps meet for the first time."""
-        total = PlannedTexts()
+        total = 0
         for step, inputs in arrivals:
             new = self._meet(step.seq, inputs.content_ids)
             total += self.take_in(step, Inputs(new, inputs.new_chars))
@@ -182,8 +172,8 @@ class Traversal:
                 inputs = lineage.read_inputs(self.transaction, steps.find_way(self.steps, step), documents)
                 yield step, Inputs(*lineage.render_prompts(self.transaction, step, inputs))
 
-    def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[PlannedTexts, dict[ContentId, Known]]:
-        """Plan the inputs that lack an outcome. Also return the others, with their status."""
+    def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[int, dict[ContentId, Known]]:
+        """Plan the inputs that lack an outcome. Return their number, and the status of the others."""
         sizes = dict(inputs.new_chars)
         known = [content_id for content_id in inputs.content_ids if content_id not in sizes]
         prior = lookups.known_outcomes(self.transaction, step.spec_id, known)
@@ -202,7 +192,7 @@ class Traversal:
                     n_prior_truncated=Step.n_prior_truncated + tally.truncated,
                 )
             )
-        return PlannedTexts(len(lacking), tally.done, tally.failed, tally.skipped), prior
+        return len(lacking), prior
 
     def _meet(self, seq: int, content_ids: Sequence[ContentId]) -> Sequence[ContentId]:
         """Note that a step meets contents. Return the contents that it had not met before."""
