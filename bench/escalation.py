@@ -28,7 +28,7 @@ import sacrebleu
 from bench.pairs import RESULTS, described, machine
 from bench.quality import Question, lines, score
 from docmill.storage.core.specs import Outcome
-from docmill.storage.steps.conditions import Doubt, is_better
+from docmill.storage.steps.conditions import Doubt, Flagged, is_better
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
@@ -210,7 +210,8 @@ def by_other_half(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, list[int],
 
 
 def _doubted(outcomes: Sequence[Outcome], doubt: Doubt) -> list[int]:
-    return [number for number, one in enumerate(outcomes) if one.status == "done" and doubt.holds(one)]
+    condition = Flagged(doubt.flags, bounds=doubt.bounds)
+    return [number for number, one in enumerate(outcomes) if one.status == "done" and condition.holds(one)]
 
 
 def _row(

@@ -82,8 +82,7 @@ def compared_by(flagged: Flagged) -> list[ColumnElement[Any]]:
 def doubted(doubt: Doubt, outcome: FromClause) -> ColumnElement[bool]:
     """Return the condition that an outcome is doubted; it is never NULL."""
     flags = func.coalesce(as_text(outcome.c.flags), "")
-    carried = [condition(doubt.flagged, flags)] if doubt.flags else []
-    holds = or_(false(), *carried, *(_beyond(bound, doubt, outcome) for bound in doubt.bounds))
+    holds = or_(condition(doubt.flagged, flags), *(_beyond(bound, doubt, outcome) for bound in doubt.bounds))
     done = and_(func.coalesce(outcome.c.status, "") == "done", holds)
     return or_(done, _failed(outcome)) if doubt.failed else done
 
@@ -218,15 +217,14 @@ def read_pairs(
     """Return both outcomes of contents at a step with an escalation, by content, if there is a first outcome."""
     escalation = step.escalation
     assert escalation is not None
-    known = (OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags)
-    query = select(*with_columns(columns, with_columns(known, numbers_of(escalation.doubt))))
-    first = transaction.probe(query.where(OutcomeRow.spec_id == step.spec_id), OutcomeRow.content_id, content_ids)
-    doubted = {row.content_id for row in first if escalation.doubt.holds(row)}
-    second = transaction.probe(query.where(OutcomeRow.spec_id == escalation.spec_id), OutcomeRow.content_id, doubted)
+    query = select(*with_columns(columns, (OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags)))
+    is_doubted = doubted(escalation.doubt, OutcomeRow.__table__).label("is_doubted")
+    own = query.add_columns(is_doubted).where(OutcomeRow.spec_id == step.spec_id)
+    first = transaction.probe(own, OutcomeRow.content_id, content_ids)
+    further = query.where(OutcomeRow.spec_id == escalation.spec_id)
+    second = transaction.probe(further, OutcomeRow.content_id, [row.content_id for row in first if row.is_doubted])
     by_content = {row.content_id: row for row in second}
-    return {
-        row.content_id: OutcomePair(row, by_content.get(row.content_id), row.content_id in doubted) for row in first
-    }
+    return {row.content_id: OutcomePair(row, by_content.get(row.content_id), row.is_doubted) for row in first}
 
 
 def numbers_of(doubt: Doubt) -> OutcomeColumns:

@@ -18,7 +18,6 @@ from docmill.storage.core.normalize import ASSUMED_CP1252
 from docmill.storage.core.specs import DOUBTFUL, Status
 from docmill.storage.errors import ConditionInvalid, NotFound
 from docmill.storage.features import features
-from docmill.storage.steps.risk import COLUMNS as RISK_COLUMNS
 from docmill.storage.steps.risk import FittedRisk, log_odds
 
 if TYPE_CHECKING:
@@ -271,22 +270,6 @@ class Doubt:
     def by(self, risk: FittedRisk) -> Doubt:
         """Return the doubt with a fitted risk."""
         return replace(self, risk=risk)
-
-    def holds(self, row: JudgedFields) -> bool:
-        """Return True if a row with the status, flags and numbers of an outcome is doubted."""
-        if row.status != Status.DONE:
-            return self.failed and row.status == Status.FAILED
-        if self.flags and self.flagged.carried(row.flags):
-            return True
-        return any(bound.holds(self._number(bound.number, row)) for bound in self.bounds)
-
-    def _number(self, name: str, row: JudgedFields) -> float | None:
-        """Return a number of an outcome; for the risk its log-odds."""
-        if name != RISK:
-            number: float | None = getattr(row, name)
-            return number
-        assert self.risk is not None, "a job resolves the risk when it is opened"
-        return self.risk.model.log_odds({name: getattr(row, name) for name in RISK_COLUMNS})
 
 
 def is_better(second: JudgedFields, first: JudgedFields) -> bool:
