@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import ColumnElement, Row, func, or_, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus
 from docmill.storage.core.schema import Corpus, Document, Ingest, Job, Step
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.steps.lineage import visible
 
 LATEST = 20  # ingests and jobs that are shown
 
@@ -114,7 +115,6 @@ _INGEST: tuple[ColumnElement[Any], ...] = (
 
 CORPORA = 20
 JOBS = 20  # of a corpus, the latest
-VERSIONS = 50  # of a document, the latest
 
 
 @dataclass(frozen=True)
@@ -160,26 +160,14 @@ def find_documents(database: Database, key: str, corpus: str | None = None) -> l
 
 
 def _appearance(transaction: Transaction, key: str, current: Row[*tuple[Any, ...]]) -> Appearance:
-    of_corpus = Document.corpus_id == current.corpus_id
-    superseded = transaction.execute(
-        select(Document.id, Document.superseded_by, Document.gone)
-        .where(of_corpus, Document.key == key, Document.superseded_by.is_not(None))
-        .order_by(Document.id.desc())
-        .limit(VERSIONS)
-    ).all()
-    versions = [(version.id, version.superseded_by, version.gone) for version in superseded]
-    versions.append((current.id, None, current.gone))
-    latest = transaction.execute(
-        select(Job.id, Job.state, Job.last_document)
-        .where(Job.corpus_id == current.corpus_id)
-        .order_by(Job.id.desc())
-        .limit(JOBS + 1)
-    ).all()
-    seen = [
-        SeenBy(job.id, job.state)
-        for job in latest[:JOBS]
-        if any(sees(job.last_document, *version) for version in versions)
-    ]
+    of_corpus = select(Job).where(Job.corpus_id == current.corpus_id).order_by(Job.id.desc()).limit(JOBS + 1)
+    latest = [Job.of(row) for row in transaction.execute(of_corpus)]
+    version = select(Document.id).where(Document.key == key)
+    # The current version and superseded ones are sought apart, since each have an index of their own.
+    kinds = (Document.superseded_by.is_(None), Document.superseded_by.is_not(None))
+    is_seen = [or_(*(version.where(visible(job), kind).exists() for kind in kinds)) for job in latest[:JOBS]]
+    answers = transaction.execute(select(*is_seen)).one() if is_seen else ()
+    seen = [SeenBy(job.id, job.state) for job, is_shown in zip(latest, answers, strict=False) if is_shown]
     read = transaction.execute(select(Ingest.source, Ingest.started_at).where(Ingest.id == current.ingest_id)).one()
     return Appearance(
         corpus=transaction.scalar(select(Corpus.name).where(Corpus.id == current.corpus_id)) or "",
@@ -191,10 +179,3 @@ def _appearance(transaction: Transaction, key: str, current: Row[*tuple[Any, ...
         looked_at=min(len(latest), JOBS),
         has_older_jobs=len(latest) > JOBS,
     )
-
-
-def sees(last_document: int | None, document: int, superseded_by: int | None, gone: bool) -> bool:
-    """Return True if a job sees a version of a document, by the rule of `storage.steps.lineage.visible`."""
-    if last_document is None:
-        return superseded_by is None and not gone
-    return not gone and document <= last_document and (superseded_by is None or superseded_by > last_document)

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Job
 from docmill.storage.results import corpora
-from docmill.storage.results.corpora import SeenBy, find_documents, sees
+from docmill.storage.results.corpora import SeenBy, find_documents
 from docmill.storage.steps.lineage import visible
 from tests.storage.builders import finish, numbered, read, request
 from tests.storage.ingest.test_pruning import read_and_prune
@@ -48,16 +48,23 @@ def test_only_the_latest_jobs_of_a_corpus_are_looked_through(
     assert (found.looked_at, found.has_older_jobs) == (2, True)
 
 
-def test_a_job_sees_the_versions_that_its_results_show(database: Database) -> None:
-    """The rule that is applied to rows is the one that queries apply."""
+def test_a_job_is_named_however_often_the_document_changed_since(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "JOBS", 60)
+    made = [read(database, request(f"{n}.jsonl"), [("k", f"text {n}")]).id for n in range(53)]
+    [appearance] = find_documents(database, "k")
+    assert [seen_by.job for seen_by in appearance.jobs] == made[::-1]
+
+
+def test_a_job_is_named_if_its_results_show_a_version(database: Database) -> None:
     read(database, request(), [("k", "one"), ("stays", "x")])
     read(database, request("b.jsonl"), [("k", "two"), ("stays", "x")])
     read_and_prune(database, [("stays", "x")], "c.jsonl")
     with database.read() as transaction:
-        rows = transaction.execute(select(Document)).all()
-        for row in transaction.execute(select(Job)).all():
-            job = Job.of(row)
-            expected = set(transaction.scalars(select(Document.id).where(visible(job))))
-            found = {one.id for one in rows if one.corpus_id == job.corpus_id
-                     and sees(job.last_document, one.id, one.superseded_by, one.gone)}  # fmt: skip
-            assert found == expected
+        jobs = [Job.of(row) for row in transaction.execute(select(Job)).all()]
+        for key in ("k", "stays"):
+            shown = {job.id: select(Document.id).where(visible(job), Document.key == key) for job in jobs}
+            expected = {job_id for job_id, query in shown.items() if transaction.scalar(query) is not None}
+            [appearance] = find_documents(database, key)
+            assert {seen_by.job for seen_by in appearance.jobs} == expected
