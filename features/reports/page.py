@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-from xml.etree.ElementTree import Element
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -22,12 +19,7 @@ from docmill.worker.prices import Cost
 from docmill.worker.web.marks import TextPart, excerpt, mark_findings, marked, remark
 from docmill.worker.web.pages.jobs import JobProgress, name_model
 
-if TYPE_CHECKING:
-    from pygal.graph.graph import Graph
-
 FOLDER = Path(__file__).parent
-SIZE: Mapping[str, int] = MappingProxyType({"width": 560, "height": 220})
-_SVG = "{http://www.w3.org/2000/svg}"
 LONGEST = 2_000  # characters of an example
 
 
@@ -77,14 +69,14 @@ def _remarks(pair: ShownResult) -> list[tuple[bool, str]]:
     ]
 
 
-def _distributions(step: StepFacts) -> list[tuple[str, str]]:
-    """Return titles and charts."""
+def _distributions(step: StepFacts) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Return titles, and ranges with their counts, one of them above 0."""
     named = {
         "Results by tokens read": length_ranges(step.tokens_in),
         "Results by tokens written": length_ranges(step.tokens_out),
         "Results by confidence": tenth_ranges(step.confidence),
     }
-    return [(title, bars(ranges, title)) for title, ranges in named.items() if ranges]
+    return [(title, ranges) for title, ranges in named.items() if ranges]
 
 
 def _saved(facts: Facts, device_s: float) -> dict[str, Any]:
@@ -111,49 +103,3 @@ def device_seconds(shards: Sequence[FinishedShard]) -> dict[str, float]:
         held_s[shard.owner] = held_s.get(shard.owner, 0.0) + max(0.0, shard.finished_at - begin)
         until[shard.owner] = max(until.get(shard.owner, shard.finished_at), shard.finished_at)
     return held_s
-
-
-def bars(counts: Sequence[tuple[str, int]], label: str) -> str:
-    """Return a chart with a bar for each range and the number in it."""
-    chart = _library().Bar(**_options([name for name, _ in counts]), order_min=0, formatter="{:,.0f}".format)
-    chart.add(label, [n for _, n in counts])
-    return _as_svg(chart, label)
-
-
-def _library() -> Any:
-    """Return pygal, without its finder of maps: its old protocol makes every later failed import warn."""
-    import pygal
-
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("pygal")]
-    return pygal
-
-
-def _options(labels: Sequence[str]) -> dict[str, Any]:
-    plain = {
-        "show_legend": False,
-        "js": [],
-        "include_x_axis": True,
-        "margin": 6,
-        "truncate_label": -1,
-        "max_scale": 8,
-    }
-    return {**SIZE, **plain, "x_labels": labels}
-
-
-def _as_svg(chart: Graph, label: str) -> str:
-    """Return the chart under a label, without the library's scripts and styles: the page has its own."""
-    root = chart.render_tree()
-    for parent in [*root.iter()]:
-        parent.attrib.pop("style", None)
-        for child in [*parent]:
-            if child.tag in {f"{_SVG}script", f"{_SVG}style", "script", "style"} or not isinstance(child.tag, str):
-                parent.remove(child)
-    root.set("role", "img")
-    root.set("aria-label", label)
-    return _written(root)
-
-
-def _written(root: Element) -> str:
-    from pygal.etree import etree
-
-    return str(etree.tostring(root, encoding="unicode"))
