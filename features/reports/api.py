@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 
-from docmill.features.reports.facts import gather
-from docmill.storage.results.status import read_status
 from docmill.worker.api.errors import Error, explained
 from docmill.worker.api.job import Job
 from docmill.worker.extras import EXTRAS
-from docmill.worker.prices import read_prices
-from docmill.worker.web.marks import checks_of
+from docmill.worker.jobs import Listener
 
 
 @explained
@@ -24,9 +20,7 @@ def report(job: Job, path: str | os.PathLike[str], *, with_text: bool = True) ->
     EXTRAS["report"].require("A report")
     from docmill.features.reports.page import write
 
-    status = read_status(job.database, job.id)
-    facts = gather(job.database, status, with_text=with_text, checks_of=partial(checks_of, job.settings))
     try:
-        write(Path(path), facts, read_prices(job.settings).cost_of(status))
+        write(job.settings, job.database, job.id, Path(path), with_text=with_text, listener=Listener())
     except OSError as error:
         raise Error(f"cannot write {os.fspath(path)}: {error.strerror}") from error

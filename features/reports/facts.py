@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,7 +13,9 @@ from docmill.storage.results.job_counts import FinishedShard, RuntimeUse, finish
 from docmill.storage.results.results import Reservoir, failures, results
 from docmill.storage.results.status import JobStatus, StepStatus
 from docmill.storage.steps.conditions import order_flags
-from docmill.tasks.checks import NONE, Checks, Finding
+from docmill.tasks.checks import Checks, Finding
+from docmill.worker.jobs import Listener
+from docmill.worker.jobs.results import WritingBar
 from docmill.worker.web.marks import ChecksOf, findings
 
 EXAMPLES = 3  # of each flag, and of results without one
@@ -84,12 +86,12 @@ class Facts:
 def gather(
     database: Database,
     status: JobStatus,
+    listener: Listener,
     *,
-    with_text: bool = True,
-    seen: Callable[[int], None] = lambda _: None,
-    checks_of: ChecksOf = lambda _: NONE,
+    with_text: bool,
+    checks_of: ChecksOf,
 ) -> Facts:
-    """Return the facts of a job. `seen` is told the number of documents that were read so far.
+    """Return the facts of a job. `listener` shows the progress.
 
     `checks_of` returns the checks of the outputs under a spec, which give the evidence of an example's flags.
 
@@ -97,12 +99,12 @@ def gather(
     name a file or a field. Raises NotFound.
     """
     steps = {step.name: StepFacts(step) for step in status.steps}
-    for number, (row, by_step) in enumerate(_by_step(database, status, with_text), 1):
-        for name, result in by_step.items():
-            _count(steps[name], result)
-            if with_text:
-                _keep(database, steps[name], row, by_step, result)
-        seen(number)
+    with WritingBar(listener) as bar:
+        for row, by_step in bar.along(_by_step(database, status, with_text), status.documents):
+            for name, result in by_step.items():
+                _count(steps[name], result)
+                if with_text:
+                    _keep(database, steps[name], row, by_step, result)
     for step in steps.values() if with_text else ():
         _explain(step, checks_of(step.status.spec))
     why = Counter(

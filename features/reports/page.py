@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from docmill.features.reports.facts import Facts, ShownResult, StepFacts, length_ranges, tenth_ranges
+from docmill.features.reports.facts import Facts, ShownResult, StepFacts, gather, length_ranges, tenth_ranges
+from docmill.storage.core.database import Database
 from docmill.storage.results.job_counts import FinishedShard
+from docmill.storage.results.status import read_status
 from docmill.storage.writers.formats import whole_file
 from docmill.tasks.checks import meaning
 from docmill.worker.formatting import FILTERS
-from docmill.worker.prices import Cost
-from docmill.worker.web.marks import TextPart, excerpt, mark_findings, marked, remark
+from docmill.worker.jobs import Listener
+from docmill.worker.prices import read_prices
+from docmill.worker.settings import Settings
+from docmill.worker.web.marks import TextPart, checks_of, excerpt, mark_findings, marked, remark
 from docmill.worker.web.pages.jobs import JobProgress, name_model
 
 FOLDER = Path(__file__).parent
@@ -50,8 +55,13 @@ def page(facts: Facts, made_at: float, release: str, cost: str | None = None) ->
     )
 
 
-def write(target: Path, facts: Facts, cost: Cost | None) -> None:
-    """Write the page to a file. Raises OSError."""
+def write(
+    settings: Settings, database: Database, job_id: int, target: Path, *, with_text: bool, listener: Listener
+) -> None:
+    """Write the page about a job to a file. Raises NotFound, WorkerError for the prices, and OSError."""
+    prices, status = read_prices(settings), read_status(database, job_id)
+    facts = gather(database, status, listener, with_text=with_text, checks_of=partial(checks_of, settings))
+    cost = prices.cost_of(status)
     text = page(facts, time.time(), version("docmill"), None if cost is None else str(cost))
     with whole_file(target) as file:
         file.write(text.encode())

@@ -16,6 +16,7 @@ from docmill.storage.results.status import read_status
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.tasks.checks import NONE, Checks
+from docmill.worker.jobs import Listener
 from tests.storage.builders import COPY, read, request, work
 
 HOSTILE = {
@@ -46,7 +47,8 @@ class _Read(HTMLParser):
 
 
 def _page(database: Database, job_id: int, *, with_text: bool = True, checks: Checks = NONE) -> str:
-    facts = gather(database, read_status(database, job_id), with_text=with_text, checks_of=lambda _: checks)
+    status = read_status(database, job_id)
+    facts = gather(database, status, Listener(), with_text=with_text, checks_of=lambda _: checks)
     return page(facts, 1.8e9, "1.2.3")
 
 
