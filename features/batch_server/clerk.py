@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BufferedReader
@@ -250,7 +250,10 @@ class Clerk:
         if batch.plan is None:
             self._advance(batch, ends_as)
             return
-        with self._writing(batch, "output") as answers, self._writing(batch, "errors") as errors:
+        with (
+            FileWriter(self.database, batch.key, f"{batch.id}_output.jsonl", OUTPUT) as answers,
+            FileWriter(self.database, batch.key, f"{batch.id}_errors.jsonl", OUTPUT) as errors,
+        ):
             counts = {answers: 0, errors: 0}
             for line in held.along(self._answers(batch, held, _UNANSWERED[ends_as])):
                 file = errors if writer.is_error(line) else answers
@@ -268,15 +271,6 @@ class Clerk:
                 output_file_id=answers.id if counts[answers] else None,
                 error_file_id=errors.id if counts[errors] else None,
             )
-
-    @contextmanager
-    def _writing(self, batch: ApiBatch, name: str) -> Iterator[FileWriter]:
-        """Give a file that is removed again unless it was shown."""
-        file = FileWriter(self.database, batch.key, f"{batch.id}_{name}.jsonl", OUTPUT)
-        try:
-            yield file
-        finally:
-            file.discard()
 
     def _answers(self, batch: ApiBatch, held: HeldLease, lacking: tuple[str, str]) -> Iterator[writer.Line]:
         """Yield the line of each request, in the order of the input."""

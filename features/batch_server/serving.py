@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from inspect import iscoroutinefunction
@@ -214,15 +213,10 @@ class _Application:
     def _store(self, key: ApiKey, upload: UploadFile, kept_as: str | None, keeps_s: float) -> ApiFile:
         """Copy an upload, which starlette keeps in a temporary file, into the store."""
         name = normalize(upload.filename or "requests.jsonl")[0][-255:]
-        written = FileWriter(self._database, key.name, name, INPUT)
-        try:
+        with FileWriter(self._database, key.name, name, INPUT) as written:
             while data := upload.file.read(_CHUNK):
                 written.write(data)
             return stored_files.add_file(self._database, key, written, kept_as, keeps_s)
-        except BaseException:
-            with suppress(StorageError):
-                written.discard()
-            raise
 
     def _list_files(self, key: ApiKey, request: Request) -> Response:
         limit, order = _limit(request, MOST_FILES, MOST_FILES), request.query_params.get("order", "desc")

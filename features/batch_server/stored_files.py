@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import ColumnElement, ForeignKey, Index, UniqueConstraint, and_, delete, func, or_, select, update
 
@@ -15,6 +16,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages
 from docmill.storage.core.schema import column, db_now
 from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import StorageError
 
 INPUT, OUTPUT = "batch", "batch_output"
 BLOCK_BYTES = 2**20
@@ -58,9 +60,12 @@ class ApiFileBlock(ServerTable):
 
 
 class FileWriter:
-    """Writes a file into the store, block by block. It stays hidden until `publish`."""
+    """Writes a file into the store, block by block. It stays hidden until `publish`.
 
-    def __init__(self, database: Database, key: str, filename: str, purpose: str, **more: Any) -> None:
+    The end of a `with` block removes the file unless it was published.
+    """
+
+    def __init__(self, database: Database, key: str, filename: str, purpose: str) -> None:
         self.id = keys.new_id("file-")
         self.n_bytes = self.lines = 0
         self._database = database
@@ -70,9 +75,17 @@ class FileWriter:
         values = {"key": key, "filename": filename, "purpose": purpose, "created_at": db_now()}
         database.write(
             lambda transaction: transaction.execute(
-                transaction.insert(ApiFile).values(id=self.id, **values, **more).on_conflict_do_nothing()
+                transaction.insert(ApiFile).values(id=self.id, **values).on_conflict_do_nothing()
             )
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # What cannot be removed now, `remove_old` removes.
+        with suppress(StorageError):
+            self._database.execute(delete(ApiFile).where(ApiFile.id == self.id, ApiFile.is_whole.is_(False)))
 
     def write(self, data: bytes) -> None:
         """Take more bytes of the file."""
@@ -105,10 +118,6 @@ class FileWriter:
         values = {"n_bytes": self.n_bytes, "lines": self.lines, "sha256": self._digest.hexdigest(), "is_whole": True}
         transaction.execute(update(ApiFile).where(ApiFile.id == self.id).values(**values, **more))
 
-    def discard(self) -> None:
-        """Remove what was written."""
-        self._database.execute(delete(ApiFile).where(ApiFile.id == self.id, ApiFile.is_whole.is_(False)))
-
 
 def add_file(
     database: Database, key: ApiKey, written: FileWriter, idempotency_key: str | None, keep_s: float
@@ -126,10 +135,7 @@ def add_file(
         written.publish(transaction, keep_s, idempotency_key=idempotency_key)
         return written.id
 
-    file_id = database.write(work)
-    if file_id != written.id:
-        written.discard()
-    return keys.require(database, ApiFile, key, file_id)
+    return keys.require(database, ApiFile, key, database.write(work))
 
 
 def check_bytes(database: Database, key: ApiKey, n: int) -> None:

@@ -224,7 +224,7 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stored_batches, "advance", stop_before_the_end)
             patch.setattr(stored_batches, "give_back", lambda *_: None)
-            patch.setattr(stored_files.FileWriter, "discard", lambda _: None)
+            patch.setattr(stored_files.FileWriter, "__exit__", lambda *_: None)
             with pytest.raises(KilledHere):
                 dying.carry_on(batch.id)
         assert batch.id not in stored_batches.due(api.database)  # its lease lasts
