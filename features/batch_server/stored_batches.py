@@ -93,6 +93,10 @@ class ApiBatch(Entry):
         return [call["job"] for call in (self.plan or {}).get("calls", ()) if "job" in call]
 
 
+IS_FREE = or_(ApiBatch.lease_until.is_(None), ApiBatch.lease_until < db_now())
+IS_EXPIRED = (ApiBatch.expires_at < db_now()).label("is_expired")
+
+
 def create_batch(
     database: Database, key: ApiKey, arguments: Mapping[str, Any], window_s: float, idempotency_key: str | None
 ) -> ApiBatch:
@@ -182,34 +186,30 @@ def due(database: Database) -> list[str]:
 
     Jobs of theirs that are over are ended, for which workers take longer.
     """
-    free = or_(ApiBatch.lease_until.is_(None), ApiBatch.lease_until < db_now())
-    expired = (ApiBatch.expires_at < db_now()).label("is_expired")
-    query = select(ApiBatch.id, ApiBatch.status, ApiBatch.plan, expired).where(ApiBatch.status.in_(OPEN), free)
+    query = select(ApiBatch.id, ApiBatch.status, ApiBatch.plan, IS_EXPIRED)
+    query = query.where(ApiBatch.status.in_(OPEN), IS_FREE)
     with database.read() as transaction:
         order = (ApiBatch.status == IN_PROGRESS, ApiBatch.created_at)  # of the others each has something to be done
-        rows = transaction.execute(query.order_by(*order).limit(MOST_LOOKED_AT)).all()
-        ids = [call["job"] for row in rows for call in (row.plan or {}).get("calls", ()) if "job" in call]
+        rows = transaction.execute(query.order_by(*order).limit(MOST_LOOKED_AT))
+        batches = [ApiBatch.of(row) for row in rows]
+        ids = [job for batch in batches for job in batch.jobs]
         going_on = {*transaction.scalars(select(Job.id).where(Job.id.in_(ids), Job.state.in_(UNFINISHED)))}
         is_open = and_(ShardCount.job_id.in_(going_on), ShardCount.state.in_(OPEN_SHARDS))
         computing = select(ShardCount.job_id).where(is_open).group_by(ShardCount.job_id)
         over = going_on.difference(transaction.scalars(computing.having(func.sum(ShardCount.n) > 0)))
     going_on -= {job_id for job_id in over if jobs.finish(database, job_id)}
-    waits = {
-        row.id
-        for row in rows
-        if row.status == IN_PROGRESS
-        and not row.is_expired
-        and any(call.get("job") in going_on for call in row.plan["calls"])
-    }
-    return [row.id for row in rows if row.id not in waits]
+    return [
+        batch.id
+        for batch in batches
+        if batch.status != IN_PROGRESS or batch.is_expired or going_on.isdisjoint(batch.jobs)
+    ]
 
 
 def hold(database: Database, batch_id: str, owner: str, lease_s: float) -> ApiBatch | None:
     """Take a batch that nobody holds, and return it, with `is_expired`; None if another was first."""
-    free = or_(ApiBatch.lease_until.is_(None), ApiBatch.lease_until < db_now(), ApiBatch.owner == owner)
+    free = or_(IS_FREE, ApiBatch.owner == owner)
     taken = update(ApiBatch).where(ApiBatch.id == batch_id, ApiBatch.status.in_(OPEN), free)
-    is_expired = (ApiBatch.expires_at < db_now()).label("is_expired")
-    held = taken.values(owner=owner, lease_until=db_now() + lease_s).returning(ApiBatch.__table__, is_expired)
+    held = taken.values(owner=owner, lease_until=db_now() + lease_s).returning(ApiBatch.__table__, IS_EXPIRED)
     row = database.write(lambda transaction: transaction.execute(held).one_or_none())
     return None if row is None else ApiBatch.of(row)
 
@@ -324,7 +324,7 @@ def _delete_file(key: str, file_id: str, transaction: Transaction) -> None:
     needed = select(ApiBatch.id).where(ApiBatch.input_file_id == file_id, ApiBatch.status.in_(OPEN))
     if (batch := transaction.scalar(needed.limit(1))) is not None:
         raise Refused(f"{batch} still reads this file; cancel the batch, or wait for its end", "file_in_use")
-    _remove_file(file_id, transaction)
+    transaction.execute(delete(ApiFile).where(ApiFile.id == file_id))
 
 
 def remove_old(database: Database) -> None:
@@ -334,8 +334,4 @@ def remove_old(database: Database) -> None:
     expired = and_(ApiFile.expires_at < db_now(), ~needed)
     ids = database.values(select(ApiFile.id).where(or_(cut_off, expired)).limit(100))
     for file_id in ids:
-        database.write(partial(_remove_file, file_id))
-
-
-def _remove_file(file_id: str, transaction: Transaction) -> None:
-    transaction.execute(delete(ApiFile).where(ApiFile.id == file_id))
+        database.execute(delete(ApiFile).where(ApiFile.id == file_id))
