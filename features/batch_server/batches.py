@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from http import HTTPStatus
@@ -15,9 +15,17 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from docmill.features.batch_server import file, writer
+from docmill.features.batch_server import writer
 from docmill.features.batch_server.bodies import in_words_of_bodies
-from docmill.features.batch_server.file import BatchFile, BatchRequest, Call, CallSource, RefusedLine, survey
+from docmill.features.batch_server.file import (
+    BatchFile,
+    BatchRequest,
+    Call,
+    CallSource,
+    RefusedLine,
+    find_refusal,
+    survey,
+)
 from docmill.features.batch_server.writer import Line, refused, request_of, response, unanswered
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Reason, Spec
@@ -46,43 +54,37 @@ _IN_MEMORY_BYTES = 16 * 2**20
 _DIGITS = 12  # of the file's digest, in names of corpora
 
 
-@dataclass(frozen=True)
-class Models:
-    """The models that compute requests: by the name in the request, else the one for all, else the name itself."""
+def choose_models(models: Sequence[str], names: Collection[str | None]) -> Mapping[str | None, str | None]:
+    """Return for each name in requests the model of `NAME=MODEL`, else the `MODEL` for all, else the name itself.
 
-    of_all: str | None
-    by_name: Mapping[str, str]
-
-    @classmethod
-    def parse(cls, models: Sequence[str], named: frozenset[str]) -> Models:
-        """Return the models of `MODEL` and `NAME=MODEL`. Raises WorkerError if two are for all requests."""
-        by_name = dict(model.split("=", 1) for model in models if model.partition("=")[0] in named and "=" in model)
-        others = [model for model in models if model.partition("=")[0] not in by_name]
-        if len(others) > 1:
-            raise WorkerError(
-                f"--model {others[1]}: give one model for all requests, or NAME=MODEL for those that name NAME. The "
-                f"file names {', '.join(sorted(named)) or 'none'}"
-            )
-        return cls(next(iter(others), None), by_name)
-
-    def of(self, name: str | None) -> str | None:
-        """Return the model for requests that name this one."""
-        return self.by_name.get(name or "") or self.of_all or name
+    Raises WorkerError if two are for all requests.
+    """
+    named = sorted(filter(None, names))
+    by_name = dict(model.split("=", 1) for model in models if model.partition("=")[0] in named and "=" in model)
+    others = [model for model in models if model.partition("=")[0] not in by_name]
+    if len(others) > 1:
+        raise WorkerError(
+            f"--model {others[1]}: give one model for all requests, or NAME=MODEL for those that name NAME. The "
+            f"file names {', '.join(named) or 'none'}"
+        )
+    of_all = next(iter(others), None)
+    return {name: by_name.get(name or "") or of_all or name for name in names}
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """The jobs of a batch file: of each call its model and its spec. ``unfit`` has reasons against other calls.
 
-    ``calls`` are all of the file, in the order of their first lines.
+    ``calls`` are all of the file, in the order of their first lines. ``revision`` is that of the models.
     """
 
     file: BatchFile
     calls: tuple[Call, ...]
     jobs: Mapping[Call, tuple[str | None, Spec]]
     unfit: Mapping[Call, str]
+    revision: str | None = None
 
-    def request(self, call: Call, revision: str | None) -> Request:
+    def request(self, call: Call) -> Request:
         """Return the request of a call's job. Each call of each version of the file has a corpus of its own."""
         number, n = self.calls.index(call) + 1, len(self.calls)
         part = f", {number} of {n}" if n > 1 else ""
@@ -90,7 +92,7 @@ class BatchPlan:
             "source": self.file.name,
             "task": call.task,
             "model": self.jobs[call][0],
-            "revision": revision,
+            "revision": self.revision,
             "corpus": f"{self.file.name} (batch {self.file.digest[:_DIGITS]}{part})",
         }
         return checked(call.options, values)
@@ -99,11 +101,11 @@ class BatchPlan:
 def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> BatchPlan:
     """Read a batch file and return its jobs. Raises WorkerError, SourceError, ModelError."""
     contents = survey(file)
-    models = Models.parse(given_models, frozenset(call.model for call in contents.calls if call.model))
+    models = choose_models(given_models, {call.model for call in contents.calls})
     jobs: dict[Call, tuple[str | None, Spec]] = {}
     unfit: dict[Call, str] = {}
     for call, where in contents.calls.items():
-        model = models.of(call.model)
+        model = models[call.model]
         if model is None and kinds.kind(call.task).model_for(call.options) is None:
             raise WorkerError(f"{where}: the request names no model; name one with --model")
         try:
@@ -116,26 +118,22 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
             raise
     if len(jobs) > 1:
         say(f"{contents.n_requests:,} requests with {len(jobs)} sets of parameters: {len(jobs)} jobs.")
-    return BatchPlan(file, tuple(contents.calls), jobs, unfit)
+    return BatchPlan(file, tuple(contents.calls), jobs, unfit, revision)
 
 
-def carried_out(
-    settings: Settings, plan: BatchPlan, revision: str | None, max_cost: float | None = None
-) -> dict[Call, JobStatus]:
+def carried_out(settings: Settings, plan: BatchPlan, max_cost: float | None) -> dict[Call, JobStatus]:
     """Compute the jobs of a batch file on this machine, and return how each ended. `max_cost` limits their sum."""
     account = _account(settings, plan, max_cost)
     statuses: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():
-        request, opened = _prepared(plan, call, revision)
+        request, opened = _prepared(plan, call)
         devices = devices_for(settings.device, spec.model)
         with run_request(settings, request, devices, listen(settings), opened=opened, account=account) as (_, status):
             statuses[call] = status
     return statuses
 
 
-def enqueued(
-    settings: Settings, plan: BatchPlan, revision: str | None, max_cost: float | None = None
-) -> list[Enqueued]:
+def enqueued(settings: Settings, plan: BatchPlan, max_cost: float | None) -> list[Enqueued]:
     """Store the jobs of a batch file for the workers, and return them. Raises WorkerError if there is none."""
     account = _account(settings, plan, max_cost)
     if not plan.jobs:
@@ -143,7 +141,7 @@ def enqueued(
     with open_store(settings) as database:
         listener, submitted = listen(), []
         for call in plan.jobs:
-            request, opened = _prepared(plan, call, revision)
+            request, opened = _prepared(plan, call)
             submitted.append(submit(settings, database, request, listener, opened, account))
         return submitted
 
@@ -154,14 +152,14 @@ def _account(settings: Settings, plan: BatchPlan, max_cost: float | None) -> Acc
     return limit_cost(settings, max_cost, specs, f"batch {digest[:_DIGITS]}")
 
 
-def _prepared(plan: BatchPlan, call: Call, revision: str | None) -> tuple[Request, Opened]:
+def _prepared(plan: BatchPlan, call: Call) -> tuple[Request, Opened]:
     """Return the request of a call's job and the function that opens its source; say which of several jobs it is."""
     place = [*plan.jobs].index(call)
     if len(plan.jobs) > 1:
         named = f", {call.model}" if call.model else ""
         say(f"Job {place + 1} of {len(plan.jobs)}: {call.url}{named}")
     source = CallSource(plan.file, call, plan.jobs[call][1].model, refused=place == 0, unfit=plan.unfit)
-    return plan.request(call, revision), source.opened
+    return plan.request(call), source.opened
 
 
 @dataclass(frozen=True)
@@ -279,7 +277,7 @@ def answer_lines(
     `unfit` has the reasons against calls that make no job. `created` is a time in seconds since 1970.
     """
     for request in batch.requests():
-        reason = file.refused(request, unfit)
+        reason = find_refusal(request, unfit)
         if reason is not None:
             yield refused(reason.custom_id, reason.where, reason.reason), True
         elif not isinstance(request, RefusedLine):

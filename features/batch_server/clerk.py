@@ -199,7 +199,7 @@ class Clerk:
             if call in unfit:
                 calls.append({"unfit": unfit[call]})
                 continue
-            request = plan.request(call, None).model_copy(
+            request = plan.request(call).model_copy(
                 update={"idempotency_key": stored_batches.key_of_job(batch.id, number)}
             )
             is_first = call == next(iter(specs))

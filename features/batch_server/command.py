@@ -89,7 +89,7 @@ def batch_command(
     dialect = BodySettings(dtype or settings.dtype, frozenset(ignore))
     if out is None:
         with open_batch(requests, dialect) as file:
-            jobs = batches.enqueued(settings, batches.planned(settings, file, models, revision), revision, max_cost)
+            jobs = batches.enqueued(settings, batches.planned(settings, file, models, revision), max_cost)
         if as_json:
             print_json([asdict(job) for job in jobs])
         else:
@@ -101,7 +101,7 @@ def batch_command(
     stop_as_interrupt()
     with open_batch(requests, dialect) as file:
         plan = batches.planned(settings, file, models, revision)
-        statuses = batches.carried_out(settings, plan, revision, max_cost)
+        statuses = batches.carried_out(settings, plan, max_cost)
         written = batches.write_answers(settings, plan, statuses, out, errors)
     batches.say_written(written, out, errors)
     if as_json:

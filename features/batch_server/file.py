@@ -58,7 +58,7 @@ class BatchFile:
                     is_line = bool(place) and number.isdecimal()
                     yield RefusedLine(None, int(number) if is_line else sys.maxsize, row.where, row.reason)
                 else:
-                    yield request_of(row, self.dialect)
+                    yield read_request(row, self.dialect)
 
     def _rows(self, counted: Callable[[Counted], None]) -> Rows:
         read_rows = streams.of_text(jsonl.rows)
@@ -87,14 +87,14 @@ class Contents:
 
 
 @contextmanager
-def open_batch(source: str, dialect: BodySettings, stdin: BinaryIO | None = None) -> Iterator[BatchFile]:
+def open_batch(source: str, dialect: BodySettings) -> Iterator[BatchFile]:
     """Open the batch file of a path or a URL, or of standard input, which is copied to a temporary file.
 
     Raises SourceError.
     """
     with ExitStack() as stack:
         if source == "-":
-            content = stack.enter_context(_spooled(sys.stdin.buffer if stdin is None else stdin))
+            content = stack.enter_context(_spooled(sys.stdin.buffer))
         elif (scheme := scheme_of(source)) in SCHEMES:
             raise WorkerError(f"{scheme}:// is no file; name a file of requests")
         elif (path := path_of(source)) is None:
@@ -263,7 +263,7 @@ class BodySettings:
     seed: int | None = None
 
 
-def request_of(row: Row, dialect: BodySettings) -> BatchRequest | RefusedLine:
+def read_request(row: Row, dialect: BodySettings) -> BatchRequest | RefusedLine:
     """Return the request on a line, or the reason against it."""
     fields, replaced = (row.fields, ()) if row.clean else normalize_json(row.fields)
     custom_id = fields.get("custom_id")
@@ -316,15 +316,13 @@ class CallSource(Source):
 
     takes_encoding = False
 
-    def __init__(
-        self, file: BatchFile, call: Call, model: str, *, refused: bool, unfit: Mapping[Call, str] | None = None
-    ) -> None:
+    def __init__(self, file: BatchFile, call: Call, model: str, *, refused: bool, unfit: Mapping[Call, str]) -> None:
         self.name = file.name
         self._file = file
         self._call = call
         self._model = model
         self._refused = refused
-        self._unfit = unfit or {}
+        self._unfit = unfit
         self._counted: Counted | None = None
 
     @property
@@ -345,14 +343,14 @@ class CallSource(Source):
                 if not isinstance(request, RefusedLine) and request.call == self._call:
                     for row in request.rows(self._model):
                         yield document(row, self._file.content.place, _OPTIONS)
-                elif self._refused and (rejected := refused(request, self._unfit)) is not None:
+                elif self._refused and (rejected := find_refusal(request, self._unfit)) is not None:
                     yield rejected.rejection
 
     def _count(self, stream: Counted) -> None:
         self._counted = stream
 
 
-def refused(request: BatchRequest | RefusedLine, unfit: Mapping[Call, str]) -> RefusedLine | None:
+def find_refusal(request: BatchRequest | RefusedLine, unfit: Mapping[Call, str]) -> RefusedLine | None:
     """Return a line that is not carried out, with the reason; None for a request that is."""
     if isinstance(request, RefusedLine):
         return request

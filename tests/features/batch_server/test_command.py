@@ -97,7 +97,7 @@ def test_a_corpus_holds_the_same_requests_whichever_fields_are_passed_over(tmp_p
             calls = tuple(survey(file).calls)
             jobs = {call: ("null", COPY) for call in calls if call.url != unfit}
             plan = BatchPlan(file, calls, jobs, {call: "it is unfit" for call in calls if call not in jobs})
-            return {call.url: plan.request(call, None).corpus for call in jobs}
+            return {call.url: plan.request(call).corpus for call in jobs}
 
     found, others = corpora(), corpora("unknown")
     assert [*found] == [CHAT, COMPLETIONS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,7 +46,7 @@ def made(folder: Path, *lines: str, name: str = "batch.jsonl") -> str:
 def opened() -> Iterator[Callable[..., BatchFile]]:
     """Opens batch files until the test ends."""
     with ExitStack() as stack:
-        yield lambda source, stdin=None: stack.enter_context(open_batch(source, DIALECT, stdin))
+        yield lambda source: stack.enter_context(open_batch(source, DIALECT))
 
 
 def test_requests_with_the_same_parameters_belong_together(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
@@ -130,11 +131,12 @@ def test_files_that_are_no_batch_say_so(tmp_path: Path, opened: Callable[..., Ba
 
 
 def test_a_compressed_file_and_standard_input_are_read_again_and_again(
-    tmp_path: Path, opened: Callable[..., BatchFile]
+    tmp_path: Path, opened: Callable[..., BatchFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = line("a") + line("b")
     (tmp_path / "batch.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    piped = opened("-", io.BytesIO(lines.encode()))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    piped = opened("-")
     for file in (opened(str(tmp_path / "batch.jsonl.gz")), piped):
         for _ in range(2):
             assert [one.custom_id for one in file.requests()] == ["a", "b"]
@@ -163,6 +165,6 @@ def test_the_documents_of_a_call_carry_their_requests_and_the_first_has_the_refu
     ]
     assert isinstance(found[4], Rejection)
     assert found[4].reason == '"custom_id" has 2,001 bytes; at most 1,980 are stored'
-    [chat] = CallSource(file, second, "real", refused=False).records()
+    [chat] = CallSource(file, second, "real", refused=False, unfit={}).records()
     assert isinstance(chat, Record)
     assert chat.key == "c"
