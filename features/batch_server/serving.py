@@ -44,7 +44,7 @@ from docmill.features.batch_server.writer import URLS
 from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import StorageError
 from docmill.worker.queue.messages import is_id
-from docmill.worker.web.site import HEALTH
+from docmill.worker.web.site import HEALTH, health
 
 T = TypeVar("T")
 
@@ -168,12 +168,7 @@ class _Application:
         return await to_thread.run_sync(lambda: act(*values), limiter=self._limiter)
 
     async def _health(self, _: Request) -> Response:
-        try:
-            await self._do(keys.find_key, self._database, "")
-        except StorageError:
-            said = {"status": "the store does not answer"}
-            return _with_headers(JSONResponse(said, HTTPStatus.SERVICE_UNAVAILABLE))
-        return _with_headers(JSONResponse({"status": "ok"}))
+        return _with_headers(await self._do(health, self._database))
 
     # Models.
 

@@ -14,16 +14,13 @@ from docmill.worker.web.page import Page, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
 
 LONGEST = 20_000  # characters of a text
-NOT_CUT = "the page does not load tokenizers; `docmill explain` shows the windows"
 
 
 def read_document(request: PageRequest) -> Values:
     """Return the explanation of a document's result, without its windows."""
     key, step = request.query.get("id", ""), request.query.get("step") or None
-    status = read_status(request.database, request.id("job"))
-    explanation = explain(
-        read_provenance(request.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
-    )
+    status = read_status(request.database, request.job)
+    explanation = explain(read_provenance(request.database, status.id, key, step), lambda _spec, _text: Cut())
     outcome = explanation.step.outcome
     spec = explanation.step.spec
     kind = request.database.kind_of(spec.kind)

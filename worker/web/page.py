@@ -30,7 +30,7 @@ TEMPLATES, STATIC = Path(__file__).parent / "templates", Path(__file__).parent /
 TYPES = MappingProxyType(
     {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 )
-MINUTE_S, DAY_S = 60, 86_400
+MINUTE_S = 60
 LARGEST = 2**63 - 1  # a number that every table can have
 
 
@@ -51,17 +51,17 @@ class PageRequest:
 
     database: Database
     settings: Settings
-    allows_changes: bool
     path: Mapping[str, str]
     query: Mapping[str, str] = field(default_factory=dict)
     form: Mapping[str, str] = field(default_factory=dict)
     from_another_site: bool = False
 
-    def id(self, name: str) -> int:
-        """Return a number in the path. Raises PageRefused if no row can have it."""
-        number = int(self.path[name])
+    @property
+    def job(self) -> int:
+        """The number of the job in the path. Raises PageRefused if no job can have it."""
+        number = int(self.path["job"])
         if number > LARGEST:
-            raise PageRefused(f"There is no {name} {number}.", HTTPStatus.NOT_FOUND)
+            raise PageRefused(f"There is no job {number}.", HTTPStatus.NOT_FOUND)
         return number
 
     def number(self, name: str) -> int | None:
@@ -81,35 +81,23 @@ class PageRequest:
         return value
 
 
-Read: TypeAlias = Callable[[PageRequest], Values]
+Change: TypeAlias = Callable[[PageRequest], tuple[str, str]]  # returns the path of the next page, and a notice
 
 
 @dataclass(frozen=True)
 class Page:
     """A page at a path such as `/jobs/{job:int}`. `template` is a file in `worker/web/templates`, or in `folder`.
 
-    `read` returns what the template shows. A page with a `name` stands in the navigation. Of a page with `parts` the
-    browser asks for each part again, as `?part=NAME`: its function returns what the block NAME of the template shows.
-    The whole page shows what `read` and all parts return.
+    `read` returns what the template shows. A page with a `name` stands in the navigation. `parts` are blocks of the
+    template by name, which the browser asks for again and again, as `?part=NAME`.
     """
 
     path: str
     template: str
-    read: Read
+    read: Callable[[PageRequest], Values]
     name: str | None = None
-    parts: Mapping[str, Read] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
     folder: Path | None = None
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change that a form posts to a path. It is refused unless changes are allowed.
-
-    `act` makes it, and returns the path of the page to show next, and a sentence that says what was done.
-    """
-
-    path: str
-    act: Callable[[PageRequest], tuple[str, str]]
 
 
 class Renderer:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
 
 from anyio import CapacityLimiter, fail_after, move_on_after, to_thread
-from sqlalchemy import text
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -21,7 +19,6 @@ from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.features import load_all
 from docmill.worker.errors import WorkerError
-from docmill.worker.web.http_server import serve
 from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Renderer, assets
 from docmill.worker.web.pages import jobs, outputs
 from docmill.worker.web.site import (
@@ -30,18 +27,13 @@ from docmill.worker.web.site import (
     SIGN_OUT,
     Guard,
     Site,
+    health,
     is_from_another_site,
     own_path,
     same,
     sign_in,
     sign_out,
 )
-
-
-def serving(site: Site, host: str, port: int) -> AbstractContextManager[str]:
-    """Serve a site for the length of the block. Yield its URL. Raises what `serve` does."""
-    return serve(make_app(site), host, port)
-
 
 PAGES: tuple[Page, ...] = (*jobs.PAGES, *outputs.PAGES, *load_all("pages", Page))
 DOCUMENT = "/jobs/{job:int}/document"  # a page that a feature may bring; others then have links to it
@@ -87,7 +79,7 @@ class _Application:
             Route(SIGN_OUT, self._sign_out, methods=["POST"]),
             Route(jobs.DOWNLOAD, self._download, methods=["GET"]),
             *(Route(page.path, partial(self._show, page), methods=["GET"]) for page in PAGES),
-            *(Route(change.path, partial(self._change, change), methods=["POST"]) for change in jobs.CHANGES),
+            *(Route(path, partial(self._change, change), methods=["POST"]) for path, change in jobs.CHANGES.items()),
         ]
         return Starlette(
             routes=routes, exception_handlers={Exception: self._show_failure, HTTPException: self._show_missing}
@@ -107,12 +99,10 @@ class _Application:
         return answer
 
     def _render(self, page: Page, page_request: PageRequest, part: str | None, notice: str | None) -> Response:
+        values = page.read(page_request)
         if part is not None:
-            return HTMLResponse(self._renderer.part(page, part, page.parts[part](page_request)))
-        reads = dict.fromkeys([page.read, *page.parts.values()])
-        values: dict[str, object] = {"here": page.path, "notice": notice}
-        for read in reads:
-            values |= read(page_request)
+            return HTMLResponse(self._renderer.part(page, part, values))
+        values = {"here": page.path, "notice": notice, **values}
         return HTMLResponse(self._renderer.whole(page.template, values))
 
     async def _change(self, change: Change, request: Request) -> Response:
@@ -124,7 +114,7 @@ class _Application:
         page_request = self._page_request(request, form)
 
         def act() -> Response:
-            path, said = change.act(page_request)
+            path, said = change(page_request)
             answer = RedirectResponse(path, HTTPStatus.SEE_OTHER)
             answer.set_cookie(NOTICE, self._site.signer.sign(said), max_age=60, httponly=True, samesite="strict")
             return answer
@@ -156,20 +146,10 @@ class _Application:
         # PostgreSQL refuses NUL in a query.
         path = {name: normalize(str(value))[0] for name, value in request.path_params.items()}
         query = {name: normalize(value)[0] for name, value in request.query_params.items()}
-        return PageRequest(
-            site.database, site.settings, site.allows_changes, path, query, form or {}, is_from_another_site(request)
-        )
+        return PageRequest(site.database, site.settings, path, query, form or {}, is_from_another_site(request))
 
     async def _health(self, _: Request) -> Response:
-        def ask() -> Response:
-            with self._site.database.read() as transaction:
-                transaction.execute(text("SELECT 1"))
-            return JSONResponse({"status": "ok"})
-
-        try:
-            return await self._in_thread(ask)
-        except StorageError:
-            return JSONResponse({"status": "the store does not answer"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return await self._in_thread(partial(health, self._site.database))
 
     async def _sign_in_page(self, request: Request) -> Response:
         return self._sign_in_form(request.query_params.get("next", ""))

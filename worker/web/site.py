@@ -19,12 +19,14 @@ from hashlib import sha256
 from http import HTTPStatus
 from urllib.parse import quote
 
+from sqlalchemy import select
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from docmill.storage.core.database import Database
+from docmill.storage.errors import StorageError
 from docmill.worker.settings import Settings
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -51,11 +53,6 @@ def allowed_hosts(host: str, names: Iterable[str]) -> frozenset[str] | None:
 SESSION_S = 12 * 60 * 60
 LONGEST_WAIT_S = 8.0
 MOST_ADDRESSES = 10_000  # whose wrong tokens are counted
-
-
-def generated_token() -> str:
-    """Return a token that nobody guesses."""
-    return secrets.token_urlsafe(24)
 
 
 def same(secret: str, expected: str) -> bool:
@@ -187,6 +184,17 @@ class Site:
 
 
 HEALTH, SIGN_IN, SIGN_OUT, STATIC_PATH = "/health", "/sign-in", "/sign-out", "/static/"
+
+
+def health(database: Database) -> Response:
+    """Answer a probe: 200 if the store answers, else 503."""
+    try:
+        database.value(select(1))
+    except StorageError:
+        return JSONResponse({"status": "the store does not answer"}, HTTPStatus.SERVICE_UNAVAILABLE)
+    return JSONResponse({"status": "ok"})
+
+
 _OWN_PATH = re.compile(r"/(?![/\\])[!-~]*")
 COOKIE = "docmill-session"
 MOST_FORM = 64 * 1024  # bytes

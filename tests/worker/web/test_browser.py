@@ -15,7 +15,8 @@ from docmill.storage.leases import dispatch
 from docmill.storage.pipelines import pipelines
 from docmill.worker.cli.printing import SOME_REJECTED
 from docmill.worker.settings import Settings
-from docmill.worker.web.server import serving
+from docmill.worker.web.http_server import serve
+from docmill.worker.web.server import make_app
 from docmill.worker.web.site import Site
 from tests.fault_points import FAULT, MARKER
 from tests.faults.servers import missing
@@ -66,7 +67,8 @@ def docmill(tmp_path: Path, sqlite_url: str, redis_url: str) -> Docmill:
 def url(sqlite_url: str, tmp_path: Path) -> Iterator[str]:
     """The address of the store's pages, on which changes are allowed."""
     database = Database(sqlite_url, kinds=KINDS)
-    with serving(Site(database, Settings(home=tmp_path), allows_changes=True), "127.0.0.1", 0) as found:
+    site = Site(database, Settings(home=tmp_path), allows_changes=True)
+    with serve(make_app(site), "127.0.0.1", 0) as found:
         yield found.rstrip("/")
     database.close()
 

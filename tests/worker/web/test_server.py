@@ -15,7 +15,8 @@ from docmill.storage.core.database import Database
 from docmill.worker.errors import WorkerError
 from docmill.worker.settings import Settings
 from docmill.worker.web import http_server, server
-from docmill.worker.web.server import serving
+from docmill.worker.web.http_server import serve
+from docmill.worker.web.server import make_app
 from docmill.worker.web.site import Site
 
 HALF = b"GET /jobs HTTP/1.1\r\nHost: localhost\r\nX-More: "
@@ -25,7 +26,7 @@ LONGEST_S = 60.0  # for a condition that holds at once but for a busy machine
 @pytest.fixture
 def url(sqlite_url: str, tmp_path: Path) -> Iterator[str]:
     database = Database(sqlite_url)
-    with serving(Site(database, Settings(home=tmp_path)), "127.0.0.1", 0) as address:
+    with serve(make_app(Site(database, Settings(home=tmp_path))), "127.0.0.1", 0) as address:
         yield address
     database.close()
 
@@ -105,6 +106,6 @@ def test_a_taken_port_and_a_host_without_an_address_are_refused(host: str, sqlit
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refusal = pytest.raises(WorkerError, match=f"docmill cannot serve on {host} port {port}: .*--port 0 is any")
-        with refusal, serving(site, host, port):
+        with refusal, serve(make_app(site), host, port):
             pass
     database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import threading
 import webbrowser
@@ -42,7 +43,8 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
 
     EXTRAS["web"].require("The web page")
     from docmill.worker.stores import open_store
-    from docmill.worker.web.server import serving
+    from docmill.worker.web.http_server import serve
+    from docmill.worker.web.server import make_app
     from docmill.worker.web.site import Site, allowed_hosts
 
     settings = settings_from()
@@ -50,7 +52,7 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     stop_as_interrupt()
     with open_store(settings) as database:
         site = Site(database, settings, allow_changes, token, allowed_hosts(host, names))
-        with serving(site, host, port) as url:
+        with serve(make_app(site), host, port) as url:
             say(f"Web page: {url} (Ctrl-C ends it)")
             if is_new:
                 say(f"Token: {token}")
@@ -59,11 +61,11 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
 
 def _choose_token(settings: Settings, host: str, names: tuple[str, ...]) -> tuple[str | None, bool]:
     """Return the token of a page, None if it needs none, and True for a new one, which has to be printed."""
-    from docmill.worker.web.site import generated_token, is_loopback
+    from docmill.worker.web.site import is_loopback
 
     if settings.web_token is not None:
         return settings.web_token, False
-    return (None, False) if is_loopback(host) and not names else (generated_token(), True)
+    return (None, False) if is_loopback(host) and not names else (secrets.token_urlsafe(24), True)
 
 
 @contextmanager
@@ -77,13 +79,14 @@ def page_beside(settings: Settings) -> Iterator[None]:
 
     EXTRAS["web"].require("The web page")
     from docmill.worker.stores import open_store
-    from docmill.worker.web.server import serving
+    from docmill.worker.web.http_server import serve
+    from docmill.worker.web.server import make_app
     from docmill.worker.web.site import Site
 
     is_watched = sys.stderr.isatty()
     with (
         open_store(settings) as database,
-        serving(Site(database, settings, token=settings.web_token), LOOPBACK, 0) as url,
+        serve(make_app(Site(database, settings, token=settings.web_token)), LOOPBACK, 0) as url,
     ):
         say(f"Web page: {url}")
         if is_watched and has_display():

@@ -34,7 +34,8 @@ from docmill.worker.jobs.follow import change_job, resume_job, retry_failures
 from docmill.worker.jobs.pipelines import read_costs
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
 from docmill.worker.prices import Prices, read_prices
-from docmill.worker.web.page import DAY_S, Change, Page, PageRefused, PageRequest, Values
+from docmill.worker.settings import DAY_S
+from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Values
 
 ROWS = 25
 STDIN = "-"
@@ -177,7 +178,7 @@ def last_part(source: str) -> str:
 
 def read_job(request: PageRequest) -> Values:
     """Return the job's progress."""
-    status = read_status(request.database, request.id("job"))
+    status = read_status(request.database, request.job)
     cost = read_prices(request.settings).cost_of(status)
     return {
         **shared(status),
@@ -195,7 +196,7 @@ def shared(status: JobStatus) -> dict[str, object]:
 
 def read_failures(request: PageRequest) -> Values:
     """Return the failures of each step by reason, most frequent ones first."""
-    status = read_status(request.database, request.id("job"))
+    status = read_status(request.database, request.job)
     steps = group_reasons(request.database, status.id)
     classes = {group.reason_class for step in steps for group in step.groups if group.status == "failed"}
     return {
@@ -206,9 +207,9 @@ def read_failures(request: PageRequest) -> Values:
     }
 
 
-def _state(act: Callable[[Database, int], bool], became: str) -> Callable[[PageRequest], tuple[str, str]]:
+def _state(act: Callable[[Database, int], bool], became: str) -> Change:
     def change(request: PageRequest) -> tuple[str, str]:
-        job = request.id("job")
+        job = request.job
         return (f"/jobs/{job}", change_job(request.database, job, act, became)[1])
 
     return change
@@ -216,13 +217,13 @@ def _state(act: Callable[[Database, int], bool], became: str) -> Callable[[PageR
 
 def resume(request: PageRequest) -> tuple[str, str]:
     """Resume a job."""
-    job = request.id("job")
+    job = request.job
     return f"/jobs/{job}", resume_job(request.settings, request.database, job)[1]
 
 
 def prioritize(request: PageRequest) -> tuple[str, str]:
     """Give a job another priority."""
-    job, text = request.id("job"), request.form.get("priority", "")
+    job, text = request.job, request.form.get("priority", "")
     try:
         priority = int(text)
     except ValueError:
@@ -240,7 +241,7 @@ def prioritize(request: PageRequest) -> tuple[str, str]:
 
 def retry(request: PageRequest) -> tuple[str, str]:
     """Try the failed documents of a job again: all, or those of one class."""
-    job, only = request.id("job"), request.form.get("only") or None
+    job, only = request.job, request.form.get("only") or None
     if only is not None and only not in REASON_CLASSES:
         raise PageRefused(f"There is no class of failures {only!r}; there are {', '.join(REASON_CLASSES)}.")
     try:
@@ -290,7 +291,7 @@ def list_formats(status: JobStatus) -> dict[str, str]:
 
 def download(request: PageRequest) -> Response:
     """Return the results of a job as a file. Raises NotFound and PageRefused."""
-    status, suffix = read_status(request.database, request.id("job")), request.path["suffix"]
+    status, suffix = read_status(request.database, request.job), request.path["suffix"]
     if suffix not in list_formats(status):
         raise PageRefused(f"There is no such file of job {status.id}.", HTTPStatus.NOT_FOUND)
     if request.from_another_site:
@@ -396,19 +397,21 @@ def run_now(request: PageRequest) -> tuple[str, str]:
 
 
 PAGES = (
-    Page("/jobs", "jobs.html.j2", read_jobs, name="Jobs", parts={"rows": read_jobs}),
-    Page("/jobs/{job:int}", "job.html.j2", read_job, parts={"progress": read_job, "details": read_job}),
+    Page("/jobs", "jobs.html.j2", read_jobs, name="Jobs", parts=("rows",)),
+    Page("/jobs/{job:int}", "job.html.j2", read_job, parts=("progress", "details")),
     Page("/jobs/{job:int}/failures", "failures.html.j2", read_failures),
-    Page("/pipelines", "pipelines.html.j2", read_pipelines, name="Pipelines", parts={"rows": read_pipelines}),
-    Page("/pipelines/{name}", "pipeline.html.j2", read_pipeline, parts={"rows": read_pipeline}),
-    Page("/workers", "workers.html.j2", read_workers, name="Workers", parts={"rows": read_workers}),
-    Page("/queue", "queue.html.j2", read_lanes, name="Queue", parts={"rows": read_lanes}),
+    Page("/pipelines", "pipelines.html.j2", read_pipelines, name="Pipelines", parts=("rows",)),
+    Page("/pipelines/{name}", "pipeline.html.j2", read_pipeline, parts=("rows",)),
+    Page("/workers", "workers.html.j2", read_workers, name="Workers", parts=("rows",)),
+    Page("/queue", "queue.html.j2", read_lanes, name="Queue", parts=("rows",)),
 )
-CHANGES = (
-    Change("/jobs/{job:int}/pause", _state(jobs.pause, "paused")),
-    Change("/jobs/{job:int}/resume", resume),
-    Change("/jobs/{job:int}/cancel", _state(jobs.cancel, "cancelled")),
-    Change("/jobs/{job:int}/priority", prioritize),
-    Change("/jobs/{job:int}/retry", retry),
-    Change("/pipelines/{name}/run", run_now),
+CHANGES: Mapping[str, Change] = MappingProxyType(  # by the path that a form posts to
+    {
+        "/jobs/{job:int}/pause": _state(jobs.pause, "paused"),
+        "/jobs/{job:int}/resume": resume,
+        "/jobs/{job:int}/cancel": _state(jobs.cancel, "cancelled"),
+        "/jobs/{job:int}/priority": prioritize,
+        "/jobs/{job:int}/retry": retry,
+        "/pipelines/{name}/run": run_now,
+    }
 )

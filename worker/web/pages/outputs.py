@@ -35,7 +35,7 @@ _CURSOR = re.compile("([01])-([01])-([0-9]{1,18})")  # a `marked.Cursor` in an a
 
 def read_flagged(request: PageRequest) -> Values:
     """Return a page of outputs that carry flags, or one flag, of one step."""
-    status = read_status(request.database, request.id("job"))
+    status = read_status(request.database, request.job)
     step = _step(request, status)
     flag = request.choice("flag", dict.fromkeys(list_flags()))
     page = flagged_page(request.database, status.id, step.name, flag=flag, after=_cursor(request, step), limit=ROWS)
@@ -54,8 +54,8 @@ def read_flagged(request: PageRequest) -> Values:
 
 
 def read_samples(request: PageRequest) -> Values:
-    """Return a few results of a job's first step."""
-    status = read_status(request.database, request.id("job"))
+    """Return a few results of a job's last step."""
+    status = read_status(request.database, request.job)
     results = samples(request.database, status.id, SAMPLES, of=LOOKED_AT)
     last = status.steps[-1]
     pairs = []
