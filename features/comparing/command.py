@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from difflib import SequenceMatcher
 from typing import Any
@@ -19,7 +19,7 @@ from docmill.features.comparing.comparison import (
     Neighborhood,
     Result,
     compare,
-    keys,
+    find_keys,
     read_side,
 )
 from docmill.storage.core.database import Database
@@ -123,7 +123,7 @@ def _plain(result: Result | None) -> dict[str, Any]:
 
 
 def _neighbors_as_json(comparison: JobComparison, database: Database) -> list[dict[str, Any]]:
-    names = _keys(comparison.neighborhoods, database)
+    names = find_keys(database, comparison.neighborhoods)
     return [
         {
             "id": names[near.document_id],
@@ -209,7 +209,7 @@ def _print_neighbors(neighborhoods: Sequence[Neighborhood], database: Database) 
 
     if not neighborhoods:
         return
-    names = _keys(neighborhoods, database)
+    names = find_keys(database, neighborhoods)
     answer("\nThe documents whose nearest documents differ most:")
     made = table(
         "document", "recall", "nearest by A", "nearest by B", names={"document", "nearest by A", "nearest by B"}
@@ -226,11 +226,8 @@ def _print_neighbors(neighborhoods: Sequence[Neighborhood], database: Database) 
     print_rich(made)
 
 
-def _keys(neighborhoods: Sequence[Neighborhood], database: Database) -> Mapping[int, str]:
-    return keys(database, sorted({n for near in neighborhoods for n in (near.document_id, *near.a, *near.b)}))
-
-
 def _with_texts(samples: Sequence[ComparedDocument], database: Database) -> list[tuple[ComparedDocument, str]]:
+    """Return the samples with the texts of their documents, which are empty if they were removed meanwhile."""
     with database.read() as transaction:
         by_id = read_texts(transaction, {pair.content_id for pair in samples})
-    return [(pair, by_id[pair.content_id]) for pair in samples]
+    return [(pair, by_id.get(pair.content_id, "")) for pair in samples]

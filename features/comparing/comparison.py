@@ -28,6 +28,7 @@ from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 K = 10
 QUERIES = 200
 PAGE = 1_000
+REMOVED = "(removed)"  # the id of a document that was removed while jobs were compared
 Result = dict[str, Any]  # the output in its JSON form, with "flags", and with those of `CONFIDENCE` that are known
 
 
@@ -88,11 +89,11 @@ def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list
         yield [ComparedDocument(*row, _result(a, of_a.get(row.id)), _result(b, of_b.get(row.id))) for row in page]
 
 
-def keys(database: Database, document_ids: Sequence[int]) -> dict[int, str]:
-    """Return the ids by which users know these documents."""
-    with database.read() as transaction:
-        rows = transaction.execute(select(Document.id, Document.key).where(Document.id.in_(document_ids)))
-        return {row.id: row.key for row in rows}
+def find_keys(database: Database, neighborhoods: Sequence[Neighborhood]) -> dict[int, str]:
+    """Return the ids by which users know the documents of neighborhoods, or `REMOVED`."""
+    ids = {n for near in neighborhoods for n in (near.document_id, *near.a, *near.b)}
+    rows = database.rows(select(Document.id, Document.key).where(Document.id.in_(ids)))
+    return dict.fromkeys(ids, REMOVED) | {row.id: row.key for row in rows}
 
 
 def _result(of: Side, outcome: StoredOutcome | None) -> Result | None:
