@@ -267,7 +267,7 @@ def checked(model: str, pinned: Pinned, config: Mapping[str, Any], *, models_dir
         architecture=", ".join(config.get("architectures") or [str(config.get("model_type"))]),
         family=family.value,
         kinds=tuple(kind for kind in kinds.NAMES if kind not in unfit),
-        window_limit=limit_of(config, *_stated_limits(folder)),
+        window_limit=limit_of(config, *_stated_limits(pinned, models_dir)),
         size_bytes=None if folder is None else weights.size_bytes(folder),
         unfit={kind: reason for kind, reason in unfit.items() if kinds.kind(kind).suits_family(config)},
         head=families.classifier(config),
@@ -357,9 +357,9 @@ def not_shipped(model: str) -> ModelNotFound:
     )
 
 
-def _stated_limits(folder: Path | None) -> list[int]:
+def _stated_limits(pinned: Pinned, models_dir: Path | None) -> list[int]:
     """Return the longest inputs that the files of the tokenizer and of sentence-transformers state."""
-    stated_limits = [table(content(folder / file)).get(name) for file, name in _LIMITS] if folder is not None else []
+    stated_limits = [table(_small_file(pinned, file, models_dir)).get(name) for file, name in _LIMITS]
     return [int(stated) for stated in stated_limits if isinstance(stated, int | float) and math.isfinite(stated)]
 
 

@@ -29,7 +29,10 @@ for model in sys.argv[2:]:
         config = pinning.read_config(pinned, models_dir=None)
         folder = pinning.locate(pinned, models_dir=None, cache_dir=cache)
         files = sorted(path.name for path in folder.iterdir())
-        answers.append({"revision": pinned.revision, "type": config["model_type"], "files": files})
+        window = pinning.check(model, models_dir=None, cache_dir=cache).window_limit
+        answers.append(
+            {"revision": pinned.revision, "type": config["model_type"], "window": window, "files": files}
+        )
     except TaskError as error:
         answers.append({"error": type(error).__name__, "message": str(error)})
 print(json.dumps(answers))
@@ -46,6 +49,8 @@ def use(endpoint: str, home: Path, *models: str, **variables: str) -> list[dict[
 @pytest.fixture(scope="module")
 def small_t5(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
     folder = architectures.t5(tmp_path_factory.mktemp("hub") / "t5-small", descriptions[:40])
+    tokenizer = folder / "tokenizer_config.json"
+    tokenizer.write_text(json.dumps({**json.loads(tokenizer.read_text()), "model_max_length": 77}))
     (folder / "pytorch_model.bin").write_bytes(b"must not be fetched")
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes(b"nor this")
@@ -55,7 +60,7 @@ def small_t5(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) 
 def test_a_hub_id_is_pinned_to_its_commit_and_downloaded_then_works_offline(small_t5: Path, tmp_path: Path) -> None:
     with hub("t5-small", small_t5) as (endpoint, asked):
         answer, other = use(endpoint, tmp_path, "t5-small", "nobody/nothing")
-        assert (answer["revision"], answer["type"]) == (COMMIT, "t5")
+        assert (answer["revision"], answer["type"], answer["window"]) == (COMMIT, "t5", 77)
         assert "model.safetensors" in answer["files"]
         assert not {"pytorch_model.bin", "model.onnx"} & {path.rpartition("/")[2] for path in asked}
         assert other["error"] == "ModelNotFound"
