@@ -456,7 +456,7 @@ def has_adapter(spec: Spec, *, cache_dir: Path) -> bool:
     """Return False if a spec has an adapter of the hub that was not downloaded."""
     if ADAPTER not in spec.params or spec.params[ADAPTER_REVISION].startswith(_LOCAL):
         return True
-    return hub.downloaded(spec.params[ADAPTER], spec.params[ADAPTER_REVISION], cache_dir) is not None
+    return hub.downloaded(spec.params[ADAPTER], spec.params[ADAPTER_REVISION], _adapter_notes(cache_dir)) is not None
 
 
 def locate_adapter(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Path | None:
@@ -532,13 +532,19 @@ def _folder_beside(name: str, models_dir: Path | None) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
+def _adapter_notes(cache_dir: Path) -> Path:
+    """Return the folder for notes of downloaded adapters. With those of models, an adapter would be taken for one."""
+    return cache_dir / "peft"
+
+
 def _download_adapter(name: str, commit: str, cache_dir: Path) -> Path:
-    if (known := hub.downloaded(name, commit, cache_dir)) is not None:
+    notes = _adapter_notes(cache_dir)
+    if (known := hub.downloaded(name, commit, notes)) is not None:
         return known
     there = hub.file_names(name, commit)
     if lacking := [file for file in ADAPTER_FILES if file not in there]:
         raise ModelNotFound(f"{name} on the hub is no adapter that docmill reads: it has no {lacking[0]}.")
-    return hub.fetched(name, commit, ADAPTER_FILES, cache_dir)
+    return hub.fetched(name, commit, ADAPTER_FILES, notes)
 
 
 def _download_tokenizer(name: str, commit: str, cache_dir: Path) -> Path:

@@ -165,7 +165,9 @@ from docmill.tasks.specs.pinning import Pinned
 answers, cache = [], Path(sys.argv[1])
 for name in sys.argv[2:]:
     try:
-        if name.startswith("org/adapter") or name == "org/base":
+        if name.startswith("model:"):
+            pinning.locate(Pinned(name.removeprefix("model:"), "COMMIT"), models_dir=None, cache_dir=cache)
+        elif name.startswith("org/adapter") or name == "org/base":
             base = Pinned("org/base", "0" * 40)
             bert = {"model_type": "bert"}
             pinned, config = pinning.with_adapter(base, bert, name, models_dir=None, cache_dir=cache)
@@ -181,7 +183,7 @@ for name in sys.argv[2:]:
     except TaskError as error:
         answers.append([type(error).__name__, str(error)])
 print(json.dumps(answers))
-"""
+""".replace("COMMIT", COMMIT)
 
 
 @pytest.mark.slow
@@ -200,9 +202,9 @@ def test_adapters_and_tokenizers_of_the_hub_are_pinned_by_their_commits_and_fetc
     folders = {"org/adapter": adapter, "org/base": weights, "org/model": model, "org/weights": weights}
     with serving(Hub(folders)) as hub:
         settings = {**os.environ, **environment(hub.endpoint, tmp_path)}
-        said = run_program(PROGRAM, tmp_path / "cache", *folders, environment=settings)
+        said = run_program(PROGRAM, tmp_path / "cache", *folders, "model:org/adapter", environment=settings)
         assert "model.safetensors" not in hub.sent
-    with_adapter, no_adapter, with_tokenizer, no_tokenizer = json.loads(said)
+    with_adapter, no_adapter, with_tokenizer, no_tokenizer, no_model = json.loads(said)
     assert with_adapter == [
         {"adapter": "org/adapter", "adapter_revision": COMMIT},
         {"0": "LABEL_0", "1": "LABEL_1"},
@@ -218,6 +220,8 @@ def test_adapters_and_tokenizers_of_the_hub_are_pinned_by_their_commits_and_fetc
         ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"],
     ]
     assert no_tokenizer == ["ModelNotFound", "org/weights on the hub has no tokenizer that docmill reads."]
+    assert no_model[0] == "ModelNotFound"
+    assert no_model[1].startswith("org/adapter is an adapter of org/base, and not a whole model.")
     # The hub is away: what was fetched is used.
     again = json.loads(run_program(PROGRAM, tmp_path / "cache", "org/adapter", "org/model", environment=settings))
     assert again == [with_adapter, with_tokenizer]
