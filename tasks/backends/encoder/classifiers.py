@@ -58,19 +58,9 @@ def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     else:
         form = _scores_of_texts(model.config, multi_label=bool(spec.params.get("multi_label")))
         traits = Traits()
-    parts = take_apart(model, tokens, device, dtype)
-    first = parts.encoder is not None and tokens.pads_right and type(model).__name__ in _OF_FIRST
-    return EncoderModel(
-        tokens,
-        limit,
-        parts.encoder,
-        parts.own_states,
-        parts.logits_of,
-        form,
-        traits,
-        "transformers",
-        reads_first=first,
-    )
+    taken = take_apart(model, tokens, limit, form, device, dtype)
+    first = taken.encoder is not None and tokens.pads_right and type(model).__name__ in _OF_FIRST
+    return replace(taken, traits=traits, reads_first=first)
 
 
 # Classifiers whose head reads the state of the first token alone.
@@ -133,11 +123,7 @@ def load_tagger(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     config = model.config
     limit = tokens.window_limit(spec, config)
     labels = [str(config.id2label[number]) for number in range(config.num_labels)]
-    parts = take_apart(model, tokens, device, dtype)
-    form = {"type": "token scores", "labels": labels}
-    return EncoderModel(
-        tokens, limit, parts.encoder, parts.own_states, parts.logits_of, form, Traits(), "transformers"
-    )
+    return take_apart(model, tokens, limit, {"type": "token scores", "labels": labels}, device, dtype)
 
 
 def load_answerer(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
@@ -154,16 +140,7 @@ def load_answerer(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     first = tokens.tokenizer.padding_side == "right"
     beside = pairs(tokens, limit, first=first)
     require_room(spec.params, beside)
-    # Some models take questions alone: Longformer looks for the tokens that separate one from its text.
-    parts = take_apart(model, tokens.paired(_QUESTION, first=first), device, dtype)
     form = {"type": "span scores", "null_token": tokens.tokenizer.cls_token_id, "question_first": first}
-    return EncoderModel(
-        tokens,
-        limit,
-        parts.encoder,
-        parts.own_states,
-        parts.logits_of,
-        form,
-        Traits(pairs=beside),
-        "transformers",
-    )
+    # Some models take questions alone: Longformer looks for the tokens that separate one from its text.
+    taken = take_apart(model, tokens.paired(_QUESTION, first=first), limit, form, device, dtype)
+    return replace(taken, tokens=tokens, traits=Traits(pairs=beside))

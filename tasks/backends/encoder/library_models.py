@@ -8,6 +8,7 @@ They come from this machine, with safe weights, and without a model's own code. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -156,27 +157,25 @@ def load_sparse(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     tokens = Tokens(first.tokenizer, prefix=prompt)
     limit = tokens.window_limit(spec, first.auto_model.config, model.max_seq_length)
     _untie(first.auto_model)
-    parts = take_apart(first.auto_model, tokens, device, dtype)
     sums, twice = pooling.pooling_strategy == "sum", pooling.activation_function == "log1p_relu"
-
-    def weights_of(states: Mapping[str, Tensor]) -> Tensor:
-        """Return weights (texts, vocabulary) of texts without padding, as SpladePooling computes them."""
-        scores = parts.logits_of(states).float().relu()
-        if not sums:  # the highest stays the highest
-            scores = scores.amax(dim=1)
-        for _ in range(2 if twice else 1):
-            scores = scores.log1p()
-        return scores.sum(dim=1) if sums else scores
-
     form = {
         "type": "weights",
         "vocabulary": first.tokenizer.convert_ids_to_tokens(range(first.auto_model.config.vocab_size)),
         "sums": sums,
         "most": model.max_active_dims or 0,
     }
-    return EncoderModel(
-        tokens, limit, parts.encoder, parts.own_states, weights_of, form, Traits(), "sentence-transformers"
-    )
+    taken = take_apart(first.auto_model, tokens, limit, form, device, dtype)
+
+    def weights_of(states: Mapping[str, Tensor]) -> Tensor:
+        """Return weights (texts, vocabulary) of texts without padding, as SpladePooling computes them."""
+        scores = taken.head(states).float().relu()
+        if not sums:  # the highest stays the highest
+            scores = scores.amax(dim=1)
+        for _ in range(2 if twice else 1):
+            scores = scores.log1p()
+        return scores.sum(dim=1) if sums else scores
+
+    return replace(taken, head=weights_of, library="sentence-transformers")
 
 
 def _untie(model: PreTrainedModel) -> None:

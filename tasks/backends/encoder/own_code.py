@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from docmill.tasks.backends.encoder.batches import short_window
-from docmill.tasks.backends.encoder.heads import EncoderModel, ReferenceStates, StatesOf
+from docmill.tasks.backends.encoder.heads import EncoderModel, OutputForm, ReferenceStates, StatesOf
 from docmill.tasks.backends.tokens import Tokens, padded
+from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families
 from docmill.tasks.windows.windows import Encoded
 
@@ -67,26 +67,25 @@ class GivenStates(nn.Module):
         return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
-@dataclass(frozen=True)
-class ClassifierParts:
-    """A classifier's encoder, None if the model computes as a whole, and its head.
+def take_apart(
+    model: PreTrainedModel, tokens: Tokens, limit_tokens: int, form: OutputForm, device: str, dtype: torch.dtype
+) -> EncoderModel:
+    """Return a classifier whose encoder computes in ``dtype``, apart from its head, which computes in float32.
 
-    ``own_states`` computes what ``logits_of`` reads by the model's own code: the last hidden states, or the logits.
+    The head reads the last hidden states, or the logits if the model computes as a whole.
     """
-
-    encoder: PreTrainedModel | None
-    own_states: StatesOf
-    logits_of: NumbersOf
-
-
-def take_apart(model: PreTrainedModel, tokens: Tokens, device: str, dtype: torch.dtype) -> ClassifierParts:
-    """Return the parts of a classifier whose encoder computes in ``dtype``; its head computes in float32."""
     model.requires_grad_(requires_grad=False)
     with torch.inference_mode():
         encoder = _encoder(model, tokens, device, TOLERANCES[dtype])
-    if encoder is None:
-        return ClassifierParts(None, _own_logits(model, tokens, device), lambda states: states["logits"])
-    return ClassifierParts(encoder, own_states(encoder, tokens, device), _head_logits(model))
+    if encoder is not None:
+        states, head = own_states(encoder, tokens, device), _head_logits(model)
+    else:
+        states, head = _own_logits(model, tokens, device), _given_logits
+    return EncoderModel(tokens, limit_tokens, encoder, states, head, form, Traits(), "transformers")
+
+
+def _given_logits(states: Mapping[str, Tensor]) -> Tensor:
+    return states["logits"]
 
 
 def _encoder(model: PreTrainedModel, tokens: Tokens, device: str, tolerance: float) -> PreTrainedModel | None:
