@@ -44,7 +44,7 @@ from docmill.tasks.models.families import PREFIXED, UNKNOWN, Direction, Family, 
 from docmill.tasks.models.sentence_modules import Prompts
 from docmill.tasks.outputs import TRAINED, Generated, Head, Output, Scale, Several
 from docmill.tasks.prompts import PromptFrame
-from docmill.tasks.windows.windows import Coder, LanguageCoders, Window, WordReader
+from docmill.tasks.windows.windows import Coder, LanguageCoders, Window, WordReader, cut
 
 
 def confidence_of_text(outputs: Sequence[Output | None]) -> tuple[float | None, float | None, float | None]:
@@ -167,9 +167,13 @@ def windowed(windows: Sequence[Window]) -> tuple[str, ...]:
 
 
 class Recipe(Protocol):
-    """One kind of task under one spec; stateless, and called from several threads."""
+    """One kind of task under one spec; stateless, and called from several threads.
 
-    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]: ...
+    A text is one section, cut to fit the model's window, unless a recipe cuts differently.
+    """
+
+    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
+        return cut(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again: ...
 

@@ -61,13 +61,10 @@ class Combination:
 
 
 @dataclass(frozen=True)
-class Classify:
+class Classify(Recipe):
     """Cuts texts as embed does, and combines the windows' scores."""
 
     combination: Combination
-
-    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        return cut(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
         outputs = [output for output in computed.outputs if isinstance(output, Labels)]

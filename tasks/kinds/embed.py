@@ -13,11 +13,11 @@ from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import VECTOR, WEIGHTS, Output
 from docmill.tasks import prompts
 from docmill.tasks.errors import BadOption
-from docmill.tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
+from docmill.tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed
 from docmill.tasks.kinds.options import MOST, Embedding, Option, Tokenizer
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head, Vector, Weights
-from docmill.tasks.windows.windows import Coder, Window, cut, tokens_of
+from docmill.tasks.windows.windows import tokens_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,12 +40,9 @@ def mean_vector(vectors: npt.NDArray[np.float32], weights: Sequence[int], normal
 
 
 @dataclass(frozen=True)
-class Embed:
+class Embed(Recipe):
     normalize: bool
     keep_all: bool
-
-    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        return cut(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
         import numpy as np
@@ -143,13 +140,10 @@ def combined(windows: Sequence[Weights]) -> tuple[npt.NDArray[np.int64], npt.NDA
 
 
 @dataclass(frozen=True)
-class Sparse:
+class Sparse(Recipe):
     """``top_k`` weights of a text are kept; 0 keeps all, None as many as the model's files say."""
 
     top_k: int | None = None
-
-    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        return cut(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
         import numpy as np

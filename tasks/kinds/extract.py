@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -25,22 +25,18 @@ from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head
 from docmill.tasks.prompts import PromptFrame, is_rendered
 from docmill.tasks.schemas import GRAMMAR, Schema, describe
-from docmill.tasks.windows.windows import Coder, Window, cut
 
 if TYPE_CHECKING:
     from docmill.tasks.schema_checks import RecordChecks
 
 
 @dataclass(frozen=True)
-class Extract:
+class Extract(Recipe):
     """Reads the windows of a text one by one, and merges their records."""
 
     schema: Schema
     checks: RecordChecks
     cites: bool = False
-
-    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        return cut(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
         """Return the record of the text, or a failure where an output did not end or breaks the schema."""

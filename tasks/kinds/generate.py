@@ -19,7 +19,7 @@ from docmill.tasks.kinds.options import PROMPT, JsonSchema, Layer, Option, Searc
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head, Output, Several
 from docmill.tasks.schemas import GRAMMAR
-from docmill.tasks.windows.windows import Coder, Window, cut
+from docmill.tasks.windows.windows import Coder, Window
 
 BETWEEN = "\n\n"
 MOST_OUTPUTS = 1000
@@ -37,13 +37,10 @@ def _joined(texts: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Generate:
+class Generate(Recipe):
     """The recipe. With ``n`` outputs the first ones of all windows make the first text, and so on."""
 
     n: int = 1
-
-    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        return cut(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
         """Return the outputs of the windows, with a blank line between them."""

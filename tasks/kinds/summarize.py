@@ -64,10 +64,7 @@ _PAIR = re.compile(f"[{_UNSPACED}]{{1,2}}")
 
 
 @dataclass(frozen=True)
-class Summarize:
-    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        return cut(texts, coder)
-
+class Summarize(Recipe):
     def join(self, computed: Computed) -> Outcome | Again:
         parts = [output for output in computed.outputs if isinstance(output, Generated)]
         text = "\n".join(part.text for part in parts if part.text.strip())
