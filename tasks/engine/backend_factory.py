@@ -151,20 +151,20 @@ def open_backend(
     backend. Unless it may be ``provisional``, an encoder is measured on its backends at once, and not after the first
     texts.
     """
-    languages.require_detector_for(spec)
-    patterns.require_for(spec)
-    if specs := plan.specs_of(spec):
-        open_part = partial(
-            open_backend,
-            device=device,
-            models_dir=models_dir,
-            cache_dir=cache_dir,
-            backend=backend,
-            server=server,
-            provisional=provisional,
-        )
-        return PolyglotBackend(specs, open_part)
     try:
+        languages.require_detector_for(spec)
+        patterns.require_for(spec)
+        if specs := plan.specs_of(spec):
+            open_part = partial(
+                open_backend,
+                device=device,
+                models_dir=models_dir,
+                cache_dir=cache_dir,
+                backend=backend,
+                server=server,
+                provisional=provisional,
+            )
+            return PolyglotBackend(specs, open_part)
         if weightless.is_null(spec.model):
             return NullBackend(spec, device=device)
         if weightless.is_served(spec.model):

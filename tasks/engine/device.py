@@ -134,12 +134,7 @@ class ModelCache:
                 return self._use(opened)
 
     def _open(self, spec: Spec) -> LoadedModel:
-        try:
-            backend = self._open_backend(spec)
-        except CannotServe:
-            raise
-        except Exception as error:
-            raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}.") from error
+        backend = self._open_backend(spec)
         try:
             return LoadedModel(spec, backend, kinds.recipe(spec, backend.traits), kinds.checks(spec, backend.traits))
         except Exception as error:  # else the job would wait for ever
