@@ -20,6 +20,9 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.extras import install
 from docmill.tasks.errors import BadOption, CannotServe
 
+# Characters of scripts without spaces between words, in a class of `re`: Thai, Lao, Burmese, Khmer, kana and Han.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+
 # Instead of a source language: each text's own is to be detected.
 AUTO = "auto"
 

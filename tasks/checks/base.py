@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import islice
 
 from docmill.storage.core.specs import LOW_CONFIDENCE
+from docmill.tasks.languages import UNSPACED
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +69,14 @@ def quoted(text: str) -> str:
     return f"“{line}”" if len(line) <= _MOST_QUOTED else f"“{line[:half]} … {line[-half:]}”"
 
 
-# Kana, Han, Thai, Lao, Burmese, Khmer and the like.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _PUNCTUATION = (
     r"!-/:-@\[-`{-\u00a9\u00ab-\u00b1\u00b4\u00b6-\u00b8\u00bb\u00bf\u060c\u061b\u061f\u0964\u0965"
     r"\u2010-\u206f\u2190-\u2bff\u3000-\u303f\uff00-\uff0f\uff1a-\uff20"
 )
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_PUNCTUATION}{_UNSPACED}]+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\s{_PUNCTUATION}{UNSPACED}]+")
 # Texts of ASCII alone, which are read faster so.
 _SPACES = {code: " " for code in range(128) if re.match(f"[{_PUNCTUATION}]", chr(code))}
-_UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_UNSPACED_CHARACTER = re.compile(f"[{UNSPACED}]")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _LETTERS_OF_HAN = 2.8
 # The texts of a document pass through several checks one after the other.

@@ -20,6 +20,7 @@ from docmill.tasks.errors import BadOption, nearly
 from docmill.tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, least, windowed
 from docmill.tasks.kinds.entities import AGGREGATION, NOT_FINITE, Strategy, Tagging, names, tagged
 from docmill.tasks.kinds.options import Option, flag, wrong_value
+from docmill.tasks.languages import UNSPACED
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head, Span
@@ -32,15 +33,7 @@ Method = Literal["tag", "hash", "mask"]
 # 40 bits: among 100,000 names two share a pseudonym with a probability of half a percent.
 _PSEUDONYM_CHARS = 10
 _WRITTEN_IN_GROUPS = frozenset({"IBAN", "CARD", "PHONE"})
-# Scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana and Han.
-_UNSPACED = (
-    (0x0E00, 0x0EFF),
-    (0x1000, 0x109F),
-    (0x1780, 0x17FF),
-    (0x3040, 0x30FF),
-    (0x3400, 0x9FFF),
-    (0x20000, 0x3FFFF),
-)
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,9 +278,8 @@ def widen_to_words(text: str, start: int, end: int) -> tuple[int, int]:
 def _in_word(character: str) -> bool:
     if character.isascii():
         return character.isalnum()
-    code = ord(character)
     letters = character.isalnum() or unicodedata.category(character).startswith("M")
-    return letters and not any(first <= code <= last for first, last in _UNSPACED)
+    return letters and not _UNSPACED.match(character)
 
 
 REDACT = TaskKind(

@@ -29,6 +29,7 @@ from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, pattern, windowed
 from docmill.tasks.kinds.embed import mean_vector, prompt_of_documents
 from docmill.tasks.kinds.options import MOST, Option, Prefixed, Windowed, shown, wrong_value
+from docmill.tasks.languages import UNSPACED
 from docmill.tasks.models.families import Direction, Family
 from docmill.tasks.outputs import Generated, Head, Vector
 from docmill.tasks.prompts import PromptFrame
@@ -58,9 +59,7 @@ LENGTH_SCHEMA = {"anyOf": [{"enum": [*LENGTHS]}, {"type": "integer", "minimum": 
 # An English word has about 1.3 tokens: the limits leave room for other languages, and for shorter outputs.
 _MOST_TOKENS_PER_WORD = 2
 _WORDS_PER_LEAST_TOKEN = 2
-# Characters of scripts without spaces: of Thai, Lao, Myanmar and Khmer, of kana and of Han.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_PAIR = re.compile(f"[{_UNSPACED}]{{1,2}}")
+_PAIR = re.compile(f"[{UNSPACED}]{{1,2}}")
 
 
 @dataclass(frozen=True)
