@@ -141,13 +141,14 @@ class Computed:
         sure, mean_logprob, least_logprob = confidence_of_text(self.outputs)
         return replace(done, confidence=sure, mean_logprob=mean_logprob, least_logprob=least_logprob)
 
-    def failed(self, reason: str) -> Outcome:
-        """Return a failure of the model at this text."""
+    def failed(self, reason: str, reason_class: Reason = Reason.MODEL, flags: tuple[str, ...] = ()) -> Outcome:
+        """Return a failure at this text, by default one of the model."""
         return Outcome(
             self.content_id,
             Status.FAILED,
             reason=reason,
-            reason_class=Reason.MODEL,
+            reason_class=reason_class,
+            flags=flags,
             tokens_in=self.tokens_in,
             tokens_out=self.tokens_out,
         )

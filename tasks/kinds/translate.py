@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from docmill.storage.core.specs import Outcome, Reason, Spec, Status
+from docmill.storage.core.specs import Outcome, Reason, Spec
 from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks import languages, prompts
 from docmill.tasks.checks import Checks, Context, all_checks
@@ -124,14 +124,7 @@ class FromAny:
     def join(self, computed: Computed) -> Outcome:
         route = self._route(computed.text)
         if route.fate is Action.REFUSE:
-            reason = self.router.refusal(route)
-            return Outcome(
-                computed.content_id,
-                Status.FAILED,
-                reason=reason,
-                reason_class=Reason.DOCUMENT,
-                flags=route.flags,
-            )
+            return computed.failed(self.router.refusal(route), Reason.DOCUMENT, route.flags)
         joined = self.translate.join(computed)
         return replace(joined, flags=(*route.flags, *joined.flags))
 
