@@ -28,7 +28,7 @@ from docmill.tasks.kinds.base import (
     pattern,
     windowed,
 )
-from docmill.tasks.kinds.options import MOST, Beams, Option, Sampling, Windowed, shown, wrong_value
+from docmill.tasks.kinds.options import MOST, TEXTS_SCHEMA, Beams, Option, Sampling, Windowed, shown, wrong_value
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head, Output, Spans, SpanScores
 from docmill.tasks.prompts import PromptFrame
@@ -45,10 +45,6 @@ _DEFAULTS: Mapping[str, Any] = MappingProxyType(
 )
 _OF_WRITERS = {*Sampling.model_fields} - {*Windowed.model_fields, "top_k"} | {"beams"}
 Computation = tuple[Window, Output | None]
-_TEXT = {"type": "string"}
-_QUESTIONS_SCHEMA = {
-    "anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "object", "additionalProperties": _TEXT}]
-}
 _UNNAMED = "answer"  # the name of a question that is given without a name
 # Endings of the columns beside an answer.
 SCORE, NO_ANSWER, SPANS = "_score", "_no_answer", "_spans"
@@ -360,7 +356,7 @@ class AnswerOptions(Sampling):
             "author='Who wrote it?'",
             examples=[{"author": "Who wrote it?", "year": "When was {meta.title} written?"}],
         ),
-        WithJsonSchema(_QUESTIONS_SCHEMA),
+        WithJsonSchema(TEXTS_SCHEMA),
         Option(metavar="[NAME=]QUESTION", asks=True),
     ] = None
     max_answer_tokens: Annotated[

@@ -432,7 +432,8 @@ def list_labels(labels: Mapping[str, str]) -> list[str | list[str]]:
 
 
 _TEXT = {"type": "string"}
-_LABELS_SCHEMA = {
+# A text, a list of texts, or texts by name.
+TEXTS_SCHEMA = {
     "anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "object", "additionalProperties": _TEXT}]
 }
 
@@ -445,6 +446,6 @@ GivenLabels = Annotated[
         "decoder-only or GLiNER model.",
         examples=[{"sports": "sports", "the economy": "money, trade and prices"}],
     ),
-    WithJsonSchema(_LABELS_SCHEMA),
+    WithJsonSchema(TEXTS_SCHEMA),
     Option(metavar="LABELS|FILE"),
 ]
