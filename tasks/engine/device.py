@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -163,7 +164,7 @@ class ModelCache:
 
 @dataclass(frozen=True)
 class BatchStarted:
-    """Windows went to the device; ``at`` is the engine's clock, in seconds.
+    """Windows went to the device; ``at`` is in seconds of the monotonic clock.
 
     ``load_tokens`` are those of all that is on the device now, with padding: more than these where a backend takes
     windows while it computes others. No windows are new where such a backend goes on for long.
@@ -215,7 +216,6 @@ class Device:
         receive: Receive,
         on_batch: OnBatch | None,
         turn_s: float,
-        clock: Callable[[], float],
     ) -> None:
         self._models = models
         self._changed = models.changed
@@ -223,7 +223,6 @@ class Device:
         self._on_batch = on_batch
         self._turn_s = turn_s
         self._thread: threading.Thread | None = None
-        self.clock = clock
         self.counters = Counters()
         self.error: BaseException | None = None
 
@@ -357,19 +356,19 @@ class Stretch:
     def __init__(self, device: Device, loaded: LoadedModel) -> None:
         self._device = device
         self._loaded = loaded
-        self._began = self._resumed = device.clock()
+        self._began = self._resumed = time.monotonic()
         self._flight: dict[int, Item[Owner]] = {}
         self._batch: BatchStarted | None = None
         self._batch_s = 0.0
 
     def run(self) -> None:
         """Let the backend work until its turn is over or nothing waits for it."""
-        self._resumed = self._device.clock()
+        self._resumed = time.monotonic()
         try:
             for number, output in self._loaded.backend.run(self):
                 self._pause()
                 self._device.deliver(self._loaded, self._flight.pop(number), output)
-                self._resumed = self._device.clock()
+                self._resumed = time.monotonic()
         except (DeviceLost, EngineStopped):
             raise
         except ServerAway as error:
@@ -391,7 +390,7 @@ class Stretch:
         A batch of the accounts ends when other windows join it, or after some seconds of a backend that goes on.
         """
         self._pause()
-        now = self._device.clock()
+        now = time.monotonic()
         items = self._device.take(self._loaded, budget, now - self._began)
         goes_on = bool(self._flight) and self._batch is not None and now - self._batch.at < ACCOUNT_S
         if items or not goes_on:
@@ -399,7 +398,7 @@ class Stretch:
         self._flight.update((item.id, item) for item in items)
         if items or (self._flight and not goes_on):
             self._begin_batch(items, budget)
-        self._resumed = self._device.clock()
+        self._resumed = time.monotonic()
         return items
 
     def _begin_batch(self, items: Sequence[Item[Owner]], budget: Budget) -> None:
@@ -411,13 +410,13 @@ class Stretch:
             tokens=sum(tokens),
             padded_tokens=budget.computed(tokens) if tokens else 0,
             load_tokens=budget.computed(load),
-            at=self._device.clock(),
+            at=time.monotonic(),
             traceparents=_traceparents(items) if tracing.is_on() else (),
         )
         self._device.tell(self._batch)
 
     def _pause(self) -> None:
-        self._batch_s += self._device.clock() - self._resumed
+        self._batch_s += time.monotonic() - self._resumed
 
     def _end_batch(self) -> None:
         if self._batch is not None:

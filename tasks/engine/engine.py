@@ -7,7 +7,6 @@ device thread gives windows to the backends and joins the outputs. No model libr
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -50,12 +49,11 @@ class Engine:
         on_batch: OnBatch | None = None,
         max_specs: int = 3,
         turn_s: float = TURN_S,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = ModelCache(open_backend, max_specs)
         self._changed = self._models.changed
         self._arrivals = itertools.count()
-        self._device = Device(self._models, self._receive, on_batch, turn_s, clock)
+        self._device = Device(self._models, self._receive, on_batch, turn_s)
 
     def start(self) -> None:
         """Start the device thread."""
