@@ -40,7 +40,7 @@ def build_spec(
     family.
     """
     task_kind = kinds.kind(kind)
-    kinds.kind(kind).require(config, pinned.model, options.to_params())
+    task_kind.require(config, pinned.model, options.to_params())
     plan = Plan(options.to_params(), pinned.model, pinned.direction, config, stated)
     _check_options(task_kind, plan)
     _check_search(plan.options)
@@ -64,9 +64,8 @@ def build_spec(
 
 
 def _check_options(kind: TaskKind, plan: Plan) -> None:
-    """Raise BadOption for options of another kind, those of another family, and a template that is none."""
+    """Raise BadOption for options of another family, and a template that is none."""
     fields = kind.options.model_fields
-    kinds.require_options(kind.name, plan.options)
     for name in sorted(plan.options):
         said, value = option(fields[name]), plan.options[name]
         if said.is_template:
@@ -194,8 +193,6 @@ def build_spec_per_language(
     if "adapter" in chosen:
         raise BadOption("--adapter is of one model: merge it into that model, and name the merged folder.")
     languages.require_detector()
-    for pinned, config in parts.values():
-        kinds.kind(kind).require(config, pinned.model)
     target = chosen.get("target_lang") or _only_target(parts)
     alone = []
     for language, (pinned, config) in parts.items():
@@ -204,7 +201,7 @@ def build_spec_per_language(
             alone.append(build_spec(kind, pinned, alone_options, config))
         except BadOption as error:
             raise BadOption(f"--model {language}={pinned.model}: {error}") from error
-    built_in = {name: spec.params[name] for spec in alone for name in ("instructions",) if name in spec.params}
+    is_instructed = any("instructions" in spec.params for spec in alone)
     ordered = sorted(parts)
     models = {language: [parts[language][0].model, parts[language][0].revision] for language in ordered}
     params = {
@@ -213,7 +210,7 @@ def build_spec_per_language(
         "detector": languages.DETECTOR,
         "sources": ordered,
         "models": models,
-        **built_in,
+        **({"instructions": kinds.INSTRUCTIONS} if is_instructed else {}),
         "algorithm": ALGORITHM,
     }
     return Spec(
