@@ -85,11 +85,6 @@ def _registry() -> dict[str, Any]:
     return {"KINDS": kinds, "NAMES": tuple(by_name), "STORED_KINDS": stored, "OPTIONS": options, "BY_NAME": by_name}
 
 
-def with_option(name: str) -> tuple[str, ...]:
-    """Return the names of the kinds that have an option."""
-    return tuple(kind.name for kind in _registry()["KINDS"] if name in kind.options.model_fields)
-
-
 def shared_options(task_kinds: Sequence[TaskKind]) -> dict[str, FieldInfo]:
     """Return the options of kinds by the names of their fields, those of the fewest kinds first.
 
