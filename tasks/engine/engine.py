@@ -93,9 +93,9 @@ class Engine:
                 TicketText(ticket, position, content_id, text) for position, (content_id, text) in enumerate(texts)
             ]
             for entry in entries:
-                if not entry.text.strip():
+                if not entry.source_text.strip():
                     ticket.settle(entry.position, entry.skipped())
-            entries = [entry for entry in entries if entry.text.strip()]
+            entries = [entry for entry in entries if entry.source_text.strip()]
             with self._cutting(loaded):
                 for start in range(0, len(entries), PORTION_TEXTS):
                     if not self._begin(loaded, ticket, entries[start : start + PORTION_TEXTS]):
@@ -154,12 +154,12 @@ class Engine:
     def _begin(self, loaded: LoadedModel, ticket: Ticket, entries: Sequence[TicketText]) -> bool:
         """Cut texts and put their windows into the pool. Return False if the engine has stopped."""
         begun: list[tuple[TicketText, list[int]]] = []
-        cuts = cut_each(loaded.recipe, loaded.backend, [entry.text for entry in entries])
+        cuts = cut_each(loaded.recipe, loaded.backend, [entry.source_text for entry in entries])
         for entry, windows in zip(entries, cuts, strict=True):
             if isinstance(windows, Exception):
                 self._settle(loaded, entry, entry.uncut(windows))
             else:
-                begun.append((entry, entry.begin(entry.text, windows)))
+                begun.append((entry, entry.begin(entry.source_text, windows)))
         with self._changed:
             if self._models.stopping or loaded.withdrawn:
                 return False

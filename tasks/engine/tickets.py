@@ -25,17 +25,14 @@ class TicketText:
     ticket: Ticket
     position: int
     content_id: int
-    text: str
+    source_text: str
+    text: str = ""
     windows: Sequence[Window] = ()
     outputs: list[Output | None] = field(default_factory=list)
     left: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     flags: tuple[str, ...] = ()
-    source_text: str = ""
-
-    def __post_init__(self) -> None:
-        self.source_text = self.text
 
     def begin(self, text: str, windows: Sequence[Window]) -> list[int]:
         """Start a round. Return the indexes of the windows to compute."""
