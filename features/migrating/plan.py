@@ -124,7 +124,9 @@ def _new_spec(settings: Settings, old: Spec, wanted: Wanted) -> tuple[Spec, tupl
     options, left_out = options_of(old, family)
     kinds.require_options(old.kind, wanted.options)
     if wanted.options:
-        options = options.replaced(**dict.fromkeys(PROMPTS & type(options).model_fields.keys()) | wanted.options)
+        options = options.model_copy(
+            update=dict.fromkeys(PROMPTS & type(options).model_fields.keys()) | wanted.options
+        )
         left_out = tuple(name for name in left_out if name not in PROMPTS)
     return spec_of(settings, old.kind, wanted.new, wanted.revision, options), left_out
 

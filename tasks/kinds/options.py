@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -108,10 +108,6 @@ class KindOptions(BaseModel):
             if value is not None and option(field).asks:
                 templates += [(flag(name, field), parse_question(question)) for question in value.values()]
         return tuple(templates)
-
-    def replaced(self, **values: Any) -> Self:
-        """Return these options with other values, which are known to be right."""
-        return self.model_copy(update=values)
 
 
 PROMPT = Field(description="Template of the model's input; {text} stands for the document.")

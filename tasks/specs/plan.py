@@ -196,7 +196,7 @@ def build_spec_per_language(
     target = chosen.get("target_lang") or _only_target(parts)
     alone = []
     for language, (pinned, config) in parts.items():
-        alone_options = options.replaced(source_lang=language, target_lang=target)
+        alone_options = options.model_copy(update={"source_lang": language, "target_lang": target})
         try:
             alone.append(build_spec(kind, pinned, alone_options, config))
         except BadOption as error:

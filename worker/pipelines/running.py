@@ -85,7 +85,9 @@ def requests_of(settings: Settings, pipeline: Pipeline) -> tuple[StepRequest, ..
 
 def _request(settings: Settings, pipeline: Pipeline, number: int) -> StepRequest:
     step = pipeline.steps[number]
-    options = step.options if step.options.dtype != "auto" else step.options.replaced(dtype=settings.dtype)
+    options = step.options
+    if options.dtype == "auto":
+        options = options.model_copy(update={"dtype": settings.dtype})
     spec = spec_of(settings, step.task, step.model, step.revision, options)
     first = ChosenSpec(spec, step.model, step.revision, options)
     again = None if step.escalation is None else escalation_of(settings, first, step.escalation)

@@ -64,7 +64,7 @@ class Escalation:
             for name, field in type(first).model_fields.items()
             if self.model is not None and (name in _OF_MODEL or option(field).only not in {None, family})
         }
-        return first.replaced(**left_out | dict(self.options))
+        return first.model_copy(update=left_out | dict(self.options))
 
 
 def accepted(value: T, parse: Callable[[T], object]) -> T:

@@ -77,7 +77,7 @@ def test_the_options_that_escalation_may_set_are_options_of_kinds() -> None:
 
 def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> None:
     first = kinds.options("translate", source_lang="fr", target_lang="en", beams=2, adapter="a", max_new_tokens=50)
-    first = first.replaced(tokenizer="t")
+    first = first.model_copy(update={"tokenizer": "t"})
     same = Escalation(options={"beams": 4}).options_from(first, None)
     assert (same.to_params()["beams"], same.to_params()["adapter"], same.to_params()["tokenizer"]) == (4, "a", "t")
     decoder = Escalation("large").options_from(first, Family.DECODER).to_params()
