@@ -16,10 +16,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 from docmill.tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
 
-PATTERNS, PATTERNS_REVISION = "patterns", "patterns:1"
+NULL, PATTERNS = "null", "patterns"
 # The model of specs of kinds that need none.
 NO_MODEL = "none"
-_REVISIONS = {PATTERNS: PATTERNS_REVISION, NO_MODEL: "none:1"}
+# Their files, so to speak: another number when a model's outputs change.
+NULL_REVISION, PATTERNS_REVISION = "null:1", "patterns:1"
+_REVISIONS = {NULL: NULL_REVISION, PATTERNS: PATTERNS_REVISION, NO_MODEL: "none:1"}
 
 
 def is_weightless(model: str) -> bool:
@@ -38,19 +40,13 @@ def revision(model: str, wanted: str | None = None) -> str:
         served_name(model)
         # The user may give a revision, since a server has none.
         return _REVISION if wanted is None else f"{_REVISION}:{wanted}"
-    if model in _REVISIONS:
-        current = _REVISIONS[model]
-    else:
-        null_pace(model)
-        current = NULL_REVISION
+    if is_null(model):
+        null_pace(model)  # raises for a malformed pace
+    current = _REVISIONS[NULL if is_null(model) else model]
     if wanted not in (None, current):
         raise ModelCorrupt(f"{model} is {current}, not {wanted}.")
     return current
 
-
-NULL = "null"
-# Its files, so to speak: another number when its outputs change.
-NULL_REVISION = "null:1"
 
 _PACED = re.compile(rf"{NULL}@([1-9][0-9]{{0,11}})")
 
