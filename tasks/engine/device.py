@@ -217,7 +217,7 @@ class Device:
         on_batch: OnBatch | None,
         turn_s: float,
     ) -> None:
-        self._models = models
+        self.models = models
         self._changed = models.changed
         self._receive = receive
         self._on_batch = on_batch
@@ -234,8 +234,8 @@ class Device:
     def stop(self) -> None:
         """Finish the batch on the device, then wake every ticket."""
         with self._changed:
-            self._models.stopping = True
-            waiting = [loaded.backend for loaded in self._models if isinstance(loaded.backend, Waiting)]
+            self.models.stopping = True
+            waiting = [loaded.backend for loaded in self.models if isinstance(loaded.backend, Waiting)]
             self._changed.notify_all()
         for backend in waiting:
             backend.end_soon()
@@ -248,21 +248,18 @@ class Device:
         if budget.rows < 1:
             return []
         with self._changed:
-            if self._models.stopping or self._turn(loaded, worked_s) is not loaded:
+            if self.models.stopping or self._turn(loaded, worked_s) is not loaded:
                 return []
             if budget.patience_s:
                 self._changed.wait_for(
-                    lambda: self._models.stopping or not loaded.cutting or len(loaded.pool) >= _CHOICE * budget.rows,
+                    lambda: self.models.stopping or not loaded.cutting or len(loaded.pool) >= _CHOICE * budget.rows,
                     budget.patience_s,
                 )
-            return [] if self._models.stopping else loaded.pool.take(budget)
+            return [] if self.models.stopping else loaded.pool.take(budget)
 
     def unlucky(self, loaded: LoadedModel) -> Sequence[Item[Owner]]:
         with self._changed:
             return loaded.pool.take(_UNLUCKY)
-
-    def withdraw(self, loaded: LoadedModel, error: ServerAway) -> None:
-        self._models.withdraw(loaded, error)
 
     def tell(self, event: BatchStarted | BatchDone) -> None:
         if self._on_batch is None:
@@ -292,7 +289,7 @@ class Device:
         try:
             current: LoadedModel | None = None
             while (current := self._next(current)) is not None:
-                with self._models.hold(current.spec):
+                with self.models.hold(current.spec):
                     Stretch(self, current).run()
         except EngineStopped:
             pass
@@ -305,7 +302,7 @@ class Device:
     def _next(self, current: LoadedModel | None) -> LoadedModel | None:
         """Wait for work. Return the model whose turn it is; None when the engine stops."""
         with self._changed:
-            while not self._models.stopping:
+            while not self.models.stopping:
                 chosen = self._turn(current, worked_s=self._turn_s)
                 if chosen is not None:
                     return chosen
@@ -314,7 +311,7 @@ class Device:
 
     def _turn(self, current: LoadedModel | None, worked_s: float) -> LoadedModel | None:
         """Return the model whose turn it is. The caller holds the lock."""
-        waiting = {loaded.spec: loaded for loaded in self._models if len(loaded.pool)}
+        waiting = {loaded.spec: loaded for loaded in self.models if len(loaded.pool)}
         oldest = {spec: loaded.pool.oldest or 0 for spec, loaded in waiting.items()}
         spec = current.spec if current is not None else None
         chosen = next_turn(oldest, spec, worked_s=worked_s, turn_s=self._turn_s)
@@ -322,8 +319,8 @@ class Device:
 
     def _wake_all(self) -> None:
         with self._changed:
-            self._models.stopping = True
-            tickets = [ticket for loaded in self._models for ticket in loaded.tickets]
+            self.models.stopping = True
+            tickets = [ticket for loaded in self.models for ticket in loaded.tickets]
             self._changed.notify_all()
         for ticket in tickets:
             ticket.wake()
@@ -374,7 +371,7 @@ class Stretch:
         except ServerAway as error:
             log.warning("server_away spec=%s error=%s", self._loaded.spec, error)
             self._flight.clear()
-            self._device.withdraw(self._loaded, error)
+            self._device.models.withdraw(self._loaded, error)
         except Exception as error:  # the backend broke its word: a window's error is an output
             log.exception("backend.raised", extra={"spec": str(self._loaded.spec)})
             self._fail(error)
