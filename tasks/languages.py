@@ -230,7 +230,7 @@ class Action(StrEnum):
 class Route:
     """``language`` is None where there was no guess, or none that the model reads: the text is taken for its own."""
 
-    fate: Action
+    action: Action
     language: str | None
     certain: bool
 
@@ -238,7 +238,7 @@ class Route:
     def flags(self) -> tuple[str, ...]:
         return (
             *((f"language:{self.language}",) if self.language is not None else ()),
-            *(("already_in_target",) if self.fate is Action.KEEP else ()),
+            *(("already_in_target",) if self.action is Action.KEEP else ()),
             *(() if self.certain else ("language_uncertain",)),
         )
 

@@ -17,7 +17,8 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from docmill.tasks.backends import accelerator
-from docmill.tasks.models.adapters import CONFIG, WEIGHTS
+from docmill.tasks.models.adapters import WEIGHTS
+from docmill.tasks.models.weights import ADAPTER_CONFIG
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 CLASSES = {
@@ -149,8 +150,8 @@ def _save(recipe: Recipe, model: Any, out: Path) -> None:
     (out / "README.md").unlink(missing_ok=True)  # PEFT's own, which says nothing
     weights = {name: weight.half().contiguous() for name, weight in load_file(out / WEIGHTS).items()}
     save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
-    config = json.loads((out / CONFIG).read_text())
+    config = json.loads((out / ADAPTER_CONFIG).read_text())
     config["base_model_name_or_path"] = BASE
     if recipe.task != "QUESTION_ANS":
         config["id2label"] = {str(number): label for number, label in enumerate(recipe.labels)}
-    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (out / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")

@@ -112,7 +112,7 @@ class FromAny:
         by_language: dict[str | None, list[int]] = {}
         for place, text in enumerate(texts):
             route = self._route(text)
-            if route.fate is Action.TRANSLATE:
+            if route.action is Action.TRANSLATE:
                 by_language.setdefault(route.language if self.coders else None, []).append(place)
         for language, places in by_language.items():
             told = coder if self.coders is None or language is None else self.coders.coder(language)
@@ -123,7 +123,7 @@ class FromAny:
 
     def join(self, computed: Computed) -> Outcome:
         route = self._route(computed.text)
-        if route.fate is Action.REFUSE:
+        if route.action is Action.REFUSE:
             return computed.failed(self.router.refusal(route), Reason.DOCUMENT, route.flags)
         joined = self.translate.join(computed)
         return replace(joined, flags=(*route.flags, *joined.flags))

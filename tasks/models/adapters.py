@@ -11,9 +11,10 @@ from typing import Any
 from docmill.tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable
 from docmill.tasks.models import families, hub, weights
 from docmill.tasks.models.families import content, table
+from docmill.tasks.models.weights import ADAPTER_CONFIG
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-FILES = (CONFIG, WEIGHTS)
+WEIGHTS = "adapter_model.safetensors"
+FILES = (ADAPTER_CONFIG, WEIGHTS)
 _PREFIX = "base_model.model."
 _LORA = ".lora_"
 _BASE_LAYER = ".base_layer."  # PEFT saves the embeddings that it adapts, too
@@ -38,7 +39,7 @@ class Adapter:
     def of_folder(cls, name: str, folder: Path) -> Adapter:
         """Read an adapter. Raises ModelNotFound, ModelCorrupt, and ModelUnsuitable if it is no LoRA."""
         require_whole(name, folder)
-        config = table(content(folder / CONFIG))
+        config = table(content(folder / ADAPTER_CONFIG))
         if (kind := config.get("peft_type")) != "LORA":
             raise ModelUnsuitable(f"{name} is an adapter of the type {kind}: docmill takes LoRA adapters.")
         return cls(name, config, _shapes(folder / WEIGHTS))

@@ -124,12 +124,12 @@ def positions(config: Mapping[str, Any]) -> int | None:
     return next((config[name] for name in named if isinstance(config.get(name), int) and config[name] > 0), None)
 
 
-def task_settings(config: Mapping[str, Any], task: str, languages: tuple[str, str] | None = None) -> dict[str, Any]:
+def task_settings(config: Mapping[str, Any], task: str, pair: tuple[str, str] | None = None) -> dict[str, Any]:
     """Return the settings that a config keeps for one task (T5 and BART do): its prefix and generation parameters.
 
-    ``task`` is the config's own name, such as ``summarization``.
+    ``task`` is the config's own name, such as ``summarization``. ``pair`` has the languages of a translation.
     """
-    name = task if languages is None else f"{task}_{languages[0]}_to_{languages[1]}"
+    name = task if pair is None else f"{task}_{pair[0]}_to_{pair[1]}"
     return dict((config.get("task_specific_params") or {}).get(name) or {})
 
 

@@ -14,7 +14,6 @@ from docmill.tasks.errors import ModelUnsuitable, NotInstalled
 from docmill.tasks.models.families import Family, content, table, window_limit
 from docmill.tasks.models.weights import GLINER_CONFIG
 
-CONFIG = GLINER_CONFIG
 TOKENIZER = "tokenizer_config.json"
 EXTRA = Extra("gliner", ("gliner",), "entities of any labels by name, with GLiNER models")
 # The library's own defaults, for configs that leave them out.
@@ -81,7 +80,7 @@ def require(config: Mapping[str, Any], model: str) -> None:
             f"{model} is a GLiNER model whose words are split by {splitter}; docmill computes those with the "
             "splitter whitespace. Name such a model with --model."
         )
-    _require_no_code(config, CONFIG, model)
+    _require_no_code(config, GLINER_CONFIG, model)
     if not config.get("encoder_config"):
         raise _not_whole(model, "its encoder's config")
 
@@ -91,7 +90,7 @@ def of_folder(folder: Path, model: str) -> dict[str, Any]:
 
     The library would take a tokenizer that is missing from the hub, and ask people whether it may run code.
     """
-    config = read(content(folder / CONFIG))
+    config = read(content(folder / GLINER_CONFIG))
     require(config, model)
     if (tokenizer := content(folder / TOKENIZER)) is None:
         raise _not_whole(model, "its tokenizer")

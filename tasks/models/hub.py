@@ -12,7 +12,7 @@ from typing import Any
 
 from docmill.storage.core.private_files import write_note
 from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound
-from docmill.tasks.models.weights import ADAPTER, adapter_of, files_in, files_that_matter, has_weights
+from docmill.tasks.models.weights import ADAPTER_CONFIG, adapter_of, files_in, files_that_matter, has_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -103,8 +103,8 @@ def file_names(model: str, commit: str) -> list[str]:
 
 def _wanted_of(model: str, commit: str, names: Sequence[str]) -> list[str]:
     """Return the files to fetch, of all that the model has. Raises ModelNotFound for what is no whole model."""
-    if ADAPTER in names and "config.json" not in names:
-        raise ModelNotFound(adapter_of(model, small_file(model, commit, ADAPTER) or b"{}"))
+    if ADAPTER_CONFIG in names and "config.json" not in names:
+        raise ModelNotFound(adapter_of(model, small_file(model, commit, ADAPTER_CONFIG) or b"{}"))
     wanted = files_that_matter(names)
     if not has_weights(wanted):
         raise ModelNotFound(f"{model} on the hub has neither safetensors nor .bin weights.")

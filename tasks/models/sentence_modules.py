@@ -17,6 +17,7 @@ from docmill.storage.json_values import Json
 from docmill.tasks import prompts
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.models.families import content, parsed, table
+from docmill.tasks.models.weights import ADAPTER_CONFIG
 
 POOLINGS = frozenset({"cls", "max", "mean", "lasttoken"})
 MODES: Mapping[str, str] = MappingProxyType({"cls": "cls", "mean": "mean", "last": "lasttoken"})  # by --pooling
@@ -73,7 +74,7 @@ _ACTIVATIONS: Mapping[str, str] = MappingProxyType(
     }
 )
 # With one of these files transformers opens more than a tokenizer and a model's own weights.
-_MORE = ("adapter_config.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json")
+_MORE = (ADAPTER_CONFIG, "chat_template.jinja", "preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from docmill.tasks.models.families import content, parsed, table
 
 # Copies of the weights in formats that are not read here, and what training left behind.
 _OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml", "flax", "tf", "runs", "original", "gguf"})
-ADAPTER = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 GLINER_CONFIG = "gliner_config.json"
 _SMALL = (".json", ".txt", ".model", ".spm", ".bpe", ".tiktoken", ".jinja")
 _NOT_READ = re.compile(r"(training_args|optimizer|scheduler|rng_state|trainer_state|all_results|data_config)\b.*")
@@ -71,8 +71,8 @@ def folder_files(folder: Path) -> list[str]:
     names = files_in(folder)
     wanted = files_that_matter(names)
     if not any((folder / name).is_file() for name in ("config.json", "modules.json", GLINER_CONFIG)):
-        if ADAPTER in names:
-            raise ModelNotFound(adapter_of(str(folder), (folder / ADAPTER).read_bytes()))
+        if ADAPTER_CONFIG in names:
+            raise ModelNotFound(adapter_of(str(folder), (folder / ADAPTER_CONFIG).read_bytes()))
         raise ModelNotFound(f"{folder} holds no model: it has no config.json.")
     if not has_weights(wanted):
         raise ModelNotFound(f"{folder} holds no weights: neither safetensors nor .bin files.")

@@ -195,10 +195,12 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
     folder = _pinned_folder(pinned, models_dir)
     if folder is None:
         data = _small_file(pinned, "config.json", models_dir)
-        return table(data) if data is not None else gliner.read(_small_file(pinned, gliner.CONFIG, models_dir))
+        return (
+            table(data) if data is not None else gliner.read(_small_file(pinned, weights.GLINER_CONFIG, models_dir))
+        )
     if (folder / "config.json").is_file():
         return table(_small_file(pinned, "config.json", models_dir))
-    if (own := content(folder / gliner.CONFIG)) is not None:
+    if (own := content(folder / weights.GLINER_CONFIG)) is not None:
         return gliner.read(own)
     # Older sentence-transformers keep it with their first module.
     return next((table(content(path)) for path in sorted(folder.glob("0*/config.json"))), {})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from docmill.tasks.errors import ModelNotFound, ModelUnsuitable
-from docmill.tasks.models import adapters as files
+from docmill.tasks.models import adapters, weights
 from docmill.tasks.specs import pinning
 from tests.tasks.conftest import EXAMPLES
 
@@ -22,8 +22,9 @@ def test_an_adapter_of_ours_is_small_has_a_card_and_is_one_spec_by_both_its_name
 ) -> None:
     folder = MODELS / name
     assert sum(file.stat().st_size for file in folder.iterdir()) <= MOST_BYTES
-    assert {file.name for file in folder.iterdir()} == {*files.FILES, "README.md"}
-    assert json.loads((folder / files.CONFIG).read_text())["base_model_name_or_path"].endswith("/all-MiniLM-L6-v2")
+    assert {file.name for file in folder.iterdir()} == {*adapters.FILES, "README.md"}
+    saved = json.loads((folder / weights.ADAPTER_CONFIG).read_text())
+    assert saved["base_model_name_or_path"].endswith("/all-MiniLM-L6-v2")
     base = pinning.ADAPTED[name]
     pinned, config = pinning.pin_with_adapter(name, None, models_dir=None, cache_dir=tmp_path)
     assert (pinned, config) == pinning.pin_with_adapter(base, name, models_dir=None, cache_dir=tmp_path)

@@ -25,6 +25,7 @@ from docmill.tasks.backends.reading import reading_of
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.models import gliner
+from docmill.tasks.models.weights import GLINER_CONFIG
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import cut_at_words
 from tests.faults.servers import missing
@@ -200,7 +201,7 @@ def test_a_model_with_only_a_pickle_of_tensors_is_converted(
 
 def changed(folder: Path, copy: Path, **config: Any) -> Path:
     shutil.copytree(folder, copy)
-    file = copy / gliner.CONFIG
+    file = copy / GLINER_CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | config))
     return copy
 

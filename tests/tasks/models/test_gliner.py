@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelCorrupt, ModelUnsuitable
-from docmill.tasks.models import families, gliner
+from docmill.tasks.models import families, gliner, weights
 from docmill.tasks.models.families import Family
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
@@ -31,7 +31,7 @@ def config(**changes: Any) -> dict[str, Any]:
 def model(folder: Path, *, tokenizer: bool = True, **changes: Any) -> Path:
     """Write the small files of a model, and weights that no model has."""
     folder.mkdir()
-    (folder / gliner.CONFIG).write_text(json.dumps(CONFIG | changes))
+    (folder / weights.GLINER_CONFIG).write_text(json.dumps(CONFIG | changes))
     save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
     if tokenizer:
         (folder / "tokenizer.json").write_text("{}")
@@ -102,7 +102,7 @@ def test_a_folder_is_known_by_its_config_and_fingerprinted_with_it(tmp_path: Pat
     assert families.family(pinning.read_config(pinned, models_dir=None)) is Family.GLINER
     found = pinning.check(str(folder), models_dir=None, cache_dir=tmp_path)
     assert (found.family, found.kinds, found.architecture) == ("GLiNER", ("entities",), "GLiNER")
-    (folder / gliner.CONFIG).write_text(json.dumps(CONFIG | {"max_len": 61}))
+    (folder / weights.GLINER_CONFIG).write_text(json.dumps(CONFIG | {"max_len": 61}))
     assert pinning.pin(str(folder), models_dir=None, cache_dir=tmp_path).revision != pinned.revision
 
 
@@ -117,7 +117,7 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_config_is_refused(tmp_pat
     with pytest.raises(ModelUnsuitable, match=r"brings code of its own \(auto_map in tokenizer_config.json\)"):
         gliner.of_folder(coded, "gliner-small")
     broken = model(tmp_path / "broken")
-    (broken / gliner.CONFIG).write_text('{"max_len": ')
+    (broken / weights.GLINER_CONFIG).write_text('{"max_len": ')
     with pytest.raises(ModelCorrupt, match="is not whole"):
         pinning.pin(str(broken), models_dir=None, cache_dir=tmp_path)
 
