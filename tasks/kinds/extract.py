@@ -24,7 +24,7 @@ from docmill.tasks.kinds.options import Generating, JsonSchema
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head
 from docmill.tasks.prompts import PromptFrame, is_rendered
-from docmill.tasks.schemas import GRAMMAR, Schema, describe
+from docmill.tasks.schemas import GRAMMAR, Schema, SchemaPath, describe
 
 if TYPE_CHECKING:
     from docmill.tasks.schema_checks import RecordChecks
@@ -119,18 +119,21 @@ def normalized(text: str) -> str:
 def citations(record: Mapping[str, GivenJson], text: str) -> dict[str, list[int] | None]:
     """Return the place of each string and number of a record, by its JSON Pointer; None where it stands nowhere."""
     places = TextIndex(text)
-    return {pointer: [*place] if (place := places.of(value)) else None for pointer, value in _leaves(record, "")}
+    return {
+        schemas.pointer(path).removeprefix("#"): [*place] if (place := places.of(value)) else None
+        for path, value in _leaves(record)
+    }
 
 
-def _leaves(value: GivenJson, pointer: str) -> Iterator[tuple[str, str | int | float]]:
+def _leaves(value: GivenJson, path: SchemaPath = ()) -> Iterator[tuple[SchemaPath, str | int | float]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _leaves(inner, f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}")
+            yield from _leaves(inner, (*path, name))
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            yield from _leaves(inner, f"{pointer}/{number}")
+            yield from _leaves(inner, (*path, number))
     elif isinstance(value, str | int | float) and not isinstance(value, bool):
-        yield pointer, value
+        yield path, value
 
 
 class TextIndex:
