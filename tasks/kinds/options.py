@@ -64,6 +64,10 @@ class Option:
     may_be_empty: bool = False
     has_names: bool = False
 
+    def takes(self, family: Family | None, value: object) -> bool:
+        """Return True if models of a family take the option with this value."""
+        return self.only in {None, family} or value == self.any_takes
+
 
 class KindOptions(BaseModel):
     """The options of a kind of task; None is the model's own choice.

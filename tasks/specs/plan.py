@@ -70,7 +70,7 @@ def _check_options(kind: TaskKind, plan: Plan) -> None:
         said, value = option(fields[name]), plan.options[name]
         if said.is_template:
             prompts.check(value)
-        if said.only is not None and plan.family not in {None, said.only} and value != said.any_takes:
+        if plan.family is not None and not said.takes(plan.family, value):
             instead = f": {said.instead}" if said.instead else ""
             raise BadOption(
                 f"{flag(name, fields[name])} is for {said.only} models; {plan.model} is {plan.family}{instead}."
@@ -140,8 +140,7 @@ def options_of(spec: Spec, family: Family | None) -> tuple[KindOptions, tuple[st
         field = model.model_fields.get(name)
         if field is None or (name in LIMITS and LENGTH in spec.params) or (name, value) == ("prefix", ""):
             continue  # what the spec says besides its options
-        only = option(field).only
-        if name in OF_MODEL or (only not in {None, family} and value != option(field).any_takes):
+        if name in OF_MODEL or not option(field).takes(family, value):
             left_out.append(name)
         else:
             kept[name] = value
