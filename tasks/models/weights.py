@@ -79,17 +79,12 @@ def folder_files(folder: Path) -> list[str]:
     return wanted
 
 
-def fingerprint(folder: Path, cache_dir: Path) -> str:
-    """``sha256:…`` over the (relative name, bytes) of the files that matter.
-
-    Each file's hash is remembered in ``cache_dir`` under its path, size and time of change, so that large
-    weights are read once.
-    """
-    return hash_of(folder, folder_files(folder), cache_dir)
-
-
 def hash_of(folder: Path, names: Iterable[str], cache_dir: Path) -> str:
-    """``sha256:…`` over the (relative name, bytes) of these files, each remembered as ``fingerprint`` says."""
+    """Return ``sha256:…`` over the (relative name, bytes) of these files.
+
+    Each file's hash is kept in ``cache_dir`` under its path, size and time of change, so that large weights are read
+    once.
+    """
     whole = hashlib.sha256()
     for name in names:
         whole.update(name.encode() + b"\0" + _file_sha256(folder / name, cache_dir))

@@ -141,7 +141,7 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
             raise
         return Pinned(model, commit, families.direction_of_name(model))
     require_whole(folder)
-    actual = weights.fingerprint(folder, cache_dir)
+    actual = weights.hash_of(folder, weights.folder_files(folder), cache_dir)
     if revision not in {None, actual}:
         raise ModelCorrupt(f"The files of {model} are {actual}, not {revision}.")
     return Pinned(_reference(model), actual, families.direction_of_folder(folder))
@@ -162,17 +162,23 @@ def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
     if not pinned.revision.startswith(_LOCAL):
         return hub.snapshot(pinned.model, pinned.revision, cache_dir)
     folder = _local_folder(pinned.model, models_dir)
+    return _require_pinned("model", pinned.model, folder, weights.folder_files, pinned.revision, cache_dir)
+
+
+def _require_pinned(
+    noun: str, name: str, folder: Path | None, files: Callable[[Path], Sequence[str]], revision: str, cache_dir: Path
+) -> Path:
+    """Return a local folder. Raises ModelNotFound if it is None, and ModelCorrupt if its files have changed."""
     if folder is None:
         raise ModelNotFound(
-            f"{pinned.model} was a local model where the job was made and is not on this machine: copy its folder to "
-            "the same path here, or into the models directory under the same name."
+            f"The {noun} {name} was a folder where the job was made and is not on this machine: copy it to the same "
+            "path here, or into the models directory under the same name."
         )
-    actual = weights.fingerprint(folder, cache_dir)
-    if actual != pinned.revision:
+    if (actual := weights.hash_of(folder, files(folder), cache_dir)) != revision:
+        now, then = (each.removeprefix(_LOCAL)[:12] for each in (actual, revision))
         raise ModelCorrupt(
-            f"The files in {folder} are not those that the job was made with "
-            f"({actual.removeprefix(_LOCAL)[:12]} instead of {pinned.revision.removeprefix(_LOCAL)[:12]}): copy the "
-            "model again, or make a new job."
+            f"The files of the {noun} in {folder} are not those that the job was made with "
+            f"({now} instead of {then}): copy the {noun} again, or make a new job."
         )
     return folder
 
@@ -194,10 +200,9 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
         return weightless.config(pinned.model)
     folder = _pinned_folder(pinned, models_dir)
     if folder is None:
-        data = _small_file(pinned, "config.json", models_dir)
-        return (
-            table(data) if data is not None else gliner.read(_small_file(pinned, weights.GLINER_CONFIG, models_dir))
-        )
+        if (data := _small_file(pinned, "config.json", models_dir)) is not None:
+            return table(data)
+        return gliner.read(_small_file(pinned, weights.GLINER_CONFIG, models_dir))
     if (folder / "config.json").is_file():
         return table(_small_file(pinned, "config.json", models_dir))
     if (own := content(folder / weights.GLINER_CONFIG)) is not None:
@@ -513,18 +518,7 @@ def _pin_beside(what: _Companions, name: str, models_dir: Path | None, cache_dir
 def _locate_beside(what: _Companions, name: str, revision: str, models_dir: Path | None, cache_dir: Path) -> Path:
     if not revision.startswith(_LOCAL):
         return what.download(name, revision, cache_dir)
-    folder = _folder_beside(name, models_dir)
-    if folder is None:
-        raise ModelNotFound(
-            f"The {what.noun} {name} was a folder where the job was made and is not on this machine: copy it to the "
-            "same path here, or into the models directory under the same name."
-        )
-    if (actual := weights.hash_of(folder, what.files(folder), cache_dir)) != revision:
-        raise ModelCorrupt(
-            f"The files of the {what.noun} in {folder} are not those that the job was made with ({actual[7:19]} "
-            f"instead of {revision[7:19]}): copy the {what.noun} again, or make a new job."
-        )
-    return folder
+    return _require_pinned(what.noun, name, _folder_beside(name, models_dir), what.files, revision, cache_dir)
 
 
 def _folder_beside(name: str, models_dir: Path | None) -> Path | None:

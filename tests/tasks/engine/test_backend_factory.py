@@ -61,5 +61,5 @@ def test_a_model_that_is_not_here_is_refused_with_the_reason(bench: Bench) -> No
     spec = replace(bench.spec("embed", "null"), model="no-such/model", revision="0" * 40)
     with pytest.raises(CannotServe, match="no-such/model is not on this machine"):
         cut(bench, spec, "one two")
-    with pytest.raises(CannotServe, match="copy its folder"):
+    with pytest.raises(CannotServe, match="copy it to the same path"):
         cut(bench, replace(spec, model="/no/model", revision="sha256:1"), "one two")
