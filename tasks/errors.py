@@ -85,6 +85,10 @@ class BadOption(TaskError):
     """An option does not fit the task or the model."""
 
 
+class BadSchema(TaskError):
+    """A schema that is none, or that no model can be held to; the message ends a sentence about the schema."""
+
+
 class PromptTooLong(TaskError):
     """A document's prompt is longer than the model's window."""
 

@@ -17,7 +17,7 @@ from referencing import Registry
 from docmill.storage.core.normalize import normalize_json
 from docmill.storage.extras import LOCAL
 from docmill.storage.json_values import Json
-from docmill.tasks.errors import TaskError, nearly
+from docmill.tasks.errors import BadSchema, nearly
 from docmill.tasks.schemas import (
     NAMED,
     ONE,
@@ -34,10 +34,6 @@ from docmill.tasks.schemas import (
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
-
-
-class BadSchema(TaskError):
-    """A schema that is none, or that no model can be held to; the message ends a sentence about the schema."""
 
 
 STRING_CHARS = 400

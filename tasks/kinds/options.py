@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from docmill.storage.templates import Template, parse_question
 from docmill.tasks import prompts
-from docmill.tasks.errors import BadOption
+from docmill.tasks.errors import BadOption, BadSchema
 from docmill.tasks.models.families import Family
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -300,7 +300,7 @@ def _canonical_schema(value: object) -> str:
 
     try:
         return schema_checks.read(value)
-    except schema_checks.BadSchema as error:
+    except BadSchema as error:
         raise wrong_value(str(error)) from error
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from docmill.storage.json_values import Json
-from docmill.tasks.schema_checks import BadSchema, RecordChecks, read, shortest
+from docmill.tasks.errors import BadSchema
+from docmill.tasks.schema_checks import RecordChecks, read, shortest
 from docmill.tasks.schemas import describe, drop_repetitions, merge_records
 
 TEXT = {"type": "string"}
