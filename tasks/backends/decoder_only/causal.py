@@ -293,7 +293,10 @@ class CausalBackend:
                 row.matcher.consume_token(token)
 
     def _complete(self, flight: DecodingBatch, done: Sequence[tuple[ContinuedWindow, Output]]) -> list[Computed]:
-        """Return the windows that are done, now that these rows are. A window may have several rows."""
+        """Return the windows that are done, now that these rows are. A window may have several rows.
+
+        A window fails with the first of its rows that failed.
+        """
         if self._decoding.n == 1:
             return [(row.item.id, output) for row, output in done]
         whole: list[Computed] = []
@@ -302,9 +305,9 @@ class CausalBackend:
             siblings[row.number] = output
             if len(siblings) == self._decoding.n:
                 outputs = [output for _, output in sorted(flight.done.pop(row.item.id).items())]
-                whole.append(
-                    (row.item.id, Several(tuple(output for output in outputs if isinstance(output, Generated))))
-                )
+                failures = [output for output in outputs if isinstance(output, Failure)]
+                texts = tuple(output for output in outputs if isinstance(output, Generated))
+                whole.append((row.item.id, failures[0] if failures else Several(texts)))
         return whole
 
     def _ended(self, row: ContinuedWindow) -> Generated | Failure | None:

@@ -117,6 +117,28 @@ def test_an_output_without_an_end_fails_with_the_limit(bench: Bench, made: dict[
     )
 
 
+@pytest.mark.parametrize("n_failed", [1, 3])
+def test_a_text_fails_with_the_reason_of_its_outputs_that_exceed_the_grammar(
+    bench: Bench, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, n_failed: int
+) -> None:
+    options = {"json_schema": SHORT, "prompt": "{text}", "max_new_tokens": 60, "n": 3, "temperature": 0.1}
+    spec = bench.spec("generate", str(made["gpt2"]), **options)
+    output, ended = Constraint.output, list[Generated | Failure]()
+
+    def fail_first(self: Constraint, *row: Any) -> Generated | Failure:
+        ended.append(output(self, *row) if len(ended) >= n_failed else Failure("It is too large.", Reason.MODEL))
+        return ended[-1]
+
+    monkeypatch.setattr(Constraint, "output", fail_first)
+    (outcome,) = bench.run(spec, ["a text"])
+    assert len(ended) == 3
+    assert (outcome.status, outcome.reason, outcome.reason_class) == (
+        Status.FAILED,
+        "It is too large.",
+        Reason.MODEL,
+    )
+
+
 def test_stop_strings_of_the_models_own_may_stand_in_a_record(
     bench: Bench, tmp_path: Path, descriptions: list[str]
 ) -> None:
