@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,14 @@ def engine_of() -> Iterator[EngineOf]:
         assert engine.error is None
 
 
+def outcomes_of(engine: Engine, spec: Spec, texts: Sequence[str]) -> list[Outcome]:
+    """Return the outcomes of texts, whose content ids are their places."""
+    ticket = engine.submit(spec, list(enumerate(texts)))
+    assert ticket.wait(250)
+    assert ticket.complete
+    return ticket.finished()
+
+
 class Bench:
     """Real models behind one engine: a task in one line."""
 
@@ -104,11 +112,8 @@ class Bench:
         stated = pinning.read_prompts(pinned, models_dir=None) if kind == "embed" else None
         return build_spec(kind, pinned, kinds.options(kind, **{"dtype": "float32", **options}), config, stated)
 
-    def run(self, spec: Spec, texts: list[str]) -> list[Outcome]:
-        ticket = self.engine.submit(spec, list(enumerate(texts)))
-        assert ticket.wait(250)
-        assert ticket.complete
-        return ticket.finished()
+    def run(self, spec: Spec, texts: Sequence[str]) -> list[Outcome]:
+        return outcomes_of(self.engine, spec, texts)
 
     def folder(self, spec: Spec) -> Path:
         pinned = pinning.Pinned(spec.model, spec.revision)

@@ -24,7 +24,7 @@ from docmill.worker.settings import load_settings
 from docmill.worker.submit.request import spec_of
 from tests.tasks import architectures, decoders
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
-from tests.tasks.conftest import EngineOf, example_rows
+from tests.tasks.conftest import EngineOf, example_rows, outcomes_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "from-transformers.md"
 PAIR = re.compile(
@@ -87,9 +87,7 @@ def of_command(command: str, texts: list[str], home: Path, engine_of: EngineOf) 
     options = given_options(task, given, dtype="float32")
     spec = spec_of(settings, task, given["model"], None, options)
     opened: Callable[..., Any] = partial(open_backend, device="cpu", models_dir=None, cache_dir=settings.cache_dir)
-    ticket = engine_of(opened).submit(spec, list(enumerate(texts)))
-    assert ticket.wait(250)
-    return ticket.finished()
+    return outcomes_of(engine_of(opened), spec, texts)
 
 
 def of_snippet(code: str, text: str) -> Any:

@@ -19,7 +19,7 @@ from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped
 from docmill.tasks.kinds.base import Recipe, TextOnly, Traits
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
-from tests.tasks.conftest import EngineOf
+from tests.tasks.conftest import EngineOf, outcomes_of
 from tests.tasks.fakes import FakeBackend, spec_of
 
 WAIT_S = 20
@@ -47,10 +47,7 @@ def refuse(word: str) -> Callable[[list[str]], None]:
 
 def test_outcomes_come_in_the_order_of_the_texts(engine_of: EngineOf) -> None:
     engine = engine_of(lambda spec: FakeBackend())
-    ticket = engine.submit(spec_of(), [(n, "word " * (n * 37 % 50 + 1)) for n in range(100)])
-    assert ticket.wait(WAIT_S)
-    assert ticket.complete
-    outcomes = ticket.finished()
+    outcomes = outcomes_of(engine, spec_of(), ["word " * (n * 37 % 50 + 1) for n in range(100)])
     assert [outcome.content_id for outcome in outcomes] == list(range(100))
     assert [np.frombuffer(outcome.vector or b"", "<f4")[0] for outcome in outcomes] == [
         n * 37 % 50 + 1 for n in range(100)
@@ -60,9 +57,8 @@ def test_outcomes_come_in_the_order_of_the_texts(engine_of: EngineOf) -> None:
 def test_out_of_memory_halves_the_batch_and_lowers_the_budget(engine_of: EngineOf) -> None:
     backend = FakeBackend(memory_tokens=40, budget=Budget(tokens=100, rows=100))
     engine = engine_of(lambda spec: backend)
-    ticket = engine.submit(spec_of(), [(n, "word " * 10) for n in range(20)])
-    assert ticket.wait(WAIT_S)
-    assert all(outcome.status == Status.DONE for outcome in ticket.finished())
+    outcomes = outcomes_of(engine, spec_of(), ["word " * 10] * 20)
+    assert all(outcome.status == Status.DONE for outcome in outcomes)
     assert backend.loop.budget.tokens <= 50
     assert len(backend.batches[-1]) <= 4
 
@@ -70,23 +66,18 @@ def test_out_of_memory_halves_the_batch_and_lowers_the_budget(engine_of: EngineO
 def test_one_window_that_does_not_fit_fails_its_document_and_no_other(engine_of: EngineOf) -> None:
     backend = FakeBackend(memory_tokens=40, limit_tokens=50, budget=Budget(tokens=400, rows=8))
     engine = engine_of(lambda spec: backend)
-    texts = [(n, "word " * (n + 1)) for n in range(12)] + [(12, "word " * 50 + "word " * 20), (13, "word " * 40)]
-    ticket = engine.submit(spec_of(), texts)
-    assert ticket.wait(WAIT_S)
-    outcomes = ticket.finished()
+    texts = ["word " * number for number in (*range(1, 13), 70, 40)]
+    outcomes = outcomes_of(engine, spec_of(), texts)
     assert [outcome.content_id for outcome in outcomes if outcome.status is Status.FAILED] == [12]
     assert "50 tokens does not fit in the device's memory, even alone. (window 1 of 2)" in (outcomes[12].reason or "")
     assert outcomes[12].vector is None
-    later = engine.submit(spec_of(), texts[:12])
-    assert later.wait(WAIT_S)
-    assert all(outcome.status is Status.DONE for outcome in later.finished())
+    later = outcomes_of(engine, spec_of(), texts[:12])
+    assert all(outcome.status is Status.DONE for outcome in later)
 
 
 def test_an_error_on_one_text_fails_that_document_without_its_words(engine_of: EngineOf) -> None:
     engine = engine_of(lambda spec: FakeBackend(refuse("bad")))
-    ticket = engine.submit(spec_of(), [(1, "good"), (2, "bad"), (3, "good")])
-    assert ticket.wait(WAIT_S)
-    good, bad, other = ticket.finished()
+    good, bad, other = outcomes_of(engine, spec_of(), ["good", "bad", "good"])
     assert (good.status, other.status) == (Status.DONE, Status.DONE)
     assert (bad.status, bad.reason_class) == (Status.FAILED, Reason.DOCUMENT)
     assert "ValueError" in (bad.reason or "")
@@ -95,9 +86,8 @@ def test_an_error_on_one_text_fails_that_document_without_its_words(engine_of: E
 
 def test_an_error_on_every_text_is_the_models_fault(engine_of: EngineOf) -> None:
     engine = engine_of(lambda spec: FakeBackend(refuse("")))
-    ticket = engine.submit(spec_of(), [(1, "one"), (2, "two")])
-    assert ticket.wait(WAIT_S)
-    assert [outcome.reason_class for outcome in ticket.finished()] == [Reason.MODEL, Reason.MODEL]
+    outcomes = outcomes_of(engine, spec_of(), ["one", "two"])
+    assert [outcome.reason_class for outcome in outcomes] == [Reason.MODEL, Reason.MODEL]
 
 
 def test_the_tail_of_one_ticket_shares_a_batch_with_the_head_of_the_next(engine_of: EngineOf) -> None:
@@ -212,9 +202,7 @@ def test_a_recipe_that_makes_no_outcome_fails_its_document(
 ) -> None:
     def told(outcome: Any) -> str | None:
         monkeypatch.setattr(kinds, "recipe", lambda _spec, _traits: TextOnly(outcome))
-        ticket = engine_of(lambda _: FakeBackend()).submit(spec_of("a"), [(1, "text")])
-        assert ticket.wait(WAIT_S)
-        (failed,) = ticket.finished()
+        (failed,) = outcomes_of(engine_of(lambda _: FakeBackend()), spec_of("a"), ["text"])
         return failed.reason
 
     assert told(lambda _: {"words": 1}) == "The recipe returned dict, not an Outcome."
@@ -258,11 +246,8 @@ class Forgetful(FakeBackend):
 def test_a_broken_backend_fails_documents_and_not_the_device_thread(
     engine_of: EngineOf, kind: type[FakeBackend]
 ) -> None:
-    engine = engine_of(lambda spec: kind())
-    ticket = engine.submit(spec_of(), [(n, "text") for n in range(20)])
-    assert ticket.wait(WAIT_S)
-    assert {outcome.reason_class for outcome in ticket.finished()} == {Reason.MODEL}
-    assert len(ticket.finished()) == 20
+    outcomes = outcomes_of(engine_of(lambda spec: kind()), spec_of(), ["text"] * 20)
+    assert [outcome.reason_class for outcome in outcomes] == [Reason.MODEL] * 20
 
 
 class Unreadable(FakeBackend):
@@ -273,9 +258,8 @@ class Unreadable(FakeBackend):
 
 
 def test_a_text_that_the_tokenizer_refuses_fails_alone(engine_of: EngineOf) -> None:
-    ticket = engine_of(lambda spec: Unreadable()).submit(spec_of(), [(1, "fine"), (2, "unreadable")])
-    assert ticket.wait(WAIT_S)
-    assert [outcome.status for outcome in ticket.finished()] == [Status.DONE, Status.FAILED]
+    outcomes = outcomes_of(engine_of(lambda spec: Unreadable()), spec_of(), ["fine", "unreadable"])
+    assert [outcome.status for outcome in outcomes] == [Status.DONE, Status.FAILED]
 
 
 class Slow(FakeBackend):
@@ -301,9 +285,8 @@ MORE_THAN_A_PORTION = [(number, "word") for number in range(PORTION_TEXTS)]
 def test_the_device_computes_a_shards_first_texts_while_the_others_are_cut(engine_of: EngineOf) -> None:
     computed = threading.Event()
     engine = engine_of(lambda spec: Slow(computed, lambda texts: computed.set()))
-    ticket = engine.submit(spec_of(), [*MORE_THAN_A_PORTION, (99, "last")])
-    assert ticket.wait(WAIT_S)
-    assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * (PORTION_TEXTS + 1)
+    outcomes = outcomes_of(engine, spec_of(), [*["word"] * PORTION_TEXTS, "last"])
+    assert [outcome.status for outcome in outcomes] == [Status.DONE] * (PORTION_TEXTS + 1)
 
 
 def test_a_drain_while_a_shard_is_cut_keeps_what_is_computed_of_it(engine_of: EngineOf) -> None:

@@ -19,7 +19,7 @@ from docmill.tasks.backends.encoder.choice import Contest, FallbackBackend, Prov
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
-from tests.tasks.conftest import Bench, EngineOf
+from tests.tasks.conftest import Bench, EngineOf, outcomes_of
 from tests.tasks.fakes import FakeBackend, spec_of
 
 
@@ -143,9 +143,8 @@ def test_once_there_was_enough_work_the_measured_backend_computes_the_rest(engin
     backend = ProvisionalBackend(first, measured, refused, enough=8)
     engine = engine_of(lambda _: backend)
     for _ in range(3):
-        ticket = engine.submit(spec_of(), list(enumerate(TEXTS)))
-        assert ticket.wait(60)
-        assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * len(TEXTS)
+        outcomes = outcomes_of(engine, spec_of(), TEXTS)
+        assert [outcome.status for outcome in outcomes] == [Status.DONE] * len(TEXTS)
     assert opened == ["measured"]
     assert sum(map(len, first.batches)) + sum(map(len, chosen.batches)) == 3 * len(TEXTS)
     assert chosen.batches
@@ -164,9 +163,8 @@ def test_where_nothing_can_be_measured_the_first_goes_on(
     engine = engine_of(lambda _: backend)
     with caplog.at_level(logging.ERROR):
         for _ in range(2):
-            ticket = engine.submit(spec_of(), list(enumerate(TEXTS)))
-            assert ticket.wait(60)
-            assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * len(TEXTS)
+            outcomes = outcomes_of(engine, spec_of(), TEXTS)
+            assert [outcome.status for outcome in outcomes] == [Status.DONE] * len(TEXTS)
     assert again.batches
     assert caplog.text.count("backends_not_measured error=MemoryError()") == 1
 
@@ -194,9 +192,8 @@ def test_windows_without_a_vector_are_computed_again_and_the_backend_is_left(eng
     backend = FallbackBackend(first, lambda: second, lambda: told.append("out"))
     engine = engine_of(lambda _: backend)
     for _ in range(2):
-        ticket = engine.submit(spec_of(), list(enumerate(WITH_NAN)))
-        assert ticket.wait(60)
-        assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * len(WITH_NAN)
+        outcomes = outcomes_of(engine, spec_of(), WITH_NAN)
+        assert [outcome.status for outcome in outcomes] == [Status.DONE] * len(WITH_NAN)
     assert first.closed.is_set()
     assert not second.closed.is_set()
     assert told == ["out"]
@@ -209,9 +206,8 @@ def test_windows_without_a_vector_are_computed_again_and_the_backend_is_left(eng
 def test_what_is_no_number_with_the_models_own_code_either_fails_its_document_only(engine_of: EngineOf) -> None:
     told: list[str] = []
     backend = FallbackBackend(FakeBackend(), FakeBackend, lambda: told.append("out"))
-    ticket = engine_of(lambda _: backend).submit(spec_of(), list(enumerate(WITH_NAN)))
-    assert ticket.wait(60)
-    found = [(outcome.status, outcome.reason_class) for outcome in ticket.finished()]
+    outcomes = outcomes_of(engine_of(lambda _: backend), spec_of(), WITH_NAN)
+    found = [(outcome.status, outcome.reason_class) for outcome in outcomes]
     good, bad = (Status.DONE, None), (Status.FAILED, Reason.MODEL)
     assert found == [good, bad, good, bad, good]
     assert told == []  # the first was not at fault

@@ -19,7 +19,7 @@ from docmill.tasks.engine.engine import Engine
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks.architectures import ENCODER_SIZES
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, outcomes_of
 from tests.tasks.test_architectures import vectors
 
 DISTILLED: dict[str, Any] = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
@@ -118,10 +118,9 @@ def test_products_that_changed_leave_the_model_its_own_code(
     assert [record.getMessage().split()[0] for record in caplog.records] == ["packed_left_out"]
     with quiet():
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    texts = ["Both of these", "are computed with padding by its own code."]
     with contextlib.closing(Engine(lambda _: backend)) as engine:
         engine.start()
-        ticket = engine.submit(spec, [(1, "Both of these"), (2, "are computed with padding by its own code.")])
-        assert ticket.wait(60)
-        found = vectors(ticket.finished())
-    expected = model.encode(["Both of these", "are computed with padding by its own code."], show_progress_bar=False)
+        found = vectors(outcomes_of(engine, spec, texts))
+    expected = model.encode(texts, show_progress_bar=False)
     assert np.allclose(found, expected, atol=1e-6)

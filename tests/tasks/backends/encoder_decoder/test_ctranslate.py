@@ -21,7 +21,7 @@ from docmill.tasks.batching import Budget
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Engine
 from docmill.tasks.errors import CannotServe, EngineStopped, Unsuited
-from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly
+from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly, outcomes_of
 from tests.tasks.test_reference import one_paragraph
 
 WAIT_S = 60.0
@@ -226,9 +226,8 @@ def test_a_failed_batch_in_flight_fails_its_own_windows_only(
     backend = opened(ct2, spec, "ctranslate2")
     bad = [str(number) for number in backend.encode([texts[5]])[0].ids]
     library.append(lambda sources: [Result(RuntimeError("secret")) for _ in sources] if bad in sources else None)
-    ticket = engine_of(lambda spec: backend).submit(spec, list(enumerate(texts)))
-    assert ticket.wait(WAIT_S)
-    assert [outcome.content_id for outcome in ticket.finished() if outcome.reason] == [5]
+    outcomes = outcomes_of(engine_of(lambda spec: backend), spec, texts)
+    assert [outcome.content_id for outcome in outcomes if outcome.reason] == [5]
 
 
 class Asked:
@@ -272,7 +271,6 @@ def test_memory_that_is_short_halves_the_batches(
     backend = opened(ct2, spec, "ctranslate2")
     before = asked_first(backend).tokens
     library.append(lambda sources: [Result(MemoryError()) for _ in sources] if len(sources) > 8 else None)
-    ticket = engine_of(lambda spec: backend).submit(spec, list(enumerate(one_paragraph(french, 60))))
-    assert ticket.wait(WAIT_S)
-    assert not any(outcome.reason for outcome in ticket.finished())
+    outcomes = outcomes_of(engine_of(lambda spec: backend), spec, one_paragraph(french, 60))
+    assert not any(outcome.reason for outcome in outcomes)
     assert asked_first(backend).tokens < before

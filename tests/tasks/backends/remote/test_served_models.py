@@ -37,6 +37,7 @@ from tests.tasks.backends.remote.api_server import (
     vectors,
     written,
 )
+from tests.tasks.conftest import outcomes_of
 from tests.worker.harness import until
 
 KEY = "sk-secret-key"
@@ -82,9 +83,7 @@ def submitted(engine: Engine, spec: Spec, texts: Sequence[str]) -> Ticket:
 
 def computed(api: ApiServer, spec: Spec, texts: Sequence[str], **patience: float) -> list[Outcome]:
     with engine_on(api, **patience) as engine:
-        ticket = submitted(engine, spec, texts)
-        assert ticket.complete
-        return ticket.finished()
+        return outcomes_of(engine, spec, texts)
 
 
 def stopped(engine: Engine) -> bool:
@@ -368,9 +367,7 @@ def test_a_server_that_refuses_all_requests_fails_no_text_and_is_opened_again(
         assert said in str(ticket.away)
         assert not ticket.finished()
         server.script = lambda request, times: None
-        again = submitted(engine, GENERATE, TEXTS)
-        assert again.complete
-        assert {outcome.status for outcome in again.finished()} == {Status.DONE}
+        assert {outcome.status for outcome in outcomes_of(engine, GENERATE, TEXTS)} == {Status.DONE}
     assert KEY not in caplog.text
 
 

@@ -26,6 +26,7 @@ from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.models.weightless import Server
 from tests.tasks.backends.remote.test_served_models import spec_of
+from tests.tasks.conftest import outcomes_of
 from tests.tasks.decoders import DECODERS
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -100,9 +101,7 @@ def test_texts_are_written_with_the_servers_own_counts_and_log_probabilities(
 ) -> None:
     texts = [" ".join(text.split()[: 5 + number]) for number, text in enumerate(descriptions[:24])]
     spec = spec_of("generate", f"openai:{NAME}", prompt="{text}", max_new_tokens=NEW_TOKENS)
-    ticket = engine.submit(spec, list(enumerate(texts)))
-    assert ticket.wait(120)
-    outcomes = ticket.finished()
+    outcomes = outcomes_of(engine, spec, texts)
     assert [outcome.status for outcome in outcomes] == [Status.DONE] * len(texts)
     for outcome in outcomes:
         body = {"model": NAME, "messages": [{"role": "user", "content": texts[outcome.content_id]}], "max_tokens": 1}
@@ -117,11 +116,10 @@ def test_texts_are_written_with_the_servers_own_counts_and_log_probabilities(
 def test_records_are_held_to_their_schema_by_the_server(engine: Engine, descriptions: list[str]) -> None:
     texts = [" ".join(text.split()[:20]) for text in descriptions[:8]]
     spec = spec_of("extract", f"openai:{NAME}", json_schema=json.dumps(SCHEMA), prompt="{text}", max_new_tokens=64)
-    ticket = engine.submit(spec, list(enumerate(texts)))
-    assert ticket.wait(120)
+    outcomes = outcomes_of(engine, spec, texts)
     validator = Draft202012Validator(SCHEMA)
-    done = [outcome for outcome in ticket.finished() if outcome.status is Status.DONE]
-    assert done, [outcome.reason for outcome in ticket.finished()]
+    done = [outcome for outcome in outcomes if outcome.status is Status.DONE]
+    assert done, [outcome.reason for outcome in outcomes]
     for outcome in done:
         assert outcome.data is not None
         validator.validate(outcome.data["data"])
