@@ -8,34 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from docmill.storage.core.specs import Outcome, Spec, Status
-from docmill.tasks import kinds
+from docmill.storage.core.specs import Spec, Status
 from docmill.tasks.backends.weightless import NullBackend
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
 from docmill.tasks.specs import pinning
-from docmill.tasks.specs.plan import build_spec
-from tests.tasks.conftest import EngineOf
+from tests.tasks.conftest import Bench, EngineOf
 
 PARAGRAPH = "Every word of this paragraph is a token, and the whole is longer than a window. " * 90
 
 
-def spec_of(kind: str, model: str = "null", **options: Any) -> Spec:
-    pinned = pinning.pin(model, models_dir=None, cache_dir=Path("none"))
-    return build_spec(kind, pinned, kinds.options(kind, **options), pinning.read_config(pinned, models_dir=None))
-
-
-def run(engine_of: EngineOf, spec: Spec, texts: list[str]) -> list[Outcome]:
-    engine = engine_of(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
-    ticket = engine.submit(spec, list(enumerate(texts)))
-    assert ticket.wait(20)
-    assert ticket.complete
-    return ticket.finished()
-
-
-def test_a_long_text_comes_back_from_its_windows_as_it_was(engine_of: EngineOf) -> None:
+def test_a_long_text_comes_back_from_its_windows_as_it_was(bench: Bench) -> None:
     text = f"{PARAGRAPH}\n\n - An item.\n - Another.\n\n{PARAGRAPH}\n"
-    (outcome,) = run(engine_of, spec_of("translate", source_lang="fr", target_lang="en", beams=4), [text])
+    spec = bench.spec("translate", "null", source_lang="fr", target_lang="en", beams=4)
+    (outcome,) = bench.run(spec, [text])
     assert outcome.text == text
     assert outcome.tokens_out == len(text.replace(" - ", " ").split())
 
@@ -48,14 +34,14 @@ def test_a_long_text_comes_back_from_its_windows_as_it_was(engine_of: EngineOf) 
     ],
 )
 def test_a_record_is_valid_by_its_schema_also_where_that_allows_an_empty_one(
-    engine_of: EngineOf, schema: dict[str, Any], record: object
+    bench: Bench, schema: dict[str, Any], record: object
 ) -> None:
-    (outcome,) = run(engine_of, spec_of("extract", json_schema=schema), ["Some words of a text."])
+    (outcome,) = bench.run(bench.spec("extract", "null", json_schema=schema), ["Some words of a text."])
     assert (outcome.status, outcome.data) == (Status.DONE, {"data": record})
 
 
-def test_a_vector_has_length_one_and_belongs_to_its_text(engine_of: EngineOf) -> None:
-    outcomes = run(engine_of, spec_of("embed"), ["one", "other", "one", PARAGRAPH])
+def test_a_vector_has_length_one_and_belongs_to_its_text(bench: Bench) -> None:
+    outcomes = bench.run(bench.spec("embed", "null"), ["one", "other", "one", PARAGRAPH])
     one, other, again, long = (np.frombuffer(outcome.vector or b"", "<f4") for outcome in outcomes)
     assert one.shape == (8,)
     assert np.array_equal(one, again)
@@ -63,12 +49,12 @@ def test_a_vector_has_length_one_and_belongs_to_its_text(engine_of: EngineOf) ->
     assert [float(np.linalg.norm(vector)) for vector in (one, other, long)] == pytest.approx([1, 1, 1])
 
 
-def test_its_pace_is_that_of_padded_tokens(engine_of: EngineOf) -> None:
+def test_its_pace_is_that_of_padded_tokens(bench: Bench, engine_of: EngineOf) -> None:
     slept: list[float] = []
     engine = engine_of(lambda spec: NullBackend(spec, device="cpu", sleep=slept.append))
-    assert engine.submit(spec_of("embed", "null@1000"), [(1, "a " * 20)]).wait(20)
+    assert engine.submit(bench.spec("embed", "null@1000"), [(1, "a " * 20)]).wait(20)
     assert slept == [0.02]
-    assert engine.submit(spec_of("embed"), [(1, "a " * 20)]).wait(20)
+    assert engine.submit(bench.spec("embed", "null"), [(1, "a " * 20)]).wait(20)
     assert slept == [0.02]
 
 

@@ -35,7 +35,7 @@ from docmill.tasks.specs.plan import build_spec
 from docmill.worker.cli.commands.run import given_options, run_command
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.pipelines.file import parse
-from tests.tasks.conftest import EngineOf
+from tests.tasks.conftest import Bench, EngineOf, outcomes_of
 
 KINDS = [pytest.param(kind, id=kind.name) for kind in kinds.KINDS]
 SAMPLES: dict[type, Any] = {int: 9, float: 0.5, str: "fr", bool: True}
@@ -137,19 +137,15 @@ def test_a_kind_that_declares_an_option_of_another_kind_differently_is_refused(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, engine_of: EngineOf) -> None:
-    pinned = pinning.pin("null", models_dir=None, cache_dir=Path("none"))
+def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, bench: Bench) -> None:
     try:
-        spec = build_spec(kind.name, pinned, kinds.options(kind.name), {})
+        spec = bench.spec(kind.name, "null")
     except BadOption:  # it needs a prompt, a schema or a question
         needed = {
             name: value for name, value in samples(kind).items() if name in {"prompt", "json_schema", "question"}
         }
-        spec = build_spec(kind.name, pinned, kinds.options(kind.name, **needed), {})
-    engine = engine_of(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
-    ticket = engine.submit(spec, [(1, "A text of some words.")])
-    assert ticket.wait(20)
-    (outcome,) = ticket.finished()
+        spec = bench.spec(kind.name, "null", **needed)
+    (outcome,) = bench.run(spec, ["A text of some words."])
     assert outcome.status is Status.DONE
     assert kind.stored.output is kind.output
 
@@ -181,9 +177,8 @@ def test_a_kind_without_families_needs_no_model(engine_of: EngineOf, monkeypatch
     pinned = pinning.pin(model, models_dir=None, cache_dir=Path("none"))
     spec = build_spec("shout", pinned, kinds.options("shout"), {})
     engine = engine_of(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
-    ticket = engine.submit(spec, [(1, "A text."), (2, " ")])
-    assert ticket.wait(20)
-    assert [(one.status, one.text) for one in ticket.finished()] == [(Status.DONE, "A TEXT."), (Status.SKIPPED, None)]
+    found = [(one.status, one.text) for one in outcomes_of(engine, spec, ["A text.", " "])]
+    assert found == [(Status.DONE, "A TEXT."), (Status.SKIPPED, None)]
     shout.require({}, "null")
     with pytest.raises(ModelUnsuitable, match="shout needs no model: leave --model out"):
         shout.require({}, "minilm")
