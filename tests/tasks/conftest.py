@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from docmill.storage.core.specs import Outcome, Spec
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.tasks import kinds
 from docmill.tasks.backends import Backend, registry
 from docmill.tasks.engine.backend_factory import open_backend
@@ -97,6 +97,13 @@ def outcomes_of(engine: Engine, spec: Spec, texts: Sequence[str]) -> list[Outcom
     assert ticket.wait(250)
     assert ticket.complete
     return ticket.finished()
+
+
+def data_of(outcome: Outcome) -> dict[str, Any]:
+    """Return what a done outcome has beside its text and its vector."""
+    assert outcome.status is Status.DONE, outcome.reason
+    assert outcome.data is not None
+    return outcome.data
 
 
 class Bench:

@@ -21,7 +21,7 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.errors import BadOption, CannotServe
 from tests.tasks import architectures
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.reference import seq2seq_texts
 
@@ -192,9 +192,8 @@ def test_robertas_unused_positions_are_not_counted(bench: Bench, made: Path, sen
     folder = architectures.roberta(made / "roberta", sentences)
     text = " ".join(sentences)
     (outcome,) = bench.run(bench.spec("embed", str(folder), windows="all"), [text])
-    assert outcome.data is not None
-    assert outcome.data["dim"] == 32
-    spans = outcome.data["windows"]
+    assert data_of(outcome)["dim"] == 32
+    spans = data_of(outcome)["windows"]
     assert "".join(text[start:end] for start, end in spans) == text
     rows = np.frombuffer(outcome.vector or b"", "<f4").reshape(len(spans), 32)
     expected = np.stack([hidden(folder, text[start:end]).mean(axis=0) for start, end in spans])

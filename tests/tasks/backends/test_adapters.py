@@ -26,7 +26,7 @@ from docmill.tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelNotF
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks import architectures, decoders
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more
 
@@ -130,8 +130,7 @@ def test_a_classifier_that_the_adapter_brings_scores_as_peft_does(
     for text, outcome in zip(texts, outcomes, strict=True):
         with torch.inference_mode():
             expected = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0].tolist()
-        assert outcome.data is not None
-        found = {one["label"]: one["score"] for one in outcome.data["labels"]}
+        found = {one["label"]: one["score"] for one in data_of(outcome)["labels"]}
         np.testing.assert_allclose([found[f"LABEL_{number}"] for number in range(LABELS)], expected, atol=2e-5)
 
 

@@ -13,7 +13,7 @@ import torch
 from docmill.tasks.errors import BadOption, CannotServe
 from tests.tasks import decoders, reference
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more
 from tests.tasks.reference import seq2seq_texts as summaries
@@ -178,8 +178,8 @@ def test_several_samples_are_each_of_generate_with_a_seed_of_its_own_and_the_fir
         return [[*texts] for texts in zip(*each, strict=True)]
 
     outcomes = bench.run(spec, sentences)
-    several = require_equal([outcome.data["texts"] for outcome in outcomes if outcome.data is not None], expected)
-    assert all(outcome.data is not None and outcome.data["texts"][0] == outcome.text for outcome in outcomes)
+    several = require_equal([data_of(outcome)["texts"] for outcome in outcomes], expected)
+    assert all(data_of(outcome)["texts"][0] == outcome.text for outcome in outcomes)
     require_equal(generated(bench, gpt2, sentences, **asked), partial(reference_of, number=0, **asked))
     assert [texts[0] for texts in several] != [texts[1] for texts in several]
 
@@ -191,7 +191,7 @@ def test_several_outputs_of_an_encoder_decoder_are_the_best_of_its_beams_or_samp
 
     def several(**options: Any) -> list[list[str]]:
         outcomes = bench.run(bench.spec("generate", str(marian), max_new_tokens=NEW_TOKENS, **options), some)
-        return [outcome.data["texts"] for outcome in outcomes if outcome.data is not None]
+        return [data_of(outcome)["texts"] for outcome in outcomes]
 
     best: dict[str, Any] = {"num_return_sequences": 3, "num_beams": 4, "max_new_tokens": NEW_TOKENS}
     require_equal(several(beams=4, n=3), lambda: [summaries(marian, [text], **best) for text in some])
@@ -210,9 +210,8 @@ def test_a_long_documents_outputs_are_joined_window_by_window(
     )
     (outcome,) = bench.run(spec, [descriptions[0] + "\n\n" + descriptions[1]])
     assert "windowed" in outcome.flags
-    assert outcome.data is not None
-    assert len(outcome.data["texts"]) == 2
-    assert outcome.text == outcome.data["texts"][0]
+    first, _ = data_of(outcome)["texts"]
+    assert outcome.text == first
 
 
 @pytest.mark.parametrize(

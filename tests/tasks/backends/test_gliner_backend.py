@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from docmill.storage.core.specs import Outcome, Spec, Status
+from docmill.storage.core.specs import Spec, Status
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.reading import reading_of
@@ -29,15 +29,15 @@ from docmill.tasks.models.weights import GLINER_CONFIG
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import cut_at_words
 from tests.faults.servers import missing
+from tests.tasks.backends.encoder.test_token_classification import Entity, entities
 from tests.tasks.backends.gliner_models import DESIGNS, LABELS, gliner_model
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import real_lines
 
 # The library warns of its own parts.
 pytestmark = [pytest.mark.gliner, pytest.mark.filterwarnings("ignore")]
 
-Entity = tuple[str, int, int, float]
 OTHERS = [
     "漢字の文書を読む,Python と C の道具。",
     "Пакет для работы с файлами TIFF, написан на языке Perl.",
@@ -80,12 +80,6 @@ def alone(
     ]
 
 
-def entities(outcome: Outcome) -> list[Entity]:
-    assert outcome.status is Status.DONE, outcome.reason
-    assert outcome.data is not None
-    return [(one["label"], one["start"], one["end"], one["score"]) for one in outcome.data["spans"]]
-
-
 def same_entities(found: Sequence[Entity], own: Sequence[Entity]) -> bool:
     spans = [one[:3] for one in found] == [one[:3] for one in own]
     return spans and [one[3] for one in found] == pytest.approx([one[3] for one in own], abs=1e-4)
@@ -106,8 +100,7 @@ def test_entities_are_those_of_the_library_for_every_encoder_and_both_kinds_of_s
         assert len(found) > 10
         assert min(score for *_, score in found) > threshold
         for outcome, text in zip(outcomes, texts, strict=True):
-            assert outcome.data is not None
-            assert all(text[one["start"] : one["end"]] == one["text"] for one in outcome.data["spans"])
+            assert all(text[one["start"] : one["end"]] == one["text"] for one in data_of(outcome)["spans"])
     assert len({label for label, *_ in found}) > 1
     runtime = bench.engine.runtime(spec)
     assert runtime["backend"] == "gliner"

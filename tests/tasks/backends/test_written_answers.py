@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from docmill.storage.core.specs import Outcome, Status
+from docmill.storage.core.specs import Outcome
 from docmill.tasks.kinds import answer
 from docmill.tasks.kinds.answer import answer_in, asking
 from tests.tasks import architectures
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.reference import seq2seq_texts, written
 
@@ -35,8 +35,7 @@ def t5(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Pat
 
 
 def answers(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    assert all(outcome.status is Status.DONE for outcome in outcomes), [outcome.reason for outcome in outcomes]
-    return [outcome.data["data"] for outcome in outcomes if outcome.data is not None]
+    return [data_of(outcome)["data"] for outcome in outcomes]
 
 
 def answers_in(written: Callable[[], Sequence[str]]) -> list[str | None]:

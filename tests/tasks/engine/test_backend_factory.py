@@ -13,7 +13,7 @@ from docmill.tasks.engine.backend_factory import (
     read,
 )
 from docmill.tasks.errors import CannotServe
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, data_of
 
 FRENCH = "Le paquet fournit une bibliothèque graphique.\n\n...\n\nIl contient <ses> en-têtes."
 LONG = " ".join(f"Package number {n} has a graphical library, and its headers." for n in range(60))
@@ -37,8 +37,7 @@ def test_the_windows_of_a_long_text_are_those_that_the_backend_computed(bench: B
     spec = bench.spec("embed", "minilm", windows="all")
     found = cut(bench, spec, LONG)
     (outcome,) = bench.run(spec, [LONG])
-    assert outcome.data is not None
-    assert [[one.start, one.end] for one in found] == outcome.data["windows"]
+    assert [[one.start, one.end] for one in found] == data_of(outcome)["windows"]
     assert all(one.part for one in found)
     assert sum(one.tokens or 0 for one in found) == outcome.tokens_in
     assert (found[0].prompt or "").startswith("[CLS] package number 0 has")

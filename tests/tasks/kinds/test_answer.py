@@ -22,6 +22,7 @@ from docmill.tasks.outputs import Output, Span, Spans, SpanScores
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Encoded, Places, Window
+from tests.tasks.conftest import data_of
 
 PINNED = Pinned("model", "0" * 40)
 
@@ -74,12 +75,6 @@ def join(recipe: Recipe, content: str, windows: list[Window], outputs: Sequence[
     return joined
 
 
-def data(outcome: Outcome) -> dict[str, Any]:
-    assert outcome.data is not None
-    found: dict[str, Any] = outcome.data["data"]
-    return found
-
-
 TEXT = "Ada wrote the first program in 1843 , and Charles built the machine"
 
 
@@ -98,7 +93,7 @@ def test_each_question_has_the_answer_from_its_own_windows() -> None:
         outputs.append(scores(window, answer, TEXT, null=1.0))
     outcome = join(asked, TEXT, windows, outputs)
     assert outcome.flags == ("windowed",)
-    found = data(outcome)
+    found = data_of(outcome)["data"]
     assert (found["who"], found["year"], found["none"]) == ("Ada", "1843", None)
     assert found["who_score"] == found["who_spans"][0]["score"] > 0.9
     assert found["none_score"] is None
@@ -115,7 +110,7 @@ def test_a_question_with_metadata_comes_before_the_text_and_offsets_count_from_t
     content = f"Who wrote The Notes ?\n{TEXT}"
     (windows,) = asked.cut([content], Beside("", 100))
     assert windows[0].encoded == Beside("Who wrote The Notes ?", 100).encode([TEXT])[0]
-    found = data(join(asked, content, windows, [scores(windows[0], "Ada", TEXT, 0.0)]))
+    found = data_of(join(asked, content, windows, [scores(windows[0], "Ada", TEXT, 0.0)]))["data"]
     assert (found["answer"], found["answer_spans"][0]["start"], found["answer_spans"][0]["end"]) == ("Ada", 0, 3)
 
 
@@ -148,7 +143,7 @@ def test_always_answer_leaves_the_null_score_out() -> None:
     always = spec("Who ?", always_answer=True)
     asked = recipe(always)
     (windows,) = asked.cut([TEXT], Beside("", 100))
-    found = data(join(asked, TEXT, windows, [scores(windows[0], "Ada", TEXT, 99.0)]))
+    found = data_of(join(asked, TEXT, windows, [scores(windows[0], "Ada", TEXT, 99.0)]))["data"]
     assert found["answer"] == "Ada"
     columns = [column.name for column in RECORD.columns(always.params)]
     assert {*found} == {name.removeprefix("data_") for name in columns} == {"answer", "answer_score", "answer_spans"}
@@ -157,7 +152,7 @@ def test_always_answer_leaves_the_null_score_out() -> None:
 def test_answers_that_a_backend_finds_are_moved_to_their_window() -> None:
     asked = kinds.recipe(spec(["Who ?", "When ?"]), Traits())
     windows = [Window(0, 4, Encoded(1, "abc "), part=True), Window(4, 7, Encoded(1, "def"), part=True)]
-    found = data(join(asked, "abc def", windows, [Spans(()), Spans((Span("x", 1, 3, 0.5),))]))
+    found = data_of(join(asked, "abc def", windows, [Spans(()), Spans((Span("x", 1, 3, 0.5),))]))["data"]
     assert (found["answer_1"], found["answer_2"], found["answer_2_score"]) == ("ef", "ef", 0.5)
 
 

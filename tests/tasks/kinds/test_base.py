@@ -16,6 +16,7 @@ from docmill.tasks.kinds.translate import Translate
 from docmill.tasks.outputs import Generated, Labels, Likelihood, Output, Scale, Several, Span, Spans
 from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Encoded, Window
+from tests.tasks.conftest import data_of
 from tests.tasks.kinds import test_answer, test_classify, test_redact
 
 
@@ -89,7 +90,7 @@ def test_answers_have_the_least_of_their_probabilities() -> None:
     sure = test_answer.scores(windows[0], "Ada", content, -50.0)
     none = test_answer.scores(windows[1], "Bob", content, 14.0)
     found = test_answer.join(recipe, content, windows, [sure, none])
-    record = test_answer.data(found)
+    record = data_of(found)["data"]
     assert record["one"] == "Ada"
     assert record["two"] is None
     assert found.confidence == pytest.approx(min(record["one_score"], record["two_no_answer"]))

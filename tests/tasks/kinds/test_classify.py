@@ -15,6 +15,7 @@ from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.classify import CONTRADICTION, ENTAILMENT, Classify, Combination, Entailment
 from docmill.tasks.outputs import Labels
 from docmill.tasks.windows.windows import Coder, Encoded, Window
+from tests.tasks.conftest import data_of
 
 
 def join(recipe: Classify, windows: list[dict[str, float]], tokens: list[int]) -> Outcome:
@@ -25,8 +26,7 @@ def join(recipe: Classify, windows: list[dict[str, float]], tokens: list[int]) -
 
 
 def scores(outcome: Outcome) -> dict[str, float]:
-    assert outcome.data is not None
-    return {one["label"]: one["score"] for one in outcome.data["labels"]}
+    return {one["label"]: one["score"] for one in data_of(outcome)["labels"]}
 
 
 def test_the_mean_of_the_windows_is_weighted_by_their_tokens() -> None:

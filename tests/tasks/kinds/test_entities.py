@@ -20,6 +20,7 @@ from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.entities import Entities, entities
 from docmill.tasks.outputs import Output, Span, Spans, TokenScores
 from docmill.tasks.windows.windows import Encoded, Places, Window, cut_overlapping
+from tests.tasks.conftest import data_of
 from tests.tasks.windows.test_windows import Letters
 
 LABELS = ("O", "B-UP", "I-UP")
@@ -45,10 +46,8 @@ def join(text: str, windows: list[Window], outputs: list[Output]) -> Outcome:
 
 
 def found(outcome: Outcome) -> list[dict[str, Any]]:
-    assert outcome.data is not None
     assert SPANS.problem(outcome) is None
-    spans: list[dict[str, Any]] = outcome.data["spans"]
-    return spans
+    return list(data_of(outcome)["spans"])
 
 
 TEXTS = st.lists(st.sampled_from(["AB", "ABCDEFGHIJ", "ab", "c", " ", "\n", "D"]), min_size=1, max_size=60)

@@ -23,6 +23,7 @@ from docmill.tasks.outputs import Output, Span, Spans
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Window
+from tests.tasks.conftest import data_of
 from tests.tasks.kinds.test_entities import LABELS, scores
 from tests.tasks.windows.test_windows import Letters
 
@@ -52,8 +53,7 @@ def test_names_by_the_model_and_addresses_by_patterns_are_replaced_together() ->
     text = f"Ana Pérez has {MAIL}."
     found = redacted(text, [Spans((Span("per", 0, 9, 0.75),))])
     assert found.text == "[PER] has [EMAIL]."
-    assert found.data is not None
-    per, mail = found.data["spans"]
+    per, mail = data_of(found)["spans"]
     assert per == {
         "label": "PER",
         "text": "[PER]",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import pipeline
 
-from docmill.storage.core.specs import Outcome, Status
+from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder import own_code
@@ -22,7 +22,7 @@ from docmill.tasks.errors import CannotServe
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import classifiers
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, data_of
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
 Benches = Callable[[str], Bench]
@@ -42,9 +42,7 @@ def expected(folder: Path, texts: Sequence[str], **settings: Any) -> list[list[t
 
 
 def scores(outcome: Outcome) -> list[tuple[str, float]]:
-    assert outcome.status is Status.DONE, outcome.reason
-    assert outcome.data is not None
-    return [(one["label"], one["score"]) for one in outcome.data["labels"]]
+    return [(one["label"], one["score"]) for one in data_of(outcome)["labels"]]
 
 
 def assert_same(outcomes: Sequence[Outcome], wanted: Sequence[Sequence[tuple[str, float]]]) -> None:

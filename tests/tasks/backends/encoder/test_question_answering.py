@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from docmill.storage.core.specs import Outcome, Status
+from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
@@ -22,7 +22,7 @@ from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import stretches
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS, sentence_pieces
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, data_of
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
 Benches = Callable[[str], Bench]
@@ -98,13 +98,6 @@ class Reference:
         return [(*place, math.exp(logit - total)) for place, logit in best], math.exp(real[0] - total)
 
 
-def data(outcome: Outcome) -> dict[str, Any]:
-    assert outcome.status is Status.DONE, outcome.reason
-    assert outcome.data is not None
-    found: dict[str, Any] = outcome.data["data"]
-    return found
-
-
 def assert_same(
     wanted: Sequence[Sequence[tuple[list[Found], float]]],
     texts: Sequence[str],
@@ -114,7 +107,7 @@ def assert_same(
     """Check the best answer of nearly all texts, and everything about the answers where it is the same."""
     same = asked = 0
     for text, outcome, answers in zip(texts, outcomes, wanted, strict=True):
-        found = data(outcome)
+        found = data_of(outcome)["data"]
         for number, (best, no_answer) in enumerate(answers, 1):
             spans = found[f"answer_{number}_spans"]
             assert found[f"answer_{number}_no_answer"] == pytest.approx(no_answer, rel=2e-2, abs=1e-6)
@@ -147,7 +140,7 @@ def test_answers_are_those_of_transformers_for_every_architecture(
             if isinstance(opened, EncoderBackend) and backend == "transformers":
                 assert (opened._model.encoder is None) is (name in classifiers.WHOLE)
                 assert isinstance(opened._encoder, PackedEncoder) is (name in PACKED)
-    assert len({data(outcome)["answer_1_spans"][0]["text"] for outcome in outcomes}) > len(lines) / 2
+    assert len({data_of(outcome)["data"]["answer_1_spans"][0]["text"] for outcome in outcomes}) > len(lines) / 2
 
 
 @half_and_more(["roberta", "bert"])
@@ -178,7 +171,7 @@ def test_an_answer_is_the_part_of_the_text_at_its_offsets_in_every_script(
         for spec in specs:
             outcomes = bench.run(spec, [f"What was it?\n{text}" for text in texts])
             for text, outcome in zip(texts, outcomes, strict=True):
-                found = data(outcome)
+                found = data_of(outcome)["data"]
                 assert found["answer"] == (found["answer_spans"][0]["text"] if found["answer_spans"] else None)
                 for one in found["answer_spans"]:
                     assert one["text"]

@@ -17,12 +17,12 @@ from tokenizers.models import Unigram
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.token_classification import AggregationStrategy
 
-from docmill.storage.core.specs import Outcome, Status
+from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.windows.windows import stretches, trimmed
 from tests.tasks import classifiers
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
@@ -101,9 +101,7 @@ def without_space(text: str, found: Sequence[Any]) -> list[Entity]:
 
 
 def entities(outcome: Outcome) -> list[Entity]:
-    assert outcome.status is Status.DONE, outcome.reason
-    assert outcome.data is not None
-    return [(one["label"], one["start"], one["end"], one["score"]) for one in outcome.data["spans"]]
+    return [(one["label"], one["start"], one["end"], one["score"]) for one in data_of(outcome)["spans"]]
 
 
 def same_entities(found: Sequence[Entity], own: Sequence[Entity]) -> bool:
@@ -199,9 +197,7 @@ def test_an_entity_is_the_stretch_of_the_text_at_its_offsets_in_every_script(
         nonlocal found
         for spec in (whole, in_windows):
             for text, outcome in zip(texts, bench.run(spec, texts), strict=True):
-                assert outcome.status is Status.DONE, outcome.reason
-                assert outcome.data is not None
-                for one in outcome.data["spans"]:
+                for one in data_of(outcome)["spans"]:
                     found += 1
                     assert one["text"]
                     assert text[one["start"] : one["end"]] == one["text"] == one["text"].strip()

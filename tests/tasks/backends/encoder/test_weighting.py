@@ -14,14 +14,14 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from docmill.storage.core.specs import Outcome, Status
+from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, ModelUnsuitable
 from docmill.tasks.specs import pinning
 from tests.tasks import classifiers
 from tests.tasks.backends.test_adapters import peft_model, spec_of, trained
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, data_of
 from tests.tasks.real_lines import half_and_more
 
 Benches = Callable[[str], Bench]
@@ -51,10 +51,7 @@ def lines(texts: Sequence[str]) -> list[str]:
 
 
 def weights(outcome: Outcome) -> list[dict[str, Any]]:
-    assert outcome.status is Status.DONE, outcome.reason
-    assert outcome.data is not None
-    found: list[dict[str, Any]] = outcome.data["weights"]
-    return found
+    return list(data_of(outcome)["weights"])
 
 
 def row(found: Sequence[dict[str, Any]], size: int) -> Any:

@@ -26,7 +26,7 @@ from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.models.weightless import Server
 from tests.tasks.backends.remote.test_served_models import spec_of
-from tests.tasks.conftest import outcomes_of
+from tests.tasks.conftest import data_of, outcomes_of
 from tests.tasks.decoders import DECODERS
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -121,5 +121,4 @@ def test_records_are_held_to_their_schema_by_the_server(engine: Engine, descript
     done = [outcome for outcome in outcomes if outcome.status is Status.DONE]
     assert done, [outcome.reason for outcome in outcomes]
     for outcome in done:
-        assert outcome.data is not None
-        validator.validate(outcome.data["data"])
+        validator.validate(data_of(outcome)["data"])
