@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,15 @@ class Bench:
 
     def run(self, spec: Spec, texts: Sequence[str]) -> list[Outcome]:
         return outcomes_of(self.engine, spec, texts)
+
+    def open(self, spec: Spec, **options: Any) -> Any:
+        """Return a backend of its own for a spec."""
+        return open_backend(spec, **{"device": "cpu", "models_dir": None, "cache_dir": self.cache_dir, **options})
+
+    def opens(self, spec: Spec, **options: Any) -> str:
+        """Return the name of the backend that is opened for a spec."""
+        with closing(self.open(spec, **options)) as backend:
+            return str(backend.runtime()["backend"])
 
     def folder(self, spec: Spec) -> Path:
         pinned = pinning.Pinned(spec.model, spec.revision)

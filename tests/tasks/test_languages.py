@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.tasks import kinds, languages
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.languages import DETECTOR, Action, Guess, LanguageRouter, Route
 from docmill.tasks.specs import pinning
@@ -120,11 +118,12 @@ def _equal_to_named(writer: Bench, folder: Path, french: list[str], descriptions
         assert told(translated([mixed[n] for n in places], language)) == [outcomes[n].text for n in places]
         assert places
     # Weights of chance may write the same whatever they read.
-    opened = partial(open_backend, device="cpu", models_dir=None, cache_dir=writer.cache_dir, backend=writer.backend)
-    coders = opened(spec("auto")).traits.language_coders
+    coders = writer.open(spec("auto"), backend=writer.backend).traits.language_coders
     assert coders is not None
     read = {language: coders.coder(language).encode(mixed) for language in ("fr", "es")}
-    assert read["fr"] == opened(spec("fr")).encode(mixed) != read["es"] == opened(spec("es")).encode(mixed)
+    named = {one: writer.open(spec(one), backend=writer.backend).encode(mixed) for one in ("fr", "es")}
+    assert read == named
+    assert read["fr"] != read["es"]
 
 
 def test_a_t5_reads_only_the_languages_that_its_config_names_for_the_target(

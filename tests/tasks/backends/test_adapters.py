@@ -21,7 +21,6 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.merging import require_fits
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelNotFound, ModelUnsuitable
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
@@ -121,9 +120,7 @@ def test_a_classifier_that_the_adapter_brings_scores_as_peft_does(
     bench: Bench, bases: dict[str, Path], made: dict[str, Path], texts: list[str], backend: str
 ) -> None:
     spec = spec_of(bench, "classify", bases["bert"], made["bert"])
-    opened = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend=backend)
-    assert opened.runtime()["backend"] == backend
-    opened.close()
+    assert bench.opens(spec, backend=backend) == backend
     model = peft_model(bases["bert"], made["bert"], "AutoModelForSequenceClassification", num_labels=LABELS)
     tokenizer = AutoTokenizer.from_pretrained(bases["bert"])
     outcomes = bench.run(spec, texts)

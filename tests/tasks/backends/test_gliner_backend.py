@@ -22,7 +22,6 @@ from docmill.storage.core.specs import Spec, Status
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.reading import reading_of
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.models import gliner
 from docmill.tasks.models.weights import GLINER_CONFIG
@@ -174,12 +173,7 @@ def test_windows_are_narrower_if_asked_and_count_the_labels(
     )
     assert bench.run(narrow, [text])[0].tokens_in > bench.run(wide, [text])[0].tokens_in > 0
     with pytest.raises(CannotServe, match=r"leaves no room for text.*Give fewer or shorter labels"):
-        open_backend(
-            bench.spec("entities", str(folder), labels=LABELS, window_tokens=20),
-            device="cpu",
-            models_dir=None,
-            cache_dir=bench.cache_dir,
-        )
+        bench.open(bench.spec("entities", str(folder), labels=LABELS, window_tokens=20))
 
 
 def test_a_model_with_only_a_pickle_of_tensors_is_converted(
@@ -206,4 +200,4 @@ def test_a_model_that_lacks_weights_is_refused_and_makes_up_none(folder: Path, b
     save_file({key: value for key, value in weights.items() if key != name}, copy / "model.safetensors")
     spec = bench.spec("entities", str(copy), labels=LABELS)
     with pytest.raises(CannotServe, match=f"lack 1 weights that entities computes with, such as {name}"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
+        bench.open(spec)

@@ -18,7 +18,6 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.loading import reported, without_weights
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import EXAMPLES, Bench
@@ -58,11 +57,7 @@ def sentence_model(folder: Path, texts: list[str]) -> Path:
 
 
 def open_one(bench: Bench, kind: str, folder: Path, backend: str, **options: Any) -> str:
-    spec = bench.spec(kind, str(folder), **options)
-    opened = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend=backend)
-    name = str(opened.runtime()["backend"])
-    opened.close()
-    return name
+    return bench.opens(bench.spec(kind, str(folder), **options), backend=backend)
 
 
 @pytest.mark.parametrize("backend", ["transformers", "ctranslate2"])

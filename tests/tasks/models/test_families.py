@@ -18,7 +18,6 @@ from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladeP
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from docmill.tasks.models import families
 from docmill.tasks.models.families import UNKNOWN, Description, Direction, Sort, content, parsed, sort, table
@@ -72,7 +71,7 @@ def test_what_sentence_transformers_saved_is_told_apart_and_refused(
     assert kind in checked.unfit["embed"]
     spec = Spec("embed", str(folder), checked.pinned.revision, "float32")
     with pytest.raises(CannotServe, match=r"embed needs a model that gives one vector for a text; .* is a"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
+        bench.open(spec)
     with pytest.raises(ModelUnsuitable, match="one vector for a text"):
         pinning.require("embed", checked.pinned, models_dir=None)
 
@@ -100,7 +99,7 @@ def test_models_that_give_one_vector_are_taken_as_they_were(bert: Path, bench: B
     for folder in (dense, bert):
         assert pinning.check(str(folder), models_dir=None, cache_dir=bench.cache_dir).kinds == ("summarize", "embed")
         spec = bench.spec("embed", str(folder))
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend="transformers").close()
+        bench.open(spec, backend="transformers").close()
 
 
 def test_a_model_that_keeps_a_state_writes_nothing_and_says_what_it_is(
@@ -117,7 +116,7 @@ def test_a_model_that_keeps_a_state_writes_nothing_and_says_what_it_is(
         bench.spec("generate", str(folder), prompt="{text}")
     spec = Spec("generate", str(folder), checked.pinned.revision, "float32", {"prompt": "{text}"})
     with pytest.raises(CannotServe, match="state space or recurrent model"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
+        bench.open(spec)
 
 
 SPANISH = Direction(("es",), ("en",))

@@ -14,14 +14,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-from docmill.storage.core.specs import Outcome, Spec
+from docmill.storage.core.specs import Outcome
 from docmill.storage.templates import over_metadata
 from docmill.tasks.backends import Backend
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.backends.decoder_only.causal import CausalBackend
 from docmill.tasks.backends.decoder_only.instructed import instructed, instructed_coder
 from docmill.tasks.batching import Budget, Item
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import traits_by
 from docmill.tasks.outputs import Generated
@@ -80,12 +78,6 @@ class Trickle:
         return taken
 
 
-def opened(bench: Bench, spec: Spec) -> CausalBackend:
-    backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend="transformers")
-    assert isinstance(backend, CausalBackend)
-    return backend
-
-
 def run_trickled(backend: Backend, texts: Sequence[str], order: Sequence[int] | None = None) -> list[str]:
     """Return the outputs for texts, of which two are given at a time, in an order of their own."""
     items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(texts))]
@@ -101,7 +93,7 @@ def test_texts_that_join_while_others_are_written_change_nothing(
     spec = bench.spec("generate", str(made[name]), prompt=PROMPT, max_new_tokens=NEW_TOKENS, stop=(" ",))
     inputs = [PROMPT.replace("{text}", text) for text in sentences]
     reference = partial(written, made[name], inputs, chat=name != "gpt2", stop=" ", max_new_tokens=NEW_TOKENS)
-    require_equal(run_trickled(opened(bench, spec), sentences), reference)
+    require_equal(run_trickled(bench.open(spec, backend="transformers"), sentences), reference)
 
 
 @pytest.mark.parametrize("own", [{}, pytest.param({"repetition_penalty": 1.3}, marks=pytest.mark.long)])
@@ -124,7 +116,7 @@ def test_samples_depend_on_the_text_and_the_seed_and_on_nothing_else(
 
     together = texts_of(bench.run(spec, sentences))
     require_equal(together, partial(reference, sentences))
-    require_equal(run_trickled(opened(bench, spec), sentences), partial(reference, sentences))
+    require_equal(run_trickled(bench.open(spec, backend="transformers"), sentences), partial(reference, sentences))
     shuffled = random.Random(1).sample(sentences, len(sentences))
     require_equal(texts_of(bench.run(spec, shuffled)), partial(reference, shuffled))
     other = texts_of(bench.run(bench.spec("generate", str(folder), **asked, seed=4), sentences))
@@ -182,7 +174,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
     bench: Bench, made: dict[str, Path], sentences: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = bench.spec("generate", str(made["gpt2"]), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
-    backend = opened(bench, spec)
+    backend = bench.open(spec, backend="transformers")
     forward = GPT2LMHeadModel.forward
 
     def narrow(model: Any, input_ids: torch.Tensor, **others: Any) -> Any:
@@ -232,7 +224,7 @@ def test_messages_are_rendered_by_the_chat_template_and_a_text_is_the_users_mess
     outcomes = bench.run(spec, contents)
     require_equal(texts_of(outcomes), partial(written_after, made["llama"], prompts))
     told = bench.spec("generate", str(made["llama"]), messages="chat", system="Be brief.", max_new_tokens=2)
-    (encoded,) = opened(bench, told).encode([contents[1]])
+    (encoded,) = bench.open(told, backend="transformers").encode([contents[1]])
     assert not isinstance(encoded.features, str)
     assert tokenizer.decode(encoded.features["input_ids"]) == f"<|system|>Be brief.<|end|>\n{prompts[1]}"
 

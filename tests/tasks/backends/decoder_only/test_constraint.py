@@ -21,7 +21,6 @@ from transformers import AutoTokenizer, LogitsProcessor
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks import kinds, schema_checks
 from docmill.tasks.backends.decoder_only.instructed import Constraint
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Computed
 from docmill.tasks.outputs import Failure, Generated, Output
@@ -157,7 +156,7 @@ def test_a_tokenizer_without_a_fast_form_is_refused(
 
     monkeypatch.setattr("llguidance.hf.from_tokenizer", refused)
     with pytest.raises(CannotServe, match=r"extract needs a model with a fast tokenizer.* Only fast tokenizers"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend="transformers")
+        bench.open(spec, backend="transformers")
 
 
 def test_places_of_the_output_layer_that_no_token_has_are_never_chosen(tokens: LLTokenizer) -> None:

@@ -18,10 +18,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from bench import models
-from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import Backend, registry
+from docmill.tasks.backends import registry
 from docmill.tasks.batching import Item
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.outputs import Generated
 from tests.faults.servers import missing
@@ -42,17 +40,13 @@ def llama(made: dict[str, Path]) -> Path:
     return made["llama"]
 
 
-def opened(bench: Bench, spec: Spec) -> Backend:
-    return open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
-
-
 def test_records_are_those_of_the_transformers_backend(
     bench: Bench, benches: Callable[[str], Bench], llama: Path, sentences: list[str]
 ) -> None:
     texts = [*sentences[:6], 'Answer "yes". {"w": 5}', "]" * 40]
     asked: dict[str, Any] = {"json_schema": SHORT, "prompt": "{text}", "max_new_tokens": 60}
     spec = bench.spec("extract", str(llama), **asked)
-    backend = opened(bench, spec)
+    backend = bench.open(spec)
     try:
         assert backend.runtime()["backend"] == "vllm"
         found = [json.loads(text) for text in run_trickled(backend, texts)]
@@ -67,7 +61,7 @@ def test_it_is_chosen_by_itself_and_writes_what_transformers_does(
     bench: Bench, llama: Path, sentences: list[str]
 ) -> None:
     assert "vllm" in registry.installed()
-    backend = opened(bench, bench.spec("generate", str(llama), prompt=PROMPT, max_new_tokens=NEW_TOKENS))
+    backend = bench.open(bench.spec("generate", str(llama), prompt=PROMPT, max_new_tokens=NEW_TOKENS))
     try:
         assert backend.runtime()["backend"] == "vllm"
         assert backend.runtime()["versions"]["vllm"].startswith("0.")
@@ -90,7 +84,7 @@ def test_its_log_probabilities_are_those_of_the_transformers_backend(
     kind, most = ("extract", 60) if asked.keys() == {"json_schema"} else ("generate", NEW_TOKENS)
     spec = bench.spec(kind, str(llama), prompt="{text}", max_new_tokens=most, **asked)
     expected = [(one.mean_logprob, one.least_logprob) for one in benches("transformers").run(spec, sentences)]
-    backend = opened(bench, spec)
+    backend = bench.open(spec)
     try:
         items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(sentences))]
         found = dict(backend.run(Trickle(items)))
@@ -111,7 +105,7 @@ def test_samples_depend_on_the_text_and_the_seed_and_not_on_the_order(
     bench: Bench, llama: Path, sentences: list[str]
 ) -> None:
     asked: dict[str, Any] = {"prompt": PROMPT, "max_new_tokens": NEW_TOKENS, "temperature": 0.8, "top_p": 0.9}
-    backend = opened(bench, bench.spec("generate", str(llama), **asked, seed=3))
+    backend = bench.open(bench.spec("generate", str(llama), **asked, seed=3))
     try:
         together = run_trickled(backend, sentences)
         order = random.Random(1).sample(range(len(sentences)), len(sentences))
@@ -123,7 +117,7 @@ def test_samples_depend_on_the_text_and_the_seed_and_not_on_the_order(
 def test_it_runs_on_the_engines_thread_beside_others_and_stops_where_it_is_told(
     bench: Bench, llama: Path, sentences: list[str], engine_of: EngineOf
 ) -> None:
-    engine = engine_of(lambda spec: opened(bench, spec))
+    engine = engine_of(bench.open)
     spec = bench.spec("generate", str(llama), prompt="{text}", max_new_tokens=NEW_TOKENS, stop=(" ",))
     expected = partial(written, llama, chat=True, stop=" ", max_new_tokens=NEW_TOKENS)
     tickets = []
@@ -161,7 +155,7 @@ def test_real_models_write_what_transformers_does(
     spec = bench.spec("generate", str(real), prompt=prompt, max_new_tokens=NEW_TOKENS)
     inputs = [prompt.replace("{text}", text) for text in some]
     chat = (real / "chat_template.jinja").exists()  # Gemma's are the weights before it learnt to chat
-    one = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend=backend)
+    one = bench.open(spec, backend=backend)
     try:
         require_equal(run_trickled(one, some), partial(written, real, inputs, chat=chat, max_new_tokens=NEW_TOKENS))
     finally:
@@ -176,8 +170,6 @@ def test_a_model_that_it_cannot_take_goes_to_transformers(
 
     monkeypatch.setattr("vllm.LLMEngine.from_engine_args", refuse)
     spec = bench.spec("generate", str(llama), prompt="{text}", max_new_tokens=2)
-    backend = opened(bench, spec)
-    assert backend.runtime()["backend"] == "transformers"
-    backend.close()
+    assert bench.opens(spec) == "transformers"
     with pytest.raises(CannotServe, match=r"vLLM cannot take .*: ValueError: No room for keys and values"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend="vllm")
+        bench.open(spec, backend="vllm")

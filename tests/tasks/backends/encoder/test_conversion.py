@@ -22,7 +22,6 @@ from docmill.tasks.backends.accelerator import native_bfloat16, quiet
 from docmill.tasks.backends.encoder import conversion
 from docmill.tasks.backends.encoder.conversion import FirstStates
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, Unsuited
 from docmill.tasks.outputs import Head
 from tests.tasks import architectures
@@ -139,11 +138,9 @@ def test_a_tracer_that_fails_leaves_the_model_to_others(
 
     monkeypatch.setattr("openvino.convert_model", refuse)
     spec = bench.spec("embed", str(mpnet))
-    backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
-    assert backend.runtime()["backend"] == "transformers"
-    backend.close()
+    assert bench.opens(spec, cache_dir=tmp_path) == "transformers"
     with pytest.raises(CannotServe, match="does not convert"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
+        bench.open(spec, cache_dir=tmp_path, backend="openvino")
 
 
 SPAN = 32

@@ -16,7 +16,6 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, ModelUnsuitable
 from docmill.tasks.specs import pinning
 from tests.tasks import classifiers
@@ -130,4 +129,4 @@ def test_other_models_are_refused(descriptions: list[str], bench: Bench, tmp_pat
             pinning.require("sparse", pinned, models_dir=None)
     folder = splade(tmp_path / "more", descriptions[:5], more=[Normalize()])
     with pytest.raises(CannotServe, match="is made of MLMTransformer, SpladePooling, Normalize"):
-        open_backend(bench.spec("sparse", str(folder)), device="cpu", models_dir=None, cache_dir=bench.cache_dir)
+        bench.open(bench.spec("sparse", str(folder)))

@@ -18,7 +18,6 @@ from docmill.tasks.backends.encoder_decoder import ctranslate
 from docmill.tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from docmill.tasks.backends.static import Items
 from docmill.tasks.batching import Budget
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Engine
 from docmill.tasks.errors import CannotServe, EngineStopped, Unsuited
 from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly, outcomes_of
@@ -30,10 +29,6 @@ WAIT_S = 60.0
 @pytest.fixture
 def ct2(benches: Callable[[str], Bench]) -> Bench:
     return benches("ctranslate2")
-
-
-def opened(bench: Bench, spec: Spec, backend: str = "auto") -> Any:
-    return open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend=backend)
 
 
 def edited(folder: Path, target: Path, **settings: Any) -> Path:
@@ -79,9 +74,9 @@ def test_a_precision_that_the_device_lacks_is_left_to_another_backend(ct2: Bench
     with pytest.raises(Unsuited, match="no float16 precision on this cpu"):
         compute_type("float16", "cpu")
     spec = ct2.spec("translate", "marian-ddtp", dtype="bfloat16")
-    assert opened(ct2, spec).runtime()["backend"] == "transformers"
+    assert ct2.opens(spec) == "transformers"
     with pytest.raises(CannotServe, match="no bfloat16 precision"):
-        opened(ct2, spec, "ctranslate2")
+        ct2.open(spec, backend="ctranslate2")
 
 
 @pytest.mark.parametrize(
@@ -97,17 +92,17 @@ def test_settings_that_it_cannot_honour_are_left_to_transformers(
 ) -> None:
     folder = edited(ct2.folder(ct2.spec("translate", "marian-ddtp")), tmp_path / "model", **settings)
     with pytest.raises(Unsuited, match=says):
-        opened(ct2, ct2.spec("translate", str(folder)), "ctranslate2")
+        ct2.open(ct2.spec("translate", str(folder)), backend="ctranslate2")
 
 
 def test_what_does_not_convert_falls_back_and_what_does_is_preferred(ct2: Bench, tmp_path: Path) -> None:
     shipped = ct2.spec("translate", "marian-ddtp", beams=1)
-    assert opened(ct2, shipped).runtime()["backend"] == "ctranslate2"
+    assert ct2.opens(shipped) == "ctranslate2"
     folder = edited(ct2.folder(shipped), tmp_path / "model", repetition_penalty=1.2)
     spec = ct2.spec("translate", str(folder), beams=1)
-    assert opened(ct2, spec).runtime()["backend"] == "transformers"
+    assert ct2.opens(spec) == "transformers"
     with pytest.raises(CannotServe, match="repetition_penalty"):
-        opened(ct2, replace(spec, quality="int8"))  # which transformers does not have
+        ct2.open(replace(spec, quality="int8"))  # which transformers does not have
 
 
 def test_an_output_at_the_limit_is_flagged_and_counted_alike(writer: Bench, french: list[str]) -> None:
@@ -186,7 +181,7 @@ def test_a_drain_finishes_what_is_in_flight_and_takes_no_more(
 ) -> None:
     of_rows(monkeypatch, 2)
     spec = ct2.spec("translate", "marian-ddtp", beams=1)
-    backend = opened(ct2, spec, "ctranslate2")
+    backend = ct2.open(spec, backend="ctranslate2")
     most = ctranslate.AHEAD * two_workers
     taken: list[int] = []
     full, open_again = threading.Event(), threading.Event()
@@ -223,7 +218,7 @@ def test_a_failed_batch_in_flight_fails_its_own_windows_only(
     of_rows(monkeypatch, 4)
     texts = one_paragraph(french, 12)
     spec = ct2.spec("translate", "marian-ddtp", beams=1)
-    backend = opened(ct2, spec, "ctranslate2")
+    backend = ct2.open(spec, backend="ctranslate2")
     bad = [str(number) for number in backend.encode([texts[5]])[0].ids]
     library.append(lambda sources: [Result(RuntimeError("secret")) for _ in sources] if bad in sources else None)
     outcomes = outcomes_of(engine_of(lambda spec: backend), spec, texts)
@@ -254,7 +249,7 @@ def test_beams_bound_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench, monkeypa
     def budgets(cores: int, workers: int, **options: str) -> list[tuple[int, int]]:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
         specs = [ct2.spec("translate", "marian-ddtp", beams=number, **options) for number in (1, 2, 4, 16)]
-        found = [asked_first(opened(ct2, spec, "ctranslate2")) for spec in specs]
+        found = [asked_first(ct2.open(spec, backend="ctranslate2")) for spec in specs]
         return [(budget.rows // workers, budget.tokens // workers) for budget in found]
 
     few, many, in_int8 = budgets(2, 2), budgets(16, 8), budgets(2, 2, dtype="int8")
@@ -268,7 +263,7 @@ def test_memory_that_is_short_halves_the_batches(
     ct2: Bench, engine_of: EngineOf, french: list[str], library: list[Watch]
 ) -> None:
     spec = ct2.spec("translate", "marian-ddtp", beams=1)
-    backend = opened(ct2, spec, "ctranslate2")
+    backend = ct2.open(spec, backend="ctranslate2")
     before = asked_first(backend).tokens
     library.append(lambda sources: [Result(MemoryError()) for _ in sources] if len(sources) > 8 else None)
     outcomes = outcomes_of(engine_of(lambda spec: backend), spec, one_paragraph(french, 60))

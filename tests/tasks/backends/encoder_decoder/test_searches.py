@@ -15,7 +15,6 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder_decoder.ctranslate import inexact, options
 from docmill.tasks.backends.encoder_decoder.generation import Generation
 from docmill.tasks.backends.loading import Opening, generation_settings
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
@@ -147,9 +146,7 @@ def test_the_backend_that_is_named_and_the_only_one_of_a_precision_search_as_nea
     named = benches("ctranslate2")
     assert outputs(named, Path("synopsis-ddtp"), "summarize", texts, beams=4)[0] == "ctranslate2"
     spec = bench.spec("summarize", "synopsis-ddtp", beams=4, dtype="int8")
-    backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
-    assert backend.runtime()["backend"] == "ctranslate2"
-    backend.close()
+    assert bench.opens(spec) == "ctranslate2"
 
 
 def test_a_text_that_an_encoder_decoders_files_stop_at_ends_its_outputs(bench: Bench, tmp_path: Path) -> None:
