@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.static import Items, StaticLoop
-from docmill.tasks.batching import Budget
+from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.outputs import Output, Vector
@@ -20,6 +20,13 @@ from docmill.tasks.windows.windows import Encoded
 
 def spec_of(model: str = "fake") -> Spec:
     return Spec(kind="embed", model=model, revision="sha256:00")
+
+
+def waiting(windows: Iterable[Encoded]) -> Pool[Any]:
+    """Return a source of windows, numbered from 0."""
+    pool: Pool[Any] = Pool()
+    pool.add(Item(number, window, None) for number, window in enumerate(windows))
+    return pool
 
 
 class FakeBackend:

@@ -18,12 +18,12 @@ from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoding import seed_of
 from docmill.tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
-from docmill.tasks.batching import Item, Pool
 from docmill.tasks.outputs import Generated, Head, Several
 from tests.tasks.backends.decoder_only.test_constraint import SHORT, Masked
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
+from tests.tasks.fakes import waiting
 from tests.tasks.real_lines import half_and_more
 from tests.tasks.reference import seq2seq_texts
 
@@ -51,9 +51,7 @@ def test_a_search_of_an_encoder_decoder_has_the_log_probabilities_of_transformer
     spec = bench.spec("generate", str(folder), n=n)
     backend = Seq2SeqBackend(Assignment(spec, folder, "cpu", tmp_path, Head.SEQ2SEQ_TEXT))
     texts = [" ".join(text.split()[: 6 + 2 * number]) for number, text in enumerate(descriptions[:12])]
-    waiting: Pool[Any] = Pool()
-    waiting.add(Item(number, one, None) for number, one in enumerate(backend.encode(texts)))
-    outputs = [output for _, output in sorted(backend.run(waiting))]
+    outputs = [output for _, output in sorted(backend.run(waiting(backend.encode(texts))))]
     written = [one for output in outputs for one in (output.outputs if isinstance(output, Several) else [output])]
     found: list[Figures] = [
         (one.likelihood.tokens, one.likelihood.total / one.likelihood.tokens, one.likelihood.least)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from docmill.storage.core.specs import Spec, Status
 from docmill.tasks import kinds, languages
-from docmill.tasks.batching import Budget, Item, Pool
+from docmill.tasks.batching import Budget, Item
 from docmill.tasks.engine.backend_factory import PolyglotBackend
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from docmill.tasks.kinds import instruction
@@ -25,7 +24,7 @@ from docmill.tasks.specs.plan import ALGORITHM, build_spec
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
-from tests.tasks.fakes import FakeBackend
+from tests.tasks.fakes import FakeBackend, waiting
 from tests.tasks.test_languages import GERMAN, SPANISH
 
 PINNED = Pinned("some/model", "0" * 40)
@@ -277,10 +276,8 @@ class Waiting:
     """A source over a pool, as the engine's is."""
 
     def __init__(self, encoded: Sequence[Encoded], turn: int = 1_000_000) -> None:
-        self._pool: Pool[None] = Pool()
+        self._pool = waiting(encoded)
         self._left = turn
-        numbers = count()
-        self._pool.add(Item(next(numbers), one, None) for one in encoded)
 
     def take(self, budget: Budget) -> Sequence[Item[None]]:
         if self._left <= 0 or budget.rows < 1:

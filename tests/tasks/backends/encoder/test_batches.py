@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +14,12 @@ import torch
 from docmill.tasks.backends.encoder.batches import WarmUp
 from docmill.tasks.backends.encoder.encoder_backend import open_streams
 from docmill.tasks.backends.static import Items, StaticLoop
-from docmill.tasks.batching import Budget, Item, Pool
+from docmill.tasks.batching import Budget
 from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.outputs import Output, Vector
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks.conftest import Bench
+from tests.tasks.fakes import waiting
 
 SIZES = (100, 200, 400, 800)
 WINDOW = Encoded(10, "a window")
@@ -104,17 +104,6 @@ def test_a_model_keeps_what_it_found_beside_its_other_files(benches: Callable[[s
 STREAMS = 3
 
 
-class Waiting:
-    """A source of windows; each has as many tokens as its text has letters."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._pool: Pool[None] = Pool()
-        self._pool.add([Item(number, Encoded(len(text), text), None) for number, text in enumerate(texts)])
-
-    def take(self, budget: Budget) -> Sequence[Item[Any]]:
-        return self._pool.take(budget)
-
-
 def lengths(items: Items) -> Sequence[Output]:
     return [Vector(np.array([item.tokens], dtype=np.float32)) for item in items]
 
@@ -139,7 +128,7 @@ def test_each_stream_has_one_core_and_the_others_keep_theirs() -> None:
         return lengths(items)
 
     streams = open_streams(StaticLoop(compute, Budget(tokens=5, rows=1)), compute)
-    assert dict(streams.run(Waiting(["a"] * 2 * STREAMS))).keys() == set(range(2 * STREAMS))
+    assert dict(streams.run(waiting([Encoded(1, "a")] * 2 * STREAMS))).keys() == set(range(2 * STREAMS))
     assert list(seen.values()) == [1] * STREAMS
     assert torch.get_num_threads() == STREAMS
     found: list[int] = []
@@ -157,8 +146,8 @@ def test_every_window_has_its_own_output_even_where_batches_do_not_fit() -> None
             raise OutOfMemory
         return lengths(items)
 
-    texts = ["x" * (1 + number % 17) for number in range(400)]
+    sizes = [1 + number % 17 for number in range(400)]
     streams = open_streams(StaticLoop(compute, Budget(tokens=100, rows=20)), compute)
-    outputs = dict(streams.run(Waiting(texts)))
+    outputs = dict(streams.run(waiting(Encoded(size, "") for size in sizes)))
     streams.close()
-    assert [float(outputs[number].values[0]) for number in range(400)] == [len(text) for text in texts]  # type: ignore[union-attr]
+    assert [float(outputs[number].values[0]) for number in range(400)] == sizes  # type: ignore[union-attr]

@@ -26,13 +26,13 @@ from docmill.tasks.backends.encoder.converted import ConvertedModel, FastTokeniz
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.backends.tokens import Tokens
-from docmill.tasks.batching import Item, Pool
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Head, Labels, Output, SpanScores, TokenScores, Vector, Weights
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_weighting import splade
 from tests.tasks.conftest import Bench
+from tests.tasks.fakes import waiting
 from tests.tasks.real_lines import half_and_more
 
 Make = Callable[[Path, list[str]], Path]
@@ -99,9 +99,7 @@ def outputs(opened: EncoderBackend | OpenVinoBackend, texts: Sequence[str] = TEX
     with closing(opened):
         numbers = []
         for text in opened.encode(texts):
-            waiting: Pool[Any] = Pool()
-            waiting.add([Item(0, text, None)])
-            numbers += [_numbers(output) for _, output in opened.run(waiting)]
+            numbers += [_numbers(output) for _, output in opened.run(waiting([text]))]
     return numbers
 
 

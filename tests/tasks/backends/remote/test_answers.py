@@ -14,12 +14,12 @@ from docmill.tasks.backends.remote.client import Client, Dropped, Flight
 from docmill.tasks.backends.remote.journal import Journal
 from docmill.tasks.backends.remote.served_models import ChatBackend, likelihood
 from docmill.tasks.backends.static import Items
-from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import ServerAway
 from docmill.tasks.models.weightless import Server
 from docmill.tasks.outputs import Failure, Generated
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks.backends.remote.api_server import written
+from tests.tasks.fakes import waiting
 
 SERVER = Server("http://127.0.0.1:9/v1", "sk-secret-key")
 SPEC = Spec("generate", "openai:small", "served")
@@ -111,17 +111,6 @@ def test_answers_that_came_before_the_server_went_away_are_kept(client: Client) 
         client.finished(0)
 
 
-class Given:
-    """A source of some texts."""
-
-    def __init__(self, *texts: str) -> None:
-        self._items = [Item(number, Encoded(1, text), text) for number, text in enumerate(texts)]
-
-    def take(self, budget: Budget) -> list[Item[Any]]:
-        taken, self._items = self._items, []
-        return taken
-
-
 def test_a_request_that_is_dropped_before_its_first_step_is_finished(client: Client) -> None:
     both_wait = threading.Event()
     client._loop.call_soon_threadsafe(both_wait.wait)
@@ -139,7 +128,7 @@ def test_an_answer_to_a_flight_that_was_broken_off_is_no_answer_to_the_next(clie
         client._finished.put((number, [Generated(str(item.encoded.features), 1)]))
 
     journal = Journal(None, SPEC)
-    next(Flight(client, journal, begin).run(Given("a", "b", "c")))
+    next(Flight(client, journal, begin).run(waiting(Encoded(1, text) for text in "abc")))
     client._finished.put((1, [Generated("late", 1)]))
-    found = dict(Flight(client, journal, begin).run(Given("d", "e", "f")))
+    found = dict(Flight(client, journal, begin).run(waiting(Encoded(1, text) for text in "def")))
     assert [cast(Generated, found[number]).text for number in range(3)] == ["d", "e", "f"]
