@@ -21,6 +21,7 @@ from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks.conftest import EngineOf, outcomes_of
 from tests.tasks.fakes import FakeBackend, spec_of
+from tests.worker.harness import until
 
 WAIT_S = 20
 
@@ -145,8 +146,7 @@ def test_a_drain_finishes_the_batch_on_the_device_and_takes_no_other(engine_of: 
     assert gate.reached.wait(WAIT_S)
     draining = threading.Thread(target=engine.drain)
     draining.start()
-    while engine.error is None and not engine._models.stopping:
-        pass
+    until(lambda: engine._models.stopping, "the drain has begun")
     gate.open.set()
     draining.join(WAIT_S)
     assert ticket.wait(0)

@@ -6,22 +6,23 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ctranslate2
 import pytest
 
-from docmill.storage.core.specs import Spec
 from docmill.tasks.backends.encoder_decoder import ctranslate
 from docmill.tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from docmill.tasks.backends.static import Items
 from docmill.tasks.batching import Budget
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Engine
-from docmill.tasks.errors import CannotServe, EngineStopped, Unsuited
+from docmill.tasks.errors import CannotServe, Unsuited
 from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly, outcomes_of
 from tests.tasks.test_reference import one_paragraph
+from tests.worker.harness import until
 
 WAIT_S = 60.0
 
@@ -115,20 +116,14 @@ def test_an_output_at_the_limit_is_flagged_and_counted_alike(writer: Bench, fren
         assert not any("output_truncated" in outcome.flags for outcome in whole)
 
 
-@dataclass
-class Result:
-    """A pending result that is done and raises, as CTranslate2's does where a batch failed."""
-
-    error: Exception
-
-    def done(self) -> bool:
-        return True
-
-    def result(self) -> Any:
-        raise self.error
+Watch = Callable[[list[list[str]]], Sequence[Future[Any]] | None]
 
 
-Watch = Callable[[list[list[str]]], Sequence[Result] | None]
+def failed(error: Exception) -> Future[Any]:
+    """Return a result that is done and raises, as CTranslate2's does where a batch failed."""
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
 
 
 @pytest.fixture
@@ -152,23 +147,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
     return seen
 
 
-@pytest.fixture
-def two_workers(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(2))
-    return 2
-
-
 def of_rows(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Let backends that are opened from now on take batches of so many windows."""
     monkeypatch.setitem(ctranslate.BUDGETS, "cpu", replace(ctranslate.BUDGETS["cpu"], rows=rows))
-
-
-def refuses(engine: Engine, spec: Spec) -> bool:
-    try:
-        engine.open(spec)
-    except EngineStopped:
-        return True
-    return False
 
 
 def test_a_drain_finishes_what_is_in_flight_and_takes_no_more(
@@ -177,12 +158,13 @@ def test_a_drain_finishes_what_is_in_flight_and_takes_no_more(
     french: list[str],
     monkeypatch: pytest.MonkeyPatch,
     library: list[Watch],
-    two_workers: int,
 ) -> None:
     of_rows(monkeypatch, 2)
+    workers = 2
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(workers))
     spec = ct2.spec("translate", "marian-ddtp", beams=1)
     backend = ct2.open(spec, backend="ctranslate2")
-    most = ctranslate.AHEAD * two_workers
+    most = ctranslate.AHEAD * workers
     taken: list[int] = []
     full, open_again = threading.Event(), threading.Event()
 
@@ -199,15 +181,14 @@ def test_a_drain_finishes_what_is_in_flight_and_takes_no_more(
     assert full.wait(WAIT_S)
     draining = threading.Thread(target=engine.drain)
     draining.start()
-    while not refuses(engine, spec):
-        pass
+    until(lambda: engine._models.stopping, "the drain has begun")
     open_again.set()
     draining.join(WAIT_S)
     assert taken == [2] * most
     assert len(ticket.finished()) == 2 * most
     begun = [event for event in events if isinstance(event, BatchStarted)]
     done = [event for event in events if isinstance(event, BatchDone)]
-    assert [event.windows for event in begun] == [2 * two_workers] * ctranslate.AHEAD
+    assert [event.windows for event in begun] == [2 * workers] * ctranslate.AHEAD
     assert begun[1].load_tokens > begun[1].padded_tokens
     assert engine.counters.busy_s == pytest.approx(sum(event.seconds for event in done))
 
@@ -220,22 +201,20 @@ def test_a_failed_batch_in_flight_fails_its_own_windows_only(
     spec = ct2.spec("translate", "marian-ddtp", beams=1)
     backend = ct2.open(spec, backend="ctranslate2")
     bad = [str(number) for number in backend.encode([texts[5]])[0].ids]
-    library.append(lambda sources: [Result(RuntimeError("secret")) for _ in sources] if bad in sources else None)
+    library.append(lambda sources: [failed(RuntimeError("secret")) for _ in sources] if bad in sources else None)
     outcomes = outcomes_of(engine_of(lambda spec: backend), spec, texts)
     assert [outcome.content_id for outcome in outcomes if outcome.reason] == [5]
 
 
 class Asked:
-    """A source that gives these windows once, and remembers what it was asked for."""
+    """A source without windows, which remembers what it was asked for."""
 
-    def __init__(self, items: Items = ()) -> None:
+    def __init__(self) -> None:
         self.budgets: list[Budget] = []
-        self._items = items
 
     def take(self, budget: Budget) -> Items:
         self.budgets.append(budget)
-        items, self._items = self._items, ()
-        return items
+        return ()
 
 
 def asked_first(backend: CTranslateBackend) -> Budget:
@@ -265,7 +244,7 @@ def test_memory_that_is_short_halves_the_batches(
     spec = ct2.spec("translate", "marian-ddtp", beams=1)
     backend = ct2.open(spec, backend="ctranslate2")
     before = asked_first(backend).tokens
-    library.append(lambda sources: [Result(MemoryError()) for _ in sources] if len(sources) > 8 else None)
+    library.append(lambda sources: [failed(MemoryError()) for _ in sources] if len(sources) > 8 else None)
     outcomes = outcomes_of(engine_of(lambda spec: backend), spec, one_paragraph(french, 60))
     assert not any(outcome.reason for outcome in outcomes)
     assert asked_first(backend).tokens < before

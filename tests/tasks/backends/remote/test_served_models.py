@@ -23,7 +23,7 @@ from docmill.tasks.backends.remote.requests import TokenCounter
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.engine.tickets import Ticket
-from docmill.tasks.errors import CannotServe, EngineStopped
+from docmill.tasks.errors import CannotServe
 from docmill.tasks.models.weightless import Server
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
@@ -84,14 +84,6 @@ def submitted(engine: Engine, spec: Spec, texts: Sequence[str]) -> Ticket:
 def computed(api: ApiServer, spec: Spec, texts: Sequence[str], **patience: float) -> list[Outcome]:
     with engine_on(api, **patience) as engine:
         return outcomes_of(engine, spec, texts)
-
-
-def stopped(engine: Engine) -> bool:
-    try:
-        engine.submit(GENERATE, [])
-    except EngineStopped:
-        return True
-    return False
 
 
 FAILURES = {
@@ -336,7 +328,7 @@ def test_a_drain_takes_the_answers_under_way_and_sends_nothing_again(api: Callab
         until(lambda: told.is_set() and server.at_a_time >= 8, "some requests are under way, and one waits")
         draining = threading.Thread(target=engine.drain)
         draining.start()
-        until(lambda: stopped(engine), "the drain has begun")
+        until(lambda: engine._models.stopping, "the drain has begun")
         held.set()
         draining.join(60)
         assert ticket.wait(60)
