@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,11 +44,28 @@ def texts_of(outcomes: list[Outcome]) -> list[str | None]:
     return [outcome.text for outcome in outcomes]
 
 
-def test_t5_summarises_after_its_prefix(each_writer: Bench, made: Path, sentences: list[str]) -> None:
-    folder = architectures.t5(made / f"t5-{each_writer.backend}", sentences)
-    spec = each_writer.spec("summarize", str(folder), max_new_tokens=12)
-    expected = partial(seq2seq_texts, folder, [f"summarize: {text}" for text in sentences], max_new_tokens=12)
-    require_equal(texts_of(each_writer.run(spec, sentences)), expected)
+GATED = partial(architectures.t5, feed_forward_proj="gated-gelu")
+TO_FRENCH = {"source_lang": "en", "target_lang": "fra", "max_new_tokens": 10}
+# By name: what saves the model, the task, its options, and what stands before a text.
+MODELS: dict[str, tuple[Callable[..., Path], str, dict[str, Any], str]] = {
+    "t5": (architectures.t5, "summarize", {"max_new_tokens": 12}, "summarize: "),
+    "t5 to French": (architectures.t5, "translate", TO_FRENCH, "translate English to French: "),
+    "pegasus": (architectures.pegasus, "summarize", {"beams": 2}, ""),
+    "bart": (architectures.bart, "summarize", {}, ""),
+    "t5 1.1": (partial(GATED, tie_word_embeddings=False), "summarize", {"beams": 3, "max_new_tokens": 12}, ""),
+    "t5 1.1, tied": (partial(GATED, tie_word_embeddings=True), "summarize", {"beams": 3, "max_new_tokens": 12}, ""),
+}
+LONG = ["t5 1.1, tied"]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in MODELS])
+def test_outputs_are_those_of_generate(writer: Bench, tmp_path: Path, sentences: list[str], name: str) -> None:
+    make, kind, options, before = MODELS[name]
+    folder, inputs = make(tmp_path / "model", sentences), [before + text for text in sentences]
+    in_transformers = {"beams": "num_beams", "max_new_tokens": "max_new_tokens"}
+    settings = {setting: options[option] for option, setting in in_transformers.items() if option in options}
+    found = texts_of(writer.run(writer.spec(kind, str(folder), **options), sentences))
+    require_equal(found, partial(seq2seq_texts, folder, inputs, **settings))
 
 
 def test_a_length_limits_a_summary_as_numbers_of_tokens_do_in_transformers(
@@ -83,41 +101,6 @@ def test_an_mt5_without_settings_reads_the_text_alone_and_in_specs_from_before_t
     require_equal(texts_of(writer.run(before, some)), expected)
 
 
-def test_t5_translates_between_languages_by_their_names(writer: Bench, made: Path, sentences: list[str]) -> None:
-    folder = architectures.t5(made / f"t5-translate-{writer.backend}", sentences)
-    spec = writer.spec("translate", str(folder), source_lang="en", target_lang="fra", max_new_tokens=10)
-    inputs = [f"translate English to French: {text}" for text in sentences]
-    require_equal(texts_of(writer.run(spec, sentences)), partial(seq2seq_texts, folder, inputs, max_new_tokens=10))
-
-
-def test_pegasus_summarises_and_is_forced_to_nothing(each_writer: Bench, made: Path, sentences: list[str]) -> None:
-    folder = architectures.pegasus(made / f"pegasus-{each_writer.backend}", sentences)
-    spec = each_writer.spec("summarize", str(folder), beams=2)
-    require_equal(
-        texts_of(each_writer.run(spec, sentences)),
-        partial(seq2seq_texts, folder, sentences, num_beams=2),
-    )
-
-
-@pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.long), False])
-def test_a_t5_of_the_second_version_scales_its_outputs_only_where_it_is_tied(
-    writer: Bench, made: Path, sentences: list[str], tied: bool
-) -> None:
-    own: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": tied}
-    folder = architectures.t5(made / f"t5-tied-{tied}-{writer.backend}", sentences, **own)
-    spec = writer.spec("summarize", str(folder), beams=3, max_new_tokens=12)
-    expected = partial(seq2seq_texts, folder, sentences, num_beams=3, max_new_tokens=12)
-    require_equal(texts_of(writer.run(spec, sentences)), expected)
-
-
-def test_bart_summarises_without_a_prefix(writer: Bench, made: Path, sentences: list[str]) -> None:
-    folder = architectures.bart(made / f"bart-{writer.backend}", sentences)
-    require_equal(
-        texts_of(writer.run(writer.spec("summarize", str(folder)), sentences)),
-        partial(seq2seq_texts, folder, sentences),
-    )
-
-
 def test_led_summarises_as_one_text_at_a_time(bench: Bench, made: Path, sentences: list[str]) -> None:
     folder = architectures.led(made / "led", sentences)
     texts = [" ".join(sentences[: 1 + number]) for number in range(6)]
@@ -125,16 +108,6 @@ def test_led_summarises_as_one_text_at_a_time(bench: Bench, made: Path, sentence
         texts_of(bench.run(bench.spec("summarize", str(folder)), texts)),
         partial(seq2seq_texts, folder, texts),
     )
-
-
-def test_marian_with_only_a_pickle_is_converted_and_translates(
-    writer: Bench, made: Path, sentences: list[str], french: list[str]
-) -> None:
-    folder = architectures.marian(made / f"opus-mt-es-en-{writer.backend}", french)
-    assert not list(folder.glob("*.safetensors"))
-    outcomes = writer.run(writer.spec("translate", str(folder)), sentences)
-    require_equal(texts_of(outcomes), partial(seq2seq_texts, folder, sentences))
-    assert list((writer.cache_dir / "converted").glob("*/model.safetensors"))
 
 
 def test_marian_with_target_tokens_puts_one_before_each_window(
