@@ -44,11 +44,11 @@ def cases(draw: st.DrawFn) -> Case:
     for first, end in stretches(len(places), room, overlap):
         starts, ends = numbers.normal(0, 4, (2, end - first)).astype(np.float32)
         scores = SpanScores(starts, ends, float(numbers.normal(0, 4)))
-        windows.append(ScoredWindow(first, *_columns(places[first:end]), scores))
+        windows.append(ScoredWindow(first, *columns(places[first:end]), scores))
     return Case(text + draw(st.sampled_from(["", " ", "end"])), places, windows)
 
 
-def _columns(places: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+def columns(places: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
     return [start for start, _ in places], [end for _, end in places]
 
 

@@ -18,11 +18,13 @@ from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import PackedEncoder
-from docmill.tasks.outputs import Head
+from docmill.tasks.kinds.answer_spans import ScoredWindow
+from docmill.tasks.outputs import Head, SpanScores
 from docmill.tasks.windows.windows import stretches
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS, sentence_pieces
 from tests.tasks.conftest import Bench, data_of
+from tests.tasks.kinds.test_answer_spans import Case, by_hand, columns
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
 Benches = Callable[[str], Bench]
@@ -59,10 +61,10 @@ class Reference:
         read = self.tokenizer(question, text, truncation=False, return_offsets_mapping=True)
         of_text = [place for place, number in enumerate(read.sequence_ids()) if number == 1]
         before, after = of_text[0], len(read["input_ids"]) - of_text[-1] - 1
-        room = limit - before - after
-        spans: dict[tuple[int, int], float] = {}
-        nulls = []
-        for first, end in stretches(len(of_text), room, LONGEST):
+        places = [read["offset_mapping"][place] for place in of_text]
+        windows: list[ScoredWindow] = []
+        nulls: list[float] = []
+        for first, end in stretches(len(of_text), limit - before - after, LONGEST):
             kept = [
                 *range(before),
                 *range(before + first, before + end),
@@ -75,27 +77,14 @@ class Reference:
             }
             with quiet(), torch.inference_mode():
                 output = self.model(**features)
-            starts, ends = output.start_logits[0], output.end_logits[0]
+            starts, ends = output.start_logits[0].numpy(), output.end_logits[0].numpy()
+            own = slice(before, before + end - first)
             nulls.append(float(starts[0] + ends[0]))
-            pairs = starts[before : before + end - first, None] + ends[None, before : before + end - first]
-            kept_pairs = torch.ones_like(pairs).triu().tril(LONGEST - 1).bool()
-            for (one, other), logit in zip(kept_pairs.nonzero().tolist(), pairs[kept_pairs].tolist(), strict=True):
-                place = (first + one, first + other)
-                spans[place] = max(logit, spans.get(place, -math.inf))
-        at: dict[tuple[int, int], float] = {}
-        offsets = [read["offset_mapping"][place] for place in of_text]
-        real = [min(nulls)]
-        for (one, other), logit in spans.items():
-            start, end = offsets[one][0], offsets[other][1]
-            words = text[start:end]
-            if words.strip():
-                real.append(logit)
-                start += len(words) - len(words.lstrip())
-                place = (start, start + len(words.strip()))
-                at[place] = max(logit, at.get(place, -math.inf))
-        total = float(torch.tensor(real, dtype=torch.float64).logsumexp(0))
-        best = sorted(at.items(), key=lambda one: -one[1])[:3]
-        return [(*place, math.exp(logit - total)) for place, logit in best], math.exp(real[0] - total)
+            scores = SpanScores(starts[own], ends[own], nulls[-1])
+            windows.append(ScoredWindow(first, *columns(places[first:end]), scores))
+        best = by_hand(Case(text, places, windows), LONGEST)[:3]
+        _, _, logit, score = best[0]
+        return [(start, end, score) for start, end, _, score in best], math.exp(min(nulls) - logit) * score
 
 
 def assert_same(
