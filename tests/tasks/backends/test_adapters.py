@@ -27,6 +27,7 @@ from docmill.tasks.specs.plan import build_spec
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import Bench, data_of
 from tests.tasks.deciding import require_equal
+from tests.tasks.models.test_weights import remove, shorten, write
 from tests.tasks.real_lines import half_and_more
 
 # PEFT asks transformers by names that transformers changed, and says that it saves and unties embeddings.
@@ -174,38 +175,30 @@ def test_vectors_are_those_of_the_adapted_encoder(
         np.testing.assert_allclose(np.frombuffer(outcome.vector, "<f4"), expected, atol=2e-5)
 
 
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("damage", "error", "says"),
     [
-        ({"peft_type": "IA3"}, "is an adapter of the type IA3: docmill takes LoRA adapters"),
-        (None, "is no adapter that docmill reads: it has no adapter_config.json"),
+        (
+            write(CONFIG, b'{"peft_type": "IA3"}'),
+            ModelUnsuitable,
+            "is an adapter of the type IA3: docmill takes LoRA",
+        ),
+        (remove(CONFIG), ModelNotFound, "is no adapter that docmill reads: it has no adapter_config.json"),
+        (shorten(WEIGHTS, 0.9), ModelCorrupt, f"{WEIGHTS} has"),
+        (remove(WEIGHTS), ModelNotFound, f"it has no {WEIGHTS}"),
+        (shutil.rmtree, ModelNotFound, "neither a folder here nor a hub id"),
     ],
 )
-def test_a_folder_that_is_no_lora_adapter_is_refused(
-    bench: Bench, tmp_path: Path, bases: dict[str, Path], made: dict[str, Path], config: Any, says: str
+def test_a_folder_that_is_no_whole_lora_adapter_is_refused(
+    damage: Any, error: type[Exception], says: str, bench: Bench, tmp_path: Path, bases: Any, made: dict[str, Path]
 ) -> None:
     folder = shutil.copytree(made["gpt2"], tmp_path / "a")
-    if config is None:
-        (folder / "adapter_config.json").unlink()
-    else:
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises((ModelUnsuitable, ModelNotFound), match=says):
+    damage(folder)
+    with pytest.raises(error, match=says):
         spec_of(bench, "generate", bases["gpt2"], folder, prompt="{text}")
-
-
-def test_an_adapter_without_its_weights_or_with_half_of_them_is_refused(
-    bench: Bench, tmp_path: Path, bases: dict[str, Path], made: dict[str, Path]
-) -> None:
-    folder = shutil.copytree(made["gpt2"], tmp_path / "a")
-    weights = folder / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ModelCorrupt, match=r"adapter_model\.safetensors has"):
-        spec_of(bench, "generate", bases["gpt2"], folder, prompt="{text}")
-    weights.unlink()
-    with pytest.raises(ModelNotFound, match=r"it has no adapter_model\.safetensors"):
-        spec_of(bench, "generate", bases["gpt2"], folder, prompt="{text}")
-    with pytest.raises(ModelNotFound, match="neither a folder here nor a hub id"):
-        spec_of(bench, "generate", bases["gpt2"], tmp_path / "none", prompt="{text}")
 
 
 def test_an_adapter_whose_weights_fit_another_model_is_refused_before_weights_are_read(
