@@ -8,18 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.errors import OutOfMemory
-from docmill.tasks.kinds.base import Traits
+from docmill.tasks.kinds.base import Computed, Recipe, Traits
 from docmill.tasks.outputs import Output, Vector
-from docmill.tasks.windows.windows import Encoded
+from docmill.tasks.windows.windows import Encoded, Window
 
 
 def spec_of(model: str = "fake") -> Spec:
     return Spec(kind="embed", model=model, revision="sha256:00")
+
+
+def join(
+    recipe: Recipe,
+    text: str,
+    windows: Sequence[Window],
+    outputs: Sequence[Output | None],
+    tokens_in: int = 9,
+    tokens_out: int = 0,
+) -> Outcome:
+    """Return the outcome of a text, number 7, whose windows have these outputs."""
+    outcome = recipe.join(Computed(7, text, windows, outputs, tokens_in, tokens_out))
+    assert isinstance(outcome, Outcome)
+    return outcome
 
 
 def waiting(windows: Iterable[Encoded]) -> Pool[Any]:

@@ -17,12 +17,13 @@ from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, PromptTooLong
 from docmill.tasks.kinds import answer
 from docmill.tasks.kinds.answer import answer_in, asking
-from docmill.tasks.kinds.base import Computed, Recipe, Traits
+from docmill.tasks.kinds.base import Recipe, Traits
 from docmill.tasks.outputs import Output, Span, Spans, SpanScores
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Encoded, Places, Window
 from tests.tasks.conftest import data_of
+from tests.tasks.fakes import join
 
 PINNED = Pinned("model", "0" * 40)
 
@@ -68,9 +69,8 @@ def scores(window: Window, answer: str, text: str, null: float) -> SpanScores:
     return SpanScores(here, here, null)
 
 
-def join(recipe: Recipe, content: str, windows: list[Window], outputs: Sequence[Output | None]) -> Outcome:
-    joined = recipe.join(Computed(7, content, windows, outputs, 9, 0))
-    assert isinstance(joined, Outcome)
+def join_answers(recipe: Recipe, content: str, windows: list[Window], outputs: Sequence[Output | None]) -> Outcome:
+    joined = join(recipe, content, windows, outputs)
     assert joined.status is not Status.DONE or RECORD.problem(joined) is None
     return joined
 
@@ -91,7 +91,7 @@ def test_each_question_has_the_answer_from_its_own_windows() -> None:
         begun += window.encoded.places.first == 0
         answer = ("", "Rome", "Ada", "1843")[begun]  # in the order of the names: none, who, year
         outputs.append(scores(window, answer, TEXT, null=1.0))
-    outcome = join(asked, TEXT, windows, outputs)
+    outcome = join_answers(asked, TEXT, windows, outputs)
     assert outcome.flags == ("windowed",)
     found = data_of(outcome)["data"]
     assert (found["who"], found["year"], found["none"]) == ("Ada", "1843", None)
@@ -110,7 +110,7 @@ def test_a_question_with_metadata_comes_before_the_text_and_offsets_count_from_t
     content = f"Who wrote The Notes ?\n{TEXT}"
     (windows,) = asked.cut([content], Beside("", 100))
     assert windows[0].encoded == Beside("Who wrote The Notes ?", 100).encode([TEXT])[0]
-    found = data_of(join(asked, content, windows, [scores(windows[0], "Ada", TEXT, 0.0)]))["data"]
+    found = data_of(join_answers(asked, content, windows, [scores(windows[0], "Ada", TEXT, 0.0)]))["data"]
     assert (found["answer"], found["answer_spans"][0]["start"], found["answer_spans"][0]["end"]) == ("Ada", 0, 3)
 
 
@@ -134,7 +134,7 @@ def test_a_score_that_is_not_finite_fails_the_document_as_the_models_fault(bad: 
     (windows,) = asked.cut(["Ada"], Beside("", 100))
     one = np.zeros(1, np.float32)
     for given in (SpanScores(one + bad, one, 0.0), SpanScores(one, one + bad, 0.0), SpanScores(one, one, bad)):
-        outcome = join(asked, "Ada", windows, [given])
+        outcome = join_answers(asked, "Ada", windows, [given])
         assert (outcome.status, outcome.reason_class, outcome.data) == (Status.FAILED, Reason.MODEL, None)
         assert "not finite" in (outcome.reason or "")
 
@@ -143,7 +143,7 @@ def test_always_answer_leaves_the_null_score_out() -> None:
     always = spec("Who ?", always_answer=True)
     asked = recipe(always)
     (windows,) = asked.cut([TEXT], Beside("", 100))
-    found = data_of(join(asked, TEXT, windows, [scores(windows[0], "Ada", TEXT, 99.0)]))["data"]
+    found = data_of(join_answers(asked, TEXT, windows, [scores(windows[0], "Ada", TEXT, 99.0)]))["data"]
     assert found["answer"] == "Ada"
     columns = [column.name for column in RECORD.columns(always.params)]
     assert {*found} == {name.removeprefix("data_") for name in columns} == {"answer", "answer_score", "answer_spans"}
@@ -152,7 +152,7 @@ def test_always_answer_leaves_the_null_score_out() -> None:
 def test_answers_that_a_backend_finds_are_moved_to_their_window() -> None:
     asked = kinds.recipe(spec(["Who ?", "When ?"]), Traits())
     windows = [Window(0, 4, Encoded(1, "abc "), part=True), Window(4, 7, Encoded(1, "def"), part=True)]
-    found = data_of(join(asked, "abc def", windows, [Spans(()), Spans((Span("x", 1, 3, 0.5),))]))["data"]
+    found = data_of(join_answers(asked, "abc def", windows, [Spans(()), Spans((Span("x", 1, 3, 0.5),))]))["data"]
     assert (found["answer_1"], found["answer_2"], found["answer_2_score"]) == ("ef", "ef", 0.5)
 
 

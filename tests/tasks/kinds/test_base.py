@@ -9,7 +9,7 @@ import pytest
 
 from docmill.storage.core.specs import Outcome
 from docmill.tasks import kinds
-from docmill.tasks.kinds.base import Computed, Traits
+from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.classify import Classify, Combination, Entailment
 from docmill.tasks.kinds.generate import Generate
 from docmill.tasks.kinds.translate import Translate
@@ -17,14 +17,13 @@ from docmill.tasks.outputs import Generated, Labels, Likelihood, Output, Scale, 
 from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Encoded, Window
 from tests.tasks.conftest import data_of
+from tests.tasks.fakes import join
 from tests.tasks.kinds import test_answer, test_classify, test_redact
 
 
 def joined(recipe: Any, outputs: list[Output | None]) -> Outcome:
     windows = [Window(n, n + 1, None if one is None else Encoded(3, "x")) for n, one in enumerate(outputs)]
-    found = recipe.join(Computed(7, "x" * 40, windows, outputs, 9, 0))
-    assert isinstance(found, Outcome)
-    return found
+    return join(recipe, "x" * 40, windows, outputs)
 
 
 def text(total: float | None, least: float | None = None, tokens: int = 2) -> Generated:
@@ -89,7 +88,7 @@ def test_answers_have_the_least_of_their_probabilities() -> None:
     [windows] = recipe.cut([content], test_answer.Beside("", 100))
     sure = test_answer.scores(windows[0], "Ada", content, -50.0)
     none = test_answer.scores(windows[1], "Bob", content, 14.0)
-    found = test_answer.join(recipe, content, windows, [sure, none])
+    found = test_answer.join_answers(recipe, content, windows, [sure, none])
     record = data_of(found)["data"]
     assert record["one"] == "Ada"
     assert record["two"] is None

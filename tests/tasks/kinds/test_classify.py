@@ -11,18 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.classify import CONTRADICTION, ENTAILMENT, Classify, Combination, Entailment
 from docmill.tasks.outputs import Labels
 from docmill.tasks.windows.windows import Coder, Encoded, Window
 from tests.tasks.conftest import data_of
+from tests.tasks.fakes import join
 
 
-def join(recipe: Classify, windows: list[dict[str, float]], tokens: list[int]) -> Outcome:
+def join_windows(recipe: Classify, windows: list[dict[str, float]], tokens: list[int]) -> Outcome:
     cut = [Window(n, n + 1, Encoded(count, "x"), part=len(windows) > 1) for n, count in enumerate(tokens)]
-    joined = recipe.join(Computed(7, "x" * len(windows), cut, [Labels(one) for one in windows], sum(tokens), 0))
-    assert isinstance(joined, Outcome)
-    return joined
+    return join(recipe, "x" * len(windows), cut, [Labels(one) for one in windows])
 
 
 def scores(outcome: Outcome) -> dict[str, float]:
@@ -30,19 +28,21 @@ def scores(outcome: Outcome) -> dict[str, float]:
 
 
 def test_the_mean_of_the_windows_is_weighted_by_their_tokens() -> None:
-    outcome = join(Classify(Combination()), [{"a": 0.9, "b": 0.1}, {"a": 0.1, "b": 0.9}], [10, 30])
+    outcome = join_windows(Classify(Combination()), [{"a": 0.9, "b": 0.1}, {"a": 0.1, "b": 0.9}], [10, 30])
     assert scores(outcome) == pytest.approx({"b": 0.7, "a": 0.3})
     assert (outcome.text, outcome.flags) == ("b", ("windowed",))
 
 
 def test_the_highest_score_of_each_label_is_taken_if_asked_for() -> None:
-    outcome = join(Classify(Combination(take_max=True)), [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}], [10, 30])
+    outcome = join_windows(
+        Classify(Combination(take_max=True)), [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}], [10, 30]
+    )
     assert scores(outcome) == {"a": 0.9, "b": 0.8}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_fails_the_document_as_the_models_fault(bad: float) -> None:
-    outcome = join(Classify(Combination()), [{"a": 0.5, "b": 0.5}, {"a": bad, "b": 0.5}], [5, 5])
+    outcome = join_windows(Classify(Combination()), [{"a": 0.5, "b": 0.5}, {"a": bad, "b": 0.5}], [5, 5])
     assert (outcome.status, outcome.reason_class, outcome.data) == (Status.FAILED, Reason.MODEL, None)
     assert "not finite" in (outcome.reason or "")
 
@@ -54,7 +54,7 @@ SCORES = st.lists(st.floats(0, 1), min_size=3, max_size=3).map(lambda row: dict(
 def test_a_text_of_one_window_has_the_scores_of_the_window(
     window: dict[str, float], tokens: int, take_max: bool
 ) -> None:
-    outcome = join(Classify(Combination(take_max)), [window], [tokens])
+    outcome = join_windows(Classify(Combination(take_max)), [window], [tokens])
     assert scores(outcome) == window
     assert outcome.flags == ()
 
@@ -83,9 +83,7 @@ def join_pairs(one: Entailment, logits: Sequence[tuple[float, float]], tokens: S
     """Join windows of these tokens; the logits are of entailment and contradiction, of each pair."""
     windows = [Window(0, 1, Encoded(count, "x")) for count in tokens for _ in one.sentences]
     outputs = [Labels({ENTAILMENT: yes, CONTRADICTION: no}) for yes, no in logits]
-    joined = one.join(Computed(7, "x", windows, outputs, sum(tokens), 0))
-    assert isinstance(joined, Outcome)
-    return joined
+    return join(one, "x", windows, outputs)
 
 
 TEXTS = st.lists(st.sampled_from(["a", "bb", "ccc.", "\n\n"]), max_size=60).map(" ".join)

@@ -11,37 +11,35 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.embed import Embed
 from docmill.tasks.outputs import Vector
 from docmill.tasks.windows.windows import Encoded, Window
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
+from tests.tasks.fakes import join
 
 
-def join(recipe: Embed, rows: list[list[float]], tokens: list[int]) -> Outcome:
+def join_rows(recipe: Embed, rows: list[list[float]], tokens: list[int]) -> Outcome:
     windows = [Window(n, n + 1, Encoded(count, "x"), part=len(rows) > 1) for n, count in enumerate(tokens)]
     outputs = [Vector(np.array(row, dtype=np.float32)) for row in rows]
-    joined = recipe.join(Computed(7, "x" * len(rows), windows, outputs, sum(tokens), 0))
-    assert isinstance(joined, Outcome)
-    return joined
+    return join(recipe, "x" * len(rows), windows, outputs)
 
 
 def test_the_mean_is_weighted_by_tokens_and_of_length_one_again() -> None:
-    outcome = join(Embed(normalize=True, keep_all=False), [[1, 0], [0, 1]], [30, 40])
+    outcome = join_rows(Embed(normalize=True, keep_all=False), [[1, 0], [0, 1]], [30, 40])
     assert np.frombuffer(outcome.vector or b"", "<f4") == pytest.approx([0.6, 0.8])
     assert outcome.flags == ("windowed",)
 
 
 def test_all_windows_are_kept_as_they_are_with_their_places() -> None:
-    outcome = join(Embed(normalize=True, keep_all=True), [[1, 0], [0, 1]], [30, 40])
+    outcome = join_rows(Embed(normalize=True, keep_all=True), [[1, 0], [0, 1]], [30, 40])
     assert np.frombuffer(outcome.vector or b"", "<f4").tolist() == [1, 0, 0, 1]
     assert outcome.data == {"dim": 2, "windows": [[0, 1], [1, 2]]}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_not_finite_fails_the_document_as_the_models_fault(bad: float) -> None:
-    outcome = join(Embed(normalize=True, keep_all=False), [[1.0, 2.0], [1.0, bad]], [5, 5])
+    outcome = join_rows(Embed(normalize=True, keep_all=False), [[1.0, 2.0], [1.0, bad]], [5, 5])
     assert (outcome.status, outcome.reason_class) == (Status.FAILED, Reason.MODEL)
     assert (outcome.vector, outcome.data, outcome.flags) == (None, None, ())
     assert "not finite" in (outcome.reason or "")

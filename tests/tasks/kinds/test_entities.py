@@ -16,11 +16,11 @@ from transformers.pipelines.token_classification import AggregationStrategy
 
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.outputs.output_types import SPANS
-from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.entities import Entities, entities
-from docmill.tasks.outputs import Output, Span, Spans, TokenScores
+from docmill.tasks.outputs import Span, Spans, TokenScores
 from docmill.tasks.windows.windows import Encoded, Places, Window, cut_overlapping
 from tests.tasks.conftest import data_of
+from tests.tasks.fakes import join
 from tests.tasks.windows.test_windows import Letters
 
 LABELS = ("O", "B-UP", "I-UP")
@@ -39,12 +39,6 @@ def scores(window: Window, text: str) -> TokenScores:
     return TokenScores(LABELS, rows)
 
 
-def join(text: str, windows: list[Window], outputs: list[Output]) -> Outcome:
-    joined = Entities().join(Computed(7, text, windows, outputs, 9, 0))
-    assert isinstance(joined, Outcome)
-    return joined
-
-
 def found(outcome: Outcome) -> list[dict[str, Any]]:
     assert SPANS.problem(outcome) is None
     return list(data_of(outcome)["spans"])
@@ -58,7 +52,7 @@ def test_a_long_text_has_the_entities_of_the_text_in_one_window(text: str, limit
     outcomes = []
     for tokens in (limit, 10_000):
         (windows,) = cut_overlapping([text], Letters(tokens))
-        outcomes.append(join(text, windows, [scores(window, text) for window in windows]))
+        outcomes.append(join(Entities(), text, windows, [scores(window, text) for window in windows]))
         assert outcomes[-1].flags == (("windowed",) if len(windows) > 1 else ())
     assert found(outcomes[0]) == found(outcomes[1])
 
@@ -67,21 +61,22 @@ def test_a_long_text_has_the_entities_of_the_text_in_one_window(text: str, limit
 def test_a_score_that_is_not_finite_fails_the_document_as_the_models_fault(bad: float) -> None:
     (windows,) = cut_overlapping(["AB"], Letters(10))
     given_scores = TokenScores(LABELS, np.array([[0, 1, bad], [0, 1, 0]], dtype=np.float32))
-    outcome = join("AB", windows, [given_scores])
+    outcome = join(Entities(), "AB", windows, [given_scores])
     assert (outcome.status, outcome.reason_class, outcome.data) == (Status.FAILED, Reason.MODEL, None)
     assert "not finite" in (outcome.reason or "")
 
 
 def test_spans_that_a_backend_finds_are_moved_to_their_window() -> None:
     windows = [Window(0, 4, Encoded(1, "abc "), part=True), Window(4, 7, Encoded(1, "def"), part=True)]
-    outcome = join("abc def", windows, [Spans((Span("x", 0, 3, 1.0),)), Spans((Span("x", 1, 3, 0.5),))])
+    outputs = [Spans((Span("x", 0, 3, 1.0),)), Spans((Span("x", 1, 3, 0.5),))]
+    outcome = join(Entities(), "abc def", windows, outputs)
     assert [(one["text"], one["start"], one["end"]) for one in found(outcome)] == [("abc", 0, 3), ("ef", 5, 7)]
 
 
 def test_a_text_without_tokens_has_no_entities() -> None:
     nothing = Places(1, array("i"), array("i"), array("b"))
     window = Window(0, 1, Encoded(2, {"input_ids": [1, 2]}, places=nothing))
-    assert found(join("\u200b", [window], [TokenScores(LABELS, np.zeros((0, 3), np.float32))])) == []
+    assert found(join(Entities(), "\u200b", [window], [TokenScores(LABELS, np.zeros((0, 3), np.float32))])) == []
 
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC", "geo-thing", "I-O")

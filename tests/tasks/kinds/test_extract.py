@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.json_values import Json
 from docmill.tasks import kinds
-from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.extract import TextIndex, citations, normalized
 from docmill.tasks.outputs import Generated, Output
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Encoded, Window
+from tests.tasks.fakes import join
 
 PINNED = Pinned("model", "0" * 40)
 SCHEMA = {
@@ -40,9 +40,7 @@ def joined(*outputs: Output | None, spec: Spec | None = None) -> Outcome:
     """Return the outcome of a text of as many windows as outputs."""
     windows = [Window(place, place + 1, Encoded(1, "x"), part=len(outputs) > 1) for place in range(len(outputs))]
     recipe = kinds.recipe(spec or spec_of(), kinds.Traits())
-    outcome = recipe.join(Computed(1, "x" * len(outputs), windows, outputs, 7, 9))
-    assert isinstance(outcome, Outcome)
-    return outcome
+    return join(recipe, "x" * len(outputs), windows, outputs, 7, 9)
 
 
 def test_the_record_of_one_window_is_stored_as_it_is() -> None:
@@ -80,8 +78,7 @@ def test_cited_values_have_their_places_in_the_whole_text() -> None:
     text = "Of dogs. Of cats."
     windows = [Window(0, 9, Encoded(3, "x"), part=True), Window(9, 17, Encoded(3, "x"), part=True)]
     outputs = [Generated('{"title":"of Dogs","tags":["x"]}', 9), Generated('{"title":"Cats","tags":["cats"]}', 9)]
-    outcome = recipe.join(Computed(1, text, windows, outputs, 7, 9))
-    assert isinstance(outcome, Outcome)
+    outcome = join(recipe, text, windows, outputs)
     assert outcome.data == {
         "data": {"title": "of Dogs", "tags": ["x", "cats"]},
         "citations": {"/title": [0, 7], "/tags/0": None, "/tags/1": [12, 16]},

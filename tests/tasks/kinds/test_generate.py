@@ -13,7 +13,7 @@ from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.templates import parse
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption
-from docmill.tasks.kinds.base import Computed, Plan
+from docmill.tasks.kinds.base import Plan
 from docmill.tasks.kinds.generate import GENERATE, Generate
 from docmill.tasks.models.families import UNKNOWN
 from docmill.tasks.outputs import Generated, Several
@@ -22,15 +22,14 @@ from docmill.tasks.windows.windows import Encoded, Window
 from tests.tasks import decoders
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
+from tests.tasks.fakes import join
 from tests.tasks.reference import written
 
 
 def joined(texts: Sequence[str]) -> Outcome:
     windows = [Window(number, number + 1, Encoded(1, {}), part=len(texts) > 1) for number, _ in enumerate(texts)]
     outputs = [Generated(text, 1, truncated=False) for text in texts]
-    outcome = Generate().join(Computed(1, "x" * len(texts), windows, outputs, 0, 0))
-    assert isinstance(outcome, Outcome)
-    return outcome
+    return join(Generate(), "x" * len(texts), windows, outputs)
 
 
 @pytest.mark.parametrize("text", [" a\n", "\n    return x\n\n", "a", "\t"])
@@ -57,8 +56,7 @@ def test_white_space_alone_is_nothing(texts: list[str], flags: tuple[str, ...]) 
 
 def test_several_outputs_say_which_were_cut() -> None:
     outputs = [Several(tuple(Generated(text, 1, truncated=text == "b") for text in "abc"))]
-    outcome = Generate(3).join(Computed(1, "x", [Window(0, 1, Encoded(1, {}))], outputs, 0, 0))
-    assert isinstance(outcome, Outcome)
+    outcome = join(Generate(3), "x", [Window(0, 1, Encoded(1, {}))], outputs)
     assert (outcome.text, outcome.data) == ("a", {"texts": ["a", "b", "c"], "truncated": [1]})
     assert outcome.flags == ("output_truncated",)
 

@@ -16,7 +16,7 @@ from docmill.storage.outputs.output_types import REDACTED
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe
-from docmill.tasks.kinds.base import Computed, Traits
+from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.redact import join_findings, replace_parts, replacement_by, widen_to_words
 from docmill.tasks.models import weightless
 from docmill.tasks.outputs import Output, Span, Spans
@@ -24,6 +24,7 @@ from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Window
 from tests.tasks.conftest import data_of
+from tests.tasks.fakes import join
 from tests.tasks.kinds.test_entities import LABELS, scores
 from tests.tasks.windows.test_windows import Letters
 
@@ -43,8 +44,7 @@ def redacted(
     spec = build_spec("redact", MODEL if outputs else PATTERNS, kinds.options("redact", **given), config or {})
     recipe = kinds.recipe(spec, Traits())
     windows = windows or [Window(0, len(text), None)]
-    joined = recipe.join(Computed(7, text, windows, outputs or [Spans(())], 9, 0))
-    assert isinstance(joined, Outcome)
+    joined = join(recipe, text, windows, outputs or [Spans(())])
     assert joined.status is not Status.DONE or REDACTED.problem(joined) is None
     return joined
 

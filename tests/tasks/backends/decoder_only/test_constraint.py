@@ -22,13 +22,13 @@ from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks import kinds, schema_checks
 from docmill.tasks.backends.decoder_only.instructed import Constraint
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.kinds.base import Computed
-from docmill.tasks.outputs import Failure, Generated, Output
+from docmill.tasks.outputs import Failure, Generated
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.decoders import DECODERS
+from tests.tasks.fakes import join
 from tests.tasks.reference import written
 
 SCHEMA = {
@@ -246,7 +246,7 @@ def test_random_logits_give_a_valid_record_of_any_schema_or_a_reason(tokens: LLT
             outputs.append(constraint.output(matcher, row) if ended else Generated("{", len(row), truncated=True))
         for output in outputs:
             assert not isinstance(output, Failure)
-            outcome = joined(spec, [output])
+            outcome = join(kinds.recipe(spec, kinds.Traits()), "a text", (), [output])
             if outcome.status is Status.DONE:
                 assert [*Draft202012Validator(schema).iter_errors((outcome.data or {})["data"])] == []
             else:
@@ -255,10 +255,3 @@ def test_random_logits_give_a_valid_record_of_any_schema_or_a_reason(tokens: LLT
 
     holds()
     assert whole
-
-
-def joined(spec: Any, outputs: list[Output | None]) -> Outcome:
-    recipe = kinds.recipe(spec, kinds.Traits())
-    found = recipe.join(Computed(1, "a text", (), outputs, 5, 5))
-    assert isinstance(found, Outcome)
-    return found
