@@ -36,12 +36,6 @@ def save(folder: Path, model: Any, tokenizer: Any) -> Path:
     return folder
 
 
-def as_pickle(folder: Path, model: Any) -> None:
-    """Keep the weights only as pytorch_model.bin, as older models on the hub do."""
-    (folder / "model.safetensors").unlink()
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-
-
 def unigram(texts: Iterable[str], special: list[str], size: int = 400) -> Tokenizer:
     tokenizer = Tokenizer(Unigram())
     tokenizer.normalizer = normalizers.NFKC()
@@ -209,7 +203,9 @@ def marian(folder: Path, texts: list[str], language_tokens: tuple[str, ...] = ()
     model.generation_config.max_length = 30
     model.generation_config.bad_words_ids = [[pad]]
     model.save_pretrained(folder)
-    as_pickle(folder, model)
+    # Older models on the hub have their weights in a pickle.
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
     return folder
 
 

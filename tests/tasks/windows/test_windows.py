@@ -47,11 +47,9 @@ class Characters:
     def __init__(self, limit_tokens: int) -> None:
         self.limit_tokens = limit_tokens
         self.seen = 0
-        self.seen_chars = 0
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         self.seen += len(texts)
-        self.seen_chars += sum(map(len, texts))
         return [Encoded(len(text) + 2, text) for text in texts]
 
 

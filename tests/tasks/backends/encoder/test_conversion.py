@@ -31,16 +31,13 @@ from tests.tasks.test_architectures import vectors
 from tests.worker.harness import run_program
 
 OPEN = (
-    "import pkgutil, sys; from pathlib import Path; from docmill.storage.core.specs import Spec; "
-    "folder, cache = map(Path, sys.argv[2:]); "
+    "import sys; from pathlib import Path; from docmill.storage.core.specs import Spec; "
+    "folder, cache = map(Path, sys.argv[1:]); "
     "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='float32'); "
     "from docmill.tasks.backends import Assignment; from docmill.tasks.outputs import Head; "
-    "opened = pkgutil.resolve_name(sys.argv[1])(Assignment(spec, folder, 'cpu', cache, Head.POOLING)); "
-    "print(opened.runtime()['backend'])"
+    "from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend; "
+    "print(OpenVinoBackend(Assignment(spec, folder, 'cpu', cache, Head.POOLING)).runtime()['backend'])"
 )
-
-
-PATH = f"{OpenVinoBackend.__module__}:{OpenVinoBackend.__qualname__}"
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +108,7 @@ def own(folder: Path, texts: list[str]) -> Any:
 @pytest.mark.long
 def test_two_processes_that_convert_at_once_make_one_whole_copy(mpnet: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor() as threads:
-        said = threads.map(lambda _: run_program(OPEN, PATH, mpnet, tmp_path), range(2))
+        said = threads.map(lambda _: run_program(OPEN, mpnet, tmp_path), range(2))
         assert [*said] == ["openvino\n"] * 2
     assert len([path for path in (tmp_path / "openvino").iterdir() if path.is_dir()]) == 1
 

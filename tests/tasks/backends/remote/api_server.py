@@ -90,8 +90,6 @@ class ApiServer:
         self.models: list[dict[str, Any]] | int = [{"id": MODEL, "object": "model", "max_model_len": 4096}]
         self.requests: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
-        self.answered = 0
-        self.most_at_a_time = 0
         self.at_a_time = 0
         self._times: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -119,7 +117,6 @@ class ApiServer:
             self.requests.append(request)
             times = self._times[key] = self._times.get(key, 0) + 1
             self.at_a_time += 1
-            self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
         try:
             return self.script(request, times) or usual(request)
         finally:
@@ -168,8 +165,6 @@ class ApiServer:
                     self.wfile.flush()
                     self.connection.shutdown(socket.SHUT_RDWR)
                     self.close_connection = True
-                elif answer.status == 200:
-                    outer.answered += 1
 
             def log_message(self, *args: Any) -> None:
                 pass
