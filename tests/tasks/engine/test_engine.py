@@ -211,14 +211,6 @@ def test_a_recipe_that_makes_no_outcome_fails_its_document(
     )
 
 
-def test_a_model_that_cannot_be_opened_says_why(engine_of: EngineOf) -> None:
-    def open_one(spec: Spec) -> FakeBackend:
-        raise CannotServe("too large")
-
-    with pytest.raises(CannotServe, match="too large"):
-        engine_of(open_one).open(spec_of())
-
-
 class Broken(FakeBackend):
     """Raises where a backend must not: outside a batch, before or after it took windows."""
 

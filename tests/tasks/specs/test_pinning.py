@@ -36,15 +36,6 @@ def pin(model: str, tmp_path: Path, models_dir: Path | None = None, revision: st
     return pinning.pin(model, models_dir=models_dir, cache_dir=tmp_path / "cache", revision=revision)
 
 
-@pytest.mark.parametrize("alias", sorted(pinning.ALIASES.keys() - {"null", "patterns"}))
-def test_every_alias_is_pinned_by_the_hash_of_its_files_and_described(alias: str, tmp_path: Path) -> None:
-    pinned = pin(alias, tmp_path)
-    assert pinned.model == alias
-    assert pinned.revision.startswith("sha256:")
-    assert pinning.locate(pinned, models_dir=None, cache_dir=tmp_path / "cache").is_dir()
-    assert pinning.DESCRIPTIONS[alias]
-
-
 def test_a_folder_is_pinned_under_its_whole_path(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
