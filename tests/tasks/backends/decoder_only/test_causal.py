@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from docmill.storage.core.specs import Outcome
 from docmill.storage.templates import over_metadata
 from docmill.tasks.backends import Backend
-from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoder_only.instructed import instructed, instructed_coder
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import CannotServe
@@ -222,25 +221,12 @@ def test_messages_are_rendered_by_the_chat_template_and_a_text_is_the_users_mess
     # What stands between these marks of the template is the first user's turn.
     assert prompts[1] == "<|user|>Say: a font<|end|>\n<|assistant|>"
     outcomes = bench.run(spec, contents)
-    require_equal(texts_of(outcomes), partial(written_after, made["llama"], prompts))
+    expected = partial(written, made["llama"], prompts, chat=False, max_new_tokens=NEW_TOKENS)
+    require_equal(texts_of(outcomes), expected)
     told = bench.spec("generate", str(made["llama"]), messages="chat", system="Be brief.", max_new_tokens=2)
     (encoded,) = bench.open(told, backend="transformers").encode([contents[1]])
     assert not isinstance(encoded.features, str)
     assert tokenizer.decode(encoded.features["input_ids"]) == f"<|system|>Be brief.<|end|>\n{prompts[1]}"
-
-
-def written_after(folder: Path, prompts: Sequence[str]) -> list[str]:
-    """Return the outputs of transformers' generate after prompts that have all special tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    found = []
-    for prompt in prompts:
-        encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-        with torch.inference_mode(), quiet():
-            ids = model.generate(**encoded, max_new_tokens=NEW_TOKENS, do_sample=False)[0]
-        found.append(tokenizer.decode(ids[encoded["input_ids"].shape[1] :], skip_special_tokens=True))
-    return found
 
 
 def test_messages_need_a_chat_template(bench: Bench, made: dict[str, Path]) -> None:
