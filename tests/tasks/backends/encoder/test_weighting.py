@@ -21,7 +21,7 @@ from docmill.tasks.specs import pinning
 from tests.tasks import classifiers
 from tests.tasks.backends.test_adapters import peft_model, spec_of, trained
 from tests.tasks.conftest import Bench, data_of
-from tests.tasks.real_lines import half_and_more
+from tests.tasks.real_lines import half_and_more, real_lines
 
 Benches = Callable[[str], Bench]
 # By name: architecture, class of the first module, pooling, activation, how many tokens the model's files keep.
@@ -44,9 +44,10 @@ def splade(folder: Path, texts: Sequence[str], name: str = "bert", more: Sequenc
     return folder / "splade"
 
 
-def lines(texts: Sequence[str]) -> list[str]:
+@pytest.fixture(scope="session")
+def lines(descriptions: list[str]) -> list[str]:
     """Real texts that fit the window of a small model."""
-    return [line for text in texts for line in text.split("\n") if 0 < len(line.strip()) < 90][:12]
+    return real_lines(descriptions, 12, shorter_than=90)
 
 
 def weights(outcome: Outcome) -> list[dict[str, Any]]:
@@ -62,16 +63,15 @@ def row(found: Sequence[dict[str, Any]], size: int) -> Any:
 
 @half_and_more(MODELS)
 def test_weights_are_those_of_sentence_transformers_for_every_architecture(
-    name: str, descriptions: list[str], benches: Benches, tmp_path: Path
+    name: str, lines: list[str], benches: Benches, tmp_path: Path
 ) -> None:
-    texts = lines(descriptions)
-    folder = splade(tmp_path, texts, name)
+    folder = splade(tmp_path, lines, name)
     with quiet():
         own = SparseEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
-        expected = [own.encode([text], convert_to_sparse_tensor=False)[0].numpy() for text in texts]
+        expected = [own.encode([text], convert_to_sparse_tensor=False)[0].numpy() for text in lines]
     for backend in ("transformers", *(("openvino",) if name in CONVERTED else ())):
         bench = benches(backend)
-        for outcome, wanted in zip(bench.run(bench.spec("sparse", str(folder)), texts), expected, strict=True):
+        for outcome, wanted in zip(bench.run(bench.spec("sparse", str(folder)), lines), expected, strict=True):
             found = weights(outcome)
             assert len(found) == np.count_nonzero(wanted)
             np.testing.assert_allclose(row(found, len(wanted)), wanted, atol=1e-4)
@@ -82,10 +82,10 @@ def test_weights_are_those_of_sentence_transformers_for_every_architecture(
 
 
 def test_a_long_text_has_the_highest_weights_of_its_windows_and_top_k_keeps_the_best(
-    descriptions: list[str], benches: Benches, tmp_path: Path
+    lines: list[str], benches: Benches, tmp_path: Path
 ) -> None:
-    bench, folder = benches("transformers"), splade(tmp_path, lines(descriptions))
-    sentences = [f"{line.rstrip('.')}." for line in lines(descriptions)[:3]]
+    bench, folder = benches("transformers"), splade(tmp_path, lines)
+    sentences = [f"{line.rstrip('.')}." for line in lines[:3]]
     outcomes = bench.run(bench.spec("sparse", str(folder)), sentences)
     alone = [weights(one) for one in outcomes]
     text, size = "\n\n".join(sentences), max(one["token_id"] for found in alone for one in found) + 1
@@ -101,10 +101,8 @@ def test_a_long_text_has_the_highest_weights_of_its_windows_and_top_k_keeps_the_
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
-def test_an_adapter_is_merged_before_tokens_are_weighed(
-    descriptions: list[str], benches: Benches, tmp_path: Path
-) -> None:
-    texts = lines(descriptions)[:4]
+def test_an_adapter_is_merged_before_tokens_are_weighed(lines: list[str], benches: Benches, tmp_path: Path) -> None:
+    texts = lines[:4]
     folder = splade(tmp_path, texts)
     layers = ["query", "value", "cls.predictions.transform.dense"]
     adapter = trained(folder, tmp_path / "adapter", "AutoModelForMaskedLM", target_modules=layers)
