@@ -24,7 +24,7 @@ from docmill.tasks.backends.encoder.conversion import FirstStates
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.errors import CannotServe, Unsuited
 from docmill.tasks.outputs import Head
-from tests.tasks import architectures
+from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_packed import CONFIGS, TEXTS
 from tests.tasks.conftest import Bench
 from tests.tasks.test_architectures import vectors
@@ -146,22 +146,14 @@ SPAN = 32
 @pytest.fixture(scope="module")
 def modern(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder of which two layers of three see 16 tokens to each side."""
-    folder = tmp_path_factory.mktemp("modern")
-    tokenizer = architectures.words(descriptions[:40], typed=True)
-    config = transformers.ModernBertConfig(
-        vocab_size=tokenizer.vocab_size,
-        **architectures.ENCODER_SIZES | {"num_hidden_layers": 3},
-        max_position_embeddings=256,
-        local_attention=SPAN,
-        pad_token_id=tokenizer.pad_token_id,
-        cls_token_id=tokenizer.cls_token_id,
-        bos_token_id=tokenizer.cls_token_id,
-        sep_token_id=tokenizer.sep_token_id,
-        eos_token_id=tokenizer.sep_token_id,
+    texts = descriptions[:40]
+    tokenizer = architectures.words(texts, typed=True)
+    tokenizer.model_max_length = 256
+    config = {"num_hidden_layers": 3, "max_position_embeddings": 256, "local_attention": SPAN}
+    folder = tmp_path_factory.mktemp("modern") / "modern"
+    return classifiers.classifier(
+        folder, texts, "modernbert", head=AutoModel, tokenizer=tokenizer, initializer_range=0.02, **config
     )
-    tokenizer.model_max_length = config.max_position_embeddings
-    torch.manual_seed(7)
-    return architectures.save(folder / "modern", transformers.ModernBertModel(config), tokenizer)
 
 
 def test_local_attention_beside_much_padding_gives_what_the_models_own_code_does(
