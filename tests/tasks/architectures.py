@@ -36,17 +36,17 @@ def save(folder: Path, model: Any, tokenizer: Any) -> Path:
     return folder
 
 
-def unigram(texts: Iterable[str], special: list[str], size: int = 400) -> Tokenizer:
+def unigram(texts: Iterable[str], special: list[str], size: int = 400, unknown: str = "<unk>") -> Tokenizer:
     tokenizer = Tokenizer(Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token=unknown, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     # The trainer's order and the last digits of its scores differ from run to run.
     learnt = sorted(json.loads(tokenizer.to_str())["model"]["vocab"], key=lambda one: (one[0] not in special, one[0]))
     pieces = [(piece, round(score, 1)) for piece, score in learnt[len(special) :]]
-    tokenizer.model = Unigram([*((piece, 0.0) for piece in special), *pieces], unk_id=special.index("<unk>"))
+    tokenizer.model = Unigram([*((piece, 0.0) for piece in special), *pieces], unk_id=special.index(unknown))
     return tokenizer
 
 

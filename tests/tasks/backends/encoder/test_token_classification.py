@@ -12,8 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
-from tokenizers.models import Unigram
+from tokenizers import processors
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.token_classification import AggregationStrategy
 
@@ -21,7 +20,7 @@ from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.windows.windows import stretches, trimmed
-from tests.tasks import classifiers
+from tests.tasks import architectures, classifiers
 from tests.tasks.conftest import Bench, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
@@ -47,13 +46,8 @@ UNKNOWN = ["A name☃name and ☃☃ of ☃x.", "漢字 names, 漢字-names"]
 
 def sentence_pieces(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """Return DeBERTa's kind of tokenizer, whose tokens begin with the white space before a word."""
-    tokenizer = Tokenizer(Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=special, unk_token="[UNK]", show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = architectures.unigram(texts, special, size=500, unknown="[UNK]")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
