@@ -139,6 +139,19 @@ def test_every_word_of_prose_is_translated(text: str, by_sentence: bool) -> None
         ("---\ntitle: x\n---\n\nText", ["Text"]),
         ("[a]: https://example.org/\n\nText", ["Text"]),
         ("Text[^1]\n\n[^1]: A note here", ["Text[^1]", "A note here"]),
+        ("One\ntwo.\n\nThree.", ["One\ntwo.", "Three."]),
+        (
+            "Fonctions sont :\n- la réplication de\n  données ;\n- une grande vitesse.",
+            ["Fonctions sont :", "la réplication de\n  données ;", "une grande vitesse."],
+        ),
+        (
+            "Fournit :\n–\u00a0un premier\nélément ;\n–\u00a0un autre.\nPour finir, rien.",
+            ["Fournit :", "un premier\nélément ;", "un autre.", "Pour finir, rien."],
+        ),
+        ("1. One\n2) Two\n(3) Three", ["One", "Two", "Three"]),
+        ("  Indented.\n  Again.\n", ["Indented.", "Again."]),
+        ("Text\r\nwrapped.\r\n\r\n* Item\r\n", ["Text\r\nwrapped.", "Item"]),
+        ("3.5 metres is not an item\n- nor-\nmal", ["3.5 metres is not an item", "nor-\nmal"]),
     ],
 )
 def test_prose_is_found_and_markup_is_left_out(text: str, expected: list[str]) -> None:

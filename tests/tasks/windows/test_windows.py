@@ -127,28 +127,6 @@ def split_texts(text: str, limit: int) -> list[str]:
     return [text[start:end] for start, end in split(text, len, limit)]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("One\ntwo.\n\nThree.", ["One\ntwo.", "Three."]),
-        (
-            "Fonctions sont :\n- la réplication de\n  données ;\n- une grande vitesse.",
-            ["Fonctions sont :", "la réplication de\n  données ;", "une grande vitesse."],
-        ),
-        (
-            "Fournit :\n–\u00a0un premier\nélément ;\n–\u00a0un autre.\nPour finir, rien.",
-            ["Fournit :", "un premier\nélément ;", "un autre.", "Pour finir, rien."],
-        ),
-        ("1. One\n2) Two\n(3) Three", ["One", "Two", "Three"]),
-        ("  Indented.\n  Again.\n", ["Indented.", "Again."]),
-        ("Text\r\nwrapped.\r\n\r\n* Item\r\n", ["Text\r\nwrapped.", "Item"]),
-        ("3.5 metres is not an item\n- nor-\nmal", ["3.5 metres is not an item", "nor-\nmal"]),
-    ],
-)
-def test_paragraphs_and_items_are_found(text: str, expected: list[str]) -> None:
-    assert [text[section.start : section.end] for section in paragraphs(text)] == expected
-
-
 FIRST, LAST = -1, -2
 
 
