@@ -10,6 +10,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,9 @@ def test_records_are_those_of_the_transformers_backend(
     texts = [*sentences[:6], 'Answer "yes". {"w": 5}', "]" * 40]
     asked: dict[str, Any] = {"json_schema": SHORT, "prompt": "{text}", "max_new_tokens": 60}
     spec = bench.spec("extract", str(llama), **asked)
-    backend = bench.open(spec)
-    try:
+    with closing(bench.open(spec)) as backend:
         assert backend.runtime()["backend"] == "vllm"
         found = [json.loads(text) for text in run_trickled(backend, texts)]
-    finally:
-        backend.close()
     assert all(Draft202012Validator(SHORT).is_valid(record) for record in found)
     outcomes = benches("transformers").run(spec, texts)
     assert found == [(outcome.data or {})["data"] for outcome in outcomes]
@@ -61,16 +59,14 @@ def test_it_is_chosen_by_itself_and_writes_what_transformers_does(
     bench: Bench, llama: Path, sentences: list[str]
 ) -> None:
     assert "vllm" in registry.installed()
-    backend = bench.open(bench.spec("generate", str(llama), prompt=PROMPT, max_new_tokens=NEW_TOKENS))
-    try:
+    spec = bench.spec("generate", str(llama), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
+    with closing(bench.open(spec)) as backend:
         assert backend.runtime()["backend"] == "vllm"
         assert backend.runtime()["versions"]["vllm"].startswith("0.")
         assert backend.limit_tokens == 256 - NEW_TOKENS
         inputs = [PROMPT.replace("{text}", text) for text in sentences]
         expected = partial(written, llama, inputs, chat=True, max_new_tokens=NEW_TOKENS)
         require_equal(run_trickled(backend, sentences), expected)
-    finally:
-        backend.close()
 
 
 @pytest.mark.parametrize(
@@ -84,12 +80,9 @@ def test_its_log_probabilities_are_those_of_the_transformers_backend(
     kind, most = ("extract", 60) if asked.keys() == {"json_schema"} else ("generate", NEW_TOKENS)
     spec = bench.spec(kind, str(llama), prompt="{text}", max_new_tokens=most, **asked)
     expected = [(one.mean_logprob, one.least_logprob) for one in benches("transformers").run(spec, sentences)]
-    backend = bench.open(spec)
-    try:
+    with closing(bench.open(spec)) as backend:
         items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(sentences))]
         found = dict(backend.run(Trickle(items)))
-    finally:
-        backend.close()
     sure = [one.likelihood for _, one in sorted(found.items()) if isinstance(one, Generated) and one.likelihood]
     assert len(sure) == len(sentences)
     if "temperature" in asked:  # other samples than those of transformers
@@ -105,13 +98,10 @@ def test_samples_depend_on_the_text_and_the_seed_and_not_on_the_order(
     bench: Bench, llama: Path, sentences: list[str]
 ) -> None:
     asked: dict[str, Any] = {"prompt": PROMPT, "max_new_tokens": NEW_TOKENS, "temperature": 0.8, "top_p": 0.9}
-    backend = bench.open(bench.spec("generate", str(llama), **asked, seed=3))
-    try:
+    with closing(bench.open(bench.spec("generate", str(llama), **asked, seed=3))) as backend:
         together = run_trickled(backend, sentences)
         order = random.Random(1).sample(range(len(sentences)), len(sentences))
         assert run_trickled(backend, sentences, order) == together
-    finally:
-        backend.close()
 
 
 def test_it_runs_on_the_engines_thread_beside_others_and_stops_where_it_is_told(
@@ -155,11 +145,8 @@ def test_real_models_write_what_transformers_does(
     spec = bench.spec("generate", str(real), prompt=prompt, max_new_tokens=NEW_TOKENS)
     inputs = [prompt.replace("{text}", text) for text in some]
     chat = (real / "chat_template.jinja").exists()  # Gemma's are the weights before it learnt to chat
-    one = bench.open(spec, backend=backend)
-    try:
+    with closing(bench.open(spec, backend=backend)) as one:
         require_equal(run_trickled(one, some), partial(written, real, inputs, chat=chat, max_new_tokens=NEW_TOKENS))
-    finally:
-        one.close()
 
 
 def test_a_model_that_it_cannot_take_goes_to_transformers(
