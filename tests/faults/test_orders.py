@@ -20,7 +20,7 @@ from docmill.storage.ingest.chunks import CHUNK_RECORDS
 from docmill.worker.queue.messages import ENQUEUE_LANE, queue
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import PostgresCluster, free_port
-from tests.tasks.hub_server import hub
+from tests.tasks.hub_server import Hub, serving
 from tests.worker.harness import EXAMPLES, Running, device_pids, kill_group, until
 
 N = CHUNK_RECORDS + 1000  # three chunks, the first of which is small
@@ -192,5 +192,5 @@ def test_an_order_waits_for_a_hub_that_is_away_and_its_sender_sees_why(fleet: Fl
         sent = send(sender, fleet, model="small/synopsis", task="summarize")
         until(lambda: sent.state == "RETRY", "it waits", WITHIN_S)
         assert "The hub does not answer for small/synopsis" in str(sent.info)
-        with hub("small/synopsis", EXAMPLES / "models" / "synopsis-ddtp", port):
+        with serving(Hub({"small/synopsis": EXAMPLES / "models" / "synopsis-ddtp"}), port):
             assert sent.get(WITHIN_S) == 1

@@ -34,13 +34,6 @@ class Hub:
 
 
 @contextmanager
-def hub(model: str, folder: Path, port: int = 0) -> Iterator[tuple[str, list[str]]]:
-    """The server's address, and the paths that were asked for."""
-    with serving(Hub({model: folder}), port) as one:
-        yield one.endpoint, one.asked
-
-
-@contextmanager
 def serving(one: Hub, port: int = 0) -> Iterator[Hub]:
     """Serve a hub until the end of the block, at its ``endpoint``."""
     over = threading.Event()

@@ -13,7 +13,7 @@ import pytest
 from docmill.tasks.errors import HubUnreachable
 from docmill.tasks.specs import pinning
 from tests.tasks import architectures
-from tests.tasks.hub_server import COMMIT, environment, hub
+from tests.tasks.hub_server import COMMIT, Hub, environment, serving
 from tests.worker.harness import run_program
 
 PROGRAM = """
@@ -58,20 +58,20 @@ def small_t5(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) 
 
 
 def test_a_hub_id_is_pinned_to_its_commit_and_downloaded_then_works_offline(small_t5: Path, tmp_path: Path) -> None:
-    with hub("t5-small", small_t5) as (endpoint, asked):
-        answer, other = use(endpoint, tmp_path, "t5-small", "nobody/nothing")
+    with serving(Hub({"t5-small": small_t5})) as one:
+        answer, other = use(one.endpoint, tmp_path, "t5-small", "nobody/nothing")
         assert (answer["revision"], answer["type"], answer["window"]) == (COMMIT, "t5", 77)
         assert "model.safetensors" in answer["files"]
-        assert not {"pytorch_model.bin", "model.onnx"} & {path.rpartition("/")[2] for path in asked}
+        assert not {"pytorch_model.bin", "model.onnx"} & {path.rpartition("/")[2] for path in one.asked}
         assert other["error"] == "ModelNotFound"
         assert "check the name" in other["message"]
     # The hub is gone: what the cache last saw under the name is still a commit, and its files are here.
-    again, other = use(endpoint, tmp_path, "t5-small", "some/model")
+    again, other = use(one.endpoint, tmp_path, "t5-small", "some/model")
     assert again == answer
     assert other["error"] == "HubUnreachable"
     assert "copy the model's folder here" in other["message"]
     assert "Did you mean" not in other["message"]
-    (offline,) = use(endpoint, tmp_path, "some/model", HF_HUB_OFFLINE="1")
+    (offline,) = use(one.endpoint, tmp_path, "some/model", HF_HUB_OFFLINE="1")
     assert offline["error"] == "HubUnreachable"
     assert "HF_HUB_OFFLINE is set" in offline["message"]
 
