@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -22,6 +23,7 @@ from docmill.tasks.specs.plan import build_spec
 from tests.worker.harness import share_conversions
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SYNOPSIS = EXAMPLES / "models" / "synopsis-ddtp"
 
 
 def multiplies_int8_exactly() -> bool:
@@ -70,6 +72,12 @@ def unmeasured(cache_dir: Path, tmp_path: Path) -> Path:
         (cache_dir / name).mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(cache_dir / name)
     return tmp_path
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the model that summarizes, in a folder of models."""
+    return Path(shutil.copytree(SYNOPSIS, tmp_path / "models" / "mine"))
 
 
 EngineOf = Callable[..., Engine]

@@ -21,13 +21,12 @@ from docmill.tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
 from docmill.tasks.outputs import Generated, Head, Several
 from tests.tasks.backends.decoder_only.test_constraint import SHORT, Masked
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import SYNOPSIS, Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.fakes import waiting
 from tests.tasks.real_lines import half_and_more
 from tests.tasks.reference import seq2seq_texts
 
-MODEL = Path(__file__).resolve().parents[3] / "examples" / "models" / "synopsis-ddtp"
 MASKS = {"min_length": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "suppress_tokens": [7]}
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {"num_beams": 1},
@@ -47,7 +46,7 @@ def test_a_search_of_an_encoder_decoder_has_the_log_probabilities_of_transformer
 ) -> None:
     own = {"max_length": LIMIT, "bad_words_ids": None, "forced_eos_token_id": None, **SEARCHES[name]}
     n = own.pop("num_return_sequences", 1)
-    folder = edited(MODEL, tmp_path / "model", **own)
+    folder = edited(SYNOPSIS, tmp_path / "model", **own)
     spec = bench.spec("generate", str(folder), n=n)
     backend = Seq2SeqBackend(Assignment(spec, folder, "cpu", tmp_path, Head.SEQ2SEQ_TEXT))
     texts = [" ".join(text.split()[: 6 + 2 * number]) for number, text in enumerate(descriptions[:12])]
@@ -166,7 +165,7 @@ def test_ctranslate2_has_the_mean_that_transformers_has_and_no_least(
     benches: Any, tmp_path: Path, descriptions: list[str], settings: dict[str, Any]
 ) -> None:
     own = {"max_length": LIMIT, "bad_words_ids": None, "forced_eos_token_id": None, **settings}
-    folder = edited(MODEL, tmp_path / "model", **own)
+    folder = edited(SYNOPSIS, tmp_path / "model", **own)
     texts = descriptions[:8]
     transformers, ctranslate2 = (
         benches(name).run(benches(name).spec("summarize", str(folder)), texts)

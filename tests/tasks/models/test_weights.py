@@ -14,14 +14,6 @@ from docmill.tasks.errors import ModelCorrupt
 from docmill.tasks.models.weights import require_whole
 from docmill.tasks.specs import pinning
 from tests.tasks import architectures
-from tests.tasks.conftest import EXAMPLES
-
-SYNOPSIS = EXAMPLES / "models" / "synopsis-ddtp"
-
-
-@pytest.fixture
-def copied(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(SYNOPSIS, tmp_path / "model"))
 
 
 @pytest.fixture(scope="module")

@@ -20,16 +20,9 @@ from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks.backends.remote.test_counting import MINILM
-from tests.tasks.conftest import EXAMPLES
+from tests.tasks.conftest import SYNOPSIS
 from tests.tasks.hub_server import COMMIT, Hub, environment, serving
 from tests.worker.harness import run_program
-
-SYNOPSIS = EXAMPLES / "models" / "synopsis-ddtp"
-
-
-@pytest.fixture
-def copied(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(SYNOPSIS, tmp_path / "models" / "mine"))
 
 
 def pin(model: str, tmp_path: Path, models_dir: Path | None = None, revision: str | None = None) -> pinning.Pinned:
