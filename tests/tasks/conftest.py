@@ -145,8 +145,11 @@ class Bench:
         return pinning.locate(pinned, models_dir=None, cache_dir=self.cache_dir)
 
 
+Benches = Callable[[str], Bench]
+
+
 @pytest.fixture(scope="session")
-def benches(cache_dir: Path) -> Iterator[Callable[[str], Bench]]:
+def benches(cache_dir: Path) -> Iterator[Benches]:
     """A bench by the name of its backend, started when first asked for."""
     made: dict[str, Bench] = {}
 
@@ -164,18 +167,18 @@ def benches(cache_dir: Path) -> Iterator[Callable[[str], Bench]]:
 
 
 @pytest.fixture(scope="session")
-def bench(benches: Callable[[str], Bench]) -> Bench:
+def bench(benches: Benches) -> Bench:
     """Whatever backend is the best here."""
     return benches(registry.AUTO)
 
 
 @pytest.fixture(scope="session", params=["transformers", "ctranslate2"])
-def each_writer(request: pytest.FixtureRequest, benches: Callable[[str], Bench]) -> Bench:
+def each_writer(request: pytest.FixtureRequest, benches: Benches) -> Bench:
     """Each backend that summarises and translates."""
     return benches(request.param)
 
 
 @pytest.fixture(scope="session", params=[pytest.param("transformers", marks=pytest.mark.long), "ctranslate2"])
-def writer(request: pytest.FixtureRequest, benches: Callable[[str], Bench]) -> Bench:
+def writer(request: pytest.FixtureRequest, benches: Benches) -> Bench:
     """The backend that is preferred for summaries and translations; in `make test-long` the other one."""
     return benches(request.param)

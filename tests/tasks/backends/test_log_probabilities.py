@@ -21,7 +21,7 @@ from docmill.tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
 from docmill.tasks.outputs import Generated, Head, Several
 from tests.tasks.backends.decoder_only.test_constraint import SHORT, Masked
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
-from tests.tasks.conftest import SYNOPSIS, Bench
+from tests.tasks.conftest import SYNOPSIS, Bench, Benches
 from tests.tasks.deciding import require_equal
 from tests.tasks.fakes import waiting
 from tests.tasks.real_lines import half_and_more
@@ -97,9 +97,9 @@ def decoder(made: dict[str, Path]) -> Path:
     ids=["greedy", "penalties", "samples"],
 )
 def test_a_decoder_has_the_log_probabilities_of_transformers_before_processors_change_them(
-    benches: Any, decoder: Path, sentences: list[str], asked: dict[str, Any]
+    benches: Benches, decoder: Path, sentences: list[str], asked: dict[str, Any]
 ) -> None:
-    bench: Bench = benches("transformers")
+    bench = benches("transformers")
     spec = bench.spec("generate", str(decoder), prompt="{text}", max_new_tokens=LIMIT, **asked)
     settings = {name: value for name, value in asked.items() if name != "seed"}
     settings |= {"do_sample": "temperature" in asked, "max_new_tokens": LIMIT}
@@ -109,9 +109,9 @@ def test_a_decoder_has_the_log_probabilities_of_transformers_before_processors_c
 
 @pytest.mark.parametrize("penalty", [{}, {"repetition_penalty": 1.3}], ids=["greedy", "a penalty"])
 def test_a_record_has_the_log_probabilities_among_the_tokens_that_its_schema_allows(
-    benches: Any, decoder: Path, sentences: list[str], penalty: dict[str, float]
+    benches: Benches, decoder: Path, sentences: list[str], penalty: dict[str, float]
 ) -> None:
-    bench: Bench = benches("transformers")
+    bench = benches("transformers")
     spec = bench.spec("extract", str(decoder), json_schema=SHORT, prompt="{text}", max_new_tokens=60, **penalty)
     masked = Masked(from_tokenizer(AutoTokenizer.from_pretrained(decoder)))
     settings = {"do_sample": False, "max_new_tokens": 60, "logits_processor": [masked], **penalty}
@@ -162,7 +162,7 @@ def assert_known(outcomes: Sequence[Outcome], expected: Callable[[], Sequence[Se
     ids=["greedy", "beams, a forced beginning", "beams without a length penalty"],
 )
 def test_ctranslate2_has_the_mean_that_transformers_has_and_no_least(
-    benches: Any, tmp_path: Path, descriptions: list[str], settings: dict[str, Any]
+    benches: Benches, tmp_path: Path, descriptions: list[str], settings: dict[str, Any]
 ) -> None:
     own = {"max_length": LIMIT, "bad_words_ids": None, "forced_eos_token_id": None, **settings}
     folder = edited(SYNOPSIS, tmp_path / "model", **own)

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from tests.tasks import decoders
-from tests.tasks.backends.encoder.test_classification import Benches, scores
-from tests.tasks.conftest import Bench
+from tests.tasks.backends.encoder.test_classification import scores
+from tests.tasks.conftest import Bench, Benches
 
 TOPICS = {"art": "art", "art history": "paintings and those who made them", "games": "games"}
 LISTED = "Labels:\n- art\n- art history: paintings and those who made them\n- games\n\n"

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from docmill.tasks.outputs import Generated
 from tests.faults.servers import missing
 from tests.tasks.backends.decoder_only.test_causal import PROMPT, Trickle, run_trickled
 from tests.tasks.backends.decoder_only.test_constraint import SHORT
-from tests.tasks.conftest import Bench, EngineOf
+from tests.tasks.conftest import Bench, Benches, EngineOf
 from tests.tasks.deciding import require_equal
 from tests.tasks.reference import written
 
@@ -42,7 +41,7 @@ def llama(made: dict[str, Path]) -> Path:
 
 
 def test_records_are_those_of_the_transformers_backend(
-    bench: Bench, benches: Callable[[str], Bench], llama: Path, sentences: list[str]
+    bench: Bench, benches: Benches, llama: Path, sentences: list[str]
 ) -> None:
     texts = [*sentences[:6], 'Answer "yes". {"w": 5}', "]" * 40]
     asked: dict[str, Any] = {"json_schema": SHORT, "prompt": "{text}", "max_new_tokens": 60}
@@ -75,7 +74,7 @@ def test_it_is_chosen_by_itself_and_writes_what_transformers_does(
     ids=["greedy", "samples", "records"],
 )
 def test_its_log_probabilities_are_those_of_the_transformers_backend(
-    bench: Bench, benches: Callable[[str], Bench], llama: Path, sentences: list[str], asked: dict[str, Any]
+    bench: Bench, benches: Benches, llama: Path, sentences: list[str], asked: dict[str, Any]
 ) -> None:
     kind, most = ("extract", 60) if asked.keys() == {"json_schema"} else ("generate", NEW_TOKENS)
     spec = bench.spec(kind, str(llama), prompt="{text}", max_new_tokens=most, **asked)

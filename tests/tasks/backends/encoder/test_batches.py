@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from docmill.tasks.batching import Budget
 from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.outputs import Output, Vector
 from docmill.tasks.windows.windows import Encoded
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Benches
 from tests.tasks.fakes import waiting
 
 SIZES = (100, 200, 400, 800)
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
     assert found(Device(batch_s=0.01, token_s=0.0), tmp_path / "file") == 800
 
 
-def test_a_model_keeps_what_it_found_beside_its_other_files(benches: Callable[[str], Bench]) -> None:
+def test_a_model_keeps_what_it_found_beside_its_other_files(benches: Benches) -> None:
     bench = benches("transformers")
     spec = bench.spec("embed", "minilm")
     bench.engine.open(spec)

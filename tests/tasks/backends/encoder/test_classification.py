@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +22,8 @@ from docmill.tasks.errors import CannotServe
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import classifiers
-from tests.tasks.conftest import Bench, data_of
+from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
-
-Benches = Callable[[str], Bench]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,7 +25,7 @@ from docmill.tasks.errors import CannotServe, Unsuited
 from docmill.tasks.outputs import Head
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_packed import CONFIGS, TEXTS
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, Benches
 from tests.tasks.test_architectures import vectors
 from tests.worker.harness import run_program
 
@@ -41,7 +40,7 @@ OPEN = (
 
 
 @pytest.fixture(scope="module")
-def there(benches: Callable[[str], Bench]) -> Bench:
+def there(benches: Benches) -> Bench:
     return benches("openvino")
 
 
@@ -80,9 +79,7 @@ def least_cosine(found: Any, expected: Any) -> float:
     return float(((found * expected).sum(axis=1) / lengths).min())
 
 
-def test_openvino_computes_in_bfloat16_where_the_processor_does(
-    benches: Callable[[str], Bench], descriptions: list[str]
-) -> None:
+def test_openvino_computes_in_bfloat16_where_the_processor_does(benches: Benches, descriptions: list[str]) -> None:
     texts, bench = lines(descriptions), benches("openvino")
     expected = vectors(benches("transformers").run(bench.spec("embed", "minilm"), texts))
     spec = bench.spec("embed", "minilm", dtype="auto")

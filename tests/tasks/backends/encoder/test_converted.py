@@ -31,7 +31,7 @@ from docmill.tasks.outputs import Head, Labels, Output, SpanScores, TokenScores,
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_weighting import splade
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Benches
 from tests.tasks.fakes import waiting
 from tests.tasks.real_lines import half_and_more
 
@@ -147,7 +147,7 @@ def test_a_converted_model_gives_what_the_models_own_code_gives_now_and_when_it_
     assert are_near(outputs(again), wanted)
 
 
-def test_a_model_that_was_converted_before_needs_no_library(benches: Callable[[str], Bench]) -> None:
+def test_a_model_that_was_converted_before_needs_no_library(benches: Benches) -> None:
     bench = benches("openvino")
     spec = bench.spec("embed", "minilm")
     bench.engine.open(spec)

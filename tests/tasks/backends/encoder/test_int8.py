@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -31,7 +30,7 @@ from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.errors import Unsuited
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_conversion import assigned, lines, of_folder
-from tests.tasks.conftest import Bench, multiplies_int8_exactly
+from tests.tasks.conftest import Benches, multiplies_int8_exactly
 from tests.tasks.test_architectures import vectors
 
 # Says whether the conversion was made, and what was left in the home folder.
@@ -69,9 +68,7 @@ def no_nncf(*_: Any) -> None:
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_vectors_are_near_those_in_float32(
-    benches: Callable[[str], Bench], descriptions: list[str], french: list[str]
-) -> None:
+def test_vectors_are_near_those_in_float32(benches: Benches, descriptions: list[str], french: list[str]) -> None:
     """On texts by which no scale was measured: the shipped ones are from every second row of the same files."""
     texts = [*lines(descriptions[1::2])[:80], *lines(french[1::2])[:40]]
     assert not set(texts) & set(int8._TEXTS.read_text().splitlines())
@@ -91,7 +88,7 @@ def test_vectors_are_near_those_in_float32(
 
 @pytest.mark.parametrize("kind", [pytest.param("classify", marks=pytest.mark.long), "entities"])
 def test_scores_are_near_those_in_float32(
-    kind: str, benches: Callable[[str], Bench], descriptions: list[str], tmp_path: Path
+    kind: str, benches: Benches, descriptions: list[str], tmp_path: Path
 ) -> None:
     texts = lines(descriptions)[:12]
     head = AutoModelForTokenClassification if kind == "entities" else AutoModelForSequenceClassification

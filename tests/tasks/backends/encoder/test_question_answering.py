@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,10 @@ from docmill.tasks.outputs import Head, SpanScores
 from docmill.tasks.windows.windows import stretches
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS, sentence_pieces
-from tests.tasks.conftest import Bench, data_of
+from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.kinds.test_answer_spans import Case, by_hand, columns
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
-Benches = Callable[[str], Bench]
 Found = tuple[int, int, float]  # start, end, score
 NAMES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert", "longformer")
 QUESTIONS = ["What is in the package?", "Which language is it written in?"]

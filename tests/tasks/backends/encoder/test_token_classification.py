@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.windows.windows import stretches, trimmed
 from tests.tasks import architectures, classifiers
-from tests.tasks.conftest import Bench, data_of
+from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
-Benches = Callable[[str], Bench]
 Entity = tuple[str, int, int, float]
 AVERAGE = AggregationStrategy.AVERAGE
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC", 5: "geo-thing"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ from docmill.tasks.errors import CannotServe, ModelUnsuitable
 from docmill.tasks.specs import pinning
 from tests.tasks import classifiers
 from tests.tasks.backends.test_adapters import peft_model, spec_of, trained
-from tests.tasks.conftest import Bench, data_of
+from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.real_lines import half_and_more, real_lines
 
-Benches = Callable[[str], Bench]
 # By name: architecture, class of the first module, pooling, activation, how many tokens the model's files keep.
 MODELS: dict[str, tuple[str, type[Transformer], str, str, int | None]] = {
     "bert": ("bert", MLMTransformer, "max", "relu", None),

@@ -16,8 +16,8 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import classifiers
-from tests.tasks.backends.encoder.test_classification import Benches, assert_same, scores
-from tests.tasks.conftest import Bench
+from tests.tasks.backends.encoder.test_classification import assert_same, scores
+from tests.tasks.conftest import Bench, Benches
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
 NLI = {0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"}

@@ -20,7 +20,7 @@ from docmill.tasks.backends.static import Items
 from docmill.tasks.batching import Budget
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Engine
 from docmill.tasks.errors import CannotServe, Unsuited
-from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly, outcomes_of
+from tests.tasks.conftest import Bench, Benches, EngineOf, multiplies_int8_exactly, outcomes_of
 from tests.tasks.test_reference import one_paragraph
 from tests.worker.harness import until
 
@@ -28,7 +28,7 @@ WAIT_S = 60.0
 
 
 @pytest.fixture
-def ct2(benches: Callable[[str], Bench]) -> Bench:
+def ct2(benches: Benches) -> Bench:
     return benches("ctranslate2")
 
 

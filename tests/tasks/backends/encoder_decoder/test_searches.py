@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from docmill.tasks.backends.loading import Opening, generation_settings
 from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, Benches
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more, some_and_more
 from tests.tasks.reference import seq2seq_texts
@@ -126,7 +125,7 @@ def test_beams_that_the_command_asks_for_are_a_search_of_their_own(bench: Bench)
 
 
 def test_the_backend_that_is_named_and_the_only_one_of_a_precision_search_as_nearly_as_they_can(
-    benches: Callable[[str], Bench], bench: Bench
+    benches: Benches, bench: Bench
 ) -> None:
     texts = unseen("english", 2)
     named = benches("ctranslate2")
