@@ -12,14 +12,14 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.loading import reported, without_weights
 from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures, decoders
+from tests.tasks.backends.encoder.test_pooling import saved
 from tests.tasks.conftest import EXAMPLES, Bench
 from tests.tasks.real_lines import half_and_more
 
@@ -50,10 +50,7 @@ def reshape(folder: Path, part: str) -> Path:
 
 def sentence_model(folder: Path, texts: list[str]) -> Path:
     """A BERT, its mean and a dense layer."""
-    reader = Transformer(str(architectures.bert(folder / "bert", texts)))
-    size = reader.get_embedding_dimension()
-    SentenceTransformer(modules=[reader, Pooling(size, "mean"), Dense(size, 8)]).save(str(folder / "whole"))
-    return folder / "whole"
+    return saved(folder / "whole", architectures.bert(folder / "bert", texts), Pooling(32, "mean"), Dense(32, 8))
 
 
 def open_one(bench: Bench, kind: str, folder: Path, backend: str, **options: Any) -> str:

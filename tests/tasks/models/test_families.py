@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import transformers
-from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
-from sentence_transformers.base.modules import Transformer
+from sentence_transformers import CrossEncoder, SparseEncoder
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
@@ -25,6 +24,7 @@ from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import ALGORITHM, build_spec
 from tests.tasks import architectures, decoders
+from tests.tasks.backends.encoder.test_pooling import saved
 from tests.tasks.conftest import Bench
 
 
@@ -92,11 +92,7 @@ def test_models_without_any_of_these_files_are_told_by_their_config() -> None:
 
 
 def test_models_that_give_one_vector_are_taken_as_they_were(bert: Path, bench: Bench, tmp_path: Path) -> None:
-    dense = tmp_path / "dense"
-    with quiet():
-        reader = Transformer(str(bert))
-        SentenceTransformer(modules=[reader, Pooling(reader.get_embedding_dimension(), "mean")]).save(str(dense))
-    for folder in (dense, bert):
+    for folder in (saved(tmp_path / "dense", bert, Pooling(32, "mean")), bert):
         assert pinning.check(str(folder), models_dir=None, cache_dir=bench.cache_dir).kinds == ("summarize", "embed")
         spec = bench.spec("embed", str(folder))
         bench.open(spec, backend="transformers").close()

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
@@ -30,6 +29,7 @@ from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Head, Labels, Output, SpanScores, TokenScores, Vector, Weights
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
+from tests.tasks.backends.encoder.test_pooling import TEXTS, saved
 from tests.tasks.backends.encoder.test_weighting import splade
 from tests.tasks.conftest import Benches
 from tests.tasks.fakes import waiting
@@ -51,18 +51,14 @@ print(*(libraries & {*sys.modules}))
 
 def _embedding(folder: Path, texts: list[str]) -> Path:
     """An embedding model whose vectors are several poolings side by side, made smaller and of length 1."""
-    inner = Transformer(str(architectures.bert(folder / "words", texts)))
-    modules = [inner, Pooling(32, ("cls", "mean", "max", "lasttoken")), Dense(128, 16), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
-    return folder / "model"
+    inner, pooling = architectures.bert(folder / "words", texts), Pooling(32, ("cls", "mean", "max", "lasttoken"))
+    return saved(folder / "model", inner, pooling, Dense(128, 16), Normalize())
 
 
 def _residual(folder: Path, texts: list[str]) -> Path:
     """An embedding model that sentence-transformers opens."""
-    inner = Transformer(str(architectures.bert(folder / "words", texts)))
-    modules = [inner, Pooling(32, "mean"), Dense(32, 32, use_residual=True)]
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
-    return folder / "model"
+    inner = architectures.bert(folder / "words", texts)
+    return saved(folder / "model", inner, Pooling(32, "mean"), Dense(32, 32, use_residual=True))
 
 
 def _classifier(name: str, **options: Any) -> Make:
@@ -86,7 +82,6 @@ MODELS: dict[str, tuple[str, Head, Make]] = {
     "sparse-roberta": ("sparse", Head.VOCABULARY, lambda folder, texts: splade(folder, texts, "roberta")),
     "sparse-bert": ("sparse", Head.VOCABULARY, splade),
 }
-TEXTS = ["A short text.", "", "Several words of different lengths, such as these. " * 2, "émigré 東京 [SEP]"]
 
 
 def assigned(kind: str, head: Head, folder: Path, cache_dir: Path) -> Assignment:
