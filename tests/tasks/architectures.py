@@ -128,16 +128,9 @@ _BARTS_IDS = {
 
 
 def _barts(texts: list[str]) -> transformers.PreTrainedTokenizerFast:
-    tokenizer = byte_level(texts, ["<s>", "<pad>", "</s>", "<unk>"])
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=1024,
-    )
+    fast = byte_pairs(texts)
+    fast.model_max_length = 1024
+    return fast
 
 
 def _barts_saved(folder: Path, model: Any, fast: transformers.PreTrainedTokenizerFast) -> Path:
