@@ -108,6 +108,11 @@ def outcomes_of(engine: Engine, spec: Spec, texts: Sequence[str]) -> list[Outcom
     return ticket.finished()
 
 
+def texts_of(outcomes: Sequence[Outcome]) -> list[str | None]:
+    assert all(outcome.reason is None for outcome in outcomes)
+    return [outcome.text for outcome in outcomes]
+
+
 def data_of(outcome: Outcome) -> dict[str, Any]:
     """Return what a done outcome has beside its text and its vector."""
     assert outcome.status is Status.DONE, outcome.reason

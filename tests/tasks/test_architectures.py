@@ -22,7 +22,7 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.errors import BadOption, CannotServe
 from tests.tasks import architectures
-from tests.tasks.conftest import Bench, data_of
+from tests.tasks.conftest import Bench, data_of, texts_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.reference import seq2seq_texts
 
@@ -37,11 +37,6 @@ def sentences(descriptions: list[str]) -> list[str]:
     """Short single lines, of different lengths."""
     lines = [text.replace("\n", " ") for text in descriptions]
     return [" ".join(line.split()[: 4 + number % 9]) for number, line in enumerate(lines[:24])]
-
-
-def texts_of(outcomes: list[Outcome]) -> list[str | None]:
-    assert all(outcome.reason is None for outcome in outcomes)
-    return [outcome.text for outcome in outcomes]
 
 
 GATED = partial(architectures.t5, feed_forward_proj="gated-gelu")

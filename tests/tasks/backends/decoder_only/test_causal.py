@@ -14,7 +14,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
-from docmill.storage.core.specs import Outcome
 from docmill.storage.templates import over_metadata
 from docmill.tasks.backends import Backend
 from docmill.tasks.backends.decoder_only.instructed import instructed, instructed_coder
@@ -22,7 +21,7 @@ from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import traits_by
 from docmill.tasks.outputs import Generated
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, texts_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.decoders import DECODERS
 from tests.tasks.real_lines import half_and_more
@@ -30,11 +29,6 @@ from tests.tasks.reference import written
 
 PROMPT = "Here is what a package says of itself:\n{text}\nIn other words:"
 NEW_TOKENS = 14
-
-
-def texts_of(outcomes: Sequence[Outcome]) -> list[str | None]:
-    assert all(outcome.reason is None for outcome in outcomes)
-    return [outcome.text for outcome in outcomes]
 
 
 @half_and_more(DECODERS)
