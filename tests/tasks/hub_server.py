@@ -22,23 +22,25 @@ class Hub:
     """A hub that serves ``models``.
 
     ``fault`` gives a path's status in place of an answer; SILENT is no answer at all. ``token`` is wanted from
-    everybody. ``asked`` has the paths that were asked for, ``sent`` the bytes that were sent of each file's name.
+    everybody. ``asked`` has the paths that were asked for, ``tokens`` what they were asked for with, and ``sent`` the
+    bytes that were sent of each file's name.
     """
 
     models: Mapping[str, Path]
     fault: Callable[[str], int | None] = lambda _: None
     token: str | None = None
     asked: list[str] = field(default_factory=list)
+    tokens: set[str | None] = field(default_factory=set)
     sent: Counter[str] = field(default_factory=Counter)
     endpoint: str = ""
 
 
 @contextmanager
-def serving(one: Hub, port: int = 0) -> Iterator[Hub]:
+def serving(one: Hub, port: int = 0, handler: type[Handler] | None = None) -> Iterator[Hub]:
     """Serve a hub until the end of the block, at its ``endpoint``."""
     over = threading.Event()
-    handler = type("Handler", (_Handler,), {"one": one, "over": over})
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    serves = type("Serving", (handler or Handler,), {"one": one, "over": over})
+    server = ThreadingHTTPServer(("127.0.0.1", port), serves)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     one.endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -62,7 +64,7 @@ def environment(endpoint: str, home: Path) -> dict[str, str]:
     }
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     one: Hub
     over: threading.Event
 
@@ -72,6 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlparse(self.path).path)
         self.one.asked.append(f"{self.command} {path}")
+        self.one.tokens.add(self.headers.get("Authorization"))
         fault = self.one.fault(path)
         if fault == SILENT:
             self.over.wait()
@@ -92,10 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path in {api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"}:
             self.json({"id": model, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]})
         elif path.startswith(f"{api}/tree/"):
-            sizes = {name: (folder / name).stat().st_size for name in names}
-            self.json(
-                [{"type": "file", "path": name, "size": sizes[name], "oid": oid(folder / name)} for name in names]
-            )
+            self.json([entry(folder, name) for name in names])
         elif path.startswith(files) and (name := path.removeprefix(files).partition("/")[2]) in names:
             self.file(folder / name, name)
         else:
@@ -114,10 +114,16 @@ class _Handler(BaseHTTPRequestHandler):
         for header, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(header, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             with suppress(OSError):  # the client has enough
                 for start in range(0, len(body), 65_536):
                     self.one.sent[name] += self.wfile.write(body[start : start + 65_536])
+
+
+def entry(folder: Path, name: str) -> dict[str, object]:
+    """Return what a hub says of a file."""
+    file = folder / name
+    return {"type": "file", "path": name, "size": file.stat().st_size, "oid": oid(file)}
 
 
 def oid(path: Path) -> str:

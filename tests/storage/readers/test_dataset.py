@@ -187,7 +187,7 @@ def test_a_data_set_of_a_hub_is_streamed_and_no_password_of_ours_is_sent(
     monkeypatch.chdir(tmp_path)
     (tmp_path / NAME).mkdir(parents=True)
     with hub(folder) as made:
-        monkeypatch.setenv("HF_ENDPOINT", made.url)
+        monkeypatch.setenv("HF_ENDPOINT", made.endpoint)
         source = open_source(f"datasets://{NAME}?split=train", OPTIONS)
         assert source.name == f"datasets://{NAME}?split=train"
         assert found(list(source.records())) == MEANT
