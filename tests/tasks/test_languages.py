@@ -205,8 +205,6 @@ def test_a_text_of_no_language_that_the_model_reads_is_taken_for_its_own_unless_
 
 
 def test_a_refusal_says_what_the_text_is_and_what_the_model_reads() -> None:
-    german = MARIAN.route(guesses(de=0.99))
-    assert MARIAN.refusal(german) == "It is German, and marian-ddtp translates from Spanish or French."
     many = LanguageRouter("m2m", "en", frozenset(["ab", "cd", "ef", "gh", "ij", "kl", "mn"]), told=True)
     assert many.refusal(many.route(guesses(de=0.99))) == "It is German, which m2m does not translate from."
     assert "in the language xmf" in MARIAN.refusal(MARIAN.route(guesses(xmf=0.99)))

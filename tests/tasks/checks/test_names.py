@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from docmill.tasks.checks import Checks, Context, Finding
-from docmill.tasks.checks.names import NameForm, are_alike, find_exact_names, find_names
+from docmill.tasks.checks.names import NameForm, are_alike, find_names
 
 
 def read(text: str, besides: frozenset[str] = frozenset()) -> dict[str, NameForm]:
@@ -22,13 +22,6 @@ def test_names_have_forms() -> None:
         "XML": NameForm.ACRONYM,
         "Alembert": NameForm.CAPITAL,
     }
-    assert [
-        name.written for name in find_exact_names("See https://example.org/a, or --help of /etc/apt/sources.")
-    ] == [
-        "https://example.org/a",
-        "--help",
-        "/etc/apt/sources",
-    ]
 
 
 @pytest.mark.parametrize(
