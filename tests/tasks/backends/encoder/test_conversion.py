@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import Assignment
@@ -26,7 +26,7 @@ from docmill.tasks.outputs import Head
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_packed import CONFIGS, TEXTS
 from tests.tasks.conftest import Bench, Benches
-from tests.tasks.test_architectures import vectors
+from tests.tasks.test_architectures import mean_states, vectors
 from tests.worker.harness import run_program
 
 OPEN = (
@@ -91,15 +91,8 @@ def test_a_model_that_is_not_of_berts_design_is_computed_as_its_own_code_does(
     there: Bench, mpnet: Path, descriptions: list[str]
 ) -> None:
     texts = lines(descriptions)
-    assert least_cosine(vectors(there.run(there.spec("embed", str(mpnet)), texts)), own(mpnet, texts)) >= 0.999999
-
-
-def own(folder: Path, texts: list[str]) -> Any:
-    """Mean states from transformers, text by text."""
-    with quiet(), torch.inference_mode():
-        model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-        ids = [torch.tensor([tokenizer(text)["input_ids"]]) for text in texts]
-        return torch.stack([model(input_ids=one).last_hidden_state[0].mean(0) for one in ids]).numpy()
+    found = vectors(there.run(there.spec("embed", str(mpnet)), texts))
+    assert least_cosine(found, mean_states(mpnet, texts)) >= 0.999999
 
 
 @pytest.mark.long
@@ -158,7 +151,8 @@ def test_local_attention_beside_much_padding_gives_what_the_models_own_code_does
 ) -> None:
     long = " ".join(descriptions[0].split() * 4)
     texts = [text for line in lines(descriptions)[:12] for text in (line[:20], f"{line} {long}"[:400], long[:600])]
-    assert least_cosine(vectors(there.run(there.spec("embed", str(modern)), texts)), own(modern, texts)) >= 0.999999
+    found = vectors(there.run(there.spec("embed", str(modern)), texts))
+    assert least_cosine(found, mean_states(modern, texts)) >= 0.999999
 
 
 def test_fused_local_attention_that_gives_nan_for_padding_is_left_to_others(
