@@ -57,7 +57,9 @@ class FakeBackend:
         limit_tokens: int = 1000,
         memory_tokens: int = 1_000_000,
         budget: Budget | None = None,
+        name: str = "fake",
     ) -> None:
+        self.name = name
         self.traits = Traits()
         self.limit_tokens = limit_tokens
         self.batches: list[list[str]] = []
@@ -73,7 +75,7 @@ class FakeBackend:
         return self.loop.run(source)
 
     def runtime(self) -> dict[str, Any]:
-        return {"device": "none", "precision": "float32", "backend": "fake", "versions": {}}
+        return {"device": "none", "precision": "float32", "backend": self.name, "versions": {}}
 
     def close(self) -> None:
         self.closed.set()

@@ -120,22 +120,15 @@ def test_an_embedding_model_is_measured_once_and_not_for_a_few_texts(bench: Benc
 TEXTS = ["one", "two words", "three", "four", "five"]
 
 
-class Measured(FakeBackend):
-    """The backend that a measurement chose."""
-
-    def runtime(self) -> dict[str, Any]:
-        return {**super().runtime(), "backend": "measured"}
-
-
 def refused() -> Any:
     raise AssertionError("opened without need")
 
 
 def test_once_there_was_enough_work_the_measured_backend_computes_the_rest(engine_of: EngineOf) -> None:
-    first, chosen = FakeBackend(), Measured()
+    first, chosen = FakeBackend(), FakeBackend(name="measured")
     opened: list[str] = []
 
-    def measured() -> Measured:
+    def measured() -> FakeBackend:
         assert first.closed.is_set(), "two models at once may be too many for the memory"
         opened.append("measured")
         return chosen
@@ -179,15 +172,12 @@ class Sound(FakeBackend):
             np.nan_to_num(output.values, copy=False)
         return outputs
 
-    def runtime(self) -> dict[str, Any]:
-        return {**super().runtime(), "backend": "sound"}
-
 
 WITH_NAN = ["one", "two nan", "three", "four nan and more", "five"]
 
 
 def test_windows_without_a_vector_are_computed_again_and_the_backend_is_left(engine_of: EngineOf) -> None:
-    first, second = FakeBackend(), Sound()
+    first, second = FakeBackend(), Sound(name="sound")
     told: list[str] = []
     backend = FallbackBackend(first, lambda: second, lambda: told.append("out"))
     engine = engine_of(lambda _: backend)
