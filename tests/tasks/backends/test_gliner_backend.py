@@ -5,14 +5,12 @@ The library has an environment of its own (`make test-gliner`).
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,7 +22,6 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.reading import reading_of
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.models import gliner
-from docmill.tasks.models.weights import GLINER_CONFIG
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import cut_at_words
 from tests.faults.servers import missing
@@ -58,18 +55,14 @@ def lines(descriptions: list[str], french: list[str]) -> list[str]:
     return real_lines([*descriptions, *french], 40, shorter_than=90)
 
 
-def opened(folder: Path) -> Any:
-    from gliner import GLiNER
-
-    with quiet():
-        return GLiNER.from_pretrained(str(folder), local_files_only=True)
-
-
 def alone(
     folder: Path, texts: Sequence[str], labels: Mapping[str, str] = LABELS, threshold: float = 0.5
 ) -> list[list[Entity]]:
     """Return each text's entities from the library, in the order of the text."""
-    model = opened(folder)
+    from gliner import GLiNER
+
+    with quiet():
+        model = GLiNER.from_pretrained(str(folder), local_files_only=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = [model.predict_entities(text, dict(labels), threshold=threshold) for text in texts]
@@ -186,15 +179,8 @@ def test_a_model_with_only_a_pickle_of_tensors_is_converted(
     assert [*map(entities, own)] == [*map(entities, other)]
 
 
-def changed(folder: Path, copy: Path, **config: Any) -> Path:
-    shutil.copytree(folder, copy)
-    file = copy / GLINER_CONFIG
-    file.write_text(json.dumps(json.loads(file.read_text()) | config))
-    return copy
-
-
 def test_a_model_that_lacks_weights_is_refused_and_makes_up_none(folder: Path, bench: Bench, tmp_path: Path) -> None:
-    copy = changed(folder, tmp_path / "lacking")
+    copy = Path(shutil.copytree(folder, tmp_path / "lacking"))
     weights = load_file(copy / "model.safetensors")
     name = next(name for name in weights if name.startswith("rnn"))
     save_file({key: value for key, value in weights.items() if key != name}, copy / "model.safetensors")

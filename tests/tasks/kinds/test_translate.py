@@ -14,7 +14,7 @@ from docmill.tasks.outputs import Generated
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks.conftest import Bench
-from tests.tasks.windows.test_paragraphs import Whole
+from tests.tasks.windows.test_windows import Characters
 
 PINNED = Pinned("some/model", "0" * 40)
 MARIAN = {"model_type": "marian", "is_encoder_decoder": True}
@@ -23,7 +23,7 @@ TWO = "Ce paquet contient la bibliothèque partagée. Il fournit les fichiers de
 
 def joined(text: str, outputs: list[str], *, by_sentence: bool = True) -> Outcome:
     recipe = Translate(by_sentence)
-    (windows,) = recipe.cut([text], Whole())
+    (windows,) = recipe.cut([text], Characters(1_000_000))
     written = iter(outputs)
     computed = [None if window.encoded is None else Generated(next(written), 1) for window in windows]
     assert next(written, None) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -16,25 +15,16 @@ from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.translate import Translate
 from docmill.tasks.outputs import Generated
 from docmill.tasks.windows.paragraphs import between_sentences, holding, paragraphs, sentences, translated_sentences
-from docmill.tasks.windows.windows import Encoded
 from tests.tasks.conftest import Bench
+from tests.tasks.windows.test_windows import Characters
 
 WORD = re.compile(r"[a-z]+")
-
-
-class Whole:
-    """A coder whose model reads any length."""
-
-    limit_tokens = 1_000_000
-
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return [Encoded(len(text) + 2, text) for text in texts]
 
 
 def translated(text: str, ending: str = "", *, by_sentence: bool = False) -> str:
     """Return the text with each word that a model is given in capitals, and an ending to what it writes."""
     recipe = Translate(by_sentence)
-    (windows,) = recipe.cut([text], Whole())
+    (windows,) = recipe.cut([text], Characters(1_000_000))
     outputs = [
         None
         if window.encoded is None
