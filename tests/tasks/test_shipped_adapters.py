@@ -1,4 +1,4 @@
-"""The adapters that come with docmill do on real descriptions what their cards say, and are small."""
+"""The adapters that come with docmill are small and have cards."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from docmill.tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelNotF
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks import architectures, decoders
-from tests.tasks.conftest import Bench, data_of
+from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.models.test_weights import remove, shorten, write
 from tests.tasks.real_lines import half_and_more
@@ -118,13 +118,14 @@ def spec_of(bench: Bench, kind: str, base: Path, adapter: Path | None, **options
 
 @pytest.mark.parametrize("backend", ["transformers", "openvino"])
 def test_a_classifier_that_the_adapter_brings_scores_as_peft_does(
-    bench: Bench, bases: dict[str, Path], made: dict[str, Path], texts: list[str], backend: str
+    benches: Benches, bases: dict[str, Path], made: dict[str, Path], texts: list[str], backend: str
 ) -> None:
+    bench = benches(backend)
     spec = spec_of(bench, "classify", bases["bert"], made["bert"])
-    assert bench.opens(spec, backend=backend) == backend
     model = peft_model(bases["bert"], made["bert"], "AutoModelForSequenceClassification", num_labels=LABELS)
     tokenizer = AutoTokenizer.from_pretrained(bases["bert"])
     outcomes = bench.run(spec, texts)
+    assert bench.engine.runtime(spec)["backend"] == backend
     for text, outcome in zip(texts, outcomes, strict=True):
         with torch.inference_mode():
             expected = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0].tolist()

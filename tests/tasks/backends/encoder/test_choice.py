@@ -18,7 +18,7 @@ from docmill.tasks.backends.encoder.batches import best
 from docmill.tasks.backends.encoder.choice import Contest, FallbackBackend, ProvisionalBackend, finite
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import Unsuited
-from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
+from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Vocabulary, Weights
 from tests.tasks.conftest import Bench, EngineOf, outcomes_of
 from tests.tasks.fakes import FakeBackend, spec_of
 
@@ -222,6 +222,7 @@ def test_an_output_of_any_head_with_a_number_that_is_not_finite_is_noticed(bad: 
     good, wrong = np.array([0.5, -2], np.float32), np.array([0.5, bad], np.float32)
     sound: list[Output] = [Vector(good), TokenScores("ab", good[None]), SpanScores(good, good, None)]
     unsound: list[Output] = [Vector(wrong), TokenScores("ab", wrong[None]), Labels({"a": 0.5, "b": bad})]
+    unsound += [Weights(Vocabulary("ab"), np.arange(2), wrong)]
     unsound += [SpanScores(wrong, good, 1.0), SpanScores(good, wrong, 1.0), SpanScores(good, good, bad)]
     assert [finite(output) for output in sound] == [True] * 3
-    assert [finite(output) for output in unsound] == [False] * 6
+    assert [finite(output) for output in unsound] == [False] * 7
