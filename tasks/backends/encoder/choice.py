@@ -23,7 +23,7 @@ from docmill.tasks.backends import Assignment, Backend, WindowSource, machine, r
 from docmill.tasks.backends.encoder.batches import best
 from docmill.tasks.backends.machine import remember, remembered
 from docmill.tasks.batching import Budget, Item, Pool
-from docmill.tasks.errors import CannotServe, ModelError, Unsuited
+from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Weights
 from docmill.tasks.windows.windows import Encoded
 
@@ -268,8 +268,8 @@ class FallbackBackend(SwitchingBackend):
         log.error("backend_taken_out backend=%s not_finite=%d", first.runtime()["backend"], n_windows)
         try:
             self._backend = second()
-        except (CannotServe, ModelError) as error:
-            log.error("backend_not_replaced reason=%r", str(error))
+        except Exception as error:  # whatever libraries raise; the first one goes on
+            log.error("backend_not_replaced error=%r", error)
             return False
         first.close()
         return True

@@ -203,6 +203,26 @@ def test_what_is_no_number_with_the_models_own_code_either_fails_its_document_on
     assert told == []  # the first was not at fault
 
 
+def test_where_the_models_own_code_does_not_open_the_first_backend_goes_on(
+    engine_of: EngineOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails() -> Any:
+        raise MemoryError
+
+    first = FakeBackend()
+    backend = FallbackBackend(first, fails)
+    engine = engine_of(lambda _: backend)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(2):
+            ticket = engine.submit(spec_of(), list(enumerate(WITH_NAN)))
+            assert ticket.wait(60)
+            statuses = [outcome.status for outcome in ticket.finished()]
+            good, bad = Status.DONE, Status.FAILED
+            assert statuses == [good, bad, good, bad, good]
+    assert not first.closed.is_set()
+    assert caplog.text.count("backend_not_replaced error=MemoryError()") == 1
+
+
 def test_what_was_left_out_is_opened_no_more_and_what_was_measured_stays(tmp_path: Path) -> None:
     names = ["openvino", "another", "torch"]
     assert fastest(names, Shop(openvino=300.0, another=200.0, torch=100.0), tmp_path, "a model").name == "openvino"
