@@ -20,15 +20,6 @@ from docmill.tasks.errors import DeviceLost, OutOfMemory
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _BROKEN = ("CUDA error", "CUDA failed")
-# Of torch, oneDNN, cuBLAS, CTranslate2 and its Thrust.
-_NO_MEMORY = (
-    "DefaultCPUAllocator",
-    "can't allocate memory",
-    "ALLOC_FAILED",
-    "bad_alloc",
-    "with error out of memory",
-    "cudaErrorMemoryAllocation",
-)
 
 
 def dtype_for(quality: str, device: str) -> torch.dtype:
@@ -58,15 +49,25 @@ def memory_errors(device: str) -> Iterator[None]:
             torch.cuda.empty_cache()
         raise OutOfMemory from error
     except RuntimeError as error:
-        # Neither the allocator of the CPU nor cuBLAS has an error type of its own.
-        if any(words in str(error) for words in _NO_MEMORY):
+        if devices.lacks_memory(error):
             raise OutOfMemory from error
         # After a kernel failed, every later call into the same CUDA context fails too. Libraries such as Triton and
         # cuDNN say so in words of their own.
         said = any(words in str(error) for words in _BROKEN)
-        if device.startswith("cuda") and (said or devices.problem(device)):
+        if device.startswith("cuda") and (said or problem(device)):
             raise DeviceLost(f"{device}: {str(error).splitlines()[0]}") from error
         raise
+
+
+def problem(device: str) -> str | None:
+    """Return why a device can compute nothing, in the library's own words; None where it computes."""
+    try:
+        torch.ones(1, device=device).add(1).item()
+    except torch.cuda.OutOfMemoryError:  # others have its memory, for now
+        return None
+    except Exception as error:
+        return " ".join(str(error).split())[:300] or type(error).__name__
+    return None
 
 
 @contextmanager

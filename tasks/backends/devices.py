@@ -1,4 +1,4 @@
-"""Facts about a device without importing torch: whether it computes, and the memory that a process has and keeps."""
+"""Facts about memory without importing torch: the memory that a process has and keeps, and errors for want of it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MOST = 2**31 - 1
 _LARGEST_BLOCK = 1 << 30
 _LARGEST_OF_OLD = 32 << 20
+# Of torch, oneDNN (in torch and OpenVINO), cuBLAS, CTranslate2 and its Thrust, which have no error type for it.
+_NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "ALLOC_FAILED",
+    "bad_alloc",
+    "with error out of memory",
+    "cudaErrorMemoryAllocation",
+)
 
 
 @dataclass(frozen=True)
@@ -31,17 +40,9 @@ class Memory:
     resident: int | None
 
 
-def problem(device: str) -> str | None:
-    """Return why a device can compute nothing, in the library's own words; None where it computes."""
-    import torch
-
-    try:
-        torch.ones(1, device=device).add(1).item()
-    except torch.cuda.OutOfMemoryError:  # others have its memory, for now
-        return None
-    except Exception as error:
-        return " ".join(str(error).split())[:300] or type(error).__name__
-    return None
+def lacks_memory(error: Exception) -> bool:
+    """Return True for an error that says that memory is short."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def memory(device: str) -> Memory:

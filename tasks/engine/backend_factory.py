@@ -19,7 +19,7 @@ from typing import Any
 from docmill.storage.core.specs import Spec
 from docmill.storage.extras import install
 from docmill.tasks import kinds, languages, patterns
-from docmill.tasks.backends import Assignment, Backend, WindowSource, devices, registry
+from docmill.tasks.backends import Assignment, Backend, WindowSource, registry
 from docmill.tasks.backends.convert import is_whole, made_once, safe_folder
 from docmill.tasks.backends.encoder import choice, heads
 from docmill.tasks.backends.reading import CoderAndTraits, as_given, reading_of
@@ -184,7 +184,9 @@ def open_backend(
     except (ModelError, BadOption) as error:
         raise CannotServe(str(error)) from error
     except Exception as error:  # whatever a model library raises on files it cannot read
-        if why := devices.problem(device):
+        from docmill.tasks.backends import accelerator  # with torch
+
+        if why := accelerator.problem(device):
             raise DeviceUnusable(f"{device} can compute nothing: {why}") from error
         reason = " ".join(str(error).split())[:500]
         raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}") from error

@@ -25,8 +25,6 @@ from docmill.tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 
-_NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "bad_alloc")
-
 
 class OpenVinoBackend:
     """One encoder-only model with its head on a CPU.
@@ -78,10 +76,8 @@ class OpenVinoBackend:
     def _compute(self, items: Items) -> Sequence[Output]:
         try:
             return self._model.outputs([item.encoded for item in items], self._states(items))
-        except MemoryError as error:
-            raise OutOfMemory from error
-        except RuntimeError as error:  # OpenVINO has no type of its own for this
-            if any(words in str(error) for words in _NO_MEMORY):
+        except (MemoryError, RuntimeError) as error:
+            if devices.lacks_memory(error):
                 raise OutOfMemory from error
             raise
 
@@ -90,12 +86,17 @@ class OpenVinoBackend:
         return self._model.states([item.encoded for item in items])
 
     def _open(self, assignment: Assignment) -> ConvertedModel:
-        """Return the model that the cache keeps; it is converted first if there is none, or if it is not usable."""
+        """Return the model that the cache keeps; it is converted first if there is none, or if it is not usable.
+
+        Where memory is too short to open it, the files stay and the error is raised.
+        """
         folder, cache_dir, threads = folder_of(assignment), assignment.cache_dir, self._here.threads
         if is_whole(folder, cache_dir):
             try:
                 model = ConvertedModel(folder, cache_dir, self._precision, threads)
             except Exception as error:  # whatever libraries raise on files that they do not know
+                if devices.lacks_memory(error):
+                    raise
                 log.info("converted_again folder=%s error=%r", folder, error)
                 shutil.rmtree(folder, ignore_errors=True)
             else:

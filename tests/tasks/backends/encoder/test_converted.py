@@ -156,6 +156,28 @@ def loaded(spec: Spec, cache_dir: Path, backend: str) -> set[str]:
     return {*done.stdout.split()}
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("could not create a memory object: std::bad_alloc")])
+def test_a_folder_of_the_cache_stays_where_memory_is_too_short_to_open_it(
+    error: Exception,
+    descriptions: list[str],
+    tmp_path: Path,
+    no_library: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assignment = assigned("embed", Head.POOLING, architectures.bert(tmp_path / "model", descriptions[:40]), tmp_path)
+    first = outputs(OpenVinoBackend(assignment))
+    no_library()
+
+    def fails(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as planted:
+        planted.setattr(ConvertedModel, "__init__", fails)
+        with pytest.raises(type(error)):
+            OpenVinoBackend(assignment)
+    assert outputs(OpenVinoBackend(assignment)) == first
+
+
 def test_an_encoder_that_computes_otherwise_than_before_is_unsuited(
     descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
