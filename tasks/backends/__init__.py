@@ -50,16 +50,11 @@ class Assignment:
 
 
 @runtime_checkable
-class Waiting(Protocol):
-    """A backend that waits for others: a drain tells it to wait only for what is under way."""
+class Served(Protocol):
+    """A backend that asks a server. It keeps its outputs on this machine until the store has the outcomes."""
 
     def end_soon(self) -> None:
         """Give up retries and pauses. ``run`` then raises EngineStopped after the outputs that come."""
-
-
-@runtime_checkable
-class Journaled(Protocol):
-    """A backend that keeps its outputs on this machine until the store has the outcomes."""
 
     def forget(self, windows: Sequence[Encoded]) -> None:
         """Remove the outputs of windows whose outcomes are stored; may be called from any thread."""

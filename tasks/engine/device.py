@@ -14,7 +14,7 @@ from typing import TypeVar
 from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.errors import StorageError, raised_at
 from docmill.tasks import kinds, tracing
-from docmill.tasks.backends import Backend, Journaled, Waiting
+from docmill.tasks.backends import Backend, Served
 from docmill.tasks.backends.static import failure
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.checks import Checks
@@ -52,7 +52,7 @@ class LoadedModel:
     journaled: bool = field(init=False)  # it keeps outputs until they are stored
 
     def __post_init__(self) -> None:
-        self.journaled = isinstance(self.backend, Journaled)
+        self.journaled = isinstance(self.backend, Served)
 
     @property
     def idle(self) -> bool:
@@ -235,7 +235,7 @@ class Device:
         """Finish the batch on the device, then wake every ticket."""
         with self._changed:
             self.models.stopping = True
-            waiting = [loaded.backend for loaded in self.models if isinstance(loaded.backend, Waiting)]
+            waiting = [loaded.backend for loaded in self.models if isinstance(loaded.backend, Served)]
             self._changed.notify_all()
         for backend in waiting:
             backend.end_soon()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from docmill.storage.core.specs import Outcome, Spec
-from docmill.tasks.backends import Backend, Journaled
+from docmill.tasks.backends import Backend, Served
 from docmill.tasks.batching import Item
 from docmill.tasks.engine.device import (
     TURN_S,
@@ -110,7 +110,7 @@ class Engine:
         if not windows:
             return
         loaded = self._models.loaded(spec)
-        if loaded is not None and isinstance(loaded.backend, Journaled):
+        if loaded is not None and isinstance(loaded.backend, Served):
             loaded.backend.forget(windows)
 
     def drain(self) -> None:
