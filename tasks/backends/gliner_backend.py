@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -66,7 +65,9 @@ class GlinerBackend:
         accelerator.release(self._device)
 
     def _compute(self, items: Items) -> Sequence[Output]:
-        with torch.inference_mode(), accelerator.memory_errors(self._device), _silent():
+        # The library's warnings are for people who train models.
+        silent = warnings.catch_warnings(action="ignore")
+        with torch.inference_mode(), accelerator.memory_errors(self._device), silent:
             return self._outputs([str(item.encoded.features) for item in items])
 
     def _outputs(self, texts: Sequence[str]) -> Sequence[Output]:
@@ -123,7 +124,7 @@ def _loaded(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> Any:
     """Load a model. Raises WeightsMissing for weights that the library would make up at random."""
     from gliner import GLiNER
 
-    with accelerator.quiet(), _silent():
+    with accelerator.quiet(), warnings.catch_warnings(action="ignore"):
         loaded = GLiNER.from_pretrained(str(folder), local_files_only=True, map_location=device, dtype=dtype)
     require_fast(loaded.data_processor.transformer_tokenizer, spec)
     own = loaded.model
@@ -150,14 +151,6 @@ def _spans(entities: Sequence[Mapping[str, Any]]) -> Spans:
         Span(str(entity["label"]), entity["start"], entity["end"], float(entity["score"])) for entity in entities
     ]
     return Spans(tuple(sorted(spans, key=lambda span: span.start)))
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Ignore the library's warnings, which are for people who train models."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 # Words that are tokenized at once: a tokenizer takes a hundred times their room.

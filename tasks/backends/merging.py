@@ -65,8 +65,8 @@ def merge(spec: Spec, folder: Path, adapter_folder: Path, head: Head, target: Pa
     from peft import PeftModel
 
     adapter = Adapter.of_folder(spec.params["adapter"], adapter_folder)
-    with accelerator.quiet(), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of PEFT, about names that transformers changed
+    # PEFT warns about names that transformers changed.
+    with accelerator.quiet(), warnings.catch_warnings(action="ignore"), torch.no_grad():
         config = _config(folder, adapter, head)
         with reported() as report:
             base = _class(head).from_pretrained(

@@ -238,8 +238,9 @@ def _build_head(numbers_of: NumbersOf, dim: int, file: Path) -> None:
 
 def _traced(function: nn.Module, features: Mapping[str, Tensor], shape: Sequence[int], output: str) -> openvino.Model:
     """Return a function of these features as OpenVINO's model, the first input of the shape and the others of two."""
-    with accelerator.quiet(), warnings.catch_warnings(), torch.no_grad(), _root_logger_kept():
-        warnings.simplefilter("ignore")  # the tracer's, on every `if` of the model's code
+    # The tracer warns at every `if` of the model's code.
+    silent = warnings.catch_warnings(action="ignore")
+    with accelerator.quiet(), silent, torch.no_grad(), _root_logger_kept():
         # The comparison at each opening proves more than the tracer's own check, which computes all twice.
         decoder = TorchScriptPythonDecoder(
             function, example_input=tuple(features.values()), trace_kwargs={"check_trace": False}

@@ -146,8 +146,7 @@ def _silent_nncf() -> Iterator[ModuleType]:
     """The library, which is slow to import, talks on standard output and makes its own the class of all loggers."""
     of_loggers, console = logging.getLoggerClass(), rich.get_console()
     quiet = console.quiet
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         try:
             console.quiet = True
             import nncf
