@@ -20,13 +20,13 @@ from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder.batches import BUDGETS
 from docmill.tasks.backends.loading import LoadingReport
 from docmill.tasks.backends.static import Items, StaticLoop
-from docmill.tasks.backends.tokens import LEAST_TEXT_TOKENS, TokenCoder, require_fast
+from docmill.tasks.backends.tokens import TokenCoder, require_fast
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.entities import NOT_FINITE, THRESHOLD
 from docmill.tasks.models import gliner
 from docmill.tasks.outputs import Failure, Output, Span, Spans
-from docmill.tasks.windows.windows import Encoded, WordReader, Words
+from docmill.tasks.windows.windows import LEAST_TEXT_TOKENS, Encoded, WordReader, Words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,7 @@ import numpy as np
 
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.models import families
-from docmill.tasks.windows.windows import Encoded, Places
+from docmill.tasks.windows.windows import LEAST_TEXT_TOKENS, Encoded, Places
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from docmill.storage.core.specs import Spec
     from docmill.tasks.backends.loading import Opening
 
-LEAST_TEXT_TOKENS = 8  # a window has room for this many, at least
 _PORTION_CHARS = 500_000
 
 

@@ -22,7 +22,7 @@ from docmill.storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEM
 from docmill.tasks import kinds
 from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.static import Items, StaticLoop
-from docmill.tasks.batching import Budget
+from docmill.tasks.batching import UNBOUNDED, Budget
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import weightless
@@ -81,7 +81,7 @@ class PatternsBackend(_WordBackend):
     def __init__(self, spec: Spec, *, device: str) -> None:
         super().__init__(spec, weightless.revision(spec.model), device)
         self._loop = StaticLoop(lambda items: [Spans(()) for _ in items], _PATTERNS_BUDGET)
-        self.limit_tokens = spec.params.get("window_tokens") or 2**31 - 1
+        self.limit_tokens = spec.params.get("window_tokens") or UNBOUNDED
         self.traits = Traits()
 
 

@@ -32,13 +32,12 @@ from docmill.tasks.kinds.options import MOST, TEXTS_SCHEMA, Beams, Option, Sampl
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head, Output, Spans, SpanScores
 from docmill.tasks.prompts import PromptFrame
-from docmill.tasks.windows.windows import Coder, Window, cut, cut_overlapping
+from docmill.tasks.windows.windows import LEAST_TEXT_TOKENS, Coder, Window, cut, cut_overlapping
 
 if TYPE_CHECKING:
     from docmill.tasks.kinds.answer_spans import Answers
 
 LONGEST_TOKENS = 30
-LEAST_TEXT_TOKENS = 8
 MOST_SPANS = 1_000
 _DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"max_answer_tokens": LONGEST_TOKENS, "no_answer_threshold": 0.0, "always_answer": False}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # A text with this many characters for each token of the limit is not tokenized to learn that it must be cut.
 LONG_CHARS_PER_TOKEN = 64
+LEAST_TEXT_TOKENS = 8  # of a text, for which each window has room
 _MARGIN = 1.25
 _REMEMBERED = 64
 

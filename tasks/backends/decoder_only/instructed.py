@@ -24,12 +24,13 @@ from docmill.storage.templates import keeps_white_space
 from docmill.tasks import schema_checks
 from docmill.tasks.backends.decoding import choose_decoding, cut_at
 from docmill.tasks.backends.loading import Opening, stated_settings
-from docmill.tasks.backends.tokens import LEAST_TEXT_TOKENS, TokenCoder, Tokens
+from docmill.tasks.backends.tokens import TokenCoder, Tokens
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import Instruction, conversation, example_of, instruction, traits_by
 from docmill.tasks.kinds.generate import RAW
 from docmill.tasks.models import families
 from docmill.tasks.outputs import Failure, Generated, Head, Likelihood
+from docmill.tasks.windows.windows import LEAST_TEXT_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

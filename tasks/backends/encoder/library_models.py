@@ -25,6 +25,7 @@ from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
 from docmill.tasks.backends.encoder.own_code import take_apart
 from docmill.tasks.backends.loading import LoadingReport, reported
 from docmill.tasks.backends.tokens import Tokens, padded
+from docmill.tasks.batching import UNBOUNDED
 from docmill.tasks.errors import CannotServe, ModelUnsuitable
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families, sentence_modules
@@ -33,8 +34,6 @@ from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_NO_LIMIT = 1_000_000_000
 
 Model = TypeVar("Model", SentenceTransformer, SparseEncoder)
 
@@ -65,7 +64,7 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
     plain = type(first) is Transformer and hasattr(first.tokenizer, "pad")
     tokens = Tokens(first.tokenizer, prefix=prompt) if plain else None
     if tokens is None:
-        limit = spec.params.get("window_tokens") or _NO_LIMIT
+        limit = spec.params.get("window_tokens") or UNBOUNDED
     else:
         limit = tokens.window_limit(spec, first.auto_model.config, model.max_seq_length)
     prompt_tokens = tokens.prefix_length if tokens is not None and prompt else None

@@ -18,6 +18,7 @@ from docmill.storage.outputs.output_types import N
 from docmill.storage.templates import keeps_white_space
 from docmill.tasks import kinds, languages
 from docmill.tasks.backends.decoding import (
+    MAX_NEW_TOKENS,
     NEUTRAL_AT_ONE,
     SAME,
     SHAPES,
@@ -38,9 +39,6 @@ from docmill.tasks.windows.windows import LanguageCoders
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
-
-# Ours, where neither the command nor the model's files say how much to write.
-_MAX_NEW_TOKENS = 256
 
 # The settings of a plain search, and settings that change nothing in a search without sampling.
 _PLAIN = frozenset(
@@ -176,7 +174,7 @@ def set_generation(generation: GenerationConfig, spec: Spec, dialect: Dialect) -
     _set_number(generation, spec)
     most = spec.params.get("max_new_tokens")
     if most is None and generation.max_length is None and generation.max_new_tokens is None:
-        most = _MAX_NEW_TOKENS
+        most = MAX_NEW_TOKENS
     if most is not None:
         generation.max_new_tokens = most
         generation.max_length = None

@@ -15,12 +15,12 @@ from docmill.storage.outputs.output_types import SCHEMA
 from docmill.storage.templates import keeps_white_space
 from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.remote import answers
-from docmill.tasks.backends.tokens import LEAST_TEXT_TOKENS, TokenCoder, Tokens
+from docmill.tasks.backends.tokens import TokenCoder, Tokens
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import conversation, example_of, instruction, traits_by
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.generate import FILL_CONTEXT
-from docmill.tasks.windows.windows import Encoded
+from docmill.tasks.windows.windows import LEAST_TEXT_TOKENS, Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,6 +19,7 @@ from docmill.tasks.backends.remote import answers, requests
 from docmill.tasks.backends.remote.client import Client, Flight, Question
 from docmill.tasks.backends.remote.journal import Journal
 from docmill.tasks.backends.static import Items
+from docmill.tasks.batching import UNBOUNDED
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import sentence_modules, weightless
@@ -27,7 +28,6 @@ from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Severa
 from docmill.tasks.windows.windows import Encoded
 
 _CHAT, _EMBEDDINGS = "/chat/completions", "/embeddings"
-_UNBOUNDED = 2**31 - 1
 # Facts of `/models` that say what computes: the rest is about accounts.
 _KEPT = ("id", "root", "owned_by", "max_model_len")
 _OK, _SHOWN = 200, 10
@@ -56,7 +56,7 @@ class _ServedBackend(ABC):
         self._client = Client(self._server, spec, self._control(), hints=requests.hints(spec))
         try:
             self._model = _stated(self._client, self._server, self._name)
-            self._open(spec, _context_tokens(self._model) or _UNBOUNDED)
+            self._open(spec, _context_tokens(self._model) or UNBOUNDED)
         except BaseException:
             self._client.close()
             raise
