@@ -17,7 +17,7 @@ from docmill.storage.extras import Extra, install
 from docmill.storage.features import load_by_name
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
-from docmill.tasks.models import gliner, weightless
+from docmill.tasks.models import gliner
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head
 
@@ -232,16 +232,13 @@ def served_kinds() -> tuple[str, ...]:
     return tuple(kind for kind in kinds.NAMES if offers(kind, Family.DECODER, quality="native", device=REMOTE))
 
 
-def is_served(kind: str, model: str) -> bool:
-    """Return True for the model of a server. Raises ModelUnsuitable for a kind of task that no such model does."""
-    if not weightless.is_served(model):
-        return False
+def require_served_kind(kind: str, model: str) -> None:
+    """Raise ModelUnsuitable for a kind of task that no model of a server does."""
     if kind not in served_kinds():
         raise ModelUnsuitable(
             f"A model on a server, such as {model}, cannot do the task {kind}, only {', '.join(served_kinds())}. For "
             "labels use extract, with an enum in the schema."
         )
-    return True
 
 
 def require_present(

@@ -225,7 +225,8 @@ def require(
     """
     config = read_config(pinned, models_dir=models_dir) if config is None else config
     kinds.kind(kind).require(config, pinned.model, options)
-    if registry.is_served(kind, pinned.model):
+    if weightless.is_served(pinned.model):
+        registry.require_served_kind(kind, pinned.model)
         return
     if pinned.model == weightless.PATTERNS and kind not in _BY_PATTERNS:
         raise ModelUnsuitable(f"{kind} needs a trained model; {pinned.model} is only for {', '.join(_BY_PATTERNS)}.")
