@@ -46,7 +46,7 @@ def compared(
     model: str, quality: str, texts: list[str], cache_dir: Path, pairs: int
 ) -> tuple[Comparison, dict[str, float]]:
     """The backends that take the model in this quality, and their least cosine with torch in float32."""
-    names = registry.candidates("embed", Family.ENCODER, quality=quality, device="cpu", present=registry.installed())
+    names = registry.candidates("embed", Family.ENCODER, quality=quality, device="cpu")
     dtype = "auto" if quality == "native" else quality
     alone = {name: Alone("embed", model, cache_dir, backend=name, dtype=dtype) for name in names}
     exact = Alone("embed", model, cache_dir, backend="transformers", dtype="float32")

@@ -7,7 +7,7 @@ also has ``tokens_per_s()``: where several backends can compute an encoder, the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -61,10 +61,6 @@ class Row:
     @property
     def is_installed(self) -> bool:
         return find_spec(self.library) is not None
-
-    def offer(self, head: Head | None, family: Family | None, quality: str, device: str) -> Offer | None:
-        """Return the first offer that covers these models, or None."""
-        return next((offer for offer in self.offers if offer.covers(head, family, quality, device)), None)
 
 
 _ENCODERS: Set[Family | None] = frozenset({Family.ENCODER})
@@ -197,28 +193,17 @@ def choices() -> tuple[str, ...]:
     return (AUTO, *names())
 
 
-def installed() -> frozenset[str]:
-    """Return the backends whose libraries are on this machine."""
-    return frozenset(backend.name for backend in backends() if backend.is_installed)
-
-
 def candidates(
-    kind: str,
-    family: Family | None,
-    *,
-    quality: str,
-    device: str,
-    present: Collection[str],
-    wanted: str = AUTO,
-) -> tuple[str, ...]:
-    """Return the backends to try for a kind of task with a family of models, in order.
+    kind: str, family: Family | None, *, quality: str, device: str, wanted: str = AUTO
+) -> dict[str, Offer]:
+    """Return the offers of the installed backends to try for a kind of task with a family of models, in order.
 
     A backend that cannot take the model after all raises Unsuited, and the next is tried. With a ``wanted`` one
-    there is only that backend, if it fits at all. Empty where nothing that is present fits. Raises BadOption for
+    there is only that backend, if it fits at all. Empty where nothing that is installed fits. Raises BadOption for
     an unknown backend or kind.
     """
     possible = offers(kind, family, quality=quality, device=device, wanted=wanted)
-    return tuple(name for name in possible if name in present)
+    return {name: offer for name, offer in possible.items() if row(name).is_installed}
 
 
 def require_possible(kind: str, family: Family | None, quality: str, model: str) -> None:
@@ -243,10 +228,10 @@ def require_served_kind(kind: str, model: str) -> None:
 
 def require_present(
     kind: str, family: Family | None, *, quality: str, device: str, wanted: str, model: str
-) -> tuple[str, ...]:
-    """Return the candidates that are installed. Raises CannotServe, with what to install, if there is none."""
-    if names := candidates(kind, family, quality=quality, device=device, wanted=wanted, present=installed()):
-        return names
+) -> dict[str, Offer]:
+    """Return the candidates. Raises CannotServe, with what to install, if there is none."""
+    if present := candidates(kind, family, quality=quality, device=device, wanted=wanted):
+        return present
     extra = extra_for(kind, family, quality=quality, device=device, wanted=wanted)
     hint = f"; {install(extra)}" if extra is not None else ""
     native = offers(kind, family, quality="native", device=device).values()
@@ -261,8 +246,9 @@ def require_present(
 
 def require_remote(spec: Spec) -> Offer:
     """Return the offer that computes a spec on a server. Raises CannotServe if this worker has none."""
-    require_present(spec.kind, Family.DECODER, quality=spec.quality, device=REMOTE, wanted=REMOTE, model=spec.model)
-    return offers(spec.kind, Family.DECODER, quality=spec.quality, device=REMOTE)[REMOTE]
+    return require_present(
+        spec.kind, Family.DECODER, quality=spec.quality, device=REMOTE, wanted=REMOTE, model=spec.model
+    )[REMOTE]
 
 
 def extra_for(kind: str, family: Family | None, *, quality: str, device: str, wanted: str) -> str | None:
@@ -279,5 +265,8 @@ def offers(kind: str, family: Family | None, *, quality: str, device: str, wante
     """
     head = kinds.kind(kind).head(family)
     rows = backends() if wanted == AUTO else (row(wanted),)
-    by_name = {backend.name: backend.offer(head, family, quality, device) for backend in rows}
+    by_name = {
+        backend.name: next((offer for offer in backend.offers if offer.covers(head, family, quality, device)), None)
+        for backend in rows
+    }
     return {name: offer for name, offer in by_name.items() if offer is not None}

@@ -230,9 +230,10 @@ def _head(spec: Spec, config: Mapping[str, Any]) -> Head:
 
 def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *, provisional: bool) -> Backend:
     spec, device, head = assignment.spec, assignment.device, assignment.head
-    names = registry.require_present(
+    present = registry.require_present(
         spec.kind, family, quality=spec.quality, device=device, wanted=wanted, model=spec.model
     )
+    names = [*present]
     assignment = replace(assignment, alone=len(names) == 1)
     offers = registry.offers(spec.kind, family, quality=spec.quality, device=device)
 
@@ -286,16 +287,14 @@ def _modules(spec: Spec, device: str, models_dir: Path | None, cache_dir: Path, 
         spec, folder = made_earlier
         config = Description.of_folder(folder).config
     family = families.family(config)
-    head, present = kinds.kind(spec.kind).head(family), registry.installed()
-    names = registry.candidates(
-        spec.kind, family, quality=spec.quality, device=device, present=present, wanted=backend
-    )
-    if head is None or not names:
+    head = kinds.kind(spec.kind).head(family)
+    offers = registry.candidates(spec.kind, family, quality=spec.quality, device=device, wanted=backend)
+    if head is None or not offers:
         return []
+    names = [*offers]
     assignment = Assignment(spec, folder, device, cache_dir, head, alone=len(names) == 1)
     contested = head in heads.LOADERS and not assignment.alone
     first = choice.Contest.of(names, assignment).first if contested else names[0]
-    offers = registry.offers(spec.kind, family, quality=spec.quality, device=device)
     return _of_offer(offers[first], assignment)
 
 

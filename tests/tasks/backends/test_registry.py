@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,11 @@ def test_an_unknown_backend_is_an_error_that_lists_the_backends() -> None:
     spec = Spec(kind="summarize", model="synopsis-ddtp", revision="sha256:00", quality="native")
     for family in (Family.SEQ2SEQ, None):
         with pytest.raises(BadOption, match="no backend named"):
-            registry.candidates(
-                spec.kind, family, quality=spec.quality, device="cpu", present=registry.names(), wanted="smalls"
-            )
+            registry.candidates(spec.kind, family, quality=spec.quality, device="cpu", wanted="smalls")
 
 
-def test_a_kind_without_a_head_for_the_family_has_no_candidates(tmp_path: Path) -> None:
-    found = registry.candidates("translate", Family.ENCODER, quality="native", device="cpu", present=registry.names())
-    assert found == ()
+def test_a_kind_without_a_head_for_the_family_has_no_offers(tmp_path: Path) -> None:
+    assert registry.offers("translate", Family.ENCODER, quality="native", device="cpu") == {}
     encoder = pinning.pin("minilm", models_dir=None, cache_dir=tmp_path)
     spec = Spec(kind="translate", model=encoder.model, revision=encoder.revision, quality="native")
     with pytest.raises(CannotServe, match="translate needs an encoder-decoder"):
@@ -36,8 +32,8 @@ def test_a_kind_without_a_head_for_the_family_has_no_candidates(tmp_path: Path) 
 
 
 CPU, GPU = "cpu", "cuda:0"
-# By kind, family, quality and device: the candidates in the order of preference, and the extra of the first.
-CANDIDATES = [
+# By kind, family, quality and device: the backends in the order of preference, and the extra of the first.
+OFFERS = [
     ("summarize", Family.SEQ2SEQ, "native", GPU, ("ctranslate2", "transformers"), "ctranslate2"),
     ("translate", None, "int8", CPU, ("ctranslate2",), "ctranslate2"),
     ("answer", Family.SEQ2SEQ, "float16", CPU, ("ctranslate2", "transformers"), "ctranslate2"),
@@ -56,17 +52,17 @@ CANDIDATES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "family", "quality", "device", "expected", "extra"), CANDIDATES)
-def test_candidates_are_those_that_compute_the_kind_and_are_there(
+@pytest.mark.parametrize(("kind", "family", "quality", "device", "expected", "extra"), OFFERS)
+def test_a_kind_is_offered_by_the_backends_that_compute_it(
     kind: str, family: Family | None, quality: str, device: str, expected: tuple[str, ...], extra: str | None
 ) -> None:
-    names, what = registry.names(), {"quality": quality, "device": device}
-    for present in itertools.chain.from_iterable(itertools.combinations(names, n) for n in range(len(names) + 1)):
-        found = registry.candidates(kind, family, present=present, **what)
-        assert found == tuple(name for name in expected if name in present)
-    for asked in names:
-        alone = registry.candidates(kind, family, present=names, wanted=asked, **what)
-        assert alone == ((asked,) if asked in expected else ())
+    what = {"quality": quality, "device": device}
+    assert tuple(registry.offers(kind, family, **what)) == expected
+    installed = tuple(name for name in expected if registry.row(name).is_installed)
+    assert tuple(registry.candidates(kind, family, **what)) == installed
+    for asked in registry.names():
+        alone = registry.offers(kind, family, wanted=asked, **what)
+        assert tuple(alone) == ((asked,) if asked in expected else ())
         needed = extra if asked in expected and asked != "transformers" else None
         assert registry.extra_for(kind, family, wanted=asked, **what) == needed
     assert registry.extra_for(kind, family, wanted=registry.AUTO, **what) == extra

@@ -57,7 +57,7 @@ def test_records_are_those_of_the_transformers_backend(
 def test_it_is_chosen_by_itself_and_writes_what_transformers_does(
     bench: Bench, llama: Path, sentences: list[str]
 ) -> None:
-    assert "vllm" in registry.installed()
+    assert registry.row("vllm").is_installed
     spec = bench.spec("generate", str(llama), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
     with closing(bench.open(spec)) as backend:
         assert backend.runtime()["backend"] == "vllm"
