@@ -12,7 +12,6 @@ from docmill.tasks.errors import DeviceLost, OutOfMemory
 from docmill.tasks.outputs import Failure, Output
 
 Items = Sequence[Item[Any]]
-Computed = tuple[int, Output]
 
 
 class StaticLoop:
@@ -27,11 +26,11 @@ class StaticLoop:
         self._proven = False
         self.budget = budget
 
-    def run(self, source: WindowSource) -> Iterator[Computed]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         while batch := source.take(self.budget):
             yield from self._batch(batch)
 
-    def settle(self, batch: Items, compute: Callable[[], Sequence[Output]]) -> Iterator[Computed]:
+    def settle(self, batch: Items, compute: Callable[[], Sequence[Output]]) -> Iterator[tuple[int, Output]]:
         """Yield the outputs of a batch. If ``compute`` fails, try smaller batches.
 
         A window that fails alone gives a Failure. DeviceLost is passed on.
@@ -50,7 +49,7 @@ class StaticLoop:
             return
         yield from self.recover(batch, error)
 
-    def recover(self, batch: Items, error: Exception) -> Iterator[Computed]:
+    def recover(self, batch: Items, error: Exception) -> Iterator[tuple[int, Output]]:
         """Compute the windows of a batch that raised ``error`` in smaller batches, and yield their outputs."""
         if isinstance(error, OutOfMemory):
             yield from self._halves(batch)
@@ -59,10 +58,10 @@ class StaticLoop:
         else:
             yield from self._one_by_one(batch)
 
-    def _batch(self, batch: Items) -> Iterator[Computed]:
+    def _batch(self, batch: Items) -> Iterator[tuple[int, Output]]:
         return self.settle(batch, lambda: self._compute(batch))
 
-    def _halves(self, batch: Items) -> Iterator[Computed]:
+    def _halves(self, batch: Items) -> Iterator[tuple[int, Output]]:
         if len(batch) == 1:
             tokens = batch[0].tokens
             reason = f"A window of {tokens} tokens does not fit in the device's memory, even alone."
@@ -73,9 +72,9 @@ class StaticLoop:
         yield from self._batch(batch[:middle])
         yield from self._batch(batch[middle:])
 
-    def _one_by_one(self, batch: Items) -> Iterator[Computed]:
+    def _one_by_one(self, batch: Items) -> Iterator[tuple[int, Output]]:
         """Find out which windows broke the batch: if each fails alone, it is the model."""
-        results: list[Computed] = []
+        results: list[tuple[int, Output]] = []
         errors: list[tuple[int, Exception]] = []
         for item in batch:
             try:

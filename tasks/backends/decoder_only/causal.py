@@ -36,7 +36,7 @@ from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.decoder_only.instructed import Constraint, completion_of, label_ids
 from docmill.tasks.backends.decoding import Decoding, seed_of
 from docmill.tasks.backends.loading import Opening, require_keys_and_values
-from docmill.tasks.backends.static import Computed, Items, StaticLoop
+from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import DeviceLost
 from docmill.tasks.kinds import LINE_END
@@ -117,7 +117,7 @@ class CausalBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._completion.tokens.encode(texts)
 
-    def run(self, source: WindowSource) -> Iterator[Computed]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         flight = DecodingBatch()
         while True:
             items = source.take(self._room(flight))
@@ -166,7 +166,7 @@ class CausalBackend:
             outputs.update(self._advance(flight, ()))
         return [outputs[item.id] for item in items]
 
-    def _advance(self, flight: DecodingBatch, joining: Items) -> list[Computed]:
+    def _advance(self, flight: DecodingBatch, joining: Items) -> list[tuple[int, Output]]:
         """Write the next token of every row, or the first of those that join; the outputs of those that are done."""
         with torch.inference_mode(), accelerator.memory_errors(self._device):
             if not joining:
@@ -260,7 +260,7 @@ class CausalBackend:
         logits: torch.Tensor = answer.logits[:, -kept:].float()
         return logits
 
-    def _take_out(self, flight: DecodingBatch, logits: torch.Tensor) -> list[Computed]:
+    def _take_out(self, flight: DecodingBatch, logits: torch.Tensor) -> list[tuple[int, Output]]:
         """Choose each row's next token, and take those out that end with it."""
         rows = flight.rows
         self._choose(rows, logits)
@@ -292,14 +292,16 @@ class CausalBackend:
             if row.matcher is not None:
                 row.matcher.consume_token(token)
 
-    def _complete(self, flight: DecodingBatch, done: Sequence[tuple[ContinuedWindow, Output]]) -> list[Computed]:
+    def _complete(
+        self, flight: DecodingBatch, done: Sequence[tuple[ContinuedWindow, Output]]
+    ) -> list[tuple[int, Output]]:
         """Return the windows that are done, now that these rows are. A window may have several rows.
 
         A window fails with the first of its rows that failed.
         """
         if self._decoding.n == 1:
             return [(row.item.id, output) for row, output in done]
-        whole: list[Computed] = []
+        whole: list[tuple[int, Output]] = []
         for row, output in done:
             siblings = flight.done.setdefault(row.item.id, {})
             siblings[row.number] = output
@@ -347,7 +349,7 @@ class LikelihoodBackend(CausalBackend):
         self._ends = torch.tensor(sorted(ends), dtype=torch.long, device=self._device)
         self._loop = StaticLoop(self._together, _SCORING_BUDGETS[self._device.partition(":")[0]])
 
-    def run(self, source: WindowSource) -> Iterator[Computed]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         return self._loop.run(source)
 
     def _together(self, items: Items) -> Sequence[Output]:

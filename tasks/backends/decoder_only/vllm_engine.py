@@ -33,10 +33,10 @@ from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.decoder_only.instructed import Completion, constraint_tokenizer, record
 from docmill.tasks.backends.decoding import Decoding, seed_of
 from docmill.tasks.backends.loading import Opening
-from docmill.tasks.backends.static import Computed, failure
+from docmill.tasks.backends.static import failure
 from docmill.tasks.batching import UNBOUNDED, Budget, Item
 from docmill.tasks.errors import DeviceLost, Unsuited
-from docmill.tasks.outputs import Likelihood
+from docmill.tasks.outputs import Likelihood, Output
 from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class VllmBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._completion.tokens.encode(texts)
 
-    def run(self, source: WindowSource) -> Iterator[Computed]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         flight: dict[str, Item[Any]] = {}
         # As many texts wait inside as are being written, so that the next one can start when one ends.
         most = 2 * self._sequences
@@ -141,7 +141,7 @@ class VllmBackend:
             reason = " ".join(str(error).split())[:300]
             raise Unsuited(f"vLLM cannot take {spec.model}: {type(error).__name__}: {reason}") from error
 
-    def _step(self, flight: dict[str, Item[Any]]) -> Iterator[Computed]:
+    def _step(self, flight: dict[str, Item[Any]]) -> Iterator[tuple[int, Output]]:
         """One step of vLLM's; the outputs that it finished."""
         try:
             with accelerator.memory_errors(self._device):

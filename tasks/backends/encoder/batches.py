@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.machine import remember, remembered
-from docmill.tasks.backends.static import Computed, Items, StaticLoop
+from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Coder, Encoded
@@ -44,7 +44,7 @@ class WarmUp:
     def __init__(
         self,
         loop: StaticLoop,
-        run: Callable[[WindowSource], Iterator[Computed]],
+        run: Callable[[WindowSource], Iterator[tuple[int, Output]]],
         window: Encoded,
         *,
         at_once: int = 1,
@@ -156,7 +156,7 @@ class Streams:
         for done in [self._threads.submit(call) for _ in range(self.count)]:
             done.result()
 
-    def run(self, source: WindowSource) -> Iterator[Computed]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         """As ``StaticLoop.run``; outputs come in the order in which batches end."""
         flights: dict[Future[Sequence[Output]], Items] = {}
         while True:

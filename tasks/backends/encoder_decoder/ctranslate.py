@@ -30,7 +30,7 @@ from docmill.tasks.backends.convert import made_once, safe_folder
 from docmill.tasks.backends.decoding import as_list
 from docmill.tasks.backends.encoder_decoder.generation import GeneratedTokens, Generation
 from docmill.tasks.backends.loading import Opening, generation_settings
-from docmill.tasks.backends.static import Computed, Items, StaticLoop
+from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import UNBOUNDED, Budget
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Likelihood, Output
@@ -137,7 +137,7 @@ class CTranslateBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._generation.tokens.encode(texts)
 
-    def run(self, source: WindowSource) -> Iterator[Computed]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         """Keeps some batches in flight for each worker. Once nothing more is given, those in flight are the last."""
         flights: list[tuple[Items, Sequence[Any]]] = []  # batches, with one pending result for each window
         while True:
