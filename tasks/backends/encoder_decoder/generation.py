@@ -249,10 +249,8 @@ def find_dialect(spec: Spec, config: Mapping[str, Any], tokenizer: PreTrainedTok
         return Dialect(parameters=_agreed(spec, worded_pairs(config, str(target))))
     if source == languages.AUTO and model_type in families.MULTILINGUAL:
         source = min(known_languages(tokenizer))  # each text has its own in place of this one
-    if model_type in families.PREFIXED and "prefix" in spec.params:
-        return _prefixed(spec, config, source, target)
     if model_type in families.PREFIXED:
-        return _worded(config, *_both(spec, source, target))
+        return _worded(spec, config, source, target)
     if model_type in families.MULTILINGUAL:
         return _tokened(tokenizer, *_both(spec, source, target))
     if model_type == "marian":
@@ -275,14 +273,15 @@ def _both(spec: Spec, source: str | None, target: str | None) -> tuple[str, str]
     return source, target
 
 
-def _worded(config: Mapping[str, Any], source: str, target: str) -> Dialect:
-    settings = families.task_settings(config, _TRANSLATION, _short(source, target))
-    return Dialect(wording(config, source, target), parameters=settings)
-
-
-def _prefixed(spec: Spec, config: Mapping[str, Any], source: str | None, target: str | None) -> Dialect:
-    pair = None if source is None or target is None else _short(source, target)
-    return Dialect(str(spec.params["prefix"]), parameters=families.task_settings(config, _TRANSLATION, pair))
+def _worded(spec: Spec, config: Mapping[str, Any], source: str | None, target: str | None) -> Dialect:
+    """Return the words that tell a T5 its languages: the spec's own, or those of the pair."""
+    if "prefix" in spec.params:
+        words = str(spec.params["prefix"])
+        pair = None if source is None or target is None else _short(source, target)
+    else:
+        source, target = _both(spec, source, target)
+        words, pair = wording(config, source, target), _short(source, target)
+    return Dialect(words, parameters=families.task_settings(config, _TRANSLATION, pair))
 
 
 def _short(source: str, target: str) -> tuple[str, str]:
