@@ -117,8 +117,9 @@ def runtime(backend: str, device: str, dtype: torch.dtype, **versions: str) -> d
 
 def device_name(device: str) -> str:
     """The device as it was asked for, and what it is."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name()
-    return f"{device} {name}".strip()
+    if device.startswith("cuda"):
+        return f"{device} {torch.cuda.get_device_name(device)}".strip()
+    return f"{device} {platform.machine()} {torch.backends.cpu.get_cpu_capability()} × {os.cpu_count()}"
 
 
 def release(device: str) -> None:
@@ -127,7 +128,3 @@ def release(device: str) -> None:
         torch.cuda.empty_cache()
     else:
         devices.release_freed()
-
-
-def _cpu_name() -> str:
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} × {os.cpu_count()}"

@@ -42,7 +42,6 @@ from docmill.tasks.outputs import (
 from docmill.tasks.windows.windows import Encoded
 
 _NULL_BUDGET, _PATTERNS_BUDGET = Budget(tokens=4096, rows=64), Budget(tokens=1_000_000, rows=64)
-_PATTERN_LIBRARIES = ("phonenumberslite", "python-stdnum")
 
 
 class _WordBackend:
@@ -53,11 +52,11 @@ class _WordBackend:
     _loop: StaticLoop
     _libraries: tuple[str, ...] = ()
 
-    def __init__(self, spec: Spec, revision: str, device: str) -> None:
-        if spec.revision != revision:
-            raise CannotServe(f"This release has {spec.model} as {revision}, not as {spec.revision}.")
-        self._revision = revision
+    def __init__(self, spec: Spec, device: str) -> None:
+        self._revision = weightless.revision(spec.model)
         self._device = device
+        if spec.revision != self._revision:
+            raise CannotServe(f"This release has {spec.model} as {self._revision}, not as {spec.revision}.")
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return [Encoded(max(1, len(text.split())), text) for text in texts]
@@ -76,19 +75,13 @@ class _WordBackend:
 class PatternsBackend(_WordBackend):
     """No window has spans: the recipe finds them in the whole text."""
 
-    _libraries = _PATTERN_LIBRARIES
+    _libraries = ("phonenumberslite", "python-stdnum")
 
     def __init__(self, spec: Spec, *, device: str) -> None:
-        super().__init__(spec, weightless.revision(spec.model), device)
+        super().__init__(spec, device)
         self._loop = StaticLoop(lambda items: [Spans(()) for _ in items], _PATTERNS_BUDGET)
         self.limit_tokens = spec.params.get("window_tokens") or UNBOUNDED
         self.traits = Traits()
-
-
-def _shortest_record(schema: dict[str, Any]) -> str | None:
-    from docmill.tasks.schema_checks import shortest  # which imports jsonschema
-
-    return shortest(schema)
 
 
 class NullBackend(_WordBackend):
@@ -102,10 +95,14 @@ class NullBackend(_WordBackend):
     """
 
     def __init__(self, spec: Spec, *, device: str, sleep: Callable[[float], None] = time.sleep) -> None:
-        super().__init__(spec, weightless.NULL_REVISION, device)
+        super().__init__(spec, device)
         self._kind = kinds.kind(spec.kind)
         self._labels: Collection[str] = spec.params.get("labels") or ()
-        self._record = _shortest_record(json.loads(spec.params[SCHEMA])) if SCHEMA in spec.params else None
+        self._record: str | None = None
+        if SCHEMA in spec.params:
+            from docmill.tasks.schema_checks import shortest  # which imports jsonschema
+
+            self._record = shortest(json.loads(spec.params[SCHEMA]))
         self._n: int = spec.params.get(N, 1)
         self._tokens_per_s = weightless.null_pace(spec.model)
         self._sleep = sleep

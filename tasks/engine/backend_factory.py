@@ -165,13 +165,11 @@ def open_backend(
                 provisional=provisional,
             )
             return PolyglotBackend(specs, open_part)
-        if weightless.is_null(spec.model):
-            return NullBackend(spec, device=device)
         if weightless.is_served(spec.model):
             tokenizer = pinning.locate_tokenizer(spec, models_dir=models_dir, cache_dir=cache_dir)
             return _on_server(spec, cache_dir, server, tokenizer)
         if weightless.is_weightless(spec.model):
-            return PatternsBackend(spec, device=device)
+            return _weightless(spec, device)
         if device == registry.REMOTE:
             raise CannotServe(
                 f"This worker computes served models only, and not {spec.model}: its --device is remote."
@@ -207,6 +205,10 @@ def _located(
         spec, folder = adapted(spec, folder, adapter, cache_dir)
         config = Description.of_folder(folder).config
     return spec, folder, config
+
+
+def _weightless(spec: Spec, device: str) -> NullBackend | PatternsBackend:
+    return (NullBackend if weightless.is_null(spec.model) else PatternsBackend)(spec, device=device)
 
 
 def _on_server(spec: Spec, cache_dir: Path, server: Server | None, tokenizer: Path | None) -> Backend:
@@ -349,7 +351,8 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Cod
         if weightless.is_served(spec.model):
             raise CannotServe(f"the server of {spec.model} has the tokenizer.")
         if weightless.is_weightless(spec.model):
-            return _weightless(spec)
+            backend = _weightless(spec, "cpu")
+            return CoderAndTraits(backend, backend.traits, as_given)
         if not pinning.here(pinning.Pinned(spec.model, spec.revision), cache_dir=cache_dir):
             raise CannotServe(f"{spec.model} is not on this machine.")
         if not pinning.has_adapter(spec, cache_dir=cache_dir):
@@ -376,11 +379,6 @@ def _of_languages(specs: Mapping[str, Spec], open_part: Callable[[Spec], CoderAn
 
     told = LanguageCoders(lambda language: coders[languages.plain(language)], frozenset(coders))
     return CoderAndTraits(next(iter(coders.values())), Traits(language_coders=told), shown)
-
-
-def _weightless(spec: Spec) -> CoderAndTraits:
-    backend = (NullBackend if weightless.is_null(spec.model) else PatternsBackend)(spec, device="cpu")
-    return CoderAndTraits(backend, backend.traits, as_given)
 
 
 # Raised with every change of the files with a merged adapter.
