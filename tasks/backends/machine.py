@@ -81,16 +81,16 @@ def read_processor(cache_dir: Path) -> Processor:
     return facts
 
 
-def describe_device(device: str, cache_dir: Path) -> tuple[str, int]:
-    """Return the name of a device, and the number of threads that torch takes."""
+def describe_device(device: str, cache_dir: Path) -> str:
+    """Return the name of a device and the number of threads that torch takes, for subjects of measurements."""
     if device == "cpu":
         here = read_processor(cache_dir)
-        return here.name, here.threads
+        return f"{here.name} {here.threads}"
     import torch
 
     from docmill.tasks.backends import accelerator
 
-    return accelerator.device_name(device), torch.get_num_threads()
+    return f"{accelerator.device_name(device)} {torch.get_num_threads()}"
 
 
 def _processor_subject() -> str:

@@ -55,9 +55,9 @@ class Contest:
     def of(cls, names: Sequence[str], assignment: Assignment) -> Contest:
         """Return the contest for an assignment. The subject is its weights, precision, device and libraries."""
         spec, cache_dir = assignment.spec, assignment.cache_dir
-        device, threads = machine.describe_device(assignment.device, cache_dir)
+        device = machine.describe_device(assignment.device, cache_dir)
         libraries = " ".join(f"{name} {version(registry.row(name).library)}" for name in sorted(names))
-        return cls(names, cache_dir / "backends", f"{spec.revision} {spec.quality} {device} {threads} {libraries}")
+        return cls(names, cache_dir / "backends", f"{spec.revision} {spec.quality} {device} {libraries}")
 
     @property
     def known(self) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from docmill.tasks.backends import Assignment, WindowSource, accelerator
+from docmill.tasks.backends import Assignment, WindowSource, accelerator, machine
 from docmill.tasks.backends.encoder import heads
 from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
 from docmill.tasks.backends.encoder.heads import EncoderModel
@@ -55,8 +55,8 @@ class EncoderBackend:
             self._loop, self.run, short_window(self._model.coder), at_once=self._streams.count if self._streams else 1
         )
         if self._model.tokens is not None:
-            here = f"{type(self).__name__} {accelerator.device_name(device)} {torch.get_num_threads()}"
-            subject = f"{spec.revision} {spec.quality} {here}"
+            here = machine.describe_device(device, cache_dir)
+            subject = f"{spec.revision} {spec.quality} {type(self).__name__} {here}"
             self._warm_up.find(SIZES[kind], cache_dir / "batches", subject, measured=assignment.tuned)
         self.traits = self._model.traits
 

@@ -44,7 +44,8 @@ class OpenVinoBackend:
         self._loop = StaticLoop(self._compute, BUDGETS["cpu"])
         self._streams = Streams(self._loop, self._compute, self._here.threads)
         self._warm_up = WarmUp(self._loop, self.run, short_window(self), at_once=self._streams.count)
-        subject = f"{spec.revision} {spec.quality} {type(self).__name__} {self._here.name} {self._here.threads}"
+        here = machine.describe_device("cpu", cache_dir)
+        subject = f"{spec.revision} {spec.quality} {type(self).__name__} {here}"
         self._warm_up.find(SIZES["cpu"], cache_dir / "batches", subject, measured=assignment.tuned)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
