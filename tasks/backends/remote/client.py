@@ -71,7 +71,7 @@ class Client:
         hints: frozenset[str] = frozenset(),
     ) -> None:
         self.limiter = Limiter(server.requests, time.monotonic)
-        self.numbers = count()  # of requests
+        self._numbers = count()  # of requests
         self._server = server
         self._spec = spec
         self._control = control
@@ -106,10 +106,14 @@ class Client:
         except (ServerAway, ContentRefused, Passing) as error:
             raise CannotServe(str(answers.away(error, self._server))) from error
 
-    def begin(self, number: int, question: Question) -> None:
-        """Begin a request. ``finished`` returns its ``number`` with the value that the question's
-        reader returns for the answer."""
+    def begin(self, question: Question) -> int:
+        """Begin a request, and return its number.
+
+        ``finished`` returns the number with the value that the question's reader returns for the answer.
+        """
+        number = next(self._numbers)
         self._loop.call_soon_threadsafe(self._spawn, number, question)
+        return number
 
     def finished(self, wait_s: float) -> list[tuple[int, Any]]:
         """Wait for an answer, and return all that have come. A Failure belongs to a document.
@@ -389,14 +393,16 @@ def usage_of(answer: Mapping[str, Any]) -> Attributes:
 class Flight:
     """Sends windows by a client, at most ``most`` in a request, and takes the answers.
 
-    ``begin`` sends a request for some windows under a number. Its answer has the output of each window, in order.
-    Windows with an answer in the journal are not sent.
+    ``question`` returns the request for some windows. Its answer has the output of each window, in order. Windows
+    with an answer in the journal are not sent.
     """
 
-    def __init__(self, client: Client, journal: Journal, begin: Callable[[int, Items], None], most: int = 1) -> None:
+    def __init__(
+        self, client: Client, journal: Journal, question: Callable[[Items], Question], most: int = 1
+    ) -> None:
         self._client = client
         self._journal = journal
-        self._begin = begin
+        self._question = question
         self._most = most
         self._under_way: dict[int, Items] = {}
 
@@ -430,9 +436,9 @@ class Flight:
                     yield from self._settled(request, outputs)
 
     def _send(self, items: Items) -> None:
-        number = next(self._client.numbers)
-        self._under_way[number] = items
-        self._begin(number, items)
+        path, body, read = self._question(items)
+        keep = self._journal.keeping([item.encoded for item in items], read)
+        self._under_way[self._client.begin((path, body, keep))] = items
 
     def _settled(self, items: Items, outputs: Sequence[Output] | Failure) -> Iterator[tuple[int, Output]]:
         """Yield the outputs of a request's windows. If the request failed, send its windows one by one."""

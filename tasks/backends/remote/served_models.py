@@ -63,7 +63,7 @@ class _ServedBackend(ABC):
         self._journal = Journal(self._server.journal, spec)
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
-        return Flight(self._client, self._journal, self._begin, self._windows).run(source)
+        return Flight(self._client, self._journal, self._question, self._windows).run(source)
 
     def runtime(self) -> dict[str, Any]:
         """Return the facts about the server and the model that compute a spec. The URL has no key in it."""
@@ -92,8 +92,8 @@ class _ServedBackend(ABC):
         """Set the limit, the traits and the rest that a model with so long a context needs. Raises CannotServe."""
 
     @abstractmethod
-    def _begin(self, number: int, items: Items) -> None:
-        """Begin the request of this number for some windows."""
+    def _question(self, items: Items) -> Question:
+        """Return the request for some windows, and the reader of its answer."""
 
 
 class ChatBackend(_ServedBackend):
@@ -116,12 +116,10 @@ class ChatBackend(_ServedBackend):
         self._body = requests.body(spec, self._name, how)
         self._stripped = how.stripped
 
-    def _begin(self, number: int, items: Items) -> None:
+    def _question(self, items: Items) -> Question:
         (item,) = items
         messages = orjson.loads(str(item.encoded.features))
-        whole = self._body | {"messages": messages}
-        read = self._journal.keeping([item.encoded], self._read)
-        self._client.begin(number, (_CHAT, whole, read))
+        return _CHAT, self._body | {"messages": messages}, self._read
 
     def _read(self, answer: Mapping[str, Any]) -> list[Output]:
         """Return the output of an answer. Raises LookupError, TypeError or ValueError for half of one."""
@@ -192,12 +190,9 @@ class EmbeddingsBackend(_ServedBackend):
         length = float(np.linalg.norm(probe.values))
         self.traits = Traits(normalizes=abs(length - 1) < _TOLERANCE)
 
-    def _begin(self, number: int, items: Items) -> None:
+    def _question(self, items: Items) -> Question:
         texts = [str(item.encoded.features) for item in items]
-        read = self._journal.keeping(
-            [item.encoded for item in items], partial(self._read, [item.tokens for item in items])
-        )
-        self._client.begin(number, (_EMBEDDINGS, self._body(texts), read))
+        return _EMBEDDINGS, self._body(texts), partial(self._read, [item.tokens for item in items])
 
     def _body(self, texts: Sequence[str]) -> dict[str, Any]:
         return {"model": self._name, "input": list(texts), "encoding_format": "float"}

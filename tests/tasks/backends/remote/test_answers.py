@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any, cast
 
 import pytest
 
 from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends.remote import answers
-from docmill.tasks.backends.remote.client import Client, Dropped, Flight
+from docmill.tasks.backends.remote.client import Client, Dropped, Flight, Question
 from docmill.tasks.backends.remote.journal import Journal
 from docmill.tasks.backends.remote.served_models import ChatBackend, likelihood
 from docmill.tasks.backends.static import Items
@@ -114,21 +115,31 @@ def test_answers_that_came_before_the_server_went_away_are_kept(client: Client) 
 def test_a_request_that_is_dropped_before_its_first_step_is_finished(client: Client) -> None:
     both_wait = threading.Event()
     client._loop.call_soon_threadsafe(both_wait.wait)
-    client.begin(1, ("/chat/completions", {}, lambda answer: answer))
+    begun = client.begin(("/chat/completions", {}, lambda answer: answer))
     client.end_soon()
     both_wait.set()
     ((number, result),) = client.finished(30.0)
-    assert number == 1
+    assert number == begun
     assert isinstance(result, Dropped)
 
 
-def test_an_answer_to_a_flight_that_was_broken_off_is_no_answer_to_the_next(client: Client) -> None:
-    def begin(number: int, items: Items) -> None:
+def test_an_answer_to_a_flight_that_was_broken_off_is_no_answer_to_the_next(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def question(items: Items) -> Question:
         (item,) = items
-        client._finished.put((number, [Generated(str(item.encoded.features), 1)]))
+        return "/chat/completions", {}, lambda _: [Generated(str(item.encoded.features), 1)]
 
+    numbers = count()
+
+    def answer_at_once(request: Question) -> int:
+        number, (_, _, read) = next(numbers), request
+        client._finished.put((number, read(None)))
+        return number
+
+    monkeypatch.setattr(client, "begin", answer_at_once)
     journal = Journal(None, SPEC)
-    next(Flight(client, journal, begin).run(waiting(Encoded(1, text) for text in "abc")))
+    next(Flight(client, journal, question).run(waiting(Encoded(1, text) for text in "abc")))
     client._finished.put((1, [Generated("late", 1)]))
-    found = dict(Flight(client, journal, begin).run(waiting(Encoded(1, text) for text in "def")))
+    found = dict(Flight(client, journal, question).run(waiting(Encoded(1, text) for text in "def")))
     assert [cast(Generated, found[number]).text for number in range(3)] == ["d", "e", "f"]
