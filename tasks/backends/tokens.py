@@ -226,7 +226,6 @@ def padded_arrays(
     Without a ``length`` in tokens it is that of the longest window.
     """
     tokenizer = tokens.tokenizer
-    left = tokenizer.padding_side == "left"
     fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
     longest = max(window.tokens for window in encoded) if length is None else length
     batch: dict[str, npt.NDArray[np.int64]] = {}
@@ -235,7 +234,7 @@ def padded_arrays(
     for name in (*first, "attention_mask"):
         rows = np.full((len(encoded), longest), fill.get(name, 0), dtype=np.int64)
         for row, window in zip(rows, encoded, strict=True):
-            place = slice(longest - window.tokens, None) if left else slice(0, window.tokens)
+            place = slice(0, window.tokens) if tokens.pads_right else slice(longest - window.tokens, None)
             row[place] = 1 if name == "attention_mask" else np.asarray(window.feature(name))
         batch[name] = rows
     return batch

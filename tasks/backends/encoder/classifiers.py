@@ -137,7 +137,7 @@ def load_answerer(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     model = opening.model(AutoModelForQuestionAnswering, dtype).to(device)
     limit = tokens.window_limit(spec, model.config)
     # As in transformers, a question stands where padding does not.
-    first = tokens.tokenizer.padding_side == "right"
+    first = tokens.pads_right
     beside = pairs(tokens, limit, first=first)
     require_room(spec.params, beside)
     form = {"type": "span scores", "null_token": tokens.tokenizer.cls_token_id, "question_first": first}

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from http import HTTPStatus
 from importlib.metadata import version
 from itertools import count
 from typing import Any, TypeVar
@@ -42,7 +43,6 @@ _MOST_PAUSE_S, _MOST_DOUBLINGS = 60.0, 32
 # Tries of a request, while the server answers others, until its document fails. Answers without meaning are paid.
 _MOST_TRIES, _MOST_PAID = 8, 3
 _MOST_BYTES = 32 * 2**20  # of an answer; sixteen long outputs with their log-probabilities take seven million
-_OK, _IN_PROGRESS = 200, 409
 # Seconds to wait for an answer before asking the source again: with room for more requests, and without.
 _SOME_S, _FULL_S = 0.05, 1.0
 HEADER = "Idempotency-Key"  # by which a server knows a request that it has already answered
@@ -298,7 +298,7 @@ class Client:
                         self.limiter.overloaded(changes)
                     limit = f"no answer within {self._server.answer_s:g} s (DOCMILL_ENDPOINT_ANSWER_S)"
                     raise Passing(limit if slow else answers.named(error)) from error
-                if status == _OK:
+                if status == HTTPStatus.OK:
                     parsed, is_parsed = None, False
                     try:
                         parsed, is_parsed = answers.parse(raw), True
@@ -319,7 +319,7 @@ class Client:
                     if failed.throttles:
                         self.limiter.overloaded(changes)
                         self.limiter.pause(failed.wait_s or 0.0)
-                    elif key is not None and status != _IN_PROGRESS:
+                    elif key is not None and status != HTTPStatus.CONFLICT:  # else it is in progress
                         key.renew()
                 raise failed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from http import HTTPStatus
 from importlib.metadata import version
 from math import isfinite
 from typing import Any
@@ -30,7 +31,7 @@ from docmill.tasks.windows.windows import Encoded
 _CHAT, _EMBEDDINGS = "/chat/completions", "/embeddings"
 # Facts of `/models` that say what computes: the rest is about accounts.
 _KEPT = ("id", "root", "owned_by", "max_model_len")
-_OK, _SHOWN = 200, 10
+_SHOWN = 10
 # Ends of outputs that are not whole: Mistral names the second so where the context is full.
 _CUT = frozenset({"length", "model_length"})
 _BROKEN_OFF = frozenset({None, "error", "abort", "insufficient_system_resource"})
@@ -224,9 +225,9 @@ def _stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
     Raises CannotServe for a server that does not answer, wants another key, or has no such model.
     """
     status, raw = client.get("/models")
-    if status in {404, 405}:
+    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
         return {}
-    if status != _OK:
+    if status != HTTPStatus.OK:
         raise CannotServe(str(answers.away(answers.error_of(status, {}, raw, {}, server), server)))
     try:
         listed = [model for model in orjson.loads(raw)["data"] if isinstance(model, dict)]
