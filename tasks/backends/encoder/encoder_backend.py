@@ -13,10 +13,11 @@ import torch
 from docmill.tasks.backends import Assignment, WindowSource, accelerator, machine
 from docmill.tasks.backends.encoder import heads
 from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
-from docmill.tasks.backends.encoder.heads import EncoderModel
+from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
 from docmill.tasks.backends.encoder.own_code import TOLERANCES, reads_padding
-from docmill.tasks.backends.encoder.packed import PackedEncoder, proven_encoder
+from docmill.tasks.backends.encoder.packed import proven_encoder
 from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.batching import Budget
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
 
@@ -36,17 +37,10 @@ class EncoderBackend:
         spec, device, cache_dir = assignment.spec, assignment.device, assignment.cache_dir
         self._device = device
         self._dtype = accelerator.dtype_for(spec.quality, device)
-        self._model, self._encoder = self._open(assignment)
+        self._model, self._states_of, budget = self._open(assignment)
         self.limit_tokens = self._model.limit_tokens
         # Threads may read texts while another closes the model.
         self._encode = self._model.encode if self._model.tokens is None else self._model.tokens.encode
-        kind = device.partition(":")[0]
-        budget = BUDGETS[kind]
-        if self._encoder is not None:
-            budget = replace(budget, packed=True, padding=1.0)
-        elif self._model.reads_padding:
-            # Words, which stand for the tokens of a model that tokenizes on its own, do not tell equal lengths.
-            budget = replace(budget, padding=0.0, rows=1 if self._model.tokens is None else budget.rows)
         self._loop = StaticLoop(self._compute, budget)
         # Models that tokenize on their own are not known to be safe for several threads.
         side_by_side = device == "cpu" and self._model.tokens is not None
@@ -57,7 +51,9 @@ class EncoderBackend:
         if self._model.tokens is not None:
             here = machine.describe_device(device, cache_dir)
             subject = f"{spec.revision} {spec.quality} {type(self).__name__} {here}"
-            self._warm_up.find(SIZES[kind], cache_dir / "batches", subject, measured=assignment.tuned)
+            self._warm_up.find(
+                SIZES[device.partition(":")[0]], cache_dir / "batches", subject, measured=assignment.tuned
+            )
         self.traits = self._model.traits
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -77,29 +73,27 @@ class EncoderBackend:
     def close(self) -> None:
         if self._streams is not None:
             self._streams.close()
-        del self._model, self._encoder
+        del self._model, self._states_of
         accelerator.release(self._device)
 
     def _compute(self, items: Items) -> Sequence[Output]:
+        batch = [item.encoded for item in items]
         with torch.inference_mode(), accelerator.memory_errors(self._device):
-            return self._model.outputs([item.encoded for item in items], self._states(items))
+            return self._model.outputs(batch, self._states_of(batch))
 
-    def _states(self, items: Items) -> dict[str, torch.Tensor]:
-        """Return the states of a batch's tokens, by the fast encoder if there is one."""
-        return (self._encoder or self._model.own_states)([item.encoded for item in items])
-
-    def _open(self, assignment: Assignment) -> tuple[EncoderModel, PackedEncoder | None]:
-        """Return the model and what computes the states in the place of its own code, None where nothing does."""
-        model = heads.load(assignment, self._dtype)
+    def _open(self, assignment: Assignment) -> tuple[EncoderModel, StatesOf, Budget]:
+        """Return the model, the function to its states, by a fast encoder if there is one, and the budget."""
+        model, budget = heads.load(assignment, self._dtype), BUDGETS[self._device.partition(":")[0]]
         if model.encoder is not None:
             packed = proven_encoder(model.encoder, self._device, self._dtype, reads_first=model.reads_first)
             if packed is not None:
                 model.encoder.to("meta")  # gives its weights back; the packed encoder keeps those that it uses
-                return model, packed
+                return model, packed, replace(budget, packed=True, padding=1.0)
         if reads_padding(model, TOLERANCES[self._dtype]):
             log.info("batches_of_one_length spec=%s", assignment.spec)
-            model = replace(model, encoder=None, reads_padding=True)
-        return model, None
+            # Words, which stand for the tokens of a model that tokenizes on its own, do not tell equal lengths.
+            budget = replace(budget, padding=0.0, rows=1 if model.tokens is None else budget.rows)
+        return model, model.own_states, budget
 
 
 def open_streams(loop: StaticLoop, compute: Callable[[Items], Sequence[Output]]) -> Streams:

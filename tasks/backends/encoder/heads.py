@@ -65,8 +65,7 @@ class EncoderModel:
     ``library`` names the package that ran the model's own code.
 
     With ``reads_first`` the head reads the state of a window's first token and no other: a fast encoder may give that
-    state alone, as a window of one token. With ``reads_padding`` a window's output depends on the padding beside it:
-    such a model has no ``encoder``, and its batches hold windows of one length.
+    state alone, as a window of one token.
     """
 
     tokens: Tokens | None
@@ -78,7 +77,6 @@ class EncoderModel:
     traits: Traits
     library: str
     reads_first: bool = False
-    reads_padding: bool = False
 
     @property
     def coder(self) -> Coder:

@@ -81,7 +81,7 @@ def test_of_a_classifiers_last_layer_no_more_is_computed_than_its_head_reads(
         batch = [Encoded(7, {"input_ids": [2, 5, 6, 7, 8, 9, 3]})]
         assignment = Assignment(spec, folder, "cpu", tmp_path / "cache", Head.CLASSIFICATION)
         with closing(EncoderBackend(assignment)) as on_torch, torch.inference_mode():
-            states = (on_torch._encoder or on_torch._model.own_states)(batch)
+            states = on_torch._states_of(batch)
             assert states["token_embeddings"].shape[:2] == (1, tokens)
         with closing(OpenVinoBackend(assignment)) as on_openvino:
             assert on_openvino._model.states(batch)["token_embeddings"].shape[:2] == (1, tokens)

@@ -82,7 +82,7 @@ def test_texts_are_computed_without_padding_where_onednn_multiplies(monkeypatch:
 def test_a_model_that_passes_its_comparison_is_computed_without_padding(bench: Bench, dtype: str) -> None:
     spec = bench.spec("embed", "minilm", dtype=dtype)
     backend = EncoderBackend(Assignment(spec, bench.folder(spec), "cpu", bench.cache_dir, Head.POOLING))
-    assert backend._encoder is not None
+    assert isinstance(backend._states_of, PackedEncoder)
 
 
 def _of_other_numbers(self: OneDnnLinear, residual: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
@@ -105,7 +105,7 @@ def test_products_that_changed_leave_the_model_its_own_code(
     spec = bench.spec("embed", "minilm")
     folder = bench.folder(spec)
     backend = EncoderBackend(Assignment(spec, folder, "cpu", bench.cache_dir, Head.POOLING))
-    assert backend._encoder is None
+    assert not isinstance(backend._states_of, PackedEncoder)
     assert [record.getMessage().split()[0] for record in caplog.records] == ["packed_left_out"]
     with quiet():
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)

@@ -127,7 +127,7 @@ def test_answers_are_those_of_transformers_for_every_architecture(
             opened: Any = loaded.backend
             if isinstance(opened, EncoderBackend) and backend == "transformers":
                 assert (opened._model.encoder is None) is (name in classifiers.WHOLE)
-                assert isinstance(opened._encoder, PackedEncoder) is (name in PACKED)
+                assert isinstance(opened._states_of, PackedEncoder) is (name in PACKED)
     assert len({data_of(outcome)["data"]["answer_1_spans"][0]["text"] for outcome in outcomes}) > len(lines) / 2
 
 
