@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING
 
 import openvino
 import rich
-import torch
 
 from docmill.storage.extras import install
 from docmill.tasks.backends.encoder.converted import by_name
 from docmill.tasks.backends.encoder.heads import Array, ReferenceStates
-from docmill.tasks.backends.encoder.own_code import compared_lengths
-from docmill.tasks.backends.tokens import Tokens, padded, padded_arrays
+from docmill.tasks.backends.encoder.own_code import compared, compared_lengths
+from docmill.tasks.backends.tokens import Tokens, padded_arrays
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.windows.windows import Encoded
 
@@ -81,18 +80,10 @@ def quantization(
         return _quantized(made, tokens, texts, _contracting(made)[:_LEFT_ALONE])
 
     def compare() -> ReferenceStates:
-        return _measured(model, tokens, [*texts[:_COMPARED_TEXTS], _long(model.config, texts)], first_only)
+        compared_texts = [*texts[:_COMPARED_TEXTS], _long(model.config, texts)]
+        return compared(model, _TOLERANCE, compared_texts, first_only=first_only, means=True)
 
     return f"int8-{nncf}-{_FORMAT}-{form}", make, compare
-
-
-def _measured(model: PreTrainedModel, tokens: Tokens, texts: Sequence[Encoded], first_only: bool) -> ReferenceStates:
-    """Return the comparison of the mean or first states of texts with those by the model's own code."""
-    with torch.inference_mode():
-        states = [model(**padded([text], tokens)).last_hidden_state[0].float().numpy() for text in texts]
-    if first_only:
-        states = [of_text[:1].copy() for of_text in states]
-    return ReferenceStates(texts, states, _TOLERANCE, means=True)
 
 
 def _long(config: PretrainedConfig, texts: list[Encoded]) -> Encoded:

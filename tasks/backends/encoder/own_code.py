@@ -142,20 +142,35 @@ def _logits(output: ModelOutput) -> Tensor:
     return logits
 
 
-def compared(model: PreTrainedModel, tolerance: float, *, first_only: bool = False) -> ReferenceStates:
+def compared(
+    model: PreTrainedModel,
+    tolerance: float,
+    texts: Sequence[Encoded] = (),
+    *,
+    first_only: bool = False,
+    means: bool = False,
+) -> ReferenceStates:
     """Return the comparison of an encoder in place of ``model``, whose own code computes the states for it.
 
-    With ``first_only`` they are those of the first tokens.
+    Without ``texts`` they are numbers from all of the vocabulary. With ``first_only`` the states are those of the
+    first tokens. With ``means`` each text's mean state is compared.
     """
-    most = model.config.vocab_size - 1
-    rows = [[number * most // length for number in range(1, length + 1)] for length in compared_lengths(model.config)]
-    texts = [Encoded(len(ids), {"input_ids": ids}) for ids in rows]
+    texts = texts or _from_vocabulary(model.config)
+    states = []
     with torch.inference_mode():
-        ids_of_texts = [torch.tensor([ids], device=model.device) for ids in rows]
-        states = [model(input_ids=ids).last_hidden_state[0].float().cpu().numpy() for ids in ids_of_texts]
+        for text in texts:
+            features = {name: torch.tensor([[*text.feature(name)]], device=model.device) for name in text.features}
+            states.append(model(**features).last_hidden_state[0].float().cpu().numpy())
     if first_only:
         states = [of_text[:1].copy() for of_text in states]
-    return ReferenceStates(texts, states, tolerance)
+    return ReferenceStates(texts, states, tolerance, means=means)
+
+
+def _from_vocabulary(config: PretrainedConfig) -> list[Encoded]:
+    """Return texts of the lengths of a comparison, of tokens from all of the vocabulary."""
+    most = config.vocab_size - 1
+    rows = [[number * most // length for number in range(1, length + 1)] for length in compared_lengths(config)]
+    return [Encoded(len(ids), {"input_ids": ids}) for ids in rows]
 
 
 def compared_lengths(config: PretrainedConfig) -> tuple[int, ...]:

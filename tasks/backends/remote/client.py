@@ -319,7 +319,7 @@ class Client:
                     if failed.throttles:
                         self.limiter.overloaded(changes)
                         self.limiter.pause(failed.wait_s or 0.0)
-                    elif key is not None and status != HTTPStatus.CONFLICT:  # else it is in progress
+                    elif key is not None and status != HTTPStatus.CONFLICT:  # a conflict: it is in progress
                         key.renew()
                 raise failed
 
