@@ -13,19 +13,32 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
-from docmill.tasks.backends import accelerator
+from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.convert import index_files, safe_folder
 from docmill.tasks.backends.decoding import own_settings
 from docmill.tasks.errors import ModelUnsuitable, WeightsMissing
+from docmill.tasks.outputs import Head
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -36,6 +49,20 @@ _EXPERTS = ".experts."
 _MOST_JOINED_BYTES = 4 << 30
 _without_weights: ContextVar[bool] = ContextVar("without_weights", default=False)
 
+
+# The class by which transformers loads a model with a head.
+AUTO_CLASSES: Mapping[Head, Any] = MappingProxyType(
+    {
+        Head.POOLING: AutoModel,
+        Head.CLASSIFICATION: AutoModelForSequenceClassification,
+        Head.TAGGING: AutoModelForTokenClassification,
+        Head.ANSWERING: AutoModelForQuestionAnswering,
+        Head.VOCABULARY: AutoModelForMaskedLM,
+        Head.SEQ2SEQ_TEXT: AutoModelForSeq2SeqLM,
+        Head.CAUSAL_TEXT: AutoModelForCausalLM,
+        Head.LIKELIHOOD: AutoModelForCausalLM,
+    }
+)
 
 _FromPretrained = Callable[..., "tuple[PreTrainedModel, Mapping[str, Any]]"]
 
@@ -151,38 +178,44 @@ class Opening:
     """A folder with weights as safetensors, the model's config and its tokenizer, from transformers."""
 
     spec: Spec
+    head: Head
     folder: Path
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
 
     @classmethod
-    def of(cls, spec: Spec, folder: Path, cache_dir: Path) -> Opening:
+    def of(cls, assignment: Assignment) -> Opening:
         """Raises ModelUnsuitable where the model is not of a family that does the spec's task."""
-        folder = safe_folder(folder, spec.revision, cache_dir)
+        spec = assignment.spec
+        folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
         with accelerator.quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             kinds.kind(spec.kind).require(config.to_dict(), spec.model, spec.params)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        return cls(spec, folder, config, tokenizer)
+        return cls(spec, assignment.head, folder, config, tokenizer)
 
-    def model(self, kind: Any, dtype: torch.dtype) -> PreTrainedModel:
+    def model(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model with its weights, ready to compute on a CPU.
 
         Raises WeightsMissing.
         """
         with accelerator.quiet(), reported() as report:
-            loaded = kind.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+            loaded = AUTO_CLASSES[self.head].from_pretrained(
+                self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
         report.require(self.spec.model, self.spec.kind)
         return loaded.eval()
 
-    def require_weights(self, kind: Any) -> PreTrainedModel | None:
+    def require_weights(self) -> PreTrainedModel | None:
         """Raise WeightsMissing where ``model`` would, without reading the weights; for libraries that read their own.
 
         Returns the model without its weights, or None where only loading it can tell.
         """
         try:
             with accelerator.quiet(), without_weights(), reported() as report:
-                model = kind.from_pretrained(self.folder, config=self.config, trust_remote_code=False)
+                model = AUTO_CLASSES[self.head].from_pretrained(
+                    self.folder, config=self.config, trust_remote_code=False
+                )
         except WeightsNeeded:
             return None
         report.require(self.spec.model, self.spec.kind)

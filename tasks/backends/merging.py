@@ -5,19 +5,16 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-import transformers
 from transformers import AutoConfig
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends import accelerator
-from docmill.tasks.backends.loading import reported
+from docmill.tasks.backends.loading import AUTO_CLASSES, reported
 from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.models.adapters import Adapter
 from docmill.tasks.models.families import Description
@@ -31,18 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("docmill.backends")
 
-_CLASSES: Mapping[Head, str] = MappingProxyType(
-    {
-        Head.POOLING: "AutoModel",
-        Head.CLASSIFICATION: "AutoModelForSequenceClassification",
-        Head.TAGGING: "AutoModelForTokenClassification",
-        Head.ANSWERING: "AutoModelForQuestionAnswering",
-        Head.VOCABULARY: "AutoModelForMaskedLM",
-        Head.SEQ2SEQ_TEXT: "AutoModelForSeq2SeqLM",
-        Head.CAUSAL_TEXT: "AutoModelForCausalLM",
-        Head.LIKELIHOOD: "AutoModelForCausalLM",
-    }
-)
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 
 
@@ -55,7 +40,7 @@ def require_fits(spec: Spec, folder: Path, adapter_folder: Path) -> bool:
     config = Description.of_folder(folder).config
     head = kinds.kind(spec.kind).adapted_head(spec, config)
     with accelerator.quiet(), torch.device("meta"):
-        model = _class(head).from_config(_config(folder, adapter, head))
+        model = AUTO_CLASSES[head].from_config(_config(folder, adapter, head))
     _require_places(adapter, model, spec.model)
     return adapter.completed(config) is not config
 
@@ -69,7 +54,7 @@ def merge(spec: Spec, folder: Path, adapter_folder: Path, head: Head, target: Pa
     with accelerator.quiet(), warnings.catch_warnings(action="ignore"), torch.no_grad():
         config = _config(folder, adapter, head)
         with reported() as report:
-            base = _class(head).from_pretrained(
+            base = AUTO_CLASSES[head].from_pretrained(
                 folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
             )
         _require_places(adapter, base, spec.model)
@@ -84,10 +69,6 @@ def merge(spec: Spec, folder: Path, adapter_folder: Path, head: Head, target: Pa
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, target / name)
     log.info("adapter_merged model=%s adapter=%s", spec.model, adapter.name)
-
-
-def _class(head: Head) -> Any:
-    return getattr(transformers, _CLASSES[head])
 
 
 def _config(folder: Path, adapter: Adapter, head: Head) -> PretrainedConfig:

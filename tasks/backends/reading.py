@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from docmill.storage.core.specs import Spec
-from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.encoder import heads
 from docmill.tasks.backends.tokens import TokenCoder
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
-from docmill.tasks.models import families, gliner
-from docmill.tasks.models.families import Family
+from docmill.tasks.models import gliner
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Coder, Encoded
 
@@ -45,7 +41,7 @@ def as_given(encoded: Encoded) -> str:
     return encoded.features
 
 
-def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> CoderAndTraits:
+def reading_of(assignment: Assignment) -> CoderAndTraits:
     """Return the reading of a spec's model. Raises CannotServe for a model whose files do not tell it."""
     if assignment.head in heads.LOADERS:
         return _of_encoder(assignment)
@@ -53,43 +49,34 @@ def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> CoderAndTra
         from docmill.tasks.backends.gliner_backend import reading_of as reading_of_words
 
         return CoderAndTraits(*reading_of_words(assignment), as_given)
-    writer = _open_writer(assignment.spec, assignment.folder, config, assignment.cache_dir)
+    writer = _open_writer(assignment)
     coder = TokenCoder(writer.tokens.encode, writer.limit_tokens)
     return CoderAndTraits(coder, writer.traits, _by(writer.tokens.tokenizer))
 
 
-def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
-    """Raise WeightsMissing or ModelUnsuitable where the model of a folder cannot do the spec's kind of task."""
-    if families.family(config) is Family.GLINER:  # its library tells nothing without the weights
-        gliner.of_folder(folder, spec.model)
+def require_weights(assignment: Assignment) -> None:
+    """Raise WeightsMissing or ModelUnsuitable where the model cannot do the spec's kind of task."""
+    if assignment.head is Head.MATCHING:  # its library tells nothing without the weights
+        gliner.of_folder(assignment.folder, assignment.spec.model)
         return
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     from docmill.tasks.backends.loading import Opening, WeightsNeeded, require_keys_and_values, without_weights
 
-    if (head := _encoder_head(spec, config)) is not None:
+    if assignment.head in heads.LOADERS:
         with suppress(WeightsNeeded), without_weights():
-            heads.load(Assignment(spec, folder, "cpu", cache_dir, head), torch.float32)
+            heads.load(assignment, torch.float32)
         return
-    decoder = families.family(config) is Family.DECODER
-    opening = Opening.of(spec, folder, cache_dir)
-    model = opening.require_weights(AutoModelForCausalLM if decoder else AutoModelForSeq2SeqLM)
-    if decoder and model is not None:
-        require_keys_and_values(model, spec.model)
+    model = Opening.of(assignment).require_weights()
+    if assignment.head is not Head.SEQ2SEQ_TEXT and model is not None:
+        require_keys_and_values(model, assignment.spec.model)
 
 
-def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
+def rehearse(assignment: Assignment) -> None:
     """Raise the errors of opening the spec, except those that depend on a device or on the weights' values."""
-    require_weights(spec, folder, config, cache_dir)
-    if _encoder_head(spec, config) is None and families.family(config) is not Family.GLINER:
-        _open_writer(spec, folder, config, cache_dir)
-
-
-def _encoder_head(spec: Spec, config: Mapping[str, Any]) -> Head | None:
-    """Return the head of an encoder with which the spec is done; None if it is done with another model."""
-    head = kinds.kind(spec.kind).head(families.family(config))
-    return head if head in heads.LOADERS else None
+    require_weights(assignment)
+    if assignment.head not in {*heads.LOADERS, Head.MATCHING}:
+        _open_writer(assignment)
 
 
 def _of_encoder(assignment: Assignment) -> CoderAndTraits:
@@ -99,7 +86,7 @@ def _of_encoder(assignment: Assignment) -> CoderAndTraits:
 
     try:
         with without_weights():
-            model = heads.load(replace(assignment, device="cpu"), torch.float32)
+            model = heads.load(assignment, torch.float32)
     except WeightsNeeded as error:
         raise CannotServe(
             f"The files of {assignment.spec.model} do not tell how it reads without its weights."
@@ -108,18 +95,18 @@ def _of_encoder(assignment: Assignment) -> CoderAndTraits:
     return CoderAndTraits(model, model.traits, shown)
 
 
-def _open_writer(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> Completion | Generation:
+def _open_writer(assignment: Assignment) -> Completion | Generation:
     """Return the prompts and the decoding of a model that writes, or scores labels. Raises CannotServe."""
     from docmill.tasks.backends.loading import Opening, generation_settings
 
-    opening = Opening.of(spec, folder, cache_dir)
-    if families.family(config) is Family.DECODER:
-        from docmill.tasks.backends.decoder_only.instructed import completion_of
+    opening = Opening.of(assignment)
+    if assignment.head is Head.SEQ2SEQ_TEXT:
+        from docmill.tasks.backends.encoder_decoder.generation import Generation
 
-        return completion_of(opening, kinds.kind(spec.kind).head(Family.DECODER))
-    from docmill.tasks.backends.encoder_decoder.generation import Generation
+        return Generation(opening, generation_settings(opening.folder))
+    from docmill.tasks.backends.decoder_only.instructed import completion_of
 
-    return Generation(opening, generation_settings(opening.folder))
+    return completion_of(opening)
 
 
 def _by(tokenizer: PreTrainedTokenizerBase) -> Callable[[Encoded], str]:

@@ -359,7 +359,7 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Cod
             raise CannotServe(f"The adapter {spec.params[pinning.ADAPTER]} is not on this machine.")
         spec, folder, config = _located(spec, models_dir, cache_dir, only=Family.ENCODER)
         head = kinds.kind(spec.kind).require_head(config, spec.model)
-        return reading_of(Assignment(spec, folder, "cpu", cache_dir, head), config)
+        return reading_of(Assignment(spec, folder, "cpu", cache_dir, head))
     except CannotServe:
         raise
     except (ModelError, BadOption) as error:

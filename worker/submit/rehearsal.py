@@ -21,7 +21,7 @@ from docmill.storage.core.private_files import write_note
 from docmill.storage.core.specs import Spec
 from docmill.storage.extras import LOCAL
 from docmill.tasks import errors, kinds
-from docmill.tasks.backends import registry
+from docmill.tasks.backends import Assignment, registry
 from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError
 from docmill.tasks.models import families, weightless
 from docmill.tasks.models.families import Family
@@ -164,7 +164,9 @@ def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
         adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
         if adapter is not None and require_fits(spec, folder, adapter):
             return None  # the model's own files lack the head
-        look(spec, folder, pinning.read_config(pinned, models_dir=models_dir), cache_dir)
+        config = pinning.read_config(pinned, models_dir=models_dir)
+        head = kinds.kind(spec.kind).require_head(config, spec.model)
+        look(Assignment(spec, folder, "cpu", cache_dir, head))
     except (ImportError, NotInstalled):  # another machine may have what this one lacks
         return None
     except TaskError as error:

@@ -17,7 +17,6 @@ from typing import Any, cast
 import torch
 from llguidance import LLMatcher
 from transformers import (
-    AutoModelForCausalLM,
     LogitsProcessorList,
     MinLengthLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
@@ -95,11 +94,11 @@ class CausalBackend:
         spec, device = assignment.spec, assignment.device
         self._device = device
         self._dtype = accelerator.dtype_for(spec.quality, device)
-        opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
-        self._model = opening.model(AutoModelForCausalLM, self._dtype)
+        opening = Opening.of(assignment)
+        self._model = opening.model(self._dtype)
         require_keys_and_values(self._model, spec.model)
         self._model.to(device)
-        self._completion = completion_of(opening, assignment.head)
+        self._completion = completion_of(opening)
         self._decoding = self._completion.decoding
         self._of_batch = batch_processors(self._decoding, device)
         self._constraint = Constraint.of(opening, self._decoding.ends)

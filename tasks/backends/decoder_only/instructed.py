@@ -94,9 +94,9 @@ class Completion:
         return self.tokens.checked_limit(limit, spec.params.get("window_tokens"))
 
 
-def completion_of(opening: Opening, head: Head | None) -> Completion:
+def completion_of(opening: Opening) -> Completion:
     """Return the prompts of a spec. To score labels, a window leaves room for the longest. Raises CannotServe."""
-    if head is not Head.LIKELIHOOD:
+    if opening.head is not Head.LIKELIHOOD:
         return Completion(opening)
     longest = max(len(ids) for ids in label_ids(opening.tokenizer, opening.spec.params["labels"]).values())
     spec = replace(opening.spec, params={**opening.spec.params, "max_new_tokens": longest + 1})

@@ -21,7 +21,6 @@ os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import torch
-from transformers import AutoModelForCausalLM
 from vllm import EngineArgs, LLMEngine, SamplingParams, __version__
 from vllm.config import StructuredOutputsConfig
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -62,8 +61,8 @@ class VllmBackend:
         self._device = device
         self._kind = device.partition(":")[0]
         self._dtype = accelerator.dtype_for(spec.quality, device)
-        opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
-        model = opening.require_weights(AutoModelForCausalLM)
+        opening = Opening.of(assignment)
+        model = opening.require_weights()
         weight_bytes = None if model is None else model.num_parameters() * self._dtype.itemsize
         self._sequences, self._batched_tokens = scheduling(weight_bytes, *_gpu(device))
         self._completion = Completion(opening, most_tokens=_CONTEXT[self._kind])

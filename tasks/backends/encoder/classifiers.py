@@ -10,11 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import (
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
 
 from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment
@@ -46,8 +41,8 @@ def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     # Older embedding models keep their config.json with their first module.
     if kinds.kind(spec.kind).is_headless(config, spec.params) or ("labels" in spec.params and not config):
         return _by_vectors(assignment, dtype)
-    opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
-    model = opening.model(AutoModelForSequenceClassification, dtype).to(device)
+    opening = Opening.of(assignment)
+    model = opening.model(dtype).to(device)
     tokens = Tokens(opening.tokenizer)
     limit = tokens.window_limit(spec, model.config)
     if "labels" in spec.params:
@@ -117,9 +112,9 @@ def _by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 def load_tagger(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load a token classifier. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
     spec, device = assignment.spec, assignment.device
-    opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
+    opening = Opening.of(assignment)
     tokens = PlacedTokens.of(opening)
-    model = opening.model(AutoModelForTokenClassification, dtype).to(device)
+    model = opening.model(dtype).to(device)
     config = model.config
     limit = tokens.window_limit(spec, config)
     labels = [str(config.id2label[number]) for number in range(config.num_labels)]
@@ -132,9 +127,9 @@ def load_answerer(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     Raises WeightsMissing, ModelUnsuitable and CannotServe.
     """
     spec, device = assignment.spec, assignment.device
-    opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
+    opening = Opening.of(assignment)
     tokens = PlacedTokens.of(opening)
-    model = opening.model(AutoModelForQuestionAnswering, dtype).to(device)
+    model = opening.model(dtype).to(device)
     limit = tokens.window_limit(spec, model.config)
     # As in transformers, a question stands where padding does not.
     first = tokens.pads_right

@@ -98,10 +98,10 @@ class CTranslateBackend:
         kind, _, index = device.partition(":")
         self._device = device
         self._type = compute_type(spec.quality, kind)
-        opening = Opening.of(spec, folder, cache_dir)
+        opening = Opening.of(assignment)
         if (model_type := opening.config.model_type) not in LOADERS:
             raise Unsuited(f"{spec.model} is a {model_type}, which is not converted for CTranslate2.")
-        opening.require_weights(transformers.AutoModelForSeq2SeqLM)  # of an earlier conversion, too
+        opening.require_weights()  # of an earlier conversion, too
         self._generation = Generation(opening, generation_settings(opening.folder))
         self.limit_tokens = self._generation.limit_tokens
         self._options = options(self._generation, spec.model)

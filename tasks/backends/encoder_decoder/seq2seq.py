@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, EncoderDecoderCache
+from transformers import EncoderDecoderCache
 
 from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.decoding import seed_of
@@ -42,8 +42,8 @@ class Seq2SeqBackend:
         spec, device = assignment.spec, assignment.device
         self._device = device
         self._dtype = accelerator.dtype_for(spec.quality, device)
-        opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
-        self._model = opening.model(AutoModelForSeq2SeqLM, self._dtype).to(device)
+        opening = Opening.of(assignment)
+        self._model = opening.model(self._dtype).to(device)
         self._model._reorder_cache = _reorder_cache
         self._generation = Generation(opening, self._model.generation_config)
         self.limit_tokens = self._generation.limit_tokens

@@ -126,7 +126,7 @@ def test_a_long_document_has_each_entity_from_the_window_with_the_better_context
 ) -> None:
     texts = long_texts(descriptions)
     spec = bench.spec("entities", str(folder), labels=LABELS)
-    reading = reading_of(Assignment(spec, folder, "cpu", bench.cache_dir, Head.MATCHING), {})
+    reading = reading_of(Assignment(spec, folder, "cpu", bench.cache_dir, Head.MATCHING))
     assert reading.traits.words is not None
     outcomes = bench.run(spec, texts)
     of_several_windows = 0

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder_decoder.ctranslate import inexact, options
 from docmill.tasks.backends.encoder_decoder.generation import Generation
 from docmill.tasks.backends.loading import Opening, generation_settings
 from docmill.tasks.errors import CannotServe
+from docmill.tasks.outputs import Head
 from tests.tasks import architectures
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import Bench, Benches
@@ -98,7 +100,8 @@ def test_ctranslate2_does_the_searches_that_it_does_equally_and_in_other_precisi
     settings, equal = SEARCHES[name]
     spec = bench.spec("summarize", "synopsis-ddtp")
     folder = edited(bench.folder(spec), tmp_path / "model", **settings)
-    generation = Generation(Opening.of(spec, folder, tmp_path), generation_settings(folder))
+    assignment = Assignment(spec, folder, "cpu", tmp_path, Head.SEQ2SEQ_TEXT)
+    generation = Generation(Opening.of(assignment), generation_settings(folder))
     options(generation, spec.model)
     assert (inexact(generation, "float32") is None) is equal
     assert (inexact(generation, "native") is None) is (equal or name in ALLOWED)
