@@ -40,11 +40,12 @@ ATTACHMENTS_LEFT_OUT = "attachments_left_out"
 RECOGNIZED = "recognized"
 OCR_TIME_S = 1_800.0  # a page takes about a second
 _PRESCANNED = 1024
-_COMPOUND = b"\xd0\xcf\x11\xe0"
+COMPOUND = b"\xd0\xcf\x11\xe0"
+ENCRYPTED = "EncryptedPackage".encode("utf-16-le")  # in an Office file with a password ([MS-OFFCRYPTO])
 _MARKS = {  # the bytes that begin documents of a kind; those of Office's newer kinds are zip files
     PDF: b"%PDF-",
-    "application/msword": _COMPOUND,
-    "application/vnd.ms-powerpoint": _COMPOUND,
+    "application/msword": COMPOUND,
+    "application/vnd.ms-powerpoint": COMPOUND,
     "application/vnd.oasis.opendocument.text": b"PK",
     "application/epub+zip": b"PK",
     "application/rtf": b"{\\rtf",
@@ -227,7 +228,7 @@ def why_other_kind(raw: bytes, kind: Document | Records) -> str | None:
         if begins.match(raw):
             return f"it is {what} under another name: end its name in {suffix}"
     if (packed_as := suffix_of_zip(raw)) is None:
-        return None if raw.startswith(_COMPOUND) else why_no_text(raw)
+        return None if raw.startswith(COMPOUND) else why_no_text(raw)
     # A zip file without an end is cut short, perhaps before the names that tell its kind.
     is_cut = packed_as == ".zip" and _ZIP_END not in raw
     return None if is_cut or FILES[packed_as] == kind else why_no_text(raw)

@@ -19,11 +19,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files, send
-from docmill.storage.readers.documents import TESSDATA_VARIABLE
+from docmill.storage.readers.documents import ENCRYPTED, TESSDATA_VARIABLE
 from docmill.storage.readers.registry import PDF, SRT, VTT
 
 _BLANK = b"P5 64 64 255\n" + b"\xff" * 64 * 64, "image/x-portable-graymap"
-_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")  # in an Office file ([MS-OFFCRYPTO])
 _MOST_MANIFEST = 2**20
 _SUBTITLES = {SRT: "srt", VTT: "vtt"}
 # Tags that only style their content: the text stays, without Markdown around it.
@@ -110,7 +109,7 @@ class ExtractionLibrary:
 
 def _is_protected(raw: bytes, said: str) -> bool:
     """Return True for a document with a password, by the library's words or the document's own."""
-    if any(word in said.lower() for word in ("password", "encrypt")) or _ENCRYPTED in raw:
+    if any(word in said.lower() for word in ("password", "encrypt")) or ENCRYPTED in raw:
         return True
     with suppress(Exception), zipfile.ZipFile(BytesIO(raw)) as members:  # whatever a damaged one raises
         if any(member.flag_bits & 1 for member in members.infolist()):

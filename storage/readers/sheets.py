@@ -19,7 +19,7 @@ import orjson
 from docmill.storage.json_values import Json
 from docmill.storage.readers import table
 from docmill.storage.readers.confinement import begin, send
-from docmill.storage.readers.documents import why_other_kind
+from docmill.storage.readers.documents import COMPOUND, ENCRYPTED, why_other_kind
 from docmill.storage.readers.errors import FieldUnknown, SourceError, SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.records import Rejection, Rows, SourceOptions, quote_names
 from docmill.storage.readers.registry import WORKBOOK
@@ -32,8 +32,6 @@ _END_BYTES = 64 * 1024
 # As python-calamine gives it; "" is an empty cell.
 Cell: TypeAlias = int | float | str | bool | time | date | timedelta
 NumberedRows: TypeAlias = Iterator[tuple[int, list[Cell]]]
-_COMPOUND = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
 _EXACT = 2.0**53  # Excel has no whole numbers; below this a float is one exactly
 
 
@@ -156,7 +154,7 @@ def _is_encrypted(source: BinaryIO | PipedFile) -> bool:
     """Return True for a workbook with a password: a compound file (MS-CFB) around it ([MS-OFFCRYPTO])."""
     source.seek(0)
     raw = source.read()
-    return raw.startswith(_COMPOUND) and _ENCRYPTED in raw
+    return raw.startswith(COMPOUND) and ENCRYPTED in raw
 
 
 def _with_rows(workbook: CalamineWorkbook, names: Sequence[str]) -> CalamineSheet:
