@@ -82,7 +82,10 @@ class EncoderBackend:
             return self._model.outputs(batch, self._states_of(batch))
 
     def _open(self, assignment: Assignment) -> tuple[EncoderModel, StatesOf, Budget]:
-        """Return the model, the function to its states, by a fast encoder if there is one, and the budget."""
+        """Return the model, the function that computes its states, and the budget.
+
+        A fast encoder computes the states where there is one.
+        """
         model, budget = heads.load(assignment, self._dtype), BUDGETS[self._device.partition(":")[0]]
         if model.encoder is not None:
             packed = proven_encoder(model.encoder, self._device, self._dtype, reads_first=model.reads_first)
