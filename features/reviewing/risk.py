@@ -41,8 +41,7 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> Risk:
         )
     names = features([result for result, _ in judged])
     values = np.array([[value_of(name, result) for name in names] for result, _ in judged], float)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn's, about its own coming releases
+    with warnings.catch_warnings(action="ignore"):  # scikit-learn's, about its own coming releases
         expected, model = _fitted(names, values, bad)
     quality = measured(expected, bad)
     if quality["brier"] >= quality["brier_of_share"]:
