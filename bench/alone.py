@@ -19,6 +19,7 @@ from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from docmill.worker.engines import settled
@@ -31,12 +32,11 @@ class Alone:
     """An engine with its model loaded. ``cache_dir`` is that of the worker beside which it is measured."""
 
     def __init__(self, task: str, model: str, cache_dir: Path, backend: str = registry.AUTO, **options: Any) -> None:
-        pinned = pinning.pin(model, models_dir=None, cache_dir=cache_dir)
-        self.model = pinning.locate(pinned, models_dir=None, cache_dir=cache_dir)
-        self._spec = build_spec(
-            task, pinned, kinds.options(task, **options), pinning.read_config(pinned, models_dir=None)
-        )
-        opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=cache_dir, backend=backend)
+        folders = ModelFolders(None, cache_dir)
+        pinned = pinning.pin(model, folders)
+        self.model = pinning.locate(pinned, folders)
+        self._spec = build_spec(task, pinned, kinds.options(task, **options), pinning.read_config(pinned, folders))
+        opener = partial(open_backend, device="cpu", folders=folders, backend=backend)
         self.engine = Engine(settled(opener))
         self.engine.start()
         self.engine.open(self._spec)

@@ -23,6 +23,7 @@ from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from docmill.tasks.backends import registry
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.models.families import Family
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 
 TRAINED = "minilm"
@@ -31,10 +32,9 @@ QUALITIES = ("float32", "native")
 
 def mpnet(folder: Path, cache_dir: Path) -> Path:
     """An encoder as large as all-mpnet-base-v2, with the other model's tokenizer."""
-    pinned = pinning.pin(TRAINED, models_dir=None, cache_dir=cache_dir)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        pinning.locate(pinned, models_dir=None, cache_dir=cache_dir)
-    )
+    folders = ModelFolders(None, cache_dir)
+    pinned = pinning.pin(TRAINED, folders)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(pinning.locate(pinned, folders))
     torch.manual_seed(7)
     model = transformers.MPNetModel(transformers.MPNetConfig(vocab_size=tokenizer.vocab_size)).eval()
     model.save_pretrained(folder)

@@ -35,6 +35,7 @@ from docmill.tasks.checks import AS_WRITTEN, Checks, Context, all_checks
 from docmill.tasks.checks.names import NAMES_CHANGED
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
@@ -127,11 +128,12 @@ def figures(outputs: Outputs) -> Iterator[dict[str, Any]]:
 def opened(kind: str, model: str, beams: int | None) -> Iterator[tuple[Engine, Spec]]:
     """Yield an engine with an empty cache, and the spec of a shipped model."""
     with tempfile.TemporaryDirectory() as cache:
-        engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=Path(cache)))
+        folders = ModelFolders(None, Path(cache))
+        engine = Engine(partial(open_backend, device="cpu", folders=folders))
         engine.start()
         try:
-            pinned = pinning.pin(model, models_dir=None, cache_dir=Path(cache))
-            config = pinning.read_config(pinned, models_dir=None)
+            pinned = pinning.pin(model, folders)
+            config = pinning.read_config(pinned, folders)
             yield engine, build_spec(kind, pinned, kinds.options(kind, beams=beams), config)
         finally:
             engine.close()

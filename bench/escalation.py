@@ -32,6 +32,7 @@ from docmill.storage.steps.conditions import Doubt, Flagged, is_better
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
@@ -161,11 +162,12 @@ def measured(pair: ModelPair, cache: Path) -> dict[str, Any]:
 
 def computed(kind: str, side: Side, texts: Sequence[str], cache: Path) -> ComputedSide:
     """Return the outcomes of texts, and the CPU seconds that they took."""
-    engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=cache))
+    folders = ModelFolders(None, cache)
+    engine = Engine(partial(open_backend, device="cpu", folders=folders))
     engine.start()
     try:
-        pinned = pinning.pin(side.model, models_dir=None, cache_dir=cache)
-        config = pinning.read_config(pinned, models_dir=None)
+        pinned = pinning.pin(side.model, folders)
+        config = pinning.read_config(pinned, folders)
         spec = build_spec(kind, pinned, kinds.options(kind, **side.options), config)
         engine.open(spec)
         began = time.process_time()

@@ -27,6 +27,7 @@ from bench.embed import MODEL
 from bench.manpages import paragraphs
 from bench.pairs import RESULTS, Claim, Run, interleave, write
 from docmill.tasks.backends.accelerator import dtype_for
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 
 FEW = 8
@@ -102,8 +103,9 @@ def script(name: str, settings: str, source: str, target: str) -> None:
     """Read a file, embed its texts, and write a file, as a user's script would."""
     workers, batch = json.loads(settings)
     nowhere = Path(target).parent
-    pinned = pinning.pin(MODEL, models_dir=None, cache_dir=nowhere)
-    model = pinning.locate(pinned, models_dir=None, cache_dir=nowhere)
+    folders = ModelFolders(None, nowhere)
+    pinned = pinning.pin(MODEL, folders)
+    model = pinning.locate(pinned, folders)
     records = [json.loads(line) for line in Path(source).read_text().splitlines()]
     embed = peers.side_by_side(partial(PEERS[name], model), workers)
     vectors = embed([record["text"] for record in records], batch)

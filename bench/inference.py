@@ -27,6 +27,7 @@ from docmill.tasks.backends.encoder import encoder_backend, packed
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import OneDnnLinear
 from docmill.tasks.batching import Item, Pool
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Head
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
@@ -43,10 +44,11 @@ def lines(name: str, count: int) -> list[str]:
 
 def assignment(kind: str, model: str, cache_dir: Path, head: Head, **options: Any) -> Assignment:
     """Return an assignment of a model that comes with docmill, on the CPU."""
-    pinned = pinning.pin(model, models_dir=None, cache_dir=cache_dir)
-    config = pinning.read_config(pinned, models_dir=None)
+    folders = ModelFolders(None, cache_dir)
+    pinned = pinning.pin(model, folders)
+    config = pinning.read_config(pinned, folders)
     spec = build_spec(kind, pinned, kinds.options(kind, **options), config)
-    return Assignment(spec, pinning.locate(pinned, models_dir=None, cache_dir=cache_dir), "cpu", cache_dir, head)
+    return Assignment(spec, pinning.locate(pinned, folders), "cpu", cache_dir, head)
 
 
 class PlainLinear(OneDnnLinear):

@@ -27,6 +27,7 @@ from bench.fleet import fleet
 from bench.manpages import paragraphs
 from bench.pairs import RESULTS, described, machine, peak_mb
 from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 
 MODEL = "minilm"
@@ -92,8 +93,9 @@ def main() -> None:
 
 def measured(folder: Path, texts: int, translations: int, runs: int) -> None:
     """Every side's peaks, run after run, as JSON and as a table."""
-    pinned = pinning.pin(MODEL, models_dir=None, cache_dir=folder)
-    small = pinning.locate(pinned, models_dir=None, cache_dir=folder)
+    folders = ModelFolders(None, folder)
+    pinned = pinning.pin(MODEL, folders)
+    small = pinning.locate(pinned, folders)
     base = translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"])
     translate.translator_of(base, "int8", folder)
     found: dict[str, Peaks] = {}

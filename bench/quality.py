@@ -25,6 +25,7 @@ from bench.pairs import RESULTS, machine
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
@@ -95,11 +96,12 @@ def scored(question: Question, beams: int, cache: Path) -> Iterator[dict[str, An
 
 
 def answers(question: Question, beams: int, backend: str, dtype: str, cache: Path) -> list[str]:
-    engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=cache, backend=backend))
+    folders = ModelFolders(None, cache)
+    engine = Engine(partial(open_backend, device="cpu", folders=folders, backend=backend))
     engine.start()
     try:
-        pinned = pinning.pin(question.model, models_dir=None, cache_dir=cache)
-        config = pinning.read_config(pinned, models_dir=None)
+        pinned = pinning.pin(question.model, folders)
+        config = pinning.read_config(pinned, folders)
         spec = build_spec(question.kind, pinned, kinds.options(question.kind, beams=beams, dtype=dtype), config)
         ticket = engine.submit(spec, list(enumerate(question.texts)))
         assert ticket.wait(WAIT_S)

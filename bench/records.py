@@ -27,6 +27,7 @@ from bench.pairs import RESULTS, described, machine
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Head
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "descriptions.jsonl"
@@ -98,7 +99,7 @@ def descriptions(path: Path, count: int) -> list[str]:
 
 
 def extracted(spec: Spec, texts: Sequence[str], cache: Path, backend: str) -> list[Outcome]:
-    opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=cache, backend=backend)
+    opener = partial(open_backend, device="cpu", folders=ModelFolders(None, cache), backend=backend)
     engine = Engine(opener)
     engine.start()
     try:

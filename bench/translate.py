@@ -34,6 +34,7 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder_decoder.ctranslate import converted
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
@@ -178,7 +179,8 @@ def end_to_end(through: Fleet, model: Path, task: str, beams: int, dtype: str, t
 def direct(model: Path, task: str, beams: int, folder: Path, texts: Texts) -> Iterator[dict[str, Callable[[], Run]]]:
     """The sides that run in this process."""
     sides: dict[str, Callable[[], Run]] = {}
-    pinned = pinning.pin(str(model), models_dir=None, cache_dir=folder)
+    folders = ModelFolders(None, folder)
+    pinned = pinning.pin(str(model), folders)
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(model)
         for dtype in ("float32", "bfloat16"):
@@ -189,10 +191,10 @@ def direct(model: Path, task: str, beams: int, folder: Path, texts: Texts) -> It
         best = max(BATCHES, key=lambda size: by_ctranslate2(translator, tokenizer, beams, size, texts, side).rate)
         sys.stderr.write(f"{side}: batches of {best} are the fastest of {BATCHES}\n")
         sides[side] = partial(by_ctranslate2, translator, tokenizer, beams, best, texts, side)
-    opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=folder, backend="transformers")
+    opener = partial(open_backend, device="cpu", folders=folders, backend="transformers")
     engine = Engine(opener)
     engine.start()
-    spec = build_spec(task, pinned, kinds.options(task, beams=beams), pinning.read_config(pinned, models_dir=None))
+    spec = build_spec(task, pinned, kinds.options(task, beams=beams), pinning.read_config(pinned, folders))
     sides[OURS] = partial(by_ours, engine, spec, texts)
     try:
         yield sides
@@ -207,7 +209,7 @@ def seq2seq(model: Path, dtype: str) -> Any:
 
 def translator_of(model: Path, dtype: str, folder: Path) -> Any:
     """The model as CTranslate2 loads it, a thread for each core; what it is converted to is kept in the folder."""
-    pinned = pinning.pin(str(model), models_dir=None, cache_dir=folder)
+    pinned = pinning.pin(str(model), ModelFolders(None, folder))
     made = converted(model, str(model), pinned.revision, folder)
     cores = len(os.sched_getaffinity(0))
     return ctranslate2.Translator(

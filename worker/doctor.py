@@ -199,9 +199,7 @@ def look_at_models(settings: Settings) -> Iterator[Diagnosis]:
     """Check that the default models are on this machine."""
     for kind, name in pinning.DEFAULTS.items():
         try:
-            pinned, _ = pinning.pin_with_adapter(
-                name, None, models_dir=settings.models_dir, cache_dir=settings.cache_dir
-            )
+            pinned, _ = pinning.pin_with_adapter(name, None, settings.model_folders)
             revision = pinned.beside.get(pinning.ADAPTER_REVISION, pinned.revision)
             yield Diagnosis("models", True, f"{kind}: {name} {revision[:19]}")
         except OSError as error:

@@ -120,8 +120,7 @@ def opener(
     return partial(
         open_backend,
         device=device,
-        models_dir=settings.models_dir,
-        cache_dir=settings.cache_dir,
+        folders=settings.model_folders,
         backend=settings.backend,
         server=server,
         provisional=provisional,

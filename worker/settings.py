@@ -22,6 +22,7 @@ from docmill.storage.features import features
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.models import weightless
+from docmill.tasks.models.weights import ModelFolders
 from docmill.worker.errors import SettingsError
 
 
@@ -348,6 +349,10 @@ class Settings(BaseSettings):
     @property
     def cache_dir(self) -> Path:
         return self.home / CACHE
+
+    @property
+    def model_folders(self) -> ModelFolders:
+        return ModelFolders(self.models_dir, self.cache_dir)
 
     def __repr__(self) -> str:
         return f"Settings(store={mask(self.store_url)}, redis={mask(self.redis_url or 'embedded')})"

@@ -19,6 +19,7 @@ from bench.adapters.corpus import Description, descriptions, distinct
 from bench.adapters.silver_entities import Catalogue
 from bench.adapters.training import Recipe, train
 from bench.pairs import RESULTS
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 
 MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
@@ -96,8 +97,9 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as cache:
-        pinned = pinning.pin("minilm", models_dir=None, cache_dir=Path(cache))
-        base = pinning.locate(pinned, models_dir=None, cache_dir=Path(cache))
+        folders = ModelFolders(None, Path(cache))
+        pinned = pinning.pin("minilm", folders)
+        base = pinning.locate(pinned, folders)
     made = ALL[asked.name]
     steps = made.steps if asked.steps is None else asked.steps
     out = asked.out or MODELS / f"{asked.name}-ddtp"

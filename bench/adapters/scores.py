@@ -19,6 +19,7 @@ from docmill.storage.core.specs import Outcome
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
@@ -31,10 +32,11 @@ def computed(kind: str, adapter: Path, texts: Sequence[str], *, dtype: str, **op
     backend = "transformers" if dtype == "float32" else "openvino"
     with tempfile.TemporaryDirectory() as name:
         cache = Path(name)
-        engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=cache, backend=backend))
+        folders = ModelFolders(None, cache)
+        engine = Engine(partial(open_backend, device="cpu", folders=folders, backend=backend))
         engine.start()
         try:
-            pinned, config = pinning.pin_with_adapter("minilm", str(adapter), models_dir=None, cache_dir=cache)
+            pinned, config = pinning.pin_with_adapter("minilm", str(adapter), folders)
             spec = build_spec(kind, pinned, kinds.options(kind, dtype=dtype, **options), config)
             ticket = engine.submit(spec, list(enumerate(texts)))
             assert ticket.wait(WAIT_S)

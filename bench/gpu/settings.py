@@ -17,6 +17,7 @@ from bench.random_models import BERT_BASE, LLAMA_1B, MINILM, SMOLLM_135M, TINY, 
 from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment
 from docmill.tasks.batching import Item, Pool
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Head, Output
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
@@ -99,10 +100,11 @@ class Bench:
     def assignment(self, kind: str, model: Path | str, head: Head, *, dtype: str = "", **options: Any) -> Assignment:
         """Return an assignment of a model to this device."""
         cache = self.folder / "cache"
-        pinned = pinning.pin(str(model), models_dir=None, cache_dir=cache)
-        config = pinning.read_config(pinned, models_dir=None)
+        folders = ModelFolders(None, cache)
+        pinned = pinning.pin(str(model), folders)
+        config = pinning.read_config(pinned, folders)
         asked = kinds.options(kind, dtype=dtype or self.dtype, **options)
-        folder = pinning.locate(pinned, models_dir=None, cache_dir=cache)
+        folder = pinning.locate(pinned, folders)
         return Assignment(build_spec(kind, pinned, asked, config), folder, self.device, cache, head)
 
     def sync(self) -> None:

@@ -21,6 +21,7 @@ from bench.torture.outputs import Texts
 from bench.torture.programs import ENVIRONMENTS, Peer
 from bench.torture.rows import Result, Site
 from docmill.tasks.backends.accelerator import dtype_for, quiet
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 
 PEERS = (
@@ -73,8 +74,9 @@ class Table:
     """Measures rows, each in a work folder of its own."""
 
     def __init__(self, work: Path, texts: int, few: int) -> None:
-        pinned = pinning.pin("minilm", models_dir=None, cache_dir=work)
-        model = pinning.locate(pinned, models_dir=None, cache_dir=work)
+        folders = ModelFolders(None, work)
+        pinned = pinning.pin("minilm", folders)
+        model = pinning.locate(pinned, folders)
         self._work, self.few = work, few
         self._dtype = str(dtype_for("native", "cpu")).removeprefix("torch.")
         self._all = Texts.read(texts, model)

@@ -15,4 +15,4 @@ from docmill.worker.api.job import Job
 def explain(job: Job, document: str, *, step: str | None = None) -> dict[str, Any]:
     """Explain the result of a document, as `docmill explain --json` does. Raises Error."""
     provenance = read_provenance(job.database, job.id, str(document), step)
-    return as_json(explain_result(provenance, cutter(job.settings.models_dir, job.settings.cache_dir)))
+    return as_json(explain_result(provenance, cutter(job.settings.model_folders)))

@@ -52,9 +52,7 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
     CHECKS.require("`docmill explain`")
     settings = settings_from()
     with open_store(settings) as database:
-        explanation = explain(
-            read_provenance(database, job, document, step), cutter(settings.models_dir, settings.cache_dir)
-        )
+        explanation = explain(read_provenance(database, job, document, step), cutter(settings.model_folders))
         if as_json:
             print_json(write_json(explanation))
         else:

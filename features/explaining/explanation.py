@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from docmill.features.explaining.provenance import EscalationRecord, Provenance, Recorded, StepRecord
@@ -15,6 +14,7 @@ from docmill.tasks.checks import Finding, doubt_confidence, meaning
 from docmill.tasks.engine.backend_factory import ReadWindow, open_reading, read
 from docmill.tasks.errors import TaskError
 from docmill.tasks.kinds import Traits
+from docmill.tasks.models.weights import ModelFolders
 from docmill.worker.formatting import REASON_CLASSES
 
 OF_DOCUMENT, OF_OUTPUT, OF_TODAY = "document", "output", "today"
@@ -80,12 +80,12 @@ def explain(provenance: Provenance, cut: Callable[[Spec, str], Cut]) -> Explanat
     )
 
 
-def cutter(models_dir: Path | None, cache_dir: Path) -> Callable[[Spec, str], Cut]:
+def cutter(folders: ModelFolders) -> Callable[[Spec, str], Cut]:
     """Return the function that cuts a text as the model of a spec on this machine would."""
 
     def cut(spec: Spec, text: str) -> Cut:
         try:
-            reading = open_reading(spec, models_dir=models_dir, cache_dir=cache_dir)
+            reading = open_reading(spec, folders)
             return Cut(tuple(read(reading, spec, text)), traits=reading.traits)
         except TaskError as error:
             return Cut(problem=str(error))

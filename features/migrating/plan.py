@@ -117,10 +117,8 @@ def _choose(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> 
 
 
 def _new_spec(settings: Settings, old: Spec, wanted: Wanted) -> tuple[Spec, tuple[str, ...]]:
-    pinned = pinning.pin(
-        wanted.new, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=wanted.revision
-    )
-    family = families.family(pinning.read_config(pinned, models_dir=settings.models_dir))
+    pinned = pinning.pin(wanted.new, settings.model_folders, revision=wanted.revision)
+    family = families.family(pinning.read_config(pinned, settings.model_folders))
     options, left_out = options_of(old, family)
     kinds.require_options(old.kind, wanted.options)
     if wanted.options:

@@ -33,6 +33,7 @@ from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families, weightless
 from docmill.tasks.models.families import Description, Family
 from docmill.tasks.models.weightless import Server
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Head, Output
 from docmill.tasks.specs import pinning, plan
 from docmill.tasks.windows.windows import Coder, Encoded, LanguageCoders, Window
@@ -139,8 +140,7 @@ def open_backend(
     spec: Spec,
     *,
     device: str,
-    models_dir: Path | None,
-    cache_dir: Path,
+    folders: ModelFolders,
     backend: str = registry.AUTO,
     server: Server | None = None,
     provisional: bool = True,
@@ -158,24 +158,23 @@ def open_backend(
             open_part = partial(
                 open_backend,
                 device=device,
-                models_dir=models_dir,
-                cache_dir=cache_dir,
+                folders=folders,
                 backend=backend,
                 server=server,
                 provisional=provisional,
             )
             return PolyglotBackend(specs, open_part)
         if weightless.is_served(spec.model):
-            tokenizer = pinning.locate_tokenizer(spec, models_dir=models_dir, cache_dir=cache_dir)
-            return _on_server(spec, cache_dir, server, tokenizer)
+            tokenizer = pinning.locate_tokenizer(spec, folders)
+            return _on_server(spec, folders.cache, server, tokenizer)
         if weightless.is_weightless(spec.model):
             return _weightless(spec, device)
         if device == registry.REMOTE:
             raise CannotServe(
                 f"This worker computes served models only, and not {spec.model}: its --device is remote."
             )
-        spec, folder, config = _located(spec, models_dir, cache_dir)
-        assignment = Assignment(spec, folder, device, cache_dir, _head(spec, config))
+        spec, folder, config = _located(spec, folders)
+        assignment = Assignment(spec, folder, device, folders.cache, _head(spec, config))
         return _first_suited(assignment, families.family(config), backend, provisional=provisional)
     except CannotServe:
         raise
@@ -190,19 +189,17 @@ def open_backend(
         raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}") from error
 
 
-def _located(
-    spec: Spec, models_dir: Path | None, cache_dir: Path, only: Family | None = None
-) -> tuple[Spec, Path, Mapping[str, Any]]:
+def _located(spec: Spec, folders: ModelFolders, only: Family | None = None) -> tuple[Spec, Path, Mapping[str, Any]]:
     """Return the folder and the config of a spec's model, with its adapter merged.
 
     The spec that is returned names the merged model. Models of other families than the ``only`` one stay as they are.
     """
     pinned = pinning.Pinned(spec.model, spec.revision)
-    folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
-    config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
-    adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
+    folder = pinning.locate(pinned, folders)
+    config: Mapping[str, Any] = pinning.read_config(pinned, folders)
+    adapter = pinning.locate_adapter(spec, folders)
     if adapter is not None and only in {None, families.family(config)}:  # it may bring the head
-        spec, folder = adapted(spec, folder, adapter, cache_dir)
+        spec, folder = adapted(spec, folder, adapter, folders.cache)
         config = Description.of_folder(folder).config
     return spec, folder, config
 
@@ -263,28 +260,28 @@ def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *,
     raise reason
 
 
-def import_libraries(spec: Spec, device: str, models_dir: Path | None, cache_dir: Path, backend: str) -> None:
+def import_libraries(spec: Spec, device: str, folders: ModelFolders, backend: str) -> None:
     """Import what opening the spec will import. Opening reports what is wrong with a spec, so this raises nothing."""
     for part in plan.specs_of(spec).values() or [spec]:
         try:
-            for module in _modules(part, device, models_dir, cache_dir, backend):
+            for module in _modules(part, device, folders, backend):
                 import_module(module)
         except Exception as error:  # whatever model libraries raise, and the errors of models
             log.info("libraries_not_imported spec=%s error=%r", part, error)
 
 
-def _modules(spec: Spec, device: str, models_dir: Path | None, cache_dir: Path, backend: str) -> list[str]:
+def _modules(spec: Spec, device: str, folders: ModelFolders, backend: str) -> list[str]:
     """Return the modules that opening a spec imports; none for a model that is not on this machine.
 
     A model that an adapter is still to be merged into is another one, of which only the merging is known.
     """
     pinned = pinning.Pinned(spec.model, spec.revision)
-    if weightless.is_weightless(spec.model) or not pinning.here(pinned, cache_dir=cache_dir):
+    if weightless.is_weightless(spec.model) or not pinning.here(pinned, folders):
         return []
-    folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
-    config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
+    folder = pinning.locate(pinned, folders)
+    config: Mapping[str, Any] = pinning.read_config(pinned, folders)
     if pinning.ADAPTER in spec.params:
-        if (made_earlier := kept_adapted(spec, folder, cache_dir)) is None:
+        if (made_earlier := kept_adapted(spec, folder, folders.cache)) is None:
             return ["peft"]
         spec, folder = made_earlier
         config = Description.of_folder(folder).config
@@ -294,7 +291,7 @@ def _modules(spec: Spec, device: str, models_dir: Path | None, cache_dir: Path, 
     if head is None or not offers:
         return []
     names = [*offers]
-    assignment = Assignment(spec, folder, device, cache_dir, head, alone=len(names) == 1)
+    assignment = Assignment(spec, folder, device, folders.cache, head, alone=len(names) == 1)
     contested = head in heads.LOADERS and not assignment.alone
     first = choice.Contest.of(names, assignment).first if contested else names[0]
     return _of_offer(offers[first], assignment)
@@ -341,25 +338,25 @@ def _shown(reading: CoderAndTraits, window: Window) -> ReadWindow:
     return ReadWindow(window.start, window.end, tokens, prompt, window.part)
 
 
-def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> CoderAndTraits:
+def open_reading(spec: Spec, folders: ModelFolders) -> CoderAndTraits:
     """Return what reads texts as the model of a spec does. Raises CannotServe with the reason."""
     try:
         languages.require_detector_for(spec)
         patterns.require_for(spec)
         if specs := plan.specs_of(spec):
-            return _of_languages(specs, partial(open_reading, models_dir=models_dir, cache_dir=cache_dir))
+            return _of_languages(specs, partial(open_reading, folders=folders))
         if weightless.is_served(spec.model):
             raise CannotServe(f"the server of {spec.model} has the tokenizer.")
         if weightless.is_weightless(spec.model):
             backend = _weightless(spec, "cpu")
             return CoderAndTraits(backend, backend.traits, as_given)
-        if not pinning.here(pinning.Pinned(spec.model, spec.revision), cache_dir=cache_dir):
+        if not pinning.here(pinning.Pinned(spec.model, spec.revision), folders):
             raise CannotServe(f"{spec.model} is not on this machine.")
-        if not pinning.has_adapter(spec, cache_dir=cache_dir):
+        if not pinning.has_adapter(spec, folders):
             raise CannotServe(f"The adapter {spec.params[pinning.ADAPTER]} is not on this machine.")
-        spec, folder, config = _located(spec, models_dir, cache_dir, only=Family.ENCODER)
+        spec, folder, config = _located(spec, folders, only=Family.ENCODER)
         head = kinds.kind(spec.kind).require_head(config, spec.model)
-        return reading_of(Assignment(spec, folder, "cpu", cache_dir, head))
+        return reading_of(Assignment(spec, folder, "cpu", folders.cache, head))
     except CannotServe:
         raise
     except (ModelError, BadOption) as error:

@@ -6,6 +6,7 @@ import hashlib
 import re
 import zipfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,6 +22,14 @@ ADAPTER_CONFIG = "adapter_config.json"
 GLINER_CONFIG = "gliner_config.json"
 _SMALL = (".json", ".txt", ".model", ".spm", ".bpe", ".tiktoken", ".jinja")
 _NOT_READ = re.compile(r"(training_args|optimizer|scheduler|rng_state|trainer_state|all_results|data_config)\b.*")
+
+
+@dataclass(frozen=True)
+class ModelFolders:
+    """Folders of this machine: ``models`` has a user's models by name, ``cache`` what docmill downloads and makes."""
+
+    models: Path | None
+    cache: Path
 
 
 def files_that_matter(names: Iterable[str]) -> list[str]:

@@ -31,7 +31,7 @@ from docmill.tasks.models.adapters import Adapter
 from docmill.tasks.models.adapters import require_whole as require_adapter
 from docmill.tasks.models.families import Description, Direction, Family, content, parsed, table
 from docmill.tasks.models.sentence_modules import Prompts
-from docmill.tasks.models.weights import require_files, require_tokenizer, require_whole
+from docmill.tasks.models.weights import ModelFolders, require_files, require_tokenizer, require_whole
 from docmill.tasks.outputs import Head
 
 SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "examples" / "models"
@@ -122,7 +122,7 @@ class Checked:
     with_options: Mapping[str, str] = field(default_factory=dict)
 
 
-def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Pinned:
+def pin(model: str, folders: ModelFolders, *, revision: str | None = None) -> Pinned:
     """Return the exact weights that a model's name stands for now.
 
     Looked for in this order: our aliases, ``package:``, a folder, the models directory, the hub. A local
@@ -131,17 +131,17 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
     """
     if weightless.is_weightless(model):
         return Pinned(model, weightless.revision(model, revision))
-    folder = _local_folder(model, models_dir)
+    folder = _local_folder(model, folders)
     if folder is None:
         try:
-            commit = hub.commit_of(_hub_id(model, models_dir), revision, cache_dir)
+            commit = hub.commit_of(_hub_id(model, folders), revision, folders.cache)
         except (ModelNotFound, HubUnreachable) as error:
             if (near := _nearest(model)) not in {None, model}:
                 raise type(error)(f"{error} Did you mean {near}?") from error
             raise
         return Pinned(model, commit, families.direction_of_name(model))
     require_whole(folder)
-    actual = weights.hash_of(folder, weights.folder_files(folder), cache_dir)
+    actual = weights.hash_of(folder, weights.folder_files(folder), folders.cache)
     if revision not in {None, actual}:
         raise ModelCorrupt(f"The files of {model} are {actual}, not {revision}.")
     return Pinned(_reference(model), actual, families.direction_of_folder(folder))
@@ -154,15 +154,15 @@ def _nearest(model: str) -> str | None:
     return next(iter(named or nearly(written, NAMES)), None)
 
 
-def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
+def locate(pinned: Pinned, folders: ModelFolders) -> Path:
     """Return the folder with exactly the pinned files on this machine. Those of a hub commit are downloaded.
 
     Raises ModelNotFound, ModelCorrupt, HubUnreachable.
     """
     if not pinned.revision.startswith(_LOCAL):
-        return hub.snapshot(pinned.model, pinned.revision, cache_dir)
-    folder = _local_folder(pinned.model, models_dir)
-    return _require_pinned("model", pinned.model, folder, weights.folder_files, pinned.revision, cache_dir)
+        return hub.snapshot(pinned.model, pinned.revision, folders.cache)
+    folder = _local_folder(pinned.model, folders)
+    return _require_pinned("model", pinned.model, folder, weights.folder_files, pinned.revision, folders.cache)
 
 
 def _require_pinned(
@@ -183,28 +183,30 @@ def _require_pinned(
     return folder
 
 
-def require_libraries(pinned: Pinned, *, models_dir: Path | None) -> None:
+def require_libraries(pinned: Pinned, folders: ModelFolders) -> None:
     """Raise NotInstalled where this machine lacks the libraries that read the model's files."""
-    if families.family(read_config(pinned, models_dir=models_dir)) is Family.GLINER:
+    if families.family(read_config(pinned, folders)) is Family.GLINER:
         gliner.require_extra(pinned.model)
 
 
-def here(pinned: Pinned, *, cache_dir: Path) -> bool:
+def here(pinned: Pinned, folders: ModelFolders) -> bool:
     """Return True for a local model, and for a hub model whose files were downloaded completely."""
-    return pinned.revision.startswith(_LOCAL) or hub.downloaded(pinned.model, pinned.revision, cache_dir) is not None
+    return (
+        pinned.revision.startswith(_LOCAL) or hub.downloaded(pinned.model, pinned.revision, folders.cache) is not None
+    )
 
 
-def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
+def read_config(pinned: Pinned, folders: ModelFolders) -> dict[str, Any]:
     """Return the model's config.json; {} if it has none or is not within reach."""
     if weightless.is_weightless(pinned.model):
         return weightless.config(pinned.model)
-    folder = _pinned_folder(pinned, models_dir)
+    folder = _pinned_folder(pinned, folders)
     if folder is None:
-        if (data := _small_file(pinned, "config.json", models_dir)) is not None:
+        if (data := _small_file(pinned, "config.json", folders)) is not None:
             return table(data)
-        return gliner.read(_small_file(pinned, weights.GLINER_CONFIG, models_dir))
+        return gliner.read(_small_file(pinned, weights.GLINER_CONFIG, folders))
     if (folder / "config.json").is_file():
-        return table(_small_file(pinned, "config.json", models_dir))
+        return table(_small_file(pinned, "config.json", folders))
     if (own := content(folder / weights.GLINER_CONFIG)) is not None:
         return gliner.read(own)
     # Older sentence-transformers keep it with their first module.
@@ -214,8 +216,8 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
 def require(
     kind: str,
     pinned: Pinned,
+    folders: ModelFolders,
     *,
-    models_dir: Path | None,
     options: Collection[str] = (),
     config: Mapping[str, Any] | None = None,
 ) -> None:
@@ -223,7 +225,7 @@ def require(
 
     ``options`` are the options that were given, by their fields, ``config`` what an adapter makes of the model's.
     """
-    config = read_config(pinned, models_dir=models_dir) if config is None else config
+    config = read_config(pinned, folders) if config is None else config
     kinds.kind(kind).require(config, pinned.model, options)
     if weightless.is_served(pinned.model):
         registry.require_served_kind(kind, pinned.model)
@@ -231,51 +233,51 @@ def require(
     if pinned.model == weightless.PATTERNS and kind not in _BY_PATTERNS:
         raise ModelUnsuitable(f"{kind} needs a trained model; {pinned.model} is only for {', '.join(_BY_PATTERNS)}.")
     if kinds.kind(kind).pools(families.family(config)) or kinds.kind(kind).is_headless(config, options):
-        families.require_dense(describe(pinned, models_dir=models_dir), pinned.model, kind)
+        families.require_dense(describe(pinned, folders), pinned.model, kind)
     if kinds.kind(kind).head(families.family(config)) is Head.VOCABULARY:
-        families.require_sparse(describe(pinned, models_dir=models_dir), pinned.model, kind)
+        families.require_sparse(describe(pinned, folders), pinned.model, kind)
 
 
-def describe(pinned: Pinned, *, models_dir: Path | None) -> Description:
+def describe(pinned: Pinned, folders: ModelFolders) -> Description:
     """Return the model's description in its small files; an empty one if they are not within reach."""
-    files = {name: _small_file(pinned, name, models_dir) for name in families.DESCRIPTION_FILES}
-    return Description.of(read_config(pinned, models_dir=models_dir), files)
+    files = {name: _small_file(pinned, name, folders) for name in families.DESCRIPTION_FILES}
+    return Description.of(read_config(pinned, folders), files)
 
 
-def read_prompts(pinned: Pinned, *, models_dir: Path | None) -> Prompts | None:
+def read_prompts(pinned: Pinned, folders: ModelFolders) -> Prompts | None:
     """Return the prompts of a sentence-transformers model; None if its files are not within reach."""
-    if (settings := _small_file(pinned, _PROMPTS_FILE, models_dir)) is not None:
+    if (settings := _small_file(pinned, _PROMPTS_FILE, folders)) is not None:
         return Prompts.of(parsed(settings))
     if weightless.is_weightless(pinned.model):
         return Prompts()
-    has_none = _pinned_folder(pinned, models_dir) is not None
+    has_none = _pinned_folder(pinned, folders) is not None
     return Prompts() if has_none else None
 
 
-def checked(model: str, pinned: Pinned, config: Mapping[str, Any], *, models_dir: Path | None) -> Checked:
+def checked(model: str, pinned: Pinned, config: Mapping[str, Any], folders: ModelFolders) -> Checked:
     """Return the description of a pinned model with this config, which an adapter may have completed."""
     family = families.family(config)
     if family is None:
         raise ModelUnsuitable(f"{model} has no config.json that says what it is.")
-    folder = _local_folder(pinned.model, models_dir)
+    folder = _local_folder(pinned.model, folders)
     limit_of = gliner.limit_tokens if family is Family.GLINER else families.window_limit
     unfit: dict[str, str] = {}
     with_options: dict[str, str] = {}
     for kind in kinds.KINDS:
         try:
-            require(kind.name, pinned, models_dir=models_dir, config=config)
+            require(kind.name, pinned, folders, config=config)
         except ModelUnsuitable as error:
             unfit[kind.name] = str(error)
             if (option := kind.headless_with) is not None:
                 with suppress(ModelUnsuitable):
-                    require(kind.name, pinned, models_dir=models_dir, options={option}, config=config)
+                    require(kind.name, pinned, folders, options={option}, config=config)
                     with_options[kind.name] = option
     return Checked(
         pinned=pinned,
         architecture=", ".join(config.get("architectures") or [str(config.get("model_type"))]),
         family=family.value,
         kinds=tuple(kind for kind in kinds.NAMES if kind not in unfit),
-        window_limit=limit_of(config, *_stated_limits(pinned, models_dir)),
+        window_limit=limit_of(config, *_stated_limits(pinned, folders)),
         size_bytes=None if folder is None else weights.size_bytes(folder),
         unfit={kind: reason for kind, reason in unfit.items() if kinds.kind(kind).suits_family(config)},
         head=families.classifier(config),
@@ -283,10 +285,10 @@ def checked(model: str, pinned: Pinned, config: Mapping[str, Any], *, models_dir
     )
 
 
-def _local_folder(model: str, models_dir: Path | None) -> Path | None:
+def _local_folder(model: str, folders: ModelFolders) -> Path | None:
     """Return the folder of a local model; None if the name can only be a hub id."""
     reference = ALIASES.get(model, model)
-    inside = models_dir / model if models_dir is not None and not model.startswith(_PACKAGE) else None
+    inside = folders.models / model if folders.models is not None and not model.startswith(_PACKAGE) else None
     if reference.startswith(_PACKAGE):
         path = _package_folder(reference)
     else:
@@ -309,18 +311,18 @@ def _local_folder(model: str, models_dir: Path | None) -> Path | None:
     return None
 
 
-def _pinned_folder(pinned: Pinned, models_dir: Path | None) -> Path | None:
+def _pinned_folder(pinned: Pinned, folders: ModelFolders) -> Path | None:
     """Return the folder of a local model; None for a hub model, and where the folder is not within reach."""
-    return _local_folder(pinned.model, models_dir) if pinned.revision.startswith(_LOCAL) else None
+    return _local_folder(pinned.model, folders) if pinned.revision.startswith(_LOCAL) else None
 
 
-def _small_file(pinned: Pinned, name: str, models_dir: Path | None) -> bytes | None:
+def _small_file(pinned: Pinned, name: str, folders: ModelFolders) -> bytes | None:
     """Return a file of the model; None if the model has none of this name or is not within reach."""
     if weightless.is_weightless(pinned.model):
         return None
     if not pinned.revision.startswith(_LOCAL):
         return hub.small_file(pinned.model, pinned.revision, name)
-    folder = _pinned_folder(pinned, models_dir)
+    folder = _pinned_folder(pinned, folders)
     return content(folder / name) if folder is not None else None
 
 
@@ -341,7 +343,7 @@ def _reference(model: str) -> str:
     return str(path.resolve()) if path.is_dir() else model
 
 
-def _hub_id(model: str, models_dir: Path | None) -> str:
+def _hub_id(model: str, folders: ModelFolders) -> str:
     if Path(ALIASES.get(model, "")).parent == SHIPPED_FOLDER:
         raise not_shipped(model)
     if Path(model).expanduser().is_file():
@@ -352,7 +354,7 @@ def _hub_id(model: str, models_dir: Path | None) -> str:
     if model in ALIASES or Path(model).is_absolute() or model.startswith(("./", "../", "~")):
         raise ModelNotFound(f"{ALIASES.get(model, model)} is not a folder on this machine.")
     if not hub.HUB_ID.fullmatch(model):
-        where = f" or in {models_dir}" if models_dir is not None else ""
+        where = f" or in {folders.models}" if folders.models is not None else ""
         raise ModelNotFound(f"{model} is neither a folder here{where} nor a hub id.")
     return model
 
@@ -365,9 +367,9 @@ def not_shipped(model: str) -> ModelNotFound:
     )
 
 
-def _stated_limits(pinned: Pinned, models_dir: Path | None) -> list[int]:
+def _stated_limits(pinned: Pinned, folders: ModelFolders) -> list[int]:
     """Return the longest inputs that the files of the tokenizer and of sentence-transformers state."""
-    stated_limits = [table(_small_file(pinned, file, models_dir)).get(name) for file, name in _LIMITS]
+    stated_limits = [table(_small_file(pinned, file, folders)).get(name) for file, name in _LIMITS]
     return [int(stated) for stated in stated_limits if isinstance(stated, int | float) and math.isfinite(stated)]
 
 
@@ -376,7 +378,7 @@ ADAPTER, ADAPTER_REVISION = "adapter", "adapter_revision"
 
 
 def pin_with_adapter(
-    model: str, adapter: str | None, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None
+    model: str, adapter: str | None, folders: ModelFolders, *, revision: str | None = None
 ) -> tuple[Pinned, Mapping[str, Any]]:
     """Return the exact weights of a model and of its adapter, and the config that the two have together.
 
@@ -389,25 +391,25 @@ def pin_with_adapter(
                 "base with --model."
             )
         model, adapter = ADAPTED[model], model
-    pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
-    config = read_config(pinned, models_dir=models_dir)
-    return with_adapter(pinned, config, adapter, models_dir=models_dir, cache_dir=cache_dir)
+    pinned = pin(model, folders, revision=revision)
+    config = read_config(pinned, folders)
+    return with_adapter(pinned, config, adapter, folders)
 
 
-def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
+def check(model: str, folders: ModelFolders, *, revision: str | None = None) -> Checked:
     """Return a model's description and the kinds of tasks that it can do; of an adapter of ours with its base.
 
     Raises as ``pin``, and ModelUnsuitable.
     """
     if model in ADAPTED:
-        pinned, config = pin_with_adapter(model, None, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
-        description = checked(model, pinned, config, models_dir=models_dir)
+        pinned, config = pin_with_adapter(model, None, folders, revision=revision)
+        description = checked(model, pinned, config, folders)
         # An adapter with a head is for that alone.
         return replace(
             description,
             kinds=tuple(name for name in description.kinds if description.head in kinds.kind(name).families.values()),
         )
-    pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
+    pinned = pin(model, folders, revision=revision)
     limit = families.OUR_LIMIT_TOKENS
     if weightless.is_served(model):
         return Checked(pinned, "a model of a server", "served", registry.served_kinds(), 0, None)
@@ -416,7 +418,7 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
     if weightless.is_weightless(model):
         suited = _BY_PATTERNS if model == weightless.PATTERNS else _MODELLESS
         return Checked(pinned, model, "no weights", suited, limit, 0)
-    return checked(model, pinned, read_config(pinned, models_dir=models_dir), models_dir=models_dir)
+    return checked(model, pinned, read_config(pinned, folders), folders)
 
 
 # The parameters of specs with a tokenizer: its name, and its hub commit or the hash of its files.
@@ -430,7 +432,7 @@ TOKENIZER_FILES = (
 
 
 def with_adapter(
-    pinned: Pinned, config: Mapping[str, Any], adapter: str | None, *, models_dir: Path | None, cache_dir: Path
+    pinned: Pinned, config: Mapping[str, Any], adapter: str | None, folders: ModelFolders
 ) -> tuple[Pinned, Mapping[str, Any]]:
     """Return a pinned model with an adapter pinned beside it, and the config that the two have together.
 
@@ -440,13 +442,13 @@ def with_adapter(
         return pinned, config
     if weightless.is_weightless(pinned.model):
         raise ModelUnsuitable(f"{pinned.model} has no weights that an adapter could change.")
-    name, revision = _pin_beside(_ADAPTERS, adapter, models_dir, cache_dir)
-    read = Adapter.of_folder(name, _locate_beside(_ADAPTERS, name, revision, models_dir, cache_dir))
+    name, revision = _pin_beside(_ADAPTERS, adapter, folders)
+    read = Adapter.of_folder(name, _locate_beside(_ADAPTERS, name, revision, folders))
     read.require_base(pinned.model, is_local=pinned.revision.startswith(_LOCAL))
     return replace(pinned, beside={ADAPTER: name, ADAPTER_REVISION: revision}), read.completed(config)
 
 
-def with_tokenizer(pinned: Pinned, tokenizer: str | None, *, models_dir: Path | None, cache_dir: Path) -> Pinned:
+def with_tokenizer(pinned: Pinned, tokenizer: str | None, folders: ModelFolders) -> Pinned:
     """Return a served model with a tokenizer pinned beside it.
 
     Raises BadOption for another model, ModelNotFound, HubUnreachable and ModelCorrupt.
@@ -455,36 +457,38 @@ def with_tokenizer(pinned: Pinned, tokenizer: str | None, *, models_dir: Path | 
         return pinned
     if not weightless.is_served(pinned.model):
         raise BadOption(f"--tokenizer is for models on a server: {pinned.model} has its own; leave it out.")
-    name, revision = _pin_beside(_TOKENIZERS, tokenizer, models_dir, cache_dir)
-    _locate_beside(_TOKENIZERS, name, revision, models_dir, cache_dir)
+    name, revision = _pin_beside(_TOKENIZERS, tokenizer, folders)
+    _locate_beside(_TOKENIZERS, name, revision, folders)
     return replace(pinned, beside={**pinned.beside, TOKENIZER: name, TOKENIZER_REVISION: revision})
 
 
-def has_adapter(spec: Spec, *, cache_dir: Path) -> bool:
+def has_adapter(spec: Spec, folders: ModelFolders) -> bool:
     """Return False if a spec has an adapter of the hub that was not downloaded."""
     if ADAPTER not in spec.params or spec.params[ADAPTER_REVISION].startswith(_LOCAL):
         return True
-    return hub.downloaded(spec.params[ADAPTER], spec.params[ADAPTER_REVISION], _adapter_notes(cache_dir)) is not None
+    return (
+        hub.downloaded(spec.params[ADAPTER], spec.params[ADAPTER_REVISION], _adapter_notes(folders.cache)) is not None
+    )
 
 
-def locate_adapter(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Path | None:
+def locate_adapter(spec: Spec, folders: ModelFolders) -> Path | None:
     """Return the folder of a spec's adapter, downloaded if need be; None for a spec without one.
 
     Raises ModelNotFound, ModelCorrupt, HubUnreachable.
     """
     if ADAPTER not in spec.params:
         return None
-    return _locate_beside(_ADAPTERS, spec.params[ADAPTER], spec.params[ADAPTER_REVISION], models_dir, cache_dir)
+    return _locate_beside(_ADAPTERS, spec.params[ADAPTER], spec.params[ADAPTER_REVISION], folders)
 
 
-def locate_tokenizer(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Path | None:
+def locate_tokenizer(spec: Spec, folders: ModelFolders) -> Path | None:
     """Return the folder of a spec's tokenizer, downloaded if need be; None for a spec without one.
 
     Raises ModelNotFound, ModelCorrupt, HubUnreachable.
     """
     if TOKENIZER not in spec.params:
         return None
-    return _locate_beside(_TOKENIZERS, spec.params[TOKENIZER], spec.params[TOKENIZER_REVISION], models_dir, cache_dir)
+    return _locate_beside(_TOKENIZERS, spec.params[TOKENIZER], spec.params[TOKENIZER_REVISION], folders)
 
 
 @dataclass(frozen=True)
@@ -501,31 +505,31 @@ class _Companions:
     download: Callable[[str, str, Path], Path]
 
 
-def _pin_beside(what: _Companions, name: str, models_dir: Path | None, cache_dir: Path) -> tuple[str, str]:
+def _pin_beside(what: _Companions, name: str, folders: ModelFolders) -> tuple[str, str]:
     """Return the name that another machine can follow, and the hub commit or the hash of the files."""
-    folder = _folder_beside(name, models_dir)
+    folder = _folder_beside(name, folders)
     if folder is None:
         if name in ADAPTED:
             raise not_shipped(name)
         if not hub.HUB_ID.fullmatch(name):
             raise ModelNotFound(f"{name} is neither a folder here nor a hub id: --{what.noun} takes one of them.")
-        return name, hub.commit_of(name, None, cache_dir)
+        return name, hub.commit_of(name, None, folders.cache)
     what.require(name, folder)
     path = Path(name).expanduser()
     named = str(path.resolve()) if name not in ADAPTED and path.is_dir() else name
-    return named, weights.hash_of(folder, what.files(folder), cache_dir)
+    return named, weights.hash_of(folder, what.files(folder), folders.cache)
 
 
-def _locate_beside(what: _Companions, name: str, revision: str, models_dir: Path | None, cache_dir: Path) -> Path:
+def _locate_beside(what: _Companions, name: str, revision: str, folders: ModelFolders) -> Path:
     if not revision.startswith(_LOCAL):
-        return what.download(name, revision, cache_dir)
-    return _require_pinned(what.noun, name, _folder_beside(name, models_dir), what.files, revision, cache_dir)
+        return what.download(name, revision, folders.cache)
+    return _require_pinned(what.noun, name, _folder_beside(name, folders), what.files, revision, folders.cache)
 
 
-def _folder_beside(name: str, models_dir: Path | None) -> Path | None:
+def _folder_beside(name: str, folders: ModelFolders) -> Path | None:
     """Return the folder of an adapter or a tokenizer on this machine; None if the name can only be a hub id."""
     first = SHIPPED_FOLDER / name if name in ADAPTED else Path(name).expanduser()
-    places = [first, *([models_dir / name] if models_dir is not None else [])]
+    places = [first, *([folders.models / name] if folders.models is not None else [])]
     return next((place for place in places if place.is_dir()), None)
 
 

@@ -12,6 +12,7 @@ import pytest
 from docmill.storage.core.specs import Outcome
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.models.weights import ModelFolders
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 
@@ -63,7 +64,7 @@ def test_a_damaged_conversion_is_found_when_it_is_opened_and_made_again(
 
 def compute(kind: str, folder: Path, backend: str, cache_dir: Path) -> list[Outcome]:
     """Return the outcomes of the texts by a process that opens the model anew."""
-    opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=cache_dir, backend=backend)
+    opener = partial(open_backend, device="cpu", folders=ModelFolders(None, cache_dir), backend=backend)
     engine = Engine(opener, max_specs=1)
     engine.start()
     try:

@@ -18,6 +18,7 @@ from docmill.tasks import kinds
 from docmill.tasks.backends import Backend, registry
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from tests.worker.harness import share_conversions
@@ -128,9 +129,13 @@ class Bench:
         self.backend = backend
         self.cache_dir = cache_dir
 
+    @property
+    def folders(self) -> ModelFolders:
+        return ModelFolders(None, self.cache_dir)
+
     def spec(self, kind: str, model: str, **options: Any) -> Spec:
-        pinned, config = pinning.pin_with_adapter(model, None, models_dir=None, cache_dir=self.cache_dir)
-        stated = pinning.read_prompts(pinned, models_dir=None) if kind == "embed" else None
+        pinned, config = pinning.pin_with_adapter(model, None, self.folders)
+        stated = pinning.read_prompts(pinned, self.folders) if kind == "embed" else None
         return build_spec(kind, pinned, kinds.options(kind, **{"dtype": "float32", **options}), config, stated)
 
     def run(self, spec: Spec, texts: Sequence[str]) -> list[Outcome]:
@@ -138,7 +143,7 @@ class Bench:
 
     def open(self, spec: Spec, **options: Any) -> Any:
         """Return a backend of its own for a spec."""
-        return open_backend(spec, **{"device": "cpu", "models_dir": None, "cache_dir": self.cache_dir, **options})
+        return open_backend(spec, **{"device": "cpu", "folders": self.folders, **options})
 
     def opens(self, spec: Spec, **options: Any) -> str:
         """Return the name of the backend that is opened for a spec."""
@@ -147,7 +152,7 @@ class Bench:
 
     def folder(self, spec: Spec) -> Path:
         pinned = pinning.Pinned(spec.model, spec.revision)
-        return pinning.locate(pinned, models_dir=None, cache_dir=self.cache_dir)
+        return pinning.locate(pinned, self.folders)
 
 
 Benches = Callable[[str], Bench]
@@ -160,7 +165,7 @@ def benches(cache_dir: Path) -> Iterator[Benches]:
 
     def of(backend: str) -> Bench:
         if backend not in made:
-            opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=cache_dir, backend=backend)
+            opener = partial(open_backend, device="cpu", folders=ModelFolders(None, cache_dir), backend=backend)
             made[backend] = Bench(Engine(opener, max_specs=2), cache_dir, backend)
             made[backend].engine.start()
         return made[backend]

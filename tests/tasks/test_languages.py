@@ -15,6 +15,7 @@ from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.tasks import kinds, languages
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.languages import DETECTOR, Action, Guess, LanguageRouter, Route
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks import architectures, decoders
@@ -142,7 +143,7 @@ def test_a_t5_reads_only_the_languages_that_its_config_names_for_the_target(
 
 
 def test_the_spec_says_what_finds_the_language_and_what_the_model_reads(tmp_path: Path) -> None:
-    pinned = pinning.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path)
+    pinned = pinning.pin("marian-ddtp", ModelFolders(None, tmp_path))
     spec = build_spec("translate", pinned, kinds.options("translate", source_lang="auto"), {})
     expected = {"source_lang": "auto", "target_lang": "en", "sources": ["es", "fr"], "detector": DETECTOR}
     assert expected.items() <= spec.params.items()
@@ -152,7 +153,7 @@ def test_the_spec_says_what_finds_the_language_and_what_the_model_reads(tmp_path
 
 
 def test_the_target_must_be_known(tmp_path: Path) -> None:
-    pinned = pinning.pin("null", models_dir=None, cache_dir=tmp_path)
+    pinned = pinning.pin("null", ModelFolders(None, tmp_path))
     with pytest.raises(BadOption, match="--from auto needs --to, since"):
         build_spec("translate", pinned, kinds.options("translate", source_lang="auto"), {})
     with pytest.raises(BadOption, match="--to auto: no such language"):

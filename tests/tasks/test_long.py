@@ -16,12 +16,13 @@ from pathlib import Path
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
 kind, text = "translate", "x" * 50_000_000
-spec = build_spec(kind, pinning.pin("null", models_dir=None, cache_dir=Path("none")), kinds.options(kind), {})
-engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
+spec = build_spec(kind, pinning.pin("null", ModelFolders(None, Path("none"))), kinds.options(kind), {})
+engine = Engine(lambda spec: open_backend(spec, device="cpu", folders=ModelFolders(None, Path("none"))))
 engine.start()
 ticket = engine.submit(spec, [(1, text)])
 assert ticket.wait(120)

@@ -9,6 +9,7 @@ import pytest
 
 from docmill.tasks.errors import ModelNotFound, ModelUnsuitable
 from docmill.tasks.models import adapters, weights
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from tests.tasks.conftest import EXAMPLES
 
@@ -26,14 +27,15 @@ def test_an_adapter_of_ours_is_small_has_a_card_and_is_one_spec_by_both_its_name
     saved = json.loads((folder / weights.ADAPTER_CONFIG).read_text())
     assert saved["base_model_name_or_path"].endswith("/all-MiniLM-L6-v2")
     base = pinning.ADAPTED[name]
-    pinned, config = pinning.pin_with_adapter(name, None, models_dir=None, cache_dir=tmp_path)
-    assert (pinned, config) == pinning.pin_with_adapter(base, name, models_dir=None, cache_dir=tmp_path)
+    folders = ModelFolders(None, tmp_path)
+    pinned, config = pinning.pin_with_adapter(name, None, folders)
+    assert (pinned, config) == pinning.pin_with_adapter(base, name, folders)
     assert pinned.beside[pinning.ADAPTER_REVISION] in pinning.SHIPPED
     with pytest.raises(ModelUnsuitable, match=f"{name} is an adapter of {base}, and takes no other"):
-        pinning.pin_with_adapter(name, "another", models_dir=None, cache_dir=tmp_path)
+        pinning.pin_with_adapter(name, "another", folders)
     monkeypatch.setattr(pinning, "SHIPPED_FOLDER", tmp_path)
     with pytest.raises(ModelNotFound, match=f"{name} is not on this machine"):
-        pinning.pin_with_adapter(name, None, models_dir=None, cache_dir=tmp_path)
+        pinning.pin_with_adapter(name, None, folders)
 
 
 def test_every_name_of_a_model_is_described() -> None:

@@ -19,6 +19,7 @@ from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoding import seed_of
 from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.models.weights import ModelFolders
 from docmill.worker.cli.commands.run import given_options, run_command
 from docmill.worker.settings import load_settings
 from docmill.worker.submit.request import spec_of
@@ -78,7 +79,7 @@ def of_command(command: str, texts: list[str], home: Path, engine_of: EngineOf) 
     settings = load_settings(home=home)
     options = given_options(task, given, dtype="float32")
     spec = spec_of(settings, task, given["model"], None, options)
-    opened: Callable[..., Any] = partial(open_backend, device="cpu", models_dir=None, cache_dir=settings.cache_dir)
+    opened: Callable[..., Any] = partial(open_backend, device="cpu", folders=ModelFolders(None, settings.cache_dir))
     return outcomes_of(engine_of(opened), spec, texts)
 
 

@@ -12,6 +12,7 @@ import pytest
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.migrations import upgrade
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.worker.doctor import look_at_rights
 from docmill.worker.settings import load_settings
@@ -47,7 +48,7 @@ def test_models_check_makes_a_home_for_its_user_alone(tmp_path: Path) -> None:
 
 def test_what_passed_a_look_at_a_model_is_noted_in_a_folder_for_its_user_alone(tmp_path: Path) -> None:
     settings = load_settings(home=tmp_path / "home")
-    pinned = pinning.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path / "elsewhere")
+    pinned = pinning.pin("marian-ddtp", ModelFolders(None, tmp_path / "elsewhere"))
     require_possible(settings, [Spec("translate", pinned.model, pinned.revision, params=PARAMS)])
     made = [settings.home, *(path for path in settings.home.rglob("*") if path.is_dir())]
     assert settings.cache_dir / "rehearsed" in made

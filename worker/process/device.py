@@ -38,6 +38,7 @@ from docmill.tasks import kinds, tracing
 from docmill.tasks.backends import devices
 from docmill.tasks.engine.backend_factory import import_libraries
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Counters, Engine
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.tracing import OFF, TraceSpan
 from docmill.worker import logs
 from docmill.worker.concurrency import pid_space
@@ -326,8 +327,8 @@ def _read_config() -> DeviceConfig | None:
 def _import_for(expected: Expected) -> None:
 
     models_dir = None if expected.models_dir is None else Path(expected.models_dir)
-    spec, cache_dir = Spec.from_json(expected.spec.encode()), Path(expected.cache_dir)
-    import_libraries(spec, expected.device, models_dir, cache_dir, expected.backend)
+    folders = ModelFolders(models_dir, Path(expected.cache_dir))
+    import_libraries(Spec.from_json(expected.spec.encode()), expected.device, folders, expected.backend)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -25,6 +25,7 @@ from docmill.tasks.backends import Assignment, registry
 from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError
 from docmill.tasks.models import families, weightless
 from docmill.tasks.models.families import Family
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import TRAINED
 from docmill.tasks.specs import pinning, plan
 from docmill.worker.concurrency import answer_parent, run_child
@@ -53,7 +54,7 @@ def require_possible(settings: Settings, specs: Iterable[Spec], devices: Sequenc
     for part in [part for part in wanted if devices and not _here(settings, part)]:
         pinned = pinning.Pinned(part.model, part.revision)
         with suppress(HubUnreachable):  # what is computed already needs no model
-            pinning.locate(pinned, models_dir=settings.models_dir, cache_dir=settings.cache_dir)
+            pinning.locate(pinned, settings.model_folders)
     here = [part for part in wanted if _here(settings, part)]
     for spec, refusal in zip(here, _rehearse_in_child(settings, here, weights_only=False), strict=True):
         if refusal is not None:
@@ -102,9 +103,9 @@ def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> 
     if [*devices] == [registry.REMOTE] and not weightless.is_weightless(spec.model):
         raise CannotServe(f"--device remote computes only models of a server, openai:NAME, and not {spec.model}.")
     pinned = pinning.Pinned(spec.model, spec.revision)
-    config = pinning.read_config(pinned, models_dir=settings.models_dir) if devices else {}
+    config = pinning.read_config(pinned, settings.model_folders) if devices else {}
     if devices:
-        pinning.require_libraries(pinned, models_dir=settings.models_dir)
+        pinning.require_libraries(pinned, settings.model_folders)
     for device in devices if config else ():
         registry.require_present(
             spec.kind,
@@ -131,7 +132,7 @@ def _comes_with_docmill(spec: Spec) -> bool:
 
 
 def _here(settings: Settings, spec: Spec) -> bool:
-    return pinning.here(pinning.Pinned(spec.model, spec.revision), cache_dir=settings.cache_dir)
+    return pinning.here(pinning.Pinned(spec.model, spec.revision), settings.model_folders)
 
 
 def _noted(settings: Settings, spec: Spec) -> Path:
@@ -156,17 +157,17 @@ def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
 
     look = reading.require_weights if order["weights_only"] else reading.rehearse
     models_dir = None if order["models_dir"] is None else Path(order["models_dir"])
-    cache_dir, pinned = Path(order["cache_dir"]), pinning.Pinned(spec.model, spec.revision)
+    folders, pinned = ModelFolders(models_dir, Path(order["cache_dir"])), pinning.Pinned(spec.model, spec.revision)
     where = ""
     try:
-        folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
+        folder = pinning.locate(pinned, folders)
         where = str(folder)
-        adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
+        adapter = pinning.locate_adapter(spec, folders)
         if adapter is not None and require_fits(spec, folder, adapter):
             return None  # the model's own files lack the head
-        config = pinning.read_config(pinned, models_dir=models_dir)
+        config = pinning.read_config(pinned, folders)
         head = kinds.kind(spec.kind).require_head(config, spec.model)
-        look(Assignment(spec, folder, "cpu", cache_dir, head))
+        look(Assignment(spec, folder, "cpu", folders.cache, head))
     except (ImportError, NotInstalled):  # another machine may have what this one lacks
         return None
     except TaskError as error:

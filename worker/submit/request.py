@@ -140,13 +140,12 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
         pinned = pinning.with_tokenizer(
             pinned,
             options.to_params().get("tokenizer"),
-            models_dir=settings.models_dir,
-            cache_dir=settings.cache_dir,
+            settings.model_folders,
         )
-        pinning.require(task, pinned, models_dir=settings.models_dir, options=options.to_params(), config=config)
+        pinning.require(task, pinned, settings.model_folders, options=options.to_params(), config=config)
         wanted = kinds.kind(task)
         prompted = wanted.pools(families.family(config)) or "prompt_name" in wanted.options.model_fields
-        stated = pinning.read_prompts(pinned, models_dir=settings.models_dir) if prompted else None
+        stated = pinning.read_prompts(pinned, settings.model_folders) if prompted else None
         return build_spec(task, pinned, options, config, stated)
     if revision is not None:
         raise BadOption("--revision is of one model; with several, give the revision of each as its own folder.")
@@ -185,9 +184,7 @@ def _pin(
     settings: Settings, model: str, revision: str | None, adapter: str | None = None
 ) -> tuple[pinning.Pinned, Mapping[str, Any]]:
     """Return a model's exact weights, those of an adapter, and its config.json with the adapter's head."""
-    return pinning.pin_with_adapter(
-        model, adapter, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision
-    )
+    return pinning.pin_with_adapter(model, adapter, settings.model_folders, revision=revision)
 
 
 def _corpus_name(source: Source, limit: int | None) -> str:

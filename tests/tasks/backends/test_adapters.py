@@ -108,10 +108,10 @@ def peft_model(base: Path, adapter: Path, kind: str, **options: Any) -> Any:
 
 
 def spec_of(bench: Bench, kind: str, base: Path, adapter: Path | None, **options: Any) -> Spec:
-    pinned = pinning.pin(str(base), models_dir=None, cache_dir=bench.cache_dir)
-    config = pinning.read_config(pinned, models_dir=None)
+    pinned = pinning.pin(str(base), bench.folders)
+    config = pinning.read_config(pinned, bench.folders)
     named = None if adapter is None else str(adapter)
-    both, whole = pinning.with_adapter(pinned, config, named, models_dir=None, cache_dir=bench.cache_dir)
+    both, whole = pinning.with_adapter(pinned, config, named, bench.folders)
     asked = kinds.options(kind, **{"dtype": "float32", "adapter": named, **options})
     return build_spec(kind, both, asked, whole)
 
@@ -221,11 +221,9 @@ def test_an_adapter_that_names_another_base_on_the_hub_is_refused(
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/gpt2"}))
     hub = pinning.Pinned("other/gpt2", "0" * 40)
-    pinning.with_adapter(hub, {}, str(folder), models_dir=None, cache_dir=bench.cache_dir)
+    pinning.with_adapter(hub, {}, str(folder), bench.folders)
     with pytest.raises(ModelUnsuitable, match=r"is an adapter of org/gpt2, not of org/llama: name that with --model"):
-        pinning.with_adapter(
-            replace(hub, model="org/llama"), {}, str(folder), models_dir=None, cache_dir=bench.cache_dir
-        )
+        pinning.with_adapter(replace(hub, model="org/llama"), {}, str(folder), bench.folders)
 
 
 def test_files_that_change_after_the_order_are_refused(
@@ -239,8 +237,8 @@ def test_files_that_change_after_the_order_are_refused(
 
 
 def test_an_adapter_is_of_one_model_that_has_weights(bench: Bench, made: dict[str, Path]) -> None:
-    null = pinning.pin("null", models_dir=None, cache_dir=bench.cache_dir)
+    null = pinning.pin("null", bench.folders)
     with pytest.raises(ModelUnsuitable, match="null has no weights that an adapter could change"):
-        pinning.with_adapter(null, {}, str(made["gpt2"]), models_dir=None, cache_dir=bench.cache_dir)
+        pinning.with_adapter(null, {}, str(made["gpt2"]), bench.folders)
     with pytest.raises(BadOption, match="--adapter is of one model"):
         build_spec("embed", null, kinds.options("embed", adapter="a"), {})

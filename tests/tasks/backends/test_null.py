@@ -12,6 +12,7 @@ from docmill.storage.core.specs import Spec, Status
 from docmill.tasks.backends.weightless import NullBackend
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from tests.tasks.conftest import Bench, EngineOf
 
@@ -61,12 +62,13 @@ def test_its_pace_is_that_of_padded_tokens(bench: Bench, engine_of: EngineOf) ->
 @pytest.mark.parametrize("model", ["null@abc", "null@", "null@0", "null@-5", "null@1.5"])
 def test_a_pace_that_is_no_number_is_no_model(model: str, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="N tokens a second, a whole number"):
-        pinning.pin(model, models_dir=None, cache_dir=tmp_path)
+        pinning.pin(model, ModelFolders(None, tmp_path))
 
 
 def test_another_revision_is_refused(tmp_path: Path) -> None:
+    folders = ModelFolders(None, tmp_path)
     with pytest.raises(ModelCorrupt, match="null:1"):
-        pinning.pin("null", models_dir=None, cache_dir=tmp_path, revision="null:2")
+        pinning.pin("null", folders, revision="null:2")
     spec = Spec(kind="embed", model="null", revision="null:2")
     with pytest.raises(CannotServe, match="null:2"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
+        open_backend(spec, device="cpu", folders=folders)

@@ -11,6 +11,7 @@ from docmill.tasks.backends import registry
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.models.families import Family
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 
 
@@ -25,10 +26,11 @@ def test_an_unknown_backend_is_an_error_that_lists_the_backends() -> None:
 
 def test_a_kind_without_a_head_for_the_family_has_no_offers(tmp_path: Path) -> None:
     assert registry.offers("translate", Family.ENCODER, quality="native", device="cpu") == {}
-    encoder = pinning.pin("minilm", models_dir=None, cache_dir=tmp_path)
+    folders = ModelFolders(None, tmp_path)
+    encoder = pinning.pin("minilm", folders)
     spec = Spec(kind="translate", model=encoder.model, revision=encoder.revision, quality="native")
     with pytest.raises(CannotServe, match="translate needs an encoder-decoder"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
+        open_backend(spec, device="cpu", folders=folders)
 
 
 CPU, GPU = "cpu", "cuda:0"

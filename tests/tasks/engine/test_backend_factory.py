@@ -20,7 +20,7 @@ LONG = " ".join(f"Package number {n} has a graphical library, and its headers." 
 
 
 def cut(bench: Bench, spec: Spec, text: str) -> list[ReadWindow]:
-    return read(open_reading(spec, models_dir=None, cache_dir=bench.cache_dir), spec, text)
+    return read(open_reading(spec, bench.folders), spec, text)
 
 
 def test_the_windows_of_a_translation_are_its_paragraphs_as_the_model_reads_them(bench: Bench) -> None:

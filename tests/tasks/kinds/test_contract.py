@@ -30,6 +30,7 @@ from docmill.tasks.kinds.options import (
     value_type,
 )
 from docmill.tasks.models import weightless
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from docmill.worker.cli.commands.run import given_options, run_command
@@ -155,7 +156,7 @@ def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, bench: Bench) -> N
     [
         lambda: kinds.options("sing"),
         lambda: kinds.recipe(Spec("sing", "model", "0" * 40), kinds.Traits()),
-        lambda: open_backend(Spec("sing", "null", "null:1"), device="cpu", models_dir=None, cache_dir=Path("none")),
+        lambda: open_backend(Spec("sing", "null", "null:1"), device="cpu", folders=ModelFolders(None, Path("none"))),
     ],
 )
 def test_an_unknown_kind_is_an_error_that_names_the_known_ones(asked: Callable[[], object]) -> None:
@@ -174,9 +175,10 @@ def test_a_kind_without_families_needs_no_model(engine_of: EngineOf, monkeypatch
     monkeypatch.setitem(kinds._registry()["BY_NAME"], "shout", shout)
     model = shout.model_for(kinds.options("shout"))
     assert model == weightless.NO_MODEL
-    pinned = pinning.pin(model, models_dir=None, cache_dir=Path("none"))
+    folders = ModelFolders(None, Path("none"))
+    pinned = pinning.pin(model, folders)
     spec = build_spec("shout", pinned, kinds.options("shout"), {})
-    engine = engine_of(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
+    engine = engine_of(lambda spec: open_backend(spec, device="cpu", folders=folders))
     found = [(one.status, one.text) for one in outcomes_of(engine, spec, ["A text.", " "])]
     assert found == [(Status.DONE, "A TEXT."), (Status.SKIPPED, None)]
     shout.require({}, "null")

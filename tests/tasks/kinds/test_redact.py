@@ -19,6 +19,7 @@ from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.redact import join_findings, replace_parts, replacement_by, widen_to_words
 from docmill.tasks.models import weightless
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Output, Span, Spans
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
@@ -84,7 +85,7 @@ def test_a_worker_with_other_patterns_does_not_open_the_spec() -> None:
     other = replace(spec, params={**spec.params, "patterns_version": 99})
     for one in (other, replace(other, model="null", revision="null:1")):
         with pytest.raises(CannotServe, match="by patterns 3, not by 99"):
-            open_backend(one, device="cpu", models_dir=None, cache_dir=Path("none"))
+            open_backend(one, device="cpu", folders=ModelFolders(None, Path("none")))
 
 
 def test_only_the_asked_patterns_and_labels_count() -> None:

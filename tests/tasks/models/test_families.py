@@ -20,6 +20,7 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from docmill.tasks.models import families
 from docmill.tasks.models.families import UNKNOWN, Description, Direction, Sort, content, parsed, sort, table
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import ALGORITHM, build_spec
@@ -65,7 +66,7 @@ def test_what_sentence_transformers_saved_is_told_apart_and_refused(
     with quiet():
         SAVED[kind](bert, folder)
     assert sort(Description.of_folder(folder)) is kind
-    checked = pinning.check(str(folder), models_dir=None, cache_dir=bench.cache_dir)
+    checked = pinning.check(str(folder), bench.folders)
     # A reranker scores a text alone, too.
     assert checked.kinds == {Sort.PAIRS: ("classify",), Sort.SPARSE: ("sparse",)}.get(kind, ())
     assert kind in checked.unfit["embed"]
@@ -73,7 +74,7 @@ def test_what_sentence_transformers_saved_is_told_apart_and_refused(
     with pytest.raises(CannotServe, match=r"embed needs a model that gives one vector for a text; .* is a"):
         bench.open(spec)
     with pytest.raises(ModelUnsuitable, match="one vector for a text"):
-        pinning.require("embed", checked.pinned, models_dir=None)
+        pinning.require("embed", checked.pinned, bench.folders)
 
 
 def test_models_without_any_of_these_files_are_told_by_their_config() -> None:
@@ -93,7 +94,7 @@ def test_models_without_any_of_these_files_are_told_by_their_config() -> None:
 
 def test_models_that_give_one_vector_are_taken_as_they_were(bert: Path, bench: Bench, tmp_path: Path) -> None:
     for folder in (saved(tmp_path / "dense", bert, Pooling(32, "mean")), bert):
-        assert pinning.check(str(folder), models_dir=None, cache_dir=bench.cache_dir).kinds == ("summarize", "embed")
+        assert pinning.check(str(folder), bench.folders).kinds == ("summarize", "embed")
         spec = bench.spec("embed", str(folder))
         bench.open(spec, backend="transformers").close()
 
@@ -104,7 +105,7 @@ def test_a_model_that_keeps_a_state_writes_nothing_and_says_what_it_is(
     tokenizer = transformers.AutoTokenizer.from_pretrained(decoders.gpt2(tmp_path / "gpt2", descriptions[:20]))
     config = transformers.MambaConfig(vocab_size=len(tokenizer), hidden_size=32, state_size=4, num_hidden_layers=2)
     folder = architectures.save(tmp_path / "mamba", transformers.MambaForCausalLM(config), tokenizer)
-    checked = pinning.check(str(folder), models_dir=None, cache_dir=bench.cache_dir)
+    checked = pinning.check(str(folder), bench.folders)
     assert checked.kinds == ("embed",)
     assert checked.unfit.keys() == {"summarize", "translate", "generate", "extract", "answer"}
     assert "is a state space or recurrent model (mamba)" in checked.unfit["generate"]
@@ -160,7 +161,7 @@ def test_a_marian_models_files_say_more_than_its_name(tmp_path: Path) -> None:
 
 
 def test_the_shipped_model_reads_french_and_spanish(tmp_path: Path) -> None:
-    pinned = pinning.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path)
+    pinned = pinning.pin("marian-ddtp", ModelFolders(None, tmp_path))
     assert str(pinned.direction) == "from French or Spanish into English"
     for language in ("fr", "es", "spa_Latn", "French"):
         build_spec("translate", pinned, kinds.options("translate", source_lang=language, target_lang="en"), {})

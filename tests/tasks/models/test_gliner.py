@@ -14,6 +14,7 @@ from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelCorrupt, ModelUnsuitable
 from docmill.tasks.models import families, gliner, weights
 from docmill.tasks.models.families import Family
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec, options_of
@@ -98,17 +99,19 @@ def test_models_of_other_designs_are_refused_as_a_spec_is_made(changes: dict[str
 
 def test_a_folder_is_known_by_its_config_and_fingerprinted_with_it(tmp_path: Path) -> None:
     folder = model(tmp_path / "model")
-    pinned = pinning.pin(str(folder), models_dir=None, cache_dir=tmp_path)
-    assert families.family(pinning.read_config(pinned, models_dir=None)) is Family.GLINER
-    found = pinning.check(str(folder), models_dir=None, cache_dir=tmp_path)
+    folders = ModelFolders(None, tmp_path)
+    pinned = pinning.pin(str(folder), folders)
+    assert families.family(pinning.read_config(pinned, folders)) is Family.GLINER
+    found = pinning.check(str(folder), folders)
     assert (found.family, found.kinds, found.architecture) == ("GLiNER", ("entities",), "GLiNER")
     (folder / weights.GLINER_CONFIG).write_text(json.dumps(CONFIG | {"max_len": 61}))
-    assert pinning.pin(str(folder), models_dir=None, cache_dir=tmp_path).revision != pinned.revision
+    assert pinning.pin(str(folder), folders).revision != pinned.revision
 
 
 def test_a_folder_without_a_tokenizer_or_with_a_broken_config_is_refused(tmp_path: Path) -> None:
+    folders = ModelFolders(None, tmp_path)
     with pytest.raises(ModelCorrupt, match="has no tokenizer"):
-        pinning.pin(str(model(tmp_path / "bare", tokenizer=False)), models_dir=None, cache_dir=tmp_path)
+        pinning.pin(str(model(tmp_path / "bare", tokenizer=False)), folders)
     with pytest.raises(ModelUnsuitable, match=r"keeps its tokenizer in another model on the hub\. Save it whole"):
         gliner.of_folder(tmp_path / "bare", "gliner-small")
     coded = model(tmp_path / "coded")
@@ -119,7 +122,7 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_config_is_refused(tmp_pat
     broken = model(tmp_path / "broken")
     (broken / weights.GLINER_CONFIG).write_text('{"max_len": ')
     with pytest.raises(ModelCorrupt, match="is not whole"):
-        pinning.pin(str(broken), models_dir=None, cache_dir=tmp_path)
+        pinning.pin(str(broken), folders)
 
 
 def test_a_window_has_the_tokenizers_limit_and_with_absolute_positions_the_encoders() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from docmill.tasks.errors import HubUnreachable
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from tests.tasks import architectures
 from tests.tasks.hub_server import COMMIT, Hub, environment, serving
@@ -20,16 +21,17 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from docmill.tasks.errors import TaskError
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 
-cache, answers = Path(sys.argv[1]), []
+folders, answers = ModelFolders(None, Path(sys.argv[1])), []
 for model in sys.argv[2:]:
     try:
-        pinned = pinning.pin(model, models_dir=None, cache_dir=cache)
-        config = pinning.read_config(pinned, models_dir=None)
-        folder = pinning.locate(pinned, models_dir=None, cache_dir=cache)
+        pinned = pinning.pin(model, folders)
+        config = pinning.read_config(pinned, folders)
+        folder = pinning.locate(pinned, folders)
         files = sorted(path.name for path in folder.iterdir())
-        window = pinning.check(model, models_dir=None, cache_dir=cache).window_limit
+        window = pinning.check(model, folders).window_limit
         answers.append(
             {"revision": pinned.revision, "type": config["model_type"], "window": window, "files": files}
         )
@@ -85,4 +87,4 @@ def test_a_name_that_is_nearly_one_of_ours_is_asked_about(
 
     monkeypatch.setattr("docmill.tasks.models.hub.commit_of", refuse)
     with pytest.raises(HubUnreachable, match=r"Did you mean minilm\?$"):
-        pinning.pin(name, models_dir=None, cache_dir=tmp_path)
+        pinning.pin(name, ModelFolders(None, tmp_path))

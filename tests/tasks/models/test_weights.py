@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from docmill.tasks.errors import ModelCorrupt
-from docmill.tasks.models.weights import require_whole
+from docmill.tasks.models.weights import ModelFolders, require_whole
 from docmill.tasks.specs import pinning
 from tests.tasks import architectures
 
@@ -67,7 +67,7 @@ def test_a_damaged_copy_is_refused_before_anything_is_made_of_it(copied: Path, t
     break_it, says = DAMAGES[damage]
     break_it(copied)
     with pytest.raises(ModelCorrupt, match=says):
-        pinning.pin(str(copied), models_dir=None, cache_dir=tmp_path / "cache")
+        pinning.pin(str(copied), ModelFolders(None, tmp_path / "cache"))
 
 
 def test_every_shard_of_an_index_must_be_there(copied: Path) -> None:

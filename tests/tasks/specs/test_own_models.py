@@ -11,6 +11,7 @@ from threading import Thread
 import pytest
 
 from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import OWN, copy_own_models
 from docmill.worker.settings import load_settings
@@ -26,7 +27,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_models_of_an_archive_or_a_url_are_found_by_their_names(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {name: pinning.pin_with_adapter(name, None, models_dir=None, cache_dir=tmp_path)[0] for name in OWN}
+    before = {name: pinning.pin_with_adapter(name, None, ModelFolders(None, tmp_path))[0] for name in OWN}
     monkeypatch.setattr(pinning, "SHIPPED_FOLDER", tmp_path)
     monkeypatch.setattr(
         pinning,
@@ -34,13 +35,13 @@ def test_models_of_an_archive_or_a_url_are_found_by_their_names(
         {name: f"{tmp_path}/{name}" if name in OWN else at for name, at in pinning.ALIASES.items()},
     )
     with pytest.raises(ModelNotFound, match="docmill models get quickstart"):
-        pinning.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path)
+        pinning.pin("marian-ddtp", ModelFolders(None, tmp_path))
     models_dir = tmp_path / "home" / "models"
     assert copy_own_models(str(archive), models_dir, tmp_path) == [*OWN]
     settings = load_settings(home=tmp_path / "home")
     assert settings.models_dir == models_dir
     for name in OWN:
-        pinned, _ = pinning.pin_with_adapter(name, None, models_dir=models_dir, cache_dir=tmp_path)
+        pinned, _ = pinning.pin_with_adapter(name, None, ModelFolders(models_dir, tmp_path))
         assert pinned == before[name]
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(archive.parent)))
     with server:

@@ -16,6 +16,7 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks import errors, kinds
 from docmill.tasks.errors import BadOption, ModelCorrupt, ModelNotFound
 from docmill.tasks.models import weights
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
@@ -26,7 +27,7 @@ from tests.worker.harness import run_program
 
 
 def pin(model: str, tmp_path: Path, models_dir: Path | None = None, revision: str | None = None) -> pinning.Pinned:
-    return pinning.pin(model, models_dir=models_dir, cache_dir=tmp_path / "cache", revision=revision)
+    return pinning.pin(model, ModelFolders(models_dir, tmp_path / "cache"), revision=revision)
 
 
 def test_a_folder_is_pinned_under_its_whole_path(
@@ -39,7 +40,7 @@ def test_a_folder_is_pinned_under_its_whole_path(
 def test_a_name_in_the_models_directory_is_kept_as_it_is(copied: Path, tmp_path: Path) -> None:
     pinned = pin("mine", tmp_path, models_dir=copied.parent)
     assert pinned.model == "mine"
-    assert pinning.locate(pinned, models_dir=copied.parent, cache_dir=tmp_path / "cache") == copied
+    assert pinning.locate(pinned, ModelFolders(copied.parent, tmp_path / "cache")) == copied
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "vocab.json", "model.safetensors"])
@@ -48,7 +49,7 @@ def test_a_changed_file_is_found_before_anything_is_computed(copied: Path, tmp_p
     data = (copied / name).read_bytes()
     (copied / name).write_bytes(data[:-1])
     with pytest.raises(errors.ModelCorrupt, match="copy the model again"):
-        pinning.locate(pinned, models_dir=None, cache_dir=tmp_path / "cache")
+        pinning.locate(pinned, ModelFolders(None, tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("name", ["./missing", "/no/such/folder", "package:no_such_package/model", "a b"])
@@ -90,7 +91,7 @@ def copy_tokenizer(target: Path) -> Path:
 
 def pinned(name: str, folder: Path, models_dir: Path | None = None) -> Spec:
     """Return the spec of a served model with a tokenizer."""
-    found = pinning.with_tokenizer(SERVED, name, models_dir=models_dir, cache_dir=folder / "cache")
+    found = pinning.with_tokenizer(SERVED, name, ModelFolders(models_dir, folder / "cache"))
     options = kinds.options("embed", tokenizer=name)
     return build_spec("embed", found, options, {}, None)
 
@@ -103,12 +104,13 @@ def test_a_folder_is_pinned_by_the_files_of_its_tokenizer_alone(tmp_path: Path) 
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "README.md").write_text("A tokenizer.")
     assert pinned(str(folder), tmp_path) == spec
-    assert pinning.locate_tokenizer(spec, models_dir=None, cache_dir=tmp_path / "cache") == folder
+    folders = ModelFolders(None, tmp_path / "cache")
+    assert pinning.locate_tokenizer(spec, folders) == folder
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     other = pinned(str(folder), tmp_path)
     assert other.sha256 != spec.sha256
     with pytest.raises(ModelCorrupt, match="not those that the job was made with"):
-        pinning.locate_tokenizer(spec, models_dir=None, cache_dir=tmp_path / "cache")
+        pinning.locate_tokenizer(spec, folders)
 
 
 def test_a_name_in_the_models_directory_is_followed_on_another_machine(tmp_path: Path) -> None:
@@ -117,23 +119,24 @@ def test_a_name_in_the_models_directory_is_followed_on_another_machine(tmp_path:
     spec = pinned("small", tmp_path, models)
     assert spec.params["tokenizer"] == "small"
     shutil.copytree(models, tmp_path / "there")
-    found = pinning.locate_tokenizer(spec, models_dir=tmp_path / "there", cache_dir=tmp_path / "cache")
+    found = pinning.locate_tokenizer(spec, ModelFolders(tmp_path / "there", tmp_path / "cache"))
     assert found == tmp_path / "there" / "small"
     with pytest.raises(ModelNotFound, match="The tokenizer small was a folder where the job was made"):
-        pinning.locate_tokenizer(spec, models_dir=None, cache_dir=tmp_path / "cache")
+        pinning.locate_tokenizer(spec, ModelFolders(None, tmp_path / "cache"))
 
 
 def test_what_is_no_tokenizer_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    folders = ModelFolders(None, tmp_path)
     for name, error, said in [
         (str(tmp_path / "empty"), ModelCorrupt, "has no tokenizer: put the model's tokenizer.json there"),
         (str(tmp_path / "nothing"), ModelNotFound, "neither a folder here nor a hub id"),
     ]:
         with pytest.raises(error, match=said):
-            pinning.with_tokenizer(SERVED, name, models_dir=None, cache_dir=tmp_path)
+            pinning.with_tokenizer(SERVED, name, folders)
     local = Pinned("minilm", "sha256:1")
     with pytest.raises(BadOption, match="--tokenizer is for models on a server: minilm has its own"):
-        pinning.with_tokenizer(local, str(MINILM), models_dir=None, cache_dir=tmp_path)
+        pinning.with_tokenizer(local, str(MINILM), folders)
     with pytest.raises(BadOption, match="--tokenizer is for one model on a server"):
         build_spec("embed", replace(SERVED), kinds.options("embed", tokenizer="x"), {}, None)
 
@@ -143,25 +146,26 @@ import json, sys
 from pathlib import Path
 from docmill.storage.core.specs import Spec
 from docmill.tasks.errors import TaskError
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
 
-answers, cache = [], Path(sys.argv[1])
+answers, folders = [], ModelFolders(None, Path(sys.argv[1]))
 for name in sys.argv[2:]:
     try:
         if name.startswith("model:"):
-            pinning.locate(Pinned(name.removeprefix("model:"), "COMMIT"), models_dir=None, cache_dir=cache)
+            pinning.locate(Pinned(name.removeprefix("model:"), "COMMIT"), folders)
         elif name.startswith("org/adapter") or name == "org/base":
             base = Pinned("org/base", "0" * 40)
             bert = {"model_type": "bert"}
-            pinned, config = pinning.with_adapter(base, bert, name, models_dir=None, cache_dir=cache)
+            pinned, config = pinning.with_adapter(base, bert, name, folders)
             spec = Spec("classify", base.model, base.revision, params=pinned.beside)
-            folder = pinning.locate_adapter(spec, models_dir=None, cache_dir=cache)
+            folder = pinning.locate_adapter(spec, folders)
         else:
             pinned, config = Pinned("openai:small", "served"), {"id2label": {}}
-            pinned = pinning.with_tokenizer(pinned, name, models_dir=None, cache_dir=cache)
+            pinned = pinning.with_tokenizer(pinned, name, folders)
             spec = Spec("embed", "x", "y", params=pinned.beside)
-            folder = pinning.locate_tokenizer(spec, models_dir=None, cache_dir=cache)
+            folder = pinning.locate_tokenizer(spec, folders)
         files = sorted(path.name for path in folder.iterdir())
         answers.append([dict(pinned.beside), dict(config["id2label"]), files])
     except TaskError as error:

@@ -18,6 +18,7 @@ from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from docmill.tasks.kinds import instruction
 from docmill.tasks.models import families
 from docmill.tasks.models.sentence_modules import Prompts
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning, plan
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import ALGORITHM, build_spec
@@ -190,8 +191,9 @@ def test_the_smallest_stated_limit_counts(config: dict[str, Any], others: tuple[
 def spec_of(cache_dir: Path, model: str, **options: Any) -> Spec:
     parts = {}
     for language, name in (plan.parse_models(model) or {}).items():
-        pinned = pinning.pin(name, models_dir=None, cache_dir=cache_dir)
-        parts[language] = pinned, pinning.read_config(pinned, models_dir=None)
+        folders = ModelFolders(None, cache_dir)
+        pinned = pinning.pin(name, folders)
+        parts[language] = pinned, pinning.read_config(pinned, folders)
     return plan.build_spec_per_language(
         "translate", parts, kinds.options("translate", **{"dtype": "float32", "source_lang": "auto", **options})
     )
@@ -229,7 +231,7 @@ def test_a_spec_is_the_same_in_whatever_order_the_models_stand(tmp_path: Path, c
     assert one == spec_of(tmp_path, f"es={chance}, fra=marian-ddtp", target_lang="en")
     assert one.params["sources"] == ["es", "fr"]
     assert Spec.from_json(one.to_json()) == one
-    pinned = pinning.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path)
+    pinned = pinning.pin("marian-ddtp", ModelFolders(None, tmp_path))
     assert plan.specs_of(one)["fr"].revision == pinned.revision
     other = spec_of(tmp_path, "fr=marian-ddtp,es=marian-ddtp")
     assert other.params["target_lang"] == "en", "both say so"

@@ -14,6 +14,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer, util
 
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from tests.worker.conftest import Call
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
@@ -37,7 +38,8 @@ def here(fleet: Docmill) -> Docmill:
 @pytest.fixture(scope="module")
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> SentenceTransformer:
     cache = tmp_path_factory.mktemp("cache")
-    folder = pinning.locate(pinning.pin("minilm", models_dir=None, cache_dir=cache), models_dir=None, cache_dir=cache)
+    folders = ModelFolders(None, cache)
+    folder = pinning.locate(pinning.pin("minilm", folders), folders)
     return SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
 
 

@@ -23,6 +23,7 @@ from docmill.storage.leases.shards import Claim, ShardHead
 from docmill.tasks.backends import Backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.errors import CannotServe
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.windows.windows import Encoded
 from docmill.worker.engines import opener
@@ -213,7 +214,7 @@ def test_a_process_whose_device_computes_nothing_is_unhealthy_until_it_serves_so
 ) -> None:
     """No machine has a hundred devices, so the last of them can compute nothing."""
     settings = load_settings(home=tmp_path)
-    pinned, null = (pinning.pin(name, models_dir=None, cache_dir=tmp_path) for name in ("minilm", "null"))
+    pinned, null = (pinning.pin(name, ModelFolders(None, tmp_path)) for name in ("minilm", "null"))
     engine = Engine(opener(settings, "cuda:99"))
     engine.start()
     process = Process(owner="me", database=database, broker=cast(Any, None), engine=engine, lease_s=60)

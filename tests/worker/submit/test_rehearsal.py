@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.errors import TaskError
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.submit import rehearsal
@@ -69,7 +70,7 @@ def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
 def test_the_models_that_come_with_docmill_lack_nothing_and_are_not_looked_at(
     name: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pinned, _ = pinning.pin_with_adapter(name, None, models_dir=None, cache_dir=settings.cache_dir)
+    pinned, _ = pinning.pin_with_adapter(name, None, ModelFolders(None, settings.cache_dir))
     assert pinned.revision in pinning.SHIPPED
     (kind,) = (kind for kind, default in pinning.DEFAULTS.items() if default == name)
     assert rehearsal.find_lacking(settings, pinned, [kind]) == {}
@@ -85,7 +86,7 @@ def test_what_passed_is_not_looked_at_again(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = architectures.t5(tmp_path / "t5", TEXTS)
-    pinned = pinning.pin(str(folder), models_dir=None, cache_dir=settings.cache_dir)
+    pinned = pinning.pin(str(folder), ModelFolders(None, settings.cache_dir))
     spec = Spec("summarize", pinned.model, pinned.revision)
     rehearsal.require_possible(settings, [spec])
     monkeypatch.setattr(rehearsal, "run_child", _never)
@@ -98,7 +99,7 @@ def test_what_passed_is_not_looked_at_again(
 def test_a_machine_without_model_libraries_leaves_it_to_the_workers(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pinned = pinning.pin(str(cut(tmp_path / "cut")), models_dir=None, cache_dir=settings.cache_dir)
+    pinned = pinning.pin(str(cut(tmp_path / "cut")), ModelFolders(None, settings.cache_dir))
     monkeypatch.setattr("docmill.storage.extras.find_spec", lambda _: None)
     rehearsal.require_possible(settings, [Spec("translate", pinned.model, pinned.revision)])
 

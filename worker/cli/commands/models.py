@@ -67,7 +67,7 @@ def get_command(source: str | None) -> None:
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
     settings = settings_from()
-    checked = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
+    checked = check(model, settings.model_folders, revision=revision)
     if lacks := find_lacking(settings, checked.pinned, checked.kinds):
         kinds = tuple(kind for kind in checked.kinds if kind not in lacks)
         checked = replace(checked, kinds=kinds, unfit={**checked.unfit, **lacks})

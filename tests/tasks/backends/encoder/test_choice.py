@@ -18,6 +18,7 @@ from docmill.tasks.backends.encoder.batches import best
 from docmill.tasks.backends.encoder.choice import Contest, FallbackBackend, ProvisionalBackend, finite
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import Unsuited
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Vocabulary, Weights
 from tests.tasks.conftest import Bench, EngineOf, outcomes_of
 from tests.tasks.fakes import FakeBackend, spec_of
@@ -98,7 +99,7 @@ def test_one_that_does_not_suit_leaves_the_model_to_the_others(tmp_path: Path) -
 
 def test_an_embedding_model_is_measured_once_and_not_for_a_few_texts(bench: Bench, unmeasured: Path) -> None:
     spec = bench.spec("embed", "minilm")
-    open_one = partial(open_backend, spec, device="cpu", models_dir=None, cache_dir=unmeasured)
+    open_one = partial(open_backend, spec, device="cpu", folders=ModelFolders(None, unmeasured))
     provisional = open_one()
     assert provisional.runtime()["backend"] == "openvino"
     provisional.close()

@@ -22,6 +22,7 @@ from docmill.tasks.backends.encoder import conversion
 from docmill.tasks.backends.encoder.conversion import FirstStates
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.errors import CannotServe, Unsuited
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Head
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_packed import CONFIGS, TEXTS
@@ -125,9 +126,10 @@ def test_a_tracer_that_fails_leaves_the_model_to_others(
 
     monkeypatch.setattr("openvino.convert_model", refuse)
     spec = bench.spec("embed", str(mpnet))
-    assert bench.opens(spec, cache_dir=tmp_path) == "transformers"
+    folders = ModelFolders(None, tmp_path)
+    assert bench.opens(spec, folders=folders) == "transformers"
     with pytest.raises(CannotServe, match="does not convert"):
-        bench.open(spec, cache_dir=tmp_path, backend="openvino")
+        bench.open(spec, folders=folders, backend="openvino")
 
 
 SPAN = 32

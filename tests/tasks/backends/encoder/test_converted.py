@@ -41,9 +41,10 @@ import sys
 from pathlib import Path
 from docmill.storage.core.specs import Spec
 from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.models.weights import ModelFolders
 
 spec = Spec.from_json(sys.argv[1])
-open_backend(spec, device="cpu", models_dir=None, cache_dir=Path(sys.argv[2]), backend=sys.argv[3])
+open_backend(spec, device="cpu", folders=ModelFolders(None, Path(sys.argv[2])), backend=sys.argv[3])
 libraries = {"sentence_transformers", "transformers", "torch", "sklearn", "pandas", "scipy"}
 print(*(libraries & {*sys.modules}))
 """

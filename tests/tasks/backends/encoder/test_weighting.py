@@ -121,9 +121,9 @@ def test_an_adapter_is_merged_before_tokens_are_weighed(lines: list[str], benche
 def test_other_models_are_refused(descriptions: list[str], bench: Bench, tmp_path: Path) -> None:
     base = classifiers.classifier(tmp_path / "base", descriptions[:5], "bert", head=AutoModelForMaskedLM)
     for model in ("minilm", str(base)):
-        pinned = pinning.pin(model, models_dir=None, cache_dir=bench.cache_dir)
+        pinned = pinning.pin(model, bench.folders)
         with pytest.raises(ModelUnsuitable, match="sparse needs a sparse encoder such as SPLADE"):
-            pinning.require("sparse", pinned, models_dir=None)
+            pinning.require("sparse", pinned, bench.folders)
     folder = splade(tmp_path / "more", descriptions[:5], more=[Normalize()])
     with pytest.raises(CannotServe, match="is made of MLMTransformer, SpladePooling, Normalize"):
         bench.open(bench.spec("sparse", str(folder)))

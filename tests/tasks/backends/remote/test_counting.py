@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from docmill.storage.core.specs import Spec, Status
 from docmill.tasks.backends.remote.requests import counter
 from docmill.tasks.errors import CannotServe
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
 from tests.tasks.backends.remote.api_server import (
@@ -89,7 +90,7 @@ def counting_script(folder: Path) -> Script:
 def with_tokenizer(spec: Spec, folder: Path) -> Spec:
     """Return a spec with the tokenizer in a folder."""
     pinned = Pinned(spec.model, spec.revision)
-    found = pinning.with_tokenizer(pinned, str(folder), models_dir=None, cache_dir=folder.parent / "cache")
+    found = pinning.with_tokenizer(pinned, str(folder), ModelFolders(None, folder.parent / "cache"))
     return replace(spec, params={**spec.params, **found.beside})
 
 

@@ -25,6 +25,7 @@ from docmill.tasks.engine.engine import Engine
 from docmill.tasks.engine.tickets import Ticket
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.models.weightless import Server
+from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks.backends.remote.api_server import (
@@ -45,8 +46,9 @@ TEXTS = [f"document number {number}." for number in range(40)]
 
 
 def spec_of(kind: str, model: str = f"openai:{MODEL}", **options: Any) -> Spec:
-    pinned = pinning.pin(model, models_dir=None, cache_dir=Path("unused"))
-    config = pinning.read_config(pinned, models_dir=None)
+    folders = ModelFolders(None, Path("unused"))
+    pinned = pinning.pin(model, folders)
+    config = pinning.read_config(pinned, folders)
     return build_spec(kind, pinned, kinds.options(kind, **options), config, None)
 
 
@@ -65,7 +67,7 @@ def engine_on(api: ApiServer, journal: Path | None = None, /, **patience: float)
     server = Server(api.endpoint, KEY, journal=journal, **{"first_wait_s": 0.001, **patience})  # type: ignore[arg-type]
 
     def opened(spec: Spec) -> Any:
-        return open_backend(spec, device="remote", models_dir=None, cache_dir=Path("unused"), server=server)
+        return open_backend(spec, device="remote", folders=ModelFolders(None, Path("unused")), server=server)
 
     engine = Engine(opened)
     engine.start()
@@ -376,7 +378,7 @@ def test_a_server_is_refused_at_the_opening_with_what_to_do(api: Callable[[Scrip
     away = Server("http://127.0.0.1:9/v1")
     for one, said in [(away, "does not answer"), (None, "DOCMILL_ENDPOINT")]:
         with pytest.raises(CannotServe, match=said):
-            open_backend(GENERATE, device="cpu", models_dir=None, cache_dir=Path("unused"), server=one)
+            open_backend(GENERATE, device="cpu", folders=ModelFolders(None, Path("unused")), server=one)
 
 
 def test_a_server_that_gives_no_log_probabilities_or_renamed_the_limit_is_asked_without(

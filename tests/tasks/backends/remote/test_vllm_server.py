@@ -25,6 +25,7 @@ from docmill.storage.core.specs import Spec, Status
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.models.weightless import Server
+from docmill.tasks.models.weights import ModelFolders
 from tests.tasks.backends.remote.test_served_models import spec_of
 from tests.tasks.conftest import data_of, outcomes_of
 from tests.tasks.decoders import DECODERS
@@ -88,7 +89,9 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) 
 @pytest.fixture(scope="module")
 def engine(endpoint: str) -> Iterator[Engine]:
     def opened(spec: Spec) -> Any:
-        return open_backend(spec, device="remote", models_dir=None, cache_dir=Path("unused"), server=Server(endpoint))
+        return open_backend(
+            spec, device="remote", folders=ModelFolders(None, Path("unused")), server=Server(endpoint)
+        )
 
     engine = Engine(opened)
     engine.start()
