@@ -39,9 +39,9 @@ _NO_CUDA = frozenset({registry.CPU, registry.REMOTE})
 TORCH = "import torch; print(torch.cuda.device_count())"
 
 
-def devices_for(wanted: str, model: str | None) -> list[str]:
-    """Return the devices of this machine for a job with this model: a served one needs none. Raises SettingsError."""
-    needs_none = wanted == "auto" and weightless.is_served(model or "")
+def devices_for(wanted: str, *models: str | None) -> list[str]:
+    """Return the devices of this machine for a job with these models: served ones need none. Raises SettingsError."""
+    needs_none = wanted == "auto" and all(weightless.is_served(model or "") for model in models)
     return choose_devices(registry.REMOTE if needs_none else wanted)
 
 

@@ -13,7 +13,7 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks.backends.weightless import NullBackend
 from docmill.tasks.models import weightless
 from docmill.worker import engines
-from docmill.worker.engines import choose_devices, settled
+from docmill.worker.engines import choose_devices, devices_for, settled
 from docmill.worker.errors import SettingsError
 
 
@@ -53,6 +53,13 @@ def test_auto_takes_every_cuda_device_that_is_not_hidden_from_the_process(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert choose_devices(wanted) == found
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_only_a_job_whose_models_are_all_served_needs_no_device() -> None:
+    assert devices_for("auto", "openai:small") == devices_for("auto", "openai:small", "openai:large") == ["remote"]
+    assert devices_for("auto", "openai:small", "./local") == devices_for("auto", None, "openai:large") == ["cpu"]
+    assert devices_for("cpu", "openai:small") == ["cpu"]
 
 
 @pytest.mark.parametrize(

@@ -463,7 +463,7 @@ def _computed(
     require_arrow()
     reading = ReadOnce(documents, one_run_at_a_time.reading)
     request = request_of(settings, reading.name, task, options)
-    devices = devices_for(settings.device, request.model)
+    devices = devices_for(settings.device, request.model, *filter(None, [request.escalate]))
     opened = partial(reading.open, has_corpus=request.corpus is not None)
     with (
         one_run_at_a_time,

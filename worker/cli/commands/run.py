@@ -265,7 +265,7 @@ def run_command(
     set DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL, the command uses the fleet's queue and database.
     """
     settings = settings_from(device=device, backend=backend, endpoint=endpoint)
-    devices = devices_for(settings.device, options.get("model"))
+    devices = devices_for(settings.device, options.get("model"), *filter(None, [options.get("escalate")]))
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     request = request_of(settings, task, options)
