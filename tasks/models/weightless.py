@@ -70,6 +70,7 @@ def null_pace(model: str) -> int | None:
 
 
 SERVED_PREFIX = "openai:"
+NOT_SERVED = ("no_repeat_ngram_size", "pooling", "raw")  # options that a server does not have
 _REVISION = "served"
 # A served model counts as a decoder-only model: it follows instructions, or gives vectors.
 SERVED_CONFIG: Mapping[str, Any] = MappingProxyType({"model_type": "served", "architectures": ["ServedForCausalLM"]})

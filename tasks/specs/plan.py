@@ -81,7 +81,7 @@ def _check_served(plan: Plan, quality: str) -> None:
     """Raise BadOption for options that a server does not have."""
     if quality != "native":
         raise BadOption(f"The server chooses the precision of {plan.model}: leave --dtype and DOCMILL_DTYPE out.")
-    for name in ("no_repeat_ngram_size", "pooling", "raw"):
+    for name in weightless.NOT_SERVED:
         if name in plan.options:
             raise BadOption(f"A server has no --{name.replace('_', '-')}: leave it out for {plan.model}.")
 

@@ -57,14 +57,16 @@ class Escalation:
     def options_from(self, first: KindOptions, family: Family | None) -> KindOptions:
         """Return the options of the escalation: its own, and else those of the step.
 
-        Another model has an adapter and a tokenizer of its own, and takes no options of another family of models.
+        Another model has an adapter and a tokenizer of its own, and takes no options of another family of models. A
+        served model takes neither a precision nor options that servers lack.
         """
-        left_out = {
-            name: None
-            for name, field in type(first).model_fields.items()
-            if self.model is not None and (name in _OF_MODEL or option(field).only not in {None, family})
-        }
-        return first.model_copy(update=left_out | dict(self.options))
+        if self.model is None:
+            return first.model_copy(update=dict(self.options))
+        fields = type(first).model_fields
+        left_out = {name for name in fields if name in _OF_MODEL or option(fields[name]).only not in {None, family}}
+        if weightless.is_served(self.model):
+            left_out |= {"dtype", *weightless.NOT_SERVED} & fields.keys()
+        return first.model_copy(update={name: fields[name].default for name in left_out} | dict(self.options))
 
 
 def accepted(value: T, parse: Callable[[T], object]) -> T:

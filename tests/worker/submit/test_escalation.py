@@ -87,6 +87,18 @@ def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> No
     assert not {"adapter", "tokenizer"} & encoder.keys()
 
 
+def test_a_served_model_gets_no_option_that_servers_lack(settings: Settings) -> None:
+    options = kinds.options("translate", source_lang="fr", target_lang="en", dtype="int8", no_repeat_ngram_size=3)
+    spec = spec_of(settings, "translate", "null", None, options.model_copy(update={"no_repeat_ngram_size": None}))
+    found = escalation_of(settings, ChosenSpec(spec, "null", None, options), Escalation("openai:large"))
+    assert found.spec.quality == "native"
+    assert "no_repeat_ngram_size" not in found.spec.params
+    with pytest.raises(BadOption, match="leave --dtype and DOCMILL_DTYPE out"):
+        escalation_of(
+            settings, ChosenSpec(spec, "null", None, options), Escalation("openai:large", None, {"dtype": "int8"})
+        )
+
+
 @pytest.mark.parametrize(
     ("first", "second", "doubt", "said"),
     [
