@@ -312,11 +312,24 @@ def inputs(
         elif not several and last.name in failures:
             ended = failures[last.name]["status"], failures[last.name]["reason"]
         else:
-            ended = open_ if done is None else ("done", None)
+            ended = open_ if done is None or _is_open(way, outcomes) else ("done", None)
         yield (row if done is None else done[1]) | {"outcome": ended[0], "reason": ended[1]}
     for failure in _rejected(database, job.ingest_id):
         told = {"outcome": failure["status"], "reason": failure["reason"]}
         yield {"id": failure["id"], **lacking, "flags": [], "meta": {}, **told}
+
+
+def _is_open(steps: Sequence[OpenStep], outcomes: Mapping[int, Any]) -> bool:
+    """Return True if one of these steps has its input and no outcome, and leaves out no documents."""
+    return any(
+        step.seq not in outcomes
+        and (
+            step.leaves_out is None
+            if step.input_step is None
+            else step.input_step in outcomes and lineage.leads_to(outcomes[step.input_step], step)
+        )
+        for step in steps
+    )
 
 
 _WHY_NOT = {"cancelled": "the job was cancelled", "stopped": "the job was stopped"}

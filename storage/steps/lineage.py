@@ -91,12 +91,13 @@ def _select_inputs(
 ) -> Mapping[int, int]:
     if step.input_step is None:
         return select_read(transaction, step.leaves_out, own)
-    before, flagged = outcomes_by_step[step.input_step], step.flagged
-    return {
-        document_id: row.output_id
-        for document_id, row in before.items()
-        if row.output_id is not None and (flagged is None or flagged.holds(row))
-    }
+    before = outcomes_by_step[step.input_step]
+    return {document_id: row.output_id for document_id, row in before.items() if leads_to(row, step)}
+
+
+def leads_to(before: Any, step: OpenStep) -> bool:
+    """Return True if a step reads the output of this outcome of the step before, as `read_outcomes` has it."""
+    return before.output_id is not None and (step.flagged is None or step.flagged.holds(before))
 
 
 def read_inputs(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:

@@ -22,6 +22,7 @@ from docmill.storage.results.results import (
     samples,
 )
 from docmill.storage.steps import jobs
+from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
@@ -186,6 +187,28 @@ def test_inputs_of_several_steps_have_the_outcome_of_the_first_step_without_a_re
     ]
     named = [(row["outcome"], row["reason"]) for row in inputs(database, job.id, step="second")]
     assert named == [("failed", "too long"), ("blocked", "first failed: too long")]
+
+
+def test_a_document_is_not_done_before_each_step_that_reads_it(database: Database) -> None:
+    several = (
+        StepRequest("first", COPY),
+        StepRequest("second", TRANSLATE, input="first", flagged=Flagged.parse(["empty"])),
+    )
+    job = read(database, JobRequest(corpus="books", source="a.jsonl", steps=several), [("a", "one"), ("b", "two")])
+    claim = claim_next(database)
+    outcomes = [
+        Outcome(content_id, Status.DONE, text=f"{text} more", flags=("empty",) if text == "one" else ())
+        for content_id, text in claim.texts
+    ]
+    shards.commit(database, claim, outcomes, None)
+    assert [(row["outcome"], [*row["steps"]]) for row in inputs(database, job.id)] == [
+        ("pending", ["first"]),
+        ("done", ["first"]),
+    ]
+    jobs.cancel(database, job.id)
+    first, second = inputs(database, job.id)
+    assert (first["outcome"], first["reason"]) == ("not computed", "the job was cancelled")
+    assert (second["outcome"], second["reason"]) == ("done", None)
 
 
 def test_rejections_in_a_folder_come_in_the_order_of_their_paths(database: Database) -> None:
