@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import select
@@ -143,6 +144,7 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
         records = tuple(context.record(steps, way_step) for way_step in way)
         name = way[0].leaves_out
         left_out = None if name is None else find_filter(name).explain(transaction, document.id)
+        left_out = left_out or _unmet_condition(way, outcomes)
         ingest = transaction.execute(select(Ingest.source, Ingest.started_at).where(Ingest.id == document.ingest_id))
         read = ingest.one()
         corpus = transaction.scalar(select(Corpus.name).where(Corpus.id == job.corpus_id))
@@ -174,6 +176,15 @@ def _chosen(steps: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome]) ->
     done = [step for step in steps if step.seq in outcomes and outcomes[step.seq].status == "done"]
     failed = [step for step in steps if step.seq in outcomes]
     return (done or failed or [steps[0]])[-1]
+
+
+def _unmet_condition(way: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome]) -> str | None:
+    """Return the first step's condition on flags that a document's output does not meet, behind "It is"."""
+    for before, step in pairwise(way):
+        outcome = outcomes.get(before.seq)
+        if outcome is not None and outcome.output_id is not None and not lineage.leads_to(outcome, step):
+            return f"not {step.flagged}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -234,7 +245,7 @@ class _Reading:
             own = {self.document.id: int(self.document.content_id)}
             return select_read(self.transaction, step.leaves_out, own).get(self.document.id)
         before = self.outcomes.get(step.input_step)
-        return None if before is None else before.output_id
+        return before.output_id if before is not None and lineage.leads_to(before, step) else None
 
     def _text(self, content_id: int | None) -> str | None:
         if content_id is None:

@@ -14,6 +14,7 @@ from docmill.storage.ingest import ingest
 from docmill.storage.leases import shards
 from docmill.storage.readers import Rejection
 from docmill.storage.steps import jobs
+from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
@@ -96,6 +97,19 @@ def test_what_is_not_computed_yet_has_no_outcome_and_what_was_removed_says_so(da
     database.write(lambda transaction: transaction.execute(delete(OutcomeRow)))
     step = read_provenance(database, job.id, "k1").step
     assert (step.outcome, step.removed) == (None, True)
+
+
+def test_a_document_that_a_steps_condition_leaves_out_says_so(database: Database) -> None:
+    steps = (
+        StepRequest("one", COPIED),
+        StepRequest("all", Spec("copy", "copier", "sha256:2"), "one"),
+        StepRequest("some", Spec("copy", "copier", "sha256:3"), "one", flagged=Flagged.parse(["empty"])),
+    )
+    job = read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), [("k", "a text")])
+    finish(database)
+    provenance = read_provenance(database, job.id, "k", "some")
+    assert (provenance.step.text, provenance.step.removed) == (None, False)
+    assert provenance.left_out == "not flagged empty"
 
 
 def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_reason(database: Database) -> None:
