@@ -237,7 +237,7 @@ def _document_of(job: Job, way: Sequence[OpenStep]) -> ColumnElement[int | None]
     It is NULL if there is none. `way` is the path to the step.
     """
     outer = OutcomeRow.__table__
-    query, computed = select(Document.id).where(visible(job)), outer.c.content_id
+    query, computed = select(Document.id).where(visible(job), choosing.is_read(way[0].leaves_out)), outer.c.content_id
     for before, step in [*pairwise((None, *way))][::-1]:
         assert step is not None
         if step.template is not None:
@@ -248,6 +248,8 @@ def _document_of(job: Job, way: Sequence[OpenStep]) -> ColumnElement[int | None]
         if before is not None:
             output = OutcomeRow.__table__.alias()
             query = query.where(output.c.spec_id.in_(before.spec_ids), output.c.output_id == computed)
+            if step.flagged is not None:
+                query = query.where(choosing.selects(step.flagged, output))
             computed = output.c.content_id
     else:
         query = query.where(Document.content_id == computed)

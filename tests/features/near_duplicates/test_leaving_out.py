@@ -15,6 +15,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.ingest import ingest
 from docmill.storage.pipelines import views
 from docmill.storage.results.job_counts import count_flags
+from docmill.storage.results.marked import flagged_page
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.search.search import choose, search
@@ -51,6 +52,19 @@ def deduplicate(database: Database, job: OpenJob) -> None:
 
 def computed(database: Database, job: OpenJob, step: str) -> list[str]:
     return sorted(one["id"] for one in results(database, job.id, step=step))
+
+
+def test_pages_of_failures_and_flags_show_no_document_that_is_left_out(database: Database) -> None:
+    def shown(job: OpenJob) -> set[str]:
+        return {one["id"] for one in flagged_page(database, job.id).results}
+
+    everything = request(spec=TRANSLATE)
+    first = into(database, everything, TEXTS)
+    finish(database, Flagger(database, doubtful="").outcomes)
+    job = into(database, replace(everything, steps=(StepRequest("english", TRANSLATE, leaves_out=KIND),)), TEXTS)
+    assert computed(database, job, "english") == ["a", "b", "e"]
+    assert "c" in shown(first)
+    assert shown(job) <= {"a", "b", "e"}
 
 
 def test_a_step_reads_only_first_documents_and_the_steps_behind_it_too(database: Database) -> None:

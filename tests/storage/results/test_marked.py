@@ -8,12 +8,15 @@ import pytest
 from sqlalchemy import event
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.specs import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.errors import NotFound
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import marked
 from docmill.storage.results.marked import flagged_page, group_reasons
 from docmill.storage.results.results import results
+from docmill.storage.steps.conditions import Flagged
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import TRANSLATE, Text, finish, numbered, read, request, work
 from tests.storage.steps.test_escalation import Models
 from tests.storage.steps.test_steps import Fleet, pipeline
@@ -118,6 +121,22 @@ def test_a_result_that_an_escalation_replaced_is_not_shown_as_flagged(database: 
     assert found == {one["id"]: one["flags"] for one in results(database, job.id) if one["flags"]}
     assert found["k2"] == ["windowed"]
     assert group_reasons(database, job.id)[0].groups == ()
+
+
+def test_what_a_condition_does_not_select_is_of_another_job(database: Database) -> None:
+    english, second = StepRequest("english", TRANSLATE), Spec("copy", "copier", "sha256:2")
+
+    def run(corpus: str, step: StepRequest) -> int:
+        asked = JobRequest(corpus=corpus, source="a.jsonl", steps=(english, step))
+        job = read(database, asked, numbered(10))
+        finish(database, computed)
+        return job.id
+
+    every_text = run("one", StepRequest("copy", second, "english"))
+    some = run("two", StepRequest("copy", second, "english", flagged=Flagged.parse(["output_truncated"])))
+    for job in (every_text, some):
+        shown = {one["id"] for one in every(database, job, 5, step="copy")}
+        assert shown == {one["id"] for one in results(database, job, step="copy") if one["flags"]} != set()
 
 
 @pytest.mark.parametrize("reader", [group_reasons, flagged_page])
