@@ -106,6 +106,7 @@ class StepTable(DocumentOptions, PipelineTable):
     name: Annotated[
         str,
         _not(DOCUMENT, "cannot be document, which means the document itself"),
+        *(_not(column, f"cannot be {column}, which is a column of results") for column in ("id", "flags", "meta")),
         _form("[A-Za-z][A-Za-z0-9_]*", "a letter, then letters, digits and _"),
         Field(description="The step's name.", json_schema_extra={"pattern": "^[A-Za-z][A-Za-z0-9_]*$"}),
     ]

@@ -257,6 +257,7 @@ OTHERWISE = 'which no step can read; choose another input, such as input = "docu
             ["corpus.vorpal: there is no vorpal in [corpus]; there are source, name, "],
         ),
         (step("name = 'document'"), ["step[1].name cannot be document, which means the document itself"]),
+        (step("name = 'flags'"), ["step[1].name cannot be flags, which is a column of results"]),
         (step("name = 'a-b'"), ["step[1].name must be a letter, then letters, digits and _; 'a-b' is not"]),
         (step("name = 'a'\nmodel = { fr = 'm', de = 3 }"), ["step[1].model de must be a text in quotes, not 3"]),
         (step("name = 'a'\nstop = 'x'"), ["""step[1].stop must be a list of texts, such as ["a", "b"], not 'x'"""]),
