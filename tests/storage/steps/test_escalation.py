@@ -449,7 +449,7 @@ def test_sql_doubts_the_outcomes_whose_risk_python_finds_too_high(database: Data
             expected = {
                 row.content_id
                 for row in rows
-                if (row.status == "done" and bound.holds(risk.model.log_odds(row._mapping)))
+                if (row.status == "done" and bound.holds(risk.model.log_odds(dict(row._mapping))))
                 or (row.status == "failed" and doubt.failed)
             }
             assert {row.content_id for row in found} == expected
