@@ -1,4 +1,4 @@
-"""Questions to torch about a device: its precision, its memory errors, its name."""
+"""Questions to torch about a device: its precision, its memory errors, its name, and whether it computes."""
 
 from __future__ import annotations
 
