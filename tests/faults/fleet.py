@@ -8,7 +8,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,11 @@ from docmill.storage.core.schema import Job, OutcomeRow, Shard, db_now
 from docmill.storage.core.schema import Worker as WorkerRow
 from docmill.storage.results.status import JobStatus
 from docmill.storage.steps import jobs
-from docmill.worker.pipelines import running
-from docmill.worker.pipelines.file import parse
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import load_settings
 from docmill.worker.submit.enqueue import Enqueued, enqueue
 from docmill.worker.submit.options import Request
-from docmill.worker.submit.request import Prepared, prepare
+from docmill.worker.submit.request import prepare
 from tests.fault_points import FAULT, STRUCK
 from tests.faults.checker import check
 from tests.worker.harness import DEADLINE_S, Docmill, Running, kill_group, until
@@ -82,22 +80,9 @@ class Fleet(Docmill):
         return self.enqueued(Request(source=str(path), task=task, model=model, **more)).id
 
     def enqueued(self, request: Request) -> Enqueued:
-        return self._enqueue(prepare(load_settings(home=self.folder / "home"), request))
-
-    def give_pipeline(self, texts: Sequence[str], steps: str) -> int:
-        """Enqueue these texts with the steps of a pipeline file; the job's number."""
-        path = self.corpus(texts, f"corpus-{next(self._corpora)}.jsonl")
-        text = f'name = "steps"\n[corpus]\nsource = "{path}"\n{steps}'
-        settings = load_settings(home=self.folder / "home")
-        return self._enqueue(running.prepare(settings, parse(text, self.folder / "steps.toml"))).id
-
-    def _enqueue(self, prepared: Prepared) -> Enqueued:
-        broker = None if self.redis_url is None else self.broker()
-        try:
+        prepared = prepare(load_settings(home=self.folder / "home"), request)
+        with nullcontext() if self.redis_url is None else closing(self.broker()) as broker:
             return enqueue(self.database, broker, prepared)
-        finally:
-            if broker is not None:
-                broker.close()
 
     @contextmanager
     def worker(self, *options: str, fault: str | None = None, **settings: Any) -> Iterator[Running]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,11 +11,9 @@ import pytest
 
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
-from docmill.storage.steps import jobs
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.servers import PostgresCluster, open_folder, tmpfs
 from tests.kinds import KINDS
-from tests.storage.builders import TRANSLATE, done, read, request, work
 from tests.worker.harness import until
 
 MB = 1_000_000
@@ -107,35 +104,11 @@ def test_an_enqueue_that_meets_a_full_disk_says_so_and_is_carried_on(
         assert fleet.finish(1).done == 1500
 
 
-def test_an_export_in_parts_that_meets_a_full_disk_says_so_and_goes_on_when_there_is_room(
-    sqlite_url: str, tmp_path: Path
-) -> None:
-    database = Database(sqlite_url, kinds=KINDS)
-    fleet = Fleet(tmp_path, database, None)
-    job = read(database, request(spec=TRANSLATE), [(f"k{n}", text) for n, text in enumerate(texts(1500))])
-    work(database, lambda claim: done(claim, LONG))
-    jobs.finish(database)
-    with tmpfs(tmp_path / "disk", 6 * MB) as disk:
-        out, ballast = disk / "out", disk / "ballast"
-        ballast.write_bytes(b"\0" * 4 * MB)
-        results = ("results", job.id, "--part-documents", 400, "--out", out)
-        assert "No space left" in fleet(*results, code=2).stderr
-        manifest = json.loads((out / "manifest.json").read_text())
-        assert 0 < len(manifest["parts"]) < 4
-        assert not manifest["complete"]
-        ballast.unlink()
-        fleet(*results)
-        lines = [line for part in sorted(out.glob("part-*")) for line in part.read_text().splitlines()]
-    database.close()
-    assert [json.loads(line)["id"] for line in lines] == [f"k{n}" for n in range(1500)]
-
-
-def test_a_sqlite_file_that_another_writes_is_waited_for(sqlite_url: str, tmp_path: Path, redis_url: str) -> None:
-    database = Database(sqlite_url, kinds=KINDS)
-    fleet = Fleet(tmp_path, database, redis_url)
+def test_a_sqlite_file_that_another_writes_is_waited_for(sqlite: Database, tmp_path: Path, redis_url: str) -> None:
+    fleet = Fleet(tmp_path, sqlite, redis_url)
     fleet.patch(IMPATIENT)
     job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@3000")
-    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    other = sqlite3.connect(str(sqlite.file), isolation_level=None)
     with fleet.worker():
         while "commit_waits" not in fleet.log("worker"):  # shards in flight may have ended before the lock
             until(lambda: fleet.states()["running"], "some shards run")
@@ -147,16 +120,14 @@ def test_a_sqlite_file_that_another_writes_is_waited_for(sqlite_url: str, tmp_pa
             other.execute("ROLLBACK")
         status = fleet.finish(job)
     other.close()
-    database.close()
     assert status.done == 8 * SHARD_TEXTS
     assert "Traceback" not in fleet.log("worker")
 
 
-def test_a_command_that_waits_for_a_locked_file_in_vain_says_so(sqlite_url: str, tmp_path: Path) -> None:
-    database = Database(sqlite_url, kinds=KINDS)
-    fleet = Fleet(tmp_path, database, None)
+def test_a_command_that_waits_for_a_locked_file_in_vain_says_so(sqlite: Database, tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, sqlite, None)
     fleet.patch(IMPATIENT)
-    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    other = sqlite3.connect(str(sqlite.file), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     path = fleet.corpus(numbered(3))
     refused = fleet("enqueue", "translate", path, "--model", "null", code=3)
@@ -165,4 +136,3 @@ def test_a_command_that_waits_for_a_locked_file_in_vain_says_so(sqlite_url: str,
     other.close()
     fleet("enqueue", "translate", path, "--model", "null")
     assert fleet.states() == {"planned": 1}
-    database.close()

@@ -66,31 +66,6 @@ def test_two_enqueues_of_one_corpus_at_once_make_one_job_with_each_document_once
         assert len(transaction.execute(Document.__table__.select()).all()) == n
 
 
-def test_an_idempotency_key_has_one_job_that_a_repeat_carries_on_or_reports(fleet: Fleet) -> None:
-    n = CHUNK_RECORDS + 1000  # three chunks, the first of which is small
-    corpus = fleet.corpus(numbered(n))
-    enqueue = ("enqueue", "translate", corpus, "--model", "null", "--idempotency-key", "run 1")
-    fleet.environment[FAULT] = "enqueue:kill@2"
-    assert fleet.start(*enqueue).wait(DEADLINE_S) < 0
-    assert fleet.strikes()
-    del fleet.environment[FAULT]
-    one, other = at_once(lambda: fleet.json(*enqueue), lambda: fleet.json(*enqueue))
-    assert {(done["id"], done["documents"]) for done in (one, other)} == {(1, n)}
-    assert sum(row.n_contents for row in fleet.shards(Shard.n_contents)) == n
-    corpus.write_text("not read any more")
-    assert fleet.json("cancel", 1)["cancelled"]
-    again = fleet.json(*enqueue)
-    assert (again["id"], again["repeated"], again["state"]) == (1, True, "cancelled")
-    assert (again["documents"], again["counts"]["new"]) == (n, n)
-    said = fleet(*enqueue, "--wait", code=1)
-    assert (said.stdout, said.stderr.splitlines()[0]) == (
-        "1\n",
-        "Job 1 (cancelled) has the key run 1 already. Nothing was read.",
-    )
-    refused = fleet(*enqueue, "--limit", 5, code=2)
-    assert "--limit not given then, 5 now. Give the same arguments, or another key" in refused.stderr
-
-
 def test_an_export_that_is_killed_leaves_nothing_half_written_at_its_path(fleet: Fleet) -> None:
     n = 2 * SHARD_TEXTS
     job = fleet.give(numbered(n))

@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,11 @@ from docmill.storage.core.schema import Shard
 from docmill.storage.core.schema import Worker as WorkerRow
 from docmill.storage.steps import jobs
 from docmill.worker.settings import Settings
-from tests.fault_points import MARKER
 from tests.faults.crew import WorkerSlot, own_numbers
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.proxy import Proxy
 from tests.faults.servers import PostgresCluster, RedisServer
-from tests.kinds import KINDS
-from tests.worker.harness import EXAMPLES, until
+from tests.worker.harness import until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
@@ -47,7 +44,6 @@ EASY = "null@400"  # a batch of 1.3 s
 def figures() -> Iterator[Figures]:
     figures = Figures()
     yield figures
-    print("\n" + figures.table())
     if path := os.environ.get("DOCMILL_TEST_FIGURES"):
         figures.write(Path(path))
 
@@ -108,29 +104,6 @@ class Rig(Fleet):
 @pytest.fixture
 def rig(tmp_path: Path, store: Database, own_redis: RedisServer) -> Rig:
     return Rig(tmp_path, store, own_redis)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def first_batch_that_hangs(
-    tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path
-) -> Iterator[Callable[[], float]]:
-    """A worker whose first batch hangs while everything else is measured; a call waits for its end."""
-    folder = tmp_path_factory.mktemp("hangs")
-    file = folder / "docmill.db"
-    file.write_bytes(_sqlite_template.read_bytes())
-    database = Database(f"sqlite:///{file}", kinds=KINDS)
-    with RedisServer(folder / "redis") as server:
-        rig = Rig(folder, database, server, fault="batch:hang")
-        rig.give(numbered(2 * SHARD_TEXTS), model=QUICK)
-        with rig.manned():
-            yield lambda: _hung_for_s(rig, 960)
-    database.close()
-
-
-def _hung_for_s(rig: Rig, within_s: float) -> float:
-    """Return the seconds that a batch hung, by the worker's log."""
-    until(lambda: "batch_hangs" in rig.log("worker-0"), "it is killed", within_s)
-    return float(rig.log("worker-0").split("batch_hangs")[1].split("after_s=")[1].split()[0])
 
 
 class Killed:
@@ -206,16 +179,6 @@ def test_a_worker_under_load_ends_in_time(rig: Rig, figures: Figures, model: str
             time.sleep(random.uniform(0, 1))
             seconds.append(_drain_s(rig, place))
     figures.note(f"SIGTERM … exit, 8 threads, batches of {batch}", rig.store, seconds, 30)
-
-
-def test_a_worker_with_a_real_model_ends_in_time(rig: Rig, figures: Figures) -> None:
-    lines = (EXAMPLES / "descriptions.jsonl").read_text().splitlines()
-    texts = [f"{line[:4000]} {i}" for i in range(20) for line in lines]
-    rig.give(texts, task="embed", model="minilm")
-    with rig.manned(1, "--threads", "8") as [place]:
-        until(lambda: rig.states()["done"] >= 1 and rig.states()["running"] >= 7, "it is under load", STARTS_S)
-        seconds = [_drain_s(rig, place)]
-    figures.note("SIGTERM … exit, 8 threads, all-MiniLM-L6-v2 on the CPU", rig.store, seconds, 30)
 
 
 def _drain_s(rig: Rig, place: WorkerSlot) -> float:
@@ -306,26 +269,6 @@ def test_a_job_that_is_stopped_leaves_the_device(
     figures.note(f"{act.__name__} … its shards are dropped (their last batch may still end)", rig.store, seconds, 15)
 
 
-def test_a_job_behind_a_full_window_comes_up(rig: Rig, figures: Figures) -> None:
-    rig.give(numbered(400 * SHARD_TEXTS), model=EASY)
-    first, resumed = [], []
-    with rig.manned():
-        for n in range(3):
-            until(lambda: rig.states()["queued"] >= 6, "the window is full", STARTS_S)
-            job = rig.give(numbered(20 * SHARD_TEXTS, first=(n + 9) * 10_000), model=EASY, priority=5)
-            given = time.time()
-            first.append(time_until(lambda: rig.claimed(given - 60, job), "it is taken", 60))  # noqa: B023
-            jobs.pause(rig.database, job)
-            until(lambda: rig.states()["queued"] >= 6, "the window is full", STARTS_S)
-            time.sleep(random.uniform(1, 5))
-            rig("resume", job)
-            now = time.time()
-            resumed.append(time_until(lambda: rig.claimed(now, job), "it is taken again", 60))  # noqa: B023
-            jobs.cancel(rig.database, job)
-    figures.note("enqueue of a higher priority … its first shard is claimed (shards of 1.3 s)", rig.store, first, 30)
-    figures.note("resume of a higher priority … its first shard is claimed", rig.store, resumed, 30)
-
-
 @pytest.mark.parametrize("down", ["killed", "frozen"])
 def test_enqueue_without_redis_ends_well(rig: Rig, figures: Figures, down: str) -> None:
     rig.queue.kill() if down == "killed" else rig.queue.freeze()
@@ -339,93 +282,34 @@ def test_enqueue_without_redis_ends_well(rig: Rig, figures: Figures, down: str) 
     figures.note(f"docmill enqueue, Redis {down} … exit code 0", rig.store, seconds, 60)
 
 
-def test_a_batch_that_hangs_is_killed(
-    tmp_path: Path, store: Database, own_redis: RedisServer, figures: Figures
-) -> None:
-    rig = Rig(tmp_path, store, own_redis, fault="text:hang")
-    job = rig.give(numbered(10 * SHARD_TEXTS), model=QUICK)
-    with rig.manned():
-        until(lambda: rig.state(job) == "done", "the cost of a batch is known", STARTS_S)
-        rig.give([f"{MARKER} hangs"], model=QUICK)
-        figures.note("a batch hangs … its process is killed", rig.store, [_hung_for_s(rig, 120)], 90)
-
-
-def test_a_first_batch_that_hangs_is_killed(first_batch_that_hangs: Callable[[], float], figures: Figures) -> None:
-    figures.note("the first batch of all hangs … its process is killed", "SQLite", [first_batch_that_hangs()], 905)
-
-
 LOOK_S = 0.05
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Some measurements of one thing in seconds, and the longest that it may take (None: nothing was promised)."""
-
-    what: str
-    store: str
-    seconds: tuple[float, ...]
-    bound_s: float | None
-
-    @property
-    def median_s(self) -> float:
-        return statistics.median(self.seconds)
-
-    @property
-    def max_s(self) -> float:
-        return max(self.seconds)
-
-    def row(self) -> str:
-        bound = "" if self.bound_s is None else f"{self.bound_s:g}"
-        return (
-            f"| {self.what} | {self.store} | {len(self.seconds)} | {self.median_s:.1f} | {self.max_s:.1f} | {bound} |"
-        )
 
 
 class Figures:
     """The measurements so far."""
 
     def __init__(self) -> None:
-        self._figures: list[Figure] = []
+        self._figures: list[dict[str, Any]] = []
 
-    def note(self, what: str, store: str, seconds: list[float], bound_s: float | None = None) -> None:
+    def note(self, what: str, store: str, seconds: list[float], bound_s: float) -> None:
         """Keep some measurements, and hold them to their bound."""
-        figure = Figure(what, store, tuple(round(one, 2) for one in seconds), bound_s)
-        self._figures.append(figure)
-        print(f"\n{figure.row()}")
-        assert bound_s is None or figure.max_s <= bound_s, f"{what}: {figure.max_s} s and not {bound_s} s"
-
-    def table(self) -> str:
-        head = [
-            "| seconds from … until … | store | n | median | max | at most |",
-            "| --- | --- | --: | --: | --: | --: |",
-        ]
-        return "\n".join([*head, *(figure.row() for figure in self._figures)])
+        seconds = [round(one, 2) for one in seconds]
+        median_s, max_s = round(statistics.median(seconds), 2), max(seconds)
+        figure = {"what": what, "store": store, "seconds": seconds, "median_s": median_s, "max_s": max_s}
+        self._figures.append(figure | {"bound_s": bound_s})
+        print(f"\n| {what} | {store} | {len(seconds)} | {median_s:.1f} | {max_s:.1f} | {bound_s:g} |")
+        assert max_s <= bound_s, f"{what}: {max_s} s and not {bound_s} s"
 
     def write(self, path: Path) -> None:
+        machine = {"system": platform.platform(), "python": platform.python_version()}
+        measured = {"docmill": version("docmill"), "machine": machine, "figures": self._figures}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n")
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "docmill": version("docmill"),
-            "machine": {"system": platform.platform(), "python": platform.python_version()},
-            "figures": [
-                {
-                    "what": figure.what,
-                    "store": figure.store,
-                    "seconds": figure.seconds,
-                    "median_s": round(figure.median_s, 2),
-                    "max_s": figure.max_s,
-                    "bound_s": figure.bound_s,
-                }
-                for figure in self._figures
-            ],
-        }
+        path.write_text(json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
 
 
-def time_until(condition: Callable[[], Any], what: str, within_s: float, *, since: float | None = None) -> float:
-    """Return the seconds until a condition is true, from now or from `since` (monotonic)."""
-    began = time.monotonic() if since is None else since
+def time_until(condition: Callable[[], Any], what: str, within_s: float) -> float:
+    """Return the seconds until a condition is true."""
+    began = time.monotonic()
     while not condition():
         assert time.monotonic() < began + within_s, f"never happened within {within_s} s: {what}"
         time.sleep(LOOK_S)

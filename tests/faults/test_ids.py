@@ -121,7 +121,7 @@ def test_a_reading_that_was_cut_off_and_goes_on_tells_them_apart(read: Read, dat
 
 
 @pytest.mark.parametrize("apart", [0, FAR])
-def test_strict_stops_at_an_id_that_looks_like_another(read: Read, database: Database, apart: int) -> None:
+def test_strict_stops_at_an_id_that_looks_like_another(read: Read, apart: int) -> None:
     records = [{"id": 1, "text": "number"}, *filler(apart), {"id": "1", "text": "string"}]
     with pytest.raises(WorkerError, match=rf"c\.jsonl:{apart + 2}: its id is a string"):
         read(records, strict=True)

@@ -12,7 +12,6 @@ import redis
 from celery import Celery, chain
 from celery.contrib.testing.worker import start_worker
 from celery.result import AsyncResult
-from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Job
@@ -20,6 +19,7 @@ from docmill.storage.ingest.chunks import CHUNK_RECORDS
 from docmill.worker.queue.messages import ENQUEUE_LANE, queue
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import PostgresCluster, free_port
+from tests.storage.builders import count_rows
 from tests.tasks.hub_server import Hub, serving
 from tests.worker.harness import EXAMPLES, Running, device_pids, kill_group, until
 
@@ -62,11 +62,6 @@ def n_unacknowledged(sender: Celery) -> int:
         return int(client.hlen("docmill:unacked")) + int(client.llen(QUEUE))
 
 
-def count(fleet: Fleet, table: Any) -> int:
-    with fleet.database.read() as transaction:
-        return transaction.scalar(select(func.count()).select_from(table)) or 0
-
-
 def test_an_order_returns_the_number_of_its_job_however_celery_sends_it(fleet: Fleet, sender: Celery) -> None:
     assert queue(ENQUEUE_LANE) == QUEUE
     fleet.corpus(numbered(5))
@@ -82,7 +77,7 @@ def test_an_order_returns_the_number_of_its_job_however_celery_sends_it(fleet: F
         fleet.finish(1)
         until(lambda: n_unacknowledged(sender) == 0, "all are acknowledged")
         assert send(sender, fleet).get(WITHIN_S) != 1
-    assert (count(fleet, Job), count(fleet, Document)) == (2, 5)
+    assert (count_rows(fleet.database, Job), count_rows(fleet.database, Document)) == (2, 5)
     assert "Traceback" not in fleet.log("worker")
 
 
@@ -126,7 +121,7 @@ def test_an_order_whose_worker_ends_while_it_reads_is_carried_on_by_the_next(
     with taking(fleet):
         assert sent.get(WITHIN_S) == 1
         fleet.finish(1)
-    assert (count(fleet, Job), count(fleet, Document)) == (1, N)
+    assert (count_rows(fleet.database, Job), count_rows(fleet.database, Document)) == (1, N)
 
 
 def test_an_order_that_is_being_read_is_not_sent_again(fleet: Fleet, sender: Celery) -> None:
@@ -177,7 +172,7 @@ def test_an_order_waits_for_a_database_that_is_away(
         until(lambda: sent.state == "RETRY", "it waits", WITHIN_S)
         own_postgres.start()
         assert sent.get(WITHIN_S) == 1
-    assert (count(fleet, Job), count(fleet, Document)) == (1, 5)
+    assert (count_rows(fleet.database, Job), count_rows(fleet.database, Document)) == (1, 5)
 
 
 def test_an_order_waits_for_a_hub_that_is_away_and_its_sender_sees_why(fleet: Fleet, sender: Celery) -> None:

@@ -11,16 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 
 import pytest
-from sqlalchemy import select, update
 from sqlalchemy.engine import make_url
 
-from docmill.storage.core.schema import OutcomeRow, Shard
-from docmill.storage.core.transaction import Transaction
-from docmill.storage.leases.policy import MAX_LAPSES, VANISHED
+from docmill.storage.core.schema import Shard
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.faults.proxy import Proxy
-from tests.faults.test_poison import POISON
-from tests.worker.harness import Running, device_pids, kill_group, kill_machine, until
+from tests.worker.harness import Running, device_pids, kill_group, until
 
 N_SHARDS = 24
 # Shards that take a second, and some that take longer than a lease.
@@ -113,38 +109,6 @@ def suspended(fleet: Fleet, worker: Running) -> Iterator[None]:
 def signal_all(worker: Running, number: signal.Signals) -> None:
     for pid in (worker.pid, *device_pids(worker)):
         os.kill(pid, number)
-
-
-def test_a_document_that_takes_its_machine_down_ends_with_the_last_of_its_lapses(fleet: Fleet) -> None:
-    job = fleet.give([POISON])
-    fleet.set_shards(lapses=MAX_LAPSES - 2)  # it did so before, ever more rarely: that time is moved, not waited for
-    for n in (1, 2):
-        machine = fleet.start_worker(fault="text:hang")
-        compute_once_more(fleet, n)
-        kill_machine(machine)
-        fleet.move_to_another_machine()
-    with fleet.worker():
-        status = fleet.finish(job)
-    assert (status.done, status.failed) == (0, 1)
-    with fleet.database.read() as transaction:
-        [failure] = transaction.execute(select(OutcomeRow.reason, OutcomeRow.reason_class)).all()
-    assert (failure.reason, failure.reason_class) == (VANISHED, "transient")
-    assert {row.suspect for row in fleet.shards(Shard.suspect)} == {0}
-    assert len(fleet.strikes()) == 2
-
-
-def compute_once_more(fleet: Fleet, n: int) -> None:
-    """Wait until the document is computed for the n-th time, and move the time that it waits after a lapse."""
-
-    def struck() -> bool:
-        fleet.database.write(_may_go_on)
-        return len(fleet.strikes()) == n
-
-    until(struck, "it is computed")
-
-
-def _may_go_on(transaction: Transaction) -> None:
-    transaction.execute(update(Shard).where(Shard.state == "planned").values(not_before=0.0))
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

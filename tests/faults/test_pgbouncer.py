@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -104,22 +105,13 @@ def test_doctor_says_that_a_pooler_stands_between(fleet: Fleet, own_postgres: Po
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("mode", "found"), [("transaction", Pooling.TRANSACTIONS), ("session", Pooling.SESSIONS), (None, Pooling.NONE)]
-)
-def test_how_sessions_are_pooled_is_found_out(
-    own_postgres: PostgresCluster, mode: str | None, found: Pooling
-) -> None:
-    with open_folder() as folder:
-        if mode is None:
-            database = Database(own_postgres.create(), kinds=KINDS)
-            assert pooling(database) is found
-            database.close()
-            return
-        with PgBouncer(folder / "pgbouncer", own_postgres.port, pool_mode=mode) as server:
-            database = Database(through(own_postgres.create(), server), kinds=KINDS)
-            assert pooling(database) is found
-            database.close()
+def test_sessions_that_are_pooled_whole_are_found_out(own_postgres: PostgresCluster) -> None:
+    with (
+        open_folder() as folder,
+        PgBouncer(folder / "pgbouncer", own_postgres.port, pool_mode="session") as server,
+        closing(Database(through(own_postgres.create(), server), kinds=KINDS)) as database,
+    ):
+        assert pooling(database) is Pooling.SESSIONS
 
 
 def test_a_statement_that_takes_long_is_asked_after_by_the_session_that_the_pooler_gave_it(

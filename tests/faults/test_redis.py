@@ -108,7 +108,7 @@ def test_a_redis_that_runs_full_under_work_loses_nothing(fleet: Fleet, own_redis
         fleet.finish(job)
 
 
-def test_a_connection_that_is_half_open_is_noticed(fleet: Fleet, proxy: Proxy, own_redis: RedisServer) -> None:
+def test_a_connection_that_is_half_open_is_noticed(fleet: Fleet, proxy: Proxy) -> None:
     fleet.environment["DOCMILL_REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}/0"
     fleet.patch(QUICK_TO_NOTICE)
     first = fleet.give(numbered(SHARD_TEXTS))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Ingest, Job, PipelineRun, db_now
@@ -28,9 +28,9 @@ from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import load_settings
 from tests.faults.fleet import Fleet
 from tests.faults.servers import RedisServer
-from tests.storage.builders import work
+from tests.storage.builders import count_rows, work
 from tests.storage.readers.site import Site, serving
-from tests.worker.harness import kill_group, until
+from tests.worker.harness import until
 
 N = 600  # more than one chunk
 LINES = b"".join(json.dumps({"id": f"{n}", "text": f"text {n} " * 40}).encode() + b"\n" for n in range(N))
@@ -87,11 +87,6 @@ def hand_out_period_passes(database: Database) -> None:
     database.write(lambda transaction: transaction.execute(past))
 
 
-def counted(database: Database, table: Any) -> int:
-    with database.read() as transaction:
-        return transaction.scalar(select(func.count()).select_from(table)) or 0
-
-
 def ids(path: Path) -> list[str]:
     return [json.loads(line)["id"] for line in path.read_text().splitlines()]
 
@@ -122,24 +117,8 @@ def test_a_reading_and_an_export_that_take_long_are_done_once_and_by_one_worker(
     run = run_of(fleet.database, run_id)
     assert (run.state, run.reason, run.fence) == ("done", None, 2), "taken once to be read and once to be written"
     assert begun.read_text() == "x"
-    assert (counted(fleet.database, Job), counted(fleet.database, Ingest)) == (1, 1)
+    assert (count_rows(fleet.database, Job), count_rows(fleet.database, Ingest)) == (1, 1)
     assert sorted(ids(fleet.folder / "out.jsonl"), key=int) == [str(n) for n in range(N)]
-
-
-@pytest.mark.long
-def test_a_reading_whose_worker_is_killed_is_carried_on_by_another(fleet: Fleet, site: Site) -> None:
-    site.pause = threading.Event()
-    keep(fleet.database, fleet.folder, f"{site.url}/corpus.jsonl")
-    run_id = fire(fleet.database)
-    first = fleet.start_worker()
-    until(lambda: run_of(fleet.database, run_id).state == "reading", "the source is being read")
-    kill_group(first)
-    site.pause.set()
-    with fleet.worker():
-        until(lambda: run_of(fleet.database, run_id).finished_at, "the run has ended")
-    assert run_of(fleet.database, run_id).state == "done"
-    assert (counted(fleet.database, Job), counted(fleet.database, Ingest)) == (1, 1)
-    assert len(ids(fleet.folder / "out.jsonl")) == N
 
 
 class Crew:
@@ -197,20 +176,6 @@ def writing_waits(monkeypatch: pytest.MonkeyPatch, mark: str | None = None) -> I
     go.set()
 
 
-def test_messages_that_come_twice_or_late_do_nothing(crew: Crew, tmp_path: Path) -> None:
-    (tmp_path / "corpus.jsonl").write_bytes(LINES)
-    keep(crew.database, tmp_path, "corpus.jsonl")
-    run_id = fire(crew.database)
-    for _ in range(3):  # the second one comes while its job is computed
-        crew.advance(run_id)
-    assert run_of(crew.database, run_id).state == "running"
-    crew.do_all()
-    assert run_of(crew.database, run_id).state == "done"
-    crew.advance(run_id)
-    assert (run_of(crew.database, run_id).state, counted(crew.database, Job)) == ("done", 1)
-    assert len(ids(tmp_path / "out.jsonl")) == N
-
-
 def test_a_run_that_nobody_has_heard_of_yet_has_one_message_and_gets_another_if_that_is_lost(
     database: Database, own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -260,7 +225,7 @@ def test_a_worker_that_stops_gives_the_run_back_at_once(crew: Crew, tmp_path: Pa
     assert pipelines.hand_out(crew.database) == [run_id], "nobody has to wait for the lease"
     crew.advance(run_id, "w2")
     crew.do_all()
-    assert (run_of(crew.database, run_id).state, counted(crew.database, Job)) == ("done", 1)
+    assert (run_of(crew.database, run_id).state, count_rows(crew.database, Job)) == ("done", 1)
     assert len(ids(tmp_path / "out.jsonl")) == N
 
 
@@ -273,7 +238,7 @@ def cancel(database: Database) -> None:
 
 def remove(database: Database) -> None:
     cancel(database)
-    if counted(database, Job):
+    if count_rows(database, Job):
         removal.remove_corpus(database, "nightly")
 
 
@@ -326,7 +291,7 @@ def test_whatever_is_done_beside_a_run_it_ends_and_the_next_one_starts(
 def _while_reading(crew: Crew, site: Site, run_id: int, act: Callable[[Database], None]) -> None:
     site.pause = threading.Event()
     reader = crew.begin(run_id)
-    until(lambda: counted(crew.database, Job), "the job is there, and the source is not read to its end")
+    until(lambda: count_rows(crew.database, Job), "the job is there, and the source is not read to its end")
     act(crew.database)
     site.pause.set()
     reader.result(60)

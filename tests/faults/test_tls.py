@@ -85,7 +85,7 @@ def authority(folder: Path) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def strangers_ca(folder: Path, authority: Authority) -> Path:
+def strangers_ca(folder: Path) -> Path:
     """The certificate of an authority that signed nothing here."""
     return Authority(folder / "stranger").ca
 

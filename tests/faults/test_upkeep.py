@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -14,7 +13,6 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard, db_now
 from docmill.worker.queue.dispatcher import round_of_maintenance
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
-from tests.kinds import KINDS
 from tests.worker.harness import DEADLINE_S, until
 
 LEASE_S = 60
@@ -56,16 +54,11 @@ def test_upkeep_that_is_killed_in_the_middle_is_taken_over(fleet: Fleet) -> None
         fleet.finish(job)
 
 
-@pytest.fixture
-def postgres_mill(postgres_url: str, tmp_path: Path, redis_url: str) -> Iterator[Fleet]:
-    database = Database(postgres_url, pool_size=12, kinds=KINDS)
-    yield Fleet(tmp_path, database, redis_url)
-    database.close()
-
-
 @pytest.mark.parametrize("offset_s", [3600, pytest.param(-3600, marks=pytest.mark.long)])
-def test_leases_do_not_depend_on_a_workers_clock(postgres_mill: Fleet, offset_s: int) -> None:
-    fleet = postgres_mill
+def test_leases_do_not_depend_on_a_workers_clock(
+    postgres: Database, tmp_path: Path, redis_url: str, offset_s: int
+) -> None:
+    fleet = Fleet(tmp_path, postgres, redis_url)
     fleet.environment["DOCMILL_LEASE_S"] = str(LEASE_S)  # which a busy machine renews in time
     with fleet.worker("--threads", "1"):
         fleet.patch(CLOCK.format(offset_s=offset_s))

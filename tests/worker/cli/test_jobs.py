@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,21 @@ def test_a_job_is_paused_resumed_and_given_another_priority_by_its_number(call: 
     call("cancel", 1)
     assert call("pause", 1, "--json").json() == {"id": 1, "changed": False}
     assert "had ended already" in call("resume", 1).err
+
+
+def test_an_idempotency_key_has_one_job_that_a_repeat_reports(call: Call, write_corpus: Callable[..., Path]) -> None:
+    enqueue = ("enqueue", "translate", write_corpus([{"id": "1", "text": "one"}]), "--model", "null")
+    keyed = (*enqueue, "--idempotency-key", "run 1")
+    assert call(*keyed, "--json").json()["id"] == 1
+    write_corpus([])  # not read any more
+    call("cancel", 1)
+    again = call(*keyed, "--json").json()
+    assert (again["id"], again["repeated"], again["state"], again["counts"]["new"]) == (1, True, "cancelled", 1)
+    said = call(*keyed, "--wait", code=1)
+    assert said.out == "1\n"
+    assert said.err.splitlines()[0] == "Job 1 (cancelled) has the key run 1 already. Nothing was read."
+    refused = call(*keyed, "--limit", 5, code=2)
+    assert "--limit not given then, 5 now. Give the same arguments, or another key" in refused.err
 
 
 def test_run_does_not_wait_for_a_job_that_is_paused(embedded: Docmill) -> None:
