@@ -25,34 +25,17 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PORTS = {"redis": 6379, "postgres": 5432}
 INTERRUPT = {"postgres": signal.SIGINT}  # what its image is stopped with; the others' with SIGTERM
 DEFAULT_GRACE_S = 10.0
+INNERMOST = re.compile(r"(?<!\$)\$\{(\w+)(?::([-?])([^${}]*))?\}")
 
 
 def interpolated(text: str, variables: Mapping[str, str]) -> str:
-    """A text of a compose file with its variables in it, as docker compose reads it. Raises KeyError."""
-    out, end = "", 0
-    while (start := text.find("$", end)) >= 0:
-        out += text[end:start]
-        if text.startswith("$$", start):
-            out, end = out + "$", start + 2
-            continue
-        assert text.startswith("${", start), text
-        depth, end = 1, start + 2
-        while depth:
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        out += _value(text[start + 2 : end - 1], variables)
-    return out + text[end:]
-
-
-def _value(inside: str, variables: Mapping[str, str]) -> str:
-    match = re.fullmatch(r"(\w+)(?::([-?])(.*))?", inside, re.DOTALL)
-    assert match is not None, inside
-    name, operator, otherwise = match.groups()
-    if value := variables.get(name):
-        return value
-    if operator == "?":
-        raise KeyError(f"{name}: {otherwise}")
-    return interpolated(otherwise or "", variables)
+    """A text of a compose file with its variables in it, the inner ones first. Raises KeyError."""
+    while match := INNERMOST.search(text):
+        name, operator, otherwise = match.groups()
+        if not (value := variables.get(name)) and operator == "?":
+            raise KeyError(f"{name}: {otherwise}")
+        text = text[: match.start()] + (value or otherwise or "") + text[match.end() :]
+    return text.replace("$$", "$")
 
 
 def read(variables: Mapping[str, str]) -> dict[str, Any]:

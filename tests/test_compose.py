@@ -169,17 +169,6 @@ def test_a_lock_has_a_hash_for_each_package_and_versions_that_the_project_takes(
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: {version}; run `make lock`"
 
 
-def test_the_page_says_of_every_extra_if_the_images_have_it() -> None:
-    from docmill.worker.extras import EXTRAS
-
-    text = (ROOT / "docs" / "deploy.md").read_text()
-    [(have, lack)] = re.findall(r"^- \*\*Extras\.\*\* ([^.]*)\. ([^.]*)\.$", text, re.MULTILINE)
-    inside, outside = (re.findall(r"`([\w-]+)`", sentence) for sentence in (have, lack))
-    assert inside == LOCKED == sorted(LOCKED)
-    assert {*inside, *outside} == EXTRAS.keys()
-    assert not {*inside} & {*outside}
-
-
 @pytest.mark.parametrize(
     ("variant", "index", "packages"), [("cpu", "an index", "cpu"), ("cpu", "", "cuda"), ("cuda", "", "cuda")]
 )

@@ -66,7 +66,3 @@ def test_the_script_for_cron_runs_and_has_the_jobs_exit_code(tmp_path: Path) -> 
     refused = run(tmp_path / "nowhere.jsonl", out)
     assert refused.returncode == 2
     assert "the source" in refused.stderr
-
-
-def test_the_crontab_names_the_script() -> None:
-    assert "/nightly.sh " in (FOLDER / "crontab").read_text()

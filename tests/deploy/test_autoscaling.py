@@ -13,7 +13,6 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from tests.deploy.chart import Manifest, cases
 from tests.deploy.test_chart import needs_helm
-from tests.kinds import KINDS
 from tests.storage.builders import EMBED, numbered, read, request
 from tests.worker.harness import ROOT
 
@@ -54,20 +53,18 @@ def scaler(postgres_url: str) -> Iterator[psycopg.Connection]:
 
 
 def test_the_charts_query_counts_the_open_shards_of_its_lanes_as_far_as_replicas_go(
-    postgres_url: str, scaler: psycopg.Connection
+    postgres: Database, scaler: psycopg.Connection
 ) -> None:
-    database = Database(postgres_url, kinds=KINDS)
     queries = [scaled(name)["spec"]["triggers"][0]["metadata"]["query"] for name in GROUPS]
 
     def counts() -> list[tuple[int, ...] | None]:
         return [scaler.execute(query.encode()).fetchone() for query in queries]
 
     assert counts() == [(0,), (0,)]
-    read(database, request("a.jsonl", spec=EMBED), numbered(3))
+    read(postgres, request("a.jsonl", spec=EMBED), numbered(3))
     assert counts() == [(1,), (0,)]
-    read(database, request("b.jsonl", corpus="others", spec=SUMMARIZE), numbered(300), chunk=1)
+    read(postgres, request("b.jsonl", corpus="others", spec=SUMMARIZE), numbered(300), chunk=1)
     assert counts() == [(1,), (64,)]
-    database.close()
 
 
 def test_the_user_for_keda_may_read_the_backlog_and_nothing_else(scaler: psycopg.Connection) -> None:

@@ -15,7 +15,7 @@ from docmill.worker.cli import all_commands, docmill
 from docmill.worker.settings import LANES, ORDERS, Settings
 from tests.deploy import chart
 from tests.deploy.chart import CASES, URLS, Manifest, cases, pod_specs, render
-from tests.test_compose import DOCKERFILE, SERVICES
+from tests.test_compose import DOCKERFILE
 
 VERSIONS = ("1.27", "1.37")  # of Kubernetes: the oldest that Chart.yaml allows, and the newest whose schemas are here
 KNOWN = {f"DOCMILL_{name.upper()}" for name in Settings.model_fields}
@@ -57,13 +57,9 @@ def test_helm_lints_the_chart_without_a_warning(case: str) -> None:
 def test_kubernetes_has_a_schema_for_each_manifest_and_finds_it_valid(case: str, version: str) -> None:
     import kubernetes_validate
 
-    checked = [one for one in cases()[case].manifests if not one["apiVersion"].startswith("keda.sh/")]
-    for one in checked:
-        kubernetes_validate.validate(one, version, strict=True)
-    broken = json.loads(json.dumps(checked[0]))
-    broken["spec"]["wrong"] = 1
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(broken, version, strict=True)
+    for one in cases()[case].manifests:
+        if not one["apiVersion"].startswith("keda.sh/"):
+            kubernetes_validate.validate(one, version, strict=True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -78,8 +74,6 @@ def test_keda_finds_its_manifests_valid() -> None:
     assert sorted(one["kind"] for one in found) == ["ScaledObject", "ScaledObject", "TriggerAuthentication"]
     for one in found:
         assert again(one) == one  # a field that KEDA does not know would be missing
-    scaled = next(one for one in found if one["kind"] == "ScaledObject")
-    assert again(scaled | {"spec": scaled["spec"] | {"wrong": 1}}) == scaled
 
 
 @every_case
@@ -102,13 +96,6 @@ def test_every_pod_runs_without_privileges_on_a_disk_that_is_read(case: str) -> 
             mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
             assert {"/data", "/tmp"} <= mounted.keys()
             assert set(mounted.values()) == {volume["name"] for volume in pod["volumes"]}
-
-
-@every_case
-def test_no_service_of_the_namespace_becomes_a_setting(case: str) -> None:
-    # The Service docmill-metrics would give its neighbours the variable DOCMILL_METRICS_PORT, which is no port alone.
-    assert any(one["kind"] == "Service" for one in cases()[case].manifests)
-    assert all(pod["enableServiceLinks"] is False for _, pod in pod_specs(cases()[case].manifests))
 
 
 @every_case
@@ -144,39 +131,11 @@ def probes(container: Manifest) -> list[Manifest]:
     return [container[kind]["exec"] for kind in kinds if "exec" in container.get(kind, {})]
 
 
-@every_case
-def test_a_worker_has_probes_and_more_time_to_stop_than_it_takes(case: str) -> None:
-    workers = [
-        (pod, container)
-        for _, pod in pod_specs(cases()[case].manifests)
-        for container in pod["containers"]
-        if container["args"] == ["worker"]
-    ]
-    assert len(workers) == {"default": 2, "gpu": 3}[case]
-    compose_s = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
-    for pod, container in workers:
-        assert float(environment(container)["DOCMILL_DRAIN_S"]) + 10 <= pod["terminationGracePeriodSeconds"]
-        assert pod["terminationGracePeriodSeconds"] == compose_s
-        assert len(probes(container)) == 3
-
-
 def test_the_time_to_stop_follows_the_time_to_drain() -> None:
     [rendered] = render({**URLS, "drainSeconds": 120})
     [worker] = [pod for name, pod in pod_specs(rendered.manifests) if name == "docmill-worker-cpu"]
     assert worker["terminationGracePeriodSeconds"] == 143
     assert environment(worker["containers"][0])["DOCMILL_DRAIN_S"] == "120"
-
-
-def test_the_migration_has_its_secret_before_it_runs_and_both_come_before_the_workers() -> None:
-    job = cases()["default"].named("Job", "docmill-migrate")
-    secret = cases()["default"].named("Secret", "docmill-owner")
-    for one in (job, secret):
-        assert one["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
-    weights = [int(one["metadata"]["annotations"]["helm.sh/hook-weight"]) for one in (secret, job)]
-    assert weights == sorted(weights)
-    [(_, container)] = [pair for pair in containers("default") if pair[0] == "docmill-migrate"]
-    assert container["args"] == SERVICES["migrate"]["command"]
-    assert container["env"][0]["valueFrom"]["secretKeyRef"] == {"name": "docmill-owner", "key": "database-url"}
 
 
 @every_case

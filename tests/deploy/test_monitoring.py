@@ -72,14 +72,7 @@ def test_grafana_is_given_prometheus_and_the_dashboard() -> None:
     assert (variable["type"], variable["query"]) == ("datasource", source["type"])
 
 
-@pytest.mark.parametrize("service", ["exporter", "prometheus", "grafana"])
-def test_a_service_of_the_profile_starts_with_it_alone(service: str) -> None:
-    assert SERVICES[service]["profiles"] == ["monitoring"]
-
-
 def test_each_query_of_the_dashboard_and_of_the_rules_is_promql() -> None:
     queries = [target["expr"] for panel in BOARD["panels"] for target in panel["targets"]]
     for query in [*queries, *(rule["expr"] for rule in RULES)]:
         promql_parser.parse(query.replace("$__rate_interval", "1m"))
-    with pytest.raises(ValueError, match="unclosed"):
-        promql_parser.parse("sum by (lane (docmill_shards)")
