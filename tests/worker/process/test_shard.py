@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import OutcomeRow, Shard, db_now
+from docmill.storage.core.schema import OutcomeRow, Shard
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.errors import DatabaseUnreachable, LeaseLost, StorageError, UnexpectedDatabaseError
 from docmill.storage.leases import dispatch, shards
@@ -38,7 +38,6 @@ from docmill.worker.process.shard import (
     ShardsInFlight,
 )
 from docmill.worker.settings import load_settings
-from tests.kinds import KINDS
 from tests.storage.builders import COPY, at_once, read, request, take
 from tests.worker.harness import until
 
@@ -192,23 +191,6 @@ def test_no_attempt_is_spent_on_a_shard_whose_server_goes_away_after_its_claim(d
         assert transaction.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
 
 
-def test_leases_are_renewed_while_the_other_threads_hold_every_connection(database: Database) -> None:
-    nothing = cast(Any, None)
-    busy = Database(database.url.render_as_string(hide_password=False), pool_size=1, kinds=KINDS)
-    process = Process(
-        owner="me", database=busy, heartbeat_database=database, broker=nothing, engine=nothing, lease_s=600
-    )
-    ours = _claim_two(database)
-    process.in_flight.enter(ours)
-    with ExitStack() as held:
-        for _ in range(2):  # the pool's one, and the one beyond it
-            held.enter_context(busy.read())
-        process.heartbeat(hears=True)
-    with database.read() as transaction:
-        assert transaction.scalar(select(Shard.lease_until > db_now() + 300))
-    busy.close()
-
-
 def test_a_process_whose_device_computes_nothing_is_unhealthy_until_it_serves_something(
     database: Database, tmp_path: Path
 ) -> None:
@@ -236,16 +218,6 @@ def test_a_process_whose_device_computes_nothing_is_unhealthy_until_it_serves_so
         assert problem() is None
     finally:
         engine.close()
-
-
-def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Database, process: Process) -> None:
-    ours = _claim_two(database)
-    process.in_flight.enter(ours)
-    process.heartbeat(hears=True)
-    assert not ours.lost.is_set()
-    database.write(lambda transaction: transaction.execute(Shard.__table__.update().values(fence=Shard.fence + 1)))
-    process.heartbeat(hears=True)
-    assert ours.lost.is_set()
 
 
 def test_a_shard_that_was_lost_and_claimed_again_by_the_same_process_keeps_its_lease(
@@ -426,49 +398,71 @@ def test_an_open_circuit_is_an_error_of_the_store_with_its_words(breaker: Breake
         write(breaker)
 
 
-SOON_S = 10.0
+@pytest.fixture
+def waits() -> threading.Semaphore:
+    """Released each time that a thread begins to wait at the gate."""
+    return threading.Semaphore(0)
 
 
-def _pass(gate: Gate, *, alone: bool) -> tuple[threading.Event, threading.Event, threading.Thread]:
-    """A thread that goes through the gate: (it is inside, let it out, the thread)."""
-    inside, leave = Event(), Event()
+@pytest.fixture
+def gate(waits: threading.Semaphore, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    class Condition(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.release()
+            return super().wait(timeout)
 
-    def go() -> None:
-        with gate.passing(alone=alone):
-            inside.set()
-            leave.wait(SOON_S)
-
-    thread = threading.Thread(target=go)
-    thread.start()
-    return inside, leave, thread
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Condition", Condition)
+        return Gate()
 
 
-def test_a_suspect_waits_until_it_is_alone_and_keeps_others_out() -> None:
-    gate = Gate()
-    first_in, first_out, first = _pass(gate, alone=False)
-    assert first_in.wait(SOON_S)
-    suspect_in, suspect_out, suspect = _pass(gate, alone=True)
-    assert not suspect_in.wait(0.05)
-    later_in, later_out, later = _pass(gate, alone=False)
-    assert not later_in.wait(0.05), "one that comes later does not go before a suspect that waits"
+@pytest.fixture
+def go_through(gate: Gate) -> Iterator[Callable[..., tuple[Event, Event]]]:
+    """Have a thread go through the gate: an event that says that it is inside, and one that lets it out."""
+    with ThreadPoolExecutor() as threads:
+
+        def start(*, alone: bool) -> tuple[Event, Event]:
+            inside, leave = Event(), Event()
+
+            def go() -> None:
+                with gate.passing(alone=alone):
+                    inside.set()
+                    assert leave.wait(60)
+
+            threads.submit(go)
+            return inside, leave
+
+        yield start
+
+
+def test_a_suspect_waits_until_it_is_alone_and_keeps_others_out(
+    go_through: Callable[..., tuple[Event, Event]], waits: threading.Semaphore
+) -> None:
+    first_in, first_out = go_through(alone=False)
+    assert first_in.wait(60)
+    suspect_in, suspect_out = go_through(alone=True)
+    assert waits.acquire(timeout=60)
+    assert not suspect_in.is_set()
+    later_in, later_out = go_through(alone=False)
+    assert waits.acquire(timeout=60), "one that comes later does not go before a suspect that waits"
+    assert not later_in.is_set()
     first_out.set()
-    assert suspect_in.wait(SOON_S)
+    assert suspect_in.wait(60)
+    assert waits.acquire(timeout=60), "the later one looked again"
     assert not later_in.is_set()
     suspect_out.set()
-    assert later_in.wait(SOON_S)
+    assert later_in.wait(60)
     later_out.set()
-    for thread in (first, suspect, later):
-        thread.join(SOON_S)
 
 
-def test_two_suspects_go_one_after_the_other() -> None:
-    gate = Gate()
-    one_in, one_out, one = _pass(gate, alone=True)
-    assert one_in.wait(SOON_S)
-    two_in, two_out, two = _pass(gate, alone=True)
-    assert not two_in.wait(0.05)
+def test_two_suspects_go_one_after_the_other(
+    go_through: Callable[..., tuple[Event, Event]], waits: threading.Semaphore
+) -> None:
+    one_in, one_out = go_through(alone=True)
+    assert one_in.wait(60)
+    two_in, two_out = go_through(alone=True)
+    assert waits.acquire(timeout=60)
+    assert not two_in.is_set()
     one_out.set()
-    assert two_in.wait(SOON_S)
+    assert two_in.wait(60)
     two_out.set()
-    one.join(SOON_S)
-    two.join(SOON_S)
