@@ -6,7 +6,8 @@ import io
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.worker.cli import main
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import Settings, load_settings
 from tests.worker.harness import Docmill
 
 QUICK = {"DOCMILL_LEASE_S": "3", "DOCMILL_UPKEEP_S": "0.5"}
@@ -30,6 +33,17 @@ def fleet(tmp_path: Path, database: Database, redis_url: str) -> Docmill:
     """A store (once for each kind) and a Redis, with short leases."""
     url = database.url.render_as_string(hide_password=False)
     return Docmill(tmp_path, {**QUICK, "DOCMILL_DATABASE_URL": url, "DOCMILL_REDIS_URL": redis_url})
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Broker]:
+    with closing(Broker(redis_url)) as broker:
+        yield broker
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(home=tmp_path / "home")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from docmill.worker.jobs import Listener
 from docmill.worker.pipelines.file import parse
 from docmill.worker.pipelines.running import advance, requests_of
 from docmill.worker.queue.broker import Broker
-from docmill.worker.settings import Settings, load_settings
+from docmill.worker.settings import Settings
 from tests.kinds import KINDS
 from tests.storage.builders import embedded, finish, numbered, read
 
@@ -40,11 +40,6 @@ task = "embed"
 model = "null"
 window-tokens = 64
 """
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return load_settings(home=tmp_path / "home")
 
 
 def write(folder: Path, n: int) -> None:
@@ -86,13 +81,12 @@ def switch(database: Database, settings: Settings, most_lost: float) -> Survey:
 
 
 def test_scheduled_runs_compute_the_old_model_until_the_switch_and_then_the_new_one(
-    database: Database, redis_url: str, settings: Settings, tmp_path: Path
+    database: Database, broker: Broker, settings: Settings, tmp_path: Path
 ) -> None:
     write(tmp_path, 3)
     file = tmp_path / "nightly.toml"
     pipelines.put(database, "nightly", str(file), PIPELINE, HOURLY)
     views.make(database, "nightly", "notes", requests_of(settings, parse(PIPELINE, file)))
-    broker = Broker(redis_url)
     first = run_as_scheduled(database, settings, broker, 1)
     old = read_status(database, first).spec
     found = filled(database, settings)
@@ -104,7 +98,6 @@ def test_scheduled_runs_compute_the_old_model_until_the_switch_and_then_the_new_
     assert switch(database, settings, 0.0).documents == 4
     write(tmp_path, 5)
     third = run_as_scheduled(database, settings, broker, 3)
-    broker.close()
     assert read_status(database, third).spec == found.new
     searched = choose(database, ["notes"])
     assert (searched.spec, searched.n_documents) == (found.new, 5)

@@ -16,7 +16,7 @@ from docmill.storage.core.schema import PipelineRow, db_now
 from docmill.storage.pipelines import pipelines
 from docmill.worker.pipelines.running import advance
 from docmill.worker.queue.broker import Broker
-from docmill.worker.settings import load_settings
+from docmill.worker.settings import Settings
 from tests.storage.builders import TRANSLATE, finish, numbered, read, request
 from tests.worker.harness import Docmill, until
 
@@ -59,12 +59,10 @@ def written(docmill: Docmill) -> list[dict[str, Any]]:
 
 
 def test_a_scheduled_run_that_cannot_begin_is_in_the_history_with_its_reason(
-    database: Database, redis_url: str, tmp_path: Path
+    database: Database, broker: Broker, settings: Settings, tmp_path: Path
 ) -> None:
     keep(database, tmp_path, NULL)
-    broker = Broker(redis_url)
-    advance(load_settings(home=tmp_path / "home"), database, broker, due_run(database).id, owner="w1")
-    broker.close()
+    advance(settings, database, broker, due_run(database).id, owner="w1")
     [run] = pipelines.history(database, "nightly")
     assert run.state == "failed"
     assert "corpus.jsonl" in (run.reason or "")
@@ -146,7 +144,7 @@ def test_what_came_due_while_no_worker_lived_is_run_once_and_written(
 
 
 def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
-    database: Database, redis_url: str, tmp_path: Path
+    database: Database, broker: Broker, settings: Settings, tmp_path: Path
 ) -> None:
     text = NULL.replace('file = "out.jsonl"', 'file = "out"\npart-documents = 2')
     keep(database, tmp_path, text)
@@ -154,13 +152,11 @@ def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
     finish(database)
     run = due_run(database)
     pipelines.note(database, run, "running", job_id=job.id)
-    settings, broker = load_settings(home=tmp_path / "home"), Broker(redis_url)
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         advance(settings, database, broker, run.id, owner="w1")
         assert pipelines.history(database, "nightly")[0].state == "running"
     advance(settings, database, broker, run.id, owner="w1")
-    broker.close()
     assert pipelines.history(database, "nightly")[0].state == "done"
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == ["part-00000.jsonl", "part-00001.jsonl"]

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,13 +19,6 @@ from docmill.worker.process.maintenance_thread import MaintenanceThread
 from docmill.worker.queue.broker import Broker
 from tests.storage.builders import EMBED, claim_next, numbered, read, request, shard, shards_of, sign_on
 from tests.worker.harness import DEADLINE_S, until
-
-
-@pytest.fixture
-def broker(redis_url: str) -> Iterator[Broker]:
-    broker = Broker(redis_url)
-    yield broker
-    broker.close()
 
 
 def sign_on_here(database: Database, worker_id: str, pid: int) -> None:

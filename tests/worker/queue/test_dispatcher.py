@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import redis
 
@@ -18,13 +16,6 @@ from tests.storage.builders import EMBED, claim_next, embedded, numbered, read, 
 from tests.worker.harness import DEADLINE_S
 
 LANE = "embed"
-
-
-@pytest.fixture
-def broker(redis_url: str) -> Iterator[Broker]:
-    broker = Broker(redis_url)
-    yield broker
-    broker.close()
 
 
 def test_a_lane_is_filled_again_at_half_of_its_window(

@@ -21,7 +21,7 @@ from docmill.worker.engines import EngineMeasurement
 from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.pipelines.file import PipelineInvalid, parse
-from docmill.worker.settings import Settings, load_settings
+from docmill.worker.settings import Settings
 from docmill.worker.submit import dry_run
 from docmill.worker.submit.enqueue import IngestProgress
 from docmill.worker.submit.options import (
@@ -50,11 +50,6 @@ task = "translate"
 from = "fr"
 to = "en"
 """
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return load_settings(home=tmp_path / "home")
 
 
 def asked(**given: Any) -> Escalation | None:

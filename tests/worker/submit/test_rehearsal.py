@@ -16,7 +16,7 @@ from docmill.tasks import kinds
 from docmill.tasks.errors import TaskError
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
-from docmill.worker.settings import Settings, load_settings
+from docmill.worker.settings import Settings
 from docmill.worker.submit import rehearsal
 from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import prepare
@@ -35,11 +35,6 @@ def cut(folder: Path, part: str = "decoder.layers.1.") -> Path:
     kept = {name: weight for name, weight in weights.items() if part not in name}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     return folder
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return load_settings(home=tmp_path / "home")
 
 
 @pytest.fixture

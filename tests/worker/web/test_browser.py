@@ -64,13 +64,10 @@ def docmill(tmp_path: Path, sqlite_url: str, redis_url: str) -> Docmill:
 
 
 @pytest.fixture
-def url(sqlite_url: str, tmp_path: Path) -> Iterator[str]:
+def url(sqlite: Database, settings: Settings) -> Iterator[str]:
     """The address of the store's pages, on which changes are allowed."""
-    database = Database(sqlite_url, kinds=KINDS)
-    site = Site(database, Settings(home=tmp_path), allows_changes=True)
-    with serve(make_app(site), "127.0.0.1", 0) as found:
+    with serve(make_app(Site(sqlite, settings, allows_changes=True)), "127.0.0.1", 0) as found:
         yield found.rstrip("/")
-    database.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -24,11 +23,9 @@ LONGEST_S = 60.0  # for a condition that holds at once but for a busy machine
 
 
 @pytest.fixture
-def url(sqlite_url: str, tmp_path: Path) -> Iterator[str]:
-    database = Database(sqlite_url)
-    with serve(make_app(Site(database, Settings(home=tmp_path))), "127.0.0.1", 0) as address:
+def url(sqlite: Database, settings: Settings) -> Iterator[str]:
+    with serve(make_app(Site(sqlite, settings)), "127.0.0.1", 0) as address:
         yield address
-    database.close()
 
 
 def connect(url: str, sent: bytes) -> socket.socket:
@@ -100,12 +97,12 @@ def test_a_client_cannot_write_to_the_log(url: str, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "999.1.1.1"])
-def test_a_taken_port_and_a_host_without_an_address_are_refused(host: str, sqlite_url: str, tmp_path: Path) -> None:
-    database = Database(sqlite_url)
-    site = Site(database, Settings(home=tmp_path))
+def test_a_taken_port_and_a_host_without_an_address_are_refused(
+    host: str, sqlite: Database, settings: Settings
+) -> None:
+    site = Site(sqlite, settings)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refusal = pytest.raises(WorkerError, match=f"docmill cannot serve on {host} port {port}: .*--port 0 is any")
         with refusal, serve(make_app(site), host, port):
             pass
-    database.close()
