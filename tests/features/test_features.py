@@ -24,28 +24,13 @@ from docmill.storage.features import FLEET, Command, Feature
 
 FEATURE = Feature(
     "greeting",
-    commands={"greet": Command(FLEET, "Say hello to somebody.", "greeting.command")},
+    commands={"greet": Command(FLEET, "Say hello to somebody.", "greeting.greet")},
     kinds=["greeting.kinds:SENTENCES"],
     backends=["greeting.backend:ROW"],
     readers={".bars": "greeting.reader:rows"},
     checks={"shouting": "greeting.checks:SHOUTING"},
 )
 """
-COMMAND = '''
-"""`docmill greet`: say hello."""
-
-import click
-
-from docmill.worker.cli.printing import OK, answer
-
-
-@click.command("greet", epilog="Example: docmill greet Ada")
-@click.argument("name")
-def greet_command(name: str) -> int:
-    """Say hello to NAME."""
-    answer(f"Hello, {name}.")
-    return OK
-'''
 BACKEND = '''
 """Writes each text in capitals."""
 
@@ -165,9 +150,9 @@ def test_the_core_mentions_no_feature_but_where_the_feature_says_so(feature: Fea
 def test_a_distribution_brings_a_kind_a_backend_a_reader_a_check_and_a_command(tmp_path: Path) -> None:
     page = {Path(fence.title).stem: fence.text for fence in fences(ROOT / "docs" / "extending.md") if fence.title}
     modules = {"__init__": INIT, "kinds": page["sentences"], "reader": page["bars"]}
-    modules |= {"command": COMMAND, "backend": BACKEND, "checks": CHECKS}
+    modules |= {"greet": page["greet"], "backend": BACKEND, "checks": CHECKS}
     docmill = install(tmp_path / "site", "greeting", modules, "greeting:FEATURE")
-    assert docmill("greet", "Ada").stdout == "Hello, Ada.\n"
+    assert docmill.json("greet", "Ada") == {"greeting": "Hello Ada"}
     assert "Say hello to somebody." in docmill("--help").stdout
     assert "--quiet" in docmill("greet", "--help").stdout
     (tmp_path / "notes.bars").write_text("n|Yes. This is a longer sentence. Is it?\n")

@@ -54,11 +54,16 @@ def client(url: str, key: str) -> openai.OpenAI:
     return openai.OpenAI(api_key=key, base_url=url, max_retries=0)
 
 
-def chat(custom_id: str, said: str, **body: Any) -> dict[str, Any]:
+def request(custom_id: str, end: str, **body: Any) -> dict[str, Any]:
     """Return a line of a file."""
-    messages = [{"role": "user", "content": said}]
-    body = {"model": "hosted", "messages": messages, "temperature": 0, "max_tokens": 9, **body}
-    return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    body = {"model": "hosted", **body}
+    return {"custom_id": custom_id, "method": "POST", "url": f"/v1/{end}", "body": body}
+
+
+def chat(custom_id: str, *said: str, **body: Any) -> dict[str, Any]:
+    """Return a line of a file that asks for an answer to these messages."""
+    messages = [{"role": "user", "content": text} for text in said]
+    return request(custom_id, "chat/completions", messages=messages, **{"temperature": 0, "max_tokens": 9, **body})
 
 
 def put(client: openai.OpenAI, *lines: dict[str, Any] | str, **more: Any) -> str:

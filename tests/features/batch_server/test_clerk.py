@@ -14,7 +14,7 @@ import openai
 import pytest
 from openai.types import Batch, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 
 from docmill.features.batch_server import clerk, keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Clerk
@@ -29,7 +29,8 @@ from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
-from tests.features.batch_server.api import MODELS, SOON, Api, chat, client, put, read, running, start, wait
+from tests.features.batch_server.api import MODELS, SOON, Api, chat, client, put, read, request, running, start, wait
+from tests.storage.builders import count_rows
 from tests.worker.harness import Docmill, Running, kill_group, until
 
 
@@ -43,11 +44,6 @@ def api(embedded: Docmill) -> Iterator[Api]:
 
 def has_status(client: openai.OpenAI, batch_id: str, status: str) -> bool:
     return client.batches.retrieve(batch_id).status == status
-
-
-def n_outcomes(api: Api) -> int:
-    with api.database.read() as transaction:
-        return int(transaction.scalar(select(func.count()).select_from(OutcomeRow)) or 0)
 
 
 def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_once(
@@ -86,12 +82,12 @@ def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_o
         assert [text.split(": ")[0] for text in said] == [f"in.jsonl:{n}" for n in (10, 11, 12, 13, 15)]
         assert "hosted" in said[2]
         assert said[4].endswith("its operator finds the reason in the log")
-        assert n_outcomes(api) == 4
+        assert count_rows(api.database, OutcomeRow) == 4
 
         # A batch that is repeated computes nothing, and a file may be deleted after its batch.
         again = wait(alice, start(alice, put(alice, *(chat(f"s{n}", f"Hello {n}") for n in range(3)))))
         assert len(read(alice, again.output_file_id)) == 3
-        assert n_outcomes(api) == 4
+        assert count_rows(api.database, OutcomeRow) == 4
         assert alice.files.delete(done.input_file_id).deleted
     with pytest.raises(openai.ConflictError):
         alice.batches.cancel(batch.id)
@@ -105,8 +101,7 @@ def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None
     try:
         url = until(lambda: embedded.log("serve").partition("Batch API: ")[2].partition(" ")[0], "the address")
         alice = client(url, key)
-        body = {"model": "small", "input": ["a cat", "a dog"]}
-        line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
+        line = request("a", "embeddings", model="small", input=["a cat", "a dog"])
         with embedded.worker():
             batch = alice.batches.create(
                 input_file_id=put(alice, line), endpoint="/v1/embeddings", completion_window="24h"
@@ -234,8 +229,7 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
             ended = wait(alice, batch, "cancelled" if status == "cancelling" else "completed")
     if status != "cancelling":
         assert [line["custom_id"] for line in read(alice, ended.output_file_id)] == [f"r{n}" for n in range(5)]
-    with api.database.read() as transaction:
-        assert transaction.scalar(select(func.count()).select_from(Job)) == 1
+    assert count_rows(api.database, Job) == 1
     shown = {one.id for one in alice.files.list(purpose="batch_output")}
     assert shown == {*filter(None, (ended.output_file_id, ended.error_file_id))}
     # What the killed one had written goes a day later.
@@ -342,11 +336,11 @@ def test_a_batch_is_sampled_anew_only_where_the_server_says_so(api: Api, embedde
     with api.clerk, embedded.worker():
         for _ in range(2):
             wait(alice, start(alice, file))
-        assert n_outcomes(api) == 3
+        assert count_rows(api.database, OutcomeRow) == 3
         api.clerk.limits = replace(api.clerk.limits, samples_anew=True)
         for n in (4, 5):
             wait(alice, start(alice, file))
-            assert n_outcomes(api) == n
+            assert count_rows(api.database, OutcomeRow) == n
 
 
 def test_two_servers_behind_one_address_share_files_and_batches(api: Api, embedded: Docmill) -> None:
@@ -360,9 +354,7 @@ def test_two_servers_behind_one_address_share_files_and_batches(api: Api, embedd
         assert batches[0].id == batches[1].id
         done = wait(alice, batches[0])
         assert len(read(elsewhere, done.output_file_id)) == 5
-    with api.database.read() as transaction:
-        assert transaction.scalar(select(func.count()).select_from(Job)) == 1
-        assert transaction.scalar(select(func.count()).select_from(ApiFile)) == 2
+    assert (count_rows(api.database, Job), count_rows(api.database, ApiFile)) == (1, 2)
 
 
 def test_a_server_and_a_worker_that_are_killed_lose_nothing(embedded: Docmill) -> None:

@@ -13,6 +13,7 @@ from openai.types.responses import Response
 from docmill.features.batch_server.batches import BatchPlan
 from docmill.features.batch_server.file import BodySettings, open_batch, survey
 from docmill.features.batch_server.writer import CHAT, COMPLETIONS
+from tests.features.batch_server.api import chat, request
 from tests.storage.builders import COPY
 from tests.worker.harness import Docmill
 
@@ -22,16 +23,6 @@ TYPES: dict[str, Any] = {
     "embeddings": CreateEmbeddingResponse,
     "responses": Response,
 }
-
-
-def request(custom_id: str, end: str, **body: Any) -> dict[str, Any]:
-    body = {"model": "hosted", **body}
-    return {"custom_id": custom_id, "method": "POST", "url": f"/v1/{end}", "body": body}
-
-
-def chat(custom_id: str, *said: str, **body: Any) -> dict[str, Any]:
-    messages = [{"role": "user", "content": text} for text in said]
-    return request(custom_id, "chat/completions", messages=messages, **{"temperature": 0, "max_tokens": 9, **body})
 
 
 def put(path: Path, *lines: dict[str, Any] | str) -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx2
@@ -15,7 +15,7 @@ import openai
 import psycopg
 import pytest
 from openai.types import Batch
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from docmill.features.batch_server.stored_files import OUTPUT, ApiFile, FileWriter
 from docmill.storage.core.database import Database
@@ -23,6 +23,7 @@ from docmill.storage.core.schema import Job, OutcomeRow, Shard
 from tests.faults.fleet import Fleet
 from tests.faults.servers import PostgresCluster, RedisServer
 from tests.features.batch_server.api import chat, client, put, read, start, wait
+from tests.storage.builders import count_rows
 from tests.worker.harness import kill_group, until
 
 # Both files have several blocks of a megabyte, and the job several chunks and shards.
@@ -63,7 +64,7 @@ def in_the_middle(fleet: Fleet, alice: openai.OpenAI, file_id: str, status: str,
     """Start a batch, and hold it with this status while a table has some of what it gets, until the block ends."""
     database = fleet.database
     url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with suppress(psycopg.OperationalError), psycopg.connect(url, autocommit=True) as connection:
+    with closing(psycopg.connect(url, autocommit=True)) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         connection.execute(HOLD.format(lock=LOCK, table=table))
         batch = start(alice, file_id, extra_headers={"Idempotency-Key": "one"})
@@ -106,10 +107,9 @@ def check_answers(fleet: Fleet, alice: openai.OpenAI, batch: Batch) -> None:
     for answer, line in zip(answers, LINES, strict=True):
         [choice] = answer["response"]["body"]["choices"]
         assert line["body"]["messages"][0]["content"].strip() in choice["message"]["content"]
+    assert [count_rows(fleet.database, table) for table in (Job, OutcomeRow)] == [1, len(LINES)]
     with fleet.database.read() as transaction:
-        counts = [transaction.scalar(select(func.count()).select_from(table)) for table in (Job, OutcomeRow)]
         shown = transaction.scalars(select(ApiFile.id).where(ApiFile.is_whole)).all()
-    assert counts == [1, len(LINES)]
     assert {*shown} == {batch.input_file_id, batch.output_file_id}
     fleet("doctor", "--invariants")
 

@@ -14,13 +14,13 @@ from urllib.request import Request, urlopen
 
 import openai
 import pytest
-from sqlalchemy import func, select
 
 from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Limits
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.database import Database
 from tests.features.batch_server.api import Api, chat, put, running, start
+from tests.storage.builders import count_rows
 from tests.worker.harness import until
 
 
@@ -28,11 +28,6 @@ from tests.worker.harness import until
 def api(database: Database, tmp_path: Path) -> Iterator[Api]:
     with running(database, tmp_path / "home", Limits(file_bytes=4 * 10**6, batch_lines=3)) as api:
         yield api
-
-
-def n_stored(database: Database, table: Any) -> int:
-    with database.read() as transaction:
-        return int(transaction.scalar(select(func.count()).select_from(table)) or 0)
 
 
 PATHS = ("files", "files/x", "files/x/content", "batches", "batches/x", "models", "models/hosted")
@@ -87,7 +82,7 @@ def test_a_file_comes_back_as_it_went_in(api: Api) -> None:
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.content(file.id)
-    assert n_stored(api.database, ApiFileBlock) == 4
+    assert count_rows(api.database, ApiFileBlock) == 4
 
 
 @pytest.mark.both_stores
@@ -117,7 +112,7 @@ def test_a_key_sees_its_own_files_and_batches_alone(api: Api) -> None:
 def test_an_idempotency_key_makes_one_file_and_one_batch(api: Api) -> None:
     client, again = api.client("alice"), {"extra_headers": {"Idempotency-Key": "today"}}
     files = {put(client, chat("a", "Hello"), **again) for _ in range(2)}
-    assert len(files) == n_stored(api.database, ApiFile) == 1
+    assert len(files) == count_rows(api.database, ApiFile) == 1
     with pytest.raises(openai.ConflictError):
         put(client, chat("a", "Bye"), **again)
     (file,) = files
@@ -130,7 +125,7 @@ def test_an_idempotency_key_makes_one_file_and_one_batch(api: Api) -> None:
     # Of another key it is another batch.
     other = api.client("bob")
     assert start(other, put(other, chat("a", "Hello"), **again), **again).id not in batches
-    assert n_stored(api.database, ApiFile) == 2
+    assert count_rows(api.database, ApiFile) == 2
 
 
 def test_a_key_has_limits_of_open_requests_and_of_bytes(api: Api) -> None:
@@ -147,7 +142,7 @@ def test_a_key_has_limits_of_open_requests_and_of_bytes(api: Api) -> None:
     with pytest.raises(openai.RateLimitError) as refused:
         put(client, "x" * 1_900)
     assert "delete files" in refused.value.message
-    assert n_stored(api.database, ApiFile) == 1
+    assert count_rows(api.database, ApiFile) == 1
 
 
 @pytest.mark.both_stores
@@ -203,7 +198,7 @@ def test_a_body_that_is_too_long_is_refused_and_stored_nowhere(api: Api) -> None
     with pytest.raises(openai.APIStatusError) as refused:
         client.batches.create(input_file_id="x" * 2**17, endpoint="/v1/embeddings", completion_window="24h")
     assert refused.value.status_code == 413
-    assert n_stored(api.database, ApiFile) == 0
+    assert count_rows(api.database, ApiFile) == 0
 
 
 def test_an_upload_that_is_cut_in_half_leaves_nothing(api: Api) -> None:
@@ -218,4 +213,4 @@ def test_an_upload_that_is_cut_in_half_leaves_nothing(api: Api) -> None:
         connection.sendall(head.encode() + b"y" * 1_500_000)
     file = put(client, chat("a", "Hello"))
     assert [one.id for one in client.files.list()] == [file]
-    assert n_stored(api.database, ApiFile) == 1
+    assert count_rows(api.database, ApiFile) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from docmill.features.top.frame import plain_frame, read_view
 from docmill.storage.core.database import Database
 from docmill.storage.leases import dispatch
 from tests.storage.builders import claim_next, failed, finish, numbered, read, request, sign_on
-from tests.worker.harness import Docmill
+from tests.worker.harness import DEADLINE_S, Docmill
 
 LANES = ("copy", "embed")
 HOSTILE = "[bold]\x1b[31mred"
@@ -53,6 +54,7 @@ def test_in_a_terminal_frames_follow_until_it_is_interrupted(tmp_path: Path) -> 
         process = Docmill(tmp_path, {"TERM": "xterm"}).launch(("top",), terminal, terminal)
     shown = b""
     while shown.count(b"jobs to do") < 2:
+        assert select.select([ours], [], [], DEADLINE_S)[0], "the next frame comes"
         shown += os.read(ours, 4_096)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
