@@ -17,7 +17,7 @@ import pytest
 
 from docs.outputs import NEEDS, fences
 from tests.worker.harness import PACKAGES, ROOT, Docmill
-from tests.worker.test_own_packages import OURS, THEIRS, run_users_program, write_namesakes
+from tests.worker.test_own_packages import OURS, THEIRS, run_users_program
 
 LARGEST_WHEEL_BYTES = 2_000_000
 LARGEST_SDIST_BYTES = 5_000_000
@@ -234,7 +234,6 @@ def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Pa
 
 
 def test_a_users_own_modules_and_the_wheels_work_in_one_process(installed: Docmill) -> None:
-    write_namesakes(installed.folder)
     run_users_program(installed.folder, (THEIRS, OURS), installed.environment)
 
 

@@ -22,10 +22,10 @@ from tests.faults.servers import RedisServer, tmpfs
 from tests.worker.harness import ROOT, Docmill
 
 
-@pytest.fixture(scope="module")
-def badly_set_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture
+def badly_set_redis(tmp_path: Path) -> Iterator[str]:
     """One that evicts and keeps nothing."""
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+    with RedisServer(tmp_path / "redis") as server:
         with server.client() as client:
             client.config_set("maxmemory-policy", "allkeys-lru")
         yield server.url
@@ -65,8 +65,6 @@ def test_a_redis_that_forgets_is_told_of_until_its_configuration_is_mended(
     mended = list(doctor.look_at_redis(here))
     assert [finding.what for finding in mended] == ["redis", "persistence", "clock"]
     assert all(finding.ok and not finding.advice for finding in mended)
-    with redis.Redis.from_url(badly_set_redis) as client:
-        client.config_set("maxmemory-policy", "allkeys-lru")
 
 
 def test_a_database_with_our_schema_is_fine_and_so_is_its_clock(

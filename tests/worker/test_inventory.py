@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from docmill.worker import inventory
 from docmill.worker.settings import Settings
 from docmill.worker.stores import store_of
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer, ServerAnswer
-from tests.worker.harness import Docmill, device_pids, kill_group, until
+from tests.worker.harness import Docmill, kill_machine, until
 from tests.worker.test_served import journaled
+from tests.worker.test_served import server as server  # a fixture
 
 NAME = "kanarienvogel-4711"
 TEXT = "La lettre de Madame Kanarienvogel, qui habite au bout de la longue rue près du lac."
@@ -41,12 +41,6 @@ model = "null"
 """
 SERVED = ("--prompt", "{text}", "--model", f"openai:{MODEL}")
 ECHOED = ("--model", "null")
-
-
-@pytest.fixture
-def server() -> Iterator[ApiServer]:
-    with ApiServer().running() as server:
-        yield server
 
 
 @pytest.fixture
@@ -78,11 +72,7 @@ def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
         store.execute("CREATE TRIGGER refuse BEFORE INSERT ON outcome BEGIN SELECT RAISE(ABORT, 'refused'); END")
     refuses.set()
     until(lambda: journaled(docmill) >= 25, "answers are kept")
-    devices = device_pids(process)
-    kill_group(process)
-    for pid in devices:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    kill_machine(process)
     blocked.set()
     with closing(sqlite3.connect(docmill.folder / "home" / "docmill.db", timeout=60)) as store:
         store.execute("DROP TRIGGER refuse")

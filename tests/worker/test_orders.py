@@ -16,7 +16,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job
 from docmill.storage.errors import LeaseLost
 from docmill.tasks import kinds
-from docmill.worker import doctor, orders
+from docmill.worker import orders
 from docmill.worker.errors import SettingsError, WorkerError
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings, load_settings
@@ -279,11 +279,3 @@ def test_no_secret_of_an_order_is_said_or_stored(
         give(**arguments)
     assert SECRET not in f"{refused.value}{caplog.text}"
     assert count_rows(database, Job) == 0
-
-
-def test_doctor_says_that_nobody_takes_the_orders_that_wait() -> None:
-    stuck = doctor.orders(1, 0)
-    assert (stuck.ok, stuck.detail) == (False, "1 in the queue; no live worker takes orders")
-    assert "docmill worker --lanes" in stuck.advice
-    assert doctor.orders(0, 0).ok
-    assert doctor.orders(1, 2).detail == "1 in the queue; 2 live workers take orders"

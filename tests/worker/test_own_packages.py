@@ -23,39 +23,17 @@ assert "embed" in NAMES and tasks.NAME == worker.queue.NAME == storage.disks.NAM
 """
 
 
-def write_namesakes(folder: Path) -> None:
-    """Write a module and two packages with the names of docmill's folders, as a user may have them."""
+@pytest.mark.parametrize("imports", [(THEIRS, OURS), (OURS, THEIRS)])
+def test_a_users_own_modules_and_docmill_work_in_one_process(tmp_path: Path, imports: tuple[str, str]) -> None:
+    run_users_program(tmp_path, imports, {})
+
+
+def run_users_program(folder: Path, imports: tuple[str, str], variables: Mapping[str, str]) -> None:
+    """Run a program beside a module and two packages with the names of docmill's folders, as a user may have them."""
     for name in ("tasks", "storage/__init__", "storage/disks", "worker/__init__", "worker/queue"):
         file = folder / f"{name}.py"
         file.parent.mkdir(exist_ok=True)
         file.write_text('NAME = "theirs"\n')
-
-
-@pytest.fixture
-def folder_with_namesakes(tmp_path: Path) -> Path:
-    write_namesakes(tmp_path)
-    (tmp_path / "corpus.jsonl").write_text('{"id": "1", "text": "one"}\n')
-    return tmp_path
-
-
-@pytest.mark.parametrize("variables", [{"PYTHONPATH": "."}, pytest.param({}, marks=pytest.mark.long)])
-def test_a_folder_with_modules_of_the_same_names_changes_nothing(
-    folder_with_namesakes: Path, variables: dict[str, str]
-) -> None:
-    docmill = Docmill(folder_with_namesakes, variables)
-    docmill.from_anew = True
-    docmill("run", "embed", "corpus.jsonl", "--model", "null")
-    assert docmill.json("status", 1)["done"] == 1
-
-
-@pytest.mark.parametrize("imports", [(THEIRS, OURS), (OURS, THEIRS)])
-def test_a_users_own_modules_and_docmill_work_in_one_process(
-    folder_with_namesakes: Path, imports: tuple[str, str]
-) -> None:
-    run_users_program(folder_with_namesakes, imports, {})
-
-
-def run_users_program(folder: Path, imports: tuple[str, str], variables: Mapping[str, str]) -> None:
     (folder / "program.py").write_text(USERS_PROGRAM.format(imports="\n".join(imports)))
     environment = Docmill(folder, variables).environment
     done = subprocess.run(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ import pytest
 from docmill.tasks.backends.remote.requests import counter
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer, ServerAnswer
 from tests.tasks.specs.test_pinning import copy_tokenizer
-from tests.worker.harness import Docmill, Running, device_pids, kill_group, until
+from tests.worker.harness import Docmill, kill_machine, until
 
 KEY = "sk-that-nobody-may-see"
 TEXTS = [f"unique text <{number}>" for number in range(60)]
@@ -66,15 +64,6 @@ def journaled(docmill: Docmill) -> int:
     return 0
 
 
-def killed(process: Running) -> None:
-    """Kill a command and its device processes, which are in sessions of their own."""
-    devices = device_pids(process)
-    kill_group(process)
-    for pid in devices:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
 @pytest.mark.parametrize("honours", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_no_answer_is_paid_twice_through_kill_9(docmill: Docmill, server: ApiServer, honours: bool) -> None:
     server.honours = honours
@@ -89,7 +78,7 @@ def test_no_answer_is_paid_twice_through_kill_9(docmill: Docmill, server: ApiSer
     process = docmill.start(*COMMAND)
     until(lambda: ANSWERED in {stored(docmill), journaled(docmill)}, "what was answered is kept")
     until(lambda: server.at_a_time > 0, "others are under way")
-    killed(process)
+    kill_machine(process)
     in_flight = server.at_a_time
     server.script = lambda request, times: None
     if honours:

@@ -8,7 +8,6 @@ import pytest
 
 from docmill.worker.errors import SettingsError
 from docmill.worker.settings import LANES, Settings, load_settings
-from docs.generate import settings as page
 
 
 @pytest.fixture(autouse=True)
@@ -70,19 +69,8 @@ def test_a_password_that_would_be_taken_for_the_host_is_refused_and_not_shown(se
     load_settings(**{setting: f"{scheme}://docmill:c4n%2Fary%40@host/0"})
 
 
-def test_the_page_has_every_setting_with_what_it_takes_and_its_default() -> None:
-    rows = {row.split(" | ")[0].strip("| `"): row for row in page().splitlines() if row.startswith("| `DOCMILL_")}
-    assert sorted(rows) == sorted(f"DOCMILL_{name.upper()}" for name in Settings.model_fields)
+def test_every_setting_has_a_description() -> None:
     assert all(field.description for field in Settings.model_fields.values())
-    assert rows["DOCMILL_THREADS"].endswith(" From 1 to 64. | 8 |")
-    assert rows["DOCMILL_DRAIN_S"].endswith(" | 22 |")
-    assert rows["DOCMILL_LOG_LEVEL"].endswith(" One of `debug`, `info`, `warning`, `error`. | `warning` |")
-
-
-def test_the_page_says_nothing_of_the_machine_it_was_written_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
-    assert "/somewhere" not in page()
-    assert str(Path.home()) not in page()
 
 
 def test_lanes_are_named_and_known() -> None:

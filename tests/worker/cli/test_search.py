@@ -134,24 +134,23 @@ def test_a_corpus_is_found_by_its_name_before_a_folder_that_is_called_the_same(
 def test_in_a_terminal_texts_are_typed_one_after_another(embedded: Docmill, write_corpus: WriteCorpus) -> None:
     write_corpus([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
     embedded("run", "embed", "corpus.jsonl", "--model", "null")
-    for ending in (b"\n",):
-        ours, its = pty.openpty()
-        os.write(ours, b"two\none\n" + ending)
-        said = subprocess.run(
-            [DOCMILL, "search", "corpus.jsonl", "--top", "1"],
-            cwd=embedded.folder,
-            env=embedded.environment,
-            stdin=its,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-        )
-        os.close(its)
-        os.close(ours)
-        assert said.returncode == 0, said.stderr
-        assert "an empty line ends the search" in said.stderr
-        found = [line.split() for line in said.stdout.splitlines() if line.split()[:1] == ["1"]]
-        assert [(line[2], line[3]) for line in found] == [("b", "two"), ("a", "one")]
+    ours, its = pty.openpty()
+    os.write(ours, b"two\none\n\n")
+    said = subprocess.run(
+        [DOCMILL, "search", "corpus.jsonl", "--top", "1"],
+        cwd=embedded.folder,
+        env=embedded.environment,
+        stdin=its,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    os.close(its)
+    os.close(ours)
+    assert said.returncode == 0, said.stderr
+    assert "an empty line ends the search" in said.stderr
+    found = [line.split() for line in said.stdout.splitlines() if line.split()[:1] == ["1"]]
+    assert [(line[2], line[3]) for line in found] == [("b", "two"), ("a", "one")]
 
 
 def test_what_cannot_be_searched_is_said_in_a_sentence(call: Call, write_corpus: WriteCorpus) -> None:
