@@ -26,11 +26,12 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus, first_existing, read_texts
 from docmill.storage.steps.conditions import order_flags
 from docmill.worker.cli.options import JOB_ID, JSON, WholeNumber, settings_from
-from docmill.worker.cli.printing import OK, answer, listen, print_json, print_rich, say
+from docmill.worker.cli.printing import OK, answer, listen, print_json, print_rich
 from docmill.worker.consoles import NameCell, table
 from docmill.worker.formatting import documents, printable, shorten
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.stores import corpus_names, open_store
+from docmill.worker.terminal import warn
 
 MOST_SAMPLES = 1_000
 
@@ -73,7 +74,7 @@ def compare_command(
         else:
             print_comparison(comparison, database)
     if not comparison.both:
-        say(f"No document that is in the corpus {name} now has a result of both jobs.")
+        warn(f"No document that is in the corpus {name} now has a result of both jobs.")
         return BAD_INPUT
     return OK
 

@@ -43,6 +43,7 @@ from docmill.worker.engines import choose_devices
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.submit.dry_run import Forecast
+from docmill.worker.terminal import warn
 
 NOT_SWITCHED = "Nothing was changed"
 MEANING = {
@@ -145,7 +146,7 @@ def run_command(
         try:
             migration, survey = migrate(settings, database, planned, computing, most_lost, listen(settings))
         except TooManyLost as error:
-            say(f"Not switched: {error}.")
+            warn(f"Not switched: {error}.")
             return SOME_FAILED
     _say_switched(migration, survey, as_json)
     return OK
@@ -177,7 +178,7 @@ def cancel_command(corpus: str, as_json: bool) -> int:
         migrations = replacements.every(database, corpus_id)
         migration = next((row for row in migrations if row.state == replacements.FILLING), None)
         if migration is None:
-            say(f"No migration of {name} is under way; `docmill migrate status {name}` lists them.")
+            warn(f"No migration of {name} is under way; `docmill migrate status {name}` lists them.")
             return BAD_INPUT
         if migration.job_id is not None:
             with suppress(NotFound):
@@ -198,7 +199,7 @@ def back_command(corpus: str, yes: bool, as_json: bool) -> int:
         corpus_id, name = _find_corpus(database, corpus)
         last = last_switched(replacements.every(database, corpus_id), name)
         if all(candidate.spec_id != last.old_spec_id for candidate in replacements.candidates(database, corpus_id)):
-            say(
+            warn(
                 f"No job over {name} has the model {last.old.model} any more. `docmill migrate run {name} "
                 f"--from {last.new.model} --to {last.old.model}` makes one, and computes no result again."
             )
@@ -209,7 +210,7 @@ def back_command(corpus: str, yes: bool, as_json: bool) -> int:
             if not confirmed(question, f"Let {last.old.model} answer", NOT_SWITCHED):
                 return BAD_INPUT
         if not undo(database, last, find_views(settings, database, corpus_id, name)):
-            say(f"Another command changed the migration meanwhile: `docmill migrate status {name}`.")
+            warn(f"Another command changed the migration meanwhile: `docmill migrate status {name}`.")
             return BAD_INPUT
         _say_state(database, last, f"{last.old.model} answers for {name} again.", as_json)
     return OK

@@ -140,9 +140,9 @@ def print_json(value: object) -> None:
 
 def confirmed(question: str, verb: str = "Remove", undone: str = "Nothing was removed") -> bool:
     """Ask whether to remove what the question names, or to do another thing; without a terminal to ask in, do not."""
-    say(question)
+    warn(question)
     if not sys.stdin.isatty():
-        say(f"{undone}: --yes says that it is meant.")
+        warn(f"{undone}: --yes says that it is meant.")
         return False
     return click.confirm(f"{verb}?", err=True)
 

@@ -104,3 +104,20 @@ def test_quiet_commands_say_nothing_unless_something_is_wrong(call: Call, tmp_pa
     assert call("jobs", "-q").err == ""
     assert "there is no job 9" in call("status", 9, "--quiet", code=2).err
     assert "Reading" in call("enqueue", "embed", "-", keyboard=True, stdin=b'{"text": "x"}\n').err
+
+
+def test_a_quiet_command_that_refuses_says_why(call: Call) -> None:
+    call("enqueue", "embed", DESCRIPTIONS, "--limit", 3, "--corpus", "one", "--quiet")
+    call("enqueue", "embed", DESCRIPTIONS, "--limit", 3, "--corpus", "one", "--model", "null", "--quiet")
+    assert "is not finished" in call("results", 1, "-q", code=2).err
+    assert "There is no index of 1" in call("index", "rm", 1, "-q", code=2).err
+    assert "now has a result of both jobs" in call("compare", "one", "--job", 1, "--job", 2, "-q", code=2).err
+    assert "No migration of one is under way" in call("migrate", "cancel", "one", "-q", code=2).err
+    said = call("corpus", "rm", "one", "-q", code=2).err
+    assert "This removes the corpus one" in said
+    assert "--yes says that it is meant" in said
+    call("cancel", 1, "-q")
+    call("cancel", 2, "-q")
+    said = call("corpus", "rm", "one", "--document", "none", "--yes", "-q", code=1).err
+    assert "1 of the 1 documents are not in one: none" in said
+    assert "Nothing was removed" in call("corpus", "rm", "one", "--where", "meta.name=x", "--yes", "-q", code=1).err

@@ -27,6 +27,7 @@ from docmill.worker.consoles import NameCell, jobs_table, table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.stores import corpus_names, open_store
+from docmill.worker.terminal import warn
 
 NAME = click.argument("name")
 MENTIONED = 5
@@ -150,12 +151,12 @@ def rm_command(
     elif keys != []:
         _say_removed(removed)
     if keys == []:
-        say(f"Nothing was removed: {documents}.")
+        (warn if wheres else say)(f"Nothing was removed: {documents}.")
     for sentence in (*_said_of_same(same), *uncleared):
         say(sentence)
     if missing:
         shown = ", ".join(missing[:MENTIONED]) + (" …" if len(missing) > MENTIONED else "")
-        say(f"{len(missing):,} of the {len(ids):,} documents are not in {name}: {shown}")
+        warn(f"{len(missing):,} of the {len(ids):,} documents are not in {name}: {shown}")
     return SOME_FAILED if missing or (wheres and not keys) else OK
 
 

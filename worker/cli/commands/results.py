@@ -39,6 +39,7 @@ from docmill.worker.jobs.outputs import STDOUT, check_folder, check_out, check_w
 from docmill.worker.jobs.results import write_parts
 from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.submit.options import PartsOptions
+from docmill.worker.terminal import warn
 
 
 def _flags(value: str | Flagged) -> Flagged:
@@ -135,7 +136,7 @@ def results_command(job: int | str, **options: Any) -> int:
             wanted, status, lambda: wanted.every or any(results(database, number, step=wanted.step, limit=1))
         )
         if refused is not None:
-            say(refused)
+            warn(refused)
             return BAD_INPUT
         kinds = kinds_of(status, wanted.step)
         wanted.check_file(kinds)

@@ -22,6 +22,7 @@ from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.jobs.search import BATCH_QUERIES, SearchOptions, open_search, query_record
 from docmill.worker.stores import corpus_names, open_store
+from docmill.worker.terminal import warn
 
 BEGINNING = 300  # characters shown of a hit without a passage
 
@@ -100,7 +101,7 @@ def search_command(
 
     def refuse(where: str, reason: str) -> None:
         refused.append(where)
-        say(f"{where}: {reason}")
+        warn(f"{where}: {reason}")
 
     records = _typed() if typed else _queries(text, queries)
     with (
@@ -255,5 +256,5 @@ def rm_command(spec: str, as_json: bool) -> int:
     elif dropped:
         say(f"Dropped the index of spec {', '.join(map(str, dropped))}.")
     if not dropped:
-        say(f"There is no index of {spec}; `docmill index list` names them.")
+        warn(f"There is no index of {spec}; `docmill index list` names them.")
     return OK if dropped else BAD_INPUT
