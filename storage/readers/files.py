@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from io import BufferedReader, FileIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from docmill.storage.readers import jsonl, streams
 from docmill.storage.readers.errors import BrokenStream, finding_bugs
@@ -30,6 +30,7 @@ from docmill.storage.readers.records import (
 from docmill.storage.readers.streams import Counted, Decompress, buffered, open_regular, printable
 
 
+@runtime_checkable
 class Source(Protocol):
     """A corpus as it is read. `name` is canonical: an absolute path, or `-`.
 

@@ -97,10 +97,11 @@ def open_queries(queries: str) -> Source:
 
     Raises as `open_source` does.
     """
-    path, name = Path(queries), queries.lower()
     for suffix, decompress in {"": None, **COMPRESSIONS}.items():
-        if name.endswith(f".txt{suffix}"):
-            return FileSource(on_disk(path), of_text(_plain_rows), decompress, SourceOptions())
+        if queries.lower().endswith(f".txt{suffix}"):
+            path = path_of(queries)
+            content = remote.content(queries) if path is None else on_disk(path)
+            return FileSource(content, of_text(_plain_rows), decompress, SourceOptions())
     source = open_source(queries, SourceOptions())
     if isinstance(source, DocumentSource):
         others = "these are: .jsonl, .csv, .tsv, .txt (also .gz or .zst), .parquet"
@@ -139,13 +140,13 @@ def path_of(source: str) -> Path | None:
 
 
 def open_file(path: Path, options: SourceOptions, place: str | None = None) -> Source:
-    """Return the source of one file on a disk; keys and messages use `place`, else its name."""
-    return open_content(on_disk(path, place), path.name, options)
+    """Return the source of one file on a disk; its kind, keys and messages are those of `place`, else of its name."""
+    return open_content(on_disk(path, place), place or path.name, options)
 
 
 def _open_part(path: Path, options: SourceOptions, place: str) -> Source:
     """Return the source of a part of an export, with the texts as they were before the export."""
-    suffix, decompress = kind_of(path.name)
+    suffix, decompress = kind_of(place)
     if suffix != CSV.suffix:
         return open_file(path, options, place)
     kind = Records("docmill.storage.readers.delimited:exported_rows")
@@ -246,7 +247,7 @@ def find_opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
             raise
         except Exception as error:  # its message may contain the URL's password
             raise SourceUnreadable(f"{scheme}://: {who} failed ({type(error).__name__})") from error
-        if not isinstance(getattr(source, "name", None), str) or not callable(getattr(source, "records", None)):
+        if not isinstance(source, Source) or not isinstance(source.name, str):
             raise SourceUnreadable(f"{scheme}://: {who} gives no source")
         return source
 

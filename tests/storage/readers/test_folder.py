@@ -429,6 +429,15 @@ def test_the_name_is_the_absolute_pattern_however_it_was_given(
         assert open_source(asked, OPTIONS).name == f"{tmp_path}/data/*.txt"
 
 
+def test_a_link_is_read_by_its_own_name_in_a_folder_and_below_a_pattern(tmp_path: Path) -> None:
+    write(tmp_path, {"blobs/3f2a": '{"id": "1", "text": "x"}\n', "blobs/9c.md": "said"})
+    (tmp_path / "a.jsonl").symlink_to("blobs/3f2a")
+    (tmp_path / "b.txt").symlink_to("blobs/9c.md")
+    for source in (tmp_path, tmp_path / "*.*", tmp_path / "**"):
+        items = [item for item in read(source) if isinstance(item, Record) and "blobs" not in item.where]
+        assert [(item.text, item.where) for item in items] == [("x", "a.jsonl:1"), ("said", "b.txt")]
+
+
 def test_no_match_and_no_readable_match_are_refused(tmp_path: Path) -> None:
     write(tmp_path, {"a.png": ""})
     with pytest.raises(SourceUnsupported, match=r"no file matches .*\*\.jsonl"):

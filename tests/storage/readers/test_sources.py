@@ -28,6 +28,7 @@ from docmill.storage.readers import (
     open_source,
 )
 from tests.storage.readers.reading import OPTIONS, read
+from tests.storage.readers.site import serving
 
 MB = 2**20
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -66,6 +67,13 @@ def refuses(url, options):
 
 def nothing(url, options):
     return None
+
+class Half:
+    name = "half"
+    def __init__(self, url, options):
+        pass
+    def records(self):
+        yield Record("page", "said", {}, (), "page")
 
 constant = 5
 """
@@ -291,7 +299,9 @@ def test_a_reader_that_does_not_load_is_named_with_its_feature(
 
 
 def test_a_reader_that_fails_is_named_and_its_words_are_not_said(install: Install, tmp_path: Path) -> None:
-    install("tiny", {".a": "tiny:breaks", ".b": "tiny:wrong", "a": "tiny:refuses", "b": "tiny:nothing"})
+    install(
+        "tiny", {".a": "tiny:breaks", ".b": "tiny:wrong", "a": "tiny:refuses", "b": "tiny:nothing", "h": "tiny:Half"}
+    )
     for name in ("c.a", "c.b"):
         (tmp_path / name).write_bytes(b"")
     records = open_source(str(tmp_path / "c.a"), OPTIONS).records()
@@ -308,8 +318,9 @@ def test_a_reader_that_fails_is_named_and_its_words_are_not_said(install: Instal
         SourceUnreadable, match=r"a://: the reader tiny:refuses of the feature tiny failed \(RuntimeError\)$"
     ):
         open_source("a://me:geheim@x", OPTIONS)
-    with pytest.raises(SourceUnreadable, match="gives no source"):
-        open_source("b://x", OPTIONS)
+    for url in ("b://x", "h://x"):
+        with pytest.raises(SourceUnreadable, match="gives no source"):
+            open_source(url, OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -356,6 +367,18 @@ def test_every_line_is_a_text_and_blank_ones_count_in_line_numbers_only(tmp_path
     assert read_queries(tmp_path, gzip.compress(raw), "q.txt.gz")[2] == Record(
         "q.txt.gz:3", "last", {}, (), "q.txt.gz:5"
     )
+
+
+def test_queries_are_read_by_the_url_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "q 1.txt").write_bytes(b"one\n")
+    assert list(open_queries(f"file://{tmp_path}/q%201.txt").records()) == [
+        Record("q 1.txt:1", "one", {}, (), "q 1.txt:1")
+    ]
+    with serving() as site:
+        site.files["/q.txt.gz"] = gzip.compress(b"one\n")
+        assert list(open_queries(f"{site.url}/q.txt.gz").records()) == [
+            Record("q.txt.gz:1", "one", {}, (), "q.txt.gz:1")
+        ]
 
 
 def test_queries_are_read_from_records_too(tmp_path: Path) -> None:
