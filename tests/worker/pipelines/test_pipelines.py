@@ -18,6 +18,7 @@ from docmill.worker.pipelines.running import advance
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings
 from tests.storage.builders import TRANSLATE, finish, numbered, read, request
+from tests.worker.conftest import Call
 from tests.worker.harness import Docmill, until
 
 # Its steps put out what they read.
@@ -160,3 +161,7 @@ def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
     advance(settings, database, broker, run.id, owner="w1")
     assert pipelines.history(database, "nightly")[0].state == "done"
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == ["part-00000.jsonl", "part-00001.jsonl"]
+
+
+def test_the_history_takes_no_number_that_the_store_cannot_take(call: Call) -> None:
+    assert "--limit" in call("pipeline", "history", "nightly", "--limit", 10**20, code=2).err

@@ -13,7 +13,7 @@ from rich.text import Text
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.job_counts import count_flags
 from docmill.worker import formatting
-from docmill.worker.cli.options import BACKEND, DEVICE, JSON, FilledPath, WholeNumber, settings_from
+from docmill.worker.cli.options import BACKEND, DEVICE, JSON, LATEST, FilledPath, settings_from
 from docmill.worker.cli.printing import (
     OK,
     answer,
@@ -193,7 +193,7 @@ def rm_command(name: str, yes: bool) -> int:
 
 @pipeline_command.command("history", epilog="Example: docmill pipeline history nightly")
 @NAME
-@click.option("--limit", type=WholeNumber(1), default=20, show_default=True, help="List the latest N runs.")
+@LATEST
 @JSON
 def history_command(name: str, limit: int, as_json: bool) -> None:
     """List the runs of the pipeline NAME, newest first.
