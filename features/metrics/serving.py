@@ -17,7 +17,7 @@ from docmill.storage.results.fleet import Fleet, PipelineState
 from docmill.storage.steps.sharding import OPEN_SHARDS
 from docmill.worker.cli.printing import say
 from docmill.worker.errors import BrokerUnreachable, WorkerError
-from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
+from docmill.worker.pipelines.schedule import BadSchedule, next_after
 from docmill.worker.prices import Prices
 from docmill.worker.process.counts import COUNTERS, GAUGES, WorkByDevice
 from docmill.worker.process.supervisor import Supervisor
@@ -263,7 +263,8 @@ def _unseen_s(pipeline: PipelineState, now: float) -> float:
     if pipeline.schedule is None:
         return 0.0
     try:
-        return max(0.0, now - next_after(Schedule(**pipeline.schedule), pipeline.looked_at))
+        due = next_after(pipeline.schedule["cron"], pipeline.schedule["timezone"], pipeline.looked_at)
+        return max(0.0, now - due)
     except BadSchedule:  # of another release
         return 0.0
 

@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no
 from docmill.worker.jobs.submission import describe_default_model
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, place_of, read, refuse_secrets
 from docmill.worker.pipelines.running import export, keeping, outcome, prepare, replace_migrated
-from docmill.worker.pipelines.schedule import Schedule, next_after
+from docmill.worker.pipelines.schedule import next_after
 from docmill.worker.prices import Cost, Prices
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_broker
@@ -99,7 +98,7 @@ def store_file(settings: Settings, database: Database, file: Path, listener: Lis
     pipeline, prepared = prepare_file(settings, file, is_stored=True)
     check_stored(pipeline, prepared)
     prepared = replace_migrated(database, prepared, listener.say)
-    schedule = asdict(pipeline.schedule) if pipeline.schedule else None
+    schedule = pipeline.schedule.model_dump() if pipeline.schedule else None
     pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
     if pipeline.output.view:
         views.make(database, pipeline.name, prepared.corpus, prepared.steps)
@@ -157,7 +156,9 @@ def list_runs(database: Database, name: str, limit: int, prices: Prices) -> list
 
 def _row_of(row: PipelineRow, run: PipelineRun | None, known: Mapping[int, Cost]) -> dict[str, Any]:
 
-    next_run = next_after(Schedule(**row.schedule), row.looked_at) if row.schedule else None
+    next_run = None
+    if row.schedule is not None:
+        next_run = next_after(row.schedule["cron"], row.schedule["timezone"], row.looked_at)
     return {
         "name": row.name,
         "schedule": row.schedule,

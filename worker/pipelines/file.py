@@ -26,7 +26,7 @@ from docmill.tasks.kinds.options import EMPTY, key, option, sentence, shown
 from docmill.tasks.specs import plan
 from docmill.worker.errors import Fault, FieldPath, WorkerError, describe_bad_syntax, put_place, write_place
 from docmill.worker.pipelines import schedule
-from docmill.worker.pipelines.schedule import BadSchedule, Schedule
+from docmill.worker.pipelines.schedule import BadSchedule
 from docmill.worker.pipelines.schema import (
     DOCUMENT,
     TABLES,
@@ -34,6 +34,7 @@ from docmill.worker.pipelines.schema import (
     JobTable,
     OutputTable,
     PipelineTable,
+    ScheduleTable,
     StepTable,
     Top,
     step_table,
@@ -79,7 +80,7 @@ class Pipeline:
     corpus: CorpusTable
     steps: tuple[PipelineStep, ...]
     job: JobTable
-    schedule: Schedule | None
+    schedule: ScheduleTable | None
     output: OutputTable
     text: str
     path: Path
@@ -137,7 +138,7 @@ def parse(text: str, path: Path) -> Pipeline:
         corpus=CorpusTable.model_validate({"name": top["name"], **corpus}),
         steps=tuple(_step(step, input_) for step, input_ in zip(steps, inputs, strict=True)),
         job=JobTable.model_validate(parts["job"]),
-        schedule=Schedule(**parts["schedule"]) if "schedule" in document else None,
+        schedule=ScheduleTable.model_validate(parts["schedule"]) if "schedule" in document else None,
         output=OutputTable.model_validate(output),
         text=text,
         path=path,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zoneinfo
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -30,21 +29,9 @@ class BadSchedule(WorkerError):
     """A schedule's cron expression or time zone is not one."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """A cron expression of five fields, read in a time zone (an IANA name).
-
-    ``overlap`` says what becomes of a time that comes while the last run is still going: ``skip`` or ``queue``.
-    """
-
-    cron: str
-    timezone: str = "UTC"
-    overlap: str = "skip"
-
-
 def check(cron: str, timezone: str) -> None:
     """Raise BadSchedule where one of them is wrong, or where the expression never comes (30 February)."""
-    next_after(Schedule(cron, timezone), _CHECKED_FROM.timestamp())
+    next_after(cron, timezone, _CHECKED_FROM.timestamp())
 
 
 def cron_problem(cron: str) -> str | None:
@@ -87,42 +74,42 @@ def _nearest_zones(name: str) -> str:
     return f"did you mean {' or '.join(close)}?" if close else "write an IANA name, such as Europe/Paris"
 
 
-def next_after(schedule: Schedule, after: float) -> float:
-    """Return the first time at which the schedule is due strictly after an instant, both in seconds since 1970.
+def next_after(cron: str, timezone: str, after: float) -> float:
+    """Return the first time at which a schedule is due strictly after an instant, both in seconds since 1970.
 
     Raises BadSchedule for what `check` refuses.
     """
-    cron, zone = _read(schedule)
+    zone = _read(cron, timezone)
     for local in CronSim(cron, datetime.fromtimestamp(math.floor(after), zone)):
         if local.timestamp() > after:  # where clocks were just put back, cronsim begins with the first of two hours
             return local.timestamp()
-    raise BadSchedule(f"{_never(cron)} in {schedule.timezone}")
+    raise BadSchedule(f"{_never(cron)} in {timezone}")
 
 
-def due(schedule: Schedule, since: float, now: float) -> float | None:
-    """Return the latest time in (since, now] at which the schedule is due, or None.
+def due(cron: str, timezone: str, since: float, now: float) -> float | None:
+    """Return the latest time in (since, now] at which a schedule is due, or None.
 
     Times that were missed collapse into the latest of them, and the work does not grow with their number. In the hour
     that clocks repeat, cronsim may give a time of the first hour only when the second has come to it. Raises
     BadSchedule for what `check` refuses, but for expressions that only a zone's clocks always skip: None.
     """
-    cron, zone = _read(schedule)
+    zone = _read(cron, timezone)
     for local in CronSim(cron, datetime.fromtimestamp(math.floor(now) + 1, zone), reverse=True):
         if local.timestamp() <= now:
             return local.timestamp() if local.timestamp() > math.floor(since) else None
     return None
 
 
-def _read(schedule: Schedule) -> tuple[str, ZoneInfo]:
-    """Return the expression and the zone. Raises BadSchedule."""
-    problems_of = {"cron": cron_problem(schedule.cron), "timezone": timezone_problem(schedule.timezone)}
+def _read(cron: str, timezone: str) -> ZoneInfo:
+    """Return the zone. Raises BadSchedule for a wrong expression or zone."""
+    problems_of = {"cron": cron_problem(cron), "timezone": timezone_problem(timezone)}
     if problems := [f"{name} {problem}" for name, problem in problems_of.items() if problem]:
         raise BadSchedule("; ".join(problems))
     try:
-        CronSim(schedule.cron, _CHECKED_FROM)
+        CronSim(cron, _CHECKED_FROM)
     except CronSimError as error:  # each of its fields is right
-        raise BadSchedule(_never(schedule.cron)) from error
-    return schedule.cron, ZoneInfo(schedule.timezone)
+        raise BadSchedule(_never(cron)) from error
+    return ZoneInfo(timezone)
 
 
 def _never(cron: str) -> str:

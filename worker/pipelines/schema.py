@@ -162,6 +162,8 @@ class JobTable(JobOptions, PipelineTable):
 
 
 class ScheduleTable(PipelineTable):
+    """A cron expression of five fields, read in a time zone (an IANA name)."""
+
     cron: Annotated[
         str,
         _check(schedule.cron_problem),

@@ -19,7 +19,7 @@ from docmill.storage.leases.shards import LEASE_S
 from docmill.storage.pipelines import pipelines
 from docmill.worker.concurrency import is_gone, pid_space
 from docmill.worker.errors import BrokerUnreachable
-from docmill.worker.pipelines.schedule import BadSchedule, Schedule, due
+from docmill.worker.pipelines.schedule import BadSchedule, due
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.dispatcher import round_of_maintenance, send_again
 
@@ -183,7 +183,8 @@ def round_of_schedules(database: Database, broker: Broker) -> None:
     """
     for pipeline in pipelines.scheduled(database):
         try:
-            due_at = due(Schedule(**pipeline.schedule), pipeline.looked_at, pipeline.now)
+            schedule = pipeline.schedule
+            due_at = due(schedule["cron"], schedule["timezone"], pipeline.looked_at, pipeline.now)
         except BadSchedule as error:  # of another release, or of a zone that is no more: the others go on
             pipelines_log.error("schedule_unknown pipeline=%s reason=%r", pipeline.name, str(error))
             continue

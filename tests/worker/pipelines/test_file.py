@@ -12,8 +12,7 @@ from docmill.storage.steps.conditions import Bound, Flagged
 from docmill.tasks import kinds
 from docmill.tasks.kinds.options import key
 from docmill.worker.pipelines.file import PipelineInvalid, PipelineStep, parse, read, refuse_secrets
-from docmill.worker.pipelines.schedule import Schedule
-from docmill.worker.pipelines.schema import CorpusTable, JobTable, OutputTable, step_table
+from docmill.worker.pipelines.schema import CorpusTable, JobTable, OutputTable, ScheduleTable, step_table
 
 PATH = Path("/data/pipelines/nightly.toml")
 FULL = '''
@@ -121,7 +120,7 @@ def test_every_key_becomes_a_value() -> None:
         "prune_rejected": "keep",
         "strict": True,
     }
-    assert pipeline.schedule == Schedule("30 3 * * *", "Europe/Paris", "queue")
+    assert pipeline.schedule == ScheduleTable(cron="30 3 * * *", timezone="Europe/Paris", overlap="queue")
     output = {"file": "/data/pipelines/out.csv", "format": "csv", "part_documents": 1000, "view": False}
     assert pipeline.output.model_dump() == output
     # The contract of kinds has each option of each task.
@@ -139,7 +138,7 @@ def test_what_is_left_out_has_its_default() -> None:
     assert pipeline.steps == (PipelineStep("short", "summarize", "document", None, None, kinds.options("summarize")),)
     assert (pipeline.job, pipeline.schedule, pipeline.output) == (JobTable(), None, OutputTable())
     assert parse(LEAST.replace("[[step]]", "corpus.limit = 10\n[[step]]"), PATH).corpus.limit == 10
-    assert parse(LEAST + '[schedule]\ncron = "0 3 * * *"', PATH).schedule == Schedule("0 3 * * *", "UTC", "skip")
+    assert parse(LEAST + '[schedule]\ncron = "0 3 * * *"', PATH).schedule == ScheduleTable(cron="0 3 * * *")
 
 
 def test_every_option_of_a_model_has_a_key_named_as_on_the_command_line() -> None:

@@ -9,13 +9,16 @@ import sys
 import threading
 
 import pytest
+from sqlalchemy import update
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.schema import PipelineRow, db_now
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.storage.leases import dispatch
+from docmill.storage.pipelines import pipelines
 from docmill.storage.steps.sharding import OPEN_SHARDS
 from docmill.worker.concurrency import is_gone, pid_space
-from docmill.worker.process.maintenance_thread import MaintenanceThread
+from docmill.worker.process.maintenance_thread import MaintenanceThread, round_of_schedules
 from docmill.worker.queue.broker import Broker
 from tests.storage.builders import EMBED, claim_next, numbered, read, request, shard, shards_of, sign_on
 from tests.worker.harness import DEADLINE_S, until
@@ -156,3 +159,17 @@ def test_one_job_alone_is_offered_as_long_as_nobody_else_works(
     sign_on_here(database, "another", os.getpid())
     until(lambda: offered[-1] == (None, logging.WARNING), "the other worker is seen")
     thread.stop()
+
+
+def test_a_schedule_of_another_release_keeps_none_from_being_due(database: Database, broker: Broker) -> None:
+    every_minute = {"cron": "* * * * *", "timezone": "UTC", "overlap": "skip"}
+    for name, schedule in (
+        ("of-a-later-release", every_minute | {"jitter": "60"}),
+        ("unknown", every_minute | {"cron": "hourly"}),
+        ("usual", every_minute),
+    ):
+        pipelines.put(database, name, "/nowhere.toml", "", schedule)
+    database.execute(update(PipelineRow).values(looked_at=db_now() - 3600))
+    round_of_schedules(database, broker)
+    runs = {row.name: len(pipelines.history(database, row.name)) for row, _ in pipelines.every(database)}
+    assert runs == {"of-a-later-release": 1, "unknown": 0, "usual": 1}

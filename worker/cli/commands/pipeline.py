@@ -225,7 +225,7 @@ def _when(pipeline: Pipeline) -> str:
     schedule = pipeline.schedule
     if schedule is None:
         return "it has no schedule; run it with: docmill pipeline run FILE"
-    due = formatting.zone_time(next_after(schedule, time.time()), schedule.timezone)
+    due = formatting.zone_time(next_after(schedule.cron, schedule.timezone, time.time()), schedule.timezone)
     return f"{schedule.cron} ({schedule.timezone}), next run {due}"
 
 
@@ -240,7 +240,7 @@ def _as_json(pipeline: Pipeline) -> dict[str, Any]:
     shown = {
         "corpus": pipeline.corpus.model_dump(),
         "steps": steps,
-        "schedule": pipeline.schedule and asdict(pipeline.schedule),
+        "schedule": pipeline.schedule and pipeline.schedule.model_dump(),
         "output": pipeline.output.model_dump(),
     }
     return {"name": pipeline.name, **shown, **pipeline.job.model_dump(), "text": pipeline.text}

@@ -32,7 +32,7 @@ from docmill.worker.exports import read_table
 from docmill.worker.formatting import REASON_CLASSES, time_left
 from docmill.worker.jobs.follow import change_job, resume_job, retry_failures
 from docmill.worker.jobs.pipelines import read_costs
-from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
+from docmill.worker.pipelines.schedule import BadSchedule, next_after
 from docmill.worker.prices import Prices, read_prices
 from docmill.worker.settings import DAY_S
 from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Values
@@ -348,11 +348,11 @@ def show_pipeline(row: PipelineRow, last: PipelineRun | None, n: int, now: float
 
 
 def _times(row: PipelineRow, now: float) -> Iterator[float]:
-    schedule = Schedule(**row.schedule)
-    yield (at := next_after(schedule, row.looked_at))
+    cron, timezone = row.schedule["cron"], row.schedule["timezone"]
+    yield (at := next_after(cron, timezone, row.looked_at))
     at = max(at, now)
     while True:
-        yield (at := next_after(schedule, at))
+        yield (at := next_after(cron, timezone, at))
 
 
 def read_pipelines(request: PageRequest) -> Values:
