@@ -25,6 +25,7 @@ from docmill.worker.pipelines import running
 from docmill.worker.pipelines.running import advance
 from docmill.worker.process.maintenance_thread import round_of_schedules
 from docmill.worker.queue.broker import Broker
+from docmill.worker.queue.messages import RUN_LANE
 from docmill.worker.settings import load_settings
 from tests.faults.fleet import Fleet
 from tests.faults.servers import RedisServer
@@ -185,11 +186,11 @@ def test_a_run_that_nobody_has_heard_of_yet_has_one_message_and_gets_another_if_
     for _ in range(3):
         round_of_schedules(database, broker)
         hand_out_period_passes(database)
-    assert broker.waiting_runs() == 1, "all workers may be busy for hours"
+    assert broker.depth(RUN_LANE) == 1, "all workers may be busy for hours"
     with redis.Redis.from_url(own_redis.url) as server:
         server.flushall()
     round_of_schedules(database, broker)
-    assert broker.waiting_runs() == 1
+    assert broker.depth(RUN_LANE) == 1
     broker.close()
 
 

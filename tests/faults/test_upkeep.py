@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard, db_now
-from docmill.worker.queue.dispatcher import round_of_maintenance
+from docmill.worker.queue import dispatcher
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import DEADLINE_S, until
 
@@ -24,14 +24,15 @@ time.time_ns = lambda: true_time_ns() + {offset_s} * 10**9
 """
 
 
-def test_upkeep_by_several_at_once_is_harmless(fleet: Fleet) -> None:
+def test_upkeep_by_several_at_once_is_harmless(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "GRACE_S", 0.0)  # every hint counts as lost, again and again
     job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@3000")
     over = Event()
 
     def keep_up() -> None:
         broker = fleet.broker()
         while not over.is_set():
-            round_of_maintenance(fleet.database, broker, grace_s=0.0)  # every hint counts as lost, again and again
+            dispatcher.round_of_maintenance(fleet.database, broker, LEASE_S)
         broker.close()
 
     with fleet.worker(), ThreadPoolExecutor(2) as pool:

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -46,7 +45,7 @@ from docmill.worker.engines import opener, settled
 from docmill.worker.process.counts import of_memory
 from docmill.worker.process.device_start import DRAIN, REST, SERVE, STOP, DeviceConfig, Expected, parse
 from docmill.worker.process.shard import Process
-from docmill.worker.queue.broker import Broker, ear
+from docmill.worker.queue.broker import Broker, RewritingRedis
 from docmill.worker.queue.messages import (
     ENQUEUE_TASK,
     RUN_LANE,
@@ -245,19 +244,15 @@ class WakingThreadPool(TaskPool):  # type: ignore[misc]
 
     def on_apply(self, *args: Any, **kwargs: Any) -> ApplyResult:
         result = super().on_apply(*args, **kwargs)
-        result.f.add_done_callback(_wake)
+        result.f.add_done_callback(wake)
         return result
 
 
-def wake() -> None:
+def wake(_: object = None) -> None:
     """Have Celery's loop take another turn at once, in which it sees that it is to stop. Any thread may call it."""
     loop = get_event_loop()
     if loop is not None:  # none any more at the end
         loop.call_soon(_look)
-
-
-def _wake(_: Future[Any]) -> None:
-    wake()
 
 
 def _look() -> None:
@@ -415,7 +410,7 @@ def _beat(
     due = 0.0
 
     def renew_leases() -> None:
-        process.heartbeat(hears=ear.heard_within(2 * every), time_use=process.lately())
+        process.heartbeat(hears=time.monotonic() - RewritingRedis.heard_at < 2 * every, time_use=process.lately())
 
     while True:
         now = time.monotonic()

@@ -22,6 +22,7 @@ from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.pipelines.schedule import BadSchedule, due
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.dispatcher import round_of_maintenance, send_again
+from docmill.worker.queue.messages import RUN_LANE
 
 log = logging.getLogger("docmill.maintenance")
 pipelines_log = logging.getLogger("docmill.pipelines")
@@ -49,13 +50,13 @@ class MaintenanceThread:
     fires: bool = True
     ages: Ages | None = None
     only_job: int | None = None
+    is_resting: bool = False
     _sweep_due: float = 0.0
     _dead: dict[str, _Free] = field(default_factory=dict)  # by owner
     _own: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _wake: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
-    _rests: bool = False
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
@@ -78,11 +79,11 @@ class MaintenanceThread:
 
     def rest(self) -> None:
         """Do nothing but reap until `serve`."""
-        self._rests = True
+        self.is_resting = True
 
     def serve(self, only_job: int | None) -> None:
         """Maintain the store from now on, with shards of this job alone."""
-        self.only_job, self._rests = only_job, False
+        self.only_job, self.is_resting = only_job, False
         self._wake.set()
 
     def stop(self) -> None:
@@ -100,7 +101,7 @@ class MaintenanceThread:
                 break
             if self._reap_all():
                 due = 0.0  # so that other workers get the freed shards at once
-            if self._rests:
+            if self.is_resting:
                 self._wake.wait()
                 continue
             if time.monotonic() >= contact_due:
@@ -108,7 +109,8 @@ class MaintenanceThread:
                 self._try(lambda: maintenance.contact(self.database, self.lease_s))
             if time.monotonic() >= due:
                 due = time.monotonic() + self.every_s
-                self._maintain()
+                self._try(self._reap_neighbors)
+                self._try(self._round)
             self._wake.wait(max(0.0, min(due, contact_due) - time.monotonic()))
         self._reap_all()
         self._try(lambda: maintenance.let_go(self.database, UPKEEP, self.owner))
@@ -127,10 +129,6 @@ class MaintenanceThread:
         pipelines.let_go_all(self.database, owner)
         dispatch.sign_off(self.database, owner)
         send_again(self.database, self.broker)
-
-    def _maintain(self) -> None:
-        self._try(self._reap_neighbors)
-        self._try(self._round)
 
     def _reap_neighbors(self) -> None:
         """Reap workers of this machine whose supervisor died with them, without waiting for their leases.
@@ -191,6 +189,6 @@ def round_of_schedules(database: Database, broker: Broker) -> None:
         if due_at is not None and (run_id := pipelines.fire(database, pipeline, due_at)) is not None:
             pipelines_log.info("pipeline_due pipeline=%s run=%d", pipeline.name, run_id)
     if pipelines.is_any_open(database):
-        again = broker.waiting_runs() == 0  # else whoever was asked before has not been heard yet
+        again = broker.depth(RUN_LANE) == 0  # else whoever was asked before has not been heard yet
         for run_id in pipelines.hand_out(database, again=again):
             broker.publish_run(run_id)

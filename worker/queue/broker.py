@@ -6,6 +6,7 @@ A lost message costs time and never work.
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,29 +46,15 @@ log = logging.getLogger("docmill.transport")
 REFUSED_S = 2.0  # between two requests for messages to a Redis that refuses them
 
 
-class LastHeard:
-    """The time at which the queue last answered, with a message or without. There is one for the process."""
-
-    def __init__(self) -> None:
-        self._heard: float | None = None
-
-    def hear(self) -> None:
-        self._heard = time.monotonic()
-
-    def heard_within(self, seconds: float) -> bool:
-        return self._heard is not None and time.monotonic() - self._heard < seconds
-
-
-ear = LastHeard()
-
-
 class RewritingRedis(Redis):
+    heard_at = -math.inf  # when the queue last answered this process, by the monotonic clock
+
     def parse_response(self, connection: Connection, command_name: str, **options: Any) -> Any:
         """A reply; one that brings a message which is not ours is as if nothing had come."""
         reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name != "BRPOP":
             return reply
-        ear.hear()
+        RewritingRedis.heard_at = time.monotonic()
         if not reply:
             return reply
         key, raw = reply
@@ -198,31 +185,23 @@ def redis_url_of(url: str) -> str:
     return urlunsplit(parts._replace(query=urlencode(query)))
 
 
-def make_app(redis_url: str, ask_every_s: float | None = None) -> Celery:
-    """Return a Celery app on that Redis. Makes no connection, and no global state.
-
-    A worker asks for messages every second, or every `ask_every_s`, and ends between two requests.
-    """
-    app = Celery("docmill", broker=celery_url_of(redis_url), set_as_current=False)
-    app.conf.result_backend = results_url_of(redis_url)
-    app.conf.update(CONFIG)
-    if ask_every_s is not None:
-        app.conf.broker_transport_options = CONFIG["broker_transport_options"] | {"polling_interval": ask_every_s}
-    return app
-
-
 _DAY_S = 86_400
 
 
 class Broker:
     """A Redis through Celery. Connects at the first use; safe to share by threads.
 
-    A worker asks for messages every second, or every `ask_every_s`.
+    A worker asks for messages every second, or every `ask_every_s`, and ends between two requests.
     """
 
     def __init__(self, redis_url: str, ask_every_s: float | None = None) -> None:
         self.url = redis_url
-        self.app = make_app(redis_url, ask_every_s)
+        self.app = Celery("docmill", broker=celery_url_of(redis_url), set_as_current=False)
+        self.app.conf.result_backend = results_url_of(redis_url)
+        self.app.conf.update(CONFIG)
+        if ask_every_s is not None:
+            options = CONFIG["broker_transport_options"] | {"polling_interval": ask_every_s}
+            self.app.conf.broker_transport_options = options
         self._redis = redis.Redis.from_url(redis_url_of(redis_url), socket_timeout=5, socket_connect_timeout=5)
 
     def __str__(self) -> str:
@@ -230,41 +209,32 @@ class Broker:
 
     def ping(self) -> None:
         """Raise BrokerUnreachable unless Redis answers."""
-        try:
+        with self._reaching():
             self._redis.ping()
-        except redis.RedisError as error:
-            raise self._unreachable(error) from error
 
     def require_rights(self, *, takes_orders: bool) -> None:
         """Raise BrokerUnreachable unless Redis answers and lets its user do all that a worker does."""
         probes = PROBES + (ORDER_PROBES if takes_orders else ())
-        try:
+        with self._reaching():
             missing = not_permitted(self._redis, probes)
-        except redis.RedisError as error:
-            raise self._unreachable(error) from error
         if missing:
             commands = " ".join(f"+{name}" for name in missing)
             raise BrokerUnreachable(f"the user of Redis at {self} lacks {commands}; {DOCS}")
 
     def depth(self, lane: str) -> int:
         """Return the number of messages in a lane's queue. Raises BrokerUnreachable."""
-        try:
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for key in (queue(lane), key_ahead(queue(lane))):
-                    pipeline.llen(key)
-                return sum(pipeline.execute())
-        except redis.RedisError as error:
-            raise self._unreachable(error) from error
+        with self._reaching(), self._redis.pipeline(transaction=False) as pipeline:
+            for key in (queue(lane), key_ahead(queue(lane))):
+                pipeline.llen(key)
+            return sum(pipeline.execute())
 
     @contextmanager
     def attempt(self, order_id: str) -> Iterator[int]:
         """Yield how many processes died in this block with an order within the last day. Raises BrokerUnreachable."""
         key = f"{KEY_PREFIX}attempts:{order_id}"
-        try:
+        with self._reaching():
             deaths = int(self._redis.get(key) or 0)
             self._redis.set(key, deaths + 1, ex=_DAY_S)
-        except redis.RedisError as error:
-            raise self._unreachable(error) from error
         try:
             yield deaths
         finally:
@@ -282,21 +252,13 @@ class Broker:
         """Ask whichever worker is free to take a pipeline's run further. Raises BrokerUnreachable."""
         self._send(RUN_TASK, RUN_LANE, [run_id])
 
-    def waiting_runs(self) -> int:
-        """Return the number of messages that wait in the queue of `publish_run`. Raises BrokerUnreachable."""
-        return self.depth(RUN_LANE)
-
     def _send(self, task: str, lane: str, row_ids: Sequence[int], priority: int | None = None) -> None:
         if not row_ids:
             return
         about = messaging("send", queue(lane)) | {"messaging.batch.message_count": len(row_ids)}
         with tracing.span(f"send {queue(lane)}", about, kind="producer") as span:
             headers = {} if span.traceparent is None else {"traceparent": span.traceparent}
-            self._send_all(task, lane, row_ids, {"headers": headers, "priority": priority})
-
-    def _send_all(self, task: str, lane: str, row_ids: Sequence[int], options: dict[str, Any]) -> None:
-        try:
-            with self.app.producer_or_acquire() as producer:
+            with self._reaching(), self.app.producer_or_acquire() as producer:
                 for row_id in row_ids:
                     self.app.send_task(
                         task,
@@ -305,22 +267,19 @@ class Broker:
                         producer=producer,
                         retry=False,
                         ignore_result=True,
-                        **options,
+                        headers=headers,
+                        priority=priority,
                     )
-        except (OperationalError, redis.RedisError, OSError) as error:
-            raise self._unreachable(error) from error
 
     def server_facts(self) -> dict[str, str]:
         """Return the server's version, eviction policy and persistence; "unknown" where its user may not ask.
 
         Raises BrokerUnreachable.
         """
-        try:
+        with self._reaching():
             self._redis.ping()
             info = self._ask(self._redis.info)
             config = self._ask(lambda: self._redis.config_get("maxmemory*") | self._redis.config_get("appendonly"))
-        except redis.RedisError as error:
-            raise self._unreachable(error) from error
         return {
             "version": str(info.get("redis_version", "unknown")),
             "eviction": str(config.get("maxmemory-policy", info.get("maxmemory_policy", "unknown"))),
@@ -330,12 +289,11 @@ class Broker:
 
     def clock(self) -> float | None:
         """Return the server's time in seconds since 1970; None if its user may not ask. Raises BrokerUnreachable."""
-        try:
-            seconds, microseconds = self._redis.time()
-        except redis.exceptions.NoPermissionError:
-            return None
-        except redis.RedisError as error:
-            raise self._unreachable(error) from error
+        with self._reaching():
+            try:
+                seconds, microseconds = self._redis.time()
+            except redis.exceptions.NoPermissionError:
+                return None
         return float(seconds) + microseconds / 1e6
 
     def _ask(self, question: Callable[[], Any]) -> dict[str, Any]:
@@ -349,8 +307,13 @@ class Broker:
         self.app.close()
         self._redis.close()
 
-    def _unreachable(self, error: Exception) -> BrokerUnreachable:
-        return BrokerUnreachable(_explain(error, str(self)))
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Raise BrokerUnreachable for an error of Redis or of the connection to it."""
+        try:
+            yield
+        except (OperationalError, redis.RedisError, OSError) as error:
+            raise BrokerUnreachable(_explain(error, str(self))) from error
 
 
 DOCS = "docs/security.md has the rights that it takes"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,19 +22,14 @@ log = logging.getLogger("docmill.maintenance")
 GRACE_S = 30.0  # how long a queued shard is believed to have its message
 
 
-def top_up(
-    database: Database, broker: Broker, lanes: Iterable[str] | None = None, *, only_job: int | None = None
-) -> int:
-    """Offer planned shards (of one job, or of all) to the queue, up to each lane's window. Returns how many.
+def top_up(database: Database, broker: Broker, lanes: Collection[str], *, only_job: int | None = None) -> None:
+    """Offer planned shards of these lanes (of one job, or of all) to the queue, up to each lane's window.
 
     Raises BrokerUnreachable; then what could not be sent is planned as before.
     """
-    wanted = None if lanes is None else set(lanes)
-    sent = 0
     for lane in dispatch.lanes(database):
-        if wanted is None or lane.name in wanted:
-            sent += _fill(database, broker, lane, only_job)
-    return sent
+        if lane.name in lanes:
+            _fill(database, broker, lane, only_job)
 
 
 @dataclass
@@ -60,11 +55,10 @@ class Refill:
             _fill(self.database, self.broker, waiting, self.only_job)
 
 
-def _fill(database: Database, broker: Broker, lane: LaneWindow, only_job: int | None) -> int:
+def _fill(database: Database, broker: Broker, lane: LaneWindow, only_job: int | None) -> None:
     broker.ping()  # so that nothing is marked as queued while Redis is away
     taken = dispatch.take(database, lane, only_job)
     _send(database, broker, lane.name, taken.behind, taken.ahead)
-    return len(taken.ahead) + len(taken.behind)
 
 
 def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int], ahead: Sequence[int] = ()) -> None:
@@ -94,18 +88,17 @@ def send_again(database: Database, broker: Broker) -> None:
 def round_of_maintenance(
     database: Database,
     broker: Broker,
-    lease_s: float | None = None,
+    lease_s: float,
     *,
-    grace_s: float = GRACE_S,
     only_job: int | None = None,
     lost_level: int = logging.WARNING,
 ) -> None:
     """Reclaim lapsed shards, send lost hints again, top up (one job, or all), and end finished jobs.
 
-    With `lease_s`, the duration of leases, all leases are extended once after the store was unreachable. Lost hints
-    are logged at `lost_level`. Raises BrokerUnreachable, after all work that needs no Redis is done.
+    All leases are extended once, by their duration `lease_s`, after the store was unreachable. Lost hints are logged
+    at `lost_level`. Raises BrokerUnreachable, after all work that needs no Redis is done.
     """
-    before = None if lease_s is None else maintenance.contact(database, lease_s)
+    before = maintenance.contact(database, lease_s)
     if n := maintenance.reclaim(database, before=before):
         log.warning("leases_lapsed shards=%d", n)
     for job_id in jobs.finish(database):
@@ -115,7 +108,7 @@ def round_of_maintenance(
     for lane in dispatch.lanes(database):
         if lane.queued:
             empty = broker.depth(lane.name) == 0
-            lost = maintenance.lost_hints(database, lane.name, queue_is_empty=empty, grace_s=grace_s)
+            lost = maintenance.lost_hints(database, lane.name, queue_is_empty=empty, grace_s=GRACE_S)
             if lost:
                 log.log(lost_level, "hints_lost lane=%s shards=%d", lane.name, len(lost))
                 _send(database, broker, lane.name, lost)

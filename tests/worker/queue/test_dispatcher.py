@@ -51,11 +51,14 @@ def test_the_first_shard_of_a_job_goes_ahead_of_what_waits_for_another(
 ) -> None:
     monkeypatch.setattr(database, "kinds", sized(embed=ShardSize(1, 100)))
     first = read(database, request(spec=EMBED), numbered(100))
-    assert top_up(database, broker) == broker.depth(LANE)
+    top_up(database, broker, [LANE])
+    window = broker.depth(LANE)
     job = read(database, request(spec=EMBED, corpus="another"), [("a", "new"), ("b", "newer")])
-    assert top_up(database, broker) == 1
+    top_up(database, broker, [LANE])
+    assert broker.depth(LANE) == window + 1
     later = read(database, request(spec=EMBED, corpus="a third"), [("a", "newest")])
-    assert top_up(database, broker) == 1
+    top_up(database, broker, [LANE])
+    assert broker.depth(LANE) == window + 2
     with broker.app.connection() as connection, connection.SimpleQueue(queue(LANE)) as messages:
         taken = [messages.get(timeout=DEADLINE_S).payload[1]["shard_id"] for _ in range(3)]
     assert [shard(database, shard_id).job_id for shard_id in taken] == [job.id, later.id, first.id]
