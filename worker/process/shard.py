@@ -69,7 +69,6 @@ class Process:
         self.time_use = TimeUse()
         self.gate = Gate()
         self.breaker = Breaker()
-        self._only_job = only_job
         self._refill = Refill(database, broker, only_job)
         self.draining = threading.Event()
         self.in_flight = ShardsInFlight()
@@ -80,7 +79,6 @@ class Process:
 
     def serve(self, only_job: int) -> None:
         """Offer shards of this job alone from now on."""
-        self._only_job = only_job
         self._refill = Refill(self.database, self.broker, only_job)
 
     def run_shard(self, shard_id: int, sent: str | None = None) -> None:
@@ -176,7 +174,7 @@ class Process:
         if head.spec_id not in self._refused:
             # `docmill run` ends with this reason.
             log.log(
-                logging.ERROR if self._only_job is None else logging.INFO,
+                logging.ERROR if self._refill.only_job is None else logging.INFO,
                 "cannot_serve spec=%d reason=%r",
                 head.spec_id,
                 str(error),

@@ -116,12 +116,9 @@ class Supervisor:
             ages=settings.ages,
         )
         self._thread: threading.Thread | None = None
-        self._only_job: int | None = None
-        self._rests = False
 
     def rest(self) -> None:
         """Have the children leave the list of workers and keep their models, until `serve` names another job."""
-        self._rests = True
         self._maintenance.rest()
         for child in self._children.values():
             child.tell(REST)
@@ -131,11 +128,9 @@ class Supervisor:
 
         Other jobs' shards are offered only while other workers live.
         """
-        self._only_job = only_job
         for child in self._children.values():
             child.tell(f"{SERVE}{only_job}")
         self._maintenance.serve(only_job)
-        self._rests = False
         if not self.is_running:
             self._thread = threading.Thread(target=self.run, name="supervisor", daemon=True)
             self._thread.start()
@@ -217,7 +212,7 @@ class Supervisor:
             if child is not None and child.process.poll() is not None:
                 self._bury(child)
             is_due = time.monotonic() >= self._restart_at.get(device, 0.0)
-            if device not in self._children and is_due and not self._rests:
+            if device not in self._children and is_due and not self._maintenance.is_resting:
                 self._children[device] = self._spawn(device)
 
     def _spawn(self, device: str) -> Child:
@@ -229,7 +224,7 @@ class Supervisor:
         child = Child(device, owner, process, time.monotonic(), self._watchdogs[device])
         child.reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
         child.reader.start()
-        config = DeviceConfig(owner, device, settings.model_dump(mode="json"), self._only_job)
+        config = DeviceConfig(owner, device, settings.model_dump(mode="json"), self._maintenance.only_job)
         child.send(config.to_line())
         return child
 
