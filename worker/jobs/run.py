@@ -90,6 +90,7 @@ def run_request(
         with listener.computing(), StartedDevices(n_missing) as started:
             from docmill.worker.jobs.submission import prepare_request, say_replaced
 
+            sent = settings.model_dump(mode="json")
             # They get the spec before the store is opened: opening it takes as long as importing some libraries.
             prepared = prepare_request(
                 settings,
@@ -98,7 +99,7 @@ def run_request(
                 devices,
                 opened,
                 account,
-                on_spec=lambda spec: started.expect(Expected.of(spec, devices[0], settings)),
+                on_spec=lambda spec: started.expect(Expected(spec.to_json().decode(), devices[0], sent)),
             )
             from docmill.worker.jobs.local_run import run_here
             from docmill.worker.stores import open_broker, open_store

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from celery import Celery, Task, shared_task
@@ -37,7 +36,6 @@ from docmill.tasks import kinds, tracing
 from docmill.tasks.backends import devices
 from docmill.tasks.engine.backend_factory import import_libraries
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Counters, Engine
-from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.tracing import OFF, TraceSpan
 from docmill.worker import logs
 from docmill.worker.concurrency import pid_space
@@ -320,10 +318,8 @@ def _read_config() -> DeviceConfig | None:
 
 
 def _import_for(expected: Expected) -> None:
-
-    models_dir = None if expected.models_dir is None else Path(expected.models_dir)
-    folders = ModelFolders(models_dir, Path(expected.cache_dir))
-    import_libraries(Spec.from_json(expected.spec.encode()), expected.device, folders, expected.backend)
+    settings, spec = Settings.model_validate(expected.settings), Spec.from_json(expected.spec.encode())
+    import_libraries(spec, expected.device, settings.model_folders, settings.backend)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

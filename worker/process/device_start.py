@@ -10,13 +10,9 @@ import subprocess
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from docmill.worker.concurrency import command_of
-
-if TYPE_CHECKING:
-    from docmill.storage.core.specs import Spec
-    from docmill.worker.settings import Settings
 
 
 def start_device() -> subprocess.Popen[bytes]:
@@ -75,14 +71,7 @@ class Expected:
 
     spec: str
     device: str
-    models_dir: str | None
-    cache_dir: str
-    backend: str
-
-    @classmethod
-    def of(cls, spec: Spec, device: str, settings: Settings) -> Expected:
-        models_dir = None if settings.models_dir is None else str(settings.models_dir)
-        return cls(spec.to_json().decode(), device, models_dir, str(settings.cache_dir), settings.backend)
+    settings: dict[str, Any]
 
     def to_line(self) -> bytes:
         return json.dumps({_EXPECTED: asdict(self)}).encode() + b"\n"

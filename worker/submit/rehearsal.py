@@ -11,11 +11,10 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from docmill.storage.core.private_files import write_note
 from docmill.storage.core.specs import Spec
@@ -25,7 +24,6 @@ from docmill.tasks.backends import Assignment, registry
 from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError
 from docmill.tasks.models import families, weightless
 from docmill.tasks.models.families import Family
-from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import TRAINED
 from docmill.tasks.specs import pinning, plan
 from docmill.worker.concurrency import answer_parent, run_child
@@ -80,8 +78,7 @@ def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_onl
     if not specs or not LOCAL.is_installed:
         return nothing
     order = {
-        "models_dir": None if settings.models_dir is None else str(settings.models_dir),
-        "cache_dir": str(settings.cache_dir),
+        "settings": settings.model_dump(mode="json"),
         "specs": [spec.to_json().decode() for spec in specs],
         "weights_only": weights_only,
     }
@@ -148,16 +145,17 @@ def _note(settings: Settings, spec: Spec) -> None:
 
 def main() -> None:
     order = json.load(sys.stdin)
-    answer_parent([_rehearse(Spec.from_json(spec.encode()), order) for spec in order["specs"]])
+    settings, weights_only = Settings.model_validate(order["settings"]), order["weights_only"]
+    specs = (Spec.from_json(spec.encode()) for spec in order["specs"])
+    answer_parent([_rehearse(settings, spec, weights_only=weights_only) for spec in specs])
 
 
-def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
+def _rehearse(settings: Settings, spec: Spec, *, weights_only: bool) -> dict[str, str] | None:
     from docmill.tasks.backends import reading
     from docmill.tasks.backends.merging import require_fits
 
-    look = reading.require_weights if order["weights_only"] else reading.rehearse
-    models_dir = None if order["models_dir"] is None else Path(order["models_dir"])
-    folders, pinned = ModelFolders(models_dir, Path(order["cache_dir"])), pinning.Pinned(spec.model, spec.revision)
+    look = reading.require_weights if weights_only else reading.rehearse
+    folders, pinned = settings.model_folders, pinning.Pinned(spec.model, spec.revision)
     where = ""
     try:
         folder = pinning.locate(pinned, folders)

@@ -32,7 +32,7 @@ def test_a_process_is_started_when_none_is_left(monkeypatch: pytest.MonkeyPatch)
 def test_processes_hear_of_a_spec_before_their_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     process = SimpleNamespace(stdin=io.BytesIO())
     monkeypatch.setattr("docmill.worker.process.device_start.start_device", lambda: process)
-    expected = Expected("{}", "cpu", None, "cache", "auto")
+    expected = Expected("{}", "cpu", {})
     config = DeviceConfig("me", "cpu", {}, only_job=7)
     StartedDevices(1).expect(expected)
     process.stdin.write(config.to_line())
@@ -49,7 +49,7 @@ def test_a_process_that_died_before_it_heard_of_a_spec_is_no_error_of_the_comman
     process = SimpleNamespace(stdin=stdin, stdout=None, kill=lambda: None, wait=lambda: None)
     monkeypatch.setattr("docmill.worker.process.device_start.start_device", lambda: process)
     with StartedDevices(1) as started:
-        started.expect(Expected("{}", "cpu", None, "cache", "auto"))
+        started.expect(Expected("{}", "cpu", {}))
     assert stdin.closed
 
 
@@ -58,7 +58,7 @@ def test_a_device_process_imports_for_the_specs_that_come_before_its_configurati
 ) -> None:
     imported: list[Expected] = []
     monkeypatch.setattr(device, "_import_for", imported.append)
-    expected = Expected("{}", "cpu", None, "cache", "auto")
+    expected = Expected("{}", "cpu", {})
     config = DeviceConfig("me", "cpu", {})
 
     def read_config(*lines: bytes) -> DeviceConfig | None:
