@@ -10,7 +10,6 @@ from docmill.storage.core.database import Database
 from docmill.storage.outputs.columns import Column, Result
 from docmill.storage.results.results import columns, input_columns, inputs, people_columns, results
 from docmill.storage.steps.conditions import Flagged
-from docmill.storage.writers import Target, writer_for_stream
 from docmill.storage.writers.formats import Writer
 from docmill.tasks import kinds
 from docmill.tasks.checks import in_words
@@ -23,11 +22,6 @@ class Table:
     rows: Iterator[dict[str, Any]]
     columns: Sequence[Column]
     noun: str = "result"
-
-
-def writer_of(target: Target | None, file_format: str | None) -> Writer:
-    """Return the writer of a file, or of a stream if there is no file. Raises FormatUnfit."""
-    return writer_for_stream(file_format) if target is None else target.writer
 
 
 def read_table(

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 import click
 import orjson
 
-from docmill.storage.writers import writer_for_stream
 from docmill.worker.concurrency import still_waits
 from docmill.worker.formatting import aligned, printable
 from docmill.worker.logs import UNSEEN
@@ -192,12 +191,12 @@ def write_out(
 
     ``documents`` is the most rows that there may be, for the progress of a file. ``noun`` names a row.
     """
-    from docmill.worker.jobs.outputs import target_of
+    from docmill.worker.jobs.outputs import STDOUT, target_of
 
     target = target_of(out, file_format)
-    if target is None:
-        harmless = Harmless(sys.stdout.buffer, file_format or "jsonl", sys.stdout.isatty())
-        n = writer_for_stream(file_format).write(rows, columns, cast(BinaryIO, harmless))
+    if target.path == STDOUT:
+        harmless = Harmless(sys.stdout.buffer, target.writer.name, sys.stdout.isatty())
+        n = target.writer.write(rows, columns, cast(BinaryIO, harmless))
         sys.stdout.buffer.flush()
         return n
     from docmill.worker.jobs.results import write_file

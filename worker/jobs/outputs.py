@@ -44,7 +44,7 @@ def check_folder(
 ) -> None:
     """Refuse a folder that could take no parts, before any work is done for it. Its files are checked later."""
     target = target_of(out, file_format, name)
-    if target is None:
+    if target.path == STDOUT:
         raise WorkerError(f"{name}: parts need a folder; name one")
     _check_kinds(target, kinds, name)
     if out.exists() and not out.is_dir():
@@ -52,10 +52,10 @@ def check_folder(
     _check_writable(out if out.exists() else out.absolute().parent, name)
 
 
-def _check_kinds(target: Target | None, kinds: Sequence[str] | None, name: str) -> None:
+def _check_kinds(target: Target, kinds: Sequence[str] | None, name: str) -> None:
     """Refuse a format that has no place for the outputs of steps of these kinds."""
     try:
-        if target is not None and kinds is not None:
+        if kinds is not None:
             target.writer.check_takes([STORED_KINDS[kind].output for kind in kinds])
     except FormatUnfit as error:
         raise WorkerError(f"{name}: {error}") from error
@@ -73,14 +73,13 @@ def _check_writable(folder: Path, name: str) -> None:
         raise WorkerError(f"{name}: cannot write in {folder}: {error.strerror}") from error
 
 
-def target_of(out: Path | None, file_format: str | None, name: str = "--out") -> Target | None:
-    """Return the file and its format; None for stdout, and if nothing is written. Raises WorkerError."""
+def target_of(out: Path | None, file_format: str | None, name: str = "--out") -> Target:
+    """Return the file and its format. It is `-`, for stdout, also if no file is named. Raises WorkerError."""
     try:
         if out is None and file_format is not None:
             raise FormatUnfit("--format is that of a file: name it with --out (- is stdout)")
         if out is None or out == STDOUT:
-            writer_for_stream(file_format)
-            return None
+            return Target(STDOUT, writer_for_stream(file_format))
         return Target.of(out, file_format)
     except FormatUnfit as error:
         raise WorkerError(f"{name}: {error}") from error
@@ -93,7 +92,7 @@ def check_with_input(out: Path | None, file_format: str | None, with_input: bool
     if out is None:
         raise WorkerError("--with-input is for a file: name it with --out (- is stdout)")
     target = target_of(out, file_format)
-    if target is not None and target.writer.takes is not None:
+    if target.writer.takes is not None:
         raise WorkerError(f"--with-input: {target.writer.name} has no place for texts; choose another format")
 
 
@@ -103,7 +102,7 @@ def check_out_is_no_input(
     """Refuse a file, or a folder of parts, that would replace the source or become one of its documents next time."""
     target = target_of(out, file_format, name)
     read = path_of(source)
-    if target is None or read is None:
+    if target.path == STDOUT or read is None:
         return
     pattern = Pattern(source) if is_pattern(source) else None
     read = read.resolve()

@@ -39,6 +39,8 @@ def status(database: Database) -> JobStatus:
         (Export(OUT, every=True, unflagged=Flagged()), "--all writes every input, into one file"),
         (Export(Path("out.npy"), every=True), "npy has no place for inputs without a result; --all takes jsonl"),
         (Export(Path("out.npy"), with_input=True), "npy has no place for texts"),
+        (Export(Path("-"), "openai-batch", with_input=True), "openai-batch has no place for texts"),
+        (Export(Path("-"), "openai-batch", every=True), "openai-batch has no place for inputs without a result"),
         (Export(OUT, part_documents=10, with_input=True), "--with-input and --details are for one file"),
         (Export(Path("-"), part_documents=10), "parts need a folder"),
         (Export(Path("-"), "parquet"), "parquet needs a file"),

@@ -32,7 +32,7 @@ from docmill.worker.cli.options import (
     settings_from,
 )
 from docmill.worker.cli.printing import OK, listen, say, write_out
-from docmill.worker.exports import read_table, writer_of
+from docmill.worker.exports import read_table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.outputs import STDOUT, check_folder, check_out, check_with_input, target_of
@@ -205,7 +205,7 @@ class Export:
         check = check_out if self.part_documents is None else check_folder
         check(self.out, self.file_format, kinds)
         target = target_of(self.out, self.file_format)
-        if self.every and target is not None and target.writer.takes is not None:
+        if self.every and target.writer.takes is not None:
             names = ", ".join(writers.names(any_output=True))
             advice = f"{target.writer.name} has no place for inputs without a result; --all takes {names}"
             raise click.BadParameter(advice, param_hint="--out")
@@ -251,7 +251,7 @@ def none_said(job: int, condition: Flagged) -> str:
 
 def _write(database: Database, status: JobStatus, wanted: Export) -> None:
     target = target_of(wanted.out, wanted.file_format)
-    if target is not None and wanted.part_documents is not None:
+    if wanted.part_documents is not None:
         n = wanted.part_documents
         of = wanted.condition
         write_parts(database, status, target, n, listen(), step=wanted.step, replaced=wanted.overwrite, flagged=of)
@@ -259,7 +259,7 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
     table = read_table(
         database,
         status.id,
-        writer_of(target, wanted.file_format),
+        target.writer,
         step=wanted.step,
         with_input=wanted.with_input,
         details=wanted.details,

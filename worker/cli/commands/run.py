@@ -294,9 +294,9 @@ def run_command(
         run_request(settings, request, devices, listen(settings)) as (database, status),
     ):
         if out is not None:
-            from docmill.worker.exports import read_table, writer_of
+            from docmill.worker.exports import read_table
 
-            writer = writer_of(target_of(out, file_format), file_format)
+            writer = target_of(out, file_format).writer
             table = read_table(database, status.id, writer, with_input=with_input, details=details)
             written = write_out(out, table.rows, file_format, formatting.inputs(status), table.columns, table.noun)
             if (left := formatting.not_written(status, written)) is not None:
