@@ -64,22 +64,24 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
         if step.leaves_out is not None:
             find_filter(step.leaves_out).require()
     source = open_source(corpus.source, source_options(corpus, [step.options for step in pipeline.steps]))
-    steps: list[StepRequest] = []
-    for number in range(len(pipeline.steps)):
-        with _placed(pipeline, number):
-            steps.append(_request(settings, pipeline, number))
-            require_possible(settings, steps[-1].specs, devices)
+    steps = requests_of(settings, pipeline, lambda step: require_possible(settings, step.specs, devices))
     name = check_corpus_name(corpus.name or pipeline.name)
     account = limit_cost(settings, pipeline.job.max_cost, [spec for step in steps for spec in step.specs])
-    return Prepared(corpus, pipeline.job, tuple(steps), source, name, account=account)
+    return Prepared(corpus, pipeline.job, steps, source, name, account=account)
 
 
-def requests_of(settings: Settings, pipeline: Pipeline) -> tuple[StepRequest, ...]:
-    """Return the steps of a pipeline as its file says. Raises PipelineInvalid, HubUnreachable."""
+def requests_of(
+    settings: Settings, pipeline: Pipeline, check: Callable[[StepRequest], object] = lambda _: None
+) -> tuple[StepRequest, ...]:
+    """Return the steps of a pipeline as its file says. `check` may raise a TaskError about a step.
+
+    Raises PipelineInvalid, HubUnreachable.
+    """
     requests = []
     for number in range(len(pipeline.steps)):
         with _placed(pipeline, number):
             requests.append(_request(settings, pipeline, number))
+            check(requests[-1])
     return tuple(requests)
 
 
