@@ -196,8 +196,6 @@ class DocumentSource:
         return self._content.size_bytes
 
     def records(self) -> Iterator[Record | Rejection]:
-        if self._options.limit == 0:
-            return
         with closing(DocumentReader(self._options)) as own:
             reader = self.reader or own
             before = reader.bytes_read

@@ -214,10 +214,8 @@ def documents(rows: Iterable[Row | Rejection], name: str, options: SourceOptions
 
 
 def up_to(limit: int | None, items: Iterator[Record | Rejection]) -> Iterator[Record | Rejection]:
-    """Yield so many records, and the rejections before the last of them; None is no limit."""
+    """Yield up to `limit` records, at least one, and the rejections before the last of them; None is no limit."""
     left = limit
-    if left == 0:
-        return
     for item in items:
         yield item
         if left is not None and isinstance(item, Record):

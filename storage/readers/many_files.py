@@ -239,7 +239,8 @@ class FolderSource(MixedSource[Path]):
         self._root = root.resolve()
         self._reader_of = reader_of
         self._suffixes = document_suffixes()
-        super().__init__(printable(self._root), replace(options, one_of_many=True), self._walk_folder, self._open)
+        entries = partial(walk, self._root, self._selects)
+        super().__init__(printable(self._root), replace(options, one_of_many=True), entries, self._open)
 
     def _is_document(self, path: str) -> bool:
         return Path(path).suffix.lower() in self._suffixes
@@ -261,9 +262,6 @@ class FolderSource(MixedSource[Path]):
         reader = self._reader_of(Path(path).name)
         assert reader is not None
         return without_results(reader(content, options))
-
-    def _walk_folder(self) -> Walk:
-        return walk(self._root, self._selects)
 
     def _selects(self, path: str, is_folder: bool) -> bool:
         name = path.rpartition("/")[2]
