@@ -37,10 +37,6 @@ class Changes:
     repeated: Sequence[int]
     n_again: int
 
-    @property
-    def n_repeated(self) -> int:
-        return len(self.repeated)
-
 
 def compare(chunk: Versions, current: Mapping[str, StoredVersion]) -> tuple[list[int], list[int]]:
     """Return the places of the records that equal their current versions, and of those that differ from them."""

@@ -119,7 +119,7 @@ def _add(
         new=changes.n_new,
         changed=changes.n_changed,
         unchanged=changes.n_unchanged,
-        repeated=changes.n_repeated + len(outdone) + chunk.n_records - len(chunk.keys),
+        repeated=len(changes.repeated) + len(outdone) + chunk.n_records - len(chunk.keys),
         rejected=len(rejected),
         mended=len(chunk.mended),
         planned=planned,

@@ -114,9 +114,7 @@ def prune(
     unread, limits = unread or Unread(), limits or Limits()
     missing = _look(database, job, seen, unread)
     reason = why_not(missing, unread, limits)
-    if reason is not None or job.reread_at is not None:  # else no earlier reading noted any
-        note = update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason)
-        database.execute(note)
+    _note(database, job, reason)
     if reason is not None:
         return 0, reason
     check_share(missing, limits)
@@ -138,10 +136,14 @@ def note_missing(database: Database, job: OpenJob, seen: SeenDocuments, unread: 
             f"{_documents(n)} that the source no longer has {stay} in the corpus "
             f"({', '.join(missing.names)}{more}): read it with --prune to mark {them} as vanished"
         )
-    if reason is not None or job.reread_at is not None:
-        note = update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason)
-        database.execute(note)
+    _note(database, job, reason)
     return reason
+
+
+def _note(database: Database, job: OpenJob, reason: str | None) -> None:
+    """Note why documents were not marked as vanished. None deletes the note of an earlier reading."""
+    if reason is not None or job.reread_at is not None:
+        database.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason))
 
 
 def why_not(missing: Missing, unread: Unread, limits: Limits) -> str | None:
