@@ -424,9 +424,9 @@ def visible_cuda_devices() -> int | None:
     return None if named is None else len([name for name in named.split(",") if name.strip() not in {"", "-1"}])
 
 
-def without_settings() -> dict[str, str]:
-    """Return the environment for a process that needs no settings, and so no password in one."""
-    return {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
+def read_variable(name: str) -> str | None:
+    """Return the value of another program's variable in the environment; None if it is not set."""
+    return os.environ.get(name)
 
 
 def has_display() -> bool:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
@@ -20,7 +20,7 @@ import click
 import orjson
 
 from docmill.worker.concurrency import still_waits
-from docmill.worker.formatting import aligned, printable
+from docmill.worker.formatting import printable
 from docmill.worker.logs import UNSEEN
 from docmill.worker.terminal import Terminal, warn
 
@@ -96,11 +96,6 @@ def listen(settings: Settings | None = None) -> Listener:
 def answer(message: object, *, nl: bool = True) -> None:
     """Print an answer to stdout, without characters that a terminal would obey."""
     click.echo(printable(str(message)), nl=nl)
-
-
-def answer_values(values: Mapping[str, str]) -> None:
-    """Print names in bold, and their values beside them without characters that a terminal would obey."""
-    click.echo(aligned({name: printable(value) for name, value in values.items()}))
 
 
 def nobody_reads() -> None:

@@ -27,7 +27,7 @@ from docmill.tasks.specs import pinning, plan
 from docmill.tasks.specs.plan import build_spec
 from docmill.worker.errors import WorkerError
 from docmill.worker.prices import limit_cost
-from docmill.worker.settings import Settings, without_settings
+from docmill.worker.settings import Settings, read_variable
 from docmill.worker.submit.options import Escalation, JobOptions, ReadingOptions, Request, Work, request_escalation
 from docmill.worker.submit.rehearsal import require_possible
 
@@ -104,7 +104,7 @@ def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> Source
                 raise BadOption(f"{option}: {{meta.{name}}} is the document's {what}.")
     expected = tuple(dict.fromkeys(name for _, template in templates for name in template.expected))
     encoding = None if read.encoding is None else streams.find_encoding(read.encoding)
-    tessdata = without_settings().get(documents.TESSDATA_VARIABLE)
+    tessdata = read_variable(documents.TESSDATA_VARIABLE)
     languages = None if read.ocr is None else documents.find_languages(read.ocr, tessdata)
     return SourceOptions(
         read.text_field,

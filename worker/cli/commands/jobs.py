@@ -18,7 +18,6 @@ from docmill.worker.cli.options import JOB, JOB_ID, JSON, LARGEST, LATEST, Choic
 from docmill.worker.cli.printing import (
     OK,
     answer,
-    answer_values,
     exit_code_of,
     listen,
     print_json,
@@ -88,7 +87,7 @@ def status_command(job: int | None, wait: bool, as_json: bool) -> int:
         say(formatting.summary(status, cost))
     else:
         shown = formatting.of_status(status, flags, escalated, cost)
-        answer_values(shown | ({"migration": formatting.printable(migration)} if migration else {}))
+        click.echo(formatting.aligned(shown | ({"migration": formatting.printable(migration)} if migration else {})))
     return exit_code_of(status) if wait else OK
 
 
