@@ -29,8 +29,7 @@ from docmill.worker.engines import ask_torch, choose_devices, cuda_devices
 from docmill.worker.errors import BrokerUnreachable, SettingsError, WorkerError
 from docmill.worker.extras import EXTRAS
 from docmill.worker.queue.broker import Broker
-from docmill.worker.queue.messages import ENQUEUE_LANE
-from docmill.worker.settings import ORDERS, Settings
+from docmill.worker.settings import ENQUEUE_LANE, Settings
 from docmill.worker.stores import EmbeddedRedis, store_of
 
 LEAST_ROOM_BYTES = 1_000_000_000
@@ -309,13 +308,13 @@ def look_at_orders(settings: Settings) -> Iterator[Diagnosis]:
     queue, store = closing(Broker(settings.redis_url)), closing(store_of(settings))
     with suppress(StorageError, BrokerUnreachable), queue as broker, store as database:
         if database.file is None or database.file.exists():
-            takers = sum(ORDERS in lanes for lanes in database.values(live))
+            takers = sum(ENQUEUE_LANE in lanes for lanes in database.values(live))
             yield orders(broker.depth(ENQUEUE_LANE), takers)
 
 
 def orders(waiting: int, takers: int) -> Diagnosis:
     """Return the finding for orders in the queue, and live workers that take orders."""
-    advice = f"docmill worker --lanes …,{ORDERS}, with DOCMILL_ORDER_ROOTS or DOCMILL_ORDER_SCHEMES"
+    advice = f"docmill worker --lanes …,{ENQUEUE_LANE}, with DOCMILL_ORDER_ROOTS or DOCMILL_ORDER_SCHEMES"
     is_stuck = waiting > 0 and not takers
     taking = f"{takers:,} live workers take orders" if takers else "no live worker takes orders"
     shown = f"{waiting:,} in the queue; {taking}"

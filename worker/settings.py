@@ -73,7 +73,7 @@ STORE, CACHE, MODELS = "docmill.db", "cache", "models"  # in the home
 ANSWERS = "answers.db"  # of served models, until their outcomes are stored
 _COLLECTOR, _OFF = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED"
 LANES = kinds.NAMES
-ORDERS = "enqueue"  # the lane of `docmill.enqueue` messages, which a worker serves only if it is named
+ENQUEUE_LANE = "enqueue"  # the lane of `docmill.enqueue` messages, which a worker serves only if it is named
 
 
 def _data_home() -> Path:
@@ -159,7 +159,7 @@ class Settings(BaseSettings):
         tuple[str, ...],
         NoDecode,
         Field(description="Task kinds that a worker serves, separated by commas; `enqueue` stands for orders."),
-        Shown(default="all but `enqueue`", choices=(*LANES, ORDERS)),
+        Shown(default="all but `enqueue`", choices=(*LANES, ENQUEUE_LANE)),
     ] = LANES
     order_roots: Annotated[
         tuple[Path, ...],
@@ -234,7 +234,7 @@ class Settings(BaseSettings):
     @field_validator("lanes", mode="before")
     @classmethod
     def _split_lanes(cls, value: str | Sequence[str]) -> tuple[str, ...]:
-        names, known = _parts(value), (*LANES, ORDERS)
+        names, known = _parts(value), (*LANES, ENQUEUE_LANE)
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"unknown lane {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
         return names
@@ -344,7 +344,7 @@ class Settings(BaseSettings):
 
     @property
     def takes_orders(self) -> bool:
-        return ORDERS in self.lanes
+        return ENQUEUE_LANE in self.lanes
 
     @property
     def cache_dir(self) -> Path:

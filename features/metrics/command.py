@@ -15,8 +15,7 @@ from docmill.storage.results.fleet import Fleet, read_fleet
 from docmill.worker.cli.options import WholeNumber, settings_from
 from docmill.worker.cli.printing import answer, say, stop_as_interrupt
 from docmill.worker.prices import read_prices
-from docmill.worker.queue.messages import ENQUEUE_LANE
-from docmill.worker.settings import LANES
+from docmill.worker.settings import ENQUEUE_LANE, LANES
 from docmill.worker.stores import open_store, queue_of
 from docmill.worker.terminal import warn
 

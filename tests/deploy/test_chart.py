@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from docmill.worker.cli import all_commands, docmill
-from docmill.worker.settings import LANES, ORDERS, Settings
+from docmill.worker.settings import ENQUEUE_LANE, LANES, Settings
 from tests.deploy import chart
 from tests.deploy.chart import CASES, URLS, Manifest, cases, pod_specs, render
 from tests.test_compose import DOCKERFILE
@@ -109,7 +109,7 @@ def test_every_setting_is_one_that_docmill_knows_and_takes(case: str, monkeypatc
             for key, value in given.items():
                 patch.setenv(key, value or SECRETS[key])
             settings = load_settings()
-        assert set(settings.lanes) <= {*LANES, ORDERS}
+        assert set(settings.lanes) <= {*LANES, ENQUEUE_LANE}
 
 
 @every_case

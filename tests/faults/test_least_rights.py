@@ -43,8 +43,8 @@ from docmill.storage.steps.risk import RiskModel
 from docmill.storage.steps.steps import StepRequest
 from docmill.worker.pipelines.running import advance
 from docmill.worker.queue.broker import Broker
-from docmill.worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, queue
-from docmill.worker.settings import load_settings
+from docmill.worker.queue.messages import ENQUEUE_TASK, queue
+from docmill.worker.settings import ENQUEUE_LANE, load_settings
 from tests.faults import security
 from tests.faults.servers import PostgresCluster
 from tests.kinds import KINDS

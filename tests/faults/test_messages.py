@@ -10,7 +10,8 @@ import redis
 
 from docmill.storage.core.schema import Shard
 from docmill.storage.steps import jobs
-from docmill.worker.queue.messages import ENQUEUE_LANE, queue
+from docmill.worker.queue.messages import queue
+from docmill.worker.settings import ENQUEUE_LANE
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import device_pids, until
 from tests.worker.hostile import hostile, hostile_orders, order

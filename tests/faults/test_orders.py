@@ -16,7 +16,8 @@ from celery.result import AsyncResult
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Job
 from docmill.storage.ingest.chunks import CHUNK_RECORDS
-from docmill.worker.queue.messages import ENQUEUE_LANE, queue
+from docmill.worker.queue.messages import queue
+from docmill.worker.settings import ENQUEUE_LANE
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import PostgresCluster, free_port
 from tests.storage.builders import count_rows

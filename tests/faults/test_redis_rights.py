@@ -14,7 +14,8 @@ from celery.result import AsyncResult
 from docmill.storage.core.database import Database
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.queue.broker import ORDER_PROBES, PROBES, Broker
-from docmill.worker.queue.messages import ENQUEUE_LANE, queue
+from docmill.worker.queue.messages import queue
+from docmill.worker.settings import ENQUEUE_LANE
 from tests.faults import security
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import RedisServer

@@ -10,7 +10,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from docmill.worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, SHARD_TASK, hint_arguments, queue
+from docmill.worker.queue.messages import ENQUEUE_TASK, SHARD_TASK, hint_arguments, queue
+from docmill.worker.settings import ENQUEUE_LANE
 
 
 class Touch:

@@ -28,7 +28,6 @@ from docmill.tasks.tracing import messaging
 from docmill.worker.errors import BadMessage, BrokerUnreachable
 from docmill.worker.queue.messages import (
     AHEAD,
-    ENQUEUE_LANE,
     KEY_PREFIX,
     RUN_LANE,
     RUN_TASK,
@@ -38,7 +37,7 @@ from docmill.worker.queue.messages import (
     queue,
     rewrite,
 )
-from docmill.worker.settings import LANES, mask
+from docmill.worker.settings import ENQUEUE_LANE, LANES, mask
 
 log = logging.getLogger("docmill.transport")
 

@@ -22,6 +22,7 @@ import orjson
 
 from docmill.tasks import tracing
 from docmill.worker.errors import BadMessage
+from docmill.worker.settings import ENQUEUE_LANE
 
 Plain: TypeAlias = str | int | float | bool | None  # an argument of a message
 
@@ -32,7 +33,6 @@ ENQUEUE_TASK = "docmill.enqueue"
 RUN_TASK = "docmill.pipeline"  # takes a pipeline's run further
 ID_NAMES = MappingProxyType({SHARD_TASK: "shard_id", RUN_TASK: "run_id"})  # the argument with the id, by task
 AHEAD = 1  # the priority of messages that go ahead; those of other programs have 0, or another of kombu's own
-ENQUEUE_LANE = "enqueue"  # of orders; only those workers read it that are told to
 RUN_LANE = "pipelines"
 MAX_BYTES = 65_536  # ours have about 1,500; a long path and every option fit
 _NOTHING_FOLLOWS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from docmill.worker.errors import BadMessage
 from docmill.worker.queue.messages import (
-    ENQUEUE_LANE,
     ENQUEUE_TASK,
     MAX_BYTES,
     RUN_TASK,
@@ -26,6 +25,7 @@ from docmill.worker.queue.messages import (
     queue,
     rewrite,
 )
+from docmill.worker.settings import ENQUEUE_LANE
 from tests.worker.hostile import hostile, hostile_orders, message, order
 
 HERE = Path("trap")

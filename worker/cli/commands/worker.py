@@ -20,7 +20,7 @@ from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, s
 from docmill.worker.cli.printing import say
 from docmill.worker.engines import choose_devices
 from docmill.worker.process.supervisor import Supervisor
-from docmill.worker.settings import ORDERS, Settings
+from docmill.worker.settings import ENQUEUE_LANE, Settings
 from docmill.worker.stores import open_broker, open_store
 
 
@@ -79,7 +79,7 @@ def _without_orders(settings: Settings, lacking: Sequence[str]) -> Settings:
         return settings
 
     told = f"the database's user lacks {', '.join(lacking)}; {GRANTS_DOCS}"
-    others = tuple(lane for lane in settings.lanes if lane != ORDERS)
+    others = tuple(lane for lane in settings.lanes if lane != ENQUEUE_LANE)
     if not others:
         raise RightMissing(f"This worker may take no orders, and has no other lane: {told}")
     say(f"This worker takes no orders: {told}.")
