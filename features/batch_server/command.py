@@ -15,9 +15,10 @@ from docmill.features.batch_server.file import BodySettings, open_batch
 from docmill.storage.results.status import JobStatus
 from docmill.tasks.kinds import KindOptions
 from docmill.worker import formatting
-from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, Number, complete_files, declared, settings_from
+from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, Number, complete_files, declared
 from docmill.worker.cli.printing import OK, SOME_FAILED, SOME_REJECTED, answer, print_json, stop_as_interrupt
 from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
+from docmill.worker.settings import load_settings
 from docmill.worker.submit.options import Work
 
 
@@ -85,7 +86,7 @@ def batch_command(
     """
     if enqueue == (out is not None):
         raise click.UsageError("give --out FILE for the answers, or --enqueue to leave the work to a fleet")
-    settings = settings_from(device=device, backend=backend, endpoint=endpoint)
+    settings = load_settings(device=device, backend=backend, endpoint=endpoint)
     dialect = BodySettings(dtype or settings.dtype, frozenset(ignore))
     if out is None:
         with open_batch(requests, dialect) as file:

@@ -10,7 +10,7 @@ import click
 
 from docmill.features.batch_server import SERVER, keys, stored_batches
 from docmill.worker import inventory
-from docmill.worker.cli.options import ENDPOINT, JSON, Number, WholeNumber, settings_from
+from docmill.worker.cli.options import ENDPOINT, JSON, Number, WholeNumber
 from docmill.worker.cli.printing import (
     OK,
     answer,
@@ -24,7 +24,7 @@ from docmill.worker.consoles import table
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.queue.messages import is_id
-from docmill.worker.settings import DAY_S, Settings
+from docmill.worker.settings import DAY_S, Settings, load_settings
 from docmill.worker.stores import open_store
 from docmill.worker.terminal import warn
 
@@ -77,7 +77,7 @@ def serve_command(
     from docmill.worker.cli.commands.web import until_interrupted
     from docmill.worker.web.http_server import serve
 
-    settings = settings_from(endpoint=endpoint)
+    settings = load_settings(endpoint=endpoint)
     stop_as_interrupt()
     sys.setswitchinterval(0.0005)  # so that answers do not wait for the threads that read and write batches
     with open_store(settings) as database:
@@ -128,7 +128,7 @@ def add_command(name: str, as_json: bool, **limits: float | None) -> None:
     """Make a key for NAME and print it, which is the only time that it is shown."""
     if not is_id(name):
         raise click.UsageError("NAME has 1 to 255 characters that can be printed")
-    settings = _checked(settings_from(), limits)
+    settings = _checked(load_settings(), limits)
     chosen = {"weight": 1, **{option: value for option, value in limits.items() if value is not None}}
     with open_store(settings) as database:
         secret = keys.add_key(database, name, **chosen)
@@ -149,7 +149,7 @@ def change_command(name: str, **limits: float | None) -> None:
     changes = {option: value for option, value in limits.items() if value is not None}
     if not changes:
         raise click.UsageError("give a limit to change, such as --max-cost 50")
-    with open_store(_checked(settings_from(), limits)) as database:
+    with open_store(_checked(load_settings(), limits)) as database:
         keys.change_key(database, name, **changes)
     say(f"The key of {name} is changed.")
 
@@ -164,7 +164,7 @@ def _checked(settings: Settings, limits: Mapping[str, float | None]) -> Settings
 @JSON
 def list_command(as_json: bool) -> None:
     """List the keys by their names, without the keys themselves."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         rows = [_row(key) for key in keys.list_keys(database)]
     if as_json:
         print_json(rows)
@@ -186,7 +186,7 @@ def _row(key: keys.ApiKey) -> dict[str, Any]:
 @click.argument("name")
 def revoke_command(name: str) -> None:
     """Refuse the key of NAME from now on. Its batches go on."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         keys.revoke_key(database, name)
     say(f"The key of {name} is revoked.")
 
@@ -202,7 +202,7 @@ def rm_files_command(entry_id: str, yes: bool) -> int:
     """
     if not yes and not confirmed(f"This removes the files of {printable(entry_id)} for good."):
         return BAD_INPUT
-    settings = settings_from()
+    settings = load_settings()
     with open_store(settings) as database:
         ids = stored_batches.delete_files(database, entry_id)
         uncleared = inventory.clear(settings, database)

@@ -25,11 +25,12 @@ from docmill.features.comparing.comparison import (
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus, first_existing, read_texts
 from docmill.storage.steps.conditions import order_flags
-from docmill.worker.cli.options import JOB_ID, JSON, WholeNumber, settings_from
+from docmill.worker.cli.options import JOB_ID, JSON, WholeNumber
 from docmill.worker.cli.printing import OK, answer, listen, print_json, print_rich
 from docmill.worker.consoles import NameCell, table
 from docmill.worker.formatting import documents, printable, shorten
 from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.terminal import warn
 
@@ -59,7 +60,7 @@ def compare_command(
     """
     if len(jobs) != 2:
         raise click.UsageError("give --job twice: docmill compare CORPUS --job A --job B")
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         name = first_existing(database, corpus_names(corpus))
         corpus_id = find_corpus(database, name)
         a, b = (read_side(database, corpus_id, job, step) for job in jobs)

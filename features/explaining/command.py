@@ -27,9 +27,10 @@ from docmill.storage.extras import CHECKS
 from docmill.storage.json_values import Json
 from docmill.storage.outputs.output_types import OutputType
 from docmill.tasks.engine.backend_factory import ReadWindow
-from docmill.worker.cli.options import JOB, JSON, settings_from
+from docmill.worker.cli.options import JOB, JSON
 from docmill.worker.cli.printing import print_json, print_rich, say
 from docmill.worker.formatting import local_time, printable, shorten
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store
 
 
@@ -50,7 +51,7 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
     explains the last one with a result.
     """
     CHECKS.require("`docmill explain`")
-    settings = settings_from()
+    settings = load_settings()
     with open_store(settings) as database:
         explanation = explain(read_provenance(database, job, document, step), cutter(settings.model_folders))
         if as_json:

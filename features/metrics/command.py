@@ -12,10 +12,10 @@ from docmill.features.metrics import LIBRARY
 from docmill.storage.core.database import Database
 from docmill.storage.migrations import require_current
 from docmill.storage.results.fleet import Fleet, read_fleet
-from docmill.worker.cli.options import WholeNumber, settings_from
+from docmill.worker.cli.options import WholeNumber
 from docmill.worker.cli.printing import answer, say, stop_as_interrupt
 from docmill.worker.prices import read_prices
-from docmill.worker.settings import ENQUEUE_LANE, LANES
+from docmill.worker.settings import ENQUEUE_LANE, LANES, load_settings
 from docmill.worker.stores import open_store, queue_of
 from docmill.worker.terminal import warn
 
@@ -34,7 +34,7 @@ def metrics_command(host: str, port: int, once: bool) -> None:
     LIBRARY.require("`docmill metrics`")
     from docmill.features.metrics.serving import FleetCollector, exposition, serving
 
-    settings = settings_from()
+    settings = load_settings()
     prices = read_prices(settings)
     stop_as_interrupt()
     with open_store(settings, on_away=None if once else _warn_away) as database, queue_of(settings) as queue:

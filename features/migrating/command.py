@@ -27,20 +27,11 @@ from docmill.storage.steps import jobs, replacements
 from docmill.storage.steps.replacements import SpecReplacement
 from docmill.tasks import kinds
 from docmill.worker import formatting
-from docmill.worker.cli.options import (
-    BACKEND,
-    DEVICE,
-    JOB_ID,
-    JSON,
-    PROMPT,
-    Number,
-    check_filled,
-    complete_models,
-    settings_from,
-)
+from docmill.worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, PROMPT, Number, check_filled, complete_models
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, listen, print_json, say, stop_as_interrupt
 from docmill.worker.engines import choose_devices
 from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.submit.dry_run import Forecast
 from docmill.worker.terminal import warn
@@ -127,7 +118,7 @@ def run_command(
     Exit code 1: the backfill is complete, but did not switch, since documents would lose their result.
     """
     check_filled()
-    settings = settings_from(device=device, backend=backend)
+    settings = load_settings(device=device, backend=backend)
     options = {name: value for name, value in (("prompt", prompt), ("prompt_name", prompt_name)) if value is not None}
     devices = choose_devices(settings.device)
     computing = () if by_workers else devices
@@ -157,7 +148,7 @@ def run_command(
 @JSON
 def status_command(corpus: str, as_json: bool) -> None:
     """List the migrations of CORPUS, the latest first."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         corpus_id, name = _find_corpus(database, corpus)
         migrations = replacements.every(database, corpus_id)
     if as_json:
@@ -173,7 +164,7 @@ def status_command(corpus: str, as_json: bool) -> None:
 @JSON
 def cancel_command(corpus: str, as_json: bool) -> int:
     """Cancel the migration of CORPUS that is under way, and its job."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         corpus_id, name = _find_corpus(database, corpus)
         migrations = replacements.every(database, corpus_id)
         migration = next((row for row in migrations if row.state == replacements.FILLING), None)
@@ -194,7 +185,7 @@ def cancel_command(corpus: str, as_json: bool) -> int:
 @JSON
 def back_command(corpus: str, yes: bool, as_json: bool) -> int:
     """Let the old model of CORPUS answer again, if its results are kept."""
-    settings = settings_from()
+    settings = load_settings()
     with open_store(settings) as database:
         corpus_id, name = _find_corpus(database, corpus)
         last = last_switched(replacements.every(database, corpus_id), name)

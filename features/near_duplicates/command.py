@@ -17,18 +17,10 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.storage.outputs.columns import Column, Form
 from docmill.worker import formatting
-from docmill.worker.cli.options import (
-    FORMAT,
-    JOB_ID,
-    JSON,
-    OUT,
-    Choice,
-    Number,
-    WholeNumber,
-    settings_from,
-)
+from docmill.worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, Number, WholeNumber
 from docmill.worker.cli.printing import answer, listen, print_json, print_rich, say, write_out
 from docmill.worker.jobs.outputs import STDOUT, check_out
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import corpus_names, open_store
 
 SAMPLES, SAMPLES_SHOWN = 3, 20  # clusters that `find` and `show` print
@@ -107,7 +99,7 @@ def show_command(corpus: str, out: Path | None, file_format: str | None, as_json
 @CORPUS
 def forget_command(corpus: str) -> None:
     """Remove the clusters of CORPUS; documents and results stay."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         corpus_id = find_corpus(database, first_existing(database, corpus_names(corpus)))
         answer(f"Removed the clusters of {formatting.documents(clusters.forget(database, corpus_id))}.")
 
@@ -123,7 +115,7 @@ def _report(
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     check_out(out, file_format)
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         name = first_existing(database, corpus_names(corpus))
         corpus_id = find_corpus(database, name)
         work = None if search is None else search(database, name)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from docmill.worker.cli.options import JOB, FilledPath, settings_from
+from docmill.worker.cli.options import JOB, FilledPath
 from docmill.worker.cli.printing import listen, say
 from docmill.worker.extras import EXTRAS
 from docmill.worker.jobs.outputs import check_out
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store
 
 
@@ -34,7 +35,7 @@ def report_command(job: int, out: Path | None, no_text: bool) -> None:
     EXTRAS["report"].require("A report")
     from docmill.features.reports.page import write
 
-    settings = settings_from()
+    settings = load_settings()
     with open_store(settings) as database:
         write(settings, database, job, target, with_text=not no_text, listener=listen())
     say(f"Wrote the report on job {job} to {target}.")

@@ -30,12 +30,13 @@ from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.risk import FLAG, RiskFeature
 from docmill.storage.writers.formats import whole_file
 from docmill.worker import consoles
-from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber, settings_from
+from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber
 from docmill.worker.cli.printing import print_json, print_rich, say, say_rich
 from docmill.worker.consoles import table
 from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import counted, printable
 from docmill.worker.jobs.outputs import check_out
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store
 from docmill.worker.terminal import warn
 
@@ -85,7 +86,7 @@ def judge_command(job: int, step: str | None, size: int, seed: int | None, by: s
     stored at once, and the same command continues the review.
     """
     LIBRARY.require("`docmill review`")
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         review = _open(database, job, step, seed)
         judge(review, size, by or _user())
         _print(review, as_json=as_json)
@@ -99,7 +100,7 @@ def judge_command(job: int, step: str | None, size: int, seed: int | None, by: s
 def summary_command(job: int, step: str | None, seed: int | None, as_json: bool) -> None:
     """Print the estimates for JOB, and judge nothing."""
     LIBRARY.require("`docmill review`")
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         _print(_open(database, job, step, seed), as_json=as_json)
 
 
@@ -116,7 +117,7 @@ def export_command(job: int, file: Path, step: str | None, size: int, seed: int 
     """
     check_out(file, "csv" if file.suffix.lower() == ".csv" else "jsonl", name="FILE")
     LIBRARY.require("`docmill review`")
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         _export(_open(database, job, step, seed), file, size)
 
 
@@ -133,7 +134,7 @@ def import_command(job: int, file: Path, step: str | None, seed: int | None, by:
     FILE is .csv, or .json that Label Studio exported as JSON or JSON-MIN.
     """
     LIBRARY.require("`docmill review`")
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         review = _open(database, job, step, seed)
         n = review.take(read(file), by or _user())
         say(f"Stored {n:,} judgement{'s' * (n != 1)} from {file}.")
@@ -151,7 +152,7 @@ def fit_command(job: int, step: str | None, as_json: bool) -> None:
     lengths. `docmill results JOB --risk` writes the risk, and `--risk-above 0.2` selects by it.
     """
     LIBRARY.require("`docmill review`")
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         _fit(database, job, step, as_json=as_json)
 
 

@@ -15,9 +15,10 @@ from docmill.storage.core.database import Database
 from docmill.storage.results.fleet import Fleet, read_fleet
 from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.tasks import kinds
-from docmill.worker.cli.options import JSON, settings_from
+from docmill.worker.cli.options import JSON
 from docmill.worker.cli.printing import answer, print_json
 from docmill.worker.formatting import as_json, duration, local_time, printable, rate, time_left
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store
 
 REFRESH_S = 2.0
@@ -36,7 +37,7 @@ def top_command(once: bool, as_json: bool) -> None:
 
     Without a terminal, the command prints them once.
     """
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         if as_json:
             print_json(view_as_json(read_view(database)))
             return

@@ -21,14 +21,8 @@ from docmill.tasks.errors import hint
 from docmill.tasks.kinds.options import Layer, flag, is_label_file, is_repeated, option, parse_label_file, value_type
 from docmill.tasks.specs.pinning import NAMES
 from docmill.worker.prices import Price
-from docmill.worker.settings import Settings, load_settings
 
 T = TypeVar("T")
-
-
-def settings_from(**options: str | float | Path | None) -> Settings:
-    """Return the settings with a command's options in place of those that the environment gives."""
-    return load_settings(**options)
 
 
 def named(name: str, convert: Callable[[str], T]) -> click.ParamType[T]:

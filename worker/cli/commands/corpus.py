@@ -21,11 +21,12 @@ from docmill.storage.deletion.removal import Condition, Trace, select_keys, trac
 from docmill.storage.results import corpora
 from docmill.storage.results.corpora import CorpusState
 from docmill.worker import formatting, inventory
-from docmill.worker.cli.options import JSON, FilledPath, settings_from
+from docmill.worker.cli.options import JSON, FilledPath
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, print_json, print_rich, say
 from docmill.worker.consoles import NameCell, jobs_table, table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.terminal import warn
 
@@ -42,7 +43,7 @@ def corpus_command() -> None:
 @JSON
 def list_command(as_json: bool) -> None:
     """List the corpora, with their documents and results by spec."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         listed = corpora.every(database)
     if as_json:
         print_json([_as_json(corpus) for corpus in listed])
@@ -75,7 +76,7 @@ def list_command(as_json: bool) -> None:
 @JSON
 def show_command(name: str, as_json: bool) -> None:
     """Show the corpus NAME: latest readings, jobs and results."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         corpus = corpora.show(database, first_existing(database, corpus_names(name)))
     if as_json:
         print_json(_as_json(corpus))
@@ -132,7 +133,7 @@ def rm_command(
     if ids and (wheres or vanished):
         raise click.UsageError("--document names the documents; leave it out to choose them by --where or --vanished")
     conditions = [Condition.parse(where) for where in wheres]
-    settings = settings_from()
+    settings = load_settings()
     with open_store(settings) as database:
         name = first_existing(database, corpus_names(name))
         missing = removal.missing(database, name, ids)
@@ -223,7 +224,7 @@ def trace_command(file: Path, as_json: bool) -> int:
     text, _ = normalize(decode(raw[bom_length(raw) :])[0])
     if not text.strip():
         raise click.BadParameter("it has no text", param_hint="FILE")
-    settings = settings_from()
+    settings = load_settings()
     with open_store(settings) as database:
         files = inventory.files(settings, database)
         traces = [trace(database, variant, files) for variant in dict.fromkeys((text, text.strip()))]

@@ -15,12 +15,12 @@ from docmill.storage.deletion.paging import RemovalBudget, Removed
 from docmill.storage.deletion.retention import Ages, Swept
 from docmill.storage.search import pgvector_index
 from docmill.worker import formatting, inventory
-from docmill.worker.cli.options import JSON, Number, WholeNumber, named, settings_from
+from docmill.worker.cli.options import JSON, Number, WholeNumber, named
 from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, say
 from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.settings import DAY_S, retention_rules
+from docmill.worker.settings import DAY_S, load_settings, retention_rules
 from docmill.worker.stores import open_store
 
 LACKING = "The results of jobs that had these versions lack them then."
@@ -126,7 +126,7 @@ def retention_command(limit: int | None, seconds: float | None, dry_run: bool, a
     Set the rules with DOCMILL_RETENTION. The command removes old runs, shards, results and other rows that nothing
     needs. It does not ask, so you can run it on a schedule.
     """
-    settings = settings_from()
+    settings = load_settings()
     ages = settings.ages
     with open_store(settings) as database:
         if dry_run:
@@ -146,7 +146,7 @@ def _collect(
     note: Callable[[Database, Drops], Drops] = lambda _, drops: drops,
 ) -> int:
     """Remove what is chosen, after a question, and then the texts that nothing needs. `note` is called before."""
-    settings = settings_from()
+    settings = load_settings()
     with open_store(settings) as database:
         drops = choose(database)
         old = Removed()

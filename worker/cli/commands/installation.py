@@ -13,9 +13,10 @@ from docmill.storage.core.invariants import check_invariants, invariants
 from docmill.storage.leases.diagnosis import UNHEALTHY_S, check_health
 from docmill.storage.migrations import upgrade
 from docmill.storage.results.counts import recount
-from docmill.worker.cli.options import JSON, Choice, Number, settings_from
+from docmill.worker.cli.options import JSON, Choice, Number
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, print_json, say
 from docmill.worker.formatting import counted, duration, wrapped
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store, store_of
 
 
@@ -30,7 +31,7 @@ def db_command() -> None:
 @JSON
 def upgrade_command(as_json: bool) -> None:
     """Upgrade the store's schema to this version. Safe to run twice, and while workers run."""
-    with closing(store_of(settings_from())) as database:
+    with closing(store_of(load_settings())) as database:
         before, after = upgrade(database)
     if as_json:
         print_json({"before": before, "after": after})
@@ -48,7 +49,7 @@ def recount_command(as_json: bool) -> None:
     Metrics and pages read these counts, which triggers of the schema keep. After `pg_restore --data-only` they are
     wrong. The command counts the rows again. Run it as the owner of the tables; workers may run meanwhile.
     """
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         corrected = recount(database)
         name = str(database)
     if as_json:
@@ -100,7 +101,7 @@ def doctor_command(
         )
     from docmill.worker.doctor import examine
 
-    findings = examine(settings_from())
+    findings = examine(load_settings())
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -117,7 +118,7 @@ def _answer_wrapped(label: str, *sentences: str) -> None:
 
 def _check_invariants(as_sql: bool, as_json: bool) -> int:
     """Print which invariants hold in the store, or their queries. Return the exit code."""
-    settings = settings_from()
+    settings = load_settings()
     if as_sql:
         with closing(store_of(settings)) as database:
             for each in invariants(database.server):
@@ -146,7 +147,7 @@ def _check_invariants(as_sql: bool, as_json: bool) -> int:
 
 def _check_workers(host: str, within_s: float, as_json: bool) -> int:
     """Print the health of a machine's workers, and return the exit code."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         workers, problem = check_health(database, host, within_s)
     if as_json:
         print_json({"workers": workers, "problem": problem})

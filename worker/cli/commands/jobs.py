@@ -14,7 +14,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.replacements import remark
 from docmill.storage.writers.formats import escape_formula
 from docmill.worker import formatting
-from docmill.worker.cli.options import JOB, JOB_ID, JSON, LARGEST, LATEST, Choice, Number, WholeNumber, settings_from
+from docmill.worker.cli.options import JOB, JOB_ID, JSON, LARGEST, LATEST, Choice, Number, WholeNumber
 from docmill.worker.cli.printing import (
     OK,
     answer,
@@ -29,6 +29,7 @@ from docmill.worker.formatting import printable
 from docmill.worker.jobs.follow import change_job, resume_job, retry_failures
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.prices import read_prices
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store
 
 
@@ -37,7 +38,7 @@ from docmill.worker.stores import open_store
 @JSON
 def jobs_command(limit: int, as_json: bool) -> None:
     """List the latest jobs, newest first."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         statuses = list_statuses(database, limit)
     if as_json:
         print_json([formatting.as_json(status) for status in statuses])
@@ -66,7 +67,7 @@ def status_command(job: int | None, wait: bool, as_json: bool) -> int:
     rejected and nothing failed. If every worker refuses the job for more than a minute, it is blocked: the command
     ends with exit code 1.
     """
-    settings = settings_from()
+    settings = load_settings()
     prices = read_prices(settings)
     with open_store(settings) as database:
         job = job or jobs.latest(database)
@@ -105,7 +106,7 @@ def retry_command(job: int, only: str | None, as_json: bool) -> None:
     did). docmill keeps a failure until a new attempt succeeds. Workers retry the documents; if none is running, the
     next `docmill run` or `docmill worker` does.
     """
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         texts, goes_on, said = retry_failures(database, job, only)
     if as_json:
         print_json({"id": job, "retried": texts, "goes_on": goes_on})
@@ -115,7 +116,7 @@ def retry_command(job: int, only: str | None, as_json: bool) -> None:
 
 def _apply(change: Callable[[Database], tuple[bool, str]], job: int, as_json: bool, key: str = "changed") -> None:
     """Change a job, and print what the change says."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         changed, said = change(database)
     if as_json:
         print_json({"id": job, key: changed})
@@ -152,7 +153,7 @@ def pause_command(job: int, as_json: bool) -> None:
 @JSON
 def resume_command(job: int, max_cost: float | None, as_json: bool) -> None:
     """Resume a paused JOB. If it has reached its --max-cost, it needs a higher one."""
-    settings = settings_from()
+    settings = load_settings()
     _apply(lambda database: resume_job(settings, database, job, max_cost), job, as_json)
 
 
@@ -176,7 +177,7 @@ def failures_command(job: int, as_json: bool) -> None:
     """List failed documents, blank documents and rejected records of JOB, with the reasons."""
     from docmill.storage.results.results import failures
 
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         rows = failures(database, job)
         if as_json:
             write_out(STDOUT, rows)

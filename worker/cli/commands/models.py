@@ -10,10 +10,10 @@ from docmill.tasks.kinds import kind
 from docmill.tasks.models import weightless
 from docmill.tasks.outputs import Head
 from docmill.tasks.specs.pinning import ADAPTER, DEFAULTS, DESCRIPTIONS, NAMES, check
-from docmill.worker.cli.options import JSON, Choice, complete_models, settings_from
+from docmill.worker.cli.options import JSON, Choice, complete_models
 from docmill.worker.cli.printing import OK, answer, print_json, say
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.settings import MODELS
+from docmill.worker.settings import MODELS, load_settings
 from docmill.worker.submit.rehearsal import find_lacking
 
 
@@ -28,7 +28,7 @@ def list_command(as_json: bool) -> None:
     """List the names that --model accepts besides folders and hub ids."""
     defaults = {model: kind for kind, model in DEFAULTS.items()}
     models = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in NAMES]
-    models_dir = settings_from().models_dir
+    models_dir = load_settings().models_dir
     if models_dir is not None and models_dir.is_dir():
         models += [
             {"name": str(model.relative_to(models_dir)), "default_for": None, "about": f"in {models_dir}"}
@@ -54,7 +54,7 @@ def get_command(source: str | None) -> None:
     """
     from docmill.tasks.specs.pinning import copy_own_models
 
-    settings = settings_from()
+    settings = load_settings()
     folder = settings.models_dir or settings.home / MODELS
     names = copy_own_models(source, folder, settings.cache_dir)
     say(f"Copied {', '.join(names)} to {folder}.")
@@ -66,7 +66,7 @@ def get_command(source: str | None) -> None:
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
-    settings = settings_from()
+    settings = load_settings()
     checked = check(model, settings.model_folders, revision=revision)
     if lacks := find_lacking(settings, checked.pinned, checked.kinds):
         kinds = tuple(kind for kind in checked.kinds if kind not in lacks)

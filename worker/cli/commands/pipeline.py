@@ -13,7 +13,7 @@ from rich.text import Text
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.job_counts import count_flags
 from docmill.worker import formatting
-from docmill.worker.cli.options import BACKEND, DEVICE, JSON, LATEST, FilledPath, settings_from
+from docmill.worker.cli.options import BACKEND, DEVICE, JSON, LATEST, FilledPath
 from docmill.worker.cli.printing import (
     OK,
     answer,
@@ -34,6 +34,7 @@ from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
 from docmill.worker.pipelines.schedule import next_after
 from docmill.worker.pipelines.schema import json_schema
 from docmill.worker.prices import Cost, read_prices
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store
 
 FILE = click.argument("file", type=FilledPath(dir_okay=False, path_type=Path))
@@ -53,7 +54,7 @@ def pipeline_command() -> None:
 @JSON
 def check_command(file: Path, as_json: bool) -> None:
     """Check the keys, source and models of FILE. Stores nothing."""
-    pipeline, prepared = prepare_file(settings_from(), file)
+    pipeline, prepared = prepare_file(load_settings(), file)
     try:
         check_stored(pipeline, prepared)
     except PipelineInvalid as error:
@@ -94,7 +95,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     No step computes a text that has a result already. The same command continues an interrupted run. If the pipeline
     was added, its history lists the run.
     """
-    settings = settings_from(device=device, backend=backend)
+    settings = load_settings(device=device, backend=backend)
     prices = read_prices(settings)
     devices = choose_devices(settings.device)
     stop_as_interrupt()
@@ -125,7 +126,7 @@ def add_command(file: Path, as_json: bool) -> None:
     A stored pipeline has a schedule, a history and a view. Workers start it when it is due, so its source must exist
     on the workers too. The command creates the view, so it needs an administrator's privileges.
     """
-    settings = settings_from()
+    settings = load_settings()
     with open_store(settings) as database:
         pipeline = store_file(settings, database, file, listen())
     if as_json:
@@ -140,7 +141,7 @@ def add_command(file: Path, as_json: bool) -> None:
 @JSON
 def list_command(as_json: bool) -> None:
     """List the stored pipelines, with their last and next runs."""
-    settings = settings_from()
+    settings = load_settings()
     prices = read_prices(settings)
     with open_store(settings) as database:
         listed = list_pipelines(database, prices)
@@ -167,7 +168,7 @@ def list_command(as_json: bool) -> None:
 @JSON
 def show_command(name: str, as_json: bool) -> None:
     """Print the stored file of the pipeline NAME."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         row = pipelines.get(database, name)
     if as_json:
         print_json(_as_json(parse(row.text, Path(row.path))))
@@ -180,7 +181,7 @@ def show_command(name: str, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm_command(name: str, yes: bool) -> int:
     """Remove the pipeline NAME, its history and its view. Its corpus, jobs and results stay."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         pipelines.get(database, name)
         question = f"This removes the pipeline {name}, its history and its view. Its corpus, jobs and results stay."
         if not yes and not confirmed(question):
@@ -200,7 +201,7 @@ def history_command(name: str, limit: int, as_json: bool) -> None:
 
     If DOCMILL_PRICES is set, the list has the cost of their tokens.
     """
-    settings = settings_from()
+    settings = load_settings()
     prices = read_prices(settings)
     with open_store(settings) as database:
         runs = list_runs(database, name, limit, prices)

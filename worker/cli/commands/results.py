@@ -20,23 +20,14 @@ from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.steps.replacements import answering_job
 from docmill.worker import formatting
-from docmill.worker.cli.options import (
-    DETAILS,
-    FORMAT,
-    JOB_OR_CORPUS,
-    WITH_INPUT,
-    FilledPath,
-    Number,
-    declared,
-    named,
-    settings_from,
-)
+from docmill.worker.cli.options import DETAILS, FORMAT, JOB_OR_CORPUS, WITH_INPUT, FilledPath, Number, declared, named
 from docmill.worker.cli.printing import OK, listen, say, write_out
 from docmill.worker.exports import read_table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.outputs import STDOUT, check_folder, check_out, check_with_input, target_of
 from docmill.worker.jobs.results import write_parts
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.submit.options import PartsOptions
 from docmill.worker.terminal import warn
@@ -129,7 +120,7 @@ def results_command(job: int | str, **options: Any) -> int:
     """
     wanted = Export(**options)
     wanted.check()
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         number = job if isinstance(job, int) else answering_job(database, corpus_names(job))
         status = read_status(database, number)
         refused = why_not(

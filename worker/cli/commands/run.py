@@ -32,7 +32,6 @@ from docmill.worker.cli.options import (
     complete_files,
     complete_models,
     declared,
-    settings_from,
 )
 from docmill.worker.cli.printing import (
     OK,
@@ -52,7 +51,7 @@ from docmill.worker.formatting import counted
 from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input, check_with_input, target_of
 from docmill.worker.jobs.run import run_request
 from docmill.worker.prices import Cost, Price, Prices, read_prices
-from docmill.worker.settings import Settings
+from docmill.worker.settings import Settings, load_settings
 from docmill.worker.submit.options import (
     DocumentOptions,
     EscalationOptions,
@@ -264,7 +263,7 @@ def run_command(
     docmill computes every text once, and the same command continues an interrupted run. You need no server. If you
     set DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL, the command uses the fleet's queue and database.
     """
-    settings = settings_from(device=device, backend=backend, endpoint=endpoint)
+    settings = load_settings(device=device, backend=backend, endpoint=endpoint)
     devices = devices_for(settings.device, options.get("model"), *filter(None, [options.get("escalate")]))
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
@@ -408,7 +407,7 @@ def enqueue_command(task: str, wait: bool, as_json: bool, **options: Any) -> int
     from docmill.worker.jobs.submission import submit
     from docmill.worker.stores import open_store
 
-    settings = settings_from()
+    settings = load_settings()
     request, listener = request_of(settings, task, options), listen()
     with open_store(settings) as database:
         done = submit(settings, database, request, listener)

@@ -14,13 +14,14 @@ from docmill.storage.deletion import gc
 from docmill.storage.readers import Record, Rejection, open_queries
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import StoredHit, choose
-from docmill.worker.cli.options import BACKEND, JOB_ID, JSON, PROMPT, WholeNumber, check_filled, settings_from
+from docmill.worker.cli.options import BACKEND, JOB_ID, JSON, PROMPT, WholeNumber, check_filled
 from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_json, print_rich, say, write_out
 from docmill.worker.consoles import NameCell, table
 from docmill.worker.formatting import counted, documents, printable
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.jobs.search import BATCH_QUERIES, SearchOptions, open_search, query_record
+from docmill.worker.settings import load_settings
 from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.terminal import warn
 
@@ -93,7 +94,7 @@ def search_command(
     check_filled()
     if prompt is not None and prompt_name is not None:
         raise click.UsageError("--model-prompt and --prompt do not go together: give one of them")
-    settings = settings_from(device=device, backend=backend)
+    settings = load_settings(device=device, backend=backend)
     typed = text is None and queries is None and not as_json and sys.stdin.isatty()
     looks = queries is None if passages is None else passages
     wanted = SearchOptions(top, job, exact, looks, prompt, prompt_name)
@@ -203,7 +204,7 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> None:
     `docmill index list` shows that many vectors are missing from the index. You may interrupt it, and run it beside
     any other command.
     """
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         searched = choose(database, corpus_names(corpus), job)
         with listen().bar("index") as progress:
 
@@ -222,7 +223,7 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> None:
 @JSON
 def list_command(as_json: bool) -> None:
     """List the indexes, with their vectors, missing texts and size."""
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         indexes = pgvector_index.every(database)
     if as_json:
         print_json([{**asdict(index), "spec": str(index.spec)} for index in indexes])
@@ -249,7 +250,7 @@ def rm_command(spec: str, as_json: bool) -> int:
 
     SPEC is its number in `docmill index list`, or KIND/MODEL.
     """
-    with open_store(settings_from()) as database:
+    with open_store(load_settings()) as database:
         dropped = [spec_id for spec_id in gc.specs(database, spec) if pgvector_index.drop(database, spec_id)]
     if as_json:
         print_json({"dropped": dropped})

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker.cli.options import WholeNumber, settings_from
+from docmill.worker.cli.options import WholeNumber
 from docmill.worker.cli.printing import say, stop_as_interrupt
+from docmill.worker.settings import load_settings
 
 if TYPE_CHECKING:
     from docmill.worker.settings import Settings
@@ -47,7 +48,7 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     from docmill.worker.web.server import make_app
     from docmill.worker.web.site import Site, allowed_hosts
 
-    settings = settings_from()
+    settings = load_settings()
     token, is_new = _choose_token(settings, host, names)
     stop_as_interrupt()
     with open_store(settings) as database:

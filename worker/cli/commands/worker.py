@@ -16,11 +16,11 @@ from docmill.storage.features import load_all
 from docmill.storage.leases import dispatch
 from docmill.tasks import tracing
 from docmill.worker import logs
-from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, settings_from
+from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber
 from docmill.worker.cli.printing import say
 from docmill.worker.engines import choose_devices
 from docmill.worker.process.supervisor import Supervisor
-from docmill.worker.settings import ENQUEUE_LANE, Settings
+from docmill.worker.settings import ENQUEUE_LANE, Settings, load_settings
 from docmill.worker.stores import open_broker, open_store
 
 
@@ -50,7 +50,7 @@ def worker_command(
     Orders are `docmill.enqueue` messages of other programs. A worker takes them only with the lane enqueue, and reads
     only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
     """
-    settings = settings_from(
+    settings = load_settings(
         device=device, backend=backend, endpoint=endpoint, lanes=lanes, threads=threads, log_level=log_level
     )
     logs.start(settings.log_level, settings.log_format, worker=platform.node())
