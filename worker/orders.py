@@ -164,7 +164,7 @@ def check(settings: Settings, request: Request) -> None:
             f"{_listed(sorted(_PARAMETERS))}"
         )
     path = path_of(source)
-    if path is not None and not within(_root(path), settings.order_roots):
+    if path is not None and not is_below(_root(path), settings.order_roots):
         raise WorkerError(
             f"{name}: orders may not read it here; to let them, name its folder in DOCMILL_ORDER_ROOTS of the "
             f"workers that take orders ({_listed(settings.order_roots)} now)"
@@ -193,7 +193,7 @@ def _host(source: str, scheme: str) -> str:
     return host if url.port is None else f"{host}:{url.port}"
 
 
-def within(path: Path, roots: Iterable[Path]) -> bool:
+def is_below(path: Path, roots: Iterable[Path]) -> bool:
     """Return whether a path, once its links are followed, is one of the roots or lies below one."""
     resolved = path.resolve()
     return any(resolved.is_relative_to(root.resolve()) for root in roots)
@@ -212,7 +212,7 @@ def _check_model(settings: Settings, model: str) -> None:
         leads_away = folder.is_absolute() or ".." in folder.parts or folder.exists()
         if settings.models_dir is not None and not folder.exists():
             folder = settings.models_dir / folder
-        if name not in pinning.NAMES and leads_away and not within(folder, places):
+        if name not in pinning.NAMES and leads_away and not is_below(folder, places):
             raise WorkerError(
                 f"{name}: orders may not use this folder as a model here; to let them, put it into the "
                 "DOCMILL_MODELS_DIR of the workers that take orders, or name its folder in their DOCMILL_ORDER_ROOTS"

@@ -20,7 +20,7 @@ from docmill.storage.core.server import Patience
 from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable
 from docmill.storage.extras import LOCAL
 from docmill.storage.migrations import require_current, upgrade
-from docmill.storage.readers.streams import printable
+from docmill.storage.readers.streams import path_text
 from docmill.tasks.kinds import STORED_KINDS
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.settings import Settings
@@ -163,4 +163,4 @@ def queue_of(settings: Settings) -> AbstractContextManager[Broker | None]:
 
 def corpus_names(corpus: str) -> list[str]:
     """Return the names that CORPUS may stand for: itself, or its source's path as `run` writes it."""
-    return [corpus, printable(Path(corpus).resolve())]
+    return [corpus, path_text(Path(corpus).resolve())]

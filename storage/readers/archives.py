@@ -33,7 +33,7 @@ from docmill.storage.readers.streams import (
     Expansion,
     buffered,
     grouped_lines,
-    printable,
+    path_text,
 )
 
 Members = Callable[[Opened, SourceOptions], Iterator[Member]]
@@ -137,7 +137,7 @@ def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) ->
         for member in archive.infolist():
             if member.is_dir() or _is_hidden(member.filename):
                 continue
-            where = printable(member.filename)
+            where = path_text(member.filename)
             if (unread := _by_name(member.filename, wanted)) is not None:
                 yield unread
             elif member.flag_bits & 1:
@@ -154,7 +154,7 @@ def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) ->
 
 
 def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Member:
-    where = printable(member.filename)
+    where = path_text(member.filename)
     if member.file_size > limit:
         return Rejection(where, _too_long(where, limit))
     try:
@@ -250,19 +250,19 @@ def tarred(file: Opened, options: SourceOptions, decompress: Decompress | None =
             if (unread := _by_name(member.name, wanted)) is not None:
                 yield unread
             elif not member.isfile():
-                yield Rejection(printable(member.name), "a link within an archive is not followed")
+                yield Rejection(path_text(member.name), "a link within an archive is not followed")
             elif member.issparse():
-                yield Rejection(printable(member.name), "it is stored with holes: pack it without --sparse")
+                yield Rejection(path_text(member.name), "it is stored with holes: pack it without --sparse")
             elif size is not None and member.offset_data + member.size > size:
                 raise BrokenStream(
-                    f"{printable(member.name)} claims {member.size:,} bytes, and the archive has {size:,}"
+                    f"{path_text(member.name)} claims {member.size:,} bytes, and the archive has {size:,}"
                 )
             else:
                 yield _tarred(archive, member, options.max_record_bytes)
 
 
 def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> Member:
-    where = printable(member.name)
+    where = path_text(member.name)
     if member.size > limit:
         return Rejection(where, _too_long(where, limit))
     content = archive.extractfile(member)
@@ -295,5 +295,5 @@ def _by_name(name: str, wanted: tuple[str, ...]) -> str | Rejection | None:
     if path.suffix.lower() not in wanted and records_in(path.name) is None:
         return path.suffix or NO_SUFFIX
     if path.is_absolute() or ".." in path.parts:
-        return Rejection(printable(name), "its name leads out of the archive")
+        return Rejection(path_text(name), "its name leads out of the archive")
     return None

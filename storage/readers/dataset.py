@@ -33,7 +33,7 @@ from docmill.storage.readers.errors import (
 from docmill.storage.readers.files import FileSource, RowSource, Source, on_disk, until_broken
 from docmill.storage.readers.many_files import FilesSource, within
 from docmill.storage.readers.records import Rejection, Rows, SourceOptions, quote_names
-from docmill.storage.readers.streams import is_folder, open_regular, printable
+from docmill.storage.readers.streams import is_folder, open_regular, path_text
 from docmill.storage.readers.table import CutShort, OpenTable, TableRefused, load, serve, slices
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def open_dataset(url: str, options: SourceOptions) -> SavedSource | DatasetSourc
     if not is_folder(parsed.folder):
         with open_regular(parsed.folder):
             pass
-        raise SourceUnsupported(f"{printable(parsed.folder)} is a file: leave out datasets://")
+        raise SourceUnsupported(f"{path_text(parsed.folder)} is a file: leave out datasets://")
     if any((parsed.folder / name).exists() for name in ("dataset_dict.json", "state.json")):
         return SavedSource(parsed, options)
     return DatasetSource(parsed, options)
@@ -119,8 +119,8 @@ class SavedSource(FilesSource[Path]):
         assert parsed.folder is not None
         root = parsed.folder.resolve()
         self._root, split = _split(root, parsed)
-        name = _shown(printable(root), split=split)
-        place = printable(root.name) + (f"/{split}" if split else "")
+        name = _shown(path_text(root), split=split)
+        place = path_text(root.name) + (f"/{split}" if split else "")
         self._files = [(f"{place}/{file}", Path(file)) for file in _saved_files(self._root, name)]
         super().__init__(name, options, lambda: iter(self._files), self._open)
 
@@ -137,7 +137,7 @@ class SavedSource(FilesSource[Path]):
     def _open(self, file: Path, options: SourceOptions, path: str) -> Source:
         target = within(self._root, str(file))
         if isinstance(target, Rejection):
-            raise SourceUnreadable(f"{printable(path)}: {target.reason}")
+            raise SourceUnreadable(f"{path_text(path)}: {target.reason}")
         return FileSource(on_disk(target[1], path), registry.ARROW.rows, None, options)
 
 
@@ -145,7 +145,7 @@ class DatasetSource(RowSource):
     """A data set of the hub or of a folder, read by the library `datasets` row by row."""
 
     def __init__(self, parsed: Address, options: SourceOptions) -> None:
-        shown = printable(parsed.folder.resolve()) if parsed.folder is not None else parsed.name
+        shown = path_text(parsed.folder.resolve()) if parsed.folder is not None else parsed.name
         name = _shown(shown, split=parsed.split, config=parsed.config, revision=parsed.revision)
         DATASETS.require(name, error=SourceUnsupported)
         told = {
@@ -189,20 +189,20 @@ def refusal(head: dict[str, Any], name: str) -> SourceError:
 def _split(root: Path, parsed: Address) -> tuple[Path, str | None]:
     """Return the folder of the wanted split, and its name if there are several."""
     if parsed.config or parsed.revision:
-        raise SourceUnsupported(f"{printable(root)} was saved by `save_to_disk`, and has no configs or revisions")
+        raise SourceUnsupported(f"{path_text(root)} was saved by `save_to_disk`, and has no configs or revisions")
     if not (root / "dataset_dict.json").exists():
         if parsed.split:
-            raise SourceMissing(f"{printable(root)} has no splits: leave out split=…")
+            raise SourceMissing(f"{path_text(root)} has no splits: leave out split=…")
         return root, None
     splits = _read(root, "dataset_dict.json").get("splits")
     if not isinstance(splits, list) or not splits or not all(_plain(split) for split in splits):
-        raise SourceUnreadable(f"{printable(root)}/dataset_dict.json names no splits")
+        raise SourceUnreadable(f"{path_text(root)}/dataset_dict.json names no splits")
     split = parsed.split or (splits[0] if len(splits) == 1 else None)
     if split is None or split not in splits:
-        raise refusal({"refused": "split", "names": splits}, _shown(printable(root), split=parsed.split))
+        raise refusal({"refused": "split", "names": splits}, _shown(path_text(root), split=parsed.split))
     folder = root / split
     if folder.is_symlink() or not is_folder(folder):
-        raise SourceMissing(f"{printable(folder)}: no such folder")
+        raise SourceMissing(f"{path_text(folder)}: no such folder")
     return folder, split
 
 
@@ -212,7 +212,7 @@ def _saved_files(folder: Path, name: str) -> list[str]:
         files = [entry["filename"] for entry in state["_data_files"]]
         indices = state.get("_indices_files")
     except (KeyError, TypeError) as error:
-        raise SourceUnreadable(f"{printable(folder)}/state.json names no files") from error
+        raise SourceUnreadable(f"{path_text(folder)}/state.json names no files") from error
     if indices:
         raise SourceUnsupported(f"{name} is a selection by indices: save it again with a newer library")
     if not all(_plain(file) for file in files):
@@ -231,9 +231,9 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
             raise ValueError("too long")
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise SourceUnreadable(f"{printable(path)} is damaged") from error
+        raise SourceUnreadable(f"{path_text(path)} is damaged") from error
     if not isinstance(content, dict):
-        raise SourceUnreadable(f"{printable(path)} is damaged")
+        raise SourceUnreadable(f"{path_text(path)} is damaged")
     return content
 
 

@@ -29,7 +29,7 @@ from docmill.storage.readers.streams import (
     Decompress,
     buffered,
     decode_file,
-    printable,
+    path_text,
     python_name,
     suffix_of_zip,
     why_no_text,
@@ -121,7 +121,7 @@ class DocumentReader:
         self, path: str, open_file: Callable[[], Opened], decompress: Decompress | None = None
     ) -> Record | Rejection:
         """Return the document of a file; ``path`` is its key."""
-        where = printable(path)
+        where = path_text(path)
         try:
             with open_file() as opened:
                 stream = buffered(Counted(opened), decompress) if decompress else opened
@@ -136,7 +136,7 @@ class DocumentReader:
 
     def document(self, path: str, raw: bytes) -> Record | Rejection:
         """Return the document of a file's content, by the suffix of its name."""
-        where = printable(path)
+        where = path_text(path)
         self.bytes_read += len(raw)
         kind = FILES.get(kind_of(path)[0])
         media_type = kind.media_type if isinstance(kind, Document) else None

@@ -27,7 +27,7 @@ from docmill.storage.readers.records import (
     find_missing_field,
     refuse_options,
 )
-from docmill.storage.readers.streams import Counted, Decompress, buffered, open_regular, printable
+from docmill.storage.readers.streams import Counted, Decompress, buffered, open_regular, path_text
 
 
 @runtime_checkable
@@ -86,7 +86,7 @@ def on_disk(path: Path, place: str | None = None, *, follow: bool = True) -> Sou
     with open_regular(path, follow=follow) as file:
         size = file.seek(0, os.SEEK_END)
     path = path.resolve() if follow else path
-    return SourceFile(printable(path), printable(place or path.name), size, lambda: open_regular(path, follow=follow))
+    return SourceFile(path_text(path), path_text(place or path.name), size, lambda: open_regular(path, follow=follow))
 
 
 class RowSource(Source):

@@ -27,7 +27,7 @@ from docmill.storage.readers.errors import (
 from docmill.storage.readers.files import FileSource, Source, SourceFile, left_out, on_disk, up_to, why_left_out
 from docmill.storage.readers.records import Record, Rejection, SourceOptions, without_metadata
 from docmill.storage.readers.registry import advise_extras, document_suffixes
-from docmill.storage.readers.streams import is_folder, kind, open_regular, printable
+from docmill.storage.readers.streams import is_folder, kind, open_regular, path_text
 from docmill.storage.writers import parts_manifest
 
 File = TypeVar("File")  # a path to open, or the bytes of a member of an archive
@@ -108,13 +108,13 @@ class FilesSource(Source, Generic[File]):
         if isinstance(error, KindUnknown):
             self.ignored[Path(path).suffix or NO_SUFFIX] += 1
         else:
-            yield self._within(path, Rejection(printable(path), str(error), fatal=True))
+            yield self._within(path, Rejection(path_text(path), str(error), fatal=True))
 
     def _within(self, path: str, rejection: Rejection) -> Rejection:
         """Return the rejection together with its file, which tells pruning the documents it may be."""
         if not self._options.one_of_many or rejection.keys or rejection.below is not None:
             return rejection
-        return replace(rejection, below=printable(path))
+        return replace(rejection, below=path_text(path))
 
     def _check(self) -> None:
         """Open the first readable file, so that a wrong field name is found before a job is made."""
@@ -148,12 +148,12 @@ def without_results(source: Source) -> Source:
 def with_file(path: str, error: SourceError) -> SourceError:
     """Return the error with the name of its file."""
     said = str(error)
-    return error if Path(path).name in said else type(error)(f"{printable(path)}: {said}")
+    return error if Path(path).name in said else type(error)(f"{path_text(path)}: {said}")
 
 
 def within(root: Path, path: str) -> tuple[str, Path] | Rejection:
     """Return the file that a link leads to, or the reason why it is not opened."""
-    where = printable(path)
+    where = path_text(path)
     try:
         target = (root / path).resolve(strict=True)
         mode = target.stat().st_mode
@@ -240,7 +240,7 @@ class FolderSource(MixedSource[Path]):
         self._reader_of = reader_of
         self._suffixes = document_suffixes()
         entries = partial(walk, self._root, self._selects)
-        super().__init__(printable(self._root), replace(options, one_of_many=True), entries, self._open)
+        super().__init__(path_text(self._root), replace(options, one_of_many=True), entries, self._open)
 
     def _is_document(self, path: str) -> bool:
         return Path(path).suffix.lower() in self._suffixes
@@ -305,8 +305,8 @@ def _list(
                     listing.append((name, entry.is_file(follow_symlinks=False)))
     except OSError as error:
         if not below:
-            raise SourceUnreadable(f"{printable(root)}: {error.strerror}") from error
-        where = printable(below)
+            raise SourceUnreadable(f"{path_text(root)}: {error.strerror}") from error
+        where = path_text(below)
         yield Rejection(where, f"the folder cannot be read: {error.strerror}", below=where.rstrip("/"))
     for name, is_plain in sorted(listing):
         path = below + name
@@ -337,7 +337,7 @@ class Pattern:
         self._reached = lru_cache(maxsize=1)(self._states)  # of the folder that is listed
 
     def __str__(self) -> str:
-        return printable(self.root.joinpath(*self._parts))
+        return path_text(self.root.joinpath(*self._parts))
 
     def matches(self, path: Path) -> bool:
         """Return True if the pattern matches this path, which need not exist."""
@@ -413,12 +413,12 @@ def parts_in(folder: Path) -> list[str] | None:
     if len(raw) > _MOST_MANIFEST or (manifest := parts_manifest.from_json(raw)) is None:
         return None
     if not manifest.complete:
-        raise SourceUnreadable(f"{printable(folder)} has not all of its parts; {_PARTS_GO_ON}")
+        raise SourceUnreadable(f"{path_text(folder)} has not all of its parts; {_PARTS_GO_ON}")
     if not manifest.parts:
-        raise SourceUnsupported(f"{printable(folder)} has no results in it")
+        raise SourceUnsupported(f"{path_text(folder)} has no results in it")
     files = [part.files[0] for part in manifest.parts]
     for file in files:
         path = folder.resolve() / file.name
         if not path.is_file() or path.stat().st_size != file.bytes:
-            raise SourceUnreadable(f"{printable(path)} is not as it was written; {_PARTS_GO_ON}")
+            raise SourceUnreadable(f"{path_text(path)} is not as it was written; {_PARTS_GO_ON}")
     return [file.name for file in files]

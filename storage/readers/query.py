@@ -23,7 +23,7 @@ from docmill.storage.core.transaction import first_line
 from docmill.storage.readers.errors import SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.files import RowSource
 from docmill.storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns, keys_of, too_long
-from docmill.storage.readers.streams import open_regular, printable
+from docmill.storage.readers.streams import open_regular, path_text
 from docmill.storage.readers.table import as_row
 
 SQLITE = "sqlite"
@@ -47,7 +47,7 @@ class QuerySource(RowSource):
             with open_regular(path):
                 pass
             path = path.resolve()
-            shown, place = f"{SQLITE}:///{printable(path)}", printable(path.name)
+            shown, place = f"{SQLITE}:///{path_text(path)}", path_text(path.name)
             self._engine = _sqlite(path, options.max_record_bytes)
         else:
             shown, place, self._engine = _postgresql(database_url(source))

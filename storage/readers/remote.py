@@ -29,7 +29,7 @@ from docmill.storage.readers.errors import (
 )
 from docmill.storage.readers.files import Opened, SourceFile
 from docmill.storage.readers.registry import read_in_parts
-from docmill.storage.readers.streams import BUFFER_BYTES, printable
+from docmill.storage.readers.streams import BUFFER_BYTES, path_text
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
@@ -121,7 +121,7 @@ def content(url: str) -> SourceFile:
     if scheme in HTTP:
         url = add_login(url, name)
     system, path = _file_system(url, scheme, name)
-    file_name = printable(_file_name(url))
+    file_name = path_text(_file_name(url))
     try:
         size: int | None = system.info(path).get("size")
     except Exception as error:  # each file system has its own
@@ -317,7 +317,7 @@ def mask_secrets(source: str) -> str:
     """Return a source as it may be stored and said: a URL without a password, and with harmless parameters alone."""
     scheme, separator, rest = source.partition("://")
     if not separator:
-        return printable(source)
+        return path_text(source)
     scheme = scheme.lower()
     user, rest = _user(rest)
     address, mark, query = rest.partition("?")
@@ -332,7 +332,7 @@ def mask_secrets(source: str) -> str:
             address = f"{account}@{address}"
         else:
             address = f"***@{address}"
-    return _NESTED.sub(r"\1:***@", printable(f"{scheme}://{address}{mark}{parameters}{statement}"))
+    return _NESTED.sub(r"\1:***@", path_text(f"{scheme}://{address}{mark}{parameters}{statement}"))
 
 
 def _mask(parameters: str, address: str) -> str:
@@ -364,7 +364,7 @@ def describe_secret(source: str) -> str | None:
             return f"has a token before the @, which would be stored; leave it out, and {_elsewhere(scheme)}"
     parameters, _ = _parameters(scheme, rest.partition("?")[2])
     if (name := _secret_parameter(parameters)) is not None:
-        what = f"has a parameter that may be a secret ({printable(name)}), which would be stored"
+        what = f"has a parameter that may be a secret ({path_text(name)}), which would be stored"
         how = _elsewhere(scheme) if scheme not in HTTP else _INSTEAD_OF_A_SIGNATURE
         return f"{what}; leave it out, and {how}"
     if scheme not in _NAMES_NO_USER and _NESTED.search(rest):

@@ -56,7 +56,7 @@ from docmill.storage.readers.registry import (
     is_readable,
     kind_of,
 )
-from docmill.storage.readers.streams import Decompress, is_folder, of_text, printable, text_lines
+from docmill.storage.readers.streams import Decompress, is_folder, of_text, path_text, text_lines
 from docmill.storage.writers.formats import CSV
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # a protocol of fsspec has an underscore
@@ -84,7 +84,7 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
     if is_folder(path):
         if (parts := parts_in(path)) is not None:
             root = path.resolve()
-            return FilesSource(printable(root), options, lambda: (within(root, part) for part in parts), _open_part)
+            return FilesSource(path_text(root), options, lambda: (within(root, part) for part in parts), _open_part)
         return FolderSource(path, options, reader_of)
     if is_pattern(source):
         pattern = Pattern(source)

@@ -120,17 +120,17 @@ def open_regular(path: Path, *, follow: bool = True) -> FileIO:
         mode = path.stat(follow_symlinks=follow).st_mode
         if not stat.S_ISREG(mode):
             hint = "; pass it on standard input, as -" if stat.S_ISFIFO(mode) else ""
-            raise SourceUnreadable(f"{printable(path)} is {kind(mode)}, not a file{hint}")
+            raise SourceUnreadable(f"{path_text(path)} is {kind(mode)}, not a file{hint}")
         opened = FileIO(os.open(path, flags))
     except (FileNotFoundError, ValueError) as error:  # no name has a NUL, which is a ValueError
-        raise SourceMissing(f"{printable(path)}: no such file or folder") from error
+        raise SourceMissing(f"{path_text(path)}: no such file or folder") from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise SourceMissing(f"{printable(path)[:_SHOWN]}…: no such file or folder") from error
-        raise SourceUnreadable(f"{printable(path)}: {error.strerror}") from error
+            raise SourceMissing(f"{path_text(path)[:_SHOWN]}…: no such file or folder") from error
+        raise SourceUnreadable(f"{path_text(path)}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):  # replaced between lstat and open
         opened.close()
-        raise SourceUnreadable(f"{printable(path)} is not a file any more")
+        raise SourceUnreadable(f"{path_text(path)} is not a file any more")
     return opened
 
 
@@ -142,7 +142,7 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def printable(path: str | os.PathLike[str]) -> str:
+def path_text(path: str | os.PathLike[str]) -> str:
     """Return the path as text for any database and terminal. Bytes that are not UTF-8 are written as `\\xff`."""
     return os.fsencode(path).decode(errors="backslashreplace").replace("\0", "\\0")
 

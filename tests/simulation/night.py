@@ -32,7 +32,7 @@ from docmill.storage.steps import jobs, lineage
 from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
 from docmill.worker.pipelines.file import parse
-from docmill.worker.pipelines.running import prepare
+from docmill.worker.pipelines.running import prepare_pipeline
 from docmill.worker.settings import load_settings
 from docmill.worker.submit import enqueue
 from tests.kinds import sized
@@ -217,7 +217,7 @@ class Night:
         pipeline = parse(STEPS.format(name=name, prune=""), self.folder / f"{name}.toml")
         while True:
             try:
-                prepared = prepare(self.fleet.settings, pipeline)
+                prepared = prepare_pipeline(self.fleet.settings, pipeline)
                 enqueue.enqueue(self.store.seen_by(me), self.fleet.broker(me), prepared)
                 break
             except JobStopped:

@@ -121,9 +121,9 @@ class LayeredOption(click.Option):
         self.layer = layer
 
 
-LARGEST = 2**31 - 1  # of a column of the database
+LARGEST_INT = 2**31 - 1  # of a column of the database
 LATEST = click.option(
-    "--limit", type=WholeNumber(1, LARGEST), default=20, show_default=True, help="List only the latest N."
+    "--limit", type=WholeNumber(1, LARGEST_INT), default=20, show_default=True, help="List only the latest N."
 )
 DEVICE = click.option("--device", help="auto, cpu, cuda, remote, or a list such as cuda:0,cuda:1.")
 PRICE = click.option(

@@ -22,7 +22,7 @@ from docmill.worker.jobs import Listener
 from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no_input
 from docmill.worker.jobs.submission import describe_default_model
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, place_of, read, refuse_secrets
-from docmill.worker.pipelines.running import export, keeping, outcome, prepare, replace_migrated
+from docmill.worker.pipelines.running import export, keeping, outcome, prepare_pipeline, replace_migrated
 from docmill.worker.pipelines.schedule import next_after
 from docmill.worker.prices import Cost, Prices
 from docmill.worker.settings import Settings
@@ -37,7 +37,7 @@ def prepare_file(
     pipeline = read(file)
     if is_stored:
         refuse_secrets(pipeline)
-    prepared = prepare(settings, pipeline, devices)
+    prepared = prepare_pipeline(settings, pipeline, devices)
     _check_output(pipeline)
     return pipeline, prepared
 

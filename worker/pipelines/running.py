@@ -51,7 +51,7 @@ log = logging.getLogger("docmill.pipelines")
 _OPTION = re.compile(r"--([a-z][a-z-]*)")
 
 
-def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ()) -> Prepared:
+def prepare_pipeline(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ()) -> Prepared:
     """Check everything that can be checked before anything is stored.
 
     ``devices`` are those of this machine that will compute it, if any will.
@@ -212,7 +212,7 @@ def _take_further(settings: Settings, database: Database, broker: Broker, run: R
     pipeline = parse(text, Path(path))
     if run.state == "reading":
         progress = UnderLease(held, lambda job: pipelines.note(database, run, "reading", job_id=job.id))
-        prepared = replace_migrated(database, prepare(settings, pipeline))
+        prepared = replace_migrated(database, prepare_pipeline(settings, pipeline))
         done = enqueue(database, broker, prepared, progress)
         pipelines.note(database, run, "running", job_id=done.id)
         log.info("run_started run=%d pipeline=%s job=%d planned=%d", run.id, run.name, done.id, done.counts.planned)

@@ -89,7 +89,7 @@ def run_pipeline(this: Task, /, **arguments: Plain) -> None:
 @shared_task(  # type: ignore[untyped-decorator]
     name=ENQUEUE_TASK, bind=True, acks_late=True, ignore_result=False, max_retries=None, throws=(ValueError,)
 )
-def enqueue(this: Task, source: Plain = None, /, **arguments: Plain) -> int:
+def take_order(this: Task, source: Plain = None, /, **arguments: Plain) -> int:
     """Read a source into a job, and return the job's number."""
     from docmill.worker.orders import AWAY, carry_out  # with the libraries of readers
 
