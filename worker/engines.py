@@ -137,7 +137,6 @@ def settled(open_model: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
     A model and its libraries are half a million objects. Python would look through all of them again and again as
     texts come and go, a quarter of a second each time, in which no other thread has the interpreter.
     """
-
     opened = False
 
     def open_and_settle(spec: Spec) -> Backend:

@@ -46,14 +46,12 @@ def _with_journal(file: Path) -> list[Path]:
 
 
 def _settle(_: Settings, database: Database) -> str | None:
-
     if removal.settle(database):
         return None
     return "Another process reads the database; its journal (-wal) holds removed texts until that has ended."
 
 
 def _empty_answers(settings: Settings, _: Database) -> str | None:
-
     if journal.empty(file := settings.home / ANSWERS):
         return None
     return f"Another process uses {file}, which may hold outputs about removed texts; `docmill gc` empties it later."

@@ -55,7 +55,6 @@ class QuerySource(RowSource):
         super().__init__(f"{shown}?{normalize(self._query)[0]}", place, options)
 
     def _rows(self) -> Rows:
-
         number, planned = 0, False
         try:
             with self._engine.connect() as connection, self._result(connection) as result:
@@ -110,7 +109,6 @@ def _split(source: str) -> tuple[str, str]:
 
 def database_url(source: str) -> URL:
     """Return the URL of the database in a `postgresql://…?SELECT …`. Raises SourceUnsupported if it is none."""
-
     address, _ = _split(source)
     try:
         return make_url(address)
@@ -139,7 +137,6 @@ def _authorized(action: int, argument: str | None, *_: object) -> int:
 
 def _postgresql(url: URL) -> tuple[str, str, Engine]:
     """Return the database's URL for messages, its name, and its engine, which has no connection yet."""
-
     defaults = postgresql.connect_options(Patience())
     try:
         if "@" in (url.host or ""):

@@ -28,20 +28,17 @@ _DATA = "data"
 
 def array(form: Form, values: Sequence[Any], type_: DataType | None = None) -> Array:
     """Return a column's values as an array of a type, or of the form's."""
-
     return pa.array([_value(form, value) for value in values], form.arrow() if type_ is None else type_)
 
 
 def type_of(column: Column, rows: Sequence[Row]) -> DataType:
     """Return the type of a column with these rows. Vectors of one length are lists of fixed size."""
-
     size = _size([column.value(row) for row in rows]) if column.form is Form.VECTOR else None
     return column.form.arrow() if size is None else pa.list_(pa.float32(), size)
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
     """Return a table of results. Vectors of one length are a list of fixed size."""
-
     return pa.table(
         {
             column.name: array(column.form, [column.value(row) for row in rows], type_of(column, rows))
@@ -69,7 +66,6 @@ def write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO
 
     The first rows decide if vectors are lists of fixed size.
     """
-
     rest, n = iter(rows), 0
     group = list(islice(rest, _GROUP_ROWS))
     schema = pa.schema([(column.name, type_of(column, group)) for column in columns])
@@ -102,12 +98,10 @@ class ResultColumns:
 
     def table(self, columns: Sequence[Column]) -> Table:
         """Return a table with these columns. Vectors are bytes, see `joined`."""
-
         parsed = self._parsed(columns)
         return pa.table({column.name: self._array(column, parsed) for column in columns})
 
     def _array(self, column: Column, parsed: Table | None) -> Array:
-
         if not isinstance(column, OutputColumn):
             return pa.array(self._plain(column.name), column.form.arrow())
         place, *keys = column.stored or (None,)
@@ -148,7 +142,6 @@ class ResultColumns:
 
     def _parsed(self, columns: Sequence[Column]) -> Table | None:
         """Return a table of what the columns need of the JSON of outputs; None if pyarrow cannot read it so."""
-
         types = _types(columns)
         if not types:
             return None
@@ -167,7 +160,6 @@ class ResultColumns:
 
 def joined(tables: Sequence[Table], columns: Sequence[Column]) -> Table:
     """Return the tables of pages as one. Vectors of one length are lists of fixed size."""
-
     if not tables:
         return table(columns, [])
     whole = pa.concat_tables(tables)
@@ -188,7 +180,6 @@ def _types(columns: Sequence[Column]) -> dict[str, DataType]:
 
 def _at(values: Array, keys: Sequence[str | int]) -> Array:
     """Return what stands under keys of lists and structs; null where a list is too short."""
-
     for key in keys:
         if isinstance(key, str):
             values = pc.struct_field(values, key)
@@ -201,7 +192,6 @@ def _at(values: Array, keys: Sequence[str | int]) -> Array:
 
 def _vectors(blobs: Any) -> Any:
     """Return the bytes of vectors as lists, of fixed size if all have one length."""
-
     sizes = pc.unique(pc.drop_null(pc.binary_length(blobs))).to_pylist()
     if len(sizes) != 1:
         return pa.chunked_array([_lists(chunk) for chunk in blobs.chunks], Form.VECTOR.arrow())
@@ -209,13 +199,11 @@ def _vectors(blobs: Any) -> Any:
 
 
 def _fixed_from_bytes(blobs: Any, size_bytes: int) -> Array:
-
     filled = pc.fill_null(blobs, bytes(size_bytes))
     values = pa.Array.from_buffers(pa.float32(), len(blobs) * size_bytes // 4, [None, filled.buffers()[2]])
     return pa.FixedSizeListArray.from_arrays(values, size_bytes // 4, mask=pc.is_null(blobs))
 
 
 def _lists(blobs: Any) -> Array:
-
     vectors = [None if blob is None else np.frombuffer(blob, "<f4") for blob in blobs.to_pylist()]
     return pa.array(vectors, Form.VECTOR.arrow())

@@ -155,7 +155,6 @@ def list_runs(database: Database, name: str, limit: int, prices: Prices) -> list
 
 
 def _row_of(row: PipelineRow, run: PipelineRun | None, known: Mapping[int, Cost]) -> dict[str, Any]:
-
     next_run = None
     if row.schedule is not None:
         next_run = next_after(row.schedule["cron"], row.schedule["timezone"], row.looked_at)

@@ -229,7 +229,6 @@ class Search:
             yield from self._answered(batch)
 
     def _answered(self, batch: Sequence[Record | Rejection]) -> Iterator[tuple[Record, list[StoredHit]]]:
-
         records = [record for record in batch if isinstance(record, Record)]
         for record in batch:
             if not isinstance(record, Record):

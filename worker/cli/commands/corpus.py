@@ -181,7 +181,6 @@ def _choose(
     database: Database, name: str, ids: tuple[str, ...], conditions: list[Condition], vanished: bool
 ) -> tuple[list[str] | None, str]:
     """Return the ids of the documents that are to be removed (None: the whole corpus), and words for them."""
-
     if conditions or vanished:
         keys = select_keys(database, name, conditions, only_vanished=vanished)
         if not keys:

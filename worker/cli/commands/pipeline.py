@@ -222,7 +222,6 @@ def history_command(name: str, limit: int, as_json: bool) -> None:
 
 
 def _when(pipeline: Pipeline) -> str:
-
     schedule = pipeline.schedule
     if schedule is None:
         return "it has no schedule; run it with: docmill pipeline run FILE"

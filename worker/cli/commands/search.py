@@ -133,7 +133,6 @@ def search_command(
 
 
 def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]:
-
     if (text is None) == (file is None):
         raise click.UsageError("give a TEXT, or a file of them with --queries")
     if file is not None:
