@@ -118,7 +118,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         lock_corpus(transaction, corpus)
         last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
         now = transaction.execute(select(db_now())).scalar_one()
-        adopted = (keyed.id, keyed.ingest.id) if keyed else None
+        adopted = (keyed.id, keyed.ingest_id) if keyed else None
         if request.key is None:
             adopted = _unfinished(transaction, request, corpus)
         if adopted is not None:
@@ -524,40 +524,24 @@ def _open_contents(transaction: Transaction, job_id: int) -> set[tuple[int, int]
 # Idempotency keys: the same key returns the same job, even if the job has ended.
 
 
-@dataclass(frozen=True)
-class KeyedJob:
-    """The job of a key, and its reading. `is_read` says that nothing more is to be read for it."""
-
-    id: int
-    state: str
-    documents: int
-    ingest: Ingest
-
-    @property
-    def corpus_id(self) -> int:
-        return self.ingest.corpus_id
-
-    @property
-    def is_read(self) -> bool:
-        return self.state != "ingesting"
-
-
-def find_by_key(database: Database, key: IdempotencyKey) -> KeyedJob | None:
-    """Return the job of a key; None if it has none yet. Raises StorageError."""
+def find_by_key(database: Database, key: IdempotencyKey) -> tuple[Job, Ingest] | None:
+    """Return the job of a key, and its reading; None if the key has no job yet. Raises StorageError."""
     with database.read() as transaction:
-        return job_of_key(transaction, key)
+        job = job_of_key(transaction, key)
+        if job is None:
+            return None
+        return job, Ingest.of(transaction.execute(select(Ingest).where(Ingest.id == job.ingest_id)).one())
 
 
-def job_of_key(transaction: Transaction, key: IdempotencyKey) -> KeyedJob | None:
-    """Return the job of a key; None if it has none yet.
+def job_of_key(transaction: Transaction, key: IdempotencyKey) -> Job | None:
+    """Return the job of a key; None if the key has no job yet.
 
     Raises StorageError if the key came with other arguments before, or if its job was removed.
     """
     row = transaction.execute(select(JobKey).where(JobKey.key == key.key)).one_or_none()
     if row is None:
         return None
-    query = select(Job.state.label("job_state"), Job.n_documents, Ingest).join(Ingest, Ingest.id == Job.ingest_id)
-    job = transaction.execute(query.where(Job.id == row.job_id)).one_or_none()
+    job = transaction.execute(select(Job).where(Job.id == row.job_id)).one_or_none()
     if job is None:
         raise StorageError(
             f"job {row.job_id} of the idempotency key {key.key} was removed; give another key to "
@@ -568,7 +552,7 @@ def job_of_key(transaction: Transaction, key: IdempotencyKey) -> KeyedJob | None
             f"the idempotency key {key.key} is that of job {row.job_id}, which has other arguments: "
             f"{'; '.join(said)}. Give the same arguments, or another key"
         )
-    return KeyedJob(row.job_id, job.job_state, job.n_documents, Ingest.of(job))
+    return Job.of(job)
 
 
 def _note_key(transaction: Transaction, key: IdempotencyKey, job_id: int) -> None:

@@ -103,12 +103,13 @@ def find_repeated(database: Database, key: IdempotencyKey | None) -> Enqueued | 
 
     Raises StorageError for a key that came with other arguments, or whose job was removed.
     """
-    job = None if key is None else jobs.find_by_key(database, key)
-    if job is None or not job.is_read:
+    keyed = None if key is None else jobs.find_by_key(database, key)
+    if keyed is None or keyed[0].state == "ingesting":
         return None
-    names = {field.name for field in fields(Counts) if hasattr(job.ingest, f"n_{field.name}")}
-    of_reading: dict[str, Any] = {name: getattr(job.ingest, f"n_{name}") for name in names}
-    return Enqueued(job.id, False, job.documents, Counts(**of_reading), None, repeated=True, state=job.state)
+    job, reading = keyed
+    names = {field.name for field in fields(Counts) if hasattr(reading, f"n_{field.name}")}
+    of_reading: dict[str, Any] = {name: getattr(reading, f"n_{name}") for name in names}
+    return Enqueued(job.id, False, job.n_documents, Counts(**of_reading), None, repeated=True, state=job.state)
 
 
 def enqueue(

@@ -22,6 +22,15 @@ def keyed(key: IdempotencyKey = KEY, **more: Any) -> JobRequest:
     return request(key=key, **more)
 
 
+def find_job(database: Database) -> tuple[int, str, int]:
+    """Return the number, the state and the number of documents of the job of `KEY`."""
+    keyed_job = jobs.find_by_key(database, KEY)
+    assert keyed_job is not None
+    job, reading = keyed_job
+    assert job.ingest_id == reading.id
+    return job.id, job.state, job.n_documents
+
+
 @pytest.mark.parametrize("state", ["running", "done", "cancelled"])
 def test_the_same_key_is_the_same_job_whatever_became_of_it(database: Database, state: str) -> None:
     job = read(database, keyed(), numbered(3 if state != "done" else 0))
@@ -30,9 +39,7 @@ def test_the_same_key_is_the_same_job_whatever_became_of_it(database: Database, 
     elif state == "cancelled":
         jobs.cancel(database, job.id)
     gc.collect(database)
-    found = jobs.find_by_key(database, KEY)
-    assert found is not None
-    assert (found.id, found.state, found.is_read) == (job.id, state, True)
+    assert find_job(database) == (job.id, state, 3 if state != "done" else 0)
     again = jobs.open_job(database, keyed())
     assert (again.id, again.adopted) == (job.id, True)
     assert jobs.require(database, job.id).state == state
@@ -42,15 +49,11 @@ def test_a_job_whose_reading_was_cut_off_is_carried_on_also_into_the_corpus_of_i
     database: Database,
 ) -> None:
     job = read(database, keyed(), numbered(10), chunk=5, stop_after=1)
-    found = jobs.find_by_key(database, KEY)
-    assert found is not None
-    assert not found.is_read
+    assert find_job(database) == (job.id, "ingesting", 0)
     # Standard input has another corpus each time.
     again = read(database, keyed(corpus="another"), numbered(10), chunk=5)
     assert (again.id, again.corpus_id) == (job.id, job.corpus_id)
-    found = jobs.find_by_key(database, KEY)
-    assert found is not None
-    assert (found.documents, found.is_read) == (10, True)
+    assert find_job(database) == (job.id, "running", 10)
 
 
 def test_jobs_with_and_without_keys_are_apart(database: Database) -> None:
