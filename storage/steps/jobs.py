@@ -95,15 +95,6 @@ class OpenJob:
     reread_at: float | None = None
     request_id: str | None = None
 
-    @property
-    def first(self) -> OpenStep:
-        return self.steps[0]
-
-    @property
-    def lanes(self) -> list[str]:
-        """The lanes that its shards go through, each once. An escalation has that of its step."""
-        return sorted({step.lane for step in self.steps})
-
 
 def open_job(database: Database, request: JobRequest) -> OpenJob:
     """Return the unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest.

@@ -161,7 +161,7 @@ def _read_in(
     if job.reread_at is not None and (earlier := find_repeated(database, prepared.key)) is not None:
         return earlier  # another command with the key has read the source meanwhile
     ingested = _Ingest(database, job, prepared, progress)
-    offer = QueueTopUp(database, broker, job.lanes, None if offer_others else job.id)
+    offer = QueueTopUp(database, broker, [step.lane for step in job.steps], None if offer_others else job.id)
     with tracing.span("ingest", {"docmill.job": job.id}) as span:
         ingested.read(offer)
         not_pruned = ingested.prune()

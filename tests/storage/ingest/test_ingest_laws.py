@@ -80,6 +80,6 @@ def test_a_corpus_is_what_a_dictionary_would_be_and_every_text_is_planned_once(
 
 def assert_all_is_planned_once(database: Database, job: OpenJob) -> None:
     in_shards = planned(database, job)
-    settled = {text for (spec_id, text) in outcomes(database) if spec_id == str(job.first.spec_id)}
+    settled = {text for (spec_id, text) in outcomes(database) if spec_id == str(job.steps[0].spec_id)}
     assert set(in_shards.values()) <= {1}
     assert set(documents(database, job).values()) <= in_shards.keys() | settled

@@ -294,12 +294,12 @@ def test_a_spec_that_every_live_worker_refused_is_not_dispatched_and_its_job_is_
     bad, good = many_shards(database, "a"), many_shards(database, "b")
     sign_on(database, "w1")
     sign_on(database, "w2")
-    dispatch.refuse(database, "w1", bad.first.spec_id, "cannot serve it: no weights")
+    dispatch.refuse(database, "w1", bad.steps[0].spec_id, "cannot serve it: no weights")
     assert not read_status(database, bad.id).blocked
     offered = dispatched(database)
     assert by_job(database, offered) == {bad.id: 8, good.id: 8}
     dispatch.put_back(database, offered)
-    dispatch.refuse(database, "w2", bad.first.spec_id, "cannot serve it: no memory")
+    dispatch.refuse(database, "w2", bad.steps[0].spec_id, "cannot serve it: no memory")
     assert by_job(database, dispatched(database)) == {good.id: 16}
     status = read_status(database, bad.id)
     assert status.blocked
@@ -312,8 +312,8 @@ def test_a_spec_that_every_live_worker_refused_is_not_dispatched_and_its_job_is_
 def test_a_refusal_that_was_taken_back_no_longer_counts(database: Database) -> None:
     job = many_shards(database, "a")
     sign_on(database, "w1")
-    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it: no weights")
-    dispatch.accept(database, "w1", job.first.spec_id)
+    dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it: no weights")
+    dispatch.accept(database, "w1", job.steps[0].spec_id)
     assert dispatched(database)
     assert read_status(database, job.id).waiting_for is None
 
@@ -321,7 +321,7 @@ def test_a_refusal_that_was_taken_back_no_longer_counts(database: Database) -> N
 def test_a_refusal_lapses_so_that_a_mended_model_is_found(database: Database) -> None:
     job = many_shards(database, "a")
     sign_on(database, "w1")
-    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it: no weights")
+    dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it: no weights")
     assert dispatched(database) == []
     database.write(lambda transaction: transaction.exec_driver_sql("UPDATE refusal SET refused_at = refused_at - 60"))
     assert dispatched(database)
@@ -330,7 +330,7 @@ def test_a_refusal_lapses_so_that_a_mended_model_is_found(database: Database) ->
 def test_the_refusals_of_a_worker_that_signed_off_block_nothing(database: Database) -> None:
     job = many_shards(database, "a")
     sign_on(database, "w1")
-    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it")
+    dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it")
     dispatch.sign_off(database, "w1")
     dispatch.sign_off(database, "w1")
     assert read_status(database, job.id).no_worker
@@ -340,7 +340,7 @@ def test_workers_that_are_long_silent_are_forgotten(database: Database) -> None:
     job = many_shards(database, "a")
     sign_on(database, "w1")
     sign_on(database, "w2")
-    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it")
+    dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it")
     database.write(
         lambda transaction: transaction.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 7200 WHERE id = 'w1'")
     )

@@ -264,7 +264,7 @@ def test_a_step_that_nobody_can_serve_holds_no_other_one_back(database: Database
     sign_on(database, "w1", "translate", "embed")
     unknown = StepRequest("backwards", Spec("translate", "lost", "sha256:9"))
     job = read(database, pipeline(steps=[unknown, *STEPS[:1]]), numbered(100))
-    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it: no weights")
+    dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it: no weights")
     fleet.work()
     with database.read() as transaction:
         left = set(transaction.scalars(select(Shard.step).where(Shard.job_id == job.id, Shard.state != "done")))
