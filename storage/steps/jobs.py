@@ -410,10 +410,9 @@ def retry(database: Database, job_id: int, only: str | None = None) -> int:
 
     So are texts that another job has computed since: they are not computed again, and go on to the steps that read
     them. The failures stay on record until something better takes their place. A stopped job goes on: failures that
-    are tried again, and doubtful results so far, no longer count against its bounds. Raises JobStopped for a
-    cancelled one, and for one whose steps' texts were forgotten.
+    are tried again, and doubtful results so far, no longer count against its bounds. Raises NotFound, and JobStopped
+    for a job that was cancelled or whose texts were forgotten.
     """
-    require(database, job_id)
     return database.write(lambda transaction: _retry(transaction, job_id, only))
 
 
@@ -421,7 +420,7 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
     locked = transaction.for_update(select(Job).where(Job.id == job_id))
     row = transaction.execute(locked).one_or_none()
     if row is None:
-        raise NotFound(f"there is no job {job_id}; it was removed with its corpus")
+        raise missing(transaction, job_id)
     job = Job.of(row)
     if job.state == "cancelled":
         raise JobStopped(f"job {job_id} was cancelled; enqueue its source again, which computes only what is missing")
