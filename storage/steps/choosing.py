@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from types import MappingProxyType
@@ -233,30 +233,19 @@ def numbers_of(doubt: Doubt) -> OutcomeColumns:
     return [getattr(OutcomeRow, name) for name in sorted(names.union(RISK_COLUMNS if doubt.needs_risk else ()))]
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The tables of outcomes that a step is joined to: `result`, and two conditions on the step's escalation.
-
-    `wins`: the result is the escalation's. `waits`: the result is doubted, and the escalation has no outcome.
-    """
-
-    result: FromClause
-    wins: ColumnElement[bool] = field(default_factory=false)
-    waits: ColumnElement[bool] = field(default_factory=false)
-
-
 def join_results(
-    query: Select[*Ts], step: OpenStep, computed: ColumnElement[int], *, outer: bool = False
-) -> tuple[Select[*Ts], Tables]:
+    query: Select[*Ts], step: OpenStep, computed: ColumnElement[int], *, outer: bool
+) -> tuple[Select[*Ts], FromClause, ColumnElement[bool]]:
     """Return a query joined to the results of a step; `computed` is the column of the contents.
 
-    `outer` keeps the rows without a result.
+    Return also the table of the results, and the condition for a result to wait for the escalation. `outer` keeps the
+    rows without a result.
     """
     name = f"step_{step.seq}"
     result = OutcomeRow.__table__.alias(name)
     if step.escalation is None:
         of_step = and_(result.c.spec_id == step.spec_id, result.c.content_id == computed)
-        return query.join(result, of_step, isouter=outer), Tables(result)
+        return query.join(result, of_step, isouter=outer), result, false()
     first, second = OutcomeRow.__table__.alias(f"{name}_first"), OutcomeRow.__table__.alias(f"{name}_second")
     of_first = and_(first.c.spec_id == step.spec_id, first.c.content_id == computed)
     of_second = and_(second.c.spec_id == step.escalation.spec_id, second.c.content_id == computed)
@@ -266,4 +255,4 @@ def join_results(
     of_step = and_(result.c.spec_id == spec_id, result.c.content_id == computed)
     query = query.join(first, of_first, isouter=outer).join(second, of_second, isouter=True)
     query = query.join(result, of_step, isouter=outer)
-    return query, Tables(result, wins, and_(is_doubted, second.c.status.is_(None)))
+    return query, result, and_(is_doubted, second.c.status.is_(None))

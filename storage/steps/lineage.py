@@ -121,13 +121,21 @@ def join_outcomes(
 
     `steps` has with each step those that lead to it. `outer` keeps the documents without an outcome.
     """
-    tables: dict[int, FromClause] = {}
+    query, joined = _join(query, steps, outer=outer)
+    return query, {seq: result for seq, (result, _) in joined.items()}
+
+
+def _join(
+    query: Select[*Ts], steps: Sequence[OpenStep], *, outer: bool
+) -> tuple[Select[*Ts], dict[int, tuple[FromClause, ColumnElement[bool]]]]:
+    """Join outcomes as `join_outcomes` does. Return each table with the condition to wait for an escalation."""
+    joined: dict[int, tuple[FromClause, ColumnElement[bool]]] = {}
     for step in steps:
-        own = own_of(step) if step.input_step is None else read_of(step, tables[step.input_step])
+        own = own_of(step) if step.input_step is None else read_of(step, joined[step.input_step][0])
         query, computed = join_prompts(query, step, own, outer=outer)
-        query, chosen = choosing.join_results(query, step, computed, outer=outer)
-        tables[step.seq] = chosen.result
-    return query, tables
+        query, result, waits = choosing.join_results(query, step, computed, outer=outer)
+        joined[step.seq] = result, waits
+    return query, joined
 
 
 def select_done(job: Job, way: Sequence[OpenStep]) -> tuple[Select[*tuple[Any, ...]], Any]:
@@ -191,7 +199,7 @@ def read_prompts(transaction: Transaction, step: OpenStep, inputs: Mapping[int, 
 
 
 def join_prompts(
-    query: Select[*Ts], step: OpenStep, text_id: ColumnElement[int], *, outer: bool = False
+    query: Select[*Ts], step: OpenStep, text_id: ColumnElement[int], *, outer: bool
 ) -> tuple[Select[*Ts], ColumnElement[int]]:
     """A query over documents, and the column of it with what a step computes of each, by that of what it is given.
 
@@ -255,21 +263,13 @@ def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) ->
 
     Failed and skipped documents have one. A step has lost nothing where the step before put nothing out for it.
     """
-    query: Any = select(func.count()).select_from(Document)
-    outcomes: dict[int, Any] = {}
+    query, joined = _join(select(func.count()).select_from(Document), steps, outer=True)
     lost = []
     for step in steps:
-        before = None if step.input_step is None else outcomes[step.input_step]
-        text_id = read = own_of(step) if before is None else read_of(step, before)
-        if step.template is not None:
-            prompt = Prompt.__table__.alias()
-            of_document = and_(prompt.c.spec_id == step.spec_id, prompt.c.document_id == Document.id)
-            query = query.outerjoin(prompt, and_(of_document, prompt.c.text_id == text_id))
-            read = prompt.c.content_id
-        query, chosen = choosing.join_results(query, step, read, outer=True)
-        outcomes[step.seq] = chosen.result
+        result, waits = joined[step.seq]
+        before = None if step.input_step is None else joined[step.input_step][0]
         had = is_read(step.leaves_out) if before is None else before.c.status == "done"
         if before is not None and step.flagged is not None:
             had = and_(had, selects(step.flagged, before))
-        lost.append(and_(or_(chosen.result.c.status.is_(None), chosen.waits), had))
+        lost.append(and_(or_(result.c.status.is_(None), waits), had))
     return transaction.scalar(query.where(visible(job), or_(*lost))) or 0
