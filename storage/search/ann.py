@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, literal, select, text, true
+from sqlalchemy import ColumnElement, FromClause, Select, func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from docmill.storage.core.database import Database
@@ -161,13 +161,12 @@ def _that_is_result(way: FromClause, outcome: FromClause, step: OpenStep) -> tup
     """Return the condition for an outcome to be the result of its content at a step, and the way with its tables."""
     if step.escalation is None:
         return way, outcome.c.spec_id == step.spec_id
-    doubt = step.escalation.doubt
-    columns = choosing.with_columns((OutcomeRow.status, OutcomeRow.flags), choosing.numbers_of(doubt))
+    numbers = choosing.numbers_of(step.escalation.doubt)
+    columns = choosing.with_columns((OutcomeRow.status, OutcomeRow.flags), numbers)
     of_content = select(*columns).where(OutcomeRow.content_id == outcome.c.content_id).correlate(outcome).offset(0)
     first, second = (of_content.where(OutcomeRow.spec_id == spec_id).lateral() for spec_id in step.spec_ids)
     way = way.join(first, true()).join(second, true(), isouter=True)
-    wins = and_(choosing.doubted(doubt, first), choosing.is_better(second, first))
-    return way, outcome.c.spec_id == case((wins, step.escalation.spec_id), else_=step.spec_id)
+    return way, outcome.c.spec_id == choosing.spec_of_result(step, first, second)
 
 
 _DOCUMENT = (Document.id, Document.seq, Document.corpus_id, Document.superseded_by, Document.gone)

@@ -93,6 +93,13 @@ def is_better(second: FromClause, first: FromClause) -> ColumnElement[bool]:
     return and_(done, or_(_failed(first), _doubtful_ones(second) <= _doubtful_ones(first)))
 
 
+def spec_of_result(step: OpenStep, first: FromClause, second: FromClause) -> ColumnElement[int]:
+    """Return the spec whose outcome is the result of a step with an escalation. Columns of `second` may be NULL."""
+    assert step.escalation is not None
+    wins = and_(doubted(step.escalation.doubt, first), is_better(second, first))
+    return case((wins, step.escalation.spec_id), else_=step.spec_id)
+
+
 def _failed(outcome: FromClause) -> ColumnElement[bool]:
     return func.coalesce(outcome.c.status, "") == FAILED
 
@@ -250,9 +257,7 @@ def join_results(
     of_first = and_(first.c.spec_id == step.spec_id, first.c.content_id == computed)
     of_second = and_(second.c.spec_id == step.escalation.spec_id, second.c.content_id == computed)
     is_doubted = doubted(step.escalation.doubt, first)
-    wins = and_(is_doubted, is_better(second, first))
-    spec_id = case((wins, step.escalation.spec_id), else_=step.spec_id)
-    of_step = and_(result.c.spec_id == spec_id, result.c.content_id == computed)
+    of_step = and_(result.c.spec_id == spec_of_result(step, first, second), result.c.content_id == computed)
     query = query.join(first, of_first, isouter=outer).join(second, of_second, isouter=True)
     query = query.join(result, of_step, isouter=outer)
     return query, result, and_(is_doubted, second.c.status.is_(None))

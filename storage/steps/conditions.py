@@ -267,10 +267,6 @@ class Doubt:
         """True if one of the bounds is of the risk."""
         return any(bound.number == RISK for bound in self.bounds)
 
-    def by(self, risk: FittedRisk) -> Doubt:
-        """Return the doubt with a fitted risk."""
-        return replace(self, risk=risk)
-
 
 def is_better(second: JudgedFields, first: JudgedFields) -> bool:
     """Return True if `second`, the outcome of the better model, is the document's result, and not `first`.

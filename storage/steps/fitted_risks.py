@@ -35,7 +35,7 @@ def store(database: Database, spec_id: int, risk: Risk) -> Risk:
 
     def work(transaction: Transaction) -> Risk:
         latest = transaction.scalar(select(func.max(RiskVersion.version)).where(RiskVersion.spec_id == spec_id))
-        stored = Risk((latest or 0) + 1, risk.model, risk.n_good, risk.n_bad, risk.quality)
+        stored = replace(risk, version=(latest or 0) + 1)
         values = {
             "n_good": stored.n_good,
             "n_bad": stored.n_bad,
@@ -116,4 +116,4 @@ def _with_risk(transaction: Transaction, request: StepRequest) -> StepRequest:
             "of its outputs with `docmill review judge JOB`, and fit the risk with `docmill review fit JOB`"
         )
     fitted = FittedRisk(risk.version, risk.model)
-    return replace(request, escalation=replace(escalation, doubt=escalation.doubt.by(fitted)))
+    return replace(request, escalation=replace(escalation, doubt=replace(escalation.doubt, risk=fitted)))

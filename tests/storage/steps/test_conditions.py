@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -159,14 +160,14 @@ def test_a_risk_is_compared_by_its_model_and_stored_with_its_version() -> None:
     model = RiskModel(0.0, (RiskFeature("tokens_out_per_in", 1.0, 1.0, 1.0),))  # above 0.5 if the output is longer
     doubt = Doubt.parse(["risk>0.5"])
     assert doubt.needs_risk
-    assert doubt == doubt.by(FittedRisk(3, model))
-    stored = Doubt.stored(doubt.by(FittedRisk(3, model)).to_json())
+    assert doubt == replace(doubt, risk=FittedRisk(3, model))
+    stored = Doubt.stored(replace(doubt, risk=FittedRisk(3, model)).to_json())
     assert stored.risk == FittedRisk(3, model)
     long, short = (result(tokens_in=10, tokens_out=n) for n in (11, 9))
     assert is_doubted(stored, long)
     assert not is_doubted(stored, short)
     bounds = (Bound("risk", True, 0.5), Bound("risk", False, 1.0), Bound("risk", False, 0.0))
-    below, none, all_ = (Doubt(frozenset(), (one,)).by(FittedRisk(3, model)) for one in bounds)
+    below, none, all_ = (Doubt(frozenset(), (one,), risk=FittedRisk(3, model)) for one in bounds)
     assert [is_doubted(one, long) for one in (below, none, all_)] == [False, False, True]
 
 
