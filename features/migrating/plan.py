@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
@@ -143,7 +142,7 @@ def forecast(
     """Measure a sample of the texts that a migration computes, and return its cost. Stores nothing."""
     with database.read() as transaction:
         requests = steps.read_requests(transaction, planned.old.job_id)
-        opened = steps.open_steps(requests, lambda spec: lookups.spec_id(transaction, spec))
+        opened = steps.open_steps(transaction, requests)
     replaced = next(step for step in opened if step.spec_id == planned.old.spec_id)
     texts = StoredTexts(planned.corpus, database, planned.corpus_id, tuple(steps.find_way(opened, replaced)))
     step = StepRequest(planned.new.kind, planned.new)

@@ -15,7 +15,6 @@ from sqlalchemy import select
 
 from docmill.features.migrating.plan import MigrationPlan
 from docmill.storage import fault_points
-from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document
 from docmill.storage.core.schema import Document, OutcomeRow
@@ -287,7 +286,7 @@ def _survey_page(
     """Continue a survey by the next documents. Return also if there may be more."""
     requests = _requests_by_old(transaction, migration)
     before, after = (
-        steps.open_steps(replacements.with_specs(requests, specs), lambda spec: lookups.spec_id(transaction, spec))
+        steps.open_steps(transaction, replacements.with_specs(requests, specs))
         for specs in ({}, {migration.old: migration.new})
     )
     if back:

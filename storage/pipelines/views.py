@@ -26,7 +26,6 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document
 from docmill.storage.core.schema import Content, Corpus, Document, Json
@@ -90,7 +89,7 @@ def _queries(
     transaction: Transaction, pipeline: str, corpus: str, requests: Sequence[StepRequest]
 ) -> list[tuple[str, Any]]:
     """Return the names of the views of a pipeline, with their queries."""
-    opened = steps.open_steps(requests, lambda spec: lookups.spec_id(transaction, spec))
+    opened = steps.open_steps(transaction, requests)
     queries = [(name_of(pipeline), _of_documents(transaction, corpus, opened))]
     for step in opened:
         if (items := transaction.kind_of(step.lane).output.items(step.params)) is not None:

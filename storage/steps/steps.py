@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -142,8 +142,8 @@ def _open(row: Row[*tuple[Any, ...]]) -> OpenStep:
     return replace(step, escalates=row.escalates, doubt=doubt, leaves_out=row.leaves_out, price=row.price)
 
 
-def open_steps(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> tuple[OpenStep, ...]:
-    """Return steps that were asked for as those of a job would be; `spec_id` returns the number of a spec."""
+def open_steps(transaction: Transaction, requests: Sequence[StepRequest]) -> tuple[OpenStep, ...]:
+    """Return requested steps as those of a job would be. Specs that are not stored yet are stored."""
     numbers = {request.name: seq for seq, request in enumerate(requests)}
     further = count(len(requests))
     made = []
@@ -151,7 +151,7 @@ def open_steps(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) 
         step = OpenStep(
             seq=seq,
             name=request.name,
-            spec_id=spec_id(request.spec),
+            spec_id=lookups.spec_id(transaction, request.spec),
             lane=request.spec.kind,
             input_step=None if request.input is None else numbers[request.input],
             template=templates.over_metadata(request.spec.params),
@@ -164,7 +164,7 @@ def open_steps(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) 
                 step,
                 seq=next(further),
                 name=escalation_name(request.name),
-                spec_id=spec_id(requested.spec),
+                spec_id=lookups.spec_id(transaction, requested.spec),
                 template=None,
                 params=requested.spec.params,
                 flagged=None,
@@ -257,7 +257,7 @@ def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) 
             assert input_step < seq, "a step reads an earlier one"
             output = transaction.kind_of(requests[input_step].spec.kind).output
             assert output.feeds_steps, f"no step can read {output.plural}"
-    made = open_steps(requests, lambda spec: lookups.spec_id(transaction, spec))
+    made = open_steps(transaction, requests)
     for step in sorted(with_escalations(made), key=lambda step: step.seq):
         transaction.execute(insert(Step).values(**_row(job_id, step)))
     return made
