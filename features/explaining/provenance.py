@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, spec_of
 from docmill.storage.core.schema import (
     OUTCOME_VALUES,
     Content,
@@ -21,7 +20,6 @@ from docmill.storage.core.schema import (
     OutcomeRow,
     RejectionRow,
     Runtime,
-    SpecRow,
 )
 from docmill.storage.core.specs import Spec, StoredOutcome
 from docmill.storage.core.transaction import Transaction
@@ -213,7 +211,7 @@ class _Reading:
         return StepRecord(
             name=step.name,
             reads=None if step.input_step is None else steps[step.input_step].name,
-            spec=self._spec(by.spec_id),
+            spec=by.spec,
             text=self._text(text_id),
             content=self._text(content_id),
             outcome=None if row is None else self._recorded(step, row),
@@ -230,15 +228,12 @@ class _Reading:
             return None
         return EscalationRecord(
             doubt=step.escalation.doubt,
-            first_spec=self._spec(step.spec_id),
-            second_spec=self._spec(step.escalation.spec_id),
+            first_spec=step.spec,
+            second_spec=step.escalation.spec,
             first=self._recorded(step, pair.first),
             second=None if pair.second is None else self._recorded(step, pair.second),
             second_won=pair.second_wins,
         )
-
-    def _spec(self, spec_id: int) -> Spec:
-        return spec_of(self.transaction.execute(select(*SPEC).where(SpecRow.id == spec_id)).one())
 
     def _text_id(self, step: OpenStep) -> int | None:
         if step.input_step is None:

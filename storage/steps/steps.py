@@ -54,7 +54,7 @@ class OpenStep:
     """A step of a job. `input_step` is the number of the step whose output it reads; None reads the documents.
 
     A `template` renders the step's input and the document's metadata into the text to compute (see
-    `storage.steps.lineage`). `params` are those of the spec. `flagged` is a condition on the flags of the input.
+    `storage.steps.lineage`). `flagged` is a condition on the flags of the input.
     `leaves_out` names the filter of the documents. `price` is the price of a million tokens read, and of a million
     written.
 
@@ -66,16 +66,24 @@ class OpenStep:
     seq: int
     name: str
     spec_id: int
-    lane: str
+    spec: Spec = field(hash=False)
     input_step: int | None
     template: Template | Questions | Messages | None = None
-    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     flagged: Flagged | None = None
     escalation: OpenStep | None = None
     escalates: int | None = None
     doubt: Doubt = field(default_factory=Doubt)
     leaves_out: str | None = None
     price: Sequence[float] | None = field(default=None, hash=False)
+
+    @property
+    def lane(self) -> str:
+        """The lane of its shards: the kind of its task."""
+        return self.spec.kind
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return self.spec.params
 
     @property
     def meets_texts(self) -> bool:
@@ -118,9 +126,8 @@ _STEPS = (
         Step.seq,
         Step.name,
         Step.spec_id,
-        SpecRow.kind,
+        *lookups.SPEC,
         Step.input_step,
-        SpecRow.params,
         Step.flagged,
         Step.escalates,
         Step.doubted,
@@ -134,12 +141,20 @@ _STEPS = (
 
 
 def _open(row: Row[*tuple[Any, ...]]) -> OpenStep:
-    params = row.params or {}
-    template = None if row.escalates is not None else templates.over_metadata(params)
-    flagged = Flagged.stored(row.flagged)
-    step = OpenStep(row.seq, row.name, row.spec_id, row.kind, row.input_step, template, params, flagged)
-    doubt = step.doubt if row.doubted is None else Doubt.stored(row.doubted)
-    return replace(step, escalates=row.escalates, doubt=doubt, leaves_out=row.leaves_out, price=row.price)
+    spec = lookups.spec_of(row)
+    return OpenStep(
+        seq=row.seq,
+        name=row.name,
+        spec_id=row.spec_id,
+        spec=spec,
+        input_step=row.input_step,
+        template=None if row.escalates is not None else templates.over_metadata(spec.params),
+        flagged=Flagged.stored(row.flagged),
+        escalates=row.escalates,
+        doubt=Doubt() if row.doubted is None else Doubt.stored(row.doubted),
+        leaves_out=row.leaves_out,
+        price=row.price,
+    )
 
 
 def open_steps(transaction: Transaction, requests: Sequence[StepRequest]) -> tuple[OpenStep, ...]:
@@ -152,10 +167,9 @@ def open_steps(transaction: Transaction, requests: Sequence[StepRequest]) -> tup
             seq=seq,
             name=request.name,
             spec_id=lookups.spec_id(transaction, request.spec),
-            lane=request.spec.kind,
+            spec=request.spec,
             input_step=None if request.input is None else numbers[request.input],
             template=templates.over_metadata(request.spec.params),
-            params=request.spec.params,
             flagged=request.flagged,
             leaves_out=request.leaves_out,
         )
@@ -166,7 +180,7 @@ def open_steps(transaction: Transaction, requests: Sequence[StepRequest]) -> tup
                 name=escalation_name(request.name),
                 spec_id=lookups.spec_id(transaction, requested.spec),
                 template=None,
-                params=requested.spec.params,
+                spec=requested.spec,
                 flagged=None,
                 escalates=seq,
                 doubt=requested.doubt,
@@ -206,25 +220,17 @@ def find_computed(steps: Sequence[OpenStep], seq: int) -> OpenStep:
 
 def read_requests(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
     """Return a job's steps as they were requested."""
-    columns = (Step.seq, Step.name, Step.input_step, Step.flagged, Step.escalates, Step.doubted, Step.leaves_out)
-    query = select(*columns, *lookups.SPEC).join(SpecRow, SpecRow.id == Step.spec_id)
-    rows = transaction.execute(query.where(Step.job_id == job_id).order_by(Step.seq)).all()
-    escalations = {
-        row.escalates: EscalationRequest(lookups.spec_of(row), Doubt.stored(row.doubted))
-        for row in rows
-        if row.escalates is not None
-    }
+    opened = read_steps(transaction, job_id)
     return tuple(
         StepRequest(
-            row.name,
-            lookups.spec_of(row),
-            None if row.input_step is None else rows[row.input_step].name,
-            Flagged.stored(row.flagged),
-            escalations.get(row.seq),
-            row.leaves_out,
+            step.name,
+            step.spec,
+            None if step.input_step is None else opened[step.input_step].name,
+            step.flagged,
+            None if step.escalation is None else EscalationRequest(step.escalation.spec, step.escalation.doubt),
+            step.leaves_out,
         )
-        for row in rows
-        if row.escalates is None
+        for step in opened
     )
 
 
