@@ -182,10 +182,10 @@ def not_written(status: JobStatus, written: int) -> str | None:
     )
 
 
-def doubtful(outputs: int, n: int, by_flag: Counter[str]) -> str:
-    """Say how many outputs carry a flag that makes them doubtful."""
-    flags = ", ".join(f"{flag}: {count:,}" for flag, count in by_flag.most_common())
-    return f"{n:,} of {outputs:,} outputs are flagged as doubtful{f' ({flags})' if flags else ''}."
+def doubtful(documents: int, counts: FlagCounts) -> str:
+    """Say how many documents carry a doubtful flag."""
+    flags = ", ".join(f"{flag}: {n:,}" for flag, n in order_flags(counts.by_flag).items() if flag in DOUBTFUL)
+    return f"{counts.doubtful:,} of {documents:,} documents are flagged as doubtful{f' ({flags})' if flags else ''}."
 
 
 def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:

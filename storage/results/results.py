@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +17,7 @@ from sqlalchemy import Select, case, func, or_, select, tuple_
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages, read_texts
 from docmill.storage.core.schema import Document, Job, RejectionRow
-from docmill.storage.core.specs import DOUBTFUL, StoredOutcome
+from docmill.storage.core.specs import StoredOutcome
 from docmill.storage.outputs.columns import Column, Form, Result, row_of, unclashing
 from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
 from docmill.storage.steps import lineage
@@ -68,22 +67,6 @@ def samples(database: Database, job_id: int, n: int = 3, *, of: int = PAGE) -> l
     """
     page = list(results(database, job_id, with_input=True, limit=of))
     return sorted(page, key=lambda result: (is_doubtful(result["flags"]), bool(result["flags"])))[:n]
-
-
-def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
-    """Return how many outputs of a job's first step have a doubtful flag, and how many have each.
-
-    Raises NotFound.
-    """
-    job = require(database, job_id)
-    step = _steps(database, job_id)[0]
-    query, outcome = lineage.select_done(job, [step])
-    query = query.add_columns(outcome.content_id, outcome.flags).where(condition(Flagged(), as_text(outcome.flags)))
-    by_content: dict[int, frozenset[str]] = {}
-    with database.read() as transaction:
-        for row in transaction.execute(query):
-            by_content[row.content_id] = DOUBTFUL.intersection(row.flags)
-    return len(by_content), Counter(flag for flags in by_content.values() for flag in flags)
 
 
 def placed_results(

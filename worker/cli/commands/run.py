@@ -355,7 +355,8 @@ def _conclude(
     as_json: bool,
 ) -> int:
     """Say what came of a job: a summary, a few results; and the exit code."""
-    from docmill.storage.results.results import count_doubtful, samples
+    from docmill.storage.results.job_counts import count_flags
+    from docmill.storage.results.results import samples
     from docmill.worker.consoles import samples_table
 
     shown = samples(database, status.id) if out is None and not as_json else []
@@ -371,9 +372,9 @@ def _conclude(
         formatting.summary(status, cost)
     )
     if shown and "text" in shown[0]:
-        n_doubtful, by_flag = count_doubtful(database, status.id)
-        say(formatting.doubtful(status.done, n_doubtful, by_flag))
-        if n_doubtful:
+        counts = count_flags(database, status.id)[status.steps[0].name]
+        say(formatting.doubtful(status.documents, counts))
+        if counts.doubtful:
             say(f"Only the doubtful: docmill results {status.id} --flagged")
     if out is None and status.done:
         say(f"All results: docmill results {status.id} --out FILE")
