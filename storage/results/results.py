@@ -83,8 +83,7 @@ def placed_results(
 
     The place is sought, not read up to. The first page that is read has so many documents, later ones have more.
     """
-    job = require(database, job_id)
-    steps = _steps(database, job_id)
+    job, steps = _read_job(database, job_id)
     if step is None and len(steps) > 1:
         wanted = _Wanted(steps, with_input, after, flagged, steps, first)
         return _all_steps(database, steps, _documents(database, job, wanted))
@@ -167,8 +166,7 @@ def people_columns(
     `heading` returns the name of an output's column from its task, `remarks` those on a row,
     given the remarks on its outputs. Raises NotFound.
     """
-    require(database, job_id)
-    steps = _steps(database, job_id)
+    _, steps = _read_job(database, job_id)
     text = (Column("text", Form.TEXT, lambda row: row.get("input")),) if with_input else ()
     outputs: list[Column] = []
     of_outputs: list[Column] = []
@@ -206,8 +204,7 @@ def columns(
 
 
 def _columns(database: Database, job_id: int, step: str | None) -> tuple[Column, ...]:
-    require(database, job_id)
-    steps = _steps(database, job_id)
+    _, steps = _read_job(database, job_id)
     if step is None and len(steps) > 1:
         outputs = [
             column.of_step(open_step.name)
@@ -251,8 +248,7 @@ def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
     is "step". If an earlier step gave no output, "status" is `blocked`, and "reason" is the earlier step's. Raises
     NotFound.
     """
-    job = require(database, job_id)
-    steps = _steps(database, job_id)
+    job, steps = _read_job(database, job_id)
     if len(steps) == 1 and (few := _few_failures(database, job, steps[0])) is not None:
         yield from (_failure(row.key, row) for row in few)
     else:
@@ -273,8 +269,7 @@ def inputs(
     several steps, where none is named, it is that of the first step that has no result. `with_input` adds the text of
     a document as "input". Raises NotFound.
     """
-    job = require(database, job_id)
-    steps = _steps(database, job_id)
+    job, steps = _read_job(database, job_id)
     several = step is None and len(steps) > 1
     way = steps if several else find_named_way(steps, step)
     last = way[-1]
@@ -450,19 +445,23 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
         after, size = (page[-1].seq, page[-1].id), min(PAGE, 4 * size)
 
 
-def _steps(database: Database, job_id: int) -> tuple[OpenStep, ...]:
+def _read_job(database: Database, job_id: int) -> tuple[Job, tuple[OpenStep, ...]]:
+    """Return a job's row and its steps. Raises NotFound."""
+    job = require(database, job_id)
     with database.read() as transaction:
-        return read_steps(transaction, job_id)
+        return job, read_steps(transaction, job_id)
 
 
 def has_several_steps(database: Database, job_id: int) -> bool:
     """Return True if a job has several steps, so that results of no named step are those of all."""
-    return len(_steps(database, job_id)) > 1
+    _, steps = _read_job(database, job_id)
+    return len(steps) > 1
 
 
 def why_left_out(database: Database, job_id: int) -> str | None:
     """Return the reason of documents that a step of a job leaves out; None if no step leaves out documents."""
-    names = [step.leaves_out for step in _steps(database, job_id) if step.leaves_out is not None]
+    _, steps = _read_job(database, job_id)
+    names = [step.leaves_out for step in steps if step.leaves_out is not None]
     return find_filter(names[0]).reason if names else None
 
 
