@@ -675,13 +675,16 @@ class Compatibility(Base):
 
 
 # `shard_count` has one count for each SHARD_KEY. ADDED_BY_SHARD maps each other column to the SQL that a shard adds
-# to it.
+# to it. SUMMED are the columns that both tables have.
 SHARD_KEY = ("job_id", "step", "lane", "state")
-_SUMMED = ("n_contents", "n_chars", "n_done", "n_failed", "n_skipped", "n_truncated", "n_doubtful")
+SUMMED = (
+    *("n_contents", "n_chars", "n_done", "n_failed", "n_skipped", "n_truncated", "n_doubtful"),
+    *("tokens_in", "tokens_out"),
+)
 ADDED_BY_SHARD = {
     "n": "1",
     "n_suspect": "CASE WHEN {0}.suspect > 0 THEN 1 ELSE 0 END",
-    **{name: f"{{0}}.{name}" for name in (*_SUMMED, "tokens_in", "tokens_out")},
+    **{name: f"{{0}}.{name}" for name in SUMMED},
     "held_ms": "CAST(coalesce(round(1000 * ({0}.finished_at - {0}.started_at)), 0) AS BIGINT)",
 }
 

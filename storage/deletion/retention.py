@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, u
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import delete_page
 from docmill.storage.core.schema import (
+    SUMMED,
     Base,
     Contender,
     Document,
@@ -266,19 +267,13 @@ def _fold(job_id: int, size: int, transaction: Transaction) -> Removed | None:
     return Removed(others=len(ids) - 1)
 
 
-_SUMS = (
-    *(Shard.n_contents, Shard.n_chars, Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.n_truncated),
-    *(Shard.n_doubtful, Shard.tokens_in, Shard.tokens_out),
-)
-
-
 def _sum(transaction: Transaction, ids: list[int]) -> dict[str, Any]:
     """Return the row that has the sums of these shards, and their first start and last end."""
     same = (Shard.job_id, Shard.step, Shard.spec_id, Shard.lane)
     times = (func.min(Shard.started_at).label("started_at"), func.max(Shard.finished_at).label("finished_at"))
-    sums = tuple(func.sum(column).label(column.key) for column in _SUMS)
+    sums = tuple(func.sum(Shard.__table__.c[name]).label(name) for name in SUMMED)
     totals = transaction.execute(select(*same, *times, *sums).where(Shard.id.in_(ids)).group_by(*same)).one()
-    counts = {column.key: int(getattr(totals, column.key)) for column in _SUMS}
+    counts = {name: int(getattr(totals, name)) for name in SUMMED}
     kept = {
         name: getattr(totals, name) for name in ("job_id", "step", "spec_id", "lane", "started_at", "finished_at")
     }
