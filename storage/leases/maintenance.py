@@ -31,7 +31,7 @@ from docmill.storage.leases.outcome_upsert import put_outcomes
 from docmill.storage.leases.policy import GiveUp, PlanAgain, Split, after_death, after_error, after_lapse
 from docmill.storage.leases.shards import Claim, end_settled, end_shard, give_back
 from docmill.storage.steps.jobs import FREE, RUNS
-from docmill.storage.steps.sharding import UNTOUCHED, pack, split, unpack
+from docmill.storage.steps.sharding import UNTOUCHED, extent, split, unpack
 
 PAGE = 200
 NOTE = "store answers"  # the row of `lease` with the time of the last note
@@ -208,9 +208,7 @@ def _split(transaction: Transaction, shard: Shard, counts: Mapping[str, int]) ->
             "step": shard.step,
             "spec_id": shard.spec_id,
             "lane": shard.lane,
-            "contents": pack(part),
-            "n_contents": len(part),
-            "n_chars": sum(sizes[content_id] for content_id in part),
+            **extent(part, sizes),
             "state": "planned",
             "redo": shard.redo,
             **counts,

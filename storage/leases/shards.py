@@ -27,7 +27,7 @@ from docmill.storage.steps import budgets, steps
 from docmill.storage.steps.budgets import AT_LIMIT
 from docmill.storage.steps.jobs import FREE, MAY_BEGIN, RUNS
 from docmill.storage.steps.propagation import Traversal
-from docmill.storage.steps.sharding import UNTOUCHED, pack, unpack
+from docmill.storage.steps.sharding import UNTOUCHED, extent, unpack
 
 LEASE_S = 60.0
 
@@ -321,22 +321,13 @@ def end_settled(
     settled = [content_id for content_id in contents if content_id not in lacking]
     if rest and settled:
         copied = {name: getattr(shard, name) for name in ("job_id", "step", "spec_id", "lane", "redo", "started_at")}
-        left = _extent(transaction, rest)
-        transaction.execute(update(Shard).where(Shard.id == shard_id).values(**left))
-        part = _extent(transaction, settled)
-        shard_id = insert(transaction, Shard, **UNTOUCHED | copied | part | {"state": "running"})
+        sizes = n_chars(transaction, contents)
+        transaction.execute(update(Shard).where(Shard.id == shard_id).values(**extent(rest, sizes)))
+        ended = UNTOUCHED | copied | extent(settled, sizes) | {"state": "running"}
+        shard_id = insert(transaction, Shard, **ended)
     if settled:
         end_shard(transaction, shard_id, shard.spec_id, settled, finished)
     return rest
-
-
-def _extent(transaction: Transaction, contents: Sequence[int]) -> dict[str, Any]:
-    """Return the columns of a shard that say what it holds."""
-    return {
-        "contents": pack(contents),
-        "n_contents": len(contents),
-        "n_chars": sum(n_chars(transaction, contents).values()),
-    }
 
 
 def give_back(transaction: Transaction, shard_id: int, **values: Any) -> None:
@@ -360,9 +351,9 @@ def end_shard(
     known |= known_outcomes(transaction, spec_id, [content_id for content_id in contents if content_id not in known])
     left: dict[str, Any] = {}
     if len(known) < len(contents):
-        there = n_chars(transaction, contents)  # without contents that were removed
-        assert there.keys() == known.keys(), "a shard ends with an outcome for each of its contents"
-        left = _extent(transaction, [content_id for content_id in contents if content_id in there])
+        sizes = n_chars(transaction, contents)  # without contents that were removed
+        assert sizes.keys() == known.keys(), "a shard ends with an outcome for each of its contents"
+        left = extent([content_id for content_id in contents if content_id in sizes], sizes)
     tally = Tally.of(known.values())
     counts = {
         "n_done": tally.done,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from docmill.storage.core.schema import Shard
 from docmill.storage.core.specs import ShardSize
@@ -36,9 +37,7 @@ def plan(
             "step": step.seq,
             "spec_id": step.spec_id,
             "lane": step.lane,
-            "contents": pack([content_id for content_id, _ in shard]),
-            "n_contents": len(shard),
-            "n_chars": sum(chars for _, chars in shard),
+            **extent([content_id for content_id, _ in shard], dict(shard)),
             "state": "planned",
             "redo": redo,
         }
@@ -71,6 +70,12 @@ def split(content_ids: Sequence[int]) -> list[list[int]]:
     """Parts of at most 16, of nearly equal length, in order; up to 16 contents become parts of one each."""
     n = -(-len(content_ids) // TOGETHER) if len(content_ids) > TOGETHER else len(content_ids)
     return [list(content_ids[i * len(content_ids) // n : (i + 1) * len(content_ids) // n]) for i in range(n)]
+
+
+def extent(contents: Sequence[int], sizes: Mapping[int, int]) -> dict[str, Any]:
+    """Return the columns of a shard that say what it holds. `sizes` has the lengths of its contents in characters."""
+    n_chars = sum(sizes.get(content_id, 0) for content_id in contents)
+    return {"contents": pack(contents), "n_contents": len(contents), "n_chars": n_chars}
 
 
 def pack(content_ids: Sequence[int]) -> bytes:
