@@ -158,7 +158,7 @@ def summary(status: JobStatus, cost: Cost | None = None) -> str:
         line += f"; {counted(status.rejected, 'record')} rejected"
     took = ""
     if status.ended and status.tokens_in:
-        rate = f"{status.tokens_in:,} tokens read, {status.tokens_per_s:,.0f} a second at work"
+        rate = f"{status.tokens_in:,} tokens read, {status.time_left.tokens_per_s:,.0f} a second at work"
         took = f"It took {duration(status.elapsed_s)}: {rate}"
     paid = "" if cost is None else f"Its tokens cost {cost}"
     sentences = [line, *filter(None, [took, paid, status.not_pruned, status.reason])]

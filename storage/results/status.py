@@ -120,7 +120,6 @@ class JobStatus:
     tokens_in: int
     tokens_out: int
     computed: float
-    tokens_per_s: float
     time_left: TimeLeft
     time_use: TimeShares | None
     created_at: float
@@ -289,7 +288,6 @@ def _status(
         tokens_in=sums.total("tokens_in"),
         tokens_out=sums.total("tokens_out"),
         computed=computed,
-        tokens_per_s=left.tokens_per_s,
         time_left=left,
         time_use=None if ended else workers.time_use(job.id),
         created_at=job.created_at,
