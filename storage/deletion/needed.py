@@ -40,7 +40,7 @@ from docmill.storage.features import load_all
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps import replacements
 from docmill.storage.steps.jobs import UNFINISHED
-from docmill.storage.steps.replacements import CANCELLED, DROPPED, FILLING, IN_FORCE, SWITCHED, UNDONE
+from docmill.storage.steps.replacements import DROPPED, FILLING, IN_FORCE, SWITCHED
 
 RESULTS = "results"  # the rule of retention that a spec notes when it dropped results of it
 
@@ -84,14 +84,10 @@ def _latest(transaction: Transaction, *conditions: ColumnElement[bool]) -> set[i
 
 
 def _of_migrations(transaction: Transaction) -> set[int]:
-    rows = transaction.execute(select(ReplacementRow.old_spec_id, ReplacementRow.new_spec_id, ReplacementRow.state))
-    return needed_by_migrations([(row.old_spec_id, row.new_spec_id, row.state) for row in rows])
-
-
-def needed_by_migrations(migrations: Collection[tuple[int, int, str]]) -> set[int]:
-    """Return the specs that migrations (old spec, new spec, state) need."""
-    old = {old for old, _, state in migrations if state in {FILLING, SWITCHED, CANCELLED, UNDONE}}
-    return old | {new for _, new, state in migrations if state in {FILLING, SWITCHED, DROPPED}}
+    """Return both specs of migrations that can be undone, and the spec that answers after each other migration."""
+    old = select(ReplacementRow.old_spec_id).where(ReplacementRow.state != DROPPED)
+    new = select(ReplacementRow.new_spec_id).where(ReplacementRow.state.in_([FILLING, *IN_FORCE]))
+    return {*transaction.scalars(old), *transaction.scalars(new)}
 
 
 def drop_unneeded(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:

@@ -17,7 +17,6 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.deletion import needed, retention
-from docmill.storage.deletion.needed import needed_by_migrations
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import pipelines
@@ -137,22 +136,23 @@ def test_what_a_pipeline_ran_last_stays(database: Database) -> None:
     assert needed.drop_unneeded(database, LIMIT_S).outcomes == 3
 
 
-def test_results_of_migrations_stay(database: Database) -> None:
-    for model in ("migrated", "dropped", "last"):
-        run(database, asked(spec(model=model)))
-    old, gone, new = (spec_id(database, model) for model in ("migrated", "dropped", "last"))
-    for number, (before, state) in enumerate([(old, "switched"), (gone, "dropped")], 1):
-        values = {"id": number, "corpus_id": 1, "old_spec_id": before, "new_spec_id": new, "old_job_id": 1}
-        made = insert(ReplacementRow).values(**values, state=state, created_at=db_now(), ended_at=db_now())
+def test_a_migration_needs_both_models_until_it_cannot_be_undone_and_then_the_one_that_answers(
+    database: Database,
+) -> None:
+    states = ("filling", "switched", "dropped", "cancelled", "undone")
+    for number, state in enumerate(states, 1):
+        for model in (f"before {state}", f"after {state}"):
+            run(database, asked(spec(model=model)))
+        specs = {"old_spec_id": spec_id(database, f"before {state}"), "new_spec_id": spec_id(database, model)}
+        values = {"id": number, "corpus_id": 1, "old_job_id": 1, **specs, "state": state}
+        made = insert(ReplacementRow).values(**values, created_at=db_now(), ended_at=db_now())
         database.write(lambda transaction, made=made: transaction.execute(made))  # type: ignore[misc]
+    run(database, asked(spec(model="last")))
     days_pass(database, 30)
     needed.drop_unneeded(database, LIMIT_S)
-    assert stored(database) == {"migrated": 3, "last": 3}
-
-
-def test_a_migration_needs_both_models_until_it_cannot_be_undone_and_then_that_which_answers() -> None:
-    states = [(1, 2, "filling"), (3, 4, "switched"), (5, 6, "dropped"), (7, 8, "cancelled"), (9, 10, "undone")]
-    assert needed_by_migrations(states) == {1, 2, 3, 4, 6, 7, 9}
+    of_undoable = {f"{when} {state}" for when in ("before", "after") for state in ("filling", "switched")}
+    of_ended = {"after dropped", "before cancelled", "before undone"}
+    assert stored(database).keys() == {"last", *of_undoable, *of_ended}
 
 
 def test_a_rule_without_an_age_removes_nothing(database: Database) -> None:
