@@ -34,6 +34,8 @@ from docmill.storage.steps.jobs import FREE, RUNS
 from docmill.storage.steps.sharding import UNTOUCHED, extent, split, unpack
 
 PAGE = 200
+MOST_HINTS = 1_000  # found at a time
+FORGOTTEN_S = 3_600.0  # without a sign of life
 NOTE = "store answers"  # the row of `lease` with the time of the last note
 _NEVER_FAR_AHEAD: Mapping[type[Base], tuple[ColumnElement[Any], ...]] = {
     Shard: (Shard.lease_until, Shard.not_before),
@@ -234,9 +236,7 @@ def _give_up(transaction: Transaction, shard: Shard, decision: GiveUp) -> None:
     end_shard(transaction, shard.id, shard.spec_id, contents, written=written)
 
 
-def lost_hints(
-    database: Database, lane: str, *, queue_is_empty: bool, grace_s: float, limit: int = 1_000
-) -> list[int]:
+def lost_hints(database: Database, lane: str, *, queue_is_empty: bool, grace_s: float) -> list[int]:
     """Mark queued shards whose message was lost as dispatched now. Return their ids, for the caller to publish again.
 
     A message counts as lost if its shard is still queued after `grace_s` although the lane's queue is empty, or
@@ -260,7 +260,7 @@ def lost_hints(
                 RUNS,
             )
             .order_by(Shard.dispatched_at)
-            .limit(limit)
+            .limit(MOST_HINTS)
         )
         again = transaction.execute(
             update(Shard)
@@ -273,15 +273,15 @@ def lost_hints(
     return database.write(work)
 
 
-def forget_workers(database: Database, silent_for_s: float = 3600.0) -> int:
-    """Delete workers that were silent for `silent_for_s`, and refusals as old. Return the number of workers."""
+def forget_workers(database: Database) -> int:
+    """Delete workers that were silent for `FORGOTTEN_S`, and refusals as old. Return the number of workers."""
 
     def work(transaction: Transaction) -> int:
-        transaction.execute(_OLD_REFUSALS, {"silent_for_s": silent_for_s})
-        return transaction.execute(_SILENT_WORKERS, {"silent_for_s": silent_for_s}).rowcount
+        transaction.execute(_OLD_REFUSALS)
+        return transaction.execute(_SILENT_WORKERS).rowcount
 
     return database.write(work)
 
 
-_OLD_REFUSALS = delete(Refusal).where(Refusal.refused_at < db_now() - bindparam("silent_for_s"))
-_SILENT_WORKERS = delete(Worker).where(Worker.seen_at < db_now() - bindparam("silent_for_s"))
+_OLD_REFUSALS = delete(Refusal).where(Refusal.refused_at < db_now() - FORGOTTEN_S)
+_SILENT_WORKERS = delete(Worker).where(Worker.seen_at < db_now() - FORGOTTEN_S)

@@ -112,7 +112,8 @@ def claim(database: Database, head: ShardHead, owner: str, lease_s: float = LEAS
     def work(transaction: Transaction) -> Claim | None:
         nonlocal tries
         tries += 1
-        row = _take(transaction, head, owner, lease_s)
+        values = {"shard": head.shard_id, "seen": head.fence, "owner": owner, "lease_s": lease_s}
+        row: Any = transaction.execute(_TAKE, values).one_or_none()
         if row is None and tries > 1:
             # An earlier try may have succeeded although its answer was lost. A first try does not look for this:
             # the claim might be that of another thread of this process, which has the same owner.
@@ -160,11 +161,6 @@ _TAKE = (
     )
     .returning(*_CLAIMED)
 )
-
-
-def _take(transaction: Transaction, head: ShardHead, owner: str, lease_s: float) -> Any:
-    values = {"shard": head.shard_id, "seen": head.fence, "owner": owner, "lease_s": lease_s}
-    return transaction.execute(_TAKE, values).one_or_none()
 
 
 def _read_lacking(

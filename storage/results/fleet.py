@@ -141,7 +141,7 @@ class Workers:
 def read_workers(transaction: Transaction, now: float) -> Workers:
     """Return the live workers with what they hold and refuse."""
     rows = transaction.execute(select(Worker).where(Worker.seen_at > now - LIVE_S)).all()
-    return _workers(transaction, rows, now)
+    return Workers(*_workers(transaction, rows, now))
 
 
 def list_workers(database: Database) -> list[FleetWorker]:
@@ -149,10 +149,14 @@ def list_workers(database: Database) -> list[FleetWorker]:
     with database.read() as transaction:
         now = transaction.scalar(select(db_now())) or 0.0
         rows = transaction.execute(select(Worker).order_by(Worker.seen_at.desc()).limit(MOST)).all()
-        return sorted(_workers(transaction, rows, now).live, key=lambda worker: not worker.live)
+        workers, _, _ = _workers(transaction, rows, now)
+        return sorted(workers, key=lambda worker: not worker.live)
 
 
-def _workers(transaction: Transaction, rows: Sequence[Row[*tuple[Any, ...]]], now: float) -> Workers:
+def _workers(
+    transaction: Transaction, rows: Sequence[Row[*tuple[Any, ...]]], now: float
+) -> tuple[tuple[FleetWorker, ...], tuple[HeldShards, ...], tuple[RefusedSpec, ...]]:
+    """Return the workers in these rows, all running shards, and all refusals."""
     held, refused = _held(transaction), _refused(transaction)
     of_owner: dict[str, list[HeldShards]] = defaultdict(list)
     for shards in held:
@@ -182,7 +186,7 @@ def _workers(transaction: Transaction, rows: Sequence[Row[*tuple[Any, ...]]], no
         )
         for row in sorted(rows, key=lambda row: (row.host, row.device, row.id))
     )
-    return Workers(workers, held, refused)
+    return workers, held, refused
 
 
 def _held(transaction: Transaction) -> tuple[HeldShards, ...]:
