@@ -129,11 +129,16 @@ def column(kind: type[T], reference: Reference = None, *, nullable: Literal[True
 def column(kind: type[T], reference: Reference = None, **more: Any) -> Attribute[T]: ...
 @overload
 def column(kind: JSON, reference: Reference = None, *, nullable: bool = False) -> Attribute[Any]: ...
-def column(kind: Any, reference: Reference = None, *, nullable: bool = False, **more: Any) -> Any:
+def column(
+    kind: Any, reference: Reference = None, *, nullable: bool = False, default: Any = None, **more: Any
+) -> Any:
     """Return a column for values of a Python type, or for `Json`, perhaps with a foreign key.
 
-    Its name is that of the attribute. SQLAlchemy's Column takes the further arguments.
+    Its name is that of the attribute. Its `default` is that of the database, too, for rows that SQL by hand adds.
+    SQLAlchemy's Column takes the further arguments.
     """
+    if default is not None:
+        more |= {"default": default, "server_default": false() if default is False else str(default)}
     return Column(_TYPES.get(kind, kind), *([] if reference is None else [reference]), nullable=nullable, **more)
 
 
@@ -218,7 +223,7 @@ class Ingest(Base):
     n_unchanged = column(int, default=0)
     n_repeated = column(int, default=0)  # records whose key came again later in the same source
     n_rejected = column(int, default=0)
-    n_vanished = column(int, default=0, server_default="0")
+    n_vanished = column(int, default=0)
     not_pruned = column(str, nullable=True)  # why documents that are missing were not marked as vanished
     started_at = column(float)
     seen_at = column(float)
@@ -235,7 +240,7 @@ class RejectionRow(Base):
     place = column(str, primary_key=True)
     reason = column(str)
     noted_at = column(float, nullable=True)
-    superseded = column(bool, default=False, server_default=false())
+    superseded = column(bool, default=False)
 
 
 class Document(Base):
@@ -257,7 +262,7 @@ class Document(Base):
     flags = column(Json)
     seq = column(int)
     ingest_id = column(int, ForeignKey("ingest.id"))
-    gone = column(bool, default=False, server_default=false())
+    gone = column(bool, default=False)
     superseded_by = column(int, nullable=True)  # no foreign key: it is written before the row that it names
 
     __table_args__ = (
@@ -390,18 +395,18 @@ class Step(Base):
     __storage__ = UPDATED_IN_PLACE
     job_id = column(int, ForeignKey("job.id"), primary_key=True)
     seq = column(int, primary_key=True)
-    name = column(str, server_default="step")
+    name = column(str)
     spec_id = column(int, ForeignKey("spec.id"))
     input_step = column(int, nullable=True)
-    n_prior_done = column(int, default=0, server_default="0")
-    n_prior_failed = column(int, default=0, server_default="0")
-    n_prior_skipped = column(int, default=0, server_default="0")
-    n_prior_truncated = column(int, default=0, server_default="0")
-    n_retried = column(int, default=0, server_default="0")
+    n_prior_done = column(int, default=0)
+    n_prior_failed = column(int, default=0)
+    n_prior_skipped = column(int, default=0)
+    n_prior_truncated = column(int, default=0)
+    n_retried = column(int, default=0)
     flagged = column(Json, nullable=True)
     escalates = column(int, nullable=True)
     doubted = column(Json, nullable=True)
-    n_rescued = column(int, default=0, server_default="0")
+    n_rescued = column(int, default=0)
     leaves_out = column(str, nullable=True)
     price = column(Json, nullable=True)
 
@@ -459,7 +464,7 @@ class Shard(Base):
     fence = column(int, default=0)
     attempt = column(int, default=0)
     suspect = column(int, default=0)
-    lapses = column(int, default=0, server_default="0")
+    lapses = column(int, default=0)
     owner = column(str, nullable=True)
     lease_until = column(float, nullable=True)
     not_before = column(float, default=0.0)
@@ -470,7 +475,7 @@ class Shard(Base):
     n_failed = column(int, default=0)
     n_skipped = column(int, default=0)
     n_truncated = column(int, default=0)  # of the done ones
-    n_doubtful = column(int, default=0, server_default="0")  # doubtful results, since a retry of the stopped job
+    n_doubtful = column(int, default=0)  # doubtful results, since a retry of the stopped job
     tokens_in = column(int, default=0)
     tokens_out = column(int, default=0)
 
@@ -620,7 +625,7 @@ class PipelineRun(Base):
     handed_at = column(float, nullable=True)
     owner = column(str, nullable=True)
     lease_until = column(float, nullable=True)
-    fence = column(int, default=0, server_default="0")
+    fence = column(int, default=0)
     created_at = column(float)
     finished_at = column(float, nullable=True)
 
@@ -702,21 +707,21 @@ class ShardCount(Base):
     __tablename__ = "shard_count"
     id = column(int, primary_key=True)
     job_id = column(int)  # no foreign key: a count is no reason to keep a job
-    step = column(int, default=0, server_default="0")
+    step = column(int, default=0)
     lane = column(str)
     state = column(str)
     n = column(int)
     n_suspect = column(int)
-    n_contents = column(int, default=0, server_default="0")
-    n_chars = column(int, default=0, server_default="0")
-    n_done = column(int, default=0, server_default="0")
-    n_failed = column(int, default=0, server_default="0")
-    n_skipped = column(int, default=0, server_default="0")
-    n_truncated = column(int, default=0, server_default="0")
-    n_doubtful = column(int, default=0, server_default="0")
-    tokens_in = column(int, default=0, server_default="0")
-    tokens_out = column(int, default=0, server_default="0")
-    held_ms = column(int, default=0, server_default="0")
+    n_contents = column(int, default=0)
+    n_chars = column(int, default=0)
+    n_done = column(int, default=0)
+    n_failed = column(int, default=0)
+    n_skipped = column(int, default=0)
+    n_truncated = column(int, default=0)
+    n_doubtful = column(int, default=0)
+    tokens_in = column(int, default=0)
+    tokens_out = column(int, default=0)
+    held_ms = column(int, default=0)
 
     # Only by job: rows of several keys then lie together, and a page of them is read once.
     __table_args__ = (Index("ix_shard_count_job_id", "job_id"),)
