@@ -99,7 +99,7 @@ def read_texts(transaction: Transaction, content_ids: Collection[int]) -> dict[i
     return {row.id: row.text for row in rows}
 
 
-def insert(transaction: Transaction, table: type[Base], **values: Any) -> int:
+def insert_row(transaction: Transaction, table: type[Base], **values: Any) -> int:
     """Insert a row. Return its id."""
     values = transaction.own_id(table) | values
     key = transaction.execute(table.__table__.insert().values(**values)).inserted_primary_key

@@ -16,7 +16,7 @@ from sqlalchemy import bindparam, select, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, insert, known_outcomes, n_chars, runtime_sha256, spec_of
+from docmill.storage.core.lookups import SPEC, insert_row, known_outcomes, n_chars, runtime_sha256, spec_of
 from docmill.storage.core.schema import IS_RUNNING, Content, Job, OutcomeRow, Shard, SpecRow, Worker, db_now
 from docmill.storage.core.specs import Known, Outcome, Spec, Tally, checked
 from docmill.storage.core.transaction import Transaction
@@ -320,7 +320,7 @@ def end_settled(
         sizes = n_chars(transaction, contents)
         transaction.execute(update(Shard).where(Shard.id == shard_id).values(**extent(rest, sizes)))
         ended = UNTOUCHED | copied | extent(settled, sizes) | {"state": "running"}
-        shard_id = insert(transaction, Shard, **ended)
+        shard_id = insert_row(transaction, Shard, **ended)
     if settled:
         end_shard(transaction, shard_id, shard.spec_id, settled, finished)
     return rest

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, or_, select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import insert
+from docmill.storage.core.lookups import insert_row
 from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, PipelineRunFile, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import LeaseLost, NotFound
@@ -43,7 +43,7 @@ def put(database: Database, name: str, path: str, text: str, schedule: dict[str,
         before = transaction.execute(select(PipelineRow).where(PipelineRow.name == name)).one_or_none()
         values = {"path": path, "text": text, "schedule": schedule, "updated_at": db_now()}
         if before is None:
-            insert(transaction, PipelineRow, name=name, looked_at=db_now(), created_at=db_now(), **values)
+            insert_row(transaction, PipelineRow, name=name, looked_at=db_now(), created_at=db_now(), **values)
             return
         if before.schedule != schedule:
             values["looked_at"] = db_now()
@@ -182,7 +182,7 @@ def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
         transaction.execute(_END_CUT_OFF.where(PipelineRun.pipeline_id == row.id, _IS_FREE))
         first = {"owner": owner, "lease_until": db_now() + lease_s, "fence": 1}
         columns = {"state": "reading", "created_at": db_now(), **first}
-        run_id = insert(transaction, PipelineRun, pipeline_id=row.id, **columns)
+        run_id = insert_row(transaction, PipelineRun, pipeline_id=row.id, **columns)
         return Run(run_id, 1, row.name, None, "reading", None)
 
     return database.write(work)

@@ -85,7 +85,7 @@ def finished_shards(database: Database, job_id: int) -> Iterator[FinishedShard]:
         Shard.finished_at.is_not(None),
         Shard.contents != b"",  # else it has the sums of shards that were folded
     )
-    for page in pages(database, query, Shard.id, PAGE, after=0):
+    for page in pages(database, query, Shard.id, PAGE):
         for row in page:
             yield FinishedShard(row.owner or "", row.started_at, row.finished_at, row.texts)
 

@@ -458,7 +458,7 @@ def has_several_steps(database: Database, job_id: int) -> bool:
     return len(steps) > 1
 
 
-def why_left_out(database: Database, job_id: int) -> str | None:
+def reason_left_out(database: Database, job_id: int) -> str | None:
     """Return the reason of documents that a step of a job leaves out; None if no step leaves out documents."""
     _, steps = _read_job(database, job_id)
     names = [step.leaves_out for step in steps if step.leaves_out is not None]

@@ -398,7 +398,7 @@ def _wait(
 ) -> Wait | None:
     """Return why a job makes no progress: the reason of its first open step, if no other step makes any."""
     of_step = {row.seq: row for row in rows}
-    waits = [waiting_for(_standing(job, of_step[seq], sums, workers, limit)) for seq in sums.open_steps() or [0]]
+    waits = [waiting_for(_standing(job, of_step[seq], sums, workers, limit)) for seq in sums.steps_to_do() or [0]]
     return None if None in waits else waits[0]
 
 

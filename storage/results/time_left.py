@@ -157,7 +157,7 @@ class ShardSums:
         """Return the number of shards by state."""
         return {state: self.total("n", state) for state in sorted({group.state for group in self.groups})}
 
-    def open_steps(self) -> list[int]:
+    def steps_to_do(self) -> list[int]:
         """Return the steps that have open shards."""
         return sorted({group.step for group in self.groups if group.state in OPEN_SHARDS})
 

@@ -18,7 +18,7 @@ from docmill.storage.core.normalize import ASSUMED_CP1252
 from docmill.storage.core.specs import DOUBTFUL, Status
 from docmill.storage.errors import ConditionInvalid, NotFound
 from docmill.storage.features import features
-from docmill.storage.steps.risk import FittedRisk, log_odds
+from docmill.storage.steps.risk import FittedRisk, logit
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, FromClause
@@ -131,7 +131,7 @@ class Bound:
     @property
     def limit(self) -> float:
         """The value in the scale that is compared: that of a risk in log-odds, as SQL compares them, too."""
-        return log_odds(self.value) if self.number == RISK else self.value
+        return logit(self.value) if self.number == RISK else self.value
 
     def holds(self, number: float | None) -> bool:
         """Return True if a result with this number, or with these log-odds of the risk, meets the bound."""

@@ -116,7 +116,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             if request.account.max_cost is not None:
                 budgets.limit_job(transaction, adopted[0], request.account)
             return _adopt(transaction, *adopted, corpus, last, now)
-        ingest_id = lookups.insert(
+        ingest_id = lookups.insert_row(
             transaction,
             Ingest,
             corpus_id=corpus,
@@ -126,7 +126,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             started_at=now,
             seen_at=now,
         )
-        job_id = lookups.insert(
+        job_id = lookups.insert_row(
             transaction,
             Job,
             corpus_id=corpus,

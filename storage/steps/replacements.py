@@ -13,7 +13,7 @@ from sqlalchemy import select, true, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, find_corpus, first_existing, insert, spec_of
+from docmill.storage.core.lookups import SPEC, find_corpus, first_existing, insert_row, spec_of
 from docmill.storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step, db_now
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
@@ -200,7 +200,7 @@ def begin(database: Database, corpus_id: int, old: Candidate, new: Spec) -> Spec
                 )
             return replacement
         made = {"old_spec_id": old.spec_id, "new_spec_id": new_id, "old_job_id": old.job_id}
-        insert(transaction, ReplacementRow, corpus_id=corpus_id, state=FILLING, created_at=db_now(), **made)
+        insert_row(transaction, ReplacementRow, corpus_id=corpus_id, state=FILLING, created_at=db_now(), **made)
         return of_corpus(transaction, corpus_id)[-1]
 
     return database.write(work)

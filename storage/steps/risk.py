@@ -92,7 +92,7 @@ class FittedRisk:
         return {"version": self.version, **self.model.to_json()}
 
 
-def log_odds(risk: float) -> float:
+def logit(risk: float) -> float:
     """Return the log-odds of a risk from 0 to 1."""
     if risk in {0.0, 1.0}:
         return math.inf if risk else -math.inf

@@ -17,7 +17,7 @@ from docmill.storage.extras import PARQUET
 from docmill.storage.outputs.columns import Column, Form, OutputColumn
 from docmill.storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
 from docmill.storage.readers.memory import NAME, MemorySource, named_by_digest
-from docmill.storage.results.results import columns, has_several_steps, inputs, results, why_left_out
+from docmill.storage.results.results import columns, has_several_steps, inputs, reason_left_out, results
 from docmill.worker.api.errors import Error
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def make_table_by_row(database: Database, job_id: int, read: Sequence[Read], *, 
     rows_by_key = _read_rows(database, job_id, read, with_input=with_input)
     reasons = [record.reason or rows_by_key.get((_PLACE, record.where), {}).get("reason") for record in read]
     last = {record.key: record.digest for record, reason in zip(read, reasons, strict=True) if reason is None}
-    left_out = why_left_out(database, job_id)
+    left_out = reason_left_out(database, job_id)
     missing = _REMOVED if left_out is None else {"status": "left out", "reason": left_out}
     rows = [_row(record, reason, last, rows_by_key, missing) for record, reason in zip(read, reasons, strict=True)]
     return arrow.table(_columns(columns(database, job_id, with_input=with_input), _ABOUT), rows)

@@ -9,7 +9,7 @@ from sqlalchemy import text as sql
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import insert
+from docmill.storage.core.lookups import insert_row
 from docmill.storage.core.schema import Ingest, PipelineRow, PipelineRun, Worker, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases import dispatch, shards
@@ -83,11 +83,11 @@ def test_a_pipeline_says_when_it_succeeded_and_how_late_it_is(database: Database
     def runs(transaction: Transaction) -> None:
         when = {"created_at": db_now(), "looked_at": db_now(), "updated_at": db_now()}
         for number, name in enumerate(("nightly", "new"), 1):
-            insert(transaction, PipelineRow, id=number, name=name, path="/x", text="", **when)
+            insert_row(transaction, PipelineRow, id=number, name=name, path="/x", text="", **when)
         for number, (state, ended, due) in enumerate(
             (("done", 100.0, 1.0), ("failed", 200.0, 2.0), ("skipped", 300.0, 3.0), ("due", None, None))
         ):
-            insert(
+            insert_row(
                 transaction,
                 PipelineRun,
                 pipeline_id=1,
