@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from docmill.features.migrating import stored_migrations
 from docmill.features.migrating.plan import MigrationPlan, Wanted, forecast, plan
 from docmill.features.migrating.switching import (
     Survey,
@@ -23,8 +24,8 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.storage.errors import NotFound
 from docmill.storage.outputs.output_types import VECTOR
-from docmill.storage.steps import jobs, replacements
-from docmill.storage.steps.replacements import SpecReplacement
+from docmill.storage.steps import jobs
+from docmill.storage.steps.replacements import FILLING, SpecReplacement
 from docmill.tasks import kinds
 from docmill.worker import formatting
 from docmill.worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, PROMPT, Number, check_filled, complete_models
@@ -150,7 +151,7 @@ def status_command(corpus: str, as_json: bool) -> None:
     """List the migrations of CORPUS, the latest first."""
     with open_store(load_settings()) as database:
         corpus_id, name = _find_corpus(database, corpus)
-        migrations = replacements.every(database, corpus_id)
+        migrations = stored_migrations.every(database, corpus_id)
     if as_json:
         print_json([_as_json(migration) for migration in migrations])
     elif migrations:
@@ -166,15 +167,15 @@ def cancel_command(corpus: str, as_json: bool) -> int:
     """Cancel the migration of CORPUS that is under way, and its job."""
     with open_store(load_settings()) as database:
         corpus_id, name = _find_corpus(database, corpus)
-        migrations = replacements.every(database, corpus_id)
-        migration = next((row for row in migrations if row.state == replacements.FILLING), None)
+        migrations = stored_migrations.every(database, corpus_id)
+        migration = next((row for row in migrations if row.state == FILLING), None)
         if migration is None:
             warn(f"No migration of {name} is under way; `docmill migrate status {name}` lists them.")
             return BAD_INPUT
         if migration.job_id is not None:
             with suppress(NotFound):
                 jobs.cancel(database, migration.job_id)
-        replacements.cancel(database, migration.id)
+        stored_migrations.cancel(database, migration.id)
         _say_state(database, migration, f"Cancelled. {migration.old.model} answers for {name}, as before.", as_json)
     return OK
 
@@ -188,8 +189,9 @@ def back_command(corpus: str, yes: bool, as_json: bool) -> int:
     settings = load_settings()
     with open_store(settings) as database:
         corpus_id, name = _find_corpus(database, corpus)
-        last = last_switched(replacements.every(database, corpus_id), name)
-        if all(candidate.spec_id != last.old_spec_id for candidate in replacements.candidates(database, corpus_id)):
+        last = last_switched(stored_migrations.every(database, corpus_id), name)
+        replaceable = stored_migrations.replaceable_steps(database, corpus_id)
+        if all(step.spec_id != last.old_spec_id for step in replaceable):
             warn(
                 f"No job over {name} has the model {last.old.model} any more. `docmill migrate run {name} "
                 f"--from {last.new.model} --to {last.old.model}` makes one, and computes no result again."
@@ -262,7 +264,7 @@ def _say_switched(migration: SpecReplacement, survey: Survey, as_json: bool) -> 
 
 def _say_state(database: Database, migration: SpecReplacement, sentence: str, as_json: bool) -> None:
     if as_json:
-        print_json(_as_json(replacements.reread(database, migration)))
+        print_json(_as_json(stored_migrations.reread(database, migration)))
     else:
         answer(sentence)
 

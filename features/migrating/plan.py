@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from docmill.features.migrating import stored_migrations
+from docmill.features.migrating.stored_migrations import ReplaceableStep
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
 from docmill.storage.readers.memory import StoredTexts
 from docmill.storage.steps import replacements, steps
-from docmill.storage.steps.replacements import FILLING, IN_FORCE, Candidate, SpecReplacement
+from docmill.storage.steps.replacements import FILLING, IN_FORCE, SpecReplacement
 from docmill.storage.steps.steps import StepRequest
 from docmill.tasks import kinds
 from docmill.tasks.models import families
@@ -51,7 +53,7 @@ class MigrationPlan:
 
     corpus_id: int
     corpus: str
-    old: Candidate
+    old: ReplaceableStep
     new: Spec
     left_out: tuple[str, ...]
     stored: SpecReplacement | None
@@ -70,7 +72,7 @@ def plan(
         raise StorageError(
             f"{new.model} with these options is the model that job {old.job_id} has; there is nothing to migrate"
         )
-    migrations = replacements.every(database, corpus_id)
+    migrations = stored_migrations.every(database, corpus_id)
     standing = replacements.specs_in_force(migrations).get(old.spec)
     if standing not in {None, new}:
         raise StorageError(f"the corpus {corpus} was migrated from {old.spec.model} to {standing.model} before")
@@ -85,12 +87,12 @@ def plan(
     return MigrationPlan(corpus_id, corpus, old, new, left_out, stored[-1] if stored else None)
 
 
-def _choose(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> Candidate:
+def _choose(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> ReplaceableStep:
     """Return the latest step that computed the corpus by the old model.
 
     Raises StorageError if there is none, or if such steps have different specs.
     """
-    candidates = replacements.candidates(database, corpus_id, wanted.job)
+    candidates = stored_migrations.replaceable_steps(database, corpus_id, wanted.job)
     names = {wanted.old, str(Path(wanted.old).expanduser().resolve())}
     of_model = [
         candidate

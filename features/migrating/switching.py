@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from sqlalchemy import select
 
+from docmill.features.migrating import stored_migrations
 from docmill.features.migrating.plan import MigrationPlan
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
@@ -79,19 +80,19 @@ def migrate(
     if planned.stored is not None and planned.stored.state in IN_FORCE:
         survey = fill(settings, database, planned.stored, devices, listener)
         listener.say(f"The corpus {planned.corpus} was switched to {planned.new.model} before.")
-        return replacements.reread(database, planned.stored), survey
+        return stored_migrations.reread(database, planned.stored), survey
     shown = find_views(settings, database, planned.corpus_id, planned.corpus, {planned.old.spec, planned.new})
-    migration = replacements.begin(database, planned.corpus_id, planned.old, planned.new)
+    migration = stored_migrations.begin(database, planned.corpus_id, planned.old, planned.new)
     fault_points.reach("migration")
     while True:
         survey = fill(settings, database, migration, devices, listener)
-        migration = replacements.reread(database, migration)  # with the number of its job
+        migration = stored_migrations.reread(database, migration)  # with the number of its job
         _bring_index(database, migration, listener)
         fault_points.reach("filled")
         switched = switch(database, migration, survey, shown, most_lost)
         if switched is not None:
             fault_points.reach("switched")
-            return replacements.reread(database, migration), switched
+            return stored_migrations.reread(database, migration), switched
 
 
 def find_views(
@@ -101,7 +102,7 @@ def find_views(
 
     Raises PipelineInvalid.
     """
-    migrations = replacements.every(database, corpus_id)
+    migrations = stored_migrations.every(database, corpus_id)
     known = {*specs, *(spec for migration in migrations for spec in (migration.old, migration.new))}
     shown = {}
     for row, _ in pipelines.every(database):
@@ -125,7 +126,7 @@ def fill(
     while True:
         survey = survey_documents(database, migration)
         # Make a job even if all results exist, say from another corpus: search and `docmill results` read jobs.
-        has_ended = job_id is not None and not replacements.goes_on(database, job_id)
+        has_ended = job_id is not None and not stored_migrations.goes_on(database, job_id)
         if not survey.missing and has_ended:
             return survey
         if survey.missing and survey == before:
@@ -150,7 +151,7 @@ def _backfill(
     from docmill.worker.jobs.local_run import run_here  # with the libraries of a worker
 
     def opened(job_id: int) -> None:
-        replacements.note_job(database, migration.id, job_id)
+        stored_migrations.note_job(database, migration.id, job_id)
         fault_points.reach("backfill")
 
     source, job = NoSource(migration.source), JobOptions(priority=PRIORITY)
@@ -208,7 +209,7 @@ def switch(
             return None
         if total.lost > total.documents * most_lost / 100:
             raise _too_many_lost(migration, total, most_lost)
-        if not replacements.turn(transaction, migration.id, FILLING, SWITCHED):
+        if not stored_migrations.turn(transaction, migration.id, FILLING, SWITCHED):
             raise StorageError(f"migration {migration.id} of the corpus {migration.corpus} was cancelled meanwhile")
         fault_points.reach("switching")
         _replace_views(transaction, migration, shown)
@@ -223,7 +224,7 @@ def undo(database: Database, migration: SpecReplacement, shown: Views) -> bool:
 
     def work(transaction: Transaction) -> bool:
         lock_corpus(transaction, migration.corpus_id)
-        if not replacements.turn(transaction, migration.id, SWITCHED, UNDONE):
+        if not stored_migrations.turn(transaction, migration.id, SWITCHED, UNDONE):
             return False
         _replace_views(transaction, migration, shown)
         return True

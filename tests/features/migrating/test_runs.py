@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from docmill.features.migrating import switching
+from docmill.features.migrating import stored_migrations, switching
 from docmill.features.migrating.plan import MigrationPlan, Wanted, plan
 from docmill.features.migrating.switching import Survey, migrate
 from docmill.storage.core.database import Database
@@ -17,7 +17,6 @@ from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.status import read_status
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import choose
-from docmill.storage.steps import replacements
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.replacements import SpecReplacement
 from docmill.worker.jobs import Listener
@@ -63,11 +62,11 @@ def run_as_scheduled(database: Database, settings: Settings, broker: Broker, hou
 def filled(database: Database, settings: Settings, outcomes: Any = embedded) -> SpecReplacement:
     """Begin a migration from null to null@9000, and compute its backfill."""
     planned = to_null_9000(database, settings)
-    found = replacements.begin(database, planned.corpus_id, planned.old, planned.new)
+    found = stored_migrations.begin(database, planned.corpus_id, planned.old, planned.new)
     job = read(database, JobRequest("notes", found.source, switching.requests_by_new(database, found)), [])
-    replacements.note_job(database, found.id, job.id)
+    stored_migrations.note_job(database, found.id, job.id)
     finish(database, outcomes)
-    return replacements.reread(database, found)
+    return stored_migrations.reread(database, found)
 
 
 def to_null_9000(database: Database, settings: Settings) -> MigrationPlan:

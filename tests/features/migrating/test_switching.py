@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, text
 
-from docmill.features.migrating import switching
+from docmill.features.migrating import stored_migrations, switching
 from docmill.features.migrating.switching import Survey, TooManyLost
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
@@ -40,15 +40,15 @@ def embed(database: Database, texts: Sequence[Any], spec: Spec = EMBED, source: 
 
 def begun(database: Database, old: Spec = EMBED, new: Spec = NEW) -> SpecReplacement:
     corpus_id = replacements_of(database)[0]
-    old_one = next(one for one in replacements.candidates(database, corpus_id) if one.spec == old)
-    return replacements.begin(database, corpus_id, old_one, new)
+    old_one = next(one for one in stored_migrations.replaceable_steps(database, corpus_id) if one.spec == old)
+    return stored_migrations.begin(database, corpus_id, old_one, new)
 
 
 def replacements_of(database: Database) -> tuple[int, list[SpecReplacement]]:
     with database.read() as transaction:
         corpus_id = transaction.scalar(text("SELECT id FROM corpus WHERE name = 'books'"))
     assert corpus_id is not None
-    return corpus_id, replacements.every(database, corpus_id)
+    return corpus_id, stored_migrations.every(database, corpus_id)
 
 
 def backfill(database: Database, found: SpecReplacement, outcomes: Any = embedded) -> None:
@@ -166,8 +166,8 @@ def test_a_cancelled_migration_leaves_the_old_spec_and_a_later_job_by_hand_count
     with pytest.raises(StorageError, match="is being migrated from minilm to e5"):
         begun(database, new=THIRD)
     backfill(database, found)
-    assert replacements.cancel(database, found.id)
-    assert not replacements.cancel(database, found.id)
+    assert stored_migrations.cancel(database, found.id)
+    assert not stored_migrations.cancel(database, found.id)
     assert by(database) == EMBED
     survey = switching.survey_documents(database, found)
     with pytest.raises(StorageError, match="was cancelled meanwhile"):
@@ -236,8 +236,8 @@ def test_a_migration_outlives_the_old_job_whose_steps_its_backfill_has(database:
     database.write(lambda transaction: transaction.execute(forgotten))
     with pytest.raises(StorageError, match="was removed; `docmill migrate cancel books` ends the migration"):
         switching.survey_documents(database, found)
-    replacements.note_job(database, found.id, 2)
-    known = replacements.reread(database, found)
+    stored_migrations.note_job(database, found.id, 2)
+    known = stored_migrations.reread(database, found)
     for back in (False, True):
         assert switching.survey_documents(database, known, back=back) == Survey(3, 0, 0, 3)
 
