@@ -22,11 +22,11 @@ from docmill.features.explaining.explanation import (
 )
 from docmill.features.explaining.explanation import as_json as write_json
 from docmill.features.explaining.provenance import EscalationRecord, StepRecord, read_provenance
+from docmill.features.explaining.windows import ReadWindow
 from docmill.storage.core.database import Database
 from docmill.storage.extras import CHECKS
 from docmill.storage.json_values import Json
 from docmill.storage.outputs.output_types import OutputType
-from docmill.tasks.engine.backend_factory import ReadWindow
 from docmill.worker.cli.options import JOB, JSON
 from docmill.worker.cli.printing import print_json, print_rich, say
 from docmill.worker.formatting import local_time, printable, shorten

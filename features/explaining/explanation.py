@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from docmill.features.explaining.provenance import EscalationRecord, Provenance, Recorded, StepRecord
+from docmill.features.explaining.windows import ReadWindow, open_reading, read
 from docmill.storage.core.specs import Spec
 from docmill.storage.steps.conditions import FAILED, RISK, Bound, count_doubtful_flags
 from docmill.tasks import kinds
 from docmill.tasks.checks import Finding, doubt_confidence, meaning
-from docmill.tasks.engine.backend_factory import ReadWindow, open_reading, read
 from docmill.tasks.errors import TaskError
 from docmill.tasks.kinds import Traits
 from docmill.tasks.models.weights import ModelFolders

@@ -1,6 +1,6 @@
 """Open the backend of a spec: the requested one, or the best installed backend that supports the model.
 
-Beside it: import the libraries that opening will need, and open what cuts texts as a backend would, without weights.
+Beside it: import the libraries that opening will need.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from docmill.tasks import kinds, languages, patterns
 from docmill.tasks.backends import Assignment, Backend, WindowSource, registry
 from docmill.tasks.backends.convert import is_whole, made_once, safe_folder
 from docmill.tasks.backends.encoder import choice, heads
-from docmill.tasks.backends.reading import CoderAndTraits, as_given, reading_of
 from docmill.tasks.backends.registry import Offer
 from docmill.tasks.backends.tokens import TokenCoder
 from docmill.tasks.backends.weightless import NullBackend, PatternsBackend
 from docmill.tasks.batching import Budget, Item, Pool
-from docmill.tasks.engine.tickets import cut_each
 from docmill.tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, NotInstalled, Unsuited
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families, weightless
@@ -36,7 +34,7 @@ from docmill.tasks.models.weightless import Server
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Head, Output
 from docmill.tasks.specs import pinning, plan
-from docmill.tasks.windows.windows import Coder, Encoded, LanguageCoders, Window
+from docmill.tasks.windows.windows import Coder, Encoded, LanguageCoders
 
 # Batches of other languages that may wait here while one language is computed.
 _MOST_WAITING = 4
@@ -168,12 +166,12 @@ def open_backend(
             tokenizer = pinning.locate_tokenizer(spec, folders)
             return _on_server(spec, folders.cache, server, tokenizer)
         if weightless.is_weightless(spec.model):
-            return _weightless(spec, device)
+            return open_weightless(spec, device)
         if device == registry.REMOTE:
             raise CannotServe(
                 f"This worker computes served models only, and not {spec.model}: its --device is remote."
             )
-        spec, folder, config = _located(spec, folders)
+        spec, folder, config = locate_model(spec, folders)
         assignment = Assignment(spec, folder, device, folders.cache, _head(spec, config))
         return _first_suited(assignment, families.family(config), backend, provisional=provisional)
     except CannotServe:
@@ -189,7 +187,9 @@ def open_backend(
         raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}") from error
 
 
-def _located(spec: Spec, folders: ModelFolders, only: Family | None = None) -> tuple[Spec, Path, Mapping[str, Any]]:
+def locate_model(
+    spec: Spec, folders: ModelFolders, only: Family | None = None
+) -> tuple[Spec, Path, Mapping[str, Any]]:
     """Return the folder and the config of a spec's model, with its adapter merged.
 
     The spec that is returned names the merged model. Models of other families than the ``only`` one stay as they are.
@@ -204,7 +204,8 @@ def _located(spec: Spec, folders: ModelFolders, only: Family | None = None) -> t
     return spec, folder, config
 
 
-def _weightless(spec: Spec, device: str) -> NullBackend | PatternsBackend:
+def open_weightless(spec: Spec, device: str) -> NullBackend | PatternsBackend:
+    """Return the backend of a model without weights."""
     return (NullBackend if weightless.is_null(spec.model) else PatternsBackend)(spec, device=device)
 
 
@@ -307,75 +308,6 @@ def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
     from docmill.tasks.backends.encoder.converted import is_converted  # which imports OpenVINO
 
     return [implementation] if is_converted(assignment) else [implementation, CONVERSION, loader]
-
-
-@dataclass(frozen=True)
-class ReadWindow:
-    """A window of a text, ``[start, end)`` in characters, and the model's input for it.
-
-    ``tokens`` counts special tokens and the prompt, too. ``prompt`` is the same input as a string. Both are None for
-    a window that was copied. ``part`` is True if a section was cut into several windows and this is one of them.
-    """
-
-    start: int
-    end: int
-    tokens: int | None
-    prompt: str | None
-    part: bool
-
-
-def read(reading: CoderAndTraits, spec: Spec, text: str) -> list[ReadWindow]:
-    """Return the windows of a text's first round. Raises CannotServe for a text that cannot be cut."""
-    (windows,) = cut_each(kinds.recipe(spec, reading.traits), reading.coder, [text])
-    if isinstance(windows, Exception):
-        raise CannotServe(f"The text cannot be cut: {windows}")
-    return [_shown(reading, window) for window in windows]
-
-
-def _shown(reading: CoderAndTraits, window: Window) -> ReadWindow:
-    encoded = window.encoded
-    tokens, prompt = (None, None) if encoded is None else (encoded.tokens, reading.shown(encoded))
-    return ReadWindow(window.start, window.end, tokens, prompt, window.part)
-
-
-def open_reading(spec: Spec, folders: ModelFolders) -> CoderAndTraits:
-    """Return what reads texts as the model of a spec does. Raises CannotServe with the reason."""
-    try:
-        languages.require_detector_for(spec)
-        patterns.require_for(spec)
-        if specs := plan.specs_of(spec):
-            return _of_languages(specs, partial(open_reading, folders=folders))
-        if weightless.is_served(spec.model):
-            raise CannotServe(f"the server of {spec.model} has the tokenizer.")
-        if weightless.is_weightless(spec.model):
-            backend = _weightless(spec, "cpu")
-            return CoderAndTraits(backend, backend.traits, as_given)
-        if not pinning.here(pinning.Pinned(spec.model, spec.revision), folders):
-            raise CannotServe(f"{spec.model} is not on this machine.")
-        if not pinning.has_adapter(spec, folders):
-            raise CannotServe(f"The adapter {spec.params[pinning.ADAPTER]} is not on this machine.")
-        spec, folder, config = _located(spec, folders, only=Family.ENCODER)
-        head = kinds.kind(spec.kind).require_head(config, spec.model)
-        return reading_of(Assignment(spec, folder, "cpu", folders.cache, head))
-    except CannotServe:
-        raise
-    except (ModelError, BadOption) as error:
-        raise CannotServe(str(error)) from error
-    except (OSError, ValueError, ImportError) as error:  # of files that the model libraries cannot read
-        reason = " ".join(str(error).split())[:300]
-        raise CannotServe(f"{spec.model} cannot be read: {type(error).__name__}: {reason}") from error
-
-
-def _of_languages(specs: Mapping[str, Spec], open_part: Callable[[Spec], CoderAndTraits]) -> CoderAndTraits:
-    readings = {language: open_part(spec) for language, spec in specs.items()}
-    coders = {language: language_coder(language, reading.coder) for language, reading in readings.items()}
-
-    def shown(encoded: Encoded) -> str:
-        assert encoded.language is not None
-        return readings[encoded.language].shown(encoded)
-
-    told = LanguageCoders(lambda language: coders[languages.plain(language)], frozenset(coders))
-    return CoderAndTraits(next(iter(coders.values())), Traits(language_coders=told), shown)
 
 
 # Raised with every change of the files with a merged adapter.

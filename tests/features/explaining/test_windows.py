@@ -1,4 +1,4 @@
-"""Opening imports the modules that were foreseen, and texts are cut without weights as with them."""
+"""A text is cut without the weights of a model as it is with them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from docmill.features.explaining.windows import ReadWindow, open_reading, read
 from docmill.storage.core.specs import Spec
-from docmill.tasks.engine.backend_factory import (
-    ReadWindow,
-    open_reading,
-    read,
-)
 from docmill.tasks.errors import CannotServe
 from tests.tasks.conftest import Bench, data_of
 
