@@ -86,8 +86,8 @@ class Backlog:
     def _shard(self, job: OpenJob, content_ids: range) -> dict[str, object]:
         return UNTOUCHED | {
             "job_id": job.id,
-            "spec_id": job.first.spec_id,
-            "lane": job.first.lane,
+            "spec_id": job.steps[0].spec_id,
+            "lane": job.steps[0].lane,
             "state": "planned",
             "contents": pack(content_ids),
             "n_contents": len(content_ids),
