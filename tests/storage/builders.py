@@ -84,8 +84,7 @@ def take(database: Database, lane: dispatch.LaneWindow, only_job: int | None = N
 
 
 def queued(database: Database) -> list[int]:
-    with database.read() as transaction:
-        return list(transaction.scalars(select(Shard.id).where(Shard.state == "queued").order_by(Shard.id)))
+    return list(database.values(select(Shard.id).where(Shard.state == "queued").order_by(Shard.id)))
 
 
 def sign_on(database: Database, worker_id: str, *lanes: str, slots: int = 4, host: str = "host", **more: Any) -> None:
@@ -120,7 +119,7 @@ def store_short_vector(database: Database) -> None:
     """Put a vector of two numbers in place of the first one, as an earlier docmill stored it from another model."""
     first = select(func.min(OutcomeRow.content_id)).where(OutcomeRow.vector.is_not(None)).scalar_subquery()
     short = update(OutcomeRow).where(OutcomeRow.content_id == first).values(vector=struct.pack("<2f", 1, 0))
-    database.write(lambda transaction: transaction.execute(short))
+    database.execute(short)
 
 
 def failed(claim: Claim, reason_class: Reason = Reason.DOCUMENT) -> list[Outcome]:
@@ -154,9 +153,7 @@ def finish(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = 
 
 def set_shard(database: Database, shard_id: int, **values: Any) -> None:
     """Move time, or anything else, for one shard."""
-    database.write(
-        lambda transaction: transaction.execute(update(Shard).where(Shard.id == shard_id).values(**values))
-    )
+    database.execute(update(Shard).where(Shard.id == shard_id).values(**values))
 
 
 def lapse(database: Database, shard_id: int) -> None:
@@ -164,14 +161,12 @@ def lapse(database: Database, shard_id: int) -> None:
 
 
 def shard(database: Database, shard_id: int) -> Any:
-    with database.read() as transaction:
-        return transaction.execute(select(Shard).where(Shard.id == shard_id)).one()
+    return database.row(select(Shard).where(Shard.id == shard_id))
 
 
 def shards_of(database: Database, job: OpenJob | int) -> list[Any]:
     job_id = job if isinstance(job, int) else job.id
-    with database.read() as transaction:
-        return list(transaction.execute(select(Shard).where(Shard.job_id == job_id).order_by(Shard.id)))
+    return list(database.rows(select(Shard).where(Shard.job_id == job_id).order_by(Shard.id)))
 
 
 def planned(database: Database, job: OpenJob) -> Counter[str]:
@@ -179,11 +174,7 @@ def planned(database: Database, job: OpenJob) -> Counter[str]:
     ids = Counter(
         content_id for row in shards_of(database, job) if row.state != "split" for content_id in unpack(row.contents)
     )
-    with database.read() as transaction:
-        texts = {
-            row.id: row.text
-            for row in transaction.execute(select(Content.id, Content.text).where(Content.id.in_(ids)))
-        }
+    texts = {row.id: row.text for row in database.rows(select(Content.id, Content.text).where(Content.id.in_(ids)))}
     return Counter({texts[content_id]: n for content_id, n in ids.items()})
 
 
@@ -196,19 +187,17 @@ def documents(
         condition = and_(condition, Document.corpus_id == corpus_id)
     if job is not None:
         condition = lineage.visible(jobs.require(database, job if isinstance(job, int) else job.id))
-    with database.read() as transaction:
-        rows = transaction.execute(
-            select(Document.corpus_id, Document.key, Content.text)
-            .join(Content, Content.id == Document.content_id)
-            .where(condition)
-        ).all()
+    rows = database.rows(
+        select(Document.corpus_id, Document.key, Content.text)
+        .join(Content, Content.id == Document.content_id)
+        .where(condition)
+    )
     assert len({(row.corpus_id, row.key) for row in rows}) == len(rows)
     return {row.key: row.text for row in rows}
 
 
 def count_rows(database: Database, table: Any) -> int:
-    with database.read() as transaction:
-        return transaction.scalar(select(func.count()).select_from(table)) or 0
+    return database.value(select(func.count()).select_from(table)) or 0
 
 
 def n_documents(database: Database) -> int:
@@ -218,12 +207,9 @@ def n_documents(database: Database) -> int:
 
 def outcomes(database: Database) -> dict[tuple[str, str], str]:
     """{(task kind's spec, text): status} of everything stored."""
-    with database.read() as transaction:
-        rows = transaction.execute(
-            select(OutcomeRow.spec_id, Content.text, OutcomeRow.status).join(
-                Content, Content.id == OutcomeRow.content_id
-            )
-        ).all()
+    rows = database.rows(
+        select(OutcomeRow.spec_id, Content.text, OutcomeRow.status).join(Content, Content.id == OutcomeRow.content_id)
+    )
     return {(str(row.spec_id), row.text): row.status for row in rows}
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import Table, func, insert, select, text, update
+from sqlalchemy import Table, insert, select, text, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText, db_now
@@ -29,6 +29,7 @@ from tests.storage.builders import (
     TRANSLATE,
     at_once,
     claim_shard,
+    count_rows,
     dispatched,
     finish,
     numbered,
@@ -179,8 +180,7 @@ def _outcome(content_id: int, text: str, fate: Status | Reason = Status.DONE) ->
 
 def known_jobs(database: Database, *states: str) -> list[int]:
     """Return the jobs in one of these states, or all."""
-    with database.read() as transaction:
-        rows = transaction.execute(select(Job.id, Job.state).order_by(Job.id)).all()
+    rows = database.rows(select(Job.id, Job.state).order_by(Job.id))
     return [row.id for row in rows if not states or row.state in states]
 
 
@@ -210,8 +210,7 @@ def test_rivals_leave_nothing_dangling_and_nothing_loose(database: Database, mov
             removal.remove_corpus(database, corpus)
     gc.collect(database)
     for table in (Document, Content, OutcomeRow, StepText, Shard, Job, Prompt):
-        with database.read() as transaction:
-            assert transaction.scalar(select(func.count()).select_from(table)) == 0, table
+        assert count_rows(database, table) == 0, table
 
 
 def settle(database: Database) -> None:
@@ -219,11 +218,10 @@ def settle(database: Database) -> None:
     dispatch.put_back(database, queued(database))
     for job_id in known_jobs(database):
         jobs.resume(database, job_id)
-    with database.read() as transaction:
-        owners = {owner for owner in transaction.scalars(select(Shard.owner)) if owner is not None}
+    owners = {owner for owner in database.values(select(Shard.owner)) if owner is not None}
     for owner in owners:
         maintenance.release_owner(database, owner)
-    database.write(lambda transaction: transaction.execute(update(Shard).values(not_before=0.0)))
+    database.execute(update(Shard).values(not_before=0.0))
     finish(database, lambda claim: [_outcome(content_id, text) for content_id, text in claim.texts])
     for job_id in known_jobs(database, "ingesting"):
         jobs.cancel(database, job_id)
@@ -253,15 +251,14 @@ def test_a_reader_that_found_a_text_waits_for_collection_or_keeps_it(database: D
         lambda: read(database, request("b.jsonl"), numbered(20), chunk=1),
         lambda: [gc.collect(database) for _ in range(20)],
     )
-    with database.read() as transaction:
-        assert transaction.scalar(select(func.count()).select_from(Document)) == 20
+    assert count_rows(database, Document) == 20
     assert gc.collect(database) == Removed()
     work(database)
     assert jobs.finish(database) == [2]
 
 
 def loosen(database: Database) -> None:
-    database.write(lambda transaction: transaction.execute(text("DELETE FROM document")))
+    database.execute(text("DELETE FROM document"))
 
 
 def test_who_does_not_take_turns_is_stopped_by_the_key_and_tries_again(postgres: Database) -> None:

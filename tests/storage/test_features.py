@@ -73,8 +73,7 @@ def test_tables_of_a_feature_are_made_and_required(bare_database: Database, brin
 
     bare_database.write(write)
     assert gc.collect(bare_database).contents == 1
-    with bare_database.read() as transaction:
-        assert transaction.execute(select(Remark.remark)).all() == []
+    assert bare_database.rows(select(Remark.remark)) == []
 
 
 def test_rules_of_a_feature_are_applied_and_counted(database: Database, bring: Bring) -> None:

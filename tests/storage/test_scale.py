@@ -91,7 +91,7 @@ def test_a_workers_top_up_beside_a_held_snapshot_does_not_walk_over_what_has_pas
         holder.execute("SELECT count(*) FROM shard")
         for values in changes:
             passed = update(Shard).where(Shard.id.between(2, 500)).values(**values)
-            postgres.write(lambda transaction, passed=passed: transaction.execute(passed))  # type: ignore[misc]
+            postgres.execute(passed)
 
         def top_up(transaction: Transaction) -> tuple[int, list[int]]:
             before = transaction.scalar(text(WALKED)) or 0

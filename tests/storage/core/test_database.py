@@ -35,6 +35,7 @@ from tests.kinds import KINDS
 from tests.postgres import PostgresServer
 from tests.storage.builders import (
     at_once,
+    count_rows,
     documents,
     numbered,
     read,
@@ -88,8 +89,7 @@ def test_an_unreachable_server_is_named_without_its_password(
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
 def test_every_way_to_write_postgresql_is_understood(postgres_url: str, scheme: str) -> None:
     database = Database(f"{scheme}://{postgres_url.partition('://')[2]}")
-    with database.read() as transaction:
-        assert transaction.scalar(select(1)) == 1
+    assert database.value(select(1)) == 1
     database.close()
 
 
@@ -154,7 +154,7 @@ def test_an_error_that_nobody_classified_is_one_of_ours_that_names_its_code(data
 def test_an_error_that_a_trigger_raises_is_told_in_the_triggers_words(postgres: Database) -> None:
     refuse_leases(postgres)
     with pytest.raises(UnexpectedDatabaseError, match=r"RaiseException \(SQLSTATE P0001\): the archive is closed"):
-        postgres.write(lambda transaction: transaction.execute(text("UPDATE lease SET until = 0")))
+        postgres.execute(text("UPDATE lease SET until = 0"))
 
 
 def refuse_leases(database: Database) -> None:
@@ -209,7 +209,7 @@ def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> Non
         tries += 1
         if tries == 1:
             other = Database(postgres_url, kinds=KINDS)
-            other.write(lambda transaction: transaction.execute(cut))
+            other.execute(cut)
             other.close()
         transaction.execute(text("INSERT INTO lease (name, owner, until) VALUES ('a', 'b', 0)"))
         return tries
@@ -287,5 +287,4 @@ def test_a_kind_that_is_not_known_is_named_with_those_that_are(database: Databas
 def test_nothing_is_planned_for_a_kind_that_is_not_known(database: Database) -> None:
     with pytest.raises(StorageError):
         read(database, request(spec=Spec("ocr", "null", "null:1")), numbered(1))
-    with database.read() as transaction:
-        assert transaction.exec_driver_sql(f"SELECT count(*) FROM {Shard.__tablename__}").scalar() == 0
+    assert count_rows(database, Shard) == 0

@@ -63,8 +63,7 @@ def test_an_output_of_json_is_mended_in_its_strings_and_keys_and_flagged(databas
     claim = claim_next(database)
     data = {"data": {"a\0": [{"b": "\ud800"}, 1.5, None]}}
     shards.commit(database, claim, one_of_them(claim, text=None, data=data), None)
-    with database.read() as transaction:
-        rows = transaction.execute(select(OutcomeRow.data, OutcomeRow.flags).order_by(OutcomeRow.content_id)).all()
+    rows = database.rows(select(OutcomeRow.data, OutcomeRow.flags).order_by(OutcomeRow.content_id))
     assert rows[1].data == {"data": {"a\ufffd": [{"b": "\ufffd"}, 1.5, None]}}
     assert rows[1].flags == FLAGS
 

@@ -76,7 +76,7 @@ def prepared(url: str) -> URL:
     read(database, request("b.jsonl", corpus="loose"), [("k", "loose")])
     jobs.cancel(database, 2)
     loose = text("DELETE FROM document WHERE corpus_id = 2")
-    database.write(lambda transaction: transaction.execute(loose))
+    database.execute(loose)
     database.close()
     return database.url
 

@@ -72,8 +72,7 @@ def load(database: Database, table: Any, columns: Columns) -> None:
 
 def stored(database: Database) -> list[tuple[Any, ...]]:
     query = select(Content.id, Content.sha256, Content.text, Content.n_chars).order_by(Content.id)
-    with database.read() as transaction:
-        return [tuple(row) for row in transaction.execute(query)]
+    return [tuple(row) for row in database.rows(query)]
 
 
 def test_rows_in_binary_are_the_rows_as_text(database: Database) -> None:
@@ -100,8 +99,7 @@ def test_json_numbers_and_nothing_come_back_as_they_were_given(database: Databas
     }
     load(database, JobKey, columns)
     query = select(JobKey.key, JobKey.job_id, JobKey.arguments, JobKey.created_at).order_by(JobKey.key)
-    with database.read() as transaction:
-        rows = [tuple(row) for row in transaction.execute(query)]
+    rows = [tuple(row) for row in database.rows(query)]
     assert rows == [
         ("a", 0, arguments[0], 0.1),
         ("b", 2**31 - 1, arguments[1], -1e300),

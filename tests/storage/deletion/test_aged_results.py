@@ -51,8 +51,8 @@ def outcome(of: Spec, content_id: int, text: str) -> Outcome:
 
 
 def spec_of_claim(database: Database, claim: Claim) -> Spec:
-    with database.read() as transaction:
-        return spec_of(transaction.execute(select(*SPEC).where(SpecRow.id == claim.spec_id)).one())
+    [row] = database.rows(select(*SPEC).where(SpecRow.id == claim.spec_id))
+    return spec_of(row)
 
 
 def run(database: Database, request: JobRequest, texts: list[Text] | None = None) -> int:
@@ -78,8 +78,8 @@ def stored(database: Database) -> Counter[str]:
 
 
 def spec_id(database: Database, model: str) -> int:
-    with database.read() as transaction:
-        return transaction.execute(select(SpecRow.id).where(SpecRow.model == model)).scalar_one()
+    [found] = database.values(select(SpecRow.id).where(SpecRow.model == model))
+    return found
 
 
 def test_results_of_a_model_that_another_replaced_go_and_the_status_names_the_rule(database: Database) -> None:
@@ -146,7 +146,7 @@ def test_a_migration_needs_both_models_until_it_cannot_be_undone_and_then_the_on
         specs = {"old_spec_id": spec_id(database, f"before {state}"), "new_spec_id": spec_id(database, model)}
         values = {"id": number, "corpus_id": 1, "old_job_id": 1, **specs, "state": state}
         made = insert(ReplacementRow).values(**values, created_at=db_now(), ended_at=db_now())
-        database.write(lambda transaction, made=made: transaction.execute(made))  # type: ignore[misc]
+        database.execute(made)
     run(database, asked(spec(model="last")))
     days_pass(database, 30)
     needed.drop_unneeded(database, LIMIT_S)

@@ -41,7 +41,7 @@ def test_what_would_be_dropped_is_what_is_dropped(database: Database) -> None:
     read(database, request(spec=TRANSLATE), numbered(4))
     finish(database)
     old = update(OutcomeRow).where(OutcomeRow.content_id <= 2).values(created_at=db_now() - 1_000.0)
-    database.write(lambda transaction: transaction.execute(old))
+    database.execute(old)
     assert dropping(database) == [(str(COPY), 10), (str(TRANSLATE), 10)]
     assert dropping(database, older_than_s=500.0) == [(str(COPY), 2), (str(TRANSLATE), 2)]
     [spec_id] = gc.specs(database, "translate/marian")
@@ -58,7 +58,7 @@ def test_what_would_be_collected_is_what_is_collected(
     assert gc.count_unneeded(database) == Removed()
     [spec_id] = gc.specs(database, "translate/marian")
     gone = OutcomeRow.__table__.delete().where(OutcomeRow.spec_id == spec_id)
-    database.write(lambda transaction: transaction.execute(gone))
+    database.execute(gone)
     expected = gc.count_unneeded(database)
     assert expected.contents > 0
     assert expected.outcomes > 0

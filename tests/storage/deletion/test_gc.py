@@ -52,8 +52,7 @@ from tests.storage.steps.test_steps import STEPS, Fleet, pipeline
 
 
 def texts(database: Database) -> set[str]:
-    with database.read() as transaction:
-        return set(transaction.scalars(select(Content.text)))
+    return set(database.values(select(Content.text)))
 
 
 def echo(claim: Claim) -> list[Outcome]:
@@ -76,8 +75,7 @@ def test_a_corpus_leaves_with_everything_of_it(database: Database, fleet: Fleet)
 
 
 def _shards(database: Database) -> Sequence[Any]:
-    with database.read() as transaction:
-        return transaction.execute(select(Shard)).all()
+    return database.rows(select(Shard))
 
 
 def test_a_large_corpus_leaves_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +136,7 @@ def test_a_document_leaves_in_every_version_with_what_was_made_of_it(database: D
     removed = removal.remove_documents(database, "books", ["a", "nobody"])
     assert (removed.documents, removed.contents) == (2, 6)
     assert texts(database) == {"kept", "translate(kept)", "summarize(translate(kept))"}
-    with database.read() as transaction:
-        assert transaction.scalar(select(Corpus.n_documents)) == 1
+    assert database.value(select(Corpus.n_documents)) == 1
     assert removal.remove_documents(database, "books", ["a"]) == Removed()
     assert removal.missing(database, "books", ["a", "b"]) == ["a"]
     # What shards of earlier jobs say of it does no harm.
@@ -188,9 +185,8 @@ def test_collection_removes_what_is_loose_and_follows_it(
     monkeypatch.setattr(gc, "PAGE", 2)
     fleet.done(pipeline(), numbered(9))
     assert gc.collect(database) == Removed()
-    with database.read() as transaction:
-        some = list(transaction.scalars(select(Document.id).where(Document.key.in_(["k0", "k5", "k8"]))))
-    database.write(lambda transaction: transaction.execute(Document.__table__.delete().where(Document.id.in_(some))))
+    some = list(database.values(select(Document.id).where(Document.key.in_(["k0", "k5", "k8"]))))
+    database.execute(Document.__table__.delete().where(Document.id.in_(some)))
     assert gc.collect(database) == Removed(contents=9, outcomes=12)
     assert gc.collect(database) == Removed()
 
@@ -201,7 +197,7 @@ def test_results_are_dropped_by_age_and_by_spec(database: Database, fleet: Fleet
     of_vectors = gc.specs(database, "embed/minilm")
     assert gc.drop(database, spec_ids=of_vectors) == Removed(outcomes=8)
     assert [[*one["steps"]] for one in results(database, job.id)] == [["english", "line"]] * 4
-    database.write(lambda transaction: transaction.execute(update(OutcomeRow).values(created_at=db_now() - 7_200)))
+    database.execute(update(OutcomeRow).values(created_at=db_now() - 7_200))
     dropped = gc.drop(database, older_than_s=3_600)
     assert (dropped.outcomes, dropped.contents) == (8, 8)
     assert texts(database) == {text for _, text in numbered(4)}
@@ -235,9 +231,8 @@ def test_a_commit_leaves_out_what_was_removed_meanwhile(database: Database, flee
 
 def lose(database: Database, *keys: str) -> None:
     """Have documents go although a job works on them, as when it is tried again at the same moment."""
-    with database.read() as transaction:
-        found = list(transaction.scalars(select(Document.content_id).where(Document.key.in_(keys))))
-    database.write(lambda transaction: transaction.execute(Document.__table__.delete().where(Document.key.in_(keys))))
+    found = list(database.values(select(Document.content_id).where(Document.key.in_(keys))))
+    database.execute(Document.__table__.delete().where(Document.key.in_(keys)))
     assert gc.collect(database).contents == len(found)
 
 
@@ -268,11 +263,7 @@ def test_a_worker_and_a_reader_of_a_removed_corpus_hear_of_it(database: Database
 def test_no_number_is_given_twice(database: Database) -> None:
     # A late worker's shard, or a shard's content, would be another's.
     def last() -> list[int]:
-        with database.read() as transaction:
-            return [
-                max(transaction.scalars(select(table.id)))
-                for table in (Content, Document, Corpus, Shard, Job, Ingest)
-            ]
+        return [max(database.values(select(table.id))) for table in (Content, Document, Corpus, Shard, Job, Ingest)]
 
     read(database, request(), numbered(3))
     finish(database)

@@ -126,10 +126,10 @@ def test_a_run_whose_job_goes_on_or_is_anothers_too_is_forgotten_without_it(data
     keep(database)
     jobs_of = [night(database, fleet, 1.0), night(database, fleet, 2.0), night(database, fleet, 3.0)]
     share = update(PipelineRun).where(PipelineRun.job_id == jobs_of[0]).values(job_id=jobs_of[2])
-    database.write(lambda transaction: transaction.execute(share))
+    database.execute(share)
     days_pass(database, 91)
     again = update(Job).where(Job.id == jobs_of[1]).values(state="running", finished_at=None)
-    database.write(lambda transaction: transaction.execute(again))
+    database.execute(again)
     assert retention.forget_runs(database, KEPT_S).rows == 1
     assert [run.job_id for run in pipelines.history(database, "nightly")] == [jobs_of[2], jobs_of[1]]
     assert count_rows(database, Shard) > 0
@@ -142,7 +142,7 @@ def test_old_runs_that_never_had_a_job_go_but_for_the_last(database: Database) -
     going = pipelines.fire(database, found, 1.0)
     for due_at in (2.0, 3.0, 4.0):
         looked_at = update(PipelineRow).values(looked_at=found.looked_at)
-        database.write(lambda transaction, looked_at=looked_at: transaction.execute(looked_at))  # type: ignore[misc]
+        database.execute(looked_at)
         pipelines.fire(database, found, due_at)
     days_pass(database, 89)
     assert retention.forget_runs(database, KEPT_S).rows == 0
@@ -168,7 +168,7 @@ def test_what_ends_while_it_is_looked_at_is_left_alone(database: Database, fleet
     """A job that was tried again between the look and the deletion keeps its texts."""
     job_id = done_job(database, fleet)
     again = update(Job).values(state="running", finished_at=db_now())
-    database.write(lambda transaction: transaction.execute(again))
+    database.execute(again)
     forget = partial(retention._forget_texts, job_id, 10)
     assert database.write(forget) is None
     assert count_rows(database, StepText) > 0

@@ -41,8 +41,7 @@ def let_vanish(database: Database, kept: int) -> None:
 
 
 def n_documents(database: Database) -> int | None:
-    with database.read() as transaction:
-        return transaction.scalar(select(Corpus.n_documents))
+    return database.value(select(Corpus.n_documents))
 
 
 def test_a_field_is_compared_as_a_prompt_would_write_it(database: Database) -> None:

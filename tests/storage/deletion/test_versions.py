@@ -138,9 +138,9 @@ def test_results_that_a_run_has_yet_to_write_stay(database: Database) -> None:
     pipelines.put(database, "n", "n.toml", text, {"cron": "0 * * * *", "timezone": "UTC", "overlap": "queue"})
     run_id = pipelines.fire(database, pipelines.scheduled(database)[0], 1.0)
     this = update(PipelineRun).where(PipelineRun.id == run_id)
-    database.write(lambda transaction: transaction.execute(this.values(job_id=job.id, state="running")))
+    database.execute(this.values(job_id=job.id, state="running"))
     assert removal.remove_versions(database, 0) == Removed()
-    database.write(lambda transaction: transaction.execute(this.values(state="done", finished_at=db_now())))
+    database.execute(this.values(state="done", finished_at=db_now()))
     assert removal.remove_versions(database, 0).documents == 1
 
 
@@ -251,6 +251,5 @@ def _told(found: dict[str, str]) -> dict[str, str]:
 
 
 def _counts(database: Database, ingest_id: int) -> dict[str, int]:
-    with database.read() as transaction:
-        row = transaction.execute(select(Ingest).where(Ingest.id == ingest_id)).one()
+    [row] = database.rows(select(Ingest).where(Ingest.id == ingest_id))
     return {name: value for name, value in row._mapping.items() if name.startswith("n_")}

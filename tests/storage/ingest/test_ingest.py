@@ -44,8 +44,7 @@ class Killed(Exception):
 
 def counted(database: Database, ingest_id: int) -> tuple[int, int, int, int, int]:
     """(records, new, changed, unchanged, repeated) as the ingest's row has them."""
-    with database.read() as transaction:
-        row = transaction.execute(select(Ingest).where(Ingest.id == ingest_id)).one()
+    [row] = database.rows(select(Ingest).where(Ingest.id == ingest_id))
     return row.n_records, row.n_new, row.n_changed, row.n_unchanged, row.n_repeated
 
 
@@ -181,7 +180,7 @@ def test_the_sweep_passes_over_the_documents_of_its_own_source(
     plan_new = planning.plan_new
     monkeypatch.setattr(planning, "plan_new", watched)
     gone = update(Document).where(Document.key == "k5").values(gone=True)
-    database.write(lambda transaction: transaction.execute(gone))
+    database.execute(gone)
     ingest.end(database, job)
     wanted = [f"own {i}" for i in range(9)] + ["own last", "between", "changed"] + [f"text {i}" for i in range(1, 5)]
     assert planned(database, job) == dict.fromkeys(wanted, 1)

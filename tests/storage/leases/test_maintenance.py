@@ -16,7 +16,7 @@ LEASE_S = 60.0
 def pass_time(database: Database, seconds: float) -> None:
     """Let the last note be so old."""
     older = update(Lease).where(Lease.name == maintenance.NOTE).values(until=db_now() - seconds)
-    database.write(lambda transaction: transaction.execute(older))
+    database.execute(older)
 
 
 def reclaimed(database: Database) -> int:
@@ -34,8 +34,7 @@ def test_after_the_store_was_away_a_lease_lasts_a_whole_one_more(database: Datab
     assert reclaimed(database) == 0
     row = shard(database, claim.shard_id)
     assert (row.state, row.fence, row.lapses) == ("running", claim.fence, 0)
-    with database.read() as transaction:
-        noted = transaction.execute(select(Lease.until).where(Lease.name == maintenance.NOTE)).scalar_one()
+    [noted] = database.values(select(Lease.until).where(Lease.name == maintenance.NOTE))
     assert row.lease_until == pytest.approx(noted + LEASE_S, abs=0.001)
     lapse(database, claim.shard_id)  # and nobody renewed it
     assert reclaimed(database) == 1

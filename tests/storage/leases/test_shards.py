@@ -412,9 +412,7 @@ def test_a_commit_writes_kept_outcomes_again_only_if_the_store_lost_them(databas
     claim = claim_next(database)
     kept, lost, new = done(claim)
     shards.keep(database, [(claim, [kept, lost], None)])
-    database.write(
-        lambda transaction: transaction.execute(delete(OutcomeRow).where(OutcomeRow.content_id == lost.content_id))
-    )
+    database.execute(delete(OutcomeRow).where(OutcomeRow.content_id == lost.content_id))
     other = [replace(outcome, text="later") for outcome in (kept, lost, new)]
     shards.commit(database, claim, other, None, {kept.content_id, lost.content_id})
     with database.read() as transaction:
@@ -690,7 +688,7 @@ def test_a_worker_is_told_before_its_claim_if_a_shard_runs_alone(
     sign_on(database, "w1")
     [shard_id] = dispatched(database)
     if values:
-        database.write(lambda transaction: transaction.execute(update(Shard).values(**values)))
+        database.execute(update(Shard).values(**values))
     head = shards.look(database, shard_id)
     assert head is not None
     assert head.alone is alone

@@ -35,7 +35,7 @@ def keep(database: Database, schedule: dict[str, str] | None = DAILY, name: str 
 
 def move(database: Database, **values: Any) -> None:
     """Move time for all runs."""
-    database.write(lambda transaction: transaction.execute(update(PipelineRun).values(**values)))
+    database.execute(update(PipelineRun).values(**values))
 
 
 def runs(database: Database) -> list[Any]:
@@ -77,7 +77,7 @@ def running(database: Database) -> tuple[int, int]:
 
 
 def end_jobs(database: Database, state: str) -> None:
-    database.write(lambda transaction: transaction.execute(update(Job).values(state=state)))
+    database.execute(update(Job).values(state=state))
 
 
 def test_a_pipeline_is_kept_listed_replaced_and_forgotten(database: Database) -> None:
@@ -97,7 +97,7 @@ def test_a_pipeline_is_kept_listed_replaced_and_forgotten(database: Database) ->
 
 def test_another_schedule_counts_from_now_and_the_same_one_from_where_it_was(database: Database) -> None:
     keep(database)
-    database.write(lambda transaction: transaction.execute(update(PipelineRow).values(looked_at=5.0)))
+    database.execute(update(PipelineRow).values(looked_at=5.0))
     assert keep(database).looked_at == 5.0
     found = keep(database, QUEUED)
     assert found.looked_at == pytest.approx(found.now, abs=60)
@@ -114,7 +114,7 @@ def test_a_time_has_one_run_even_where_the_clock_was_put_back(database: Database
     found = keep(database)
     first = pipelines.fire(database, found, 100.0)
     pipelines.note(database, runs(database)[0], "done")
-    database.write(lambda transaction: transaction.execute(update(PipelineRow).values(looked_at=found.looked_at)))
+    database.execute(update(PipelineRow).values(looked_at=found.looked_at))
     assert pipelines.fire(database, found, 100.0) is None
     assert [run.id for run in runs(database)] == [first]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import delete, text, update
+from sqlalchemy import delete, select, text, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, OutcomeRow, Shard, ShardCount, WorkCount, db_now
@@ -22,6 +22,7 @@ from tests.storage.builders import (
     COPY,
     at_once,
     claim_next,
+    count_rows,
     done,
     failed,
     finish,
@@ -30,6 +31,7 @@ from tests.storage.builders import (
     read,
     request,
     set_shard,
+    shards_of,
     work,
 )
 from tests.storage.invariants import assert_invariants
@@ -101,7 +103,7 @@ def test_counts_of_work_outlive_its_rows_and_those_of_shards_do_not(database: Da
     gc.drop(database)
     removal.remove_corpus(database, "books")
     gc.collect(database)
-    database.write(lambda transaction: transaction.execute(delete(OutcomeRow)))
+    database.execute(delete(OutcomeRow))
     assert_invariants(database, "kept_shards")
     with database.read() as transaction:
         found = read_work(transaction)
@@ -111,7 +113,7 @@ def test_counts_of_work_outlive_its_rows_and_those_of_shards_do_not(database: Da
 
 def test_writers_at_once_lose_no_count(database: Database) -> None:
     read(database, request(), numbered(40), chunk=1)
-    rows = _ids(database)
+    rows = [row.id for row in shards_of(database, 1)]
 
     def touch(ids: list[int]) -> None:
         for state in ("queued", "planned") * 4:
@@ -120,14 +122,7 @@ def test_writers_at_once_lose_no_count(database: Database) -> None:
 
     at_once(lambda: touch(rows[::2]), lambda: touch(rows[1::2]))
     assert_invariants(database, "kept_shards")
-    with database.read() as transaction:
-        left = len(transaction.execute(text("SELECT id FROM shard_count")).all())
-    assert left < 600, "rows are merged as they become many"
-
-
-def _ids(database: Database) -> list[int]:
-    with database.read() as transaction:
-        return [row.id for row in transaction.execute(text("SELECT id FROM shard ORDER BY id"))]
+    assert count_rows(database, ShardCount) < 600, "rows are merged as they become many"
 
 
 def test_the_age_of_the_first_shard_in_the_queue_is_told(database: Database) -> None:
@@ -136,9 +131,9 @@ def test_the_age_of_the_first_shard_in_the_queue_is_told(database: Database) -> 
     shards.release(database, claim)
     assert copy_lane(database).oldest_queued_s is None
     waits = update(Shard).values(state="queued", dispatched_at=db_now() - 90)
-    database.write(lambda transaction: transaction.execute(waits))
+    database.execute(waits)
     assert (copy_lane(database).oldest_queued_s or 0) >= 90
-    database.write(lambda transaction: transaction.execute(update(Job).values(paused=True)))
+    database.execute(update(Job).values(paused=True))
     assert copy_lane(database).oldest_queued_s is None
 
 
@@ -181,8 +176,7 @@ def test_counts_that_were_doubled_are_as_they_were(database: Database) -> None:
 def test_writers_go_on_meanwhile_and_two_corrections_at_once_are_one(database: Database) -> None:
     filled(database)
     read(database, request("more.jsonl"), numbered(20), chunk=1)
-    with database.read() as transaction:
-        rows = transaction.scalars(text("SELECT id FROM shard WHERE state = 'planned' ORDER BY id")).all()
+    rows = database.values(select(Shard.id).where(Shard.state == "planned"))
     doubled(database)
 
     def touch() -> None:

@@ -75,7 +75,7 @@ def test_readings_that_stopped_are_counted(database: Database) -> None:
     jobs.open_job(database, request())
     assert read_fleet(database, LANES).readings == {"reading": 1, "stopped": 0}
     silent = update(Ingest).values(seen_at=db_now() - 60)
-    database.write(lambda transaction: transaction.execute(silent))
+    database.execute(silent)
     assert read_fleet(database, LANES).readings == {"reading": 0, "stopped": 1}
 
 

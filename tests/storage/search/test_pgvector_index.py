@@ -29,11 +29,7 @@ def test_what_is_removed_or_dropped_leaves_the_index(database: Database) -> None
     assert trace(database, "text 3").indexed == 1
     removal.remove_documents(database, "books", ["k3"])
     assert (rows(database), trace(database, "text 3").is_nowhere) == (39, True)
-    database.write(
-        lambda transaction: transaction.execute(
-            update(OutcomeRow).where(OutcomeRow.content_id <= 10).values(created_at=db_now() - 7_200)
-        )
-    )
+    database.execute(update(OutcomeRow).where(OutcomeRow.content_id <= 10).values(created_at=db_now() - 7_200))
     jobs.finish(database)
     gc.drop(database, older_than_s=3_600)
     assert rows(database) == 30

@@ -54,8 +54,7 @@ def read_shards(database: Database, asked: JobRequest, n: int) -> OpenJob:
 
 
 def spent(database: Database, name: str) -> float:
-    with database.read() as transaction:
-        return transaction.scalar(select(Budget.spent).where(Budget.name == name)) or 0.0
+    return database.value(select(Budget.spent).where(Budget.name == name)) or 0.0
 
 
 def claim_all(database: Database) -> list[Claim]:
@@ -66,8 +65,7 @@ def claim_all(database: Database) -> list[Claim]:
 
 def queue_all(database: Database, job: OpenJob) -> list[int]:
     """Put all shards of a job into the queue, as they were before anybody knew what they cost."""
-    with database.read() as transaction:
-        ids = transaction.scalars(select(Shard.id).where(Shard.job_id == job.id)).all()
+    ids = database.values(select(Shard.id).where(Shard.job_id == job.id))
     for shard_id in ids:
         set_shard(database, shard_id, state="queued", dispatched_at=1.0)
     return sorted(ids)
@@ -169,7 +167,7 @@ def test_jobs_of_one_budget_or_of_one_sharer_pay_together(database: Database) ->
     assert "by all jobs of batch b; `docmill resume 2 --max-cost N` raises it" in said[1]
     assert "by all jobs of key k; raise that one" in said[2]
     raised = update(Budget).where(Budget.name == "key k").values(max_cost=100.0)
-    database.write(lambda transaction: transaction.execute(raised))
+    database.execute(raised)
     assert shards.look(database, queue_all(database, second)[-1]).at_limit is True  # type: ignore[union-attr]
     dispatch.withdraw(database, ["copy"])
     finish(database)
@@ -295,5 +293,4 @@ def test_the_budget_of_several_jobs_goes_with_the_last_of_them(database: Databas
     removal.remove_corpus(database, "a")
     assert spent(database, "batch b") == 2 * TEXT_COST
     removal.remove_corpus(database, "b")
-    with database.read() as transaction:
-        assert transaction.scalars(select(Budget.name)).all() == []
+    assert database.values(select(Budget.name)) == []

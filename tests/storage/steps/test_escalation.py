@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy import text as sql
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import OutcomeRow
+from docmill.storage.core.schema import OutcomeRow, SpecRow
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.deletion import gc
 from docmill.storage.errors import StorageError
@@ -26,7 +26,7 @@ from docmill.storage.steps.conditions import Bound, Doubt
 from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.risk import NUMBERS, FittedRisk, RiskFeature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest, read_steps
-from tests.storage.builders import TRANSLATE, Text, claim_next, numbered, read, request, shard, shards_of, work
+from tests.storage.builders import TRANSLATE, Text, claim_next, numbered, read, request, shards_of, work
 from tests.storage.steps.test_steps import EMBED, pipeline
 
 LARGE = Spec("translate", "large", "sha256:4")
@@ -51,9 +51,7 @@ class Models:
         self.computed: list[tuple[str, str]] = []
 
     def outcomes(self, claim: Claim) -> list[Outcome]:
-        head = shard(self.database, claim.shard_id)
-        with self.database.read() as transaction:
-            model = transaction.scalar(sql("SELECT model FROM spec WHERE id = :id").bindparams(id=head.spec_id))
+        [model] = self.database.values(select(SpecRow.model).where(SpecRow.id == claim.spec_id))
         self.computed += [(model, text) for _, text in claim.texts]
         return [self._outcome(model, content_id, text) for content_id, text in claim.texts]
 

@@ -189,7 +189,4 @@ def test_the_condition_is_the_same_in_sql(database: Database, flags: list[str]) 
             flagged = Flagged(parse_flags(names), lacking)
             assert Flagged.stored(flagged.to_json()) == flagged
             column = as_text(bindparam("flags", flags, type_=Json))
-            with database.read() as transaction:
-                assert bool(transaction.scalar(select(condition(flagged, column)))) is flagged.holds(
-                    OutcomeFields(flags)
-                )
+            assert bool(database.value(select(condition(flagged, column)))) is flagged.holds(OutcomeFields(flags))

@@ -96,5 +96,4 @@ def test_the_key_of_a_removed_job_stays_taken_and_its_arguments_are_deleted(data
         jobs.find_by_key(database, KEY)
     with pytest.raises(StorageError):
         jobs.open_job(database, keyed())
-    with database.read() as transaction:
-        assert [tuple(row) for row in transaction.execute(select(JobKey.key, JobKey.arguments))] == [(KEY.key, None)]
+    assert [tuple(row) for row in database.rows(select(JobKey.key, JobKey.arguments))] == [(KEY.key, None)]

@@ -144,8 +144,7 @@ def test_what_is_removed_takes_its_prompts_along_and_what_is_dropped_comes_anew(
         assert removal.trace(database, text).is_nowhere
     assert removal.trace(database, "Weather: translate(Rain.)").stored
     assert count_rows(database, Prompt) == n_prompts - 2
-    with database.read() as transaction:
-        [english] = transaction.scalars(select(func.min(Step.spec_id)).where(Step.seq == 0))
+    [english] = database.values(select(func.min(Step.spec_id)).where(Step.seq == 0))
     gc.drop(database, spec_ids=[english])
     assert count_rows(database, Prompt) == 0, "their texts went, which nothing led to any more"
     assert not removal.trace(database, "generate(Weather: translate(Rain.))").stored

@@ -266,8 +266,7 @@ def test_a_step_that_nobody_can_serve_holds_no_other_one_back(database: Database
     job = read(database, pipeline(steps=[unknown, *STEPS[:1]]), numbered(100))
     dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it: no weights")
     fleet.work()
-    with database.read() as transaction:
-        left = set(transaction.scalars(select(Shard.step).where(Shard.job_id == job.id, Shard.state != "done")))
+    left = set(database.values(select(Shard.step).where(Shard.job_id == job.id, Shard.state != "done")))
     assert left == {0}
     status = read_status(database, job.id)
     assert (status.waiting_cause, status.steps[1].done) == (Cause.BLOCKED, 100)
@@ -278,11 +277,9 @@ def test_an_output_that_was_stored_without_a_follower_gets_its_content_later(
 ) -> None:
     """As a database has it that an earlier release filled."""
     fleet.done(request(spec=TRANSLATE), numbered(3))
-    with database.read() as transaction:
-        assert set(transaction.scalars(select(OutcomeRow.output_id))) == {None}
+    assert set(database.values(select(OutcomeRow.output_id))) == {None}
     job = read(database, pipeline(steps=STEPS[:2]), numbered(3))
-    with database.read() as transaction:
-        assert None not in set(transaction.scalars(select(OutcomeRow.output_id)))
+    assert None not in set(database.values(select(OutcomeRow.output_id)))
     assert len(planned(database, job, "line")) == 3
 
 
