@@ -145,6 +145,15 @@ def work(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = do
     return n
 
 
+def commit_next(
+    database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = done, owner: str = "w1"
+) -> Claim:
+    """Dispatch, claim and commit the next shard."""
+    claim = claim_next(database, owner)
+    shards.commit(database, claim, outcomes(claim), None)
+    return claim
+
+
 def finish(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = done) -> None:
     """Work until nothing is left, and end the jobs."""
     work(database, outcomes)

@@ -19,6 +19,7 @@ from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import jobs
 from tests.storage.builders import (
     claim_next,
+    commit_next,
     done,
     numbered,
     read,
@@ -134,8 +135,7 @@ def test_no_outcome_locks_its_spec(postgres: Database) -> None:
 
 def test_a_status_reads_few_shards(postgres: Database) -> None:
     read(postgres, request(), numbered(2), chunk=1)
-    claim = claim_next(postgres)
-    shards.commit(postgres, claim, done(claim), None)
+    commit_next(postgres)
     ended = update(Shard).where(Shard.state == "done").values(finished_at=db_now() - 7200)
     columns = ", ".join(column.name for column in Shard.__table__.columns if column.name != "id")
     copies = text(f"INSERT INTO shard ({columns}) SELECT {columns} FROM shard, generate_series(1, 1000)")

@@ -28,6 +28,7 @@ from tests.storage.builders import (
     FIELDS,
     TRANSLATE,
     claim_next,
+    commit_next,
     done,
     numbered,
     read,
@@ -50,8 +51,7 @@ def one_of_them(claim: Claim, **changes: Any) -> list[Outcome]:
 
 def test_an_output_with_a_nul_is_mended_and_flagged_and_its_neighbours_are_as_they_were(database: Database) -> None:
     job = read(database, request(spec=TRANSLATE), numbered(64))
-    claim = claim_next(database)
-    shards.commit(database, claim, one_of_them(claim, text=BAD, flags=("windowed",)), None)
+    claim = commit_next(database, lambda claim: one_of_them(claim, text=BAD, flags=("windowed",)))
     found = list(results(database, job.id))
     assert [row["text"] for row in found] == ["out", MENDED, *["out"] * 62]
     assert [row["flags"] for row in found] == [[], ["windowed", *FLAGS], *[[]] * 62]
@@ -81,8 +81,7 @@ def test_a_release_and_a_giving_up_mend_what_they_write(database: Database) -> N
 def test_a_mended_output_is_what_the_next_step_reads(database: Database) -> None:
     steps = (StepRequest("first", TRANSLATE), StepRequest("second", COPY, input="first"))
     read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(1))
-    claim = claim_next(database)
-    shards.commit(database, claim, [replace(done(claim)[0], text=BAD)], None)
+    commit_next(database, lambda claim: [replace(done(claim)[0], text=BAD)])
     assert [text for _, text in claim_next(database).texts] == [MENDED]
 
 
@@ -133,8 +132,7 @@ def _take_little(connection: Any, _record: Any) -> None:
 
 def test_an_output_that_the_database_refuses_fails_alone_and_spends_no_attempt(picky: Database) -> None:
     job = read(picky, request(spec=TRANSLATE), numbered(3))
-    claim = claim_next(picky)
-    shards.commit(picky, claim, one_of_them(claim, text="secret" * 1_000), None)
+    claim = commit_next(picky, lambda claim: one_of_them(claim, text="secret" * 1_000))
     assert shard(picky, claim.shard_id).state == "done"
     [failure] = failures(picky, job.id)
     assert (failure["id"], failure["class"]) == ("k1", "model")

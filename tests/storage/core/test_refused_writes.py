@@ -24,7 +24,7 @@ from docmill.storage.results import results, status
 from docmill.storage.steps import jobs
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
-from tests.storage.builders import claim_next, done, failed, lapse, numbered, read, request, set_shard
+from tests.storage.builders import claim_next, commit_next, done, failed, lapse, numbered, read, request, set_shard
 
 CLAIM = Claim(1, 1, 1, "w1", 1, False, 1, contents=(1,), texts=((1, "text 0"),), started_at=0.0)
 READS: dict[str, Callable[[Database], Any]] = {
@@ -71,8 +71,7 @@ def prepared(url: str) -> URL:
     read(database, request(), numbered(600))
     lapse(database, claim_next(database).shard_id)
     set_shard(database, CLAIM.shard_id, started_at=CLAIM.started_at)
-    claim = claim_next(database)
-    shards.commit(database, claim, failed(claim), None)
+    commit_next(database, failed)
     read(database, request("b.jsonl", corpus="loose"), [("k", "loose")])
     jobs.cancel(database, 2)
     loose = text("DELETE FROM document WHERE corpus_id = 2")

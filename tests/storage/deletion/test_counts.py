@@ -10,14 +10,13 @@ from docmill.storage.core.schema import OutcomeRow, db_now
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.ingest import ingest
-from docmill.storage.leases import shards
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from tests.storage.builders import (
     COPY,
     TRANSLATE,
     chunks,
-    claim_next,
+    commit_next,
     done,
     failed,
     finish,
@@ -80,8 +79,7 @@ def test_results_that_were_dropped_are_missed_in_the_status_of_a_done_job(databa
 
 def test_documents_that_failed_or_were_removed_or_whose_job_goes_on_have_lost_nothing(database: Database) -> None:
     job = read(database, request(), numbered(6))
-    claim = claim_next(database)
-    shards.commit(database, claim, [*done(claim)[:3], *failed(claim)[3:]], None)
+    commit_next(database, lambda claim: [*done(claim)[:3], *failed(claim)[3:]])
     jobs.finish(database)
     removal.remove_documents(database, "books", ["k0", "k5"])
     assert read_status(database, job.id).lost == 0

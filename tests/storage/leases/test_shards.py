@@ -28,6 +28,7 @@ from tests.storage.builders import (
     at_once,
     claim_next,
     claim_shard,
+    commit_next,
     dispatched,
     done,
     failed,
@@ -71,8 +72,7 @@ def test_a_commit_under_the_fence_writes_the_outcomes_and_ends_the_shard(databas
 def test_a_commit_that_comes_twice_is_one_commit(database: Database) -> None:
     # As after a connection that broke during COMMIT: `done` keeps fence and owner, so the repetition finds out.
     read(database, request(), numbered(2))
-    claim = claim_next(database)
-    shards.commit(database, claim, done(claim), None)
+    claim = commit_next(database)
     shards.commit(database, claim, done(claim), None)
     assert shard(database, claim.shard_id).tokens_in == 6
 
@@ -544,8 +544,7 @@ def test_a_vector_of_another_length_than_the_specs_first_one_is_refused(database
     assert "its vector has 4 numbers, and earlier ones of this model have 3" in failure["reason"]
     assert "--revision" in failure["reason"]
     other = read(database, request("b.jsonl", spec=replace(spec, revision="sha256:9")), THREE)
-    claim = claim_next(database)
-    shards.commit(database, claim, vectors(claim, (4, 4, 4)), None)
+    commit_next(database, lambda claim: vectors(claim, (4, 4, 4)))
     assert read_status(database, other.id).done == 3
 
 
@@ -632,8 +631,7 @@ def test_a_retry_lets_a_job_go_on_without_the_doubtful_results_so_far(database: 
     assert jobs.retry(database, job.id) == 0
     assert jobs.finish(database) == []
     assert read_status(database, job.id).state == "running"
-    claim = claim_next(database)
-    shards.commit(database, claim, flagging(claim, "empty_window"), None)
+    commit_next(database, lambda claim: flagging(claim, "empty_window"))
     jobs.finish(database)
     assert read_status(database, job.id).reason == f"more than 10 % of its texts are doubtful ({n} of 300)"
     jobs.retry(database, job.id, only="transient")
@@ -645,8 +643,7 @@ def test_a_retry_lets_a_job_go_on_without_the_doubtful_results_so_far(database: 
 
 def test_a_retry_does_not_revive_a_job_that_was_stopped_for_another_reason(database: Database) -> None:
     job = read(database, request(max_flagged=90.0), numbered(300))
-    claim = claim_next(database)
-    shards.commit(database, claim, flagging(claim, "empty_window"), None)
+    commit_next(database, lambda claim: flagging(claim, "empty_window"))
     assert jobs.halt(database, job.id, "enough")
     assert jobs.retry(database, job.id) == 0
     assert read_status(database, job.id).state == "stopped"
@@ -654,12 +651,10 @@ def test_a_retry_does_not_revive_a_job_that_was_stopped_for_another_reason(datab
 
 def test_few_doubtful_results_and_remarks_do_not_stop_a_job(database: Database) -> None:
     job = read(database, request(max_flagged=0.0, max_failures=0.0), numbered(300))
-    claim = claim_next(database)
-    shards.commit(database, claim, flagging(claim, "reduced"), None)
+    commit_next(database, lambda claim: flagging(claim, "reduced"))
     jobs.finish(database)
     assert read_status(database, job.id).state == "running"
-    claim = claim_next(database)
-    shards.commit(database, claim, [*flagging(claim, "empty")[:1], *done(claim)[1:]], None)
+    commit_next(database, lambda claim: [*flagging(claim, "empty")[:1], *done(claim)[1:]])
     jobs.finish(database)
     assert read_status(database, job.id).reason == "more than 0 % of its texts are doubtful (1 of 300)"
 

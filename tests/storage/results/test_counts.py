@@ -22,6 +22,7 @@ from tests.storage.builders import (
     COPY,
     at_once,
     claim_next,
+    commit_next,
     count_rows,
     done,
     failed,
@@ -143,8 +144,7 @@ def filled(database: Database, jobs: int = 3) -> Database:
         texts = [(f"k{place}", f"text {place} of {number}") for place in range(6)]
         read(database, request(f"{number}.jsonl", corpus=f"corpus {number}"), texts, chunk=2)
         for outcomes in (flagged, failed):
-            claim = claim_next(database)
-            shards.commit(database, claim, outcomes(claim), None)
+            commit_next(database, outcomes)
     return database
 
 

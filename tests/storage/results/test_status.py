@@ -15,7 +15,18 @@ from docmill.storage.leases.diagnosis import UNBLOCKING, Cause, JobSnapshot, wai
 from docmill.storage.results.status import JobStatus, list_statuses, read_status
 from docmill.storage.results.time_left import TimeLeft
 from docmill.storage.steps import jobs
-from tests.storage.builders import claim_next, done, finish, numbered, read, request, set_shard, shards_of, sign_on
+from tests.storage.builders import (
+    claim_next,
+    commit_next,
+    done,
+    finish,
+    numbered,
+    read,
+    request,
+    set_shard,
+    shards_of,
+    sign_on,
+)
 
 MOVES = JobSnapshot(
     state="running",
@@ -100,8 +111,7 @@ def test_the_time_left_follows_from_what_is_left_and_the_pace(database: Database
     job = read(database, request(), [(f"k{i:04}", f"text {i:04}") for i in range(1_200)], chunk=150)
     sign_on(database, "w1")
     for _ in range(4):
-        claim = claim_next(database)
-        shards.commit(database, claim, done(claim), None)
+        commit_next(database)
     found = [row for row in shards_of(database, job) if row.state == "done"]
     assert [row.n_contents for row in found] == [150] * 4
     now = read_status(database, job.id).created_at
@@ -192,8 +202,7 @@ def test_a_list_of_jobs_takes_as_many_statements_as_one_job(database: Database) 
         sign_on(database, worker)
     ids = [read(database, request(f"{n}.jsonl"), numbered(3, first=3 * n)).id for n in range(5)]
     claim_next(database, "w1")
-    claim = claim_next(database, "w2")
-    shards.commit(database, claim, done(claim), None)
+    commit_next(database, owner="w2")
     jobs.pause(database, ids[3])
     statements: list[str] = []
     event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))

@@ -29,6 +29,7 @@ from tests.storage.builders import (
     at_once,
     claim_next,
     claim_shard,
+    commit_next,
     dispatched,
     done,
     finish,
@@ -179,8 +180,7 @@ def test_what_a_job_has_cost_counts_when_it_gets_a_limit(database: Database) -> 
     job = read_shards(database, request(corpus="a", source="a.jsonl"), 6)
     sign_on(database, "w1", slots=1)
     for _ in range(2):
-        claim = claim_next(database)
-        shards.commit(database, claim, done(claim), None)
+        commit_next(database)
     dispatch.withdraw(database, ["copy"])
     jobs.resume(database, job.id, Account(max_cost=4 * TEXT_COST, prices=PRICES))
     assert spent(database, "job 1") == 2 * TEXT_COST

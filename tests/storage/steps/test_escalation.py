@@ -26,7 +26,7 @@ from docmill.storage.steps.conditions import Bound, Doubt
 from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.risk import NUMBERS, FittedRisk, RiskFeature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest, read_steps
-from tests.storage.builders import TRANSLATE, Text, claim_next, numbered, read, request, shards_of, work
+from tests.storage.builders import TRANSLATE, Text, claim_next, commit_next, numbered, read, request, shards_of, work
 from tests.storage.steps.test_steps import EMBED, pipeline
 
 LARGE = Spec("translate", "large", "sha256:4")
@@ -154,8 +154,7 @@ def test_without_an_escalation_the_small_results_are_as_they_were(database: Data
 def test_a_later_step_reads_the_result_and_waits_for_it(database: Database) -> None:
     models = Models(database)
     job = read(database, pipeline(steps=BEFORE_ANOTHER), TEXTS)
-    claim = claim_next(database)
-    shards.commit(database, claim, models.outcomes(claim), None)
+    commit_next(database, models.outcomes)
     assert sorted((row.step, row.n_contents) for row in shards_of(database, job)) == [(0, 6), (1, 4), (2, 2)]
     assert read_status(database, job.id).steps[0].done == 4  # two wait for the large model
     work(database, models.outcomes)

@@ -30,6 +30,7 @@ from tests.storage.builders import (
     at_once,
     claim_next,
     claim_shard,
+    commit_next,
     count_rows,
     dispatched,
     finish,
@@ -253,8 +254,7 @@ def test_the_same_request_adopts_an_unfinished_job_and_another_one_does_not(data
 
 def test_a_job_ends_only_when_its_last_step_has(database: Database, fleet: Fleet) -> None:
     job = read(database, pipeline(steps=STEPS[:2]), numbered(5))
-    claim = claim_next(database)
-    shards.commit(database, claim, fleet.outcomes(claim), None)
+    commit_next(database, fleet.outcomes)
     assert jobs.finish(database) == []
     fleet.work()
     assert jobs.finish(database) == [job.id]
