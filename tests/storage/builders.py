@@ -19,6 +19,7 @@ from docmill.storage.ingest.chunks import Chunk, ChunkBuilder
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.leases.shards import Claim
+from docmill.storage.readers import Rejection
 from docmill.storage.steps import jobs, lineage
 from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.storage.steps.sharding import unpack
@@ -66,6 +67,13 @@ def read(
         found += ingest.add(database, job, part)
     if stop_after is None:
         ingest.end(database, job, found)
+    return job
+
+
+def read_chunk(database: Database, asked: JobRequest, chunk: Chunk, rejected: Sequence[Rejection] = ()) -> OpenJob:
+    """Read a source of one chunk and of records that were rejected into a job, to its end."""
+    job = jobs.open_job(database, asked)
+    ingest.end(database, job, ingest.add(database, job, chunk, rejected))
     return job
 
 

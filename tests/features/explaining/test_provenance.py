@@ -10,10 +10,8 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.errors import NotFound
-from docmill.storage.ingest import ingest
 from docmill.storage.leases import shards
 from docmill.storage.readers import Rejection
-from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
@@ -25,6 +23,7 @@ from tests.storage.builders import (
     gathered,
     numbered,
     read,
+    read_chunk,
     records,
     request,
     work,
@@ -36,9 +35,7 @@ RUNTIME = {"device": "cpu", "precision": "float32", "backend": "copier", "versio
 
 
 def test_a_result_has_its_document_spec_and_runtime(database: Database) -> None:
-    job = jobs.open_job(database, request())
-    ingest.add(database, job, gathered(("k", "a text", {"year": 1900}, ("nul_replaced",), 0)))
-    ingest.end(database, job)
+    job = read_chunk(database, request(), gathered(("k", "a text", {"year": 1900}, ("nul_replaced",), 0)))
     claim = claim_next(database, "host:cpu:1")
     [(content_id, _)] = claim.texts
     outcome = Outcome(content_id, Status.DONE, text="out", flags=("windowed",), tokens_in=4, tokens_out=3)
@@ -113,9 +110,7 @@ def test_a_document_that_a_steps_condition_leaves_out_says_so(database: Database
 
 
 def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_reason(database: Database) -> None:
-    job = jobs.open_job(database, request())
-    ingest.add(database, job, records([("k", "a text")]), [Rejection("a.jsonl:2", "it is no JSON")])
-    ingest.end(database, job)
+    job = read_chunk(database, request(), records([("k", "a text")]), [Rejection("a.jsonl:2", "it is no JSON")])
     finish(database)
     later = read(database, request("b.jsonl"), [("late", "another")])
     with pytest.raises(NotFound, match="rejected as job 1 read its source: it is no JSON"):

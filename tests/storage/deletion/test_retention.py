@@ -24,14 +24,13 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.deletion import retention
 from docmill.storage.errors import JobStopped, NotFound
-from docmill.storage.ingest import ingest
 from docmill.storage.pipelines import pipelines
 from docmill.storage.readers import Rejection
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from tests.storage.aging import DAY_S, days_pass
-from tests.storage.builders import count_rows, numbered, read, records
+from tests.storage.builders import count_rows, numbered, read, read_chunk, records
 from tests.storage.steps.test_steps import Fleet, pipeline
 
 KEPT_S = 90 * DAY_S
@@ -86,9 +85,7 @@ def night(database: Database, fleet: Fleet, due_at: float, state: str = "done") 
     run_id = pipelines.fire(database, pipelines.scheduled(database)[0], due_at)
     run = pipelines.take(database, run_id or 0, "w1", 60.0)
     assert run is not None
-    job = jobs.open_job(database, pipeline())
-    found = ingest.add(database, job, records(numbered(3)), [Rejection("line 9", "no JSON")])
-    ingest.end(database, job, found)
+    job = read_chunk(database, pipeline(), records(numbered(3)), [Rejection("line 9", "no JSON")])
     fleet.finish()
     pipelines.note(database, run, state, job_id=job.id)
     return job.id
@@ -153,9 +150,7 @@ def test_old_runs_that_never_had_a_job_go_but_for_the_last(database: Database) -
 
 
 def test_rejected_records_of_long_ago_are_forgotten_and_their_number_stays(database: Database) -> None:
-    job = jobs.open_job(database, pipeline())
-    ingest.add(database, job, records([]), [Rejection("line 9", "no JSON")])
-    ingest.end(database, job)
+    job = read_chunk(database, pipeline(), records([]), [Rejection("line 9", "no JSON")])
     jobs.finish(database)
     assert retention.forget_rejections(database, KEPT_S).rows == 0
     days_pass(database, 91)

@@ -17,15 +17,13 @@ from docmill.storage.ingest.changes import SeenDocuments
 from docmill.storage.ingest.pruning import Limits, prune
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
-from tests.storage.builders import documents, finish, gathered, numbered, read, records, request
+from tests.storage.builders import documents, finish, gathered, numbered, read, read_chunk, records, request
 
 
 def read_with(database: Database, **metas: dict[str, Any]) -> OpenJob:
     """Read documents of these metadata, their texts named for their keys."""
-    job = jobs.open_job(database, request())
     chunk = gathered(*[(key, f"text {key}", meta, (), seq) for seq, (key, meta) in enumerate(metas.items())])
-    ingest.add(database, job, chunk)
-    ingest.end(database, job)
+    job = read_chunk(database, request(), chunk)
     finish(database)
     return job
 

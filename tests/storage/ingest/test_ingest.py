@@ -32,6 +32,7 @@ from tests.storage.builders import (
     numbered,
     planned,
     read,
+    read_chunk,
     records,
     request,
     work,
@@ -280,10 +281,7 @@ def states(database: Database, job_id: int) -> tuple[str, int, int, list[str]]:
 
 
 def read_with_a_rejection(database: Database) -> int:
-    job = jobs.open_job(database, request())
-    counts = ingest.add(database, job, records(numbered(4)), [Rejection("line 9", "no JSON")])
-    ingest.end(database, job, counts)
-    return job.id
+    return read_chunk(database, request(), records(numbered(4)), [Rejection("line 9", "no JSON")]).id
 
 
 @pytest.mark.parametrize("n_chunks", [0, 1])
@@ -337,8 +335,7 @@ def test_a_done_job_stays_done_while_it_sweeps_documents_that_it_need_not_comput
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("docmill.storage.ingest.planning.SWEEP_DOCUMENTS", 2)
-    job = jobs.open_job(database, request())
-    ingest.end(database, job, ingest.add(database, job, records(numbered(3))))
+    job = read(database, request(), numbered(3))
     again = jobs.open_job(database, request())
     work(database)
     assert jobs.finish(database) == [job.id]

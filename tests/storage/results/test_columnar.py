@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import WRITING_SIZE, Outcome, Reason, Spec, Status, StoredKind
 from docmill.storage.errors import NotFound
-from docmill.storage.ingest import ingest
 from docmill.storage.outputs.output_types import (
     LABELS,
     OUTPUT_TYPES,
@@ -34,13 +33,12 @@ from docmill.storage.outputs.output_types import (
 from docmill.storage.results import columnar
 from docmill.storage.results.columnar import read_table
 from docmill.storage.results.results import columns, results
-from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import arrow
 from docmill.storage.writers.arrow import ResultColumns
-from tests.storage.builders import COPY, gathered, numbered, read, records, work
+from tests.storage.builders import COPY, gathered, numbered, read, read_chunk, records, work
 
 ODD = 'a "b"\\\n\tµ 𝔸 \x7f\u2028{}'
 PROPERTIES = {"title": {"type": "string"}, "pages": {"type": "integer"}, "price": {"type": "number"}, "tags": {}}
@@ -109,13 +107,11 @@ def finished(database: Database, case: Case) -> int:
     """Return a job of documents whose results are the outputs in turn, with flags and confidences on some."""
     output, params, stored = case
     spec = Spec(output.name, "null", "sha256:1", params=params)
-    job = jobs.open_job(database, JobRequest("books", "a.jsonl", (StepRequest("step", spec),)))
     metas: list[dict[str, Any]] = [{}, {"b": [ODD, 1.0, None], "a": {"long key": 2**53, "é": True}}]
     flags = [(), ("invalid_utf8",)]
     documents = [(f"k{n} {ODD}", f"text {n}", metas[n % 2], flags[n // 2 % 2], n) for n in range(8)]
-    counts = ingest.add(database, job, gathered(*documents, ("k9", "fails", {}, (), 9)))
-    counts += ingest.add(database, job, gathered(("k10", "text 1", {}, (), 10)))  # a text twice
-    ingest.end(database, job, counts)
+    chunk = gathered(*documents, ("k9", "fails", {}, (), 9), ("k10", "text 1", {}, (), 10))  # a text twice
+    job = read_chunk(database, JobRequest("books", "a.jsonl", (StepRequest("step", spec),)), chunk)
     some: list[dict[str, Any]] = [{}, {"confidence": 0.25, "mean_logprob": -1 / 3, "flags": ("windowed",)}]
     outputs, sure = cycle(stored), cycle(some)
 
@@ -171,8 +167,8 @@ def test_a_table_has_the_versions_that_its_job_saw(database: Database) -> None:
     request = JobRequest("books", "a.jsonl", (StepRequest("step", COPY),))
     job = read(database, request, numbered(4))
     work(database)
-    later = jobs.open_job(database, replace(request, source="b.jsonl"))
-    ingest.end(database, later, ingest.add(database, later, records([("k1", "changed"), ("k9", "new")])))
+    changed = records([("k1", "changed"), ("k9", "new")])
+    later = read_chunk(database, replace(request, source="b.jsonl"), changed)
     work(database)
     assert require_equal(database, job.id)["id"].to_pylist() == ["k0", "k1", "k2", "k3"]
     assert require_equal(database, later.id).num_rows == 5

@@ -8,7 +8,6 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.storage.ingest import ingest
 from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.readers import Rejection
@@ -34,6 +33,7 @@ from tests.storage.builders import (
     gathered,
     numbered,
     read,
+    read_chunk,
     records,
     request,
     work,
@@ -69,9 +69,8 @@ def test_documents_of_several_sources_with_one_place_in_their_order_are_all_ther
 
 
 def test_a_result_has_everything_that_its_reader_needs(database: Database) -> None:
-    job = jobs.open_job(database, request())
-    ingest.add(database, job, gathered(("k", "a text", {"year": 1900, "tags": ["x", "ä"]}, ("nul-replaced",), 0)))
-    ingest.end(database, job)
+    meta = {"year": 1900, "tags": ["x", "ä"]}
+    job = read_chunk(database, request(), gathered(("k", "a text", meta, ("nul-replaced",), 0)))
     claim = claim_next(database)
     [(content_id, _)] = claim.texts
     outcome = Outcome(content_id, Status.DONE, text="out", flags=("truncated",), tokens_in=4, tokens_out=3)
@@ -83,7 +82,7 @@ def test_a_result_has_everything_that_its_reader_needs(database: Database) -> No
         "tokens_in": 4,
         "tokens_out": 3,
         "flags": ["nul-replaced", "truncated"],
-        "meta": {"year": 1900, "tags": ["x", "ä"]},
+        "meta": meta,
     }
     assert list(results(database, job.id)) == [expected]
     assert list(results(database, job.id, with_input=True)) == [expected | {"input": "a text"}]
@@ -117,11 +116,10 @@ def test_an_export_is_not_shifted_by_what_is_stored_while_it_runs(database: Data
 
 
 def test_failures_are_failed_and_skipped_documents_then_rejected_records(database: Database) -> None:
-    job = jobs.open_job(database, request("/data/what-a-link-named-a.jsonl-leads-to"))
     rejected = [Rejection(f"a.jsonl:{n}", "not JSON") for n in range(1, 1_101)]
     rejected.append(Rejection("a.jsonl@90000", "the gzip data is damaged", fatal=True))
-    ingest.add(database, job, records([("a", "one"), ("b", "two"), ("c", "")]), rejected)
-    ingest.end(database, job)
+    asked = request("/data/what-a-link-named-a.jsonl-leads-to")
+    job = read_chunk(database, asked, records([("a", "one"), ("b", "two"), ("c", "")]), rejected)
     claim = claim_next(database)
     (one, _), (two, _), (empty, _) = claim.texts
     outcomes = [
@@ -139,10 +137,9 @@ def test_failures_are_failed_and_skipped_documents_then_rejected_records(databas
 
 
 def test_every_input_has_a_row_with_its_outcome_and_the_reason(database: Database) -> None:
-    job = jobs.open_job(database, request("a.jsonl"))
     rejected = [Rejection("a.jsonl:10", "not JSON"), Rejection("a.jsonl:9", "not JSON")]
-    ingest.add(database, job, records([("a", "one"), ("b", "two"), ("c", ""), ("d", "one")]), rejected)
-    ingest.end(database, job)
+    documents = records([("a", "one"), ("b", "two"), ("c", ""), ("d", "one")])
+    job = read_chunk(database, request("a.jsonl"), documents, rejected)
     assert [row["outcome"] for row in inputs(database, job.id)] == ["pending"] * 4 + ["rejected"] * 2
     claim = claim_next(database)
     (one, _), (two, _), (empty, _) = claim.texts
@@ -210,10 +207,8 @@ def test_a_document_is_not_done_before_each_step_that_reads_it(database: Databas
 
 
 def test_rejections_in_a_folder_come_in_the_order_of_their_paths(database: Database) -> None:
-    job = jobs.open_job(database, request("/notes"))
     rejected = [Rejection(place, "UTF-16") for place in ("b.txt", "a/10.txt", "a/2.txt", "notes:1")]
-    ingest.add(database, job, gathered(), rejected)
-    ingest.end(database, job)
+    job = read_chunk(database, request("/notes"), gathered(), rejected)
     assert [row["id"] for row in failures(database, job.id)] == ["notes:1", "a/10.txt", "a/2.txt", "b.txt"]
 
 

@@ -17,7 +17,7 @@ from docmill.storage.results.results import failures, results
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import EMBED, count_rows, gathered, numbered, read, records
+from tests.storage.builders import EMBED, count_rows, gathered, numbered, read
 from tests.storage.steps.test_steps import Fleet, finished
 
 TOLD = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.title}: {text}"})
@@ -133,9 +133,7 @@ def test_results_of_a_job_that_goes_on_keep_their_prompts(database: Database, fl
 
 def test_many_documents_of_one_prompt_are_one_text(database: Database, fleet: Fleet) -> None:
     steps = (StepRequest("told", Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.none}{text}"})),)
-    job = jobs.open_job(database, asked(steps=steps))
-    ingest.add(database, job, records([(f"k{n}", "same") for n in range(2_000)]))
-    ingest.end(database, job)
+    job = read(database, asked(steps=steps), [(f"k{n}", "same") for n in range(2_000)], chunk=2_000)
     fleet.work()
     assert fleet.computed == {("generate", "same"): 1}
     assert len(told(database, job)) == 2_000
