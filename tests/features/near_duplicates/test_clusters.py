@@ -285,6 +285,6 @@ def test_vectors_that_a_search_for_near_duplicates_compares_stay(database: Datab
         run(database, asked(spec("embed", model)))
     method = ByVectors(0.9, spec_id(database, "compared")).to_json()
     values = {"corpus_id": 1, "method": method, "compared_to": 3, "n_documents": 3, "finished_at": 1.0}
-    database.write(lambda transaction: transaction.execute(insert(Deduplication).values(**values)))
+    database.execute(insert(Deduplication).values(**values))
     days_pass(database, 30)
     assert needed.drop_unneeded(database, LIMIT_S) == Removed()

@@ -8,24 +8,23 @@ from typing import Any
 from sqlalchemy import insert, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, spec_of
 from docmill.storage.core.schema import (
     OutcomeRow,
     ReplacementRow,
     SpecRow,
     db_now,
 )
-from docmill.storage.core.specs import Outcome, Spec, Status
+from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import needed, retention
 from docmill.storage.deletion.paging import Removed
-from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.aging import DAY_S, days_pass
-from tests.storage.builders import Text, numbered, read, work
+from tests.storage.builders import numbered, read
+from tests.storage.steps.test_steps import Fleet
 
 LIMIT_DAYS = 25.0  # the steps of time below never end on it
 LIMIT_S = LIMIT_DAYS * DAY_S
@@ -44,37 +43,13 @@ def asked(*specs: Spec, corpus: str = "books") -> JobRequest:
     return JobRequest(corpus, "a.jsonl", tuple(steps))
 
 
-def outcome(of: Spec, content_id: int, text: str) -> Outcome:
-    if of.kind == "embed":
-        return Outcome(content_id, Status.DONE, vector=b"\0\0\x80?")
-    return Outcome(content_id, Status.DONE, text=f"<{of.model} {text}>")
-
-
-def spec_of_claim(database: Database, claim: Claim) -> Spec:
-    [row] = database.rows(select(*SPEC).where(SpecRow.id == claim.spec_id))
-    return spec_of(row)
-
-
-def run(database: Database, request: JobRequest, texts: list[Text] | None = None) -> int:
-    job = read(database, request, numbered(3) if texts is None else texts)
-    compute_all(database)
-    jobs.finish(database, job.id)
-    return job.id
-
-
-def compute_all(database: Database) -> None:
-    def outcomes(claim: Claim) -> list[Outcome]:
-        of = spec_of_claim(database, claim)
-        return [outcome(of, content_id, text) for content_id, text in claim.texts]
-
-    work(database, outcomes)
+def run(database: Database, request: JobRequest) -> int:
+    return Fleet(database).done(request, numbered(3)).id
 
 
 def stored(database: Database) -> Counter[str]:
     """Count the results of each model."""
-    with database.read() as transaction:
-        query = select(SpecRow.model).join(OutcomeRow, OutcomeRow.spec_id == SpecRow.id)
-        return Counter(transaction.scalars(query))
+    return Counter(database.values(select(SpecRow.model).join(OutcomeRow, OutcomeRow.spec_id == SpecRow.id)))
 
 
 def spec_id(database: Database, model: str) -> int:
