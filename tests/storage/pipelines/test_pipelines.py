@@ -139,13 +139,6 @@ def test_a_run_that_is_queued_is_handed_out_when_the_one_before_has_ended(databa
     assert pipelines.hand_out(database) == [second.id]
 
 
-def test_a_run_whose_worker_did_not_hear_is_handed_out_again(database: Database) -> None:
-    run_id = pipelines.fire(database, keep(database), 100.0)
-    assert pipelines.hand_out(database) == [run_id]
-    move(database, handed_at=db_now() - 2 * pipelines.HAND_AGAIN_S)
-    assert pipelines.hand_out(database) == [run_id]
-
-
 def test_a_run_owns_the_file_that_it_was_started_with(database: Database) -> None:
     run_id = fired(database)
     first = take(database, run_id)
@@ -164,20 +157,25 @@ def test_a_run_owns_the_file_that_it_was_started_with(database: Database) -> Non
         pipelines.file_of(database, third)
 
 
-def test_a_reading_whose_lease_lapsed_is_taken_up_by_another(database: Database) -> None:
+def test_a_reading_whose_lease_lapsed_is_renewed_until_another_takes_it_up(database: Database) -> None:
     run_id = fired(database)
     first = take(database, run_id)
     assert try_take(database, run_id, "w2") is None
     move(database, handed_at=None)
     assert pipelines.hand_out(database) == []
     lapse(database)
+    assert pipelines.renew(database, first, LEASE_S), "nobody else has taken it"
+    assert try_take(database, run_id, "w2") is None
+    lapse(database)
     assert pipelines.hand_out(database) == [run_id]
     second = take(database, run_id, "w2")
-    assert second.state == "reading"
+    assert (second.state, second.fence) == ("reading", first.fence + 1)
     assert not pipelines.renew(database, first, LEASE_S)
     assert not pipelines.note(database, first, "failed"), "the one that lost it says no more of it"
-    pipelines.let_go(database, first, at_once=True)
-    assert pipelines.hand_out(database) == []
+    for is_urgent in (True, False):
+        pipelines.let_go(database, first, at_once=is_urgent)
+        assert pipelines.hand_out(database) == []
+    assert try_take(database, run_id, "w3") is None, "the lease of the other is left as it is"
     assert pipelines.note(database, second, "done")
 
 
@@ -186,19 +184,6 @@ def test_of_several_that_take_a_run_at_once_one_has_it(database: Database) -> No
     run_id = fired(database)
     runs = at_once(*[lambda: try_take(database, run_id)] * 4)
     assert sorted(run is None for run in runs) == [False, True, True, True]
-
-
-def test_a_lease_that_lapsed_is_renewed_until_another_has_taken_the_run(database: Database) -> None:
-    run_id = fired(database)
-    first = take(database, run_id)
-    lapse(database)
-    assert pipelines.renew(database, first, LEASE_S)
-    assert try_take(database, run_id, "w2") is None
-    lapse(database)
-    second = take(database, run_id, "w2")
-    assert second.fence == first.fence + 1
-    pipelines.let_go(database, first, at_once=False)
-    assert try_take(database, run_id, "w3") is None, "the lease of the other is left as it is"
 
 
 def test_a_lease_that_is_let_go_is_free_at_once(database: Database) -> None:
@@ -215,7 +200,7 @@ def test_a_lease_that_is_let_go_is_free_at_once(database: Database) -> None:
 
 def test_a_run_is_handed_out_once_more_when_its_job_has_ended(database: Database) -> None:
     run_id, job = running(database)
-    assert pipelines.hand_out(database) == []
+    assert (pipelines.hand_out(database), try_take(database, run_id)) == ([], None), "its job goes on"
     end_jobs(database, "done")
     assert pipelines.hand_out(database) == [run_id]
     run = take(database, run_id)
@@ -239,12 +224,6 @@ def test_a_source_is_read_again_if_a_late_reader_reopened_the_job(database: Data
     assert (run.state, run.job_id) == ("reading", job.id)
 
 
-def test_a_run_that_was_handed_out_twice_is_left_alone_while_its_job_goes_on(database: Database) -> None:
-    run_id, _ = running(database)
-    assert try_take(database, run_id) is None
-    assert [run.state for run in runs(database)] == ["running"]
-
-
 def test_a_run_whose_output_is_being_written_is_nobody_elses_however_long_that_takes(database: Database) -> None:
     run_id, _ = running(database)
     end_jobs(database, "done")
@@ -259,7 +238,7 @@ def test_a_run_is_not_handed_out_again_while_those_before_are_not_heard(database
     assert pipelines.hand_out(database, again=False) == [run_id]
     move(database, handed_at=db_now() - 2 * pipelines.HAND_AGAIN_S)
     assert pipelines.hand_out(database, again=False) == []
-    assert pipelines.hand_out(database, again=True) == [run_id]
+    assert pipelines.hand_out(database) == [run_id]
 
 
 def test_the_reader_of_a_pipeline_that_is_removed_goes_on_with_its_job(database: Database) -> None:
