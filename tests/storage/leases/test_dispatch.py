@@ -13,7 +13,6 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard, db_now
 from docmill.storage.core.specs import Spec
 from docmill.storage.leases import dispatch, maintenance, shards
-from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.leases.dispatch import LEAST_WINDOW, WINDOW_PER_SLOT
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -61,14 +60,6 @@ def many_shards(
 
 def by_job(database: Database, shard_ids: list[int]) -> Counter[int]:
     return Counter(shard(database, shard_id).job_id for shard_id in shard_ids)
-
-
-def test_a_lane_without_workers_is_offered_a_few_shards_so_that_one_that_starts_finds_some(
-    database: Database,
-) -> None:
-    many_shards(database, "a")
-    assert len(dispatched(database)) == LEAST_WINDOW
-    assert dispatched(database) == []
 
 
 def test_the_window_is_twice_the_live_slots_of_a_lane(database: Database) -> None:
@@ -240,12 +231,6 @@ def test_silent_workers_widen_no_window(database: Database) -> None:
     assert len(dispatched(database)) == LEAST_WINDOW
 
 
-def test_a_job_of_higher_priority_goes_first(database: Database) -> None:
-    low, high = many_shards(database, "a"), many_shards(database, "b", 3, priority=5)
-    sign_on(database, "w1", slots=4)
-    assert by_job(database, dispatched(database)) == {high.id: 3, low.id: 5}
-
-
 def test_what_waits_in_the_queue_makes_room_for_a_higher_priority(database: Database) -> None:
     huge = many_shards(database, "huge")
     assert len(dispatched(database)) == LEAST_WINDOW
@@ -309,31 +294,24 @@ def test_a_spec_that_every_live_worker_refused_is_not_dispatched_and_its_job_is_
     assert {row.attempt for row in shards_of(database, bad)} == {0}
 
 
-def test_a_refusal_that_was_taken_back_no_longer_counts(database: Database) -> None:
-    job = many_shards(database, "a")
-    sign_on(database, "w1")
-    dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it: no weights")
-    dispatch.accept(database, "w1", job.steps[0].spec_id)
-    assert dispatched(database)
-    assert read_status(database, job.id).waiting_for is None
-
-
-def test_a_refusal_lapses_so_that_a_mended_model_is_found(database: Database) -> None:
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda database, spec_id: dispatch.accept(database, "w1", spec_id),
+        lambda database, _: database.execute(text("UPDATE refusal SET refused_at = refused_at - 100")),
+    ],
+    ids=["taken back", "long ago"],
+)
+def test_a_refusal_counts_until_it_is_taken_back_and_not_for_long(
+    database: Database, end: Callable[[Database, int], object]
+) -> None:
     job = many_shards(database, "a")
     sign_on(database, "w1")
     dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it: no weights")
     assert dispatched(database) == []
-    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE refusal SET refused_at = refused_at - 60"))
+    end(database, job.steps[0].spec_id)
     assert dispatched(database)
-
-
-def test_the_refusals_of_a_worker_that_signed_off_block_nothing(database: Database) -> None:
-    job = many_shards(database, "a")
-    sign_on(database, "w1")
-    dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it")
-    dispatch.sign_off(database, "w1")
-    dispatch.sign_off(database, "w1")
-    assert read_status(database, job.id).no_worker
+    assert read_status(database, job.id).waiting_for is None
 
 
 def test_workers_that_are_long_silent_are_forgotten(database: Database) -> None:
@@ -345,16 +323,6 @@ def test_workers_that_are_long_silent_are_forgotten(database: Database) -> None:
         lambda transaction: transaction.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 7200 WHERE id = 'w1'")
     )
     assert maintenance.forget_workers(database) == 1
-
-
-def test_shards_that_back_off_are_not_offered_before_their_time(database: Database) -> None:
-    job = many_shards(database, "a", 1)
-    sign_on(database, "w1")
-    maintenance.failed_attempt(database, claim_next(database), "the driver fell over")
-    assert dispatched(database) == []
-    assert read_status(database, job.id).waiting_cause == Cause.BACKING_OFF
-    set_shard(database, shards_of(database, job)[0].id, not_before=db_now())
-    assert len(dispatched(database)) == 1
 
 
 GRACE_S = 30.0

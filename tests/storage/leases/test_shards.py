@@ -16,6 +16,7 @@ from docmill.storage.core.specs import TRUNCATED, Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import JobStopped, LeaseLost, NotFound
 from docmill.storage.leases import maintenance, shards
+from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAPSES, POISON, VANISHED
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import failures, results
@@ -425,11 +426,14 @@ def test_a_commit_writes_kept_outcomes_again_only_if_the_store_lost_them(databas
 
 def test_a_failed_attempt_backs_off_and_then_gives_up_as_transient(database: Database) -> None:
     job = read(database, request(), numbered(2))
+    sign_on(database, "w1")
     for attempt in range(1, MAX_ATTEMPTS + 1):
         claim = claim_next(database)
         assert claim.attempt == attempt
         maintenance.failed_attempt(database, claim, "the driver fell over")
         assert dispatched(database) == []  # it waits
+        waits = read_status(database, job.id).waiting_cause is Cause.BACKING_OFF
+        assert waits is (attempt < MAX_ATTEMPTS)
         set_shard(database, claim.shard_id, not_before=db_now())
     assert {row["class"] for row in failures(database, job.id)} == {"transient"}
     assert {row["reason"] for row in failures(database, job.id)} == {"the driver fell over"}
