@@ -62,7 +62,7 @@ def end(transaction: Transaction) -> None:
 
 
 @pytest.mark.parametrize("act", [ask, end])
-def test_a_write_whose_connection_is_half_open_is_made_again(
+def test_a_write_whose_connection_is_half_open_is_made_again_and_its_locks_are_freed(
     behind: Callable[..., Database], proxy: Proxy, act: Callable[[Transaction], None]
 ) -> None:
     tries = 0
@@ -70,7 +70,7 @@ def test_a_write_whose_connection_is_half_open_is_made_again(
     def work(transaction: Transaction) -> int:
         nonlocal tries
         tries += 1
-        ask(transaction)
+        transaction.exec_driver_sql("LOCK TABLE corpus")
         if tries == 1:
             proxy.lose_all()
         act(transaction)
@@ -218,24 +218,6 @@ def test_a_statement_that_is_short_by_nature_is_ended_by_the_server(
     database = behind(Patience(answer_s=0.5, bounded=True), retries=1)
     with pytest.raises(DatabaseBusy, match="statement timeout"):
         database.write(lambda transaction: transaction.exec_driver_sql("LOCK TABLE corpus"))
-
-
-def test_the_locks_of_a_transaction_whose_connection_is_half_open_are_freed(
-    behind: Callable[..., Database], proxy: Proxy
-) -> None:
-    database = behind()
-    tries = 0
-
-    def work(transaction: Transaction) -> int:
-        nonlocal tries
-        tries += 1
-        transaction.exec_driver_sql("LOCK TABLE corpus")
-        if tries == 1:
-            proxy.lose_all()
-            ask(transaction)
-        return tries
-
-    assert database.write(work) == 2
 
 
 @pytest.mark.parametrize(
