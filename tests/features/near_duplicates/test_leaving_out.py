@@ -122,10 +122,10 @@ def test_when_the_first_has_another_text_the_next_one_is_read(database: Database
     asked = pipeline(steps=STEPS[:1])
     into(database, asked, TEXTS)
     finish(database, flagger.outcomes)
-    n = len(flagger.computed)
+    flagger.computed.clear()
     job = into(database, asked, [("a", "changed"), *TEXTS[1:]])
     work(database, flagger.outcomes)
-    assert {text for _, text in flagger.computed[n:]} == {"changed", f"{BASE} fifteen"}
+    assert {text for _, text in flagger.computed} == {"changed", f"{BASE} fifteen"}
     assert computed(database, job, "english") == ["a", "b", "c", "e"]
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.specs import Outcome, Spec, Status
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.deletion import gc
-from docmill.storage.leases.shards import Claim
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.parts import fingerprints
 from docmill.storage.results.results import failures, results
@@ -18,8 +17,8 @@ from docmill.storage.steps.choosing import as_text, condition
 from docmill.storage.steps.conditions import Flagged, parse_flags
 from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import TRANSLATE, Text, finish, numbered, read, shard
-from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline
+from tests.storage.builders import TRANSLATE, numbered
+from tests.storage.steps.test_steps import EMBED, SUMMARIZE, Fleet, pipeline
 
 ONLY_DOUBTFUL, NO_DOUBTFUL = Flagged(), Flagged(lacking=True)
 STEPS = (
@@ -31,34 +30,25 @@ STEPS = (
 TEXTS = numbered(6)
 
 
-class Flagger:
-    """Does every claim. A translation of a text with one of `doubtful` digits at its end is doubtful."""
+class Flagger(Fleet):
+    """A fleet whose translation of a text with one of `doubtful` digits at its end is doubtful."""
 
     def __init__(self, database: Database, doubtful: str = "02") -> None:
-        self.database = database
+        super().__init__(database)
         self.doubtful = doubtful
         self.confidence: dict[str, float] = {}
-        self.written = "translate({})"
-        self.computed: list[tuple[str, str]] = []
-
-    def outcomes(self, claim: Claim) -> list[Outcome]:
-        kind = str(shard(self.database, claim.shard_id).lane)
-        self.computed += [(kind, text) for _, text in claim.texts]
-        return [self._outcome(kind, content_id, text) for content_id, text in claim.texts]
+        self.written: str | None = None
 
     def _outcome(self, kind: str, content_id: int, text: str) -> Outcome:
-        if kind == "embed":
-            return Outcome(content_id, Status.DONE, vector=b"\0\0\x80?")
-        if kind == "summarize":
-            return Outcome(content_id, Status.DONE, text=f"summarize({text})")
+        outcome = super()._outcome(kind, content_id, text)
+        if kind != "translate":
+            return outcome
         flags = ("windowed", "empty_window") if text[-1] in self.doubtful else ("windowed",)
         confidence = self.confidence.get(text[-1])
-        return Outcome(content_id, Status.DONE, text=self.written.format(text), flags=flags, confidence=confidence)
+        return replace(outcome, text=self.written or outcome.text, flags=flags, confidence=confidence)
 
-    def done(self, texts: list[Text] = TEXTS, steps: tuple[StepRequest, ...] = STEPS, source: str = "a") -> OpenJob:
-        job = read(self.database, pipeline(source, steps), texts)
-        finish(self.database, self.outcomes)
-        return job
+    def run(self, steps: tuple[StepRequest, ...] = STEPS) -> OpenJob:
+        return self.done(pipeline(steps=steps), TEXTS)
 
     def of(self, kind: str) -> set[str]:
         return {text for of, text in self.computed if of == kind}
@@ -71,7 +61,7 @@ def having(database: Database, job: OpenJob) -> dict[str, set[str]]:
 
 def test_a_step_computes_only_what_its_condition_selects_and_the_steps_behind_it_too(database: Database) -> None:
     flagger = Flagger(database)
-    job = flagger.done()
+    job = flagger.run()
     assert flagger.of("summarize") == {"translate(text 0)", "translate(text 2)"}
     assert flagger.of("embed") == {
         *(f"summarize(translate(text {n}))" for n in (0, 2)),
@@ -83,7 +73,7 @@ def test_a_step_computes_only_what_its_condition_selects_and_the_steps_behind_it
 
 
 def test_documents_that_are_not_selected_neither_fail_nor_are_missing(database: Database) -> None:
-    job = Flagger(database).done()
+    job = Flagger(database).run()
     status = read_status(database, job.id)
     assert (status.state, status.failed, status.pending, status.lost) == ("done", 0, 0, 0)
     assert [(step.done, step.blocked) for step in status.steps] == [(6, 0), (2, 0), (2, 0), (4, 0)]
@@ -103,7 +93,7 @@ def test_documents_that_are_not_selected_neither_fail_nor_are_missing(database: 
 def test_a_text_that_two_outputs_share_is_read_only_by_the_document_that_is_selected(database: Database) -> None:
     flagger = Flagger(database)
     flagger.written = "one for all"
-    job = flagger.done()
+    job = flagger.run()
     assert flagger.of("summarize") == {"one for all"}
     assert {one["id"] for one in results(database, job.id, step="again")} == {"k0", "k2"}
     assert {one["id"] for one in results(database, job.id, step="good")} == {"k1", "k3", "k4", "k5"}
@@ -120,10 +110,10 @@ def test_a_document_enters_or_leaves_a_step_when_its_output_is_computed_anew_wit
     database: Database,
 ) -> None:
     flagger = Flagger(database)
-    flagger.done()
+    flagger.run()
     gc.drop(database, spec_ids=gc.specs(database, "translate/marian"))
     flagger.doubtful = "23"
-    job = flagger.done()
+    job = flagger.run()
     found = having(database, job)
     assert {key for key, steps in found.items() if "again" in steps} == {"k2", "k3"}
     assert {key for key, steps in found.items() if "good" in steps} == {"k0", "k1", "k4", "k5"}
@@ -133,12 +123,12 @@ def test_prompts_are_rendered_only_of_what_is_selected(database: Database) -> No
     prompted = Spec("summarize", "chat", "sha256:9", params={"prompt": "{meta.n}: {text}"})
     steps = (STEPS[0], StepRequest("again", prompted, "english", ONLY_DOUBTFUL))
     flagger = Flagger(database)
-    job = flagger.done(steps=steps)
+    job = flagger.run(steps)
     assert flagger.of("summarize") == {"6: translate(text 0)", "6: translate(text 2)"}
     assert {one["id"] for one in results(database, job.id, step="again")} == {"k0", "k2"}
-    n = len(flagger.computed)
-    flagger.done(steps=steps)
-    assert len(flagger.computed) == n
+    before = flagger.computed.copy()
+    flagger.run(steps)
+    assert flagger.computed == before
 
 
 @dataclass(frozen=True)
@@ -157,7 +147,7 @@ def test_a_step_reads_outputs_below_a_bound_and_another_all_the_rest(database: D
     )
     flagger = Flagger(database)
     flagger.confidence = {"0": 0.2, "1": 0.5, "2": 0.9}  # of the others none is known
-    job = flagger.done(steps=steps)
+    job = flagger.run(steps)
     assert flagger.of("summarize") == {"translate(text 0)"}
     found = having(database, job)
     assert {key for key, steps in found.items() if "vector" in steps} == {"k0"}
@@ -169,9 +159,9 @@ def test_a_step_reads_outputs_below_a_bound_and_another_all_the_rest(database: D
         "good": 1,
         "vector": 0,
     }
-    n = len(flagger.computed)
-    flagger.done(steps=steps)
-    assert len(flagger.computed) == n
+    before = flagger.computed.copy()
+    flagger.run(steps)
+    assert flagger.computed == before
     gc.drop(database, spec_ids=gc.specs(database, "summarize/synopsis"))
     assert read_status(database, job.id).lost == 1
 

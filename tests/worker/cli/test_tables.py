@@ -43,7 +43,7 @@ def test_a_shortened_name_fits_and_keeps_its_ends(name: str, width: int) -> None
 
 
 def test_the_table_of_steps_counts_the_documents_that_a_condition_left_out(database: Database) -> None:
-    job = Flagger(database).done()
+    job = Flagger(database).run()
     console = Console(file=io.StringIO(), width=80)
     status, flags = read_status(database, job.id), count_flags(database, job.id)
     console.print(steps_table(status, flags))
