@@ -6,6 +6,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Barrier
 from typing import Any, TypeVar
 
@@ -116,6 +117,18 @@ def claim_shard(database: Database, shard_id: int, owner: str = "w1") -> Claim |
 def done(claim: Claim, text: str = "out") -> list[Outcome]:
     """An outcome for everything that the claim lacks."""
     return [Outcome(content_id, Status.DONE, text=text, tokens_in=3, tokens_out=2) for content_id, _ in claim.texts]
+
+
+def echo(claim: Claim) -> list[Outcome]:
+    """An outcome that says which text it is of, for everything that the claim lacks."""
+    return [
+        replace(outcome, text=f"out of {text}") for outcome, (_, text) in zip(done(claim), claim.texts, strict=True)
+    ]
+
+
+def flagged(claim: Claim, *flags: str) -> list[Outcome]:
+    """A doubtful outcome, or one with these flags, for everything that the claim lacks."""
+    return [replace(outcome, flags=flags or ("repetition", "empty")) for outcome in done(claim)]
 
 
 def embedded(claim: Claim) -> list[Outcome]:

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,10 +55,6 @@ def _filled(database: Database) -> Database:
     jobs.finish(database)
     builders.read(database, builders.request("b.jsonl", corpus="others"), builders.numbered(5))
     return database
-
-
-def _flagged(claim: Claim) -> list[Outcome]:
-    return [replace(one, flags=("empty",)) for one in builders.done(claim)]
 
 
 def _repeated(claim: Claim) -> list[Outcome]:
@@ -137,7 +132,7 @@ def test_data_that_triggers_counted_again_are_recounted(
     name, dump = postgres_server.create(postgres_server.template), str(tmp_path / "docmill.dump")
     with _opened(postgres_url) as database, _opened(postgres_server.url(name)) as copy:
         builders.read(database, builders.request(), builders.numbered(9), chunk=3)
-        for outcomes in (_flagged, builders.failed):
+        for outcomes in (builders.flagged, builders.failed):
             builders.commit_next(database, outcomes)
         # As in a store that worked for long: rows of counts were merged, so their numbers are high.
         for table in ("shard_count", "work_count"):

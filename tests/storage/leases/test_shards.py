@@ -34,6 +34,7 @@ from tests.storage.builders import (
     done,
     failed,
     finish,
+    flagged,
     lapse,
     numbered,
     outcomes,
@@ -606,14 +607,10 @@ def test_too_many_failures_stop_a_job_and_a_retry_lets_it_go_on(database: Databa
     assert (status.state, status.done, status.failed, status.pending) == ("done", 300, 0, 0)
 
 
-def flagging(claim: Claim, flag: str) -> list[Outcome]:
-    return [replace(outcome, flags=("windowed", flag)) for outcome in done(claim)]
-
-
 def test_too_many_doubtful_results_stop_a_job_and_another_one_goes_on_from_them(database: Database) -> None:
     job = read(database, request(max_flagged=10.0), numbered(300))
     claim, other = claim_next(database), claim_next(database)
-    shards.commit(database, claim, flagging(claim, "empty_window"), None)
+    shards.commit(database, claim, flagged(claim, "windowed", "empty_window"), None)
     jobs.finish(database)
     status = read_status(database, job.id)
     assert status.state == "stopped"
@@ -630,12 +627,12 @@ def test_a_retry_lets_a_job_go_on_without_the_doubtful_results_so_far(database: 
     job = read(database, request(max_flagged=10.0), numbered(300))
     claim = claim_next(database)
     n = len(claim.contents)
-    shards.commit(database, claim, flagging(claim, "empty_window"), None)
+    shards.commit(database, claim, flagged(claim, "windowed", "empty_window"), None)
     jobs.finish(database)
     assert jobs.retry(database, job.id) == 0
     assert jobs.finish(database) == []
     assert read_status(database, job.id).state == "running"
-    commit_next(database, lambda claim: flagging(claim, "empty_window"))
+    commit_next(database, lambda claim: flagged(claim, "windowed", "empty_window"))
     jobs.finish(database)
     assert read_status(database, job.id).reason == f"more than 10 % of its texts are doubtful ({n} of 300)"
     jobs.retry(database, job.id, only="transient")
@@ -647,7 +644,7 @@ def test_a_retry_lets_a_job_go_on_without_the_doubtful_results_so_far(database: 
 
 def test_a_retry_does_not_revive_a_job_that_was_stopped_for_another_reason(database: Database) -> None:
     job = read(database, request(max_flagged=90.0), numbered(300))
-    commit_next(database, lambda claim: flagging(claim, "empty_window"))
+    commit_next(database, lambda claim: flagged(claim, "windowed", "empty_window"))
     assert jobs.halt(database, job.id, "enough")
     assert jobs.retry(database, job.id) == 0
     assert read_status(database, job.id).state == "stopped"
@@ -655,10 +652,10 @@ def test_a_retry_does_not_revive_a_job_that_was_stopped_for_another_reason(datab
 
 def test_few_doubtful_results_and_remarks_do_not_stop_a_job(database: Database) -> None:
     job = read(database, request(max_flagged=0.0, max_failures=0.0), numbered(300))
-    commit_next(database, lambda claim: flagging(claim, "reduced"))
+    commit_next(database, lambda claim: flagged(claim, "windowed", "reduced"))
     jobs.finish(database)
     assert read_status(database, job.id).state == "running"
-    commit_next(database, lambda claim: [*flagging(claim, "empty")[:1], *done(claim)[1:]])
+    commit_next(database, lambda claim: [*flagged(claim, "windowed", "empty")[:1], *done(claim)[1:]])
     jobs.finish(database)
     assert read_status(database, job.id).reason == "more than 0 % of its texts are doubtful (1 of 300)"
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from sqlalchemy import delete, select, text, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, OutcomeRow, Shard, ShardCount, WorkCount, db_now
-from docmill.storage.core.specs import Outcome
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
 from docmill.storage.leases import maintenance, shards
-from docmill.storage.leases.shards import Claim
 from docmill.storage.results import counts
 from docmill.storage.results.counts import read_work
 from docmill.storage.results.fleet import Lane, read_fleet
@@ -27,6 +23,7 @@ from tests.storage.builders import (
     done,
     failed,
     finish,
+    flagged,
     lapse,
     numbered,
     read,
@@ -39,10 +36,6 @@ from tests.storage.invariants import assert_invariants
 from tests.storage.ledger import assert_exported
 
 LANES = ("copy",)
-
-
-def flagged(claim: Claim) -> list[Outcome]:
-    return [replace(one, flags=("repetition", "empty")) for one in done(claim)]
 
 
 def copy_lane(database: Database) -> Lane:

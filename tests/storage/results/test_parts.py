@@ -25,13 +25,9 @@ from docmill.storage.results.results import Placed, columns, results
 from docmill.storage.steps import jobs
 from docmill.storage.writers import Target
 from docmill.storage.writers.parts_manifest import Manifest, from_json
-from tests.storage.builders import EMBED, TRANSLATE, done, failed, finish, numbered, read, request
+from tests.storage.builders import EMBED, TRANSLATE, done, echo, failed, finish, numbered, read, request
 
 Contents = dict[str, bytes]
-
-
-def echo(claim: Claim) -> list[Outcome]:
-    return [Outcome(content_id, Status.DONE, text=f"out of {text}") for content_id, text in claim.texts]
 
 
 def embedded(claim: Claim) -> list[Outcome]:

@@ -9,7 +9,6 @@ import pytest
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.leases import shards
-from docmill.storage.leases.shards import Claim
 from docmill.storage.readers import Rejection
 from docmill.storage.results.results import (
     Reservoir,
@@ -28,6 +27,7 @@ from tests.storage.builders import (
     TRANSLATE,
     claim_next,
     done,
+    echo,
     failed,
     finish,
     gathered,
@@ -38,14 +38,6 @@ from tests.storage.builders import (
     request,
     work,
 )
-
-
-def echo(claim: Claim) -> list[Outcome]:
-    """An outcome that says which text it is of."""
-    return [
-        Outcome(content_id, Status.DONE, text=f"out of {text}", tokens_in=4, tokens_out=3)
-        for content_id, text in claim.texts
-    ]
 
 
 def test_samples_have_no_flags_where_there_are_such(database: Database) -> None:
