@@ -39,6 +39,7 @@ from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import arrow
 from docmill.storage.writers.arrow import ResultColumns
 from tests.storage.builders import COPY, gathered, numbered, read, read_chunk, records, work
+from tests.storage.outputs.test_output_types import EXAMPLES
 
 ODD = 'a "b"\\\n\tµ 𝔸 \x7f\u2028{}'
 PROPERTIES = {"title": {"type": "string"}, "pages": {"type": "integer"}, "price": {"type": "number"}, "tags": {}}
@@ -79,18 +80,7 @@ CASES: dict[str, Case] = {
     "redacted": (
         REDACTED,
         {},
-        [
-            Output(
-                text="[PER]!",
-                data={
-                    "spans": [
-                        {"label": "PER", "text": "[PER]", "start": 0, "end": 5}
-                        | {"source_start": 0, "source_end": 3, "score": 1.0}
-                    ]
-                },
-            ),
-            Output(text=ODD, data={"spans": []}),
-        ],
+        [EXAMPLES[REDACTED].stored, Output(text=ODD, data={"spans": []})],
     ),
 }
 

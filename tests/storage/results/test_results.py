@@ -8,7 +8,7 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.storage.leases import shards
+from docmill.storage.leases.shards import Claim
 from docmill.storage.readers import Rejection
 from docmill.storage.results.results import (
     Reservoir,
@@ -25,11 +25,12 @@ from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     COPY,
     TRANSLATE,
-    claim_next,
+    commit_next,
     done,
     echo,
     failed,
     finish,
+    flagged,
     gathered,
     numbered,
     read,
@@ -38,6 +39,16 @@ from tests.storage.builders import (
     request,
     work,
 )
+
+
+def mixed(claim: Claim) -> list[Outcome]:
+    """Outcomes of three texts: the first is done, the second failed and the third, which is empty, skipped."""
+    (one, _), (two, _), (empty, _) = claim.texts
+    return [
+        Outcome(one, Status.DONE, text="out"),
+        Outcome(two, Status.FAILED, reason="too long", reason_class=Reason.DOCUMENT),
+        Outcome(empty, Status.SKIPPED, reason="empty"),
+    ]
 
 
 def test_samples_have_no_flags_where_there_are_such(database: Database) -> None:
@@ -63,16 +74,13 @@ def test_documents_of_several_sources_with_one_place_in_their_order_are_all_ther
 def test_a_result_has_everything_that_its_reader_needs(database: Database) -> None:
     meta = {"year": 1900, "tags": ["x", "ä"]}
     job = read_chunk(database, request(), gathered(("k", "a text", meta, ("nul-replaced",), 0)))
-    claim = claim_next(database)
-    [(content_id, _)] = claim.texts
-    outcome = Outcome(content_id, Status.DONE, text="out", flags=("truncated",), tokens_in=4, tokens_out=3)
-    shards.commit(database, claim, [outcome], None)
+    commit_next(database, lambda claim: flagged(claim, "truncated"))
     expected = {
         "id": "k",
         "task": "copy",
         "text": "out",
-        "tokens_in": 4,
-        "tokens_out": 3,
+        "tokens_in": 3,
+        "tokens_out": 2,
         "flags": ["nul-replaced", "truncated"],
         "meta": meta,
     }
@@ -112,14 +120,7 @@ def test_failures_are_failed_and_skipped_documents_then_rejected_records(databas
     rejected.append(Rejection("a.jsonl@90000", "the gzip data is damaged", fatal=True))
     asked = request("/data/what-a-link-named-a.jsonl-leads-to")
     job = read_chunk(database, asked, records([("a", "one"), ("b", "two"), ("c", "")]), rejected)
-    claim = claim_next(database)
-    (one, _), (two, _), (empty, _) = claim.texts
-    outcomes = [
-        Outcome(one, Status.DONE, text="out"),
-        Outcome(two, Status.FAILED, reason="too long", reason_class=Reason.DOCUMENT),
-        Outcome(empty, Status.SKIPPED, reason="empty"),
-    ]
-    shards.commit(database, claim, outcomes, None)
+    commit_next(database, mixed)
     found = list(failures(database, job.id))
     assert found[:2] == [
         {"id": "b", "status": "failed", "class": "document", "reason": "too long"},
@@ -133,14 +134,7 @@ def test_every_input_has_a_row_with_its_outcome_and_the_reason(database: Databas
     documents = records([("a", "one"), ("b", "two"), ("c", ""), ("d", "one")])
     job = read_chunk(database, request("a.jsonl"), documents, rejected)
     assert [row["outcome"] for row in inputs(database, job.id)] == ["pending"] * 4 + ["rejected"] * 2
-    claim = claim_next(database)
-    (one, _), (two, _), (empty, _) = claim.texts
-    outcomes = [
-        Outcome(one, Status.DONE, text="out"),
-        Outcome(two, Status.FAILED, reason="too long", reason_class=Reason.DOCUMENT),
-        Outcome(empty, Status.SKIPPED, reason="empty"),
-    ]
-    shards.commit(database, claim, outcomes, None)
+    commit_next(database, mixed)
     rows = list(inputs(database, job.id))
     assert [(row["id"], row["outcome"], row["reason"], row.get("text")) for row in rows] == [
         ("a", "done", None, "out"),
