@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceOptions, SourceUnreadable, open_source
 from tests.storage.readers.reading import OPTIONS
@@ -89,16 +85,3 @@ def test_a_missing_id_gets_the_number_of_the_record_and_an_empty_file_has_none(t
     assert [item.key for item in items if isinstance(item, Record)] == ["c.csv:1", "c.csv:2"]
     assert read(tmp_path, b"") == []
     assert read(tmp_path, b"text\n") == []
-
-
-CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=6))
-def test_what_a_csv_writer_wrote_comes_back_as_it_was(tmp_path: Path, cells: list[tuple[str, str]]) -> None:
-    out = StringIO()
-    writer = csv.writer(out, quoting=csv.QUOTE_ALL)
-    writer.writerows([("text", "meta"), *cells])
-    items = read(tmp_path, out.getvalue().encode())
-    assert [(item.text, item.meta["meta"]) for item in items if isinstance(item, Record)] == cells

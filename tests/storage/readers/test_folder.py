@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import subprocess
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from docmill.storage.readers import (
     open_source,
     why_left_out,
 )
-from docmill.storage.readers.many_files import FilesSource, FolderSource, Pattern
+from docmill.storage.readers.many_files import FolderSource, Pattern
 from docmill.storage.readers.registry import document_suffixes
 from docmill.storage.readers.sources import reader_of
 from docmill.storage.results import parts
@@ -165,20 +164,26 @@ def test_a_file_that_goes_away_while_the_folder_is_read_is_a_rejection(tmp_path:
     assert last == Record("c.txt", "", {}, (), "c.txt")
 
 
-def test_records_archives_and_mailboxes_in_a_folder_are_read_under_their_files_paths(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pattern", ["", "**"])
+def test_records_archives_and_mailboxes_below_a_folder_are_read_under_their_files_paths(
+    tmp_path: Path, pattern: str
+) -> None:
     write(
         tmp_path,
         {
-            "a.txt": "A",
-            "b/c.jsonl": '{"id": "x", "text": "one"}\n{"text": "two", "lang": "en"}\n',
-            "b/d.csv.gz": gzip.compress(b"id,text\n7,seven\n"),
-            "b/e.zip": zipped({"in/f.txt": "F", "g.png": ""}),
-            "h.mbox": MAIL,
-            "i.txt.gz": gzip.compress(b"I"),
-            "j.png": "",
+            "data/a.txt": "A",
+            "data/b/c.jsonl": '{"id": "x", "text": "one"}\n{"text": "two", "lang": "en"}\n',
+            "data/b/d.csv.gz": gzip.compress(b"id,text\n7,seven\n"),
+            "data/b/e.zip": zipped({"in/f.txt": "F", "../out.txt": "", "g.png": ""}),
+            "data/h.mbox": MAIL,
+            "data/i.txt.gz": gzip.compress(b"I"),
+            "data/j.png": "",
+            "other/k.txt": "K",
         },
     )
-    source = open_source(str(tmp_path), OPTIONS)
+    root = str(tmp_path / "data" / pattern)
+    source = open_source(root, OPTIONS)
+    assert (source.name, source.size_bytes()) == (root, None)
     items = list(source.records())
     assert [item for item in items if isinstance(item, Record) and not item.key.startswith("h.mbox")] == [
         Record("a.txt", "A", {}, (), "a.txt"),
@@ -189,9 +194,11 @@ def test_records_archives_and_mailboxes_in_a_folder_are_read_under_their_files_p
         Record("i.txt.gz", "I", {}, (), "i.txt.gz"),
     ]
     assert "h.mbox/1.eml" in keys(source)
+    assert [item.where for item in items if isinstance(item, Rejection)] == ["b/e.zip/../out.txt"]
     assert left_out(source) == {".png": 2}
+    assert source.bytes_read > 0
     assert list(source.records()) == items
-    assert len(keys(open_source(str(tmp_path), SourceOptions(limit=3)))) == 3
+    assert len(keys(open_source(root, SourceOptions(limit=3)))) == 3
 
 
 def test_files_of_records_in_a_folder_that_have_no_such_text_are_left_out_with_the_reason(tmp_path: Path) -> None:
@@ -318,37 +325,6 @@ def test_a_folder_whose_name_has_brackets_may_stand_before_a_pattern(
     monkeypatch.chdir(tmp_path / "letters [1916]")
     assert matching("*.txt") == ["a.txt"]
     assert matching("[b]/*") == ["c.txt"]
-
-
-def test_documents_of_many_files_have_keys_that_keep_the_files_apart(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        {
-            "data/b.jsonl": '{"id": 1, "text": "b1"}\n{"text": "b2"}\n',
-            "data/a.csv": "id,text\n1,a1\n,a2\n",
-            "data/sub/c.jsonl.gz": gzip.compress(b'{"id": 1, "text": "c1"}\n'),
-            "data/note.txt": "n",
-            "data/x.png": "",
-            "other/d.jsonl": '{"id": 1, "text": "d1"}\n',
-        },
-    )
-    with zipfile.ZipFile(tmp_path / "data/z.zip", "w") as made:
-        made.writestr("in/m.txt", "m")
-        made.writestr("../out.txt", "m")
-    pattern = str(tmp_path / "data/**")
-    source = open_source(pattern, OPTIONS)
-    assert source.name == pattern
-    items = list(source.records())
-    assert [item.key for item in items if isinstance(item, Record)] == [
-        *("a.csv#1", "a.csv:2", "b.jsonl#1", "b.jsonl:2", "note.txt", "sub/c.jsonl.gz#1", "z.zip/in/m.txt"),
-    ]
-    assert [item.where for item in items if isinstance(item, Rejection)] == ["z.zip/../out.txt"]
-    assert isinstance(source, FilesSource)
-    assert source.ignored == {".png": 1}
-    assert source.bytes_read > 0
-    assert source.size_bytes() is None
-    assert list(source.records()) == items
-    assert matching(pattern, SourceOptions(limit=3)) == ["a.csv#1", "a.csv:2", "b.jsonl#1"]
 
 
 def test_one_process_reads_all_documents_of_a_folder_or_a_pattern(

@@ -7,15 +7,7 @@ from typing import NoReturn
 
 import pytest
 
-from docmill.storage.extras import install
-from docmill.storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source, registry
-from docmill.storage.readers.registry import (
-    FILES,
-    Archive,
-    Document,
-    advise_extras,
-    describe_sources,
-)
+from docmill.storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source
 
 
 def test_a_bug_in_the_reader_of_one_file_of_a_folder_ends_the_reading(
@@ -38,17 +30,3 @@ def test_a_bug_in_the_reader_of_one_file_of_a_folder_ends_the_reading(
     monkeypatch.setattr(documents, "decode_file", broken)
     with pytest.raises(ReaderFailed, match=r"^a\.txt: the reader docmill\.\S+\.documents:document failed"):
         list(open_source(str(tmp_path), SourceOptions()).records())
-
-
-def test_help_and_errors_name_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = describe_sources()
-    for suffix, kind in FILES.items():
-        assert f"{suffix}" in said
-        if isinstance(kind, Document | Archive) and kind.extra is not None:
-            assert said.index(f'"{kind.extra.name}"') < said.index(suffix)
-    for scheme in ("datasets", "sqlite", "postgresql"):
-        assert f"{scheme}://" in said
-    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda _: None)
-    assert advise_extras([".txt", ".PNG"]) == ""
-    assert advise_extras([".PDF", ".mbox"]).startswith(f"; {install('formats')} reads .html, .htm, .pdf")
-    assert registry.document_suffixes() == (".txt", ".md")
