@@ -14,8 +14,6 @@ from sqlalchemy import Connection, insert, text
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Corpus, db_now
-from docmill.storage.core.specs import Outcome, Status
-from docmill.storage.leases.shards import Claim
 from docmill.storage.migrations import require_current
 from docmill.storage.results.counts import recount
 from docmill.storage.results.results import columns, results
@@ -51,14 +49,10 @@ def _filled(database: Database) -> Database:
     """One job that is done and one in the middle, with texts that a dump has to quote."""
     texts = [(f"{i}.txt", f'{i}: O\'Brien \\N \\. "quoted"\ttab\nline \U0001f600 é') for i in range(20)]
     builders.read(database, builders.request(spec=builders.TRANSLATE), texts)
-    builders.work(database, _repeated)
+    builders.work(database, builders.echo)
     jobs.finish(database)
     builders.read(database, builders.request("b.jsonl", corpus="others"), builders.numbered(5))
     return database
-
-
-def _repeated(claim: Claim) -> list[Outcome]:
-    return [Outcome(content_id, Status.DONE, text=text, tokens_in=3) for content_id, text in claim.texts]
 
 
 def _while_written(database: Database, backup: Callable[[], None]) -> None:

@@ -22,12 +22,6 @@ from tests.storage.steps.test_steps import Fleet, pipeline
 AGE_S = 30 * DAY_S
 
 
-def done(database: Database, fleet: Fleet, texts: int = 300) -> int:
-    """Return a job of four steps with several shards each."""
-    job = fleet.done(pipeline(), numbered(texts))
-    return job.id
-
-
 def counts(status: JobStatus) -> JobStatus:
     return replace(status, shards={}, swept=(), elapsed_s=0.0)
 
@@ -41,7 +35,7 @@ def per_step(database: Database, job_id: int) -> list[tuple[int, int]]:
 
 def test_every_count_of_a_job_stays_and_its_results_do(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: kind == "summarize" and text.endswith("7)")
-    job_id = done(database, fleet)
+    job_id = fleet.done(pipeline(), numbered(300)).id  # four steps with several shards each
     before, found = read_status(database, job_id), list(results(database, job_id))
     assert retention.fold_shards(database, AGE_S).rows == 0, "it ended just now"
     days_pass(database, 31)
@@ -61,7 +55,7 @@ def test_every_count_of_a_job_stays_and_its_results_do(database: Database, fleet
 
 def test_a_folded_job_can_be_retried_and_is_folded_again(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: kind == "embed" and text.endswith("3")
-    job_id = done(database, fleet, 20)
+    job_id = fleet.done(pipeline(), numbered(20)).id
     days_pass(database, 31)
     retention.fold_shards(database, AGE_S)
     failed = read_status(database, job_id).failed
@@ -82,7 +76,7 @@ def test_a_budget_ends_it_between_two_pages_and_the_next_call_goes_on(
     database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "FOLDED_PAGE", 2)
-    job_id = done(database, fleet)
+    job_id = fleet.done(pipeline(), numbered(300)).id  # four steps with several shards each
     days_pass(database, 31)
     before, shards = counts(read_status(database, job_id)), count_rows(database, Shard)
     ticks = iter(range(100))

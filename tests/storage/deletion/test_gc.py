@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 from sqlalchemy import insert, select, update
@@ -67,15 +66,11 @@ def test_a_corpus_leaves_with_everything_of_it(database: Database, fleet: Fleet)
     assert (removed.documents, removed.jobs, removed.ingests) == (30, 1, 1)
     assert texts(database) == {"text 100", "text 101"}
     assert count_rows(database, OutcomeRow) == 0
-    assert {row.job_id for row in _shards(database)} == {job.id + 1}
+    assert set(database.values(select(Shard.job_id))) == {job.id + 1}
     with pytest.raises(NotFound):
         read_status(database, job.id)
     with pytest.raises(NotFound):
         removal.remove_corpus(database, "books")
-
-
-def _shards(database: Database) -> Sequence[Any]:
-    return database.rows(select(Shard))
 
 
 def test_a_large_corpus_leaves_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +164,7 @@ def test_texts_that_put_each_other_out_do_not_keep_each_other(database: Database
 EMBED_TEXT = STEPS[1].spec
 
 
-def test_what_other_texts_still_put_out_stays(database: Database, fleet: Fleet) -> None:
+def test_what_other_texts_still_put_out_stays(database: Database) -> None:
     read(database, pipeline(steps=STEPS[:2]), numbered(3))
     finish(database, lambda claim: [Outcome(one, Status.DONE, text="the same") for one, _ in claim.texts])
     removal.remove_documents(database, "books", ["k0", "k1"])

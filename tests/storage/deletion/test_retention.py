@@ -36,13 +36,8 @@ from tests.storage.steps.test_steps import Fleet, pipeline
 KEPT_S = 90 * DAY_S
 
 
-def done_job(database: Database, fleet: Fleet, source: str = "a.jsonl") -> int:
-    job = fleet.done(pipeline(source), numbered(3))
-    return job.id
-
-
 def test_the_texts_of_steps_go_when_a_job_has_ended_and_its_results_stay(database: Database, fleet: Fleet) -> None:
-    job_id = done_job(database, fleet)
+    job_id = fleet.done(pipeline(), numbered(3)).id
     before, status = list(results(database, job_id)), read_status(database, job_id)
     retention.sweep(database, retention.upkeep_ages(KEPT_S))
     assert count_rows(database, StepText) > 0, "somebody may still read its source"
@@ -56,7 +51,7 @@ def test_the_texts_of_steps_go_when_a_job_has_ended_and_its_results_stay(databas
 
 def test_a_job_with_failures_can_be_tried_again_until_it_is_too_old(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: kind == "summarize" and "text 1" in text
-    job_id = done_job(database, fleet)
+    job_id = fleet.done(pipeline(), numbered(3)).id
     days_pass(database, 89)
     assert retention.forget_step_texts(database, KEPT_S).rows == 0
     assert jobs.retry(database, job_id) == 1
@@ -100,7 +95,7 @@ def test_old_runs_go_with_their_jobs_and_each_pipeline_keeps_its_last(
     failed = night(database, fleet, 3.0, "failed")
     data = [count_rows(database, table) for table in (Document, Content, OutcomeRow)]
     days_pass(database, 91)
-    by_hand = done_job(database, fleet, "b.jsonl")
+    by_hand = fleet.done(pipeline("b.jsonl"), numbered(3)).id
     days_pass(database, 91)
     last = night(database, fleet, 4.0)
     retention.sweep(database, retention.upkeep_ages(KEPT_S))
@@ -161,7 +156,7 @@ def test_rejected_records_of_long_ago_are_forgotten_and_their_number_stays(datab
 
 def test_what_ends_while_it_is_looked_at_is_left_alone(database: Database, fleet: Fleet) -> None:
     """A job that was tried again between the look and the deletion keeps its texts."""
-    job_id = done_job(database, fleet)
+    job_id = fleet.done(pipeline(), numbered(3)).id
     again = update(Job).values(state="running", finished_at=db_now())
     database.execute(again)
     forget = partial(retention._forget_texts, job_id, 10)

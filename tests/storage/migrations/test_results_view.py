@@ -29,10 +29,6 @@ def rows(database: Database, where: str = "true", columns: str = "*") -> list[An
         return list(transaction.execute(query))
 
 
-def status(content: str) -> Status:
-    return Status.FAILED if content == "text 2" else Status.DONE
-
-
 def test_the_view_has_what_each_step_made_of_each_document_of_a_job(database: Database) -> None:
     steps = (StepRequest("first", COPY), StepRequest("second", TRANSLATE, input="first"))
     several = read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(3))

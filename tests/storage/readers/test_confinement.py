@@ -33,7 +33,7 @@ SCOPES = 6  # the version of Landlock that knows of signals
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def told(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """The knowledge of an intruder: files that its user may change, and servers that answer."""
     held = (tmp_path / "held").resolve()
     held.mkdir()

@@ -201,7 +201,7 @@ def test_a_data_set_of_a_hub_is_streamed_and_no_password_of_ours_is_sent(
     assert "geheim" not in str(list(tmp_path.rglob("*")))
 
 
-def test_offline_only_what_is_kept_here_is_read(tmp_path: Path) -> None:
+def test_offline_only_what_is_kept_here_is_read() -> None:
     with pytest.raises(SourceUnreadable, match=r"the hub cannot be reached, or may not be \(HF_HUB_OFFLINE\)"):
         open_source("datasets://nobody/nothing?split=train", OPTIONS)
 

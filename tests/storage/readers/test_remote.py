@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,9 @@ from docmill.storage.readers import (
 from docmill.storage.readers.errors import BrokenStream
 from docmill.storage.readers.remote import READ, content
 from tests.storage.readers.reading import OPTIONS, read
-from tests.storage.readers.site import Site, serving
+from tests.storage.readers.site import Site
 
 LINES = b"".join(json.dumps({"id": f"{n}", "text": f"text {n} " * 40}).encode() + b"\n" for n in range(3_000))
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with serving() as made:
-        yield made
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.ZstdCompressor().compress])

@@ -6,7 +6,6 @@ import gzip
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -16,7 +15,7 @@ import zstandard
 from docmill.storage.readers import Record, Rejection, SourceUnreadable, SourceUnsupported, open_source
 from docmill.storage.readers.remote import BLOCK_BYTES
 from tests.storage.readers.reading import OPTIONS, read, zipped
-from tests.storage.readers.site import Site, serving
+from tests.storage.readers.site import Site
 from tests.storage.readers.test_archives import MEMBERS, PEAK, READ, tarred
 from tests.storage.readers.test_documents import mail
 
@@ -29,12 +28,6 @@ KINDS = {
     "a.mbox": BOX,
     "a.mbox.gz": gzip.compress(BOX),
 }
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with serving() as made:
-        yield made
 
 
 def noise(n: int) -> bytes:

@@ -188,7 +188,7 @@ def test_a_long_file_is_recoded_to_its_end(tmp_path: Path) -> None:
     assert [text for _, text, _ in found(records(tmp_path / "a.csv", "koi8-r"))] == texts
 
 
-def test_an_encoding_that_nobody_knows_or_that_is_none_of_texts_is_refused(tmp_path: Path) -> None:
+def test_an_encoding_that_nobody_knows_or_that_is_none_of_texts_is_refused() -> None:
     for name in ("utf-9", "base64", "rot13", "unicode_escape", "a\0b", ""):
         with pytest.raises(SourceUnsupported, match="no encoding is named"):
             find_encoding(name)

@@ -12,7 +12,7 @@ from docmill.storage.deletion import gc, removal
 from docmill.storage.leases import maintenance, shards
 from docmill.storage.results import counts
 from docmill.storage.results.counts import read_work
-from docmill.storage.results.fleet import Lane, read_fleet
+from docmill.storage.results.fleet import read_fleet
 from docmill.storage.steps import jobs
 from tests.storage.builders import (
     COPY,
@@ -34,12 +34,9 @@ from tests.storage.builders import (
 )
 from tests.storage.invariants import assert_invariants
 from tests.storage.ledger import assert_exported
+from tests.storage.results.test_fleet import copy_lane
 
 LANES = ("copy",)
-
-
-def copy_lane(database: Database) -> Lane:
-    return read_fleet(database, LANES).lanes[0]
 
 
 def test_work_of_every_kind_is_counted_as_it_is_stored(database: Database) -> None:

@@ -61,7 +61,7 @@ def export(
 
 
 class Cut(ExportProgress):
-    """Cuts an export off before a row, as an error would; notes why it began anew."""
+    """Cuts a call off before its n-th row, as an error would; notes why it began anew."""
 
     def __init__(self, at: int | None = None) -> None:
         self._at = at
@@ -71,7 +71,7 @@ class Cut(ExportProgress):
         self.why.append(why)
 
     def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
-        for n, row in enumerate(rows, before):
+        for n, row in enumerate(rows):
             if n == self._at:
                 raise KeyboardInterrupt
             yield row

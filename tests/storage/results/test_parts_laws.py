@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,8 @@ from docmill.storage.results.parts import ExportProgress
 from docmill.storage.results.results import DocumentPlace, Placed
 from docmill.storage.writers import Target
 from docmill.storage.writers.parts_manifest import Manifest, left
+from tests.storage.results.test_parts import Cut
 from tests.storage.writers.test_writers import ROWS
-
-
-class Cut(ExportProgress):
-    """Ends an export before a row of this call: nothing of it was written yet, or a part is half written."""
-
-    def __init__(self, before: int) -> None:
-        self._before = before
-
-    def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
-        for n, row in enumerate(rows):
-            if n == self._before:
-                raise KeyboardInterrupt
-            yield row
 
 
 class Folder:
