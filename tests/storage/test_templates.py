@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -65,11 +67,18 @@ def test_a_field_that_a_document_lacks_is_nothing_and_a_blank_document_stays_bla
 
 
 @pytest.mark.parametrize(
-    "prompt", ["{meta.}{text}", "{meta.?}{text}", "{meta}{text}", "{meta.a}", "{text}{meta.a}{text}", "{meta.a{text}"]
+    ("parse", "written"),
+    [
+        *product(
+            [templates.parse],
+            ["{meta.}{text}", "{meta.?}{text}", "{meta}{text}", "{meta.a}", "{text}{meta.a}{text}", "{meta.a{text}"],
+        ),
+        *product([templates.parse_question], ["Who wrote {text}?", "{meta.}", "{title}", "a { b"]),
+    ],
 )
-def test_places_that_mean_nothing_are_refused(prompt: str) -> None:
+def test_places_that_mean_nothing_are_refused(parse: Callable[[str], object], written: str) -> None:
     with pytest.raises(BadTemplate):
-        templates.parse(prompt)
+        parse(written)
 
 
 LINES = st.text(st.characters(exclude_categories=["Cs", "Cc"])).filter(lambda text: text == " ".join(text.split()))
@@ -85,12 +94,6 @@ def test_questions_and_the_text_come_back_from_what_is_rendered(question: str, v
     assert found == text
     assert questions == ["Who {it}?", " ".join([*unescaped(question).split(), *value.split()])]
     assert asked.render(" \n", {"title": value}) == ""
-
-
-@pytest.mark.parametrize("question", ["Who wrote {text}?", "{meta.}", "{title}", "a { b"])
-def test_places_that_mean_nothing_in_a_question_are_refused(question: str) -> None:
-    with pytest.raises(BadTemplate):
-        templates.parse_question(question)
 
 
 def test_a_document_keeps_white_space_at_its_ends_only_in_specs_that_say_so() -> None:

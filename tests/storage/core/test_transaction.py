@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any
 
 import orjson
@@ -19,29 +18,9 @@ from docmill.storage.core.transaction import IN_BINARY, Columns, Transaction
 from docmill.storage.errors import UnexpectedDatabaseError, ValueRefused
 
 
-def contents(transaction: Transaction, *texts: str) -> Columns:
-    hashes = [sha256(text.encode()).digest() for text in texts]
-    ids = transaction.next_ids(Content, len(texts))
-    return {"id": ids, "sha256": hashes, "text": [*texts], "n_chars": [len(text) for text in texts]}
-
-
-def load_texts(database: Database, *texts: str) -> None:
-    database.write(lambda transaction: transaction.load(Content, contents(transaction, *texts)))
-
-
-def test_rows_are_probed_by_texts_and_by_bytes(database: Database) -> None:
-    load_texts(database, "a", "b", "c")
-    query = select(Content.text, Content.n_chars)
-    with database.read() as transaction:
-        by_text = transaction.probe(query, Content.text, ["a", "c", "unknown"])
-        by_hash = transaction.probe(query, Content.sha256, [sha256(b"b").digest()])
-        assert transaction.probe(query, Content.text, []) == []
-    assert sorted(map(tuple, by_text)) == [("a", 1), ("c", 1)]
-    assert [tuple(row) for row in by_hash] == [("b", 1)]
-
-
 def test_an_id_is_not_given_again_once_its_row_was_deleted(database: Database) -> None:
-    load_texts(database, "a", "b")
+    texts = ["a", "b"]
+    database.write(lambda made: made.load(Content, of_texts(texts, made.next_ids(Content, len(texts))[0])))
 
     def remove(transaction: Transaction) -> int:
         last = max(transaction.scalars(select(Content.id)))

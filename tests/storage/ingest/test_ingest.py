@@ -251,12 +251,6 @@ def test_a_rejection_that_was_mended_before_the_reading_is_carried_on_is_forgott
     assert list(failures(database, job.id)) == []
 
 
-def test_a_chunk_larger_than_a_databases_limit_of_parameters_is_stored(database: Database) -> None:
-    job = jobs.open_job(database, request())
-    assert ingest.add(database, job, chunks(numbered(2_503), 2_503)[0]).new == 2_503
-    assert documents(database) == dict(numbered(2_503))
-
-
 def test_skipped_and_failed_texts_of_earlier_jobs_are_counted_as_prior(database: Database) -> None:
     read(database, request(), numbered(4))
 

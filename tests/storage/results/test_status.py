@@ -156,15 +156,6 @@ def test_a_reading_that_was_cut_off_shows(database: Database) -> None:
     assert read_status(database, job.id).waiting_cause is Cause.READING
 
 
-def test_a_job_that_runs_again_after_its_end_is_not_shown_as_ended(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    finish(database, lambda claim: [replace(outcome, status=Status.FAILED) for outcome in done(claim)])
-    jobs.retry(database, job.id)
-    status = read_status(database, job.id)
-    assert not status.ended
-    assert status.finished_at is None
-
-
 def test_a_job_whose_worker_fell_silent_says_when_its_shards_are_free(database: Database) -> None:
     job = read(database, request(), numbered(3))
     sign_on(database, "w1")

@@ -281,12 +281,3 @@ def test_an_output_that_was_stored_without_a_follower_gets_its_content_later(
     job = read(database, pipeline(steps=STEPS[:2]), numbered(3))
     assert None not in set(database.values(select(OutcomeRow.output_id)))
     assert len(planned(database, job, "line")) == 3
-
-
-def test_what_the_source_replaced_is_not_computed(database: Database, fleet: Fleet) -> None:
-    fleet.done(request(spec=TRANSLATE), numbered(3))
-    job = read(database, request(spec=EMBED), [("k0", "text 0"), ("k1", "news"), ("k2", "text 2")])
-    fleet.computed.clear()
-    fleet.work()
-    assert fleet.computed == Counter([("embed", "text 0"), ("embed", "news"), ("embed", "text 2")])
-    assert finished(database, job).texts == 3
