@@ -143,15 +143,10 @@ class Undone(Exception):
 
 
 def test_what_is_broken_is_reported_and_nothing_else(store: Database) -> None:
-    assert {name: list(harm(store, name)) for name in BREAKS} == {name: [name] for name in BREAKS}
+    names = [one.name for one in invariants(store.server)]
+    assert {name: list(harm(store, name)) for name in names} == {name: [name] for name in names}
     assert harm(store, "corpus_counts") == {"corpus_counts": [{"corpus_id": 1, "n_documents": 7, "documents": 6}]}
     assert_invariants(store)
-
-
-def test_every_invariant_is_broken_by_a_test_and_says_what_to_do() -> None:
-    for server in (None, "PostgreSQL"):
-        assert [one.name for one in invariants(server)] == list(BREAKS)
-        assert all(one.sentence.endswith(".") and one.advice.endswith(".") for one in invariants(server))
 
 
 def test_every_foreign_key_of_the_store_is_looked_at(database: Database) -> None:

@@ -51,7 +51,6 @@ def many_shards(
     """A job of n shards."""
     account = Account(sharer, weight)
     asked = request(corpus=corpus, priority=priority, spec=spec or Spec("copy", corpus, "r"), account=account)
-    job = jobs.open_job(database, asked)
     texts = [(f"{corpus}{i}", f"{corpus} {i}") for i in range(n)]
     job = read(database, asked, texts, chunk=1)
     assert len(shards_of(database, job)) == n

@@ -69,12 +69,6 @@ def test_sharers_have_places_by_weight_however_many_jobs_they_have(
             assert n == 0 or (n - 1) / weight <= other / of_other
 
 
-@given(CLAIMANTS, ROOM)
-def test_more_room_takes_from_nobody(claimants: list[Claimant], room: int) -> None:
-    less, more = Counter(choose_turns(claimants, room)), Counter(choose_turns(claimants, room + 1))
-    assert all(more.get(job_id, 0) >= n for job_id, n in less.items())
-
-
 def test_newcomers_get_no_more_shards_than_their_common_budget_pays_for() -> None:
     of_team = [Claimant(job_id, 0, 0, 4, sharer=f"key {job_id}", affords={"team": 2}) for job_id in range(4)]
     of_last = Claimant(4, 0, 0, 4, sharer="key 3", affords={"own": 1})  # another job of a sharer that gets none

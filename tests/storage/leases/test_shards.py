@@ -8,10 +8,10 @@ from functools import partial
 from threading import Event
 
 import pytest
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, select, text
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import OutcomeRow, Shard, db_now
+from docmill.storage.core.schema import OutcomeRow, db_now
 from docmill.storage.core.specs import TRUNCATED, Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import JobStopped, LeaseLost, NotFound
@@ -657,27 +657,3 @@ def test_few_doubtful_results_and_remarks_do_not_stop_a_job(database: Database) 
 def test_a_share_is_too_large_when_it_is_more_than_the_bound(n: int, most: float, is_too_many: bool) -> None:
     assert (jobs.too_many("failed", n, 100, most) is not None) is is_too_many
     assert jobs.too_many("failed", n, 100, None) is None
-
-
-@pytest.mark.parametrize(
-    ("values", "alone"),
-    [
-        ({}, False),
-        ({"suspect": 1}, True),
-        ({"suspect": 2}, True),
-        ({"lapses": LAPSES_TOGETHER - 1}, False),
-        ({"lapses": LAPSES_TOGETHER}, True),
-    ],
-    ids=str,
-)
-def test_a_worker_is_told_before_its_claim_if_a_shard_runs_alone(
-    database: Database, values: dict[str, int], alone: bool
-) -> None:
-    read(database, request(), numbered(3))
-    sign_on(database, "w1")
-    [shard_id] = dispatched(database)
-    if values:
-        database.execute(update(Shard).values(**values))
-    head = shards.look(database, shard_id)
-    assert head is not None
-    assert head.alone is alone

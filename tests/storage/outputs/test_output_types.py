@@ -74,18 +74,16 @@ class Example:
     json: dict[str, Any]
     cells: dict[str, str]
     view: dict[str, Any]
-    shown: str
     params: Mapping[str, Any]
 
 
 EXAMPLES: dict[OutputType, Example] = {
-    TEXT: Example(Output(text="Größe"), {"text": "Größe"}, {"text": "Größe"}, {"step": "Größe"}, "Größe", {}),
+    TEXT: Example(Output(text="Größe"), {"text": "Größe"}, {"text": "Größe"}, {"step": "Größe"}, {}),
     VECTOR: Example(
         Output(vector=NUMBERS.tobytes()),
         {"vector": [1.5, -2.0]},
         {"vector": "[1.5,-2.0]"},
         {"step_vector": NUMBERS.tobytes()},
-        "2 numbers: +1.500 -2.000 …",
         {},
     ),
     LABELS: Example(
@@ -93,7 +91,6 @@ EXAMPLES: dict[OutputType, Example] = {
         {"labels": LABELLED},
         {"label": "good", "score": "0.75", "labels": json.dumps(LABELLED, separators=(",", ":"))},
         {"step": "good", "step_score": 0.75, "step_labels": LABELLED},
-        "good 0.750, bad 0.250",
         {},
     ),
     WEIGHTS: Example(
@@ -101,7 +98,6 @@ EXAMPLES: dict[OutputType, Example] = {
         {"weights": WEIGHED},
         {"weights": json.dumps(WEIGHED, separators=(",", ":"))},
         {"step_weights": WEIGHED},
-        "##a 1.50, b 0.25",
         {},
     ),
     SPANS: Example(
@@ -109,7 +105,6 @@ EXAMPLES: dict[OutputType, Example] = {
         {"spans": FOUND},
         {"spans": json.dumps(FOUND, separators=(",", ":"))},
         {"step_spans": FOUND},
-        "Ada (PER), Bob (PER)",
         {},
     ),
     RECORD: Example(
@@ -131,7 +126,6 @@ EXAMPLES: dict[OutputType, Example] = {
             "step_tags": ["a", "b"],
             "step_title": "=1+1",
         },
-        'new: true, pages: 3, price: 9.5, status: sold, title: =1+1, tags: ["a","b"]',
         {"json_schema": json.dumps(SCHEMA)},
     ),
     REDACTED: Example(
@@ -139,7 +133,6 @@ EXAMPLES: dict[OutputType, Example] = {
         {"text": "[PER] met [PER].", "spans": REPLACED},
         {"text": "[PER] met [PER].", "spans": json.dumps(REPLACED, separators=(",", ":"))},
         {"step": "[PER] met [PER].", "step_spans": REPLACED},
-        "[PER] met [PER].",
         {},
     ),
 }

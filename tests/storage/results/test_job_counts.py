@@ -12,7 +12,7 @@ from docmill.storage.errors import StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import parts, results
 from docmill.storage.results.job_counts import count_escalated, count_flags
-from docmill.storage.steps.conditions import Flagged, parse_flags
+from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import Target
 from tests.storage.builders import (
@@ -52,8 +52,8 @@ def worked(database: Database, n: int) -> int:
     return job.id
 
 
-def found(database: Database, job: int, *names: str, lacking: bool = False, step: str | None = None) -> set[str]:
-    flagged = Flagged(parse_flags(names), lacking) if names else Flagged(lacking=lacking)
+def found(database: Database, job: int, *parts: str, lacking: bool = False, step: str | None = None) -> set[str]:
+    flagged = Flagged.parse(parts or [DOUBTS], lacking=lacking)
     return {one["id"] for one in results.results(database, job, flagged=flagged, step=step)}
 
 
@@ -128,16 +128,12 @@ def test_results_may_be_those_below_a_bound_of_a_number_and_of_several_steps_any
 
     finish(database, work_both)
 
-    def ids(*parts: str, lacking: bool = False, step: str | None = None) -> set[str]:
-        flagged = Flagged.parse(parts, lacking=lacking)
-        return {one["id"] for one in results.results(database, job, flagged=flagged, step=step)}
-
-    assert ids("confidence<0.5") == {"k0", "k2"}
-    assert ids("confidence<0.5", step="english") == {"k0"}
-    assert ids("confidence<0.5", step="copy") == {"k2"}
-    assert ids("confidence<0.5", "empty", step="copy") == {"k1", "k2"}
-    assert ids("confidence>0.5", step="copy") == {"k0", "k1"}
-    assert ids("confidence<0.5", "empty", lacking=True) == {"k3"}  # whose confidence is not known
+    assert found(database, job, "confidence<0.5") == {"k0", "k2"}
+    assert found(database, job, "confidence<0.5", step="english") == {"k0"}
+    assert found(database, job, "confidence<0.5", step="copy") == {"k2"}
+    assert found(database, job, "confidence<0.5", "empty", step="copy") == {"k1", "k2"}
+    assert found(database, job, "confidence>0.5", step="copy") == {"k0", "k1"}
+    assert found(database, job, "confidence<0.5", "empty", lacking=True) == {"k3"}  # whose confidence is not known
 
 
 def test_parts_hold_them_too_and_go_on_only_with_the_same_condition(database: Database, tmp_path: Path) -> None:
