@@ -12,12 +12,9 @@ from docmill.storage.core.schema import Corpus
 from docmill.storage.deletion import removal
 from docmill.storage.deletion.removal import Condition, trace
 from docmill.storage.errors import ConditionInvalid
-from docmill.storage.ingest import ingest
-from docmill.storage.ingest.changes import SeenDocuments
-from docmill.storage.ingest.pruning import Limits, prune
-from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
-from tests.storage.builders import documents, finish, gathered, numbered, read, read_chunk, records, request
+from tests.storage.builders import documents, finish, gathered, numbered, read, read_chunk, request
+from tests.storage.ingest.test_pruning import read_and_prune
 
 
 def read_with(database: Database, **metas: dict[str, Any]) -> OpenJob:
@@ -30,11 +27,7 @@ def read_with(database: Database, **metas: dict[str, Any]) -> OpenJob:
 
 def let_vanish(database: Database, kept: int) -> None:
     """Read the source again, which has the first so many of its numbered documents."""
-    job = jobs.open_job(database, request())
-    seen = SeenDocuments()
-    ingest.add(database, job, records(numbered(kept)), seen=seen)
-    prune(database, job, seen, limits=Limits(most_percent=100))
-    ingest.end(database, job)
+    read_and_prune(database, numbered(kept))
     finish(database)
 
 

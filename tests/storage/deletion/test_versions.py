@@ -17,8 +17,6 @@ from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
-from docmill.storage.ingest import ingest
-from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases import shards
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results.results import failures, results
@@ -28,7 +26,6 @@ from tests.storage.aging import days_pass
 from tests.storage.builders import (
     TRANSLATE,
     Text,
-    chunks,
     claim_next,
     count_rows,
     documents,
@@ -43,15 +40,10 @@ from tests.storage.ingest.test_pruning import read_and_prune
 from tests.storage.steps.test_steps import Fleet, pipeline
 
 
-def read_all(database: Database, found: list[Text], **more: Any) -> Counts:
-    """Read a source to its end, work its job off, and return what was found."""
-    job = jobs.open_job(database, request(**more))
-    counts = Counts()
-    for part in chunks(found, 2):
-        counts += ingest.add(database, job, part)
-    ingest.end(database, job, counts)
+def read_all(database: Database, found: list[Text], **more: Any) -> None:
+    """Read a source to its end, and work its job off."""
+    read(database, request(**more), found, chunk=2)
     finish(database)
-    return counts
 
 
 def counted(database: Database, older_than_s: float) -> Removed:

@@ -277,9 +277,9 @@ def test_a_claim_that_slips_past_a_cancel_is_not_renewed_and_cannot_commit(datab
         shards.commit(database, claim, done(claim), None)
 
 
-def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres_url: str) -> None:
+def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres: Database, postgres_url: str) -> None:
     # In SQLite they take turns.
-    database, other = Database(postgres_url, kinds=KINDS), Database(postgres_url, kinds=KINDS)
+    database, other = postgres, Database(postgres_url, kinds=KINDS)
     job = read(database, request(), numbered(2))
     [shard_id] = dispatched(database)
     write, is_taken = database.write, Event()
@@ -311,7 +311,6 @@ def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres_url: s
     assert paused
     row = shard(database, shard_id)
     assert (row.state, row.fence, row.attempt, row.owner) == ("planned", 2, 0, None)
-    database.close()
     other.close()
 
 

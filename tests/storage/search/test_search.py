@@ -13,9 +13,8 @@ from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.errors import NotFound, NothingEmbedded
 from docmill.storage.leases.shards import Claim
 from docmill.storage.search import search as searching
-from docmill.storage.search.ann import Searched
 from docmill.storage.search.knn import Matrix
-from docmill.storage.search.search import StoredHit, choose, hits, search
+from docmill.storage.search.search import choose, hits, search
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
@@ -31,6 +30,7 @@ from tests.storage.builders import (
     store_short_vector,
     work,
 )
+from tests.storage.indexes import found
 
 ALL_WINDOWS = replace(EMBED, params={"windows": "all"})
 DIM = 6
@@ -49,11 +49,6 @@ def embedded(claim: Claim) -> list[Outcome]:
 def embed(database: Database, texts: Sequence[Text], source: str = "a.jsonl", corpus: str = "books") -> None:
     read(database, request(source, corpus=corpus, spec=EMBED), texts)
     finish(database, embedded)
-
-
-def found(database: Database, searched: Searched, query: Matrix, top: int = 10) -> list[StoredHit]:
-    best = search(database, searched, query[None], top)
-    return hits(database, searched, query, best.ids[0].tolist(), best.scores[0].tolist())
 
 
 def by_hand(texts: Sequence[Text], query: Matrix) -> list[str]:

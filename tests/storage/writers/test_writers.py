@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -159,17 +158,6 @@ def test_the_name_says_the_format_unless_one_is_asked_for() -> None:
     assert of("a.dat", "parquet") == ("parquet", "")
     with pytest.raises(FormatUnfit, match=r"leave \.gz out"):
         of("a.npy.gz")
-
-
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_lines_are_compressed_as_the_name_says(suffix: str, tmp_path: Path) -> None:
-    rows = [{"id": "a", "text": "слово " * 100}]
-    path = written(tmp_path / f"out.jsonl{suffix}", rows)
-    raw = path.read_bytes()
-    plain = gzip.decompress(raw) if suffix == ".gz" else zstandard.ZstdDecompressor().stream_reader(raw).read()
-    assert [json.loads(line) for line in plain.splitlines()] == rows
-    assert len(raw) < len(plain)
-    assert written(tmp_path / f"again.jsonl{suffix}", rows).read_bytes() == raw
 
 
 def test_only_lines_go_to_a_stream(tmp_path: Path) -> None:
