@@ -57,6 +57,12 @@ def ask(transaction: Transaction) -> None:
     transaction.exec_driver_sql("SELECT 1")
 
 
+def lose_and_ask(database: Database, proxy: Proxy) -> None:
+    with database.read() as reading:
+        proxy.lose_all()
+        ask(reading)
+
+
 def end(transaction: Transaction) -> None:
     """Nothing more: the COMMIT is what is lost."""
 
@@ -109,13 +115,8 @@ def test_rows_that_are_copied_into_a_half_open_connection_are_copied_again(
 def test_a_read_whose_connection_is_half_open_says_that_the_connection_is_lost(
     behind: Callable[..., Database], proxy: Proxy
 ) -> None:
-    def lose_and_ask() -> None:
-        with behind().read() as reading:
-            proxy.lose_all()
-            ask(reading)
-
     with pytest.raises(DatabaseUnreachable, match="does not work on the statement") as raised:
-        lose_and_ask()
+        lose_and_ask(behind(), proxy)
     assert not isinstance(raised.value, DatabaseSilent)
 
 
@@ -202,13 +203,8 @@ def test_a_short_statement_of_a_server_that_says_nothing_of_it_is_given_up_in_ti
     """As where statistics are switched off, or another role's process is not shown."""
     monkeypatch.setattr(postgresql, "judged", lambda _: StatementState.UNKNOWN)
 
-    def lose_and_ask() -> None:
-        with behind(Patience(answer_s=0.5, bounded=True)).read() as reading:
-            proxy.lose_all()
-            ask(reading)
-
     with pytest.raises(DatabaseUnreachable, match=r"silent for .* cannot be asked"):
-        lose_and_ask()
+        lose_and_ask(behind(Patience(answer_s=0.5, bounded=True)), proxy)
 
 
 def test_a_statement_that_is_short_by_nature_is_ended_by_the_server(

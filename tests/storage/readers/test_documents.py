@@ -458,11 +458,6 @@ def test_languages_are_those_that_the_machine_has_data_for(tmp_path: Path) -> No
         documents.find_languages("eng", f"{folder}/none")
 
 
-def test_a_line_has_the_words_of_a_cue_without_its_number_times_and_markup() -> None:
-    assert read_subtitles(VTT, "vtt") == "We are in New York & Ob{er}au\n- Where?\n- Over there"
-    assert read_subtitles(SRT, "srt") == "Größe: a < b and b > c\n42"
-
-
 def test_a_line_that_stays_on_the_screen_is_kept_once_and_one_that_comes_again_is_not() -> None:
     assert read_subtitles(LIVE, "vtt") == "hello world\nhow are you\nhow are you"
 

@@ -101,21 +101,6 @@ def test_an_export_that_is_cut_off_anywhere_becomes_what_it_would_have_been_with
         assert whole.lines() == (base / "single.jsonl").read_bytes()
 
 
-@settings(max_examples=50)
-@given(lost=st.sets(st.integers(0, 5), max_size=4), n=st.integers(1, 11))
-def test_whatever_parts_are_lost_the_same_command_brings_them_back_and_writes_no_others(
-    tmp_path_factory: pytest.TempPathFactory, lost: set[int], n: int
-) -> None:
-    folder = Folder(tmp_path_factory.mktemp("out") / "out", [{"id": f"k{i}"} for i in range(n)], "jsonl", 2)
-    folder.export()
-    before = folder.contents()
-    gone = [name for number in lost if (name := f"part-{number:05}.jsonl") in before]
-    for name in gone:
-        (folder.path / name).unlink()
-    assert folder.export().new == len(gone)
-    assert folder.contents() == before
-
-
 @given(name=st.text(max_size=12) | st.from_regex(r"\.?part-\d{5}(\.\w+){1,3}", fullmatch=True))
 def test_only_files_that_have_our_names_are_ever_cleared_away(name: str) -> None:
     manifest = Manifest(1, "books", 0.5, None, "jsonl", 2, "0.1.0", {}, {})

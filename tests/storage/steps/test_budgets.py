@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -70,6 +71,16 @@ def queue_all(database: Database, job: OpenJob) -> list[int]:
     for shard_id in ids:
         set_shard(database, shard_id, state="queued", dispatched_at=1.0)
     return sorted(ids)
+
+
+def commit_all(database: Database, shard_ids: Iterable[int]) -> int:
+    """Claim and commit those of these shards that may begin. Return how many they are."""
+    claims = []
+    for shard_id in shard_ids:
+        if (claim := claim_shard(database, shard_id)) is not None:
+            shards.commit(database, claim, done(claim), None)
+            claims.append(claim)
+    return len(claims)
 
 
 def test_no_shard_begins_once_those_that_ended_cost_the_limit_and_those_in_progress_end(database: Database) -> None:
@@ -155,14 +166,7 @@ def test_jobs_of_one_budget_or_of_one_sharer_pay_together(database: Database) ->
     insert = {"name": "key k", "max_cost": 5 * TEXT_COST}
     database.write(lambda transaction: transaction.execute(transaction.insert(Budget).values(**insert)))
     for job, n in ((first, 2), (second, 1), (third, 2)):
-        waiting = queue_all(database, job)
-        claims = []
-        for shard_id in waiting:
-            claim = claim_shard(database, shard_id)
-            if claim is not None:
-                shards.commit(database, claim, done(claim), None)
-                claims.append(claim)
-        assert len(claims) == n
+        assert commit_all(database, queue_all(database, job)) == n
     assert (spent(database, "batch b"), spent(database, "key k")) == (3 * TEXT_COST, 5 * TEXT_COST)
     said = [read_status(database, job.id).waiting_for or "" for job in (first, second, third)]
     assert "by all jobs of batch b; `docmill resume 2 --max-cost N` raises it" in said[1]
@@ -235,13 +239,7 @@ def test_a_limit_that_is_a_sum_of_costs_is_reached_by_them(database: Database, p
     prices = {"copier": (price * 1_000_000 / 3, 0.0)}
     asked = request(account=Account(max_cost=20 * price, prices=prices))
     job = read_shards(database, asked, 30)
-    waiting = queue_all(database, job)
-    n = 0
-    for shard_id in waiting:
-        if (claim := claim_shard(database, shard_id)) is not None:
-            shards.commit(database, claim, done(claim), None)
-            n += 1
-    assert n == 20
+    assert commit_all(database, queue_all(database, job)) == 20
 
 
 def test_a_job_that_is_removed_takes_its_budget_with_it(database: Database) -> None:
