@@ -150,6 +150,17 @@ def failed(claim: Claim, reason_class: Reason = Reason.DOCUMENT) -> list[Outcome
     ]
 
 
+def by_text(output: Callable[[str], dict[str, Any] | None]) -> Callable[[Claim], list[Outcome]]:
+    """Compute outcomes by their texts: from the values that `output` returns, or a failure where these are None."""
+
+    def outcome(content_id: int, text: str) -> Outcome:
+        if (values := output(text)) is None:
+            return Outcome(content_id, Status.FAILED, reason="too long", reason_class=Reason.DOCUMENT)
+        return Outcome(content_id, Status.DONE, **values)
+
+    return lambda claim: [outcome(*text) for text in claim.texts]
+
+
 def work(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = done, owner: str = "w1") -> int:
     """Dispatch, claim and commit until nothing is left. Returns how many shards.
 

@@ -18,7 +18,7 @@ from docmill.storage.results.results import results
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.kinds import KINDS
-from tests.storage.builders import COPY, EMBED, TRANSLATE, numbered, read, request, work
+from tests.storage.builders import COPY, EMBED, TRANSLATE, by_text, numbered, read, request, work
 
 FIRST_RELEASE = "docmill.storage.migrations.versions.0100_the_first_release"
 
@@ -32,18 +32,8 @@ def rows(database: Database, where: str = "true", columns: str = "*") -> list[An
 def test_the_view_has_what_each_step_made_of_each_document_of_a_job(database: Database) -> None:
     steps = (StepRequest("first", COPY), StepRequest("second", TRANSLATE, input="first"))
     several = read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(3))
-    work(
-        database,
-        lambda claim: [
-            Outcome(
-                content_id,
-                Status.FAILED if text == "text 2" else Status.DONE,
-                text=f"{text}, read",
-                flags=("reduced",),
-            )
-            for content_id, text in claim.texts
-        ],
-    )
+    read_out = by_text(lambda text: None if text == "text 2" else {"text": f"{text}, read", "flags": ("reduced",)})
+    work(database, read_out)
     other = read(database, request("b.jsonl", corpus="other"), numbered(2))
     found = rows(database)
     assert [(row.job, row.corpus, row.document, row.step, row.text) for row in found] == [
@@ -72,17 +62,13 @@ def test_the_best_label_is_a_column_of_its_own(database: Database) -> None:
 def test_an_escalated_document_has_a_row_for_each_model(database: Database) -> None:
     better = EscalationRequest(Spec("copy", "better", "sha256:9"))
     read(database, JobRequest("books", "a.jsonl", (StepRequest("read", COPY, escalation=better),)), numbered(2))
-    work(database, lambda claim: [doubted(content_id, content) for content_id, content in claim.texts])
+    work(database, by_text(lambda text: {"text": "out", "flags": ("repetition",) if text == "text 0" else ()}))
     found = rows(database, columns="document, model, step")
     assert sorted(map(tuple, found)) == [
         ("k0", "better", "read"),
         ("k0", "copier", "read"),
         ("k1", "copier", "read"),
     ]
-
-
-def doubted(content_id: int, content: str) -> Outcome:
-    return Outcome(content_id, Status.DONE, text="out", flags=("repetition",) if content == "text 0" else ())
 
 
 def test_vectors_have_the_type_of_pgvector_if_it_is_there(pgvector_url: str) -> None:

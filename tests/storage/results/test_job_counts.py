@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.specs import Outcome, Status
+from docmill.storage.core.specs import Outcome
 from docmill.storage.errors import StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import parts, results
@@ -18,6 +19,7 @@ from docmill.storage.writers import Target
 from tests.storage.builders import (
     COPY,
     TRANSLATE,
+    by_text,
     finish,
     numbered,
     read,
@@ -38,12 +40,8 @@ FLAGS = {
 }
 
 
-def flagging(claim: Claim) -> list[Outcome]:
-    """An output for each text, with the flags of the number at its end."""
-    return [
-        Outcome(content_id, Status.DONE, text=f"out of {text}", flags=FLAGS[int(text[-1]) % 6])
-        for content_id, text in claim.texts
-    ]
+# An output for each text, with the flags of the number at its end.
+flagging = by_text(lambda text: {"text": f"out of {text}", "flags": FLAGS[int(text[-1]) % 6]})
 
 
 def worked(database: Database, n: int) -> int:
@@ -87,15 +85,14 @@ def test_of_several_steps_a_flag_of_any_counts_and_with_a_step_only_its_own(data
     steps = (StepRequest("english", TRANSLATE), StepRequest("copy", COPY, "english"))
     job = read(database, pipeline(steps=steps), numbered(6)).id
 
+    def copied(text: str) -> dict[str, Any] | None:
+        if text.endswith("0"):
+            return None
+        return {"text": "x", "flags": ("empty",) if text.endswith("2") else ()}
+
     def work_both(claim: Claim) -> list[Outcome]:
-        if shard(database, claim.shard_id).lane == "translate":
-            return flagging(claim)
-        return [
-            Outcome(key, Status.FAILED, reason="it would not")
-            if text.endswith("0")
-            else Outcome(key, Status.DONE, text="x", flags=("empty",) if text.endswith("2") else ())
-            for key, text in claim.texts
-        ]
+        is_translated = shard(database, claim.shard_id).lane == "translate"
+        return flagging(claim) if is_translated else by_text(copied)(claim)
 
     work(database, work_both)
     assert found(database, job) == {"k0", "k2", "k3", "k4"}
@@ -115,16 +112,12 @@ def test_results_may_be_those_below_a_bound_of_a_number_and_of_several_steps_any
 
     def work_both(claim: Claim) -> list[Outcome]:
         known = sure[str(shard(database, claim.shard_id).lane)]
-        return [
-            Outcome(
-                key,
-                Status.DONE,
-                text=f"out of {text}",
-                flags=("empty",) if text[-1] == "1" else (),
-                confidence=known.get(int(text[-1])),
-            )
-            for key, text in claim.texts
-        ]
+
+        def output(text: str) -> dict[str, Any]:
+            flags = ("empty",) if text.endswith("1") else ()
+            return {"text": f"out of {text}", "flags": flags, "confidence": known.get(int(text[-1]))}
+
+        return by_text(output)(claim)
 
     finish(database, work_both)
 

@@ -25,6 +25,7 @@ from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     COPY,
     TRANSLATE,
+    by_text,
     commit_next,
     done,
     echo,
@@ -54,10 +55,7 @@ def mixed(claim: Claim) -> list[Outcome]:
 def test_samples_have_no_flags_where_there_are_such(database: Database) -> None:
     flags = {"t0": ("output_truncated", "empty_window"), "t1": ("reduced",), "t2": (), "t3": ("output_truncated",)}
     job = read(database, request(), [("a", "t0"), ("b", "t1"), ("c", "t2"), ("d", "t3"), ("e", "t3"), ("f", "t2")])
-    work(
-        database,
-        lambda claim: [Outcome(key, Status.DONE, text=text, flags=flags[text]) for key, text in claim.texts],
-    )
+    work(database, by_text(lambda text: {"text": text, "flags": flags[text]}))
     assert [row["id"] for row in samples(database, job.id)] == ["c", "f", "b"]
     assert [row["id"] for row in samples(database, job.id, 9)] == ["c", "f", "b", "a", "d", "e"]
     assert samples(database, job.id)[0]["input"] == "t2"
@@ -153,15 +151,7 @@ def test_every_input_has_a_row_with_its_outcome_and_the_reason(database: Databas
 def test_inputs_of_several_steps_have_the_outcome_of_the_first_step_without_a_result(database: Database) -> None:
     several = (StepRequest("first", COPY), StepRequest("second", TRANSLATE, input="first"))
     job = read(database, JobRequest(corpus="books", source="a.jsonl", steps=several), [("a", "one"), ("b", "two")])
-    work(
-        database,
-        lambda claim: [
-            Outcome(content_id, Status.DONE, text=f"{text} more")
-            if text != "two" and text != "one more"
-            else Outcome(content_id, Status.FAILED, reason="too long", reason_class=Reason.DOCUMENT)
-            for content_id, text in claim.texts
-        ],
-    )
+    work(database, by_text(lambda text: None if text in {"two", "one more"} else {"text": f"{text} more"}))
     assert [(row["outcome"], row["reason"], [*row["steps"]]) for row in inputs(database, job.id)] == [
         ("failed", "second: too long", ["first"]),
         ("failed", "first: too long", []),
@@ -176,12 +166,9 @@ def test_a_document_is_not_done_before_each_step_that_reads_it(database: Databas
         StepRequest("second", TRANSLATE, input="first", flagged=Flagged.parse(["empty"])),
     )
     job = read(database, JobRequest(corpus="books", source="a.jsonl", steps=several), [("a", "one"), ("b", "two")])
-    claim = claim_next(database)
-    outcomes = [
-        Outcome(content_id, Status.DONE, text=f"{text} more", flags=("empty",) if text == "one" else ())
-        for content_id, text in claim.texts
-    ]
-    shards.commit(database, claim, outcomes, None)
+    commit_next(
+        database, by_text(lambda text: {"text": f"{text} more", "flags": ("empty",) if text == "one" else ()})
+    )
     assert [(row["outcome"], [*row["steps"]]) for row in inputs(database, job.id)] == [
         ("pending", ["first"]),
         ("done", ["first"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from docmill.storage.search.ann import is_worth_it
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
-from tests.storage.builders import EMBED, TRANSLATE, finish, numbered, read, request, shard, work
+from tests.storage.builders import EMBED, TRANSLATE, by_text, finish, numbered, read, request, shard, work
 from tests.storage.indexes import agrees, database, found, index, proposed, rows, whatever_it_costs
 from tests.storage.search.test_search import ALL_WINDOWS, DIM, embed, embedded, vector_of, windowed
 
@@ -136,7 +137,7 @@ def test_a_step_that_embeds_what_others_put_out_is_searched_by_documents(databas
         lane = shard(database, claim.shard_id).lane
         if lane == "embed":
             return embedded(claim)
-        return [Outcome(content_id, Status.DONE, text=f"{lane[0]}{text}") for content_id, text in claim.texts]
+        return by_text(lambda text: {"text": f"{lane[0]}{text}"})(claim)
 
     work(database, outcomes)
     searched = index(database)
@@ -154,10 +155,11 @@ def test_a_step_that_embeds_escalated_results_is_searched_by_the_better_ones(dat
         if head.lane == "embed":
             return embedded(claim)
         of = "better" if head.step == 2 else "first"
-        return [
-            Outcome(content_id, Status.DONE, text=f"{of} {text}", flags=("empty",) if text.endswith("7") else ())
-            for content_id, text in claim.texts
-        ]
+
+        def output(text: str) -> dict[str, Any]:
+            return {"text": f"{of} {text}", "flags": ("empty",) if text.endswith("7") else ()}
+
+        return by_text(output)(claim)
 
     for steps in (plain, escalated):  # so the first results have vectors, too
         read(database, JobRequest("books", "a.jsonl", steps), numbered(60))
@@ -174,16 +176,12 @@ def test_a_document_whose_output_a_condition_leaves_out_is_not_found(database: D
     def outcomes(claim: Claim) -> list[Outcome]:
         if shard(database, claim.shard_id).lane == "embed":
             return embedded(claim)
-        return [
-            Outcome(
-                content_id,
-                Status.DONE,
-                text=text[-2:],
-                flags=("empty",) if text == "another 7" else (),
-                confidence=0.1 if text == "another 7" else 0.9,
-            )
-            for content_id, text in claim.texts
-        ]
+
+        def output(text: str) -> dict[str, Any]:
+            sure = {"confidence": 0.1, "flags": ("empty",)} if text == "another 7" else {"confidence": 0.9}
+            return {"text": text[-2:], **sure}
+
+        return by_text(output)(claim)
 
     for condition in (None, unselected):  # the first job stores the output that the second leaves out
         steps = (StepRequest("english", TRANSLATE), StepRequest("meaning", EMBED, "english", condition))

@@ -21,6 +21,7 @@ from tests.storage.builders import (
     EMBED,
     TRANSLATE,
     Text,
+    by_text,
     failed,
     finish,
     numbered,
@@ -124,12 +125,9 @@ def test_a_document_is_as_near_as_its_best_window(
 ) -> None:
     monkeypatch.setattr(searching, "BLOCK", block)
 
-    def by_words(claim: Claim) -> list[Outcome]:
-        return [windowed(content_id, text) for content_id, text in claim.texts]
-
     texts = [("a", "red green blue"), ("b", "grey"), ("c", "black white"), ("d", "green")]
     read(database, request(spec=ALL_WINDOWS), texts)
-    work(database, by_words)
+    work(database, lambda claim: [windowed(*text) for text in claim.texts])
     answers = found(database, choose(database, ["books"]), vector_of("green"))
     assert [(hit.id, hit.window, hit.score) for hit in answers[:2]] == [("a", (4, 9), 1.0), ("d", (0, 5), 1.0)]
     for hit in answers:
@@ -197,12 +195,7 @@ def test_a_step_that_embeds_what_another_put_out_is_searched_by_what_it_read(dat
     def outcomes(claim: Claim) -> list[Outcome]:
         if shard(database, claim.shard_id).lane == "embed":
             return embedded(claim)
-        return [
-            Outcome(content_id, Status.FAILED, reason="no")
-            if text == "text 3"
-            else Outcome(content_id, Status.DONE, text=f"<{text}>")
-            for content_id, text in claim.texts
-        ]
+        return by_text(lambda text: None if text == "text 3" else {"text": f"<{text}>"})(claim)
 
     work(database, outcomes)
     query = vector_of("a query")
