@@ -254,6 +254,13 @@ def outcomes(database: Database) -> dict[tuple[str, str], str]:
     return {(str(row.spec_id), row.text): row.status for row in rows}
 
 
+def is_lock_awaited(database: Database) -> bool:
+    """Return True if a session of a PostgreSQL database waits for a lock of another."""
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.read() as transaction:
+        return transaction.exec_driver_sql(waiting).first() is not None
+
+
 def at_once(*acts: Callable[[], T]) -> list[T]:
     """Run these in threads that start together; their values, or the first one's error."""
     barrier = Barrier(len(acts))

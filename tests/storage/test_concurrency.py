@@ -32,6 +32,7 @@ from tests.storage.builders import (
     count_rows,
     dispatched,
     finish,
+    is_lock_awaited,
     numbered,
     queued,
     read,
@@ -294,16 +295,10 @@ def test_collection_waits_for_whoever_refers_to_a_text(postgres: Database) -> No
     loosen(postgres)
     inside = threading.Event()
 
-    def somebody_waits() -> bool:
-        with postgres.read() as transaction:
-            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
-            waiting += "(SELECT oid FROM pg_database WHERE datname = current_database())"
-            return bool(transaction.scalar(text(waiting)))
-
     def refer(transaction: Transaction) -> None:
         transaction.keep_contents()
         inside.set()
-        until(somebody_waits, "collection waits", 10)
+        until(lambda: is_lock_awaited(postgres), "collection waits", 10)
         columns = "corpus_id, key, content_id, meta, flags, seq, ingest_id"
         values = "SELECT 1, 'k', id, '{}', '[]', 0, 1 FROM content"
         transaction.execute(text(f"INSERT INTO document ({columns}) {values}"))

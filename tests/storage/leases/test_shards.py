@@ -8,7 +8,7 @@ from functools import partial
 from threading import Event
 
 import pytest
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow, db_now
@@ -35,6 +35,7 @@ from tests.storage.builders import (
     failed,
     finish,
     flagged,
+    is_lock_awaited,
     lapse,
     numbered,
     outcomes,
@@ -284,18 +285,11 @@ def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres: Datab
     [shard_id] = dispatched(database)
     write, is_taken = database.write, Event()
 
-    def somebody_waits() -> bool:
-        blocked = text(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        with other.read() as transaction:
-            return transaction.scalar(blocked) is not None
-
     def take_and_wait(act):  # type: ignore[no-untyped-def]
         def work(transaction: Transaction):  # type: ignore[no-untyped-def]
             claim = act(transaction)
             is_taken.set()
-            until(somebody_waits, "the pause waits for the claim")
+            until(lambda: is_lock_awaited(other), "the pause waits for the claim")
             return claim
 
         return write(work)

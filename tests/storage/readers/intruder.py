@@ -73,10 +73,6 @@ def _rename() -> None:
     moved.rename(_file())
 
 
-def _remove() -> None:
-    (_file().parent / "removable").unlink()
-
-
 def _connect(family: socket.AddressFamily, address: Any) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as client:
         client.settimeout(30)
@@ -99,21 +95,8 @@ def _fork() -> None:
     os.waitpid(pid, 0)
 
 
-def _execute() -> None:
-    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
-
-
-def _trace() -> None:
-    _call("ptrace", PTRACE_SEIZE, TOLD["parent"], 0, 0)
-
-
 def _environment_of_the_parent() -> None:
     assert Path(f"/proc/{TOLD['parent']}/environ").read_bytes()
-
-
-def _memory_of_the_parent() -> None:
-    with Path(f"/proc/{TOLD['parent']}/mem").open("rb"):
-        pass
 
 
 ATTEMPTS: dict[str, Callable[[], object]] = {
@@ -128,15 +111,15 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "make a link": lambda: _file().with_name("new-link").symlink_to("/etc"),
     "make a hard link": lambda: os.link(_file(), _file().with_name("new-hard-link")),
     "rename a file": _rename,
-    "remove a file": _remove,
+    "remove a file": lambda: _file().with_name("removable").unlink(),
     "open a file to others": lambda: _file().chmod(0o666),
     "change a file's time": lambda: os.utime(_file()),
     "change a file's attributes": lambda: os.setxattr(_file(), "user.docmill", b"x"),
     "start a process": _fork,
-    "run a program": _execute,
+    "run a program": lambda: os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0),
     "signal the parent": lambda: os.kill(TOLD["parent"], signal.SIGCONT),
     "signal a thread of the parent": lambda: _call("tgkill", TOLD["parent"], TOLD["parent"], 0),
-    "trace the parent": _trace,
+    "trace the parent": lambda: _call("ptrace", PTRACE_SEIZE, TOLD["parent"], 0, 0),
     "limit the parent": lambda: _call("prlimit", TOLD["parent"], 7, 0, 0),
     "leave for another namespace": lambda: _call("unshare", CLONE_NEWUSER),
     "connect to a socket's name": lambda: _connect(socket.AF_UNIX, TOLD["unix"]),
@@ -146,7 +129,7 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "read a file": lambda: _file().read_bytes(),
     "list a folder": lambda: list(_file().parent.iterdir()),
     "read the parent's environment": _environment_of_the_parent,
-    "open the parent's memory": _memory_of_the_parent,
+    "open the parent's memory": lambda: os.close(os.open(f"/proc/{TOLD['parent']}/mem", os.O_RDONLY)),
 }
 NETWORK = ("connect to a port", "send a datagram")
 

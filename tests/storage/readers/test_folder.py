@@ -217,15 +217,7 @@ def test_files_of_records_in_a_folder_that_have_no_such_text_are_left_out_with_t
 
 def test_results_beside_the_documents_of_a_folder_are_not_its_documents(tmp_path: Path) -> None:
     write(tmp_path, {"a.txt": "A"})
-    result = {
-        "id": "a.txt",
-        "task": "summarize",
-        "text": "S",
-        "tokens_in": 1,
-        "tokens_out": 1,
-        "flags": [],
-        "meta": {},
-    }
+    result = {"id": "a.txt", "text": "S", **SAID, "meta": {}}
     for name in ("r.jsonl", "r.csv", "r.parquet"):
         Target.of(tmp_path / name).write([result], [Column.of(key, Form.JSON) for key in result])
     source = open_source(str(tmp_path), OPTIONS)
