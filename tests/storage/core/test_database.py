@@ -168,16 +168,13 @@ def refuse_leases(database: Database) -> None:
 
 def test_a_value_that_the_database_cannot_store_is_refused_as_that_without_its_text(database: Database) -> None:
     if database.server is None:
-        event.listen(database.engine, "connect", _take_little)
+        limit = (sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
+        event.listen(database.engine, "connect", lambda connection, _: connection.setlimit(*limit))
     value = "secret " * 1_000 if database.server is None else "secret \0"
     statement = text("INSERT INTO lease (name, owner, until) VALUES (:name, 'b', 0)")
     with pytest.raises(ValueRefused, match="cannot store a value") as caught:
         database.write(lambda transaction: transaction.execute(statement, {"name": value}))
     assert "secret" not in str(caught.value)
-
-
-def _take_little(connection: Any, _record: Any) -> None:
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
 
 
 def test_an_error_carries_no_documents_text(database: Database) -> None:

@@ -108,7 +108,8 @@ def picky(database: Database) -> Database:
     """A store that takes no output of 5,000 characters: SQLite by its own limit, PostgreSQL by a trigger."""
     if database.server is None:
         database.engine.dispose()
-        event.listen(database.engine, "connect", _take_little)
+        limit = (sqlite3.SQLITE_LIMIT_LENGTH, 5_000)
+        event.listen(database.engine, "connect", lambda connection, _: connection.setlimit(*limit))
     else:
         function = """
             CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN
@@ -124,10 +125,6 @@ def picky(database: Database) -> Database:
                 "CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON outcome FOR EACH ROW EXECUTE FUNCTION refuse()"
             )
     return database
-
-
-def _take_little(connection: Any, _record: Any) -> None:
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 5_000)
 
 
 def test_an_output_that_the_database_refuses_fails_alone_and_spends_no_attempt(picky: Database) -> None:

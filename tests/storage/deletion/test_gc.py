@@ -21,20 +21,19 @@ from docmill.storage.core.schema import (
     Shard,
     db_now,
 )
-from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import JobStopped, LeaseLost, NotFound, StorageError
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import maintenance, shards
-from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     TRANSLATE,
+    by_text,
     claim_next,
     count_rows,
     done,
@@ -52,11 +51,6 @@ from tests.storage.steps.test_steps import STEPS, Fleet, pipeline
 
 def texts(database: Database) -> set[str]:
     return set(database.values(select(Content.text)))
-
-
-def echo(claim: Claim) -> list[Outcome]:
-    """Outputs that say what was read, with its words turned around."""
-    return [Outcome(content_id, Status.DONE, text=text[::-1]) for content_id, text in claim.texts]
 
 
 def test_a_corpus_leaves_with_everything_of_it(database: Database, fleet: Fleet) -> None:
@@ -152,7 +146,7 @@ def test_a_corpus_that_a_job_works_on_is_not_touched(database: Database) -> None
 def test_texts_that_put_each_other_out_do_not_keep_each_other(database: Database) -> None:
     there_and_back = (StepRequest("there", TRANSLATE), StepRequest("back", EMBED_TEXT, "there"))
     read(database, pipeline(steps=there_and_back), [("a", "abc"), ("b", "level")])
-    finish(database, echo)
+    finish(database, by_text(lambda text: {"text": text[::-1]}))
     assert texts(database) == {"abc", "cba", "level"}
     assert gc.collect(database) == Removed()
     removal.remove_documents(database, "books", ["a"])
@@ -166,7 +160,7 @@ EMBED_TEXT = STEPS[1].spec
 
 def test_what_other_texts_still_put_out_stays(database: Database) -> None:
     read(database, pipeline(steps=STEPS[:2]), numbered(3))
-    finish(database, lambda claim: [Outcome(one, Status.DONE, text="the same") for one, _ in claim.texts])
+    finish(database, lambda claim: done(claim, "the same"))
     removal.remove_documents(database, "books", ["k0", "k1"])
     assert texts(database) == {"text 2", "the same"}
     removal.remove_documents(database, "books", ["k2"])

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 from python_calamine import CalamineWorkbook
+from sqlalchemy import select
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.schema import SpecRow
 from docmill.storage.core.specs import WRITING_SIZE, Outcome, Spec, Status, StoredKind, checked
 from docmill.storage.errors import SchemaOutOfDate
 from docmill.storage.outputs.columns import Form
@@ -272,9 +274,8 @@ def test_a_table_of_several_steps_has_the_columns_of_each(database: Database, tm
     by_name = {one.name: (EXAMPLES[one].stored, sure_of(one)) for one in OUTPUT_TYPES}
 
     def compute(claim: Any) -> list[Outcome]:
-        with database.read() as transaction:
-            query = f"SELECT kind FROM spec WHERE id = {claim.spec_id}"
-            return done_with(*by_name[transaction.exec_driver_sql(query).scalar_one()])(claim)
+        [kind] = database.values(select(SpecRow.kind).where(SpecRow.id == claim.spec_id))
+        return done_with(*by_name[kind])(claim)
 
     work(database, compute)
     Target.of(tmp_path / "out.csv").write(results(database, job.id), columns(database, job.id))
@@ -347,8 +348,7 @@ def test_people_see_the_answers_to_questions_without_what_is_beside_them(databas
     steps = (StepRequest("ask", replace(spec_of(RECORD), params=asks)), StepRequest("find", spec_of(SPANS)))
     job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
 
-    with database.read() as transaction:
-        ask = transaction.exec_driver_sql("SELECT id FROM spec WHERE kind = 'record'").scalar_one()
+    [ask] = database.values(select(SpecRow.id).where(SpecRow.kind == "record"))
 
     def compute(claim: Any) -> list[Outcome]:
         return done_with(stored if claim.spec_id == ask else Output(data={"spans": []}))(claim)

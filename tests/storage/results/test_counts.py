@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from sqlalchemy import delete, select, text, update
 
@@ -102,16 +104,16 @@ def test_counts_of_work_outlive_its_rows_and_those_of_shards_do_not(database: Da
     assert sum(found.flags.values()) == 0
 
 
+def touch(database: Database, shard_ids: Sequence[int]) -> None:
+    for state in ("queued", "planned") * 4:
+        for shard_id in shard_ids:
+            set_shard(database, shard_id, state=state)
+
+
 def test_writers_at_once_lose_no_count(database: Database) -> None:
     read(database, request(), numbered(40), chunk=1)
     rows = [row.id for row in shards_of(database, 1)]
-
-    def touch(ids: list[int]) -> None:
-        for state in ("queued", "planned") * 4:
-            for shard_id in ids:
-                set_shard(database, shard_id, state=state)
-
-    at_once(lambda: touch(rows[::2]), lambda: touch(rows[1::2]))
+    at_once(lambda: touch(database, rows[::2]), lambda: touch(database, rows[1::2]))
     assert_invariants(database, "kept_shards")
     assert count_rows(database, ShardCount) < 600, "rows are merged as they become many"
 
@@ -168,14 +170,5 @@ def test_writers_go_on_meanwhile_and_two_corrections_at_once_are_one(database: D
     read(database, request("more.jsonl"), numbered(20), chunk=1)
     rows = database.values(select(Shard.id).where(Shard.state == "planned"))
     doubled(database)
-
-    def touch() -> None:
-        for state in ("queued", "planned") * 4:
-            for shard_id in rows:
-                set_shard(database, shard_id, state=state)
-
-    def correct() -> None:
-        counts.recount(database)
-
-    at_once(touch, correct, correct)
+    at_once(lambda: touch(database, rows), *[lambda: counts.recount(database)] * 2)
     assert_exported(database, LANES)

@@ -58,10 +58,6 @@ def pipeline(source: str = "a.jsonl", steps: Sequence[StepRequest] = STEPS) -> J
     return JobRequest(corpus="books", source=source, steps=tuple(steps))
 
 
-def kind_of(database: Database, claim: Claim) -> str:
-    return str(shard(database, claim.shard_id).lane)
-
-
 class Fleet:
     """Does every claim: a text step puts the text in brackets, with its kind before them."""
 
@@ -71,7 +67,7 @@ class Fleet:
         self.fails: Callable[[str, str], bool] = lambda kind, text: False
 
     def outcomes(self, claim: Claim) -> list[Outcome]:
-        kind = kind_of(self._database, claim)
+        kind = str(shard(self._database, claim.shard_id).lane)
         return [self._outcome(kind, content_id, text) for content_id, text in claim.texts]
 
     def _outcome(self, kind: str, content_id: int, text: str) -> Outcome:
