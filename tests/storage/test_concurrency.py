@@ -37,7 +37,6 @@ from tests.storage.builders import (
     queued,
     read,
     request,
-    work,
 )
 from tests.storage.invariants import assert_invariants
 from tests.storage.steps.test_steps import STEPS
@@ -241,21 +240,6 @@ def assert_whole(database: Database) -> None:
     for _ in range(len(contents)):
         led_to |= {row.output_id for row in outcomes if row.content_id in led_to and row.output_id is not None}
     assert contents == led_to
-
-
-def test_a_reader_that_found_a_text_waits_for_collection_or_keeps_it(database: Database) -> None:
-    # The text is loose, and found by its hash, at the moment in which it is collected.
-    read(database, request(), numbered(20))
-    jobs.cancel(database, 1)
-    loosen(database)
-    at_once(
-        lambda: read(database, request("b.jsonl"), numbered(20), chunk=1),
-        lambda: [gc.collect(database) for _ in range(20)],
-    )
-    assert count_rows(database, Document) == 20
-    assert gc.collect(database) == Removed()
-    work(database)
-    assert jobs.finish(database) == [2]
 
 
 def loosen(database: Database) -> None:

@@ -7,10 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from docmill.storage.core.normalize import normalize
 from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceOptions, open_source
 from tests.storage.readers.reading import OPTIONS
 
@@ -161,21 +158,3 @@ def test_a_line_over_the_limit_is_rejected_and_the_next_one_is_read() -> None:
     items = read(good + json.dumps({"text": "x" * 600_000}).encode() + b"\n" + good, options)
     assert items[1] == Rejection("-:2", "longer than 1,000 bytes, the limit for one document")
     assert [item.key for item in items if isinstance(item, Record)] == ["-:1", "-:3"]
-
-
-JSON_TEXT = st.text(st.characters(codec=None), max_size=80)
-
-
-@given(st.lists(st.tuples(JSON_TEXT, JSON_TEXT), min_size=1, max_size=5), st.booleans())
-def test_any_text_comes_back_as_it_was_except_for_what_normalisation_names(
-    documents: list[tuple[str, str]], escaped: bool
-) -> None:
-    lines = [json.dumps({"text": text, "meta": meta}, ensure_ascii=escaped) for text, meta in documents]
-    raw = "\n".join(lines).encode(errors="surrogatepass")
-    for item, (text, meta) in zip(read(raw), documents, strict=True):
-        assert isinstance(item, Record)
-        if escaped or not any("\ud800" <= character <= "\udfff" for character in text + meta):
-            assert item.text == normalize(json.loads(json.dumps(text)))[0]
-            assert item.meta == {"meta": normalize(json.loads(json.dumps(meta)))[0]}
-        else:
-            assert any(flag.startswith("invalid_utf8@") for flag in item.flags)

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 import zstandard
 
-from docmill.storage.readers import Record, Rejection, SourceUnreadable, SourceUnsupported, open_source
+from docmill.storage.readers import Record, Rejection, SourceUnreadable, open_source
 from docmill.storage.readers.remote import BLOCK_BYTES
 from tests.storage.readers.reading import OPTIONS, read, zipped
 from tests.storage.readers.site import Site
@@ -90,12 +90,3 @@ def test_a_server_that_sends_more_than_was_asked_for_fills_no_memory(site: Site)
     _, reason, mb = done.stdout.strip().split("|")
     assert "damaged, or no archive" in reason
     assert int(mb) < 110
-
-
-def test_a_zip_file_that_would_have_to_be_copied_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.files["/a.zip"] = zipped({"a.txt": noise(2 * BLOCK_BYTES)})
-    monkeypatch.setattr("docmill.storage.readers.remote.COPIED_BYTES", 2**20)
-    assert len(read(f"{site.url}/a.zip")) == 1
-    site.ranges = False
-    with pytest.raises(SourceUnsupported, match="its server gives no parts of a file"):
-        open_source(f"{site.url}/a.zip", OPTIONS)

@@ -12,6 +12,7 @@ from docmill.storage.results.time_left import HeldShard, StepWork, TimeLeft, est
 
 CHARS, TEXTS, TOKENS = 1_000, 10, 250  # of each shard
 NOW = 1e9
+HELD = [HeldShard(0, 10.0 * i, 10.0 * (i + 1), CHARS, TEXTS, TOKENS) for i in range(20)]  # one after another
 
 
 def _worked(lengths: list[float], slots: int, at: float) -> list[HeldShard]:
@@ -61,15 +62,13 @@ def test_nothing_is_said_with_too_little_history() -> None:
 
 
 def test_while_the_source_is_read_more_may_come() -> None:
-    held = [HeldShard(0, 10.0 * i, 10.0 * (i + 1), CHARS, TEXTS, TOKENS) for i in range(20)]
-    found = estimate(200, held, [_work(held, 40)], reading=True)
+    found = estimate(200, HELD, [_work(HELD, 40)], reading=True)
     assert found.left_s == pytest.approx(200)
     assert found.at_least
 
 
 def test_texts_that_are_computed_and_not_yet_written_are_not_left() -> None:
-    held = [HeldShard(0, 10.0 * i, 10.0 * (i + 1), CHARS, TEXTS, TOKENS) for i in range(20)]
-    assert estimate(200, held, [_work(held, 40)], computed=50).left_s == pytest.approx(150)
+    assert estimate(200, HELD, [_work(HELD, 40)], computed=50).left_s == pytest.approx(150)
 
 
 def test_a_step_is_charged_for_the_texts_that_an_earlier_one_will_give_it() -> None:
@@ -85,7 +84,6 @@ def test_a_step_is_charged_for_the_texts_that_an_earlier_one_will_give_it() -> N
 
 
 def test_a_step_that_has_not_begun_leaves_the_end_open() -> None:
-    held = [HeldShard(0, 10.0 * i, 10.0 * (i + 1), CHARS, TEXTS, TOKENS) for i in range(20)]
-    found = estimate(200, held, [_work(held, 40), _work([], 20, step=1, reads=0)])
+    found = estimate(200, HELD, [_work(HELD, 40), _work([], 20, step=1, reads=0)])
     assert found.left_s is not None
     assert found.at_least

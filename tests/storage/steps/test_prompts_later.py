@@ -26,10 +26,9 @@ from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.storage.steps.propagation import Traversal
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import EMBED, TRANSLATE, at_once, count_rows, gathered
-from tests.storage.steps.test_prompts import NEWS, News, take
+from tests.storage.steps.test_prompts import NEWS, TOLD, News, take
 from tests.storage.steps.test_steps import SUMMARIZE, Fleet, finished
 
-TOLD = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.title}: {text}"})
 AGAIN = Spec("generate", "writer", "sha256:4", params={"prompt": "{text} ({meta.title})"})
 STEPS = (
     StepRequest("english", TRANSLATE),
