@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from docmill.storage.readers import SourceOptions, open_source
+import pytest
+
+from docmill.storage.readers import SourceError, SourceOptions, open_source
 
 OPTIONS = SourceOptions()
 
@@ -25,3 +27,10 @@ def zipped(members: Mapping[str, str | bytes], compression: int = zipfile.ZIP_DE
         for name, content in members.items():
             made.writestr(zipfile.ZipInfo(name), content, compression)
     return file.getvalue()
+
+
+def refused(error: type[SourceError], source: str | Path, options: SourceOptions = OPTIONS) -> str:
+    """Return what is said of a source that cannot be opened."""
+    with pytest.raises(error) as caught:
+        open_source(str(source), options)
+    return str(caught.value)

@@ -18,7 +18,7 @@ from docmill.storage.readers import (
     SourceUnreadable,
     open_source,
 )
-from tests.storage.readers.reading import OPTIONS, read
+from tests.storage.readers.reading import OPTIONS, read, refused
 
 WHOLE = pa.table({"id": [f"{n}" for n in range(2_500)], "text": [f"text {n}" for n in range(2_500)]})
 
@@ -77,8 +77,7 @@ def test_a_truncated_file_gives_what_came_before_and_says_so(cut: int, tmp_path:
 def test_what_is_no_arrow_file_is_refused(raw: bytes, tmp_path: Path) -> None:
     path = tmp_path / "c.arrow"
     path.write_bytes(raw)
-    with pytest.raises(SourceUnreadable, match=r"c\.arrow is damaged, or no Arrow file"):
-        open_source(str(path), OPTIONS)
+    assert "c.arrow is damaged, or no Arrow file" in refused(SourceUnreadable, path)
 
 
 def test_offsets_that_lead_out_of_a_batch_cost_its_rows_only(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from docmill.storage.readers import (
 )
 from docmill.storage.readers.sources import path_of
 from tests.storage.readers.dataset_hub import NAME, hub
-from tests.storage.readers.reading import OPTIONS, read
+from tests.storage.readers.reading import OPTIONS, read, refused
 
 DOCUMENTS = Path(__file__).parents[3] / "examples" / "descriptions.jsonl"
 LINES = [json.loads(line) for line in DOCUMENTS.read_text().splitlines()]
@@ -68,8 +69,7 @@ def test_of_several_splits_one_has_to_be_named(tmp_path: Path) -> None:
     folder = tmp_path / "books"
     datasets.DatasetDict({"train": whole, "test": whole.select([2])}).save_to_disk(folder)
     for url in (f"datasets://{folder}", f"datasets://{folder}?split=dev"):
-        with pytest.raises(SourceMissing, match='there are the splits "train", "test": name one with split='):
-            open_source(url, OPTIONS)
+        assert 'there are the splits "train", "test": name one with split=' in refused(SourceMissing, url)
     assert open_source(f"datasets://{folder}?split=test", OPTIONS).name == f"datasets://{folder}?split=test"
     place = "books/train/data-00000-of-00001.arrow"
     assert read(f"datasets://{folder}?split=train") == [
@@ -97,8 +97,7 @@ def test_a_truncated_or_missing_file_costs_its_own_rows(tmp_path: Path) -> None:
     )
     assert garbage.reason == "books/data-00002-of-00003.arrow is damaged, or no Arrow file"
     first.write_bytes(b"")
-    with pytest.raises(SourceUnreadable, match=r"data-00000-of-00003\.arrow is damaged"):
-        open_source(f"datasets://{folder}", OPTIONS)
+    assert "data-00000-of-00003.arrow is damaged" in refused(SourceUnreadable, f"datasets://{folder}")
 
 
 @pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", 5, "link.arrow"])
@@ -114,11 +113,9 @@ def test_a_list_of_files_that_leads_elsewhere_is_refused(name: object, tmp_path:
 @pytest.mark.parametrize("said", ["{", "[]", "[" * 100_000, '{"_data_files": 5}', '{"_data_files": [{}]}', "{}"])
 def test_a_list_that_is_none_is_refused(said: str, tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(said)
-    with pytest.raises(SourceUnreadable, match=r"damaged|names no files"):
-        open_source(f"datasets://{tmp_path}", OPTIONS)
+    assert re.search(r"damaged|names no files", refused(SourceUnreadable, f"datasets://{tmp_path}"))
     (tmp_path / "dataset_dict.json").write_text(said)
-    with pytest.raises(SourceUnreadable, match=r"damaged|names no splits"):
-        open_source(f"datasets://{tmp_path}", OPTIONS)
+    assert re.search(r"damaged|names no splits", refused(SourceUnreadable, f"datasets://{tmp_path}"))
 
 
 def test_a_folder_of_files_is_read_by_the_library(tmp_path: Path) -> None:
@@ -129,8 +126,7 @@ def test_a_folder_of_files_is_read_by_the_library(tmp_path: Path) -> None:
     assert (source.name, source.size_bytes()) == (f"datasets://{folder}", None)
     assert found(list(source.records())) == MEANT
     (folder / "test.jsonl").write_text('{"text": "x"}\n')
-    with pytest.raises(SourceMissing, match='there are the splits "train", "test"'):
-        open_source(f"datasets://{folder}", OPTIONS)
+    assert 'there are the splits "train", "test"' in refused(SourceMissing, f"datasets://{folder}")
     [last] = read(f"datasets://{folder}?split=test")
     assert last == Record("books/test:1", "x", {"synopsis": None, "section": None}, (), "books/test:1")
 
@@ -166,11 +162,9 @@ def test_programs_are_never_run_and_other_kinds_not_read(tmp_path: Path) -> None
         open_source(f"datasets://{folder}", OPTIONS)
     (folder / "books.py").unlink()
     (folder / "train.pkl").write_bytes(b"cos\nsystem\n(S'touch harmed'\ntR.")
-    with pytest.raises(SourceUnsupported, match="no files that are read"):
-        open_source(f"datasets://{folder}", OPTIONS)
+    assert "no files that are read" in refused(SourceUnsupported, f"datasets://{folder}")
     (folder / "train.xml").write_text("<a/>")
-    with pytest.raises(SourceUnsupported, match=r'files that are not read \("xml"\)'):
-        open_source(f"datasets://{folder}", OPTIONS)
+    assert 'files that are not read ("xml")' in refused(SourceUnsupported, f"datasets://{folder}")
     assert not (tmp_path / "harmed").exists()
 
 
@@ -192,8 +186,7 @@ def test_a_data_set_of_a_hub_is_streamed_and_no_password_of_ours_is_sent(
         assert source.name == f"datasets://{NAME}?split=train"
         assert found(list(source.records())) == MEANT
         assert made.tokens <= {"Bearer geheim", None}
-        with pytest.raises(SourceMissing, match="the hub has no such data set"):
-            open_source("datasets://nobody/nothing", OPTIONS)
+        assert "the hub has no such data set" in refused(SourceMissing, "datasets://nobody/nothing")
         outside = f"---\nconfigs:\n- config_name: a\n  data_files: {DOCUMENTS}\n---\n"
         (folder / "README.md").write_text(outside)
         with pytest.raises(SourceUnreadable):
@@ -224,14 +217,11 @@ def test_a_url_that_says_nothing_shows_how_to_write_one(url: str, said: str) -> 
 
 
 def test_what_is_no_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceMissing, match="no such file or folder"):
-        open_source(f"datasets://{tmp_path}/no", OPTIONS)
+    assert "no such file or folder" in refused(SourceMissing, f"datasets://{tmp_path}/no")
     (tmp_path / "a.arrow").write_bytes(b"")
-    with pytest.raises(SourceUnsupported, match="is a file: leave out datasets://"):
-        open_source(f"datasets://{tmp_path}/a.arrow", OPTIONS)
+    assert "is a file: leave out datasets://" in refused(SourceUnsupported, f"datasets://{tmp_path}/a.arrow")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceUnsupported, match="no files that are read"):
-        open_source(f"datasets://{tmp_path}/empty", OPTIONS)
+    assert "no files that are read" in refused(SourceUnsupported, f"datasets://{tmp_path}/empty")
 
 
 def test_a_folders_place_on_this_machine_is_known_so_that_no_output_replaces_it(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from docmill.storage.readers import (
 )
 from docmill.storage.readers.errors import BrokenStream
 from docmill.storage.readers.remote import READ, content
-from tests.storage.readers.reading import OPTIONS, read
+from tests.storage.readers.reading import OPTIONS, read, refused
 from tests.storage.readers.site import Site
 
 LINES = b"".join(json.dumps({"id": f"{n}", "text": f"text {n} " * 40}).encode() + b"\n" for n in range(3_000))
@@ -87,24 +87,18 @@ def test_a_connection_that_is_cut_keeps_what_came_before_and_the_next_reading_ha
 
 
 def test_what_a_server_refuses_is_one_sentence(site: Site) -> None:
-    with pytest.raises(SourceMissing, match=r"/no\.jsonl: there is no such file"):
-        open_source(f"{site.url}/no.jsonl", OPTIONS)
+    assert "/no.jsonl: there is no such file" in refused(SourceMissing, f"{site.url}/no.jsonl")
     site.files["/c.jsonl"] = LINES
     with pytest.raises(FieldUnknown):
         open_source(f"{site.url}/c.jsonl", SourceOptions("body"))
     site.status = 403
-    with pytest.raises(SourceUnreadable, match="the server answers 403"):
-        open_source(f"{site.url}/c.jsonl", OPTIONS)
-    with pytest.raises(SourceUnreadable, match="nothing answers at its server's address"):
-        open_source("http://127.0.0.1:1/c.jsonl", OPTIONS)
-    with pytest.raises(SourceUnreadable, match="no host of that name is known"):
-        open_source("http://nowhere.invalid/c.jsonl", OPTIONS)
-    with pytest.raises(SourceUnreadable, match="or it does not speak TLS"):
-        open_source(f"{site.url.replace('http:', 'https:')}/c.jsonl", OPTIONS)
+    assert "the server answers 403" in refused(SourceUnreadable, f"{site.url}/c.jsonl")
+    assert "nothing answers at its server's address" in refused(SourceUnreadable, "http://127.0.0.1:1/c.jsonl")
+    assert "no host of that name is known" in refused(SourceUnreadable, "http://nowhere.invalid/c.jsonl")
+    assert "or it does not speak TLS" in refused(SourceUnreadable, f"{site.url.replace('http:', 'https:')}/c.jsonl")
     site.status = 200
     site.files["/c.png"] = b""
-    with pytest.raises(SourceUnsupported, match=r"c\.png is not a kind of file"):
-        open_source(f"{site.url}/c.png", OPTIONS)
+    assert "c.png is not a kind of file" in refused(SourceUnsupported, f"{site.url}/c.png")
 
 
 def test_a_redirect_is_followed_to_http_only(site: Site, tmp_path: Path) -> None:
@@ -118,8 +112,7 @@ def test_a_redirect_is_followed_to_http_only(site: Site, tmp_path: Path) -> None
     }
     assert len(read(f"{site.url}/a.jsonl")) == 3_000
     for path in ("/b.jsonl", "/d.jsonl"):
-        with pytest.raises(SourceUnreadable, match="redirects to a URL that is not HTTP"):
-            open_source(site.url + path, OPTIONS)
+        assert "redirects to a URL that is not HTTP" in refused(SourceUnreadable, site.url + path)
     with pytest.raises(SourceUnreadable):
         open_source(f"{site.url}/e.jsonl", OPTIONS)
 
@@ -154,16 +147,14 @@ def test_other_file_systems_are_read_as_they_are_and_what_leads_elsewhere_is_ref
     memory = fsspec.filesystem("memory")
     memory.pipe("/bucket/c.jsonl", LINES)
     assert len(read("memory://bucket/c.jsonl")) == 3_000
-    with pytest.raises(SourceMissing, match=r"memory://bucket/no\.jsonl: there is no such file"):
-        open_source("memory://bucket/no.jsonl", OPTIONS)
+    assert "memory://bucket/no.jsonl: there is no such file" in refused(SourceMissing, "memory://bucket/no.jsonl")
     (tmp_path / "c d.jsonl").write_bytes(LINES)
     source = open_source(f"file://{tmp_path}/c%20d.jsonl", OPTIONS)
     assert source.name == f"{tmp_path}/c d.jsonl"
     for url in (f"local://{tmp_path}/c d.jsonl", "zip://c.jsonl::memory://a.zip", "reference://a::file:///x"):
         with pytest.raises(SourceUnsupported):
             open_source(url, OPTIONS)
-    with pytest.raises(SourceUnsupported, match="such a URL is not read"):
-        open_source("nobody://bucket/c.jsonl", OPTIONS)
+    assert "such a URL is not read" in refused(SourceUnsupported, "nobody://bucket/c.jsonl")
 
 
 def test_every_protocol_that_is_read_is_of_fsspec_and_none_reads_this_machine() -> None:

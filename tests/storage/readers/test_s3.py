@@ -20,7 +20,7 @@ from docmill.storage.readers import (
     SourceUnreadable,
     open_source,
 )
-from tests.storage.readers.reading import OPTIONS, read
+from tests.storage.readers.reading import OPTIONS, read, refused
 from tests.storage.readers.test_remote import LINES
 
 KEY, SECRET = "AKIAGEHEIM", "streng-geheim"  # gitleaks:allow
@@ -64,25 +64,21 @@ def test_lines_and_parts_of_a_table_are_read_from_a_bucket(bucket: Any, tmp_path
 
 
 def test_what_is_missing_or_refused_is_one_sentence(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SourceMissing, match=r"s3://books/no\.jsonl: there is no such file"):
-        open_source("s3://books/no.jsonl", OPTIONS)
-    with pytest.raises(SourceMissing, match="there is no such file"):
-        open_source("s3://nobody/c.jsonl", OPTIONS)
+    assert "s3://books/no.jsonl: there is no such file" in refused(SourceMissing, "s3://books/no.jsonl")
+    assert "there is no such file" in refused(SourceMissing, "s3://nobody/c.jsonl")
     with socket.create_server(("127.0.0.1", 0)) as closed:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
 
     fsspec.filesystem("s3").clear_instance_cache()
-    with pytest.raises(SourceUnreadable, match="nothing answers at its server's address"):
-        open_source("s3://books/c.jsonl", OPTIONS)
+    assert "nothing answers at its server's address" in refused(SourceUnreadable, "s3://books/c.jsonl")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     fsspec.filesystem("s3").clear_instance_cache()
-    with pytest.raises(SourceUnreadable, match="there are no credentials for it; give them as"):
-        open_source("s3://books/c.jsonl", OPTIONS)
+    assert "there are no credentials for it; give them as" in refused(SourceUnreadable, "s3://books/c.jsonl")
 
 
 @pytest.mark.parametrize("url", [f"s3://{KEY}:{SECRET}@books/c.jsonl", f"s3://{KEY}:{SECRET}@books/no.jsonl"])

@@ -27,7 +27,7 @@ from docmill.storage.readers import (
     open_queries,
     open_source,
 )
-from tests.storage.readers.reading import OPTIONS, read
+from tests.storage.readers.reading import OPTIONS, read, refused
 from tests.storage.readers.site import serving
 
 MB = 2**20
@@ -186,16 +186,14 @@ def test_a_missing_source_says_so(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["c.json", "c.png", "c", "c.gz", "c.rar", ".jsonl", "c.jsonl.bz2"])
 def test_an_unsupported_kind_is_refused_with_those_that_are_read(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{}")
-    with pytest.raises(SourceUnsupported, match=r"these are: a \.jsonl, \.ndjson, \.csv, \.tsv, \.txt or \.md file"):
-        open_source(str(tmp_path / name), OPTIONS)
+    assert "these are: a .jsonl, .ndjson, .csv, .tsv, .txt or .md file" in refused(SourceUnsupported, tmp_path / name)
 
 
 def test_a_pipe_and_a_device_are_refused_without_being_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(SourceUnreadable, match="is a pipe, not a file; pass it on standard input, as -"):
         open_source(str(tmp_path / "pipe.jsonl"), OPTIONS)
-    with pytest.raises(SourceUnreadable, match="is a device"):
-        open_source("/dev/zero", OPTIONS)
+    assert "is a device" in refused(SourceUnreadable, "/dev/zero")
 
 
 def test_a_link_to_a_file_is_that_file_and_a_circle_of_links_is_refused(tmp_path: Path) -> None:
@@ -259,8 +257,7 @@ def test_a_feature_can_read_a_suffix_with_all_that_others_have(install: Install,
     ]
     (tmp_path / "d.bar.gz").write_bytes(gzip.compress(raw))
     assert len(list(open_source(str(tmp_path / "*.*"), SourceOptions(limit=3)).records())) == 4
-    with pytest.raises(FieldUnknown, match='it has "text", "title"'):
-        open_source(str(tmp_path / "d.bar.gz"), SourceOptions("body"))
+    assert 'it has "text", "title"' in refused(FieldUnknown, str(tmp_path / "d.bar.gz"), SourceOptions("body"))
 
 
 def test_a_feature_can_read_a_scheme(install: Install) -> None:
@@ -274,8 +271,7 @@ def test_our_own_kinds_come_first(install: Install, tmp_path: Path) -> None:
     install("tiny", {".jsonl": "tiny:rows", "sqlite": "tiny:Wiki"})
     (tmp_path / "c.jsonl").write_text('{"text": "x"}\n')
     assert len(list(open_source(str(tmp_path / "c.jsonl"), OPTIONS).records())) == 1
-    with pytest.raises(SourceUnsupported, match="no query"):
-        open_source("sqlite:///x", OPTIONS)
+    assert "no query" in refused(SourceUnsupported, "sqlite:///x")
 
 
 @pytest.mark.parametrize(
@@ -319,8 +315,7 @@ def test_a_reader_that_fails_is_named_and_its_words_are_not_said(install: Instal
     ):
         open_source("a://me:geheim@x", OPTIONS)
     for url in ("b://x", "h://x"):
-        with pytest.raises(SourceUnreadable, match="gives no source"):
-            open_source(url, OPTIONS)
+        assert "gives no source" in refused(SourceUnreadable, url)
 
 
 @pytest.mark.parametrize(
@@ -347,8 +342,7 @@ def test_two_readers_of_one_suffix_are_refused_with_both_names(install: Install,
     install("tiny", {".bar": "tiny:rows"})
     install("other", {".bar": "other:rows"})
     (tmp_path / "c.bar").write_bytes(b"")
-    with pytest.raises(SourceUnsupported, match=r"of the features tiny and other; uninstall"):
-        open_source(str(tmp_path / "c.bar"), OPTIONS)
+    assert "of the features tiny and other; uninstall" in refused(SourceUnsupported, tmp_path / "c.bar")
 
 
 def read_queries(folder: Path, raw: bytes, name: str = "q.txt") -> list[Record | Rejection]:
