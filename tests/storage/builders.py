@@ -177,6 +177,12 @@ def work(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = do
     return n
 
 
+def read_and_claim(database: Database, n: int) -> Claim:
+    """Read a source of so many texts, and claim its first shard."""
+    read(database, request(), numbered(n))
+    return claim_next(database)
+
+
 def commit_next(
     database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = done, owner: str = "w1"
 ) -> Claim:

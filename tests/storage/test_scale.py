@@ -23,6 +23,7 @@ from tests.storage.builders import (
     done,
     numbered,
     read,
+    read_and_claim,
     records,
     request,
 )
@@ -123,8 +124,7 @@ def test_a_locked_job_takes_new_shards(postgres: Database) -> None:
 
 
 def test_no_outcome_locks_its_spec(postgres: Database) -> None:
-    read(postgres, request(), numbered(4))
-    claim = claim_next(postgres)
+    claim = read_and_claim(postgres, 4)
     lockers = text("SELECT xmax::text FROM spec")  # the transaction, or the list of them, that locked the row last
     with postgres.read() as transaction:
         before = transaction.scalar(lockers)

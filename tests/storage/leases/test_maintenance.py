@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Lease, db_now
 from docmill.storage.leases import maintenance, shards
-from tests.storage.builders import at_once, claim_next, lapse, numbered, read, request, shard
+from tests.storage.builders import at_once, claim_next, lapse, numbered, read, read_and_claim, request, shard
 
 LEASE_S = 60.0
 
@@ -63,8 +63,7 @@ def test_a_round_that_was_held_up_reclaims_nothing_that_lapsed_meanwhile(databas
 
 
 def test_a_longer_lease_than_a_grace_is_left_as_it_is(database: Database) -> None:
-    read(database, request(), numbered(3))
-    claim = claim_next(database)
+    claim = read_and_claim(database, 3)
     shards.heartbeat(database, claim.owner, lease_s=1_000.0)
     until = shard(database, claim.shard_id).lease_until
     maintenance.contact(database, LEASE_S)

@@ -41,6 +41,7 @@ from tests.storage.builders import (
     outcomes,
     queued,
     read,
+    read_and_claim,
     request,
     set_shard,
     shard,
@@ -49,6 +50,11 @@ from tests.storage.builders import (
     work,
 )
 from tests.worker.harness import until
+
+
+def assert_taken_away(database: Database, claim: Claim) -> None:
+    with pytest.raises(LeaseLost):
+        shards.commit(database, claim, done(claim, "late"), None)
 
 
 def test_a_claim_is_won_by_one_of_many_threads(database: Database) -> None:
@@ -85,20 +91,16 @@ def test_a_commit_after_a_reclaim_is_rejected_and_writes_nothing(database: Datab
     late = claim_next(database, "sleeper")
     lapse(database, late.shard_id)
     assert maintenance.reclaim(database) == 1
-    with pytest.raises(LeaseLost):
-        shards.commit(database, late, done(late), None)
+    assert_taken_away(database, late)
     assert outcomes(database) == {}
     other = claim_next(database, "other")
-    with pytest.raises(LeaseLost):
-        shards.commit(database, late, done(late, "late"), None)
+    assert_taken_away(database, late)
     shards.commit(database, other, done(other), None)
-    with pytest.raises(LeaseLost):
-        shards.commit(database, late, done(late, "late"), None)
+    assert_taken_away(database, late)
 
 
 def test_a_commit_after_a_lapse_that_nobody_reclaimed_is_accepted(database: Database) -> None:
-    read(database, request(), numbered(2))
-    claim = claim_next(database)
+    claim = read_and_claim(database, 2)
     lapse(database, claim.shard_id)
     shards.commit(database, claim, done(claim), None)
     assert maintenance.reclaim(database) == 0
@@ -146,8 +148,7 @@ def test_a_heartbeat_renews_what_its_process_holds_and_nothing_else(database: Da
 
 
 def test_a_release_keeps_what_is_finished_and_spends_no_attempt(database: Database) -> None:
-    read(database, request(), numbered(3))
-    claim = claim_next(database)
+    claim = read_and_claim(database, 3)
     shards.release(database, claim, done(claim)[:2])
     row = shard(database, claim.shard_id)
     assert (row.state, row.attempt, row.suspect, row.owner) == ("planned", 0, 0, None)
@@ -185,13 +186,11 @@ def test_what_a_process_held_that_was_stopped_on_purpose_is_no_suspect(database:
     row = shard(database, first.shard_id)
     assert (row.state, row.suspect, row.attempt, row.fence) == ("planned", 0, 0, first.fence + 1)
     assert shard(database, other.shard_id).state == "running"
-    with pytest.raises(LeaseLost):
-        shards.commit(database, first, done(first), None)
+    assert_taken_away(database, first)
 
 
 def test_a_release_and_a_failure_that_come_too_late_change_nothing(database: Database) -> None:
-    read(database, request(), numbered(2))
-    late = claim_next(database)
+    late = read_and_claim(database, 2)
     lapse(database, late.shard_id)
     maintenance.reclaim(database)
     for take in (lambda: None, lambda: claim_next(database, "w2")):  # nobody has it, and another
@@ -210,8 +209,7 @@ def test_a_paused_job_stands_still_until_it_is_resumed(database: Database) -> No
     assert head is not None
     assert jobs.pause(database, job.id)
     assert jobs.pause(database, job.id)
-    with pytest.raises(LeaseLost):
-        shards.commit(database, running, done(running), None)
+    assert_taken_away(database, running)
     assert shards.claim(database, head, "w2") is None
     assert shards.look(database, waiting) is None
     assert (dispatched(database), queued(database)) == ([], [])
@@ -245,8 +243,7 @@ def test_a_cancel_takes_running_shards_away_and_stops_claims(database: Database)
     heads = [shards.look(database, row.id) for row in shards_of(database, job)]
     waiting = next(head for head in heads if head is not None)
     assert jobs.cancel(database, job.id)
-    with pytest.raises(LeaseLost):
-        shards.commit(database, running, done(running), None)
+    assert_taken_away(database, running)
     assert shards.claim(database, waiting, "w2") is None
     assert shards.look(database, waiting.shard_id) is None
     assert dispatched(database) == []
@@ -274,8 +271,7 @@ def test_a_claim_that_slips_past_a_cancel_is_not_renewed_and_cannot_commit(datab
     jobs.cancel(database, job.id)
     set_shard(database, claim.shard_id, state="running", fence=claim.fence, owner="w1")
     assert shards.heartbeat(database, "w1") == {}
-    with pytest.raises(LeaseLost):
-        shards.commit(database, claim, done(claim), None)
+    assert_taken_away(database, claim)
 
 
 def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres: Database, postgres_url: str) -> None:
@@ -584,8 +580,7 @@ def test_too_many_failures_stop_a_job_and_a_retry_lets_it_go_on(database: Databa
     status = read_status(database, job.id)
     assert status.state == "stopped"
     assert status.reason == f"more than 10 % of its texts failed ({len(claim.contents)} of 300)"
-    with pytest.raises(LeaseLost):
-        shards.commit(database, other, done(other), None)
+    assert_taken_away(database, other)
     assert jobs.retry(database, job.id) == len(claim.contents)
     work(database)
     assert jobs.finish(database) == [job.id]
@@ -601,8 +596,7 @@ def test_too_many_doubtful_results_stop_a_job_and_another_one_goes_on_from_them(
     status = read_status(database, job.id)
     assert status.state == "stopped"
     assert status.reason == f"more than 10 % of its texts are doubtful ({len(claim.contents)} of 300)"
-    with pytest.raises(LeaseLost):
-        shards.commit(database, other, done(other), None)
+    assert_taken_away(database, other)
     again = read(database, request(max_flagged=10.0), numbered(300))
     work(database)
     assert jobs.finish(database) == [again.id]

@@ -29,6 +29,7 @@ from tests.storage.builders import (
     lapse,
     numbered,
     read,
+    read_and_claim,
     request,
     set_shard,
     shards_of,
@@ -70,8 +71,7 @@ def test_a_failure_that_a_retry_mends_is_counted_no_more(database: Database) -> 
 
 
 def test_released_split_lapsed_and_taken_away_shards_are_counted_right(database: Database) -> None:
-    read(database, request(), numbered(8))
-    first = claim_next(database)
+    first = read_and_claim(database, 8)
     shards.release(database, first, done(first)[:2])
     assert_exported(database, LANES)
     lapse(database, claim_next(database).shard_id)
@@ -119,8 +119,7 @@ def test_writers_at_once_lose_no_count(database: Database) -> None:
 
 
 def test_the_age_of_the_first_shard_in_the_queue_is_told(database: Database) -> None:
-    read(database, request(), numbered(2))
-    claim = claim_next(database)
+    claim = read_and_claim(database, 2)
     shards.release(database, claim)
     assert copy_lane(database).oldest_queued_s is None
     waits = update(Shard).values(state="queued", dispatched_at=db_now() - 90)
