@@ -19,7 +19,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import at_once, numbered, read, records
-from tests.storage.steps.test_steps import STEPS, Fleet, finished, pipeline
+from tests.storage.steps.test_steps import STEPS, Fleet, pipeline
 
 DAILY = {"cron": "30 3 * * *", "timezone": "UTC", "overlap": "skip"}
 QUEUED = {**DAILY, "overlap": "queue"}
@@ -285,8 +285,7 @@ def test_the_view_has_every_document_with_every_steps_result(database: Database,
     views.make(database, "nightly", "books", STEPS)
     job = read(database, pipeline(), numbered(4))
     assert {row["english_status"] for row in rows_of(database, "pipeline_nightly")} == {None}
-    fleet.work()
-    finished(database, job)
+    fleet.end(job)
     rows = rows_of(database, "pipeline_nightly")
     assert [row["id"] for row in rows] == ["k0", "k1", "k2", "k3"]
     whole = [one for one in results(database, job.id) if one["id"] in {"k0", "k3"}]

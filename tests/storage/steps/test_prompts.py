@@ -54,8 +54,7 @@ def told(database: Database, job: OpenJob) -> dict[str, str]:
 def test_each_document_is_asked_about_with_its_own_metadata(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: not text.strip() or "Hail" in text
     job = take(database, asked(), NEWS)
-    fleet.work()
-    status = finished(database, job)
+    status = fleet.end(job)
     assert told(database, job) == {
         "a": "generate(Weather: Rain.)",
         "b": "generate(Sports: Rain.)",
@@ -94,13 +93,11 @@ def test_a_run_with_nothing_new_computes_nothing(database: Database, fleet: Flee
 
 def test_new_metadata_is_a_new_prompt_for_that_document_alone(database: Database, fleet: Fleet) -> None:
     before = take(database, asked(), NEWS)
-    fleet.work()
-    finished(database, before)
+    fleet.end(before)
     fleet.computed.clear()
     changed: list[News] = [("b", "Rain.", {"title": "Politics"}), *NEWS[:1], *NEWS[2:]]
     after = take(database, asked("b.jsonl"), changed)
-    fleet.work()
-    finished(database, after)
+    fleet.end(after)
     assert fleet.computed == {
         ("generate", "Politics: Rain."): 1,
         ("embed", "generate(Politics: Rain.)"): 1,
@@ -118,8 +115,7 @@ def test_a_crash_while_the_source_is_read_loses_no_prompt_and_plans_none_twice(
     fleet.work()
     again = read(database, request, numbered(300), chunk=70)
     assert again.id == job.id
-    fleet.work()
-    assert finished(database, again).done == 300
+    assert fleet.end(again).done == 300
     assert set(fleet.computed.values()) == {1}
     assert len(told(database, again)) == 300
 

@@ -70,8 +70,7 @@ def test_each_document_has_its_own_prompt_around_the_text_that_it_shares(
         if eager:
             fleet.work()
     ingest.end(database, job)
-    fleet.work()
-    finished(database, job)
+    fleet.end(job)
     assert of(database, job, "again") == expected(WITH_TEXT)
     assert fleet.computed["translate", "Rain."] == 1
     assert fleet.computed["generate", "Weather: translate(Rain.)"] == 1, "a and e have one prompt"
@@ -81,8 +80,7 @@ def test_each_document_has_its_own_prompt_around_the_text_that_it_shares(
 def test_what_an_earlier_step_lacks_blocks_it_and_a_retry_leads_on(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: kind == "translate" and "Rain" in text
     job = take(database, asked(), WITH_TEXT)
-    fleet.work()
-    finished(database, job)
+    fleet.end(job)
     assert set(of(database, job)) == {"c", "f"}
     lost = {(row["id"], row["step"]): (row["status"], row["reason"]) for row in failures(database, job.id)}
     assert lost["a", "told"] == lost["a", "vector"] == ("blocked", "english failed: it would not")
@@ -114,8 +112,7 @@ def test_one_template_over_two_texts_of_a_document_gives_each_its_own(database: 
 
 def test_a_search_the_view_and_a_trace_go_the_same_way(database: Database, fleet: Fleet) -> None:
     job = take(database, asked(), WITH_TEXT)
-    fleet.work()
-    finished(database, job)
+    fleet.end(job)
     found = search(database, choose(database, ["news"]), np.ones((1, 1), np.float32), 10)
     assert len([number for number in found.ids[0] if number >= 0]) == len(WITH_TEXT)
     views.make(database, "p", "news", STEPS)
@@ -133,8 +130,7 @@ def test_what_is_removed_takes_its_prompts_along_and_what_is_dropped_comes_anew(
     database: Database, fleet: Fleet
 ) -> None:
     job = take(database, asked(), WITH_TEXT)
-    fleet.work()
-    finished(database, job)
+    fleet.end(job)
     n_prompts = count_rows(database, Prompt)
     assert gc.collect(database).contents == 0
     removal.remove_documents(database, "news", ["b"])
@@ -148,8 +144,7 @@ def test_what_is_removed_takes_its_prompts_along_and_what_is_dropped_comes_anew(
     assert count_rows(database, Prompt) == 0, "their texts went, which nothing led to any more"
     assert not removal.trace(database, "generate(Weather: translate(Rain.))").stored
     again = take(database, asked("b.jsonl"), WITH_TEXT)
-    fleet.work()
-    finished(database, again)
+    fleet.end(again)
     assert of(database, again, "again") == expected(WITH_TEXT)
     removal.remove_corpus(database, "news")
     assert (count_rows(database, Prompt), count_rows(database, Content)) == (0, 0)
@@ -184,8 +179,7 @@ def test_a_document_and_the_text_that_it_waits_for_miss_each_other_never(
 
     at_once(lambda: ingest.add(database, job, gathered(("b", "Rain.", {"title": "Two"}, (), 1))), commit)
     ingest.end(database, job)
-    fleet.work()
-    finished(database, job)
+    fleet.end(job)
     assert of(database, job) == {
         "a": "generate(One: translate(Rain.))",
         "b": "generate(Two: translate(Rain.))",

@@ -85,6 +85,11 @@ class Fleet:
         """Work until nothing is left, and end the jobs."""
         finish(self._database, self.outcomes)
 
+    def end(self, job: OpenJob) -> Any:
+        """Work until nothing is left, and return the status of a job that is done then."""
+        self.work()
+        return finished(self._database, job)
+
     def done(self, asked: JobRequest, texts: Sequence[Text]) -> OpenJob:
         """Return a job that read these texts and has ended."""
         job = read(self._database, asked, texts)
@@ -110,8 +115,7 @@ def planned(database: Database, job: OpenJob, step: str) -> Counter[int]:
 
 def test_every_step_has_its_results_for_every_document(database: Database, fleet: Fleet) -> None:
     job = read(database, pipeline(), numbered(300))
-    fleet.work()
-    status = finished(database, job)
+    status = fleet.end(job)
     assert [(step.name, step.input, step.done, step.blocked) for step in status.steps] == [
         ("english", None, 300, 0),
         ("line", "english", 300, 0),
@@ -165,8 +169,7 @@ def test_shards_committed_at_once_with_one_output_plan_it_once(database: Databas
 def test_what_failed_is_blocked_further_down_and_says_why_until_a_retry(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: text in {"text 1", "translate(text 2)"}
     job = read(database, pipeline(steps=STEPS[:3]), numbered(4))
-    fleet.work()
-    status = finished(database, job)
+    status = fleet.end(job)
     counted = [(step.done, step.failed, step.blocked) for step in status.steps]
     assert counted == [(3, 1, 0), (2, 1, 1), (2, 0, 2)]
     by_english = "english failed: it would not"
@@ -186,8 +189,7 @@ def test_what_failed_is_blocked_further_down_and_says_why_until_a_retry(database
     assert [one["id"] for one in results(database, job.id, step="vector")] == ["k0", "k3"]
     fleet.fails = lambda kind, text: False
     assert jobs.retry(database, job.id) == 2
-    fleet.work()
-    status = finished(database, job)
+    status = fleet.end(job)
     assert [(step.done, step.failed, step.blocked) for step in status.steps] == [(4, 0, 0)] * 3
 
 
