@@ -13,10 +13,9 @@ from docmill.storage.core.invariants import check_invariants, invariants
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.shards import Claim
-from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import COPY, TRANSLATE, claim_next, read, request, work
+from tests.storage.builders import COPY, TRANSLATE, claim_next, finish, read, request, work
 from tests.storage.invariants import assert_invariants
 
 FIRST, AGAIN, CHAIN, RUNNING = 1, 2, 3, 4  # jobs
@@ -47,8 +46,7 @@ def store(database: Database) -> Database:
         JobRequest(corpus="letters", source="b.jsonl", steps=steps),
         [("l", "a letter"), ("m", "another letter")],
     )
-    work(database, outcomes)
-    jobs.finish(database)
+    finish(database, outcomes)
     read(database, request(corpus="plays"), [("a", "text a"), ("p", "a play"), ("q", "another play")])
     claim_next(database)
     assert_invariants(database)

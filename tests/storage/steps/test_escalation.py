@@ -26,7 +26,18 @@ from docmill.storage.steps.conditions import Bound, Doubt
 from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.risk import NUMBERS, FittedRisk, RiskFeature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest, read_steps
-from tests.storage.builders import TRANSLATE, Text, claim_next, commit_next, numbered, read, request, shards_of, work
+from tests.storage.builders import (
+    TRANSLATE,
+    Text,
+    claim_next,
+    commit_next,
+    finish,
+    numbered,
+    read,
+    request,
+    shards_of,
+    work,
+)
 from tests.storage.steps.test_steps import EMBED, pipeline
 
 LARGE = Spec("translate", "large", "sha256:4")
@@ -39,11 +50,12 @@ SMALL_FLAGS = {"0": ("empty_window",), "2": ("empty_window", "repetition"), "3":
 class Models:
     """Does every claim. The flags of the small and the large model's outputs go by the last digit of a text.
 
-    Texts with a digit in `refused` fail at the large model.
+    Texts with a digit in `hard` fail at the small model, and those with one in `refused` at the large one.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, hard: str = "") -> None:
         self.database = database
+        self.hard = hard
         self.small: dict[str, tuple[str, ...]] = dict(SMALL_FLAGS)
         self.large: dict[str, tuple[str, ...]] = {}
         self.confidence: dict[str, float] = {}
@@ -61,15 +73,20 @@ class Models:
         digit = text[-1]
         if model == "large" and digit in self.refused:
             return Outcome(content_id, Status.FAILED, reason="it would not", reason_class=Reason.MODEL)
+        if model == "marian" and digit in self.hard:
+            return Outcome(content_id, Status.FAILED, reason="too long", reason_class=Reason.MODEL)
         flags = (self.large if model == "large" else self.small).get(digit, ())
         sure = self.confidence.get(digit) if model == "marian" else 0.9
         return Outcome(content_id, Status.DONE, text=f"{model}({text})", flags=flags, tokens_in=3, confidence=sure)
 
     def done(self, steps: tuple[StepRequest, ...] = ALONE, texts: list[Text] = TEXTS, source: str = "a") -> OpenJob:
         job = read(self.database, pipeline(source, steps), texts)
-        work(self.database, self.outcomes)
-        jobs.finish(self.database)
+        self.finish()
         return job
+
+    def finish(self) -> None:
+        """Work until nothing is left, and end the jobs."""
+        finish(self.database, self.outcomes)
 
     def of(self, model: str) -> set[str]:
         return {text for by, text in self.computed if by == model}
@@ -157,8 +174,7 @@ def test_a_later_step_reads_the_result_and_waits_for_it(database: Database) -> N
     commit_next(database, models.outcomes)
     assert sorted((row.step, row.n_contents) for row in shards_of(database, job)) == [(0, 6), (1, 4), (2, 2)]
     assert read_status(database, job.id).steps[0].done == 4  # two wait for the large model
-    work(database, models.outcomes)
-    jobs.finish(database)
+    models.finish()
     assert models.of("minilm") == {
         *(f"large(text {n})" for n in (0, 2)),
         *(f"marian(text {n})" for n in (1, 3, 4, 5)),
@@ -177,8 +193,7 @@ def test_a_text_that_the_large_model_fails_goes_on_with_the_small_result_until_a
     assert "marian(text 2)" in models.of("minilm")
     models.refused = ""
     assert jobs.retry(database, job.id) == 1
-    work(database, models.outcomes)
-    jobs.finish(database)
+    models.finish()
     assert "large(text 2)" in models.of("minilm")
     assert won(database, job, "english") == {"0", "2"}
     assert len(list(results(database, job.id, step="vector"))) == 6
@@ -204,8 +219,7 @@ def test_what_a_retry_of_the_large_model_leaves_doubtful_is_counted_once(databas
     job = read(database, replace(pipeline(steps=ALONE), max_flagged=60.0), TEXTS)
     for refused in ("012", "02", "0"):
         models.refused = refused
-        work(database, models.outcomes)
-        jobs.finish(database)
+        models.finish()
         assert read_status(database, job.id).state == "done"
         assert sum(row.n_doubtful for row in shards_of(database, job)) == 3
         jobs.retry(database, job.id)
@@ -220,8 +234,7 @@ def test_a_bound_of_doubtful_results_counts_escalated_texts_whose_first_result_w
     models.large = {"1": ("repetition",), "2": ("repetition",)}
     models.done((StepRequest("translate", TRANSLATE),))
     job = read(database, replace(pipeline(steps=ALONE), max_flagged=most), TEXTS)
-    work(database, models.outcomes)
-    jobs.finish(database)
+    models.finish()
     status = read_status(database, job.id)
     assert (status.state, status.reason or "") == (
         state,
@@ -265,8 +278,7 @@ def test_a_view_has_the_same_results_as_the_job(database: Database) -> None:
     doubt = Doubt.parse(["doubtful", "confidence<0.2"])
     steps = (StepRequest("translate", TRANSLATE, escalation=EscalationRequest(LARGE, doubt)),)
     job = read(database, pipeline(steps=steps), texts)
-    work(database, outcomes)
-    jobs.finish(database)
+    finish(database, outcomes)
     by_job = {one["id"]: one["text"] for one in results(database, job.id)}
     views.make(database, "press", "books", steps)
     with database.read() as transaction:
@@ -279,30 +291,12 @@ FAILED = EscalationRequest(LARGE, Doubt.parse(["doubtful", "failed"]))
 OF_FAILED = (StepRequest("translate", TRANSLATE, escalation=FAILED),)
 
 
-class Failing(Models):
-    """The small model fails on texts with a digit in `hard`."""
-
-    hard = "13"
-
-    def outcomes(self, claim: Claim) -> list[Outcome]:
-        return [self._failing(one) for one in super().outcomes(claim)]
-
-    def _failing(self, outcome: Outcome) -> Outcome:
-        if (text := outcome.text or "").startswith("marian") and text[-2] in self.hard:
-            return Outcome(outcome.content_id, Status.FAILED, reason="too long", reason_class=Reason.MODEL)
-        return outcome
-
-    def finish(self) -> None:
-        work(self.database, self.outcomes)
-        jobs.finish(self.database)
-
-
 def counts(status: JobStatus) -> tuple[int, int, int, int]:
     return status.done, status.failed, status.skipped, status.pending
 
 
 def test_texts_on_which_the_first_model_failed_have_the_result_of_the_better_one(database: Database) -> None:
-    models = Failing(database)
+    models = Models(database, hard="13")
     models.large = {"1": ("repetition",)}  # a doubtful result is better than none
     job = models.done(OF_FAILED)
     assert models.of("large") == {f"text {n}" for n in range(4)}
@@ -316,7 +310,7 @@ def test_texts_on_which_the_first_model_failed_have_the_result_of_the_better_one
 
 
 def test_a_text_on_which_both_fail_has_the_first_reason_until_a_retry_succeeds(database: Database) -> None:
-    models = Failing(database)
+    models = Models(database, hard="13")
     models.refused = "3"
     job = models.done(OF_FAILED)
     assert [(one["id"], one["reason"]) for one in failures(database, job.id)] == [("k3", "too long")]
@@ -329,7 +323,7 @@ def test_a_text_on_which_both_fail_has_the_first_reason_until_a_retry_succeeds(d
 
 
 def test_a_text_that_both_do_in_a_retry_counts_once(database: Database) -> None:
-    models = Failing(database)
+    models = Models(database, hard="13")
     models.refused = "3"
     job = models.done(OF_FAILED)
     jobs.retry(database, job.id)
@@ -343,7 +337,7 @@ def test_a_text_that_both_do_in_a_retry_counts_once(database: Database) -> None:
 
 
 def test_a_later_step_reads_what_was_rescued_and_is_blocked_by_the_rest(database: Database) -> None:
-    models = Failing(database)
+    models = Models(database, hard="13")
     models.refused = "3"
     job = models.done((replace(BEFORE_ANOTHER[0], escalation=FAILED), BEFORE_ANOTHER[1]))
     assert "large(text 1)" in models.of("minilm")
@@ -354,7 +348,7 @@ def test_a_later_step_reads_what_was_rescued_and_is_blocked_by_the_rest(database
 
 @pytest.mark.parametrize(("refused", "state"), [("", "done"), ("3", "stopped")])
 def test_a_bound_of_failures_counts_texts_on_which_both_failed(database: Database, refused: str, state: str) -> None:
-    models = Failing(database)
+    models = Models(database, hard="13")
     models.refused = refused
     job = read(database, replace(pipeline(steps=OF_FAILED), max_failures=0.0), TEXTS)
     models.finish()
@@ -387,8 +381,7 @@ def test_a_job_keeps_the_risk_that_it_began_with(database: Database) -> None:
     job = read(database, pipeline("b", RISKY), numbered(6))
     assert fitted(database, 1, UNSURE) == 2
     assert jobs.open_job(database, pipeline("b", RISKY)).id == job.id  # the same command continues it
-    work(database, models.outcomes)
-    jobs.finish(database)
+    models.finish()
     assert won(database, job) == {"1", "3"}
     with database.read() as transaction:
         (step,) = read_steps(transaction, job.id)
