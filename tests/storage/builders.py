@@ -21,6 +21,7 @@ from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.readers import Rejection
+from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs, lineage
 from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.storage.steps.sharding import unpack
@@ -241,6 +242,13 @@ def documents(
     )
     assert len({(row.corpus_id, row.key) for row in rows}) == len(rows)
     return {row.key: row.text for row in rows}
+
+
+def assert_status(database: Database, job_id: int, **expected: object) -> None:
+    """Assert values of the status of a job."""
+    status = read_status(database, job_id)
+    found = {name: getattr(status, name) for name in expected}
+    assert found == expected, found
 
 
 def count_rows(database: Database, table: Any) -> int:

@@ -27,6 +27,7 @@ from tests.storage.builders import (
     COPY,
     FIELDS,
     TRANSLATE,
+    assert_status,
     claim_next,
     commit_next,
     done,
@@ -99,8 +100,7 @@ def test_an_output_without_a_json_form_fails_alone(database: Database, data: Any
     [failure] = failures(database, job.id)
     assert (failure["id"], failure["class"]) == ("k1", "model")
     assert "has no JSON form" in failure["reason"]
-    status = read_status(database, job.id)
-    assert (status.done, status.failed) == (2, 1)
+    assert_status(database, job.id, done=2, failed=1)
 
 
 @pytest.fixture
@@ -137,16 +137,14 @@ def test_an_output_that_the_database_refuses_fails_alone_and_spends_no_attempt(p
     assert "secret" not in failure["reason"]
     assert len(list(results(picky, job.id))) == 2
     jobs.finish(picky)
-    status = read_status(picky, job.id)
-    assert (status.state, status.done, status.failed) == ("done", 2, 1)
+    assert_status(picky, job.id, state="done", done=2, failed=1)
 
 
 def test_an_output_that_the_database_refuses_fails_when_a_drain_releases_it(picky: Database) -> None:
     job = read(picky, request(spec=TRANSLATE), numbered(3))
     claim = claim_next(picky)
     shards.release(picky, claim, one_of_them(claim, text="x" * 6_000)[:2])
-    status = read_status(picky, job.id)
-    assert (status.done, status.failed, status.pending) == (1, 1, 1)
+    assert_status(picky, job.id, done=1, failed=1, pending=1)
     work(picky)
     assert read_status(picky, job.id).done == 2
 

@@ -18,12 +18,11 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import needed, retention
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.pipelines import pipelines
-from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.aging import DAY_S, days_pass
-from tests.storage.builders import numbered, read
+from tests.storage.builders import assert_status, numbered, read
 from tests.storage.steps.test_steps import Fleet
 
 LIMIT_DAYS = 25.0  # the steps of time below never end on it
@@ -64,8 +63,7 @@ def test_results_of_a_model_that_another_replaced_go_and_the_status_names_the_ru
     days_pass(database, 30)
     assert needed.drop_unneeded(database, LIMIT_S).outcomes == 3
     assert stored(database) == {"m2": 3}
-    status = read_status(database, old)
-    assert (status.lost, status.swept) == (3, ("results",))
+    assert_status(database, old, lost=3, swept=("results",))
     assert run(database, asked(spec(model="m1"))) > old
     assert stored(database) == {"m1": 3, "m2": 3}, "they are computed again when a job needs them"
 

@@ -33,6 +33,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     TRANSLATE,
+    assert_status,
     by_text,
     claim_next,
     count_rows,
@@ -232,8 +233,7 @@ def test_a_shard_ends_however_much_of_it_was_removed(database: Database, keys: l
     lose(database, *keys)
     shards.release(database, late, done(late)[:2])
     finish(database)
-    status = read_status(database, job.id)
-    assert (status.state, status.done, status.pending) == ("done", 3 - len(keys), 0)
+    assert_status(database, job.id, state="done", done=3 - len(keys), pending=0)
 
 
 def test_a_worker_and_a_reader_of_a_removed_corpus_hear_of_it(database: Database) -> None:

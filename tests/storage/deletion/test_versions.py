@@ -26,6 +26,7 @@ from tests.storage.aging import days_pass
 from tests.storage.builders import (
     TRANSLATE,
     Text,
+    assert_status,
     claim_next,
     count_rows,
     documents,
@@ -63,8 +64,7 @@ def test_what_was_superseded_goes_with_what_only_it_led_to(database: Database, f
     # The job of before lacks the document, and says no wrong word about the other.
     assert [one["id"] for one in results(database, first.id)] == ["b"]
     assert list(failures(database, first.id)) == []
-    status = read_status(database, first.id)
-    assert (status.state, status.lost, status.removed) == ("done", 0, 1)
+    assert_status(database, first.id, state="done", lost=0, removed=1)
     assert read_status(database, second.id).removed == 0
     assert documents(database) == {"a": "new", "b": "kept"}
     assert removal.remove_versions(database, 0) == Removed()

@@ -23,6 +23,7 @@ from docmill.storage.steps import jobs
 from tests.storage.builders import (
     COPY,
     TRANSLATE,
+    assert_status,
     at_once,
     chunks,
     documents,
@@ -132,8 +133,7 @@ def test_a_corpus_that_grew_computes_only_what_is_new_under_the_same_spec(databa
     work(database)
     job = read(database, request("b.jsonl"), [("x", "new"), ("y", "text 1")])
     assert planned(database, job) == {"new": 1}
-    status = read_status(database, job.id)
-    assert (status.documents, status.done, status.pending) == (5, 3, 1)
+    assert_status(database, job.id, documents=5, done=3, pending=1)
 
 
 def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,8 +219,7 @@ def test_two_jobs_of_one_corpus_read_at_once_both_cover_all_of_it(database: Data
     assert documents(database, last) == dict(left + right)
     assert n_documents(database) == 90
     finish(database)
-    status = read_status(database, last.id)
-    assert (status.state, status.done, status.documents) == ("done", 90, 90)
+    assert_status(database, last.id, state="done", done=90, documents=90)
 
 
 def test_a_cancelled_job_takes_no_more_documents(database: Database) -> None:
@@ -263,8 +262,7 @@ def test_skipped_and_failed_texts_of_earlier_jobs_are_counted_as_prior(database:
         ]
 
     work(database, mixed)
-    status = read_status(database, read(database, request("b.jsonl"), []).id)
-    assert (status.done, status.failed, status.skipped, status.pending) == (2, 1, 1, 0)
+    assert_status(database, read(database, request("b.jsonl"), []).id, done=2, failed=1, skipped=1, pending=0)
 
 
 def states(database: Database, job_id: int) -> tuple[str, int, int, list[str]]:

@@ -21,6 +21,7 @@ from docmill.storage.steps.jobs import OpenJob
 from tests.storage.builders import (
     TRANSLATE,
     Text,
+    assert_status,
     chunks,
     documents,
     finish,
@@ -69,8 +70,7 @@ def test_what_comes_back_is_there_again_and_its_result_too(database: Database) -
     assert n == 0
     assert documents(database, job) == dict(numbered(5))
     assert not planned(database, job)
-    status = read_status(database, job.id)
-    assert (status.documents, status.done) == (5, 5)
+    assert_status(database, job.id, documents=5, done=5)
 
 
 def test_a_record_without_metadata_that_comes_back_is_there_again(database: Database) -> None:

@@ -26,6 +26,7 @@ from docmill.storage.steps.sharding import unpack
 from tests.kinds import KINDS
 from tests.storage.builders import (
     EMBED,
+    assert_status,
     at_once,
     claim_next,
     claim_shard,
@@ -159,8 +160,7 @@ def test_a_release_keeps_what_is_finished_and_spends_no_attempt(database: Databa
     assert [text for _, text in again.texts] == ["text 2"]
     assert again.attempt == 1
     shards.commit(database, again, done(again), None)
-    status = read_status(database, claim.job_id)
-    assert (status.done, status.pending, status.tokens_in) == (3, 0, 9)
+    assert_status(database, claim.job_id, done=3, pending=0, tokens_in=9)
 
 
 def test_a_release_of_a_retried_shard_keeps_the_failures_that_were_not_tried_again(database: Database) -> None:
@@ -169,14 +169,12 @@ def test_a_release_of_a_retried_shard_keeps_the_failures_that_were_not_tried_aga
     jobs.retry(database, job.id)
     claim = claim_next(database)
     shards.release(database, claim, done(claim)[:1])
-    status = read_status(database, job.id)
-    assert (status.done, status.failed, status.pending) == (1, 0, 2)
+    assert_status(database, job.id, done=1, failed=0, pending=2)
     again = claim_next(database)
     assert (again.redo, len(again.texts)) == (True, 2)
     shards.commit(database, again, done(again), None)
     jobs.finish(database)
-    status = read_status(database, job.id)
-    assert (status.done, status.failed, status.state) == (3, 0, "done")
+    assert_status(database, job.id, done=3, failed=0, state="done")
 
 
 def test_what_a_process_held_that_was_stopped_on_purpose_is_no_suspect(database: Database) -> None:
@@ -214,8 +212,7 @@ def test_a_paused_job_stands_still_until_it_is_resumed(database: Database) -> No
     assert shards.look(database, waiting) is None
     assert (dispatched(database), queued(database)) == ([], [])
     assert jobs.finish(database) == []
-    status = read_status(database, job.id)
-    assert (status.state, status.ended, status.pending) == ("paused", False, 300)
+    assert_status(database, job.id, state="paused", ended=False, pending=300)
     assert jobs.resume(database, job.id)
     assert read_status(database, job.id).state == "running"
     assert shard(database, running.shard_id).attempt == 0
@@ -370,8 +367,7 @@ def test_poison_alone_fails_and_its_neighbours_finish(
                 shards.commit(database, claim, done(claim), None)
     assert deaths == [256] * together + then
     assert jobs.finish(database) == [job.id]
-    status = read_status(database, job.id)
-    assert (status.done, status.failed, status.pending, status.texts) == (255, 1, 0, 256)
+    assert_status(database, job.id, done=255, failed=1, pending=0, texts=256)
     assert list(failures(database, job.id)) == [{"id": "k77", "status": "failed", **reason}]
 
 
@@ -412,8 +408,7 @@ def test_a_commit_writes_kept_outcomes_again_only_if_the_store_lost_them(databas
         rows = transaction.execute(select(OutcomeRow.content_id, OutcomeRow.text))
         texts = {row.content_id: row.text for row in rows}
     assert texts == {kept.content_id: "out", lost.content_id: "later", new.content_id: "later"}
-    status = read_status(database, job.id)
-    assert (status.done, status.tokens_in) == (3, 9)
+    assert_status(database, job.id, done=3, tokens_in=9)
 
 
 def test_a_failed_attempt_backs_off_and_then_gives_up_as_transient(database: Database) -> None:
@@ -438,8 +433,7 @@ def test_giving_up_keeps_what_a_release_had_finished(database: Database) -> None
     shards.release(database, claim, done(claim)[:2])
     set_shard(database, claim.shard_id, attempt=MAX_ATTEMPTS - 1)
     maintenance.failed_attempt(database, claim_next(database), "no luck")
-    status = read_status(database, job.id)
-    assert (status.done, status.failed, status.pending) == (2, 1, 0)
+    assert_status(database, job.id, done=2, failed=1, pending=0)
 
 
 def by_key(claim: Claim, **classes: Reason) -> list[Outcome]:
@@ -459,14 +453,11 @@ def test_a_retry_puts_done_in_the_place_of_failed(database: Database) -> None:
     job = read(database, request(), THREE)
     finish(database, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
     assert jobs.retry(database, job.id) == 2
-    status = read_status(database, job.id)
-    assert (status.state, status.finished_at, status.done, status.failed) == ("running", None, 1, 0)
-    assert (status.pending, status.ended) == (2, False)
+    assert_status(database, job.id, state="running", finished_at=None, done=1, failed=0, pending=2, ended=False)
     assert jobs.retry(database, job.id) == 0  # it is under way
     work(database)
     assert jobs.finish(database) == [job.id]
-    status = read_status(database, job.id)
-    assert (status.done, status.failed, status.pending, status.texts) == (3, 0, 0, 3)
+    assert_status(database, job.id, done=3, failed=0, pending=0, texts=3)
     assert set(outcomes(database).values()) == {"done"}
 
 
@@ -499,8 +490,7 @@ def test_a_retry_while_the_source_is_read_leaves_what_the_job_has_not_come_acros
     assert (status.done, status.failed, status.pending) == (2, 1, 0), "the one that others brought is as it was"
     assert jobs.retry(database, job.id) == jobs.retry(database, other.id) == 1
     work(database)
-    status = read_status(database, job.id)
-    assert (status.done, status.failed, status.pending) == (3, 0, 0)
+    assert_status(database, job.id, done=3, failed=0, pending=0)
 
 
 def test_the_first_write_of_an_outcome_wins(database: Database) -> None:
@@ -567,8 +557,7 @@ def test_two_jobs_of_one_spec_over_overlapping_corpora_store_nothing_twice_and_b
     assert sorted(jobs.finish(database)) == [one.id, two.id]
     assert len(outcomes(database)) == 90
     for job in (one, two):
-        status = read_status(database, job.id)
-        assert (status.done, status.pending, status.documents) == (60, 0, 60)
+        assert_status(database, job.id, done=60, pending=0, documents=60)
         assert len(list(results(database, job.id))) == 60
 
 
@@ -584,8 +573,7 @@ def test_too_many_failures_stop_a_job_and_a_retry_lets_it_go_on(database: Databa
     assert jobs.retry(database, job.id) == len(claim.contents)
     work(database)
     assert jobs.finish(database) == [job.id]
-    status = read_status(database, job.id)
-    assert (status.state, status.done, status.failed, status.pending) == ("done", 300, 0, 0)
+    assert_status(database, job.id, state="done", done=300, failed=0, pending=0)
 
 
 def test_too_many_doubtful_results_stop_a_job_and_another_one_goes_on_from_them(database: Database) -> None:
@@ -618,8 +606,7 @@ def test_a_retry_lets_a_job_go_on_without_the_doubtful_results_so_far(database: 
     jobs.retry(database, job.id, only="transient")
     work(database)
     assert jobs.finish(database) == [job.id]
-    status = read_status(database, job.id)
-    assert (status.state, status.done, status.failed) == ("done", 300, 0)
+    assert_status(database, job.id, state="done", done=300, failed=0)
 
 
 def test_a_retry_does_not_revive_a_job_that_was_stopped_for_another_reason(database: Database) -> None:

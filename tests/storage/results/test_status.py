@@ -16,6 +16,7 @@ from docmill.storage.results.status import JobStatus, list_statuses, read_status
 from docmill.storage.results.time_left import TimeLeft
 from docmill.storage.steps import jobs
 from tests.storage.builders import (
+    assert_status,
     claim_next,
     commit_next,
     done,
@@ -179,9 +180,7 @@ def test_what_the_last_worker_refused_is_shown_after_it_left(database: Database)
     job = read(database, request(), numbered(3))
     sign_on(database, "w1")
     dispatch.refuse(database, "w1", shards_of(database, job)[0].spec_id, "cannot serve it: no weights")
-    status = read_status(database, job.id)
-    assert status.blocked
-    assert (status.state, status.ended) == ("blocked", False)
+    assert_status(database, job.id, blocked=True, state="blocked", ended=False)
     dispatch.sign_off(database, "w1")
     status = read_status(database, job.id)
     assert status.no_worker

@@ -29,6 +29,7 @@ from docmill.storage.steps.steps import EscalationRequest, StepRequest, read_ste
 from tests.storage.builders import (
     TRANSLATE,
     Text,
+    assert_status,
     claim_next,
     commit_next,
     finish,
@@ -124,8 +125,7 @@ def test_the_small_result_stays_where_the_large_one_has_more_doubtful_flags_or_f
     assert models.of("large") == {f"text {n}" for n in range(5)}
     assert won(database, job) == {"1", "3", "4"}  # as many flags: the large one's
     assert list(failures(database, job.id)) == []
-    status = read_status(database, job.id)
-    assert (status.done, status.failed) == (6, 0)
+    assert_status(database, job.id, done=6, failed=0)
     assert count_flags(database, job.id)["translate"].doubtful == 3
 
 
@@ -197,8 +197,7 @@ def test_a_text_that_the_large_model_fails_goes_on_with_the_small_result_until_a
     assert "large(text 2)" in models.of("minilm")
     assert won(database, job, "english") == {"0", "2"}
     assert len(list(results(database, job.id, step="vector"))) == 6
-    status = read_status(database, job.id)
-    assert (status.state, status.failed, status.pending) == ("done", 0, 0)
+    assert_status(database, job.id, state="done", failed=0, pending=0)
 
 
 def test_results_that_were_dropped_are_missed_and_computed_again(database: Database) -> None:
