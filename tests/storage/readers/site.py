@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
-import time
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -74,8 +74,9 @@ def handler(site: Site) -> type[BaseHTTPRequestHandler]:
                         pause.wait()
                         raw = raw[len(raw) // 2 :]
                     self.wfile.write(raw[: int(len(raw) * site.cut)])
-                    if site.cut < 1.0:  # a client may drop what it had not taken when the line went
-                        time.sleep(2)
+                    if site.cut < 1.0:  # a client may drop what it had not taken if the whole line went
+                        self.connection.shutdown(socket.SHUT_WR)
+                        self.connection.recv(1)  # until the client ends, too
 
     return Handler
 

@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import tempfile
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -289,16 +288,23 @@ def test_a_bomb_is_refused_in_bounded_memory(extractor: Extractor) -> None:
     assert SAID in extractor.extract(REAL["c.docx"], DOCX)[0]
 
 
-def test_a_document_that_ends_its_reader_costs_only_itself(extractor: Extractor) -> None:
+def test_a_document_that_ends_its_reader_costs_only_itself(
+    extractor: Extractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     extractor.extract(REAL["a.html"], HTML)
-    process = extractor._process._process
+    confined = extractor._process
+    process, receive = confined._process, confined.receive
     assert process is not None
     os.kill(process.pid, signal.SIGSTOP)  # so that it is there when it is asked, and gone when it should answer
-    killer = threading.Timer(0.2, process.kill)
-    killer.start()
-    with pytest.raises(NotExtracted, match="ended the reader"):
-        extractor.extract(REAL["a.html"], HTML)
-    killer.join()
+
+    def kill_and_receive(max_bytes: int) -> Any:
+        process.kill()
+        return receive(max_bytes)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(confined, "receive", kill_and_receive)
+        with pytest.raises(NotExtracted, match="ended the reader"):
+            extractor.extract(REAL["a.html"], HTML)
     assert SAID in extractor.extract(REAL["a.html"], HTML)[0]
 
 
