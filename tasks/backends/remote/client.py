@@ -46,7 +46,7 @@ _MOST_BYTES = 32 * 2**20  # of an answer; sixteen long outputs with their log-pr
 # Seconds to wait for an answer before asking the source again: with room for more requests, and without.
 _SOME_S, _FULL_S = 0.05, 1.0
 HEADER = "Idempotency-Key"  # by which a server knows a request that it has already answered
-_OPERATIONS = {"/chat/completions": "chat", "/completions": "text_completion", "/embeddings": "embeddings"}
+_OPERATIONS = {"/chat/completions": "chat", "/embeddings": "embeddings"}
 
 
 class Dropped:
@@ -369,7 +369,7 @@ class RequestKey:
 
 def request_span(path: str, body: Mapping[str, Any], endpoint: str) -> AbstractContextManager[TraceSpan]:
     """Record a request, as a child of the batch on the device where there is one."""
-    operation, model = _OPERATIONS.get(path, path.strip("/")), str(body.get("model"))
+    operation, model = _OPERATIONS[path], str(body.get("model"))
     parts = urlsplit(endpoint)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     server: dict[str, Value] = {"gen_ai.provider.name": "openai", "server.address": parts.hostname or ""}
