@@ -191,9 +191,9 @@ def require_libraries(pinned: Pinned, folders: ModelFolders) -> None:
 
 def here(pinned: Pinned, folders: ModelFolders) -> bool:
     """Return True for a local model, and for a hub model whose files were downloaded completely."""
-    return (
-        pinned.revision.startswith(_LOCAL) or hub.downloaded(pinned.model, pinned.revision, folders.cache) is not None
-    )
+    if pinned.revision.startswith(_LOCAL):
+        return True
+    return hub.downloaded(pinned.model, pinned.revision, folders.cache) is not None
 
 
 def read_config(pinned: Pinned, folders: ModelFolders) -> dict[str, Any]:
@@ -466,9 +466,8 @@ def has_adapter(spec: Spec, folders: ModelFolders) -> bool:
     """Return False if a spec has an adapter of the hub that was not downloaded."""
     if ADAPTER not in spec.params or spec.params[ADAPTER_REVISION].startswith(_LOCAL):
         return True
-    return (
-        hub.downloaded(spec.params[ADAPTER], spec.params[ADAPTER_REVISION], _adapter_notes(folders.cache)) is not None
-    )
+    notes = _adapter_notes(folders.cache)
+    return hub.downloaded(spec.params[ADAPTER], spec.params[ADAPTER_REVISION], notes) is not None
 
 
 def locate_adapter(spec: Spec, folders: ModelFolders) -> Path | None:
