@@ -162,12 +162,11 @@ def test_a_folder_of_the_cache_stays_where_memory_is_too_short_to_open_it(
     error: Exception,
     descriptions: list[str],
     tmp_path: Path,
-    no_library: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assignment = assigned("embed", Head.POOLING, architectures.bert(tmp_path / "model", descriptions[:40]), tmp_path)
     first = outputs(OpenVinoBackend(assignment))
-    no_library()
+    monkeypatch.setattr(heads, "load", refused)
 
     def fails(*_: object) -> None:
         raise error
