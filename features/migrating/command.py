@@ -21,7 +21,6 @@ from docmill.features.migrating.switching import (
     undo,
 )
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.storage.errors import NotFound
 from docmill.storage.outputs.output_types import VECTOR
 from docmill.storage.steps import jobs
@@ -33,7 +32,7 @@ from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, list
 from docmill.worker.engines import choose_devices
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.settings import load_settings
-from docmill.worker.stores import corpus_names, open_store
+from docmill.worker.stores import find_named_corpus, open_store
 from docmill.worker.submit.dry_run import Forecast
 from docmill.worker.terminal import warn
 
@@ -125,7 +124,7 @@ def run_command(
     computing = () if by_workers else devices
     stop_as_interrupt()
     with open_store(settings) as database:
-        corpus_id, name = _find_corpus(database, corpus)
+        corpus_id, name = find_named_corpus(database, corpus)
         wanted = Wanted(old, new, revision, job, step, options)
         planned = plan(settings, database, corpus_id, name, wanted, computing)
         if dry_run or not (yes or planned.stored is not None):
@@ -150,7 +149,7 @@ def run_command(
 def status_command(corpus: str, as_json: bool) -> None:
     """List the migrations of CORPUS, the latest first."""
     with open_store(load_settings()) as database:
-        corpus_id, name = _find_corpus(database, corpus)
+        corpus_id, name = find_named_corpus(database, corpus)
         migrations = stored_migrations.every(database, corpus_id)
     if as_json:
         print_json([_as_json(migration) for migration in migrations])
@@ -166,7 +165,7 @@ def status_command(corpus: str, as_json: bool) -> None:
 def cancel_command(corpus: str, as_json: bool) -> int:
     """Cancel the migration of CORPUS that is under way, and its job."""
     with open_store(load_settings()) as database:
-        corpus_id, name = _find_corpus(database, corpus)
+        corpus_id, name = find_named_corpus(database, corpus)
         migrations = stored_migrations.every(database, corpus_id)
         migration = next((row for row in migrations if row.state == FILLING), None)
         if migration is None:
@@ -188,7 +187,7 @@ def back_command(corpus: str, yes: bool, as_json: bool) -> int:
     """Let the old model of CORPUS answer again, if its results are kept."""
     settings = load_settings()
     with open_store(settings) as database:
-        corpus_id, name = _find_corpus(database, corpus)
+        corpus_id, name = find_named_corpus(database, corpus)
         last = last_switched(stored_migrations.every(database, corpus_id), name)
         replaceable = stored_migrations.replaceable_steps(database, corpus_id)
         if all(step.spec_id != last.old_spec_id for step in replaceable):
@@ -207,12 +206,6 @@ def back_command(corpus: str, yes: bool, as_json: bool) -> int:
             return BAD_INPUT
         _say_state(database, last, f"{last.old.model} answers for {name} again.", as_json)
     return OK
-
-
-def _find_corpus(database: Database, corpus: str) -> tuple[int, str]:
-    """Return the id and the name of a corpus, named as `run --corpus` or by its source. Raises NotFound."""
-    name = first_existing(database, corpus_names(corpus))
-    return find_corpus(database, name), name
 
 
 def _say_cost(planned: MigrationPlan, cost: Forecast, device: str, as_json: bool) -> None:

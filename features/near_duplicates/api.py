@@ -5,11 +5,10 @@ from __future__ import annotations
 from docmill.features.near_duplicates.clusters import DedupOptions, deduplicate
 from docmill.features.near_duplicates.methods import UNITS, Unit
 from docmill.features.near_duplicates.report import DuplicateCounts, summarize
-from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.worker.api.errors import Error, explained
 from docmill.worker.api.job import listen
 from docmill.worker.api.mill import Mill
-from docmill.worker.stores import corpus_names
+from docmill.worker.stores import find_named_corpus
 
 
 @explained
@@ -35,8 +34,6 @@ def dedup(
         raise Error(f"threshold is above 0, and at most 1, not {threshold}")
     if shingle is not None and (shingle[0] not in UNITS or shingle[1] < 1):
         raise Error('shingle is ("words", N) or ("characters", N), with an N of at least 1')
-    if wanted.by_vectors and wanted.about_words:
-        raise Error(f"{wanted.about_words[0]} is about words, and vectors are compared by their cosine")
-    name = first_existing(mill.database, corpus_names(corpus))
-    deduplicate(mill.database, name, wanted, listen(progress))
-    return summarize(mill.database, find_corpus(mill.database, name), name)
+    corpus_id, name = find_named_corpus(mill.database, corpus)
+    deduplicate(mill.database, corpus_id, name, wanted, listen(progress))
+    return summarize(mill.database, corpus_id, name)

@@ -18,29 +18,26 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import Select, delete, select
 
 from docmill.features.near_duplicates import texts, vectors
 from docmill.features.near_duplicates.components import Components, Ids
 from docmill.features.near_duplicates.methods import (
-    PHASES,
     Advanced,
     ByText,
     ByVectors,
     Method,
-    Phase,
     Shingling,
     Unit,
     require_library,
     stored,
-    unheard,
 )
 from docmill.features.near_duplicates.tables import Deduplication, Duplicate, is_repeat
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import find_corpus, is_current_document, pages
+from docmill.storage.core.lookups import is_current_document, pages
 from docmill.storage.core.schema import Corpus, Document, OutcomeRow, db_now
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import NothingEmbedded
+from docmill.storage.errors import NothingEmbedded, StorageError
 from docmill.storage.search.search import embedding_of
 from docmill.storage.steps import lineage
 from docmill.storage.steps.conditions import DocumentFilter, Hear
@@ -82,14 +79,14 @@ class _Corpus:
     read_at: float
 
 
-def find(database: Database, corpus_id: int, method: Method, advanced: Advanced = unheard) -> SearchWork:
+def find(database: Database, corpus_id: int, method: Method, advanced: Advanced = lambda *_: None) -> SearchWork:
     """Bring the clusters of a corpus up to date. A search by another method than the last one begins anew.
 
     Raises StorageError, and NothingEmbedded if the corpus has no vectors of the method's spec. If another process
     writes clusters of the corpus meanwhile, it starts over.
     """
     while True:
-        before = _last(database, corpus_id)
+        before = database.row(_last(corpus_id))
         corpus = _load(database, corpus_id, method, before)
         work, clusters = _clusters(database, corpus_id, corpus, method, advanced)
         settled = partial(_write, corpus_id=corpus_id, method=method, before=before, corpus=corpus, clusters=clusters)
@@ -99,19 +96,21 @@ def find(database: Database, corpus_id: int, method: Method, advanced: Advanced 
 
 def method_of(database: Database, corpus_id: int) -> Method | None:
     """Return the method of the last search for near duplicates in a corpus; None if there was none."""
-    last = _last(database, corpus_id)
+    last = database.row(_last(corpus_id))
     return None if last is None else stored(last.method)
 
 
-def _last(database: Database, corpus_id: int) -> Any:
-    """Return the row of the last search in a corpus; None if there was none."""
-    with database.read() as transaction:
-        return _last_seen(transaction, corpus_id)
-
-
-def _last_seen(transaction: Transaction, corpus_id: int) -> Any:
+def _last(corpus_id: int) -> Select[Any, int, float]:
+    """Return the query for the last search in a corpus."""
     last = select(Deduplication.method, Deduplication.compared_to, Deduplication.finished_at)
-    return transaction.execute(last.where(Deduplication.corpus_id == corpus_id)).one_or_none()
+    return last.where(Deduplication.corpus_id == corpus_id)
+
+
+def _stored(corpus_id: int) -> Select[int, int, int]:
+    """Return the query for the current documents in clusters."""
+    query = select(Duplicate.document_id, Duplicate.first_id, Duplicate.n_documents)
+    query = query.join(Document, Document.id == Duplicate.document_id)
+    return query.where(Duplicate.corpus_id == corpus_id, is_current_document())
 
 
 def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _Corpus:
@@ -204,7 +203,7 @@ def _kept(database: Database, corpus_id: int, ids: Ids, place: Ids) -> Iterator[
     """Yield the places of the contents of each stored cluster, and False if the cluster lost a document."""
     of: dict[int, list[int]] = {}
     sizes: dict[int, int] = {}
-    for page in _stored(database, corpus_id, is_current_document()):
+    for page in pages(database, _stored(corpus_id), Duplicate.document_id, PAGE):
         for row in page:
             of.setdefault(row.first_id, []).append(row.document_id)
             sizes[row.first_id] = row.n_documents
@@ -214,12 +213,6 @@ def _kept(database: Database, corpus_id: int, ids: Ids, place: Ids) -> Iterator[
         known[known] = ids[at[known]] == np.array(members)[known]
         whole = bool(known.all()) and len(members) == sizes[first_id]
         yield place[at[known]], whole
-
-
-def _stored(database: Database, corpus_id: int, condition: ColumnElement[bool]) -> Iterator[Any]:
-    query = select(Duplicate.document_id, Duplicate.first_id, Duplicate.n_documents)
-    query = query.join(Document, Document.id == Duplicate.document_id)
-    return pages(database, query.where(Duplicate.corpus_id == corpus_id, condition), Duplicate.document_id, PAGE)
 
 
 def _write(
@@ -232,13 +225,11 @@ def _write(
 ) -> bool:
     """Replace the rows of current documents that changed. Return False if another process was faster."""
     lock_corpus(transaction, corpus_id)
-    if _last_seen(transaction, corpus_id) != before:
+    if transaction.execute(_last(corpus_id)).one_or_none() != before:
         return False
     if transaction.scalar(select(Corpus.id).where(Corpus.id == corpus_id)) is None:
         return True  # it was removed meanwhile
-    query = select(Duplicate.document_id, Duplicate.first_id, Duplicate.n_documents)
-    query = query.join(Document, Document.id == Duplicate.document_id)
-    rows = transaction.execute(query.where(Duplicate.corpus_id == corpus_id, is_current_document()))
+    rows = transaction.execute(_stored(corpus_id))
     had = {row.document_id: (row.first_id, row.n_documents) for row in rows}
     changed = [key for key, value in clusters.items() if had.get(key) != value]
     stale = [*(key for key in had if key not in clusters), *(key for key in changed if key in had)]
@@ -259,7 +250,6 @@ def _write(
     values = {
         "method": method.to_json(),
         "compared_to": corpus.settled_to,
-        "n_documents": len(corpus.ids),
         "finished_at": corpus.read_at,  # the next search compares vectors that came since
     }
     put = transaction.insert(Deduplication).values(corpus_id=corpus_id, **values)
@@ -295,33 +285,33 @@ class DedupOptions:
     def by_vectors(self) -> bool:
         return self.embeddings or self.job is not None
 
-    @property
-    def about_words(self) -> list[str]:
-        """The names of the given options that have no meaning for vectors."""
-        return [name for name in ("shingle", "seed") if getattr(self, name) is not None]
 
-
-def deduplicate(database: Database, corpus: str, options: DedupOptions, listener: Listener) -> SearchWork:
+def deduplicate(
+    database: Database, corpus_id: int, name: str, options: DedupOptions, listener: Listener
+) -> SearchWork:
     """Bring the clusters of a corpus up to date.
 
     Raises NotFound, NothingEmbedded and StorageError.
     """
-    corpus_id = find_corpus(database, corpus)
-    method = _method(database, corpus, corpus_id, options, listener)
+    method = _method(database, corpus_id, name, options, listener)
     with listener.bar("dedup", total=1) as progress:
 
-        def advanced(phase: Phase, done: int, total: int) -> None:
-            progress.update(done, total=max(1, total), remark=PHASES[phase])
+        def advanced(phase: str, done: int, total: int) -> None:
+            progress.update(done, total=max(1, total), remark=phase)
 
         sums = find(database, corpus_id, method, advanced)
         progress.update(sums.documents, total=sums.documents, remark="documents")
     return sums
 
 
-def _method(database: Database, corpus: str, corpus_id: int, options: DedupOptions, listener: Listener) -> Method:
+def _method(database: Database, corpus_id: int, name: str, options: DedupOptions, listener: Listener) -> Method:
     """Return the method that is asked for, or else that of the last search."""
     if options.by_vectors:
-        return vectors.method_for(database, corpus, options.job, options.threshold)
+        if options.shingle is not None or options.seed is not None:
+            raise StorageError(
+                "shingle and seed are about words, and vectors are compared by their cosine; leave them out"
+            )
+        return vectors.method_for(database, name, options.job, options.threshold)
     last = method_of(database, corpus_id)
     if last is not None and options == DedupOptions():
         listener.say(f"As in the last search: {last}.")
@@ -337,8 +327,8 @@ def _method(database: Database, corpus: str, corpus_id: int, options: DedupOptio
 def _update(database: Database, corpus_id: int, hear: Hear) -> str | None:
     """Find near duplicates in the corpus, by the method of the last search or by the default one."""
 
-    def advanced(phase: Phase, done: int, total: int) -> None:
-        hear(f"near duplicates: {PHASES[phase]} {100 * done // max(1, total)} %")
+    def advanced(phase: str, done: int, total: int) -> None:
+        hear(f"near duplicates: {phase} {100 * done // max(1, total)} %")
 
     method = method_of(database, corpus_id) or ByText()
     try:

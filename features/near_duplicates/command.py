@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from docmill.features.near_duplicates.clusters import DedupOptions, SearchWork, 
 from docmill.features.near_duplicates.methods import Unit
 from docmill.features.near_duplicates.report import ClusterSample, DuplicateCounts
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.storage.outputs.columns import Column, Form
 from docmill.worker import formatting
 from docmill.worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, Number, WholeNumber
 from docmill.worker.cli.printing import answer, listen, print_json, print_rich, say, write_out
 from docmill.worker.jobs.outputs import STDOUT, check_out
 from docmill.worker.settings import load_settings
-from docmill.worker.stores import corpus_names, open_store
+from docmill.worker.stores import find_named_corpus, open_store
 
 SAMPLES, SAMPLES_SHOWN = 3, 20  # clusters that `find` and `show` print
 MEMBERS = 4  # documents printed of a cluster
@@ -79,10 +77,7 @@ def find_command(
     The next search compares only new documents, by default with the options of the last search.
     """
     wanted = DedupOptions(threshold, shingle, seed, embeddings, job)
-    if wanted.by_vectors and wanted.about_words:
-        first = wanted.about_words[0]
-        raise click.UsageError(f"--{first} is about words, and vectors are compared by their cosine; leave one out")
-    _report(corpus, lambda database, name: deduplicate(database, name, wanted, listen()), out, file_format, as_json)
+    _report(corpus, wanted, out, file_format, as_json)
 
 
 @dedup_command.command("show", epilog="Example: docmill dedup show articles.jsonl --out clusters.csv")
@@ -100,29 +95,28 @@ def show_command(corpus: str, out: Path | None, file_format: str | None, as_json
 def forget_command(corpus: str) -> None:
     """Remove the clusters of CORPUS; documents and results stay."""
     with open_store(load_settings()) as database:
-        corpus_id = find_corpus(database, first_existing(database, corpus_names(corpus)))
+        corpus_id, _ = find_named_corpus(database, corpus)
         answer(f"Removed the clusters of {formatting.documents(clusters.forget(database, corpus_id))}.")
 
 
 def _report(
     corpus: str,
-    search: Callable[[Database, str], SearchWork] | None,
+    wanted: DedupOptions | None,
     out: Path | None,
     file_format: str | None,
     as_json: bool,
 ) -> None:
-    """Search, if asked to, and print the clusters."""
+    """Search, if options for a search are given, and print the clusters."""
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     check_out(out, file_format)
     with open_store(load_settings()) as database:
-        name = first_existing(database, corpus_names(corpus))
-        corpus_id = find_corpus(database, name)
-        work = None if search is None else search(database, name)
+        corpus_id, name = find_named_corpus(database, corpus)
+        work = None if wanted is None else deduplicate(database, corpus_id, name, wanted, listen())
         summary = report.summarize(database, corpus_id, name)
         if out is not None:
             _write(database, corpus_id, out, file_format, summary.in_clusters)
-        samples = report.samples(database, corpus_id, SAMPLES_SHOWN if search is None else SAMPLES, MEMBERS)
+        samples = report.samples(database, corpus_id, SAMPLES_SHOWN if wanted is None else SAMPLES, MEMBERS)
     if as_json:
         print_json(_as_json(name, summary, work, samples))
     elif out != STDOUT:
@@ -150,9 +144,12 @@ def _print(corpus: str, summary: DuplicateCounts, work: SearchWork | None, sampl
     else:
         answer(f"No near duplicates among {formatting.documents(summary.documents)}.")
     if work is None:
-        _say_age(summary)
+        newer = f"; {formatting.documents(summary.new)} came since" if summary.new else ""
+        say(f"{summary.method}; searched {formatting.local_time(summary.finished_at)}{newer}.")
     else:
-        _say_work(summary, work)
+        say(f"{summary.method}; {formatting.documents(work.new)} new, {work.compared:,} pairs compared.")
+        if work.without_vector:
+            say(f"{formatting.documents(work.without_vector)} without a vector took no part.")
     for sample in samples:
         made = table("", "document", "text", names={"document", "text"})
         for rank, (key, text) in enumerate((sample.first, *sample.others)):
@@ -165,17 +162,6 @@ def _print(corpus: str, summary: DuplicateCounts, work: SearchWork | None, sampl
     if len(samples) < summary.clusters:
         told = f"More: docmill dedup show {corpus}. " if work is not None else ""
         say(f"{told}All: docmill dedup show {corpus} --out FILE")
-
-
-def _say_work(summary: DuplicateCounts, work: SearchWork) -> None:
-    say(f"{summary.method}; {formatting.documents(work.new)} new, {work.compared:,} pairs compared.")
-    if work.without_vector:
-        say(f"{formatting.documents(work.without_vector)} without a vector took no part.")
-
-
-def _say_age(summary: DuplicateCounts) -> None:
-    newer = f"; {formatting.documents(summary.new)} came since" if summary.new else ""
-    say(f"{summary.method}; searched {formatting.local_time(summary.finished_at)}{newer}.")
 
 
 def _as_json(

@@ -15,9 +15,7 @@ from docmill.features.near_duplicates import LIBRARY
 Unit: TypeAlias = Literal["words", "characters"]
 UNITS: tuple[str, ...] = get_args(Unit)
 _WORD = re.compile(r"\w+")
-Phase: TypeAlias = Literal["sign", "compare"]
-PHASES: dict[Phase, str] = {"sign": "signing texts", "compare": "comparing"}
-Advanced: TypeAlias = Callable[[Phase, int, int], None]  # the phase, its steps that are done, and all its steps
+Advanced: TypeAlias = Callable[[str, int, int], None]  # the phase, its steps that are done, and all its steps
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,3 @@ def stored(value: Mapping[str, Any]) -> Method:
 def require_library() -> None:
     """Raise StorageError if the library for signatures is not installed."""
     LIBRARY.require("A search for near duplicates")
-
-
-def unheard(_phase: Phase, _done: int, _total: int) -> None:
-    """Ignore the progress."""

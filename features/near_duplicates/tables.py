@@ -49,7 +49,6 @@ class Deduplication(NearDuplicateTable):
     corpus_id = column(int, ForeignKey(Corpus.__table__.c.id, ondelete="CASCADE"), primary_key=True)
     method = column(Json)
     compared_to = column(int)
-    n_documents = column(int)
     finished_at = column(float)
 
 

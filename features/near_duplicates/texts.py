@@ -56,14 +56,14 @@ def connect(
     shingles = _Shingles(database, method.shingling)
     compared = 0
     for band in range(n_bands):
-        advanced("compare", band, n_bands)
+        advanced("comparing", band, n_bands)
         for ones, others in candidates(signed, method.threshold, components, band):
             compared += len(ones)
             for first, last in _batches(signed.sizes, ones, others):
                 pairs = ones[first:last], others[first:last]
                 for place, other in _similar(shingles, method.threshold, content_ids, *pairs):
                     components.join(place, other)
-    advanced("compare", n_bands, n_bands)
+    advanced("comparing", n_bands, n_bands)
     return compared
 
 
@@ -81,7 +81,7 @@ def _signed(
     recipe = recipe_of(method)
     query = select(Signature.content_id, Signature.bands, Signature.n_shingles).where(Signature.recipe == recipe)
     for start in range(0, n, LOOK):
-        advanced("sign", start, n)
+        advanced("signing texts", start, n)
         page = content_ids[start : start + LOOK]
         with database.read() as transaction:
             rows = transaction.probe(query, Signature.content_id, page.tolist())
@@ -93,7 +93,7 @@ def _signed(
             of_page, n_shingles = database.write(partial(_sign, method=method, recipe=recipe, content_ids=ids))
             places = [place[content_id] for content_id in ids]
             bands[places], sizes[places] = of_page, n_shingles
-    advanced("sign", n, n)
+    advanced("signing texts", n, n)
     return Signed(bands, sizes, fresh)
 
 

@@ -65,14 +65,14 @@ def connect(
         places = new[first : first + n_kept]
         kept = _load(database, method, content_ids[places], dim)
         for start in range(0, n, BLOCK):
-            advanced("compare", done, total)
+            advanced("comparing", done, total)
             theirs = np.arange(start, min(start + BLOCK, n))
             done += len(theirs)
             # A new vector is compared only with those new ones that come later, so that each pair counts once.
             theirs = theirs[~fresh[theirs] | (theirs > places[0])]
             vectors = _load(database, method, content_ids[theirs], dim)
             compared += _compare(kept, places, vectors, theirs, fresh, method.threshold, components)
-    advanced("compare", total, total)
+    advanced("comparing", total, total)
     return compared
 
 

@@ -160,7 +160,7 @@ from docmill.features.near_duplicates import clusters
 from docmill.features.near_duplicates.methods import ByText
 
 def advanced(phase, done, total):
-    if phase == "sign" and done:
+    if phase == "signing texts" and done:
         os.kill(os.getpid(), signal.SIGKILL)
 
 clusters.find(Database(sys.argv[1]), 1, ByText(), advanced)
@@ -284,7 +284,7 @@ def test_vectors_that_a_search_for_near_duplicates_compares_stay(database: Datab
     for model in ("compared", "last"):
         run(database, asked(spec("embed", model)))
     method = ByVectors(0.9, spec_id(database, "compared")).to_json()
-    values = {"corpus_id": 1, "method": method, "compared_to": 3, "n_documents": 3, "finished_at": 1.0}
+    values = {"corpus_id": 1, "method": method, "compared_to": 3, "finished_at": 1.0}
     database.execute(insert(Deduplication).values(**values))
     days_pass(database, 30)
     assert needed.drop_unneeded(database, LIMIT_S) == Removed()

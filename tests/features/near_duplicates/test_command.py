@@ -81,7 +81,7 @@ def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out
         (("nothing",), "there is no corpus nothing"),
         (("letters", "--threshold", "1.5"), "a number above 0 and at most 1"),
         (("letters", "--shingle", "lines", "3"), "'words', 'characters'"),
-        (("letters", "--embeddings", "--seed", "5"), "--seed is about words"),
+        (("letters", "--embeddings", "--seed", "5"), "shingle and seed are about words"),
         (("letters", "--embeddings"), "no job embeds the corpus letters"),
         (("letters", "--json", "--out", "-"), "both write to stdout"),
         (("letters", "--out", "missing/out.jsonl"), "there is no folder"),
