@@ -23,7 +23,7 @@ from docmill.features.comparing.comparison import (
     read_side,
 )
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import find_corpus, first_existing, read_texts
+from docmill.storage.core.lookups import read_texts
 from docmill.storage.steps.conditions import order_flags
 from docmill.worker.cli.options import JOB_ID, JSON, WholeNumber
 from docmill.worker.cli.printing import OK, answer, listen, print_json, print_rich
@@ -31,7 +31,7 @@ from docmill.worker.consoles import NameCell, table
 from docmill.worker.formatting import documents, printable, shorten
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.settings import load_settings
-from docmill.worker.stores import corpus_names, open_store
+from docmill.worker.stores import find_named_corpus, open_store
 from docmill.worker.terminal import warn
 
 MOST_SAMPLES = 1_000
@@ -61,8 +61,7 @@ def compare_command(
     if len(jobs) != 2:
         raise click.UsageError("give --job twice: docmill compare CORPUS --job A --job B")
     with open_store(load_settings()) as database:
-        name = first_existing(database, corpus_names(corpus))
-        corpus_id = find_corpus(database, name)
+        corpus_id, name = find_named_corpus(database, corpus)
         a, b = (read_side(database, corpus_id, job, step) for job in jobs)
         with listen().bar("compare") as progress:
 
@@ -184,12 +183,12 @@ def _side_by_side(comparison: JobComparison, pair: ComparedDocument) -> Table:
     assert pair.a is not None
     assert pair.b is not None
     a, b = comparison.a, comparison.b
-    made.add_row(*marked(a.output.shown(pair.a, a.spec.params), b.output.shown(pair.b, b.spec.params)))
+    made.add_row(*mark_differences(a.output.shown(pair.a, a.spec.params), b.output.shown(pair.b, b.spec.params)))
     made.add_row()
     return made
 
 
-def marked(a: str, b: str) -> tuple[Text, Text]:
+def mark_differences(a: str, b: str) -> tuple[Text, Text]:
     """Return two texts in which words are marked that the other lacks: [-in A only-] and {+in B only+}."""
     words_a, words_b = (_WORDS.findall(printable(shorten(text, SHOWN_CHARACTERS))) for text in (a, b))
     left, right = Text(), Text()

@@ -107,8 +107,8 @@ def _result(of: Side, outcome: StoredOutcome | None) -> Result | None:
 class JobComparison:
     """Two jobs over the current documents of a corpus.
 
-    `differing` of the `both` documents with two results have other outputs, and `samples` are drawn from them; of
-    embeddings they are those whose `neighborhoods` differ most.
+    `differing` of the `both` documents with two results have other outputs, and `samples` are drawn from them. For
+    embeddings, `neighborhoods` are those that differ most, and there are no samples.
     """
 
     a: Side
@@ -133,7 +133,7 @@ def compare(
     *,
     samples: int,
     seed: int,
-    advanced: Callable[[int], None] = lambda _seen: None,
+    advanced: Callable[[int], None],
 ) -> JobComparison:
     """Compare two jobs. `advanced` is told the number of documents read. Raises StorageError for other outputs."""
     if a.output.name != b.output.name:
@@ -142,7 +142,7 @@ def compare(
             "can be compared"
         )
     comparison, agreement = JobComparison(a, b), AGREEMENTS[a.output.name]()
-    shown = Reservoir[ComparedDocument](samples, seed)
+    shown = Reservoir[ComparedDocument](0 if a.output is VECTOR else samples, seed)
     queries = Reservoir[ComparedDocument](QUERIES if a.output is VECTOR else 0, seed)
     for page in pairs(database, corpus_id, a, b):
         for pair in page:
@@ -151,14 +151,13 @@ def compare(
                 comparison.only_a += pair.a is not None
                 comparison.only_b += pair.b is not None
                 continue
-            comparison.both += 1
             comparison.sure_a.add(pair.a)
             comparison.sure_b.add(pair.b)
             queries.offer(pair)
             if not agreement.add(pair.a, pair.b):
-                comparison.differing += 1
                 shown.offer(pair)
         advanced(comparison.documents)
+    comparison.both, comparison.differing = agreement.n, agreement.n - agreement.identical
     comparison.measures, comparison.samples = agreement.measures(), shown.kept
     if a.output is VECTOR:
         near = neighborhoods(queries.kept, pairs(database, corpus_id, a, b))
@@ -166,11 +165,7 @@ def compare(
             sum(neighborhood.recall for neighborhood in near) / len(near) if near else None
         )
         near.sort(key=lambda neighborhood: (neighborhood.recall, neighborhood.document_id))
-        by_id = {pair.document_id: pair for pair in queries.kept}
         comparison.neighborhoods = near[:samples]
-        comparison.samples = [
-            by_id[neighborhood.document_id] for neighborhood in comparison.neighborhoods if neighborhood.recall < 1
-        ]
     return comparison
 
 
@@ -189,17 +184,17 @@ class Neighborhood:
 
 
 def neighborhoods(
-    queries: Sequence[ComparedDocument], pages: Iterable[Sequence[ComparedDocument]], k: int = K
+    queries: Sequence[ComparedDocument], of_documents: Iterable[Sequence[ComparedDocument]]
 ) -> list[Neighborhood]:
-    """Return the neighborhoods of these documents among all that have both vectors.
+    """Return the neighborhoods of these documents among all that have both vectors, which come in pages.
 
     A document with a vector for each window is as near as its nearest window, and as a query it has their mean.
     """
     if not queries:
         return []
     query_vectors = [np.stack([_mean(side) for side in sides]) for sides in zip(*map(_vectors, queries), strict=True)]
-    best = [Nearest(len(queries), k + 1) for _ in query_vectors]
-    for page in pages:
+    best = [Nearest(len(queries), K + 1) for _ in query_vectors]
+    for page in of_documents:
         both = [pair for pair in page if pair.a is not None and pair.b is not None]
         if not both:
             continue
@@ -209,7 +204,7 @@ def neighborhoods(
     around = []
     for row, pair in enumerate(queries):
         of_a, of_b = (
-            tuple(other for other in nearest.ids[row].tolist() if other != pair.document_id)[:k] for nearest in best
+            tuple(other for other in nearest.ids[row].tolist() if other != pair.document_id)[:K] for nearest in best
         )
         around.append(Neighborhood(pair.document_id, of_a, of_b))
     return around

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from docmill.features.comparing.command import marked
+from docmill.features.comparing.command import mark_differences
 from tests.worker.harness import Docmill
 
 WriteCorpus = Callable[..., Path]
 
 
 def test_words_that_one_text_lacks_are_marked_on_the_side_that_has_them() -> None:
-    left, right = marked("the old cat sat down", "the young cat sat")
+    left, right = mark_differences("the old cat sat down", "the young cat sat")
     assert left.plain == "the [-old-] cat sat [-down-]"
     assert right.plain == "the {+young+} cat sat"
 
