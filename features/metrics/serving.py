@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -114,7 +116,7 @@ class FleetCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they are now."""
-        yield _gauge("docmill_build_info", "Version of docmill.", ["version"], [([self._version], 1)])
+        yield _gauge("docmill_build_info", "Version of docmill.", ["version"], {self._version: 1})
         began = time.monotonic()
         try:
             fleet = self._read()
@@ -133,82 +135,81 @@ class FleetCollector(Collector):
 def of_fleet(fleet: Fleet) -> Iterator[Metric]:
     """Yield the metrics of a fleet at one moment."""
     yield _one("docmill_documents", "Documents in all corpora.", fleet.documents)
-    yield _gauge("docmill_jobs", "Jobs by state.", ["state"], _by_name(fleet.jobs))
+    yield _gauge("docmill_jobs", "Jobs by state.", ["state"], fleet.jobs)
     yield _gauge(
         "docmill_shards",
         "Open shards of running jobs, by lane and state.",
         ["lane", "state"],
-        [([lane.name, state], getattr(lane, state)) for lane in fleet.lanes for state in OPEN_SHARDS],
+        {(lane.name, state): getattr(lane, state) for lane in fleet.lanes for state in OPEN_SHARDS},
     )
     yield _gauge(
         "docmill_oldest_job_age_seconds",
         "Age of the oldest running job that has open shards in a lane.",
         ["lane"],
-        [([lane.name], lane.oldest_s) for lane in fleet.lanes if lane.oldest_s is not None],
+        {lane.name: lane.oldest_s for lane in fleet.lanes if lane.oldest_s is not None},
     )
     yield _gauge(
         "docmill_suspect_shards",
         "Open shards of running jobs that were in flight when their process died.",
         ["lane"],
-        [([lane.name], lane.suspects) for lane in fleet.lanes],
+        {lane.name: lane.suspects for lane in fleet.lanes},
     )
     yield _gauge(
         "docmill_oldest_queued_age_seconds",
         "Time that the first shard in a lane's queue has waited.",
         ["lane"],
-        [([lane.name], lane.oldest_queued_s) for lane in fleet.lanes if lane.oldest_queued_s is not None],
+        {lane.name: lane.oldest_queued_s for lane in fleet.lanes if lane.oldest_queued_s is not None},
     )
     yield _gauge(
         "docmill_texts_per_second",
         "Texts committed per second over the last two minutes.",
         ["lane", "status"],
-        [([lane.name, status], n) for lane in fleet.lanes for status, n in lane.statuses_per_s.items()],
+        {(lane.name, status): n for lane in fleet.lanes for status, n in lane.statuses_per_s.items()},
     )
     yield _gauge(
         "docmill_tokens_per_second",
         "Tokens read (in) and written (out) per second over the last two minutes.",
         ["lane", "direction"],
-        [
-            ([lane.name, direction], n)
+        {
+            (lane.name, direction): n
             for lane in fleet.lanes
             if lane.statuses_per_s
             for direction, n in (("in", lane.tokens_in_per_s), ("out", lane.tokens_out_per_s))
-        ],
+        },
     )
     yield from _of_workers(fleet)
-    yield _gauge("docmill_readings", "Sources that are read, by state.", ["state"], _by_name(fleet.readings))
+    yield _gauge("docmill_readings", "Sources that are read, by state.", ["state"], fleet.readings)
     yield from _of_pipelines(fleet)
 
 
 def of_work(work: StoreTotals, prices: Prices) -> Iterator[Metric]:
     """Yield the metrics of the work since the store was made."""
-    records = [([what], n) for what, n in work.records.items()]
-    yield _counter("docmill_records", "Records read from sources, by what became of them.", ["result"], records)
-    yield _counter("docmill_texts", "Texts whose shard ended, by status.", ["lane", "status"], _by_pair(work.texts))
+    yield _counter("docmill_records", "Records read from sources, by what became of them.", ["result"], work.records)
+    yield _counter("docmill_texts", "Texts whose shard ended, by status.", ["lane", "status"], work.texts)
     yield _counter(
         "docmill_tokens",
         "Tokens that ended shards read (in) and wrote (out), by model.",
         ["lane", "model", "direction"],
-        [
-            ([*key, direction], n)
+        {
+            (*key, direction): n
             for direction, tokens in (("in", work.tokens_in), ("out", work.tokens_out))
             for key, n in tokens.items()
-        ],
+        },
     )
-    yield _counter("docmill_commits", "Shards that ended.", ["lane"], _by_name(work.commits))
-    yield _counter("docmill_lease_lapses", "Leases of shards that lapsed.", ["lane"], _by_name(work.lapses))
+    yield _counter("docmill_commits", "Shards that ended.", ["lane"], work.commits)
+    yield _counter("docmill_lease_lapses", "Leases of shards that lapsed.", ["lane"], work.lapses)
     yield _gauge(
         "docmill_failed_texts",
         "Stored outcomes that are failed, by class of reason.",
         ["lane", "reason"],
-        _by_pair(work.failures),
+        work.failures,
     )
-    yield _gauge("docmill_flagged_texts", "Stored outcomes with a flag.", ["lane", "flag"], _by_pair(work.flags))
+    yield _gauge("docmill_flagged_texts", "Stored outcomes with a flag.", ["lane", "flag"], work.flags)
     yield _counter(
         "docmill_spend",
         "Cost of the tokens of models that have a price.",
         ["model", "currency"],
-        [([model, prices.currency], amount) for model, amount in _spend(work, prices).items()],
+        {(model, prices.currency): amount for model, amount in _spend(work, prices).items()},
     )
 
 
@@ -231,8 +232,8 @@ def _of_workers(fleet: Fleet) -> Iterator[Metric]:
         for lane in worker.lanes:
             slots[lane] = slots.get(lane, 0) + worker.slots
     refusals = sum(len(worker.refused) for worker in fleet.workers)
-    yield _gauge("docmill_workers", "Live device processes by state.", ["state"], _by_name(states))
-    yield _gauge("docmill_worker_slots", "Shards that live workers can hold, by lane.", ["lane"], _by_name(slots))
+    yield _gauge("docmill_workers", "Live device processes by state.", ["state"], states)
+    yield _gauge("docmill_worker_slots", "Shards that live workers can hold, by lane.", ["lane"], slots)
     yield _one("docmill_refusals", "Pairs of a live worker and a spec that it cannot serve.", refusals)
 
 
@@ -242,19 +243,19 @@ def _of_pipelines(fleet: Fleet) -> Iterator[Metric]:
         "docmill_pipeline_last_success_timestamp_seconds",
         "End of the last run that succeeded, in seconds since 1970.",
         ["pipeline"],
-        [([pipeline.name], pipeline.succeeded_at) for pipeline in pipelines if pipeline.succeeded_at is not None],
+        {pipeline.name: pipeline.succeeded_at for pipeline in pipelines if pipeline.succeeded_at is not None},
     )
     yield _gauge(
         "docmill_pipeline_failed",
         "1 if the last run that ended failed, else 0.",
         ["pipeline"],
-        [([pipeline.name], float(pipeline.failed)) for pipeline in pipelines],
+        {pipeline.name: float(pipeline.failed) for pipeline in pipelines},
     )
     yield _gauge(
         "docmill_pipeline_late_seconds",
         "Age of the oldest due run that no worker has begun.",
         ["pipeline"],
-        [([pipeline.name], max(pipeline.late_s, _unseen_s(pipeline, fleet.at))) for pipeline in pipelines],
+        {pipeline.name: max(pipeline.late_s, _unseen_s(pipeline, fleet.at)) for pipeline in pipelines},
     )
 
 
@@ -276,31 +277,25 @@ def _of_queue(depths: Callable[[], dict[str, int]]) -> Iterator[Metric]:
         yield _one("docmill_queue_up", "1 if the queue answered, else 0.", 0)
         return
     yield _one("docmill_queue_up", "1 if the queue answered, else 0.", 1)
-    yield _gauge("docmill_queue_messages", "Messages in the queue by lane.", ["lane"], _by_name(messages))
-
-
-def _by_name(values: Mapping[str, int] | Mapping[str, float]) -> list[tuple[list[str], float]]:
-    return [([name], value) for name, value in values.items()]
-
-
-def _by_pair(values: Mapping[tuple[str, str], int]) -> list[tuple[list[str], float]]:
-    return [([*pair], value) for pair, value in values.items()]
+    yield _gauge("docmill_queue_messages", "Messages in the queue by lane.", ["lane"], messages)
 
 
 def _one(name: str, about: str, value: float) -> Metric:
     return GaugeMetricFamily(name, about, value=value)
 
 
-def _gauge(name: str, about: str, labels: list[str], values: Iterable[tuple[list[str], float]]) -> Metric:
-    family = GaugeMetricFamily(name, about, labels=labels)
-    for named, value in values:
-        family.add_metric(named, value)
-    return family
+def _labelled(
+    family: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    about: str,
+    labels: list[str],
+    values: Mapping[Any, float],
+) -> Metric:
+    """Return a metric whose values are by their label, or by a tuple of labels. A counter's name gets `_total`."""
+    metric = family(name, about, labels=labels)
+    for key, value in values.items():
+        metric.add_metric(key if isinstance(key, tuple) else (key,), value)
+    return metric
 
 
-def _counter(name: str, about: str, labels: list[str], values: Iterable[tuple[list[str], float]]) -> Metric:
-    """Return a counter, to whose name the format adds `_total`."""
-    family = CounterMetricFamily(name, about, labels=labels)
-    for named, value in values:
-        family.add_metric(named, value)
-    return family
+_gauge, _counter = partial(_labelled, GaugeMetricFamily), partial(_labelled, CounterMetricFamily)
