@@ -85,7 +85,6 @@ def judge_command(job: int, step: str | None, size: int, seed: int | None, by: s
     estimated share of good outputs with its 95 % interval: of all outputs, and for each flag. Each judgement is
     stored at once, and the same command continues the review.
     """
-    LIBRARY.require("`docmill review`")
     with open_store(load_settings()) as database:
         review = _open(database, job, step, seed)
         judge(review, size, by or _user())
@@ -99,7 +98,6 @@ def judge_command(job: int, step: str | None, size: int, seed: int | None, by: s
 @JSON
 def summary_command(job: int, step: str | None, seed: int | None, as_json: bool) -> None:
     """Print the estimates for JOB, and judge nothing."""
-    LIBRARY.require("`docmill review`")
     with open_store(load_settings()) as database:
         _print(_open(database, job, step, seed), as_json=as_json)
 
@@ -116,7 +114,6 @@ def export_command(job: int, file: Path, step: str | None, size: int, seed: int 
     A .csv file has an empty column for the verdict; a .json file has tasks for Label Studio.
     """
     check_out(file, "csv" if file.suffix.lower() == ".csv" else "jsonl", name="FILE")
-    LIBRARY.require("`docmill review`")
     with open_store(load_settings()) as database:
         _export(_open(database, job, step, seed), file, size)
 
@@ -133,7 +130,6 @@ def import_command(job: int, file: Path, step: str | None, seed: int | None, by:
 
     FILE is .csv, or .json that Label Studio exported as JSON or JSON-MIN.
     """
-    LIBRARY.require("`docmill review`")
     with open_store(load_settings()) as database:
         review = _open(database, job, step, seed)
         n = review.take(read(file), by or _user())
@@ -153,11 +149,19 @@ def fit_command(job: int, step: str | None, as_json: bool) -> None:
     """
     LIBRARY.require("`docmill review`")
     with open_store(load_settings()) as database:
-        _fit(database, job, step, as_json=as_json)
+        reviewed_step(database, job, step)  # else it cannot be judged
+        spec_id = fitted_risks.spec_with_risk(database, job, step)
+        risk = fitted_risks.store(database, spec_id, fit(judged_results(database, spec_id)))
+    if as_json:
+        print_json({"job": job, **asdict(risk)})
+        return
+    print_rich(risk_table(risk))
+    say(f"`docmill results {job} --risk` writes the risk of each output.")
 
 
 def _open(database: Database, job: int, step: str | None, seed: int | None) -> Review:
     """Return the review of a job; an unfinished one is said to be so."""
+    LIBRARY.require("`docmill review`")
     status = read_status(database, job)
     if not status.ended:
         say(f"Job {job} is not finished: the sample is drawn from its outputs so far.")
@@ -193,17 +197,6 @@ def _print(review: Review, *, as_json: bool) -> None:
             f"{more:,} judgements do not count yet: the sample has outputs before them that nobody has seen. "
             f"`docmill review judge {review.reviewed.job}` shows these outputs."
         )
-
-
-def _fit(database: Database, job: int, step: str | None, *, as_json: bool) -> None:
-    reviewed_step(database, job, step)  # else it cannot be judged
-    spec_id = fitted_risks.spec_with_risk(database, job, step)
-    risk = fitted_risks.store(database, spec_id, fit(judged_results(database, spec_id)))
-    if as_json:
-        print_json({"job": job, **asdict(risk)})
-        return
-    print_rich(risk_table(risk))
-    say(f"`docmill results {job} --risk` writes the risk of each output.")
 
 
 WIDE = 100  # columns; a wider terminal shows input and output side by side

@@ -131,7 +131,6 @@ def _groups(population: Population) -> Iterator[tuple[str, np.ndarray]]:
 
 Rows = npt.NDArray[np.int64]
 
-BANDS = ("low", "middle", "high")
 FEWEST = 30  # outputs with a confidence that are divided into bands
 DOUBTED = 2.0  # weight of a stratum of doubtful outputs in the allocation; others have 1
 
@@ -140,7 +139,6 @@ DOUBTED = 2.0  # weight of a stratum of doubtful outputs in the allocation; othe
 class Stratum:
     """Rows of a population, in the order in which they are drawn."""
 
-    name: str
     doubtful: bool
     rows: Rows
 
@@ -156,24 +154,24 @@ def strata_of(population: Population) -> list[Stratum]:
     """
     doubted = np.array([is_doubtful(flags) for flags in population.flag_sets], bool)[population.flags]
     strata = []
-    for has_doubts, name in ((True, "doubtful"), (False, "not doubtful")):
+    for has_doubts in (True, False):
         rows = np.flatnonzero(doubted == has_doubts)
-        for band, of_band in _bands(population.confidence[rows]).items():
+        for of_band in _bands(population.confidence[rows]):
             chosen = rows[of_band]
             if len(chosen):
                 drawn = chosen[np.argsort(population.ranks[chosen], kind="stable")]
-                strata.append(Stratum(f"{name}{band}", has_doubts, drawn))
+                strata.append(Stratum(has_doubts, drawn))
     return strata
 
 
-def _bands(confidence: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.bool_]]:
+def _bands(confidence: npt.NDArray[np.float64]) -> list[npt.NDArray[np.bool_]]:
+    """Return masks of the outputs in each third by confidence, then of those without one."""
     known = ~np.isnan(confidence)
     if known.sum() < FEWEST:
-        return {"": np.ones(len(confidence), bool)}
+        return [np.ones(len(confidence), bool)]
     bounds = np.quantile(confidence[known], [1 / 3, 2 / 3])
     third = np.searchsorted(bounds, confidence, side="left")
-    of_band = {f", {band} confidence": known & (third == number) for number, band in enumerate(BANDS)}
-    return {**of_band, ", confidence unknown": ~known}
+    return [*(known & (third == number) for number in range(3)), ~known]
 
 
 def allocation(strata: Sequence[Stratum], size: int) -> list[int]:

@@ -82,13 +82,11 @@ class Review:
             documents = self.population.documents[self.population.rows_of(several)].tolist()
             yield from items(self.database, self.reviewed, dict(zip(several, documents, strict=True)))
 
-    def judge(self, *judged: Judged) -> int:
-        """Store judgements of outputs. Return the number stored: outputs that were removed meanwhile are left out."""
-        by_spec: dict[int, list[Judged]] = defaultdict(list)
-        for judgement in judged:
-            spec_id = self.population.spec_of(judgement.content_id)
-            by_spec[self.reviewed.step.spec_id if spec_id is None else spec_id].append(judgement)
-        return sum(self._store(spec_id, of_spec) for spec_id, of_spec in by_spec.items())
+    def judge(self, judged: Judged) -> int:
+        """Store the judgement of an output. Return 1, or 0 if the output was removed meanwhile."""
+        spec_id = self.population.spec_of(judged.content_id)
+        assert spec_id is not None  # it was shown
+        return self._store(spec_id, [judged])
 
     def take(self, entries: Sequence[Entry], judged_by: str) -> int:
         """Store the judgements of a file, if all can be stored. Return their number. Raises WorkerError."""
@@ -126,7 +124,7 @@ class Review:
 
 
 FIELDS = ("verdict", "note", "document", "input", "output", "seed", "spec", "text_sha256")
-KEYS = ("verdict", "seed", "spec", "text_sha256")  # fields that a judged file must have
+REQUIRED = ("verdict", "seed", "spec", "text_sha256")  # fields that a judged file must have
 WORDS = {
     **dict.fromkeys(("good", "g"), Verdict.GOOD),
     **dict.fromkeys(("bad", "b"), Verdict.BAD),
@@ -205,7 +203,7 @@ def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
-        if missing := [name for name in KEYS if name not in names]:
+        if missing := [name for name in REQUIRED if name not in names]:
             raise WorkerError(f"{path}:1: missing columns: {', '.join(missing)}; export the sample again")
         line = reader.line_num + 1
         for row in reader:
@@ -260,13 +258,13 @@ def _only(value: Json) -> Json:
 
 def _entry(place: str, row: Mapping[str, Any]) -> Entry:
     """Return the verdict of a row or a task. Raises WorkerError."""
-    if missing := [name for name in KEYS[1:] if row.get(name) is None or row[name] == ""]:
+    if missing := [name for name in REQUIRED[1:] if row.get(name) is None or row[name] == ""]:
         raise WorkerError(f"{place}: {', '.join(missing)} is missing; export the sample again")
     verdict = row.get("verdict") or ""
     if not isinstance(verdict, str) or verdict.strip().lower() not in WORDS:
         raise WorkerError(f"{place}: the verdict is {verdict!r}; write good or bad, or leave it empty")
     changed = f"{place}: seed, spec or text_sha256 was changed; export the sample again"
-    if not all(isinstance(row[name], str | int) for name in KEYS[1:]):
+    if not all(isinstance(row[name], str | int) for name in REQUIRED[1:]):
         raise WorkerError(changed)
     try:
         sha256, seed = bytes.fromhex(str(row["text_sha256"])), int(row["seed"])

@@ -156,7 +156,7 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
     first, second = review.reviewed.step.spec_ids
     specs = {one.document: one.spec for one in review.items(review.waiting(10))}
     assert specs == {"k0": better.sha256.hex(), "k1": COPY.sha256.hex(), "k2": better.sha256.hex()}
-    assert review.judge(*[Judged(content, Verdict.BAD, "ann", 0) for content in review.waiting(10)]) == 3
+    assert sum(review.judge(Judged(content, Verdict.BAD, "ann", 0)) for content in review.waiting(10)) == 3
     assert (len(judgements.of_spec(database, first)), len(judgements.of_spec(database, second))) == (1, 2)
     assert Review.of(database, job.id).summary().judged == 3
     rows = [*rows_of(review.items(review.population.contents.tolist()), 0)]
