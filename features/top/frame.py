@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ import click
 from docmill.storage.core.database import Database
 from docmill.storage.results.fleet import Fleet, read_fleet
 from docmill.storage.results.status import JobStatus, list_statuses
-from docmill.tasks import kinds
 from docmill.worker.cli.options import JSON
 from docmill.worker.cli.printing import answer, print_json
 from docmill.worker.formatting import as_json, duration, local_time, printable, rate, time_left
@@ -61,11 +60,10 @@ class View:
     fleet: Fleet
 
 
-def read_view(database: Database, lanes: Collection[str] = kinds.NAMES) -> View:
+def read_view(database: Database) -> View:
     """Return the state of the store: jobs that have not ended first, then the others, newest first."""
-
     jobs = sorted(list_statuses(database, JOBS), key=lambda job: job.ended)
-    return View(tuple(jobs), read_fleet(database, lanes))
+    return View(tuple(jobs), read_fleet(database, [*database.kinds]))
 
 
 def job_row(job: JobStatus) -> tuple[str, ...]:
