@@ -19,7 +19,7 @@ from docmill.storage.results.fleet import Fleet, PipelineState
 from docmill.storage.steps.sharding import OPEN_SHARDS
 from docmill.worker.cli.printing import say
 from docmill.worker.errors import BrokerUnreachable, WorkerError
-from docmill.worker.pipelines.schedule import BadSchedule, next_after
+from docmill.worker.pipelines.schedule import next_run
 from docmill.worker.prices import Prices
 from docmill.worker.process.counts import COUNTERS, GAUGES, WorkByDevice
 from docmill.worker.process.supervisor import Supervisor
@@ -261,13 +261,8 @@ def _of_pipelines(fleet: Fleet) -> Iterator[Metric]:
 
 def _unseen_s(pipeline: PipelineState, now: float) -> float:
     """Return for how long a time of the schedule has waited for a worker to make its run."""
-    if pipeline.schedule is None:
-        return 0.0
-    try:
-        due = next_after(pipeline.schedule["cron"], pipeline.schedule["timezone"], pipeline.looked_at)
-        return max(0.0, now - due)
-    except BadSchedule:  # of another release
-        return 0.0
+    at = next_run(pipeline.schedule, pipeline.looked_at)
+    return 0.0 if at is None else max(0.0, now - at)
 
 
 def _of_queue(depths: Callable[[], dict[str, int]]) -> Iterator[Metric]:

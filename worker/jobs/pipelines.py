@@ -23,7 +23,7 @@ from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no
 from docmill.worker.jobs.submission import describe_default_model
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, place_of, read, refuse_secrets
 from docmill.worker.pipelines.running import export, keeping, outcome, prepare_pipeline, replace_migrated
-from docmill.worker.pipelines.schedule import next_after
+from docmill.worker.pipelines.schedule import next_run
 from docmill.worker.prices import Cost, Prices
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_broker
@@ -155,14 +155,11 @@ def list_runs(database: Database, name: str, limit: int, prices: Prices) -> list
 
 
 def _row_of(row: PipelineRow, run: PipelineRun | None, known: Mapping[int, Cost]) -> dict[str, Any]:
-    next_run = None
-    if row.schedule is not None:
-        next_run = next_after(row.schedule["cron"], row.schedule["timezone"], row.looked_at)
     return {
         "name": row.name,
         "schedule": row.schedule,
         "last_run": _run_of(run, known) if run is not None else None,
-        "next_run": next_run,
+        "next_run": next_run(row.schedule, row.looked_at),
         "path": row.path,
     }
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import zoneinfo
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -84,6 +86,14 @@ def next_after(cron: str, timezone: str, after: float) -> float:
         if local.timestamp() > after:  # where clocks were just put back, cronsim begins with the first of two hours
             return local.timestamp()
     raise BadSchedule(f"{_never(cron)} in {timezone}")
+
+
+def next_run(schedule: Mapping[str, Any] | None, looked_at: float) -> float | None:
+    """Return when a stored schedule is due next; None without one, or if it cannot be read."""
+    try:
+        return None if schedule is None else next_after(schedule["cron"], schedule["timezone"], looked_at)
+    except BadSchedule:  # of another release, or of a zone that is no more
+        return None
 
 
 def due(cron: str, timezone: str, since: float, now: float) -> float | None:

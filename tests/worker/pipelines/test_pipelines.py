@@ -6,6 +6,7 @@ import fcntl
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,14 @@ def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
 
 def test_the_history_takes_no_number_that_the_store_cannot_take(call: Call) -> None:
     assert "--limit" in call("pipeline", "history", "nightly", "--limit", 10**20, code=2).err
+
+
+def test_pipelines_are_listed_if_a_schedule_cannot_be_read(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    (tmp_path / "nightly.toml").write_text(NULL + YEARLY)
+    call("pipeline", "add", "nightly.toml")
+    with closing(sqlite3.connect(tmp_path / "home" / "docmill.db")) as store, store:
+        store.execute("UPDATE pipeline SET schedule = json_set(schedule, '$.timezone', 'Mars/Olympus')")
+    [listed] = call("pipeline", "list", "--json").json()
+    assert (listed["schedule"]["timezone"], listed["next_run"]) == ("Mars/Olympus", None)
+    assert "(Mars/Olympus)" in call("pipeline", "list").out
