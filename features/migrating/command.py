@@ -29,7 +29,7 @@ from docmill.tasks import kinds
 from docmill.worker import formatting
 from docmill.worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, PROMPT, Number, check_filled, complete_models
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, listen, print_json, say, stop_as_interrupt
-from docmill.worker.engines import choose_devices
+from docmill.worker.engines import devices_for
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import find_named_corpus, open_store
@@ -120,19 +120,19 @@ def run_command(
     check_filled()
     settings = load_settings(device=device, backend=backend)
     options = {name: value for name, value in (("prompt", prompt), ("prompt_name", prompt_name)) if value is not None}
-    devices = choose_devices(settings.device)
-    computing = () if by_workers else devices
+    computing: Sequence[str] = () if by_workers else devices_for(settings.device, new)
     stop_as_interrupt()
     with open_store(settings) as database:
         corpus_id, name = find_named_corpus(database, corpus)
         wanted = Wanted(old, new, revision, job, step, options)
         planned = plan(settings, database, corpus_id, name, wanted, computing)
         if dry_run or not (yes or planned.stored is not None):
-            cost = forecast(settings, database, planned, devices[0], listen(settings))
+            device = (computing or devices_for(settings.device, new))[0]
+            cost = forecast(settings, database, planned, device, listen(settings))
             if dry_run:
-                _say_cost(planned, cost, devices[0], as_json)
+                _say_cost(planned, cost, device, as_json)
                 return OK
-            if not confirmed("\n".join(_cost_lines(planned, cost, devices[0])), "Migrate", NOT_SWITCHED):
+            if not confirmed("\n".join(_cost_lines(planned, cost, device)), "Migrate", NOT_SWITCHED):
                 return BAD_INPUT
         try:
             migration, survey = migrate(settings, database, planned, computing, most_lost, listen(settings))

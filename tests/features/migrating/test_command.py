@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
+import pytest
+
+from docmill.features.migrating import command
+from docmill.storage.errors import NotFound
+from docmill.storage.extras import Extra
+from docmill.worker import engines
+from tests.worker.conftest import Call
 from tests.worker.harness import Docmill
 
 WriteCorpus = Callable[..., Path]
@@ -88,3 +96,28 @@ def test_what_cannot_be_migrated_is_refused_with_what_to_do(embedded: Docmill, w
     several = refused("null", "minilm")
     assert "several sorts of results of null; choose by --job, --step or both" in several
     assert "job 1, step embed" in several
+
+
+@pytest.mark.parametrize(("options", "expected"), [(("--enqueue",), ()), ((), ["remote"])])
+def test_a_migration_takes_only_the_devices_that_it_needs(
+    call: Call,
+    write_corpus: WriteCorpus,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    expected: Sequence[str],
+) -> None:
+    """Workers need none, and a client without the models' libraries has none. A served model needs no GPU."""
+    write_corpus(TEXTS)
+    call("enqueue", "embed", "corpus.jsonl", "--model", "null", "--corpus", "tickets")
+    devices: list[Sequence[str]] = []
+
+    def planned(*arguments: Any) -> NoReturn:
+        devices.append(arguments[-1])
+        raise NotFound("this test ends here")
+
+    monkeypatch.setattr(command, "plan", planned)
+    monkeypatch.setattr(engines, "cuda_devices", lambda: ["cuda:0"])
+    if options:
+        monkeypatch.setattr(engines, "LOCAL", Extra("local", ("no_such_library",), ""))
+    call("migrate", "run", "tickets", "--from", "null", "--to", "openai:m", "--yes", *options, code=2)
+    assert devices == [expected]
