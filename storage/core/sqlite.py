@@ -16,6 +16,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     FromClause,
+    LargeBinary,
     Row,
     Select,
     and_,
@@ -138,6 +139,8 @@ class SqliteTransaction(Transaction):
     def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:
         if not values:
             return []
+        if isinstance(column.type, LargeBinary):  # which JSON cannot hold
+            return self.execute(query.where(column.in_(values))).all()
         # One parameter: thousands of them cost more than the look-ups.
         wanted = orjson.dumps(list(values)).decode()
         return self.execute(query.where(column.in_(_WANTED)), {"wanted": wanted}).all()
