@@ -207,7 +207,7 @@ def _entity(plan: Plan) -> dict[str, Any]:
                 f"{plan.model} has no label {name!r}: --entity must be one of {', '.join(sorted(labels))}."
             )
         entities += alike
-    return {"entity": tuple(dict.fromkeys(entities))}
+    return {"entity": list(dict.fromkeys(entities))}  # a list, as it comes back from JSON
 
 
 def join_findings(findings: Iterable[Span]) -> list[Span]:

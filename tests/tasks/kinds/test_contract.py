@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -13,7 +14,11 @@ import pytest
 from annotated_types import Ge
 from pydantic import Field
 from pydantic.fields import FieldInfo
+from sqlalchemy import select
 
+from docmill.storage.core import lookups
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import SpecRow
 from docmill.storage.core.specs import Spec, Status
 from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks import kinds
@@ -39,6 +44,7 @@ from docmill.worker.pipelines.file import parse
 from tests.tasks.conftest import Bench, EngineOf, outcomes_of
 
 KINDS = [pytest.param(kind, id=kind.name) for kind in kinds.KINDS]
+NEEDED = {"prompt", "json_schema", "question"}  # a kind that has such an option may need it
 SAMPLES: dict[type, Any] = {int: 9, float: 0.5, str: "fr", bool: True}
 
 
@@ -112,6 +118,27 @@ def test_options_come_back_from_the_parameters_of_a_spec(kind: kinds.TaskKind) -
     assert kinds.options(kind.name, dtype=asked.dtype, **again.params) == asked
 
 
+LABELLED = {"id2label": {"0": "O", "1": "B-PER"}}
+
+
+@pytest.mark.parametrize("config", [pytest.param({}, id="unknown"), pytest.param(LABELLED, id="labelled")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_spec_equals_what_the_store_gives_back(
+    kind: kinds.TaskKind, config: dict[str, Any], database: Database
+) -> None:
+    pinned = pinning.Pinned("model", "0" * 40, beside={"adapter": "adapter", "tokenizer": "tokenizer"})
+    asked = samples(kind)
+    needed = {name: asked[name] for name in NEEDED & asked.keys()}
+    built = []
+    for name, value in asked.items():
+        with suppress(BadOption):  # the option does not go with what is needed, or with this config
+            built.append(build_spec(kind.name, pinned, kinds.options(kind.name, **needed | {name: value}), config))
+    assert built
+    numbers = database.write(lambda transaction: [lookups.spec_id(transaction, spec) for spec in built])
+    rows = {row.id: row for row in database.rows(select(SpecRow.id, *lookups.SPEC))}
+    assert [lookups.spec_of(rows[number]) for number in numbers] == built
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_default_that_is_written_out_changes_no_spec(kind: kinds.TaskKind) -> None:
     assert kinds.options(kind.name, **kind.options.defaults).to_params() == {}
@@ -142,9 +169,7 @@ def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, bench: Bench) -> N
     try:
         spec = bench.spec(kind.name, "null")
     except BadOption:  # it needs a prompt, a schema or a question
-        needed = {
-            name: value for name, value in samples(kind).items() if name in {"prompt", "json_schema", "question"}
-        }
+        needed = {name: value for name, value in samples(kind).items() if name in NEEDED}
         spec = bench.spec(kind.name, "null", **needed)
     (outcome,) = bench.run(spec, ["A text of some words."])
     assert outcome.status is Status.DONE

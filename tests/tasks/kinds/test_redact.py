@@ -118,7 +118,7 @@ LABELLED = {"model_type": "bert", "id2label": {"0": "O", "1": "B-package", "2": 
 @pytest.mark.parametrize("written", ["package", "PACKAGE", "Package"])
 def test_a_label_is_found_whatever_its_capitals(written: str) -> None:
     spec = build_spec("redact", MODEL, kinds.options("redact", entity=(written, "loc", "LOC")), LABELLED)
-    assert spec.params["entity"] == ("package", "LOC")
+    assert spec.params["entity"] == ["package", "LOC"]
     spans = Spans((Span("PER", 0, 3, 1.0), Span("package", 9, 12, 1.0)))
     assert redacted("Ana uses vim.", [spans], config=LABELLED, entity=(written,)).text == "Ana uses [PACKAGE]."
 
