@@ -33,7 +33,7 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.outputs.columns import Form
 from docmill.storage.outputs.json_columns import selected
 from docmill.storage.outputs.output_types import OutputType
-from docmill.storage.steps import lineage, steps
+from docmill.storage.steps import fitted_risks, lineage, steps
 from docmill.storage.steps.steps import OpenStep, StepRequest
 
 _OF_DOCUMENTS = ("id", "meta", "flags", "document")
@@ -88,8 +88,11 @@ def replace_in(transaction: Transaction, pipeline: str, corpus: str, requests: S
 def _queries(
     transaction: Transaction, pipeline: str, corpus: str, requests: Sequence[StepRequest]
 ) -> list[tuple[str, Any]]:
-    """Return the names of the views of a pipeline, with their queries."""
-    opened = steps.open_steps(transaction, requests)
+    """Return the names of the views of a pipeline, with their queries.
+
+    Raises StorageError for an escalation by a risk that nobody has fitted.
+    """
+    opened = steps.open_steps(transaction, fitted_risks.resolve_risks(transaction, requests))
     queries = [(name_of(pipeline), _of_documents(transaction, corpus, opened))]
     for step in opened:
         if (items := transaction.kind_of(step.lane).output.items(step.params)) is not None:

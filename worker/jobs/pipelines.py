@@ -94,16 +94,19 @@ def run_file(
 
 
 def store_file(settings: Settings, database: Database, file: Path, listener: Listener) -> Pipeline:
-    """Store the pipeline in a file, or a new version of it, and make its view. Raises PipelineInvalid."""
+    """Store the pipeline in a file, or a new version of it, and make its view.
+
+    Raises PipelineInvalid, and StorageError for a risk that nobody has fitted.
+    """
     pipeline, prepared = prepare_file(settings, file, is_stored=True)
     check_stored(pipeline, prepared)
     prepared = replace_migrated(database, prepared, listener.say)
     schedule = pipeline.schedule.model_dump() if pipeline.schedule else None
-    pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
-    if pipeline.output.view:
+    if pipeline.output.view:  # first, so that a pipeline whose view cannot be made is not stored
         views.make(database, pipeline.name, prepared.corpus, prepared.steps)
     else:
         views.drop(database, pipeline.name)
+    pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
     return pipeline
 
 

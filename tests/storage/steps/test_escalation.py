@@ -401,6 +401,17 @@ def test_a_job_without_a_fitted_risk_is_refused_and_leaves_nothing(database: Dat
         assert read_steps(transaction, 1) == ()
 
 
+def test_a_view_has_the_better_results_of_an_escalation_by_risk(database: Database) -> None:
+    with pytest.raises(StorageError, match="no risk was fitted"):
+        views.make(database, "nightly", "books", RISKY)
+    models = judged(database)
+    job = models.done(RISKY)
+    views.make(database, "nightly", "books", RISKY)
+    with database.read() as transaction:
+        rows = transaction.execute(sql("SELECT id, translate FROM pipeline_nightly")).all()
+    assert {row.id[-1] for row in rows if row.translate.startswith("large")} == won(database, job) == {"1", "3"}
+
+
 def test_sql_doubts_the_outcomes_whose_risk_python_finds_too_high(database: Database) -> None:
     chance = random.Random(1)
     flags = ("repetition", "windowed", "empty", "language:fr")

@@ -91,6 +91,15 @@ def test_what_is_wrong_with_a_file_is_said_with_its_place_and_nothing_is_stored(
     assert embedded.json("jobs") == []
 
 
+def test_a_pipeline_whose_view_needs_a_risk_that_nobody_fitted_is_not_stored(embedded: Docmill) -> None:
+    (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    escalating = 'model = "null"\nescalate = { beams = 4, when = ["risk>0.3"] }'
+    (embedded.folder / "risky.toml").write_text(NULL.replace('model = "null"', escalating, 1) + YEARLY)
+    said = " ".join(embedded("pipeline", "add", "risky.toml", code=2).stderr.split())
+    assert "no risk was fitted for the outputs of translate with null" in said
+    assert embedded.json("pipeline", "list") == []
+
+
 def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None:
     (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n{"id": "b", "text": "two"}\n')
     (embedded.folder / "nightly.toml").write_text(NULL + YEARLY)
