@@ -87,10 +87,10 @@ def _latest(transaction: Transaction, of_spec: ColumnElement[bool]) -> Risk | No
 
 
 def with_risk(results: Iterable[dict[str, Any]], model: RiskModel, above: float | None) -> Iterator[dict[str, Any]]:
-    """Yield results with their "risk". With `above`, yield only results with a higher risk."""
+    """Yield results with their "risk"; None for an input without a result. With `above`, yield only a higher risk."""
     for result in results:
-        risk = model.of(result)
-        if above is None or risk > above:
+        risk = model.of(result) if result.get("outcome", "done") == "done" else None
+        if above is None or (risk is not None and risk > above):
             yield result | {"risk": risk}
 
 

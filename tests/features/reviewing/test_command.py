@@ -11,6 +11,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.risk import RiskFeature, RiskModel
 from tests.kinds import KINDS
+from tests.worker.cli.test_results import read_cells
 from tests.worker.harness import Docmill
 
 
@@ -55,7 +56,8 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
 
 
 def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
-    write_corpus([{"id": f"k{n}", "text": "word " * (1 + 300 * n)} for n in range(3)])
+    blank = {"id": "blank", "text": " "}
+    write_corpus([blank, *({"id": f"k{n}", "text": "word " * (1 + 300 * n)} for n in range(3))])
     embedded("run", "summarize", "corpus.jsonl", "--model", "null")
     assert "there are 0 good and 0 bad" in embedded("review", "fit", 1, code=2).stderr
     assert "`docmill review fit 1` does" in embedded("results", 1, "--risk", code=2).stderr
@@ -70,6 +72,15 @@ def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: 
     assert [round(row["risk"]) for row in embedded.results(1, "--risk")] == [0, 1, 1]
     assert [row["id"] for row in embedded.results(1, "--risk-above", "0.5")] == ["k1", "k2"]
     embedded("results", 1, "--risk", "--out", "a.csv")
-    assert (embedded.folder / "a.csv").read_text().splitlines()[0].endswith(",risk")
+    heading, *rows = read_cells(embedded.folder / "a.csv")
+    assert heading[-1] == "risk"
+    assert [(row[0], row[-1] and round(float(row[-1]))) for row in rows] == [
+        ("blank", ""),  # a row for each input, and no risk where there is no output
+        ("k0", 0),
+        ("k1", 1),
+        ("k2", 1),
+    ]
+    embedded("results", 1, "--risk-above", "0.5", "--out", "a.csv")
+    assert [row[0] for row in read_cells(embedded.folder / "a.csv")[1:]] == ["k1", "k2"]
     parts = ("--part-documents", 2, "--out", "parts")
     assert "--risk is for one file" in embedded("results", 1, "--risk", *parts, code=2).stderr
