@@ -17,7 +17,7 @@ from docmill.storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, St
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NotFound
-from docmill.storage.steps.steps import StepRequest
+from docmill.storage.steps.steps import StepRequest, compute_same_prompts
 
 FILLING, SWITCHED, DROPPED, CANCELLED, UNDONE = "filling", "switched", "dropped", "cancelled", "undone"
 _BACKFILL = "migration "
@@ -126,11 +126,16 @@ def specs_in_force(replacements: Sequence[SpecReplacement]) -> dict[Spec, Spec]:
 
 
 def with_specs(requests: Sequence[StepRequest], specs: Mapping[Spec, Spec]) -> tuple[StepRequest, ...]:
-    """Return steps with other specs in the place of some. An escalation to the same spec is left out."""
+    """Return steps with other specs in the place of some.
+
+    An escalation to the same spec is left out, and so is one that would compute other prompts.
+    """
     changed = []
     for request in requests:
         spec = specs.get(request.spec, request.spec)
         escalation = request.escalation if request.escalation and request.escalation.spec != spec else None
+        if escalation is not None and not compute_same_prompts(spec, escalation.spec):
+            escalation = None
         changed.append(replace(request, spec=spec, escalation=escalation))
     return tuple(changed)
 

@@ -275,8 +275,12 @@ def _check_escalation(transaction: Transaction, request: StepRequest) -> None:
     output = transaction.kind_of(request.spec.kind).output
     assert escalation.spec.kind == request.spec.kind, "an escalation does the same task"
     assert output.is_comparable, f"{output.plural} of two models do not go together"
-    of_two = [templates.over_metadata(spec.params) for spec in request.specs]
-    assert of_two[0] == of_two[1], "an escalation computes the same prompts"
+    assert compute_same_prompts(request.spec, escalation.spec), "an escalation computes the same prompts"
+
+
+def compute_same_prompts(first: Spec, second: Spec) -> bool:
+    """Return True if the prompts of two specs use a document's metadata in the same way, or not at all."""
+    return templates.over_metadata(first.params) == templates.over_metadata(second.params)
 
 
 def _row(job_id: int, step: OpenStep) -> dict[str, Any]:

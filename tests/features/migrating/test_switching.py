@@ -23,7 +23,7 @@ from docmill.storage.search.search import choose
 from docmill.storage.steps import replacements
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.replacements import SpecReplacement
-from docmill.storage.steps.steps import StepRequest
+from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import COPY, EMBED, done, embedded, failed, finish, numbered, read, request, work
 
 NEW = Spec("embed", "e5", "sha256:9")
@@ -240,6 +240,23 @@ def test_a_migration_outlives_the_old_job_whose_steps_its_backfill_has(database:
     known = stored_migrations.reread(database, found)
     for back in (False, True):
         assert switching.survey_documents(database, known, back=back) == Survey(3, 0, 0, 3)
+
+
+def test_an_escalation_that_would_compute_other_prompts_is_left_out_of_the_steps(database: Database) -> None:
+    old, large = (
+        Spec("translate", model, "sha256:1", params={"prompt": "On {meta.n}: {text}"}) for model in ("small", "large")
+    )
+    new = dataclasses.replace(old, model="other")
+    unlike = dataclasses.replace(new, params={"prompt": "{meta.n} words: {text}"})
+    steps = (StepRequest("english", old, escalation=EscalationRequest(large)),)
+    assert replacements.with_specs(steps, {old: new}) == (dataclasses.replace(steps[0], spec=new),)
+    read(database, JobRequest("books", "a.jsonl", steps), numbered(3))
+    finish(database)
+    found = begun(database, old, unlike)
+    backfill(database, found, done)
+    assert switching.requests_by_new(database, found) == (StepRequest("english", unlike),)
+    survey = switching.survey_documents(database, found)
+    assert switching.switch(database, found, survey, {"nightly": steps}, 0.0) == Survey(3, 0, 0, 3)
 
 
 def test_a_middle_step_is_migrated_with_the_steps_that_read_it(database: Database) -> None:
