@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,7 +39,7 @@ from docmill.storage.core.schema import Corpus, Document, OutcomeRow, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NothingEmbedded, StorageError
 from docmill.storage.search.search import embedding_of
-from docmill.storage.steps import lineage
+from docmill.storage.steps import lineage, replacements
 from docmill.storage.steps.conditions import DocumentFilter, Hear
 from docmill.storage.steps.jobs import lock_corpus
 from docmill.worker.jobs import Listener
@@ -95,9 +95,17 @@ def find(database: Database, corpus_id: int, method: Method, advanced: Advanced 
 
 
 def method_of(database: Database, corpus_id: int) -> Method | None:
-    """Return the method of the last search for near duplicates in a corpus; None if there was none."""
+    """Return the method of the last search for near duplicates in a corpus; None if there was none.
+
+    The vectors are those of the spec that answers, even if the corpus was migrated since.
+    """
     last = database.row(_last(corpus_id))
-    return None if last is None else stored(last.method)
+    method = None if last is None else stored(last.method)
+    if last is not None and isinstance(method, ByVectors):
+        with database.read() as transaction:
+            migrations = replacements.of_corpus(transaction, corpus_id)
+        method = replace(method, spec_id=replacements.answering(migrations, method.spec_id, last.finished_at))
+    return method
 
 
 def _last(corpus_id: int) -> Select[Any, int, float]:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import insert
 from sqlalchemy import text as sql
 
+from docmill.features.migrating import stored_migrations
 from docmill.features.near_duplicates import clusters, report, vectors
 from docmill.features.near_duplicates.clusters import SearchWork
 from docmill.features.near_duplicates.methods import ByText, ByVectors, Method, Shingling, stored
@@ -26,9 +27,10 @@ from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import NothingEmbedded, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
+from docmill.storage.steps.replacements import FILLING, SWITCHED, UNDONE
 from tests.features.near_duplicates import planted
 from tests.storage.aging import days_pass
-from tests.storage.builders import COPY, EMBED, Text, count_rows, finish, read, request, work
+from tests.storage.builders import COPY, EMBED, Text, count_rows, embedded, finish, read, request, work
 from tests.storage.deletion.test_aged_results import LIMIT_S, asked, run, spec, spec_id
 from tests.worker.harness import ROOT
 
@@ -98,6 +100,28 @@ def test_a_new_text_may_join_two_clusters_and_the_earlier_first_stays(database: 
     assert firsts(database) == {"c": "c", "d": "c", "a": "a", "b": "a"}
     find(database, [*old, ("link", run_of(4, 20))])
     assert set(firsts(database).values()) == {"c"}
+
+
+def test_the_last_search_goes_on_with_the_vectors_of_the_model_to_which_the_corpus_was_migrated(
+    database: Database,
+) -> None:
+    texts = [("a", "one"), ("b", "two")]
+    corpus_id = read(database, request(spec=EMBED), texts).corpus_id
+    finish(database, embedded)
+    [old] = stored_migrations.replaceable_steps(database, corpus_id)
+    clusters.find(database, corpus_id, ByVectors(0.9, old.spec_id))
+    assert firsts(database) == dict.fromkeys("ab", "a")
+    new = replace(EMBED, model="e5")
+    migration = stored_migrations.begin(database, corpus_id, old, new)
+    read(database, request(spec=new), [*texts, ("c", "three")])
+    finish(database, embedded)
+    database.write(lambda transaction: stored_migrations.turn(transaction, migration.id, FILLING, SWITCHED))
+    clusters.FILTER.update(database, corpus_id, lambda _: None)
+    assert firsts(database) == dict.fromkeys("abc", "a")
+    assert clusters.method_of(database, corpus_id) == ByVectors(0.9, migration.new_spec_id)
+    database.write(lambda transaction: stored_migrations.turn(transaction, migration.id, SWITCHED, UNDONE))
+    clusters.FILTER.update(database, corpus_id, lambda _: None)
+    assert firsts(database) == dict.fromkeys("ab", "a")
 
 
 def test_when_the_first_leaves_the_next_one_is_first_and_a_lost_link_divides_a_cluster(database: Database) -> None:
