@@ -77,7 +77,7 @@ def run_file(
     from docmill.worker.jobs.local_run import run_here  # with the libraries of a worker
 
     pipeline, prepared = prepare_file(settings, file, devices=devices)
-    prepared = replace_migrated(database, prepared, listener.say)
+    prepared = replace_migrated(settings, database, prepared, listener.say)
     for step in pipeline.steps:
         if step.model is None:
             listener.say(
@@ -96,11 +96,11 @@ def run_file(
 def store_file(settings: Settings, database: Database, file: Path, listener: Listener) -> Pipeline:
     """Store the pipeline in a file, or a new version of it, and make its view.
 
-    Raises PipelineInvalid, and StorageError for a risk that nobody has fitted.
+    Raises PipelineInvalid, WorkerError for a model without a price, StorageError for a risk that nobody has fitted.
     """
     pipeline, prepared = prepare_file(settings, file, is_stored=True)
     check_stored(pipeline, prepared)
-    prepared = replace_migrated(database, prepared, listener.say)
+    prepared = replace_migrated(settings, database, prepared, listener.say)
     schedule = pipeline.schedule.model_dump() if pipeline.schedule else None
     if pipeline.output.view:  # first, so that a pipeline whose view cannot be made is not stored
         views.make(database, pipeline.name, prepared.corpus, prepared.steps)

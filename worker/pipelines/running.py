@@ -66,8 +66,7 @@ def prepare_pipeline(settings: Settings, pipeline: Pipeline, devices: Sequence[s
     source = open_source(corpus.source, source_options(corpus, [step.options for step in pipeline.steps]))
     steps = requests_of(settings, pipeline, lambda step: require_possible(settings, step.specs, devices))
     name = check_corpus_name(corpus.name or pipeline.name)
-    account = limit_cost(settings, pipeline.job.max_cost, [spec for step in steps for spec in step.specs])
-    return Prepared(corpus, pipeline.job, steps, source, name, account=account)
+    return Prepared(corpus, pipeline.job, steps, source, name)
 
 
 def requests_of(
@@ -113,14 +112,20 @@ def _placed(pipeline: Pipeline, number: int) -> Iterator[None]:
         raise PipelineInvalid(f"{pipeline.path}: {put_place(('step', number, *named[:1]), said)}") from error
 
 
-def replace_migrated(database: Database, prepared: Prepared, say: Callable[[str], None] = lambda _: None) -> Prepared:
-    """Return a run with the models that its corpus was migrated to, in place of those in the file. Say which."""
+def replace_migrated(
+    settings: Settings, database: Database, prepared: Prepared, say: Callable[[str], None] = lambda _: None
+) -> Prepared:
+    """Return a run with the models that its corpus was migrated to, in place of those in the file. Say which.
+
+    The run's cost limit has the prices of these models. Raises WorkerError if one has no price.
+    """
     steps = replacements.substituted(database, prepared.corpus, prepared.steps)
     for before, after in zip(prepared.steps, steps, strict=True):
         if before.spec != after.spec:
             log.info("step_migrated step=%s from=%r to=%r", before.name, before.spec.model, after.spec.model)
             say(f"Step {before.name}: the corpus was migrated; {after.spec.model} replaces {before.spec.model}.")
-    return replace(prepared, steps=steps)
+    migrated = replace(prepared, steps=steps)
+    return replace(migrated, account=limit_cost(settings, prepared.job.max_cost, migrated.specs))
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,7 @@ def _take_further(settings: Settings, database: Database, broker: Broker, run: R
     pipeline = parse(text, Path(path))
     if run.state == "reading":
         progress = UnderLease(held, lambda job: pipelines.note(database, run, "reading", job_id=job.id))
-        prepared = replace_migrated(database, prepare_pipeline(settings, pipeline))
+        prepared = replace_migrated(settings, database, prepare_pipeline(settings, pipeline))
         done = enqueue(database, broker, prepared, progress)
         pipelines.note(database, run, "running", job_id=done.id)
         log.info("run_started run=%d pipeline=%s job=%d planned=%d", run.id, run.name, done.id, done.counts.planned)

@@ -55,6 +55,11 @@ class Prepared:
         """Return the spec of the first step."""
         return self.steps[0].spec
 
+    @property
+    def specs(self) -> list[Spec]:
+        """Return the specs that compute the steps, those of escalations among them."""
+        return [spec for step in self.steps for spec in step.specs]
+
 
 def prepare(
     settings: Settings,

@@ -7,15 +7,19 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import update
 
+from docmill.features.migrating import stored_migrations
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import PipelineRow, db_now
 from docmill.storage.pipelines import pipelines
-from docmill.worker.pipelines.running import advance
+from docmill.storage.steps.replacements import FILLING, SWITCHED
+from docmill.worker.pipelines.file import parse
+from docmill.worker.pipelines.running import advance, requests_of
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings
 from tests.storage.builders import TRANSLATE, finish, numbered, read, request
@@ -98,6 +102,26 @@ def test_a_pipeline_whose_view_needs_a_risk_that_nobody_fitted_is_not_stored(emb
     said = " ".join(embedded("pipeline", "add", "risky.toml", code=2).stderr.split())
     assert "no risk was fitted for the outputs of translate with null" in said
     assert embedded.json("pipeline", "list") == []
+
+
+def test_a_run_needs_the_price_of_the_model_to_which_its_corpus_was_migrated(
+    database: Database, broker: Broker, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    (tmp_path / "prices.toml").write_text("[null]\ninput = 1\n")
+    text = NULL.partition('[[step]]\nname = "line"')[0] + "[job]\nmax-cost = 5\n"
+    keep(database, tmp_path, text)
+    settings = settings.model_copy(update={"prices": tmp_path / "prices.toml"})
+    (step,) = requests_of(settings, parse(text, tmp_path / "nightly.toml"))
+    job = read(database, request(corpus="nightly", spec=step.spec), numbered(2))
+    finish(database)
+    [old] = stored_migrations.replaceable_steps(database, job.corpus_id)
+    migration = stored_migrations.begin(database, job.corpus_id, old, replace(step.spec, model="null@5"))
+    database.write(lambda transaction: stored_migrations.turn(transaction, migration.id, FILLING, SWITCHED))
+    advance(settings, database, broker, due_run(database).id, owner="w1")
+    [run] = pipelines.history(database, "nightly")
+    assert run.state == "failed"
+    assert "--max-cost needs the price of null@5" in (run.reason or "")
 
 
 def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None:

@@ -33,7 +33,7 @@ from docmill.worker.jobs.pipelines import check_stored, list_pipelines, list_run
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
 from docmill.worker.pipelines.schedule import next_after
 from docmill.worker.pipelines.schema import json_schema
-from docmill.worker.prices import Cost, read_prices
+from docmill.worker.prices import Cost, limit_cost, read_prices
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store
 
@@ -54,7 +54,9 @@ def pipeline_command() -> None:
 @JSON
 def check_command(file: Path, as_json: bool) -> None:
     """Check the keys, source and models of FILE. Stores nothing."""
-    pipeline, prepared = prepare_file(load_settings(), file)
+    settings = load_settings()
+    pipeline, prepared = prepare_file(settings, file)
+    limit_cost(settings, prepared.job.max_cost, prepared.specs)  # refuses a limit that lacks a price
     try:
         check_stored(pipeline, prepared)
     except PipelineInvalid as error:
