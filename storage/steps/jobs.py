@@ -49,6 +49,7 @@ FREE = {
 }
 _SHOWN_CHARS = 60  # of a value in a message
 _NOT_GIVEN = "not given"
+_MAX_COST = "--max-cost"
 
 
 @dataclass(frozen=True)
@@ -537,10 +538,14 @@ def job_of_key(transaction: Transaction, key: IdempotencyKey) -> Job | None:
             f"job {row.job_id} of the idempotency key {key.key} was removed; give another key to "
             "store the documents again"
         )
-    if said := _different_arguments(row.arguments or {}, key.arguments):
+    before = row.arguments or {}
+    if said := _different_arguments(before, key.arguments):
+        advice = "Give the same arguments, or another key"
+        if before.get(_MAX_COST) != key.arguments.get(_MAX_COST):
+            advice = f"{advice}; `docmill resume {row.job_id} --max-cost N` changes the cost limit"
         raise StorageError(
             f"the idempotency key {key.key} is that of job {row.job_id}, which has other arguments: "
-            f"{'; '.join(said)}. Give the same arguments, or another key"
+            f"{'; '.join(said)}. {advice}"
         )
     return Job.of(job)
 

@@ -72,9 +72,17 @@ def test_a_key_with_other_arguments_is_refused_with_what_differs(database: Datab
     message = str(raised.value)
     assert f"that of job {job.id}, which has other arguments: --top-k 3 then, 5 now; --prompt not given" in message
     assert len(message) < 300
+    assert "docmill resume" not in message
     with pytest.raises(StorageError):
         jobs.open_job(database, keyed(other, corpus="another"))
     assert count_rows(database, Job) == 1
+
+
+def test_a_key_with_another_cost_limit_is_refused_with_the_command_that_changes_the_limit(database: Database) -> None:
+    job = jobs.open_job(database, keyed(IdempotencyKey(KEY.key, {"the task": "embed", "--max-cost": 5.0})))
+    other = IdempotencyKey(KEY.key, {"the task": "embed", "--max-cost": 10.0})
+    with pytest.raises(StorageError, match=rf"`docmill resume {job.id} --max-cost N` changes the cost limit"):
+        jobs.find_by_key(database, other)
 
 
 @pytest.mark.parametrize("corpora", [("books", "books"), ("books", "letters")])
