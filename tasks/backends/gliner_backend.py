@@ -22,8 +22,8 @@ from docmill.tasks.backends.loading import LoadingReport
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.backends.tokens import TokenCoder, require_fast
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.kinds.base import Traits
-from docmill.tasks.kinds.entities import NOT_FINITE, THRESHOLD
+from docmill.tasks.kinds.base import NOT_FINITE, Traits
+from docmill.tasks.kinds.entities import THRESHOLD
 from docmill.tasks.models import gliner
 from docmill.tasks.outputs import Failure, Output, Span, Spans
 from docmill.tasks.windows.windows import LEAST_TEXT_TOKENS, Encoded, WordReader, Words

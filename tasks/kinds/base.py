@@ -42,9 +42,11 @@ from docmill.tasks.kinds.options import KindOptions
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import PREFIXED, UNKNOWN, Direction, Family, classifier, family, stateful
 from docmill.tasks.models.sentence_modules import Prompts
-from docmill.tasks.outputs import TRAINED, Generated, Head, Output, Scale, Several
+from docmill.tasks.outputs import TRAINED, Generated, Head, Likelihood, Output, Scale, Several
 from docmill.tasks.prompts import PromptFrame
 from docmill.tasks.windows.windows import Coder, LanguageCoders, Window, WordReader, cut
+
+NOT_FINITE = "The model's scores for this text are not finite."
 
 
 def confidence_of_text(outputs: Sequence[Output | None]) -> tuple[float | None, float | None, float | None]:
@@ -53,8 +55,7 @@ def confidence_of_text(outputs: Sequence[Output | None]) -> tuple[float | None, 
     All tokens count alike. If a window has several outputs, the first counts. All three are None if the likelihood of
     a window is unknown.
     """
-    first = [output.outputs[0] if isinstance(output, Several) else output for output in outputs]
-    likelihoods = [output.likelihood for output in first if isinstance(output, Generated)]
+    likelihoods = likelihoods_of(outputs)
     known = [likelihood for likelihood in likelihoods if likelihood is not None]
     tokens = sum(likelihood.tokens for likelihood in known)
     if not tokens or len(known) < len(likelihoods):
@@ -63,6 +64,12 @@ def confidence_of_text(outputs: Sequence[Output | None]) -> tuple[float | None, 
     leasts = [likelihood.least for likelihood in known if likelihood.least is not None]
     least_logprob = min(0.0, *leasts) if len(leasts) == len(known) else None
     return math.exp(mean), mean, least_logprob
+
+
+def likelihoods_of(outputs: Sequence[Output | None]) -> list[Likelihood | None]:
+    """Return the likelihood of each written output, the first of each window; None where it is unknown."""
+    first = [output.outputs[0] if isinstance(output, Several) else output for output in outputs]
+    return [output.likelihood for output in first if isinstance(output, Generated)]
 
 
 def least(scores: Iterable[float | None]) -> float | None:
@@ -130,8 +137,13 @@ class Computed:
     ) -> Outcome:
         """Return the outcome of the text with this output: a text, or a value of the kind's type of output.
 
-        Without a ``confidence`` the outcome has that of the text that the model wrote, if it wrote one.
+        Without a ``confidence`` the outcome has that of the text that the model wrote, if it wrote one. A text whose
+        probabilities are no numbers is a failure of the model.
         """
+        if any(
+            likelihood is not None and math.isnan(likelihood.total) for likelihood in likelihoods_of(self.outputs)
+        ):
+            return self.failed(NOT_FINITE)
         stored = StoredOutput(text=output) if isinstance(output, str) else output
         done = Outcome.done(
             self.content_id, stored, flags=tuple(flags), tokens_in=self.tokens_in, tokens_out=self.tokens_out

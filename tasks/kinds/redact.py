@@ -17,8 +17,8 @@ from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import REDACTED, Output
 from docmill.tasks import patterns
 from docmill.tasks.errors import BadOption, nearly
-from docmill.tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, least, windowed
-from docmill.tasks.kinds.entities import AGGREGATION, NOT_FINITE, Strategy, Tagging, names, tagged
+from docmill.tasks.kinds.base import NOT_FINITE, Again, Computed, Plan, TaskKind, Traits, least, windowed
+from docmill.tasks.kinds.entities import AGGREGATION, Strategy, Tagging, names, tagged
 from docmill.tasks.kinds.options import Option, flag, wrong_value
 from docmill.tasks.languages import UNSPACED
 from docmill.tasks.models import weightless

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from docmill.storage.core.specs import Outcome
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks import kinds
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.classify import Classify, Combination, Entailment
@@ -46,6 +46,12 @@ def test_of_several_texts_the_first_one_counts() -> None:
 def test_a_window_whose_probabilities_are_not_known_leaves_the_whole_unknown() -> None:
     found = joined(Generate(), [text(-2.0, -1.5), text(None)])
     assert (found.confidence, found.mean_logprob, found.least_logprob) == (None, None, None)
+
+
+@pytest.mark.parametrize("recipe", [Generate(), Translate()], ids=["generate", "translate"])
+def test_a_text_whose_probabilities_are_no_numbers_is_a_failure_of_the_model(recipe: Any) -> None:
+    found = joined(recipe, [text(-2.0, -1.5), text(math.nan, math.nan)])
+    assert (found.status, found.reason_class, found.confidence) == (Status.FAILED, Reason.MODEL, None)
 
 
 def test_labels_have_the_margin_between_the_best_and_the_second_whichever_are_kept() -> None:
