@@ -17,7 +17,7 @@ from pydantic import Field
 from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import SPANS
 from docmill.tasks.errors import BadOption
-from docmill.tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, least, windowed
+from docmill.tasks.kinds.base import NOT_FINITE, Again, Computed, Plan, Recipe, TaskKind, Traits, least, windowed
 from docmill.tasks.kinds.options import GivenLabels, Option, Windowed, list_labels
 from docmill.tasks.models import gliner
 from docmill.tasks.models.families import Family
@@ -43,7 +43,6 @@ Strategy = Literal["simple", "first", "average", "max"]
 LabeledSpan: TypeAlias = tuple[str, int, int, float]  # label, start, end, score
 OUTSIDE = "O"
 AGGREGATION: Strategy = "simple"
-NOT_FINITE = "The model's scores for this text are not finite."
 THRESHOLD = 0.5
 
 
@@ -230,7 +229,7 @@ def entities(
     tags = [_tag(label) for label in labels]
     spans = []
     for begin, end in _runs([tags[place] for place in places]):
-        label = labels[places[begin]].split("-", 1)[-1]
+        label = _name(labels[places[begin]])
         start, stop = trimmed(text, starts[firsts[begin]], ends[lasts[end - 1]])
         if label != OUTSIDE and start < stop:
             spans.append((label, start, stop, float(best[begin:end].mean())))
@@ -256,7 +255,12 @@ def _of_words(
 
 def names(labels: Iterable[str]) -> frozenset[str]:
     """Return the names of the entities that a model with these labels of tokens finds."""
-    return frozenset(_tag(label)[1] for label in labels) - {OUTSIDE}
+    return frozenset(map(_name, labels)) - {OUTSIDE}
+
+
+def _name(label: str) -> str:
+    """Return the entity's name in a label, as transformers does: what follows the first hyphen, if it has any."""
+    return label.split("-", 1)[-1]
 
 
 def _tag(label: str) -> tuple[bool, str]:

@@ -16,7 +16,7 @@ from transformers.pipelines.token_classification import AggregationStrategy
 
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.outputs.output_types import SPANS
-from docmill.tasks.kinds.entities import Entities, entities
+from docmill.tasks.kinds.entities import Entities, entities, names
 from docmill.tasks.outputs import Span, Spans, TokenScores
 from docmill.tasks.windows.windows import Encoded, Places, Window, cut_overlapping
 from tests.tasks.conftest import data_of
@@ -112,6 +112,7 @@ def test_entities_are_those_of_transformers(strategy: Any, inside: list[bool], s
     found = entities(text, TAGS, scores, [*places], [n + 1 for n in places], inside, strategy)
     wanted = by_transformers(scores, inside, strategy)
     assert [one[:3] for one in found] == [one[:3] for one in wanted]
+    assert {label for label, *_ in found} <= names(TAGS) == {"PER", "LOC", "MISC", "thing"}
     assert [one[3] for one in found] == pytest.approx([one[3] for one in wanted], abs=1e-6)
 
 
