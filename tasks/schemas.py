@@ -191,16 +191,17 @@ def merge_records(records: Sequence[Any], schema: Schema) -> Any:
     """
     merged, *others = records
     for other in others:
-        merged = _merge(merged, other, schema)
+        merged = _merge(merged, other, schema, schema)
     return merged
 
 
-def _merge(first: Any, other: Any, schema: Schema) -> Any:
+def _merge(first: Any, other: Any, schema: Any, root: Schema) -> Any:
+    forms = _forms(schema, root)
     if isinstance(first, dict) and isinstance(other, dict):
-        properties = schema.get("properties", {})
+        properties = {name: inner for form in forms for name, inner in form.get("properties", {}).items()}
         names = dict.fromkeys([*first, *other])
         return {
-            name: _merge(first[name], other[name], _inside(properties.get(name)))
+            name: _merge(first[name], other[name], properties.get(name), root)
             if name in first and name in other
             else first.get(name, other.get(name))
             for name in names
@@ -208,9 +209,12 @@ def _merge(first: Any, other: Any, schema: Schema) -> Any:
     if isinstance(first, list) and isinstance(other, list):
         known = {_key(item) for item in first}
         both = [*first, *(item for item in _without_repetitions(other) if _key(item) not in known)]
-        return both[: schema.get("maxItems", len(both))]
+        return both[: min((form["maxItems"] for form in forms if "maxItems" in form), default=len(both))]
     return other if first is None or first == "" else first
 
 
-def _inside(schema: object) -> Schema:
-    return schema if isinstance(schema, dict) else {}
+def _forms(schema: Any, root: Schema) -> list[Schema]:
+    """Return a schema and its alternatives, in place of the references that lead to them."""
+    form = follow(schema, root)
+    alternatives = (*form.get("anyOf", ()), *form.get("oneOf", ()), *form.get("allOf", ()))
+    return [form, *(inner for alternative in alternatives for inner in _forms(alternative, root))]

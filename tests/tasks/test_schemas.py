@@ -173,6 +173,18 @@ def test_the_records_of_windows_are_merged_by_property(records: list[Any], expec
     assert merge_records(records, SCHEMA) == expected
 
 
+def test_merged_lists_end_where_references_and_alternatives_say() -> None:
+    """As pydantic writes an optional list, and a list of a nested model."""
+    tags = {"type": "array", "items": {"type": "string"}, "maxItems": 2}
+    schema = {
+        "type": "object",
+        "properties": {"tags": {"anyOf": [tags, {"type": "null"}]}, "maker": {"$ref": "#/$defs/maker"}},
+        "$defs": {"maker": {"type": "object", "properties": {"towns": tags}}},
+    }
+    records = [{"tags": ["a", "b"], "maker": {"towns": ["x"]}}, {"tags": ["c"], "maker": {"towns": ["y", "z"]}}]
+    assert merge_records(records, schema) == {"tags": ["a", "b"], "maker": {"towns": ["x", "y"]}}
+
+
 @given(st.lists(st.lists(st.integers(0, 5), unique=True), min_size=1, max_size=4))
 def test_merged_lists_have_every_item_once_in_the_order_of_the_windows(lists: list[list[int]]) -> None:
     found = merge_records([{"a": items} for items in lists], {})["a"]
