@@ -56,12 +56,15 @@ class Translate:
 
     def join(self, computed: Computed) -> Outcome:
         pieces: list[str] = []
-        flags, end = set(windowed(computed.windows)), 0
+        flags, end, follows_output = set(windowed(computed.windows)), 0, False
         barred = any("|" in output.text for output in computed.outputs if isinstance(output, Generated))
         tables = cells(computed.text) if barred else []
         for window, output in zip(computed.windows, computed.outputs, strict=True):
             gap = computed.text[end : window.start]
-            pieces.append(between_sentences(gap, pieces[-1]) if self.by_sentence and pieces else gap)
+            # Two windows of one paragraph touch where its script has no spaces.
+            within = self.by_sentence or (not gap and follows_output and isinstance(output, Generated))
+            pieces.append(between_sentences(gap, pieces[-1]) if within and pieces else gap)
+            follows_output = isinstance(output, Generated)
             if isinstance(output, Generated):
                 pieces.append(_shaped(output.text, in_cell=_holds(tables, window)))
                 if output.truncated:

@@ -44,6 +44,18 @@ def test_sentences_are_put_together_as_they_stood(text: str, outputs: list[str],
     assert joined(text, outputs).text == wanted
 
 
+def test_the_windows_of_a_paragraph_without_spaces_are_translated_with_spaces_between() -> None:
+    text, coder = "東京は首都です。人口は多い。\n川は？", Characters(11)
+    (windows,) = Translate().cut([text], coder)
+    outputs = [
+        Generated(output, 1) for output in ("Tokyo is the capital.", "Many people live there.", "And the river?")
+    ]
+    written = iter(outputs)
+    computed = [None if window.encoded is None else next(written) for window in windows]
+    outcome = Translate().join(Computed(1, text, windows, computed, 1, 1))
+    assert outcome.text == "Tokyo is the capital. Many people live there.\nAnd the river?"
+
+
 def test_a_sentence_of_which_the_model_makes_nothing_is_flagged() -> None:
     found = joined("Un. Deux.", ["", "Two."])
     assert (found.text, found.flags) == ("Two.", ("empty_window",))
