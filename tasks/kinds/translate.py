@@ -37,6 +37,8 @@ PARAGRAPH, SENTENCE = "paragraph", "sentence"
 # A tenth of the shipped model's greedy outputs have less, and half of these are bad (bench/results/confidence.md).
 _LEAST_CONFIDENCE = 0.3
 _PAIR = ("source_lang", "target_lang")
+# Its marks such as 、 belong to a script without spaces, too.
+_ENDS_WITHOUT_SPACE = re.compile(rf"[{languages.UNSPACED}\u3000-\u303f\uff00-\uffef]\Z")
 _BAR = re.compile(r"(?<!\\)\|")
 
 
@@ -61,9 +63,11 @@ class Translate:
         tables = cells(computed.text) if barred else []
         for window, output in zip(computed.windows, computed.outputs, strict=True):
             gap = computed.text[end : window.start]
-            # Two windows of one paragraph touch where its script has no spaces.
-            within = self.by_sentence or (not gap and follows_output and isinstance(output, Generated))
-            pieces.append(between_sentences(gap, pieces[-1]) if within and pieces else gap)
+            if self.by_sentence and pieces:
+                gap = between_sentences(gap, pieces[-1])
+            elif not gap and follows_output and isinstance(output, Generated):
+                gap = _between_windows(pieces[-1])
+            pieces.append(gap)
             follows_output = isinstance(output, Generated)
             if isinstance(output, Generated):
                 pieces.append(_shaped(output.text, in_cell=_holds(tables, window)))
@@ -76,6 +80,11 @@ class Translate:
             end = window.end
         pieces.append(computed.text[end:])
         return computed.done("".join(pieces), flags=sorted(flags))
+
+
+def _between_windows(before: str) -> str:
+    """Return what stands between two windows of a paragraph that touch, as in scripts without spaces."""
+    return "" if not before or _ENDS_WITHOUT_SPACE.search(before) else " "
 
 
 def _shaped(output: str, *, in_cell: bool) -> str:

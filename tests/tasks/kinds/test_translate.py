@@ -44,16 +44,24 @@ def test_sentences_are_put_together_as_they_stood(text: str, outputs: list[str],
     assert joined(text, outputs).text == wanted
 
 
-def test_the_windows_of_a_paragraph_without_spaces_are_translated_with_spaces_between() -> None:
-    text, coder = "東京は首都です。人口は多い。\n川は？", Characters(11)
-    (windows,) = Translate().cut([text], coder)
-    outputs = [
-        Generated(output, 1) for output in ("Tokyo is the capital.", "Many people live there.", "And the river?")
-    ]
+@pytest.mark.parametrize(
+    ("outputs", "wanted"),
+    [
+        (
+            ("Tokyo is the capital.", "Many live there.", "The river?"),
+            "Tokyo is the capital. Many live there.\nThe river?",
+        ),
+        (("东京是首都，", "人口多", "河流呢？"), "东京是首都，人口多\n河流呢？"),
+    ],
+)
+def test_windows_of_a_paragraph_without_spaces_are_put_together_as_the_translation_is_written(
+    outputs: tuple[str, ...], wanted: str
+) -> None:
+    text = "東京は首都です。人口は多い。\n川は？"
+    (windows,) = Translate().cut([text], Characters(11))
     written = iter(outputs)
-    computed = [None if window.encoded is None else next(written) for window in windows]
-    outcome = Translate().join(Computed(1, text, windows, computed, 1, 1))
-    assert outcome.text == "Tokyo is the capital. Many people live there.\nAnd the river?"
+    computed = [None if window.encoded is None else Generated(next(written), 1) for window in windows]
+    assert Translate().join(Computed(1, text, windows, computed, 1, 1)).text == wanted
 
 
 def test_a_sentence_of_which_the_model_makes_nothing_is_flagged() -> None:
