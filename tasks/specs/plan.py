@@ -195,6 +195,10 @@ def build_spec_per_language(
     target = chosen.get("target_lang") or _only_target(parts)
     alone = []
     for language, (pinned, config) in parts.items():
+        if weightless.is_served(pinned.model):
+            raise BadOption(
+                f"--model {language}={pinned.model}: a server's model is for all languages; name it alone."
+            )
         alone_options = options.model_copy(update={"source_lang": language, "target_lang": target})
         try:
             alone.append(build_spec(kind, pinned, alone_options, config))

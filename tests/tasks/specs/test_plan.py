@@ -246,6 +246,7 @@ def test_a_spec_is_the_same_in_whatever_order_the_models_stand(tmp_path: Path, c
         ("fr=marian-ddtp", {"source_lang": "fr"}, "goes with --from auto"),
         ("de=marian-ddtp", {}, "--model de=marian-ddtp: --from de: marian-ddtp translates from"),
         ("fr=null", {}, "--from auto needs --to"),
+        ("fr=marian-ddtp,de=openai:b", {"target_lang": "en"}, "openai:b: a server's model is for all languages"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, model: str, options: dict[str, Any], said: str) -> None:
