@@ -69,7 +69,11 @@ class Journal:
         if self._connection is None:
             return
         now = self._clock()
-        rows = [(self._key(window), now, _packed(output)) for window, output in zip(windows, outputs, strict=True)]
+        rows = [
+            (self._key(window), now, packed)
+            for window, output in zip(windows, outputs, strict=True)
+            if (packed := _packed(output)) is not None
+        ]
         self._do(lambda connection: _each(connection, "INSERT OR REPLACE INTO answer VALUES (?, ?, ?)", rows))
 
     def keeping(self, windows: Sequence[Encoded], read: Callable[[Any], T]) -> Callable[[Any], T]:
@@ -174,9 +178,12 @@ def _give_up(error: Exception) -> None:
     log.warning("journal_off error=%s", error)
 
 
-def _packed(output: Output) -> bytes:
-    """Return an output as JSON, after a digest of it."""
-    raw = orjson.dumps([type(output).__name__, output], option=orjson.OPT_SERIALIZE_NUMPY)
+def _packed(output: Output) -> bytes | None:
+    """Return an output as JSON, after a digest of it; None for a text with half a character, which JSON lacks."""
+    try:
+        raw = orjson.dumps([type(output).__name__, output], option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:
+        return None
     return _digest(raw) + raw
 
 
