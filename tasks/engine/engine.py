@@ -61,13 +61,22 @@ class Engine:
 
     def open(self, spec: Spec) -> None:
         """Load the spec's model if it is not loaded. Raises CannotServe with the reason, and EngineStopped."""
-        with self._models.hold(spec):
+        with self.hold(spec):
             pass
+
+    @contextmanager
+    def hold(self, spec: Spec) -> Iterator[dict[str, Any]]:
+        """Yield the spec's runtime. Its model, which is opened if need be, stays loaded while the block runs.
+
+        Raises CannotServe with the reason, and EngineStopped.
+        """
+        with self._models.hold(spec) as loaded:
+            yield loaded.backend.runtime()
 
     def runtime(self, spec: Spec) -> dict[str, Any]:
         """Return the device, precision, backend and versions for a spec; open it if need be."""
-        with self._models.hold(spec) as loaded:
-            return loaded.backend.runtime()
+        with self.hold(spec) as runtime:
+            return runtime
 
     def runtime_since(self, spec: Spec, before: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the runtime of work that began under the runtime ``before`` and is done now.

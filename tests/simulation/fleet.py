@@ -160,8 +160,9 @@ class Model:
                 raise CannotServe("no memory for the model: the night's fault")
             self._opened.add(spec.kind)
 
-    def runtime(self, spec: Spec) -> dict[str, Any]:
-        return {"device": "cpu", "precision": "float32", "backend": spec.kind, "versions": {}}
+    @contextmanager
+    def hold(self, spec: Spec) -> Iterator[dict[str, Any]]:
+        yield {"device": "cpu", "precision": "float32", "backend": spec.kind, "versions": {}}
 
     def runtime_since(self, spec: Spec, before: Mapping[str, Any]) -> Mapping[str, Any]:
         return before

@@ -186,8 +186,9 @@ class Process:
         """Compute a claimed shard and commit it, or give it back."""
         head, claim = ours.head, ours.claim
         try:
-            ours.runtime = self.engine.runtime(head.spec)
-            ours.ticket = self._submit(head, claim, traceparent)
+            # Else the model might make room for another meanwhile, and its loading anew would count as cutting.
+            with self.engine.hold(head.spec) as ours.runtime:
+                ours.ticket = self._submit(head, claim, traceparent)
             while not self._wait_for_device(ours.ticket) and not ours.lost.is_set():
                 pass
             if ours.lost.is_set():

@@ -157,6 +157,25 @@ def test_a_drain_finishes_the_batch_on_the_device_and_takes_no_other(engine_of: 
         engine.submit(spec_of(), [(7, "late")])
 
 
+def test_a_model_that_is_held_makes_no_room_for_another(engine_of: EngineOf) -> None:
+    opened: list[Spec] = []
+
+    def open_backend(spec: Spec) -> FakeBackend:
+        opened.append(spec)
+        return FakeBackend()
+
+    held, other = spec_of("1"), spec_of("2")
+    engine = engine_of(open_backend, max_specs=1)
+    waiting = threading.Thread(target=engine.open, args=(other,))
+    with engine.hold(held):
+        waiting.start()
+        until(engine._models._opening.locked, "the other spec waits for room")
+        assert engine.submit(held, [(0, "text")]).wait(WAIT_S)
+        assert opened == [held]
+    waiting.join(WAIT_S)
+    assert opened == [held, other]
+
+
 def test_two_specs_take_turns_and_both_finish(engine_of: EngineOf) -> None:
     backends: dict[str, FakeBackend] = {}
     gate = Gate()

@@ -172,7 +172,7 @@ def test_no_attempt_is_spent_on_a_shard_whose_server_goes_away_after_its_claim(d
         def open(self, spec: Spec) -> None:
             """Find the server there."""
 
-        def runtime(self, spec: Spec) -> None:
+        def hold(self, spec: Spec) -> None:
             taking.draining.set()  # it takes no other shard
             raise CannotServe("the server does not answer")
 
