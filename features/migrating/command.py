@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from docmill.features.migrating import stored_migrations
-from docmill.features.migrating.plan import MigrationPlan, Wanted, forecast, plan
+from docmill.features.migrating.plan import MigrationPlan, Wanted, forecast, models_of, plan
 from docmill.features.migrating.switching import (
     Survey,
     TooManyLost,
@@ -34,6 +34,7 @@ from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import find_named_corpus, open_store
 from docmill.worker.submit.dry_run import Forecast
+from docmill.worker.submit.rehearsal import require_possible
 from docmill.worker.terminal import warn
 
 NOT_SWITCHED = "Nothing was changed"
@@ -120,12 +121,13 @@ def run_command(
     check_filled()
     settings = load_settings(device=device, backend=backend)
     options = {name: value for name, value in (("prompt", prompt), ("prompt_name", prompt_name)) if value is not None}
-    computing: Sequence[str] = () if by_workers else devices_for(settings.device, new)
     stop_as_interrupt()
     with open_store(settings) as database:
         corpus_id, name = find_named_corpus(database, corpus)
         wanted = Wanted(old, new, revision, job, step, options)
-        planned = plan(settings, database, corpus_id, name, wanted, computing)
+        planned = plan(settings, database, corpus_id, name, wanted)
+        computing: Sequence[str] = () if by_workers else devices_for(settings.device, *models_of(database, planned))
+        require_possible(settings, [planned.new], computing)
         if dry_run or not (yes or planned.stored is not None):
             device = (computing or devices_for(settings.device, new))[0]
             cost = forecast(settings, database, planned, device, listen(settings))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from docmill.worker.settings import Settings
 from docmill.worker.submit import dry_run
 from docmill.worker.submit.dry_run import Forecast
 from docmill.worker.submit.options import JobOptions, ReadingOptions
-from docmill.worker.submit.rehearsal import require_possible
 from docmill.worker.submit.request import Prepared, spec_of
 
 PROMPTS = frozenset({"prompt", "prompt_name"})  # alternatives: a spec has at most one
@@ -59,9 +57,7 @@ class MigrationPlan:
     stored: SpecReplacement | None
 
 
-def plan(
-    settings: Settings, database: Database, corpus_id: int, corpus: str, wanted: Wanted, devices: Sequence[str]
-) -> MigrationPlan:
+def plan(settings: Settings, database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> MigrationPlan:
     """Choose the old spec, make the new one, and find the migration that this continues.
 
     Raises StorageError, and ModelError and BadOption for the new model.
@@ -83,8 +79,15 @@ def plan(
         if (migration.old, migration.new) == (old.spec, new) and migration.state in continued
     ]
     _require_alike(old.spec, new)
-    require_possible(settings, [new], devices)
     return MigrationPlan(corpus_id, corpus, old, new, left_out, stored[-1] if stored else None)
+
+
+def models_of(database: Database, planned: MigrationPlan) -> list[str]:
+    """Return the models that the backfill computes: the new one, and those of other steps and of escalations."""
+    with database.read() as transaction:
+        requests = steps.read_requests(transaction, planned.old.job_id)
+    requests = replacements.with_specs(requests, {planned.old.spec: planned.new})
+    return [spec.model for request in requests for spec in request.specs]
 
 
 def _choose(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> ReplaceableStep:

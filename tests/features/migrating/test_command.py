@@ -98,24 +98,29 @@ def test_what_cannot_be_migrated_is_refused_with_what_to_do(embedded: Docmill, w
     assert "job 1, step embed" in several
 
 
-@pytest.mark.parametrize(("options", "expected"), [(("--enqueue",), ()), ((), ["remote"])])
+@pytest.mark.parametrize(
+    ("escalation", "options", "expected"),
+    [((), ("--enqueue",), ()), ((), (), ["remote"]), (("--escalate-beams", "4"), (), ["cuda:0"])],
+)
 def test_a_migration_takes_only_the_devices_that_it_needs(
     call: Call,
     write_corpus: WriteCorpus,
     monkeypatch: pytest.MonkeyPatch,
+    escalation: tuple[str, ...],
     options: tuple[str, ...],
     expected: Sequence[str],
 ) -> None:
-    """Workers need none, and a client without the models' libraries has none. A served model needs no GPU."""
+    """Workers need none, and a client without the models' libraries has none. Served models alone need no GPU."""
     write_corpus(TEXTS)
-    call("enqueue", "embed", "corpus.jsonl", "--model", "null", "--corpus", "tickets")
+    task = ("translate", "corpus.jsonl", "--model", "null", "--from", "fr", "--to", "en")
+    call("enqueue", *task, "--corpus", "tickets", *escalation)
     devices: list[Sequence[str]] = []
 
-    def planned(*arguments: Any) -> NoReturn:
+    def possible(*arguments: Any) -> NoReturn:
         devices.append(arguments[-1])
         raise NotFound("this test ends here")
 
-    monkeypatch.setattr(command, "plan", planned)
+    monkeypatch.setattr(command, "require_possible", possible)
     monkeypatch.setattr(engines, "cuda_devices", lambda: ["cuda:0"])
     if options:
         monkeypatch.setattr(engines, "LOCAL", Extra("local", ("no_such_library",), ""))

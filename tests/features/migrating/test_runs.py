@@ -71,7 +71,7 @@ def filled(database: Database, settings: Settings, outcomes: Any = embedded) -> 
 
 def to_null_9000(database: Database, settings: Settings) -> MigrationPlan:
     corpus_id = choose(database, ["notes"]).corpus_id
-    return plan(settings, database, corpus_id, "notes", Wanted("null", "null@9000"), ())
+    return plan(settings, database, corpus_id, "notes", Wanted("null", "null@9000"))
 
 
 def switch(database: Database, settings: Settings, most_lost: float) -> Survey:
