@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy import and_, func, select, update
 
+from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, Document, OutcomeRow, Shard, db_now
+from docmill.storage.core.schema import Content, Document, OutcomeRow, ReplacementRow, Shard, db_now
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
+from docmill.storage.core.transaction import Transaction
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Chunk, ChunkBuilder
 from docmill.storage.ingest.ingest import Counts
@@ -24,6 +26,7 @@ from docmill.storage.readers import Rejection
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs, lineage
 from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps.replacements import SWITCHED
 from docmill.storage.steps.sharding import unpack
 from docmill.storage.steps.steps import StepRequest
 
@@ -285,3 +288,14 @@ def at_once(*acts: Callable[[], T]) -> list[T]:
 
     with ThreadPoolExecutor(len(acts)) as pool:
         return [future.result(60) for future in [pool.submit(start, act) for act in acts]]
+
+
+def migrate(database: Database, corpus_id: int, old: Spec, new: Spec) -> int:
+    """Let a spec answer in place of another, as the feature does at the end of a migration. Return the row's id."""
+
+    def work(transaction: Transaction) -> int:
+        specs = {"old_spec_id": lookups.spec_id(transaction, old), "new_spec_id": lookups.spec_id(transaction, new)}
+        values = {"corpus_id": corpus_id, "old_job_id": 1, "state": SWITCHED, "created_at": db_now(), **specs}
+        return lookups.insert_row(transaction, ReplacementRow, **values)
+
+    return database.write(work)

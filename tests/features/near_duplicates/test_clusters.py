@@ -12,25 +12,25 @@ from functools import partial
 
 import numpy as np
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 from sqlalchemy import text as sql
 
-from docmill.features.migrating import stored_migrations
 from docmill.features.near_duplicates import clusters, report, vectors
 from docmill.features.near_duplicates.clusters import SearchWork
 from docmill.features.near_duplicates.methods import ByText, ByVectors, Method, Shingling, stored
 from docmill.features.near_duplicates.tables import Deduplication, Signature
 from docmill.storage.core.database import Database
+from docmill.storage.core.schema import ReplacementRow
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.deletion import gc, needed, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import NothingEmbedded, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
-from docmill.storage.steps.replacements import FILLING, SWITCHED, UNDONE
+from docmill.storage.steps.replacements import UNDONE
 from tests.features.near_duplicates import planted
 from tests.storage.aging import days_pass
-from tests.storage.builders import COPY, EMBED, Text, count_rows, embedded, finish, read, request, work
+from tests.storage.builders import COPY, EMBED, Text, count_rows, embedded, finish, migrate, read, request, work
 from tests.storage.deletion.test_aged_results import LIMIT_S, asked, run, spec, spec_id
 from tests.worker.harness import ROOT
 
@@ -108,18 +108,16 @@ def test_the_last_search_goes_on_with_the_vectors_of_the_model_to_which_the_corp
     texts = [("a", "one"), ("b", "two")]
     corpus_id = read(database, request(spec=EMBED), texts).corpus_id
     finish(database, embedded)
-    [old] = stored_migrations.replaceable_steps(database, corpus_id)
-    clusters.find(database, corpus_id, ByVectors(0.9, old.spec_id))
+    clusters.find(database, corpus_id, ByVectors(0.9, spec_id(database, EMBED.model)))
     assert firsts(database) == dict.fromkeys("ab", "a")
     new = replace(EMBED, model="e5")
-    migration = stored_migrations.begin(database, corpus_id, old, new)
     read(database, request(spec=new), [*texts, ("c", "three")])
     finish(database, embedded)
-    database.write(lambda transaction: stored_migrations.turn(transaction, migration.id, FILLING, SWITCHED))
+    migration = migrate(database, corpus_id, EMBED, new)
     clusters.FILTER.update(database, corpus_id, lambda _: None)
     assert firsts(database) == dict.fromkeys("abc", "a")
-    assert clusters.method_of(database, corpus_id) == ByVectors(0.9, migration.new_spec_id)
-    database.write(lambda transaction: stored_migrations.turn(transaction, migration.id, SWITCHED, UNDONE))
+    assert clusters.method_of(database, corpus_id) == ByVectors(0.9, spec_id(database, "e5"))
+    database.execute(update(ReplacementRow).where(ReplacementRow.id == migration).values(state=UNDONE))
     clusters.FILTER.update(database, corpus_id, lambda _: None)
     assert firsts(database) == dict.fromkeys("ab", "a")
 

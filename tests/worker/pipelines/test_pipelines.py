@@ -13,16 +13,14 @@ from typing import Any
 
 from sqlalchemy import update
 
-from docmill.features.migrating import stored_migrations
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import PipelineRow, db_now
 from docmill.storage.pipelines import pipelines
-from docmill.storage.steps.replacements import FILLING, SWITCHED
 from docmill.worker.pipelines.file import parse
 from docmill.worker.pipelines.running import advance, requests_of
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings
-from tests.storage.builders import TRANSLATE, finish, numbered, read, request
+from tests.storage.builders import TRANSLATE, finish, migrate, numbered, read, request
 from tests.worker.conftest import Call
 from tests.worker.harness import Docmill, until
 
@@ -115,9 +113,7 @@ def test_a_run_needs_the_price_of_the_model_to_which_its_corpus_was_migrated(
     (step,) = requests_of(settings, parse(text, tmp_path / "nightly.toml"))
     job = read(database, request(corpus="nightly", spec=step.spec), numbered(2))
     finish(database)
-    [old] = stored_migrations.replaceable_steps(database, job.corpus_id)
-    migration = stored_migrations.begin(database, job.corpus_id, old, replace(step.spec, model="null@5"))
-    database.write(lambda transaction: stored_migrations.turn(transaction, migration.id, FILLING, SWITCHED))
+    migrate(database, job.corpus_id, step.spec, replace(step.spec, model="null@5"))
     advance(settings, database, broker, due_run(database).id, owner="w1")
     [run] = pipelines.history(database, "nightly")
     assert run.state == "failed"
