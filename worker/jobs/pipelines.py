@@ -15,6 +15,7 @@ from docmill.storage.core.schema import Job, PipelineRow, PipelineRun
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.status import JobStatus, list_statuses
+from docmill.storage.steps.fitted_risks import require_risks
 from docmill.tasks import kinds
 from docmill.worker.concurrency import HeldLease
 from docmill.worker.formatting import cost_as_json
@@ -102,11 +103,13 @@ def store_file(settings: Settings, database: Database, file: Path, listener: Lis
     check_stored(pipeline, prepared)
     prepared = replace_migrated(settings, database, prepared, listener.say)
     schedule = pipeline.schedule.model_dump() if pipeline.schedule else None
-    if pipeline.output.view:  # first, so that a pipeline whose view cannot be made is not stored
+    if pipeline.output.view:  # which needs them
+        require_risks(database, prepared.steps)
+    pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
+    if pipeline.output.view:
         views.make(database, pipeline.name, prepared.corpus, prepared.steps)
     else:
         views.drop(database, pipeline.name)
-    pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
     return pipeline
 
 
