@@ -181,7 +181,8 @@ def _unmet_condition(way: Sequence[OpenStep], outcomes: Mapping[int, StoredOutco
     for before, step in pairwise(way):
         outcome = outcomes.get(before.seq)
         if outcome is not None and outcome.output_id is not None and not lineage.leads_to(outcome, step):
-            return f"not {step.flagged}"
+            assert step.flagged is not None
+            return f"{'flagged' if step.flagged.lacking else 'not flagged'} {' or '.join(step.flagged.parts)}"
     return None
 
 
