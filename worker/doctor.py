@@ -221,7 +221,7 @@ def look_at_device(settings: Settings) -> Iterator[Diagnosis]:
         last = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
         yield Diagnosis("device", False, f"torch does not start: {last}", "a machine that only enqueues needs none")
         return
-    version, n_cuda, threads = probe.stdout.split()
+    version, n_cuda, threads = probe.stdout.split()[-3:]
     try:
         yield device(choose_devices(settings.device), version, int(n_cuda), int(threads))
     except SettingsError as error:

@@ -90,7 +90,7 @@ def ask_torch() -> subprocess.CompletedProcess[str]:
 def seen_by_torch() -> list[str]:
     """Return the CUDA devices that torch sees; none if it does not start."""
     done = ask_torch()
-    return [f"cuda:{i}" for i in range(int(done.stdout.split()[1]))] if done.returncode == 0 else []
+    return [f"cuda:{i}" for i in range(int(done.stdout.split()[-2]))] if done.returncode == 0 else []
 
 
 def cuda_devices() -> list[str]:

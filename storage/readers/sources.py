@@ -247,7 +247,7 @@ def find_opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
             raise
         except Exception as error:  # its message may contain the URL's password
             raise SourceUnreadable(f"{scheme}://: {who} failed ({type(error).__name__})") from error
-        if not isinstance(source, Source) or not isinstance(source.name, str):
+        if not isinstance(source, Source) or not isinstance(getattr(source, "name", None), str):
             raise SourceUnreadable(f"{scheme}://: {who} gives no source")
         return source
 
