@@ -176,7 +176,8 @@ def _values(field: FieldInfo) -> str:
     """Return the choices or the bounds of a setting; an empty text if there are none."""
     kind = field.annotation
     if choices := _shown(field).choices or (get_args(kind) if get_origin(kind) is Literal else ()):
-        return f"One of {', '.join(f'`{choice}`' for choice in choices)}."
+        several = "Any" if get_origin(kind) is tuple else "One"
+        return f"{several} of {', '.join(f'`{choice}`' for choice in choices)}."
     least = next((note.ge for note in field.metadata if isinstance(note, Ge)), None)
     most = next((note.le for note in field.metadata if isinstance(note, Le)), None)
     if least is None:

@@ -216,7 +216,7 @@ class Settings(BaseSettings):
             min_length=16,
             description="Token that `docmill web` asks for, of 16 characters or more.",
         ),
-        Shown(default="none on the loopback address; elsewhere a new one at each start"),
+        Shown(default="none on the loopback address without `--host-name`; otherwise a new one at each start"),
     ] = None
     retention_days: Annotated[
         float,

@@ -78,9 +78,8 @@ def migrate_command() -> None:
     "most_lost",
     type=Number(0, 100),
     default=0.0,
-    show_default="0",
     metavar="PERCENT",
-    help="Do not switch if more than this share of the documents would lose their result.",
+    help="Do not switch if more than this share of the documents would lose their result.  [default: 0]",
 )
 @click.option("--enqueue", "by_workers", is_flag=True, help="Leave the computing to the workers, and wait for them.")
 @click.option("--dry-run", is_flag=True, help="Only estimate the cost; store and compute nothing.")

@@ -382,7 +382,7 @@ class AnswerOptions(Sampling):
     top_k: Annotated[
         int | None,
         Field(
-            ge=0, le=MOST, description="Keep the K best answers in the text, or sample from the K likeliest tokens."
+            ge=0, le=MOST, description="Keep the N best answers in the text, or sample from the N likeliest tokens."
         ),
     ] = None
 

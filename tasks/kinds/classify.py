@@ -165,7 +165,7 @@ class ClassifyOptions(Windowed):
     ] = None
     top_k: Annotated[
         int | None,
-        Field(ge=0, le=MOST, description="Keep the K best labels; 0 means all."),
+        Field(ge=0, le=MOST, description="Keep the N best labels; 0 means all."),
     ] = None
 
 

@@ -166,7 +166,7 @@ def _sparse_recipe(spec: Spec, _traits: Traits) -> Sparse:
 class SparseOptions(Embedding):
     """Options of `sparse`."""
 
-    top_k: Annotated[int | None, Field(ge=0, le=MOST, description="Keep the K largest weights; 0 means all.")] = None
+    top_k: Annotated[int | None, Field(ge=0, le=MOST, description="Keep the N largest weights; 0 means all.")] = None
 
 
 SPARSE = TaskKind(

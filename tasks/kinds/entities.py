@@ -98,8 +98,9 @@ class Tagging(Windowed):
     aggregation: Annotated[
         Strategy | None,
         Field(
-            description="Label of a word whose tokens differ: one for each token, the first token's, "
-            f"the mean's, or the best token's.  [default: {AGGREGATION}]"
+            description="Label of a word whose tokens have different labels (simple: each token keeps its own; "
+            "first: the first token's; average: that of the highest mean score; max: that of the highest score).  "
+            f"[default: {AGGREGATION}]"
         ),
         Option("word-label"),
     ] = None

@@ -170,7 +170,7 @@ class Sampling(Windowed):
     ] = None
     top_k: Annotated[
         int | None,
-        Field(ge=0, le=MOST, description="Sample from the K likeliest tokens; 0 means all."),
+        Field(ge=0, le=MOST, description="Sample from the N likeliest tokens; 0 means all."),
         Option(layer=Layer.MORE),
     ] = None
     min_p: Annotated[

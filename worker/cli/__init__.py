@@ -1,7 +1,8 @@
 """The command line. Each command parses, calls one function and prints; heavy modules load when they are needed.
 
 Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 some documents failed (or doctor found something wrong),
-2 bad usage or input, 3 a service is unreachable, 4 some records were rejected and nothing failed, 130 interrupted.
+2 bad usage or input, 3 a service is unreachable or the database refuses the command, 4 some records were
+rejected and nothing failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 done, 1 some documents failed (or doctor found something wrong), 2 bad usage or input, "
-    "3 a service is unreachable, 4 some records were rejected and nothing failed, 130 interrupted.",
+    "3 a service is unreachable or the database refuses the command, 4 some records were rejected "
+    "and nothing failed, 130 interrupted.",
 )
 @click.version_option(package_name="docmill")
 def docmill() -> None:
