@@ -179,12 +179,21 @@ def open_backend(
     except (ModelError, BadOption) as error:
         raise CannotServe(str(error)) from error
     except Exception as error:  # whatever a model library raises on files it cannot read
-        from docmill.tasks.backends import accelerator  # with torch
-
-        if why := accelerator.problem(device):
+        if why := _problem(device):
             raise DeviceUnusable(f"{device} can compute nothing: {why}") from error
         reason = " ".join(str(error).split())[:500]
         raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}") from error
+
+
+def _problem(device: str) -> str | None:
+    """Return why a device can compute nothing; None where it computes, or is a server."""
+    if device == registry.REMOTE:
+        return None
+    try:
+        from docmill.tasks.backends import accelerator  # with torch, which may be what is broken
+    except Exception as error:
+        return " ".join(str(error).split())[:300] or type(error).__name__
+    return accelerator.problem(device)
 
 
 def locate_model(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling
 
+from docmill.tasks import backends
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.loading import reported, without_weights
+from docmill.tasks.engine import backend_factory
 from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures, decoders
 from tests.tasks.backends.encoder.test_pooling import saved
@@ -164,3 +167,16 @@ def test_a_whole_model_lacks_nothing_with_its_weights_and_without_reading_them(
         with how, reported() as report:
             kind.from_pretrained(folder)
         assert len(report.missing) == 1
+
+
+def test_a_worker_whose_torch_cannot_be_imported_refuses_its_models(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> NoReturn:
+        raise ImportError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(backend_factory, "_first_suited", broken)
+    monkeypatch.delattr(backends, "accelerator")
+    monkeypatch.setitem(sys.modules, "docmill.tasks.backends.accelerator", None)
+    with pytest.raises(CannotServe, match="cpu can compute nothing: import of"):
+        backend_factory.open_backend(bench.spec("embed", "minilm"), device="cpu", folders=bench.folders)
