@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any, TypeAlias
 
 from docmill.storage.json_values import Json
@@ -209,12 +210,29 @@ def _merge(first: Any, other: Any, schema: Any, root: Schema) -> Any:
     if isinstance(first, list) and isinstance(other, list):
         known = {_key(item) for item in first}
         both = [*first, *(item for item in _without_repetitions(other) if _key(item) not in known)]
-        return both[: min((form["maxItems"] for form in forms if "maxItems" in form), default=len(both))]
+        most = _most_items(schema, root)
+        return both if most in {0, inf} else both[: int(most)]  # 0: the schema has no list here
     return other if first is None or first == "" else first
 
 
-def _forms(schema: Any, root: Schema) -> list[Schema]:
+def _forms(schema: Any, root: Schema, outer: frozenset[int] = frozenset()) -> list[Schema]:
     """Return a schema and its alternatives, in place of the references that lead to them."""
     form = follow(schema, root)
     alternatives = (*form.get("anyOf", ()), *form.get("oneOf", ()), *form.get("allOf", ()))
-    return [form, *(inner for alternative in alternatives for inner in _forms(alternative, root))]
+    inner = [each for each in alternatives if id(each) not in outer]  # one may lead back to itself
+    return [form, *(found for each in inner for found in _forms(each, root, outer | {id(each)}))]
+
+
+def _most_items(schema: Any, root: Schema, outer: frozenset[int] = frozenset()) -> float:
+    """Return how many items a list may have: by all of ``allOf``, and by the widest of other alternatives."""
+    form = follow(schema, root)
+    if (named := types(form)) and "array" not in named:
+        return 0
+
+    def of(word: str) -> list[float]:
+        inner = [each for each in form.get(word, ()) if id(each) not in outer]
+        return [_most_items(each, root, outer | {id(each)}) for each in inner]
+
+    widest = [max(most) for word in ("anyOf", "oneOf") if (most := of(word))]
+    stated: float = form.get("maxItems", inf)
+    return min([stated, *widest, *of("allOf")])

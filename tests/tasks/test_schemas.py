@@ -185,6 +185,18 @@ def test_merged_lists_end_where_references_and_alternatives_say() -> None:
     assert merge_records(records, schema) == {"tags": ["a", "b"], "maker": {"towns": ["x", "y"]}}
 
 
+def test_merged_lists_may_be_as_long_as_the_widest_alternative_and_alternatives_may_be_recursive() -> None:
+    numbers = {"type": "array", "items": {"type": "integer"}, "maxItems": 1}
+    texts = {"type": "array", "items": {"type": "string"}}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"anyOf": [numbers, texts]}, "b": {"$ref": "#/$defs/nested"}},
+        "$defs": {"nested": {"anyOf": [texts, {"$ref": "#/$defs/nested"}]}},
+    }
+    records = [{"a": ["x", "y"], "b": ["x"]}, {"a": ["z"], "b": ["y"]}]
+    assert merge_records(records, schema) == {"a": ["x", "y", "z"], "b": ["x", "y"]}
+
+
 @given(st.lists(st.lists(st.integers(0, 5), unique=True), min_size=1, max_size=4))
 def test_merged_lists_have_every_item_once_in_the_order_of_the_windows(lists: list[list[int]]) -> None:
     found = merge_records([{"a": items} for items in lists], {})["a"]
