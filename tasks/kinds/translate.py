@@ -38,7 +38,7 @@ PARAGRAPH, SENTENCE = "paragraph", "sentence"
 _LEAST_CONFIDENCE = 0.3
 _PAIR = ("source_lang", "target_lang")
 # Its marks such as 、 belong to a script without spaces, too.
-_ENDS_WITHOUT_SPACE = re.compile(rf"[{languages.UNSPACED}\u3000-\u303f\uff00-\uffef]\Z")
+_UNSPACED = re.compile(rf"[{languages.UNSPACED}\u3000-\u303f\uff00-\uffef]")
 _BAR = re.compile(r"(?<!\\)\|")
 
 
@@ -66,7 +66,8 @@ class Translate:
             if self.by_sentence and pieces:
                 gap = between_sentences(gap, pieces[-1])
             elif not gap and follows_output and isinstance(output, Generated):
-                gap = _between_windows(pieces[-1])
+                # They touch where the paragraph's script has no spaces, and in a long word, which stays whole.
+                gap = _between_windows(computed.text[window.start - 1], pieces[-1])
             pieces.append(gap)
             follows_output = isinstance(output, Generated)
             if isinstance(output, Generated):
@@ -82,9 +83,9 @@ class Translate:
         return computed.done("".join(pieces), flags=sorted(flags))
 
 
-def _between_windows(before: str) -> str:
-    """Return what stands between two windows of a paragraph that touch, as in scripts without spaces."""
-    return "" if not before or _ENDS_WITHOUT_SPACE.search(before) else " "
+def _between_windows(last: str, before: str) -> str:
+    """Return what stands between windows that touch: the first one's last character, and its translation."""
+    return " " if before and _UNSPACED.match(last) and not _UNSPACED.match(before[-1]) else ""
 
 
 def _shaped(output: str, *, in_cell: bool) -> str:

@@ -44,6 +44,16 @@ def test_sentences_are_put_together_as_they_stood(text: str, outputs: list[str],
     assert joined(text, outputs).text == wanted
 
 
+def test_a_word_longer_than_a_window_stays_whole() -> None:
+    text = "Siehe abcdefghijabcdefghijabcdefghij dort."
+    (windows,) = Translate().cut([text], Characters(11))
+    assert len(windows) > 4
+    computed = [
+        None if window.encoded is None else Generated(text[window.start : window.end], 1) for window in windows
+    ]
+    assert Translate().join(Computed(1, text, windows, computed, 1, 1)).text == text
+
+
 @pytest.mark.parametrize(
     ("outputs", "wanted"),
     [
