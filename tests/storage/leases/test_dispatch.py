@@ -293,24 +293,22 @@ def test_a_spec_that_every_live_worker_refused_is_not_dispatched_and_its_job_is_
     assert {row.attempt for row in shards_of(database, bad)} == {0}
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        lambda database, spec_id: dispatch.accept(database, "w1", spec_id),
-        lambda database, _: database.execute(text("UPDATE refusal SET refused_at = refused_at - 100")),
-    ],
-    ids=["taken back", "long ago"],
-)
-def test_a_refusal_counts_until_it_is_taken_back_and_not_for_long(
-    database: Database, end: Callable[[Database, int], object]
-) -> None:
+def test_a_refusal_that_was_taken_back_no_longer_counts(database: Database) -> None:
+    job = many_shards(database, "a")
+    sign_on(database, "w1")
+    dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it: no weights")
+    dispatch.accept(database, "w1", job.steps[0].spec_id)
+    assert dispatched(database)
+    assert read_status(database, job.id).waiting_for is None
+
+
+def test_a_refusal_lapses_so_that_a_mended_model_is_found(database: Database) -> None:
     job = many_shards(database, "a")
     sign_on(database, "w1")
     dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it: no weights")
     assert dispatched(database) == []
-    end(database, job.steps[0].spec_id)
+    database.execute(text("UPDATE refusal SET refused_at = refused_at - 60"))
     assert dispatched(database)
-    assert read_status(database, job.id).waiting_for is None
 
 
 def test_workers_that_are_long_silent_are_forgotten(database: Database) -> None:
