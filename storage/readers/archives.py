@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from docmill.storage.readers.documents import NO_SUFFIX
 from docmill.storage.readers.errors import (
@@ -187,6 +187,16 @@ def _directory_bytes(file: Opened) -> int:
 
 class _Member(tarfile.TarInfo):
     """A member of a tar file. Its names and attributes may take at most `_MOST_HEADER` bytes."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        """Return the next member. `tarfile` takes a damaged header, and a file that is cut at one, for the end."""
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the end mark
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError("a header is damaged, or the end mark is missing") from error
 
     def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
         heads = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)

@@ -191,6 +191,19 @@ def test_a_tar_that_is_cut_gives_what_came_before_and_says_so(name: str, tmp_pat
     assert "after a.txt; nothing more was read" in cut.reason
 
 
+@pytest.mark.parametrize(
+    ("header", "cut"), [(b"?" * 512, None), (b"", 2_048), (b"", 2_300)], ids=["damaged", "cut at", "cut in"]
+)
+def test_a_tar_whose_headers_end_too_early_says_so(header: bytes, cut: int | None, tmp_path: Path) -> None:
+    raw = tarred({f"{name}.txt": b"text" for name in "abcd"})  # a header and a block each
+    place = 2_048 if cut is not None else 1_024
+    raw = raw[:place] + header + raw[place + len(header) : cut]
+    path = tmp_path / "a.tar"
+    path.write_bytes(raw)
+    assert [*texts(path)] == (["a.txt"] if cut is None else ["a.txt", "b.txt"])
+    assert [reason for reason in rejections(path).values() if "it is damaged, or ends too early" in reason]
+
+
 def test_a_damaged_member_of_a_zip_costs_only_itself(tmp_path: Path) -> None:
     raw = bytearray(zipped({"a.txt": b"one", "b.txt": b"two" * 100, "c.txt": b"three"}, zipfile.ZIP_STORED))
     raw[raw.index(b"twotwo") + 9] ^= 1
