@@ -266,9 +266,8 @@ def lines(stream: BinaryIO, limit: int) -> Iterator[bytes | None]:
         if len(line) <= limit:
             yield line
             continue
-        del line
-        while (part := readline(BUFFER_BYTES)) and not part.endswith(b"\n"):
-            pass
+        while line and not line.endswith(b"\n"):  # the rest of it
+            line = readline(BUFFER_BYTES)
         yield None
 
 

@@ -23,13 +23,20 @@ from docmill.storage.readers import (
     open_source,
 )
 from docmill.storage.readers.errors import BrokenStream
-from docmill.storage.readers.streams import Expansion, decode_file, find_encoding, text_records
+from docmill.storage.readers.streams import Expansion, decode_file, find_encoding, lines, text_records
 from tests.storage.readers.reading import read, refused
 
 MIB = 2**20
 TEXT = "Größe – naïve 中文 🐋"
 LINES = "".join(json.dumps({"id": f"k{n}", "text": f"{TEXT} {n}"}, ensure_ascii=False) + "\n" for n in range(3))
 CSV = "id;text\r\n" + "".join(f'k{n};"{TEXT}\n{n}"\r\n' for n in range(3))
+
+
+@pytest.mark.parametrize("size", [4, 5, 6, 7])
+def test_a_line_that_is_too_long_takes_no_other_with_it(size: int) -> None:
+    line = b"x" * (size - 1) + b"\n"
+    expected = line if size <= 5 else None
+    assert list(lines(io.BytesIO(b"a\n" + line + b"b\nc\n"), 5)) == [b"a\n", expected, b"b\n", b"c\n"]
 
 
 def expanding(pack: str, start: bytes, piece: bytes, times: int, path: Path) -> Path:
