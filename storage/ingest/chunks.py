@@ -62,9 +62,18 @@ class Versions:
         """Return True if the version at a place equals a stored document."""
         return bool(
             stored.content_id == self.content_ids[place]
-            and stored.meta == orjson.loads(self.metas[place])
+            and _are_equal(stored.meta, orjson.loads(self.metas[place]))
             and stored.flags == orjson.loads(self.flags[place])
         )
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Return True if two JSON values are equal. Python takes true for 1, and false for 0."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_are_equal(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 @dataclass(frozen=True)

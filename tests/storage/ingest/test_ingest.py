@@ -78,6 +78,8 @@ def test_changed_metadata_or_flags_alone_make_a_new_version(database: Database) 
     assert ingest.add(database, job, other_meta).changed == 1
     other_flags = gathered(("a", "one", {"year": 1900}, ("nul-replaced",), 0))
     assert ingest.add(database, job, other_flags).changed == 1
+    for paid in (1, True, [1], [True]):  # Python takes one for the other
+        assert ingest.add(database, job, gathered(("a", "one", {"paid": paid}, (), 0))).changed == 1
     assert sum(planned(database, job).values()) == 1
 
 
