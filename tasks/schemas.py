@@ -197,8 +197,8 @@ def merge_records(records: Sequence[Any], schema: Schema) -> Any:
 
 
 def _merge(first: Any, other: Any, schema: Any, root: Schema) -> Any:
-    forms = _forms(schema, root)
     if isinstance(first, dict) and isinstance(other, dict):
+        forms = _forms(schema, root)
         properties = {name: inner for form in forms for name, inner in form.get("properties", {}).items()}
         names = dict.fromkeys([*first, *other])
         return {
