@@ -31,11 +31,11 @@ from docmill.worker import concurrency
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.pipelines.running import advance
 from docmill.worker.process import device, maintenance_thread, shard, supervisor
+from docmill.worker.process.counts import TimeUse
 from docmill.worker.process.device import Presence
 from docmill.worker.process.device_start import DeviceConfig, parse
 from docmill.worker.process.shard import Breaker, InFlight, Process
 from docmill.worker.process.supervisor import Supervisor
-from docmill.worker.process.usage import TimeUse
 from docmill.worker.queue.messages import RUN_LANE, RUN_TASK, SHARD_TASK, hint_arguments, parse_hint
 from docmill.worker.settings import Settings
 from docmill.worker.submit import enqueue

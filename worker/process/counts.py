@@ -1,10 +1,12 @@
-"""Counters of what a worker did, and its memory, which its device processes report to it."""
+"""Counters of what a worker did, its memory, and its use of time, which its device processes report to it."""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:  # the supervisor never loads the engine
@@ -32,6 +34,8 @@ GAUGES: Mapping[str, str] = {
     "device_memory_reserved_bytes": "Memory that torch took from a GPU, with its cache.",
     "resident_memory_bytes": "Memory of the machine that the device process has.",
 }
+WINDOW_S = 60.0
+READING, CUTTING, COMPUTING, WRITING = PHASES = ("reading", "cutting", "computing", "writing")
 
 
 class DeviceCounter:
@@ -116,3 +120,43 @@ class WorkByDevice:
             for device, counts in self._living.items():
                 totals[device].update(counts)
             return totals, dict(self._deaths), dict(self._gauges)
+
+
+class TimeUse:
+    """Counts the seconds of shards by phase, from all threads of a process.
+
+    `reading` claims a shard and reads its texts from the store, `cutting` tokenizes them, `computing` waits for the
+    device to compute them, and `writing` stores the outcomes, with the time in which the store refuses them.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seconds: Counter[str] = Counter()
+        self._readings: deque[tuple[float, Counter[str]]] = deque()
+
+    @contextmanager
+    def spent(self, phase: str) -> Iterator[None]:
+        """Count the time of the block."""
+        since = self._clock()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seconds[phase] += self._clock() - since  # type: ignore[assignment]
+
+    def lately(self, working_s: float, busy_s: float) -> dict[str, float]:
+        """Return the seconds of about the last minute: of each phase, of the process at work, and of its device.
+
+        The arguments are those since the start.
+        """
+        now = self._clock()
+        with self._lock:
+            total = Counter({**self._seconds, "working": working_s, "device": busy_s})
+            self._readings.append((now, total))
+            while len(self._readings) > 1 and self._readings[1][0] <= now - WINDOW_S:
+                self._readings.popleft()
+            since: Mapping[str, float] = self._readings[0][1] if len(self._readings) > 1 else Counter()
+        return {
+            name: round(max(0.0, total[name] - since.get(name, 0.0)), 3) for name in (*PHASES, "working", "device")
+        }

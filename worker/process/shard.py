@@ -22,9 +22,8 @@ from docmill.tasks.errors import CannotServe, DeviceUnusable, EngineStopped, Ser
 from docmill.tasks.tracing import messaging
 from docmill.worker import logs
 from docmill.worker.errors import BrokerUnreachable
-from docmill.worker.process.counts import DeviceCounter, of_device
+from docmill.worker.process.counts import COMPUTING, CUTTING, READING, WRITING, DeviceCounter, TimeUse, of_device
 from docmill.worker.process.device_start import CUT
-from docmill.worker.process.usage import COMPUTING, CUTTING, READING, WRITING, TimeUse
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.dispatcher import Refill
 from docmill.worker.queue.messages import queue

@@ -6,8 +6,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from string import ascii_lowercase
 
-from docmill.features.reports.facts import gather
-from docmill.features.reports.page import device_seconds, page
+from docmill.features.reports.page import device_seconds, gather, page
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.leases.shards import Claim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docmill.worker.process.usage import COMPUTING, READING, WINDOW_S, TimeUse
+from docmill.worker.process.counts import COMPUTING, READING, WINDOW_S, TimeUse
 
 
 class _Clock:
