@@ -17,6 +17,7 @@ StorageError
 ├── TooManyVanished          a reading would mark more documents as vanished than its limit allows
 ├── JobStopped               the job was cancelled or stopped while something was being added to it
 ├── FolderBusy               another process writes parts into the folder
+├── ResultsChange            a job that has to end first goes on, or its results changed while they were written
 └── LeaseLost                a shard or run belongs to another by now; what was made of it may not be written
 """
 
@@ -93,6 +94,10 @@ class JobStopped(StorageError):
 
 class FolderBusy(StorageError):
     """Another process is writing parts into the folder; wait for its end."""
+
+
+class ResultsChange(StorageError):
+    """The results of a job still change; write them when the job has ended."""
 
 
 class LeaseLost(StorageError):

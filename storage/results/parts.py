@@ -22,7 +22,7 @@ from sqlalchemy import func
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document
-from docmill.storage.errors import FolderBusy, StorageError
+from docmill.storage.errors import FolderBusy, ResultsChange, StorageError
 from docmill.storage.outputs.columns import Column
 from docmill.storage.results.results import DocumentPlace, Placed, columns, placed_results
 from docmill.storage.results.status import JobStatus, read_status
@@ -89,11 +89,11 @@ def export(
     """Write the results of a job that has ended, or of one of its steps, as parts of so many documents each.
 
     `flagged` is a condition on the results' flags. What an earlier call wrote of the same is kept. `replaced` permits
-    to replace another export's parts. Raises StorageError, FormatUnfit and OSError.
+    to replace another export's parts. Raises ResultsChange, FolderBusy, StorageError, FormatUnfit and OSError.
     """
     status = read_status(database, job_id)
     if not status.ended:
-        raise StorageError(
+        raise ResultsChange(
             f"job {job_id} is not finished ({status.pending:,} text{'s' * (status.pending != 1)} to do), and "
             f"parts would lack what comes: docmill status {job_id} --wait"
         )
@@ -136,7 +136,7 @@ def _wanted(
 
 def _check_unchanged(database: Database, wanted: Manifest, step: str | None) -> None:
     if not read_status(database, wanted.job).ended or fingerprints(database, wanted.job, step) != wanted.results:
-        raise StorageError(
+        raise ResultsChange(
             f"the results of job {wanted.job} changed while they were written (a retry or another job computes them, "
             "or some were removed): write them again when that is over, and all parts are written anew"
         )

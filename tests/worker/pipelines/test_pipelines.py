@@ -11,16 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import PipelineRow, db_now
 from docmill.storage.pipelines import pipelines
+from docmill.storage.steps import jobs
+from docmill.worker.concurrency import HeldLease
 from docmill.worker.pipelines.file import parse
 from docmill.worker.pipelines.running import advance, requests_of
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings
-from tests.storage.builders import TRANSLATE, finish, migrate, numbered, read, request
+from tests.storage.builders import TRANSLATE, echo, failed, finish, migrate, numbered, read, request
 from tests.worker.conftest import Call
 from tests.worker.harness import Docmill, until
 
@@ -191,6 +194,37 @@ def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
     advance(settings, database, broker, run.id, owner="w1")
     assert pipelines.history(database, "nightly")[0].state == "done"
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == ["part-00000.jsonl", "part-00001.jsonl"]
+
+
+def test_a_run_whose_results_change_while_its_parts_are_written_waits_and_does_not_fail(
+    database: Database, broker: Broker, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(database, tmp_path, NULL.replace('file = "out.jsonl"', 'file = "out"\npart-documents = 2'))
+    job = read(database, request(spec=TRANSLATE), numbered(3))
+    finish(database, lambda claim: [*failed(claim)[:1], *echo(claim)[1:]])
+    run = due_run(database)
+    pipelines.note(database, run, "running", job_id=job.id)
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldLease, "confirm", lambda self: jobs.retry(database, job.id))  # once the rows are read
+        advance(settings, database, broker, run.id, owner="w1")
+    assert pipelines.history(database, "nightly")[0].state == "running"
+    finish(database)
+    advance(settings, database, broker, run.id, owner="w1")
+    assert pipelines.history(database, "nightly")[0].state == "done"
+
+
+def test_a_run_whose_job_is_retried_before_its_output_is_written_waits_for_it(
+    database: Database, broker: Broker, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(database, tmp_path, NULL)
+    job = read(database, request(spec=TRANSLATE), numbered(3))
+    finish(database, failed)
+    run = due_run(database)
+    pipelines.note(database, run, "running", job_id=job.id)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipelines, "file_of", lambda *_: jobs.retry(database, job.id) and ("nightly.toml", NULL))
+        advance(settings, database, broker, run.id, owner="w1")
+    assert pipelines.history(database, "nightly")[0].state == "running"
 
 
 def test_the_history_takes_no_number_that_the_store_cannot_take(call: Call) -> None:
