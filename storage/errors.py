@@ -15,6 +15,7 @@ StorageError
 ├── ConditionInvalid         flags that do not exist, or a bound that is not like confidence<0.4
 ├── NothingEmbedded          a corpus without vectors to search, or with vectors that cannot be compared
 ├── TooManyVanished          a reading would mark more documents as vanished than its limit allows
+├── KeyReused                an idempotency key with other arguments than before, or whose job was removed
 ├── JobStopped               the job was cancelled or stopped while something was being added to it
 ├── FolderBusy               another process writes parts into the folder
 ├── ResultsChange            a job that has to end first goes on, or its results changed while they were written
@@ -86,6 +87,10 @@ class NothingEmbedded(StorageError):
 
 class TooManyVanished(StorageError):
     """A reading would mark more documents as vanished than its limit allows."""
+
+
+class KeyReused(StorageError):
+    """The idempotency key came with other arguments before, or its job was removed."""
 
 
 class JobStopped(StorageError):

@@ -34,7 +34,7 @@ from docmill.features.batch_server.stored_batches import (
 from docmill.features.batch_server.stored_files import OUTPUT, FileWriter, read_blocks
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
-from docmill.storage.errors import LeaseLost, NotFound, StorageError
+from docmill.storage.errors import KeyReused, LeaseLost, NotFound, StorageError
 from docmill.storage.readers.errors import SourceError
 from docmill.storage.readers.files import SourceFile
 from docmill.storage.readers.streams import Pieces
@@ -62,6 +62,10 @@ _UNANSWERED = {
     CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was computed."),
     COMPLETED: ("batch_stopped", "The operator of the server ended this request's job; send it again."),
 }
+_CHANGED = (
+    "the operator changed the server's models or settings, or removed a job of the batch, while the batch was "
+    "validated; create the batch again"
+)
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,7 @@ class Clerk:
                 cancelled = batch.status == CANCELLING
                 self._finalize(batch, held, CANCELLED if cancelled else batch.ends_as)
         except (_BatchInvalid, keys.Refused, NotFound) as error:
+            self._cancel_jobs(batch)
             wrong = {"code": "invalid_batch", "line": None, "message": str(error), "param": None}
             self._advance(batch, FAILED, errors=[wrong])
 
@@ -209,6 +214,8 @@ class Clerk:
                 calls.append({"job": job.id})
             except TaskError as error:
                 calls.append({"unfit": _reason(call, error)})
+            except KeyReused as error:
+                raise _BatchInvalid(_CHANGED) from error
         self._advance(
             batch,
             IN_PROGRESS,
@@ -244,9 +251,7 @@ class Clerk:
     def _finalize(self, batch: ApiBatch, held: HeldLease, ends_as: str) -> None:
         """Write the answers of a batch and its errors into two files, and end it."""
         if ends_as != COMPLETED:
-            for job_id in stored_batches.find_jobs(self.database, batch.id, MOST_CALLS):
-                with suppress(NotFound):
-                    jobs.cancel(self.database, job_id)
+            self._cancel_jobs(batch)
         if batch.plan is None:
             self._advance(batch, ends_as)
             return
@@ -271,6 +276,11 @@ class Clerk:
                 output_file_id=answers.id if counts[answers] else None,
                 error_file_id=errors.id if counts[errors] else None,
             )
+
+    def _cancel_jobs(self, batch: ApiBatch) -> None:
+        for job_id in stored_batches.find_jobs(self.database, batch.id, MOST_CALLS):
+            with suppress(NotFound):
+                jobs.cancel(self.database, job_id)
 
     def _answers(self, batch: ApiBatch, held: HeldLease, lacking: tuple[str, str]) -> Iterator[writer.Line]:
         """Yield the line of each request, in the order of the input."""

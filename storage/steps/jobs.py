@@ -27,7 +27,7 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.core.transaction import Transaction, Ts
-from docmill.storage.errors import DatabaseBusy, JobStopped, NotFound, StorageError
+from docmill.storage.errors import DatabaseBusy, JobStopped, KeyReused, NotFound
 from docmill.storage.steps import budgets, fitted_risks, steps
 from docmill.storage.steps.budgets import AT_LIMIT, Account
 from docmill.storage.steps.conditions import Doubt
@@ -516,7 +516,7 @@ def _open_contents(transaction: Transaction, job_id: int) -> set[tuple[int, int]
 
 
 def find_by_key(database: Database, key: IdempotencyKey) -> tuple[Job, Ingest] | None:
-    """Return the job of a key, and its reading; None if the key has no job yet. Raises StorageError."""
+    """Return the job of a key, and its reading; None if the key has no job yet. Raises KeyReused."""
     with database.read() as transaction:
         job = job_of_key(transaction, key)
         if job is None:
@@ -527,14 +527,14 @@ def find_by_key(database: Database, key: IdempotencyKey) -> tuple[Job, Ingest] |
 def job_of_key(transaction: Transaction, key: IdempotencyKey) -> Job | None:
     """Return the job of a key; None if the key has no job yet.
 
-    Raises StorageError if the key came with other arguments before, or if its job was removed.
+    Raises KeyReused if the key came with other arguments before, or if its job was removed.
     """
     row = transaction.execute(select(JobKey).where(JobKey.key == key.key)).one_or_none()
     if row is None:
         return None
     job = transaction.execute(select(Job).where(Job.id == row.job_id)).one_or_none()
     if job is None:
-        raise StorageError(
+        raise KeyReused(
             f"job {row.job_id} of the idempotency key {key.key} was removed; give another key to "
             "store the documents again"
         )
@@ -543,7 +543,7 @@ def job_of_key(transaction: Transaction, key: IdempotencyKey) -> Job | None:
         advice = "Give the same arguments, or another key"
         if before.get(_MAX_COST) != key.arguments.get(_MAX_COST):
             advice = f"{advice}; `docmill resume {row.job_id} --max-cost N` changes the cost limit"
-        raise StorageError(
+        raise KeyReused(
             f"the idempotency key {key.key} is that of job {row.job_id}, which has other arguments: "
             f"{'; '.join(said)}. {advice}"
         )

@@ -240,6 +240,26 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
     assert kept == shown | {batch.input_file_id}
 
 
+def test_a_batch_whose_models_change_while_it_validates_fails_and_its_jobs_end(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: object, **__: object) -> None:
+        raise LeaseLost
+
+    alice = api.client("alice")
+    batch = start(alice, put(alice, chat("a", "Hello")))
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_batches, "advance", lose)
+        with pytest.raises(LeaseLost):
+            api.clerk.carry_on(batch.id)
+    api.clerk.models = {**MODELS, "hosted": "null@1000"}
+    api.clerk.carry_on(batch.id)
+    failed = alice.batches.retrieve(batch.id)
+    assert failed.status == "failed"
+    assert "create the batch again" in str(failed.errors)
+    assert [*api.database.values(select(Job.state))] == ["cancelled"]
+
+
 def test_a_batch_is_not_ended_by_a_clerk_that_saw_it_before_another_made_its_jobs(api: Api) -> None:
     alice = api.client("alice")
     batch = start(alice, put(alice, chat("r1", "Hello")))
