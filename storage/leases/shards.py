@@ -286,22 +286,23 @@ def release(
     finished: Sequence[Outcome] = (),
     runtime: Mapping[str, Any] | None = None,
     kept: Collection[int] = (),
-) -> None:
-    """Give a shard back with its finished outcomes, as a drain does. No attempt is counted. Never raises LeaseLost.
+) -> bool:
+    """Give a shard back with its finished outcomes, as a drain does. No attempt is counted.
 
-    `runtime` and `kept` are as in `commit`.
+    Return False, and write nothing, if the claim no longer holds. `runtime` and `kept` are as in `commit`.
     """
 
-    def work(transaction: Transaction, one_by_one: bool) -> None:
+    def work(transaction: Transaction, one_by_one: bool) -> bool:
         row = _locked(transaction, claim.shard_id)
         if not claim.holds(row):
-            return
+            return False
         _put_outcomes(transaction, row.lane, claim, finished, runtime, kept, one_by_one=one_by_one)
         lacking = {content_id for content_id, _ in claim.texts} - {outcome.content_id for outcome in finished}
         if end_settled(transaction, claim.shard_id, lacking, finished):
             give_back(transaction, claim.shard_id, attempt=Shard.attempt - 1)
+        return True
 
-    settle(database, work)
+    return settle(database, work)
 
 
 def end_settled(

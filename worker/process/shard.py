@@ -278,10 +278,13 @@ class Process:
         """Commit a finished shard. If a drain interrupted it, commit the finished texts and give the rest back."""
         assert ours.ticket is not None
         claim, outcomes, complete = ours.claim, ours.ticket.finished(), ours.ticket.complete
+        end = (self.database, claim, outcomes, ours.runtime, ours.kept)
 
         def write() -> None:
-            end = shards.commit if complete else shards.release
-            end(self.database, claim, outcomes, ours.runtime, ours.kept)
+            if complete:
+                shards.commit(*end)
+            elif not shards.release(*end):
+                raise LeaseLost
 
         fault_points.reach("computed")
         with tracing.span("commit", {"docmill.outcomes": len(outcomes), "docmill.complete": complete}) as span:
@@ -297,7 +300,7 @@ class Process:
         fault_points.reach("committed")
         log.info("shard_%s shard=%d outcomes=%d", "done" if complete else "released", claim.shard_id, len(outcomes))
 
-    def _patiently(self, write: Callable[[], None], ours: InFlight) -> bool:
+    def _patiently(self, write: Callable[[], object], ours: InFlight) -> bool:
         """Write the end of a shard, again until the store takes it. Return False if the lease is lost."""
         while not ours.lost.is_set():
             try:
@@ -376,8 +379,8 @@ class Process:
             time.sleep(CLAIM_LOOK_S)
         for ours in self.in_flight.held():
             finished = ours.ticket.finished() if ours.ticket is not None and ours.runtime else []
-            shards.release(self.database, ours.claim, finished, ours.runtime, ours.kept)
-            if ours.ticket is not None:
+            released = shards.release(self.database, ours.claim, finished, ours.runtime, ours.kept)
+            if released and ours.ticket is not None:
                 self.engine.forget_stored(ours.head.spec, ours.ticket, finished)
 
 

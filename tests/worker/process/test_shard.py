@@ -17,7 +17,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow, Shard
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.errors import DatabaseUnreachable, LeaseLost, StorageError, UnexpectedDatabaseError
-from docmill.storage.leases import dispatch, shards
+from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.diagnosis import check_health
 from docmill.storage.leases.shards import Claim, ShardHead
 from docmill.tasks.backends import Backend
@@ -96,6 +96,23 @@ def test_what_is_given_back_at_once_keeps_what_is_finished(database: Database, p
         [row] = transaction.execute(select(OutcomeRow.text, OutcomeRow.runtime_id)).all()
     assert row.text == "finished"
     assert row.runtime_id is not None
+
+
+def test_answers_for_a_shard_that_was_taken_away_are_not_forgotten(
+    database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = _claim_two(database)
+    forgotten: list[object] = []
+    ticket = HalfDone(ours.claim.texts[0][0])
+    monkeypatch.setattr(ticket, "take_journaled", forgotten.append)
+    ours.ticket, ours.runtime = cast(Any, ticket), RUNTIME
+    process.in_flight.enter(ours)
+    maintenance.release_owner(database, "me")
+    process._settle(ours)
+    process.give_back()
+    assert not forgotten
+    with database.read() as transaction:
+        assert transaction.scalar(select(OutcomeRow.text)) is None
 
 
 def test_what_is_claimed_while_all_is_given_back_is_given_back_too(
