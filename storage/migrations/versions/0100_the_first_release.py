@@ -33,7 +33,7 @@ WHERE shard.state IN ('planned', 'queued', 'running')
 # Where a step reads the documents, it computes their contents or prompts; else what the steps before put out.
 RESULTS = """CREATE VIEW results AS
 SELECT job.id AS job, corpus.name AS corpus, document.key AS document, base.name AS step, spec.kind AS task,
-    spec.model AS model, {columns}
+    {model} AS model, {columns}
 FROM job
 JOIN corpus ON corpus.id = job.corpus_id
 JOIN step ON step.job_id = job.id
@@ -46,7 +46,7 @@ LEFT JOIN prompt ON prompt.spec_id = base.spec_id AND prompt.document_id = docum
 JOIN outcome ON outcome.spec_id = step.spec_id AND outcome.status = 'done'
     AND outcome.content_id = coalesce(prompt.content_id, document.content_id)
 UNION ALL
-SELECT job.id, corpus.name, document.key, base.name, spec.kind, spec.model, {columns}
+SELECT job.id, corpus.name, document.key, base.name, spec.kind, {model}, {columns}
 FROM job
 JOIN corpus ON corpus.id = job.corpus_id
 JOIN step ON step.job_id = job.id
@@ -77,6 +77,7 @@ REACHED = """WITH RECURSIVE reached (seq, content_id) AS (
     ) SELECT content_id FROM reached WHERE seq = base.seq"""
 RESULTS_OF_SQLITE = RESULTS.format(
     visible=VISIBLE,
+    model="coalesce(json_extract(spec.params, '$.adapter'), spec.model)",
     columns="""CASE WHEN json_type(outcome.data, '$.labels') IS NULL THEN outcome.text END AS text,
     CASE WHEN json_type(outcome.data, '$.labels') IS NOT NULL THEN outcome.text END AS label,
     json_extract(outcome.data, '$.labels[0].score') AS score, outcome.data AS data, outcome.vector AS vector,
@@ -89,6 +90,7 @@ RESULTS_OF_SQLITE = RESULTS.format(
 )
 RESULTS_OF_POSTGRESQL = RESULTS.format(
     visible=VISIBLE,
+    model="coalesce(spec.params ->> 'adapter', spec.model)",
     columns="""CASE WHEN outcome.data -> 'labels' IS NULL THEN outcome.text END AS text,
     CASE WHEN outcome.data -> 'labels' IS NOT NULL THEN outcome.text END AS label,
     CAST(outcome.data #>> '{labels,0,score}' AS double precision) AS score, outcome.data AS data,

@@ -51,6 +51,12 @@ def test_the_view_has_what_each_step_made_of_each_document_of_a_job(database: Da
     assert str(first.computed_at)[:2] == str(first.job_created_at)[:2] == "20"
 
 
+def test_the_model_of_an_adapted_model_is_its_adapter(database: Database) -> None:
+    read(database, request(spec=Spec("copy", "copier", "sha256:1", params={"adapter": "poems"})), numbered(1))
+    work(database, by_text(lambda text: {"text": text}))
+    assert [row.model for row in rows(database)] == ["poems"]
+
+
 def test_the_best_label_is_a_column_of_its_own(database: Database) -> None:
     output = LABELS.stored([("bug", 0.25), ("praise", 0.75)])
     read(database, request(spec=Spec("classify", "minilm", "sha256:1")), numbered(1))
