@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from http import HTTPStatus
@@ -29,6 +30,7 @@ from docmill.features.batch_server.file import (
 from docmill.features.batch_server.writer import Line, refused, request_of, response, unanswered
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Reason, Spec
+from docmill.storage.errors import NotFound
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus
 from docmill.storage.steps.budgets import Account
@@ -242,15 +244,18 @@ _STATUS = {Reason.DOCUMENT.value: HTTPStatus.BAD_REQUEST, None: HTTPStatus.BAD_R
 class JobAnswers:
     """The results and failures of one job, read in the order of its source.
 
-    ``lacking`` is the code and the message for requests that have neither.
+    A job that was removed has neither. ``lacking`` is the code and the message for requests without either.
     """
 
     def __init__(self, database: Database, job_id: int, lacking: tuple[str, str]) -> None:
         self._lacking = lacking
-        self._rows: Iterator[Row] = iter(results(database, job_id))
-        self._next = next(self._rows, None)
+        self._rows: Iterator[Row] = results(database, job_id)
+        self._next: Row | None = None
         # Documents by their id, and rejected records by their place.
-        self._failures: dict[str, Mapping[str, Any]] = {row["id"]: row for row in failures(database, job_id)}
+        self._failures: dict[str, Mapping[str, Any]] = {}
+        with suppress(NotFound):
+            self._next = next(self._rows, None)
+            self._failures = {row["id"]: row for row in failures(database, job_id)}
 
     def line(self, request: BatchRequest, created: int) -> Line:
         """Return the answer to a request; requests come in the order of the source."""

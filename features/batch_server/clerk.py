@@ -60,7 +60,7 @@ LEASE_S = 15.0  # at most: a server that starts again soon goes on with the batc
 _UNANSWERED = {
     EXPIRED: ("batch_expired", "The batch expired before this request was computed; send it again."),
     CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was computed."),
-    COMPLETED: ("batch_stopped", "The operator of the server ended this request's job; send it again."),
+    COMPLETED: ("batch_stopped", "The operator of the server ended or removed this request's job; send it again."),
 }
 _CHANGED = (
     "the operator changed the server's models or settings, or removed a job of the batch, while the batch was "

@@ -22,7 +22,8 @@ from docmill.features.batch_server.file import BatchFile, Contents
 from docmill.features.batch_server.file import survey as real_survey
 from docmill.features.batch_server.stored_batches import ApiBatch
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
-from docmill.storage.core.schema import Job, OutcomeRow, Shard, db_now
+from docmill.storage.core.schema import Corpus, Job, OutcomeRow, Shard, db_now
+from docmill.storage.deletion.removal import remove_corpus
 from docmill.storage.errors import LeaseLost
 from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.results.status import read_status
@@ -190,6 +191,22 @@ def test_a_batch_that_is_cancelled_or_expires_has_the_answers_so_far(api: Api, e
     assert of_batch < before
     with api.database.read() as transaction:
         assert {*transaction.scalars(select(Job.state))} == {"done", "cancelled"}
+
+
+def test_a_batch_keeps_its_other_answers_when_the_corpus_of_a_job_is_removed(api: Api, embedded: Docmill) -> None:
+    embedded.loads_models = False
+    alice = api.client("alice")
+    batch = start(alice, put(alice, chat("a", "Hello"), chat("b", "Hello", max_tokens=8)))
+    api.clerk.carry_on(batch.id)
+    with embedded.worker():
+        until(lambda: batch.id in stored_batches.due(api.database), "the end of its jobs")
+    corpus, _ = api.database.values(select(Corpus.name).order_by(Corpus.id))
+    remove_corpus(api.database, corpus)
+    with api.clerk:
+        done = wait(alice, batch)
+    assert [line["custom_id"] for line in read(alice, done.output_file_id)] == ["b"]
+    [removed] = read(alice, done.error_file_id)
+    assert (removed["custom_id"], removed["error"]["code"]) == ("a", "batch_stopped")
 
 
 @pytest.mark.parametrize("status", ["validating", "in_progress", "finalizing", "cancelling"])
