@@ -261,7 +261,6 @@ class _Application:
         file = await self._do(keys.require, self._database, ApiFile, key, _storable(file_id))
         if file.purpose != INPUT:
             raise ApiError('"input_file_id" must be a file with the purpose "batch".', param="input_file_id")
-        n_lines = file.lines + 1  # the last may have no line end
         if file.lines > self._limits.batch_lines:
             raise ApiError(
                 f"The file has {file.lines:,} lines, and a batch at most {self._limits.batch_lines:,}. Split it.",
@@ -273,7 +272,7 @@ class _Application:
             "input_file_id": file.id,
             "completion_window": window[0],
             "labels": self._labels(body.get("metadata")),
-            "n_lines": n_lines,
+            "n_lines": file.lines,
         }
         batch = await self._do(
             stored_batches.create_batch, self._database, key, arguments, int(window[1]) * _UNIT_S[window[2]], kept_as

@@ -23,7 +23,7 @@ BLOCK_BYTES = 2**20
 
 
 class ApiFile(Entry):
-    """A file of a key. It is hidden until it `is_whole`; `lines` counts its line ends."""
+    """A file of a key. It is hidden until it `is_whole`; `lines` counts a last line without a line end, too."""
 
     __tablename__ = "api_file"
     path, noun = "/v1/files", "file"
@@ -67,7 +67,8 @@ class FileWriter:
 
     def __init__(self, database: Database, key: str, filename: str, purpose: str) -> None:
         self.id = keys.new_id("file-")
-        self.n_bytes = self.lines = 0
+        self.n_bytes = self._line_ends = 0
+        self._last = b"\n"
         self._database = database
         self._digest = hashlib.sha256()
         self._buffer = bytearray()
@@ -91,7 +92,8 @@ class FileWriter:
         """Take more bytes of the file."""
         self._digest.update(data)
         self.n_bytes += len(data)
-        self.lines += data.count(b"\n")
+        self._line_ends += data.count(b"\n")
+        self._last = data[-1:] or self._last
         self._buffer += data
         while len(self._buffer) >= BLOCK_BYTES:
             self._store(BLOCK_BYTES)
@@ -115,7 +117,8 @@ class FileWriter:
     def publish(self, transaction: Transaction, keep_s: float, **more: Any) -> None:
         """Show the file, once it was flushed. It is removed so many seconds after its begin."""
         more["expires_at"] = ApiFile.created_at + keep_s
-        values = {"n_bytes": self.n_bytes, "lines": self.lines, "sha256": self._digest.hexdigest(), "is_whole": True}
+        lines = self._line_ends + (self._last != b"\n")
+        values = {"n_bytes": self.n_bytes, "lines": lines, "sha256": self._digest.hexdigest(), "is_whole": True}
         transaction.execute(update(ApiFile).where(ApiFile.id == self.id).values(**values, **more))
 
 

@@ -129,7 +129,7 @@ def test_an_idempotency_key_makes_one_file_and_one_batch(api: Api) -> None:
 
 
 def test_a_key_has_limits_of_open_requests_and_of_bytes(api: Api) -> None:
-    client = api.client("alice", max_requests=5, max_bytes=2_000)
+    client = api.client("alice", max_requests=3, max_bytes=2_000)
     file = put(client, chat("a", "Hello"), chat("b", "Hello"))
     batch = start(client, file)
     with pytest.raises(openai.RateLimitError) as refused:
@@ -143,6 +143,19 @@ def test_a_key_has_limits_of_open_requests_and_of_bytes(api: Api) -> None:
         put(client, "x" * 1_900)
     assert "delete files" in refused.value.message
     assert count_rows(api.database, ApiFile) == 1
+
+
+def test_a_batch_may_have_exactly_as_many_lines_as_the_limits_say(api: Api) -> None:
+    lines = "".join(f"{json.dumps(chat(str(n), 'Hello'))}\n" for n in range(4))
+
+    def begin(client: openai.OpenAI, text: str) -> int:
+        return start(client, client.files.create(file=("a", text.encode()), purpose="batch").id).created_at
+
+    three = "".join(lines.splitlines(keepends=True)[:3])
+    assert begin(api.client("alice", max_requests=3), three)
+    assert begin(api.client("bob", max_requests=3), three.rstrip("\n"))
+    with pytest.raises(openai.BadRequestError, match="has 4 lines, and a batch at most 3"):
+        begin(api.client("carol"), lines.rstrip("\n"))
 
 
 @pytest.mark.both_stores
