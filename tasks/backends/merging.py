@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import warnings
@@ -59,7 +60,7 @@ def merge(spec: Spec, folder: Path, adapter_folder: Path, head: Head, target: Pa
             )
         _require_places(adapter, base, spec.model)
         report.require(spec.model, spec.kind, unused=[*adapter.saved, "pooler."])
-        _untie(adapter, base)
+        is_untied = _untie(adapter, base)
         whole = PeftModel.from_pretrained(base, str(adapter_folder), torch_device="cpu")
         model = whole.merge_and_unload(safe_merge=True)
         model.save_pretrained(target)
@@ -68,6 +69,9 @@ def merge(spec: Spec, folder: Path, adapter_folder: Path, head: Head, target: Pa
         if name != "config.json" or head not in TRAINED:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, target / name)
+    if is_untied:  # vLLM passes over the head's weights if the config says otherwise
+        own = json.loads((folder / "config.json").read_bytes()) | {"tie_word_embeddings": False}
+        (target / "config.json").write_text(json.dumps(own))
     log.info("adapter_merged model=%s adapter=%s", spec.model, adapter.name)
 
 
@@ -80,17 +84,22 @@ def _config(folder: Path, adapter: Adapter, head: Head) -> PretrainedConfig:
     return config
 
 
-def _untie(adapter: Adapter, model: PreTrainedModel) -> None:
-    """Give each of two tied layers its own weights if the adapter changes one: PEFT would merge it into both."""
+def _untie(adapter: Adapter, model: PreTrainedModel) -> bool:
+    """Give each of two tied layers its own weights if the adapter changes one: PEFT would merge it into both.
+
+    Returns True if the model's config says so now.
+    """
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or head.weight is not table.weight:
-        return
+        return False
     tied = {name for name, module in model.named_modules() if module in (table, head)}
     if tied.isdisjoint(weight.partition(".lora_")[0].removesuffix(".weight") for weight in adapter.shapes):
-        return
+        return False
     head.weight = torch.nn.Parameter(head.weight.detach().clone())
-    if not model.config.is_encoder_decoder:  # a T5 computes otherwise without this
-        model.config.tie_word_embeddings = False
+    if model.config.is_encoder_decoder:  # a T5 computes otherwise with an untied config
+        return False
+    model.config.tie_word_embeddings = False
+    return True
 
 
 def _require_places(adapter: Adapter, model: PreTrainedModel, name: str) -> None:

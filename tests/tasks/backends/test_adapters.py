@@ -20,8 +20,9 @@ from transformers import AutoTokenizer
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.backends.merging import require_fits
+from docmill.tasks.backends.merging import merge, require_fits
 from docmill.tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelNotFound, ModelUnsuitable
+from docmill.tasks.outputs import Head
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks import architectures, decoders
@@ -161,6 +162,16 @@ def test_texts_are_those_that_peft_writes(
     without = [outcome.text for outcome in bench.run(plain, texts)]
     assert sum(one != other for one, other in zip(without, expected, strict=True)) > 1
     assert plain.sha256 != spec.sha256
+
+
+def test_the_config_of_a_merged_model_unties_a_layer_that_the_adapter_changes(
+    bench: Bench, tmp_path: Path, bases: dict[str, Path], made: dict[str, Path]
+) -> None:
+    # vLLM goes by the config, and would leave out the weights of a tied layer.
+    base, adapter = bases["tied output"], made["tied output"]
+    spec = spec_of(bench, "generate", base, adapter, prompt="{text}")
+    merge(spec, base, adapter, Head.CAUSAL_TEXT, tmp_path / "merged")
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is False
 
 
 def test_vectors_are_those_of_the_adapted_encoder(
