@@ -159,18 +159,16 @@ class Clerk:
 
     def _next(self, batch: ApiBatch, held: HeldLease) -> None:
         try:
-            if batch.status == VALIDATING and not batch.is_expired:
-                self._validate(batch, held)
-            elif batch.status == IN_PROGRESS and not (
-                batch.is_expired or stored_batches.is_computed(self.database, batch)
-            ):
-                return  # another clerk has validated it since this one looked
-            elif batch.status in {VALIDATING, IN_PROGRESS}:
-                ends_as = EXPIRED if batch.is_expired else COMPLETED
-                self._advance(batch, FINALIZING, ends_as=ends_as)
-            else:
+            if batch.status in {FINALIZING, CANCELLING}:
                 cancelled = batch.status == CANCELLING
                 self._finalize(batch, held, CANCELLED if cancelled else batch.ends_as)
+            elif batch.status == IN_PROGRESS and stored_batches.is_computed(self.database, batch):
+                self._advance(batch, FINALIZING, ends_as=COMPLETED)
+            elif batch.is_expired:
+                self._advance(batch, FINALIZING, ends_as=EXPIRED)
+            elif batch.status == VALIDATING:
+                self._validate(batch, held)
+            # Otherwise another clerk has validated it since this one looked.
         except (_BatchInvalid, keys.Refused, NotFound) as error:
             self._cancel_jobs(batch)
             wrong = {"code": "invalid_batch", "line": None, "message": str(error), "param": None}

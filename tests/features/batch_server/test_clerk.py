@@ -209,6 +209,17 @@ def test_a_batch_keeps_its_other_answers_when_the_corpus_of_a_job_is_removed(api
     assert (removed["custom_id"], removed["error"]["code"]) == ("a", "batch_stopped")
 
 
+def test_a_batch_that_was_computed_before_it_expired_is_completed(api: Api) -> None:
+    alice = api.client("alice")
+    batch = start(alice, put(alice, "oops"))
+    api.clerk.carry_on(batch.id)
+    assert has_status(alice, batch.id, "in_progress")
+    late = update(ApiBatch).values(expires_at=db_now() - 1)
+    api.database.execute(late)
+    with api.clerk:
+        assert wait(alice, batch).error_file_id
+
+
 @pytest.mark.parametrize("status", ["validating", "in_progress", "finalizing", "cancelling"])
 def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedded: Docmill, status: str) -> None:
     """The clerk is killed when all of its work is done but for the last write, which gives the batch its status."""
