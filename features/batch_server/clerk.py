@@ -56,7 +56,6 @@ POLL_S = 0.5
 AT_ONCE = 4  # batches that a clerk reads or writes, so that a long one does not keep short ones waiting
 AGAIN_S = 5.0  # until a batch is tried again after an error
 REMOVE_EVERY_S = 60.0
-LEASE_S = 15.0  # at most: a server that starts again soon goes on with the batches that it had in hand
 _UNANSWERED = {
     EXPIRED: ("batch_expired", "The batch expired before this request was computed; send it again."),
     CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was computed."),
@@ -99,7 +98,7 @@ class Clerk:
         self.models = models
         self.limits = limits
         self.prices = read_prices(settings)
-        self.lease_s = min(LEASE_S, settings.lease_s)
+        self.lease_s = min(stored_batches.LEASE_S, settings.lease_s)
         self.owner = keys.new_id("clerk_")
         self.wake = threading.Event()
         self._stop = threading.Event()

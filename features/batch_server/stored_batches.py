@@ -34,6 +34,7 @@ BATCH_AT_LIMIT = (
 )
 MAX_COST = "max_cost"  # in the metadata
 MOST_LOOKED_AT = 1_000  # batches in progress
+LEASE_S = 15.0  # at most: a server that starts again soon goes on with the batches that it had in hand
 
 
 class ApiBatch(Entry):
@@ -93,7 +94,11 @@ class ApiBatch(Entry):
         return [call["job"] for call in (self.plan or {}).get("calls", ()) if "job" in call]
 
 
-IS_FREE = or_(ApiBatch.lease_until.is_(None), ApiBatch.lease_until < db_now())
+IS_FREE = or_(
+    ApiBatch.lease_until.is_(None),
+    ApiBatch.lease_until < db_now(),
+    ApiBatch.lease_until > db_now() + 2 * LEASE_S,  # the database's clock was set back
+)
 IS_EXPIRED = (ApiBatch.expires_at < db_now()).label("is_expired")
 
 
