@@ -303,7 +303,8 @@ def grouped_lines(
                 yield first, start, None if record is None else bytes(record)
             first, start, record = number, offset, bytearray()
         if record is not None:
-            record = None if line is None or len(record) + len(text) > limit else record + text
+            record += text
+            record = None if line is None or len(record) > limit else record
         offset += len(line or b"")
     if first:
         yield first, start, None if record is None else bytes(record)
