@@ -232,7 +232,8 @@ def judge(review: Review, size: int, judged_by: str) -> None:
         if answer is QUIT:
             break
         if isinstance(answer, NotedVerdict):
-            review.judge(Judged(met[at].content_id, answer.verdict, judged_by, review.seed, answer.note))
+            judged = Judged(met[at].content_id, answer.verdict, judged_by, review.seed, answer.note)
+            review.judge(judged, met[at].spec)
             at += 1
         else:
             at = max(0, at - 1)

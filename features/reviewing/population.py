@@ -42,6 +42,11 @@ class ReviewedStep:
     def step(self) -> OpenStep:
         return self.way[-1]
 
+    @property
+    def ids(self) -> dict[str, int]:
+        """Return the ids of the specs by their SHA-256."""
+        return {sha256: spec_id for spec_id, sha256 in self.specs.items()}
+
 
 @dataclass(frozen=True)
 class Population:

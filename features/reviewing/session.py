@@ -82,15 +82,16 @@ class Review:
             documents = self.population.documents[self.population.rows_of(several)].tolist()
             yield from items(self.database, self.reviewed, dict(zip(several, documents, strict=True)))
 
-    def judge(self, judged: Judged) -> int:
-        """Store the judgement of an output. Return 1, or 0 if the output was removed meanwhile."""
-        spec_id = self.population.spec_of(judged.content_id)
-        assert spec_id is not None  # it was shown
-        return self._store(spec_id, [judged])
+    def judge(self, judged: Judged, spec: str) -> int:
+        """Store the judgement of an output that `items` yielded with this spec. It may be newer than the population.
+
+        Return 1, or 0 if the output was removed meanwhile.
+        """
+        return self._store(self.reviewed.ids[spec], [judged])
 
     def take(self, entries: Sequence[Entry], judged_by: str) -> int:
         """Store the judgements of a file, if all can be stored. Return their number. Raises WorkerError."""
-        ids = {sha256: spec_id for spec_id, sha256 in self.reviewed.specs.items()}
+        ids = self.reviewed.ids
         for entry in entries:
             if entry.spec not in ids:
                 raise WorkerError(

@@ -25,7 +25,18 @@ from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.risk import RiskFeature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.aging import days_pass
-from tests.storage.builders import COPY, EMBED, count_rows, embedded, finish, numbered, read, request, work
+from tests.storage.builders import (
+    COPY,
+    EMBED,
+    commit_next,
+    count_rows,
+    embedded,
+    finish,
+    numbered,
+    read,
+    request,
+    work,
+)
 from tests.storage.deletion.test_aged_results import LIMIT_S, asked, run, spec, spec_id
 
 
@@ -154,9 +165,13 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
     review = Review.of(database, job.id)
     assert len(review.population) == 3
     first, second = review.reviewed.step.spec_ids
-    specs = {one.document: one.spec for one in review.items(review.waiting(10))}
-    assert specs == {"k0": better.sha256.hex(), "k1": COPY.sha256.hex(), "k2": better.sha256.hex()}
-    assert sum(review.judge(Judged(content, Verdict.BAD, "ann", 0)) for content in review.waiting(10)) == 3
+    shown = [*review.items(review.waiting(10))]
+    assert {one.document: one.spec for one in shown} == {
+        "k0": better.sha256.hex(),
+        "k1": COPY.sha256.hex(),
+        "k2": better.sha256.hex(),
+    }
+    assert sum(review.judge(Judged(one.content_id, Verdict.BAD, "ann", 0), one.spec) for one in shown) == 3
     assert (len(judgements.of_spec(database, first)), len(judgements.of_spec(database, second))) == (1, 2)
     assert Review.of(database, job.id).summary().judged == 3
     rows = [*rows_of(review.items(review.population.contents.tolist()), 0)]
@@ -170,6 +185,21 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
     assert Review.of(database, plain.id).summary().judged == 1  # of the first model's own results
     with pytest.raises(StorageError, match="a risk is that of one model"):
         fitted_risks.spec_with_risk(database, job.id)
+
+
+def test_a_verdict_belongs_to_the_output_that_was_shown_even_if_an_escalation_computed_it_meanwhile(
+    database: Database,
+) -> None:
+    better = replace(COPY, model="better")
+    steps = (StepRequest("copy", COPY, escalation=EscalationRequest(better)),)
+    job = read(database, replace(request(), steps=steps), [("k0", "text 0")])
+    commit_next(database, judging)
+    review = Review.of(database, job.id)
+    finish(database, judging)
+    [shown] = review.items(review.waiting(10))
+    assert review.judge(Judged(shown.content_id, Verdict.GOOD, "ann", 0), shown.spec) == 1
+    first, second = review.reviewed.step.spec_ids
+    assert (len(judgements.of_spec(database, first)), len(judgements.of_spec(database, second))) == (0, 1)
 
 
 def test_judged_outputs_stay_however_old_they_are(database: Database) -> None:
