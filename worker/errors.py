@@ -3,6 +3,7 @@
 WorkerError
 ├── SettingsError      settings that are unknown or bad, all of them at once
 ├── BrokerUnreachable  no Redis, one that refuses, or an embedded one that does not start here
+├── OrderBusy          another worker carries out the same order
 └── BadMessage         a message that is not of this protocol
 """
 
@@ -26,6 +27,10 @@ class SettingsError(WorkerError):
 
 class BrokerUnreachable(WorkerError):
     """Redis cannot be reached."""
+
+
+class OrderBusy(WorkerError):
+    """Another worker reads the source of this order."""
 
 
 class BadMessage(WorkerError):

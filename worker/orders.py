@@ -27,8 +27,8 @@ from docmill.tasks import kinds
 from docmill.tasks.errors import HubUnreachable, TaskError
 from docmill.tasks.kinds.options import WRONG_TYPE, is_list, key, sentence
 from docmill.tasks.specs import pinning, plan
-from docmill.worker.concurrency import HeldLease
-from docmill.worker.errors import BadMessage, BrokerUnreachable, WorkerError
+from docmill.worker.concurrency import renewed
+from docmill.worker.errors import BadMessage, BrokerUnreachable, OrderBusy, WorkerError
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.messages import VERSION, is_id
 from docmill.worker.settings import Settings
@@ -41,8 +41,9 @@ Model = TypeVar("Model", bound=BaseModel)
 log = logging.getLogger("docmill.orders")
 
 MOST_DEATHS = 3  # of processes that read one order
-# Errors that say nothing about an order: the store, the queue or the hub is away, or the store is not as it must be.
-AWAY = (*PASSING, DatabaseReadOnly, RightMissing, SchemaOutOfDate, BrokerUnreachable, HubUnreachable)
+# Errors that say nothing about an order: the store, the queue or the hub is away, the store is not as it must be, or
+# another worker is at it.
+AWAY = (*PASSING, DatabaseReadOnly, RightMissing, SchemaOutOfDate, BrokerUnreachable, HubUnreachable, OrderBusy)
 ORDER_ID = "order_id"
 # The options of kinds by their names in messages.
 _KIND_OPTIONS = {key(name, field).replace("-", "_"): name for name, field in kinds.OPTIONS.items()}
@@ -94,11 +95,11 @@ def _read(settings: Settings, database: Database, broker: Broker, request: Reque
     if (known := find_repeated(database, key_of(request))) is not None:
         return known.id
     order_id = str(request.idempotency_key)
-    with broker.attempt(order_id) as deaths:
+    with broker.attempt(order_id, settings.lease_s) as (deaths, renew):
         if deaths >= MOST_DEATHS:
             raise WorkerError(f"{deaths} processes that read its source died; the log of their worker says more")
-        progress = UnderLease(HeldLease(f"order {order_id}", lambda: True, stop), lambda _: True)
-        done = enqueue(database, broker, prepare(settings, request), progress)
+        with renewed(f"order {order_id}", renew, settings.lease_s, stop=stop) as held:
+            done = enqueue(database, broker, prepare(settings, request), UnderLease(held, lambda _: True))
     log.info("order_done order=%s job=%d planned=%d", order_id, done.id, done.counts.planned)
     return done.id
 

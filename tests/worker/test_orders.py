@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from docmill.storage.core.schema import Job
 from docmill.storage.errors import LeaseLost
 from docmill.tasks import kinds
 from docmill.worker import orders
-from docmill.worker.errors import SettingsError, WorkerError
+from docmill.worker.errors import OrderBusy, SettingsError, WorkerError
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings, load_settings
+from docmill.worker.submit.enqueue import enqueue
 from docmill.worker.submit.options import Request
 from tests.storage.builders import count_rows
 
@@ -203,8 +205,8 @@ def give(root: Path, database: Database) -> Callable[..., int]:
 
     class NoQueue(Broker):
         @contextmanager
-        def attempt(self, order_id: str) -> Iterator[int]:
-            yield 0
+        def attempt(self, order_id: str, lease_s: float) -> Iterator[tuple[int, Callable[[], bool]]]:
+            yield 0, lambda: True
 
     def give(*, message_id: str = "one", stop: threading.Event | None = None, **arguments: Any) -> int:
         settings = allowing(root, order_schemes="https,postgresql")
@@ -235,6 +237,25 @@ def test_an_order_whose_worker_stops_is_given_back_and_carried_on(
         give(**order, stop=stop)
     assert give(**order) == 1
     assert count_rows(database, Job) == 1
+
+
+def test_an_order_that_comes_again_while_it_is_read_waits_for_its_job(
+    root: Path, database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = {"source": str(root / "c.jsonl"), "task": "embed", "model": "null"}
+    give = partial(orders.carry_out, allowing(root), database, broker, "one", order, threading.Event())
+    waits: list[object] = []
+
+    def read(*args: Any) -> Any:
+        for _ in range(orders.MOST_DEATHS + 1):
+            with pytest.raises(OrderBusy) as wait:
+                give()
+            waits.append(wait)
+        return enqueue(*args)
+
+    monkeypatch.setattr(orders, "enqueue", read)
+    assert [give(), give()] == [1, 1]
+    assert len(waits) > orders.MOST_DEATHS, "no wait counts as a death"
 
 
 @pytest.mark.parametrize(

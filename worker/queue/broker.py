@@ -25,7 +25,7 @@ from redis.connection import Connection
 
 from docmill.tasks import tracing
 from docmill.tasks.tracing import messaging
-from docmill.worker.errors import BadMessage, BrokerUnreachable
+from docmill.worker.errors import BadMessage, BrokerUnreachable, OrderBusy
 from docmill.worker.queue.messages import (
     AHEAD,
     KEY_PREFIX,
@@ -228,17 +228,29 @@ class Broker:
             return sum(pipeline.execute())
 
     @contextmanager
-    def attempt(self, order_id: str) -> Iterator[int]:
-        """Yield how many processes died in this block with an order within the last day. Raises BrokerUnreachable."""
-        key = f"{KEY_PREFIX}attempts:{order_id}"
+    def attempt(self, order_id: str, lease_s: float) -> Iterator[tuple[int, Callable[[], bool]]]:
+        """Let one process at a time work on an order in this block, for as long as it renews its lease.
+
+        Yield how many processes died in the block with the order within the last day, and the function that renews
+        the lease. Raises OrderBusy and BrokerUnreachable.
+        """
+        attempts, lease = f"{KEY_PREFIX}attempts:{order_id}", f"{KEY_PREFIX}lease:{order_id}"
+
+        def renew() -> bool:
+            with suppress(redis.RedisError):  # nobody else can take it from a Redis that is away
+                self._redis.set(lease, "", px=round(1000 * lease_s))
+            return True
+
         with self._reaching():
-            deaths = int(self._redis.get(key) or 0)
-            self._redis.set(key, deaths + 1, ex=_DAY_S)
+            if not self._redis.set(lease, "", px=round(1000 * lease_s), nx=True):
+                raise OrderBusy
+            deaths = int(self._redis.get(attempts) or 0)
+            self._redis.set(attempts, deaths + 1, ex=_DAY_S)
         try:
-            yield deaths
+            yield deaths, renew
         finally:
             with suppress(redis.RedisError):
-                self._redis.delete(key)
+                self._redis.delete(attempts, lease)
 
     def publish(self, lane: str, shard_ids: Iterable[int], *, ahead: bool = False) -> None:
         """Send a hint for each shard, behind all that wait, or with `ahead` only behind others sent ahead.
