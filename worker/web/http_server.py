@@ -82,6 +82,14 @@ class _Connection(H11Protocol):
         self._wait()
         super().on_response_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP. After a request the connection just ends: an answer to it may have begun."""
+        if self.cycle is None:
+            super().send_400_response(msg)  # type: ignore[unreachable]
+        else:
+            self.cycle.disconnected = True
+            self.transport.abort()
+
     def _wait(self) -> None:
         self._since = self.loop.time()
         self.loop.call_later(LONGEST_HEAD_S, self._end_if_late, self._since)

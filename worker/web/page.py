@@ -31,7 +31,7 @@ TYPES = MappingProxyType(
     {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 )
 MINUTE_S = 60
-LARGEST = 2**63 - 1  # a number that every table can have
+MOST_DIGITS = 18  # of a number that every table can have
 
 
 class PageRefused(WorkerError):
@@ -59,17 +59,16 @@ class PageRequest:
     @property
     def job(self) -> int:
         """The number of the job in the path. Raises PageRefused if no job can have it."""
-        number = int(self.path["job"])
-        if number > LARGEST:
-            raise PageRefused(f"There is no job {number}.", HTTPStatus.NOT_FOUND)
-        return number
+        if not _is_number(self.path["job"]):
+            raise PageRefused("There is no such job.", HTTPStatus.NOT_FOUND)
+        return int(self.path["job"])
 
     def number(self, name: str) -> int | None:
         """Return a number in the query, None if it is not there. Raises PageRefused."""
         value = self.query.get(name)
         if value is None:
             return None
-        if not value.isdecimal() or not value.isascii() or len(value) > 18:
+        if not _is_number(value):
             raise PageRefused(f"{name}={value} in the address is not a number. Follow a link of the page instead.")
         return int(value)
 
@@ -81,12 +80,16 @@ class PageRequest:
         return value
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
+
+
 Change: TypeAlias = Callable[[PageRequest], tuple[str, str]]  # returns the path of the next page, and a notice
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page at a path such as `/jobs/{job:int}`. `template` is a file in `worker/web/templates`, or in `folder`.
+    """A page at a path such as `/jobs/{job}`. `template` is a file in `worker/web/templates`, or in `folder`.
 
     `read` returns what the template shows. A page with a `name` stands in the navigation. `parts` are blocks of the
     template by name, which the browser asks for again and again, as `?part=NAME`.

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
+from urllib.parse import parse_qsl
 
 from anyio import CapacityLimiter, fail_after, move_on_after, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -36,7 +37,7 @@ from docmill.worker.web.site import (
 )
 
 PAGES: tuple[Page, ...] = (*jobs.PAGES, *outputs.PAGES, *load_all("pages", Page))
-DOCUMENT = "/jobs/{job:int}/document"  # a page that a feature may bring; others then have links to it
+DOCUMENT = "/jobs/{job}/document"  # a page that a feature may bring; others then have links to it
 FIRST = PAGES[0]  # the page at `/`
 AT_ONCE = 8  # requests that read the store, which has as many connections
 LONGEST_FORM_S = 10.0  # until all of a form has come
@@ -204,10 +205,12 @@ class _Application:
 async def _form_of(request: Request) -> dict[str, str]:
     try:
         with fail_after(LONGEST_FORM_S):
-            async with request.form(max_files=0, max_fields=50) as form:
-                return {name: value for name, value in form.items() if isinstance(value, str)}
+            body = await request.body()
     except TimeoutError as error:
         raise HTTPException(HTTPStatus.REQUEST_TIMEOUT) from error
+    except ClientDisconnect as error:
+        raise HTTPException(HTTPStatus.BAD_REQUEST) from error  # which nobody reads
+    return dict(parse_qsl(body.decode("latin-1")))
 
 
 async def _asset(request: Request) -> Response:

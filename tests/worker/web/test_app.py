@@ -24,7 +24,13 @@ def test_the_navigation_follows_from_the_registry(empty: Browse) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/jobs/999999999999999999999999", "/jobs/x", "/static/0/page.css", "/static/../app.py"]
+    "path",
+    [
+        "/nothing",
+        *(f"/jobs/{job}" for job in ("9" * 24, "1" * 5_000, "x", "١")),
+        "/static/0/page.css",
+        "/static/../a",
+    ],
 )
 def test_an_address_that_leads_nowhere_says_so(empty: Browse, path: str) -> None:
     assert empty().get(path).status_code == 404
@@ -59,7 +65,8 @@ def test_a_store_that_does_not_answer_is_an_error_of_its_own(tmp_path: Path) -> 
     assert browser.get("/health").status_code == 503
 
 
-def test_a_form_that_cannot_be_read_is_refused(empty: Browse) -> None:
-    answer = empty().post("/sign-in", files={"token": ("a.txt", b"x")})
-    assert answer.status_code == 400
-    assert "no page" not in answer.text
+def test_a_form_of_another_encoding_is_refused(empty: Browse) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="form_token"\r\n\r\n\\ud800\r\n--x--\r\n'
+    for charset in ("utf-8", "idna", "unicode_escape"):
+        headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+        assert empty().post("/sign-in", content=body, headers=headers).status_code == 403

@@ -89,10 +89,21 @@ def test_a_form_that_is_late_is_refused(url: str, monkeypatch: pytest.MonkeyPatc
         assert connection.recv(4_096).startswith(b"HTTP/1.1 408")
 
 
-def test_a_client_cannot_write_to_the_log(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(3):
+def test_a_client_cannot_write_to_the_log(
+    sqlite: Database, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    form = b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\n"
+    with serve(make_app(Site(sqlite, settings)), "127.0.0.1", 0) as url:
         with connect(url, b"no HTTP\r\n\r\n") as connection:
             assert connection.recv(4_096).startswith(b"HTTP/1.1 400")
+        connect(url, form + b"Content-Length: 9\r\n\r\ntok").close()
+        chunked = form + b"Transfer-Encoding: chunked\r\n\r\n"
+        with connect(url, chunked) as connection:
+            assert connection.recv(4_096).startswith(b"HTTP/1.1 413")
+            connection.sendall(b"no length\r\n")
+            assert is_ended(connection)
+        with connect(url, chunked + b"no length\r\n") as connection:
+            assert is_ended(connection)
     assert not caplog.records
 
 

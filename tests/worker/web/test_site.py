@@ -149,7 +149,7 @@ def test_no_host_header_leads_around_the_sign_in(empty: Browse, host: str, monke
     monkeypatch.setattr(HTTPConnection, "url", property(lambda self: URL(f"http://{host}{self.scope['path']}")))
     browser = empty(token=TOKEN, hosts=None, allows_changes=True)
     for route in [*(page.path for page in PAGES), *CHANGES]:
-        path = re.sub(r"\{\w+(:int)?\}", "1", route)
+        path = re.sub(r"\{\w+\}", "1", route)
         answer = browser.get(path, headers={"host": host})
         assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in?next={path}")
         assert browser.post(path, headers={"host": host}).status_code == 401

@@ -267,7 +267,7 @@ def read_workers(request: PageRequest) -> Values:
     return {"workers": list_workers(request.database), "now": time.time()}
 
 
-DOWNLOAD = "/jobs/{job:int}/results{suffix}"
+DOWNLOAD = "/jobs/{job}/results{suffix}"
 MOST_DOCUMENTS = 50_000  # of a job whose results the page writes
 _WRITERS: Mapping[str, tuple[str, Writer]] = MappingProxyType(
     {
@@ -398,8 +398,8 @@ def run_now(request: PageRequest) -> tuple[str, str]:
 
 PAGES = (
     Page("/jobs", "jobs.html.j2", read_jobs, name="Jobs", parts=("rows",)),
-    Page("/jobs/{job:int}", "job.html.j2", read_job, parts=("progress", "details")),
-    Page("/jobs/{job:int}/failures", "failures.html.j2", read_failures),
+    Page("/jobs/{job}", "job.html.j2", read_job, parts=("progress", "details")),
+    Page("/jobs/{job}/failures", "failures.html.j2", read_failures),
     Page("/pipelines", "pipelines.html.j2", read_pipelines, name="Pipelines", parts=("rows",)),
     Page("/pipelines/{name}", "pipeline.html.j2", read_pipeline, parts=("rows",)),
     Page("/workers", "workers.html.j2", read_workers, name="Workers", parts=("rows",)),
@@ -407,11 +407,11 @@ PAGES = (
 )
 CHANGES: Mapping[str, Change] = MappingProxyType(  # by the path that a form posts to
     {
-        "/jobs/{job:int}/pause": _state(jobs.pause, "paused"),
-        "/jobs/{job:int}/resume": resume,
-        "/jobs/{job:int}/cancel": _state(jobs.cancel, "cancelled"),
-        "/jobs/{job:int}/priority": prioritize,
-        "/jobs/{job:int}/retry": retry,
+        "/jobs/{job}/pause": _state(jobs.pause, "paused"),
+        "/jobs/{job}/resume": resume,
+        "/jobs/{job}/cancel": _state(jobs.cancel, "cancelled"),
+        "/jobs/{job}/priority": prioritize,
+        "/jobs/{job}/retry": retry,
         "/pipelines/{name}/run": run_now,
     }
 )

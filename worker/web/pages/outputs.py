@@ -161,7 +161,7 @@ def _refuse(where: str, reason: str) -> NoReturn:
 
 
 PAGES = (
-    Page("/jobs/{job:int}/flagged", "flagged.html.j2", read_flagged),
-    Page("/jobs/{job:int}/samples", "samples.html.j2", read_samples),
+    Page("/jobs/{job}/flagged", "flagged.html.j2", read_flagged),
+    Page("/jobs/{job}/samples", "samples.html.j2", read_samples),
     Page("/search", "search.html.j2", read_search, name="Search"),
 )
