@@ -124,8 +124,7 @@ class DocumentReader:
         where = path_text(path)
         try:
             with open_file() as opened:
-                stream = buffered(Counted(opened), decompress) if decompress else opened
-                raw = stream.read(self._limit + 1)
+                raw = buffered(Counted(opened), decompress).read(self._limit + 1)
         except (SourceError, BrokenStream) as error:
             return _rejected(where, str(error))
         except OSError as error:

@@ -27,7 +27,7 @@ from docmill.storage.readers import (
     documents,
     open_source,
 )
-from docmill.storage.readers.documents import Extractor, NotExtracted
+from docmill.storage.readers.documents import DocumentReader, Extractor, NotExtracted
 from docmill.storage.readers.extract_process import read_subtitles
 from docmill.storage.readers.registry import HTML
 from docmill.storage.readers.streams import why_no_text
@@ -178,6 +178,23 @@ def test_a_folder_gives_the_text_of_documents_of_many_kinds(tmp_path: Path) -> N
     assert "The second page." in texts["b.PDF"]
     assert texts["c.docx"] == f"Songs\n\n{SAID}"
     assert texts["f.txt"] == "plain"
+
+
+class FewBytes(io.FileIO):
+    """A file whose reads return fewer bytes than they ask for, as on a file system in user space."""
+
+    def read(self, n: int | None = -1) -> bytes:
+        return super().read(3)
+
+    def readinto(self, buffer: Any) -> int | None:
+        return super().readinto(memoryview(buffer)[:3])
+
+
+def test_a_document_is_read_to_its_end_whatever_one_read_returns(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(FRENCH)
+    with closing(DocumentReader(OPTIONS)) as reader:
+        item = reader.read("a.txt", lambda: FewBytes(tmp_path / "a.txt"))
+    assert item == Record("a.txt", FRENCH, {}, (), "a.txt")
 
 
 def test_one_document_is_a_source_too(tmp_path: Path) -> None:
