@@ -201,11 +201,16 @@ def written(value: Json) -> str:
 
 
 def is_messages(value: object) -> TypeGuard[list[dict[str, Any]]]:
-    """Return True for a list of objects that have a role and a content, at least one."""
+    """Return True for a list of objects that have a role, and a content or calls of tools, at least one."""
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(item, dict) and isinstance(item.get("role"), str) and "content" in item for item in value)
+        and all(
+            isinstance(item, dict)
+            and isinstance(item.get("role"), str)
+            and ("content" in item or item.get("tool_calls"))
+            for item in value
+        )
     )
 
 

@@ -111,6 +111,10 @@ def test_messages_of_a_record_come_before_its_text() -> None:
     assert template is not None
     assert template.fields == ("chat",)
     assert template.render("text", {"chat": chat}) == '[{"role":"user","content":"Ä?"}]'
+    call = {"role": "assistant", "tool_calls": [{"id": "1"}]}
+    assert template.render("text", {"chat": [*chat, call]}).endswith(
+        '{"role":"assistant","tool_calls":[{"id":"1"}]}]'
+    )
     for no_messages in (None, [], "chat", [{"role": "user"}], [1]):
         found = template.render("text", {"chat": no_messages})
         assert found == '[{"role":"user","content":"Say: text"}]'

@@ -110,6 +110,11 @@ def words_of(raw: bytes, body: Mapping[str, Any], server: Server) -> str:
     return ""
 
 
+def words_in(message: Mapping[str, Any]) -> str:
+    """Return the content of a chat message, and its calls of tools."""
+    return "".join(str(message.get(part) or "") for part in ("content", "tool_calls"))
+
+
 def masked(text: str, key: str | None) -> str:
     """Return a text with stars for each part of a key that has eight characters or more."""
     if not key:
@@ -192,9 +197,7 @@ def _line(value: object) -> str:
 
 def _texts(body: Mapping[str, Any]) -> str:
     """Return what a request asks about, which may be a document's text."""
-    return "\n".join(
-        [*(str(message["content"]) for message in body.get("messages") or ()), *(body.get("input") or ())]
-    )
+    return "\n".join([*map(words_in, body.get("messages") or ()), *(body.get("input") or ())])
 
 
 def _quotes(message: str, text: str) -> bool:

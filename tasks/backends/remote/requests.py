@@ -54,7 +54,7 @@ class TokenCounter:
 
     def of_messages(self, messages: Sequence[Mapping[str, Any]]) -> int:
         """Return the tokens of chat messages, with those of the chat template around them."""
-        contents = [str(message["content"]) for message in messages]
+        contents = [answers.words_in(message) for message in messages]
         if self._bare is None:
             return sum(_MESSAGE_TOKENS + _estimate(content) for content in contents)
         if (shown := self._show(messages)) is not None:

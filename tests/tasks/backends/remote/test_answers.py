@@ -88,9 +88,11 @@ def test_no_part_of_a_key_stays_where_a_message_is_cut() -> None:
 
 
 def test_a_message_that_quotes_a_text_is_told_by_its_code() -> None:
-    asked = {"messages": [{"role": "user", "content": "words of a\nprivate document"}]}
     raw = b'{"error": {"message": "blocked: words of a private document", "code": "content_policy"}}'
-    assert str(answers.error_of(403, {}, raw, asked, SERVER)) == "HTTP 403 (content_policy)"
+    call = {"type": "function", "function": {"name": "f", "arguments": "words of a private document"}}
+    for message in ({"content": "words of a\nprivate document"}, {"tool_calls": [call]}):
+        asked = {"messages": [{"role": "user", **message}]}
+        assert str(answers.error_of(403, {}, raw, asked, SERVER)) == "HTTP 403 (content_policy)"
 
 
 def test_nothing_that_is_stored_about_a_server_has_the_key() -> None:

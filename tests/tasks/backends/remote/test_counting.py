@@ -125,6 +125,7 @@ def test_counts_are_those_of_the_server(folder: Path) -> None:
             bare = sum(len(tokenizer(one["content"], add_special_tokens=False)["input_ids"]) for one in messages)
             assert by_tokenizer.of_messages(messages) == bare + 16
     assert counter(None, None).of_text("x" * 30) == 12
+    assert counter(None, None).of_messages([{"role": "assistant", "content": None, "tool_calls": ["x" * 30]}]) > 18
 
 
 def test_a_tokenizer_that_cannot_be_read_is_named(folder: Path, api: Callable[[Script], ApiServer]) -> None:
