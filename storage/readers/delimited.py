@@ -55,7 +55,7 @@ class _Lines:
 
     def __next__(self) -> str:
         raw = next(self._lines)
-        if raw is None or self.record_bytes + len(raw) > self._limit:
+        if isinstance(raw, int) or self.record_bytes + len(raw) > self._limit:
             raise _TooLong
         skip = 0 if self._offset else bom_length(raw)
         text, flags = decode(raw[skip:], self._offset + skip)

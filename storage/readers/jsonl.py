@@ -29,7 +29,8 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     """Yield the stream's objects. Blank lines are skipped, and count in line numbers only."""
     offset = number = 0
     for line_number, raw in enumerate(lines(stream, options.max_record_bytes), 1):
-        if raw is None:
+        if isinstance(raw, int):
+            offset += raw
             number += 1
             yield Rejection(f"{name}:{line_number}", too_long(options.max_record_bytes))
             continue

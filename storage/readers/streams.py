@@ -259,26 +259,31 @@ def _decompressed(file: Counted, decompress: Decompress) -> Iterator[bytes]:
         yield piece
 
 
-def lines(stream: BinaryIO, limit: int) -> Iterator[bytes | None]:
-    """Yield the stream's lines with their line ends; None for a line longer than `limit` bytes, which is skipped."""
+def lines(stream: BinaryIO, limit: int) -> Iterator[bytes | int]:
+    """Yield the stream's lines with their line ends. A line longer than `limit` bytes is skipped: its length stands
+    for it.
+    """
     readline = stream.readline
     while line := readline(limit + 1):
         if len(line) <= limit:
             yield line
             continue
+        length = len(line)
         while line and not line.endswith(b"\n"):  # the rest of it
             line = readline(BUFFER_BYTES)
-        yield None
+            length += len(line)
+        yield length
 
 
 def text_lines(stream: BinaryIO, limit: int) -> Iterator[tuple[str | None, tuple[str, ...]]]:
     """Yield the stream's lines as text with their line ends, without the byte order mark, and the flags of each.
 
-    A flag names the first byte of a line that is not UTF-8. Like `lines`, None stands for a line that is too long.
+    A flag names the first byte of a line that is not UTF-8. None stands for a line longer than `limit` bytes.
     """
     offset = 0
     for number, raw in enumerate(lines(stream, limit)):
-        if raw is None:
+        if isinstance(raw, int):
+            offset += raw
             yield None, ()
             continue
         skipped = 0 if number else bom_length(raw)
@@ -297,15 +302,16 @@ def grouped_lines(
     first = start = offset = 0
     record: bytearray | None = None
     for number, line in enumerate(lines(stream, limit), 1):
-        text = b"" if line is None else line[bom_length(line) :] if number == 1 else line
+        raw, length = (b"", line) if isinstance(line, int) else (line, len(line))
+        text = raw[bom_length(raw) :] if number == 1 else raw
         if begins(text):
             if first:
                 yield first, start, None if record is None else bytes(record)
-            first, start, record = number, offset, bytearray()
+            first, start, record = number, offset + len(raw) - len(text), bytearray()
         if record is not None:
             record += text
-            record = None if line is None or len(record) > limit else record
-        offset += len(line or b"")
+            record = None if isinstance(line, int) or len(record) > limit else record
+        offset += length
     if first:
         yield first, start, None if record is None else bytes(record)
 

@@ -123,6 +123,9 @@ def test_invalid_utf8_is_replaced_and_flagged_with_its_offset_in_the_file() -> N
     items = read(first + b'{"text": "caf\xff"}\n')
     assert items[0] == Record("-:1", "café", {}, (), "-:1")
     assert items[1] == Record("-:2", "caf\ufffd", {}, (f"invalid_utf8@{len(first) + 13}",), "-:2")
+    _, after_long = read(b" " * 50 + b"{}\n" + b'{"text": "\xff"}', SourceOptions(max_record_bytes=30))
+    assert isinstance(after_long, Record)
+    assert after_long.flags == (f"invalid_utf8@{53 + 10}",)
 
 
 def test_a_wrong_text_field_is_a_usage_error_that_names_the_fields_and_the_option() -> None:

@@ -35,7 +35,7 @@ CSV = "id;text\r\n" + "".join(f'k{n};"{TEXT}\n{n}"\r\n' for n in range(3))
 @pytest.mark.parametrize("size", [4, 5, 6, 7])
 def test_a_line_that_is_too_long_takes_no_other_with_it(size: int) -> None:
     line = b"x" * (size - 1) + b"\n"
-    expected = line if size <= 5 else None
+    expected = line if size <= 5 else size
     assert list(lines(io.BytesIO(b"a\n" + line + b"b\nc\n"), 5)) == [b"a\n", expected, b"b\n", b"c\n"]
 
 
@@ -219,15 +219,16 @@ def test_what_says_its_encoding_itself_takes_none(tmp_path: Path) -> None:
 
 
 def test_a_record_of_several_lines_begins_where_its_reader_says() -> None:
-    raw = "\ufeffbefore\n@1\nGröße\n\n".encode() + b"@2\n\xff\n@3\n" + b"x" * 50 + b"\n@4\n" + b"y\n" * 20 + b"@5"
+    raw = "\ufeffbefore\n@1\nGröße\n\n".encode() + b"@2\n\xff\n@3\n" + b"x" * 50 + b"\n@4\n" + b"y\n" * 20 + b"@5\xff"
     found = list(text_records(io.BytesIO(raw), 20, lambda line: line.startswith(b"@")))
     assert found == [
         (2, "@1\nGröße\n\n", ()),
         (5, "@2\n\ufffd\n", ("invalid_utf8@25",)),
         (7, None, ()),
         (9, None, ()),
-        (30, "@5", ()),
+        (30, "@5\ufffd", (f"invalid_utf8@{len(raw) - 1}",)),
     ]
+    assert [*text_records(io.BytesIO(b"\xef\xbb\xbf@\xff"), 20, bool)] == [(1, "@\ufffd", ("invalid_utf8@4",))]
 
 
 # A UTF-16 file that begins with NUL begins as one of UTF-32 does.
