@@ -42,6 +42,7 @@ from docmill.storage.search.search import embedding_of
 from docmill.storage.steps import lineage, replacements
 from docmill.storage.steps.conditions import DocumentFilter, Hear
 from docmill.storage.steps.jobs import lock_corpus
+from docmill.storage.steps.steps import OpenStep
 from docmill.worker.jobs import Listener
 
 PAGE = 10_000
@@ -126,17 +127,17 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
     query = query.where(Document.corpus_id == corpus_id, is_current_document())
     ids, units = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     waiting: int | None = None  # the first document that has no vector yet, and may get one
-    last = before if before is not None and before.method == method.to_json() else None
+    way = _way(database, corpus_id, method)
+    last = before if before is not None and _is_alike(database, corpus_id, stored(before.method), method) else None
     late: set[int] = set()
     with database.read() as transaction:
         read_at = float(transaction.execute(select(db_now())).scalar_one())
-    read = None if isinstance(method, ByText) else embedding_of(database, corpus_id, method.spec_id)
     for page in pages(database, query, Document.id, PAGE):
         own = {row.id: row.content_id for row in page}
         of_page: Mapping[int, int] = own
-        if read is not None and isinstance(method, ByVectors):
+        if isinstance(method, ByVectors):
             with database.read() as transaction:
-                computed = lineage.read_contents(transaction, read, own)
+                computed = lineage.read_contents(transaction, way, own)
                 status = _status(transaction, method, {*computed.values()})
             of_page = {
                 key: unit for key, unit in computed.items() if unit in status and status[unit].status == "done"
@@ -157,6 +158,20 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
         late=frozenset(late),
         read_at=read_at,
     )
+
+
+def _way(database: Database, corpus_id: int, method: Method) -> tuple[OpenStep, ...]:
+    """Return the steps that lead to the vectors of a method, for all documents: repeats have vectors, too."""
+    if isinstance(method, ByText):
+        return ()
+    first, *others = embedding_of(database, corpus_id, method.spec_id, method.job)
+    return (replace(first, leaves_out=None), *others)
+
+
+def _is_alike(database: Database, corpus_id: int, last: Method, method: Method) -> bool:
+    """Return True if two methods compare the same texts or vectors, those of different jobs included."""
+    options, last_options = ({**value.to_json(), "job": None} for value in (method, last))
+    return options == last_options and _way(database, corpus_id, last) == _way(database, corpus_id, method)
 
 
 def _status(transaction: Transaction, method: ByVectors, content_ids: set[int]) -> dict[int, Any]:

@@ -71,10 +71,14 @@ class ByText:
 
 @dataclass(frozen=True)
 class ByVectors:
-    """Two documents are near duplicates if the cosine of their vectors under a spec is at least `threshold`."""
+    """Two documents are near duplicates if the cosine of their vectors under a spec is at least `threshold`.
+
+    The vectors are those of `job`, or of the latest job with the spec if that job was removed or has another one.
+    """
 
     threshold: float
     spec_id: int
+    job: int | None = None
 
     by: ClassVar[Literal["vectors"]] = "vectors"
 
@@ -83,7 +87,7 @@ class ByVectors:
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as they are stored."""
-        return {"by": self.by, "threshold": self.threshold, "spec_id": self.spec_id}
+        return {"by": self.by, "threshold": self.threshold, "spec_id": self.spec_id, "job": self.job}
 
 
 Method: TypeAlias = ByText | ByVectors
@@ -92,7 +96,7 @@ Method: TypeAlias = ByText | ByVectors
 def stored(value: Mapping[str, Any]) -> Method:
     """Return the method in a value of `to_json`."""
     if value["by"] == ByVectors.by:
-        return ByVectors(value["threshold"], value["spec_id"])
+        return ByVectors(value["threshold"], value["spec_id"], value["job"])
     return ByText(value["threshold"], Shingling(value["unit"], value["size"]), value["seed"])
 
 

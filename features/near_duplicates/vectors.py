@@ -35,7 +35,7 @@ def method_for(database: Database, corpus: str, job_id: int | None, threshold: f
             f"job {searched.job_id} keeps a vector for each window, and near duplicates need one for each document: "
             "embed the corpus with --window-vectors mean"
         )
-    return ByVectors(THRESHOLD if threshold is None else threshold, searched.spec_id)
+    return ByVectors(THRESHOLD if threshold is None else threshold, searched.spec_id, searched.job_id)
 
 
 def connect(

@@ -100,13 +100,14 @@ def _instead(others: Sequence[str]) -> str:
     return f"; there are also: {'; '.join(others)}" if others else ""
 
 
-def embedding_of(database: Database, corpus_id: int, spec_id: int) -> tuple[OpenStep, ...]:
-    """Return the steps that lead to the vectors of a spec, in the latest job of a corpus with it.
+def embedding_of(database: Database, corpus_id: int, spec_id: int, job_id: int | None) -> tuple[OpenStep, ...]:
+    """Return the steps that lead to the vectors of a spec in a job, or else in the latest job of a corpus with it.
 
     Raises NothingEmbedded if there is no such job.
     """
     query = select(Job.id, Step.seq).join(Step, Step.job_id == Job.id)
-    query = query.where(Job.corpus_id == corpus_id, Step.spec_id == spec_id).order_by(Job.id.desc()).limit(1)
+    query = query.where(Job.corpus_id == corpus_id, Step.spec_id == spec_id)
+    query = query.order_by((Job.id == job_id).desc(), Job.id.desc(), Step.seq.desc()).limit(1)
     with database.read() as transaction:
         latest = transaction.execute(query).one_or_none()
         if latest is None:

@@ -28,6 +28,7 @@ from docmill.storage.errors import NothingEmbedded, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
 from docmill.storage.steps.replacements import UNDONE
+from docmill.storage.steps.steps import StepRequest
 from tests.features.near_duplicates import planted
 from tests.storage.aging import days_pass
 from tests.storage.builders import COPY, EMBED, Text, count_rows, embedded, finish, migrate, read, request, work
@@ -291,6 +292,29 @@ def test_a_vector_that_came_by_a_retry_is_compared(database: Database) -> None:
     assert (found.new, found.compared) == (1, 2)
     assert firsts(database) == {"a": "a", "b": "a"}
     assert clusters.find(database, 1, method).new == 0
+
+
+def test_repeats_keep_their_vectors_if_the_latest_job_leaves_repeats_out(database: Database) -> None:
+    embed(database, 3)
+    method = vectors.method_for(database, "books", None, 0.98)
+    clusters.find(database, 1, method)
+    leaving_out = (StepRequest("embed", EMBED, leaves_out="near-duplicates"),)
+    read(database, replace(request(), steps=leaving_out), [(key, key) for key in [*VECTORS][:3]])
+    assert clusters.find(database, 1, method).without_vector == 0
+    assert firsts(database) == {"a": "a", "b": "a"}
+
+
+def test_a_job_is_compared_by_its_own_vectors_even_if_a_later_one_embeds_summaries(database: Database) -> None:
+    embed(database, 3)
+    method = vectors.method_for(database, "books", 1, 0.98)
+    clusters.find(database, 1, method)
+    summaries = (StepRequest("copy", COPY), StepRequest("embed", EMBED, "copy"))
+    read(database, replace(request("b"), steps=summaries), [])
+    assert clusters.find(database, 1, method).without_vector == 0
+    assert clusters.find(database, 1, replace(method, job=2)).without_vector == 3
+    embed(database, 2)
+    assert clusters.find(database, 1, method).new == 3
+    assert clusters.find(database, 1, vectors.method_for(database, "books", None, 0.98)).new == 0  # the same vectors
 
 
 def test_vectors_of_windows_and_corpora_without_vectors_are_refused(database: Database) -> None:
