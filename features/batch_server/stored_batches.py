@@ -33,7 +33,7 @@ BATCH_AT_LIMIT = (
     "higher one: requests that are computed cost nothing again"
 )
 MAX_COST = "max_cost"  # in the metadata
-MOST_LOOKED_AT = 1_000  # batches in progress
+MOST_LOOKED_AT = 1_000  # batches at a time
 LEASE_S = 15.0  # at most: a server that starts again soon goes on with the batches that it had in hand
 
 
@@ -187,15 +187,15 @@ def move(
 
 
 def due(database: Database) -> list[str]:
-    """Return the ids of batches that can be carried on and that nobody holds, the oldest first.
+    """Return the ids of batches that can be carried on and that nobody holds, in random order.
 
-    Jobs of theirs that are over are ended, for which workers take longer.
+    Those to be validated come last, since they may fail for now and be tried again and again. Jobs of batches
+    that are over are ended, for which workers take longer.
     """
     query = select(ApiBatch.id, ApiBatch.status, ApiBatch.plan, IS_EXPIRED)
     query = query.where(ApiBatch.status.in_(OPEN), IS_FREE)
     with database.read() as transaction:
-        order = (ApiBatch.status == IN_PROGRESS, ApiBatch.created_at)  # of the others each has something to be done
-        rows = transaction.execute(query.order_by(*order).limit(MOST_LOOKED_AT))
+        rows = transaction.execute(query.order_by(func.random()).limit(MOST_LOOKED_AT))  # so each has its turn
         batches = [ApiBatch.of(row) for row in rows]
         ids = [job for batch in batches for job in batch.jobs]
         going_on = {*transaction.scalars(select(Job.id).where(Job.id.in_(ids), Job.state.in_(UNFINISHED)))}
@@ -205,7 +205,7 @@ def due(database: Database) -> list[str]:
     going_on -= {job_id for job_id in over if jobs.finish(database, job_id)}
     return [
         batch.id
-        for batch in batches
+        for batch in sorted(batches, key=lambda batch: batch.status == VALIDATING)
         if batch.status != IN_PROGRESS or batch.is_expired or going_on.isdisjoint(batch.jobs)
     ]
 

@@ -228,6 +228,26 @@ def test_a_lease_from_before_the_clock_was_set_back_lapses(api: Api) -> None:
     assert stored_batches.hold(api.database, batch.id, "another", 10.0)
 
 
+def test_batches_that_can_end_come_before_those_that_may_fail_for_now(api: Api) -> None:
+    alice = api.client("alice")
+    file = put(alice, "oops")
+    computed = start(alice, file).id
+    api.clerk.carry_on(computed)
+    others = {start(alice, file).id for _ in range(9)}
+    first, *rest = stored_batches.due(api.database)
+    assert (first, {*rest}) == (computed, others)
+
+
+def test_each_batch_is_looked_at_however_many_are_computed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_batches, "MOST_LOOKED_AT", 1)
+    alice = api.client("alice")
+    first, second = (start(alice, put(alice, chat("a", said))) for said in ("one", "two"))
+    for batch in (first, second):
+        api.clerk.carry_on(batch.id)
+    api.database.execute(update(Job).values(state="done").where(Job.id == 2))
+    until(lambda: stored_batches.due(api.database) == [second.id], "a look at the second batch")
+
+
 @pytest.mark.parametrize("status", ["validating", "in_progress", "finalizing", "cancelling"])
 def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedded: Docmill, status: str) -> None:
     """The clerk is killed when all of its work is done but for the last write, which gives the batch its status."""
