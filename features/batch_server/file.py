@@ -23,7 +23,7 @@ from docmill.storage.readers import jsonl, remote, streams
 from docmill.storage.readers.errors import EncodingUnnamed, finding_bugs
 from docmill.storage.readers.files import Opened, Source, SourceFile, on_disk, until_broken
 from docmill.storage.readers.records import MAX_ID_BYTES, Record, Rejection, Row, Rows, SourceOptions, document
-from docmill.storage.readers.registry import SCHEMES, kind_of
+from docmill.storage.readers.registry import FILES, SCHEMES, Archive, kind_of
 from docmill.storage.readers.sources import path_of, scheme_of
 from docmill.storage.readers.streams import Counted, Decompress, buffered, is_folder
 from docmill.tasks.kinds.options import KindOptions
@@ -103,7 +103,9 @@ def open_batch(source: str, dialect: BodySettings) -> Iterator[BatchFile]:
             raise WorkerError(f"{path} is a folder; name a file of requests")
         else:
             content = on_disk(path)
-        _, decompress = kind_of(content.place)
+        suffix, decompress = kind_of(content.place)
+        if isinstance(FILES.get(suffix), Archive):
+            raise WorkerError(f"{content.place} is an archive; unpack it, and name a file of requests")
         yield BatchFile(content, decompress, _digest(content, dialect.ignored), dialect)
 
 

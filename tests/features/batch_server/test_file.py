@@ -125,6 +125,8 @@ def test_files_that_are_no_batch_say_so(tmp_path: Path, opened: Callable[..., Ba
         opened("sqlite:///a.db?SELECT 1")
     with pytest.raises(WorkerError, match="is a folder"):
         opened(str(tmp_path))
+    with pytest.raises(WorkerError, match=r"batch\.tgz is an archive"):
+        opened(made(tmp_path, name="batch.tgz"))
     lines = [line(str(n), COMPLETIONS, max_tokens=n) for n in range(1, MOST_CALLS + 2)]
     with pytest.raises(WorkerError, match=f":{MOST_CALLS + 1}: .* more than {MOST_CALLS} different sets"):
         survey(opened(made(tmp_path, *lines)))
