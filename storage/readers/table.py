@@ -162,7 +162,7 @@ def _json(value: object, depth: int) -> Json:
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value)
     if isinstance(value, float):
-        return value if isfinite(value) else None
+        return float(value) if isfinite(value) else None  # NumPy's are of another class
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, timedelta):

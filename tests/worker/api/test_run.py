@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import orjson
 import pandas
 import polars
 import pyarrow as pa
@@ -51,6 +52,13 @@ def test_every_form_of_documents_is_read_in_its_order(form: str) -> None:
 def test_texts_alone_are_read_as_well(series: Any) -> None:
     records = MemorySource(series, SourceOptions(), has_corpus=True).records()
     assert [record.text for record in records if isinstance(record, Record)] == TEXTS
+
+
+def test_a_number_of_numpy_becomes_one_of_json() -> None:
+    rows = [{"text": "x", "score": numpy.float64(0.5)}]
+    [record] = MemorySource(rows, SourceOptions(), has_corpus=True).records()
+    assert isinstance(record, Record)
+    assert orjson.dumps(record.meta) == b'{"score":0.5}'
 
 
 def test_a_table_has_a_row_for_each_document_in_their_order(store: Path) -> None:
