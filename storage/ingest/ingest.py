@@ -389,8 +389,10 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
     transaction.execute(
         update(Ingest).where(Ingest.id == job.ingest_id).values(state="read", seen_at=db_now(), finished_at=db_now())
     )
+    transaction.lock_row(Job, job.id)  # no cancel comes between
+    _, state = _read_position(transaction, job.id)
     ended: dict[str, Any] = {"state": "running", "finished_at": None}
-    if transaction.scalar(select(Job.state).where(Job.id == job.id)) == "done":
+    if state == "done":
         ended = {"state": "done", "finished_at": db_now()}
     ended |= {"last_document": last or 0, "n_documents": n_documents}
     transaction.execute(update(Job).where(Job.id == job.id).values(**ended))

@@ -236,6 +236,22 @@ def test_a_cancelled_job_takes_no_more_documents(database: Database) -> None:
     assert n_documents(database) == 0
 
 
+def test_a_cancel_beside_the_end_of_a_reading_holds(postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    read(postgres, request("b.jsonl"), numbered(2, 2))
+    read(postgres, request(), numbered(2))
+    again = jobs.open_job(postgres, request())
+
+    def sweep_beside_a_cancel(*arguments: Any) -> tuple[int, bool]:
+        swept = planning.sweep_page(*arguments)
+        assert jobs.cancel(postgres, again.id)
+        return swept
+
+    monkeypatch.setattr("docmill.storage.ingest.ingest.sweep_page", sweep_beside_a_cancel)
+    with pytest.raises(JobStopped, match="cancelled"):
+        ingest.end(postgres, again)
+    assert read_status(postgres, again.id).state == "cancelled"
+
+
 def test_rejected_records_are_kept_with_their_place_and_counted_once(database: Database) -> None:
     rejected = [Rejection("a.jsonl:3", "not JSON")]
     for _ in range(2):
