@@ -32,6 +32,7 @@ from docmill.storage.ingest.changes import Changes, KeyKinds, SeenDocuments, com
 from docmill.storage.ingest.chunks import CHUNK_RECORDS, Chunk, StoredVersion, Versions, reject_earlier
 from docmill.storage.ingest.planning import CorpusPosition, plan_new, sweep_page
 from docmill.storage.readers import Rejection
+from docmill.storage.readers.records import MAX_ID_BYTES
 from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
 from docmill.storage.steps.propagation import Traversal, has_prompts
 
@@ -268,13 +269,14 @@ def _note_contenders(
 
 def _note(transaction: Transaction, job: OpenJob, counts: Counts, rejected: Sequence[Rejection]) -> None:
     if rejected:
-        places = [rejection.where for rejection in rejected]
+        # PostgreSQL's indexes take no longer ones.
+        places = [r.where.encode()[:MAX_ID_BYTES].decode(errors="ignore") for r in rejected]
         met_before = and_(RejectionRow.ingest_id == job.ingest_id, RejectionRow.place.in_(places))
         if job.reread_at is not None:
             transaction.execute(delete(RejectionRow).where(met_before))
         rows = [
-            {"ingest_id": job.ingest_id, "place": r.where, "reason": r.reason, "superseded": r.superseded}
-            for r in rejected
+            {"ingest_id": job.ingest_id, "place": place, "reason": r.reason, "superseded": r.superseded}
+            for place, r in zip(places, rejected, strict=True)
         ]
         transaction.execute(transaction.insert(RejectionRow).values(noted_at=db_now()).on_conflict_do_nothing(), rows)
     if job.reread_at is not None:  # the earlier reading's counts stay until this one has ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from typing import Any
 
 import pytest
@@ -259,6 +260,12 @@ def test_rejected_records_are_kept_with_their_place_and_counted_once(database: D
         ingest.add(database, job, records(numbered(2)), rejected)
     assert read_status(database, job.id).rejected == 1
     assert [row["id"] for row in failures(database, job.id)] == ["a.jsonl:3"]
+
+
+def test_a_rejection_at_a_long_place_is_kept(postgres: Database) -> None:
+    place = random.Random(0).randbytes(2_000).hex()  # which PostgreSQL cannot compress to fit its index
+    job = read_chunk(postgres, request(), records(numbered(1)), [Rejection(place, "the id takes 4,000 bytes")])
+    assert [row["id"] for row in failures(postgres, job.id)] == [place[:2_000]]
 
 
 def test_a_rejection_that_was_mended_before_the_reading_is_carried_on_is_forgotten(database: Database) -> None:
