@@ -324,12 +324,14 @@ def text_records(
         yield (number, None, ()) if raw is None else (number, *decode(raw, offset))
 
 
-def _as_invalid_utf8(error: UnicodeError) -> tuple[str, int]:
+def _as_invalid_utf8(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError):
+        return b"\xff" * (error.end - error.start), error.end
     assert isinstance(error, UnicodeDecodeError)
     return "\udcff", error.end
 
 
-# A byte outside the encoding becomes a byte that UTF-8 does not have; readers replace and flag it.
+# A byte outside the encoding, or half a character, becomes a byte that UTF-8 does not have. Readers flag it.
 codecs.register_error(_MISFIT, _as_invalid_utf8)
 
 
@@ -390,7 +392,7 @@ def decode_file(raw: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]
     """Return a whole file as text, with a flag for the first byte that is not in the encoding."""
     detected = _choose_encoding(raw[:_MARK_BYTES], encoding)
     if detected != _UTF8:
-        raw = raw.decode(detected, _MISFIT).encode(_UTF8, "surrogateescape")
+        raw = raw.decode(detected, _MISFIT).encode(_UTF8, _MISFIT)
     skip = bom_length(raw)
     return decode(raw[skip:], skip)
 
@@ -411,5 +413,5 @@ def _recoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
     read = getattr(stream, "read1", stream.read)  # read1 returns what a pipe has, without waiting for more
     decoder = codecs.getincrementaldecoder(encoding)(_MISFIT)
     while raw := read(_BLOCK_BYTES):
-        yield decoder.decode(raw).encode(_UTF8, "surrogateescape")
-    yield decoder.decode(b"", final=True).encode(_UTF8, "surrogateescape")
+        yield decoder.decode(raw).encode(_UTF8, _MISFIT)
+    yield decoder.decode(b"", final=True).encode(_UTF8, _MISFIT)

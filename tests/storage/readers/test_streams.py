@@ -188,6 +188,13 @@ def test_a_bad_character_takes_no_other_with_it_and_one_that_is_cut_off_at_the_e
     assert found(records(tmp_path / "b.csv", "shift_jis")) == [("1", "a\ufffd", ("invalid_utf8@11",))]
 
 
+def test_half_a_character_that_a_codec_lets_through_is_flagged(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.csv"):
+        (tmp_path / name).write_bytes(b"text\n+2AA-b")
+    assert found(records(tmp_path / "a.txt", "utf-7")) == [("a.txt", "text\n\ufffdb", ("invalid_utf8@5",))]
+    assert found(records(tmp_path / "b.csv", "utf-7")) == [("b.csv:1", "\ufffdb", ("invalid_utf8@5",))]
+
+
 def test_a_long_file_is_recoded_to_its_end(tmp_path: Path) -> None:
     """Longer than what is converted at a time, and than what is read of it at a time."""
     texts = [f"{n} {'слово ' * 20_000}".strip() for n in range(4)]
