@@ -6,7 +6,9 @@ always share a cluster. The first document of a cluster is the one that came int
 
 A search compares only new texts, with each other and with all others. A cluster that lost a document since the last
 search is dissolved, and its other documents count as new: the lost document may have been the link. So the clusters
-are always those that a comparison of all current documents would find. They are written in one transaction.
+are those that a search of all current documents finds. Vectors are all compared. A search by words compares only
+candidates, and misses few near duplicates (`features.near_duplicates.texts`). The clusters are written in one
+transaction.
 """
 
 from __future__ import annotations

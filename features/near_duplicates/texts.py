@@ -11,7 +11,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -242,13 +242,23 @@ class Signed:
     sizes: Ids
     fresh: npt.NDArray[np.bool_]
 
+    @cached_property
+    def crowded(self) -> npt.NDArray[np.bool_]:
+        """Return (texts, bands): True if too many texts share a band's hash to compare each pair of them."""
+        crowded = np.empty(self.bands.shape, np.bool_)
+        for band in range(self.bands.shape[1]):
+            _, place, counts = np.unique(self.bands[:, band], return_inverse=True, return_counts=True)
+            crowded[:, band] = counts[place] > NEIGHBORS + 1
+        return crowded
+
 
 def candidates(signed: Signed, threshold: float, components: Components, band: int) -> Iterator[tuple[Ids, Ids]]:
-    """Yield pairs of places that share a band's hash and no hash of an earlier band. Arrays may be empty.
+    """Yield pairs of places that share a band's hash and no hash of an earlier band that is not crowded.
 
-    Texts with one hash are sorted by their sizes. Each is paired with the next text first, then with the one after,
-    and so on. The caller joins near duplicates between two yields, and pairs that are joined already are not yielded.
-    So most pairs within a cluster are never compared. Pairs whose sizes differ too much are left out.
+    Arrays may be empty. Texts with one hash are sorted by their sizes. Each is paired with the next text first, then
+    with the one after, and so on. The caller joins near duplicates between two yields, and pairs that are joined
+    already are not yielded. So most pairs within a cluster are never compared. Pairs whose sizes differ too much are
+    left out.
     """
     keys = signed.bands[:, band]
     order = np.lexsort((signed.sizes, keys)).astype(np.int64)
@@ -264,7 +274,8 @@ def candidates(signed: Signed, threshold: float, components: Components, band: i
         wanted &= signed.sizes[ones] >= threshold * signed.sizes[others]
         ones, others = ones[wanted], others[wanted]
         if band:
-            met = (signed.bands[ones, :band] == signed.bands[others, :band]).any(axis=1)
+            same = signed.bands[ones, :band] == signed.bands[others, :band]
+            met = (same & ~signed.crowded[ones, :band]).any(axis=1)
             ones, others = ones[~met], others[~met]
         apart = components.are_apart(ones, others)
         yield ones[apart], others[apart]

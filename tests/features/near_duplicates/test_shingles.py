@@ -61,3 +61,13 @@ def test_only_pairs_with_a_new_text_are_candidates_and_no_pair_twice() -> None:
     components.join(0, 2)
     left = [pairs for pairs in candidates(signed, 0.8, components, 0) for pairs in zip(*pairs, strict=True)]
     assert [(int(one), int(other)) for one, other in left] == [(1, 2)]
+
+
+def test_a_pair_that_a_crowded_band_leaves_out_is_a_candidate_of_a_later_band(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("docmill.features.near_duplicates.texts.NEIGHBORS", 1)
+    bands = np.array([[7, 1], [7, 2], [7, 1]], np.uint32)
+    signed = Signed(bands, np.array([10, 10, 10]), np.ones(3, np.bool_))
+    [(ones, others)] = candidates(signed, 0.8, Components(3), 1)
+    assert (ones.tolist(), others.tolist()) == ([0], [2])
