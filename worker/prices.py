@@ -81,13 +81,15 @@ class Prices:
         """Return the prices as the store notes them: of a million tokens read, and of a million written."""
         return {name: (price.input, price.output) for name, price in self.models.items()}
 
+    def lacks(self, model: str) -> bool:
+        """Return True for a served model without a price."""
+        return model not in self.models and weightless.is_served(model)
+
     def cost(self, uses: Iterable[tuple[str, float, float]]) -> Cost | None:
         """Return the cost of models that read and wrote so many tokens; None if none of them has a price."""
         used = list(uses)
         priced = [self.models[name].of(read, written) for name, read, written in used if name in self.models]
-        lacking = dict.fromkeys(
-            name for name, read, _ in used if name not in self.models and read and weightless.is_served(name)
-        )
+        lacking = dict.fromkeys(name for name, read, _ in used if read and self.lacks(name))
         return Cost(math.fsum(priced), self.currency, tuple(lacking)) if priced else None
 
     def cost_of(self, status: JobStatus) -> Cost | None:
@@ -111,7 +113,7 @@ def limit_cost(
     prices = read_prices(settings)
     models = [*dict.fromkeys(spec.model for spec in specs)]
     unknown = [name for name in models if name not in prices.models]
-    lacking = [name for name in unknown if weightless.is_served(name)] or (unknown if unknown == models else [])
+    lacking = [*filter(prices.lacks, unknown)] or (unknown if unknown == models else [])
     if lacking:
         said = f"--max-cost needs the price of {', '.join(lacking)}"
         raise WorkerError(f"{said}; write a table for it into the file that DOCMILL_PRICES names")

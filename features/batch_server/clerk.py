@@ -61,6 +61,10 @@ _UNANSWERED = {
     CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was computed."),
     COMPLETED: ("batch_stopped", "The operator of the server ended or removed this request's job; send it again."),
 }
+_UNPRICED = (
+    'the model "{}" has no price, and the batch or its key has a limit of costs; ask the operator of this server for '
+    "a price, or name another model"
+)
 _CHANGED = (
     "the operator changed the server's models or settings, or removed a job of the batch, while the batch was "
     "validated; create the batch again"
@@ -190,7 +194,8 @@ class Clerk:
         except SourceError as error:
             said = f"{file.content.place} is not text; upload lines of JSON in UTF-8, and not compressed"
             raise _BatchInvalid(said) from error
-        specs, unfit = self._specs(contents.calls)
+        limited = batch.max_cost is not None or keys.is_limited(self.database, batch.key)
+        specs, unfit = self._specs(contents.calls, limited=limited)
         plan = BatchPlan(file, tuple(contents.calls), specs, unfit)
         own = batch.id if batch.max_cost is not None else None
         sharer, prices = keys.budget_of(batch.key), self.prices.by_model()
@@ -221,12 +226,20 @@ class Clerk:
             n_failed=contents.n_refused,
         )
 
-    def _specs(self, calls: Mapping[Call, str]) -> tuple[dict[Call, tuple[str | None, Spec]], dict[Call, str]]:
-        """Return the models and specs of calls, and reasons against those that have none."""
+    def _specs(
+        self, calls: Mapping[Call, str], *, limited: bool
+    ) -> tuple[dict[Call, tuple[str | None, Spec]], dict[Call, str]]:
+        """Return the models and specs of calls, and reasons against the others.
+
+        Where costs are `limited`, a served model needs a price: without a price it would cost nothing.
+        """
         specs: dict[Call, tuple[str | None, Spec]] = {}
         unfit: dict[Call, str] = {}
         for call in calls:
             model = self.models[call.model or ""]
+            if limited and self.prices.lacks(model):
+                unfit[call] = _UNPRICED.format(call.model)
+                continue
             try:
                 specs[call] = model, spec_of(self.settings, call.task, model, None, call.options)
             except TaskError as error:

@@ -107,6 +107,11 @@ def list_keys(database: Database) -> list[ApiKey]:
     return [ApiKey.of(row) for row in database.rows(query.order_by(ApiKey.created_at))]
 
 
+def is_limited(database: Database, name: str) -> bool:
+    """Return True if the batches of a key have a limit of their costs together."""
+    return database.value(select(Budget.max_cost).where(Budget.name == budget_of(name))) is not None
+
+
 def change_key(database: Database, name: str, **values: Any) -> None:
     """Change limits of a key that is not revoked. Raises Refused if there is no such key."""
     of_budget = {limit: values.pop(limit) for limit in ("max_cost",) if limit in values}

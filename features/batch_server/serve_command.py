@@ -85,8 +85,12 @@ def serve_command(
         clerk = Clerk(settings, database, dict(map(_named, models)), limits)
         with serve(make_app(clerk), host, port) as url, clerk:
             say(f"Batch API: {url}v1 (Ctrl-C ends it)")
-            if not any(key.revoked_at is None for key in keys.list_keys(database)):
+            active = [key for key in keys.list_keys(database) if key.revoked_at is None]
+            if not active:
                 warn("No request has a key yet. Add one: docmill keys add NAME")
+            unpriced = ", ".join(name for name, model in clerk.models.items() if clerk.prices.lacks(model))
+            if unpriced and (clerk.prices.models or any(key.max_cost is not None for key in active)):
+                warn(f"No price for {unpriced} in DOCMILL_PRICES: requests with a limit of costs are refused.")
             until_interrupted()
 
 

@@ -28,6 +28,7 @@ from docmill.storage.errors import LeaseLost
 from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
+from docmill.worker.prices import Price, Prices
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
 from tests.features.batch_server.api import MODELS, SOON, Api, chat, client, put, read, request, running, start, wait
@@ -95,10 +96,12 @@ def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_o
 
 
 def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None:
-    embedded.environment |= SOON
+    prices = embedded.folder / "prices.toml"
+    prices.write_text("[minilm]\ninput = 1\n")
+    embedded.environment |= SOON | {"DOCMILL_PRICES": str(prices)}
     key = embedded("keys", "add", "alice", "--weight", "3").stdout.strip()
     assert embedded.json("keys", "list")[0]["name"] == "alice"
-    process = embedded.start("serve", "--model", "small=minilm", "--port", "0")
+    process = embedded.start("serve", "--model", "small=minilm", "--model", "remote=openai:x", "--port", "0")
     try:
         url = until(lambda: embedded.log("serve").partition("Batch API: ")[2].partition(" ")[0], "the address")
         alice = client(url, key)
@@ -114,6 +117,7 @@ def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, embedded.log("serve")
+    assert "No price for remote in DOCMILL_PRICES" in embedded.log("serve")
 
 
 def test_a_file_without_requests_or_whose_answers_could_not_be_told_apart_fails(api: Api) -> None:
@@ -400,6 +404,21 @@ def test_a_limit_of_costs_pauses_the_jobs_of_a_batch_and_those_of_a_key(embedded
             with embedded.worker():
                 wait(alice, rest)
             assert spent() == 2 * cost
+
+
+@pytest.mark.parametrize(("of_key", "of_batch"), [({"max_cost": 1.0}, {}), ({}, {"max_cost": "1"})])
+def test_a_served_model_without_a_price_takes_no_request_with_a_limit_of_costs(
+    api: Api, of_key: dict[str, float], of_batch: dict[str, str]
+) -> None:
+    api.clerk.models = {"remote": "openai:small"}
+    api.clerk.prices = Prices({"null": Price(1.0)})
+    alice = api.client("alice", **of_key)
+    batch = start(alice, put(alice, chat("a", "Hello", model="remote")), metadata=of_batch)
+    for _ in ("validating", "in_progress", "finalizing"):
+        api.clerk.carry_on(batch.id)
+    [error] = read(alice, alice.batches.retrieve(batch.id).error_file_id)
+    assert 'the model "remote" has no price' in error["response"]["body"]["error"]["message"]
+    assert count_rows(api.database, Job) == 0
 
 
 def test_a_batch_is_sampled_anew_only_where_the_server_says_so(api: Api, embedded: Docmill) -> None:
