@@ -5,6 +5,7 @@ A request is let in by its key before anything else of it is read. Errors have O
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -46,6 +47,7 @@ from docmill.storage.errors import StorageError
 from docmill.worker.queue.messages import is_id
 from docmill.worker.web.site import HEALTH, health
 
+log = logging.getLogger("docmill.serve")
 T = TypeVar("T")
 
 AT_ONCE = 8  # requests that use the store, which has as many connections
@@ -142,7 +144,8 @@ class _Application:
             return Response(status_code=HTTPStatus.BAD_REQUEST)  # which nobody reads
         except TimeoutError:
             return _error("The body came too slowly. Send it again.", HTTPStatus.REQUEST_TIMEOUT)
-        except StorageError:
+        except StorageError as error:
+            log.warning("store_away error=%s", error)
             said = "The store does not answer. Try again in a while."
             return _error(said, HTTPStatus.SERVICE_UNAVAILABLE, "store_away")
         return _with_headers(response)

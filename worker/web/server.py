@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from docmill.storage.core.normalize import normalize
-from docmill.storage.errors import NotFound, StorageError
+from docmill.storage.errors import PASSING, NotFound, StorageError
 from docmill.storage.features import load_all
 from docmill.worker.errors import WorkerError
 from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Renderer, assets
@@ -134,9 +134,9 @@ class _Application:
             return await self._refuse(request, error)
         except NotFound as error:
             return await self._refuse(request, PageRefused(str(error), HTTPStatus.NOT_FOUND))
-        except StorageError as error:
+        except PASSING as error:
             return await self._refuse(request, PageRefused(f"{UNREADABLE} {error}", HTTPStatus.SERVICE_UNAVAILABLE))
-        except WorkerError as error:  # such as a file of prices that was spoilt since the start
+        except (StorageError, WorkerError) as error:  # such as a file of prices that was spoilt since the start
             return await self._refuse(request, PageRefused(str(error), HTTPStatus.SERVICE_UNAVAILABLE))
 
     async def _in_thread(self, act: Callable[[], Response]) -> Response:

@@ -9,8 +9,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from docmill.storage.core.database import Database
+from docmill.storage.errors import DatabaseUnreachable, RightMissing, StorageError
 from docmill.worker.settings import Settings
 from docmill.worker.web.page import TYPES, url
+from docmill.worker.web.pages import jobs
 from docmill.worker.web.server import PAGES, make_app
 from docmill.worker.web.site import Site
 from tests.worker.web.conftest import Browse
@@ -58,11 +60,25 @@ def test_a_store_that_does_not_answer_is_an_error_of_its_own(tmp_path: Path) -> 
     browser = TestClient(make_app(Site(store, Settings(home=tmp_path))), base_url="http://localhost")
     answer = browser.get("/jobs")  # there is no table
     assert answer.status_code == 503
-    assert "docmill doctor" in answer.text
+    assert "docmill db upgrade" in answer.text
     (tmp_path / "docmill.db").unlink()
     (tmp_path / "docmill.db").mkdir()
     store.close()
     assert browser.get("/health").status_code == 503
+
+
+@pytest.mark.parametrize(("error", "passes"), [(DatabaseUnreachable, True), (RightMissing, False)])
+def test_only_an_error_that_passes_says_that_the_store_does_not_answer(
+    empty: Browse, monkeypatch: pytest.MonkeyPatch, error: type[StorageError], passes: bool
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(jobs, "list_jobs", refuse)
+    answer = empty().get("/jobs")
+    assert answer.status_code == 503
+    assert str(error()).partition("'")[0] in answer.text
+    assert ("docmill doctor" in answer.text) is passes
 
 
 def test_a_form_of_another_encoding_is_refused(empty: Browse) -> None:

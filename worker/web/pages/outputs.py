@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from docmill.storage.core.database import Database
-from docmill.storage.errors import NotFound, NothingEmbedded
+from docmill.storage.errors import StorageError
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.marked import Cursor, flagged_page
@@ -140,7 +140,7 @@ def read_search(request: PageRequest) -> Values:
     elif text and corpora:
         try:
             values["found"] = search(request, corpus or corpora[0], text)
-        except (NotFound, NothingEmbedded, TaskError, WorkerError) as error:
+        except (StorageError, TaskError, WorkerError) as error:
             values["problem"] = str(error)
     return values
 
@@ -148,7 +148,7 @@ def read_search(request: PageRequest) -> Values:
 def search(request: PageRequest, corpus: str, text: str) -> SearchResult:
     """Return the documents of a corpus that are nearest to a text.
 
-    Raises NotFound, NothingEmbedded, TaskError and WorkerError.
+    Raises StorageError, TaskError and WorkerError.
     """
     options = SearchOptions(top=TOP)
     with open_search(request.settings, request.database, corpus, options, _refuse, Listener()) as opened:

@@ -51,6 +51,16 @@ def test_hits_link_to_their_documents(browse: Browse, database: Database, settin
     assert browser.get("/search", params={"text": "x" * 2_001}).status_code == 400
 
 
+def test_a_search_that_lacks_an_extra_says_what_to_install(
+    browse: Browse, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(database, settings)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda _: None)
+    page = browse().get("/search?text=x").text
+    assert "Computing on this machine needs the models" in page
+    assert "does not answer" not in page
+
+
 def test_a_link_of_another_site_fills_the_form_and_loads_no_model(
     browse: Browse, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
