@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -37,7 +38,7 @@ from docmill.tasks.backends.decoding import Decoding, seed_of
 from docmill.tasks.backends.loading import Opening, require_keys_and_values
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget, Item
-from docmill.tasks.errors import DeviceLost
+from docmill.tasks.errors import DeviceLost, OutOfMemory
 from docmill.tasks.kinds import LINE_END
 from docmill.tasks.outputs import Failure, Generated, Labels, Likelihood, Output, Several
 from docmill.tasks.windows.windows import Encoded
@@ -80,8 +81,12 @@ class ContinuedWindow:
 
 @dataclass
 class DecodingBatch:
-    """The rows on the device, and the keys and values of all their tokens but the last, which is to be read next."""
+    """The rows on the device, and the keys and values of all their tokens but the last, which is to be read next.
 
+    Each window has a row for each of the ``numbers`` of its outputs.
+    """
+
+    numbers: range
     rows: list[ContinuedWindow] = field(default_factory=list)
     cache: RowCache | None = None
     done: dict[int, dict[int, Output]] = field(default_factory=dict)  # by window, those of several outputs
@@ -117,7 +122,7 @@ class CausalBackend:
         return self._completion.tokens.encode(texts)
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
-        flight = DecodingBatch()
+        flight = DecodingBatch(range(self._decoding.n))
         while True:
             items = source.take(self._room(flight))
             if not items and not flight.rows:
@@ -133,8 +138,11 @@ class CausalBackend:
             else:
                 yield from done
                 continue
-            flight = DecodingBatch()
-            yield from self._loop.recover(lost, error)
+            flight = DecodingBatch(flight.numbers)
+            if isinstance(error, OutOfMemory) and len(lost) == 1 < self._decoding.n:
+                yield from self._loop.settle(lost, partial(self._divided, lost, flight.numbers))
+            else:
+                yield from self._loop.recover(lost, error)
 
     def runtime(self) -> dict[str, Any]:
         return accelerator.runtime("transformers", self._device, self._dtype)
@@ -158,19 +166,38 @@ class CausalBackend:
         return Budget(tokens=max(1, (left - rows * output) // n), rows=max(1, rows // n), spread=whole.spread)
 
     def _together(self, items: Items) -> Sequence[Output]:
-        """One batch from its beginning to its end."""
-        flight = DecodingBatch()
-        outputs = dict(self._advance(flight, items))
-        while flight.rows:
-            outputs.update(self._advance(flight, ()))
-        return [outputs[item.id] for item in items]
+        """Compute a batch from its beginning to its end."""
+        return self._outputs(items, range(self._decoding.n))
+
+    def _outputs(self, items: Items, numbers: range) -> Sequence[Output]:
+        """Compute those outputs of a batch's windows that have these numbers."""
+        flight = DecodingBatch(numbers)
+        try:
+            outputs = dict(self._advance(flight, items))
+            while flight.rows:
+                outputs.update(self._advance(flight, ()))
+        except OutOfMemory:
+            if len(items) > 1 or len(numbers) == 1:
+                raise
+            del flight  # the halves need its memory
+        else:
+            return [outputs[item.id] for item in items]
+        return self._divided(items, numbers)
+
+    def _divided(self, items: Items, numbers: range) -> Sequence[Output]:
+        """Compute one window, whose outputs do not fit together, in two halves of its outputs."""
+        middle = len(numbers) // 2
+        halves = [self._outputs(items, half)[0] for half in (numbers[:middle], numbers[middle:])]
+        failures = [half for half in halves if isinstance(half, Failure)]
+        texts = [text for half in halves if isinstance(half, Several) for text in half.outputs]
+        return [failures[0] if failures else Several(tuple(texts))]
 
     def _advance(self, flight: DecodingBatch, joining: Items) -> list[tuple[int, Output]]:
         """Write the next token of every row, or the first of those that join; the outputs of those that are done."""
         with torch.inference_mode(), accelerator.memory_errors(self._device):
             if not joining:
                 return self._take_out(flight, self._step(flight))
-            group, logits = self._begin(joining)
+            group, logits = self._begin(joining, flight.numbers)
             # Rows that are done with their first token never join.
             done = self._take_out(group, logits)
             if group.rows and flight.cache is not None and group.cache is not None:
@@ -181,9 +208,9 @@ class CausalBackend:
                 flight.rows, flight.cache, flight.done = group.rows, group.cache, group.done
             return done
 
-    def _begin(self, items: Items) -> tuple[DecodingBatch, torch.Tensor]:
+    def _begin(self, items: Items, numbers: range) -> tuple[DecodingBatch, torch.Tensor]:
         """Read whole prompts. What each begins with and the template does too is not read again."""
-        rows = [self._row(item, number) for item in items for number in range(self._decoding.n)]
+        rows = [self._row(item, number) for item in items for number in numbers]
         longest = max(row.tokens for row in rows)
         shared = min(self._shared_with(row.ids) for row in rows)
         # All rows read as many tokens as the longest has beyond the template: so none of these is padding
@@ -196,7 +223,7 @@ class CausalBackend:
             new = row.ids[-fresh:]
             line[fresh - len(new) :] = torch.tensor(new)
         lengths = torch.tensor([row.tokens for row in rows])
-        return DecodingBatch(rows, cache), self._forward(cache, ids, lengths)
+        return DecodingBatch(numbers, rows, cache), self._forward(cache, ids, lengths)
 
     def _row(self, item: Item[Any], number: int = 0) -> ContinuedWindow:
         ids = list(item.encoded.ids)
@@ -304,7 +331,7 @@ class CausalBackend:
         for row, output in done:
             siblings = flight.done.setdefault(row.item.id, {})
             siblings[row.number] = output
-            if len(siblings) == self._decoding.n:
+            if len(siblings) == len(flight.numbers):
                 outputs = [output for _, output in sorted(flight.done.pop(row.item.id).items())]
                 failures = [output for output in outputs if isinstance(output, Failure)]
                 texts = tuple(output for output in outputs if isinstance(output, Generated))
@@ -353,7 +380,7 @@ class LikelihoodBackend(CausalBackend):
 
     def _together(self, items: Items) -> Sequence[Output]:
         with torch.inference_mode(), accelerator.memory_errors(self._device):
-            flight, logits = self._begin(items)
+            flight, logits = self._begin(items, range(1))
             first = torch.log_softmax(logits, dim=-1)
             sums = [self._log_probability(flight, first, ids) for ids in self._labels.values()]
             scores = torch.stack(sums, dim=1).double().softmax(dim=1).tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import traits_by
 from docmill.tasks.outputs import Generated
-from tests.tasks.conftest import Bench, texts_of
+from tests.tasks.conftest import Bench, data_of, texts_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.decoders import DECODERS
 from tests.tasks.real_lines import half_and_more
@@ -168,18 +168,38 @@ def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
 ) -> None:
     spec = bench.spec("generate", str(made["gpt2"]), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
     backend = bench.open(spec, backend="transformers")
+    inputs = [PROMPT.replace("{text}", text) for text in sentences]
+    with monkeypatch.context() as patched:
+        patched.setattr(GPT2LMHeadModel, "forward", narrow(5))
+        found = run_trickled(backend, sentences)
+    require_equal(found, partial(written, made["gpt2"], inputs, chat=False, max_new_tokens=NEW_TOKENS))
+
+
+def test_the_samples_of_a_text_that_do_not_fit_together_are_written_in_halves(
+    bench: Bench, made: dict[str, Path], sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = bench.spec("generate", str(made["gpt2"]), prompt=PROMPT, max_new_tokens=NEW_TOKENS, n=5, temperature=0.8)
+
+    def samples() -> list[list[str]]:
+        return [data_of(outcome)["texts"] for outcome in bench.run(spec, sentences[:2])]
+
+    bench.engine.open(spec)
+    with monkeypatch.context() as patched:
+        patched.setattr(GPT2LMHeadModel, "forward", narrow(2))
+        found = samples()
+    require_equal(found, samples)
+
+
+def narrow(most: int) -> Callable[..., Any]:
+    """Return a model's forward with room for so many rows."""
     forward = GPT2LMHeadModel.forward
 
-    def narrow(model: Any, input_ids: torch.Tensor, **others: Any) -> Any:
-        if len(input_ids) > 5:
+    def bounded(model: Any, input_ids: torch.Tensor, **others: Any) -> Any:
+        if len(input_ids) > most:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return forward(model, input_ids, **others)
 
-    inputs = [PROMPT.replace("{text}", text) for text in sentences]
-    with monkeypatch.context() as patched:
-        patched.setattr(GPT2LMHeadModel, "forward", narrow)
-        found = run_trickled(backend, sentences)
-    require_equal(found, partial(written, made["gpt2"], inputs, chat=False, max_new_tokens=NEW_TOKENS))
+    return bounded
 
 
 def test_an_output_that_is_not_ended_is_flagged_and_one_that_is_stopped_is_not(
