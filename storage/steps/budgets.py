@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from sqlalchemy import delete, func, select, update
 
-from docmill.storage.core.schema import Budget, Job, ShardCount, SpecRow, Step
+from docmill.storage.core.schema import IS_RUNNING, Budget, Job, Shard, ShardCount, SpecRow, Step
 from docmill.storage.core.transaction import Transaction
 
 Price: TypeAlias = Sequence[float]  # of a million tokens read, and of a million written
@@ -41,6 +41,8 @@ def name_of(job_id: int) -> str:
 def limit_job(transaction: Transaction, job_id: int, account: Account) -> None:
     """Set the limit of a job's budget. A job without a budget gets one, and its cost so far counts."""
     transaction.lock_row(Job, job_id)
+    # A shard that ends meanwhile either counts in the cost so far, or reads the prices that are set here.
+    transaction.execute(transaction.for_update(select(Shard.id).where(Shard.job_id == job_id, IS_RUNNING)))
     name, spent = transaction.scalar(select(Job.budget).where(Job.id == job_id)), 0.0
     if name is None:
         name, spent = account.budget or name_of(job_id), set_prices(transaction, job_id, account.prices)

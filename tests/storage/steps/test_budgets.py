@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from docmill.storage.results.status import list_jobs, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.budgets import Account
 from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps.propagation import Traversal
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import (
     COPY,
@@ -34,6 +36,7 @@ from tests.storage.builders import (
     dispatched,
     done,
     finish,
+    is_lock_awaited,
     numbered,
     read,
     request,
@@ -41,6 +44,7 @@ from tests.storage.builders import (
     sign_on,
     work,
 )
+from tests.worker.harness import until
 
 PRICES = {"copier": (1_000_000.0, 500_000.0)}  # an outcome of `done` costs 4: of 3 tokens read, and 2 written
 TEXT_COST = 4.0
@@ -190,6 +194,26 @@ def test_what_a_job_has_cost_counts_when_it_gets_a_limit(database: Database) -> 
     assert spent(database, "job 1") == 2 * TEXT_COST
     assert work(database) == 2
     assert read_status(database, job.id).waiting_cause is Cause.COST
+
+
+def test_what_ends_while_a_job_gets_a_limit_is_paid(postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = read_shards(postgres, request(corpus="a", source="a.jsonl"), 2)
+    claim = claim_next(postgres)
+    limit = Account(max_cost=4 * TEXT_COST, prices=PRICES)
+
+    def price_of(*args: Any) -> Any:
+        """Read the price, then let the job get its limit, as far as it may."""
+        price = read_price(*args)
+        limited.append(pool.submit(jobs.resume, postgres, job.id, limit))
+        until(lambda: limited[0].done() or is_lock_awaited(postgres), "the limit is set, or waits for the shard")
+        return price
+
+    read_price, limited = Traversal.price_of, list[Future[bool]]()
+    monkeypatch.setattr(Traversal, "price_of", price_of)
+    with ThreadPoolExecutor(1) as pool:
+        shards.commit(postgres, claim, done(claim), None)
+        assert limited[0].result(60)
+    assert spent(postgres, "job 1") == TEXT_COST
 
 
 def test_a_shard_is_paid_once_however_it_ends(database: Database) -> None:
