@@ -12,6 +12,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
 from docmill.storage.readers.memory import StoredTexts
 from docmill.storage.steps import replacements, steps
+from docmill.storage.steps.fitted_risks import require_risks
 from docmill.storage.steps.replacements import FILLING, IN_FORCE, SpecReplacement
 from docmill.storage.steps.steps import StepRequest
 from docmill.tasks import kinds
@@ -79,15 +80,21 @@ def plan(settings: Settings, database: Database, corpus_id: int, corpus: str, wa
         if (migration.old, migration.new) == (old.spec, new) and migration.state in continued
     ]
     _require_alike(old.spec, new)
+    require_risks(database, _requests_by_new(database, old, new))
     return MigrationPlan(corpus_id, corpus, old, new, left_out, stored[-1] if stored else None)
 
 
 def models_of(database: Database, planned: MigrationPlan) -> list[str]:
     """Return the models that the backfill computes: the new one, and those of other steps and of escalations."""
-    with database.read() as transaction:
-        requests = steps.read_requests(transaction, planned.old.job_id)
-    requests = replacements.with_specs(requests, {planned.old.spec: planned.new})
+    requests = _requests_by_new(database, planned.old, planned.new)
     return [spec.model for request in requests for spec in request.specs]
+
+
+def _requests_by_new(database: Database, old: ReplaceableStep, new: Spec) -> tuple[StepRequest, ...]:
+    """Return the steps of the old job with the new spec."""
+    with database.read() as transaction:
+        requests = steps.read_requests(transaction, old.job_id)
+    return replacements.with_specs(requests, {old.spec: new})
 
 
 def _choose(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> ReplaceableStep:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ from docmill.features.migrating import stored_migrations, switching
 from docmill.features.migrating.plan import MigrationPlan, Wanted, plan
 from docmill.features.migrating.switching import Survey, migrate
 from docmill.storage.core.database import Database
+from docmill.storage.errors import StorageError
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.status import read_status
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import choose
+from docmill.storage.steps import fitted_risks
+from docmill.storage.steps.conditions import Doubt
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.replacements import SpecReplacement
+from docmill.storage.steps.risk import RiskModel
+from docmill.storage.steps.steps import EscalationRequest
 from docmill.worker.jobs import Listener
 from docmill.worker.pipelines.file import parse
 from docmill.worker.pipelines.running import advance, requests_of
@@ -103,6 +109,20 @@ def test_scheduled_runs_compute_the_old_model_until_the_switch_and_then_the_new_
     with database.read() as transaction:
         done = transaction.exec_driver_sql("SELECT count(*) FROM pipeline_nightly WHERE meaning_status = 'done'")
         assert done.scalar_one() == 5
+
+
+def test_a_migration_to_a_model_whose_risk_nobody_fitted_is_refused_while_it_is_planned(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    translating = parse(PIPELINE.replace('"embed"', '"translate"'), tmp_path / "nightly.toml")
+    [step] = requests_of(settings, translating)
+    plain = read(database, JobRequest("notes", "a.jsonl", (step,)), numbered(2))
+    spec_id = fitted_risks.spec_with_risk(database, plain.id)
+    fitted_risks.store(database, spec_id, fitted_risks.Risk(0, RiskModel(0.0, ()), 150, 50, {}))
+    escalation = EscalationRequest(replace(step.spec, model="null@5000"), Doubt.parse(["risk>0.5"]))
+    read(database, JobRequest("notes", "b.jsonl", (replace(step, escalation=escalation),)), numbered(2))
+    with pytest.raises(StorageError, match=r"no risk was fitted for the outputs of .*null@9000"):
+        plan(settings, database, plain.corpus_id, "notes", Wanted("null", "null@9000"))
 
 
 @pytest.fixture
