@@ -61,11 +61,11 @@ def results(
 
 
 def samples(database: Database, job_id: int, n: int = 3, *, of: int = PAGE) -> list[dict[str, Any]]:
-    """Return a few results of a job with their inputs, from its first `of` results.
+    """Return a few results of a job with their inputs, from its first `of` documents.
 
     Results without flags come first, doubtful ones last. Raises NotFound.
     """
-    page = list(results(database, job_id, with_input=True, limit=of))
+    page = [row for _, row in placed_results(database, job_id, with_input=True, first=of, most=of)]
     return sorted(page, key=lambda result: (is_doubtful(result["flags"]), bool(result["flags"])))[:n]
 
 
@@ -78,18 +78,21 @@ def placed_results(
     after: DocumentPlace | None = None,
     flagged: Flagged | None = None,
     first: int | None = None,
+    most: int | None = None,
 ) -> Iterator[Placed]:
     """Return `results`, each with its document's place, from the first document after a place on.
 
-    The place is sought, not read up to. The first page that is read has so many documents, later ones have more.
+    The place is sought, not read up to. The first page that is read has so many documents, later ones have more, and
+    all together have `most`.
     """
     job, steps = _read_job(database, job_id)
-    if step is None and len(steps) > 1:
-        wanted = _Wanted(steps, with_input, after, flagged, steps, first)
-        return _all_steps(database, steps, _documents(database, job, wanted))
-    way = find_named_way(steps, step)
-    wanted = _Wanted(way, with_input, after, flagged, way[-1:], first)
-    return one_step(database.kind_of(way[-1].lane).output, way[-1], _documents(database, job, wanted))
+    several = step is None and len(steps) > 1
+    way = steps if several else find_named_way(steps, step)
+    wanted = _Wanted(way, with_input, after, flagged, way if several else way[-1:], first)
+    documents = islice(_documents(database, job, wanted), most)
+    if several:
+        return _all_steps(database, steps, documents)
+    return one_step(database.kind_of(way[-1].lane).output, way[-1], documents)
 
 
 def one_step(output: OutputType, step: OpenStep, documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:

@@ -59,6 +59,13 @@ def test_samples_have_no_flags_where_there_are_such(database: Database) -> None:
     assert [row["id"] for row in samples(database, job.id)] == ["c", "f", "b"]
     assert [row["id"] for row in samples(database, job.id, 9)] == ["c", "f", "b", "a", "d", "e"]
     assert samples(database, job.id)[0]["input"] == "t2"
+    assert [row["id"] for row in samples(database, job.id, of=2)] == ["b", "a"]
+
+
+def test_samples_look_at_the_first_documents_alone(database: Database) -> None:
+    job = read(database, request(), [("a", "t0"), ("b", "t1"), ("c", "t2")])
+    work(database, by_text(lambda text: None if text == "t0" else {"text": text}))
+    assert [row["id"] for row in samples(database, job.id, of=2)] == ["b"]
 
 
 def test_documents_of_several_sources_with_one_place_in_their_order_are_all_there(database: Database) -> None:
