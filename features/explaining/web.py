@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from docmill.features.explaining.explanation import Cut, explain
@@ -37,6 +38,7 @@ def read_document(request: PageRequest) -> Values:
         "input": excerpt(marked.input, LONGEST),
         "output": excerpt(marked.output, LONGEST),
         "said": [*marked.remarks, *map(remark, explanation.provenance.flags)],
+        "command": shlex.join(["docmill", "explain", str(status.id), *(["--"] if key.startswith("-") else []), key]),
         "appearances": find_documents(request.database, key, explanation.provenance.corpus),
     }
 

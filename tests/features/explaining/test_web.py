@@ -7,8 +7,9 @@ import re
 import pytest
 
 from docmill.storage.core.database import Database
+from tests.storage.builders import read, request
 from tests.worker.web.conftest import Browse, browse, settings
-from tests.worker.web.pages.marked import marked_job
+from tests.worker.web.pages.marked import SUMMARIZE, marked_job
 from tests.worker.web.pages.test_jobs import harmless
 
 __all__ = ["browse", "settings"]
@@ -23,6 +24,15 @@ def test_a_document_is_explained(browse: Browse, database: Database, key: str, s
     assert "sha256:1" in page
     assert "<dt>Source</dt><dd><bdi>a.jsonl</bdi>, read " in page
     assert f'In job <a href="/jobs/{job}/document?id={key}">{job}</a> (' in page
+
+
+@pytest.mark.parametrize(("key", "written"), [("a b", "&#39;a b&#39;"), ("-x", "-- -x")])
+def test_the_command_that_explains_a_document_can_be_copied(
+    browse: Browse, database: Database, key: str, written: str
+) -> None:
+    job = read(database, request(spec=SUMMARIZE), [(key, "a text")])
+    page = browse().get(f"/jobs/{job.id}/document", params={"id": key}).text
+    assert f"<code>docmill explain {job.id} {written}</code>" in page
 
 
 def test_a_document_that_is_not_there_is_not_found(browse: Browse, database: Database) -> None:
