@@ -102,7 +102,9 @@ class _Application:
     def _render(self, page: Page, page_request: PageRequest, part: str | None, notice: str | None) -> Response:
         values = page.read(page_request)
         if part is not None:
-            return HTMLResponse(self._renderer.part(page, part, values))
+            # The rest of the page, which is not asked for again, is another once the job has ended.
+            headers = {"HX-Refresh": "true"} if values.get("has_ended") else None
+            return HTMLResponse(self._renderer.part(page, part, values), headers=headers)
         values = {"here": page.path, "notice": notice, **values}
         return HTMLResponse(self._renderer.whole(page.template, values))
 

@@ -182,6 +182,7 @@ def read_job(request: PageRequest) -> Values:
     cost = read_prices(request.settings).cost_of(status)
     return {
         **shared(status),
+        "has_ended": status.ended,
         "cost": None if cost is None else str(cost),
         "formats": list_formats(status),
         "name_model": name_model,
