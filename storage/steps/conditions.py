@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.core.transaction import Transaction
 
-REMARKS = frozenset(
-    {
-        *("reduced", "windowed", "already_in_target", "attachments_left_out", "value_left_out", "recognized"),
-        *("nul_replaced", "surrogate_replaced", "output_nul_replaced", "output_surrogate_replaced"),
-        ASSUMED_CP1252,  # `assumed_cp1252@17`: the offset of the first byte
-    }
+OUTPUT_REMARKS = frozenset(
+    {"reduced", "windowed", "already_in_target", "output_nul_replaced", "output_surrogate_replaced"}
 )
+REMARKS = OUTPUT_REMARKS | {  # and those of readers
+    *("attachments_left_out", "value_left_out", "recognized", "nul_replaced", "surrogate_replaced"),
+    ASSUMED_CP1252,  # `assumed_cp1252@17`: the offset of the first byte
+}
 LANGUAGE = "language"  # `language:fr`: a value follows
 INVALID = "invalid_"  # `invalid_utf8@17`: an encoding follows, and the offset of the first bad byte
 DOUBTS = "doubtful"  # stands for all doubtful flags

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.errors import StorageError
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.job_counts import count_flags
@@ -15,7 +16,7 @@ from docmill.storage.results.marked import Cursor, flagged_page
 from docmill.storage.results.results import samples
 from docmill.storage.results.status import JobStatus, StepStatus, read_status
 from docmill.storage.search.search import StoredHit, list_searchable
-from docmill.storage.steps.conditions import list_flags, order_flags
+from docmill.storage.steps.conditions import OUTPUT_REMARKS, order_flags
 from docmill.tasks.checks import NONE, Checks, meaning
 from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
@@ -28,8 +29,9 @@ from docmill.worker.web.pages.jobs import last_part, shared
 ROWS = 10
 MOST_COUNTED = 20_000  # documents of a job
 SAMPLES = 12
-LOOKED_AT = 200  # results from which samples are chosen
+LOOKED_AT = 200  # documents from whose results samples are chosen
 LONGEST = 800  # characters of a text in a list
+FLAGS = (*sorted(DOUBTFUL), *sorted(OUTPUT_REMARKS))
 _CURSOR = re.compile("([01])-([01])-([0-9]{1,18})")  # a `marked.Cursor` in an address
 
 
@@ -37,7 +39,7 @@ def read_flagged(request: PageRequest) -> Values:
     """Return a page of outputs that carry flags, or one flag, of one step."""
     status = read_status(request.database, request.job)
     step = _step(request, status)
-    flag = request.choice("flag", dict.fromkeys(list_flags()))
+    flag = request.choice("flag", dict.fromkeys(FLAGS))
     page = flagged_page(request.database, status.id, step.name, flag=flag, after=_cursor(request, step), limit=ROWS)
     checks = checks_of(request.settings, step.spec)
     return {
@@ -47,7 +49,7 @@ def read_flagged(request: PageRequest) -> Values:
         "step": step,
         "flag": flag,
         "counts": _counts(request.database, status, step),
-        "flags": list_flags(),
+        "flags": FLAGS,
         "meaning": meaning,
         "is_first": request.query.get("after") is None,
     }
@@ -88,7 +90,7 @@ def _step(request: PageRequest, status: JobStatus) -> StepStatus:
 
 def _counts(database: Database, status: JobStatus, step: StepStatus) -> dict[str, int] | None:
     """Return the numbers of results with each flag; None for a job that is too large to count them for a page."""
-    if status.documents > MOST_COUNTED:
+    if max(status.documents, status.records) > MOST_COUNTED:  # while the source is read, only records are counted
         return None
     return order_flags(count_flags(database, status.id)[step.name].by_flag)
 
@@ -130,7 +132,7 @@ def read_search(request: PageRequest) -> Values:
     corpus, text = request.query.get("corpus", ""), request.query.get("text", "").strip()
     if len(text) > MOST_CHARS:
         raise PageRefused(f"The text has {len(text):,} characters; a search takes at most {MOST_CHARS:,}.")
-    key = request.query.get("id", "").strip()
+    key = request.query.get("id", "")
     if len(key) > MOST_CHARS:
         raise PageRefused(f"The id has {len(key):,} characters; the page looks up at most {MOST_CHARS:,}.")
     values: dict[str, object] = {"corpora": corpora, "corpus": corpus, "text": text, "found": None, "problem": None}

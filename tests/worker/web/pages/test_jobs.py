@@ -23,7 +23,7 @@ from tests.storage.builders import (
     work,
 )
 from tests.worker.web.conftest import Browse
-from tests.worker.web.pages.marked import HOSTILE, SCRIPT, SUMMARIZE, marked_job
+from tests.worker.web.pages.marked import HOSTILE, SCRIPT, SUMMARIZE, marked_job, outcomes
 from tests.worker.web.test_site import signed_in_form
 
 
@@ -107,8 +107,12 @@ def test_a_job_that_goes_on_is_asked_for_again_in_parts(browse: Browse, database
     part = browser.get(f"/jobs/{job.id}?part=progress").text
     assert "<html" not in part
     assert "0 %" in part
-    work(database)
-    assert "100 %" in browser.get(f"/jobs/{job.id}?part=progress").text
+    finish(database)
+    answer = browser.get(f"/jobs/{job.id}?part=progress")
+    assert "100 %" in answer.text
+    assert answer.headers["hx-refresh"] == "true"  # the page of an ended job asks for nothing again
+    for path in ("/pipelines", "/queue", "/workers"):
+        assert f'hx-get="{path}?part=rows"' in browser.get(path).text
 
 
 def test_failures_stand_by_reason_with_their_documents(browse: Browse, database: Database) -> None:
@@ -152,6 +156,20 @@ def test_flagged_outputs_stand_beside_their_inputs(browse: Browse, database: Dat
     page = browser.get(f"/jobs/{job}/flagged?flag=windowed").text
     assert re.findall(r"<bdi>([dw]\d)</bdi>", page) == ["w1"]
     assert "<mark>" not in page
+
+
+def test_flags_to_choose_are_those_of_outputs(
+    browse: Browse, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = jobs.open_job(database, request(spec=SUMMARIZE))
+    ingest.add(database, job, gathered(("a", "D1", {}, ("recognized",), 0), ("b", "W1", {}, (), 1)))
+    work(database, outcomes)
+    browser, address = browse(), f"/jobs/{job.id}/flagged"
+    assert re.findall("flag=([a-z_]+)", browser.get(address).text) == ["numbers_changed", "windowed"]
+    monkeypatch.setattr("docmill.worker.web.pages.outputs.MOST_COUNTED", 1)
+    choices = re.findall('<option value="([a-z_]+)"', browser.get(address).text)
+    assert {"numbers_changed", "windowed"} < {*choices}
+    assert not {"recognized", "language"} & {*choices}
 
 
 @pytest.mark.parametrize("query", ["flag=<b>", "step=none", "after=1", "after=0-0-x", "after=9-9-9", "after=1-0-5"])

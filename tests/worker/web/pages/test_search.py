@@ -80,7 +80,7 @@ def test_a_link_of_another_site_fills_the_form_and_loads_no_model(
 
 
 def test_a_document_is_found_by_its_id_with_its_source_and_jobs(browse: Browse, database: Database) -> None:
-    job = read(database, request(corpus=SCRIPT), [(SCRIPT, "a text"), ("k", "another")])
+    job = read(database, request(corpus=SCRIPT), [(SCRIPT, "a text"), (" k ", "another")])
     browser = browse()
     assert "A document by its id" in browser.get("/search").text
     page = browser.get("/search", params={"id": SCRIPT}).text
@@ -89,4 +89,5 @@ def test_a_document_is_found_by_its_id_with_its_source_and_jobs(browse: Browse, 
     assert "<script>alert" not in page
     assert "\u202e" not in page
     assert "No document has this id" in browser.get("/search?id=nothing").text
+    assert "From <bdi>" in browser.get("/search", params={"id": " k "}).text
     assert browser.get("/search", params={"id": "x" * 2_001}).status_code == 400
