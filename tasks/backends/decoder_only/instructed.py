@@ -26,7 +26,7 @@ from docmill.tasks.backends.decoding import choose_decoding, cut_at
 from docmill.tasks.backends.loading import Opening, stated_settings
 from docmill.tasks.backends.tokens import TokenCoder, Tokens
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.kinds import Instruction, conversation, example_of, instruction, traits_by
+from docmill.tasks.kinds import Instruction, conversation, example_of, instruction, kind, traits_by
 from docmill.tasks.kinds.generate import RAW
 from docmill.tasks.models import families
 from docmill.tasks.outputs import Failure, Generated, Head, Likelihood
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _MARK = "\ue000document\ue000"
 # Stands at both ends of the mark to see what becomes of white space there: no template ends in it.
 _SPACE = " \t\n \n\t "
+# Some templates write the date, so a spec would read another prompt each day. This one is the default of Llama's.
+_ON_A_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
 # The share of a model's context that demonstrations may take.
 _SHOWN = 0.25
 # The words before a label in a base model's pattern, after which it is tokenized.
@@ -128,8 +130,24 @@ class Conversations(Tokens):
         super().__init__(tokenizer, special_tokens=False)
 
     def _framed(self, text: str) -> str:
-        messages = conversation(self._spec, text)
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return _in_template(self._spec, self.tokenizer, conversation(self._spec, text))
+
+
+def _in_template(spec: Spec, tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> str:
+    """Return messages in the model's chat template, on a fixed date.
+
+    A model that can think first does so only under a prompt of the user's own, and without a schema.
+    """
+    thinks = kind(spec.kind).built_in is None and SCHEMA not in spec.params
+    return str(
+        tokenizer.apply_chat_template(
+            messages,
+            chat_template=_ON_A_DATE + tokenizer.get_chat_template(),
+            tokenize=False,
+            add_generation_prompt=True,
+            **({} if thinks else {"enable_thinking": False}),
+        )
+    )
 
 
 def instructed(
@@ -192,7 +210,7 @@ def _in_chat(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: Instruction, 
     if told.system is not None:
         messages.insert(0, {"role": "system", "content": told.system})
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = _in_template(spec, tokenizer, messages)
     except Exception as error:  # a template raises what it likes, often because it knows no system prompt
         hint = "; it may know no system prompt: put --system's words into --prompt" if told.system else ""
         reason = " ".join(str(error).split())[:200]

@@ -281,6 +281,35 @@ def test_demonstrations_stand_before_a_text_where_the_model_has_room_for_them(
         assert read.startswith("French: Le livre" if demonstrations else "French: Une")
 
 
+# Llama 3.2's template writes the date. Qwen3's lets the model think unless it is told not to.
+_DATED = "{% if strftime_now is defined %}{% set day = strftime_now('%d %b %Y') %}{% endif %}{{ day }} "
+_NULLS = {"type": "object", "properties": {"a": {"type": "null"}}}
+_THINKING = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "thinks"),
+    [
+        ("summarize", {}, False),
+        ("generate", {"prompt": "{text}"}, True),
+        ("extract", {"json_schema": _NULLS}, False),
+        ("generate", {"prompt": "{text}", "json_schema": _NULLS}, False),
+        ("generate", {"messages": "chat"}, True),
+    ],
+)
+def test_a_prompt_has_the_same_date_every_day_and_only_users_prompts_let_the_model_think(
+    bench: Bench, made: dict[str, Path], kind: str, options: dict[str, Any], thinks: bool
+) -> None:
+    spec = bench.spec(kind, str(made["llama"]), **options)
+    tokenizer = AutoTokenizer.from_pretrained(made["llama"])
+    tokenizer.chat_template = f"{_DATED}{tokenizer.chat_template}{_THINKING}"
+    (encoded,) = instructed(spec, tokenizer, {})[0].encode(["A text."])
+    assert not isinstance(encoded.features, str)
+    read = tokenizer.decode(encoded.features["input_ids"])
+    assert read.startswith("26 Jul 2024 <|user|>")
+    assert read.endswith("<|assistant|>" if thinks else "<|assistant|><think></think>")
+
+
 @pytest.mark.parametrize(
     ("own", "asked", "says"),
     [
