@@ -275,10 +275,13 @@ class Document(Base):
 
 
 class Contender(Base):
-    """An older version of a document that an unfinished reading came across again (see `storage.ingest.ingest`)."""
+    """An older version of a document that an unfinished reading came across again (see `storage.ingest.ingest`).
+    `started_at` tells that reading from others of its ingest, which may go on at the same time.
+    """
 
     __tablename__ = "contender"
     ingest_id = column(int, ForeignKey("ingest.id"), primary_key=True)
+    started_at = column(float, primary_key=True)
     key = column(str, primary_key=True)
     document_id = column(int, ForeignKey("document.id"), index=True)
 

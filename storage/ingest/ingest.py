@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, or_, select, update
 
 from docmill.storage import fault_points
 from docmill.storage.core import lookups
@@ -41,6 +41,7 @@ from docmill.storage.steps.propagation import Traversal, has_prompts
 class Counts:
     """Counts of a reading. `new` and `changed` are documents; `planned` are unique texts.
 
+    `again` of the unchanged documents came with an earlier reading of the ingest, which counted them already.
     `mended` counts documents whose text had bytes or characters that cannot be stored; `mended_place` is the place of
     the first one.
     """
@@ -49,6 +50,7 @@ class Counts:
     new: int = 0
     changed: int = 0
     unchanged: int = 0
+    again: int = 0
     repeated: int = 0
     rejected: int = 0
     vanished: int = 0
@@ -120,19 +122,14 @@ def _add(
         new=changes.n_new,
         changed=changes.n_changed,
         unchanged=changes.n_unchanged,
+        again=changes.n_again,
         repeated=len(changes.repeated) + len(outdone) + chunk.n_records - len(chunk.keys),
         rejected=len(rejected),
         mended=len(chunk.mended),
         planned=planned,
         mended_place=next(iter(chunk.mended), ""),
     )
-    # Records that an interrupted reading stored are counted as new on the ingest already.
-    _note(
-        transaction,
-        job,
-        replace(counts, unchanged=counts.unchanged - changes.n_again),
-        [*rejected, *chunk.superseded, *superseded],
-    )
+    _note(transaction, job, counts, [*rejected, *chunk.superseded, *superseded])
     documents = [(document_id, chunk.kinds[n]) for n, document_id in changes.kept.items()]
     return counts, partial(kinds.note, chunk, documents, refused)
 
@@ -251,7 +248,7 @@ def _note_contenders(
     transaction: Transaction, job: OpenJob, keys: Sequence[str], contending: Mapping[str, int]
 ) -> dict[str, int]:
     """Remove the contenders of these keys and add new ones. Return the places of those removed, by their keys."""
-    mine = Contender.ingest_id == job.ingest_id
+    mine = _are_of(job)
     forgotten: dict[str, int] = {}
     if transaction.scalar(select(Contender.key).where(mine).limit(1)) is not None:
         these = and_(mine, Contender.key.in_(keys))
@@ -260,6 +257,7 @@ def _note_contenders(
         transaction.execute(delete(Contender).where(these))
     columns: Columns = {
         "ingest_id": [job.ingest_id] * len(contending),
+        "started_at": [job.started_at] * len(contending),
         "key": [*contending],
         "document_id": [*contending.values()],
     }
@@ -267,21 +265,27 @@ def _note_contenders(
     return forgotten
 
 
+def _are_of(job: OpenJob) -> ColumnElement[bool]:
+    """Return the condition for contenders to be those of this reading."""
+    return and_(Contender.ingest_id == job.ingest_id, Contender.started_at == job.started_at)
+
+
 def _note(transaction: Transaction, job: OpenJob, counts: Counts, rejected: Sequence[Rejection]) -> None:
     if rejected:
         # PostgreSQL's indexes take no longer ones.
         places = [r.where.encode()[:MAX_ID_BYTES].decode(errors="ignore") for r in rejected]
         met_before = and_(RejectionRow.ingest_id == job.ingest_id, RejectionRow.place.in_(places))
-        if job.reread_at is not None:
+        if job.adopted:
             transaction.execute(delete(RejectionRow).where(met_before))
         rows = [
             {"ingest_id": job.ingest_id, "place": place, "reason": r.reason, "superseded": r.superseded}
             for place, r in zip(places, rejected, strict=True)
         ]
         transaction.execute(transaction.insert(RejectionRow).values(noted_at=db_now()).on_conflict_do_nothing(), rows)
-    if job.reread_at is not None:  # the earlier reading's counts stay until this one has ended
+    if job.rereads:  # the earlier reading's counts stay until this one has ended
         counts = Counts(new=counts.new, changed=counts.changed)
-    transaction.execute(_ADD_COUNTS, {"ingest": job.ingest_id} | {name: getattr(counts, name) for name in _NOTED})
+    noted = {name: getattr(counts, name) for name in _NOTED} | {"unchanged": counts.unchanged - counts.again}
+    transaction.execute(_ADD_COUNTS, {"ingest": job.ingest_id} | noted)
 
 
 _OF_READING = ("records", "unchanged", "repeated", "rejected")
@@ -291,15 +295,16 @@ _ADD_COUNTS = _ALIVE.values(**{f"n_{name}": getattr(Ingest, f"n_{name}") + bindp
 
 
 def _replace_counts(transaction: Transaction, job: OpenJob, read: Counts) -> None:
-    """Set an ingest's counts and rejections to those of its last complete reading."""
+    """Set an ingest's counts and rejections to those of this reading, which is complete.
+
+    Earlier readings, and others that go on meanwhile, have counted, too. Raises StorageError.
+    """
+    if not job.rereads:
+        _require_all(transaction, job, read)
     counts = {f"n_{name}": getattr(read, name) for name in (*_OF_READING, "vanished")}
-    before = transaction.execute(select(Ingest.n_new, Ingest.n_changed).where(Ingest.id == job.ingest_id)).one()
-    undecided = select(func.count()).select_from(Contender).where(Contender.ingest_id == job.ingest_id)
-    # Documents of an earlier reading of this ingest are already counted as new or changed.
-    n_counted_before = before.n_new + before.n_changed + (transaction.scalar(undecided) or 0)
-    counts["n_unchanged"] = max(0, read.records - read.repeated - n_counted_before)
+    counts["n_unchanged"] = read.unchanged - read.again
     transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**counts))
-    no_more = or_(RejectionRow.noted_at.is_(None), RejectionRow.noted_at < job.reread_at)
+    no_more = or_(RejectionRow.noted_at.is_(None), RejectionRow.noted_at < job.opened_at)
     transaction.execute(delete(RejectionRow).where(RejectionRow.ingest_id == job.ingest_id, no_more))
 
 
@@ -332,7 +337,7 @@ def end(
     JobStopped if the job was cancelled meanwhile, and StorageError if the database has lost a part of the reading.
     """
     if read is not None:
-        database.write(partial(_replace_counts if job.reread_at is not None else _require_all, job=job, read=read))
+        database.write(partial(_replace_counts, job=job, read=read))
     total, n_documents, after = 0, None, 0
     if planning.leaves_out(job):
         more = True
@@ -385,6 +390,10 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
         if last_planned != after:
             transaction.execute(_ALIVE, {"ingest": job.ingest_id})  # a long sweep is not a reading that stopped
             return None, planned, last_planned
+    # What readings that started before this one came across is out of date.
+    transaction.execute(
+        delete(Contender).where(Contender.ingest_id == job.ingest_id, Contender.started_at < job.started_at)
+    )
     last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id))
     n_documents = transaction.scalar(select(Corpus.n_documents).where(Corpus.id == job.corpus_id))
     assert n_documents is not None
@@ -409,7 +418,7 @@ def _promote_contenders(transaction: Transaction, job: OpenJob, position: Corpus
     page = transaction.execute(
         select(*VERSION)
         .join(Contender, Contender.document_id == Document.id)
-        .where(Contender.ingest_id == job.ingest_id)
+        .where(_are_of(job))
         .order_by(Contender.key)
         .limit(CHUNK_RECORDS)
     ).all()
@@ -429,9 +438,7 @@ def _promote_contenders(transaction: Transaction, job: OpenJob, position: Corpus
     planned = plan_new(transaction, job, position, rising.content_ids)
     stored = store_documents(transaction, job, rising, current)
     planned += _plan_prompts(transaction, job, stored, rising)
-    transaction.execute(
-        delete(Contender).where(Contender.ingest_id == job.ingest_id, Contender.key.in_([row.key for row in page]))
-    )
+    transaction.execute(delete(Contender).where(_are_of(job), Contender.key.in_([row.key for row in page])))
     settled = Counts(changed=len(rising), repeated=len(page) - len(rising))
-    _note(transaction, replace(job, reread_at=None), settled, ())  # `_replace_counts` came before
+    _note(transaction, replace(job, rereads=False), settled, ())  # `_replace_counts` came before
     return planned

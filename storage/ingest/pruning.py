@@ -142,7 +142,7 @@ def note_missing(database: Database, job: OpenJob, seen: SeenDocuments, unread: 
 
 def _note(database: Database, job: OpenJob, reason: str | None) -> None:
     """Note why documents were not marked as vanished. None deletes the note of an earlier reading."""
-    if reason is not None or job.reread_at is not None:
+    if reason is not None or job.rereads:
         database.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason))
 
 

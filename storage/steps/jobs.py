@@ -6,12 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Row, Select, and_, case, func, or_, select, true, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
-    Contender,
     Content,
     Corpus,
     Document,
@@ -19,7 +18,6 @@ from docmill.storage.core.schema import (
     Job,
     JobKey,
     OutcomeRow,
-    RejectionRow,
     Shard,
     ShardCount,
     Step,
@@ -81,9 +79,9 @@ class JobRequest:
 class OpenJob:
     """A job that takes documents. `adopted` says that an earlier, unfinished one is carried on.
 
-    `last_before` is the last document that its corpus had when it was opened. `reread_at` is when it was opened again
-    after its source had been read to the end: it stays as it was until the reading brings something. `started_at` is
-    when its reading started, which another process that carries it on starts anew.
+    `last_before` is the last document that its corpus had when it was opened, at `opened_at`. `rereads` says that its
+    source had been read to the end: it stays as it was until the reading brings something. `started_at` is when its
+    reading started, which another process that carries it on starts anew.
     """
 
     id: int
@@ -91,9 +89,10 @@ class OpenJob:
     corpus_id: int
     steps: tuple[OpenStep, ...]
     adopted: bool
+    opened_at: float
     started_at: float
     last_before: int = 0
-    reread_at: float | None = None
+    rereads: bool = False
     request_id: str | None = None
 
 
@@ -152,6 +151,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         return OpenJob(
             *(job_id, ingest_id, corpus, made),
             adopted=False,
+            opened_at=now,
             started_at=now,
             last_before=last,
             request_id=request.request_id,
@@ -161,7 +161,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
 
 
 def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, last: int, now: float) -> OpenJob:
-    """Carry on a job whose reading was cut off. Its source is read from the start, and counts and rejections anew.
+    """Carry on a job whose reading was cut off, as far as is known. Its source is read and counted from the start.
 
     A job whose source had been read to the end is left as it is: if this command is killed, too, nobody would finish
     a job that it had reopened (see `storage.ingest.ingest`).
@@ -172,14 +172,13 @@ def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, l
     job = OpenJob(
         *(job_id, ingest_id, corpus, made),
         adopted=True,
+        opened_at=now,
         started_at=max(now, before + 0.001),  # another time, even by SQLite's clock of milliseconds
         last_before=last,
         request_id=row.request_id,
     )
-    transaction.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
     if row.state != "ingesting":
-        return replace(job, reread_at=now)
-    transaction.execute(delete(RejectionRow).where(RejectionRow.ingest_id == ingest_id))
+        return replace(job, rereads=True)
     anew = dict.fromkeys(("n_records", "n_unchanged", "n_repeated", "n_rejected", "n_vanished"), 0)
     ingest = update(Ingest).where(Ingest.id == ingest_id)
     transaction.execute(

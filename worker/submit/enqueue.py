@@ -158,7 +158,7 @@ def _read_in(
     *,
     offer_others: bool,
 ) -> Enqueued:
-    if job.reread_at is not None and (earlier := find_repeated(database, prepared.key)) is not None:
+    if job.rereads and (earlier := find_repeated(database, prepared.key)) is not None:
         return earlier  # another command with the key has read the source meanwhile
     ingested = _Ingest(database, job, prepared, progress)
     offer = QueueTopUp(database, broker, [step.lane for step in job.steps], None if offer_others else job.id)

@@ -66,7 +66,7 @@ def test_a_reading_that_was_cut_off_is_carried_on_by_reading_again(database: Dat
 def test_the_same_reading_again_adds_nothing(database: Database) -> None:
     first = read(database, request(), numbered(4))
     again = jobs.open_job(database, request())
-    assert ingest.add(database, again, records(numbered(4))) == Counts(records=4, unchanged=4)
+    assert ingest.add(database, again, records(numbered(4))) == Counts(records=4, unchanged=4, again=4)
     assert ingest.end(database, again) == (4, Counts())
     assert again.id == first.id
     assert n_documents(database) == 4
@@ -129,6 +129,19 @@ def test_what_another_reading_changed_meanwhile_is_not_undone_by_a_contender(dat
     read(database, request("other.jsonl"), [("a", "news")])
     ingest.end(database, mine)
     assert documents(database) == {"a": "news"}
+
+
+def test_a_second_reading_that_stops_at_once_takes_nothing_from_the_first(database: Database) -> None:
+    texts = [("a", "one"), ("b", "x"), ("a", "two"), ("b", "y")]
+    read(database, request(), texts, chunk=1)
+    first = jobs.open_job(database, request(spec=TRANSLATE))
+    counts = ingest.add(database, first, records([("a", "one")]), [Rejection("line 2", "no JSON")])
+    second = jobs.open_job(database, request(spec=TRANSLATE))
+    ingest.add(database, second, records([("b", "x")]))
+    counts += ingest.add(database, first, records([("b", "y")], 1))
+    ingest.end(database, first, counts)
+    assert documents(database, first) == {"a": "one", "b": "y"}
+    assert states(database, first.id)[2:] == (2, ["line 2"])
 
 
 def test_a_corpus_that_grew_computes_only_what_is_new_under_the_same_spec(database: Database) -> None:
