@@ -92,13 +92,13 @@ def store_of(settings: Settings, *, pool_size: int = 8, patience: Patience | Non
     )
 
 
-@contextmanager
-def open_store(settings: Settings, *, on_away: Callable[[Exception], None] | None = None) -> Iterator[Database]:
-    """Open the store with its schema up to date: the embedded one is made and upgraded here, a fleet's never.
+def connect_store(settings: Settings, *, on_away: Callable[[Exception], None] | None = None) -> Database:
+    """Return the store with its schema up to date: the embedded one is made and upgraded here, a fleet's never.
 
     If `on_away` is given, it gets the error of a server that does not answer, whose schema the caller then checks.
     """
-    with closing(store_of(settings)) as database:
+    with ExitStack() as on_error:
+        database = on_error.enter_context(closing(store_of(settings)))
         if settings.database_url is None:
             upgrade(database)
         else:
@@ -109,7 +109,13 @@ def open_store(settings: Settings, *, on_away: Callable[[Exception], None] | Non
             if on_away is None:
                 raise
             on_away(error)
-        yield database
+        on_error.pop_all()
+    return database
+
+
+def open_store(settings: Settings, *, on_away: Callable[[Exception], None] | None = None) -> closing[Database]:
+    """Return a block's store, which `connect_store` opens, and the block closes."""
+    return closing(connect_store(settings, on_away=on_away))
 
 
 def _require_file(database: Database) -> None:

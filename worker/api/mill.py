@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from keyword import iskeyword
@@ -25,7 +24,7 @@ from docmill.worker.jobs.run import KeptWorker, run_request
 from docmill.worker.jobs.search import SearchOptions, open_search, query_record
 from docmill.worker.jobs.submission import submit
 from docmill.worker.settings import Settings, load_settings
-from docmill.worker.stores import open_store
+from docmill.worker.stores import connect_store
 from docmill.worker.submit.options import Request, Work, checked
 
 if TYPE_CHECKING:
@@ -277,8 +276,7 @@ class Mill:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._until_closed = ExitStack()
-        self.database: Database = self._until_closed.enter_context(open_store(settings))
+        self.database = connect_store(settings)  # its jobs may outlive the Mill, so nothing but `close` closes it
         self.pipelines = Pipelines(settings, self.database)
         self._kept: KeptWorker | None = None
 
@@ -297,7 +295,7 @@ class Mill:
         if self._kept is not None:
             with one_run_at_a_time:
                 self._kept.close()
-        self._until_closed.close()
+        self.database.close()
 
     @explained
     def run(

@@ -101,6 +101,13 @@ def test_a_closed_mill_answers_nothing_and_neither_do_its_jobs(tmp_path: Path) -
             use()
 
 
+def test_a_job_and_its_results_outlive_the_name_of_their_mill(store: Path, done: docmill.Job) -> None:
+    job = docmill.connect(store=store).job(done.id)
+    rows = docmill.connect(store=store).job(done.id).results()
+    assert (job.status().state, len([*rows])) == ("done", 2)
+    job.database.close()
+
+
 def test_runs_in_a_with_block_share_a_device_process_which_ends_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
