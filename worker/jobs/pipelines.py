@@ -70,7 +70,7 @@ def check_stored(pipeline: Pipeline, prepared: Prepared) -> None:
 def run_file(
     settings: Settings, database: Database, file: Path, devices: Sequence[str], listener: Listener
 ) -> tuple[Pipeline, JobStatus, int | None]:
-    """Run the pipeline in a file on this machine, and write its output file.
+    """Run the pipeline in a file on this machine, and write its output file if the job was not stopped.
 
     Return the pipeline, the job's final status, and the number of results written. Raises PipelineInvalid, and what
     `worker.jobs.local_run.run_here` does.
@@ -88,7 +88,7 @@ def run_file(
         with open_broker(settings) as broker, listener.computing():
             status = run_here(settings, database, broker, devices, prepared, listener)
         note("running", job_id=status.id)
-        written = export(database, pipeline, status.id, held)
+        written = export(database, pipeline, status.id, held) if status.state == "done" else None
         state, reason = outcome(status)
         note(state, job_id=status.id, reason=reason)
     return pipeline, status, written

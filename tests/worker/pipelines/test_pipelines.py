@@ -17,8 +17,11 @@ from sqlalchemy import update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import PipelineRow, db_now
 from docmill.storage.pipelines import pipelines
+from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.worker.concurrency import HeldLease
+from docmill.worker.jobs import Listener, local_run
+from docmill.worker.jobs.pipelines import run_file
 from docmill.worker.pipelines.file import parse
 from docmill.worker.pipelines.running import advance, requests_of
 from docmill.worker.queue.broker import Broker
@@ -225,6 +228,19 @@ def test_a_run_whose_job_is_retried_before_its_output_is_written_waits_for_it(
         patch.setattr(pipelines, "file_of", lambda *_: jobs.retry(database, job.id) and ("nightly.toml", NULL))
         advance(settings, database, broker, run.id, owner="w1")
     assert pipelines.history(database, "nightly")[0].state == "running"
+
+
+def test_a_run_by_hand_whose_job_was_stopped_leaves_the_output_file_as_it_was(
+    database: Database, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"id": "1", "text": "a text"}\n')
+    (tmp_path / "nightly.toml").write_text(NULL)
+    (tmp_path / "out.jsonl").write_text("the last results")
+    job = read(database, request(spec=TRANSLATE), numbered(3))
+    jobs.cancel(database, job.id)
+    monkeypatch.setattr(local_run, "run_here", lambda *_: read_status(database, job.id))
+    run_file(settings, database, tmp_path / "nightly.toml", ["cpu"], Listener())
+    assert (tmp_path / "out.jsonl").read_text() == "the last results"
 
 
 def test_the_history_takes_no_number_that_the_store_cannot_take(call: Call) -> None:
