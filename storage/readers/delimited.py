@@ -94,7 +94,8 @@ def rows(
     number = 0
     while True:
         source.begin_record()
-        where = f"{name}:{n_blank + reader.line_num + 1}"
+        first = n_blank + reader.line_num + 1
+        where = f"{name}:{first}"
         try:
             values = next(reader)
         except StopIteration:
@@ -106,7 +107,8 @@ def rows(
         except csv.Error as error:
             number += 1
             at_end = "unexpected end of data" in str(error)
-            reason = "a quote opens and never closes" if at_end else f"not CSV: {_csv_reason(error)}"
+            said = _csv_reason(error, first, n_blank + reader.line_num)
+            reason = "a quote opens and never closes" if at_end else f"not CSV: {said}"
             yield Rejection(where, reason, fatal=at_end)
             continue
         if not values:
@@ -162,7 +164,8 @@ def _delimiter(line: str, default: str, options: SourceOptions) -> str:
     return max(candidates, key=merit)
 
 
-def _csv_reason(error: csv.Error) -> str:
-    if "new-line character" in str(error):
-        return "a bare carriage return outside quotes"
-    return "text after a closing quote"
+def _csv_reason(error: csv.Error, first: int, last: int) -> str:
+    """Return why a record is not CSV. Its first line and that of the error are `first` and `last`."""
+    is_return = "new-line character" in str(error)
+    what = "a bare carriage return outside quotes" if is_return else "text after a closing quote"
+    return what if last == first else f"{what} in line {last}; is a quote left open?"

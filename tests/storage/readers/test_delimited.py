@@ -53,6 +53,12 @@ def test_text_after_a_closing_quote_is_rejected_and_the_next_row_is_read(tmp_pat
     assert isinstance(items[1], Record)
 
 
+def test_a_stray_quote_that_takes_lines_with_it_is_rejected_with_the_first_and_the_last(tmp_path: Path) -> None:
+    items = read(tmp_path, b'\nid,text\na,"x\nb,y\nc,"z"\nd,w\n')
+    reason = "not CSV: text after a closing quote in line 5; is a quote left open?"
+    assert items == [Rejection("c.csv:3", reason), Record("d", "w", {}, (), "c.csv:6")]
+
+
 def test_a_quote_that_never_closes_is_fatal_and_names_the_line_where_it_opens(tmp_path: Path) -> None:
     items = read(tmp_path, b'id,text\na,x\nb,"y\nc,z\nd,w\n')
     assert items[1:] == [Rejection("c.csv:3", "a quote opens and never closes", fatal=True)]
