@@ -105,6 +105,7 @@ class _Application:
         self._database = clerk.database
         self._limits = clerk.limits
         self._limiter = CapacityLimiter(AT_ONCE)
+        self._probes = CapacityLimiter(1)  # which do not wait for slow requests
         self._uploads = CapacityLimiter(UPLOADS_AT_ONCE)
 
     def routed(self) -> Starlette:
@@ -171,7 +172,7 @@ class _Application:
         return await to_thread.run_sync(lambda: act(*values), limiter=self._limiter)
 
     async def _health(self, _: Request) -> Response:
-        return _with_headers(await self._do(health, self._database))
+        return _with_headers(await to_thread.run_sync(health, self._database, limiter=self._probes))
 
     # Models.
 

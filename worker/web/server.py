@@ -57,6 +57,7 @@ class _Application:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._limiter = CapacityLimiter(AT_ONCE)
+        self._probes = CapacityLimiter(1)  # which do not wait for slow pages
         self._renderer = Renderer(
             {
                 "navigation": [(page.name, page.path) for page in PAGES if page.name is not None],
@@ -131,7 +132,7 @@ class _Application:
     async def _answer(self, request: Request, act: Callable[[], Response]) -> Response:
         """Return what a function of the store answers, on a thread; a page that says so if it cannot."""
         try:
-            return await self._in_thread(act)
+            return await to_thread.run_sync(act, limiter=self._limiter)
         except PageRefused as error:
             return await self._refuse(request, error)
         except NotFound as error:
@@ -141,9 +142,6 @@ class _Application:
         except (StorageError, WorkerError) as error:  # such as a file of prices that was spoilt since the start
             return await self._refuse(request, PageRefused(str(error), HTTPStatus.SERVICE_UNAVAILABLE))
 
-    async def _in_thread(self, act: Callable[[], Response]) -> Response:
-        return await to_thread.run_sync(act, limiter=self._limiter)
-
     def _page_request(self, request: Request, form: Mapping[str, str] | None = None) -> PageRequest:
         site = self._site
         # PostgreSQL refuses NUL in a query.
@@ -152,7 +150,7 @@ class _Application:
         return PageRequest(site.database, site.settings, path, query, form or {}, is_from_another_site(request))
 
     async def _health(self, _: Request) -> Response:
-        return await self._in_thread(partial(health, self._site.database))
+        return await to_thread.run_sync(health, self._site.database, limiter=self._probes)
 
     async def _sign_in_page(self, request: Request) -> Response:
         return self._sign_in_form(request.query_params.get("next", ""))
