@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, NoReturn
 
 from docmill.storage.core.database import Database
@@ -108,6 +109,7 @@ def _cursor(request: PageRequest, step: StepStatus) -> Cursor | None:
 TOP = 10
 MOST_CHARS = 2_000  # of a text, or of an id
 SHOWN_CHARS = 400  # of a hit
+_ONE_SEARCH = Lock()  # each loads the model
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def search(request: PageRequest, corpus: str, text: str) -> SearchResult:
     Raises StorageError, TaskError and WorkerError.
     """
     options = SearchOptions(top=TOP)
-    with open_search(request.settings, request.database, corpus, options, _refuse, Listener()) as opened:
+    with _ONE_SEARCH, open_search(request.settings, request.database, corpus, options, _refuse, Listener()) as opened:
         [(_, hits)] = opened.answers([query_record(text, "The text")])
     return SearchResult(opened.searched.job_id, opened.searched.way[-1].name, hits)
 
