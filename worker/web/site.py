@@ -203,7 +203,7 @@ HEADERS = {
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
@@ -278,8 +278,8 @@ def is_from_another_site(request: Request) -> bool:
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site not in {"same-origin", "none"}
-    _, known, host = request.headers.get("origin", "").partition("://")  # of an old browser; it may be `null`
-    return bool(known) and host.lower() != request.headers.get("host", "").lower()
+    origin = request.headers.get("origin")  # all that browsers send over plain HTTP
+    return origin is not None and origin.partition("://")[2].lower() != request.headers.get("host", "").lower()
 
 
 def _is_too_long(request: Request) -> bool:
