@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any, TypeAlias
@@ -151,15 +152,12 @@ def drop_repetitions(value: Any, schema: Any, root: Schema) -> Any:
 
     References of ``schema`` lead into ``root``.
     """
-    told = follow(schema, root)
-    for alternative in (*told.get("anyOf", ()), *told.get("oneOf", ()), *told.get("allOf", ())):
-        value = drop_repetitions(value, alternative, root)
-    if isinstance(value, dict):
-        named, others = told.get("properties", {}), told.get("additionalProperties")
-        return {name: drop_repetitions(inner, named.get(name, others), root) for name, inner in value.items()}
-    if isinstance(value, list):
-        items = [drop_repetitions(item, told.get("items"), root) for item in value]
-        return _without_repetitions(items) if told.get("uniqueItems") else items
+    for form in reversed(_forms(schema, root)):
+        if isinstance(value, dict):
+            value = {name: drop_repetitions(inner, _inside([form], name), root) for name, inner in value.items()}
+        elif isinstance(value, list):
+            items = [drop_repetitions(item, form.get("items"), root) for item in value]
+            value = _without_repetitions(items) if form.get("uniqueItems") else items
     return value
 
 
@@ -187,8 +185,9 @@ def _key(item: Json) -> str:
 def merge_records(records: Sequence[Any], schema: Schema) -> Any:
     """Return the records of a document's windows as one, by these rules at every level.
 
-    Objects are merged by property. Lists are put one after the other without repetitions, and end at the schema's
-    ``maxItems``. Of other values the first that is not null or an empty text counts.
+    Objects are merged by property. Lists are put one after the other without repetitions. Both end at the schema's
+    ``maxProperties`` and ``maxItems``. Of other values, and those of an ``enum``, the first that is not null or an
+    empty text counts.
     """
     merged, *others = records
     for other in others:
@@ -197,22 +196,34 @@ def merge_records(records: Sequence[Any], schema: Schema) -> Any:
 
 
 def _merge(first: Any, other: Any, schema: Any, root: Schema) -> Any:
+    forms = _forms(schema, root)
+    if any(first in form.get("enum", [form["const"]] if "const" in form else []) for form in forms):
+        return other if first is None or first == "" else first
     if isinstance(first, dict) and isinstance(other, dict):
-        forms = _forms(schema, root)
-        properties = {name: inner for form in forms for name, inner in form.get("properties", {}).items()}
-        names = dict.fromkeys([*first, *other])
-        return {
-            name: _merge(first[name], other[name], properties.get(name), root)
+        merged = {
+            name: _merge(first[name], other[name], _inside(forms, name), root)
             if name in first and name in other
             else first.get(name, other.get(name))
-            for name in names
+            for name in dict.fromkeys([*first, *other])
         }
+        return dict([*merged.items()][: _room(schema, root, "object", "maxProperties")])
     if isinstance(first, list) and isinstance(other, list):
         known = {_key(item) for item in first}
         both = [*first, *(item for item in _without_repetitions(other) if _key(item) not in known)]
-        most = _most_items(schema, root)
-        return both if most in {0, inf} else both[: int(most)]  # 0: the schema has no list here
+        return both[: _room(schema, root, "array", "maxItems")]
     return other if first is None or first == "" else first
+
+
+def _inside(forms: Sequence[Schema], name: str) -> Schema:
+    """Return the schema of a property in any of these forms: by its name and by patterns, or else by its absence."""
+    alternatives = []
+    for form in forms:
+        patterns, others = form.get("patternProperties", {}), form.get("additionalProperties")
+        told = [form["properties"][name]] if name in form.get("properties", {}) else []
+        told += [inner for pattern, inner in patterns.items() if re.search(pattern, name)]
+        if told or isinstance(others, Mapping):
+            alternatives.append({"allOf": told or [others]})
+    return {"anyOf": alternatives}
 
 
 def _forms(schema: Any, root: Schema, outer: frozenset[int] = frozenset()) -> list[Schema]:
@@ -223,16 +234,22 @@ def _forms(schema: Any, root: Schema, outer: frozenset[int] = frozenset()) -> li
     return [form, *(found for each in inner for found in _forms(each, root, outer | {id(each)}))]
 
 
-def _most_items(schema: Any, root: Schema, outer: frozenset[int] = frozenset()) -> float:
-    """Return how many items a list may have: by all of ``allOf``, and by the widest of other alternatives."""
+def _room(schema: Any, root: Schema, name: str, bound: str) -> int | None:
+    """Return how much a value of the type ``name`` may have; None without a bound, or without such a type."""
+    most = _most(schema, root, name, bound)
+    return None if most in {0, inf} else int(most)
+
+
+def _most(schema: Any, root: Schema, name: str, bound: str, outer: frozenset[int] = frozenset()) -> float:
+    """Return how much a value may have: by all of ``allOf``, and by the widest of other alternatives."""
     form = follow(schema, root)
-    if (named := types(form)) and "array" not in named:
+    if (named := types(form)) and name not in named:
         return 0
 
     def of(word: str) -> list[float]:
         inner = [each for each in form.get(word, ()) if id(each) not in outer]
-        return [_most_items(each, root, outer | {id(each)}) for each in inner]
+        return [_most(each, root, name, bound, outer | {id(each)}) for each in inner]
 
     widest = [max(most) for word in ("anyOf", "oneOf") if (most := of(word))]
-    stated: float = form.get("maxItems", inf)
+    stated: float = form.get(bound, inf)
     return min([stated, *widest, *of("allOf")])

@@ -54,7 +54,8 @@ class Extract(Recipe):
                     return computed.failed("The output is no JSON.")
         # A NUL that the model wrote would be replaced when it is stored, after the validation.
         record, mended = normalize_json(schemas.merge_records(records, self.schema))
-        record = schemas.drop_repetitions(record, self.schema, self.schema)
+        if self.checks.problem(record) is not None:
+            record = schemas.drop_repetitions(record, self.schema, self.schema)
         if (broken := self.checks.problem(record)) is not None:
             return computed.failed(f"The output is not valid by the schema: {broken}.")
         cited = citations(record, computed.text) if self.cites else None

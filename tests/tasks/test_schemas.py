@@ -197,6 +197,25 @@ def test_merged_lists_may_be_as_long_as_the_widest_alternative_and_alternatives_
     assert merge_records(records, schema) == {"a": ["x", "y", "z"], "b": ["x", "y"]}
 
 
+@pytest.mark.parametrize(
+    ("a", "values", "expected"),
+    [
+        ({"additionalProperties": {"type": "array", "maxItems": 2}}, [{"x": [1, 2]}, {"x": [3]}], {"x": [1, 2]}),
+        ({"patternProperties": {"^x": {"type": "array", "maxItems": 2}}}, [{"x": [1, 2]}, {"x": [3]}], {"x": [1, 2]}),
+        (
+            {"maxProperties": 2, "additionalProperties": TEXT},
+            [{"x": "a"}, {"y": "b", "z": "c"}],
+            {"x": "a", "y": "b"},
+        ),
+        ({"enum": [["a"], ["b"]]}, [["a"], ["b"]], ["a"]),
+        ({"anyOf": [{"const": {"x": 1}}, {"const": {"y": 1}}]}, [{"x": 1}, {"y": 1}], {"x": 1}),
+        ({"anyOf": [{"const": "none"}, {"type": "array"}]}, [["a"], ["b"]], ["a", "b"]),
+    ],
+)
+def test_merged_values_stay_within_what_the_schema_allows(a: Any, values: list[Json], expected: Json) -> None:
+    assert merge_records([{"a": value} for value in values], of(a=a)) == {"a": expected}
+
+
 @given(st.lists(st.lists(st.integers(0, 5), unique=True), min_size=1, max_size=4))
 def test_merged_lists_have_every_item_once_in_the_order_of_the_windows(lists: list[list[int]]) -> None:
     found = merge_records([{"a": items} for items in lists], {})["a"]
@@ -210,12 +229,17 @@ def test_lists_of_unique_items_lose_their_repetitions(value: list[Json]) -> None
     schema = {
         "type": "object",
         "properties": {"a": unique, "b": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/x"}]}, "c": free},
+        "patternProperties": {"^f": {"anyOf": [unique, {"$ref": "#/$defs/nested"}]}},
         "additionalProperties": unique,
-        "$defs": {"x": {"type": "object", "properties": {"d": unique}}},
+        "$defs": {
+            "x": {"type": "object", "properties": {"d": unique}},
+            "nested": {"anyOf": [TEXT, {"$ref": "#/$defs/nested"}]},
+        },
     }
-    record: dict[str, Json] = {"a": value, "b": {"d": value}, "c": [value, value], "e": value}
+    record: dict[str, Json] = {"a": value, "b": {"d": value}, "c": [value, value], "e": value, "f": value}
     once = [1, 2, True]
-    assert drop_repetitions(record, schema, schema) == {"a": once, "b": {"d": once}, "c": [once, once], "e": once}
+    expected = {"a": once, "b": {"d": once}, "c": [once, once], "e": once, "f": once}
+    assert drop_repetitions(record, schema, schema) == expected
     assert RecordChecks(schema).problem(drop_repetitions(record, schema, schema)) is None
     assert (RecordChecks(schema).problem(record) is None) == (value == once)
 

@@ -56,6 +56,14 @@ def test_the_records_of_windows_are_merged_and_flagged() -> None:
     assert outcome.flags == ("windowed",)
 
 
+def test_repetitions_are_dropped_only_from_a_record_that_breaks_the_schema() -> None:
+    unique = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+    numbers = {"type": "array", "items": {"type": "integer"}}
+    spec = spec_of(json_schema={"type": "object", "properties": {"a": {"anyOf": [unique, numbers]}}})
+    assert joined(Generated('{"a":[1,1]}', 9), spec=spec).data == {"data": {"a": [1, 1]}}
+    assert joined(Generated('{"a":["x","x"]}', 9), spec=spec).data == {"data": {"a": ["x"]}}
+
+
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
