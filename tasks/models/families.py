@@ -59,20 +59,19 @@ def family(config: Mapping[str, Any]) -> Family | None:
     """Return the family of a model; None if its config does not say."""
     if Family.GLINER in (config.get("architectures") or ()):
         return Family.GLINER
-    if config.get("is_encoder_decoder") or any(
-        word in architecture
-        for architecture in config.get("architectures") or ()
-        for word in ("Seq2Seq", "ConditionalGeneration", "MTModel")
-    ):
+    if config.get("is_encoder_decoder"):
         return Family.SEQ2SEQ
+    names = config.get("architectures") or ()
+    if any(word in name for name in names for word in ("Seq2Seq", "ConditionalGeneration", "MTModel")):
+        return Family.DECODER if "text_config" in config else Family.SEQ2SEQ  # the first read images or sounds, too
     model_type = str(config.get("model_type", ""))
     if model_type in PREFIXED:
         return Family.SEQ2SEQ
-    if any(word in name for name in config.get("architectures") or () for word in _DECODER_WORDS):
+    if any(word in name for name in names for word in _DECODER_WORDS):
         return Family.DECODER
     if any(model_type.startswith(name) for name in _DECODER_TYPES):
         return Family.DECODER
-    return Family.ENCODER if model_type or config.get("architectures") else None
+    return Family.ENCODER if model_type or names else None
 
 
 def stateful(config: Mapping[str, Any]) -> bool:

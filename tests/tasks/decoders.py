@@ -100,6 +100,17 @@ gemma3 = _decoder(
     query_pre_attn_scalar=32,
     tie_word_embeddings=False,
 )
+
+
+def gemma3_with_images(folder: Path, texts: list[str], **own: Any) -> Path:
+    """The larger Gemma 3 models, which also read images: the config of their decoder is inside another."""
+    tokenizer = _tokenizer(texts, chat=True)
+    text = {**_SIZES, **_ids(tokenizer), "head_dim": 32, "query_pre_attn_scalar": 32, "tie_word_embeddings": False}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, tie_word_embeddings=False)
+    return _save(folder, transformers.Gemma3ForConditionalGeneration(config), tokenizer, own)
+
+
 DECODERS: Mapping[str, Callable[..., Path]] = {
     "gpt2": gpt2,
     "llama": llama,

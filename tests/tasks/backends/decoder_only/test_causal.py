@@ -23,7 +23,7 @@ from docmill.tasks.kinds import traits_by
 from docmill.tasks.outputs import Generated
 from tests.tasks.conftest import Bench, data_of, texts_of
 from tests.tasks.deciding import require_equal
-from tests.tasks.decoders import DECODERS
+from tests.tasks.decoders import DECODERS, gemma3_with_images
 from tests.tasks.real_lines import half_and_more
 from tests.tasks.reference import written
 
@@ -40,6 +40,14 @@ def test_greedy_outputs_are_those_of_transformers_own_generate(
     reference = partial(written, made[name], inputs, chat=name != "gpt2", max_new_tokens=NEW_TOKENS)
     expected = require_equal(texts_of(bench.run(spec, sentences)), reference)
     assert len(set(expected)) > len(expected) / 4
+
+
+def test_a_model_that_also_reads_images_writes_text(bench: Bench, tmp_path: Path, sentences: list[str]) -> None:
+    folder, some = gemma3_with_images(tmp_path / "gemma3", sentences), sentences[:6]
+    spec = bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS)
+    require_equal(
+        texts_of(bench.run(spec, some)), partial(written, folder, some, chat=True, max_new_tokens=NEW_TOKENS)
+    )
 
 
 def test_a_raw_document_is_continued_as_it_stands_and_may_fill_the_context(
