@@ -9,7 +9,7 @@ import hashlib
 import secrets
 from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import ColumnElement, and_, literal, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, literal, not_, or_, select, true, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Attribute, Base, Budget, column, db_now, new_metadata
@@ -156,11 +156,15 @@ def lock_key(transaction: Transaction, name: str) -> ApiKey:
 def find_earlier(
     transaction: Transaction, table: type[OneEntry], key: ApiKey, idempotency_key: str | None
 ) -> OneEntry | None:
-    """Return the row of a key that came with this idempotency key before. Other requests of the key wait."""
+    """Return the row of a key that came with this idempotency key before. Other requests of the key wait.
+
+    A row that is no longer shown gives its idempotency key up.
+    """
     lock_key(transaction, key.name)
     if idempotency_key is None:
         return None
     same = and_(table.key == key.name, table.idempotency_key == idempotency_key)
+    transaction.execute(update(table).where(same, not_(table.is_shown())).values(idempotency_key=None))
     row = transaction.execute(select(table).where(same)).one_or_none()
     return None if row is None else table.of(row)
 

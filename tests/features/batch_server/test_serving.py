@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 import openai
 import pytest
+from sqlalchemy import update
 
 from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Limits
@@ -126,6 +127,15 @@ def test_an_idempotency_key_makes_one_file_and_one_batch(api: Api) -> None:
     other = api.client("bob")
     assert start(other, put(other, chat("a", "Hello"), **again), **again).id not in batches
     assert count_rows(api.database, ApiFile) == 2
+
+
+def test_an_idempotency_key_of_an_expired_file_may_be_used_again(api: Api) -> None:
+    client, again = api.client("alice"), {"extra_headers": {"Idempotency-Key": "today"}}
+    first = put(client, chat("a", "Hello"), **again)
+    api.database.execute(update(ApiFile).values(expires_at=0.0))
+    second = put(client, chat("a", "Hello"), **again)
+    assert second != first
+    assert put(client, chat("a", "Hello"), **again) == second
 
 
 def test_a_key_has_limits_of_open_requests_and_of_bytes(api: Api) -> None:
