@@ -271,7 +271,7 @@ def candidates(signed: Signed, threshold: float, components: Components, band: i
             return
         ones, others = order[starts], order[starts + lag]
         wanted = signed.fresh[ones] | signed.fresh[others]
-        wanted &= signed.sizes[ones] >= threshold * signed.sizes[others]
+        wanted &= signed.sizes[ones] / signed.sizes[others] >= threshold
         ones, others = ones[wanted], others[wanted]
         if band:
             same = signed.bands[ones, :band] == signed.bands[others, :band]

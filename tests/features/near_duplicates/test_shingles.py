@@ -71,3 +71,9 @@ def test_a_pair_that_a_crowded_band_leaves_out_is_a_candidate_of_a_later_band(
     signed = Signed(bands, np.array([10, 10, 10]), np.ones(3, np.bool_))
     [(ones, others)] = candidates(signed, 0.8, Components(3), 1)
     assert (ones.tolist(), others.tolist()) == ([0], [2])
+
+
+def test_a_text_within_another_is_a_candidate_at_the_threshold_itself() -> None:
+    signed = Signed(np.ones((2, 1), np.uint32), np.array([55, 100]), np.ones(2, np.bool_))
+    [(ones, others)] = candidates(signed, 0.55, Components(2), 0)
+    assert (ones.tolist(), others.tolist()) == ([0], [1])
