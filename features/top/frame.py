@@ -12,8 +12,10 @@ from typing import Any
 import click
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job
 from docmill.storage.results.fleet import Fleet, read_fleet
 from docmill.storage.results.status import JobStatus, list_statuses
+from docmill.storage.steps.jobs import UNFINISHED
 from docmill.worker.cli.options import JSON
 from docmill.worker.cli.printing import answer, print_json
 from docmill.worker.formatting import as_json, duration, local_time, printable, rate, time_left
@@ -62,8 +64,9 @@ class View:
 
 def read_view(database: Database) -> View:
     """Return the state of the store: jobs that have not ended first, then the others, newest first."""
-    jobs = sorted(list_statuses(database, JOBS), key=lambda job: job.ended)
-    return View(tuple(jobs), read_fleet(database, [*database.kinds]))
+    to_do = list_statuses(database, JOBS, Job.state.in_(UNFINISHED))
+    ended = list_statuses(database, JOBS - len(to_do), Job.state.not_in(UNFINISHED))
+    return View((*to_do, *ended), read_fleet(database, [*database.kinds]))
 
 
 def job_row(job: JobStatus) -> tuple[str, ...]:

@@ -7,9 +7,12 @@ import select
 import signal
 from pathlib import Path
 
+import pytest
+
 from docmill.features.top.frame import plain_frame, read_view
 from docmill.storage.core.database import Database
 from docmill.storage.leases import dispatch
+from docmill.storage.steps import jobs
 from tests.storage.builders import claim_next, failed, finish, numbered, read, request, sign_on
 from tests.worker.harness import DEADLINE_S, Docmill
 
@@ -32,6 +35,17 @@ def test_jobs_lanes_and_workers_are_shown(database: Database) -> None:
     assert [row[2].split("/")[0] for row in workers[1:]] == ["1", "0"]
     assert [row[0] for row in jobs[1:]] == ["2", "1"]  # those to do come first
     assert "100" in jobs[2]
+
+
+def test_a_job_to_do_is_shown_however_many_later_jobs_ended(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docmill.features.top.frame.JOBS", 2)
+    read(database, request(), numbered(1))
+    for corpus in "bcd":
+        read(database, request(corpus=corpus), [])
+    jobs.finish(database)
+    assert [job.id for job in read_view(database).jobs] == [1, 4]
 
 
 def test_without_a_terminal_one_frame_is_printed(tmp_path: Path) -> None:
