@@ -18,10 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import DOUBTFUL
-from docmill.storage.results.job_counts import FinishedShard, RuntimeUse, finished_shards, runtimes
+from docmill.storage.results.job_counts import FinishedShard, RuntimeUse, count_flags, finished_shards, runtimes
 from docmill.storage.results.results import Reservoir, failures, results
 from docmill.storage.results.status import JobStatus, StepStatus, read_status
-from docmill.storage.steps.conditions import order_flags
+from docmill.storage.steps.conditions import flag_name, order_flags
 from docmill.storage.writers.formats import whole_file
 from docmill.tasks.checks import Checks, Finding, meaning
 from docmill.worker.formatting import FILTERS
@@ -71,9 +71,10 @@ class ShownResult(NamedTuple):
 
 @dataclass
 class StepFacts:
-    """Counts of one step's results, and a few of the results."""
+    """Counts of one step's results, and a few of the results. `not_selected` is that of `FlagCounts`."""
 
     status: StepStatus
+    not_selected: int = 0
     results: int = 0
     tokens_in: Counter[int] = field(default_factory=Counter)  # by their bits
     tokens_out: Counter[int] = field(default_factory=Counter)
@@ -114,7 +115,8 @@ def gather(
     Without texts no document's text, id or output is kept, and a failure counts by its class alone: its reason may
     name a file or a field. Raises NotFound.
     """
-    steps = {step.name: StepFacts(step) for step in status.steps}
+    counts = count_flags(database, status.id)
+    steps = {step.name: StepFacts(step, counts[step.name].not_selected) for step in status.steps}
     with WritingBar(listener) as bar:
         for row, by_step in bar.along(_by_step(database, status, with_text), status.documents):
             for name, result in by_step.items():
@@ -153,7 +155,7 @@ def _count(step: StepFacts, result: Mapping[str, Any]) -> None:
         step.tokens_out[result["tokens_out"].bit_length()] += 1
     if result.get("confidence") is not None:
         step.confidence[min(9, int(result["confidence"] * 10))] += 1
-    step.flags.update(result["flags"])
+    step.flags.update({flag_name(flag) for flag in result["flags"]})
 
 
 def _keep(
@@ -169,7 +171,7 @@ def _keep(
     spec = step.status.spec
     output = text if isinstance(text, str) else database.kind_of(spec.kind).output.shown(result, spec.params)
     pair = ShownResult(row["id"], read, output, tuple(result["flags"]), output == text)
-    for flag in pair.flags:
+    for flag in DOUBTFUL.intersection(pair.flags):
         step.examples.setdefault(flag, Reservoir(EXAMPLES)).offer(pair)
     if DOUBTFUL.isdisjoint(pair.flags):
         step.samples.offer(pair)
@@ -193,7 +195,7 @@ def page(facts: Facts, made_at: float, release: str, cost: str | None = None) ->
     )  # fmt: skip
     environment.filters |= FILTERS
     template = environment.get_template("page.html.j2")
-    at_work = device_seconds(facts.shards)
+    at_work = {} if "shards" in facts.status.swept else device_seconds(facts.shards)
     return template.render(
         facts=facts,
         cost=cost,
@@ -249,8 +251,11 @@ def _distributions(step: StepFacts) -> list[tuple[str, list[tuple[str, int]]]]:
 def _saved(facts: Facts, device_s: float) -> dict[str, Any]:
     """Return the texts that were computed, those that others had paid for, and the seconds that this saved."""
     status = facts.status
-    results = sum(step.results if step.status.input is not None else status.documents for step in facts.steps)
-    computed = sum(shard.texts for shard in facts.shards)
+    results = sum(
+        step.results if step.status.input is not None else status.documents - step.not_selected
+        for step in facts.steps
+    )
+    computed = sum(step.texts - step.pending - step.prior for step in status.computing)
     spared = max(0, results - computed)
     return {
         "results": results,

@@ -9,6 +9,7 @@ from string import ascii_lowercase
 from docmill.features.reports.page import device_seconds, gather, page
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
+from docmill.storage.deletion import retention
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.job_counts import FinishedShard
 from docmill.storage.results.status import read_status
@@ -16,7 +17,7 @@ from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.tasks.checks import NONE, Checks
 from docmill.worker.jobs import Listener
-from tests.storage.builders import COPY, read, request, work
+from tests.storage.builders import COPY, finish, gathered, numbered, read, read_chunk, request, work
 
 HOSTILE = {
     "<script>alert(1)</script>": "<script>document.title='x'</script><img src=x onerror=f()></style></bdi></body>",
@@ -94,6 +95,23 @@ def test_a_page_counts_what_was_asked_computed_flagged_and_failed(database: Data
     assert "document it is <b>short</b> 2" in text
     assert "Examples with the flag output_truncated" in text
     assert "Input three more words Output three more words" in text
+
+
+def test_flags_of_a_document_are_counted_without_their_offsets_and_have_no_examples(database: Database) -> None:
+    chunk = gathered(*((f"k{n}", "a text", {}, (f"invalid_utf8@{n}",), n) for n in range(3)))
+    job = read_chunk(database, request(), chunk)
+    work(database)
+    facts = gather(database, read_status(database, job.id), Listener(), with_text=True, checks_of=lambda _: NONE)
+    assert (facts.steps[0].flags, facts.steps[0].examples) == ({"invalid_utf8": 3}, {})
+
+
+def test_a_page_counts_computed_texts_even_after_their_shards_were_folded(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    finish(database)
+    retention.apply(database, {"shards": 0.0})
+    text = _Read(_page(database, job.id)).text
+    assert "3 results were asked for, and 3 texts were computed." in text
+    assert "Device time" not in text
 
 
 def test_the_places_that_checks_found_are_marked_and_their_evidence_is_listed(database: Database) -> None:
