@@ -22,6 +22,7 @@ THRESHOLD = 0.95
 BLOCK = 2_048  # vectors compared at a time
 KEPT_NUMBERS = 2**26  # numbers in the new vectors that stay in memory for one walk through all vectors: 256 MiB
 _SLACK = 1e-4  # the most by which a cosine of float32 may be too low
+_ROUNDING = 1e-6  # the most by which vectors of length 1 that are rounded to float32 change a cosine
 
 
 def method_for(database: Database, corpus: str, job_id: int | None, threshold: float | None = None) -> ByVectors:
@@ -97,7 +98,7 @@ def _compare(
         for start in range(0, len(rows), BLOCK):
             at = slice(start, start + BLOCK)
             pairs = kept[first : first + BLOCK][rows[at]].astype(np.float64), vectors[columns[at]].astype(np.float64)
-            similar = np.einsum("ij,ij->i", *pairs) >= threshold
+            similar = np.einsum("ij,ij->i", *pairs) >= threshold - _ROUNDING
             for place, other in zip(ours[rows[at]][similar], theirs[columns[at]][similar], strict=True):
                 components.join(int(place), int(other))
     return compared

@@ -31,7 +31,19 @@ from docmill.storage.steps.replacements import UNDONE
 from docmill.storage.steps.steps import StepRequest
 from tests.features.near_duplicates import planted
 from tests.storage.aging import days_pass
-from tests.storage.builders import COPY, EMBED, Text, count_rows, embedded, finish, migrate, read, request, work
+from tests.storage.builders import (
+    COPY,
+    EMBED,
+    Text,
+    count_rows,
+    embedded,
+    finish,
+    migrate,
+    numbered,
+    read,
+    request,
+    work,
+)
 from tests.storage.deletion.test_aged_results import LIMIT_S, asked, run, spec, spec_id
 from tests.worker.harness import ROOT
 
@@ -315,6 +327,13 @@ def test_a_job_is_compared_by_its_own_vectors_even_if_a_later_one_embeds_summari
     embed(database, 2)
     assert clusters.find(database, 1, method).new == 3
     assert clusters.find(database, 1, vectors.method_for(database, "books", None, 0.98)).new == 0  # the same vectors
+
+
+def test_equal_vectors_have_a_cosine_of_1(database: Database) -> None:
+    read(database, request(spec=EMBED), numbered(3))
+    vector = np.random.default_rng(1).normal(size=384).astype("<f4").tobytes()
+    finish(database, lambda claim: [replace(outcome, vector=vector) for outcome in embedded(claim)])
+    assert clusters.find(database, 1, vectors.method_for(database, "books", None, 1.0)).repeats == 2
 
 
 def test_vectors_of_windows_and_corpora_without_vectors_are_refused(database: Database) -> None:
