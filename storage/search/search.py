@@ -233,7 +233,7 @@ def search(
 def hits(
     database: Database, searched: Searched, query: Matrix, ids: Sequence[int], scores: Sequence[float]
 ) -> list[StoredHit]:
-    """Return the documents of these ids, in this order, as hits of a query (dim,)."""
+    """Return the documents of these ids, in this order, as hits of a query (dim,), without any removed meanwhile."""
     columns = (Document.id, Document.key, Document.meta, Document.content_id)
     with database.read() as transaction:
         rows = {row.id: row for row in transaction.execute(select(*columns).where(Document.id.in_(ids)))}
@@ -245,8 +245,9 @@ def hits(
             windows = _best_windows(transaction, searched, query, {*read.values()})
     answers = []
     for document_id, score in zip(ids, scores, strict=True):
-        row = rows[document_id]
-        content_id = read[row.id]
+        if document_id not in read:
+            continue
+        row, content_id = rows[document_id], read[document_id]
         window = windows.get(content_id)
         answers.append(
             StoredHit(row.key, round(float(score), 6), text_of[content_id], row.meta, window, passage=window)

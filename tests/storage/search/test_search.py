@@ -10,6 +10,7 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Status
+from docmill.storage.deletion import removal
 from docmill.storage.errors import NotFound, NothingEmbedded
 from docmill.storage.leases.shards import Claim
 from docmill.storage.search import search as searching
@@ -93,6 +94,15 @@ def test_only_current_documents_of_the_corpus_are_found(database: Database) -> N
     embed(database, [("c", "one")], corpus="other")
     answers = found(database, choose(database, ["books"]), vector_of("one"))
     assert {(hit.id, hit.text) for hit in answers} == {("a", "uno"), ("b", "two")}
+
+
+def test_a_document_that_was_removed_since_it_was_found_is_no_hit(database: Database) -> None:
+    embed(database, [("a", "one"), ("b", "two")])
+    finish(database)
+    searched, query = choose(database, ["books"]), vector_of("one")
+    best = search(database, searched, query[None], 2)
+    removal.remove_documents(database, "books", ["b"])
+    assert [hit.id for hit in hits(database, searched, query, best.ids[0].tolist(), best.scores[0].tolist())] == ["a"]
 
 
 def test_documents_without_a_vector_are_counted_and_not_found(database: Database) -> None:
