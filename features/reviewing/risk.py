@@ -40,6 +40,11 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> Risk:
             f"{n_good:,} good and {n_bad:,} bad. Judge more with `docmill review judge JOB`."
         )
     names = features([result for result, _ in judged])
+    if not names:
+        raise WorkerError(
+            "flags, confidence and lengths do not tell the good outputs from the bad ones: they hardly differ. "
+            "Nothing was stored."
+        )
     values = np.array([[value_of(name, result) for name in names] for result, _ in judged], float)
     with warnings.catch_warnings(action="ignore"):  # scikit-learn's, about its own coming releases
         expected, model = _fitted(names, values, bad)
