@@ -9,6 +9,7 @@ from docmill.features.explaining.provenance import read_provenance
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import Outcome, Spec, Status
+from docmill.storage.deletion import gc
 from docmill.storage.errors import NotFound
 from docmill.storage.leases import shards
 from docmill.storage.readers import Rejection
@@ -91,9 +92,17 @@ def test_what_is_not_computed_yet_has_no_outcome_and_what_was_removed_says_so(da
     step = read_provenance(database, job.id, "k1").step
     assert (step.outcome, step.removed) == (None, False)
     finish(database)
-    database.write(lambda transaction: transaction.execute(delete(OutcomeRow)))
+    gc.drop(database)
     step = read_provenance(database, job.id, "k1").step
     assert (step.outcome, step.removed) == (None, True)
+
+
+def test_a_result_is_missing_and_not_removed_if_no_result_of_its_spec_was_dropped(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    finish(database)
+    database.write(lambda transaction: transaction.execute(delete(OutcomeRow)))
+    step = read_provenance(database, job.id, "k1").step
+    assert (step.outcome, step.removed) == (None, False)
 
 
 def test_a_document_that_a_steps_condition_leaves_out_says_so(database: Database) -> None:
