@@ -175,7 +175,9 @@ def cancel_command(corpus: str, as_json: bool) -> int:
         if migration.job_id is not None:
             with suppress(NotFound):
                 jobs.cancel(database, migration.job_id)
-        stored_migrations.cancel(database, migration.id)
+        if not stored_migrations.cancel(database, migration.id):
+            warn(f"Another command changed the migration meanwhile: `docmill migrate status {name}`.")
+            return BAD_INPUT
         _say_state(database, migration, f"Cancelled. {migration.old.model} answers for {name}, as before.", as_json)
     return OK
 
