@@ -88,6 +88,7 @@ def find(database: Database, corpus_id: int, method: Method, advanced: Advanced 
     Raises StorageError, and NothingEmbedded if the corpus has no vectors of the method's spec. If another process
     writes clusters of the corpus meanwhile, it starts over.
     """
+    require_library()
     while True:
         before = database.row(_last(corpus_id))
         corpus = _load(database, corpus_id, method, before)

@@ -19,7 +19,7 @@ import orjson
 from sqlalchemy import select
 
 from docmill.features.near_duplicates.components import Components, Ids
-from docmill.features.near_duplicates.methods import Advanced, ByText, Shingling, jaccard, require_library
+from docmill.features.near_duplicates.methods import Advanced, ByText, Shingling, jaccard
 from docmill.features.near_duplicates.tables import Signature
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import read_texts
@@ -48,9 +48,8 @@ def connect(
 ) -> int:
     """Join the places of near duplicates among these texts; at least one of each pair is `fresh`.
 
-    Return the number of compared pairs. Raises StorageError.
+    Return the number of compared pairs.
     """
-    require_library()
     signed = _signed(database, method, content_ids, fresh, advanced)
     n_bands = signed.bands.shape[1]
     shingles = _Shingles(database, method.shingling)
