@@ -41,6 +41,7 @@ DOCUMENT = "/jobs/{job}/document"  # a page that a feature may bring; others the
 FIRST = PAGES[0]  # the page at `/`
 AT_ONCE = 8  # requests that read the store, which has as many connections
 LONGEST_FORM_S = 10.0  # until all of a form has come
+ATTEMPTS_AT_ONCE, ATTEMPT_S = 8, 0.5  # to sign in: at most 16 tokens are tried in a second
 NOTICE = "docmill-notice"  # a cookie: what was done, shown once
 FOREVER = "public, max-age=31536000, immutable"
 UNREADABLE = "The store does not answer. Try again; `docmill doctor` says what is wrong."
@@ -57,6 +58,7 @@ class _Application:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._limiter = CapacityLimiter(AT_ONCE)
+        self._attempts = CapacityLimiter(ATTEMPTS_AT_ONCE)
         self._probes = CapacityLimiter(1)  # which do not wait for slow pages
         self._renderer = Renderer(
             {
@@ -166,12 +168,11 @@ class _Application:
         if not self._has_token(form):
             return self._sign_in_form(following, STALE)
         if self._site.token is not None:
-            address = "" if request.client is None else request.client.host
-            with move_on_after(self._site.attempts.begin(address)):  # first, so that who leaves learns nothing
-                await request.receive()  # returns when the client has left
+            async with self._attempts:  # so that all browsers together try few tokens
+                with move_on_after(ATTEMPT_S):  # first, so that who leaves learns nothing
+                    await request.receive()  # returns when the client has left
             if not same(form.get("token", ""), self._site.token):
                 return self._sign_in_form(following, "This is not the token that docmill printed at its start.")
-            self._site.attempts.forgive(address)
         return sign_in(self._site, request, following)
 
     async def _sign_out(self, request: Request) -> Response:

@@ -9,7 +9,6 @@ import base64
 import binascii
 import hmac
 import ipaddress
-import math
 import re
 import secrets
 import time
@@ -51,8 +50,6 @@ def allowed_hosts(host: str, names: Iterable[str]) -> frozenset[str] | None:
 
 
 SESSION_S = 12 * 60 * 60
-LONGEST_WAIT_S = 8.0
-MOST_ADDRESSES = 10_000  # whose wrong tokens are counted
 
 
 def same(secret: str, expected: str) -> bool:
@@ -83,58 +80,6 @@ class Sessions:
     def end(self, cookie: str) -> None:
         """End the session of a cookie, if there is one."""
         self._ends.pop(_hash(cookie), None)
-
-
-class Attempts:
-    """Slows those who try tokens: a token waits before it is looked at, longer after recent wrong ones.
-
-    Wrong tokens count for their address and for all addresses together, and are forgiven one by one. Every token is
-    looked at in the end, so that wrong tokens of others never keep the right one out.
-    """
-
-    _ALL = "all addresses"
-    _FREE, _FORGIVEN_S = 5, 60.0
-    _ALL_FREE, _ALL_FORGIVEN_S = 50, 6.0
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._forgiven_at: dict[str, float] = {}  # when all wrong tokens of an address will be
-
-    def begin(self, address: str) -> float:
-        """Return the seconds that a token from this address has to wait. It counts as wrong until `forgive`."""
-        network = _network(address)
-        waits = (
-            self._count(network, self._FREE, self._FORGIVEN_S),
-            self._count(self._ALL, self._ALL_FREE, self._ALL_FORGIVEN_S),
-        )
-        while len(self._forgiven_at) > MOST_ADDRESSES:
-            del self._forgiven_at[next(iter(self._forgiven_at))]
-        return max(waits)
-
-    def forgive(self, address: str) -> None:
-        """Forgive a token from this address, since it was the right one."""
-        for key, forgiven_s in ((_network(address), self._FORGIVEN_S), (self._ALL, self._ALL_FORGIVEN_S)):
-            if key in self._forgiven_at:
-                self._forgiven_at[key] -= forgiven_s
-
-    def _count(self, key: str, free: int, forgiven_s: float) -> float:
-        now = self._clock()
-        most = free + math.log2(LONGEST_WAIT_S) + 1
-        forgiven_at = min(max(self._forgiven_at.pop(key, now), now) + forgiven_s, now + most * forgiven_s)
-        self._forgiven_at[key] = forgiven_at  # at the end of the dict, whose first entries are forgotten
-        n = (forgiven_at - now) / forgiven_s
-        return min(2.0 ** (n - free - 1), LONGEST_WAIT_S) if n > free else 0.0
-
-
-def _network(address: str) -> str:
-    """Return an address; of IPv6 its network of 64 bits, in which one machine may have every address."""
-    try:
-        known = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:64]
-    if isinstance(known, ipaddress.IPv4Address):
-        return str(known)
-    return str(known.ipv4_mapped or ipaddress.ip_network((int(known), 64), strict=False))
 
 
 def _hash(cookie: str) -> str:
@@ -180,7 +125,6 @@ class Site:
     hosts: frozenset[str] | None = LOOPBACK_HOSTS
     signer: Signer = field(default_factory=Signer)
     sessions: Sessions = field(default_factory=Sessions)
-    attempts: Attempts = field(default_factory=Attempts)
 
 
 HEALTH, SIGN_IN, SIGN_OUT, STATIC_PATH = "/health", "/sign-in", "/sign-out", "/static/"

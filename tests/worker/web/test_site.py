@@ -11,14 +11,12 @@ from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
+from docmill.worker.web import server
 from docmill.worker.web.pages.jobs import CHANGES
 from docmill.worker.web.server import PAGES
 from docmill.worker.web.site import (
     COOKIE,
-    LONGEST_WAIT_S,
-    MOST_ADDRESSES,
     SESSION_S,
-    Attempts,
     Sessions,
     Signer,
     allowed_hosts,
@@ -39,46 +37,12 @@ def test_a_sentence_that_was_made_up_is_not_shown(value: str) -> None:
     assert Signer().signed(value) is None
 
 
-def test_wrong_tokens_of_an_address_are_slowed_and_forgiven_with_time() -> None:
-    now = 0.0
-    attempts = Attempts(lambda: now)
-    waits = [attempts.begin("10.0.0.7") for _ in range(20)]
-    assert waits[:5] == [0.0] * 5
-    assert waits[5:9] == [1.0, 2.0, 4.0, LONGEST_WAIT_S]
-    assert set(waits[9:]) == {LONGEST_WAIT_S}
-    assert attempts.begin("10.0.0.8") == 0.0
-    now += 3_600.0
-    assert attempts.begin("10.0.0.7") == 0.0
-
-
-def test_wrong_tokens_of_many_addresses_slow_all_and_keep_nobody_out() -> None:
-    now = 0.0
-    attempts = Attempts(lambda: now)
-    waits = [attempts.begin(f"10.0.{n // 250}.{n % 250}") for n in range(2 * MOST_ADDRESSES)]
-    assert waits[40] == 0.0
-    assert attempts.begin("192.0.2.1") == LONGEST_WAIT_S == max(waits)
-    now += 3_600.0
-    assert attempts.begin("192.0.2.1") == 0.0
-
-
-def test_the_right_token_is_not_slowed_however_often_it_comes() -> None:
-    attempts = Attempts(lambda: 0.0)
-    for _ in range(100):
-        assert attempts.begin("10.0.0.7") == 0.0
-        attempts.forgive("10.0.0.7")
-
-
-def test_the_addresses_of_one_network_of_ipv6_count_as_one() -> None:
-    attempts = Attempts(lambda: 0.0)
-    for n in range(5):
-        attempts.begin(f"2001:db8::{n}")
-        attempts.begin(f"::ffff:10.0.0.{n}")
-    assert attempts.begin("2001:db8::ffff") == 1.0
-    assert attempts.begin("2001:db8:0:1::1") == 0.0
-    assert attempts.begin("10.0.0.1") == 0.0
-
-
 TOKEN = "a token that nobody guesses"
+
+
+@pytest.fixture(autouse=True)
+def tokens_are_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "ATTEMPT_S", 0.0)
 
 
 def signed_in_form(page: str) -> str:
@@ -199,8 +163,9 @@ def test_a_cookie_opens_nothing_after_its_sign_out_nor_after_its_time(empty: Bro
     assert browser.get("/jobs").status_code == 303
 
 
-def test_wrong_tokens_wait_and_the_right_one_is_taken_among_them(
-    empty: Browse, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("token", "status"), [("a wrong token of some length", 403), (TOKEN, 303)])
+def test_a_token_waits_before_it_is_looked_at(
+    empty: Browse, monkeypatch: pytest.MonkeyPatch, token: str, status: int
 ) -> None:
     waits: list[float] = []
 
@@ -208,12 +173,10 @@ def test_wrong_tokens_wait_and_the_right_one_is_taken_among_them(
         waits.append(seconds)
         return move_on_after(0.0)
 
-    monkeypatch.setattr("docmill.worker.web.server.move_on_after", note)
-    browser = empty(token=TOKEN, attempts=Attempts(lambda: 0.0))
-    for _ in range(100):
-        assert sign_in(browser, "a wrong token of some length").status_code == 403
-    assert (waits[0], waits[-1]) == (0.0, LONGEST_WAIT_S)
-    assert sign_in(browser).status_code == 303
+    monkeypatch.setattr(server, "ATTEMPT_S", 5.0)
+    monkeypatch.setattr(server, "move_on_after", note)
+    assert sign_in(empty(token=TOKEN), token).status_code == status
+    assert waits == [5.0]
 
 
 def test_over_https_the_cookie_is_sent_over_https_alone(empty: Browse) -> None:
