@@ -93,7 +93,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         return
     path = path.resolve()
     mode = path.stat().st_mode & 0o777 if path.exists() else None
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
     try:
         with open(handle, "w+b") as file:  # noqa: PTH123 - a descriptor, not a path
             yield file

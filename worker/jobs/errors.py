@@ -33,7 +33,8 @@ def sentence(error: Exception) -> str:
     from docmill.storage.readers import ReaderFailed
 
     if isinstance(error, OSError):
-        return f"cannot write {error.filename or 'the output'}: {error.strerror}"
+        verb = "use" if error.errno == errno.ENAMETOOLONG else "write"
+        return f"cannot {verb} {error.filename or 'the output'}: {error.strerror}"
     if isinstance(error, ReaderFailed):
         from docmill.worker.settings import load_settings  # only here: it needs all features to load
 
@@ -42,5 +43,6 @@ def sentence(error: Exception) -> str:
 
 
 def _cannot_write(error: Exception) -> bool:
-    """Return True if the disk is full or takes no writes. The system's own message says enough then."""
-    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}
+    """Return True if the disk is full or takes no writes or no such name. The system's own message says enough."""
+    refusals = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG}
+    return isinstance(error, OSError) and error.errno in refusals

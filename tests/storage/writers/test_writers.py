@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from docmill.storage.outputs.output_types import TEXT, VECTOR
 from docmill.storage.writers import Target, writer_for_stream, writer_of
-from docmill.storage.writers.formats import FormatUnfit, escape_formula
+from docmill.storage.writers.formats import FormatUnfit, escape_formula, whole_file
 from docmill.storage.writers.parts_manifest import is_begun, is_part
 from tests.storage.columns import table_of
 
@@ -237,6 +237,13 @@ def test_a_writer_of_some_outputs_refuses_others_and_several_steps() -> None:
     writer_of("csv").check_takes([TEXT, VECTOR])
     with pytest.raises(FormatUnfit, match="it writes jsonl, csv, csv-excel, parquet, xlsx, npy"):
         writer_of("ods")
+
+
+def test_a_file_may_have_the_longest_name_that_a_file_system_takes(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 127)
+    with whole_file(path) as file:
+        file.write(b"all of it")
+    assert path.read_bytes() == b"all of it"
 
 
 def test_parts_are_told_from_other_files_by_their_names() -> None:
