@@ -361,7 +361,7 @@ def _bounds(value: float, field: FieldInfo) -> str:
     above: Any = next((note.gt for note in field.metadata if isinstance(note, Gt)), None)
     most: Any = next((note.le for note in field.metadata if isinstance(note, Le)), None)
     if above is not None:
-        return f"must be above {above:g} and at most {most:g}"
+        return f"must be above {above:g}" + ("" if most is None else f" and at most {most:g}")
     return f"must be at least {least:g}" if value < least != -most else f"must be between {least:,} and {most:,}"
 
 

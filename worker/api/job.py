@@ -25,6 +25,7 @@ from docmill.worker.formatting import counted, summary
 from docmill.worker.jobs import Bar, Listener
 from docmill.worker.jobs.follow import follow, resume_job
 from docmill.worker.jobs.pipelines import list_pipelines, list_runs, run_file, store_file
+from docmill.worker.jobs.results import describe_removed
 from docmill.worker.prices import read_prices
 from docmill.worker.settings import Settings
 from docmill.worker.submit.options import JobOptions
@@ -107,7 +108,7 @@ class Job:
                 flagged=self._condition(flagged, unflagged),
             )
         )
-        self._require_end(partial)
+        self._require_results(step, partial)
         return rows
 
     @explained
@@ -118,7 +119,7 @@ class Job:
         structs. Raises Error.
         """
         require_arrow()
-        self._require_end(partial)
+        self._require_results(step, partial)
         return make_table_of_job(self.database, self.id, step, with_input=with_input)
 
     def to_pandas(
@@ -152,7 +153,8 @@ class Job:
     @explained
     def resume(self, max_cost: float | None = None) -> bool:
         """Resume a paused job, with a higher `max_cost` if given. Return False if it had ended. Raises Error."""
-        return resume_job(self.settings, self.database, self.id, max_cost)[0]
+        limit = parsed(JobOptions, {"max_cost": max_cost}).max_cost
+        return resume_job(self.settings, self.database, self.id, limit)[0]
 
     @explained
     def priority(self, priority: int) -> bool:
@@ -160,13 +162,15 @@ class Job:
         wanted = parsed(JobOptions, {"priority": priority})
         return jobs.prioritize(self.database, self.id, wanted.priority)
 
-    def _require_end(self, partial: bool) -> None:
+    def _require_results(self, step: str | None, partial: bool) -> None:
         status = self.status()
         if not status.ended and not partial:
             raise Error(
                 f"job {self.id} is not finished ({counted(status.pending, 'text')} to do): wait() waits for its end, "
                 "and partial=True returns the results so far"
             )
+        if (removed := describe_removed(self.database, status, step)) is not None:
+            raise Error(removed)
 
     @staticmethod
     def _condition(flagged: bool | Collection[str], unflagged: bool | Collection[str]) -> Flagged | None:

@@ -21,7 +21,7 @@ from docmill.worker.engines import devices_for
 from docmill.worker.formatting import summary
 from docmill.worker.jobs import Listener
 from docmill.worker.jobs.run import KeptWorker, run_request
-from docmill.worker.jobs.search import SearchOptions, open_search, query_record
+from docmill.worker.jobs.search import MOST_HITS, SearchOptions, open_search, query_record
 from docmill.worker.jobs.submission import submit
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.stores import connect_store
@@ -389,6 +389,8 @@ class Mill:
             raise Error("model_prompt and prompt do not go together: give one of them")
         if not text.strip():
             raise Error("the text of a search is empty")
+        if not 1 <= top <= MOST_HITS:
+            raise Error(f"top must be between 1 and {MOST_HITS:,}")
         options = SearchOptions(top, job, exact, passages, prompt, model_prompt)
         listener = listen(progress)
         with open_search(self._settings, self.database, corpus, options, _refuse, listener) as opened:

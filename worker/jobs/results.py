@@ -11,7 +11,7 @@ from docmill.storage import fault_points
 from docmill.storage.core.database import Database
 from docmill.storage.outputs.columns import Column
 from docmill.storage.results.parts import ExportProgress, export
-from docmill.storage.results.results import Placed
+from docmill.storage.results.results import Placed, results
 from docmill.storage.results.status import JobStatus
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.writers import Target
@@ -21,6 +21,15 @@ from docmill.worker.jobs import Bar, Listener
 RowT = TypeVar("RowT")
 
 SHOWN_EVERY = 1_000  # documents
+
+
+def describe_removed(database: Database, status: JobStatus, step: str | None = None) -> str | None:
+    """Return a sentence if all results of a job, or of its step, were removed; None if there is one."""
+    done = sum(each.done for each in status.steps if step in {None, each.name})
+    if not done or any(results(database, status.id, step=step, limit=1)):
+        return None
+    how = " (retention, rule results)" if "results" in status.swept else ""
+    return f"The results of job {status.id} were removed since{how}; run its source again to compute them anew."
 
 
 class WritingBar:

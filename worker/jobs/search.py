@@ -157,6 +157,7 @@ def _words(text: str) -> set[str]:
     return {*re.findall(r"\w+", text.casefold())}
 
 
+MOST_HITS = 1_000
 BATCH_QUERIES = 512  # queries that share one pass over the corpus
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,23 @@ def test_the_results_of_a_job_come_lazily_and_as_a_table(done: docmill.Job) -> N
     assert done.retry() == 0
 
 
+def test_results_that_were_removed_are_refused(mill: docmill.Mill, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = mill.enqueue(["never done"], "embed", **NULL)
+    status = job.status()
+    done = replace(status, state="done", steps=(replace(status.steps[0], done=1),))
+    monkeypatch.setattr(job, "status", lambda: done)
+    for use in (job.results, job.to_arrow):
+        with pytest.raises(docmill.Error, match="were removed since"):
+            use()
+
+
+def test_a_limit_of_a_job_s_cost_is_a_finite_number_above_0(mill: docmill.Mill) -> None:
+    job = mill.enqueue(["never done"], "embed", **NULL)
+    for limit, said in ((0.0, "must be above 0."), (math.nan, "finite"), (math.inf, "finite")):
+        with pytest.raises(docmill.Error, match=f"--max-cost .*{said}"):
+            job.resume(max_cost=limit)
+
+
 def test_a_closed_mill_answers_nothing_and_neither_do_its_jobs(tmp_path: Path) -> None:
     with docmill.connect(store=tmp_path, device="cpu") as mill:
         job = mill.enqueue(["a text"], "embed", **NULL)
@@ -167,6 +186,8 @@ def test_a_search_finds_documents_by_the_name_of_their_corpus(mill: docmill.Mill
     assert hits[0].score == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(docmill.Error, match="the text of a search is empty"):
         mill.search("numbers", " ")
+    with pytest.raises(docmill.Error, match="top must be between 1 and 1,000"):
+        mill.search("numbers", "three", top=0)
     with pytest.raises(docmill.Error, match="there is no corpus"):
         mill.search("letters", "three")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -14,7 +14,6 @@ from docmill.storage import writers
 from docmill.storage.core.database import Database
 from docmill.storage.errors import ConditionInvalid
 from docmill.storage.outputs.columns import Column, Form
-from docmill.storage.results.results import results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.conditions import DOUBTS, Flagged
@@ -26,7 +25,7 @@ from docmill.worker.exports import read_table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.outputs import STDOUT, check_folder, check_out, check_with_input, target_of
-from docmill.worker.jobs.results import write_parts
+from docmill.worker.jobs.results import describe_removed, write_parts
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.submit.options import PartsOptions
@@ -123,9 +122,9 @@ def results_command(job: int | str, **options: Any) -> int:
     with open_store(load_settings()) as database:
         number = job if isinstance(job, int) else answering_job(database, corpus_names(job))
         status = read_status(database, number)
-        refused = why_not(
-            wanted, status, lambda: wanted.every or any(results(database, number, step=wanted.step, limit=1))
-        )
+        refused = describe_pending(wanted, status)
+        if refused is None and not wanted.every:
+            refused = describe_removed(database, status, wanted.step)
         if refused is not None:
             warn(refused)
             return BAD_INPUT
@@ -207,15 +206,11 @@ def kinds_of(status: JobStatus, step: str | None) -> list[str]:
     return [each.spec.kind for each in status.steps if len(status.steps) == 1 or step in {None, each.name}]
 
 
-def why_not(wanted: Export, status: JobStatus, has_results: Callable[[], bool]) -> str | None:
-    """Return the reason why the job's results cannot be written; None if they can."""
+def describe_pending(wanted: Export, status: JobStatus) -> str | None:
+    """Return a sentence if the job must end before its results can be written; None if they can be."""
     if not status.ended and not wanted.partial and wanted.part_documents is None:
         pending = f"{counted(status.pending, 'text')} to do"
         return f"Job {status.id} is not finished ({pending}); --partial writes what there is."
-    done = sum(step.done for step in status.steps if wanted.step in {None, step.name})
-    if done and not has_results():
-        how = " (retention, rule results)" if "results" in status.swept else ""
-        return f"The results of job {status.id} were removed since{how}; run its source again to compute them anew."
     return None
 
 

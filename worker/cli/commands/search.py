@@ -20,7 +20,7 @@ from docmill.worker.consoles import NameCell, table
 from docmill.worker.formatting import counted, documents, printable
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.outputs import STDOUT
-from docmill.worker.jobs.search import BATCH_QUERIES, SearchOptions, open_search, query_record
+from docmill.worker.jobs.search import BATCH_QUERIES, MOST_HITS, SearchOptions, open_search, query_record
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.terminal import warn
@@ -37,7 +37,7 @@ BEGINNING = 300  # characters shown of a hit without a passage
     help="Search for many texts: a .txt file with a text on each line, or JSON lines, CSV or TSV with a text and "
     "optionally an id; - reads JSON lines from standard input.",
 )
-@click.option("--top", type=WholeNumber(1, 1_000), default=10, show_default=True, help="Number of documents.")
+@click.option("--top", type=WholeNumber(1, MOST_HITS), default=10, show_default=True, help="Number of documents.")
 @click.option(
     "--job",
     type=JOB_ID,
