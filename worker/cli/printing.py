@@ -118,9 +118,12 @@ def open_closed_streams() -> None:
 def leave(code: int) -> NoReturn:
     """End the process. While a thread waits for a pipe that says nothing, the interpreter cannot end by itself: it
     wants the lock that the thread holds."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # the interpreter would try again, and end with a code of its own
+        nobody_reads()
     if still_waits():
         with suppress(OSError):  # nobody reads any more
-            sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
