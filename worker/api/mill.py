@@ -109,6 +109,7 @@ class Options(TypedDict, total=False):
     prune_rejected: Literal["stop", "keep"] | None
     strict: bool | None
     revision: str | None
+    request_id: str | None
 
 
 def python_name(spelling: str) -> str:
@@ -118,7 +119,7 @@ def python_name(spelling: str) -> str:
 
 
 _OF_KINDS = {python_name(key(name, field)): name for name, field in kinds.OPTIONS.items()}
-NAMES = (*_OF_KINDS, *(name for name in Work.model_fields if name not in {"source", "task"}))
+NAMES = (*_OF_KINDS, *(name for name in Work.model_fields if name not in {"source", "task"}), "request_id")
 
 
 def request_of(

@@ -12,11 +12,11 @@ from pydantic.fields import FieldInfo
 from docmill.tasks import kinds
 from docmill.tasks.kinds.options import key
 from docmill.worker.api.mill import NAMES, Options, Task, python_name
-from docmill.worker.submit.options import Work
+from docmill.worker.submit.options import Request
 
 TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 DECLARED: Mapping[str, FieldInfo] = {
-    **{name: field for name, field in Work.model_fields.items() if name in NAMES},
+    **{name: field for name, field in Request.model_fields.items() if name in NAMES},
     **{python_name(key(name, field)): field for name, field in kinds.OPTIONS.items()},
 }
 
