@@ -170,7 +170,7 @@ def queue_of(settings: Settings) -> AbstractContextManager[Broker | None]:
 
 def corpus_names(corpus: str) -> list[str]:
     """Return the names that CORPUS may stand for: itself, or its source's path as `run` writes it."""
-    return [corpus, path_text(Path(corpus).resolve())]
+    return [path_text(corpus), path_text(Path(corpus).resolve())]
 
 
 def find_named_corpus(database: Database, corpus: str) -> tuple[int, str]:
