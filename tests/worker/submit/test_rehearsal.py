@@ -48,6 +48,7 @@ def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
     done = embedded("models", "check", model, code=2)
     assert "suits      none of the tasks there are now" in done.stdout
     assert f"not        translate: The files of {model} lack 26 weights" in done.stdout
+    embedded("models", "check", model, "--json", code=2)
     whole = architectures.t5(embedded.folder / "whole", TEXTS)
     tokenizer = transformers.AutoTokenizer.from_pretrained(whole)
     alone = transformers.T5EncoderModel.from_pretrained(whole)

@@ -30,10 +30,11 @@ def list_command(as_json: bool) -> None:
     models = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in NAMES]
     models_dir = load_settings().models_dir
     if models_dir is not None and models_dir.is_dir():
+        folders = {config.parent for config in models_dir.glob("*/**/config.json")}
         models += [
             {"name": str(model.relative_to(models_dir)), "default_for": None, "about": f"in {models_dir}"}
-            for model in sorted(config.parent for config in models_dir.glob("**/config.json"))
-            if model.name not in NAMES
+            for model in sorted(folders)
+            if model.name not in NAMES and folders.isdisjoint(model.parents)  # a part of a model may have a config
         ]
     if as_json:
         print_json(models)
@@ -71,9 +72,10 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     if lacks := find_lacking(settings, checked.pinned, checked.kinds):
         kinds = tuple(kind for kind in checked.kinds if kind not in lacks)
         checked = replace(checked, kinds=kinds, unfit={**checked.unfit, **lacks})
+    code = OK if checked.kinds else BAD_INPUT
     if as_json:
         print_json(asdict(checked))
-        return OK
+        return code
     elsewhere = "on a server" if weightless.is_served(checked.pinned.model) else "not on this machine yet"
     size = f"{checked.size_bytes / 1e6:,.0f} MB" if checked.size_bytes is not None else elsewhere
     adapter = checked.pinned.beside.get(ADAPTER)
@@ -91,4 +93,4 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
         answer(f"not        {name}: {reason}")
     window = f"{checked.window_limit} tokens" if checked.window_limit else "as long as its server says"
     answer(f"window     {window}; longer documents are cut and put back together")
-    return OK if checked.kinds else BAD_INPUT
+    return code
