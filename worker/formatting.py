@@ -158,8 +158,8 @@ def summary(status: JobStatus, cost: Cost | None = None) -> str:
         line += f"; {counted(status.rejected, 'record')} rejected"
     took = ""
     if status.ended and status.tokens_in:
-        rate = f"{status.tokens_in:,} tokens read, {status.time_left.tokens_per_s:,.0f} a second at work"
-        took = f"It took {duration(status.elapsed_s)}: {rate}"
+        read = f"{status.tokens_in:,} tokens read, {rate(status.time_left.tokens_per_s)} a second at work"
+        took = f"It took {duration(status.elapsed_s)}: {read}"
     paid = "" if cost is None else f"Its tokens cost {cost}"
     sentences = [line, *filter(None, [took, paid, status.not_pruned, status.reason])]
     return ". ".join(sentence.removesuffix(".") for sentence in sentences) + "."
@@ -185,7 +185,9 @@ def not_written(status: JobStatus, written: int) -> str | None:
 def doubtful(documents: int, counts: FlagCounts) -> str:
     """Say how many documents carry a doubtful flag."""
     flags = ", ".join(f"{flag}: {n:,}" for flag, n in order_flags(counts.by_flag).items() if flag in DOUBTFUL)
-    return f"{counts.doubtful:,} of {documents:,} documents are flagged as doubtful{f' ({flags})' if flags else ''}."
+    verb = "is" if counts.doubtful == 1 else "are"
+    of = counted(documents, "document")
+    return f"{counts.doubtful:,} of {of} {verb} flagged as doubtful{f' ({flags})' if flags else ''}."
 
 
 def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:
