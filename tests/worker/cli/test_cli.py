@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -58,6 +59,15 @@ def test_every_command_has_help_with_an_example_and_explains_each_option(name: s
             ("run", "translate", DESCRIPTIONS, "--from", "auto", "--model", "fr=marian-ddtp", "--revision", "main"),
             "--revision is of one model",
         ),
+        (("run", "embed", DESCRIPTIONS, "--out", "a" * 256), "File name too long"),
+        (("run", "embed", DESCRIPTIONS, "--model", "a" * 300), "File name too long"),
+        (("run", "embed", DESCRIPTIONS, "--details"), "--details is for a file"),
+        (("run", "embed", DESCRIPTIONS, "--dry-run", "--web"), "--dry-run makes no job for --web to show"),
+        (("run", "embed", "nowhere.jsonl", "--model", "null", "--prompt", ""), "it is empty"),
+        (("run", "summarize", "nowhere.jsonl", "--model", "null", "--prefix", ""), "nowhere.jsonl"),
+        (("doctor", "--invariants", "--sql", "--json"), "--sql and --json"),
+        (("doctor", "--invariants", "--host", "here"), "--within and --host are for --workers"),
+        (("corpus", "show", "f\udcff"), "there is no corpus"),
         (("run", "sing", DESCRIPTIONS), "sing"),
         (("status",), "there are no jobs yet"),
         (("results", "77"), "no job 77"),
@@ -109,6 +119,16 @@ def test_models_are_listed_and_checked(embedded: Docmill) -> None:
     assert embedded.json("models", "check", "minilm")["with_options"] == {"classify": "labels"}
 
 
+def test_a_part_of_a_model_is_not_listed_as_a_model(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("org/bge", "org/bge/1_Pooling"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").write_text("{}")
+    monkeypatch.setenv("DOCMILL_MODELS_DIR", str(tmp_path))
+    assert [one["name"] for one in json.loads(call("models", "list", "--json").out)][-1] == "org/bge"
+
+
 def test_doctor_finds_nothing_wrong_here(embedded: Docmill) -> None:
     findings = embedded.json("doctor")
     assert {finding["what"] for finding in findings} >= {"database", "redis", "models", "device", "disk"}
@@ -127,6 +147,14 @@ def test_a_reader_that_closes_the_pipe_is_no_error(embedded: Docmill) -> None:
     assert embedded.json("status", 1)["done"] == 8
     piped = _shell(embedded, f"{DOCMILL} results 1 | head -c 10")
     assert (len(piped.stdout), piped.stderr, piped.returncode) == (10, b"", 0)
+
+
+def test_a_full_disk_below_stdout_is_said_and_a_closed_pipe_is_no_error(embedded: Docmill) -> None:
+    embedded.environment.pop("PYTHONUNBUFFERED", None)
+    full = _shell(embedded, f"{DOCMILL} jobs --json >/dev/full")
+    assert (full.stderr, full.returncode) == (b"docmill: cannot write the output: No space left on device\n", 2)
+    closed = _shell(embedded, f"{DOCMILL} jobs --json | true")
+    assert (closed.stderr, closed.returncode) == (b"", 0)
 
 
 def test_a_full_disk_below_stderr_ends_no_run(embedded: Docmill) -> None:

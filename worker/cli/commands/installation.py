@@ -91,14 +91,16 @@ def doctor_command(
     With --invariants it checks only the store: docs/invariants.md lists what must hold. Work may go on meanwhile.
     Exit code 0: all of it holds; 1: some does not, and the rows are shown; 3: the database does not answer.
     """
+    if (not workers and (within_s is not None or host is not None)) or (as_sql and not invariants):
+        raise click.UsageError(
+            "--within and --host are for --workers, --sql for --invariants; add it, or leave them out"
+        )
+    if (workers and invariants) or (as_sql and as_json):
+        raise click.UsageError("--workers and --invariants exclude each other, and so do --sql and --json")
     if invariants:
         return _check_invariants(as_sql, as_json)
     if workers:
         return _check_workers(host or platform.node(), within_s or UNHEALTHY_S, as_json)
-    if within_s is not None or host is not None or as_sql:
-        raise click.UsageError(
-            "--within and --host are for --workers, --sql for --invariants; add it, or leave them out"
-        )
     from docmill.worker.doctor import examine
 
     findings = examine(load_settings())

@@ -273,6 +273,10 @@ def run_command(
         raise click.BadParameter(f"it has the answers of `{command}`; choose another", param_hint="--format")
     check_out(out, file_format, [request.task])
     check_with_input(out, file_format, with_input)
+    if details and out is None:
+        raise click.UsageError("--details is for a file: name it with --out (- is stdout)")
+    if dry_run and web:
+        raise click.UsageError("--dry-run makes no job for --web to show; leave one out")
     check_out_is_no_input(out, file_format, request.source)
     if dry_run:
         from docmill.worker.jobs.submission import prepare_request

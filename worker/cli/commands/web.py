@@ -15,6 +15,7 @@ import click
 from docmill.worker.cli.options import WholeNumber
 from docmill.worker.cli.printing import say, stop_as_interrupt
 from docmill.worker.settings import load_settings
+from docmill.worker.terminal import warn
 
 if TYPE_CHECKING:
     from docmill.worker.settings import Settings
@@ -54,9 +55,9 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     with open_store(settings) as database:
         site = Site(database, settings, allow_changes, token, allowed_hosts(host, names))
         with serve(make_app(site), host, port) as url:
-            say(f"Web page: {url} (Ctrl-C ends it)")
+            (say if port else warn)(f"Web page: {url} (Ctrl-C ends it)")
             if is_new:
-                say(f"Token: {token}")
+                warn(f"Token: {token}")  # nothing else says it, even with --quiet
             until_interrupted()
 
 
