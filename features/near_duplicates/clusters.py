@@ -34,7 +34,7 @@ from docmill.features.near_duplicates.methods import (
     require_library,
     stored,
 )
-from docmill.features.near_duplicates.tables import Deduplication, Duplicate, is_repeat
+from docmill.features.near_duplicates.tables import Deduplication, Duplicate, is_repeat, promote
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
 from docmill.storage.core.schema import Corpus, Document, OutcomeRow, db_now
@@ -262,10 +262,12 @@ def _write(
     for first in range(0, len(stale), PAGE):
         page = stale[first : first + PAGE]
         transaction.execute(delete(Duplicate).where(Duplicate.document_id.in_(page)))
+    lost: set[tuple[int, int]] = set()  # clusters of which a document was removed meanwhile
     for first in range(0, len(changed), PAGE):
         page = changed[first : first + PAGE]
         there = select(Document.id).where(is_current_document())
         present = [row.id for row in transaction.probe(there, Document.id, page)]
+        lost |= {(corpus_id, clusters[key][0]) for key in {*page} - {*present}}
         columns = {
             "document_id": present,
             "corpus_id": [corpus_id] * len(present),
@@ -273,6 +275,7 @@ def _write(
             "n_documents": [clusters[key][1] for key in present],
         }
         transaction.load(Duplicate, columns)
+    promote(transaction, lost)
     values = {
         "method": method.to_json(),
         "compared_to": corpus.settled_to,

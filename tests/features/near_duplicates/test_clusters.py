@@ -217,17 +217,21 @@ def test_a_search_that_was_killed_is_complete_and_correct_the_next_time(database
     assert firsts(database) == found
 
 
-def test_a_document_that_leaves_while_others_are_compared_is_in_no_cluster(database: Database) -> None:
+@pytest.mark.parametrize("when", ["signing texts", "comparing"])
+def test_a_document_that_leaves_while_others_are_compared_is_in_no_cluster(database: Database, when: str) -> None:
     texts = [("a", run_of(0, 16)), ("b", run_of(0, 16) + " x"), ("c", run_of(0, 16) + " y")]
     read(database, request(), texts)
     gone = iter([True])
 
-    def advanced(_phase: str, _done: int, _total: int) -> None:
-        if next(gone, False):
+    def advanced(phase: str, done: int, total: int) -> None:
+        if (phase, done) == (when, total) and next(gone, False):
             finish(database)
             removal.remove_documents(database, "books", ["a"])
 
     clusters.find(database, 1, WORDS, advanced)
+    with database.read() as transaction:
+        rows = transaction.execute(sql("SELECT id, first FROM near_duplicates ORDER BY id")).all()
+    assert [tuple(row) for row in rows] == [("b", "b"), ("c", "b")]
     clusters.find(database, 1, WORDS)
     assert firsts(database) == {"b": "b", "c": "b"}
 
