@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.base.modules import Router, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
@@ -171,6 +172,21 @@ def test_a_model_that_is_no_transformer_tokenises_on_its_own(bench: Bench, made:
     expected = model.encode(sentences, show_progress_bar=False)
     actual = vectors(bench.run(bench.spec("embed", str(made / "static")), sentences))
     assert np.allclose(actual, expected, atol=1e-5)
+
+
+def test_a_model_with_a_router_reads_a_long_text_in_windows(bench: Bench, made: Path, sentences: list[str]) -> None:
+    with quiet():
+        first = Transformer(str(architectures.bert(made / "bert-routed", sentences)), max_seq_length=32)
+        routes = Router.for_query_document([first, Pooling(32)], [first, Pooling(32)], default_route="document")
+        model = SentenceTransformer(modules=[routes], device="cpu")
+        model.save(str(made / "router"), create_model_card=False)
+    text = " ".join(sentences)
+    (outcome,) = bench.run(bench.spec("embed", str(made / "router"), windows="all"), [text])
+    windows = [text[start:end] for start, end in data_of(outcome)["windows"]]
+    assert len(windows) > 1
+    assert max(len(ids) for ids in first.tokenizer(windows)["input_ids"]) <= 32
+    rows = np.frombuffer(outcome.vector or b"", "<f4").reshape(len(windows), 32)
+    assert np.allclose(rows, model.encode(windows, show_progress_bar=False), atol=1e-5)
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_refused(made: Path, french: list[str], tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ StatesOf = Callable[[Sequence[Encoded]], "dict[str, torch.Tensor]"]
 class EncoderModel:
     """A loaded model, taken apart into what reads texts, its encoder and its head.
 
-    ``tokens`` is None for a model that tokenizes on its own; its windows hold their text.
+    ``tokens`` is None for a model that tokenizes on its own; its windows hold their text. Its ``counters`` tell how
+    many tokens it reads.
 
     ``encoder`` is transformers' encoder if the head reads its last hidden states and nothing else; only then may a
     fast encoder compute in its place. It holds no weights of the head, since its own are dropped then.
@@ -77,6 +78,7 @@ class EncoderModel:
     traits: Traits
     library: str
     reads_first: bool = False
+    counters: Sequence[Tokens] = ()
 
     @property
     def coder(self) -> Coder:
@@ -87,6 +89,9 @@ class EncoderModel:
         """Return what the model will read for each text."""
         if self.tokens is not None:
             return self.tokens.encode(texts)
+        if self.counters:
+            counted = zip(*(counter.encode(texts) for counter in self.counters), strict=True)
+            return [Encoded(max(row.tokens for row in rows), text) for text, rows in zip(texts, counted, strict=True)]
         # Such models have no limit worth cutting for; words are near enough for the batches.
         return [Encoded(max(1, len(text.split())), text) for text in texts]
 

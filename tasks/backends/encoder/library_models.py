@@ -7,6 +7,7 @@ They come from this machine, with safe weights, and without a model's own code. 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,8 +64,16 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
     prompt = sentence_modules.prompt(spec, Prompts(model.prompts, model.default_prompt_name))
     plain = type(first) is Transformer and hasattr(first.tokenizer, "pad")
     tokens = Tokens(first.tokenizer, prefix=prompt) if plain else None
+    counters: list[Tokens] = []
     if tokens is None:
-        limit = spec.params.get("window_tokens") or UNBOUNDED
+        readers = [module for module in first.modules() if isinstance(module, Transformer)]
+        # The library pads with its own tokenizers, while other threads count.
+        counters = [Tokens(copy.deepcopy(reader.tokenizer), prefix=prompt) for reader in readers]
+        limits = [
+            counter.window_limit(spec, reader.auto_model.config)
+            for counter, reader in zip(counters, readers, strict=True)
+        ]
+        limit = min(limits, default=spec.params.get("window_tokens") or UNBOUNDED)
     else:
         limit = tokens.window_limit(spec, first.auto_model.config, model.max_seq_length)
     prompt_tokens = tokens.prefix_length if tokens is not None and prompt else None
@@ -93,6 +102,7 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
         # Vectors cut to fewer dimensions have no length of 1 any more.
         Traits(normalizes=model.truncate_dim is None and any(isinstance(module, Normalize) for module in model)),
         "sentence-transformers",
+        counters=counters,
     )
 
 
