@@ -138,6 +138,10 @@ def _params(plan: Plan) -> dict[str, Any]:
         raise BadOption(f"--schema is for decoder-only models; {plan.model} is {plan.family}.")
     if SCHEMA in options and "stop" in options:
         raise BadOption("--schema and --stop do not go together: an output ends where its JSON does.")
+    for name in ("no_repeat_ngram_size", "min_new_tokens"):
+        if SCHEMA in options and options.get(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise BadOption(f"--schema and {flag} do not go together: the schema may allow only what {flag} forbids.")
     return {templates.WHITE_SPACE: templates.KEPT, **({"grammar": GRAMMAR} if SCHEMA in options else {})}
 
 

@@ -81,8 +81,10 @@ def test_a_raw_document_needs_no_prompt_and_takes_none() -> None:
 def test_a_schema_of_generate_is_for_decoders_and_ends_the_output() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     assert params(raw=True, json_schema=schema)["grammar"] == GRAMMAR
-    with pytest.raises(BadOption, match="--schema and --stop do not go together"):
-        params(raw=True, json_schema=schema, stop=["."])
+    for name, value in (("stop", ["."]), ("no_repeat_ngram_size", 3), ("min_new_tokens", 3)):
+        given: dict[str, Any] = {name: value}
+        with pytest.raises(BadOption, match=f"--schema and --{name.replace('_', '-')} do not go together"):
+            params(raw=True, json_schema=schema, **given)
     with pytest.raises(BadOption, match="--schema is for decoder-only models"):
         params({"model_type": "t5"}, prompt="{text}", json_schema=schema)
 
