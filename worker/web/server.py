@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, unquote
 
 from anyio import CapacityLimiter, fail_after, move_on_after, to_thread
 from starlette.applications import Starlette
@@ -65,7 +65,7 @@ class _Application:
                 "navigation": [(page.name, page.path) for page in PAGES if page.name is not None],
                 "allows_changes": site.allows_changes,
                 "signs_in": site.token is not None,
-                "form_token": site.signer.form_token,
+                "form_token": site.form_token,
                 "shows_documents": any(page.path == DOCUMENT for page in PAGES),
                 "version": version("docmill"),
             },
@@ -96,13 +96,13 @@ class _Application:
                 request, PageRefused("There is no such part of this page.", HTTPStatus.NOT_FOUND)
             )
         page_request = self._page_request(request)
-        notice = self._site.signer.signed(request.cookies.get(NOTICE, "")) if name is None else None
+        notice = unquote(request.cookies.get(NOTICE, "")) if name is None else ""
         answer = await self._answer(request, lambda: self._render(page, page_request, name, notice))
-        if notice is not None:
+        if notice:
             answer.delete_cookie(NOTICE, httponly=True, samesite="strict")
         return answer
 
-    def _render(self, page: Page, page_request: PageRequest, part: str | None, notice: str | None) -> Response:
+    def _render(self, page: Page, page_request: PageRequest, part: str | None, notice: str) -> Response:
         values = page.read(page_request)
         if part is not None:
             # The rest of the page, which is not asked for again, is another once the job has ended.
@@ -122,7 +122,7 @@ class _Application:
         def act() -> Response:
             path, said = change(page_request)
             answer = RedirectResponse(path, HTTPStatus.SEE_OTHER)
-            answer.set_cookie(NOTICE, self._site.signer.sign(said), max_age=60, httponly=True, samesite="strict")
+            answer.set_cookie(NOTICE, quote(said), max_age=60, httponly=True, samesite="strict")
             return answer
 
         return await self._answer(request, act)
@@ -184,7 +184,7 @@ class _Application:
         )
 
     def _has_token(self, form: Mapping[str, str]) -> bool:
-        return same(form.get("form_token", ""), self._site.signer.form_token)
+        return same(form.get("form_token", ""), self._site.form_token)
 
     async def _refuse(self, request: Request, error: PageRefused) -> Response:
         """Return a page about an error; of a part of a page only the sentence, which replaces nothing."""

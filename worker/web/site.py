@@ -1,12 +1,10 @@
-"""The site: its store and rights, tokens, signatures and sessions, and the guard that lets requests in.
+"""The site: its store and rights, tokens and sessions, and the guard that lets requests in.
 
 The guard looks at host names, sign-in and forms of other sites, and adds headers that restrict what a page may do.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 import ipaddress
 import re
@@ -86,30 +84,6 @@ def _hash(cookie: str) -> str:
     return sha256(cookie.encode()).hexdigest()
 
 
-class Signer:
-    """Signs with a key of its own, so that nothing from before a restart is taken."""
-
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
-        self.form_token = self._mac("form")
-
-    def sign(self, text: str) -> str:
-        """Return a text with its signature, in characters that a cookie may have."""
-        return f"{base64.urlsafe_b64encode(text.encode()).decode()}.{self._mac(f'said {text}')}"
-
-    def signed(self, value: str) -> str | None:
-        """Return the text that was signed here; None if the signature is wrong."""
-        body, _, mac = value.partition(".")
-        try:
-            text = base64.urlsafe_b64decode(body.encode()).decode()
-        except (binascii.Error, ValueError):
-            return None
-        return text if same(mac, self._mac(f"said {text}")) else None
-
-    def _mac(self, text: str) -> str:
-        return hmac.new(self._key, text.encode(), sha256).hexdigest()
-
-
 @dataclass(frozen=True)
 class Site:
     """The store that the pages show, and the rights of those who see them.
@@ -123,7 +97,7 @@ class Site:
     allows_changes: bool = False
     token: str | None = None
     hosts: frozenset[str] | None = LOOPBACK_HOSTS
-    signer: Signer = field(default_factory=Signer)
+    form_token: str = field(default_factory=secrets.token_urlsafe)  # of this start, in each form
     sessions: Sessions = field(default_factory=Sessions)
 
 

@@ -18,24 +18,10 @@ from docmill.worker.web.site import (
     COOKIE,
     SESSION_S,
     Sessions,
-    Signer,
     allowed_hosts,
     is_loopback,
 )
 from tests.worker.web.conftest import Browse
-
-
-def test_a_signed_sentence_is_read_by_the_server_that_signed_it_alone() -> None:
-    signer = Signer()
-    value = signer.sign("12 texts – “again”")
-    assert signer.signed(value) == "12 texts – “again”"
-    assert Signer().signed(value) is None
-
-
-@pytest.mark.parametrize("value", ["", ".", "aGk=.0", "a", "ü.ü", "////.x"])
-def test_a_sentence_that_was_made_up_is_not_shown(value: str) -> None:
-    assert Signer().signed(value) is None
-
 
 TOKEN = "a token that nobody guesses"
 
