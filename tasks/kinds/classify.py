@@ -207,28 +207,25 @@ def _other_models(options: KindOptions) -> tuple[str, ...]:
 def _chat(spec: Spec) -> PromptFrame:
     """Return the request for a label of a text, for a model that follows instructions."""
     told = "Choose the label that fits the text below best. Answer with the label only.\n\nLabels:"
-    return PromptFrame(f"{told}\n{_listed(_labels(spec))}\n\nText:\n", "")
+    return PromptFrame(f"{told}\n{_listed(spec)}\n\nText:\n", "")
 
 
 def _pattern(spec: Spec, _shown: bool) -> PromptFrame:
     """Return the request as a pattern that a base model completes with a label."""
     before = pattern("Text", "Label", ())
-    return PromptFrame(f"Labels:\n{_listed(_labels(spec))}\n\n{before.before}", before.after)
+    return PromptFrame(f"Labels:\n{_listed(spec)}\n\n{before.before}", before.after)
 
 
-def _labels(spec: Spec) -> Mapping[str, str]:
-    labels: Mapping[str, str] = spec.params["labels"]
-    return labels
-
-
-def _listed(labels: Mapping[str, str]) -> str:
-    return "\n".join(f"- {label}" if words == label else f"- {label}: {words}" for label, words in labels.items())
+def _listed(spec: Spec) -> str:
+    """Return the labels as lines, sorted, since PostgreSQL does not keep the order in which they were given."""
+    labels = sorted(spec.params["labels"].items())
+    return "\n".join(f"- {label}" if words == label else f"- {label}: {words}" for label, words in labels)
 
 
 def hypotheses(params: Mapping[str, Any]) -> dict[str, str]:
     """Return the sentence about each label in a spec's parameters."""
     hypothesis: str = params.get("hypothesis", HYPOTHESIS)
-    return {label: hypothesis.replace(PLACE, words) for label, words in params["labels"].items()}
+    return {label: hypothesis.replace(PLACE, words) for label, words in sorted(params["labels"].items())}
 
 
 def mean_scores(windows: Sequence[Scores], weights: Sequence[int]) -> dict[str, float]:

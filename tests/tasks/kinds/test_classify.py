@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.storage.core.specs import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
+from docmill.tasks.kinds import instruction
 from docmill.tasks.kinds.classify import CONTRADICTION, ENTAILMENT, Classify, Combination, Entailment
 from docmill.tasks.outputs import Labels
 from docmill.tasks.windows.windows import Coder, Encoded, Window
@@ -114,3 +115,11 @@ def test_large_logits_do_not_overflow_and_those_that_are_not_finite_fail_the_doc
     assert scores(join_pairs(recipe(SENTENCES), [(5000.0, 0.0), (4999.0, 0.0)], [10])).keys() == SENTENCES.keys()
     assert join_pairs(recipe(SENTENCES), [(math.nan, 0.0), (1.0, 0.0)], [10]).status is Status.FAILED
     assert join_pairs(recipe(SENTENCES), [(math.inf, 0.0), (1.0, 0.0)], [10]).status is Status.FAILED
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_request_does_not_depend_on_the_order_of_labels_which_postgresql_does_not_keep(chat: bool) -> None:
+    orders = ("praise", "complaint"), ("complaint", "praise")
+    specs = [Spec("classify", "m", "0", params={"labels": {label: label for label in order}}) for order in orders]
+    one, other = (instruction(spec, chat=chat).template for spec in specs)
+    assert one == other
