@@ -87,9 +87,7 @@ def known_outcomes(transaction: Transaction, spec_id: int, content_ids: Sequence
 
 def n_chars(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, int]:
     """Return the length of each content in characters."""
-    if not content_ids:
-        return {}
-    rows = transaction.execute(select(Content.id, Content.n_chars).where(Content.id.in_(content_ids)))
+    rows = transaction.probe(select(Content.id, Content.n_chars), Content.id, content_ids)
     return {row.id: row.n_chars for row in rows}
 
 

@@ -47,6 +47,7 @@ from docmill.storage.errors import (
 BUSY_TIMEOUT_S = 10.0
 _UNREACHABLE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM}
 ROWS = 500  # in a statement, of 20 columns at the most: SQLite takes 32,766 values in one
+_MOST_HASHES = 30_000
 
 
 def engine_for(url: URL, busy_timeout_s: float, **options: Any) -> Engine:
@@ -147,16 +148,18 @@ class SqliteTransaction(Transaction):
 
     def content_ids(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
         # Said to the driver: thousands of parameters cost more than the look-ups.
-        places = ", ".join("?" * len(hashes))
-        query = f"SELECT sha256, id, text FROM content WHERE sha256 IN ({places})"  # noqa: S608
         ids: dict[bytes, int] = {}
-        for sha256, content_id, text in self.exec_driver_sql(query, tuple(hashes)):
-            if hashlib.sha256(text.encode()).digest() != sha256:  # SQLite itself cannot check it
-                raise UnexpectedDatabaseError(
-                    f"the text {content_id} in the table content is not the text of its hash: another program wrote "
-                    "it. Restore the store from a backup"
-                )
-            ids[sha256] = content_id
+        for first in range(0, len(hashes), _MOST_HASHES):
+            page = tuple(hashes[first : first + _MOST_HASHES])
+            places = ", ".join("?" * len(page))
+            query = f"SELECT sha256, id, text FROM content WHERE sha256 IN ({places})"  # noqa: S608
+            for sha256, content_id, text in self.exec_driver_sql(query, page):
+                if hashlib.sha256(text.encode()).digest() != sha256:  # SQLite itself cannot check it
+                    raise UnexpectedDatabaseError(
+                        f"the text {content_id} in the table content is not the text of its hash: another program "
+                        "wrote it. Restore the store from a backup"
+                    )
+                ids[sha256] = content_id
         return ids
 
     @staticmethod

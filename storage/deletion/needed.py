@@ -64,10 +64,11 @@ def _of_jobs(transaction: Transaction, age_s: float) -> set[int]:
         Job.finished_at > db_now() - age_s,
         pipelines.holds_job(),
         Job.id.in_(of_pipeline),
-        Job.id.in_(sorted(_latest(transaction) | _latest(transaction, Job.state == "done"))),
     )
     query = select(Step.spec_id).join(Job, Job.id == Step.job_id).where(needing)
-    return {*transaction.scalars(query.distinct())}
+    latest = _latest(transaction) | _latest(transaction, Job.state == "done")
+    answering = transaction.probe(select(Step.spec_id), Step.job_id, latest)
+    return {*transaction.scalars(query.distinct()), *(row.spec_id for row in answering)}
 
 
 def _latest(transaction: Transaction, *conditions: ColumnElement[bool]) -> set[int]:

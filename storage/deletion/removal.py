@@ -130,7 +130,7 @@ def _remove_page(size: int, transaction: Transaction, *, corpus_id: int) -> Remo
     for table in (Shard, StepText):
         if n := delete_page(transaction, table, table.job_id.in_(mine), 10 * size):
             return Removed(others=n)
-    if n_jobs := _delete_jobs(transaction, corpus_id):
+    if n_jobs := _delete_jobs(transaction, corpus_id, size):
         return Removed(jobs=n_jobs)
     for dependent in dependents():  # before the documents, so that nothing follows each page of them
         if n := dependent.clear_corpus(transaction, corpus_id, 10 * size):
@@ -151,8 +151,8 @@ def _remove_page(size: int, transaction: Transaction, *, corpus_id: int) -> Remo
 _VERSION = (Document.id, Document.key, Document.content_id, Document.superseded_by, Document.gone)
 
 
-def _delete_jobs(transaction: Transaction, corpus_id: int) -> int:
-    jobs = transaction.scalars(select(Job.id).where(Job.corpus_id == corpus_id)).all()
+def _delete_jobs(transaction: Transaction, corpus_id: int, size: int) -> int:
+    jobs = transaction.scalars(select(Job.id).where(Job.corpus_id == corpus_id).limit(size)).all()
     going = update(PipelineRun).where(PipelineRun.job_id.in_(jobs), PipelineRun.finished_at.is_(None))
     transaction.execute(going.values(**pipelines.ended("failed", pipelines.JOB_REMOVED)))
     transaction.execute(update(PipelineRun).where(PipelineRun.job_id.in_(jobs)).values(job_id=None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from statistics import fmean
 from typing import Any
 
@@ -221,6 +221,7 @@ def _next_tries(
 
 HISTORY_S = 3_600.0  # how far back
 MOST_SHARDS = 300  # of a job
+MOST_QUERIES = 400  # in a statement: SQLite takes 500
 
 
 def held_lately(transaction: Transaction, job_ids: Collection[int], now: float) -> dict[int, list[HeldShard]]:
@@ -241,7 +242,10 @@ def held_lately(transaction: Transaction, job_ids: Collection[int], now: float) 
     )
     running = held.where(IS_RUNNING, Shard.job_id.in_(job_ids))
     by_job: dict[int, list[HeldShard]] = {job_id: [] for job_id in job_ids}
-    for row in transaction.execute(union_all(running, *finished)):
+    rows = [*transaction.execute(running)]
+    while several := [*islice(finished, MOST_QUERIES)]:
+        rows += transaction.execute(union_all(*several))
+    for row in rows:
         finished_at = row.finished_at if row.state == "done" else None
         by_job[row.job_id].append(
             HeldShard(row.step, row.started_at, finished_at, row.n_chars, row.n_contents, row.tokens_in)

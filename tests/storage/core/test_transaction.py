@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 import pytest
 from psycopg.pq import Format
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, event, func, select
 
+from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, JobKey
 from docmill.storage.core.sqlite import ROWS
@@ -31,6 +33,15 @@ def test_an_id_is_not_given_again_once_its_row_was_deleted(database: Database) -
     last = database.write(remove)
     assert database.write(lambda transaction: transaction.own_id(Content)) in ({}, {"id": last + 1})
     assert database.write(lambda transaction: transaction.next_ids(Content, 2)) == [last + 1, last + 2]
+
+
+def test_any_number_of_values_is_looked_up(database: Database) -> None:
+    if database.server is None:  # as SQLite is built by default
+        limit = (sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766)
+        event.listen(database.engine, "connect", lambda connection, _: connection.setlimit(*limit))
+    with database.read() as transaction:
+        assert lookups.n_chars(transaction, range(1, 70_000)) == {}
+        assert transaction.content_ids([n.to_bytes(32) for n in range(40_000)]) == {}
 
 
 TEXTS = ["plain", "", "\\N", "a\tb\nc\r\\.\n", '"quoted", \\"', "Größe 中文 🐋", "NULL", "\x01\x7f", "x" * 100_000]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.storage.results.time_left import HeldShard, StepWork, TimeLeft, estimate
+from docmill.storage.core.database import Database
+from docmill.storage.results.time_left import HeldShard, StepWork, TimeLeft, estimate, held_lately
 
 CHARS, TEXTS, TOKENS = 1_000, 10, 250  # of each shard
 NOW = 1e9
@@ -87,3 +88,8 @@ def test_a_step_that_has_not_begun_leaves_the_end_open() -> None:
     found = estimate(200, HELD, [_work(HELD, 40), _work([], 20, step=1, reads=0)])
     assert found.left_s is not None
     assert found.at_least
+
+
+def test_any_number_of_jobs_is_looked_at(sqlite: Database) -> None:
+    with sqlite.read() as transaction:
+        assert held_lately(transaction, range(600), NOW) == {job_id: [] for job_id in range(600)}
