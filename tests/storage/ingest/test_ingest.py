@@ -73,6 +73,16 @@ def test_the_same_reading_again_adds_nothing(database: Database) -> None:
     assert sum(planned(database, first).values()) == 4
 
 
+def test_a_chunk_that_is_stored_twice_counts_once(database: Database) -> None:
+    read(database, request("b.jsonl"), numbered(2))
+    job = jobs.open_job(database, request())
+    chunk, rejected = records(numbered(4)), [Rejection("a.jsonl:5", "not JSON")]
+    ingest.add(database, job, chunk, rejected)  # the answer of its commit is lost
+    ingest.end(database, job, ingest.add(database, job, chunk, rejected))
+    assert counted(database, job.ingest_id) == (4, 2, 0, 2, 0)
+    assert read_status(database, job.id).rejected == 1
+
+
 def test_changed_metadata_or_flags_alone_make_a_new_version(database: Database) -> None:
     job = read(database, request(), [("a", "one")])
     other_meta = gathered(("a", "one", {"year": 1900}, (), 0))
