@@ -70,6 +70,7 @@ def remove(database: Database, name: str) -> None:
 
     def work(transaction: Transaction) -> None:
         row = _require(transaction, name)
+        transaction.keep_last_ids(PipelineRun)
         transaction.execute(delete(PipelineRun).where(PipelineRun.pipeline_id == row.id))
         transaction.execute(delete(PipelineRow).where(PipelineRow.id == row.id))
 
@@ -137,7 +138,8 @@ def fire(database: Database, pipeline: Scheduled, due_at: float) -> int | None:
             values = {"state": "skipped", "reason": reason, "finished_at": db_now()}
         made = (
             transaction.insert(PipelineRun)
-            .values(pipeline_id=pipeline.id, due_at=due_at, created_at=db_now(), **values)
+            .values(**transaction.own_id(PipelineRun), pipeline_id=pipeline.id, due_at=due_at)
+            .values(created_at=db_now(), **values)
             .on_conflict_do_nothing(index_elements=["pipeline_id", "due_at"])
             .returning(PipelineRun.id)
         )

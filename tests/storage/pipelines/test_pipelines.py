@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -245,6 +246,15 @@ def test_the_reader_of_a_pipeline_that_is_removed_goes_on_with_its_job(database:
     pipelines.remove(database, "nightly")
     assert pipelines.renew(database, run, LEASE_S)
     assert not pipelines.note(database, run, "running", job_id=None)
+
+
+@pytest.mark.parametrize("again", [lambda database: begin(database).id, fired], ids=["by hand", "scheduled"])
+def test_the_number_of_a_removed_run_is_not_given_again(database: Database, again: Callable[[Database], int]) -> None:
+    keep(database)
+    removed = begin(database)
+    pipelines.remove(database, "nightly")
+    keep(database)
+    assert again(database) > removed.id
 
 
 def test_a_run_by_hand_is_in_the_history_and_in_nobodys_way(database: Database) -> None:
