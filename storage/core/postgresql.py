@@ -82,6 +82,7 @@ _ALWAYS = {"plan_cache_mode": "force_custom_plan", "jit": "off"}
 _CONNECTING = re.compile(r'connection failed: connection to server at "[^"]+".*?, port \d+ failed: (FATAL: +)?')
 # A connection that is refused has no SQLSTATE.
 _FULL = ("too many clients", "too many connections", "remaining connection slots", "no more connections allowed")
+_INSERTED_MEANWHILE = "23505"  # a row that was not there when this transaction looked: the next try sees it
 _IDLE_FOR_TOO_LONG = "25P03"  # the server ended a transaction whose client was idle, such as a suspended machine
 # A text or corpus that was found and is gone when it is referred to: the next try stores it anew, or does without.
 _REFER_TO_WHAT_IS_REMOVED = {
@@ -346,7 +347,7 @@ class PostgresqlTransaction(Transaction):
             return DatabaseReadOnly(f"the database {database} takes no writes")
         if state == "23503" and error.diag.constraint_name in _REFER_TO_WHAT_IS_REMOVED:
             return DatabaseBusy(f"something in the database {database} was removed while it was being referred to")
-        if state[:2] in {"40", "53", "57", "55"} or state == _IDLE_FOR_TOO_LONG:
+        if state[:2] in {"40", "53", "57", "55"} or state in {_IDLE_FOR_TOO_LONG, _INSERTED_MEANWHILE}:
             return DatabaseBusy(f"the database {database} is busy: {first_line(error)}")
         if state[:2] in {"22", "54"} or isinstance(outer, sa_exc.DataError):
             # Without PostgreSQL's own words, which quote the value.

@@ -18,8 +18,9 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 
 from docmill.storage import errors
+from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Shard, db_now
+from docmill.storage.core.schema import Corpus, Shard, db_now
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import (
@@ -141,14 +142,24 @@ def test_a_file_that_cannot_be_a_database_is_unreachable(tmp_path: Path, file: s
 
 
 def test_an_error_that_nobody_classified_is_one_of_ours_that_names_its_code(database: Database) -> None:
-    def twice(transaction: Transaction) -> None:
-        for _ in range(2):
-            transaction.execute(text("INSERT INTO lease (name, owner, until) VALUES ('a', 'b', 0)"))
-
-    code = "SQLITE_CONSTRAINT_PRIMARYKEY" if database.server is None else "SQLSTATE 23505"
+    code = "SQLITE_CONSTRAINT_NOTNULL" if database.server is None else "SQLSTATE 23502"
     with pytest.raises(UnexpectedDatabaseError, match=code) as caught:
-        database.write(twice)
+        database.execute(text("INSERT INTO lease (name) VALUES ('a')"))
     assert isinstance(caught.value.__cause__, IntegrityError)
+
+
+def test_a_row_that_another_writer_inserted_meanwhile_is_seen_by_the_next_try(postgres: Database) -> None:
+    def find_or_make(transaction: Transaction) -> int:
+        number = transaction.scalar(select(Corpus.id))
+        if number is None:
+            postgres.write(make)
+            make(transaction)
+        return number or 0
+
+    def make(transaction: Transaction) -> int:
+        return lookups.insert_row(transaction, Corpus, name="books", created_at=0.0)
+
+    assert postgres.write(find_or_make) == 1
 
 
 def test_an_error_that_a_trigger_raises_is_told_in_the_triggers_words(postgres: Database) -> None:

@@ -17,7 +17,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, JobKey
 from docmill.storage.core.sqlite import ROWS
 from docmill.storage.core.transaction import IN_BINARY, Columns, Transaction
-from docmill.storage.errors import UnexpectedDatabaseError, ValueRefused
+from docmill.storage.errors import DatabaseBusy, ValueRefused
 
 
 def test_an_id_is_not_given_again_once_its_row_was_deleted(database: Database) -> None:
@@ -120,7 +120,7 @@ def test_a_value_that_cannot_be_copied_is_refused_as_any_other_and_no_row_stays(
     with pytest.raises(ValueRefused) as caught:
         load(postgres, Content, of_texts(["sound", "secret \0"]))
     assert "secret" not in str(caught.value)
-    with pytest.raises(UnexpectedDatabaseError, match="UniqueViolation"):
+    with pytest.raises(DatabaseBusy, match="duplicate key"):
         load(postgres, Content, of_texts(["twice", "twice"]))
     assert stored(postgres) == []
 
