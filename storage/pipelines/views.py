@@ -36,6 +36,7 @@ from docmill.storage.outputs.output_types import OutputType
 from docmill.storage.steps import fitted_risks, lineage, steps
 from docmill.storage.steps.steps import OpenStep, StepRequest
 
+_NAME_BYTES = 63  # PostgreSQL cuts longer names
 _OF_DOCUMENTS = ("id", "meta", "flags", "document")
 
 
@@ -51,15 +52,16 @@ def items_name_of(pipeline: str, step: str) -> str:
 
 def clash(requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str, str] | None:
     """Return two steps (or "the documents" and a step) with the column that both would have in the view, if any."""
-    owners = dict.fromkeys(_OF_DOCUMENTS, "the documents")
+    owners = {name.encode(): "the documents" for name in _OF_DOCUMENTS}
     for request, output in requests:
         columns = output.columns(request.spec.params)
         suffixes = [column.suffix for column in columns if column.sql is not None and column.suffix is not None]
         for suffix in (*suffixes, "_status", "_reason"):
             name = request.name + suffix
-            if name in owners:
-                return owners[name], request.name, name
-            owners[name] = request.name
+            cut = name.encode()[:_NAME_BYTES]
+            if cut in owners:
+                return owners[cut], request.name, name
+            owners[cut] = request.name
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,11 @@ from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, db_now
+from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import removal
 from docmill.storage.errors import LeaseLost, NotFound
 from docmill.storage.ingest import ingest
+from docmill.storage.outputs.output_types import RECORD
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.pipelines.pipelines import Run
 from docmill.storage.results.results import failures, results
@@ -333,3 +336,10 @@ def test_the_view_is_of_the_corpus_of_that_name_whatever_its_name_and_number(
         assert [row["english"] for row in rows_of(database, "pipeline_nightly")] == [f"translate({text})"]
         removal.remove_corpus(database, name)
         assert rows_of(database, "pipeline_nightly") == []
+
+
+def test_columns_clash_if_postgresql_cuts_them_to_the_same_name() -> None:
+    long = "the_contracting_parties_and_all_of_their_representatives"
+    fields = json.dumps({"properties": {f"{long}_{end}": {"type": "string"} for end in ("names", "numbers")}})
+    step = StepRequest("contract", Spec("extract", "m", "1", params={"json_schema": fields}))
+    assert views.clash([(step, RECORD)]) == ("contract", "contract", f"contract_{long}_numbers")
