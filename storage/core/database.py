@@ -33,6 +33,7 @@ from docmill.storage.errors import (
     DatabaseSilent,
     DatabaseUnreachable,
     StorageError,
+    ValueRefused,
 )
 
 T = TypeVar("T")
@@ -193,6 +194,8 @@ class Database:
             raise DatabaseBusy(f"every connection to the database {self} is taken") from error
         except sa_exc.DBAPIError as error:
             raise self.wrap(error) from error
+        except (UnicodeEncodeError, OverflowError) as error:  # by the driver
+            raise ValueRefused(f"the database {self} cannot store or look up a value: {error}") from error
         except OSError as error:  # the folder of a SQLite file
             raise DatabaseUnreachable(f"cannot use the database {self}: {error.strerror}") from error
 

@@ -188,6 +188,14 @@ def test_a_value_that_the_database_cannot_store_is_refused_as_that_without_its_t
     assert "secret" not in str(caught.value)
 
 
+def test_a_value_that_the_driver_cannot_send_is_refused(database: Database) -> None:
+    with pytest.raises(ValueRefused, match="surrogates not allowed"):
+        lookups.find_corpus(database, "caf\udce9")
+    if database.server is None:
+        with pytest.raises(ValueRefused, match="too large"):
+            database.value(select(Corpus.id).where(Corpus.id == 10**20))
+
+
 def test_an_error_carries_no_documents_text(database: Database) -> None:
     statement = text("INSERT INTO content (id, sha256, text, n_chars) VALUES (1, NULL, :text, 1)")
     with pytest.raises(UnexpectedDatabaseError) as caught:
