@@ -62,7 +62,7 @@ def parse_flags(names: Iterable[str]) -> frozenset[str]:
         if name == DOUBTS:
             flags |= DOUBTFUL
         elif name in DOUBTFUL or name in REMARKS or _begins(name):
-            flags.add(name)
+            flags.add(name.lower())  # SQLite ignores the case of a language
         else:
             raise ConditionInvalid(f"no flag is called {name!r}; there are {', '.join(list_flags())}")
     return frozenset(flags)

@@ -174,7 +174,7 @@ def test_the_condition_is_the_same_in_sql(database: Database, flags: list[str]) 
 
     from docmill.storage.core.schema import Json
 
-    for names in (["doubtful"], ["empty"], ["language"], ["language:fr"], ["invalid_utf8"], ["windowed", "empty"]):
+    for names in (["doubtful"], ["empty"], ["language"], ["language:FR"], ["invalid_utf8"], ["windowed", "empty"]):
         for lacking in (False, True):
             flagged = Flagged(parse_flags(names), lacking)
             assert Flagged.stored(flagged.to_json()) == flagged
