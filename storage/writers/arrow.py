@@ -58,6 +58,8 @@ def _value(form: Form, value: Any) -> Any:
         return None
     if form is Form.JSON:
         return to_json(value).decode()
+    if form is Form.INTEGER:
+        return value if -(2**63) <= value < 2**63 else None  # JSON has integers up to 2^64
     return value.ravel() if form is Form.VECTOR else value
 
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyarrow import parquet
 
+from docmill.storage.outputs.columns import Form
 from docmill.storage.outputs.output_types import TEXT, VECTOR
-from docmill.storage.writers import Target, writer_for_stream, writer_of
+from docmill.storage.writers import Target, arrow, writer_for_stream, writer_of
 from docmill.storage.writers.formats import FormatUnfit, escape_formula, whole_file
 from docmill.storage.writers.parts_manifest import is_begun, is_part
 from tests.storage.columns import table_of
@@ -252,3 +253,7 @@ def test_parts_are_told_from_other_files_by_their_names() -> None:
     assert is_part(part)
     assert is_begun(f".{part}.x1.part")
     assert not is_part("part-00007.ods")
+
+
+def test_an_integer_that_arrow_does_not_hold_is_null() -> None:
+    assert arrow.array(Form.INTEGER, [2**63, 2**63 - 1, None]).to_pylist() == [None, 2**63 - 1, None]
