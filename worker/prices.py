@@ -15,6 +15,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ class Cost:
     unpriced: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        amount = f"{self.amount:,.2f}" if self.amount >= 1 else f"{self.amount:.4g}"
+        amount = f"{self.amount:,.2f}" if self.amount >= 1 else f"{Decimal(f'{self.amount:.4g}'):f}"
         without = f" (without {', '.join(self.unpriced)}, which has no price)" if self.unpriced else ""
         return f"{amount} {self.currency}".rstrip() + without
 

@@ -37,6 +37,7 @@ def test_the_cost_is_that_of_the_tokens_read_and_written(file: Path) -> None:
     assert found.cost(uses) == Cost(3.0, "USD")
     assert str(found.cost(uses)) == "3.00 USD"
     assert str(found.cost([("openai:small", 400, 30)])) == "0.00016 USD"
+    assert str(found.cost([("openai:small", 100, 0)])) == "0.000025 USD"
 
 
 def test_a_served_model_without_a_price_is_named_and_others_cost_nothing() -> None:
