@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from docmill.worker import logs
-from docmill.worker.formatting import printable, shorten
+from docmill.worker.formatting import counted, printable, shorten
 from docmill.worker.jobs import Bar
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def jobs_table(statuses: Sequence[JobStatus]) -> Group:
 def samples_table(samples: Sequence[dict[str, Any]], documents: int, output: OutputType, params: Params) -> Table:
     """Return the results of a few of a job's documents below their inputs, in columns that fit any terminal."""
     made = Table(
-        title=f"{samples[0]['task']}: {len(samples)} of {documents:,} document{'s' * (documents != 1)}",
+        title=f"{samples[0]['task']}: {len(samples)} of {counted(documents, 'document')}",
         title_justify="left",
         box=None,
         pad_edge=False,

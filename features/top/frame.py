@@ -18,7 +18,7 @@ from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.storage.steps.jobs import UNFINISHED
 from docmill.worker.cli.options import JSON
 from docmill.worker.cli.printing import answer, print_json
-from docmill.worker.formatting import as_json, duration, local_time, printable, rate, time_left
+from docmill.worker.formatting import as_json, counted, duration, local_time, printable, rate, time_left
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store
 
@@ -117,10 +117,7 @@ def headline(view: View) -> str:
     """Return one line with the most important numbers."""
     n_open = sum(not job.ended for job in view.jobs)
     n = len(view.fleet.workers)
-    return (
-        f"{n_open} {'job' if n_open == 1 else 'jobs'} to do, {n} {'worker' if n == 1 else 'workers'}, "
-        f"at {local_time(view.fleet.at)[-5:]}"
-    )
+    return f"{counted(n_open, 'job')} to do, {counted(n, 'worker')}, at {local_time(view.fleet.at)[-5:]}"
 
 
 def plain_frame(view: View, width: int) -> str:

@@ -1,8 +1,6 @@
 """The command line. Each command parses, calls one function and prints; heavy modules load when they are needed.
 
-Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 some documents failed (or doctor found something wrong),
-2 bad usage or input, 3 a service is unreachable or the database refuses the command, 4 some records were
-rejected and nothing failed, 130 interrupted.
+Data goes to stdout, talk to stderr.
 """
 
 from __future__ import annotations

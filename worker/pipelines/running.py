@@ -28,6 +28,7 @@ from docmill.tasks.errors import HubUnreachable, TaskError
 from docmill.worker.concurrency import HeldLease, renewed
 from docmill.worker.errors import WorkerError, put_place
 from docmill.worker.exports import read_table
+from docmill.worker.formatting import counted
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
 from docmill.worker.pipelines.schema import DOCUMENT, step_table
 from docmill.worker.prices import limit_cost
@@ -242,8 +243,8 @@ def outcome(status: JobStatus) -> tuple[str, str | None]:
     """Return the state of a run whose job has ended, and the reason or a remark on what the job lacks."""
     if status.state != "done":
         return "failed", f"job {status.id} was {status.state}"
-    lacking = [f"{status.failed:,} text{'s' * (status.failed != 1)} failed"] if status.failed else []
+    lacking = [f"{counted(status.failed, 'text')} failed"] if status.failed else []
     if status.rejected:
-        lacking.append(f"{status.rejected:,} record{' was' if status.rejected == 1 else 's were'} rejected")
+        lacking.append(f"{counted(status.rejected, 'record')} {'was' if status.rejected == 1 else 'were'} rejected")
     said = [f"{' and '.join(lacking)}: docmill failures {status.id}"] if lacking else []
     return "done", ". ".join([*said, *filter(None, [status.not_pruned])]) or None
