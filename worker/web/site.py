@@ -99,6 +99,8 @@ class Site:
     hosts: frozenset[str] | None = LOOPBACK_HOSTS
     form_token: str = field(default_factory=secrets.token_urlsafe)  # of this start, in each form
     sessions: Sessions = field(default_factory=Sessions)
+    # Of this start: browsers send a cookie to every port of a host, and another server may have one.
+    cookie: str = field(default_factory=lambda: f"docmill-session-{secrets.token_hex(4)}")
 
 
 HEALTH, SIGN_IN, SIGN_OUT, STATIC_PATH = "/health", "/sign-in", "/sign-out", "/static/"
@@ -114,7 +116,6 @@ def health(database: Database) -> Response:
 
 
 _OWN_PATH = re.compile(r"/(?![/\\])[!-~]*")
-COOKIE = "docmill-session"
 MOST_FORM = 64 * 1024  # bytes
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -180,7 +181,7 @@ def _refusal(site: Site, request: Request) -> Response | None:
 
 def is_signed_in(site: Site, request: Request) -> bool:
     """Return True if the browser has signed in, or need not."""
-    return site.token is None or site.sessions.has(request.cookies.get(COOKIE, ""))
+    return site.token is None or site.sessions.has(request.cookies.get(site.cookie, ""))
 
 
 def _is_known_host(site: Site, request: Request) -> bool:
@@ -224,13 +225,13 @@ def sign_in(site: Site, request: Request, following: str) -> Response:
     answer = RedirectResponse(following, HTTPStatus.SEE_OTHER)
     if site.token is not None:
         is_secure, cookie = request.scope["scheme"] == "https", site.sessions.begin()
-        answer.set_cookie(COOKIE, cookie, SESSION_S, httponly=True, samesite="strict", secure=is_secure)
+        answer.set_cookie(site.cookie, cookie, SESSION_S, httponly=True, samesite="strict", secure=is_secure)
     return answer
 
 
 def sign_out(site: Site, request: Request) -> Response:
     """End the browser's session, lead to the form of the token, and take the cookie away."""
-    site.sessions.end(request.cookies.get(COOKIE, ""))
+    site.sessions.end(request.cookies.get(site.cookie, ""))
     answer = RedirectResponse(SIGN_IN, HTTPStatus.SEE_OTHER)
-    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    answer.delete_cookie(site.cookie, httponly=True, samesite="strict")
     return answer

@@ -15,7 +15,6 @@ from docmill.worker.web import server
 from docmill.worker.web.pages.jobs import CHANGES
 from docmill.worker.web.server import PAGES
 from docmill.worker.web.site import (
-    COOKIE,
     SESSION_S,
     Sessions,
     allowed_hosts,
@@ -23,7 +22,7 @@ from docmill.worker.web.site import (
 )
 from tests.worker.web.conftest import Browse
 
-TOKEN = "a token that nobody guesses"
+TOKEN, COOKIE = "a token that nobody guesses", "session"
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +136,7 @@ def test_the_token_is_exchanged_for_a_cookie_that_no_script_and_no_other_site_ge
 
 def test_a_cookie_opens_nothing_after_its_sign_out_nor_after_its_time(empty: Browse) -> None:
     now = 0.0
-    browser = empty(token=TOKEN, sessions=Sessions(lambda: now))
+    browser = empty(token=TOKEN, sessions=Sessions(lambda: now), cookie=COOKIE)
     cookie = sign_in(browser).cookies[COOKIE]
     browser.post("/sign-out", data={"form_token": signed_in_form(browser.get("/jobs").text)})
     browser.cookies.set(COOKIE, cookie)
@@ -165,6 +164,14 @@ def test_a_token_waits_before_it_is_looked_at(
     assert waits == [5.0]
 
 
+def test_two_servers_on_one_host_keep_their_own_sessions(empty: Browse) -> None:
+    first, second = empty(token=TOKEN), empty("http://127.0.0.1:8322", token=TOKEN)
+    for browser in (first, second):
+        assert sign_in(browser).status_code == 303
+    first.cookies.update(second.cookies)  # a browser has one jar for all ports of a host
+    assert first.get("/jobs").status_code == 200
+
+
 def test_over_https_the_cookie_is_sent_over_https_alone(empty: Browse) -> None:
     assert "Secure" in sign_in(empty("https://127.0.0.1", token=TOKEN)).headers["set-cookie"]
 
@@ -179,7 +186,7 @@ def test_a_wrong_token_gets_no_cookie(empty: Browse, token: str) -> None:
 
 def test_a_cookie_that_was_made_up_opens_nothing(empty: Browse) -> None:
     for value in (TOKEN, "0" * 64, "x"):
-        browser = empty(token=TOKEN)
+        browser = empty(token=TOKEN, cookie=COOKIE)
         browser.cookies.set(COOKIE, value)
         assert browser.get("/jobs").status_code == 303
 
