@@ -446,6 +446,8 @@ def _settings(
         return load_settings(database_url=database_url, redis_url=redis_url, **options)
     if database_url is not None or redis_url is not None:
         raise Error("store is the folder of an embedded store; leave it out with the URLs of a fleet")
+    if not os.fspath(store):
+        raise Error("store is empty; name a folder, or leave it out to have the store of the command line")
     settings = load_settings(home=os.fspath(store), **options)
     return settings.model_copy(update={"database_url": None, "redis_url": None})
 

@@ -217,6 +217,11 @@ def test_a_pipeline_is_run_stored_and_listed(mill: docmill.Mill, tmp_path: Path)
         mill.pipelines.run(file)
 
 
+def test_an_empty_store_is_refused_by_its_name() -> None:
+    with pytest.raises(docmill.Error, match="store is empty"):
+        docmill.connect(store="")
+
+
 def test_a_database_that_is_not_there_is_unreachable(tmp_path: Path) -> None:
     with pytest.raises(docmill.Unreachable, match="there is no file"):
         docmill.connect(f"sqlite:///{tmp_path / 'nothing.db'}")
