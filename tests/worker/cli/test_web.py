@@ -32,7 +32,7 @@ def test_the_page_is_served_until_ctrl_c(embedded: Docmill) -> None:
 
 
 def test_on_other_addresses_a_new_token_is_printed_once_and_asked_for(embedded: Docmill) -> None:
-    process = embedded.start("web", "--port", "0", "--host", "0.0.0.0")
+    process = embedded.start("web", "--port", "0", "--host", "0.0.0.0", "--quiet")
     url = address(embedded).replace("0.0.0.0", "127.0.0.1")
     with urllib.request.urlopen(f"{url}jobs") as page:
         assert page.url.endswith("/sign-in?next=/jobs")
