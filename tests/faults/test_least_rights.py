@@ -318,8 +318,7 @@ def steer(owner: Database, admin: Database) -> None:
     twice = [("a", f"first {n}"), ("a", f"second {n}")]
     read(admin, asked, twice, chunk=1, stop_after=2)
     job = read(admin, asked, twice, chunk=1, stop_after=1)  # now the first version contends with the second
-    ingest.add(admin, job, records(numbered(3)), [Rejection("line 9", "no JSON")])
-    ingest.end(admin, job)
+    ingest.end(admin, job, ingest.add(admin, job, records(numbered(3)), [Rejection("line 9", "no JSON")]))
     assert replacements.substituted(admin, asked.corpus, asked.steps) == asked.steps
     assert clusters.find(admin, job.corpus_id, ByText(0.3, Shingling("words", 1))).repeats == 2
     assert clusters.forget(admin, job.corpus_id) == 3
