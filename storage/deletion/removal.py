@@ -164,8 +164,7 @@ def delete_jobs(transaction: Transaction, job_ids: Collection[int]) -> int:
     transaction.execute(delete(Step).where(Step.job_id.in_(job_ids)))
     forget_arguments(transaction, job_ids)
     budgets.forget(transaction, job_ids)
-    if transaction.server is None:  # these are zero by now; PostgreSQL merges them away
-        transaction.execute(delete(ShardCount).where(ShardCount.job_id.in_(job_ids)))
+    transaction.execute(delete(ShardCount).where(ShardCount.job_id.in_(job_ids)))  # these are zero by now
     return transaction.execute(delete(Job).where(Job.id.in_(job_ids))).rowcount
 
 

@@ -19,6 +19,7 @@ from docmill.storage.core.schema import (
     OutcomeRow,
     RejectionRow,
     Shard,
+    ShardCount,
     db_now,
 )
 from docmill.storage.core.transaction import Transaction
@@ -66,6 +67,12 @@ def test_a_corpus_leaves_with_everything_of_it(database: Database, fleet: Fleet)
         read_status(database, job.id)
     with pytest.raises(NotFound):
         removal.remove_corpus(database, "books")
+
+
+def test_the_counts_of_a_removed_jobs_shards_leave_with_it(postgres: Database) -> None:
+    jobs.cancel(postgres, read(postgres, request(), numbered(2)).id)
+    removal.remove_corpus(postgres, "books")
+    assert count_rows(postgres, ShardCount) == 0
 
 
 def test_a_large_corpus_leaves_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
