@@ -85,6 +85,7 @@ _FULL = ("too many clients", "too many connections", "remaining connection slots
 _INSERTED_MEANWHILE = "23505"  # a row that was not there when this transaction looked: the next try sees it
 _IDLE_FOR_TOO_LONG = "25P03"  # the server ended a transaction whose client was idle, such as a suspended machine
 # A text or corpus that was found and is gone when it is referred to: the next try stores it anew, or does without.
+# Or a pipeline whose run came while it was being removed: the next try removes both.
 _REFER_TO_WHAT_IS_REMOVED = {
     "fk_ingest_corpus_id",
     "fk_document_content_id",
@@ -92,6 +93,7 @@ _REFER_TO_WHAT_IS_REMOVED = {
     "fk_outcome_output_id",
     "fk_step_text_content_id",
     "fk_prompt_content_id",
+    "fk_pipeline_run_pipeline_id",
 }
 _BUSY = {"active", "fastpath function call"}
 _NOTICE_LOST_CLIENT = """SELECT set_config('tcp_keepalives_idle', %(idle)s::text, false),

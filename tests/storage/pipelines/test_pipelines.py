@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import insert_row
 from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, db_now
 from docmill.storage.core.specs import Spec
+from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import removal
 from docmill.storage.errors import LeaseLost, NotFound
 from docmill.storage.ingest import ingest
@@ -22,8 +25,9 @@ from docmill.storage.results.results import failures, results
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import at_once, numbered, read, records
+from tests.storage.builders import at_once, count_rows, is_lock_awaited, numbered, read, records
 from tests.storage.steps.test_steps import STEPS, Fleet, pipeline
+from tests.worker.harness import until
 
 DAILY = {"cron": "30 3 * * *", "timezone": "UTC", "overlap": "skip"}
 QUEUED = {**DAILY, "overlap": "queue"}
@@ -249,6 +253,22 @@ def test_the_reader_of_a_pipeline_that_is_removed_goes_on_with_its_job(database:
     pipelines.remove(database, "nightly")
     assert pipelines.renew(database, run, LEASE_S)
     assert not pipelines.note(database, run, "running", job_id=None)
+
+
+def test_a_pipeline_is_removed_with_a_run_that_comes_meanwhile(postgres: Database) -> None:
+    pipeline_id, inside = keep(postgres).id, threading.Event()
+
+    def fire(transaction: Transaction) -> None:
+        insert_row(transaction, PipelineRun, pipeline_id=pipeline_id, state="due", created_at=0.0)
+        inside.set()
+        until(lambda: is_lock_awaited(postgres), "the removal waits", 10)
+
+    def remove() -> None:
+        assert inside.wait(10)
+        pipelines.remove(postgres, "nightly")
+
+    at_once(lambda: postgres.write(fire), remove)
+    assert count_rows(postgres, PipelineRun) == 0
 
 
 @pytest.mark.parametrize("again", [lambda database: begin(database).id, fired], ids=["by hand", "scheduled"])
