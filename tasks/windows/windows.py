@@ -333,6 +333,7 @@ def _joined(pieces: Sequence[tuple[int, Encoded]]) -> Encoded:
     """Return a text's tokens from those of its pieces, each of which begins at a character of the text."""
     if len(pieces) == 1:
         return pieces[0][1]
+    pieces = [(at, piece) for at, piece in pieces if piece.places] or pieces[:1]  # the others are white space
     (_, head), (_, tail) = pieces[0], pieces[-1]
     assert head.places is not None
     assert tail.places is not None
