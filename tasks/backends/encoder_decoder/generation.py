@@ -212,7 +212,7 @@ def _set_options(generation: GenerationConfig, spec: Spec) -> None:
         generation.min_new_tokens, generation.min_length = spec.params["min_new_tokens"], None
     if "stop" in spec.params:
         generation.stop_strings = list(spec.params["stop"])
-    if any(name in spec.params for name in SHAPES):
+    if generation.do_sample or any(name in spec.params for name in SHAPES):
         own = {name: getattr(generation, name, None) for name in ("do_sample", *SHAPES)}
         shaped = sampling_settings(spec.params, own)
         generation.do_sample = bool(shaped)

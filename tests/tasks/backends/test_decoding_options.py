@@ -125,6 +125,14 @@ def test_samples_of_an_encoder_decoder_are_those_of_generate_with_the_seed_of_th
     require_equal(again, partial(summaries, marian, order, seed=3, **asked))
 
 
+def test_an_encoder_decoder_whose_files_ask_for_samples_draws_them_from_all_tokens(
+    bench: Bench, marian: Path, sentences: list[str], tmp_path: Path
+) -> None:
+    folder = edited(marian, tmp_path / "sampling", do_sample=True, temperature=2.0)
+    expected = partial(summaries, folder, sentences, seed=3, do_sample=True, temperature=2.0, top_k=0)
+    require_equal(summarized(bench, folder, sentences, seed=3), expected)
+
+
 def test_samples_of_beams_are_those_of_generate(bench: Bench, marian: Path, sentences: list[str]) -> None:
     found = summarized(bench, marian, sentences[:5], beams=2, temperature=1.2, seed=3)
     asked: dict[str, Any] = {"num_beams": 2, "do_sample": True, "temperature": 1.2, "top_k": 0}
