@@ -25,6 +25,7 @@ from docmill.storage.readers.records import (
     too_long,
 )
 from docmill.storage.readers.streams import lines
+from docmill.storage.readers.table import VALUE_LEFT_OUT
 from docmill.storage.writers.formats import unescape_formula
 
 # Python's csv module holds four bytes for each character of a field, and grows by doubling.
@@ -90,7 +91,7 @@ def rows(
         return
     if own_export:
         header = [unescape_formula(cell) for cell in header]
-    check_columns(header, name, options)
+    check_columns([*filter(None, header)], name, options)
     number = 0
     while True:
         source.begin_record()
@@ -120,7 +121,8 @@ def rows(
             reason = f"{len(values)} fields where the header has {len(header)}"
             yield Rejection(where, reason, keys=_keys(values, header, name, number, options))
             continue
-        yield Row(dict(zip(header, values, strict=True)), number, where, source.flags, source.clean)
+        fields, flags = _named_fields(header, values)
+        yield Row(fields, number, where, source.flags + flags, source.clean)
 
 
 def exported_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
@@ -131,6 +133,15 @@ def exported_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
 def tab_separated_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     """Yield the records of a tab-separated file, as `rows` does."""
     return rows(stream, name, options, delimiter="\t")
+
+
+def _named_fields(header: list[str], values: list[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the values of columns with a name, and a flag if others have values."""
+    fields = dict(zip(header, values, strict=True))
+    if fields.pop("", None) is None:
+        return fields, ()
+    left_out = any(value and not column for column, value in zip(header, values, strict=True))
+    return fields, (VALUE_LEFT_OUT,) if left_out else ()
 
 
 def _keys(values: list[str], header: list[str], name: str, number: int, options: SourceOptions) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceOptions, SourceUnreadable, open_source
+from docmill.storage.readers.table import VALUE_LEFT_OUT
 from tests.storage.readers.reading import OPTIONS
 
 
@@ -35,6 +36,13 @@ def test_columns_may_be_separated_by_something_else(tmp_path: Path, name: str, d
     assert read(tmp_path, raw.encode(), name=name) == [
         Record("a", f'one {delimiter} "two"\nthree', {"n": "1.5"}, (), f"{name}:3"),
         Rejection(f"{name}:5", "2 fields where the header has 3"),
+    ]
+
+
+def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
+    assert read(tmp_path, b"text,,n,\na,,1,\nb,x,2,\n") == [
+        Record("c.csv:1", "a", {"n": "1"}, (), "c.csv:2"),
+        Record("c.csv:2", "b", {"n": "2"}, (VALUE_LEFT_OUT,), "c.csv:3"),
     ]
 
 
