@@ -77,12 +77,13 @@ def serve_command(
     from docmill.worker.cli.commands.web import until_interrupted
     from docmill.worker.web.http_server import serve
 
+    named = _named(models)
     settings = load_settings(endpoint=endpoint)
     stop_as_interrupt()
     sys.setswitchinterval(0.0005)  # so that answers do not wait for the threads that read and write batches
     with open_store(settings) as database:
         limits = Limits(max_mb * 10**6, max_lines, keep_days * DAY_S, sample_anew)
-        clerk = Clerk(settings, database, dict(map(_named, models)), limits)
+        clerk = Clerk(settings, database, named, limits)
         with serve(make_app(clerk), host, port) as url, clerk:
             say(f"Batch API: {url}v1 (Ctrl-C ends it)")
             active = [key for key in keys.list_keys(database) if key.revoked_at is None]
@@ -94,12 +95,17 @@ def serve_command(
             until_interrupted()
 
 
-def _named(model: str) -> tuple[str, str]:
-    """Return the name that requests have for a model, and the model."""
-    name, equals, named = model.partition("=")
-    if not name or (equals and not named):
-        raise click.UsageError(f"--model {model}: write MODEL, or NAME=MODEL")
-    return name, named or name
+def _named(models: tuple[str, ...]) -> dict[str, str]:
+    """Return the models by the names that requests have for them."""
+    by_name: dict[str, str] = {}
+    for given in models:
+        name, equals, model = given.partition("=")
+        if not name or (equals and not model):
+            raise click.UsageError(f"--model {given}: write MODEL, or NAME=MODEL")
+        if name in by_name:
+            raise click.UsageError(f"--model {given}: another model has this name; choose a different NAME")
+        by_name[name] = model or name
+    return by_name
 
 
 @click.group("keys", epilog="Example: docmill keys add alice --max-requests 100000")

@@ -104,3 +104,8 @@ def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:
     done = embedded.json(*run, "--out", "out.jsonl", code=4)
     assert [(job["id"], job["done"]) for job in done["jobs"]] == [(1, 1), (2, 1)]
     assert "--out FILE for the answers, or --enqueue" in embedded(*run, code=2).stderr
+
+
+def test_two_models_of_one_name_are_refused(embedded: Docmill) -> None:
+    two = ("--model", "a=null", "--model", "a=minilm")
+    assert "--model a=minilm: another model has this name" in embedded("serve", *two, code=2).stderr
