@@ -262,7 +262,25 @@ class _Application:
                 '"output_expires_after" is not possible here. Delete the files of the batch when you have read them.',
                 param="output_expires_after",
             )
-        file = await self._do(keys.require, self._database, ApiFile, key, _storable(file_id))
+        arguments = {
+            "endpoint": endpoint,
+            "input_file_id": _storable(file_id),
+            "completion_window": window[0],
+            "labels": self._labels(body.get("metadata")),
+        }
+        batch = await self._do(self._store_batch, key, arguments, int(window[1]) * _UNIT_S[window[2]], kept_as)
+        self._clerk.wake.set()
+        return JSONResponse(await self._do(self._batch, batch))
+
+    def _store_batch(self, key: ApiKey, arguments: dict[str, Any], window_s: float, kept_as: str | None) -> ApiBatch:
+        """Return a new batch, or the one that came with the idempotency key before, whose file may be deleted."""
+        if kept_as is not None:
+            earlier = self._database.write(
+                lambda transaction: stored_batches.find_batch(transaction, key, arguments, kept_as)
+            )
+            if earlier is not None:
+                return earlier
+        file = keys.require(self._database, ApiFile, key, arguments["input_file_id"])
         if file.purpose != INPUT:
             raise ApiError('"input_file_id" must be a file with the purpose "batch".', param="input_file_id")
         if file.lines > self._limits.batch_lines:
@@ -271,18 +289,9 @@ class _Application:
                 code="too_many_requests",
                 param="input_file_id",
             )
-        arguments = {
-            "endpoint": endpoint,
-            "input_file_id": file.id,
-            "completion_window": window[0],
-            "labels": self._labels(body.get("metadata")),
-            "n_lines": file.lines,
-        }
-        batch = await self._do(
-            stored_batches.create_batch, self._database, key, arguments, int(window[1]) * _UNIT_S[window[2]], kept_as
+        return stored_batches.create_batch(
+            self._database, key, {**arguments, "n_lines": file.lines}, window_s, kept_as
         )
-        self._clerk.wake.set()
-        return JSONResponse(await self._do(self._batch, batch))
 
     def _labels(self, value: Any) -> dict[str, str] | None:
         """Return the metadata of a batch, of which the server itself reads the limit of costs."""

@@ -102,6 +102,16 @@ IS_FREE = or_(
 IS_EXPIRED = (ApiBatch.expires_at < db_now()).label("is_expired")
 
 
+def find_batch(
+    transaction: Transaction, key: ApiKey, arguments: Mapping[str, Any], idempotency_key: str | None
+) -> ApiBatch | None:
+    """Return the batch that came with the idempotency key before. Raises Refused if its arguments were others."""
+    earlier = keys.find_earlier(transaction, ApiBatch, key, idempotency_key)
+    if earlier is not None and any(getattr(earlier, name) != value for name, value in arguments.items()):
+        raise keys.other_arguments()
+    return earlier
+
+
 def create_batch(
     database: Database, key: ApiKey, arguments: Mapping[str, Any], window_s: float, idempotency_key: str | None
 ) -> ApiBatch:
@@ -112,10 +122,8 @@ def create_batch(
     batch_id = keys.new_id("batch_")
 
     def work(transaction: Transaction) -> str:
-        earlier = keys.find_earlier(transaction, ApiBatch, key, idempotency_key)
+        earlier = find_batch(transaction, key, arguments, idempotency_key)
         if earlier is not None:
-            if any(getattr(earlier, name) != value for name, value in arguments.items()):
-                raise keys.other_arguments()
             return earlier.id
         of_key = select(func.sum(ApiBatch.n_lines)).where(ApiBatch.key == key.name, ApiBatch.status.in_(OPEN))
         n_open = int(transaction.scalar(of_key) or 0)

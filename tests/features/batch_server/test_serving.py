@@ -20,7 +20,7 @@ from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Limits
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.database import Database
-from tests.features.batch_server.api import Api, chat, put, running, start
+from tests.features.batch_server.api import Api, chat, put, running, start, wait
 from tests.storage.builders import count_rows
 from tests.worker.harness import until
 
@@ -136,6 +136,21 @@ def test_an_idempotency_key_of_an_expired_file_may_be_used_again(api: Api) -> No
     second = put(client, chat("a", "Hello"), **again)
     assert second != first
     assert put(client, chat("a", "Hello"), **again) == second
+
+
+@pytest.mark.both_stores
+def test_a_repeated_request_gets_its_batch_after_the_input_file_was_deleted(api: Api) -> None:
+    client, again = api.client("alice"), {"extra_headers": {"Idempotency-Key": "today"}}
+    file = put(client, "oops")
+    batch = start(client, file, **again)
+    with api.clerk:
+        wait(client, batch)
+    client.files.delete(file)
+    assert start(client, file, **again).id == batch.id
+    with pytest.raises(openai.ConflictError):
+        start(client, file, metadata={"a": "b"}, **again)
+    with pytest.raises(openai.NotFoundError):
+        start(client, file)
 
 
 def test_a_key_has_limits_of_open_requests_and_of_bytes(api: Api) -> None:
