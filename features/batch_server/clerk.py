@@ -54,7 +54,7 @@ log = logging.getLogger("docmill.serve")
 
 POLL_S = 0.5
 AT_ONCE = 4  # batches that a clerk reads or writes, so that a long one does not keep short ones waiting
-AGAIN_S = 5.0  # until a batch is tried again after an error
+AGAIN_S = 5.0  # until a batch is tried again after an error, or the clerk looks again after a bug
 REMOVE_EVERY_S = 60.0
 _UNANSWERED = {
     EXPIRED: ("batch_expired", "The batch expired before this request was computed; send it again."),
@@ -68,6 +68,10 @@ _UNPRICED = (
 _CHANGED = (
     "the operator changed the server's models or settings, or removed a job of the batch, while the batch was "
     "validated; create the batch again"
+)
+_READ_DIFFERENTLY = (
+    "the server was upgraded after it validated the batch, and reads its requests differently now; create the batch "
+    "again"
 )
 
 
@@ -125,15 +129,25 @@ class Clerk:
                 for batch_id in stored_batches.due(self.database):
                     rests = time.monotonic() < self._again_at.get(batch_id, 0.0)
                     if len(self._in_hand) < AT_ONCE and batch_id not in self._in_hand and not rests:
-                        self._in_hand.add(batch_id)
-                        threading.Thread(target=self._try, args=(batch_id,), name="clerk", daemon=True).start()
+                        self._begin(batch_id)
                 if time.monotonic() >= remove_at:
                     stored_batches.remove_old(self.database)
                     remove_at = time.monotonic() + REMOVE_EVERY_S
             except (StorageError, WorkerError) as error:
                 log.warning("not_looked error=%s", error)
+            except Exception:
+                log.exception("look_failed")  # a bug, or no thread can start; HTTP is still served
+                self._stop.wait(AGAIN_S)
             self.wake.wait(POLL_S)
             self.wake.clear()
+
+    def _begin(self, batch_id: str) -> None:
+        self._in_hand.add(batch_id)
+        try:
+            threading.Thread(target=self._try, args=(batch_id,), name="clerk", daemon=True).start()
+        except BaseException:
+            self._in_hand.discard(batch_id)
+            raise
 
     def _try(self, batch_id: str) -> None:
         try:
@@ -295,7 +309,10 @@ class Clerk:
     def _answers(self, batch: ApiBatch, held: HeldLease, lacking: tuple[str, str]) -> Iterator[writer.Line]:
         """Yield the line of each request, in the order of the input."""
         file = self._file(batch, held, batch.plan)
-        made = dict(zip(calls_of(file), batch.plan["calls"], strict=True))
+        calls, planned = calls_of(file), batch.plan["calls"]
+        if len(calls) != len(planned):
+            raise _BatchInvalid(_READ_DIFFERENTLY)
+        made = dict(zip(calls, planned, strict=True))
         unfit = {call: told["unfit"] for call, told in made.items() if "unfit" in told}
         jobs_made = {call: told["job"] for call, told in made.items() if "job" in told}
         answers = {call: JobAnswers(self.database, job_id, lacking) for call, job_id in jobs_made.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -157,6 +158,24 @@ def test_batches_that_fail_for_now_keep_no_other_waiting(api: Api, monkeypatch: 
         stuck.clear()
         for batch in alice.batches.list():
             wait(alice, batch)
+
+
+def test_a_clerk_goes_on_after_a_thread_that_could_not_start(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = api.client("alice")
+    errors, start_thread = [RuntimeError("can't start new thread")], threading.Thread.start
+
+    def start_or_fail(thread: threading.Thread) -> None:
+        if thread.name == "clerk" and errors:
+            raise errors.pop()
+        start_thread(thread)
+
+    monkeypatch.setattr(clerk, "AGAIN_S", 0.1)
+    with api.clerk:
+        monkeypatch.setattr(threading.Thread, "start", start_or_fail)
+        wait(alice, start(alice, put(alice, "oops")))
+    assert "RuntimeError: can't start new thread" in caplog.text
 
 
 def test_a_batch_that_is_cancelled_or_expires_has_the_answers_so_far(api: Api, embedded: Docmill) -> None:
@@ -318,6 +337,21 @@ def test_a_batch_whose_models_change_while_it_validates_fails_and_its_jobs_end(
     assert failed.status == "failed"
     assert "create the batch again" in str(failed.errors)
     assert [*api.database.values(select(Job.state))] == ["cancelled"]
+
+
+def test_a_finalizing_batch_whose_requests_an_upgrade_reads_differently_fails(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = api.client("alice")
+    batch = start(alice, put(alice, chat("a", "x", model="lost")))
+    api.clerk.carry_on(batch.id)
+    api.clerk.carry_on(batch.id)
+    assert has_status(alice, batch.id, "finalizing")
+    monkeypatch.setattr(clerk, "calls_of", lambda _: [])
+    api.clerk.carry_on(batch.id)
+    failed = alice.batches.retrieve(batch.id)
+    assert failed.status == "failed"
+    assert "create the batch again" in str(failed.errors)
 
 
 def test_a_batch_is_not_ended_by_a_clerk_that_saw_it_before_another_made_its_jobs(api: Api) -> None:
