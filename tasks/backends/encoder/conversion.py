@@ -44,6 +44,7 @@ from docmill.tasks.backends.encoder.own_code import TOLERANCES, NumbersOf, compa
 from docmill.tasks.backends.encoder.packed import activation, has_berts_design, module_names
 from docmill.tasks.backends.tokens import PlacedTokens, Tokens, padded
 from docmill.tasks.errors import Unsuited
+from docmill.tasks.models import families
 from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
@@ -112,7 +113,9 @@ def _plan(
         return traced(encoder, tokens, first_only=first_only)
 
     if assignment.spec.quality == "int8":
-        return int8.quantization(form, trace, encoder, tokens, model.limit_tokens, first_only=first_only)
+        # Without the spec's own words and limit, since all specs of a model share the encoder.
+        limit = families.window_limit(encoder.config.to_dict(), tokens.stated_limit)
+        return int8.quantization(form, trace, encoder, tokens.framed(""), limit, first_only=first_only)
     return form, trace, lambda: compared(encoder, TOLERANCES[dtype], first_only=first_only)
 
 

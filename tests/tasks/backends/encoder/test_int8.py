@@ -28,6 +28,7 @@ from docmill.tasks.backends.encoder.conversion import traced
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.errors import Unsuited
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_conversion import assigned, lines, of_folder
 from tests.tasks.conftest import Benches, multiplies_int8_exactly
@@ -152,7 +153,24 @@ def test_a_model_that_loses_too_much_is_refused(small: Path, tmp_path: Path, mon
         opened(small, tmp_path)
 
 
-def test_a_model_whose_windows_hold_no_text_is_unsuited(small: Path, tmp_path: Path) -> None:
-    spec = replace(of_folder(small, "int8"), params={"window_tokens": 24})
+def test_a_model_whose_windows_hold_no_text_is_unsuited(small: Path) -> None:
+    model, tokens = AutoModel.from_pretrained(small).eval(), Tokens(AutoTokenizer.from_pretrained(small))
     with pytest.raises(Unsuited, match="windows are too short"):
-        OpenVinoBackend(assigned(spec, tmp_path))
+        int8.quantization("form", lambda: traced(model, tokens), model, tokens, 24)
+
+
+def test_activations_are_measured_alike_for_every_spec_of_a_model(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its specs share the encoder."""
+    measured = []
+
+    def spy(made: Any, _tokens: Any, texts: list[Encoded], *_more: Any) -> Any:
+        measured.append([text.ids for text in texts])
+        return made
+
+    monkeypatch.setattr(int8, "_quantized", spy)
+    for number, params in enumerate([{}, {"prompt": "query: {text}", "window_tokens": 24}]):
+        spec = replace(of_folder(small, "int8"), params=params)
+        OpenVinoBackend(assigned(spec, tmp_path / str(number))).close()
+    assert measured[0] == measured[1]
