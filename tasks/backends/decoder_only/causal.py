@@ -495,11 +495,13 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
             buffer[row, :, self.start : self.end] = buffer[self.rows, :, self.start : self.end]
 
     def join(self, other: RowLayer) -> None:
-        """Add the rows of another."""
+        """Add the rows of another. Columns of rows that left may hold NaN, which no mask hides: 0 · NaN is NaN."""
         columns, rows = other.get_seq_length(), self.rows + other.rows
         self._reserve(other._buffers, rows, max(columns, self.end - self.start), at_left=True)
         for mine, theirs in zip(self._buffers, other._buffers, strict=True):
             mine[self.rows : rows, :, self.end - columns : self.end] = other.view(theirs)
+            mine[self.rows : rows, :, self.start : self.end - columns] = 0
+            mine[: self.rows, :, self.end - columns : self.start] = 0
         self.start = min(self.start, self.end - columns)
         self.rows = rows
 

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from docmill.storage.templates import over_metadata
 from docmill.tasks.backends import Backend
+from docmill.tasks.backends.decoder_only.causal import RowLayer
 from docmill.tasks.backends.decoder_only.instructed import instructed, instructed_coder
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import CannotServe
@@ -169,6 +170,21 @@ def test_a_text_that_the_models_files_stop_at_ends_the_output_and_stays_in_it(
     outcomes = bench.run(bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS), sentences)
     require_equal(texts_of(outcomes), reference)
     assert any(outcome.tokens_out < NEW_TOKENS and not outcome.flags for outcome in outcomes)
+
+
+def test_rows_that_join_see_nothing_of_those_that_left() -> None:
+    """A masked column is no protection: 0 times NaN is NaN."""
+    cache = RowLayer()
+    cache.update(*[torch.full((2, 1, 5, 2), float("nan"))] * 2)
+    cache.drop(1)
+    cache.start = 3  # the columns before are no row's any more
+    for buffer in cache._buffers:
+        cache.view(buffer).fill_(0.0)
+    for columns in (1, 4):
+        joining = RowLayer()
+        joining.update(*[torch.ones(1, 1, columns, 2)] * 2)
+        cache.join(joining)
+        assert all(cache.view(buffer).isfinite().all() for buffer in cache._buffers)
 
 
 def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
