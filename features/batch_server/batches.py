@@ -59,11 +59,15 @@ _DIGITS = 12  # of the file's digest, in names of corpora
 def choose_models(models: Sequence[str], names: Collection[str | None]) -> Mapping[str | None, str | None]:
     """Return for each name in requests the model of `NAME=MODEL`, else the `MODEL` for all, else the name itself.
 
-    Raises WorkerError if two are for all requests.
+    Raises WorkerError if two are for all requests, or for one name.
     """
     named = sorted(filter(None, names))
-    by_name = dict(model.split("=", 1) for model in models if model.partition("=")[0] in named and "=" in model)
-    others = [model for model in models if model.partition("=")[0] not in by_name]
+    pairs = [model for model in models if model.partition("=")[0] in named and "=" in model]
+    by_name = dict(pair.split("=", 1) for pair in pairs)
+    if len(by_name) < len(pairs):
+        twice = next(name for name in by_name if sum(pair.startswith(f"{name}=") for pair in pairs) > 1)
+        raise WorkerError(f"--model: {twice} has two models; give one of them")
+    others = [model for model in models if model not in pairs]
     if len(others) > 1:
         raise WorkerError(
             f"--model {others[1]}: give one model for all requests, or NAME=MODEL for those that name NAME. The "

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from docmill.features.batch_server.batches import BatchPlan
+from docmill.features.batch_server.batches import BatchPlan, choose_models
 from docmill.features.batch_server.file import BodySettings, open_batch, survey
 from docmill.features.batch_server.writer import CHAT, COMPLETIONS
+from docmill.worker.errors import WorkerError
 from tests.features.batch_server.api import chat, request
 from tests.storage.builders import COPY
 from tests.worker.harness import Docmill
@@ -109,3 +111,5 @@ def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:
 def test_two_models_of_one_name_are_refused(embedded: Docmill) -> None:
     two = ("--model", "a=null", "--model", "a=minilm")
     assert "--model a=minilm: another model has this name" in embedded("serve", *two, code=2).stderr
+    with pytest.raises(WorkerError, match="a has two models"):
+        choose_models(["a=null", "a=minilm"], {"a"})
