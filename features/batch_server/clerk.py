@@ -187,6 +187,7 @@ class Clerk:
                 self._validate(batch, held)
             # Otherwise another clerk has validated it since this one looked.
         except (_BatchInvalid, keys.Refused, NotFound) as error:
+            held.confirm()  # another clerk may have the batch, with other models
             self._cancel_jobs(batch)
             wrong = {"code": "invalid_batch", "line": None, "message": str(error), "param": None}
             self._advance(batch, FAILED, errors=[wrong])

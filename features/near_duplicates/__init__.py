@@ -7,7 +7,7 @@ The core finds the filter by its name (`storage/steps/conditions.py`), and calls
 from docmill.storage.extras import Extra
 from docmill.storage.features import CORPORA, Command, Feature
 
-LIBRARY = Extra("dedup", ("rensa", "scipy"), "near duplicates by words")
+LIBRARY = Extra("dedup", ("rensa", "scipy"), "near duplicates")
 FEATURE = Feature(
     "near_duplicates",
     commands={
@@ -23,7 +23,7 @@ FEATURE = Feature(
     worker_rights={"duplicate": ("SELECT",)},
     order_rights={
         "deduplication": ("SELECT", "INSERT", "UPDATE"),
-        "duplicate": ("SELECT", "INSERT", "DELETE"),
+        "duplicate": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "signature": ("SELECT", "INSERT"),
     },
     dependents=("docmill.features.near_duplicates.tables:DEPENDENT",),

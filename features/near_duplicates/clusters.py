@@ -275,7 +275,9 @@ def _write(
             "n_documents": [clusters[key][1] for key in present],
         }
         transaction.load(Duplicate, columns)
-    promote(transaction, lost)
+    of_lost = sorted(lost)
+    for first in range(0, len(of_lost), PAGE):
+        promote(transaction, of_lost[first : first + PAGE])
     values = {
         "method": method.to_json(),
         "compared_to": corpus.settled_to,

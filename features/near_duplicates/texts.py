@@ -270,7 +270,7 @@ def candidates(signed: Signed, threshold: float, components: Components, band: i
             return
         ones, others = order[starts], order[starts + lag]
         wanted = signed.fresh[ones] | signed.fresh[others]
-        wanted &= signed.sizes[ones] / signed.sizes[others] >= threshold
+        wanted &= signed.sizes[ones] / np.maximum(signed.sizes[others], 1) >= threshold
         ones, others = ones[wanted], others[wanted]
         if band:
             same = signed.bands[ones, :band] == signed.bands[others, :band]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+from sqlalchemy import and_
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job
@@ -65,7 +66,8 @@ class View:
 def read_view(database: Database) -> View:
     """Return the state of the store: jobs that have not ended first, then the others, newest first."""
     to_do = list_statuses(database, JOBS, Job.state.in_(UNFINISHED))
-    ended = list_statuses(database, JOBS - len(to_do), Job.state.not_in(UNFINISHED))
+    others = and_(Job.state.not_in(UNFINISHED), Job.id.not_in([job.id for job in to_do]))  # one may have ended since
+    ended = list_statuses(database, JOBS - len(to_do), others)
     return View((*to_do, *ended), read_fleet(database, [*database.kinds]))
 
 

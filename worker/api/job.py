@@ -251,7 +251,10 @@ class Pipelines:
 
     @explained
     def run(self, file: str | os.PathLike[str], *, progress: bool = True) -> Job:
-        """Run the pipeline in a file on this machine, write its output file, and return its job. Raises Error."""
+        """Run the pipeline in a file on this machine, and return its job. Raises Error.
+
+        It writes the output file of the pipeline unless the job is stopped.
+        """
         devices, prices = choose_devices(self._settings.device), read_prices(self._settings)
         listener = listen(progress)
         with one_run_at_a_time:

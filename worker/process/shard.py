@@ -359,7 +359,7 @@ class Process:
         return texts
 
     def lately(self) -> dict[str, float]:
-        """Return the use of the last minute, in seconds (`worker.process.usage`)."""
+        """Return the use of the last minute, in seconds (`worker.process.counts`)."""
         return self.time_use.lately(self.in_flight.worked_s(), self.engine.counters.busy_s)
 
     def counts(self) -> dict[str, float]:

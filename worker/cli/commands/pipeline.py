@@ -92,7 +92,7 @@ def schema_command() -> None:
 @BACKEND
 @JSON
 def run_command(file: Path, device: str | None, backend: str | None, as_json: bool) -> int:
-    """Run the pipeline in FILE here and now, and write its output file.
+    """Run the pipeline in FILE here and now, and write its output file unless its job is stopped.
 
     No step computes a text that has a result already. The same command continues an interrupted run. If the pipeline
     was added, its history lists the run.

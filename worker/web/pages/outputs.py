@@ -110,6 +110,7 @@ TOP = 10
 MOST_CHARS = 2_000  # of a text, or of an id
 SHOWN_CHARS = 400  # of a hit
 _ONE_SEARCH = Lock()  # each loads the model
+PATIENCE_S = 5.0  # for another search
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,13 @@ def search(request: PageRequest, corpus: str, text: str) -> SearchResult:
     Raises StorageError, TaskError and WorkerError.
     """
     options = SearchOptions(top=TOP)
-    with _ONE_SEARCH, open_search(request.settings, request.database, corpus, options, _refuse, Listener()) as opened:
-        [(_, hits)] = opened.answers([query_record(text, "The text")])
+    if not _ONE_SEARCH.acquire(timeout=PATIENCE_S):
+        raise WorkerError("Another search is at work. Try again.")
+    try:
+        with open_search(request.settings, request.database, corpus, options, _refuse, Listener()) as opened:
+            [(_, hits)] = opened.answers([query_record(text, "The text")])
+    finally:
+        _ONE_SEARCH.release()
     return SearchResult(opened.searched.job_id, opened.searched.way[-1].name, hits)
 
 
