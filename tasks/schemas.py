@@ -152,12 +152,12 @@ def drop_repetitions(value: Any, schema: Any, root: Schema) -> Any:
 
     References of ``schema`` lead into ``root``.
     """
-    for form in reversed(_forms(schema, root)):
-        if isinstance(value, dict):
-            value = {name: drop_repetitions(inner, _inside([form], name), root) for name, inner in value.items()}
-        elif isinstance(value, list):
-            items = [drop_repetitions(item, form.get("items"), root) for item in value]
-            value = _without_repetitions(items) if form.get("uniqueItems") else items
+    if isinstance(value, dict):
+        return {name: drop_repetitions(inner, _inside(schema, name, root), root) for name, inner in value.items()}
+    if isinstance(value, list):
+        for form in reversed(_forms(schema, root)):
+            value = [drop_repetitions(item, form.get("items"), root) for item in value]
+            value = _without_repetitions(value) if form.get("uniqueItems") else value
     return value
 
 
@@ -201,7 +201,7 @@ def _merge(first: Any, other: Any, schema: Any, root: Schema) -> Any:
         return other if first is None or first == "" else first
     if isinstance(first, dict) and isinstance(other, dict):
         merged = {
-            name: _merge(first[name], other[name], _inside(forms, name), root)
+            name: _merge(first[name], other[name], _inside(schema, name, root), root)
             if name in first and name in other
             else first.get(name, other.get(name))
             for name in dict.fromkeys([*first, *other])
@@ -214,16 +214,22 @@ def _merge(first: Any, other: Any, schema: Any, root: Schema) -> Any:
     return other if first is None or first == "" else first
 
 
-def _inside(forms: Sequence[Schema], name: str) -> Schema:
-    """Return the schema of a property in any of these forms: by its name and by patterns, or else by its absence."""
-    alternatives = []
-    for form in forms:
-        patterns, others = form.get("patternProperties", {}), form.get("additionalProperties")
-        told = [form["properties"][name]] if name in form.get("properties", {}) else []
-        told += [inner for pattern, inner in patterns.items() if re.search(pattern, name)]
-        if told or isinstance(others, Mapping):
-            alternatives.append({"allOf": told or [others]})
-    return {"anyOf": alternatives}
+def _inside(schema: Any, name: str, root: Schema, outer: frozenset[int] = frozenset()) -> Schema:
+    """Return the schema of a property of objects: by its name and by patterns, or else as one that is not named."""
+    form = follow(schema, root)
+    patterns, others = form.get("patternProperties", {}), form.get("additionalProperties")
+    told = [form["properties"][name]] if name in form.get("properties", {}) else []
+    told += [inner for pattern, inner in patterns.items() if re.search(pattern, name)]
+    if not told and isinstance(others, Mapping):
+        told = [others]
+
+    def within(key: str) -> list[Schema]:
+        inner = [each for each in form.get(key, ()) if id(each) not in outer]  # one may lead back to itself
+        objects = [each for each in inner if "object" in (types(follow(each, root)) or ("object",))]
+        return [_inside(each, name, root, outer | {id(each)}) for each in objects]
+
+    several = [{"anyOf": schemas} for key in ("anyOf", "oneOf") if (schemas := within(key))]
+    return {"allOf": [*told, *within("allOf"), *several]}
 
 
 def _forms(schema: Any, root: Schema, outer: frozenset[int] = frozenset()) -> list[Schema]:

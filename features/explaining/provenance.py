@@ -216,7 +216,9 @@ class _Reading:
             text=self._text(text_id),
             content=self._text(content_id),
             outcome=None if row is None else self._recorded(step, row),
-            removed=row is None and content_id is not None and lineage.may_be_lost(self.transaction, self.job, [step]),
+            removed=row is None
+            and content_id is not None
+            and lineage.may_be_lost(self.transaction, self.job, [step]),
             escalation=escalation,
         )
 

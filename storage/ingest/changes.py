@@ -25,7 +25,7 @@ class Changes:
 
     Each incoming and each unchanged record is counted once as new, changed, unchanged or repeated. A repeated record
     has the key of another record of its source; `repeated` has their places in the chunk. `n_again` of the unchanged
-    records were stored by this reading when it was cut off.
+    records were stored by another reading of the ingest.
     """
 
     incoming: Versions

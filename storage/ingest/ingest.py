@@ -41,7 +41,7 @@ from docmill.storage.steps.propagation import Traversal, has_prompts
 class Counts:
     """Counts of a reading. `new` and `changed` are documents; `planned` are unique texts.
 
-    `again` of the unchanged documents came with an earlier reading of the ingest, which counted them already.
+    `again` of the unchanged documents came with another reading of the ingest, which counted them already.
     `mended` counts documents whose text had bytes or characters that cannot be stored; `mended_place` is the place of
     the first one.
     """
@@ -301,11 +301,14 @@ def _replace_counts(transaction: Transaction, job: OpenJob, read: Counts) -> Non
     """
     if not job.rereads:
         _require_all(transaction, job, read)
-    counts = {f"n_{name}": getattr(read, name) for name in (*_OF_READING, "vanished")}
+    counts = {f"n_{name}": getattr(read, name) for name in _OF_READING}
     counts["n_unchanged"] = read.unchanged - read.again
+    if job.rereads:
+        counts["n_vanished"] = read.vanished
     transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**counts))
-    no_more = or_(RejectionRow.noted_at.is_(None), RejectionRow.noted_at < job.opened_at)
-    transaction.execute(delete(RejectionRow).where(RejectionRow.ingest_id == job.ingest_id, no_more))
+    if job.adopted:
+        no_more = or_(RejectionRow.noted_at.is_(None), RejectionRow.noted_at < job.opened_at)
+        transaction.execute(delete(RejectionRow).where(RejectionRow.ingest_id == job.ingest_id, no_more))
 
 
 def _require_all(transaction: Transaction, job: OpenJob, read: Counts) -> None:

@@ -47,10 +47,10 @@ def memory_errors(device: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
-        raise OutOfMemory from error
+        raise OutOfMemory from error.with_traceback(None)  # its frames hold the batch
     except RuntimeError as error:
         if devices.lacks_memory(error):
-            raise OutOfMemory from error
+            raise OutOfMemory from error.with_traceback(None)
         # After a kernel failed, every later call into the same CUDA context fails too. Libraries such as Triton and
         # cuDNN say so in words of their own.
         said = any(words in str(error) for words in _BROKEN)

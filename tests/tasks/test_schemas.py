@@ -207,6 +207,11 @@ def test_merged_lists_may_be_as_long_as_the_widest_alternative_and_alternatives_
             [{"x": "a"}, {"y": "b", "z": "c"}],
             {"x": "a", "y": "b"},
         ),
+        (
+            {"properties": {"x": {"type": "array"}}, "allOf": [{"properties": {"x": {"maxItems": 2}}}]},
+            [{"x": [1, 2]}, {"x": [3]}],
+            {"x": [1, 2]},
+        ),
         ({"enum": [["a"], ["b"]]}, [["a"], ["b"]], ["a"]),
         ({"anyOf": [{"const": {"x": 1}}, {"const": {"y": 1}}]}, [{"x": 1}, {"y": 1}], {"x": 1}),
         ({"anyOf": [{"const": "none"}, {"type": "array"}]}, [["a"], ["b"]], ["a", "b"]),

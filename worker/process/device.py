@@ -56,7 +56,7 @@ from docmill.worker.queue.messages import (
 from docmill.worker.settings import Settings
 from docmill.worker.stores import store_of
 
-LEAST_DELAY_S, LONGEST_DELAY_S = 2.0, 60.0  # until an order is tried again, while the store or the hub is away
+LEAST_DELAY_S, LONGEST_DELAY_S = 2.0, 60.0  # until an order is tried again
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,11 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
     tokens = Tokens(first.tokenizer, prefix=prompt) if plain else None
     counters: list[Tokens] = []
     if tokens is None:
-        readers = [module for module in first.modules() if isinstance(module, Transformer)]
+        readers = [
+            module
+            for module in first.modules()
+            if isinstance(module, Transformer) and hasattr(module.tokenizer, "pad")
+        ]
         # The library pads with its own tokenizers, while other threads count.
         counters = [Tokens(copy.deepcopy(reader.tokenizer), prefix=prompt) for reader in readers]
         limits = [

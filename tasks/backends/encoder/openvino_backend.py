@@ -79,7 +79,7 @@ class OpenVinoBackend:
             return self._model.outputs([item.encoded for item in items], self._states(items))
         except (MemoryError, RuntimeError) as error:
             if devices.lacks_memory(error):
-                raise OutOfMemory from error
+                raise OutOfMemory from error.with_traceback(None)
             raise
 
     def _states(self, items: Items) -> dict[str, Array]:
