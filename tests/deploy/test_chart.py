@@ -174,6 +174,14 @@ def test_pods_are_reached_by_the_ports_that_they_serve_alone_and_may_be_evicted_
         assert all(budget["maxUnavailable"] == 1 for budget in budgets)
 
 
+def test_a_group_without_values_of_its_own_is_scaled_as_the_others_are() -> None:
+    defaults = {"autoscaling": {"enabled": True}}
+    [rendered] = render({**URLS, "workerDefaults": defaults, "workers": {"cpu": None, "gpu": {}}})
+    scaled = rendered.named("ScaledObject", "docmill-worker-gpu")
+    [trigger] = scaled["spec"]["triggers"]
+    assert rendered.named("TriggerAuthentication", trigger["authenticationRef"]["name"])
+
+
 WRONG: Mapping[str, tuple[chart.Values, str]] = {
     "a value that does not exist": ({"workers": {"cpu": {"replica": 2}}}, "'replica' not allowed"),
     "a device that does not exist": ({"workers": {"cpu": {"device": "gpu"}}}, "'gpu' does not match"),
