@@ -6,7 +6,7 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -382,8 +382,9 @@ def load_settings(**options: str | float | Path | None) -> Settings:
     values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     problems = _unknown(os.environ, "the environment")
     try:
-        problems += _unknown(dotenv_values(".env"), ".env") if Path(".env").is_file() else []
-        settings = _with_usual(Settings(**values))
+        file = dotenv_values(".env") if Path(".env").is_file() else {}
+        problems += _unknown(file, ".env")
+        settings = _with_usual(Settings(**values), {**file, **os.environ})
     except UnicodeDecodeError as error:
         raise SettingsError(".env is not UTF-8 text") from error
     except ValidationError as error:
@@ -393,9 +394,9 @@ def load_settings(**options: str | float | Path | None) -> Settings:
     return settings
 
 
-def _with_usual(settings: Settings) -> Settings:
+def _with_usual(settings: Settings, variables: Mapping[str, str | None]) -> Settings:
     """Return the settings with the key and the collector that other programs use, if they need and have none."""
-    key, collector, off = (os.environ.get(name, "").strip() for name in ("OPENAI_API_KEY", _COLLECTOR, _OFF))
+    key, collector, off = ((variables.get(name) or "").strip() for name in ("OPENAI_API_KEY", _COLLECTOR, _OFF))
     more = {"openai_api_key": key} if key and settings.endpoint and settings.openai_api_key is None else {}
     if collector and settings.traces_endpoint is None and off.lower() != "true":
         more["traces_endpoint"] = collector

@@ -36,6 +36,18 @@ def test_an_option_beats_the_environment_and_the_environment_beats_the_file(
     assert (settings.threads, settings.lease_s, settings.dtype) == (9, 8.0, "float32")
 
 
+def test_the_variables_of_other_programs_may_stand_in_the_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (tmp_path / ".env").write_text(
+        "OPENAI_API_KEY=k\nOTEL_EXPORTER_OTLP_ENDPOINT=http://file:4318\nOTEL_SDK_DISABLED\n"
+    )
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://environment:4318")
+    settings = load_settings(endpoint="http://localhost:8000/v1")
+    assert (settings.openai_api_key, settings.traces_endpoint) == ("k", "http://environment:4318")
+
+
 def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("DOCMILL_MODLES_DIR=/models\nPOSTGRES_PASSWORD=not-ours\n")
     monkeypatch.setenv("DOCMILL_REDIS", "redis://localhost")
