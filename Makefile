@@ -144,6 +144,7 @@ bench-scale: setup ## costs of the store at 10⁵ to 10⁷ documents and with a 
 
 .PHONY: bench-retention
 bench-retention: setup ## the sizes of tables over a simulated year of nights, with and without rules of retention
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.retention $(BENCH)
 
 bench-ingest: setup ## reading a source into the store, beside a bulk load of the same tables
