@@ -185,9 +185,8 @@ def _key(item: Json) -> str:
 def merge_records(records: Sequence[Any], schema: Schema) -> Any:
     """Return the records of a document's windows as one, by these rules at every level.
 
-    Objects are merged by property. Lists are put one after the other without repetitions. Both end at the schema's
-    ``maxProperties`` and ``maxItems``. Of other values, and those of an ``enum``, the first that is not null or an
-    empty text counts.
+    Objects are merged by property, up to ``maxProperties``. Lists are put one after the other without repetitions, up
+    to ``maxItems``. Of other values, and those of an ``enum``, the first that is not null or an empty text counts.
     """
     merged, *others = records
     for other in others:
@@ -215,7 +214,7 @@ def _merge(first: Any, other: Any, schema: Any, root: Schema) -> Any:
 
 
 def _inside(schema: Any, name: str, root: Schema, outer: frozenset[int] = frozenset()) -> Schema:
-    """Return the schema of a property of objects: by its name and by patterns, or else as one that is not named."""
+    """Return the schema of an object's property: by its name and patterns, else by ``additionalProperties``."""
     form = follow(schema, root)
     patterns, others = form.get("patternProperties", {}), form.get("additionalProperties")
     told = [form["properties"][name]] if name in form.get("properties", {}) else []
@@ -241,13 +240,13 @@ def _forms(schema: Any, root: Schema, outer: frozenset[int] = frozenset()) -> li
 
 
 def _room(schema: Any, root: Schema, name: str, bound: str) -> int | None:
-    """Return how much a value of the type ``name`` may have; None without a bound, or without such a type."""
+    """Return the most members of a value of type ``name``; None if no type or positive bound is stated."""
     most = _most(schema, root, name, bound)
     return None if most in {0, inf} else int(most)
 
 
 def _most(schema: Any, root: Schema, name: str, bound: str, outer: frozenset[int] = frozenset()) -> float:
-    """Return how much a value may have: by all of ``allOf``, and by the widest of other alternatives."""
+    """Return the most members of a value: by all of ``allOf``, and by the widest of other alternatives."""
     form = follow(schema, root)
     if (named := types(form)) and name not in named:
         return 0

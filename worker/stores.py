@@ -114,7 +114,7 @@ def connect_store(settings: Settings, *, on_away: Callable[[Exception], None] | 
 
 
 def open_store(settings: Settings, *, on_away: Callable[[Exception], None] | None = None) -> closing[Database]:
-    """Return a block's store, which `connect_store` opens, and the block closes."""
+    """Return the store for a `with` block, which closes it."""
     return closing(connect_store(settings, on_away=on_away))
 
 

@@ -108,7 +108,7 @@ def list_keys(database: Database) -> list[ApiKey]:
 
 
 def is_limited(database: Database, name: str) -> bool:
-    """Return True if the batches of a key have a limit of their costs together."""
+    """Return True if a key has a limit for its total costs."""
     return database.value(select(Budget.max_cost).where(Budget.name == budget_of(name))) is not None
 
 

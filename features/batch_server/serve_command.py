@@ -91,7 +91,7 @@ def serve_command(
                 warn("No request has a key yet. Add one: docmill keys add NAME")
             unpriced = ", ".join(name for name, model in clerk.models.items() if clerk.prices.lacks(model))
             if unpriced and (clerk.prices.models or any(key.max_cost is not None for key in active)):
-                warn(f"No price for {unpriced} in DOCMILL_PRICES: requests with a limit of costs are refused.")
+                warn(f"No price for {unpriced} in DOCMILL_PRICES: cost-limited requests for it are refused.")
             until_interrupted()
 
 

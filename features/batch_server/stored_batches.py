@@ -195,10 +195,10 @@ def move(
 
 
 def due(database: Database) -> list[str]:
-    """Return the ids of batches that can be carried on and that nobody holds, in random order.
+    """Return the ids of batches to carry on that nobody holds: in random order, those to validate last.
 
-    Those to be validated come last, since they may fail for now and be tried again and again. Jobs of batches
-    that are over are ended, for which workers take longer.
+    A validation may fail for now, and be tried again and again. It also ends the batches' jobs that are over, for
+    which workers take longer.
     """
     query = select(ApiBatch.id, ApiBatch.status, ApiBatch.plan, IS_EXPIRED)
     query = query.where(ApiBatch.status.in_(OPEN), IS_FREE)

@@ -176,7 +176,7 @@ def cancel_command(corpus: str, as_json: bool) -> int:
             with suppress(NotFound):
                 jobs.cancel(database, migration.job_id)
         if not stored_migrations.cancel(database, migration.id):
-            warn(f"Another command changed the migration meanwhile: `docmill migrate status {name}`.")
+            warn(f"Another command changed the migration: see `docmill migrate status {name}`.")
             return BAD_INPUT
         _say_state(database, migration, f"Cancelled. {migration.old.model} answers for {name}, as before.", as_json)
     return OK
@@ -205,7 +205,7 @@ def back_command(corpus: str, yes: bool, as_json: bool) -> int:
             if not confirmed(question, f"Let {last.old.model} answer", NOT_SWITCHED):
                 return BAD_INPUT
         if not undo(database, last, find_views(settings, database, corpus_id, name)):
-            warn(f"Another command changed the migration meanwhile: `docmill migrate status {name}`.")
+            warn(f"Another command changed the migration: see `docmill migrate status {name}`.")
             return BAD_INPUT
         _say_state(database, last, f"{last.old.model} answers for {name} again.", as_json)
     return OK

@@ -164,7 +164,7 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
 
 
 def _way(database: Database, corpus_id: int, method: Method) -> tuple[OpenStep, ...]:
-    """Return the steps that lead to the vectors of a method, for all documents: repeats have vectors, too."""
+    """Return the steps to a method's vectors for all documents, including those left out as repeats."""
     if isinstance(method, ByText):
         return ()
     first, *others = embedding_of(database, corpus_id, method.spec_id, method.job)
@@ -172,7 +172,7 @@ def _way(database: Database, corpus_id: int, method: Method) -> tuple[OpenStep, 
 
 
 def _is_alike(database: Database, corpus_id: int, last: Method, method: Method) -> bool:
-    """Return True if two methods compare the same texts or vectors, those of different jobs included."""
+    """Return True if two methods compare the same texts or vectors, even if their jobs differ."""
     options, last_options = ({**value.to_json(), "job": None} for value in (method, last))
     return options == last_options and _way(database, corpus_id, last) == _way(database, corpus_id, method)
 

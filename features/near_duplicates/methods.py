@@ -73,7 +73,7 @@ class ByText:
 class ByVectors:
     """Two documents are near duplicates if the cosine of their vectors under a spec is at least `threshold`.
 
-    The vectors are those of `job`, or of the latest job with the spec if that job was removed or has another one.
+    The vectors are those of `job`; if it is gone or has another spec, of the latest job with the spec.
     """
 
     threshold: float

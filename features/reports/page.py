@@ -1,4 +1,4 @@
-"""Gather what a report says of a job, in one pass over its results, and write it as one page of HTML.
+"""Gather the facts of a job, and write them as one page of HTML.
 
 The page needs no network and runs no script.
 """

@@ -42,7 +42,7 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> Risk:
     names = features([result for result, _ in judged])
     if not names:
         raise WorkerError(
-            "flags, confidence and lengths do not tell the good outputs from the bad ones: they hardly differ. "
+            "flags, confidence and lengths hardly differ among the outputs, so they cannot predict bad ones. "
             "Nothing was stored."
         )
     values = np.array([[value_of(name, result) for name in names] for result, _ in judged], float)

@@ -41,7 +41,7 @@ from docmill.storage.steps.propagation import Traversal, has_prompts
 class Counts:
     """Counts of a reading. `new` and `changed` are documents; `planned` are unique texts.
 
-    `again` of the unchanged documents came with another reading of the ingest, which counted them already.
+    `again` counts unchanged documents that another reading of the ingest has counted already.
     `mended` counts documents whose text had bytes or characters that cannot be stored; `mended_place` is the place of
     the first one.
     """
@@ -266,13 +266,13 @@ def _note_contenders(
 
 
 def _are_of(job: OpenJob) -> ColumnElement[bool]:
-    """Return the condition for contenders to be those of this reading."""
+    """Return the condition for this reading's contenders."""
     return and_(Contender.ingest_id == job.ingest_id, Contender.started_at == job.started_at)
 
 
 def _note(transaction: Transaction, job: OpenJob, counts: Counts, rejected: Sequence[Rejection]) -> None:
     if rejected:
-        # PostgreSQL's indexes take no longer ones.
+        # PostgreSQL limits indexed values.
         places = [r.where.encode()[:MAX_ID_BYTES].decode(errors="ignore") for r in rejected]
         met_before = and_(RejectionRow.ingest_id == job.ingest_id, RejectionRow.place.in_(places))
         if job.adopted:
@@ -393,7 +393,7 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
         if last_planned != after:
             transaction.execute(_ALIVE, {"ingest": job.ingest_id})  # a long sweep is not a reading that stopped
             return None, planned, last_planned
-    # What readings that started before this one came across is out of date.
+    # Contenders of earlier readings are out of date.
     transaction.execute(
         delete(Contender).where(Contender.ingest_id == job.ingest_id, Contender.started_at < job.started_at)
     )

@@ -80,8 +80,8 @@ class OpenJob:
     """A job that takes documents. `adopted` says that an earlier, unfinished one is carried on.
 
     `last_before` is the last document that its corpus had when it was opened, at `opened_at`. `rereads` says that its
-    source had been read to the end: it stays as it was until the reading brings something. `started_at` is when its
-    reading started, which another process that carries it on starts anew.
+    source was read to the end before: the job stays as it is until the reading brings something. `started_at` is when
+    its reading started, which another process that carries it on starts anew.
     """
 
     id: int
@@ -161,7 +161,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
 
 
 def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, last: int, now: float) -> OpenJob:
-    """Carry on a job whose reading was cut off, as far as is known. Its source is read and counted from the start.
+    """Carry on a job whose reading was cut off, it seems. Its source is read and counted from the start.
 
     A job whose source had been read to the end is left as it is: if this command is killed, too, nobody would finish
     a job that it had reopened (see `storage.ingest.ingest`).

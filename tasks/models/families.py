@@ -63,7 +63,7 @@ def family(config: Mapping[str, Any]) -> Family | None:
         return Family.SEQ2SEQ
     names = config.get("architectures") or ()
     if any(word in name for name in names for word in ("Seq2Seq", "ConditionalGeneration", "MTModel")):
-        return Family.DECODER if "text_config" in config else Family.SEQ2SEQ  # the first read images or sounds, too
+        return Family.DECODER if "text_config" in config else Family.SEQ2SEQ  # such decoders read images, too
     model_type = str(config.get("model_type", ""))
     if model_type in PREFIXED:
         return Family.SEQ2SEQ

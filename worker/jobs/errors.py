@@ -43,6 +43,6 @@ def sentence(error: Exception) -> str:
 
 
 def _cannot_write(error: Exception) -> bool:
-    """Return True if the disk is full or takes no writes or no such name. The system's own message says enough."""
+    """Return True if the disk is full, or refuses writes or the name. The system's own message says enough."""
     refusals = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG}
     return isinstance(error, OSError) and error.errno in refusals

@@ -24,7 +24,7 @@ SHOWN_EVERY = 1_000  # documents
 
 
 def describe_removed(database: Database, status: JobStatus, step: str | None = None) -> str | None:
-    """Return a sentence if all results of a job, or of its step, were removed; None if there is one."""
+    """Return a message if a job or step had results and all were removed; else None."""
     done = sum(each.done for each in status.steps if step in {None, each.name})
     if not done or any(results(database, status.id, step=step, limit=1)):
         return None

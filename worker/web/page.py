@@ -92,8 +92,8 @@ class Page:
     """A page at a path such as `/jobs/{job}`. `template` is a file in `worker/web/templates`, or in `folder`.
 
     `read` returns what the template shows. A page with a `name` stands in the navigation. `parts` are blocks of the
-    template by name, which the browser asks for again and again, as `?part=NAME`. With a part that `has_ended` the
-    browser loads the whole page anew.
+    template by name, which the browser asks for again and again, as `?part=NAME`. When `read` returns
+    `has_ended`, the browser reloads the page.
     """
 
     path: str

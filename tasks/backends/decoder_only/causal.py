@@ -185,7 +185,7 @@ class CausalBackend:
         return self._divided(items, numbers)
 
     def _divided(self, items: Items, numbers: range) -> Sequence[Output]:
-        """Compute one window, whose outputs do not fit together, in two halves of its outputs."""
+        """Compute one window's outputs in two halves, since they do not fit in memory together."""
         middle = len(numbers) // 2
         halves = [self._outputs(items, half)[0] for half in (numbers[:middle], numbers[middle:])]
         failures = [half for half in halves if isinstance(half, Failure)]

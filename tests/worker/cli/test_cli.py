@@ -66,7 +66,7 @@ def test_every_command_has_help_with_an_example_and_explains_each_option(name: s
         (("run", "embed", "nowhere.jsonl", "--model", "null", "--prompt", ""), "it is empty"),
         (("run", "summarize", "nowhere.jsonl", "--model", "null", "--prefix", ""), "nowhere.jsonl"),
         (("doctor", "--invariants", "--sql", "--json"), "--sql and --json"),
-        (("doctor", "--invariants", "--host", "here"), "--within and --host are for --workers"),
+        (("doctor", "--invariants", "--host", "here"), "--within and --host need --workers"),
         (("corpus", "show", "f\udcff"), "there is no corpus"),
         (("run", "sing", DESCRIPTIONS), "sing"),
         (("status",), "there are no jobs yet"),

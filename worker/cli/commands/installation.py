@@ -92,9 +92,7 @@ def doctor_command(
     Exit code 0: all of it holds; 1: some does not, and the rows are shown; 3: the database does not answer.
     """
     if (not workers and (within_s is not None or host is not None)) or (as_sql and not invariants):
-        raise click.UsageError(
-            "--within and --host are for --workers, --sql for --invariants; add it, or leave them out"
-        )
+        raise click.UsageError("--within and --host need --workers, and --sql needs --invariants")
     if (workers and invariants) or (as_sql and as_json):
         raise click.UsageError("--workers and --invariants exclude each other, and so do --sql and --json")
     if invariants:

@@ -116,7 +116,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
                 say(left)
         else:
             if pipeline.output.file is not None and status.state != "done":
-                say(f"{pipeline.output.file} is left as it was, since the job was stopped.")
+                say(f"{pipeline.output.file} was not written, since the job was stopped.")
             say(f"All results: docmill results {status.id} --out FILE")
         return exit_code_of(status, pipeline.job.max_failures)
 

@@ -57,7 +57,7 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
         with serve(make_app(site), host, port) as url:
             (say if port else warn)(f"Web page: {url} (Ctrl-C ends it)")
             if is_new:
-                warn(f"Token: {token}")  # nothing else says it, even with --quiet
+                warn(f"Token: {token}")  # also with --quiet: it is shown nowhere else
             until_interrupted()
 
 

@@ -109,7 +109,7 @@ def _cursor(request: PageRequest, step: StepStatus) -> Cursor | None:
 TOP = 10
 MOST_CHARS = 2_000  # of a text, or of an id
 SHOWN_CHARS = 400  # of a hit
-_ONE_SEARCH = Lock()  # each loads the model
+_ONE_SEARCH = Lock()  # each search loads the model
 PATIENCE_S = 5.0  # for another search
 
 
@@ -157,7 +157,7 @@ def search(request: PageRequest, corpus: str, text: str) -> SearchResult:
     """
     options = SearchOptions(top=TOP)
     if not _ONE_SEARCH.acquire(timeout=PATIENCE_S):
-        raise WorkerError("Another search is at work. Try again.")
+        raise WorkerError("Another search is running. Try again.")
     try:
         with open_search(request.settings, request.database, corpus, options, _refuse, Listener()) as opened:
             [(_, hits)] = opened.answers([query_record(text, "The text")])
