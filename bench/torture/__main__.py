@@ -41,8 +41,7 @@ BEGIN, END = "<!-- Written by `make torture`. -->", "<!-- End of the table. -->"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.torture", description=__doc__)
-    parser.add_argument("--texts", type=int, default=5000, help="of the first three rows")
-    parser.add_argument("--few", type=int, default=300, help="texts of the other rows")
+    parser.add_argument("--texts", type=int, default=5000, help="of each row")
     parser.add_argument("--peers", nargs="*", default=[peer.key for peer in PEERS], metavar="NAME")
     parser.add_argument("--rows", nargs="*", default=rows.ROWS, metavar="ROW", help="some rows, by their names")
     parser.add_argument("--keep", action="store_true", help="keep what is not measured now")
@@ -55,7 +54,7 @@ def main() -> None:
     target = RESULTS / f"{asked.name}.json"
     known: dict[str, Any] = json.loads(target.read_text())["tools"] if asked.keep and target.exists() else {}
     with tempfile.TemporaryDirectory(prefix="torture-") as work, quiet():
-        table = Table(Path(work), asked.texts, min(asked.few, asked.texts))
+        table = Table(Path(work), asked.texts)
         for peer in chosen:
             known[peer.name] = tool = (
                 {"rows": {}} | known.get(peer.name, {}) | {"lines": peer.lines, "versions": peer.pins()}
@@ -65,7 +64,7 @@ def main() -> None:
                 print(f"{peer.name:20} {row:38} {cell(tool['rows'][row])}  {tool['rows'][row]}", flush=True)
                 facts = {**machine(), "at": datetime.now(UTC).isoformat(timespec="minutes")}
                 ordered = {peer.name: known[peer.name] for peer in PEERS if peer.name in known}
-                write(target, {**facts, "texts": asked.texts, "few": table.few, "tools": ordered})
+                write(target, {**facts, "texts": asked.texts, "tools": ordered})
     if asked.name == "torture":
         write_page(json.loads(target.read_text()))
 
@@ -73,20 +72,19 @@ def main() -> None:
 class Table:
     """Measures rows, each in a work folder of its own."""
 
-    def __init__(self, work: Path, texts: int, few: int) -> None:
+    def __init__(self, work: Path, texts: int) -> None:
         folders = ModelFolders(None, work)
         pinned = pinning.pin("minilm", folders)
         model = pinning.locate(pinned, folders)
-        self._work, self.few = work, few
+        self._work = work
         self._dtype = str(dtype_for("native", "cpu")).removeprefix("torch.")
-        self._all = Texts.read(texts, model)
-        self._some = self._all.first(few)
+        self._texts = Texts.read(texts, model)
         self._sites = 0
 
     def measure(self, peer: Peer, wanted: Collection[str]) -> Iterator[tuple[str, Result]]:
         """Yield the results of these rows, or why there is none."""
         if any(row in wanted for row in rows.FIRST_THREE):
-            yield from rows.first_three(self.site(peer, self._all))
+            yield from rows.first_three(self.site(peer))
         if not any(row in wanted for row in (rows.EQUAL, *rows.OTHERS)):
             return
         equal, extent = rows.equal_texts(self.site(peer))
@@ -97,12 +95,12 @@ class Table:
             elif row in wanted:
                 yield row, measure(self.site(peer), extent)
 
-    def site(self, peer: Peer, texts: Texts | None = None) -> Site:
+    def site(self, peer: Peer) -> Site:
         """Return a new work folder."""
         self._sites += 1
         folder = self._work / str(self._sites)
         (folder / "work").mkdir(parents=True)
-        return Site(peer, texts or self._some, self._dtype, folder / "work", folder / "computed.log")
+        return Site(peer, self._texts, self._dtype, folder / "work", folder / "computed.log")
 
 
 def set_up(peer: Peer) -> None:
@@ -137,13 +135,12 @@ def write(target: Path, found: Mapping[str, Any]) -> None:
     page = target.with_suffix(".md")
     notes = page.read_text().partition("## Notes")[2] if page.exists() else "\n"
     tools: Mapping[str, Any] = found["tools"]
-    fewer = "" if found["few"] == found["texts"] else f" in the first three rows, {found['few']:,} in the others"
     said = [
         "# The torture table\n",
         f"{described(found)}\n",
-        f"{found['texts']:,} texts{fewer}. A cell has the texts "
-        "that are **lost / doubled / recomputed** in the end. ¹: the user has to give the same command again. ²: "
-        "even then something has to be repaired by hand. ³: it hung, and was killed.\n",
+        f"{found['texts']:,} texts. A cell has the texts that are **lost / doubled / recomputed** in the end. ¹: the "
+        "user has to give the same command again. ²: even then something has to be repaired by hand. ³: it hung, "
+        "and was killed.\n",
         _row("", tools),
         _row("---", ["--:"] * len(tools)),
         *(

@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +53,6 @@ class Texts:
         encoder = SentenceTransformer(str(model), device="cpu", local_files_only=True)
         vectors = dict(zip(known, encoder.encode(known, show_progress_bar=False), strict=True))
         return cls(short[:count], short[count : count + changed], model, keys, vectors)
-
-    def first(self, count: int) -> Texts:
-        """Return only so many of them."""
-        return replace(self, texts=self.texts[:count], others=self.others[: _hundredth(count)])
 
     def corpus(self) -> dict[str, str]:
         """Return the texts by their ids."""
