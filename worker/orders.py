@@ -188,7 +188,8 @@ def allowed(source: str, schemes: Iterable[str]) -> bool:
 def _host(source: str, scheme: str) -> str:
     """Return the host of a URL as its reader reads it, with the port."""
     if scheme not in POSTGRESQL:
-        return _HOST.sub(r"\1", source)
+        authority = re.split("[/?#]", source.partition("://")[2], maxsplit=1)[0]
+        return "" if "\\" in authority else _HOST.sub(r"\1", source)  # readers differ in where such a host begins
     url = database_url(source)
     host = f"[{url.host}]" if ":" in (url.host or "") else url.host or ""
     return host if url.port is None else f"{host}:{url.port}"

@@ -213,7 +213,7 @@ def drop(
         spec_ids = database.values(select(SpecRow.id))
     total, budget = Removed(), budget or RemovalBudget()
     for spec_id in sorted(spec_ids):
-        drop_page = partial(_drop_page, spec_id=spec_id, needed=needed, rule=rule)
+        drop_page = partial(_drop_page, spec_id=spec_id, older_than_s=older_than_s, needed=needed, rule=rule)
         total += remove_items(database, _old(database, spec_id, older_than_s), drop_page, budget, PAGE)
     return total
 
@@ -235,13 +235,14 @@ def _drop_page(
     transaction: Transaction,
     *,
     spec_id: int,
+    older_than_s: float,
     needed: Callable[[Transaction], Collection[int]],
     rule: str | None,
 ) -> Removed:
     begin(transaction)
     if spec_id in needed(transaction):
         return Removed()
-    mine = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents))
+    mine = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents), is_old(older_than_s))
     columns = OutcomeRow.content_id, OutcomeRow.output_id
     dropped = transaction.execute(delete(OutcomeRow).where(mine, ~is_worked_on()).returning(*columns)).all()
     loose = {row.output_id for row in dropped if row.output_id is not None}

@@ -38,6 +38,7 @@ from docmill.storage.deletion import gc, needed, removal
 from docmill.storage.deletion.paging import RemovalBudget, Removed, remove_all
 from docmill.storage.errors import RightMissing
 from docmill.storage.features import load_by_name
+from docmill.storage.pipelines.pipelines import holds_job
 from docmill.storage.steps.jobs import UNFINISHED
 from docmill.storage.steps.sharding import UNTOUCHED
 
@@ -115,14 +116,15 @@ def forget_step_texts(database: Database, older_than_s: float, budget: RemovalBu
 
 
 def jobs_with_needless_texts(older_than_s: float) -> ColumnElement[bool]:
-    """Return the condition for a job that no retry needs, or that ended long ago."""
+    """Return the condition for a job that no retry needs, or that ended long ago, and whose results are written."""
     n_failed = func.coalesce(func.sum(ShardCount.n_failed), 0)  # a job whose texts were all known has no counts
     failed = or_(
         select(n_failed).where(ShardCount.job_id == Job.id).scalar_subquery() > 0,
         select(Step.seq).where(Step.job_id == Job.id, Step.n_prior_failed > 0).exists(),
     )
     nothing_to_retry = or_(Job.state == "cancelled", and_(Job.state == "done", ~failed))
-    return or_(ended_before(older_than_s), and_(ended_before(SETTLED_S), nothing_to_retry))
+    needless = or_(ended_before(older_than_s), and_(ended_before(SETTLED_S), nothing_to_retry))
+    return and_(needless, ~holds_job())
 
 
 def _forget_texts(job_id: int, size: int, transaction: Transaction) -> Removed | None:

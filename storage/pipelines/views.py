@@ -50,6 +50,12 @@ def items_name_of(pipeline: str, step: str) -> str:
     return f"{_items_prefix(pipeline)}{step}"
 
 
+def share_views(pipeline: str, other: str) -> bool:
+    """Return True if two pipelines would replace each other's views."""
+    prefixes = _items_prefix(pipeline), _items_prefix(other)
+    return prefixes[0].startswith(prefixes[1]) or prefixes[1].startswith(prefixes[0])
+
+
 def clash(requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str, str] | None:
     """Return two steps (or "the documents" and a step) with the column that both would have in the view, if any."""
     owners = {name.encode(): "the documents" for name in _OF_DOCUMENTS}

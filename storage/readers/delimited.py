@@ -91,7 +91,7 @@ def rows(
         return
     if own_export:
         header = [unescape_formula(cell) for cell in header]
-    check_columns([*filter(None, header)], name, options)
+    check_columns(header if len(header) > MAX_FIELDS else [*filter(None, header)], name, options)
     number = 0
     while True:
         source.begin_record()

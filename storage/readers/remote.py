@@ -229,7 +229,7 @@ def _file_system(url: str, scheme: str, name: str) -> tuple[AbstractFileSystem, 
     from fsspec.registry import known_implementations
 
     try:
-        system, path = url_to_fs(url, **_options(scheme))
+        system, path = url_to_fs(url, skip_instance_cache=True, **_options(scheme))  # a cached one keeps old lists
     except ImportError as error:
         hint = known_implementations.get(scheme, {}).get("err", "a library is missing")
         raise SourceUnsupported(f"{name}: {scheme}:// needs another library: {hint}") from error
@@ -397,7 +397,7 @@ def add_login(url: str, name: str) -> str:
     if _user(rest)[0] is not None or not host:
         return url
     try:
-        entry = netrc().authenticators(host)
+        entry = netrc().hosts.get(host)  # without the default, which would go to every host
     except (FileNotFoundError, RuntimeError):  # there is no such file, or no home
         return url
     except (NetrcParseError, OSError, UnicodeDecodeError):

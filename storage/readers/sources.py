@@ -86,8 +86,8 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
             root = path.resolve()
             return FilesSource(path_text(root), options, lambda: (within(root, part) for part in parts), _open_part)
         return FolderSource(path, options, reader_of)
-    if is_pattern(source):
-        pattern = Pattern(source)
+    if is_pattern(str(path)):
+        pattern = Pattern(str(path))
         return FilesSource(str(pattern), replace(options, one_of_many=True), pattern.walk, open_file)
     return open_file(path, options)
 

@@ -124,10 +124,12 @@ def test_a_kind_of_url_that_is_not_named_is_refused(root: Path, source: str) -> 
         ("https://evil.example/https://files.example:8443/c.jsonl", False),
         ("https://evil.example\\@files.example:8443/c.jsonl", False),
         ("https://evil.example?@files.example:8443/c.jsonl", False),
+        ("ftp://files.example/c.jsonl", True),
+        ("ftp://files.example\\@evil.example/c.jsonl", False),
     ],
 )
 def test_orders_may_read_one_host_of_a_kind_of_url(root: Path, source: str, is_allowed: bool) -> None:
-    settings = allowing(root, order_schemes="postgresql://db.example,https://files.example:8443")
+    settings = allowing(root, order_schemes="postgresql://db.example,https://files.example:8443,ftp://files.example")
     assert orders.allowed(source, settings.order_schemes) is is_allowed
 
 

@@ -104,7 +104,7 @@ def check_out_is_no_input(
     read = path_of(source)
     if target.path == STDOUT or read is None:
         return
-    pattern = Pattern(source) if is_pattern(source) else None
+    pattern = Pattern(str(read)) if is_pattern(str(read)) else None
     read = read.resolve()
     written_paths = (target.part(0) if parts else target).paths
     for path in (written.resolve() for written in written_paths):

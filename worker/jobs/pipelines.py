@@ -103,6 +103,12 @@ def store_file(settings: Settings, database: Database, file: Path, listener: Lis
     check_stored(pipeline, prepared)
     prepared = replace_migrated(settings, database, prepared, listener.say)
     schedule = pipeline.schedule.model_dump() if pipeline.schedule else None
+    for row, _ in pipelines.every(database):
+        if row.name != pipeline.name and views.share_views(row.name, pipeline.name):
+            raise PipelineInvalid(
+                f"{file}: name: the views of {pipeline.name} would replace those of the stored pipeline {row.name}; "
+                "choose another name"
+            )
     if pipeline.output.view:  # which needs them
         require_risks(database, prepared.steps)
     pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)

@@ -37,7 +37,7 @@ READS: dict[str, Callable[[Database], Any]] = {
     "sweep": partial(retention.sweep, ages=retention.upkeep_ages(1e9)),
 }
 WRITES: dict[str, Callable[[Database], Any]] = {
-    "open_job": partial(jobs.open_job, request=request()),
+    "open_job": partial(jobs.open_job, request=request("c.jsonl")),
     "commit": partial(shards.commit, claim=CLAIM, outcomes=done(CLAIM), runtime=None),
     "reclaim": maintenance.reclaim,
 }

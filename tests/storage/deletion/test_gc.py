@@ -202,6 +202,14 @@ def test_results_are_dropped_by_age_and_by_spec(database: Database, fleet: Fleet
     assert gc.specs(database, "embed/other") == []
 
 
+def test_a_result_that_was_computed_again_since_it_was_found_old_stays(
+    database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.done(pipeline(), numbered(1))
+    monkeypatch.setattr(gc, "_old", lambda *_: iter([[*database.values(select(Content.id))]]))
+    assert gc.drop(database, older_than_s=3_600) == Removed()
+
+
 def test_an_unfinished_jobs_results_are_not_dropped(database: Database, fleet: Fleet) -> None:
     read(database, pipeline(), numbered(4))
     fleet.work()

@@ -49,6 +49,15 @@ def test_the_texts_of_steps_go_when_a_job_has_ended_and_its_results_stay(databas
     assert jobs.retry(database, job_id) == 0
 
 
+def test_the_texts_of_steps_stay_until_a_run_has_written_the_results(database: Database, fleet: Fleet) -> None:
+    job_id = fleet.done(pipeline(), numbered(3)).id
+    pipelines.put(database, "nightly", "nightly.toml", "", None)
+    pipelines.begin(database, "nightly", "me", 60.0)
+    database.execute(update(PipelineRun).values(job_id=job_id, due_at=db_now()))
+    days_pass(database, 0.1)
+    assert retention.forget_step_texts(database, KEPT_S).rows == 0
+
+
 def test_a_job_with_failures_can_be_tried_again_until_it_is_too_old(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: kind == "summarize" and "text 1" in text
     job_id = fleet.done(pipeline(), numbered(3)).id

@@ -304,6 +304,13 @@ def matched(pattern: Path) -> list[str]:
     return [entry[0] for entry in Pattern(str(pattern)).walk() if not isinstance(entry, Rejection)]
 
 
+def test_the_pattern_of_a_file_url_is_that_of_its_path(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "x.txt").write_text("one")
+    [record] = open_source(f"file://{tmp_path}/a%20b/*.txt", OPTIONS).records()
+    assert record.text == "one"
+
+
 def test_a_folder_whose_name_has_brackets_may_stand_before_a_pattern(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,16 @@ def test_a_pipeline_whose_view_needs_a_risk_that_nobody_fitted_is_not_stored(emb
     assert embedded.json("pipeline", "list") == []
 
 
+@pytest.mark.parametrize("other", ["News_en", "news-en__line"])
+def test_a_pipeline_whose_views_would_replace_those_of_another_is_refused(embedded: Docmill, other: str) -> None:
+    (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    for name, code in (("news-en", 0), (other, 2)):
+        (embedded.folder / "a.toml").write_text(NULL.replace("nightly", name) + YEARLY)
+        said = embedded("pipeline", "add", "a.toml", code=code).stderr
+    assert f"the views of {other} would replace those of the stored pipeline news-en" in " ".join(said.split())
+    assert [row["name"] for row in embedded.json("pipeline", "list")] == ["news-en"]
+
+
 def test_a_run_needs_the_price_of_the_model_to_which_its_corpus_was_migrated(
     database: Database, broker: Broker, settings: Settings, tmp_path: Path
 ) -> None:
