@@ -308,6 +308,7 @@ def test_the_pattern_of_a_file_url_is_that_of_its_path(tmp_path: Path) -> None:
     (tmp_path / "a b").mkdir()
     (tmp_path / "a b" / "x.txt").write_text("one")
     [record] = open_source(f"file://{tmp_path}/a%20b/*.txt", OPTIONS).records()
+    assert isinstance(record, Record)
     assert record.text == "one"
 
 
