@@ -227,7 +227,9 @@ def _inside(schema: Any, name: str, root: Schema, outer: frozenset[int] = frozen
         objects = [each for each in inner if "object" in (types(follow(each, root)) or ("object",))]
         return [_inside(each, name, root, outer | {id(each)}) for each in objects]
 
-    several = [{"anyOf": schemas} for key in ("anyOf", "oneOf") if (schemas := within(key))]
+    # Those that say nothing of the property would lift the bounds of the others.
+    told_by = [[each for each in within(key) if each["allOf"]] for key in ("anyOf", "oneOf")]
+    several = [{"anyOf": schemas} for schemas in told_by if schemas]
     return {"allOf": [*told, *within("allOf"), *several]}
 
 

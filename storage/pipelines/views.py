@@ -51,7 +51,7 @@ def items_name_of(pipeline: str, step: str) -> str:
 
 
 def share_views(pipeline: str, other: str) -> bool:
-    """Return True if two pipelines would replace each other's views."""
+    """Return True if one of two pipelines would remove views of the other."""
     prefixes = _items_prefix(pipeline), _items_prefix(other)
     return prefixes[0].startswith(prefixes[1]) or prefixes[1].startswith(prefixes[0])
 

@@ -208,6 +208,11 @@ def test_merged_lists_may_be_as_long_as_the_widest_alternative_and_alternatives_
             {"x": "a", "y": "b"},
         ),
         (
+            {"anyOf": [{"type": "object", "properties": {"y": {}}}, of(x={"type": "array", "maxItems": 2})]},
+            [{"x": [1, 2]}, {"x": [3]}],
+            {"x": [1, 2]},
+        ),
+        (
             {"properties": {"x": {"type": "array"}}, "allOf": [{"properties": {"x": {"maxItems": 2}}}]},
             [{"x": [1, 2]}, {"x": [3]}],
             {"x": [1, 2]},

@@ -45,7 +45,7 @@ ENCODERS = "openvino"  # the folder of the cache with encoders; the folder "open
 ENCODER, HEAD, FACTS, TOKENIZER, ARRAYS = "model.xml", "head.xml", "facts.json", "tokenizer.json", "arrays.npz"
 STATES, NUMBERS = "states", "numbers"  # the names of outputs
 # Raise this number with every change of what is kept, or of how it is read.
-_FORMAT = 4
+_FORMAT = 5
 _LIBRARIES = ("docmill", "torch", "transformers", "sentence-transformers", "tokenizers", "openvino")
 _PRECISIONS: Mapping[str, str] = MappingProxyType({"float32": "f32", "bfloat16": "bf16"})
 # On AMX, OpenVINO 2026.4 computes batches of this length wrongly in int8: the cosines of MiniLM's vectors with those
