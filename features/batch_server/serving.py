@@ -105,7 +105,7 @@ class _Application:
         self._database = clerk.database
         self._limits = clerk.limits
         self._limiter = CapacityLimiter(AT_ONCE)
-        self._probes = CapacityLimiter(1)  # which do not wait for slow requests
+        self._probes = CapacityLimiter(1)  # health checks do not wait for slow requests
         self._uploads = CapacityLimiter(UPLOADS_AT_ONCE)
 
     def routed(self) -> Starlette:

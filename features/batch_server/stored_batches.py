@@ -197,8 +197,8 @@ def move(
 def due(database: Database) -> list[str]:
     """Return the ids of batches to carry on that nobody holds: in random order, those to validate last.
 
-    A validation may fail for now, and be tried again and again. It also ends the batches' jobs that are over, for
-    which workers take longer.
+    A validation may fail for now, and be tried again and again. Jobs of the batches that are over are ended here,
+    since workers end them later.
     """
     query = select(ApiBatch.id, ApiBatch.status, ApiBatch.plan, IS_EXPIRED)
     query = query.where(ApiBatch.status.in_(OPEN), IS_FREE)

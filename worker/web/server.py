@@ -59,7 +59,7 @@ class _Application:
         self._site = site
         self._limiter = CapacityLimiter(AT_ONCE)
         self._attempts = CapacityLimiter(ATTEMPTS_AT_ONCE)
-        self._probes = CapacityLimiter(1)  # which do not wait for slow pages
+        self._probes = CapacityLimiter(1)  # health checks do not wait for slow pages
         self._renderer = Renderer(
             {
                 "navigation": [(page.name, page.path) for page in PAGES if page.name is not None],
@@ -105,7 +105,7 @@ class _Application:
     def _render(self, page: Page, page_request: PageRequest, part: str | None, notice: str) -> Response:
         values = page.read(page_request)
         if part is not None:
-            # The rest of the page, which is not asked for again, is another once the job has ended.
+            # Once the job has ended, the rest of the page changes, too.
             headers = {"HX-Refresh": "true"} if values.get("has_ended") else None
             return HTMLResponse(self._renderer.part(page, part, values), headers=headers)
         values = {"here": page.path, "notice": notice, **values}
