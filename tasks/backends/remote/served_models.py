@@ -246,7 +246,11 @@ def _stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
 
 
 def _context_tokens(model: Mapping[str, Any]) -> int | None:
-    """Return the tokens that a model holds, as vLLM and llama.cpp state them; None where the server does not say."""
+    """Return the tokens that a model holds, as vLLM and llama.cpp state them; None where the server does not say.
+
+    Older releases of llama.cpp state only the length of training, which is the most that a server may hold.
+    """
     meta = model.get("meta")
-    tokens = model.get("max_model_len") or (meta.get("n_ctx_train") if isinstance(meta, dict) else None)
+    meta = meta if isinstance(meta, dict) else {}
+    tokens = model.get("max_model_len") or meta.get("n_ctx") or meta.get("n_ctx_train")
     return tokens if isinstance(tokens, int) and tokens > 0 else None

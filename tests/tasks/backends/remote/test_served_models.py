@@ -439,10 +439,12 @@ def test_summaries_translations_and_answers_are_asked_for_in_the_built_in_words(
     assert outcome.data == {"data": {"who": "an answer"}}
 
 
+@pytest.mark.parametrize("stated", [{"max_model_len": 4096}, {"meta": {"n_ctx": 4096, "n_ctx_train": 131_072}}])
 def test_a_long_text_is_cut_by_the_estimate_into_windows_that_the_server_holds(
-    api: Callable[[Script], ApiServer],
+    api: Callable[[Script], ApiServer], stated: dict[str, Any]
 ) -> None:
     server = api(lambda request, _: written("part"))
+    server.models = [{"id": MODEL, **stated}]
     text = " ".join(["word"] * 20_000)
     (outcome,) = computed(server, GENERATE, [text])
     assert "windowed" in outcome.flags
