@@ -48,9 +48,12 @@ class Budget:
         """Return the tokens that the device computes for windows of these lengths, padding included."""
         return sum(tokens) if self.packed else len(tokens) * max(tokens)
 
-    def halved(self, padded_tokens: int) -> Budget:
-        """Return the budget to use after a batch of ``padded_tokens`` did not fit."""
-        return replace(self, tokens=max(1, min(self.tokens, padded_tokens) // 2))
+    def halved(self, tokens: int) -> Budget:
+        """Return the budget to use after a batch that used so many tokens did not fit.
+
+        The batch may be one of several that were taken under a budget that has been halved since.
+        """
+        return replace(self, tokens=max(1, min(self.tokens, tokens // 2)))
 
     def holds(self, rows: int, longest: int) -> bool:
         return rows <= self.rows and rows * longest <= self.tokens

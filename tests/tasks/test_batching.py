@@ -126,6 +126,12 @@ def test_nothing_is_taken_while_less_waits_than_is_wanted() -> None:
     assert pool.take(few) == []
 
 
+def test_batches_that_were_taken_together_and_do_not_fit_halve_the_budget_once() -> None:
+    budget = Budget(tokens=2048, rows=64)
+    assert budget.halved(2048).halved(2048).halved(1500).tokens == 750
+    assert budget.halved(2048).halved(1024).tokens == 512
+
+
 def test_a_batch_that_its_tokens_fill_is_taken_with_fewer_rows() -> None:
     pool = pool_of([10] * 5)
     few = Budget(tokens=30, rows=6, least=6)
