@@ -14,15 +14,28 @@ from docmill.tasks.outputs import Failure, Output
 Items = Sequence[Item[Any]]
 
 
+def padded_tokens(items: Items) -> int:
+    """Return the tokens of a batch in which each row is as long as the longest."""
+    return len(items) * max(item.tokens for item in items)
+
+
 class StaticLoop:
     """Takes batches within a budget, and lowers the budget for good when one does not fit.
 
     ``compute`` returns one output per item, in order; it raises OutOfMemory, DeviceLost (which passes through
-    here, since no document is to blame), or anything else where a text or the model is at fault.
+    here, since no document is to blame), or anything else where a text or the model is at fault. ``load`` returns how
+    much of the budget's tokens a batch uses.
     """
 
-    def __init__(self, compute: Callable[[Items], Sequence[Output]], budget: Budget) -> None:
+    def __init__(
+        self,
+        compute: Callable[[Items], Sequence[Output]],
+        budget: Budget,
+        *,
+        load: Callable[[Items], int] = padded_tokens,
+    ) -> None:
         self._compute = compute
+        self._load = load
         self._proven = False
         self.budget = budget
 
@@ -67,7 +80,7 @@ class StaticLoop:
             reason = f"A window of {tokens} tokens does not fit in the device's memory, even alone."
             yield batch[0].id, Failure(reason, Reason.DOCUMENT)
             return
-        self.budget = self.budget.halved(len(batch) * max(item.tokens for item in batch))
+        self.budget = self.budget.halved(self._load(batch))
         middle = len(batch) // 2
         yield from self._batch(batch[:middle])
         yield from self._batch(batch[middle:])

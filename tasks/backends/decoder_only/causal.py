@@ -113,7 +113,7 @@ class CausalBackend:
         self._cache_argument = "cache" if "cache" in named else "past_key_values"
         self._seen_stop = _PER_CHARACTER * max(map(len, (*self._decoding.stop, *self._decoding.closing)), default=0)
         budget = _BUDGETS[device.partition(":")[0]]
-        self._loop = StaticLoop(self._together, budget)
+        self._loop = StaticLoop(self._together, budget, load=self._load)
         with torch.inference_mode(), accelerator.memory_errors(device):
             self._shared, self._lead = self._read_template()
         self.traits = self._completion.traits
@@ -164,6 +164,11 @@ class CausalBackend:
         left, n = whole.tokens - used, self._decoding.n
         rows = min(whole.rows - len(flight.rows), left // (most or output + self._completion.tokens.overhead))
         return Budget(tokens=max(1, (left - rows * output) // n), rows=max(1, rows // n), spread=whole.spread)
+
+    def _load(self, items: Items) -> int:
+        """Return the tokens that a batch has on the device at the end."""
+        longest = max(item.tokens for item in items) + self._decoding.max_new_tokens
+        return len(items) * self._decoding.n * (self._decoding.max_tokens or longest)
 
     def _together(self, items: Items) -> Sequence[Output]:
         """Compute a batch from its beginning to its end."""

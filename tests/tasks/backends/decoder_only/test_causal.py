@@ -75,6 +75,7 @@ class Trickle:
         self._items = list(items)
 
     def take(self, budget: Budget) -> Sequence[Item[None]]:
+        self.budget = budget
         taken = self._items[: min(2, budget.rows)]
         del self._items[: len(taken)]
         return taken
@@ -190,13 +191,17 @@ def test_rows_that_join_see_nothing_of_those_that_left() -> None:
 def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
     bench: Bench, made: dict[str, Path], sentences: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = bench.spec("generate", str(made["gpt2"]), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
+    new_tokens, some = 4 * NEW_TOKENS, sorted(sentences, key=len)[:8]
+    spec = bench.spec("generate", str(made["gpt2"]), prompt=PROMPT, max_new_tokens=new_tokens)
     backend = bench.open(spec, backend="transformers")
-    inputs = [PROMPT.replace("{text}", text) for text in sentences]
+    inputs = [PROMPT.replace("{text}", text) for text in some]
     with monkeypatch.context() as patched:
         patched.setattr(GPT2LMHeadModel, "forward", narrow(5))
-        found = run_trickled(backend, sentences)
-    require_equal(found, partial(written, made["gpt2"], inputs, chat=False, max_new_tokens=NEW_TOKENS))
+        found = run_trickled(backend, some)
+    require_equal(found, partial(written, made["gpt2"], inputs, chat=False, max_new_tokens=new_tokens))
+    idle = Trickle([])
+    assert list(backend.run(idle)) == []
+    assert idle.budget.rows >= 4, "half of the rows that did not fit"
 
 
 def test_the_samples_of_a_text_that_do_not_fit_together_are_written_in_halves(
