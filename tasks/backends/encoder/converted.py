@@ -45,7 +45,7 @@ ENCODERS = "openvino"  # the folder of the cache with encoders; the folder "open
 ENCODER, HEAD, FACTS, TOKENIZER, ARRAYS = "model.xml", "head.xml", "facts.json", "tokenizer.json", "arrays.npz"
 STATES, NUMBERS = "states", "numbers"  # the names of outputs
 # Raise this number with every change of what is kept, or of how it is read.
-_FORMAT = 5
+_FORMAT = 6
 _LIBRARIES = ("docmill", "torch", "transformers", "sentence-transformers", "tokenizers", "openvino")
 _PRECISIONS: Mapping[str, str] = MappingProxyType({"float32": "f32", "bfloat16": "bf16"})
 # On AMX, OpenVINO 2026.4 computes batches of this length wrongly in int8: the cosines of MiniLM's vectors with those
@@ -97,12 +97,12 @@ class ConvertedModel:
         arrays: Mapping[str, Array] = np.load(folder / ARRAYS)
         kind = PlacedTokens if facts["placed"] else Tokens
         tokenizer = FastTokenizer((folder / TOKENIZER).read_text(encoding="utf-8"), facts["tokenizer"])
-        self._tokens = kind(tokenizer).framed(facts["prefix"])
+        self.tokens = kind(tokenizer).framed(facts["prefix"])
         self.limit_tokens: int = facts["limit_tokens"]
         self.library: str = facts["library"]
         self._form = {**facts["form"], **{name: arrays[f"form {name}"] for name in facts["arrays"]}}
         first = self._form.get("question_first", False)
-        beside = pairs(self._tokens, self.limit_tokens, first=first) if facts["pairs"] else None
+        beside = pairs(self.tokens, self.limit_tokens, first=first) if facts["pairs"] else None
         self.traits = Traits(normalizes=facts["normalizes"], pairs=beside)
         encoder = cache_dir / ENCODERS / facts["encoder"]
         if not is_whole(encoder, cache_dir):
@@ -117,10 +117,6 @@ class ConvertedModel:
         if not distance <= compared["tolerance"]:
             raise Unsuited(f"The model on OpenVINO does not give the same: {distance:.2g} of difference.")
 
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return what the model will read for each text."""
-        return self._tokens.encode(texts)
-
     def states(self, batch: Sequence[Encoded]) -> dict[str, Array]:
         """Return ``token_embeddings`` in float32, of shape (texts, length, dim), and their ``attention_mask``.
 
@@ -128,7 +124,7 @@ class ConvertedModel:
         """
         longest = max(window.tokens for window in batch)
         features: dict[str, npt.NDArray[np.int64]] = padded_arrays(
-            batch, self._tokens, longest + (longest == _MISCOMPUTED)
+            batch, self.tokens, longest + (longest == _MISCOMPUTED)
         )
         states = self._encoder(features)
         return {"token_embeddings": states, "attention_mask": features["attention_mask"][:, : states.shape[1]]}

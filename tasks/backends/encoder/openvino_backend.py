@@ -17,7 +17,6 @@ from docmill.tasks.backends import Assignment, WindowSource, devices, machine
 from docmill.tasks.backends.convert import is_whole
 from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
 from docmill.tasks.backends.encoder.converted import ConvertedModel, folder_of
-from docmill.tasks.backends.encoder.heads import Array
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.outputs import Output
@@ -40,7 +39,7 @@ class OpenVinoBackend:
         self._precision = self._here.native if spec.quality in ("native", "int8") else spec.quality
         self._model = self._open(assignment)
         self.limit_tokens, self.traits = self._model.limit_tokens, self._model.traits
-        self._encode = self._model.encode  # threads may read texts while another closes the model
+        self._encode = self._model.tokens.encode  # threads may read texts while another closes the model
         self._loop = StaticLoop(self._compute, BUDGETS["cpu"])
         self._streams = Streams(self._loop, self._compute, self._here.threads)
         self._warm_up = WarmUp(self._loop, self.run, short_window(self), at_once=self._streams.count)
@@ -76,15 +75,12 @@ class OpenVinoBackend:
 
     def _compute(self, items: Items) -> Sequence[Output]:
         try:
-            return self._model.outputs([item.encoded for item in items], self._states(items))
+            batch = [item.encoded for item in items]
+            return self._model.outputs(batch, self._model.states(batch))
         except (MemoryError, RuntimeError) as error:
             if devices.lacks_memory(error):
                 raise OutOfMemory from error.with_traceback(None)
             raise
-
-    def _states(self, items: Items) -> dict[str, Array]:
-        """Return the states of a batch's tokens."""
-        return self._model.states([item.encoded for item in items])
 
     def _open(self, assignment: Assignment) -> ConvertedModel:
         """Return the model that the cache keeps; it is converted first if there is none, or if it is not usable.

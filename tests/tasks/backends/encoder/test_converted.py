@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -140,7 +142,11 @@ def test_a_converted_model_gives_what_the_models_own_code_gives_now_and_when_it_
     monkeypatch.setattr(heads, "load", refused)
     again = OpenVinoBackend(assignment)
     assert (again.limit_tokens, again.traits.normalizes, again.runtime()) == (*facts[:2], runtime)
+    model = weakref.ref(again._model)
     assert are_near(outputs(again), wanted)
+    gc.collect()
+    assert model() is None, "a closed backend gives its model back"
+    assert again.encode(TEXTS)
 
 
 def test_a_model_that_was_converted_before_needs_no_library(benches: Benches) -> None:
