@@ -64,7 +64,8 @@ def merge(spec: Spec, folder: Path, adapter_folder: Path, head: Head, target: Pa
         whole = PeftModel.from_pretrained(base, str(adapter_folder), torch_device="cpu")
         model = whole.merge_and_unload(safe_merge=True)
         model.save_pretrained(target)
-    kept = [name for name in folder_files(folder) if not name.endswith(_WEIGHTS)]
+    # Those in other folders are weights of the modules that follow the merged one.
+    kept = [name for name in folder_files(folder) if "/" in name or not name.endswith(_WEIGHTS)]
     for name in kept:
         if name != "config.json" or head not in TRAINED:
             (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -320,7 +320,7 @@ def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
 
 
 # Raised with every change of the files with a merged adapter.
-_ADAPTED_FORMAT = 3
+_ADAPTED_FORMAT = 4
 
 
 def adapted(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> tuple[Spec, Path]:

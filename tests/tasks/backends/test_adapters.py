@@ -15,6 +15,8 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoTokenizer
 
 from docmill.storage.core.specs import Spec
@@ -26,6 +28,7 @@ from docmill.tasks.outputs import Head
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks import architectures, decoders
+from tests.tasks.backends.encoder.test_pooling import saved
 from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.models.test_weights import remove, shorten, write
@@ -177,12 +180,15 @@ def test_the_config_of_a_merged_model_unties_a_layer_that_the_adapter_changes(
 def test_vectors_are_those_of_the_adapted_encoder(
     bench: Bench, tmp_path: Path, bases: dict[str, Path], texts: list[str]
 ) -> None:
-    folder = trained(bases["bert"], tmp_path / "a", "AutoModel", target_modules=["query", "dense"])
-    model, tokenizer = peft_model(bases["bert"], folder, "AutoModel"), AutoTokenizer.from_pretrained(bases["bert"])
-    spec = spec_of(bench, "embed", bases["bert"], folder, pooling="cls")
+    dense = Dense(32, 8)
+    base = saved(tmp_path / "base", bases["bert"], Pooling(32, "cls"), dense)
+    folder = trained(base, tmp_path / "a", "AutoModel", target_modules=["query", "dense"])
+    model, tokenizer = peft_model(base, folder, "AutoModel"), AutoTokenizer.from_pretrained(base)
+    spec = spec_of(bench, "embed", base, folder)
     for text, outcome in zip(texts, bench.run(spec, texts), strict=True):
         with torch.inference_mode():
-            expected = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0].numpy()
+            first = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0]
+            expected = dense({"sentence_embedding": first})["sentence_embedding"].numpy()
         assert outcome.vector is not None
         np.testing.assert_allclose(np.frombuffer(outcome.vector, "<f4"), expected, atol=2e-5)
 
