@@ -104,7 +104,7 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
         vectors_of,
         {"type": "vectors"},
         # Vectors cut to fewer dimensions have no length of 1 any more.
-        Traits(normalizes=model.truncate_dim is None and any(isinstance(module, Normalize) for module in model)),
+        Traits(normalizes=model.truncate_dim is None and isinstance(model[-1], Normalize)),
         "sentence-transformers",
         counters=counters,
     )

@@ -67,7 +67,7 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
         vectors_of,
         {"type": "vectors"},
         # Vectors cut to fewer dimensions have no length of 1 any more.
-        Traits(normalizes=dimensions is None and None in modules.steps),
+        Traits(normalizes=dimensions is None and modules.steps[-1:] == [None]),
         "transformers",
         reads_first=tokens.pads_right and list(poolings) == ["cls"],
     )

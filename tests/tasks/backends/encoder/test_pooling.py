@@ -89,6 +89,7 @@ MEAN: tuple[Callable[[], list[nn.Module]], Mapping[str, Any]] = (lambda: [Poolin
 READ: dict[str, tuple[tuple[Callable[[], list[nn.Module]], Mapping[str, Any]], Changed]] = {
     "several": (SEVERAL, lambda _: None),
     "no-bias": ((lambda: [Pooling(32), Dense(32, 8, bias=False, activation_function=nn.ReLU())], {}), lambda _: None),
+    "normalized-before": ((lambda: [Pooling(32), Normalize(), Dense(32, 8)], {}), lambda _: None),
     "short": (MEAN, written("sentence_bert_config.json", max_seq_length=20)),
     "older": (MEAN, older),
     "alone": (MEAN, alone),
@@ -153,6 +154,7 @@ def test_other_modules_are_left_to_sentence_transformers(name: str, inner: Path,
     with quiet():
         own = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     assert np.allclose(vectors(model, TEXTS), own.encode(TEXTS, show_progress_bar=False), atol=1e-5)
+    assert model.traits.normalizes is isinstance(own[-1], Normalize)
 
 
 @pytest.mark.usefixtures("no_library")
