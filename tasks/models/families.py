@@ -29,7 +29,12 @@ MULTILINGUAL = frozenset({"m2m_100", "mbart", "nllb-moe", "nllb_moe", "seamless_
 # They have relative positions: their config states the length of training, and they read longer texts.
 PREFIXED = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
 # Position ids start after the padding index, so that two of the positions are never used.
-OFFSET = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "data2vec-text"})
+OFFSET = frozenset(
+    {
+        "camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta",
+        "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+    }
+)  # fmt: skip
 
 # Models of which some layers keep a state of their own; of others the types of their layers say so.
 STATEFUL = frozenset(

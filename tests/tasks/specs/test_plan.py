@@ -179,6 +179,7 @@ def test_a_plain_code_finds_each_familys_own(asked: str, codes: list[str], expec
     [
         ({"model_type": "bert", "max_position_embeddings": 512}, (512, 256), 256),
         ({"model_type": "roberta", "max_position_embeddings": 514}, (None, None), 512),
+        ({"model_type": "luke", "max_position_embeddings": 514}, (), 512),
         ({"model_type": "t5", "n_positions": 512}, (2048,), 2048),
         ({"model_type": "bart", "max_position_embeddings": 1024}, (int(1e30),), 1024),
         ({}, (), families.OUR_LIMIT_TOKENS),
