@@ -6,6 +6,7 @@ import hashlib
 import re
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -114,7 +115,8 @@ def _file_sha256(path: Path, cache_dir: Path) -> bytes:
         pass
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
-    write_note(remembered, digest.hex())
+    with suppress(OSError):  # a cache that is only read
+        write_note(remembered, digest.hex())
     return digest
 
 

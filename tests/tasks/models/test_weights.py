@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from docmill.tasks.errors import ModelCorrupt
-from docmill.tasks.models.weights import ModelFolders, require_whole
+from docmill.tasks.models.weights import ModelFolders, hash_of, require_whole
 from docmill.tasks.specs import pinning
 from tests.tasks import architectures
 
@@ -68,6 +68,12 @@ def test_a_damaged_copy_is_refused_before_anything_is_made_of_it(copied: Path, t
     break_it(copied)
     with pytest.raises(ModelCorrupt, match=says):
         pinning.pin(str(copied), ModelFolders(None, tmp_path / "cache"))
+
+
+def test_a_cache_that_is_only_read_hides_no_model(bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    hashes = {hash_of(bert, ["config.json"], tmp_path / cache) for cache in ("file", "cache", "cache")}
+    assert len(hashes) == 1
 
 
 def test_every_shard_of_an_index_must_be_there(copied: Path) -> None:
