@@ -74,7 +74,7 @@ class NotInstalled(CannotServe):
 
 
 class ServerUnreachable(CannotServe):
-    """The server of a model does not answer."""
+    """The server of a model does not answer, or is busy."""
 
 
 class Unsuited(CannotServe):
@@ -104,10 +104,10 @@ class DeviceLost(TaskError):
 class ServerAway(TaskError):
     """The server of a model refuses all requests, or answers none: the texts wait for it."""
 
-    def __init__(self, message: str | None = None, *, silent: bool = False) -> None:
-        """Make an error; ``silent`` is True if the server answers none."""
+    def __init__(self, message: str | None = None, *, may_pass: bool = False) -> None:
+        """Make an error; ``may_pass`` is True if the same requests may have answers later."""
         super().__init__(message)
-        self.silent = silent
+        self.may_pass = may_pass
 
 
 class EngineStopped(TaskError):

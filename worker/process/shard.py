@@ -168,7 +168,7 @@ class Process:
         return True
 
     def _refuse(self, head: ShardHead, error: CannotServe | ServerAway) -> None:
-        away = isinstance(error, ServerUnreachable) or (isinstance(error, ServerAway) and error.silent)
+        away = isinstance(error, ServerUnreachable) or (isinstance(error, ServerAway) and error.may_pass)
         self._say("refused", server_away=away)
         if head.spec_id not in self._refused:
             # `docmill run` ends with this reason.

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from docmill.tasks.errors import ServerAway, TaskError
+from docmill.tasks.errors import CannotServe, ServerAway, ServerUnreachable, TaskError
 from docmill.tasks.models.weightless import Server
 
 KEY_VARIABLE = "DOCMILL_OPENAI_API_KEY"
@@ -90,14 +90,23 @@ def away(error: TaskError, server: Server, silence_s: float | None = None) -> Se
     """Return the error of a server that answers no request. ``silence_s`` is the time since it last answered."""
     if isinstance(error, ServerAway):
         return error
-    if not isinstance(error, Passing) or (silence_s is None and error.advice is None):
+    if not isinstance(error, Passing):
         return ServerAway(f"{server.endpoint}: {error}")
     if error.advice is not None:
         return ServerAway(f"{server.endpoint} refuses requests: {error}. {error.advice}")
-    if (error.wait_s or 0.0) > server.patience_s:
-        return ServerAway(f"{server.endpoint} asks for a pause of {error.wait_s:,.0f} s: {error}.")
-    silence = f"has answered nothing for {silence_s:,.0f} s, and now: {error}."
-    return ServerAway(f"{server.endpoint} {silence}", silent=not error.throttles)
+    if silence_s is None:
+        state = f": {error}"
+    elif (error.wait_s or 0.0) > server.patience_s:
+        state = f" asks for a pause of {error.wait_s:,.0f} s: {error}."
+    else:
+        state = f" has answered nothing for {silence_s:,.0f} s, and now: {error}."
+    return ServerAway(f"{server.endpoint}{state}", may_pass=not error.paid)
+
+
+def refusal(error: TaskError, server: Server) -> CannotServe:
+    """Return the error of a server at which a model cannot be opened."""
+    reason = away(error, server)
+    return (ServerUnreachable if reason.may_pass else CannotServe)(str(reason))
 
 
 def words_of(raw: bytes, body: Mapping[str, Any], server: Server) -> str:

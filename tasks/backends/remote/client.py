@@ -104,7 +104,7 @@ class Client:
         try:
             return self._wait_for(self._attempt(question, None))
         except (ServerAway, ContentRefused, Passing) as error:
-            raise CannotServe(str(answers.away(error, self._server))) from error
+            raise answers.refusal(error, self._server) from error
 
     def begin(self, question: Question) -> int:
         """Begin a request, and return its number.

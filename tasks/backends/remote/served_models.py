@@ -228,7 +228,7 @@ def _stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
     if status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
         return {}
     if status != HTTPStatus.OK:
-        raise CannotServe(str(answers.away(answers.error_of(status, {}, raw, {}, server), server)))
+        raise answers.refusal(answers.error_of(status, {}, raw, {}, server), server)
     try:
         listed = [model for model in orjson.loads(raw)["data"] if isinstance(model, dict)]
     except (orjson.JSONDecodeError, LookupError, TypeError) as error:

@@ -23,7 +23,7 @@ from docmill.tasks.backends.remote.requests import TokenCounter
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.engine.tickets import Ticket
-from docmill.tasks.errors import CannotServe
+from docmill.tasks.errors import CannotServe, ServerUnreachable
 from docmill.tasks.models.weightless import Server
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
@@ -215,7 +215,7 @@ def test_a_last_text_slower_than_the_patience_fails_alone_while_the_server_is_th
         server.script = lambda request, times: script(request, times) or error(502)  # a gateway alone
         away = submitted(engine, GENERATE, TEXTS[3:4]).away
         assert away is not None
-        assert away.silent
+        assert away.may_pass
     never.set()
 
 
@@ -340,16 +340,21 @@ def test_a_drain_takes_the_answers_under_way_and_sends_nothing_again(api: Callab
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "said", "may_pass"),
     [
-        (error(401, "bad key"), answers.KEY_VARIABLE),
-        (error(404, "no such model"), "no such model"),
-        (error(429, "no money", "insufficient_quota"), "no money"),
-        (error(500, "down"), "answered nothing"),
+        (error(401, "bad key"), answers.KEY_VARIABLE, False),
+        (error(404, "no such model"), "no such model", False),
+        (error(429, "no money", "insufficient_quota"), "no money", False),
+        (error(429, "slow down"), "answered nothing", True),
+        (error(500, "down"), "answered nothing", True),
     ],
 )
 def test_a_server_that_refuses_all_requests_fails_no_text_and_is_opened_again(
-    api: Callable[[Script], ApiServer], answer: ServerAnswer, said: str, caplog: pytest.LogCaptureFixture
+    api: Callable[[Script], ApiServer],
+    answer: ServerAnswer,
+    said: str,
+    may_pass: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server = api(lambda request, _: answer)
@@ -357,6 +362,7 @@ def test_a_server_that_refuses_all_requests_fails_no_text_and_is_opened_again(
         ticket = submitted(engine, GENERATE, TEXTS)
         assert ticket.away is not None
         assert said in str(ticket.away)
+        assert ticket.away.may_pass is may_pass
         assert not ticket.finished()
         server.script = lambda request, times: None
         assert {outcome.status for outcome in outcomes_of(engine, GENERATE, TEXTS)} == {Status.DONE}
@@ -365,14 +371,15 @@ def test_a_server_that_refuses_all_requests_fails_no_text_and_is_opened_again(
 
 def test_a_server_is_refused_at_the_opening_with_what_to_do(api: Callable[[Script], ApiServer]) -> None:
     server = api(lambda request, _: None)
-    for model, models, said in [
-        ("openai:other", server.models, f"no model other, but {MODEL}"),
-        ("openai:small", 401, answers.KEY_VARIABLE),
-        ("openai:small", 500, "HTTP 500"),
+    for model, models, kind, said in [
+        ("openai:other", server.models, CannotServe, f"no model other, but {MODEL}"),
+        ("openai:small", 401, CannotServe, answers.KEY_VARIABLE),
+        ("openai:small", 503, ServerUnreachable, "HTTP 503"),
     ]:
         server.models = models
-        with engine_on(server) as engine, pytest.raises(CannotServe, match=said):
+        with engine_on(server) as engine, pytest.raises(CannotServe, match=said) as refused:
             engine.open(spec_of("generate", model, prompt="{text}"))
+        assert type(refused.value) is kind
     server.models = 404  # it has no list of models
     assert computed(server, GENERATE, ["a text"])[0].text == "A TEXT"
     away = Server("http://127.0.0.1:9/v1")
