@@ -133,9 +133,13 @@ def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) ->
         )
     wanted = document_suffixes()
     size, whole = file.seek(0, 2), Expansion(_UNPACK)
-    with zipfile.ZipFile(file) as archive:
+    try:
+        opened = zipfile.ZipFile(file)
+    except ValueError as error:  # a name that is not UTF-8
+        raise zipfile.BadZipFile from error
+    with opened as archive:
         for member in archive.infolist():
-            if member.is_dir() or _is_hidden(member.filename):
+            if member.filename.endswith("/") or _is_hidden(member.filename):
                 continue
             where = path_text(member.filename)
             if (unread := _by_name(member.filename, wanted)) is not None:
@@ -166,7 +170,7 @@ def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Me
             raw = stream.read()
     except NotImplementedError:  # raised for patches, and for encryption without a password flag
         return Rejection(where, "it is packed in a way that is not read, or damaged")
-    except (zipfile.BadZipFile, EOFError, zlib.error):
+    except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, zlib.error):
         return Rejection(where, "it is damaged")
     return where, raw
 

@@ -218,6 +218,26 @@ def test_a_damaged_member_of_a_zip_costs_only_itself(tmp_path: Path) -> None:
     assert "damaged, or no archive" in refused(SourceUnreadable, path)
 
 
+def test_a_zip_with_damaged_names_or_offsets_is_no_bug(tmp_path: Path) -> None:
+    name = "é.txt".encode()
+    whole = zipped({"a.txt": b"one", "é.txt": b"two", "b.txt": b"three"}, zipfile.ZIP_STORED)
+    path = tmp_path / "a.zip"
+    path.write_bytes(whole.replace(name, b"\xff\xfe.txt"))
+    assert "damaged, or no archive" in refused(SourceUnreadable, path)
+    path.write_bytes(whole.replace(name, b"\xff\xfe.txt", 1))  # in its own header alone
+    assert list(texts(path)) == ["a.txt", "b.txt"]
+    assert rejections(path) == {"é.txt": "it is damaged"}
+    path.write_bytes(zipped({"": b"nameless", "a.txt": b"one"}))
+    assert texts(path) == {"a.txt": "one"}
+    file = io.BytesIO(whole)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.infolist()[1].header_offset = 2**63 + 5
+        archive.writestr("d.txt", "four")
+    path.write_bytes(file.getvalue())
+    assert list(texts(path)) == ["a.txt", "b.txt", "d.txt"]
+    assert rejections(path) == {"é.txt": "it is damaged"}
+
+
 @pytest.mark.parametrize("name", ["../a.txt", "/etc/a.txt", "b/../../a.txt"])
 def test_a_name_that_leads_out_is_refused(name: str, tmp_path: Path) -> None:
     for path, raw in ((tmp_path / "a.zip", zipped({name: b"x"})), (tmp_path / "a.tar", tarred({name: b"x"}))):

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 ROWS = {"id": [f"k{n}" for n in range(300)], "text": [f"Text {n} of a file." for n in range(300)]}
 LINES = b"".join(b'{"id": "k%d", "text": "Text %d of a file."}\n' % (n, n) for n in range(300))
 CSV = b"id,text\n" + b"".join(b"k%d,Text %d of a file.\n" % (n, n) for n in range(300))
-TEXTS = {f"{n}.txt": f"Text {n} of a file.".encode() for n in range(300)}
+TEXTS = {f"é{n}.txt": f"Text {n} of a file.".encode() for n in range(300)}
 
 
 def _database(path: Path) -> None:
