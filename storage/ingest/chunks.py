@@ -142,12 +142,12 @@ class ChunkBuilder:
         columns.keys.append(key)
         columns.texts.append(text)
         columns.hashes.append(hashlib.sha256(text.encode()).digest())
-        columns.metas.append(orjson.dumps(meta).decode() if meta else "{}")
+        columns.metas.append(meta_json := orjson.dumps(meta).decode() if meta else "{}")
         columns.flags.append(orjson.dumps(flags).decode() if flags else "[]")
         columns.seqs.append(seq)
         columns.kinds.append(kind)
         columns.places.append(place)
-        self.n_chars += len(text)
+        self.n_chars += len(text) + len(meta_json)
 
     def chunk(self) -> Chunk:
         """Return the gathered records as one chunk."""

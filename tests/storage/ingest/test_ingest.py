@@ -14,10 +14,12 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Document, Ingest
 from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.errors import JobStopped, StorageError
+from docmill.storage.ingest import chunks as columns
 from docmill.storage.ingest import ingest, planning
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases.shards import Claim
-from docmill.storage.readers import Rejection
+from docmill.storage.readers import Rejection, SourceOptions
+from docmill.storage.readers.memory import MemorySource
 from docmill.storage.results.results import failures
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -71,6 +73,12 @@ def test_the_same_reading_again_adds_nothing(database: Database) -> None:
     assert again.id == first.id
     assert n_documents(database) == 4
     assert sum(planned(database, first).values()) == 4
+
+
+def test_metadata_counts_for_the_size_of_a_chunk() -> None:
+    pages = [{"text": f"short {n}", "html": "x" * (columns.CHUNK_CHARS // 3)} for n in range(6)]
+    source = MemorySource(pages, SourceOptions(), has_corpus=True)
+    assert [chunk.n_records for chunk, _ in columns.chunks(source)] == [3, 3]
 
 
 def test_a_chunk_that_is_stored_twice_counts_once(database: Database) -> None:
