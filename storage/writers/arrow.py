@@ -60,6 +60,8 @@ def _value(form: Form, value: Any) -> Any:
         return to_json(value).decode()
     if form is Form.INTEGER:
         return value if -(2**63) <= value < 2**63 else None  # JSON has integers up to 2^64
+    if form is Form.NUMBER:
+        return float(value)  # pyarrow refuses whole numbers above 2^53
     return value.ravel() if form is Form.VECTOR else value
 
 

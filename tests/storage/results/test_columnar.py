@@ -72,7 +72,7 @@ CASES: dict[str, Case] = {
         RECORD,
         SCHEMA,
         [
-            RECORD.stored({"title": ODD, "pages": 3, "price": 2, "tags": ["a"]}),
+            RECORD.stored({"title": ODD, "pages": 3, "price": 2**53 + 1, "tags": ["a"]}),
             RECORD.stored({"title": None, "pages": 1.5, "price": "dear", "other": {}}),
         ],
     ),
