@@ -146,10 +146,11 @@ def _libraries() -> Iterator[Path]:
     paths = sysconfig.get_paths()
     yield from (Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     yield from (Path(prefix, lib) for prefix in (sys.prefix, sys.base_prefix) for lib in ("lib", "lib64"))
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home raises for a user without an entry in passwd
     for entry in sys.path:
         folder = Path(entry).resolve()
         checkout = (folder / "pyproject.toml").exists()  # may also hold a `.env` with a password
-        if not checkout and not Path.home().is_relative_to(folder):
+        if not checkout and not Path(home).is_relative_to(folder):
             yield folder
     yield from map(Path, ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom"))
 

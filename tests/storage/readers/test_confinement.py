@@ -100,6 +100,17 @@ def test_a_reader_that_was_taken_over_changes_nothing_reads_nothing_and_reaches_
     assert done(outcomes(told | {"program": program}, monkeypatch)) == allowed
 
 
+def test_a_user_without_an_entry_in_passwd_is_confined_too() -> None:
+    code = """
+import pwd
+pwd.getpwuid = lambda _: {}["no such user"]
+from docmill.storage.readers.confinement import Needs, restrict_files
+restrict_files(Needs())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+
+
 def test_whoever_starts_a_confined_process_lets_no_process_of_its_user_look_into_it() -> None:
     code = """
 import ctypes
