@@ -89,8 +89,7 @@ def rows(
         raise SourceUnreadable(f"{name}: the header line cannot be read") from error
     if header is None:
         return
-    if own_export:
-        header = [unescape_formula(cell) for cell in header]
+    header = [normalize(unescape_formula(cell) if own_export else cell)[0] for cell in header]
     check_columns(header if len(header) > MAX_FIELDS else [*filter(None, header)], name, options)
     number = 0
     while True:

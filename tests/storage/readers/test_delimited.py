@@ -46,6 +46,11 @@ def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
     ]
 
 
+def test_nul_in_a_name_of_the_header_is_replaced(tmp_path: Path) -> None:
+    expected = Record("1", "hello", {"au\ufffdthor": "x"}, (), "c.csv:2")
+    assert read(tmp_path, b"id,text,au\0thor\n1,hello,x\n") == [expected]
+
+
 def test_a_ragged_row_is_rejected_and_the_next_one_is_read(tmp_path: Path) -> None:
     items = read(tmp_path, b"id,text\na,x,y\nb\nc,z\n")
     assert items[:2] == [
