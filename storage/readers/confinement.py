@@ -1,8 +1,9 @@
 """Run programs that read hostile formats, each in a process of its own that a document may kill.
 
 Both sides send frames: a line of JSON with a "size", and that many bytes. The process has little memory, may write no
-file and gets no secrets. It reads its standard input and ends with it. The kernel takes rights from it: to files by
-Landlock, others by seccomp. Each works only on kernels that have it; docs/security.md lists what remains without it.
+file and gets no secrets. It ends with its standard input and, on Linux, with the thread that started it. The kernel
+takes rights from it: to files by Landlock, others by seccomp. Each works only on kernels that have it;
+docs/security.md lists what remains without it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import resource
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from pyseccomp import Arg, SyscallFilter
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _CLONE_THREAD = 0x00010000
 _O_ACCMODE_WRITES = (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC)
@@ -242,6 +245,8 @@ class Confined:
         try:
             while (end := received.find(b"\n")) < 0:
                 received += _some(process.stdout, deadline)
+                if len(received) > max_bytes + _BLOCK:
+                    raise EOFError
             head: dict[str, Any] = json.loads(received[:end])
             del received[: end + 1]
             if head["size"] > max_bytes:
@@ -249,14 +254,14 @@ class Confined:
                 raise Ended(f"its text has more than {max_bytes:,} bytes")
             while len(received) < head["size"]:
                 received += _some(process.stdout, deadline)
-        except EOFError as error:
+            body = bytes(received[: head["size"]])
+            del received[: head["size"]]
+        except (EOFError, ValueError, KeyError, TypeError, RecursionError) as error:  # or an answer that is no frame
             self.close()
             raise Ended from error
         except TimeoutError as error:
             self.close()
             raise Ended(f"reading it took more than {self._time_s:.0f} s") from error
-        body = bytes(received[: head["size"]])
-        del received[: head["size"]]
         return head, body
 
     def close(self) -> None:
@@ -288,6 +293,8 @@ def confine(*, network: bool = False) -> None:
     """Take the rights that a confined process has beside those to files, and most of the memory, from this one."""
     for limit, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (value, value))
+    if sys.platform == "linux":  # what reads a document does not look at its standard input
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     restrict_system(network)
 
 

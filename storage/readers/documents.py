@@ -101,7 +101,7 @@ class Extractor:
             )
         if "error" in head:
             raise NotExtracted(_why_not_read(raw, kind, head))
-        return text.decode(), (RECOGNIZED,) if head.get("recognized") else ()
+        return text.decode(errors="replace"), (RECOGNIZED,) if head.get("recognized") else ()
 
     def close(self) -> None:
         self._process.close()

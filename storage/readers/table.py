@@ -123,8 +123,8 @@ def _answers(
             assert stream is not None
             offset, n = place
             if offset is not None:
-                stream.seek(offset)
-            raw = stream.read(n)
+                stream.seek(max(0, offset))
+            raw = stream.read(max(0, min(n, _READ_BYTES)))
             n_read += len(raw)
             process.send({}, raw)
         elif "end" in head:

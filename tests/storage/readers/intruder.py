@@ -1,7 +1,7 @@
 """A document that took its reader over: each of the confined programs, where it would read, tries what it must not.
 
 DOCMILL_TEST_INTRUDER says in JSON which `program`, what it knows of the machine (`file`, `folder`, `tcp`, `unix`,
-`abstract`, `parent`). The answer is a frame with what each attempt came to.
+`abstract`, `parent`). The answer is a frame with what each attempt came to, or the `answer` that it gives.
 """
 
 from __future__ import annotations
@@ -29,10 +29,17 @@ CLONE_NEWUSER = 0x10000000
 
 def main() -> None:
     program: Any = importlib.import_module(f"docmill.storage.readers.{TOLD['program']}")
-    program.serve = intrude
+    program.serve = lie if "answer" in TOLD else intrude
     if TOLD["program"] == "dataset":
         program._opened = lambda _: None  # the data set itself is not what is looked at
     program.main()
+
+
+def lie(*_: Any) -> None:
+    """Send an answer, and neither end nor read on."""
+    sys.stdout.write(TOLD["answer"])
+    sys.stdout.flush()
+    signal.pause()
 
 
 def intrude(*_: Any) -> None:

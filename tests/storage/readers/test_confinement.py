@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from docmill.storage.readers import confinement
-from docmill.storage.readers.confinement import Confined
+from docmill.storage.readers.confinement import Confined, Ended
 from tests.faults.servers import missing
 from tests.storage.readers.intruder import ATTEMPTS, NETWORK
 
@@ -98,6 +100,41 @@ def test_a_reader_that_was_taken_over_changes_nothing_reads_nothing_and_reaches_
     has_both()
     allowed = set(NETWORK) if program == "dataset" else set()  # that of the hub reads from there
     assert done(outcomes(told | {"program": program}, monkeypatch)) == allowed
+
+
+@pytest.mark.parametrize(
+    "answer", ["[]\n", "no JSON\n", '{"size": 1.5}\nab', '{"%s": 1, "size": 0}\n' % ("x" * 100_000)]
+)
+def test_an_answer_that_is_no_frame_ends_the_process(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCMILL_TEST_INTRUDER", json.dumps({"program": "arrow", "answer": answer}))
+    process = Confined("tests.storage.readers.intruder", environment=frozenset(("DOCMILL_TEST_INTRUDER",)))
+    process.send(ASKED)
+    with closing(process), pytest.raises(Ended):
+        process.receive(10)
+
+
+def test_a_confined_process_ends_with_a_parent_that_was_killed() -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux ends a process with its parent")
+    code = f"""
+from docmill.storage.readers.confinement import Confined
+process = Confined("tests.storage.readers.intruder", environment=frozenset(("DOCMILL_TEST_INTRUDER",)))
+process.send({ASKED})
+process.receive(10)
+print(process._process.pid, flush=True)
+process.receive(10)
+"""
+    told = os.environ | {"DOCMILL_TEST_INTRUDER": json.dumps({"program": "arrow", "answer": '{"size": 0}\n'})}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=told) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        confined = os.pidfd_open(pid)
+        parent.kill()
+    ended, _, _ = select.select([confined], [], [], 30)
+    os.close(confined)
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+    assert ended
 
 
 def test_a_user_without_an_entry_in_passwd_is_confined_too() -> None:
