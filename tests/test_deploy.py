@@ -7,9 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from docmill.worker.settings import Settings
+from tests.faults.servers import missing
 from tests.test_compose import ROOT, SERVICES
 
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("docmill-*.*"))
@@ -23,7 +22,7 @@ def _settings(unit: str) -> dict[str, str]:
 
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not on this machine")
+        missing("systemd-analyze is not on this machine")
     for unit in UNITS:  # it looks whether the program is there
         (tmp_path / unit.name).write_text(unit.read_text().replace(PROGRAM, "/bin/true"))
     command = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / unit.name) for unit in UNITS)]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import promql_parser
-import pytest
 import yaml
 
 from docmill.features.metrics.command import metrics_command
 from docmill.worker.settings import Settings
+from tests.faults.servers import missing
 from tests.features.metrics.test_alerts import FOLDER, RULES
 from tests.test_compose import SERVICES
 from tests.worker.harness import ROOT
@@ -40,7 +40,7 @@ def mounts(service: str) -> dict[str, Path]:
 
 def test_prometheus_finds_its_configuration_valid_with_the_alert_rules() -> None:
     if shutil.which("promtool") is None:
-        pytest.skip("promtool is not on this machine")
+        missing("promtool is not on this machine")
     told = subprocess.run(
         ["promtool", "check", "config", str(FOLDER / "prometheus.yml")], capture_output=True, text=True
     )

@@ -7,10 +7,10 @@ import re
 import shutil
 import subprocess
 
-import pytest
 import yaml
 
 from docmill.worker.process.counts import COUNTERS, GAUGES
+from tests.faults.servers import missing
 from tests.features.metrics.test_fleet import NAMES
 from tests.worker.harness import ROOT
 
@@ -50,7 +50,7 @@ def test_the_dashboard_names_metrics_that_there_are() -> None:
 
 def test_prometheus_fires_each_alert_and_none_for_a_healthy_fleet() -> None:
     if shutil.which("promtool") is None:
-        pytest.skip("promtool is not on this machine")
+        missing("promtool is not on this machine")
     told = subprocess.run(
         ["promtool", "test", "rules", "docmill.rules.test.yml"], cwd=FOLDER, capture_output=True, text=True
     )
