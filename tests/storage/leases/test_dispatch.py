@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, insert, literal, select, text
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Shard, db_now
+from docmill.storage.core.schema import Refusal, Shard, Worker, db_now
 from docmill.storage.core.specs import Spec
 from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.dispatch import LEAST_WINDOW, WINDOW_PER_SLOT
@@ -34,7 +34,6 @@ from tests.storage.builders import (
     shards_of,
     sign_on,
     take,
-    work,
 )
 
 
@@ -315,11 +314,12 @@ def test_workers_that_are_long_silent_are_forgotten(database: Database) -> None:
     job = many_shards(database, "a")
     sign_on(database, "w1")
     sign_on(database, "w2")
-    dispatch.refuse(database, "w1", job.steps[0].spec_id, "cannot serve it")
-    database.write(
-        lambda transaction: transaction.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 7200 WHERE id = 'w1'")
-    )
+    for worker_id in ("w1", "w2"):
+        dispatch.refuse(database, worker_id, job.steps[0].spec_id, "cannot serve it")
+    database.execute(text("UPDATE worker SET seen_at = seen_at - 7200 WHERE id = 'w1'"))
+    database.execute(text("UPDATE refusal SET refused_at = refused_at - 7200 WHERE worker_id = 'w1'"))
     assert maintenance.forget_workers(database) == 1
+    assert database.values(select(Worker.id)) == database.values(select(Refusal.worker_id)) == ["w2"]
 
 
 GRACE_S = 30.0
@@ -365,9 +365,10 @@ def test_a_hint_is_lost_when_a_later_one_was_claimed(database: Database, ends: b
 
 def test_hints_of_a_cancelled_job_are_not_sent_again(database: Database) -> None:
     job = many_shards(database, "a")
-    for shard_id in dispatched(database):
-        set_shard(database, shard_id, dispatched_at=db_now() - 2 * GRACE_S)
+    shard_ids = dispatched(database)
     jobs.cancel(database, job.id)
+    for shard_id in shard_ids:  # as a top-up under way leaves them
+        set_shard(database, shard_id, state="queued", dispatched_at=db_now() - 2 * GRACE_S)
     assert lost(database, queue_is_empty=True) == []
 
 
@@ -395,7 +396,6 @@ def test_two_rounds_of_reclaiming_at_once_reclaim_each_shard_once(database: Data
         assert claim is not None
         set_shard(database, claim.shard_id, lease_until=db_now() - 1)
     assert sum(at_once(*[lambda: maintenance.reclaim(database)] * 3)) == len(claims)
-    work(database)
 
 
 SMALL, HUGE = 100, 3_000

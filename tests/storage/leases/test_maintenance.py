@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Lease, db_now
 from docmill.storage.leases import maintenance, shards
-from tests.storage.builders import at_once, claim_next, lapse, numbered, read, read_and_claim, request, shard
+from tests.storage.builders import claim_next, lapse, numbered, read, read_and_claim, request, shard
 
 LEASE_S = 60.0
 
@@ -68,11 +68,3 @@ def test_a_longer_lease_than_a_grace_is_left_as_it_is(database: Database) -> Non
     until = shard(database, claim.shard_id).lease_until
     maintenance.contact(database, LEASE_S)
     assert shard(database, claim.shard_id).lease_until == until
-
-
-def test_supervisors_that_come_back_at_once_give_one_grace(database: Database) -> None:
-    read(database, request(), numbered(3))
-    maintenance.contact(database, LEASE_S)
-    lapse(database, claim_next(database).shard_id)
-    pass_time(database, 5 * LEASE_S)
-    assert at_once(*[lambda: reclaimed(database)] * 4) == [0] * 4

@@ -21,6 +21,7 @@ from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import load_settings
 
 
+@pytest.mark.both_stores
 def test_no_thread_of_a_device_process_can_take_the_connection_of_its_heartbeats(
     database: Database, tmp_path: Path
 ) -> None:
