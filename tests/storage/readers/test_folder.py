@@ -37,10 +37,12 @@ from docmill.storage.results.results import Placed
 from docmill.storage.writers import Target
 from docmill.storage.writers.parts_manifest import Manifest
 from docmill.worker.jobs.follow import describe_left_out
+from tests.faults.servers import open_folder
 from tests.storage.columns import table_of
 from tests.storage.readers.reading import OPTIONS, read, refused, zipped
 
 MAIL = "From a@example.org Thu Jan  1 00:00:00 2026\nSubject: Songs\n\nWhales sing.\n"
+NOBODY = 65_534
 NAMES = st.text("ab.", min_size=1, max_size=3).filter(lambda name: name.strip("."))
 SAID = {"task": "translate", "tokens_in": 5, "tokens_out": 4, "flags": []}  # of each result
 
@@ -141,15 +143,22 @@ def test_pipes_sockets_and_devices_are_refused_without_being_opened(tmp_path: Pa
         }
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_is_rejected_and_the_rest_is_read(tmp_path: Path) -> None:
-    write(tmp_path, {"a.txt": "", "b.txt": "", "c/d.txt": ""})
-    (tmp_path / "a.txt").chmod(0)
-    (tmp_path / "c").chmod(0)
-    source = open_source(str(tmp_path), OPTIONS)
-    assert keys(source) == ["b.txt"]
-    assert set(rejections(source)) == {"a.txt", "c/"}
-    (tmp_path / "c").chmod(0o700)
+def test_what_may_not_be_read_is_rejected_and_the_rest_is_read() -> None:
+    user = os.geteuid()
+    with open_folder() as folder:
+        folder.chmod(0o755)
+        write(folder, {"a.txt": "", "b.txt": "", "c/d.txt": ""})
+        (folder / "a.txt").chmod(0)
+        (folder / "c").chmod(0)
+        source = open_source(str(folder), OPTIONS)
+        assert "b.txt" in keys(source)
+        os.seteuid(user or NOBODY)  # root may read everything
+        try:
+            assert keys(source) == ["b.txt"]
+            assert set(rejections(source)) == {"a.txt", "c/"}
+        finally:
+            os.seteuid(user)
+            (folder / "c").chmod(0o700)
 
 
 def test_a_file_that_goes_away_while_the_folder_is_read_is_a_rejection(tmp_path: Path) -> None:
