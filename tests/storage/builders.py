@@ -29,6 +29,7 @@ from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.storage.steps.replacements import SWITCHED
 from docmill.storage.steps.sharding import unpack
 from docmill.storage.steps.steps import StepRequest
+from tests.worker.harness import DEADLINE_S
 
 T = TypeVar("T")
 Text = tuple[str, str]  # a key and its text
@@ -283,11 +284,11 @@ def at_once(*acts: Callable[[], T]) -> list[T]:
     barrier = Barrier(len(acts))
 
     def start(act: Callable[[], T]) -> T:
-        barrier.wait(10)
+        barrier.wait(DEADLINE_S)
         return act()
 
     with ThreadPoolExecutor(len(acts)) as pool:
-        return [future.result(60) for future in [pool.submit(start, act) for act in acts]]
+        return [future.result(DEADLINE_S) for future in [pool.submit(start, act) for act in acts]]
 
 
 def migrate(database: Database, corpus_id: int, old: Spec, new: Spec) -> int:

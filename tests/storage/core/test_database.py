@@ -42,6 +42,7 @@ from tests.storage.builders import (
     read,
     request,
 )
+from tests.worker.harness import DEADLINE_S
 
 PASSWORD = "kanarienvogel"
 read_and_write = pytest.mark.parametrize(
@@ -270,7 +271,7 @@ def test_two_transactions_that_wait_for_each_other_both_come_through(postgres: D
                 transaction.execute(text("UPDATE lease SET until = until + 1 WHERE name = :name"), {"name": name})
                 if not waited:
                     waited = True
-                    both.wait(10)
+                    both.wait(DEADLINE_S)
 
         postgres.write(work)
 

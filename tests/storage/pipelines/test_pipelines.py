@@ -27,7 +27,7 @@ from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import at_once, count_rows, is_lock_awaited, numbered, read, records
 from tests.storage.steps.test_steps import STEPS, Fleet, pipeline
-from tests.worker.harness import until
+from tests.worker.harness import DEADLINE_S, until
 
 DAILY = {"cron": "30 3 * * *", "timezone": "UTC", "overlap": "skip"}
 QUEUED = {**DAILY, "overlap": "queue"}
@@ -261,10 +261,10 @@ def test_a_pipeline_is_removed_with_a_run_that_comes_meanwhile(postgres: Databas
     def fire(transaction: Transaction) -> None:
         insert_row(transaction, PipelineRun, pipeline_id=pipeline_id, state="due", created_at=0.0)
         inside.set()
-        until(lambda: is_lock_awaited(postgres), "the removal waits", 10)
+        until(lambda: is_lock_awaited(postgres), "the removal waits")
 
     def remove() -> None:
-        assert inside.wait(10)
+        assert inside.wait(DEADLINE_S)
         pipelines.remove(postgres, "nightly")
 
     at_once(lambda: postgres.write(fire), remove)

@@ -28,6 +28,7 @@ from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import EMBED, TRANSLATE, at_once, count_rows, gathered
 from tests.storage.steps.test_prompts import NEWS, TOLD, News, take
 from tests.storage.steps.test_steps import SUMMARIZE, Fleet, finished
+from tests.worker.harness import DEADLINE_S
 
 AGAIN = Spec("generate", "writer", "sha256:4", params={"prompt": "{text} ({meta.title})"})
 STEPS = (
@@ -174,7 +175,7 @@ def test_a_document_and_the_text_that_it_waits_for_miss_each_other_never(
     monkeypatch.setattr(lineage, "find_documents", look)
 
     def commit() -> None:
-        assert stored.wait(10)
+        assert stored.wait(DEADLINE_S)
         fleet.work()
 
     at_once(lambda: ingest.add(database, job, gathered(("b", "Rain.", {"title": "Two"}, (), 1))), commit)
