@@ -87,7 +87,7 @@ def _unfenced(transaction: Any, shard_id: int, *, real: Callable[..., Any] = sha
 _TAKE_ANYHOW = (
     update(Shard)
     .where(Shard.id == bindparam("shard"), Shard.fence >= bindparam("seen"))
-    .values(shards._TAKE._values)
+    .values(shards._TAKE._values or {})
     .returning(*shards._CLAIMED)
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 from sqlalchemy import insert, select
 
 from docmill.storage.core.database import Database
@@ -15,7 +16,7 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.core.specs import Spec
-from docmill.storage.deletion import needed, retention
+from docmill.storage.deletion import gc, needed, retention
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps import jobs
@@ -66,6 +67,22 @@ def test_results_of_a_model_that_another_replaced_go_and_the_status_names_the_ru
     assert_status(database, old, lost=3, swept=("results",))
     assert run(database, asked(spec(model="m1"))) > old
     assert stored(database) == {"m1": 3, "m2": 3}, "they are computed again when a job needs them"
+
+
+def test_results_that_another_job_takes_over_before_they_go_stay(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(database, asked(spec(model="m1")))
+    run(database, asked(spec(model="m2")))
+    days_pass(database, 30)
+    find_old = gc._old
+
+    def run_before(*arguments: Any) -> Any:
+        run(database, asked(spec(model="m1")))
+        return find_old(*arguments)
+
+    monkeypatch.setattr(gc, "_old", run_before)
+    assert needed.drop_unneeded(database, LIMIT_S) == Removed()
 
 
 def test_the_latest_job_of_each_task_and_choice_of_options_keeps_its_results(database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
+    Base,
     Content,
     Document,
     Ingest,
@@ -23,6 +25,7 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.deletion import retention
+from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import JobStopped, NotFound
 from docmill.storage.pipelines import pipelines
 from docmill.storage.readers import Rejection
@@ -163,11 +166,16 @@ def test_rejected_records_of_long_ago_are_forgotten_and_their_number_stays(datab
     assert read_status(database, job.id).rejected == 1
 
 
-def test_what_ends_while_it_is_looked_at_is_left_alone(database: Database, fleet: Fleet) -> None:
-    """A job that was tried again between the look and the deletion keeps its texts."""
-    job_id = fleet.done(pipeline(), numbered(3)).id
-    again = update(Job).values(state="running", finished_at=db_now())
-    database.execute(again)
-    forget = partial(retention._forget_texts, job_id, 10)
-    assert database.write(forget) is None
-    assert count_rows(database, StepText) > 0
+@pytest.mark.parametrize(
+    ("forget", "table"), [(retention._forget_texts, StepText), (retention._forget_run, Shard)], ids=["texts", "run"]
+)
+def test_a_job_that_was_tried_again_between_the_look_and_the_deletion_is_left_alone(
+    database: Database, fleet: Fleet, forget: Callable[..., Removed | None], table: type[Base]
+) -> None:
+    keep(database)
+    job_id = night(database, fleet, 1.0)
+    assert pipelines.history(database, "nightly")[0].id == job_id
+    before = count_rows(database, table)
+    database.execute(update(Job).values(state="running", finished_at=None))
+    assert database.write(partial(forget, job_id, 10)) is None
+    assert count_rows(database, table) == before > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from docmill.storage.core.database import Database
 from docmill.storage.errors import JobStopped, TooManyVanished
-from docmill.storage.ingest import ingest
+from docmill.storage.ingest import ingest, pruning
 from docmill.storage.ingest.changes import SeenDocuments
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.ingest.pruning import Limits, Unread, prune
@@ -95,6 +96,21 @@ def test_what_another_reading_of_the_source_brings_meanwhile_stays(database: Dat
     read(database, request(), numbered(3))
     assert prune(database, mine, seen, limits=ALL) == (0, None)
     assert len(documents(database)) == 3
+
+
+def test_a_document_that_another_reading_changes_before_it_is_marked_stays(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(database, request(), numbered(3))
+    mine, note = jobs.open_job(database, request(spec=TRANSLATE)), pruning._note
+
+    def change_before(*arguments: Any) -> None:
+        read(database, request("b.jsonl"), [("k1", "changed")])
+        note(*arguments)
+
+    monkeypatch.setattr(pruning, "_note", change_before)
+    assert prune(database, mine, SeenDocuments(), limits=ALL) == (2, None)
+    assert documents(database) == {"k1": "changed"}
 
 
 def test_pruning_twice_changes_nothing(database: Database) -> None:

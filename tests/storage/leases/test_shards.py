@@ -50,7 +50,7 @@ from tests.storage.builders import (
     sign_on,
     work,
 )
-from tests.worker.harness import until
+from tests.worker.harness import DEADLINE_S, until
 
 
 def assert_taken_away(database: Database, claim: Claim) -> None:
@@ -288,7 +288,7 @@ def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres: Datab
         return write(work)
 
     def pause() -> bool:
-        is_taken.wait(10)
+        assert is_taken.wait(DEADLINE_S)
         return jobs.pause(other, job.id)
 
     database.write = take_and_wait  # type: ignore[method-assign]
@@ -394,6 +394,19 @@ def test_outcomes_that_a_dead_process_kept_are_done_at_once_and_only_the_rest_is
     assert rest == {f"text {n}" for n in range(n_kept, 3)}
     assert shards.keep(database, [(claim, done(claim), None)]) == set()
     assert jobs.finish(database) == ([job.id] if n_kept == 3 else [])
+
+
+@pytest.mark.parametrize("n_kept", [0, 1])
+def test_a_retry_whose_process_dies_computes_again_what_it_has_not_done(database: Database, n_kept: int) -> None:
+    job = read(database, request(), numbered(3))
+    finish(database, failed)
+    jobs.retry(database, job.id)
+    claim = claim_next(database)
+    shards.keep(database, [(claim, done(claim)[:n_kept], None)])
+    die(database, claim)
+    assert_status(database, job.id, done=n_kept, failed=0, pending=3 - n_kept)
+    finish(database)
+    assert_status(database, job.id, done=3, failed=0, state="done")
 
 
 def test_a_commit_writes_kept_outcomes_again_only_if_the_store_lost_them(database: Database) -> None:

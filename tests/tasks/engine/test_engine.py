@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from docmill.tasks import kinds
 from docmill.tasks.backends import WindowSource
 from docmill.tasks.batching import Budget
 from docmill.tasks.engine.engine import PORTION_TEXTS, BatchDone, BatchStarted, Engine, Ticket
-from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped
+from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped, ServerAway
 from docmill.tasks.kinds.base import Recipe, TextOnly, Traits
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
@@ -318,6 +319,21 @@ def test_a_drain_while_a_shard_is_cut_keeps_what_is_computed_of_it(engine_of: En
     assert ticket.wait(WAIT_S)
     assert not ticket.complete
     assert 0 < len(ticket.finished()) <= PORTION_TEXTS
+
+
+def test_a_shard_that_is_cut_while_its_models_server_goes_away_is_given_back(engine_of: EngineOf) -> None:
+    withdrawn = threading.Event()
+    backend = Slow(withdrawn)
+    engine = engine_of(lambda spec: backend)
+    with ThreadPoolExecutor(1) as pool:
+        submitting = pool.submit(engine.submit, spec_of(), [(1, "last")])
+        assert backend.cutting.wait(WAIT_S)
+        loaded = engine._models.loaded(spec_of())
+        assert loaded is not None
+        engine._models.withdraw(loaded, ServerAway("no answer"))
+        withdrawn.set()
+        with pytest.raises(EngineStopped):
+            submitting.result(WAIT_S)
 
 
 def test_a_shard_of_texts_that_cannot_be_cut_lets_its_model_leave(engine_of: EngineOf) -> None:

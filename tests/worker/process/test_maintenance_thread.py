@@ -13,6 +13,7 @@ from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import PipelineRow, db_now
+from docmill.storage.deletion import retention
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.storage.leases import dispatch
 from docmill.storage.pipelines import pipelines
@@ -159,6 +160,23 @@ def test_one_job_alone_is_offered_as_long_as_nobody_else_works(
     sign_on_here(database, "another", os.getpid())
     until(lambda: offered[-1] == (None, logging.WARNING), "the other worker is seen")
     thread.stop()
+
+
+@pytest.mark.parametrize("ages", [{"runs": 1.0}, None])
+def test_rows_of_long_ago_are_deleted_once_an_hour(
+    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch, ages: dict[str, float] | None
+) -> None:
+    rounds: list[int] = []
+    swept: list[object] = []
+    monkeypatch.setattr(
+        "docmill.worker.process.maintenance_thread.round_of_maintenance", lambda *_, **__: rounds.append(1)
+    )
+    monkeypatch.setattr(retention, "sweep", lambda _, ages: swept.append(ages))
+    thread = MaintenanceThread(database, broker, "me", every_s=0.05, ages=ages)
+    thread.start()
+    until(lambda: len(rounds) > 2, "there were rounds")
+    thread.stop()
+    assert swept == ([ages] if ages else [])
 
 
 def test_a_schedule_of_another_release_keeps_none_from_being_due(database: Database, broker: Broker) -> None:

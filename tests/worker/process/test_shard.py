@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, cast
+from unittest import mock
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import OutcomeRow, Shard
+from docmill.storage.core.schema import OutcomeRow, Refusal, Shard, Worker, db_now
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.errors import DatabaseUnreachable, LeaseLost, StorageError, UnexpectedDatabaseError
 from docmill.storage.leases import dispatch, maintenance, shards
@@ -22,12 +26,13 @@ from docmill.storage.leases.diagnosis import check_health
 from docmill.storage.leases.shards import Claim, ShardHead
 from docmill.tasks.backends import Backend
 from docmill.tasks.engine.engine import Engine
-from docmill.tasks.errors import CannotServe
+from docmill.tasks.errors import CannotServe, ServerAway
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.windows.windows import Encoded
 from docmill.worker.engines import opener
 from docmill.worker.process.shard import (
+    AWAY_S,
     FIRST_RETRY_S,
     LONGEST_RETRY_S,
     Breaker,
@@ -38,7 +43,7 @@ from docmill.worker.process.shard import (
     ShardsInFlight,
 )
 from docmill.worker.settings import load_settings
-from tests.storage.builders import COPY, at_once, read, request, take
+from tests.storage.builders import COPY, at_once, read, request, set_shard, shard, sign_on, take
 from tests.worker.harness import until
 
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
@@ -158,15 +163,31 @@ def test_a_hint_waits_in_the_hand_for_a_database_that_is_away(
     assert looks == [7, 7, 7]
 
 
-def test_a_hint_is_not_waited_with_by_a_process_that_drains(
+def test_a_process_that_drains_puts_a_hint_back_and_does_not_wait_with_it(
     database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shard_id = _hinted(database, "a")
+
     def look(_: Database, shard_id: int) -> None:
         process.draining.set()
         raise DatabaseUnreachable
 
     monkeypatch.setattr(shards, "look", look)
-    process.run_shard(7)
+    process.run_shard(shard_id)
+    assert shard(database, shard_id).state == "planned"
+
+
+def test_a_shard_of_a_job_at_its_cost_limit_leaves_its_place_in_the_queue_to_others(
+    database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard_id = _hinted(database, "a")
+    head = shards.look(database, shard_id)
+    assert head is not None
+    monkeypatch.setattr(shards, "look", lambda *_: replace(head, at_limit=True))
+    topped_up: list[str] = []
+    monkeypatch.setattr(process, "_top_up", topped_up.append)
+    process.run_shard(shard_id)
+    assert (shard(database, shard_id).state, topped_up) == ("planned", [head.lane])
 
 
 def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(database: Database) -> None:
@@ -206,6 +227,50 @@ def test_no_attempt_is_spent_on_a_shard_whose_server_goes_away_after_its_claim(d
     assert said == ["refused", "idle"]
     with database.read() as transaction:
         assert transaction.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
+
+
+def test_a_server_that_goes_away_during_a_shard_makes_no_suspect_and_is_asked_again_later(
+    database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard_id = _hinted(database, "a")
+    sign_on(database, "me")
+    ticket = mock.Mock(away=ServerAway("no money left"), complete=False)
+    ticket.finished.return_value = []
+    engine = mock.Mock(**{"submit.return_value": ticket, "runtime_since.return_value": RUNTIME})
+    engine.hold = lambda _: nullcontext(RUNTIME)
+    monkeypatch.setattr(process, "engine", engine)
+    monkeypatch.setattr(process, "_top_up", lambda _: None)
+    monkeypatch.setattr("docmill.worker.process.shard.os._exit", mock.Mock(side_effect=SystemExit))
+
+    def opened() -> int:
+        set_shard(database, shard_id, state="queued")
+        process.run_shard(shard_id)
+        row = shard(database, shard_id)
+        assert (row.state, row.attempt, row.suspect, row.lapses) == ("planned", 0, 0, 0)
+        return int(engine.open.call_count)
+
+    assert opened() == 1
+    assert database.value(select(Refusal.reason)) == f"cannot serve {COPY}: no money left"
+    assert opened() == 1
+    later = time.monotonic() + AWAY_S
+    monkeypatch.setattr("docmill.worker.process.shard.time.monotonic", lambda: later)
+    assert opened() == 2
+
+
+def test_a_process_that_does_not_hear_from_the_queue_is_unhealthy_unless_it_has_work(
+    database: Database, process: Process
+) -> None:
+    sign_on(database, "me", host="h")
+
+    def problem(*, hears: bool) -> str | None:
+        database.execute(update(Worker).values(started_at=db_now() - 90, consumed_at=db_now() - 90))
+        process.heartbeat(hears=hears)
+        return check_health(database, "h")[1]
+
+    assert "has taken nothing from the queue for" in (problem(hears=False) or "")
+    assert problem(hears=True) is None
+    process.in_flight.enter(_claim_two(database))
+    assert problem(hears=False) is None
 
 
 def test_a_process_whose_device_computes_nothing_is_unhealthy_until_it_serves_something(

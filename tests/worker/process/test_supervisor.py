@@ -7,11 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
 
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.worker.process.supervisor import SLACK, Activity, Child, Supervisor, Watchdog
+from docmill.worker.errors import WorkerError
+from docmill.worker.jobs.local_run import TOO_MANY_DEATHS, Watch
+from docmill.worker.process.supervisor import SLACK, Activity, Child, Supervisor, Watchdog, restart_delay
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import load_settings
 
@@ -68,7 +73,8 @@ def test_a_watcher_hears_of_what_may_have_ended_its_job(
 ) -> None:
     supervisor = Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=[])
     _hear(supervisor, event)
-    supervisor.wait_for_news(3600)  # for ever, if it did not hear
+    assert supervisor._news.is_set()
+    supervisor.wait_for_news(3600)
 
 
 def test_a_watcher_is_not_woken_while_a_process_computes(tmp_path: Path, database: Database) -> None:
@@ -82,6 +88,39 @@ def _hear(supervisor: Supervisor, event: dict[str, object]) -> None:
     """Have a supervisor read what a device process says."""
     with subprocess.Popen(["echo", json.dumps(event)], stdout=subprocess.PIPE) as process:
         supervisor._listen(Child("cpu", "me", process, time.monotonic(), Watchdog(60, 60)))
+
+
+def test_children_that_die_as_they_start_are_replaced_ever_later_and_a_run_gives_up(
+    tmp_path: Path, database: Database
+) -> None:
+    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=["cpu"])
+    watch, status = Watch(supervisor), cast(Any, SimpleNamespace(blocked=False, waiting_cause=None))
+
+    def die(*, worked: bool = False) -> None:
+        with subprocess.Popen(["true"]) as process:
+            supervisor._children["cpu"] = Child("cpu", "me", process, 0.0, watchdog(), worked=worked)
+            supervisor._bury(supervisor._children["cpu"])
+
+    for _ in range(TOO_MANY_DEATHS):
+        watch(status)
+        before = time.monotonic()
+        die()
+    assert supervisor._restart_at["cpu"] >= before + restart_delay(TOO_MANY_DEATHS)
+    with pytest.raises(WorkerError, match="dies as it starts"):
+        watch(status)
+    die(worked=True)
+    assert supervisor.deaths == 0
+    assert [restart_delay(deaths) for deaths in range(9)] == [0, 0, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_a_supervisor_that_was_suspended_kills_no_child_for_that_time(tmp_path: Path, database: Database) -> None:
+    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=["cpu"])
+    child = Child("cpu", "me", mock.Mock(), 0.0, watchdog())
+    supervisor._children["cpu"] = child
+    for frozen_s, kills in ((5_000.0, 0), (0.0, 1)):
+        child.watchdog.begin(Activity("batch", "batch a", 10, time.monotonic() - 5_000.0))
+        supervisor._watch(frozen_s)
+        assert child.process.kill.call_count == kills  # type: ignore[attr-defined]
 
 
 def watchdog() -> Watchdog:
