@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from sqlalchemy import func, select, update
 
@@ -16,7 +18,7 @@ from tests.worker.harness import kill_machine, until
 
 HOUR_S = 3600.0
 # These are compared with the database's clock.
-TIMES = (
+TIMES: tuple[Any, ...] = (
     *(Shard.lease_until, Shard.not_before, PipelineRun.lease_until, PipelineRun.handed_at, PipelineRow.looked_at),
     *(Lease.until, Worker.seen_at, Worker.consumed_at, Refusal.refused_at),
 )
@@ -67,7 +69,7 @@ def test_no_time_stays_ahead_of_a_clock_that_steps_back(fleet: Fleet) -> None:
     sign_on(fleet.database, "w1")
     dispatch.refuse(fleet.database, "w1", fleet.shards()[0].spec_id, "cannot serve it")
     for column in TIMES:
-        fleet.database.execute(update(column.class_).values({column: db_now()}))
+        fleet.database.execute(update(column.table).values({column: db_now()}))
     step(fleet, -HOUR_S)
     maintenance.contact(fleet.database, LEASE_S)
     for column in TIMES:
