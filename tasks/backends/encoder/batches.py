@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.machine import remember, remembered
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget, Item
+from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Coder, Encoded
 
@@ -165,8 +167,13 @@ class Streams:
             if not flights:
                 return
             landed, _ = wait(flights, return_when=FIRST_COMPLETED)
+            if any(isinstance(future.exception(), OutOfMemory) for future in landed):
+                landed, _ = wait(flights)  # each that failed is then tried again without others beside it
             for future in landed:
-                yield from self._loop.settle(flights.pop(future), future.result)
+                items, compute = flights.pop(future), future.result
+                if len(items) == 1 and isinstance(future.exception(), OutOfMemory):
+                    compute = partial(self._compute, items)
+                yield from self._loop.settle(items, compute)
 
     def close(self) -> None:
         self._threads.shutdown()

@@ -140,6 +140,19 @@ def test_each_stream_has_one_core_and_the_others_keep_theirs() -> None:
 
 
 @pytest.mark.usefixtures("three_threads")
+def test_a_window_that_lacked_memory_beside_others_is_tried_alone() -> None:
+    def compute(items: Items) -> Sequence[Output]:
+        if threading.current_thread().name.startswith("stream"):
+            raise OutOfMemory
+        return lengths(items)
+
+    streams = open_streams(StaticLoop(compute, Budget(tokens=5, rows=1)), compute)
+    outputs = dict(streams.run(waiting([Encoded(1, "a")] * 2 * STREAMS)))
+    assert [type(output) for output in outputs.values()] == [Vector] * 2 * STREAMS
+    streams.close()
+
+
+@pytest.mark.usefixtures("three_threads")
 def test_every_window_has_its_own_output_even_where_batches_do_not_fit() -> None:
     def compute(items: Items) -> Sequence[Output]:
         if sum(item.tokens for item in items) > 40:
