@@ -97,7 +97,10 @@ def batch_command(
             for job in jobs:
                 answer(job.id)
         return OK
-    errors = batches.errors_beside(out) if errors is None else errors
+    if errors is None:
+        errors = batches.errors_beside(out)
+    elif errors.resolve() == out.resolve():
+        errors = out  # one file by two names
     _check_files(requests, out, errors, as_json)
     stop_as_interrupt()
     with open_batch(requests, dialect) as file:
@@ -111,8 +114,9 @@ def batch_command(
 
 
 def _check_files(requests: str, out: Path, errors: Path, as_json: bool) -> None:
-    if as_json and out == STDOUT:
-        raise click.UsageError("--json and --out - both write to stdout; leave one out")
+    if as_json and STDOUT in {out, errors}:
+        option = "--out" if out == STDOUT else "--errors"
+        raise click.UsageError(f"--json and {option} - both write to stdout; leave one out")
     for path, option in ((out, "--out"), (errors, "--errors")):
         check_out(path, writer.NAME, name=option)
         check_out_is_no_input(path, writer.NAME, requests)

@@ -68,7 +68,7 @@ def test_each_request_has_its_answer_or_its_error(embedded: Docmill) -> None:
     assert odd["response"]["body"]["error"]["message"].startswith('in.jsonl:6: "logprobs" asks')
 
     # The same command again computes nothing. The answers of one job can be written by themselves.
-    again = embedded.json(*run, "--errors", "out.jsonl", code=4)
+    again = embedded.json(*run, "--errors", embedded.folder / "out.jsonl", code=4)
     assert again["request_counts"] == {"total": 7, "completed": 5, "failed": 2}
     assert [job["prior"] for job in again["jobs"]] == [job["texts"] for job in again["jobs"]]
     in_order = ["one", "prompts", None, "two", "vectors", "odd", "response"]
@@ -106,6 +106,8 @@ def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:
     done = embedded.json(*run, "--out", "out.jsonl", code=4)
     assert [(job["id"], job["done"]) for job in done["jobs"]] == [(1, 1), (2, 1)]
     assert "--out FILE for the answers, or --enqueue" in embedded(*run, code=2).stderr
+    to_stdout = (*run, "--out", "out.jsonl", "--errors", "-", "--json")
+    assert "both write to stdout" in embedded(*to_stdout, code=2).stderr
 
 
 def test_two_models_of_one_name_are_refused(embedded: Docmill) -> None:
