@@ -34,7 +34,7 @@ from docmill.features.near_duplicates.methods import (
     require_library,
     stored,
 )
-from docmill.features.near_duplicates.tables import Deduplication, Duplicate, is_repeat, promote
+from docmill.features.near_duplicates.tables import PAGE, Deduplication, Duplicate, is_repeat, promote
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
 from docmill.storage.core.schema import Corpus, Document, OutcomeRow, db_now
@@ -46,8 +46,6 @@ from docmill.storage.steps.conditions import DocumentFilter, Hear
 from docmill.storage.steps.jobs import lock_corpus
 from docmill.storage.steps.steps import OpenStep
 from docmill.worker.jobs import Listener
-
-PAGE = 10_000
 
 
 @dataclass(frozen=True)
@@ -275,9 +273,7 @@ def _write(
             "n_documents": [clusters[key][1] for key in present],
         }
         transaction.load(Duplicate, columns)
-    of_lost = sorted(lost)
-    for first in range(0, len(of_lost), PAGE):
-        promote(transaction, of_lost[first : first + PAGE])
+    promote(transaction, lost)
     values = {
         "method": method.to_json(),
         "compared_to": corpus.settled_to,
@@ -364,12 +360,22 @@ def _update(database: Database, corpus_id: int, hear: Hear) -> str | None:
     method = method_of(database, corpus_id) or ByText()
     try:
         n = find(database, corpus_id, method, advanced).repeats
-    except NothingEmbedded as error:  # the clusters stay as they were
+    except NothingEmbedded as error:  # the clusters stay as they were, without documents that left
         log.warning("not_searched corpus=%d reason=%r", corpus_id, str(error))
+        database.write(partial(_replace_lost_firsts, corpus_id=corpus_id))
         return None
     if n == 1:
         return "1 document is a near duplicate of an earlier one; --leave-out leaves it out."
     return f"{n:,} documents are near duplicates of earlier ones; --leave-out leaves them out."
+
+
+def _replace_lost_firsts(transaction: Transaction, corpus_id: int) -> None:
+    """Give clusters whose first document is no longer in the corpus the next document as their first."""
+    lock_corpus(transaction, corpus_id)
+    lost = select(Duplicate.first_id).join(Document, Document.id == Duplicate.document_id)
+    is_first = Duplicate.first_id == Duplicate.document_id
+    first_ids = transaction.scalars(lost.where(Duplicate.corpus_id == corpus_id, is_first, ~is_current_document()))
+    promote(transaction, [(corpus_id, first_id) for first_id in first_ids.all()])
 
 
 def _explain(transaction: Transaction, document_id: int) -> str | None:

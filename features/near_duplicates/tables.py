@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 
 from sqlalchemy import (
     DDL,
@@ -30,6 +30,8 @@ from docmill.storage.core.lookups import delete_page, is_current_document
 from docmill.storage.core.schema import Base, Content, Corpus, Document, Json, column, new_metadata
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.needed import Dependent
+
+PAGE = 10_000
 
 
 class NearDuplicateTable(Base):
@@ -115,22 +117,24 @@ def promote(transaction: Transaction, clusters: Iterable[tuple[int, int]]) -> No
     A cluster that is left with fewer than two current documents is removed.
     """
     for corpus_id, of_corpus in groupby(sorted(clusters), key=lambda cluster: cluster[0]):
-        first_ids = [first_id for _, first_id in of_corpus]
-        these = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id.in_(first_ids))
-        left = (
-            select(Duplicate.first_id, func.min(Duplicate.document_id).label("next"), func.count().label("documents"))
-            .join(Document, Document.id == Duplicate.document_id)
-            .where(these, is_current_document())
-            .group_by(Duplicate.first_id)
-        )
-        next_of = {row.first_id: row.next for row in transaction.execute(left) if row.documents > 1}
-        ended = [first_id for first_id in first_ids if first_id not in next_of]
-        in_ended = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id.in_(ended))
-        transaction.execute(delete(Duplicate).where(in_ended))
-        changed = [{"old": old, "new": new} for old, new in next_of.items() if old != new]
-        if changed:
-            of_old = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id == bindparam("old"))
-            transaction.execute(update(Duplicate).where(of_old).values(first_id=bindparam("new")), changed)
+        while first_ids := [first_id for _, first_id in islice(of_corpus, PAGE)]:
+            these = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id.in_(first_ids))
+            left = (
+                select(
+                    Duplicate.first_id, func.min(Duplicate.document_id).label("next"), func.count().label("documents")
+                )
+                .join(Document, Document.id == Duplicate.document_id)
+                .where(these, is_current_document())
+                .group_by(Duplicate.first_id)
+            )
+            next_of = {row.first_id: row.next for row in transaction.execute(left) if row.documents > 1}
+            ended = [first_id for first_id in first_ids if first_id not in next_of]
+            in_ended = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id.in_(ended))
+            transaction.execute(delete(Duplicate).where(in_ended))
+            changed = [{"old": old, "new": new} for old, new in next_of.items() if old != new]
+            if changed:
+                of_old = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id == bindparam("old"))
+                transaction.execute(update(Duplicate).where(of_old).values(first_id=bindparam("new")), changed)
 
 
 def _removing(transaction: Transaction, document_ids: Collection[int]) -> Callable[[], None]:

@@ -12,15 +12,15 @@ from functools import partial
 
 import numpy as np
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 from sqlalchemy import text as sql
 
 from docmill.features.near_duplicates import clusters, report, vectors
 from docmill.features.near_duplicates.clusters import SearchWork
 from docmill.features.near_duplicates.methods import ByText, ByVectors, Method, Shingling, stored
-from docmill.features.near_duplicates.tables import Deduplication, Signature
+from docmill.features.near_duplicates.tables import Deduplication, Signature, is_repeat
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import ReplacementRow
+from docmill.storage.core.schema import Document, ReplacementRow
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.deletion import gc, needed, removal
 from docmill.storage.deletion.paging import Removed
@@ -308,6 +308,17 @@ def test_a_vector_that_came_by_a_retry_is_compared(database: Database) -> None:
     assert (found.new, found.compared) == (1, 2)
     assert firsts(database) == {"a": "a", "b": "a"}
     assert clusters.find(database, 1, method).new == 0
+
+
+def test_a_changed_first_gives_way_even_if_the_job_that_made_the_vectors_was_removed(database: Database) -> None:
+    embed(database, 3)
+    clusters.find(database, 1, vectors.method_for(database, "books", None, 0.98))
+    no_job = ByVectors(0.98, 99).to_json()
+    database.execute(update(Deduplication).values(method=no_job))
+    read(database, request("mean3"), [("a", "it has another text now"), ("b", "b"), ("c", "c")])
+    assert clusters.FILTER.update(database, 1, lambda _: None) is None
+    with database.read() as transaction:
+        assert [*transaction.scalars(select(Document.key).where(is_repeat()))] == []
 
 
 def test_repeats_keep_their_vectors_if_the_latest_job_leaves_repeats_out(database: Database) -> None:
