@@ -37,13 +37,13 @@ from docmill.features.near_duplicates.methods import (
 from docmill.features.near_duplicates.tables import PAGE, Deduplication, Duplicate, is_repeat, promote
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
-from docmill.storage.core.schema import Corpus, Document, OutcomeRow, db_now
+from docmill.storage.core.schema import Corpus, Document, Job, OutcomeRow, Step, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NothingEmbedded, StorageError
 from docmill.storage.search.search import embedding_of
 from docmill.storage.steps import lineage, replacements
 from docmill.storage.steps.conditions import DocumentFilter, Hear
-from docmill.storage.steps.jobs import lock_corpus
+from docmill.storage.steps.jobs import UNFINISHED, lock_corpus
 from docmill.storage.steps.steps import OpenStep
 from docmill.worker.jobs import Listener
 
@@ -133,6 +133,7 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
     late: set[int] = set()
     with database.read() as transaction:
         read_at = float(transaction.execute(select(db_now())).scalar_one())
+        is_computing = _is_computing(transaction, method)
     for page in pages(database, query, Document.id, PAGE):
         own = {row.id: row.content_id for row in page}
         of_page: Mapping[int, int] = own
@@ -145,7 +146,8 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
             }
             if last is not None:
                 late |= {unit for unit in of_page.values() if status[unit].created_at >= last.finished_at}
-            lacking = (key for key in own if computed.get(key) not in status)
+            # Without a job that computes, a vector of a known text can only come after `read_at`.
+            lacking = (key for key in own if key not in computed or (is_computing and computed[key] not in status))
             waiting = next(lacking, None) if waiting is None else waiting
         ids.append(np.fromiter(own, np.int64, len(own)))
         units.append(np.array([of_page.get(key, 0) for key in own], np.int64))
@@ -173,6 +175,14 @@ def _is_alike(database: Database, corpus_id: int, last: Method, method: Method) 
     """Return True if two methods compare the same texts or vectors, even if their jobs differ."""
     options, last_options = ({**value.to_json(), "job": None} for value in (method, last))
     return options == last_options and _way(database, corpus_id, last) == _way(database, corpus_id, method)
+
+
+def _is_computing(transaction: Transaction, method: Method) -> bool:
+    """Return True if an unfinished job may make vectors of a method, in this corpus or another."""
+    if isinstance(method, ByText):
+        return False
+    query = select(Job.id).join(Step, Step.job_id == Job.id).limit(1)
+    return transaction.scalar(query.where(Step.spec_id == method.spec_id, Job.state.in_(UNFINISHED))) is not None
 
 
 def _status(transaction: Transaction, method: ByVectors, content_ids: set[int]) -> dict[int, Any]:

@@ -331,6 +331,20 @@ def test_repeats_keep_their_vectors_if_the_latest_job_leaves_repeats_out(databas
     assert firsts(database) == {"a": "a", "b": "a"}
 
 
+def test_vectors_are_compared_once_even_if_an_earlier_document_has_none(database: Database) -> None:
+    texts = [("a", BASE), ("b", BASE + " more"), ("c", "other")]
+    find(database, texts)
+    leaving_out = (StepRequest("embed", EMBED, leaves_out="near-duplicates"),)
+    read(database, replace(request(), steps=leaving_out), texts)
+    finish(database, embedded)
+    method = vectors.method_for(database, "books", None)
+    assert clusters.find(database, 1, method).without_vector == 1
+    assert report.summarize(database, 1, "books").new == clusters.find(database, 1, method).new == 0
+    read(database, request(spec=EMBED), texts)
+    finish(database, embedded)
+    assert [clusters.find(database, 1, method).new for _ in range(2)] == [1, 0]
+
+
 def test_a_job_is_compared_by_its_own_vectors_even_if_a_later_one_embeds_summaries(database: Database) -> None:
     embed(database, 3)
     method = vectors.method_for(database, "books", 1, 0.98)
