@@ -97,11 +97,14 @@ def goes_on(database: Database, job_id: int) -> bool:
 
 
 def cancel(database: Database, replacement_id: int) -> bool:
-    """Cancel a replacement, so that the old spec stays. Return False if it was switched or had ended."""
+    """Cancel a replacement, so that the old spec stays. Return False if it was switched."""
     return database.write(lambda transaction: turn(transaction, replacement_id, FILLING, CANCELLED))
 
 
 def turn(transaction: Transaction, replacement_id: int, state: str, to: str) -> bool:
-    """Bring a replacement from one state to another. Return False if it is in a third one."""
-    this = update(ReplacementRow).where(ReplacementRow.id == replacement_id, ReplacementRow.state == state)
-    return transaction.execute(this.values(state=to, ended_at=db_now())).rowcount > 0
+    """Bring a replacement from one state to another, if it is not there yet. Return False if it is in a third one."""
+    this = ReplacementRow.id == replacement_id
+    changed = update(ReplacementRow).where(this, ReplacementRow.state == state)
+    if transaction.execute(changed.values(state=to, ended_at=db_now())).rowcount:
+        return True
+    return transaction.scalar(select(ReplacementRow.state).where(this)) == to

@@ -255,7 +255,7 @@ def _too_many_lost(migration: SpecReplacement, survey: Survey, most_lost: float)
     enough = f"{min(100.0, share * 1.01 + 0.01):.2f}".rstrip("0").rstrip(".")  # not below the share, in few digits
     job = migration.job_id or migration.old_job_id
     return TooManyLost(
-        f"{survey.lost:,} of {survey.documents:,} documents would lose their result ({share:.2g} %), and "
+        f"{survey.lost:,} of {survey.documents:,} documents would lose their result ({share:.3g} %), and "
         f"--max-failures is {most_lost:g}. `docmill failures {job}` says why. `docmill retry {job}` and the same "
         f"command try them again; --max-failures {enough} switches without them"
     )

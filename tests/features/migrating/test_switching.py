@@ -103,6 +103,8 @@ def test_a_switch_that_loses_results_is_refused_with_the_number_and_the_way_on(d
     assert (survey.documents, survey.lost) == (4, 1)
     with pytest.raises(TooManyLost, match=r"1 of 4 documents would lose .*--max-failures 25\.26 switches"):
         switching.switch(database, found, survey, {}, 20.0)
+    with pytest.raises(TooManyLost, match=r"200 of 200 documents would lose their result \(100 %\)"):
+        switching.switch(database, found, Survey(documents=200, lost=200, last=survey.last), {}, 20.0)
     assert by(database) == EMBED
     assert switching.switch(database, found, survey, {}, 25.26) is not None
     assert by(database) == NEW
@@ -134,12 +136,13 @@ def test_the_view_switches_in_the_same_transaction_and_back(
         with pytest.raises(ZeroDivisionError):
             switching.switch(database, found, survey, VIEWS, 0.0)
     assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
-    switching.switch(database, found, survey, VIEWS, 0.0)
+    switched = [switching.switch(database, found, survey, VIEWS, 0.0) for _ in range(2)]
+    assert switched == [survey, survey]
     assert (by(database), {*vectors()}) == (NEW, {b"\0\0\0@"})
     last = switching.last_switched(replacements_of(database)[1], "books")
     assert switching.undo(database, last, VIEWS)
     assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
-    assert not switching.undo(database, last, VIEWS)
+    assert switching.undo(database, last, VIEWS)  # again, if the answer of the commit was lost
     with pytest.raises(StorageError, match="of the corpus books was switched, so there is nothing to take back"):
         switching.last_switched(replacements_of(database)[1], "books")
 
@@ -167,7 +170,8 @@ def test_a_cancelled_migration_leaves_the_old_spec_and_a_later_job_by_hand_count
         begun(database, new=THIRD)
     backfill(database, found)
     assert stored_migrations.cancel(database, found.id)
-    assert not stored_migrations.cancel(database, found.id)
+    assert stored_migrations.cancel(database, found.id)
+    assert not switching.undo(database, found, {})
     assert by(database) == EMBED
     survey = switching.survey_documents(database, found)
     with pytest.raises(StorageError, match="was cancelled meanwhile"):
