@@ -92,7 +92,8 @@ def add_key(database: Database, name: str, max_cost: float | None = None, **limi
     def work(transaction: Transaction) -> bool:
         row = transaction.insert(ApiKey).values(name=name, sha256=_hash(secret), created_at=db_now(), **limits)
         if transaction.scalar(row.on_conflict_do_nothing().returning(ApiKey.name)) is None:
-            return False
+            # It is ours if only the answer of the commit was lost.
+            return transaction.scalar(select(ApiKey.sha256).where(ApiKey.name == name)) == _hash(secret)
         transaction.execute(transaction.insert(Budget).values(name=budget_of(name), max_cost=max_cost))
         return True
 

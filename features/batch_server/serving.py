@@ -194,8 +194,10 @@ class _Application:
     async def _upload(self, key: ApiKey, request: Request) -> Response:
         kept_as = _idempotency_key(request)
         most = self._limits.file_bytes + MOST_FORM
-        # The length that is said of it only spares an upload that would be refused at its end.
-        await self._do(stored_files.check_bytes, self._database, key, max(0, _said_length(request, most) - MOST_FORM))
+        said = max(0, _said_length(request, most) - MOST_FORM)
+        # This only spares an upload that would be refused at its end. A repeated one may be stored already.
+        if kept_as is None:
+            await self._do(stored_files.check_bytes, self._database, key, said)
         with fail_after(LONGEST_UPLOAD_S):
             async with self._uploads, _bounded(request, most).form(max_files=1, max_fields=8) as form:
                 file, purpose = form.get("file"), form.get("purpose")

@@ -125,13 +125,6 @@ def create_batch(
         earlier = find_batch(transaction, key, arguments, idempotency_key)
         if earlier is not None:
             return earlier.id
-        of_key = select(func.sum(ApiBatch.n_lines)).where(ApiBatch.key == key.name, ApiBatch.status.in_(OPEN))
-        n_open = int(transaction.scalar(of_key) or 0)
-        if key.max_requests is not None and n_open + arguments["n_lines"] > key.max_requests:
-            raise Refused(
-                f"your key may have {key.max_requests:,} open requests and has {n_open:,}; wait until a batch ends",
-                "request_limit_exceeded",
-            )
         if budgets.read_reached(transaction, [keys.budget_of(key.name)]):
             raise Refused(KEY_AT_LIMIT, COST_LIMIT)
         now = transaction.execute(select(db_now())).scalar_one()
@@ -147,6 +140,14 @@ def create_batch(
             **arguments,
         )
         transaction.execute(row.on_conflict_do_nothing())  # it is there if only the answer of the commit was lost
+        of_key = select(func.sum(ApiBatch.n_lines)).where(ApiBatch.key == key.name, ApiBatch.status.in_(OPEN))
+        n_open = int(transaction.scalar(of_key) or 0)
+        if key.max_requests is not None and n_open > key.max_requests:
+            raise Refused(
+                f"your key may have {key.max_requests:,} open requests, and with this batch it would have {n_open:,}"
+                "; wait until a batch ends",
+                "request_limit_exceeded",
+            )
         return batch_id
 
     return keys.require(database, ApiBatch, key, database.write(work))

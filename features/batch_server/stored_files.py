@@ -134,8 +134,8 @@ def add_file(
             raise keys.other_arguments()
         if earlier is not None:
             return earlier.id
-        _check_bytes(transaction, key, written.n_bytes)
         written.publish(transaction, keep_s, idempotency_key=idempotency_key)
+        _check_bytes(transaction, key, 0)
         return written.id
 
     return keys.require(database, ApiFile, key, database.write(work))
@@ -151,9 +151,10 @@ def _check_bytes(transaction: Transaction, key: ApiKey, n: int) -> None:
     if key.max_bytes is None:
         return
     stored = select(func.sum(ApiFile.n_bytes)).where(ApiFile.key == key.name, ApiFile.purpose == INPUT)
-    if (used := int(transaction.scalar(stored) or 0)) + n > key.max_bytes:
+    if (needed := int(transaction.scalar(stored) or 0) + n) > key.max_bytes:
         raise Refused(
-            f"your key may store {key.max_bytes:,} bytes and has stored {used:,}; delete files that you need no more",
+            f"your key may store {key.max_bytes:,} bytes, and with this file it would store {needed:,}; delete files "
+            "that you need no more",
             "storage_limit_exceeded",
         )
 

@@ -168,6 +168,17 @@ def test_a_key_has_limits_of_open_requests_and_of_bytes(api: Api) -> None:
         put(client, "x" * 1_900)
     assert "delete files" in refused.value.message
     assert count_rows(api.database, ApiFile) == 1
+    client, again = api.client("bob", max_bytes=200_000), {"extra_headers": {"Idempotency-Key": "today"}}
+    assert len({put(client, "x" * 190_000, **again) for _ in range(2)}) == 1
+
+
+def test_writes_that_happen_twice_count_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = Database.write
+    # As if the answer of each commit was lost.
+    monkeypatch.setattr(Database, "write", lambda self, work: [once(self, work) for _ in range(2)][1])
+    client = api.client("alice", max_requests=1, max_bytes=300)
+    batch = start(client, put(client, chat("a", "Hello")))
+    assert [listed.id for listed in client.batches.list()] == [batch.id]
 
 
 def test_a_batch_may_have_exactly_as_many_lines_as_the_limits_say(api: Api) -> None:
