@@ -117,7 +117,7 @@ def worker_rows(view: View) -> list[tuple[str, ...]]:
 
 def headline(view: View) -> str:
     """Return one line with the most important numbers."""
-    n_open = sum(not job.ended for job in view.jobs)
+    n_open = sum(view.fleet.jobs.get(state, 0) for state in (*UNFINISHED, "paused"))
     n = len(view.fleet.workers)
     return f"{counted(n_open, 'job')} to do, {counted(n, 'worker')}, at {local_time(view.fleet.at)[-5:]}"
 

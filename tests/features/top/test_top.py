@@ -46,6 +46,9 @@ def test_a_job_to_do_is_shown_however_many_later_jobs_ended(
         read(database, request(corpus=corpus), [])
     jobs.finish(database)
     assert [job.id for job in read_view(database).jobs] == [1, 4]
+    for corpus in "ef":
+        read(database, request(corpus=corpus), numbered(1))
+    assert plain_frame(read_view(database), 80).startswith("3 jobs to do")
 
 
 def test_without_a_terminal_one_frame_is_printed(tmp_path: Path) -> None:
