@@ -175,9 +175,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         prog="make release", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--allow-dirty", action="store_true", help="build files that differ from the commit")
-    parser.add_argument(
-        "--allow-untagged", action="store_true", help="build a commit without a tag, or with fragments"
-    )
+    parser.add_argument("--allow-untagged", action="store_true", help="build a commit without a tag")
     given = parser.parse_args(arguments)
     allowed = Allowed(given.allow_dirty, given.allow_untagged)
     try:

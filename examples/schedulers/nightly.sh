@@ -3,7 +3,7 @@
 # A second start on the same day continues the same job. The exit code is that of the job.
 set -eu
 docmill=${DOCMILL:-docmill}
-job=$("$docmill" enqueue embed "$1" --idempotency-key "nightly $(date +%F)" --quiet)
+job=$("$docmill" enqueue embed "$1" --idempotency-key "nightly $(date +%F) $1" --quiet)
 code=0
 "$docmill" status "$job" --wait --quiet || code=$?
 case $code in
