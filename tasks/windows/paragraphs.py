@@ -212,12 +212,12 @@ _ITEM = r"(?:(?:[-*+]|\d{1,9}[.)])[ \t]++|>[ \t]*+)"  # what begins an item of a
 # Possessive, so that a line of a million spaces is read once.
 _SIGNS = re.compile(
     rf"^(?:[ \t]*+>|[ ]{{4}}|\t|[^\r\n|]*+\||[ \t]*+(?:{_ITEM})*+"
-    r"(?:```|~~~|\#{1,6}+(?:[ \t]|$)|</?[a-zA-Z!]|(?:=++|-{2,}+)[ \t]*+$|\[[^\]\r\n]++\]:)"
+    r"(?:```|~~~|\#{1,6}+(?:[ \t]|$)|</?[a-zA-Z!]|(?:=++|-{2,}+)[ \t]*+\r?$|\[[^\]\r\n]++\]:)"
     rf"|[ \t]*+(?:{_ITEM}){{2}})",
     re.MULTILINE,
 )
 _FRONT_MATTER = re.compile(
-    r"---[ \t]*\r?\n(?:[ \t]*(?:[\w-]+:.*|-[ \t].*|\#.*)?\r?\n)*?(?:---|\.\.\.)[ \t]*(?=\r?\n|\Z)"
+    r"---[ \t]*\r?\n(?:[ \t]*(?:[\w-]+:[^\r\n]*|-[ \t][^\r\n]*|\#[^\r\n]*)?\r?\n)*?(?:---|\.\.\.)[ \t]*(?=\r?\n|\Z)"
 )
 _HEADING = re.compile(r"[ \t]*#{1,6}(?:[ \t]+|$)")
 _CODE_SIGN = re.compile(r"[{};=<>|\\$`]|\w\(|\)\s*$|^\s*(?:[$#%]\s|>>>|//|--?\w)|\w/\w+/|\w::\w|&&|\./\w")
@@ -368,9 +368,10 @@ def _parser() -> MarkdownIt:
 _CLOSING = r"[\"'”’»›)\]}）】」』》〉*_`]*"
 # The marks of scripts without spaces end a sentence by themselves, the others before white space.
 _UNSPACED, _SPACED = "。！？｡．", ".!?…‽؟۔।॥։።፧፨။៕᠃"
-# It begins with a set of characters, which is searched for faster than one of two.
+# It begins with a set of characters, which is searched for faster than one of two, and with the first mark of a run.
 _END = re.compile(
-    rf"[{_UNSPACED}{_SPACED}](?:(?<=[{_UNSPACED}])[{_UNSPACED}]*{_CLOSING}|(?<=[{_SPACED}])[{_SPACED}]*{_CLOSING}(?=\s))"
+    rf"[{_UNSPACED}{_SPACED}](?:(?<=[{_UNSPACED}])[{_UNSPACED}]*{_CLOSING}"
+    rf"|(?<=[{_SPACED}])(?<![{_SPACED}]{{2}})[{_SPACED}]*{_CLOSING}(?=\s))"
 )
 _UNSPACED_END = re.compile(rf"[{_UNSPACED}]+{_CLOSING}\Z")
 _OPENING = re.compile(r"[\s\"'“‘«‹(\[{¿¡*_`]*")

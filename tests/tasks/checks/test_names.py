@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from docmill.tasks.checks import Checks, Context, Finding
-from docmill.tasks.checks.names import NameForm, are_alike, find_names
+from docmill.tasks.checks.names import NameForm, are_alike, find_exact_names, find_names
 
 
 def read(text: str, besides: frozenset[str] = frozenset()) -> dict[str, NameForm]:
@@ -22,6 +22,7 @@ def test_names_have_forms() -> None:
         "XML": NameForm.ACRONYM,
         "Alembert": NameForm.CAPITAL,
     }
+    assert [name.written for name in find_exact_names(f"/{'a-' * 50_000} by a.b@c.de")] == ["a.b@c.de"]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,8 @@ def test_every_word_of_prose_is_translated(text: str, by_sentence: bool) -> None
         ("See:\n\n    make && ./run\n\nDone.", ["See:", "Done."]),
         ("<p>One <b>two</b></p>\n<!-- no -->\n<p>three</p>", ["One <b>two</b>", "three"]),
         ("---\ntitle: x\n---\n\nText", ["Text"]),
+        ("---\r\ntitle: x\r\n---\r\n\r\nText", ["Text"]),
+        ("---\r\n" + "title: x\r\n" * 40 + "- item\r\n> quoted", ["title: x"] * 40 + ["item", "quoted"]),
         ("[a]: https://example.org/\n\nText", ["Text"]),
         ("Text[^1]\n\n[^1]: A note here", ["Text[^1]", "A note here"]),
         ("One\ntwo.\n\nThree.", ["One\ntwo.", "Three."]),
@@ -190,6 +192,7 @@ def found(text: str) -> list[str]:
         ("# Head\n\nOne\nline. Two\n\n- item\n\n```\ncode. Here\n```\n", ["Head", "One\nline.", "Two", "item"]),
         ("東京は首都です。「そうです！」人口は？", ["東京は首都です。", "「そうです！」", "人口は？"]),
         ("สวัสดีครับ ผมชื่อนัท", ["สวัสดีครับ ผมชื่อนัท"]),
+        ("One" + "." * 90_000 + "2 Two... Three.", ["One" + "." * 90_000 + "2 Two...", "Three."]),
     ],
 )
 def test_sentences_end_where_their_script_ends_them(text: str, wanted: list[str]) -> None:
