@@ -18,6 +18,7 @@ ASSUMED_CP1252 = "assumed_cp1252"
 MENDED = (NUL_REPLACED, SURROGATE_REPLACED, INVALID_UTF8, ASSUMED_CP1252)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_JOINERS = re.compile("[\u200c\u200d]")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -53,6 +54,11 @@ def normalize_json(value: T) -> tuple[T, tuple[str, ...]]:
         return value
 
     return clean(value), tuple(sorted(replaced))
+
+
+def is_printable(text: str) -> bool:
+    """Return False for a text with control characters; Persian words and emoji need the two invisible joiners."""
+    return _JOINERS.sub("", text).isprintable()
 
 
 def decode(raw: bytes, offset: int = 0) -> tuple[str, tuple[str, ...]]:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from docmill.storage import templates
+from docmill.storage.core.normalize import is_printable
 from docmill.storage.core.specs import Outcome, ShardSize, Spec
 from docmill.storage.outputs.output_types import PROPERTIES, RECORD
 from docmill.storage.templates import BadTemplate, parse_question
 from docmill.tasks.checks import AS_WRITTEN, NONE
 from docmill.tasks.errors import BadOption, CannotServe, PromptTooLong
 from docmill.tasks.kinds.base import (
+    NOT_FINITE,
     Again,
     BuiltIn,
     Computed,
@@ -171,7 +173,7 @@ class Answer:
         _, text = self.questions.split(computed.text)
         computations = [*zip(computed.windows, computed.outputs, strict=True)]
         if not all(output.finite for _, output in computations if isinstance(output, SpanScores)):
-            return computed.failed("The model's scores for this text are not finite.")
+            return computed.failed(NOT_FINITE)
         each = [computations] * len(self.questions.names) if self.pairs is None else _by_question(computations)
         record: dict[str, Any] = {}
         sure: list[float | None] = []
@@ -263,7 +265,7 @@ def questions_by_name(value: object) -> dict[str, str]:
             )
         if not read:
             raise wrong_value(f"has no words for {named}")
-        if not read.isprintable():
+        if not is_printable(read):
             raise wrong_value(f"has a character that cannot be printed: {shown(ascii(read))}")
         if named in questions:
             raise wrong_value(f"names {named} twice")

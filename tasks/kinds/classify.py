@@ -18,6 +18,7 @@ from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import LABELS
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import (
+    NOT_FINITE,
     Again,
     BuiltIn,
     Computed,
@@ -53,7 +54,7 @@ class Combination:
     def outcome(self, computed: Computed, windows: Sequence[Scores], weights: Sequence[int], scale: Scale) -> Outcome:
         """Return the outcome of a text from the scores of its windows, and how many tokens each has."""
         if not all(math.isfinite(score) for scores in windows for score in scores.values()):
-            return computed.failed("The model's scores for this text are not finite.")
+            return computed.failed(NOT_FINITE)
         scores = max_scores(windows) if self.take_max else mean_scores(windows, weights)
         best = sorted(scores.items(), key=lambda pair: -pair[1])
         stored = LABELS.stored(best[: self.top_k or None])

@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from docmill.storage.core.normalize import is_printable
 from docmill.storage.templates import Template, parse_question
 from docmill.tasks import prompts
 from docmill.tasks.errors import BadOption, BadSchema
@@ -408,7 +409,7 @@ def words_by_label(value: object) -> dict[str, str]:
         name, read = (" ".join(part.split()) for part in (label, words))
         if not name:
             raise wrong_value("holds a label without a name")
-        if not name.isprintable() or not read.isprintable():
+        if not is_printable(name + read):
             raise wrong_value(f"has a label with a character that cannot be printed: {shown(ascii(name))}")
         if name in by_label:
             raise wrong_value(f"names {shown(name)} twice")

@@ -202,6 +202,7 @@ def test_a_question_stands_in_the_words_for_each_sort_of_model_as_it_is(question
         (["Who?", "year=When?", "Where?"], {"answer_1": "Who?", "year": "When?", "answer_3": "Where?"}),
         ({"author": "Who?", "year": "When?"}, {"author": "Who?", "year": "When?"}),
         ("{meta.question}", {"answer": "{meta.question}"}),
+        ("نوشته\u200cاست؟", {"answer": "نوشته\u200cاست؟"}),
     ],
 )
 def test_a_text_a_list_and_a_table_give_questions_by_name(given: Any, read: dict[str, str]) -> None:

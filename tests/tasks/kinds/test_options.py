@@ -30,6 +30,11 @@ def test_labels_without_descriptions_stand_for_themselves(given: Any) -> None:
     assert words_by_label(given) == {"sports": "sports", "politics": "politics"}
 
 
+@pytest.mark.parametrize("label", ["علمی\u200cتخیلی", "👨\u200d👩\u200d👧"])
+def test_a_label_may_have_characters_that_join_others_or_keep_them_apart(label: str) -> None:
+    assert words_by_label(label) == {label: label}
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
