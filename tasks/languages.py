@@ -178,10 +178,15 @@ def require_detector_for(spec: Spec) -> None:
 
 
 def guesses(text: str, most: int = MOST_GUESSES) -> list[Guess]:
-    """Return the likeliest languages of a text, best first; none for a text without letters. Thread-safe."""
-    line = " ".join(text[:READ_CHARS].split())
-    if not any(character.isalpha() for character in line):
+    """Return the likeliest languages of a text, best first; none for a text without letters. Thread-safe.
+
+    It reads the beginning of the text, or from the first letter on where the beginning has none.
+    """
+    first = next((place for place, character in enumerate(text) if character.isalpha()), None)
+    if first is None:
         return []
+    start = first if first >= READ_CHARS else 0
+    line = " ".join(text[start : start + READ_CHARS].split())
     answers = _detector().detect(_small_if_shouted(line), model="lite", k=most)
     return [Guess(answer["lang"], answer["score"]) for answer in answers]
 

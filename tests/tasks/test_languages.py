@@ -65,7 +65,8 @@ def test_the_librarys_model_is_the_one_that_specs_name() -> None:
 
 
 def test_what_has_no_letters_has_no_language_and_is_kept(bench: Bench) -> None:
-    assert not any(map(languages.guesses, ("0.3", "---", "12:30 …", " ")))
+    assert not any(map(languages.guesses, ("0.3", "---", "12:30 …", " ", "0" * 5_000)))
+    assert [found(start * 500 + GERMAN) for start in ("1234 5678 ", "=====\n")] == ["de", "de"]
     spec = bench.spec("translate", "marian-ddtp", source_lang="auto")
     flags = ("already_in_target", "language_uncertain")
     assert bench.run(spec, ["0.3"]) == [Outcome(0, Status.DONE, text="0.3", flags=flags)]
