@@ -53,7 +53,7 @@ class Replacement:
 class Redact:
     """Cuts texts as entities does, and replaces what the model and the patterns find in the whole text.
 
-    ``entities`` are the model's labels that count; all of them if there are none.
+    ``entities`` are the model's labels that count, without capitals; all of them if there are none.
     """
 
     patterns: Sequence[str]
@@ -74,7 +74,7 @@ class Redact:
         of_model = [
             Span(label.upper(), *widen_to_words(text, start, end), score)
             for label, start, end, score in named
-            if not self.entities or label in self.entities
+            if not self.entities or label.casefold() in self.entities
         ]
         redacted, spans = replace_parts(text, [*findings, *of_model], self.replacement)
         return computed.done(
@@ -89,7 +89,7 @@ def _recipe(spec: Spec, _traits: Traits) -> Redact:
     return Redact(
         params.get("pattern", tuple(patterns.PATTERNS)),
         params.get("region", ()),
-        frozenset(params.get("entity", ())),
+        frozenset(map(str.casefold, params.get("entity", ()))),
         params.get("aggregation", AGGREGATION),
         replacement_by(params.get("replace", "tag"), params.get("salt", "")),
     )
