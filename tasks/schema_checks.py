@@ -14,7 +14,7 @@ from jsonschema import exceptions, validators
 from jsonschema.protocols import Validator
 from referencing import Registry
 
-from docmill.storage.core.normalize import normalize_json
+from docmill.storage.core.normalize import is_printable, normalize_json
 from docmill.storage.extras import LOCAL
 from docmill.storage.json_values import Json
 from docmill.tasks.errors import BadSchema, nearly
@@ -201,6 +201,8 @@ _REFUSED: Mapping[str, str] = {
     "x-guidance": "leave it out",
     "nullable": 'write "type": ["string", "null"]',
 }
+# Keywords that are read whatever the draft.
+_WALKED = frozenset({*SEVERAL, *NAMED, "$ref"})
 # Keywords that say something of a record, so that a slip in their name would lose what they say.
 _BINDING = frozenset(
     {
@@ -272,9 +274,12 @@ def _check(schema: Schema) -> None:
 
 
 def _check_form(schema: Schema) -> None:
-    """Raise BadSchema if the schema breaks the rules of its draft."""
-    validator = draft(schema)
+    """Raise BadSchema if the schema breaks the rules of its draft, or has keywords of the latest in another form."""
+    validator, latest = draft(schema), validators.Draft202012Validator
     error = exceptions.best_match(validator(validator.META_SCHEMA).iter_errors(schema))
+    if error is None:
+        others = latest(latest.META_SCHEMA).iter_errors(schema)
+        error = next((other for other in others if not _WALKED.isdisjoint([*other.path][-1:])), None)
     if error is not None:
         said = error.message if len(error.message) < _LONGEST else f"it breaks {error.validator}"
         if error.absolute_path and error.absolute_path[-1] == "type":
@@ -334,10 +339,13 @@ def _problems_of_values(schema: Schema, place: SchemaPath, root: Schema) -> Iter
         yield place, 'it allows any object; give properties, or "additionalProperties": {"type": "string"}'
     if "array" in types(schema) and not isinstance(schema.get("items", schema.get("prefixItems")), Mapping | list):
         yield place, 'it allows any list; give items, such as "items": {"type": "string"}'
-    for name, inner in schema.get("properties", {}).items():
-        if inner is True:
-            yield (*place, "properties", name), 'true allows any value; give a type, such as {"type": "string"}'
-        if not name.isprintable():
+    for key in ("properties", "patternProperties", "prefixItems", "anyOf", "oneOf"):
+        several = schema.get(key, {})
+        for name, inner in several.items() if isinstance(several, Mapping) else enumerate(several):
+            if inner is True:
+                yield (*place, key, name), 'true allows any value; give a type, such as {"type": "string"}'
+    for name in schema.get("properties", {}):
+        if not is_printable(name):
             yield (*place, "properties"), f"a name has a character that cannot be printed: {name!a}"
         if not place and len(name.encode()) > MOST_NAME_BYTES:
             yield ("properties", name), f"the name is too long for a column: it may have {MOST_NAME_BYTES} bytes"

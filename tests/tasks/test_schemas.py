@@ -64,6 +64,11 @@ def test_the_shortest_record_of_a_schema_is_valid(schema: dict[str, Any]) -> Non
         {"$schema": "http://json-schema.org/draft-04/schema#", "id": "http://example.org/x", **of(a=TEXT)},
         of(a={**TEXT, "id": "a", "note": "n", "comment": "c", "titles": {}, "enumDescriptions": [], "tsType": "x"}),
         of(a={**TEXT, "pattern": r"^(?P<year>[0-9]{4})-\d\d$"}),
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "type": "object",
+            "properties": {"می\u200cشود": {**TEXT, "deprecated": "x"}},
+        },
     ],
 )
 def test_a_schema_that_asks_for_nothing_impossible_is_taken(schema: dict[str, Any]) -> None:
@@ -88,6 +93,16 @@ def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: st
         ({"title": "", "price": 0}, "must be a JSON Schema, not an example of a record; write it as "),
         (of(a={"type": "strin"}), "is no JSON Schema at #/properties/a/type: there is no type 'strin'; there are "),
         (of(a={**TEXT, "maxlength": 3}), "cannot be kept at #/properties/a/maxlength: .* did you mean maxLength"),
+        (
+            {"$schema": "http://json-schema.org/draft-07/schema#", **of(a=TEXT), "$defs": []},
+            r"no JSON Schema at #/\$defs",
+        ),
+        (
+            {"$schema": "http://json-schema.org/draft-04/schema#", **of(a={"$ref": 5})},
+            r"Schema at #/properties/a/\$ref",
+        ),
+        (of(a={"anyOf": [TEXT, True]}), "at #/properties/a/anyOf/1: true allows any value; give a type"),
+        (of(a={"type": "object", "patternProperties": {"x": True}}), "at #/properties/a/patternProperties/x: true"),
         (of(a={"not": TEXT}), "cannot be kept at #/properties/a/not: a model cannot be held to not; say what"),
         (of(a=of(b={})), "cannot be kept at #/properties/a/properties/b: it allows any value; give a type"),
         (of(a={"$ref": "https://example.org/x"}), "at #/properties/a/\\$ref: https://example.org/x is not in the"),
