@@ -107,7 +107,7 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 
 Range: TypeAlias = tuple[int, int]  # [start, end) in characters
-_NUMBER = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
+_NUMBER = re.compile(r"[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?")
 _MINUS = "-−"
 _LONGEST_NUMBER = 60  # characters; no record has one so long
 

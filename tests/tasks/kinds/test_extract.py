@@ -134,10 +134,10 @@ def test_a_value_is_not_cited_where_it_has_half_of_what_a_character_stands_for()
 
 def test_every_string_and_number_has_an_entry_by_its_json_pointer() -> None:
     record: dict[str, Json] = {"a/b": "cat", "tags": ["dog", {"m~n": 5}], "yes": True, "none": None}
-    assert citations(record, "A cat of 5.") == {
+    assert citations(record, "A cat of 3,1235 or 5.") == {
         "/a~1b": [2, 5],
         "/tags/0": None,
-        "/tags/1/m~0n": [9, 10],
+        "/tags/1/m~0n": [19, 20],
     }
 
 
