@@ -24,6 +24,7 @@ from docmill.tasks.models.families import Direction, Family
 from docmill.tasks.outputs import Generated, Head
 from docmill.tasks.prompts import PromptFrame
 from docmill.tasks.windows.paragraphs import (
+    CLOSING,
     NEWLINE,
     between_sentences,
     cells,
@@ -37,8 +38,9 @@ PARAGRAPH, SENTENCE = "paragraph", "sentence"
 # A tenth of the shipped model's greedy outputs have less, and half of these are bad (bench/results/confidence.md).
 _LEAST_CONFIDENCE = 0.3
 _PAIR = ("source_lang", "target_lang")
-# Its marks such as 、 belong to a script without spaces, too.
-_UNSPACED = re.compile(rf"[{languages.UNSPACED}\u3000-\u303f\uff00-\uffef]")
+# The end of a text in a script without spaces, to which marks such as 、 belong, too.
+_UNSPACED_END = re.compile(rf"[{languages.UNSPACED}\u3000-\u303f\uff00-\uffef]{CLOSING}\Z")
+_LONGEST_END = 8
 _BAR = re.compile(r"(?<!\\)\|")
 
 
@@ -63,11 +65,11 @@ class Translate:
         tables = cells(computed.text) if barred else []
         for window, output in zip(computed.windows, computed.outputs, strict=True):
             gap = computed.text[end : window.start]
-            if self.by_sentence and pieces:
-                gap = between_sentences(gap, pieces[-1])
-            elif not gap and follows_output and isinstance(output, Generated):
+            if not gap and follows_output and isinstance(output, Generated):
                 # They touch where the paragraph's script has no spaces, and in a long word, which stays whole.
-                gap = _between_windows(computed.text[window.start - 1], pieces[-1])
+                gap = _between_windows(computed.text[max(0, end - _LONGEST_END) : end], pieces[-1])
+            elif self.by_sentence and pieces:
+                gap = between_sentences(gap, pieces[-1])
             pieces.append(gap)
             follows_output = isinstance(output, Generated)
             if isinstance(output, Generated):
@@ -83,9 +85,9 @@ class Translate:
         return computed.done("".join(pieces), flags=sorted(flags))
 
 
-def _between_windows(last: str, before: str) -> str:
-    """Return what stands between windows that touch: the first one's last character, and its translation."""
-    return " " if before and _UNSPACED.match(last) and not _UNSPACED.match(before[-1]) else ""
+def _between_windows(source: str, before: str) -> str:
+    """Return the white space between windows that touch, by the end of the first one and its translation."""
+    return " " if before and _UNSPACED_END.search(source) and not _UNSPACED_END.search(before) else ""
 
 
 def _shaped(output: str, *, in_cell: bool) -> str:

@@ -365,15 +365,15 @@ def _parser() -> MarkdownIt:
     return parser
 
 
-_CLOSING = r"[\"'”’»›)\]}）】」』》〉*_`]*"
+CLOSING = r"[\"'”’»›)\]}）】」』》〉*_`]*"
 # The marks of scripts without spaces end a sentence by themselves, the others before white space.
 _UNSPACED, _SPACED = "。！？｡．", ".!?…‽؟۔।॥։።፧፨။៕᠃"
 # It begins with a set of characters, which is searched for faster than one of two, and with the first mark of a run.
 _END = re.compile(
-    rf"[{_UNSPACED}{_SPACED}](?:(?<=[{_UNSPACED}])[{_UNSPACED}]*{_CLOSING}"
-    rf"|(?<=[{_SPACED}])(?<![{_SPACED}]{{2}})[{_SPACED}]*{_CLOSING}(?=\s))"
+    rf"[{_UNSPACED}{_SPACED}](?:(?<=[{_UNSPACED}])[{_UNSPACED}]*{CLOSING}"
+    rf"|(?<=[{_SPACED}])(?<![{_SPACED}]{{2}})[{_SPACED}]*{CLOSING}(?=\s))"
 )
-_UNSPACED_END = re.compile(rf"[{_UNSPACED}]+{_CLOSING}\Z")
+_UNSPACED_END = re.compile(rf"[{_UNSPACED}]+{CLOSING}\Z")
 _OPENING = re.compile(r"[\s\"'“‘«‹(\[{¿¡*_`]*")
 _BREAK = re.compile(r"\s*(?:(?<=[\r\n])[ \t]*(?:>[ \t]?)+[ \t]*)?")
 _LAST_WORD = re.compile(r"[^\W\d_]+(?:\.[^\W\d_]+)*\Z")

@@ -35,6 +35,8 @@ def joined(text: str, outputs: list[str], *, by_sentence: bool = True) -> Outcom
     [
         ("Un. Deux.\nTrois.\n\n* Quatre.", ["One.", "Two.", "Three.", "Four."], "One. Two.\nThree.\n\n* Four."),
         ("東京は首都です。人口は？", ["Tokyo is the capital.", "And people?"], "Tokyo is the capital. And people?"),
+        ("他说：“好。”她走了。", ["He said: “Good.”", "She left."], "He said: “Good.” She left."),
+        ("他说：“好。”她走了。", ["彼は「はい。」", "彼女は去った。"], "彼は「はい。」彼女は去った。"),
         ("One. Two.\nThree.", ["一。", "二。", "三。"], "一。二。\n三。"),
         ("Oui. ... Non.", ["Yes.", "No."], "Yes. ... No."),
         ("| Un. Deux. | Trois |\n|--|--|\n", ["a|b", "Two.", "Three"], "| a\\|b Two. | Three |\n|--|--|\n"),
@@ -44,14 +46,15 @@ def test_sentences_are_put_together_as_they_stood(text: str, outputs: list[str],
     assert joined(text, outputs).text == wanted
 
 
-def test_a_word_longer_than_a_window_stays_whole() -> None:
+@pytest.mark.parametrize("recipe", [Translate(), Translate(by_sentence=True)])
+def test_a_word_longer_than_a_window_stays_whole(recipe: Translate) -> None:
     text = "Siehe abcdefghijabcdefghijabcdefghij dort."
-    (windows,) = Translate().cut([text], Characters(11))
+    (windows,) = recipe.cut([text], Characters(11))
     assert len(windows) > 4
     computed = [
         None if window.encoded is None else Generated(text[window.start : window.end], 1) for window in windows
     ]
-    assert Translate().join(Computed(1, text, windows, computed, 1, 1)).text == text
+    assert recipe.join(Computed(1, text, windows, computed, 1, 1)).text == text
 
 
 @pytest.mark.parametrize(
