@@ -12,6 +12,7 @@ an end of the text. A model that reads words has windows of whole words, which o
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -421,6 +422,7 @@ def decided(
     the highest score stays, as within a window.
     """
     kept: list[tuple[str, int, int, float]] = []
+    taken = bytearray(windows[-1].end if windows else 0)
     of_text = [
         span
         for number, spans in enumerate(spans_by_window)
@@ -428,7 +430,9 @@ def decided(
         if len(windows) == 1 or _owner(windows, span[1], span[2]) == number
     ]
     for span in sorted(of_text, key=lambda found_span: -found_span[3]):
-        if all(span[2] <= other[1] or other[2] <= span[1] for other in kept):
+        _, start, end, _ = span
+        if not any(taken[start:end]):
+            taken[start:end] = b"\1" * (end - start)
             kept.append(span)
     return kept
 
@@ -442,10 +446,8 @@ def _owner(windows: Sequence[Window], start: int, end: int) -> int:
         after = inf if number == len(windows) - 1 else window.end - end
         return min(before, after)
 
-    return max(
-        (number for number, candidate in enumerate(windows) if candidate.start <= start and end <= candidate.end),
-        key=context,
-    )
+    first = bisect_left(windows, end, key=lambda window: window.end)
+    return max(range(first, bisect_right(windows, start, key=lambda window: window.start)), key=context)
 
 
 def _windows_of_words(text: str, reader: WordReader) -> list[Window]:
