@@ -23,7 +23,8 @@ _READ = ("en", "fr", "es", "pt", "de", "nl", "da", "it")
 _SMALL_DIGITS = 1  # other languages have words for them
 # Units that languages share. A byte is an octet in French.
 _UNIT = re.compile(
-    r"(?<![\w.])(?<!\d,)(\d++(?:[.,]\d++)*+)[ \u00a0\u202f]?([kKMGT]i?[Bbo]|[kMG]?Hz|km|cm|mm|kg|mg|ms|ns|°[CF]|%)(?!\w)"
+    r"(?<![\w.])(?<!\d,)(\d++(?:[.,]\d++)*+)"
+    r"[ \u00a0\u202f]?([kKMGT]i?[Bbo]|[kMG]?Hz|km|cm|mm|kg|mg|ms|ns|°[CF]|%)(?!\w)"
 )
 
 
