@@ -73,7 +73,7 @@ _PUNCTUATION = (
     r"!-/:-@\[-`{-\u00a9\u00ab-\u00b1\u00b4\u00b6-\u00b8\u00bb\u00bf\u060c\u061b\u061f\u0964\u0965"
     r"\u2010-\u206f\u2190-\u2bff\u3000-\u303f\uff00-\uff0f\uff1a-\uff20"
 )
-_WORD = re.compile(rf"[{UNSPACED}]|[^\s{_PUNCTUATION}{UNSPACED}]+")
+_WORD = re.compile(rf"(?!\u30fb)[{UNSPACED}]|[^\s{_PUNCTUATION}{UNSPACED}]+")
 # Texts of ASCII alone, which are read faster so.
 _SPACES = {code: " " for code in range(128) if re.match(f"[{_PUNCTUATION}]", chr(code))}
 _UNSPACED_CHARACTER = re.compile(f"[{UNSPACED}]")

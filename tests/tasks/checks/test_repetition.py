@@ -31,6 +31,10 @@ def test_a_sentence_has_no_loop_and_twice_the_same_sentence_has_one(line: str) -
     assert (finding.start, finding.end) == span(f"{line} {line}", 0, 2 * len(words(line)) - 1)
 
 
+def test_three_dots_are_punctuation_in_japanese_too() -> None:
+    assert found("そうですね・・・違うかもしれません。", target="ja") == []
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_words_are_a_loop_the_third_time(line: str) -> None:
     start, end = span(line, 2, 3)
