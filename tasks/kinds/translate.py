@@ -224,7 +224,7 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 
 def _of_model(plan: Plan) -> dict[str, str]:
-    """Return each language that is the only one of its side, so that naming it as the model does makes no other spec."""
+    """Return each language that is the only one of its side, so that giving its code makes no other spec."""
     sides = zip(_PAIR, (plan.direction.sources, plan.direction.targets), strict=True)
     return {name: codes[0] for name, codes in sides if len(codes) == 1 and name not in plan.options}
 
