@@ -203,6 +203,7 @@ def read_failures(request: PageRequest) -> Values:
     return {
         **shared(status),
         "reasons": [step for step in steps if step.groups],
+        "is_complete": all(step.complete for step in steps),
         "classes": [name for name in REASON_CLASSES if name in classes],
         "advice": REASON_CLASSES,
     }

@@ -144,6 +144,21 @@ def test_rejected_records_are_failures_and_nothing_says_that_all_have_a_result(
     assert re.findall(r"class=\"count\">(\d+)</td></tr>", page) == ["2"]
 
 
+def test_failures_behind_many_of_earlier_versions_are_not_denied(
+    browse: Browse, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docmill.storage.results.marked.LOOKED_AT", 20)
+    monkeypatch.setattr("docmill.storage.results.marked._PAGE", 10)
+    for corrected in (0, 29):
+        texts = [(f"k{n}", f"{'D' if n < corrected else 'F'} {n} {corrected}") for n in range(30)]
+        job = read(database, request(spec=SUMMARIZE), texts)
+        finish(database, outcomes)
+    page = browse().get(f"/jobs/{job.id}/failures").text
+    assert "Every text that was computed has a result" not in page
+    assert f"docmill failures {job.id}" in page
+    assert f"docmill retry {job.id}" in page
+
+
 def test_flagged_outputs_stand_beside_their_inputs(browse: Browse, database: Database) -> None:
     job = marked_job(database)
     browser = browse()
