@@ -138,7 +138,8 @@ def test_a_run_needs_the_price_of_the_model_to_which_its_corpus_was_migrated(
 
 def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None:
     (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n{"id": "b", "text": "two"}\n')
-    (embedded.folder / "nightly.toml").write_text(NULL + YEARLY)
+    stored = NULL + YEARLY + "# \u200f\r\n"
+    (embedded.folder / "nightly.toml").write_text(stored, encoding="utf-8", newline="")
     clashing = (NULL + YEARLY).replace('name = "line"', 'name = "english_status"')
     (embedded.folder / "clashing.toml").write_text(clashing)
     refused = (
@@ -151,7 +152,7 @@ def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None
     assert "No pipelines yet" in embedded("pipeline", "list").stderr
     assert "`docmill pipeline show nightly` prints" in embedded("pipeline", "run", "nightly", code=2).stderr
     assert "view pipeline_nightly" in embedded("pipeline", "add", "nightly.toml").stderr
-    assert embedded("pipeline", "show", "nightly").stdout == NULL + YEARLY
+    assert embedded("pipeline", "show", "nightly").stdout == stored
     assert "00:00 UTC" in embedded("pipeline", "list").stdout
     [listed] = embedded.json("pipeline", "list")
     assert (listed["name"], listed["last_run"]) == ("nightly", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -177,7 +178,8 @@ def show_command(name: str, as_json: bool) -> None:
     if as_json:
         print_json(_as_json(parse(row.text, Path(row.path))))
     else:
-        answer(row.text, nl=not row.text.endswith("\n"))
+        text = printable(row.text, keep="\r\n\t") if sys.stdout.isatty() else row.text
+        click.echo(text.encode(), nl=not text.endswith("\n"))
 
 
 @pipeline_command.command("rm", epilog="Example: docmill pipeline rm nightly --yes")
