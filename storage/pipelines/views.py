@@ -36,7 +36,7 @@ from docmill.storage.outputs.output_types import OutputType
 from docmill.storage.steps import fitted_risks, lineage, steps
 from docmill.storage.steps.steps import OpenStep, StepRequest
 
-_NAME_BYTES = 63  # PostgreSQL cuts longer names
+_NAME_BYTES = 63  # of a name in PostgreSQL
 _OF_DOCUMENTS = ("id", "meta", "flags", "document")
 
 
@@ -57,17 +57,20 @@ def share_views(pipeline: str, other: str) -> bool:
 
 
 def clash(requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str, str] | None:
-    """Return two steps (or "the documents" and a step) with the column that both would have in the view, if any."""
+    """Return two steps (or "the documents" and a step) with the column that both would have in the view, if any.
+
+    PostgreSQL cuts long names, and SQLite ignores case.
+    """
     owners = {name.encode(): "the documents" for name in _OF_DOCUMENTS}
     for request, output in requests:
         columns = output.columns(request.spec.params)
         suffixes = [column.suffix for column in columns if column.sql is not None and column.suffix is not None]
         for suffix in (*suffixes, "_status", "_reason"):
             name = request.name + suffix
-            cut = name.encode()[:_NAME_BYTES]
-            if cut in owners:
-                return owners[cut], request.name, name
-            owners[cut] = request.name
+            known_as = name.lower().encode()[:_NAME_BYTES]
+            if known_as in owners:
+                return owners[known_as], request.name, name
+            owners[known_as] = request.name
     return None
 
 
@@ -145,7 +148,7 @@ def _of_documents(transaction: Transaction, corpus: str, opened: Sequence[OpenSt
             *columns, status.label(f"{step.name}_status"), outcome.c.reason.label(f"{step.name}_reason")
         )
     query = query.add_columns(
-        *_of_confidence(transaction, opened, outcomes, [column.name for column in query.selected_columns])
+        *_of_confidence(transaction, opened, outcomes, {column.name.lower() for column in query.selected_columns})
     )
     return query.where(_current(corpus))
 
@@ -160,7 +163,7 @@ def _of_confidence(
         for column in transaction.kind_of(step.lane).output.confidence_columns(step.params)
         if column.sql is not None
     }
-    return [expression.label(name) for name, expression in expressions.items() if name not in taken]
+    return [expression.label(name) for name, expression in expressions.items() if name.lower() not in taken]
 
 
 def _of_items(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import removal
 from docmill.storage.errors import LeaseLost, NotFound
 from docmill.storage.ingest import ingest
-from docmill.storage.outputs.output_types import RECORD
+from docmill.storage.outputs.output_types import RECORD, TEXT
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.pipelines.pipelines import Run
 from docmill.storage.results.results import failures, results
@@ -363,3 +363,11 @@ def test_columns_clash_if_postgresql_cuts_them_to_the_same_name() -> None:
     fields = json.dumps({"properties": {f"{long}_{end}": {"type": "string"} for end in ("names", "numbers")}})
     step = StepRequest("contract", Spec("extract", "m", "1", params={"json_schema": fields}))
     assert views.clash([(step, RECORD)]) == ("contract", "contract", f"contract_{long}_numbers")
+
+
+@pytest.mark.parametrize(("names", "owners"), [(("s", "S"), ("s", "S")), (("ID",), ("the documents", "ID"))])
+def test_columns_clash_if_sqlite_takes_their_names_for_the_same(
+    names: Sequence[str], owners: tuple[str, str]
+) -> None:
+    requests = [(StepRequest(name, STEPS[0].spec), TEXT) for name in names]
+    assert views.clash(requests) == (*owners, owners[1])
