@@ -34,7 +34,7 @@ def sentence(error: Exception) -> str:
 
     if isinstance(error, OSError):
         verb = "use" if error.errno == errno.ENAMETOOLONG else "write"
-        return f"cannot {verb} {error.filename or 'the output'}: {error.strerror}"
+        return f"cannot {verb} {error.filename2 or error.filename or 'the output'}: {error.strerror}"
     if isinstance(error, ReaderFailed):
         from docmill.worker.settings import load_settings  # only here: it needs all features to load
 
@@ -43,6 +43,7 @@ def sentence(error: Exception) -> str:
 
 
 def _cannot_write(error: Exception) -> bool:
-    """Return True if the disk is full, or refuses writes or the name. The system's own message says enough."""
-    refusals = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG}
+    """Return True if the disk is full or broken, or refuses the write or the name. The system's message says enough."""
+    room, rights = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}, {errno.EACCES, errno.EPERM, errno.EROFS}
+    refusals = room | rights | {errno.ENAMETOOLONG, errno.EIO, errno.ESTALE}
     return isinstance(error, OSError) and error.errno in refusals

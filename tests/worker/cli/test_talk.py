@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -90,12 +91,21 @@ def test_a_dash_is_standard_output(call: Call, store: Database, tmp_path: Path) 
     assert not (tmp_path / "-").exists()
 
 
-def test_a_full_disk_is_said_in_words(call: Call, store: Database) -> None:
+def test_a_full_disk_is_said_in_words_and_so_is_a_file_of_another_user(
+    call: Call, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     call("enqueue", "embed", DESCRIPTIONS, "--limit", 1)
     work(store, embedded)
     store.close()
     said = call("results", 1, "--partial", "--out", "/dev/full", code=2)
     assert said.err == "docmill: cannot write the output: No space left on device\n"
+
+    def refuse(temporary: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(temporary), None, target.name)
+
+    monkeypatch.setattr(Path, "replace", refuse)  # as in a folder such as /tmp
+    said = call("results", 1, "--partial", "--out", "out.jsonl", code=2)
+    assert said.err.endswith("docmill: cannot write out.jsonl: Operation not permitted\n")
 
 
 def test_quiet_commands_say_nothing_unless_something_is_wrong(call: Call, tmp_path: Path) -> None:
