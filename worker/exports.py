@@ -9,6 +9,7 @@ from typing import Any
 from docmill.storage.core.database import Database
 from docmill.storage.outputs.columns import Column, Result
 from docmill.storage.results.results import columns, input_columns, inputs, people_columns, results
+from docmill.storage.results.status import JobStatus
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.writers.formats import Writer
 from docmill.tasks import kinds
@@ -17,11 +18,19 @@ from docmill.tasks.checks import in_words
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a job and their columns. `noun` names a row in messages."""
+    """Rows of a job and their columns. `noun` names a row in messages.
+
+    `has_every_input` says that there are rows for inputs without a result, too.
+    """
 
     rows: Iterator[dict[str, Any]]
     columns: Sequence[Column]
-    noun: str = "result"
+    noun: str
+    has_every_input: bool
+
+    def most_rows(self, status: JobStatus) -> int:
+        """Return the greatest possible number of rows, for the progress."""
+        return status.documents + (status.rejected + status.repeated if self.has_every_input else 0)
 
 
 def read_table(
@@ -42,16 +51,17 @@ def read_table(
     NotFound.
     """
     is_for_people = writer.for_people and not details
-    if flagged is not None or not (every or is_for_people):
-        rows, noun = results(database, job_id, step=step, with_input=with_input, flagged=flagged), "result"
-    else:
+    has_every_input = flagged is None and (every or is_for_people)
+    if has_every_input:
         rows = inputs(database, job_id, step=step, with_input=with_input)
         noun = "row" if is_for_people else "input"
+    else:
+        rows, noun = results(database, job_id, step=step, with_input=with_input, flagged=flagged), "result"
     if is_for_people:
         table = people_columns(database, job_id, step, with_input=with_input, heading=_heading, remarks=_remarks)
     else:
         table = (input_columns if every else columns)(database, job_id, step, with_input=with_input)
-    return Table(rows, table, noun)
+    return Table(rows, table, noun, has_every_input)
 
 
 def _heading(task: str) -> str:

@@ -165,14 +165,9 @@ def summary(status: JobStatus, cost: Cost | None = None) -> str:
     return ". ".join(sentence.removesuffix(".") for sentence in sentences) + "."
 
 
-def inputs(status: JobStatus) -> int:
-    """Return the number of documents and rejected records of a job."""
-    return status.documents + status.rejected
-
-
 def not_written(status: JobStatus, written: int) -> str | None:
     """Return a sentence on the inputs of a job that an export leaves out; None if it has them all."""
-    lacking = inputs(status) - written
+    lacking = status.documents - status.removed + status.rejected - written
     if lacking <= 0:
         return None
     verb = "has no result and is" if lacking == 1 else "have no result and are"

@@ -101,6 +101,9 @@ def test_an_export_says_what_it_leaves_out_and_all_writes_it(embedded: Docmill) 
     ]
     assert "Wrote 4 inputs to all.parquet." in embedded("results", 1, "--all", "--out", "all.parquet").stderr
     assert parquet.read_table(embedded.folder / "all.parquet")["outcome"].to_pylist()[-1] == "rejected"
+    embedded("corpus", "rm", "letters.jsonl", "--document", "a", "--yes")
+    assert said in embedded("results", 1).stderr
+    assert "left out" not in embedded("results", 1, "--all").stderr
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.xlsx"])

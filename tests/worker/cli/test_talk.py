@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.database import Database
+from docmill.worker.jobs.results import WritingBar
 from tests.kinds import KINDS
 from tests.storage.builders import embedded, finish, work
 from tests.worker.conftest import Call
@@ -106,6 +107,19 @@ def test_a_full_disk_is_said_in_words_and_so_is_a_file_of_another_user(
     monkeypatch.setattr(Path, "replace", refuse)  # as in a folder such as /tmp
     said = call("results", 1, "--partial", "--out", "out.jsonl", code=2)
     assert said.err.endswith("docmill: cannot write out.jsonl: Operation not permitted\n")
+
+
+@pytest.mark.parametrize("options", [["--all", "--out", "all.jsonl"], ["--out", "out.csv"]])
+def test_the_bar_of_an_export_ends_with_its_last_row(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    shown: list[tuple[int, int]] = []
+    monkeypatch.setattr("docmill.worker.jobs.results.SHOWN_EVERY", 1)
+    monkeypatch.setattr(WritingBar, "update", lambda _, completed, total, __: shown.append((completed, total)))
+    (tmp_path / "m.jsonl").write_text(MIXED)
+    call("enqueue", "embed", "m.jsonl")
+    call("results", 1, "--partial", *options)
+    assert shown == [(n, 10) for n in range(1, 11)]
 
 
 def test_quiet_commands_say_nothing_unless_something_is_wrong(call: Call, tmp_path: Path) -> None:

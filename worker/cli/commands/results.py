@@ -253,17 +253,18 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
         flagged=wanted.condition,
     )
     rows, columns = table.rows, table.columns
-    if wanted.with_risk:
-        risk = fitted_risks.latest(database, status.id, wanted.step)
-        rows = fitted_risks.with_risk(rows, risk.model, wanted.risk_above)
-        columns = (*columns, Column.of("risk", Form.NUMBER))
     if wanted.condition is not None:
         rows, is_none = _peeked(rows)
         if is_none:
             say(none_said(status.id, wanted.condition))
-    written = write_out(wanted.out, rows, wanted.file_format, formatting.inputs(status), columns, table.noun)
-    left = formatting.not_written(status, written)
-    if left is not None and wanted.condition is None and wanted.risk_above is None:
+    if wanted.with_risk:
+        risk = fitted_risks.latest(database, status.id, wanted.step)
+        rows = fitted_risks.with_risk(rows, risk.model, wanted.risk_above)
+        columns = (*columns, Column.of("risk", Form.NUMBER))
+    written = write_out(wanted.out, rows, wanted.file_format, table.most_rows(status), columns, table.noun)
+    if table.has_every_input or wanted.condition is not None or wanted.risk_above is not None:
+        return
+    if (left := formatting.not_written(status, written)) is not None:
         say(left)
 
 

@@ -301,7 +301,7 @@ def run_command(
 
             writer = target_of(out, file_format).writer
             table = read_table(database, status.id, writer, with_input=with_input, details=details)
-            written = write_out(out, table.rows, file_format, formatting.inputs(status), table.columns, table.noun)
+            written = write_out(out, table.rows, file_format, table.most_rows(status), table.columns, table.noun)
             if (left := formatting.not_written(status, written)) is not None:
                 say(left)
         cost = prices.of_model(status.spec.model, price).cost_of(status)
