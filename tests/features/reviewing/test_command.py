@@ -71,6 +71,7 @@ def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: 
     database.close()
     assert [round(row["risk"]) for row in embedded.results(1, "--risk")] == [0, 1, 1]
     assert [row["id"] for row in embedded.results(1, "--risk-above", "0.5")] == ["k1", "k2"]
+    assert "No result" not in embedded("results", 1, "--unflagged", "--risk-above", "1").stderr  # some lack flags
     embedded("results", 1, "--risk", "--out", "a.csv")
     heading, *rows = read_cells(embedded.folder / "a.csv")
     assert heading[-1] == "risk"
