@@ -61,6 +61,14 @@ def test_a_dry_run_shows_the_first_rejected_records(call: Call, tmp_path: Path) 
     assert "7 records rejected" in said.out
 
 
+def test_a_dry_run_counts_the_last_record_of_an_id_alone_as_the_run_does(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(MIXED)
+    said = call("run", "embed", "m.jsonl", "--model", "null", "--dry-run", code=4).out
+    assert said.startswith(
+        "2 documents, 2 unique texts, 7 records rejected, 1 superseded by a later record of the same"
+    )
+
+
 def test_an_enqueue_that_waits_says_what_came_of_the_job(call: Call, store: Database) -> None:
     call("enqueue", "embed", DESCRIPTIONS, "--limit", 3)
     finish(store, embedded)

@@ -329,6 +329,7 @@ def _dry_run(
     answer(
         f"{formatting.documents(expected.documents)}, {counted(expected.texts, 'unique text')}, "
         f"{counted(expected.rejected, 'record')} rejected"
+        + (f", {expected.superseded:,} superseded by a later record of the same id" if expected.superseded else "")
     )
     answer(
         f"{counted(expected.done_already, 'text')} {'has' if expected.done_already == 1 else 'have'} a result already"
