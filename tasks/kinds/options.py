@@ -318,6 +318,7 @@ _EXPECTED = {
     "string_type": "a text in quotes",
     "int_type": "a whole number",
     "float_type": "a number",
+    "finite_number": "a finite number",
     "bool_type": "true or false",
     "tuple_type": 'a list of texts, such as ["a", "b"]',
 }

@@ -21,6 +21,7 @@ from docmill.worker.submit.options import (
     DocumentOptions,
     Escalation,
     JobOptions,
+    OptionsModel,
     PartsOptions,
     ReadingOptions,
     Revision,
@@ -58,6 +59,8 @@ def _model(value: object) -> object:
         if not isinstance(value, str):
             raise wrong_value(f"must be a text in quotes, not {shown(value)}")
         return value
+    if any(not language.strip() for language in value):
+        raise wrong_value('names no language; write { fr = "MODEL", de = "MODEL" }')
     for language, name in value.items():
         if not isinstance(name, str):
             raise wrong_value(f"{language} must be a text in quotes, not {shown(name)}")
@@ -136,7 +139,7 @@ def _when(value: object) -> object:
     return accepted(parts, Doubt.parse)
 
 
-class EscalationTable(PipelineTable):
+class EscalationTable(OptionsModel, PipelineTable):
     """The model and the options that compute the doubtful results of a step again."""
 
     model: Annotated[str | None, Field(description="The better model.  [default: the step's model]")] = None

@@ -265,6 +265,9 @@ OTHERWISE = 'which no step can read; choose another input, such as input = "docu
             step("name = 'a'\nprompt = '@x'"),
             ["step[1].prompt is the template itself in a pipeline, not a file's "],
         ),
+        (step("name = 'a'\nmodel = { '' = 'm' }"), ["step[1].model names no language; write { fr = "]),
+        (again("escalate = { model = '' }"), ["step[2].escalate is wrong: model is empty; fill it in"]),
+        (LEAST + "[job]\nmax-cost = inf", ["job.max-cost must be a finite number, not inf"]),
         (
             again("leave-out = 'letters'"),
             ["step[2].leave-out is refused: no feature leaves out 'letters'; "],
