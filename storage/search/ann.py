@@ -193,7 +193,7 @@ class Searched:
 
 
 class Candidate(NamedTuple):
-    """A document, and the content of it that was embedded; 0 if none was."""
+    """A document, and the content of it that was embedded."""
 
     id: int
     content_id: int

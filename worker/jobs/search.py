@@ -256,8 +256,7 @@ class Search:
             vectors = np.stack([vector for _, vector in answerable])
             self.n_seen = self.n_embedded = 0
             best = search(self.database, self.searched, vectors, self.options.top, advanced, exact=self.options.exact)
-            if not self.n_seen:
-                progress.update(self.searched.n_documents, remark="by the index")
+            progress.update(self.n_seen, total=self.n_seen)  # an index gives fewer than all
         for (record, vector), ids, scores in zip(answerable, best.ids.tolist(), best.scores.tolist(), strict=True):
             nearest = hits(self.database, self.searched, vector, ids, scores)
             yield record, self._with_passages(record.text, vector, nearest) if self.options.passages else nearest
