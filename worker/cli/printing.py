@@ -130,9 +130,9 @@ def leave(code: int) -> NoReturn:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document to stdout."""
+    """Print one JSON document to stdout, in UTF-8."""
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
-    sys.stdout.write(escaped(text) + "\n")
+    click.echo(escaped(text).encode())
 
 
 def confirmed(question: str, verb: str = "Remove", undone: str = "Nothing was removed") -> bool:

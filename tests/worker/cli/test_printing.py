@@ -14,11 +14,12 @@ from rich.text import Text
 
 from docmill.storage.core.database import Database
 from docmill.worker import consoles
-from docmill.worker.cli.printing import Harmless, escaped
+from docmill.worker.cli.printing import Harmless, escaped, print_json
 from docmill.worker.formatting import printable
 from docmill.worker.terminal import warn
 from tests.kinds import KINDS
-from tests.storage.builders import failed, finish
+from tests.storage.builders import failed, finish, numbered, read
+from tests.storage.steps.test_steps import pipeline
 from tests.worker.conftest import Call
 
 HOSTILE = "\x1b[31mred\x9b2J\x7f \u202e\u2066\u200f\u2028\u200b\U000e0041"
@@ -59,6 +60,24 @@ def test_json_lines_keep_their_value_and_have_no_control_character() -> None:
     line = json.dumps({"text": HOSTILE}, ensure_ascii=False)
     assert json.loads(escaped(line)) == {"text": HOSTILE}
     assert escaped(line).isascii()
+
+
+def test_json_is_utf_8_whatever_the_encoding_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdout = io.TextIOWrapper(io.BytesIO(), "latin-1")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    print_json("日本")
+    assert json.loads(stdout.buffer.getvalue().decode()) == "日本"
+
+
+def test_failures_of_several_steps_name_the_step(call: Call, tmp_path: Path) -> None:
+    call("jobs")
+    store = Database(f"sqlite:///{tmp_path}/home/docmill.db", kinds=KINDS)
+    read(store, pipeline(), numbered(1))
+    finish(store, failed)
+    store.close()
+    heading, *rows = [line.split("\t") for line in call("failures", 1).out.splitlines()]
+    assert heading == ["document", "step", "status", "class", "reason"]
+    assert [row[:3] for row in rows][:2] == [["k0", "english", "failed"], ["k0", "line", "blocked"]]
 
 
 def test_the_joiners_of_words_and_emoji_stay() -> None:

@@ -182,12 +182,12 @@ def failures_command(job: int, as_json: bool) -> None:
         if as_json:
             write_out(STDOUT, rows)
             return
-        none = True
+        names: list[str] = []
         for row in rows:
-            if none:
-                answer("document\tstatus\tclass\treason")
-            none = False
-            fields = (row["id"], row["status"], row["class"], row["reason"])
+            if not names:  # those of documents come first, with a step if the job has several
+                names = [name for name in ("step", "status", "class", "reason") if name in row]
+                answer("\t".join(["document", *names]))
+            fields = (row.get(name) for name in ("id", *names))
             answer("\t".join(printable(escape_formula(field), keep="") if field else "-" for field in fields))
-        if none:
+        if not names:
             say(f"Job {job} has no failures.")
