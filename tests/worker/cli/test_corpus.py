@@ -56,6 +56,8 @@ def test_nothing_is_removed_without_a_yes(stocked: Docmill) -> None:
     assert "the corpus letters (3 documents)" in refused.stderr
     assert "--yes" in refused.stderr
     assert stocked.json("corpus", "list")[0]["documents"] == 3
+    asked = stocked("corpus", "rm", "letters", *("--document", "nope", "--document", "a", "--document", "a"), code=2)
+    assert "This removes 1 of the 3 documents of the corpus letters" in " ".join(asked.stderr.split())
     stocked("corpus", "rm", "letters", "--yes")
     assert stocked.json("corpus", "list") == []
     assert stocked.json("jobs") == []

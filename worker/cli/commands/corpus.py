@@ -136,6 +136,7 @@ def rm_command(
     settings = load_settings()
     with open_store(settings) as database:
         name = first_existing(database, corpus_names(name))
+        ids = tuple(dict.fromkeys(ids))
         missing = removal.missing(database, name, ids)
         keys, documents = _choose(database, name, ids, conditions, vanished)
         if keys != [] and not yes and not confirmed(f"This removes {documents}, and every result {_LEFT}"):
@@ -190,7 +191,8 @@ def _choose(
         return keys, f"{formatting.documents(len(keys))} of the corpus {name} {' and '.join(which)}"
     corpus = corpora.show(database, name)
     if ids:
-        return [*ids], f"{len(ids):,} of the {corpus.documents:,} documents of the corpus {name}"
+        present = len(ids) - len(removal.missing(database, name, ids))
+        return [*ids], f"{present:,} of the {corpus.documents:,} documents of the corpus {name}"
     return None, f"the corpus {name} ({formatting.documents(corpus.documents)}), its readings and its jobs"
 
 
