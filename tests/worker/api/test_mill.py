@@ -46,6 +46,8 @@ def test_an_enqueued_job_waits_for_a_worker_and_says_so(mill: docmill.Mill) -> N
     with pytest.raises(docmill.Error, match=r"wait\(\) waits for its end"):
         job.results()
     assert list(job.results(partial=True)) == []
+    with pytest.raises(docmill.Error, match="unflagged is empty: name a flag"):
+        job.results(partial=True, flagged=[])
     assert mill.enqueue(["to do"], "embed", priority=3, **NULL).id == job.id
     assert job.cancel() is True
     assert job.cancel() is False
