@@ -111,8 +111,9 @@ def _listen(host: str, port: int) -> socket.socket:
             listening.listen(BACKLOG)
             unless_listening.pop_all()
             return listening
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "this is no name of a host"
         raise WorkerError(
-            f"docmill cannot serve on {host} port {port}: {error.strerror}. Name another with --host and --port; "
+            f"docmill cannot serve on {host} port {port}: {reason}. Name another with --host and --port; "
             "--port 0 is any free one"
         ) from error

@@ -107,7 +107,7 @@ def test_a_client_cannot_write_to_the_log(
     assert not caplog.records
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "999.1.1.1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "999.1.1.1", "foo..bar"])
 def test_a_taken_port_and_a_host_without_an_address_are_refused(
     host: str, sqlite: Database, settings: Settings
 ) -> None:
