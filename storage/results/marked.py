@@ -99,8 +99,7 @@ def group_reasons(database: Database, job_id: int) -> list[Reasons]:
                  "reason": marked.outcome.reason} for marked in failed
             ]  # fmt: skip
             by_step.append(Reasons(step.name, grouped(of_step), pages.after is None))
-    records = (record for record in rejections(database, job.ingest_id) if record["status"] == "rejected")
-    if rejected := list(islice(records, LOOKED_AT + 1)):
+    if rejected := list(islice(rejections(database, job.ingest_id, superseded=False), LOOKED_AT + 1)):
         by_step.append(Reasons(RECORDS, grouped(rejected[:LOOKED_AT]), len(rejected) <= LOOKED_AT))
     return by_step
 

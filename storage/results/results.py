@@ -375,9 +375,11 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
     yield from (record for record in rejections(database, ingest_id) if not LINE.fullmatch(record["id"]))
 
 
-def rejections(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
+def rejections(database: Database, ingest_id: int, *, superseded: bool = True) -> Iterator[dict[str, Any]]:
     """Yield the rejected and superseded records of a reading as `failures` has them, in the order of text."""
     query = select(*_OF_REJECTION).where(RejectionRow.ingest_id == ingest_id)
+    if not superseded:
+        query = query.where(~RejectionRow.superseded)
     return map(_rejection, chain.from_iterable(pages(database, query, RejectionRow.place, PAGE, after="")))
 
 

@@ -43,7 +43,7 @@ def sentence(error: Exception) -> str:
 
 
 def _cannot_write(error: Exception) -> bool:
-    """Return True if the disk is full or broken, or refuses the write or the name. The system's message says enough."""
+    """Return True if the disk is full or broken, or refuses the write or the name. The system says enough."""
     room, rights = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}, {errno.EACCES, errno.EPERM, errno.EROFS}
     refusals = room | rights | {errno.ENAMETOOLONG, errno.EIO, errno.ESTALE}
     return isinstance(error, OSError) and error.errno in refusals
