@@ -8,7 +8,7 @@ from html import escape
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, and_, select, true
+from sqlalchemy import ColumnElement, Row, Select, and_, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, spec_of
@@ -202,15 +202,6 @@ def list_statuses(database: Database, limit: int = 50, wanted: ColumnElement[boo
     query = (_JOBS if wanted is None else _JOBS.where(wanted)).order_by(Job.id.desc()).limit(limit)
     with database.read() as transaction:
         return _statuses(transaction, transaction.execute(query).all())
-
-
-def list_jobs(
-    database: Database, *, state: str | None = None, before: int | None = None, limit: int = 50
-) -> list[JobStatus]:
-    """Return jobs that are older than the job `before`, newest first. `state` is one of `STATES`; None is all."""
-    wanted = true() if state is None else STATES[state]
-    older = true() if before is None else Job.id < before
-    return list_statuses(database, limit, and_(wanted, older))
 
 
 _JOBS: Select[*tuple[Any, ...]] = (

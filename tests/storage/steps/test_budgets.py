@@ -21,7 +21,7 @@ from docmill.storage.leases.shards import Claim
 from docmill.storage.results.counts import open_shards
 from docmill.storage.results.fleet import read_fleet
 from docmill.storage.results.results import results
-from docmill.storage.results.status import list_jobs, read_status
+from docmill.storage.results.status import STATES, list_statuses, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.budgets import Account
 from docmill.storage.steps.jobs import JobRequest, OpenJob
@@ -117,8 +117,8 @@ def test_no_shard_begins_once_those_that_ended_cost_the_limit_and_those_in_progr
     assert (spent(database, "job 1"), status.done, status.pending) == (4 * TEXT_COST, 4, 5)
     assert (status.state, status.waiting_cause) == ("paused", Cause.COST)
     assert status.waiting_for == "it has reached its cost limit: 16 of 8; `docmill resume 1 --max-cost N` raises it"
-    assert [job.id for job in list_jobs(database, state="paused")] == [job.id]
-    assert list_jobs(database, state="open") == []
+    assert [job.id for job in list_statuses(database, wanted=STATES["paused"])] == [job.id]
+    assert list_statuses(database, wanted=STATES["open"]) == []
     assert read_fleet(database, ["copy"]).jobs == {"paused": 1}
 
     # It stays so when it is resumed, and goes on under a higher limit.

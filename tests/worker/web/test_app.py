@@ -74,7 +74,7 @@ def test_only_an_error_that_passes_says_that_the_store_does_not_answer(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(jobs, "list_jobs", refuse)
+    monkeypatch.setattr(jobs, "list_statuses", refuse)
     answer = empty().get("/jobs")
     assert answer.status_code == 503
     assert str(error()).partition("'")[0] in answer.text

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import BinaryIO, cast
 from urllib.parse import quote
 
+from sqlalchemy import and_, true
 from starlette.responses import Response, StreamingResponse
 
 from docmill.storage.core.database import Database
@@ -22,7 +23,7 @@ from docmill.storage.errors import JobStopped
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results.fleet import list_workers, read_fleet
 from docmill.storage.results.marked import group_reasons
-from docmill.storage.results.status import STATES, JobStatus, list_jobs, list_statuses, read_status
+from docmill.storage.results.status import STATES, JobStatus, list_statuses, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import UNFINISHED
 from docmill.storage.writers import excel
@@ -75,7 +76,8 @@ def last_day(statuses: Sequence[JobStatus], is_all: bool, prices: Prices, now: f
 def read_jobs(request: PageRequest) -> Values:
     """Return a page of jobs, in one state or in all."""
     state, before = request.choice("state", STATES), request.number("before")
-    statuses = list_jobs(request.database, state=state, before=before, limit=ROWS + 1)
+    wanted = and_(STATES[state] if state else true(), Job.id < before if before else true())
+    statuses = list_statuses(request.database, ROWS + 1, wanted)
     prices, now = read_prices(request.settings), time.time()
     day = None if state or before else last_day(statuses[:ROWS], len(statuses) <= ROWS, prices, now)
     costs = {status.id: str(cost) for status in statuses[:ROWS] if (cost := prices.cost_of(status)) and cost.amount}
@@ -146,7 +148,9 @@ class JobProgress:
     def percent(self) -> int:
         """Return the percentage of texts that are finished, rounded down: 100 if all are."""
         status = self.status
-        return 100 * (status.texts - status.pending) // status.texts if status.texts else 0
+        if not status.texts:
+            return 100 if status.ended else 0
+        return 100 * (status.texts - status.pending) // status.texts
 
     @property
     def tenths(self) -> int:
