@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus
 from docmill.storage.core.schema import Corpus, Document, Ingest, Job, Step
 from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import NotFound
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps.lineage import visible
 
@@ -61,9 +63,12 @@ class CorpusState:
 
 
 def every(database: Database) -> list[CorpusState]:
-    """All corpora by name, each with its last ingest and no jobs."""
-    names = list(database.values(select(Corpus.name).order_by(Corpus.name)))
-    return [_state(database, name, ingests=1, jobs=0) for name in names]
+    """All corpora by name, each with its last ingest and no jobs, without those that are removed meanwhile."""
+    states = []
+    for name in list(database.values(select(Corpus.name).order_by(Corpus.name))):
+        with suppress(NotFound):
+            states.append(_state(database, name, ingests=1, jobs=0))
+    return states
 
 
 def show(database: Database, name: str) -> CorpusState:
@@ -90,9 +95,14 @@ def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusS
             (row.job_id, row.spec_id): row.seq
             for row in transaction.execute(select(Step).where(Step.job_id.in_({row.job for row in of_spec})))
         }
-    statuses = {job_id: read_status(database, job_id) for job_id in {*latest, *(row.job for row in of_spec)}}
+    statuses = {}
+    for job_id in {*latest, *(row.job for row in of_spec)}:
+        with suppress(NotFound):  # it was removed meanwhile
+            statuses[job_id] = read_status(database, job_id)
     specs = []
     for row in of_spec:
+        if row.job not in statuses:
+            continue
         step = statuses[row.job].computing[places[row.job, row.spec_id]]
         counts = (step.done, step.failed, step.skipped, step.pending)
         specs.append(SpecCounts(row.spec_id, str(step.spec), row.job, *counts))
@@ -102,7 +112,7 @@ def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusS
         created_at=corpus.created_at,
         specs=tuple(specs),
         ingests=readings,
-        jobs=tuple(statuses[job_id] for job_id in latest),
+        jobs=tuple(statuses[job_id] for job_id in latest if job_id in statuses),
     )
 
 

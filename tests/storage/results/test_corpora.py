@@ -7,6 +7,7 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Job
+from docmill.storage.errors import NotFound
 from docmill.storage.results import corpora
 from docmill.storage.results.corpora import SeenBy, find_documents
 from docmill.storage.steps.lineage import visible
@@ -28,6 +29,18 @@ def test_a_document_stands_with_its_source_and_jobs_in_each_corpus(database: Dat
     assert [one.corpus for one in find_documents(database, "k0", "films")] == ["films"]
     assert find_documents(database, "k9") == []
     assert find_documents(database, "K0") == []
+
+
+@pytest.mark.parametrize(("look_up", "left"), [("find_corpus", []), ("read_status", ["books"])])
+def test_what_is_removed_while_all_corpora_are_listed_is_left_out(
+    database: Database, monkeypatch: pytest.MonkeyPatch, look_up: str, left: list[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise NotFound("it was removed")
+
+    read(database, request(corpus="books"), numbered(2))
+    monkeypatch.setattr(corpora, look_up, refuse)
+    assert [corpus.name for corpus in corpora.every(database)] == left
 
 
 def test_a_document_that_changed_is_seen_by_jobs_of_both_versions(database: Database) -> None:
