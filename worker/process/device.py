@@ -398,6 +398,11 @@ def _drain(process: Process) -> None:
     wake()
 
 
+def _consumes(within_s: float) -> bool:
+    """Return True if the queue answered lately, or a thread works on a message: Celery asks for none while all do."""
+    return bool(state.active_requests) or time.monotonic() - RewritingRedis.heard_at < within_s
+
+
 def _beat(
     config: DeviceConfig, process: Process, settings: Settings, voice: SupervisorChannel, presence: Presence
 ) -> None:
@@ -406,7 +411,7 @@ def _beat(
     due = 0.0
 
     def renew_leases() -> None:
-        process.heartbeat(hears=time.monotonic() - RewritingRedis.heard_at < 2 * every, time_use=process.lately())
+        process.heartbeat(consumes=_consumes(2 * every), time_use=process.lately())
 
     while True:
         now = time.monotonic()

@@ -117,7 +117,9 @@ class Process:
         try:
             serves = not head.at_limit and not self.draining.is_set() and self._can_serve(head)
         except EngineStopped:  # while the model was loaded
-            serves = False
+            dispatch.put_back(self.database, [shard_id])
+            self._end_if_engine_died()
+            return
         if not serves:
             dispatch.put_back(self.database, [shard_id])
             if head.at_limit:  # others may take its place in the queue
@@ -198,14 +200,14 @@ class Process:
                 self._away_until[head.spec_id] = time.monotonic() + AWAY_S
                 with suppress(StorageError):
                     self._refuse(head, ours.ticket.away)
-            elif not ours.ticket.complete and not self.draining.is_set():
-                log.critical("engine_died shard=%d error=%r", claim.shard_id, self.engine.error)
-                os._exit(1)  # the supervisor makes a new process, and the shards in flight suspects
+            elif not ours.ticket.complete:
+                self._end_if_engine_died()
             ours.runtime = self.engine.runtime_since(head.spec, ours.runtime)
             self._settle(ours)
         except LeaseLost:
             self._note_lost_lease(claim)
         except EngineStopped:
+            self._end_if_engine_died()
             self._patiently(lambda: shards.release(self.database, claim), ours)
         except CannotServe as error:  # its server went away after the check
             with suppress(StorageError):
@@ -219,6 +221,12 @@ class Process:
             self.in_flight.leave(ours)
             if not self.in_flight:
                 self._say("idle")
+
+    def _end_if_engine_died(self) -> None:
+        """End a process that can compute no more. The supervisor makes another, and the shards in flight suspects."""
+        if self.engine.error is not None and not self.draining.is_set():
+            log.critical("engine_died error=%r", self.engine.error)
+            os._exit(1)
 
     def _wait_for_device(self, ticket: Ticket) -> bool:
         """Wait a moment for the device. Return True once no further outcome will come."""
@@ -324,13 +332,9 @@ class Process:
         except (BrokerUnreachable, StorageError) as error:
             log.warning("top_up_failed error=%s", error)
 
-    def heartbeat(self, *, hears: bool, time_use: Mapping[str, float] | None = None) -> None:
-        """Renew our leases, and stop computing shards that are no longer ours.
-
-        `hears` is True if the queue answers. A process with shards in flight consumes even if it does not ask.
-        """
+    def heartbeat(self, *, consumes: bool, time_use: Mapping[str, float] | None = None) -> None:
+        """Renew our leases, and stop computing shards that are no longer ours."""
         mine = self.in_flight.held()
-        consumes = hears or bool(mine)
         trouble = self.breaker.trouble
         held = shards.heartbeat(
             self.heartbeat_database,

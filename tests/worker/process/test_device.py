@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from celery.worker import state
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 
 from docmill.storage.core.database import Database
@@ -37,7 +39,7 @@ def test_no_thread_of_a_device_process_can_take_the_connection_of_its_heartbeats
         with ExitStack() as held:
             for _ in range(2 * pool.size()):  # those beyond its size, too
                 held.enter_context(process.database.read())
-            process.heartbeat(hears=True)
+            process.heartbeat(consumes=True)
         for used in (process.database, process.heartbeat_database) if database.server is not None else ():
             with used.read() as transaction:
                 limit = transaction.exec_driver_sql("SHOW statement_timeout").scalar_one()
@@ -85,3 +87,13 @@ def test_a_thread_that_is_free_again_wakes_the_loop(waits: threading.Semaphore) 
     may_end.set()
     assert waits.acquire(timeout=60), "the loop still waits"
     hands.stop()
+
+
+def test_a_process_whose_threads_all_work_on_messages_consumes_although_it_asks_for_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model that is loaded, or a source that is read, may keep a thread for longer than a probe's patience."""
+    monkeypatch.setattr(device.RewritingRedis, "heard_at", -math.inf)
+    assert not device._consumes(60.0)
+    monkeypatch.setattr(state, "active_requests", {"a hint"})
+    assert device._consumes(60.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,7 @@ from docmill.storage.leases.diagnosis import check_health
 from docmill.storage.leases.shards import Claim, ShardHead
 from docmill.tasks.backends import Backend
 from docmill.tasks.engine.engine import Engine
-from docmill.tasks.errors import CannotServe, ServerAway
+from docmill.tasks.errors import CannotServe, DeviceLost, ServerAway
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.windows.windows import Encoded
@@ -44,6 +45,7 @@ from docmill.worker.process.shard import (
 )
 from docmill.worker.settings import load_settings
 from tests.storage.builders import COPY, at_once, read, request, set_shard, shard, sign_on, take
+from tests.tasks.fakes import FakeBackend, spec_of
 from tests.worker.harness import until
 
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
@@ -203,6 +205,23 @@ def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(da
         assert transaction.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
 
 
+def test_a_process_whose_engine_died_unnoticed_ends_at_the_next_hint(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(_: list[str]) -> None:
+        raise DeviceLost
+
+    shard_id = _hinted(database, "a")
+    engine = Engine(lambda spec: FakeBackend(lose))
+    engine.start()
+    assert engine.submit(spec_of(), [(1, "text")]).wait(60)
+    monkeypatch.setattr("os._exit", sys.exit)
+    with pytest.raises(SystemExit):
+        Process(owner="me", database=database, broker=cast(Any, None), engine=engine, lease_s=60).run_shard(shard_id)
+    with database.read() as transaction:
+        assert transaction.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
+
+
 def test_no_attempt_is_spent_on_a_shard_whose_server_goes_away_after_its_claim(database: Database) -> None:
     shard_id = _hinted(database, "a")
 
@@ -286,7 +305,7 @@ def test_a_process_whose_device_computes_nothing_is_unhealthy_until_it_serves_so
     sign_on(lanes=["embed"])
 
     def problem() -> str | None:
-        process.heartbeat(hears=True)
+        process.heartbeat(consumes=True)
         return check_health(database, "h")[1]
 
     try:
@@ -314,10 +333,10 @@ def test_a_shard_that_was_lost_and_claimed_again_by_the_same_process_keeps_its_l
     )
     again = _claimed_again(database, lost.claim.shard_id)
     process.in_flight.enter(again)
-    process.heartbeat(hears=True)
+    process.heartbeat(consumes=True)
     assert (lost.lost.is_set(), again.lost.is_set()) == (True, False)
     process.in_flight.leave(lost)
-    process.heartbeat(hears=True)
+    process.heartbeat(consumes=True)
     assert not again.lost.is_set()
     assert process.computed() == {again.claim.job_id: 0.0}
     assert [ours.claim.fence for ours in process.in_flight.held()] == [again.claim.fence]
