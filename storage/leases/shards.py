@@ -7,17 +7,18 @@ commit also compares the time of the claim.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import and_, bindparam, select, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, insert_row, known_outcomes, n_chars, runtime_sha256, spec_of
-from docmill.storage.core.schema import IS_RUNNING, Content, Job, OutcomeRow, Shard, SpecRow, Worker, db_now
+from docmill.storage.core.schema import IS_RUNNING, Content, Job, OutcomeRow, Shard, SpecRow, Step, Worker, db_now
 from docmill.storage.core.specs import Known, Outcome, Spec, Tally, checked
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import LeaseLost
@@ -30,6 +31,7 @@ from docmill.storage.steps.propagation import Traversal
 from docmill.storage.steps.sharding import UNTOUCHED, extent, unpack
 
 LEASE_S = 60.0
+Tokens: TypeAlias = tuple[int, int]  # read, and written
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Claim:
     contents: tuple[int, ...]
     texts: tuple[tuple[int, str], ...]
     started_at: float  # by the database's clock
+    spent: Tokens = (0, 0)  # by earlier claims of the shard
 
     def holds(self, row: Any) -> bool:
         """Return True if the shard's row is still as this claim left it."""
@@ -139,13 +142,14 @@ def claim(database: Database, head: ShardHead, owner: str, lease_s: float = LEAS
             contents=contents,
             texts=_read_lacking(transaction, head.spec_id, contents, redo=row.redo),
             started_at=row.started_at,
+            spent=(row.tokens_in, row.tokens_out),
         )
 
     return database.write(work)
 
 
-_CLAIMED = (Shard.job_id, Shard.fence, Shard.attempt, Shard.redo, Shard.contents, Shard.started_at)
-
+_TOKENS = (Shard.tokens_in, Shard.tokens_out)
+_CLAIMED = (Shard.job_id, Shard.fence, Shard.attempt, Shard.redo, Shard.contents, Shard.started_at, *_TOKENS)
 
 _JOB_RUNS = select(Job.id).where(Job.id == Shard.job_id, RUNS).correlate(Shard).exists()
 _JOB_MAY_BEGIN = select(Job.id).where(Job.id == Shard.job_id, MAY_BEGIN).correlate(Shard).exists()
@@ -243,38 +247,44 @@ def commit(
         if not claim.holds(row) or not row.job_runs:
             raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
         written = _put_outcomes(transaction, row.lane, claim, outcomes, runtime, kept, one_by_one=one_by_one)
-        end_shard(transaction, claim.shard_id, claim.spec_id, claim.contents, outcomes, written)
+        new_tokens = _count_new(claim, row, outcomes)
+        end_shard(transaction, claim.shard_id, claim.spec_id, claim.contents, new_tokens, written)
 
     settle(database, work)
 
 
 def keep(
-    database: Database, finished: Sequence[tuple[Claim, Sequence[Outcome], Mapping[str, Any] | None]]
+    database: Database,
+    finished: Sequence[tuple[Claim, Sequence[Outcome], Mapping[str, Any] | None, Collection[int]]],
 ) -> set[Claim]:
-    """Write outcomes of shards before their end, each with its runtime, so that they are not computed again.
+    """Write the finished outcomes of shards before their end, so that they are not computed again.
 
-    Return the claims whose outcomes are stored: those that hold, of shards that nobody else locks. Give the same
-    outcomes to `commit` or `release` later: they count the tokens, and plan the steps that read the outputs.
+    Each claim comes with its outcomes so far, their runtime, and the contents whose outcomes were kept before. Return
+    the claims whose outcomes are stored: those that hold, of shards that nobody else locks. Give the same outcomes to
+    `commit` or `release` later, which plan the steps that read the outputs.
     """
-    claims = {claim.shard_id: claim for claim, _, _ in finished}
+    claims = {claim.shard_id: claim for claim, *_ in finished}
 
     def work(transaction: Transaction, one_by_one: bool) -> set[Claim]:
         query = transaction.for_update(_HELD, of=Shard, skip_locked=True)
         rows = [(claims[row.id], row) for row in transaction.execute(query, {"shards": [*claims]})]
-        held = {claim: row.lane for claim, row in rows if claim.holds(row) and row.job_runs}
-        runtimes = {runtime_sha256(runtime): runtime for claim, _, runtime in finished if claim in held and runtime}
+        held = {claim: row for claim, row in rows if claim.holds(row) and row.job_runs}
+        used = [runtime for claim, _, runtime, _ in finished if claim in held and runtime]
+        runtimes = {runtime_sha256(runtime): runtime for runtime in used}
         # In one order everywhere, so that two processes with the same new runtimes cannot deadlock.
         runtime_ids = {key: _runtime_id(transaction, runtimes[key]) for key in sorted(runtimes)}
         groups: dict[tuple[int, bool, int], dict[int, Outcome]] = {}
-        for claim, outcomes, runtime in finished:
+        for claim, outcomes, runtime, kept in finished:
             if claim in held:
                 runtime_id = runtime_ids[runtime_sha256(runtime)] if runtime else None
                 group = groups.setdefault((claim.spec_id, claim.redo, runtime_id or 0), {})
-                output = transaction.kind_of(held[claim]).output
-                group |= {outcome.content_id: checked(outcome, output) for outcome in outcomes}
+                output = transaction.kind_of(held[claim].lane).output
+                group |= {o.content_id: checked(o, output) for o in outcomes if o.content_id not in kept}
         for (spec_id, redo, runtime_id), group in sorted(groups.items(), key=itemgetter(0)):
             stored = [*group.values()]
             put_outcomes(transaction, spec_id, stored, runtime_id or None, redo=redo, one_by_one=one_by_one)
+        new = {claim: _count_new(claim, held[claim], outcomes) for claim, outcomes, *_ in finished if claim in held}
+        _charge(transaction, {claim.shard_id: tokens for claim, tokens in new.items()})
         return {*held}
 
     return settle(database, work)
@@ -298,32 +308,62 @@ def release(
             return False
         _put_outcomes(transaction, row.lane, claim, finished, runtime, kept, one_by_one=one_by_one)
         lacking = {content_id for content_id, _ in claim.texts} - {outcome.content_id for outcome in finished}
-        if end_settled(transaction, claim.shard_id, lacking, finished):
+        if end_settled(transaction, claim.shard_id, lacking, _count_new(claim, row, finished)):
             give_back(transaction, claim.shard_id, attempt=Shard.attempt - 1)
         return True
 
     return settle(database, work)
 
 
+def _count_new(claim: Claim, row: Any, outcomes: Sequence[Outcome]) -> Tokens:
+    """Return the tokens of all outcomes of a claim that its shard's row does not count yet."""
+    tokens_in = claim.spent[0] + sum(outcome.tokens_in for outcome in outcomes)
+    tokens_out = claim.spent[1] + sum(outcome.tokens_out for outcome in outcomes)
+    return tokens_in - row.tokens_in, tokens_out - row.tokens_out
+
+
+def _charge(transaction: Transaction, new_tokens: Mapping[int, Tokens]) -> None:
+    """Count the tokens of running shards that cost something, and charge them."""
+    costs: dict[int, float] = defaultdict(float)
+    for row in transaction.execute(_PRICES, {"shards": [*new_tokens]}).all():
+        more_in, more_out = new_tokens[row.id]
+        transaction.execute(_SPEND, {"shard": row.id, "more_in": more_in, "more_out": more_out})
+        costs[row.job_id] += budgets.cost(row.price, more_in, more_out)
+    if costs:
+        budgets.charge(transaction, costs)
+
+
+_SPENT = {"tokens_in": Shard.tokens_in + bindparam("more_in"), "tokens_out": Shard.tokens_out + bindparam("more_out")}
+_SPEND = update(Shard).where(Shard.id == bindparam("shard")).values(**_SPENT)
+_PRICES = (
+    select(Shard.id, Shard.job_id, Step.price)
+    .join(Step, and_(Step.job_id == Shard.job_id, Step.seq == Shard.step))
+    .where(Shard.id.in_(bindparam("shards")), Step.price.is_not(None))
+)
+
+
 def end_settled(
-    transaction: Transaction, shard_id: int, lacking: Collection[int], finished: Sequence[Outcome] = ()
+    transaction: Transaction, shard_id: int, lacking: Collection[int], new_tokens: Tokens = (0, 0)
 ) -> list[int]:
     """End a running shard as far as its contents have an outcome. Return those that are `lacking` one.
 
-    The others become a shard of their own that is done, so that counts and later steps have them at once.
+    The others become a shard of their own that is done, so that counts and later steps have them at once. It has the
+    tokens that were spent until now.
     """
     shard = transaction.execute(select(Shard).where(Shard.id == shard_id)).one()
     contents = unpack(shard.contents)
     rest = [content_id for content_id in contents if content_id in lacking]
     settled = [content_id for content_id in contents if content_id not in lacking]
     if rest and settled:
-        copied = {name: getattr(shard, name) for name in ("job_id", "step", "spec_id", "lane", "redo", "started_at")}
+        names = ("job_id", "step", "spec_id", "lane", "redo", "started_at", "tokens_in", "tokens_out")
+        copied = {name: getattr(shard, name) for name in names}
         sizes = n_chars(transaction, contents)
-        transaction.execute(update(Shard).where(Shard.id == shard_id).values(**extent(rest, sizes)))
+        left = extent(rest, sizes) | {"tokens_in": 0, "tokens_out": 0}
+        transaction.execute(update(Shard).where(Shard.id == shard_id).values(**left))
         ended = UNTOUCHED | copied | extent(settled, sizes) | {"state": "running"}
         shard_id = insert_row(transaction, Shard, **ended)
     if settled:
-        end_shard(transaction, shard_id, shard.spec_id, settled, finished)
+        end_shard(transaction, shard_id, shard.spec_id, settled, new_tokens)
     return rest
 
 
@@ -337,12 +377,12 @@ def end_shard(
     shard_id: int,
     spec_id: int,
     contents: Sequence[int],
-    outcomes: Sequence[Outcome] = (),
+    new_tokens: Tokens = (0, 0),
     written: Mapping[int, Known] | None = None,
 ) -> None:
     """End a shard whose contents all have an outcome: count the outcomes, and plan the steps that read them.
 
-    `outcomes` are those that this shard computed. The statuses in `written` are not read again.
+    `new_tokens` are those that it does not count yet. The statuses in `written` are not read again.
     """
     known = dict(written or {})
     known |= known_outcomes(transaction, spec_id, [content_id for content_id in contents if content_id not in known])
@@ -359,17 +399,14 @@ def end_shard(
         "n_truncated": tally.truncated,
         "n_doubtful": tally.doubtful,
     }
-    tokens_in = sum(outcome.tokens_in for outcome in outcomes)
-    tokens_out = sum(outcome.tokens_out for outcome in outcomes)
-    shard = transaction.execute(
-        _END, {"shard": shard_id, "more_in": tokens_in, "more_out": tokens_out, **counts, **left}
-    ).one()
+    more = {"more_in": new_tokens[0], "more_out": new_tokens[1]}
+    shard = transaction.execute(_END, {"shard": shard_id, **more, **counts, **left}).one()
     traversal = Traversal(transaction, shard.job_id, steps.read_steps(transaction, shard.job_id))
     traversal.follow(shard.step, known, redo=shard.redo)
     if (doubtful := traversal.count_doubtful(shard.step, [*known], redo=shard.redo)) is not None:
         transaction.execute(update(Shard).where(Shard.id == shard_id).values(n_doubtful=doubtful))
-    if (price := traversal.price_of(shard.step)) is not None and (tokens_in or tokens_out):
-        budgets.charge(transaction, shard.job_id, price, tokens_in, tokens_out)
+    if (price := traversal.price_of(shard.step)) is not None and any(new_tokens):
+        budgets.charge(transaction, {shard.job_id: budgets.cost(price, *new_tokens)}, n_ended=1)
 
 
 _END = (
@@ -379,15 +416,17 @@ _END = (
         state="done",
         lease_until=None,
         finished_at=db_now(),
-        tokens_in=Shard.tokens_in + bindparam("more_in"),
-        tokens_out=Shard.tokens_out + bindparam("more_out"),
+        **_SPENT,
     )
     .returning(Shard.job_id, Shard.step, Shard.redo)
 )
 
 
 _HELD = (
-    select(*(Shard.id, Shard.state, Shard.lane, Shard.fence, Shard.owner, Shard.started_at), RUNS.label("job_runs"))
+    select(
+        *(Shard.id, Shard.state, Shard.lane, Shard.fence, Shard.owner, Shard.started_at, *_TOKENS),
+        RUNS.label("job_runs"),
+    )
     .join(Job, Job.id == Shard.job_id)
     .where(Shard.id.in_(bindparam("shards")))
 )

@@ -1,8 +1,9 @@
-"""Limits on the cost of jobs. A shard adds its cost when it ends, and at a limit no other shard begins."""
+"""Limits on the cost of jobs. Outcomes add their cost when they are stored, and at a limit no shard begins."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -62,15 +63,18 @@ def set_prices(transaction: Transaction, job_id: int, prices: Mapping[str, Price
     sums = (func.sum(ShardCount.tokens_in), func.sum(ShardCount.tokens_out))
     by_step = select(ShardCount.step, *sums).where(ShardCount.job_id == job_id).group_by(ShardCount.step)
     rows = transaction.execute(by_step).all()
-    return math.fsum(_cost(price_of[seq], int(read), int(written)) for seq, read, written in rows if seq in price_of)
+    return math.fsum(cost(price_of[seq], int(read), int(written)) for seq, read, written in rows if seq in price_of)
 
 
-def charge(transaction: Transaction, job_id: int, price: Price, tokens_in: int, tokens_out: int) -> None:
-    """Add the cost of a shard that ends to the budgets of its job. Call this last: other shards wait to end."""
-    spent = {"spent": Budget.spent + _cost(price, tokens_in, tokens_out), "n_shards": Budget.n_shards + 1}
-    names = transaction.execute(select(Job.budget, Job.sharer).where(Job.id == job_id)).one()
-    for name in filter(None, names):
-        transaction.execute(update(Budget).where(Budget.name == name).values(**spent))
+def charge(transaction: Transaction, costs: Mapping[int, float], n_ended: int = 0) -> None:
+    """Add the costs of jobs, and of this many ended shards, to their budgets. Call this last: other shards wait."""
+    spent: dict[str, float] = defaultdict(float)
+    for job in transaction.execute(select(Job.id, Job.budget, Job.sharer).where(Job.id.in_([*costs]))):
+        for name in filter(None, (job.budget, job.sharer)):
+            spent[name] += costs[job.id]
+    for name, cost_of_jobs in sorted(spent.items()):  # in one order everywhere, so that no two wait for each other
+        more = {"spent": Budget.spent + cost_of_jobs, "n_shards": Budget.n_shards + n_ended}
+        transaction.execute(update(Budget).where(Budget.name == name).values(**more))
 
 
 def read_reached(transaction: Transaction, names: Iterable[str | None]) -> dict[str, Budget]:
@@ -97,5 +101,6 @@ def forget(transaction: Transaction, job_ids: Iterable[int]) -> None:
         transaction.execute(delete(Budget).where(Budget.name.in_(names), Budget.name.not_in(others)))
 
 
-def _cost(price: Price, tokens_in: int, tokens_out: int) -> float:
+def cost(price: Price, tokens_in: int, tokens_out: int) -> float:
+    """Return the cost of tokens."""
     return (tokens_in * price[0] + tokens_out * price[1]) / 1_000_000

@@ -187,14 +187,14 @@ def test_a_claim_of_a_shard_that_a_restored_backup_does_not_have_is_void(
     restore = back_up()
     fleet.give(numbered(4))
     old = claim_next(store)
-    assert shards.keep(store, [(old, done(old, "lost"), RUNTIME)]) == {old}
+    assert shards.keep(store, [(old, done(old, "lost"), RUNTIME, ())]) == {old}
     restore()
     job = fleet.give(numbered(4, 100))
     new = claim_next(store)
     assert (old.shard_id, old.fence, old.owner) == (new.shard_id, new.fence, new.owner), "numbers are given again"
     with pytest.raises(LeaseLost):
         shards.commit(store, old, done(old, "of another text"), None)
-    assert shards.keep(store, [(old, done(old, "of another text"), None)]) == set()
+    assert shards.keep(store, [(old, done(old, "of another text"), None, ())]) == set()
     shards.release(store, old, done(old, "of another text"))
     maintenance.failed_attempt(store, old, "an error")
     shards.commit(store, new, done(new), RUNTIME)

@@ -262,16 +262,16 @@ class Process:
         for ours in self.in_flight.held():
             if ours.ticket is None or ours.ticket.complete:
                 continue
-            outcomes = [outcome for outcome in ours.ticket.finished() if outcome.content_id not in ours.kept]
+            finished = ours.ticket.finished()
+            outcomes = [outcome for outcome in finished if outcome.content_id not in ours.kept]
             if outcomes:
                 runtime = self.engine.runtime_since(ours.head.spec, ours.runtime)
-                fresh.append((ours, ours.ticket, outcomes, runtime))
+                fresh.append((ours, ours.ticket, outcomes, (ours.claim, finished, runtime, ours.kept)))
         if not fresh:
             return False
         try:
             with self.breaker.attempt():
-                finished = [(ours.claim, outcomes, runtime) for ours, _, outcomes, runtime in fresh]
-                stored = shards.keep(self.database, finished)
+                stored = shards.keep(self.database, [to_keep for *_, to_keep in fresh])
         except StorageError as error:
             log.warning("keep_waits shards=%d error=%s", len(fresh), error)
             time.sleep(WRITE_AGAIN_S)

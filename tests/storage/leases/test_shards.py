@@ -387,12 +387,12 @@ def test_outcomes_that_a_dead_process_kept_are_done_at_once_and_only_the_rest_is
 ) -> None:
     job = read(database, request(), numbered(3))
     claim = claim_next(database)
-    assert shards.keep(database, [(claim, done(claim)[:n_kept], None)]) == {claim}
+    assert shards.keep(database, [(claim, done(claim)[:n_kept], None, ())]) == {claim}
     die(database, claim)
     assert read_status(database, job.id).done == n_kept
     rest = {text for row in dispatched(database) for _, text in claim_shard(database, row).texts}  # type: ignore[union-attr]
     assert rest == {f"text {n}" for n in range(n_kept, 3)}
-    assert shards.keep(database, [(claim, done(claim), None)]) == set()
+    assert shards.keep(database, [(claim, done(claim), None, ())]) == set()
     assert jobs.finish(database) == ([job.id] if n_kept == 3 else [])
 
 
@@ -413,7 +413,7 @@ def test_a_commit_writes_kept_outcomes_again_only_if_the_store_lost_them(databas
     job = read(database, request(), numbered(3))
     claim = claim_next(database)
     kept, lost, new = done(claim)
-    shards.keep(database, [(claim, [kept, lost], None)])
+    shards.keep(database, [(claim, [kept, lost], None, ())])
     database.execute(delete(OutcomeRow).where(OutcomeRow.content_id == lost.content_id))
     other = [replace(outcome, text="later") for outcome in (kept, lost, new)]
     shards.commit(database, claim, other, None, {kept.content_id, lost.content_id})
@@ -528,7 +528,7 @@ def test_a_vector_of_another_length_than_the_specs_first_one_is_refused(database
         ]
 
     claim = claim_next(database)
-    shards.keep(database, [(claim, vectors(claim, (3, 3, 3))[:1], None)])
+    shards.keep(database, [(claim, vectors(claim, (3, 3, 3))[:1], None, ())])
     shards.commit(database, claim, vectors(claim, (3, 4, 3)), None)
     [failure] = failures(database, job.id)
     assert "its vector has 4 numbers, and earlier ones of this model have 3" in failure["reason"]

@@ -216,20 +216,26 @@ def test_what_ends_while_a_job_gets_a_limit_is_paid(postgres: Database, monkeypa
     assert spent(postgres, "job 1") == TEXT_COST
 
 
-def test_a_shard_is_paid_once_however_it_ends(database: Database) -> None:
-    job = read(database, costing(1_000.0), numbered(5))
+def test_an_outcome_is_paid_once_however_its_shard_ends(database: Database) -> None:
+    job = read(database, costing(1_000.0), numbered(6))
     claim = claim_next(database)
     shards.release(database, claim, done(claim)[:2])
     assert spent(database, "job 1") == 2 * TEXT_COST
     claim = claim_next(database)
-    shards.keep(database, [(claim, done(claim)[:1], None)])
+    for n_kept in (1, 1, 2):  # the answer to the first was lost
+        shards.keep(database, [(claim, done(claim)[:n_kept], None, ())])
+    jobs.pause(database, job.id)
+    jobs.resume(database, job.id)
+    claim = claim_next(database)
+    shards.keep(database, [(claim, done(claim)[:1], None, ())])
     maintenance.reclaim(database, "w1")
-    assert spent(database, "job 1") == 2 * TEXT_COST  # what a dead process did was never reported
+    assert spent(database, "job 1") == 5 * TEXT_COST
     while read_status(database, job.id).pending:
         claim = claim_next(database)
-        for _ in range(2):  # the answer to the first was lost
+        for _ in range(2):
             shards.commit(database, claim, done(claim), None)
-    assert spent(database, "job 1") == 4 * TEXT_COST
+    assert spent(database, "job 1") == 6 * TEXT_COST
+    assert read_status(database, job.id).tokens_in == 6 * 3
 
 
 def test_near_its_limit_a_job_has_no_more_in_flight_than_the_rest_pays_for(database: Database) -> None:
