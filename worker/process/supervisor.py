@@ -120,7 +120,7 @@ class Supervisor:
     def rest(self) -> None:
         """Have the children leave the list of workers and keep their models, until `serve` names another job."""
         self._maintenance.rest()
-        for child in self._children.values():
+        for child in self._living:
             child.tell(REST)
 
     def serve(self, only_job: int) -> None:
@@ -128,7 +128,7 @@ class Supervisor:
 
         Other jobs' shards are offered only while other workers live.
         """
-        for child in self._children.values():
+        for child in self._living:
             child.tell(f"{SERVE}{only_job}")
         self._maintenance.serve(only_job)
         if not self.is_running:
@@ -140,9 +140,14 @@ class Supervisor:
         return self._thread is not None and self._thread.is_alive()
 
     @property
+    def _living(self) -> list[Child]:
+        """The children as they are now, for threads beside that of `run`, which changes them."""
+        return list(self._children.values())
+
+    @property
     def owners(self) -> set[str]:
         """The names of the children in the list of workers."""
-        return {child.owner for child in self._children.values()}
+        return {child.owner for child in self._living}
 
     def drain(self, *, now: bool = False) -> None:
         """Ask for the end: batches finish, or with `now` everything is given back at once. Returns at once."""
@@ -164,16 +169,16 @@ class Supervisor:
     @property
     def finished_in_flight(self) -> float:
         """Return the number of texts that the children have computed and not yet committed."""
-        return sum(child.finished for child in self._children.values())
+        return sum(child.finished for child in self._living)
 
     @property
     def server_away(self) -> bool:
         """True if a device process refuses its work because the server of a model does not answer."""
-        return any(child.server_away for child in self._children.values())
+        return any(child.server_away for child in self._living)
 
     @property
     def ready(self) -> bool:
-        return any(child.ready for child in self._children.values())
+        return any(child.ready for child in self._living)
 
     @property
     def deaths(self) -> int:
@@ -213,7 +218,16 @@ class Supervisor:
                 self._bury(child)
             is_due = time.monotonic() >= self._restart_at.get(device, 0.0)
             if device not in self._children and is_due and not self._maintenance.is_resting:
-                self._children[device] = self._spawn(device)
+                try:
+                    self._children[device] = self._spawn(device)
+                except (OSError, RuntimeError) as error:  # no more memory, processes or threads at the moment
+                    log.error("device_not_started device=%s error=%s", device, error)
+                    self._put_off(device, self._deaths.get(device, 0) + 1)
+
+    def _put_off(self, device: str, idle_deaths: int) -> None:
+        """Let the device's next child wait for as long as is due after so many that did nothing."""
+        self._deaths[device] = idle_deaths
+        self._restart_at[device] = time.monotonic() + restart_delay(idle_deaths)
 
     def _spawn(self, device: str) -> Child:
         owner = f"{platform.node()}:{device}:{uuid.uuid4().hex[:12]}"
@@ -231,27 +245,31 @@ class Supervisor:
     def _listen(self, child: Child) -> None:
         assert child.process.stdout is not None
         for line in child.process.stdout:
-            event = json.loads(line)
-            if event["event"] in NEWS:
+            try:
+                event = json.loads(line)
+                name = event["event"]
+            except (ValueError, TypeError, KeyError):  # a library printed it before the process had its channel
+                log.warning("device_printed device=%s line=%r", child.device, line[:200])
+                continue
+            if name in NEWS:
                 self._news.set()
-            if event["event"] == "ready":
+            if name == "ready":
                 child.ready = True
-            elif event["event"] == "refused":
+            elif name == "refused":
                 child.server_away = event["server_away"]
-            elif event["event"] == "beat":
+            elif name == "beat":
                 child.finished = event["finished"]
                 self.work.report(child.device, event["counts"], event["gauges"])
-            elif event["event"] == "begin":
+            elif name == "begin":
                 child.watchdog.begin(Activity(event["name"], event["kind"], event["size"], time.monotonic()))
-            elif event["event"] == "end":
+            elif name == "end":
                 child.worked = child.worked or event["name"] == "batch"
                 child.watchdog.end(event["name"], time.monotonic())
 
     def _bury(self, child: Child) -> None:
         """Free the shards of a child that died, and start another in its place."""
         lived_s = time.monotonic() - child.started_at
-        self._deaths[child.device] = 0 if child.worked else self._deaths.get(child.device, 0) + 1
-        self._restart_at[child.device] = time.monotonic() + restart_delay(self._deaths[child.device])
+        self._put_off(child.device, 0 if child.worked else self._deaths.get(child.device, 0) + 1)
         del self._children[child.device]
         log.error("device_died device=%s status=%s lived_s=%.0f", child.device, child.process.returncode, lived_s)
         self._close_pipes(child)

@@ -19,7 +19,7 @@ from docmill.storage.core.database import Database
 from docmill.worker.process import device
 from docmill.worker.process.device import WakingThreadPool
 from docmill.worker.process.device_start import DeviceConfig
-from docmill.worker.queue.broker import Broker
+from docmill.worker.queue.broker import Broker, RewritingRedis
 from docmill.worker.settings import load_settings
 
 
@@ -93,7 +93,7 @@ def test_a_process_whose_threads_all_work_on_messages_consumes_although_it_asks_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A model that is loaded, or a source that is read, may keep a thread for longer than a probe's patience."""
-    monkeypatch.setattr(device.RewritingRedis, "heard_at", -math.inf)
+    monkeypatch.setattr(RewritingRedis, "heard_at", -math.inf)
     assert not device._consumes(60.0)
     monkeypatch.setattr(state, "active_requests", {"a hint"})
     assert device._consumes(60.0)

@@ -72,7 +72,7 @@ def test_a_watcher_hears_of_what_may_have_ended_its_job(
     tmp_path: Path, database: Database, event: dict[str, object]
 ) -> None:
     supervisor = Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=[])
-    _hear(supervisor, event)
+    _hear(supervisor, "a library's words", event)
     assert supervisor._news.is_set()
     supervisor.wait_for_news(3600)
 
@@ -84,9 +84,10 @@ def test_a_watcher_is_not_woken_while_a_process_computes(tmp_path: Path, databas
     assert not supervisor._news.is_set()
 
 
-def _hear(supervisor: Supervisor, event: dict[str, object]) -> None:
+def _hear(supervisor: Supervisor, *said: object) -> None:
     """Have a supervisor read what a device process says."""
-    with subprocess.Popen(["echo", json.dumps(event)], stdout=subprocess.PIPE) as process:
+    lines = [value if isinstance(value, str) else json.dumps(value) for value in said]
+    with subprocess.Popen(["printf", "%s\\n", *lines], stdout=subprocess.PIPE) as process:
         supervisor._listen(Child("cpu", "me", process, time.monotonic(), Watchdog(60, 60)))
 
 
@@ -121,6 +122,20 @@ def test_a_supervisor_that_was_suspended_kills_no_child_for_that_time(tmp_path: 
         child.watchdog.begin(Activity("batch", "batch a", 10, time.monotonic() - 5_000.0))
         supervisor._watch(frozen_s)
         assert child.process.kill.call_count == kills  # type: ignore[attr-defined]
+
+
+def test_a_process_that_cannot_be_started_counts_as_one_that_died_and_is_tried_again(
+    tmp_path: Path, database: Database
+) -> None:
+    def take() -> None:
+        raise BlockingIOError("no more processes")
+
+    started: Any = SimpleNamespace(take=take)
+    settings = load_settings(home=tmp_path)
+    supervisor = Supervisor(settings, database, Broker("redis://127.0.0.1:1"), devices=["cpu"], started=started)
+    for deaths in (1, 2):
+        supervisor._tend_children()
+        assert supervisor.deaths == deaths
 
 
 def watchdog() -> Watchdog:
