@@ -95,10 +95,11 @@ def _read(settings: Settings, database: Database, broker: Broker, request: Reque
     if (known := find_repeated(database, key_of(request))) is not None:
         return known.id
     order_id = str(request.idempotency_key)
-    with broker.attempt(order_id, settings.lease_s) as (deaths, renew):
+    with broker.attempt(order_id, settings.lease_s, stop) as (deaths, renew):
         if deaths >= MOST_DEATHS:
             raise WorkerError(f"{deaths} processes that read its source died; the log of their worker says more")
         with renewed(f"order {order_id}", renew, settings.lease_s, stop=stop) as held:
+            held.check()
             done = enqueue(database, broker, prepare(settings, request), UnderLease(held, lambda _: True))
     log.info("order_done order=%s job=%d planned=%d", order_id, done.id, done.counts.planned)
     return done.id

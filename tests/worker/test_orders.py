@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job
@@ -20,6 +21,7 @@ from docmill.tasks import kinds
 from docmill.worker import orders
 from docmill.worker.errors import OrderBusy, SettingsError, WorkerError
 from docmill.worker.queue.broker import Broker
+from docmill.worker.queue.messages import KEY_PREFIX
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.submit.enqueue import enqueue
 from docmill.worker.submit.options import Request
@@ -207,7 +209,7 @@ def give(root: Path, database: Database) -> Callable[..., int]:
 
     class NoQueue(Broker):
         @contextmanager
-        def attempt(self, order_id: str, lease_s: float) -> Iterator[tuple[int, Callable[[], bool]]]:
+        def attempt(self, *_: object) -> Iterator[tuple[int, Callable[[], bool]]]:
             yield 0, lambda: True
 
     def give(*, message_id: str = "one", stop: threading.Event | None = None, **arguments: Any) -> int:
@@ -237,8 +239,31 @@ def test_an_order_whose_worker_stops_is_given_back_and_carried_on(
     stop.set()
     with pytest.raises(LeaseLost):
         give(**order, stop=stop)
+    assert count_rows(database, Job) == 0, "nothing is begun"
     assert give(**order) == 1
     assert count_rows(database, Job) == 1
+
+
+@pytest.mark.parametrize("ends", ["killed", "stopped", "cut off"])
+def test_a_process_died_of_an_order_only_if_it_vanished_with_it(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise redis.ConnectionError
+
+    broker, stop = Broker(redis_url), threading.Event()
+    attempt = broker.attempt(ends, 60.0, stop)
+    _, renew = attempt.__enter__()
+    if ends == "stopped":
+        stop.set()
+        renew()
+    if ends == "cut off":
+        with monkeypatch.context() as patch:
+            patch.setattr(broker._redis, "delete", fail)
+            attempt.__exit__(None, None, None)
+    broker._redis.delete(f"{KEY_PREFIX}lease:{ends}")  # as it lapses
+    with broker.attempt(ends, 60.0, threading.Event()) as (deaths, _):
+        assert deaths == (ends == "killed")
 
 
 def test_an_order_that_comes_again_while_it_is_read_waits_for_its_job(

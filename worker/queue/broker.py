@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -120,8 +121,6 @@ CONFIG: dict[str, Any] = {
     # A prefetched hint would wait behind a long shard while another worker idles.
     "worker_disable_prefetch": True,
     "worker_prefetch_multiplier": 1,
-    # CUDA does not survive a fork, and one model serves all threads.
-    "worker_pool": "threads",
     # Nothing here needs workers to talk to each other, and nobody is to steer them by Redis. Their events cost Redis
     # connections.
     "worker_enable_remote_control": False,
@@ -143,7 +142,6 @@ CONFIG: dict[str, Any] = {
         "unacked_key": f"{KEY_PREFIX}unacked",
         "unacked_index_key": f"{KEY_PREFIX}unacked_index",
         "unacked_mutex_key": f"{KEY_PREFIX}unacked_mutex",
-        "fanout_prefix": f"{KEY_PREFIX}/{{db}}.",
         # A half-open socket is noticed instead of waited on for ever: the one that waits for messages after twice the
         # health check, and then one or two others, each after its timeout.
         "socket_timeout": 10,
@@ -202,6 +200,7 @@ class Broker:
             options = CONFIG["broker_transport_options"] | {"polling_interval": ask_every_s}
             self.app.conf.broker_transport_options = options
         self._redis = redis.Redis.from_url(redis_url_of(redis_url), socket_timeout=5, socket_connect_timeout=5)
+        self._ended: set[str] = set()  # keys of attempts that ended here, until Redis has deleted them
 
     def __str__(self) -> str:
         return mask(self.url)
@@ -228,20 +227,31 @@ class Broker:
             return sum(pipeline.execute())
 
     @contextmanager
-    def attempt(self, order_id: str, lease_s: float) -> Iterator[tuple[int, Callable[[], bool]]]:
+    def attempt(
+        self, order_id: str, lease_s: float, stop: threading.Event
+    ) -> Iterator[tuple[int, Callable[[], bool]]]:
         """Let one process at a time work on an order in this block, for as long as it renews its lease.
 
         Yield how many processes died in the block with the order within the last day, and the function that renews
-        the lease. Raises OrderBusy and BrokerUnreachable.
+        the lease. A process that was told to `stop` does not count as dead. Raises OrderBusy and BrokerUnreachable.
         """
         attempts, lease = f"{KEY_PREFIX}attempts:{order_id}", f"{KEY_PREFIX}lease:{order_id}"
 
         def renew() -> bool:
             with suppress(redis.RedisError):  # nobody else can take it from a Redis that is away
                 self._redis.set(lease, "", px=round(1000 * lease_s))
+                if stop.is_set():
+                    self._redis.delete(attempts)
             return True
 
+        def end(*keys: str) -> None:
+            ended = [*self._ended]
+            if keys or ended:
+                self._redis.delete(*keys, *ended)
+                self._ended.difference_update(ended)
+
         with self._reaching():
+            end()
             if not self._redis.set(lease, "", px=round(1000 * lease_s), nx=True):
                 raise OrderBusy
             deaths = int(self._redis.get(attempts) or 0)
@@ -249,8 +259,9 @@ class Broker:
         try:
             yield deaths, renew
         finally:
+            self._ended.add(attempts)
             with suppress(redis.RedisError):
-                self._redis.delete(attempts, lease)
+                end(lease)
 
     def publish(self, lane: str, shard_ids: Iterable[int], *, ahead: bool = False) -> None:
         """Send a hint for each shard, behind all that wait, or with `ahead` only behind others sent ahead.
