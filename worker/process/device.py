@@ -282,7 +282,7 @@ def main() -> None:
     bind(broker.app, DeviceContext(settings, process, lasting))
     controller = WorkController(
         app=broker.app,
-        pool_cls=WakingThreadPool,
+        pool_cls=WakingThreadPool,  # CUDA does not survive a fork, and one model serves all threads
         concurrency=settings.threads,
         queues=[queue(lane) for lane in (*settings.lanes, RUN_LANE)],
         hostname=config.owner,
@@ -393,9 +393,9 @@ def _give_back(process: Process) -> None:
 
 
 def _drain(process: Process) -> None:
-    process.drain()
-    state.should_stop = 0
+    state.should_stop = 0  # first, since the batch may last: a free thread would take hints and put them back
     wake()
+    process.drain()
 
 
 def _consumes(within_s: float) -> bool:

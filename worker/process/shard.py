@@ -18,7 +18,7 @@ from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.shards import Claim, ShardHead
 from docmill.tasks import tracing
 from docmill.tasks.engine.engine import Engine, Ticket
-from docmill.tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway, ServerUnreachable
+from docmill.tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway, is_server_away
 from docmill.tasks.tracing import messaging
 from docmill.worker import logs
 from docmill.worker.errors import BrokerUnreachable
@@ -170,8 +170,7 @@ class Process:
         return True
 
     def _refuse(self, head: ShardHead, error: CannotServe | ServerAway) -> None:
-        away = isinstance(error, ServerUnreachable) or (isinstance(error, ServerAway) and error.may_pass)
-        self._say("refused", server_away=away)
+        self._say("refused", server_away=is_server_away(error))
         if head.spec_id not in self._refused:
             # `docmill run` ends with this reason.
             log.log(

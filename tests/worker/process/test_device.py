@@ -97,3 +97,10 @@ def test_a_process_whose_threads_all_work_on_messages_consumes_although_it_asks_
     assert not device._consumes(60.0)
     monkeypatch.setattr(state, "active_requests", {"a hint"})
     assert device._consumes(60.0)
+
+
+def test_a_process_that_drains_asks_for_no_message_while_its_batch_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "should_stop", None)
+    seen: list[object] = []
+    device._drain(cast(Any, SimpleNamespace(drain=lambda: seen.append(state.should_stop))))
+    assert seen == [0]
