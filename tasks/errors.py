@@ -127,3 +127,8 @@ def hint(written: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return the question if one of the known names was meant, or `otherwise` if none is near."""
     near = nearly(written, known)
     return f"Did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def is_server_away(error: BaseException | None) -> bool:
+    """Return True if this is the error of a model's server that may answer later."""
+    return isinstance(error, ServerUnreachable) or (isinstance(error, ServerAway) and error.may_pass)

@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.extras import LOCAL
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.engine.tickets import cut_each
-from docmill.tasks.errors import CannotServe, ServerUnreachable
+from docmill.tasks.errors import CannotServe, EngineStopped, ServerUnreachable, is_server_away
 from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning
 from docmill.worker.concurrency import answer_parent, run_child
@@ -201,7 +201,7 @@ def main() -> None:
     try:
         answer: dict[str, Any] = asdict(_measure(order))
     except WorkerError as error:
-        answer = {"error": str(error), "server_away": isinstance(error.__cause__, ServerUnreachable)}
+        answer = {"error": str(error), "server_away": is_server_away(error.__cause__)}
     answer_parent(answer)
 
 
@@ -210,18 +210,16 @@ def _measure(order: dict[str, Any]) -> EngineMeasurement:
     engine = Engine(opener(settings, order["device"], provisional=False))  # a long job's backend is what counts
     engine.start()
     began = time.perf_counter()
+    texts = list(enumerate(order["texts"]))
     try:
         engine.open(spec)
-    except CannotServe as error:
+        load_s = time.perf_counter() - began
+        _compute(engine, spec, texts[:1])  # the first batch pays for allocations that the others do not
+        began = time.perf_counter()
+        outcomes = _compute(engine, spec, texts)
+        seconds = time.perf_counter() - began
+    except (CannotServe, EngineStopped) as error:
         raise WorkerError(str(error)) from error
-    load_s = time.perf_counter() - began
-    texts = list(enumerate(order["texts"]))
-    engine.submit(spec, texts[:1]).wait()  # the first batch pays for allocations that the others do not
-    began = time.perf_counter()
-    ticket = engine.submit(spec, texts)
-    ticket.wait()
-    seconds = time.perf_counter() - began
-    outcomes = ticket.finished()
     return EngineMeasurement(
         chars=sum(len(text) for _, text in texts),
         tokens_in=sum(outcome.tokens_in for outcome in outcomes),
@@ -229,6 +227,16 @@ def _measure(order: dict[str, Any]) -> EngineMeasurement:
         seconds=seconds,
         load_s=load_s,
     )
+
+
+def _compute(engine: Engine, spec: Spec, texts: Sequence[tuple[int, str]]) -> list[Outcome]:
+    """Return the outcomes of all texts. Raises WorkerError if the device or the model's server is lost meanwhile."""
+    ticket = engine.submit(spec, texts)
+    ticket.wait()
+    if not ticket.complete:
+        error = ticket.away or engine.error
+        raise WorkerError(str(error)) from error
+    return ticket.finished()
 
 
 Count = Callable[[Sequence[str]], int]

@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.weightless import NullBackend
+from docmill.tasks.errors import DeviceLost, ServerAway, TaskError
 from docmill.tasks.models import weightless
+from docmill.tasks.outputs import Output
 from docmill.worker import engines
 from docmill.worker.engines import choose_devices, devices_for, settled
-from docmill.worker.errors import SettingsError
+from docmill.worker.errors import SettingsError, WorkerError
+from tests.tasks.fakes import FakeBackend, spec_of
 
 
 @pytest.fixture
@@ -126,3 +130,21 @@ def test_a_model_that_was_closed_is_gone_before_the_next_is_loaded() -> None:
     for _ in range(3):
         opener(SPEC)  # and nobody holds it
     assert seen == [False, True, True]
+
+
+@pytest.mark.parametrize("error", [ServerAway("it answers nothing"), DeviceLost("it is gone")])
+@pytest.mark.parametrize("n_computed", [0, 1])
+def test_a_sample_of_which_a_part_was_computed_is_no_measurement(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: TaskError, n_computed: int
+) -> None:
+    class Leaving(FakeBackend):
+        def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
+            if len(self.batches) == n_computed:
+                raise error
+            yield from super().run(source)
+
+    monkeypatch.setattr(engines, "opener", lambda *_, **__: lambda _: Leaving())
+    order = {"settings": {"home": tmp_path}, "device": "cpu", "spec": spec_of().to_json(), "texts": ["one", "two"]}
+    with pytest.raises(WorkerError, match=str(error)) as caught:
+        engines._measure(order)
+    assert caught.value.__cause__ is error
