@@ -77,15 +77,29 @@ ENQUEUE_LANE = "enqueue"  # the lane of `docmill.enqueue` messages, which a work
 
 
 def _data_home() -> Path:
-    # An empty HOME would be the root's; then the user's own is asked for, as where there is none.
-    home = Path.home() if os.environ.get("HOME", "set") else Path(pwd.getpwuid(os.getuid()).pw_dir)
-    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "docmill"
+    if folder := os.environ.get("XDG_DATA_HOME"):
+        return Path(folder) / "docmill"
+    try:
+        # An empty HOME would be the root's; then the user's own is asked for, as where there is none.
+        home = Path.home() if os.environ.get("HOME", "set") else Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except (KeyError, RuntimeError) as error:
+        raise SettingsError("this user has no home folder; set DOCMILL_HOME") from error
+    return home / ".local" / "share" / "docmill"
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path.parts[0]} is the home folder of no user") from error
 
 
 class Settings(BaseSettings):
     """Everything that a docmill process can be told. Each field is the variable `DOCMILL_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     home: Annotated[
         Path,
@@ -242,7 +256,7 @@ class Settings(BaseSettings):
     @field_validator("order_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: str | Sequence[str]) -> tuple[Path, ...]:
-        roots = [Path(name).expanduser() for name in _parts(value)]
+        roots = [_expanded(Path(name)) for name in _parts(value)]
         if any(not root.is_absolute() for root in roots):
             raise ValueError("each is an absolute path, such as /srv/documents")
         return tuple(roots)
@@ -297,7 +311,7 @@ class Settings(BaseSettings):
     @field_validator("home", "models_dir", "prices")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+        return None if value is None else _expanded(value).absolute()
 
     @field_validator("models_dir")
     @classmethod
@@ -387,6 +401,8 @@ def load_settings(**options: str | float | Path | None) -> Settings:
         settings = _with_usual(Settings(**values), {**file, **os.environ})
     except UnicodeDecodeError as error:
         raise SettingsError(".env is not UTF-8 text") from error
+    except OSError as error:
+        raise SettingsError(f"{error.filename} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         problems += [_problem(detail, values) for detail in error.errors()]
     if problems:

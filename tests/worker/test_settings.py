@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import EACCES
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,28 @@ def test_without_settings_the_store_is_a_file_of_the_user(tmp_path: Path, monkey
     assert settings.store_url == f"sqlite:///{tmp_path}/data/docmill/docmill.db"
     assert settings.redis_url is None
     assert settings.lanes == LANES
+
+
+def test_a_user_without_a_home_is_told_to_set_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def getpwuid(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", getpwuid)
+    for change in (partial(monkeypatch.setenv, "HOME", ""), partial(monkeypatch.delenv, "HOME")):
+        change()
+        with pytest.raises(SettingsError, match="set DOCMILL_HOME"):
+            load_settings()
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise PermissionError(EACCES, "Permission denied", name)
+
+    (tmp_path / ".env").touch()
+    monkeypatch.setattr("docmill.worker.settings.dotenv_values", refuse)
+    with pytest.raises(SettingsError, match=r"\.env cannot be read: Permission denied"):
+        load_settings()
 
 
 def test_an_option_beats_the_environment_and_the_environment_beats_the_file(
@@ -54,6 +78,9 @@ def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatc
     monkeypatch.setenv("DOCMILL_REDIS_URL", "http://localhost")
     monkeypatch.setenv("DOCMILL_DTYPE", "float8")
     monkeypatch.setenv("DOCMILL_MODELS_DIR", "nowhere")
+    monkeypatch.setenv("DOCMILL_ORDER_ROOTS", "~nobody-here/documents")
+    monkeypatch.setenv("DOCMILL_PRICES", "~nobody-here/prices")
+    monkeypatch.setenv("DOCMILL_LEASE_S", "inf")
     with pytest.raises(SettingsError) as caught:
         load_settings(threads=0)
     message = str(caught.value)
@@ -63,6 +90,9 @@ def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatc
         "DOCMILL_REDIS_URL: a Redis URL is redis://",
         f"DOCMILL_MODELS_DIR: there is no folder {tmp_path}/nowhere",
         "DOCMILL_DTYPE: input should be 'auto'",
+        "DOCMILL_ORDER_ROOTS: ~nobody-here is the home folder of no user",
+        "DOCMILL_PRICES: ~nobody-here is the home folder of no user",
+        "DOCMILL_LEASE_S: input should be a finite number",
         "--threads: input should be greater than or equal to 1",
     ):
         assert part in message
