@@ -193,7 +193,6 @@ class Counters:
 
     busy_s: float = 0.0
     batches: int = 0
-    windows: int = 0
     tokens_in: int = 0
     padded_tokens: int = 0
     tokens_out: int = 0
@@ -280,7 +279,6 @@ class Device:
             now,
             busy_s=now.busy_s + seconds,
             batches=now.batches + 1,
-            windows=now.windows + batch.windows,
             tokens_in=now.tokens_in + batch.tokens,
             padded_tokens=now.padded_tokens + batch.padded_tokens,
         )

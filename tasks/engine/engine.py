@@ -141,12 +141,6 @@ class Engine:
         """The work of the device since the start."""
         return self._device.counters
 
-    @property
-    def waiting(self) -> int:
-        """The number of windows that wait for the device."""
-        with self._changed:
-            return sum(len(loaded.pool) for loaded in self._models)
-
     # Texts.
 
     @contextmanager
