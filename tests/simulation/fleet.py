@@ -366,7 +366,7 @@ def on_virtual_time(fleet: Fleet) -> Iterator[None]:
         },
         device: {
             "sys": own,
-            "state": Namespace(),
+            "state": Namespace(active_requests=()),
             "version": lambda _: "0",
             "wake": lambda: None,
             "RewritingRedis": Namespace(heard_at=math.inf),
