@@ -402,7 +402,7 @@ def test_a_retry_whose_process_dies_computes_again_what_it_has_not_done(database
     finish(database, failed)
     jobs.retry(database, job.id)
     claim = claim_next(database)
-    shards.keep(database, [(claim, done(claim)[:n_kept], None)])
+    shards.keep(database, [(claim, done(claim)[:n_kept], None, ())])
     die(database, claim)
     assert_status(database, job.id, done=n_kept, failed=0, pending=3 - n_kept)
     finish(database)
