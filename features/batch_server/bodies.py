@@ -101,6 +101,8 @@ _READ = MappingProxyType(
         EMBEDDINGS: frozenset({"input", "dimensions", "encoding_format"}),
     }
 )
+# The fields of a chat as messages name them, and the fields of a request for a response in their place.
+_OF_RESPONSES = {'"max_tokens"': '"max_output_tokens"', '"messages"': '"input"', '"response_format"': '"text.format"'}
 _ENCODINGS = ("float", "base64")
 _TEXTS = frozenset({"text", "input_text", "output_text"})  # types of parts
 
@@ -132,7 +134,11 @@ def parsed(
         options = _options(EMBED.name, {"prompt": "{text}", "dtype": dtype})
         return Body(EMBED.name, options, _texts("input", fields), _form(fields))
     if url == RESPONSES:
-        url, fields = CHAT, _as_chat(fields)
+        try:
+            return parsed(CHAT, _as_chat(fields), dtype, seed=seed)
+        except BadRequest as error:
+            said = re.sub("|".join(_OF_RESPONSES), lambda name: _OF_RESPONSES[name[0]], str(error))
+            raise BadRequest(said) from error
     options_of_body = {**_options_of(fields), **_schema(fields), "dtype": dtype}
     if seed is not None and options_of_body.get("temperature") != 0:
         options_of_body.setdefault("seed", seed)
