@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
@@ -51,7 +52,7 @@ log = logging.getLogger("docmill.serve")
 T = TypeVar("T")
 
 AT_ONCE = 8  # requests that use the store, which has as many connections
-UPLOADS_AT_ONCE = 4
+UPLOADS_AT_ONCE, UPLOADS_OF_KEY = 4, 2  # so that a key with slow uploads leaves room for others
 LONGEST_WAIT_S = 30.0  # for the next piece of a body
 LONGEST_UPLOAD_S = 3600.0
 MOST_BODY = 64 * 1024  # bytes, of a request that is no file
@@ -107,6 +108,7 @@ class _Application:
         self._limiter = CapacityLimiter(AT_ONCE)
         self._probes = CapacityLimiter(1)  # health checks do not wait for slow requests
         self._uploads = CapacityLimiter(UPLOADS_AT_ONCE)
+        self._uploads_of = defaultdict[str, CapacityLimiter](lambda: CapacityLimiter(UPLOADS_OF_KEY))  # by key
 
     def routed(self) -> Starlette:
         """Return the routes, with an error of OpenAI's form for all else."""
@@ -199,7 +201,11 @@ class _Application:
         if kept_as is None:
             await self._do(stored_files.check_bytes, self._database, key, said)
         with fail_after(LONGEST_UPLOAD_S):
-            async with self._uploads, _bounded(request, most).form(max_files=1, max_fields=8) as form:
+            async with (
+                self._uploads_of[key.name],
+                self._uploads,
+                _bounded(request, most).form(max_files=1, max_fields=8) as form,
+            ):
                 file, purpose = form.get("file"), form.get("purpose")
                 if not isinstance(file, UploadFile):
                     raise ApiError('Send the file as the form field "file", with a name.', param="file")

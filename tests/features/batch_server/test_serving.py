@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -18,6 +19,7 @@ from sqlalchemy import update
 
 from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Limits
+from docmill.features.batch_server.serving import UPLOADS_AT_ONCE
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.database import Database
 from tests.features.batch_server.api import Api, chat, put, running, start, wait
@@ -258,8 +260,11 @@ def test_an_upload_that_is_cut_in_half_leaves_nothing(api: Api) -> None:
         '--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
         '--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     )
-    with socket.create_connection((at.hostname, at.port), 60) as connection:
-        connection.sendall(head.encode() + b"y" * 1_500_000)
+    with ExitStack() as slow:
+        for _ in range(UPLOADS_AT_ONCE):
+            connection = slow.enter_context(socket.create_connection((at.hostname, at.port), 60))
+            connection.sendall(head.encode() + b"y" * 1_500_000)
+        put(api.client("bob"), "Uploads of other keys do not wait.")
     file = put(client, chat("a", "Hello"))
     assert [one.id for one in client.files.list()] == [file]
-    assert count_rows(api.database, ApiFile) == 1
+    assert count_rows(api.database, ApiFile) == 2
