@@ -9,10 +9,21 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psycopg
+from psycopg.abc import Buffer, Loader
+from psycopg.types.datetime import (
+    DateLoader,
+    IntervalLoader,
+    TimeLoader,
+    TimestampLoader,
+    TimestamptzLoader,
+    TimetzLoader,
+)
 from sqlalchemy import NullPool, create_engine, event, exc, make_url
 from sqlalchemy.engine import URL, Connection, CursorResult, Engine
 
@@ -34,6 +45,14 @@ _LEAST_LENGTH = 2**20  # SQLite's limit also covers the text of the query
 # All that a query needs of SQLite. Even a read-only connection could attach and create other files.
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _ALLOWED |= {sqlite3.SQLITE_TRANSACTION}
+_LOADERS: dict[str, type[Loader]] = {
+    "date": DateLoader,
+    "time": TimeLoader,
+    "timetz": TimetzLoader,
+    "timestamp": TimestampLoader,
+    "timestamptz": TimestamptzLoader,
+    "interval": IntervalLoader,
+}
 _ALLOWED_PRAGMAS = {"data_version", "read_uncommitted"}  # used by full-text search and SQLAlchemy
 
 
@@ -153,10 +172,29 @@ def _postgresql(url: URL) -> tuple[str, str, Engine]:
         )
         postgresql.watch(engine, Patience())
         event.listen(engine, "begin", postgresql.begin)
+        event.listen(engine, "connect", _load_dates)
     except (exc.ArgumentError, ValueError):
         # Not `from error`: its message may contain a part of the password.
         raise SourceUnsupported(f"the source is not the URL of a database: {_HOW}") from None
     return database.shown(url.set(drivername="postgresql")), url.database or url.username or "postgresql", engine
+
+
+def _load_dates(connection: psycopg.Connection, _record: object) -> None:
+    """Load times with a zone in UTC, and dates that Python does not have, such as `infinity`, as text."""
+    for name, loader in _LOADERS.items():
+        connection.adapters.register_loader(name, _or_text(loader))
+
+
+def _or_text(loader: type[Loader]) -> type[Loader]:
+    class OrText(loader):  # type: ignore[misc,valid-type]
+        def load(self, data: Buffer) -> object:
+            try:
+                value = super().load(data)
+                return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else value
+            except (psycopg.DataError, OverflowError):
+                return bytes(data).decode()
+
+    return OrText
 
 
 def _authentication(url: URL) -> str:

@@ -319,7 +319,7 @@ def mask_secrets(source: str) -> str:
     if not separator:
         return path_text(source)
     scheme = scheme.lower()
-    user, rest = _user(rest)
+    user, rest = _user(scheme, rest)
     address, mark, query = rest.partition("?")
     parameters, statement = _parameters(scheme, query)
     if _secret_parameter(parameters) is not None:
@@ -356,7 +356,7 @@ def describe_secret(source: str) -> str | None:
     if not separator:
         return None
     scheme = scheme.lower()
-    user, rest = _user(rest)
+    user, rest = _user(scheme, rest)
     if user is not None and scheme not in _NAMES_NO_USER:
         if user.partition(":")[2]:
             return f"has a password, which would be stored; leave it out, and {_elsewhere(scheme)}"
@@ -394,7 +394,7 @@ def add_login(url: str, name: str) -> str:
     """
     scheme, _, rest = url.partition("://")
     host = urlsplit(url).hostname
-    if _user(rest)[0] is not None or not host:
+    if _user(scheme, rest)[0] is not None or not host:
         return url
     try:
         entry = netrc().hosts.get(host)  # without the default, which would go to every host
@@ -410,16 +410,18 @@ def add_login(url: str, name: str) -> str:
     return f"{scheme}://{quote(login or '', safe='')}:{quote(password or '', safe='')}@{rest}"
 
 
-def _user(rest: str) -> tuple[str | None, str]:
+def _user(scheme: str, rest: str) -> tuple[str | None, str]:
     """Split what follows a scheme into the user (with a password), and the rest.
 
     A password in which a / or an @ stands as it is ends at the last @.
     """
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     host, colon, port = authority.partition(":")
+    # A database's name has no @, but a password may begin as a port does: `12/34`.
+    is_port = port.isdecimal() and not (scheme.startswith(_DATABASES) and "@" in rest.partition("?")[0])
     if "@" in authority:
         at = authority.rindex("@")
-    elif colon and port and not port.isdecimal() and "[" not in host and "@" in rest:
+    elif colon and port and not is_port and "[" not in host and "@" in rest:
         at = rest.rindex("@")
     else:
         return None, rest

@@ -160,9 +160,11 @@ def test_postgresql_types_have_a_form_in_json(postgres_url: str) -> None:
         "SELECT 'a' AS text, 1.50 AS price, DATE '2026-01-02' AS day, INTERVAL '90 s' AS took,"
         " ARRAY[1, 2] AS numbers,"
         " '{\"a\": [1]}'::jsonb AS said, '10.0.0.1'::inet AS host, 'NaN'::float8 AS nan,"
-        " '00000000-0000-0000-0000-000000000005'::uuid AS who, int4range(1, 2) AS span"
+        " '00000000-0000-0000-0000-000000000005'::uuid AS who, int4range(1, 2) AS span,"
+        " DATE 'infinity' AS never, ARRAY[TIMESTAMP '0044-03-15 BC'] AS ides, TIME '24:00' AS midnight,"
+        " TIMESTAMPTZ '2026-01-02 03:04:05+02' AS at, TIMESTAMPTZ '-infinity' AS ever"
     )
-    [record] = read(f"{url}?{row}")
+    [record] = read(f"{url}%20-ctimezone%3DAsia/Tokyo?{row}")  # the URL ends with options
     assert record.meta == {
         "price": "1.50",
         "day": "2026-01-02",
@@ -172,6 +174,11 @@ def test_postgresql_types_have_a_form_in_json(postgres_url: str) -> None:
         "host": "10.0.0.1",
         "nan": None,
         "who": "00000000-0000-0000-0000-000000000005",
+        "never": "infinity",
+        "ides": ["0044-03-15 00:00:00 BC"],
+        "midnight": "24:00:00",
+        "at": "2026-01-02T01:04:05+00:00",
+        "ever": "-infinity",
     }
     assert record.flags == ("value_left_out",)
 
