@@ -5,6 +5,7 @@ The query is sent as written and runs in a read-only transaction. Rows are fetch
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -139,7 +140,7 @@ def database_url(source: str) -> URL:
 def _sqlite(path: Path, most: int) -> Engine:
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)
         connection.execute("PRAGMA trusted_schema = OFF")  # a foreign file may have harmful views
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(most, _LEAST_LENGTH))
         connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")

@@ -214,6 +214,8 @@ def test_files_that_are_no_databases_are_refused(tmp_path: Path, monkeypatch: py
     sqlite3.connect("real #1.db").close()
     source = open_source("sqlite:///real #1.db?SELECT 'a' AS text", OPTIONS)
     assert source.name == f"sqlite:///{tmp_path}/real #1.db?SELECT 'a' AS text"
+    Path("real #1.db").rename("o\udcff.db")
+    assert len(read("sqlite:///o\udcff.db?SELECT 'a' AS text")) == 1
 
 
 def test_a_hostile_database_does_no_harm(tmp_path: Path) -> None:
