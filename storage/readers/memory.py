@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import select
 
@@ -31,6 +31,7 @@ from docmill.storage.steps.steps import OpenStep
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, RecordBatchReader
 
+T = TypeVar("T")
 NAME = "python"
 PLACE = "row"  # `row:0` is the first one
 _DIGEST_CHARS = 16
@@ -49,8 +50,6 @@ class MemorySource(Source):
 
     def __init__(self, data: object, options: SourceOptions, *, has_corpus: bool) -> None:
         _check(data)
-        if options.encoding is not None:
-            raise SourceUnsupported("texts of a program are decoded already: leave out --encoding")
         refuse_options("a program", options)
         self.name = NAME if has_corpus else f"{NAME} {_digest(data, options)}"
         self._once = _is_read_once(data) and not has_corpus
@@ -117,7 +116,7 @@ def _rows(data: object, options: SourceOptions) -> Rows:
         yield _with_id(as_row(named, position, f"{PLACE}:{position}", options), options)
 
 
-def _given(values: Iterable[object]) -> Iterator[object]:
+def _given(values: Iterable[T]) -> Iterator[T]:
     """Yield what a program gives. Raises ProgramFailed for an error of its own."""
     try:
         yield from values
@@ -131,7 +130,7 @@ def _rows_of_table(table: object, options: SourceOptions) -> Rows:
     columns = [name for name in reader.schema.names if not _INDEX.fullmatch(name)]
     check_columns(columns, "the table", options)
     position = 0
-    for batch in reader:
+    for batch in _given(reader):
         for part in slices(batch.select(columns)):
             for frame in frames(part, position, options, as_json):
                 for row in rows_in_frame({}, frame, PLACE):

@@ -164,7 +164,7 @@ def _json(value: object, depth: int) -> Json:
     if isinstance(value, float):
         return float(value) if isfinite(value) else None  # NumPy's are of another class
     if isinstance(value, date | time):
-        return value.isoformat()
+        return value.isoformat() if value == value else None  # pandas.NaT differs from itself
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, _AS_TEXT):
@@ -179,7 +179,9 @@ def _nested(value: object, depth: int) -> Json:
         raise _Unfit(f"nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, Mapping):
         return {str(name): _json(inner, depth - 1) for name, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, set | frozenset):  # Python's order of texts is another in each process
+        return sorted((_json(inner, depth - 1) for inner in value), key=orjson.dumps)
+    if isinstance(value, list | tuple):
         return [_json(inner, depth - 1) for inner in value]
     if getattr(getattr(value, "dtype", None), "kind", None) in _NUMPY_KINDS:
         return _json(value.tolist(), depth - 1)  # type: ignore[attr-defined]

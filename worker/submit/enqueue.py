@@ -14,7 +14,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.errors import TooManyVanished
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.changes import KeyKinds, SeenDocuments
-from docmill.storage.ingest.chunks import ChunkBuilder, chunks
+from docmill.storage.ingest.chunks import Chunk, chunks
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.ingest.pruning import Unread, note_missing, prune
 from docmill.storage.readers import Rejection, left_out, memory
@@ -284,6 +284,6 @@ class _Ingest:
         if rejected and self._strict:
             first = rejected[0]
             if not stored:  # so that `failures` lists what stopped it
-                ingest.add(self._database, self._job, ChunkBuilder().chunk(), rejected[:1])
+                ingest.add(self._database, self._job, Chunk(), rejected[:1])
             jobs.halt(self._database, self._job.id, f"--strict: {first.where} was rejected")
             raise WorkerError(f"{first.where}: {first.reason} (--strict stops at the first)")

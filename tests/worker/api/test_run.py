@@ -19,6 +19,7 @@ import pytest
 
 import docmill
 from docmill.storage.readers import Record, SourceOptions
+from docmill.storage.readers.errors import ProgramFailed
 from docmill.storage.readers.memory import MemorySource
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer
 
@@ -54,11 +55,21 @@ def test_texts_alone_are_read_as_well(series: Any) -> None:
     assert [record.text for record in records if isinstance(record, Record)] == TEXTS
 
 
-def test_a_number_of_numpy_becomes_one_of_json() -> None:
-    rows = [{"text": "x", "score": numpy.float64(0.5)}]
+def test_values_of_numpy_pandas_and_sets_have_one_form_in_json() -> None:
+    rows = [{"text": "x", "score": numpy.float64(0.5), "day": pandas.NaT, "tags": set("hgfedcba")}]
     [record] = MemorySource(rows, SourceOptions(), has_corpus=True).records()
     assert isinstance(record, Record)
-    assert orjson.dumps(record.meta) == b'{"score":0.5}'
+    assert orjson.dumps(record.meta) == b'{"score":0.5,"day":null,"tags":["a","b","c","d","e","f","g","h"]}'
+
+
+def test_an_error_in_batches_of_the_program_is_its_own() -> None:
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield pa.RecordBatch.from_pylist([{"text": "x"}] * 2_000)
+        raise KeyError
+
+    reader = pa.RecordBatchReader.from_batches(pa.schema({"text": pa.string()}), batches())
+    with pytest.raises(ProgramFailed):
+        list(MemorySource(reader, SourceOptions(), has_corpus=True).records())
 
 
 def test_a_table_has_a_row_for_each_document_in_their_order(store: Path) -> None:
@@ -105,7 +116,7 @@ def test_a_document_without_a_result_is_a_row_with_the_reason(store: Path) -> No
         ({"from_": "fr"}, "--from has no meaning for embed."),
         ({"window_tokens": 1}, "--window-tokens must be at least 8."),
         ({"text_field": "body"}, 'no record has a field "body"; it has "text", "id": name one with --text-field'),
-        ({"encoding": "cp1252"}, "texts of a program are decoded already: leave out --encoding"),
+        ({"encoding": "cp1252"}, "a program says itself how its texts are encoded: leave out --encoding"),
         ({"model": "no-such-model"}, "no-such-model"),
         ({"device": "tpu"}, "--device tpu"),
         ({"model": ""}, "--model is empty; fill it in or leave it out."),
