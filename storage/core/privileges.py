@@ -38,7 +38,7 @@ WORK: Rights = MappingProxyType(
         "compatibility": _READ,
         "content": _ADD,  # the output of a step is a text of the next
         "spec": _READ,
-        "step": _update("n_prior_done", "n_prior_failed", "n_prior_skipped", "n_prior_truncated"),
+        "step": _update("n_prior_done", "n_prior_failed", "n_prior_skipped", "n_prior_truncated", "n_rescued"),
         "step_text": ("SELECT", "INSERT", "DELETE"),
         "document": _READ,
         "prompt": _ADD,

@@ -37,10 +37,11 @@ from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import fitted_risks, jobs, replacements
 from docmill.storage.steps.budgets import Account
+from docmill.storage.steps.conditions import Doubt
 from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.jobs import IdempotencyKey, JobRequest
 from docmill.storage.steps.risk import RiskModel
-from docmill.storage.steps.steps import StepRequest
+from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from docmill.worker.pipelines.running import advance
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.messages import ENQUEUE_TASK, queue
@@ -275,15 +276,19 @@ def after(first: Spec, *, corpus: str) -> JobRequest:
     """A job with a limit on its cost, in which other steps read what the first one puts out, one with metadata."""
     second = StepRequest("second", Spec("summarize", "synopsis", "sha256:0"), "first")
     told = StepRequest("told", Spec("generate", "writer", "sha256:0", params={"prompt": "{meta.n}: {text}"}), "first")
-    steps = (StepRequest("first", first, leaves_out="near-duplicates"), second, told)
+    rescuing = EscalationRequest(Spec("translate", "large", "sha256:0"), Doubt.parse(["failed"]))
+    steps = (StepRequest("first", first, escalation=rescuing, leaves_out="near-duplicates"), second, told)
     account = Account(max_cost=1e9, prices={"marian": (1.0, 1.0)})
     return JobRequest(corpus=corpus, source="a.jsonl", steps=steps, account=account)
 
 
 def puts_out(n: int) -> Callable[[Claim], list[Outcome]]:
-    """Outcomes one of which is a new text, and the others one that was there."""
+    """Fail at the first shard. Of the others, the first output is a new text, and the rest was there before."""
+    claims = count()
 
     def outcomes(claim: Claim) -> list[Outcome]:
+        if next(claims) == 0:
+            return failed(claim)
         texts = [f"put out in round {n} by {claim.shard_id}", *["put out in every round"] * len(claim.texts)]
         return [replace(one, text=text) for one, text in zip(done(claim), texts, strict=False)]
 
