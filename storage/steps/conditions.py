@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -57,15 +57,18 @@ def list_flags() -> list[str]:
 
 def parse_flags(names: Iterable[str]) -> frozenset[str]:
     """Return the flags that names stand for. Raises ConditionInvalid."""
-    flags: set[str] = set()
-    for name in names:
-        if name == DOUBTS:
-            flags |= DOUBTFUL
-        elif name in DOUBTFUL or name in REMARKS or _begins(name):
-            flags.add(name.lower())  # SQLite ignores the case of a language
-        else:
+    named = [*names]
+    for name in named:
+        if name not in {DOUBTS, *DOUBTFUL, *REMARKS} and not _begins(name):
             raise ConditionInvalid(f"no flag is called {name!r}; there are {', '.join(list_flags())}")
-    return frozenset(flags)
+    return _expand(named)
+
+
+def _expand(names: Iterable[str]) -> frozenset[str]:
+    """Return the flags that names stand for. Another release or a feature that is not here may know some of them."""
+    flags = {*names}
+    doubtful = DOUBTFUL if DOUBTS in flags else frozenset[str]()
+    return doubtful | {flag.lower() for flag in flags - {DOUBTS}}  # SQLite ignores the case of a language
 
 
 def flag_name(flag: str) -> str:
@@ -90,7 +93,7 @@ def count_doubtful_flags(flags: Collection[str]) -> int:
 
 def _begins(name: str) -> bool:
     """Return True for the name of a flag that has a value in it, or the flag itself."""
-    return name.partition(":")[0] == LANGUAGE or name.startswith(INVALID)
+    return name.partition(":")[0] == LANGUAGE or name.startswith(INVALID) or name == ASSUMED_CP1252
 
 
 @dataclass(frozen=True, order=True)
@@ -188,7 +191,10 @@ class Flagged:
     @classmethod
     def stored(cls, value: Mapping[str, Any] | None) -> Flagged | None:
         """Return the condition in a value of `to_json`, or None."""
-        return None if value is None else cls.parse(value["names"], lacking=value["lacking"])
+        if value is None:
+            return None
+        names, bounds = _split(value["names"])
+        return cls(_expand(names), value["lacking"], bounds)
 
     def to_json(self) -> dict[str, Any]:
         """Return the condition as it is stored; all doubtful flags stay all that there will be.
@@ -250,8 +256,10 @@ class Doubt:
     @classmethod
     def stored(cls, value: Mapping[str, Any]) -> Doubt:
         """Return the doubt in a value of `to_json`."""
+        names, bounds = _split(value["parts"])
+        flags = _expand(name for name in names if name != FAILED)
         risk = value.get("risk")
-        return replace(cls.parse(value["parts"]), risk=None if risk is None else FittedRisk.stored(risk))
+        return cls(flags, bounds, FAILED in names, None if risk is None else FittedRisk.stored(risk))
 
     def to_json(self) -> dict[str, Any]:
         """Return the doubt as it is stored."""

@@ -59,6 +59,15 @@ def test_a_condition_is_stored_in_full_and_without_bounds_as_ever() -> None:
         assert Flagged.stored(condition.to_json()) == condition
 
 
+def test_a_stored_condition_may_name_a_flag_that_only_another_installation_knows() -> None:
+    for parts in (["of_a_feature", "confidence<0.4"], ["doubtful", "of_a_feature", "failed"]):
+        names = {*DOUBTFUL, "of_a_feature"} if "doubtful" in parts else {"of_a_feature"}
+        doubt = Doubt.stored({"parts": parts})
+        assert (doubt.flags, doubt.failed, len(doubt.bounds)) == (names, "failed" in parts, "failed" not in parts)
+    flagged = Flagged.stored({"names": ["of_a_feature"], "lacking": True})
+    assert flagged == Flagged(frozenset({"of_a_feature"}), lacking=True)
+
+
 def result(*flags: str, status: str = "done", **numbers: float | None) -> Any:
     known = dict.fromkeys(("tokens_in", "tokens_out", "confidence", "mean_logprob", "least_logprob")) | numbers
     return SimpleNamespace(status=status, flags=list(flags), **known)
@@ -88,6 +97,7 @@ def test_the_default_doubts_results_with_any_doubtful_flag() -> None:
         ("empty, confidence<0.4", result("empty", confidence=0.9), result("repetition", confidence=0.9)),
         ("doubtful,confidence<0.4", result("repetition"), result("windowed", confidence=0.4)),
         ("language:fr", result("language:fr"), result("language:es")),
+        ("assumed_cp1252", result("assumed_cp1252@17"), result("invalid_utf8@17")),
     ],
 )
 def test_a_result_is_doubted_for_one_of_the_flags_or_bounds(written: str, uncertain: Any, trusted: Any) -> None:
