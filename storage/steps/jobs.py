@@ -424,15 +424,15 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
     job = Job.of(row)
     if job.state == "cancelled":
         raise JobStopped(f"job {job_id} was cancelled; enqueue its source again, which computes only what is missing")
-    if job.forgotten_at is not None and _has_failed(transaction, job_id):
+    accepted = _accept_doubtful(transaction, job)
+    has_failed = _has_failed(transaction, job_id)
+    if job.forgotten_at is not None and (accepted or has_failed):
         raise JobStopped(
             f"job {job_id} ended too long ago to be tried again; enqueue its source again, which computes only what "
             "is missing"
         )
-    accepted = _accept_doubtful(transaction, job)
     held = _open_contents(transaction, job_id)
     every = steps.read_steps(transaction, job_id)
-    has_failed = _has_failed(transaction, job_id)
     total = 0
     for step in steps.with_escalations(every):
         wanted = and_(OutcomeRow.status == "failed", OutcomeRow.reason_class == only if only else true())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -33,8 +34,8 @@ from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from tests.storage.aging import DAY_S, days_pass
-from tests.storage.builders import count_rows, numbered, read, read_chunk, records
-from tests.storage.steps.test_steps import Fleet, pipeline
+from tests.storage.builders import commit_next, count_rows, flagged, numbered, read, read_chunk, records
+from tests.storage.steps.test_steps import STEPS, Fleet, pipeline
 
 KEPT_S = 90 * DAY_S
 
@@ -72,6 +73,16 @@ def test_a_job_with_failures_can_be_tried_again_until_it_is_too_old(database: Da
     assert retention.forget_step_texts(database, KEPT_S).rows > 0
     with pytest.raises(JobStopped, match="too long ago to be tried again; enqueue its source again"):
         jobs.retry(database, job_id)
+
+
+def test_a_job_that_doubtful_results_stopped_cannot_go_on_without_the_texts_of_its_steps(database: Database) -> None:
+    job = read(database, replace(pipeline(steps=STEPS[:2]), max_flagged=0.0), numbered(3))
+    commit_next(database, flagged)
+    jobs.finish(database)
+    days_pass(database, 91)
+    assert retention.forget_step_texts(database, KEPT_S).rows > 0
+    with pytest.raises(JobStopped, match="too long ago"):
+        jobs.retry(database, job.id)
 
 
 def test_the_texts_of_a_job_that_goes_on_stay(database: Database, fleet: Fleet) -> None:
