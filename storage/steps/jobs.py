@@ -26,7 +26,7 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.transaction import Transaction, Ts
 from docmill.storage.errors import DatabaseBusy, JobStopped, KeyReused, NotFound
-from docmill.storage.steps import budgets, fitted_risks, steps
+from docmill.storage.steps import budgets, choosing, fitted_risks, steps
 from docmill.storage.steps.budgets import AT_LIMIT, Account
 from docmill.storage.steps.conditions import Doubt
 from docmill.storage.steps.lineage import visible
@@ -278,19 +278,21 @@ def _failed_and_doubtful(transaction: Transaction, job_id: int) -> tuple[tuple[i
     of_step = {seq: [*map(int, sums)] for seq, *sums in shards}  # PostgreSQL's sums are decimals
     n_doubtful = total = again = 0
     n_failed: dict[int, int] = {}
-    prior: dict[int, int] = {}
+    step_of: dict[int, Any] = {}
     for row in transaction.execute(select(Step).where(Step.job_id == job_id).order_by(Step.seq)).all():
         failed, doubtful, texts, pending = of_step.get(row.seq, (0, 0, 0, 0))
         n_doubtful += doubtful
         texts -= row.n_retried  # which are in two shards
         if row.escalates is None:
             total += texts
-            n_failed[row.seq], prior[row.seq] = failed - row.n_retried, row.n_prior_done
+            n_failed[row.seq], step_of[row.seq] = max(0, failed - row.n_retried), row
         else:
-            again += min(texts, prior[row.escalates])
+            escalated, new = step_of[row.escalates], n_failed[row.escalates]
+            again += min(texts, escalated.n_prior_done)
             if Doubt.stored(row.doubted).failed:
-                left = Failures.of(max(0, n_failed[row.escalates]), row.n_rescued, pending)
-                n_failed[row.escalates] = left.final
+                # Rescued texts include those on which the step failed before, and the escalation did not.
+                known = max(0, escalated.n_prior_failed - row.n_prior_failed)
+                n_failed[row.escalates] = min(new, Failures.of(new + known, row.n_rescued, pending).final)
     return (sum(n_failed.values()), total), (n_doubtful, total + again)
 
 
@@ -409,9 +411,10 @@ def retry(database: Database, job_id: int, only: str | None = None) -> int:
     """Plan the job's failed texts again, those of one reason's class or all. Returns how many.
 
     So are texts that another job has computed since: they are not computed again, and go on to the steps that read
-    them. The failures stay on record until something better takes their place. A stopped job goes on: failures that
-    are tried again, and doubtful results so far, no longer count against its bounds. Raises NotFound, and JobStopped
-    for a job that was cancelled or whose texts were forgotten.
+    them; only a new job passes them on to prompts with metadata, and from a step with an escalation. The failures stay
+    on record until something better takes their place. A stopped job goes on: failures that are tried again, and
+    doubtful results so far, no longer count against its bounds. Raises NotFound, and JobStopped for a job that was
+    cancelled or whose texts were forgotten.
     """
     return database.write(lambda transaction: _retry(transaction, job_id, only))
 
@@ -437,7 +440,7 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
     for step in steps.with_escalations(every):
         wanted = and_(OutcomeRow.status == "failed", OutcomeRow.reason_class == only if only else true())
         if has_failed and not only:
-            wanted = or_(wanted, *(_is_unread(job_id, reader) for reader in every if reader.reads_all_of(step)))
+            wanted = or_(wanted, *(_is_unread(job_id, reader) for reader in every if reader.reads_as_it_is(step)))
         query = (
             select(Content.id, Content.n_chars)
             .join(OutcomeRow, and_(OutcomeRow.spec_id == step.spec_id, OutcomeRow.content_id == Content.id))
@@ -478,11 +481,12 @@ def _has_failed(transaction: Transaction, job_id: int) -> bool:
 
 
 def _is_unread(job_id: int, reader: OpenStep) -> ColumnElement[bool]:
-    """Return the condition that a step has not met the output that it reads."""
+    """Return the condition that a step has not met an output that it reads."""
     met = select(StepText.content_id).where(
         StepText.job_id == job_id, StepText.step == reader.seq, StepText.content_id == OutcomeRow.output_id
     )
-    return and_(OutcomeRow.status == "done", ~met.correlate(OutcomeRow).exists())
+    selected = true() if reader.flagged is None else choosing.selects(reader.flagged, OutcomeRow.__table__)
+    return and_(OutcomeRow.status == "done", selected, ~met.correlate(OutcomeRow).exists())
 
 
 def _done_by(spec_id: int) -> ColumnElement[bool]:

@@ -91,9 +91,9 @@ class OpenStep:
         conditions = (self.input_step, self.template, self.escalates, self.leaves_out)
         return any(condition is not None for condition in conditions)
 
-    def reads_all_of(self, step: OpenStep) -> bool:
-        """Return True if this step reads each output of another as it is."""
-        conditions = (self.template, self.flagged, self.leaves_out, step.escalation, step.escalates)
+    def reads_as_it_is(self, step: OpenStep) -> bool:
+        """Return True if this step reads outputs of another that are the results, and puts no prompt around them."""
+        conditions = (self.template, self.leaves_out, step.escalation, step.escalates)
         return self.input_step == step.seq and all(condition is None for condition in conditions)
 
     @property

@@ -193,11 +193,12 @@ def test_what_failed_is_blocked_further_down_and_says_why_until_a_retry(database
     assert [(step.done, step.failed, step.blocked) for step in status.steps] == [(4, 0, 0)] * 3
 
 
+@pytest.mark.parametrize("flagged", [None, Flagged(lacking=True)])
 def test_a_retry_passes_on_a_text_that_failed_in_this_job_and_that_another_has_computed_since(
-    database: Database, fleet: Fleet
+    database: Database, fleet: Fleet, flagged: Flagged | None
 ) -> None:
     fleet.fails = lambda kind, text: text == "text 1"
-    job = read(database, pipeline(steps=STEPS[:2]), numbered(2))
+    job = read(database, pipeline(steps=(STEPS[0], replace(STEPS[1], flagged=flagged))), numbered(2))
     fleet.work()
     assert [(step.done, step.failed) for step in finished(database, job).steps] == [(1, 1), (1, 0)]
     fleet.fails = lambda kind, text: False
@@ -210,6 +211,18 @@ def test_a_retry_passes_on_a_text_that_failed_in_this_job_and_that_another_has_c
     fleet.work()
     assert fleet.computed == Counter([("summarize", "translate(text 1)")])
     assert [(step.done, step.failed, step.blocked) for step in finished(database, job).steps] == [(2, 0, 0)] * 2
+
+
+def test_retried_failures_of_an_earlier_job_do_not_outweigh_failures_of_another_step(
+    database: Database, fleet: Fleet
+) -> None:
+    fleet.fails = lambda kind, text: True
+    fleet.done(pipeline("a", STEPS[:1]), numbered(3))
+    job = read(database, replace(pipeline("b", STEPS[:2]), max_failures=20.0), numbered(6))
+    assert jobs.retry(database, job.id) == 3
+    fleet.fails = lambda kind, text: text in {"translate(text 1)", "translate(text 2)"}
+    fleet.finish()
+    assert read_status(database, job.id).reason == "more than 20 % of its texts failed (2 of 9)"
 
 
 def test_only_what_changed_is_computed_and_at_every_step(database: Database, fleet: Fleet) -> None:
