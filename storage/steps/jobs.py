@@ -411,15 +411,16 @@ def retry(database: Database, job_id: int, only: str | None = None) -> int:
     """Plan the job's failed texts again, those of one reason's class or all. Returns how many.
 
     So are texts that another job has computed since: they are not computed again, and go on to the steps that read
-    them; only a new job passes them on to prompts with metadata, and from a step with an escalation. The failures stay
-    on record until something better takes their place. A stopped job goes on: failures that are tried again, and
-    doubtful results so far, no longer count against its bounds. Raises NotFound, and JobStopped for a job that was
-    cancelled or whose texts were forgotten.
+    them. Only a new job passes them on to prompts with metadata, and from a step with an escalation. The failures
+    stay on record until something better takes their place. A stopped job goes on: failures that are tried again,
+    and doubtful results so far, no longer count against its bounds. Raises NotFound, and JobStopped for a job that
+    was cancelled or whose texts were forgotten.
     """
     return database.write(lambda transaction: _retry(transaction, job_id, only))
 
 
 def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
+    transaction.keep_contents()
     locked = transaction.for_update(select(Job).where(Job.id == job_id))
     row = transaction.execute(locked).one_or_none()
     if row is None:

@@ -6,6 +6,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.storage.builders import (
     claim_shard,
     count_rows,
     dispatched,
+    failed,
     finish,
     is_lock_awaited,
     numbered,
@@ -294,3 +296,19 @@ def test_collection_waits_for_whoever_refers_to_a_text(postgres: Database) -> No
         return gc.collect(postgres)
 
     assert at_once(lambda: postgres.write(refer), collect)[1] == Removed()
+
+
+def test_a_retry_refers_to_texts_and_waits_for_collection(postgres: Database) -> None:
+    job = read(postgres, request(), numbered(1))
+    finish(postgres, failed)
+
+    def collect(transaction: Transaction) -> None:
+        gc.begin(transaction)
+        retried.append(pool.submit(jobs.retry, postgres, job.id))
+        until(lambda: retried[0].done() or is_lock_awaited(postgres), "the retry waits, or is over")
+        assert not retried[0].done()
+
+    retried = list[Future[int]]()
+    with ThreadPoolExecutor(1) as pool:
+        postgres.write(collect)
+        assert retried[0].result(60) == 1
