@@ -142,10 +142,9 @@ def _remove_page(size: int, transaction: Transaction, *, corpus_id: int) -> Remo
     read = select(Ingest.id).where(Ingest.corpus_id == corpus_id)
     if n := delete_page(transaction, RejectionRow, RejectionRow.ingest_id.in_(read), 10 * size):
         return Removed(others=n)
-    n_ingests = transaction.execute(delete(Ingest).where(Ingest.corpus_id == corpus_id)).rowcount
-    return Removed(
-        ingests=n_ingests, others=transaction.execute(delete(Corpus).where(Corpus.id == corpus_id)).rowcount
-    )
+    if n := delete_page(transaction, Ingest, Ingest.corpus_id == corpus_id, READINGS):
+        return Removed(ingests=n)
+    return Removed(others=transaction.execute(delete(Corpus).where(Corpus.id == corpus_id)).rowcount)
 
 
 _VERSION = (Document.id, Document.key, Document.content_id, Document.superseded_by, Document.gone)

@@ -20,8 +20,6 @@ from docmill.storage.core.schema import (
     SUMMED,
     Base,
     Contender,
-    Document,
-    Ingest,
     Job,
     OutcomeRow,
     PipelineRun,
@@ -183,8 +181,11 @@ def old_runs(older_than_s: float) -> Select[int]:
 
 
 def _forget_run(run_id: int, size: int, transaction: Transaction) -> Removed | None:
-    """Delete the next page of rows of a run's job, and at last the run and the job."""
-    transaction.keep_last_ids(Job, Ingest, Shard)
+    """Delete the next page of rows of a run's job, and at last the run and the job.
+
+    The job's reading stays: a scan of all documents would tell if it brought one (see `removal.remove_versions`).
+    """
+    transaction.keep_last_ids(Job, Shard)
     job_id = transaction.scalar(select(PipelineRun.job_id).where(PipelineRun.id == run_id))
     this = delete(PipelineRun).where(PipelineRun.id == run_id)
     others = select(PipelineRun.id).where(PipelineRun.job_id == job_id, PipelineRun.id != run_id).limit(1)
@@ -201,9 +202,6 @@ def _forget_run(run_id: int, size: int, transaction: Transaction) -> Removed | N
             return Removed(others=n)
     transaction.execute(this)
     removal.delete_jobs(transaction, [job_id])
-    has_documents = select(Document.id).where(Document.ingest_id == ingest_id).limit(1)
-    if transaction.scalar(has_documents) is None:
-        transaction.execute(delete(Ingest).where(Ingest.id == ingest_id))
     return Removed(others=1, jobs=1)
 
 

@@ -93,9 +93,12 @@ def test_the_invariants_hold_after_each_page_of_a_removal(
         total = Removed()
         while (page := database.write(partial(remove, 1))) is not None:
             total += page
+            if (n := count_rows(database, Ingest)) < readings[-1]:
+                readings.append(n)
             assert_invariants(database)
         return total
 
+    readings = [2]
     monkeypatch.setattr(removal, "remove_all", remove_and_look)
     monkeypatch.setattr(removal, "delete_page", lambda *of, size=1: delete_page(of[0], of[1], of[2], size))
     fleet.fails = lambda kind, text: kind == "summarize"
@@ -105,6 +108,7 @@ def test_the_invariants_hold_after_each_page_of_a_removal(
     read(database, request("b.jsonl"), numbered(9, first=2))
     jobs.cancel(database, job.id + 1)
     assert removal.remove_corpus(database, "books").documents == 11
+    assert readings == [2, 1, 0], "each makes the database scan the documents"
     assert count_rows(database, Shard) == count_rows(database, Content) == 0
 
 
