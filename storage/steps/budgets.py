@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import case, delete, func, select, update
 
 from docmill.storage.core.schema import IS_RUNNING, Budget, Job, Shard, ShardCount, SpecRow, Step
 from docmill.storage.core.transaction import Transaction
@@ -44,26 +44,33 @@ def limit_job(transaction: Transaction, job_id: int, account: Account) -> None:
     transaction.lock_row(Job, job_id)
     # A shard that ends meanwhile either counts in the cost so far, or reads the prices that are set here.
     transaction.execute(transaction.for_update(select(Shard.id).where(Shard.job_id == job_id, IS_RUNNING)))
-    name, spent = transaction.scalar(select(Job.budget).where(Job.id == job_id)), 0.0
+    name, spent, n_shards = transaction.scalar(select(Job.budget).where(Job.id == job_id)), 0.0, 0
     if name is None:
-        name, spent = account.budget or name_of(job_id), set_prices(transaction, job_id, account.prices)
+        name = account.budget or name_of(job_id)
+        spent, n_shards = set_prices(transaction, job_id, account.prices)
         transaction.execute(update(Job).where(Job.id == job_id).values(budget=name))
-    row = transaction.insert(Budget).values(name=name, max_cost=account.max_cost, spent=spent)
-    changed = {"max_cost": account.max_cost, "spent": Budget.spent + spent}
+    row = transaction.insert(Budget).values(name=name, max_cost=account.max_cost, spent=spent, n_shards=n_shards)
+    changed = {
+        "max_cost": account.max_cost,
+        "spent": Budget.spent + spent,
+        "n_shards": Budget.n_shards + n_shards,
+    }
     transaction.execute(row.on_conflict_do_update(index_elements=["name"], set_=changed))
 
 
-def set_prices(transaction: Transaction, job_id: int, prices: Mapping[str, Price]) -> float:
-    """Store the prices that a job's budgets use from now on. Return the cost of its shards so far."""
+def set_prices(transaction: Transaction, job_id: int, prices: Mapping[str, Price]) -> tuple[float, int]:
+    """Store the prices that a job's budgets use from now on. Return the cost and the number of its ended shards."""
     ours = Step.job_id == job_id
     models = select(Step.seq, SpecRow.model).join(SpecRow, SpecRow.id == Step.spec_id).where(ours)
     price_of = {row.seq: prices[row.model] for row in transaction.execute(models) if row.model in prices}
     for seq, price in price_of.items():
         transaction.execute(update(Step).where(ours, Step.seq == seq).values(price=[*price]))
-    sums = (func.sum(ShardCount.tokens_in), func.sum(ShardCount.tokens_out))
-    by_step = select(ShardCount.step, *sums).where(ShardCount.job_id == job_id).group_by(ShardCount.step)
-    rows = transaction.execute(by_step).all()
-    return math.fsum(cost(price_of[seq], int(read), int(written)) for seq, read, written in rows if seq in price_of)
+    n_done = case((ShardCount.state == "done", ShardCount.n), else_=0)
+    sums = (func.sum(column) for column in (ShardCount.tokens_in, ShardCount.tokens_out, n_done))
+    priced = select(ShardCount.step, *sums).where(ShardCount.job_id == job_id, ShardCount.step.in_(price_of))
+    rows = transaction.execute(priced.group_by(ShardCount.step)).all()
+    spent = math.fsum(cost(price_of[seq], int(read), int(written)) for seq, read, written, _ in rows)
+    return spent, sum(int(n) for *_, n in rows)
 
 
 def charge(transaction: Transaction, costs: Mapping[int, float], n_ended: int = 0) -> None:

@@ -192,6 +192,7 @@ def test_what_a_job_has_cost_counts_when_it_gets_a_limit(database: Database) -> 
     dispatch.withdraw(database, ["copy"])
     jobs.resume(database, job.id, Account(max_cost=4 * TEXT_COST, prices=PRICES))
     assert spent(database, "job 1") == 2 * TEXT_COST
+    assert database.value(select(Budget.n_shards)) == 2
     assert work(database) == 2
     assert read_status(database, job.id).waiting_cause is Cause.COST
 
