@@ -152,4 +152,6 @@ def test_a_quiet_command_that_refuses_says_why(call: Call) -> None:
     call("cancel", 2, "-q")
     said = call("corpus", "rm", "one", "--document", "none", "--yes", "-q", code=1).err
     assert "1 of the 1 documents are not in one: none" in said
+    said = call("corpus", "rm", "one", "--document", "caf\udce9", "--yes", "-q", code=1).err
+    assert "are not in one: caf\ufffd" in said, "of an argument that is not UTF-8"
     assert "Nothing was removed" in call("corpus", "rm", "one", "--where", "meta.name=x", "--yes", "-q", code=1).err
