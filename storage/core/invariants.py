@@ -24,14 +24,15 @@ MOST_ROWS = 10  # shown of those that break an invariant
 REPORT = (
     "Keep a backup of the store and report this with the rows: docmill has a bug, or another program wrote to it."
 )
+ENQUEUE = "Enqueue the source again, which computes only what is missing, and report this."
 RECOUNT = "Correct the counts with `docmill db recount`, as the owner of the tables."
 ADVICE = {
     "references": "Restore the whole store from one backup: some of its tables are older than others.",
     "texts_in_use": "Remove the texts with `docmill gc`, and report this.",
     "kept_shards": RECOUNT,
     "kept_outcomes": RECOUNT,
-    "nothing_forgotten": "Enqueue the source again, which computes only what is missing, and report this.",
-    "nothing_lost": "Enqueue the source again, which computes only what is missing, and report this.",
+    "nothing_forgotten": ENQUEUE,
+    "nothing_lost": ENQUEUE,
 }
 _BLOCK = re.compile(r"^-- (\{?\w+\}?): (.+?)\n(?!--)(.+?)(?=\n\n--|\Z)", re.MULTILINE | re.DOTALL)
 

@@ -252,18 +252,17 @@ def find_named_way(steps: Sequence[OpenStep], name: str | None) -> list[OpenStep
 
 def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) -> tuple[OpenStep, ...]:
     """Give a new job its steps. Each reads the documents or an earlier one."""
-    numbers = {request.name: seq for seq, request in enumerate(requests)}
-    assert len(numbers) == len(requests), "steps have names of their own"
-    for seq, request in enumerate(requests):
+    assert len({request.name for request in requests}) == len(requests), "steps have names of their own"
+    for request in requests:
         _check_escalation(transaction, request)
-        input_step = None if request.input is None else numbers[request.input]
-        assert request.flagged is None or input_step is not None, "documents have no outputs with flags"
-        assert request.leaves_out is None or input_step is None, "documents are left out, not outputs"
-        if input_step is not None:
-            assert input_step < seq, "a step reads an earlier one"
-            output = transaction.kind_of(requests[input_step].spec.kind).output
-            assert output.feeds_steps, f"no step can read {output.plural}"
     made = open_steps(transaction, requests)
+    for step in made:
+        assert step.flagged is None or step.input_step is not None, "documents have no outputs with flags"
+        assert step.leaves_out is None or step.input_step is None, "documents are left out, not outputs"
+        if step.input_step is not None:
+            assert step.input_step < step.seq, "a step reads an earlier one"
+            output = transaction.kind_of(made[step.input_step].lane).output
+            assert output.feeds_steps, f"no step can read {output.plural}"
     for step in sorted(with_escalations(made), key=lambda step: step.seq):
         transaction.execute(insert(Step).values(**_row(job_id, step)))
     return made
