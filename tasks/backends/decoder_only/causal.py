@@ -166,9 +166,13 @@ class CausalBackend:
         return Budget(tokens=max(1, (left - rows * output) // n), rows=max(1, rows // n), spread=whole.spread)
 
     def _load(self, items: Items) -> int:
-        """Return the tokens that a batch has on the device at the end."""
+        """Return the tokens that a batch has on the device at the end, at most the budget's.
+
+        Rows that joined a longer one may have more, since they are padded to its length.
+        """
         longest = max(item.tokens for item in items) + self._decoding.max_new_tokens
-        return len(items) * self._decoding.n * (self._decoding.max_tokens or longest)
+        used = len(items) * self._decoding.n * (self._decoding.max_tokens or longest)
+        return min(used, self._loop.budget.tokens)
 
     def _together(self, items: Items) -> Sequence[Output]:
         """Compute a batch from its beginning to its end."""

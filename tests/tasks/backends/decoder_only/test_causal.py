@@ -16,10 +16,10 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from docmill.storage.templates import over_metadata
 from docmill.tasks.backends import Backend
-from docmill.tasks.backends.decoder_only.causal import RowLayer
+from docmill.tasks.backends.decoder_only.causal import CausalBackend, RowLayer
 from docmill.tasks.backends.decoder_only.instructed import instructed, instructed_coder
 from docmill.tasks.batching import Budget, Item
-from docmill.tasks.errors import CannotServe
+from docmill.tasks.errors import CannotServe, OutOfMemory
 from docmill.tasks.kinds import traits_by
 from docmill.tasks.outputs import Generated
 from tests.tasks.conftest import Bench, data_of, texts_of
@@ -201,7 +201,19 @@ def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
     require_equal(found, partial(written, made["gpt2"], inputs, chat=False, max_new_tokens=new_tokens))
     idle = Trickle([])
     assert list(backend.run(idle)) == []
-    assert idle.budget.rows >= 4, "half of the rows that did not fit"
+    assert 4 <= idle.budget.rows < 8, "half of the rows that did not fit"
+
+
+def test_rows_that_lack_memory_beside_a_long_one_halve_the_budget(
+    bench: Bench, made: dict[str, Path], sentences: list[str]
+) -> None:
+    spec = bench.spec("generate", str(made["gpt2"]), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
+    backend = bench.open(spec, backend="transformers")
+    assert isinstance(backend, CausalBackend)
+    backend._loop.budget = Budget(tokens=100, rows=64)
+    items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(sentences[:8]))]
+    assert len(list(backend._loop.recover(items, OutOfMemory()))) == len(items)
+    assert backend._loop.budget.tokens <= 50
 
 
 def test_the_samples_of_a_text_that_do_not_fit_together_are_written_in_halves(
