@@ -11,6 +11,7 @@ After {"broken": why} nothing more can be read; {"end"} is the end. Rows are lin
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -180,7 +181,7 @@ def _nested(value: object, depth: int) -> Json:
     if isinstance(value, Mapping):
         return {str(name): _json(inner, depth - 1) for name, inner in value.items()}
     if isinstance(value, set | frozenset):  # Python's order of texts is another in each process
-        return sorted((_json(inner, depth - 1) for inner in value), key=orjson.dumps)
+        return sorted((_json(inner, depth - 1) for inner in value), key=json.dumps)  # also with surrogates
     if isinstance(value, list | tuple):
         return [_json(inner, depth - 1) for inner in value]
     if getattr(getattr(value, "dtype", None), "kind", None) in _NUMPY_KINDS:
