@@ -54,6 +54,7 @@ _LOADERS: dict[str, type[Loader]] = {
     "timestamptz": TimestamptzLoader,
     "interval": IntervalLoader,
 }
+_INFINITE = {"infinity", "-infinity"}
 _ALLOWED_PRAGMAS = {"data_version", "read_uncommitted"}  # used by full-text search and SQLAlchemy
 
 
@@ -181,7 +182,7 @@ def _postgresql(url: URL) -> tuple[str, str, Engine]:
 
 
 def _load_dates(connection: psycopg.Connection, _record: object) -> None:
-    """Load times with a zone in UTC, and dates that Python does not have, such as `infinity`, as text."""
+    """Load times with a zone in UTC, and as text what psycopg does not read: `infinity`, or another DateStyle."""
     for name, loader in _LOADERS.items():
         connection.adapters.register_loader(name, _or_text(loader))
 
@@ -189,11 +190,14 @@ def _load_dates(connection: psycopg.Connection, _record: object) -> None:
 def _or_text(loader: type[Loader]) -> type[Loader]:
     class OrText(loader):  # type: ignore[misc,valid-type]
         def load(self, data: Buffer) -> object:
+            text = bytes(data).decode()
+            if text in _INFINITE:  # which psycopg reads as an interval of 0 seconds
+                return text
             try:
                 value = super().load(data)
                 return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else value
-            except (psycopg.DataError, OverflowError):
-                return bytes(data).decode()
+            except (psycopg.DataError, OverflowError, NotImplementedError):
+                return text
 
     return OrText
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.datetime import IntervalLoader
 
 from docmill.storage.readers import (
     FieldUnknown,
@@ -27,6 +28,7 @@ from docmill.storage.readers import (
     SourceUnsupported,
     open_source,
 )
+from docmill.storage.readers.query import _or_text
 from tests.storage.readers.reading import OPTIONS, read
 
 SELECT = "SELECT id, text, lang FROM article ORDER BY id"
@@ -181,6 +183,17 @@ def test_postgresql_types_have_a_form_in_json(postgres_url: str) -> None:
         "ever": "-infinity",
     }
     assert record.flags == ("value_left_out",)
+    styles = "%20-cintervalstyle%3Diso_8601%20-cdatestyle%3DGerman%20-ctimezone%3DUTC"
+    [record] = read(
+        f"{url}{styles}?SELECT 'a' AS text, INTERVAL '90 s' AS took, TIMESTAMPTZ '2026-01-02 3:04+0' AS at"
+    )
+    assert record.meta == {"took": "PT1M30S", "at": "02.01.2026 03:04:00 UTC"}
+
+
+def test_an_infinite_interval_is_text(postgres_url: str) -> None:
+    """PostgreSQL has such intervals from version 17 on."""
+    with psycopg.connect(postgres_url.replace("+psycopg", "")) as connection:
+        assert _or_text(IntervalLoader)(0, connection).load(b"-infinity") == "-infinity"
 
 
 def test_no_password_is_in_a_name_or_a_message() -> None:
