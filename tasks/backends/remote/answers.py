@@ -20,6 +20,8 @@ _NEW_NAME = "max_completion_tokens"
 _OF_TEXTS = frozenset({400, 413, 422})
 # Errors below 500 that may pass: a time limit, a request in progress, one that came too early, and too many.
 _PASS = frozenset({408, 409, 425, 429})
+# Errors from 500 on that do not pass: the server does not have what is asked for, or not this version of HTTP.
+_NEVER = frozenset({501, 505})
 _OVERLOADED = frozenset({429, 503, 529})
 _NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _SERVER_ERROR = 500
@@ -77,7 +79,7 @@ def error_of(
         return ContentRefused(shown, said)
     if code in _NO_MONEY or status == 402:  # a shorter request may still be affordable, which proves nothing
         return ServerAway(f"{server.endpoint} refuses requests: {shown}. Check the balance of the account.")
-    if status >= _SERVER_ERROR or status in _PASS:
+    if (status >= _SERVER_ERROR and status not in _NEVER) or status in _PASS:
         return Passing(shown, _wait_s(headers), throttles=status in _OVERLOADED)
     advice = "Correct --endpoint, or check the server."
     if status == 401 or (status == 403 and server.api_key is None):

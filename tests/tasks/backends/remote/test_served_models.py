@@ -374,6 +374,7 @@ def test_a_server_is_refused_at_the_opening_with_what_to_do(api: Callable[[Scrip
     for model, models, kind, said in [
         ("openai:other", server.models, CannotServe, f"no model other, but {MODEL}"),
         ("openai:small", 401, CannotServe, answers.KEY_VARIABLE),
+        ("openai:small", 501, CannotServe, "check the server"),
         ("openai:small", 503, ServerUnreachable, "HTTP 503"),
     ]:
         server.models = models
