@@ -141,14 +141,26 @@ def test_each_stream_has_one_core_and_the_others_keep_theirs() -> None:
 
 @pytest.mark.usefixtures("three_threads")
 def test_a_window_that_lacked_memory_beside_others_is_tried_alone() -> None:
+    running: set[int] = set()
+    together, tried = threading.Barrier(STREAMS), threading.Event()
+    alone: list[bool] = []
+
     def compute(items: Items) -> Sequence[Output]:
-        if threading.current_thread().name.startswith("stream"):
-            raise OutOfMemory
-        return lengths(items)
+        if not threading.current_thread().name.startswith("stream"):
+            alone.append(not running)
+            tried.set()
+            return lengths(items)
+        running.add(items[0].id)
+        together.wait(10)
+        if items[0].id:  # the first lacks memory at once, and the others would see that it is tried again too early
+            tried.wait(0.1)
+        running.remove(items[0].id)
+        raise OutOfMemory
 
     streams = open_streams(StaticLoop(compute, Budget(tokens=5, rows=1)), compute)
-    outputs = dict(streams.run(waiting([Encoded(1, "a")] * 2 * STREAMS)))
-    assert [type(output) for output in outputs.values()] == [Vector] * 2 * STREAMS
+    outputs = dict(streams.run(waiting([Encoded(1, "a")] * STREAMS)))
+    assert [type(output) for output in outputs.values()] == [Vector] * STREAMS
+    assert alone == [True] * STREAMS
     streams.close()
 
 
