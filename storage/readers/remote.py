@@ -417,12 +417,13 @@ def _user(scheme: str, rest: str) -> tuple[str | None, str]:
     """
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     host, colon, port = authority.partition(":")
-    # A database's name has no @, but a password may begin as a port does: `12/34`.
-    is_port = port.isdecimal() and not (scheme.startswith(_DATABASES) and "@" in rest.partition("?")[0])
+    # A database's name has no @, but a query may have one, and a password may begin as a port does: `12/34`.
+    database = rest.partition("?")[0] if scheme.startswith(_DATABASES) else ""
+    is_port = port.isdecimal() and "@" not in database
     if "@" in authority:
         at = authority.rindex("@")
     elif colon and port and not is_port and "[" not in host and "@" in rest:
-        at = rest.rindex("@")
+        at = (database if "@" in database else rest).rindex("@")
     else:
         return None, rest
     return rest[:at], rest[at + 1 :]

@@ -69,6 +69,11 @@ def test_a_secret_in_a_source_is_found_and_not_shown_and_it_is_said_how_to_give_
     assert mask_secrets(mask_secrets(source)) == mask_secrets(source)
 
 
+def test_a_password_with_a_slash_takes_nothing_of_the_query_along() -> None:
+    source = "postgresql://me:{}@host/db?SELECT text FROM t WHERE mail='a@b'"
+    assert [mask_secrets(source.format(password)) for password in ("12/34", "ab/34")] == [source.format("***")] * 2
+
+
 def test_queries_that_are_not_shown_have_different_names_unless_only_their_signature_differs() -> None:
     first, other, again = (
         mask_secrets(f"https://host/c.jsonl?doc={doc}&X-Amz-Date={day}&X-Amz-Signature={day}")
