@@ -57,8 +57,12 @@ def normalize_json(value: T) -> tuple[T, tuple[str, ...]]:
 
 
 def is_printable(text: str) -> bool:
-    """Return False for a text with control characters; Persian words and emoji need the two invisible joiners."""
-    return _JOINERS.sub("", text).isprintable()
+    """Return False for a text with control characters, or of invisible joiners alone.
+
+    Persian words and emoji need the two joiners.
+    """
+    printed = _JOINERS.sub("", text)
+    return printed.isprintable() and bool(printed or not text)
 
 
 def decode(raw: bytes, offset: int = 0) -> tuple[str, tuple[str, ...]]:

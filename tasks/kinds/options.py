@@ -410,7 +410,7 @@ def words_by_label(value: object) -> dict[str, str]:
         name, read = (" ".join(part.split()) for part in (label, words))
         if not name:
             raise wrong_value("holds a label without a name")
-        if not is_printable(name + read):
+        if not (is_printable(name) and is_printable(read)):
             raise wrong_value(f"has a label with a character that cannot be printed: {shown(ascii(name))}")
         if name in by_label:
             raise wrong_value(f"names {shown(name)} twice")

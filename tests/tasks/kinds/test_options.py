@@ -44,6 +44,7 @@ def test_a_label_may_have_characters_that_join_others_or_keep_them_apart(label: 
         (["a", 5], "must be labels, .*; 5 is none of these"),
         ("topics.txt", "is the name of a file, 'topics.txt'; write the labels themselves here"),
         ("a\0, b", "has a label with a character that cannot be printed"),
+        ("a, \u200d", "has a label with a character that cannot be printed"),
     ],
 )
 def test_labels_that_are_none_are_refused_with_the_reason(given: Any, said: str) -> None:
