@@ -27,6 +27,7 @@ from docmill.storage.core.schema import Worker as WorkerRow
 from docmill.storage.errors import StorageError
 from docmill.storage.leases.policy import POISON
 from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import read_status
 from docmill.tasks.backends.weightless import vector
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.queue.broker import Broker
@@ -251,6 +252,10 @@ class Ordered:
     texts: dict[str, str]  # by document
     id: int | None = None
     cancelled: bool = False
+    had_ended: bool = False  # when it was cancelled
+
+    def note_cancelled(self, printed: dict[str, Any]) -> None:
+        self.had_ended = not printed["cancelled"]
 
     @property
     def poison(self) -> set[str]:
@@ -288,8 +293,11 @@ class Workload:
         if ordered.id is None:  # not stored yet: later
             self.steer.insert(0, (command, ordered))
             return
-        self.errands.give(command, ordered.id, *([5] if command == "priority" else []))
-        ordered.cancelled = ordered.cancelled or command == "cancel"
+        if command == "cancel":
+            ordered.cancelled = True
+            self.errands.give(command, ordered.id, then=ordered.note_cancelled)
+        else:
+            self.errands.give(command, ordered.id, *([5] if command == "priority" else []))
 
     def another(self, kill_after_s: float) -> None:
         """One more job while the others run, whose command is killed on its way and given again."""
@@ -329,6 +337,8 @@ class Workload:
         """Nothing is lost, nothing doubled, nothing mixed up, and nobody is blamed but poison."""
         for ordered in self.ordered:
             assert ordered.id is not None, f"{ordered.name} was never stored"
+            if ordered.had_ended:  # before the cancel, or by a cancel whose answer was lost
+                ordered.cancelled = read_status(self.fleet.database, ordered.id).state == "cancelled"
             check(self.fleet.database, ordered.id, state="cancelled" if ordered.cancelled else "done")
             _audit(self.fleet, ordered, ordered.id)
 

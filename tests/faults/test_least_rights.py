@@ -11,11 +11,12 @@ import psycopg
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.near_duplicates import clusters
 from docmill.features.near_duplicates.methods import ByText, Shingling
+from docmill.features.near_duplicates.tables import Duplicate, promote
 from docmill.features.reviewing import judgements
 from docmill.features.reviewing.judgements import Judged, Verdict
 from docmill.features.reviewing.population import population, reviewed_step
@@ -24,6 +25,7 @@ from docmill.storage.core import lookups, privileges
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, PipelineRun, Shard
 from docmill.storage.core.specs import Outcome, Spec
+from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import retention
 from docmill.storage.errors import RightMissing
 from docmill.storage.ingest import ingest
@@ -326,6 +328,9 @@ def steer(owner: Database, admin: Database) -> None:
     ingest.end(admin, job, ingest.add(admin, job, records(numbered(3)), [Rejection("line 9", "no JSON")]))
     assert replacements.substituted(admin, asked.corpus, asked.steps) == asked.steps
     assert clusters.find(admin, job.corpus_id, ByText(0.3, Shingling("words", 1))).repeats == 2
+    changing = request(f"{n} changed.jsonl", corpus=f"corpus {n}", spec=spec())
+    read(admin, changing, [("k0", f"the first of the cluster, changed in round {n}")])
+    admin.write(lambda transaction: promote(transaction, clusters_of_corpus(transaction, job.corpus_id)))
     assert clusters.forget(admin, job.corpus_id) == 3
     assert read_fleet(admin, ["translate"]).lanes
     [lane] = [lane for lane in dispatch.lanes(admin) if lane.name == "translate"]
@@ -337,6 +342,11 @@ def steer(owner: Database, admin: Database) -> None:
     for act in (jobs.pause, jobs.resume, jobs.retry, jobs.cancel):
         act(admin, job.id)
     forget(owner, admin, n, after(computed, corpus=f"computed {n}"))
+
+
+def clusters_of_corpus(transaction: Transaction, corpus_id: int) -> set[tuple[int, int]]:
+    of_corpus = select(Duplicate.first_id).where(Duplicate.corpus_id == corpus_id)
+    return {(corpus_id, first_id) for first_id in transaction.scalars(of_corpus)}
 
 
 def forget(owner: Database, admin: Database, n: int, asked: JobRequest) -> None:
