@@ -98,7 +98,8 @@ _REFER_TO_WHAT_IS_REMOVED = {
 _BUSY = {"active", "fastpath function call"}
 _NOTICE_LOST_CLIENT = """SELECT set_config('tcp_keepalives_idle', %(idle)s::text, false),
     set_config('tcp_keepalives_interval', %(interval)s::text, false),
-    set_config('tcp_keepalives_count', %(count)s::text, false)"""
+    set_config('tcp_keepalives_count', %(count)s::text, false),
+    set_config('tcp_user_timeout', %(unanswered_ms)s::text, false)"""
 _OF_A_PROCESS = "SELECT state, wait_event_type FROM pg_stat_activity WHERE pid = %s"
 
 
@@ -162,9 +163,10 @@ def _choose_format(
 def _prepare(connection: WatchedConnection, _record: object, *, patience: Patience) -> None:
     # psycopg would send lists of texts as one text, with every element searched for what must be escaped.
     connection.adapters.register_dumper(list, ListBinaryDumper)
-    # By default, a server keeps the session of a lost client for two hours. After each break of the network, a new
-    # connection would add a session, until there are too many.
-    connection.execute(_NOTICE_LOST_CLIENT, _keepalives(patience))
+    # By default, a server keeps the session of a lost client for two hours, and for a quarter of an hour if an answer
+    # was on its way. After each break of the network, a new connection would add one, until there are too many.
+    limits = {**_keepalives(patience), "unanswered_ms": round(patience.network_s * 1_000)}
+    connection.execute(_NOTICE_LOST_CLIENT, limits)
 
 
 def beginning(patience: Patience, *, writes: bool) -> str:
