@@ -45,7 +45,7 @@ WORK: Rights = MappingProxyType(
         "pipeline": (*(f"SELECT ({c})" for c in ("id", "name", "schedule", "looked_at")), "UPDATE (looked_at)"),
         "pipeline_run": _KEEP,
         "job": _update("state", "paused", "reason", "finished_at", "forgotten_at"),
-        "budget": _update("spent", "n_shards"),
+        "budget": _update("spent", "n_shards", "ended_cost"),
         "shard": _CHANGE,
         "shard_count": _READ,
         "outcome": _CHANGE,

@@ -367,7 +367,8 @@ class Job(Base):
 class Budget(Base):
     """The total cost of the jobs whose `budget` or `sharer` is its name.
 
-    Their `n_shards` ended shards with a price have cost `spent`. Once that is `max_cost`, no other shard begins.
+    Their stored outcomes have cost `spent`. Once that is `max_cost`, no other shard begins. `n_shards` shards with
+    tokens have ended, and cost `ended_cost`.
     """
 
     __tablename__ = "budget"
@@ -376,6 +377,7 @@ class Budget(Base):
     max_cost = column(float, nullable=True)
     spent = column(float, default=0.0)
     n_shards = column(int, default=0)
+    ended_cost = column(float, default=0.0)
 
 
 class Step(Base):

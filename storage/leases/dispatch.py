@@ -354,7 +354,8 @@ def _candidates(
         of_sharers[row.sharer] += row.n
         of_budgets.update(dict.fromkeys({row.sharer, row.budget}, 0 if row.id in free else row.n))
     affords = {
-        row.name: count_affordable(row.max_cost, row.spent, row.n_shards) - of_budgets[row.name] for row in budgets
+        row.name: count_affordable(row.max_cost, row.ended_cost, row.n_shards) - of_budgets[row.name]
+        for row in budgets
     }
     claimants = [
         Claimant(

@@ -343,7 +343,7 @@ _PRICES = (
 
 
 def end_settled(
-    transaction: Transaction, shard_id: int, lacking: Collection[int], new_tokens: Tokens = (0, 0)
+    transaction: Transaction, shard_id: int, lacking: Collection[int], new_tokens: Tokens | None = None
 ) -> list[int]:
     """End a running shard as far as its contents have an outcome. Return those that are `lacking` one.
 
@@ -377,12 +377,13 @@ def end_shard(
     shard_id: int,
     spec_id: int,
     contents: Sequence[int],
-    new_tokens: Tokens = (0, 0),
+    new_tokens: Tokens | None = None,
     written: Mapping[int, Known] | None = None,
 ) -> None:
     """End a shard whose contents all have an outcome: count the outcomes, and plan the steps that read them.
 
-    `new_tokens` are those that it does not count yet. The statuses in `written` are not read again.
+    `new_tokens` are those that it does not count yet. With None no budget counts the shard: many may end in one
+    transaction, which would lock budgets in no order. The statuses in `written` are not read again.
     """
     known = dict(written or {})
     known |= known_outcomes(transaction, spec_id, [content_id for content_id in contents if content_id not in known])
@@ -399,14 +400,16 @@ def end_shard(
         "n_truncated": tally.truncated,
         "n_doubtful": tally.doubtful,
     }
-    more = {"more_in": new_tokens[0], "more_out": new_tokens[1]}
+    more = dict(zip(("more_in", "more_out"), new_tokens or (0, 0), strict=True))
     shard = transaction.execute(_END, {"shard": shard_id, **more, **counts, **left}).one()
     traversal = Traversal(transaction, shard.job_id, steps.read_steps(transaction, shard.job_id))
     traversal.follow(shard.step, known, redo=shard.redo)
     if (doubtful := traversal.count_doubtful(shard.step, [*known], redo=shard.redo)) is not None:
         transaction.execute(update(Shard).where(Shard.id == shard_id).values(n_doubtful=doubtful))
-    if (price := traversal.price_of(shard.step)) is not None and any(new_tokens):
-        budgets.charge(transaction, {shard.job_id: budgets.cost(price, *new_tokens)}, n_ended=1)
+    whole: Tokens = (shard.tokens_in, shard.tokens_out)
+    if new_tokens is not None and any(whole) and (price := traversal.price_of(shard.step)) is not None:
+        new, ended = budgets.cost(price, *new_tokens), budgets.cost(price, *whole)
+        budgets.charge(transaction, {shard.job_id: new}, [ended])
 
 
 _END = (
@@ -418,7 +421,7 @@ _END = (
         finished_at=db_now(),
         **_SPENT,
     )
-    .returning(Shard.job_id, Shard.step, Shard.redo)
+    .returning(Shard.job_id, Shard.step, Shard.redo, *_TOKENS)
 )
 
 

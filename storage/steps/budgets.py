@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from sqlalchemy import case, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 
 from docmill.storage.core.schema import IS_RUNNING, Budget, Job, Shard, ShardCount, SpecRow, Step
 from docmill.storage.core.transaction import Transaction
@@ -44,43 +44,49 @@ def limit_job(transaction: Transaction, job_id: int, account: Account) -> None:
     transaction.lock_row(Job, job_id)
     # A shard that ends meanwhile either counts in the cost so far, or reads the prices that are set here.
     transaction.execute(transaction.for_update(select(Shard.id).where(Shard.job_id == job_id, IS_RUNNING)))
-    name, spent, n_shards = transaction.scalar(select(Job.budget).where(Job.id == job_id)), 0.0, 0
+    name, so_far = transaction.scalar(select(Job.budget).where(Job.id == job_id)), dict[str, float]()
     if name is None:
         name = account.budget or name_of(job_id)
-        spent, n_shards = set_prices(transaction, job_id, account.prices)
+        so_far = set_prices(transaction, job_id, account.prices)
         transaction.execute(update(Job).where(Job.id == job_id).values(budget=name))
-    row = transaction.insert(Budget).values(name=name, max_cost=account.max_cost, spent=spent, n_shards=n_shards)
-    changed = {
-        "max_cost": account.max_cost,
-        "spent": Budget.spent + spent,
-        "n_shards": Budget.n_shards + n_shards,
-    }
+    row = transaction.insert(Budget).values(name=name, max_cost=account.max_cost, **so_far)
+    more = {column: Budget.__table__.c[column] + n for column, n in so_far.items()}
+    changed = {"max_cost": account.max_cost, **more}
     transaction.execute(row.on_conflict_do_update(index_elements=["name"], set_=changed))
 
 
-def set_prices(transaction: Transaction, job_id: int, prices: Mapping[str, Price]) -> tuple[float, int]:
-    """Store the prices that a job's budgets use from now on. Return the cost and the number of its ended shards."""
+def set_prices(transaction: Transaction, job_id: int, prices: Mapping[str, Price]) -> dict[str, float]:
+    """Store the prices that a job's budgets use from now on. Return what the job adds to a budget, by column."""
     ours = Step.job_id == job_id
     models = select(Step.seq, SpecRow.model).join(SpecRow, SpecRow.id == Step.spec_id).where(ours)
     price_of = {row.seq: prices[row.model] for row in transaction.execute(models) if row.model in prices}
     for seq, price in price_of.items():
         transaction.execute(update(Step).where(ours, Step.seq == seq).values(price=[*price]))
-    n_done = case((ShardCount.state == "done", ShardCount.n), else_=0)
-    sums = (func.sum(column) for column in (ShardCount.tokens_in, ShardCount.tokens_out, n_done))
-    priced = select(ShardCount.step, *sums).where(ShardCount.job_id == job_id, ShardCount.step.in_(price_of))
-    rows = transaction.execute(priced.group_by(ShardCount.step)).all()
-    spent = math.fsum(cost(price_of[seq], int(read), int(written)) for seq, read, written, _ in rows)
-    return spent, sum(int(n) for *_, n in rows)
+    kept = ShardCount
+    sums = [func.sum(column).label(column.key) for column in (kept.tokens_in, kept.tokens_out, kept.n)]
+    of_steps = select(kept.step, (kept.state == "done").label("ended"), *sums).where(kept.job_id == job_id)
+    priced = of_steps.where(kept.step.in_(price_of)).group_by(kept.step, kept.state)
+    rows = [row for row in transaction.execute(priced).all() if row.tokens_in or row.tokens_out]
+    costs = [(row, cost(price_of[row.step], int(row.tokens_in), int(row.tokens_out))) for row in rows]
+    return {
+        "spent": math.fsum(of_shards for _, of_shards in costs),
+        "ended_cost": math.fsum(of_shards for row, of_shards in costs if row.ended),
+        "n_shards": sum(int(row.n) for row in rows if row.ended),
+    }
 
 
-def charge(transaction: Transaction, costs: Mapping[int, float], n_ended: int = 0) -> None:
-    """Add the costs of jobs, and of this many ended shards, to their budgets. Call this last: other shards wait."""
+def charge(transaction: Transaction, costs: Mapping[int, float], ended: Sequence[float] = ()) -> None:
+    """Add costs of jobs to their budgets, and the whole costs of shards that ended. Call this last: others wait."""
     spent: dict[str, float] = defaultdict(float)
     for job in transaction.execute(select(Job.id, Job.budget, Job.sharer).where(Job.id.in_([*costs]))):
         for name in filter(None, (job.budget, job.sharer)):
             spent[name] += costs[job.id]
     for name, cost_of_jobs in sorted(spent.items()):  # in one order everywhere, so that no two wait for each other
-        more = {"spent": Budget.spent + cost_of_jobs, "n_shards": Budget.n_shards + n_ended}
+        more = {
+            "spent": Budget.spent + cost_of_jobs,
+            "n_shards": Budget.n_shards + len(ended),
+            "ended_cost": Budget.ended_cost + math.fsum(ended),
+        }
         transaction.execute(update(Budget).where(Budget.name == name).values(**more))
 
 

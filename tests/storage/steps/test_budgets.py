@@ -192,7 +192,8 @@ def test_what_a_job_has_cost_counts_when_it_gets_a_limit(database: Database) -> 
     dispatch.withdraw(database, ["copy"])
     jobs.resume(database, job.id, Account(max_cost=4 * TEXT_COST, prices=PRICES))
     assert spent(database, "job 1") == 2 * TEXT_COST
-    assert database.value(select(Budget.n_shards)) == 2
+    [ended] = database.rows(select(Budget.n_shards, Budget.ended_cost))
+    assert tuple(ended) == (2, 2 * TEXT_COST)
     assert work(database) == 2
     assert read_status(database, job.id).waiting_cause is Cause.COST
 
@@ -249,6 +250,19 @@ def test_near_its_limit_a_job_has_no_more_in_flight_than_the_rest_pays_for(datab
             shards.commit(database, claim, done(claim), None)
     assert in_flight == [1, 8, 1]  # of a window of eight; the first shows what a shard costs
     assert spent(database, "job 1") == 10 * TEXT_COST
+
+
+def test_a_shard_costs_what_ended_shards_cost_also_while_others_keep_outcomes(database: Database) -> None:
+    read_shards(database, costing(40 * TEXT_COST), 40)
+    sign_on(database, "w1", slots=4)
+    in_flight = []
+    for _ in range(3):
+        claims = claim_all(database)
+        in_flight.append(len(claims))
+        shards.keep(database, [(claim, done(claim), None, ()) for claim in claims])
+        shards.commit(database, claims[0], done(claims[0]), None)
+    assert in_flight == [1, 8, 8]  # a window each
+    assert spent(database, "job 1") == 17 * TEXT_COST
 
 
 def test_a_limit_bounds_what_is_in_flight_of_all_its_jobs_together_and_of_no_others(database: Database) -> None:
