@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from docmill.storage.core.schema import (
     StepText,
     db_now,
 )
+from docmill.storage.core.specs import Status
 from docmill.storage.core.transaction import Transaction, Ts
 from docmill.storage.errors import DatabaseBusy, JobStopped, KeyReused, NotFound
 from docmill.storage.steps import budgets, choosing, fitted_risks, steps
@@ -261,11 +262,17 @@ def _too_many(transaction: Transaction, job: Row[*tuple[Any, ...]]) -> str | Non
     if job.max_failures is None and job.max_flagged is None:
         return None
     failed, doubtful = _failed_and_doubtful(transaction, job.id)
+    if too_many("failed", *failed, job.max_failures) is not None:
+        failed, _ = _failed_and_doubtful(transaction, job.id, exactly=True)
     return too_many("failed", *failed, job.max_failures) or too_many("are doubtful", *doubtful, job.max_flagged)
 
 
-def _failed_and_doubtful(transaction: Transaction, job_id: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _failed_and_doubtful(
+    transaction: Transaction, job_id: int, *, exactly: bool = False
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the numbers of failed and of doubtful texts of a job, each with the number of texts that it is of.
+
+    Some texts that failed only in an earlier job may count as failed; with `exactly` their outcomes tell.
 
     An escalation has its step's texts, and where it fails, the step's results stay. So its texts count only among
     those that may be doubtful, and only if an earlier job computed the step's own results. A failure that it computes
@@ -279,21 +286,41 @@ def _failed_and_doubtful(transaction: Transaction, job_id: int) -> tuple[tuple[i
     n_doubtful = total = again = 0
     n_failed: dict[int, int] = {}
     step_of: dict[int, Any] = {}
+    specs: dict[int, list[int]] = {}
     for row in transaction.execute(select(Step).where(Step.job_id == job_id).order_by(Step.seq)).all():
         failed, doubtful, texts, pending = of_step.get(row.seq, (0, 0, 0, 0))
         n_doubtful += doubtful
-        texts -= row.n_retried  # which are in two shards
+        retried = max(0, row.n_retried - row.n_prior_failed)
+        texts -= retried  # which are in two shards
         if row.escalates is None:
             total += texts
-            n_failed[row.seq], step_of[row.seq] = max(0, failed - row.n_retried), row
+            n_failed[row.seq], step_of[row.seq], specs[row.seq] = max(0, failed - retried), row, [row.spec_id]
         else:
             escalated, new = step_of[row.escalates], n_failed[row.escalates]
             again += min(texts, escalated.n_prior_done)
             if Doubt.stored(row.doubted).failed:
+                specs[row.escalates].append(row.spec_id)
                 # Rescued texts include those on which the step failed before, and the escalation did not.
                 known = max(0, escalated.n_prior_failed - row.n_prior_failed)
                 n_failed[row.escalates] = min(new, Failures.of(new + known, row.n_rescued, pending).final)
+    for seq in step_of if exactly else ():
+        if n_failed[seq] and step_of[seq].n_prior_failed:
+            n_failed[seq] = min(n_failed[seq], _count_failed(transaction, job_id, seq, specs[seq]))
     return (sum(n_failed.values()), total), (n_doubtful, total + again)
+
+
+def _count_failed(transaction: Transaction, job_id: int, seq: int, specs: Sequence[int]) -> int:
+    """Return the number of texts in a step's shards that failed under all these specs, and are not tried again."""
+    of_step = select(Shard.contents).where(Shard.job_id == job_id, Shard.step == seq)
+    tried, again = (
+        {content_id for contents in transaction.scalars(of_step.where(condition)) for content_id in unpack(contents)}
+        for condition in (Shard.n_failed > 0, and_(Shard.redo, Shard.state.in_(OPEN_SHARDS)))
+    )
+    failed = tried - again
+    for spec_id in specs:
+        known = lookups.known_outcomes(transaction, spec_id, sorted(failed))
+        failed = {content_id for content_id, outcome in known.items() if outcome.status == Status.FAILED}
+    return len(failed)
 
 
 def too_many(what: str, n: int, total: int, most: float | None) -> str | None:

@@ -345,15 +345,14 @@ def test_a_later_step_reads_what_was_rescued_and_is_blocked_by_the_rest(database
     assert (vector.done, vector.blocked) == (5, 1)
 
 
-@pytest.mark.parametrize("before", [(), (StepRequest("translate", TRANSLATE),), OF_FAILED])
-@pytest.mark.parametrize(("refused", "state"), [("", "done"), ("5", "stopped")])
+@pytest.mark.parametrize("before", [(StepRequest("translate", TRANSLATE),), OF_FAILED])
+@pytest.mark.parametrize(("refused", "state"), [("", "done"), ("3", "done"), ("5", "stopped")])
 def test_a_bound_of_failures_counts_new_texts_on_which_both_failed(
     database: Database, before: tuple[StepRequest, ...], refused: str, state: str
 ) -> None:
     models = Models(database, hard="135")
     models.refused = "3"
-    if before:
-        models.done(before, TEXTS[:4])
+    models.done(before, TEXTS[:4])
     models.refused = refused
     job = read(database, replace(pipeline(steps=OF_FAILED), max_failures=0.0), TEXTS)
     models.finish()

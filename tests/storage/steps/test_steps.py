@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, OutcomeRow, Shard
@@ -213,16 +213,36 @@ def test_a_retry_passes_on_a_text_that_failed_in_this_job_and_that_another_has_c
     assert [(step.done, step.failed, step.blocked) for step in finished(database, job).steps] == [(2, 0, 0)] * 2
 
 
-def test_retried_failures_of_an_earlier_job_do_not_outweigh_failures_of_another_step(
+@pytest.mark.parametrize(
+    ("failing", "share"),
+    [({"translate(text 1)", "translate(text 2)"}, "2 of 12"), ({"text 3", "text 4", "text 5"}, "3 of 9")],
+)
+def test_retried_failures_of_an_earlier_job_do_not_outweigh_new_ones(
+    database: Database, fleet: Fleet, failing: set[str], share: str
+) -> None:
+    fleet.fails = lambda kind, text: True
+    fleet.done(pipeline("a", STEPS[:1]), numbered(3))
+    job = read(database, replace(pipeline("b", STEPS[:2]), max_failures=15.0), numbered(6))
+    assert jobs.retry(database, job.id) == 3
+    fleet.fails = lambda kind, text: text in failing
+    fleet.finish()
+    assert read_status(database, job.id).reason == f"more than 15 % of its texts failed ({share})"
+
+
+def test_failures_that_are_tried_again_do_not_count_beside_known_ones_that_are_not(
     database: Database, fleet: Fleet
 ) -> None:
     fleet.fails = lambda kind, text: True
     fleet.done(pipeline("a", STEPS[:1]), numbered(3))
-    job = read(database, replace(pipeline("b", STEPS[:2]), max_failures=20.0), numbered(6))
-    assert jobs.retry(database, job.id) == 3
-    fleet.fails = lambda kind, text: text in {"translate(text 1)", "translate(text 2)"}
+    of_model = update(OutcomeRow).values(reason_class=Reason.MODEL)
+    database.execute(of_model)
+    job = read(database, replace(pipeline("b", STEPS[:1]), max_failures=20.0), numbered(6))
     fleet.finish()
-    assert read_status(database, job.id).reason == "more than 20 % of its texts failed (2 of 9)"
+    assert read_status(database, job.id).state == "stopped"
+    fleet.fails = lambda kind, text: False
+    assert jobs.retry(database, job.id, Reason.DOCUMENT) == 3
+    fleet.finish()
+    assert read_status(database, job.id).state == "done"
 
 
 def test_only_what_changed_is_computed_and_at_every_step(database: Database, fleet: Fleet) -> None:
