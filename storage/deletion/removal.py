@@ -238,8 +238,15 @@ def remove_versions(database: Database, older_than_s: float, budget: RemovalBudg
     query = select(Document.id, are_removable(older_than_s).label("goes")).where(Document.superseded_by.is_not(None))
     ids = ([version.id for version in page if version.goes] for page in pages(database, query, Document.id, LOOK))
     removed = remove_items(database, ids, partial(_remove_versions, older_than_s=older_than_s), budget, PAGE)
-    readings = database.values(select(Ingest.id).where(_is_unneeded(older_than_s)))
-    return removed + remove_items(database, [readings], _remove_readings, budget, READINGS)
+    return removed + remove_readings(database, older_than_s, budget)
+
+
+def remove_readings(
+    database: Database, older_than_s: float, budget: RemovalBudget | None = None, most: int | None = None
+) -> Removed:
+    """Remove readings without documents that nothing needs, at most so many."""
+    unneeded = select(Ingest.id).where(_is_unneeded(older_than_s)).order_by(Ingest.id).limit(most)
+    return remove_items(database, [database.values(unneeded)], _remove_readings, budget, READINGS)
 
 
 def _remove_versions(ids: Sequence[int], transaction: Transaction, *, older_than_s: float) -> Removed:

@@ -147,13 +147,17 @@ def _note_forgotten(transaction: Transaction, job_id: int) -> bool:
 def forget_runs(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Delete old runs of pipelines with their jobs, and old runs that have no job.
 
-    Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs without a pipeline.
+    Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs without a pipeline. As
+    many readings without documents go as jobs, and a page more if earlier ones are left.
     """
     removed, jobless = Removed(), runs_without_job(older_than_s)
     has_jobless = database.value(select(PipelineRun.id).where(jobless).limit(1)) is not None
     if has_jobless:
         removed = remove_all(database, partial(_delete_page, PipelineRun, jobless), budget, PAGE)
-    return removed + _remove_each(database, old_runs(older_than_s).order_by(PipelineRun.id), _forget_run, budget)
+    removed += _remove_each(database, old_runs(older_than_s).order_by(PipelineRun.id), _forget_run, budget)
+    if removed.jobs:
+        removed += removal.remove_readings(database, older_than_s, budget, removed.jobs + removal.READINGS)
+    return removed
 
 
 def runs_without_job(older_than_s: float) -> ColumnElement[bool]:
@@ -181,10 +185,7 @@ def old_runs(older_than_s: float) -> Select[int]:
 
 
 def _forget_run(run_id: int, size: int, transaction: Transaction) -> Removed | None:
-    """Delete the next page of rows of a run's job, and at last the run and the job.
-
-    The job's reading stays: a scan of all documents would tell if it brought one (see `removal.remove_versions`).
-    """
+    """Delete the next page of rows of a run's job, and at last the run and the job."""
     transaction.keep_last_ids(Job, Shard)
     job_id = transaction.scalar(select(PipelineRun.job_id).where(PipelineRun.id == run_id))
     this = delete(PipelineRun).where(PipelineRun.id == run_id)
