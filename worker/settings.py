@@ -402,7 +402,7 @@ def load_settings(**options: str | float | Path | None) -> Settings:
     except UnicodeDecodeError as error:
         raise SettingsError(".env is not UTF-8 text") from error
     except OSError as error:
-        raise SettingsError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise SettingsError(f"{error.filename or '.env'} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         problems += [_problem(detail, values) for detail in error.errors()]
     if problems:

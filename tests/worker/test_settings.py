@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EACCES
+from errno import EACCES, EIO
 from functools import partial
 from pathlib import Path
 
@@ -44,10 +44,14 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
     def refuse(name: str) -> None:
         raise PermissionError(EACCES, "Permission denied", name)
 
+    def fail(_: str) -> None:
+        raise OSError(EIO, "Input/output error")
+
     (tmp_path / ".env").touch()
-    monkeypatch.setattr("docmill.worker.settings.dotenv_values", refuse)
-    with pytest.raises(SettingsError, match=r"\.env cannot be read: Permission denied"):
-        load_settings()
+    for read, reason in ((refuse, "Permission denied"), (fail, "Input/output error")):
+        monkeypatch.setattr("docmill.worker.settings.dotenv_values", read)
+        with pytest.raises(SettingsError, match=rf"^\.env cannot be read: {reason}"):
+            load_settings()
 
 
 def test_an_option_beats_the_environment_and_the_environment_beats_the_file(

@@ -9,6 +9,7 @@ from docmill.tasks.errors import HubUnreachable, ServerUnreachable, TaskError
 from docmill.worker.errors import BrokerUnreachable, WorkerError
 
 BAD_INPUT, UNREACHABLE = 2, 3
+_OF_WRITES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})  # reads have the other errors, too
 
 
 def exit_code(error: Exception) -> int | None:
@@ -20,7 +21,7 @@ def exit_code(error: Exception) -> int | None:
     )
     if isinstance(error, away):
         return UNREACHABLE
-    if isinstance(error, of_storage.StorageError | TaskError | WorkerError) or _cannot_write(error):
+    if isinstance(error, of_storage.StorageError | TaskError | WorkerError) or _refused(error):
         return BAD_INPUT
     return None
 
@@ -33,8 +34,8 @@ def sentence(error: Exception) -> str:
     from docmill.storage.readers import ReaderFailed
 
     if isinstance(error, OSError):
-        verb = "use" if error.errno == errno.ENAMETOOLONG else "write"
-        return f"cannot {verb} {error.filename2 or error.filename or 'the output'}: {error.strerror}"
+        verb, what = ("write", "the output") if error.errno in _OF_WRITES else ("use", "a file")
+        return f"cannot {verb} {error.filename2 or error.filename or what}: {error.strerror}"
     if isinstance(error, ReaderFailed):
         from docmill.worker.settings import load_settings  # only here: it needs all features to load
 
@@ -42,8 +43,7 @@ def sentence(error: Exception) -> str:
     return str(error)
 
 
-def _cannot_write(error: Exception) -> bool:
-    """Return True if the disk is full or broken, or refuses the write or the name. The system says enough."""
-    room, rights = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}, {errno.EACCES, errno.EPERM, errno.EROFS}
-    refusals = room | rights | {errno.ENAMETOOLONG, errno.EIO, errno.ESTALE}
-    return isinstance(error, OSError) and error.errno in refusals
+def _refused(error: Exception) -> bool:
+    """Return True if the disk is full or broken, or refuses the access or the name. The system says enough."""
+    others = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE}
+    return isinstance(error, OSError) and error.errno in _OF_WRITES | others

@@ -112,9 +112,16 @@ def test_a_full_disk_is_said_in_words_and_so_is_a_file_of_another_user(
     def refuse(temporary: Path, target: Path) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted", str(temporary), None, target.name)
 
-    monkeypatch.setattr(Path, "replace", refuse)  # as in a folder such as /tmp
-    said = call("results", 1, "--partial", "--out", "out.jsonl", code=2)
-    assert said.err.endswith("docmill: cannot write out.jsonl: Operation not permitted\n")
+    def fail(_: Path, __: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for replace, error in (  # the first as in a folder such as /tmp
+        (refuse, "out.jsonl: Operation not permitted"),
+        (fail, "a file: Input/output error"),
+    ):
+        monkeypatch.setattr(Path, "replace", replace)
+        said = call("results", 1, "--partial", "--out", "out.jsonl", code=2)
+        assert said.err.endswith(f"docmill: cannot use {error}\n")
 
 
 @pytest.mark.parametrize("options", [["--all", "--out", "all.jsonl"], ["--out", "out.csv"]])
