@@ -205,9 +205,9 @@ class Process:
             self._settle(ours)
         except LeaseLost:
             self._note_lost_lease(claim)
-        except EngineStopped:
-            self._end_if_engine_died()
+        except EngineStopped:  # it took no text, so the shard is no suspect
             self._patiently(lambda: shards.release(self.database, claim), ours)
+            self._end_if_engine_died()
         except CannotServe as error:  # its server went away after the check
             with suppress(StorageError):
                 self._refuse(head, error)

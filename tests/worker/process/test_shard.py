@@ -205,8 +205,9 @@ def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(da
         assert transaction.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
 
 
+@pytest.mark.parametrize("seen_alive", [False, True])
 def test_a_process_whose_engine_died_unnoticed_ends_at_the_next_hint(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch, *, seen_alive: bool
 ) -> None:
     def lose(_: list[str]) -> None:
         raise DeviceLost
@@ -216,6 +217,8 @@ def test_a_process_whose_engine_died_unnoticed_ends_at_the_next_hint(
     engine.start()
     assert engine.submit(spec_of(), [(1, "text")]).wait(60)
     monkeypatch.setattr("os._exit", sys.exit)
+    if seen_alive:  # until the shard was claimed
+        monkeypatch.setattr(engine, "open", lambda _: None)
     with pytest.raises(SystemExit):
         Process(owner="me", database=database, broker=cast(Any, None), engine=engine, lease_s=60).run_shard(shard_id)
     with database.read() as transaction:
