@@ -236,8 +236,14 @@ class Supervisor:
         self._watchdogs[device].forget_open()
         self._maintenance.adopt(owner)
         child = Child(device, owner, process, time.monotonic(), self._watchdogs[device])
-        child.reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
-        child.reader.start()
+        reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
+        try:
+            reader.start()
+        except RuntimeError:  # no more threads
+            process.kill()
+            self._close_pipes(child)
+            raise
+        child.reader = reader
         config = DeviceConfig(owner, device, settings.model_dump(mode="json"), self._maintenance.only_job)
         child.send(config.to_line())
         return child

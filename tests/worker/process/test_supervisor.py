@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -127,15 +128,16 @@ def test_a_supervisor_that_was_suspended_kills_no_child_for_that_time(tmp_path: 
 def test_a_process_that_cannot_be_started_counts_as_one_that_died_and_is_tried_again(
     tmp_path: Path, database: Database
 ) -> None:
-    def take() -> None:
-        raise BlockingIOError("no more processes")
-
-    started: Any = SimpleNamespace(take=take)
-    settings = load_settings(home=tmp_path)
-    supervisor = Supervisor(settings, database, Broker("redis://127.0.0.1:1"), devices=["cpu"], started=started)
-    for deaths in (1, 2):
-        supervisor._tend_children()
-        assert supervisor.deaths == deaths
+    settings, threads = load_settings(home=tmp_path), mock.Mock(side_effect=RuntimeError("can't start new thread"))
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        take = mock.Mock(side_effect=[BlockingIOError("no more processes"), process])
+        started: Any = SimpleNamespace(take=take)
+        supervisor = Supervisor(settings, database, Broker("redis://127.0.0.1:1"), devices=["cpu"], started=started)
+        with mock.patch("threading.Thread.start", threads):
+            for deaths in (1, 2):
+                supervisor._tend_children()
+                assert supervisor.deaths == deaths
+        assert process.returncode == -signal.SIGKILL, "it has no thread that reads it"
 
 
 def watchdog() -> Watchdog:
