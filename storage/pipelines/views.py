@@ -59,7 +59,7 @@ def share_views(pipeline: str, other: str) -> bool:
 def clash(requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str, str] | None:
     """Return two steps (or "the documents" and a step) with the column that both would have in the view, if any.
 
-    PostgreSQL cuts long names, and SQLite ignores case.
+    PostgreSQL cuts long names, and SQLite ignores the case of ASCII letters. Either refuses a column for both.
     """
     owners = {name.encode(): "the documents" for name in _OF_DOCUMENTS}
     for request, output in requests:
@@ -67,7 +67,7 @@ def clash(requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str,
         suffixes = [column.suffix for column in columns if column.sql is not None and column.suffix is not None]
         for suffix in (*suffixes, "_status", "_reason"):
             name = request.name + suffix
-            known_as = name.lower().encode()[:_NAME_BYTES]
+            known_as = name.encode().lower()[:_NAME_BYTES]
             if known_as in owners:
                 return owners[known_as], request.name, name
             owners[known_as] = request.name

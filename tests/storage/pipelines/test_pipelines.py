@@ -365,6 +365,12 @@ def test_columns_clash_if_postgresql_cuts_them_to_the_same_name() -> None:
     assert views.clash([(step, RECORD)]) == ("contract", "contract", f"contract_{long}_numbers")
 
 
+def test_columns_whose_names_differ_in_the_case_of_an_umlaut_do_not_clash() -> None:
+    fields = json.dumps({"properties": {name: {"type": "string"} for name in ("\xe4", "\xc4")}})
+    step = StepRequest("contract", Spec("extract", "m", "1", params={"json_schema": fields}))
+    assert views.clash([(step, RECORD)]) is None
+
+
 @pytest.mark.parametrize(("names", "owners"), [(("s", "S"), ("s", "S")), (("ID",), ("the documents", "ID"))])
 def test_columns_clash_if_sqlite_takes_their_names_for_the_same(
     names: Sequence[str], owners: tuple[str, str]
