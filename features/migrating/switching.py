@@ -219,8 +219,10 @@ def switch(
 
 
 def undo(database: Database, migration: SpecReplacement, shown: Views) -> bool:
-    """Let the old spec of the last migration answer again, and replace these views. Return False if another command
-    changed the migration first."""
+    """Let the old spec of the last migration answer again, and replace these views.
+
+    Return False if the migration is not switched: another command cancelled or dropped it, say.
+    """
 
     def work(transaction: Transaction) -> bool:
         lock_corpus(transaction, migration.corpus_id)
