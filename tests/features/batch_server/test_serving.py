@@ -24,7 +24,7 @@ from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.database import Database
 from tests.features.batch_server.api import Api, chat, put, running, start, wait
 from tests.storage.builders import count_rows
-from tests.worker.harness import until
+from tests.worker.harness import DEADLINE_S, until
 
 
 @pytest.fixture
@@ -252,7 +252,8 @@ def test_a_body_that_is_too_long_is_refused_and_stored_nowhere(api: Api) -> None
     assert count_rows(api.database, ApiFile) == 0
 
 
-def test_an_upload_that_is_cut_in_half_leaves_nothing(api: Api) -> None:
+def test_an_upload_that_is_cut_in_half_leaves_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("docmill.features.batch_server.serving.LONGEST_WAIT_S", 3600.0)
     client, at = api.client("alice"), urlsplit(api.url)
     head = (
         f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {client.api_key}\r\n"
@@ -264,7 +265,9 @@ def test_an_upload_that_is_cut_in_half_leaves_nothing(api: Api) -> None:
         for _ in range(UPLOADS_AT_ONCE):
             connection = slow.enter_context(socket.create_connection((at.hostname, at.port), 60))
             connection.sendall(head.encode() + b"y" * 1_500_000)
-        put(api.client("bob"), "Uploads of other keys do not wait.")
+        with api.client("bob") as bob:
+            put(bob, "Uploads of other keys do not wait.", timeout=DEADLINE_S)
     file = put(client, chat("a", "Hello"))
     assert [one.id for one in client.files.list()] == [file]
+    client.close()
     assert count_rows(api.database, ApiFile) == 2
