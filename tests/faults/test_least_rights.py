@@ -23,7 +23,7 @@ from docmill.features.reviewing.population import population, reviewed_step
 from docmill.storage import migrations
 from docmill.storage.core import lookups, privileges
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Job, PipelineRun, Shard
+from docmill.storage.core.schema import Ingest, Job, PipelineRun, Shard
 from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import retention
@@ -362,7 +362,7 @@ def forget(owner: Database, admin: Database, n: int, asked: JobRequest) -> None:
 
 
 def end_long_ago(owner: Database) -> None:
-    for table in (Job, PipelineRun):
+    for table in (Ingest, Job, PipelineRun):
         ended = update(table).where(table.finished_at.is_not(None)).values(finished_at=1.0)
         owner.write(lambda transaction, ended=ended: transaction.execute(ended))  # type: ignore[misc]
 
