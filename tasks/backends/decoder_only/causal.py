@@ -166,13 +166,12 @@ class CausalBackend:
         return Budget(tokens=max(1, (left - rows * output) // n), rows=max(1, rows // n), spread=whole.spread)
 
     def _load(self, items: Items) -> int:
-        """Return the tokens that a batch has on the device at the end, at most the budget's.
+        """Return the tokens that rows have at the end without padding, which the budget that they had allowed.
 
-        Rows that joined a longer one may have more, since they are padded to its length.
+        With padding it may be more, since rows are padded to the length of a longer one that they joined.
         """
-        longest = max(item.tokens for item in items) + self._decoding.max_new_tokens
-        used = len(items) * self._decoding.n * (self._decoding.max_tokens or longest)
-        return min(used, self._loop.budget.tokens)
+        most, output = self._decoding.max_tokens, self._decoding.max_new_tokens
+        return self._decoding.n * sum(most or item.tokens + output for item in items)
 
     def _together(self, items: Items) -> Sequence[Output]:
         """Compute a batch from its beginning to its end."""

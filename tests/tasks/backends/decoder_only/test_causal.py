@@ -204,16 +204,24 @@ def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
     assert 4 <= idle.budget.rows < 8, "half of the rows that did not fit"
 
 
-def test_rows_that_lack_memory_beside_a_long_one_halve_the_budget(
-    bench: Bench, made: dict[str, Path], sentences: list[str]
+def test_unlike_rows_that_lack_memory_halve_the_budget_and_their_parts_only_to_half_of_a_part(
+    bench: Bench, made: dict[str, Path], sentences: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = bench.spec("generate", str(made["gpt2"]), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
     backend = bench.open(spec, backend="transformers")
     assert isinstance(backend, CausalBackend)
-    backend._loop.budget = Budget(tokens=100, rows=64)
-    items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(sentences[:8]))]
-    assert len(list(backend._loop.recover(items, OutOfMemory()))) == len(items)
-    assert backend._loop.budget.tokens <= 50
+    items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(sentences))]
+    needed = sum(item.tokens + NEW_TOKENS for item in items)
+    backend._loop.budget = Budget(tokens=needed, rows=64)
+    assert len(list(backend._loop.recover(items, OutOfMemory()))) == len(items) == 16
+    assert backend._loop.budget.tokens == needed // 2
+    with monkeypatch.context() as patched:
+        patched.setattr(GPT2LMHeadModel, "forward", narrow(3))
+        outputs = [output for _, output in backend._loop.recover(items, OutOfMemory())]
+    assert all(isinstance(output, Generated) for output in outputs)
+    idle = Trickle([])
+    assert list(backend.run(idle)) == []
+    assert idle.budget.rows >= 2, "half of the four that did not fit"
 
 
 def test_the_samples_of_a_text_that_do_not_fit_together_are_written_in_halves(
