@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -40,6 +40,7 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.transaction import Insert, Transaction
 from docmill.storage.leases.policy import Claimant, choose_newcomers, choose_turns, count_affordable
+from docmill.storage.steps.budgets import cost
 from docmill.storage.steps.jobs import FREE, MAY_BEGIN, RUNS
 from docmill.storage.steps.sharding import OPEN_SHARDS
 
@@ -345,23 +346,26 @@ def _candidates(
     values = {"lane": lane.name, "unservable": unservable, "only_job": only_job}
     jobs = transaction.execute(_jobs_with_ready(), values).all()
     are_several = len({*beside, *(job.id for job in jobs)}) > 1
-    free = {job.id for job in jobs if not job.is_priced}
     paying = [job for job in jobs if job.is_priced]
     budgets = _budgets(transaction, {name for job in paying for name in (job.budget, job.sharer) if name is not None})
-    in_flight = _in_flight(transaction, lane.name) if budgets or are_several else {}
-    of_sharers, of_budgets = Counter[str | None](), Counter[str | None]()
-    for row in in_flight.values():
+    in_flight = _in_flight(transaction, lane.name) if budgets or are_several else []
+    of_jobs, of_sharers, of_budgets = Counter[int](), Counter[str | None](), Counter[str | None]()
+    costs = defaultdict[str | None, float](float)
+    for row in in_flight:
+        of_jobs[row.id] += row.n
         of_sharers[row.sharer] += row.n
-        of_budgets.update(dict.fromkeys({row.sharer, row.budget}, 0 if row.id in free else row.n))
-    affords = {
-        row.name: count_affordable(row.max_cost, row.ended_cost, row.n_shards) - of_budgets[row.name]
-        for row in budgets
-    }
+        for name in {row.sharer, row.budget} if row.price is not None else ():
+            of_budgets[name] += row.n
+            costs[name] += cost(row.price, int(row.tokens_in), int(row.tokens_out))
+    affords = {}
+    for row in budgets:
+        rest = row.max_cost - (row.spent - costs[row.name])
+        affords[row.name] = count_affordable(rest, row.ended_cost, row.n_shards) - of_budgets[row.name]
     claimants = [
         Claimant(
             job.id,
             job.priority,
-            in_flight[job.id].n if job.id in in_flight else 0,
+            of_jobs[job.id],
             planned=lane.window,
             sharer=job.sharer,
             shared=of_sharers[job.sharer],
@@ -380,15 +384,17 @@ def _budgets(transaction: Transaction, names: Collection[str]) -> Sequence[Row[*
     return transaction.execute(limited).all() if names else []
 
 
-def _in_flight(transaction: Transaction, lane: str) -> dict[int, Row[int, str | None, str | None, int]]:
-    counted = transaction.execute(
-        select(Job.id, Job.sharer, Job.budget, func.count().label("n"))
-        .join(Shard, Shard.job_id == Job.id)
+def _in_flight(transaction: Transaction, lane: str) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Return the number of shards in flight of each step, and the tokens of their stored outcomes."""
+    sums = (func.sum(column).label(column.key) for column in (Shard.tokens_in, Shard.tokens_out))
+    return transaction.execute(
+        select(Job.id, Job.sharer, Job.budget, Step.price, func.count().label("n"), *sums)
+        .join(Step, Step.job_id == Job.id)
+        .join(Shard, and_(Shard.job_id == Step.job_id, Shard.step == Step.seq))
         .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]), Shard.dispatched_at.is_not(None))
         .where(or_(Shard.state == "running", RUNS))
-        .group_by(Job.id)
-    )
-    return {row.id: row for row in counted}
+        .group_by(Job.id, Step.job_id, Step.seq)
+    ).all()
 
 
 def _unservable(transaction: Transaction, lane: str) -> list[int]:

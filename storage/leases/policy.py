@@ -135,16 +135,16 @@ def choose_newcomers(claimants: Sequence[Claimant], priority: int) -> list[int]:
     return [*first.values()]
 
 
-def count_affordable(max_cost: float, ended_cost: float, n_shards: int) -> int:
+def count_affordable(rest: float, ended_cost: float, n_shards: int) -> int:
     """Return the number of shards to have in flight, so that little is spent beyond a cost limit.
 
-    It is the rest of the limit divided by the mean cost of the `n_shards` that ended. The first shard runs alone, to
-    measure that cost.
+    It is the `rest` of the limit, with what those in flight have cost so far, divided by the mean cost of the
+    `n_shards` that ended. The first shard runs alone, to measure that cost.
     """
     if not n_shards:
         return 1
     mean = ended_cost / n_shards
-    return math.ceil(min((max_cost - ended_cost) / mean - _ROUNDING, sys.maxsize)) if mean else sys.maxsize
+    return math.ceil(min(rest / mean - _ROUNDING, sys.maxsize)) if mean else sys.maxsize
 
 
 def choose_turns(claimants: Sequence[Claimant], room: int) -> list[int]:

@@ -253,7 +253,7 @@ def test_near_its_limit_a_job_has_no_more_in_flight_than_the_rest_pays_for(datab
 
 
 def test_a_shard_costs_what_ended_shards_cost_also_while_others_keep_outcomes(database: Database) -> None:
-    read_shards(database, costing(40 * TEXT_COST), 40)
+    job = read_shards(database, costing(20 * TEXT_COST, budget="both"), 40)
     sign_on(database, "w1", slots=4)
     in_flight = []
     for _ in range(3):
@@ -262,7 +262,10 @@ def test_a_shard_costs_what_ended_shards_cost_also_while_others_keep_outcomes(da
         shards.keep(database, [(claim, done(claim), None, ()) for claim in claims])
         shards.commit(database, claims[0], done(claims[0]), None)
     assert in_flight == [1, 8, 8]  # a window each
-    assert spent(database, "job 1") == 17 * TEXT_COST
+    jobs.pause(database, job.id)
+    assert spent(database, "both") == 17 * TEXT_COST
+    read_shards(database, costing(20 * TEXT_COST, "b", budget="both"), 40)
+    assert len(claim_all(database)) == 3
 
 
 def test_a_limit_bounds_what_is_in_flight_of_all_its_jobs_together_and_of_no_others(database: Database) -> None:
