@@ -272,7 +272,8 @@ def _failed_and_doubtful(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the numbers of failed and of doubtful texts of a job, each with the number of texts that it is of.
 
-    Some texts that failed only in an earlier job may count as failed; with `exactly` their outcomes tell.
+    Some texts that failed only in an earlier job may count as failed, and some that are tried again as two; with
+    `exactly` the outcomes and the shards of the steps with failures tell.
 
     An escalation has its step's texts, and where it fails, the step's results stay. So its texts count only among
     those that may be doubtful, and only if an earlier job computed the step's own results. A failure that it computes
@@ -304,23 +305,31 @@ def _failed_and_doubtful(
                 known = max(0, escalated.n_prior_failed - row.n_prior_failed)
                 n_failed[row.escalates] = min(new, Failures.of(new + known, row.n_rescued, pending).final)
     for seq in step_of if exactly else ():
-        if n_failed[seq] and step_of[seq].n_prior_failed:
-            n_failed[seq] = min(n_failed[seq], _count_failed(transaction, job_id, seq, specs[seq]))
+        step = step_of[seq]
+        if n_failed[seq] and step.n_prior_failed:
+            n, n_twice = _count_exactly(transaction, job_id, seq, specs[seq])
+            n_failed[seq] = min(n_failed[seq], n)
+            total -= max(0, n_twice - max(0, step.n_retried - step.n_prior_failed))
     return (sum(n_failed.values()), total), (n_doubtful, total + again)
 
 
-def _count_failed(transaction: Transaction, job_id: int, seq: int, specs: Sequence[int]) -> int:
-    """Return the number of texts in a step's shards that failed under all these specs, and are not tried again."""
-    of_step = select(Shard.contents).where(Shard.job_id == job_id, Shard.step == seq)
-    tried, again = (
-        {content_id for contents in transaction.scalars(of_step.where(condition)) for content_id in unpack(contents)}
-        for condition in (Shard.n_failed > 0, and_(Shard.redo, Shard.state.in_(OPEN_SHARDS)))
-    )
-    failed = tried - again
+def _count_exactly(transaction: Transaction, job_id: int, seq: int, specs: Sequence[int]) -> tuple[int, int]:
+    """Count the texts in a step's shards that failed under all these specs and are not tried again.
+
+    Return with it how often a text is in one more shard.
+    """
+    columns = (Shard.contents, Shard.n_contents, Shard.n_failed, Shard.redo, Shard.state)
+    of_step = select(*columns).where(Shard.job_id == job_id, Shard.step == seq)
+    rows = transaction.execute(of_step.where(or_(Shard.n_failed > 0, Shard.redo)))
+    shards = [(row, {*unpack(row.contents)}) for row in rows]
+    failed = set[int]().union(*(contents for row, contents in shards if row.n_failed))
+    failed -= set[int]().union(*(contents for row, contents in shards if row.redo and row.state in OPEN_SHARDS))
+    distinct = set[int]().union(*(contents for _, contents in shards))
+    n_twice = sum(row.n_contents for row, contents in shards if contents) - len(distinct)  # folded ones have none
     for spec_id in specs:
         known = lookups.known_outcomes(transaction, spec_id, sorted(failed))
         failed = {content_id for content_id, outcome in known.items() if outcome.status == Status.FAILED}
-    return len(failed)
+    return len(failed), n_twice
 
 
 def too_many(what: str, n: int, total: int, most: float | None) -> str | None:

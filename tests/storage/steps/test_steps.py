@@ -236,9 +236,12 @@ def test_failures_that_are_tried_again_do_not_count_beside_known_ones_that_are_n
     fleet.done(pipeline("a", STEPS[:1]), numbered(3))
     of_model = update(OutcomeRow).values(reason_class=Reason.MODEL)
     database.execute(of_model)
-    job = read(database, replace(pipeline("b", STEPS[:1]), max_failures=20.0), numbered(6))
+    job = read(database, replace(pipeline("b", STEPS[:1]), max_failures=60.0), numbered(6))
     fleet.finish()
     assert read_status(database, job.id).state == "stopped"
+    assert jobs.retry(database, job.id, Reason.DOCUMENT) == 3
+    fleet.finish()
+    assert read_status(database, job.id).reason == "more than 60 % of its texts failed (3 of 3)"
     fleet.fails = lambda kind, text: False
     assert jobs.retry(database, job.id, Reason.DOCUMENT) == 3
     fleet.finish()
