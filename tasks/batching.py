@@ -49,9 +49,9 @@ class Budget:
         return sum(tokens) if self.packed else len(tokens) * max(tokens)
 
     def halved(self, tokens: int) -> Budget:
-        """Return the budget to use after a batch that used so many tokens did not fit.
+        """Return the budget after a batch of ``tokens`` tokens did not fit.
 
-        The batch may be one of several that were taken under a budget that has been halved since.
+        The current budget may already be lower than that batch's.
         """
         return replace(self, tokens=max(1, min(self.tokens, tokens // 2)))
 

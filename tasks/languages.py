@@ -180,7 +180,7 @@ def require_detector_for(spec: Spec) -> None:
 def guesses(text: str, most: int = MOST_GUESSES) -> list[Guess]:
     """Return the likeliest languages of a text, best first; none for a text without letters. Thread-safe.
 
-    It reads the beginning of the text, or from the first letter on where the beginning has none.
+    It reads the first READ_CHARS characters, or as many from the first letter on if these have none.
     """
     first = next((place for place, character in enumerate(text) if character.isalpha()), None)
     if first is None:

@@ -201,7 +201,7 @@ _REFUSED: Mapping[str, str] = {
     "x-guidance": "leave it out",
     "nullable": 'write "type": ["string", "null"]',
 }
-# Keywords that are read whatever the draft.
+# Keywords that are read as in draft 2020-12, whatever the schema's draft.
 _WALKED = frozenset({*SEVERAL, *NAMED, "$ref"})
 # Keywords that say something of a record, so that a slip in their name would lose what they say.
 _BINDING = frozenset(
@@ -274,7 +274,7 @@ def _check(schema: Schema) -> None:
 
 
 def _check_form(schema: Schema) -> None:
-    """Raise BadSchema if the schema breaks the rules of its draft, or has keywords of the latest in another form."""
+    """Raise BadSchema if the schema breaks its draft's rules, or those of draft 2020-12 for keywords in `_WALKED`."""
     validator, latest = draft(schema), validators.Draft202012Validator
     error = exceptions.best_match(validator(validator.META_SCHEMA).iter_errors(schema))
     if error is None:

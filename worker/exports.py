@@ -29,7 +29,7 @@ class Table:
     has_every_input: bool
 
     def most_rows(self, status: JobStatus) -> int:
-        """Return the greatest possible number of rows, for the progress."""
+        """Return the greatest possible number of rows, for the progress bar."""
         return status.documents + (status.rejected + status.repeated if self.has_every_input else 0)
 
 

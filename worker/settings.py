@@ -91,7 +91,7 @@ def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{path.parts[0]} is the home folder of no user") from error
+        raise ValueError(f"there is no user for {path.parts[0]}; write the whole path") from error
 
 
 class Settings(BaseSettings):

@@ -153,8 +153,8 @@ def _check_bytes(transaction: Transaction, key: ApiKey, n: int) -> None:
     stored = select(func.sum(ApiFile.n_bytes)).where(ApiFile.key == key.name, ApiFile.purpose == INPUT)
     if (needed := int(transaction.scalar(stored) or 0) + n) > key.max_bytes:
         raise Refused(
-            f"your key may store {key.max_bytes:,} bytes, and with this file it would store {needed:,}; delete files "
-            "that you need no more",
+            f"your key may store {key.max_bytes:,} bytes, and with this file it would store {needed:,} bytes; "
+            "delete files that you no longer need",
             "storage_limit_exceeded",
         )
 

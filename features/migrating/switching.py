@@ -221,7 +221,7 @@ def switch(
 def undo(database: Database, migration: SpecReplacement, shown: Views) -> bool:
     """Let the old spec of the last migration answer again, and replace these views.
 
-    Return False if the migration is not switched: another command cancelled or dropped it, say.
+    Return False if the results of the old spec were removed meanwhile.
     """
 
     def work(transaction: Transaction) -> bool:

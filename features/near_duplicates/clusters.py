@@ -146,7 +146,7 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
             }
             if last is not None:
                 late |= {unit for unit in of_page.values() if status[unit].created_at >= last.finished_at}
-            # Without a job that computes, a vector of a known text can only come after `read_at`.
+            # If no job computes vectors now, a missing vector of a known text comes after `read_at`.
             lacking = (key for key in own if key not in computed or (is_computing and computed[key] not in status))
             waiting = next(lacking, None) if waiting is None else waiting
         ids.append(np.fromiter(own, np.int64, len(own)))
@@ -380,7 +380,7 @@ def _update(database: Database, corpus_id: int, hear: Hear) -> str | None:
 
 
 def _replace_lost_firsts(transaction: Transaction, corpus_id: int) -> None:
-    """Give clusters whose first document is no longer in the corpus the next document as their first."""
+    """Make the next document the first of each cluster whose first document left the corpus."""
     lock_corpus(transaction, corpus_id)
     lost = select(Duplicate.first_id).join(Document, Document.id == Duplicate.document_id)
     is_first = Duplicate.first_id == Duplicate.document_id

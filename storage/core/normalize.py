@@ -57,9 +57,9 @@ def normalize_json(value: T) -> tuple[T, tuple[str, ...]]:
 
 
 def is_printable(text: str) -> bool:
-    """Return False for a text with control characters, or of invisible joiners alone.
+    """Return True if `str.isprintable` holds without the two joiners, which Persian words and emoji need.
 
-    Persian words and emoji need the two joiners.
+    A text of joiners alone is not printable.
     """
     printed = _JOINERS.sub("", text)
     return printed.isprintable() and bool(printed or not text)

@@ -163,8 +163,8 @@ def _choose_format(
 def _prepare(connection: WatchedConnection, _record: object, *, patience: Patience) -> None:
     # psycopg would send lists of texts as one text, with every element searched for what must be escaped.
     connection.adapters.register_dumper(list, ListBinaryDumper)
-    # By default, a server keeps the session of a lost client for two hours, and for a quarter of an hour if an answer
-    # was on its way. After each break of the network, a new connection would add one, until there are too many.
+    # By default a lost client's session lives for two hours, or a quarter of an hour with an answer in flight.
+    # Sessions would add up with each network break until the server has too many.
     limits = {**_keepalives(patience), "unanswered_ms": round(patience.network_s * 1_000)}
     connection.execute(_NOTICE_LOST_CLIENT, limits)
 

@@ -367,8 +367,8 @@ class Job(Base):
 class Budget(Base):
     """The total cost of the jobs whose `budget` or `sharer` is its name.
 
-    Their stored outcomes have cost `spent`. Once that is `max_cost`, no other shard begins. `n_shards` shards with
-    tokens have ended, and cost `ended_cost`.
+    `spent` is the cost of their stored outcomes; once it reaches `max_cost`, no other shard begins. `n_shards` shards
+    with a price and tokens have ended, and cost `ended_cost`.
     """
 
     __tablename__ = "budget"

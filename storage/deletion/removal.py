@@ -244,7 +244,7 @@ def remove_versions(database: Database, older_than_s: float, budget: RemovalBudg
 def remove_readings(
     database: Database, older_than_s: float, budget: RemovalBudget | None = None, most: int | None = None
 ) -> Removed:
-    """Remove readings without documents that nothing needs, at most so many."""
+    """Remove old readings that nothing needs, at most `most`."""
     unneeded = select(Ingest.id).where(_is_unneeded(older_than_s)).order_by(Ingest.id).limit(most)
     return remove_items(database, [database.values(unneeded)], _remove_readings, budget, READINGS)
 

@@ -147,8 +147,9 @@ def _note_forgotten(transaction: Transaction, job_id: int) -> bool:
 def forget_runs(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Delete old runs of pipelines with their jobs, and old runs that have no job.
 
-    Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs without a pipeline. As
-    many readings without documents go as jobs, and a page more if earlier ones are left.
+    Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs without a pipeline. If
+    jobs were deleted, old readings that nothing needs go, too: at most one for each of these jobs, and `READINGS`
+    more that earlier calls left.
     """
     removed, jobless = Removed(), runs_without_job(older_than_s)
     has_jobless = database.value(select(PipelineRun.id).where(jobless).limit(1)) is not None

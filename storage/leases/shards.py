@@ -260,8 +260,8 @@ def keep(
     """Write the finished outcomes of shards before their end, so that they are not computed again.
 
     Each claim comes with its outcomes so far, their runtime, and the contents whose outcomes were kept before. Return
-    the claims whose outcomes are stored: those that hold, of shards that nobody else locks. Give the same outcomes to
-    `commit` or `release` later, which plan the steps that read the outputs.
+    the claims whose outcomes are stored. A lost claim, or one whose shard another transaction locks, stores none.
+    Give the same outcomes to `commit` or `release` later, which plan the steps that read the outputs.
     """
     claims = {claim.shard_id: claim for claim, *_ in finished}
 
@@ -316,7 +316,7 @@ def release(
 
 
 def _count_new(claim: Claim, row: Any, outcomes: Sequence[Outcome]) -> Tokens:
-    """Return the tokens of all outcomes of a claim that its shard's row does not count yet."""
+    """Return the tokens of a claim's outcomes, less those that the shard's row already counts."""
     tokens_in = claim.spent[0] + sum(outcome.tokens_in for outcome in outcomes)
     tokens_out = claim.spent[1] + sum(outcome.tokens_out for outcome in outcomes)
     return tokens_in - row.tokens_in, tokens_out - row.tokens_out
@@ -347,8 +347,8 @@ def end_settled(
 ) -> list[int]:
     """End a running shard as far as its contents have an outcome. Return those that are `lacking` one.
 
-    The others become a shard of their own that is done, so that counts and later steps have them at once. It has the
-    tokens that were spent until now.
+    The others become a shard of their own that is done, so that counts and later steps have them at once. That
+    shard takes the tokens spent so far; the rest starts at zero.
     """
     shard = transaction.execute(select(Shard).where(Shard.id == shard_id)).one()
     contents = unpack(shard.contents)
@@ -382,8 +382,8 @@ def end_shard(
 ) -> None:
     """End a shard whose contents all have an outcome: count the outcomes, and plan the steps that read them.
 
-    `new_tokens` are those that it does not count yet. With None no budget counts the shard: many may end in one
-    transaction, which would lock budgets in no order. The statuses in `written` are not read again.
+    `new_tokens` are those that it does not count yet. None leaves budgets alone: a transaction that ends many shards
+    would lock their budgets in any order. The statuses in `written` are not read again.
     """
     known = dict(written or {})
     known |= known_outcomes(transaction, spec_id, [content_id for content_id in contents if content_id not in known])

@@ -59,7 +59,7 @@ def share_views(pipeline: str, other: str) -> bool:
 def clash(requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str, str] | None:
     """Return two steps (or "the documents" and a step) with the column that both would have in the view, if any.
 
-    PostgreSQL cuts long names, and SQLite ignores the case of ASCII letters. Either refuses a column for both.
+    Names are compared in lower case, as SQLite does, and as PostgreSQL cuts them, at 63 bytes.
     """
     owners = {name.encode(): "the documents" for name in _OF_DOCUMENTS}
     for request, output in requests:

@@ -293,7 +293,7 @@ def confine(*, network: bool = False) -> None:
     """Take the rights that a confined process has beside those to files, and most of the memory, from this one."""
     for limit, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (value, value))
-    if sys.platform == "linux":  # what reads a document does not look at its standard input
+    if sys.platform == "linux":  # the reader does not watch stdin while it reads a document
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     restrict_system(network)
 

@@ -182,7 +182,7 @@ def _postgresql(url: URL) -> tuple[str, str, Engine]:
 
 
 def _load_dates(connection: psycopg.Connection, _record: object) -> None:
-    """Load times with a zone in UTC, and as text what psycopg does not read: `infinity`, or another DateStyle."""
+    """Load times with a zone in UTC. Values that psycopg cannot read, such as `infinity`, become text."""
     for name, loader in _LOADERS.items():
         connection.adapters.register_loader(name, _or_text(loader))
 

@@ -180,7 +180,7 @@ def _nested(value: object, depth: int) -> Json:
         raise _Unfit(f"nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, Mapping):
         return {str(name): _json(inner, depth - 1) for name, inner in value.items()}
-    if isinstance(value, set | frozenset):  # Python's order of texts is another in each process
+    if isinstance(value, set | frozenset):  # a set's order differs between processes
         return sorted((_json(inner, depth - 1) for inner in value), key=json.dumps)  # also with surrogates
     if isinstance(value, list | tuple):
         return [_json(inner, depth - 1) for inner in value]

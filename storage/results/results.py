@@ -376,7 +376,10 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
 
 
 def rejections(database: Database, ingest_id: int, *, superseded: bool = True) -> Iterator[dict[str, Any]]:
-    """Yield the rejected and superseded records of a reading as `failures` has them, in the order of text."""
+    """Yield the rejected records of a reading as `failures` has them, in the order of text.
+
+    Superseded records are among them unless `superseded` is False.
+    """
     query = select(*_OF_REJECTION).where(RejectionRow.ingest_id == ingest_id)
     if not superseded:
         query = query.where(~RejectionRow.superseded)

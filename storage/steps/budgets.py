@@ -56,7 +56,10 @@ def limit_job(transaction: Transaction, job_id: int, account: Account) -> None:
 
 
 def set_prices(transaction: Transaction, job_id: int, prices: Mapping[str, Price]) -> dict[str, float]:
-    """Store the prices that a job's budgets use from now on. Return what the job adds to a budget, by column."""
+    """Store the prices that a job's budgets use from now on.
+
+    Return the job's cost and ended shards so far, as values of `Budget`'s columns.
+    """
     ours = Step.job_id == job_id
     models = select(Step.seq, SpecRow.model).join(SpecRow, SpecRow.id == Step.spec_id).where(ours)
     price_of = {row.seq: prices[row.model] for row in transaction.execute(models) if row.model in prices}
@@ -76,7 +79,10 @@ def set_prices(transaction: Transaction, job_id: int, prices: Mapping[str, Price
 
 
 def charge(transaction: Transaction, costs: Mapping[int, float], ended: Sequence[float] = ()) -> None:
-    """Add costs of jobs to their budgets, and the whole costs of shards that ended. Call this last: others wait."""
+    """Add costs to the budgets of jobs. `ended` has the total cost of each shard that ended.
+
+    Call this last: other transactions wait for the locks.
+    """
     spent: dict[str, float] = defaultdict(float)
     for job in transaction.execute(select(Job.id, Job.budget, Job.sharer).where(Job.id.in_([*costs]))):
         for name in filter(None, (job.budget, job.sharer)):

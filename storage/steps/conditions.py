@@ -65,7 +65,7 @@ def parse_flags(names: Iterable[str]) -> frozenset[str]:
 
 
 def _expand(names: Iterable[str]) -> frozenset[str]:
-    """Return the flags that names stand for. Another release or a feature that is not here may know some of them."""
+    """Return the flags that names stand for, unchecked: a stored condition may name a flag of another release."""
     flags = {*names}
     doubtful = DOUBTFUL if DOUBTS in flags else frozenset[str]()
     return doubtful | {flag.lower() for flag in flags - {DOUBTS}}  # SQLite ignores the case of a language

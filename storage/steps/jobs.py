@@ -272,8 +272,8 @@ def _failed_and_doubtful(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the numbers of failed and of doubtful texts of a job, each with the number of texts that it is of.
 
-    Some texts that failed only in an earlier job may count as failed, and some that are tried again as two; with
-    `exactly` the outcomes and the shards of the steps with failures tell.
+    By default, failed texts may include some that failed only in an earlier job, and some that are tried again count
+    twice. `exactly` reads the outcomes and the shards of the steps with failures.
 
     An escalation has its step's texts, and where it fails, the step's results stay. So its texts count only among
     those that may be doubtful, and only if an earlier job computed the step's own results. A failure that it computes
@@ -301,7 +301,7 @@ def _failed_and_doubtful(
             again += min(texts, escalated.n_prior_done)
             if Doubt.stored(row.doubted).failed:
                 specs[row.escalates].append(row.spec_id)
-                # Rescued texts include those on which the step failed before, and the escalation did not.
+                # Rescued texts include those whose step failed in an earlier job and whose escalation did not.
                 known = max(0, escalated.n_prior_failed - row.n_prior_failed)
                 n_failed[row.escalates] = min(new, Failures.of(new + known, row.n_rescued, pending).final)
     for seq in step_of if exactly else ():
@@ -447,10 +447,10 @@ def retry(database: Database, job_id: int, only: str | None = None) -> int:
     """Plan the job's failed texts again, those of one reason's class or all. Returns how many.
 
     So are texts that another job has computed since: they are not computed again, and go on to the steps that read
-    them. Only a new job passes them on to prompts with metadata, and from a step with an escalation. The failures
-    stay on record until something better takes their place. A stopped job goes on: failures that are tried again,
-    and doubtful results so far, no longer count against its bounds. Raises NotFound, and JobStopped for a job that
-    was cancelled or whose texts were forgotten.
+    them. Only a new job takes them to steps whose prompts use metadata, or on from steps with an escalation. The
+    failures stay on record until something better takes their place. A stopped job goes on: failures that are tried
+    again, and doubtful results so far, no longer count against its bounds. Raises NotFound, and JobStopped for a job
+    that was cancelled or whose texts were forgotten.
     """
     return database.write(lambda transaction: _retry(transaction, job_id, only))
 

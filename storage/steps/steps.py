@@ -92,8 +92,8 @@ class OpenStep:
         return any(condition is not None for condition in conditions)
 
     def reads_as_it_is(self, step: OpenStep) -> bool:
-        """Return True if this step reads outputs of another that are the results, and puts no prompt around them."""
-        conditions = (self.template, self.leaves_out, step.escalation, step.escalates)
+        """Return True if this step reads the outputs of `step` as they are: without a prompt or an escalation."""
+        conditions = (self.template, step.escalation, step.escalates)
         return self.input_step == step.seq and all(condition is None for condition in conditions)
 
     @property

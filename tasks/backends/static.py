@@ -23,8 +23,8 @@ class StaticLoop:
     """Takes batches within a budget, and lowers the budget for good when one does not fit.
 
     ``compute`` returns one output per item, in order; it raises OutOfMemory, DeviceLost (which passes through
-    here, since no document is to blame), or anything else where a text or the model is at fault. ``load`` returns how
-    much of the budget's tokens a batch uses.
+    here, since no document is to blame), or anything else where a text or the model is at fault. ``load`` returns
+    the tokens of a batch.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ PARAGRAPH, SENTENCE = "paragraph", "sentence"
 # A tenth of the shipped model's greedy outputs have less, and half of these are bad (bench/results/confidence.md).
 _LEAST_CONFIDENCE = 0.3
 _PAIR = ("source_lang", "target_lang")
-# The end of a text in a script without spaces, to which marks such as 、 belong, too.
+# The end of a text in a script without spaces; its marks count, such as 、.
 _UNSPACED_END = re.compile(rf"[{languages.UNSPACED}\u3000-\u303f\uff00-\uffef]{CLOSING}\Z")
 _LONGEST_END = 8
 _BAR = re.compile(r"(?<!\\)\|")
@@ -86,7 +86,7 @@ class Translate:
 
 
 def _between_windows(source: str, before: str) -> str:
-    """Return the white space between windows that touch, by the end of the first one and its translation."""
+    """Return a space between windows that touch in the source if only the translation's script has spaces."""
     return " " if before and _UNSPACED_END.search(source) and not _UNSPACED_END.search(before) else ""
 
 
@@ -224,7 +224,7 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 
 def _of_model(plan: Plan) -> dict[str, str]:
-    """Return each language that is the only one of its side, so that giving its code makes no other spec."""
+    """Return the source and target language where the model has only one, so that naming it changes no spec."""
     sides = zip(_PAIR, (plan.direction.sources, plan.direction.targets), strict=True)
     return {name: codes[0] for name, codes in sides if len(codes) == 1 and name not in plan.options}
 

@@ -115,7 +115,7 @@ def _file_sha256(path: Path, cache_dir: Path) -> bytes:
         pass
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
-    with suppress(OSError):  # a cache that is only read
+    with suppress(OSError):  # a read-only cache
         write_note(remembered, digest.hex())
     return digest
 

@@ -94,8 +94,8 @@ def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatc
         "DOCMILL_REDIS_URL: a Redis URL is redis://",
         f"DOCMILL_MODELS_DIR: there is no folder {tmp_path}/nowhere",
         "DOCMILL_DTYPE: input should be 'auto'",
-        "DOCMILL_ORDER_ROOTS: ~nobody-here is the home folder of no user",
-        "DOCMILL_PRICES: ~nobody-here is the home folder of no user",
+        "DOCMILL_ORDER_ROOTS: there is no user for ~nobody-here",
+        "DOCMILL_PRICES: there is no user for ~nobody-here",
         "DOCMILL_LEASE_S: input should be a finite number",
         "--threads: input should be greater than or equal to 1",
     ):

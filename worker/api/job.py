@@ -175,7 +175,7 @@ class Job:
     @staticmethod
     def _condition(flagged: bool | Collection[str], unflagged: bool | Collection[str]) -> Flagged | None:
         if any(not condition and condition is not False for condition in (flagged, unflagged)):
-            raise Error("flagged or unflagged is empty: name a flag, or give True for any doubtful one")
+            raise Error("flagged or unflagged is empty: name a flag, or give True for any doubtful flag")
         if flagged and unflagged:
             raise Error("flagged and unflagged do not go together: give one of them")
         wanted = flagged or unflagged

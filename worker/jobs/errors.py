@@ -44,6 +44,9 @@ def sentence(error: Exception) -> str:
 
 
 def _refused(error: Exception) -> bool:
-    """Return True if the disk is full or broken, or refuses the access or the name. The system says enough."""
+    """Return True if the disk is full or broken, or refuses the access or the name.
+
+    The system's message is enough.
+    """
     others = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE}
     return isinstance(error, OSError) and error.errno in _OF_WRITES | others

@@ -63,8 +63,8 @@ def check_stored(pipeline: Pipeline, prepared: Prepared) -> None:
         place = [step.name for step in prepared.steps].index(second)
         raise PipelineInvalid(
             f"{place_of(pipeline, ('step', place, 'name'))}: {second} and {first} would both have the column "
-            f'"{column}" in the view (case tells none apart); choose another name for the step, or say view = false '
-            "in [output]"
+            f'"{column}" in the view; choose another name for the step (upper and lower case do not count, nor bytes '
+            "after the 63rd), or set view = false in [output]"
         )
 
 

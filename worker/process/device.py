@@ -393,13 +393,16 @@ def _give_back(process: Process) -> None:
 
 
 def _drain(process: Process) -> None:
-    state.should_stop = 0  # first, since the batch may last: a free thread would take hints and put them back
+    state.should_stop = 0  # first: during a long drain, a free thread would take hints only to put them back
     wake()
     process.drain()
 
 
 def _consumes(within_s: float) -> bool:
-    """Return True if the queue answered lately, or a thread works on a message: Celery asks for none while all do."""
+    """Return True if this process consumes messages.
+
+    Celery does not ask the queue while all threads work, so a message in progress counts, too.
+    """
     return bool(state.active_requests) or time.monotonic() - RewritingRedis.heard_at < within_s
 
 

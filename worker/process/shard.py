@@ -222,7 +222,10 @@ class Process:
                 self._say("idle")
 
     def _end_if_engine_died(self) -> None:
-        """End a process that can compute no more. The supervisor makes another, and the shards in flight suspects."""
+        """End the process if its engine died.
+
+        The supervisor starts another, and marks the shards in flight as suspects.
+        """
         if self.engine.error is not None and not self.draining.is_set():
             log.critical("engine_died error=%r", self.engine.error)
             os._exit(1)

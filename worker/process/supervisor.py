@@ -50,7 +50,7 @@ class Child:
     finished: float = 0.0  # texts computed and not yet committed
     ready: bool = False
     worked: bool = False  # it ended a batch
-    server_away: bool = False  # it refused its last spec because the model's server does not answer
+    server_away: bool = False  # it refused its last spec because the model's server does not answer or is busy
     reader: threading.Thread | None = field(default=None, repr=False)
 
     def tell(self, word: str) -> None:
@@ -141,7 +141,7 @@ class Supervisor:
 
     @property
     def _living(self) -> list[Child]:
-        """The children as they are now, for threads beside that of `run`, which changes them."""
+        """The children now, as a copy: `run` changes the dict on another thread."""
         return list(self._children.values())
 
     @property
@@ -173,7 +173,7 @@ class Supervisor:
 
     @property
     def server_away(self) -> bool:
-        """True if a device process refuses its work because the server of a model does not answer."""
+        """True if a device process refuses its work because the server of a model does not answer or is busy."""
         return any(child.server_away for child in self._living)
 
     @property
@@ -225,7 +225,7 @@ class Supervisor:
                     self._put_off(device, self._deaths.get(device, 0) + 1)
 
     def _put_off(self, device: str, idle_deaths: int) -> None:
-        """Let the device's next child wait for as long as is due after so many that did nothing."""
+        """Delay the device's next child by `restart_delay(idle_deaths)`."""
         self._deaths[device] = idle_deaths
         self._restart_at[device] = time.monotonic() + restart_delay(idle_deaths)
 

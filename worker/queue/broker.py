@@ -232,8 +232,9 @@ class Broker:
     ) -> Iterator[tuple[int, Callable[[], bool]]]:
         """Let one process at a time work on an order in this block, for as long as it renews its lease.
 
-        Yield how many processes died in the block with the order within the last day, and the function that renews
-        the lease. A process that was told to `stop` does not count as dead. Raises OrderBusy and BrokerUnreachable.
+        Yield the number of processes that died in the block with the order within the last day, and the function that
+        renews the lease. A process that was told to `stop` does not count as dead. Raises OrderBusy and
+        BrokerUnreachable.
         """
         attempts, lease = f"{KEY_PREFIX}attempts:{order_id}", f"{KEY_PREFIX}lease:{order_id}"
 

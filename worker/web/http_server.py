@@ -112,7 +112,7 @@ def _listen(host: str, port: int) -> socket.socket:
             unless_listening.pop_all()
             return listening
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "this is no name of a host"
+        reason = error.strerror if isinstance(error, OSError) else "this is not a valid host name"
         raise WorkerError(
             f"docmill cannot serve on {host} port {port}: {reason}. Name another with --host and --port; "
             "--port 0 is any free one"

@@ -20,7 +20,7 @@ _NEW_NAME = "max_completion_tokens"
 _OF_TEXTS = frozenset({400, 413, 422})
 # Errors below 500 that may pass: a time limit, a request in progress, one that came too early, and too many.
 _PASS = frozenset({408, 409, 425, 429})
-# Errors from 500 on that do not pass: the server does not have what is asked for, or not this version of HTTP.
+# Server errors that do not pass: not implemented, and an unsupported version of HTTP.
 _NEVER = frozenset({501, 505})
 _OVERLOADED = frozenset({429, 503, 529})
 _NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
@@ -106,7 +106,7 @@ def away(error: TaskError, server: Server, silence_s: float | None = None) -> Se
 
 
 def refusal(error: TaskError, server: Server) -> CannotServe:
-    """Return the error of a server at which a model cannot be opened."""
+    """Return the error to raise if a model cannot be opened at a server."""
     reason = away(error, server)
     return (ServerUnreachable if reason.may_pass else CannotServe)(str(reason))
 

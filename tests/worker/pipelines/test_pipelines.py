@@ -144,7 +144,7 @@ def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None
     (embedded.folder / "clashing.toml").write_text(clashing)
     refused = (
         "clashing.toml: step[2].name: "
-        'english_status and english would both have the column "english_status" in the view (case tells none apart)'
+        'english_status and english would both have the column "english_status" in the view; choose another'
     )
     assert refused in embedded("pipeline", "add", "clashing.toml", code=2).stderr
     assert refused in embedded("pipeline", "check", "clashing.toml").stderr
