@@ -8,17 +8,13 @@ StorageError
 ├── RightMissing             the database's user may not do that
 ├── ValueRefused             a value that this database cannot store
 ├── UnexpectedDatabaseError  an error of the database that nobody classified
-├── FeatureInvalid           a feature, or a part of it, that does not load or is something else
-├── SchemaOutOfDate          `docmill db upgrade` has not run
-│   └── OtherRelease         the schema of another docmill, which this one neither works with nor upgrades
+├── SchemaOutOfDate          `docmill db upgrade` has not run, or the schema is that of a newer docmill
 ├── NotFound                 a job, step, document, pipeline or corpus that the store does not have
-├── ConditionInvalid         flags that do not exist, or a bound that is not like confidence<0.4
 ├── NothingEmbedded          a corpus without vectors to search, or with vectors that cannot be compared
 ├── TooManyVanished          a reading would mark more documents as vanished than its limit allows
 ├── KeyReused                an idempotency key with other arguments than before, or whose job was removed
 ├── JobStopped               the job was cancelled or stopped while something was being added to it
-├── FolderBusy               another process writes parts into the folder
-├── ResultsChange            a job that has to end first goes on, or its results changed while they were written
+├── ExportBlocked            a job that has to end first goes on, or another process writes parts into the folder
 └── LeaseLost                a shard or run belongs to another by now; what was made of it may not be written
 """
 
@@ -66,19 +62,11 @@ class UnexpectedDatabaseError(StorageError):
 
 
 class SchemaOutOfDate(StorageError):
-    """The database's schema is not this version's; run `docmill db upgrade`."""
-
-
-class OtherRelease(SchemaOutOfDate):
-    """The database's schema is another docmill's, which this one neither works with nor upgrades."""
+    """The database's schema is not this version's; run `docmill db upgrade` as its owner."""
 
 
 class NotFound(StorageError):
     """The store has no such job, step, document, pipeline or corpus."""
-
-
-class ConditionInvalid(StorageError):
-    """The condition names a flag that does not exist, or a bound that is not like confidence<0.4."""
 
 
 class NothingEmbedded(StorageError):
@@ -97,12 +85,8 @@ class JobStopped(StorageError):
     """The job was cancelled."""
 
 
-class FolderBusy(StorageError):
-    """Another process is writing parts into the folder; wait for its end."""
-
-
-class ResultsChange(StorageError):
-    """The results of a job still change; write them when the job has ended."""
+class ExportBlocked(StorageError):
+    """Results cannot be written yet: they still change, or another process is writing them."""
 
 
 class LeaseLost(StorageError):

@@ -36,10 +36,6 @@ BUILT_IN = (
 )
 
 
-class FeatureInvalid(StorageError):
-    """A feature cannot be used."""
-
-
 class Command(NamedTuple):
     """A command's heading in the help, its line there, and the module that has its function, `NAME_command`."""
 
@@ -88,13 +84,13 @@ class Feature:
     services: Sequence[str] = ()
 
     def load(self, reference: str, kind: type[T]) -> T:
-        """Return a value that the feature names. Raises FeatureInvalid if it does not load, or is of another type."""
+        """Return a value that the feature names. Raises StorageError if it does not load, or is of another type."""
         try:
             value = resolve_name(reference)
         except Exception as error:
-            raise FeatureInvalid(f"the feature {self.name} brings {reference}, which {_why(error)}") from error
+            raise StorageError(f"the feature {self.name} brings {reference}, which {_why(error)}") from error
         if not isinstance(value, kind):
-            raise FeatureInvalid(f"the feature {self.name} brings {reference}, which is not a {kind.__name__}")
+            raise StorageError(f"the feature {self.name} brings {reference}, which is not a {kind.__name__}")
         return value
 
 
@@ -108,7 +104,7 @@ def built_in_features() -> tuple[Feature, ...]:
 def features() -> tuple[Feature, ...]:
     """Return docmill's own features, then those of other distributions in the order of their names.
 
-    Raises FeatureInvalid for a distribution's feature that does not load.
+    Raises StorageError for a distribution's feature that does not load.
     """
     points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
     return (*built_in_features(), *map(_load_feature, points))
@@ -120,9 +116,9 @@ def _load_feature(point: EntryPoint) -> Feature:
     try:
         feature = point.load()
     except Exception as error:
-        raise FeatureInvalid(f"{described}, {_why(error)}") from error
+        raise StorageError(f"{described}, {_why(error)}") from error
     if not isinstance(feature, Feature):
-        raise FeatureInvalid(f"{described}, is not a Feature: {point.value}")
+        raise StorageError(f"{described}, is not a Feature: {point.value}")
     return feature
 
 
@@ -132,7 +128,7 @@ def _why(error: Exception) -> str:
 
 
 def load_all(part: str, kind: type[T]) -> Iterator[T]:
-    """Yield what all features bring of a part, such as "kinds", loaded. Raises FeatureInvalid."""
+    """Yield what all features bring of a part, such as "kinds", loaded. Raises StorageError."""
     for feature in features():
         brought: Any = getattr(feature, part)
         for reference in brought.values() if isinstance(brought, Mapping) else brought:
@@ -142,7 +138,7 @@ def load_all(part: str, kind: type[T]) -> Iterator[T]:
 def load_by_name(part: str, kind: type[T], own: Iterable[T], name: str = "name") -> dict[str, T]:
     """Return the values of a part by their names: docmill's own, then those of features.
 
-    `name` is the attribute of a value that has its name. Raises FeatureInvalid, also if a name is taken, or is not
+    `name` is the attribute of a value that has its name. Raises StorageError, also if a name is taken, or is not
     the name under which the feature lists the value.
     """
     values = {getattr(value, name): value for value in own}
@@ -155,16 +151,14 @@ def load_by_name(part: str, kind: type[T], own: Iterable[T], name: str = "name")
             key = getattr(value, name)
             if key in values or named not in {key, None}:
                 reason = "a name that is taken" if key in values else f"and calls it {named}"
-                raise FeatureInvalid(
-                    f"the feature {feature.name} brings {reference}, whose {name} is {key}, {reason}"
-                )
+                raise StorageError(f"the feature {feature.name} brings {reference}, whose {name} is {key}, {reason}")
             values[key] = value
     return values
 
 
 def flags_of_checks() -> frozenset[str]:
     """Return the flags that checks of features raise; none if a feature does not load, which other calls report."""
-    with suppress(FeatureInvalid):
+    with suppress(StorageError):
         return frozenset(flag for feature in features() for flag in feature.checks)
     return frozenset()
 

@@ -26,10 +26,6 @@ _META, _OPTIONAL = "meta.", "?"
 _MARK = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
 
 
-class BadTemplate(StorageError):
-    """The template is not one: a brace or a place in it has no meaning."""
-
-
 @dataclass(frozen=True)
 class Template:
     """The fixed pieces of a prompt, and the places between them: `TEXT` once, and names of metadata.
@@ -126,19 +122,19 @@ class Messages:
 
 
 def parse(template: str) -> Template:
-    """Return the template in a text. Raises BadTemplate unless ``{text}`` is there once, and for another brace."""
+    """Return the template in a text. Raises StorageError unless ``{text}`` is there once, and for another brace."""
     parsed = _parsed(template)
     if (times := parsed.places.count(TEXT)) != 1:
         often = "does not stand in it" if not times else f"stands in it {times} times"
-        raise BadTemplate(f"{{text}} {often}; put it once, where the document goes.")
+        raise StorageError(f"{{text}} {often}; put it once, where the document goes.")
     return parsed
 
 
 def parse_question(question: str) -> Template:
-    """Return the template of a question. Raises BadTemplate for ``{text}`` in it, or for another brace."""
+    """Return the template of a question. Raises StorageError for ``{text}`` in it, or for another brace."""
     parsed = _parsed(question)
     if TEXT in parsed.places:
-        raise BadTemplate("{text} has no place in a question: the model reads the document beside it.")
+        raise StorageError("{text} has no place in a question: the model reads the document beside it.")
     return parsed
 
 
@@ -154,11 +150,11 @@ def _parsed(template: str) -> Template:
             places.append(name)
             pieces.append("")
         elif name is not None:
-            raise BadTemplate(
+            raise StorageError(
                 f"there is no placeholder {mark}, only {{text}} and {{meta.FIELD}}; a brace is written {{{{ or }}}}."
             )
         else:
-            raise BadTemplate(f"a single {mark} stands in it; a brace is written {{{{ or }}}}.")
+            raise StorageError(f"a single {mark} stands in it; a brace is written {{{{ or }}}}.")
     pieces[-1] += template[end:]
     return Template(tuple(pieces), tuple(places))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from docmill.storage import templates
-from docmill.storage.templates import BadTemplate
+from docmill.storage.errors import StorageError
 from docmill.tasks import languages
 from docmill.tasks.errors import BadOption
 
@@ -33,7 +33,7 @@ def check(template: str) -> templates.Template:
     """Return a parsed template. Raises BadOption if it is malformed."""
     try:
         return templates.parse(template)
-    except BadTemplate as error:
+    except StorageError as error:
         raise BadOption(f"--prompt: {error}") from error
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Pooling, pooling
 from docmill.storage.core.schema import Worker, db_now
-from docmill.storage.errors import DatabaseUnreachable, OtherRelease, RightMissing, SchemaOutOfDate, StorageError
+from docmill.storage.errors import DatabaseUnreachable, RightMissing, SchemaOutOfDate, StorageError
 from docmill.storage.extras import LOCAL, install
 from docmill.storage.leases.dispatch import LIVE_S
 from docmill.storage.migrations import current, is_behind, require_current
@@ -116,10 +116,8 @@ def pooler(pooling: Pooling) -> Iterator[Diagnosis]:
 
 
 def _database_advice(error: StorageError) -> str:
-    if isinstance(error, OtherRelease):
-        return ""  # its sentence says what to do
     if isinstance(error, SchemaOutOfDate):
-        return "the schema is made and brought up to date by `docmill db upgrade`, as the tables' owner"
+        return ""  # its sentence says what to do
     if isinstance(error, RightMissing):
         return "docs/security.md has the rights of each user"
     if isinstance(error, DatabaseUnreachable):

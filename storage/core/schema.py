@@ -110,7 +110,7 @@ class Base:
 
 
 def collections_of_tables() -> list[MetaData]:
-    """Return the collections of the core's tables and of each feature's. Raises FeatureInvalid."""
+    """Return the collections of the core's tables and of each feature's. Raises StorageError."""
     return [Base.metadata, *load_all("tables", MetaData)]
 
 

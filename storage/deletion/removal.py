@@ -41,7 +41,7 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc
 from docmill.storage.deletion.needed import dependents
 from docmill.storage.deletion.paging import PAGE, RemovalBudget, Removed, remove_all, remove_items
-from docmill.storage.errors import ConditionInvalid, StorageError
+from docmill.storage.errors import StorageError
 from docmill.storage.pipelines import pipelines
 from docmill.storage.search import pgvector_index
 from docmill.storage.steps import budgets
@@ -328,11 +328,11 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Return the condition in `meta.FIELD=VALUE`. Raises ConditionInvalid."""
+        """Return the condition in `meta.FIELD=VALUE`. Raises StorageError."""
         name, equals, value = text.partition("=")
         field = name.removeprefix(_PREFIX)
         if not equals or field == name or not field:
-            raise ConditionInvalid(f"{text!r} is not meta.FIELD=VALUE, such as meta.customer=4711")
+            raise StorageError(f"{text!r} is not meta.FIELD=VALUE, such as meta.customer=4711")
         return cls(normalize(field)[0], normalize(value)[0])
 
     def __str__(self) -> str:

@@ -352,7 +352,7 @@ RULES = (
 
 @cache
 def every_rule() -> tuple[Rule, ...]:
-    """Return the rules in the order in which they are applied, those of features last. Raises FeatureInvalid."""
+    """Return the rules in the order in which they are applied, those of features last. Raises StorageError."""
     return tuple(load_by_name("retention", Rule, RULES).values())
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Compatibility, collections_of_tables
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import DatabaseBusy, OtherRelease, SchemaOutOfDate
+from docmill.storage.errors import DatabaseBusy, SchemaOutOfDate
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
     It makes the tables of features that are missing, too.
 
     Returns the revisions before and after. A database of a newer release that this one can work with is left as
-    it is. Raises OtherRelease for one that it cannot work with, DatabaseBusy when its tables were in use
+    it is. Raises SchemaOutOfDate for one that it cannot work with, DatabaseBusy when its tables were in use
     throughout: a change that waits for a long read makes every other transaction wait behind it, so it gives up soon
     and is tried again.
     """
@@ -107,22 +107,22 @@ def _upgrade(database: Database) -> None:
 
 def require_current(database: Database) -> None:
     """Raise SchemaOutOfDate unless this version can work with the database's schema: its own, or a newer one that
-    names this version's among those it is compatible with. The error is OtherRelease where no upgrade helps."""
+    names this version's among those it is compatible with."""
     with database.read() as transaction:
         revision = _revision(transaction)
+        problem = None
         if revision is None:
-            raise SchemaOutOfDate(f"the database {database} has no docmill schema yet; run `docmill db upgrade`")
-        if revision in _known() and revision != head():
-            raise SchemaOutOfDate(f"the database {database} is at revision {revision}; run `docmill db upgrade`")
-        if missing := _missing_tables(transaction):
-            tables = ", ".join(missing)
-            raise SchemaOutOfDate(
-                f"the database {database} lacks tables of features ({tables}); run `docmill db upgrade`"
-            )
+            problem = "has no docmill schema yet"
+        elif revision in _known() and revision != head():
+            problem = f"is at revision {revision}"
+        elif missing := _missing_tables(transaction):
+            problem = f"lacks tables of features ({', '.join(missing)})"
+        if problem is not None:
+            raise SchemaOutOfDate(f"the database {database} {problem}; run `docmill db upgrade` as its owner")
         # Read whatever the revision is: who lacks the right to shall learn it now, and not on the day of an upgrade.
         oldest = transaction.scalar(select(Compatibility.oldest))
     if oldest not in _known():
-        raise OtherRelease(
+        raise SchemaOutOfDate(
             f"the database {database} belongs to a newer docmill (revision {revision}), which this one is too "
             "old for; install the newer release"
         )

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 import orjson
 
 from docmill.storage.core.normalize import normalize_json
-from docmill.storage.errors import raised_at
-from docmill.storage.features import FeatureInvalid, features
+from docmill.storage.errors import StorageError, raised_at
+from docmill.storage.features import features
 from docmill.storage.readers import remote
 from docmill.storage.readers.archives import ArchiveSource
 from docmill.storage.readers.documents import DocumentSource
@@ -265,7 +265,7 @@ def _loaded(name: str) -> tuple[Callable[..., Any], str] | None:
     ((feature, reference),) = brought
     try:
         reader = feature.load(reference, object)
-    except FeatureInvalid as error:
+    except StorageError as error:
         raise SourceUnsupported(f"{name}: {error}") from error
     described = f"the reader {reference} of the feature {feature.name}"
     if not callable(reader):

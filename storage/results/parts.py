@@ -22,7 +22,7 @@ from sqlalchemy import func
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document
-from docmill.storage.errors import FolderBusy, ResultsChange, StorageError
+from docmill.storage.errors import ExportBlocked, StorageError
 from docmill.storage.outputs.columns import Column
 from docmill.storage.results.results import DocumentPlace, Placed, columns, placed_results
 from docmill.storage.results.status import JobStatus, read_status
@@ -89,11 +89,11 @@ def export(
     """Write the results of a job that has ended, or of one of its steps, as parts of so many documents each.
 
     `flagged` is a condition on the results' flags. What an earlier call wrote of the same is kept. `replaced` permits
-    to replace another export's parts. Raises ResultsChange, FolderBusy, StorageError, FormatUnfit and OSError.
+    to replace another export's parts. Raises ExportBlocked, StorageError, FormatUnfit and OSError.
     """
     status = read_status(database, job_id)
     if not status.ended:
-        raise ResultsChange(
+        raise ExportBlocked(
             f"job {job_id} is not finished ({status.pending:,} text{'s' * (status.pending != 1)} to do), and "
             f"parts would lack what comes: docmill status {job_id} --wait"
         )
@@ -136,7 +136,7 @@ def _wanted(
 
 def _check_unchanged(database: Database, wanted: Manifest, step: str | None) -> None:
     if not read_status(database, wanted.job).ended or fingerprints(database, wanted.job, step) != wanted.results:
-        raise ResultsChange(
+        raise ExportBlocked(
             f"the results of job {wanted.job} changed while they were written (a retry or another job computes them, "
             "or some were removed): write them again when that is over, and all parts are written anew"
         )
@@ -266,7 +266,7 @@ def _names(folder: Path) -> list[str]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """The folder, made if it is not there, for this process alone. Raises StorageError and FolderBusy."""
+    """The folder, made if it is not there, for this process alone. Raises StorageError and ExportBlocked."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except FileExistsError as error:
@@ -285,11 +285,11 @@ def _take(lock: BinaryIO, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise FolderBusy(busy) from error
+        raise ExportBlocked(busy) from error
     except OSError:  # a file system without locks
         return
     if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
-        raise FolderBusy(busy)  # it ended, and took the file away, after we had opened it
+        raise ExportBlocked(busy)  # it ended, and took the file away, after we had opened it
 
 
 def fingerprints(database: Database, job_id: int, step: str | None = None) -> dict[str, dict[str, Any]]:

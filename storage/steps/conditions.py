@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from docmill.storage.core.normalize import ASSUMED_CP1252
 from docmill.storage.core.specs import DOUBTFUL, Status
-from docmill.storage.errors import ConditionInvalid, NotFound
+from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.features import features
 from docmill.storage.steps.risk import FittedRisk, logit
 
@@ -56,11 +56,11 @@ def list_flags() -> list[str]:
 
 
 def parse_flags(names: Iterable[str]) -> frozenset[str]:
-    """Return the flags that names stand for. Raises ConditionInvalid."""
+    """Return the flags that names stand for. Raises StorageError."""
     named = [*names]
     for name in named:
         if name not in {DOUBTS, *DOUBTFUL, *REMARKS} and not _begins(name):
-            raise ConditionInvalid(f"no flag is called {name!r}; there are {', '.join(list_flags())}")
+            raise StorageError(f"no flag is called {name!r}; there are {', '.join(list_flags())}")
     return _expand(named)
 
 
@@ -110,25 +110,23 @@ class Bound:
 
     @classmethod
     def parse(cls, part: str) -> Bound:
-        """Return the bound in a text such as `confidence<0.4`. Raises ConditionInvalid."""
+        """Return the bound in a text such as `confidence<0.4`. Raises StorageError."""
         if part in NUMBERS:
             example = "risk>0.3" if part == RISK else "confidence<0.4"
-            raise ConditionInvalid(f"{part!r} has no bound; write for example {example}")
+            raise StorageError(f"{part!r} has no bound; write for example {example}")
         match = _BOUND.fullmatch(part)
         if match is None or match[1] not in NUMBERS:
-            raise ConditionInvalid(f"{part!r} is no bound of {', '.join(NUMBERS)}; write for example confidence<0.4")
+            raise StorageError(f"{part!r} is no bound of {', '.join(NUMBERS)}; write for example confidence<0.4")
         least, most = NUMBERS[match[1]]
         try:
             value = float(match[3])
         except ValueError as error:
-            raise ConditionInvalid(f"{part!r} has no number; write for example confidence<0.4") from error
+            raise StorageError(f"{part!r} has no number; write for example confidence<0.4") from error
         if not (math.isfinite(value) and least <= value <= most):
             within = f"at most {most:g}" if least == -math.inf else f"from {least:g} to {most:g}"
-            raise ConditionInvalid(f"{part!r}: {match[1]} is {within}")
+            raise StorageError(f"{part!r}: {match[1]} is {within}")
         if (match[1], match[2]) == (RISK, "<"):
-            raise ConditionInvalid(
-                f"{part!r} asks for the outputs that are least at risk; write for example risk>0.3"
-            )
+            raise StorageError(f"{part!r} asks for the outputs that are least at risk; write for example risk>0.3")
         return cls(match[1], match[2] == "<", value)
 
     @property
@@ -142,7 +140,7 @@ class Bound:
 
 
 def _split(parts: Sequence[str]) -> tuple[list[str], tuple[Bound, ...]]:
-    """Return the names among the parts of a condition, and the bounds in its other parts. Raises ConditionInvalid."""
+    """Return the names among the parts of a condition, and the bounds in its other parts. Raises StorageError."""
     bounds = [part for part in parts if "<" in part or ">" in part or part in NUMBERS]
     names = [part for part in parts if part not in bounds]
     return names, tuple(sorted({*map(Bound.parse, bounds)}))
@@ -178,11 +176,11 @@ class Flagged:
 
     @classmethod
     def parse(cls, parts: Iterable[str], *, lacking: bool = False) -> Flagged:
-        """Return the condition in flags and bounds such as `confidence<0.4`. Raises ConditionInvalid."""
+        """Return the condition in flags and bounds such as `confidence<0.4`. Raises StorageError."""
         names, bounds = _split([part.strip() for part in parts])
         for bound in bounds:
             if bound.number == RISK:
-                raise ConditionInvalid(
+                raise StorageError(
                     f"{str(bound)!r}: a risk is not stored with results, so this cannot select by it; "
                     f"docmill results JOB --risk-above {bound.value:g} does"
                 )
@@ -242,12 +240,12 @@ class Doubt:
 
     @classmethod
     def parse(cls, parts: Iterable[str]) -> Doubt:
-        """Return the doubt in flags and bounds such as `confidence<0.4`. Raises ConditionInvalid."""
+        """Return the doubt in flags and bounds such as `confidence<0.4`. Raises StorageError."""
         names, bounds = _split([part.strip() for part in parts])
         try:
             flags = parse_flags(name for name in names if name != FAILED)
-        except ConditionInvalid as error:
-            raise ConditionInvalid(
+        except StorageError as error:
+            raise StorageError(
                 f"{error}; {DOUBTS} stands for every doubtful flag, {FAILED} for texts that failed, and a bound is "
                 "written as confidence<0.4"
             ) from error

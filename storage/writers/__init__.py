@@ -48,7 +48,7 @@ COMPRESSIONS = (".gz", ".zst")
 
 
 def every_writer() -> tuple[Writer, ...]:
-    """Return docmill's own writers and those of features. Raises FeatureInvalid."""
+    """Return docmill's own writers and those of features. Raises StorageError."""
     return tuple(load_by_name("writers", Writer, WRITERS).values())
 
 

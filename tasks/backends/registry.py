@@ -165,7 +165,7 @@ BACKENDS: tuple[Row, ...] = (
 
 @cache
 def backends() -> tuple[Row, ...]:
-    """Return docmill's own backends and those of features, the preferred ones first. Raises FeatureInvalid."""
+    """Return docmill's own backends and those of features, the preferred ones first. Raises StorageError."""
     return tuple(load_by_name("backends", Row, BACKENDS).values())
 
 

@@ -42,7 +42,7 @@ _KEPT, _LANGUAGE = "already_in_target", "language:"  # flags of translate from a
 
 @cache
 def all_checks() -> Mapping[str, Check]:
-    """Return docmill's checks and those of features, by their flags. Raises FeatureInvalid."""
+    """Return docmill's checks and those of features, by their flags. Raises StorageError."""
     return MappingProxyType(load_by_name("checks", Check, CHECKS, name="flag"))
 
 

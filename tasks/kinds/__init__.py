@@ -18,7 +18,8 @@ from pydantic.fields import FieldInfo
 
 from docmill.storage import templates
 from docmill.storage.core.specs import Spec, StoredKind
-from docmill.storage.features import FeatureInvalid, load_by_name
+from docmill.storage.errors import StorageError
+from docmill.storage.features import load_by_name
 from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks import languages, prompts
 from docmill.tasks.checks import AS_WRITTEN, NONE, Checks
@@ -74,13 +75,13 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _registry() -> dict[str, Any]:
-    """Return KINDS, and what derives from them. Raises FeatureInvalid."""
+    """Return KINDS, and what derives from them. Raises StorageError."""
     by_name = load_by_name("kinds", TaskKind, OWN_KINDS)
     kinds = tuple(by_name.values())
     try:
         options = MappingProxyType(shared_options(kinds))
     except ValueError as error:
-        raise FeatureInvalid(str(error)) from error
+        raise StorageError(str(error)) from error
     stored = MappingProxyType({kind.name: kind.stored for kind in kinds})
     return {"KINDS": kinds, "NAMES": tuple(by_name), "STORED_KINDS": stored, "OPTIONS": options, "BY_NAME": by_name}
 

@@ -14,8 +14,9 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from docmill.storage import templates
 from docmill.storage.core.normalize import is_printable
 from docmill.storage.core.specs import Outcome, ShardSize, Spec
+from docmill.storage.errors import StorageError
 from docmill.storage.outputs.output_types import PROPERTIES, RECORD
-from docmill.storage.templates import BadTemplate, parse_question
+from docmill.storage.templates import parse_question
 from docmill.tasks.checks import AS_WRITTEN, NONE
 from docmill.tasks.errors import BadOption, CannotServe, PromptTooLong
 from docmill.tasks.kinds.base import (
@@ -271,7 +272,7 @@ def questions_by_name(value: object) -> dict[str, str]:
             raise wrong_value(f"names {named} twice")
         try:
             parse_question(read)
-        except BadTemplate as error:
+        except StorageError as error:
             raise wrong_value(f"{shown(read)}: {error}".removesuffix(".")) from error
         questions[named] = read
     if not questions:

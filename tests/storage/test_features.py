@@ -15,8 +15,8 @@ from docmill.storage.core.schema import Base, Content, column, new_metadata
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, retention
 from docmill.storage.deletion.paging import Removed
-from docmill.storage.errors import SchemaOutOfDate
-from docmill.storage.features import Feature, FeatureInvalid
+from docmill.storage.errors import SchemaOutOfDate, StorageError
+from docmill.storage.features import Feature
 
 Bring = Callable[..., Feature]
 
@@ -93,7 +93,7 @@ def test_rules_of_a_feature_are_applied_and_counted(database: Database, bring: B
 def test_a_name_that_is_taken_or_another_one_is_refused(bring: Bring, name: str, reason: str) -> None:
     bring(retention={name: f"{__name__}:REMARKS"})
     own = [REMARKS] if name == "remarks" else []
-    with pytest.raises(FeatureInvalid, match=f"^the feature remarks brings {__name__}:REMARKS, {reason}$"):
+    with pytest.raises(StorageError, match=f"^the feature remarks brings {__name__}:REMARKS, {reason}$"):
         features.load_by_name("retention", retention.Rule, own)
 
 
@@ -116,5 +116,5 @@ def test_workers_need_the_rights_that_a_feature_names(bring: Bring) -> None:
 )
 def test_a_part_that_cannot_be_used_is_named_with_its_feature(reference: str, reason: str, bring: Bring) -> None:
     bring(retention={"remarks": reference})
-    with pytest.raises(FeatureInvalid, match=f"^the feature remarks brings {reference}, {reason}$"):
+    with pytest.raises(StorageError, match=f"^the feature remarks brings {reference}, {reason}$"):
         retention.every_rule()

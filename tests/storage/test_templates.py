@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from docmill.storage import templates
 from docmill.storage.core.normalize import normalize
-from docmill.storage.templates import BadTemplate, Questions, Template, over_metadata, parse
+from docmill.storage.errors import StorageError
+from docmill.storage.templates import Questions, Template, over_metadata, parse
 
 TEXTS = st.text()
 # A ? at the end of a name says that few records have the field.
@@ -77,7 +78,7 @@ def test_a_field_that_a_document_lacks_is_nothing_and_a_blank_document_stays_bla
     ],
 )
 def test_places_that_mean_nothing_are_refused(parse: Callable[[str], object], written: str) -> None:
-    with pytest.raises(BadTemplate):
+    with pytest.raises(StorageError):
         parse(written)
 
 

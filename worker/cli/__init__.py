@@ -16,6 +16,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from docmill.storage.errors import StorageError
 from docmill.storage.features import (
     ADVANCED,
     CORPORA,
@@ -24,7 +25,6 @@ from docmill.storage.features import (
     RESULTS,
     WORK,
     Command,
-    FeatureInvalid,
     feature_commands,
     find_command,
 )
@@ -106,7 +106,7 @@ class LazyGroup(click.Group):
         except (ImportError, AttributeError) as error:
             if listed.module.startswith("docmill."):
                 raise
-            raise FeatureInvalid(
+            raise StorageError(
                 f"the command {cmd_name} needs {listed.module}:{cmd_name}_command, which cannot be loaded "
                 f"({type(error).__name__}: {error}); repair its feature or uninstall it"
             ) from error

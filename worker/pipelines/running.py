@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from docmill.storage.core.database import Database
 from docmill.storage.deletion import retention
-from docmill.storage.errors import PASSING, FolderBusy, LeaseLost, ResultsChange, StorageError
+from docmill.storage.errors import PASSING, ExportBlocked, LeaseLost, StorageError
 from docmill.storage.pipelines import pipelines
 from docmill.storage.pipelines.pipelines import Run
 from docmill.storage.readers import open_source
@@ -146,7 +146,7 @@ def export(database: Database, pipeline: Pipeline, job_id: int, held: HeldLease)
     """Write the pipeline's output, if it has one, from a job of it. Returns how many documents.
 
     Parts of another run are replaced, those of this one carried on. Raises LeaseLost, which leaves an output file as
-    it was, ResultsChange for parts, FormatUnfit, StorageError and OSError.
+    it was, ExportBlocked for parts, FormatUnfit, StorageError and OSError.
     """
     output = pipeline.output
     if output.file is None:
@@ -194,7 +194,7 @@ def advance(
         except LeaseLost as error:
             log.warning("run_left run=%d reason=%r", run.id, str(error))
             _let_go(database, run, at_once=True)
-        except (*PASSING, FolderBusy, ResultsChange) as error:
+        except (*PASSING, ExportBlocked) as error:
             log.warning("run_waits run=%d error=%s", run.id, error)
             _let_go(database, run, at_once=False)
         except (WorkerError, TaskError, StorageError, OSError) as error:
@@ -229,10 +229,10 @@ def _take_further(settings: Settings, database: Database, broker: Broker, run: R
 def conclude(database: Database, run: Run, pipeline: Pipeline, status: JobStatus, held: HeldLease) -> None:
     """End a run whose job has ended: write its output, and note what came of it.
 
-    Raises ResultsChange if the job goes on, as after a retry, and what `export` does.
+    Raises ExportBlocked if the job goes on, as after a retry, and what `export` does.
     """
     if not status.ended:
-        raise ResultsChange
+        raise ExportBlocked
     if status.state == "done":
         export(database, pipeline, status.id, held)
     state, reason = outcome(status)

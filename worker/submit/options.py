@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from docmill.storage import templates
 from docmill.storage.core.specs import Spec
-from docmill.storage.errors import ConditionInvalid, NotFound
+from docmill.storage.errors import StorageError
 from docmill.storage.steps.conditions import RISK, Doubt, filter_names, find_filter
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
@@ -73,7 +73,7 @@ def accepted(value: T, parse: Callable[[T], object]) -> T:
     """Return the value if ``parse`` accepts it. Otherwise raise the field's error, with the reason."""
     try:
         parse(value)
-    except (ConditionInvalid, NotFound) as error:
+    except StorageError as error:
         raise wrong_value(f"is refused: {error}") from error
     return value
 

@@ -11,7 +11,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Corpus
 from docmill.storage.deletion import removal
 from docmill.storage.deletion.removal import Condition, trace
-from docmill.storage.errors import ConditionInvalid
+from docmill.storage.errors import StorageError
 from docmill.storage.steps.jobs import OpenJob
 from tests.storage.builders import documents, finish, gathered, numbered, read, read_chunk, request
 from tests.storage.ingest.test_pruning import read_and_prune
@@ -116,5 +116,5 @@ def test_how_many_vanished_documents_are_kept_is_counted_by_corpus(database: Dat
 
 @pytest.mark.parametrize("wrong", ["customer=7", "meta.customer", "meta.=7", "", "metaxcustomer=7"])
 def test_a_condition_that_is_none_is_refused(wrong: str) -> None:
-    with pytest.raises(ConditionInvalid, match=r"meta\.FIELD=VALUE"):
+    with pytest.raises(StorageError, match=r"meta\.FIELD=VALUE"):
         Condition.parse(wrong)

@@ -16,7 +16,7 @@ from sqlalchemy import event
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.deletion import gc, removal
-from docmill.storage.errors import FolderBusy, ResultsChange, StorageError
+from docmill.storage.errors import ExportBlocked, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.readers import Record, SourceOptions, open_source
 from docmill.storage.results import parts
@@ -206,7 +206,7 @@ def test_results_that_change_while_they_are_written_make_no_complete_export(
             jobs.retry(database, job)
             finish(database, echo)
 
-    with pytest.raises(ResultsChange, match="write them again"):
+    with pytest.raises(ExportBlocked, match="write them again"):
         export(database, job, tmp_path / "out", progress=Meanwhile())
     assert not manifest(tmp_path / "out").complete
     assert export(database, job, tmp_path / "out") == ExportedFolder(25, 3, 3)
@@ -284,7 +284,7 @@ def test_two_commands_do_not_write_one_folder_at_once(database: Database, tmp_pa
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(FolderBusy, match="another process is writing"):
+        with pytest.raises(ExportBlocked, match="another process is writing"):
             export(database, job, tmp_path / "out")
     export(database, job, tmp_path / "out")  # after a process that was killed, the file is there and nobody's
     assert sorted(contents(tmp_path / "out")) == ["manifest.json", "part-00000.jsonl"]

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, literal, select
 
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import DOUBTFUL
-from docmill.storage.errors import ConditionInvalid
+from docmill.storage.errors import StorageError
 from docmill.storage.steps.choosing import doubted
 from docmill.storage.steps.conditions import (
     DOUBTS,
@@ -36,7 +36,7 @@ def test_every_known_flag_can_be_named_and_one_word_stands_for_all_doubtful_ones
 
 @pytest.mark.parametrize("name", ["", "truncated", "Empty", "7", "doubtful,empty"])
 def test_an_unknown_flag_is_refused_with_those_that_there_are(name: str) -> None:
-    with pytest.raises(ConditionInvalid, match=r"there are .*empty, empty_window, .*windowed"):
+    with pytest.raises(StorageError, match=r"there are .*empty, empty_window, .*windowed"):
         parse_flags([name])
 
 
@@ -128,7 +128,7 @@ def test_what_stands_twice_or_in_another_order_is_the_same_doubt() -> None:
     ],
 )
 def test_a_wrong_doubt_is_refused(written: str, said: str) -> None:
-    with pytest.raises(ConditionInvalid) as caught:
+    with pytest.raises(StorageError) as caught:
         Doubt.parse(written.split(","))
     assert said in str(caught.value)
 

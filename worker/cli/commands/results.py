@@ -12,7 +12,7 @@ import click
 
 from docmill.storage import writers
 from docmill.storage.core.database import Database
-from docmill.storage.errors import ConditionInvalid
+from docmill.storage.errors import StorageError
 from docmill.storage.outputs.columns import Column, Form
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import fitted_risks
@@ -38,7 +38,7 @@ def _flags(value: str | Flagged) -> Flagged:
         return value
     try:
         return Flagged.parse(value.split(","))
-    except ConditionInvalid as error:
+    except StorageError as error:
         if value.isdecimal():
             advice = f"{value} is no flag; write JOB before it: docmill results {value} --flagged"
             raise ValueError(advice) from error
