@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from docmill.storage.core.database import Pooling, pooling
+from docmill.storage.core.database import pooling
 from docmill.storage.core.schema import Worker, db_now
 from docmill.storage.errors import DatabaseUnreachable, RightMissing, SchemaOutOfDate, StorageError
 from docmill.storage.extras import LOCAL, install
@@ -103,15 +103,15 @@ def workers(live: Sequence[Any], *, is_fleet: bool) -> Diagnosis:
     return Diagnosis("workers", True, detail)
 
 
-def pooler(pooling: Pooling) -> Iterator[Diagnosis]:
+def pooler(pooling: str | None) -> Iterator[Diagnosis]:
     """Yield a finding where a connection pooler stands before PostgreSQL. docmill works behind one, so it is fine."""
-    if pooling is Pooling.NONE:
+    if pooling is None:
         return
     advice = (
         "`docmill index add` builds with the server's own maintenance_work_mem here: raise it by "
         "ALTER ROLE … SET maintenance_work_mem, or make indexes past the pooler"
     )
-    detail = f"such as PgBouncer stands before PostgreSQL: {pooling.value}"
+    detail = f"such as PgBouncer stands before PostgreSQL: {pooling}"
     yield Diagnosis("pooler", True, detail, advice)
 
 

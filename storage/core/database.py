@@ -12,7 +12,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -239,28 +238,24 @@ class Database:
         return self._type.wrap(error, str(self))
 
 
-class Pooling(Enum):
-    """Modes in which a pooler, such as PgBouncer, hands sessions of the server to its clients."""
+def pooling(database: Database) -> str | None:
+    """Return how a pooler, such as PgBouncer, hands the server's sessions to its clients; None without a pooler.
 
-    NONE = "there is no pooler"
-    SESSIONS = "a connection keeps its session of the server"
-    TRANSACTIONS = "each transaction may get another session of the server"
-
-
-def pooling(database: Database) -> Pooling:
-    """Return how the server's sessions are pooled, as far as two connections that take turns can tell."""
+    As far as two connections that take turns can tell.
+    """
     if database.server is None:
-        return Pooling.NONE
+        return None
     with (
         database.outside_transactions() as (first_session, is_pooled),
         database.outside_transactions() as (second_session, _),
     ):
         if not is_pooled:
-            return Pooling.NONE
+            return None
         seen = [(_process(first_session), _process(second_session)) for _ in range(_ROUNDS)]
     first, second = ({*processes} for processes in zip(*seen, strict=True))
-    alternate = len(first) > 1 or len(second) > 1 or first & second
-    return Pooling.TRANSACTIONS if alternate else Pooling.SESSIONS
+    if len(first) > 1 or len(second) > 1 or first & second:
+        return "each transaction may get another session of the server"
+    return "a connection keeps its session of the server"
 
 
 def _process(transaction: Transaction) -> int:

@@ -47,15 +47,6 @@ class Invariant:
     advice: str
 
 
-@dataclass(frozen=True)
-class Checked:
-    """An invariant that was checked in some seconds, and the first rows that break it."""
-
-    invariant: Invariant
-    rows: list[dict[str, Any]]
-    seconds: float
-
-
 @cache
 def invariants(server: str | None) -> tuple[Invariant, ...]:
     """Return the invariants with queries for SQLite (None), or for the server PostgreSQL."""
@@ -69,12 +60,12 @@ def invariants(server: str | None) -> tuple[Invariant, ...]:
     return tuple(made)
 
 
-def check_invariants(transaction: Transaction) -> Iterator[Checked]:
-    """Yield each invariant as it is checked in this transaction."""
+def check_invariants(transaction: Transaction) -> Iterator[tuple[Invariant, list[dict[str, Any]], float]]:
+    """Yield each invariant as it is checked in this transaction, the first rows that break it, and its seconds."""
     for invariant in invariants(transaction.server):
         began = time.monotonic()
         broken = _read(transaction, f"{invariant.query}\nLIMIT {MOST_ROWS}")
-        yield Checked(invariant, broken, time.monotonic() - began)
+        yield invariant, broken, time.monotonic() - began
 
 
 def find_broken(transaction: Transaction, name: str) -> list[dict[str, Any]]:

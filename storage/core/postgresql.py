@@ -15,7 +15,6 @@ import re
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from functools import partial
 from math import ceil
 from types import MappingProxyType
@@ -212,26 +211,23 @@ def is_pooled(connection: Connection) -> bool:
     return not driver.watched
 
 
-class ConnectionLost(psycopg.OperationalError):
-    """The server is not working on this connection's statement: the request or the answer was lost."""
-
-
-class StatementState(Enum):
-    WORKS = "the server works on the statement"
-    LOST = "the server does not work on the statement"
-    UNKNOWN = "the server cannot be asked"
+_SAID = {
+    True: "the server works on the statement",
+    False: "the server does not work on the statement",
+    None: "the server cannot be asked",
+}
 
 
 class WatchedConnection(psycopg.Connection[Any]):
     """A connection that asks after its statement once the server has been silent; without `patience` it never does.
 
-    `how` has the arguments to make another one. `server_pid` is the server process that carries out our transaction,
-    which a pooler chooses anew each time; None outside of a transaction. `watched` is False where that process cannot
-    be known: then only the kernel watches.
+    `how` has the arguments to make another one; a connection without them gives up instead of asking. `server_pid` is
+    the server process that carries out our transaction, which a pooler chooses anew each time; None outside of a
+    transaction. `watched` is False where that process cannot be known: then only the kernel watches.
     """
 
     patience: Patience | None = None
-    how: tuple[Any, dict[str, Any]] = ((), {})
+    how: tuple[Any, dict[str, Any]] | None = None
     server_pid: int | None = None
     watched = True
 
@@ -257,7 +253,9 @@ class WatchedConnection(psycopg.Connection[Any]):
             self.server_pid = None
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
-        """Wait as the driver does. Raises ConnectionLost, and ConnectionTimeout from a server that is silent."""
+        """Wait as the driver does. Raises OperationalError for a statement that is lost, and ConnectionTimeout from a
+        server that is silent.
+        """
         if self.patience is None or not self.watched:
             return super().wait(gen, *arguments, **options)
         return super().wait(self._watch(gen, self.patience), *arguments, **options)
@@ -283,53 +281,55 @@ class WatchedConnection(psycopg.Connection[Any]):
 
     def _look(self, patience: Patience, silent_s: float, *, was_lost: bool) -> bool:
         """Ask the server about our statement: True if it is lost, as far as one answer tells. Raises when it is."""
+        if self.how is None:
+            self.close()
+            raise psycopg.OperationalError(f"the server has been silent for {silent_s:.0f} s")
         try:
-            verdict = self._ask(patience)
+            is_working = self._ask(patience, *self.how)
         except ConnectionTimeout as error:
             self.close()
             raise ConnectionTimeout(
                 f"the server has been silent for {silent_s:.0f} s, and a new connection is not answered either"
             ) from error
+        is_lost = is_working is False
         too_long = patience.silence_s is not None and silent_s >= patience.silence_s
-        if too_long or (verdict is StatementState.LOST and was_lost):
+        if too_long or (is_lost and was_lost):
             self.close()
-            raise ConnectionLost(f"the connection has been silent for {silent_s:.0f} s: {verdict.value}")
-        return verdict is StatementState.LOST
+            raise psycopg.OperationalError(
+                f"the connection has been silent for {silent_s:.0f} s: {_SAID[is_working]}"
+            )
+        return is_lost
 
-    def _ask(self, patience: Patience) -> StatementState:
-        """Ask about our statement over a connection of its own. Raises ConnectionTimeout when none can be made."""
-        arguments, options = self.how
+    def _ask(self, patience: Patience, arguments: Any, options: dict[str, Any]) -> bool | None:
+        """Ask over a connection of its own if the server works on our statement; None if it does not tell.
+
+        Raises ConnectionTimeout when no connection can be made.
+        """
         try:
-            with _AskingConnection.connect(*arguments, **options) as other:
+            with WatchedConnection.connect(*arguments, **options) as other:
                 other.patience = patience
                 if self.server_pid is None:  # nothing takes long outside of a transaction
                     other.execute("SELECT 1")
-                    return StatementState.LOST
+                    return False
                 process = other.execute(_OF_A_PROCESS, (self.server_pid,)).fetchone()
         except ConnectionTimeout:
             raise
         except psycopg.Error:  # it answers, if only that it takes no more connections
-            return StatementState.UNKNOWN
-        return judged(process)
+            return None
+        return is_at_work(process)
 
 
-class _AskingConnection(WatchedConnection):
-    """A connection that only asks: it gives up when it is not answered."""
-
-    def _look(self, patience: Patience, silent_s: float, *, was_lost: bool) -> bool:
-        self.close()
-        raise ConnectionLost(f"the server has been silent for {silent_s:.0f} s")
-
-
-def judged(row: tuple[str | None, str | None] | None) -> StatementState:
-    """Return what a server process's row in `pg_stat_activity`, (state, wait_event_type), says of our statement."""
+def is_at_work(row: tuple[str | None, str | None] | None) -> bool | None:
+    """Return True if a server process works on our statement, by its row (state, wait_event_type) of
+    `pg_stat_activity`; None if that does not tell.
+    """
     if row is None:
-        return StatementState.LOST
+        return False
     state, waits_for = row
     if state is None or state == "disabled":  # another role's process, or a server that keeps no such statistics
-        return StatementState.UNKNOWN
+        return None
     # A process that waits for its client has either sent the answer or not got all of the request.
-    return StatementState.WORKS if state in _BUSY and waits_for != "Client" else StatementState.LOST
+    return state in _BUSY and waits_for != "Client"
 
 
 class PostgresqlTransaction(Transaction):

@@ -7,10 +7,11 @@ every write of a holder names the fence that it was given. Times are the databas
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, case, delete, func, or_, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import insert_row
@@ -97,19 +98,12 @@ def history(database: Database, name: str, limit: int = 50) -> list[PipelineRun]
         return [PipelineRun.of(row) for row in rows]
 
 
-class Scheduled(NamedTuple):
-    """A pipeline that has a schedule; `now` is the time of the database that found it."""
-
-    id: int
-    name: str
-    schedule: dict[str, Any]
-    looked_at: float
-    now: float
+Scheduled: TypeAlias = Row[int, str, Any, float, float]
 
 
-def scheduled(database: Database) -> list[Scheduled]:
-    """Return the pipelines that have a schedule."""
-    return [Scheduled(*row) for row in database.rows(_SCHEDULED)]
+def scheduled(database: Database) -> Sequence[Scheduled]:
+    """Return id, name, schedule and `looked_at` of the pipelines with a schedule, and `now`, the database's time."""
+    return database.rows(_SCHEDULED)
 
 
 _SCHEDULED = select(
@@ -321,11 +315,11 @@ def renew(database: Database, run: Run, lease_s: float) -> bool:
 
 def let_go(database: Database, run: Run, *, at_once: bool) -> None:
     """Give a run back that its holder cannot take further: to be handed out at once, or after a while."""
-    if at_once:
-        held = update(PipelineRun).where(_is_held(run))
-        database.execute(held.values(handed_at=None))
     leased = update(PipelineRun).where(_is_held(run), PipelineRun.lease_until.is_not(None))
-    database.execute(leased.values(lease_until=db_now() - 1.0))
+    values: dict[str, Any] = {"lease_until": db_now() - 1.0}
+    if at_once:
+        values["handed_at"] = None
+    database.execute(leased.values(**values))
 
 
 def let_go_all(database: Database, owner: str) -> None:
@@ -334,14 +328,7 @@ def let_go_all(database: Database, owner: str) -> None:
     with database.read() as transaction:  # most often there is none, and no need for a turn to write
         if transaction.scalar(select(PipelineRun.id).where(held).limit(1)) is None:
             return
-    lapsed = update(PipelineRun).where(held).values(lease_until=db_now() - 1.0)
-    handed_out = update(PipelineRun).where(PipelineRun.owner == owner, PipelineRun.finished_at.is_(None))
-
-    def work(transaction: Transaction) -> None:
-        transaction.execute(lapsed)
-        transaction.execute(handed_out.values(handed_at=None))
-
-    database.write(work)
+    database.execute(update(PipelineRun).where(held).values(lease_until=db_now() - 1.0, handed_at=None))
 
 
 def note(

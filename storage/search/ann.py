@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from sqlalchemy import ColumnElement, FromClause, Select, func, literal, select, text, true
@@ -54,8 +53,11 @@ def is_worth_it(n_queries: int, n_wanted: int, n_documents: int, n_indexed: int)
     return asked_s < n_documents * (WALKED_S + n_queries * COMPARED_S)
 
 
-def propose(database: Database, searched: Searched, queries: Matrix, top: int) -> list[Candidate] | None:
-    """Return candidates for the `top` nearest to each query, in the order of the source; None to compare all."""
+def propose(database: Database, searched: Searched, queries: Matrix, top: int) -> dict[int, int] | None:
+    """Return candidates for the `top` nearest to each query, in the order of the source; None to compare all.
+
+    They are documents, by their ids, with the content of each that was embedded.
+    """
     if not database.has_vector_indexes:
         return None
     n_wanted = SPARE * top
@@ -104,7 +106,7 @@ def _near(transaction: Transaction, searched: Searched, query: Matrix, n_wanted:
     return {*transaction.scalars(nearest, {"query": numbers})}
 
 
-def _documents(transaction: Transaction, searched: Searched, contents: Collection[int], top: int) -> list[Candidate]:
+def _documents(transaction: Transaction, searched: Searched, contents: Collection[int], top: int) -> dict[int, int]:
     """Return the documents whose embedded content is one of these; for each content the first in the source."""
     wanted = func.unnest(literal([*contents], ARRAY(OutcomeRow.content_id.type))).table_valued("content_id")
     each = wanted.render_derived(name="wanted")
@@ -112,7 +114,7 @@ def _documents(transaction: Transaction, searched: Searched, contents: Collectio
     of_each = first.lateral("found")
     query = select(of_each.c.id, of_each.c.seq, each.c.content_id).select_from(each).join(of_each, true())
     rows = transaction.execute(query).all()
-    return [Candidate(row.id, row.content_id) for row in sorted(rows, key=lambda row: (row.seq, row.id))]
+    return {row.id: row.content_id for row in sorted(rows, key=lambda row: (row.seq, row.id))}
 
 
 def _that_read(searched: Searched, contents: FromClause) -> Select[int, int]:
@@ -190,10 +192,3 @@ class Searched:
     @property
     def spec_id(self) -> int:
         return self.way[-1].spec_id
-
-
-class Candidate(NamedTuple):
-    """A document, and the content of it that was embedded."""
-
-    id: int
-    content_id: int

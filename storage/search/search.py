@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from shlex import quote
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 from sqlalchemy import Row, case, select, tuple_
@@ -16,12 +17,11 @@ from sqlalchemy import Row, case, select, tuple_
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, is_current_document, read_texts, spec_of, vector_length
 from docmill.storage.core.schema import Corpus, Document, Job, OutcomeRow, SpecRow, Step
-from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import IN_BINARY, Transaction
 from docmill.storage.errors import NotFound, NothingEmbedded
 from docmill.storage.outputs.output_types import VECTOR
 from docmill.storage.search import ann
-from docmill.storage.search.ann import Candidate, Searched, keeps_windows
+from docmill.storage.search.ann import Searched, keeps_windows
 from docmill.storage.search.knn import LENGTHS_DIFFER, Matrix, Nearest, cosines, matrix_of
 from docmill.storage.steps import lineage, replacements
 from docmill.storage.steps.replacements import SpecReplacement
@@ -67,24 +67,20 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
         if corpus is None:
             raise NotFound(f"there is no corpus {names[0]}{_corpora(transaction, _kinds(database)[0])}")
         of_corpus = _JOBS.where(Job.corpus_id == corpus.id, SpecRow.kind.in_(_kinds(database)))
-        jobs = [
-            _EmbedJob(row.id, row.seq, row.spec_id, spec_of(row), row.created_at)
-            for row in transaction.execute(of_corpus)
-        ]
         replaced = replacements.of_corpus(transaction, corpus.id)
-        jobs = _first_answering(jobs, replaced)
+        jobs = _first_answering(transaction.execute(of_corpus).all(), replaced)
         dropped = replacements.dropped(replaced)
         gone = _without_results(transaction, jobs, dropped)
         chosen, others = _chosen(corpus.name, jobs, gone, job_id, _kinds(database)[0])
         if chosen.spec_id in gone and chosen.spec_id in dropped:
-            raise NothingEmbedded(f"`docmill gc` removed the vectors of {chosen}{_instead(others)}")
+            raise NothingEmbedded(f"`docmill gc` removed the vectors of {_name_of(chosen)}{_instead(others)}")
         steps = read_steps(transaction, chosen.id)
         searched = Searched(
             corpus_id=corpus.id,
             n_documents=corpus.n_documents,
             job_id=chosen.id,
             way=tuple(find_way(steps, steps[chosen.seq])),
-            spec=chosen.spec,
+            spec=spec_of(chosen),
             others=others,
         )
         if not _has_vectors(transaction, searched):
@@ -116,19 +112,7 @@ def embedding_of(database: Database, corpus_id: int, spec_id: int, job_id: int |
     return tuple(find_way(steps, steps[latest.seq]))
 
 
-class _EmbedJob(NamedTuple):
-    """A step of a job that embeds a corpus."""
-
-    id: int
-    seq: int
-    spec_id: int
-    spec: Spec
-    created_at: float
-
-    def __str__(self) -> str:
-        return f"job {self.id}, {self.spec}"
-
-
+_EmbedJob: TypeAlias = Row[*tuple[Any, ...]]  # a step of a job that embeds a corpus, of `_JOBS`
 _JOBS = (
     select(Job.id, Step.seq, Step.spec_id, Job.created_at, *SPEC)
     .join(Step, Step.job_id == Job.id)
@@ -142,7 +126,11 @@ def _kinds(database: Database) -> list[str]:
     return [kind.name for kind in database.kinds.values() if kind.output is VECTOR]
 
 
-def _first_answering(jobs: list[_EmbedJob], replaced: Sequence[SpecReplacement]) -> list[_EmbedJob]:
+def _name_of(job: _EmbedJob) -> str:
+    return f"job {job.id}, {spec_of(job)}"
+
+
+def _first_answering(jobs: Sequence[_EmbedJob], replaced: Sequence[SpecReplacement]) -> Sequence[_EmbedJob]:
     """Return a corpus's embed jobs, the latest first, but before them the one that answers for the latest.
 
     They are different jobs after a migration to another model, and during its backfill.
@@ -189,9 +177,9 @@ def _chosen(
         latest.setdefault(job.spec_id, job)
     offered = [job for spec_id, job in latest.items() if spec_id not in gone]
     if chosen is None:
-        there_are = "; ".join(map(str, (offered or [*latest.values()])[:LISTED]))
+        there_are = "; ".join(map(_name_of, (offered or [*latest.values()])[:LISTED]))
         raise NothingEmbedded(f"job {job_id} embeds nothing of the corpus {corpus}; those that do: {there_are}")
-    return chosen, tuple(str(job) for job in offered if job.spec_id != chosen.spec_id)[:LISTED]
+    return chosen, tuple(_name_of(job) for job in offered if job.spec_id != chosen.spec_id)[:LISTED]
 
 
 def search(
@@ -221,11 +209,11 @@ def search(
     n_seen = n_embedded = 0
     proposed = None if exact else ann.propose(database, searched, queries, top)
     pages = _pages(database, searched, size) if proposed is None else _pages_of(database, searched, proposed, size)
-    for page in pages:
-        if page.ids:
-            best.offer(np.array(page.ids, np.int64), _scores(queries, page.vectors, windows=windows))
-        n_seen += page.n_documents
-        n_embedded += len(page.ids)
+    for n_documents, vectors in pages:
+        if vectors:
+            best.offer(np.array([*vectors], np.int64), _scores(queries, [*vectors.values()], windows=windows))
+        n_seen += n_documents
+        n_embedded += len(vectors)
         advanced(n_seen, n_embedded)
     return best
 
@@ -255,16 +243,9 @@ def hits(
     return answers
 
 
-class _Page(NamedTuple):
-    """Some documents: how many, and the ids and the vectors of those that have one."""
-
-    n_documents: int
-    ids: list[int]
-    vectors: list[bytes]
-
-
-def _pages(database: Database, searched: Searched, size: int) -> Iterator[_Page]:
-    """Yield the current documents in the order of the source, `size` a page.
+def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """Yield the current documents in the order of the source, `size` a page: how many, and {id: vector} of those that
+    have one.
 
     No transaction stays open while they are compared. The walk goes through the corpus and not through the spec's
     outcomes, which may belong to a hundred corpora.
@@ -281,24 +262,23 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[_Page]
             transaction.prefer_index_order()
             after = query.where(tuple_(Document.seq, Document.id) > position)
             page = transaction.execute(after, execution_options={IN_BINARY: True}).all()
-        embedded = [row for row in page if row.vector is not None]
-        yield _Page(len(page), [row.id for row in embedded], [row.vector for row in embedded])
+        yield len(page), {row.id: row.vector for row in page if row.vector is not None}
         if len(page) < size:
             return
         position = (page[-1].seq, page[-1].id)
 
 
-def _pages_of(database: Database, searched: Searched, documents: Sequence[Candidate], size: int) -> Iterator[_Page]:
-    """Yield these documents, `size` a page."""
-    for first in range(0, len(documents), size):
-        page = documents[first : first + size]
+def _pages_of(
+    database: Database, searched: Searched, documents: Mapping[int, int], size: int
+) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """Yield pages of these documents, which are given with their contents."""
+    remaining = iter(documents.items())
+    while page := dict(islice(remaining, size)):
         with database.read() as transaction:
-            outcomes = _outcomes(transaction, searched, {document.content_id for document in page})
+            outcomes = _outcomes(transaction, searched, {*page.values()})
         vectors = {row.content_id: row.vector for row in outcomes}
-        embedded = [document for document in page if document.content_id in vectors]
-        yield _Page(
-            len(page), [document.id for document in embedded], [vectors[document.content_id] for document in embedded]
-        )
+        embedded = {document: vectors[content] for document, content in page.items() if content in vectors}
+        yield len(page), embedded
 
 
 def _scores(queries: Matrix, vectors: Sequence[bytes], *, windows: bool) -> Matrix:

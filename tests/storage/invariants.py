@@ -9,6 +9,9 @@ from docmill.storage.core.invariants import check_invariants
 def assert_invariants(database: Database, *names: str) -> None:
     """Assert that a store is as it must be at every moment, by all invariants or those of these names."""
     with database.read() as transaction:
-        checks = [check for check in check_invariants(transaction) if not names or check.invariant.name in names]
-    broken = {check.invariant.sentence: check.rows for check in checks if check.rows}
+        broken = {
+            invariant.sentence: rows
+            for invariant, rows, _ in check_invariants(transaction)
+            if rows and (not names or invariant.name in names)
+        }
     assert not broken, "\n".join(f"{sentence} But: {rows}" for sentence, rows in broken.items())

@@ -128,7 +128,7 @@ def harm(database: Database, name: str) -> dict[str, list[dict[str, Any]]]:
             transaction.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
         for statement in OF_DATABASES[dialect].get(name, BREAKS[name]):
             transaction.exec_driver_sql(statement)
-        broken.update({check.invariant.name: check.rows for check in check_invariants(transaction) if check.rows})
+        broken.update({invariant.name: rows for invariant, rows, _ in check_invariants(transaction) if rows})
         raise Undone
 
     with suppress(Undone):

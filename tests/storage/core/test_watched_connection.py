@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from docmill.storage.core import postgresql
 from docmill.storage.core.database import Database
-from docmill.storage.core.postgresql import StatementState, connect_options, judged
+from docmill.storage.core.postgresql import connect_options, is_at_work
 from docmill.storage.core.schema import Lease
 from docmill.storage.core.server import Patience
 from docmill.storage.core.transaction import Transaction
@@ -174,12 +174,12 @@ def test_an_answer_that_arrives_while_the_server_is_asked_is_taken(
     behind: Callable[..., Database], beside: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The statement was done when the server said so, and a second look finds nothing that is lost."""
-    verdicts = [StatementState.LOST]
+    verdicts = [False]
 
-    def judge(_: object) -> StatementState:
+    def judge(_: object) -> bool:
         if len(verdicts) == 3:
             beside.commit()
-        verdicts.append(StatementState.WORKS)
+        verdicts.append(True)
         return verdicts[len(verdicts) - 2]
 
     tries: list[int] = []
@@ -189,7 +189,7 @@ def test_an_answer_that_arrives_while_the_server_is_asked_is_taken(
         transaction.exec_driver_sql("LOCK TABLE corpus")
 
     database = behind()
-    monkeypatch.setattr(postgresql, "judged", judge)
+    monkeypatch.setattr(postgresql, "is_at_work", judge)
     beside.execute("LOCK TABLE corpus")
     database.write(work)
     assert tries == [1]
@@ -201,7 +201,7 @@ def test_a_short_statement_of_a_server_that_says_nothing_of_it_is_given_up_in_ti
     behind: Callable[..., Database], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where statistics are switched off, or another role's process is not shown."""
-    monkeypatch.setattr(postgresql, "judged", lambda _: StatementState.UNKNOWN)
+    monkeypatch.setattr(postgresql, "is_at_work", lambda _: None)
 
     with pytest.raises(DatabaseUnreachable, match=r"silent for .* cannot be asked"):
         lose_and_ask(behind(Patience(answer_s=0.5, bounded=True)), proxy)
@@ -219,20 +219,20 @@ def test_a_statement_that_is_short_by_nature_is_ended_by_the_server(
 @pytest.mark.parametrize(
     ("found", "verdict"),
     [
-        (None, StatementState.LOST),
-        (("idle", "Client"), StatementState.LOST),
-        (("idle in transaction", "Client"), StatementState.LOST),
-        (("active", "Client"), StatementState.LOST),
-        (("active", "Lock"), StatementState.WORKS),
-        (("active", None), StatementState.WORKS),
-        (("disabled", None), StatementState.UNKNOWN),
-        ((None, None), StatementState.UNKNOWN),
+        (None, False),
+        (("idle", "Client"), False),
+        (("idle in transaction", "Client"), False),
+        (("active", "Client"), False),
+        (("active", "Lock"), True),
+        (("active", None), True),
+        (("disabled", None), None),
+        ((None, None), None),
     ],
 )
 def test_a_server_process_works_unless_it_waits_for_us(
-    found: tuple[str | None, str | None] | None, verdict: StatementState
+    found: tuple[str | None, str | None] | None, verdict: bool | None
 ) -> None:
-    assert judged(found) is verdict
+    assert is_at_work(found) is verdict
 
 
 def test_with_default_settings_a_half_open_connection_is_noticed_in_time() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.storage.search import ann
-from docmill.storage.search.ann import Candidate
 from docmill.storage.search.search import choose
 from docmill.tasks.outputs import Vector
 from docmill.worker.jobs import Bar, Listener
@@ -29,9 +28,9 @@ class Shown(Listener, Bar):
         self.last = (completed, total)
 
 
-@pytest.mark.parametrize("candidates", [None, [Candidate(1, 1)]])
+@pytest.mark.parametrize("candidates", [None, {1: 1}])
 def test_the_bar_is_full_at_the_end(
-    sqlite: Database, monkeypatch: pytest.MonkeyPatch, candidates: list[Candidate] | None
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch, candidates: dict[int, int] | None
 ) -> None:
     embed(sqlite, numbered(5))
     monkeypatch.setattr(ann, "propose", lambda *_: candidates)

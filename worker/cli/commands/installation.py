@@ -126,21 +126,22 @@ def _check_invariants(as_sql: bool, as_json: bool) -> int:
         return OK
     checks = []
     with open_store(settings) as database, database.read() as transaction:
-        for check in check_invariants(transaction):
-            checks.append(check)
+        for invariant, rows, seconds in check_invariants(transaction):
+            checks.append((invariant, rows, seconds))
             if not as_json:
-                answer(f"{'BAD' if check.rows else 'ok '} {check.invariant.name:<17} {check.seconds:7.1f} s")
-            if check.rows and not as_json:
-                _answer_wrapped("    ", check.invariant.sentence, check.invariant.advice)
-                rows = [" ".join(f"{name}={value}" for name, value in row.items()) for row in check.rows]
-                _answer_wrapped("      ", *rows)
+                answer(f"{'BAD' if rows else 'ok '} {invariant.name:<17} {seconds:7.1f} s")
+            if rows and not as_json:
+                _answer_wrapped("    ", invariant.sentence, invariant.advice)
+                lines = [" ".join(f"{name}={value}" for name, value in row.items()) for row in rows]
+                _answer_wrapped("      ", *lines)
     if as_json:
-        names = ("name", "sentence", "advice")
-        shown = [{name: getattr(each.invariant, name) for name in names} for each in checks]
         print_json(
-            [one | {"rows": each.rows, "seconds": each.seconds} for one, each in zip(shown, checks, strict=True)]
+            [
+                {"name": it.name, "sentence": it.sentence, "advice": it.advice, "rows": rows, "seconds": seconds}
+                for it, rows, seconds in checks
+            ]
         )
-    broken, took = sum(bool(check.rows) for check in checks), duration(sum(check.seconds for check in checks))
+    broken, took = sum(bool(rows) for _, rows, _ in checks), duration(sum(seconds for *_, seconds in checks))
     say(f"{len(checks) - broken} of {counted(len(checks), 'invariant')} hold. Checked in {took}.")
     return SOME_FAILED if broken else OK
 
