@@ -82,8 +82,9 @@ def command(extra: str, origin: dict[str, Any] | None, prefix: Path, *, shell_kn
         is_folder = "dir_info" in origin and local is not None
         what = f"{local}[{extra}]" if is_folder else f"docmill[{extra}] @ {origin['url']}"
     if (prefix / "uv-receipt.toml").is_file():
-        return f"uv tool install {'--editable ' if editable else ''}{shlex.quote(what)}"
-    if (prefix / "pipx_metadata.json").is_file():
-        return f"pipx install --force {'--editable ' if editable else ''}{shlex.quote(what)}"
-    pip = "pip" if shell_knows else shlex.quote(str(prefix / "bin" / "pip"))
-    return f"{pip} install {'--editable ' if editable else ''}{shlex.quote(what)}"
+        program = "uv tool install"
+    elif (prefix / "pipx_metadata.json").is_file():
+        program = "pipx install --force"
+    else:
+        program = f"{'pip' if shell_knows else shlex.quote(str(prefix / 'bin' / 'pip'))} install"
+    return f"{program} {'--editable ' if editable else ''}{shlex.quote(what)}"

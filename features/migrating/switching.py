@@ -167,12 +167,11 @@ def _backfill(
 
 def _bring_index(database: Database, migration: SpecReplacement, listener: Listener) -> None:
     """Make an index of the new vectors if the old ones have one, so that search is as fast after the switch."""
-    if database.has_vector_indexes:
-        with database.read() as transaction:
-            indexed = migration.old_spec_id in pgvector_index.spec_ids(transaction)
-        if indexed:
-            listener.say("Making the index of the new vectors, as the old ones have one.")
-            pgvector_index.add(database, migration.new_spec_id)
+    with database.read() as transaction:
+        indexed = migration.old_spec_id in pgvector_index.spec_ids(transaction)
+    if indexed:
+        listener.say("Making the index of the new vectors, as the old ones have one.")
+        pgvector_index.add(database, migration.new_spec_id)
 
 
 def requests_by_new(database: Database, migration: SpecReplacement) -> tuple[StepRequest, ...]:

@@ -94,10 +94,6 @@ class Database:
         return self._type.server
 
     @property
-    def has_vector_indexes(self) -> bool:
-        return self._type.has_vector_indexes
-
-    @property
     def file(self) -> Path | None:
         """The path of a SQLite file; None for a server, and for a file that is named by a URI."""
         name = self.url.database or ""

@@ -37,15 +37,7 @@ def corpus_id(transaction: Transaction, name: str) -> int:
 
 def spec_id(transaction: Transaction, spec: Spec) -> int:
     """Return the id of a spec, made if there is none."""
-    row = {
-        "sha256": spec.sha256,
-        "kind": spec.kind,
-        "model": spec.model,
-        "revision": spec.revision,
-        "quality": spec.quality,
-        "params": dict(spec.params),
-    }
-    return _find_or_make(transaction, SpecRow, "sha256", row)
+    return _find_or_make(transaction, SpecRow, "sha256", {"sha256": spec.sha256, **spec.fields})
 
 
 def runtime_id(transaction: Transaction, runtime: Mapping[str, Any]) -> int:
@@ -125,7 +117,7 @@ def store_contents(transaction: Transaction, texts: Mapping[bytes, str]) -> tupl
     }
     if transaction.try_load(Content, columns):
         return known | ids, dict(zip(columns["id"], columns["n_chars"], strict=True))
-    made = transaction.insert_missing(Content, columns, Content.id, Content.sha256, Content.n_chars, key="sha256")
+    made = transaction.insert_missing(Content, columns, Content.id, Content.sha256, Content.n_chars)
     known |= {row.sha256: row.id for row in made}
     # Stored by another writer since we looked.
     known |= transaction.content_ids([sha256 for sha256 in new if sha256 not in known])

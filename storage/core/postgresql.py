@@ -336,7 +336,6 @@ class PostgresqlTransaction(Transaction):
     """A transaction of a PostgreSQL server."""
 
     server = "PostgreSQL"
-    has_vector_indexes = True  # by pgvector
 
     @staticmethod
     def wrap(outer: sa_exc.DBAPIError, database: str) -> StorageError:
@@ -454,14 +453,13 @@ class PostgresqlTransaction(Transaction):
         return True
 
     def insert_missing(
-        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any], key: str | None = None
+        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any]
     ) -> Sequence[Row[*tuple[Any, ...]]]:
-        conflict = f"ON CONFLICT {'' if key is None else f'({key}) '}DO NOTHING"
         if not returned:
-            self._insert_arrays(table, columns, conflict)
+            self._insert_arrays(table, columns, "ON CONFLICT DO NOTHING")
             return []
         names = ", ".join(column.key or "" for column in returned)
-        return self._insert_arrays(table, columns, f"{conflict} RETURNING {names}").all()
+        return self._insert_arrays(table, columns, f"ON CONFLICT DO NOTHING RETURNING {names}").all()
 
     def upsert_outcomes(self, rows: Sequence[Mapping[str, Any]], *, redo: bool) -> int:
         worse = "outcome.status = 'failed'" if redo else "outcome.status = 'failed' AND excluded.status = 'done'"

@@ -10,13 +10,8 @@ from pathlib import Path
 
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it that are missing, for this user alone. One that is there stays as it is."""
-    missing = []
-    folder = path
-    while not folder.exists() and folder != folder.parent:
-        missing.append(folder)
-        folder = folder.parent
-    for folder in reversed(missing):
-        folder.mkdir(mode=0o700, exist_ok=True)
+    if not path.parent.exists():
+        make_folder(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)  # says so where it is no folder
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from docmill.storage.core.normalize import normalize, normalize_json
+from docmill.storage.core.normalize import normalize_json
 from docmill.storage.features import flags_of_checks
 from docmill.storage.outputs.output_types import CONFIDENCE, Output, OutputType, Stored
 
@@ -57,16 +57,12 @@ class Spec:
 
     def to_json(self) -> bytes:
         """Return the canonical form: UTF-8 JSON, keys sorted at every level, no white space."""
-        return orjson.dumps(
-            {
-                "kind": self.kind,
-                "model": self.model,
-                "revision": self.revision,
-                "quality": self.quality,
-                "params": dict(self.params),
-            },
-            option=orjson.OPT_SORT_KEYS,
-        )
+        return orjson.dumps(self.fields, option=orjson.OPT_SORT_KEYS)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields by their names, which are the keys of the canonical form and columns of the table of specs."""
+        return {**vars(self), "params": dict(self.params)}
 
     @classmethod
     def from_json(cls, raw: bytes) -> Spec:
@@ -166,10 +162,8 @@ class Outcome:
 
     def refused(self, reason: str) -> Outcome:
         """Return a failure in the place of an outcome that cannot be stored."""
-        failed = replace(self, status=Status.FAILED, reason=reason, reason_class=Reason.MODEL)
-        return replace(
-            failed, text=None, vector=None, data=None, confidence=None, mean_logprob=None, least_logprob=None
-        )
+        no_output: dict[str, None] = dict.fromkeys(("text", "vector", "data", *CONFIDENCE))
+        return replace(self, status=Status.FAILED, reason=reason, reason_class=Reason.MODEL, **no_output)
 
 
 def checked(outcome: Outcome, output: OutputType) -> Outcome:
@@ -185,15 +179,16 @@ def storable(outcome: Outcome) -> Outcome:
 
     An outcome whose data has no JSON form fails. Numbers about its confidence that are not finite are left out.
     """
-    data, in_data = (None, ()) if outcome.data is None else _as_json(outcome.data)
+    data, in_data = _as_json(outcome.data)
     if outcome.data is not None and data is None:
         return storable(outcome.refused(NO_JSON))
-    text, in_text = (None, ()) if outcome.text is None else normalize(outcome.text)
-    flags = [normalize(flag)[0] for flag in outcome.flags]
+    text, in_text = normalize_json(outcome.text)
+    reason, _ = normalize_json(outcome.reason)
+    flags = [*normalize_json(outcome.flags)[0]]
     of_output = [f"output_{flag}" for flag in sorted({*in_text, *in_data})]  # such as `output_nul_replaced`
     flags += [flag for flag in of_output if flag not in flags]
-    reason = None if outcome.reason is None else normalize(outcome.reason)[0]
-    mended: dict[str, Any] = {name: _finite(getattr(outcome, name)) for name in CONFIDENCE}
+    numbers = {name: getattr(outcome, name) for name in CONFIDENCE}
+    mended = {name: number if _is_finite(number) else None for name, number in numbers.items()}
     mended |= {"text": text, "data": data, "reason": reason, "flags": tuple(flags)}
     changed = {name: value for name, value in mended.items() if value != getattr(outcome, name)}
     return replace(outcome, **changed) if changed else outcome
@@ -207,10 +202,6 @@ def _as_json(value: Any) -> tuple[Any, tuple[str, ...]]:
     except (TypeError, RecursionError):
         return None, ()
     return (mended, replaced) if _is_finite(mended) else (None, ())
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _is_finite(value: object) -> bool:
@@ -243,7 +234,7 @@ class Known:
 
     status: str
     truncated: bool
-    doubtful: bool = False
+    doubtful: bool
 
     @classmethod
     def of(cls, status: str, flags: Collection[str]) -> Known:
@@ -251,24 +242,10 @@ class Known:
         return cls(status, TRUNCATED in flags, status == Status.DONE and not DOUBTFUL.isdisjoint(flags))
 
 
-@dataclass(frozen=True)
-class Tally:
-    """The number of outcomes by status. `truncated` and `doubtful` ones are also counted as done."""
-
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-    truncated: int = 0
-    doubtful: int = 0
-
-    @classmethod
-    def of(cls, outcomes: Iterable[Known]) -> Tally:
-        known = list(outcomes)
-        statuses = [outcome.status for outcome in known]
-        return cls(
-            done=statuses.count(Status.DONE),
-            failed=statuses.count(Status.FAILED),
-            skipped=statuses.count(Status.SKIPPED),
-            truncated=sum(outcome.truncated for outcome in known),
-            doubtful=sum(outcome.doubtful for outcome in known),
-        )
+def tally(outcomes: Iterable[Known]) -> dict[str, int]:
+    """Return the number of outcomes by status. `truncated` and `doubtful` ones are also counted as done."""
+    known = list(outcomes)
+    counts = {str(status): sum(outcome.status == status for outcome in known) for status in Status}
+    counts["truncated"] = sum(outcome.truncated for outcome in known)
+    counts["doubtful"] = sum(outcome.doubtful for outcome in known)
+    return counts

@@ -186,15 +186,11 @@ class SqliteTransaction(Transaction):
         if rows[whole:]:
             self.exec_driver_sql(f"{insert_into} {row}", rows[whole:])
 
-    def try_load(self, table: type[Base], columns: Columns) -> bool:
-        self.load(table, columns)
-        return True
-
     def insert_missing(
-        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any], key: str | None = None
+        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any]
     ) -> Sequence[Row[*tuple[Any, ...]]]:
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        statement = self.insert(table).on_conflict_do_nothing(None if key is None else [key])
+        statement = self.insert(table).on_conflict_do_nothing()
         if returned:
             return self.execute(statement.returning(*returned), rows).all()
         self.execute(statement, rows)
@@ -212,19 +208,16 @@ class SqliteTransaction(Transaction):
         self.exec_driver_sql(outcome, list(rows))
 
     def next_ids(self, table: type[Base], n: int) -> list[int]:
-        first = self._first_free(table)
-        return list(range(first, first + n))
-
-    def own_id(self, table: type[Base]) -> dict[str, int]:
-        return {"id": self._first_free(table)}
-
-    def _first_free(self, table: type[Base]) -> int:
-        """Return the number of the next row. SQLite itself gives the one after the largest that is there."""
+        """SQLite itself gives the number after the largest that is there."""
         query = (
             f"SELECT 1 + max(coalesce((SELECT max(id) FROM {table.__tablename__}), 0), "  # noqa: S608
             "coalesce((SELECT id FROM last_id WHERE name = ?), 0))"
         )
-        return int(self.exec_driver_sql(query, (table.__tablename__,)).scalar_one())
+        first = int(self.exec_driver_sql(query, (table.__tablename__,)).scalar_one())
+        return list(range(first, first + n))
+
+    def own_id(self, table: type[Base]) -> dict[str, int]:
+        return {"id": self.next_ids(table, 1)[0]}
 
     def keep_last_ids(self, *tables: type[Base]) -> None:
         for table in tables:

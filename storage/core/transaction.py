@@ -42,7 +42,6 @@ class Transaction(ABC):
     """
 
     server: ClassVar[str | None] = None  # the name of the server, which may restart; None for a file of this machine
-    has_vector_indexes: ClassVar[bool] = False
 
     def __init__(self, connection: Connection, kind_of: Callable[[str], StoredKind]) -> None:
         self.connection = connection
@@ -139,15 +138,16 @@ class Transaction(ABC):
     def load(self, table: type[Base], columns: Columns) -> None:
         """Insert many rows. JSON is given as its text; every column that may not be NULL is given."""
 
-    @abstractmethod
     def try_load(self, table: type[Base], columns: Columns) -> bool:
         """`load`, unless another writer stored one of the rows since we looked: False then, and nothing is loaded."""
+        self.load(table, columns)
+        return True
 
     @abstractmethod
     def insert_missing(
-        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any], key: str | None = None
+        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any]
     ) -> Sequence[Row[*tuple[Any, ...]]]:
-        """Insert the rows that are not there yet, by a unique `key` or by any. Return columns of those inserted."""
+        """Insert the rows that are not there yet, by any unique key. Return columns of those inserted."""
 
     @abstractmethod
     def upsert_outcomes(self, rows: Sequence[Mapping[str, Any]], *, redo: bool) -> int:

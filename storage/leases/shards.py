@@ -19,7 +19,7 @@ from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, insert_row, known_outcomes, n_chars, runtime_sha256, spec_of
 from docmill.storage.core.schema import IS_RUNNING, Content, Job, OutcomeRow, Shard, SpecRow, Step, Worker, db_now
-from docmill.storage.core.specs import Known, Outcome, Spec, Tally, checked
+from docmill.storage.core.specs import Known, Outcome, Spec, checked, tally
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import LeaseLost
 from docmill.storage.leases.outcome_upsert import put_outcomes, settle
@@ -392,14 +392,7 @@ def end_shard(
         sizes = n_chars(transaction, contents)  # without contents that were removed
         assert sizes.keys() == known.keys(), "a shard ends with an outcome for each of its contents"
         left = extent([content_id for content_id in contents if content_id in sizes], sizes)
-    tally = Tally.of(known.values())
-    counts = {
-        "n_done": tally.done,
-        "n_failed": tally.failed,
-        "n_skipped": tally.skipped,
-        "n_truncated": tally.truncated,
-        "n_doubtful": tally.doubtful,
-    }
+    counts = {f"n_{name}": n for name, n in tally(known.values()).items()}
     more = dict(zip(("more_in", "more_out"), new_tokens or (0, 0), strict=True))
     shard = transaction.execute(_END, {"shard": shard_id, **more, **counts, **left}).one()
     traversal = Traversal(transaction, shard.job_id, steps.read_steps(transaction, shard.job_id))

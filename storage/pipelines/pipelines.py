@@ -176,9 +176,9 @@ def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
     def work(transaction: Transaction) -> Run:
         row = _require(transaction, name)
         transaction.execute(_END_CUT_OFF.where(PipelineRun.pipeline_id == row.id, _IS_FREE))
-        first = {"owner": owner, "lease_until": db_now() + lease_s, "fence": 1}
-        columns = {"state": "reading", "created_at": db_now(), **first}
-        run_id = insert_row(transaction, PipelineRun, pipeline_id=row.id, **columns)
+        lease = {"owner": owner, "lease_until": db_now() + lease_s, "fence": 1}
+        columns = {"pipeline_id": row.id, "state": "reading", "created_at": db_now()}
+        run_id = insert_row(transaction, PipelineRun, **columns, **lease)
         return Run(run_id, 1, row.name, None, "reading", None)
 
     return database.write(work)

@@ -45,11 +45,6 @@ def name_of(pipeline: str) -> str:
     return f"pipeline_{_plain(pipeline)}"
 
 
-def items_name_of(pipeline: str, step: str) -> str:
-    """Return the name of the view with a row for each item (a span, say) that a step puts out."""
-    return f"{_items_prefix(pipeline)}{step}"
-
-
 def share_views(pipeline: str, other: str) -> bool:
     """Return True if one of two pipelines would remove views of the other."""
     prefixes = _items_prefix(pipeline), _items_prefix(other)
@@ -108,7 +103,7 @@ def _queries(
     for step in opened:
         if (items := transaction.kind_of(step.lane).output.items(step.params)) is not None:
             query = _of_items(transaction, corpus, steps.find_way(opened, step), *items)
-            queries.append((items_name_of(pipeline, step.name), query))
+            queries.append((f"{_items_prefix(pipeline)}{step.name}", query))
     return queries
 
 
@@ -193,6 +188,7 @@ def _lacks_input(
 
 
 def _items_prefix(pipeline: str) -> str:
+    """Return how the names begin of the views with a row for each item (a span, say) that a step puts out."""
     return f"items_{_plain(pipeline)}__"
 
 

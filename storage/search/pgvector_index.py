@@ -71,8 +71,6 @@ def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lamb
 
 def drop(database: Database, spec_id: int) -> bool:
     """Drop the index of a spec. Return False if there is none."""
-    if not database.has_vector_indexes:
-        return False
 
     def work(transaction: Transaction) -> bool:
         if not transaction.has_table(name_of(spec_id)):
@@ -86,8 +84,6 @@ def drop(database: Database, spec_id: int) -> bool:
 
 def every(database: Database) -> list[VectorIndex]:
     """Return all indexes of this store."""
-    if not database.has_vector_indexes:
-        return []
     with database.read() as transaction:
         transaction.prefer_indexes()
         ids = spec_ids(transaction)
@@ -97,7 +93,7 @@ def every(database: Database) -> list[VectorIndex]:
 
 def spec_ids(transaction: Transaction) -> list[int]:
     """Return the specs that have a side table."""
-    if not transaction.has_vector_indexes:
+    if transaction.server is None:
         return []
     names = transaction.exec_driver_sql(
         "SELECT relname FROM pg_class "
@@ -169,7 +165,7 @@ def rows_of(vectors: Sequence[tuple[int, Matrix]]) -> bytes:
 
 
 def _require_pgvector(database: Database) -> None:
-    if not database.has_vector_indexes:
+    if database.server is None:
         raise StorageError(
             "a SQLite store has no index of vectors: `docmill search` compares every document. "
             "An index is made in a PostgreSQL that has pgvector"

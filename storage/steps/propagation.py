@@ -23,7 +23,7 @@ from sqlalchemy import and_, case, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.schema import OutcomeRow, Step, StepText
-from docmill.storage.core.specs import Known, Status, Tally
+from docmill.storage.core.specs import Known, Status, tally
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.steps import choosing, lineage, steps
 from docmill.storage.steps.choosing import OutcomePair, compared_by, select_read
@@ -180,18 +180,11 @@ class Traversal:
         sizes |= lookups.n_chars(self.transaction, [content_id for content_id in known if content_id not in prior])
         lacking = [(content_id, sizes[content_id]) for content_id in inputs.content_ids if content_id not in prior]
         plan(self.transaction, self.job_id, step, lacking)
-        tally = Tally.of(prior.values())
         if prior:
-            self.transaction.execute(
-                update(Step)
-                .where(Step.job_id == self.job_id, Step.seq == step.seq)
-                .values(
-                    n_prior_done=Step.n_prior_done + tally.done,
-                    n_prior_failed=Step.n_prior_failed + tally.failed,
-                    n_prior_skipped=Step.n_prior_skipped + tally.skipped,
-                    n_prior_truncated=Step.n_prior_truncated + tally.truncated,
-                )
-            )
+            n_by_column = {f"n_prior_{name}": n for name, n in tally(prior.values()).items() if name != "doubtful"}
+            values = {column: getattr(Step, column) + n for column, n in n_by_column.items()}
+            this = and_(Step.job_id == self.job_id, Step.seq == step.seq)
+            self.transaction.execute(update(Step).where(this).values(**values))
         return len(lacking), prior
 
     def _meet(self, seq: int, content_ids: Sequence[ContentId]) -> Sequence[ContentId]:

@@ -130,7 +130,7 @@ def test_rows_that_may_be_known_are_inserted_where_they_are_not(database: Databa
 
     def insert(transaction: Transaction) -> list[tuple[int, str]]:
         columns = of_texts(TEXTS, first_id=10)
-        made = transaction.insert_missing(Content, columns, Content.id, Content.text, key="sha256")
+        made = transaction.insert_missing(Content, columns, Content.id, Content.text)
         assert transaction.insert_missing(Content, columns) == []
         return [(row.id, row.text) for row in made]
 
