@@ -178,13 +178,11 @@ class SqliteTransaction(Transaction):
             columns = {"id": self.next_ids(table, len(next(iter(columns.values())))), **columns}
         rows = list(zip(*columns.values(), strict=True))
         insert_into = f"INSERT INTO {table.__tablename__} ({', '.join(columns)}) VALUES"
-        row = f"({', '.join('?' * len(columns))})"
-        whole = len(rows) - len(rows) % ROWS
-        statement = f"{insert_into} {', '.join([row] * ROWS)}"
-        for first in range(0, whole, ROWS):
-            self.exec_driver_sql(statement, tuple(chain.from_iterable(rows[first : first + ROWS])))
-        if rows[whole:]:
-            self.exec_driver_sql(f"{insert_into} {row}", rows[whole:])
+        places = f"({', '.join('?' * len(columns))})"
+        for first in range(0, len(rows), ROWS):
+            page = rows[first : first + ROWS]
+            statement = f"{insert_into} {', '.join([places] * len(page))}"
+            self.exec_driver_sql(statement, tuple(chain.from_iterable(page)))
 
     def insert_missing(
         self, table: type[Base], columns: Columns, *returned: ColumnElement[Any]
