@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, insert, text
+from sqlalchemy import insert, text
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Corpus, db_now
@@ -57,14 +57,10 @@ def _filled(database: Database) -> Database:
 
 def _while_written(database: Database, backup: Callable[[], None]) -> None:
     """Take a backup while a transaction has written what it has not committed."""
-
-    def write(connection: Connection) -> None:
+    with database.engine.connect().execution_options(docmill_write=True) as connection, connection.begin():
         connection.execute(insert(Corpus).values(name="half-written", created_at=db_now()))
         backup()
         connection.rollback()
-
-    with database.engine.connect().execution_options(docmill_write=True) as connection, connection.begin():
-        write(connection)
 
 
 def _export(database: Database, folder: Path) -> list[bytes]:
@@ -89,11 +85,8 @@ def _jobs(database: Database) -> list[tuple[int, str, int, int]]:
     return [(status.id, status.state, status.done, status.pending) for status in list_statuses(database)]
 
 
-@contextmanager
-def _opened(url: str) -> Iterator[Database]:
-    database = Database(url, kinds=KINDS)
-    yield database
-    database.close()
+def _opened(url: str) -> closing[Database]:
+    return closing(Database(url, kinds=KINDS))
 
 
 def test_a_restored_sqlite_store_exports_the_same_bytes(sqlite_url: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import Table, insert, select, text, update
+from sqlalchemy import select, text, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText, db_now
@@ -246,41 +246,10 @@ def assert_whole(database: Database) -> None:
     assert contents == led_to
 
 
-def loosen(database: Database) -> None:
-    database.execute(text("DELETE FROM document"))
-
-
-def test_who_does_not_take_turns_is_stopped_by_the_key_and_tries_again(postgres: Database) -> None:
-    # As a worker of the release before does it: an outcome of a text that is being removed.
-    read(postgres, request(), numbered(1))
-    jobs.cancel(postgres, 1)
-    loosen(postgres)
-    removed, found = threading.Event(), threading.Event()
-    tries: list[int] = []
-    table: Table = OutcomeRow.__table__
-    row = {"spec_id": 1, "status": "done", "flags": [], "tokens_in": 0, "tokens_out": 0, "created_at": 0.0}
-
-    def put(transaction: Transaction) -> None:
-        there = transaction.scalar(select(Content.id))
-        tries.append(there or 0)
-        found.set()
-        assert removed.wait(DEADLINE_S)
-        if there is not None:
-            transaction.execute(insert(table).values(content_id=there, **row))
-
-    def remove() -> None:
-        assert found.wait(DEADLINE_S)
-        gc.collect(postgres)
-        removed.set()
-
-    at_once(lambda: postgres.write(put), remove)
-    assert tries == [1, 0]
-
-
 def test_collection_waits_for_whoever_refers_to_a_text(postgres: Database) -> None:
     read(postgres, request(), numbered(1))
     jobs.cancel(postgres, 1)
-    loosen(postgres)
+    postgres.execute(text("DELETE FROM document"))
     inside = threading.Event()
 
     def refer(transaction: Transaction) -> None:

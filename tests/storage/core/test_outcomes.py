@@ -9,15 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import event, select
+from sqlalchemy import event
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import Outcome, Status, storable
-from docmill.storage.leases import maintenance, shards
-from docmill.storage.leases.policy import MAX_ATTEMPTS
+from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
-from docmill.storage.outputs.output_types import RECORD
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -25,7 +22,6 @@ from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     COPY,
-    FIELDS,
     TRANSLATE,
     assert_status,
     claim_next,
@@ -34,7 +30,6 @@ from tests.storage.builders import (
     numbered,
     read,
     request,
-    set_shard,
     shard,
     work,
 )
@@ -59,26 +54,6 @@ def test_an_output_with_a_nul_is_mended_and_flagged_and_its_neighbours_are_as_th
     assert shard(database, claim.shard_id).attempt == 1
 
 
-def test_an_output_of_json_is_mended_in_its_strings_and_keys_and_flagged(database: Database) -> None:
-    read(database, request(spec=FIELDS), numbered(3))
-    claim = claim_next(database)
-    data = {"data": {"a\0": [{"b": "\ud800"}, 1.5, None]}}
-    shards.commit(database, claim, one_of_them(claim, text=None, data=data), None)
-    rows = database.rows(select(OutcomeRow.data, OutcomeRow.flags).order_by(OutcomeRow.content_id))
-    assert rows[1].data == {"data": {"a\ufffd": [{"b": "\ufffd"}, 1.5, None]}}
-    assert rows[1].flags == FLAGS
-
-
-def test_a_release_and_a_giving_up_mend_what_they_write(database: Database) -> None:
-    job = read(database, request(spec=TRANSLATE), numbered(3))
-    claim = claim_next(database)
-    shards.release(database, claim, one_of_them(claim, text=BAD)[:2])
-    set_shard(database, claim.shard_id, attempt=MAX_ATTEMPTS - 1)
-    maintenance.failed_attempt(database, claim_next(database), BAD)
-    assert [row["text"] for row in results(database, job.id)] == ["out", MENDED]
-    assert [row["reason"] for row in failures(database, job.id)] == [MENDED]
-
-
 def test_a_mended_output_is_what_the_next_step_reads(database: Database) -> None:
     steps = (StepRequest("first", TRANSLATE), StepRequest("second", COPY, input="first"))
     read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(1))
@@ -91,16 +66,10 @@ def test_a_mended_output_is_what_the_next_step_reads(database: Database) -> None
     [{"n": 2**70}, {"n": float("nan")}, {"n": [[float("inf")]]}, {1: object()}],
     ids=["big", "nan", "inf", "object"],
 )
-def test_an_output_without_a_json_form_fails_alone(database: Database, data: Any) -> None:
-    job = read(database, request(spec=FIELDS), numbered(3))
-    claim = claim_next(database)
-    outcomes = [Outcome.done(content_id, RECORD.stored({"n": 1})) for content_id, _ in claim.texts]
-    outcomes[1] = replace(outcomes[1], data={"data": data})
-    shards.commit(database, claim, outcomes, None)
-    [failure] = failures(database, job.id)
-    assert (failure["id"], failure["class"]) == ("k1", "model")
-    assert "has no JSON form" in failure["reason"]
-    assert_status(database, job.id, done=2, failed=1)
+def test_an_output_without_a_json_form_fails(data: Any) -> None:
+    failed = storable(Outcome(1, Status.DONE, data={"data": data}))
+    assert (failed.status, failed.reason_class, failed.data) == ("failed", "model", None)
+    assert "has no JSON form" in (failed.reason or "")
 
 
 @pytest.fixture
@@ -151,10 +120,15 @@ def test_an_output_that_the_database_refuses_fails_when_a_drain_releases_it(pick
 
 @given(st.text(st.characters(exclude_categories=[])))
 def test_what_is_storable_is_stored_as_it_is_and_anything_else_is_flagged(text: str) -> None:
-    mended = storable(Outcome(1, Status.DONE, text=text))
+    mended = storable(Outcome(1, Status.DONE, text=text, reason=text, data={text: [{"a": text}, 1.5, None]}))
     assert mended.text is not None
     mended.text.encode()
     assert "\0" not in mended.text
     assert (mended.text == text) == (mended.flags == ())
     assert len(mended.text) == len(text)
+    assert (mended.reason, mended.data) == (mended.text, {mended.text: [{"a": mended.text}, 1.5, None]})
     assert storable(mended) == mended
+
+
+def test_json_alone_is_flagged_as_text_is() -> None:
+    assert storable(Outcome(1, Status.DONE, data={"a\0": "\ud800"})).flags == tuple(FLAGS)

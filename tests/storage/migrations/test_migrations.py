@@ -44,7 +44,9 @@ def test_partial_indexes_are_partial_in_the_migrated_schema_too(database: Databa
         assert stored == ("" if where is None else str(where))
 
 
-def test_upgrading_twice_changes_nothing(bare_database: Database) -> None:
+def test_a_database_without_a_schema_is_refused_and_upgrading_twice_changes_nothing(bare_database: Database) -> None:
+    with pytest.raises(SchemaOutOfDate, match="no docmill schema yet"):
+        migrations.require_current(bare_database)
     assert migrations.upgrade(bare_database) == (None, migrations.head())
     assert migrations.upgrade(bare_database) == (migrations.head(), migrations.head())
     migrations.require_current(bare_database)
@@ -74,11 +76,6 @@ migrations.upgrade(database)
         process.stdin.close()
     assert [process.wait(60) for process in processes] == [0, 0]
     migrations.require_current(bare_database)
-
-
-def test_a_database_without_a_schema_is_refused(bare_database: Database) -> None:
-    with pytest.raises(SchemaOutOfDate, match="no docmill schema yet"):
-        migrations.require_current(bare_database)
 
 
 def newer(database: Database, oldest: str) -> None:

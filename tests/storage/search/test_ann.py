@@ -59,27 +59,14 @@ def test_where_too_much_is_lacking_everything_is_compared(
     assert agrees(database, searched, query)[0].id == "k110"
 
 
-def test_outcomes_without_a_vector_lack_nothing(database: Database) -> None:
-    read(database, request(spec=EMBED), numbered(40))
-    work(
-        database,
-        lambda claim: [
-            *embedded(claim)[3:],
-            *(Outcome(content_id, Status.SKIPPED, reason="blank") for content_id, _ in claim.texts[:3]),
-        ],
-    )
-    searched = index(database)
-    assert (rows(database), pgvector_index.every(database)[0].lacking) == (37, 0)
-    agrees(database, searched, vector_of("x"))
+def test_a_skipped_text_lacks_nothing_and_a_vector_without_a_direction_is_compared(database: Database) -> None:
+    def outcomes(claim: Claim) -> list[Outcome]:
+        blank, zero, *others = embedded(claim)
+        skipped = Outcome(blank.content_id, Status.SKIPPED, reason="blank")
+        return [skipped, replace(zero, vector=np.zeros(DIM, "<f4").tobytes()), *others]
 
-
-def test_a_vector_without_a_direction_stays_outside_and_is_compared(database: Database) -> None:
-    def with_a_zero(claim: Claim) -> list[Outcome]:
-        nothing = np.zeros(DIM, "<f4").tobytes()
-        return [replace(one, vector=nothing) if n == 0 else one for n, one in enumerate(embedded(claim))]
-
-    read(database, request(spec=EMBED), numbered(8))
-    work(database, with_a_zero)
+    read(database, request(spec=EMBED), numbered(9))
+    work(database, outcomes)
     searched = index(database)
     assert (rows(database), pgvector_index.every(database)[0].lacking) == (7, 1)
     query = vector_of("x")
@@ -123,72 +110,40 @@ def test_of_texts_whose_windows_are_kept_each_window_is_in_the_index(database: D
     assert [hit.window for hit in answers] == [(21, 27), (14, 20), (7, 13), (0, 6)]
 
 
-def test_a_step_that_embeds_what_others_put_out_is_searched_by_documents(database: Database) -> None:
-    of_lines = Spec("summarize", "synopsis", "sha256:3")
-    steps = (
-        StepRequest("english", TRANSLATE),
-        StepRequest("line", of_lines, "english"),
-        StepRequest("meaning", EMBED, "line"),
-    )
-    texts = [(f"k{i}", f"text {i % 40}") for i in range(80)]
-    read(database, JobRequest("books", "a.jsonl", steps), texts)
-
-    def outcomes(claim: Claim) -> list[Outcome]:
-        lane = shard(database, claim.shard_id).lane
-        if lane == "embed":
-            return embedded(claim)
-        return by_text(lambda text: {"text": f"{lane[0]}{text}"})(claim)
-
-    work(database, outcomes)
-    searched = index(database)
-    answers = agrees(database, searched, vector_of("sttext 7"), 4)
-    assert [hit.id for hit in answers[:2]] == ["k7", "k47"]
+ENGLISH, MEANING = StepRequest("english", TRANSLATE), StepRequest("meaning", EMBED, "english")
+LINE = StepRequest("line", Spec("summarize", "synopsis", "sha256:3"), "english")
+BETTER = EscalationRequest(Spec("translate", "large", "sha256:4"))
 
 
-def test_a_step_that_embeds_escalated_results_is_searched_by_the_better_ones(database: Database) -> None:
-    better = EscalationRequest(Spec("translate", "large", "sha256:4"))
-    plain = (StepRequest("english", TRANSLATE), StepRequest("meaning", EMBED, "english"))
-    escalated = (replace(plain[0], escalation=better), plain[1])
-
+@pytest.mark.parametrize(
+    ("later", "asked", "nearest"),
+    [
+        ((ENGLISH, LINE, replace(MEANING, input="line")), "1 7", ["doubted", "k7"]),
+        ((replace(ENGLISH, escalation=BETTER), MEANING), "2 7", ["doubted"]),
+        ((replace(ENGLISH, escalation=BETTER), MEANING), "0 7", ["k7"]),
+        ((ENGLISH, replace(MEANING, flagged=Flagged(lacking=True))), "0 7", ["k7"]),
+        ((ENGLISH, replace(MEANING, flagged=Flagged.parse(["confidence>0.5"]))), "0 7", ["k7"]),
+    ],
+)
+def test_documents_are_found_by_what_the_steps_before_the_vectors_put_out(
+    database: Database, later: tuple[StepRequest, ...], asked: str, nearest: list[str]
+) -> None:
     def outcomes(claim: Claim) -> list[Outcome]:
         head = shard(database, claim.shard_id)
         if head.lane == "embed":
             return embedded(claim)
-        of = "better" if head.step == 2 else "first"
 
         def output(text: str) -> dict[str, Any]:
-            return {"text": f"{of} {text}", "flags": ("empty",) if text.endswith("7") else ()}
+            doubts = {"confidence": 0.1, "flags": ("empty",)} if text == "another 7" else {"confidence": 0.9}
+            return {"text": f"{head.step}{text[-2:]}", **doubts}
 
         return by_text(output)(claim)
 
-    for steps in (plain, escalated):  # so the first results have vectors, too
-        read(database, JobRequest("books", "a.jsonl", steps), numbered(60))
-        finish(database, outcomes)
-    searched = index(database)
-    for asked, text in (("better text 7", "better text 7"), ("first text 8", "first text 8")):
-        best, *_ = agrees(database, searched, vector_of(asked), 4)
-        assert (best.id, best.text) == (f"k{asked[-1]}", text)
-    assert "first text 7" not in {hit.text for hit in agrees(database, searched, vector_of("first text 7"), 4)}
-
-
-@pytest.mark.parametrize("unselected", [Flagged(lacking=True), Flagged.parse(["confidence>0.5"])], ids=str)
-def test_a_document_whose_output_a_condition_leaves_out_is_not_found(database: Database, unselected: Flagged) -> None:
-    def outcomes(claim: Claim) -> list[Outcome]:
-        if shard(database, claim.shard_id).lane == "embed":
-            return embedded(claim)
-
-        def output(text: str) -> dict[str, Any]:
-            sure = {"confidence": 0.1, "flags": ("empty",)} if text == "another 7" else {"confidence": 0.9}
-            return {"text": text[-2:], **sure}
-
-        return by_text(output)(claim)
-
-    for condition in (None, unselected):  # the first job stores the output that the second leaves out
-        steps = (StepRequest("english", TRANSLATE), StepRequest("meaning", EMBED, "english", condition))
+    for steps in ((ENGLISH, MEANING), later):  # so outputs that the later job leaves out have vectors, too
         read(database, JobRequest("books", "a.jsonl", steps), [("doubted", "another 7"), *numbered(60)])
         finish(database, outcomes)
-    best, *_ = agrees(database, index(database), vector_of(" 7"), 4)
-    assert (best.id, best.text) == ("k7", " 7")
+    answers = agrees(database, index(database), vector_of(asked), 4)
+    assert [hit.id for hit in answers if hit.text == asked] == nearest
 
 
 @pytest.mark.parametrize(

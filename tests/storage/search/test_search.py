@@ -116,17 +116,14 @@ def test_documents_without_a_vector_are_counted_and_not_found(database: Database
     assert best.ids.shape == (1, 8)
 
 
-def test_a_query_whose_vector_has_another_length_is_refused(database: Database) -> None:
+def test_vectors_of_another_length_are_refused_and_no_garbage_among_the_hits(database: Database) -> None:
     embed(database, numbered(3))
+    searched = choose(database, ["books"])
     with pytest.raises(NothingEmbedded, match=r"have 6 numbers, and others 4: .* --revision"):
-        search(database, choose(database, ["books"]), np.ones((1, 4), "<f4"), 10)
-
-
-def test_a_stored_vector_of_another_length_is_no_garbage_among_the_hits(database: Database) -> None:
-    embed(database, numbered(3))
+        search(database, searched, np.ones((1, 4), "<f4"), 10)
     store_short_vector(database)
     with pytest.raises(NothingEmbedded, match=r"have 6 numbers, and others 2: .* --revision"):
-        search(database, choose(database, ["books"]), np.ones((1, DIM), "<f4"), 10)
+        search(database, searched, np.ones((1, DIM), "<f4"), 10)
 
 
 @pytest.mark.parametrize("block", [2, 4_096])
