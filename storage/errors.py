@@ -11,7 +11,6 @@ StorageError
 ├── SchemaOutOfDate          `docmill db upgrade` has not run, or the schema is that of a newer docmill
 ├── NotFound                 a job, step, document, pipeline or corpus that the store does not have
 ├── NothingEmbedded          a corpus without vectors to search, or with vectors that cannot be compared
-├── TooManyVanished          a reading would mark more documents as vanished than its limit allows
 ├── KeyReused                an idempotency key with other arguments than before, or whose job was removed
 ├── JobStopped               the job was cancelled or stopped while something was being added to it
 ├── ExportBlocked            a job that has to end first goes on, or another process writes parts into the folder
@@ -71,10 +70,6 @@ class NotFound(StorageError):
 
 class NothingEmbedded(StorageError):
     """The corpus has no vectors, or none that can be compared; run a task over it that makes some."""
-
-
-class TooManyVanished(StorageError):
-    """A reading would mark more documents as vanished than its limit allows."""
 
 
 class KeyReused(StorageError):

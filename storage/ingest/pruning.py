@@ -20,12 +20,12 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
 from docmill.storage.core.schema import Document, Ingest, Job, db_now
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import JobStopped, TooManyVanished
+from docmill.storage.errors import JobStopped, StorageError
 from docmill.storage.ingest.changes import SeenDocuments
 from docmill.storage.ingest.chunks import StoredVersion, Versions
 from docmill.storage.ingest.ingest import VERSION, store_documents
 from docmill.storage.readers.registry import advise_extras
-from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
+from docmill.storage.steps.jobs import UNFINISHED, OpenJob, halt, lock_corpus
 
 PAGE = 5_000
 _MOST_NAMES = 3
@@ -108,8 +108,8 @@ def prune(
     """Mark the documents of the job's source that its complete reading did not see.
 
     Return the number of documents that were marked as vanished, and the reason if none may be. Only documents that
-    were in the corpus when the reading began are considered. Doing it twice changes nothing. Raises TooManyVanished,
-    and JobStopped if the job was cancelled meanwhile.
+    were in the corpus when the reading began are considered. Doing it twice changes nothing. Raises JobStopped if the
+    job was cancelled meanwhile, and StorageError if it would be more than the limit: then it stops the job.
     """
     unread, limits = unread or Unread(), limits or Limits()
     missing = _look(database, job, seen, unread)
@@ -117,7 +117,9 @@ def prune(
     _note(database, job, reason)
     if reason is not None:
         return 0, reason
-    check_share(missing, limits)
+    if (too_many := why_too_many(missing, limits)) is not None:
+        halt(database, job.id, too_many)
+        raise StorageError(too_many)
     n = 0
     for first in range(0, len(missing.vanished), PAGE):
         page = missing.vanished[first : first + PAGE]
@@ -168,16 +170,17 @@ def why_not(missing: Missing, unread: Unread, limits: Limits) -> str | None:
     return f"{_documents(missing.total)} that the source lacks were not marked as vanished: {reason}"
 
 
-def check_share(missing: Missing, limits: Limits) -> None:
-    """Raise TooManyVanished if the limits allow fewer to be marked."""
+def why_too_many(missing: Missing, limits: Limits) -> str | None:
+    """Return the sentence that says that the limits allow fewer to be marked; None if they do not."""
     n = len(missing.vanished)
-    if 100 * n > limits.most_percent * missing.n_before:
-        share = 100 * n / missing.n_before
-        raise TooManyVanished(
-            f"{n:,} of the {_documents(missing.n_before)} of this source are missing, {share:.0f} %, and --prune-max "
-            f"is {limits.most_percent:g}. Nothing was marked as vanished. See if the source is whole; if it is, give "
-            f"--prune-max {math.ceil(share)}."
-        )
+    if 100 * n <= limits.most_percent * missing.n_before:
+        return None
+    share = 100 * n / missing.n_before
+    return (
+        f"{n:,} of the {_documents(missing.n_before)} of this source are missing, {share:.0f} %, and --prune-max "
+        f"is {limits.most_percent:g}. Nothing was marked as vanished. See if the source is whole; if it is, give "
+        f"--prune-max {math.ceil(share)}."
+    )
 
 
 def _documents(n: int) -> str:

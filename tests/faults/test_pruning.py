@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Ingest
-from docmill.storage.errors import TooManyVanished
+from docmill.storage.errors import StorageError
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.tasks.errors import BadOption
@@ -147,7 +147,7 @@ def test_a_mount_that_is_empty_marks_no_more_than_prune_max_allows(
     read(folder)
     for path in (folder / "mount").iterdir():
         path.unlink()
-    with pytest.raises(TooManyVanished, match=r"9 of the 10 documents.*--prune-max") as refused:
+    with pytest.raises(StorageError, match=r"9 of the 10 documents.*--prune-max") as refused:
         read(folder)
     assert len(present(database)) == 10
     status = read_status(database, 2)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
-from docmill.storage.errors import TooManyVanished
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.changes import KeyKinds, SeenDocuments
 from docmill.storage.ingest.chunks import Chunk, chunks
@@ -258,18 +257,14 @@ class _Ingest:
     def prune(self) -> str | None:
         """Mark vanished documents, unless they may only have been unreadable; return the reason for marking none.
 
-        Without --prune they are only named. Raises TooManyVanished, which stops the job.
+        Without --prune they are only named. Raises StorageError for more than the limit, which stops the job.
         """
         if self._seen is None:
             return None
         self._unread.left_out, self._unread.is_empty = left_out(self._source), not self.total.records
         if self._limits is None:
             return note_missing(self._database, self._job, self._seen, self._unread)
-        try:
-            n_vanished, not_pruned = prune(self._database, self._job, self._seen, self._unread, self._limits)
-        except TooManyVanished as error:
-            jobs.halt(self._database, self._job.id, str(error))
-            raise
+        n_vanished, not_pruned = prune(self._database, self._job, self._seen, self._unread, self._limits)
         if not_pruned:
             log.warning("not_pruned job=%d rejected=%d", self._job.id, self._unread.n_rejected)
         self.total += Counts(vanished=n_vanished)
