@@ -74,7 +74,7 @@ def known_outcomes(transaction: Transaction, spec_id: int, content_ids: Sequence
     """Return the status, by content, of those that have an outcome under the spec."""
     query = select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags).where(OutcomeRow.spec_id == spec_id)
     rows = transaction.probe(query, OutcomeRow.content_id, content_ids)
-    return {row.content_id: Known.of(row.status, row.flags) for row in rows}
+    return {row.content_id: Known(row.status, row.flags) for row in rows}
 
 
 def n_chars(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, int]:

@@ -162,7 +162,7 @@ class Outcome:
 
     def refused(self, reason: str) -> Outcome:
         """Return a failure in the place of an outcome that cannot be stored."""
-        no_output: dict[str, None] = dict.fromkeys(("text", "vector", "data", *CONFIDENCE))
+        no_output: dict[str, Any] = dict.fromkeys(("text", "vector", "data", *CONFIDENCE))
         return replace(self, status=Status.FAILED, reason=reason, reason_class=Reason.MODEL, **no_output)
 
 
@@ -188,7 +188,7 @@ def storable(outcome: Outcome) -> Outcome:
     of_output = [f"output_{flag}" for flag in sorted({*in_text, *in_data})]  # such as `output_nul_replaced`
     flags += [flag for flag in of_output if flag not in flags]
     numbers = {name: getattr(outcome, name) for name in CONFIDENCE}
-    mended = {name: number if _is_finite(number) else None for name, number in numbers.items()}
+    mended: dict[str, Any] = {name: number if _is_finite(number) else None for name, number in numbers.items()}
     mended |= {"text": text, "data": data, "reason": reason, "flags": tuple(flags)}
     changed = {name: value for name, value in mended.items() if value != getattr(outcome, name)}
     return replace(outcome, **changed) if changed else outcome
@@ -230,22 +230,17 @@ class StoredOutcome(Stored, Protocol):
 
 @dataclass(frozen=True)
 class Known:
-    """The status of a stored outcome. `doubtful`: it is done and has a doubtful flag."""
+    """The status and the flags of an outcome that is stored."""
 
     status: str
-    truncated: bool
-    doubtful: bool
-
-    @classmethod
-    def of(cls, status: str, flags: Collection[str]) -> Known:
-        """Return an outcome's status, with what its flags say."""
-        return cls(status, TRUNCATED in flags, status == Status.DONE and not DOUBTFUL.isdisjoint(flags))
+    flags: Collection[str]
 
 
 def tally(outcomes: Iterable[Known]) -> dict[str, int]:
-    """Return the number of outcomes by status. `truncated` and `doubtful` ones are also counted as done."""
+    """Return the number of outcomes by status. Those with a doubtful flag, and `truncated` ones, are done as well."""
     known = list(outcomes)
     counts = {str(status): sum(outcome.status == status for outcome in known) for status in Status}
-    counts["truncated"] = sum(outcome.truncated for outcome in known)
-    counts["doubtful"] = sum(outcome.doubtful for outcome in known)
+    done = [outcome.flags for outcome in known if outcome.status == Status.DONE]
+    counts["truncated"] = sum(TRUNCATED in outcome.flags for outcome in known)
+    counts["doubtful"] = sum(not DOUBTFUL.isdisjoint(flags) for flags in done)
     return counts

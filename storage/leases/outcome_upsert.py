@@ -126,4 +126,4 @@ def _put(
     ]
     if transaction.upsert_outcomes(rows, redo=redo) != len(outcomes):
         return {}
-    return {outcome.content_id: Known.of(str(outcome.status), outcome.flags) for outcome in outcomes}
+    return {outcome.content_id: Known(str(outcome.status), outcome.flags) for outcome in outcomes}

@@ -260,13 +260,8 @@ def test_errors_survive_pickling_and_say_their_docstring() -> None:
             assert str(pickle.loads(pickle.dumps(error("more")))) == "more"
 
 
-def test_a_kind_that_is_not_known_is_named_with_those_that_are(database: Database) -> None:
-    with pytest.raises(StorageError, match=r"no task kind ocr") as refused:
-        database.kind_of("ocr")
-    assert f"it has: {', '.join(sorted(database.kinds))}." in str(refused.value)
-
-
 def test_nothing_is_planned_for_a_kind_that_is_not_known(database: Database) -> None:
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match=r"no task kind ocr") as refused:
         read(database, request(spec=Spec("ocr", "null", "null:1")), numbered(1))
+    assert f"it has: {', '.join(sorted(database.kinds))}." in str(refused.value)
     assert count_rows(database, Shard) == 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from typing import Any
+
 import psycopg
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow, db_now
@@ -44,10 +47,8 @@ def test_one_whose_building_was_cut_off_is_not_asked_and_built_again(database: D
     embed(database, numbered(40))
     searched = index(database)
 
-    def cut_off(sql: str) -> None:
-        database.write(lambda transaction: transaction.exec_driver_sql(sql))
-
-    cut_off("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_vectors_1_embedding'::regclass")
+    cut_off = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = CAST('ix_vectors_1_embedding' AS regclass)"
+    database.execute(text(cut_off))
     assert not pgvector_index.every(database)[0].ready
     assert not proposed(database, searched, vector_of("text 1"))
     index(database)
@@ -101,9 +102,17 @@ def test_two_do_not_make_one_index_at_once(database: Database) -> None:
     assert pgvector_index.add(database, searched.spec_id) == 40
 
 
-def test_whoever_may_read_documents_may_search_by_the_index(database: Database, pgvector_url: str) -> None:
+def as_user(database: Database, name: str) -> closing[Database]:
+    return closing(Database(database.url.set(username=name).render_as_string(hide_password=False), kinds=KINDS))
+
+
+def as_superuser(database: Database) -> psycopg.Connection[Any]:
+    return psycopg.connect(database.url.set(drivername="postgresql").render_as_string(False), autocommit=True)
+
+
+def test_whoever_may_read_documents_may_search_by_the_index(database: Database) -> None:
     embed(database, numbered(40))
-    with psycopg.connect(database.url.set(drivername="postgresql").render_as_string(False), autocommit=True) as owner:
+    with as_superuser(database) as owner:
         owner.execute('CREATE ROLE "the reader" LOGIN')
         owner.execute("CREATE ROLE worker LOGIN")
         try:
@@ -111,11 +120,8 @@ def test_whoever_may_read_documents_may_search_by_the_index(database: Database, 
             owner.execute(f'GRANT SELECT ON {tables} TO "the reader"')
             owner.execute("GRANT SELECT ON outcome TO worker")
             searched = index(database)
-            reader = Database(
-                database.url.set(username="the reader").render_as_string(hide_password=False), kinds=KINDS
-            )
-            agrees(reader, searched, vector_of("text 1"))
-            reader.close()
+            with as_user(database, "the reader") as reader:
+                agrees(reader, searched, vector_of("text 1"))
             may = owner.execute("SELECT has_table_privilege('worker', 'vectors_1', 'SELECT')").fetchone()
             assert may == (False,)
             pgvector_index.drop(database, searched.spec_id)
@@ -125,14 +131,12 @@ def test_whoever_may_read_documents_may_search_by_the_index(database: Database, 
 
 
 def test_a_user_who_may_not_bring_pgvector_in_is_told_who_may(database: Database) -> None:
-    url = database.url.set(drivername="postgresql")
-    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as superuser:
+    with as_superuser(database) as superuser:
         superuser.execute("CREATE ROLE plain LOGIN")
         try:
-            plain = Database(database.url.set(username="plain").render_as_string(hide_password=False), kinds=KINDS)
-            with pytest.raises(StorageError, match="have a superuser run CREATE EXTENSION vector"):
+            refused = pytest.raises(StorageError, match="have a superuser run CREATE EXTENSION vector")
+            with as_user(database, "plain") as plain, refused:
                 pgvector_index.add(plain, 1)
-            plain.close()
         finally:
             superuser.execute("DROP ROLE plain")
 

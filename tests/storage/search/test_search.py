@@ -98,7 +98,6 @@ def test_only_current_documents_of_the_corpus_are_found(database: Database) -> N
 
 def test_a_document_that_was_removed_since_it_was_found_is_no_hit(database: Database) -> None:
     embed(database, [("a", "one"), ("b", "two")])
-    finish(database)
     searched, query = choose(database, ["books"]), vector_of("one")
     best = search(database, searched, query[None], 2)
     removal.remove_documents(database, "books", ["b"])
