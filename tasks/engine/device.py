@@ -6,10 +6,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.errors import StorageError, raised_at
@@ -36,7 +35,7 @@ _RECHECK_S = 0.5
 Owner = tuple[TicketText, int]
 
 
-@dataclass
+@dataclass(eq=False)
 class LoadedModel:
     """A loaded model with the windows that wait for it."""
 
@@ -104,7 +103,7 @@ class ModelCache:
             tickets, loaded.tickets = loaded.tickets, set()
             self.changed.notify_all()
         for ticket in tickets:
-            ticket.withdraw(error)
+            ticket.wake(error)
         loaded.backend.close()
 
     def close(self) -> None:
@@ -163,11 +162,12 @@ class ModelCache:
 
 
 @dataclass(frozen=True)
-class BatchStarted:
-    """Windows went to the device; ``at`` is in seconds of the monotonic clock.
+class Batch:
+    """Windows that went to the device; ``at`` is in seconds of the monotonic clock.
 
     ``load_tokens`` are those of all that is on the device now, with padding: more than these where a backend takes
-    windows while it computes others. No windows are new where such a backend goes on for long.
+    windows while it computes others. No windows are new where such a backend goes on for long. ``seconds`` is the
+    time that the device took; None until it is done.
     """
 
     spec: Spec
@@ -177,14 +177,7 @@ class BatchStarted:
     load_tokens: int
     at: float
     traceparents: tuple[str, ...] = ()  # the spans of the shards whose texts are in it
-
-
-@dataclass(frozen=True)
-class BatchDone:
-    """The device is done with a batch, after ``seconds`` of its time."""
-
-    started: BatchStarted
-    seconds: float
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -198,8 +191,7 @@ class Counters:
     tokens_out: int = 0
 
 
-Key = TypeVar("Key", bound=Hashable)
-OnBatch = Callable[[BatchStarted | BatchDone], None]
+OnBatch = Callable[[Batch], None]
 Receive = Callable[[LoadedModel, Item[Owner], Output], None]
 
 
@@ -260,11 +252,11 @@ class Device:
         with self._changed:
             return loaded.pool.take(_UNLUCKY)
 
-    def tell(self, event: BatchStarted | BatchDone) -> None:
+    def tell(self, batch: Batch) -> None:
         if self._on_batch is None:
             return
         try:
-            self._on_batch(event)
+            self._on_batch(batch)
         except Exception:
             log.exception("on_batch.raised")
 
@@ -273,7 +265,7 @@ class Device:
         self.counters = replace(self.counters, tokens_out=self.counters.tokens_out + tokens_out)
         self._receive(loaded, item, output)
 
-    def account(self, batch: BatchStarted, seconds: float) -> None:
+    def account(self, batch: Batch, seconds: float) -> None:
         now = self.counters
         self.counters = replace(
             now,
@@ -285,10 +277,9 @@ class Device:
 
     def _loop(self) -> None:
         try:
-            current: LoadedModel | None = None
-            while (current := self._next(current)) is not None:
-                with self.models.hold(current.spec):
-                    Stretch(self, current).run()
+            while (loaded := self._next()) is not None:
+                with self.models.hold(loaded.spec):
+                    Stretch(self, loaded).run()
         except EngineStopped:
             pass
         except BaseException as error:
@@ -297,23 +288,25 @@ class Device:
         finally:
             self._wake_all()
 
-    def _next(self, current: LoadedModel | None) -> LoadedModel | None:
+    def _next(self) -> LoadedModel | None:
         """Wait for work. Return the model whose turn it is; None when the engine stops."""
         with self._changed:
             while not self.models.stopping:
-                chosen = self._turn(current, worked_s=self._turn_s)
-                if chosen is not None:
+                if (chosen := self._turn()) is not None:
                     return chosen
                 self._changed.wait()
         return None
 
-    def _turn(self, current: LoadedModel | None, worked_s: float) -> LoadedModel | None:
-        """Return the model whose turn it is. The caller holds the lock."""
-        waiting = {loaded.spec: loaded for loaded in self.models if len(loaded.pool)}
-        oldest = {spec: loaded.pool.oldest or 0 for spec, loaded in waiting.items()}
-        spec = current.spec if current is not None else None
-        chosen = next_turn(oldest, spec, worked_s=worked_s, turn_s=self._turn_s)
-        return waiting[chosen] if chosen is not None else None
+    def _turn(self, current: LoadedModel | None = None, worked_s: float = 0.0) -> LoadedModel | None:
+        """Return the model with the oldest waiting window, or the current one until its turn is over.
+
+        Without turns, two shards of different specs would swap the device's caches at each batch. The caller holds
+        the lock.
+        """
+        waiting = [loaded for loaded in self.models if len(loaded.pool)]
+        if current in waiting and worked_s < self._turn_s:
+            return current
+        return min(waiting, key=lambda loaded: loaded.pool.oldest or 0, default=None)
 
     def _wake_all(self) -> None:
         with self._changed:
@@ -322,19 +315,6 @@ class Device:
             self._changed.notify_all()
         for ticket in tickets:
             ticket.wake()
-
-
-def next_turn(oldest: Mapping[Key, int], current: Key | None, *, worked_s: float, turn_s: float) -> Key | None:
-    """Return the spec with the oldest waiting window, or the current one until its turn is over.
-
-    ``oldest`` has the arrival number of the oldest window of each spec that has any waiting. Without turns,
-    two shards of different specs would swap the device's caches at each batch.
-    """
-    if not oldest:
-        return None
-    if current in oldest and worked_s < turn_s:
-        return current
-    return min(oldest, key=lambda key: oldest[key])
 
 
 def _traceparents(items: Sequence[Item[Owner]]) -> tuple[str, ...]:
@@ -353,7 +333,7 @@ class Stretch:
         self._loaded = loaded
         self._began = self._resumed = time.monotonic()
         self._flight: dict[int, Item[Owner]] = {}
-        self._batch: BatchStarted | None = None
+        self._batch: Batch | None = None
         self._batch_s = 0.0
 
     def run(self) -> None:
@@ -399,7 +379,7 @@ class Stretch:
     def _begin_batch(self, items: Sequence[Item[Owner]], budget: Budget) -> None:
         tokens = [item.tokens for item in items]
         load = [item.tokens for item in self._flight.values()]
-        self._batch = BatchStarted(
+        self._batch = Batch(
             spec=self._loaded.spec,
             windows=len(items),
             tokens=sum(tokens),
@@ -416,7 +396,7 @@ class Stretch:
     def _end_batch(self) -> None:
         if self._batch is not None:
             self._device.account(self._batch, self._batch_s)
-            self._device.tell(BatchDone(self._batch, self._batch_s))
+            self._device.tell(replace(self._batch, seconds=self._batch_s))
         self._batch, self._batch_s = None, 0.0
 
     def _fail(self, error: Exception) -> None:

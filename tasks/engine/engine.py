@@ -7,7 +7,7 @@ device thread gives windows to the backends and joins the outputs. No model libr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,7 @@ from docmill.tasks.backends import Backend, Served
 from docmill.tasks.batching import Item
 from docmill.tasks.engine.device import (
     TURN_S,
-    BatchDone,
-    BatchStarted,
+    Batch,
     Counters,
     Device,
     LoadedModel,
@@ -29,8 +28,9 @@ from docmill.tasks.engine.tickets import Ticket, TicketText, cut_each
 from docmill.tasks.errors import EngineStopped
 from docmill.tasks.kinds.base import Again
 from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Encoded
 
-__all__ = ["BatchDone", "BatchStarted", "Counters", "Engine", "Ticket"]
+__all__ = ["Batch", "Counters", "Engine", "Ticket"]
 
 # Texts that are cut at a time. The device gets their windows before the rest of the shard is cut.
 PORTION_TEXTS = 32
@@ -59,10 +59,13 @@ class Engine:
         """Start the device thread."""
         self._device.start()
 
-    def open(self, spec: Spec) -> None:
-        """Load the spec's model if it is not loaded. Raises CannotServe with the reason, and EngineStopped."""
-        with self.hold(spec):
-            pass
+    def open(self, spec: Spec) -> dict[str, Any]:
+        """Load the spec's model if it is not loaded, and return its device, precision, backend and versions.
+
+        Raises CannotServe with the reason, and EngineStopped.
+        """
+        with self.hold(spec) as runtime:
+            return runtime
 
     @contextmanager
     def hold(self, spec: Spec) -> Iterator[dict[str, Any]]:
@@ -72,11 +75,6 @@ class Engine:
         """
         with self._models.hold(spec) as loaded:
             yield loaded.backend.runtime()
-
-    def runtime(self, spec: Spec) -> dict[str, Any]:
-        """Return the device, precision, backend and versions for a spec; open it if need be."""
-        with self.hold(spec) as runtime:
-            return runtime
 
     def runtime_since(self, spec: Spec, before: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the runtime of work that began under the runtime ``before`` and is done now.
@@ -116,10 +114,8 @@ class Engine:
     def forget_stored(self, spec: Spec, ticket: Ticket, outcomes: Sequence[Outcome]) -> None:
         """Tell the backend that the store has outcomes: it forgets the outputs that they were made of."""
         windows = ticket.take_journaled(outcome.content_id for outcome in outcomes)
-        if not windows:
-            return
         loaded = self._models.loaded(spec)
-        if loaded is not None and isinstance(loaded.backend, Served):
+        if windows and loaded is not None and isinstance(loaded.backend, Served):
             loaded.backend.forget(windows)
 
     def drain(self) -> None:
@@ -156,7 +152,7 @@ class Engine:
 
     def _begin(self, loaded: LoadedModel, ticket: Ticket, entries: Sequence[TicketText]) -> bool:
         """Cut texts and put their windows into the pool. Return False if the engine has stopped."""
-        begun: list[tuple[TicketText, list[int]]] = []
+        begun: list[tuple[TicketText, list[tuple[int, Encoded]]]] = []
         cuts = cut_each(loaded.recipe, loaded.backend, [entry.source_text for entry in entries])
         for entry, windows in zip(entries, cuts, strict=True):
             if isinstance(windows, Exception):
@@ -174,15 +170,10 @@ class Engine:
                 self._conclude(loaded, entry)
         return True
 
-    def _enqueue(self, loaded: LoadedModel, begun: Sequence[tuple[TicketText, Sequence[int]]]) -> None:
+    def _enqueue(self, loaded: LoadedModel, begun: Iterable[tuple[TicketText, list[tuple[int, Encoded]]]]) -> None:
         """Put texts' windows into the pool. The caller holds the lock."""
-        items: list[Item[Owner]] = []
-        for entry, wanted in begun:
-            for index in wanted:
-                encoded = entry.windows[index].encoded
-                assert encoded is not None
-                items.append(Item(next(self._arrivals), encoded, (entry, index)))
-        loaded.pool.add(items)
+        windows = ((encoded, (entry, index)) for entry, wanted in begun for index, encoded in wanted)
+        loaded.pool.add(Item(next(self._arrivals), encoded, owner) for encoded, owner in windows)
         self._changed.notify_all()
 
     def _drop(self, ticket: Ticket) -> None:
@@ -197,7 +188,7 @@ class Engine:
         entry, index = item.owner
         if loaded.journaled:
             entry.ticket.note_journaled(entry.content_id, item.encoded)
-        if entry.receive(index, output):
+        if entry.receive(index, item.encoded, output):
             self._conclude(loaded, entry)
         else:
             entry.ticket.advance(entry.position, entry.computed)

@@ -34,21 +34,19 @@ class TicketText:
     tokens_out: int = 0
     flags: tuple[str, ...] = ()
 
-    def begin(self, text: str, windows: Sequence[Window]) -> list[int]:
-        """Start a round. Return the indexes of the windows to compute."""
+    def begin(self, text: str, windows: Sequence[Window]) -> list[tuple[int, Encoded]]:
+        """Start a round. Return the windows to compute, each with its index."""
         self.text, self.windows = text, windows
         self.outputs = [None] * len(windows)
-        wanted = [index for index, window in enumerate(windows) if window.encoded is not None]
+        wanted = [(index, window.encoded) for index, window in enumerate(windows) if window.encoded is not None]
         self.left = len(wanted)
         return wanted
 
-    def receive(self, index: int, output: Output) -> bool:
+    def receive(self, index: int, encoded: Encoded, output: Output) -> bool:
         """Keep a window's output. Return True if no other is missing."""
         assert self.outputs[index] is None
         self.outputs[index] = output
         self.left -= 1
-        encoded = self.windows[index].encoded
-        assert encoded is not None
         counted = output.read_tokens if isinstance(output, Generated | Several | Vector) else None
         self.tokens_in += encoded.tokens if counted is None else counted
         if isinstance(output, Generated | Several):
@@ -60,16 +58,12 @@ class TicketText:
         """The part of the round's windows that is computed or was copied."""
         return 1 - self.left / len(self.windows)
 
+    @property
+    def _round(self) -> Computed:
+        return Computed(self.content_id, self.text, self.windows, self.outputs, self.tokens_in, self.tokens_out)
+
     def failed(self, reason: str, reason_class: Reason) -> Outcome:
-        return Outcome(
-            self.content_id,
-            Status.FAILED,
-            reason=reason,
-            reason_class=reason_class,
-            flags=self.flags,
-            tokens_in=self.tokens_in,
-            tokens_out=self.tokens_out,
-        )
+        return self._round.failed(reason, reason_class, self.flags)
 
     def uncut(self, error: Exception) -> Outcome:
         """Return the outcome of a text that the tokenizer or the splitter refused."""
@@ -86,9 +80,7 @@ class TicketText:
                 where = f" (window {number + 1} of {len(self.outputs)})" if len(self.outputs) > 1 else ""
                 return self.failed(output.reason + where, output.reason_class)
         try:
-            joined: object = recipe.join(
-                Computed(self.content_id, self.text, self.windows, self.outputs, self.tokens_in, self.tokens_out)
-            )
+            joined: object = recipe.join(self._round)
         except Exception as error:
             return self.failed(f"Joining the windows raised {raised_at(error)}.", Reason.DOCUMENT)
         if isinstance(joined, Again):
@@ -185,9 +177,8 @@ class Ticket:
                 self._outcomes[position] = outcome
                 self._left -= 1
                 self._parts.pop(position, None)
-            left = self._left
-        if left == 0:
-            self._woken.set()
+            if self._left == 0:
+                self._woken.set()
 
     def note_journaled(self, content_id: int, window: Encoded) -> None:
         """For the engine: the backend keeps the output of this window until the outcome is stored."""
@@ -199,11 +190,7 @@ class Ticket:
         with self._lock:
             return [window for content_id in content_ids for window in self._journaled.pop(content_id, ())]
 
-    def withdraw(self, error: ServerAway) -> None:
-        """For the engine: no further outcome will come, since the model's server is away."""
-        self.away = error
-        self._woken.set()
-
-    def wake(self) -> None:
-        """For the engine: no further outcome will come."""
+    def wake(self, away: ServerAway | None = None) -> None:
+        """For the engine: no further outcome will come, since the model's server is ``away`` or the engine stops."""
+        self.away = self.away or away
         self._woken.set()

@@ -35,7 +35,7 @@ from docmill.storage.outputs.output_types import TEXT, VECTOR, WEIGHTS
 from docmill.tasks import kinds, tracing
 from docmill.tasks.backends import devices
 from docmill.tasks.engine.backend_factory import import_libraries
-from docmill.tasks.engine.engine import BatchDone, BatchStarted, Counters, Engine
+from docmill.tasks.engine.engine import Batch, Counters, Engine
 from docmill.tasks.tracing import OFF, TraceSpan
 from docmill.worker import logs
 from docmill.worker.concurrency import pid_space
@@ -214,20 +214,20 @@ class BatchSpans:
         self._span: TraceSpan = OFF
         self._written = 0
 
-    def follow(self, event: BatchStarted | BatchDone) -> None:
+    def follow(self, batch: Batch) -> None:
         """Begin or end the span of a batch."""
         if not tracing.is_on():
             return
-        if isinstance(event, BatchDone):
+        if batch.seconds is not None:
             self._span.set({"gen_ai.usage.output_tokens": self._counters().tokens_out - self._written})
             self._span.end()
             return
         self._written = self._counters().tokens_out
-        operation, model = operation_of(event.spec.kind), event.spec.model
-        about = tracing.model_use(operation, model, event.tokens)
-        about |= {"docmill.device": self._device, "docmill.windows": event.windows}
-        about |= {"docmill.padded_tokens": event.padded_tokens}
-        self._span = tracing.begin_batch(model, operation, event.traceparents, about)
+        operation, model = operation_of(batch.spec.kind), batch.spec.model
+        about = tracing.model_use(operation, model, batch.tokens)
+        about |= {"docmill.device": self._device, "docmill.windows": batch.windows}
+        about |= {"docmill.padded_tokens": batch.padded_tokens}
+        self._span = tracing.begin_batch(model, operation, batch.traceparents, about)
 
 
 def operation_of(kind: str) -> str:
@@ -329,11 +329,11 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 def _make_process(config: DeviceConfig, settings: Settings, broker: Broker, voice: SupervisorChannel) -> Process:
 
-    def on_batch(event: BatchStarted | BatchDone) -> None:
-        spans.follow(event)
-        if isinstance(event, BatchStarted):
-            kind = f"batch {event.spec.sha256.hex()[:12]}"
-            voice.say("begin", name="batch", kind=kind, size=event.load_tokens)
+    def on_batch(batch: Batch) -> None:
+        spans.follow(batch)
+        if batch.seconds is None:
+            kind = f"batch {batch.spec.sha256.hex()[:12]}"
+            voice.say("begin", name="batch", kind=kind, size=batch.load_tokens)
         else:
             voice.say("end", name="batch")
 

@@ -129,7 +129,7 @@ def test_a_classifier_that_the_adapter_brings_scores_as_peft_does(
     model = peft_model(bases["bert"], made["bert"], "AutoModelForSequenceClassification", num_labels=LABELS)
     tokenizer = AutoTokenizer.from_pretrained(bases["bert"])
     outcomes = bench.run(spec, texts)
-    assert bench.engine.runtime(spec)["backend"] == backend
+    assert bench.engine.open(spec)["backend"] == backend
     for text, outcome in zip(texts, outcomes, strict=True):
         with torch.inference_mode():
             expected = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0].tolist()

@@ -94,7 +94,7 @@ def test_entities_are_those_of_the_library_for_every_encoder_and_both_kinds_of_s
         for outcome, text in zip(outcomes, texts, strict=True):
             assert all(text[one["start"] : one["end"]] == one["text"] for one in data_of(outcome)["spans"])
     assert len({label for label, *_ in found}) > 1
-    runtime = bench.engine.runtime(spec)
+    runtime = bench.engine.open(spec)
     assert runtime["backend"] == "gliner"
     assert runtime["versions"]["gliner"]
 

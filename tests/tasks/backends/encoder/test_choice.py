@@ -142,7 +142,7 @@ def test_once_there_was_enough_work_the_measured_backend_computes_the_rest(engin
     assert opened == ["measured"]
     assert sum(map(len, first.batches)) + sum(map(len, chosen.batches)) == 3 * len(TEXTS)
     assert chosen.batches
-    assert engine.runtime(spec_of())["backend"] == "measured"
+    assert engine.open(spec_of())["backend"] == "measured"
     assert not chosen.closed.is_set()
 
 
@@ -188,7 +188,7 @@ def test_windows_without_a_vector_are_computed_again_and_the_backend_is_left(eng
     assert first.closed.is_set()
     assert not second.closed.is_set()
     assert told == ["out"]
-    assert engine.runtime(spec_of())["backend"] == "sound"
+    assert engine.open(spec_of())["backend"] == "sound"
     again = [text for batch in second.batches for text in batch][:2]
     assert sorted(again) == ["four nan and more", "two nan"]
     assert sum(map(len, first.batches)) + sum(map(len, second.batches)) == 2 * len(WITH_NAN) + 2

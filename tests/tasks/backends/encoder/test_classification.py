@@ -67,7 +67,7 @@ def test_scores_are_those_of_transformers_for_every_architecture_on_every_encode
         bench = benches(backend)
         spec = bench.spec("classify", str(folder))
         outcomes = bench.run(spec, lines)
-        assert bench.engine.runtime(spec)["backend"] == backend
+        assert bench.engine.open(spec)["backend"] == backend
         assert_same(outcomes, wanted)
 
 

@@ -85,7 +85,7 @@ def test_openvino_computes_in_bfloat16_where_the_processor_does(benches: Benches
     expected = vectors(benches("transformers").run(bench.spec("embed", "minilm"), texts))
     spec = bench.spec("embed", "minilm", dtype="auto")
     assert least_cosine(vectors(bench.run(spec, texts)), expected) >= 0.999
-    assert bench.engine.runtime(spec)["precision"] == ("bfloat16" if native_bfloat16("cpu") else "float32")
+    assert bench.engine.open(spec)["precision"] == ("bfloat16" if native_bfloat16("cpu") else "float32")
 
 
 def test_a_model_that_is_not_of_berts_design_is_computed_as_its_own_code_does(

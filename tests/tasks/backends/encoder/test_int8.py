@@ -81,7 +81,7 @@ def test_vectors_are_near_those_in_float32(benches: Benches, descriptions: list[
     assert cosines.min() >= 0.99
     assert np.median(cosines) >= (0.997 if multiplies_int8_exactly() else 0.995)
     assert np.median(cosines) < 0.9999  # bfloat16 would be nearer
-    runtime = bench.engine.runtime(spec)
+    runtime = bench.engine.open(spec)
     assert runtime["backend"] == "openvino"
     assert runtime["precision"].startswith("int8_")
     assert {"openvino", "nncf"} <= runtime["versions"].keys()
@@ -102,7 +102,7 @@ def test_scores_are_near_those_in_float32(
         abs(one.get(key, 0.0) - score) for one, own in zip(found, exact, strict=True) for key, score in own.items()
     ]
     assert 0 < np.median(distances) < (0.02 if multiplies_int8_exactly() else 0.05)
-    assert bench.engine.runtime(spec)["precision"].startswith("int8_")
+    assert bench.engine.open(spec)["precision"].startswith("int8_")
 
 
 def scores(outcome: Outcome) -> dict[Any, float]:

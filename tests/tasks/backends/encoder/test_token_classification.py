@@ -117,7 +117,7 @@ def test_entities_are_those_of_transformers_for_every_architecture_encoder_and_a
             bench = benches(backend)
             spec = bench.spec("entities", str(folder), aggregation=strategy)
             outcomes = bench.run(spec, texts)
-            assert bench.engine.runtime(spec)["backend"] == backend
+            assert bench.engine.open(spec)["backend"] == backend
             reference = partial(alone, folder, texts, strategy)
             require_equal([*map(entities, outcomes)], reference, same=same_entities, expected=wanted)
 

@@ -50,7 +50,7 @@ def test_scores_are_those_of_transformers_for_every_kind_of_pair(
         bench = benches(backend)
         spec = bench.spec("classify", str(folder), labels=TOPICS)
         assert_same(bench.run(spec, short), expected(folder, short))
-        assert bench.engine.runtime(spec)["backend"] == backend
+        assert bench.engine.open(spec)["backend"] == backend
 
 
 @pytest.mark.parametrize("id2label", [NLI, {0: "entailment", 1: "not_entailment"}, {0: "no", 1: "entailed"}])
@@ -102,7 +102,7 @@ def test_an_embedding_model_scores_by_the_cosine_with_a_labels_description(
     for outcome, row in zip(bench.run(spec, short), of_texts @ of_topics.T, strict=True):
         assert dict(scores(outcome)) == pytest.approx(dict(zip(topics, row, strict=True)), abs=1e-4)
         assert outcome.text == [*topics][int(row.argmax())]
-    assert bench.engine.runtime(spec)["backend"] == backend
+    assert bench.engine.open(spec)["backend"] == backend
 
 
 def test_a_model_without_a_head_is_refused_without_labels(bench: Bench) -> None:

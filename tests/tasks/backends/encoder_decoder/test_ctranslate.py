@@ -18,7 +18,7 @@ from docmill.tasks.backends.encoder_decoder import ctranslate
 from docmill.tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from docmill.tasks.backends.static import Items
 from docmill.tasks.batching import Budget
-from docmill.tasks.engine.engine import BatchDone, BatchStarted, Engine
+from docmill.tasks.engine.engine import Batch, Engine
 from docmill.tasks.errors import CannotServe, Unsuited
 from tests.tasks.conftest import Bench, Benches, EngineOf, multiplies_int8_exactly, outcomes_of
 from tests.tasks.test_reference import one_paragraph
@@ -66,7 +66,7 @@ def test_int8_says_nearly_the_same_as_float32(ct2: Bench, french: list[str]) -> 
     }
     same = sum(one == other for one, other in zip(answers["float32"], answers["int8"], strict=True))
     assert same >= (40 if multiplies_int8_exactly() else 25)
-    runtime = ct2.engine.runtime(ct2.spec("translate", "marian-ddtp", dtype="int8"))
+    runtime = ct2.engine.open(ct2.spec("translate", "marian-ddtp", dtype="int8"))
     assert (runtime["backend"], runtime["precision"]) == ("ctranslate2", compute_type("int8", "cpu"))
     assert {"ctranslate2", "transformers"} <= runtime["versions"].keys()
 
@@ -175,7 +175,7 @@ def test_a_drain_finishes_what_is_in_flight_and_takes_no_more(
             assert open_again.wait(WAIT_S)
 
     library.append(hold)
-    events: list[BatchStarted | BatchDone] = []
+    events: list[Batch] = []
     engine: Engine = engine_of(lambda spec: backend, on_batch=events.append)
     ticket = engine.submit(spec, list(enumerate(one_paragraph(french, 100))))
     assert full.wait(WAIT_S)
@@ -186,11 +186,10 @@ def test_a_drain_finishes_what_is_in_flight_and_takes_no_more(
     draining.join(WAIT_S)
     assert taken == [2] * most
     assert len(ticket.finished()) == 2 * most
-    begun = [event for event in events if isinstance(event, BatchStarted)]
-    done = [event for event in events if isinstance(event, BatchDone)]
+    begun = [batch for batch in events if batch.seconds is None]
     assert [event.windows for event in begun] == [2 * workers] * ctranslate.AHEAD
     assert begun[1].load_tokens > begun[1].padded_tokens
-    assert engine.counters.busy_s == pytest.approx(sum(event.seconds for event in done))
+    assert engine.counters.busy_s == pytest.approx(sum(batch.seconds or 0 for batch in events))
 
 
 def test_a_failed_batch_in_flight_fails_its_own_windows_only(

@@ -86,7 +86,7 @@ def outputs(bench: Bench, folder: Path, kind: str, texts: list[str], **asked: An
     """The backend that was chosen, and what it wrote."""
     spec = bench.spec(kind, str(folder), **asked)
     found = [outcome.text for outcome in bench.run(spec, texts)]
-    return str(bench.engine.runtime(spec)["backend"]), found
+    return str(bench.engine.open(spec)["backend"]), found
 
 
 # Searches that differ less than the rounding of other precisions does.

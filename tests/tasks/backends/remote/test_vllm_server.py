@@ -112,7 +112,7 @@ def test_texts_are_written_with_the_servers_own_counts_and_log_probabilities(
         assert 0 < outcome.tokens_out <= NEW_TOKENS
         assert outcome.mean_logprob is not None
         assert outcome.mean_logprob <= 0
-    runtime = engine.runtime(spec)
+    runtime = engine.open(spec)
     assert runtime["versions"]["max_model_len"] == str(CONTEXT_TOKENS)
 
 
