@@ -146,7 +146,7 @@ def loops(name: str, kind: str, model: str, pairs: Sequence[GoodPair], beams: in
     """
     with opened(kind, model, beams) as (engine, spec):
         engine.open(spec)
-        backend = engine.runtime(spec)["backend"]
+        backend = engine.open(spec)["backend"]
         began = time.process_time()
         ticket = engine.submit(spec, [(number, pair.given) for number, pair in enumerate(pairs)])
         assert ticket.wait(WAIT_S)

@@ -174,7 +174,7 @@ def computed(kind: str, side: Side, texts: Sequence[str], cache: Path) -> Comput
         ticket = engine.submit(spec, list(enumerate(texts)))
         assert ticket.wait(WAIT_S)
         seconds = time.process_time() - began
-        return ComputedSide(ticket.finished(), seconds, str(engine.runtime(spec)["backend"]))
+        return ComputedSide(ticket.finished(), seconds, str(engine.open(spec)["backend"]))
     finally:
         engine.close()
 

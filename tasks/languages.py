@@ -11,10 +11,9 @@ import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from enum import StrEnum, auto
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from docmill.storage.core.specs import Spec
 from docmill.storage.extras import install
@@ -148,29 +147,26 @@ _CAPITALS, _SMALL = string.ascii_uppercase.encode(), string.ascii_lowercase.enco
 _SHOUTED, _SHORT_CHARS = 0.8, 5
 
 
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """A language by the detector's code (ISO 639-1, or -3 where there is none) and its probability."""
-
-    language: str
-    probability: float
+Guess: TypeAlias = tuple[str, float]  # a language by the detector's code, and its probability
 
 
 def require_detector() -> None:
     """Raise BadOption where the library is not installed."""
     if not detector_installed():
-        raise BadOption(_missing_detector())
+        raise BadOption(f"--from auto needs the extra language: {install('language')}.")
 
 
 def require_detector_for(spec: Spec) -> None:
-    """Raise CannotServe where a spec wants a detector that is not in order on this machine; others pass."""
+    """Raise CannotServe where a spec wants a detector that is not in order on this machine; others pass.
+
+    Raises BadOption where the library is not installed.
+    """
     wanted = spec.params.get("detector")
     if wanted is None:
         return
     if wanted != DETECTOR:
         raise CannotServe(f"This release finds languages by {DETECTOR}, not by {wanted}.")
-    if not detector_installed():
-        raise CannotServe(_missing_detector())
+    require_detector()
     try:
         guesses("a")
     except Exception as error:  # whatever the library raises where its files or fastText's are not whole
@@ -180,6 +176,7 @@ def require_detector_for(spec: Spec) -> None:
 def guesses(text: str, most: int = MOST_GUESSES) -> list[Guess]:
     """Return the likeliest languages of a text, best first; none for a text without letters. Thread-safe.
 
+    The codes are those of ISO 639-1, or -3 where there is none.
     It reads the first READ_CHARS characters, or as many from the first letter on if these have none.
     """
     first = next((place for place, character in enumerate(text) if character.isalpha()), None)
@@ -188,7 +185,7 @@ def guesses(text: str, most: int = MOST_GUESSES) -> list[Guess]:
     start = first if first >= READ_CHARS else 0
     line = " ".join(text[start : start + READ_CHARS].split())
     answers = _detector().detect(_small_if_shouted(line), model="lite", k=most)
-    return [Guess(answer["lang"], answer["score"]) for answer in answers]
+    return [(answer["lang"], answer["score"]) for answer in answers]
 
 
 def _small_if_shouted(text: str) -> str:
@@ -216,26 +213,16 @@ def _detector() -> Any:
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
 
 
-def _missing_detector() -> str:
-    return f"--from auto needs the extra language: {install('language')}."
-
-
 # Hardly one in two hundred guesses with this probability is wrong, even for titles (bench/results/diary.md).
 SURE = 0.65
 _MOST_LISTED = 6
-
-
-class Action(StrEnum):
-    TRANSLATE = auto()
-    KEEP = auto()
-    REFUSE = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """``language`` is None where there was no guess, or none that the model reads: the text is taken for its own."""
 
-    action: Action
+    action: Literal["translate", "keep", "refuse"]
     language: str | None
     certain: bool
 
@@ -243,7 +230,7 @@ class Route:
     def flags(self) -> tuple[str, ...]:
         return (
             *((f"language:{self.language}",) if self.language is not None else ()),
-            *(("already_in_target",) if self.action is Action.KEEP else ()),
+            *(("already_in_target",) if self.action == "keep" else ()),
             *(() if self.certain else ("language_uncertain",)),
         )
 
@@ -266,16 +253,17 @@ class LanguageRouter:
         A text without a guess has no letters, so it is the same in every language.
         """
         if not guesses:
-            return Route(Action.KEEP, None, certain=False)
-        sure = guesses[0].probability >= SURE
-        for guess in guesses[:1] if sure else guesses:
-            if same_language(guess.language, self.target) and guess.language in NAMES:
-                return Route(Action.KEEP, guess.language, sure)
-            if self._reads(guess.language):
-                return Route(Action.TRANSLATE, guess.language, sure)
+            return Route("keep", None, certain=False)
+        best, probability = guesses[0]
+        sure = probability >= SURE
+        for language, _ in guesses[:1] if sure else guesses:
+            if same_language(language, self.target) and language in NAMES:
+                return Route("keep", language, sure)
+            if self._reads(language):
+                return Route("translate", language, sure)
         if sure:
-            return Route(Action.REFUSE, guesses[0].language, certain=True)
-        return Route(Action.REFUSE if self.told else Action.TRANSLATE, None, certain=False)
+            return Route("refuse", best, certain=True)
+        return Route("refuse" if self.told else "translate", None, certain=False)
 
     def refusal(self, route: Route) -> str:
         """Return the reason why a text was refused, as a sentence."""

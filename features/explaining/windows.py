@@ -10,15 +10,14 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds, languages, patterns
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.reading import CoderAndTraits, as_given, reading_of
-from docmill.tasks.engine.backend_factory import language_coder, locate_model, open_weightless
+from docmill.tasks.engine.backend_factory import locate_model, open_weightless, polyglot_traits
 from docmill.tasks.engine.tickets import cut_each
 from docmill.tasks.errors import BadOption, CannotServe, ModelError
-from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning, plan
-from docmill.tasks.windows.windows import Encoded, LanguageCoders, Window
+from docmill.tasks.windows.windows import Encoded, Window
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,10 @@ def open_reading(spec: Spec, folders: ModelFolders) -> CoderAndTraits:
 
 def _of_languages(specs: Mapping[str, Spec], open_part: Callable[[Spec], CoderAndTraits]) -> CoderAndTraits:
     readings = {language: open_part(spec) for language, spec in specs.items()}
-    coders = {language: language_coder(language, reading.coder) for language, reading in readings.items()}
+    coders = {language: reading.coder for language, reading in readings.items()}
 
     def shown(encoded: Encoded) -> str:
         assert encoded.language is not None
         return readings[encoded.language].shown(encoded)
 
-    told = LanguageCoders(lambda language: coders[languages.plain(language)], frozenset(coders))
-    return CoderAndTraits(next(iter(coders.values())), Traits(language_coders=told), shown)
+    return CoderAndTraits(next(iter(coders.values())), polyglot_traits(coders), shown)

@@ -34,17 +34,16 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     if sampled is not None and languages.same_language(sampled, context.target or _sampled(source_text) or ""):
         return
     guesses = _guesses(output)
-    if not guesses or guesses[0].probability < _SURE:
+    if not guesses or guesses[0][1] < _SURE:
         return
     wanted = context.target or _language(_guesses(source_text))
     if wanted is None:
         return
-    of_wanted = (guess for guess in guesses if languages.same_language(guess.language, wanted))
-    if any(guess.probability >= _EXCLUDED for guess in of_wanted):
+    if any(share >= _EXCLUDED and languages.same_language(language, wanted) for language, share in guesses):
         return
-    detected = languages.NAMES.get(guesses[0].language, guesses[0].language)
-    name = languages.NAMES.get(wanted, wanted)
-    yield Finding(FLAG, f"The output looks {detected} ({guesses[0].probability:.0%}), not {name}: {quoted(output)}")
+    code, probability = guesses[0]
+    detected, name = languages.NAMES.get(code, code), languages.NAMES.get(wanted, wanted)
+    yield Finding(FLAG, f"The output looks {detected} ({probability:.0%}), not {name}: {quoted(output)}")
 
 
 def _sampled(text: str) -> str | None:
@@ -72,7 +71,7 @@ def _has_letters(text: str, least: int) -> bool:
 
 
 def _language(guesses: list[Guess]) -> str | None:
-    return guesses[0].language if guesses and guesses[0].probability >= _SURE else None
+    return guesses[0][0] if guesses and guesses[0][1] >= _SURE else None
 
 
 WRONG_LANGUAGE = Check(FLAG, "the output is in another language than was asked for", find)

@@ -34,19 +34,24 @@ from docmill.tasks.models.weightless import Server
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Head, Output
 from docmill.tasks.specs import pinning, plan
-from docmill.tasks.windows.windows import Coder, Encoded, LanguageCoders
+from docmill.tasks.windows.windows import Coder, Encoded
 
 # Batches of other languages that may wait here while one language is computed.
 _MOST_WAITING = 4
 
 
-def language_coder(language: str, coder: Coder) -> Coder:
-    """Return a coder of texts of one language, which marks them as that language's."""
+def polyglot_traits(coders: Mapping[str, Coder]) -> Traits:
+    """Return the traits of models by their language, whose coders mark texts as that language's."""
 
-    def encode(texts: Sequence[str]) -> list[Encoded]:
-        return [replace(encoded, language=language) for encoded in coder.encode(texts)]
+    def in_language(language: str) -> Coder:
+        code = languages.plain(language)
 
-    return TokenCoder(encode, coder.limit_tokens)
+        def encode(texts: Sequence[str]) -> list[Encoded]:
+            return [replace(encoded, language=code) for encoded in coders[code].encode(texts)]
+
+        return TokenCoder(encode, coders[code].limit_tokens)
+
+    return Traits(language_coders=in_language, languages=frozenset(coders))
 
 
 class PolyglotBackend:
@@ -64,10 +69,7 @@ class PolyglotBackend:
         except BaseException:
             self.close()
             raise
-        coders = {language: language_coder(language, backend) for language, backend in self._backends.items()}
-        self.traits = Traits(
-            language_coders=LanguageCoders(lambda language: coders[languages.plain(language)], frozenset(coders))
-        )
+        self.traits = polyglot_traits(self._backends)
 
     @property
     def limit_tokens(self) -> int:
@@ -291,9 +293,9 @@ def _modules(spec: Spec, device: str, folders: ModelFolders, backend: str) -> li
     folder = pinning.locate(pinned, folders)
     config: Mapping[str, Any] = pinning.read_config(pinned, folders)
     if pinning.ADAPTER in spec.params:
-        if (made_earlier := kept_adapted(spec, folder, folders.cache)) is None:
+        spec, folder = _place_of_adapted(spec, folder, folders.cache)
+        if not is_whole(folder, folders.cache):
             return ["peft"]
-        spec, folder = made_earlier
         config = Description.of_folder(folder).config
     family = families.family(config)
     head = kinds.kind(spec.kind).head(family)
@@ -328,28 +330,21 @@ def adapted(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> 
 
     If they are not kept: raises NotInstalled without PEFT, and ModelUnsuitable where the adapter does not fit.
     """
-    if (made_earlier := kept_adapted(spec, folder, cache_dir)) is not None:
-        return made_earlier
-    if find_spec("peft") is None:
-        raise NotInstalled(f"--adapter needs PEFT; {install('adapters')}.")
-    head = kinds.kind(spec.kind).adapted_head(spec, Description.of_folder(folder).config)
     made, ready = _place_of_adapted(spec, folder, cache_dir)
 
     def build(target: Path) -> None:
+        if find_spec("peft") is None:
+            raise NotInstalled(f"--adapter needs PEFT; {install('adapters')}.")
         from docmill.tasks.backends.merging import merge  # with torch
 
+        head = kinds.kind(spec.kind).adapted_head(spec, Description.of_folder(folder).config)
         merge(spec, safe_folder(folder, spec.revision, cache_dir), adapter_folder, head, target)
 
     return made, made_once(ready, build, cache_dir)
 
 
-def kept_adapted(spec: Spec, folder: Path, cache_dir: Path) -> tuple[Spec, Path] | None:
-    """Return what `adapted` does, if the cache keeps the merged weights; else None."""
-    made, ready = _place_of_adapted(spec, folder, cache_dir)
-    return (made, ready) if is_whole(ready, cache_dir) else None
-
-
 def _place_of_adapted(spec: Spec, folder: Path, cache_dir: Path) -> tuple[Spec, Path]:
+    """Return the spec and the folder that `adapted` returns."""
     head = kinds.kind(spec.kind).adapted_head(spec, Description.of_folder(folder).config)
     whole = f"{spec.revision} {spec.params['adapter_revision']} {head} {_ADAPTED_FORMAT}"
     name = hashlib.sha256(whole.encode()).hexdigest()

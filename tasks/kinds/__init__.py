@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -40,7 +40,7 @@ from docmill.tasks.kinds.summarize import SUMMARIZE
 from docmill.tasks.kinds.translate import TRANSLATE
 from docmill.tasks.models import weightless
 from docmill.tasks.prompts import PromptFrame, around, is_rendered
-from docmill.tasks.windows.windows import Coder, LanguageCoders
+from docmill.tasks.windows.windows import Coder
 
 OWN_KINDS: tuple[TaskKind, ...] = (
     SUMMARIZE,
@@ -173,34 +173,26 @@ def checks(spec: Spec, traits: Traits) -> Checks:
     return AS_WRITTEN if suited.flags and prompts.is_rendered(spec.params) else suited
 
 
-@dataclass(frozen=True)
-class Instruction:
-    """A template, a system prompt if there is one, and texts that end the output."""
-
-    template: PromptFrame
-    system: str | None = None
-    stop: tuple[str, ...] = ()
-
-
-def instruction(spec: Spec, *, chat: bool, shown: bool = True) -> Instruction:
+def instruction(spec: Spec, *, chat: bool, shown: bool = True) -> PromptFrame:
     """Return the instruction of a spec for a model that follows instructions (``chat``), or for a base model.
 
     A base model sees demonstrations first, unless they are not to be ``shown``.
 
     Raises CannotServe for a translation without languages, and for a kind without built-in words.
     """
-    stop = tuple(spec.params.get("stop") or ())
-    system = spec.params.get("system")
     prompt = spec.params.get("prompt")
     if prompt is not None:
-        template = PromptFrame("", "") if is_rendered(spec.params) else around(prompt)
-        return Instruction(template, system, stop)
+        return PromptFrame("", "") if is_rendered(spec.params) else around(prompt)
     built_in = kind(spec.kind).built_in
     if built_in is None:
         raise CannotServe(f"{spec.kind} has no built-in instructions: give --prompt.")
-    if chat:
-        return Instruction(built_in.chat(spec), system, stop)
-    return Instruction(built_in.pattern(spec, shown), system, stop or (LINE_END,))
+    return built_in.chat(spec) if chat else built_in.pattern(spec, shown)
+
+
+def stop_texts(spec: Spec, *, chat: bool) -> tuple[str, ...]:
+    """Return the texts that end an output: the spec's, or the end of the built-in pattern's line."""
+    is_pattern = not chat and "prompt" not in spec.params and kind(spec.kind).built_in is not None
+    return tuple(spec.params.get("stop") or ((LINE_END,) if is_pattern else ()))
 
 
 def example_of(spec: Spec) -> Spec:
@@ -224,11 +216,9 @@ def traits_by(coder_of: Callable[[Spec], Coder], spec: Spec) -> Traits:
     def beside(question: str) -> Coder:
         return coder_of(asking(spec, question))
 
+    require_room(spec.params, beside)
     asks = templates.questions(spec.params) is not None
-    if asks:
-        require_room(spec.params, beside)
-    told = LanguageCoders(in_language) if _tells_language(spec) else None
-    return Traits(language_coders=told, pairs=beside if asks else None)
+    return Traits(language_coders=in_language if _tells_language(spec) else None, pairs=beside if asks else None)
 
 
 def conversation(spec: Spec, text: str) -> list[dict[str, Any]]:

@@ -29,9 +29,10 @@ from docmill.tasks.kinds.base import (
     Traits,
     least,
     pattern,
+    require_no_writing,
     windowed,
 )
-from docmill.tasks.kinds.options import MOST, TEXTS_SCHEMA, Beams, Option, Sampling, Windowed, shown, wrong_value
+from docmill.tasks.kinds.options import MOST, TEXTS_SCHEMA, Beams, Option, Sampling, shown, wrong_value
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head, Output, Spans, SpanScores
 from docmill.tasks.prompts import PromptFrame
@@ -45,7 +46,6 @@ MOST_SPANS = 1_000
 _DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"max_answer_tokens": LONGEST_TOKENS, "no_answer_threshold": 0.0, "always_answer": False}
 )
-_OF_WRITERS = {*Sampling.model_fields} - {*Windowed.model_fields, "top_k"} | {"beams"}
 Computation = tuple[Window, Output | None]
 _UNNAMED = "answer"  # the name of a question that is given without a name
 # Endings of the columns beside an answer.
@@ -95,53 +95,21 @@ class NamedQuestions:
 
 
 @dataclass(frozen=True)
-class Answering:
-    """Answers of at most ``longest`` tokens, the best ``count``, none if the null score is over the ``threshold``.
-
-    Without a ``threshold`` there is always an answer, if the text has any.
-    """
-
-    longest: int
-    count: int
-    threshold: float | None
-
-    @classmethod
-    def of(cls, params: Mapping[str, Any]) -> Answering:
-        options = {**_DEFAULTS, "top_k": 1, **params}
-        threshold = None if options["always_answer"] else options["no_answer_threshold"]
-        return cls(options["max_answer_tokens"], options["top_k"], threshold)
-
-    def probability(self, answers: Answers) -> float | None:
-        """Return the probability of the answer, or of "no answer" where that is given; None where it is not known."""
-        answer = answers.answer(self.threshold or 0.0)
-        return answers.no_answer if answer is None else answer.score
-
-    def columns(self, name: str, text: str, answers: Answers) -> dict[str, Any]:
-        """Return the columns of a question's answer."""
-        answer = answers.answer(self.threshold or 0.0)
-        spans = [
-            {"text": text[span.start : span.end], "start": span.start, "end": span.end, "score": span.score}
-            for span in answers.spans
-        ]
-        return {
-            name: None if answer is None else text[answer.start : answer.end],
-            name + SCORE: None if answer is None else answer.score,
-            **({} if self.threshold is None else {name + NO_ANSWER: answers.no_answer}),
-            name + SPANS: spans,
-        }
-
-
-@dataclass(frozen=True)
 class Answer:
     """Asks each question of every window of a text.
 
     Windows overlap, and the best answers are found in the scores of their tokens, unless the model writes: then the
     first answer that a window has is the text's. ``pairs`` gives the coder that puts a question beside every text;
     without it a backend finds the answers itself.
+
+    Answers in the text have at most ``longest`` tokens, and the best ``count`` are kept. None is given if the null
+    score is over the ``threshold``. Without a ``threshold`` there is always an answer, if the text has any.
     """
 
     questions: NamedQuestions
-    answering: Answering
+    longest: int
+    count: int
+    threshold: float | None
     pairs: Callable[[str], Coder] | None
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
@@ -168,7 +136,7 @@ class Answer:
 
     def _cut(self, texts: Sequence[str], beside: Coder) -> list[list[Window]]:
         placed = beside.encode([""])[0].places is not None
-        return cut_overlapping(texts, beside, self.answering.longest) if placed else cut(texts, beside)
+        return cut_overlapping(texts, beside, self.longest) if placed else cut(texts, beside)
 
     def join(self, computed: Computed) -> Outcome | Again:
         _, text = self.questions.split(computed.text)
@@ -185,20 +153,38 @@ class Answer:
                 flags += ["output_truncated"] if is_truncated else []
             else:
                 answers = self._find(text, of_question)
-                record |= self.answering.columns(name, text, answers)
-                sure.append(self.answering.probability(answers))
+                record |= self._fields(name, text, answers)
+                score = record[name + SCORE]
+                sure.append(answers.no_answer if score is None else score)
         return computed.done(RECORD.stored(record), flags=dict.fromkeys(flags), confidence=least(sure))
 
     def _find(self, text: str, computations: Sequence[Computation]) -> Answers:
         """Return the answers that a backend found, or the best ones in the scores of a text's windows."""
-        from docmill.tasks.kinds.answer_spans import answers_of_backend, best_answers, scored_window  # with numpy
+        from docmill.tasks.kinds.answer_spans import answers_of_backend, best_answers  # with numpy
 
         if any(isinstance(output, Spans) for _, output in computations):
             return answers_of_backend(computations)
-        limits = self.answering
-        windows = [scored_window(window, output) for window, output in computations]
-        with_null = limits.threshold is not None
-        return best_answers(text, windows, longest=limits.longest, count=limits.count, with_null=with_null)
+        windows = [
+            (window.places, output)
+            for window, output in computations
+            if window.places is not None and isinstance(output, SpanScores)
+        ]
+        with_null = self.threshold is not None
+        return best_answers(text, windows, longest=self.longest, count=self.count, with_null=with_null)
+
+    def _fields(self, name: str, text: str, answers: Answers) -> dict[str, Any]:
+        """Return the fields of a record that the answers to a question make."""
+        answer = answers.answer(self.threshold or 0.0)
+        spans = [
+            {"text": text[span.start : span.end], "start": span.start, "end": span.end, "score": span.score}
+            for span in answers.spans
+        ]
+        return {
+            name: None if answer is None else text[answer.start : answer.end],
+            name + SCORE: None if answer is None else answer.score,
+            **({} if self.threshold is None else {name + NO_ANSWER: answers.no_answer}),
+            name + SPANS: spans,
+        }
 
 
 def require_room(params: Mapping[str, Any], pairs: Callable[[str], Coder]) -> None:
@@ -232,8 +218,7 @@ def _by_question(computations: Sequence[Computation]) -> list[list[Computation]]
 
 
 def _begins(window: Window) -> bool:
-    places = None if window.encoded is None else window.encoded.places
-    return window.start == 0 if places is None else places.first == 0
+    return window.start == 0 if window.places is None else window.places.first == 0
 
 
 def _written(computations: Sequence[Computation]) -> tuple[str | None, bool] | None:
@@ -281,29 +266,21 @@ def questions_by_name(value: object) -> dict[str, str]:
     return questions
 
 
-def columns(name: str) -> tuple[str, ...]:
-    """Return the columns that the answer to a question has."""
-    return (name, *(name + ending for ending in (SCORE, NO_ANSWER, SPANS)))
-
-
 def _pairs(value: object) -> Iterable[tuple[str | None, object]]:
     if isinstance(value, Mapping):
         return [(str(name), question) for name, question in value.items()]
     if not isinstance(value, str | list | tuple):
         raise wrong_value(f"{_EXPECTED}, not {shown(value)}")
     texts = [value] if isinstance(value, str) else value
-    return [(None, text) if (match := _named(text)) is None else (match[1], match[2]) for text in texts]
-
-
-def _named(text: object) -> re.Match[str] | None:
-    return _NAMED.match(text) if isinstance(text, str) else None
+    matches = [_NAMED.match(text) if isinstance(text, str) else None for text in texts]
+    return [(match[1], match[2]) if match else (None, text) for match, text in zip(matches, texts, strict=True)]
 
 
 def _check_columns(names: Iterable[str]) -> None:
     """Raise PydanticCustomError if the answers to two questions would have a column of the same name."""
     taken: dict[str, str] = {}
     for name in names:
-        for column in columns(name):
+        for column in _columns(name, {}, writes=False):
             if (other := taken.setdefault(column, name)) != name:
                 raise wrong_value(f"names {other} and {name}, which both have a column {column}; choose another name")
 
@@ -340,9 +317,7 @@ def answer_in(written: str) -> str | None:
 
 
 def _question(spec: Spec) -> str:
-    template = templates.questions(spec.params)
-    assert template is not None
-    (question,) = template.filled({})
+    (question,) = NamedQuestions.of(spec.params).template.filled({})
     return question
 
 
@@ -400,9 +375,8 @@ def _params(plan: Plan) -> dict[str, Any]:
     writes = plan.family in {Family.SEQ2SEQ, Family.DECODER}
     if not writes and not 1 <= options.get("top_k", 1) <= MOST_SPANS:
         raise BadOption(f"--top-k must be between 1 and {MOST_SPANS:,} for answers in the text.")
-    if plan.family is Family.ENCODER and (of_writers := options.keys() & _OF_WRITERS):
-        flag = f"--{min(of_writers).replace('_', '-')}"
-        raise BadOption(f"{flag} is for models that write; {plan.model} finds answers in the text.")
+    if plan.family is Family.ENCODER:
+        require_no_writing(plan, "finds answers in the text", shared={"top_k"})
     columns = [
         column for name in options[templates.QUESTION] for column in _columns(name, options, writes=writes).items()
     ]
@@ -425,7 +399,10 @@ def _writes(spec: Spec) -> bool:
 
 
 def _recipe(spec: Spec, traits: Traits) -> Answer:
-    return Answer(NamedQuestions.of(spec.params), Answering.of(spec.params), traits.pairs)
+    options = {**_DEFAULTS, "top_k": 1, **spec.params}
+    threshold = None if options["always_answer"] else options["no_answer_threshold"]
+    questions = NamedQuestions.of(spec.params)
+    return Answer(questions, options["max_answer_tokens"], options["top_k"], threshold, traits.pairs)
 
 
 ANSWER = TaskKind(
@@ -444,5 +421,4 @@ ANSWER = TaskKind(
     built_in=BuiltIn(chat, completed, settings="question-answering"),
     checks=lambda spec, _direction: AS_WRITTEN if _writes(spec) else NONE,
     shard=ShardSize(contents=128, chars=150_000),  # between those of kinds that read and of kinds that write
-    sample_texts=64,
 )

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from docmill.tasks.outputs import Output, Spans, SpanScores
-from docmill.tasks.windows.windows import Window
+from docmill.tasks.windows.windows import Places, Window
+
+ScoredTokens: TypeAlias = tuple[Places, SpanScores]  # of a window, with scores for the same tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +55,6 @@ class Answers:
         return None if refused else best
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredWindow:
-    """The scores of a window's tokens. Token number i stands at ``[starts[i], ends[i])``, and ``first`` in the text.
-
-    ``scores`` are those of the same tokens.
-    """
-
-    first: int
-    starts: Sequence[int]
-    ends: Sequence[int]
-    scores: SpanScores
-
-
-def scored_window(window: Window, output: Output | None) -> ScoredWindow:
-    """Return a window's tokens with the scores that a model gave them."""
-    assert isinstance(output, SpanScores)
-    assert window.encoded is not None
-    places = window.encoded.places
-    assert places is not None
-    return ScoredWindow(places.first, places.starts, places.ends, output)
-
-
 def answers_of_backend(computations: Sequence[tuple[Window, Output | None]]) -> Answers:
     """Return the answers that a backend found itself; their places are those in the window."""
     spans = [
@@ -86,18 +67,17 @@ def answers_of_backend(computations: Sequence[tuple[Window, Output | None]]) -> 
 
 
 def best_answers(
-    text: str, windows: Sequence[ScoredWindow], *, longest: int, count: int, with_null: bool = True
+    text: str, windows: Sequence[ScoredTokens], *, longest: int, count: int, with_null: bool = True
 ) -> Answers:
     """Return the ``count`` best answers of at most ``longest`` tokens in the windows of a text, in their order.
 
     White space at the ends of an answer is left out, and an answer of nothing else. Of answers that stand at the same
     characters the best remains.
     """
-    nulls = [window.scores.null for window in windows if window.scores.null is not None]
+    nulls = [scores.null for _, scores in windows if scores.null is not None]
     null = min(nulls) if nulls and with_null else None
-    total, best = _Total(), list[tuple[float, int, int]]()
-    if null is not None:
-        total.add_one(null)
+    total = _Total() if null is None else _Total(null, 1.0)
+    best: list[tuple[float, int, int]] = []
     for block in _blocks(text, windows, longest):
         total.add(block.logits)
         best = _distinct([*best, *block.best(count)], count)
@@ -139,25 +119,18 @@ class _Total:
     """The sum of the powers of logits, kept by its logarithm."""
 
     most: float = -math.inf
-    powers: float = field(default=0.0)
-
-    def add_one(self, logit: float) -> None:
-        self._above(logit)
-        self.powers += math.exp(logit - self.most)
+    powers: float = 0.0
 
     def add(self, logits: npt.NDArray[np.float32]) -> None:
         most = float(logits.max(initial=-np.inf))
+        if most > self.most:
+            self.powers *= math.exp(self.most - most)
+            self.most = most
         if most > -math.inf:
-            self._above(most)
             self.powers += float(np.exp(logits.astype(np.float64) - self.most).sum())
 
     def share(self, logit: float) -> float:
         return math.exp(logit - self.most) / self.powers
-
-    def _above(self, logit: float) -> None:
-        if logit > self.most:
-            self.powers *= math.exp(self.most - logit) if self.powers else 0.0
-            self.most = logit
 
 
 def _distinct(answers: Sequence[tuple[float, int, int]], count: int) -> list[tuple[float, int, int]]:
@@ -168,20 +141,19 @@ def _distinct(answers: Sequence[tuple[float, int, int]], count: int) -> list[tup
     return [(logit, *place) for place, logit in kept.items()][:count]
 
 
-def _blocks(text: str, windows: Sequence[ScoredWindow], longest: int) -> Iterator[_Block]:
+def _blocks(text: str, windows: Sequence[ScoredTokens], longest: int) -> Iterator[_Block]:
     """Yield the answers of a text by their first token, each once.
 
     An answer that is in several windows has its highest logit. Little of a long text is held at once.
     """
     carried: npt.NDArray[np.float32] = np.empty((0, longest), np.float32)
-    for window, after in pairwise([*windows, None]):
-        assert window is not None
-        starts, ends = _trimmed(text, window)
-        logits = _logits(window, starts, ends, longest)
+    for (places, scores), after in zip_longest(windows, windows[1:]):
+        starts, ends = _trimmed(text, places)
+        logits = _logits(scores, starts, ends, longest)
         n_carried = len(carried)
         np.maximum(logits[:n_carried], carried, out=logits[:n_carried])
         n_tokens = len(starts)
-        done = n_tokens if after is None else max(0, after.first - window.first)
+        done = n_tokens if after is None else max(0, after[0].first - places.first)
         carried = logits[done:]
         # The ends that answers of the last tokens would have, beyond the window: those answers are not there.
         beyond = np.concatenate([ends, np.zeros(longest - 1, np.int64)])
@@ -189,30 +161,28 @@ def _blocks(text: str, windows: Sequence[ScoredWindow], longest: int) -> Iterato
 
 
 def _logits(
-    window: ScoredWindow, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], longest: int
+    scores: SpanScores, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], longest: int
 ) -> npt.NDArray[np.float32]:
     """Return the logit of each answer in a window, of shape (tokens, longest); -inf where there is none."""
-    last = np.concatenate([window.scores.ends, np.full(longest - 1, -np.inf, np.float32)])
+    last = np.concatenate([scores.ends, np.full(longest - 1, -np.inf, np.float32)])
     if not len(starts):
         return np.empty((0, longest), np.float32)
-    logits = window.scores.starts[:, None] + sliding_window_view(last, longest)
+    logits = scores.starts[:, None] + sliding_window_view(last, longest)
     if (ends <= starts).any() or (ends[1:] < ends[:-1]).any():  # else each answer ends behind its start
         ends_at = np.concatenate([ends, np.full(longest - 1, -1, np.int64)])
         logits[sliding_window_view(ends_at, longest) <= starts[:, None]] = -np.inf
     return np.asarray(logits, np.float32)
 
 
-def _trimmed(text: str, window: ScoredWindow) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _trimmed(text: str, places: Places) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return where answers begin that begin with each token, and where those end that end with it.
 
     A token of white space has the place of the next, or last, token that is none.
     """
-    if all(
-        start < end and not text[start].isspace() and not text[end - 1].isspace()
-        for start, end in zip(window.starts, window.ends, strict=True)
-    ):
-        return np.asarray(window.starts, np.int64), np.asarray(window.ends, np.int64)
-    pieces = [(start, end, text[start:end]) for start, end in zip(window.starts, window.ends, strict=True)]
+    tokens = [*zip(places.starts, places.ends, strict=True)]
+    if all(start < end and not text[start].isspace() and not text[end - 1].isspace() for start, end in tokens):
+        return np.asarray(places.starts, np.int64), np.asarray(places.ends, np.int64)
+    pieces = [(start, end, text[start:end]) for start, end in tokens]
     starts, ends = [0] * len(pieces), [0] * len(pieces)
     following, at = len(text), len(text)
     for number, (start, end, piece) in reversed([*enumerate(pieces)]):

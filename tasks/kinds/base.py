@@ -37,14 +37,14 @@ from docmill.storage.core.specs import WRITING_SIZE, Outcome, Reason, ShardSize,
 from docmill.storage.outputs.output_types import Output as StoredOutput
 from docmill.storage.outputs.output_types import OutputType
 from docmill.tasks.checks import NONE, Checks
-from docmill.tasks.errors import ModelUnsuitable, TaskError
-from docmill.tasks.kinds.options import KindOptions
+from docmill.tasks.errors import BadOption, ModelUnsuitable, TaskError
+from docmill.tasks.kinds.options import KindOptions, Searching
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import PREFIXED, UNKNOWN, Direction, Family, classifier, family, stateful
 from docmill.tasks.models.sentence_modules import Prompts
 from docmill.tasks.outputs import TRAINED, Generated, Head, Likelihood, Output, Scale, Several
 from docmill.tasks.prompts import PromptFrame
-from docmill.tasks.windows.windows import Coder, LanguageCoders, Window, WordReader, cut
+from docmill.tasks.windows.windows import Coder, Window, WordReader, cut
 
 NOT_FINITE = "The model's scores for this text are not finite."
 
@@ -68,8 +68,14 @@ def confidence_of_text(outputs: Sequence[Output | None]) -> tuple[float | None, 
 
 def likelihoods_of(outputs: Sequence[Output | None]) -> list[Likelihood | None]:
     """Return the likelihood of each written output, the first of each window; None where it is unknown."""
-    first = [output.outputs[0] if isinstance(output, Several) else output for output in outputs]
-    return [output.likelihood for output in first if isinstance(output, Generated)]
+    return [texts[0].likelihood for texts in map(written_texts, outputs) if texts]
+
+
+def written_texts(output: Output | None) -> Sequence[Generated]:
+    """Return the texts that a model wrote for a window, if it writes."""
+    if isinstance(output, Several):
+        return output.outputs
+    return [output] if isinstance(output, Generated) else []
 
 
 def least(scores: Iterable[float | None]) -> float | None:
@@ -101,14 +107,16 @@ class Traits:
     """Facts about a model that a recipe needs.
 
     ``normalizes``: its vectors have length 1.
-    ``language_coders``: coders by language, for a model that must be told the language of each text.
+    ``language_coders``: returns the coder of a language, for a model that must be told the language of each text.
+    ``languages``: plain codes of the languages that have such a coder; None are all that have an English name.
     ``direction``: the languages that a translation model is made for.
     ``pairs``: returns the coder that puts a sentence after every text, for a model that reads pairs of texts.
     ``words``: finds the words of texts, for a model that reads words and is given the names of labels.
     """
 
     normalizes: bool = False
-    language_coders: LanguageCoders | None = None
+    language_coders: Callable[[str], Coder] | None = None
+    languages: frozenset[str] | None = None
     direction: Direction = UNKNOWN
     pairs: Callable[[str], Coder] | None = None
     words: WordReader | None = None
@@ -171,7 +179,7 @@ class Again:
     """The text needs another round: compute this text in its place."""
 
     text: str
-    flags: tuple[str, ...] = field(default=())
+    flags: tuple[str, ...] = ()
 
 
 def windowed(windows: Sequence[Window]) -> tuple[str, ...]:
@@ -245,6 +253,19 @@ class Plan:
         return self.config.get("model_type")
 
 
+_OF_WRITERS = {*Searching.model_fields, "prefix"} - {*KindOptions.model_fields}
+
+
+def require_no_writing(plan: Plan, does: str, shared: Collection[str] = ()) -> None:
+    """Raise BadOption for an option of models that write, since the model of the plan ``does`` something else.
+
+    The ``shared`` options have a meaning for both.
+    """
+    if of_writers := plan.options.keys() & _OF_WRITERS - {*shared}:
+        flag = f"--{min(of_writers).replace('_', '-')}"
+        raise BadOption(f"{flag} is for models that write; {plan.model} {does}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskKind:
     """The declaration of a kind of task: one module in ``tasks.kinds``, and one line in its registry.
@@ -263,7 +284,6 @@ class TaskKind:
     ``other_models``: two models of the hub for texts that the default model does not know.
     ``built_in``: the words that tell a model to do the task.
     ``shard``: the bounds of a shard.
-    ``sample_texts``: the number of texts that a dry run computes.
     ``null_words``: the number of words of a text that the null model repeats; None is all of them.
     ``headless_with``: an option with which an encoder without the trained head does the task too.
     ``headless_model``: the default model with that option.
@@ -285,7 +305,6 @@ class TaskKind:
     other_models: Callable[[KindOptions], tuple[str, ...]] = lambda _options: ()
     built_in: BuiltIn | None = None
     shard: ShardSize = WRITING_SIZE
-    sample_texts: int = 12
     null_words: int | None = None
     headless_with: str | None = None
     headless_model: str | None = None
@@ -317,6 +336,11 @@ class TaskKind:
     def is_modelless(self) -> bool:
         """True for a kind that needs no model: its recipe makes the output of a text from the text alone."""
         return not self.families
+
+    @property
+    def sample_texts(self) -> int:
+        """The number of texts that a dry run computes: few where a model writes, which takes long."""
+        return 12 if self.shard == WRITING_SIZE else 64
 
     @property
     def stored(self) -> StoredKind:

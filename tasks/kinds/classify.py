@@ -30,7 +30,7 @@ from docmill.tasks.kinds.base import (
     pattern,
     windowed,
 )
-from docmill.tasks.kinds.options import MOST, GivenLabels, KindOptions, Option, Windowed, wrong_value
+from docmill.tasks.kinds.options import MOST, GivenLabels, KindOptions, Option, wrong_value
 from docmill.tasks.models.families import Family, classifier, entailment
 from docmill.tasks.outputs import Head, Labels, Scale
 from docmill.tasks.prompts import PromptFrame
@@ -45,32 +45,31 @@ Scores = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Combination:
-    """``take_max``: a label's score is the highest of its windows', else their mean. ``top_k`` of 0 keeps all."""
+class Classify(Recipe):
+    """Cuts texts as embed does, and combines the windows' scores.
+
+    ``take_max``: a label's score is the highest of its windows', else their mean. ``top_k`` of 0 keeps all.
+    """
 
     take_max: bool = False
     top_k: int = 0
 
-    def outcome(self, computed: Computed, windows: Sequence[Scores], weights: Sequence[int], scale: Scale) -> Outcome:
-        """Return the outcome of a text from the scores of its windows, and how many tokens each has."""
-        if not all(math.isfinite(score) for scores in windows for score in scores.values()):
-            return computed.failed(NOT_FINITE)
-        scores = max_scores(windows) if self.take_max else mean_scores(windows, weights)
-        best = sorted(scores.items(), key=lambda pair: -pair[1])
-        stored = LABELS.stored(best[: self.top_k or None])
-        return computed.done(stored, flags=windowed(computed.windows), confidence=margin([*scores.values()], scale))
-
-
-@dataclass(frozen=True)
-class Classify(Recipe):
-    """Cuts texts as embed does, and combines the windows' scores."""
-
-    combination: Combination
-
     def join(self, computed: Computed) -> Outcome | Again:
         outputs = [output for output in computed.outputs if isinstance(output, Labels)]
         scores = [output.scores for output in outputs]
-        return self.combination.outcome(computed, scores, tokens_of(computed.windows), outputs[0].scale)
+        return self.combine(computed, scores, tokens_of(computed.windows), outputs[0].scale)
+
+    def combine(self, computed: Computed, windows: Sequence[Scores], weights: Sequence[int], scale: Scale) -> Outcome:
+        """Return the outcome of a text from the scores of its windows, and how many tokens each has."""
+        if not all(math.isfinite(score) for scores in windows for score in scores.values()):
+            return computed.failed(NOT_FINITE)
+        if self.take_max:
+            scores = {label: max(window[label] for window in windows) for label in windows[0]}
+        else:
+            scores = mean_scores(windows, weights)
+        best = sorted(scores.items(), key=lambda pair: -pair[1])
+        stored = LABELS.stored(best[: self.top_k or None])
+        return computed.done(stored, flags=windowed(computed.windows), confidence=margin([*scores.values()], scale))
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Entailment:
     sentences: Mapping[str, str]
     pairs: Callable[[str], Coder]
     multi_label: bool
-    combination: Combination
+    classify: Classify
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         """Windows fit with the longest sentence. Each is there once for each label, one after the other."""
@@ -113,7 +112,7 @@ class Entailment:
         starts = range(0, len(logits), each)
         windows = [self._scores(logits[start : start + each]) for start in starts]
         weights = [sum(tokens[start : start + each]) for start in starts]
-        return self.combination.outcome(computed, windows, weights, Scale.EACH if self.multi_label else Scale.ONE)
+        return self.classify.combine(computed, windows, weights, Scale.EACH if self.multi_label else Scale.ONE)
 
     def _scores(self, logits: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Return a window's score for each label, from the logits of its pairs."""
@@ -126,10 +125,10 @@ class Entailment:
 
 def _recipe(spec: Spec, traits: Traits) -> Recipe:
     params = spec.params
-    combination = Combination(take_max=params.get("aggregate") == "max", top_k=params.get("top_k", 0))
+    classify = Classify(take_max=params.get("aggregate") == "max", top_k=params.get("top_k", 0))
     if "labels" not in params or traits.pairs is None:
-        return Classify(combination)
-    return Entailment(hypotheses(params), traits.pairs, bool(params.get("multi_label")), combination)
+        return classify
+    return Entailment(hypotheses(params), traits.pairs, bool(params.get("multi_label")), classify)
 
 
 def _with_place(value: str | None) -> str | None:
@@ -138,7 +137,7 @@ def _with_place(value: str | None) -> str | None:
     return value
 
 
-class ClassifyOptions(Windowed):
+class ClassifyOptions(KindOptions):
     """Options of `classify`."""
 
     defaults = _DEFAULTS
@@ -240,11 +239,6 @@ def mean_scores(windows: Sequence[Scores], weights: Sequence[int]) -> dict[str, 
     }
 
 
-def max_scores(windows: Sequence[Scores]) -> dict[str, float]:
-    """Return the highest of each label's scores."""
-    return {label: max(scores[label] for scores in windows) for label in windows[0]}
-
-
 def softmax(logits: Sequence[float]) -> list[float]:
     """Return the probabilities of these logits; NaN for each if one of them is not finite."""
     if not all(math.isfinite(logit) for logit in logits):
@@ -274,7 +268,6 @@ CLASSIFY = TaskKind(
     other_models=_other_models,
     built_in=BuiltIn(_chat, _pattern, settings="text-classification"),
     shard=READING_SIZE,
-    sample_texts=64,
     headless_with="labels",
     headless_model="minilm",
 )

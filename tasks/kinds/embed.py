@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
+from docmill.storage.core.specs import READING_SIZE, Outcome
 from docmill.storage.outputs.output_types import VECTOR, WEIGHTS, Output
 from docmill.tasks import prompts
 from docmill.tasks.errors import BadOption
-from docmill.tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed
+from docmill.tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, windowed
 from docmill.tasks.kinds.options import MOST, Embedding, Option, Tokenizer
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head, Vector, Weights
@@ -56,10 +56,6 @@ class Embed(Recipe):
         data = {"dim": int(vectors.shape[1]), "windows": spans} if self.keep_all else None
         stored = Output(vector=kept.astype("<f4").tobytes(), data=data)
         return computed.done(stored, flags=windowed(computed.windows))
-
-
-def _recipe(spec: Spec, traits: Traits) -> Embed:
-    return Embed(normalize=traits.normalizes, keep_all=spec.params.get("windows") == "all")
 
 
 class EmbedOptions(Embedding):
@@ -115,11 +111,10 @@ EMBED = TaskKind(
     families=MappingProxyType(
         {Family.ENCODER: Head.POOLING, Family.DECODER: Head.POOLING, Family.SEQ2SEQ: Head.POOLING}
     ),
-    recipe=_recipe,
+    recipe=lambda spec, traits: Embed(traits.normalizes, keep_all=spec.params.get("windows") == "all"),
     params=own_prompt,
     default_model="minilm",
     shard=READING_SIZE,
-    sample_texts=64,
 )
 
 
@@ -133,8 +128,6 @@ def combined(windows: Sequence[Weights]) -> tuple[npt.NDArray[np.int64], npt.NDA
     values = np.concatenate([window.values for window in windows])
     order = np.argsort(ids, kind="stable")
     distinct, firsts = np.unique(ids[order], return_index=True)
-    if not len(distinct):
-        return ids, values
     pooled = np.add if windows[0].vocabulary.sums else np.maximum
     return distinct, pooled.reduceat(values[order], firsts)
 
@@ -159,10 +152,6 @@ class Sparse(Recipe):
         return computed.done(stored, flags=windowed(computed.windows))
 
 
-def _sparse_recipe(spec: Spec, _traits: Traits) -> Sparse:
-    return Sparse(spec.params.get("top_k"))
-
-
 class SparseOptions(Embedding):
     """Options of `sparse`."""
 
@@ -177,8 +166,7 @@ SPARSE = TaskKind(
     output=WEIGHTS,
     heading="weights",
     families=MappingProxyType({Family.ENCODER: Head.VOCABULARY}),
-    recipe=_sparse_recipe,
+    recipe=lambda spec, _traits: Sparse(spec.params.get("top_k")),
     params=own_prompt,
     shard=READING_SIZE,
-    sample_texts=64,
 )

@@ -18,7 +18,7 @@ from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import SPANS
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import NOT_FINITE, Again, Computed, Plan, Recipe, TaskKind, Traits, least, windowed
-from docmill.tasks.kinds.options import GivenLabels, Option, Windowed, list_labels
+from docmill.tasks.kinds.options import GivenLabels, KindOptions, Option, list_labels
 from docmill.tasks.models import gliner
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head, Spans, TokenScores
@@ -92,25 +92,24 @@ def _recipe(spec: Spec, traits: Traits) -> Recipe:
     return Entities(spec.params.get("aggregation", AGGREGATION))
 
 
-class Tagging(Windowed):
-    """Options of kinds that label parts of a text."""
-
-    aggregation: Annotated[
-        Strategy | None,
-        Field(
-            description="Label of a word whose tokens have different labels (simple: each token keeps its own; "
-            "first: the first token's; average: that of the highest mean score; max: that of the highest score).  "
-            f"[default: {AGGREGATION}]"
-        ),
-        Option("word-label"),
-    ] = None
+# The option of kinds that label parts of a text.
+Aggregation = Annotated[
+    Strategy | None,
+    Field(
+        description="Label of a word whose tokens have different labels (simple: each token keeps its own; "
+        "first: the first token's; average: that of the highest mean score; max: that of the highest score).  "
+        f"[default: {AGGREGATION}]"
+    ),
+    Option("word-label"),
+]
 
 
-class EntitiesOptions(Tagging):
+class EntitiesOptions(KindOptions):
     """Options of `entities`."""
 
     defaults = MappingProxyType({"aggregation": AGGREGATION, "threshold": THRESHOLD})
     labels: GivenLabels = None
+    aggregation: Aggregation = None
     threshold: Annotated[
         float | None,
         Field(
@@ -165,9 +164,9 @@ def tagged(computed: Computed, aggregation: Strategy) -> list[LabeledSpan] | Non
     outputs = zip(computed.windows, computed.outputs, strict=True)
     pairs = [(window, output) for window, output in outputs if output is not None]
     scored = [
-        (window.encoded.places, output)
+        (window.places, output)
         for window, output in pairs
-        if isinstance(output, TokenScores) and window.encoded is not None and window.encoded.places is not None
+        if isinstance(output, TokenScores) and window.places is not None
     ]
     if len(scored) == len(pairs):
         return _of_tokens(computed.text, scored, aggregation)
@@ -289,6 +288,5 @@ ENTITIES = TaskKind(
     default_model="entities-ddtp",
     other_models=lambda _options: ("dslim/bert-base-NER", "Davlan/xlm-roberta-base-ner-hrl"),
     shard=READING_SIZE,
-    sample_texts=64,
     marks=MappingProxyType({Head.MATCHING: "labels"}),
 )

@@ -20,7 +20,7 @@ from docmill.storage.outputs.output_types import RECORD, SCHEMA
 from docmill.tasks import schemas
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, windowed
-from docmill.tasks.kinds.options import Generating, JsonSchema
+from docmill.tasks.kinds.options import JsonSchema, Prompt, Sampling
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head
 from docmill.tasks.prompts import PromptFrame, is_rendered
@@ -87,10 +87,11 @@ def _pattern(spec: Spec, _shown: bool) -> PromptFrame:
     return PromptFrame(f"Properties of the JSON:\n{describe(_schema(spec))}\n\nText: ", "\nJSON:")
 
 
-class ExtractOptions(Generating):
+class ExtractOptions(Sampling):
     """Options of `extract`."""
 
     defaults = MappingProxyType({"cite": False})
+    prompt: Prompt = None
     json_schema: JsonSchema = None
     cite: Annotated[
         bool | None, Field(description="Add the position of each text and number of the record in the document.")

@@ -14,10 +14,10 @@ from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.outputs.output_types import SCHEMA, TEXT, N
 from docmill.tasks.checks import AS_WRITTEN
 from docmill.tasks.errors import BadOption, PromptTooLong
-from docmill.tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed
+from docmill.tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed, written_texts
 from docmill.tasks.kinds.options import PROMPT, JsonSchema, Layer, Option, Searching
 from docmill.tasks.models.families import Family
-from docmill.tasks.outputs import Generated, Head, Output, Several
+from docmill.tasks.outputs import Head
 from docmill.tasks.schemas import GRAMMAR
 from docmill.tasks.windows.windows import Coder, Window
 
@@ -44,7 +44,7 @@ class Generate(Recipe):
 
     def join(self, computed: Computed) -> Outcome | Again:
         """Return the outputs of the windows, with a blank line between them."""
-        of_windows = [_outputs(output) for output in computed.outputs]
+        of_windows = [written_texts(output) for output in computed.outputs]
         texts, truncated, flags = [], [], dict.fromkeys(windowed(computed.windows))
         for number in range(self.n):
             parts = [outputs[number] for outputs in of_windows if outputs]
@@ -81,12 +81,6 @@ class Uncut:
 
     def join(self, computed: Computed) -> Outcome | Again:
         return self.joining.join(computed)
-
-
-def _outputs(output: Output | None) -> Sequence[Generated]:
-    if isinstance(output, Several):
-        return output.outputs
-    return [output] if isinstance(output, Generated) else []
 
 
 class GenerateOptions(Searching):

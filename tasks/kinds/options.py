@@ -92,6 +92,10 @@ class KindOptions(BaseModel):
         Option(metavar="FOLDER|HUB_ID", layer=Layer.MORE),
     ] = None
 
+    window_tokens: Annotated[
+        int | None, Field(ge=MIN_WINDOW_TOKENS, le=MOST, description="Longest window of a document, in tokens.")
+    ] = None
+
     def to_params(self) -> dict[str, Any]:
         """Return the options that were given, but for the precision, as JSON values."""
         values = self.model_dump(mode="json", exclude={"dtype"}, exclude_none=True)
@@ -118,13 +122,7 @@ class KindOptions(BaseModel):
 PROMPT = Field(description="Template of the model's input; {text} stands for the document.")
 
 
-class Windowed(KindOptions):
-    window_tokens: Annotated[
-        int | None, Field(ge=MIN_WINDOW_TOKENS, le=MOST, description="Longest window of a document, in tokens.")
-    ] = None
-
-
-class Embedding(Windowed):
+class Embedding(KindOptions):
     """Options of kinds whose models may have prompts of their own."""
 
     prompt: Annotated[str | None, PROMPT, Option(is_template=True)] = None
@@ -135,7 +133,13 @@ class Embedding(Windowed):
     ] = None
 
 
-# The option of several kinds that not all of one base class have.
+# Options of several kinds that no base class of theirs has.
+Prompt = Annotated[str | None, PROMPT, Option(only=Family.DECODER, is_template=True)]
+Prefix = Annotated[
+    str | None,
+    Field(description="Words before each window, such as 'summarize: ' for a T5."),
+    Option(metavar="TEXT", only=Family.SEQ2SEQ, instead="use --prompt", may_be_empty=True, layer=Layer.MORE),
+]
 Beams = Annotated[
     int | None,
     Field(ge=1, le=MOST, description="Beams of the search; 1 is greedy."),
@@ -149,7 +153,7 @@ Tokenizer = Annotated[
 ]
 
 
-class Sampling(Windowed):
+class Sampling(KindOptions):
     """Options of kinds whose models write, whoever says what."""
 
     tokenizer: Tokenizer = None
@@ -191,15 +195,10 @@ class Sampling(Windowed):
     ] = None
 
 
-class Generating(Sampling):
-    """Options of kinds whose models write what a prompt says."""
-
-    prompt: Annotated[str | None, PROMPT, Option(only=Family.DECODER, is_template=True)] = None
-
-
-class Searching(Generating):
+class Searching(Sampling):
     """Options of kinds that write text of their own choice, as encoder-decoders can, too."""
 
+    prompt: Prompt = None
     min_new_tokens: Annotated[
         int | None,
         Field(ge=0, le=MOST, description="Shortest output of a window, in tokens."),
@@ -225,16 +224,6 @@ class Searching(Generating):
         bool | None,
         Field(description="End a search by beams when it has as many outputs as beams."),
         Option(only=Family.SEQ2SEQ, layer=Layer.MORE),
-    ] = None
-
-
-class Prefixed(Searching):
-    """Options of kinds that some encoder-decoders are told by a prefix."""
-
-    prefix: Annotated[
-        str | None,
-        Field(description="Words before each window, such as 'summarize: ' for a T5."),
-        Option(metavar="TEXT", only=Family.SEQ2SEQ, instead="use --prompt", may_be_empty=True, layer=Layer.MORE),
     ] = None
 
 
@@ -439,7 +428,6 @@ TEXTS_SCHEMA = {
     "anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "object", "additionalProperties": _TEXT}]
 }
 
-# The option of several kinds that not all of one base class have.
 GivenLabels = Annotated[
     dict[str, str] | None,
     BeforeValidator(words_by_label),

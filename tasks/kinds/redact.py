@@ -7,7 +7,7 @@ import hmac
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -18,8 +18,8 @@ from docmill.storage.outputs.output_types import REDACTED, Output
 from docmill.tasks import patterns
 from docmill.tasks.errors import BadOption, nearly
 from docmill.tasks.kinds.base import NOT_FINITE, Again, Computed, Plan, TaskKind, Traits, least, windowed
-from docmill.tasks.kinds.entities import AGGREGATION, Strategy, Tagging, names, tagged
-from docmill.tasks.kinds.options import Option, flag, wrong_value
+from docmill.tasks.kinds.entities import AGGREGATION, Aggregation, Strategy, names, tagged
+from docmill.tasks.kinds.options import KindOptions, Option, flag, wrong_value
 from docmill.tasks.languages import UNSPACED
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
@@ -34,19 +34,6 @@ Method = Literal["tag", "hash", "mask"]
 _PSEUDONYM_CHARS = 10
 _WRITTEN_IN_GROUPS = frozenset({"IBAN", "CARD", "PHONE"})
 _UNSPACED = re.compile(f"[{UNSPACED}]")
-
-
-@dataclass(frozen=True, slots=True)
-class Replacement:
-    """A replacement: ``text`` stands at ``[start, end)`` of the new text for ``[source_start, source_end)``."""
-
-    label: str
-    text: str
-    start: int
-    end: int
-    source_start: int
-    source_end: int
-    score: float
 
 
 @dataclass(frozen=True)
@@ -76,9 +63,8 @@ class Redact:
             for label, start, end, score in named
             if not self.entities or label.casefold() in self.entities
         ]
-        redacted, spans = replace_parts(text, [*findings, *of_model], self.replacement)
         return computed.done(
-            Output(text=redacted, data={"spans": [asdict(span) for span in spans]}),
+            replace_parts(text, [*findings, *of_model], self.replacement),
             flags=windowed(computed.windows),
             confidence=least(span.score for span in of_model),
         )
@@ -117,7 +103,7 @@ def _region_names(regions: tuple[str, ...] | None) -> tuple[str, ...] | None:
 _Texts = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
-class RedactOptions(Tagging):
+class RedactOptions(KindOptions):
     """Options of `redact`."""
 
     defaults = _DEFAULTS
@@ -154,6 +140,7 @@ class RedactOptions(Tagging):
         ),
         Option(metavar="LABEL"),
     ] = None
+    aggregation: Aggregation = None
     replace: Annotated[
         Method | None,
         Field(
@@ -194,18 +181,14 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 def _entity(plan: Plan) -> dict[str, Any]:
     """Return --entity as the model writes its labels. Raises BadOption for a label that the model does not have."""
-    labels = names(map(str, (plan.config.get("id2label") or {}).values()))
+    labels = sorted(names(map(str, (plan.config.get("id2label") or {}).values())))
     if "entity" not in plan.options or not labels:
         return {}
     entities = []
     for name in plan.options["entity"]:
-        alike = [label for label in sorted(labels) if label == name] or [
-            label for label in sorted(labels) if label.lower() == name.lower()
-        ]
+        alike = [name] if name in labels else [label for label in labels if label.lower() == name.lower()]
         if not alike:
-            raise BadOption(
-                f"{plan.model} has no label {name!r}: --entity must be one of {', '.join(sorted(labels))}."
-            )
+            raise BadOption(f"{plan.model} has no label {name!r}: --entity must be one of {', '.join(labels)}.")
         entities += alike
     return {"entity": list(dict.fromkeys(entities))}  # a list, as it comes back from JSON
 
@@ -231,12 +214,10 @@ def join_findings(findings: Iterable[Span]) -> list[Span]:
     return joined
 
 
-def replace_parts(
-    text: str, findings: Iterable[Span], replacement: Callable[[str, str], str]
-) -> tuple[str, list[Replacement]]:
-    """Return the text with ``replacement(label, part)`` for each finding, and the replacements in its order."""
+def replace_parts(text: str, findings: Iterable[Span], replacement: Callable[[str, str], str]) -> Output:
+    """Return the text with ``replacement(label, part)`` for each finding, as it is stored."""
     pieces: list[str] = []
-    done: list[Replacement] = []
+    spans: list[dict[str, Any]] = []
     length = at = 0
     for finding in join_findings(findings):
         kept, new = text[at : finding.start], replacement(finding.label, text[finding.start : finding.end])
@@ -244,8 +225,9 @@ def replace_parts(
         start = length + len(kept)
         length = start + len(new)
         at = finding.end
-        done.append(Replacement(finding.label, new, start, length, finding.start, finding.end, finding.score))
-    return "".join([*pieces, text[at:]]), done
+        source = {"source_start": finding.start, "source_end": finding.end, "score": finding.score}
+        spans.append({"label": finding.label, "text": new, "start": start, "end": length, **source})
+    return Output(text="".join([*pieces, text[at:]]), data={"spans": spans})
 
 
 def replacement_by(method: Method, salt: str) -> Callable[[str, str], str]:
@@ -294,5 +276,4 @@ REDACT = TaskKind(
     params=_params,
     default_model=weightless.PATTERNS,
     shard=READING_SIZE,
-    sample_texts=64,
 )

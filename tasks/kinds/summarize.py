@@ -26,9 +26,20 @@ from docmill.tasks import checks, prompts
 from docmill.tasks.checks import Checks, Context, all_checks
 from docmill.tasks.checks.coverage import MISSING_SENTENCES
 from docmill.tasks.errors import BadOption
-from docmill.tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, pattern, windowed
+from docmill.tasks.kinds.base import (
+    Again,
+    BuiltIn,
+    Computed,
+    Plan,
+    Recipe,
+    TaskKind,
+    Traits,
+    pattern,
+    require_no_writing,
+    windowed,
+)
 from docmill.tasks.kinds.embed import mean_vector, prompt_of_documents
-from docmill.tasks.kinds.options import MOST, Option, Prefixed, Windowed, shown, wrong_value
+from docmill.tasks.kinds.options import MOST, Option, Prefix, Searching, shown, wrong_value
 from docmill.tasks.languages import UNSPACED
 from docmill.tasks.models.families import Direction, Family
 from docmill.tasks.outputs import Generated, Head, Vector
@@ -47,7 +58,6 @@ if TYPE_CHECKING:
 ENOUGH = 0.9
 # An eighth of the shipped model's greedy outputs have less; three in four are bad (bench/results/confidence.md).
 _LEAST_CONFIDENCE = 0.25
-_OF_WRITERS = {*Prefixed.model_fields} - {*Windowed.model_fields}
 # The name and version of the rule in specs.
 RULE = "centroid-mmr-1"
 RELEVANCE = 0.7
@@ -103,15 +113,14 @@ class Excerpt:
                 rows.append(mean_vector(np.stack(vectors), weights, normalize=True))
         if not all(np.isfinite(row).all() for row in rows):
             return computed.failed("The model's vectors for this text are not finite.")
-        flags = windowed(computed.windows) if rows else ("empty",)
-        chosen: Sequence[tuple[int, float]] = []
-        if rows:
-            words = [count_words(text[sentence.start : sentence.end]) for sentence in stretches]
-            late = [n_words < _LEAST_WORDS for n_words in words]
-            sizes, room = ([1] * len(words), SENTENCES) if self.words is None else (words, self.words)
-            chosen = best(np.stack(rows), late, sizes, room)
+        if not rows:
+            return computed.done(TEXT.cited(text, []), flags=("empty",))
+        words = [count_words(text[sentence.start : sentence.end]) for sentence in stretches]
+        late = [n_words < _LEAST_WORDS for n_words in words]
+        sizes, room = ([1] * len(words), SENTENCES) if self.words is None else (words, self.words)
+        chosen = best(np.stack(rows), late, sizes, room)
         stored = TEXT.cited(text, [(stretches[place].start, stretches[place].end, score) for place, score in chosen])
-        return computed.done(stored, flags=flags)
+        return computed.done(stored, flags=windowed(computed.windows))
 
 
 def best(vectors: Vectors, late: Sequence[bool], sizes: Sequence[int], room: int) -> list[tuple[int, float]]:
@@ -132,21 +141,17 @@ def best(vectors: Vectors, late: Sequence[bool], sizes: Sequence[int], room: int
     scores = units @ (centroid / length if length > 0 else centroid)
     nearest = np.zeros(len(units))
     chosen: list[tuple[int, float]] = []
-    fits = size <= room if (size <= room).any() else np.ones(len(units), dtype=bool)
-    left, later = first & fits, ~first & fits
-    if not left.any():
-        left, later = later, left
+    left = size <= room if (size <= room).any() else np.ones(len(units), dtype=bool)
     while left.any():
-        worth = np.where(left, RELEVANCE * scores - (1 - RELEVANCE) * nearest, -np.inf)
+        next_ones = left & first if (left & first).any() else left
+        worth = np.where(next_ones, RELEVANCE * scores - (1 - RELEVANCE) * nearest, -np.inf)
         place = int(worth.argmax())
         similar = units @ units[place]
         nearest = np.maximum(nearest, similar) if chosen else similar
         chosen.append((place, float(scores[place])))
         room -= sizes[place]
         left[place] = False
-        left, later = left & (size <= room), later & (size <= room)
-        if not left.any():
-            left, later = later, left
+        left &= size <= room
     return chosen
 
 
@@ -186,9 +191,10 @@ def count_words(text: str) -> int:
     return pairs + sum(any(character.isalnum() for character in word) for word in others)
 
 
-class SummarizeOptions(Prefixed):
+class SummarizeOptions(Searching):
     """Options of `summarize`."""
 
+    prefix: Prefix = None
     length: Annotated[
         int | None,
         Field(
@@ -213,9 +219,7 @@ def _params(plan: Plan) -> dict[str, Any]:
         if both := limits.keys() & plan.options.keys():
             raise BadOption(f"--length sets --{min(both).replace('_', '-')} itself: give one of them.")
         return limits
-    if of_writers := plan.options.keys() & _OF_WRITERS:
-        flag = f"--{min(of_writers).replace('_', '-')}"
-        raise BadOption(f"{flag} is for models that write; {plan.model} chooses sentences of the document.")
+    require_no_writing(plan, "chooses sentences of the document")
     return {RANKING: RULE, **prompt_of_documents(plan)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -17,8 +17,8 @@ from docmill.tasks import languages, prompts
 from docmill.tasks.checks import Checks, Context, all_checks
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds.base import BuiltIn, Computed, Plan, TaskKind, Traits, pattern, windowed
-from docmill.tasks.kinds.options import KindOptions, Layer, Option, Prefixed
-from docmill.tasks.languages import Action, LanguageRouter, Route
+from docmill.tasks.kinds.options import KindOptions, Layer, Option, Prefix, Searching
+from docmill.tasks.languages import LanguageRouter, Route
 from docmill.tasks.models import families
 from docmill.tasks.models.families import Direction, Family
 from docmill.tasks.outputs import Generated, Head
@@ -32,7 +32,7 @@ from docmill.tasks.windows.paragraphs import (
     translated_sentences,
     unwrapped,
 )
-from docmill.tasks.windows.windows import Coder, LanguageCoders, Section, Window, cut
+from docmill.tasks.windows.windows import Coder, Section, Window, cut
 
 PARAGRAPH, SENTENCE = "paragraph", "sentence"
 # A tenth of the shipped model's greedy outputs have less, and half of these are bad (bench/results/confidence.md).
@@ -49,10 +49,6 @@ class Translate:
     """Translates each paragraph by itself, or each sentence of it."""
 
     by_sentence: bool = False
-
-    @classmethod
-    def of(cls, spec: Spec) -> Translate:
-        return cls(by_sentence=spec.params.get("unit") == SENTENCE)
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         sections = translated_sentences if self.by_sentence else paragraphs
@@ -110,27 +106,18 @@ class FromAny:
     """
 
     router: LanguageRouter
-    coders: LanguageCoders | None
+    coders: Callable[[str], Coder] | None
     translate: Translate
-
-    @classmethod
-    def of(cls, spec: Spec, coders: LanguageCoders | None) -> FromAny:
-        known = spec.params.get("sources")
-        if known is None and coders is not None:
-            known = coders.languages
-        sources = None if known is None else frozenset(map(languages.plain, known))
-        router = LanguageRouter(spec.model, spec.params["target_lang"], sources, told=coders is not None)
-        return cls(router, coders, Translate.of(spec))
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         windows = [[Window(0, len(text), None)] for text in texts]  # of those that are not translated
         by_language: dict[str | None, list[int]] = {}
         for place, text in enumerate(texts):
             route = self._route(text)
-            if route.action is Action.TRANSLATE:
+            if route.action == "translate":
                 by_language.setdefault(route.language if self.coders else None, []).append(place)
         for language, places in by_language.items():
-            told = coder if self.coders is None or language is None else self.coders.coder(language)
+            told = coder if self.coders is None or language is None else self.coders(language)
             cuts = self.translate.cut([texts[place] for place in places], told)
             for place, cut_windows in zip(places, cuts, strict=True):
                 windows[place] = cut_windows
@@ -138,7 +125,7 @@ class FromAny:
 
     def join(self, computed: Computed) -> Outcome:
         route = self._route(computed.text)
-        if route.action is Action.REFUSE:
+        if route.action == "refuse":
             return computed.failed(self.router.refusal(route), Reason.DOCUMENT, route.flags)
         joined = self.translate.join(computed)
         return replace(joined, flags=(*route.flags, *joined.flags))
@@ -148,8 +135,13 @@ class FromAny:
 
 
 def _recipe(spec: Spec, traits: Traits) -> Translate | FromAny:
-    detects = spec.params.get("source_lang") == languages.AUTO
-    return FromAny.of(spec, traits.language_coders) if detects else Translate.of(spec)
+    translate = Translate(by_sentence=spec.params.get("unit") == SENTENCE)
+    if spec.params.get("source_lang") != languages.AUTO:
+        return translate
+    known, coders = spec.params.get("sources", traits.languages), traits.language_coders
+    sources = None if known is None else frozenset(map(languages.plain, known))
+    router = LanguageRouter(spec.model, spec.params["target_lang"], sources, told=coders is not None)
+    return FromAny(router, coders, translate)
 
 
 def _chat(spec: Spec) -> PromptFrame:
@@ -173,10 +165,11 @@ def _languages(spec: Spec) -> tuple[str, str]:
     return languages.name(source), languages.name(target)
 
 
-class TranslateOptions(Prefixed):
+class TranslateOptions(Searching):
     """Options of `translate`."""
 
     defaults = MappingProxyType({"unit": PARAGRAPH})
+    prefix: Prefix = None
     source_lang: Annotated[
         str | None,
         Field(
@@ -201,9 +194,9 @@ def _params(plan: Plan) -> dict[str, Any]:
     options = plan.options
     source, target = options.get("source_lang"), options.get("target_lang")
     auto = source == languages.AUTO
-    if auto and "prompt" in options and prompts.check(options["prompt"]).fields:
+    if auto and prompts.is_rendered(options):
         raise BadOption("--from auto reads a document as it is, and not what --prompt makes of its metadata.")
-    if "unit" in options and "prompt" in options and prompts.check(options["prompt"]).fields:
+    if "unit" in options and prompts.is_rendered(options):
         raise BadOption("--unit sentence splits a document, which a prompt with {meta.FIELD} keeps whole.")
     for flag, language in (("--from", None if auto else source), ("--to", target)):
         if language is not None:

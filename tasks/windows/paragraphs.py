@@ -14,8 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import cache, partial
-from itertools import starmap
+from functools import cache
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -329,7 +328,7 @@ def _mark_block(lines: list[Line], token: Token, begin: int, end: int) -> None:
         case "blockquote_open":
             for line in lines[begin:end]:
                 line.quotes += 1
-        case "fence" | "hr":
+        case "fence" | "hr" | "table_open":
             _assign(lines, begin, end, Role.MARKUP)
         case "html_block":
             _assign(lines, begin, end, Role.HTML)
@@ -337,8 +336,6 @@ def _mark_block(lines: list[Line], token: Token, begin: int, end: int) -> None:
             _assign(lines, begin, end, Role.HEADING)
         case "heading_open":
             _assign(lines, end - 1, end, Role.MARKUP)
-        case "table_open":
-            _assign(lines, begin, end, Role.MARKUP)
         case "tr_open":
             _assign(lines, begin, end, Role.ROW)
 
@@ -397,10 +394,9 @@ def sentences(text: str) -> list[Section]:
             continue
         start = paragraph.start
         for end in (*_ends(text, paragraph), paragraph.end):
-            piece = text[start:end].strip()
-            if piece:
-                first = text.index(piece[0], start)
-                stretches.append(Section(first, first + len(piece)))
+            first, last = trimmed(text, start, end)
+            if first < last:
+                stretches.append(Section(first, last))
             start = end
     return stretches
 
@@ -416,11 +412,16 @@ def translated_sentences(text: str) -> list[Section]:
             stretches.append(paragraph)
             continue
         kept = list(not_prose(text, paragraph.start, paragraph.end))
-        ends = (end for end in _ends(text, paragraph) if not _within(kept, end))
-        breaks = ((end, _behind_break(text, end)) for end in ends)
-        capital = [(end, start) for end, start in breaks if not text[start : start + 1].islower()]
-        for start, end in _between(text, paragraph, capital):
-            stretches.append(Section(start, end, verbatim=not has_words(text[start:end])))
+        start = paragraph.start
+        for end in (*_ends(text, paragraph), paragraph.end):
+            following = _behind_break(text, end)
+            goes_on = _within(kept, end) or text[following : following + 1].islower()
+            if goes_on and end < paragraph.end:
+                continue
+            first, last = trimmed(text, start, end)
+            if first < last:
+                stretches.append(Section(first, last, verbatim=not has_words(text[first:last])))
+            start = following
     return stretches
 
 
@@ -446,14 +447,6 @@ def _ends(text: str, paragraph: Section) -> list[int]:
     """Return the places behind the marks that end a sentence."""
     marks = _END.finditer(text, paragraph.start, paragraph.end)
     return [mark.end() for mark in marks if _ends_sentence(text, mark)]
-
-
-def _between(text: str, paragraph: Section, breaks: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the stretches of a paragraph between its breaks, without white space at their ends."""
-    starts, ends = [paragraph.start, *(end for _, end in breaks)], [*(start for start, _ in breaks), paragraph.end]
-    for start, end in starmap(partial(trimmed, text), zip(starts, ends, strict=True)):
-        if start < end:
-            yield start, end
 
 
 def _behind_break(text: str, end: int) -> int:

@@ -77,6 +77,11 @@ class Window:
     encoded: Encoded | None
     part: bool = False
 
+    @property
+    def places(self) -> Places | None:
+        """The places of the window's tokens, if they are known."""
+        return None if self.encoded is None else self.encoded.places
+
 
 def tokens_of(windows: Iterable[Window]) -> list[int]:
     """Return the number of tokens of each window that the model reads."""
@@ -90,17 +95,6 @@ class Coder(Protocol):
     def limit_tokens(self) -> int: ...
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]: ...
-
-
-@dataclass(frozen=True)
-class LanguageCoders:
-    """The coders of a model that must be told each text's language.
-
-    ``coder`` takes one of ``languages``, which are plain codes; None are all that have an English name.
-    """
-
-    coder: Callable[[str], Coder]
-    languages: frozenset[str] | None = None
 
 
 def whole(text: str) -> list[Section]:
@@ -274,9 +268,10 @@ def cut_overlapping(texts: Sequence[str], coder: Coder, overlap_tokens: int = 0)
     encoded = coder.encode([texts[number][start:end] for number, start, end in blocks])
     windows: list[list[Window]] = []
     for _, group in groupby(zip(blocks, encoded, strict=True), key=lambda pair: pair[0][0]):
-        pieces = [(start, block) for (_, start, _), block in group]
+        of_text = [*group]
+        pieces = [(start, block, block.places) for (_, start, _), block in of_text if block.places is not None]
         text = texts[len(windows)]
-        if any(block.places is None for _, block in pieces):
+        if len(pieces) < len(of_text):
             windows += cut([text], coder)
         else:
             windows.append(_windows(text, _joined(pieces), coder.limit_tokens, overlap_tokens))
@@ -330,31 +325,26 @@ def _blocks(text: str) -> Iterator[tuple[int, int]]:
     yield start, len(text)
 
 
-def _joined(pieces: Sequence[tuple[int, Encoded]]) -> Encoded:
+def _joined(pieces: Sequence[tuple[int, Encoded, Places]]) -> Encoded:
     """Return a text's tokens from those of its pieces, each of which begins at a character of the text."""
     if len(pieces) == 1:
         return pieces[0][1]
-    pieces = [(at, piece) for at, piece in pieces if piece.places] or pieces[:1]  # the others are white space
-    (_, head), (_, tail) = pieces[0], pieces[-1]
-    assert head.places is not None
-    assert tail.places is not None
+    pieces = [piece for piece in pieces if len(piece[2])] or pieces[:1]  # the others are white space
+    (_, head, first), (_, tail, last) = pieces[0], pieces[-1]
     assert not isinstance(head.features, str)
     starts, ends, inside = array("i"), array("i"), array("b")
-    for at, piece in pieces:
-        assert piece.places is not None
-        starts.extend(at + place for place in piece.places.starts)
-        ends.extend(at + place for place in piece.places.ends)
-        inside.extend(piece.places.inside)
+    for at, _, places in pieces:
+        starts.extend(at + place for place in places.starts)
+        ends.extend(at + place for place in places.ends)
+        inside.extend(places.inside)
     features = {}
     for name in head.features:
-        feature = array("i", head.feature(name)[: head.places.leading])
-        for _, piece in pieces:
-            assert piece.places is not None
-            feature.extend(piece.feature(name)[piece.places.leading : piece.places.leading + len(piece.places)])
-        feature.extend(tail.feature(name)[tail.places.leading + len(tail.places) :])
+        feature = array("i", head.feature(name)[: first.leading])
+        for _, piece, places in pieces:
+            feature.extend(piece.feature(name)[places.leading : places.leading + len(places)])
+        feature.extend(tail.feature(name)[last.leading + len(last) :])
         features[name] = feature
-    places = Places(head.places.leading, starts, ends, inside)
-    return Encoded(len(features["input_ids"]), features, places=places)
+    return Encoded(len(features["input_ids"]), features, places=Places(first.leading, starts, ends, inside))
 
 
 def _windows(text: str, encoded: Encoded, limit_tokens: int, overlap_tokens: int) -> list[Window]:
@@ -410,7 +400,7 @@ class WordReader:
 
 def cut_at_words(texts: Sequence[str], reader: WordReader) -> list[list[Window]]:
     """Return the windows of each text, in order; those of one text overlap by a quarter of their words, about."""
-    return [_windows_of_words(text, reader) for text in texts]
+    return [_windows_of_words(text, reader, reader.words(text)) for text in texts]
 
 
 def decided(
@@ -450,13 +440,17 @@ def _owner(windows: Sequence[Window], start: int, end: int) -> int:
     return max(range(first, bisect_right(windows, start, key=lambda window: window.start)), key=context)
 
 
-def _windows_of_words(text: str, reader: WordReader) -> list[Window]:
-    words = reader.words(text)
+def _windows_of_words(text: str, reader: WordReader, words: Words) -> list[Window]:
     room = reader.limit_tokens - reader.overhead
     if len(words.tokens) <= reader.most_words and sum(words.tokens) <= room:
         return [Window(0, len(text), Encoded(reader.overhead + sum(words.tokens), text))]
+    windows = []
     stretches = stretches_of_words(words.tokens, reader.most_words, room, reader.widest)
-    return [_window(text, words, first, end, reader, part=len(stretches) > 1) for first, end in stretches]
+    for first, last in stretches:
+        start, end = words.starts[first], words.ends[last - 1]
+        tokens = min(reader.limit_tokens, reader.overhead + sum(words.tokens[first:last]))
+        windows.append(Window(start, end, Encoded(tokens, text[start:end]), part=len(stretches) > 1))
+    return windows
 
 
 def stretches_of_words(tokens: Sequence[int], most_words: int, room: int, widest: int) -> list[tuple[int, int]]:
@@ -480,9 +474,3 @@ def stretches_of_words(tokens: Sequence[int], most_words: int, room: int, widest
         ranges.append((first, end))
         n_words = end - first
         first = end - min(max(n_words // _OVERLAP, widest), n_words // 2)
-
-
-def _window(text: str, words: Words, first: int, end: int, reader: WordReader, *, part: bool) -> Window:
-    start, stop = words.starts[first], words.ends[end - 1]
-    tokens = min(reader.limit_tokens, reader.overhead + sum(words.tokens[first:end]))
-    return Window(start, stop, Encoded(tokens, text[start:stop]), part=part)

@@ -15,7 +15,7 @@ from docmill.tasks import prompts
 from docmill.tasks.backends import decoding as decoding_module
 from docmill.tasks.backends.decoding import Decoding, choose_decoding, cut_at, own_settings, seed_of
 from docmill.tasks.errors import BadOption, CannotServe
-from docmill.tasks.kinds import instruction
+from docmill.tasks.kinds import instruction, stop_texts
 from docmill.tasks.prompts import PromptFrame
 
 
@@ -55,15 +55,16 @@ def spec_of(kind: str = "generate", **params: Any) -> Spec:
 
 @pytest.mark.parametrize("source", ["fr", "fra_Latn", "French"])
 def test_a_base_model_is_shown_a_pattern_and_stopped_at_the_end_of_its_line(source: str) -> None:
-    told = instruction(spec_of("translate", source_lang=source, target_lang="no"), chat=False)
-    assert told.template.fill("Bonjour.").startswith(
+    spec = spec_of("translate", source_lang=source, target_lang="no")
+    told = instruction(spec, chat=False).fill("Bonjour.")
+    assert told.startswith(
         "French: Le livre est sur la table.\nNorwegian: Boken ligger på bordet.\n\nFrench: Demain,"
     )
-    assert told.template.fill("Bonjour.").endswith("unntatt mandag.\n\nFrench: Bonjour.\nNorwegian:")
-    assert told.stop == ("\n",)
-    told = instruction(spec_of("summarize"), chat=False)
-    assert told.template.fill("It is.").count("Summary:") == 2
-    assert told.template.fill("It is.").endswith("\n\nText: It is.\nSummary:")
+    assert told.endswith("unntatt mandag.\n\nFrench: Bonjour.\nNorwegian:")
+    assert stop_texts(spec, chat=False) == ("\n",)
+    told = instruction(spec_of("summarize"), chat=False).fill("It is.")
+    assert told.count("Summary:") == 2
+    assert told.endswith("\n\nText: It is.\nSummary:")
 
 
 def test_a_translation_between_unnamed_languages_is_refused() -> None:

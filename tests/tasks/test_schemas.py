@@ -188,34 +188,13 @@ def test_the_records_of_windows_are_merged_by_property(records: list[Any], expec
     assert merge_records(records, SCHEMA) == expected
 
 
-def test_merged_lists_end_where_references_and_alternatives_say() -> None:
-    """As pydantic writes an optional list, and a list of a nested model."""
-    tags = {"type": "array", "items": {"type": "string"}, "maxItems": 2}
-    schema = {
-        "type": "object",
-        "properties": {"tags": {"anyOf": [tags, {"type": "null"}]}, "maker": {"$ref": "#/$defs/maker"}},
-        "$defs": {"maker": {"type": "object", "properties": {"towns": tags}}},
-    }
-    records = [{"tags": ["a", "b"], "maker": {"towns": ["x"]}}, {"tags": ["c"], "maker": {"towns": ["y", "z"]}}]
-    assert merge_records(records, schema) == {"tags": ["a", "b"], "maker": {"towns": ["x", "y"]}}
-
-
-def test_merged_lists_may_be_as_long_as_the_widest_alternative_and_alternatives_may_be_recursive() -> None:
-    numbers = {"type": "array", "items": {"type": "integer"}, "maxItems": 1}
-    texts = {"type": "array", "items": {"type": "string"}}
-    schema = {
-        "type": "object",
-        "properties": {"a": {"anyOf": [numbers, texts]}, "b": {"$ref": "#/$defs/nested"}},
-        "$defs": {"nested": {"anyOf": [texts, {"$ref": "#/$defs/nested"}]}},
-    }
-    records = [{"a": ["x", "y"], "b": ["x"]}, {"a": ["z"], "b": ["y"]}]
-    assert merge_records(records, schema) == {"a": ["x", "y", "z"], "b": ["x", "y"]}
+TWO = {"type": "array", "maxItems": 2}
 
 
 @pytest.mark.parametrize(
     ("a", "values", "expected"),
     [
-        ({"additionalProperties": {"type": "array", "maxItems": 2}}, [{"x": [1, 2]}, {"x": [3]}], {"x": [1, 2]}),
+        ({"additionalProperties": TWO}, [{"x": [1, 2]}, {"x": [3]}], {"x": [1, 2]}),
         ({"patternProperties": {"^x": {"type": "array", "maxItems": 2}}}, [{"x": [1, 2]}, {"x": [3]}], {"x": [1, 2]}),
         (
             {"maxProperties": 2, "additionalProperties": TEXT},
@@ -235,10 +214,15 @@ def test_merged_lists_may_be_as_long_as_the_widest_alternative_and_alternatives_
         ({"enum": [["a"], ["b"]]}, [["a"], ["b"]], ["a"]),
         ({"anyOf": [{"const": {"x": 1}}, {"const": {"y": 1}}]}, [{"x": 1}, {"y": 1}], {"x": 1}),
         ({"anyOf": [{"const": "none"}, {"type": "array"}]}, [["a"], ["b"]], ["a", "b"]),
+        ({"anyOf": [{"type": "array", "maxItems": 2}, {"type": "null"}]}, [["a", "b"], ["c"]], ["a", "b"]),
+        ({"anyOf": [{"type": "array", "maxItems": 1}, {"type": "array"}]}, [["a", "b"], ["c"]], ["a", "b", "c"]),
+        ({"$ref": "#/$defs/towns"}, [{"towns": ["x"]}, {"towns": ["y", "z"]}], {"towns": ["x", "y"]}),
+        ({"$ref": "#/$defs/nested"}, [["x"], ["y"]], ["x", "y"]),
     ],
 )
 def test_merged_values_stay_within_what_the_schema_allows(a: Any, values: list[Json], expected: Json) -> None:
-    assert merge_records([{"a": value} for value in values], of(a=a)) == {"a": expected}
+    schema = {**of(a=a), "$defs": {"towns": of(towns=TWO), "nested": {"anyOf": [TWO, {"$ref": "#/$defs/nested"}]}}}
+    assert merge_records([{"a": value} for value in values], schema) == {"a": expected}
 
 
 @given(st.lists(st.lists(st.integers(0, 5), unique=True), min_size=1, max_size=4))

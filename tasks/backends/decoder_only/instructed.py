@@ -26,10 +26,11 @@ from docmill.tasks.backends.decoding import choose_decoding, cut_at
 from docmill.tasks.backends.loading import Opening, stated_settings
 from docmill.tasks.backends.tokens import TokenCoder, Tokens
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.kinds import Instruction, conversation, example_of, instruction, kind, traits_by
+from docmill.tasks.kinds import conversation, example_of, instruction, kind, stop_texts, traits_by
 from docmill.tasks.kinds.generate import RAW
 from docmill.tasks.models import families
 from docmill.tasks.outputs import Failure, Generated, Head, Likelihood
+from docmill.tasks.prompts import PromptFrame
 from docmill.tasks.windows.windows import LEAST_TEXT_TOKENS
 
 if TYPE_CHECKING:
@@ -157,19 +158,18 @@ def instructed(
 
     Raises CannotServe.
     """
-    raw, stop = bool(spec.params.get(RAW)), tuple(spec.params.get("stop") or ())
-    bare = Tokens(tokenizer, special_tokens=raw or tokenizer.chat_template is None)
-    context = families.window_limit(config, bare.stated_limit)
+    raw, chat = bool(spec.params.get(RAW)), tokenizer.chat_template is not None
+    bare = Tokens(tokenizer, special_tokens=raw or not chat)
+    context, stop = families.window_limit(config, bare.stated_limit), stop_texts(spec, chat=chat)
     if raw:
         return bare, stop, context
     if templates.MESSAGES in spec.params:
         return Conversations(tokenizer, spec), stop, context
-    tokens, told = _told(example_of(spec), bare, context)
-    return tokens, told.stop, context
+    return _told(example_of(spec), bare, context), stop, context
 
 
-def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> tuple[Tokens, Instruction]:
-    """Return the tokens with the spec's instruction around each text, and the instruction.
+def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> Tokens:
+    """Return the tokens with the spec's instruction around each text.
 
     Demonstrations are left out if they would fill more than a quarter of the model's context, as in scripts for which
     it has few tokens.
@@ -180,43 +180,45 @@ def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> tuple[Tokens, Inst
     if framed.overhead > context_tokens * _SHOWN:
         told = instruction(spec, chat=chat, shown=False)
         framed = tokens.framed(*_around(spec, tokens.tokenizer, told))
-    return framed, told
+    return framed
 
 
 def instructed_coder(spec: Spec, tokens: Tokens, limit_tokens: int) -> TokenCoder:
     """Return the coder that puts the spec's instruction around each text."""
-    return TokenCoder(_told(spec, tokens, limit_tokens)[0].encode, limit_tokens)
+    return TokenCoder(_told(spec, tokens, limit_tokens).encode, limit_tokens)
 
 
-def _around(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: Instruction) -> tuple[str, str, tuple[bool, bool]]:
+def _around(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame) -> tuple[str, str, tuple[bool, bool]]:
     """Return the words before every document, those after it, and at which of its ends white space is stripped."""
     keeps = keeps_white_space(spec.params)
     if tokenizer.chat_template is not None:
         before, after = _in_chat(spec, tokenizer, told, _MARK)
         return before, after, _trims(spec, tokenizer, told) if keeps else (True, True)
-    before, after = told.template.before, told.template.after
-    return (before if told.system is None else f"{told.system}\n\n{before}"), after, (not keeps, not keeps)
+    system = spec.params.get("system")
+    before = told.before if system is None else f"{system}\n\n{told.before}"
+    return before, told.after, (not keeps, not keeps)
 
 
-def _trims(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: Instruction) -> tuple[bool, bool]:
+def _trims(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame) -> tuple[bool, bool]:
     """Return if the chat template strips the beginning and the end of a document, as many templates do."""
     before, after = _in_chat(spec, tokenizer, told, f"{_SPACE}{_MARK}{_SPACE}")
     return not before.endswith(_SPACE), not after.startswith(_SPACE)
 
 
-def _in_chat(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: Instruction, document: str) -> tuple[str, str]:
+def _in_chat(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame, document: str) -> tuple[str, str]:
     """Return the chat template's words around a document: those before the mark in it, and those after."""
-    messages = [{"role": "user", "content": told.template.fill(document)}]
-    if told.system is not None:
-        messages.insert(0, {"role": "system", "content": told.system})
+    system = spec.params.get("system")
+    messages = [{"role": "user", "content": told.fill(document)}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
     try:
         text = _in_template(spec, tokenizer, messages)
     except Exception as error:  # a template raises what it likes, often because it knows no system prompt
-        hint = "; it may know no system prompt: put --system's words into --prompt" if told.system else ""
+        hint = "; it may know no system prompt: put --system's words into --prompt" if system else ""
         reason = " ".join(str(error).split())[:200]
         raise CannotServe(f"The chat template of {spec.model} failed: {reason}{hint}.") from error
     before, mark, after = text.partition(_MARK)
-    if not mark or _MARK in after or (told.system is not None and told.system.strip() not in text):
+    if not mark or _MARK in after or (system is not None and system.strip() not in text):
         raise CannotServe(
             f"The chat template of {spec.model} drops the document or the system prompt. Use a model with another "
             "template, or one without."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,6 @@ from docmill.tasks.kinds.answer import require_room
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families
 from docmill.tasks.outputs import Generated, Likelihood
-from docmill.tasks.windows.windows import LanguageCoders
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -78,11 +77,11 @@ class Generation:
         self._stripped = not keeps_white_space(spec.params)
         self.tokens = Tokens(opening.tokenizer, prefix=dialect.prefix)
         if "prompt" in spec.params:
-            told = instruction(spec, chat=False).template
+            told = instruction(spec, chat=False)
             self.tokens = self.tokens.framed(told.before, told.after, (self._stripped, self._stripped))
         self.limit_tokens = self.tokens.window_limit(spec, opening.config)
-        self.traits = Traits(
-            language_coders=language_coders(spec, config, self.tokens, self.limit_tokens),
+        self.traits = replace(
+            language_traits(spec, config, self.tokens, self.limit_tokens),
             direction=families.direction_of_folder(opening.folder),
             pairs=self._pairs(spec),
         )
@@ -338,21 +337,19 @@ def _marian(spec: Spec, tokenizer: PreTrainedTokenizerBase, target: str | None) 
     return Dialect()
 
 
-def language_coders(
-    spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_tokens: int
-) -> LanguageCoders | None:
-    """Return coders of texts by their language; None for a model of one direction, which is told none."""
+def language_traits(spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_tokens: int) -> Traits:
+    """Return the coders of texts by their language; none for a model of one direction, which is told none."""
     if spec.params.get("source_lang") != languages.AUTO:
-        return None
+        return Traits()
     model_type = str(config.get("model_type", ""))
     if model_type in families.PREFIXED:
         return _worded_coders(spec, config, tokens, limit_tokens)
     if model_type in families.MULTILINGUAL:
         return _tokened_coders(spec, tokens, limit_tokens)
-    return None
+    return Traits()
 
 
-def _worded_coders(spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_tokens: int) -> LanguageCoders:
+def _worded_coders(spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_tokens: int) -> Traits:
     target = str(spec.params["target_lang"])
 
     @cache
@@ -360,10 +357,10 @@ def _worded_coders(spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_
         return TokenCoder(tokens.framed(wording(config, language, target)).encode, limit_tokens)
 
     stated = frozenset(map(languages.plain, worded_pairs(config, target)))
-    return LanguageCoders(coder, stated or None)
+    return Traits(language_coders=coder, languages=stated or None)
 
 
-def _tokened_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> LanguageCoders:
+def _tokened_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> Traits:
     known = known_languages(tokens.tokenizer)
     place = _label_place(spec, tokens, frozenset(known.values()))
 
@@ -372,7 +369,7 @@ def _tokened_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> LanguageCo
         return TokenCoder(tokens.labeled(place, known[languages.match(language, known)]).encode, limit_tokens)
 
     plain = (languages.plain(code) for code in known if languages.short_code(code))
-    return LanguageCoders(coder, frozenset(plain))
+    return Traits(language_coders=coder, languages=frozenset(plain))
 
 
 def _label_place(spec: Spec, tokens: Tokens, labels: frozenset[int]) -> int:

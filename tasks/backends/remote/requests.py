@@ -176,7 +176,7 @@ def _framed(spec: Spec) -> Callable[[str], list[Message]]:
         return partial(conversation, spec)
     system = spec.params.get("system")
     first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-    template, keeps = instruction(spec, chat=True).template, keeps_white_space(spec.params)
+    template, keeps = instruction(spec, chat=True), keeps_white_space(spec.params)
 
     def instructed(text: str) -> list[Message]:
         return [*first, {"role": "user", "content": template.fill(text if keeps else text.strip())}]

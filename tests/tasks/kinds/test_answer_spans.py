@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.tasks.kinds.answer_spans import Answers, ScoredWindow, best_answers
+from docmill.tasks.kinds.answer_spans import Answers, ScoredTokens, best_answers
 from docmill.tasks.outputs import SpanScores
-from docmill.tasks.windows.windows import stretches
+from docmill.tasks.windows.windows import Places, stretches
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Case:
 
     text: str
     places: list[tuple[int, int]]
-    windows: list[ScoredWindow]
+    windows: list[ScoredTokens]
 
 
 PIECES = st.sampled_from(
@@ -44,12 +46,14 @@ def cases(draw: st.DrawFn) -> Case:
     for first, end in stretches(len(places), room, overlap):
         starts, ends = numbers.normal(0, 4, (2, end - first)).astype(np.float32)
         scores = SpanScores(starts, ends, float(numbers.normal(0, 4)))
-        windows.append(ScoredWindow(first, *columns(places[first:end]), scores))
+        windows.append((places_of(places[first:end], first), scores))
     return Case(text + draw(st.sampled_from(["", " ", "end"])), places, windows)
 
 
-def columns(places: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    return [start for start, _ in places], [end for _, end in places]
+def places_of(tokens: Sequence[tuple[int, int]], first: int = 0) -> Places:
+    """Return the places of a window's tokens, of which so many of the text come before it."""
+    starts, ends = array("i", (start for start, _ in tokens)), array("i", (end for _, end in tokens))
+    return Places(1, starts, ends, array("b", bytes(len(tokens))), first)
 
 
 def by_hand(case: Case, longest: int) -> list[tuple[int, int, float, float]]:
@@ -60,11 +64,11 @@ def by_hand(case: Case, longest: int) -> list[tuple[int, int, float, float]]:
             begin, end = case.places[first][0], case.places[last][1]
             if not case.text[begin:end].strip():
                 continue
-            for window in case.windows:
-                if window.first <= first and last < window.first + len(window.starts):
-                    own = window.scores.starts[first - window.first] + window.scores.ends[last - window.first]
+            for window, scores in case.windows:
+                if window.first <= first and last < window.first + len(window):
+                    own = scores.starts[first - window.first] + scores.ends[last - window.first]
                     spans[first, last] = max(float(own), spans.get((first, last), -math.inf))
-    null = min(window.scores.null for window in case.windows if window.scores.null is not None)
+    null = min(scores.null for _, scores in case.windows if scores.null is not None)
     total = math.fsum(map(math.exp, [*spans.values(), null]))
     at: dict[tuple[int, int], float] = {}
     for (first, last), logit in spans.items():
@@ -82,19 +86,19 @@ def test_the_answers_are_the_best_of_all_spans_that_are_scored_by_hand(case: Cas
     assert [(one.start, one.end) for one in found.spans] == [one[:2] for one in wanted[:count]]
     assert [one.logit for one in found.spans] == [one[2] for one in wanted[:count]]
     assert [one.score for one in found.spans] == pytest.approx([one[3] for one in wanted[:count]])
-    null = min(window.scores.null for window in case.windows if window.scores.null is not None)
+    null = min(scores.null for _, scores in case.windows if scores.null is not None)
     assert found.null_logit == null
     assert found.no_answer is not None
     if len(wanted) == len(found.spans) and len({*case.places}) == len(case.places):
         assert math.fsum([found.no_answer, *(one.score for one in found.spans)]) <= 1 + 1e-9
 
 
-def two_windows(*nulls: float | None) -> list[ScoredWindow]:
+def two_windows(*nulls: float | None) -> list[ScoredTokens]:
     """Return windows over "ab cd": the best answers are "ab" with a logit of 5, and "cd" with 3."""
     scores = [np.array([3, -9], np.float32), np.array([2, -9], np.float32)]
     other = [np.array([-9, 1.5], np.float32), np.array([-9, 1.5], np.float32)]
     return [
-        ScoredWindow(0, [0, 3], [2, 5], SpanScores(starts, ends, null))
+        (places_of([(0, 2), (3, 5)]), SpanScores(starts, ends, null))
         for (starts, ends), null in zip((scores, other), nulls, strict=True)
     ]
 
@@ -129,7 +133,7 @@ def test_without_the_null_score_there_is_an_answer_and_the_scores_add_up_without
 @pytest.mark.parametrize("null", [None, 2.0])
 def test_a_text_without_tokens_has_no_answer(null: float | None) -> None:
     nothing = np.zeros(0, np.float32)
-    found = best_answers("\u200b", [ScoredWindow(0, [], [], SpanScores(nothing, nothing, null))], longest=5, count=2)
+    found = best_answers("\u200b", [(places_of([]), SpanScores(nothing, nothing, null))], longest=5, count=2)
     assert found == Answers((), null, None if null is None else 1.0)
     assert found.answer(99.0) is None
 
@@ -138,12 +142,12 @@ def test_a_text_without_tokens_has_no_answer(null: float | None) -> None:
 def test_of_answers_with_the_same_score_the_first_in_the_text_comes_first(logits: list[int], count: int) -> None:
     scores = np.array(logits, np.float32)
     places = range(len(logits))
-    window = ScoredWindow(0, [*places], [place + 1 for place in places], SpanScores(scores, scores, 0.0))
+    window = places_of([(place, place + 1) for place in places]), SpanScores(scores, scores, 0.0)
     found = best_answers("a" * len(logits), [window], longest=1, count=count)
     assert [one.start for one in found.spans] == sorted(places, key=lambda place: -logits[place])[:count]
 
 
 def test_no_answer_ends_before_its_start_where_tokens_stand_out_of_order() -> None:
     scores = SpanScores(np.array([9, 0], np.float32), np.array([0, 9], np.float32), 0.0)
-    found = best_answers("one two", [ScoredWindow(0, [4, 0], [7, 3], scores)], longest=2, count=3)
+    found = best_answers("one two", [(places_of([(4, 7), (0, 3)]), scores)], longest=2, count=3)
     assert [(span.start, span.end) for span in found.spans] == [(0, 3), (4, 7)]

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks import kinds
 from docmill.tasks.kinds.base import Traits
-from docmill.tasks.kinds.classify import Classify, Combination, Entailment
+from docmill.tasks.kinds.classify import Classify, Entailment
 from docmill.tasks.kinds.generate import Generate
 from docmill.tasks.kinds.translate import Translate
-from docmill.tasks.outputs import Generated, Labels, Likelihood, Output, Scale, Several, Span, Spans
+from docmill.tasks.outputs import (
+    Generated,
+    Labels,
+    Likelihood,
+    Output,
+    Scale,
+    Several,
+    Span,
+    Spans,
+    SpanScores,
+    TokenScores,
+    Vector,
+    Vocabulary,
+    Weights,
+)
 from docmill.tasks.specs.plan import build_spec
-from docmill.tasks.windows.windows import Encoded, Window
+from docmill.tasks.windows.windows import Encoded, Window, cut_overlapping
 from tests.tasks.conftest import data_of
 from tests.tasks.fakes import join
 from tests.tasks.kinds import test_answer, test_classify, test_redact
+from tests.tasks.windows.test_windows import Letters
 
 
 def joined(recipe: Any, outputs: list[Output | None]) -> Outcome:
@@ -54,15 +71,44 @@ def test_a_text_whose_probabilities_are_no_numbers_is_a_failure_of_the_model(rec
     assert (found.status, found.reason_class, found.confidence) == (Status.FAILED, Reason.MODEL, None)
 
 
+ONE = np.ones(1, np.float32)
+RATHER = np.ones((1, 2), np.float32)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("kind", "output_of"),
+    [
+        ("classify", lambda bad: Labels({"a": bad, "b": 0.5})),
+        ("embed", lambda bad: Vector(np.array([1, bad], np.float32))),
+        ("sparse", lambda bad: Weights(Vocabulary(["a"]), np.zeros(1, np.int64), ONE * bad)),
+        ("entities", lambda bad: TokenScores(["O", "A"], RATHER * bad)),
+        ("redact", lambda bad: TokenScores(["O", "A"], RATHER * bad)),
+        ("answer", lambda bad: SpanScores(ONE * bad, ONE, 0.0)),
+        ("answer", lambda bad: SpanScores(ONE, ONE * bad, 0.0)),
+        ("answer", lambda bad: SpanScores(ONE, ONE, bad)),
+    ],
+)
+def test_a_number_that_is_not_finite_fails_the_document_as_the_models_fault(
+    kind: str, output_of: Callable[[float], Output], bad: float
+) -> None:
+    asked = {"question": "Who?"} if kind == "answer" else {}
+    recipe = kinds.recipe(build_spec(kind, test_answer.PINNED, kinds.options(kind, **asked), {}), Traits())
+    (windows,) = cut_overlapping(["x"], Letters(10))
+    found = join(recipe, "x", windows, [output_of(bad)])
+    assert (found.status, found.reason_class, found.text, found.data) == (Status.FAILED, Reason.MODEL, None, None)
+    assert "not finite" in (found.reason or "")
+
+
 def test_labels_have_the_margin_between_the_best_and_the_second_whichever_are_kept() -> None:
-    one = Classify(Combination(top_k=1))
+    one = Classify(top_k=1)
     assert joined(one, [Labels({"a": 0.1, "b": 0.7, "c": 0.2})]).confidence == pytest.approx(0.5)
     assert joined(one, [Labels({"a": 0.25})]).confidence == 0.5
 
 
 def test_labels_that_are_scored_each_by_itself_have_the_margin_of_the_least_decided() -> None:
     both = {"a": 0.99, "b": 0.9, "c": 0.2}
-    assert joined(Classify(Combination()), [Labels(both, Scale.EACH)]).confidence == pytest.approx(0.6)
+    assert joined(Classify(), [Labels(both, Scale.EACH)]).confidence == pytest.approx(0.6)
     logits = [(0.0, math.log(4)), (9.0, -9.0)]
     for multi_label, expected in ((True, 0.6), (False, 1.0)):
         recipe = test_classify.recipe(test_classify.SENTENCES, multi_label=multi_label)
@@ -71,7 +117,7 @@ def test_labels_that_are_scored_each_by_itself_have_the_margin_of_the_least_deci
 
 
 def test_a_regression_has_no_confidence() -> None:
-    assert joined(Classify(Combination()), [Labels({"stars": 0.9}, Scale.FREE)]).confidence is None
+    assert joined(Classify(), [Labels({"stars": 0.9}, Scale.FREE)]).confidence is None
 
 
 def test_spans_have_the_least_of_their_scores_and_no_spans_none() -> None:

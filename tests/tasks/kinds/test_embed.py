@@ -37,14 +37,6 @@ def test_all_windows_are_kept_as_they_are_with_their_places() -> None:
     assert outcome.data == {"dim": 2, "windows": [[0, 1], [1, 2]]}
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_number_that_is_not_finite_fails_the_document_as_the_models_fault(bad: float) -> None:
-    outcome = join_rows(Embed(normalize=True, keep_all=False), [[1.0, 2.0], [1.0, bad]], [5, 5])
-    assert (outcome.status, outcome.reason_class) == (Status.FAILED, Reason.MODEL)
-    assert (outcome.vector, outcome.data, outcome.flags) == (None, None, ())
-    assert "not finite" in (outcome.reason or "")
-
-
 def test_a_word_of_which_a_real_model_makes_no_number_fails_its_documents_only(
     bench: Bench, descriptions: list[str], tmp_path: Path
 ) -> None:

@@ -147,14 +147,15 @@ def test_each_replacement_stands_at_its_place_and_the_rest_is_as_before(
     method: str, given_: tuple[str, list[Span]]
 ) -> None:
     text, findings = given_
-    new, done = replace_parts(text, findings, replacement_by(method, "a secret text"))  # type: ignore[arg-type]
+    output = replace_parts(text, findings, replacement_by(method, "a secret text"))  # type: ignore[arg-type]
+    new, done = output.text or "", (output.data or {})["spans"]
     covered = {at for one in findings for at in range(one.start, one.end)}
-    assert {at for one in done for at in range(one.source_start, one.source_end)} == covered
+    assert {at for one in done for at in range(one["source_start"], one["source_end"])} == covered
     at = source = 0
     for one in done:
-        assert new[at : one.start] == text[source : one.source_start]
-        assert new[one.start : one.end] == one.text
-        at, source = one.end, one.source_end
+        assert new[at : one["start"]] == text[source : one["source_start"]]
+        assert new[one["start"] : one["end"]] == one["text"]
+        at, source = one["end"], one["source_end"]
     assert new[at:] == text[source:]
     if method == "mask":
         assert len(new) == len(text)

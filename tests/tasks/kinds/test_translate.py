@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from docmill.storage.core.specs import Outcome
+from docmill.storage.core.specs import Outcome, Status
 from docmill.tasks import kinds
-from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.translate import Translate
 from docmill.tasks.outputs import Generated
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks.conftest import Bench
+from tests.tasks.fakes import join
 from tests.tasks.windows.test_windows import Characters
 
 PINNED = Pinned("some/model", "0" * 40)
@@ -21,13 +22,22 @@ MARIAN = {"model_type": "marian", "is_encoder_decoder": True}
 TWO = "Ce paquet contient la bibliothèque partagée. Il fournit les fichiers de développement."
 
 
-def joined(text: str, outputs: list[str], *, by_sentence: bool = True) -> Outcome:
+def joined(text: str, write: Callable[[str], str], by_sentence: bool = True, limit: int = 1_000_000) -> Outcome:
+    """Return the outcome of a text whose windows, of so many characters, a model ``write``s."""
     recipe = Translate(by_sentence)
-    (windows,) = recipe.cut([text], Characters(1_000_000))
-    written = iter(outputs)
-    computed = [None if window.encoded is None else Generated(next(written), 1) for window in windows]
-    assert next(written, None) is None
-    return recipe.join(Computed(1, text, windows, computed, 1, 1))
+    (windows,) = recipe.cut([text], Characters(limit))
+    read = [None if window.encoded is None else str(window.encoded.features) for window in windows]
+    outcome = join(recipe, text, windows, [None if piece is None else Generated(write(piece), 1) for piece in read])
+    assert outcome.status is Status.DONE
+    return outcome
+
+
+def written(text: str, outputs: Sequence[str], by_sentence: bool = True, limit: int = 1_000_000) -> Outcome:
+    """Return the outcome of a text whose windows have these outputs."""
+    left = list(outputs)
+    outcome = joined(text, lambda _: left.pop(0), by_sentence, limit)
+    assert not left
+    return outcome
 
 
 @pytest.mark.parametrize(
@@ -43,18 +53,14 @@ def joined(text: str, outputs: list[str], *, by_sentence: bool = True) -> Outcom
     ],
 )
 def test_sentences_are_put_together_as_they_stood(text: str, outputs: list[str], wanted: str) -> None:
-    assert joined(text, outputs).text == wanted
+    assert written(text, outputs).text == wanted
 
 
-@pytest.mark.parametrize("recipe", [Translate(), Translate(by_sentence=True)])
-def test_a_word_longer_than_a_window_stays_whole(recipe: Translate) -> None:
+@pytest.mark.parametrize("by_sentence", [False, True])
+def test_a_word_longer_than_a_window_stays_whole(by_sentence: bool) -> None:
     text = "Siehe abcdefghijabcdefghijabcdefghij dort."
-    (windows,) = recipe.cut([text], Characters(11))
-    assert len(windows) > 4
-    computed = [
-        None if window.encoded is None else Generated(text[window.start : window.end], 1) for window in windows
-    ]
-    assert recipe.join(Computed(1, text, windows, computed, 1, 1)).text == text
+    found = joined(text, lambda piece: piece, by_sentence, limit=11)
+    assert (found.text, found.flags) == (text, ("windowed",))
 
 
 @pytest.mark.parametrize(
@@ -71,14 +77,11 @@ def test_windows_of_a_paragraph_without_spaces_are_put_together_as_the_translati
     outputs: tuple[str, ...], wanted: str
 ) -> None:
     text = "東京は首都です。人口は多い。\n川は？"
-    (windows,) = Translate().cut([text], Characters(11))
-    written = iter(outputs)
-    computed = [None if window.encoded is None else Generated(next(written), 1) for window in windows]
-    assert Translate().join(Computed(1, text, windows, computed, 1, 1)).text == wanted
+    assert written(text, outputs, by_sentence=False, limit=11).text == wanted
 
 
 def test_a_sentence_of_which_the_model_makes_nothing_is_flagged() -> None:
-    found = joined("Un. Deux.", ["", "Two."])
+    found = written("Un. Deux.", ["", "Two."])
     assert (found.text, found.flags) == ("Two.", ("empty_window",))
 
 

@@ -62,7 +62,7 @@ def test_a_length_is_a_number_of_words_that_limits_the_tokens_and_tells_the_mode
         assert build_spec("summarize", PINNED, options, T5).params == expected
         spec = build_spec("summarize", PINNED, options, GPT2)
         assert spec.params == {**expected, "instructions": 2}
-        assert "the following text in about 30 words." in instruction(spec, chat=True).template.fill("A text.")
+        assert "the following text in about 30 words." in instruction(spec, chat=True).fill("A text.")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ class Waiting:
 def windows(backend: PolyglotBackend, languages: Sequence[str]) -> Iterator[Encoded]:
     assert backend.traits.language_coders is not None
     for n, language in enumerate(languages):
-        yield from backend.traits.language_coders.coder(language).encode([f"{language} " * (n % 5 + 1)])
+        yield from backend.traits.language_coders(language).encode([f"{language} " * (n % 5 + 1)])
 
 
 @pytest.mark.parametrize("turn", [1_000_000, 7])

@@ -151,9 +151,8 @@ def letters(text: str) -> Encoded:
 
 
 def places_of(window: Window) -> Places:
-    assert window.encoded is not None
-    assert window.encoded.places is not None
-    return window.encoded.places
+    assert window.places is not None
+    return window.places
 
 
 @given(st.integers(0, 3000), st.integers(8, 600))

@@ -322,7 +322,7 @@ def test_demonstrations_stand_before_a_text_where_the_model_has_room_for_them(
         tokens, stop, found = instructed(spec, tokenizer, {"max_position_embeddings": context})
         assert (found, stop) == (context, ("\n",))
         told = traits_by(partial(instructed_coder, tokens=tokens, limit_tokens=context), spec).language_coders
-        (encoded,) = (tokens if told is None else told.coder("fr")).encode(["Une horloge."])
+        (encoded,) = (tokens if told is None else told("fr")).encode(["Une horloge."])
         assert not isinstance(encoded.features, str)
         read = tokenizer.decode(encoded.features["input_ids"])
         assert read.count("English:") == demonstrations + 1

@@ -18,13 +18,13 @@ from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import PackedEncoder
-from docmill.tasks.kinds.answer_spans import ScoredWindow
+from docmill.tasks.kinds.answer_spans import ScoredTokens
 from docmill.tasks.outputs import Head, SpanScores
 from docmill.tasks.windows.windows import stretches
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS, sentence_pieces
 from tests.tasks.conftest import Bench, Benches, data_of
-from tests.tasks.kinds.test_answer_spans import Case, by_hand, columns
+from tests.tasks.kinds.test_answer_spans import Case, by_hand, places_of
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
 Found = tuple[int, int, float]  # start, end, score
@@ -61,7 +61,7 @@ class Reference:
         of_text = [place for place, number in enumerate(read.sequence_ids()) if number == 1]
         before, after = of_text[0], len(read["input_ids"]) - of_text[-1] - 1
         places = [read["offset_mapping"][place] for place in of_text]
-        windows: list[ScoredWindow] = []
+        windows: list[ScoredTokens] = []
         nulls: list[float] = []
         for first, end in stretches(len(of_text), limit - before - after, LONGEST):
             kept = [
@@ -80,7 +80,7 @@ class Reference:
             own = slice(before, before + end - first)
             nulls.append(float(starts[0] + ends[0]))
             scores = SpanScores(starts[own], ends[own], nulls[-1])
-            windows.append(ScoredWindow(first, *columns(places[first:end]), scores))
+            windows.append((places_of(places[first:end], first), scores))
         best = by_hand(Case(text, places, windows), LONGEST)[:3]
         _, _, logit, score = best[0]
         return [(start, end, score) for start, end, _, score in best], math.exp(min(nulls) - logit) * score
@@ -122,7 +122,7 @@ def test_answers_are_those_of_transformers_for_every_architecture(
         spec = bench.spec("answer", str(folder), question=QUESTIONS, top_k=3)
         outcomes = bench.run(spec, lines)
         assert_same(wanted, lines, outcomes)
-        assert bench.engine.runtime(spec)["backend"] == backend
+        assert bench.engine.open(spec)["backend"] == backend
         with bench.engine._models.hold(spec) as loaded:
             opened: Any = loaded.backend
             if isinstance(opened, EncoderBackend) and backend == "transformers":
