@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import orjson
+from sqlalchemy import Row
 
 from docmill.storage.core.normalize import MENDED
-from docmill.storage.json_values import Json
 from docmill.storage.readers import Record, Rejection, Source
 from docmill.storage.readers.records import KeyKind
 
@@ -26,17 +26,9 @@ FIRST_CHUNK_RECORDS = 256  # as many as a shard has, so that a device can start 
 CHUNK_CHARS = 8_000_000  # keeps the transaction short and the memory small for long documents
 
 
-class StoredVersion(NamedTuple):
-    """A stored version of a document. The reading `ingest_id` found it at place `seq` of the source."""
-
-    id: int
-    key: str
-    content_id: int
-    meta: Json
-    flags: Sequence[str]
-    seq: int
-    gone: bool
-    ingest_id: int
+# A version of a document with the columns `ingest.VERSION`. The reading `ingest_id` found it at place `seq` of the
+# source.
+StoredVersion: TypeAlias = Row[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True)

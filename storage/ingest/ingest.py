@@ -28,7 +28,7 @@ from docmill.storage.core.schema import Contender, Corpus, Document, Ingest, Job
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.errors import JobStopped, StorageError
 from docmill.storage.ingest import planning
-from docmill.storage.ingest.changes import Changes, KeyKinds, SeenDocuments, compare, diff_chunk
+from docmill.storage.ingest.changes import KeyKinds, SeenDocuments, compare, diff_chunk
 from docmill.storage.ingest.chunks import CHUNK_RECORDS, Chunk, StoredVersion, Versions, reject_earlier
 from docmill.storage.ingest.planning import CorpusPosition, plan_new, sweep_page
 from docmill.storage.readers import Rejection
@@ -94,7 +94,7 @@ def _add(
     """Store a chunk. Return its counts, and a function to call after the commit: it notes the kinds of the keys."""
     lock_corpus(transaction, job.corpus_id)
     planning.lock_walk(transaction, job)
-    position, state = _read_position(transaction, job.id)
+    position = _read_position(transaction, job.id)
     # PostgreSQL's statistics know nothing of a new corpus. By them any index that begins with the corpus is as
     # good as that of its keys, and PostgreSQL may read the whole corpus for each key.
     transaction.keep_key_plans()
@@ -102,10 +102,13 @@ def _add(
     chunk, refused = kinds.refuse(chunk, current, job.ingest_id)
     rejected = [*rejected, *refused]
     content_ids, fresh = lookups.store_contents(transaction, dict(zip(chunk.hashes, chunk.texts, strict=True)))
-    changes = _compare_chunk(transaction, job, chunk.versions(content_ids), current)
+    versions = chunk.versions(content_ids)
+    same, differing = compare(versions, current)
+    losers = _read_losers(transaction, job.corpus_id, [versions.keys[n] for n in differing], current)
+    changes = diff_chunk(versions, current, losers, same, job.ingest_id)
     if seen is not None:
         seen.add(changes.kept.values())
-    if len(changes.incoming) and state != "ingesting":
+    if len(changes.incoming) and position.state != "ingesting":
         _reopen(transaction, job)
     planned = plan_new(transaction, job, position, changes.incoming.content_ids, fresh)
     stored = store_documents(transaction, job, changes.incoming, current)
@@ -134,17 +137,6 @@ def _add(
     return counts, partial(kinds.note, chunk, documents, refused)
 
 
-def _compare_chunk(
-    transaction: Transaction,
-    job: OpenJob,
-    versions: Versions,
-    current: Mapping[str, StoredVersion],
-) -> Changes:
-    same, differing = compare(versions, current)
-    losers = _read_losers(transaction, job.corpus_id, [versions.keys[n] for n in differing], current)
-    return diff_chunk(versions, current, losers, same, job.ingest_id)
-
-
 def _reopen(transaction: Transaction, job: OpenJob) -> None:
     """Reopen a job whose source was read to its end, by this command before or by another one meanwhile.
 
@@ -155,18 +147,18 @@ def _reopen(transaction: Transaction, job: OpenJob) -> None:
     transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(state="reading"))
 
 
-def _read_position(transaction: Transaction, job_id: int) -> tuple[CorpusPosition, str]:
-    """Return the position of a job in its corpus, and its state. Raises JobStopped."""
+def _read_position(transaction: Transaction, job_id: int) -> CorpusPosition:
+    """Return the position of a job in its corpus, with its `state`. Raises JobStopped."""
     row = transaction.execute(_POSITION, {"job": job_id}).one_or_none()
     if row is None:
         raise JobStopped(f"job {job_id} was removed with its corpus; nothing more was added to it")
     if row.state not in {*UNFINISHED, "done"}:
         raise JobStopped(f"job {job_id} was {row.state}; nothing more was added to it")
-    return CorpusPosition(row.base_document, row.swept_to), row.state
+    return row
 
 
 _POSITION = select(Job.state, Job.base_document, Job.swept_to).where(Job.id == bindparam("job"))
-VERSION = (  # the fields of StoredVersion
+VERSION = (  # of a StoredVersion
     *(Document.id, Document.key, Document.content_id, Document.meta),
     *(Document.flags, Document.seq, Document.gone, Document.ingest_id),
 )
@@ -174,7 +166,7 @@ VERSION = (  # the fields of StoredVersion
 
 def _read_current(transaction: Transaction, corpus_id: int, keys: Sequence[str]) -> dict[str, StoredVersion]:
     query = select(*VERSION).where(Document.corpus_id == corpus_id, Document.superseded_by.is_(None))
-    return {row.key: StoredVersion(*row) for row in transaction.probe(query, Document.key, keys)}
+    return {row.key: row for row in transaction.probe(query, Document.key, keys)}
 
 
 def _read_losers(
@@ -190,7 +182,7 @@ def _read_losers(
     losers: dict[str, list[StoredVersion]] = {}
     for row in transaction.probe(query, Document.key, keys):
         if row.ingest_id == current[row.key].ingest_id:
-            losers.setdefault(row.key, []).append(StoredVersion(*row))
+            losers.setdefault(row.key, []).append(row)
     return losers
 
 
@@ -361,20 +353,15 @@ def _settle(transaction: Transaction, job: OpenJob) -> tuple[int, bool]:
     Return the number of texts that were put into shards, and True if there may be more to do.
     """
     lock_corpus(transaction, job.corpus_id)
-    position, _ = _read_position(transaction, job.id)
+    position = _read_position(transaction, job.id)
     planned, more = _promote_contenders(transaction, job, position), True
     if planned is None:
         planned, more = sweep_page(transaction, job, position)
         if more:
             transaction.execute(_ALIVE, {"ingest": job.ingest_id})  # a long sweep is not a reading that stopped
-    _reopen_if_planned(transaction, job, planned)
-    return planned, more
-
-
-def _reopen_if_planned(transaction: Transaction, job: OpenJob, planned: int) -> None:
-    """Reopen a job that has ended if texts were planned. Else it stays done, even if this command is killed."""
-    if planned:
+    if planned:  # else a job that has ended stays done, even if this command is killed
         _reopen(transaction, job)
+    return planned, more
 
 
 def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None, int, int]:
@@ -389,7 +376,8 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
     if planning.leaves_out(job):
         filtered, last_planned = planning.plan_filtered(transaction, job, after)
         planned += filtered
-        _reopen_if_planned(transaction, job, filtered)
+        if filtered:
+            _reopen(transaction, job)
         if last_planned != after:
             transaction.execute(_ALIVE, {"ingest": job.ingest_id})  # a long sweep is not a reading that stopped
             return None, planned, last_planned
@@ -404,9 +392,8 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
         update(Ingest).where(Ingest.id == job.ingest_id).values(state="read", seen_at=db_now(), finished_at=db_now())
     )
     transaction.lock_row(Job, job.id)  # no cancel comes between
-    _, state = _read_position(transaction, job.id)
     ended: dict[str, Any] = {"state": "running", "finished_at": None}
-    if state == "done":
+    if _read_position(transaction, job.id).state == "done":
         ended = {"state": "done", "finished_at": db_now()}
     ended |= {"last_document": last or 0, "n_documents": n_documents}
     transaction.execute(update(Job).where(Job.id == job.id).values(**ended))

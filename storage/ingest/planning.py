@@ -8,11 +8,10 @@ and later ones. So a content is planned, or counted as prior, if and only if a w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import Row, and_, func, or_, select, update
 
 from docmill.storage.core.lookups import is_current_document
 from docmill.storage.core.schema import Content, Document, Job
@@ -24,12 +23,8 @@ SWEEP_DOCUMENTS = 5_000  # planned in one transaction
 NEAR_DOCUMENTS = 50_000  # examined in one transaction
 
 
-@dataclass(frozen=True)
-class CorpusPosition:
-    """The position of a job in its corpus (see `storage.core.schema.Job`)."""
-
-    base_document: int
-    swept_to: int
+# The position of a job in its corpus: its `base_document` and `swept_to` (see `storage.core.schema.Job`).
+CorpusPosition: TypeAlias = Row[*tuple[Any, ...]]
 
 
 def sweep_page(transaction: Transaction, job: OpenJob, position: CorpusPosition) -> tuple[int, bool]:
@@ -39,7 +34,9 @@ def sweep_page(transaction: Transaction, job: OpenJob, position: CorpusPosition)
     """
     lock_walk(transaction, job)
     if position.swept_to == 0:
-        position = _start_sweep(transaction, job)
+        base = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id)) or 0
+        began = update(Job).where(Job.id == job.id).values(base_document=base)
+        position = transaction.execute(began.returning(Job.base_document, Job.swept_to)).one()
     transaction.prefer_index_order()
     # Documents of the job's own source, usually all, are filtered by the database: fetching them took a third of
     # the time to read a million documents.
@@ -90,12 +87,6 @@ def lock_walk(transaction: Transaction, job: OpenJob) -> None:
     if has_prompts(job.steps):
         transaction.keep_contents()  # first, in the same order as `propagation`
         transaction.stop_following(job.id)
-
-
-def _start_sweep(transaction: Transaction, job: OpenJob) -> CorpusPosition:
-    last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id)) or 0
-    transaction.execute(update(Job).where(Job.id == job.id).values(base_document=last))
-    return CorpusPosition(last, 0)
 
 
 def plan_new(

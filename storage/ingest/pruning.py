@@ -22,13 +22,14 @@ from docmill.storage.core.schema import Document, Ingest, Job, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import JobStopped, StorageError
 from docmill.storage.ingest.changes import SeenDocuments
-from docmill.storage.ingest.chunks import StoredVersion, Versions
+from docmill.storage.ingest.chunks import Versions
 from docmill.storage.ingest.ingest import VERSION, store_documents
 from docmill.storage.readers.registry import advise_extras
 from docmill.storage.steps.jobs import UNFINISHED, OpenJob, halt, lock_corpus
 
 PAGE = 5_000
 _MOST_NAMES = 3
+_MOST_PERCENT = 50.0
 _CURRENT = Document.superseded_by.is_(None)
 _ENDS = re.compile(r"[#:/]")  # after a file's name in a key: a record's id or number, an archive's member
 
@@ -73,17 +74,6 @@ class Unread:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of pruning: a reading stops before it marks more than this percentage of the source's documents.
-
-    After a rejected record it marks nothing, or with `keep_rejected` only documents that no rejected record may be.
-    """
-
-    most_percent: float = 50.0
-    keep_rejected: bool = False
-
-
-@dataclass(frozen=True)
 class Missing:
     """The documents that a source had and that its reading did not see.
 
@@ -103,21 +93,31 @@ class Missing:
 
 
 def prune(
-    database: Database, job: OpenJob, seen: SeenDocuments, unread: Unread | None = None, limits: Limits | None = None
+    database: Database,
+    job: OpenJob,
+    seen: SeenDocuments,
+    unread: Unread | None = None,
+    *,
+    most_percent: float | None = None,
+    keep_rejected: bool = False,
 ) -> tuple[int, str | None]:
     """Mark the documents of the job's source that its complete reading did not see.
+
+    It marks at most `most_percent` of the source's documents; None is 50. After a rejected record it marks nothing,
+    or with `keep_rejected` only documents that no rejected record may be.
 
     Return the number of documents that were marked as vanished, and the reason if none may be. Only documents that
     were in the corpus when the reading began are considered. Doing it twice changes nothing. Raises JobStopped if the
     job was cancelled meanwhile, and StorageError if it would be more than the limit: then it stops the job.
     """
-    unread, limits = unread or Unread(), limits or Limits()
+    unread = unread or Unread()
     missing = _look(database, job, seen, unread)
-    reason = why_not(missing, unread, limits)
+    reason = _why_not(missing, unread, keep_rejected)
     _note(database, job, reason)
     if reason is not None:
         return 0, reason
-    if (too_many := why_too_many(missing, limits)) is not None:
+    too_many = why_too_many(missing, _MOST_PERCENT if most_percent is None else most_percent)
+    if too_many is not None:
         halt(database, job.id, too_many)
         raise StorageError(too_many)
     n = 0
@@ -148,18 +148,18 @@ def _note(database: Database, job: OpenJob, reason: str | None) -> None:
         database.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason))
 
 
-def why_not(missing: Missing, unread: Unread, limits: Limits) -> str | None:
+def _why_not(missing: Missing, unread: Unread, keep_rejected: bool) -> str | None:
     """Return why nothing may be marked, as a sentence; None if nothing is missing, or if it may be marked."""
     if not missing.total:
         return None
     reason = None
-    if unread.unknown is not None and limits.keep_rejected:
+    if unread.unknown is not None and keep_rejected:
         reason = f"{unread.unknown} was rejected, and its id cannot be read, so it may be any of them; repair it"
-    elif unread.n_rejected and not limits.keep_rejected:
+    elif unread.n_rejected and not keep_rejected:
         more = f", and {unread.n_rejected - 1:,} more" if unread.n_rejected > 1 else ""
         advice = "repair it, or mark the other missing documents with --prune-rejected keep"
         reason = f"{unread.first} was rejected{more}; {advice}"
-    elif missing.n_left_out and not limits.keep_rejected:
+    elif missing.n_left_out and not keep_rejected:
         files = ", ".join(f"{unread.left_out[suffix]:,} {suffix}" for suffix in sorted(missing.n_left_out))
         advice = advise_extras(missing.n_left_out) or "; mark the other missing documents with --prune-rejected keep"
         reason = f"{files} files were left out, and documents of such files are missing{advice}"
@@ -170,15 +170,15 @@ def why_not(missing: Missing, unread: Unread, limits: Limits) -> str | None:
     return f"{_documents(missing.total)} that the source lacks were not marked as vanished: {reason}"
 
 
-def why_too_many(missing: Missing, limits: Limits) -> str | None:
-    """Return the sentence that says that the limits allow fewer to be marked; None if they do not."""
+def why_too_many(missing: Missing, most_percent: float) -> str | None:
+    """Return the sentence that says that more are missing than may be marked; None for fewer."""
     n = len(missing.vanished)
-    if 100 * n <= limits.most_percent * missing.n_before:
+    if 100 * n <= most_percent * missing.n_before:
         return None
     share = 100 * n / missing.n_before
     return (
         f"{n:,} of the {_documents(missing.n_before)} of this source are missing, {share:.0f} %, and --prune-max "
-        f"is {limits.most_percent:g}. Nothing was marked as vanished. See if the source is whole; if it is, give "
+        f"is {most_percent:g}. Nothing was marked as vanished. See if the source is whole; if it is, give "
         f"--prune-max {math.ceil(share)}."
     )
 
@@ -226,7 +226,7 @@ def _page(transaction: Transaction, job: OpenJob, ids: Sequence[int]) -> int:
     if state not in {*UNFINISHED, "done"}:
         raise JobStopped(f"job {job.id} was {state}; nothing was marked as vanished")
     query = select(*VERSION).where(is_current_document())
-    vanished = {row.key: StoredVersion(*row) for row in transaction.probe(query, Document.id, ids)}
+    vanished = {row.key: row for row in transaction.probe(query, Document.id, ids)}
     if n := len(vanished):
         contents, places = ([getattr(old, name) for old in vanished.values()] for name in ("content_id", "seq"))
         store_documents(

@@ -28,7 +28,7 @@ from docmill.worker import logs
 from docmill.worker.concurrency import HeldLease, ahead
 from docmill.worker.errors import BrokerUnreachable, WorkerError
 from docmill.worker.queue.dispatcher import top_up
-from docmill.worker.submit.request import Prepared, limits_of
+from docmill.worker.submit.request import Prepared
 
 if TYPE_CHECKING:
     from docmill.worker.queue.broker import Broker
@@ -209,13 +209,12 @@ class _Ingest:
         self._database = database
         self._job = job
         self._source = prepared.source
-        self._strict = prepared.reading.strict
-        self._limits = limits_of(prepared.reading)
+        self._reading = prepared.reading
         self._progress = progress
         # Programs and pipes may give other documents each time; any other source is whole.
         is_whole = not prepared.source.name.startswith((StreamSource.name, memory.NAME))
         is_read_again = is_whole and prepared.reading.limit is None and job.last_before > 0
-        self._seen = SeenDocuments() if self._limits or is_read_again else None
+        self._seen = SeenDocuments() if prepared.reading.prune or is_read_again else None
         self._unread = Unread()
         self.total = Counts()
         self.remarks: list[str] = []
@@ -262,9 +261,16 @@ class _Ingest:
         if self._seen is None:
             return None
         self._unread.left_out, self._unread.is_empty = left_out(self._source), not self.total.records
-        if self._limits is None:
+        if not self._reading.prune:
             return note_missing(self._database, self._job, self._seen, self._unread)
-        n_vanished, not_pruned = prune(self._database, self._job, self._seen, self._unread, self._limits)
+        n_vanished, not_pruned = prune(
+            self._database,
+            self._job,
+            self._seen,
+            self._unread,
+            most_percent=self._reading.prune_max,
+            keep_rejected=self._reading.prune_rejected == "keep",
+        )
         if not_pruned:
             log.warning("not_pruned job=%d rejected=%d", self._job.id, self._unread.n_rejected)
         self.total += Counts(vanished=n_vanished)
@@ -272,11 +278,11 @@ class _Ingest:
 
     def _reject(self, rejected: Sequence[Rejection], *, stored: bool = False) -> None:
         """Tell of rejected records, and note them for pruning. Under --strict the first one stops the job."""
-        for record in rejected[:1] if self._strict else rejected:
+        for record in rejected[:1] if self._reading.strict else rejected:
             self._progress.rejected(record)
             if self._seen is not None:
                 self._unread.reject(record.where, record.keys, record.below)
-        if rejected and self._strict:
+        if rejected and self._reading.strict:
             first = rejected[0]
             if not stored:  # so that `failures` lists what stopped it
                 ingest.add(self._database, self._job, Chunk(), rejected[:1])

@@ -9,7 +9,6 @@ from typing import Any
 
 from docmill.storage.core.normalize import normalize_json
 from docmill.storage.core.specs import Spec
-from docmill.storage.ingest.pruning import Limits
 from docmill.storage.readers import Source, SourceOptions, documents, open_source, remote, streams
 from docmill.storage.readers.memory import NAME
 from docmill.storage.readers.sources import path_of
@@ -121,14 +120,6 @@ def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> Source
         header_row=read.header_row,
         ocr=languages,
     )
-
-
-def limits_of(read: ReadingOptions) -> Limits | None:
-    """Return the limits of pruning; None without --prune."""
-    if not read.prune:
-        return None
-    most = Limits.most_percent if read.prune_max is None else read.prune_max
-    return Limits(most, keep_rejected=read.prune_rejected == "keep")
 
 
 def spec_of(settings: Settings, task: str, model: str | None, revision: str | None, options: KindOptions) -> Spec:

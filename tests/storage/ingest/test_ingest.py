@@ -63,16 +63,9 @@ def test_a_reading_that_was_cut_off_is_carried_on_by_reading_again(database: Dat
     assert n_documents(database) == 10
     assert list(planned(database, job).values()) == [1] * 10
     assert counted(database, job.ingest_id) == (10, 10, 0, 0, 0)
-
-
-def test_the_same_reading_again_adds_nothing(database: Database) -> None:
-    first = read(database, request(), numbered(4))
     again = jobs.open_job(database, request())
-    assert ingest.add(database, again, records(numbered(4))) == Counts(records=4, unchanged=4, again=4)
-    assert ingest.end(database, again) == (4, Counts())
-    assert again.id == first.id
-    assert n_documents(database) == 4
-    assert sum(planned(database, first).values()) == 4
+    assert ingest.add(database, again, records(texts)) == Counts(records=10, unchanged=10, again=10)
+    assert ingest.end(database, again) == (10, Counts())
 
 
 def test_metadata_counts_for_the_size_of_a_chunk() -> None:
@@ -282,15 +275,6 @@ def test_a_cancel_beside_the_end_of_a_reading_holds(postgres: Database, monkeypa
     with pytest.raises(JobStopped, match="cancelled"):
         ingest.end(postgres, again)
     assert read_status(postgres, again.id).state == "cancelled"
-
-
-def test_rejected_records_are_kept_with_their_place_and_counted_once(database: Database) -> None:
-    rejected = [Rejection("a.jsonl:3", "not JSON")]
-    for _ in range(2):
-        job = jobs.open_job(database, request())
-        ingest.add(database, job, records(numbered(2)), rejected)
-    assert read_status(database, job.id).rejected == 1
-    assert [row["id"] for row in failures(database, job.id)] == ["a.jsonl:3"]
 
 
 def test_a_rejection_at_a_long_place_is_kept(postgres: Database) -> None:

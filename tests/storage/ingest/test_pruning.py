@@ -14,7 +14,7 @@ from docmill.storage.errors import JobStopped, StorageError
 from docmill.storage.ingest import ingest, pruning
 from docmill.storage.ingest.changes import SeenDocuments
 from docmill.storage.ingest.ingest import Counts
-from docmill.storage.ingest.pruning import Limits, Unread, prune
+from docmill.storage.ingest.pruning import Unread, prune
 from docmill.storage.results.results import results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -34,8 +34,6 @@ from tests.storage.builders import (
     request,
 )
 
-ALL = Limits(most_percent=100)
-
 
 def read_and_prune(
     database: Database, texts: Sequence[Text], source: str = "a.jsonl", chunk: int = 4, **more: object
@@ -45,12 +43,15 @@ def read_and_prune(
     seen = SeenDocuments()
     for part in chunks(texts, chunk):
         ingest.add(database, job, part, seen=seen)
-    n = prune(database, job, seen, limits=ALL)[0]
+    n = prune(database, job, seen, most_percent=100)[0]
     ingest.end(database, job)
     return job, n
 
 
-def test_what_the_source_has_no_more_is_gone_and_nothing_of_it_is_planned(database: Database) -> None:
+def test_what_the_source_has_no_more_is_gone_and_nothing_of_it_is_planned(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "PAGE", 2)
     before = read(database, request(), numbered(10))
     finish(database)
     job, n = read_and_prune(database, numbered(7), spec=TRANSLATE)
@@ -94,7 +95,7 @@ def test_what_another_reading_of_the_source_brings_meanwhile_stays(database: Dat
     mine = jobs.open_job(database, request(spec=TRANSLATE))
     seen = SeenDocuments()
     read(database, request(), numbered(3))
-    assert prune(database, mine, seen, limits=ALL) == (0, None)
+    assert prune(database, mine, seen, most_percent=100) == (0, None)
     assert len(documents(database)) == 3
 
 
@@ -109,24 +110,16 @@ def test_a_document_that_another_reading_changes_before_it_is_marked_stays(
         note(*arguments)
 
     monkeypatch.setattr(pruning, "_note", change_before)
-    assert prune(database, mine, SeenDocuments(), limits=ALL) == (2, None)
+    assert prune(database, mine, SeenDocuments(), most_percent=100) == (2, None)
     assert documents(database) == {"k1": "changed"}
 
 
 def test_pruning_twice_changes_nothing(database: Database) -> None:
     read(database, request(), numbered(10))
     job = jobs.open_job(database, request(spec=TRANSLATE))
-    assert [prune(database, job, SeenDocuments(), limits=ALL)[0] for _ in range(2)] == [10, 0]
+    assert [prune(database, job, SeenDocuments(), most_percent=100)[0] for _ in range(2)] == [10, 0]
     assert documents(database) == {}
     assert ingest.end(database, job) == (0, Counts())
-
-
-def test_pages_are_pruned_one_after_the_other(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docmill.storage.ingest.pruning.PAGE", 3)
-    read(database, request(), numbered(10))
-    _, n = read_and_prune(database, [text for text in numbered(10) if text[0] in {"k0", "k4", "k8"}])
-    assert n == 7
-    assert set(documents(database)) == {"k0", "k4", "k8"}
 
 
 def test_a_cancelled_job_prunes_nothing(database: Database) -> None:
@@ -134,7 +127,7 @@ def test_a_cancelled_job_prunes_nothing(database: Database) -> None:
     job = jobs.open_job(database, request(spec=TRANSLATE))
     jobs.cancel(database, job.id)
     with pytest.raises(JobStopped):
-        prune(database, job, SeenDocuments(), limits=ALL)
+        prune(database, job, SeenDocuments(), most_percent=100)
     assert len(documents(database)) == 2
 
 
@@ -157,10 +150,10 @@ def test_the_share_is_taken_of_what_the_source_had_before(database: Database) ->
     changed = [("k0", "news"), ("k1", "more news"), *numbered(20, first=1_000)]
     ingest.add(database, job, chunks(changed, 100)[0], seen=seen)
     with pytest.raises(StorageError, match="2 of the 4 documents of this source are missing, 50 %"):
-        prune(database, job, seen, limits=Limits(most_percent=49))
+        prune(database, job, seen, most_percent=49)
     assert len(documents(database)) == 74
     assert_status(database, job.id, state="stopped")
-    assert pruning.why_too_many(pruning.Missing(4, [1, 2], 0, {}), Limits(most_percent=50)) is None
+    assert pruning.why_too_many(pruning.Missing(4, [1, 2], 0, {}), 50) is None
     assert read_and_prune(database, changed, spec=TRANSLATE)[1] == 2
 
 
