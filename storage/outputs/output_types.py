@@ -36,7 +36,6 @@ SENTENCES, CITATIONS = "sentences", "citations"
 TAKEN = frozenset({"status", "reason", CITATIONS})
 NO_ANSWER, NOTHING_FOUND = "no answer in the text", "nothing found"
 SHOWN = 20  # labels, spans or properties in a line
-_FIELD_FORMS: Mapping[type, Form] = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}
 _FORMS = {"string": Form.TEXT, "integer": Form.INTEGER, "number": Form.NUMBER, "boolean": Form.BOOLEAN}
 _NAMES: Mapping[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _ANY = "any"
@@ -575,7 +574,7 @@ def _plain(value: Json) -> str:
 
 
 def _forms_of(fields: Mapping[str, type]) -> Mapping[str, Form]:
-    return {name: _FIELD_FORMS[type_] for name, type_ in fields.items()}
+    return {name: _FORMS[_NAMES[type_]] for name, type_ in fields.items()}
 
 
 def _in_order(items: Iterable[Mapping[str, Any]], fields: Mapping[str, type]) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ from docmill.storage.results.results import columns, failures, inputs, people_co
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import WRITERS, Target
-from docmill.storage.writers.formats import FormatUnfit
+from docmill.storage.writers.formats import Writer
 from tests.storage.builders import read, work
 
 DOCUMENT = "Ada met Bob."
@@ -221,22 +221,14 @@ def test_what_is_wrong_with_an_output_is_said(output: OutputType, data: Any, tex
 
 
 @every_type
-def test_every_writer_writes_an_output_or_says_that_it_cannot(
-    database: Database, output: OutputType, tmp_path: Path
-) -> None:
+def test_every_writer_that_takes_an_output_writes_it(database: Database, output: OutputType, tmp_path: Path) -> None:
     job = finished(database, output)
     for writer in WRITERS:
-        assert_written_or_refused(database, job, output, writer, tmp_path / f"out-{writer.name}{writer.suffix}")
+        if writer.takes is None or output in writer.takes:
+            assert_written(database, job, output, writer, tmp_path / f"out-{writer.name}{writer.suffix}")
 
 
-def assert_written_or_refused(database: Database, job: int, output: OutputType, writer: Any, path: Path) -> None:
-    if writer.takes is not None and output not in writer.takes:
-        with pytest.raises(FormatUnfit, match=f"only .*vectors are written as {writer.title}"):
-            writer.check_takes([output])
-        with pytest.raises(FormatUnfit, match="only vectors"):
-            Target.of(path, writer.name).write(results(database, job), columns(database, job))
-        assert not path.exists()
-        return
+def assert_written(database: Database, job: int, output: OutputType, writer: Writer, path: Path) -> None:
     writer.check_takes([output])
     assert Target.of(path, writer.name).write(results(database, job), columns(database, job)) == 1
     example = EXAMPLES[output]
