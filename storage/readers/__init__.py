@@ -5,7 +5,6 @@ from docmill.storage.readers.errors import (
     ReaderFailed,
     SourceError,
     SourceMissing,
-    SourceUnreadable,
     SourceUnsupported,
 )
 from docmill.storage.readers.files import Source, left_out, why_left_out
@@ -22,7 +21,6 @@ __all__ = [
     "SourceError",
     "SourceMissing",
     "SourceOptions",
-    "SourceUnreadable",
     "SourceUnsupported",
     "left_out",
     "open_queries",

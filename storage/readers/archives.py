@@ -20,7 +20,7 @@ from typing import Any, Self
 from docmill.storage.readers.documents import NO_SUFFIX
 from docmill.storage.readers.errors import (
     BrokenStream,
-    SourceUnreadable,
+    SourceError,
     finding_bugs,
 )
 from docmill.storage.readers.files import Opened, Source, SourceFile, source_of_records
@@ -85,9 +85,9 @@ class ArchiveSource(MixedSource[bytes]):
             try:
                 super()._check()
             except BrokenStream as error:
-                raise SourceUnreadable(f"{self.name}: {error}") from error
+                raise SourceError(f"{self.name}: {error}") from error
             except _DAMAGES as error:
-                raise SourceUnreadable(f"{self.name} is damaged, or no archive of that kind") from error
+                raise SourceError(f"{self.name} is damaged, or no archive of that kind") from error
 
     def _items(self) -> Iterator[Record | Rejection]:
         with finding_bugs(self._content.place):
@@ -128,7 +128,7 @@ def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) ->
     """Yield the members of a zip file."""
     listed = _directory_bytes(file)
     if listed > MOST_LISTED:
-        raise SourceUnreadable(
+        raise SourceError(
             f"the zip file lists more members than are read ({listed:,} bytes of names): unpack it into a folder"
         )
     wanted = document_suffixes()

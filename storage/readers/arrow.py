@@ -15,10 +15,10 @@ from io import RawIOBase
 from typing import TYPE_CHECKING, BinaryIO
 
 from docmill.storage.readers import table
-from docmill.storage.readers.confinement import begin
-from docmill.storage.readers.errors import SourceUnreadable, SourceUnsupported
+from docmill.storage.readers.confinement import Confined, begin
+from docmill.storage.readers.errors import BrokenStream, SourceError, SourceUnsupported
 from docmill.storage.readers.records import Rows, SourceOptions
-from docmill.storage.readers.table import CutShort, OpenTable, PipedFile, batch_rows, load, serve, slices
+from docmill.storage.readers.table import OpenTable, PipedFile, batch_rows, in_frames, load, serve, slices
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, ipc
@@ -33,33 +33,38 @@ _PAGE_BUFFER = 2**20  # for each column, so that a row group is never in memory 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     """Yield the file's rows in order, from a stream (`.arrow` of `datasets`) or a file with a footer (Feather).
 
-    The file is read once, so that the rows before damage are there. Raises SourceUnreadable and FieldUnknown, and
-    BrokenStream if the process or the file ends early.
+    The file is read once, so that the rows before damage are there. Raises SourceError, and BrokenStream if
+    the process or the file ends early.
     """
-    return table.rows(_program(f"{name} is damaged, or no Arrow file", None), stream, name, options)
+    return table.rows(Confined(__name__), {"name": name, "bytes": None}, stream, name, options)
 
 
 def parquet_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     """Yield the file's rows in order. Damage loses the rest of its row group.
 
-    Raises SourceUnsupported, SourceUnreadable and FieldUnknown, and BrokenStream if the process ends early.
+    Raises SourceError, and BrokenStream if the process ends early.
     """
     if not stream.seekable():
         raise SourceUnsupported(f"{name}: Parquet is read from its end; take off a compression around it")
     size = stream.seek(0, os.SEEK_END)
-    return table.rows(_program(f"{name} is damaged, or no Parquet file", size), stream, name, options)
-
-
-def _program(problem: str, size: int | None) -> table.Program:
-    return table.Program(__name__, lambda _: SourceUnreadable(problem), {"bytes": size})
+    return table.rows(Confined(__name__), {"name": name, "bytes": size}, stream, name, options)
 
 
 def main() -> None:
-    """Read one file. The bytes of Parquet, whose size is known, are asked for in any order."""
+    """Read one file."""
     head = begin(load)
-    size, options = head["bytes"], SourceOptions(**head["options"])
+    options = SourceOptions(**head["options"])
+    serve(partial(_open, head["name"], head["bytes"], options), sys.stdout.buffer)
+
+
+def _open(name: str, size: int | None, options: SourceOptions) -> OpenTable:
+    """Return a file's table. The bytes of Parquet, whose size is known, are asked for in any order."""
     source = PipedFile(size)
-    serve(partial(arrow, source) if size is None else partial(parquet, source, options), options, sys.stdout.buffer)
+    try:
+        return arrow(source, options) if size is None else parquet(source, options)
+    except Exception as error:  # whatever the library raises on a file that it cannot read
+        kind = "Arrow" if size is None else "Parquet"
+        raise SourceError(f"{name} is damaged, or no {kind} file") from error
 
 
 class _Stream(RawIOBase):
@@ -81,13 +86,13 @@ class _Stream(RawIOBase):
         return data
 
 
-def arrow(source: BinaryIO | PipedFile) -> OpenTable:
-    """Return an Arrow file. Each batch of rows is a part, since damage is found before it is used."""
+def arrow(source: BinaryIO | PipedFile, options: SourceOptions) -> OpenTable:
+    """Return an Arrow file. Each batch of rows is a segment, since damage is found before it is used."""
     from pyarrow import ipc
 
     stream = _Stream(source)
     reader = ipc.open_stream(stream)
-    return OpenTable(reader.schema.names, _batches(stream, reader))
+    return reader.schema.names, in_frames(_batches(stream, reader), options)
 
 
 def _batches(stream: _Stream, reader: ipc.RecordBatchStreamReader) -> Iterator[TableSegment]:
@@ -97,10 +102,10 @@ def _batches(stream: _Stream, reader: ipc.RecordBatchStreamReader) -> Iterator[T
         except StopIteration:
             if stream.ended:
                 # pyarrow takes the end of the file for the end mark; then a file that was cut short would seem whole.
-                raise CutShort("the file ends before its end mark") from None
+                raise BrokenStream("the file ends before its end mark") from None
             return
         except Exception as error:  # whatever the library raises on a file that it cannot read
-            raise CutShort("the file is damaged") from error
+            raise BrokenStream("the file is damaged") from error
         yield batch.num_rows, _validated(batch)
 
 
@@ -120,14 +125,15 @@ def _validated(batch: RecordBatch) -> Iterator[RecordBatch]:
 
 
 def parquet(source: BinaryIO | PipedFile, options: SourceOptions) -> OpenTable:
-    """Return a Parquet file, whose parts are its row groups."""
+    """Return a Parquet file, whose segments are its row groups."""
     from pyarrow.parquet import ParquetFile
 
     file = ParquetFile(source, buffer_size=_PAGE_BUFFER, pre_buffer=False)
     leaves = (file.schema.column(n) for n in range(len(file.schema)))
     as_json = {leaf.path for leaf in leaves if leaf.logical_type.type == "JSON"}
     groups = ((file.metadata.row_group(n).num_rows, _group(file, n)) for n in range(file.num_row_groups))
-    return OpenTable(file.schema_arrow.names, groups, frozenset(as_json - {options.text_field, options.id_field}))
+    as_json -= {options.text_field, options.id_field}
+    return file.schema_arrow.names, in_frames(groups, options, frozenset(as_json))
 
 
 def _group(file: ParquetFile, group: int) -> Iterator[RecordBatch]:

@@ -19,14 +19,15 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from errno import ENOSYS, EPERM
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
+
+from docmill.storage.readers.errors import BrokenStream
 
 if TYPE_CHECKING:
     from pyseccomp import Arg, SyscallFilter
@@ -72,6 +73,7 @@ _OPAQUE = ("openat2", "clone3")
 TIME_S = 60.0
 MEMORY = 2 * 2**30
 _BLOCK = 1 << 16
+_ENDED = "reading it took more memory than a document may, or ended the reader"
 _KEPT = {"PATH", "LANG", "PYTHONPATH", "TMPDIR"}
 
 
@@ -96,23 +98,17 @@ def hide_memory() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-@dataclass(frozen=True)
-class Needs:
-    """The files that a program reads beside its libraries, its folders for writing, and its need of the network.
-
-    It may write until it is confined. `scratch` is its own folder, which it removes.
-    """
-
-    scratch: Path | None = None
-    readable: tuple[Path, ...] = ()
-    writable: tuple[Path, ...] = ()
-    network: bool = False
-
-
-def restrict_files(needs: Needs) -> None:
+def restrict_files(
+    scratch: Path | None = None,
+    readable: Iterable[Path] = (),
+    writable: Iterable[Path] = (),
+    *,
+    network: bool = False,
+) -> None:
     """Restrict this process to the libraries' files and those it needs, if the kernel has Landlock.
 
-    Call it before there are threads: it holds for threads that start later.
+    It may write into `writable` folders until it is confined. `scratch` is its own folder, which it removes. Call it
+    before there are threads: it holds for threads that start later.
     """
     _seccomp()  # finding libseccomp runs programs, which is forbidden afterwards
     if not landlock_abi():
@@ -120,26 +116,19 @@ def restrict_files(needs: Needs) -> None:
     from landlockpy import AccessFS, AccessNet, Ruleset, Scope
 
     read = AccessFS.READ_FILE | AccessFS.READ_DIR
-    net = AccessNet.NONE if needs.network else None  # None stands for all that the kernel knows
+    net = AccessNet.NONE if network else None  # None stands for all that the kernel knows
     with Ruleset(handled_net=net, scoped=Scope.ABSTRACT_UNIX_SOCKET | Scope.SIGNAL) as rules:
-        system = _OF_THE_NETWORK if needs.network else ()
-        for path in (*_libraries(), *map(Path, system), *needs.readable):
+        system = _OF_THE_NETWORK if network else ()
+        for path in (*_libraries(), *map(Path, system), *readable):
             with suppress(OSError):  # not every folder on Python's path exists
                 rules.allow_path(path, read if path.is_dir() else AccessFS.READ_FILE)
         rules.allow_path(os.devnull, AccessFS.READ_FILE | AccessFS.WRITE_FILE | AccessFS.TRUNCATE)
-        for path in needs.writable:
+        for path in writable:
             rules.allow_path(path, rules.handled_fs)
-        if needs.scratch is not None:
-            rules.allow_path(needs.scratch, rules.handled_fs)
-            rules.allow_path(needs.scratch.parent, AccessFS.REMOVE_DIR)  # removing a folder is a right to its parent
+        if scratch is not None:
+            rules.allow_path(scratch, rules.handled_fs)
+            rules.allow_path(scratch.parent, AccessFS.REMOVE_DIR)  # removing a folder is a right to its parent
         rules.restrict()
-
-
-def restrict_system(network: bool) -> None:
-    """Refuse system calls that change files, touch processes or send data, if the system has seccomp."""
-    if (seccomp := _seccomp()) is not None:
-        with suppress(OSError):
-            _filter(seccomp, network).load()
 
 
 def _libraries() -> Iterator[Path]:
@@ -166,6 +155,7 @@ def _seccomp() -> ModuleType | None:
 
 
 def _filter(seccomp: ModuleType, network: bool) -> SyscallFilter:
+    """Return a filter that refuses system calls which change files, touch processes or send data."""
     rules = seccomp.SyscallFilter(seccomp.ALLOW)
     rules.set_attr(seccomp.Attr.CTL_TSYNC, 1)  # for the libraries' threads, too
     own = os.getpid()
@@ -200,17 +190,10 @@ def _refuse_sockets(seccomp: ModuleType, refuse: Callable[[str, Arg], None], fam
         refuse("socketpair", seccomp.Arg(1, seccomp.MASKED_EQ, 0xF, kind))
 
 
-class Ended(Exception):
-    """The confined process ended, or was ended for its time."""
-
-    def __init__(self, reason: str | None = None) -> None:
-        super().__init__(reason or "reading it took more memory than a document may, or ended the reader")
-
-
 class Confined:
     """A confined process, started when it is needed and again after it ended. Close it after use.
 
-    A method that raises Ended has closed it. `arguments` are those of its command line.
+    A method that raises BrokenStream has closed it. `arguments` are those of its command line.
     """
 
     def __init__(
@@ -227,17 +210,17 @@ class Confined:
         self._received = bytearray()
 
     def send(self, head: dict[str, Any], body: bytes = b"") -> None:
-        """Send a frame. Raises Ended."""
+        """Send a frame. Raises BrokenStream if the process ended."""
         process = self._running()
         assert process.stdin is not None
         try:
             send(process.stdin, head, body)
         except BrokenPipeError as error:
             self.close()
-            raise Ended from error
+            raise BrokenStream(_ENDED) from error
 
     def receive(self, max_bytes: int) -> tuple[dict[str, Any], bytes]:
-        """Return the next frame. Raises Ended if none comes in time, or if it is larger than the limit."""
+        """Return the next frame. Raises BrokenStream if none comes in time, or if it is larger than the limit."""
         process, received = self._process, self._received
         assert process is not None
         assert process.stdout is not None
@@ -251,17 +234,17 @@ class Confined:
             del received[: end + 1]
             if head["size"] > max_bytes:
                 self.close()
-                raise Ended(f"its text has more than {max_bytes:,} bytes")
+                raise BrokenStream(f"its text has more than {max_bytes:,} bytes")
             while len(received) < head["size"]:
                 received += _some(process.stdout, deadline)
             body = bytes(received[: head["size"]])
             del received[: head["size"]]
         except (EOFError, ValueError, KeyError, TypeError, RecursionError) as error:  # or an answer that is no frame
             self.close()
-            raise Ended from error
+            raise BrokenStream(_ENDED) from error
         except TimeoutError as error:
             self.close()
-            raise Ended(f"reading it took more than {self._time_s:.0f} s") from error
+            raise BrokenStream(f"reading it took more than {self._time_s:.0f} s") from error
         return head, body
 
     def close(self) -> None:
@@ -295,12 +278,14 @@ def confine(*, network: bool = False) -> None:
         resource.setrlimit(limit, (value, value))
     if sys.platform == "linux":  # the reader does not watch stdin while it reads a document
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    restrict_system(network)
+    if (seccomp := _seccomp()) is not None:
+        with suppress(OSError):
+            _filter(seccomp, network).load()
 
 
 def begin(load: Callable[[], object]) -> dict[str, Any]:
     """Confine this process, after `load` has loaded its library, and return the head of its first request."""
-    restrict_files(Needs())
+    restrict_files()
     load()
     confine()
     request = receive(sys.stdin.buffer)

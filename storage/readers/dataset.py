@@ -11,9 +11,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -23,18 +22,13 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from docmill.storage.extras import DATASETS, install
 from docmill.storage.readers import registry, table
-from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files, send
-from docmill.storage.readers.errors import (
-    SourceError,
-    SourceMissing,
-    SourceUnreadable,
-    SourceUnsupported,
-)
+from docmill.storage.readers.confinement import Confined, confine, receive, restrict_files
+from docmill.storage.readers.errors import BrokenStream, SourceError, SourceMissing, SourceUnsupported
 from docmill.storage.readers.files import FileSource, RowSource, Source, on_disk, until_broken
 from docmill.storage.readers.many_files import FilesSource, within
 from docmill.storage.readers.records import Rejection, Rows, SourceOptions, quote_names
 from docmill.storage.readers.streams import is_folder, open_regular, path_text
-from docmill.storage.readers.table import CutShort, OpenTable, TableRefused, load, serve, slices
+from docmill.storage.readers.table import OpenTable, in_frames, load, serve, slices
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder, IterableDataset
@@ -60,19 +54,14 @@ _ROWS_AT_ONCE = 100  # at most so many good rows are lost before a bad one
 _OLDEST = 4  # in earlier releases a data set could run code
 
 
-@dataclass(frozen=True)
-class Address:
-    """The parts of a URL: a folder or a name on the hub, and the part of the data set to read."""
-
-    folder: Path | None
-    name: str
-    split: str | None = None
-    config: str | None = None
-    revision: str | None = None
+Parameters = dict[str, str | None]  # those of a URL by their names, in the order of `_PARAMETERS`
 
 
-def parse(url: str) -> Address:
-    """Parse a URL. Raises SourceUnsupported for a URL that names no data set."""
+def parse(url: str) -> tuple[Path | str, Parameters]:
+    """Return a URL's folder, or its name on the hub, and the part of the data set to read.
+
+    Raises SourceUnsupported for a URL that names no data set.
+    """
     rest, _, query = url.partition("://")[2].partition("?")
     parameters = dict(parse_qsl(query, keep_blank_values=True))
     wrong = [name for name in parameters if name not in _PARAMETERS]
@@ -80,33 +69,30 @@ def parse(url: str) -> Address:
         raise SourceUnsupported(
             f"datasets:// takes {', '.join(_PARAMETERS)} after its ?, not {quote_names(wrong)}: {_HOW}"
         )
-    if rest.startswith("/") and rest.strip("/"):
-        return Address(Path(unquote(rest)), "", **parameters)
-    if not _NAME.fullmatch(rest):
+    is_folder_named = rest.startswith("/") and bool(rest.strip("/"))
+    if not is_folder_named and not _NAME.fullmatch(rest):
         raise SourceUnsupported(f"the source names no data set: {_HOW}")
-    return Address(None, rest, **parameters)
+    return Path(unquote(rest)) if is_folder_named else rest, {name: parameters.get(name) for name in _PARAMETERS}
 
 
 def folder_of(url: str) -> Path | None:
     """Return the folder of a URL that names one; None for a data set of the hub. Raises SourceUnsupported."""
-    return parse(url).folder
+    place, _ = parse(url)
+    return place if isinstance(place, Path) else None
 
 
 def open_dataset(url: str, options: SourceOptions) -> SavedSource | DatasetSource:
-    """Return the source of a URL.
-
-    Raises SourceMissing, SourceUnreadable, SourceUnsupported and FieldUnknown.
-    """
-    parsed = parse(url)
-    if parsed.folder is None:
-        return DatasetSource(parsed, options)
-    if not is_folder(parsed.folder):
-        with open_regular(parsed.folder):
+    """Return the source of a URL. Raises SourceError."""
+    place, parameters = parse(url)
+    if isinstance(place, str):
+        return DatasetSource(place, parameters, options)
+    if not is_folder(place):
+        with open_regular(place):
             pass
-        raise SourceUnsupported(f"{path_text(parsed.folder)} is a file: leave out datasets://")
-    if any((parsed.folder / name).exists() for name in ("dataset_dict.json", "state.json")):
-        return SavedSource(parsed, options)
-    return DatasetSource(parsed, options)
+        raise SourceUnsupported(f"{path_text(place)} is a file: leave out datasets://")
+    if any((place / name).exists() for name in ("dataset_dict.json", "state.json")):
+        return SavedSource(place.resolve(), parameters, options)
+    return DatasetSource(place.resolve(), parameters, options)
 
 
 class SavedSource(FilesSource[Path]):
@@ -115,11 +101,9 @@ class SavedSource(FilesSource[Path]):
     A file that is cut short or missing loses its own rows only.
     """
 
-    def __init__(self, parsed: Address, options: SourceOptions) -> None:
-        assert parsed.folder is not None
-        root = parsed.folder.resolve()
-        self._root, split = _split(root, parsed)
-        name = _shown(path_text(root), split=split)
+    def __init__(self, root: Path, parameters: Parameters, options: SourceOptions) -> None:
+        self._root, split = _split(root, parameters)
+        name = _shown(path_text(root), {"split": split})
         place = path_text(root.name) + (f"/{split}" if split else "")
         self._files = [(f"{place}/{file}", Path(file)) for file in _saved_files(self._root, name)]
         super().__init__(name, options, lambda: iter(self._files), self._open)
@@ -137,69 +121,48 @@ class SavedSource(FilesSource[Path]):
     def _open(self, file: Path, options: SourceOptions, path: str) -> Source:
         target = within(self._root, str(file))
         if isinstance(target, Rejection):
-            raise SourceUnreadable(f"{path_text(path)}: {target.reason}")
+            raise SourceError(f"{path_text(path)}: {target.reason}")
         return FileSource(on_disk(target[1], path), registry.ARROW.rows, None, options)
 
 
 class DatasetSource(RowSource):
     """A data set of the hub or of a folder, read by the library `datasets` row by row."""
 
-    def __init__(self, parsed: Address, options: SourceOptions) -> None:
-        shown = path_text(parsed.folder.resolve()) if parsed.folder is not None else parsed.name
-        name = _shown(shown, split=parsed.split, config=parsed.config, revision=parsed.revision)
+    def __init__(self, place: Path | str, parameters: Parameters, options: SourceOptions) -> None:
+        shown = path_text(place)
+        name = _shown(shown, parameters)
         DATASETS.require(name, error=SourceUnsupported)
-        told = {
-            "path": shown if parsed.folder is None else str(parsed.folder.resolve()),
-            "local": parsed.folder is not None,
-            **{name: getattr(parsed, name) for name in _PARAMETERS},
-        }
-        self._program = table.Program(
-            __name__,
-            lambda head: refusal(head, name),
-            told,
-            _HUB if parsed.folder is None else _LOCAL,
-        )
-        place = "/".join(filter(None, (shown.rpartition("/")[2], parsed.config, parsed.split)))
-        super().__init__(name, place, options)
+        self._is_local = isinstance(place, Path)
+        self._request = {"name": name, "path": str(place), "local": self._is_local, **parameters}
+        parts = (shown.rpartition("/")[2], parameters["config"], parameters["split"])
+        super().__init__(name, "/".join(filter(None, parts)), options)
 
     def _rows(self) -> Rows:
-        rows = table.rows(self._program, None, self._place, self._options)
+        process = Confined(__name__, environment=_LOCAL if self._is_local else _HUB)
+        rows = table.rows(process, self._request, None, self._place, self._options)
         return until_broken(rows, lambda: self._place)
 
 
-def refusal(head: dict[str, Any], name: str) -> SourceError:
-    """Return the error of a data set that the process did not open, without the library's words."""
-    names = quote_names(head.get("names", ()))
-    errors: dict[str, SourceError] = {
-        "unreachable": SourceUnreadable(
-            f"{name}: the hub cannot be reached, or may not be (HF_HUB_OFFLINE), and nothing is kept of it here"
-        ),
-        "missing": SourceMissing(f"{name}: the hub has no such data set, or none for us (HF_TOKEN)"),
-        "config": SourceMissing(f"{name}: there are the configs {names}: name one with config=…"),
-        "split": SourceMissing(f"{name}: there are the splits {names}: name one with split=…"),
-        "empty": SourceUnsupported(f"{name} has no files that are read"),
-        "outside": SourceUnreadable(f"{name} names files that are not its own"),
-        "kind": SourceUnsupported(f"{name} is made of files that are not read ({names})"),
-        "old": SourceUnsupported(f"{name} needs a newer library: {install(DATASETS.name)}"),
-    }
-    reason = head["refused"]
-    return errors.get(reason) or SourceUnreadable(f"{name} cannot be read ({reason})")
+def _unnamed(name: str, parameter: str, names: Sequence[str]) -> SourceMissing:
+    """Return the error of a data set whose config or split was not named, or does not exist."""
+    return SourceMissing(f"{name}: there are the {parameter}s {quote_names(names)}: name one with {parameter}=…")
 
 
-def _split(root: Path, parsed: Address) -> tuple[Path, str | None]:
+def _split(root: Path, parameters: Parameters) -> tuple[Path, str | None]:
     """Return the folder of the wanted split, and its name if there are several."""
-    if parsed.config or parsed.revision:
+    wanted = parameters["split"]
+    if parameters["config"] or parameters["revision"]:
         raise SourceUnsupported(f"{path_text(root)} was saved by `save_to_disk`, and has no configs or revisions")
     if not (root / "dataset_dict.json").exists():
-        if parsed.split:
+        if wanted:
             raise SourceMissing(f"{path_text(root)} has no splits: leave out split=…")
         return root, None
     splits = _read(root, "dataset_dict.json").get("splits")
     if not isinstance(splits, list) or not splits or not all(_plain(split) for split in splits):
-        raise SourceUnreadable(f"{path_text(root)}/dataset_dict.json names no splits")
-    split = parsed.split or (splits[0] if len(splits) == 1 else None)
+        raise SourceError(f"{path_text(root)}/dataset_dict.json names no splits")
+    split = wanted or (splits[0] if len(splits) == 1 else None)
     if split is None or split not in splits:
-        raise refusal({"refused": "split", "names": splits}, _shown(path_text(root), split=parsed.split))
+        raise _unnamed(_shown(path_text(root), {"split": wanted}), "split", splits)
     folder = root / split
     if folder.is_symlink() or not is_folder(folder):
         raise SourceMissing(f"{path_text(folder)}: no such folder")
@@ -212,11 +175,11 @@ def _saved_files(folder: Path, name: str) -> list[str]:
         files = [entry["filename"] for entry in state["_data_files"]]
         indices = state.get("_indices_files")
     except (KeyError, TypeError) as error:
-        raise SourceUnreadable(f"{path_text(folder)}/state.json names no files") from error
+        raise SourceError(f"{path_text(folder)}/state.json names no files") from error
     if indices:
         raise SourceUnsupported(f"{name} is a selection by indices: save it again with a newer library")
     if not all(_plain(file) for file in files):
-        raise SourceUnreadable(f"{name} names files that are not its own")
+        raise SourceError(f"{name} names files that are not its own")
     if not files:
         raise SourceUnsupported(f"{name} has no files")
     return files
@@ -231,9 +194,9 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
             raise ValueError("too long")
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise SourceUnreadable(f"{path_text(path)} is damaged") from error
+        raise SourceError(f"{path_text(path)} is damaged") from error
     if not isinstance(content, dict):
-        raise SourceUnreadable(f"{path_text(path)} is damaged")
+        raise SourceError(f"{path_text(path)} is damaged")
     return content
 
 
@@ -242,13 +205,13 @@ def _plain(name: object) -> bool:
     return isinstance(name, str) and "\0" not in name and name not in {"", ".", ".."} and "/" not in name
 
 
-def _shown(path: str, **parameters: str | None) -> str:
+def _shown(path: str, parameters: Parameters) -> str:
     query = urlencode({key: value for key, value in parameters.items() if value}, quote_via=quote)
     return f"{SCHEME}://{path}" + (f"?{query}" if query else "")
 
 
 def main() -> None:
-    """Read one data set. The answer to one that is not read is {"refused": why, "names": [available names]}.
+    """Read one data set.
 
     Lists of the hub are read before the process loses its rights, since the library caches some of them. The files
     are streamed, and none is kept.
@@ -262,28 +225,38 @@ def main() -> None:
     if head["local"]:
         settings["HF_HUB_OFFLINE"] = "1"  # reading a folder needs no hub
     os.environ.update(settings)
-    out = sys.stdout.buffer
+    options = SourceOptions(**head["options"])
+    serve(partial(_open, head, options), sys.stdout.buffer)
+
+
+def _open(request: dict[str, Any], options: SourceOptions) -> OpenTable:
+    """Open a data set and confine this process. Raises SourceError, without the library's words."""
     try:
         with TemporaryDirectory(prefix="docmill-") as empty:
-            restrict_files(_needs(head, Path(empty)))
+            _restrict(request, Path(empty))
             tempfile.tempdir = empty  # a search for a shared library makes a temporary file
             load()
             os.chdir(empty)  # else the library may take a folder here for a data set of the hub
-            dataset = _opened(head)
+            dataset = _stream(request)
             os.chdir("/")
-        confine(network=not head["local"])
-    except TableRefused as refused:
-        send(out, refused.answer)
-        return
+        confine(network=not request["local"])
+        return _table(dataset, options)
+    except SourceError:
+        raise
     except Exception as error:  # whatever the library raises
-        send(out, {"refused": type(error).__name__})
-        return
-    options = SourceOptions(**head["options"])
-    serve(partial(_table, dataset, options), options, out)
+        raise SourceError(f"{request['name']} cannot be read ({type(error).__name__})") from error
 
 
-def _needs(request: dict[str, Any], scratch: Path) -> Needs:
-    """Return the needs of reading: the caches, and the folder, or the token and certificates for the hub."""
+def _table(dataset: IterableDataset, options: SourceOptions) -> OpenTable:
+    """Return the rows, of which pictures and sounds stay undecoded bytes."""
+    batches = (batch for rows in dataset.with_format("arrow").iter(_ROWS_AT_ONCE) for batch in rows.to_batches())
+    ahead = list(islice(batches, 1))
+    columns = ahead[0].schema.names if ahead else dataset.column_names or [options.text_field, options.id_field]
+    return columns, in_frames(_segments(chain(ahead, batches)), options)
+
+
+def _restrict(request: dict[str, Any], scratch: Path) -> None:
+    """Restrict this process to the caches, and the folder, or the token and certificates for the hub."""
     from huggingface_hub import constants
 
     home = Path(constants.HF_HOME)
@@ -293,75 +266,69 @@ def _needs(request: dict[str, Any], scratch: Path) -> Needs:
         with suppress(OSError):
             cache.mkdir(parents=True, exist_ok=True)
     hub = [Path(constants.HF_TOKEN_PATH), *(Path(file) for file in (os.environ.get("SSL_CERT_FILE"),) if file)]
-    return Needs(
+    restrict_files(
         scratch,
-        (Path(request["path"]),) if request["local"] else tuple(hub),
-        tuple(cache for cache in caches if cache.is_dir()),
+        [Path(request["path"])] if request["local"] else hub,
+        [cache for cache in caches if cache.is_dir()],
         network=not request["local"],
     )
 
 
-def _opened(request: dict[str, Any]) -> IterableDataset:
-    """Return the wanted split as the library streams it. Raises TableRefused."""
+def _stream(request: dict[str, Any]) -> IterableDataset:
+    """Return the wanted split as the library streams it. Raises SourceError."""
     import datasets
     from datasets.exceptions import DatasetNotFoundError
 
+    name, path, config, revision = (request[key] for key in ("name", "path", "config", "revision"))
     if int(datasets.__version__.partition(".")[0]) < _OLDEST:
-        raise TableRefused("old")
-    path, config, revision = request["path"], request["config"], request["revision"]
+        raise SourceUnsupported(f"{name} needs a newer library: {install(DATASETS.name)}")
     try:
         builder = datasets.load_dataset_builder(path, config, revision=revision)
     except DatasetNotFoundError as error:
-        raise TableRefused("missing") from error
+        raise SourceMissing(f"{name}: the hub has no such data set, or none for us (HF_TOKEN)") from error
     except FileNotFoundError as error:
-        raise TableRefused("empty") from error
+        raise SourceUnsupported(f"{name} has no files that are read") from error
     except ConnectionError as error:
-        raise TableRefused("unreachable") from error
+        raise SourceError(
+            f"{name}: the hub cannot be reached, or may not be (HF_HUB_OFFLINE), and nothing is kept of it here"
+        ) from error
     except ValueError as error:  # for one, of configs
-        names = datasets.get_dataset_config_names(path, revision=revision)
-        if config in names or (config is None and len(names) == 1):
+        configs = datasets.get_dataset_config_names(path, revision=revision)
+        if config in configs or (config is None and len(configs) == 1):
             raise
-        raise TableRefused("config", names=names) from error
+        raise _unnamed(name, "config", configs) from error
     _check(builder, request)
     splits = builder.as_streaming_dataset()
-    names = [str(name) for name in splits]
+    names = [str(split) for split in splits]
     split = request["split"] or (names[0] if len(names) == 1 else None)
     if split not in names:
-        raise TableRefused("split", names=names)
+        raise _unnamed(name, "split", names)
     return splits[split]
 
 
 def _check(builder: DatasetBuilder, request: dict[str, Any]) -> None:
-    """Raise TableRefused for files of other kinds, and for files that the data set links to elsewhere."""
+    """Raise SourceError for files of other kinds, and for files that the data set links to elsewhere."""
     prefix = "datasets.packaged_modules."
     modules = [kind.__module__ for kind in type(builder).__mro__]
     kinds = [module.removeprefix(prefix).partition(".")[0] for module in modules if module.startswith(prefix)]
     if not kinds or kinds[0] not in _KINDS:
-        raise TableRefused("kind", names=kinds[:1])
+        names = quote_names(kinds[:1])
+        raise SourceUnsupported(f"{request['name']} is made of files that are not read ({names})")
     files = [file for of_split in (builder.config.data_files or {}).values() for file in of_split]
     root = Path(request["path"])
     own = f"hf://datasets/{request['path']}@"
     for file in files:
-        if request["local"] and not Path(file).resolve().is_relative_to(root):
-            raise TableRefused("outside")
-        if not request["local"] and not file.startswith(own):
-            raise TableRefused("outside")
+        is_own = Path(file).resolve().is_relative_to(root) if request["local"] else file.startswith(own)
+        if not is_own:
+            raise SourceError(f"{request['name']} names files that are not its own")
 
 
-def _table(dataset: IterableDataset, options: SourceOptions) -> OpenTable:
-    """Return the rows, of which pictures and sounds stay undecoded bytes."""
-    batches = (batch for rows in dataset.with_format("arrow").iter(_ROWS_AT_ONCE) for batch in rows.to_batches())
-    ahead = list(islice(batches, 1))
-    columns = ahead[0].schema.names if ahead else dataset.column_names or [options.text_field, options.id_field]
-    return OpenTable(columns, _parts(chain(ahead, batches)))
-
-
-def _parts(batches: Iterator[RecordBatch]) -> Iterator[TableSegment]:
+def _segments(batches: Iterator[RecordBatch]) -> Iterator[TableSegment]:
     try:
         for batch in batches:
             yield batch.num_rows, slices(batch)
     except Exception as error:  # whatever the library raises on what it cannot read, or loses on the way
-        raise CutShort(f"it cannot be read on ({type(error).__name__})") from error
+        raise BrokenStream(f"it cannot be read on ({type(error).__name__})") from error
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ semicolons, which spreadsheets use in much of Europe, tabs and bars.
 from __future__ import annotations
 
 import csv
+from functools import partial
 from itertools import chain
 from typing import BinaryIO
 
 from docmill.storage.core.normalize import bom_length, decode, normalize
-from docmill.storage.readers.errors import SourceUnreadable
+from docmill.storage.readers.errors import SourceError
 from docmill.storage.readers.records import (
     MAX_FIELDS,
     MAX_ID_BYTES,
@@ -74,7 +75,7 @@ def rows(
 
     `own_export` says that docmill wrote the file: an apostrophe before a formula is then no part of the text.
 
-    Raises FieldUnknown and SourceUnreadable for an unusable header.
+    Raises SourceError for an unusable header.
     """
     limit = min(options.max_record_bytes, MAX_CSV_RECORD_BYTES)
     csv.field_size_limit(MAX_CSV_RECORD_BYTES)  # for the process; the default is 128 kB
@@ -86,7 +87,7 @@ def rows(
         reader = csv.reader(chain([line], source), delimiter=delimiter, strict=True)
         header = next(filter(None, reader), None)
     except (csv.Error, _TooLong) as error:
-        raise SourceUnreadable(f"{name}: the header line cannot be read") from error
+        raise SourceError(f"{name}: the header line cannot be read") from error
     if header is None:
         return
     header = [normalize(unescape_formula(cell) if own_export else cell)[0] for cell in header]
@@ -124,14 +125,8 @@ def rows(
         yield Row(fields, number, where, source.flags + flags, source.clean)
 
 
-def exported_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
-    """Yield the records of a CSV file that docmill wrote, as `rows` does, with the texts as they were."""
-    return rows(stream, name, options, own_export=True)
-
-
-def tab_separated_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
-    """Yield the records of a tab-separated file, as `rows` does."""
-    return rows(stream, name, options, delimiter="\t")
+exported_rows = partial(rows, own_export=True)  # of a CSV file that docmill wrote, with the texts as they were
+tab_separated_rows = partial(rows, delimiter="\t")
 
 
 def _named_fields(header: list[str], values: list[str]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from docmill.storage.core.normalize import bom_length, decode, is_utf16, normalize
 from docmill.storage.extras import FORMATS
-from docmill.storage.readers.confinement import TIME_S, Confined, Ended
+from docmill.storage.readers.confinement import TIME_S, Confined
 from docmill.storage.readers.errors import BrokenStream, SourceError, SourceUnsupported, finding_bugs
 from docmill.storage.readers.files import Opened, SourceFile
 from docmill.storage.readers.records import (
@@ -70,67 +70,36 @@ TESSDATA_FOLDERS = (
 _NOT_LANGUAGES = frozenset(("equ", "osd"))
 
 
-class NotExtracted(Exception):
-    """The reason why a document has no text, in a sentence without the document's own words."""
-
-
-class Extractor:
-    """An extraction process, started when it is needed and again after it died. Close it after use."""
-
-    def __init__(self, max_bytes: int, time_s: float = TIME_S, ocr: str | None = None) -> None:
-        self._max_bytes = max_bytes
-        languages = () if ocr is None else (ocr,)
-        self._process = Confined(
-            "docmill.storage.readers.extract_process", time_s, frozenset({TESSDATA_VARIABLE}), languages
-        )
-
-    def extract(self, raw: bytes, kind: str) -> tuple[str, tuple[str, ...]]:
-        """Return the text of a document of a kind (a MIME type), with a flag if a part of it was recognized.
-
-        Raises NotExtracted if the document is broken, takes too much time or memory, or has too much text.
-        """
-        try:
-            self._process.send({"kind": kind}, raw)
-            head, text = self._process.receive(self._max_bytes)
-        except Ended as error:
-            raise NotExtracted(str(error)) from error
-        if head.get("unloaded"):
-            raise NotExtracted(
-                f"the library that reads its kind could not be loaded out of {gettempdir()}: set TMPDIR to a folder "
-                "on a disk whose programs may be run (a tmpfs of a container takes `exec`)"
-            )
-        if "error" in head:
-            raise NotExtracted(_why_not_read(raw, kind, head))
-        return text.decode(errors="replace"), (RECOGNIZED,) if head.get("recognized") else ()
-
-    def close(self) -> None:
-        self._process.close()
-
-
 class DocumentReader:
-    """A reader of one file after another. Close it after use."""
+    """A reader of one file after another, with a process that extracts texts. Close it after use.
 
-    def __init__(self, options: SourceOptions) -> None:
-        self._limit = options.max_record_bytes
-        self._encoding = options.encoding
-        self._ocr = options.ocr
-        self._extractor = Extractor(self._limit, OCR_TIME_S if options.ocr else TIME_S, options.ocr)
+    The process is started when it is needed and again after it died. It has `time_s` seconds for a document.
+    """
+
+    def __init__(self, options: SourceOptions, time_s: float | None = None) -> None:
+        self._options = options
+        self._process = Confined(
+            "docmill.storage.readers.extract_process",
+            time_s or (OCR_TIME_S if options.ocr else TIME_S),
+            frozenset({TESSDATA_VARIABLE}),
+            () if options.ocr is None else (options.ocr,),
+        )
         self.bytes_read = 0
 
     def read(
         self, path: str, open_file: Callable[[], Opened], decompress: Decompress | None = None
     ) -> Record | Rejection:
         """Return the document of a file; ``path`` is its key."""
-        where = path_text(path)
+        where, limit = path_text(path), self._options.max_record_bytes
         try:
             with open_file() as opened:
-                raw = buffered(Counted(opened), decompress).read(self._limit + 1)
+                raw = buffered(Counted(opened), decompress).read(limit + 1)
         except (SourceError, BrokenStream) as error:
             return _rejected(where, str(error))
         except OSError as error:
             return _rejected(where, f"cannot be read: {error.strerror}")
-        if len(raw) > self._limit:
-            return _rejected(where, too_long(self._limit))
+        if len(raw) > limit:
+            return _rejected(where, too_long(limit))
         return self.document(path, raw)
 
     def document(self, path: str, raw: bytes) -> Record | Rejection:
@@ -145,23 +114,40 @@ class DocumentReader:
         with finding_bugs(where):
             if isinstance(kind, Document) and kind.media_type is not None:
                 return self._extracted(where, raw, kind)
-            return _document(where, *decode_file(raw, self._encoding))
+            return _document(where, *decode_file(raw, self._options.encoding))
+
+    def extract(self, raw: bytes, kind: str) -> tuple[str, tuple[str, ...]]:
+        """Return the text of a document of a kind (a MIME type), with a flag if a part of it was recognized.
+
+        Raises BrokenStream if the document is broken, takes too much time or memory, or has too much text. The
+        reason has none of the document's own words.
+        """
+        self._process.send({"kind": kind}, raw)
+        head, text = self._process.receive(self._options.max_record_bytes)
+        if head.get("unloaded"):
+            raise BrokenStream(
+                f"the library that reads its kind could not be loaded out of {gettempdir()}: set TMPDIR to a folder "
+                "on a disk whose programs may be run (a tmpfs of a container takes `exec`)"
+            )
+        if "error" in head:
+            raise BrokenStream(_why_not_read(raw, kind, head))
+        return text.decode(errors="replace"), (RECOGNIZED,) if head.get("recognized") else ()
 
     def close(self) -> None:
-        self._extractor.close()
+        self._process.close()
 
     def _extracted(self, where: str, raw: bytes, kind: Document) -> Record | Rejection:
         flags: tuple[str, ...] = ()
         media_type = kind.media_type
         assert media_type is not None
         if kind.is_text or media_type == HTML:
-            said, flags = decode_file(raw, self._encoding) if kind.is_text else _page(raw)
+            said, flags = decode_file(raw, self._options.encoding) if kind.is_text else _page(raw)
             raw = said.encode("utf-8", "replace")
         elif media_type == MAIL and _ATTACHED.search(raw):
             flags = (ATTACHMENTS_LEFT_OUT,)
         try:
-            text, more = self._extractor.extract(raw, media_type)
-        except NotExtracted as error:
+            text, more = self.extract(raw, media_type)
+        except BrokenStream as error:
             return _rejected(where, str(error))
         if raw.strip() and not text.strip():
             return _rejected(where, self._why_no_text(kind))
@@ -172,11 +158,11 @@ class DocumentReader:
             return "no subtitles were found in it"
         if kind.media_type != PDF:
             return "no text was found in it"
-        if self._ocr is None:
+        if self._options.ocr is None:
             return (
                 "no text was found in it; if its pages are scanned, --ocr LANGUAGE recognizes them, as in --ocr eng"
             )
-        return f"no text was found in it, and none was recognized in its pages (--ocr {self._ocr})"
+        return f"no text was found in it, and none was recognized in its pages (--ocr {self._options.ocr})"
 
 
 class DocumentSource:

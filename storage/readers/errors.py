@@ -1,8 +1,8 @@
 """Errors of a source that cannot be read at all. A problem of one record is a Rejection, not an error.
 
-SourceError (a StorageError)
+SourceError (a StorageError)   no rights, a pipe, a device, damaged
 ├── SourceMissing        no such file or folder
-├── SourceUnreadable     no rights, a pipe, a device, or not UTF-8
+├── EncodingUnnamed      not UTF-8, without a byte order mark
 ├── SourceUnsupported    it lacks a library, or a document, or what it needs to be read
 │   └── KindUnknown      a kind of file that no reader takes
 └── FieldUnknown         no record has the field that was named, or two columns share a name
@@ -28,11 +28,7 @@ class SourceMissing(SourceError):
     """There is no such file or folder."""
 
 
-class SourceUnreadable(SourceError):
-    """The source may not be read or is not a file."""
-
-
-class EncodingUnnamed(SourceUnreadable):
+class EncodingUnnamed(SourceError):
     """The source is no UTF-8, and does not say what it is. `likely` is the probable encoding."""
 
     def __init__(self, name: str, likely: str) -> None:
@@ -55,7 +51,7 @@ class FieldUnknown(SourceError):
 
 
 class BrokenStream(Exception):
-    """The data ends early, is damaged or expands too far, or its transfer broke; the bytes before were returned."""
+    """The data ends early, is damaged or expands too far, or its transfer or its reader broke."""
 
 
 class ProgramFailed(StorageError):

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
-from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files, send
+from docmill.storage.readers.confinement import confine, receive, restrict_files, send
 from docmill.storage.readers.documents import ENCRYPTED, TESSDATA_VARIABLE
 from docmill.storage.readers.registry import PDF, SRT, VTT
 
@@ -30,7 +30,6 @@ _DRESS = ["a", "abbr", "b", "cite", "code", "em", "i", "mark", "s", "small", "sp
 # Tags, times within a cue (`<00:00:05.500>`), and the override codes of other formats (`{\an8}`).
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|</?>|<[\d:.]+>|\{\\[^{}]*\}")
 _DASHES = "-–—"  # another speaker's words
-_ENTITIES = frozenset(("vtt",))
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
         os.environ["KREUZBERG_CACHE_DIR"] = own  # it keeps nothing, but makes the folder
         languages = next(iter(sys.argv[1:]), None)
         data = os.environ.get(TESSDATA_VARIABLE)
-        restrict_files(Needs(scratch=Path(own), readable=(Path(data),) if data else ()))
+        restrict_files(Path(own), [Path(data)] if data else [])
         extractor = ExtractionLibrary(languages)
         with suppress(Exception):  # an empty PDF is an error
             extractor.text(b"", PDF)
@@ -148,7 +147,7 @@ def read_subtitles(source: str, form: str) -> str:
 
 def _plain(raw: str, form: str) -> str:
     without = _MARKUP.sub("", raw.replace("\\N", "\n"))
-    return html.unescape(without) if form in _ENTITIES else without
+    return html.unescape(without) if form == "vtt" else without
 
 
 if __name__ == "__main__":

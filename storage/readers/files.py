@@ -81,7 +81,7 @@ class SourceFile:
 def on_disk(path: Path, place: str | None = None, *, follow: bool = True) -> SourceFile:
     """Return a regular file. Without ``follow``, a path with a symbolic link is refused.
 
-    Raises SourceMissing and SourceUnreadable.
+    Raises SourceError.
     """
     with open_regular(path, follow=follow) as file:
         size = file.seek(0, os.SEEK_END)

@@ -21,10 +21,6 @@ _MARK = re.compile(r"\s*[{,]\s*")  # before a field's name
 _COLON = re.compile(r"\s*:\s*")
 
 
-class _Unusable(Exception):
-    """The line is no JSON object that a database can store; the message is the reason."""
-
-
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     """Yield the stream's objects. Blank lines are skipped, and count in line numbers only."""
     offset = number = 0
@@ -46,12 +42,12 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         try:
             fields = orjson.loads(line)
             _check_shape(fields)
-        except (orjson.JSONDecodeError, _Unusable):
+        except ValueError:
             if line.isspace() or not line:
                 continue
             try:
                 fields, flags = _read_again(line, offset - len(line))
-            except _Unusable as error:
+            except ValueError as error:
                 number += 1
                 keys = _keys(line, name, number, options)
                 yield Rejection(f"{name}:{line_number}", str(error), keys=keys)
@@ -62,17 +58,18 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
 
 
 def _read_again(line: bytes, start: int) -> tuple[dict[str, Json], tuple[str, ...]]:
-    """Parse a line that orjson refuses. Invalid UTF-8 and lone surrogates are mended; else raise with the reason."""
+    """Parse a line that orjson refuses. Invalid UTF-8 and lone surrogates are mended.
+
+    Raises ValueError, with the reason, for a line that is no JSON object that a database can store.
+    """
     text, flags = decode(line, start)
     try:
         fields = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_within_64_bits)
     except json.JSONDecodeError as error:
         said = error.msg.removesuffix(" at")  # the end of some of its messages
-        raise _Unusable(f"not JSON: {said} at column {error.colno}") from error
+        raise ValueError(f"not JSON: {said} at column {error.colno}") from error
     except RecursionError as error:
-        raise _Unusable(f"nested more than {MAX_DEPTH} levels deep") from error
-    except ValueError as error:
-        raise _Unusable("not JSON: a number with too many digits") from error
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep") from error
     _check_shape(fields)
     return fields, flags
 
@@ -100,26 +97,29 @@ def _ids(text: str, id_field: str) -> Iterator[Json]:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise _Unusable(f"not JSON: {constant} is no JSON value")
+    raise ValueError(f"not JSON: {constant} is no JSON value")
 
 
 def _finite(digits: str) -> float:
     value = float(digits)
     if not isfinite(value):
-        raise _Unusable("a number too large for a 64-bit float")
+        raise ValueError("a number too large for a 64-bit float")
     return value
 
 
 def _within_64_bits(digits: str) -> int | float:
     """Return the number as orjson parses it, so that both parsers give the same."""
-    value = int(digits)
+    try:
+        value = int(digits)
+    except ValueError as error:  # Python limits the digits
+        raise ValueError("not JSON: a number with too many digits") from error
     return value if -(2**63) <= value < 2**64 else _finite(digits)
 
 
 def _check_shape(fields: Json) -> None:
     if not isinstance(fields, dict):
         kind = "an array" if isinstance(fields, list) else "a single value"
-        raise _Unusable(f"{kind} where an object is expected")
+        raise ValueError(f"{kind} where an object is expected")
     level = list(fields.values())
     for _ in range(MAX_DEPTH):
         nested = [
@@ -128,4 +128,4 @@ def _check_shape(fields: Json) -> None:
         level = [inner for outer in nested for inner in outer]
         if not level:
             return
-    raise _Unusable(f"nested more than {MAX_DEPTH} levels deep")
+    raise ValueError(f"nested more than {MAX_DEPTH} levels deep")

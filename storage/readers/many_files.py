@@ -21,7 +21,6 @@ from docmill.storage.readers.errors import (
     FieldUnknown,
     KindUnknown,
     SourceError,
-    SourceUnreadable,
     SourceUnsupported,
 )
 from docmill.storage.readers.files import FileSource, Source, SourceFile, left_out, on_disk, up_to, why_left_out
@@ -277,7 +276,7 @@ def walk(root: Path, selects: Callable[[str, bool], bool]) -> Walk:
     """Yield each selected file's path below a folder and the path to open, in the order of the paths.
 
     `selects(path, is_folder)` returns True for a file to read, and for a folder to look into. One folder is listed at
-    a time. Raises SourceUnreadable for the root itself.
+    a time. Raises SourceError for the root itself.
     """
     folders = [_list(root, "", selects)]
     while folders:
@@ -305,7 +304,7 @@ def _list(
                     listing.append((name, entry.is_file(follow_symlinks=False)))
     except OSError as error:
         if not below:
-            raise SourceUnreadable(f"{path_text(root)}: {error.strerror}") from error
+            raise SourceError(f"{path_text(root)}: {error.strerror}") from error
         where = path_text(below)
         yield Rejection(where, f"the folder cannot be read: {error.strerror}", below=where.rstrip("/"))
     for name, is_plain in sorted(listing):
@@ -403,7 +402,7 @@ def _special(text: str) -> bool:
 def parts_in(folder: Path) -> list[str] | None:
     """Return the files of an export's parts, in order; None if it is no folder of parts.
 
-    Raises SourceUnreadable if a part is missing or cut short, and SourceUnsupported without parts.
+    Raises SourceError if a part is missing or cut short, or if there are no parts.
     """
     try:
         with open_regular(folder / parts_manifest.NAME) as opened:
@@ -413,12 +412,12 @@ def parts_in(folder: Path) -> list[str] | None:
     if len(raw) > _MOST_MANIFEST or (manifest := parts_manifest.from_json(raw)) is None:
         return None
     if not manifest.complete:
-        raise SourceUnreadable(f"{path_text(folder)} has not all of its parts; {_PARTS_GO_ON}")
+        raise SourceError(f"{path_text(folder)} has not all of its parts; {_PARTS_GO_ON}")
     if not manifest.parts:
         raise SourceUnsupported(f"{path_text(folder)} has no results in it")
     files = [part.files[0] for part in manifest.parts]
     for file in files:
         path = folder.resolve() / file.name
         if not path.is_file() or path.stat().st_size != file.bytes:
-            raise SourceUnreadable(f"{path_text(path)} is not as it was written; {_PARTS_GO_ON}")
+            raise SourceError(f"{path_text(path)} is not as it was written; {_PARTS_GO_ON}")
     return [file.name for file in files]

@@ -21,7 +21,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages, read_texts
 from docmill.storage.core.schema import Document
 from docmill.storage.extras import PARQUET
-from docmill.storage.readers.errors import ProgramFailed, SourceUnreadable, SourceUnsupported
+from docmill.storage.readers.errors import ProgramFailed, SourceError, SourceUnsupported
 from docmill.storage.readers.files import Source, check_names, documents
 from docmill.storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options
 from docmill.storage.readers.table import as_row, frames, rows_in_frame, slices
@@ -45,7 +45,7 @@ class MemorySource(Source):
     """A source in memory, which is read once. The id of a document without one is its position, from 0.
 
     Without a named corpus, the source's name has a digest of the documents, so that the same documents are the same
-    corpus. For an iterator it has the time instead. Raises SourceUnreadable, SourceUnsupported and FieldUnknown.
+    corpus. For an iterator it has the time instead. Raises SourceError.
     """
 
     def __init__(self, data: object, options: SourceOptions, *, has_corpus: bool) -> None:
@@ -67,11 +67,11 @@ class MemorySource(Source):
 
 
 def _check(data: object) -> None:
-    """Raise SourceUnreadable for data of a type that is not read, and SourceUnsupported without pyarrow."""
+    """Raise SourceError for data of a type that is not read, and for a table without pyarrow."""
     if _is_table(data):
         PARQUET.require("a table", error=SourceUnsupported)
     elif isinstance(data, bytes | bytearray | Mapping) or _has_columns(data) or not isinstance(data, Iterable):
-        raise SourceUnreadable(f"{type(data).__name__} is not read; {_EXPECTED}")
+        raise SourceError(f"{type(data).__name__} is not read; {_EXPECTED}")
 
 
 def _is_table(data: object) -> bool:
@@ -139,7 +139,7 @@ def _rows_of_table(table: object, options: SourceOptions) -> Rows:
 
 
 def _reader(table: object) -> RecordBatchReader:
-    """Return the table's batches. Raises SourceUnreadable for a table that Arrow cannot represent."""
+    """Return the table's batches. Raises SourceError for a table that Arrow cannot represent."""
     import pyarrow
 
     try:
@@ -148,7 +148,7 @@ def _reader(table: object) -> RecordBatchReader:
         batch: RecordBatch = pyarrow.record_batch(table)
         return pyarrow.RecordBatchReader.from_batches(batch.schema, [batch])
     except (pyarrow.ArrowException, TypeError) as error:
-        raise SourceUnreadable(f"the table cannot be read as an Arrow table: {error}") from error
+        raise SourceError(f"the table cannot be read as an Arrow table: {error}") from error
 
 
 def _with_id(row: Row | Rejection, options: SourceOptions) -> Row | Rejection:

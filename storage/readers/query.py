@@ -32,7 +32,7 @@ from docmill.storage.core import database, postgresql
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.server import Patience
 from docmill.storage.core.transaction import first_line
-from docmill.storage.readers.errors import SourceUnreadable, SourceUnsupported
+from docmill.storage.readers.errors import SourceError, SourceUnsupported
 from docmill.storage.readers.files import RowSource
 from docmill.storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns, keys_of, too_long
 from docmill.storage.readers.streams import open_regular, path_text
@@ -92,12 +92,12 @@ class QuerySource(RowSource):
                     yield row
         except exc.DBAPIError as error:
             if not planned:
-                raise SourceUnreadable(f"{self._shown}: {first_line(error.orig)}") from error
+                raise SourceError(f"{self._shown}: {first_line(error.orig)}") from error
             # From here on the database's messages may contain text of a document.
             code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
             reason = f"the database ended the query ({code or type(error.orig).__name__})"
             if not number:
-                raise SourceUnreadable(f"{self._shown}: {reason}") from error
+                raise SourceError(f"{self._shown}: {reason}") from error
             yield Rejection(
                 f"{self._place}:{number}", f"{reason} after row {number:,}; nothing more was read", fatal=True
             )

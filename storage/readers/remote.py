@@ -24,7 +24,6 @@ from docmill.storage.readers.errors import (
     BrokenStream,
     SourceError,
     SourceMissing,
-    SourceUnreadable,
     SourceUnsupported,
 )
 from docmill.storage.readers.files import Opened, SourceFile
@@ -105,14 +104,10 @@ class _NoParts(BrokenStream):
     """The server does not serve parts of a file."""
 
 
-class _TooLarge(Exception):
-    """The file is larger than the limit for a copy."""
-
-
 def content(url: str) -> SourceFile:
     """Return the file at a URL, after asking for its size. `name` has none of the URL's secrets.
 
-    Raises SourceMissing, SourceUnreadable and SourceUnsupported.
+    Raises SourceError.
     """
     scheme = url.partition("://")[0].lower()
     name = mask_secrets(url)
@@ -148,7 +143,7 @@ def _open(system: AbstractFileSystem, path: str, size: int | None, block_bytes: 
 
 
 def _open_in_parts(system: AbstractFileSystem, path: str, size: int | None, name: str) -> Opened:
-    """Return an HTTP file that is read in parts, or its copy. Raises SourceUnreadable and SourceUnsupported."""
+    """Return an HTTP file that is read in parts, or its copy. Raises SourceError."""
 
     def ask(**headers: str) -> Any:
         return _open(system, path, size, 0, headers=_HEADERS | headers)
@@ -162,14 +157,9 @@ def _open_in_parts(system: AbstractFileSystem, path: str, size: int | None, name
                 file.read(1)  # readers of both formats start there
                 file.seek(0)
                 return BufferedReader(_Remote(file, size), BUFFER_BYTES)
-        return _copy(ask, size)
+        return _copy(ask, size, name)
     except BrokenStream as error:
-        raise SourceUnreadable(f"{name}: {error}") from error
-    except _TooLarge as error:
-        most = f"{COPIED_BYTES // 2**30} GiB"
-        raise SourceUnsupported(
-            f"{name}: its server gives no parts of a file, and more than {most} is not copied; copy it here"
-        ) from error
+        raise SourceError(f"{name}: {error}") from error
 
 
 def _fetch(ask: Callable[..., Any], size: int, start: int, end: int) -> bytes:
@@ -190,19 +180,23 @@ def _fetch(ask: Callable[..., Any], size: int, start: int, end: int) -> bytes:
     return b"".join(pieces)
 
 
-def _copy(ask: Callable[..., Any], size: int | None) -> FileIO:
+def _copy(ask: Callable[..., Any], size: int | None, name: str) -> FileIO:
     """Return a copy of the whole file in a temporary file without a name, which is removed when it is closed.
 
-    Raises _TooLarge above COPIED_BYTES, and BrokenStream if the connection breaks.
+    Raises SourceUnsupported above COPIED_BYTES, and BrokenStream if the connection breaks.
     """
+    too_large = SourceUnsupported(
+        f"{name}: its server gives no parts of a file, and more than {COPIED_BYTES // 2**30} GiB is not copied; copy "
+        "it here"
+    )
     if size is not None and size > COPIED_BYTES:
-        raise _TooLarge
+        raise too_large
     with ExitStack() as unless_copied:
         file: FileIO = unless_copied.enter_context(TemporaryFile(buffering=0))
         with connected(), closing(ask()) as answer:
             while data := answer.read(BLOCK_BYTES):
                 if file.tell() + len(data) > COPIED_BYTES:
-                    raise _TooLarge
+                    raise too_large
                 file.write(data)
         if size is not None and file.tell() != size:
             raise BrokenStream(_TOO_SHORT)
@@ -216,7 +210,7 @@ def connected() -> Iterator[None]:
     """Raise BrokenStream for an error of a connection, since each file system has its own."""
     try:
         yield
-    except (BrokenStream, _TooLarge):
+    except (BrokenStream, SourceError):
         raise
     except Exception as error:
         raise BrokenStream(f"the connection broke ({type(error).__name__})") from error
@@ -298,12 +292,12 @@ def _refusal(error: Exception, name: str) -> SourceError:
     if status in {404, 410} or (cause is error and isinstance(error, FileNotFoundError)):
         return SourceMissing(f"{name}: there is no such file")
     if status is not None:
-        return SourceUnreadable(f"{name}: the server answers {status}")
+        return SourceError(f"{name}: the server answers {status}")
     if "Redirect" in type(cause).__name__:
-        return SourceUnreadable(f"{name}: the server redirects to a URL that is not HTTP, or in a circle")
+        return SourceError(f"{name}: the server redirects to a URL that is not HTTP, or in a circle")
     kinds = [kind.__name__ for kind in type(cause).__mro__]
     why = next((_WHY[kind] for kind in kinds if kind in _WHY), f"it cannot be opened ({kinds[0]})")
-    return SourceUnreadable(f"{name}: {why}")
+    return SourceError(f"{name}: {why}")
 
 
 def _file_name(url: str) -> str:
@@ -390,7 +384,7 @@ def _elsewhere(scheme: str) -> str:
 def add_login(url: str, name: str) -> str:
     """Return an HTTP URL with the login that ~/.netrc has for its host, unless it has one.
 
-    A redirect to another host takes no login along. Raises SourceUnreadable for a file that cannot be used.
+    A redirect to another host takes no login along. Raises SourceError for a file that cannot be used.
     """
     scheme, _, rest = url.partition("://")
     host = urlsplit(url).hostname
@@ -403,7 +397,7 @@ def add_login(url: str, name: str) -> str:
     except (NetrcParseError, OSError, UnicodeDecodeError):
         # Not in the error's words, nor from it: they may be a password.
         advice = "it is not written as a .netrc is, or others may read it (chmod 600 ~/.netrc)"
-        raise SourceUnreadable(f"{name}: the logins in ~/.netrc cannot be used: {advice}") from None
+        raise SourceError(f"{name}: the logins in ~/.netrc cannot be used: {advice}") from None
     if entry is None:
         return url
     login, _, password = entry

@@ -28,7 +28,6 @@ from docmill.storage.readers.errors import (
     KindUnknown,
     SourceError,
     SourceMissing,
-    SourceUnreadable,
     SourceUnsupported,
 )
 from docmill.storage.readers.files import FileSource, Source, SourceFile, StreamSource, on_disk, source_of_records
@@ -65,7 +64,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # a protocol of fsspec h
 def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None = None) -> Source:
     """Return the source that a user named. Its first records are read, so that a wrong field name is found.
 
-    Raises SourceMissing, SourceUnreadable, SourceUnsupported and FieldUnknown.
+    Raises SourceError.
     """
     if source == "-":
         refuse_options("standard input", options, "encoding")
@@ -203,20 +202,20 @@ def row_reader(suffix: str) -> RowReader | None:
         except (SourceError, BrokenStream, OSError):
             raise
         except Exception as error:
-            raise SourceUnreadable(f"{name}: {who} failed ({raised_at(error)})") from error
+            raise SourceError(f"{name}: {who} failed ({raised_at(error)})") from error
 
     return rows
 
 
 def _checked(row: Row | Rejection, reader: str) -> Row | Rejection:
-    """Return a row of a feature's reader, normalized. Raises SourceUnreadable for a value that is no row.
+    """Return a row of a feature's reader, normalized. Raises SourceError for a value that is no row.
 
     The store would fail on it only later, and as if it were a bug of docmill.
     """
     if isinstance(row, Rejection):
         return row
     if not isinstance(row, Row):
-        raise SourceUnreadable(f"{reader} yields {type(row).__name__}, not Row or Rejection")
+        raise SourceError(f"{reader} yields {type(row).__name__}, not Row or Rejection")
     for field, value, wanted in (
         ("fields", row.fields, dict),
         ("number", row.number, int),
@@ -224,12 +223,12 @@ def _checked(row: Row | Rejection, reader: str) -> Row | Rejection:
     ):
         if not isinstance(value, wanted):
             kind = type(value).__name__
-            raise SourceUnreadable(f"{reader} yields a Row whose {field} is of type {kind}, not {wanted.__name__}")
+            raise SourceError(f"{reader} yields a Row whose {field} is of type {kind}, not {wanted.__name__}")
     fields, replaced = (row.fields, ()) if row.clean else normalize_json(row.fields)
     try:
         orjson.dumps(fields)
     except TypeError as error:
-        raise SourceUnreadable(f"{reader} yields a Row with a field that is no JSON value ({error})") from error
+        raise SourceError(f"{reader} yields a Row with a field that is no JSON value ({error})") from error
     return row._replace(fields=fields, flags=(*row.flags, *replaced), clean=True)
 
 
@@ -246,9 +245,9 @@ def find_opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
         except SourceError:
             raise
         except Exception as error:  # its message may contain the URL's password
-            raise SourceUnreadable(f"{scheme}://: {who} failed ({type(error).__name__})") from error
+            raise SourceError(f"{scheme}://: {who} failed ({type(error).__name__})") from error
         if not isinstance(source, Source) or not isinstance(getattr(source, "name", None), str):
-            raise SourceUnreadable(f"{scheme}://: {who} gives no source")
+            raise SourceError(f"{scheme}://: {who} gives no source")
         return source
 
     return opened

@@ -24,8 +24,8 @@ from docmill.storage.core.normalize import bom_length, decode
 from docmill.storage.readers.errors import (
     BrokenStream,
     EncodingUnnamed,
+    SourceError,
     SourceMissing,
-    SourceUnreadable,
     SourceUnsupported,
 )
 from docmill.storage.readers.records import RowReader, Rows, SourceOptions
@@ -114,23 +114,23 @@ def kind(mode: int) -> str:
 
 
 def open_regular(path: Path, *, follow: bool = True) -> FileIO:
-    """Open a file for reading without waiting. Raises SourceMissing and SourceUnreadable."""
+    """Open a file for reading without waiting. Raises SourceError."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         mode = path.stat(follow_symlinks=follow).st_mode
         if not stat.S_ISREG(mode):
             hint = "; pass it on standard input, as -" if stat.S_ISFIFO(mode) else ""
-            raise SourceUnreadable(f"{path_text(path)} is {kind(mode)}, not a file{hint}")
+            raise SourceError(f"{path_text(path)} is {kind(mode)}, not a file{hint}")
         opened = FileIO(os.open(path, flags))
     except (FileNotFoundError, ValueError) as error:  # no name has a NUL, which is a ValueError
         raise SourceMissing(f"{path_text(path)}: no such file or folder") from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise SourceMissing(f"{path_text(path)[:_SHOWN]}…: no such file or folder") from error
-        raise SourceUnreadable(f"{path_text(path)}: {error.strerror}") from error
+        raise SourceError(f"{path_text(path)}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):  # replaced between lstat and open
         opened.close()
-        raise SourceUnreadable(f"{path_text(path)} is not a file any more")
+        raise SourceError(f"{path_text(path)} is not a file any more")
     return opened
 
 
@@ -377,7 +377,7 @@ def of_text(read_rows: RowReader) -> RowReader:
     def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         head = stream.peek(_HEAD_BYTES) if isinstance(stream, BufferedReader) else b""
         if (reason := why_no_text(head)) is not None:
-            raise SourceUnreadable(f"{name} is no text: {reason}")
+            raise SourceError(f"{name} is no text: {reason}")
         encoding = _choose_encoding(head, options.encoding)
         if options.encoding is None and (likely := _unmarked(head)) is not None:
             raise EncodingUnnamed(name, likely)

@@ -4,8 +4,8 @@ Such a program opens no file: it asks for bytes, which are read here. This costs
 storing the document (measured with 7 columns and 200 characters: 14 µs of CPU time in all, 6 without a process).
 
 A process asks for bytes by {"read": [offset, n]}, or [null, n] for the next ones. It answers {"columns": [name, …]},
-or {"refused"} for another kind of file, and then sends rows. {"damaged": [first, last]} are rows that cannot be read.
-After {"broken": why} nothing more can be read; {"end"} is the end. Rows are lines of JSON in frames. Each line is
+or {"refused": [error, why]}, and then sends rows. {"damaged": [first, last]} are rows that cannot be read. After
+{"broken": why} nothing more can be read; {"end"} is the end. Rows are lines of JSON in frames. Each line is
 [number, fields or the reason of a rejection, flags].
 """
 
@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from datetime import date, time, timedelta
 from decimal import Decimal
 from io import SEEK_CUR, SEEK_END, RawIOBase
@@ -29,8 +29,8 @@ import orjson
 
 from docmill.storage.core.normalize import decode
 from docmill.storage.json_values import Json
-from docmill.storage.readers.confinement import Confined, Ended, receive, send
-from docmill.storage.readers.errors import BrokenStream, SourceError, SourceUnreadable
+from docmill.storage.readers.confinement import Confined, receive, send
+from docmill.storage.readers.errors import BrokenStream, SourceError, SourceMissing, SourceUnsupported
 from docmill.storage.readers.records import MAX_DEPTH, Rejection, Row, Rows, SourceOptions, check_columns, too_long
 from docmill.storage.readers.streams import Expansion
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     TableSegment: TypeAlias = tuple[int, Iterator[RecordBatch]]  # a number of rows, and the batches that have them
 
+Frame: TypeAlias = tuple[dict[str, Any], bytes]
+OpenTable: TypeAlias = tuple[list[str], Iterable[Frame]]  # the names of the columns, and the rows
 FRAME_BYTES = 2**20  # of rows; a longer row has a frame of its own
 VALUE_LEFT_OUT = "value_left_out"
 _NUMPY_KINDS = frozenset("biufU")  # truth values, numbers, texts
@@ -48,44 +50,37 @@ BATCH_ROWS = 1_000
 _READ_BYTES = 8 * 2**20
 _NO_VALUE = object()  # left out, as every value without a form in JSON
 _BINARY = b""  # stands for binary data, which is left out
+_REFUSALS = {error.__name__: error for error in (SourceError, SourceMissing, SourceUnsupported)}
 
 
-@dataclass(frozen=True)
-class Program:
-    """A module that reads tables, its arguments, and the error for an answer that refuses a table.
+def rows(
+    process: Confined,
+    request: dict[str, Any],
+    stream: BinaryIO | None,
+    name: str,
+    options: SourceOptions,
+    advice: str = "",
+) -> Rows:
+    """Yield the rows of a table that a process reads, in order. Damage loses the rest of its batch of rows.
 
-    The first answer is {"columns": [name, …]}, or is passed to `refused`. `environment` are variables that it may
-    see. `advice` is for a user whose table ended the process before it was open.
-    """
-
-    module: str
-    refused: Callable[[dict[str, Any]], SourceError]
-    request: dict[str, Any] = field(default_factory=dict)
-    environment: frozenset[str] = frozenset()
-    advice: str = ""
-
-
-def rows(program: Program, stream: BinaryIO | None, name: str, options: SourceOptions) -> Rows:
-    """Yield a table's rows in order. Damage loses the rest of its batch of rows.
-
-    Raises FieldUnknown, the error of `refused`, SourceUnreadable if the process ends before it opened the table, and
-    BrokenStream if it ends later.
+    `advice` is for a user whose table ended the process before it was open. Raises SourceError, and
+    BrokenStream if the process ends later.
     """
     opened = False
-    with closing(Confined(program.module, environment=program.environment)) as process:
+    with closing(process):
         try:
-            for head, body in _answers(process, program.request, stream, options):
+            for head, body in _answers(process, request, stream, options):
                 if not opened:
                     if "columns" not in head:
-                        raise program.refused(head)
+                        kind, why = head["refused"]
+                        raise _REFUSALS[kind](why)
                     check_columns(head["columns"], name, options)
                     opened = True
                 yield from rows_in_frame(head, body, name)
-        except (Ended, BrokenStream) as error:
-            if not opened:
-                advice = f"; {program.advice}" if program.advice else ""
-                raise SourceUnreadable(f"{name}: {error}{advice}") from error
-            raise BrokenStream(str(error)) from error
+        except BrokenStream as error:
+            if opened:
+                raise
+            raise SourceError(f"{name}: {error}{advice}") from error
 
 
 def rows_in_frame(head: dict[str, Any], body: bytes, name: str) -> Iterator[Row | Rejection]:
@@ -106,15 +101,9 @@ def rows_in_frame(head: dict[str, Any], body: bytes, name: str) -> Iterator[Row 
 
 def _answers(
     process: Confined, request: dict[str, Any], stream: BinaryIO | None, options: SourceOptions
-) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Yield the process's answers about the table, and send it the bytes that it asks for. Raises Ended."""
-    wanted = {
-        "text_field": options.text_field,
-        "meta_fields": options.meta_fields,
-        "id_field": options.id_field,
-        "max_record_bytes": options.max_record_bytes,
-    }
-    process.send(request | {"options": wanted})
+) -> Iterator[Frame]:
+    """Yield the process's answers about the table, and send it the bytes that it asks for. Raises BrokenStream."""
+    process.send(request | {"options": asdict(options)})
     n_read, expansion = 0, Expansion("save it as JSON lines")
     while True:
         head, body = process.receive(options.max_record_bytes + FRAME_BYTES)
@@ -237,51 +226,44 @@ class PipedFile(RawIOBase):
         return b"".join(pieces)
 
 
-@dataclass(frozen=True)
-class OpenTable:
-    """A table that was opened. Damage costs the rest of a part only. `as_json` are the columns of JSON text."""
+def serve(open_table: Callable[[], OpenTable], out: BinaryIO) -> None:
+    """Send a table's rows, or the SourceError that `open_table` raises.
 
-    columns: list[str]
-    parts: Iterator[TableSegment]
-    as_json: frozenset[str] = frozenset()
-
-
-class TableRefused(Exception):
-    """A program does not read a table. `answer` has the reason as a word, and what belongs to it."""
-
-    def __init__(self, reason: str, **details: object) -> None:
-        super().__init__(reason)
-        self.answer = {"refused": reason, **details}
-
-
-class CutShort(Exception):
-    """Nothing more of the table can be read; the message is the reason."""
-
-
-def serve(open_table: Callable[[], OpenTable], options: SourceOptions, out: BinaryIO) -> None:
-    """Send a table's rows."""
+    The frames raise BrokenStream if nothing more of the table can be read.
+    """
     try:
-        table = open_table()
-    except Exception as error:  # whatever the library raises on a file that it cannot read
-        send(out, {"refused": type(error).__name__})
+        columns, answers = open_table()
+    except SourceError as error:
+        send(out, {"refused": [type(error).__name__, str(error)]})
         return
-    send(out, {"columns": table.columns})
-    first = 1
+    send(out, {"columns": columns})
     try:
-        for n_rows, batches in table.parts:
-            number = first
-            try:
-                for batch in batches:
-                    for frame in frames(batch, number, options, table.as_json):
-                        send(out, {}, frame)
-                    number += batch.num_rows
-            except Exception:  # as above
-                send(out, {"damaged": [number, first + n_rows - 1]})
-            first += n_rows
-    except CutShort as error:
+        for head, body in answers:
+            send(out, head, body)
+    except BrokenStream as error:
         send(out, {"broken": str(error)})
     else:
         send(out, {"end": True})
+
+
+def in_frames(
+    segments: Iterator[TableSegment], options: SourceOptions, as_json: frozenset[str] = frozenset()
+) -> Iterator[Frame]:
+    """Yield the segments of a table as frames. Damage costs the rest of a segment only.
+
+    `as_json` are the columns of JSON text.
+    """
+    first = 1
+    for n_rows, batches in segments:
+        number = first
+        try:
+            for batch in batches:
+                for frame in frames(batch, number, options, as_json):
+                    yield {}, frame
+                number += batch.num_rows
+        except Exception:  # whatever the library raises on what it cannot read
+            yield {"damaged": [number, first + n_rows - 1]}, b""
+        first += n_rows
 
 
 def slices(batch: RecordBatch) -> Iterator[RecordBatch]:

@@ -29,9 +29,11 @@ CLONE_NEWUSER = 0x10000000
 
 def main() -> None:
     program: Any = importlib.import_module(f"docmill.storage.readers.{TOLD['program']}")
-    program.serve = lie if "answer" in TOLD else intrude
     if TOLD["program"] == "dataset":
-        program._opened = lambda _: None  # the data set itself is not what is looked at
+        program._stream = lambda _: None  # the data set itself is not what is looked at
+        program._table = intrude
+    else:
+        program.serve = lie if "answer" in TOLD else intrude
     program.main()
 
 
@@ -51,6 +53,7 @@ def intrude(*_: Any) -> None:
     thread.join()
     outcomes |= {f"{name} in a thread": outcome for name, outcome in again.items()}
     send(sys.stdout.buffer, {"outcomes": outcomes})
+    sys.exit()
 
 
 def _outcome(attempt: Callable[[], object]) -> str:

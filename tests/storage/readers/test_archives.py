@@ -21,8 +21,8 @@ from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
+    SourceError,
     SourceOptions,
-    SourceUnreadable,
     SourceUnsupported,
     open_source,
 )
@@ -100,7 +100,7 @@ def test_a_mailbox_is_one_document_for_each_message(tmp_path: Path) -> None:
 def test_an_archive_without_documents_or_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(b"certainly no archive" * 100)
-    assert "is damaged" in refused(SourceUnreadable, path)
+    assert "is damaged" in refused(SourceError, path)
     raw = zipped({"a.png": b""}) if name == "a.zip" else tarred({"a.png": b""})
     path.write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
     assert re.search(r"no \.txt, \.md, .* members in", refused(SourceUnsupported, path))
@@ -212,10 +212,10 @@ def test_a_damaged_member_of_a_zip_costs_only_itself(tmp_path: Path) -> None:
     assert list(texts(path)) == ["a.txt", "c.txt"]
     assert rejections(path) == {"b.txt": "it is damaged"}
     path.write_bytes(raw[:-30])
-    assert "damaged, or no archive" in refused(SourceUnreadable, path)
+    assert "damaged, or no archive" in refused(SourceError, path)
     raw[raw.index(b"PK\1\2") + 6] = 99  # the version of zip that a member needs
     path.write_bytes(raw)
-    assert "damaged, or no archive" in refused(SourceUnreadable, path)
+    assert "damaged, or no archive" in refused(SourceError, path)
 
 
 def test_a_zip_with_damaged_names_or_offsets_is_no_bug(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_zip_with_damaged_names_or_offsets_is_no_bug(tmp_path: Path) -> None:
     whole = zipped({"a.txt": b"one", "é.txt": b"two", "b.txt": b"three"}, zipfile.ZIP_STORED)
     path = tmp_path / "a.zip"
     path.write_bytes(whole.replace(name, b"\xff\xfe.txt"))
-    assert "damaged, or no archive" in refused(SourceUnreadable, path)
+    assert "damaged, or no archive" in refused(SourceError, path)
     path.write_bytes(whole.replace(name, b"\xff\xfe.txt", 1))  # in its own header alone
     assert list(texts(path)) == ["a.txt", "b.txt"]
     assert rejections(path) == {"é.txt": "it is damaged"}
@@ -351,7 +351,7 @@ def test_a_member_that_claims_more_than_its_tar_holds_ends_the_reading_at_once(s
 def test_a_tar_with_hostile_headers_is_refused_and_no_bug(raw: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(raw)
-    with pytest.raises((SourceUnreadable, SourceUnsupported)):
+    with pytest.raises((SourceError, SourceUnsupported)):
         open_source(str(path), OPTIONS)
 
 
@@ -369,7 +369,7 @@ def test_a_member_of_a_zip_that_expands_too_far_is_rejected_and_many_end_the_rea
 def test_an_archive_that_expands_too_far_at_its_beginning_is_not_called_damaged(name: str, tmp_path: Path) -> None:
     bomb, path = {"a.txt": b"\0" * 100 * 2**20}, tmp_path / name
     path.write_bytes(zipped(bomb) if name == "b.zip" else gzip.compress(tarred(bomb)))
-    with pytest.raises(SourceUnreadable, match=rf"{name}: its first [\d,]+ bytes expand to more than") as refused:
+    with pytest.raises(SourceError, match=rf"{name}: its first [\d,]+ bytes expand to more than") as refused:
         open_source(str(path), OPTIONS)
     assert "damaged" not in str(refused.value)
 

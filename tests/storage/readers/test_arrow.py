@@ -14,8 +14,8 @@ from pyarrow import feather, ipc
 from docmill.storage.readers import (
     Record,
     Rejection,
+    SourceError,
     SourceOptions,
-    SourceUnreadable,
     open_source,
 )
 from tests.storage.readers.reading import OPTIONS, read, refused
@@ -77,7 +77,7 @@ def test_a_truncated_file_gives_what_came_before_and_says_so(cut: int, tmp_path:
 def test_what_is_no_arrow_file_is_refused(raw: bytes, tmp_path: Path) -> None:
     path = tmp_path / "c.arrow"
     path.write_bytes(raw)
-    assert "c.arrow is damaged, or no Arrow file" in refused(SourceUnreadable, path)
+    assert "c.arrow is damaged, or no Arrow file" in refused(SourceError, path)
 
 
 def test_offsets_that_lead_out_of_a_batch_cost_its_rows_only(tmp_path: Path) -> None:
@@ -109,5 +109,5 @@ def test_lengths_that_ask_for_any_amount_of_memory_are_refused(tmp_path: Path) -
     [refused] = read(path, SourceOptions(max_record_bytes=10_000_000))
     assert isinstance(refused, Rejection)
     path.write_bytes(b"\xff\xff\xff\xff" + (2**31 - 8).to_bytes(4, "little") + b"\0" * 100)
-    with pytest.raises(SourceUnreadable):
+    with pytest.raises(SourceError):
         open_source(str(path), OPTIONS)

@@ -18,19 +18,13 @@ from typing import Any
 import pytest
 
 from docmill.storage.readers import confinement
-from docmill.storage.readers.confinement import Confined, Ended
+from docmill.storage.readers.confinement import Confined
+from docmill.storage.readers.errors import BrokenStream
 from tests.faults.servers import missing
 from tests.storage.readers.intruder import ATTEMPTS, NETWORK
 
 PROGRAMS = ("extract_process", "arrow", "dataset", "sheets")
-ASKED: dict[str, Any] = {
-    "bytes": 0,
-    "options": {},
-    "path": "a/b",
-    "local": False,
-    "sheet": None,
-    "header_row": None,
-}
+ASKED: dict[str, Any] = {"name": "a", "bytes": 0, "options": {}, "path": "a/b", "local": False}
 SCOPES = 6  # the version of Landlock that knows of signals
 
 
@@ -109,7 +103,7 @@ def test_an_answer_that_is_no_frame_ends_the_process(answer: str, monkeypatch: p
     monkeypatch.setenv("DOCMILL_TEST_INTRUDER", json.dumps({"program": "arrow", "answer": answer}))
     process = Confined("tests.storage.readers.intruder", environment=frozenset(("DOCMILL_TEST_INTRUDER",)))
     process.send(ASKED)
-    with closing(process), pytest.raises(Ended):
+    with closing(process), pytest.raises(BrokenStream):
         process.receive(10)
 
 
@@ -141,8 +135,8 @@ def test_a_user_without_an_entry_in_passwd_is_confined_too() -> None:
     code = """
 import pwd
 pwd.getpwuid = lambda _: {}["no such user"]
-from docmill.storage.readers.confinement import Needs, restrict_files
-restrict_files(Needs())
+from docmill.storage.readers.confinement import restrict_files
+restrict_files()
 """
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.storage.readers import SourceOptions, SourceUnreadable, open_source
+from docmill.storage.readers import SourceError, SourceOptions, open_source
 from docmill.storage.readers.remote import describe_secret, mask_secrets
 from tests.storage.readers.site import Site, serving
 
@@ -131,6 +131,6 @@ def test_a_netrc_file_that_cannot_be_used_is_named_and_nothing_of_it_is_said(
     (home / ".netrc").chmod(mode)
     with serving() as site:
         site.files["/c.jsonl"] = LINES
-        with pytest.raises(SourceUnreadable, match=r"the logins in ~/\.netrc cannot be used") as caught:
+        with pytest.raises(SourceError, match=r"the logins in ~/\.netrc cannot be used") as caught:
             open_source(f"{site.url}/c.jsonl", SourceOptions())
     assert SECRET not in str(caught.value)

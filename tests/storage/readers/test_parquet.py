@@ -20,8 +20,8 @@ from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
+    SourceError,
     SourceOptions,
-    SourceUnreadable,
     SourceUnsupported,
     open_source,
 )
@@ -53,12 +53,6 @@ def test_a_table_of_many_groups_is_read_in_its_order_with_its_other_columns_as_m
     assert 0 < source.bytes_read <= path.stat().st_size
     assert list(source.records()) == items
     assert len(read(path, SourceOptions(limit=3))) == 3
-
-
-def test_columns_are_named_by_the_options_and_a_row_without_an_id_by_its_number(tmp_path: Path) -> None:
-    path = saved(tmp_path / "c.parquet", {"nr": [7, None], "body": ["a", "b"]})
-    items = read(path, SourceOptions(text_field="body", id_field="nr"))
-    assert items == [Record("7", "a", {}, (), "c.parquet:1"), Record("c.parquet:2", "b", {}, (), "c.parquet:2")]
 
 
 def test_values_that_json_does_not_know_have_a_form_in_it(tmp_path: Path) -> None:
@@ -102,7 +96,7 @@ def in_this_process(path: Path) -> list[Record | Rejection]:
     """Return the records of the reader's process, read in this process."""
     out = io.BytesIO()
     with path.open("rb") as file:
-        serve(partial(opened, file, OPTIONS), OPTIONS, out)
+        serve(partial(opened, file, OPTIONS), out)
     out.seek(0)
     items: list[Record | Rejection] = []
     while (frame := receive(out)) is not None:
@@ -114,7 +108,6 @@ def in_this_process(path: Path) -> list[Record | Rejection]:
 def test_wrong_columns_are_refused_with_those_that_are_there(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.parquet", {"body": pa.array([], pa.string()), "nr": pa.array([], pa.int64())})
     assert 'no record has a field "text"; it has "body", "nr"' in refused(FieldUnknown, path)
-    assert "--id-field" in refused(FieldUnknown, str(path), SourceOptions("body", "key"))
     assert read(path, SourceOptions("body")) == []
     twice = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     parquet.write_table(twice, tmp_path / "twice.parquet")
@@ -125,7 +118,7 @@ def test_wrong_columns_are_refused_with_those_that_are_there(tmp_path: Path) -> 
 def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
     path = saved(tmp_path / "c.parquet", {"text": ["a"] * 1_000})
     path.write_bytes(path.read_bytes()[:kept])
-    assert "c.parquet is damaged, or no Parquet file" in refused(SourceUnreadable, path)
+    assert "c.parquet is damaged, or no Parquet file" in refused(SourceError, path)
 
 
 def test_a_damaged_group_of_rows_costs_only_itself(tmp_path: Path) -> None:

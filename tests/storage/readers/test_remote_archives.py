@@ -12,7 +12,7 @@ import fsspec
 import pytest
 import zstandard
 
-from docmill.storage.readers import Record, Rejection, SourceUnreadable, open_source
+from docmill.storage.readers import Record, Rejection, SourceError, open_source
 from docmill.storage.readers.remote import BLOCK_BYTES
 from tests.storage.readers.reading import OPTIONS, read, zipped
 from tests.storage.readers.site import Site
@@ -77,7 +77,7 @@ def test_a_zip_file_whose_transfer_is_cut_says_so(ranges: bool, site: Site) -> N
         assert "after 0.txt; nothing more was read" in last.reason
         assert last.reason.startswith(("the connection broke (", "the file ends before the size"))
     site.cut = 0.5
-    with pytest.raises(SourceUnreadable, match=r"a\.zip: the (connection broke|file ends before)"):
+    with pytest.raises(SourceError, match=r"a\.zip: the (connection broke|file ends before)"):
         read(f"{site.url}/a.zip")
 
 

@@ -17,7 +17,6 @@ from docmill.storage.readers import (
     Record,
     SourceError,
     SourceMissing,
-    SourceUnreadable,
     open_source,
 )
 from tests.storage.readers.reading import OPTIONS, read, refused
@@ -71,29 +70,29 @@ def test_what_is_missing_or_refused_is_one_sentence(bucket: Any, monkeypatch: py
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
 
     fsspec.filesystem("s3").clear_instance_cache()
-    assert "nothing answers at its server's address" in refused(SourceUnreadable, "s3://books/c.jsonl")
+    assert "nothing answers at its server's address" in refused(SourceError, "s3://books/c.jsonl")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     fsspec.filesystem("s3").clear_instance_cache()
-    assert "there are no credentials for it; give them as" in refused(SourceUnreadable, "s3://books/c.jsonl")
+    assert "there are no credentials for it; give them as" in refused(SourceError, "s3://books/c.jsonl")
 
 
-@pytest.mark.parametrize("url", [f"s3://{KEY}:{SECRET}@books/c.jsonl", f"s3://{KEY}:{SECRET}@books/no.jsonl"])
-def test_no_key_is_in_a_name_a_message_or_a_log(url: str, bucket: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_key_is_in_a_name_a_message_or_a_log(bucket: Any, caplog: pytest.LogCaptureFixture) -> None:
     bucket.put_object(Key="c.jsonl", Body=LINES)
     said = ""
     with caplog.at_level(logging.DEBUG):
         caplog.clear()
-        for asked in (url, "s3://books/c.jsonl", "s3://books/no.jsonl"):
-            try:
-                source = open_source(asked, OPTIONS)
-                said += source.name + str(list(source.records())[-1].where)
-            except SourceError as error:
-                said += str(error)
+        for store in ("s3://books", f"s3://{KEY}:{SECRET}@books"):
+            for name in ("c.jsonl", "no.jsonl"):
+                try:
+                    source = open_source(f"{store}/{name}", OPTIONS)
+                    said += source.name + str(list(source.records())[-1].where)
+                except SourceError as error:
+                    said += str(error)
     assert SECRET not in said
-    assert f"{KEY}:***@" in said
+    assert said.count(f"{KEY}:***@") == 2
     assert "geheim" not in caplog.text.lower()
     assert "signature" not in caplog.text.lower()

@@ -16,8 +16,8 @@ from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
+    SourceError,
     SourceOptions,
-    SourceUnreadable,
     SourceUnsupported,
     open_source,
 )
@@ -178,18 +178,18 @@ def test_what_is_no_workbook_is_refused_in_a_sentence(tmp_path: Path) -> None:
     good = saved(tmp_path / "good.xlsx", Data=[["text"], ["x"]]).read_bytes()
     for raw in (b"", b"PK\3\4", good[:-200], b"id,text\n1,x\n"):
         (tmp_path / "bad.xlsx").write_bytes(raw)
-        with pytest.raises(SourceUnreadable, match=r"bad\.xlsx is damaged, or no workbook"):
+        with pytest.raises(SourceError, match=r"bad\.xlsx is damaged, or no workbook"):
             read(tmp_path / "bad.xlsx")
     letter = io.BytesIO()
     with zipfile.ZipFile(letter, "w") as made:
         made.writestr("word/document.xml", "x")
     for raw, kind in ((letter.getvalue(), ".docx"), (b"<!DOCTYPE html><p>", ".html"), (b"%PDF-1.7\n", ".pdf")):
         (tmp_path / "bad.xlsx").write_bytes(raw)
-        with pytest.raises(SourceUnreadable, match=rf"bad\.xlsx: .* under another name: end its name in {kind}"):
+        with pytest.raises(SourceError, match=rf"bad\.xlsx: .* under another name: end its name in {kind}"):
             read(tmp_path / "bad.xlsx")
     sealed = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 504 + "EncryptedPackage".encode("utf-16-le")
     (tmp_path / "bad.xlsx").write_bytes(sealed)
-    with pytest.raises(SourceUnreadable, match=r"bad\.xlsx is protected by a password: save a copy"):
+    with pytest.raises(SourceError, match=r"bad\.xlsx is protected by a password: save a copy"):
         read(tmp_path / "bad.xlsx")
     (tmp_path / "good.xlsx.gz").write_bytes(gzip.compress(good))
     with pytest.raises(SourceUnsupported, match="take off the compression"):
@@ -207,5 +207,5 @@ def test_a_small_file_that_becomes_a_huge_sheet_is_refused_within_the_limits(tmp
                 assert b"</sheetData>" in raw
                 raw = raw.replace(b"</sheetData>", far)
             new.writestr(name, raw)
-    with pytest.raises(SourceUnreadable, match=r"took more memory than a document may.*saved as CSV"):
+    with pytest.raises(SourceError, match=r"took more memory than a document may.*saved as CSV"):
         read(bomb)

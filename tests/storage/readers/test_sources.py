@@ -20,9 +20,9 @@ from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
+    SourceError,
     SourceMissing,
     SourceOptions,
-    SourceUnreadable,
     SourceUnsupported,
     open_queries,
     open_source,
@@ -191,9 +191,9 @@ def test_an_unsupported_kind_is_refused_with_those_that_are_read(tmp_path: Path,
 
 def test_a_pipe_and_a_device_are_refused_without_being_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(SourceUnreadable, match="is a pipe, not a file; pass it on standard input, as -"):
+    with pytest.raises(SourceError, match="is a pipe, not a file; pass it on standard input, as -"):
         open_source(str(tmp_path / "pipe.jsonl"), OPTIONS)
-    assert "is a device" in refused(SourceUnreadable, "/dev/zero")
+    assert "is a device" in refused(SourceError, "/dev/zero")
 
 
 def test_a_link_to_a_file_is_that_file_and_a_circle_of_links_is_refused(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_link_to_a_file_is_that_file_and_a_circle_of_links_is_refused(tmp_path
     (tmp_path / "link.jsonl").symlink_to("real.jsonl")
     assert open_source(str(tmp_path / "link.jsonl"), OPTIONS).name == str(tmp_path / "real.jsonl")
     (tmp_path / "circle.jsonl").symlink_to("circle.jsonl")
-    with pytest.raises(SourceUnreadable):
+    with pytest.raises(SourceError):
         open_source(str(tmp_path / "circle.jsonl"), OPTIONS)
 
 
@@ -302,20 +302,20 @@ def test_a_reader_that_fails_is_named_and_its_words_are_not_said(install: Instal
         (tmp_path / name).write_bytes(b"")
     records = open_source(str(tmp_path / "c.a"), OPTIONS).records()
     assert isinstance(next(records), Record)
-    with pytest.raises(SourceUnreadable, match=r"c\.a: the reader tiny:breaks of the feature tiny failed \(KeyE"):
+    with pytest.raises(SourceError, match=r"c\.a: the reader tiny:breaks of the feature tiny failed \(KeyE"):
         next(records)
     *_, last = read(tmp_path / "*.a")
     line = (tmp_path / "site" / "tiny.py").read_text().split('raise KeyError("secret")')[0].count("\n") + 1
     said = f"the reader tiny:breaks of the feature tiny failed (KeyError in tiny.py, line {line})"
     assert last == Rejection("c.a", f"c.a: {said}", fatal=True)
-    with pytest.raises(SourceUnreadable, match=r"tiny:wrong of the feature tiny yields dict, not Row or Rejection"):
+    with pytest.raises(SourceError, match=r"tiny:wrong of the feature tiny yields dict, not Row or Rejection"):
         open_source(str(tmp_path / "c.b"), OPTIONS)
     with pytest.raises(
-        SourceUnreadable, match=r"a://: the reader tiny:refuses of the feature tiny failed \(RuntimeError\)$"
+        SourceError, match=r"a://: the reader tiny:refuses of the feature tiny failed \(RuntimeError\)$"
     ):
         open_source("a://me:geheim@x", OPTIONS)
     for url in ("b://x", "h://x"):
-        assert "gives no source" in refused(SourceUnreadable, url)
+        assert "gives no source" in refused(SourceError, url)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_a_reader_that_yields_a_malformed_row_is_named(
     code = f"from docmill.storage.readers import Row\n\ndef rows(stream, name, options):\n    yield Row({row})\n"
     install("tiny", {".bar": "tiny:rows"}, code)
     (tmp_path / "c.bar").write_bytes(b"")
-    with pytest.raises(SourceUnreadable, match=rf"^c\.bar: the reader tiny:rows of the feature tiny {reason}"):
+    with pytest.raises(SourceError, match=rf"^c\.bar: the reader tiny:rows of the feature tiny {reason}"):
         open_source(str(tmp_path / "c.bar"), OPTIONS)
 
 
