@@ -61,7 +61,7 @@ def open_reading(spec: Spec, folders: ModelFolders) -> CoderAndTraits:
         if weightless.is_weightless(spec.model):
             backend = open_weightless(spec, "cpu")
             return CoderAndTraits(backend, backend.traits, as_given)
-        if not pinning.here(pinning.Pinned(spec.model, spec.revision), folders):
+        if not pinning.here(spec, folders):
             raise CannotServe(f"{spec.model} is not on this machine.")
         if not pinning.has_adapter(spec, folders):
             raise CannotServe(f"The adapter {spec.params[pinning.ADAPTER]} is not on this machine.")

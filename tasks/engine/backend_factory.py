@@ -165,7 +165,7 @@ def open_backend(
             )
             return PolyglotBackend(specs, open_part)
         if weightless.is_served(spec.model):
-            tokenizer = pinning.locate_tokenizer(spec, folders)
+            tokenizer = pinning.TOKENIZERS.locate_beside(spec, folders)
             return _on_server(spec, folders.cache, server, tokenizer)
         if weightless.is_weightless(spec.model):
             return open_weightless(spec, device)
@@ -205,10 +205,9 @@ def locate_model(
 
     The spec that is returned names the merged model. Models of other families than the ``only`` one stay as they are.
     """
-    pinned = pinning.Pinned(spec.model, spec.revision)
-    folder = pinning.locate(pinned, folders)
-    config: Mapping[str, Any] = pinning.read_config(pinned, folders)
-    adapter = pinning.locate_adapter(spec, folders)
+    folder = pinning.locate(spec, folders)
+    config: Mapping[str, Any] = pinning.read_config(spec, folders)
+    adapter = pinning.ADAPTERS.locate_beside(spec, folders)
     if adapter is not None and only in {None, families.family(config)}:  # it may bring the head
         spec, folder = adapted(spec, folder, adapter, folders.cache)
         config = Description.of_folder(folder).config
@@ -287,11 +286,10 @@ def _modules(spec: Spec, device: str, folders: ModelFolders, backend: str) -> li
 
     A model that an adapter is still to be merged into is another one, of which only the merging is known.
     """
-    pinned = pinning.Pinned(spec.model, spec.revision)
-    if weightless.is_weightless(spec.model) or not pinning.here(pinned, folders):
+    if weightless.is_weightless(spec.model) or not pinning.here(spec, folders):
         return []
-    folder = pinning.locate(pinned, folders)
-    config: Mapping[str, Any] = pinning.read_config(pinned, folders)
+    folder = pinning.locate(spec, folders)
+    config: Mapping[str, Any] = pinning.read_config(spec, folders)
     if pinning.ADAPTER in spec.params:
         spec, folder = _place_of_adapted(spec, folder, folders.cache)
         if not is_whole(folder, folders.cache):

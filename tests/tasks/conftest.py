@@ -151,8 +151,7 @@ class Bench:
             return str(backend.runtime()["backend"])
 
     def folder(self, spec: Spec) -> Path:
-        pinned = pinning.Pinned(spec.model, spec.revision)
-        return pinning.locate(pinned, self.folders)
+        return pinning.locate(spec, self.folders)
 
 
 Benches = Callable[[str], Bench]

@@ -50,9 +50,8 @@ def require_possible(settings: Settings, specs: Iterable[Spec], devices: Sequenc
         _require_backend(settings, part, devices)
     wanted = [part for part in parts if _unknown(settings, part)]
     for part in [part for part in wanted if devices and not _here(settings, part)]:
-        pinned = pinning.Pinned(part.model, part.revision)
         with suppress(HubUnreachable):  # what is computed already needs no model
-            pinning.locate(pinned, settings.model_folders)
+            pinning.locate(part, settings.model_folders)
     here = [part for part in wanted if _here(settings, part)]
     for spec, refusal in zip(here, _rehearse_in_child(settings, here, weights_only=False), strict=True):
         if refusal is not None:
@@ -99,10 +98,9 @@ def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> 
         return
     if [*devices] == [registry.REMOTE] and not weightless.is_weightless(spec.model):
         raise CannotServe(f"--device remote computes only models of a server, openai:NAME, and not {spec.model}.")
-    pinned = pinning.Pinned(spec.model, spec.revision)
-    config = pinning.read_config(pinned, settings.model_folders) if devices else {}
+    config = pinning.read_config(spec, settings.model_folders) if devices else {}
     if devices:
-        pinning.require_libraries(pinned, settings.model_folders)
+        pinning.require_libraries(spec, settings.model_folders)
     for device in devices if config else ():
         registry.require_present(
             spec.kind,
@@ -129,7 +127,7 @@ def _comes_with_docmill(spec: Spec) -> bool:
 
 
 def _here(settings: Settings, spec: Spec) -> bool:
-    return pinning.here(pinning.Pinned(spec.model, spec.revision), settings.model_folders)
+    return pinning.here(spec, settings.model_folders)
 
 
 def _noted(settings: Settings, spec: Spec) -> Path:
@@ -155,15 +153,15 @@ def _rehearse(settings: Settings, spec: Spec, *, weights_only: bool) -> dict[str
     from docmill.tasks.backends.merging import require_fits
 
     look = reading.require_weights if weights_only else reading.rehearse
-    folders, pinned = settings.model_folders, pinning.Pinned(spec.model, spec.revision)
+    folders = settings.model_folders
     where = ""
     try:
-        folder = pinning.locate(pinned, folders)
+        folder = pinning.locate(spec, folders)
         where = str(folder)
-        adapter = pinning.locate_adapter(spec, folders)
+        adapter = pinning.ADAPTERS.locate_beside(spec, folders)
         if adapter is not None and require_fits(spec, folder, adapter):
             return None  # the model's own files lack the head
-        config = pinning.read_config(pinned, folders)
+        config = pinning.read_config(spec, folders)
         head = kinds.kind(spec.kind).require_head(config, spec.model)
         look(Assignment(spec, folder, "cpu", folders.cache, head))
     except (ImportError, NotInstalled):  # another machine may have what this one lacks

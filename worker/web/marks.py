@@ -161,11 +161,10 @@ def remark(flag: str, evidence: Iterable[str] = ()) -> tuple[bool, str]:
 
 
 def _direction(settings: Settings, spec: Spec) -> Direction:
-    pinned = pinning.Pinned(spec.model, spec.revision)
-    if not pinning.here(pinned, settings.model_folders):
+    if not pinning.here(spec, settings.model_folders):
         return families.UNKNOWN
     try:
-        folder = pinning.locate(pinned, settings.model_folders)
+        folder = pinning.locate(spec, settings.model_folders)
         return families.direction_of_folder(folder)
     except TaskError:
         return families.UNKNOWN

@@ -28,7 +28,6 @@ def test_models_of_an_archive_or_a_url_are_found_by_their_names(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: pinning.pin_with_adapter(name, None, ModelFolders(None, tmp_path))[0] for name in OWN}
-    monkeypatch.setattr(pinning, "SHIPPED_FOLDER", tmp_path)
     monkeypatch.setattr(
         pinning,
         "ALIASES",

@@ -105,12 +105,12 @@ def test_a_folder_is_pinned_by_the_files_of_its_tokenizer_alone(tmp_path: Path) 
     (folder / "README.md").write_text("A tokenizer.")
     assert pinned(str(folder), tmp_path) == spec
     folders = ModelFolders(None, tmp_path / "cache")
-    assert pinning.locate_tokenizer(spec, folders) == folder
+    assert pinning.TOKENIZERS.locate_beside(spec, folders) == folder
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     other = pinned(str(folder), tmp_path)
     assert other.sha256 != spec.sha256
     with pytest.raises(ModelCorrupt, match="not those that the job was made with"):
-        pinning.locate_tokenizer(spec, folders)
+        pinning.TOKENIZERS.locate_beside(spec, folders)
 
 
 def test_a_name_in_the_models_directory_is_followed_on_another_machine(tmp_path: Path) -> None:
@@ -119,10 +119,10 @@ def test_a_name_in_the_models_directory_is_followed_on_another_machine(tmp_path:
     spec = pinned("small", tmp_path, models)
     assert spec.params["tokenizer"] == "small"
     shutil.copytree(models, tmp_path / "there")
-    found = pinning.locate_tokenizer(spec, ModelFolders(tmp_path / "there", tmp_path / "cache"))
+    found = pinning.TOKENIZERS.locate_beside(spec, ModelFolders(tmp_path / "there", tmp_path / "cache"))
     assert found == tmp_path / "there" / "small"
     with pytest.raises(ModelNotFound, match="The tokenizer small was a folder where the job was made"):
-        pinning.locate_tokenizer(spec, ModelFolders(None, tmp_path / "cache"))
+        pinning.TOKENIZERS.locate_beside(spec, ModelFolders(None, tmp_path / "cache"))
 
 
 def test_what_is_no_tokenizer_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ for name in sys.argv[2:]:
             bert = {"model_type": "bert"}
             pinned, config = pinning.with_adapter(base, bert, name, folders)
             spec = Spec("classify", base.model, base.revision, params=pinned.beside)
-            folder = pinning.locate_adapter(spec, folders)
+            folder = pinning.ADAPTERS.locate_beside(spec, folders)
         else:
             pinned, config = Pinned("openai:small", "served"), {"id2label": {}}
             pinned = pinning.with_tokenizer(pinned, name, folders)
             spec = Spec("embed", "x", "y", params=pinned.beside)
-            folder = pinning.locate_tokenizer(spec, folders)
+            folder = pinning.TOKENIZERS.locate_beside(spec, folders)
         files = sorted(path.name for path in folder.iterdir())
         answers.append([dict(pinned.beside), dict(config["id2label"]), files])
     except TaskError as error:
