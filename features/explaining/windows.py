@@ -63,8 +63,9 @@ def open_reading(spec: Spec, folders: ModelFolders) -> CoderAndTraits:
             return CoderAndTraits(backend, backend.traits, as_given)
         if not pinning.here(spec, folders):
             raise CannotServe(f"{spec.model} is not on this machine.")
-        if not pinning.has_adapter(spec, folders):
-            raise CannotServe(f"The adapter {spec.params[pinning.ADAPTER]} is not on this machine.")
+        adapter = spec.params.get(pinning.ADAPTER)
+        if adapter and not pinning.ADAPTERS.are_here(adapter, spec.params[pinning.ADAPTER_REVISION], folders):
+            raise CannotServe(f"The adapter {adapter} is not on this machine.")
         spec, folder, config = locate_model(spec, folders, only=Family.ENCODER)
         head = kinds.kind(spec.kind).require_head(config, spec.model)
         return reading_of(Assignment(spec, folder, "cpu", folders.cache, head))

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from docmill.storage.extras import Extra, install
-from docmill.tasks.errors import ModelUnsuitable, NotInstalled
+from docmill.storage.extras import Extra
+from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.models.families import Family, content, table, window_limit
 from docmill.tasks.models.weights import GLINER_CONFIG
 
@@ -111,12 +111,6 @@ def _require_no_code(config: Mapping[str, Any], name: str, model: str) -> None:
         raise ModelUnsuitable(
             f"{model} brings code of its own (auto_map in {name}), and docmill runs no code from model files."
         )
-
-
-def require_extra(model: str) -> None:
-    """Raise NotInstalled where the library is not installed."""
-    if not EXTRA.is_installed:
-        raise NotInstalled(f"{model} is a GLiNER model, which needs the extra gliner: {install(EXTRA.name)}.")
 
 
 def _has_key(value: object, key: str) -> bool:

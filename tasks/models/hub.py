@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from docmill.storage.core.private_files import write_note
 from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound
-from docmill.tasks.models.weights import ADAPTER_CONFIG, adapter_of, files_in, files_that_matter, has_weights
+from docmill.tasks.models.weights import ADAPTER_CONFIG, adapter_of, files_that_matter, has_weights
 
+# Chooses files of the hub to download, given a model, its commit, and the names of all its files.
+Choose: TypeAlias = Callable[[str, str, Sequence[str]], Sequence[str]]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # For connecting, and for each wait for an answer.
@@ -73,36 +75,27 @@ def small_file(model: str, commit: str, name: str) -> bytes | None:
         return None
 
 
-def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
-    """Return the folder with the model's files at exactly this commit, downloaded if need be.
+def snapshot(model: str, commit: str, notes: Path, choose: Choose) -> Path:
+    """Return the folder with the chosen files of the model at exactly this commit, downloaded if need be.
 
-    A note in ``cache_dir`` says which downloads were complete, so that a second worker, or the same one
+    A note in the folder ``notes`` says which downloads were complete, so that a second worker, or the same one
     offline, does not ask the hub again. Raises ModelNotFound, ModelCorrupt, HubUnreachable.
     """
-    if (known := downloaded(model, commit, cache_dir)) is not None:
+    if (known := downloaded(model, commit, notes)) is not None:
         return known
-    return fetched(model, commit, _wanted_of(model, commit, file_names(model, commit)), cache_dir)
-
-
-def fetched(model: str, commit: str, wanted: Sequence[str], cache_dir: Path) -> Path:
-    """Download these files of a commit, and note that they are here. Raises as `snapshot`."""
+    with _asking_hub(model):
+        info = _client().HfApi().model_info(model, revision=commit, timeout=_TIMEOUT_S)
+    wanted = choose(model, commit, [file.rfilename for file in info.siblings or ()])
     with _wrapping_errors(model):
         folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=[*wanted]))
-    if not _complete(folder):
+    if not all((folder / name).is_file() for name in wanted):
         raise ModelCorrupt(f"The download of {model} is not complete; delete {folder} and try again.")
-    write_note(cache_dir / "snapshots" / _file_name(model, commit), str(folder))
+    write_note(notes / _file_name(model, commit), "\n".join([str(folder), *wanted]))
     return folder
 
 
-def file_names(model: str, commit: str) -> list[str]:
-    """Return the names of all files of the model at a commit. Raises ModelNotFound, HubUnreachable."""
-    with _asking_hub(model):
-        info = _client().HfApi().model_info(model, revision=commit, timeout=_TIMEOUT_S)
-    return [file.rfilename for file in info.siblings or ()]
-
-
-def _wanted_of(model: str, commit: str, names: Sequence[str]) -> list[str]:
-    """Return the files to fetch, of all that the model has. Raises ModelNotFound for what is no whole model."""
+def choose_model_files(model: str, commit: str, names: Sequence[str]) -> Sequence[str]:
+    """Return the files of a whole model, of all that the hub has. Raises ModelNotFound for what is no whole model."""
     if ADAPTER_CONFIG in names and "config.json" not in names:
         raise ModelNotFound(adapter_of(model, small_file(model, commit, ADAPTER_CONFIG) or b"{}"))
     wanted = files_that_matter(names)
@@ -111,29 +104,13 @@ def _wanted_of(model: str, commit: str, names: Sequence[str]) -> list[str]:
     return wanted
 
 
-def some_files(model: str, commit: str, names: Sequence[str], notes: Path) -> Path:
-    """Return the folder in the client's cache with those of these files that the model has.
-
-    A note in the folder ``notes`` says that they were downloaded. Raises ModelNotFound, HubUnreachable.
-    """
+def downloaded(model: str, commit: str, notes: Path) -> Path | None:
+    """Return the folder of an earlier ``snapshot`` that still has its files, or None."""
     note = notes / _file_name(model, commit)
-    if note.is_file() and (known := Path(note.read_text())).is_dir():
-        return known
-    with _asking_hub(model):
-        folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=list(names)))
-    write_note(note, str(folder))
-    return folder
-
-
-def downloaded(model: str, commit: str, cache_dir: Path) -> Path | None:
-    """Return the folder of an earlier ``snapshot`` that is still whole, or None."""
-    note = cache_dir / "snapshots" / _file_name(model, commit)
-    folder = Path(note.read_text()) if note.is_file() else None
-    return folder if folder is not None and _complete(folder) else None
-
-
-def _complete(folder: Path) -> bool:
-    return has_weights(files_in(folder))
+    if not note.is_file():
+        return None
+    folder, *names = note.read_text().split("\n")
+    return Path(folder) if names and all((Path(folder) / name).is_file() for name in names) else None
 
 
 def _commit_in(note: Path) -> str | None:
@@ -156,16 +133,19 @@ def _away(model: str) -> str:
     return f"The hub does not answer for {model}. {_OFFLINE_ADVICE}"
 
 
-class _Silence:
-    """The time until which a hub that did not answer is not asked again, by the monotonic clock."""
+# The time until which a hub that did not answer is not asked again, by the monotonic clock.
+_silent_until = 0.0
 
-    until = 0.0
+
+def _note_silence() -> None:
+    global _silent_until  # noqa: PLW0603 - a process knows one hub
+    _silent_until = time.monotonic() + _AWAY_S
 
 
 @contextmanager
 def _asking_hub(model: str) -> Iterator[None]:
     """Wrap the hub client's errors. Fail at once if the hub did not answer in the last seconds."""
-    if time.monotonic() < _Silence.until:
+    if time.monotonic() < _silent_until:
         raise HubUnreachable(_away(model))
     with _wrapping_errors(model):
         yield
@@ -188,7 +168,7 @@ def _wrapping_errors(model: str) -> Iterator[None]:
     except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.EntryNotFoundError) as error:
         # A file that is not in the cache, with a hub that does not answer, is an EntryNotFoundError too.
         if isinstance(error, errors.LocalEntryNotFoundError):
-            _Silence.until = time.monotonic() + _AWAY_S
+            _note_silence()
             raise HubUnreachable(_away(model)) from error
         raise ModelNotFound(
             f"{model} is no folder here and no public model on the hub: check the name (`docmill models list` "
@@ -197,5 +177,5 @@ def _wrapping_errors(model: str) -> Iterator[None]:
     except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, http_error, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is None or status >= _SERVER_ERROR:  # not what it answers about one model
-            _Silence.until = time.monotonic() + _AWAY_S
+            _note_silence()
         raise HubUnreachable(_away(model)) from error

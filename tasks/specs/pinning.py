@@ -9,7 +9,6 @@ import importlib.util
 import math
 import shutil
 import urllib.request
-import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,15 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.extras import install
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
-from docmill.tasks.errors import BadOption, HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable, nearly
+from docmill.tasks.errors import (
+    BadOption,
+    HubUnreachable,
+    ModelCorrupt,
+    ModelNotFound,
+    ModelUnsuitable,
+    NotInstalled,
+    nearly,
+)
 from docmill.tasks.models import families, gliner, hub, weightless, weights
 from docmill.tasks.models.adapters import FILES as ADAPTER_FILES
 from docmill.tasks.models.adapters import Adapter
@@ -164,14 +171,12 @@ def locate(pinned: Pinned | Spec, folders: ModelFolders) -> Path:
 def require_libraries(pinned: Pinned | Spec, folders: ModelFolders) -> None:
     """Raise NotInstalled where this machine lacks the libraries that read the model's files."""
     if families.family(read_config(pinned, folders)) is Family.GLINER:
-        gliner.require_extra(pinned.model)
+        gliner.EXTRA.require(f"{pinned.model} is a GLiNER model, which", "the extra gliner", NotInstalled)
 
 
 def here(pinned: Pinned | Spec, folders: ModelFolders) -> bool:
     """Return True for a local model, and for a hub model whose files were downloaded completely."""
-    if pinned.revision.startswith(_LOCAL):
-        return True
-    return hub.downloaded(pinned.model, pinned.revision, folders.cache) is not None
+    return _MODELS.are_here(pinned.model, pinned.revision, folders)
 
 
 def read_config(pinned: Pinned | Spec, folders: ModelFolders) -> dict[str, Any]:
@@ -427,30 +432,26 @@ def with_tokenizer(pinned: Pinned, tokenizer: str | None, folders: ModelFolders)
     if not weightless.is_served(pinned.model):
         raise BadOption(f"--tokenizer is for models on a server: {pinned.model} has its own; leave it out.")
     name, revision = TOKENIZERS.pin(tokenizer, folders)
-    TOKENIZERS.locate(name, revision, folders)
+    try:
+        require_tokenizer(TOKENIZERS.locate(name, revision, folders))
+    except ModelCorrupt as error:
+        raise ModelNotFound(f"{name} on the hub has no tokenizer that docmill reads.") from error
     return replace(pinned, beside={**pinned.beside, TOKENIZER: name, TOKENIZER_REVISION: revision})
-
-
-def has_adapter(spec: Spec, folders: ModelFolders) -> bool:
-    """Return False if a spec has an adapter of the hub that was not downloaded."""
-    if ADAPTER not in spec.params or spec.params[ADAPTER_REVISION].startswith(_LOCAL):
-        return True
-    notes = _adapter_notes(folders.cache)
-    return hub.downloaded(spec.params[ADAPTER], spec.params[ADAPTER_REVISION], notes) is not None
 
 
 @dataclass(frozen=True)
 class _PinnedFiles:
     """A kind of files that specs pin: models, adapters or tokenizers. ``noun`` is that of their option.
 
-    ``require`` raises ModelNotFound and ModelCorrupt for a folder, given its name. ``files`` are hashed. ``download``
-    returns the folder with a commit of the hub, given its id, the commit and the cache.
+    ``notes`` is the folder in the cache that says which are downloaded. ``require`` raises ModelNotFound and
+    ModelCorrupt for a folder, given its name. ``files`` are hashed. ``choose`` says which to download from the hub.
     """
 
     noun: str
+    notes: str
     require: Callable[[str, Path], None]
     files: Callable[[Path], Sequence[str]]
-    download: Callable[[str, str, Path], Path]
+    choose: hub.Choose
 
     def pin(self, name: str, folders: ModelFolders) -> tuple[str, str]:
         """Return the name that another machine can follow, and the hub commit or the hash of the files."""
@@ -474,7 +475,7 @@ class _PinnedFiles:
         Raises ModelNotFound, ModelCorrupt, HubUnreachable.
         """
         if not revision.startswith(_LOCAL):
-            return self.download(name, revision, folders.cache)
+            return hub.snapshot(name, revision, folders.cache / self.notes, self.choose)
         folder = _local_folder(name, folders)
         if folder is None:
             raise ModelNotFound(
@@ -489,34 +490,24 @@ class _PinnedFiles:
             )
         return folder
 
+    def are_here(self, name: str, revision: str, folders: ModelFolders) -> bool:
+        """Return True for files of this machine, and for those of the hub that were downloaded completely."""
+        return revision.startswith(_LOCAL) or hub.downloaded(name, revision, folders.cache / self.notes) is not None
+
     def locate_beside(self, spec: Spec, folders: ModelFolders) -> Path | None:
         """Return the folder of a spec's adapter or tokenizer; None for a spec without one. Raises as `locate`."""
         name = spec.params.get(self.noun)
         return None if name is None else self.locate(name, spec.params[f"{self.noun}_revision"], folders)
 
 
-def _adapter_notes(cache_dir: Path) -> Path:
-    """Return the folder for notes of downloaded adapters. With those of models, an adapter would be taken for one."""
-    return cache_dir / "peft"
-
-
-def _download_adapter(name: str, commit: str, cache_dir: Path) -> Path:
-    notes = _adapter_notes(cache_dir)
-    if (known := hub.downloaded(name, commit, notes)) is not None:
-        return known
-    there = hub.file_names(name, commit)
-    if lacking := [file for file in ADAPTER_FILES if file not in there]:
+def _choose_adapter(name: str, _commit: str, names: Sequence[str]) -> Sequence[str]:
+    if lacking := [file for file in ADAPTER_FILES if file not in names]:
         raise ModelNotFound(f"{name} on the hub is no adapter that docmill reads: it has no {lacking[0]}.")
-    return hub.fetched(name, commit, ADAPTER_FILES, notes)
+    return ADAPTER_FILES
 
 
-def _download_tokenizer(name: str, commit: str, cache_dir: Path) -> Path:
-    folder = hub.some_files(name, commit, TOKENIZER_FILES, cache_dir / "tokenizers")
-    try:
-        require_tokenizer(folder)
-    except ModelCorrupt as error:
-        raise ModelNotFound(f"{name} on the hub has no tokenizer that docmill reads.") from error
-    return folder
+def _choose_tokenizer(_name: str, _commit: str, names: Sequence[str]) -> Sequence[str]:
+    return [name for name in TOKENIZER_FILES if name in names]
 
 
 def _tokenizer_files(folder: Path) -> list[str]:
@@ -528,9 +519,11 @@ def _require_whole_tokenizer(_name: str, folder: Path) -> None:
     require_files(folder, _tokenizer_files(folder))
 
 
-_MODELS = _PinnedFiles("model", lambda _, folder: require_whole(folder), weights.folder_files, hub.snapshot)
-ADAPTERS = _PinnedFiles(ADAPTER, require_adapter, lambda _: ADAPTER_FILES, _download_adapter)
-TOKENIZERS = _PinnedFiles(TOKENIZER, _require_whole_tokenizer, _tokenizer_files, _download_tokenizer)
+_MODELS = _PinnedFiles(
+    "model", "snapshots", lambda _, folder: require_whole(folder), weights.folder_files, hub.choose_model_files
+)
+ADAPTERS = _PinnedFiles(ADAPTER, "adapters", require_adapter, lambda _: ADAPTER_FILES, _choose_adapter)
+TOKENIZERS = _PinnedFiles(TOKENIZER, "tokenizers", _require_whole_tokenizer, _tokenizer_files, _choose_tokenizer)
 
 
 _SILENCE_S = 30.0
@@ -556,7 +549,11 @@ def copy_own_models(source: str | None, models_dir: Path, cache_dir: Path) -> li
             origin = new / "archive.zip"
             _download(source, origin)
         if origin.is_file():
-            origin = _extract(origin, new / "extracted", source)
+            try:
+                shutil.unpack_archive(origin, new / "extracted", "zip")
+            except shutil.ReadError as error:
+                raise ModelCorrupt(f"{source} is no archive of models: it is not a zip file.") from error
+            origin = new / "extracted"
         for model in OWN:
             folder = origin / model
             if not folder.is_dir():
@@ -591,12 +588,3 @@ def _download(url: str, file: Path) -> None:
         raise HubUnreachable(
             f"{url} cannot be read ({reason}): name another URL, a file or a folder with --from."
         ) from error
-
-
-def _extract(file: Path, folder: Path, source: str) -> Path:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            archive.extractall(folder)
-    except zipfile.BadZipFile as error:
-        raise ModelCorrupt(f"{source} is no archive of models: it is not a zip file.") from error
-    return folder
