@@ -7,7 +7,6 @@
     │   ├── ModelNotFound
     │   ├── ModelCorrupt
     │   ├── HubUnreachable
-    │   ├── WeightsMissing
     │   └── ModelUnsuitable
     ├── CannotServe
     │   ├── DeviceUnusable
@@ -46,15 +45,11 @@ class ModelNotFound(ModelError):
 
 
 class ModelCorrupt(ModelError):
-    """The model's files are not the ones that were pinned: copy or download the model again."""
+    """The model's files are not whole, or not those that were pinned: copy or download the model again."""
 
 
 class HubUnreachable(ModelError):
     """The model hub does not answer, and the model is not in the local cache."""
-
-
-class WeightsMissing(ModelError):
-    """The model's files lack weights that the task computes with: copy or download the whole model."""
 
 
 class ModelUnsuitable(ModelError):

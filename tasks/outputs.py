@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, StrEnum, auto
+from enum import StrEnum
 from math import fsum, isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from docmill.storage.core.specs import Reason
 
@@ -113,12 +113,9 @@ class Several:
         return self.outputs[0].read_tokens
 
 
-class Scale(Enum):
-    """The meaning of labels' scores."""
-
-    ONE = auto()  # one of the labels is right, and the scores say which
-    EACH = auto()  # each score is the probability of its label, whatever the others are
-    FREE = auto()  # no choice: a regression, say
+# The meaning of labels' scores: "one" of the labels is right, and they say which; "each" is the probability of its
+# label, whatever the others are; "free" scores make no choice, such as those of a regression.
+Scale: TypeAlias = Literal["one", "each", "free"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +123,7 @@ class Labels:
     """A score for each label of a window."""
 
     scores: Mapping[str, float]
-    scale: Scale = Scale.ONE
+    scale: Scale = "one"
 
 
 @dataclass(frozen=True, slots=True)

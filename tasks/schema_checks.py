@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from docmill.storage.json_values import Json
 from docmill.tasks.errors import BadSchema, nearly
 from docmill.tasks.schemas import (
     NAMED,
-    ONE,
     SEVERAL,
     Schema,
     SchemaPath,
@@ -104,18 +103,19 @@ def draft(schema: Schema) -> type[Validator]:
     return validator
 
 
-class RecordChecks:
-    """The validation of records by a schema, without a look at other schemas on the network."""
+def record_check(schema: Schema) -> Callable[[Json], str | None]:
+    """Return a function that validates records by a schema, without a look at other schemas on the network.
 
-    def __init__(self, schema: Schema) -> None:
-        self._validator = draft(schema)(exact(schema), registry=Registry())
+    It returns the place and the keyword that a record breaks, without its text; None for a valid record.
+    """
+    validator = draft(schema)(exact(schema), registry=Registry())
 
-    def problem(self, record: Json) -> str | None:
-        """Return the place and the keyword that a record breaks, without its text; None for a valid record."""
-        error = next(self._validator.iter_errors(exact(record)), None)
-        if error is None:
-            return None
-        return f"{pointer(tuple(error.absolute_path))} breaks {pointer(tuple(error.absolute_schema_path))}"
+    def broken(record: Json) -> str | None:
+        for error in validator.iter_errors(exact(record)):
+            return f"{pointer(tuple(error.absolute_path))} breaks {pointer(tuple(error.absolute_schema_path))}"
+        return None
+
+    return broken
 
 
 # Outputs have no white space between values.
@@ -183,16 +183,14 @@ _EXAMPLE = '{"type": "object", "properties": {"title": {"type": "string"}}}'
 # Keywords that a grammar cannot keep, each with advice.
 _REFUSED: Mapping[str, str] = {
     "not": "say what is allowed, with enum or anyOf",
-    "if": "use anyOf, with a schema for each case",
-    "then": "use anyOf, with a schema for each case",
-    "else": "use anyOf, with a schema for each case",
+    **dict.fromkeys(
+        ("if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies"),
+        "use anyOf, with a schema for each case",
+    ),
     "contains": "leave it out, or say with items what every item is",
     "minContains": "leave it out",
     "maxContains": "leave it out",
     "propertyNames": "use patternProperties",
-    "dependentRequired": "use anyOf, with a schema for each case",
-    "dependentSchemas": "use anyOf, with a schema for each case",
-    "dependencies": "use anyOf, with a schema for each case",
     "unevaluatedProperties": "use additionalProperties",
     "unevaluatedItems": "use items",
     "additionalItems": "use prefixItems and items of draft 2020-12",
@@ -204,13 +202,7 @@ _REFUSED: Mapping[str, str] = {
 # Keywords that are read as in draft 2020-12, whatever the schema's draft.
 _WALKED = frozenset({*SEVERAL, *NAMED, "$ref"})
 # Keywords that say something of a record, so that a slip in their name would lose what they say.
-_BINDING = frozenset(
-    {
-        *ONE, *SEVERAL, *NAMED, *_REFUSED, "$ref", "type", "enum", "const", "format", "pattern", "minLength",
-        "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems",
-        "maxItems", "uniqueItems", "required", "minProperties", "maxProperties",
-    }
-)  # fmt: skip
+_BINDING = frozenset({*validators.Draft202012Validator.VALIDATORS, *NAMED, *_REFUSED})
 _TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
 _LONGEST = 200  # of a message that is shown
 # A schema with any of these says what its values are.
@@ -379,7 +371,7 @@ def _check_grammar(schema: Schema) -> None:
         raise BadSchema("allows no record that ends: does a required property contain itself?")
     # Repetitions are removed when a model has written a record, and its minItems count then.
     repeating = map_schemas(schema, lambda inner, _: {key: inner[key] for key in inner if key != "uniqueItems"})
-    if (broken := RecordChecks(repeating).problem(parse_json(text))) is not None:
+    if (broken := record_check(repeating)(parse_json(text))) is not None:
         raise BadSchema(f"cannot be kept: a record that the grammar allows is not valid; {broken}")
 
 

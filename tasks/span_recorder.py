@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http import trace_exporter
@@ -25,13 +25,14 @@ class SpanRecorder:
     """The SDK's tracer, with spans named by their `traceparent`."""
 
     batch: str | None = None  # a process has one device
-    _is_away = False  # the collector did not take the last spans
 
     def __init__(self, endpoint: str, version: str, resource: Mapping[str, str]) -> None:
         service = {"service.name": "docmill", "service.version": version, **resource}
         self._provider = TracerProvider(resource=Resource.create(service), shutdown_on_exit=False)
-        exporter = _Exporter(f"{endpoint.rstrip('/')}/v1/traces", self._note_export)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._exporter = _Exporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_S)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        # The library writes a line for each try, every few seconds, as long as the collector is away.
+        logging.getLogger(trace_exporter.__name__).setLevel(logging.CRITICAL)
         self._tracer = self._provider.get_tracer("docmill", version)
 
     def begin(
@@ -59,31 +60,25 @@ class SpanRecorder:
 
     def flush(self) -> None:
         """Send the spans that wait, for at most `FLUSH_S` seconds."""
-        if self._is_away:
+        if self._exporter.is_away:
             return
         # On a thread: the SDK's flush takes no limit, and nobody waits long for a collector that is away.
         flushing = threading.Thread(target=self._provider.force_flush, name="flush-spans", daemon=True)
         flushing.start()
         flushing.join(FLUSH_S)
 
-    def _note_export(self, is_taken: bool) -> None:
-        if not is_taken and not self._is_away:
-            log.warning("traces_not_sent reason=%r", NOT_SENT)
-        self._is_away = not is_taken
-
 
 class _Exporter(trace_exporter.OTLPSpanExporter):
-    """Tells `on_export` whether the collector took its spans."""
+    """Notes whether the collector took the last spans."""
 
-    def __init__(self, url: str, on_export: Callable[[bool], None]) -> None:
-        super().__init__(endpoint=url, timeout=EXPORT_S)
-        self._on_export = on_export
-        # The library writes a line for each try, every few seconds, as long as the collector is away.
-        logging.getLogger(trace_exporter.__name__).setLevel(logging.CRITICAL)
+    is_away = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = super().export(spans)
-        self._on_export(result is SpanExportResult.SUCCESS)
+        is_taken = result is SpanExportResult.SUCCESS
+        if not is_taken and not self.is_away:
+            log.warning("traces_not_sent reason=%r", NOT_SENT)
+        self.is_away = not is_taken
         return result
 
 

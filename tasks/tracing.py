@@ -126,9 +126,6 @@ def span(
     links: Iterable[str | None] = (),
 ) -> Iterator[TraceSpan]:
     """Record a block. Without `parent`, a span within the block of another is its child."""
-    if _recorder is None:
-        yield OFF
-        return
     begun = begin(name, attributes, kind=kind, parent=parent or _around.get(), links=links)
     token = _around.set(begun.traceparent)
     try:

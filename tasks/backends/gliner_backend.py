@@ -121,7 +121,7 @@ def _folder(assignment: Assignment) -> tuple[Path, Mapping[str, Any]]:
 
 
 def _loaded(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> Any:
-    """Load a model. Raises WeightsMissing for weights that the library would make up at random."""
+    """Load a model. Raises ModelCorrupt for weights that the library would make up at random."""
     from gliner import GLiNER
 
     with accelerator.quiet(), warnings.catch_warnings(action="ignore"):

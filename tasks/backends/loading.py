@@ -37,7 +37,7 @@ from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.convert import index_files, safe_folder
 from docmill.tasks.backends.decoding import own_settings
-from docmill.tasks.errors import ModelUnsuitable, WeightsMissing
+from docmill.tasks.errors import ModelCorrupt, ModelUnsuitable
 from docmill.tasks.outputs import Head
 
 if TYPE_CHECKING:
@@ -78,10 +78,10 @@ class LoadingReport:
     missing: list[str] = field(default_factory=list)
 
     def require(self, model: str, kind: str, *, unused: Sequence[str] = ()) -> None:
-        """Raise WeightsMissing unless all are there; what begins with one of ``unused`` has no part in any output."""
+        """Raise ModelCorrupt unless all are there; what begins with one of ``unused`` has no part in any output."""
         missing = sorted(name for name in self.missing if not name.startswith(tuple(unused)))
         if missing:
-            raise WeightsMissing(
+            raise ModelCorrupt(
                 f"The files of {model} lack {len(missing)} weights that {kind} computes with, such as {missing[0]}; "
                 f"they would be made up at random. Name a model that was trained for {kind}, or copy or download the "
                 "whole model."
@@ -197,7 +197,7 @@ class Opening:
     def model(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model with its weights, ready to compute on a CPU.
 
-        Raises WeightsMissing.
+        Raises ModelCorrupt.
         """
         with accelerator.quiet(), reported() as report:
             loaded = AUTO_CLASSES[self.head].from_pretrained(
@@ -207,7 +207,7 @@ class Opening:
         return loaded.eval()
 
     def require_weights(self) -> PreTrainedModel | None:
-        """Raise WeightsMissing where ``model`` would, without reading the weights; for libraries that read their own.
+        """Raise ModelCorrupt where ``model`` would, without reading the weights; for libraries that read their own.
 
         Returns the model without its weights, or None where only loading it can tell.
         """

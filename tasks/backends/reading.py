@@ -55,7 +55,7 @@ def reading_of(assignment: Assignment) -> CoderAndTraits:
 
 
 def require_weights(assignment: Assignment) -> None:
-    """Raise WeightsMissing or ModelUnsuitable where the model cannot do the spec's kind of task."""
+    """Raise ModelCorrupt or ModelUnsuitable where the model cannot do the spec's kind of task."""
     if assignment.head is Head.MATCHING:  # its library tells nothing without the weights
         gliner.of_folder(assignment.folder, assignment.spec.model)
         return

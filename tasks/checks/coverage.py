@@ -257,17 +257,8 @@ def _copied(
             covered[place : place + _RUN_WORDS] = b"\1" * _RUN_WORDS
     ordinary = [word == two and not _CODE.search(word) for word, two in zip(written, output, strict=True)]
     copied = sum(1 for is_covered, is_ordinary in zip(covered, ordinary, strict=True) if is_covered and is_ordinary)
-    return sum(ordinary), copied, _longest(covered)
-
-
-def _longest(covered: bytearray) -> tuple[int, int]:
-    """Return the first and last number of the longest run of covered words."""
-    best = (0, 0)
-    for run in bytes(covered).split(b"\0"):
-        if len(run) > best[1] - best[0] + 1:
-            first = bytes(covered).find(run)
-            best = (first, first + len(run) - 1)
-    return best
+    longest = max(re.finditer(b"\1+", covered), key=lambda run: run.end() - run.start())
+    return sum(ordinary), copied, (longest.start(), longest.end() - 1)
 
 
 COPIED_INPUT = Check(COPIED, "the output is the input again, or half of its words are copied from it", find_copies)

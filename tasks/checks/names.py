@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from enum import Enum, auto
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Literal, TypeAlias, cast
 
 from docmill.tasks.checks.base import Check, Context, Finding, folded, quoted, words
 
@@ -51,7 +51,7 @@ class _Side:
     def initial(self) -> list[WrittenName]:
         """Words that the other text does not write so, and that may begin a sentence, ordinary ones too."""
         names = find_names(self.text.text, self.other.written, lambda _word: True)
-        return [name for name in names if name.form is NameForm.INITIAL]
+        return [name for name in names if name.form == "initial"]
 
     @cached_property
     def all_exact(self) -> list[WrittenName]:
@@ -77,7 +77,7 @@ class _Side:
     @cached_property
     def formed(self) -> list[WrittenName]:
         """Names of a form that the other language does not put in words."""
-        return [name for name in self.named if name.form is NameForm.FORMED and not self._has_words_for(name)]
+        return [name for name in self.named if name.form == "formed" and not self._has_words_for(name)]
 
     def is_alone(self, name: WrittenName) -> bool:
         return not self.other.has(name.letters) and not self.other.has(name.stem)
@@ -86,9 +86,9 @@ class _Side:
         """Return True if the other text has the name in a form, or its language has another name for it."""
         if self._has_own(name.letters):
             return True
-        if name.form is NameForm.ACRONYM:
+        if name.form == "acronym":
             return self.other.has_longer(name.letters) or self.other.has_anagram(name.letters)
-        if name.form is NameForm.FORMED:
+        if name.form == "formed":
             return self.other.has_form(name.letters, _NEARLY_SAME)
         return self.other.has_form(name.letters, _MUCH_ALIKE) or (not self.is_english and self.text.has_small(name))
 
@@ -128,9 +128,7 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     if context.shortened:
         yield from map(_invented, _first((*added.exact, *_added_by_summary(added, has_nouns))))
         return
-    invented = [
-        name for name in (*added.exact, *added.formed) if name.form is NameForm.EXACT or _is_invented(name, before)
-    ]
+    invented = [name for name in (*added.exact, *added.formed) if name.form == "exact" or _is_invented(name, before)]
     yield from map(_invented, _first(invented))
     gone = [
         name for name in lost.formed if not after.has_longer(name.letters) and not after.has_shorter(name.letters)
@@ -154,7 +152,7 @@ def _added_by_summary(added: _Side, has_nouns: bool) -> Iterator[WrittenName]:
     source = added.other
     rare = _is_rare if source.is_english else _never
     for name in filter(added.is_alone, find_names(added.text.text, source.written, rare)):
-        if name.form in (NameForm.FORMED, NameForm.ACRONYM):
+        if name.form in ("formed", "acronym"):
             known = source.has_longer(name.letters) or source.has_ending(name.letters)
         elif source.has_form(name.letters) or source.has_spelling(name.letters):
             known = True
@@ -175,8 +173,8 @@ def _replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[Writ
     elif new and added.is_english:
         gone += lost.initial
     if has_nouns:
-        new = [name for name in new if name.form is NameForm.FORMED]
-        gone = [name for name in gone if name.form in (NameForm.FORMED, NameForm.EXACT)]
+        new = [name for name in new if name.form == "formed"]
+        gone = [name for name in gone if name.form in ("formed", "exact")]
     pairs: dict[WrittenName, list[WrittenName]] = {}
     for name in new:
         if (places := [old for old in gone if _is_there(old, name, lost, added)]) and _is_new(name, lost, added):
@@ -197,8 +195,8 @@ def _is_there(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> 
     (own, its), (foreign, others) = ((old, lost), (new, added)) if lost.is_english else ((new, added), (old, lost))
     if own.is_ordinary and not _stands_as_name(old, new, lost, added):
         return False
-    if foreign.form is not NameForm.INITIAL or own.form is NameForm.EXACT:
-        return foreign.form is not NameForm.INITIAL or distance <= _NEAR_BEGINNING
+    if foreign.form != "initial" or own.form == "exact":
+        return foreign.form != "initial" or distance <= _NEAR_BEGINNING
     return (
         distance <= _NEAR_BEGINNING
         and its.begins_sentence(own)
@@ -211,9 +209,7 @@ def _stands_as_name(old: WrittenName, new: WrittenName, lost: _Side, added: _Sid
     """Return True if two names, one of which is an ordinary English word, do not seem to be of titles or acronyms."""
     foreign = new if lost.is_english else old
     if foreign.is_capitalized and not (
-        foreign.form is NameForm.CAPITAL
-        and _stands_alone(old, lost.text.text)
-        and _stands_alone(new, added.text.text)
+        foreign.form == "capital" and _stands_alone(old, lost.text.text) and _stands_alone(new, added.text.text)
     ):
         return False
     return lost.is_english or (lost.is_alone(old) and not added.text.spells_out(old.letters))
@@ -223,17 +219,17 @@ def _is_new(name: WrittenName, lost: _Side, added: _Side) -> bool:
     """Return True if the input has no form of the name, and does not spell it out."""
     if not added.is_alone(name) or added.is_known(name):
         return False
-    return name.form is not NameForm.ACRONYM or not lost.text.spells_out(name.letters)
+    return name.form != "acronym" or not lost.text.spells_out(name.letters)
 
 
 def _is_gone(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> bool:
     """Return True if the output has the old name in no form. One that is left elsewhere has to stand very near."""
-    if old.form is not NameForm.EXACT:
+    if old.form != "exact":
         if lost.is_known(old):
             return False
         length = max(len(lost.text.text), len(added.text.text))
         kept = not lost.is_alone(old)
-        if kept and (NameForm.INITIAL in (old.form, new.form) or abs(old.place - new.place) * length > _NEAR_LEAST):
+        if kept and ("initial" in (old.form, new.form) or abs(old.place - new.place) * length > _NEAR_LEAST):
             return False
     if old.letters in new.letters or new.letters in old.letters or are_alike(old.letters, new.letters):
         return False
@@ -260,7 +256,7 @@ def _stands_alone(name: WrittenName, text: str) -> bool:
         _WORD_BEFORE.search(text, max(0, name.start - _LONGEST_BESIDE), name.start),
         _WORD_AFTER.match(text, name.end),
     )
-    return name.form is NameForm.CAPITAL and not any(match is not None and match[1].isupper() for match in beside)
+    return name.form == "capital" and not any(match is not None and match[1].isupper() for match in beside)
 
 
 def _adjoin(name: WrittenName, other: WrittenName) -> bool:
@@ -305,19 +301,16 @@ _LONG, _SHORT = 4, 3
 _MOST_CAPITALS = 0.15
 
 
-class NameForm(Enum):
-    """Forms of names, from the surest to the least sure; INITIAL may begin a sentence, or be shouted."""
-
-    EXACT = auto()
-    FORMED = auto()
-    ACRONYM = auto()
-    CAPITAL = auto()
-    INITIAL = auto()
+# From the surest to the least sure.
+NameForm: TypeAlias = Literal["exact", "formed", "acronym", "capital", "initial"]
 
 
 @dataclass(frozen=True)
 class WrittenName:
-    """A name as it is written, with its offset in its text; ``place`` is the same as a part of the text's length."""
+    """A name as it is written, with its offset in its text; ``place`` is the same as a part of the text's length.
+
+    An initial name may begin a sentence, or be shouted.
+    """
 
     written: str
     start: int
@@ -340,12 +333,12 @@ class WrittenName:
     @property
     def is_capitalized(self) -> bool:
         """True for a name that ordinary words may look like."""
-        return self.form in (NameForm.CAPITAL, NameForm.INITIAL) and not self.written.isupper()
+        return self.form in ("capital", "initial") and not self.written.isupper()
 
     @property
     def is_ordinary(self) -> bool:
         """True for an ordinary English word that has a capital letter, or is shouted beside others."""
-        return self.form in (NameForm.CAPITAL, NameForm.INITIAL) and is_ordinary(self.written.lower())
+        return self.form in ("capital", "initial") and is_ordinary(self.written.lower())
 
     @cached_property
     def letters(self) -> str:
@@ -451,7 +444,7 @@ def find_exact_names(text: str) -> Iterator[WrittenName]:
     """Yield addresses, paths, options, placeholders and identifiers."""
     for stretch in _SIGNED.finditer(text) if any(sign in text for sign in _SIGNS) else ():
         for match in _EXACT.finditer(text, *stretch.span()):
-            yield _name(match, NameForm.EXACT)
+            yield _name(match, "exact")
 
 
 def find_names(text: str, besides: Container[str], initial: Callable[[str], bool]) -> Iterator[WrittenName]:
@@ -464,7 +457,7 @@ def find_names(text: str, besides: Container[str], initial: Callable[[str], bool
         if text[start : marked.end()] in besides or (match := _NAMED.match(text, start)) is None:
             continue
         if (match.lastgroup is not None or initial(match[0])) and match[0] not in EMPHASIS:
-            yield _name(match, NameForm[(match.lastgroup or "initial").upper()])
+            yield _name(match, cast("NameForm", match.lastgroup or "initial"))
 
 
 def are_alike(name: str, other: str, alike: float = _ALIKE) -> bool:

@@ -68,18 +68,14 @@ def _missing(these: list[_Number], those: list[_Number], text: str, language: st
     missing = [number for number in these if not _has(known, number)]
     if not missing:
         return []
-    read = [code for code in _READ if language in {code, None}]
-    if read:
+    if read := [code for code in _READ if language in {code, None}]:
         from text_to_num import alpha2digit
 
         for code in read:
             known |= _all(_numbers(alpha2digit(text, code, threshold=0)))
-            missing = [number for number in missing if not _has(known, number) and not _is_decade(known, number)]
-            if not missing:
-                break
-        return missing
-    missing = [number for number in missing if not _is_decade(known, number)]
-    return [number for number in missing if len(number.digits) > _SMALL_DIGITS]
+    else:
+        missing = [number for number in missing if len(number.digits) > _SMALL_DIGITS]
+    return [number for number in missing if not _has(known, number) and not _is_decade(known, number)]
 
 
 def _other_units(source_text: str, output: str) -> Iterator[Finding]:

@@ -90,9 +90,9 @@ def margin(scores: Sequence[float], scale: Scale) -> float | None:
     Labels that are scored each by itself have margins between yes and no, of which the smallest is returned. None if
     the scores measure something else.
     """
-    if scale is Scale.FREE or not scores:
+    if scale == "free" or not scores:
         return None
-    if scale is Scale.EACH or len(scores) == 1:
+    if scale == "each" or len(scores) == 1:
         return _bounded(min(abs(2 * score - 1) for score in scores))
     best, second, *_ = sorted(scores, reverse=True)
     return _bounded(best - second)

@@ -112,7 +112,7 @@ class Entailment:
         starts = range(0, len(logits), each)
         windows = [self._scores(logits[start : start + each]) for start in starts]
         weights = [sum(tokens[start : start + each]) for start in starts]
-        return self.classify.combine(computed, windows, weights, Scale.EACH if self.multi_label else Scale.ONE)
+        return self.classify.combine(computed, windows, weights, "each" if self.multi_label else "one")
 
     def _scores(self, logits: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Return a window's score for each label, from the logits of its pairs."""

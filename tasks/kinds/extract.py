@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
 from docmill.storage.core.normalize import normalize_json
 from docmill.storage.core.specs import Outcome, Spec
-from docmill.storage.json_values import GivenJson
+from docmill.storage.json_values import GivenJson, Json
 from docmill.storage.outputs.output_types import RECORD, SCHEMA
 from docmill.tasks import schemas
 from docmill.tasks.errors import BadOption
@@ -26,16 +26,13 @@ from docmill.tasks.outputs import Generated, Head
 from docmill.tasks.prompts import PromptFrame, is_rendered
 from docmill.tasks.schemas import GRAMMAR, Schema, SchemaPath, describe
 
-if TYPE_CHECKING:
-    from docmill.tasks.schema_checks import RecordChecks
-
 
 @dataclass(frozen=True)
 class Extract(Recipe):
     """Reads the windows of a text one by one, and merges their records."""
 
     schema: Schema
-    checks: RecordChecks
+    broken: Callable[[Json], str | None]
     cites: bool = False
 
     def join(self, computed: Computed) -> Outcome | Again:
@@ -54,9 +51,9 @@ class Extract(Recipe):
                     return computed.failed("The output is no JSON.")
         # A NUL that the model wrote would be replaced when it is stored, after the validation.
         record, mended = normalize_json(schemas.merge_records(records, self.schema))
-        if self.checks.problem(record) is not None:
+        if self.broken(record) is not None:
             record = schemas.drop_repetitions(record, self.schema, self.schema)
-        if (broken := self.checks.problem(record)) is not None:
+        if (broken := self.broken(record)) is not None:
             return computed.failed(f"The output is not valid by the schema: {broken}.")
         cited = citations(record, computed.text) if self.cites else None
         flags = (*windowed(computed.windows), *(f"output_{flag}" for flag in mended))
@@ -69,10 +66,10 @@ def _schema(spec: Spec) -> Schema:
 
 
 def _recipe(spec: Spec, _traits: Traits) -> Recipe:
-    from docmill.tasks.schema_checks import RecordChecks  # which imports jsonschema
+    from docmill.tasks.schema_checks import record_check  # which imports jsonschema
 
     schema = _schema(spec)
-    return Extract(schema, RecordChecks(schema), bool(spec.params.get("cite")))
+    return Extract(schema, record_check(schema), bool(spec.params.get("cite")))
 
 
 def _chat(spec: Spec) -> PromptFrame:

@@ -174,35 +174,33 @@ def content(path: Path) -> bytes | None:
 DESCRIPTION_FILES = ("modules.json", "config_sentence_transformers.json")
 
 
-class Sort(StrEnum):
-    """A sort of encoder that does not give one vector for a text."""
-
-    SPARSE = "a sparse encoder such as SPLADE, which gives a weight for each word of its vocabulary"
-    TOKENS = "a multi-vector encoder such as ColBERT, which gives a vector for each token"
-    PAIRS = "a cross-encoder (reranker), which gives a score for a pair of texts"
+# Sorts of encoders that do not give one vector for a text.
+SPARSE = "a sparse encoder such as SPLADE, which gives a weight for each word of its vocabulary"
+TOKENS = "a multi-vector encoder such as ColBERT, which gives a vector for each token"
+PAIRS = "a cross-encoder (reranker), which gives a score for a pair of texts"
 
 
 # As sentence-transformers and PyLate name them in config_sentence_transformers.json.
-_BY_TYPE: Mapping[str, Sort] = MappingProxyType(
+_BY_TYPE: Mapping[str, str] = MappingProxyType(
     {
-        "SparseEncoder": Sort.SPARSE,
-        "MultiVectorEncoder": Sort.TOKENS,
-        "ColBERT": Sort.TOKENS,
-        "CrossEncoder": Sort.PAIRS,
+        "SparseEncoder": SPARSE,
+        "MultiVectorEncoder": TOKENS,
+        "ColBERT": TOKENS,
+        "CrossEncoder": PAIRS,
     }
 )
 # Parts of a module's class, for files that were written before they had a type.
-_BY_MODULE: Mapping[str, Sort] = MappingProxyType(
+_BY_MODULE: Mapping[str, str] = MappingProxyType(
     {
-        ".sparse_encoder.": Sort.SPARSE,
-        "SpladePooling": Sort.SPARSE,
-        ".multi_vector_encoder.": Sort.TOKENS,
-        "pylate.": Sort.TOKENS,
-        ".cross_encoder.": Sort.PAIRS,
+        ".sparse_encoder.": SPARSE,
+        "SpladePooling": SPARSE,
+        ".multi_vector_encoder.": TOKENS,
+        "pylate.": TOKENS,
+        ".cross_encoder.": PAIRS,
     }
 )
 # In config.json, where a cross-encoder's settings were written.
-_OF_PAIRS = ("sbert_ce_default_activation_function",)
+_OF_PAIRS = "sbert_ce_default_activation_function"
 
 
 @dataclass(frozen=True)
@@ -231,8 +229,8 @@ class Description:
         )
 
 
-def sort(described: Description) -> Sort | None:
-    """Return the sort of a model that does not give one vector for a text; None for a model that does, or may."""
+def sort(described: Description) -> str | None:
+    """Return what a model is that does not give one vector for a text; None for a model that does, or may."""
     if (kind := _BY_TYPE.get(described.sentence_type or "")) is not None:
         return kind
     for part, kind in _BY_MODULE.items():
@@ -240,23 +238,23 @@ def sort(described: Description) -> Sort | None:
             return kind
     config, architectures = described.config, described.config.get("architectures") or ()
     if any("ColBERT" in str(name) for name in architectures):
-        return Sort.TOKENS
+        return TOKENS
     pools = any("Pooling" in module for module in described.modules)
-    if any(name in config for name in _OF_PAIRS) or (not pools and _scores(config)):
-        return Sort.PAIRS
+    if _OF_PAIRS in config or (not pools and _scores(config)):
+        return PAIRS
     return None
 
 
 def require_dense(described: Description, model: str, kind: str) -> None:
     """Raise ModelUnsuitable, with what the model is, unless it gives one vector for a text."""
     if (other := sort(described)) is not None:
-        instead = ": use the task `sparse` with it" if other is Sort.SPARSE else ""
+        instead = ": use the task `sparse` with it" if other == SPARSE else ""
         raise ModelUnsuitable(f"{kind} needs a model that gives one vector for a text; {model} is {other}{instead}.")
 
 
 def require_sparse(described: Description, model: str, kind: str) -> None:
     """Raise ModelUnsuitable unless the model's files say that it is a sparse encoder, or are not within reach."""
-    if described.config and sort(described) is not Sort.SPARSE:
+    if described.config and sort(described) != SPARSE:
         raise ModelUnsuitable(
             f"{kind} needs a sparse encoder such as SPLADE, as sentence-transformers saves it; the files of {model} "
             "name no such module."
@@ -265,10 +263,9 @@ def require_sparse(described: Description, model: str, kind: str) -> None:
 
 def _scores(config: Mapping[str, Any]) -> bool:
     """Return True if the model's head gives a single number."""
-    heads = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
     labels = config.get("id2label")
     n_labels = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
-    return heads and n_labels == 1
+    return n_labels == 1 and classifier(config) == "sequence classification"
 
 
 # opus-mt-es-en, opus-mt-tc-big-cat_oci_spa-en; a language's code there is never longer than three letters.

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from docmill.storage.core.specs import Spec
 from docmill.storage.json_values import Json
 from docmill.tasks import prompts
-from docmill.tasks.errors import CannotServe
+from docmill.tasks.errors import CannotServe, Unsuited
 from docmill.tasks.models.families import content, parsed, table
 from docmill.tasks.models.weights import ADAPTER_CONFIG
 
@@ -103,10 +103,6 @@ class SentenceModules:
     prompts: Prompts = field(default_factory=lambda: Prompts({"query": "", "document": ""}))
 
 
-class _Unread(Exception):
-    """Raised where the files say more than is read here."""
-
-
 def require_single(poolings: Sequence[str]) -> None:
     """Raise CannotServe if there are several poolings, which --pooling cannot replace."""
     if len(poolings) > 1:
@@ -118,7 +114,7 @@ def read(folder: Path) -> SentenceModules | None:
     try:
         listed = content(folder / "modules.json")
         modules = SentenceModules(folder) if listed is None else _of_list(folder, parsed(listed))
-    except _Unread:
+    except Unsuited:
         return None
     config = table(content(modules.folder / "config.json"))
     plain = config.get("model_type") in _TYPES and not any(
@@ -132,7 +128,7 @@ def _of_list(folder: Path, listed: Json) -> SentenceModules:
     """Return the modules that a ``modules.json`` lists."""
     modules = [_module(folder, module) for module in listed] if isinstance(listed, list) else []
     if [name for name, _ in modules[:2]] != [_TRANSFORMER, _POOLING]:
-        raise _Unread
+        raise Unsuited
     (_, transformer), (_, pooling), *others = modules
     poolings, include_prompt = _poolings(table(content(pooling / "config.json")))
     dimensions, prompts = _settings(table(content(folder / "config_sentence_transformers.json")))
@@ -144,13 +140,13 @@ def _of_list(folder: Path, listed: Json) -> SentenceModules:
 def _module(folder: Path, listed: Json) -> tuple[str, Path]:
     """Return the name of a listed module's class, and the module's folder."""
     if not isinstance(listed, dict) or not listed.keys() <= {"idx", "name", "path", "type"}:
-        raise _Unread
+        raise Unsuited
     kind, path = str(listed.get("type")), listed.get("path")
     place, _, name = kind.removeprefix(_LIBRARY).rpartition(".")
     if not kind.startswith(_LIBRARY) or place not in _PLACES.get(name, ()) or not isinstance(path, str):
-        raise _Unread
+        raise Unsuited
     if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
-        raise _Unread
+        raise Unsuited
     return name, folder / path
 
 
@@ -162,10 +158,10 @@ def _max_length(folder: Path) -> int | None:
     config = table(content(files[0]))
     _require(config, _OF_TRANSFORMER, {"max_seq_length"})
     if len(files) > 1 or files[0].name != "sentence_bert_config.json" or not config:
-        raise _Unread
+        raise Unsuited
     length = config.get("max_seq_length")
     if length is not None and (type(length) is not int or length < 1):
-        raise _Unread
+        raise Unsuited
     return length
 
 
@@ -179,23 +175,23 @@ def _poolings(config: Mapping[str, Json]) -> tuple[Sequence[str], bool]:
     named = config.get("pooling_mode", [mode for key, mode in _LEGACY_MODES.items() if config.get(key)] or ["mean"])
     poolings = [named] if isinstance(named, str) else named
     if not config or not isinstance(poolings, list) or not poolings or not POOLINGS.issuperset(map(str, poolings)):
-        raise _Unread
+        raise Unsuited
     return tuple(map(str, poolings)), config.get("include_prompt", True) is not False
 
 
 def _settings(config: Mapping[str, Json]) -> tuple[int | None, Prompts]:
     """Return the dimensions to which vectors are cut, and the prompts."""
     if config.get("model_type", "SentenceTransformer") != "SentenceTransformer" or config.get("requirements"):
-        raise _Unread
+        raise Unsuited
     named, default, dimensions = (config.get(name) for name in ("prompts", "default_prompt_name", "truncate_dim"))
     stated = {} if named is None else named
     if not isinstance(stated, dict) or not all(isinstance(text, str) for text in stated.values()):
-        raise _Unread
+        raise Unsuited
     prompts = {"query": "", "document": "", **{name: str(text) for name, text in stated.items()}}
     if default is not None and default not in prompts:
-        raise _Unread
+        raise Unsuited
     if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
-        raise _Unread
+        raise Unsuited
     return dimensions, Prompts(prompts, None if default is None else str(default))
 
 
@@ -205,18 +201,18 @@ def _step(name: str, folder: Path) -> DenseModule | None:
         _require(config, _OF_VECTORS, ())
         return None
     if name != _DENSE:
-        raise _Unread
+        raise Unsuited
     _require(config, _OF_DENSE, {"in_features", "out_features", "bias", "activation_function"})
     activation = _ACTIVATIONS.get(str(config.get("activation_function", "torch.nn.modules.activation.Tanh")))
     if activation is None or "in_features" not in config or not (folder / "model.safetensors").is_file():
-        raise _Unread
+        raise Unsuited
     return DenseModule(folder, activation, config.get("bias", True) is not False)
 
 
 def _require(config: Mapping[str, Json], only: Mapping[str, Json], any_value: Collection[str]) -> None:
-    """Raise _Unread if a key has another value than the only one that is read, or is not known."""
+    """Raise Unsuited if a key has another value than the only one that is read, or is not known."""
     if any(key not in any_value and (key not in only or only[key] != value) for key, value in config.items()):
-        raise _Unread
+        raise Unsuited
 
 
 QUERY = "query"

@@ -20,8 +20,8 @@ NULL, PATTERNS = "null", "patterns"
 # The model of specs of kinds that need none.
 NO_MODEL = "none"
 # Their files, so to speak: another number when a model's outputs change.
-NULL_REVISION, PATTERNS_REVISION = "null:1", "patterns:1"
-_REVISIONS = {NULL: NULL_REVISION, PATTERNS: PATTERNS_REVISION, NO_MODEL: "none:1"}
+NULL_REVISION = "null:1"
+_REVISIONS = {NULL: NULL_REVISION, PATTERNS: "patterns:1", NO_MODEL: "none:1"}
 
 
 def is_weightless(model: str) -> bool:

@@ -51,10 +51,7 @@ def files_that_matter(names: Iterable[str]) -> list[str]:
     wanted = []
     for inside in kept.values():
         safe = any(name.endswith(".safetensors") for name in inside)
-        for name in inside:
-            if safe and (name.endswith((".bin", ".bin.index.json"))):
-                continue
-            wanted.append(name)
+        wanted += [name for name in inside if not safe or not name.endswith((".bin", ".bin.index.json"))]
     return sorted(wanted)
 
 

@@ -189,8 +189,6 @@ def build_spec_per_language(
         raise BadOption("--model LANGUAGE=MODEL goes with --from auto, which finds each document's language.")
     if "prefix" in chosen:
         raise BadOption("--prefix is the same for every language: give one --model and its --from with it.")
-    if "adapter" in chosen:
-        raise BadOption("--adapter is of one model: merge it into that model, and name the merged folder.")
     languages.require_detector()
     target = chosen.get("target_lang") or _only_target(parts)
     alone = []

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from docmill.storage.json_values import Json
 from docmill.tasks.errors import BadSchema
-from docmill.tasks.schema_checks import RecordChecks, read, shortest
+from docmill.tasks.schema_checks import read, record_check, shortest
 from docmill.tasks.schemas import describe, drop_repetitions, merge_records
 
 TEXT = {"type": "string"}
@@ -249,12 +249,12 @@ def test_lists_of_unique_items_lose_their_repetitions(value: list[Json]) -> None
     once = [1, 2, True]
     expected = {"a": once, "b": {"d": once}, "c": [once, once], "e": once, "f": once}
     assert drop_repetitions(record, schema, schema) == expected
-    assert RecordChecks(schema).problem(drop_repetitions(record, schema, schema)) is None
-    assert (RecordChecks(schema).problem(record) is None) == (value == once)
+    assert record_check(schema)(drop_repetitions(record, schema, schema)) is None
+    assert (record_check(schema)(record) is None) == (value == once)
 
 
 def test_a_broken_record_is_told_by_place_and_keyword_without_its_text() -> None:
-    checks = RecordChecks(SCHEMA)
-    assert checks.problem({"price": 19.99, "tags": ["a"]}) is None  # as floats, 19.99 is no multiple of 0.01
-    assert checks.problem({"tags": ["secret", 7]}) == "#/tags/1 breaks #/properties/tags/items/type"
-    assert checks.problem([]) == "# breaks #/type"
+    broken = record_check(SCHEMA)
+    assert broken({"price": 19.99, "tags": ["a"]}) is None  # as floats, 19.99 is no multiple of 0.01
+    assert broken({"tags": ["secret", 7]}) == "#/tags/1 breaks #/properties/tags/items/type"
+    assert broken([]) == "# breaks #/type"

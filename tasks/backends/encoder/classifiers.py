@@ -34,7 +34,7 @@ _QUESTION = "Which words?"
 def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load a sequence classifier, or for labels that a user gives an NLI model or an embedding model.
 
-    Raises WeightsMissing, ModelUnsuitable and CannotServe.
+    Raises ModelCorrupt, ModelUnsuitable and CannotServe.
     """
     spec, device = assignment.spec, assignment.device
     config = Description.of_folder(assignment.folder).config
@@ -110,7 +110,7 @@ def _by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 
 
 def load_tagger(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
-    """Load a token classifier. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
+    """Load a token classifier. Raises ModelCorrupt, ModelUnsuitable and CannotServe."""
     spec, device = assignment.spec, assignment.device
     opening = Opening.of(assignment)
     tokens = PlacedTokens.of(opening)
@@ -124,7 +124,7 @@ def load_tagger(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 def load_answerer(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load a model for question answering, which reads a window beside a question, as a pair.
 
-    Raises WeightsMissing, ModelUnsuitable and CannotServe.
+    Raises ModelCorrupt, ModelUnsuitable and CannotServe.
     """
     spec, device = assignment.spec, assignment.device
     opening = Opening.of(assignment)

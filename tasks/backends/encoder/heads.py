@@ -101,7 +101,7 @@ class EncoderModel:
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
-    """Load the model of an assignment's head, its encoder in ``dtype``. Raises WeightsMissing and CannotServe."""
+    """Load the model of an assignment's head, its encoder in ``dtype``. Raises ModelCorrupt and CannotServe."""
     loader: Callable[[Assignment, torch.dtype], EncoderModel] = pkgutil.resolve_name(LOADERS[assignment.head])
     return loader(assignment, dtype)
 
@@ -144,7 +144,7 @@ def sigmoid(logits: Array) -> Array:
 
 # From logits to scores, and the scale of these.
 SCORES: Mapping[str, tuple[Callable[[Array], Array], Scale]] = MappingProxyType(
-    {"none": (lambda logits: logits, Scale.FREE), "sigmoid": (sigmoid, Scale.EACH), "softmax": (softmax, Scale.ONE)}
+    {"none": (lambda logits: logits, "free"), "sigmoid": (sigmoid, "each"), "softmax": (softmax, "one")}
 )
 
 

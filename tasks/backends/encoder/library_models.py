@@ -54,7 +54,7 @@ def _open(library: type[Model], folder: Path, device: str, dtype: torch.dtype) -
 
 
 def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> EncoderModel:
-    """Load the embedding model of a folder with safe weights. Raises WeightsMissing and CannotServe."""
+    """Load the embedding model of a folder with safe weights. Raises ModelCorrupt and CannotServe."""
     spec = assignment.spec
     model, report = _open(SentenceTransformer, folder, assignment.device, dtype)
     report.require(spec.model, spec.kind, unused=() if _uses_pooler(model) else POOLERS)
@@ -153,7 +153,7 @@ def _set_pooling(model: SentenceTransformer, mode: str) -> None:
 
 
 def load_sparse(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
-    """Load a sparse encoder. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
+    """Load a sparse encoder. Raises ModelCorrupt, ModelUnsuitable and CannotServe."""
     spec, device = assignment.spec, assignment.device
     families.require_sparse(families.Description.of_folder(assignment.folder), spec.model, spec.kind)
     folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)

@@ -33,7 +33,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
-    """Load an embedding model as its files describe it. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
+    """Load an embedding model as its files describe it. Raises ModelCorrupt, ModelUnsuitable and CannotServe."""
     spec = assignment.spec
     families.require_dense(families.Description.of_folder(assignment.folder), spec.model, spec.kind)
     folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)

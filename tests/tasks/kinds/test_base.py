@@ -20,7 +20,6 @@ from docmill.tasks.outputs import (
     Labels,
     Likelihood,
     Output,
-    Scale,
     Several,
     Span,
     Spans,
@@ -108,7 +107,7 @@ def test_labels_have_the_margin_between_the_best_and_the_second_whichever_are_ke
 
 def test_labels_that_are_scored_each_by_itself_have_the_margin_of_the_least_decided() -> None:
     both = {"a": 0.99, "b": 0.9, "c": 0.2}
-    assert joined(Classify(), [Labels(both, Scale.EACH)]).confidence == pytest.approx(0.6)
+    assert joined(Classify(), [Labels(both, "each")]).confidence == pytest.approx(0.6)
     logits = [(0.0, math.log(4)), (9.0, -9.0)]
     for multi_label, expected in ((True, 0.6), (False, 1.0)):
         recipe = test_classify.recipe(test_classify.SENTENCES, multi_label=multi_label)
@@ -117,7 +116,7 @@ def test_labels_that_are_scored_each_by_itself_have_the_margin_of_the_least_deci
 
 
 def test_a_regression_has_no_confidence() -> None:
-    assert joined(Classify(), [Labels({"stars": 0.9}, Scale.FREE)]).confidence is None
+    assert joined(Classify(), [Labels({"stars": 0.9}, "free")]).confidence is None
 
 
 def test_spans_have_the_least_of_their_scores_and_no_spans_none() -> None:

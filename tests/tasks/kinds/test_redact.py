@@ -30,7 +30,7 @@ from tests.tasks.kinds.test_entities import LABELS, scores
 from tests.tasks.windows.test_windows import Letters
 
 MODEL = Pinned("model", "0" * 40)
-PATTERNS = Pinned(weightless.PATTERNS, weightless.PATTERNS_REVISION)
+PATTERNS = Pinned(weightless.PATTERNS, "patterns:1")
 MAIL = "ana@example.org"
 
 
