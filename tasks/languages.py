@@ -105,12 +105,10 @@ def match(language: str, available: Iterable[str]) -> str:
     short = short_code(language)
     if short is not None and not _WITH_REGION.fullmatch(language):
         long = _LONG[short]
-        for candidate in (short, long, long.split("_")[0], f"{short}_XX"):
+        same = sorted(code for code in codes if same_language(code, short))
+        for candidate in (short, long, long.split("_")[0], f"{short}_XX", *same):
             if candidate in codes:
                 return candidate
-        same = sorted(code for code in codes if same_language(code, short))
-        if same:
-            return same[0]
     raise BadOption(f"The model does not know the language {language}{_did_you_mean(language, codes)}.")
 
 

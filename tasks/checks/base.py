@@ -86,12 +86,7 @@ _KEPT = 8
 @lru_cache(maxsize=_KEPT)
 def words(text: str) -> tuple[str, ...]:
     """Return the words of a text as they are written."""
-    return tuple(split(text))
-
-
-def split(text: str) -> list[str]:
-    """Return what ``words`` does, for parts of texts, which are not kept for the next check."""
-    return text.translate(_SPACES).split() if text.isascii() else _WORD.findall(text)
+    return tuple(text.translate(_SPACES).split() if text.isascii() else _WORD.findall(text))
 
 
 @lru_cache(maxsize=_KEPT)
@@ -126,12 +121,7 @@ def letters(text: str) -> float:
 
     A Chinese character says as much as several letters.
     """
-    return letters_of(text, words(text))
-
-
-def letters_of(text: str, written: Sequence[str]) -> float:
-    """Return what ``letters`` does for a text with these words."""
-    count = sum(map(len, written))
+    count = sum(map(len, words(text)))
     return count if text.isascii() else count + (_LETTERS_OF_HAN - 1) * len(_HAN.findall(text))
 
 

@@ -21,11 +21,9 @@ from docmill.tasks.checks.base import (
     folded,
     has_words,
     letters,
-    letters_of,
     ngrams,
     quoted,
     span,
-    split,
     words,
 )
 from docmill.tasks.windows.paragraphs import sentences
@@ -72,10 +70,8 @@ class _Sentence:
 
     @classmethod
     def of(cls, text: str) -> _Sentence:
-        written = split(text)
-        folded = written if text.islower() else map(str.casefold, written)
-        long = (word[:_BEGINNING] for word in folded if len(word) >= _BEGINNING or word.isdigit())
-        return cls(text, letters_of(text, written), frozenset(long))
+        long = (word[:_BEGINNING] for word in folded(text) if len(word) >= _BEGINNING or word.isdigit())
+        return cls(text, letters(text), frozenset(long))
 
 
 def find_missing(source_text: str, output: str, context: Context) -> Iterator[Finding]:

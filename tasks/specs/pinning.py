@@ -375,15 +375,7 @@ def check(model: str, folders: ModelFolders, *, revision: str | None = None) -> 
 
     Raises as ``pin``, and ModelUnsuitable.
     """
-    if model in ADAPTED:
-        pinned, config = pin_with_adapter(model, None, folders, revision=revision)
-        description = checked(model, pinned, config, folders)
-        # An adapter with a head is for that alone.
-        return replace(
-            description,
-            kinds=tuple(name for name in description.kinds if description.head in kinds.kind(name).families.values()),
-        )
-    pinned = pin(model, folders, revision=revision)
+    pinned, config = pin_with_adapter(model, None, folders, revision=revision)
     limit = families.OUR_LIMIT_TOKENS
     if weightless.is_served(model):
         return Checked(pinned, "a model of a server", "served", registry.served_kinds(), 0, None)
@@ -392,7 +384,12 @@ def check(model: str, folders: ModelFolders, *, revision: str | None = None) -> 
     if weightless.is_weightless(model):
         suited = _BY_PATTERNS if model == weightless.PATTERNS else _MODELLESS
         return Checked(pinned, model, "no weights", suited, limit, 0)
-    return checked(model, pinned, read_config(pinned, folders), folders)
+    description = checked(model, pinned, config, folders)
+    if model not in ADAPTED:
+        return description
+    # An adapter with a head is for that alone.
+    suited = tuple(name for name in description.kinds if description.head in kinds.kind(name).families.values())
+    return replace(description, kinds=suited)
 
 
 # The parameters of specs with a tokenizer: its name, and its hub commit or the hash of its files.
