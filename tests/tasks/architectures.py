@@ -13,7 +13,6 @@ import transformers
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE, Unigram, WordPiece
 
-SIZES: dict[str, int] = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2}
 ENCODER_SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -21,13 +20,22 @@ ENCODER_SIZES: dict[str, Any] = {
     "intermediate_size": 64,
 }
 # With weights as small as before training all tokens are nearly as likely, and the order of sums would decide.
-HEADS: dict[str, Any] = {
+SIZES: dict[str, Any] = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
     "init_std": 0.5,
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
     "encoder_ffn_dim": 64,
     "decoder_ffn_dim": 64,
 }
+
+
+def encoder_decoder(name: str, tokenizer: Any, **config: Any) -> Any:
+    """Return a model by the name that its classes begin with."""
+    own_config = getattr(transformers, f"{name}Config")(**{"vocab_size": len(tokenizer), **config})
+    return getattr(transformers, f"{name}ForConditionalGeneration")(own_config)
 
 
 def save(folder: Path, model: Any, tokenizer: Any) -> Path:
@@ -76,7 +84,6 @@ def t5(folder: Path, texts: list[str], kind: str = "T5", **config: Any) -> Path:
     """A model of a ``kind`` of T5, by the name that its classes begin with."""
     fast = _pieces(texts, 512)
     settings = {
-        "vocab_size": len(fast),
         "d_model": 32,
         "d_kv": 8,
         "d_ff": 64,
@@ -88,70 +95,36 @@ def t5(folder: Path, texts: list[str], kind: str = "T5", **config: Any) -> Path:
         "decoder_start_token_id": 0,
         **config,
     }
-    own_config = getattr(transformers, f"{kind}Config")(**settings)
-    model = getattr(transformers, f"{kind}ForConditionalGeneration")(own_config)
-    if not own_config.tie_word_embeddings:
+    model = encoder_decoder(kind, fast, **settings)
+    if not model.config.tie_word_embeddings:
         model.lm_head.weight.data[0] = 0  # no trained model writes padding
     return save(folder, model, fast)
 
 
-def bart(folder: Path, texts: list[str]) -> Path:
-    fast = _barts(texts)
-    config = transformers.BartConfig(
-        vocab_size=len(fast), max_position_embeddings=128, **_BARTS_IDS, **SIZES, **HEADS
-    )
-    return _barts_saved(folder, transformers.BartForConditionalGeneration(config), fast)
-
-
-def led(folder: Path, texts: list[str]) -> Path:
-    """Its encoder sees 16 tokens around each, so that texts of more are padded to a multiple of them."""
-    fast = _barts(texts)
-    config = transformers.LEDConfig(
-        vocab_size=len(fast),
-        max_encoder_position_embeddings=256,
-        max_decoder_position_embeddings=128,
-        attention_window=16,
-        **_BARTS_IDS,
-        **SIZES,
-        **HEADS,
-    )
-    return _barts_saved(folder, transformers.LEDForConditionalGeneration(config), fast)
-
-
-_BARTS_IDS = {
-    "bos_token_id": 0,
-    "pad_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 2,
-    "forced_eos_token_id": 2,
-}
-
-
-def _barts(texts: list[str]) -> transformers.PreTrainedTokenizerFast:
+def _of_barts_kind(folder: Path, texts: list[str], name: str, **config: Any) -> Path:
     fast = byte_pairs(texts)
     fast.model_max_length = 1024
-    return fast
-
-
-def _barts_saved(folder: Path, model: Any, fast: transformers.PreTrainedTokenizerFast) -> Path:
+    ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    model = encoder_decoder(name, fast, forced_eos_token_id=2, **ids, **SIZES, **config)
     model.generation_config.max_length = 30
     model.generation_config.num_beams = 3
     return save(folder, model, fast)
 
 
+def bart(folder: Path, texts: list[str]) -> Path:
+    return _of_barts_kind(folder, texts, "Bart", max_position_embeddings=128)
+
+
+def led(folder: Path, texts: list[str]) -> Path:
+    """Its encoder sees 16 tokens around each, so that texts of more are padded to a multiple of them."""
+    positions = {"max_encoder_position_embeddings": 256, "max_decoder_position_embeddings": 128}
+    return _of_barts_kind(folder, texts, "LED", attention_window=16, **positions)
+
+
 def pegasus(folder: Path, texts: list[str]) -> Path:
     fast = _pieces(texts, 128)
-    config = transformers.PegasusConfig(
-        vocab_size=len(fast),
-        max_position_embeddings=128,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-        forced_eos_token_id=1,
-        **SIZES,
-        **HEADS,
-    )
-    model = transformers.PegasusForConditionalGeneration(config)
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "forced_eos_token_id": 1}
+    model = encoder_decoder("Pegasus", fast, max_position_embeddings=128, **ids, **SIZES)
     model.generation_config.max_length = 20
     return save(folder, model, fast)
 
@@ -190,7 +163,6 @@ def marian(folder: Path, texts: list[str], language_tokens: tuple[str, ...] = ()
         decoder_start_token_id=pad,
         forced_eos_token_id=0,
         **SIZES,
-        **HEADS,
     )
     model = transformers.MarianMTModel(config).eval()
     model.generation_config.max_length = 30
@@ -205,7 +177,6 @@ def marian(folder: Path, texts: list[str], language_tokens: tuple[str, ...] = ()
 def multilingual(folder: Path, texts: list[str], codes: list[str], kind: str) -> Path:
     """The three families that are told languages by tokens: nllb, mbart and m2m100."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
-    config_class, model_class = transformers.M2M100Config, transformers.M2M100ForConditionalGeneration
     if kind == "nllb":
         bpe = Tokenizer(BPE(unk_token="<unk>"))
         bpe.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -219,7 +190,6 @@ def multilingual(folder: Path, texts: list[str], codes: list[str], kind: str) ->
     elif kind == "mbart":
         pieces = json.loads(unigram(texts, special).to_str())["model"]["vocab"]
         tokenizer = transformers.MBart50Tokenizer(vocab=[tuple(piece) for piece in pieces])
-        config_class, model_class = transformers.MBartConfig, transformers.MBartForConditionalGeneration
     else:
         folder.mkdir(parents=True)
         spm = sentencepiece_model(folder, texts, "sentencepiece.bpe")
@@ -228,16 +198,9 @@ def multilingual(folder: Path, texts: list[str], codes: list[str], kind: str) ->
         vocabulary = folder / "vocab.json"
         vocabulary.write_text(json.dumps({name: number for number, name in enumerate([*special, *learnt])}))
         tokenizer = transformers.M2M100Tokenizer(str(vocabulary), str(spm), model_max_length=1024)
-    config = config_class(
-        vocab_size=len(tokenizer) + 128,
-        max_position_embeddings=128,
-        pad_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=2,
-        **SIZES,
-        **HEADS,
-    )
-    model = model_class(config)
+    ids = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    settings = {"vocab_size": len(tokenizer) + 128, "max_position_embeddings": 128, **ids, **SIZES}
+    model = encoder_decoder("MBart" if kind == "mbart" else "M2M100", tokenizer, **settings)
     model.generation_config.max_length = 30
     return save(folder, model, tokenizer)
 

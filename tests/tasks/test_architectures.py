@@ -64,16 +64,6 @@ def test_outputs_are_those_of_generate(writer: Bench, tmp_path: Path, sentences:
     require_equal(found, partial(seq2seq_texts, folder, inputs, **settings))
 
 
-def test_a_length_limits_a_summary_as_numbers_of_tokens_do_in_transformers(
-    writer: Bench, made: Path, sentences: list[str]
-) -> None:
-    folder, some = architectures.t5(made / f"t5-length-{writer.backend}", sentences), sentences[:1]
-    spec = writer.spec("summarize", str(folder), length="short")
-    limits: dict[str, Any] = {"min_new_tokens": 15, "max_new_tokens": 60}
-    expected = partial(seq2seq_texts, folder, [f"summarize: {text}" for text in some], **limits)
-    require_equal(texts_of(writer.run(spec, some)), expected)
-
-
 def test_a_prefix_of_the_command_replaces_the_models_own(writer: Bench, made: Path, sentences: list[str]) -> None:
     folder = architectures.t5(made / f"t5-prefix-{writer.backend}", sentences)
     languages = {"source_lang": "fr", "target_lang": "en"}

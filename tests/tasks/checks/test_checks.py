@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from typing import cast
+from unittest import mock
 
 import pytest
 
@@ -13,11 +12,9 @@ from docmill.storage.core.specs import CHECKED, DOUBTFUL, LOW_CONFIDENCE, Outcom
 from docmill.storage.steps.conditions import list_flags
 from docmill.tasks import checks, kinds
 from docmill.tasks.checks import Check, Checks, Context, all_checks
-from docmill.tasks.engine.tickets import Ticket, TicketText
+from docmill.tasks.engine.tickets import TicketText
 from docmill.tasks.kinds import Traits
-from docmill.tasks.kinds.base import Computed, Recipe
 from docmill.tasks.models.families import Direction
-from docmill.tasks.windows.windows import Coder, Window
 from tests.tasks.checks import verdicts
 
 LOOP = "again and again and again and again"
@@ -100,29 +97,19 @@ def test_the_verdicts_on_real_translations_are_those_of_before() -> None:
     assert {said.split(" ")[0] for sayings in kept.values() for said in sayings} == {*all_checks()}
 
 
-class Wrote(Recipe):
-    """Writes one sentence with a confidence."""
-
-    def __init__(self, confidence: float | None, status: Status = Status.DONE) -> None:
-        self.confidence, self.status = confidence, status
-
-    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        return [[] for _ in texts]
-
-    def join(self, computed: Computed) -> Outcome:
-        return Outcome(1, self.status, text="Trees grow.", flags=("windowed",), confidence=self.confidence)
-
-
-def flags(wrote: Wrote, checks: Checks) -> tuple[str, ...]:
-    outcome = TicketText(cast("Ticket", None), 0, 1, "Les arbres poussent.").finish(wrote, checks)
-    assert isinstance(outcome, Outcome)
-    return outcome.flags
+def flags(confidence: float, checks: Checks) -> tuple[str, ...]:
+    """Return the flags of an output with a confidence."""
+    outcome = Outcome(1, Status.DONE, text="Trees grow.", flags=("windowed",), confidence=confidence)
+    recipe = mock.Mock(join=lambda _: outcome)
+    finished = TicketText(mock.Mock(), 0, 1, "Les arbres poussent.").finish(recipe, checks)
+    assert isinstance(finished, Outcome)
+    return finished.flags
 
 
 def test_an_output_below_the_bound_is_doubtful() -> None:
     checks = Checks(least_confidence=0.3)
-    assert flags(Wrote(0.2999), checks) == ("windowed", "low_confidence")
-    assert flags(Wrote(0.3), checks) == ("windowed",)
+    assert flags(0.2999, checks) == ("windowed", "low_confidence")
+    assert flags(0.3, checks) == ("windowed",)
     assert LOW_CONFIDENCE in DOUBTFUL
     assert LOW_CONFIDENCE in list_flags()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from email.message import Message
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -70,16 +71,12 @@ def test_files_of_another_release_and_other_files_are_refused_and_nothing_is_rep
 def test_without_the_projects_address_the_archive_has_to_be_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    about = {"Version": "1.2.0", "Project-URL": ["Homepage, https://example.org/docmill"]}
-    monkeypatch.setattr(pinning, "metadata", lambda _: _Metadata(about))
+    about = Message()
+    about["Version"], about["Project-URL"] = "1.2.0", "Homepage, https://example.org/docmill"
+    monkeypatch.setattr(pinning, "metadata", lambda _: about)
     assert pinning._release_url() == (
         "https://example.org/docmill/releases/download/v1.2.0/docmill-1.2.0-quickstart.zip"
     )
     del about["Project-URL"]
     with pytest.raises(ModelNotFound, match="--from"):
         copy_own_models(None, tmp_path, tmp_path)
-
-
-class _Metadata(dict[str, object]):
-    def get_all(self, name: str) -> object:
-        return self.get(name)

@@ -37,12 +37,6 @@ def test_a_folder_is_pinned_under_its_whole_path(
     assert pin("mine", tmp_path) == pinning.Pinned(str(copied), pin(str(SYNOPSIS), tmp_path).revision)
 
 
-def test_a_name_in_the_models_directory_is_kept_as_it_is(copied: Path, tmp_path: Path) -> None:
-    pinned = pin("mine", tmp_path, models_dir=copied.parent)
-    assert pinned.model == "mine"
-    assert pinning.locate(pinned, ModelFolders(copied.parent, tmp_path / "cache")) == copied
-
-
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "vocab.json", "model.safetensors"])
 def test_a_changed_file_is_found_before_anything_is_computed(copied: Path, tmp_path: Path, name: str) -> None:
     pinned = pin(str(copied), tmp_path)
