@@ -6,7 +6,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -38,7 +38,7 @@ from docmill.storage.core.schema import (
     Worker,
     db_now,
 )
-from docmill.storage.core.transaction import Insert, Transaction
+from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.policy import Claimant, choose_newcomers, choose_turns, count_affordable
 from docmill.storage.steps.budgets import cost
 from docmill.storage.steps.jobs import FREE, MAY_BEGIN, RUNS
@@ -85,17 +85,26 @@ _NEIGHBORS = select(Worker.id, Worker.pid).where(Worker.pid_space == bindparam("
 
 @dataclass(frozen=True)
 class LaneWindow:
-    """A lane's queue. No waiting shard was dispatched before `since`, unless its message was lost."""
+    """A lane's queue. No waiting shard was dispatched before `since`, unless its message was lost.
+
+    Every live worker of the lane has refused the specs `unservable` lately.
+    """
 
     name: str
     slots: int
     queued: int
     since: float = 0.0
+    unservable: Collection[int] = ()
 
     @property
     def window(self) -> int:
         """The most shards that may wait in the lane's queue."""
         return max(LEAST_WINDOW, WINDOW_PER_SLOT * self.slots)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values of parameters that select the lane's shards."""
+        return {"lane": self.name, "since": self.since, "unservable": self.unservable}
 
 
 def lanes(database: Database, only: str | None = None) -> list[LaneWindow]:
@@ -108,8 +117,14 @@ def lanes(database: Database, only: str | None = None) -> list[LaneWindow]:
         wanted = [lane for lane in transaction.scalars(_LANES) if only in {None, lane}]
         since = {lane: _passed_until(transaction, lane) for lane in sorted(wanted)}
         depth = _queued(transaction, wanted, 0.0 if only is None else since.get(only, 0.0))
-        slots = _slots(transaction)
-        return [LaneWindow(lane, slots.get(lane, 0), depth.get(lane, 0), begins) for lane, begins in since.items()]
+        workers, refusals = transaction.execute(_LIVE).all(), transaction.execute(_REFUSED).all()
+    windows = []
+    for lane, begins in since.items():
+        slots = {worker.id: worker.slots for worker in workers if lane in worker.lanes}
+        refused = Counter(refusal.spec_id for refusal in refusals if refusal.worker_id in slots)
+        unservable = [spec_id for spec_id, n in refused.items() if n == len(slots)]
+        windows.append(LaneWindow(lane, sum(slots.values()), depth.get(lane, 0), begins, unservable))
+    return windows
 
 
 def _passed_until(transaction: Transaction, lane: str) -> float:
@@ -128,24 +143,10 @@ def _queued(transaction: Transaction, lanes: Collection[str], since: float) -> d
     return {row.lane: row.n for row in counted}
 
 
-def _slots(transaction: Transaction) -> dict[str, int]:
-    slots: dict[str, int] = {}
-    for row in transaction.execute(_LIVE):
-        for lane in row.lanes:
-            slots[lane] = slots.get(lane, 0) + row.slots
-    return slots
-
-
-class Taken(NamedTuple):
-    """Ids of shards that were marked as queued. The caller publishes `ahead` before what waits, `behind` after it."""
-
-    ahead: list[int]
-    behind: list[int]
-
-
-def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> Taken:
+def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> tuple[list[int], list[int]]:
     """Mark as queued the shards that fit the lane's window, by priority and fair share.
 
+    Return the ids of those that the caller publishes ahead of what waits, and of those that it publishes behind it.
     Queued shards make room for those of a job with a higher priority; their messages are void then. If a sharer has
     no shard in flight, and a job of the highest priority, one of its shards is taken beyond the window, to go ahead
     of what waits. With ``only_job`` only shards of that job are taken, and none of them goes ahead.
@@ -153,40 +154,37 @@ def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> T
     with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
         transaction.prefer_indexes()
         transaction.prefer_index_order()
-        candidates, first = _candidates_and_newcomers(
-            transaction, lane, _unservable(transaction, lane.name), only_job
-        )
+        candidates, first = _candidates_and_newcomers(transaction, lane, only_job)
         if not candidates:
-            return Taken([], [])
+            return [], []
         has_room = lane.queued < lane.window or (first and lane.queued < _MOST_WINDOWS * lane.window)
         if not has_room and not transaction.execute(_outranked(lane, candidates).limit(1)).all():
-            return Taken([], [])
+            return [], []
     return database.write(lambda transaction: _take(transaction, lane, only_job))
 
 
-def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> Taken:
+def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> tuple[list[int], list[int]]:
     transaction.prefer_indexes()
     transaction.prefer_index_order()
-    unservable = _unservable(transaction, lane.name)
-    candidates, first = _candidates_and_newcomers(transaction, lane, unservable, only_job)
+    candidates, first = _candidates_and_newcomers(transaction, lane, only_job)
     # Read again: other processes fill the queue too.
     n_queued = _queued(transaction, [lane.name], lane.since).get(lane.name, 0)
     ahead: list[int] = []
     if turns := first[: max(0, _MOST_WINDOWS * lane.window - n_queued)]:
         # They get the date of the oldest shard that waits: maintenance believes a message lost if a shard with a
         # later date was taken.
-        dated = transaction.scalar(_OLDEST_WAITING, {"lane": lane.name, "since": lane.since})
-        ahead = _queue(transaction, lane, unservable, turns, dated)
-        candidates, first = _candidates_and_newcomers(transaction, lane, unservable, only_job)
+        dated = transaction.scalar(_OLDEST_WAITING, lane.values)
+        ahead = _queue(transaction, lane, turns, dated)
+        candidates, first = _candidates_and_newcomers(transaction, lane, only_job)
     n_queued += len(ahead)
     if n_queued < _MOST_WINDOWS * lane.window:  # the next top-up sends these ahead
         groups = {candidate.group for candidate in candidates if candidate.job_id in first}
         candidates = [candidate for candidate in candidates if candidate.group not in groups]
-    if not (claimants := _claimants(transaction, lane, unservable, candidates)):
-        return Taken(ahead, [])
+    if not (claimants := _claimants(transaction, lane, candidates)):
+        return ahead, []
     room = lane.window - n_queued
     room += _displace(transaction, lane, claimants, room)
-    return Taken(ahead, _queue(transaction, lane, unservable, choose_turns(claimants, room)))
+    return ahead, _queue(transaction, lane, choose_turns(claimants, room))
 
 
 _QUEUE = (
@@ -196,17 +194,11 @@ _QUEUE = (
 )
 
 
-def _queue(
-    transaction: Transaction,
-    lane: LaneWindow,
-    unservable: Collection[int],
-    turns: Sequence[int],
-    dated: float | None = None,
-) -> list[int]:
+def _queue(transaction: Transaction, lane: LaneWindow, turns: Sequence[int], dated: float | None = None) -> list[int]:
     """Mark a ready shard as queued for each turn of a job. Return the ids in the order of the turns."""
     of_jobs: dict[int, deque[int]] = {job_id: deque() for job_id in turns}
     for job_id, n in Counter(turns).items():
-        of_job = {"lane": lane.name, "unservable": unservable, "job": job_id}
+        of_job = lane.values | {"job": job_id}
         for first in _first_ready():
             locked = transaction.for_update(first, skip_locked=True)
             of_jobs[job_id].extend(transaction.scalars(locked, of_job | {"n": n - len(of_jobs[job_id])}))
@@ -307,34 +299,27 @@ def _jobs_with_ready() -> Select[int, int, str | None, int, str | None, bool]:
 
 
 def _candidates_and_newcomers(
-    transaction: Transaction, lane: LaneWindow, unservable: Collection[int], only_job: int | None
+    transaction: Transaction, lane: LaneWindow, only_job: int | None
 ) -> tuple[list[Claimant], list[int]]:
     """Return the candidates, and the ids of the jobs whose next shard goes ahead of what waits."""
-    waiting = [] if only_job else transaction.execute(_JOBS_WAITING, {"lane": lane.name, "since": lane.since}).all()
-    candidates = _candidates(transaction, lane, unservable, only_job, beside=[row.id for row in waiting])
+    waiting = [] if only_job else transaction.execute(_JOBS_WAITING, lane.values).all()
+    candidates = _candidates(transaction, lane, only_job, beside=[row.id for row in waiting])
     if not waiting or len({row.id for row in waiting} | {candidate.job_id for candidate in candidates}) < 2:
         return candidates, []
     priorities = [row.priority for row in waiting] + [candidate.priority for candidate in candidates]
     return candidates, choose_newcomers(candidates, max(priorities))
 
 
-def _claimants(
-    transaction: Transaction, lane: LaneWindow, unservable: Collection[int], candidates: Collection[Claimant]
-) -> list[Claimant]:
+def _claimants(transaction: Transaction, lane: LaneWindow, candidates: Collection[Claimant]) -> list[Claimant]:
     """Return the first of the candidates, a window's at most, each with the number of shards that it can dispatch."""
     first = sorted(candidates, key=Claimant.rank)[: lane.window]
-    of_lane = {"lane": lane.name, "unservable": unservable, "n": lane.window}
-    n_of_job = [transaction.scalar(_n_ready(), of_lane | {"job": claimant.job_id}) or 0 for claimant in first]
+    values = [lane.values | {"n": lane.window, "job": claimant.job_id} for claimant in first]
+    n_of_job = [transaction.scalar(_n_ready(), of_job) or 0 for of_job in values]
     return [replace(claimant, planned=min(n, claimant.planned)) for claimant, n in zip(first, n_of_job, strict=True)]
 
 
 def _candidates(
-    transaction: Transaction,
-    lane: LaneWindow,
-    unservable: Collection[int],
-    only_job: int | None,
-    *,
-    beside: Collection[int],
+    transaction: Transaction, lane: LaneWindow, only_job: int | None, *, beside: Collection[int]
 ) -> list[Claimant]:
     """Return the jobs that have shards to dispatch in a lane and a worker that can serve them.
 
@@ -343,8 +328,7 @@ def _candidates(
     A job without a price in this lane costs nothing. Shards in flight are counted only if there are several jobs,
     with those `beside`, or any budget.
     """
-    values = {"lane": lane.name, "unservable": unservable, "only_job": only_job}
-    jobs = transaction.execute(_jobs_with_ready(), values).all()
+    jobs = transaction.execute(_jobs_with_ready(), lane.values | {"only_job": only_job}).all()
     are_several = len({*beside, *(job.id for job in jobs)}) > 1
     paying = [job for job in jobs if job.is_priced]
     budgets = _budgets(transaction, {name for job in paying for name in (job.budget, job.sharer) if name is not None})
@@ -397,13 +381,6 @@ def _in_flight(transaction: Transaction, lane: str) -> Sequence[Row[*tuple[Any, 
     ).all()
 
 
-def _unservable(transaction: Transaction, lane: str) -> list[int]:
-    """Return the specs that every live worker of the lane has refused lately."""
-    live = {row.id for row in transaction.execute(_LIVE) if lane in row.lanes}
-    refused = Counter(row.spec_id for row in transaction.execute(_REFUSED) if row.worker_id in live)
-    return [spec_id for spec_id, n in refused.items() if n == len(live)]
-
-
 def put_back(database: Database, shard_ids: list[int]) -> None:
     """Mark queued shards as planned again, to undo `take` or to decline a message."""
     database.execute(update(Shard).where(Shard.id.in_(shard_ids), Shard.state == "queued").values(**FREE))
@@ -445,16 +422,14 @@ def sign_on(
     pid_space: str | None = None,
 ) -> None:
     """Enter a device process into the list of workers."""
-    row = {"host": host, "pid": pid, "device": device, "lanes": lanes, "slots": slots, "version": version}
-    row |= {"id": worker_id, "pid_space": pid_space}
-    database.write(lambda transaction: transaction.execute(_entry(type(transaction)), row))
+    values: dict[str, Any] = {"host": host, "pid": pid, "device": device, "lanes": lanes, "slots": slots}
+    values |= {"version": version, "pid_space": pid_space, "seen_at": db_now()}
 
+    def work(transaction: Transaction) -> None:
+        new = transaction.insert(Worker).values(id=worker_id, started_at=db_now(), **values)
+        transaction.execute(new.on_conflict_do_update(index_elements=["id"], set_=values))
 
-@cache
-def _entry(transaction: type[Transaction]) -> Insert:
-    new = transaction.insert(Worker).values(started_at=db_now(), seen_at=db_now())
-    again = ("host", "pid", "device", "lanes", "slots", "version", "pid_space", "seen_at")
-    return new.on_conflict_do_update(index_elements=["id"], set_={name: new.excluded[name] for name in again})
+    database.write(work)
 
 
 def live_workers(database: Database) -> set[str]:

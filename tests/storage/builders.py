@@ -93,8 +93,8 @@ def dispatched(database: Database) -> list[int]:
 
 
 def take(database: Database, lane: dispatch.LaneWindow, only_job: int | None = None) -> list[int]:
-    taken = dispatch.take(database, lane, only_job)
-    return [*taken.ahead, *taken.behind]
+    ahead, behind = dispatch.take(database, lane, only_job)
+    return [*ahead, *behind]
 
 
 def queued(database: Database) -> list[int]:

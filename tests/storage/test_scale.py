@@ -98,7 +98,7 @@ def test_a_workers_top_up_beside_a_held_snapshot_does_not_walk_over_what_has_pas
         def top_up(transaction: Transaction) -> tuple[int, list[int]]:
             before = transaction.scalar(text(WALKED)) or 0
             [lane] = dispatch.lanes(within(transaction, postgres), "copy")
-            taken = dispatch.take(within(transaction, postgres), lane).behind
+            _, taken = dispatch.take(within(transaction, postgres), lane)
             return (transaction.scalar(text(WALKED)) or 0) - before, taken
 
         walked, taken = postgres.write(top_up)

@@ -57,8 +57,8 @@ class Refill:
 
 def _fill(database: Database, broker: Broker, lane: LaneWindow, only_job: int | None) -> None:
     broker.ping()  # so that nothing is marked as queued while Redis is away
-    taken = dispatch.take(database, lane, only_job)
-    _send(database, broker, lane.name, taken.behind, taken.ahead)
+    ahead, behind = dispatch.take(database, lane, only_job)
+    _send(database, broker, lane.name, behind, ahead)
 
 
 def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int], ahead: Sequence[int] = ()) -> None:
