@@ -33,14 +33,6 @@ class Cause(StrEnum):
 
 
 @dataclass(frozen=True)
-class Wait:
-    """The reason why a job makes no progress, and a sentence that says what to do."""
-
-    cause: Cause
-    sentence: str
-
-
-@dataclass(frozen=True)
 class JobSnapshot:
     """The facts that decide whether a job makes progress. Ages are in seconds.
 
@@ -63,47 +55,41 @@ class JobSnapshot:
     limit: str | None = None  # a sentence on the cost limit that it has reached
 
 
-def waiting_for(standing: JobSnapshot) -> Wait | None:
-    """Return why a job makes no progress; None if it does."""
+def waiting_for(standing: JobSnapshot) -> tuple[Cause, str] | None:
+    """Return why a job makes no progress, and a sentence that says what to do; None if it makes some."""
     if standing.state not in {*UNFINISHED, "paused"}:
         return None
     if standing.state == "paused":
-        return Wait(Cause.PAUSED, "it is paused; `docmill resume` lets it go on")
+        return Cause.PAUSED, "it is paused; `docmill resume` lets it go on"
     if standing.ingest_age_s is not None and standing.ingest_age_s > STALE_INGEST_S:
-        return Wait(
-            Cause.READING,
+        return Cause.READING, (
             f"the reading of its source stopped {standing.ingest_age_s:.0f} s ago; "
-            "run the same command again to carry it on",
+            "run the same command again to carry it on"
         )
     if standing.pending == 0 or standing.running:
         return None
     if standing.limit is not None:
-        return Wait(Cause.COST, standing.limit)
+        return Cause.COST, standing.limit
     silent = _silent(standing)
     if standing.workers_of_lane == 0:
         others = f" ({standing.workers} serve other lanes)" if standing.workers else ""
         command = "docmill migrate" if standing.is_backfill else "docmill run"
         refused = f"; the last one refused: {standing.refusals[0]}" if standing.refusals else ""
-        return Wait(
-            Cause.NO_WORKER,
+        return Cause.NO_WORKER, (
             f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`, or repeat its "
-            f"`{command}`" + (refused or (f" ({silent})" if silent else "")),
+            f"`{command}`" + (refused or (f" ({silent})" if silent else ""))
         )
     if standing.trouble is not None:
-        return Wait(
-            Cause.STORE,
-            f"its worker cannot write to the store, and tries again every half minute at the latest: "
-            f"{standing.trouble}",
+        return Cause.STORE, (
+            "its worker cannot write to the store, and tries again every half minute at the latest: "
+            f"{standing.trouble}"
         )
     if silent:
-        return Wait(Cause.LEASE, silent)
+        return Cause.LEASE, silent
     if len(standing.refusals) >= standing.workers_of_lane:
-        return Wait(Cause.BLOCKED, f"blocked: {standing.refusals[0].removesuffix('.')}. {UNBLOCKING}")
-    if standing.next_try_s is not None and standing.next_try_s > 0:
-        return Wait(
-            Cause.BACKING_OFF,
-            f"its attempts failed for a reason that may pass; the next one is in {standing.next_try_s:.0f} s",
-        )
+        return Cause.BLOCKED, f"blocked: {standing.refusals[0].removesuffix('.')}. {UNBLOCKING}"
+    if (next_s := standing.next_try_s) is not None and next_s > 0:
+        return Cause.BACKING_OFF, f"its attempts failed for a reason that may pass; the next one is in {next_s:.0f} s"
     return None
 
 

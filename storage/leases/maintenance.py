@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Double, bindparam, delete, func, or_, select, true, update
-from sqlalchemy.sql.dml import ReturningInsert
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import known_outcomes, n_chars
@@ -25,13 +23,13 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.core.specs import Outcome, Status
-from docmill.storage.core.transaction import Insert, Transaction, columns_of
+from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.dispatch import last_dispatched
 from docmill.storage.leases.outcome_upsert import put_outcomes
 from docmill.storage.leases.policy import GiveUp, PlanAgain, Split, after_death, after_error, after_lapse
 from docmill.storage.leases.shards import Claim, end_settled, end_shard, give_back
 from docmill.storage.steps.jobs import FREE, RUNS
-from docmill.storage.steps.sharding import UNTOUCHED, extent, split, unpack
+from docmill.storage.steps.sharding import add_planned, split, unpack
 
 PAGE = 200
 MOST_HINTS = 1_000  # found at a time
@@ -50,19 +48,18 @@ PARTS = 8  # notes are written at most this often during a lease
 
 def hold(database: Database, name: str, owner: str, for_s: float) -> bool:
     """Take or renew a named duty for `for_s` seconds. Return True if `owner` has it."""
-    values = {"name": name, "owner": owner, "for_s": for_s}
-    return database.write(lambda transaction: transaction.scalar(_holding(type(transaction)), values) is not None)
 
+    def work(transaction: Transaction) -> bool:
+        taken = transaction.insert(Lease).values(name=name, owner=owner, until=db_now() + for_s)
+        put = taken.on_conflict_do_update(
+            index_elements=["name"],
+            set_={"owner": taken.excluded.owner, "until": taken.excluded.until},
+            where=or_(Lease.owner == taken.excluded.owner, Lease.until < db_now()),
+        )
+        # Not the rowcount, which SQLAlchemy does not fetch for an INSERT.
+        return transaction.scalar(put.returning(Lease.name)) is not None
 
-@cache
-def _holding(transaction: type[Transaction]) -> ReturningInsert[str]:
-    taken = transaction.insert(Lease).values(until=db_now() + bindparam("for_s"))
-    put = taken.on_conflict_do_update(
-        index_elements=["name"],
-        set_={"owner": taken.excluded.owner, "until": taken.excluded.until},
-        where=or_(Lease.owner == taken.excluded.owner, Lease.until < db_now()),
-    )
-    return put.returning(Lease.name)  # not the rowcount, which SQLAlchemy does not fetch for an INSERT
+    return database.write(work)
 
 
 def let_go(database: Database, name: str, owner: str) -> None:
@@ -92,19 +89,14 @@ def contact(database: Database, lease_s: float) -> float:
                     ahead = update(table).where(column > now + lease_s)
                     transaction.execute(ahead.values({column: now + lease_s}))
         if gap_s > lease_s / PARTS or gap_s < -lease_s / 2:
-            transaction.execute(_noting(type(transaction)), {"name": NOTE, "owner": "", "until": now})
+            noted = transaction.insert(Lease).values(name=NOTE, owner="", until=now)
+            transaction.execute(noted.on_conflict_do_update(index_elements=["name"], set_={"until": now}))
         return now
 
     return database.write(work)
 
 
 _LAST_NOTE = select(Lease.until, db_now().label("now")).where(Lease.name == NOTE)
-
-
-@cache
-def _noting(transaction: type[Transaction]) -> Insert:
-    note = transaction.insert(Lease)
-    return note.on_conflict_do_update(index_elements=["name"], set_={"until": note.excluded.until})
 
 
 def reclaim(
@@ -203,21 +195,8 @@ def _apply(
 def _split(transaction: Transaction, shard: Shard, counts: Mapping[str, int]) -> None:
     sizes = n_chars(transaction, unpack(shard.contents))
     contents = [content_id for content_id in unpack(shard.contents) if content_id in sizes]  # others were removed
-    parts = [
-        UNTOUCHED
-        | {
-            "job_id": shard.job_id,
-            "step": shard.step,
-            "spec_id": shard.spec_id,
-            "lane": shard.lane,
-            **extent(part, sizes),
-            "state": "planned",
-            "redo": shard.redo,
-            **counts,
-        }
-        for part in split(contents)
-    ]
-    transaction.load(Shard, columns_of(parts))
+    same = {name: getattr(shard, name) for name in ("job_id", "step", "spec_id", "lane", "redo")}
+    add_planned(transaction, split(contents), sizes, same | {**counts})
     transaction.execute(
         update(Shard)
         .where(Shard.id == shard.id)

@@ -16,7 +16,7 @@ from docmill.storage.core.schema import Budget, Corpus, Ingest, Job, RejectionRo
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.needed import RESULTS
-from docmill.storage.leases.diagnosis import Cause, JobSnapshot, Wait, waiting_for
+from docmill.storage.leases.diagnosis import Cause, JobSnapshot, waiting_for
 from docmill.storage.results.fleet import FRESH_S, TimeShares, Workers, read_workers
 from docmill.storage.results.time_left import (
     HeldShard,
@@ -249,17 +249,18 @@ def _status(
     ended = job.state not in UNFINISHED
     limit = reached.get(job.budget) or reached.get(job.sharer)
     wait = None if ended else _wait(job, sums, rows, workers, limit)
+    cause, sentence = wait or (None, None)
     computed = workers.computed(job.id) if sums.shards().get("running") else 0.0
     if ended:
         left = sums.rate()
-    elif wait is not None:  # what was computed before says nothing of when this ends
+    elif cause is not None:  # what was computed before says nothing of when this ends
         left = TimeLeft()
     else:
         reading = job.state == "ingesting"
         left = estimate(job.now, held, _works(rows, sums), computed=computed, reading=reading)
     return JobStatus(
         id=job.id,
-        state=_SHOWN_AS.get(wait.cause, _state(job)) if wait is not None else _state(job),
+        state=_state(job) if cause is None else _SHOWN_AS.get(cause, _state(job)),
         reason=job.reason,
         corpus=job.corpus,
         source=job.source,
@@ -284,8 +285,8 @@ def _status(
         created_at=job.created_at,
         finished_at=job.finished_at,
         elapsed_s=(job.finished_at or job.now) - job.created_at,
-        waiting_for=wait.sentence if wait else None,
-        waiting_cause=wait.cause if wait else None,
+        waiting_for=sentence,
+        waiting_cause=cause,
         not_pruned=job.not_pruned,
         request_id=job.request_id,
     )
@@ -386,7 +387,7 @@ def _with_blocked(steps: Sequence[StepStatus]) -> tuple[StepStatus, ...]:
 
 def _wait(
     job: _JobRow, sums: ShardSums, rows: Sequence[_StepRow], workers: Workers, limit: Budget | None
-) -> Wait | None:
+) -> tuple[Cause, str] | None:
     """Return why a job makes no progress: the reason of its first open step, if no other step makes any."""
     of_step = {row.seq: row for row in rows}
     waits = [waiting_for(_standing(job, of_step[seq], sums, workers, limit)) for seq in sums.steps_to_do() or [0]]

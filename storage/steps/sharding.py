@@ -30,20 +30,17 @@ def plan(
     redo: bool = False,
 ) -> None:
     """Cut contents and their lengths in characters into planned shards of a step."""
-    new = [
-        {
-            **UNTOUCHED,
-            "job_id": job_id,
-            "step": step.seq,
-            "spec_id": step.spec_id,
-            "lane": step.lane,
-            **extent([content_id for content_id, _ in shard], dict(shard)),
-            "state": "planned",
-            "redo": redo,
-        }
-        for shard in cut(sized, transaction.kind_of(step.lane).shard)
-    ]
-    transaction.load(Shard, columns_of(new))
+    parts = [[content_id for content_id, _ in shard] for shard in cut(sized, transaction.kind_of(step.lane).shard)]
+    same = {"job_id": job_id, "step": step.seq, "spec_id": step.spec_id, "lane": step.lane, "redo": redo}
+    add_planned(transaction, parts, dict(sized), same)
+
+
+def add_planned(
+    transaction: Transaction, parts: Sequence[Sequence[int]], sizes: Mapping[int, int], same: Mapping[str, Any]
+) -> None:
+    """Insert a planned shard for each part of some contents, all with the `same` values of other columns."""
+    rows = [{**UNTOUCHED, **same, **extent(part, sizes), "state": "planned"} for part in parts]
+    transaction.load(Shard, columns_of(rows))
 
 
 def cut(sized: Sequence[tuple[int, int]], size: ShardSize) -> Iterator[list[tuple[int, int]]]:
