@@ -26,8 +26,7 @@ from docmill.features.reviewing.session import SUFFIXES, Review, read, rows_of, 
 from docmill.storage.core.database import Database
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import fitted_risks
-from docmill.storage.steps.fitted_risks import Risk
-from docmill.storage.steps.risk import FLAG, RiskFeature
+from docmill.storage.steps.risk import FLAG, FittedRisk, RiskFeature
 from docmill.storage.writers.formats import whole_file
 from docmill.worker import consoles
 from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber
@@ -326,7 +325,7 @@ def _estimate(share: Share) -> Iterator[str]:
     yield f"{100 * share.low:.1f} to {100 * share.high:.1f} %"
 
 
-def risk_table(risk: Risk) -> Group:
+def risk_table(risk: FittedRisk) -> Group:
     """Return the features of a risk with their effects, and the measures of its quality."""
     effects = table("feature", "odds of bad", "change", names={"feature"}, numbers=("odds of bad",))
     for feature in sorted(risk.model.features, key=lambda effect: -abs(effect.coefficient)):

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from docmill.storage.steps.fitted_risks import Risk
-from docmill.storage.steps.risk import FLAG, NUMBERS, Result, RiskFeature, RiskModel, value_of
+from docmill.storage.steps.risk import FLAG, NUMBERS, FittedRisk, Result, RiskFeature, RiskModel, value_of
 from docmill.worker.errors import WorkerError
 
 FEWEST = 200  # judgements that a risk is fitted to
@@ -23,7 +22,7 @@ STRENGTHS = (0.01, 0.1, 1.0)  # scikit-learn's C: smaller numbers hold coefficie
 Numbers = npt.NDArray[np.float64]
 
 
-def fit(judged: Sequence[tuple[Result, bool]]) -> Risk:
+def fit(judged: Sequence[tuple[Result, bool]]) -> FittedRisk:
     """Fit a logistic regression to results, each with True if it is bad. The version is 0 until it is stored.
 
     The strength of its penalty is chosen by cross-validation, and its quality measured on results that it was not
@@ -55,7 +54,7 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> Risk:
             f"score is {quality['brier']:.3f}, and one risk for all outputs has {quality['brier_of_share']:.3f}. "
             "Nothing was stored."
         )
-    return Risk(0, model, n_good, n_bad, quality)
+    return FittedRisk(0, model, n_good, n_bad, quality)
 
 
 def features(results: Sequence[Result]) -> list[str]:

@@ -17,7 +17,7 @@ from docmill.storage.core.lookups import is_current_document
 from docmill.storage.core.schema import Content, Document, Job
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.jobs import OpenJob
-from docmill.storage.steps.propagation import Inputs, Traversal, has_prompts
+from docmill.storage.steps.propagation import Traversal, has_prompts
 
 SWEEP_DOCUMENTS = 5_000  # planned in one transaction
 NEAR_DOCUMENTS = 50_000  # examined in one transaction
@@ -107,7 +107,7 @@ def plan_new(
     total, traversal = 0, Traversal(transaction, job.id, job.steps)
     for step in job.steps:
         if step.input_step is None and step.template is None and step.leaves_out is None:
-            total += traversal.take_in(step, Inputs(new, fresh))
+            total += traversal.take_in(step, new, fresh)
     return total
 
 

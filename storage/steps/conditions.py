@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from docmill.storage.core.normalize import ASSUMED_CP1252
-from docmill.storage.core.specs import DOUBTFUL, Status
+from docmill.storage.core.specs import DOUBTFUL, Outcome, Status, StoredOutcome
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.features import features
 from docmill.storage.steps.risk import FittedRisk, logit
@@ -146,15 +146,6 @@ def _split(parts: Sequence[str]) -> tuple[list[str], tuple[Bound, ...]]:
     return names, tuple(sorted({*map(Bound.parse, bounds)}))
 
 
-class JudgedFields(Protocol):
-    """A row with the status and the flags of an outcome, and perhaps with its numbers."""
-
-    @property
-    def status(self) -> str: ...
-    @property
-    def flags(self) -> Sequence[str]: ...
-
-
 @dataclass(frozen=True)
 class Flagged:
     """A condition on results: they carry one of these flags or meet one of these bounds; with `lacking`, none.
@@ -201,7 +192,7 @@ class Flagged:
         """
         return {"names": self.parts, "lacking": self.lacking}
 
-    def holds(self, row: JudgedFields) -> bool:
+    def holds(self, row: StoredOutcome | Outcome) -> bool:
         """Return True if a row with the flags and numbers of a result meets the condition."""
         met = self.carried(row.flags) or any(bound.holds(getattr(row, bound.number)) for bound in self.bounds)
         return met is not self.lacking
@@ -274,7 +265,7 @@ class Doubt:
         return any(bound.number == RISK for bound in self.bounds)
 
 
-def is_better(second: JudgedFields, first: JudgedFields) -> bool:
+def is_better(second: StoredOutcome | Outcome, first: StoredOutcome | Outcome) -> bool:
     """Return True if `second`, the outcome of the better model, is the document's result, and not `first`.
 
     The second outcome must be done. Unless the first one failed, it must have no more doubtful flags.

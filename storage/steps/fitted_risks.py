@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
@@ -19,21 +19,10 @@ from docmill.storage.steps.risk import FittedRisk, RiskModel
 from docmill.storage.steps.steps import StepRequest, find_named_way, read_steps
 
 
-@dataclass(frozen=True)
-class Risk:
-    """A version of a risk, with the measures of its quality by name."""
-
-    version: int
-    model: RiskModel
-    n_good: int
-    n_bad: int
-    quality: Mapping[str, Any]
-
-
-def store(database: Database, spec_id: int, risk: Risk) -> Risk:
+def store(database: Database, spec_id: int, risk: FittedRisk) -> FittedRisk:
     """Store a risk as the next version of a spec, and return it with its number."""
 
-    def work(transaction: Transaction) -> Risk:
+    def work(transaction: Transaction) -> FittedRisk:
         latest = transaction.scalar(select(func.max(RiskVersion.version)).where(RiskVersion.spec_id == spec_id))
         stored = replace(risk, version=(latest or 0) + 1)
         values = {
@@ -65,7 +54,7 @@ def spec_with_risk(database: Database, job: int, step: str | None = None) -> int
     return last.spec_id
 
 
-def latest(database: Database, job: int, step: str | None = None) -> Risk:
+def latest(database: Database, job: int, step: str | None = None) -> FittedRisk:
     """Return the latest risk of the outputs of a job's step, the last one if none is named.
 
     Raises NotFound, and StorageError if there is none.
@@ -80,10 +69,12 @@ def latest(database: Database, job: int, step: str | None = None) -> Risk:
     return risk
 
 
-def _latest(transaction: Transaction, of_spec: ColumnElement[bool]) -> Risk | None:
+def _latest(transaction: Transaction, of_spec: ColumnElement[bool]) -> FittedRisk | None:
     query = select(RiskVersion).join(SpecRow, SpecRow.id == RiskVersion.spec_id).where(of_spec)
     row = transaction.execute(query.order_by(RiskVersion.version.desc()).limit(1)).first()
-    return None if row is None else Risk(row.version, RiskModel.stored(row.model), row.n_good, row.n_bad, row.quality)
+    if row is None:
+        return None
+    return FittedRisk(row.version, RiskModel.stored(row.model), row.n_good, row.n_bad, row.quality)
 
 
 def with_risk(results: Iterable[dict[str, Any]], model: RiskModel, above: float | None) -> Iterator[dict[str, Any]]:
@@ -115,5 +106,4 @@ def _with_risk(transaction: Transaction, request: StepRequest) -> StepRequest:
             f"no risk was fitted for the outputs of {request.spec}. Run the same without the escalation, judge 200 "
             "of its outputs with `docmill review judge JOB`, and fit the risk with `docmill review fit JOB`"
         )
-    fitted = FittedRisk(risk.version, risk.model)
-    return replace(request, escalation=replace(escalation, doubt=replace(escalation.doubt, risk=fitted)))
+    return replace(request, escalation=replace(escalation, doubt=replace(escalation.doubt, risk=risk)))

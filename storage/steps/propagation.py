@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from sqlalchemy import and_, case, update
@@ -33,18 +33,8 @@ from docmill.storage.steps.steps import OpenStep
 
 ContentId: TypeAlias = int
 DocumentId: TypeAlias = int
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Contents that a step computes, each once.
-
-    `new_chars` has the lengths of the contents that this transaction stored, which have no outcome yet.
-    Lengths of other contents are ignored.
-    """
-
-    content_ids: Sequence[ContentId]
-    new_chars: Mapping[ContentId, int] = field(default_factory=dict)
+# A step, the contents that it computes, and the lengths in characters of those that this transaction stored.
+_Arrival: TypeAlias = tuple[OpenStep, Sequence[ContentId], Mapping[ContentId, int]]
 
 
 def has_prompts(steps: Iterable[OpenStep]) -> bool:
@@ -63,10 +53,14 @@ class Traversal:
     job_id: int
     steps: Sequence[OpenStep]
 
-    def take_in(self, step: OpenStep, inputs: Inputs) -> int:
-        """Plan inputs that the step has not met, count inputs that have an outcome, and follow their outputs."""
+    def take_in(self, step: OpenStep, content_ids: Sequence[ContentId], new_chars: Mapping[ContentId, int]) -> int:
+        """Plan contents that the step has not met, count those that have an outcome, and follow their outputs.
+
+        `new_chars` has the lengths in characters of contents that this transaction stored, which have no outcome yet.
+        Lengths of other contents are ignored.
+        """
         self.transaction.keep_contents()
-        planned, prior = self._plan_lacking(step, inputs)
+        planned, prior = self._plan_lacking(step, content_ids, new_chars)
         return planned + self.follow(step.seq, prior)
 
     def follow(self, seq: int, settled: Mapping[ContentId, Known], *, redo: bool = False) -> int:
@@ -84,7 +78,7 @@ class Traversal:
             pairs = choosing.read_pairs(self.transaction, step, [*settled])
             doubted = sorted(content_id for content_id, pair in pairs.items() if pair.is_doubted)
             if seq == step.seq and doubted:
-                total += self._arrive([(step.escalation, Inputs(doubted))])
+                total += self._arrive([(step.escalation, doubted, {})])
             if step.escalation.doubt.failed:
                 self._count_rescued(step.escalation.seq, _newly_rescued(pairs, of_first=seq == step.seq, redo=redo))
             ready = [content_id for content_id, pair in pairs.items() if pair.is_settled]
@@ -132,53 +126,49 @@ class Traversal:
         for step in self.steps:
             if step.leaves_out is not None and step.template is None:
                 read = select_read(self.transaction, step.leaves_out, documents)
-                total += self._arrive([(step, Inputs(sorted({*read.values()})))])
+                total += self._arrive([(step, sorted({*read.values()}), {})])
         behind = [step for step in self.steps if steps.find_way(self.steps, step)[0].leaves_out is not None]
         return total + self._arrive(self._prompts(behind, documents))
 
-    def _arrive(self, arrivals: Iterable[tuple[OpenStep, Inputs]]) -> int:
-        """Take in the inputs that their steps meet for the first time."""
-        total = 0
-        for step, inputs in arrivals:
-            new = self._meet(step.seq, inputs.content_ids)
-            total += self.take_in(step, Inputs(new, inputs.new_chars))
-        return total
+    def _arrive(self, arrivals: Iterable[_Arrival]) -> int:
+        """Take in the contents that their steps meet for the first time."""
+        return sum(self.take_in(step, self._meet(step.seq, ids), new_chars) for step, ids, new_chars in arrivals)
 
-    def _readers(self, before: OpenStep, done: Sequence[ContentId]) -> Iterator[tuple[OpenStep, Inputs]]:
+    def _readers(self, before: OpenStep, done: Sequence[ContentId]) -> Iterator[_Arrival]:
         """Yield the steps that read the output of a step, with their inputs; `done` are contents of that step."""
         readers = [step for step in self.steps if step.input_step == before.seq]
         if not readers or not done:
             return
         self.transaction.keep_contents()
-        outputs: dict[Flagged | None, Inputs] = {}
+        outputs: dict[Flagged | None, tuple[list[ContentId], Mapping[ContentId, int]]] = {}
         for reader in readers:  # a prompt is rendered from stored outputs only
             if reader.flagged not in outputs:
                 outputs[reader.flagged] = _outputs(self.transaction, before, done, reader.flagged)
             if reader.template is None:
-                yield reader, outputs[reader.flagged]
+                yield reader, *outputs[reader.flagged]
         if has_prompts(readers):
             self.transaction.stop_walking(self.job_id)
             way = steps.find_way(self.steps, before)
             documents = lineage.find_documents(self.transaction, self.job_id, way, done)
             yield from self._prompts(readers, documents)
 
-    def _prompts(
-        self, readers: Iterable[OpenStep], documents: Mapping[DocumentId, ContentId]
-    ) -> Iterator[tuple[OpenStep, Inputs]]:
+    def _prompts(self, readers: Iterable[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Iterator[_Arrival]:
         """Yield the readers that have templates, with the prompts of the documents that reach them."""
         for step in readers:
             if step.template is not None and documents:
                 self.transaction.keep_contents()
                 inputs = lineage.read_inputs(self.transaction, steps.find_way(self.steps, step), documents)
-                yield step, Inputs(*lineage.render_prompts(self.transaction, step, inputs))
+                yield step, *lineage.render_prompts(self.transaction, step, inputs)
 
-    def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[int, dict[ContentId, Known]]:
-        """Plan the inputs that lack an outcome. Return their number, and the status of the others."""
-        sizes = dict(inputs.new_chars)
-        known = [content_id for content_id in inputs.content_ids if content_id not in sizes]
+    def _plan_lacking(
+        self, step: OpenStep, content_ids: Sequence[ContentId], new_chars: Mapping[ContentId, int]
+    ) -> tuple[int, dict[ContentId, Known]]:
+        """Plan the contents that lack an outcome. Return their number, and the status of the others."""
+        sizes = dict(new_chars)
+        known = [content_id for content_id in content_ids if content_id not in sizes]
         prior = lookups.known_outcomes(self.transaction, step.spec_id, known)
         sizes |= lookups.n_chars(self.transaction, [content_id for content_id in known if content_id not in prior])
-        lacking = [(content_id, sizes[content_id]) for content_id in inputs.content_ids if content_id not in prior]
+        lacking = [(content_id, sizes[content_id]) for content_id in content_ids if content_id not in prior]
         plan(self.transaction, self.job_id, step, lacking)
         if prior:
             n_by_column = {f"n_prior_{name}": n for name, n in tally(prior.values()).items() if name != "doubtful"}
@@ -215,10 +205,10 @@ def _newly_rescued(pairs: Mapping[ContentId, OutcomePair], *, of_first: bool, re
 
 def _outputs(
     transaction: Transaction, step: OpenStep, content_ids: Sequence[ContentId], flagged: Flagged | None
-) -> Inputs:
+) -> tuple[list[ContentId], Mapping[ContentId, int]]:
     """Return the outputs of contents at a step: those whose results meet a condition, or all.
 
-    Outputs that are not contents yet are stored as contents.
+    Outputs that are not contents yet are stored as contents. Return also the lengths in characters of new contents.
     """
     text = case((OutcomeRow.output_id.is_(None), OutcomeRow.text)).label("text")  # other outputs are contents already
     compared = () if flagged is None else compared_by(flagged)
@@ -235,4 +225,4 @@ def _outputs(
     if made:
         spec_of = {row.content_id: row.spec_id for row in rows}
         transaction.link_outputs([(spec_of[content_id], content_id, made[content_id]) for content_id in sorted(made)])
-    return Inputs(sorted({*stored.values(), *made.values()}), fresh)
+    return sorted({*stored.values(), *made.values()}), fresh

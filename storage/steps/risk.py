@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -78,10 +78,17 @@ class RiskModel:
 
 @dataclass(frozen=True)
 class FittedRisk:
-    """A version of a spec's risk."""
+    """A version of a spec's risk, 0 before it is stored.
+
+    It was fitted to so many good and bad outputs, and has the measures of its `quality` by name. A job's doubt keeps
+    only the version and the model.
+    """
 
     version: int
     model: RiskModel
+    n_good: int = 0
+    n_bad: int = 0
+    quality: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def stored(cls, value: Mapping[str, Any]) -> FittedRisk:
@@ -89,6 +96,7 @@ class FittedRisk:
         return cls(value["version"], RiskModel.stored(value))
 
     def to_json(self) -> dict[str, Any]:
+        """Return the risk as a job's doubt keeps it."""
         return {"version": self.version, **self.model.to_json()}
 
 

@@ -40,9 +40,8 @@ from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import fitted_risks, jobs, replacements
 from docmill.storage.steps.budgets import Account
 from docmill.storage.steps.conditions import Doubt
-from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.jobs import IdempotencyKey, JobRequest
-from docmill.storage.steps.risk import RiskModel
+from docmill.storage.steps.risk import FittedRisk, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from docmill.worker.pipelines.running import advance
 from docmill.worker.queue.broker import Broker
@@ -423,7 +422,7 @@ def review(admin: Database, job: int) -> None:
         assert judgements.store(admin, step.step.spec_id, judged) == 3
     assert len(judgements.of_spec(admin, step.step.spec_id)) == 3
     assert len(judgements.judged_results(admin, step.step.spec_id)) == 3
-    fitted_risks.store(admin, step.step.spec_id, Risk(0, RiskModel(0.0, ()), 1, 1, {}))
+    fitted_risks.store(admin, step.step.spec_id, FittedRisk(0, RiskModel(0.0, ()), 1, 1, {}))
 
 
 def serve_batches(admin: Database) -> None:

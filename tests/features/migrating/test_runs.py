@@ -23,7 +23,7 @@ from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.conditions import Doubt
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.replacements import SpecReplacement
-from docmill.storage.steps.risk import RiskModel
+from docmill.storage.steps.risk import FittedRisk, RiskModel
 from docmill.storage.steps.steps import EscalationRequest
 from docmill.worker.jobs import Listener
 from docmill.worker.pipelines.file import parse
@@ -118,7 +118,7 @@ def test_a_migration_to_a_model_whose_risk_nobody_fitted_is_refused_while_it_is_
     [step] = requests_of(settings, translating)
     plain = read(database, JobRequest("notes", "a.jsonl", (step,)), numbered(2))
     spec_id = fitted_risks.spec_with_risk(database, plain.id)
-    fitted_risks.store(database, spec_id, fitted_risks.Risk(0, RiskModel(0.0, ()), 150, 50, {}))
+    fitted_risks.store(database, spec_id, FittedRisk(0, RiskModel(0.0, ()), 150, 50, {}))
     escalation = EscalationRequest(replace(step.spec, model="null@5000"), Doubt.parse(["risk>0.5"]))
     read(database, JobRequest("notes", "b.jsonl", (replace(step, escalation=escalation),)), numbered(2))
     with pytest.raises(StorageError, match=r"no risk was fitted for the outputs of .*null@9000"):

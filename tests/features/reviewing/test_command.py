@@ -9,7 +9,7 @@ from pathlib import Path
 from docmill.features.reviewing.population import reviewed_step
 from docmill.storage.core.database import Database
 from docmill.storage.steps import fitted_risks
-from docmill.storage.steps.risk import RiskFeature, RiskModel
+from docmill.storage.steps.risk import FittedRisk, RiskFeature, RiskModel
 from tests.kinds import KINDS
 from tests.worker.cli.test_results import read_cells
 from tests.worker.harness import Docmill
@@ -66,7 +66,7 @@ def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: 
     fitted_risks.store(
         database,
         spec_id,
-        fitted_risks.Risk(0, RiskModel(0.0, (RiskFeature("tokens_in", 300.0, 1.0, 1.0),)), 1, 1, {}),
+        FittedRisk(0, RiskModel(0.0, (RiskFeature("tokens_in", 300.0, 1.0, 1.0),)), 1, 1, {}),
     )
     database.close()
     assert [round(row["risk"]) for row in embedded.results(1, "--risk")] == [0, 1, 1]

@@ -21,8 +21,7 @@ from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import results
 from docmill.storage.steps import fitted_risks
-from docmill.storage.steps.fitted_risks import Risk
-from docmill.storage.steps.risk import RiskFeature, RiskModel
+from docmill.storage.steps.risk import FittedRisk, RiskFeature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.aging import days_pass
 from tests.storage.builders import (
@@ -137,8 +136,8 @@ def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> 
         fitted_risks.latest(database, job)
     model = RiskModel(0.0, (RiskFeature("flag repetition", 0.0, 1.0, 2.0),))
     for version in (1, 2):
-        assert fitted_risks.store(database, spec_id, Risk(0, model, 150, 50, {"auc": 0.8})).version == version
-    assert fitted_risks.latest(database, job) == Risk(2, model, 150, 50, {"auc": 0.8})
+        assert fitted_risks.store(database, spec_id, FittedRisk(0, model, 150, 50, {"auc": 0.8})).version == version
+    assert fitted_risks.latest(database, job) == FittedRisk(2, model, 150, 50, {"auc": 0.8})
     with_risk = [*fitted_risks.with_risk(results(database, job), model, None)]
     assert [one["risk"] > 0.5 for one in with_risk] == [one["flags"] == ["repetition"] for one in with_risk]
     assert len([*fitted_risks.with_risk(results(database, job), model, 0.5)]) == 3

@@ -290,14 +290,6 @@ def test_a_limit_that_is_a_sum_of_costs_is_reached_by_them(database: Database, p
     assert commit_all(database, queue_all(database, job)) == 20
 
 
-def test_a_job_that_is_removed_takes_its_budget_with_it(database: Database) -> None:
-    read_shards(database, costing(100.0), 2)
-    finish(database)
-    assert spent(database, "job 1") > 0
-    removal.remove_corpus(database, "a")
-    assert spent(database, "job 1") == 0
-
-
 def test_a_job_without_a_price_shares_the_workers_in_full_whatever_its_budget(database: Database) -> None:
     """Its shards never tell their mean cost, for which the first shard of a budget is alone."""
     account = Account(sharer="key k", max_cost=TEXT_COST, budget="batch b", prices={})

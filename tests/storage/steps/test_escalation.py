@@ -129,18 +129,6 @@ def test_the_small_result_stays_where_the_large_one_has_more_doubtful_flags_or_f
     assert count_flags(database, job.id)["translate"].doubtful == 3
 
 
-def test_a_bound_of_a_number_doubts_a_result_and_flags_only_when_they_are_named(database: Database) -> None:
-    models = Models(database)
-    models.confidence = {"1": 0.3, "3": 0.39, "4": 0.4, "5": 0.8}
-    doubt = Doubt.parse(["confidence<0.4"])
-    job = models.done((StepRequest("translate", TRANSLATE, escalation=EscalationRequest(LARGE, doubt)),))
-    assert models.of("large") == {"text 1", "text 3"}
-    assert won(database, job) == {"1", "3"}
-    both = Doubt.parse(["doubtful", "confidence<0.4"])
-    job = models.done((StepRequest("translate", TRANSLATE, escalation=EscalationRequest(LARGE, both)),))
-    assert won(database, job) == {"0", "1", "2", "3"}
-
-
 def test_a_second_run_computes_nothing_and_a_grown_corpus_what_grew(database: Database) -> None:
     models = Models(database)
     models.refused = "2"
@@ -369,7 +357,7 @@ RISKY = (replace(PLAIN, escalation=EscalationRequest(LARGE, Doubt.parse(["risk>0
 
 def fitted(database: Database, job: int, model: RiskModel) -> int:
     spec_id = fitted_risks.spec_with_risk(database, job)
-    return fitted_risks.store(database, spec_id, fitted_risks.Risk(0, model, 150, 50, {})).version
+    return fitted_risks.store(database, spec_id, FittedRisk(0, model, 150, 50, {})).version
 
 
 def judged(database: Database) -> Models:
@@ -401,20 +389,11 @@ def test_a_job_without_a_fitted_risk_is_refused_and_leaves_nothing(database: Dat
         jobs.open_job(database, pipeline(steps=RISKY))
     with pytest.raises(StorageError, match="docmill review fit JOB"):
         fitted_risks.require_risks(database, RISKY)
+    with pytest.raises(StorageError, match="no risk was fitted"):
+        views.make(database, "nightly", "books", RISKY)
     fitted_risks.require_risks(database, (PLAIN,))
     with database.read() as transaction:
         assert read_steps(transaction, 1) == ()
-
-
-def test_a_view_has_the_better_results_of_an_escalation_by_risk(database: Database) -> None:
-    with pytest.raises(StorageError, match="no risk was fitted"):
-        views.make(database, "nightly", "books", RISKY)
-    models = judged(database)
-    job = models.done(RISKY)
-    views.make(database, "nightly", "books", RISKY)
-    with database.read() as transaction:
-        rows = transaction.execute(sql("SELECT id, translate FROM pipeline_nightly")).all()
-    assert {row.id[-1] for row in rows if row.translate.startswith("large")} == won(database, job) == {"1", "3"}
 
 
 def test_sql_doubts_the_outcomes_whose_risk_python_finds_too_high(database: Database) -> None:

@@ -125,11 +125,3 @@ def test_results_of_a_job_that_goes_on_keep_their_prompts(database: Database, fl
     fleet.work()  # and nobody finishes it
     gc.drop(database)
     assert count_rows(database, Prompt) == len(NEWS)
-
-
-def test_many_documents_of_one_prompt_are_one_text(database: Database, fleet: Fleet) -> None:
-    steps = (StepRequest("told", Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.none}{text}"})),)
-    job = read(database, asked(steps=steps), [(f"k{n}", "same") for n in range(2_000)], chunk=2_000)
-    fleet.work()
-    assert fleet.computed == {("generate", "same"): 1}
-    assert len(told(database, job)) == 2_000

@@ -11,9 +11,8 @@ import pytest
 from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, OutcomeRow, Shard
+from docmill.storage.core.schema import OutcomeRow, Shard
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
-from docmill.storage.errors import LeaseLost
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.leases.shards import Claim
@@ -31,7 +30,6 @@ from tests.storage.builders import (
     claim_next,
     claim_shard,
     commit_next,
-    count_rows,
     dispatched,
     finish,
     numbered,
@@ -129,16 +127,6 @@ def test_every_step_has_its_results_for_every_document(database: Database, fleet
     assert found[7]["steps"]["line"]["text"] == "summarize(translate(text 7))"
     assert found[7]["steps"]["vector"]["vector"].tolist() == [1.0]
     assert list(failures(database, job.id)) == []
-
-
-def test_what_a_lost_shard_would_have_led_to_is_not_there(database: Database, fleet: Fleet) -> None:
-    job = read(database, pipeline(steps=STEPS[:2]), numbered(5))
-    claim = claim_next(database)
-    jobs.pause(database, job.id)
-    with pytest.raises(LeaseLost):
-        shards.commit(database, claim, fleet.outcomes(claim), None)
-    assert not planned(database, job, "line")
-    assert count_rows(database, Content) == 5
 
 
 def test_a_commit_that_happens_twice_leads_on_once(database: Database, fleet: Fleet) -> None:
