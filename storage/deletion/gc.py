@@ -209,12 +209,27 @@ def drop(
     A dropped result is computed again when a job needs it. Each page leaves out specs that are `needed` by then, and
     notes the rule of retention by which results go.
     """
+
+    def drop_page(spec_id: int, contents: Sequence[int], transaction: Transaction) -> Removed:
+        begin(transaction)
+        if spec_id in needed(transaction):
+            return Removed()
+        mine = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents), is_old(older_than_s))
+        columns = OutcomeRow.content_id, OutcomeRow.output_id
+        dropped = transaction.execute(delete(OutcomeRow).where(mine, ~is_worked_on()).returning(*columns)).all()
+        loose = {row.output_id for row in dropped if row.output_id is not None}
+        of_these = and_(Prompt.spec_id == spec_id, Prompt.content_id.in_([row.content_id for row in dropped]))
+        loose |= {*transaction.scalars(delete(Prompt).where(of_these).returning(Prompt.content_id))}
+        removed = Removed(outcomes=len(dropped)) + collect_of(transaction, loose)
+        _note_dropped(transaction, {spec_id} if dropped else (), rule)
+        return removed
+
     if spec_ids is None:
         spec_ids = database.values(select(SpecRow.id))
     total, budget = Removed(), budget or RemovalBudget()
     for spec_id in sorted(spec_ids):
-        drop_page = partial(_drop_page, spec_id=spec_id, older_than_s=older_than_s, needed=needed, rule=rule)
-        total += remove_items(database, _old(database, spec_id, older_than_s), drop_page, budget, PAGE)
+        old = _old(database, spec_id, older_than_s)
+        total += remove_items(database, old, partial(drop_page, spec_id), budget, PAGE)
     return total
 
 
@@ -228,29 +243,6 @@ def _old(database: Database, spec_id: int, older_than_s: float) -> Iterator[list
 def is_old(older_than_s: float) -> ColumnElement[bool]:
     """Return the condition for an outcome to be this old."""
     return OutcomeRow.created_at <= db_now() - older_than_s
-
-
-def _drop_page(
-    contents: Sequence[int],
-    transaction: Transaction,
-    *,
-    spec_id: int,
-    older_than_s: float,
-    needed: Callable[[Transaction], Collection[int]],
-    rule: str | None,
-) -> Removed:
-    begin(transaction)
-    if spec_id in needed(transaction):
-        return Removed()
-    mine = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents), is_old(older_than_s))
-    columns = OutcomeRow.content_id, OutcomeRow.output_id
-    dropped = transaction.execute(delete(OutcomeRow).where(mine, ~is_worked_on()).returning(*columns)).all()
-    loose = {row.output_id for row in dropped if row.output_id is not None}
-    of_these = and_(Prompt.spec_id == spec_id, Prompt.content_id.in_([row.content_id for row in dropped]))
-    loose |= {*transaction.scalars(delete(Prompt).where(of_these).returning(Prompt.content_id))}
-    removed = Removed(outcomes=len(dropped)) + collect_of(transaction, loose)
-    _note_dropped(transaction, {spec_id} if dropped else (), rule)
-    return removed
 
 
 def is_worked_on() -> ColumnElement[bool]:

@@ -7,7 +7,7 @@ without its document, and the same command continues it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -18,7 +18,7 @@ import orjson
 from sqlalchemy import ColumnElement, Select, and_, delete, func, not_, or_, select, tuple_, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import delete_page, find_corpus, is_current_document, pages
+from docmill.storage.core.lookups import delete_page, find_corpus, pages
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.schema import (
     Contender,
@@ -354,20 +354,16 @@ def select_keys(
     corpus_id = find_corpus(database, name)
     chosen = set[str]()
     vanished = set[str]()
-    for row in _read_versions(database, corpus_id, only_gone=only_vanished and not conditions):
+    columns = (Document.id, Document.key, Document.meta, Document.gone, Document.superseded_by)
+    query = select(*columns).where(Document.corpus_id == corpus_id)
+    if only_vanished and not conditions:
+        query = query.where(Document.gone, Document.superseded_by.is_(None))
+    for row in chain.from_iterable(pages(database, query, Document.id, READ_PAGE)):
         if row.gone and row.superseded_by is None:
             vanished.add(row.key)
         if all(condition.holds(row.meta) for condition in conditions):
             chosen.add(row.key)
     return sorted(chosen & vanished if only_vanished else chosen)
-
-
-def _read_versions(database: Database, corpus_id: int, *, only_gone: bool) -> Iterator[Any]:
-    columns = (Document.id, Document.key, Document.meta, Document.gone, Document.superseded_by)
-    query = select(*columns).where(Document.corpus_id == corpus_id)
-    if only_gone:
-        query = query.where(Document.gone, Document.superseded_by.is_(None))
-    return chain.from_iterable(pages(database, query, Document.id, READ_PAGE))
 
 
 def count_vanished(database: Database) -> dict[str, int]:
@@ -424,9 +420,14 @@ def trace(database: Database, text: str, files: Sequence[Path] = ()) -> Trace:
             return Trace(sha256.hex(), stored=False, remnants=remnants)
         prompted = select(Prompt.document_id).where(Prompt.content_id == content_id)
         holds_it = or_(Document.content_id == content_id, Document.id.in_(prompted))
-        named = tuple(sorted(_named(transaction, holds_it)))
-        here = {*_named(transaction, and_(holds_it, is_current_document()), named)}
-        vanished = {*_named(transaction, and_(Document.superseded_by.is_(None), Document.gone), named)}
+        columns = (Corpus.name, Document.key, Document.gone, holds_it.label("holds_it"))
+        query = select(*columns).join(Corpus, Corpus.id == Document.corpus_id)
+        first = query.with_only_columns(Corpus.name, Document.key).where(holds_it).distinct().limit(SHOWN)
+        named = tuple(sorted((row.name, row.key) for row in transaction.execute(first)))
+        of_named = query.where(tuple_(Corpus.name, Document.key).in_(named), Document.superseded_by.is_(None))
+        current = transaction.execute(of_named).all()
+        here = {(row.name, row.key) for row in current if row.holds_it and not row.gone}
+        vanished = {(row.name, row.key) for row in current if row.gone}
         outcomes, output_of = (
             transaction.scalar(select(func.count()).select_from(OutcomeRow).where(column == content_id)) or 0
             for column in (OutcomeRow.content_id, OutcomeRow.output_id)
@@ -443,16 +444,6 @@ def trace(database: Database, text: str, files: Sequence[Path] = ()) -> Trace:
         vanished=tuple(document for document in named if document in vanished),
         superseded=tuple(document for document in named if document not in here and document not in vanished),
     )
-
-
-def _named(
-    transaction: Transaction, condition: ColumnElement[bool], among: Collection[tuple[str, str]] | None = None
-) -> list[tuple[str, str]]:
-    """Return (corpus, id) of the first documents that meet a condition, or of those among some that are given."""
-    query = select(Corpus.name, Document.key).join(Corpus, Corpus.id == Document.corpus_id).where(condition)
-    if among is not None:
-        query = query.where(tuple_(Corpus.name, Document.key).in_(among))
-    return [(row.name, row.key) for row in transaction.execute(query.distinct().limit(SHOWN))]
 
 
 def _indexed(transaction: Transaction, content_id: int) -> int:

@@ -47,14 +47,6 @@ SETTLED_S = 3_600.0  # a reading may still add documents to a job that has just 
 Ages = Mapping[str, float]  # the age in seconds from which a rule removes; others remove nothing
 
 
-@dataclass(frozen=True)
-class Swept:
-    """The rows that a round removed, by rule. A round that is not `complete` used up its budget: more may be left."""
-
-    removed: dict[str, int]
-    complete: bool
-
-
 def sweep(database: Database, ages: Ages) -> None:
     """Apply the rules of upkeep. Rows that this database user may not delete stay."""
     for rule in every_rule():
@@ -63,8 +55,11 @@ def sweep(database: Database, ages: Ages) -> None:
                 rule.remove(database, ages[rule.name], RemovalBudget())
 
 
-def apply(database: Database, ages: Ages, budget: RemovalBudget | None = None) -> Swept:
-    """Remove what each rule says, and texts that nothing needs, until the budget is spent."""
+def apply(database: Database, ages: Ages, budget: RemovalBudget | None = None) -> tuple[dict[str, int], bool]:
+    """Remove what each rule says, and texts that nothing needs, until the budget is spent.
+
+    Return the number of removed rows by rule, and False if the budget was used up, so that more may be left.
+    """
     budget = budget or RemovalBudget()
     removed: dict[str, int] = {}
     for rule in every_rule():
@@ -72,7 +67,7 @@ def apply(database: Database, ages: Ages, budget: RemovalBudget | None = None) -
             removed[rule.name] = rule.remove(database, ages[rule.name], budget).rows
     if not budget.is_spent():
         removed["texts"] = gc.collect(database, budget).rows
-    return Swept(removed, complete=not budget.is_spent())
+    return removed, not budget.is_spent()
 
 
 def count(database: Database, ages: Ages) -> dict[str, dict[str, int]]:

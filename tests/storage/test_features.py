@@ -80,7 +80,7 @@ def test_rules_of_a_feature_are_applied_and_counted(database: Database, bring: B
     bring(retention={"remarks": f"{__name__}:REMARKS"})
     ages = {"remarks": 60.0}
     assert retention.count(database, ages) == {"remarks": {"remark": 3}}
-    assert retention.apply(database, ages).removed == {"remarks": 3, "texts": 0}
+    assert retention.apply(database, ages) == ({"remarks": 3, "texts": 0}, True)
 
 
 @pytest.mark.parametrize(

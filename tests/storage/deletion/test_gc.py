@@ -69,21 +69,6 @@ def test_a_corpus_leaves_with_everything_of_it(database: Database, fleet: Fleet)
         removal.remove_corpus(database, "books")
 
 
-def test_the_counts_of_a_removed_jobs_shards_leave_with_it(postgres: Database) -> None:
-    jobs.cancel(postgres, read(postgres, request(), numbered(2)).id)
-    removal.remove_corpus(postgres, "books")
-    assert count_rows(postgres, ShardCount) == 0
-
-
-def test_a_large_corpus_leaves_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(removal, "PAGE", 7)
-    monkeypatch.setattr(gc, "PAGE", 3)
-    read(database, request(), numbered(50))
-    finish(database)
-    assert removal.remove_corpus(database, "books") == Removed(50, 50, 50, 1, 1)
-    assert count_rows(database, Content) == count_rows(database, OutcomeRow) == count_rows(database, Corpus) == 0
-
-
 def test_the_invariants_hold_after_each_page_of_a_removal(
     database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +94,8 @@ def test_the_invariants_hold_after_each_page_of_a_removal(
     jobs.cancel(database, job.id + 1)
     assert removal.remove_corpus(database, "books").documents == 11
     assert readings == [2, 1, 0], "each makes the database scan the documents"
-    assert count_rows(database, Shard) == count_rows(database, Content) == 0
+    for table in (Shard, ShardCount, Content, OutcomeRow, Corpus):
+        assert count_rows(database, table) == 0, table
 
 
 def test_a_page_of_rows_with_a_key_of_two_columns_leaves_and_no_more(database: Database) -> None:

@@ -86,12 +86,6 @@ def test_vanished_documents_are_chosen_by_the_metadata_that_they_had(database: D
     assert removal.select_keys(database, "books", of_customer, only_vanished=True) == ["a"]
 
 
-def test_pages_are_looked_through_one_after_the_other(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(removal, "READ_PAGE", 2)
-    read_with(database, **{f"d{n}": {"n": n % 2} for n in range(7)})
-    assert len(removal.select_keys(database, "books", [Condition("n", "1")])) == 3
-
-
 def test_a_trace_says_of_a_document_that_it_vanished_or_has_another_text_now(database: Database) -> None:
     read(database, request(), numbered(4))
     finish(database)

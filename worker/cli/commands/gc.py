@@ -12,7 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.deletion import gc, needed, removal, retention
 from docmill.storage.deletion.gc import SpecResults
 from docmill.storage.deletion.paging import RemovalBudget, Removed
-from docmill.storage.deletion.retention import Ages, Swept
+from docmill.storage.deletion.retention import Ages
 from docmill.storage.search import pgvector_index
 from docmill.worker import formatting, inventory
 from docmill.worker.cli.options import JSON, Number, WholeNumber, named
@@ -132,10 +132,10 @@ def retention_command(limit: int | None, seconds: float | None, dry_run: bool, a
         if dry_run:
             _say_counts(retention.count(database, ages), ages, as_json)
             return
-        swept = retention.apply(database, ages, RemovalBudget.of(limit, seconds))
+        removed, is_complete = retention.apply(database, ages, RemovalBudget.of(limit, seconds))
         for sentence in inventory.clear(settings, database):
             say(sentence)
-    _say_swept(swept, ages, as_json)
+    _say_swept(removed, is_complete, ages, as_json)
 
 
 def _collect(
@@ -276,17 +276,17 @@ def _say_counts(counts: Mapping[str, Mapping[str, int]], ages: Ages, as_json: bo
     say("Nothing was removed: this was a dry run.")
 
 
-def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> None:
+def _say_swept(removed: Mapping[str, int], is_complete: bool, ages: Ages, as_json: bool) -> None:
     if as_json:
-        print_json({"ages_s": ages, "removed": swept.removed, "complete": swept.complete})
+        print_json({"ages_s": ages, "removed": removed, "complete": is_complete})
         return
 
     made = table("rule", "older than", "rows removed", numbers=["rows removed"])
-    for rule, rows in swept.removed.items():
+    for rule, rows in removed.items():
         made.add_row(rule, _age(ages, rule), f"{rows:,}")
     print_rich(made)
     _say_unset(ages)
-    if not swept.complete:
+    if not is_complete:
         say("More may be left: the limit was reached. The same command goes on.")
 
 
