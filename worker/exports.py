@@ -8,7 +8,7 @@ from typing import Any
 
 from docmill.storage.core.database import Database
 from docmill.storage.outputs.columns import Column, Result
-from docmill.storage.results.results import columns, input_columns, inputs, people_columns, results
+from docmill.storage.results.results import columns, inputs, people_columns, results
 from docmill.storage.results.status import JobStatus
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.writers.formats import Writer
@@ -60,7 +60,7 @@ def read_table(
     if is_for_people:
         table = people_columns(database, job_id, step, with_input=with_input, heading=_heading, remarks=_remarks)
     else:
-        table = (input_columns if every else columns)(database, job_id, step, with_input=with_input)
+        table = columns(database, job_id, step, with_input=with_input, with_outcome=every)
     return Table(rows, table, noun, has_every_input)
 
 

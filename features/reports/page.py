@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import DOUBTFUL
-from docmill.storage.results.job_counts import FinishedShard, RuntimeUse, count_flags, finished_shards, runtimes
+from docmill.storage.results.job_counts import RuntimeUse, count_flags, finished_shards, runtimes
 from docmill.storage.results.results import Reservoir, failures, results
 from docmill.storage.results.status import JobStatus, StepStatus, read_status
 from docmill.storage.steps.conditions import flag_name, order_flags
@@ -90,12 +91,15 @@ class StepFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """The contents of a report. Failures are counted by class and reason, most of them first."""
+    """The contents of a report. Failures are counted by class and reason, most of them first.
+
+    `shards` are those of `finished_shards`.
+    """
 
     status: JobStatus
     steps: list[StepFacts]
     runtimes: list[RuntimeUse]
-    shards: list[FinishedShard]
+    shards: list[tuple[str, float, float]]
     failures: list[tuple[str, str, int]]
     with_text: bool
 
@@ -266,12 +270,12 @@ def _saved(facts: Facts, device_s: float) -> dict[str, Any]:
     }
 
 
-def device_seconds(shards: Sequence[FinishedShard]) -> dict[str, float]:
+def device_seconds(shards: Sequence[tuple[str, float, float]]) -> dict[str, float]:
     """Return by worker process the seconds in which it held at least one shard; shards that overlap count once."""
     held_s: dict[str, float] = {}
     until: dict[str, float] = {}
-    for shard in sorted(shards, key=lambda shard: shard.started_at):
-        begin = max(shard.started_at, until.get(shard.owner, shard.started_at))
-        held_s[shard.owner] = held_s.get(shard.owner, 0.0) + max(0.0, shard.finished_at - begin)
-        until[shard.owner] = max(until.get(shard.owner, shard.finished_at), shard.finished_at)
+    for owner, started_at, finished_at in sorted(shards, key=itemgetter(1)):
+        begin = max(started_at, until.get(owner, started_at))
+        held_s[owner] = held_s.get(owner, 0.0) + max(0.0, finished_at - begin)
+        until[owner] = max(until.get(owner, finished_at), finished_at)
     return held_s

@@ -128,14 +128,6 @@ JOBS = 20  # of a corpus, the latest
 
 
 @dataclass(frozen=True)
-class SeenBy:
-    """A job that sees a document, with its state."""
-
-    job: int
-    state: str
-
-
-@dataclass(frozen=True)
 class Appearance:
     """A document of a corpus, as it was read last, and the latest jobs that see one of its versions.
 
@@ -148,7 +140,7 @@ class Appearance:
     source: str
     read_at: float
     gone: bool
-    jobs: tuple[SeenBy, ...]
+    jobs: tuple[Job, ...]
     looked_at: int
     has_older_jobs: bool
 
@@ -177,7 +169,6 @@ def _appearance(transaction: Transaction, key: str, current: Row[*tuple[Any, ...
     kinds = (Document.superseded_by.is_(None), Document.superseded_by.is_not(None))
     is_seen = [or_(*(version.where(visible(job), kind).exists() for kind in kinds)) for job in latest[:JOBS]]
     answers = transaction.execute(select(*is_seen)).one() if is_seen else ()
-    seen = [SeenBy(job.id, job.state) for job, is_shown in zip(latest, answers, strict=False) if is_shown]
     read = transaction.execute(select(Ingest.source, Ingest.started_at).where(Ingest.id == current.ingest_id)).one()
     return Appearance(
         corpus=transaction.scalar(select(Corpus.name).where(Corpus.id == current.corpus_id)) or "",
@@ -185,7 +176,7 @@ def _appearance(transaction: Transaction, key: str, current: Row[*tuple[Any, ...
         source=read.source,
         read_at=read.started_at,
         gone=current.gone,
-        jobs=tuple(seen),
+        jobs=tuple(job for job, is_shown in zip(latest, answers, strict=False) if is_shown),
         looked_at=min(len(latest), JOBS),
         has_older_jobs=len(latest) > JOBS,
     )

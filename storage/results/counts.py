@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import Row, and_, func, insert, or_, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.invariants import find_broken
@@ -26,19 +26,6 @@ from docmill.storage.steps.jobs import RUNS
 from docmill.storage.steps.sharding import OPEN_SHARDS
 
 LaneLabel = tuple[str, str]  # a lane, and a status, model, reason or flag
-
-
-class OpenShards(NamedTuple):
-    """The number `n` of open shards of a lane in one state. `suspects` of them may kill their process.
-
-    `created_at` is the time when the oldest job with such shards was made.
-    """
-
-    lane: str
-    state: str
-    n: int
-    suspects: int
-    created_at: float
 
 
 @dataclass(frozen=True)
@@ -59,8 +46,11 @@ class StoreTotals:
     records: Mapping[str, int]  # read from sources, by what the reading made of them
 
 
-def open_shards(transaction: Transaction) -> list[OpenShards]:
-    """Return the open shards of running jobs, by lane and state."""
+def open_shards(transaction: Transaction) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Return rows with the number `n` of open shards of running jobs, by `lane` and `state`.
+
+    `suspects` of them may kill their process. `created_at` is the time when the oldest job with such shards was made.
+    """
     sums = (func.sum(ShardCount.n).label("n"), func.sum(ShardCount.n_suspect).label("suspects"))
     of_job = (
         select(ShardCount.lane, ShardCount.state, Job.created_at, *sums)
@@ -70,10 +60,9 @@ def open_shards(transaction: Transaction) -> list[OpenShards]:
         .having(func.sum(ShardCount.n) != 0)
     ).subquery()
     lane, state, created_at, n, suspects = of_job.c
-    rows = transaction.execute(
-        select(lane, state, func.sum(n), func.sum(suspects), func.min(created_at)).group_by(lane, state)
-    )
-    return [OpenShards(lane, state, int(n), int(suspects), oldest) for lane, state, n, suspects, oldest in rows]
+    sums = (func.sum(n).label("n"), func.sum(suspects).label("suspects"))
+    query = select(lane, state, *sums, func.min(created_at).label("created_at"))
+    return transaction.execute(query.group_by(lane, state)).all()
 
 
 def read_work(transaction: Transaction) -> StoreTotals:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from sqlalchemy import Row, case, func, select
 
@@ -31,7 +31,7 @@ from docmill.storage.core.schema import (
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.diagnosis import STALE_INGEST_S
 from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S
-from docmill.storage.results.counts import OpenShards, StoreTotals, open_shards, read_work
+from docmill.storage.results.counts import StoreTotals, open_shards, read_work
 from docmill.storage.steps.jobs import PAUSED, RUNS
 
 FRESH_S = 15.0  # a worker that was seen within this time counts as live; workers report three times as often
@@ -40,27 +40,8 @@ REFUSALS = 10_000
 LANE_PACE_S = 120.0  # over how long the pace of a lane is taken
 
 
-class HeldShards(NamedTuple):
-    """Running shards of a job's step that a process holds. The first lease ends at `lease_until`."""
-
-    owner: str
-    job_id: int
-    step: int
-    lane: str
-    model: str
-    shards: int
-    lease_until: float
-
-
-class RefusedSpec(NamedTuple):
-    """A spec that a worker cannot serve, and why."""
-
-    worker_id: str
-    spec_id: int
-    lane: str
-    model: str
-    reason: str
-    refused_at: float
+_HeldShards: TypeAlias = Row[*tuple[Any, ...]]  # of `_held`
+_Refusal: TypeAlias = Row[*tuple[Any, ...]]  # of `_refused`
 
 
 @dataclass(frozen=True)
@@ -100,8 +81,8 @@ class FleetWorker:
     live: bool = True
     trouble: str | None = None
     device_problem: str | None = None
-    held: tuple[HeldShards, ...] = ()
-    refused: tuple[RefusedSpec, ...] = ()
+    held: Sequence[_HeldShards] = ()
+    refused: Sequence[_Refusal] = ()
     computed: Mapping[int, float] = field(default_factory=dict)
     spent_s: Mapping[str, float] = field(default_factory=dict)
 
@@ -121,8 +102,8 @@ class Workers:
     """The live workers by host and device, all running shards, and all refusals, the newest first."""
 
     live: tuple[FleetWorker, ...] = ()
-    held: tuple[HeldShards, ...] = ()
-    refused: tuple[RefusedSpec, ...] = ()
+    held: Sequence[_HeldShards] = ()
+    refused: Sequence[_Refusal] = ()
 
     def computed(self, job_id: int) -> float:
         """Return how many of a job's texts the live workers have computed and not yet written."""
@@ -155,13 +136,12 @@ def list_workers(database: Database) -> list[FleetWorker]:
 
 def _workers(
     transaction: Transaction, rows: Sequence[Row[*tuple[Any, ...]]], now: float
-) -> tuple[tuple[FleetWorker, ...], tuple[HeldShards, ...], tuple[RefusedSpec, ...]]:
+) -> tuple[tuple[FleetWorker, ...], Sequence[_HeldShards], Sequence[_Refusal]]:
     """Return the workers in these rows, all running shards, and all refusals."""
     held, refused = _held(transaction), _refused(transaction)
-    of_owner: dict[str, list[HeldShards]] = defaultdict(list)
+    of_owner, by_worker = defaultdict[str, list[_HeldShards]](list), defaultdict[str, list[_Refusal]](list)
     for shards in held:
         of_owner[shards.owner].append(shards)
-    by_worker: dict[str, list[RefusedSpec]] = defaultdict(list)
     for refusal in refused:
         if refusal.refused_at > now - 2 * REFUSAL_S:
             by_worker[refusal.worker_id].append(refusal)
@@ -189,26 +169,26 @@ def _workers(
     return workers, held, refused
 
 
-def _held(transaction: Transaction) -> tuple[HeldShards, ...]:
+def _held(transaction: Transaction) -> Sequence[_HeldShards]:
+    """Return the number of running `shards` by owner, job and step. The first lease ends at `lease_until`."""
     same = (Shard.owner, Shard.job_id, Shard.step, Shard.lane, SpecRow.model)
-    rows = transaction.execute(
+    return transaction.execute(
         select(*same, func.count().label("shards"), func.min(Shard.lease_until).label("lease_until"))
         .join(SpecRow, SpecRow.id == Shard.spec_id)
         .where(IS_RUNNING)
         .group_by(*same)
-    )
-    held = (HeldShards(row.owner or "", *row[1:6], row.lease_until or 0.0) for row in rows)
-    return tuple(sorted(held, key=lambda shards: (shards.job_id, shards.step)))
+        .order_by(Shard.job_id, Shard.step)
+    ).all()
 
 
-def _refused(transaction: Transaction) -> tuple[RefusedSpec, ...]:
-    rows = transaction.execute(
-        select(Refusal.worker_id, Refusal.spec_id, SpecRow.kind, SpecRow.model, Refusal.reason, Refusal.refused_at)
+def _refused(transaction: Transaction) -> Sequence[_Refusal]:
+    """Return the specs that workers cannot serve, each with its lane, its model and the reason, the newest first."""
+    return transaction.execute(
+        select(Refusal, SpecRow.kind.label("lane"), SpecRow.model)
         .join(SpecRow, SpecRow.id == Refusal.spec_id)
         .order_by(Refusal.refused_at.desc())
         .limit(REFUSALS)
-    )
-    return tuple(RefusedSpec(*row) for row in rows)
+    ).all()
 
 
 def time_use(seconds: Iterable[Mapping[str, float]]) -> TimeShares | None:
@@ -305,7 +285,7 @@ def read_fleet(database: Database, lanes: Collection[str]) -> Fleet:
 def _lanes(
     transaction: Transaction, names: Collection[str], workers: Sequence[FleetWorker], now: float
 ) -> tuple[Lane, ...]:
-    opened: dict[str, list[OpenShards]] = {name: [] for name in names}
+    opened: dict[str, list[Row[*tuple[Any, ...]]]] = {name: [] for name in names}
     for shards in open_shards(transaction):
         opened.setdefault(shards.lane, []).append(shards)
     waiting = _waiting(transaction, opened, now)
@@ -313,10 +293,10 @@ def _lanes(
     lanes = []
     for name in sorted(opened):
         serving = [worker for worker in workers if name in worker.lanes]
-        states: dict[str, Any] = {shards.state: shards.n for shards in opened[name]}
+        states: dict[str, Any] = {shards.state: int(shards.n) for shards in opened[name]}
         lane = Lane(
             name=name,
-            suspects=sum(shards.suspects for shards in opened[name]),
+            suspects=sum(int(shards.suspects) for shards in opened[name]),
             oldest_s=max((now - shards.created_at for shards in opened[name]), default=None),
             oldest_queued_s=waiting.get(name),
             workers=len(serving),

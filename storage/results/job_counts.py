@@ -15,7 +15,7 @@ from docmill.storage.core.lookups import pages
 from docmill.storage.core.schema import Document, Job, Runtime, Shard
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.results.status import read_status
+from docmill.storage.results.status import JobStatus
 from docmill.storage.steps import lineage
 from docmill.storage.steps.choosing import as_text, is_read, selects
 from docmill.storage.steps.conditions import Doubt, flag_name, is_doubtful
@@ -36,16 +36,6 @@ class RuntimeUse:
     backend: str
     versions: Mapping[str, Any]
     documents: int
-
-
-@dataclass(frozen=True)
-class FinishedShard:
-    """A finished shard of a job: who held it when (seconds since 1970), and what came of it."""
-
-    owner: str
-    started_at: float
-    finished_at: float
-    texts: int
 
 
 def runtimes(database: Database, job_id: int) -> list[RuntimeUse]:
@@ -70,15 +60,9 @@ def runtimes(database: Database, job_id: int) -> list[RuntimeUse]:
     return uses
 
 
-def finished_shards(database: Database, job_id: int) -> Iterator[FinishedShard]:
-    """Yield the finished shards of a job, page by page, in the order of their numbers."""
-    query = select(
-        Shard.id,
-        Shard.owner,
-        Shard.started_at,
-        Shard.finished_at,
-        (Shard.n_done + Shard.n_failed + Shard.n_skipped).label("texts"),
-    ).where(
+def finished_shards(database: Database, job_id: int) -> Iterator[tuple[str, float, float]]:
+    """Yield (worker's id, start, end) of each finished shard of a job, page by page. Times are seconds since 1970."""
+    query = select(Shard.id, Shard.owner, Shard.started_at, Shard.finished_at).where(
         Shard.job_id == job_id,
         Shard.state == "done",
         Shard.started_at.is_not(None),
@@ -87,7 +71,7 @@ def finished_shards(database: Database, job_id: int) -> Iterator[FinishedShard]:
     )
     for page in pages(database, query, Shard.id, PAGE):
         for row in page:
-            yield FinishedShard(row.owner or "", row.started_at, row.finished_at, row.texts)
+            yield row.owner or "", row.started_at, row.finished_at
 
 
 _NONE = "[]"
@@ -172,38 +156,27 @@ class Escalated:
         return self.texts / self.of if self.of else 0.0
 
 
-def count_escalated(database: Database, job_id: int) -> dict[str, Escalated]:
+def count_escalated(database: Database, status: JobStatus) -> dict[str, Escalated]:
     """Return the escalations of a job by the names of their steps. Raises NotFound."""
-    job = require(database, job_id)
-    with database.read() as transaction:
-        steps = read_steps(transaction, job_id)
-        if all(step.escalation is None for step in steps):
-            return {}
-        won = {step.seq: _won(transaction, job, find_way(steps, step)) for step in steps if step.escalation}
-    statuses = read_status(database, job_id).steps
+    job = require(database, status.id)
     counts = {}
-    for step, status in zip(steps, statuses, strict=True):
-        if step.escalation is not None and (again := status.escalated) is not None:
+    with database.read() as transaction:
+        steps = read_steps(transaction, job.id)
+        for step, of_step in zip(steps, status.steps, strict=True):
+            if step.escalation is None or (again := of_step.escalated) is None:
+                continue
+            query, result = lineage.select_done(job, find_way(steps, step))
+            by_spec = query.add_columns(result.spec_id, func.count().label("n")).group_by(result.spec_id)
+            documents = {row.spec_id: row.n for row in transaction.execute(by_spec)}
             counts[step.name] = Escalated(
-                first=status.spec,
+                first=of_step.spec,
                 spec=again.spec,
                 doubt=step.escalation.doubt,
                 texts=again.texts,
-                of=status.texts,
+                of=of_step.texts,
                 failed=again.failed,
                 pending=again.pending,
-                documents=won[step.seq][0],
-                won=won[step.seq][1],
+                documents=sum(documents.values()),
+                won=documents.get(step.escalation.spec_id, 0),
             )
     return counts
-
-
-def _won(transaction: Transaction, job: Job, way: list[OpenStep]) -> tuple[int, int]:
-    """Return the number of documents with a result, and the number whose result is the escalation's."""
-    query, result = lineage.select_done(job, way)
-    query = query.add_columns(result.spec_id, func.count().label("n")).group_by(result.spec_id)
-    groups = transaction.execute(query).all()
-    assert way[-1].escalation is not None
-    return sum(group.n for group in groups), sum(
-        group.n for group in groups if group.spec_id == way[-1].escalation.spec_id
-    )

@@ -17,7 +17,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import read_texts
 from docmill.storage.core.schema import Document, Job, OutcomeRow, Prompt, StepText
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.results.results import one_step, rejections
+from docmill.storage.results.results import failure_of, one_step, rejections
 from docmill.storage.steps import choosing, lineage
 from docmill.storage.steps.conditions import flag_name
 from docmill.storage.steps.jobs import require
@@ -36,15 +36,7 @@ FLAGGED: ColumnElement[bool] = cast(OutcomeRow.flags, Text) != literal("[]", Tex
 
 # The end of a page: the spec of the step (0, or 1 for the escalation), the lap (0 or 1), and the content.
 Cursor = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Reasons:
-    """Texts of a step without a result, by reason. `complete` is False if there are more than were looked at."""
-
-    step: str
-    groups: tuple[ReasonGroup, ...]
-    complete: bool
+_Marked = tuple[Row[*tuple[Any, ...]], int, Any]  # a document, the content that the step computed of it, its result
 
 
 @dataclass(frozen=True)
@@ -61,50 +53,30 @@ class ReasonGroup:
     documents: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class FlaggedPage:
-    """Results of a step that carry flags, as `storage.results.results.results` yields them, with their `input`.
+def group_reasons(database: Database, job_id: int) -> tuple[dict[str, tuple[ReasonGroup, ...]], bool]:
+    """Return the texts without a result by step and reason, most frequent reasons first, and True if these are all.
 
-    `after` is where the next page begins; None at the end. A page of a rare flag may be empty before the end.
-    """
-
-    results: tuple[dict[str, Any], ...]
-    after: Cursor | None
-
-
-@dataclass(frozen=True)
-class _Marked:
-    """A document, the content that the step computed of it, and the step's result."""
-
-    document: Row[*tuple[Any, ...]]
-    content_id: int
-    outcome: Any
-
-
-def group_reasons(database: Database, job_id: int) -> list[Reasons]:
-    """Return the texts of each step without a result, by reason, most frequent reasons first.
-
-    The last entry, `RECORDS`, has the rejected records, if there are any. Raises NotFound.
+    Steps without such texts are left out. The last key, `RECORDS`, has the rejected records, if there are any.
+    Raises NotFound.
     """
     job = require(database, job_id)
-    by_step = []
+    by_step: dict[str, tuple[ReasonGroup, ...]] = {}
+    are_all = True
     with database.read() as transaction:
         transaction.prefer_indexes()
         steps = read_steps(transaction, job_id)
         for step in steps:
             pages = _Pages(transaction, job, find_way(steps, step), NOT_DONE)
-            failed = [marked for marked in pages.read(_PAGE) if marked.outcome.status != "done"]
-            of_step = [
-                {"id": marked.document.key, "status": marked.outcome.status, "class": marked.outcome.reason_class,
-                 "reason": marked.outcome.reason} for marked in failed
-            ]  # fmt: skip
-            by_step.append(Reasons(step.name, grouped(of_step), pages.after is None))
-    if rejected := list(islice(rejections(database, job.ingest_id, superseded=False), LOOKED_AT + 1)):
-        by_step.append(Reasons(RECORDS, grouped(rejected[:LOOKED_AT]), len(rejected) <= LOOKED_AT))
-    return by_step
+            marked = pages.read(_PAGE)
+            failed = [(document.key, outcome) for document, _, outcome in marked if outcome.status != "done"]
+            by_step[step.name] = _group(failure_of(*failure) for failure in failed)
+            are_all = are_all and pages.after is None
+    rejected = list(islice(rejections(database, job.ingest_id, superseded=False), LOOKED_AT + 1))
+    by_step[RECORDS] = _group(rejected[:LOOKED_AT])
+    return {step: groups for step, groups in by_step.items() if groups}, are_all and len(rejected) <= LOOKED_AT
 
 
-def grouped(failures: Iterable[Mapping[str, Any]]) -> tuple[ReasonGroup, ...]:
+def _group(failures: Iterable[Mapping[str, Any]]) -> tuple[ReasonGroup, ...]:
     """Return failures, as `storage.results.results.failures` has them, by reason: most frequent reasons first."""
     groups: dict[tuple[str, str | None, str], list[Mapping[str, Any]]] = {}
     for failure in failures:
@@ -131,10 +103,11 @@ def flagged_page(
     flag: str | None = None,
     after: Cursor | None = None,
     limit: int = 20,
-) -> FlaggedPage:
+) -> tuple[list[dict[str, Any]], Cursor | None]:
     """Return a page of the outputs of a step that carry any flag, or the flag of this name, in the order of contents.
 
-    Raises NotFound.
+    They are as `storage.results.results.results` yields them, with their "input". Return also the end of the page,
+    for `after`; None at the end of all. A page of a rare flag may be empty before the end. Raises NotFound.
     """
     job = require(database, job_id)
     with database.read() as transaction:
@@ -142,21 +115,19 @@ def flagged_page(
         way = find_named_way(read_steps(transaction, job_id), step)
         pages = _Pages(transaction, job, way, FLAGGED, after)
         flagged: list[_Marked] = []
-        for marked in pages.read(limit, flag):
-            carried = {flag_name(name) for name in marked.outcome.flags}
-            if marked.outcome.status == "done" and (flag in carried if flag is not None else carried):
-                flagged.append(marked)
+        for document, content_id, outcome in pages.read(limit, flag):
+            carried = {flag_name(name) for name in outcome.flags}
+            if outcome.status == "done" and (flag in carried if flag is not None else carried):
+                flagged.append((document, content_id, outcome))
             if len(flagged) == limit:
-                pages.stop_behind(marked)
+                pages.stop_behind(content_id)
                 break
-        texts = read_texts(transaction, {marked.content_id for marked in flagged})
+        texts = read_texts(transaction, {content_id for _, content_id, _ in flagged})
     last = way[-1]
-    documents = (
-        (marked.document, {last.seq: marked.outcome}, texts.get(marked.content_id, "")) for marked in flagged
-    )
-    results = [result | {"flags": marked.outcome.flags} for (_, result), marked in zip(
-        one_step(database.kind_of(last.lane).output, last, documents), flagged, strict=True)]  # fmt: skip
-    return FlaggedPage(tuple(results), pages.after)
+    documents = ((document, {last.seq: outcome}, texts.get(text_id, "")) for document, text_id, outcome in flagged)
+    results = one_step(database.kind_of(last.lane).output, last, documents)
+    flags = [outcome.flags for *_, outcome in flagged]
+    return [row | {"flags": of_row} for (_, row), of_row in zip(results, flags, strict=True)], pages.after
 
 
 class _Pages:
@@ -199,9 +170,9 @@ class _Pages:
                 rows = [row for row in rows if any(flag_name(name) == flag for name in row.flags)]
             yield from self._read_marked(place, rows)
 
-    def stop_behind(self, marked: _Marked) -> None:
-        """Have the next page begin behind a document that was found in the last page read."""
-        self.after = (*self._read, marked.content_id)
+    def stop_behind(self, content_id: int) -> None:
+        """Have the next page begin behind a content that was found in the last page read."""
+        self.after = (*self._read, content_id)
 
     def _next_lap(self, place: int, lap: int) -> Cursor | None:
         if lap == 0 and self._start > 0:
@@ -227,7 +198,7 @@ class _Pages:
         outcomes = choosing.read_results(self._transaction, self._step, mine, lineage.RESULT)
         for content_id, document_id in mine.items():
             if content_id in outcomes and document_id in documents:
-                yield _Marked(documents[document_id], content_id, outcomes[content_id])
+                yield documents[document_id], content_id, outcomes[content_id]
 
 
 def _document_of(job: Job, way: Sequence[OpenStep]) -> ColumnElement[int | None]:

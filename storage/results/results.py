@@ -137,17 +137,6 @@ def _confidence(outcome: StoredOutcome) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def input_columns(
-    database: Database, job_id: int, step: str | None = None, *, with_input: bool = False
-) -> tuple[Column, ...]:
-    """Return the columns of a table of `inputs`: those of `results`, then the outcome and its reason.
-
-    An underscore stands before the name if an output has a column of this name. Raises as `columns` does.
-    """
-    table = columns(database, job_id, step, with_input=with_input)
-    return (*table, *_beside(table, "outcome", "reason"))
-
-
 def _beside(table: Sequence[Column], *keys: str) -> list[Column]:
     """Return the columns of these keys, with an underscore before a name that the table has already."""
     taken = {column.name for column in table}
@@ -196,14 +185,16 @@ def people_columns(
 
 
 def columns(
-    database: Database, job_id: int, step: str | None = None, *, with_input: bool = False
+    database: Database, job_id: int, step: str | None = None, *, with_input: bool = False, with_outcome: bool = False
 ) -> tuple[Column, ...]:
     """Return the columns of a table of `results`; of several steps each has those of its output.
 
-    `with_input` adds the text after the id. Raises NotFound.
+    `with_input` adds the text after the id, and `with_outcome` the outcome and its reason at the end, as `inputs` has
+    them. An underscore stands before their names if an output has a column of this name. Raises NotFound.
     """
     first, *rest = _columns(database, job_id, step)
-    return (first, *(_beside(rest, "input") if with_input else ()), *rest)
+    table = (first, *(_beside(rest, "input") if with_input else ()), *rest)
+    return (*table, *(_beside(table, "outcome", "reason") if with_outcome else ()))
 
 
 def _columns(database: Database, job_id: int, step: str | None) -> tuple[Column, ...]:
@@ -253,7 +244,7 @@ def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
     """
     job, steps = _read_job(database, job_id)
     if len(steps) == 1 and (few := _few_failures(database, job, steps[0])) is not None:
-        yield from (_failure(row.key, row) for row in few)
+        yield from (failure_of(row.key, row) for row in few)
     else:
         for document, outcomes, _ in _documents(database, job, _Wanted(steps)):
             for step, failure in _failures_of(document.key, steps, outcomes).items():
@@ -316,7 +307,8 @@ def _is_open(steps: Sequence[OpenStep], outcomes: Mapping[int, Any]) -> bool:
 _WHY_NOT = {"cancelled": "the job was cancelled", "stopped": "the job was stopped"}
 
 
-def _failure(key: str, outcome: StoredOutcome) -> dict[str, Any]:
+def failure_of(key: str, outcome: StoredOutcome) -> dict[str, Any]:
+    """Return the failure of a document, as `failures` has it."""
     return {"id": key, "status": outcome.status, "class": outcome.reason_class, "reason": outcome.reason}
 
 
@@ -332,7 +324,7 @@ def _failures_of(key: str, steps: Sequence[OpenStep], outcomes: Mapping[int, Any
                 reason = f"{names[step.input_step]} {cause['status']}: {reason}"
             causes[step.seq] = cause | {"status": "blocked", "reason": reason}
         elif step.seq in outcomes and outcomes[step.seq].status != "done":
-            causes[step.seq] = _failure(key, outcomes[step.seq])
+            causes[step.seq] = failure_of(key, outcomes[step.seq])
     return {names[seq]: cause for seq, cause in causes.items()}
 
 

@@ -72,6 +72,9 @@ def assert_exported(database: Database, lanes: tuple[str, ...]) -> None:
     """Assert that the exporter's figures equal the books, of a store from which nothing was deleted."""
     assert_invariants(database, "kept_shards", "kept_outcomes")
     told, there = exported(database, lanes), counted(database)
+    with database.read() as transaction:  # as the autoscaler of the Helm chart reads them
+        seen = Counter(("shards", *row) for row in transaction.execute(text("SELECT lane, state FROM open_shards")))
+    assert seen == {key: n for key, n in there.items() if key[0] == "shards"}
     if not any(key[0] == LAPSES for key in there):
         told = Counter({key: n for key, n in told.items() if key[0] != LAPSES})
     assert told == there, f"only the exporter: {told - there}; only the books: {there - told}"

@@ -56,7 +56,7 @@ def computed(database: Database, job: OpenJob, step: str) -> list[str]:
 
 def test_pages_of_failures_and_flags_show_no_document_that_is_left_out(database: Database) -> None:
     def shown(job: OpenJob) -> set[str]:
-        return {one["id"] for one in flagged_page(database, job.id).results}
+        return {one["id"] for one in flagged_page(database, job.id)[0]}
 
     everything = request(spec=TRANSLATE)
     first = into(database, everything, TEXTS)

@@ -11,7 +11,6 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.deletion import retention
 from docmill.storage.leases.shards import Claim
-from docmill.storage.results.job_counts import FinishedShard
 from docmill.storage.results.status import read_status
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
@@ -152,10 +151,6 @@ def test_each_step_is_shown_beside_what_it_read(database: Database) -> None:
     assert "Input apple tree! Output apple tree!!" in text
 
 
-def _shard(start: float, end: float, owner: str = "w1") -> FinishedShard:
-    return FinishedShard(owner, start, end, 1)
-
-
 def test_shards_that_a_worker_held_at_once_count_once() -> None:
-    held = [_shard(0, 10), _shard(5, 12), _shard(6, 7), _shard(20, 21), _shard(0, 3, owner="w2")]
+    held = [("w1", 0, 10), ("w1", 5, 12), ("w1", 6, 7), ("w1", 20, 21), ("w2", 0, 3)]
     assert device_seconds(held) == {"w1": 13, "w2": 3}

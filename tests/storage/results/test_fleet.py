@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
-from sqlalchemy import text as sql
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
@@ -21,8 +18,7 @@ from docmill.storage.results.fleet import (
 )
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
-from docmill.storage.steps.sharding import OPEN_SHARDS
-from tests.storage.builders import EMBED, claim_next, dispatched, done, numbered, read, request, sign_on, work
+from tests.storage.builders import claim_next, done, finish, numbered, read, request, sign_on
 
 LANES = ("copy", "embed")
 
@@ -31,18 +27,12 @@ def copy_lane(database: Database) -> Lane:
     return read_fleet(database, LANES).lanes[0]
 
 
-def test_open_shards_count_until_they_are_committed(database: Database) -> None:
+def test_a_lane_has_the_age_of_its_oldest_job_and_its_pace(database: Database) -> None:
     read(database, request(), numbered(6), chunk=2)
-    n = copy_lane(database).planned
-    assert n >= 1
-    assert len(dispatched(database)) == n
     at_work = read_fleet(database, LANES)
-    lane = at_work.lanes[0]
-    assert (lane.planned, lane.queued) == (0, n)
     assert at_work.jobs == {"running": 1}
-    assert lane.oldest_s is not None
-    assert work(database) == n
-    jobs.finish(database)
+    assert at_work.lanes[0].oldest_s is not None
+    finish(database)
     ended = read_fleet(database, LANES)
     lane = ended.lanes[0]
     assert (ended.jobs, lane.oldest_s, lane.open) == ({"done": 1}, None, 0)
@@ -119,27 +109,3 @@ def test_the_status_has_the_use_of_the_workers_that_hold_the_job(database: Datab
     shards.commit(database, claim, done(claim), None)
     shards.heartbeat(database, "w1", computed={}, time_use=SECONDS)
     assert read_status(database, job.id).time_use is None
-
-
-def opened(database: Database) -> Counter[tuple[str, str]]:
-    with database.read() as transaction:
-        return Counter((row.lane, row.state) for row in transaction.execute(sql("SELECT * FROM open_shards")))
-
-
-def counted(database: Database) -> Counter[tuple[str, str]]:
-    lanes = read_fleet(database, ("copy", "embed")).lanes
-    return +Counter({(lane.name, state): getattr(lane, state) for lane in lanes for state in OPEN_SHARDS})
-
-
-def test_a_shard_is_there_from_its_plan_to_its_commit(database: Database) -> None:
-    assert not opened(database)
-    job = read(database, request(), numbered(6), chunk=2)
-    n = len(dispatched(database))
-    assert opened(database) == {("copy", "queued"): n} == counted(database)
-    read(database, request("b.jsonl", corpus="others", spec=EMBED), numbered(2))
-    assert opened(database) == {("copy", "queued"): n, ("embed", "planned"): 1} == counted(database)
-    assert claim_next(database) is not None
-    assert opened(database)["copy", "running"] == 1
-    jobs.pause(database, job.id)
-    assert {lane for lane, _ in opened(database)} == {"embed"}
-    assert opened(database) == counted(database)

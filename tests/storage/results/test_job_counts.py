@@ -13,6 +13,7 @@ from docmill.storage.errors import StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import parts, results
 from docmill.storage.results.job_counts import count_escalated, count_flags
+from docmill.storage.results.status import read_status
 from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import Target
@@ -81,52 +82,36 @@ def test_they_come_in_the_order_of_the_source_page_after_page(
         assert len(some) > 6
 
 
-def test_of_several_steps_a_flag_of_any_counts_and_with_a_step_only_its_own(database: Database) -> None:
+def test_of_several_steps_flags_and_bounds_of_any_count_and_with_a_step_only_its_own(database: Database) -> None:
     steps = (StepRequest("english", TRANSLATE), StepRequest("copy", COPY, "english"))
     job = read(database, pipeline(steps=steps), numbered(6)).id
-
-    def copied(text: str) -> dict[str, Any] | None:
-        if text.endswith("0"):
-            return None
-        return {"text": "x", "flags": ("empty",) if text.endswith("2") else ()}
+    sure = {"translate": {0: 0.2, 1: 0.9, 2: 0.9}, "copy": {1: 0.9, 2: 0.1}}
 
     def work_both(claim: Claim) -> list[Outcome]:
-        is_translated = shard(database, claim.shard_id).lane == "translate"
-        return flagging(claim) if is_translated else by_text(copied)(claim)
+        lane = str(shard(database, claim.shard_id).lane)
 
-    work(database, work_both)
-    assert found(database, job) == {"k0", "k2", "k3", "k4"}
-    assert found(database, job, lacking=True) == {"k1", "k5"}
-    assert found(database, job, step="copy") == {"k2"}
-    assert found(database, job, lacking=True, step="copy") == {"k1", "k3", "k4", "k5"}
-    counts = count_flags(database, job)
-    assert [*counts] == ["english", "copy"]
-    assert (counts["english"].doubtful, counts["copy"].doubtful) == (3, 1)
-    assert counts["copy"].by_flag == {"empty": 1}
-
-
-def test_results_may_be_those_below_a_bound_of_a_number_and_of_several_steps_any_counts(database: Database) -> None:
-    steps = (StepRequest("english", TRANSLATE), StepRequest("copy", COPY, "english"))
-    job = read(database, pipeline(steps=steps), numbered(4)).id
-    sure = {"translate": {0: 0.2, 1: 0.9, 2: 0.9}, "copy": {0: 0.9, 1: 0.9, 2: 0.1}}
-
-    def work_both(claim: Claim) -> list[Outcome]:
-        known = sure[str(shard(database, claim.shard_id).lane)]
-
-        def output(text: str) -> dict[str, Any]:
-            flags = ("empty",) if text.endswith("1") else ()
-            return {"text": f"out of {text}", "flags": flags, "confidence": known.get(int(text[-1]))}
+        def output(text: str) -> dict[str, Any] | None:
+            n = int(text[-1])
+            flags = FLAGS[n] if lane == "translate" else ("empty",) if n in {2, 5} else ()
+            values = {"text": f"out of {text}", "flags": flags, "confidence": sure[lane].get(n)}
+            return None if (lane, n) == ("copy", 0) else values
 
         return by_text(output)(claim)
 
-    finish(database, work_both)
-
+    work(database, work_both)
+    assert found(database, job) == {"k0", "k2", "k3", "k4", "k5"}
+    assert found(database, job, lacking=True) == {"k1"}
+    assert found(database, job, step="copy") == {"k2", "k5"}
+    assert found(database, job, lacking=True, step="copy") == {"k1", "k3", "k4"}
     assert found(database, job, "confidence<0.5") == {"k0", "k2"}
     assert found(database, job, "confidence<0.5", step="english") == {"k0"}
-    assert found(database, job, "confidence<0.5", step="copy") == {"k2"}
-    assert found(database, job, "confidence<0.5", "empty", step="copy") == {"k1", "k2"}
-    assert found(database, job, "confidence>0.5", step="copy") == {"k0", "k1"}
-    assert found(database, job, "confidence<0.5", "empty", lacking=True) == {"k3"}  # whose confidence is not known
+    assert found(database, job, "confidence<0.5", "empty", step="copy") == {"k2", "k5"}
+    assert found(database, job, "confidence>0.5", step="copy") == {"k1"}
+    assert found(database, job, "confidence<0.5", "empty", lacking=True) == {"k1", "k3", "k4"}, "not all are known"
+    counts = count_flags(database, job)
+    assert [*counts] == ["english", "copy"]
+    assert (counts["english"].doubtful, counts["copy"].doubtful) == (3, 2)
+    assert counts["copy"].by_flag == {"empty": 2}
 
 
 def test_parts_hold_them_too_and_go_on_only_with_the_same_condition(database: Database, tmp_path: Path) -> None:
@@ -147,6 +132,6 @@ def test_a_job_says_what_its_escalation_did(database: Database) -> None:
     models.small = {"0": ("empty",), "2": ("empty",), "4": ("empty",)}
     models.large = {"4": ("empty", "repetition")}
     job = models.done()
-    (found,) = count_escalated(database, job.id).values()
+    (found,) = count_escalated(database, read_status(database, job.id)).values()
     assert (found.texts, found.of, found.share, found.failed) == (3, 6, 0.5, 0)
     assert (found.won, found.documents, found.spec) == (2, 6, LARGE)

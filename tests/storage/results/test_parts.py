@@ -166,15 +166,6 @@ def test_documents_of_earlier_parts_that_a_retry_brings_are_not_missed(database:
     assert [part.first_id for part in manifest(tmp_path / "out").parts] == ["k0", "k10", "k20"]
 
 
-def test_what_another_job_computes_of_the_same_texts_is_noticed(database: Database, tmp_path: Path) -> None:
-    mine = worked(database, 5, failed, corpus="mine")
-    export(database, mine, tmp_path / "out")
-    other = worked(database, 5, failed, corpus="other")
-    jobs.retry(database, other)
-    finish(database, echo)
-    assert export(database, mine, tmp_path / "out") == ExportedFolder(5, 1, 1)
-
-
 def test_what_was_dropped_and_computed_again_is_noticed(database: Database, tmp_path: Path) -> None:
     job = worked(database, 5)
     export(database, job, tmp_path / "out")

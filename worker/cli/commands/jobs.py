@@ -77,7 +77,7 @@ def status_command(job: int | None, wait: bool, as_json: bool) -> int:
             status = follow(database, job, listen())
         else:
             status = read_status(database, job)
-        flags, escalated = count_flags(database, job), count_escalated(database, job)
+        flags, escalated = count_flags(database, job), count_escalated(database, status)
         migration = remark(database, job)
     cost = prices.cost_of(status)
     if as_json:

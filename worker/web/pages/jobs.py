@@ -202,12 +202,12 @@ def shared(status: JobStatus) -> dict[str, object]:
 def read_failures(request: PageRequest) -> Values:
     """Return the failures of each step by reason, most frequent ones first."""
     status = read_status(request.database, request.job)
-    steps = group_reasons(request.database, status.id)
-    classes = {group.reason_class for step in steps for group in step.groups if group.status == "failed"}
+    reasons, are_all = group_reasons(request.database, status.id)
+    classes = {group.reason_class for groups in reasons.values() for group in groups if group.status == "failed"}
     return {
         **shared(status),
-        "reasons": [step for step in steps if step.groups],
-        "is_complete": all(step.complete for step in steps),
+        "reasons": reasons,
+        "is_complete": are_all,
         "classes": [name for name in REASON_CLASSES if name in classes],
         "advice": REASON_CLASSES,
     }

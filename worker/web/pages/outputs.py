@@ -41,12 +41,13 @@ def read_flagged(request: PageRequest) -> Values:
     status = read_status(request.database, request.job)
     step = _step(request, status)
     flag = request.choice("flag", dict.fromkeys(FLAGS))
-    page = flagged_page(request.database, status.id, step.name, flag=flag, after=_cursor(request, step), limit=ROWS)
+    after = _cursor(request, step)
+    results, following = flagged_page(request.database, status.id, step.name, flag=flag, after=after, limit=ROWS)
     checks = checks_of(request.settings, step.spec)
     return {
         **shared(status),
-        "pairs": [_pair(request.database, step, result, checks) for result in page.results],
-        "following": None if page.after is None else "-".join(map(str, page.after)),
+        "pairs": [_pair(request.database, step, result, checks) for result in results],
+        "following": None if following is None else "-".join(map(str, following)),
         "step": step,
         "flag": flag,
         "counts": _counts(request.database, status, step),
