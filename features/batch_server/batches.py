@@ -18,19 +18,12 @@ import orjson
 
 from docmill.features.batch_server import writer
 from docmill.features.batch_server.bodies import in_words_of_bodies
-from docmill.features.batch_server.file import (
-    BatchFile,
-    BatchRequest,
-    Call,
-    CallSource,
-    RefusedLine,
-    find_refusal,
-    survey,
-)
+from docmill.features.batch_server.file import BatchFile, BatchRequest, Call, CallSource, find_refusal, survey
 from docmill.features.batch_server.writer import Line, refused, request_of, response, unanswered
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.errors import NotFound
+from docmill.storage.readers.records import Rejection
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus
 from docmill.storage.steps.budgets import Account
@@ -41,6 +34,7 @@ from docmill.tasks.errors import BadOption, ModelError
 from docmill.worker.cli.printing import Harmless, listen, say
 from docmill.worker.engines import devices_for
 from docmill.worker.errors import WorkerError
+from docmill.worker.formatting import counted
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.jobs.run import run_request
 from docmill.worker.jobs.submission import submit
@@ -106,11 +100,11 @@ class BatchPlan:
 
 def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> BatchPlan:
     """Read a batch file and return its jobs. Raises WorkerError, SourceError, ModelError."""
-    contents = survey(file)
-    models = choose_models(given_models, {call.model for call in contents.calls})
+    calls, n_requests, _ = survey(file)
+    models = choose_models(given_models, {call.model for call in calls})
     jobs: dict[Call, tuple[str | None, Spec]] = {}
     unfit: dict[Call, str] = {}
-    for call, where in contents.calls.items():
+    for call, where in calls.items():
         model = models[call.model]
         if model is None and kinds.kind(call.task).model_for(call.options) is None:
             raise WorkerError(f"{where}: the request names no model; name one with --model")
@@ -123,8 +117,8 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
             say(f'{where} {named} "{model}". To name another: --model MODEL, or --model NAME=MODEL')
             raise
     if len(jobs) > 1:
-        say(f"{contents.n_requests:,} requests with {len(jobs)} sets of parameters: {len(jobs)} jobs.")
-    return BatchPlan(file, tuple(contents.calls), jobs, unfit, revision)
+        say(f"{n_requests:,} requests with {len(jobs)} sets of parameters: {len(jobs)} jobs.")
+    return BatchPlan(file, tuple(calls), jobs, unfit, revision)
 
 
 def carried_out(settings: Settings, plan: BatchPlan, max_cost: float | None) -> dict[Call, JobStatus]:
@@ -168,24 +162,13 @@ def _prepared(plan: BatchPlan, call: Call) -> tuple[Request, Opened]:
     return plan.request(call), source.opened
 
 
-@dataclass(frozen=True)
-class AnswerCounts:
-    """The numbers of answers, and of errors: of refused lines, and of other requests."""
-
-    completed: int
-    refused: int
-    failed: int
-
-    @property
-    def errors(self) -> int:
-        return self.refused + self.failed
-
-
 def write_answers(
     settings: Settings, plan: BatchPlan, statuses: Mapping[Call, JobStatus], out: Path, errors: Path
-) -> AnswerCounts:
-    """Write the answers to `out`, and the errors to `errors`; both in the order of the file if these are one."""
+) -> Counter[str]:
+    """Write the answers to `out`, and the errors to `errors`; both in the order of the file if these are one.
 
+    Return the numbers of `completed` requests, of `refused` lines, and of other requests that `failed`.
+    """
     counts = Counter[str]()
     with open_store(settings) as database, tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as aside:
         jobs = {call: JobAnswers(database, status.id, _lacking(status)) for call, status in statuses.items()}
@@ -205,7 +188,7 @@ def write_answers(
         if aside.tell() or (errors != out and errors.exists()):
             aside.seek(0)
             _write(errors, map(orjson.loads, aside))
-    return AnswerCounts(counts["completed"], counts["refused"], counts["failed"])
+    return counts
 
 
 def _lacking(status: JobStatus) -> tuple[str, str]:
@@ -229,17 +212,17 @@ def errors_beside(out: Path) -> Path:
     return out.with_name(f"{name.stem}.errors{name.suffix}{compression}")
 
 
-def say_written(written: AnswerCounts, out: Path, errors: Path) -> None:
+def say_written(counts: Counter[str], out: Path, errors: Path) -> None:
     """Say where the answers and the errors are."""
-    answers = f"{written.completed:,} answer{'s' * (written.completed != 1)}"
-    failed = f"{written.errors:,} error{'s' * (written.errors != 1)}"
+    n_errors = counts["refused"] + counts["failed"]
+    answers, failed = counted(counts["completed"], "answer"), counted(n_errors, "error")
     if out == errors:
         message = f"Wrote {answers} and {failed} to {'stdout' if out == STDOUT else out}."
-    elif written.errors:
+    elif n_errors:
         message = f"Wrote {answers} to {out}, and {failed} to {errors}."
     else:
         message = f"Wrote {answers} to {out}; there were no errors."
-    (warn if written.errors else say)(message)
+    (warn if n_errors else say)(message)
 
 
 _STATUS = {Reason.DOCUMENT.value: HTTPStatus.BAD_REQUEST, None: HTTPStatus.BAD_REQUEST}
@@ -286,8 +269,8 @@ def answer_lines(
     `unfit` has the reasons against calls that make no job. `created` is a time in seconds since 1970.
     """
     for request in batch.requests():
-        reason = find_refusal(request, unfit)
-        if reason is not None:
-            yield refused(reason.custom_id, reason.where, reason.reason), True
-        elif not isinstance(request, RefusedLine):
+        refusal = find_refusal(request, unfit)
+        if refusal is not None:
+            yield refused(next(iter(refusal.keys), None), refusal.where, refusal.reason), True
+        elif not isinstance(request, Rejection):
             yield jobs[request.call].line(request, created), False

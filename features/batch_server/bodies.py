@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -111,28 +110,19 @@ class BadRequest(Exception):
     """The request cannot be carried out; the message is the reason, without the request's texts."""
 
 
-@dataclass(frozen=True)
-class Body:
-    """A task with options, over texts. ``form`` is the wanted form of embeddings."""
-
-    task: str
-    options: KindOptions
-    texts: tuple[str, ...]
-    form: Mapping[str, Any] = field(default_factory=dict)
-
-
 def parsed(
     url: str, body: Mapping[str, Any], dtype: str, ignored: Collection[str] = (), seed: int | None = None
-) -> Body:
-    """Return what the body of a request asks for. Fields in ``ignored`` are passed over.
+) -> tuple[KindOptions, tuple[str, ...], dict[str, Any]]:
+    """Return the options that a body asks for, its texts, and the wanted form of embeddings.
 
-    ``dtype`` is the precision of the job, and ``seed`` that of samples if the body has none. Raises BadRequest.
+    Fields in ``ignored`` are passed over. ``dtype`` is the precision of the job, and ``seed`` that of samples if the
+    body has none. Raises BadRequest.
     """
     fields = {name: value for name, value in body.items() if value is not None and name not in ignored}
     _check_fields(url, fields)
     if url == EMBEDDINGS:
         options = _options(EMBED.name, {"prompt": "{text}", "dtype": dtype})
-        return Body(EMBED.name, options, _texts("input", fields), _form(fields))
+        return options, _texts("input", fields), _form(fields)
     if url == RESPONSES:
         try:
             return parsed(CHAT, _as_chat(fields), dtype, seed=seed)
@@ -145,9 +135,9 @@ def parsed(
     if url == CHAT:
         without_end = {} if "max_new_tokens" in options_of_body else {"fill_context": True}
         options = _options(GENERATE.name, {"messages": MESSAGES, **without_end, **options_of_body})
-        return Body(GENERATE.name, options, (_conversation(fields),))
+        return options, (_conversation(fields),), {}
     options = _options(GENERATE.name, {"raw": True, "max_new_tokens": DEFAULT_COMPLETION_TOKENS, **options_of_body})
-    return Body(GENERATE.name, options, _texts("prompt", fields))
+    return options, _texts("prompt", fields), {}
 
 
 def _as_chat(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,7 +170,7 @@ def _check_fields(url: str, fields: Mapping[str, Any]) -> None:
         if name not in _NEUTRAL:
             known = any(name in names for names in _READ.values())
             what = f"is no parameter of {url}" if known else "is a parameter that docmill does not know"
-            raise BadRequest(f'"{_shown(name)}" {what}; leave it out, or give --ignore {_shown(name)}')
+            raise BadRequest(f'"{name[:60]}" {what}; leave it out, or give --ignore {name[:60]}')
         if _NEUTRAL[name] and value not in _NEUTRAL[name]:
             raise BadRequest(f'"{name}" asks for what docmill does not do; leave it out, or give --ignore {name}')
     if INPUTS[url] not in fields:
@@ -285,7 +275,3 @@ def _form(fields: Mapping[str, Any]) -> dict[str, Any]:
             raise BadRequest('"dimensions" must be a whole number, at least 1')
         form["dimensions"] = dimensions
     return form
-
-
-def _shown(name: str) -> str:
-    return name[:60]

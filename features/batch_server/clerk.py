@@ -56,6 +56,7 @@ POLL_S = 0.5
 AT_ONCE = 4  # batches that a clerk reads or writes, so that a long one does not keep short ones waiting
 AGAIN_S = 5.0  # until a batch is tried again after an error, or the clerk looks again after a bug
 REMOVE_EVERY_S = 60.0
+_INVALID = "invalid_batch"
 _UNANSWERED = {
     EXPIRED: ("batch_expired", "The batch expired before this request was computed; send it again."),
     CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was computed."),
@@ -86,10 +87,6 @@ class Limits:
     batch_lines: int = 50_000
     keep_s: float = 30 * 24 * 3600.0
     samples_anew: bool = False
-
-
-class _BatchInvalid(Exception):
-    """The lines of a batch cannot make jobs; the message says what to do."""
 
 
 class Clerk:
@@ -186,10 +183,10 @@ class Clerk:
             elif batch.status == VALIDATING:
                 self._validate(batch, held)
             # Otherwise another clerk has validated it since this one looked.
-        except (_BatchInvalid, keys.Refused, NotFound) as error:
+        except (keys.Refused, NotFound) as error:
             held.confirm()  # another clerk may have the batch, with other models
             self._cancel_jobs(batch)
-            wrong = {"code": "invalid_batch", "line": None, "message": str(error), "param": None}
+            wrong = {"code": _INVALID, "line": None, "message": str(error), "param": None}
             self._advance(batch, FAILED, errors=[wrong])
 
     def _advance(self, batch: ApiBatch, status: str, *files: FileWriter, **values: Any) -> None:
@@ -203,23 +200,23 @@ class Clerk:
         read_with = {"dtype": self.settings.dtype, "models": sorted(self.models), "seed": seed}
         file = self._file(batch, held, read_with)
         try:
-            contents = survey(file)
+            calls, n_requests, n_refused = survey(file)
         except WorkerError as error:
-            raise _BatchInvalid(str(error)) from error
+            raise keys.Refused(str(error), _INVALID) from error
         except SourceError as error:
             said = f"{file.content.place} is not text; upload lines of JSON in UTF-8, and not compressed"
-            raise _BatchInvalid(said) from error
+            raise keys.Refused(said, _INVALID) from error
         limited = batch.max_cost is not None or keys.is_limited(self.database, batch.key)
-        specs, unfit = self._specs(contents.calls, limited=limited)
-        plan = BatchPlan(file, tuple(contents.calls), specs, unfit)
+        specs, unfit = self._specs(calls, limited=limited)
+        plan = BatchPlan(file, tuple(calls), specs, unfit)
         own = batch.id if batch.max_cost is not None else None
         sharer, prices = keys.budget_of(batch.key), self.prices.by_model()
         account = Account(sharer, batch.weight, own, batch.max_cost, prices)
-        calls: list[dict[str, Any]] = []
+        planned: list[dict[str, Any]] = []
         for number, call in enumerate(plan.calls, 1):
             held.check()
             if call in unfit:
-                calls.append({"unfit": unfit[call]})
+                planned.append({"unfit": unfit[call]})
                 continue
             request = plan.request(call).model_copy(
                 update={"idempotency_key": stored_batches.key_of_job(batch.id, number)}
@@ -228,17 +225,17 @@ class Clerk:
             source = CallSource(file, call, specs[call][1].model, refused=is_first, unfit=unfit)
             try:
                 job = submit(self.settings, self.database, request, Listener(), source.opened, account)
-                calls.append({"job": job.id})
+                planned.append({"job": job.id})
             except TaskError as error:
-                calls.append({"unfit": _reason(call, error)})
+                planned.append({"unfit": _reason(call, error)})
             except KeyReused as error:
-                raise _BatchInvalid(_CHANGED) from error
+                raise keys.Refused(_CHANGED, _INVALID) from error
         self._advance(
             batch,
             IN_PROGRESS,
-            plan={**read_with, "calls": calls},
-            n_requests=contents.n_requests + contents.n_refused,
-            n_failed=contents.n_refused,
+            plan={**read_with, "calls": planned},
+            n_requests=n_requests + n_refused,
+            n_failed=n_refused,
         )
 
     def _specs(
@@ -312,7 +309,7 @@ class Clerk:
         file = self._file(batch, held, batch.plan)
         calls, planned = calls_of(file), batch.plan["calls"]
         if len(calls) != len(planned):
-            raise _BatchInvalid(_READ_DIFFERENTLY)
+            raise keys.Refused(_READ_DIFFERENTLY, _INVALID)
         made = dict(zip(calls, planned, strict=True))
         unfit = {call: told["unfit"] for call, told in made.items() if "unfit" in told}
         jobs_made = {call: told["job"] for call, told in made.items() if "job" in told}

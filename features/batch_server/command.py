@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from docmill.features.batch_server import batches, writer
-from docmill.features.batch_server.batches import AnswerCounts
 from docmill.features.batch_server.file import BodySettings, open_batch
-from docmill.storage.results.status import JobStatus
 from docmill.tasks.kinds import KindOptions
 from docmill.worker import formatting
 from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, Number, complete_files, declared
@@ -106,11 +102,14 @@ def batch_command(
     with open_batch(requests, dialect) as file:
         plan = batches.planned(settings, file, models, revision)
         statuses = batches.carried_out(settings, plan, max_cost)
-        written = batches.write_answers(settings, plan, statuses, out, errors)
-    batches.say_written(written, out, errors)
+        counts = batches.write_answers(settings, plan, statuses, out, errors)
+    batches.say_written(counts, out, errors)
     if as_json:
-        print_json(_summary(written, [*statuses.values()], out, errors))
-    return SOME_FAILED if written.failed else SOME_REJECTED if written.refused else OK
+        failed = counts["refused"] + counts["failed"]
+        told = {"total": counts.total(), "completed": counts["completed"], "failed": failed}
+        jobs_told = [formatting.as_json(status) for status in statuses.values()]
+        print_json({"request_counts": told, "out": str(out), "errors": str(errors), "jobs": jobs_told})
+    return SOME_FAILED if counts["failed"] else SOME_REJECTED if counts["refused"] else OK
 
 
 def _check_files(requests: str, out: Path, errors: Path, as_json: bool) -> None:
@@ -120,9 +119,3 @@ def _check_files(requests: str, out: Path, errors: Path, as_json: bool) -> None:
     for path, option in ((out, "--out"), (errors, "--errors")):
         check_out(path, writer.NAME, name=option)
         check_out_is_no_input(path, writer.NAME, requests)
-
-
-def _summary(written: AnswerCounts, statuses: Sequence[JobStatus], out: Path, errors: Path) -> dict[str, Any]:
-    counts = {"total": written.completed + written.errors, "completed": written.completed, "failed": written.errors}
-    jobs = [formatting.as_json(status) for status in statuses]
-    return {"request_counts": counts, "out": str(out), "errors": str(errors), "jobs": jobs}

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-from docmill.features.batch_server.bodies import BadRequest, Body, parsed
-from docmill.features.batch_server.writer import REQUEST, URLS
+from docmill.features.batch_server.bodies import BadRequest, parsed
+from docmill.features.batch_server.writer import EMBEDDINGS, REQUEST, URLS
 from docmill.storage.core.normalize import normalize_json
 from docmill.storage.readers import jsonl, remote, streams
 from docmill.storage.readers.errors import EncodingUnnamed, finding_bugs
@@ -26,6 +26,8 @@ from docmill.storage.readers.records import MAX_ID_BYTES, Record, Rejection, Row
 from docmill.storage.readers.registry import FILES, SCHEMES, Archive, kind_of
 from docmill.storage.readers.sources import path_of, scheme_of
 from docmill.storage.readers.streams import Counted, Decompress, buffered, is_folder
+from docmill.tasks.kinds.embed import EMBED
+from docmill.tasks.kinds.generate import GENERATE
 from docmill.tasks.kinds.options import KindOptions
 from docmill.worker.errors import WorkerError
 
@@ -49,14 +51,12 @@ class BatchFile:
     def name(self) -> str:
         return self.content.name
 
-    def requests(self, counted: Callable[[Counted], None] = lambda _: None) -> Iterator[BatchRequest | RefusedLine]:
+    def requests(self, counted: Callable[[Counted], None] = lambda _: None) -> Iterator[BatchRequest | Rejection]:
         """Yield the request on each line, or the reason against it. ``counted`` gets the stream of bytes."""
         with closing(self._rows(counted)) as rows:
             for row in rows:
                 if isinstance(row, Rejection):
-                    place, _, number = row.where.rpartition(":")
-                    is_line = bool(place) and number.isdecimal()
-                    yield RefusedLine(None, int(number) if is_line else sys.maxsize, row.where, row.reason)
+                    yield Rejection(row.where, row.reason)  # without its keys, which are no custom_id
                 else:
                     yield read_request(row, self.dialect)
 
@@ -71,19 +71,6 @@ class BatchFile:
             except EncodingUnnamed as error:
                 said = f"{self.content.place} is no UTF-8, but probably {error.likely}; save it as UTF-8"
                 raise WorkerError(said) from error
-
-
-@dataclass(frozen=True)
-class Contents:
-    """The requests of a file by what they have in common, in the order of their first lines.
-
-    ``calls`` has for each the place of its first request. ``n_requests`` counts those that can be carried out,
-    ``n_refused`` the other lines.
-    """
-
-    calls: dict[Call, str]
-    n_requests: int
-    n_refused: int
 
 
 @contextmanager
@@ -109,8 +96,8 @@ def open_batch(source: str, dialect: BodySettings) -> Iterator[BatchFile]:
         yield BatchFile(content, decompress, _digest(content, dialect.ignored), dialect)
 
 
-def survey(file: BatchFile) -> Contents:
-    """Return what the requests of a file have in common.
+def survey(file: BatchFile) -> tuple[dict[Call, str], int, int]:
+    """Return the calls of a file, each with the place of its first request, and the numbers of requests and refusals.
 
     Raises WorkerError for an id that stands in it twice, for a file without lines, and for one with too many
     different sets of parameters.
@@ -120,7 +107,7 @@ def survey(file: BatchFile) -> Contents:
     n_requests = n_refused = 0
     for request in file.requests():
         hashes.extend(map(hash, _ids_of(request)))
-        if isinstance(request, RefusedLine):
+        if isinstance(request, Rejection):
             n_refused += 1
             continue
         n_requests += 1
@@ -133,27 +120,30 @@ def survey(file: BatchFile) -> Contents:
     if not n_requests and not n_refused:
         raise WorkerError(f"{file.content.place} has no requests")
     _require_different(file, hashes)
-    return Contents(calls, n_requests, n_refused)
+    return calls, n_requests, n_refused
 
 
-def _ids_of(request: BatchRequest | RefusedLine) -> Collection[str]:
+def _ids_of(request: BatchRequest | Rejection) -> Collection[str]:
     """Return the custom_id of a line, and the ids of its documents, each once."""
-    keys = request.keys if isinstance(request, BatchRequest) else ()
-    return dict.fromkeys((*keys, *(() if request.custom_id is None else (request.custom_id,))))
+    return request.keys if isinstance(request, Rejection) else dict.fromkeys((*request.keys, request.custom_id))
 
 
 def _require_different(file: BatchFile, hashes: array[int]) -> None:
     """Raise WorkerError for an id on two lines. The file is read again only if a hash occurs twice."""
     ordered = np.sort(np.frombuffer(hashes, np.int64))
     repeated = {*ordered[1:][ordered[1:] == ordered[:-1]].tolist()}
-    seen: dict[str, int] = {}
+    seen: dict[str, str] = {}
     for request in file.requests() if repeated else ():
         for key in _ids_of(request):
-            if hash(key) in repeated and (line := seen.setdefault(key, request.line)) != request.line:
+            if hash(key) in repeated and (first := seen.setdefault(key, request.where)) != request.where:
                 raise WorkerError(
-                    f'{request.where}: the custom_id "{key[:100]}" stands on line {line:,} already; give each '
-                    "request an id of its own"
+                    f'{request.where}: the custom_id "{key[:100]}" stands on line {_line(first):,} already; '
+                    "give each request an id of its own"
                 )
+
+
+def _line(where: str) -> int:
+    return int(where.rpartition(":")[2])
 
 
 def calls_of(file: BatchFile) -> list[Call]:
@@ -197,29 +187,36 @@ _FIELDS = frozenset({"custom_id", "method", "url", "body"})
 
 @dataclass(frozen=True)
 class Call:
-    """A task, a model as the file names it, and options: the requests that have them in common make one job."""
+    """A url, a model as the file names it, and options: the requests that have them in common make one job."""
 
     url: str
     model: str | None
-    task: str
     options: KindOptions
+
+    @property
+    def task(self) -> str:
+        return EMBED.name if self.url == EMBEDDINGS else GENERATE.name
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """A request on a line of the file. Each of its texts is a document."""
+    """A request on a line of the file. Each of its texts is a document. ``form`` is the wanted form of embeddings."""
 
     custom_id: str
-    line: int
     where: str
     call: Call
-    body: Body
+    texts: tuple[str, ...]
+    form: Mapping[str, Any]
     flags: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> int:
+        return _line(self.where)
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The ids of its documents: the custom_id, with a number after it for each of several texts."""
-        n = len(self.body.texts)
+        n = len(self.texts)
         return (self.custom_id,) if n == 1 else tuple(f"{self.custom_id}#{place}" for place in range(n))
 
     def rows(self, model: str) -> Iterator[Row]:
@@ -228,26 +225,12 @@ class BatchRequest:
         ``model`` is the model in the answer if the request names none.
         """
         told = {"custom_id": self.custom_id, "url": self.call.url, "model": self.call.model or model}
-        n = len(self.body.texts)
-        for place, (key, text) in enumerate(zip(self.keys, self.body.texts, strict=True)):
+        n = len(self.texts)
+        for place, (key, text) in enumerate(zip(self.keys, self.texts, strict=True)):
             part = {"index": place, "of": n} if n > 1 else {}
-            request = {**told, "line": self.line, **part, **self.body.form}
+            request = {**told, "line": self.line, **part, **self.form}
             where = self.where if n == 1 else f"{self.where}#{place}"
             yield Row({"id": key, "text": text, REQUEST: request}, self.line, where, self.flags, clean=False)
-
-
-@dataclass(frozen=True)
-class RefusedLine:
-    """A line whose request is not carried out, with the reason. The custom_id is None if the line has none."""
-
-    custom_id: str | None
-    line: int
-    where: str
-    reason: str
-
-    @property
-    def rejection(self) -> Rejection:
-        return Rejection(self.where, self.reason, keys=() if self.custom_id is None else (self.custom_id,))
 
 
 @dataclass(frozen=True)
@@ -265,20 +248,18 @@ class BodySettings:
     seed: int | None = None
 
 
-def read_request(row: Row, dialect: BodySettings) -> BatchRequest | RefusedLine:
-    """Return the request on a line, or the reason against it."""
+def read_request(row: Row, dialect: BodySettings) -> BatchRequest | Rejection:
+    """Return the request on a line, or the reason against it, whose key is the custom_id if the line has one."""
     fields, replaced = (row.fields, ()) if row.clean else normalize_json(row.fields)
     custom_id = fields.get("custom_id")
-    line = int(row.where.rpartition(":")[2])
-    named = custom_id if isinstance(custom_id, str) and custom_id else None
     try:
         url, body = _checked(fields, dialect)
-        request = parsed(url, body, dialect.dtype, dialect.ignored, dialect.seed)
+        options, texts, form = parsed(url, body, dialect.dtype, dialect.ignored, dialect.seed)
     except BadRequest as error:
-        return RefusedLine(named, line, row.where, str(error))
-    assert named is not None
-    call = Call(url, body.get("model"), request.task, request.options)
-    return BatchRequest(named, line, row.where, call, request, (*row.flags, *replaced))
+        keys = (custom_id,) if isinstance(custom_id, str) and custom_id else ()
+        return Rejection(row.where, str(error), keys=keys)
+    call = Call(url, body.get("model"), options)
+    return BatchRequest(fields["custom_id"], row.where, call, texts, form, (*row.flags, *replaced))
 
 
 def _checked(fields: Mapping[str, Any], dialect: BodySettings) -> tuple[str, Mapping[str, Any]]:
@@ -342,19 +323,19 @@ class CallSource(Source):
         """Yield the documents, and rejections, in the order of the file's lines."""
         with finding_bugs(self._file.content.place):
             for request in self._file.requests(self._count):
-                if not isinstance(request, RefusedLine) and request.call == self._call:
+                if not isinstance(request, Rejection) and request.call == self._call:
                     for row in request.rows(self._model):
                         yield document(row, self._file.content.place, _OPTIONS)
                 elif self._refused and (rejected := find_refusal(request, self._unfit)) is not None:
-                    yield rejected.rejection
+                    yield rejected
 
     def _count(self, stream: Counted) -> None:
         self._counted = stream
 
 
-def find_refusal(request: BatchRequest | RefusedLine, unfit: Mapping[Call, str]) -> RefusedLine | None:
-    """Return a line that is not carried out, with the reason; None for a request that is."""
-    if isinstance(request, RefusedLine):
+def find_refusal(request: BatchRequest | Rejection, unfit: Mapping[Call, str]) -> Rejection | None:
+    """Return the reason against a line that is not carried out; None for a request that is."""
+    if isinstance(request, Rejection):
         return request
     reason = unfit.get(request.call)
-    return None if reason is None else RefusedLine(request.custom_id, request.line, request.where, reason)
+    return None if reason is None else Rejection(request.where, reason, keys=(request.custom_id,))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import ColumnElement, and_, literal, not_, or_, select, true, update
@@ -16,6 +17,7 @@ from docmill.storage.core.schema import Attribute, Base, Budget, column, db_now,
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import StorageError
 
+METADATA = new_metadata()  # of the tables of this feature
 _OF_KEY = "key "
 
 
@@ -27,19 +29,14 @@ class Refused(StorageError):
         self.code = code
 
 
-class ServerTable(Base):
-    """The base class of these tables, which `docmill db upgrade` makes."""
-
-    metadata = new_metadata()
-
-
-class ApiKey(ServerTable):
+class ApiKey(Base):
     """A key of the server by its name; the key itself is stored as its SHA-256. A revoked key keeps its name.
 
     Jobs of its batches share the workers as one, in proportion to its `weight`, and have one budget. Its open batches
     have at most `max_requests` lines, and the files that it uploads at most `max_bytes`. NULL is no limit.
     """
 
+    metadata = METADATA
     __tablename__ = "api_key"
     name = column(str, primary_key=True)
     sha256 = column(bytes, unique=True)
@@ -58,12 +55,13 @@ def budget_of(name: str) -> str:
     return f"{_OF_KEY}{name}"
 
 
-class Entry(ServerTable):
+class Entry(Base):
     """The base class of tables whose rows belong to a key. Clients name them by their ids, and list them.
 
     `path` is where they are listed, and `noun` the word for one of them.
     """
 
+    metadata = METADATA
     path: ClassVar[str]
     noun: ClassVar[str]
     id: Attribute[str]
@@ -155,11 +153,15 @@ def lock_key(transaction: Transaction, name: str) -> ApiKey:
 
 
 def find_earlier(
-    transaction: Transaction, table: type[OneEntry], key: ApiKey, idempotency_key: str | None
+    transaction: Transaction,
+    table: type[OneEntry],
+    key: ApiKey,
+    idempotency_key: str | None,
+    arguments: Mapping[str, Any],
 ) -> OneEntry | None:
     """Return the row of a key that came with this idempotency key before. Other requests of the key wait.
 
-    A row that is no longer shown gives its idempotency key up.
+    A row that is no longer shown gives its idempotency key up. Raises Refused if its `arguments` were others.
     """
     lock_key(transaction, key.name)
     if idempotency_key is None:
@@ -167,12 +169,11 @@ def find_earlier(
     same = and_(table.key == key.name, table.idempotency_key == idempotency_key)
     transaction.execute(update(table).where(same, not_(table.is_shown())).values(idempotency_key=None))
     row = transaction.execute(select(table).where(same)).one_or_none()
+    if row is not None and any(row._mapping[name] != value for name, value in arguments.items()):
+        raise Refused(
+            "this Idempotency-Key came with another request before; use a new one", "idempotency_key_reused"
+        )
     return None if row is None else table.of(row)
-
-
-def other_arguments() -> Refused:
-    """Return the error for another request with an idempotency key that was used."""
-    return Refused("this Idempotency-Key came with another request before; use a new one", "idempotency_key_reused")
 
 
 def _own(table: type[Entry], key: ApiKey) -> ColumnElement[bool]:

@@ -284,7 +284,7 @@ class _Application:
         """Return a new batch, or the one that came with the idempotency key before, whose file may be deleted."""
         if kept_as is not None:
             earlier = self._database.write(
-                lambda transaction: stored_batches.find_batch(transaction, key, arguments, kept_as)
+                lambda transaction: keys.find_earlier(transaction, ApiBatch, key, kept_as, arguments)
             )
             if earlier is not None:
                 return earlier

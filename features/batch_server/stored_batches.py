@@ -102,16 +102,6 @@ IS_FREE = or_(
 IS_EXPIRED = (ApiBatch.expires_at < db_now()).label("is_expired")
 
 
-def find_batch(
-    transaction: Transaction, key: ApiKey, arguments: Mapping[str, Any], idempotency_key: str | None
-) -> ApiBatch | None:
-    """Return the batch that came with the idempotency key before. Raises Refused if its arguments were others."""
-    earlier = keys.find_earlier(transaction, ApiBatch, key, idempotency_key)
-    if earlier is not None and any(getattr(earlier, name) != value for name, value in arguments.items()):
-        raise keys.other_arguments()
-    return earlier
-
-
 def create_batch(
     database: Database, key: ApiKey, arguments: Mapping[str, Any], window_s: float, idempotency_key: str | None
 ) -> ApiBatch:
@@ -122,7 +112,7 @@ def create_batch(
     batch_id = keys.new_id("batch_")
 
     def work(transaction: Transaction) -> str:
-        earlier = find_batch(transaction, key, arguments, idempotency_key)
+        earlier = keys.find_earlier(transaction, ApiBatch, key, idempotency_key, arguments)
         if earlier is not None:
             return earlier.id
         if budgets.read_reached(transaction, [keys.budget_of(key.name)]):

@@ -11,10 +11,10 @@ from typing import Any, Self
 from sqlalchemy import ColumnElement, ForeignKey, Index, UniqueConstraint, and_, delete, func, or_, select, update
 
 from docmill.features.batch_server import keys
-from docmill.features.batch_server.keys import ApiKey, Entry, Refused, ServerTable
+from docmill.features.batch_server.keys import ApiKey, Entry, Refused
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages
-from docmill.storage.core.schema import column, db_now
+from docmill.storage.core.schema import Base, column, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import StorageError
 
@@ -50,9 +50,10 @@ class ApiFile(Entry):
         return and_(cls.is_whole, or_(cls.expires_at.is_(None), cls.expires_at > db_now()))
 
 
-class ApiFileBlock(ServerTable):
+class ApiFileBlock(Base):
     """A piece of a file's bytes, of `BLOCK_BYTES` but for the last."""
 
+    metadata = keys.METADATA
     __tablename__ = "api_file_block"
     file_id = column(str, ForeignKey("api_file.id", ondelete="CASCADE"), primary_key=True)
     seq = column(int, primary_key=True)
@@ -129,9 +130,7 @@ def add_file(
     digest = written.flush()
 
     def work(transaction: Transaction) -> str:
-        earlier = keys.find_earlier(transaction, ApiFile, key, idempotency_key)
-        if earlier is not None and earlier.sha256 != digest:
-            raise keys.other_arguments()
+        earlier = keys.find_earlier(transaction, ApiFile, key, idempotency_key, {"sha256": digest})
         if earlier is not None:
             return earlier.id
         written.publish(transaction, keep_s, idempotency_key=idempotency_key)

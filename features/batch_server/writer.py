@@ -39,17 +39,6 @@ def request_of(row: Row) -> Mapping[str, Any]:
     return request
 
 
-def answered(rows: Iterable[Row], created: int) -> Iterator[Line]:
-    """Yield a line for each request whose inputs all have results. Rows of one request follow one another.
-
-    `created` is a time in seconds since 1970. Raises FormatUnfit.
-    """
-    for _, group in groupby(rows, key=lambda row: request_of(row)["custom_id"]):
-        of_request = list(group)
-        if len(of_request) == request_of(of_request[0]).get("of", 1):
-            yield response(of_request, created)
-
-
 def response(rows: Sequence[Row], created: int, where: str = "") -> Line:
     """Return the line of a request with the results of its inputs, in their order. `where` is its place in the file.
 
@@ -215,12 +204,14 @@ def _encoded(vector: npt.NDArray[np.float32], request: Mapping[str, Any]) -> npt
 def write(rows: Iterable[Row], _columns: Sequence[Column], file: BinaryIO) -> int:
     """Write a line for each request whose inputs all have results, and return how many there were.
 
-    Raises FormatUnfit.
+    Rows of one request follow one another. Raises FormatUnfit.
     """
-    n = 0
-    for line in answered(rows, int(time.time())):
-        file.write(to_json(line) + b"\n")
-        n += 1
+    created, n = int(time.time()), 0
+    for _, group in groupby(rows, key=lambda row: request_of(row)["custom_id"]):
+        of_request = list(group)
+        if len(of_request) == request_of(of_request[0]).get("of", 1):
+            file.write(to_json(response(of_request, created)) + b"\n")
+            n += 1
     return n
 
 

@@ -19,11 +19,11 @@ from sqlalchemy import select, update
 
 from docmill.features.batch_server import clerk, keys, stored_batches, stored_files
 from docmill.features.batch_server.clerk import Clerk
-from docmill.features.batch_server.file import BatchFile, Contents
+from docmill.features.batch_server.file import BatchFile, Call
 from docmill.features.batch_server.file import survey as real_survey
 from docmill.features.batch_server.stored_batches import ApiBatch
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
-from docmill.storage.core.schema import Corpus, Job, OutcomeRow, Shard, db_now
+from docmill.storage.core.schema import Corpus, Job, OutcomeRow, db_now
 from docmill.storage.deletion.removal import remove_corpus
 from docmill.storage.errors import LeaseLost
 from docmill.storage.leases.diagnosis import Cause
@@ -34,7 +34,7 @@ from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
 from tests.features.batch_server.api import MODELS, SOON, Api, chat, client, put, read, request, running, start, wait
 from tests.storage.builders import count_rows
-from tests.worker.harness import Docmill, Running, kill_group, until
+from tests.worker.harness import Docmill, until
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_o
     api: Api, embedded: Docmill
 ) -> None:
     embedded.loads_models = False
-    alice = api.client("alice")
+    alice = api.client("alice", weight=3)
     lines: tuple[dict[str, Any] | str, ...] = (
         *(chat(f"r{n}", f"Hello {n % 3}") for n in range(9)),
         "not json",
@@ -85,6 +85,7 @@ def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_o
         assert [text.split(": ")[0] for text in said] == [f"in.jsonl:{n}" for n in (10, 11, 12, 13, 15)]
         assert "hosted" in said[2]
         assert said[4].endswith("its operator finds the reason in the log")
+        assert {*api.database.rows(select(Job.sharer, Job.weight))} == {("key alice", 3)}
         assert count_rows(api.database, OutcomeRow) == 4
 
         # A batch that is repeated computes nothing, and a file may be deleted after its batch.
@@ -145,7 +146,7 @@ def test_batches_that_fail_for_now_keep_no_other_waiting(api: Api, monkeypatch: 
     file = put(alice, "oops")
     stuck = {start(alice, file).id for _ in range(clerk.AT_ONCE)}
 
-    def survey(batch_file: BatchFile) -> Contents:
+    def survey(batch_file: BatchFile) -> tuple[dict[Call, str], int, int]:
         if batch_file.name.rpartition("/")[2] in stuck:
             raise RuntimeError
         return real_survey(batch_file)
@@ -484,35 +485,3 @@ def test_two_servers_behind_one_address_share_files_and_batches(api: Api, embedd
         done = wait(alice, batches[0])
         assert len(read(elsewhere, done.output_file_id)) == 5
     assert (count_rows(api.database, Job), count_rows(api.database, ApiFile)) == (1, 2)
-
-
-def test_a_server_and_a_worker_that_are_killed_lose_nothing(embedded: Docmill) -> None:
-    embedded.loads_models = False
-    embedded.environment |= SOON
-    key = embedded("keys", "add", "alice").stdout.strip()
-    lines = [chat(f"r{n}", f"Hello {n}") for n in range(3_000)]
-
-    def serve(n: int) -> tuple[Running, openai.OpenAI]:
-        process = embedded.start("serve", "--model", "hosted=null", "--port", "0")
-        url = until(lambda: embedded.log("serve").split("Batch API: ")[n:], "the address")[0].partition(" ")[0]
-        return process, client(url, key)
-
-    server, alice = serve(1)
-    batch = start(alice, put(alice, *lines), extra_headers={"Idempotency-Key": "one"})
-    kill_group(server)  # while it validates
-    worker = embedded.start("worker")
-    server, alice = serve(2)
-    assert start(alice, batch.input_file_id, extra_headers={"Idempotency-Key": "one"}).id == batch.id
-    until(lambda: alice.batches.retrieve(batch.id).status != "validating", "the jobs")
-    kill_group(worker)
-    kill_group(server)
-    # The killed worker's queue is gone: its shards are sent again half a minute after they were sent first.
-    earlier = update(Shard).where(Shard.state == "queued").values(dispatched_at=Shard.dispatched_at - 60)
-    with open_store(Settings(home=embedded.folder / "home")) as database:
-        database.write(lambda transaction: transaction.execute(earlier))
-    server, alice = serve(3)
-    with embedded.worker():
-        done = wait(alice, batch)
-    kill_group(server)
-    assert done.request_counts is not None
-    assert done.request_counts.completed == len(lines)

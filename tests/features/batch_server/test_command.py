@@ -87,7 +87,7 @@ def test_a_corpus_holds_the_same_requests_whichever_fields_are_passed_over(tmp_p
 
     def corpora(*ignored: str, unfit: str = "") -> dict[str, str | None]:
         with open_batch(str(tmp_path / "in.jsonl"), BodySettings("float32", frozenset(ignored))) as file:
-            calls = tuple(survey(file).calls)
+            calls = tuple(survey(file)[0])
             jobs = {call: ("null", COPY) for call in calls if call.url != unfit}
             plan = BatchPlan(file, calls, jobs, {call: "it is unfit" for call in calls if call not in jobs})
             return {call.url: plan.request(call).corpus for call in jobs}

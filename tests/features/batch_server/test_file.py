@@ -19,7 +19,6 @@ from docmill.features.batch_server.file import (
     BatchRequest,
     BodySettings,
     CallSource,
-    RefusedLine,
     open_batch,
     survey,
 )
@@ -57,14 +56,14 @@ def test_requests_with_the_same_parameters_belong_together(tmp_path: Path, opene
         line("d", CHAT, temperature=0),
         line("e", model="o"),
     ]
-    contents = survey(opened(made(tmp_path, *lines)))
-    assert [(call.url, call.model, place) for call, place in contents.calls.items()] == [
+    calls, n_requests, n_refused = survey(opened(made(tmp_path, *lines)))
+    assert [(call.url, call.model, place) for call, place in calls.items()] == [
         (EMBEDDINGS, "m", "batch.jsonl:1"),
         (CHAT, "m", "batch.jsonl:2"),
         (CHAT, "m", "batch.jsonl:4"),
         (EMBEDDINGS, "o", "batch.jsonl:5"),
     ]
-    assert (contents.n_requests, contents.n_refused) == (5, 0)
+    assert (n_requests, n_refused) == (5, 0)
 
 
 def test_bad_lines_are_refused_with_their_place_and_the_rest_goes_on(
@@ -82,14 +81,14 @@ def test_bad_lines_are_refused_with_their_place_and_the_rest_goes_on(
         ({**good, "extra": 1}, '"extra" has no place beside'),
     ]
     lines = [f"{json.dumps(one | ({'custom_id': f'{n}'} if n > 3 else {}))}\n" for n, (one, _) in enumerate(bad, 1)]
-    file = opened(made(tmp_path, *lines, "\n", "not json\n", line("good")))
+    file = opened(made(tmp_path, *lines, "\n", '{"id": "x", not json\n', line("good")))
     *refused, broken, found = file.requests()
     for number, (one, (_, says)) in enumerate(zip(refused, bad, strict=True), 1):
-        assert isinstance(one, RefusedLine)
-        assert (one.where, one.custom_id) == (f"batch.jsonl:{number}", str(number) if number > 3 else None)
+        assert isinstance(one, Rejection)
+        assert (one.where, one.keys) == (f"batch.jsonl:{number}", (str(number),) if number > 3 else ())
         assert says in one.reason
-    assert isinstance(broken, RefusedLine)
-    assert broken.where == "batch.jsonl:10"
+    assert isinstance(broken, Rejection)
+    assert (broken.where, broken.keys) == ("batch.jsonl:10", ())
     assert isinstance(found, BatchRequest)
     assert (found.custom_id, found.line) == ("good", 11)
 
@@ -99,7 +98,7 @@ def test_what_no_database_stores_is_replaced_in_ids_as_in_texts(
 ) -> None:
     [found] = opened(made(tmp_path, line("a\0", input="x\0y"))).requests()
     assert isinstance(found, BatchRequest)
-    assert (found.custom_id, found.body.texts) == ("a\ufffd", ("x\ufffdy",))
+    assert (found.custom_id, found.texts) == ("a\ufffd", ("x\ufffdy",))
     assert len(found.flags) == 1
 
 
@@ -113,7 +112,7 @@ def test_ids_whose_hashes_are_equal_are_compared(
     tmp_path: Path, opened: Callable[..., BatchFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("docmill.features.batch_server.file.hash", lambda _: 1, raising=False)
-    assert survey(opened(made(tmp_path, line("a"), line("b"), "broken\n"))).n_requests == 2
+    assert survey(opened(made(tmp_path, line("a"), line("b"), "broken\n")))[1:] == (2, 1)
     with pytest.raises(WorkerError, match=r'batch\.jsonl:3: the custom_id "b" stands on line 2 already'):
         survey(opened(made(tmp_path, line("a"), line("b"), line("b"))))
 
@@ -141,11 +140,11 @@ def test_a_compressed_file_and_standard_input_are_read_again_and_again(
     piped = opened("-")
     for file in (opened(str(tmp_path / "batch.jsonl.gz")), piped):
         for _ in range(2):
-            assert [one.custom_id for one in file.requests()] == ["a", "b"]
+            assert [one.keys for one in file.requests()] == [("a",), ("b",)]
     assert piped.digest == opened(made(tmp_path, lines)).digest
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines.encode())[:-12])
     *_, last = opened(str(tmp_path / "cut.jsonl.gz")).requests()
-    assert isinstance(last, RefusedLine)
+    assert isinstance(last, Rejection)
     assert "gzip" in last.reason
 
 
@@ -154,7 +153,7 @@ def test_the_documents_of_a_call_carry_their_requests_and_the_first_has_the_refu
 ) -> None:
     lines = [line("a", input=["x", "y"], encoding_format="base64"), "broken\n", line("c", CHAT), line("z" * 2001)]
     file = opened(made(tmp_path, *lines))
-    first, second = survey(file).calls
+    first, second = survey(file)[0]
     found = [*CallSource(file, first, "real", refused=True, unfit={second: "no chat"}).records()]
     told = {"custom_id": "a", "url": EMBEDDINGS, "model": "m", "line": 1, "encoding_format": "base64", "of": 2}
     for place, record in enumerate(found[:2]):
