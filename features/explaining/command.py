@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -14,7 +15,6 @@ from rich.text import Text
 from docmill.features.explaining.explanation import (
     NOT_KEPT,
     Explanation,
-    cutter,
     explain,
     list_doubts,
     say_choice,
@@ -22,7 +22,7 @@ from docmill.features.explaining.explanation import (
 )
 from docmill.features.explaining.explanation import as_json as write_json
 from docmill.features.explaining.provenance import EscalationRecord, StepRecord, read_provenance
-from docmill.features.explaining.windows import ReadWindow
+from docmill.features.explaining.windows import ReadWindow, cut
 from docmill.storage.core.database import Database
 from docmill.storage.extras import CHECKS
 from docmill.storage.json_values import Json
@@ -53,7 +53,7 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
     CHECKS.require("`docmill explain`")
     settings = load_settings()
     with open_store(settings) as database:
-        explanation = explain(read_provenance(database, job, document, step), cutter(settings.model_folders))
+        explanation = explain(read_provenance(database, job, document, step), partial(cut, settings.model_folders))
         if as_json:
             print_json(write_json(explanation))
         else:
@@ -169,14 +169,14 @@ class ExplanationSections:
         return [*rows, ("result", say_choice(escalation))]
 
     def _windows(self) -> Rows:
-        cut = self._explanation.cut
-        if cut.problem is not None:
-            return [("", f"not known here: {cut.problem}")]
-        if not cut.windows:
+        windows, unknown = self._explanation.windows, self._explanation.windows_unknown
+        if unknown is not None:
+            return [("", f"not known here: {unknown}")]
+        if not windows:
             return [("", "none")]
-        shown = cut.windows if self._full else cut.windows[:SHOWN_WINDOWS]
+        shown = windows if self._full else windows[:SHOWN_WINDOWS]
         rows = [row for number, window in enumerate(shown, 1) for row in self._window(number, window)]
-        if more := len(cut.windows) - len(shown):
+        if more := len(windows) - len(shown):
             rows.append(("", f"… {more:,} more windows; --full shows all"))
         return rows
 
@@ -191,20 +191,14 @@ class ExplanationSections:
         ]
 
     def _output(self) -> Rows:
-        explanation, step = self._explanation, self._explanation.step
-        rows = [] if explanation.said is None else [("", explanation.said)]
-        if step.outcome is None:
-            return rows
-        if step.outcome.status != "done":
-            return [("", f"{step.outcome.status}: {explanation.said}"), *self._tokens()]
-        return [*rows, ("", self._text(self._shown(step))), *self._tokens()]
-
-    def _tokens(self) -> Rows:
-        outcome = self._explanation.step.outcome
-        assert outcome is not None
-        tokens = ("tokens", f"{outcome.tokens_in:,} read, {outcome.tokens_out:,} written")
-        sure = ", ".join(f"{name} {value:.3f}" for name, value in outcome.confidence.items())
-        return [*([("confidence", sure.removeprefix("confidence "))] if sure else []), tokens]
+        said, step = self._explanation.said, self._explanation.step
+        outcome = step.outcome
+        if outcome is None:
+            return [("", said or "")]
+        rows = [("", self._text(self._shown(step)) if outcome.status == "done" else f"{outcome.status}: {said}")]
+        if sure := ", ".join(f"{name} {value:.3f}" for name, value in outcome.confidence.items()):
+            rows.append(("confidence", sure.removeprefix("confidence ")))
+        return [*rows, ("tokens", f"{outcome.tokens_in:,} read, {outcome.tokens_out:,} written")]
 
     def _flags(self) -> Rows:
         rows: list[tuple[str, str]] = []
@@ -215,16 +209,11 @@ class ExplanationSections:
         return rows
 
     def _how(self) -> Rows:
-        step = self._explanation.step
-        rows: list[tuple[str, str]] = []
-        runtime = None if step.outcome is None else step.outcome.runtime
-        if runtime is not None:
-            rows += of_runtime(runtime)
-        elif step.outcome is not None:
-            rows.append(("runtime", "not kept"))
-        if step.outcome is not None:
-            rows.append(("written", local_time(step.outcome.created_at)))
-        return rows
+        outcome = self._explanation.step.outcome
+        if outcome is None:
+            return []
+        runtime = [("runtime", "not kept")] if outcome.runtime is None else of_runtime(outcome.runtime)
+        return [*runtime, ("written", local_time(outcome.created_at))]
 
     def _shown(self, step: StepRecord) -> str:
         outcome = step.outcome

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from docmill.features.explaining.provenance import EscalationRecord, Provenance, Recorded, StepRecord
-from docmill.features.explaining.windows import ReadWindow, open_reading, read
+from docmill.features.explaining.windows import ReadWindow
 from docmill.storage.core.specs import Spec
 from docmill.storage.steps.conditions import FAILED, RISK, Bound, count_doubtful_flags
 from docmill.tasks import kinds
 from docmill.tasks.checks import Finding, doubt_confidence, meaning
 from docmill.tasks.errors import TaskError
 from docmill.tasks.kinds import Traits
-from docmill.tasks.models.weights import ModelFolders
 from docmill.worker.formatting import REASON_CLASSES
 
 OF_DOCUMENT, OF_OUTPUT, OF_TODAY = "document", "output", "today"
@@ -35,73 +34,60 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """The windows of a text; `problem` says why they are not known here. `traits` are those of the model."""
-
-    windows: tuple[ReadWindow, ...] = ()
-    problem: str | None = None
-    traits: Traits = field(default_factory=Traits)
-
-
-@dataclass(frozen=True)
 class Explanation:
     """The explanation of one result.
 
     `state` is the outcome's status, or `blocked` (an earlier step gave nothing), `removed`, `left out` or `to do`,
-    and `said` a sentence about one that is not done. `note` tells of other steps with a result for the document.
+    and `said` a sentence about one that is not done. `windows_unknown` says why the windows are not known here.
     """
 
     provenance: Provenance
     state: str
     said: str | None
-    cut: Cut
+    windows: Sequence[ReadWindow]
+    windows_unknown: str | None
     flags: tuple[Flag, ...]
-    weights: Mapping[str, str]
-    note: str | None = None
 
     @property
     def step(self) -> StepRecord:
         return self.provenance.step
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """What pins the weights: the model and its revision, and those of the adapter if there is one.
 
-def explain(provenance: Provenance, cut: Callable[[Spec, str], Cut]) -> Explanation:
-    """Return the explanation of a result; `cut` reads a text as the model of a spec does."""
+        A revision is a commit of the hub, or the hash of a local model's files.
+        """
+        spec = self.step.spec
+        weights = {"model": spec.model, "revision": spec.revision}
+        if "adapter" in spec.params:
+            weights |= {"adapter": spec.params["adapter"], "adapter_revision": spec.params["adapter_revision"]}
+        return weights
+
+    @property
+    def note(self) -> str | None:
+        """A sentence about other steps with a result for the document."""
+        if not self.provenance.others:
+            return None
+        others = ", ".join(self.provenance.others)
+        return f"The job has other steps with a result for this document: {others}. --step NAME explains one of them."
+
+
+def explain(provenance: Provenance, cut: Callable[[Spec, str], tuple[Sequence[ReadWindow], Traits]]) -> Explanation:
+    """Return the explanation of a result.
+
+    `cut` returns the windows of a text as the model of a spec reads it, and the model's traits, or raises TaskError.
+    """
     step = provenance.step
     state, said = _state(provenance)
-    windows = cut(step.spec, step.content) if step.content is not None and step.content.strip() else Cut()
-    return Explanation(
-        provenance=provenance,
-        state=state,
-        said=said,
-        cut=windows,
-        flags=_flags(provenance, windows.traits),
-        weights=weights_of(step.spec),
-        note=_note(provenance),
-    )
-
-
-def cutter(folders: ModelFolders) -> Callable[[Spec, str], Cut]:
-    """Return the function that cuts a text as the model of a spec on this machine would."""
-
-    def cut(spec: Spec, text: str) -> Cut:
+    windows: Sequence[ReadWindow] = ()
+    unknown, traits = None, Traits()
+    if step.content is not None and step.content.strip():
         try:
-            reading = open_reading(spec, folders)
-            return Cut(tuple(read(reading, spec, text)), traits=reading.traits)
+            windows, traits = cut(step.spec, step.content)
         except TaskError as error:
-            return Cut(problem=str(error))
-
-    return cut
-
-
-def weights_of(spec: Spec) -> dict[str, str]:
-    """Return what pins the weights: the model and its revision, and those of the adapter if there is one.
-
-    A revision is a commit of the hub, or the hash of a local model's files.
-    """
-    weights = {"model": spec.model, "revision": spec.revision}
-    if "adapter" in spec.params:
-        weights |= {"adapter": spec.params["adapter"], "adapter_revision": spec.params["adapter_revision"]}
-    return weights
+            unknown = str(error)
+    return Explanation(provenance, state, said, windows, unknown, _flags(provenance, traits))
 
 
 def _state(provenance: Provenance) -> tuple[str, str | None]:
@@ -146,13 +132,6 @@ def _flags(provenance: Provenance, traits: Traits) -> tuple[Flag, ...]:
         return tuple(of_document)
     sure = outcome.confidence.get("confidence")
     return (*of_document, *of_output(step.spec, traits, step.content or "", outcome.output, outcome.flags, sure))
-
-
-def _note(provenance: Provenance) -> str | None:
-    if not provenance.others:
-        return None
-    others = ", ".join(provenance.others)
-    return f"The job has other steps with a result for this document: {others}. --step NAME explains one of them."
 
 
 def of_output(
@@ -268,8 +247,8 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         "note": explanation.note,
         "steps": [of_step(record) for record in provenance.way],
         "weights": explanation.weights,
-        "windows": [asdict(window) for window in explanation.cut.windows],
-        "windows_unknown": explanation.cut.problem,
+        "windows": [asdict(window) for window in explanation.windows],
+        "windows_unknown": explanation.windows_unknown,
         "flags": [asdict(flag) for flag in explanation.flags],
         "not_kept": NOT_KEPT,
     }

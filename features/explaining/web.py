@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from docmill.features.explaining.explanation import Cut, explain
+from docmill.features.explaining.explanation import explain
 from docmill.features.explaining.provenance import read_provenance
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.status import read_status
 from docmill.tasks.checks import NONE
+from docmill.tasks.kinds import Traits
 from docmill.worker.web.marks import checks_of, excerpt, mark_output, remark
 from docmill.worker.web.page import Page, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
@@ -21,7 +22,9 @@ def read_document(request: PageRequest) -> Values:
     """Return the explanation of a document's result, without its windows."""
     key, step = request.query.get("id", ""), request.query.get("step") or None
     status = read_status(request.database, request.job)
-    explanation = explain(read_provenance(request.database, status.id, key, step), lambda _spec, _text: Cut())
+    explanation = explain(
+        read_provenance(request.database, status.id, key, step), lambda _spec, _text: ((), Traits())
+    )
     outcome = explanation.step.outcome
     spec = explanation.step.spec
     kind = request.database.kind_of(spec.kind)

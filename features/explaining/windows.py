@@ -13,6 +13,7 @@ from docmill.tasks.backends.reading import CoderAndTraits, as_given, reading_of
 from docmill.tasks.engine.backend_factory import locate_model, open_weightless, polyglot_traits
 from docmill.tasks.engine.tickets import cut_each
 from docmill.tasks.errors import BadOption, CannotServe, ModelError
+from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
 from docmill.tasks.models.weights import ModelFolders
@@ -35,12 +36,13 @@ class ReadWindow:
     part: bool
 
 
-def read(reading: CoderAndTraits, spec: Spec, text: str) -> list[ReadWindow]:
-    """Return the windows of a text's first round. Raises CannotServe for a text that cannot be cut."""
+def cut(folders: ModelFolders, spec: Spec, text: str) -> tuple[list[ReadWindow], Traits]:
+    """Return the windows of a text's first round, and the traits of the model. Raises CannotServe with the reason."""
+    reading = _open_reading(spec, folders)
     (windows,) = cut_each(kinds.recipe(spec, reading.traits), reading.coder, [text])
     if isinstance(windows, Exception):
         raise CannotServe(f"The text cannot be cut: {windows}")
-    return [_shown(reading, window) for window in windows]
+    return [_shown(reading, window) for window in windows], reading.traits
 
 
 def _shown(reading: CoderAndTraits, window: Window) -> ReadWindow:
@@ -49,13 +51,13 @@ def _shown(reading: CoderAndTraits, window: Window) -> ReadWindow:
     return ReadWindow(window.start, window.end, tokens, prompt, window.part)
 
 
-def open_reading(spec: Spec, folders: ModelFolders) -> CoderAndTraits:
+def _open_reading(spec: Spec, folders: ModelFolders) -> CoderAndTraits:
     """Return what reads texts as the model of a spec does. Raises CannotServe with the reason."""
     try:
         languages.require_detector_for(spec)
         patterns.require_for(spec)
         if specs := plan.specs_of(spec):
-            return _of_languages(specs, partial(open_reading, folders=folders))
+            return _of_languages(specs, partial(_open_reading, folders=folders))
         if weightless.is_served(spec.model):
             raise CannotServe(f"the server of {spec.model} has the tokenizer.")
         if weightless.is_weightless(spec.model):

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from docmill.features.explaining.explanation import Cut, Explanation, Flag, explain, of_output
+from docmill.features.explaining.explanation import Explanation, Flag, explain, of_output
 from docmill.features.explaining.provenance import Provenance, Recorded, StepRecord
+from docmill.features.explaining.windows import ReadWindow
 from docmill.storage.core.specs import Spec
 from docmill.tasks.checks import all_checks
 from docmill.tasks.kinds import Traits
@@ -30,16 +31,20 @@ FOUND = Provenance(
 )
 
 
+def cut(spec: Spec, text: str) -> tuple[list[ReadWindow], Traits]:
+    return [ReadWindow(0, len(text), 1, f"{spec.model} reads {text}", part=False)], Traits()
+
+
 def explained(found: Provenance = FOUND, **step: object) -> Explanation:
     """Return the explanation with other values of the last step."""
     way = (*found.way[:-1], replace(found.step, **step))  # type: ignore[arg-type]
-    return explain(replace(found, way=way), lambda spec, text: Cut(problem=f"{spec.model} of {text}"))
+    return explain(replace(found, way=way), cut)
 
 
 def test_a_result_has_its_flags_with_their_meanings_and_the_windows_of_what_was_computed() -> None:
     found = explained(content="a prompt")
     assert (found.state, found.said) == ("done", None)
-    assert found.cut.problem == "synopsis of a prompt"
+    assert [window.prompt for window in found.windows] == ["synopsis reads a prompt"]
     assert found.flags == (
         Flag("nul_replaced", "document", "the reader replaced NUL characters by U+FFFD"),
         Flag("reduced", "output", "the summaries of several windows were summarized again"),
@@ -72,10 +77,10 @@ def test_what_has_no_outcome_says_why() -> None:
 
 def test_a_step_waits_for_the_one_before_it_or_is_blocked_by_it() -> None:
     second = StepRecord("second", "summarize", SPEC, None, None, None)
-    waits = explain(replace(FOUND, way=(*FOUND.way, second)), lambda *_: Cut())
+    waits = explain(replace(FOUND, way=(*FOUND.way, second)), cut)
     assert (waits.state, "waits for the step summarize" in (waits.said or "")) == ("to do", True)
     failed = replace(FOUND.step, outcome=replace(DONE, status="failed", reason="it would not"))
-    blocked = explain(replace(FOUND, way=(failed, second)), lambda *_: Cut())
+    blocked = explain(replace(FOUND, way=(failed, second)), cut)
     assert (blocked.state, blocked.said) == ("blocked", "The step summarize before it failed: it would not")
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from docmill.features.explaining.windows import ReadWindow, open_reading, read
+from docmill.features.explaining import windows
+from docmill.features.explaining.windows import ReadWindow
 from docmill.storage.core.specs import Spec
 from docmill.tasks.errors import CannotServe
 from tests.tasks.conftest import Bench, data_of
@@ -16,7 +17,7 @@ LONG = " ".join(f"Package number {n} has a graphical library, and its headers." 
 
 
 def cut(bench: Bench, spec: Spec, text: str) -> list[ReadWindow]:
-    return read(open_reading(spec, bench.folders), spec, text)
+    return windows.cut(bench.folders, spec, text)[0]
 
 
 def test_the_windows_of_a_translation_are_its_paragraphs_as_the_model_reads_them(bench: Bench) -> None:
