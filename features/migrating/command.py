@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from docmill.features.migrating import stored_migrations
-from docmill.features.migrating.plan import MigrationPlan, Wanted, forecast, models_of, plan
+from docmill.features.migrating.plan import MigrationPlan, choose_step, forecast, make_spec, plan
 from docmill.features.migrating.switching import (
     Survey,
     TooManyLost,
@@ -123,9 +123,11 @@ def run_command(
     stop_as_interrupt()
     with open_store(settings) as database:
         corpus_id, name = find_named_corpus(database, corpus)
-        wanted = Wanted(old, new, revision, job, step, options)
-        planned = plan(settings, database, corpus_id, name, wanted)
-        computing: Sequence[str] = () if by_workers else devices_for(settings.device, *models_of(database, planned))
+        replaced = choose_step(database, corpus_id, name, old, job, step)
+        spec, left_out = make_spec(settings, replaced.spec, new, revision, options)
+        planned = plan(database, corpus_id, name, replaced, spec, left_out)
+        models = [spec.model for request in planned.requests for spec in request.specs]
+        computing: Sequence[str] = () if by_workers else devices_for(settings.device, *models)
         require_possible(settings, [planned.new], computing)
         if dry_run or not (yes or planned.stored is not None):
             device = (computing or devices_for(settings.device, new))[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from docmill.features.migrating import stored_migrations
@@ -32,39 +33,26 @@ LISTED = 10
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The models of a migration as a user names them, and options that the new one has in place of the old one's."""
-
-    old: str
-    new: str
-    revision: str | None = None
-    job: int | None = None
-    step: str | None = None
-    options: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class MigrationPlan:
     """A migration that can be made. `stored` is the row that it continues, if there is one.
 
-    `left_out` are the options of the old spec that the new model does not take.
+    `requests` are the steps of the old job with the new spec. `left_out` are the options of the old spec that the new
+    model does not take.
     """
 
     corpus_id: int
     corpus: str
     old: ReplaceableStep
     new: Spec
+    requests: tuple[StepRequest, ...]
     left_out: tuple[str, ...]
     stored: SpecReplacement | None
 
 
-def plan(settings: Settings, database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> MigrationPlan:
-    """Choose the old spec, make the new one, and find the migration that this continues.
-
-    Raises StorageError, and ModelError and BadOption for the new model.
-    """
-    old = _choose(database, corpus_id, corpus, wanted)
-    new, left_out = _new_spec(settings, old.spec, wanted)
+def plan(
+    database: Database, corpus_id: int, corpus: str, old: ReplaceableStep, new: Spec, left_out: tuple[str, ...]
+) -> MigrationPlan:
+    """Return a migration to a new spec. Raises StorageError if it is not possible."""
     if new == old.spec:
         raise StorageError(
             f"{new.model} with these options is the model that job {old.job_id} has; there is nothing to migrate"
@@ -80,64 +68,56 @@ def plan(settings: Settings, database: Database, corpus_id: int, corpus: str, wa
         if (migration.old, migration.new) == (old.spec, new) and migration.state in continued
     ]
     _require_alike(old.spec, new)
-    require_risks(database, _requests_by_new(database, old, new))
-    return MigrationPlan(corpus_id, corpus, old, new, left_out, stored[-1] if stored else None)
-
-
-def models_of(database: Database, planned: MigrationPlan) -> list[str]:
-    """Return the models that the backfill computes: the new one, and those of other steps and of escalations."""
-    requests = _requests_by_new(database, planned.old, planned.new)
-    return [spec.model for request in requests for spec in request.specs]
-
-
-def _requests_by_new(database: Database, old: ReplaceableStep, new: Spec) -> tuple[StepRequest, ...]:
-    """Return the steps of the old job with the new spec."""
     with database.read() as transaction:
-        requests = steps.read_requests(transaction, old.job_id)
-    return replacements.with_specs(requests, {old.spec: new})
+        requests = replacements.with_specs(steps.read_requests(transaction, old.job_id), {old.spec: new})
+    require_risks(database, requests)
+    return MigrationPlan(corpus_id, corpus, old, new, requests, left_out, stored[-1] if stored else None)
 
 
-def _choose(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> ReplaceableStep:
-    """Return the latest step that computed the corpus by the old model.
+def choose_step(
+    database: Database, corpus_id: int, corpus: str, model: str, job: int | None = None, step: str | None = None
+) -> ReplaceableStep:
+    """Return the latest step that computed the corpus by a model, of this job and this name if they are given.
 
     Raises StorageError if there is none, or if such steps have different specs.
     """
-    candidates = stored_migrations.replaceable_steps(database, corpus_id, wanted.job)
-    names = {wanted.old, str(Path(wanted.old).expanduser().resolve())}
+    candidates = stored_migrations.replaceable_steps(database, corpus_id, job)
+    names = {model, str(Path(model).expanduser().resolve())}
     of_model = [
-        candidate
-        for candidate in candidates
-        if candidate.spec.model in names and wanted.step in {None, candidate.step}
+        candidate for candidate in candidates if candidate.spec.model in names and step in {None, candidate.step}
     ]
     latest = {candidate.spec_id: candidate for candidate in reversed(of_model)}
     if not latest:
         models = ", ".join(dict.fromkeys(candidate.spec.model for candidate in candidates))
-        which = f"job {wanted.job}" if wanted.job else f"no job over the corpus {corpus}"
-        verb = "has no step" if wanted.job else "has a step"
+        which = f"job {job}" if job else f"no job over the corpus {corpus}"
+        verb = "has no step" if job else "has a step"
         raise StorageError(
-            f"{which} {verb} with the model {wanted.old}; models of this corpus: "
+            f"{which} {verb} with the model {model}; models of this corpus: "
             f"{models or 'none: no job has run over it'}"
         )
     if len(latest) > 1:
         listed = "; ".join(map(str, [*reversed(latest.values())][:LISTED]))
         raise StorageError(
-            f"the corpus {corpus} has several sorts of results of {wanted.old}; choose by --job, --step or both: "
-            f"{listed}"
+            f"the corpus {corpus} has several sorts of results of {model}; choose by --job, --step or both: {listed}"
         )
     return next(iter(latest.values()))
 
 
-def _new_spec(settings: Settings, old: Spec, wanted: Wanted) -> tuple[Spec, tuple[str, ...]]:
-    pinned = pinning.pin(wanted.new, settings.model_folders, revision=wanted.revision)
+def make_spec(
+    settings: Settings, old: Spec, model: str, revision: str | None, given: Mapping[str, str]
+) -> tuple[Spec, tuple[str, ...]]:
+    """Return the spec of a model with the old spec's options, and the names of those that the model does not take.
+
+    The options that are `given` take the place of the old ones. Raises ModelError and BadOption.
+    """
+    pinned = pinning.pin(model, settings.model_folders, revision=revision)
     family = families.family(pinning.read_config(pinned, settings.model_folders))
     options, left_out = options_of(old, family)
-    kinds.require_options(old.kind, wanted.options)
-    if wanted.options:
-        options = options.model_copy(
-            update=dict.fromkeys(PROMPTS & type(options).model_fields.keys()) | wanted.options
-        )
+    kinds.require_options(old.kind, given)
+    if given:
+        options = options.model_copy(update={**dict.fromkeys(PROMPTS & type(options).model_fields.keys()), **given})
         left_out = tuple(name for name in left_out if name not in PROMPTS)
-    return spec_of(settings, old.kind, wanted.new, wanted.revision, options), left_out
+    return spec_of(settings, old.kind, model, revision, options), left_out
 
 
 def _require_alike(old: Spec, new: Spec) -> None:

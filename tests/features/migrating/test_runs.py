@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from docmill.features.migrating import stored_migrations, switching
-from docmill.features.migrating.plan import MigrationPlan, Wanted, plan
+from docmill.features.migrating.plan import MigrationPlan, choose_step, make_spec, plan
 from docmill.features.migrating.switching import Survey, migrate
 from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Corpus
 from docmill.storage.errors import StorageError
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.status import read_status
@@ -76,8 +78,10 @@ def filled(database: Database, settings: Settings, outcomes: Any = embedded) -> 
 
 
 def to_null_9000(database: Database, settings: Settings) -> MigrationPlan:
-    corpus_id = choose(database, ["notes"]).corpus_id
-    return plan(settings, database, corpus_id, "notes", Wanted("null", "null@9000"))
+    with database.read() as transaction:
+        corpus_id = transaction.execute(select(Corpus.id)).scalar_one()
+    old = choose_step(database, corpus_id, "notes", "null")
+    return plan(database, corpus_id, "notes", old, *make_spec(settings, old.spec, "null@9000", None, {}))
 
 
 def switch(database: Database, settings: Settings, most_lost: float) -> Survey:
@@ -122,7 +126,7 @@ def test_a_migration_to_a_model_whose_risk_nobody_fitted_is_refused_while_it_is_
     escalation = EscalationRequest(replace(step.spec, model="null@5000"), Doubt.parse(["risk>0.5"]))
     read(database, JobRequest("notes", "b.jsonl", (replace(step, escalation=escalation),)), numbered(2))
     with pytest.raises(StorageError, match=r"no risk was fitted for the outputs of .*null@9000"):
-        plan(settings, database, plain.corpus_id, "notes", Wanted("null", "null@9000"))
+        to_null_9000(database, settings)
 
 
 @pytest.fixture
