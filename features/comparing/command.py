@@ -99,7 +99,7 @@ def comparison_as_json(comparison: JobComparison, database: Database) -> dict[st
         name: {
             "job": side.job_id,
             "step": side.step.name,
-            "spec": asdict(side.spec),
+            "spec": asdict(side.step.spec),
             "flags": order_flags(sure.flags),
             "confidence": sure.mean_confidence,
         }
@@ -111,7 +111,7 @@ def comparison_as_json(comparison: JobComparison, database: Database) -> dict[st
         for pair, text in _with_texts(comparison.samples, database)
     ]
     return {
-        "task": comparison.a.spec.kind,
+        "task": comparison.a.step.spec.kind,
         **sides,
         **counts,
         "agreement": comparison.measures,
@@ -140,7 +140,7 @@ def print_comparison(comparison: JobComparison, database: Database) -> None:
     """Print a comparison: the counts, the agreement, flags and confidence, and the samples side by side."""
 
     for name, side in (("A", comparison.a), ("B", comparison.b)):
-        answer(f"{name}  job {side.job_id}: {side.spec}")
+        answer(f"{name}  job {side.job_id}: {side.step.spec}")
     answer(
         f"{comparison.both:,} of {comparison.documents:,} documents have both results; only A has "
         f"{comparison.only_a:,}, only B {comparison.only_b:,}"
@@ -183,7 +183,7 @@ def _side_by_side(comparison: JobComparison, pair: ComparedDocument) -> Table:
     assert pair.a is not None
     assert pair.b is not None
     a, b = comparison.a, comparison.b
-    made.add_row(*mark_differences(a.output.shown(pair.a, a.spec.params), b.output.shown(pair.b, b.spec.params)))
+    made.add_row(*mark_differences(a.output.shown(pair.a, a.step.params), b.output.shown(pair.b, b.step.params)))
     made.add_row()
     return made
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from docmill.features.comparing.agreement import AGREEMENTS, Measures, Sureness, overlap
+from docmill.features.comparing.agreement import AGREEMENTS, Measures, Sureness, overlap, share
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, is_current_document, pages, spec_of
-from docmill.storage.core.schema import Document, SpecRow
-from docmill.storage.core.specs import Spec, StoredOutcome
+from docmill.storage.core.lookups import is_current_document, pages
+from docmill.storage.core.schema import Document
+from docmill.storage.core.specs import StoredOutcome
 from docmill.storage.errors import StorageError
 from docmill.storage.outputs.output_types import CONFIDENCE, VECTOR, OutputType
 from docmill.storage.results.results import Reservoir
@@ -38,7 +38,6 @@ class Side:
 
     job_id: int
     way: tuple[OpenStep, ...]
-    spec: Spec
     output: OutputType
 
     @property
@@ -68,12 +67,11 @@ def read_side(database: Database, corpus_id: int, job_id: int, step: str | None)
         raise StorageError(f"job {job_id} is of another corpus; `docmill status {job_id}` names it")
     with database.read() as transaction:
         steps = read_steps(transaction, job_id)
-        if step is None and len(steps) > 1:
-            names = ", ".join(other.name for other in steps)
-            raise StorageError(f"job {job_id} has several steps: name one with --step ({names})")
-        way = tuple(find_named_way(steps, step))
-        spec = spec_of(transaction.execute(select(*SPEC).where(SpecRow.id == way[-1].spec_id)).one())
-    return Side(job_id, way, spec, database.kind_of(way[-1].lane).output)
+    if step is None and len(steps) > 1:
+        names = ", ".join(other.name for other in steps)
+        raise StorageError(f"job {job_id} has several steps: name one with --step ({names})")
+    way = tuple(find_named_way(steps, step))
+    return Side(job_id, way, database.kind_of(way[-1].lane).output)
 
 
 def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list[ComparedDocument]]:
@@ -142,8 +140,8 @@ def compare(
             "can be compared"
         )
     comparison, agreement = JobComparison(a, b), AGREEMENTS[a.output.name]()
-    shown = Reservoir[ComparedDocument](0 if a.output is VECTOR else samples, seed)
-    queries = Reservoir[ComparedDocument](QUERIES if a.output is VECTOR else 0, seed)
+    is_embedding = a.output is VECTOR
+    sample = Reservoir[ComparedDocument](QUERIES if is_embedding else samples, seed)
     for page in pairs(database, corpus_id, a, b):
         for pair in page:
             comparison.documents += 1
@@ -153,19 +151,18 @@ def compare(
                 continue
             comparison.sure_a.add(pair.a)
             comparison.sure_b.add(pair.b)
-            queries.offer(pair)
-            if not agreement.add(pair.a, pair.b):
-                shown.offer(pair)
+            if not agreement.add(pair.a, pair.b) or is_embedding:
+                sample.offer(pair)
         advanced(comparison.documents)
     comparison.both, comparison.differing = agreement.n, agreement.n - agreement.identical
-    comparison.measures, comparison.samples = agreement.measures(), shown.kept
-    if a.output is VECTOR:
-        near = neighborhoods(queries.kept, pairs(database, corpus_id, a, b))
-        comparison.measures[f"recall_at_{K}"] = (
-            sum(neighborhood.recall for neighborhood in near) / len(near) if near else None
-        )
-        near.sort(key=lambda neighborhood: (neighborhood.recall, neighborhood.document_id))
-        comparison.neighborhoods = near[:samples]
+    comparison.measures = agreement.measures()
+    if not is_embedding:
+        comparison.samples = sample.kept
+        return comparison
+    near = neighborhoods(sample.kept, pairs(database, corpus_id, a, b))
+    comparison.measures[f"recall_at_{K}"] = share(sum(neighborhood.recall for neighborhood in near), len(near))
+    near.sort(key=lambda neighborhood: (neighborhood.recall, neighborhood.document_id))
+    comparison.neighborhoods = near[:samples]
     return comparison
 
 
