@@ -30,7 +30,7 @@ from bench.pairs import RESULTS, described, machine, peak_mb
 from bench.stores import fresh_postgres, fresh_sqlite
 from docmill.features.near_duplicates import clusters, report
 from docmill.features.near_duplicates.components import Components
-from docmill.features.near_duplicates.methods import ByText, Shingling
+from docmill.features.near_duplicates.methods import ByText
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.ingest import ingest
@@ -82,9 +82,9 @@ def ours(url: str, texts: Sequence[str]) -> dict[str, float]:
 def alone(texts: Sequence[str]) -> float:
     """Return the seconds of a plain script around the library."""
     began = time.perf_counter()
-    shingling, method = Shingling(), ByText()
+    method = ByText()
     index = rensa.RMinHashLSH(method.threshold, 126, 21)
-    sketches = rensa.RMinHash.from_token_sets([shingling.of(text) for text in texts], 126, method.seed)
+    sketches = rensa.RMinHash.from_token_sets([method.shingles(text) for text in texts], 126, method.seed)
     components = Components(len(texts))
     for place, sketch in enumerate(sketches):
         for other in index.query(sketch):
@@ -118,7 +118,7 @@ def similarities(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, 
     """Yield all pairs of places, the lower first, whose Jaccard similarity is at least the threshold."""
     numbers: dict[str, int] = {}
     ids = count()
-    sets = [[numbers.setdefault(one, next(ids)) for one in Shingling().of(text)] for text in texts]
+    sets = [[numbers.setdefault(one, next(ids)) for one in ByText().shingles(text)] for text in texts]
     starts = np.cumsum([0, *map(len, sets)])
     columns = np.concatenate([np.array(one, np.int64) for one in sets])
     matrix = sparse.csr_matrix((np.ones(len(columns), np.int32), columns, starts))

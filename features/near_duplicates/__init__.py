@@ -19,7 +19,7 @@ FEATURE = Feature(
     },
     extras=(LIBRARY,),
     filters={"near-duplicates": "docmill.features.near_duplicates.clusters:FILTER"},
-    tables=("docmill.features.near_duplicates.tables:NearDuplicateTable.metadata",),
+    tables=("docmill.features.near_duplicates.tables:METADATA",),
     worker_rights={"duplicate": ("SELECT",)},
     order_rights={
         "deduplication": ("SELECT", "INSERT", "UPDATE"),

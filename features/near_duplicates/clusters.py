@@ -29,10 +29,10 @@ from docmill.features.near_duplicates.methods import (
     ByText,
     ByVectors,
     Method,
-    Shingling,
     Unit,
     require_library,
     stored,
+    to_json,
 )
 from docmill.features.near_duplicates.tables import PAGE, Deduplication, Duplicate, is_repeat, promote
 from docmill.storage.core.database import Database
@@ -173,7 +173,7 @@ def _way(database: Database, corpus_id: int, method: Method) -> tuple[OpenStep, 
 
 def _is_alike(database: Database, corpus_id: int, last: Method, method: Method) -> bool:
     """Return True if two methods compare the same texts or vectors, even if their jobs differ."""
-    options, last_options = ({**value.to_json(), "job": None} for value in (method, last))
+    options, last_options = ({**to_json(value), "job": None} for value in (method, last))
     return options == last_options and _way(database, corpus_id, last) == _way(database, corpus_id, method)
 
 
@@ -285,7 +285,7 @@ def _write(
         transaction.load(Duplicate, columns)
     promote(transaction, lost)
     values = {
-        "method": method.to_json(),
+        "method": to_json(method),
         "compared_to": corpus.settled_to,
         "finished_at": corpus.read_at,  # the next search compares vectors that came since
     }
@@ -318,10 +318,6 @@ class DedupOptions:
     embeddings: bool = False
     job: int | None = None
 
-    @property
-    def by_vectors(self) -> bool:
-        return self.embeddings or self.job is not None
-
 
 def deduplicate(
     database: Database, corpus_id: int, name: str, options: DedupOptions, listener: Listener
@@ -343,7 +339,7 @@ def deduplicate(
 
 def _method(database: Database, corpus_id: int, name: str, options: DedupOptions, listener: Listener) -> Method:
     """Return the method that is asked for, or else that of the last search."""
-    if options.by_vectors:
+    if options.embeddings or options.job is not None:
         if options.shingle is not None or options.seed is not None:
             raise StorageError(
                 "shingle and seed are about words, and vectors are compared by their cosine; leave them out"
@@ -353,12 +349,9 @@ def _method(database: Database, corpus_id: int, name: str, options: DedupOptions
     if last is not None and options == DedupOptions():
         listener.say(f"As in the last search: {last}.")
         return last
-    default = ByText()
-    return ByText(
-        default.threshold if options.threshold is None else options.threshold,
-        default.shingling if options.shingle is None else Shingling(*options.shingle),
-        default.seed if options.seed is None else options.seed,
-    )
+    unit, size = options.shingle or (None, None)
+    given: dict[str, Any] = {"threshold": options.threshold, "unit": unit, "size": size, "seed": options.seed}
+    return replace(ByText(), **{name: value for name, value in given.items() if value is not None})
 
 
 def _update(database: Database, corpus_id: int, hear: Hear) -> str | None:

@@ -10,8 +10,8 @@ import click
 
 from docmill.features.near_duplicates import clusters, report
 from docmill.features.near_duplicates.clusters import DedupOptions, SearchWork, deduplicate
-from docmill.features.near_duplicates.methods import Unit
-from docmill.features.near_duplicates.report import ClusterSample, DuplicateCounts
+from docmill.features.near_duplicates.methods import Unit, to_json
+from docmill.features.near_duplicates.report import DuplicateCounts, Sample
 from docmill.storage.core.database import Database
 from docmill.storage.outputs.columns import Column, Form
 from docmill.worker import formatting
@@ -129,11 +129,11 @@ def _write(database: Database, corpus_id: int, out: Path, file_format: str | Non
     write_out(out, report.members(database, corpus_id), file_format, n, columns)
 
 
-def _print(corpus: str, summary: DuplicateCounts, work: SearchWork | None, samples: list[ClusterSample]) -> None:
+def _print(corpus: str, summary: DuplicateCounts, work: SearchWork | None, samples: list[Sample]) -> None:
     from docmill.worker.consoles import NameCell, table
 
     if summary.clusters:
-        clusters = f"{summary.clusters:,} cluster{'s' * (summary.clusters != 1)}"
+        clusters = formatting.counted(summary.clusters, "cluster")
         repeats = f"{summary.repeats:,} repeat{'s' * (summary.repeats == 1)} an earlier one"
         answer(f"{clusters} with {summary.in_clusters:,} of {formatting.documents(summary.documents)}: {repeats}.")
         share = 100 * summary.repeated_chars / max(1, summary.chars)
@@ -150,31 +150,25 @@ def _print(corpus: str, summary: DuplicateCounts, work: SearchWork | None, sampl
         say(f"{summary.method}; {formatting.documents(work.new)} new, {work.compared:,} pairs compared.")
         if work.without_vector:
             say(f"{formatting.documents(work.without_vector)} without a vector took no part.")
-    for sample in samples:
+    for n_documents, members in samples:
         made = table("", "document", "text", names={"document", "text"})
-        for rank, (key, text) in enumerate((sample.first, *sample.others)):
+        for rank, (key, text) in enumerate(members):
             made.add_row("" if rank else "first", NameCell(key), NameCell(text))
 
         answer("")
         print_rich(made)
-        if (more := sample.documents - 1 - len(sample.others)) > 0:
-            answer(f"      and {more:,} more document{'s' * (more != 1)}")
+        if (more := n_documents - len(members)) > 0:
+            answer(f"      and {formatting.counted(more, 'more document')}")
     if len(samples) < summary.clusters:
         told = f"More: docmill dedup show {corpus}. " if work is not None else ""
         say(f"{told}All: docmill dedup show {corpus} --out FILE")
 
 
-def _as_json(
-    name: str, summary: DuplicateCounts, work: SearchWork | None, samples: list[ClusterSample]
-) -> dict[str, Any]:
+def _as_json(name: str, summary: DuplicateCounts, work: SearchWork | None, samples: list[Sample]) -> dict[str, Any]:
     counts = {} if work is None else {"compared": work.compared, "without_vector": work.without_vector}
-    of_clusters = [
-        {
-            "documents": sample.documents,
-            "first": {"id": sample.first[0], "text": sample.first[1]},
-            "others": [{"id": key, "text": text} for key, text in sample.others],
-        }
-        for sample in samples
-    ]
-    method = {"method": summary.method.to_json()}
+    of_clusters = []
+    for n_documents, members in samples:
+        first, *others = ({"id": key, "text": text} for key, text in members)
+        of_clusters.append({"documents": n_documents, "first": first, "others": others})
+    method = {"method": to_json(summary.method)}
     return {"corpus": name, **asdict(summary), **method, **counts, "samples": of_clusters}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias, get_args
 
 from docmill.features.near_duplicates import LIBRARY
 
@@ -16,29 +16,6 @@ Unit: TypeAlias = Literal["words", "characters"]
 UNITS: tuple[str, ...] = get_args(Unit)
 _WORD = re.compile(r"\w+")
 Advanced: TypeAlias = Callable[[str, int, int], None]  # the phase, its steps that are done, and all its steps
-
-
-@dataclass(frozen=True)
-class Shingling:
-    """Runs of `size` words or characters. Case, punctuation and the width of white space make no difference."""
-
-    unit: Unit = "words"
-    size: int = 3
-
-    def __str__(self) -> str:
-        return f"runs of {self.size} {self.unit if self.size > 1 else self.unit[:-1]}"
-
-    def of(self, text: str) -> set[str]:
-        """Return the shingles of a text. A shorter text is its only shingle; a text without any words has none."""
-        if self.unit == "words":
-            words = _WORD.findall(text.casefold())
-            if len(words) <= self.size:
-                return {" ".join(words)} if words else set()
-            return {" ".join(run) for run in zip(*(words[start:] for start in range(self.size)), strict=False)}
-        plain = " ".join(text.casefold().split())
-        if len(plain) <= self.size:
-            return {plain} if plain else set()
-        return {plain[start : start + self.size] for start in range(len(plain) - self.size + 1)}
 
 
 def jaccard(first: Set[str], second: Set[str]) -> float:
@@ -51,22 +28,33 @@ def jaccard(first: Set[str], second: Set[str]) -> float:
 class ByText:
     """Two texts are near duplicates if the Jaccard similarity of their sets of shingles is at least `threshold`.
 
-    `seed` is the seed of the MinHash signatures, which propose the pairs to compare.
+    A shingle is a run of `size` words or characters. `seed` is the seed of the MinHash signatures, which propose the
+    pairs to compare.
     """
 
     threshold: float = 0.8
-    shingling: Shingling = Shingling()
+    unit: Unit = "words"
+    size: int = 3
     seed: int = 1
 
-    by: ClassVar[Literal["text"]] = "text"
-
     def __str__(self) -> str:
-        return f"Jaccard similarity of {self.shingling} at least {self.threshold:g}"
+        unit = self.unit if self.size > 1 else self.unit[:-1]
+        return f"Jaccard similarity of runs of {self.size} {unit} at least {self.threshold:g}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the options as they are stored."""
-        shingling = {"unit": self.shingling.unit, "size": self.shingling.size}
-        return {"by": self.by, "threshold": self.threshold, **shingling, "seed": self.seed}
+    def shingles(self, text: str) -> set[str]:
+        """Return the shingles of a text. Case, punctuation and the width of white space make no difference.
+
+        A shorter text is its only shingle; a text without any words has none.
+        """
+        if self.unit == "words":
+            words = _WORD.findall(text.casefold())
+            if len(words) <= self.size:
+                return {" ".join(words)} if words else set()
+            return {" ".join(run) for run in zip(*(words[start:] for start in range(self.size)), strict=False)}
+        plain = " ".join(text.casefold().split())
+        if len(plain) <= self.size:
+            return {plain} if plain else set()
+        return {plain[start : start + self.size] for start in range(len(plain) - self.size + 1)}
 
 
 @dataclass(frozen=True)
@@ -80,24 +68,22 @@ class ByVectors:
     spec_id: int
     job: int | None = None
 
-    by: ClassVar[Literal["vectors"]] = "vectors"
-
     def __str__(self) -> str:
         return f"cosine of vectors at least {self.threshold:g}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the options as they are stored."""
-        return {"by": self.by, "threshold": self.threshold, "spec_id": self.spec_id, "job": self.job}
-
 
 Method: TypeAlias = ByText | ByVectors
+_BY: Mapping[str, type[Method]] = {"text": ByText, "vectors": ByVectors}
+
+
+def to_json(method: Method) -> dict[str, Any]:
+    """Return a method as it is stored."""
+    return {"by": "text" if isinstance(method, ByText) else "vectors", **asdict(method)}
 
 
 def stored(value: Mapping[str, Any]) -> Method:
     """Return the method in a value of `to_json`."""
-    if value["by"] == ByVectors.by:
-        return ByVectors(value["threshold"], value["spec_id"], value["job"])
-    return ByText(value["threshold"], Shingling(value["unit"], value["size"]), value["seed"])
+    return _BY[value["by"]](**{name: option for name, option in value.items() if name != "by"})
 
 
 def require_library() -> None:

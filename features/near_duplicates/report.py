@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import and_, case, func, select
 
@@ -17,6 +17,8 @@ from docmill.storage.errors import StorageError
 
 PAGE = 5_000
 SHOWN_CHARS = 1_000
+# The number of documents in a cluster, and the id and the beginning of the text of its first documents.
+Sample: TypeAlias = tuple[int, list[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,6 @@ class DuplicateCounts:
     chars: int
     repeated_texts: int
     repeated_chars: int
-
-
-@dataclass(frozen=True)
-class ClusterSample:
-    """A cluster: the first document, and the next ones in their order, as (id, beginning of the text)."""
-
-    documents: int
-    first: tuple[str, str]
-    others: tuple[tuple[str, str], ...]
 
 
 def summarize(database: Database, corpus_id: int, name: str) -> DuplicateCounts:
@@ -96,8 +89,8 @@ def summarize(database: Database, corpus_id: int, name: str) -> DuplicateCounts:
     )
 
 
-def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: int) -> list[ClusterSample]:
-    """Return the largest clusters, each with its first documents."""
+def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: int) -> list[Sample]:
+    """Return the largest clusters, each with the number of its documents and the first of these."""
     beginning = func.substr(Content.text, 1, SHOWN_CHARS).label("text")
     query = select(Duplicate.document_id, Duplicate.first_id, Duplicate.n_documents, Document.key, beginning)
     query = query.join(Document, Document.id == Duplicate.document_id)
@@ -111,10 +104,10 @@ def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: in
             mine = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id == first.document_id)
             others = query.where(mine, Duplicate.document_id != first.document_id)
             rows = transaction.execute(others.order_by(Duplicate.document_id).limit(n_documents - 1))
-            members = tuple((row.key, row.text) for row in rows)
+            members = [(row.key, row.text) for row in (first, *rows)]
             now = select(func.count()).join_from(Duplicate, Document, Document.id == Duplicate.document_id)
             documents = transaction.scalar(now.where(mine, is_current_document())) or 0
-            made.append(ClusterSample(documents, (first.key, first.text), members))
+            made.append((documents, members))
     return made
 
 

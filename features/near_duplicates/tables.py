@@ -34,19 +34,17 @@ from docmill.storage.deletion.needed import Dependent
 PAGE = 10_000
 
 
-class NearDuplicateTable(Base):
-    """The base class of these tables, which `docmill db upgrade` makes."""
-
-    metadata = new_metadata()
+METADATA = new_metadata()  # of the tables of this feature
 
 
-class Deduplication(NearDuplicateTable):
+class Deduplication(Base):
     """The last search for near duplicates in a corpus.
 
     `method` has its options (see `features.near_duplicates.methods`). Documents up to `compared_to` that are in the
     corpus are compared with each other.
     """
 
+    metadata = METADATA
     __tablename__ = "deduplication"
     corpus_id = column(int, ForeignKey(Corpus.__table__.c.id, ondelete="CASCADE"), primary_key=True)
     method = column(Json)
@@ -54,13 +52,14 @@ class Deduplication(NearDuplicateTable):
     finished_at = column(float)
 
 
-class Duplicate(NearDuplicateTable):
+class Duplicate(Base):
     """A document of a cluster of near duplicates. `first_id` is the cluster's first document, which may be this one.
 
     `n_documents` is the number of documents in the cluster at the last search. A document without near duplicates has
     no row. The view `near_duplicates` has the documents that are in their corpus now, by their ids.
     """
 
+    metadata = METADATA
     __tablename__ = "duplicate"
     document_id = column(int, ForeignKey(Document.__table__.c.id, ondelete="CASCADE"), primary_key=True)
     corpus_id = column(int, ForeignKey(Corpus.__table__.c.id, ondelete="CASCADE"))
@@ -91,12 +90,13 @@ event.listen(
 )
 
 
-class Signature(NearDuplicateTable):
+class Signature(Base):
     """The MinHash signature of a text: a hash of each band, little-endian uint32.
 
     `recipe` is a hash of the options that it depends on. `n_shingles` is the size of the text's set of shingles.
     """
 
+    metadata = METADATA
     __tablename__ = "signature"
     content_id = column(int, ForeignKey(Content.__table__.c.id, ondelete="CASCADE"), primary_key=True)
     recipe = column(int, primary_key=True)

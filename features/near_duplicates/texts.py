@@ -19,7 +19,7 @@ import orjson
 from sqlalchemy import select
 
 from docmill.features.near_duplicates.components import Components, Ids
-from docmill.features.near_duplicates.methods import Advanced, ByText, Shingling, jaccard
+from docmill.features.near_duplicates.methods import Advanced, ByText, jaccard
 from docmill.features.near_duplicates.tables import Signature
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import read_texts
@@ -52,7 +52,7 @@ def connect(
     """
     signed = _signed(database, method, content_ids, fresh, advanced)
     n_bands = signed.bands.shape[1]
-    shingles = _Shingles(database, method.shingling)
+    shingles = _Shingles(database, method)
     compared = 0
     for band in range(n_bands):
         advanced("comparing", band, n_bands)
@@ -75,7 +75,7 @@ def _signed(
 ) -> Signed:
     """Return the signatures of texts, and store those that are not stored yet."""
     n = len(content_ids)
-    bands: Bands = np.zeros((n, layout_for(method.threshold).n_bands), np.uint32)
+    bands: Bands = np.zeros((n, PERMUTATIONS // rows_for(method.threshold)), np.uint32)
     sizes: Ids = np.zeros(n, np.int64)
     recipe = recipe_of(method)
     query = select(Signature.content_id, Signature.bands, Signature.n_shingles).where(Signature.recipe == recipe)
@@ -118,8 +118,8 @@ def _sign(
     """Sign texts and store their signatures. A text that was removed meanwhile gets the signature of an empty one."""
     transaction.keep_contents()
     texts = read_texts(transaction, content_ids)
-    shingles = [method.shingling.of(texts.get(content_id, "")) for content_id in content_ids]
-    bands = bands_of(shingles, layout_for(method.threshold), method.seed)
+    shingles = [method.shingles(texts.get(content_id, "")) for content_id in content_ids]
+    bands = bands_of(shingles, rows_for(method.threshold), method.seed)
     sizes = [len(members) for members in shingles]
     there = [at for at, content_id in enumerate(content_ids) if content_id in texts]
     columns: Columns = {
@@ -145,9 +145,9 @@ def _batches(sizes: Ids, ones: Ids, others: Ids) -> Iterator[tuple[int, int]]:
 class _Shingles:
     """The sets of shingles of the texts that were compared last."""
 
-    def __init__(self, database: Database, shingling: Shingling) -> None:
+    def __init__(self, database: Database, method: ByText) -> None:
         self._database = database
-        self._shingling = shingling
+        self._method = method
         self._kept: OrderedDict[int, set[str]] = OrderedDict()
         self._n_kept = 0
 
@@ -161,7 +161,7 @@ class _Shingles:
         with self._database.read() as transaction:
             texts = read_texts(transaction, lacking)
         for content_id in lacking:
-            kept[content_id] = self._shingling.of(texts.get(content_id, ""))
+            kept[content_id] = self._method.shingles(texts.get(content_id, ""))
             self._n_kept += len(kept[content_id])
         sets = {content_id: kept[content_id] for content_id in content_ids}
         while self._n_kept > KEPT_SHINGLES:
@@ -179,50 +179,39 @@ def _similar(
             yield place, other
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The division of a signature into bands of rows."""
+def rows_for(threshold: float) -> int:
+    """Return the rows of the longest bands by which pairs at the threshold are found with a probability of 0.99.
 
-    n_bands: int
-    n_rows: int
-
-    def probability(self, similarity: float) -> float:
-        """Return the probability that a pair of this similarity shares a band."""
-        return float(1 - (1 - similarity**self.n_rows) ** self.n_bands)
-
-
-def layout_for(threshold: float) -> Layout:
-    """Return the layout with the longest bands that finds pairs at the threshold with a probability of 0.99.
-
-    Longer bands propose fewer pairs below the threshold. For low thresholds it has the shortest bands.
+    Longer bands propose fewer pairs below the threshold. For low thresholds a band has one row.
     """
-    layouts = [Layout(PERMUTATIONS // n_rows, n_rows) for n_rows in range(16, 0, -1)]
-    return next((layout for layout in layouts if layout.probability(threshold) >= LEAST_PROBABILITY), layouts[-1])
+    fitting = (n_rows for n_rows in range(16, 1, -1) if probability(threshold, n_rows) >= LEAST_PROBABILITY)
+    return next(fitting, 1)
+
+
+def probability(similarity: float, n_rows: int) -> float:
+    """Return the probability that a pair of this similarity shares a band of so many rows."""
+    return float(1 - (1 - similarity**n_rows) ** (PERMUTATIONS // n_rows))
 
 
 def recipe_of(method: ByText) -> int:
     """Return a number for the options that signatures depend on, and for the algorithm of the library."""
     import rensa
 
-    layout = layout_for(method.threshold)
-    shingling = method.shingling
-    parts = [
-        *(int(rensa.RMinHash.ALGORITHM_VERSION), method.seed, shingling.unit, shingling.size),
-        *(layout.n_bands, layout.n_rows),
-    ]
+    n_rows = rows_for(method.threshold)
+    of_library = int(rensa.RMinHash.ALGORITHM_VERSION)
+    parts = [of_library, method.seed, method.unit, method.size, PERMUTATIONS // n_rows, n_rows]
     return int.from_bytes(hashlib.sha256(orjson.dumps(parts)).digest()[:6], "little")
 
 
-def bands_of(shingles: Sequence[Set[str]], layout: Layout, seed: int) -> Bands:
+def bands_of(shingles: Sequence[Set[str]], n_rows: int, seed: int) -> Bands:
     """Return the hashes of the bands of each set of shingles. An empty set has the hashes of no other set."""
     import rensa
 
-    n_rows = layout.n_rows
+    n_bands = PERMUTATIONS // n_rows
     if not shingles:
-        return np.empty((0, layout.n_bands), np.uint32)
-    used = layout.n_bands * n_rows
-    matrix = rensa.RMinHash.digest_matrix_from_token_sets(shingles, used, seed)
-    rows = np.array(matrix.to_rows(), np.uint64).reshape(len(shingles), layout.n_bands, n_rows)
+        return np.empty((0, n_bands), np.uint32)
+    matrix = rensa.RMinHash.digest_matrix_from_token_sets(shingles, n_bands * n_rows, seed)
+    rows = np.array(matrix.to_rows(), np.uint64).reshape(len(shingles), n_bands, n_rows)
     hashes = np.zeros(rows.shape[:2], np.uint64)
     for place in range(n_rows):
         hashes = (hashes ^ rows[:, :, place]) * _MULTIPLIER

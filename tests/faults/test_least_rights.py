@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 
 from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.near_duplicates import clusters
-from docmill.features.near_duplicates.methods import ByText, Shingling
+from docmill.features.near_duplicates.methods import ByText
 from docmill.features.near_duplicates.tables import Duplicate, promote
 from docmill.features.reviewing import judgements
 from docmill.features.reviewing.judgements import Judged, Verdict
@@ -326,7 +326,7 @@ def steer(owner: Database, admin: Database) -> None:
     job = read(admin, asked, twice, chunk=1, stop_after=1)  # now the first version contends with the second
     ingest.end(admin, job, ingest.add(admin, job, records(numbered(3)), [Rejection("line 9", "no JSON")]))
     assert replacements.substituted(admin, asked.corpus, asked.steps) == asked.steps
-    assert clusters.find(admin, job.corpus_id, ByText(0.3, Shingling("words", 1))).repeats == 2
+    assert clusters.find(admin, job.corpus_id, ByText(0.3, size=1)).repeats == 2
     changing = request(f"{n} changed.jsonl", corpus=f"corpus {n}", spec=spec())
     read(admin, changing, [("k0", f"the first of the cluster, changed in round {n}")])
     admin.write(lambda transaction: promote(transaction, clusters_of_corpus(transaction, job.corpus_id)))

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from itertools import combinations
 
-from docmill.features.near_duplicates.methods import Shingling, jaccard
+from docmill.features.near_duplicates.methods import ByText, jaccard
 from tests.storage.builders import Text
 from tests.worker.harness import EXAMPLES
 
@@ -32,11 +32,11 @@ def corpus(n: int, seed: int = 1) -> list[Text]:
     return texts
 
 
-def similar(texts: list[Text], shingling: Shingling, threshold: float) -> Iterator[tuple[str, str]]:
+def similar(texts: list[Text], method: ByText) -> Iterator[tuple[str, str]]:
     """Yield all pairs of ids whose texts are near duplicates, by comparing every pair."""
-    sets = [(key, shingling.of(text)) for key, text in texts]
+    sets = [(key, method.shingles(text)) for key, text in texts]
     for (one, ours), (other, theirs) in combinations(sets, 2):
-        if jaccard(ours, theirs) >= threshold:
+        if jaccard(ours, theirs) >= method.threshold:
             yield one, other
 
 

@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 
 from docmill.features.near_duplicates.components import Components
-from docmill.features.near_duplicates.methods import Shingling, jaccard
-from docmill.features.near_duplicates.texts import Signed, bands_of, candidates, layout_for
+from docmill.features.near_duplicates.methods import ByText, jaccard
+from docmill.features.near_duplicates.texts import Signed, bands_of, candidates, probability, rows_for
 
 
 @pytest.mark.parametrize(
-    ("shingling", "text", "shingles"),
+    ("method", "text", "shingles"),
     [
-        (Shingling(size=2), "The  cat, the CAT\nsat", {"the cat", "cat the", "cat sat"}),
-        (Shingling(), "Two words", {"two words"}),
-        (Shingling(), " … ", set()),
-        (Shingling("characters", 3), "A\n bcd", {"a b", " bc", "bcd"}),
-        (Shingling("characters", 9), "Short", {"short"}),
-        (Shingling("characters", 9), "\n", set()),
+        (ByText(size=2), "The  cat, the CAT\nsat", {"the cat", "cat the", "cat sat"}),
+        (ByText(), "Two words", {"two words"}),
+        (ByText(), " … ", set()),
+        (ByText(unit="characters", size=3), "A\n bcd", {"a b", " bc", "bcd"}),
+        (ByText(unit="characters", size=9), "Short", {"short"}),
+        (ByText(unit="characters", size=9), "\n", set()),
     ],
 )
 def test_shingles_are_runs_without_case_punctuation_and_line_breaks(
-    shingling: Shingling, text: str, shingles: set[str]
+    method: ByText, text: str, shingles: set[str]
 ) -> None:
-    assert shingling.of(text) == shingles
+    assert method.shingles(text) == shingles
 
 
 def test_the_similarity_is_that_of_jaccard() -> None:
@@ -35,16 +35,16 @@ def test_the_similarity_is_that_of_jaccard() -> None:
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.95, 1.0])
 def test_a_pair_at_the_threshold_is_nearly_always_a_candidate(threshold: float) -> None:
-    assert layout_for(threshold).probability(threshold) >= 0.99
+    assert probability(threshold, rows_for(threshold)) >= 0.99
 
 
 def test_signatures_depend_on_nothing_but_the_set_and_the_seed() -> None:
     # As they are stored, so that another version of the library, or of ours, does not compare them with its own.
-    bands = bands_of([{"a b c", "b c d"}, {"x"}], layout_for(0.8), 1)
+    bands = bands_of([{"a b c", "b c d"}, {"x"}], rows_for(0.8), 1)
     assert bands.shape == (2, 21)
     assert bands[0, :2].tolist() == [2124553466, 3592613793]
-    assert (bands == bands_of([{"b c d", "a b c"}, {"x"}], layout_for(0.8), 1)).all()
-    assert (bands != bands_of([{"a b c", "b c d"}, {"x"}], layout_for(0.8), 2)).any()
+    assert (bands == bands_of([{"b c d", "a b c"}, {"x"}], rows_for(0.8), 1)).all()
+    assert (bands != bands_of([{"a b c", "b c d"}, {"x"}], rows_for(0.8), 2)).any()
 
 
 def test_only_pairs_with_a_new_text_are_candidates_and_no_pair_twice() -> None:
