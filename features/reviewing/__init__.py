@@ -17,7 +17,7 @@ FEATURE = Feature(
             "docmill.features.reviewing.command",
         )
     },
-    tables=("docmill.features.reviewing.judgements:ReviewTable.metadata",),
+    tables=("docmill.features.reviewing.judgements:Judgement.metadata",),
     dependents=("docmill.features.reviewing.judgements:DEPENDENT",),
     extras=(LIBRARY,),
 )

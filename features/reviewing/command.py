@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeAlias
 
 import click
 from rich.console import Group
@@ -200,15 +200,9 @@ def _print(review: Review, *, as_json: bool) -> None:
 
 WIDE = 100  # columns; a wider terminal shows input and output side by side
 BACK, QUIT = "u", "q"  # keys that judge nothing: show the previous output again, or end the review
+Answer: TypeAlias = tuple[Verdict, str | None] | str  # a verdict with an optional note, BACK or QUIT
 KEYS = {"g": Verdict.GOOD, "b": Verdict.BAD, "s": Verdict.SKIPPED}
 QUESTION = "g good, b bad, s skip, n note, u undo, q quit: "
-
-
-class NotedVerdict(NamedTuple):
-    """A verdict with an optional note."""
-
-    verdict: Verdict
-    note: str | None
 
 
 def judge(review: Review, size: int, judged_by: str) -> None:
@@ -230,12 +224,12 @@ def judge(review: Review, size: int, judged_by: str) -> None:
         answer = ask()
         if answer is QUIT:
             break
-        if isinstance(answer, NotedVerdict):
-            judged = Judged(met[at].content_id, answer.verdict, judged_by, review.seed, answer.note)
-            review.judge(judged, met[at].spec)
-            at += 1
-        else:
+        if isinstance(answer, str):
             at = max(0, at - 1)
+            continue
+        verdict, note = answer
+        review.judge(Judged(met[at].content_id, verdict, judged_by, review.seed, note), met[at].spec)
+        at += 1
 
 
 def _nothing_to_judge(review: Review, size: int) -> str:
@@ -253,7 +247,9 @@ def shown(item: OutputToReview, place: str, width: int) -> Group:
     texts = [Text(printable(text)) for text in (item.input, item.output)]
     if width < WIDE:
         parts = [
-            part for name, text in zip(("Input", "Output"), texts, strict=True) for part in (_heading(name), text)
+            part
+            for name, text in zip(("Input", "Output"), texts, strict=True)
+            for part in (Text(name, style="underline"), text)
         ]
         return Group(Text(), title, *parts)
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline", expand=True)
@@ -263,11 +259,7 @@ def shown(item: OutputToReview, place: str, width: int) -> Group:
     return Group(Text(), title, made)
 
 
-def _heading(name: str) -> Text:
-    return Text(name, style="underline")
-
-
-def _ask_for_keys() -> NotedVerdict | str:
+def _ask_for_keys() -> Answer:
     """Wait for a key, and return the verdict, BACK or QUIT."""
     note = None
     while True:
@@ -281,10 +273,10 @@ def _ask_for_keys() -> NotedVerdict | str:
         if key == "n":
             note = click.prompt("note", default="", show_default=False, err=True).strip() or None
         elif key in KEYS:
-            return NotedVerdict(KEYS[key], note)
+            return KEYS[key], note
 
 
-def _read_line(numbers: Iterator[int]) -> NotedVerdict | str:
+def _read_line(numbers: Iterator[int]) -> Answer:
     """Read a line with a letter and an optional note. Return the verdict, BACK, or QUIT at the end.
 
     A line without a verdict raises WorkerError: if it were passed over, those after it would judge wrong outputs.
@@ -300,7 +292,7 @@ def _read_line(numbers: Iterator[int]) -> NotedVerdict | str:
     if letter in {BACK, "undo"}:
         return BACK
     if letter in {*KEYS, *Verdict, "skip"}:
-        return NotedVerdict(KEYS[letter[0]], note.strip() or None)
+        return KEYS[letter[0]], note.strip() or None
     raise WorkerError(
         f"line {number}: {letter!r} is no verdict; write g, b, s, u or q. The lines before it are stored: "
         f"correct this line, and give the same command the lines from {number}"

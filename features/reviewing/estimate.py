@@ -10,18 +10,9 @@ import numpy.typing as npt
 
 from docmill.features.reviewing.judgements import Judged, Verdict
 from docmill.features.reviewing.population import Population
-from docmill.storage.steps.conditions import flag_name, is_doubtful, order_flags
+from docmill.storage.steps.conditions import flag_name, order_flags
 
 LEVEL = 0.95  # of the intervals
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Numbers of a stratum: its outputs, the judged outputs, and the good ones among these."""
-
-    outputs: int
-    judged: int
-    good: int
 
 
 @dataclass(frozen=True)
@@ -48,9 +39,10 @@ class ReviewSummary:
     shares: tuple[Share, ...]
 
 
-def share_good(group: str, cells: Collection[Cell]) -> Share:
+def share_good(group: str, strata: Sequence[tuple[int, int, int]]) -> Share:
     """Estimate the share of good outputs from judgements in strata, with an interval.
 
+    ``strata`` has for each the numbers of its outputs, of the judged ones, and of the good ones among these.
     The estimate weights each stratum's share by its number of outputs (Horvitz and Thompson); strata without a
     judgement are assumed to be like the others. The interval is that of Clopper and Pearson for the effective sample
     size, after Korn and Graubard ("Confidence intervals for proportions with small expected number of positive
@@ -58,13 +50,11 @@ def share_good(group: str, cells: Collection[Cell]) -> Share:
     populations; in each stratum one good and one bad output are added for it (Agresti and Coull, 1998), since strata
     without a bad output would seem to have none.
     """
-    outputs, judged, good = (sum(getattr(cell, name) for cell in cells) for name in ("outputs", "judged", "good"))
-    n_of, n, x = (
-        np.array([getattr(cell, name) for cell in cells if cell.judged], float)
-        for name in ("outputs", "judged", "good")
-    )
+    numbers = np.array(strata, int).reshape(-1, 3)
+    outputs, judged, good = numbers.sum(axis=0).tolist()
     if not judged:
         return Share(group, outputs, 0, 0)
+    n_of, n, x = numbers[numbers[:, 1] > 0].T.astype(float)
     weights = n_of / n_of.sum()
     share = float((weights * x / n).sum())
     smoothed = (x + 1) / (n + 2)
@@ -88,11 +78,11 @@ def interval(share: float, n: float) -> tuple[float, float]:
     return low, high
 
 
-def summary(population: Population, strata: Sequence[Stratum], judged: Mapping[int, Judged]) -> ReviewSummary:
+def summary(population: Population, strata: Sequence[Rows], judged: Mapping[int, Judged]) -> ReviewSummary:
     """Return the shares of good outputs: of all, by doubt, and of each flag."""
     here = [judged[content] for content in population.contents[population.rows_of([*judged])].tolist()]
     verdicts = {judgement.content_id: judgement.verdict for judgement in here}
-    samples = [seen(stratum, population.contents, verdicts) for stratum in strata]
+    samples = [seen(rows, population.contents, verdicts) for rows in strata]
     drawn = np.concatenate([np.empty(0, np.int64), *samples])
     good = np.zeros(len(population), bool)
     counted = np.zeros(len(population), bool)
@@ -101,24 +91,22 @@ def summary(population: Population, strata: Sequence[Stratum], judged: Mapping[i
         counted[row] = verdict is not Verdict.SKIPPED
         good[row] = verdict is Verdict.GOOD
     shares = tuple(
-        share_good(group, [_cell(stratum.rows, inside, counted, good) for stratum in strata])
+        share_good(group, [_numbers(rows[inside[rows]], counted, good) for rows in strata])
         for group, inside in _groups(population)
     )
     skipped = sum(judgement.verdict is Verdict.SKIPPED for judgement in here)
     return ReviewSummary(len(population), len(here) - skipped, int(counted.sum()), skipped, shares)
 
 
-def _cell(rows: Rows, inside: np.ndarray, counted: np.ndarray, good: np.ndarray) -> Cell:
-    mine = rows[inside[rows]]
-    return Cell(len(mine), int(counted[mine].sum()), int(good[mine].sum()))
+def _numbers(rows: Rows, counted: np.ndarray, good: np.ndarray) -> tuple[int, int, int]:
+    return len(rows), int(counted[rows].sum()), int(good[rows].sum())
 
 
 def _groups(population: Population) -> Iterator[tuple[str, np.ndarray]]:
     """Yield groups of outputs with their names: all, without and with doubtful flags, and each flag."""
     yield "all", np.ones(len(population), bool)
-    doubted = np.array([is_doubtful(flags) for flags in population.flag_sets], bool)[population.flags]
-    yield "not doubtful", ~doubted
-    yield "doubtful", doubted
+    yield "not doubtful", ~population.doubtful
+    yield "doubtful", population.doubtful
     of_sets = np.bincount(population.flags, minlength=len(population.flag_sets))
     names = [{flag_name(flag) for flag in flags} for flags in population.flag_sets]
     by_flag: dict[str, int] = {}
@@ -135,32 +123,19 @@ FEWEST = 30  # outputs with a confidence that are divided into bands
 DOUBTED = 2.0  # weight of a stratum of doubtful outputs in the allocation; others have 1
 
 
-@dataclass(frozen=True)
-class Stratum:
-    """Rows of a population, in the order in which they are drawn."""
-
-    doubtful: bool
-    rows: Rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-def strata_of(population: Population) -> list[Stratum]:
+def strata_of(population: Population) -> list[Rows]:
     """Divide outputs by their doubtful flags, and each part into thirds by confidence.
 
-    A part with less than `FEWEST` known confidences is one stratum; outputs without a confidence are one of their
-    own. No stratum is empty.
+    A stratum has the rows of its outputs in the order in which they are drawn. A part with less than `FEWEST` known
+    confidences is one stratum; outputs without a confidence are one of their own. No stratum is empty.
     """
-    doubted = np.array([is_doubtful(flags) for flags in population.flag_sets], bool)[population.flags]
     strata = []
-    for has_doubts in (True, False):
-        rows = np.flatnonzero(doubted == has_doubts)
+    for part in (population.doubtful, ~population.doubtful):
+        rows = np.flatnonzero(part)
         for of_band in _bands(population.confidence[rows]):
             chosen = rows[of_band]
             if len(chosen):
-                drawn = chosen[np.argsort(population.ranks[chosen], kind="stable")]
-                strata.append(Stratum(has_doubts, drawn))
+                strata.append(chosen[np.argsort(population.ranks[chosen], kind="stable")])
     return strata
 
 
@@ -174,15 +149,15 @@ def _bands(confidence: npt.NDArray[np.float64]) -> list[npt.NDArray[np.bool_]]:
     return [*(known & (third == number) for number in range(3)), ~known]
 
 
-def allocation(strata: Sequence[Stratum], size: int) -> list[int]:
+def allocation(population: Population, strata: Sequence[Rows], size: int) -> list[int]:
     """Return the number of outputs to draw from each stratum, `size` in all.
 
     A stratum's share is proportional to the square root of its size, and twice that for doubtful outputs: the power
     allocation of Bankier ("Power allocations", The American Statistician 42, 1988), so that rare flags are seen.
     """
-    sizes = np.array([len(stratum) for stratum in strata], float)
+    sizes = np.array([len(rows) for rows in strata], float)
     size = int(min(size, sizes.sum()))
-    weights = np.sqrt(sizes) * np.array([DOUBTED if stratum.doubtful else 1.0 for stratum in strata])
+    weights = np.sqrt(sizes) * np.array([DOUBTED if population.doubtful[rows[0]] else 1.0 for rows in strata])
     wanted, open_ = np.zeros(len(strata)), np.ones(len(strata), bool)
     while open_.any():
         left = size - sizes[~open_].sum()
@@ -209,26 +184,23 @@ def _rounded(wanted: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], si
     return [int(n) for n in whole]
 
 
-def sample(strata: Sequence[Stratum], size: int) -> Rows:
+def sample(population: Population, strata: Sequence[Rows], size: int) -> Rows:
     """Return the rows of a sample, in the order to judge them.
 
     The strata alternate, so that the beginning of the sample is a smaller sample of the same kind.
     """
-    rows, places = [np.empty(0, np.int64)], [np.empty(0)]
-    for stratum, n in zip(strata, allocation(strata, size), strict=True):
-        rows.append(stratum.rows[:n])
+    drawn, places = [np.empty(0, np.int64)], [np.empty(0)]
+    for rows, n in zip(strata, allocation(population, strata, size), strict=True):
+        drawn.append(rows[:n])
         places.append((np.arange(n) + 0.5) / max(n, 1))
-    return np.concatenate(rows)[np.argsort(np.concatenate(places), kind="stable")]
+    return np.concatenate(drawn)[np.argsort(np.concatenate(places), kind="stable")]
 
 
-def seen(stratum: Stratum, contents: Rows, met: Collection[int]) -> Rows:
+def seen(rows: Rows, contents: Rows, met: Collection[int]) -> Rows:
     """Return the rows of a stratum that were drawn first and that reviewers have met, up to the first they have not.
 
     In a stratum these are a random sample, however many sessions, jobs or seeds the judgements come from. Judgements
     behind an output that nobody has met may be of a smaller corpus, and would distort the estimate.
     """
-    n = next(
-        (place for place, row in enumerate(stratum.rows) if int(contents[row]) not in met),
-        len(stratum),
-    )
-    return stratum.rows[:n]
+    n = next((place for place, row in enumerate(rows) if int(contents[row]) not in met), len(rows))
+    return rows[:n]

@@ -17,19 +17,14 @@ from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.steps.risk import Result
 
 
-class ReviewTable(Base):
-    """The base class of this table, which `docmill db upgrade` makes."""
-
-    metadata = new_metadata()
-
-
-class Judgement(ReviewTable):
+class Judgement(Base):
     """A person's verdict on the output of a content under a spec. It is deleted with the outcome.
 
     `verdict` is good, bad or skipped. `seed` is the seed of the draw in which the output was judged. The seed and the
     text's SHA-256 give the output's place in the draw (`features.reviewing.population`).
     """
 
+    metadata = new_metadata()
     __tablename__ = "judgement"
     spec_id = column(int, primary_key=True)
     content_id = column(int, primary_key=True)

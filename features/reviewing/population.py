@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 
 import numpy as np
@@ -20,6 +21,7 @@ from docmill.storage.errors import StorageError
 from docmill.storage.outputs.output_types import Stored
 from docmill.storage.steps import choosing, lineage
 from docmill.storage.steps.choosing import as_text
+from docmill.storage.steps.conditions import is_doubtful
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 
@@ -67,6 +69,11 @@ class Population:
 
     def __len__(self) -> int:
         return len(self.contents)
+
+    @cached_property
+    def doubtful(self) -> npt.NDArray[np.bool_]:
+        """True for outputs with a doubtful flag."""
+        return np.array([is_doubtful(flags) for flags in self.flag_sets], bool)[self.flags]
 
     def rows_of(self, contents: Sequence[int]) -> npt.NDArray[np.intp]:
         """Return the rows of these contents, in their order, without contents that are not here."""

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from docmill.features.reviewing import judgements
-from docmill.features.reviewing.estimate import ReviewSummary, Stratum, sample, strata_of, summary
+from docmill.features.reviewing.estimate import ReviewSummary, Rows, sample, strata_of, summary
 from docmill.features.reviewing.judgements import Judged, Verdict
 from docmill.features.reviewing.population import (
     OutputToReview,
@@ -42,7 +42,7 @@ class Review:
     reviewed: ReviewedStep
     seed: int
     population: Population
-    strata: tuple[Stratum, ...]
+    strata: tuple[Rows, ...]
     judged: dict[int, Judged]
 
     @classmethod
@@ -67,7 +67,7 @@ class Review:
 
     def waiting(self, size: int) -> list[int]:
         """Return the contents of a sample without a good or bad verdict; skipped ones come last."""
-        contents = self.population.contents[sample(self.strata, size)].tolist()
+        contents = self.population.contents[sample(self.population, self.strata, size)].tolist()
         unmet = [content for content in contents if content not in self.judged]
         return unmet + [
             content

@@ -73,7 +73,7 @@ def new_metadata() -> MetaData:
 class Base:
     """The base class of tables: `__tablename__`, columns, and `__table_args__` for indexes of several columns.
 
-    A feature's tables have a base class of their own, without `__tablename__` and with its `metadata`.
+    The tables of a feature have a `metadata` of its own.
     """
 
     metadata = new_metadata()

@@ -21,15 +21,13 @@ from docmill.storage.features import Feature
 Bring = Callable[..., Feature]
 
 
-class OwnBase(Base):
-    """The base class of a feature's tables."""
-
-    metadata = new_metadata()
+METADATA = new_metadata()
 
 
-class Remark(OwnBase):
+class Remark(Base):
     """A remark on a text."""
 
+    metadata = METADATA
     __tablename__ = "remark"
     content_id = column(int, ForeignKey(Content.__table__.c.id, ondelete="CASCADE"), primary_key=True)
     remark = column(str)
@@ -58,7 +56,7 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bring]:
 
 def test_tables_of_a_feature_are_made_and_required(bare_database: Database, bring: Bring) -> None:
     migrations.upgrade(bare_database)
-    bring(tables=[f"{__name__}:OwnBase.metadata"])
+    bring(tables=[f"{__name__}:METADATA"])
     assert migrations.is_behind(bare_database)
     with pytest.raises(SchemaOutOfDate, match=r"lacks tables of features \(remark\); run `docmill db upgrade`"):
         migrations.require_current(bare_database)

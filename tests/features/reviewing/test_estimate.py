@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from docmill.features.reviewing.estimate import Cell, Share, allocation, sample, seen, share_good, strata_of, summary
+from docmill.features.reviewing.estimate import Share, allocation, sample, seen, share_good, strata_of, summary
 from docmill.features.reviewing.judgements import Judged, Verdict
 from tests.features.reviewing.populations import population
 
@@ -34,7 +34,7 @@ def test_the_interval_holds_the_true_share_in_95_of_100_samples(
     found: list[Share] = []
     for _ in range(DRAWS):
         counted = rng.hypergeometric(good, there - good, drawn).tolist()
-        found.append(share_good("all", [*map(Cell, outputs, drawn, counted)]))
+        found.append(share_good("all", [*zip(outputs, drawn, counted, strict=True)]))
     held = [one for one in found if one.low is not None and one.high is not None and one.low <= truth <= one.high]
     assert len(held) >= 0.95 * DRAWS
     mean = float(np.mean([one.share for one in found if one.share is not None]))
@@ -43,16 +43,16 @@ def test_the_interval_holds_the_true_share_in_95_of_100_samples(
 
 
 def test_strata_count_by_their_outputs_and_not_by_their_judgements() -> None:
-    share = share_good("all", [Cell(900, 10, 9), Cell(100, 90, 0)])
+    share = share_good("all", [(900, 10, 9), (100, 90, 0)])
     assert (share.outputs, share.judged, share.good) == (1_000, 100, 9)
     assert share.share == pytest.approx(0.81)
 
 
 def test_a_group_that_is_judged_whole_is_known_exactly_and_one_that_is_not_judged_is_unknown() -> None:
-    whole = share_good("repetition", [Cell(3, 3, 2), Cell(1, 1, 0)])
+    whole = share_good("repetition", [(3, 3, 2), (1, 1, 0)])
     assert (whole.share, whole.low, whole.high) == (0.5, 0.5, 0.5)
-    assert share_good("empty", [Cell(7, 0, 0)]) == Share("empty", 7, 0, 0)
-    part = share_good("part", [Cell(3, 3, 3), Cell(7, 0, 0)])
+    assert share_good("empty", [(7, 0, 0)]) == Share("empty", 7, 0, 0)
+    part = share_good("part", [(3, 3, 3), (7, 0, 0)])
     assert part.share == 1.0
     assert part.low is not None
     assert part.low < 0.6
@@ -62,7 +62,7 @@ def test_the_summary_has_all_outputs_both_sides_of_doubt_and_each_flag() -> None
     found = population([0] * 40 + [1] * 30 + [2] * 10 + [3] * 20)
     strata = strata_of(found)
     judged = {}
-    for place, row in enumerate(sample(strata, 50).tolist()):
+    for place, row in enumerate(sample(found, strata, 50).tolist()):
         content = int(found.contents[row])
         verdict = Verdict.GOOD if found.flags[row] in {0, 3} else Verdict.BAD
         judged[content] = Judged(content, Verdict.SKIPPED if place == 5 else verdict, "ann", 0)
@@ -84,40 +84,44 @@ def test_the_summary_has_all_outputs_both_sides_of_doubt_and_each_flag() -> None
 
 
 def test_strata_are_doubtful_or_not_by_thirds_of_the_confidence() -> None:
-    strata = strata_of(population([0] * 300 + [1] * 60 + [3] * 90))
-    assert [(one.doubtful, len(one)) for one in strata] == [(True, 20)] * 3 + [(False, 130)] * 3
-    assert sorted(np.concatenate([one.rows for one in strata])) == [*range(450)]
+    found = population([0] * 300 + [1] * 60 + [3] * 90)
+    strata = strata_of(found)
+    assert [{*found.doubtful[rows].tolist()} for rows in strata] == [{True}] * 3 + [{False}] * 3
+    assert [len(rows) for rows in strata] == [20] * 3 + [130] * 3
+    assert sorted(np.concatenate(strata)) == [*range(450)]
 
 
 def test_doubtful_outputs_are_drawn_more_often_and_no_stratum_is_left_out_or_exceeded() -> None:
-    strata = strata_of(population([0] * 9_000 + [1] * 60 + [2] * 3, [None] * 9_063))
-    n_doubtful, n_others = allocation(strata, 100)
+    found = population([0] * 9_000 + [1] * 60 + [2] * 3, [None] * 9_063)
+    strata = strata_of(found)
+    n_doubtful, n_others = allocation(found, strata, 100)
     assert n_doubtful + n_others == 100
     assert n_doubtful / 63 > 10 * n_others / 9_000
-    alike = strata_of(population([0] * 300 + [1] * 300, [None] * 600))
-    assert allocation(alike, 99) == [66, 33]
+    alike = population([0] * 300 + [1] * 300, [None] * 600)
+    assert allocation(alike, strata_of(alike), 99) == [66, 33]
     for size in (1, 2, 3, 7, 50, 500, 9_062, 9_063, 20_000):
-        drawn = allocation(strata, size)
+        drawn = allocation(found, strata, size)
         assert sum(drawn) == min(size, 9_063)
         assert all(0 <= n <= len(one) for n, one in zip(drawn, strata, strict=True))
         assert size < 2 or min(drawn) > 0
 
 
 def test_the_beginning_of_a_sample_is_a_sample_and_a_larger_one_goes_on() -> None:
-    strata = strata_of(population([0] * 600 + [1] * 300))
-    whole = sample(strata, 120).tolist()
+    found = population([0] * 600 + [1] * 300)
+    strata = strata_of(found)
+    whole = sample(found, strata, 120).tolist()
     assert len({*whole}) == 120
-    of = {int(row): place for place, one in enumerate(strata) for row in one.rows}
+    of = {int(row): place for place, rows in enumerate(strata) for row in rows}
     planned = Counter(of[row] for row in whole)
     begun = Counter(of[row] for row in whole[:40])
     assert all(abs(begun[place] - n / 3) <= 1 for place, n in planned.items())
-    assert {*whole} <= {*sample(strata, 240).tolist()}
+    assert {*whole} <= {*sample(found, strata, 240).tolist()}
 
 
 def test_only_judgements_before_the_first_output_that_nobody_met_count() -> None:
     found = population([0] * 20, [0.5] * 20)
-    (stratum,) = strata_of(found)
-    drawn = [int(found.contents[row]) for row in stratum.rows]
+    (rows,) = strata_of(found)
+    drawn = [int(found.contents[row]) for row in rows]
     met = {*drawn[:7], *drawn[9:12]}
-    assert [int(found.contents[row]) for row in seen(stratum, found.contents, met)] == drawn[:7]
-    assert len(seen(stratum, found.contents, drawn)) == 20
+    assert [int(found.contents[row]) for row in seen(rows, found.contents, met)] == drawn[:7]
+    assert len(seen(rows, found.contents, drawn)) == 20
