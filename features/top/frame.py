@@ -6,7 +6,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -41,12 +40,12 @@ def top_command(once: bool, as_json: bool) -> None:
     """
     with open_store(load_settings()) as database:
         if as_json:
-            print_json(view_as_json(read_view(database)))
+            print_json(view_as_json(*read_view(database)))
             return
         is_live = sys.stdout.isatty() and not once
         while True:
             size = shutil.get_terminal_size()
-            frame = plain_frame(read_view(database), size.columns)
+            frame = plain_frame(*read_view(database), size.columns)
             if not is_live:
                 answer(frame)
                 return
@@ -55,20 +54,12 @@ def top_command(once: bool, as_json: bool) -> None:
             time.sleep(REFRESH_S)
 
 
-@dataclass(frozen=True)
-class View:
-    """Everything that `docmill top` shows, as it was at one moment."""
-
-    jobs: tuple[JobStatus, ...]
-    fleet: Fleet
-
-
-def read_view(database: Database) -> View:
-    """Return the state of the store: jobs that have not ended first, then the others, newest first."""
+def read_view(database: Database) -> tuple[list[JobStatus], Fleet]:
+    """Return the jobs of the store, those that have not ended first, then the others, newest first; and the fleet."""
     to_do = list_statuses(database, JOBS, Job.state.in_(UNFINISHED))
     others = and_(Job.state.not_in(UNFINISHED), Job.id.not_in([job.id for job in to_do]))  # one may have ended since
     ended = list_statuses(database, JOBS - len(to_do), others)
-    return View((*to_do, *ended), read_fleet(database, [*database.kinds]))
+    return [*to_do, *ended], read_fleet(database, [*database.kinds])
 
 
 def job_row(job: JobStatus) -> tuple[str, ...]:
@@ -89,16 +80,16 @@ def job_row(job: JobStatus) -> tuple[str, ...]:
     )
 
 
-def lane_rows(view: View) -> list[tuple[str, ...]]:
+def lane_rows(fleet: Fleet) -> list[tuple[str, ...]]:
     """Return the cells of each lane that has open shards."""
     return [
         (lane.name, f"{lane.planned:,}", f"{lane.queued:,}", f"{lane.running:,}", duration(lane.oldest_s or 0.0))
-        for lane in view.fleet.lanes
+        for lane in fleet.lanes
         if lane.open
     ]
 
 
-def worker_rows(view: View) -> list[tuple[str, ...]]:
+def worker_rows(fleet: Fleet) -> list[tuple[str, ...]]:
     """Return the cells of each live worker."""
     return [
         (
@@ -111,35 +102,30 @@ def worker_rows(view: View) -> list[tuple[str, ...]]:
             or "; ".join(refused.reason for refused in worker.refused)
             or "nothing",
         )
-        for worker in view.fleet.workers
+        for worker in fleet.workers
     ]
 
 
-def headline(view: View) -> str:
-    """Return one line with the most important numbers."""
-    n_open = sum(view.fleet.jobs.get(state, 0) for state in (*UNFINISHED, "paused"))
-    n = len(view.fleet.workers)
-    return f"{counted(n_open, 'job')} to do, {counted(n, 'worker')}, at {local_time(view.fleet.at)[-5:]}"
-
-
-def plain_frame(view: View, width: int) -> str:
-    """Return the view as text without color, in lines of at most `width` characters."""
+def plain_frame(jobs: Sequence[JobStatus], fleet: Fleet, width: int) -> str:
+    """Return jobs and the fleet as text without color, in lines of at most `width` characters."""
     parts = [
-        ("lanes", LANE_COLUMNS, lane_rows(view)),
-        ("workers", WORKER_COLUMNS, worker_rows(view)),
-        ("jobs", JOB_COLUMNS, [job_row(job) for job in view.jobs]),
+        ("lanes", LANE_COLUMNS, lane_rows(fleet)),
+        ("workers", WORKER_COLUMNS, worker_rows(fleet)),
+        ("jobs", JOB_COLUMNS, [job_row(job) for job in jobs]),
     ]
-    lines = [headline(view)]
+    n_open = sum(fleet.jobs.get(state, 0) for state in (*UNFINISHED, "paused"))
+    n_workers = counted(len(fleet.workers), "worker")
+    lines = [f"{counted(n_open, 'job')} to do, {n_workers}, at {local_time(fleet.at)[-5:]}"]
     for none, columns, rows in parts:
         lines += ["", *(_table(columns, rows) if rows else [f"no {none}"])]
     return "\n".join(_short(line, width) for line in lines)
 
 
-def view_as_json(view: View) -> dict[str, Any]:
-    """Return the view for machines."""
+def view_as_json(jobs: Sequence[JobStatus], fleet: Fleet) -> dict[str, Any]:
+    """Return jobs and the fleet for machines."""
     return {
-        "jobs": [as_json(job) for job in view.jobs],
-        "now": view.fleet.at,
+        "jobs": [as_json(job) for job in jobs],
+        "now": fleet.at,
         "lanes": [
             {
                 "lane": lane.name,
@@ -148,7 +134,7 @@ def view_as_json(view: View) -> dict[str, Any]:
                 "running": lane.running,
                 "oldest_s": lane.oldest_s,
             }
-            for lane in view.fleet.lanes
+            for lane in fleet.lanes
             if lane.open
         ],
         "workers": [
@@ -162,7 +148,7 @@ def view_as_json(view: View) -> dict[str, Any]:
                 "problem": worker.device_problem or worker.trouble,
                 "refusals": [refused.reason for refused in worker.refused],
             }
-            for worker in view.fleet.workers
+            for worker in fleet.workers
         ],
     }
 

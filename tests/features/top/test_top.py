@@ -27,7 +27,7 @@ def test_jobs_lanes_and_workers_are_shown(database: Database) -> None:
     sign_on(database, "w2")
     claim_next(database, "w1")
     dispatch.refuse(database, "w2", 1, HOSTILE)
-    frame = plain_frame(read_view(database), 80)
+    frame = plain_frame(*read_view(database), 80)
     assert "\x1b" not in frame
     assert max(map(len, frame.splitlines())) <= 80
     _, lanes, workers, jobs = ([line.split() for line in part.splitlines()] for part in frame.split("\n\n"))
@@ -45,10 +45,10 @@ def test_a_job_to_do_is_shown_however_many_later_jobs_ended(
     for corpus in "bcd":
         read(database, request(corpus=corpus), [])
     jobs.finish(database)
-    assert [job.id for job in read_view(database).jobs] == [1, 4]
+    assert [job.id for job in read_view(database)[0]] == [1, 4]
     for corpus in "ef":
         read(database, request(corpus=corpus), numbered(1))
-    assert plain_frame(read_view(database), 80).startswith("3 jobs to do")
+    assert plain_frame(*read_view(database), 80).startswith("3 jobs to do")
 
 
 def test_without_a_terminal_one_frame_is_printed(tmp_path: Path) -> None:
