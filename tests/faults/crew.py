@@ -16,11 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
+from docmill.worker.jobs.errors import UNREACHABLE
 from tests.faults.fleet import Fleet
 from tests.worker.harness import Running, children, command_of, device_children, device_pids, until
 
 OWN_NUMBERS = ("unshare", "--pid", "--fork", "--mount-proc")
-UNREACHABLE = 3  # the exit code of a worker that finds no queue or no store when it starts
 STARTS_AGAIN_S = 1.0
 
 

@@ -26,6 +26,8 @@ TUN = Path("/dev/net/tun")
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _PACKET_BYTES = 65_536
 _TICK_S = 0.2
+_DELAY_S, _JITTER_S = 0.02, 0.02  # of each packet
+_LOSS = 0.02  # the share of packets
 
 
 class BadNetwork:
@@ -34,9 +36,8 @@ class BadNetwork:
     Skips the test where it may not be made.
     """
 
-    def __init__(self, seed: int, *, delay_s: float = 0.02, jitter_s: float = 0.02, loss: float = 0.02) -> None:
+    def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
-        self.delay_s, self.jitter_s, self.loss = delay_s, jitter_s, loss
         self.carried = self.dropped = 0
         number = os.getpid() % 16_000
         self.name = f"docmill-{number}"
@@ -105,10 +106,10 @@ class BadNetwork:
                 continue
             packet = os.read(source, _PACKET_BYTES)
             now = time.monotonic()
-            if now < self._cut_until or self._chance.random() < self.loss:
+            if now < self._cut_until or self._chance.random() < _LOSS:
                 self.dropped += 1
                 continue
-            at = now + self.delay_s + self.jitter_s * self._chance.random()
+            at = now + _DELAY_S + _JITTER_S * self._chance.random()
             heapq.heappush(waiting, (at, next(numbers), packet))
 
 

@@ -32,7 +32,6 @@ class Proxy:
         self._links: list[Link] = []
         self._lock = threading.Lock()
         self._refuses = threading.Event()
-        self.delay_s = 0.0
         self.cuts = 0
         self._cut: tuple[Cut, bytes] | None = None
         threading.Thread(target=self._accept, daemon=True).start()
@@ -144,8 +143,6 @@ class Link:
                 self._proxy.wait_open()
                 if self.lost:
                     continue
-                if self._proxy.delay_s:
-                    threading.Event().wait(self._proxy.delay_s)
                 forward(data)
         if not self.lost:  # else the end of a connection is swallowed as what it sends is
             self.cut()

@@ -152,7 +152,22 @@ def redis_binary() -> str:
     return str(get_binary_path())
 
 
-class PostgresCluster(Server):
+class SqlServer(Server):
+    """A server that speaks PostgreSQL's protocol, and takes its user without a password."""
+
+    @property
+    def admin_url(self) -> str:
+        return f"postgresql://{POSTGRES_USER}@{HOST}:{self.port}/postgres"
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.admin_url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+class PostgresCluster(SqlServer):
     """A PostgreSQL that runs as its own user where we are root.
 
     Its folder must be one that its user can come to (see `open_folder`).
@@ -192,14 +207,6 @@ class PostgresCluster(Server):
         self._command += ["-p", str(self.port)]
         for setting in (*settings, *options):
             self._command += ["-c", setting]
-        self.admin_url = f"postgresql://{POSTGRES_USER}@{HOST}:{self.port}/postgres"
-
-    def answers(self) -> bool:
-        try:
-            psycopg.connect(self.admin_url, connect_timeout=2).close()
-        except psycopg.OperationalError:
-            return False
-        return True
 
     def create(self) -> str:
         """A new database's URL. It goes with the server."""
@@ -241,14 +248,14 @@ class PostgresCluster(Server):
         self.start()
 
 
-class PgBouncer(Server):
+class PgBouncer(SqlServer):
     """A PgBouncer before a server, which gives each transaction another session.
 
     It is set as strictly as any: sessions are taken in turn, no statement is prepared on a client's behalf, and no
     parameter of a connection is overlooked. Its folder must be one that another user can come to (see `open_folder`).
     """
 
-    def __init__(self, folder: Path, server_port: int, *, pool_mode: str = "transaction", sessions: int = 6) -> None:
+    def __init__(self, folder: Path, server_port: int, *, pool_mode: str = "transaction") -> None:
         super().__init__(folder, [])
         program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if program is None:
@@ -262,7 +269,7 @@ class PgBouncer(Server):
             "auth_type": "trust",
             "auth_file": folder / "users.txt",
             "pool_mode": pool_mode,
-            "default_pool_size": sessions,
+            "default_pool_size": 6,
             "server_round_robin": 1,
             "max_prepared_statements": 0,
             "max_client_conn": 500,
@@ -272,14 +279,6 @@ class PgBouncer(Server):
         (folder / "pgbouncer.ini").write_text("\n".join([servers, "[pgbouncer]", *lines, ""]))
         _give_to_postgres(folder)
         self._command = [*_as_postgres(), program, str(folder / "pgbouncer.ini")]
-        self.admin_url = f"postgresql://{POSTGRES_USER}@{HOST}:{self.port}/postgres"
-
-    def answers(self) -> bool:
-        try:
-            psycopg.connect(self.admin_url, connect_timeout=2).close()
-        except psycopg.OperationalError:
-            return False
-        return True
 
 
 def _installed_postgres() -> Path | None:

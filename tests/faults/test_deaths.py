@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -38,22 +37,15 @@ def test_what_a_killed_worker_held_is_claimable_within_a_lease_and_done_by_its_n
             assert fleet.finish(job).done == 7 * SHARD_TEXTS
 
 
-@pytest.mark.parametrize("died", ["device process", "supervisor"])
-def test_what_is_finished_of_a_shard_in_flight_is_not_computed_again(fleet: Fleet, died: str) -> None:
+def test_what_is_finished_of_a_shard_in_flight_is_not_computed_again(fleet: Fleet) -> None:
     texts = [*numbered(32), *(f"{'Another length. ' * 30}{n}" for n in range(32))]  # at least two batches
     job = fleet.give(texts)
-    with ExitStack() as stack:
-        worker = stack.enter_context(fleet.worker(fault="batch:hang@2", lease_s=600))
+    with fleet.worker(fault="batch:hang@2", lease_s=600):
         until(lambda: fleet.strikes() and fleet.outcomes()["done"], "a batch is stored, and the next one hangs")
         assert fleet.states() == {"running": 1}
         kept = fleet.outcomes()["done"]
-        if died == "supervisor":
-            worker.kill()
-            until(lambda: not fleet.owners(), "its device process gives the shard back")
-            stack.enter_context(fleet.worker())
-        else:
-            [device] = fleet.live().values()
-            os.kill(device, signal.SIGKILL)
+        [device] = fleet.live().values()
+        os.kill(device, signal.SIGKILL)
         assert fleet.finish(job).done == len(texts)
     unclaimed = [row.n_contents for row in fleet.shards() if row.state == "done" and row.attempt == 0]
     assert len(unclaimed) == 1

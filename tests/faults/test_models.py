@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import select, update
 
 from docmill.storage.core.schema import Refusal, Runtime, Shard
-from docmill.worker.submit import rehearsal
 from docmill.worker.submit.options import Request
 from tests.faults.fleet import Fleet
 from tests.worker.harness import EXAMPLES, until
@@ -78,21 +77,6 @@ def test_a_checkpoint_without_some_of_its_weights_is_refused_before_anything_is_
     assert "lack 16 weights that translate computes with, such as model.encoder.layers.1." in said
     assert fleet.json("jobs") == []
     fleet.enqueue("translate", FRENCH, *task, "--model", whole)
-
-
-@pytest.mark.long
-def test_a_worker_refuses_a_checkpoint_without_some_of_its_weights_that_was_enqueued_unseen(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cut = fleet.folder / "cut"
-    shutil.copytree(EXAMPLES / "models" / "marian-ddtp", cut)
-    leave_a_layer_out(cut)
-    monkeypatch.setattr(rehearsal, "_here", lambda *_: False)  # as on a machine without the model
-    job = fleet.enqueued(Request(source=str(FRENCH), task="translate", model=str(cut), limit=2)).id
-    with fleet.worker():
-        until(lambda: "blocked" in (fleet.json("status", job)["waiting_for"] or ""), "the job is blocked")
-        assert "lack 16 weights that translate computes with" in fleet.json("status", job)["waiting_for"]
-    assert [row.attempt for row in fleet.shards(Shard.attempt)] == [0]
 
 
 # One text of every batch, with whatever library computes in the place of the model's own code.

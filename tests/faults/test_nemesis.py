@@ -23,8 +23,8 @@ def test_nothing_is_lost_or_doubled_whatever_a_nemesis_does(
     tmp_path: Path, store: Database, own_redis: RedisServer, storm: Storm, request: pytest.FixtureRequest
 ) -> None:
     cluster = None if store.server is None else request.getfixturevalue("own_postgres")
-    given = {"lease_s": None, "upkeep_s": None, **storm.settings}
-    fleet = Fleet(tmp_path, store, own_redis.url, **given)
+    settings = {"lease_s": storm.lease_s, "upkeep_s": storm.upkeep_s, "drain_s": storm.drain_s}
+    fleet = Fleet(tmp_path, store, own_redis.url, **settings)
     fleet.environment[FAULT] = "text:kill"
     report = Campaign(fleet, own_redis, cluster, storm, seed_of_this_run()).run()
     assert report.faults.total() >= 0.5 * storm.seconds / storm.gap_s

@@ -86,14 +86,6 @@ def test_a_kernel_that_fails_on_the_device_costs_a_process_and_no_document(fleet
     assert 0 < sum(row.n_contents for row in suspects) <= THREADS * SHARD_TEXTS, "those in flight, and no others"
 
 
-@pytest.mark.long
-def test_a_document_on_which_a_kernel_fails_each_time_fails_alone(fleet: Fleet) -> None:
-    job = fleet.give(with_poison(40, at=7))
-    with fleet.worker(fault="text:cuda"):
-        status = fleet.finish(job)
-    assert only_the_poison_failed(fleet, status, 40)[0] == "document"
-
-
 def test_a_vector_that_is_not_a_number_fails_its_document_and_is_not_stored(fleet: Fleet) -> None:
     job = fleet.give(with_poison(20, at=7), task="embed")
     with fleet.worker(fault="text:nan"):

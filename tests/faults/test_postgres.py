@@ -107,19 +107,6 @@ def test_half_open_connections_are_noticed_by_workers_and_heartbeats_and_leases_
     assert {(row.attempt, row.lapses) for row in shards} == {(1, 0)}, "no lease lapsed"
 
 
-def test_a_postgresql_that_is_silent_for_a_while_is_said_and_waited_for(fleet: Fleet, proxy: Proxy) -> None:
-    fleet.environment["DOCMILL_DATABASE_ANSWER_S"] = "1"
-    job = fleet.give(numbered(6 * SHARD_TEXTS), model="null@1500")
-    with fleet.worker(fault="computed:hang@2"):
-        until(fleet.strikes, "one shard is computed, and not committed")
-        proxy.blackhole()
-        for event in ("heartbeat_failed", "maintenance_waits"):
-            until(lambda event=event: event in fleet.log("worker"), f"the worker says {event}")  # type: ignore[misc]
-        fleet.release()
-        proxy.heal()
-        fleet.finish(job)
-
-
 @pytest.mark.parametrize("arguments", [["status", 1], pytest.param(["enqueue"], marks=pytest.mark.long)], ids=str)
 def test_a_command_whose_database_goes_silent_ends_with_exit_code_3(
     fleet: Fleet, proxy: Proxy, arguments: list[object]

@@ -79,33 +79,25 @@ def test_an_enqueue_without_redis_is_durable_and_says_that_dispatch_is_deferred(
 
 
 def test_a_redis_without_room_delays_the_work_until_there_is_room_again(fleet: Fleet, own_redis: RedisServer) -> None:
-    path = fleet.corpus(numbered(6 * SHARD_TEXTS))
+    path = fleet.corpus(numbered(24 * SHARD_TEXTS))
     with own_redis.client() as client:
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
-        done = fleet("enqueue", "translate", path, "--model", "null", code=0)
+        done = fleet("enqueue", "translate", path, "--model", "null@3000", code=0)
         assert "Dispatch deferred" in done.stderr
         job = int(done.stdout)
-        assert fleet.states() == {"planned": 6}, "what was not sent is not believed to be"
-        with fleet.worker():
-            until(fleet.live, "the worker is ready")
+        assert fleet.states() == {"planned": 24}, "what was not sent is not believed to be"
+        with fleet.worker(fault="batch:hang"):
             until(lambda: "maintenance_waits" in fleet.log("worker"), "it says what it waits for")
-            until(lambda: fleet.states() == {"planned": 6}, "what could not be sent is planned again")
+            until(lambda: fleet.states() == {"planned": 24}, "what could not be sent is planned again")
             client.config_set("maxmemory", "0")
+            until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
+            client.config_set("maxmemory", "1")
+            fleet.release()
+            until(lambda: "top_up_failed" in fleet.log("worker"), "no hint can be sent")
+            client.config_set("maxmemory", "0")
+            grace_is_over(fleet)
             fleet.finish(job)
-
-
-def test_a_redis_that_runs_full_under_work_loses_nothing(fleet: Fleet, own_redis: RedisServer) -> None:
-    job = fleet.give(numbered(24 * SHARD_TEXTS), model="null@3000")
-    with own_redis.client() as client, fleet.worker(fault="batch:hang"):
-        until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
-        assert fleet.states()["planned"], "there are hints to send"
-        client.config_set("maxmemory", "1")
-        fleet.release()
-        until(lambda: "top_up_failed" in fleet.log("worker"), "no hint can be sent")
-        client.config_set("maxmemory", "0")
-        grace_is_over(fleet)
-        fleet.finish(job)
 
 
 def test_a_connection_that_is_half_open_is_noticed(fleet: Fleet, proxy: Proxy) -> None:

@@ -86,20 +86,6 @@ def test_a_worker_that_was_frozen_past_its_lease_commits_nothing_that_was_taken_
     assert {(row.attempt, row.suspect) for row in of_held} == {(1, 0)}, "which spends no attempt, nor blames anybody"
 
 
-def test_a_worker_that_was_frozen_past_its_lease_commits_what_nobody_took(fleet: Fleet) -> None:
-    job = fleet.give(numbered(3 * SHARD_TEXTS), model="null@1000")
-    with fleet.worker(fault="batch:hang", lease_s=1, upkeep_s=600) as worker:
-        until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
-        pids = device_pids(worker)
-        fleet.database.write(lambda _: send(pids, signal.SIGSTOP))
-        until(lambda: fleet.lapsed() == THREADS, "their leases lapsed")
-        fleet.release()
-        send(pids, signal.SIGCONT)
-        fleet.finish(job)
-    assert {(row.attempt, row.fence) for row in fleet.shards(Shard.attempt, Shard.fence)} == {(1, 1)}
-    assert "lease_lost" not in fleet.log("worker")
-
-
 def send(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         os.kill(pid, number)

@@ -13,7 +13,7 @@ from docmill.storage.pipelines import pipelines
 from docmill.storage.results.status import read_status
 from docmill.worker.pipelines import running
 from docmill.worker.settings import load_settings
-from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
+from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.faults.test_runs import LINES, N, fire, hand_out_period_passes, keep, run_of
 from tests.worker.harness import until
 
@@ -53,7 +53,7 @@ def test_an_error_that_nobody_classified_spends_no_attempt_is_shown_and_goes_whe
     fleet: Fleet, what: str
 ) -> None:
     close(fleet.database, what)
-    job = fleet.give(numbered(5 * SHARD_TEXTS))
+    job = fleet.give(numbered(20 * SHARD_TEXTS), model="null")
 
     def shown() -> bool:
         return WORDS in (read_status(fleet.database, job).waiting_for or "")
@@ -64,26 +64,14 @@ def test_an_error_that_nobody_classified_spends_no_attempt_is_shown_and_goes_whe
         host = platform.node()
         assert WORDS in (check_health(fleet.database, host)[1] or "")
         assert max(row.attempt for row in fleet.shards(Shard.attempt)) <= 1
+        assert fleet.states()["running"] <= THREADS, "it takes no more work"
         reopen(fleet.database, what)
         status = fleet.finish(job, 120)
         until(lambda: check_health(fleet.database, host)[1] is None, "the worker is well again")
-    assert (status.done, status.failed, status.waiting_for) == (5 * SHARD_TEXTS, 0, None)
+    assert (status.done, status.failed, status.waiting_for) == (20 * SHARD_TEXTS, 0, None)
     shards = fleet.shards(Shard.attempt, Shard.fence, Shard.suspect)
     assert {(row.attempt, row.fence, row.suspect) for row in shards} == {(1, 1, 0)}, "nothing was computed again"
     assert "Traceback" not in fleet.log("worker")
-
-
-def test_while_the_database_takes_no_results_a_worker_takes_no_more_work(fleet: Fleet) -> None:
-    close(fleet.database, "results")
-    job = fleet.give(numbered(20 * SHARD_TEXTS), model="null")
-    with fleet.worker():
-        until(lambda: WORDS in (read_status(fleet.database, job).waiting_for or ""), "the status says so")
-        assert fleet.states()["running"] <= 3, "as many as it has threads"
-        fleet("cancel", job)
-        other = fleet.give(numbered(SHARD_TEXTS, first=5_000))
-        reopen(fleet.database, "results")
-        assert fleet.finish(other, 120).done == SHARD_TEXTS
-    fleet.finish(job, state="cancelled")
 
 
 def test_a_worker_that_ends_while_the_database_takes_no_results_gives_its_shards_back(fleet: Fleet) -> None:

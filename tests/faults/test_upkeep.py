@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 
 import pytest
 from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard, db_now
-from docmill.worker.queue import dispatcher
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import DEADLINE_S, until
 
@@ -22,28 +19,6 @@ true_time, true_time_ns = time.time, time.time_ns
 time.time = lambda: true_time() + {offset_s}
 time.time_ns = lambda: true_time_ns() + {offset_s} * 10**9
 """
-
-
-def test_upkeep_by_several_at_once_is_harmless(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "GRACE_S", 0.0)  # every hint counts as lost, again and again
-    job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@3000")
-    over = Event()
-
-    def keep_up() -> None:
-        broker = fleet.broker()
-        while not over.is_set():
-            dispatcher.round_of_maintenance(fleet.database, broker, LEASE_S)
-        broker.close()
-
-    with fleet.worker(), ThreadPoolExecutor(2) as pool:
-        keepers = [pool.submit(keep_up) for _ in range(2)]
-        try:
-            fleet.finish(job)
-        finally:
-            over.set()
-        for keeper in keepers:
-            keeper.result(DEADLINE_S)
-    assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
 
 
 def test_upkeep_that_is_killed_in_the_middle_is_taken_over(fleet: Fleet) -> None:
