@@ -10,7 +10,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from transformers import AutoModelForSeq2SeqLM
 from docmill.tasks.backends import Assignment, WindowSource, accelerator, devices
 from docmill.tasks.backends.convert import made_once, safe_folder
 from docmill.tasks.backends.decoding import as_list
-from docmill.tasks.backends.encoder_decoder.generation import GeneratedTokens, Generation
+from docmill.tasks.backends.encoder_decoder.generation import Generation, Written
 from docmill.tasks.backends.loading import Opening, generation_settings
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import UNBOUNDED, Budget
@@ -37,8 +37,6 @@ from docmill.tasks.outputs import Likelihood, Output
 from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
-    from ctranslate2.specs.transformer_spec import TransformerDecoderSpec
-    from torch import nn
     from transformers import GenerationConfig, PreTrainedModel
 
 log = logging.getLogger("docmill.backends")
@@ -232,7 +230,7 @@ class TranslationArguments:
     forced_end: int | None
     most_new_tokens: int
 
-    def written(self, ids: Sequence[int], score: float) -> GeneratedTokens:
+    def written(self, ids: Sequence[int], score: float) -> Written:
         """The tokens as transformers would have them: with the end that it forces at the limit.
 
         A score is the sum of the tokens' log-probabilities, after masks, for a token raised to the length penalty.
@@ -242,7 +240,7 @@ class TranslationArguments:
         end = self.forced_end
         if end is not None and len(ids) == self.most_new_tokens - 1 and ids[-1:] != [end]:
             ids = [*ids, end]
-        return GeneratedTokens(ids, Likelihood(total, None, chosen))
+        return ids, Likelihood(total, None, chosen)
 
 
 def inexact(generation: Generation, quality: str) -> str | None:
@@ -328,58 +326,34 @@ def _suppressed(settings: GenerationConfig, ends: Sequence[int]) -> list[list[st
     return [list(map(str, words)) for words in sequences]
 
 
-class _Bart(loaders.BartLoader):  # type: ignore[misc]
-    """BART with the place of its layers' norms, which transformers' configs no longer name."""
+def _bart(model: PreTrainedModel, *, norm_before: bool, norm_embedding: bool) -> SequenceToSequenceModelSpec:
+    """Return the description of a model of BART's design, with the place of its norms, which configs no longer name.
 
-    norm_before, norm_embedding = False, True
-
-    def get_model_spec(self, model: PreTrainedModel) -> SequenceToSequenceModelSpec:
-        model.config.normalize_before, model.config.normalize_embedding = self.norm_before, self.norm_embedding
-        return super().get_model_spec(model)
-
-
-class _MBart(_Bart):
-    norm_before = True
+    Marian's are among them: CTranslate2's own loader starts from a zero embedding and drops the row of the padding
+    token. Models that were not trained by Marian itself start from that row, and it is not zero.
+    """
+    model.config.normalize_before, model.config.normalize_embedding = norm_before, norm_embedding
+    return loaders.BartLoader().get_model_spec(model)
 
 
-class _Pegasus(_Bart):
-    norm_before, norm_embedding = True, False
+def _t5(model: PreTrainedModel, loader: type[loaders.T5Loader] = loaders.T5Loader) -> SequenceToSequenceModelSpec:
+    """Return the description of a T5. CTranslate2 scales all that tie their embeddings, which here each T5 does."""
+    spec = loader().get_model_spec(model)
+    scaled = getattr(model.config, "scale_decoder_outputs", False)
+    spec.decoder.scale_outputs = model.config.d_model**-0.5 if scaled else OPTIONAL
+    return spec
 
 
-class Marian(loaders.MarianMTLoader):  # type: ignore[misc]
-    """CTranslate2's own starts from a zero embedding and drops the row of the padding token. Models that were not
-    trained by Marian itself start from that row, and it is not zero."""
-
-    def set_decoder(self, spec: TransformerDecoderSpec, decoder: nn.Module) -> None:
-        loaders.BartLoader.set_decoder(self, spec, decoder)
-
-    def _remove_pad_weights(self, spec: SequenceToSequenceModelSpec) -> None:
-        """All rows stay."""
-
-
-class _T5(loaders.T5Loader):  # type: ignore[misc]
-    """CTranslate2's own goes by ``tie_word_embeddings``, which transformers 5 has true for every T5."""
-
-    def get_model_spec(self, model: PreTrainedModel) -> SequenceToSequenceModelSpec:
-        spec = super().get_model_spec(model)
-        scaled = getattr(model.config, "scale_decoder_outputs", False)
-        spec.decoder.scale_outputs = model.config.d_model**-0.5 if scaled else OPTIONAL
-        return spec
-
-
-class _UMT5(_T5, loaders.UMT5Loader):  # type: ignore[misc]
-    """The same, with a position bias in each layer."""
-
-
-LOADERS = {
-    "marian": Marian,
-    "bart": _Bart,
-    "mbart": _MBart,
-    "m2m_100": loaders.M2M100Loader,
-    "pegasus": _Pegasus,
-    "t5": _T5,
-    "mt5": _T5,
-    "umt5": _UMT5,
+# The functions that describe a model to CTranslate2, by the type in its config.
+LOADERS: dict[str, Callable[[PreTrainedModel], SequenceToSequenceModelSpec]] = {
+    "marian": partial(_bart, norm_before=False, norm_embedding=False),
+    "bart": partial(_bart, norm_before=False, norm_embedding=True),
+    "mbart": partial(_bart, norm_before=True, norm_embedding=True),
+    "m2m_100": loaders.M2M100Loader().get_model_spec,
+    "pegasus": partial(_bart, norm_before=True, norm_embedding=False),
+    "t5": _t5,
+    "mt5": _t5,
+    "umt5": partial(_t5, loader=loaders.UMT5Loader),
 }
 
 
@@ -424,7 +398,7 @@ def _convert(folder: Path, target: Path, spec_name: str) -> None:
 
 def _spec(model: PreTrainedModel, settings: GenerationConfig, spec_name: str) -> SequenceToSequenceModelSpec:
     """The model as CTranslate2 describes it. Its words are the token ids as they are: tokenizing is ours."""
-    made = LOADERS[model.config.model_type]().get_model_spec(model)
+    made = LOADERS[model.config.model_type](model)
     start, end = start_token(settings, spec_name), as_list(settings.eos_token_id)[0]
     made.config.decoder_start_token = made.config.bos_token = str(start)
     # Never looked up: every id is a word.

@@ -53,15 +53,9 @@ _PAIR = re.compile(r"translation_([a-z]{2,3})_to_([a-z]{2,3})")
 _LANGUAGE_TOKEN = re.compile(r"__([a-z]{2,3})__|([a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3})")
 
 
-@dataclass(frozen=True, slots=True)
-class GeneratedTokens:
-    """The token ids of an output up to its end, and the log-probabilities of those that the model chose.
-
-    A token that the settings force is not chosen.
-    """
-
-    ids: Sequence[int]
-    likelihood: Likelihood | None
+# The token ids of an output up to its end, and the log-probabilities of those that the model chose: not of a token
+# that the settings force.
+Written = tuple[Sequence[int], Likelihood | None]
 
 
 class Generation:
@@ -115,7 +109,7 @@ class Generation:
         names = sorted(name for name, value in stated if not _plain(name, value))
         return ["do_sample", *names] if self.settings.do_sample else names
 
-    def written(self, ids: Sequence[int], log_probabilities: Sequence[float]) -> GeneratedTokens:
+    def written(self, ids: Sequence[int], log_probabilities: Sequence[float]) -> Written:
         """Return an output from ids without the start token, which may have padding at their end."""
         end = next((place + 1 for place, token in enumerate(ids) if token in self.ends), None)
         if end is None:  # at the limit, or at a text that ends it
@@ -123,19 +117,22 @@ class Generation:
             end = next((place for place in range(len(ids), 0, -1) if ids[place - 1] != pad), 0)
         is_forced = end == self.most_new_tokens and self.settings.forced_eos_token_id is not None
         first = 0 if self.settings.forced_bos_token_id is None else 1
-        return GeneratedTokens(ids[:end], Likelihood.of(log_probabilities[first : end - is_forced]))
+        return ids[:end], Likelihood.of(log_probabilities[first : end - is_forced])
 
-    def outputs(self, written: Sequence[GeneratedTokens]) -> list[Generated]:
+    def outputs(self, written: Sequence[Written]) -> list[Generated]:
         """Return the texts of outputs without their start tokens."""
-        texts = self.tokens.tokenizer.batch_decode([output.ids for output in written], skip_special_tokens=True)
-        return [self._generated(*each) for each in zip(texts, written, strict=True)]
+        texts = self.tokens.tokenizer.batch_decode([ids for ids, _ in written], skip_special_tokens=True)
+        return [
+            self._generated(text, len(ids), likelihood)
+            for text, (ids, likelihood) in zip(texts, written, strict=True)
+        ]
 
-    def _generated(self, text: str, written: GeneratedTokens) -> Generated:
-        tokens, cut = len(written.ids), cut_at(text, self._stop)
+    def _generated(self, text: str, tokens: int, likelihood: Likelihood | None) -> Generated:
+        cut = cut_at(text, self._stop)
         # At the limit, a forced end looks like an end of the model's own.
         truncated = cut is None and tokens >= self.most_new_tokens
         kept = text if cut is None else cut
-        return Generated(kept.strip() if self._stripped else kept, tokens, truncated, written.likelihood)
+        return Generated(kept.strip() if self._stripped else kept, tokens, truncated, likelihood)
 
 
 def _plain(name: str, value: object) -> bool:
@@ -244,26 +241,20 @@ def find_dialect(spec: Spec, config: Mapping[str, Any], tokenizer: PreTrainedTok
         usual = settings.get("prefix", built_in.prefix if model_type in families.PREFIXED else "")
         return Dialect(str(spec.params.get("prefix", usual) or ""), parameters=settings)
     source, target = spec.params.get("source_lang"), spec.params.get("target_lang")
-    if source == languages.AUTO and model_type in families.PREFIXED:
-        return Dialect(parameters=_agreed(spec, worded_pairs(config, str(target))))
-    if source == languages.AUTO and model_type in families.MULTILINGUAL:
-        source = min(known_languages(tokenizer))  # each text has its own in place of this one
     if model_type in families.PREFIXED:
+        if source == languages.AUTO:
+            return Dialect(parameters=_agreed(spec, worded_pairs(config, str(target))))
         return _worded(spec, config, source, target)
     if model_type in families.MULTILINGUAL:
-        return _tokened(tokenizer, *_both(spec, source, target))
+        known = known_languages(tokenizer)
+        if source == languages.AUTO:
+            source = min(known)  # each text has its own in place of this one
+        source, target = _both(spec, source, target)
+        tokenizer.src_lang = languages.match(source, known)
+        return Dialect(forced_bos_token_id=known[languages.match(target, known)])
     if model_type == "marian":
         return _marian(spec, tokenizer, target)
     return Dialect(parameters=families.task_settings(config, _TRANSLATION))
-
-
-def language_tokens(vocabulary: Mapping[str, int]) -> dict[str, int]:
-    """The languages that a multilingual vocabulary has tokens for: code to token id."""
-    tokens = {}
-    for token, number in vocabulary.items():
-        if match := _LANGUAGE_TOKEN.fullmatch(token):
-            tokens[match.group(1) or match.group(2)] = number
-    return tokens
 
 
 def _both(spec: Spec, source: str | None, target: str | None) -> tuple[str, str]:
@@ -313,14 +304,11 @@ def _agreed(spec: Spec, pairs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, 
 
 def known_languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """The languages that a multilingual tokenizer has tokens for: code to token id."""
-    # M2M100 keeps its languages outside the vocabulary.
-    return {**getattr(tokenizer, "lang_code_to_id", {}), **language_tokens(tokenizer.get_vocab())}
-
-
-def _tokened(tokenizer: PreTrainedTokenizerBase, source: str, target: str) -> Dialect:
-    known = known_languages(tokenizer)
-    tokenizer.src_lang = languages.match(source, known)
-    return Dialect(forced_bos_token_id=known[languages.match(target, known)])
+    known = dict(getattr(tokenizer, "lang_code_to_id", {}))  # where M2M100 keeps them
+    for token, number in tokenizer.get_vocab().items():
+        if match := _LANGUAGE_TOKEN.fullmatch(token):
+            known[match.group(1) or match.group(2)] = number
+    return known
 
 
 def _marian(spec: Spec, tokenizer: PreTrainedTokenizerBase, target: str | None) -> Dialect:

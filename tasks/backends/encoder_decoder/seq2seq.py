@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from transformers import EncoderDecoderCache
 
 from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.decoding import seed_of
-from docmill.tasks.backends.encoder_decoder.generation import GeneratedTokens, Generation
+from docmill.tasks.backends.encoder_decoder.generation import Generation, Written
 from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.backends.tokens import padded
@@ -76,12 +75,16 @@ class Seq2SeqBackend:
             written = [output for number in range(self._draws) for output in self._write(items, number)]
         return grouped(self._generation.outputs(written), self._generation.n)
 
-    def _write(self, items: Items, number: int) -> list[GeneratedTokens]:
+    def _write(self, items: Items, number: int) -> list[Written]:
         """Return the outputs for windows; ``number`` counts the samples of a window from 0."""
         tokens = self._generation.tokens
         batch = padded([item.encoded for item in items], tokens)
         read = {name: batch[name].to(self._device) for name in ("input_ids", "attention_mask")}
-        with self._seeded(items, number):
+        devices = [self._device] if self._device.startswith("cuda") else []
+        with torch.random.fork_rng(devices, enabled=self._samples):
+            if self._samples:  # by the spec's seed and by what the model reads
+                (item,) = items
+                torch.manual_seed(seed_of(self._seed, item.encoded.ids, number))
             ids = self._model.generate(**read, tokenizer=tokens.tokenizer)
         scores = self._scores(read, ids).tolist()
         return [self._generation.written(*row) for row in zip(ids[:, 1:].tolist(), scores, strict=True)]
@@ -104,15 +107,3 @@ class Seq2SeqBackend:
             logits = self._model(**own, decoder_input_ids=outputs[:, :-1], use_cache=False).logits
             scores.append(logits.float().log_softmax(dim=-1).gather(-1, outputs[:, 1:, None])[..., 0])
         return torch.cat(scores)
-
-    @contextmanager
-    def _seeded(self, items: Items, number: int) -> Iterator[None]:
-        """Draw the samples of a window by the spec's seed and by what the model reads."""
-        if not self._samples:
-            yield
-            return
-        (item,) = items
-        devices = [self._device] if self._device.startswith("cuda") else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed_of(self._seed, item.encoded.ids, number))
-            yield

@@ -46,12 +46,14 @@ def test_a_loader_that_gets_a_model_wrong_is_found_out(
     """CTranslate2's own loader leaves out the row that these models start from."""
     spec = ct2.spec("translate", "marian-ddtp")
 
-    class Zero(ctranslate.Marian):
-        def set_decoder(self, spec: Any, decoder: Any) -> None:
-            super().set_decoder(spec, decoder)
-            spec.start_from_zero_embedding = True
+    describe = ctranslate.LOADERS["marian"]
 
-    monkeypatch.setitem(ctranslate.LOADERS, "marian", Zero)
+    def from_zero(model: Any) -> Any:
+        made = describe(model)
+        made.decoder.start_from_zero_embedding = True
+        return made
+
+    monkeypatch.setitem(ctranslate.LOADERS, "marian", from_zero)
     with pytest.raises(Unsuited, match="does not say the same"):
         ctranslate.converted(ct2.folder(spec), spec.model, spec.revision, tmp_path)
     assert [path.suffix for path in (tmp_path / "ctranslate2").iterdir()] == [".lock"]
@@ -92,17 +94,10 @@ def test_settings_that_it_cannot_honour_are_left_to_transformers(
     ct2: Bench, tmp_path: Path, settings: dict[str, Any], says: str
 ) -> None:
     folder = edited(ct2.folder(ct2.spec("translate", "marian-ddtp")), tmp_path / "model", **settings)
-    with pytest.raises(Unsuited, match=says):
-        ct2.open(ct2.spec("translate", str(folder)), backend="ctranslate2")
-
-
-def test_what_does_not_convert_falls_back_and_what_does_is_preferred(ct2: Bench, tmp_path: Path) -> None:
-    shipped = ct2.spec("translate", "marian-ddtp", beams=1)
-    assert ct2.opens(shipped) == "ctranslate2"
-    folder = edited(ct2.folder(shipped), tmp_path / "model", repetition_penalty=1.2)
     spec = ct2.spec("translate", str(folder), beams=1)
-    assert ct2.opens(spec) == "transformers"
-    with pytest.raises(CannotServe, match="repetition_penalty"):
+    with pytest.raises(Unsuited, match=says):
+        ct2.open(spec, backend="ctranslate2")
+    with pytest.raises(CannotServe, match=says):
         ct2.open(replace(spec, quality="int8"))  # which transformers does not have
 
 
