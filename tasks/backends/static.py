@@ -24,8 +24,10 @@ class StaticLoop:
 
     ``compute`` returns one output per item, in order; it raises OutOfMemory, DeviceLost (which passes through
     here, since no document is to blame), or anything else where a text or the model is at fault. ``load`` returns
-    the tokens of a batch.
+    the tokens of a batch. ``at_once`` is the number of batches that are computed side by side.
     """
+
+    at_once = 1
 
     def __init__(
         self,

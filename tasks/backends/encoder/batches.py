@@ -13,12 +13,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Barrier
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from docmill.tasks.backends import WindowSource
+from docmill.tasks.backends import Assignment, WindowSource, machine
 from docmill.tasks.backends.machine import remember, remembered
 from docmill.tasks.backends.static import Items, StaticLoop
-from docmill.tasks.batching import Budget, Item
+from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Coder, Encoded
@@ -41,22 +41,18 @@ _SHORTEST_TOKENS = 8  # rows are bounded so that a batch of windows this short f
 
 
 class WarmUp:
-    """Finds a loop's budget. ``run`` is the backend's own, ``at_once`` the batches that it computes side by side."""
+    """Finds a loop's budget with copies of a window."""
 
-    def __init__(
-        self,
-        loop: StaticLoop,
-        run: Callable[[WindowSource], Iterator[tuple[int, Output]]],
-        window: Encoded,
-        *,
-        at_once: int = 1,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
+    def __init__(self, loop: StaticLoop, window: Encoded, clock: Callable[[], float] = time.perf_counter) -> None:
         self._loop = loop
-        self._run = run
         self._window = window
-        self._at_once = at_once
         self._clock = clock
+
+    def tune(self, assignment: Assignment, backend: str) -> None:
+        """Set the loop's budget to the best for an assignment's weights and precision on its device."""
+        spec, device, cache_dir = assignment.spec, assignment.device, assignment.cache_dir
+        subject = f"{spec.revision} {spec.quality} {backend} {machine.describe_device(device, cache_dir)}"
+        self.find(SIZES[device.partition(":")[0]], cache_dir / "batches", subject, measured=assignment.tuned)
 
     def find(self, sizes: Sequence[int], folder: Path, device: str, *, measured: bool = True) -> None:
         """Set the loop's budget to the best of these ``sizes`` in tokens, ascending.
@@ -77,7 +73,7 @@ class WarmUp:
         """Tokens a second with the loop's budget: the best of a few tries, as what else runs only takes away."""
         budget = self._loop.budget
         seconds = min(self._seconds(budget) for _ in range(_AGAIN))
-        return self._at_once * budget.tokens / seconds
+        return self._loop.at_once * budget.tokens / seconds
 
     def _rates(self, sizes: Sequence[int]) -> dict[int, float]:
         """Tokens a second by size: up to one that does not fit, gains nothing, or would take too long."""
@@ -89,32 +85,23 @@ class WarmUp:
             if self._loop.budget != budget:  # it was lowered, since a batch did not fit
                 break
             previous = max(rates.values(), default=0.0)
-            rates[tokens] = round(self._at_once * tokens / seconds, 1)
+            rates[tokens] = round(self._loop.at_once * tokens / seconds, 1)
             left_s -= first_s + seconds
             if rates[tokens] < previous * CLEARLY or 4 * seconds > left_s:
                 break
         return rates
 
     def _seconds(self, budget: Budget) -> float:
-        rows = max(1, budget.tokens // self._window.tokens)
-        batches = [[Item(row, self._window, None) for row in range(rows)] for _ in range(self._at_once)]
+        rows = max(1, budget.tokens // self._window.tokens) * self._loop.at_once
+        windows: Pool[None] = Pool()
+        windows.add(Item(row, self._window, None) for row in range(rows))
         began = self._clock()
-        for _ in self._run(_Given(batches)):
+        for _ in self._loop.run(windows):
             continue
         return self._clock() - began
 
     def _budget(self, tokens: int) -> Budget:
         return replace(self._loop.budget, tokens=tokens, rows=tokens // _SHORTEST_TOKENS)
-
-
-class _Given:
-    """A source of batches that are made already."""
-
-    def __init__(self, batches: list[list[Item[Any]]]) -> None:
-        self._batches = batches
-
-    def take(self, budget: Budget) -> Sequence[Item[Any]]:
-        return self._batches.pop() if budget.rows and self._batches else []
 
 
 def short_window(model: Coder) -> Encoded:
@@ -138,31 +125,30 @@ def best(rates: Mapping[Option, float]) -> Option:
 _AHEAD = 2
 
 
-class Streams:
-    """``count`` batches at once. ``compute`` must be safe to call from several threads."""
+class Streams(StaticLoop):
+    """A loop with ``count`` batches at once. ``compute`` must be safe to call from several threads."""
 
-    def __init__(self, loop: StaticLoop, compute: Callable[[Items], Sequence[Output]], count: int) -> None:
-        self._loop = loop
-        self._compute = compute
-        self.count = count
+    def __init__(self, compute: Callable[[Items], Sequence[Output]], budget: Budget, count: int) -> None:
+        super().__init__(compute, budget)
+        self.at_once = count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="stream")
 
     def on_each_thread(self, work: Callable[[], None]) -> None:
         """Call a function once on each of the threads."""
-        together = Barrier(self.count)  # so that each thread gets one of these calls
+        together = Barrier(self.at_once)  # so that each thread gets one of these calls
 
         def call() -> None:
             together.wait()
             work()
 
-        for done in [self._threads.submit(call) for _ in range(self.count)]:
+        for done in [self._threads.submit(call) for _ in range(self.at_once)]:
             done.result()
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         """As ``StaticLoop.run``; outputs come in the order in which batches end."""
         flights: dict[Future[Sequence[Output]], Items] = {}
         while True:
-            while len(flights) < _AHEAD * self.count and (items := source.take(self._loop.budget)):
+            while len(flights) < _AHEAD * self.at_once and (items := source.take(self.budget)):
                 flights[self._threads.submit(self._compute, items)] = items
             if not flights:
                 return
@@ -173,7 +159,7 @@ class Streams:
                 items, compute = flights.pop(future), future.result
                 if len(items) == 1 and isinstance(future.exception(), OutOfMemory):
                     compute = partial(self._compute, items)
-                yield from self._loop.settle(items, compute)
+                yield from self.settle(items, compute)
 
     def close(self) -> None:
         self._threads.shutdown()

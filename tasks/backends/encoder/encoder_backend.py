@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from docmill.tasks.backends import Assignment, WindowSource, accelerator, machine
+from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.encoder import heads
-from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
+from docmill.tasks.backends.encoder.batches import BUDGETS, Streams, WarmUp, short_window
 from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
 from docmill.tasks.backends.encoder.own_code import TOLERANCES, reads_padding
 from docmill.tasks.backends.encoder.packed import proven_encoder
@@ -34,33 +34,26 @@ class EncoderBackend:
     """
 
     def __init__(self, assignment: Assignment) -> None:
-        spec, device, cache_dir = assignment.spec, assignment.device, assignment.cache_dir
-        self._device = device
-        self._dtype = accelerator.dtype_for(spec.quality, device)
+        self._device = device = assignment.device
+        self._dtype = accelerator.dtype_for(assignment.spec.quality, device)
         self._model, self._states_of, budget = self._open(assignment)
         self.limit_tokens = self._model.limit_tokens
         # Threads may read texts while another closes the model.
         self._encode = self._model.encode if self._model.tokens is None else self._model.tokens.encode
-        self._loop = StaticLoop(self._compute, budget)
         # Models that tokenize on their own are not known to be safe for several threads.
         side_by_side = device == "cpu" and self._model.tokens is not None
-        self._streams = open_streams(self._loop, self._compute) if side_by_side else None
-        self._warm_up = WarmUp(
-            self._loop, self.run, short_window(self._model.coder), at_once=self._streams.count if self._streams else 1
-        )
+        self._streams = open_streams(self._compute, budget) if side_by_side else None
+        self._loop = self._streams or StaticLoop(self._compute, budget)
+        self._warm_up = WarmUp(self._loop, short_window(self._model.coder))
         if self._model.tokens is not None:
-            here = machine.describe_device(device, cache_dir)
-            subject = f"{spec.revision} {spec.quality} {type(self).__name__} {here}"
-            self._warm_up.find(
-                SIZES[device.partition(":")[0]], cache_dir / "batches", subject, measured=assignment.tuned
-            )
+            self._warm_up.tune(assignment, type(self).__name__)
         self.traits = self._model.traits
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._encode(texts)
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
-        return (self._streams or self._loop).run(source)
+        return self._loop.run(source)
 
     def tokens_per_s(self) -> float:
         """Measure for a fraction of a second how fast short windows are computed here."""
@@ -99,11 +92,11 @@ class EncoderBackend:
         return model, model.own_states, budget
 
 
-def open_streams(loop: StaticLoop, compute: Callable[[Items], Sequence[Output]]) -> Streams:
+def open_streams(compute: Callable[[Items], Sequence[Output]], budget: Budget) -> Streams:
     """Return as many streams as torch has threads. The products of each run on its own thread only."""
-    streams = Streams(loop, compute, torch.get_num_threads())
+    streams = Streams(compute, budget, torch.get_num_threads())
     streams.on_each_thread(_compute_alone)
-    torch.set_num_threads(streams.count)  # for the other threads of this process all is as before
+    torch.set_num_threads(streams.at_once)  # for the other threads of this process all is as before
     return streams
 
 

@@ -15,9 +15,9 @@ import openvino
 
 from docmill.tasks.backends import Assignment, WindowSource, devices, machine
 from docmill.tasks.backends.convert import is_whole
-from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
+from docmill.tasks.backends.encoder.batches import BUDGETS, Streams, WarmUp, short_window
 from docmill.tasks.backends.encoder.converted import ConvertedModel, folder_of
-from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.backends.static import Items
 from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
@@ -32,26 +32,23 @@ class OpenVinoBackend:
     """
 
     def __init__(self, assignment: Assignment) -> None:
-        spec, cache_dir = assignment.spec, assignment.cache_dir
-        self._here = machine.read_processor(cache_dir)
-        self._int8 = spec.quality == "int8"
+        quality = assignment.spec.quality
+        self._here = machine.read_processor(assignment.cache_dir)
+        self._int8 = quality == "int8"
         # Between int8's products are sums and norms, which stay in the precision that they have without it.
-        self._precision = self._here.native if spec.quality in ("native", "int8") else spec.quality
+        self._precision = self._here.native if quality in ("native", "int8") else quality
         self._model = self._open(assignment)
         self.limit_tokens, self.traits = self._model.limit_tokens, self._model.traits
         self._encode = self._model.tokens.encode  # threads may read texts while another closes the model
-        self._loop = StaticLoop(self._compute, BUDGETS["cpu"])
-        self._streams = Streams(self._loop, self._compute, self._here.threads)
-        self._warm_up = WarmUp(self._loop, self.run, short_window(self), at_once=self._streams.count)
-        here = machine.describe_device("cpu", cache_dir)
-        subject = f"{spec.revision} {spec.quality} {type(self).__name__} {here}"
-        self._warm_up.find(SIZES["cpu"], cache_dir / "batches", subject, measured=assignment.tuned)
+        self._loop = Streams(self._compute, BUDGETS["cpu"], self._here.threads)
+        self._warm_up = WarmUp(self._loop, short_window(self))
+        self._warm_up.tune(assignment, type(self).__name__)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._encode(texts)
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
-        return self._streams.run(source)
+        return self._loop.run(source)
 
     def tokens_per_s(self) -> float:
         """Measure for a fraction of a second how fast short windows are computed here."""
@@ -69,7 +66,7 @@ class OpenVinoBackend:
         }
 
     def close(self) -> None:
-        self._streams.close()
+        self._loop.close()
         del self._model
         devices.release_freed()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from docmill.tasks.batching import Budget
 from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.outputs import Output, Vector
 from docmill.tasks.windows.windows import Encoded
-from tests.tasks.conftest import Benches
 from tests.tasks.fakes import waiting
 
 SIZES = (100, 200, 400, 800)
@@ -44,7 +42,7 @@ class Device:
 
 def found(device: Device, folder: Path, name: str = "a device") -> int:
     loop = StaticLoop(device.compute, Budget(tokens=50, rows=5))
-    WarmUp(loop, loop.run, WINDOW, clock=lambda: device.now).find(SIZES, folder, name)
+    WarmUp(loop, WINDOW, clock=lambda: device.now).find(SIZES, folder, name)
     return loop.budget.tokens
 
 
@@ -77,7 +75,7 @@ def test_a_slow_device_is_not_kept_busy_with_measuring(tmp_path: Path) -> None:
 def test_what_may_not_be_measured_stays_as_it_is_unless_it_was_measured_before(tmp_path: Path) -> None:
     device = Device(batch_s=0.01, token_s=0.0)
     loop = StaticLoop(device.compute, Budget(tokens=50, rows=5))
-    warm_up = WarmUp(loop, loop.run, WINDOW, clock=lambda: device.now)
+    warm_up = WarmUp(loop, WINDOW, clock=lambda: device.now)
     warm_up.find(SIZES, tmp_path, "a device", measured=False)
     assert (loop.budget.tokens, device.batches, [*tmp_path.iterdir()]) == (50, [], [])
     warm_up.find(SIZES, tmp_path, "a device")
@@ -89,16 +87,6 @@ def test_what_may_not_be_measured_stays_as_it_is_unless_it_was_measured_before(t
 def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     assert found(Device(batch_s=0.01, token_s=0.0), tmp_path / "file") == 800
-
-
-def test_a_model_keeps_what_it_found_beside_its_other_files(benches: Benches) -> None:
-    bench = benches("transformers")
-    spec = bench.spec("embed", "minilm")
-    bench.engine.open(spec)
-    files = [json.loads(file.read_text()) for file in (bench.cache_dir / "batches").iterdir()]
-    kept = [one for one in files if one["subject"].startswith(f"{spec.revision} float32 ")]
-    assert kept
-    assert all(str(one["batch_tokens"]) in one["tokens_per_s"] for one in kept)
 
 
 STREAMS = 3
@@ -127,7 +115,7 @@ def test_each_stream_has_one_core_and_the_others_keep_theirs() -> None:
         seen[threading.current_thread().name] = torch.get_num_threads()
         return lengths(items)
 
-    streams = open_streams(StaticLoop(compute, Budget(tokens=5, rows=1)), compute)
+    streams = open_streams(compute, Budget(tokens=5, rows=1))
     assert dict(streams.run(waiting([Encoded(1, "a")] * 2 * STREAMS))).keys() == set(range(2 * STREAMS))
     assert list(seen.values()) == [1] * STREAMS
     assert torch.get_num_threads() == STREAMS
@@ -157,7 +145,7 @@ def test_a_window_that_lacked_memory_beside_others_is_tried_alone() -> None:
         running.remove(items[0].id)
         raise OutOfMemory
 
-    streams = open_streams(StaticLoop(compute, Budget(tokens=5, rows=1)), compute)
+    streams = open_streams(compute, Budget(tokens=5, rows=1))
     outputs = dict(streams.run(waiting([Encoded(1, "a")] * STREAMS)))
     assert [type(output) for output in outputs.values()] == [Vector] * STREAMS
     assert alone == [True] * STREAMS
@@ -172,7 +160,7 @@ def test_every_window_has_its_own_output_even_where_batches_do_not_fit() -> None
         return lengths(items)
 
     sizes = [1 + number % 17 for number in range(400)]
-    streams = open_streams(StaticLoop(compute, Budget(tokens=100, rows=20)), compute)
+    streams = open_streams(compute, Budget(tokens=100, rows=20))
     outputs = dict(streams.run(waiting(Encoded(size, "") for size in sizes)))
     streams.close()
     assert [float(outputs[number].values[0]) for number in range(400)] == sizes  # type: ignore[union-attr]
