@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -22,6 +22,7 @@ import numpy as np
 from docmill.tasks.backends import Assignment, Backend, WindowSource, machine, registry
 from docmill.tasks.backends.encoder.batches import best
 from docmill.tasks.backends.machine import remember, remembered
+from docmill.tasks.backends.static import Items
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Weights
@@ -79,8 +80,10 @@ class Contest:
 
     def leave_out(self, name: str) -> None:
         """Leave out a backend that returned NaN or infinity. This machine no longer uses it for the subject."""
-        note = remembered(self.folder, self.subject)
-        remember(self.folder, self.subject, {**note, _OUT: sorted({*note.get(_OUT, []), name})})
+        self._remember({_OUT: sorted({*remembered(self.folder, self.subject).get(_OUT, []), name})})
+
+    def _remember(self, facts: Mapping[str, Any]) -> None:
+        remember(self.folder, self.subject, {**remembered(self.folder, self.subject), **facts})
 
     def open(self, open_backend: OpenByName, *, provisional: bool) -> Backend:
         """Open the fastest backend if it is known. Otherwise open a provisional one, or measure all backends now.
@@ -128,8 +131,7 @@ class Contest:
             raise reason
         ahead = best(rates)
         log.info("backend_measured fastest=%s tokens_per_s=%s subject=%s", ahead, rates, self.subject)
-        out = remembered(self.folder, self.subject).get(_OUT)
-        remember(self.folder, self.subject, {"fastest": ahead, "tokens_per_s": rates} | ({_OUT: out} if out else {}))
+        self._remember({"fastest": ahead, "tokens_per_s": rates})
         if backend is not None and ahead == [*rates][-1]:
             return ahead, backend
         if backend is not None:
@@ -145,6 +147,20 @@ class Contest:
         if name == registry.OWN_CODE or registry.OWN_CODE not in self.usable:
             return backend
         return FallbackBackend(backend, partial(open_backend, registry.OWN_CODE), partial(self.leave_out, name))
+
+
+class _Tap:
+    """A source that gives what another gives until it ``is_shut``; ``note`` sees the items first."""
+
+    def __init__(self, source: WindowSource, is_shut: Callable[[], bool], note: Callable[[Items], None]) -> None:
+        self._source = source
+        self._is_shut = is_shut
+        self._note = note
+
+    def take(self, budget: Budget) -> Items:
+        items = [] if self._is_shut() else self._source.take(budget)
+        self._note(items)
+        return items
 
 
 class SwitchingBackend:
@@ -190,15 +206,16 @@ class ProvisionalBackend(SwitchingBackend):
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         if self._left > 0:
-            counted = _Counted(source, self._left)
-            yield from self._backend.run(counted)
-            self._left = counted.left
+            yield from self._backend.run(_Tap(source, lambda: self._left <= 0, self._count))
             if self._left > 0:
                 return
             source.take(_SIGN_OF_LIFE)
             self._change()
             source.take(_SIGN_OF_LIFE)
         yield from self._backend.run(source)
+
+    def _count(self, items: Items) -> None:
+        self._left -= sum(item.tokens for item in items)
 
     def _change(self) -> None:
         self._backend.close()
@@ -207,21 +224,6 @@ class ProvisionalBackend(SwitchingBackend):
         except Exception as error:  # whatever libraries raise; the first one did compute
             log.error("backends_not_measured error=%r", error)
             self._backend = self._again()
-
-
-class _Counted:
-    """A source that ends once windows of ``left`` tokens were taken."""
-
-    def __init__(self, source: WindowSource, left: int) -> None:
-        self._source = source
-        self.left = left
-
-    def take(self, budget: Budget) -> Sequence[Item[Any]]:
-        if self.left <= 0:
-            return []
-        items = self._source.take(budget)
-        self.left -= sum(item.tokens for item in items)
-        return items
 
 
 class FallbackBackend(SwitchingBackend):
@@ -243,21 +245,26 @@ class FallbackBackend(SwitchingBackend):
         if self._second is None:
             yield from self._backend.run(source)
             return
-        watched = _Watched(source)
-        for number, output in self._backend.run(watched):
-            item = watched.flight.pop(number)
+        flight: dict[int, Item[Any]] = {}
+        lost: list[tuple[Item[Any], Output]] = []
+
+        def note(items: Items) -> None:
+            flight.update((item.id, item) for item in items)
+
+        for number, output in self._backend.run(_Tap(source, lambda: bool(lost), note)):
+            item = flight.pop(number)
             if finite(output):
                 yield number, output
             else:
-                watched.lost.append((item, output))
-        if not watched.lost:
+                lost.append((item, output))
+        if not lost:
             return
         source.take(_SIGN_OF_LIFE)
-        if self._went_over(len(watched.lost)):
+        if self._went_over(len(lost)):
             source.take(_SIGN_OF_LIFE)
-            yield from self._again([item for item, _ in watched.lost])
+            yield from self._again([item for item, _ in lost])
         else:
-            yield from ((item.id, output) for item, output in watched.lost)
+            yield from ((item.id, output) for item, output in lost)
         yield from self._backend.run(source)
 
     def _went_over(self, n_windows: int) -> bool:
@@ -274,7 +281,7 @@ class FallbackBackend(SwitchingBackend):
         first.close()
         return True
 
-    def _again(self, lost: Sequence[Item[Any]]) -> Iterator[tuple[int, Output]]:
+    def _again(self, lost: Items) -> Iterator[tuple[int, Output]]:
         waiting: Pool[Any] = Pool()
         waiting.add(sorted(lost, key=lambda item: item.id))
         repaired = False
@@ -283,22 +290,6 @@ class FallbackBackend(SwitchingBackend):
                 repaired = True
                 self._taken_out()  # before anyone hears of the outputs
             yield number, output
-
-
-class _Watched:
-    """A source that remembers the items that it gave. Once one of them was lost it gives no more."""
-
-    def __init__(self, source: WindowSource) -> None:
-        self._source = source
-        self.flight: dict[int, Item[Any]] = {}
-        self.lost: list[tuple[Item[Any], Output]] = []
-
-    def take(self, budget: Budget) -> Sequence[Item[Any]]:
-        if self.lost:
-            return []
-        items = self._source.take(budget)
-        self.flight.update((item.id, item) for item in items)
-        return items
 
 
 def finite(output: Output) -> bool:
