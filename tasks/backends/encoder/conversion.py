@@ -9,8 +9,9 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,52 +153,56 @@ def _remove_unused(opened: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class _LastStates(nn.Module):
-    """An encoder as a function from tensors, in the order of ``names``, to its last hidden states."""
+class _Module(nn.Module):
+    """A function from tensors as a module, which the tracer wants, with the model that holds its weights."""
 
-    def __init__(self, model: PreTrainedModel, names: Sequence[str]) -> None:
+    def __init__(self, function: Callable[..., Tensor], model: nn.Module | None) -> None:
         super().__init__()
+        self._function = function
         self._model = model
-        self._names = names
 
     def forward(self, *values: Tensor) -> Tensor:
-        states: Tensor = self._model(**dict(zip(self._names, values, strict=True)), return_dict=False)[0]
-        return states
+        return self._function(*values)
 
 
-class FirstStates(_LastStates):
-    """An encoder of BERT's design as such a function to the last states of first tokens, of shape (texts, 1, dim).
+def _last_states(model: PreTrainedModel, names: Sequence[str], *values: Tensor) -> Tensor:
+    """Return an encoder's last hidden states from tensors, in the order of ``names``."""
+    states: Tensor = model(**dict(zip(names, values, strict=True)), return_dict=False)[0]
+    return states
+
+
+def first_states(model: PreTrainedModel, names: Sequence[str], *values: Tensor) -> Tensor:
+    """Return the last states of first tokens alone, of shape (texts, 1, dim), by an encoder of BERT's design.
 
     Of the last layer it needs no more than the keys and values of the other tokens: in a model of six layers a
     seventh of all products falls away.
     """
+    layers = model.get_submodule(module_names(model).layers.removesuffix(".{}"))
+    assert isinstance(layers, nn.ModuleList)
+    last = layers[-1]
+    del layers[-1]
+    try:
+        states = _last_states(model, names, *values)
+    finally:
+        layers.append(last)
+    return _of_first(model, last, states, values[names.index("attention_mask")])
 
-    def forward(self, *values: Tensor) -> Tensor:
-        layers = self._model.get_submodule(module_names(self._model).layers.removesuffix(".{}"))
-        assert isinstance(layers, nn.ModuleList)
-        last = layers[-1]
-        del layers[-1]
-        try:
-            states = super().forward(*values)
-        finally:
-            layers.append(last)
-        return self._of_first(last, states, values[self._names.index("attention_mask")])
 
-    def _of_first(self, layer: nn.Module, states: Tensor, attention_mask: Tensor) -> Tensor:
-        names, first, heads = module_names(self._model), states[:, :1], self._model.config.num_attention_heads
-        projections = zip((first, states, states), names.projections, strict=True)
-        query, key, value = (
-            # From shape (texts, tokens, dim) to (texts, heads, tokens, dim of a head).
-            layer.get_submodule(name)(inputs).view(*inputs.shape[:2], heads, -1).transpose(1, 2)
-            for inputs, name in projections
-        )
-        seen = attention_mask[:, None, None, :].bool()
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-        mixed = layer.get_submodule(names.mixed)(mixed.transpose(1, 2).flatten(2))
-        first = layer.get_submodule(names.attention_norm)(first + mixed)
-        inner = ACT2FN[activation(self._model.config)](layer.get_submodule(names.inner)(first))
-        output: Tensor = layer.get_submodule(names.output_norm)(first + layer.get_submodule(names.outer)(inner))
-        return output
+def _of_first(model: PreTrainedModel, layer: nn.Module, states: Tensor, attention_mask: Tensor) -> Tensor:
+    names, first, heads = module_names(model), states[:, :1], model.config.num_attention_heads
+    projections = zip((first, states, states), names.projections, strict=True)
+    query, key, value = (
+        # From shape (texts, tokens, dim) to (texts, heads, tokens, dim of a head).
+        layer.get_submodule(name)(inputs).view(*inputs.shape[:2], heads, -1).transpose(1, 2)
+        for inputs, name in projections
+    )
+    seen = attention_mask[:, None, None, :].bool()
+    mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+    mixed = layer.get_submodule(names.mixed)(mixed.transpose(1, 2).flatten(2))
+    first = layer.get_submodule(names.attention_norm)(first + mixed)
+    inner = ACT2FN[activation(model.config)](layer.get_submodule(names.inner)(first))
+    output: Tensor = layer.get_submodule(names.output_norm)(first + layer.get_submodule(names.outer)(inner))
+    return output
 
 
 def traced(model: PreTrainedModel, tokens: Tokens, *, first_only: bool = False) -> openvino.Model:
@@ -206,20 +211,9 @@ def traced(model: PreTrainedModel, tokens: Tokens, *, first_only: bool = False) 
     features = padded([Encoded(5, {"input_ids": [1] * 5}), Encoded(3, {"input_ids": [1] * 3})], tokens)
     if "token_type_ids" in tokens.encode(["a"])[0].features:
         features["token_type_ids"] = torch.zeros_like(features["input_ids"])
-    function = (FirstStates if first_only else _LastStates)(model, list(features))
+    function = partial(first_states if first_only else _last_states, model, list(features))
     with _written_out(model):
-        return _traced(function, features, [-1, -1], STATES)
-
-
-class _Numbers(nn.Module):
-    """A head as a function from states and their mask."""
-
-    def __init__(self, numbers_of: NumbersOf) -> None:
-        super().__init__()
-        self._numbers_of = numbers_of
-
-    def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        return self._numbers_of({"token_embeddings": states, "attention_mask": attention_mask})
+        return _traced(function, features, [-1, -1], STATES, model)
 
 
 def _build_head(numbers_of: NumbersOf, dim: int, file: Path) -> None:
@@ -227,26 +221,39 @@ def _build_head(numbers_of: NumbersOf, dim: int, file: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     mask = torch.tensor([[1] * 5, [1] * 3 + [0] * 2])
     features = {"token_embeddings": torch.randn(2, 5, dim, generator=draw), "attention_mask": mask}
-    made = _traced(_Numbers(numbers_of), features, [-1, -1, dim], NUMBERS)
+
+    def function(*values: Tensor) -> Tensor:
+        return numbers_of(dict(zip(features, values, strict=True)))
+
+    made = _traced(function, features, [-1, -1, dim], NUMBERS)
     openvino.save_model(made, file, compress_to_fp16=False)
     states = torch.randn(4, 9, dim, generator=draw)
     mask = (torch.arange(9)[None, :] < torch.tensor([9, 1, 4, 8])[:, None]).long()
-    features = {"token_embeddings": states, "attention_mask": mask}
+    others = {"token_embeddings": states, "attention_mask": mask}
     with torch.inference_mode():
-        own = heads.as_array(numbers_of(features).float())
-    numbers = Graph(file, "float32", 1)({name: value.numpy() for name, value in features.items()})
+        own = heads.as_array(numbers_of(others).float())
+    numbers = Graph(file, "float32", 1)({name: value.numpy() for name, value in others.items()})
     if numbers.shape != own.shape or not np.allclose(numbers, own, rtol=_TOLERANCE, atol=_TOLERANCE):
         raise Unsuited("The model's head on OpenVINO does not give the same numbers.")
 
 
-def _traced(function: nn.Module, features: Mapping[str, Tensor], shape: Sequence[int], output: str) -> openvino.Model:
-    """Return a function of these features as OpenVINO's model, the first input of the shape and the others of two."""
+def _traced(
+    function: Callable[..., Tensor],
+    features: Mapping[str, Tensor],
+    shape: Sequence[int],
+    output: str,
+    model: nn.Module | None = None,
+) -> openvino.Model:
+    """Return a function of these features as OpenVINO's model, the first input of the shape and the others of two.
+
+    ``model`` holds the function's weights.
+    """
     # The tracer warns at every `if` of the model's code.
     silent = warnings.catch_warnings(action="ignore")
     with accelerator.quiet(), silent, torch.no_grad(), _root_logger_kept():
         # The comparison at each opening proves more than the tracer's own check, which computes all twice.
         decoder = TorchScriptPythonDecoder(
-            function, example_input=tuple(features.values()), trace_kwargs={"check_trace": False}
+            _Module(function, model), example_input=tuple(features.values()), trace_kwargs={"check_trace": False}
         )
         made = openvino.convert_model(decoder)
     shapes = [shape, *([[-1, -1]] * (len(features) - 1))]

@@ -77,7 +77,8 @@ def quantization(
 
     def make() -> openvino.Model:
         made = trace()
-        return _quantized(made, tokens, texts, _contracting(made)[:_LEFT_ALONE])
+        contracting = [name for name, inputs, outputs in _products(made) if inputs > outputs]
+        return _quantized(made, tokens, texts, contracting[:_LEFT_ALONE])
 
     def compare() -> ReferenceStates:
         compared_texts = [*texts[:_COMPARED_TEXTS], _long(model.config, texts)]
@@ -116,11 +117,6 @@ def _quantized(
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTHING)
             ),
         )
-
-
-def _contracting(made: openvino.Model) -> list[str]:
-    """The linear layers that have more inputs than outputs, from the first on."""
-    return [name for name, inputs, outputs in _products(made) if inputs > outputs]
 
 
 def _products(made: openvino.Model) -> Iterator[tuple[str, int, int]]:

@@ -168,26 +168,28 @@ _DISTILLED = Names(
 )
 
 
-@dataclass(frozen=True)
 class Layer:
-    """One encoder layer: attention and feed-forward network, a norm after each.
+    """One encoder layer: attention and feed-forward network, a norm after each. Its modules' names begin with ``at``.
 
-    ``projections`` are of queries, keys and values side by side; without queries where these are by themselves.
+    ``projections`` are of queries, keys and values side by side. If it is ``split``, ``queries`` are by themselves.
     """
 
-    projections: OneDnnLinear
-    mixed: OneDnnLinear
-    attention_norm: Norm
-    inner: OneDnnLinear
-    outer: OneDnnLinear
-    output_norm: Norm
-    queries: OneDnnLinear | None = None
+    def __init__(self, names: Names, at: str, weights: Mapping[str, Tensor], epsilon: float, *, split: bool) -> None:
+        def linear(*stacked: str) -> OneDnnLinear:
+            return OneDnnLinear(*((weights[f"{at}.{name}.weight"], weights[f"{at}.{name}.bias"]) for name in stacked))
+
+        query, *others = names.projections
+        self.projections = linear(*(others if split else names.projections))
+        self.queries = linear(query) if split else None
+        self._mixed, self._inner, self._outer = linear(names.mixed), linear(names.inner), linear(names.outer)
+        self._attention_norm = _norm(weights, f"{at}.{names.attention_norm}", epsilon)
+        self._output_norm = _norm(weights, f"{at}.{names.output_norm}", epsilon)
 
     def after(self, states: Tensor, mixed: Tensor, activation: tuple[str, str]) -> Tensor:
         """Return the layer's states, of the same shape as those before it, from what its attention gave."""
-        states = self.attention_norm(self.mixed.added_to(states, mixed))
-        inner = self.inner(states, activation)
-        return self.output_norm(self.outer.added_to(states, inner))
+        states = self._attention_norm(self._mixed.added_to(states, mixed))
+        inner = self._inner(states, activation)
+        return self._output_norm(self._outer.added_to(states, inner))
 
 
 class PackedEncoder:
@@ -213,7 +215,7 @@ class PackedEncoder:
         self._norm = _norm(weights, "embeddings.LayerNorm", epsilon)
         last = config.num_hidden_layers - 1
         self._layers = [
-            _layer(names, names.layers.format(number), weights, epsilon, split=first_only and number == last)
+            Layer(names, names.layers.format(number), weights, epsilon, split=first_only and number == last)
             for number in range(last + 1)
         ]
 
@@ -312,24 +314,6 @@ def module_names(model: PreTrainedModel) -> Names:
 
 def activation(config: PretrainedConfig) -> str:
     return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
-
-
-def _layer(names: Names, at: str, weights: Mapping[str, Tensor], epsilon: float, *, split: bool) -> Layer:
-    """Return the layer whose modules' names begin with ``at``; if it is ``split``, queries are by themselves."""
-
-    def linear(*stacked: str) -> OneDnnLinear:
-        return OneDnnLinear(*((weights[f"{at}.{name}.weight"], weights[f"{at}.{name}.bias"]) for name in stacked))
-
-    query, *others = names.projections
-    return Layer(
-        linear(*(others if split else names.projections)),
-        linear(names.mixed),
-        _norm(weights, f"{at}.{names.attention_norm}", epsilon),
-        linear(names.inner),
-        linear(names.outer),
-        _norm(weights, f"{at}.{names.output_norm}", epsilon),
-        linear(query) if split else None,
-    )
 
 
 def _norm(weights: Mapping[str, Tensor], name: str, epsilon: float) -> Norm:

@@ -30,20 +30,12 @@ from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
-from tests.tasks.backends.encoder.test_conversion import assigned, lines, of_folder
+from tests.tasks.backends.encoder.test_conversion import OPEN, assigned, lines, of_folder
 from tests.tasks.conftest import Benches, multiplies_int8_exactly
 from tests.tasks.test_architectures import vectors
 
 # Says whether the conversion was made, and what was left in the home folder.
-OPEN = (
-    "import sys; from pathlib import Path; from docmill.storage.core.specs import Spec; "
-    "from docmill.tasks.backends import Assignment; from docmill.tasks.outputs import Head; "
-    "from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend; "
-    "folder, cache = map(Path, sys.argv[1:]); "
-    "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='int8'); "
-    "OpenVinoBackend(Assignment(spec, folder, 'cpu', cache, Head.POOLING)).close(); "
-    "print('nncf' in sys.modules, 'openvino_telemetry.main' in sys.modules, [*Path.home().iterdir()])"
-)
+SAY = "print('nncf' in sys.modules, 'openvino_telemetry.main' in sys.modules, [*Path.home().iterdir()])"
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +127,7 @@ def test_a_conversion_is_made_once_and_apart_from_that_in_native_precision(
 def test_nothing_is_said_sent_or_written_at_home(small: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-
-    command = [sys.executable, "-W", "error", "-c", OPEN, str(small), str(tmp_path / "cache")]
+    command = [sys.executable, "-W", "error", "-c", OPEN + SAY, str(small), str(tmp_path / "cache"), "int8"]
     environment = {name: value for name, value in os.environ.items() if name != "CI"}  # where nothing is sent anyway
     environment["HOME"] = str(home)
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
