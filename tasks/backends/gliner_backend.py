@@ -18,7 +18,7 @@ from docmill.storage.core.specs import Reason
 from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder.batches import BUDGETS
-from docmill.tasks.backends.loading import LoadingReport
+from docmill.tasks.backends.loading import require_loaded
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.backends.tokens import TokenCoder, require_fast
 from docmill.tasks.errors import CannotServe
@@ -89,7 +89,8 @@ class GlinerBackend:
             prepared["end_token_map"],
             prepared["num_original"],
         )
-        finite = dict(zip(prepared["valid_to_orig_idx"], _finite(computed.logits), strict=True))
+        are_finite = torch.isfinite(torch.as_tensor(computed.logits)).flatten(1).all(1).tolist()
+        finite = dict(zip(prepared["valid_to_orig_idx"], are_finite, strict=True))
         return [
             _spans(spans) if finite.get(number, True) else Failure(NOT_FINITE, Reason.MODEL)
             for number, spans in enumerate(entities)
@@ -130,7 +131,7 @@ def _loaded(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> Any:
     own = loaded.model
     computed = {name for name, _ in own.named_buffers()}
     missing = {*own.state_dict()} - _names(folder) - computed
-    LoadingReport([*missing]).require(spec.model, spec.kind)
+    require_loaded(missing, spec)
     return loaded
 
 
@@ -138,12 +139,6 @@ def _names(folder: Path) -> set[str]:
     """Return the names of the weights in a folder, those that share another's tensor included."""
     with safe_open(str(folder / "model.safetensors"), framework="pt") as file:
         return {*file.keys(), *(file.metadata() or {})}
-
-
-def _finite(logits: Any) -> list[bool]:
-    """Return for each row of a batch if all of its logits are finite."""
-    finite: list[bool] = torch.isfinite(torch.as_tensor(logits)).flatten(1).all(1).tolist()
-    return finite
 
 
 def _spans(entities: Sequence[Mapping[str, Any]]) -> Spans:

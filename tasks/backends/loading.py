@@ -7,10 +7,10 @@ is an error, whichever library asks transformers for a model: sentence-transform
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -71,21 +71,15 @@ class WeightsNeeded(Exception):
     """A model whose loading report needs its weights: a quantized one, or one with many experts."""
 
 
-@dataclass
-class LoadingReport:
-    """The weights that models lack which were loaded in a ``reported`` block, by their names in the model."""
-
-    missing: list[str] = field(default_factory=list)
-
-    def require(self, model: str, kind: str, *, unused: Sequence[str] = ()) -> None:
-        """Raise ModelCorrupt unless all are there; what begins with one of ``unused`` has no part in any output."""
-        missing = sorted(name for name in self.missing if not name.startswith(tuple(unused)))
-        if missing:
-            raise ModelCorrupt(
-                f"The files of {model} lack {len(missing)} weights that {kind} computes with, such as {missing[0]}; "
-                f"they would be made up at random. Name a model that was trained for {kind}, or copy or download the "
-                "whole model."
-            )
+def require_loaded(missing: Iterable[str], spec: Spec, *, unused: Sequence[str] = ()) -> None:
+    """Raise ModelCorrupt for weights of these names. No output depends on what begins with one of ``unused``."""
+    names = sorted(name for name in missing if not name.startswith(tuple(unused)))
+    if names:
+        raise ModelCorrupt(
+            f"The files of {spec.model} lack {len(names)} weights that {spec.kind} computes with, such as "
+            f"{names[0]}; they would be made up at random. Name a model that was trained for {spec.kind}, or copy or "
+            "download the whole model."
+        )
 
 
 @contextmanager
@@ -103,39 +97,39 @@ def without_weights() -> Iterator[None]:
 
 
 @contextmanager
-def reported() -> Iterator[LoadingReport]:
-    """Collect transformers' reports on all models that any library loads in the block.
+def missing_weights() -> Iterator[list[str]]:
+    """Collect the names of weights that are missing from models, whichever library loads them in the block.
 
     One thread at a time.
     """
     from transformers import PreTrainedModel
 
-    report = LoadingReport()
+    missing: list[str] = []
     from_pretrained = vars(PreTrainedModel)["from_pretrained"]
     load: Callable[..., PreTrainedModel] = _load_without_weights if _without_weights.get() else _load
 
     def told(kind: type[PreTrainedModel], /, *arguments: object, **options: object) -> PreTrainedModel:
-        return load(partial(from_pretrained.__func__, kind), report, *arguments, **options)
+        return load(partial(from_pretrained.__func__, kind), missing, *arguments, **options)
 
     PreTrainedModel.from_pretrained = classmethod(told)
     try:
-        yield report
+        yield missing
     finally:
         PreTrainedModel.from_pretrained = from_pretrained
 
 
 def _load(
-    from_pretrained: _FromPretrained, report: LoadingReport, *arguments: object, **options: object
+    from_pretrained: _FromPretrained, missing: list[str], *arguments: object, **options: object
 ) -> PreTrainedModel:
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, info = from_pretrained(*arguments, **options)
-    report.missing += _lacking(model, info)
+    missing += _lacking(model, info)
     return model
 
 
 def _load_without_weights(
     from_pretrained: _FromPretrained,
-    report: LoadingReport,
+    missing: list[str],
     folder: str | Path,
     *_: object,
     config: PretrainedConfig,
@@ -147,7 +141,7 @@ def _load_without_weights(
     if getattr(config, "quantization_config", None) is not None or joined > _MOST_JOINED_BYTES:
         raise WeightsNeeded
     dtype = next((weight.dtype for weight in weights.values() if weight.is_floating_point()), torch.float32)
-    return _load(from_pretrained, report, None, config=config, state_dict=weights, dtype=dtype)
+    return _load(from_pretrained, missing, None, config=config, state_dict=weights, dtype=dtype)
 
 
 def _lacking(model: PreTrainedModel, info: Mapping[str, Any]) -> list[str]:
@@ -199,11 +193,11 @@ class Opening:
 
         Raises ModelCorrupt.
         """
-        with accelerator.quiet(), reported() as report:
+        with accelerator.quiet(), missing_weights() as missing:
             loaded = AUTO_CLASSES[self.head].from_pretrained(
                 self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
             )
-        report.require(self.spec.model, self.spec.kind)
+        require_loaded(missing, self.spec)
         return loaded.eval()
 
     def require_weights(self) -> PreTrainedModel | None:
@@ -212,13 +206,13 @@ class Opening:
         Returns the model without its weights, or None where only loading it can tell.
         """
         try:
-            with accelerator.quiet(), without_weights(), reported() as report:
+            with accelerator.quiet(), without_weights(), missing_weights() as missing:
                 model = AUTO_CLASSES[self.head].from_pretrained(
                     self.folder, config=self.config, trust_remote_code=False
                 )
         except WeightsNeeded:
             return None
-        report.require(self.spec.model, self.spec.kind)
+        require_loaded(missing, self.spec)
         return model
 
 

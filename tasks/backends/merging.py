@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends import accelerator
-from docmill.tasks.backends.loading import AUTO_CLASSES, reported
+from docmill.tasks.backends.loading import AUTO_CLASSES, missing_weights, require_loaded
 from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.models.adapters import Adapter
 from docmill.tasks.models.families import Description
@@ -54,12 +54,12 @@ def merge(spec: Spec, folder: Path, adapter_folder: Path, head: Head, target: Pa
     # PEFT warns about names that transformers changed.
     with accelerator.quiet(), warnings.catch_warnings(action="ignore"), torch.no_grad():
         config = _config(folder, adapter, head)
-        with reported() as report:
+        with missing_weights() as missing:
             base = AUTO_CLASSES[head].from_pretrained(
                 folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
             )
         _require_places(adapter, base, spec.model)
-        report.require(spec.model, spec.kind, unused=[*adapter.saved, "pooler."])
+        require_loaded(missing, spec, unused=[*adapter.saved, "pooler."])
         is_untied = _untie(adapter, base)
         whole = PeftModel.from_pretrained(base, str(adapter_folder), torch_device="cpu")
         model = whole.merge_and_unload(safe_merge=True)

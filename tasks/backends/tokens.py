@@ -6,7 +6,8 @@ import copy
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PretrainedConfig, PreTrainedTokenizerBase
 
     from docmill.storage.core.specs import Spec
-    from docmill.tasks.backends.loading import Opening
 
 _PORTION_CHARS = 500_000
 
@@ -28,20 +28,25 @@ _PORTION_CHARS = 500_000
 class Tokens:
     """A transformers tokenizer with words put before every text, and after it.
 
-    Between two strings a text stands without white space at its beginning and end, as far as ``trims`` says.
-    ``special_tokens`` are added unless the words
-    bring the model's own with them, as a chat template's do.
+    The words are the ``prefix``, or what the function ``frame`` puts around a text. ``special_tokens`` are added
+    unless the words bring the model's own with them, as a chat template's do.
 
     Truncation and padding are switched off once, here: a fast tokenizer then keeps no state between calls, and
     its use from several threads is safe.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prefix: str = "", *, special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prefix: str = "",
+        *,
+        special_tokens: bool = True,
+        frame: Callable[[str], str] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.prefix = prefix
-        self._suffix: str | None = None
+        self._frame = frame or prefix.__add__
         self._special_tokens = special_tokens
-        self._trims = (True, True)
         self._label: tuple[int, int] | None = None
         self._beside: str | None = None
         self._beside_first = False
@@ -56,10 +61,13 @@ class Tokens:
         self.overhead = self.encode([""])[0].tokens
 
     def framed(self, prefix: str, suffix: str | None = None, trims: tuple[bool, bool] = (True, True)) -> Tokens:
-        """The same tokenizer with other words around every text, which loses white space at the ends that ``trims``
-        says."""
+        """The same tokenizer with other words around every text.
+
+        Between two strings a text loses white space at its beginning and at its end, as far as ``trims`` says.
+        """
         other = copy.copy(self)
-        other.prefix, other._suffix, other._trims = prefix, suffix, trims
+        other.prefix = prefix
+        other._frame = prefix.__add__ if suffix is None else partial(_between, prefix, suffix, trims)
         other.overhead = other.encode([""])[0].tokens
         return other
 
@@ -109,7 +117,7 @@ class Tokens:
         """Return what the model reads for each text, in little memory however many texts there are."""
         encoded: list[Encoded] = []
         for some in _portions(texts):
-            framed, beside = [self._framed(text) for text in some], self._beside
+            framed, beside = [*map(self._frame, some)], self._beside
             pair = (framed, None) if beside is None else (framed, [beside] * len(some))
             features = self.tokenizer(
                 *(reversed(pair) if self._beside_first else pair),
@@ -130,22 +138,9 @@ class Tokens:
         """Return the places of the tokens in a text: None, since few tasks need them."""
         return None
 
-    def _framed(self, text: str) -> str:
-        if self._suffix is None:
-            return self.prefix + text
-        at_start, at_end = self._trims
-        text = text.lstrip() if at_start else text
-        return self.prefix + (text.rstrip() if at_end else text) + self._suffix
-
 
 class PlacedTokens(Tokens):
     """A fast tokenizer that also tells where the tokens of a text stand, for heads that score each token."""
-
-    @classmethod
-    def of(cls, opening: Opening) -> Self:
-        """Return the tokenizer of a model. Raises CannotServe for a slow tokenizer."""
-        require_fast(opening.tokenizer, opening.spec)
-        return cls(opening.tokenizer)
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         marks = getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
@@ -197,6 +192,12 @@ class TokenCoder:
 def pairs(tokens: Tokens, limit_tokens: int, *, first: bool = False) -> Callable[[str], TokenCoder]:
     """Return the function from a sentence to the coder that puts it after every text, or ``first``."""
     return lambda sentence: TokenCoder(tokens.paired(sentence, first=first).encode, limit_tokens)
+
+
+def _between(prefix: str, suffix: str, trims: tuple[bool, bool], text: str) -> str:
+    at_start, at_end = trims
+    text = text.lstrip() if at_start else text
+    return prefix + (text.rstrip() if at_end else text) + suffix
 
 
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:

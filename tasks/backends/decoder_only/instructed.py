@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import llguidance.hf
@@ -121,17 +122,9 @@ def label_ids(tokenizer: PreTrainedTokenizerBase, labels: Iterable[str]) -> dict
     return {label: of(label) for label in labels}
 
 
-class Conversations(Tokens):
-    """The tokens of chat messages, which a text is the JSON of, in the model's chat template."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: Spec) -> None:
-        if tokenizer.chat_template is None:
-            raise CannotServe(f"Chat messages (--messages) need a model with a chat template; {spec.model} has none.")
-        self._spec = spec
-        super().__init__(tokenizer, special_tokens=False)
-
-    def _framed(self, text: str) -> str:
-        return _in_template(self._spec, self.tokenizer, conversation(self._spec, text))
+def _conversation(spec: Spec, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Return chat messages, which a text is the JSON of, in the model's chat template."""
+    return _in_template(spec, tokenizer, conversation(spec, text))
 
 
 def _in_template(spec: Spec, tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> str:
@@ -164,7 +157,10 @@ def instructed(
     if raw:
         return bare, stop, context
     if templates.MESSAGES in spec.params:
-        return Conversations(tokenizer, spec), stop, context
+        if tokenizer.chat_template is None:
+            raise CannotServe(f"Chat messages (--messages) need a model with a chat template; {spec.model} has none.")
+        frame = partial(_conversation, spec, tokenizer)
+        return Tokens(tokenizer, special_tokens=False, frame=frame), stop, context
     return _told(example_of(spec), bare, context), stop, context
 
 

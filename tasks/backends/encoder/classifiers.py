@@ -17,7 +17,7 @@ from docmill.tasks.backends.encoder import pooling
 from docmill.tasks.backends.encoder.heads import EncoderModel, OutputForm, as_array
 from docmill.tasks.backends.encoder.own_code import take_apart
 from docmill.tasks.backends.loading import Opening
-from docmill.tasks.backends.tokens import PlacedTokens, Tokens, pairs
+from docmill.tasks.backends.tokens import PlacedTokens, Tokens, pairs, require_fast
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.answer import require_room
 from docmill.tasks.kinds.base import Traits
@@ -26,7 +26,7 @@ from docmill.tasks.models import families
 from docmill.tasks.models.families import Description
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 _QUESTION = "Which words?"
 
@@ -36,15 +36,12 @@ def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 
     Raises ModelCorrupt, ModelUnsuitable and CannotServe.
     """
-    spec, device = assignment.spec, assignment.device
+    spec = assignment.spec
     config = Description.of_folder(assignment.folder).config
     # Older embedding models keep their config.json with their first module.
     if kinds.kind(spec.kind).is_headless(config, spec.params) or ("labels" in spec.params and not config):
         return _by_vectors(assignment, dtype)
-    opening = Opening.of(assignment)
-    model = opening.model(dtype).to(device)
-    tokens = Tokens(opening.tokenizer)
-    limit = tokens.window_limit(spec, model.config)
+    tokens, model, limit = _opened(assignment, dtype, Tokens)
     if "labels" in spec.params:
         form = _scores_of_pairs(model.config, spec.model)
         for sentence in hypotheses(spec.params).values():
@@ -53,9 +50,18 @@ def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     else:
         form = _scores_of_texts(model.config, multi_label=bool(spec.params.get("multi_label")))
         traits = Traits()
-    taken = take_apart(model, tokens, limit, form, device, dtype)
+    taken = take_apart(model, tokens, limit, form)
     first = taken.encoder is not None and tokens.pads_right and type(model).__name__ in _OF_FIRST
     return replace(taken, traits=traits, reads_first=first)
+
+
+def _opened(assignment: Assignment, dtype: torch.dtype, kind: type[Tokens]) -> tuple[Tokens, PreTrainedModel, int]:
+    """Return a model's tokens, the model on its device, and the limit of a window. Raises as the loaders do."""
+    opening = Opening.of(assignment)
+    if kind is PlacedTokens:
+        require_fast(opening.tokenizer, assignment.spec)
+    tokens, model = kind(opening.tokenizer), opening.model(dtype).to(assignment.device)
+    return tokens, model, tokens.window_limit(assignment.spec, model.config)
 
 
 # Classifiers whose head reads the state of the first token alone.
@@ -111,14 +117,9 @@ def _by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 
 def load_tagger(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load a token classifier. Raises ModelCorrupt, ModelUnsuitable and CannotServe."""
-    spec, device = assignment.spec, assignment.device
-    opening = Opening.of(assignment)
-    tokens = PlacedTokens.of(opening)
-    model = opening.model(dtype).to(device)
-    config = model.config
-    limit = tokens.window_limit(spec, config)
-    labels = [str(config.id2label[number]) for number in range(config.num_labels)]
-    return take_apart(model, tokens, limit, {"type": "token scores", "labels": labels}, device, dtype)
+    tokens, model, limit = _opened(assignment, dtype, PlacedTokens)
+    labels = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
+    return take_apart(model, tokens, limit, {"type": "token scores", "labels": labels})
 
 
 def load_answerer(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
@@ -126,16 +127,12 @@ def load_answerer(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 
     Raises ModelCorrupt, ModelUnsuitable and CannotServe.
     """
-    spec, device = assignment.spec, assignment.device
-    opening = Opening.of(assignment)
-    tokens = PlacedTokens.of(opening)
-    model = opening.model(dtype).to(device)
-    limit = tokens.window_limit(spec, model.config)
+    tokens, model, limit = _opened(assignment, dtype, PlacedTokens)
     # As in transformers, a question stands where padding does not.
     first = tokens.pads_right
     beside = pairs(tokens, limit, first=first)
-    require_room(spec.params, beside)
+    require_room(assignment.spec.params, beside)
     form = {"type": "span scores", "null_token": tokens.tokenizer.cls_token_id, "question_first": first}
     # Some models take questions alone: Longformer looks for the tokens that separate one from its text.
-    taken = take_apart(model, tokens.paired(_QUESTION, first=first), limit, form, device, dtype)
+    taken = take_apart(model, tokens.paired(_QUESTION, first=first), limit, form)
     return replace(taken, tokens=tokens, traits=Traits(pairs=beside))

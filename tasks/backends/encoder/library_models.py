@@ -24,7 +24,7 @@ from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
 from docmill.tasks.backends.encoder.own_code import take_apart
-from docmill.tasks.backends.loading import LoadingReport, reported
+from docmill.tasks.backends.loading import missing_weights, require_loaded
 from docmill.tasks.backends.tokens import Tokens, padded
 from docmill.tasks.batching import UNBOUNDED
 from docmill.tasks.errors import CannotServe, ModelUnsuitable
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", SentenceTransformer, SparseEncoder)
 
 
-def _open(library: type[Model], folder: Path, device: str, dtype: torch.dtype) -> tuple[Model, LoadingReport]:
-    """Return the model of a folder, and the report of the weights that it lacks."""
-    with accelerator.quiet(), reported() as report:
+def _open(library: type[Model], folder: Path, device: str, dtype: torch.dtype) -> tuple[Model, list[str]]:
+    """Return the model of a folder, and the names of the weights that it lacks."""
+    with accelerator.quiet(), missing_weights() as missing:
         model = library(
             str(folder),
             device=device,
@@ -50,14 +50,14 @@ def _open(library: type[Model], folder: Path, device: str, dtype: torch.dtype) -
             model_kwargs={"dtype": dtype, "use_safetensors": True},
         )
     model.eval().requires_grad_(requires_grad=False)
-    return model, report
+    return model, missing
 
 
 def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> EncoderModel:
     """Load the embedding model of a folder with safe weights. Raises ModelCorrupt and CannotServe."""
     spec = assignment.spec
-    model, report = _open(SentenceTransformer, folder, assignment.device, dtype)
-    report.require(spec.model, spec.kind, unused=() if _uses_pooler(model) else POOLERS)
+    model, missing = _open(SentenceTransformer, folder, assignment.device, dtype)
+    require_loaded(missing, spec, unused=() if _uses_pooler(model) else POOLERS)
     if (pooling := spec.params.get("pooling")) is not None:
         _set_pooling(model, MODES[pooling])
     first, *others = model
@@ -66,17 +66,12 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
     tokens = Tokens(first.tokenizer, prefix=prompt) if plain else None
     counters: list[Tokens] = []
     if tokens is None:
-        readers = [
-            module
-            for module in first.modules()
-            if isinstance(module, Transformer) and hasattr(module.tokenizer, "pad")
-        ]
-        # The library pads with its own tokenizers, while other threads count.
-        counters = [Tokens(copy.deepcopy(reader.tokenizer), prefix=prompt) for reader in readers]
-        limits = [
-            counter.window_limit(spec, reader.auto_model.config)
-            for counter, reader in zip(counters, readers, strict=True)
-        ]
+        limits: list[int] = []
+        for module in first.modules():
+            if isinstance(module, Transformer) and hasattr(module.tokenizer, "pad"):
+                # The library pads with its own tokenizers, while other threads count.
+                counters.append(Tokens(copy.deepcopy(module.tokenizer), prefix=prompt))
+                limits.append(counters[-1].window_limit(spec, module.auto_model.config))
         limit = min(limits, default=spec.params.get("window_tokens") or UNBOUNDED)
     else:
         limit = tokens.window_limit(spec, first.auto_model.config, model.max_seq_length)
@@ -154,17 +149,17 @@ def _set_pooling(model: SentenceTransformer, mode: str) -> None:
 
 def load_sparse(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load a sparse encoder. Raises ModelCorrupt, ModelUnsuitable and CannotServe."""
-    spec, device = assignment.spec, assignment.device
+    spec = assignment.spec
     families.require_sparse(families.Description.of_folder(assignment.folder), spec.model, spec.kind)
     folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
-    model, report = _open(SparseEncoder, folder, device, dtype)
+    model, missing = _open(SparseEncoder, folder, assignment.device, dtype)
     modules = [type(module) for module in model]
     if modules not in ([Transformer, SpladePooling], [MLMTransformer, SpladePooling]):
         names = ", ".join(module.__name__ for module in modules)
         raise ModelUnsuitable(
             f"{spec.kind} needs a masked language model with SpladePooling; {spec.model} is made of {names}."
         )
-    report.require(spec.model, spec.kind)
+    require_loaded(missing, spec)
     first, pooling = model[0], model[1]
     prompt = sentence_modules.prompt(spec, Prompts(model.prompts, model.default_prompt_name))
     tokens = Tokens(first.tokenizer, prefix=prompt)
@@ -177,7 +172,7 @@ def load_sparse(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
         "sums": sums,
         "most": model.max_active_dims or 0,
     }
-    taken = take_apart(first.auto_model, tokens, limit, form, device, dtype)
+    taken = take_apart(first.auto_model, tokens, limit, form)
 
     def weights_of(states: Mapping[str, Tensor]) -> Tensor:
         """Return weights (texts, vocabulary) of texts without padding, as SpladePooling computes them."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,11 +45,11 @@ _TWO_TEXTS = ("A word.", "The text that is compared, with some more words than t
 NumbersOf = Callable[[Mapping[str, Tensor]], Tensor]
 
 
-def own_states(encoder: PreTrainedModel, tokens: Tokens, device: str) -> StatesOf:
+def own_states(encoder: PreTrainedModel, tokens: Tokens) -> StatesOf:
     """Return a function that computes the last hidden states by the encoder's own code, on padded batches."""
 
     def states_of(batch: Sequence[Encoded]) -> dict[str, Tensor]:
-        features = {name: value.to(device) for name, value in padded(batch, tokens).items()}
+        features = {name: value.to(encoder.device) for name, value in padded(batch, tokens).items()}
         states = encoder(**features).last_hidden_state.float()
         return {"token_embeddings": states, "attention_mask": features["attention_mask"]}
 
@@ -67,40 +68,35 @@ class GivenStates(nn.Module):
         return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
-def take_apart(
-    model: PreTrainedModel, tokens: Tokens, limit_tokens: int, form: OutputForm, device: str, dtype: torch.dtype
-) -> EncoderModel:
-    """Return a classifier whose encoder computes in ``dtype``, apart from its head, which computes in float32.
+def take_apart(model: PreTrainedModel, tokens: Tokens, limit_tokens: int, form: OutputForm) -> EncoderModel:
+    """Return a classifier as its encoder and its head, which computes in float32 from now on.
 
     The head reads the last hidden states, or the logits if the model computes as a whole.
     """
     model.requires_grad_(requires_grad=False)
     with torch.inference_mode():
-        encoder = _encoder(model, tokens, device, TOLERANCES[dtype])
+        encoder = _encoder(model, tokens)
     if encoder is not None:
-        states, head = own_states(encoder, tokens, device), _head_logits(model)
+        states, head = own_states(encoder, tokens), _head_logits(model)
     else:
-        states, head = _own_logits(model, tokens, device), _given_logits
+        states, head = _own_logits(model, tokens), itemgetter("logits")
     return EncoderModel(tokens, limit_tokens, encoder, states, head, form, Traits(), "transformers")
 
 
-def _given_logits(states: Mapping[str, Tensor]) -> Tensor:
-    return states["logits"]
-
-
-def _encoder(model: PreTrainedModel, tokens: Tokens, device: str, tolerance: float) -> PreTrainedModel | None:
+def _encoder(model: PreTrainedModel, tokens: Tokens) -> PreTrainedModel | None:
     """Return the encoder of a classifier, which keeps the head alone, in float32.
 
     None, and the model as it was, if the head does not give the model's own logits from the last hidden states.
     """
     batch = tokens.encode(_TWO_TEXTS)
-    expected = _own_logits(model, tokens, device)(batch)["logits"].float()
+    expected = _own_logits(model, tokens)(batch)["logits"].float()
     encoder, dtype = model.base_model, model.dtype
+    tolerance = TOLERANCES[dtype]
     pooler = getattr(encoder, "pooler", None)
     try:
         if pooler is not None:
             encoder.pooler = nn.Identity()  # some encoders call it without asking for it
-        states = own_states(encoder, tokens, device)(batch)
+        states = own_states(encoder, tokens)(batch)
         setattr(model, model.base_model_prefix, GivenStates(pooler))
         model.float()
         logits = _head_logits(model)(states)
@@ -124,11 +120,11 @@ def _head_logits(model: PreTrainedModel) -> NumbersOf:
     return logits_of
 
 
-def _own_logits(model: PreTrainedModel, tokens: Tokens, device: str) -> StatesOf:
+def _own_logits(model: PreTrainedModel, tokens: Tokens) -> StatesOf:
     """Return a function that computes the logits of a batch by the model's own code."""
 
     def states_of(batch: Sequence[Encoded]) -> dict[str, Tensor]:
-        features = {name: value.to(device) for name, value in padded(batch, tokens).items()}
+        features = {name: value.to(model.device) for name, value in padded(batch, tokens).items()}
         return {"logits": _logits(model(**features)), "attention_mask": features["attention_mask"]}
 
     return states_of

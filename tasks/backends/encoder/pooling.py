@@ -18,7 +18,7 @@ from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder.heads import EncoderModel
 from docmill.tasks.backends.encoder.own_code import own_states
-from docmill.tasks.backends.loading import reported
+from docmill.tasks.backends.loading import missing_weights, require_loaded
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families, sentence_modules
@@ -63,7 +63,7 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
         tokens,
         limit,
         encoder,
-        own_states(encoder, tokens, assignment.device),
+        own_states(encoder, tokens),
         vectors_of,
         {"type": "vectors"},
         # Vectors cut to fewer dimensions have no length of 1 any more.
@@ -124,13 +124,13 @@ def _transformer(assignment: Assignment, modules: SentenceModules, dtype: torch.
     """Return the encoder and the tokenizer, with the limits that sentence-transformers gives them."""
     spec, folder, stated = assignment.spec, modules.folder, modules.max_length
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    with accelerator.quiet(), reported() as report:
+    with accelerator.quiet(), missing_weights() as missing:
         config = AutoConfig.from_pretrained(folder, **options)
         config.use_cache = False
         encoder = AutoModel.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, **options)
         length = {} if stated is None else {"model_max_length": stated}
         tokenizer = AutoTokenizer.from_pretrained(folder, **length, **options)
-    report.require(spec.model, spec.kind, unused=sentence_modules.POOLERS)
+    require_loaded(missing, spec, unused=sentence_modules.POOLERS)
     positions = getattr(config, "max_position_embeddings", -1)
     if stated is None and positions != -1:
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)

@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from docmill.tasks import backends
 from docmill.tasks.backends.convert import safe_folder
-from docmill.tasks.backends.loading import reported, without_weights
+from docmill.tasks.backends.loading import missing_weights, without_weights
 from docmill.tasks.engine import backend_factory
 from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures, decoders
@@ -72,7 +72,7 @@ def test_a_conversion_of_an_earlier_release_does_not_hide_what_its_model_lacks(
 ) -> None:
     folder = drop(Path(shutil.copytree(MARIAN, tmp_path / "cut")), "encoder.layers.0.fc1")
     with monkeypatch.context() as earlier:
-        earlier.setattr("docmill.tasks.backends.loading.LoadingReport.require", lambda *_, **__: None)
+        earlier.setattr("docmill.tasks.backends.loading.require_loaded", lambda *_, **__: None)
         open_one(bench, "translate", folder, "ctranslate2", source_lang="fr", target_lang="en")
     with pytest.raises(CannotServe, match="lack 2 weights"):
         open_one(bench, "translate", folder, "ctranslate2", source_lang="fr", target_lang="en")
@@ -155,18 +155,18 @@ def test_a_whole_model_lacks_nothing_with_its_weights_and_without_reading_them(
     """Tied weights and buffers are in no file; that is as it should be."""
     kind, make = ARCHITECTURES[name]
     folder = safe_folder(make(tmp_path / name, texts), "sha256:00", tmp_path)
-    with reported() as report:
+    with missing_weights() as missing:
         kind.from_pretrained(folder)
-    assert report.missing == []
-    with without_weights(), reported() as report:
+    assert missing == []
+    with without_weights(), missing_weights() as missing:
         kind.from_pretrained(folder)
-    assert report.missing == []
+    assert missing == []
     layers = [key for key in load_file(folder / "model.safetensors") if "1." in key and "norm" not in key.lower()]
     drop(folder, layers[0])
     for how in (nullcontext(), without_weights()):
-        with how, reported() as report:
+        with how, missing_weights() as missing:
             kind.from_pretrained(folder)
-        assert len(report.missing) == 1
+        assert len(missing) == 1
 
 
 def test_a_worker_whose_torch_cannot_be_imported_refuses_its_models(
