@@ -16,7 +16,6 @@ from docmill.tasks.kinds.generate import FILL_CONTEXT
 from docmill.tasks.models.families import task_settings
 
 One = TypeVar("One", int, str)
-Number = TypeVar("Number", int, float)
 
 # Ours, where neither the command nor the model's files say how much to write.
 MAX_NEW_TOKENS = 256
@@ -134,29 +133,34 @@ def choose_decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, sto
     CannotServe for settings that ask for what is not done here.
     """
     options = spec.params
+    settings = {**own, **options}
     # The end of a record is that of its JSON, in which any text may stand.
     is_record = SCHEMA in options
     sampling = sampling_settings(options, own)
     _require_followed(spec.model, own, sampled=bool(sampling), is_record=is_record)
     fills = bool(options.get(FILL_CONTEXT))
-    max_new_tokens = 1 if fills else options.get("max_new_tokens") or own.get("max_new_tokens")
+    max_new_tokens = 1 if fills else settings.get("max_new_tokens")
     most = MAX_NEW_TOKENS_OF_RECORDS if is_record else MAX_NEW_TOKENS
-    least = options.get("min_new_tokens")
-    asked_max_tokens = None if max_new_tokens else _max_tokens(spec.model, own.get("max_length"), context_tokens)
+    max_length = None if max_new_tokens else own.get("max_length")
+    if max_length is not None and max_length < context_tokens:
+        raise CannotServe(
+            f"The files of {spec.model} allow prompt and output {max_length} tokens together (max_length), which "
+            "leaves no fixed room for documents. Give --max-new-tokens, which replaces it."
+        )
     how = Decoding(
         max_new_tokens=max_new_tokens or min(most, context_tokens // 2),
         ends=frozenset(as_list(own.get("eos_token_id"))),
         stop=() if is_record else stop,
         seed=options.get("seed", 0),
-        repetition_penalty=float(_first(options.get("repetition_penalty"), own.get("repetition_penalty"), 1.0)),
-        no_repeat_ngram_size=_first(options.get("no_repeat_ngram_size"), own.get("no_repeat_ngram_size"), 0),
-        min_new_tokens=_first(least, own.get("min_new_tokens"), 0),
+        repetition_penalty=float(settings.get("repetition_penalty") or 1.0),
+        no_repeat_ngram_size=settings.get("no_repeat_ngram_size") or 0,
+        min_new_tokens=settings.get("min_new_tokens") or 0,
         # A least number of new tokens comes before one of prompt and output together, as in transformers.
-        min_length=own.get("min_length") or 0 if least is None and own.get("min_new_tokens") is None else 0,
+        min_length=(settings.get("min_new_tokens") is None and own.get("min_length")) or 0,
         bad_words_ids=tuple(map(tuple, own.get("bad_words_ids") or ())),
         suppress_tokens=tuple(as_list(own.get("suppress_tokens"))),
         closing=() if is_record or "stop" in options else tuple(as_list(own.get("stop_strings"))),
-        max_tokens=context_tokens if fills else asked_max_tokens,
+        max_tokens=context_tokens if fills or max_length is not None else None,
         stripped=not keeps_white_space(spec.params),
         n=options.get(N, 1),
         **sampling,
@@ -204,23 +208,6 @@ def _require_followed(model: str, own: Mapping[str, Any], *, sampled: bool, is_r
             "write without it, copy the model's folder, take the entry out of generation_config.json (or out of "
             "task_specific_params in config.json), and name the copy with --model."
         )
-
-
-def _max_tokens(model: str, max_length: int | None, context_tokens: int) -> int | None:
-    """The most tokens of prompt and output together; None where the model's files say nothing of them."""
-    if max_length is None:
-        return None
-    if max_length < context_tokens:
-        raise CannotServe(
-            f"The files of {model} allow prompt and output {max_length} tokens together (max_length), which leaves "
-            "no fixed room for documents. Give --max-new-tokens, which replaces it."
-        )
-    return context_tokens
-
-
-def _first(*values: Number | None) -> Number:
-    """The first value that is not None; the last never is."""
-    return next(value for value in values if value is not None)
 
 
 def as_list(value: One | list[One] | tuple[One, ...] | None) -> list[One]:

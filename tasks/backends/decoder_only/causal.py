@@ -87,8 +87,8 @@ class DecodingBatch:
     """
 
     numbers: range
+    cache: RowCache
     rows: list[ContinuedWindow] = field(default_factory=list)
-    cache: RowCache | None = None
     done: dict[int, dict[int, Output]] = field(default_factory=dict)  # by window, those of several outputs
 
 
@@ -122,7 +122,7 @@ class CausalBackend:
         return self._completion.tokens.encode(texts)
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
-        flight = DecodingBatch(range(self._decoding.n))
+        flight = DecodingBatch(range(self._decoding.n), RowCache())
         while True:
             items = source.take(self._room(flight))
             if not items and not flight.rows:
@@ -138,7 +138,7 @@ class CausalBackend:
             else:
                 yield from done
                 continue
-            flight = DecodingBatch(flight.numbers)
+            flight = DecodingBatch(flight.numbers, RowCache())
             if isinstance(error, OutOfMemory) and len(lost) == 1 < self._decoding.n:
                 yield from self._loop.settle(lost, partial(self._divided, lost, flight.numbers))
             else:
@@ -179,7 +179,7 @@ class CausalBackend:
 
     def _outputs(self, items: Items, numbers: range) -> Sequence[Output]:
         """Compute those outputs of a batch's windows that have these numbers."""
-        flight = DecodingBatch(numbers)
+        flight = DecodingBatch(numbers, RowCache())
         try:
             outputs = dict(self._advance(flight, items))
             while flight.rows:
@@ -195,10 +195,11 @@ class CausalBackend:
     def _divided(self, items: Items, numbers: range) -> Sequence[Output]:
         """Compute one window's outputs in two halves, since they do not fit in memory together."""
         middle = len(numbers) // 2
-        halves = [self._outputs(items, half)[0] for half in (numbers[:middle], numbers[middle:])]
-        failures = [half for half in halves if isinstance(half, Failure)]
-        texts = [text for half in halves if isinstance(half, Several) for text in half.outputs]
-        return [failures[0] if failures else Several(tuple(texts))]
+        outputs: list[Output] = []
+        for half in (numbers[:middle], numbers[middle:]):
+            [output] = self._outputs(items, half)
+            outputs += output.outputs if isinstance(output, Several) else [output]
+        return [joined(outputs)]
 
     def _advance(self, flight: DecodingBatch, joining: Items) -> list[tuple[int, Output]]:
         """Write the next token of every row, or the first of those that join; the outputs of those that are done."""
@@ -208,12 +209,10 @@ class CausalBackend:
             group, logits = self._begin(joining, flight.numbers)
             # Rows that are done with their first token never join.
             done = self._take_out(group, logits)
-            if group.rows and flight.cache is not None and group.cache is not None:
+            if group.rows:
                 flight.cache.join(group.cache)
                 flight.rows += group.rows
                 flight.done |= group.done
-            elif group.rows:
-                flight.rows, flight.cache, flight.done = group.rows, group.cache, group.done
             return done
 
     def _begin(self, items: Items, numbers: range) -> tuple[DecodingBatch, torch.Tensor]:
@@ -231,9 +230,9 @@ class CausalBackend:
             new = row.ids[-fresh:]
             line[fresh - len(new) :] = torch.tensor(new)
         lengths = torch.tensor([row.tokens for row in rows])
-        return DecodingBatch(numbers, rows, cache), self._forward(cache, ids, lengths)
+        return DecodingBatch(numbers, cache, rows), self._forward(cache, ids, lengths)
 
-    def _row(self, item: Item[Any], number: int = 0) -> ContinuedWindow:
+    def _row(self, item: Item[Any], number: int) -> ContinuedWindow:
         ids = list(item.encoded.ids)
         how, device = self._decoding, self._device
         return ContinuedWindow(
@@ -247,31 +246,25 @@ class CausalBackend:
 
     def _shared_with(self, ids: Sequence[int]) -> int:
         """Count the tokens that the window begins with as the template does; one at least is left to be read."""
-        most = min(len(self._shared), len(ids) - 1)
-        return next((place for place in range(most) if ids[place] != self._shared[place]), most)
+        return common_length(self._shared, ids[:-1])
 
     def _led(self, known: Sequence[int], columns: int) -> RowCache:
         """A cache whose rows end with so many known tokens of the template."""
-        if self._lead is None or columns == 0:
+        if columns == 0:
             return RowCache()
         places = torch.arange(columns) - (columns - torch.tensor(known)).unsqueeze(1)
         return self._lead.leading(places.clamp(min=0).to(self._device))
 
-    def _read_template(self) -> tuple[Sequence[int], RowCache | None]:
+    def _read_template(self) -> tuple[Sequence[int], RowCache]:
         """The tokens that every prompt begins with, and their keys and values."""
-        ids, other = (self._row(Item(0, code, None)).ids for code in self.encode(_PROBES))
-        length = next(
-            (n for n, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(len(ids), len(other))
-        )
-        if length == 0:
-            return (), None
-        cache = RowCache()
-        self._forward(cache, torch.tensor([ids[:length]]), torch.tensor([length]))
+        ids, other = (list(code.ids) for code in self.encode(_PROBES))
+        length, cache = common_length(ids, other), RowCache()
+        if length:
+            self._forward(cache, torch.tensor([ids[:length]]), torch.tensor([length]))
         return ids[:length], cache
 
     def _step(self, flight: DecodingBatch) -> torch.Tensor:
         """Read the last token of every row; the logits of the next."""
-        assert flight.cache is not None
         ids = torch.tensor([[row.written[-1]] for row in flight.rows])
         return self._forward(flight.cache, ids, torch.tensor([row.tokens for row in flight.rows]))
 
@@ -300,7 +293,6 @@ class CausalBackend:
         self._choose(rows, logits)
         done = [(place, output) for place, row in enumerate(rows) if (output := self._ended(row)) is not None]
         outputs = self._complete(flight, [(rows[place], output) for place, output in done])
-        assert flight.cache is not None
         for place, _ in reversed(done):
             flight.cache.drop(place)
             rows[place] = rows[-1]
@@ -308,7 +300,7 @@ class CausalBackend:
         if done and rows:
             flight.cache.trim(max(row.tokens for row in rows) - 1)
         if not rows:
-            flight.cache = None
+            flight.cache = RowCache()
         return outputs
 
     def _choose(self, rows: Sequence[ContinuedWindow], logits: torch.Tensor) -> None:
@@ -329,10 +321,7 @@ class CausalBackend:
     def _complete(
         self, flight: DecodingBatch, done: Sequence[tuple[ContinuedWindow, Output]]
     ) -> list[tuple[int, Output]]:
-        """Return the windows that are done, now that these rows are. A window may have several rows.
-
-        A window fails with the first of its rows that failed.
-        """
+        """Return the windows that are done, now that these rows are. A window may have several rows."""
         if self._decoding.n == 1:
             return [(row.item.id, output) for row, output in done]
         whole: list[tuple[int, Output]] = []
@@ -341,9 +330,7 @@ class CausalBackend:
             siblings[row.number] = output
             if len(siblings) == len(flight.numbers):
                 outputs = [output for _, output in sorted(flight.done.pop(row.item.id).items())]
-                failures = [output for output in outputs if isinstance(output, Failure)]
-                texts = tuple(output for output in outputs if isinstance(output, Generated))
-                whole.append((row.item.id, failures[0] if failures else Several(texts)))
+                whole.append((row.item.id, joined(outputs)))
         return whole
 
     def _ended(self, row: ContinuedWindow) -> Generated | Failure | None:
@@ -396,7 +383,6 @@ class LikelihoodBackend(CausalBackend):
 
     def _log_probability(self, flight: DecodingBatch, first: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
         """Return the log-probability of a label after each row, shape (rows,). ``first`` has those of all tokens."""
-        assert flight.cache is not None
         lengths = torch.tensor([row.tokens + len(ids) for row in flight.rows])
         rows = torch.tensor([ids] * len(flight.rows))
         later = torch.log_softmax(self._logits(flight.cache, rows, lengths, len(ids)), dim=-1)
@@ -405,6 +391,18 @@ class LikelihoodBackend(CausalBackend):
         for place, token in enumerate(ids[1:]):
             total = total + later[:, place, token]
         return total + later[:, -1, self._ends].logsumexp(dim=-1) if len(self._ends) else total
+
+
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Count the tokens that two sequences begin with alike."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
+
+
+def joined(outputs: Sequence[Output]) -> Output:
+    """Return the outputs of one window as one, which fails with the first of them that failed."""
+    failures = [output for output in outputs if isinstance(output, Failure)]
+    return failures[0] if failures else Several(tuple(output for output in outputs if isinstance(output, Generated)))
 
 
 def row_processors(how: Decoding, prompt_tokens: int, device: str) -> LogitsProcessorList:
@@ -575,6 +573,10 @@ class RowCache(Cache):  # type: ignore[misc]
             layer.drop(row)
 
     def join(self, other: RowCache) -> None:
+        """Add the rows of another; if there are none yet, they stay where they are."""
+        if not self.layers:
+            self.layers = other.layers
+            return
         for mine, theirs in zip(self._layers(), other._layers(), strict=True):
             mine.join(theirs)
 
