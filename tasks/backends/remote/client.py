@@ -49,10 +49,6 @@ HEADER = "Idempotency-Key"  # by which a server knows a request that it has alre
 _OPERATIONS = {"/chat/completions": "chat", "/embeddings": "embeddings"}
 
 
-class Dropped:
-    """The result of a request that was given up, or never sent, since the client is to end."""
-
-
 class Client:
     """A connection to a server, with an event loop on a thread of its own.
 
@@ -118,6 +114,7 @@ class Client:
     def finished(self, wait_s: float) -> list[tuple[int, Any]]:
         """Wait for an answer, and return all that have come. A Failure belongs to a document.
 
+        None stands for a request that was given up, or never sent, since the client is to end.
         Raises ServerAway if the server refuses all requests, or has answered nothing for too long.
         """
         results: list[tuple[int, Any]] = []
@@ -189,7 +186,7 @@ class Client:
 
     def _spawn(self, number: int, question: Question) -> None:
         if self._ending:
-            self._finished.put((number, Dropped()))
+            self._finished.put((number, None))
             return
         task = self._loop.create_task(self._carry_out(number, question))
         self._tasks.add(task)
@@ -197,7 +194,7 @@ class Client:
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             if task.cancelled():  # perhaps before its first step
-                self._finished.put((number, Dropped()))
+                self._finished.put((number, None))
 
         task.add_done_callback(ended)
 
@@ -208,7 +205,7 @@ class Client:
             self._finished.put(away)
         except (ContentRefused, Passing) as error:
             given_up = self._ending and isinstance(error, Passing)
-            self._finished.put((number, Dropped() if given_up else self._failure(error)))
+            self._finished.put((number, None if given_up else self._failure(error)))
         except Exception as error:  # a bug of ours fails one window, and nobody waits for it
             reason = f"Asking the server raised {type(error).__name__}."
             self._finished.put((number, Failure(reason, Reason.MODEL)))
@@ -425,7 +422,7 @@ class Flight:
                 return
             for number, outputs in self._client.finished(_SOME_S if room else _FULL_S):
                 request = self._under_way.pop(number, None)
-                if isinstance(outputs, Dropped):
+                if outputs is None:
                     dropped = True
                 elif request is not None:  # else of a flight that was broken off
                     yield from self._settled(request, outputs)

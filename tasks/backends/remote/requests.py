@@ -106,8 +106,11 @@ def _coder(spec: Spec, limit_tokens: int, counter: TokenCounter) -> TokenCoder:
     return TokenCoder(encode, limit_tokens)
 
 
-def coder(spec: Spec, limit_tokens: int, counter: TokenCounter) -> TokenCoder:
-    """Return the coder of a spec's messages. Raises CannotServe where they leave no room for a text."""
+def coder_and_traits(spec: Spec, limit_tokens: int, counter: TokenCounter) -> tuple[TokenCoder, Traits]:
+    """Return the coder of a spec's messages, and those of texts of a detected language and of questions.
+
+    Raises CannotServe where they leave no room for a text.
+    """
     coder = _coder(example_of(spec), limit_tokens, counter)
     taken = coder.encode([""])[0].tokens
     if taken + LEAST_TEXT_TOKENS > limit_tokens:
@@ -115,12 +118,7 @@ def coder(spec: Spec, limit_tokens: int, counter: TokenCounter) -> TokenCoder:
             f"A window of {limit_tokens:,} tokens leaves no room for a text: the prompt takes about {taken:,}. "
             "Give a larger --window-tokens, or a smaller --max-new-tokens."
         )
-    return coder
-
-
-def traits(spec: Spec, limit_tokens: int, counter: TokenCounter) -> Traits:
-    """Return the coders for texts of a detected language, and for questions. Raises CannotServe."""
-    return traits_by(lambda told: _coder(told, limit_tokens, counter), spec)
+    return coder, traits_by(lambda told: _coder(told, limit_tokens, counter), spec)
 
 
 def body(spec: Spec, name: str, how: Decoding) -> dict[str, Any]:
@@ -132,18 +130,17 @@ def body(spec: Spec, name: str, how: Decoding) -> dict[str, Any]:
     }
     if not spec.params.get(FILL_CONTEXT):
         request[answers.MAX_TOKENS] = how.max_new_tokens
+    # Each part with the value that asks for nothing: with that, a request goes without it.
+    parts: dict[str, tuple[Any, Any]] = {}
     if how.samples:
-        shapes = {"top_p": (how.top_p, 1.0), "top_k": (how.top_k, 0), "min_p": (how.min_p, 0.0)}
-        request |= {key: value for key, (value, neutral) in shapes.items() if value != neutral}
-        request["seed"] = how.seed
-    if how.n > 1:
-        request["n"] = how.n
-    if how.stop:
-        request["stop"] = list(how.stop)
-    if how.repetition_penalty != 1:
-        request["repetition_penalty"] = how.repetition_penalty
-    if how.min_new_tokens:
-        request[answers.MIN_TOKENS] = how.min_new_tokens
+        parts = {"top_p": (how.top_p, 1), "top_k": (how.top_k, 0), "min_p": (how.min_p, 0), "seed": (how.seed, None)}
+    parts |= {
+        "n": (how.n, 1),
+        "stop": ([*how.stop], []),
+        "repetition_penalty": (how.repetition_penalty, 1),
+        answers.MIN_TOKENS: (how.min_new_tokens, 0),
+    }
+    request |= {name: value for name, (value, neutral) in parts.items() if value != neutral}
     if SCHEMA in spec.params:
         schema = orjson.loads(spec.params[SCHEMA])
         named = {"name": "record", "schema": schema, **({"strict": True} if _is_closed(schema) else {})}

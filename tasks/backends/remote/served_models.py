@@ -112,8 +112,7 @@ class ChatBackend(_ServedBackend):
         how = choose_decoding(spec, {}, context_tokens, tuple(spec.params.get("stop") or ()))
         limit = context_tokens - how.max_new_tokens
         self.limit_tokens = min(limit, spec.params.get("window_tokens") or limit)
-        self._coder = requests.coder(spec, self.limit_tokens, self._counter)
-        self.traits = requests.traits(spec, self.limit_tokens, self._counter)
+        self._coder, self.traits = requests.coder_and_traits(spec, self.limit_tokens, self._counter)
         self._body = requests.body(spec, self._name, how)
         self._stripped = how.stripped
 
