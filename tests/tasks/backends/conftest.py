@@ -1,4 +1,4 @@
-"""Small decoder-only models, and short texts for them."""
+"""Small decoder-only models, and short texts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.tasks.decoders import DECODERS
+from tests.tasks.real_lines import real_lines
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,9 @@ def sentences(descriptions: list[str]) -> list[str]:
     """Return 16 lines of 2 to 33 words: short lines end while the model reads long ones."""
     lines = [text.replace("\n", " ") for text in descriptions]
     return [" ".join(line.split()[: 2 + 7 * number % 32]) for number, line in enumerate(lines[:16])]
+
+
+@pytest.fixture(scope="session")
+def lines(descriptions: list[str]) -> list[str]:
+    """Return real texts that fit the window of a small model."""
+    return real_lines(descriptions, 40, shorter_than=90)

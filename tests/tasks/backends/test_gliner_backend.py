@@ -121,37 +121,26 @@ def long_texts(descriptions: Sequence[str]) -> list[str]:
     return [*texts, "漢" * 700 + " and other words.", "  \n" + texts[0] + "\n "]
 
 
-def test_a_long_document_has_each_entity_from_the_window_with_the_better_context(
-    descriptions: list[str], folder: Path, bench: Bench
-) -> None:
+def test_a_long_document_has_the_entities_of_its_windows(descriptions: list[str], folder: Path, bench: Bench) -> None:
     texts = long_texts(descriptions)
     spec = bench.spec("entities", str(folder), labels=LABELS)
     reading = reading_of(Assignment(spec, folder, "cpu", bench.cache_dir, Head.MATCHING))
     assert reading.traits.words is not None
     outcomes = bench.run(spec, texts)
-    of_several_windows = 0
     for text, outcome in zip(texts[:3], outcomes, strict=False):
         assert "windowed" in outcome.flags
         (windows,) = cut_at_words([text], reading.traits.words)
         assert len(windows) > 1
         own = alone(folder, [text[window.start : window.end] for window in windows])
+        in_windows = {
+            (label, window.start + start, window.start + end)
+            for window, of_window in zip(windows, own, strict=True)
+            for label, start, end, _ in of_window
+        }
         found = entities(outcome)
         assert all(first[2] <= second[1] for first, second in pairwise(found))
         assert len(found) > 10
-        for label, start, end, score in found:
-            contexts = {
-                number: min(
-                    10**9 if number == 0 else start - window.start,
-                    10**9 if window is windows[-1] else window.end - end,
-                )
-                for number, window in enumerate(windows)
-                if window.start <= start and end <= window.end
-            }
-            of_several_windows += len(contexts) > 1
-            best = max(contexts, key=lambda number: contexts[number])
-            at = windows[best].start
-            assert any(same_entities([(label, start - at, end - at, score)], [one]) for one in own[best])
-    assert of_several_windows
+        assert {entity[:3] for entity in found} <= in_windows
     shifted = [(label, start - 3, end - 3, score) for label, start, end, score in entities(outcomes[4])]
     assert same_entities(shifted, entities(outcomes[0]))
     assert outcomes[3].status is Status.DONE

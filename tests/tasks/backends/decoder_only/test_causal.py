@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -89,41 +88,25 @@ def run_trickled(backend: Backend, texts: Sequence[str], order: Sequence[int] | 
     return [output.text for _, output in sorted(found.items()) if isinstance(output, Generated)]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma3"])
+@pytest.mark.parametrize(
+    ("name", "sampled"),
+    [
+        ("gpt2", {}),
+        ("gemma3", {}),
+        ("qwen2", {"temperature": 0.8, "top_p": 0.9}),
+        pytest.param("gpt2", {"temperature": 0.8, "repetition_penalty": 1.3}, marks=pytest.mark.long),
+    ],
+)
 def test_texts_that_join_while_others_are_written_change_nothing(
-    bench: Bench, made: dict[str, Path], sentences: list[str], name: str
+    bench: Bench, made: dict[str, Path], sentences: list[str], name: str, sampled: dict[str, Any]
 ) -> None:
-    spec = bench.spec("generate", str(made[name]), prompt=PROMPT, max_new_tokens=NEW_TOKENS, stop=(" ",))
+    asked: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, **sampled}
+    spec = bench.spec("generate", str(made[name]), prompt=PROMPT, stop=(" ",), **asked)
+    if sampled:
+        asked |= {"do_sample": True, "top_k": 0}
     inputs = [PROMPT.replace("{text}", text) for text in sentences]
-    reference = partial(written, made[name], inputs, chat=name != "gpt2", stop=" ", max_new_tokens=NEW_TOKENS)
+    reference = partial(written, made[name], inputs, chat=name != "gpt2", stop=" ", **asked)
     require_equal(run_trickled(bench.open(spec, backend="transformers"), sentences), reference)
-
-
-@pytest.mark.parametrize("own", [{}, pytest.param({"repetition_penalty": 1.3}, marks=pytest.mark.long)])
-def test_samples_depend_on_the_text_and_the_seed_and_on_nothing_else(
-    bench: Bench, tmp_path: Path, sentences: list[str], own: dict[str, Any]
-) -> None:
-    folder = DECODERS["qwen2"](tmp_path / "qwen2", sentences, **own)
-    asked: dict[str, Any] = {"prompt": PROMPT, "max_new_tokens": NEW_TOKENS, "temperature": 0.8, "top_p": 0.9}
-    spec = bench.spec("generate", str(folder), **asked, seed=3)
-    settings: dict[str, Any] = {
-        "do_sample": True,
-        "temperature": 0.8,
-        "top_p": 0.9,
-        "top_k": 0,
-        "max_new_tokens": NEW_TOKENS,
-    }
-
-    def reference(texts: Sequence[str]) -> list[str]:
-        return written(folder, [PROMPT.replace("{text}", text) for text in texts], chat=True, seed=3, **settings)
-
-    together = texts_of(bench.run(spec, sentences))
-    require_equal(together, partial(reference, sentences))
-    require_equal(run_trickled(bench.open(spec, backend="transformers"), sentences), partial(reference, sentences))
-    shuffled = random.Random(1).sample(sentences, len(sentences))
-    require_equal(texts_of(bench.run(spec, shuffled)), partial(reference, shuffled))
-    other = texts_of(bench.run(bench.spec("generate", str(folder), **asked, seed=4), sentences))
-    assert sum(one != two for one, two in zip(together, other, strict=True)) > len(sentences) / 2
 
 
 SHAPED = ("def f(x):\n    ", "\n\tlist of", "  a b  \n", "plain", "x =\n\n")

@@ -105,17 +105,6 @@ def test_greedy_records_are_those_of_transformers_under_the_same_grammar(
     assert len({json.dumps(record) for record in found}) > len(found) / 4
 
 
-def test_an_output_without_an_end_fails_with_the_limit(bench: Bench, made: dict[str, Path]) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string", "minLength": 50}}, "required": ["a"]}
-    spec = bench.spec("extract", str(made["gpt2"]), json_schema=schema, prompt="{text}", max_new_tokens=9)
-    (outcome,) = bench.run(spec, ["a text"])
-    assert (outcome.status, outcome.reason_class) == (Status.FAILED, Reason.MODEL)
-    assert outcome.reason == (
-        "The output reached 9 tokens before the JSON ended: raise --max-new-tokens, or bound its texts with "
-        "maxLength and its lists with maxItems."
-    )
-
-
 @pytest.mark.parametrize("n_failed", [1, 3])
 def test_a_text_fails_with_the_reason_of_its_outputs_that_exceed_the_grammar(
     bench: Bench, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, n_failed: int

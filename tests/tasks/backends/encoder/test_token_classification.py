@@ -19,7 +19,7 @@ from transformers.pipelines.token_classification import AggregationStrategy
 from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import ModelUnsuitable
-from docmill.tasks.windows.windows import stretches, trimmed
+from docmill.tasks.windows.windows import trimmed
 from tests.tasks import architectures, classifiers
 from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.deciding import require_equal
@@ -31,12 +31,6 @@ LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC", 5: "geo-thing"
 NAMES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert")
 STRATEGIES = ("simple", "first", "average", "max")
 PACKED = frozenset({"bert", "roberta", "xlm-roberta", "distilbert"})
-
-
-@pytest.fixture(scope="session")
-def lines(descriptions: list[str]) -> list[str]:
-    """Real texts that fit the window of a small model."""
-    return real_lines(descriptions, 40, shorter_than=90)
 
 
 # Words with characters that no small tokenizer has seen.
@@ -125,43 +119,6 @@ def test_entities_are_those_of_transformers_for_every_architecture_encoder_and_a
 def test_a_model_without_a_head_for_tokens_is_refused(bench: Bench) -> None:
     with pytest.raises(ModelUnsuitable, match=r"needs a model with a head for token classification; minilm \(Bert"):
         bench.spec("entities", "minilm")
-
-
-def merged(folder: Path, text: str, limit: int) -> list[Entity]:
-    """Return a long text's entities by transformers, each token by its window with the best context."""
-    with quiet(), torch.inference_mode():
-        own = pipeline("token-classification", model=str(folder), dtype=torch.float32, device="cpu")
-        read = own.tokenizer(text, return_offsets_mapping=True, truncation=False)
-        first, *ids, last = read["input_ids"]
-        windows = stretches(len(ids), limit - 2)
-        scores = [own.model(torch.tensor([[first, *ids[a:b], last]])).logits[0, 1:-1].softmax(-1) for a, b in windows]
-    rows = []
-    for n in range(len(ids)):
-        context = {
-            number: min(n - a if a else len(ids), b - 1 - n if b < len(ids) else len(ids))
-            for number, (a, b) in enumerate(windows)
-            if a <= n < b
-        }
-        number = max(context, key=lambda one: context[one])
-        rows.append(scores[number][n - windows[number][0]].numpy())
-    assert len(windows) >= 3
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tokens = own.gather_pre_entities(text, ids, rows, read["offset_mapping"][1:-1], [0] * len(ids), "average")
-    return without_space(text, [one for one in own.aggregate(tokens, AVERAGE) if one["entity_group"] != "O"])
-
-
-@pytest.mark.parametrize("name", ["bert", "deberta-v2"])
-def test_a_long_text_has_each_token_from_the_window_with_the_best_context(
-    name: str, lines: list[str], benches: Benches, tmp_path: Path
-) -> None:
-    folder = model(tmp_path / name, lines, name)
-    bench = benches("transformers")
-    texts = ["\n".join(lines[start : start + 25]) for start in range(0, 16, 4)]
-    outcomes = bench.run(bench.spec("entities", str(folder), window_tokens=50, aggregation="average"), texts)
-    assert {outcome.flags for outcome in outcomes} == {("windowed",)}
-    found = [*map(entities, outcomes)]
-    require_equal(found, lambda: [merged(folder, text, 50) for text in texts], same=same_entities)
 
 
 SCRIPTS = st.sampled_from(

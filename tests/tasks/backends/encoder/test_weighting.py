@@ -21,7 +21,7 @@ from docmill.tasks.specs import pinning
 from tests.tasks import classifiers
 from tests.tasks.backends.test_adapters import peft_model, spec_of, trained
 from tests.tasks.conftest import Bench, Benches, data_of
-from tests.tasks.real_lines import half_and_more, real_lines
+from tests.tasks.real_lines import half_and_more
 
 # By name: architecture, class of the first module, pooling, activation, how many tokens the model's files keep.
 MODELS: dict[str, tuple[str, type[Transformer], str, str, int | None]] = {
@@ -43,12 +43,6 @@ def splade(folder: Path, texts: Sequence[str], name: str = "bert", more: Sequenc
     return folder / "splade"
 
 
-@pytest.fixture(scope="session")
-def lines(descriptions: list[str]) -> list[str]:
-    """Real texts that fit the window of a small model."""
-    return real_lines(descriptions, 12, shorter_than=90)
-
-
 def weights(outcome: Outcome) -> list[dict[str, Any]]:
     return list(data_of(outcome)["weights"])
 
@@ -64,13 +58,13 @@ def row(found: Sequence[dict[str, Any]], size: int) -> Any:
 def test_weights_are_those_of_sentence_transformers_for_every_architecture(
     name: str, lines: list[str], benches: Benches, tmp_path: Path
 ) -> None:
-    folder = splade(tmp_path, lines, name)
+    folder, texts = splade(tmp_path, lines, name), lines[:12]
     with quiet():
         own = SparseEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
-        expected = [own.encode([text], convert_to_sparse_tensor=False)[0].numpy() for text in lines]
+        expected = [own.encode([text], convert_to_sparse_tensor=False)[0].numpy() for text in texts]
     for backend in ("transformers", *(("openvino",) if name in CONVERTED else ())):
         bench = benches(backend)
-        for outcome, wanted in zip(bench.run(bench.spec("sparse", str(folder)), lines), expected, strict=True):
+        for outcome, wanted in zip(bench.run(bench.spec("sparse", str(folder)), texts), expected, strict=True):
             found = weights(outcome)
             assert len(found) == np.count_nonzero(wanted)
             np.testing.assert_allclose(row(found, len(wanted)), wanted, atol=1e-4)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -14,7 +13,6 @@ from transformers import pipeline
 
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import ModelUnsuitable
-from docmill.tasks.windows.windows import Encoded
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_classification import assert_same, scores
 from tests.tasks.conftest import Bench, Benches
@@ -62,28 +60,6 @@ def test_several_labels_and_hypotheses_are_those_of_transformers_wherever_entail
     asked: dict[str, Any] = {"labels": TOPICS, "multi_label": True, "hypothesis": "The text is about {}, I think."}
     found = bench.run(bench.spec("classify", str(folder), **asked), short)
     assert_same(found, expected(folder, short, multi_label=True, hypothesis_template=asked["hypothesis"]))
-
-
-def test_every_pair_of_a_long_text_fits_the_model_and_windows_are_combined(
-    descriptions: list[str], short: list[str], benches: Benches, tmp_path: Path
-) -> None:
-    folder = classifiers.classifier(tmp_path / "nli", short, "roberta", id2label=NLI)
-    bench, text = benches("transformers"), " ".join(descriptions[:4])
-    for aggregate in ("mean", "max"):
-        spec = bench.spec("classify", str(folder), labels=TOPICS, window_tokens=64, aggregate=aggregate)
-        (outcome,) = bench.run(spec, [text])
-        with bench.engine._models.hold(spec) as loaded:
-            (windows,) = loaded.recipe.cut([text], loaded.backend)
-        tokens = [one.encoded.tokens for one in windows if isinstance(one.encoded, Encoded)]
-        assert max(tokens) <= 64
-        pieces = [text[one.start : one.end] for one in windows[:: len(TOPICS)]]
-        rows = [dict(own) for own in expected(folder, pieces)]
-        weights = [sum(tokens[start : start + len(TOPICS)]) for start in range(0, len(tokens), len(TOPICS))]
-        for label, score in scores(outcome):
-            column = [row[label] for row in rows]
-            wanted = max(column) if aggregate == "max" else np.average(column, weights=weights)
-            assert score == pytest.approx(wanted, abs=1e-4)
-        assert outcome.flags == ("windowed",)
 
 
 @pytest.mark.parametrize("backend", ["transformers", "openvino"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ import pytest
 
 from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends.remote.journal import KEPT_S, Journal, empty
-from docmill.tasks.engine.engine import Engine, Ticket
 from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks.backends.remote.api_server import ApiServer, ServerAnswer, error, text_of
-from tests.tasks.backends.remote.test_served_models import GENERATE, engine_on, spec_of
+from tests.tasks.backends.remote.test_served_models import GENERATE, engine_on, spec_of, submitted
+from tests.tasks.conftest import outcomes_of
 from tests.worker.harness import until
 
 TEXTS = [f"document number {number}." for number in range(40)]
@@ -132,32 +132,25 @@ def api() -> Iterator[ApiServer]:
         yield server
 
 
-def computed(engine: Engine, spec: Spec, texts: Sequence[str]) -> Ticket:
-    ticket = engine.submit(spec, list(enumerate(texts)))
-    assert ticket.wait(60)
-    assert ticket.complete
-    return ticket
-
-
 @pytest.mark.parametrize("spec", [GENERATE, spec_of("embed")], ids=["chat", "embeddings"])
 def test_what_was_answered_before_the_process_died_is_not_sent_again(api: ApiServer, file: Path, spec: Spec) -> None:
     with engine_on(api, file) as engine:
-        before = computed(engine, spec, TEXTS).finished()
+        before = outcomes_of(engine, spec, TEXTS)
     asked = len(api.requests)
     more = [*TEXTS, "one more text"]
     with engine_on(api, file) as engine:
         if "input" in api.requests[0]:
             asked += 1  # opening embeds a word
-        ticket = computed(engine, spec, more)
+        ticket = submitted(engine, spec, more)
         outcomes = ticket.finished()
         assert [(one.text, one.tokens_in) for one in outcomes[:-1]] == [(one.text, one.tokens_in) for one in before]
         assert len(api.requests) == asked + 1
         engine.forget_stored(spec, ticket, outcomes[1:])
     asked = len(api.requests)
     with engine_on(api, file) as engine:
-        computed(engine, spec, TEXTS[:1])
+        outcomes_of(engine, spec, TEXTS[:1])
         assert not any(TEXTS[0] in str(request) for request in api.requests[asked:]), "its outcome is not stored"
-        computed(engine, spec, TEXTS[1:2])
+        outcomes_of(engine, spec, TEXTS[1:2])
         assert any(TEXTS[1] in str(request) for request in api.requests[asked:]), "it was forgotten"
 
 
@@ -180,7 +173,7 @@ def test_the_windows_of_an_unfinished_document_are_kept(api: ApiServer, file: Pa
         blocked.set()
         engine.drain()
     with engine_on(api, file) as engine:
-        (outcome,) = computed(engine, spec, [long]).finished()
+        (outcome,) = outcomes_of(engine, spec, [long])
     assert sent > 2
     assert len(api.requests) <= sent + 1, "only the last window may be asked again"
     assert outcome.text is not None
@@ -191,18 +184,18 @@ def test_a_key_is_the_same_in_any_process_and_another_after_an_error(api: ApiSer
     failing = TEXTS[0]
     api.script = lambda request, times: error(500) if text_of(request) == failing and times == 1 else None
     with engine_on(api, file) as engine:
-        computed(engine, GENERATE, TEXTS[:3])
+        outcomes_of(engine, GENERATE, TEXTS[:3])
     first = api.idempotency_keys
     assert len({*first}) == 4
     api.idempotency_keys = []
     file.unlink()
     with engine_on(api, file) as engine:
-        computed(engine, GENERATE, TEXTS[:3])
+        outcomes_of(engine, GENERATE, TEXTS[:3])
     assert None not in first
     assert len(set(first) & set(api.idempotency_keys)) == 3
     api.idempotency_keys = []
     with engine_on(api, None) as engine:
-        computed(engine, GENERATE, TEXTS[:1])
+        outcomes_of(engine, GENERATE, TEXTS[:1])
     assert api.idempotency_keys == [None], "where nothing is kept, a request is a new one"
 
 
@@ -211,5 +204,5 @@ def test_a_server_that_repeats_errors_by_their_key_is_asked_anew(file: Path) -> 
         return {1: error(500), 2: ServerAnswer(200, b"{half"), 3: error(429, Retry_After="0")}.get(times)
 
     with ApiServer(script, honours=True).running() as api, engine_on(api, file) as engine:
-        (outcome,) = computed(engine, GENERATE, TEXTS[:1]).finished()
+        (outcome,) = outcomes_of(engine, GENERATE, TEXTS[:1])
         assert outcome.text == TEXTS[0].upper()
