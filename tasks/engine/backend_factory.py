@@ -303,7 +303,7 @@ def _modules(spec: Spec, device: str, folders: ModelFolders, backend: str) -> li
     names = [*offers]
     assignment = Assignment(spec, folder, device, folders.cache, head, alone=len(names) == 1)
     contested = head in heads.LOADERS and not assignment.alone
-    first = choice.Contest.of(names, assignment).first if contested else names[0]
+    first = choice.Contest.of(names, assignment).in_order[0] if contested else names[0]
     return _of_offer(offers[first], assignment)
 
 

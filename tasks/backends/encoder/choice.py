@@ -73,10 +73,10 @@ class Contest:
         return [name for name in self.names if name not in out] or self.names
 
     @property
-    def first(self) -> str:
-        """The backend to open first: the fastest if it is known, else the preferred one."""
-        known, usable = self.known, self.usable
-        return known if known is not None and known in usable else usable[0]
+    def in_order(self) -> Sequence[str]:
+        """The usable backends in the order to open them: the fastest if it is known, then the preferred ones."""
+        known = self.known
+        return sorted(self.usable, key=lambda name: name != known)
 
     def leave_out(self, name: str) -> None:
         """Leave out a backend that returned NaN or infinity. This machine no longer uses it for the subject."""
@@ -113,7 +113,7 @@ class Contest:
         known, rates = self.known, dict[str, float]()
         reason: Unsuited | None = None
         backend: Any = None
-        for name in sorted(self.usable, key=lambda name: name != known):  # the others keep their order
+        for name in self.in_order:
             if backend is not None:
                 backend.close()
                 backend = None
