@@ -19,7 +19,7 @@ from docmill.tasks.errors import CannotServe
 from docmill.tasks.outputs import Head
 from tests.tasks import architectures
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
-from tests.tasks.conftest import Bench, Benches
+from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more, some_and_more
 from tests.tasks.reference import seq2seq_texts
@@ -121,20 +121,19 @@ def test_each_search_is_that_of_generate_by_the_backend_that_does_it_equally(
     require_equal(found, partial(seq2seq_texts, folder, texts, weights=shipped))
 
 
-def test_beams_that_the_command_asks_for_are_a_search_of_their_own(bench: Bench) -> None:
-    texts = unseen("english", 2)
-    assert outputs(bench, Path("synopsis-ddtp"), "summarize", texts, beams=1)[0] == "ctranslate2"
-    assert outputs(bench, Path("synopsis-ddtp"), "summarize", texts, beams=3)[0] == "transformers"
-
-
-def test_the_backend_that_is_named_and_the_only_one_of_a_precision_search_as_nearly_as_they_can(
-    benches: Benches, bench: Bench
+@pytest.mark.parametrize(
+    ("asked", "wanted", "backend"),
+    [
+        ({"beams": 1}, "auto", "ctranslate2"),
+        ({"beams": 3}, "auto", "transformers"),
+        ({"beams": 3}, "ctranslate2", "ctranslate2"),
+        ({"beams": 3, "dtype": "int8"}, "auto", "ctranslate2"),
+    ],
+)
+def test_beams_are_left_to_transformers_unless_another_backend_is_named_or_alone_has_the_precision(
+    bench: Bench, asked: dict[str, Any], wanted: str, backend: str
 ) -> None:
-    texts = unseen("english", 2)
-    named = benches("ctranslate2")
-    assert outputs(named, Path("synopsis-ddtp"), "summarize", texts, beams=4)[0] == "ctranslate2"
-    spec = bench.spec("summarize", "synopsis-ddtp", beams=4, dtype="int8")
-    assert bench.opens(spec) == "ctranslate2"
+    assert bench.opens(bench.spec("summarize", "synopsis-ddtp", **asked), backend=wanted) == backend
 
 
 def test_a_text_that_an_encoder_decoders_files_stop_at_ends_its_outputs(bench: Bench, tmp_path: Path) -> None:
