@@ -28,7 +28,7 @@ from docmill.tasks.models.sentence_modules import POOLINGS
 from docmill.tasks.outputs import Head, Vector
 from tests.tasks import architectures, classifiers
 from tests.tasks.conftest import Bench
-from tests.tasks.real_lines import half_and_more, real_lines
+from tests.tasks.real_lines import half_and_more
 
 TEXTS = ["A short text.", "", "Several words of different lengths, such as these. " * 2, "émigré 東京 [SEP]"]
 Changed = Callable[[Path], None]
@@ -119,21 +119,15 @@ def vectors(model: EncoderModel, texts: list[str]) -> Any:
     return np.stack([one.values for one in found if isinstance(one, Vector)])
 
 
-@pytest.fixture
-def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object) -> None:
-        raise AssertionError("sentence-transformers opens the model")
-
-    monkeypatch.setattr("docmill.tasks.backends.encoder.library_models.load_vectors", refused)
-
-
-@pytest.mark.usefixtures("no_library")
-@pytest.mark.parametrize("name", READ)
-def test_usual_modules_are_read_without_sentence_transformers(name: str, inner: Path, tmp_path: Path) -> None:
-    (others, options), change = READ[name]
+@pytest.mark.parametrize("name", [*READ, *LEFT])
+def test_usual_modules_are_read_here_and_others_left_to_sentence_transformers(
+    name: str, inner: Path, tmp_path: Path
+) -> None:
+    (others, options), change = (READ | LEFT)[name]
     folder = saved(tmp_path / "model", inner, *others(), **options)
     change(folder)
     model = loaded(folder, tmp_path)
+    assert model.library == ("transformers" if name in READ else "sentence-transformers")
     with quiet():
         own = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     assert model.limit_tokens == min(own.max_seq_length, 512)
@@ -141,39 +135,23 @@ def test_usual_modules_are_read_without_sentence_transformers(name: str, inner: 
     assert len(texts) == (3 if name == "short" else 4)
     assert np.allclose(vectors(model, texts), own.encode(texts, show_progress_bar=False), atol=1e-5)
     assert model.traits.normalizes is (own.truncate_dim is None and isinstance(own[-1], Normalize))
-    assert model.library == "transformers"
 
 
-@half_and_more(LEFT)
-def test_other_modules_are_left_to_sentence_transformers(name: str, inner: Path, tmp_path: Path) -> None:
-    (others, options), change = LEFT[name]
-    folder = saved(tmp_path / "model", inner, *others(), **options)
-    change(folder)
-    model = loaded(folder, tmp_path)
-    assert model.library == "sentence-transformers"
-    with quiet():
-        own = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    assert np.allclose(vectors(model, TEXTS), own.encode(TEXTS, show_progress_bar=False), atol=1e-5)
-    assert model.traits.normalizes is isinstance(own[-1], Normalize)
-
-
-@pytest.mark.usefixtures("no_library")
 @half_and_more(["roberta", "distilbert", "deberta-v2", "electra", "modernbert"])
 def test_other_encoders_are_read_too(name: str, descriptions: list[str], tmp_path: Path) -> None:
     folder = classifiers.classifier(tmp_path / "model", descriptions[:40], name)
     with quiet():
         own = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    texts = [TEXTS[0], TEXTS[1], TEXTS[3]]
-    assert np.allclose(
-        vectors(loaded(folder, tmp_path), texts), own.encode(texts, show_progress_bar=False), atol=1e-5
-    )
+    model, texts = loaded(folder, tmp_path), [TEXTS[0], TEXTS[1], TEXTS[3]]
+    assert model.library == "transformers"
+    assert np.allclose(vectors(model, texts), own.encode(texts, show_progress_bar=False), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(classifiers.READ_PADDING))
 def test_a_vector_does_not_depend_on_longer_texts_beside_it(
-    name: str, descriptions: list[str], bench: Bench, tmp_path: Path
+    name: str, lines: list[str], bench: Bench, tmp_path: Path
 ) -> None:
-    lines = real_lines(descriptions, 12, shorter_than=90)
+    lines = lines[:12]
     of_funnel = ["FunnelModel"]  # which has two classes without a head
     folder = classifiers.classifier(tmp_path / "model", lines, name, head=AutoModel, architectures=of_funnel)
     outcomes = bench.run(bench.spec("embed", str(folder), pooling="mean"), lines)
@@ -184,14 +162,14 @@ def test_a_vector_does_not_depend_on_longer_texts_beside_it(
         assert np.allclose(np.frombuffer(outcome.vector or b"", "<f4"), vector, atol=1e-4)
 
 
-@pytest.mark.usefixtures("no_library")
 def test_another_pooling_takes_the_place_of_a_single_one(inner: Path, tmp_path: Path) -> None:
     folder = saved(tmp_path / "model", inner, Pooling(32), Normalize())
     with quiet():
         own = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     own[1] = Pooling(32, "cls")
-    found = vectors(loaded(folder, tmp_path, pooling="cls"), TEXTS)
-    assert np.allclose(found, own.encode(TEXTS, show_progress_bar=False), atol=1e-5)
+    model = loaded(folder, tmp_path, pooling="cls")
+    assert model.library == "transformers"
+    assert np.allclose(vectors(model, TEXTS), own.encode(TEXTS, show_progress_bar=False), atol=1e-5)
     several = saved(tmp_path / "several", inner, Pooling(32, ("cls", "mean")))
     with pytest.raises(CannotServe, match="joins several poolings"):
         loaded(several, tmp_path, pooling="cls")
