@@ -16,10 +16,10 @@ import pytest
 
 from docmill.tasks.backends.encoder_decoder import ctranslate
 from docmill.tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
-from docmill.tasks.backends.static import Items
 from docmill.tasks.batching import Budget
 from docmill.tasks.engine.engine import Batch, Engine
 from docmill.tasks.errors import CannotServe, Unsuited
+from tests.tasks.backends.decoder_only.test_causal import Trickle
 from tests.tasks.conftest import Bench, Benches, EngineOf, multiplies_int8_exactly, outcomes_of
 from tests.tasks.test_reference import one_paragraph
 from tests.worker.harness import until
@@ -200,22 +200,11 @@ def test_a_failed_batch_in_flight_fails_its_own_windows_only(
     assert [outcome.content_id for outcome in outcomes if outcome.reason] == [5]
 
 
-class Asked:
-    """A source without windows, which remembers what it was asked for."""
-
-    def __init__(self) -> None:
-        self.budgets: list[Budget] = []
-
-    def take(self, budget: Budget) -> Items:
-        self.budgets.append(budget)
-        return ()
-
-
 def asked_first(backend: CTranslateBackend) -> Budget:
     """Return the budget of the windows that a backend without any asks for: those of all its workers."""
-    source = Asked()
+    source = Trickle([])
     assert list(backend.run(source)) == []
-    return source.budgets[0]
+    return source.budget
 
 
 def test_beams_bound_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

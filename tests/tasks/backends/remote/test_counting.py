@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,12 +51,6 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param != "without":
         (target / "chat_template.jinja").write_text(TEMPLATE)
     return target
-
-
-@pytest.fixture
-def api() -> Iterator[Callable[[Script], ApiServer]]:
-    with ExitStack() as stack:
-        yield lambda script: stack.enter_context(ApiServer(script).running())
 
 
 def refusing_script(folder: Path) -> Script:

@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,6 @@ def spec_of(kind: str, model: str = f"openai:{MODEL}", **options: Any) -> Spec:
 
 
 GENERATE = spec_of("generate", prompt="{text}")
-
-
-@pytest.fixture
-def api() -> Iterator[Callable[[Script], ApiServer]]:
-    with ExitStack() as stack:
-        yield lambda script: stack.enter_context(ApiServer(script).running())
 
 
 @contextmanager
@@ -150,14 +144,6 @@ def test_retry_after_is_seconds_or_a_date_and_one_that_cannot_be_meant_is_the_us
     found = answers.error_of(429, header, b"", {}, Server("http://x/v1"))
     assert isinstance(found, answers.Passing)
     assert found.wait_s == wait_s
-
-
-def test_a_pause_longer_than_the_patience_is_told(api: Callable[[Script], ApiServer]) -> None:
-    server = api(lambda request, _: error(429, "daily limit", Retry_After="600"))
-    with engine_on(server) as engine:
-        away = submitted(engine, GENERATE, ["a text"]).away
-    assert "asks for a pause of 600 s: HTTP 429 (daily limit)" in str(away)
-    assert len(server.requests) == 1
 
 
 def test_an_answer_that_takes_too_long_is_asked_for_again(api: Callable[[Script], ApiServer]) -> None:
@@ -337,6 +323,7 @@ def test_a_drain_takes_the_answers_under_way_and_sends_nothing_again(api: Callab
         (error(404, "no such model"), "no such model", False),
         (error(429, "no money", "insufficient_quota"), "no money", False),
         (error(429, "slow down"), "answered nothing", True),
+        (error(429, "daily limit", Retry_After="600"), "asks for a pause of 600 s: HTTP 429 (daily limit)", True),
         (error(500, "down"), "answered nothing", True),
     ],
 )
