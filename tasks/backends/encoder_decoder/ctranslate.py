@@ -386,20 +386,20 @@ def _convert(folder: Path, target: Path, spec_name: str) -> None:
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         ).eval()
         settings = generation_settings(folder)
+        start, end = start_token(settings, spec_name), as_list(settings.eos_token_id)[0]
         try:
-            made = _spec(model, settings, spec_name)
+            made = _spec(model, start, end)
             made.validate()
             made.optimize(quantization="float32")
         except (KeyError, AttributeError, NotImplementedError, ValueError) as error:
             raise Unsuited(f"{spec_name} does not convert for CTranslate2: {type(error).__name__}.") from error
         made.save(str(target))
-        _compare(model, target, settings, spec_name)
+        _compare(model, target, start, end, spec_name)
 
 
-def _spec(model: PreTrainedModel, settings: GenerationConfig, spec_name: str) -> SequenceToSequenceModelSpec:
+def _spec(model: PreTrainedModel, start: int, end: int) -> SequenceToSequenceModelSpec:
     """The model as CTranslate2 describes it. Its words are the token ids as they are: tokenizing is ours."""
     made = LOADERS[model.config.model_type](model)
-    start, end = start_token(settings, spec_name), as_list(settings.eos_token_id)[0]
     made.config.decoder_start_token = made.config.bos_token = str(start)
     # Never looked up: every id is a word.
     made.config.eos_token = made.config.unk_token = str(end)
@@ -413,9 +413,8 @@ def _words(size: int) -> list[str]:
     return [str(number) for number in range(size)]
 
 
-def _compare(model: PreTrainedModel, folder: Path, settings: GenerationConfig, spec_name: str) -> None:
+def _compare(model: PreTrainedModel, folder: Path, start: int, end: int, spec_name: str) -> None:
     """Raise Unsuited unless both say the same of some tokens: what a loader got wrong shows here, not in a corpus."""
-    start, end = start_token(settings, spec_name), as_list(settings.eos_token_id)[0]
     read, written = model.get_input_embeddings().num_embeddings, model.get_output_embeddings().weight.shape[0]
     source = [number * (read - 1) // _COMPARED for number in range(1, _COMPARED)] + [end]
     target = [number * (written - 1) // _COMPARED for number in range(1, _COMPARED)]
