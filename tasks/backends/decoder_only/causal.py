@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from llguidance import LLMatcher
@@ -551,6 +551,8 @@ class RowCache(Cache):  # type: ignore[misc]
     Distances between columns are distances between tokens, as sliding windows want it.
     """
 
+    layers: list[RowLayer]
+
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=RowLayer)
 
@@ -560,16 +562,16 @@ class RowCache(Cache):  # type: ignore[misc]
 
     def trim(self, columns: int) -> None:
         """Keep only the last columns."""
-        for layer in self._layers():
+        for layer in self.layers:
             layer.start = layer.end - columns
 
     def shorten(self, columns: int) -> None:
         """Forget the last columns."""
-        for layer in self._layers():
+        for layer in self.layers:
             layer.end -= columns
 
     def drop(self, row: int) -> None:
-        for layer in self._layers():
+        for layer in self.layers:
             layer.drop(row)
 
     def join(self, other: RowCache) -> None:
@@ -577,14 +579,11 @@ class RowCache(Cache):  # type: ignore[misc]
         if not self.layers:
             self.layers = other.layers
             return
-        for mine, theirs in zip(self._layers(), other._layers(), strict=True):
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
             mine.join(theirs)
 
     def leading(self, places: torch.Tensor) -> RowCache:
         """A cache whose rows begin with parts of this one's only row: ``places`` (rows, columns) says with which."""
         led = RowCache()
-        led.layers = [layer.leading(places) for layer in self._layers()]
+        led.layers = [layer.leading(places) for layer in self.layers]
         return led
-
-    def _layers(self) -> list[RowLayer]:
-        return cast("list[RowLayer]", self.layers)

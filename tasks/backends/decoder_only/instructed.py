@@ -157,7 +157,7 @@ def instructed(
     if raw:
         return bare, stop, context
     if templates.MESSAGES in spec.params:
-        if tokenizer.chat_template is None:
+        if not chat:
             raise CannotServe(f"Chat messages (--messages) need a model with a chat template; {spec.model} has none.")
         frame = partial(_conversation, spec, tokenizer)
         return Tokens(tokenizer, special_tokens=False, frame=frame), stop, context
