@@ -11,7 +11,7 @@ from docmill.features.batch_server import batches, writer
 from docmill.features.batch_server.file import BodySettings, open_batch
 from docmill.tasks.kinds import KindOptions
 from docmill.worker import formatting
-from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, Number, complete_files, declared
+from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, complete_files, declared, number
 from docmill.worker.cli.printing import OK, SOME_FAILED, SOME_REJECTED, answer, print_json, stop_as_interrupt
 from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
 from docmill.worker.settings import load_settings
@@ -43,7 +43,7 @@ from docmill.worker.submit.options import Work
 @declared(KindOptions, "dtype")
 @click.option(
     "--max-cost",
-    type=Number(0, min_open=True),
+    type=number(0, min_open=True),
     help="Pause the jobs at this total cost, in the currency of DOCMILL_PRICES. Shards in progress end. The same "
     "command with a higher limit continues.",
 )

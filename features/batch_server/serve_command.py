@@ -10,7 +10,7 @@ import click
 
 from docmill.features.batch_server import SERVER, keys, stored_batches
 from docmill.worker import inventory
-from docmill.worker.cli.options import ENDPOINT, JSON, Number, WholeNumber
+from docmill.worker.cli.options import ENDPOINT, JSON, number, whole_number
 from docmill.worker.cli.printing import (
     OK,
     answer,
@@ -42,15 +42,15 @@ LIMITS = ("max_requests", "max_bytes", "max_cost")
     help="Model that requests may name, by its own name or by NAME; may be repeated.",
 )
 @click.option("--host", default=LOOPBACK, show_default=True, help="Address to serve on; 0.0.0.0 for all.")
-@click.option("--port", type=WholeNumber(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free.")
+@click.option("--port", type=whole_number(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free.")
 @click.option(
-    "--max-lines", type=WholeNumber(1, 10_000_000), default=50_000, show_default=True, help="Most lines of a batch."
+    "--max-lines", type=whole_number(1, 10_000_000), default=50_000, show_default=True, help="Most lines of a batch."
 )
 @click.option(
-    "--max-mb", type=WholeNumber(1, 100_000), default=200, show_default=True, help="Most megabytes of a file."
+    "--max-mb", type=whole_number(1, 100_000), default=200, show_default=True, help="Most megabytes of a file."
 )
 @click.option(
-    "--keep-days", type=WholeNumber(1, 10_000), default=30, show_default=True, help="Days for which files are kept."
+    "--keep-days", type=whole_number(1, 10_000), default=30, show_default=True, help="Days for which files are kept."
 )
 @click.option("--sample-anew", is_flag=True, help="Give each batch a seed, for requests without one.")
 @ENDPOINT
@@ -114,15 +114,15 @@ def keys_command() -> None:
 
 
 WEIGHT = click.option(
-    "--weight", type=WholeNumber(1, 1000), help="Its share of the workers, relative to other keys.  [default: 1]"
+    "--weight", type=whole_number(1, 1000), help="Its share of the workers, relative to other keys.  [default: 1]"
 )
 REQUESTS = click.option(
-    "--max-requests", type=WholeNumber(1, 10**9), help="Most requests of its open batches.  [default: any]"
+    "--max-requests", type=whole_number(1, 10**9), help="Most requests of its open batches.  [default: any]"
 )
-BYTES = click.option("--max-bytes", type=WholeNumber(1, 10**15), help="Most bytes of its uploads.  [default: any]")
+BYTES = click.option("--max-bytes", type=whole_number(1, 10**15), help="Most bytes of its uploads.  [default: any]")
 COST = click.option(
     "--max-cost",
-    type=Number(0, min_open=True),
+    type=number(0, min_open=True),
     help="Pause its batches at this cost, in the currency of DOCMILL_PRICES.  [default: any]",
 )
 

@@ -25,7 +25,7 @@ from docmill.features.comparing.comparison import (
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import read_texts
 from docmill.storage.steps.conditions import order_flags
-from docmill.worker.cli.options import JOB_ID, JSON, WholeNumber
+from docmill.worker.cli.options import JOB_ID, JSON, whole_number
 from docmill.worker.cli.printing import OK, answer, listen, print_json, print_rich
 from docmill.worker.consoles import NameCell, table
 from docmill.worker.formatting import documents, printable, shorten
@@ -42,9 +42,9 @@ MOST_SAMPLES = 1_000
 @click.option("--job", "jobs", type=JOB_ID, multiple=True, required=True, help="A job to compare; give it twice.")
 @click.option("--step", help="Step to compare, of jobs with several steps.")
 @click.option(
-    "--samples", type=WholeNumber(0, MOST_SAMPLES), default=3, show_default=True, help="Number of documents shown."
+    "--samples", type=whole_number(0, MOST_SAMPLES), default=3, show_default=True, help="Number of documents shown."
 )
-@click.option("--seed", type=WholeNumber(0, 2**31 - 1), default=0, show_default=True, help="Seed of the sample.")
+@click.option("--seed", type=whole_number(0, 2**31 - 1), default=0, show_default=True, help="Seed of the sample.")
 @JSON
 def compare_command(
     corpus: str, jobs: tuple[int, ...], step: str | None, samples: int, seed: int, as_json: bool

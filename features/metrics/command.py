@@ -12,7 +12,7 @@ from docmill.features.metrics import LIBRARY
 from docmill.storage.core.database import Database
 from docmill.storage.migrations import require_current
 from docmill.storage.results.fleet import Fleet, read_fleet
-from docmill.worker.cli.options import WholeNumber
+from docmill.worker.cli.options import whole_number
 from docmill.worker.cli.printing import answer, say, stop_as_interrupt
 from docmill.worker.prices import read_prices
 from docmill.worker.settings import ENQUEUE_LANE, LANES, load_settings
@@ -22,7 +22,7 @@ from docmill.worker.terminal import warn
 
 @click.command("metrics", epilog="Example: docmill metrics --port 9464")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on; 0.0.0.0 for all.")
-@click.option("--port", type=WholeNumber(0, 65535), default=9464, show_default=True, help="Port; 0 for any free.")
+@click.option("--port", type=whole_number(0, 65535), default=9464, show_default=True, help="Port; 0 for any free.")
 @click.option("--once", is_flag=True, help="Print the metrics and end.")
 def metrics_command(host: str, port: int, once: bool) -> None:
     """Serve the fleet's metrics to Prometheus, until Ctrl-C.

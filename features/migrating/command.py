@@ -27,7 +27,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.replacements import FILLING, SpecReplacement
 from docmill.tasks import kinds
 from docmill.worker import formatting
-from docmill.worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, PROMPT, Number, check_filled, complete_models
+from docmill.worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, PROMPT, check_filled, complete_models, number
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, listen, print_json, say, stop_as_interrupt
 from docmill.worker.engines import devices_for
 from docmill.worker.jobs.errors import BAD_INPUT
@@ -76,7 +76,7 @@ def migrate_command() -> None:
 @click.option(
     "--max-failures",
     "most_lost",
-    type=Number(0, 100),
+    type=number(0, 100),
     default=0.0,
     metavar="PERCENT",
     help="Do not switch if more than this share of the documents would lose their result.  [default: 0]",

@@ -15,7 +15,7 @@ from docmill.features.near_duplicates.report import DuplicateCounts, Sample
 from docmill.storage.core.database import Database
 from docmill.storage.outputs.columns import Column, Form
 from docmill.worker import formatting
-from docmill.worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, Number, WholeNumber
+from docmill.worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, number, whole_number
 from docmill.worker.cli.printing import answer, listen, print_json, print_rich, say, write_out
 from docmill.worker.jobs.outputs import STDOUT, check_out
 from docmill.worker.settings import load_settings
@@ -42,16 +42,16 @@ def dedup_command() -> None:
 @CORPUS
 @click.option(
     "--threshold",
-    type=Number(0, 1, min_open=True),
+    type=number(0, 1, min_open=True),
     help="Least similarity of near duplicates.  [default: 0.8; for embeddings 0.95]",
 )
 @click.option(
     "--shingle",
-    type=(Choice(["words", "characters"]), WholeNumber(1, 100)),
+    type=(Choice(["words", "characters"]), whole_number(1, 100)),
     metavar="UNIT N",
     help="Compare texts by their runs of N words, or of N characters.  [default: words 3]",
 )
-@click.option("--seed", type=WholeNumber(0, 2**31 - 1), help="Seed of the MinHash signatures.  [default: 1]")
+@click.option("--seed", type=whole_number(0, 2**31 - 1), help="Seed of the MinHash signatures.  [default: 1]")
 @click.option("--embeddings", is_flag=True, help="Compare the vectors of the corpus's latest embed job.")
 @click.option("--job", type=JOB_ID, help="Compare the vectors of this job.")
 @ROWS

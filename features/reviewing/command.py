@@ -29,7 +29,7 @@ from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.risk import FLAG, FittedRisk, RiskFeature
 from docmill.storage.writers.formats import whole_file
 from docmill.worker import consoles
-from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber
+from docmill.worker.cli.options import JOB, JSON, FilledPath, whole_number
 from docmill.worker.cli.printing import print_json, print_rich, say, say_rich
 from docmill.worker.consoles import table
 from docmill.worker.errors import WorkerError
@@ -50,11 +50,11 @@ def _check_suffix(_: click.Context, __: click.Parameter, file: Path) -> Path:
 
 STEP = click.option("--step", help="Step to review, of a job with several steps.  [default: the last]")
 SIZE = click.option(
-    "--size", type=WholeNumber(1, 1_000_000), default=100, show_default=True, help="Size of the sample."
+    "--size", type=whole_number(1, 1_000_000), default=100, show_default=True, help="Size of the sample."
 )
 SEED = click.option(
     "--seed",
-    type=WholeNumber(0, 2**31 - 1),
+    type=whole_number(0, 2**31 - 1),
     help="Draw another sample.  [default: that of earlier judgements, else 0]",
 )
 BY = click.option("--by", help="Name of the person who judges.  [default: the user's name]")

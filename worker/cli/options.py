@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from annotated_types import Ge, Gt, Le
@@ -23,6 +24,7 @@ from docmill.tasks.specs.pinning import NAMES
 from docmill.worker.prices import Price
 
 T = TypeVar("T")
+NumberT = TypeVar("NumberT", int, float)
 
 
 def named(name: str, convert: Callable[[str], T]) -> click.ParamType[T]:
@@ -47,67 +49,54 @@ class Choice(click.Choice[str]):
         return f"{said} {hint(value, self.choices)}".rstrip()
 
 
-class _InWords:
-    """The base class of numbers within bounds. A refusal states the bounds in words."""
-
-    noun = "number"
-    name = "number"
-    fail: Callable[..., NoReturn]
-
-    def _describe_range(self) -> str:
-        """Return nothing: help names no bounds, and a refusal has them in words."""
-        return ""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            number = super().convert(value, param, ctx)  # type: ignore[misc]
-        except click.BadParameter:
-            self.fail(self.refuse(value), param, ctx)
-        if not math.isfinite(number):
-            self.fail(self.refuse(value), param, ctx)
-        return number
-
-    def refuse(self, value: object) -> str:
-        """Return the refusal of a value."""
-        assert isinstance(self, click.IntRange | click.FloatRange)
-        return f"{value!r} is not a {self.noun}{_bounds(self)}"
+def whole_number(
+    least: int | None = None, most: int | None = None, *, min_open: bool = False
+) -> click.ParamType[int]:
+    """Return a type of whole numbers within bounds. A refusal states the bounds in words."""
+    return named("n", _bounded(int, least, most, min_open, f"whole number{_bounds(least, most, min_open)}"))
 
 
-class WholeNumber(_InWords, click.IntRange):
-    """A whole number."""
-
-    noun = "whole number"
-    name = "n"
-
-
-class Number(_InWords, click.FloatRange):
-    """A number, which may have a fraction."""
+def number(
+    least: float | None = None, most: float | None = None, *, min_open: bool = False
+) -> click.ParamType[float]:
+    """Return a type of numbers within bounds, which may have a fraction. A refusal states the bounds in words."""
+    return named("number", _bounded(float, least, most, min_open, f"number{_bounds(least, most, min_open)}"))
 
 
-def _bounds(of: click.IntRange | click.FloatRange) -> str:
+def _bounded(
+    convert: Callable[[str], NumberT], least: float | None, most: float | None, min_open: bool, noun: str
+) -> Callable[[str], NumberT]:
+    """Return a function that converts a text to a finite number within bounds. Its ValueError says `noun`."""
+
+    def bounded(value: str) -> NumberT:
+        with suppress(ValueError, OverflowError):  # no number, or one that no float holds
+            given = convert(value)
+            above = least is None or (given > least if min_open else given >= least)
+            if math.isfinite(given) and above and (most is None or given <= most):
+                return given
+        raise ValueError(f"{value!r} is not a {noun}")
+
+    return bounded
+
+
+def _bounds(least: float | None, most: float | None, min_open: bool) -> str:
     """Return the bounds of a number as the end of a sentence that names it."""
-    if of.min is None:
+    if least is None:
         return ""
-    least = f" above {of.min:,}" if of.min_open else f" of at least {of.min:,}"
-    if of.max is None:
-        return least
-    return f"{least} and at most {of.max:,}" if of.min_open else f" from {of.min:,} to {of.max:,}"
+    above = f" above {least:,}" if min_open else f" of at least {least:,}"
+    if most is None:
+        return above
+    return f"{above} and at most {most:,}" if min_open else f" from {least:,} to {most:,}"
 
 
-class _JobId(_InWords, click.IntRange):
-    """A job's number."""
-
-    def refuse(self, value: object) -> str:
-        return f"{value!r} is not a job number; `docmill jobs` lists the jobs"
-
-
-JOB_ID = _JobId(1, 2**63 - 1)
+_job_id = _bounded(int, 1, 2**63 - 1, False, "job number; `docmill jobs` lists the jobs")
+JOB_ID = named("number", _job_id)
 JOB = click.argument("job", type=JOB_ID)
 
 
 def _job_or_corpus(value: str) -> int | str:
     is_number = value.isascii() and value.lstrip("-").isdecimal()
-    return int(JOB_ID.convert(int(value), None, None)) if is_number else value
+    return _job_id(value) if is_number else value
 
 
 JOB_OR_CORPUS = named("JOB|CORPUS", _job_or_corpus)
@@ -123,7 +112,7 @@ class LayeredOption(click.Option):
 
 LARGEST_INT = 2**31 - 1  # of a column of the database
 LATEST = click.option(
-    "--limit", type=WholeNumber(1, LARGEST_INT), default=20, show_default=True, help="List only the latest N."
+    "--limit", type=whole_number(1, LARGEST_INT), default=20, show_default=True, help="List only the latest N."
 )
 DEVICE = click.option("--device", help="auto, cpu, cuda, remote, or a list such as cuda:0,cuda:1.")
 PRICE = click.option(
@@ -267,7 +256,7 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
     least: Any = next((note.ge for note in field.metadata if isinstance(note, Ge)), None)
     above: Any = next((note.gt for note in field.metadata if isinstance(note, Gt)), None)
     most: Any = next((note.le for note in field.metadata if isinstance(note, Le)), None)
-    type_: type[WholeNumber | Number] = WholeNumber if kind is int else Number
+    type_: Callable[..., click.ParamType[Any]] = whole_number if kind is int else number
     return type_(least if above is None else above, most, min_open=above is not None)
 
 

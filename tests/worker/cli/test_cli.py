@@ -13,7 +13,7 @@ import click
 import pytest
 
 from docmill.worker.cli import all_commands, docmill
-from docmill.worker.cli.options import Number
+from docmill.worker.cli.options import number
 from tests.worker.conftest import Call
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
 
@@ -198,4 +198,4 @@ def test_a_command_or_an_option_that_was_nearly_written_is_suggested(call: Call)
 @pytest.mark.parametrize("value", ["inf", "nan"])
 def test_a_number_of_an_option_is_finite(value: str) -> None:
     with pytest.raises(click.BadParameter, match=f"'{value}' is not a"):
-        Number(0, min_open=True).convert(value, None, None)
+        number(0, min_open=True).convert(value, None, None)

@@ -15,7 +15,7 @@ from docmill.storage.deletion.paging import RemovalBudget, Removed
 from docmill.storage.deletion.retention import Ages
 from docmill.storage.search import pgvector_index
 from docmill.worker import formatting, inventory
-from docmill.worker.cli.options import JSON, Number, WholeNumber, named
+from docmill.worker.cli.options import JSON, named, number, whole_number
 from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, say
 from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
@@ -64,7 +64,7 @@ def texts_command(dry_run: bool, as_json: bool) -> int:
 @click.option(
     "--older-than",
     "days",
-    type=Number(0),
+    type=number(0),
     metavar="DAYS",
     help="Drop results that are older than this, and versions that were superseded before then.",
 )
@@ -83,7 +83,7 @@ def results_command(days: float | None, spec: str | None, dry_run: bool, yes: bo
 @click.option(
     "--older-than",
     "days",
-    type=Number(0),
+    type=number(0),
     metavar="DAYS",
     help="Remove only versions that were superseded before then.",
 )
@@ -100,7 +100,7 @@ def versions_command(days: float | None, dry_run: bool, yes: bool, as_json: bool
 
 
 @gc_command.command("migrated", epilog="Example: docmill gc migrated --older-than 30")
-@click.option("--older-than", "days", type=Number(0), metavar="DAYS", help="Only results of migrations before then.")
+@click.option("--older-than", "days", type=number(0), metavar="DAYS", help="Only results of migrations before then.")
 @DRY_RUN
 @YES
 @JSON
@@ -116,7 +116,7 @@ def migrated_command(days: float | None, dry_run: bool, yes: bool, as_json: bool
 
 
 @gc_command.command("retention", epilog="Example: docmill gc retention --for 1h")
-@click.option("--limit", type=WholeNumber(1), help="Remove about this number of rows at most.")
+@click.option("--limit", type=whole_number(1), help="Remove about this number of rows at most.")
 @click.option("--for", "seconds", type=named("duration", _seconds), help="End after this time, such as 10m or 1h.")
 @click.option("--dry-run", is_flag=True, help="Only count the rows by table.")
 @JSON

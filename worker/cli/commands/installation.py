@@ -13,7 +13,7 @@ from docmill.storage.core.invariants import check_invariants, invariants
 from docmill.storage.leases.diagnosis import UNHEALTHY_S, check_health
 from docmill.storage.migrations import upgrade
 from docmill.storage.results.counts import recount
-from docmill.worker.cli.options import JSON, Choice, Number
+from docmill.worker.cli.options import JSON, Choice, number
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, print_json, say
 from docmill.worker.formatting import counted, duration, wrapped
 from docmill.worker.settings import load_settings
@@ -68,7 +68,7 @@ def recount_command(as_json: bool) -> None:
 @click.option(
     "--within",
     "within_s",
-    type=Number(1),
+    type=number(1),
     metavar="SECONDS",
     help="With --workers: longest time without a sign of life from a worker.  [default: 60]",
 )

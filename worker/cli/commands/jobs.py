@@ -14,7 +14,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.replacements import remark
 from docmill.storage.writers.formats import escape_formula
 from docmill.worker import formatting
-from docmill.worker.cli.options import JOB, JOB_ID, JSON, LARGEST_INT, LATEST, Choice, Number, WholeNumber
+from docmill.worker.cli.options import JOB, JOB_ID, JSON, LARGEST_INT, LATEST, Choice, number, whole_number
 from docmill.worker.cli.printing import (
     OK,
     answer,
@@ -147,7 +147,7 @@ def pause_command(job: int, as_json: bool) -> None:
 @JOB
 @click.option(
     "--max-cost",
-    type=Number(0, min_open=True),
+    type=number(0, min_open=True),
     help="New limit of the job's total cost, in the currency of DOCMILL_PRICES.",
 )
 @JSON
@@ -159,7 +159,7 @@ def resume_command(job: int, max_cost: float | None, as_json: bool) -> None:
 
 @click.command("priority", epilog="Example: docmill priority 7 10")
 @JOB
-@click.argument("priority", type=WholeNumber(-LARGEST_INT, LARGEST_INT))
+@click.argument("priority", type=whole_number(-LARGEST_INT, LARGEST_INT))
 @JSON
 def priority_command(job: int, priority: int, as_json: bool) -> None:
     """Change the priority of JOB. A higher PRIORITY goes first; jobs of equal priority share the workers evenly.

@@ -19,7 +19,7 @@ from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.steps.replacements import answering_job
 from docmill.worker import formatting
-from docmill.worker.cli.options import DETAILS, FORMAT, JOB_OR_CORPUS, WITH_INPUT, FilledPath, Number, declared, named
+from docmill.worker.cli.options import DETAILS, FORMAT, JOB_OR_CORPUS, WITH_INPUT, FilledPath, declared, named, number
 from docmill.worker.cli.printing import OK, listen, say, write_out
 from docmill.worker.exports import read_table
 from docmill.worker.formatting import counted
@@ -79,7 +79,7 @@ FLAGS = named("CONDITION,…", _flags)
     help="Write only results without any doubtful flag, or without these flags and bounds.",
 )
 @click.option("--risk", is_flag=True, help="Write the risk that each output is bad, from docmill review fit JOB.")
-@click.option("--risk-above", type=Number(0, 1), help="Write only results with a higher risk, with the risk.")
+@click.option("--risk-above", type=number(0, 1), help="Write only results with a higher risk, with the risk.")
 @click.option(
     "--all",
     "every",

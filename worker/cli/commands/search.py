@@ -14,7 +14,7 @@ from docmill.storage.deletion import gc
 from docmill.storage.readers import Record, Rejection, open_queries
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import StoredHit, choose
-from docmill.worker.cli.options import BACKEND, JOB_ID, JSON, PROMPT, WholeNumber, check_filled
+from docmill.worker.cli.options import BACKEND, JOB_ID, JSON, PROMPT, check_filled, whole_number
 from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_json, print_rich, say, write_out
 from docmill.worker.consoles import NameCell, table
 from docmill.worker.formatting import counted, documents, printable
@@ -37,7 +37,7 @@ BEGINNING = 300  # characters shown of a hit without a passage
     help="Search for many texts: a .txt file with a text on each line, or JSON lines, CSV or TSV with a text and "
     "optionally an id; - reads JSON lines from standard input.",
 )
-@click.option("--top", type=WholeNumber(1, MOST_HITS), default=10, show_default=True, help="Number of documents.")
+@click.option("--top", type=whole_number(1, MOST_HITS), default=10, show_default=True, help="Number of documents.")
 @click.option(
     "--job",
     type=JOB_ID,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker.cli.options import WholeNumber
+from docmill.worker.cli.options import whole_number
 from docmill.worker.cli.printing import say, stop_as_interrupt
 from docmill.worker.settings import load_settings
 from docmill.worker.terminal import warn
@@ -26,7 +26,7 @@ LOOPBACK, PORT = "127.0.0.1", 8321
 
 @click.command("web", epilog="Example: docmill web --port 8321")
 @click.option("--host", default=LOOPBACK, show_default=True, help="Address to serve on; 0.0.0.0 for all.")
-@click.option("--port", type=WholeNumber(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free.")
+@click.option("--port", type=whole_number(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free.")
 @click.option(
     "--host-name", "names", multiple=True, metavar="NAME", help="Host name that a proxy uses for it; repeatable."
 )

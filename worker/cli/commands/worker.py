@@ -16,7 +16,7 @@ from docmill.storage.features import load_all
 from docmill.storage.leases import dispatch
 from docmill.tasks import tracing
 from docmill.worker import logs
-from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber
+from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, whole_number
 from docmill.worker.cli.printing import say
 from docmill.worker.engines import choose_devices
 from docmill.worker.process.supervisor import Supervisor
@@ -32,7 +32,7 @@ from docmill.worker.stores import open_broker, open_store
     "--lanes",
     help="Task kinds to serve, separated by commas; with enqueue also orders.  [default: all but enqueue]",
 )
-@click.option("--threads", type=WholeNumber(1, 64), help="Shards in flight in each process.")
+@click.option("--threads", type=whole_number(1, 64), help="Shards in flight in each process.")
 @click.option("--log-level", type=Choice(["debug", "info", "warning", "error"]), help="Level of the log on stderr.")
 def worker_command(
     device: str | None,
