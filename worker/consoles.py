@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class _Console(Console):
-    """A console to which no string is markup, and which prints no character that a terminal would obey."""
+    """A console to which no string is markup, and which prints no character that a terminal would obey.
+
+    No write to stderr fails. If nobody reads stdout any more, BrokenPipeError ends the command.
+    """
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         # In a notebook rich wants another library for a bar; as for a file, the bar's last state is written there.
@@ -38,26 +41,20 @@ class _Console(Console):
         """Return True if the stream is a terminal. Notebooks set FORCE_COLOR, and rich would move a bar there."""
         return not self.file.closed and self.file.isatty()
 
+    @property  # type: ignore[misc]  # nobody sets it
+    def file(self) -> IO[str]:
+        return logs.lossy(cast(TextIO, super().file)) if self.stderr else super().file
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
-class _Talk(_Console):
-    @property  # type: ignore[misc]  # nobody sets it
-    def file(self) -> IO[str]:
-        """The stream of talk, on which no write fails."""
-        return logs.lossy(cast(TextIO, super().file))
-
-
-class _Paper(_Console):
-    def on_broken_pipe(self) -> None:
-        """Nobody reads any more: the command ends."""
-        raise BrokenPipeError
-
-
-talk = _Talk(stderr=True)
-paper = _Paper()
+talk = _Console(stderr=True)
+paper = _Console()
 changing_bars = threading.Lock()  # held while a bar comes or goes: another thread prints before or after that
 
 
@@ -84,7 +81,7 @@ def bar(name: str, total: float | None = None, *, quiet: bool = False) -> Iterat
         MofNCompleteColumn() if total is not None else TextColumn("{task.fields[count]}", markup=False),
         TextColumn("{task.fields[remark]}", markup=False),
         TimeElapsedColumn(),
-        console=_Talk(stderr=True, quiet=True) if quiet else talk,
+        console=_Console(stderr=True, quiet=True) if quiet else talk,
     )
     task = progress.add_task(name, total=total, note="", count="", remark="")
     with changing_bars:

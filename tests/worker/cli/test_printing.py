@@ -26,34 +26,23 @@ HOSTILE = "\x1b[31mred\x9b2J\x7f \u202e\u2066\u200f\u2028\u200b\U000e0041"
 MARKS = {*HOSTILE} - {*"[31mred2J "}
 
 
-@pytest.fixture
-def paper(monkeypatch: pytest.MonkeyPatch) -> consoles._Paper:
-    console = consoles._Paper()
-    monkeypatch.setattr(console, "file", io.StringIO())
-    return console
-
-
-def printed(console: consoles._Paper) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
 @pytest.mark.parametrize("name", ["[/b]", "[vllm-cpu]", "[red]x", ":smile:"])
-def test_no_string_is_markup(paper: consoles._Paper, name: str) -> None:
+def test_no_string_is_markup(capsys: pytest.CaptureFixture[str], name: str) -> None:
     table = Table("corpus")
     table.add_row(name)
-    paper.print(table)
-    paper.print(name)
-    assert printed(paper).count(name) == 2
+    consoles.paper.print(table)
+    consoles.paper.print(name)
+    assert capsys.readouterr().out.count(name) == 2
 
 
-def test_a_console_prints_no_character_that_a_terminal_obeys(paper: consoles._Paper) -> None:
+def test_a_console_prints_no_character_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(HOSTILE)
     table.add_row(HOSTILE)
     table.add_row(Text(HOSTILE))
-    paper.print(table, Text(HOSTILE), HOSTILE)
-    assert not {*printed(paper)} & MARKS
-    assert "red" in printed(paper)
+    consoles.paper.print(table, Text(HOSTILE), HOSTILE)
+    printed = capsys.readouterr().out
+    assert not {*printed} & MARKS
+    assert "red" in printed
 
 
 def test_json_lines_keep_their_value_and_have_no_control_character() -> None:
