@@ -125,6 +125,7 @@ ENDPOINT = click.option(
     "--endpoint", metavar="URL", help="Server of models named openai:NAME, such as http://localhost:8000/v1."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 class FilledPath(click.Path):

@@ -21,7 +21,7 @@ from docmill.storage.deletion.removal import Condition, Trace, select_keys, trac
 from docmill.storage.results import corpora
 from docmill.storage.results.corpora import CorpusState
 from docmill.worker import formatting, inventory
-from docmill.worker.cli.options import JSON, FilledPath
+from docmill.worker.cli.options import JSON, YES, FilledPath
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, print_json, print_rich, say
 from docmill.worker.consoles import NameCell, jobs_table, table
 from docmill.worker.formatting import counted
@@ -118,7 +118,7 @@ def show_command(name: str, as_json: bool) -> None:
     "with AND.",
 )
 @click.option("--vanished", is_flag=True, help="Remove only documents that vanished from their source (see --prune).")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@YES
 @JSON
 def rm_command(
     name: str, ids: tuple[str, ...], wheres: tuple[str, ...], vanished: bool, yes: bool, as_json: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 
 import click
 
@@ -15,7 +15,7 @@ from docmill.storage.deletion.paging import RemovalBudget, Removed
 from docmill.storage.deletion.retention import Ages
 from docmill.storage.search import pgvector_index
 from docmill.worker import formatting, inventory
-from docmill.worker.cli.options import JSON, named, number, whole_number
+from docmill.worker.cli.options import JSON, YES, named, number, whole_number
 from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, say
 from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
@@ -40,7 +40,6 @@ def _seconds(value: str) -> float:
 
 
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Only report what would be removed.")
-YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.group("gc")
@@ -57,7 +56,7 @@ def gc_command() -> None:
 @JSON
 def texts_command(dry_run: bool, as_json: bool) -> int:
     """Remove texts that nothing refers to, with their results. The other commands do so, too."""
-    return _collect(lambda _: Drops(0.0, (), superseded=False), dry_run, True, as_json)
+    return _collect(lambda _: (), dry_run, True, as_json)
 
 
 @gc_command.command("results", epilog="Example: docmill gc results --older-than 90 --dry-run")
@@ -76,7 +75,14 @@ def results_command(days: float | None, spec: str | None, dry_run: bool, yes: bo
     """Drop old results, also those of current documents. The command counts them, and asks."""
     if days is None and spec is None:
         raise click.UsageError("give --older-than DAYS, or --spec SPEC")
-    return _collect(lambda database: _drops(database, days, spec), dry_run, yes, as_json)
+    return _collect(
+        lambda database: None if spec is None else _specs(database, spec),
+        dry_run,
+        yes,
+        as_json,
+        older_than_s=(days or 0.0) * DAY_S,
+        superseded=spec is None,
+    )
 
 
 @gc_command.command("versions", epilog="Example: docmill gc versions --older-than 90")
@@ -96,7 +102,7 @@ def versions_command(days: float | None, dry_run: bool, yes: bool, as_json: bool
     The command also removes their results. docmill keeps superseded versions until then, so that results of earlier
     jobs stay complete.
     """
-    return _collect(lambda _: Drops((days or 0.0) * DAY_S, (), superseded=True), dry_run, yes, as_json)
+    return _collect(lambda _: (), dry_run, yes, as_json, older_than_s=(days or 0.0) * DAY_S, superseded=True)
 
 
 @gc_command.command("migrated", epilog="Example: docmill gc migrated --older-than 30")
@@ -106,12 +112,13 @@ def versions_command(days: float | None, dry_run: bool, yes: bool, as_json: bool
 @JSON
 def migrated_command(days: float | None, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Drop results that a migration replaced in every corpus. Then it cannot be taken back."""
+    replaced_before_s = (days or 0.0) * DAY_S
     return _collect(
-        lambda database: _drops_replaced(database, days),
+        lambda database: _replaced_specs(database, replaced_before_s),
         dry_run,
         yes,
         as_json,
-        lambda database, drops: _note_dropped(database, drops, days),
+        note=lambda database, spec_ids: _note_dropped(database, spec_ids, replaced_before_s),
     )
 
 
@@ -138,31 +145,41 @@ def retention_command(limit: int | None, seconds: float | None, dry_run: bool, a
     _say_swept(removed, is_complete, ages, as_json)
 
 
+SpecIds = Collection[int] | None  # None stands for all specs
+
+
 def _collect(
-    choose: Callable[[Database], Drops],
+    choose: Callable[[Database], SpecIds],
     dry_run: bool,
     yes: bool,
     as_json: bool,
-    note: Callable[[Database, Drops], Drops] = lambda _, drops: drops,
+    *,
+    older_than_s: float = 0.0,
+    superseded: bool = False,
+    note: Callable[[Database, SpecIds], SpecIds] = lambda _, spec_ids: spec_ids,
 ) -> int:
-    """Remove what is chosen, after a question, and then the texts that nothing needs. `note` is called before."""
+    """Remove results of the chosen specs, after a question, and then the texts that nothing needs.
+
+    With ``superseded``, also remove superseded versions. ``note`` is called before the removal, and may leave out
+    specs.
+    """
     settings = load_settings()
     with open_store(settings) as database:
-        drops = choose(database)
+        spec_ids = choose(database)
         old = Removed()
-        if drops.superseded:
+        if superseded:
             with database.read() as transaction:
-                old = removal.count_versions(transaction, drops.older_than_s)
+                old = removal.count_versions(transaction, older_than_s)
         asks = dry_run or not yes  # else nobody reads the counts
-        dropped = gc.count_old(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids) if asks else []
+        dropped = gc.count_old(database, older_than_s=older_than_s, spec_ids=spec_ids) if asks else []
         if dry_run:
             _say_would_remove(old, dropped, gc.count_unneeded(database), as_json)
             return OK
         if (old.documents or dropped) and not yes and not confirmed("\n".join(_what("This drops:", old, dropped))):
             return BAD_INPUT
-        drops = note(database, drops)
-        removed = removal.remove_versions(database, drops.older_than_s) if drops.superseded else Removed()
-        removed += gc.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
+        spec_ids = note(database, spec_ids)
+        removed = removal.remove_versions(database, older_than_s) if superseded else Removed()
+        removed += gc.drop(database, older_than_s=older_than_s, spec_ids=spec_ids)
         removed += gc.collect(database)
         for sentence in inventory.clear(settings, database):
             say(sentence)
@@ -175,39 +192,27 @@ def _collect(
     return OK
 
 
-@dataclass(frozen=True)
-class Drops:
-    """Further removals beside unreferenced texts: results of these specs (None: of all), superseded versions."""
-
-    older_than_s: float
-    spec_ids: Collection[int] | None
-    superseded: bool
-
-
-def _drops(database: Database, days: float | None, spec: str | None) -> Drops:
-    older_than_s = (days or 0.0) * DAY_S
-    if spec is None:
-        return Drops(older_than_s, None, superseded=True)
+def _specs(database: Database, spec: str) -> SpecIds:
     spec_ids = gc.specs(database, spec)
     if not spec_ids:
         unknown = "there is no such spec; `docmill corpus show` names them"
         raise click.BadParameter(unknown, param_hint="--spec")
-    return Drops(older_than_s, spec_ids, superseded=False)
+    return spec_ids
 
 
-def _drops_replaced(database: Database, days: float | None) -> Drops:
-    spec_ids, staying = needed.replaced_specs(database, (days or 0.0) * DAY_S)
+def _replaced_specs(database: Database, before_s: float) -> SpecIds:
+    spec_ids, staying = needed.replaced_specs(database, before_s)
     for sentence in staying:
         say(f"{sentence}.")
-    return Drops(0.0, spec_ids, superseded=False)
+    return spec_ids
 
 
-def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops:
-    """Return what still may be dropped: a migration may have been undone while the command asked."""
-    spec_ids = needed.note_dropped(database, drops.spec_ids or (), (days or 0.0) * DAY_S)
-    for spec_id in spec_ids:
+def _note_dropped(database: Database, spec_ids: SpecIds, before_s: float) -> SpecIds:
+    """Return the specs that still may be dropped: a migration may have been undone while the command asked."""
+    dropped = needed.note_dropped(database, spec_ids or (), before_s)
+    for spec_id in dropped:
         pgvector_index.drop(database, spec_id)
-    return replace(drops, spec_ids=spec_ids)
+    return dropped
 
 
 def _what(begins: str, old: Removed, dropped: list[SpecResults]) -> list[str]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.job_counts import count_flags
 from docmill.worker import formatting
-from docmill.worker.cli.options import BACKEND, DEVICE, JSON, LATEST, FilledPath
+from docmill.worker.cli.options import BACKEND, DEVICE, JSON, LATEST, YES, FilledPath
 from docmill.worker.cli.printing import (
     OK,
     answer,
@@ -184,7 +184,7 @@ def show_command(name: str, as_json: bool) -> None:
 
 @pipeline_command.command("rm", epilog="Example: docmill pipeline rm nightly --yes")
 @NAME
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@YES
 def rm_command(name: str, yes: bool) -> int:
     """Remove the pipeline NAME, its history and its view. Its corpus, jobs and results stay."""
     with open_store(load_settings()) as database:
