@@ -33,7 +33,7 @@ from docmill.worker.pipelines.running import advance
 from docmill.worker.process import device, maintenance_thread, shard, supervisor
 from docmill.worker.process.counts import TimeUse
 from docmill.worker.process.device import Presence
-from docmill.worker.process.device_start import DeviceConfig, parse
+from docmill.worker.process.device_start import DeviceConfig
 from docmill.worker.process.shard import Breaker, InFlight, Process
 from docmill.worker.process.supervisor import Supervisor
 from docmill.worker.queue.messages import RUN_LANE, RUN_TASK, SHARD_TASK, hint_arguments, parse_hint
@@ -280,8 +280,7 @@ class Fleet:
         line = me.stdin.readline()
         if not line:
             return
-        config = parse(line)
-        assert isinstance(config, DeviceConfig)
+        config = DeviceConfig(**json.loads(line))
         settings, broker = self.settings, Broker(self.queue, me)
 
         def say(event: str, **facts: Any) -> None:
@@ -301,8 +300,7 @@ class Fleet:
         presence = Presence(config, settings, process)
         me.start(device._obey, process, presence, name="obey")
         presence.enter_at_last()
-        voice = cast(Any, Namespace(say=say))
-        me.start(device._beat, config, process, settings, voice, presence, name="heartbeat")
+        me.start(device._beat, config, process, settings, say, presence, name="heartbeat")
         me.start(process.keep_for_ever, name="keep")
         say("ready")
         slots = [me.start(self._serve, me, process, broker, name=f"slot{n}") for n in range(settings.threads)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
-from docmill.worker.process.device_start import Expected, StartedDevices
+from docmill.worker.process.device_start import StartedDevices
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -99,7 +99,7 @@ def run_request(
                 devices,
                 opened,
                 account,
-                on_spec=lambda spec: started.expect(Expected(spec.to_json().decode(), devices[0], sent)),
+                on_spec=lambda spec: started.expect(spec.to_json().decode(), devices[0], sent),
             )
             from docmill.worker.jobs.local_run import run_here
             from docmill.worker.stores import open_broker, open_store

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from typing import IO, Any, NoReturn
 
@@ -41,7 +41,7 @@ from docmill.worker import logs
 from docmill.worker.concurrency import pid_space
 from docmill.worker.engines import opener, settled
 from docmill.worker.process.counts import of_memory
-from docmill.worker.process.device_start import DRAIN, REST, SERVE, STOP, DeviceConfig, Expected, parse
+from docmill.worker.process.device_start import DRAIN, REST, SERVE, STOP, DeviceConfig
 from docmill.worker.process.shard import Process
 from docmill.worker.queue.broker import Broker, RewritingRedis
 from docmill.worker.queue.messages import (
@@ -59,19 +59,10 @@ from docmill.worker.stores import store_of
 LEAST_DELAY_S, LONGEST_DELAY_S = 2.0, 60.0  # until an order is tried again
 
 
-@dataclass(frozen=True)
-class DeviceContext:
-    """The things that a device process has for its tasks, as `app.context`."""
-
-    settings: Settings
-    process: Process
-    database: Database  # for statements that may last
-
-
 @shared_task(name=SHARD_TASK, bind=True)  # type: ignore[untyped-decorator]
 def run_shard(this: Task, /, **arguments: Plain) -> None:
     """Compute a shard, if its hint is still valid."""
-    process = this.app.context.process
+    _, process, _ = this.app.context
     process.run_shard(parse_hint(SHARD_TASK, arguments), tracing.valid(this.request.get("traceparent")))
 
 
@@ -80,10 +71,9 @@ def run_pipeline(this: Task, /, **arguments: Plain) -> None:
     """Take a pipeline's run further."""
     from docmill.worker.pipelines.running import advance  # with its libraries, which `docmill run` does not need
 
-    here, process = this.app.context, this.app.context.process
-    stop = process.draining
+    settings, process, database = this.app.context
     run_id = parse_hint(RUN_TASK, arguments)
-    advance(here.settings, here.database, process.broker, run_id, owner=process.owner, stop=stop)
+    advance(settings, database, process.broker, run_id, owner=process.owner, stop=process.draining)
 
 
 @shared_task(  # type: ignore[untyped-decorator]
@@ -93,10 +83,10 @@ def take_order(this: Task, source: Plain = None, /, **arguments: Plain) -> int:
     """Read a source into a job, and return the job's number."""
     from docmill.worker.orders import AWAY, carry_out  # with the libraries of readers
 
-    here, process = this.app.context, this.app.context.process
+    settings, process, database = this.app.context
     order = arguments if source is None else {**arguments, "source": source}
     try:
-        return carry_out(here.settings, here.database, process.broker, this.request.id, order, process.draining)
+        return carry_out(settings, database, process.broker, this.request.id, order, process.draining)
     except LeaseLost as error:
         raise Reject(error, requeue=True) from error
     except AWAY as error:
@@ -111,10 +101,10 @@ def _try_later(this: Task, error: Exception) -> NoReturn:
         raise Reject(error, requeue=True) from unsent
 
 
-def bind(app: Celery, context: DeviceContext) -> None:
-    """Let the tasks of an app work with these things."""
+def bind(app: Celery, settings: Settings, process: Process, database: Database) -> None:
+    """Let the tasks of an app work with these things. ``database`` is for statements that may last."""
     app.set_default()  # Celery's threads would make another app, without settings
-    app.context = context
+    app.context = settings, process, database
     # Celery calls some tasks that follow an error in place; those of its own are none of an order's.
     app.finalize()
     for name in [name for name in app.tasks if name.startswith("celery.")]:
@@ -122,6 +112,7 @@ def bind(app: Celery, context: DeviceContext) -> None:
 
 
 log = logging.getLogger("docmill.device")
+Say = Callable[..., None]
 
 BEAT_S = 0.5
 SIGN_ON_S = 60.0
@@ -132,20 +123,18 @@ ASK_EVERY_S = 0.1  # for messages, in a process that ends with its job: it ends 
 SWITCH_S = 0.0005
 
 
-class SupervisorChannel:
-    """The channel to the supervisor. Output that a library prints goes to stderr instead."""
+def open_channel() -> Say:
+    """Return the function that tells the supervisor of an event. Output that a library prints goes to stderr."""
+    out: IO[bytes] = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    lock = threading.Lock()
 
-    def __init__(self) -> None:
-        self._out: IO[bytes] = os.fdopen(os.dup(1), "wb", buffering=0)
-        os.dup2(2, 1)
-        self._lock = threading.Lock()
+    def say(event: str, **facts: GivenJson) -> None:
+        # The supervisor may be gone; standard input says so, too.
+        with lock, suppress(BrokenPipeError):
+            out.write(json.dumps({"event": event, **facts}).encode() + b"\n")
 
-    def say(self, event: str, **facts: GivenJson) -> None:
-        with self._lock:
-            try:
-                self._out.write(json.dumps({"event": event, **facts}).encode() + b"\n")
-            except BrokenPipeError:
-                return  # the supervisor is gone; standard input says so, too
+    return say
 
 
 class Presence:
@@ -261,7 +250,7 @@ def main() -> None:
     """Run until told otherwise."""
     sys.setswitchinterval(SWITCH_S)
     sys.stderr = logs.lossy(sys.stderr)
-    voice = SupervisorChannel()
+    say = open_channel()
     config = _read_config()
     if config is None:  # whoever started this process ended without a configuration for it
         return
@@ -276,10 +265,9 @@ def main() -> None:
     logging.getLogger("celery.worker.request").addFilter(_without_traceback)
     assert settings.redis_url is not None
     broker = Broker(settings.redis_url, None if config.only_job is None else ASK_EVERY_S)
-    process = _make_process(config, settings, broker, voice)
+    process = _make_process(config, settings, broker, say)
     # Reading a source and writing results take statements that may last.
-    lasting = store_of(settings, pool_size=5)
-    bind(broker.app, DeviceContext(settings, process, lasting))
+    bind(broker.app, settings, process, store_of(settings, pool_size=5))
     controller = WorkController(
         app=broker.app,
         pool_cls=WakingThreadPool,  # CUDA does not survive a fork, and one model serves all threads
@@ -294,15 +282,15 @@ def main() -> None:
     presence = Presence(config, settings, process)
     threading.Thread(target=_obey, args=(process, presence), name="obey", daemon=True).start()
     presence.enter_at_last()
-    beat = (config, process, settings, voice, presence)
+    beat = (config, process, settings, say, presence)
     threading.Thread(target=_beat, args=beat, name="heartbeat", daemon=True).start()
     threading.Thread(target=process.keep_for_ever, name="keep", daemon=True).start()
-    voice.say("ready")
+    say("ready")
     controller.start()
     process.engine.close()
     code = 0 if _sign_off(process) else 1
     tracing.stop()
-    voice.say("ended")
+    say("ended")
     sys.stdout.flush()
     os._exit(code)  # threads of libraries must not keep a drained process alive
 
@@ -310,16 +298,16 @@ def main() -> None:
 def _read_config() -> DeviceConfig | None:
     """Return the configuration. Until it comes, import the libraries of expected specs."""
     for line in iter(sys.stdin.buffer.readline, b""):
-        told = parse(line)
-        if isinstance(told, DeviceConfig):
-            return told
-        _import_for(told)
+        values = json.loads(line)
+        if "spec" not in values:
+            return DeviceConfig(**values)
+        _import_for(**values)
     return None
 
 
-def _import_for(expected: Expected) -> None:
-    settings, spec = Settings.model_validate(expected.settings), Spec.from_json(expected.spec.encode())
-    import_libraries(spec, expected.device, settings.model_folders, settings.backend)
+def _import_for(spec: str, device: str, settings: dict[str, Any]) -> None:
+    ours = Settings.model_validate(settings)
+    import_libraries(Spec.from_json(spec.encode()), device, ours.model_folders, ours.backend)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -327,15 +315,14 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def _make_process(config: DeviceConfig, settings: Settings, broker: Broker, voice: SupervisorChannel) -> Process:
-
+def _make_process(config: DeviceConfig, settings: Settings, broker: Broker, say: Say) -> Process:
     def on_batch(batch: Batch) -> None:
         spans.follow(batch)
         if batch.seconds is None:
             kind = f"batch {batch.spec.sha256.hex()[:12]}"
-            voice.say("begin", name="batch", kind=kind, size=batch.load_tokens)
+            say("begin", name="batch", kind=kind, size=batch.load_tokens)
         else:
-            voice.say("end", name="batch")
+            say("end", name="batch")
 
     engine = Engine(settled(opener(settings, config.device, journaled=True)), on_batch=on_batch)
     spans = BatchSpans(config.device, lambda: engine.counters)
@@ -349,7 +336,7 @@ def _make_process(config: DeviceConfig, settings: Settings, broker: Broker, voic
         broker=broker,
         engine=engine,
         lease_s=settings.lease_s,
-        say=voice.say,
+        say=say,
         only_job=config.only_job,
     )
 
@@ -406,9 +393,7 @@ def _consumes(within_s: float) -> bool:
     return bool(state.active_requests) or time.monotonic() - RewritingRedis.heard_at < within_s
 
 
-def _beat(
-    config: DeviceConfig, process: Process, settings: Settings, voice: SupervisorChannel, presence: Presence
-) -> None:
+def _beat(config: DeviceConfig, process: Process, settings: Settings, say: Say, presence: Presence) -> None:
     """Renew leases well before they expire, and report the progress of the texts in flight."""
     every = min(5.0, settings.lease_s / 6)
     due = 0.0
@@ -424,7 +409,7 @@ def _beat(
                 presence.renew(renew_leases)
             except StorageError as error:
                 log.warning("heartbeat_failed error=%s", error)
-        voice.say(
+        say(
             "beat",
             finished=sum(process.computed().values()),
             counts=process.counts(),

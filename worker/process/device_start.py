@@ -35,12 +35,13 @@ class StartedDevices:
         """Return one of them, or another if none is left."""
         return self._waiting.pop() if self._waiting else start_device()
 
-    def expect(self, expected: Expected) -> None:
-        """Have the processes import what they will need for a spec, while this one goes on."""
+    def expect(self, spec: str, device: str, settings: dict[str, Any]) -> None:
+        """Have the processes import what they will need for a spec, given as JSON, while this one goes on."""
+        line = json.dumps({"spec": spec, "device": device, "settings": settings}).encode() + b"\n"
         for process in self._waiting:
             assert process.stdin is not None
             with suppress(BrokenPipeError):  # its supervisor sees that it died
-                process.stdin.write(expected.to_line())
+                process.stdin.write(line)
                 process.stdin.flush()
 
     def __enter__(self) -> StartedDevices:
@@ -59,22 +60,9 @@ class StartedDevices:
         self._waiting.clear()
 
 
-_EXPECTED = "expected"
 CUT = "cut"  # the kind of an activity: the texts of a shard are cut
 # The supervisor's words. A process that rests keeps its models, and waits for SERVE with the number of another job.
 DRAIN, STOP, REST, SERVE = "drain", "stop", "rest", "serve "
-
-
-@dataclass(frozen=True)
-class Expected:
-    """A line before the configuration: a spec, as JSON, which the process will open on a device."""
-
-    spec: str
-    device: str
-    settings: dict[str, Any]
-
-    def to_line(self) -> bytes:
-        return json.dumps({_EXPECTED: asdict(self)}).encode() + b"\n"
 
 
 @dataclass(frozen=True)
@@ -91,9 +79,3 @@ class DeviceConfig:
 
     def to_line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
-
-
-def parse(line: bytes) -> Expected | DeviceConfig:
-    """Return the content of a line."""
-    values = json.loads(line)
-    return Expected(**values[_EXPECTED]) if _EXPECTED in values else DeviceConfig(**values)

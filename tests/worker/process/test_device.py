@@ -30,8 +30,7 @@ def test_no_thread_of_a_device_process_can_take_the_connection_of_its_heartbeats
     url = database.url.render_as_string(hide_password=False)
     settings = load_settings(home=tmp_path / "home", database_url=url, redis_url="redis://127.0.0.1:1", threads=1)
     config = DeviceConfig("me", "cpu", {})
-    channel = cast(Any, SimpleNamespace(say=lambda *_, **__: None))
-    process = device._make_process(config, settings, Broker("redis://127.0.0.1:1"), channel)
+    process = device._make_process(config, settings, Broker("redis://127.0.0.1:1"), lambda *_, **__: None)
     pool: Any = process.database.engine.pool
     with ExitStack() as until_closed:
         for part in (process.engine, process.heartbeat_database, process.database):
