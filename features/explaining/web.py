@@ -32,15 +32,15 @@ def read_document(request: PageRequest) -> Values:
     flags = () if outcome is None else outcome.flags
     checks = checks_of(request.settings, spec)
     is_text = outcome is not None and output == outcome.output.get("text")
-    marked = mark_output(explanation.step.text or "", output, flags, checks if is_text else NONE)
+    before, after, remarks = mark_output(explanation.step.text or "", output, flags, checks if is_text else NONE)
     return {
         **shared(status),
         "explanation": explanation,
         "of": explanation.provenance,
         "outcome": outcome,
-        "input": excerpt(marked.input, LONGEST),
-        "output": excerpt(marked.output, LONGEST),
-        "said": [*marked.remarks, *map(remark, explanation.provenance.flags)],
+        "input": excerpt(before, LONGEST),
+        "output": excerpt(after, LONGEST),
+        "said": [*remarks, *map(remark, explanation.provenance.flags)],
         "command": shlex.join(["docmill", "explain", str(status.id), *(["--"] if key.startswith("-") else []), key]),
         "appearances": find_documents(request.database, key, explanation.provenance.corpus),
     }

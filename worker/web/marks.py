@@ -131,25 +131,20 @@ def findings(checks: Checks, source: str, output: str, flags: Collection[str]) -
     return tuple(finding for finding in checks.findings(source, output, flags) if finding.flag in flags)
 
 
-class MarkedOutput(NamedTuple):
-    """An input and an output in parts, of which some are marked. A remark is True if it casts doubt, and a text."""
+def mark_output(
+    source: str, output: str, flags: Collection[str], checks: Checks
+) -> tuple[Sequence[TextPart], Sequence[TextPart], Sequence[tuple[bool, str]]]:
+    """Return an input and its output with marks on what the checks find in it, and remarks: its flags in words.
 
-    input: Sequence[TextPart]
-    output: Sequence[TextPart]
-    remarks: Sequence[tuple[bool, str]]
-
-
-def mark_output(source: str, output: str, flags: Collection[str], checks: Checks) -> MarkedOutput:
-    """Return an output and its input with marks on what the checks find in it, and with its flags in words.
-
-    In a doubtful output without findings, marks are on words that are not in the input.
+    In a doubtful output without findings, marks are on words that are not in the input. A remark is True if it casts
+    doubt, and a text.
     """
     evidence = findings(checks, source, output, flags)
     before, after = [TextPart(source, False)], [TextPart(output, False)]
     if not DOUBTFUL.isdisjoint(flags):
         before, after = mark_findings(source, output, evidence) or marked(source, output)
     remarks = [remark(flag, (finding.evidence for finding in evidence if finding.flag == flag)) for flag in flags]
-    return MarkedOutput(before, after, sorted(remarks, key=lambda pair: not pair[0]))
+    return before, after, sorted(remarks, key=lambda pair: not pair[0])
 
 
 def remark(flag: str, evidence: Iterable[str] = ()) -> tuple[bool, str]:

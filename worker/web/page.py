@@ -14,7 +14,7 @@ from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -149,28 +149,16 @@ def percents(counts: Sequence[int]) -> list[tuple[float, float]]:
     return places
 
 
-class Asset(NamedTuple):
-    """A file and its media type. `mark` is a part of the hash of its bytes."""
-
-    body: bytes
-    media_type: str
-    mark: str
+@cache
+def assets() -> Mapping[str, bytes]:
+    """Return the files by their names."""
+    return MappingProxyType({path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in TYPES})
 
 
 @cache
-def assets() -> Mapping[str, Asset]:
-    """Return the files by their names."""
-    files = {}
-    for path in sorted(STATIC.iterdir()):
-        if path.suffix in TYPES:
-            body = path.read_bytes()
-            files[path.name] = Asset(body, TYPES[path.suffix], sha256(body).hexdigest()[:16])
-    return MappingProxyType(files)
-
-
 def url(name: str) -> str:
-    """Return the path of a file. Raises KeyError for a name that there is not."""
-    return f"/static/{assets()[name].mark}/{name}"
+    """Return the path of a file, with a part of the hash of its bytes. Raises KeyError for an unknown name."""
+    return f"/static/{sha256(assets()[name]).hexdigest()[:16]}/{name}"
 
 
 def ago(moment: float, now: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote
 
 from anyio import CapacityLimiter, fail_after, move_on_after, to_thread
@@ -20,14 +21,14 @@ from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import PASSING, NotFound, StorageError
 from docmill.storage.features import load_all
 from docmill.worker.errors import WorkerError
-from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Renderer, assets
+from docmill.worker.web.page import TYPES, Change, Page, PageRefused, PageRequest, Renderer, assets, url
 from docmill.worker.web.pages import jobs, outputs
 from docmill.worker.web.site import (
     HEALTH,
     SIGN_IN,
     SIGN_OUT,
-    Guard,
     Site,
+    guard,
     health,
     is_from_another_site,
     own_path,
@@ -51,7 +52,7 @@ READ_ONLY = "This page is read-only. Start it with `docmill web --allow-changes`
 
 def make_app(site: Site) -> ASGIApp:
     """Return the application that shows a site."""
-    return Guard(_Application(site).routed(), site)
+    return guard(_Application(site).routed(), site)
 
 
 class _Application:
@@ -215,7 +216,7 @@ async def _form_of(request: Request) -> dict[str, str]:
 
 
 async def _asset(request: Request) -> Response:
-    asset = assets().get(request.path_params["name"])
-    if asset is None or request.path_params["mark"] != asset.mark:
+    name = request.path_params["name"]
+    if name not in assets() or request.scope["path"] != url(name):
         return PlainTextResponse("There is no such file.", HTTPStatus.NOT_FOUND)
-    return Response(asset.body, media_type=asset.media_type, headers={"Cache-Control": FOREVER})
+    return Response(assets()[name], media_type=TYPES[Path(name).suffix], headers={"Cache-Control": FOREVER})

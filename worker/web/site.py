@@ -130,18 +130,12 @@ HEADERS = {
 NO_STORE = "no-store"
 
 
-class Guard:
-    """An application around the pages' own one, which gets only requests that may be answered."""
+def guard(app: ASGIApp, site: Site) -> ASGIApp:
+    """Return an application around the pages' own one, which gets only requests that may be answered."""
 
-    def __init__(self, app: ASGIApp, site: Site) -> None:
-        self._app = app
-        self._site = site
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on."""
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # nothing here speaks websocket
             return
-        request = Request(scope)
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -151,8 +145,10 @@ class Guard:
                 headers.setdefault("Cache-Control", NO_STORE)
             await send(message)
 
-        answer = _refusal(self._site, request) or self._app
+        answer = _refusal(site, Request(scope)) or app
         await answer(scope, receive, with_headers)
+
+    return guarded
 
 
 def _refusal(site: Site, request: Request) -> Response | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from threading import Lock
 from typing import Any, NoReturn
 
@@ -77,12 +76,12 @@ def _input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str, An
 
 
 def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks = NONE) -> Values:
-    """Return a document's input and output in parts, of which some are marked, with remarks (`MarkedOutput`)."""
+    """Return a document's input and output in parts, of which some are marked, with remarks."""
     text, source, spec = result.get("text"), str(result["input"]), step.spec
     output = text if isinstance(text, str) else database.kind_of(spec.kind).output.shown(result, spec.params)
-    found = mark_output(source, output, result["flags"], checks if output == text else NONE)
-    parts = {"input": excerpt(found.input, LONGEST), "output": excerpt(found.output, LONGEST)}
-    return parts | {"document": str(result["id"]), "remarks": found.remarks}
+    before, after, remarks = mark_output(source, output, result["flags"], checks if output == text else NONE)
+    parts = {"input": excerpt(before, LONGEST), "output": excerpt(after, LONGEST)}
+    return parts | {"document": str(result["id"]), "remarks": remarks}
 
 
 def _step(request: PageRequest, status: JobStatus) -> StepStatus:
@@ -114,22 +113,6 @@ _ONE_SEARCH = Lock()  # each search loads the model
 PATIENCE_S = 5.0  # for another search
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """The hits of a search, the nearest first, and the job whose vectors were compared."""
-
-    job_id: int
-    step: str
-    hits: Sequence[StoredHit]
-
-    def text_of(self, hit: StoredHit) -> list[TextPart]:
-        """Return a part of the hit's text, with a mark on the passage that matched."""
-        start, end = hit.passage or (0, 0)
-        is_part = end - start < len(hit.text)
-        parts = [(hit.text[:start], False), (hit.text[start:end], is_part), (hit.text[end:], False)]
-        return excerpt([TextPart(text, is_marked) for text, is_marked in parts if text], SHOWN_CHARS)
-
-
 def read_search(request: PageRequest) -> Values:
     """Return the corpora, the hits if a text was given, and the documents with an id if it was given."""
     corpora = list_searchable(request.database)
@@ -151,8 +134,8 @@ def read_search(request: PageRequest) -> Values:
     return values
 
 
-def search(request: PageRequest, corpus: str, text: str) -> SearchResult:
-    """Return the documents of a corpus that are nearest to a text.
+def search(request: PageRequest, corpus: str, text: str) -> Values:
+    """Return the documents of a corpus that are nearest to a text, and the job whose vectors were compared.
 
     Raises StorageError, TaskError and WorkerError.
     """
@@ -164,7 +147,20 @@ def search(request: PageRequest, corpus: str, text: str) -> SearchResult:
             [(_, hits)] = opened.answers([query_record(text, "The text")])
     finally:
         _ONE_SEARCH.release()
-    return SearchResult(opened.searched.job_id, opened.searched.way[-1].name, hits)
+    searched = opened.searched
+    return {
+        "job_id": searched.job_id,
+        "step": searched.way[-1].name,
+        "hits": [(hit, _mark_passage(hit)) for hit in hits],
+    }
+
+
+def _mark_passage(hit: StoredHit) -> list[TextPart]:
+    """Return a part of the hit's text, with a mark on the passage that matched."""
+    start, end = hit.passage or (0, 0)
+    is_part = end - start < len(hit.text)
+    parts = [(hit.text[:start], False), (hit.text[start:end], is_part), (hit.text[end:], False)]
+    return excerpt([TextPart(text, is_marked) for text, is_marked in parts if text], SHOWN_CHARS)
 
 
 def _refuse(where: str, reason: str) -> NoReturn:
