@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from docmill.storage import writers
@@ -18,9 +18,9 @@ from docmill.tasks.kinds.options import sentence, shown, wrong_value
 from docmill.worker.pipelines import schedule
 from docmill.worker.submit.options import (
     ESCALATION_OPTIONS,
-    DocumentOptions,
     Escalation,
     JobOptions,
+    LeaveOut,
     OptionsModel,
     PartsOptions,
     ReadingOptions,
@@ -84,10 +84,10 @@ def _flags(value: object) -> object:
 Flags = Annotated[Literal[True] | list[str] | None, BeforeValidator(_flags)]
 
 
-class PipelineTable(BaseModel):
+class PipelineTable(OptionsModel):
     """A table of a pipeline file. A value of None stands for a key that is left out."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", alias_generator=kinds.spelling)
+    model_config = ConfigDict(alias_generator=kinds.spelling)
 
 
 class CorpusPlace(PipelineTable):
@@ -105,7 +105,8 @@ class CorpusTable(ReadingOptions, CorpusPlace):
     """The source of a corpus, and how it is read."""
 
 
-class StepTable(DocumentOptions, PipelineTable):
+class StepTable(PipelineTable):
+    leave_out: LeaveOut = None
     name: Annotated[
         str,
         _not(DOCUMENT, "cannot be document, which means the document itself"),
@@ -139,7 +140,7 @@ def _when(value: object) -> object:
     return accepted(parts, Doubt.parse)
 
 
-class EscalationTable(OptionsModel, PipelineTable):
+class EscalationTable(PipelineTable):
     """The model and the options that compute the doubtful results of a step again."""
 
     model: Annotated[str | None, Field(description="The better model.  [default: the step's model]")] = None

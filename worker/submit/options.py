@@ -98,8 +98,8 @@ class OptionsModel(BaseModel):
     @field_validator("*")
     @classmethod
     def _require_filled(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse an empty text: it is a variable that was not set, or a slip. Of a source its reader says it."""
-        is_blank = isinstance(value, str) and not value.strip() and info.field_name != "source"
+        """Refuse an empty text: it is a variable that was not set, or a slip."""
+        is_blank = isinstance(value, str) and not value.strip()
         if is_blank and not option(cls.model_fields[str(info.field_name)]).may_be_empty:
             raise wrong_value(EMPTY)
         return value
@@ -248,15 +248,12 @@ def _filter(value: str | None) -> str | None:
     return value if value is None else accepted(value, find_filter)
 
 
-class DocumentOptions(OptionsModel):
-    """Conditions on the documents that a step reads."""
-
-    leave_out: Annotated[
-        str | None,
-        AfterValidator(_filter),
-        Field(description=f"Leave out documents: {', '.join(filter_names()) or 'no feature has such a kind'}."),
-        Option(metavar="KIND"),
-    ] = None
+LeaveOut = Annotated[
+    str | None,
+    AfterValidator(_filter),
+    Field(description=f"Leave out documents: {', '.join(filter_names()) or 'no feature has such a kind'}."),
+    Option(metavar="KIND"),
+]
 
 
 class PartsOptions(OptionsModel):
@@ -273,10 +270,10 @@ class PartsOptions(OptionsModel):
     ] = None
 
 
-class Work(ReadingOptions, JobOptions, EscalationOptions, DocumentOptions):
+class Work(ReadingOptions, JobOptions, EscalationOptions):
     """A source, its task and all options but those of the kind. Fields are named as the command's options."""
 
-    source: str
+    source: Annotated[str, Option(may_be_empty=True)]  # its reader refuses an empty name
     task: Task
     model: Annotated[
         str | None,
@@ -289,6 +286,7 @@ class Work(ReadingOptions, JobOptions, EscalationOptions, DocumentOptions):
         Field(description="Corpus that the documents belong to.  [default: the source's path]"),
         Option(metavar="NAME"),
     ] = None
+    leave_out: LeaveOut = None
 
 
 def _shown_as_it_is(value: str | None) -> str | None:

@@ -53,7 +53,6 @@ from docmill.worker.jobs.run import run_request
 from docmill.worker.prices import Cost, Price, Prices, read_prices
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.submit.options import (
-    DocumentOptions,
     EscalationOptions,
     JobOptions,
     KeyOptions,
@@ -196,7 +195,7 @@ def _options(kind: kinds.TaskKind) -> list[Callable[[Callable[..., Any]], object
         declared(EscalationOptions),
         declared(Work, "corpus"),
         declared(ReadingOptions),
-        declared(DocumentOptions),
+        declared(Work, "leave_out"),
         declared(JobOptions, "max_failures", "max_flagged", "max_cost"),
     ]
 
