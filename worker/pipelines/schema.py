@@ -14,7 +14,7 @@ from docmill.storage import writers
 from docmill.storage.json_values import Json
 from docmill.storage.steps.conditions import Doubt, Flagged
 from docmill.tasks import kinds
-from docmill.tasks.kinds.options import sentence, shown, wrong_value
+from docmill.tasks.kinds.options import MOST, Option, sentence, shown, wrong_value
 from docmill.worker.pipelines import schedule
 from docmill.worker.submit.options import (
     ESCALATION_OPTIONS,
@@ -22,7 +22,6 @@ from docmill.worker.submit.options import (
     JobOptions,
     LeaveOut,
     OptionsModel,
-    PartsOptions,
     ReadingOptions,
     Revision,
     Task,
@@ -181,7 +180,16 @@ class ScheduleTable(PipelineTable):
     ] = "skip"
 
 
-class OutputTable(PartsOptions, PipelineTable):
+class OutputTable(PipelineTable):
+    part_documents: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MOST,
+            description="Write parts of N documents each into a folder; the same command again continues.",
+        ),
+        Option(metavar="N"),
+    ] = None
     file: Annotated[
         str | None,
         _not("-", "cannot be standard output; name a file"),

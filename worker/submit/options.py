@@ -256,20 +256,6 @@ LeaveOut = Annotated[
 ]
 
 
-class PartsOptions(OptionsModel):
-    """Options of results that are written in parts."""
-
-    part_documents: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=MOST,
-            description="Write parts of N documents each into a folder; the same command again continues.",
-        ),
-        Option(metavar="N"),
-    ] = None
-
-
 class Work(ReadingOptions, JobOptions, EscalationOptions):
     """A source, its task and all options but those of the kind. Fields are named as the command's options."""
 
@@ -295,9 +281,10 @@ def _shown_as_it_is(value: str | None) -> str | None:
     return value
 
 
-class KeyOptions(OptionsModel):
-    """Options of a command that another program calls, and perhaps repeats."""
+class Request(Work):
+    """A source, its task and all options, those for other programs among them, which may repeat a command."""
 
+    options: KindOptions = KindOptions()
     idempotency_key: Annotated[
         str | None,
         AfterValidator(_shown_as_it_is),
@@ -315,12 +302,6 @@ class KeyOptions(OptionsModel):
         ),
         Option(metavar="ID"),
     ] = None
-
-
-class Request(Work, KeyOptions):
-    """A source, its task and all options."""
-
-    options: KindOptions = KindOptions()
 
 
 def request_escalation(first: Spec, second: Spec, doubt: Doubt) -> EscalationRequest:

@@ -26,9 +26,9 @@ from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.outputs import STDOUT, check_folder, check_out, check_with_input, target_of
 from docmill.worker.jobs.results import describe_removed, write_parts
+from docmill.worker.pipelines.schema import OutputTable
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import corpus_names, open_store
-from docmill.worker.submit.options import PartsOptions
 from docmill.worker.terminal import warn
 
 
@@ -61,7 +61,7 @@ FLAGS = named("CONDITION,…", _flags)
     help="Write to this file instead of stdout; with --part-documents, to this folder.",
 )
 @FORMAT
-@declared(PartsOptions)
+@declared(OutputTable, "part_documents")
 @click.option("--overwrite", is_flag=True, help="Replace the parts of another export in that folder.")
 @click.option("--step", help="Write only this step of a job with several steps.")
 @click.option(

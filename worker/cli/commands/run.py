@@ -55,7 +55,6 @@ from docmill.worker.settings import Settings, load_settings
 from docmill.worker.submit.options import (
     EscalationOptions,
     JobOptions,
-    KeyOptions,
     ReadingOptions,
     Request,
     Work,
@@ -223,7 +222,7 @@ def given_options(task: str, options: dict[str, Any], *, dtype: str) -> kinds.Ki
     ending="--out out.csv",
     epilog="Example: docmill run summarize notes/ --out out.csv; `docmill run TASK --help` shows a task's options.",
 )
-@declared(KeyOptions, "request_id")
+@declared(Request, "request_id")
 @click.option("--dry-run", is_flag=True, help="Only estimate the work and its time; compute nothing.")
 @DEVICE
 @BACKEND
@@ -392,7 +391,7 @@ def _conclude(
     epilog="Example: docmill enqueue embed corpus.csv --wait; `docmill enqueue TASK --help` shows a task's options.",
 )
 @declared(JobOptions, "priority")
-@declared(KeyOptions)
+@declared(Request, "idempotency_key", "request_id")
 @click.option(
     "--wait",
     cls=LayeredOption,
