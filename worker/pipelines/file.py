@@ -28,7 +28,6 @@ from docmill.worker.errors import Fault, FieldPath, WorkerError, describe_bad_sy
 from docmill.worker.pipelines import schedule
 from docmill.worker.pipelines.schedule import BadSchedule
 from docmill.worker.pipelines.schema import (
-    DOCUMENT,
     TABLES,
     CorpusTable,
     JobTable,
@@ -39,7 +38,7 @@ from docmill.worker.pipelines.schema import (
     Top,
     step_table,
 )
-from docmill.worker.submit.options import Escalation
+from docmill.worker.submit.options import DOCUMENT, UnpinnedStep
 
 _ORDER = ("corpus", "step", "job", "schedule", "output")  # in which errors are listed, after those at the top
 _OPTION_KEYS = frozenset(key(name, field) for name, field in kinds.OPTIONS.items())
@@ -51,34 +50,14 @@ class PipelineInvalid(WorkerError):
 
 
 @dataclass(frozen=True)
-class PipelineStep:
-    """One task over what ``input`` gives: ``document``, or an earlier step by its name.
-
-    ``flagged`` is a condition on the flags and numbers of that output, ``leaves_out`` names documents that it does
-    not read. ``escalation`` computes doubted results again.
-
-    ``model`` is None for the task's own. Where the file names no precision, the options say ``auto``.
-    """
-
-    name: str
-    task: str
-    input: str
-    model: str | None
-    revision: str | None
-    options: kinds.KindOptions
-    flagged: Flagged | None = None
-    escalation: Escalation | None = None
-    leaves_out: str | None = None
-
-
-@dataclass(frozen=True)
 class Pipeline:
     """A file's content, its paths absolute; ``text`` is the file as written, with what its steps
-    name in other files. ``path`` names the file in errors."""
+    name in other files. ``path`` names the file in errors. Where the file names no precision, the options of a step
+    say ``auto``."""
 
     name: str
     corpus: CorpusTable
-    steps: tuple[PipelineStep, ...]
+    steps: tuple[UnpinnedStep, ...]
     job: JobTable
     schedule: ScheduleTable | None
     output: OutputTable
@@ -411,7 +390,7 @@ def _check_output(output: Mapping[str, Any], tasks: Sequence[str | None]) -> Ite
         yield ("output", "part-documents"), 'parts need a folder; name it: file = "out"'
 
 
-def _step(values: Mapping[str, Any], input_: str) -> PipelineStep:
+def _step(values: Mapping[str, Any], input_: str) -> UnpinnedStep:
     task = values["task"]
     table = step_table(task).model_validate(values)
     options, model = kinds.kind(task).options, table.model
@@ -420,7 +399,7 @@ def _step(values: Mapping[str, Any], input_: str) -> PipelineStep:
     chosen = table.model_dump(include={*options.model_fields}, exclude_none=True)  # a validator may refuse None
     again = getattr(table, "escalate", None)
     escalation = None if again is None else again.escalation
-    return PipelineStep(
+    return UnpinnedStep(
         name=table.name,
         task=task,
         input=input_,

@@ -30,19 +30,12 @@ from docmill.worker.errors import WorkerError, put_place
 from docmill.worker.exports import read_table
 from docmill.worker.formatting import counted
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
-from docmill.worker.pipelines.schema import DOCUMENT, step_table
+from docmill.worker.pipelines.schema import step_table
 from docmill.worker.prices import limit_cost
 from docmill.worker.settings import Settings
 from docmill.worker.submit.enqueue import UnderLease, enqueue
 from docmill.worker.submit.rehearsal import require_possible
-from docmill.worker.submit.request import (
-    ChosenSpec,
-    Prepared,
-    check_corpus_name,
-    escalation_of,
-    source_options,
-    spec_of,
-)
+from docmill.worker.submit.request import Prepared, check_corpus_name, pin_step, source_options
 
 if TYPE_CHECKING:
     from docmill.worker.queue.broker import Broker
@@ -87,14 +80,9 @@ def requests_of(
 
 def _request(settings: Settings, pipeline: Pipeline, number: int) -> StepRequest:
     step = pipeline.steps[number]
-    options = step.options
-    if options.dtype == "auto":
-        options = options.model_copy(update={"dtype": settings.dtype})
-    spec = spec_of(settings, step.task, step.model, step.revision, options)
-    first = ChosenSpec(spec, step.model, step.revision, options)
-    again = None if step.escalation is None else escalation_of(settings, first, step.escalation)
-    input_ = None if step.input == DOCUMENT else step.input
-    return StepRequest(step.name, spec, input_, step.flagged, again, step.leaves_out)
+    if step.options.dtype == "auto":
+        step = replace(step, options=step.options.model_copy(update={"dtype": settings.dtype}))
+    return pin_step(settings, step)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from docmill.tasks import kinds
 from docmill.tasks.kinds.options import MOST, Option, sentence, shown, wrong_value
 from docmill.worker.pipelines import schedule
 from docmill.worker.submit.options import (
+    DOCUMENT,
     ESCALATION_OPTIONS,
     Escalation,
     JobOptions,
@@ -27,8 +28,6 @@ from docmill.worker.submit.options import (
     Task,
     accepted,
 )
-
-DOCUMENT = "document"  # as a step's input: the document itself
 
 
 def _check(problem: Callable[[str], str | None]) -> AfterValidator:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from docmill.storage import templates
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
-from docmill.storage.steps.conditions import RISK, Doubt, filter_names, find_filter
+from docmill.storage.steps.conditions import RISK, Doubt, Flagged, filter_names, find_filter
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
 from docmill.tasks.kinds import KindOptions
@@ -67,6 +67,28 @@ class Escalation:
         if weightless.is_served(self.model):
             left_out |= {"dtype", *weightless.NOT_SERVED} & fields.keys()
         return first.model_copy(update={name: fields[name].default for name in left_out} | dict(self.options))
+
+
+DOCUMENT = "document"  # as a step's input: the document itself
+
+
+@dataclass(frozen=True)
+class UnpinnedStep:
+    """One task over what ``input`` gives: ``document``, or an earlier step by its name. Its model is not pinned yet.
+
+    ``flagged`` is a condition on the flags and numbers of that output, ``leaves_out`` names documents that it does
+    not read. ``escalation`` computes doubted results again. ``model`` is None for the task's own.
+    """
+
+    name: str
+    task: str
+    input: str
+    model: str | None
+    revision: str | None
+    options: KindOptions
+    flagged: Flagged | None = None
+    escalation: Escalation | None = None
+    leaves_out: str | None = None
 
 
 def accepted(value: T, parse: Callable[[T], object]) -> T:

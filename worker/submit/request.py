@@ -27,7 +27,16 @@ from docmill.tasks.specs.plan import build_spec
 from docmill.worker.errors import WorkerError
 from docmill.worker.prices import limit_cost
 from docmill.worker.settings import Settings, read_variable
-from docmill.worker.submit.options import Escalation, JobOptions, ReadingOptions, Request, Work, request_escalation
+from docmill.worker.submit.options import (
+    DOCUMENT,
+    Escalation,
+    JobOptions,
+    ReadingOptions,
+    Request,
+    UnpinnedStep,
+    Work,
+    request_escalation,
+)
 from docmill.worker.submit.rehearsal import require_possible
 
 Opened = Callable[[SourceOptions], Source]
@@ -84,11 +93,17 @@ def prepare(
         find_filter(request.leave_out).require()
     options = source_options(request, [request.options])
     source = open_source(request.source, options) if opened is None else opened(options)
-    spec = spec_of(settings, request.task, request.model, request.revision, request.options)
-    on_spec(spec)
-    first, escalation = ChosenSpec(spec, request.model, request.revision, request.options), request.escalation
-    again = None if escalation is None else escalation_of(settings, first, escalation)
-    step = StepRequest(request.task, spec, escalation=again, leaves_out=request.leave_out)
+    unpinned = UnpinnedStep(
+        request.task,
+        request.task,
+        DOCUMENT,
+        request.model,
+        request.revision,
+        request.options,
+        escalation=request.escalation,
+        leaves_out=request.leave_out,
+    )
+    step = pin_step(settings, unpinned, on_spec)
     require_possible(settings, step.specs, devices)
     corpus = check_corpus_name(request.corpus or _corpus_name(source, request.limit))
     account = limit_cost(settings, request.max_cost, step.specs)
@@ -149,22 +164,23 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
     return plan.build_spec_per_language(task, parts, options)
 
 
-@dataclass(frozen=True)
-class ChosenSpec:
-    """A spec, and the model and options that were asked for; a model of None is the task's own."""
+def pin_step(settings: Settings, step: UnpinnedStep, on_spec: Callable[[Spec], None] = lambda _: None) -> StepRequest:
+    """Pin the models of a step and return its request. ``on_spec`` gets the spec before that of the escalation.
 
-    spec: Spec
-    model: str | None
-    revision: str | None
-    options: KindOptions
+    Raises as `spec_of`, and BadOption if the specs of the step and of its escalation do not go together.
+    """
+    spec = spec_of(settings, step.task, step.model, step.revision, step.options)
+    on_spec(spec)
+    again = None if step.escalation is None else _escalate(settings, spec, step, step.escalation)
+    input_ = None if step.input == DOCUMENT else step.input
+    return StepRequest(step.name, spec, input_, step.flagged, again, step.leaves_out)
 
 
-def escalation_of(settings: Settings, first: ChosenSpec, escalation: Escalation) -> EscalationRequest:
-    """Return the escalation of a spec. Raises as `spec_of`, and BadOption if the two specs do not go together."""
-    task, options = first.spec.kind, first.options
+def _escalate(settings: Settings, first: Spec, step: UnpinnedStep, escalation: Escalation) -> EscalationRequest:
+    task, options = step.task, step.options
     model, revision = escalation.model, escalation.revision
     if model is None:
-        model, revision = first.model, revision or first.revision
+        model, revision = step.model, revision or step.revision
     family = None
     if escalation.model is not None and plan.parse_models(escalation.model) is None:
         family = families.family(_pin(settings, escalation.model, revision)[1])
@@ -173,7 +189,7 @@ def escalation_of(settings: Settings, first: ChosenSpec, escalation: Escalation)
         second = spec_of(settings, task, model, revision, escalation.options_from(options, family))
     except BadOption as error:
         raise BadOption(f"--escalate: {error}") from error
-    return request_escalation(first.spec, second, escalation.doubt)
+    return request_escalation(first, second, escalation.doubt)
 
 
 def _pin(

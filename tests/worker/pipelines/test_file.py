@@ -11,8 +11,9 @@ import pytest
 from docmill.storage.steps.conditions import Bound, Flagged
 from docmill.tasks import kinds
 from docmill.tasks.kinds.options import key
-from docmill.worker.pipelines.file import PipelineInvalid, PipelineStep, parse, read, refuse_secrets
+from docmill.worker.pipelines.file import PipelineInvalid, parse, read, refuse_secrets
 from docmill.worker.pipelines.schema import CorpusTable, JobTable, OutputTable, ScheduleTable, step_table
+from docmill.worker.submit.options import UnpinnedStep
 
 PATH = Path("/data/pipelines/nightly.toml")
 FULL = '''
@@ -127,15 +128,15 @@ def test_every_key_becomes_a_value() -> None:
     languages = kinds.options("translate", source_lang="fr", target_lang="en")
     prompt = kinds.options("generate", prompt="In one sentence: {text}")
     assert pipeline.steps == (
-        PipelineStep("english", "translate", "document", "opus", "main", languages),
-        PipelineStep("gist", "generate", "english", None, None, prompt),
+        UnpinnedStep("english", "translate", "document", "opus", "main", languages),
+        UnpinnedStep("gist", "generate", "english", None, None, prompt),
     )
 
 
 def test_what_is_left_out_has_its_default() -> None:
     pipeline = parse(LEAST, PATH)
     assert pipeline.corpus == CorpusTable(source="/data/pipelines/french.jsonl", name="nightly")
-    assert pipeline.steps == (PipelineStep("short", "summarize", "document", None, None, kinds.options("summarize")),)
+    assert pipeline.steps == (UnpinnedStep("short", "summarize", "document", None, None, kinds.options("summarize")),)
     assert (pipeline.job, pipeline.schedule, pipeline.output) == (JobTable(), None, OutputTable())
     assert parse(LEAST.replace("[[step]]", "corpus.limit = 10\n[[step]]"), PATH).corpus.limit == 10
     assert parse(LEAST + '[schedule]\ncron = "0 3 * * *"', PATH).schedule == ScheduleTable(cron="0 3 * * *")

@@ -14,8 +14,10 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
 from docmill.storage.steps.conditions import Doubt
+from docmill.storage.steps.steps import EscalationRequest
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelCorrupt
+from docmill.tasks.kinds import KindOptions
 from docmill.tasks.models.families import Family
 from docmill.worker.engines import EngineMeasurement
 from docmill.worker.errors import BadMessage
@@ -25,13 +27,15 @@ from docmill.worker.settings import Settings
 from docmill.worker.submit import dry_run
 from docmill.worker.submit.enqueue import IngestProgress
 from docmill.worker.submit.options import (
+    DOCUMENT,
     ESCALATION_OPTIONS,
     Escalation,
     EscalationOptions,
     Request,
+    UnpinnedStep,
     request_escalation,
 )
-from docmill.worker.submit.request import ChosenSpec, escalation_of, prepare, spec_of
+from docmill.worker.submit.request import pin_step, prepare, spec_of
 
 SMALL = Spec("translate", "small", "sha256:1", params={"algorithm": 2})
 
@@ -54,6 +58,15 @@ to = "en"
 
 def asked(**given: Any) -> Escalation | None:
     return EscalationOptions(**given).escalation
+
+
+def escalated(
+    settings: Settings, model: str | None, options: KindOptions, escalation: Escalation, task: str = "translate"
+) -> EscalationRequest:
+    step = UnpinnedStep("step", task, DOCUMENT, model, None, options, escalation=escalation)
+    found = pin_step(settings, step).escalation
+    assert found is not None
+    return found
 
 
 def test_a_model_or_a_number_of_beams_asks_for_an_escalation() -> None:
@@ -84,14 +97,11 @@ def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> No
 
 def test_a_served_model_gets_no_option_that_servers_lack(settings: Settings) -> None:
     options = kinds.options("translate", source_lang="fr", target_lang="en", dtype="int8", no_repeat_ngram_size=3)
-    spec = spec_of(settings, "translate", "null", None, options.model_copy(update={"no_repeat_ngram_size": None}))
-    found = escalation_of(settings, ChosenSpec(spec, "null", None, options), Escalation("openai:large"))
+    found = escalated(settings, "null", options, Escalation("openai:large"))
     assert found.spec.quality == "native"
     assert "no_repeat_ngram_size" not in found.spec.params
     with pytest.raises(BadOption, match="leave --dtype and DOCMILL_DTYPE out"):
-        escalation_of(
-            settings, ChosenSpec(spec, "null", None, options), Escalation("openai:large", None, {"dtype": "int8"})
-        )
+        escalated(settings, "null", options, Escalation("openai:large", None, {"dtype": "int8"}))
 
 
 @pytest.mark.parametrize(
@@ -121,30 +131,26 @@ def test_what_does_not_go_together_is_refused(first: Spec, second: Spec, doubt: 
 def test_the_shipped_translator_escalates_to_itself_with_beams(settings: Settings) -> None:
     options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
     spec = spec_of(settings, "translate", None, None, options)
-    found = escalation_of(settings, ChosenSpec(spec, None, None, options), Escalation(options={"beams": 4}))
+    found = escalated(settings, None, options, Escalation(options={"beams": 4}))
     assert found.spec.params == {**spec.params, "beams": 4}
     assert (found.spec.model, found.spec.revision) == (spec.model, spec.revision)
 
 
 def test_a_revision_alone_is_one_of_the_same_model(settings: Settings) -> None:
     options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
-    first = ChosenSpec(spec_of(settings, "translate", "null", None, options), "null", None, options)
     with pytest.raises(ModelCorrupt, match="null is null:1, not another"):
-        escalation_of(settings, first, Escalation(revision="another", options={"beams": 4}))
-    same = escalation_of(settings, first, Escalation(revision="null:1", options={"beams": 4}))
+        escalated(settings, "null", options, Escalation(revision="another", options={"beams": 4}))
+    same = escalated(settings, "null", options, Escalation(revision="null:1", options={"beams": 4}))
     assert (same.spec.model, same.spec.revision) == ("null", "null:1")
 
 
 def test_a_wrong_option_of_an_escalation_is_told_as_that(settings: Settings) -> None:
     options = kinds.options("translate", source_lang="fr", target_lang="en")
-    first = ChosenSpec(spec_of(settings, "translate", None, None, options), None, None, options)
     wrong = Escalation(options={"beams": 4, "max_new_tokens": 1, "min_new_tokens": 2})
     with pytest.raises(BadOption, match=r"^--escalate: --min-new-tokens 2 is more than --max-new-tokens 1"):
-        escalation_of(settings, first, wrong)
-    entities = kinds.options("entities")
-    first = ChosenSpec(spec_of(settings, "entities", "null", None, entities), "null", None, entities)
+        escalated(settings, None, options, wrong)
     with pytest.raises(BadOption, match="--escalate-beams has no meaning for entities"):
-        escalation_of(settings, first, Escalation(options={"beams": 4}))
+        escalated(settings, "null", kinds.options("entities"), Escalation(options={"beams": 4}), "entities")
 
 
 @pytest.mark.parametrize(
