@@ -26,7 +26,7 @@ from docmill.storage.readers.confinement import has_seccomp, landlock_abi
 from docmill.tasks.errors import ModelError
 from docmill.tasks.specs import pinning
 from docmill.worker.engines import ask_torch, choose_devices, cuda_devices
-from docmill.worker.errors import BrokerUnreachable, SettingsError, WorkerError
+from docmill.worker.errors import BrokerUnreachable, WorkerError
 from docmill.worker.extras import EXTRAS
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import ENQUEUE_LANE, Settings
@@ -222,7 +222,7 @@ def look_at_device(settings: Settings) -> Iterator[Diagnosis]:
     version, n_cuda, threads = probe.stdout.split()[-3:]
     try:
         yield device(choose_devices(settings.device), version, int(n_cuda), int(threads))
-    except SettingsError as error:
+    except WorkerError as error:
         yield Diagnosis("device", False, str(error), "correct DOCMILL_DEVICE, or see to the GPU's driver")
 
 

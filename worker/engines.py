@@ -28,7 +28,7 @@ from docmill.tasks.errors import CannotServe, EngineStopped, ServerUnreachable, 
 from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning
 from docmill.worker.concurrency import answer_parent, run_child
-from docmill.worker.errors import SettingsError, WorkerError
+from docmill.worker.errors import WorkerError
 from docmill.worker.settings import ANSWERS, Settings, visible_cuda_devices
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ TORCH = "import torch; print(torch.__version__, torch.cuda.device_count(), torch
 
 
 def devices_for(wanted: str, *models: str | None) -> list[str]:
-    """Return the devices of this machine for a job with these models: served ones need none. Raises SettingsError."""
+    """Return the devices of this machine for a job with these models: served ones need none. Raises WorkerError."""
     needs_none = wanted == "auto" and all(weightless.is_served(model or "") for model in models)
     return choose_devices(registry.REMOTE if needs_none else wanted)
 
@@ -51,7 +51,7 @@ def choose_devices(wanted: str) -> list[str]:
     It is `auto` (every CUDA device, else the CPU), `cpu`, `cuda` (every one), or a list such as `cuda:0,cuda:1`.
     `remote` is a process that asks a server, and computes nothing itself.
 
-    Raises SettingsError for a CUDA device that is not there: whoever computes on it could compute nothing. Raises
+    Raises WorkerError for a CUDA device that is not there: whoever computes on it could compute nothing. Raises
     StorageError without the models' libraries.
     """
     LOCAL.require("Computing on this machine", "the models' libraries")
@@ -62,20 +62,20 @@ def choose_devices(wanted: str) -> list[str]:
         return _require_any(wanted, cuda_devices() or seen_by_torch())
     for name in names:
         if name not in _NO_CUDA and not (name.startswith("cuda:") and name[5:].isdigit()):
-            raise SettingsError(f"--device {wanted}: use auto, cpu, cuda, remote, or a list such as cuda:0,cuda:1")
+            raise WorkerError(f"--device {wanted}: use auto, cpu, cuda, remote, or a list such as cuda:0,cuda:1")
     if not names or len(set(names)) != len(names):
-        raise SettingsError(f"--device {wanted}: name each device once")
+        raise WorkerError(f"--device {wanted}: name each device once")
     named = [name for name in names if name not in _NO_CUDA]
     if not {*named} <= {*cuda_devices()}:  # the driver's tool may be missing where the driver is not
         there = _require_any(wanted, seen_by_torch() or cuda_devices())
         if missing := [name for name in named if name not in there]:
-            raise SettingsError(f"--device {wanted}: there is no {', '.join(missing)} here, but {', '.join(there)}")
+            raise WorkerError(f"--device {wanted}: there is no {', '.join(missing)} here, but {', '.join(there)}")
     return names
 
 
 def _require_any(wanted: str, devices: list[str]) -> list[str]:
     if not devices:
-        raise SettingsError(
+        raise WorkerError(
             f"--device {wanted}: no CUDA device is visible here (neither nvidia-smi nor torch lists one); "
             "use --device cpu, or see to the driver and to CUDA_VISIBLE_DEVICES"
         )

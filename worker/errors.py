@@ -1,7 +1,6 @@
-"""Errors of settings, queues and messages, and the places in TOML files that errors name.
+"""Errors of queues and messages, and the places in TOML files that errors name.
 
 WorkerError
-├── SettingsError      settings that are unknown or bad, all of them at once
 ├── BrokerUnreachable  no Redis, one that refuses, or an embedded one that does not start here
 ├── OrderBusy          another worker carries out the same order
 └── BadMessage         a message that is not of this protocol
@@ -19,10 +18,6 @@ class WorkerError(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").strip())
-
-
-class SettingsError(WorkerError):
-    """Some settings are unknown or bad."""
 
 
 class BrokerUnreachable(WorkerError):

@@ -23,7 +23,7 @@ from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.models import weightless
 from docmill.tasks.models.weights import ModelFolders
-from docmill.worker.errors import SettingsError
+from docmill.worker.errors import WorkerError
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _data_home() -> Path:
         # An empty HOME would be the root's; then the user's own is asked for, as where there is none.
         home = Path.home() if os.environ.get("HOME", "set") else Path(pwd.getpwuid(os.getuid()).pw_dir)
     except (KeyError, RuntimeError) as error:
-        raise SettingsError("this user has no home folder; set DOCMILL_HOME") from error
+        raise WorkerError("this user has no home folder; set DOCMILL_HOME") from error
     return home / ".local" / "share" / "docmill"
 
 
@@ -391,7 +391,7 @@ def _parts(value: str | Sequence[str]) -> tuple[str, ...]:
 def load_settings(**options: str | float | Path | None) -> Settings:
     """Return settings from options (those that are not None), then the environment, then `.env`, then the defaults.
 
-    Raises SettingsError, which lists every unknown and every bad one.
+    Raises WorkerError, which lists every unknown and every bad one.
     """
     values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     problems = _unknown(os.environ, "the environment")
@@ -400,13 +400,13 @@ def load_settings(**options: str | float | Path | None) -> Settings:
         problems += _unknown(file, ".env")
         settings = _with_usual(Settings(**values), {**file, **os.environ})
     except UnicodeDecodeError as error:
-        raise SettingsError(".env is not UTF-8 text") from error
+        raise WorkerError(".env is not UTF-8 text") from error
     except OSError as error:
-        raise SettingsError(f"{error.filename or '.env'} cannot be read: {error.strerror}") from error
+        raise WorkerError(f"{error.filename or '.env'} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         problems += [_problem(detail, values) for detail in error.errors()]
     if problems:
-        raise SettingsError("; ".join(problems))
+        raise WorkerError("; ".join(problems))
     return settings
 
 

@@ -100,7 +100,7 @@ def find_views(
 ) -> Views:
     """Return the views of stored pipelines over a corpus that show one of these specs, or one of its migrations.
 
-    Raises PipelineInvalid.
+    Raises WorkerError.
     """
     migrations = stored_migrations.every(database, corpus_id)
     known = {*specs, *(spec for migration in migrations for spec in (migration.old, migration.new))}

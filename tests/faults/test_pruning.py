@@ -19,7 +19,8 @@ from docmill.storage.errors import StorageError
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.tasks.errors import BadOption
-from docmill.worker.pipelines.file import PipelineInvalid, parse
+from docmill.worker.errors import WorkerError
+from docmill.worker.pipelines.file import parse
 from docmill.worker.settings import Settings
 from docmill.worker.submit.enqueue import Enqueued, enqueue
 from docmill.worker.submit.options import Request
@@ -257,5 +258,5 @@ def test_a_sample_is_never_pruned_by_option_nor_in_a_pipeline(read: Read, tmp_pa
     with pytest.raises(BadOption, match="--prune and --limit do not go together"):
         read(lines(tmp_path / "corpus.jsonl", *record("a")), limit=1)
     text = 'name = "n"\ncorpus.source = "a.jsonl"\ncorpus.limit = 3\ncorpus.prune = true\n'
-    with pytest.raises(PipelineInvalid, match=r"n\.toml: corpus\.prune and limit do not go together"):
+    with pytest.raises(WorkerError, match=r"n\.toml: corpus\.prune and limit do not go together"):
         parse(text + '[[step]]\nname = "s"\ntask = "embed"\n', Path("n.toml"))

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Base
 from docmill.storage.errors import StorageError
-from docmill.worker.errors import SettingsError
+from docmill.worker.errors import WorkerError
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import store_of
 from tests.faults.fleet import Fleet, numbered
@@ -99,6 +99,6 @@ def test_a_password_is_in_no_error(fleet: Fleet, own_redis: RedisServer) -> None
     ],
 )
 def test_a_url_that_is_none_does_not_give_its_password_away(name: str, url: str) -> None:
-    with pytest.raises((SettingsError, StorageError)) as refused:
+    with pytest.raises((WorkerError, StorageError)) as refused:
         store_of(load_settings(**{name: url}))
     assert CANARY not in str(refused.value)

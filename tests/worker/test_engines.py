@@ -17,7 +17,7 @@ from docmill.tasks.models import weightless
 from docmill.tasks.outputs import Output
 from docmill.worker import engines
 from docmill.worker.engines import choose_devices, devices_for, settled
-from docmill.worker.errors import SettingsError, WorkerError
+from docmill.worker.errors import WorkerError
 from tests.tasks.fakes import FakeBackend, spec_of
 
 
@@ -80,7 +80,7 @@ def test_a_device_that_is_none_here_is_refused(
 ) -> None:
     request.getfixturevalue(machine)
     monkeypatch.setattr(engines, "seen_by_torch", list)
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(WorkerError, match=said):
         choose_devices(wanted)
 
 

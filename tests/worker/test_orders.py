@@ -19,7 +19,7 @@ from docmill.storage.core.schema import Job
 from docmill.storage.errors import LeaseLost
 from docmill.tasks import kinds
 from docmill.worker import orders
-from docmill.worker.errors import OrderBusy, SettingsError, WorkerError
+from docmill.worker.errors import OrderBusy, WorkerError
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.messages import KEY_PREFIX
 from docmill.worker.settings import Settings, load_settings
@@ -194,7 +194,7 @@ def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkey
     ],
 )
 def test_settings_that_would_allow_nothing_are_refused(name: str, value: str, says: str) -> None:
-    with pytest.raises(SettingsError, match=says):
+    with pytest.raises(WorkerError, match=says):
         load_settings(**{name: value})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.deletion.retention import RULES
-from docmill.worker.errors import SettingsError
+from docmill.worker.errors import WorkerError
 from docmill.worker.settings import DAY_S, RETENTION_RULES, load_settings, parse_age
 
 
@@ -18,7 +18,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refused(monkeypatch: pytest.MonkeyPatch, value: str) -> str:
     monkeypatch.setenv("DOCMILL_RETENTION", value)
-    with pytest.raises(SettingsError) as error:
+    with pytest.raises(WorkerError) as error:
         load_settings()
     return str(error.value)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from docmill.worker.errors import SettingsError
+from docmill.worker.errors import WorkerError
 from docmill.worker.settings import LANES, Settings, load_settings
 
 
@@ -36,7 +36,7 @@ def test_a_user_without_a_home_is_told_to_set_one(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("pwd.getpwuid", getpwuid)
     for change in (partial(monkeypatch.setenv, "HOME", ""), partial(monkeypatch.delenv, "HOME")):
         change()
-        with pytest.raises(SettingsError, match="set DOCMILL_HOME"):
+        with pytest.raises(WorkerError, match="set DOCMILL_HOME"):
             load_settings()
 
 
@@ -50,7 +50,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
     (tmp_path / ".env").touch()
     for read, reason in ((refuse, "Permission denied"), (fail, "Input/output error")):
         monkeypatch.setattr("docmill.worker.settings.dotenv_values", read)
-        with pytest.raises(SettingsError, match=rf"^\.env cannot be read: {reason}"):
+        with pytest.raises(WorkerError, match=rf"^\.env cannot be read: {reason}"):
             load_settings()
 
 
@@ -85,7 +85,7 @@ def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatc
     monkeypatch.setenv("DOCMILL_ORDER_ROOTS", "~nobody-here/documents")
     monkeypatch.setenv("DOCMILL_PRICES", "~nobody-here/prices")
     monkeypatch.setenv("DOCMILL_LEASE_S", "inf")
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(WorkerError) as caught:
         load_settings(threads=0)
     message = str(caught.value)
     for part in (
@@ -107,7 +107,7 @@ def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("password", ["c4n/ary", "c4n@ary", "c4n@/ary"])
 def test_a_password_that_would_be_taken_for_the_host_is_refused_and_not_shown(setting: str, password: str) -> None:
     scheme = "postgresql" if setting == "database_url" else "redis"
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(WorkerError) as caught:
         load_settings(**{setting: f"{scheme}://docmill:{password}@host/0"})
     assert "@ is written %40, and / is written %2F" in str(caught.value)
     assert "c4n" not in str(caught.value)
@@ -121,16 +121,16 @@ def test_every_setting_has_a_description() -> None:
 
 def test_lanes_are_named_and_known() -> None:
     assert load_settings(lanes="embed, translate").lanes == ("embed", "translate")
-    with pytest.raises(SettingsError, match="--lanes: unknown lane 'embedd'; there are summarize, translate, embed"):
+    with pytest.raises(WorkerError, match="--lanes: unknown lane 'embedd'; there are summarize, translate, embed"):
         load_settings(lanes="embedd")
 
 
 @pytest.mark.parametrize("name", ["lanes", "device", "redis_url", "database_url", "models_dir", "home", "threads"])
 def test_an_empty_value_is_not_taken_for_the_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match=f"--{name.replace('_', '-')}: it is empty; leave it out"):
+    with pytest.raises(WorkerError, match=f"--{name.replace('_', '-')}: it is empty; leave it out"):
         load_settings(**{name: " "})
     monkeypatch.setenv(f"DOCMILL_{name.upper()}", "")
-    with pytest.raises(SettingsError, match=f"DOCMILL_{name.upper()}: it is empty; leave it out"):
+    with pytest.raises(WorkerError, match=f"DOCMILL_{name.upper()}: it is empty; leave it out"):
         load_settings()
 
 

@@ -18,11 +18,12 @@ from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.storage.steps.fitted_risks import require_risks
 from docmill.tasks import kinds
 from docmill.worker.concurrency import HeldLease
+from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import cost_as_json
 from docmill.worker.jobs import Listener
 from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no_input
 from docmill.worker.jobs.submission import describe_default_model
-from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, place_of, read, refuse_secrets
+from docmill.worker.pipelines.file import Pipeline, place_of, read, refuse_secrets
 from docmill.worker.pipelines.running import export, keeping, outcome, prepare_pipeline, replace_migrated
 from docmill.worker.pipelines.schedule import next_run
 from docmill.worker.prices import Cost, Prices
@@ -34,7 +35,7 @@ from docmill.worker.submit.request import Prepared
 def prepare_file(
     settings: Settings, file: Path, *, is_stored: bool = False, devices: Sequence[str] = ()
 ) -> tuple[Pipeline, Prepared]:
-    """Return the pipeline in a file, checked, with its models found and its source open. Raises PipelineInvalid."""
+    """Return the pipeline in a file, checked, with its models found and its source open. Raises WorkerError."""
     pipeline = read(file)
     if is_stored:
         refuse_secrets(pipeline)
@@ -61,7 +62,7 @@ def check_stored(pipeline: Pipeline, prepared: Prepared) -> None:
     if pipeline.output.view and (clash := views.clash(outputs)) is not None:
         first, second, column = clash
         place = [step.name for step in prepared.steps].index(second)
-        raise PipelineInvalid(
+        raise WorkerError(
             f"{place_of(pipeline, ('step', place, 'name'))}: {second} and {first} would both have the column "
             f'"{column}" in the view; choose another name for the step (upper and lower case do not count, nor bytes '
             "after the 63rd), or set view = false in [output]"
@@ -73,7 +74,7 @@ def run_file(
 ) -> tuple[Pipeline, JobStatus, int | None]:
     """Run the pipeline in a file on this machine, and write its output file if the job was not stopped.
 
-    Return the pipeline, the job's final status, and the number of results written. Raises PipelineInvalid, and what
+    Return the pipeline, the job's final status, and the number of results written. Raises WorkerError, and what
     `worker.jobs.local_run.run_here` does.
     """
     from docmill.worker.jobs.local_run import run_here  # with the libraries of a worker
@@ -98,7 +99,7 @@ def run_file(
 def store_file(settings: Settings, database: Database, file: Path, listener: Listener) -> Pipeline:
     """Store the pipeline in a file, or a new version of it, and make its view.
 
-    Raises PipelineInvalid, WorkerError for a model without a price, StorageError for a risk that nobody has fitted.
+    Raises WorkerError, also for a model without a price, and StorageError for a risk that nobody has fitted.
     """
     pipeline, prepared = prepare_file(settings, file, is_stored=True)
     check_stored(pipeline, prepared)
@@ -106,7 +107,7 @@ def store_file(settings: Settings, database: Database, file: Path, listener: Lis
     schedule = pipeline.schedule.model_dump() if pipeline.schedule else None
     for row, _ in pipelines.every(database):
         if row.name != pipeline.name and views.share_views(row.name, pipeline.name):
-            raise PipelineInvalid(
+            raise WorkerError(
                 f"{file}: name: the views of {pipeline.name} would replace those of the stored pipeline {row.name}; "
                 "choose another name"
             )

@@ -45,10 +45,6 @@ _OPTION_KEYS = frozenset(key(name, field) for name, field in kinds.OPTIONS.items
 _KEYS_OF_FILES = tuple(key(name, field) for name, field in kinds.OPTIONS.items() if option(field).in_file)
 
 
-class PipelineInvalid(WorkerError):
-    """The pipeline file has errors: one on each line of the message, as FILE: PLACE: what is wrong and what to do."""
-
-
 @dataclass(frozen=True)
 class Pipeline:
     """A file's content, its paths absolute; ``text`` is the file as written, with what its steps
@@ -66,27 +62,28 @@ class Pipeline:
 
 
 def read(path: Path) -> Pipeline:
-    """Return the pipeline in a file. Raises PipelineInvalid, also for a file that cannot be read."""
+    """Return the pipeline in a file. Raises WorkerError, also for a file that cannot be read."""
     try:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")
     except OSError as error:
         stored = "" if path.suffix else f"; `docmill pipeline show {path}` prints the file of a stored pipeline"
-        raise PipelineInvalid(f"cannot read {path}: {error.strerror}{stored}") from error
+        raise WorkerError(f"cannot read {path}: {error.strerror}{stored}") from error
     except UnicodeDecodeError as error:
-        raise PipelineInvalid(describe_bad_syntax(error, content, path)) from error
+        raise WorkerError(describe_bad_syntax(error, content, path)) from error
     return parse(_with_files(text, path), path)
 
 
 def parse(text: str, path: Path) -> Pipeline:
     """Return the pipeline in a file's text; ``path`` says where relative paths start, and names the file in errors.
 
-    Raises PipelineInvalid with all the errors, in the order of their tables.
+    Raises WorkerError with all the errors, in the order of their tables: one on each line of the message, as FILE:
+    PLACE: what is wrong and what to do.
     """
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # beside its own errors: a number of a million digits
-        raise PipelineInvalid(describe_bad_syntax(error, text.encode(), path)) from error
+        raise WorkerError(describe_bad_syntax(error, text.encode(), path)) from error
     faults: list[Fault] = []
     written = _tables(document, faults)
     values = {name: value for name, value in document.items() if name not in (*TABLES, "step")}
@@ -106,7 +103,7 @@ def parse(text: str, path: Path) -> Pipeline:
     faults += _check_output(parts["output"], [step.get("task") for step in steps])
     if faults:
         sentences = (put_place(place, said) for place, said in sorted(faults, key=_rank))
-        raise PipelineInvalid("\n".join(f"{path}: {said}" for said in sentences))
+        raise WorkerError("\n".join(f"{path}: {said}" for said in sentences))
     folder, corpus, output = path.absolute().parent, parts["corpus"], parts["output"]
     if "://" not in corpus["source"]:
         corpus["source"] = str(folder / corpus["source"])
@@ -125,9 +122,9 @@ def parse(text: str, path: Path) -> Pipeline:
 
 
 def refuse_secrets(pipeline: Pipeline) -> None:
-    """Raise PipelineInvalid for a file that is not to be kept, since there is a password or token in its source."""
+    """Raise WorkerError for a file that is not to be kept, since there is a password or token in its source."""
     if (problem := remote.describe_secret(pipeline.corpus.source)) is not None:
-        raise PipelineInvalid(f"{place_of(pipeline, ('corpus', 'source'))} {problem}")
+        raise WorkerError(f"{place_of(pipeline, ('corpus', 'source'))} {problem}")
 
 
 def place_of(pipeline: Pipeline, place: FieldPath) -> str:
@@ -139,7 +136,7 @@ def _with_files(text: str, path: Path) -> str:
     """Return a pipeline's text with the JSON in place of the names of files that its steps take it from.
 
     A stored pipeline thus needs no file beside it. Text that is no pipeline is returned as it is.
-    Raises PipelineInvalid.
+    Raises WorkerError.
     """
     values = _values(text)
     for number, name in _files_of_steps(values):
@@ -148,9 +145,9 @@ def _with_files(text: str, path: Path) -> str:
         try:
             content = file.read_text(encoding="utf-8-sig")
         except OSError as error:
-            raise PipelineInvalid(f"{where}: cannot read {file}: {error.strerror}") from error
+            raise WorkerError(f"{where}: cannot read {file}: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise PipelineInvalid(f"{where}: {file} is not UTF-8 text") from error
+            raise WorkerError(f"{where}: {file} is not UTF-8 text") from error
         values["step"][number][name] = content
         quoted = json.dumps(content, ensure_ascii=False).replace("\x7f", "\\u007f")  # a TOML string on one line
         names = re.finditer(rf"""\b{re.escape(name)}["']?\s*=\s*("[^"\n]+"|'[^'\n]+')""", text)
@@ -158,7 +155,7 @@ def _with_files(text: str, path: Path) -> str:
         # Compared as texts, since nan is not equal to itself. Only the right occurrence gives these values.
         text = next((changed for changed in texts if repr(_values(changed)) == repr(values)), "")
         if not text:
-            raise PipelineInvalid(f"{where}: write the file's name in quotes, on the line of the key")
+            raise WorkerError(f"{where}: write the file's name in quotes, on the line of the key")
     return text
 
 

@@ -29,7 +29,7 @@ from docmill.worker.concurrency import HeldLease, renewed
 from docmill.worker.errors import WorkerError, put_place
 from docmill.worker.exports import read_table
 from docmill.worker.formatting import counted
-from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
+from docmill.worker.pipelines.file import Pipeline, parse
 from docmill.worker.pipelines.schema import step_table
 from docmill.worker.prices import limit_cost
 from docmill.worker.settings import Settings
@@ -50,7 +50,7 @@ def prepare_pipeline(settings: Settings, pipeline: Pipeline, devices: Sequence[s
 
     ``devices`` are those of this machine that will compute it, if any will.
 
-    Raises SourceError for the source, PipelineInvalid for a step that its model cannot do, HubUnreachable,
+    Raises SourceError for the source, WorkerError for a step that its model cannot do, HubUnreachable,
     StorageError for leave-out.
     """
     corpus = pipeline.corpus
@@ -68,7 +68,7 @@ def requests_of(
 ) -> tuple[StepRequest, ...]:
     """Return the steps of a pipeline as its file says. `check` may raise a TaskError about a step.
 
-    Raises PipelineInvalid, HubUnreachable.
+    Raises WorkerError, HubUnreachable.
     """
     requests = []
     for number in range(len(pipeline.steps)):
@@ -98,7 +98,7 @@ def _placed(pipeline: Pipeline, number: int) -> Iterator[None]:
         named = [name for name in _OPTION.findall(str(error)) if name in keys]
         # A key of the file is the option of the command line without its dashes.
         said = _OPTION.sub(lambda option: option[option[1] in keys], str(error))
-        raise PipelineInvalid(f"{pipeline.path}: {put_place(('step', number, *named[:1]), said)}") from error
+        raise WorkerError(f"{pipeline.path}: {put_place(('step', number, *named[:1]), said)}") from error
 
 
 def replace_migrated(

@@ -14,7 +14,8 @@ import docmill as api
 from docmill.features.near_duplicates import methods
 from docmill.features.near_duplicates.api import dedup
 from docmill.storage.extras import Extra
-from docmill.worker.pipelines.file import PipelineInvalid, parse
+from docmill.worker.errors import WorkerError
+from docmill.worker.pipelines.file import parse
 from tests.worker.conftest import Call
 from tests.worker.pipelines.test_file import LEAST, PATH
 
@@ -69,7 +70,7 @@ def test_clusters_are_printed_written_and_forgotten(enqueued: Call, tmp_path: Pa
 
 def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out() -> None:
     step = "[[step]]\nname = 'again'\ntask = 'summarize'\nleave-out = 'near-duplicates'\n"
-    with pytest.raises(PipelineInvalid, match="leave-out is about documents; write it in the step that reads them"):
+    with pytest.raises(WorkerError, match="leave-out is about documents; write it in the step that reads them"):
         parse(LEAST + step, PATH)
     steps = parse(f"{LEAST}{step}input = 'document'\n", PATH).steps
     assert [step.leaves_out for step in steps] == [None, "near-duplicates"]

@@ -11,7 +11,8 @@ import pytest
 from docmill.storage.steps.conditions import Bound, Flagged
 from docmill.tasks import kinds
 from docmill.tasks.kinds.options import key
-from docmill.worker.pipelines.file import PipelineInvalid, parse, read, refuse_secrets
+from docmill.worker.errors import WorkerError
+from docmill.worker.pipelines.file import parse, read, refuse_secrets
 from docmill.worker.pipelines.schema import CorpusTable, JobTable, OutputTable, ScheduleTable, step_table
 from docmill.worker.submit.options import UnpinnedStep
 
@@ -79,7 +80,7 @@ FACTS = "name = 'x'\ncorpus.source = 'a.jsonl'\n[[step]]\nname = 'facts'\ntask =
 
 
 def errors(text: str, path: Path = PATH) -> list[str]:
-    with pytest.raises(PipelineInvalid) as caught:
+    with pytest.raises(WorkerError) as caught:
         parse(text, path)
     lines = str(caught.value).split("\n")
     assert all(re.match(rf"{re.escape(str(path))}: \w", line) for line in lines)
@@ -332,7 +333,7 @@ def test_vectors_of_a_single_step_may_go_to_a_file_of_vectors() -> None:
     ],
 )
 def test_what_is_not_toml_is_told_with_the_parsers_line(text: str, said: str) -> None:
-    with pytest.raises(PipelineInvalid) as caught:
+    with pytest.raises(WorkerError) as caught:
         parse(text, PATH)
     assert re.match(f"{re.escape(str(PATH))}:{said}", str(caught.value))
     assert "\n" not in str(caught.value)
@@ -345,13 +346,13 @@ def test_a_file_is_read_as_it_is_written(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_an_error_of_ours(tmp_path: Path) -> None:
-    with pytest.raises(PipelineInvalid, match=r"cannot read .*/nightly.toml: No such file"):
+    with pytest.raises(WorkerError, match=r"cannot read .*/nightly.toml: No such file"):
         read(tmp_path / "nightly.toml")
-    with pytest.raises(PipelineInvalid, match="Is a directory"):
+    with pytest.raises(WorkerError, match="Is a directory"):
         read(tmp_path)
     path = tmp_path / "latin.toml"
     path.write_bytes("name = 'x'\n# é".encode("latin-1"))
-    with pytest.raises(PipelineInvalid, match=r"latin.toml:2: this is not UTF-8 text"):
+    with pytest.raises(WorkerError, match=r"latin.toml:2: this is not UTF-8 text"):
         read(path)
 
 
@@ -396,7 +397,7 @@ def test_a_schema_is_the_same_from_a_file_a_table_and_json(folder: Path, line: s
 def test_a_schema_that_cannot_be_read_is_refused_with_its_place(folder: Path, line: str, said: str) -> None:
     (folder / "latin.json").write_bytes(b'{"a": "\xe9"}')
     (folder / "x.toml").write_text(f"{FACTS}{line}\n")
-    with pytest.raises(PipelineInvalid) as caught:
+    with pytest.raises(WorkerError) as caught:
         read(folder / "x.toml")
     [error] = str(caught.value).split("\n")
     assert error.startswith(f"{folder}/x.toml: step[1].{said.replace('FOLDER', str(folder))}")
@@ -410,7 +411,7 @@ def test_a_schema_that_cannot_be_read_is_refused_with_its_place(folder: Path, li
     ],
 )
 def test_a_pipeline_with_a_secret_in_its_source_is_not_kept(source: str, instead: str) -> None:
-    with pytest.raises(PipelineInvalid) as caught:
+    with pytest.raises(WorkerError) as caught:
         refuse_secrets(parse(LEAST.replace("french.jsonl", source), PATH))
     said = str(caught.value)
     assert "nightly.toml: corpus.source has a" in said

@@ -11,7 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from docmill.tasks import kinds
-from docmill.worker.pipelines.file import PipelineInvalid, parse
+from docmill.worker.errors import WorkerError
+from docmill.worker.pipelines.file import parse
 from docmill.worker.pipelines.schema import json_schema
 from tests.worker.harness import EXAMPLES, Docmill
 
@@ -54,7 +55,7 @@ def test_the_examples_name_the_schema_and_keep_to_it() -> None:
 def test_the_schema_refuses_what_docmill_refuses(text: str) -> None:
     with pytest.raises(ValidationError):
         VALIDATOR.validate(tomllib.loads(text))
-    with pytest.raises(PipelineInvalid):
+    with pytest.raises(WorkerError):
         parse(text, Path("x.toml"))
 
 

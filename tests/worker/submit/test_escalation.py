@@ -20,9 +20,9 @@ from docmill.tasks.errors import BadOption, ModelCorrupt
 from docmill.tasks.kinds import KindOptions
 from docmill.tasks.models.families import Family
 from docmill.worker.engines import EngineMeasurement
-from docmill.worker.errors import BadMessage
+from docmill.worker.errors import BadMessage, WorkerError
 from docmill.worker.orders import parse_enqueue
-from docmill.worker.pipelines.file import PipelineInvalid, parse
+from docmill.worker.pipelines.file import parse
 from docmill.worker.settings import Settings
 from docmill.worker.submit import dry_run
 from docmill.worker.submit.enqueue import IngestProgress
@@ -188,7 +188,7 @@ def test_a_step_of_a_pipeline_may_escalate(written: str, expected: Escalation) -
     ],
 )
 def test_a_wrong_escalation_is_told_with_its_place(written: str, said: str) -> None:
-    with pytest.raises(PipelineInvalid) as caught:
+    with pytest.raises(WorkerError) as caught:
         parse(STEP + written, Path("p.toml"))
     assert said in str(caught.value)
 

@@ -28,10 +28,11 @@ from docmill.worker.cli.printing import (
 )
 from docmill.worker.consoles import NameCell, steps_table, table
 from docmill.worker.engines import choose_devices
+from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.pipelines import check_stored, list_pipelines, list_runs, prepare_file, run_file, store_file
-from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
+from docmill.worker.pipelines.file import Pipeline, parse
 from docmill.worker.pipelines.schedule import next_after
 from docmill.worker.pipelines.schema import json_schema
 from docmill.worker.prices import Cost, limit_cost, read_prices
@@ -60,7 +61,7 @@ def check_command(file: Path, as_json: bool) -> None:
     limit_cost(settings, prepared.job.max_cost, prepared.specs)  # refuses a limit that lacks a price
     try:
         check_stored(pipeline, prepared)
-    except PipelineInvalid as error:
+    except WorkerError as error:
         say(f"`docmill pipeline add` refuses this file, `docmill pipeline run` does not: {error}")
     if as_json:
         print_json(_as_json(pipeline) | {"specs": {step.name: asdict(step.spec) for step in prepared.steps}})
