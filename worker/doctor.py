@@ -149,7 +149,10 @@ def look_at_redis(settings: Settings) -> Iterator[Diagnosis]:
         yield Diagnosis("redis", False, str(error), "start it, or correct DOCMILL_REDIS_URL")
         return
     yield eviction(str(broker), facts)
-    yield persistence(facts["appendonly"])
+    # No result depends on persistence, so that it is never a problem.
+    lost = "a restart loses what is queued. Hints are sent again, `docmill.enqueue` messages of other apps are not: "
+    advice = f"{lost}CONFIG SET appendonly yes" if facts["appendonly"] == "no" else ""
+    yield Diagnosis("persistence", True, f"appendonly {facts['appendonly']}", advice)
     yield clock("Redis", before, theirs, after)
 
 
@@ -163,13 +166,6 @@ def eviction(server: str, facts: dict[str, str]) -> Diagnosis:
         advice = ""
     fine = policy in {"noeviction", "unknown"}
     return Diagnosis("redis", fine, f"{server}: {facts['version']}, eviction {policy}", advice)
-
-
-def persistence(appendonly: str) -> Diagnosis:
-    """Describe the persistence of a server. No result depends on it, so it is never a problem."""
-    lost = "a restart loses what is queued. Hints are sent again, `docmill.enqueue` messages of other apps are not: "
-    advice = f"{lost}CONFIG SET appendonly yes" if appendonly == "no" else ""
-    return Diagnosis("persistence", True, f"appendonly {appendonly}", advice)
 
 
 def clock(whose: str, before: float, theirs: float | None, after: float) -> Diagnosis:
@@ -274,17 +270,13 @@ def look_at_temporary_folder(_: Settings) -> Iterator[Diagnosis]:
 
 def look_at_confinement(_: Settings) -> Iterator[Diagnosis]:
     """Yield a finding about the confinement of processes that read dangerous formats."""
-    yield confinement_of(landlock_abi(), has_seccomp())
-
-
-def confinement_of(abi: int, seccomp: bool) -> Diagnosis:
-    """Return the finding for a kernel with this version of Landlock (0 is none), and with seccomp or without."""
+    abi, seccomp = landlock_abi(), has_seccomp()  # a version of 0 is none
     by = [f"Landlock (version {abi})"] if abi else []
     by += ["seccomp"] if seccomp else []
     lacking = [name for name, has in (("Landlock", abi), ("seccomp, or the library libseccomp", seccomp)) if not has]
     advice = f"this system has no {' and no '.join(lacking)}: docs/security.md says what a hostile file may do then"
     detail = f"readers of PDF, office, mail and table files: {' and '.join(by) or 'by limits alone'}"
-    return Diagnosis("confinement", True, detail, advice if lacking else "")
+    yield Diagnosis("confinement", True, detail, advice if lacking else "")
 
 
 def look_at_extras(_: Settings) -> Iterator[Diagnosis]:
@@ -307,16 +299,12 @@ def look_at_orders(settings: Settings) -> Iterator[Diagnosis]:
     with suppress(StorageError, BrokerUnreachable), queue as broker, store as database:
         if database.file is None or database.file.exists():
             takers = sum(ENQUEUE_LANE in lanes for lanes in database.values(live))
-            yield orders(broker.depth(ENQUEUE_LANE), takers)
-
-
-def orders(waiting: int, takers: int) -> Diagnosis:
-    """Return the finding for orders in the queue, and live workers that take orders."""
-    advice = f"docmill worker --lanes …,{ENQUEUE_LANE}, with DOCMILL_ORDER_ROOTS or DOCMILL_ORDER_SCHEMES"
-    is_stuck = waiting > 0 and not takers
-    taking = f"{takers:,} live workers take orders" if takers else "no live worker takes orders"
-    shown = f"{waiting:,} in the queue; {taking}"
-    return Diagnosis("orders", not is_stuck, shown, f"start one that does: {advice}" if is_stuck else "")
+            waiting = broker.depth(ENQUEUE_LANE)
+            advice = f"docmill worker --lanes …,{ENQUEUE_LANE}, with DOCMILL_ORDER_ROOTS or DOCMILL_ORDER_SCHEMES"
+            is_stuck = waiting > 0 and not takers
+            taking = f"{takers:,} live workers take orders" if takers else "no live worker takes orders"
+            shown = f"{waiting:,} in the queue; {taking}"
+            yield Diagnosis("orders", not is_stuck, shown, f"start one that does: {advice}" if is_stuck else "")
 
 
 LOOKS: tuple[Callable[[Settings], Iterator[Diagnosis]], ...] = (

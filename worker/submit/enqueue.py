@@ -225,23 +225,20 @@ class _Ingest:
 
         Raises WorkerError and JobStopped, and ProgramFailed, which stops a job that no other call can continue.
         """
+        kinds = KeyKinds()
         try:
-            self._read(offer)
+            for chunk, rejected in ahead(chunks(self._source)):
+                self._reject(rejected)
+                self.total += ingest.add(self._database, self._job, chunk, rejected, self._seen, kinds)
+                self._reject(kinds.take(), stored=True)
+                fault_points.reach("enqueue")
+                self._progress.advanced(self.total)
+                if self.total.planned:
+                    offer.now_and_then()
         except ProgramFailed as error:
             if error.once:
                 jobs.halt(self._database, self._job.id, str(error))
             raise
-
-    def _read(self, offer: QueueTopUp) -> None:
-        kinds = KeyKinds()
-        for chunk, rejected in ahead(chunks(self._source)):
-            self._reject(rejected)
-            self.total += ingest.add(self._database, self._job, chunk, rejected, self._seen, kinds)
-            self._reject(kinds.take(), stored=True)
-            fault_points.reach("enqueue")
-            self._progress.advanced(self.total)
-            if self.total.planned:
-                offer.now_and_then()
         if files := sum(left_out(self._source).values()):
             log.info("files_left_out job=%d files=%d", self._job.id, files)
 

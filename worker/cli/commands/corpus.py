@@ -133,11 +133,10 @@ def rm_command(
     if ids and (wheres or vanished):
         raise click.UsageError("--document names the documents; leave it out to choose them by --where or --vanished")
     conditions = [Condition.parse(where) for where in wheres]
-    ids = tuple(normalize(key)[0] for key in ids)
+    ids = tuple(dict.fromkeys(normalize(key)[0] for key in ids))
     settings = load_settings()
     with open_store(settings) as database:
         name = first_existing(database, corpus_names(name))
-        ids = tuple(dict.fromkeys(ids))
         missing = removal.missing(database, name, ids)
         keys, documents = _choose(database, name, ids, conditions, vanished)
         if keys != [] and not yes and not confirmed(f"This removes {documents}, and every result {_LEFT}"):

@@ -415,14 +415,12 @@ def enqueue_command(task: str, wait: bool, as_json: bool, **options: Any) -> int
     request, listener = request_of(settings, task, options), listen()
     with open_store(settings) as database:
         done = submit(settings, database, request, listener)
-        if not wait:
-            if as_json:
-                print_json(asdict(done))
-            else:
-                answer(done.id)
-            return OK
         if not as_json:
             answer(done.id)
+        elif not wait:
+            print_json(asdict(done))
+        if not wait:
+            return OK
         status = follow(database, done.id, listener)
         if as_json:
             print_json(formatting.as_json(status))

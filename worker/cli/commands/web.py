@@ -14,7 +14,7 @@ import click
 
 from docmill.worker.cli.options import whole_number
 from docmill.worker.cli.printing import say, stop_as_interrupt
-from docmill.worker.settings import load_settings
+from docmill.worker.settings import has_display, load_settings
 from docmill.worker.terminal import warn
 
 if TYPE_CHECKING:
@@ -41,6 +41,20 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     asks for a token: DOCMILL_WEB_TOKEN, or a new token that docmill prints once. It speaks HTTP; use a proxy for
     TLS.
     """
+    settings = load_settings()
+    stop_as_interrupt()
+    with _serving(settings, host, port, names, allow_changes=allow_changes) as (url, token):
+        (say if port else warn)(f"Web page: {url} (Ctrl-C ends it)")
+        if token is not None:
+            warn(f"Token: {token}")  # also with --quiet: it is shown nowhere else
+        until_interrupted()
+
+
+@contextmanager
+def _serving(
+    settings: Settings, host: str, port: int, names: tuple[str, ...] = (), *, allow_changes: bool = False
+) -> Iterator[tuple[str, str | None]]:
+    """Serve the store's page for the length of the block. Yield its URL, and its token if that is a new one."""
     from docmill.worker.extras import EXTRAS
 
     EXTRAS["web"].require("The web page")
@@ -49,19 +63,14 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     from docmill.worker.web.server import make_app
     from docmill.worker.web.site import Site, allowed_hosts
 
-    settings = load_settings()
-    token, is_new = _choose_token(settings, host, names)
-    stop_as_interrupt()
+    token, is_new = choose_token(settings, host, names)
     with open_store(settings) as database:
         site = Site(database, settings, allow_changes, token, allowed_hosts(host, names))
         with serve(make_app(site), host, port) as url:
-            (say if port else warn)(f"Web page: {url} (Ctrl-C ends it)")
-            if is_new:
-                warn(f"Token: {token}")  # also with --quiet: it is shown nowhere else
-            until_interrupted()
+            yield url, token if is_new else None
 
 
-def _choose_token(settings: Settings, host: str, names: tuple[str, ...]) -> tuple[str | None, bool]:
+def choose_token(settings: Settings, host: str, names: tuple[str, ...]) -> tuple[str | None, bool]:
     """Return the token of a page, None if it needs none, and True for a new one, which has to be printed."""
     from docmill.worker.web.site import is_loopback
 
@@ -76,20 +85,8 @@ def page_beside(settings: Settings) -> Iterator[None]:
 
     In a terminal the page stays after the block until Ctrl-C.
     """
-    from docmill.worker.extras import EXTRAS
-    from docmill.worker.settings import has_display
-
-    EXTRAS["web"].require("The web page")
-    from docmill.worker.stores import open_store
-    from docmill.worker.web.http_server import serve
-    from docmill.worker.web.server import make_app
-    from docmill.worker.web.site import Site
-
     is_watched = sys.stderr.isatty()
-    with (
-        open_store(settings) as database,
-        serve(make_app(Site(database, settings, token=settings.web_token)), LOOPBACK, 0) as url,
-    ):
+    with _serving(settings, LOOPBACK, 0) as (url, _):
         say(f"Web page: {url}")
         if is_watched and has_display():
             webbrowser.open(url)
