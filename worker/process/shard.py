@@ -90,24 +90,18 @@ class Process:
         wait_s = FIRST_WAIT_S
         while True:
             try:
-                if not self._has_refused_results():
+                # While the store refuses results that we hold, more work would only wait beside them.
+                if self.breaker.trouble is None or not self.in_flight:
                     return self._process_if_served(shard_id, sent)
             except CircuitOpen as refusal:
                 wait_s = refusal.wait_s
             except StorageError as error:
                 log.warning("store_away shard=%d error=%s", shard_id, error)
             if self.draining.wait(wait_s):
-                return self._decline(shard_id)
+                with suppress(StorageError):  # else maintenance sends the hint again
+                    dispatch.put_back(self.database, [shard_id])
+                return
             wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
-
-    def _has_refused_results(self) -> bool:
-        """Return True while the store refuses results that we hold: more work would only wait beside them."""
-        return self.breaker.trouble is not None and bool(self.in_flight)
-
-    def _decline(self, shard_id: int) -> None:
-        """Leave a shard to others: at once if the store answers, else when maintenance sends the hint again."""
-        with suppress(StorageError):
-            dispatch.put_back(self.database, [shard_id])
 
     def _process_if_served(self, shard_id: int, sent: str | None) -> None:
         """Process the shard if this process can serve it. Put it back if not."""
