@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,29 +17,13 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # without a .env
 
 
-def refused(monkeypatch: pytest.MonkeyPatch, value: str) -> str:
-    monkeypatch.setenv("DOCMILL_RETENTION", value)
-    with pytest.raises(WorkerError) as error:
-        load_settings()
-    return str(error.value)
-
-
-def test_ages_have_units() -> None:
-    assert [parse_age(age) for age in ("12h", "90d", "6w", "1y", "1.5d")] == [
-        43_200.0,
-        90 * DAY_S,
-        42 * DAY_S,
-        365 * DAY_S,
-        1.5 * DAY_S,
-    ]
+def test_ages_have_units_and_bounds() -> None:
+    days = [parse_age(age) / DAY_S for age in ("12h", "90d", "6w", "1.5d", "1h", "1000y")]  # type: ignore[operator]
+    assert days == [0.5, 90, 42, 1.5, 1 / 24, 365_000]
     assert parse_age("never") is None
     for wrong in ("90", "d", "-1d", "1 month", "nan d"):
         with pytest.raises(ValueError, match="is no age; write 12h, 90d, 6w, 1y or never"):
             parse_age(wrong)
-
-
-def test_an_age_of_nothing_or_without_end_is_refused() -> None:
-    assert [parse_age(age) for age in ("1h", "1000y")] == [3_600.0, 365_000 * DAY_S]
     for wrong in ("0d", "0.5h", "1001y", "9" * 400 + "y"):
         with pytest.raises(ValueError, match="is no age from 1h to 1000y; write never to keep all"):
             parse_age(wrong)
@@ -62,7 +47,6 @@ def test_a_said_age_goes_before_the_days_of_upkeep(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("results=1 month", "results: '1 month' is no age"),
         ("results", "results: '' is no age"),
         ("runs=1y,result=1y", "unknown rule 'result'; the rules are runs,"),
         ("docmill.toml", "unknown rule 'docmill.toml'"),
@@ -71,4 +55,6 @@ def test_a_said_age_goes_before_the_days_of_upkeep(monkeypatch: pytest.MonkeyPat
 def test_wrong_ages_and_rules_are_refused_with_their_names(
     monkeypatch: pytest.MonkeyPatch, value: str, said: str
 ) -> None:
-    assert said in refused(monkeypatch, value)
+    monkeypatch.setenv("DOCMILL_RETENTION", value)
+    with pytest.raises(WorkerError, match=re.escape(said)):
+        load_settings()

@@ -85,6 +85,7 @@ def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatc
     monkeypatch.setenv("DOCMILL_ORDER_ROOTS", "~nobody-here/documents")
     monkeypatch.setenv("DOCMILL_PRICES", "~nobody-here/prices")
     monkeypatch.setenv("DOCMILL_LEASE_S", "inf")
+    monkeypatch.setenv("DOCMILL_WEB_TOKEN", "short")
     with pytest.raises(WorkerError) as caught:
         load_settings(threads=0)
     message = str(caught.value)
@@ -97,6 +98,7 @@ def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatc
         "DOCMILL_ORDER_ROOTS: there is no user for ~nobody-here",
         "DOCMILL_PRICES: there is no user for ~nobody-here",
         "DOCMILL_LEASE_S: input should be a finite number",
+        "DOCMILL_WEB_TOKEN: string should have at least 16 characters",
         "--threads: input should be greater than or equal to 1",
     ):
         assert part in message

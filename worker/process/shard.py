@@ -92,7 +92,8 @@ class Process:
             try:
                 # While the store refuses results that we hold, more work would only wait beside them.
                 if self.breaker.trouble is None or not self.in_flight:
-                    return self._process_if_served(shard_id, sent)
+                    self._process_if_served(shard_id, sent)
+                    return
             except CircuitOpen as refusal:
                 wait_s = refusal.wait_s
             except StorageError as error:

@@ -219,16 +219,13 @@ def test_a_pipeline_is_run_stored_and_listed(mill: docmill.Mill, tmp_path: Path)
         mill.pipelines.run(file)
 
 
-def test_an_empty_store_is_refused_by_its_name() -> None:
-    with pytest.raises(docmill.Error, match="store is empty"):
-        docmill.connect(store="")
-
-
 def test_a_database_that_is_not_there_is_unreachable(tmp_path: Path) -> None:
     with pytest.raises(docmill.Unreachable, match="there is no file"):
         docmill.connect(f"sqlite:///{tmp_path / 'nothing.db'}")
     with pytest.raises(docmill.Error, match="leave it out with the URLs"):
         docmill.connect("sqlite:///x.db", store=tmp_path)
+    with pytest.raises(docmill.Error, match="store is empty"):
+        docmill.connect(store="")
 
 
 def test_the_same_call_on_a_fleet_is_computed_by_its_workers(fleet: Docmill, database: Database) -> None:

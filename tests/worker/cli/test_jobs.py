@@ -21,9 +21,9 @@ def test_a_job_is_paused_resumed_and_given_another_priority_by_its_number(call: 
     assert "docmill resume" in call("jobs").out
     assert call("priority", 1, 7, "--json").json()["changed"]
     assert call("resume", 1, "--json").json()["changed"]
-    status = call("status", 1, "--json").json()
-    assert (status["state"], status["priority"]) == ("running", 7)
-    call("cancel", 1)
+    status = call("status", "--json").json()  # of the latest job
+    assert (status["id"], status["state"], status["priority"]) == (1, "running", 7)
+    assert call("cancel", 1, "--json").json() == {"id": 1, "cancelled": True}
     assert call("pause", 1, "--json").json() == {"id": 1, "changed": False}
     assert "had ended already" in call("resume", 1).err
 

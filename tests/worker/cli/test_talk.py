@@ -78,14 +78,6 @@ def test_an_enqueue_that_waits_says_what_came_of_the_job(call: Call, store: Data
     assert said.out == "2\n"
 
 
-def test_a_job_is_named_by_its_id_in_every_json(call: Call) -> None:
-    call("enqueue", "embed", DESCRIPTIONS)
-    assert json.loads(call("status", "--json").out)["id"] == 1
-    for command in (("jobs",), ("status", 1), ("retry", 1), ("pause", 1), ("resume", 1), ("cancel", 1)):
-        said = json.loads(call(*command, "--json").out)
-        assert (said[0] if isinstance(said, list) else said)["id"] == 1
-
-
 def test_a_dash_is_standard_output(call: Call, store: Database, tmp_path: Path) -> None:
     call("enqueue", "embed", DESCRIPTIONS, "--limit", 3)
     finish(store, embedded)

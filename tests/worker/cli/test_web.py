@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from docmill.worker.cli.commands.web import choose_token
+from docmill.worker.settings import load_settings
 from tests.worker.harness import DEADLINE_S, Docmill, until
 
 pytestmark = pytest.mark.slow
@@ -41,22 +42,11 @@ def test_on_other_addresses_a_new_token_is_printed_once_and_asked_for(embedded: 
     assert len(re.findall(r"^Token: \S{32}$", embedded.log("web"), re.MULTILINE)) == 1
 
 
-def test_a_token_of_the_settings_is_asked_for_and_not_printed(embedded: Docmill) -> None:
-    embedded.environment["DOCMILL_WEB_TOKEN"] = "a token of sixteen"
-    process = embedded.start("web", "--port", "0")
-    with urllib.request.urlopen(f"{address(embedded)}jobs") as page:
-        assert "/sign-in" in page.url
-    process.send_signal(signal.SIGINT)
-    assert process.wait(DEADLINE_S) == 0
-    assert "a token" not in embedded.log("web")
-
-
-def test_a_short_token_and_a_taken_port_are_refused(embedded: Docmill) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = embedded("web", "--port", taken.getsockname()[1], code=2)
-    assert "--port 0 is any free one" in done.stderr
-    embedded.environment["DOCMILL_WEB_TOKEN"] = "short"
-    assert "16 characters" in embedded("web", code=2).stderr
+def test_a_token_of_the_settings_is_not_printed_and_asked_for_everywhere() -> None:
+    settings = load_settings(web_token="a token of sixteen")
+    assert choose_token(settings, "127.0.0.1", ()) == ("a token of sixteen", False)
+    assert choose_token(load_settings(), "127.0.0.1", ()) == (None, False)
+    assert choose_token(load_settings(), "127.0.0.1", ("docmill.example",))[1] is True
 
 
 def test_a_run_shows_its_job_until_it_ends(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -19,6 +20,7 @@ from docmill.storage.leases import dispatch
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps.sharding import OPEN_SHARDS
 from docmill.worker.concurrency import is_gone, pid_space
+from docmill.worker.process import maintenance_thread
 from docmill.worker.process.maintenance_thread import MaintenanceThread, round_of_schedules
 from docmill.worker.queue.broker import Broker
 from tests.storage.builders import EMBED, claim_next, numbered, read, request, shard, shards_of, sign_on
@@ -29,19 +31,24 @@ def sign_on_here(database: Database, worker_id: str, pid: int) -> None:
     sign_on(database, worker_id, "translate", slots=1, host="here", pid=pid, pid_space=pid_space())
 
 
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The options of the rounds that were due. None is done."""
+    options: list[dict[str, Any]] = []
+    monkeypatch.setattr(maintenance_thread, "round_of_maintenance", lambda *_, **more: options.append(more))
+    return options
+
+
 def dead_pid() -> int:
     process = subprocess.Popen([sys.executable, "-c", "0"])
     process.wait()
     return process.pid
 
 
-def test_a_process_is_gone_when_nobody_has_its_number() -> None:
+def test_a_process_is_gone_when_nobody_has_its_number_or_its_parent_has_not_asked_about_it() -> None:
     assert not is_gone(os.getpid())
     assert not is_gone(1)
     assert is_gone(dead_pid())
-
-
-def test_a_dead_process_that_its_parent_has_not_asked_about_is_gone() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         assert not is_gone(process.pid)
         process.kill()
@@ -81,12 +88,8 @@ def test_a_dead_child_is_buried_at_once_and_suspected_unless_it_was_stopped_on_p
 
 
 def test_how_a_child_came_to_its_end_is_for_its_supervisor_to_say(
-    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    database: Database, broker: Broker, rounds: list[dict[str, Any]]
 ) -> None:
-    rounds: list[int] = []
-    monkeypatch.setattr(
-        "docmill.worker.process.maintenance_thread.round_of_maintenance", lambda *_, **__: rounds.append(1)
-    )
     read(database, request(spec=EMBED), numbered(3))
     sign_on_here(database, "child", dead_pid())
     held = claim_next(database, "child")
@@ -134,7 +137,7 @@ def test_a_maintenance_thread_outlives_an_error_that_nobody_foresaw(
         if len(rounds) == 1:
             raise ValueError
 
-    monkeypatch.setattr("docmill.worker.process.maintenance_thread.round_of_maintenance", upset)
+    monkeypatch.setattr(maintenance_thread, "round_of_maintenance", upset)
     thread = MaintenanceThread(database, broker, "me", every_s=0.05)
     thread.start()
     until(lambda: len(rounds) > 2, "there are more rounds")
@@ -143,34 +146,29 @@ def test_a_maintenance_thread_outlives_an_error_that_nobody_foresaw(
 
 
 def test_one_job_alone_is_offered_as_long_as_nobody_else_works(
-    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    database: Database, broker: Broker, rounds: list[dict[str, Any]]
 ) -> None:
-    offered: list[tuple[int | None, int]] = []
-    monkeypatch.setattr(
-        "docmill.worker.process.maintenance_thread.round_of_maintenance",
-        lambda *_, only_job, lost_level: offered.append((only_job, lost_level)),
-    )
     thread = MaintenanceThread(database, broker, "me", every_s=0.05)
     thread.only_job = 7
     sign_on_here(database, "child", os.getpid())
     thread.adopt("child")
     thread.start()
-    until(lambda: len(offered) > 2, "there were rounds")
-    assert set(offered) == {(7, logging.INFO)}
+    until(lambda: len(rounds) > 2, "there were rounds")
+    assert all(options == {"only_job": 7, "lost_level": logging.INFO} for options in rounds)
     sign_on_here(database, "another", os.getpid())
-    until(lambda: offered[-1] == (None, logging.WARNING), "the other worker is seen")
+    until(lambda: rounds[-1] == {"only_job": None, "lost_level": logging.WARNING}, "the other worker is seen")
     thread.stop()
 
 
 @pytest.mark.parametrize("ages", [{"runs": 1.0}, None])
 def test_rows_of_long_ago_are_deleted_once_an_hour(
-    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch, ages: dict[str, float] | None
+    database: Database,
+    broker: Broker,
+    rounds: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    ages: dict[str, float] | None,
 ) -> None:
-    rounds: list[int] = []
     swept: list[object] = []
-    monkeypatch.setattr(
-        "docmill.worker.process.maintenance_thread.round_of_maintenance", lambda *_, **__: rounds.append(1)
-    )
     monkeypatch.setattr(retention, "sweep", lambda _, ages: swept.append(ages))
     thread = MaintenanceThread(database, broker, "me", every_s=0.05, ages=ages)
     thread.start()

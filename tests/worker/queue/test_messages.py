@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.tasks import kinds
 from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.queue.messages import SHARD_TASK, hint_arguments, parse_hint
@@ -17,13 +16,6 @@ from docmill.worker.queue.messages import SHARD_TASK, hint_arguments, parse_hint
 @given(st.integers(min_value=1, max_value=2**62))
 def test_a_shards_message_comes_back_as_its_id(shard_id: int) -> None:
     assert parse_hint(SHARD_TASK, hint_arguments(SHARD_TASK, shard_id)) == shard_id
-
-
-def test_an_enqueue_message_is_named_as_the_commands_options() -> None:
-    order = {"source": "x.jsonl", "task": "generate", "prompt": "{text}", "temperature": 1, "stop": ".", "limit": 10}
-    request = parse_enqueue(order)
-    assert (request.source, request.task, request.limit) == ("x.jsonl", "generate", 10)
-    assert request.options == kinds.options("generate", prompt="{text}", temperature=1, stop=(".",))
 
 
 @pytest.mark.parametrize(
