@@ -115,10 +115,8 @@ def _read(cron: str, timezone: str) -> ZoneInfo:
     problems_of = {"cron": cron_problem(cron), "timezone": timezone_problem(timezone)}
     if problems := [f"{name} {problem}" for name, problem in problems_of.items() if problem]:
         raise BadSchedule("; ".join(problems))
-    try:
-        CronSim(cron, _CHECKED_FROM)
-    except CronSimError as error:  # each of its fields is right
-        raise BadSchedule(_never(cron)) from error
+    if not _reads(cron):  # each of its fields is right
+        raise BadSchedule(_never(cron))
     return ZoneInfo(timezone)
 
 

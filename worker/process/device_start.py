@@ -9,7 +9,6 @@ import json
 import subprocess
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from types import TracebackType
 from typing import Any
 
 from docmill.worker.concurrency import command_of
@@ -47,9 +46,7 @@ class StartedDevices:
     def __enter__(self) -> StartedDevices:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for process in self._waiting:
             process.kill()
             process.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import orjson
@@ -66,6 +65,7 @@ def forecast(
         survey = _surveyed(database, prepared, progress, count)
     sample = survey.sample.kept
     measured = measure(settings, device, prepared.spec, sample) if sample else None
+    again = prepared.steps[0].escalation
     factor = survey.chars / measured.chars if measured and measured.chars else 0.0
     tokens_in = measured.tokens_in if measured else 0
     return Forecast(
@@ -73,7 +73,7 @@ def forecast(
         rejected=survey.rejected,
         superseded=survey.records - survey.documents,
         texts=survey.texts,
-        done_already=survey.done,
+        done_already=survey.texts - survey.missing,
         chars_to_do=survey.chars,
         tokens_to_do=round(tokens_in * factor) if count is None else survey.tokens,
         seconds=(measured.seconds * factor + measured.load_s) if measured else 0.0,
@@ -81,7 +81,7 @@ def forecast(
         sampled=len(sample),
         tokens_per_s=tokens_in / measured.seconds if measured else 0.0,
         tokens_out_to_do=round(measured.tokens_out / len(sample) * survey.missing) if measured else 0,
-        escalated_s=_escalated_s(settings, device, prepared, sample, factor),
+        escalated_s=measure(settings, device, again.spec, sample).seconds * factor if again and sample else None,
     )
 
 
@@ -94,7 +94,6 @@ class _Survey:
     documents: int = 0
     rejected: int = 0
     texts: int = 0
-    done: int = 0
     missing: int = 0
     chars: int = 0
     tokens: int = 0
@@ -119,8 +118,7 @@ def _surveyed(database: Database, prepared: Prepared, progress: IngestProgress, 
             if digest[:8] not in seen:
                 seen.add(digest[:8])
                 fresh[digest] = computed
-        missing = list(_missing(database, prepared, fresh))
-        survey.done += len(fresh) - len(missing)
+        missing = _missing(database, prepared, fresh)
         survey.tokens += 0 if count is None else count([text for text in missing if text.strip()])
         for text in missing:
             survey.chars += len(text)
@@ -131,16 +129,8 @@ def _surveyed(database: Database, prepared: Prepared, progress: IngestProgress, 
     return survey
 
 
-def _escalated_s(
-    settings: Settings, device: str, prepared: Prepared, sample: list[str], factor: float
-) -> float | None:
-    escalation = prepared.steps[0].escalation
-    if escalation is None or not sample:
-        return None
-    return measure(settings, device, escalation.spec, sample).seconds * factor
-
-
-def _missing(database: Database, prepared: Prepared, fresh: dict[bytes, str]) -> Iterator[str]:
+def _missing(database: Database, prepared: Prepared, fresh: dict[bytes, str]) -> list[str]:
+    """Return the texts that have no result, of those with these hashes."""
     known = set(
         database.values(
             select(Content.sha256)
@@ -149,4 +139,4 @@ def _missing(database: Database, prepared: Prepared, fresh: dict[bytes, str]) ->
             .where(Content.sha256.in_(list(fresh)))
         )
     )
-    return (text for digest, text in fresh.items() if digest not in known)
+    return [text for digest, text in fresh.items() if digest not in known]

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
@@ -213,47 +214,40 @@ def read_failures(request: PageRequest) -> Values:
     }
 
 
+def _of_job(act: Callable[[PageRequest], str]) -> Change:
+    """Return a change of a job, which leads back to the job's page. ``act`` returns what it did."""
+    return lambda request: (f"/jobs/{request.job}", act(request))
+
+
 def _state(act: Callable[[Database, int], bool], became: str) -> Change:
-    def change(request: PageRequest) -> tuple[str, str]:
-        job = request.job
-        return (f"/jobs/{job}", change_job(request.database, job, act, became)[1])
-
-    return change
+    return _of_job(lambda request: change_job(request.database, request.job, act, became)[1])
 
 
-def resume(request: PageRequest) -> tuple[str, str]:
-    """Resume a job."""
-    job = request.job
-    return f"/jobs/{job}", resume_job(request.settings, request.database, job)[1]
+def _resume(request: PageRequest) -> str:
+    return resume_job(request.settings, request.database, request.job)[1]
 
 
-def prioritize(request: PageRequest) -> tuple[str, str]:
-    """Give a job another priority."""
-    job, text = request.job, request.form.get("priority", "")
+def _prioritize(request: PageRequest) -> str:
+    text = request.form.get("priority", "")
     try:
         priority = int(text)
     except ValueError:
         raise PageRefused(f"The priority {text!r} is no whole number.") from None
     if abs(priority) > LARGEST_PRIORITY:
         raise PageRefused(f"The priority {priority} is too large; the largest is {LARGEST_PRIORITY:,}.")
-    _, said = change_job(
-        request.database,
-        job,
-        lambda database, job_id: jobs.prioritize(database, job_id, priority),
-        f"at priority {priority}",
-    )
-    return (f"/jobs/{job}", said)
+    change = partial(jobs.prioritize, priority=priority)
+    return change_job(request.database, request.job, change, f"at priority {priority}")[1]
 
 
-def retry(request: PageRequest) -> tuple[str, str]:
+def _retry(request: PageRequest) -> str:
     """Try the failed documents of a job again: all, or those of one class."""
-    job, only = request.job, request.form.get("only") or None
+    only = request.form.get("only") or None
     if only is not None and only not in REASON_CLASSES:
         raise PageRefused(f"There is no class of failures {only!r}; there are {', '.join(REASON_CLASSES)}.")
     try:
-        return (f"/jobs/{job}", retry_failures(request.database, job, only)[2])
+        return retry_failures(request.database, request.job, only)[2]
     except JobStopped as error:
-        return (f"/jobs/{job}", f"Nothing was changed: {error}.")
+        return f"Nothing was changed: {error}."
 
 
 def read_lanes(request: PageRequest) -> Values:
@@ -414,10 +408,10 @@ PAGES = (
 CHANGES: Mapping[str, Change] = MappingProxyType(  # by the path that a form posts to
     {
         "/jobs/{job}/pause": _state(jobs.pause, "paused"),
-        "/jobs/{job}/resume": resume,
+        "/jobs/{job}/resume": _of_job(_resume),
         "/jobs/{job}/cancel": _state(jobs.cancel, "cancelled"),
-        "/jobs/{job}/priority": prioritize,
-        "/jobs/{job}/retry": retry,
+        "/jobs/{job}/priority": _of_job(_prioritize),
+        "/jobs/{job}/retry": _of_job(_retry),
         "/pipelines/{name}/run": run_now,
     }
 )
