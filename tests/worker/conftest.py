@@ -17,6 +17,7 @@ from docmill.storage.core.database import Database
 from docmill.worker.cli import main
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings, load_settings
+from tests.kinds import KINDS
 from tests.worker.harness import Docmill
 
 QUICK = {"DOCMILL_LEASE_S": "3", "DOCMILL_UPKEEP_S": "0.5"}
@@ -26,6 +27,13 @@ QUICK = {"DOCMILL_LEASE_S": "3", "DOCMILL_UPKEEP_S": "0.5"}
 def embedded(tmp_path: Path) -> Docmill:
     """No server: SQLite in the home, a queue of the command's own."""
     return Docmill(tmp_path, {})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Database]:
+    """The store of `embedded` and of `call`, once a command has made it."""
+    with closing(Database(f"sqlite:///{tmp_path}/home/docmill.db", kinds=KINDS)) as database:
+        yield database
 
 
 @pytest.fixture

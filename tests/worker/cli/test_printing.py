@@ -17,7 +17,6 @@ from docmill.worker import consoles
 from docmill.worker.cli.printing import Harmless, escaped, print_json
 from docmill.worker.formatting import printable
 from docmill.worker.terminal import warn
-from tests.kinds import KINDS
 from tests.storage.builders import failed, finish, numbered, read
 from tests.storage.steps.test_steps import pipeline
 from tests.worker.conftest import Call
@@ -58,12 +57,10 @@ def test_json_is_utf_8_whatever_the_encoding_of_the_terminal(monkeypatch: pytest
     assert json.loads(stdout.buffer.getvalue().decode()) == "日本"
 
 
-def test_failures_of_several_steps_name_the_step(call: Call, tmp_path: Path) -> None:
+def test_failures_of_several_steps_name_the_step(call: Call, store: Database) -> None:
     call("jobs")
-    store = Database(f"sqlite:///{tmp_path}/home/docmill.db", kinds=KINDS)
     read(store, pipeline(), numbered(1))
     finish(store, failed)
-    store.close()
     heading, *rows = [line.split("\t") for line in call("failures", 1).out.splitlines()]
     assert heading == ["document", "step", "status", "class", "reason"]
     assert [row[:3] for row in rows][:2] == [["k0", "english", "failed"], ["k0", "line", "blocked"]]
@@ -99,13 +96,11 @@ def test_a_hostile_field_name_in_an_error_is_shown_as_text(call: Call, tmp_path:
 
 
 def test_the_table_of_failures_holds_no_formula_and_the_lines_for_machines_hold_the_ids_themselves(
-    call: Call, write_corpus: Callable[..., Path], tmp_path: Path
+    call: Call, write_corpus: Callable[..., Path], store: Database
 ) -> None:
     ids = ["=1+1", "tab\there", "\u202e=1", "plain"]
     call("enqueue", "translate", write_corpus({"id": key, "text": key} for key in ids), "--model", "null")
-    store = Database(f"sqlite:///{tmp_path}/home/docmill.db", kinds=KINDS)
     finish(store, failed)
-    store.close()
     table = [line.split("\t") for line in call("failures", 1).out.splitlines()]
     assert [row[0] for row in table] == ["document", "'=1+1", "tab\ufffdhere", "'\ufffd=1", "plain"]
     assert {len(row) for row in table} == {4}

@@ -18,8 +18,7 @@ from docmill.storage.steps.conditions import Flagged
 from docmill.tasks.checks import in_words
 from docmill.worker.cli.commands.results import Export, describe_pending, kinds_of, remarks
 from docmill.worker.errors import WorkerError
-from docmill.worker.jobs.results import describe_removed
-from tests.storage.builders import finish, numbered, read, request
+from tests.storage.builders import numbered, read, request
 from tests.worker.harness import Docmill
 
 OUT = Path("results.jsonl")
@@ -140,14 +139,6 @@ def test_a_job_that_has_not_ended_has_results_only_with_partial_or_in_parts(stat
     assert said == f"Job {status.id} is not finished (3 texts to do); --partial writes what there is."
     assert describe_pending(Export(OUT, partial=True), status) is None
     assert describe_pending(Export(OUT, part_documents=2), status) is None
-
-
-def test_results_that_were_removed_are_not_written(database: Database, status: JobStatus) -> None:
-    assert describe_removed(database, status) is None
-    done = replace(status, state="done", steps=(replace(status.steps[0], done=3),))
-    assert "were removed since" in str(describe_removed(database, done))
-    finish(database)
-    assert describe_removed(database, done) is None
 
 
 def test_a_job_of_several_steps_has_the_kinds_of_the_step_that_is_named(status: JobStatus) -> None:

@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from sqlalchemy import update
+
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.leases import dispatch
-from tests.kinds import KINDS
-from tests.storage.builders import dispatched
+from tests.storage.builders import dispatched, sign_on
 from tests.worker.harness import EXAMPLES, Docmill
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
@@ -43,7 +44,7 @@ def test_what_is_piped_in_is_read_as_json_lines(embedded: Docmill) -> None:
     assert [result["id"] for result in embedded.results(1)] == ["a", "-:2"]
 
 
-def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill) -> None:
+def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill, store: Database) -> None:
     for number in range(1, 6):
         (embedded.folder / f"{number}.jsonl").write_text(f'{{"text": "text {number}"}}\n')
     for number in range(1, 5):
@@ -54,23 +55,18 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill)
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 0, 0, 0, 1]
     ended_at_once = embedded("run", "embed", "5.jsonl", "--model", "null").stderr
     assert f"wait for a worker: {waiting} and others." in ended_at_once
-    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
-    assert len(dispatched(database)) == 4  # as of a worker that was killed, with its queue
-    database.close()
+    assert len(dispatched(store)) == 4  # as of a worker that was killed, with its queue
     again = embedded("run", "embed", "2.jsonl", "--model", "null").stderr
     assert "Job 2 was unfinished and is carried on" in again
     assert "hints_lost" not in again
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 1, 0, 0, 1]
 
 
-def test_a_run_asks_its_own_worker_whatever_others_refused(embedded: Docmill) -> None:
+def test_a_run_asks_its_own_worker_whatever_others_refused(embedded: Docmill, store: Database) -> None:
     (embedded.folder / "one.jsonl").write_text('{"text": "A text editor."}\n')
     embedded("enqueue", "embed", "one.jsonl", "--model", "null")
-    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
-    here = {"host": "there", "pid": 1, "device": "cpu", "lanes": ["embed"], "slots": 1, "version": "0"}
-    dispatch.sign_on(database, "another", **here)  # type: ignore[arg-type]
-    dispatch.refuse(database, "another", 1, "its backend has no such precision")
-    database.close()
+    sign_on(store, "another", "embed")
+    dispatch.refuse(store, "another", 1, "its backend has no such precision")
     assert "its backend has no such precision" in embedded.json("status", 1)["waiting_for"]
     embedded("run", "embed", "one.jsonl", "--model", "null")
     assert embedded.json("status", 1)["state"] == "done"
@@ -86,18 +82,12 @@ def test_a_dry_run_counts_and_times_and_stores_nothing(embedded: Docmill) -> Non
 
 
 def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
-    embedded: Docmill, write_corpus: Callable[..., Path]
+    embedded: Docmill, store: Database, write_corpus: Callable[..., Path]
 ) -> None:
     write_corpus([{"id": i, "text": f"A driver for printer number {i}."} for i in range(3)])
     embedded("run", "embed", "corpus.jsonl", "--model", "null")
-    database = Database(f"sqlite:///{embedded.folder}/home/docmill.db", kinds=KINDS)
     failed = {"status": "failed", "vector": None, "reason": "the machine went away", "reason_class": "transient"}
-    database.write(
-        lambda transaction: transaction.execute(
-            OutcomeRow.__table__.update().where(OutcomeRow.content_id == 2).values(**failed)
-        )
-    )
-    database.close()
+    store.execute(update(OutcomeRow).where(OutcomeRow.content_id == 2).values(failed))
     again = embedded("run", "embed", "corpus.jsonl", "--model", "null", code=1)
     assert "Nothing to compute" in again.stderr
     assert "docmill retry 2" in again.stderr

@@ -10,19 +10,12 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.worker.jobs.results import WritingBar
-from tests.kinds import KINDS
 from tests.storage.builders import embedded, finish, work
 from tests.worker.conftest import Call
 from tests.worker.harness import EXAMPLES
 
 DESCRIPTIONS = str(EXAMPLES / "descriptions.jsonl")
 MIXED = '{"id": 5.0, "text": "one"}\n' + "bad\n" * 7 + '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n'
-
-
-@pytest.fixture
-def store(tmp_path: Path, call: Call) -> Database:
-    call("jobs")
-    return Database(f"sqlite:///{tmp_path}/home/docmill.db", kinds=KINDS)
 
 
 def test_what_a_source_held_is_said_in_one_line(call: Call, tmp_path: Path) -> None:
@@ -72,7 +65,6 @@ def test_a_dry_run_counts_the_last_record_of_an_id_alone_as_the_run_does(call: C
 def test_an_enqueue_that_waits_says_what_came_of_the_job(call: Call, store: Database) -> None:
     call("enqueue", "embed", DESCRIPTIONS, "--limit", 3)
     finish(store, embedded)
-    store.close()
     said = call("enqueue", "embed", DESCRIPTIONS, "--limit", 3, "--wait")
     assert "Job 2 done: 3 documents, 3 unique texts: 3 done" in said.err
     assert said.out == "2\n"
@@ -81,7 +73,6 @@ def test_an_enqueue_that_waits_says_what_came_of_the_job(call: Call, store: Data
 def test_a_dash_is_standard_output(call: Call, store: Database, tmp_path: Path) -> None:
     call("enqueue", "embed", DESCRIPTIONS, "--limit", 3)
     finish(store, embedded)
-    store.close()
     results = call("results", 1).out
     assert len(results.splitlines()) == 3
     assert call("results", 1, "--out", "-").out == results
@@ -97,7 +88,6 @@ def test_a_full_disk_is_said_in_words_and_so_is_a_file_of_another_user(
 ) -> None:
     call("enqueue", "embed", DESCRIPTIONS, "--limit", 1)
     work(store, embedded)
-    store.close()
     said = call("results", 1, "--partial", "--out", "/dev/full", code=2)
     assert said.err == "docmill: cannot write the output: No space left on device\n"
 
