@@ -68,18 +68,19 @@ def test_a_signal_ends_a_worker_wherever_it_interrupts_it(tmp_path: Path, databa
     assert int(done.stdout) > 5
 
 
+@pytest.fixture
+def supervisor(tmp_path: Path, database: Database) -> Supervisor:
+    return Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=["cpu"])
+
+
 @pytest.mark.parametrize("event", [{"event": "ready"}, {"event": "refused", "server_away": False}, {"event": "idle"}])
-def test_a_watcher_hears_of_what_may_have_ended_its_job(
-    tmp_path: Path, database: Database, event: dict[str, object]
-) -> None:
-    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=[])
+def test_a_watcher_hears_of_what_may_have_ended_its_job(supervisor: Supervisor, event: dict[str, object]) -> None:
     _hear(supervisor, "a library's words", event)
     assert supervisor._news.is_set()
     supervisor.wait_for_news(3600)
 
 
-def test_a_watcher_is_not_woken_while_a_process_computes(tmp_path: Path, database: Database) -> None:
-    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=[])
+def test_a_watcher_is_not_woken_while_a_process_computes(supervisor: Supervisor) -> None:
     _hear(supervisor, {"event": "beat", "finished": 1.0, "counts": {}, "gauges": {}})
     _hear(supervisor, {"event": "begin", "name": "batch", "kind": "batch", "size": 1})
     assert not supervisor._news.is_set()
@@ -92,10 +93,7 @@ def _hear(supervisor: Supervisor, *said: object) -> None:
         supervisor._listen(Child("cpu", "me", process, time.monotonic(), Watchdog(60, 60)))
 
 
-def test_children_that_die_as_they_start_are_replaced_ever_later_and_a_run_gives_up(
-    tmp_path: Path, database: Database
-) -> None:
-    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=["cpu"])
+def test_children_that_die_as_they_start_are_replaced_ever_later_and_a_run_gives_up(supervisor: Supervisor) -> None:
     watch, status = Watch(supervisor), cast(Any, SimpleNamespace(blocked=False, waiting_cause=None))
 
     def die(*, worked: bool = False) -> None:
@@ -115,8 +113,7 @@ def test_children_that_die_as_they_start_are_replaced_ever_later_and_a_run_gives
     assert [restart_delay(deaths) for deaths in range(9)] == [0, 0, 1, 2, 4, 8, 16, 30, 30]
 
 
-def test_a_supervisor_that_was_suspended_kills_no_child_for_that_time(tmp_path: Path, database: Database) -> None:
-    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=["cpu"])
+def test_a_supervisor_that_was_suspended_kills_no_child_for_that_time(supervisor: Supervisor) -> None:
     child = Child("cpu", "me", mock.Mock(), 0.0, watchdog())
     supervisor._children["cpu"] = child
     for frozen_s, kills in ((5_000.0, 0), (0.0, 1)):
