@@ -145,7 +145,6 @@ def loops(name: str, kind: str, model: str, pairs: Sequence[GoodPair], beams: in
     CPU seconds are those of this process: the translation's with all its threads, and the checks' beside it.
     """
     with opened(kind, model, beams) as (engine, spec):
-        engine.open(spec)
         backend = engine.open(spec)["backend"]
         began = time.process_time()
         ticket = engine.submit(spec, [(number, pair.given) for number, pair in enumerate(pairs)])

@@ -156,7 +156,7 @@ def choose_decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, sto
         no_repeat_ngram_size=settings.get("no_repeat_ngram_size") or 0,
         min_new_tokens=settings.get("min_new_tokens") or 0,
         # A least number of new tokens comes before one of prompt and output together, as in transformers.
-        min_length=(settings.get("min_new_tokens") is None and own.get("min_length")) or 0,
+        min_length=own.get("min_length") or 0 if settings.get("min_new_tokens") is None else 0,
         bad_words_ids=tuple(map(tuple, own.get("bad_words_ids") or ())),
         suppress_tokens=tuple(as_list(own.get("suppress_tokens"))),
         closing=() if is_record or "stop" in options else tuple(as_list(own.get("stop_strings"))),

@@ -17,11 +17,14 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from docmill.tasks import backends
+from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.loading import missing_weights, without_weights
+from docmill.tasks.backends.reading import rehearse
 from docmill.tasks.engine import backend_factory
 from docmill.tasks.errors import CannotServe
-from tests.tasks import architectures, decoders
+from docmill.tasks.outputs import Head
+from tests.tasks import architectures, classifiers, decoders
 from tests.tasks.backends.encoder.test_pooling import saved
 from tests.tasks.conftest import EXAMPLES, Bench
 from tests.tasks.real_lines import half_and_more
@@ -136,6 +139,16 @@ def test_weights_in_a_pickle_are_looked_at_too(bench: Bench, texts: list[str], t
     torch.save(state, folder / "pytorch_model.bin")
     with pytest.raises(CannotServe, match=r"such as decoder\.block\.1\."):
         open_one(bench, "summarize", folder, "transformers")
+
+
+def test_a_classifier_in_float64_is_looked_at_without_its_weights(
+    bench: Bench, texts: list[str], tmp_path: Path
+) -> None:
+    folder = classifiers.classifier(tmp_path / "model", texts, "bert")
+    file = folder / "model.safetensors"
+    save_file({name: weight.double() for name, weight in load_file(file).items()}, file, {"format": "pt"})
+    spec = bench.spec("classify", str(folder))
+    rehearse(Assignment(spec, folder, "cpu", tmp_path, Head.CLASSIFICATION))
 
 
 # Models with tied weights, with buffers, with neither, and with tables that two halves share.

@@ -116,7 +116,9 @@ def test_an_embedding_model_is_measured_once_and_not_for_a_few_texts(bench: Benc
     assert min(found["tokens_per_s"].values()) > 0
     assert backends == [found["fastest"]] * 2
     assert found["fastest"] == best(found["tokens_per_s"])
-    assert len([*(unmeasured / "batches").iterdir()]) == 2, "the tokens of a batch, for each backend"
+    batches = [json.loads(file.read_text()) for file in (unmeasured / "batches").iterdir()]
+    assert all(one["subject"].startswith(f"{spec.revision} float32 ") for one in batches)
+    assert len(batches) == 2, "the tokens of a batch, for each backend"
 
 
 TEXTS = ["one", "two words", "three", "four", "five"]
