@@ -9,6 +9,8 @@ import importlib.util
 import math
 import shutil
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -548,8 +550,8 @@ def copy_own_models(source: str | None, models_dir: Path, cache_dir: Path) -> li
         if origin.is_file():
             try:
                 shutil.unpack_archive(origin, new / "extracted", "zip")
-            except shutil.ReadError as error:
-                raise ModelCorrupt(f"{source} is no archive of models: it is not a zip file.") from error
+            except (shutil.ReadError, zipfile.BadZipFile, zlib.error) as error:
+                raise ModelCorrupt(f"{source} is no archive of models: it is not a whole zip file.") from error
             origin = new / "extracted"
         for model in OWN:
             folder = origin / model

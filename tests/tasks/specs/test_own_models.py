@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from email.message import Message
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -61,8 +62,12 @@ def test_files_of_another_release_and_other_files_are_refused_and_nothing_is_rep
     with pytest.raises(ModelCorrupt, match=r"The files of marian-ddtp in .* are not those of this release"):
         copy_own_models(str(changed), tmp_path / "models", tmp_path)
     (changed / "file.zip").write_text("no archive")
-    with pytest.raises(ModelCorrupt, match="it is not a zip file"):
-        copy_own_models(str(changed / "file.zip"), tmp_path / "models", tmp_path)
+    with zipfile.ZipFile(changed / "damaged.zip", "w") as archive:
+        archive.writestr("config.json", "whole")
+    (changed / "damaged.zip").write_bytes((changed / "damaged.zip").read_bytes().replace(b"whole", b"other"))
+    for name in ("file.zip", "damaged.zip"):
+        with pytest.raises(ModelCorrupt, match="it is not a whole zip file"):
+            copy_own_models(str(changed / name), tmp_path / "models", tmp_path)
     with pytest.raises(ModelNotFound, match="is no folder or archive with docmill's models"):
         copy_own_models(str(tmp_path / "nowhere"), tmp_path / "models", tmp_path)
     assert [*(tmp_path / "models").iterdir()] == []
