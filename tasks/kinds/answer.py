@@ -169,6 +169,7 @@ class Answer:
             for window, output in computations
             if window.places is not None and isinstance(output, SpanScores)
         ]
+        assert len(windows) == len(computations)
         with_null = self.threshold is not None
         return best_answers(text, windows, longest=self.longest, count=self.count, with_null=with_null)
 
