@@ -172,7 +172,7 @@ def test_the_shipped_model_reads_french_and_spanish(tmp_path: Path) -> None:
 
 def test_target_tokens_are_matched_and_one_must_be_chosen() -> None:
     romance = Direction(("en",), (), ("fra", "spa"))
-    spec_with(romance, target_lang="fr")
+    assert spec_with(romance, target_lang="fr") == spec_with(romance, source_lang="en", target_lang="fr")
     spec_with(Direction((), (), ("fra",)))
     with pytest.raises(BadOption, match="give --to, one of fra, spa"):
         spec_with(romance)
