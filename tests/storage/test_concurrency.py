@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import insert, select, text, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText, db_now
@@ -244,6 +244,24 @@ def assert_whole(database: Database) -> None:
     for _ in range(len(contents)):
         led_to |= {row.output_id for row in outcomes if row.content_id in led_to and row.output_id is not None}
     assert contents == led_to
+
+
+def test_a_reference_to_a_text_that_is_removed_meanwhile_is_tried_again(postgres: Database) -> None:
+    # As a worker of the release before may make it, which does not take turns with collection.
+    read(postgres, request(), numbered(1))
+    jobs.cancel(postgres, 1)
+    postgres.execute(text("DELETE FROM document"))
+    row = {"spec_id": 1, "status": "done", "flags": [], "tokens_in": 0, "tokens_out": 0, "created_at": 0.0}
+    tries: list[list[int]] = []
+
+    def refer(transaction: Transaction) -> None:
+        tries.append([*transaction.scalars(select(Content.id))])
+        gc.collect(postgres)
+        for content_id in tries[-1]:
+            transaction.execute(insert(OutcomeRow.__table__).values(content_id=content_id, **row))
+
+    postgres.write(refer)
+    assert tries == [[1], []]
 
 
 def test_collection_waits_for_whoever_refers_to_a_text(postgres: Database) -> None:

@@ -17,6 +17,7 @@ from docmill.storage.core.schema import Base, collections_of_tables
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.needed import dependents
 from docmill.storage.errors import SchemaOutOfDate
+from docmill.storage.results.status import list_statuses
 
 
 def test_the_migrated_schema_equals_the_declared_one(database: Database) -> None:
@@ -47,6 +48,8 @@ def test_partial_indexes_are_partial_in_the_migrated_schema_too(database: Databa
 def test_a_database_without_a_schema_is_refused_and_upgrading_twice_changes_nothing(bare_database: Database) -> None:
     with pytest.raises(SchemaOutOfDate, match="no docmill schema yet"):
         migrations.require_current(bare_database)
+    with pytest.raises(SchemaOutOfDate, match="docmill db upgrade"):
+        list_statuses(bare_database)
     assert migrations.upgrade(bare_database) == (None, migrations.head())
     assert migrations.upgrade(bare_database) == (migrations.head(), migrations.head())
     migrations.require_current(bare_database)

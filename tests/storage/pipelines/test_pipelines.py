@@ -195,11 +195,14 @@ def test_of_several_that_take_a_run_at_once_one_has_it(database: Database) -> No
 
 def test_a_lease_that_is_let_go_is_free_at_once(database: Database) -> None:
     run_id = fired(database)
-    pipelines.let_go(database, take(database, run_id), at_once=False)
+    for is_urgent, handed_out in ((False, []), (True, [run_id])):
+        pipelines.let_go(database, take(database, run_id), at_once=is_urgent)
+        assert pipelines.hand_out(database) == handed_out
     take(database, run_id, "w2")
     pipelines.let_go_all(database, "w1")
     assert try_take(database, run_id, "w3") is None, "the lease is not that of w1 any more"
     pipelines.let_go_all(database, "w2")
+    assert pipelines.hand_out(database) == [run_id]
     last = take(database, run_id, "w3")
     assert pipelines.note(database, last, "done")
     assert not pipelines.renew(database, last, LEASE_S), "a run that has ended is renewed no more"

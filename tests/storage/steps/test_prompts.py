@@ -79,9 +79,10 @@ def test_each_document_is_asked_about_with_its_own_metadata(database: Database, 
 
 @pytest.mark.parametrize("chunk", [1, 100])
 def test_a_run_with_nothing_new_computes_nothing(database: Database, fleet: Fleet, chunk: int) -> None:
-    take(database, asked(), NEWS)
+    take(database, asked(), NEWS, chunk)
     fleet.work()
     computed = fleet.computed.copy()
+    assert {*computed.values()} == {1}, "documents with one prompt in a chunk have one text"
     n_contents = count_rows(database, Content)
     again = take(database, asked("b.jsonl"), NEWS, chunk)
     fleet.work()
