@@ -71,6 +71,7 @@ def test_what_waits_in_the_queue_of_a_killed_worker_is_dispatched_anew(tmp_path:
         until(lambda: fleet.states()["running"] == THREADS, "it holds shards")
         worker.kill()
         until(lambda: not fleet.live(), "its device process gives its shards back")
+    assert fleet.states()["running"] == 0
     assert fleet.states()["queued"]
     with fleet.worker():
         fleet.finish(job)
