@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -24,6 +25,7 @@ from tests.worker.harness import kill_group, until
 
 PAUSE_S = 1.0
 CALM_S = 300.0
+FOR_EVER_S = 3600.0
 
 
 @pytest.fixture
@@ -80,6 +82,28 @@ def test_nothing_is_lost_over_a_network_that_drops_packets(
     assert network.dropped
     logs = "\n".join((tmp_path / f"worker-{n}.log").read_text(errors="replace") for n in range(2))
     assert "Traceback" not in logs
+
+
+@pytest.mark.long
+def test_the_server_ends_the_session_of_a_client_that_the_network_took_away(
+    tmp_path: Path, far_postgres: PostgresCluster, own_redis: RedisServer, network: BadNetwork
+) -> None:
+    """A server's own default is two hours."""
+
+    def sessions() -> int:
+        with psycopg.connect(far_postgres.admin_url) as connection:
+            counted = "SELECT count(*) FROM pg_stat_activity WHERE client_addr = %s"
+            [(n,)] = connection.execute(counted, [network.there]).fetchall()
+        return int(n)
+
+    with far_fleet(tmp_path, far_postgres, own_redis, network) as fleet, (tmp_path / "worker.log").open("wb") as log:
+        worker = fleet.launch(("worker",), log, log, network.within)
+        try:
+            until(lambda: len(fleet.live()) == 1 and sessions() > 0, "it is ready")
+            network.cut(FOR_EVER_S)
+        finally:
+            kill_group(worker)
+        until(lambda: sessions() == 0, "the server has noticed")
 
 
 @contextmanager
