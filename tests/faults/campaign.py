@@ -62,7 +62,7 @@ class Fault(StrEnum):
 
 ON_POSTGRES = {Fault.POSTGRES_RESTARTED, Fault.POSTGRES_CUT}
 ON_SQLITE = {Fault.SQLITE_HELD}
-WEIGHTS = {  # of the others 2
+WEIGHTS = {  # 2 for all others
     Fault.WORKER_KILLED: 3,
     Fault.DEVICE_KILLED: 3,
     Fault.WORKER_DRAINED: 3,
