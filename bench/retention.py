@@ -96,7 +96,8 @@ def simulate(database: Database, plan: Simulation) -> Year:
             model = Spec("summarize", f"trial {night}", "sha256:1", params={"max_new_tokens": 9})
             _run(database, year, "trial", night, (StepRequest("trial", model),), _chunk(texts(plan, night)))
         if plan.ages is not None:
-            assert retention.apply(database, plan.ages, RemovalBudget())[1]
+            _, is_complete = retention.apply(database, plan.ages, RemovalBudget())
+            assert is_complete
         if night % plan.measured_each == 0:
             year.sizes[night] = sizes(database)
         _a_day_passes(database)
