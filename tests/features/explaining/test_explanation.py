@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
@@ -11,6 +12,7 @@ from docmill.features.explaining.provenance import Provenance, Recorded, StepRec
 from docmill.features.explaining.windows import ReadWindow
 from docmill.storage.core.specs import Spec
 from docmill.tasks.checks import all_checks
+from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import Traits
 
 SPEC = Spec("summarize", "synopsis", "sha256:1")
@@ -50,6 +52,14 @@ def test_a_result_has_its_flags_with_their_meanings_and_the_windows_of_what_was_
         Flag("reduced", "output", "the summaries of several windows were summarized again"),
     )
     assert found.weights == {"model": "synopsis", "revision": "sha256:1"}
+
+
+def test_a_text_that_cannot_be_cut_here_has_the_reason_and_no_windows() -> None:
+    def refuse(spec: Spec, _text: str) -> NoReturn:
+        raise CannotServe(f"{spec.model} is not on this machine.")
+
+    found = explain(FOUND, refuse)
+    assert (found.windows, found.windows_unknown) == ((), "synopsis is not on this machine.")
 
 
 @pytest.mark.parametrize(
