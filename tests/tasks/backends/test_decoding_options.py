@@ -137,11 +137,13 @@ def test_an_encoder_decoder_ends_its_output_before_a_text(
 
 
 FILES: dict[str, Mapping[str, Any]] = {
-    "a least length of prompt and output": {"min_length": 20},
+    "a least length of prompt and output, and penalties": {
+        "min_length": 20, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2,
+    },
     "no such words": {"bad_words_ids": [[20], [21, 22], [0]]},
     "no such tokens": {"suppress_tokens": [25, 30, 31]},
     "samples": {"do_sample": True, "top_p": 0.7, "top_k": 40, "min_p": 0.01},
-}
+}  # fmt: skip
 
 
 @half_and_more(FILES)
