@@ -13,7 +13,7 @@ import click
 import pytest
 
 from docmill.worker.cli import all_commands, docmill
-from docmill.worker.cli.options import number
+from docmill.worker.cli.options import JOB_OR_CORPUS, number, whole_number
 from tests.worker.conftest import Call
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
 
@@ -195,7 +195,19 @@ def test_a_command_or_an_option_that_was_nearly_written_is_suggested(call: Call)
     assert "Did you mean" not in call("run", "embed", DESCRIPTIONS, "--normalize", code=2).err
 
 
-@pytest.mark.parametrize("value", ["inf", "nan"])
-def test_a_number_of_an_option_is_finite(value: str) -> None:
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (number(0, min_open=True), "inf"),
+        (number(0, min_open=True), "nan"),
+        (whole_number(1), "9" * 400),  # no float holds it
+        (whole_number(1), "9" * 5_000),  # nor does Python read it
+        (JOB_OR_CORPUS, "9" * 5_000),
+    ],
+    ids=["inf", "nan", "huge", "unreadable", "job"],
+)
+def test_a_number_of_an_option_is_finite_and_of_a_size_that_can_be_read(
+    type_: click.ParamType[object], value: str
+) -> None:
     with pytest.raises(click.BadParameter, match=f"'{value}' is not a"):
-        number(0, min_open=True).convert(value, None, None)
+        type_.convert(value, None, None)
