@@ -1,6 +1,6 @@
 """Errors of queues and messages, and the places in TOML files that errors name.
 
-WorkerError
+WorkerError            also for wrong settings and pipeline files: it lists all their faults
 ├── BrokerUnreachable  no Redis, one that refuses, or an embedded one that does not start here
 ├── OrderBusy          another worker carries out the same order
 └── BadMessage         a message that is not of this protocol

@@ -94,12 +94,12 @@ def prepare(
     options = source_options(request, [request.options])
     source = open_source(request.source, options) if opened is None else opened(options)
     unpinned = UnpinnedStep(
-        request.task,
-        request.task,
-        DOCUMENT,
-        request.model,
-        request.revision,
-        request.options,
+        name=request.task,
+        task=request.task,
+        input=DOCUMENT,
+        model=request.model,
+        revision=request.revision,
+        options=request.options,
         escalation=request.escalation,
         leaves_out=request.leave_out,
     )
