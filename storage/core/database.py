@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -114,10 +116,12 @@ class Database:
 
         A database that was reached before and is gone is a passing fault: it may be restarting. A silent one is not:
         it was waited for. Raises DatabaseBusy, or DatabaseUnreachable, when the fault outlasts the retries.
+
+        A Ctrl-C that comes meanwhile waits for the end of the transaction; a second one does not.
         """
         for attempt in range(1, self._retries + 1):
             try:
-                with self._transaction(docmill_write=True) as transaction:
+                with _Uninterrupted(), self._transaction(docmill_write=True) as transaction:
                     return work(transaction)
             except (DatabaseBusy, DatabaseUnreachable) as error:
                 restarts = self._was_reached and self.server is not None and not isinstance(error, DatabaseSilent)
@@ -232,6 +236,35 @@ class Database:
     def wrap(self, error: sa_exc.DBAPIError) -> StorageError:
         """Return a driver's error as one of docmill's."""
         return self._type.wrap(error, str(self))
+
+
+class _Uninterrupted:
+    """A block in which a stop or a Ctrl-C of the main thread waits for the end of the block; a second one does not.
+
+    A KeyboardInterrupt inside SQLAlchemy may leave the transaction open, and with it SQLite's only write lock, for as
+    long as its traceback is kept: all other processes would wait.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[int] = []
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        stops = (signal.SIGINT, signal.SIGTERM) if on_main_thread else ()
+        self._handlers = {stop: handler for stop in stops if callable(handler := signal.getsignal(stop))}
+
+    def __enter__(self) -> None:
+        for stop in self._handlers:
+            signal.signal(stop, self._wait)
+
+    def _wait(self, stop: int, frame: FrameType | None) -> None:
+        self._waiting.append(stop)
+        if len(self._waiting) > 1:
+            self._handlers[signal.Signals(stop)](stop, frame)
+
+    def __exit__(self, *_: object) -> None:
+        for stop, handler in self._handlers.items():
+            signal.signal(stop, handler)
+        for stop in self._waiting[:1]:
+            self._handlers[signal.Signals(stop)](stop, None)
 
 
 def pooling(database: Database) -> str | None:

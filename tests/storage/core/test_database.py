@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import sqlite3
 import time
@@ -176,6 +177,30 @@ def test_a_read_sees_one_state_of_the_store(database: Database) -> None:
         before = transaction.scalar(count)
         read(database, request("b.jsonl"), numbered(5))
         assert transaction.scalar(count) == before == 1
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_waits_for_the_end_of_a_write_and_a_second_one_does_not(
+    database: Database, stop: signal.Signals
+) -> None:
+    written = []
+
+    def work(transaction: Transaction) -> None:
+        os.kill(os.getpid(), stop)
+        written.append(transaction.execute(select(text("1"))).scalar_one())
+        if len(written) == 2:
+            os.kill(os.getpid(), stop)
+            written.append(None)
+
+    before = signal.signal(stop, signal.default_int_handler)
+    try:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                database.write(work)
+        assert written == [1, 1]
+        assert signal.getsignal(stop) is signal.default_int_handler
+    finally:
+        signal.signal(stop, before)
 
 
 def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> None:
