@@ -255,16 +255,16 @@ class _Uninterrupted:
         for stop in self._handlers:
             signal.signal(stop, self._wait)
 
-    def _wait(self, stop: int, frame: FrameType | None) -> None:
-        self._waiting.append(stop)
+    def _wait(self, number: int, frame: FrameType | None) -> None:
+        self._waiting.append(number)
         if len(self._waiting) > 1:
-            self._handlers[signal.Signals(stop)](stop, frame)
+            self._handlers[signal.Signals(number)](number, frame)
 
     def __exit__(self, *_: object) -> None:
         for stop, handler in self._handlers.items():
             signal.signal(stop, handler)
-        for stop in self._waiting[:1]:
-            self._handlers[signal.Signals(stop)](stop, None)
+        for number in self._waiting[:1]:
+            self._handlers[signal.Signals(number)](number, None)
 
 
 def pooling(database: Database) -> str | None:
