@@ -54,7 +54,7 @@ class Explanation:
 
     @property
     def weights(self) -> dict[str, str]:
-        """What pins the weights: the model and its revision, and those of the adapter if there is one.
+        """The model and its revision, and those of the adapter if there is one, which pin the weights.
 
         A revision is a commit of the hub, or the hash of a local model's files.
         """
