@@ -22,7 +22,7 @@ from weakref import WeakSet
 import orjson
 from sqlalchemy import Engine, Executable, Pool, Row, Select, event
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 
 from docmill.storage.core import sqlite
 from docmill.storage.core.server import Patience
@@ -86,6 +86,7 @@ class Database:
         self._of_parents: list[Pool] = []
         _DATABASES.add(self)
         event.listen(self.engine, "connect", self._reached)
+        event.listen(self.engine, "handle_error", self._refused)
 
     def __str__(self) -> str:
         return shown(self.url)
@@ -193,10 +194,13 @@ class Database:
             raise DatabaseBusy(f"every connection to the database {self} is taken") from error
         except sa_exc.DBAPIError as error:
             raise self.wrap(error) from error
-        except (UnicodeEncodeError, OverflowError) as error:  # by the driver
-            raise ValueRefused(f"the database {self} cannot store or look up a value: {error}") from error
-        except OSError as error:  # the folder of a SQLite file
-            raise DatabaseUnreachable(f"cannot use the database {self}: {error.strerror}") from error
+
+    def _refused(self, context: ExceptionContext) -> ValueRefused | None:
+        """Return our error for a value that the driver cannot send; None for other errors of a statement."""
+        error = context.original_exception
+        if isinstance(error, UnicodeEncodeError | OverflowError):
+            return ValueRefused(f"the database {self} cannot store or look up a value: {error}")
+        return None
 
     @contextmanager
     def idle(self) -> Iterator[Any]:

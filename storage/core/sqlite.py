@@ -63,8 +63,13 @@ def engine_for(url: URL, busy_timeout_s: float, **options: Any) -> Engine:
 
 def _make_folder(_dialect: object, _record: object, arguments: Sequence[str], _options: object) -> None:
     if not str(arguments[0]).startswith("file:"):
-        make_folder(Path(arguments[0]).parent)
-        make_file(Path(arguments[0]))  # SQLite gives its journals the same rights
+        try:
+            make_folder(Path(arguments[0]).parent)
+            make_file(Path(arguments[0]))  # SQLite gives its journals the same rights
+        except OSError as error:
+            raise DatabaseUnreachable(
+                f"cannot use the database sqlite:///{arguments[0]}: {error.strerror}"
+            ) from error
 
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:

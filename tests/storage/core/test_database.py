@@ -170,6 +170,20 @@ def test_a_value_that_the_driver_cannot_send_is_refused(database: Database) -> N
             database.value(select(Corpus.id).where(Corpus.id == 10**20))
 
 
+@pytest.mark.parametrize(
+    "error", [OverflowError("ours"), UnicodeEncodeError("utf-8", "ours", 0, 1, "no"), OSError(5)]
+)
+def test_an_error_of_our_own_code_in_a_transaction_is_not_taken_for_the_drivers(
+    database: Database, error: Exception
+) -> None:
+    def fail(_: Transaction) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        database.write(fail)
+    assert caught.value is error
+
+
 def test_a_read_sees_one_state_of_the_store(database: Database) -> None:
     read(database, request(), numbered(1))
     count = text("SELECT count(*) FROM document")
