@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from math import isfinite
+from tempfile import TemporaryDirectory
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from docmill.storage.extras import EXCEL
@@ -38,19 +40,24 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Row
 
     if len(columns) > MOST_COLUMNS:
         raise FormatUnfit(f"{len(columns):,} columns are more than the {MOST_COLUMNS:,} of a sheet; CSV has no limit")
-    workbook = Workbook(file, {"constant_memory": True})
-    workbook.set_properties({"created": _CREATED})
-    table = _Table(workbook, columns)
-    try:
-        for row in rows:
-            table.add(row)
-    finally:
+    with TemporaryDirectory() as folder:  # XlsxWriter removes its files only at a good end
+        workbook = Workbook(file, {"constant_memory": True, "tmpdir": folder})
+        workbook.set_properties({"created": _CREATED})
+        table = _Table(workbook, columns)
         try:
+            for row in rows:
+                table.add(row)
             workbook.close()
         except FileCreateError as error:
             raise OSError(str(error)) from error
         except FileSizeError as error:
             raise FormatUnfit("the workbook has more than 4 GiB; write parts, or .csv.gz") from error
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # the archive in one of them ends itself, which needs an open file
+            raise
+        finally:
+            for sheet in workbook.worksheets():
+                sheet.row_data_fh.close()
     return RowCount(table.n_rows, table.remark())
 
 

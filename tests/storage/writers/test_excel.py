@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,22 @@ def test_the_same_results_are_the_same_bytes_and_half_a_workbook_is_none(tmp_pat
     assert [item.name for item in tmp_path.iterdir()] == ["out.xlsx"]
     with pytest.raises(FormatUnfit, match="xlsx needs a file"):
         writer_for_stream("xlsx")
+
+
+@pytest.mark.parametrize("when", ["rows are written", "the workbook is packed"])
+def test_an_interrupted_workbook_leaves_no_file_behind(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out, temporary = tmp_path / "out", tmp_path / "temporary"
+    out.mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    if when == "the workbook is packed":
+        monkeypatch.setattr(zipfile.ZipFile, "write", interrupt)
+    columns = [Column("id", Form.TEXT, interrupt)] if when == "rows are written" else TABLE
+    with pytest.raises(KeyboardInterrupt):
+        Target.of(out / "out.xlsx").write([{"id": "a"}], columns)
+    assert [*out.iterdir(), *temporary.iterdir()] == []
