@@ -12,7 +12,7 @@ from docmill.features.batch_server.file import BodySettings, open_batch
 from docmill.tasks.kinds import KindOptions
 from docmill.worker import formatting
 from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, complete_files, declared, number
-from docmill.worker.cli.printing import OK, SOME_FAILED, SOME_REJECTED, answer, print_json, stop_as_interrupt
+from docmill.worker.cli.printing import OK, SOME_FAILED, SOME_REJECTED, answer, print_json
 from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
 from docmill.worker.settings import load_settings
 from docmill.worker.submit.options import Work
@@ -98,7 +98,6 @@ def batch_command(
     elif errors.resolve() == out.resolve():
         errors = out  # one file by two names
     _check_files(requests, out, errors, as_json)
-    stop_as_interrupt()
     with open_batch(requests, dialect) as file:
         plan = batches.planned(settings, file, models, revision)
         statuses = batches.carried_out(settings, plan, max_cost)

@@ -18,7 +18,6 @@ from docmill.worker.cli.printing import (
     print_json,
     print_rich,
     say,
-    stop_as_interrupt,
 )
 from docmill.worker.consoles import table
 from docmill.worker.formatting import printable
@@ -79,7 +78,6 @@ def serve_command(
 
     named = _named(models)
     settings = load_settings(endpoint=endpoint)
-    stop_as_interrupt()
     sys.setswitchinterval(0.0005)  # so that answers do not wait for the threads that read and write batches
     with open_store(settings) as database:
         limits = Limits(max_mb * 10**6, max_lines, keep_days * DAY_S, sample_anew)

@@ -13,7 +13,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.migrations import require_current
 from docmill.storage.results.fleet import Fleet, read_fleet
 from docmill.worker.cli.options import whole_number
-from docmill.worker.cli.printing import answer, say, stop_as_interrupt
+from docmill.worker.cli.printing import answer, say
 from docmill.worker.prices import read_prices
 from docmill.worker.settings import ENQUEUE_LANE, LANES, load_settings
 from docmill.worker.stores import open_store, queue_of
@@ -36,7 +36,6 @@ def metrics_command(host: str, port: int, once: bool) -> None:
 
     settings = load_settings()
     prices = read_prices(settings)
-    stop_as_interrupt()
     with open_store(settings, on_away=None if once else _warn_away) as database, queue_of(settings) as queue:
         broker = queue if settings.redis_url else None  # a worker's own queue goes with the worker
         depths = None if broker is None else lambda: {lane: broker.depth(lane) for lane in (*LANES, ENQUEUE_LANE)}

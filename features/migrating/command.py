@@ -28,7 +28,7 @@ from docmill.storage.steps.replacements import FILLING, SpecReplacement
 from docmill.tasks import kinds
 from docmill.worker import formatting
 from docmill.worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, PROMPT, check_filled, complete_models, number
-from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, listen, print_json, say, stop_as_interrupt
+from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, listen, print_json, say
 from docmill.worker.engines import devices_for
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.settings import load_settings
@@ -120,7 +120,6 @@ def run_command(
     check_filled()
     settings = load_settings(device=device, backend=backend)
     options = {name: value for name, value in (("prompt", prompt), ("prompt_name", prompt_name)) if value is not None}
-    stop_as_interrupt()
     with open_store(settings) as database:
         corpus_id, name = find_named_corpus(database, corpus)
         replaced = choose_step(database, corpus_id, name, old, job, step)

@@ -85,7 +85,7 @@ Call = Callable[..., Said]
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """A command, run here; its exit code must be `code`."""
-    on_sigterm = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DOCMILL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "200")
@@ -96,7 +96,8 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper((_Keyboard if keyboard else io.BytesIO)(stdin)))
         with pytest.raises(SystemExit) as ended:
             main()
-        signal.signal(signal.SIGTERM, on_sigterm)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         said = Said(*capsys.readouterr())
         assert ended.value.code == code, said
         return said

@@ -32,9 +32,11 @@ from docmill.tasks.errors import hint, nearly
 from docmill.worker.cli.printing import (
     leave,
     leave_interrupts_unlogged,
+    let_signals_kill,
     nobody_reads,
     open_closed_streams,
     repeat_dropped_interrupts,
+    stop_as_interrupt,
     with_quiet,
 )
 from docmill.worker.jobs.errors import exit_code, sentence
@@ -177,6 +179,7 @@ def main() -> None:
 
     open_closed_streams()
     sys.stderr = lossy(sys.stderr)
+    stop_as_interrupt()
     repeat_dropped_interrupts()
     leave_interrupts_unlogged()
     leave(_run())
@@ -203,6 +206,7 @@ def _run() -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
+        let_signals_kill()
         warn("Interrupted.")
         return 130
     except click.ClickException as error:

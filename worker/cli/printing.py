@@ -118,6 +118,7 @@ def open_closed_streams() -> None:
 def leave(code: int) -> NoReturn:
     """End the process. While a thread waits for a pipe that says nothing, the interpreter cannot end by itself: it
     wants the lock that the thread holds."""
+    let_signals_kill()
     try:
         sys.stdout.flush()
     except OSError:  # the interpreter would try again, and end with a code of its own
@@ -235,6 +236,13 @@ def leave_interrupts_unlogged() -> None:
 def stop_as_interrupt() -> None:
     """Take a service manager's stop (SIGTERM) for a Ctrl-C from now on."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def let_signals_kill() -> None:
+    """Let a Ctrl-C or a stop end the process at once from now on, and print nothing: the work is over."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if callable(signal.getsignal(number)):  # a shell's background command ignores SIGINT
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _repeat(dropped: sys.UnraisableHookArgs) -> None:

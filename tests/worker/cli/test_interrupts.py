@@ -77,3 +77,27 @@ def test_an_interrupt_as_a_connection_goes_back_is_raised_and_not_logged(pool: s
     done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "interrupted\n"
     assert done.stderr == ""
+
+
+COMMAND = """
+import signal, sys
+from docmill.worker import cli
+from docmill.worker.cli import printing
+
+first, *again = [signal.Signals[name] for name in sys.argv[1:]]
+cli.docmill = lambda **_: signal.raise_signal(first)
+printing.still_waits = lambda: any(map(signal.raise_signal, again))
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"), [(["SIGTERM"], 130), (["SIGINT", "SIGINT"], -2), (["SIGINT", "SIGTERM"], -15)]
+)
+def test_every_command_takes_a_stop_for_an_interrupt_and_dies_of_a_second_without_a_traceback(
+    signals: list[str], code: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *signals], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "Interrupted.\n")

@@ -24,7 +24,6 @@ from docmill.worker.cli.printing import (
     print_json,
     print_rich,
     say,
-    stop_as_interrupt,
 )
 from docmill.worker.consoles import NameCell, steps_table, table
 from docmill.worker.engines import choose_devices
@@ -102,7 +101,6 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     settings = load_settings(device=device, backend=backend)
     prices = read_prices(settings)
     devices = choose_devices(settings.device)
-    stop_as_interrupt()
     with open_store(settings) as database:
         pipeline, status, written = run_file(settings, database, file, devices, listen(settings))
         flags, cost = count_flags(database, status.id), prices.cost_of(status)

@@ -42,7 +42,6 @@ from docmill.worker.cli.printing import (
     print_json,
     say,
     say_rich,
-    stop_as_interrupt,
     with_quiet,
     write_out,
 )
@@ -289,7 +288,6 @@ def run_command(
         from docmill.worker.cli.commands.web import page_beside
 
         page = page_beside(settings)
-    stop_as_interrupt()
     with (
         page,
         run_request(settings, request, devices, listen(settings)) as (database, status),

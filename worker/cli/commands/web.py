@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from docmill.worker.cli.options import whole_number
-from docmill.worker.cli.printing import say, stop_as_interrupt
+from docmill.worker.cli.printing import say
 from docmill.worker.settings import has_display, load_settings
 from docmill.worker.terminal import warn
 
@@ -42,7 +42,6 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     TLS.
     """
     settings = load_settings()
-    stop_as_interrupt()
     with _serving(settings, host, port, names, allow_changes=allow_changes) as (url, token):
         (say if port else warn)(f"Web page: {url} (Ctrl-C ends it)")
         if token is not None:
