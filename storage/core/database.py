@@ -122,7 +122,7 @@ class Database:
         """
         for attempt in range(1, self._retries + 1):
             try:
-                with _Uninterrupted(), self._transaction(docmill_write=True) as transaction:
+                with Uninterrupted(), self._transaction(docmill_write=True) as transaction:
                     return work(transaction)
             except (DatabaseBusy, DatabaseUnreachable) as error:
                 restarts = self._was_reached and self.server is not None and not isinstance(error, DatabaseSilent)
@@ -242,7 +242,7 @@ class Database:
         return self._type.wrap(error, str(self))
 
 
-class _Uninterrupted:
+class Uninterrupted:
     """A block in which a stop or a Ctrl-C of the main thread waits for the end of the block; a second one does not.
 
     A KeyboardInterrupt inside SQLAlchemy may leave the transaction open, and with it SQLite's only write lock, for as
