@@ -261,7 +261,7 @@ class Document(Base):
     meta = column(Json)
     flags = column(Json)
     seq = column(int)
-    ingest_id = column(int, ForeignKey("ingest.id"))
+    ingest_id = column(int, ForeignKey("ingest.id"), index=True)
     gone = column(bool, default=False)
     superseded_by = column(int, nullable=True)  # no foreign key: it is written before the row that it names
 

@@ -142,7 +142,7 @@ def _remove_page(size: int, transaction: Transaction, *, corpus_id: int) -> Remo
     read = select(Ingest.id).where(Ingest.corpus_id == corpus_id)
     if n := delete_page(transaction, RejectionRow, RejectionRow.ingest_id.in_(read), 10 * size):
         return Removed(others=n)
-    if n := delete_page(transaction, Ingest, Ingest.corpus_id == corpus_id, READINGS):
+    if n := delete_page(transaction, Ingest, Ingest.corpus_id == corpus_id, size):
         return Removed(ingests=n)
     return Removed(others=transaction.execute(delete(Corpus).where(Corpus.id == corpus_id)).rowcount)
 
@@ -221,7 +221,6 @@ def settle(database: Database) -> bool:
 # `results` lack documents whose version was removed.
 
 LOOK = 5_000  # superseded versions examined in one transaction
-READINGS = 20  # readings removed in one transaction: each makes the database scan the documents
 
 
 def count_versions(transaction: Transaction, older_than_s: float) -> Removed:
@@ -230,6 +229,12 @@ def count_versions(transaction: Transaction, older_than_s: float) -> Removed:
     versions = select(func.count()).select_from(Document).where(goes)
     readings = select(func.count()).select_from(Ingest).where(_is_unneeded(older_than_s, not_(goes)))
     return Removed(documents=transaction.scalar(versions) or 0, ingests=transaction.scalar(readings) or 0)
+
+
+def count_readings(transaction: Transaction, older_than_s: float, jobs: Select[int]) -> int:
+    """Return the number of readings that `remove_readings` would remove once these jobs are gone."""
+    unneeded = _is_unneeded(older_than_s, jobs=jobs)
+    return transaction.scalar(select(func.count()).select_from(Ingest).where(unneeded)) or 0
 
 
 def remove_versions(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
@@ -241,12 +246,10 @@ def remove_versions(database: Database, older_than_s: float, budget: RemovalBudg
     return removed + remove_readings(database, older_than_s, budget)
 
 
-def remove_readings(
-    database: Database, older_than_s: float, budget: RemovalBudget | None = None, most: int | None = None
-) -> Removed:
-    """Remove old readings that nothing needs, at most `most`."""
-    unneeded = select(Ingest.id).where(_is_unneeded(older_than_s)).order_by(Ingest.id).limit(most)
-    return remove_items(database, [database.values(unneeded)], _remove_readings, budget, READINGS)
+def remove_readings(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
+    """Remove old readings that nothing needs."""
+    unneeded = select(Ingest.id).where(_is_unneeded(older_than_s)).order_by(Ingest.id)
+    return remove_items(database, [database.values(unneeded)], _remove_readings, budget, PAGE)
 
 
 def _remove_versions(ids: Sequence[int], transaction: Transaction, *, older_than_s: float) -> Removed:
@@ -295,24 +298,25 @@ def _superseded_since(since: ColumnElement[float]) -> Select[int]:
     return query.where(later.id == Document.superseded_by, read_at > since)
 
 
-def _is_unneeded(older_than_s: float, staying: ColumnElement[bool] | None = None) -> ColumnElement[bool]:
+def _is_unneeded(
+    older_than_s: float, staying: ColumnElement[bool] | None = None, jobs: Select[int] | None = None
+) -> ColumnElement[bool]:
     """Return the condition for a reading that ended long ago and has no job, rejection or document.
 
-    `staying` is the condition for documents to count; by default all do.
+    `staying` is the condition for superseded documents to count; by default all do. `jobs` do not count, nor do
+    their rejections.
     """
     read_at = func.coalesce(Ingest.finished_at, Ingest.seen_at)
-    # One query for all readings: no index leads from a reading to its documents.
-    has_documents = select(Document.ingest_id).distinct()
+    referring = [
+        select(table.ingest_id).where(table.ingest_id == Ingest.id) for table in (Job, RejectionRow, Contender)
+    ]
+    unneeded = and_(*(~query.correlate(Ingest).exists() for query in referring))
+    if jobs is not None:  # each has a reading of its own
+        unneeded = or_(unneeded, Ingest.id.in_(select(Job.ingest_id).where(Job.id.in_(jobs))))
+    has_documents = select(Document.id).where(Document.ingest_id == Ingest.id)
     if staying is not None:
         has_documents = has_documents.where(or_(Document.superseded_by.is_(None), staying))
-    referring = (
-        select(table.ingest_id).where(table.ingest_id == Ingest.id) for table in (Job, RejectionRow, Contender)
-    )
-    return and_(
-        read_at <= db_now() - older_than_s,
-        *(~query.correlate(Ingest).exists() for query in referring),
-        Ingest.id.not_in(has_documents),
-    )
+    return and_(read_at <= db_now() - older_than_s, unneeded, ~has_documents.correlate(Ingest).exists())
 
 
 READ_PAGE = 5_000

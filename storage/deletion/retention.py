@@ -143,8 +143,7 @@ def forget_runs(database: Database, older_than_s: float, budget: RemovalBudget |
     """Delete old runs of pipelines with their jobs, and old runs that have no job.
 
     Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs without a pipeline. If
-    jobs were deleted, old readings that nothing needs go, too: at most one for each of these jobs, and `READINGS`
-    more that earlier calls left.
+    jobs were deleted, old readings that nothing needs go, too.
     """
     removed, jobless = Removed(), runs_without_job(older_than_s)
     has_jobless = database.value(select(PipelineRun.id).where(jobless).limit(1)) is not None
@@ -152,7 +151,7 @@ def forget_runs(database: Database, older_than_s: float, budget: RemovalBudget |
         removed = remove_all(database, partial(_delete_page, PipelineRun, jobless), budget, PAGE)
     removed += _remove_each(database, old_runs(older_than_s).order_by(PipelineRun.id), _forget_run, budget)
     if removed.jobs:
-        removed += removal.remove_readings(database, older_than_s, budget, removed.jobs + removal.READINGS)
+        removed += removal.remove_readings(database, older_than_s, budget)
     return removed
 
 
@@ -297,10 +296,12 @@ def _n(transaction: Transaction, table: type[Base], condition: ColumnElement[boo
 def _count_runs(transaction: Transaction, age_s: float) -> dict[str, int]:
     runs = old_runs(age_s)
     jobs = select(PipelineRun.job_id).where(PipelineRun.id.in_(runs))
+    n_jobs = _n(transaction, Job, Job.id.in_(jobs))
     return {
         "pipeline_run": _n(transaction, PipelineRun, or_(PipelineRun.id.in_(runs), runs_without_job(age_s))),
-        "job": _n(transaction, Job, Job.id.in_(jobs)),
+        "job": n_jobs,
         "shard": _n(transaction, Shard, Shard.job_id.in_(jobs)),
+        "ingest": removal.count_readings(transaction, age_s, jobs) if n_jobs else 0,
     }
 
 

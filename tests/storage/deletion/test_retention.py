@@ -121,6 +121,7 @@ def test_old_runs_go_with_their_jobs_and_each_pipeline_keeps_its_last(
     by_hand = fleet.done(pipeline("b.jsonl"), numbered(3)).id
     days_pass(database, 91)
     last = night(database, fleet, 4.0)
+    counted = retention.count(database, {"runs": KEPT_S})["runs"]
     retention.sweep(database, retention.upkeep_ages(KEPT_S))
     assert [run.job_id for run in pipelines.history(database, "nightly")] == [last, failed]
     for gone in (first, second):
@@ -131,6 +132,7 @@ def test_old_runs_go_with_their_jobs_and_each_pipeline_keeps_its_last(
     assert [count_rows(database, table) for table in (Document, Content, OutcomeRow)] == data
     one_of_documents = [count_rows(database, table) for table in (Ingest, Job, Step)]
     assert one_of_documents == [4, 3, 12], "the reading that brought none is gone"
+    assert (counted["job"], counted["ingest"]) == (2, 1)
     assert count_rows(database, RejectionRow) == 1
     assert read_status(database, failed).rejected == 1, "the number stays"
     another = night(database, fleet, 5.0)

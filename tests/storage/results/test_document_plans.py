@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import event
 
 from docmill.storage.core.database import Database
+from docmill.storage.deletion import removal
 from docmill.storage.errors import NotFound
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.results import samples
@@ -18,6 +19,7 @@ from tests.storage.builders import numbered, read, request, work
 READERS: tuple[Callable[[Database], object], ...] = (
     lambda database: find_documents(database, "k7"),
     lambda database: samples(database, 1),
+    lambda database: removal.remove_readings(database, older_than_s=0.0),
 )
 WHOLE = ("SCAN document", "ix_document_corpus_id_id", "TEMP B-TREE FOR ORDER BY")
 
