@@ -68,6 +68,8 @@ _WHY = {
     "PermissionError": "its server denies access",
 }
 _TOO_SHORT = "the file ends before the size that its server said"
+_NO_SUCH_PART = 416
+_CHANGED = "the file was changed on its server while it was read"
 _DATABASES = ("postgresql", "postgres", "sqlite")
 _NAMES_NO_USER = ("github", "gist", "git")  # of which `a:b@` is a repository
 # Parameters that are no secret. The value of any other one may be: a signature, a token, a key.
@@ -143,10 +145,22 @@ def _open(system: AbstractFileSystem, path: str, size: int | None, block_bytes: 
 
 
 def _open_in_parts(system: AbstractFileSystem, path: str, size: int | None, name: str) -> Opened:
-    """Return an HTTP file that is read in parts, or its copy. Raises SourceError."""
+    """Return an HTTP file that is read in parts, or its copy. All answers are of one version. Raises SourceError."""
+    versions = set[str | None]()
 
     def ask(**headers: str) -> Any:
-        return _open(system, path, size, 0, headers=_HEADERS | headers)
+        try:
+            answer = _open(system, path, size, 0, headers=_HEADERS | headers)
+        except Exception as error:
+            if getattr(error, "status", None) == _NO_SUCH_PART:  # it is shorter now
+                raise BrokenStream(_CHANGED) from error
+            raise
+        said = answer.r.headers
+        versions.add(said.get("ETag") or said.get("Last-Modified"))
+        if len(versions) > 1 or (size and said.get("Content-Range", "/*").rpartition("/")[2] not in {"*", str(size)}):
+            answer.close()
+            raise BrokenStream(_CHANGED)
+        return answer
 
     try:
         if size:

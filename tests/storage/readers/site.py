@@ -20,6 +20,7 @@ class Site:
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     leads_to: dict[str, str] = field(default_factory=dict)
+    version: tuple[str, str] = ("ETag", '"1"')  # a header of all answers
     ranges: bool = True
     sizes: bool = True
     endless: bool = False  # a part of a file is all that follows, too
@@ -64,6 +65,7 @@ def handler(site: Site) -> type[BaseHTTPRequestHandler]:
                 raw = raw[first:] if site.endless else raw[first : last + 1]
             else:
                 self.send_response(200)
+            self.send_header(*site.version)
             if site.sizes:
                 self.send_header("Content-Length", str(len(raw)))
             self.end_headers()

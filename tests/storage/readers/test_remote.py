@@ -68,6 +68,26 @@ def test_parts_of_a_parquet_file_are_asked_for_and_where_there_are_none_it_is_co
             open_source(f"{site.url}/c.parquet", OPTIONS)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": ("ETag", '"2"')},
+        {"version": ("Last-Modified", "Tue, 01 Dec 2026 00:00:02 GMT")},
+        {"files": {"/c.parquet": b"2" * 6_000_000}},
+        {"status": 416},
+    ],
+)
+def test_parts_of_a_file_that_changes_while_it_is_read_are_not_mixed(site: Site, change: dict[str, Any]) -> None:
+    site.version = (change.get("version", site.version)[0], "1")
+    site.files["/c.parquet"] = b"1" * 5_000_000
+    with content(f"{site.url}/c.parquet").open() as opened:
+        assert opened.read(1) == b"1"
+        vars(site).update(change)
+        opened.seek(2_500_000)
+        with pytest.raises(BrokenStream, match="was changed on its server while it was read"):
+            opened.read(1)
+
+
 def test_a_connection_that_is_cut_keeps_what_came_before_and_the_next_reading_has_all(site: Site) -> None:
     site.files["/c.jsonl"] = LINES
     source = open_source(f"{site.url}/c.jsonl", OPTIONS)
