@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
+from numbers import Integral
 from typing import ParamSpec, TypeVar
 
 from docmill.storage.readers.errors import ProgramFailed
+from docmill.tasks.kinds.options import MOST, shown
 from docmill.worker.jobs.errors import UNREACHABLE, exit_code, sentence
 
 P = ParamSpec("P")
@@ -47,6 +49,20 @@ def explained(function: Callable[P, T]) -> Callable[P, T]:
         raise raised from raised.__cause__
 
     return explaining
+
+
+def whole_number(name: str, value: object, most: int = MOST) -> int:
+    """Return an argument that is a whole number from 1 to `most`. Raises Error for another value."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= most:
+        raise Error(f"{name} must be a whole number between 1 and {most:,}, not {shown(value)}")
+    return int(value)
+
+
+def require_texts(**arguments: object) -> None:
+    """Raise Error for an argument that is not a text."""
+    for name, value in arguments.items():
+        if not isinstance(value, str):
+            raise Error(f"{name} must be a text, not {shown(value)}")
 
 
 def explained_each(values: Iterable[T]) -> Iterator[T]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -17,9 +18,9 @@ from docmill.storage.results import results as of_store
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
-from docmill.tasks.kinds.options import parsed
+from docmill.tasks.kinds.options import parsed, shown
 from docmill.worker.api.documents import make_table_of_job, one_run_at_a_time, require_arrow
-from docmill.worker.api.errors import Error, TimedOut, explained, explained_each
+from docmill.worker.api.errors import Error, TimedOut, explained, explained_each, whole_number
 from docmill.worker.engines import choose_devices
 from docmill.worker.formatting import counted, summary
 from docmill.worker.jobs import Bar, Listener
@@ -71,6 +72,8 @@ class Job:
 
     def follow(self, listener: Listener, timeout: float | None = None) -> JobStatus:
         """Wait as `wait` does, and tell a listener."""
+        if timeout is not None and not (isinstance(timeout, Real) and timeout == timeout):
+            raise Error(f"timeout must be a number of seconds, not {shown(timeout)}")
         deadline = None if timeout is None else time.monotonic() + timeout
         prices = read_prices(self.settings)
 
@@ -266,5 +269,8 @@ class Pipelines:
 
     @explained
     def history(self, name: str, limit: int = 20) -> Rows:
-        """Return the runs of a stored pipeline, newest first, as `docmill pipeline history --json` does."""
-        return list_runs(self._database, name, limit, read_prices(self._settings))
+        """Return the runs of a stored pipeline, newest first, as `docmill pipeline history --json` does.
+
+        Raises Error.
+        """
+        return list_runs(self._database, name, whole_number("limit", limit), read_prices(self._settings))

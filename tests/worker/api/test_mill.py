@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,10 +188,32 @@ def test_a_search_finds_documents_by_the_name_of_their_corpus(mill: docmill.Mill
     assert hits[0].score == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(docmill.Error, match="the text of a search is empty"):
         mill.search("numbers", " ")
-    with pytest.raises(docmill.Error, match="top must be between 1 and 1,000"):
+    with pytest.raises(docmill.Error, match="top must be a whole number between 1 and 1,000"):
         mill.search("numbers", "three", top=0)
     with pytest.raises(docmill.Error, match="there is no corpus"):
         mill.search("letters", "three")
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda mill: mill.jobs(-1), "limit must be a whole number between 1 and 2,147,483,647, not -1"),
+        (lambda mill: mill.jobs(math.nan), "limit must be a whole number .*, not nan"),
+        (lambda mill: mill.job("1"), "job_id must be a whole number .*, not '1'"),
+        (lambda mill: mill.pipelines.history("notes", 0), "limit must be a whole number .*, not 0"),
+        (lambda mill: mill.search("numbers", "three", top=1.5), "top must be a whole number .*, not 1.5"),
+        (lambda mill: mill.search("numbers", "three", job=True), "job must be a whole number .*, not true"),
+        (lambda mill: mill.search("numbers", None), "text must be a text, not None"),
+        (lambda mill: mill.search("numbers", "three", prompt=[]), "prompt must be a text, not a list"),
+        (lambda mill: mill.run(["a"], None, **NULL), "task must be a text, not None"),
+        (lambda mill: mill.job(1).wait("1"), "timeout must be a number of seconds, not '1'"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_or_size_is_refused_in_words(
+    mill: docmill.Mill, done: docmill.Job, call: Callable[[Any], object], says: str
+) -> None:
+    with pytest.raises(docmill.Error, match=says):
+        call(mill)
 
 
 def test_an_endpoint_is_for_this_machine_since_workers_have_their_own(mill: docmill.Mill) -> None:
