@@ -231,7 +231,7 @@ def count_versions(transaction: Transaction, older_than_s: float) -> Removed:
     return Removed(documents=transaction.scalar(versions) or 0, ingests=transaction.scalar(readings) or 0)
 
 
-def count_readings(transaction: Transaction, older_than_s: float, jobs: Select[int]) -> int:
+def count_readings(transaction: Transaction, older_than_s: float, jobs: Select[int | None]) -> int:
     """Return the number of readings that `remove_readings` would remove once these jobs are gone."""
     unneeded = _is_unneeded(older_than_s, jobs=jobs)
     return transaction.scalar(select(func.count()).select_from(Ingest).where(unneeded)) or 0
@@ -299,7 +299,7 @@ def _superseded_since(since: ColumnElement[float]) -> Select[int]:
 
 
 def _is_unneeded(
-    older_than_s: float, staying: ColumnElement[bool] | None = None, jobs: Select[int] | None = None
+    older_than_s: float, staying: ColumnElement[bool] | None = None, jobs: Select[int | None] | None = None
 ) -> ColumnElement[bool]:
     """Return the condition for a reading that ended long ago and has no job, rejection or document.
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -72,7 +71,7 @@ class Job:
 
     def follow(self, listener: Listener, timeout: float | None = None) -> JobStatus:
         """Wait as `wait` does, and tell a listener."""
-        if timeout is not None and not (isinstance(timeout, Real) and timeout == timeout):
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout == timeout):
             raise Error(f"timeout must be a number of seconds, not {shown(timeout)}")
         deadline = None if timeout is None else time.monotonic() + timeout
         prices = read_prices(self.settings)
