@@ -30,13 +30,14 @@ from docmill.storage.features import (
 )
 from docmill.tasks.errors import hint, nearly
 from docmill.worker.cli.printing import (
+    hear_signals,
     leave,
     leave_interrupts_unlogged,
     let_signals_kill,
     nobody_reads,
     open_closed_streams,
     repeat_dropped_interrupts,
-    stop_as_interrupt,
+    was_interrupted,
     with_quiet,
 )
 from docmill.worker.jobs.errors import exit_code, sentence
@@ -179,7 +180,7 @@ def main() -> None:
 
     open_closed_streams()
     sys.stderr = lossy(sys.stderr)
-    stop_as_interrupt()
+    hear_signals()
     repeat_dropped_interrupts()
     leave_interrupts_unlogged()
     leave(_run())
@@ -206,9 +207,7 @@ def _run() -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        let_signals_kill()
-        warn("Interrupted.")
-        return 130
+        return _say_interrupted()
     except click.ClickException as error:
         _keep_near_misses(error)
         shown = io.StringIO()  # it may name options, fields and files of others
@@ -217,7 +216,15 @@ def _run() -> int:
         return error.exit_code
     except Exception as error:
         code = exit_code(error)
+        if code is None and was_interrupted():
+            return _say_interrupted()
         if code is None:
             raise
         warn("\n".join(f"docmill: {line}" for line in sentence(error).splitlines()))
         return code
+
+
+def _say_interrupted() -> int:
+    let_signals_kill()
+    warn("Interrupted.")
+    return 130

@@ -219,6 +219,7 @@ def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:
 
 
 AGAIN_S = 0.05  # by then the callback is over
+_heard: list[int] = []  # numbers of signals
 _POOLS = ("sqlalchemy.pool.impl.QueuePool", "sqlalchemy.pool.impl.NullPool")  # the loggers of SQLAlchemy's pools
 
 
@@ -233,15 +234,29 @@ def leave_interrupts_unlogged() -> None:
         logging.getLogger(name).addFilter(_is_no_interrupt)
 
 
-def stop_as_interrupt() -> None:
-    """Take a service manager's stop (SIGTERM) for a Ctrl-C from now on."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def hear_signals() -> None:
+    """Raise KeyboardInterrupt at a Ctrl-C and at a service manager's stop (SIGTERM) from now on."""
+    _heard.clear()
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell's background commands have it
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    _heard.append(number)
+    raise KeyboardInterrupt
+
+
+def was_interrupted() -> bool:
+    """Return True if the command heard a signal. The error that then ends it may be another than KeyboardInterrupt:
+    NumPy, for example, raises an ImportError if it was being imported."""
+    return bool(_heard)
 
 
 def let_signals_kill() -> None:
     """Let a Ctrl-C or a stop end the process at once from now on, and print nothing: the work is over."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        if callable(signal.getsignal(number)):  # a shell's background command ignores SIGINT
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
 

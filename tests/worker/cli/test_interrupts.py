@@ -84,20 +84,54 @@ import signal, sys
 from docmill.worker import cli
 from docmill.worker.cli import printing
 
-first, *again = [signal.Signals[name] for name in sys.argv[1:]]
-cli.docmill = lambda **_: signal.raise_signal(first)
+first, *again = [signal.Signals[name] for name in sys.argv[2:]]
+
+def work(**_):
+    try:
+        signal.raise_signal(first)
+    except KeyboardInterrupt:
+        if sys.argv[1] == "lost":
+            raise ImportError("a module in C, whose import ended")
+        raise
+
+cli.docmill = work
 printing.still_waits = lambda: any(map(signal.raise_signal, again))
 cli.main()
 """
 
 
 @pytest.mark.parametrize(
-    ("signals", "code"), [(["SIGTERM"], 130), (["SIGINT", "SIGINT"], -2), (["SIGINT", "SIGTERM"], -15)]
+    ("how", "signals", "code"),
+    [
+        ("raised", ["SIGTERM"], 130),
+        ("raised", ["SIGINT", "SIGINT"], -2),
+        ("raised", ["SIGINT", "SIGTERM"], -15),
+        ("lost", ["SIGINT"], 130),
+    ],
 )
-def test_every_command_takes_a_stop_for_an_interrupt_and_dies_of_a_second_without_a_traceback(
-    signals: list[str], code: int
+def test_a_signal_interrupts_any_command_and_a_second_kills_it_both_without_a_traceback(
+    how: str, signals: list[str], code: int
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, *signals], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", COMMAND, how, *signals], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "Interrupted.\n")
+
+
+LOADING = """
+import runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "docmill.worker.cli":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("docmill", run_name="__main__")
+"""
+
+
+def test_an_interrupt_while_a_command_loads_ends_it_without_a_traceback() -> None:
+    called = [sys.executable, "-c", LOADING]
+    done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-2, "", "")
