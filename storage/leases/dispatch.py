@@ -18,6 +18,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
+    literal,
     or_,
     select,
     update,
@@ -52,11 +53,13 @@ _MOST_WINDOWS = 2  # that may wait, with the shards that go ahead
 PASSED_S = 60.0  # twice as long as maintenance believes that a queued shard has its message
 
 # Statements of each round are built once: SQLAlchemy takes longer to build them than SQLite to run them.
+_ONLY_JOB = bindparam("only_job", type_=BigInteger)
+OF_ONLY_JOB = or_(_ONLY_JOB.is_(None), Job.id == _ONLY_JOB)
 _LANES = (
     select(SpecRow.kind)
     .join(Step, Step.spec_id == SpecRow.id)
     .join(Job, Job.id == Step.job_id)
-    .where(RUNS)
+    .where(RUNS, OF_ONLY_JOB)
     .distinct()
 )
 _LAST_DISPATCHED = (
@@ -69,9 +72,8 @@ _LAST_DISPATCHED = (
 _QUEUED = (
     select(Shard.lane, func.count().label("n"))
     .join(Job, Job.id == Shard.job_id)
-    .where(
-        Shard.lane.in_(bindparam("lanes")), Shard.state == "queued", Shard.dispatched_at >= bindparam("since"), RUNS
-    )
+    .where(Shard.lane.in_(bindparam("lanes")), Shard.state == "queued", Shard.dispatched_at >= bindparam("since"))
+    .where(RUNS, OF_ONLY_JOB)
     .group_by(Shard.lane)
 )
 _LIVE = select(Worker.id, Worker.lanes, Worker.slots).where(Worker.seen_at > db_now() - LIVE_S)
@@ -87,7 +89,8 @@ _NEIGHBORS = select(Worker.id, Worker.pid).where(Worker.pid_space == bindparam("
 class LaneWindow:
     """A lane's queue. No waiting shard was dispatched before `since`, unless its message was lost.
 
-    Every live worker of the lane has refused the specs `unservable` lately.
+    Every live worker of the lane has refused the specs `unservable` lately. With `only_job` only shards of that job
+    are counted and taken.
     """
 
     name: str
@@ -95,6 +98,7 @@ class LaneWindow:
     queued: int
     since: float = 0.0
     unservable: Collection[int] = ()
+    only_job: int | None = None
 
     @property
     def window(self) -> int:
@@ -104,26 +108,28 @@ class LaneWindow:
     @property
     def values(self) -> dict[str, Any]:
         """The values of parameters that select the lane's shards."""
-        return {"lane": self.name, "since": self.since, "unservable": self.unservable}
+        named = {"lane": self.name, "since": self.since, "unservable": self.unservable}
+        return named | {"only_job": self.only_job}
 
 
-def lanes(database: Database, only: str | None = None) -> list[LaneWindow]:
-    """Return the lanes of running jobs, with the slots of live workers and the number of queued shards.
+def lanes(database: Database, only: str | None = None, only_job: int | None = None) -> list[LaneWindow]:
+    """Return the lanes of running jobs, or of one, with the slots of live workers and the number of queued shards.
 
     With `only`, shards of that lane are not counted if their message was lost.
     """
     with database.read() as transaction:
         transaction.prefer_indexes()
-        wanted = [lane for lane in transaction.scalars(_LANES) if only in {None, lane}]
+        of_jobs = transaction.scalars(_LANES, {"only_job": only_job})
+        wanted = [lane for lane in of_jobs if only in {None, lane}]
         since = {lane: _passed_until(transaction, lane) for lane in sorted(wanted)}
-        depth = _queued(transaction, wanted, 0.0 if only is None else since.get(only, 0.0))
+        depth = _queued(transaction, wanted, 0.0 if only is None else since.get(only, 0.0), only_job)
         workers, refusals = transaction.execute(_LIVE).all(), transaction.execute(_REFUSED).all()
     windows = []
     for lane, begins in since.items():
         slots = {worker.id: worker.slots for worker in workers if lane in worker.lanes}
         refused = Counter(refusal.spec_id for refusal in refusals if refusal.worker_id in slots)
         unservable = [spec_id for spec_id, n in refused.items() if n == len(slots)]
-        windows.append(LaneWindow(lane, sum(slots.values()), depth.get(lane, 0), begins, unservable))
+        windows.append(LaneWindow(lane, sum(slots.values()), depth.get(lane, 0), begins, unservable, only_job))
     return windows
 
 
@@ -138,44 +144,44 @@ def last_dispatched(transaction: Transaction, lane: str, state: str) -> float:
     return transaction.scalar(_LAST_DISPATCHED, {"lane": lane, "state": state}) or 0.0
 
 
-def _queued(transaction: Transaction, lanes: Collection[str], since: float) -> dict[str, int]:
-    counted = transaction.execute(_QUEUED, {"lanes": lanes, "since": since})
+def _queued(transaction: Transaction, lanes: Collection[str], since: float, only_job: int | None) -> dict[str, int]:
+    counted = transaction.execute(_QUEUED, {"lanes": lanes, "since": since, "only_job": only_job})
     return {row.lane: row.n for row in counted}
 
 
-def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> tuple[list[int], list[int]]:
+def take(database: Database, lane: LaneWindow) -> tuple[list[int], list[int]]:
     """Mark as queued the shards that fit the lane's window, by priority and fair share.
 
     Return the ids of those that the caller publishes ahead of what waits, and of those that it publishes behind it.
     Queued shards make room for those of a job with a higher priority; their messages are void then. If a sharer has
     no shard in flight, and a job of the highest priority, one of its shards is taken beyond the window, to go ahead
-    of what waits. With ``only_job`` only shards of that job are taken, and none of them goes ahead.
+    of what waits. In a window of only one job none goes ahead, and none makes room.
     """
     with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
         transaction.prefer_indexes()
         transaction.prefer_index_order()
-        candidates, first = _candidates_and_newcomers(transaction, lane, only_job)
+        candidates, first = _candidates_and_newcomers(transaction, lane)
         if not candidates:
             return [], []
         has_room = lane.queued < lane.window or (first and lane.queued < _MOST_WINDOWS * lane.window)
         if not has_room and not transaction.execute(_outranked(lane, candidates).limit(1)).all():
             return [], []
-    return database.write(lambda transaction: _take(transaction, lane, only_job))
+    return database.write(lambda transaction: _take(transaction, lane))
 
 
-def _take(transaction: Transaction, lane: LaneWindow, only_job: int | None) -> tuple[list[int], list[int]]:
+def _take(transaction: Transaction, lane: LaneWindow) -> tuple[list[int], list[int]]:
     transaction.prefer_indexes()
     transaction.prefer_index_order()
-    candidates, first = _candidates_and_newcomers(transaction, lane, only_job)
+    candidates, first = _candidates_and_newcomers(transaction, lane)
     # Read again: other processes fill the queue too.
-    n_queued = _queued(transaction, [lane.name], lane.since).get(lane.name, 0)
+    n_queued = _queued(transaction, [lane.name], lane.since, lane.only_job).get(lane.name, 0)
     ahead: list[int] = []
     if turns := first[: max(0, _MOST_WINDOWS * lane.window - n_queued)]:
         # They get the date of the oldest shard that waits: maintenance believes a message lost if a shard with a
         # later date was taken.
         dated = transaction.scalar(_OLDEST_WAITING, lane.values)
         ahead = _queue(transaction, lane, turns, dated)
-        candidates, first = _candidates_and_newcomers(transaction, lane, only_job)
+        candidates, first = _candidates_and_newcomers(transaction, lane)
     n_queued += len(ahead)
     if n_queued < _MOST_WINDOWS * lane.window:  # the next top-up sends these ahead
         groups = {candidate.group for candidate in candidates if candidate.job_id in first}
@@ -231,6 +237,7 @@ def _outranked(lane: LaneWindow, claimants: list[Claimant]) -> Select[int]:
             Shard.state == "queued",
             Shard.dispatched_at >= lane.since,
             Job.priority < highest,
+            literal(lane.only_job is None),
         )
     )
 
@@ -284,7 +291,6 @@ def _n_ready() -> Select[int]:
 def _jobs_with_ready() -> Select[int, int, str | None, int, str | None, bool]:
     # One look into an index for each job, however many shards it has (OFFSET 0: see `Transaction.probe`).
     ready = or_(*(ready.offset(0).correlate(Job).exists() for ready in _ready(Job.id)))
-    only = bindparam("only_job", type_=BigInteger)
     step, spec = Step.__table__.alias("priced").c, SpecRow.__table__.alias("spec_priced").c
     of_lane = (step.job_id == Job.id, spec.id == step.spec_id, spec.kind == bindparam("lane"))
     is_priced = select(step.seq).where(*of_lane, step.price.is_not(None)).correlate(Job).exists().label("is_priced")
@@ -293,17 +299,15 @@ def _jobs_with_ready() -> Select[int, int, str | None, int, str | None, bool]:
         .join(Step, Step.job_id == Job.id)
         .join(SpecRow, SpecRow.id == Step.spec_id)
         .where(MAY_BEGIN, SpecRow.kind == bindparam("lane"), Step.spec_id.not_in(bindparam("unservable")), ready)
-        .where(or_(only.is_(None), Job.id == only))
+        .where(OF_ONLY_JOB)
         .distinct()
     )
 
 
-def _candidates_and_newcomers(
-    transaction: Transaction, lane: LaneWindow, only_job: int | None
-) -> tuple[list[Claimant], list[int]]:
+def _candidates_and_newcomers(transaction: Transaction, lane: LaneWindow) -> tuple[list[Claimant], list[int]]:
     """Return the candidates, and the ids of the jobs whose next shard goes ahead of what waits."""
-    waiting = [] if only_job else transaction.execute(_JOBS_WAITING, lane.values).all()
-    candidates = _candidates(transaction, lane, only_job, beside=[row.id for row in waiting])
+    waiting = [] if lane.only_job else transaction.execute(_JOBS_WAITING, lane.values).all()
+    candidates = _candidates(transaction, lane, beside=[row.id for row in waiting])
     if not waiting or len({row.id for row in waiting} | {candidate.job_id for candidate in candidates}) < 2:
         return candidates, []
     priorities = [row.priority for row in waiting] + [candidate.priority for candidate in candidates]
@@ -318,9 +322,7 @@ def _claimants(transaction: Transaction, lane: LaneWindow, candidates: Collectio
     return [replace(claimant, planned=min(n, claimant.planned)) for claimant, n in zip(first, n_of_job, strict=True)]
 
 
-def _candidates(
-    transaction: Transaction, lane: LaneWindow, only_job: int | None, *, beside: Collection[int]
-) -> list[Claimant]:
+def _candidates(transaction: Transaction, lane: LaneWindow, *, beside: Collection[int]) -> list[Claimant]:
     """Return the jobs that have shards to dispatch in a lane and a worker that can serve them.
 
     Each counts as if it had a window's shards to dispatch, or as many as its budgets pay for.
@@ -328,7 +330,7 @@ def _candidates(
     A job without a price in this lane costs nothing. Shards in flight are counted only if there are several jobs,
     with those `beside`, or any budget.
     """
-    jobs = transaction.execute(_jobs_with_ready(), lane.values | {"only_job": only_job}).all()
+    jobs = transaction.execute(_jobs_with_ready(), lane.values).all()
     are_several = len({*beside, *(job.id for job in jobs)}) > 1
     paying = [job for job in jobs if job.is_priced]
     budgets = _budgets(transaction, {name for job in paying for name in (job.budget, job.sharer) if name is not None})

@@ -24,7 +24,7 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.leases.dispatch import last_dispatched
+from docmill.storage.leases.dispatch import OF_ONLY_JOB, last_dispatched
 from docmill.storage.leases.outcome_upsert import put_outcomes
 from docmill.storage.leases.policy import GiveUp, PlanAgain, Split, after_death, after_error, after_lapse
 from docmill.storage.leases.shards import Claim, end_settled, end_shard, give_back
@@ -215,7 +215,9 @@ def _give_up(transaction: Transaction, shard: Shard, decision: GiveUp) -> None:
     end_shard(transaction, shard.id, shard.spec_id, contents, written=written)
 
 
-def lost_hints(database: Database, lane: str, *, queue_is_empty: bool, grace_s: float) -> list[int]:
+def lost_hints(
+    database: Database, lane: str, *, queue_is_empty: bool, grace_s: float, only_job: int | None = None
+) -> list[int]:
     """Mark queued shards whose message was lost as dispatched now. Return their ids, for the caller to publish again.
 
     A message counts as lost if its shard is still queued after `grace_s` although the lane's queue is empty, or
@@ -237,6 +239,7 @@ def lost_hints(database: Database, lane: str, *, queue_is_empty: bool, grace_s: 
                 is_overdue,
                 passed_by,
                 RUNS,
+                OF_ONLY_JOB,
             )
             .order_by(Shard.dispatched_at)
             .limit(MOST_HINTS)
@@ -245,7 +248,8 @@ def lost_hints(database: Database, lane: str, *, queue_is_empty: bool, grace_s: 
             update(Shard)
             .where(Shard.id.in_(lost), Shard.state == "queued")
             .values(dispatched_at=db_now())
-            .returning(Shard.id)
+            .returning(Shard.id),
+            {"only_job": only_job},
         )
         return sorted(row.id for row in again)
 

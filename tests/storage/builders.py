@@ -92,8 +92,8 @@ def dispatched(database: Database) -> list[int]:
     return [shard_id for lane in dispatch.lanes(database) for shard_id in take(database, lane)]
 
 
-def take(database: Database, lane: dispatch.LaneWindow, only_job: int | None = None) -> list[int]:
-    ahead, behind = dispatch.take(database, lane, only_job)
+def take(database: Database, lane: dispatch.LaneWindow) -> list[int]:
+    ahead, behind = dispatch.take(database, lane)
     return [*ahead, *behind]
 
 

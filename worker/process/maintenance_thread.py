@@ -39,7 +39,8 @@ class MaintenanceThread:
 
     Reaping frees shards and runs. With `fires`, maintenance starts scheduled runs. With `ages`, it deletes rows of
     work that ended longer ago. With `only_job`, it offers no other job's shards while no other worker lives.
-    `lease_s` is the duration of all workers' leases.
+    `lease_s` is the duration of all workers' leases. A queue of its own (`has_own_queue`) reaches no other worker: it
+    is maintained without the lease, and gets no other job's shards although others live.
     """
 
     database: Database
@@ -50,6 +51,7 @@ class MaintenanceThread:
     fires: bool = True
     ages: Ages | None = None
     only_job: int | None = None
+    has_own_queue: bool = False
     is_resting: bool = False
     _sweep_due: float = 0.0
     _dead: dict[str, _Free] = field(default_factory=dict)  # by owner
@@ -128,7 +130,7 @@ class MaintenanceThread:
         free(self.database, owner)
         pipelines.let_go_all(self.database, owner)
         dispatch.sign_off(self.database, owner)
-        send_again(self.database, self.broker)
+        send_again(self.database, self.broker, only_job=self._offered_job())
 
     def _reap_neighbors(self) -> None:
         """Reap workers of this machine whose supervisor died with them, without waiting for their leases.
@@ -144,15 +146,20 @@ class MaintenanceThread:
                 self._reap(owner, partial(maintenance.reclaim, seen_to_die=False))
 
     def _round(self) -> None:
-        if maintenance.hold(self.database, UPKEEP, self.owner, 3 * self.every_s + 1):
-            others = self.only_job is not None and dispatch.live_workers(self.database) - self._own
-            only_job = None if others else self.only_job
+        if self.has_own_queue or maintenance.hold(self.database, UPKEEP, self.owner, 3 * self.every_s + 1):
+            only_job = self._offered_job()
             # A command's own queue waits for its model to load; a fleet's lost its messages with Redis.
             level = logging.WARNING if only_job is None else logging.INFO
             round_of_maintenance(self.database, self.broker, self.lease_s, only_job=only_job, lost_level=level)
             if self.fires:
                 round_of_schedules(self.database, self.broker)
             self._sweep()
+
+    def _offered_job(self) -> int | None:
+        """Return the only job whose shards to offer; None for every job's."""
+        if self.only_job is None or self.has_own_queue:
+            return self.only_job
+        return None if dispatch.live_workers(self.database) - self._own else self.only_job
 
     def _sweep(self) -> None:
         """Delete rows of work that ended long ago, once per `SWEEP_EVERY_S`."""

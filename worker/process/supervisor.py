@@ -114,6 +114,7 @@ class Supervisor:
             settings.lease_s,
             fires=fires,
             ages=settings.ages,
+            has_own_queue=broker.url != settings.redis_url,
         )
         self._thread: threading.Thread | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from docmill.storage import fault_points
@@ -27,9 +28,9 @@ def top_up(database: Database, broker: Broker, lanes: Collection[str], *, only_j
 
     Raises BrokerUnreachable; then what could not be sent is planned as before.
     """
-    for lane in dispatch.lanes(database):
+    for lane in dispatch.lanes(database, only_job=only_job):
         if lane.name in lanes:
-            _fill(database, broker, lane, only_job)
+            _fill(database, broker, lane)
 
 
 @dataclass
@@ -50,14 +51,14 @@ class Refill:
         half = self._halves.get(lane)
         if half is not None and self.broker.depth(lane) >= half:
             return
-        for waiting in dispatch.lanes(self.database, lane):
+        for waiting in dispatch.lanes(self.database, lane, self.only_job):
             self._halves[lane] = waiting.window // 2
-            _fill(self.database, self.broker, waiting, self.only_job)
+            _fill(self.database, self.broker, waiting)
 
 
-def _fill(database: Database, broker: Broker, lane: LaneWindow, only_job: int | None) -> None:
+def _fill(database: Database, broker: Broker, lane: LaneWindow) -> None:
     broker.ping()  # so that nothing is marked as queued while Redis is away
-    ahead, behind = dispatch.take(database, lane, only_job)
+    ahead, behind = dispatch.take(database, lane)
     _send(database, broker, lane.name, behind, ahead)
 
 
@@ -74,15 +75,16 @@ def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int], a
         raise
 
 
-def send_again(database: Database, broker: Broker) -> None:
-    """Send the hints of all queued shards again, because a dead process may have taken hints without a claim.
+def send_again(database: Database, broker: Broker, *, only_job: int | None = None) -> None:
+    """Send the hints of queued shards (of one job, or of all) again: a dead process may have taken them without a
+    claim.
 
     A hint that was not lost arrives twice, and the second one does nothing. Raises BrokerUnreachable.
     """
-    for lane in dispatch.lanes(database):
+    lost = partial(maintenance.lost_hints, database, queue_is_empty=True, grace_s=0.0, only_job=only_job)
+    for lane in dispatch.lanes(database, only_job=only_job):
         if lane.queued:
-            shard_ids = maintenance.lost_hints(database, lane.name, queue_is_empty=True, grace_s=0.0)
-            _send(database, broker, lane.name, shard_ids)
+            _send(database, broker, lane.name, lost(lane.name))
 
 
 def round_of_maintenance(
@@ -93,7 +95,7 @@ def round_of_maintenance(
     only_job: int | None = None,
     lost_level: int = logging.WARNING,
 ) -> None:
-    """Reclaim lapsed shards, send lost hints again, top up (one job, or all), and end finished jobs.
+    """Reclaim lapsed shards, end finished jobs, send lost hints again and top up (one job, or all).
 
     All leases are extended once, by their duration `lease_s`, after the store was unreachable. Lost hints are logged
     at `lost_level`. Raises BrokerUnreachable, after all work that needs no Redis is done.
@@ -105,11 +107,11 @@ def round_of_maintenance(
         log.info("job_ended job=%d", job_id)
     fault_points.reach("upkeep")
     maintenance.forget_workers(database)
-    for lane in dispatch.lanes(database):
+    find_lost = partial(maintenance.lost_hints, database, grace_s=GRACE_S, only_job=only_job)
+    for lane in dispatch.lanes(database, only_job=only_job):
         if lane.queued:
-            empty = broker.depth(lane.name) == 0
-            lost = maintenance.lost_hints(database, lane.name, queue_is_empty=empty, grace_s=GRACE_S)
+            lost = find_lost(lane.name, queue_is_empty=broker.depth(lane.name) == 0)
             if lost:
                 log.log(lost_level, "hints_lost lane=%s shards=%d", lane.name, len(lost))
                 _send(database, broker, lane.name, lost)
-        _fill(database, broker, lane, only_job)
+        _fill(database, broker, lane)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -201,8 +202,8 @@ def newcomers(database: Database) -> list[int]:
 
 def test_one_job_may_be_offered_alone_and_what_waits_be_taken_out_of_the_queue(database: Database) -> None:
     first, second = many_shards(database, "a"), many_shards(database, "b")
-    (lane,) = dispatch.lanes(database)
-    assert set(by_job(database, take(database, lane, second.id))) == {second.id}
+    (lane,) = dispatch.lanes(database, only_job=second.id)
+    assert set(by_job(database, take(database, lane))) == {second.id}
     sign_on(database, "w1", slots=6)
     assert set(by_job(database, dispatched(database))) == {first.id, second.id}
     held = claim_shard(database, next(s.id for s in shards_of(database, first) if s.state == "queued"))
@@ -214,7 +215,17 @@ def test_one_job_may_be_offered_alone_and_what_waits_be_taken_out_of_the_queue(d
     assert queued(database) == []
     assert shard(database, held.shard_id).state == "running"
     assert {s.state for s in shards_of(database, first)} == {"running", "planned"}
-    assert set(by_job(database, take(database, lane, second.id))) == {second.id}
+    assert set(by_job(database, take(database, lane))) == {second.id}
+
+
+def test_a_job_that_is_offered_alone_has_the_window_to_itself(database: Database) -> None:
+    """The shards of other jobs may wait in other queues, where no priority of this job could pass them."""
+    first, second = many_shards(database, "a"), many_shards(database, "b", 40, priority=5)
+    dispatch.take(database, dispatch.lanes(database, only_job=first.id)[0])
+    dispatch.take(database, dispatch.lanes(database, only_job=second.id)[0])
+    assert by_job(database, queued(database)) == {first.id: LEAST_WINDOW, second.id: LEAST_WINDOW}
+    lost = partial(maintenance.lost_hints, database, "copy", queue_is_empty=True, grace_s=0.0)
+    assert by_job(database, lost(only_job=first.id)) == {first.id: LEAST_WINDOW}
 
 
 def test_what_waits_in_the_queue_makes_room_for_a_higher_priority(database: Database) -> None:

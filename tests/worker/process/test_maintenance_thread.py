@@ -16,12 +16,12 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import PipelineRow, db_now
 from docmill.storage.deletion import retention
 from docmill.storage.errors import DatabaseUnreachable
-from docmill.storage.leases import dispatch
+from docmill.storage.leases import dispatch, maintenance
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps.sharding import OPEN_SHARDS
 from docmill.worker.concurrency import is_gone, pid_space
 from docmill.worker.process import maintenance_thread
-from docmill.worker.process.maintenance_thread import MaintenanceThread, round_of_schedules
+from docmill.worker.process.maintenance_thread import UPKEEP, MaintenanceThread, round_of_schedules
 from docmill.worker.queue.broker import Broker
 from tests.storage.builders import EMBED, claim_next, numbered, read, request, shard, shards_of, sign_on
 from tests.worker.harness import DEADLINE_S, until
@@ -158,6 +158,18 @@ def test_one_job_alone_is_offered_as_long_as_nobody_else_works(
     sign_on_here(database, "another", os.getpid())
     until(lambda: rounds[-1] == {"only_job": None, "lost_level": logging.WARNING}, "the other worker is seen")
     thread.stop()
+
+
+def test_a_queue_of_ones_own_is_maintained_beside_others_and_gets_no_other_job(
+    database: Database, broker: Broker, rounds: list[dict[str, Any]]
+) -> None:
+    sign_on_here(database, "another", os.getpid())
+    assert maintenance.hold(database, UPKEEP, "another", 3600)
+    thread = MaintenanceThread(database, broker, "me", every_s=0.05, only_job=7, has_own_queue=True)
+    thread.start()
+    until(lambda: len(rounds) > 1, "there were rounds")
+    thread.stop()
+    assert rounds[-1]["only_job"] == 7
 
 
 @pytest.mark.parametrize("ages", [{"runs": 1.0}, None])

@@ -92,8 +92,8 @@ def _claim_two(database: Database) -> InFlight:
 def _hinted(database: Database, *keys: str, spec: Spec = COPY) -> int:
     """Return a shard in the queue with the texts of these keys."""
     job = read(database, request(corpus=spec.model, spec=spec), [(key, f"text {key}") for key in keys])
-    [lane] = dispatch.lanes(database)
-    return take(database, lane, job.id)[0]
+    [lane] = dispatch.lanes(database, only_job=job.id)
+    return take(database, lane)[0]
 
 
 def state_of(database: Database, shard_id: int) -> tuple[str, int]:
