@@ -36,7 +36,7 @@ from docmill.storage.outputs.output_types import OutputType
 from docmill.storage.steps import fitted_risks, lineage, steps
 from docmill.storage.steps.steps import OpenStep, StepRequest
 
-_NAME_BYTES = 63  # of a name in PostgreSQL
+NAME_BYTES = 63  # of a name in PostgreSQL
 _OF_DOCUMENTS = ("id", "meta", "flags", "document")
 
 
@@ -62,10 +62,19 @@ def clash(requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str,
         suffixes = [column.suffix for column in columns if column.sql is not None and column.suffix is not None]
         for suffix in (*suffixes, "_status", "_reason"):
             name = request.name + suffix
-            known_as = name.encode().lower()[:_NAME_BYTES]
+            known_as = name.encode().lower()[:NAME_BYTES]
             if known_as in owners:
                 return owners[known_as], request.name, name
             owners[known_as] = request.name
+    return None
+
+
+def too_long(pipeline: str, requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str] | None:
+    """Return a step whose view of items would have a name that PostgreSQL cuts, and that name, if there is any."""
+    for request, output in requests:
+        name = _items_name(pipeline, request.name)
+        if output.items(request.spec.params) is not None and len(name) > NAME_BYTES:
+            return request.name, name
     return None
 
 
@@ -103,7 +112,7 @@ def _queries(
     for step in opened:
         if (items := transaction.kind_of(step.lane).output.items(step.params)) is not None:
             query = _of_items(transaction, corpus, steps.find_way(opened, step), *items)
-            queries.append((f"{_items_prefix(pipeline)}{step.name}", query))
+            queries.append((_items_name(pipeline, step.name), query))
     return queries
 
 
@@ -190,6 +199,10 @@ def _lacks_input(
 def _items_prefix(pipeline: str) -> str:
     """Return how the names begin of the views with a row for each item (a span, say) that a step puts out."""
     return f"items_{_plain(pipeline)}__"
+
+
+def _items_name(pipeline: str, step: str) -> str:
+    return f"{_items_prefix(pipeline)}{step}"
 
 
 def _plain(pipeline: str) -> str:

@@ -56,16 +56,25 @@ def _check_output(pipeline: Pipeline) -> None:
 
 
 def check_stored(pipeline: Pipeline, prepared: Prepared) -> None:
-    """Refuse a pipeline that cannot be stored: a password in the source, or two columns of one name in the view."""
+    """Refuse a pipeline that cannot be stored: a password in the source, or wrong names in its views."""
     refuse_secrets(pipeline)
+    if not pipeline.output.view:
+        return
     outputs = [(step, kinds.kind(step.spec.kind).output) for step in prepared.steps]
-    if pipeline.output.view and (clash := views.clash(outputs)) is not None:
-        first, second, column = clash
-        place = [step.name for step in prepared.steps].index(second)
+    names = [step.name for step in prepared.steps]
+    if (too_long := views.too_long(pipeline.name, outputs)) is not None:
+        step, view = too_long
         raise WorkerError(
-            f"{place_of(pipeline, ('step', place, 'name'))}: {second} and {first} would both have the column "
-            f'"{column}" in the view; choose another name for the step (upper and lower case do not count, nor bytes '
-            "after the 63rd), or set view = false in [output]"
+            f'{place_of(pipeline, ("step", names.index(step), "name"))}: the view "{view}" would have a name of '
+            f"{len(view)} bytes, and PostgreSQL takes {views.NAME_BYTES}; choose a shorter name for the step or the "
+            "pipeline, or set view = false in [output]"
+        )
+    if (clash := views.clash(outputs)) is not None:
+        first, second, column = clash
+        raise WorkerError(
+            f"{place_of(pipeline, ('step', names.index(second), 'name'))}: {second} and {first} would both have the "
+            f'column "{column}" in the view; choose another name for the step (upper and lower case do not count, '
+            "nor bytes after the 63rd), or set view = false in [output]"
         )
 
 

@@ -148,6 +148,12 @@ def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None
     )
     assert refused in embedded("pipeline", "add", "clashing.toml", code=2).stderr
     assert refused in embedded("pipeline", "check", "clashing.toml").stderr
+    long = (
+        NULL.replace('"nightly"', f'"{40 * "n"}"').replace('"line"', f'"{16 * "s"}"').replace("summarize", "sparse")
+    )
+    (embedded.folder / "long.toml").write_text(long + YEARLY)
+    said = " ".join(embedded("pipeline", "add", "long.toml", code=2).stderr.split())
+    assert f'long.toml: step[2].name: the view "items_{40 * "n"}__{16 * "s"}" would have a name of 64 bytes' in said
     assert embedded.json("pipeline", "list") == []
     assert "No pipelines yet" in embedded("pipeline", "list").stderr
     assert "`docmill pipeline show nightly` prints" in embedded("pipeline", "run", "nightly", code=2).stderr
