@@ -13,7 +13,7 @@ from typing import TypeVar
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from docmill.storage.core.database import Database
+from docmill.storage.core.database import Database, Uninterrupted
 from docmill.storage.core.schema import Compatibility, collections_of_tables
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import DatabaseBusy, SchemaOutOfDate
@@ -98,7 +98,11 @@ def _upgrade(database: Database) -> None:
     config.set_main_option("script_location", str(_FOLDER))
     config.set_main_option("path_separator", "os")
     try:
-        with _one_at_a_time, database.engine.connect().execution_options(docmill_write=True) as connection:
+        with (
+            _one_at_a_time,
+            Uninterrupted(),
+            database.engine.connect().execution_options(docmill_write=True) as connection,
+        ):
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except DBAPIError as error:

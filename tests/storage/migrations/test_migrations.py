@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +62,17 @@ def test_an_upgrade_is_one_transaction(bare_database: Database) -> None:
     event.listen(bare_database.engine, "commit", commits.append)
     migrations.upgrade(bare_database)
     assert len([of for of in commits if of.get_execution_options().get("docmill_write")]) == 1
+
+
+def test_a_ctrl_c_waits_for_the_end_of_an_upgrade(bare_database: Database) -> None:
+    def interrupt(connection: Connection) -> None:
+        if connection.get_execution_options().get("docmill_write"):
+            signal.raise_signal(signal.SIGINT)
+
+    event.listen(bare_database.engine, "begin", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        migrations.upgrade(bare_database)
+    migrations.require_current(bare_database)
 
 
 def test_upgrades_of_two_processes_at_once_take_turns(bare_database: Database) -> None:
