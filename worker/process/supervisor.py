@@ -157,8 +157,9 @@ class Supervisor:
         self._woken.put(None)
 
     def join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
+        """Wait for the end of the thread."""
+        while self.is_running:  # an interrupted `Thread.join` takes the thread for ended, before Python 3.13
+            time.sleep(TICK_S / 2)
 
     def wait_for_news(self, seconds: float) -> None:
         """Return once a child is ready, has run out of work or has refused a spec, or after `seconds`."""

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from docmill.worker.jobs.local_run import TOO_MANY_DEATHS, Watch
 from docmill.worker.process.supervisor import SLACK, Activity, Child, Supervisor, Watchdog, restart_delay
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import load_settings
+from tests.worker.harness import until
 
 LINES = 40  # more than a turn of its loop has, those of the standard library included
 SIGNALS_AT_EACH_LINE = f"""
@@ -71,6 +73,26 @@ def test_a_signal_ends_a_worker_wherever_it_interrupts_it(tmp_path: Path, databa
 @pytest.fixture
 def supervisor(tmp_path: Path, database: Database) -> Supervisor:
     return Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=["cpu"])
+
+
+def test_an_interrupted_wait_for_a_supervisor_can_be_taken_up_again(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, may_end = threading.get_ident(), threading.Event()
+
+    def run() -> None:
+        until(lambda: sys._current_frames()[here].f_code.co_name in {"join", "_wait_for_tstate_lock"}, "it waits")
+        signal.pthread_kill(here, signal.SIGINT)
+        may_end.wait()
+
+    monkeypatch.setattr(supervisor, "run", run)
+    supervisor.serve(1)
+    with pytest.raises(KeyboardInterrupt):
+        supervisor.join()
+    assert supervisor.is_running
+    may_end.set()
+    supervisor.join()
+    assert not supervisor.is_running
 
 
 @pytest.mark.parametrize("event", [{"event": "ready"}, {"event": "refused", "server_away": False}, {"event": "idle"}])
