@@ -76,10 +76,10 @@ def _through_a_pipe(log_level: str | None, log_format: str) -> Iterator[None]:
     reading, writing = os.pipe()
     printing = threading.Thread(target=_print_lines, args=(reading,), name="lines", daemon=True)
     screen = logs.lossy(os.fdopen(terminal, "w", 1, ours.encoding, ours.errors))
-    os.dup2(writing, STDERR)
-    os.close(writing)
     printing.start()
     try:
+        os.dup2(writing, STDERR)
+        os.close(writing)
         with _logging(log_level, log_format):
             sys.stderr = screen
             yield

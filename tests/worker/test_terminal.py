@@ -60,3 +60,25 @@ def test_what_children_and_the_log_say_stands_in_lines_of_its_own_above_the_bar(
     assert any("10/10" in line for line in lines)
     assert lines[-2:] == ["after", ""]
     assert "of no interest" not in said
+
+
+INTERRUPTED = """
+import os, threading
+from docmill.worker.terminal import lines_above_the_bar
+
+start = threading.Thread.start
+
+def start_and_interrupt(thread):
+    start(thread)
+    raise KeyboardInterrupt
+
+threading.Thread.start = start_and_interrupt
+try:
+    lines_above_the_bar(None).__enter__()
+except KeyboardInterrupt:
+    os.write(2, b"after")
+"""
+
+
+def test_an_interrupt_as_it_begins_leaves_the_terminal_as_it_was() -> None:
+    assert _on_a_terminal(INTERRUPTED) == "after"
