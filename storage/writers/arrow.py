@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,7 +20,7 @@ from docmill.storage.outputs.columns import Column, Form, OutputColumn
 from docmill.storage.outputs.output_types import Output, OutputType
 from docmill.storage.writers.formats import Row, to_json
 
-_GROUP_ROWS = 10_000
+_GROUP_ROWS, _GROUP_CHARS = 10_000, 64 * 2**20
 Values = Sequence[Any]
 _DATA = "data"
 
@@ -70,8 +69,8 @@ def write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO
 
     The first rows decide if vectors are lists of fixed size.
     """
-    rest, n = iter(rows), 0
-    group = list(islice(rest, _GROUP_ROWS))
+    groups = _groups(rows)
+    group, n = next(groups, []), 0
     schema = pa.schema([(column.name, type_of(column, group)) for column in columns])
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         while group:
@@ -81,8 +80,21 @@ def write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO
             ]
             writer.write_table(pa.table(arrays, schema=schema))
             n += len(group)
-            group = list(islice(rest, _GROUP_ROWS))
+            group = next(groups, [])
     return n
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yield the rows in groups that fit in memory, by the length of their texts."""
+    group, n_chars = list[Row](), 0
+    for row in rows:
+        group.append(row)
+        n_chars += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(group) == _GROUP_ROWS or n_chars >= _GROUP_CHARS:
+            yield group
+            group, n_chars = [], 0
+    if group:
+        yield group
 
 
 @dataclass(frozen=True)

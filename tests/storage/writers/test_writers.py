@@ -122,6 +122,13 @@ def test_csv_for_excel_begins_with_the_mark_that_says_that_it_is_utf8(tmp_path: 
         Target.of(Path("x.jsonl"), "csv-excel")
 
 
+def test_a_group_of_rows_in_parquet_is_bounded_by_its_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "_GROUP_CHARS", 1_000, raising=False)
+    rows = [{"id": f"{n}", "task": "summarize", "text": 300 * "x", "flags": [], "meta": {}} for n in range(10)]
+    file = parquet.ParquetFile(written(tmp_path / "out.parquet", rows))
+    assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [4, 4, 2]
+
+
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet", "out.npy"])
 def test_no_results_are_a_file_without_rows(name: str, tmp_path: Path) -> None:
     assert Target.of(tmp_path / name).write([]) == 0
