@@ -167,7 +167,7 @@ def summary(status: JobStatus, cost: Cost | None = None) -> str:
 
 def not_written(status: JobStatus, written: int) -> str | None:
     """Return a sentence on the inputs of a job that an export leaves out; None if it has them all."""
-    lacking = status.documents - status.removed + status.rejected - written
+    lacking = status.documents - (status.removed or 0) + status.rejected - written
     if lacking <= 0:
         return None
     verb = "has no result and is" if lacking == 1 else "have no result and are"
@@ -276,7 +276,7 @@ def lost(status: JobStatus) -> str | None:
     said = []
     if status.lost:
         advice = "run its source again to compute them anew"
-        how = "retention, rule results" if "results" in status.swept else "docmill gc"
+        how = "retention, rule results" if "results" in (status.swept or ()) else "docmill gc"
         said.append(f"results of {status.lost:,} of its documents were removed since ({how}); {advice}")
     if status.removed:
         were = "was" if status.removed == 1 else "were"
@@ -338,7 +338,7 @@ def of_status(
         "time use": where_time_goes(status),
         "rejected": counted(status.rejected, "record") if status.rejected else "",
         "results": lost(status) or "",
-        "removed": swept(status.swept),
+        "removed": swept(status.swept or ()),
         "not pruned": status.not_pruned or "",
         "time": duration(status.elapsed_s),
         "reason": status.reason or "",

@@ -199,7 +199,7 @@ def page(facts: Facts, made_at: float, release: str, cost: str | None = None) ->
     )  # fmt: skip
     environment.filters |= FILTERS
     template = environment.get_template("page.html.j2")
-    at_work = {} if "shards" in facts.status.swept else device_seconds(facts.shards)
+    at_work = {} if "shards" in (facts.status.swept or ()) else device_seconds(facts.shards)
     return template.render(
         facts=facts,
         cost=cost,

@@ -95,8 +95,9 @@ class JobStatus:
 
     `waiting_for` is the reason why the job makes no progress, or None; `waiting_cause` is that reason in one word.
     `not_pruned` says why documents that are missing from the source were not marked as vanished. `list_statuses`
-    does not look for what was removed since the job ended: `lost` counts documents whose results were removed,
-    `removed` those that were removed with results, and `swept` names the rules of retention that removed rows.
+    does not look for what was removed since the job ended, and leaves these None: `lost` counts documents whose
+    results were removed, `removed` those that were removed with results, and `swept` names the rules of retention
+    that removed rows.
     """
 
     id: int
@@ -128,9 +129,9 @@ class JobStatus:
     waiting_for: str | None
     waiting_cause: Cause | None
     not_pruned: str | None = None
-    lost: int = 0
-    removed: int = 0
-    swept: tuple[str, ...] = ()
+    lost: int | None = None
+    removed: int | None = None
+    swept: tuple[str, ...] | None = None
     request_id: str | None = None
 
     def __repr__(self) -> str:

@@ -28,7 +28,7 @@ def describe_removed(database: Database, status: JobStatus, step: str | None = N
     done = sum(each.done for each in status.steps if step in {None, each.name})
     if not done or any(results(database, status.id, step=step, limit=1)):
         return None
-    how = " (retention, rule results)" if "results" in status.swept else ""
+    how = " (retention, rule results)" if "results" in (status.swept or ()) else ""
     return f"The results of job {status.id} were removed since{how}; run its source again to compute them anew."
 
 

@@ -207,5 +207,5 @@ def test_a_list_of_jobs_takes_as_many_statements_as_one_job(database: Database) 
 
 
 def _at_no_time(status: JobStatus) -> JobStatus:
-    """Return a status without what changes as the clock goes on."""
-    return replace(status, elapsed_s=0.0, time_left=TimeLeft())
+    """Return a status without what changes as the clock goes on, and what a list does not look for."""
+    return replace(status, elapsed_s=0.0, time_left=TimeLeft(), lost=None, removed=None, swept=None)

@@ -58,6 +58,7 @@ def test_rules_count_remove_and_say_what_they_removed(aged: Docmill) -> None:
     old, new = (aged.json("status", job) for job in (1, 2))
     assert (old["swept"], old["lost"]) == (["shards", "rejections", "results"], 3)
     assert (new["swept"], new["lost"], new["done"]) == (["shards", "rejections"], 0, 3)
+    assert [job[name] for job in aged.json("jobs") for name in ("swept", "lost", "removed")] == 6 * [None], "unknown"
     said = aged("status", "1").stdout
     assert "rejected records; their number stays (retention, rule rejections)" in said
     assert "results of 3 of its documents were removed since (retention, rule results)" in " ".join(said.split())
