@@ -22,7 +22,7 @@ UNBLOCKING = (
 class Cause(StrEnum):
     """The reason why a job makes no progress."""
 
-    READING = "reading"  # the reading of the source was cut off
+    READING = "reading"  # the source is slow, or its reading was cut off
     NO_WORKER = "no_worker"
     BLOCKED = "blocked"  # no live worker can serve the spec
     BACKING_OFF = "backing_off"
@@ -63,8 +63,8 @@ def waiting_for(standing: JobSnapshot) -> tuple[Cause, str] | None:
         return Cause.PAUSED, "it is paused; `docmill resume` lets it go on"
     if standing.ingest_age_s is not None and standing.ingest_age_s > STALE_INGEST_S:
         return Cause.READING, (
-            f"the reading of its source stopped {standing.ingest_age_s:.0f} s ago; "
-            "run the same command again to carry it on"
+            f"nothing came from its source for {standing.ingest_age_s:.0f} s; if the command that reads it has "
+            "ended, run the same command again to carry it on"
         )
     if standing.pending == 0 or standing.running:
         return None

@@ -67,7 +67,11 @@ def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: JobSnapshot) 
 @pytest.mark.parametrize(
     ("standing", "cause", "says"),
     [
-        (replace(MOVES, state="ingesting", ingest_age_s=61.4), Cause.READING, "stopped 61 s ago"),
+        (
+            replace(MOVES, state="ingesting", ingest_age_s=61.4),
+            Cause.READING,
+            "nothing came from its source for 61 s; if the command that reads it has ended",
+        ),
         (replace(STANDS, workers=0, workers_of_lane=0), Cause.NO_WORKER, "repeat its `docmill run`"),
         (replace(STANDS, workers=3, workers_of_lane=0), Cause.NO_WORKER, "(3 serve other lanes)"),
         (replace(STANDS, workers=0, workers_of_lane=0, is_backfill=True), Cause.NO_WORKER, "`docmill migrate`"),
