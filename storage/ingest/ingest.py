@@ -92,6 +92,7 @@ def _add(
     kinds: KeyKinds,
 ) -> tuple[Counts, Callable[[], None]]:
     """Store a chunk. Return its counts, and a function to call after the commit: it notes the kinds of the keys."""
+    transaction.keep_contents()  # before the corpus, as a removal does
     lock_corpus(transaction, job.corpus_id)
     planning.lock_walk(transaction, job)
     position = _read_position(transaction, job.id)
@@ -352,6 +353,7 @@ def _settle(transaction: Transaction, job: OpenJob) -> tuple[int, bool]:
 
     Return the number of texts that were put into shards, and True if there may be more to do.
     """
+    transaction.keep_contents()  # as in `_add`
     lock_corpus(transaction, job.corpus_id)
     position = _read_position(transaction, job.id)
     planned, more = _promote_contenders(transaction, job, position), True

@@ -14,12 +14,14 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText, db_now
+from docmill.storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, Prompt, Shard, StepText, db_now
 from docmill.storage.core.specs import Outcome, Reason, ShardSize, Spec, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import JobStopped, LeaseLost, NotFound, StorageError
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases import dispatch, maintenance, policy, shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
@@ -30,6 +32,7 @@ from tests.storage.builders import (
     COPY,
     TRANSLATE,
     at_once,
+    chunks,
     claim_shard,
     count_rows,
     dispatched,
@@ -283,6 +286,29 @@ def test_collection_waits_for_whoever_refers_to_a_text(postgres: Database) -> No
         return gc.collect(postgres)
 
     assert at_once(lambda: postgres.write(refer), collect)[1] == Removed()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_reading_that_waits_for_a_removal_has_not_locked_their_corpus(postgres: Database, ends: bool) -> None:
+    job = read(postgres, request(), numbered(1), stop_after=1)
+
+    def go_on() -> None:
+        if ends:
+            ingest.end(postgres, job, Counts())
+        else:
+            ingest.add(postgres, job, chunks(numbered(1, 1), 1)[0])
+
+    def remove(transaction: Transaction) -> list[int]:
+        gc.begin(transaction)
+        reading.append(pool.submit(go_on))
+        until(lambda: reading[0].done() or is_lock_awaited(postgres), "the reading waits, or is over")
+        query = select(Corpus.id).where(Corpus.id == job.corpus_id)
+        return [*transaction.scalars(transaction.for_update(query, skip_locked=True))]
+
+    reading = list[Future[None]]()
+    with ThreadPoolExecutor(1) as pool:
+        assert postgres.write(remove) == [job.corpus_id]
+        reading[0].result(60)
 
 
 def test_a_retry_refers_to_texts_and_waits_for_collection(postgres: Database) -> None:
