@@ -48,8 +48,9 @@ def ahead(values: Iterable[T]) -> Iterator[T]:
             put(None)
 
     # A daemon: a source that is a pipe may keep it waiting for ever.
-    threading.Thread(target=make, name=NAME, daemon=True).start()
+    thread = threading.Thread(target=make, name=NAME, daemon=True)
     try:
+        thread.start()
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
@@ -60,7 +61,8 @@ def ahead(values: Iterable[T]) -> Iterator[T]:
 
 def still_waits() -> bool:
     """Return True if a prefetching thread is still blocked by its source after its values are no longer wanted."""
-    waiting = [thread for thread in threading.enumerate() if thread.name == NAME]
+    # An interrupt may have come while one was being started.
+    waiting = [thread for thread in threading.enumerate() if thread.name == NAME and thread.is_alive()]
     for thread in waiting:
         thread.join(1.0)
     return any(thread.is_alive() for thread in waiting)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from itertools import repeat
 from queue import Queue
 
 import pytest
 
 from docmill.storage.errors import DatabaseUnreachable, LeaseLost
-from docmill.worker.concurrency import ahead, renewed
+from docmill.worker.concurrency import NAME, ahead, renewed, still_waits
 from tests.worker.harness import until
 
 
@@ -45,6 +46,32 @@ def test_whoever_stops_early_has_few_values_made_in_vain() -> None:
     found.close()  # type: ignore[attr-defined]
     assert over.wait(60)
     assert len(made) <= 4
+
+
+def test_an_interrupt_as_the_thread_starts_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, over = threading.Thread.start, threading.Event()
+
+    def start_and_interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    def values() -> Iterator[None]:
+        try:
+            yield from repeat(None)
+        finally:
+            over.set()
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(ahead(values()))
+    assert over.wait(WITHIN_S)
+
+
+def test_the_end_of_a_command_does_not_wait_for_a_thread_that_has_not_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.Thread(name=NAME)])
+    assert not still_waits()
 
 
 WITHIN_S = 60.0
