@@ -130,12 +130,13 @@ def renewed(
     held, done = HeldLease(what, renew, stop), threading.Event()
     every_s = min(LONGEST_S, lease_s / 6)
     thread = threading.Thread(target=held.keep, args=(every_s, done), name="renewal", daemon=True)
-    thread.start()
     try:
+        thread.start()
         yield held
     finally:
         done.set()
-        thread.join(LAST_WORDS_S)
+        if thread.is_alive():
+            thread.join(LAST_WORDS_S)
 
 
 def command_of(module: str) -> list[str]:

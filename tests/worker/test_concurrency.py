@@ -48,12 +48,21 @@ def test_whoever_stops_early_has_few_values_made_in_vain() -> None:
     assert len(made) <= 4
 
 
-def test_an_interrupt_as_the_thread_starts_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, over = threading.Thread.start, threading.Event()
+@pytest.fixture
+def interrupted_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt whoever starts a thread."""
+    start = threading.Thread.start
 
     def start_and_interrupt(thread: threading.Thread) -> None:
         start(thread)
         raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
+
+
+@pytest.mark.usefixtures("interrupted_starts")
+def test_an_interrupt_as_the_thread_starts_ends_it() -> None:
+    over = threading.Event()
 
     def values() -> Iterator[None]:
         try:
@@ -61,7 +70,6 @@ def test_an_interrupt_as_the_thread_starts_ends_it(monkeypatch: pytest.MonkeyPat
         finally:
             over.set()
 
-    monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         next(ahead(values()))
     assert over.wait(WITHIN_S)
@@ -105,6 +113,13 @@ def test_a_lease_is_renewed_for_as_long_as_the_work_goes_on() -> None:
             assert renewals.asked.acquire(timeout=WITHIN_S)
         held.check()
     until(lambda: "renewal" not in {thread.name for thread in threading.enumerate()}, "nobody renews it any more")
+
+
+@pytest.mark.usefixtures("interrupted_starts")
+def test_an_interrupt_as_the_renewal_begins_ends_it() -> None:
+    with pytest.raises(KeyboardInterrupt), renewed("run 1", Renewals(), 60.0):
+        pass
+    assert "renewal" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_whoever_lost_its_lease_stops_before_the_next_item() -> None:
