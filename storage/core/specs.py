@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import orjson
 
 from docmill.storage.core.normalize import normalize_json
+from docmill.storage.errors import ValueRefused
 from docmill.storage.features import flags_of_checks
 from docmill.storage.outputs.output_types import CONFIDENCE, Output, OutputType, Stored
 
@@ -56,8 +57,11 @@ class Spec:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        """Return the canonical form: UTF-8 JSON, keys sorted at every level, no white space."""
-        return orjson.dumps(self.fields, option=orjson.OPT_SORT_KEYS)
+        """Return the canonical form: UTF-8 JSON, keys sorted at every level, no white space. Raises ValueRefused."""
+        try:
+            return orjson.dumps(self.fields, option=orjson.OPT_SORT_KEYS)
+        except orjson.JSONEncodeError as error:  # an option with bytes that are not UTF-8, say
+            raise ValueRefused(f"the value of an option cannot be stored: {error}") from error
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
 from docmill.tasks.kinds.options import parsed, shown
 from docmill.worker.api.documents import make_table_of_job, one_run_at_a_time, require_arrow
-from docmill.worker.api.errors import Error, TimedOut, explained, explained_each, whole_number
+from docmill.worker.api.errors import Error, TimedOut, explained, explained_each, require_texts, whole_number
 from docmill.worker.engines import choose_devices
 from docmill.worker.formatting import counted, summary
 from docmill.worker.jobs import Bar, Listener
@@ -186,7 +186,10 @@ class Job:
         lacking = bool(unflagged)
         if wanted is True:
             return Flagged(lacking=lacking)
-        return Flagged.parse([wanted] if isinstance(wanted, str) else wanted, lacking=lacking)
+        conditions = wanted if isinstance(wanted, Collection) and not isinstance(wanted, str) else [wanted]
+        for condition in conditions:
+            require_texts(**{"unflagged" if lacking else "flagged": condition})
+        return Flagged.parse(conditions, lacking=lacking)
 
 
 def listen(progress: bool) -> Listener:

@@ -205,6 +205,11 @@ def test_a_search_finds_documents_by_the_name_of_their_corpus(mill: docmill.Mill
         (lambda mill: mill.search("numbers", "three", job=True), "job must be a whole number .*, not true"),
         (lambda mill: mill.search("numbers", None), "text must be a text, not None"),
         (lambda mill: mill.search("numbers", "three", prompt=[]), "prompt must be a text, not a list"),
+        (
+            lambda mill: mill.search("numbers", "three", model_prompt="\udcff"),
+            "an option cannot be stored: str is not",
+        ),
+        (lambda mill: mill.job(1).results(unflagged=-1), "unflagged must be a text, not -1"),
         (lambda mill: mill.run(["a"], None, **NULL), "task must be a text, not None"),
         (lambda mill: mill.job(1).wait("1"), "timeout must be a number of seconds, not '1'"),
     ],
