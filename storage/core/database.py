@@ -250,24 +250,27 @@ class Uninterrupted:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[int] = []
+        self._held: list[int] | None = None  # outside of the block, where no signal waits
         on_main_thread = threading.current_thread() is threading.main_thread()
         stops = (signal.SIGINT, signal.SIGTERM) if on_main_thread else ()
         self._handlers = {stop: handler for stop in stops if callable(handler := signal.getsignal(stop))}
 
     def __enter__(self) -> None:
         for stop in self._handlers:
-            signal.signal(stop, self._wait)
+            signal.signal(stop, self._hold)
+        self._held = []
 
-    def _wait(self, number: int, frame: FrameType | None) -> None:
-        self._waiting.append(number)
-        if len(self._waiting) > 1:
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        if self._held == []:
+            self._held.append(number)
+        else:  # also if this stayed the handler, since an interrupt came as the block began or ended
             self._handlers[signal.Signals(number)](number, frame)
 
     def __exit__(self, *_: object) -> None:
+        held, self._held = self._held, None
         for stop, handler in self._handlers.items():
             signal.signal(stop, handler)
-        for number in self._waiting[:1]:
+        for number in held or ():
             self._handlers[signal.Signals(number)](number, None)
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from docmill.storage import errors
 from docmill.storage.core import lookups
-from docmill.storage.core.database import Database
+from docmill.storage.core.database import Database, Uninterrupted
 from docmill.storage.core.schema import Corpus, Shard, db_now
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
@@ -215,6 +215,18 @@ def test_a_stop_waits_for_the_end_of_a_write_and_a_second_one_does_not(
         assert signal.getsignal(stop) is signal.default_int_handler
     finally:
         signal.signal(stop, before)
+
+
+def test_a_handler_that_an_interrupt_left_behind_holds_no_signal_back() -> None:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Uninterrupted():
+            left_behind = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, left_behind)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> None:
