@@ -18,7 +18,7 @@ Recipes raise these flags. Readers and checks (``tasks.checks``) raise others.
 ``already_in_target``
     translate from auto: the text is already in the target language, and is its own translation.
 ``empty``
-    summarize, generate: the model wrote nothing for the whole text, or the text has no sentence.
+    summarize, translate, generate: the model wrote nothing for the whole text, or the text has no sentence.
 
 The confidence of an outcome says on a scale from 0 to 1 how sure the model was. It is not the chance to be right.
 Each head has one measure. A text that a model wrote has the geometric mean of its tokens' probabilities: ``exp`` of

@@ -72,13 +72,13 @@ class Translate:
                 pieces.append(_shaped(output.text, in_cell=_holds(tables, window)))
                 if output.truncated:
                     flags.add("output_truncated")
-                if not output.text:
-                    flags.add("empty_window")
             else:
                 pieces.append(computed.text[window.start : window.end])
             end = window.end
-        pieces.append(computed.text[end:])
-        return computed.done("".join(pieces), flags=sorted(flags))
+        text = "".join([*pieces, computed.text[end:]])
+        if not all(output.text for output in computed.outputs if isinstance(output, Generated)):
+            flags.add("empty_window" if text.strip() else "empty")
+        return computed.done(text, flags=sorted(flags))
 
 
 def _between_windows(source: str, before: str) -> str:
