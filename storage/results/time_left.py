@@ -161,16 +161,16 @@ class ShardSums:
         """Return the steps that have open shards."""
         return sorted({group.step for group in self.groups if group.state in OPEN_SHARDS})
 
-    def held_s(self, step: int) -> float:
-        """Return the seconds in which a step's finished shards were held."""
+    def held_s(self, step: int | None = None) -> float:
+        """Return the seconds in which the finished shards of a step, or of all, were held."""
         return self.total("held_ms", "done", step=step) / 1e3
 
     def rate(self) -> TimeLeft:
-        """Return the mean pace, from the first finished shard to the last."""
+        """Return the mean pace from the first finished shard to the last, without pauses of one worker."""
         begun, ended = self.span
         if begun is None or ended is None:
             return TimeLeft()
-        seconds = max(ended - begun, 0.001)
+        seconds = max(min(ended - begun, self.held_s()), 0.001)
         texts, tokens = self.total("n_contents", "done"), self.total("tokens_in", "done")
         return TimeLeft(texts / seconds, tokens / seconds)
 

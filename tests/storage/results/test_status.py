@@ -140,14 +140,15 @@ def test_a_job_counts_what_its_workers_have_computed_and_not_yet_written(databas
     assert read_status(database, job.id).computed == 0.0
 
 
-def test_a_job_that_ended_has_its_rate_and_an_end(database: Database) -> None:
-    job = read(database, request(), numbered(3))
+def test_a_job_that_ended_has_an_end_and_its_rate_without_a_pause(database: Database) -> None:
+    job = read(database, request(), numbered(3), chunk=2)
     finish(database)
-    (shard,) = shards_of(database, job)
-    set_shard(database, shard.id, started_at=shard.finished_at - 4)
+    first, last = shards_of(database, job)
+    set_shard(database, first.id, started_at=last.finished_at - 904, finished_at=last.finished_at - 900)
+    set_shard(database, last.id, started_at=last.finished_at - 4)
     status = read_status(database, job.id)
     assert status.ended
-    assert status.time_left.tokens_per_s == pytest.approx(status.tokens_in / 4)
+    assert status.time_left.tokens_per_s == pytest.approx(status.tokens_in / 8)
     assert (status.time_left.left_s, status.waiting_for) == (None, None)
     assert status.finished_at is not None
     assert status.elapsed_s == pytest.approx(status.finished_at - status.created_at)
