@@ -108,10 +108,13 @@ def retry_command(job: int, only: str | None, as_json: bool) -> None:
     """
     with open_store(load_settings()) as database:
         texts, goes_on, said = retry_failures(database, job, only)
+        waiting_for = read_status(database, job).waiting_for
     if as_json:
         print_json({"id": job, "retried": texts, "goes_on": goes_on})
     else:
         say(said)
+        if waiting_for:
+            say(waiting_for)
 
 
 def _apply(change: Callable[[Database], tuple[bool, str]], job: int, as_json: bool, key: str = "changed") -> None:
