@@ -341,8 +341,7 @@ def of_status(
         "removed": swept(status.swept or ()),
         "not pruned": status.not_pruned or "",
         "time": duration(status.elapsed_s),
-        "reason": status.reason or "",
-        "waits for": status.waiting_for or "",
+        "reason": status.reason or status.waiting_for or "",
     }
     return {name: printable(value) for name, value in known.items() if value}
 

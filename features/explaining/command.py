@@ -183,7 +183,7 @@ class ExplanationSections:
     def _window(self, number: int, window: ReadWindow) -> Rows:
         place = f"characters {window.start:,} to {window.end:,}"
         if window.prompt is None:
-            return [(str(number), f"{place}: copied as they are")]
+            return [(str(number), f"{place}: the model does not read them")]
         part = ", a part of something longer" if window.part else ""
         return [
             (str(number), f"{place}, {window.tokens:,} tokens{part}; the model reads:"),

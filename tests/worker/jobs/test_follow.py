@@ -57,7 +57,7 @@ def test_a_watcher_stays_with_a_job_whose_model_comes_back(
 def test_status_says_that_it_is_blocked_and_what_to_do(database: Database) -> None:
     status = read_status(database, _refused(database))
     assert status.state == "blocked"
-    said = " ".join(of_status(status)["waits for"].split())
+    said = " ".join(of_status(status)["reason"].split())
     assert "blocked: cannot serve it: no vLLM. Every worker refuses it" in said
     assert "`docmill cancel` drops it" in said
 
