@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -29,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.expression import ColumnElement
 
 from docmill.storage.core.private_files import make_file, make_folder
@@ -55,21 +57,46 @@ def engine_for(url: URL, busy_timeout_s: float, **options: Any) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ValueError("a store in memory cannot be shared by threads and processes")
     engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, **options)
-    event.listen(engine, "do_connect", _make_folder)
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
+    if not url.database.startswith("file:"):
+        file = _File(Path(url.database))
+        event.listen(engine, "do_connect", file.make)
+        event.listen(engine, "connect", file.note)
+        event.listen(engine, "checkout", file.check)
     return engine
 
 
-def _make_folder(_dialect: object, _record: object, arguments: Sequence[str], _options: object) -> None:
-    if not str(arguments[0]).startswith("file:"):
+class _File:
+    """The file of an engine, which makes it once. A connection outlives its file, and would write for nobody."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._was_made = False
+
+    def make(self, *_: object) -> None:
+        with self._errors():
+            if not self._was_made:
+                make_folder(self._path.parent)
+                make_file(self._path)  # SQLite gives its journals the same rights
+                self._was_made = True
+            self._path.stat()
+
+    def note(self, _connection: object, record: ConnectionPoolEntry) -> None:
+        with self._errors():
+            record.info["inode"] = self._path.stat().st_ino
+
+    def check(self, _connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+        with self._errors():
+            if self._path.stat().st_ino != record.info["inode"]:
+                raise sa_exc.DisconnectionError  # the pool opens the file that took its place
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            make_folder(Path(arguments[0]).parent)
-            make_file(Path(arguments[0]))  # SQLite gives its journals the same rights
+            yield
         except OSError as error:
-            raise DatabaseUnreachable(
-                f"cannot use the database sqlite:///{arguments[0]}: {error.strerror}"
-            ) from error
+            raise DatabaseUnreachable(f"cannot use the database sqlite:///{self._path}: {error.strerror}") from error
 
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import socket
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import delete, event, make_url, select, text
 from sqlalchemy.exc import IntegrityError
 
 from docmill.storage import errors
@@ -124,6 +125,24 @@ def test_a_file_that_cannot_be_a_database_is_unreachable(tmp_path: Path, file: s
     with pytest.raises(DatabaseUnreachable, match=says):
         status.list_statuses(database)
     database.close()
+
+
+def test_a_file_that_is_gone_is_missed_and_one_in_its_place_is_opened(tmp_path: Path, sqlite_url: str) -> None:
+    file = tmp_path / "one" / "docmill.db"
+    copied = Path(make_url(sqlite_url).database or "").read_bytes()
+    file.parent.mkdir()
+    file.write_bytes(copied)
+    with closing(Database(f"sqlite:///{file}")) as database:
+        corpus_id = database.write(lambda transaction: lookups.corpus_id(transaction, "books"))
+        assert database.values(select(Corpus.id)) == [corpus_id]
+        shutil.rmtree(file.parent)
+        for use in (lambda: database.values(select(Corpus.id)), lambda: database.execute(delete(Corpus))):
+            with pytest.raises(DatabaseUnreachable, match="No such file"):
+                use()
+        assert not file.parent.exists()
+        file.parent.mkdir()
+        file.write_bytes(copied)
+        assert database.values(select(Corpus.id)) == []
 
 
 def test_an_error_that_nobody_classified_has_its_code_and_no_documents_text(
