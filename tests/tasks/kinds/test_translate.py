@@ -84,7 +84,7 @@ def test_a_sentence_of_which_the_model_makes_nothing_is_flagged() -> None:
     found = written("Un. Deux.", ["", "Two."])
     assert (found.text, found.flags) == ("Two.", ("empty_window",))
     nothing = written("Un. Deux.", ["", ""])
-    assert (nothing.text.strip(), nothing.flags) == ("", ("empty",))
+    assert ((nothing.text or "").strip(), nothing.flags) == ("", ("empty",))
 
 
 def test_a_spec_names_the_unit_only_where_it_is_the_sentence() -> None:
