@@ -85,9 +85,9 @@ class ArchiveSource(MixedSource[bytes]):
             try:
                 super()._check()
             except BrokenStream as error:
-                raise SourceError(f"{self.name}: {error}") from error
+                raise SourceError(f"{self._content.place}: {error}") from error
             except _DAMAGES as error:
-                raise SourceError(f"{self.name} is damaged, or no archive of that kind") from error
+                raise SourceError(f"{self._content.place} is damaged, or no archive of that kind") from error
 
     def _items(self) -> Iterator[Record | Rejection]:
         with finding_bugs(self._content.place):
@@ -104,7 +104,8 @@ class ArchiveSource(MixedSource[bytes]):
         return self._documents.document(path, file)
 
     def _say_nothing_is_read(self) -> str:
-        return f"no {', '.join(document_suffixes())}, .jsonl, .csv or other members in {self.name} that are read"
+        kinds = ", ".join(document_suffixes())
+        return f"no {kinds}, .jsonl, .csv or other members in {self._content.place} that are read"
 
     def _open(self, raw: bytes, options: SourceOptions, path: str) -> Source:
         """Return the source of a member with records. Raises SourceError."""

@@ -100,7 +100,8 @@ def test_a_mailbox_is_one_document_for_each_message(tmp_path: Path) -> None:
 def test_an_archive_without_documents_or_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(b"certainly no archive" * 100)
-    assert "is damaged" in refused(SourceError, path)
+    told = {" is damaged, or no archive of that kind", ": the gzip data is damaged"}
+    assert refused(SourceError, path).removeprefix(name) in told
     raw = zipped({"a.png": b""}) if name == "a.zip" else tarred({"a.png": b""})
     path.write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
     assert re.search(r"no \.txt, \.md, .* members in", refused(SourceUnsupported, path))
