@@ -44,7 +44,7 @@ def test_each_command_of_the_quick_start_shows_something_found_and_nothing_doubt
     for text in ("eqonomize", "default-mysql-client", "games 0.", "C++ (language)", "write to [EMAIL]"):
         assert text in shown
     assert "nothing found" not in shown
-    assert not any(line.endswith("doubtful.") and not line.startswith("0 of") for line in shown.splitlines())
+    assert "as doubtful" not in shown
 
 
 @pytest.mark.slow

@@ -182,7 +182,7 @@ def doubtful(documents: int, counts: FlagCounts) -> str:
     flags = ", ".join(f"{flag}: {n:,}" for flag, n in order_flags(counts.by_flag).items() if flag in DOUBTFUL)
     verb = "is" if counts.doubtful == 1 else "are"
     of = counted(documents, "document")
-    return f"{counts.doubtful:,} of {of} {verb} flagged as doubtful{f' ({flags})' if flags else ''}."
+    return f"{counts.doubtful:,} of {of} {verb} flagged as doubtful ({flags})."
 
 
 def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:

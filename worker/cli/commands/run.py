@@ -374,8 +374,8 @@ def _conclude(
     )
     if shown and "text" in shown[0]:
         counts = count_flags(database, status.id)[status.steps[0].name]
-        say(formatting.doubtful(status.documents, counts))
         if counts.doubtful:
+            say(formatting.doubtful(status.documents, counts))
             say(f"Only the doubtful: docmill results {status.id} --flagged")
     if out is None and status.done:
         say(f"All results: docmill results {status.id} --out FILE")
