@@ -388,9 +388,10 @@ def put_back(database: Database, shard_ids: list[int]) -> None:
     database.execute(update(Shard).where(Shard.id.in_(shard_ids), Shard.state == "queued").values(**FREE))
 
 
-def withdraw(database: Database, lanes: Collection[str]) -> None:
-    """Mark all queued shards of these lanes as planned again, which makes their messages void."""
-    queued = (Shard.state == "queued", Shard.dispatched_at.is_not(None), Shard.lane.in_(lanes))
+def withdraw(database: Database, lanes: Collection[str], only_job: int | None = None) -> None:
+    """Mark queued shards of these lanes (of one job, or of all) as planned again, which makes their messages void."""
+    queued = [Shard.state == "queued", Shard.dispatched_at.is_not(None), Shard.lane.in_(lanes)]
+    queued += [] if only_job is None else [Shard.job_id == only_job]
     database.execute(update(Shard).where(*queued).values(**FREE))
 
 

@@ -54,7 +54,7 @@ def run_here(
     tracing.start(settings.traces_endpoint)
     supervisor = kept or make_supervisor(settings, database, broker, devices, lanes, started)
     alone = not dispatch.live_workers(database) - supervisor.owners
-    if alone:  # the queue of an earlier run may be gone, and other jobs' shards are not ours to compute
+    if alone:  # other jobs' shards are not ours to compute
         dispatch.withdraw(database, lanes)
     begun = threading.Event()
     ended_well = False
@@ -65,8 +65,12 @@ def run_here(
         begun.set()
         supervisor.serve(job_id)
 
+    def opened(job_id: int) -> None:
+        dispatch.withdraw(database, lanes, job_id)  # the queue of an earlier run of the job may be gone
+        on_opened(job_id)
+
     try:
-        with ingest_bar(listener, prepared.source, start, on_opened) as progress:
+        with ingest_bar(listener, prepared.source, start, opened) as progress:
             done = enqueue(database, broker, prepared, progress, offer_others=False)
         say_ingested(listener, prepared.source, done)
         if alone:

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,12 @@ import pytest
 
 import docmill
 from docmill.storage.core.database import Database
+from docmill.storage.leases import dispatch
+from docmill.tasks.kinds import STORED_KINDS
 from docmill.worker.process import device_start
+from docmill.worker.queue import dispatcher
+from docmill.worker.settings import STORE
+from tests.storage.builders import dispatched, sign_on
 from tests.worker.harness import Docmill, forked_device
 
 NULL: dict[str, Any] = {"model": "null", "progress": False}
@@ -52,6 +58,20 @@ def test_an_enqueued_job_waits_for_a_worker_and_says_so(mill: docmill.Mill) -> N
     assert job.cancel() is True
     assert job.cancel() is False
     assert job.wait(progress=False).state == "cancelled"
+
+
+@pytest.mark.timeout(60)
+def test_a_run_offers_again_what_a_lost_queue_had_of_its_job_although_others_work(
+    mill: docmill.Mill, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "GRACE_S", 3_600.0)
+    job = mill.enqueue(["in a lost queue"], "embed", corpus="lost", **NULL)
+    with closing(Database(f"sqlite:///{store / STORE}", kinds=STORED_KINDS)) as database:
+        assert dispatched(database)
+        sign_on(database, "another", "embed")
+        mill.run(["in a lost queue"], "embed", corpus="lost", **NULL)
+        dispatch.sign_off(database, "another")
+    assert job.status().state == "done"
 
 
 def test_a_task_that_is_cancelled_waits_no_longer_and_leaves_the_job_as_it_is(mill: docmill.Mill) -> None:
