@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from math import isfinite
 from tempfile import TemporaryDirectory
-from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from docmill.storage.extras import EXCEL
@@ -52,9 +51,6 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Row
             raise OSError(str(error)) from error
         except FileSizeError as error:
             raise FormatUnfit("the workbook has more than 4 GiB; write parts, or .csv.gz") from error
-        except BaseException as error:
-            clear_frames(error.__traceback__)  # the archive in one of them ends itself, which needs an open file
-            raise
         finally:
             for sheet in workbook.worksheets():
                 sheet.row_data_fh.close()

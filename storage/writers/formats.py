@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, BinaryIO, TypeAlias
 
 import orjson
@@ -96,7 +97,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
     try:
         with open(handle, "w+b") as file:  # noqa: PTH123 - a descriptor, not a path
-            yield file
+            try:
+                yield file
+            except BaseException as error:
+                clear_frames(error.__traceback__)  # a library's writer in them ends now, and not with a closed file
+                raise
             file.flush()
             os.fsync(file.fileno())
         if mode is not None:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyarrow import parquet
+from pyarrow.parquet import ParquetWriter
 
 from docmill.storage.outputs.columns import Form
 from docmill.storage.outputs.output_types import TEXT, VECTOR
@@ -186,6 +187,21 @@ def test_an_export_that_is_interrupted_leaves_no_file_and_keeps_the_older_one(na
     with pytest.raises(KeyboardInterrupt):
         target.write(broken())
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_interrupt_at_the_end_of_a_parquet_file_is_all_that_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = ParquetWriter.close
+
+    def interrupt(_: ParquetWriter) -> None:
+        monkeypatch.setattr(ParquetWriter, "close", close)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ParquetWriter, "close", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path / "out.parquet", embedded([1, 2]))  # a warning of its `__del__` fails the test
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_exported_file_is_its_users_alone_unless_it_had_other_rights(tmp_path: Path) -> None:
