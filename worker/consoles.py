@@ -196,6 +196,7 @@ def samples_table(samples: Sequence[dict[str, Any]], documents: int, output: Out
         box=None,
         pad_edge=False,
         show_header=False,
+        expand=True,  # or a title longer than the rows is broken
     )
     made.add_column(no_wrap=True)
     made.add_column(ratio=1)

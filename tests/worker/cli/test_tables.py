@@ -84,3 +84,10 @@ def test_a_sample_of_every_type_of_output_fits_80_columns(output: OutputType) ->
     assert max(map(cell_len, lines)) <= 80
     assert len(lines) <= 12
     assert any(begins in line for line in lines)
+
+
+def test_the_title_over_a_short_sample_stays_on_one_line() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(samples_table([{"id": "a", "task": "redact", "input": "b", "text": "b"}], 1, TEXT, {}))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines()[0].strip() == "redact: 1 of 1 document"
