@@ -177,6 +177,9 @@ def list_command(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
+    if not rows:
+        say("No keys yet; `docmill keys add NAME` makes one.")
+        return
     made = table("name", "state", "weight", "most requests", "most bytes", "most cost", "cost so far", names={"name"})
     for row in rows:
         bounds = ("any" if row[name] is None else f"{row[name]:,}" for name in LIMITS)

@@ -101,6 +101,7 @@ def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None
     prices = embedded.folder / "prices.toml"
     prices.write_text("[minilm]\ninput = 1\n")
     embedded.environment |= SOON | {"DOCMILL_PRICES": str(prices)}
+    assert "No keys yet" in embedded("keys", "list").stderr
     key = embedded("keys", "add", "alice", "--weight", "3").stdout.strip()
     assert embedded.json("keys", "list")[0]["name"] == "alice"
     process = embedded.start("serve", "--model", "small=minilm", "--model", "remote=openai:x", "--port", "0")

@@ -273,3 +273,4 @@ def test_pipelines_are_listed_if_a_schedule_cannot_be_read(call: Call, tmp_path:
     [listed] = call("pipeline", "list", "--json").json()
     assert (listed["schedule"]["timezone"], listed["next_run"]) == ("Mars/Olympus", None)
     assert "(Mars/Olympus)" in call("pipeline", "list").out
+    assert "nightly has no runs yet" in call("pipeline", "history", "nightly").err

@@ -213,6 +213,9 @@ def history_command(name: str, limit: int, as_json: bool) -> None:
     if as_json:
         print_json(runs)
         return
+    if not runs:
+        say(f"The pipeline {printable(name)} has no runs yet.")
+        return
     paid = any(run["cost"] for run in runs)
     made = table("run", "due", "began", "ended", "state", "job", *(["cost"] if paid else []))
     for run in runs:
