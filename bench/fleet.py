@@ -68,7 +68,7 @@ class Fleet:
         self._database.close()
 
     def _wait(self, job: int) -> None:
-        """Whoever looks after jobs may say a little later that this one is done."""
+        """Wait until the job is read and has no open shard."""
         left = select(Shard.id).where(Shard.job_id == job, Shard.state.in_(OPEN_SHARDS)).limit(1)
         reading = select(Job.id).where(Job.id == job, Job.state == "ingesting")
         deadline = time.monotonic() + LONGEST_S

@@ -214,7 +214,7 @@ class Server:
             self._reap()
 
     def _hung_up(self, pid: int) -> None:
-        """Whoever asked for this process is gone."""
+        """End the process of a client that is gone, if it asked for that."""
         asked = self._asked[pid]
         if asked["kills"]:
             with suppress(ProcessLookupError):
