@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -117,6 +118,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (deselected if any(map(item.get_closest_marker, left_out)) else kept).append(item)
     config.hook.pytest_deselected(items=deselected)
     items[:] = kept
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Make SIGINT and SIGTERM interrupt this process and those that it starts, although it may ignore them."""
+    stops = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(stop, signal.default_int_handler) for stop in stops]
+    yield
+    for stop, handler in zip(stops, before, strict=True):
+        signal.signal(stop, handler)
 
 
 @pytest.fixture(autouse=True)

