@@ -11,7 +11,7 @@ import gc
 import os
 import shutil
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -120,12 +120,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+Interrupt = Callable[[int], None]
+
+
 @pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Make SIGINT and SIGTERM interrupt this process and those that it starts, although it may ignore them."""
+def interrupt() -> Iterator[Interrupt]:
+    """Yield a function that does what a Ctrl-C or a stop does here, by the signal's number.
+
+    It calls the handler in place of sending the signal: a process in which a model was converted to int8 has an
+    alternate stack for signals whose memory is gone, and does not survive one.
+    """
     stops = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(stop, signal.default_int_handler) for stop in stops]
-    yield
+
+    def call_handler(stop: int) -> None:
+        handler = signal.getsignal(stop)
+        assert callable(handler)
+        handler(stop, None)
+
+    yield call_handler
     for stop, handler in zip(stops, before, strict=True):
         signal.signal(stop, handler)
 

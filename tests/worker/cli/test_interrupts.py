@@ -100,7 +100,7 @@ cli.main()
 """
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interrupt")
 @pytest.mark.parametrize(
     ("how", "signals", "code"),
     [
@@ -132,7 +132,7 @@ runpy.run_module("docmill", run_name="__main__")
 """
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interrupt")
 def test_an_interrupt_while_a_command_loads_ends_it_without_a_traceback() -> None:
     called = [sys.executable, "-c", LOADING]
     done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=False)
