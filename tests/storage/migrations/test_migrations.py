@@ -19,6 +19,7 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.needed import dependents
 from docmill.storage.errors import SchemaOutOfDate
 from docmill.storage.results.status import list_statuses
+from tests.conftest import Interrupt
 
 
 def test_the_migrated_schema_equals_the_declared_one(database: Database) -> None:
@@ -64,12 +65,12 @@ def test_an_upgrade_is_one_transaction(bare_database: Database) -> None:
     assert len([of for of in commits if of.get_execution_options().get("docmill_write")]) == 1
 
 
-def test_a_ctrl_c_waits_for_the_end_of_an_upgrade(bare_database: Database) -> None:
-    def interrupt(connection: Connection) -> None:
+def test_a_ctrl_c_waits_for_the_end_of_an_upgrade(bare_database: Database, interrupt: Interrupt) -> None:
+    def begin(connection: Connection) -> None:
         if connection.get_execution_options().get("docmill_write"):
-            signal.raise_signal(signal.SIGINT)
+            interrupt(signal.SIGINT)
 
-    event.listen(bare_database.engine, "begin", interrupt)
+    event.listen(bare_database.engine, "begin", begin)
     with pytest.raises(KeyboardInterrupt):
         migrations.upgrade(bare_database)
     migrations.require_current(bare_database)
