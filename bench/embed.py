@@ -2,7 +2,8 @@
 
 The texts are paragraphs of manual pages. Each run has texts of its own (the same paragraphs, each with the run's word
 at its end), since docmill does not compute a text twice. docmill's time begins before `enqueue` reads the file and
-ends when the last shard is committed in PostgreSQL; the worker's model is loaded by then, as the peers' are.
+ends when the last shard is committed in PostgreSQL. The worker's model is loaded by then, as the peers' are, and the
+backends are measured, which takes seconds once for a model and a machine.
 """
 
 from __future__ import annotations
