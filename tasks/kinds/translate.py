@@ -200,7 +200,7 @@ def _params(plan: Plan) -> dict[str, Any]:
         raise BadOption("--unit sentence splits a document, which a prompt with {meta.FIELD} keeps whole.")
     for flag, language in (("--from", None if auto else source), ("--to", target)):
         if language is not None:
-            languages.known(language, flag)
+            languages.require_known(language, flag)
     tells = plan.model_type in families.MULTILINGUAL | (families.PREFIXED if "prefix" not in options else set()) or (
         plan.family is Family.DECODER and "prompt" not in options
     )

@@ -165,7 +165,8 @@ def parse_models(model: str) -> dict[str, str] | None:
         match = _PART.fullmatch(part.strip())
         if match is None or not match[2].strip():
             raise BadOption(f"--model {model}: {part!r} is not LANGUAGE=MODEL, such as fr=opus-mt-fr-en.")
-        code = languages.plain(languages.known(match[1], "--model"))
+        languages.require_known(match[1], "--model")
+        code = languages.plain(match[1])
         if code in models:
             raise BadOption(f"--model {model}: {languages.listed([code])} stands in it twice.")
         models[code] = match[2].strip()
