@@ -9,7 +9,7 @@ them. Importing this module imports no library.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -61,14 +61,21 @@ class Served(Protocol):
 
 
 class WindowSource(Protocol):
-    """The source of a backend's windows. Called from the device thread only."""
+    """The source of a backend's windows. Only the device thread calls it."""
 
     def take(self, budget: Budget) -> Sequence[Item[Any]]:
-        """Return the next windows, within the budget; empty when the backend should finish what it has and return.
+        """Return the next windows, within the budget. After an empty answer the backend finishes and returns.
 
-        A backend with windows in flight may ask again later, and does so as long as it computes: a budget of no rows
-        gives nothing, and shows that it is alive.
+        A backend with windows in flight calls this again as long as it computes. With a budget of no rows, it gets
+        nothing, but shows that it is alive.
         """
+
+
+@dataclass(frozen=True)
+class FilteredSource:
+    """A source for a backend inside another backend: ``take`` filters the windows of the outer source."""
+
+    take: Callable[[Budget], Sequence[Item[Any]]]
 
 
 class Backend(Protocol):

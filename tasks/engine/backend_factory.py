@@ -9,7 +9,7 @@ import hashlib
 import logging
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ from typing import Any
 from docmill.storage.core.specs import Spec
 from docmill.storage.extras import install
 from docmill.tasks import kinds, languages, patterns
-from docmill.tasks.backends import Assignment, Backend, WindowSource, registry
+from docmill.tasks.backends import Assignment, Backend, FilteredSource, WindowSource, registry
 from docmill.tasks.backends.convert import is_whole, made_once, safe_folder
 from docmill.tasks.backends.encoder import choice, heads
 from docmill.tasks.backends.registry import Offer
@@ -82,7 +82,7 @@ class PolyglotBackend:
         waiting: dict[str, Pool[Any]] = {language: Pool() for language in self._backends}
         language = next(iter(waiting))
         while True:
-            yield from self._backends[language].run(_Sorted(source, waiting, language))
+            yield from self._backends[language].run(FilteredSource(partial(_take, language, waiting, source)))
             oldest = {name: pool.oldest for name, pool in waiting.items() if pool.oldest is not None}
             if not oldest:
                 return
@@ -107,28 +107,21 @@ class PolyglotBackend:
             self._backends.popitem()[1].close()
 
 
-@dataclass(frozen=True)
-class _Sorted:
-    """The part of a source that a backend sees: the windows of its language. Those of others wait in their pools."""
-
-    source: WindowSource
-    waiting: Mapping[str, Pool[Any]]
-    language: str
-
-    def take(self, budget: Budget) -> Sequence[Item[Any]]:
-        if budget.rows < 1:
-            return self.source.take(budget)
-        own = self.waiting[self.language]
-        while len(own) < budget.rows and self._others() < _MOST_WAITING * budget.rows:
-            items = self.source.take(budget)
-            if not items:
-                break
-            for language, pool in self.waiting.items():
-                pool.add(item for item in items if item.encoded.language == language)
-        return own.take(budget)
-
-    def _others(self) -> int:
-        return sum(len(pool) for language, pool in self.waiting.items() if language != self.language)
+def _take(
+    language: str, waiting: Mapping[str, Pool[Any]], source: WindowSource, budget: Budget
+) -> Sequence[Item[Any]]:
+    """Return the next windows of a language. Windows of other languages wait in their pools."""
+    if budget.rows < 1:
+        return source.take(budget)
+    own = waiting[language]
+    others = [pool for code, pool in waiting.items() if code != language]
+    while len(own) < budget.rows and sum(map(len, others)) < _MOST_WAITING * budget.rows:
+        items = source.take(budget)
+        if not items:
+            break
+        for code, pool in waiting.items():
+            pool.add(item for item in items if item.encoded.language == code)
+    return own.take(budget)
 
 
 log = logging.getLogger("docmill.backends")
@@ -303,7 +296,7 @@ def _modules(spec: Spec, device: str, folders: ModelFolders, backend: str) -> li
     names = [*offers]
     assignment = Assignment(spec, folder, device, folders.cache, head, alone=len(names) == 1)
     contested = head in heads.LOADERS and not assignment.alone
-    first = choice.Contest.of(names, assignment).in_order[0] if contested else names[0]
+    first = choice.Contest.of(names, assignment).opening_order[0] if contested else names[0]
     return _of_offer(offers[first], assignment)
 
 

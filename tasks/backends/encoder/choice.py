@@ -1,9 +1,11 @@
-"""The choice between several backends for an encoder-only model: measured once, remembered, and left on bad numbers.
+"""The choice between several backends for an encoder-only model: measure them once, and remember the fastest.
 
-Libraries differ in what they make of a processor: where one is ahead of another by a third, it is behind on the
-next. Measuring takes seconds, which a few texts never save. The rule solves the ski rental problem (Karlin et al.
-1988, "Competitive snoopy caching"): once the preferred backend has lost about as much time as a measurement takes,
-all are measured. For any number of texts, the loss is at most twice that of the best choice in hindsight.
+Which library is faster depends on the processor. A measurement takes seconds, too long for a few texts. The rule
+solves the ski rental problem (Karlin et al. 1988, "Competitive snoopy caching"): once the preferred backend has lost
+about as much time as a measurement takes, all backends are measured. For any number of texts, the loss is at most
+twice that of the best choice in hindsight.
+
+A backend that returned NaN or infinity is not used again for the same model on this machine.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from docmill.tasks.backends import Assignment, Backend, WindowSource, machine, registry
+from docmill.tasks.backends import Assignment, Backend, FilteredSource, WindowSource, machine, registry
 from docmill.tasks.backends.encoder.batches import best
 from docmill.tasks.backends.machine import remember, remembered
 from docmill.tasks.backends.static import Items
@@ -31,10 +33,10 @@ from docmill.tasks.windows.windows import Encoded
 log = logging.getLogger("docmill.backends")
 
 # A measurement costs about as much as 60,000 tokens of a small model: imports, openings, and 32,768 tokens to try
-# sizes and backends. The other backend saves an eighth of the time or so, hence eight times as many.
+# sizes and backends. The faster backend saves about an eighth of the time, hence eight times as many.
 ENOUGH_TOKENS = 500_000
-_OUT = "not_finite"
-_SIGN_OF_LIFE = Budget(tokens=1, rows=0)
+_NOT_FINITE = "not_finite"
+_NO_ROWS = Budget(tokens=1, rows=0)  # taking no windows shows the engine that the backend is alive
 
 
 # Opens a backend by name. Measures a batch size unless ``tuned`` is False. The backend also has ``tokens_per_s``.
@@ -61,26 +63,26 @@ class Contest:
         return cls(names, cache_dir / "backends", f"{spec.revision} {spec.quality} {device} {libraries}")
 
     @property
-    def known(self) -> str | None:
+    def known_fastest(self) -> str | None:
         """The fastest backend; None before a measurement."""
         fastest: str | None = remembered(self.folder, self.subject).get("fastest")
         return fastest if fastest in self.names else None
 
     @property
     def usable(self) -> Sequence[str]:
-        """The backends that were not left out; all backends if every one was left out."""
-        out = remembered(self.folder, self.subject).get(_OUT, [])
-        return [name for name in self.names if name not in out] or self.names
+        """The backends that always returned finite numbers; all backends if there is none."""
+        excluded = remembered(self.folder, self.subject).get(_NOT_FINITE, [])
+        return [name for name in self.names if name not in excluded] or self.names
 
     @property
-    def in_order(self) -> Sequence[str]:
-        """The usable backends in the order to open them: the fastest if it is known, then the preferred ones."""
-        known = self.known
-        return sorted(self.usable, key=lambda name: name != known)
+    def opening_order(self) -> Sequence[str]:
+        """The usable backends: the fastest first if it is known, then the preferred ones."""
+        fastest = self.known_fastest
+        return sorted(self.usable, key=lambda name: name != fastest)
 
-    def leave_out(self, name: str) -> None:
-        """Leave out a backend that returned NaN or infinity. This machine no longer uses it for the subject."""
-        self._remember({_OUT: sorted({*remembered(self.folder, self.subject).get(_OUT, []), name})})
+    def exclude(self, name: str) -> None:
+        """Note that a backend returned NaN or infinity. This machine no longer uses it for the subject."""
+        self._remember({_NOT_FINITE: sorted({*remembered(self.folder, self.subject).get(_NOT_FINITE, []), name})})
 
     def _remember(self, facts: Mapping[str, Any]) -> None:
         remember(self.folder, self.subject, {**remembered(self.folder, self.subject), **facts})
@@ -91,29 +93,29 @@ class Contest:
         The provisional backend is the preferred one. Its batches have the usual size unless another was measured.
         """
         preferred, *others = self.usable
-        if self.known is not None or not others or not provisional:
-            return self._open_fastest(open_backend)
+        if self.known_fastest is not None or not others or not provisional:
+            return self._open_guarded(open_backend)
 
         def open_first() -> Backend:
-            return self._guarded(open_backend(preferred, tuned=False), preferred, open_backend)
+            return self._guard(open_backend(preferred, tuned=False), preferred, open_backend)
 
         try:
             first = open_first()
         except Unsuited as error:
             log.info("backend_unsuited backend=%s reason=%s subject=%s", preferred, error, self.subject)
-            return replace(self, names=others)._open_fastest(open_backend)
-        return ProvisionalBackend(first, partial(self._open_fastest, open_backend), open_first)
+            return replace(self, names=others)._open_guarded(open_backend)
+        return ProvisionalBackend(first, partial(self._open_guarded, open_backend), open_first)
 
-    def fastest(self, open_backend: OpenByName) -> tuple[str, Any]:
+    def open_fastest(self, open_backend: OpenByName) -> tuple[str, Any]:
         """Open the fastest backend: the first, unless another is clearly ahead. Return its name and the backend.
 
-        Only one backend is open at a time, since a model may fill the memory. Backends that were left out stay
-        closed. Raises Unsuited if no backend takes the model.
+        Only one backend is open at a time, since a model may fill the memory. Raises Unsuited if no backend takes the
+        model.
         """
-        known, rates = self.known, dict[str, float]()
+        known, rates = self.known_fastest, dict[str, float]()
         reason: Unsuited | None = None
         backend: Any = None
-        for name in self.in_order:
+        for name in self.opening_order:
             if backend is not None:
                 backend.close()
                 backend = None
@@ -129,38 +131,24 @@ class Contest:
         if not rates:
             assert reason is not None
             raise reason
-        ahead = best(rates)
-        log.info("backend_measured fastest=%s tokens_per_s=%s subject=%s", ahead, rates, self.subject)
-        self._remember({"fastest": ahead, "tokens_per_s": rates})
-        if backend is not None and ahead == [*rates][-1]:
-            return ahead, backend
+        fastest = best(rates)
+        log.info("backend_measured fastest=%s tokens_per_s=%s subject=%s", fastest, rates, self.subject)
+        self._remember({"fastest": fastest, "tokens_per_s": rates})
+        if backend is not None and fastest == [*rates][-1]:
+            return fastest, backend
         if backend is not None:
             backend.close()
-        return ahead, open_backend(ahead)
+        return fastest, open_backend(fastest)
 
-    def _open_fastest(self, open_backend: OpenByName) -> Backend:
-        name, backend = self.fastest(open_backend)
-        return self._guarded(backend, name, open_backend)
+    def _open_guarded(self, open_backend: OpenByName) -> Backend:
+        name, backend = self.open_fastest(open_backend)
+        return self._guard(backend, name, open_backend)
 
-    def _guarded(self, backend: Backend, name: str, open_backend: OpenByName) -> Backend:
-        """Return a backend that switches to the model's own code once an output is not finite."""
+    def _guard(self, backend: Backend, name: str, open_backend: OpenByName) -> Backend:
+        """Return a backend that switches to the model's own code after an output that is not finite."""
         if name == registry.OWN_CODE or registry.OWN_CODE not in self.usable:
             return backend
-        return FallbackBackend(backend, partial(open_backend, registry.OWN_CODE), partial(self.leave_out, name))
-
-
-class _Tap:
-    """A source that gives what another gives until it ``is_shut``; ``note`` sees the items first."""
-
-    def __init__(self, source: WindowSource, is_shut: Callable[[], bool], note: Callable[[Items], None]) -> None:
-        self._source = source
-        self._is_shut = is_shut
-        self._note = note
-
-    def take(self, budget: Budget) -> Items:
-        items = [] if self._is_shut() else self._source.take(budget)
-        self._note(items)
-        return items
+        return FallbackBackend(backend, partial(open_backend, registry.OWN_CODE), partial(self.exclude, name))
 
 
 class SwitchingBackend:
@@ -185,114 +173,117 @@ class SwitchingBackend:
 
 
 class ProvisionalBackend(SwitchingBackend):
-    """Computes ``enough`` tokens with ``first``, and the rest with what ``measured`` opens.
+    """Computes ``enough`` tokens with ``first``, and the rest with the backend that ``open_fastest`` opens.
 
-    Both must encode texts alike. ``first`` is closed before the others are opened, since a model may fill the memory;
-    it still encodes texts meanwhile. If the others cannot be opened, ``again`` opens the first one again.
+    Both must encode texts alike. ``first`` is closed before ``open_fastest`` is called, since a model may fill the
+    memory; it still encodes texts meanwhile. If ``open_fastest`` fails, ``reopen_first`` is called.
     """
 
     def __init__(
         self,
         first: Backend,
-        measured: Callable[[], Backend],
-        again: Callable[[], Backend],
+        open_fastest: Callable[[], Backend],
+        reopen_first: Callable[[], Backend],
         *,
         enough: int = ENOUGH_TOKENS,
     ) -> None:
         super().__init__(first)
-        self._measured = measured
-        self._again = again
+        self._open_fastest = open_fastest
+        self._reopen_first = reopen_first
         self._left = enough
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
+        def take(budget: Budget) -> Items:
+            items = source.take(budget) if self._left > 0 else []
+            self._left -= sum(item.tokens for item in items)
+            return items
+
         if self._left > 0:
-            yield from self._backend.run(_Tap(source, lambda: self._left <= 0, self._count))
+            yield from self._backend.run(FilteredSource(take))
             if self._left > 0:
                 return
-            source.take(_SIGN_OF_LIFE)
-            self._change()
-            source.take(_SIGN_OF_LIFE)
+            source.take(_NO_ROWS)
+            self._switch()
+            source.take(_NO_ROWS)
         yield from self._backend.run(source)
 
-    def _count(self, items: Items) -> None:
-        self._left -= sum(item.tokens for item in items)
-
-    def _change(self) -> None:
+    def _switch(self) -> None:
         self._backend.close()
         try:
-            self._backend = self._measured()
+            self._backend = self._open_fastest()
         except Exception as error:  # whatever libraries raise; the first one did compute
             log.error("backends_not_measured error=%r", error)
-            self._backend = self._again()
+            self._backend = self._reopen_first()
 
 
 class FallbackBackend(SwitchingBackend):
-    """Computes with ``first`` until one of its outputs is not finite, and with what ``second`` opens from then on.
+    """Computes with ``first`` until an output is not finite, then with the backend that ``open_second`` opens.
 
-    Windows whose outputs were not finite are computed again; both must read texts alike. ``taken_out`` is called when
-    the second gives finite numbers where the first did not. Outputs that are not finite with the second either are
-    the model's own, and given on.
+    Both must read texts alike. The second backend computes the windows again whose outputs were not finite. The first
+    output that is finite then calls ``on_repair``. An output that is still not finite is the model's own.
     """
 
     def __init__(
-        self, first: Backend, second: Callable[[], Backend], taken_out: Callable[[], None] = lambda: None
+        self, first: Backend, open_second: Callable[[], Backend], on_repair: Callable[[], None] = lambda: None
     ) -> None:
         super().__init__(first)
-        self._second: Callable[[], Backend] | None = second
-        self._taken_out = taken_out
+        self._open_second: Callable[[], Backend] | None = open_second
+        self._on_repair = on_repair
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
-        if self._second is None:
+        if self._open_second is None:
             yield from self._backend.run(source)
             return
         flight: dict[int, Item[Any]] = {}
-        lost: list[tuple[Item[Any], Output]] = []
+        not_finite: list[tuple[Item[Any], Output]] = []
 
-        def note(items: Items) -> None:
+        def take(budget: Budget) -> Items:
+            items = [] if not_finite else source.take(budget)
             flight.update((item.id, item) for item in items)
+            return items
 
-        for number, output in self._backend.run(_Tap(source, lambda: bool(lost), note)):
+        for number, output in self._backend.run(FilteredSource(take)):
             item = flight.pop(number)
-            if finite(output):
+            if is_finite(output):
                 yield number, output
             else:
-                lost.append((item, output))
-        if not lost:
+                not_finite.append((item, output))
+        if not not_finite:
             return
-        source.take(_SIGN_OF_LIFE)
-        if self._went_over(len(lost)):
-            source.take(_SIGN_OF_LIFE)
-            yield from self._again([item for item, _ in lost])
+        source.take(_NO_ROWS)
+        if self._switch(len(not_finite)):
+            source.take(_NO_ROWS)
+            yield from self._compute_again([item for item, _ in not_finite])
         else:
-            yield from ((item.id, output) for item, output in lost)
+            yield from ((item.id, output) for item, output in not_finite)
         yield from self._backend.run(source)
 
-    def _went_over(self, n_windows: int) -> bool:
-        """Change to the second backend. Return False if it does not open; then the first one goes on alone."""
-        second, self._second = self._second, None
-        assert second is not None
+    def _switch(self, n_windows: int) -> bool:
+        """Switch to the second backend. If it does not open, keep the first one for good and return False."""
+        open_second, self._open_second = self._open_second, None
+        assert open_second is not None
         first = self._backend
         log.error("backend_taken_out backend=%s not_finite=%d", first.runtime()["backend"], n_windows)
         try:
-            self._backend = second()
+            self._backend = open_second()
         except Exception as error:  # whatever libraries raise; the first one goes on
             log.error("backend_not_replaced error=%r", error)
             return False
         first.close()
         return True
 
-    def _again(self, lost: Items) -> Iterator[tuple[int, Output]]:
+    def _compute_again(self, items: Items) -> Iterator[tuple[int, Output]]:
         waiting: Pool[Any] = Pool()
-        waiting.add(sorted(lost, key=lambda item: item.id))
-        repaired = False
+        waiting.add(sorted(items, key=lambda item: item.id))
+        is_repaired = False
         for number, output in self._backend.run(waiting):
-            if not repaired and finite(output):
-                repaired = True
-                self._taken_out()  # before anyone hears of the outputs
+            if not is_repaired and is_finite(output):
+                is_repaired = True
+                self._on_repair()  # before the outputs are known elsewhere
             yield number, output
 
 
-def finite(output: Output) -> bool:
+def is_finite(output: Output) -> bool:
     """Return False for a vector or scores with NaN or an infinity in them; True for any other output."""
     if isinstance(output, Labels):
         return all(math.isfinite(score) for score in output.scores.values())

@@ -15,7 +15,7 @@ import pytest
 
 from docmill.storage.core.specs import Reason, Status
 from docmill.tasks.backends.encoder.batches import best
-from docmill.tasks.backends.encoder.choice import Contest, FallbackBackend, ProvisionalBackend, finite
+from docmill.tasks.backends.encoder.choice import Contest, FallbackBackend, ProvisionalBackend, is_finite
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.models.weights import ModelFolders
@@ -60,7 +60,7 @@ class Shop:
 
 def fastest(names: Sequence[str], shop: Shop, folder: Path, subject: str) -> Any:
     """Return the backend that wins a contest."""
-    return Contest(names, folder, subject).fastest(shop)[1]
+    return Contest(names, folder, subject).open_fastest(shop)[1]
 
 
 def test_the_clearly_faster_one_is_taken_and_the_others_are_closed(tmp_path: Path) -> None:
@@ -230,12 +230,12 @@ def test_where_the_models_own_code_does_not_open_the_first_backend_goes_on(
 def test_what_was_left_out_is_opened_no_more_and_what_was_measured_stays(tmp_path: Path) -> None:
     names = ["openvino", "another", "torch"]
     assert fastest(names, Shop(openvino=300.0, another=200.0, torch=100.0), tmp_path, "a model").name == "openvino"
-    Contest(names, tmp_path, "a model").leave_out("openvino")
+    Contest(names, tmp_path, "a model").exclude("openvino")
     for _ in range(2):
         shop = Shop(openvino=300.0, another=200.0, torch=100.0)
         assert fastest(names, shop, tmp_path, "a model").name == "another"
         assert "openvino" not in shop.names
-    Contest(names, tmp_path, "a model").leave_out("another")
+    Contest(names, tmp_path, "a model").exclude("another")
     assert fastest(names, Shop(torch=100.0), tmp_path, "a model").name == "torch"
     (note,) = tmp_path.iterdir()
     assert json.loads(note.read_text())["not_finite"] == ["another", "openvino"]
@@ -248,5 +248,5 @@ def test_an_output_of_any_head_with_a_number_that_is_not_finite_is_noticed(bad: 
     unsound: list[Output] = [Vector(wrong), TokenScores("ab", wrong[None]), Labels({"a": 0.5, "b": bad})]
     unsound += [Weights(Vocabulary("ab"), np.arange(2), wrong)]
     unsound += [SpanScores(wrong, good, 1.0), SpanScores(good, wrong, 1.0), SpanScores(good, good, bad)]
-    assert [finite(output) for output in sound] == [True] * 3
-    assert [finite(output) for output in unsound] == [False] * 7
+    assert [is_finite(output) for output in sound] == [True] * 3
+    assert [is_finite(output) for output in unsound] == [False] * 7
