@@ -109,6 +109,15 @@ class EngineStopped(TaskError):
     """The engine was drained or closed and takes no more texts."""
 
 
+_DESCRIBED_CHARS = 300
+
+
+def describe_error(error: Exception) -> str:
+    """Return the type and the message of a library's error, on one line of bounded length."""
+    message = " ".join(str(error).split())[:_DESCRIBED_CHARS]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
 # Two letters exchanged in a word of six are a ratio of 0.83; words that only share letters stay below 0.75.
 _NEAR = 0.8
 

@@ -12,7 +12,7 @@ from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.reading import CoderAndTraits, as_given, reading_of
 from docmill.tasks.engine.backend_factory import locate_model, open_weightless, polyglot_traits
 from docmill.tasks.engine.tickets import cut_each
-from docmill.tasks.errors import BadOption, CannotServe, ModelError
+from docmill.tasks.errors import BadOption, CannotServe, ModelError, describe_error
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
@@ -76,8 +76,7 @@ def _open_reading(spec: Spec, folders: ModelFolders) -> CoderAndTraits:
     except (ModelError, BadOption) as error:
         raise CannotServe(str(error)) from error
     except (OSError, ValueError, ImportError) as error:  # of files that the model libraries cannot read
-        reason = " ".join(str(error).split())[:300]
-        raise CannotServe(f"{spec.model} cannot be read: {type(error).__name__}: {reason}") from error
+        raise CannotServe(f"{spec.model} cannot be read: {describe_error(error)}") from error
 
 
 def _of_languages(specs: Mapping[str, Spec], open_part: Callable[[Spec], CoderAndTraits]) -> CoderAndTraits:

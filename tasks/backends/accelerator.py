@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from docmill.tasks.backends import devices
-from docmill.tasks.errors import DeviceLost, OutOfMemory
+from docmill.tasks.errors import DeviceLost, OutOfMemory, describe_error
 
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -54,19 +54,19 @@ def memory_errors(device: str) -> Iterator[None]:
         # After a kernel failed, every later call into the same CUDA context fails too. Libraries such as Triton and
         # cuDNN say so in words of their own.
         said = any(words in str(error) for words in _BROKEN)
-        if device.startswith("cuda") and (said or problem(device)):
+        if device.startswith("cuda") and (said or find_fault(device)):
             raise DeviceLost(f"{device}: {str(error).splitlines()[0]}") from error
         raise
 
 
-def problem(device: str) -> str | None:
-    """Return why a device can compute nothing, in the library's own words; None where it computes."""
+def find_fault(device: str) -> str | None:
+    """Return why a device can compute nothing, in torch's words; None for a device that computes."""
     try:
         torch.ones(1, device=device).add(1).item()
-    except torch.cuda.OutOfMemoryError:  # others have its memory, for now
+    except torch.cuda.OutOfMemoryError:  # other processes have its memory, for now
         return None
     except Exception as error:
-        return " ".join(str(error).split())[:300] or type(error).__name__
+        return describe_error(error)
     return None
 
 

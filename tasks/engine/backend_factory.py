@@ -26,7 +26,15 @@ from docmill.tasks.backends.registry import Offer
 from docmill.tasks.backends.tokens import TokenCoder
 from docmill.tasks.backends.weightless import NullBackend, PatternsBackend
 from docmill.tasks.batching import Budget, Item, Pool
-from docmill.tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, NotInstalled, Unsuited
+from docmill.tasks.errors import (
+    BadOption,
+    CannotServe,
+    DeviceUnusable,
+    ModelError,
+    NotInstalled,
+    Unsuited,
+    describe_error,
+)
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families, weightless
 from docmill.tasks.models.families import Description, Family
@@ -174,21 +182,20 @@ def open_backend(
     except (ModelError, BadOption) as error:
         raise CannotServe(str(error)) from error
     except Exception as error:  # whatever a model library raises on files it cannot read
-        if why := _problem(device):
-            raise DeviceUnusable(f"{device} can compute nothing: {why}") from error
-        reason = " ".join(str(error).split())[:500]
-        raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}") from error
+        if fault := _find_fault(device):
+            raise DeviceUnusable(f"{device} can compute nothing: {fault}") from error
+        raise CannotServe(f"{spec.model} cannot be loaded: {describe_error(error)}") from error
 
 
-def _problem(device: str) -> str | None:
-    """Return why a device can compute nothing; None where it computes, or is a server."""
+def _find_fault(device: str) -> str | None:
+    """Return why a device can compute nothing; None for a device that computes, and for a server."""
     if device == registry.REMOTE:
         return None
     try:
-        from docmill.tasks.backends import accelerator  # with torch, which may be what is broken
+        from docmill.tasks.backends import accelerator  # imports torch, which may be broken
     except Exception as error:
-        return " ".join(str(error).split())[:300] or type(error).__name__
-    return accelerator.problem(device)
+        return describe_error(error)
+    return accelerator.find_fault(device)
 
 
 def locate_model(

@@ -26,7 +26,7 @@ from docmill.tasks import schema_checks
 from docmill.tasks.backends.decoding import choose_decoding, cut_at
 from docmill.tasks.backends.loading import Opening, stated_settings
 from docmill.tasks.backends.tokens import TokenCoder, Tokens
-from docmill.tasks.errors import CannotServe
+from docmill.tasks.errors import CannotServe, describe_error
 from docmill.tasks.kinds import conversation, example_of, instruction, kind, stop_texts, traits_by
 from docmill.tasks.kinds.generate import RAW
 from docmill.tasks.models import families
@@ -211,8 +211,7 @@ def _in_chat(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame, 
         text = _in_template(spec, tokenizer, messages)
     except Exception as error:  # a template raises what it likes, often because it knows no system prompt
         hint = "; it may know no system prompt: put --system's words into --prompt" if system else ""
-        reason = " ".join(str(error).split())[:200]
-        raise CannotServe(f"The chat template of {spec.model} failed: {reason}{hint}.") from error
+        raise CannotServe(f"The chat template of {spec.model} failed: {describe_error(error)}{hint}.") from error
     before, mark, after = text.partition(_MARK)
     if not mark or _MARK in after or (system is not None and system.strip() not in text):
         raise CannotServe(

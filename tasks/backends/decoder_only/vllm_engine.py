@@ -34,7 +34,7 @@ from docmill.tasks.backends.decoding import Decoding, seed_of
 from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.static import failure
 from docmill.tasks.batching import UNBOUNDED, Budget, Item
-from docmill.tasks.errors import DeviceLost, Unsuited
+from docmill.tasks.errors import DeviceLost, Unsuited, describe_error
 from docmill.tasks.outputs import Likelihood, Output
 from docmill.tasks.windows.windows import Encoded
 
@@ -137,8 +137,7 @@ class VllmBackend:
                 )
             )
         except Exception as error:  # whatever it has against the model, the device or the room
-            reason = " ".join(str(error).split())[:300]
-            raise Unsuited(f"vLLM cannot take {spec.model}: {type(error).__name__}: {reason}") from error
+            raise Unsuited(f"vLLM cannot take {spec.model}: {describe_error(error)}") from error
 
     def _step(self, flight: dict[str, Item[Any]]) -> Iterator[tuple[int, Output]]:
         """One step of vLLM's; the outputs that it finished."""

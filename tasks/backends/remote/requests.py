@@ -16,7 +16,7 @@ from docmill.storage.templates import keeps_white_space
 from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.remote import answers
 from docmill.tasks.backends.tokens import TokenCoder, Tokens
-from docmill.tasks.errors import CannotServe
+from docmill.tasks.errors import CannotServe, describe_error
 from docmill.tasks.kinds import conversation, example_of, instruction, traits_by
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.generate import FILL_CONTEXT
@@ -86,8 +86,7 @@ def counter(folder: Path | None, name: str | None) -> TokenCounter:
         with accelerator.quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever the library raises on files that it cannot read
-        reason = " ".join(str(error).split())[:300]
-        raise CannotServe(f"The tokenizer {name} cannot be read: {type(error).__name__}: {reason}") from error
+        raise CannotServe(f"The tokenizer {name} cannot be read: {describe_error(error)}") from error
     return TokenCounter(tokenizer)
 
 
