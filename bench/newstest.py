@@ -25,11 +25,8 @@ from transformers import AutoTokenizer, MarianMTModel
 from bench.fleet import Fleet, fleet
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
-from bench.translate import TOKENIZERS, VOCABULARY, base_model
+from bench.translate import TOKENIZERS, VOCABULARY, base_model, converted
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.backends.encoder_decoder.ctranslate import converted
-from docmill.tasks.models.weights import ModelFolders
-from docmill.tasks.specs import pinning
 
 # Segments of newstest2014 (English, of en-de) with 0, 1, 2, … words.
 # fmt: off
@@ -194,9 +191,7 @@ def end_to_end(through: Fleet, model: Path, tokenizer: Any, dtype: str, texts: S
 
 
 def translator_of(model: Path, folder: Path, dtype: str, workers: int) -> Any:
-    pinned = pinning.pin(str(model), ModelFolders(None, folder))
-    made = converted(model, str(model), pinned.revision, folder)
-    cores = len(os.sched_getaffinity(0))
+    made, cores = converted(model, folder), len(os.sched_getaffinity(0))
     return ctranslate2.Translator(
         str(made), compute_type=dtype, inter_threads=workers, intra_threads=cores // workers, max_queued_batches=-1
     )

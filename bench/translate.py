@@ -30,11 +30,13 @@ from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
+from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.backends.encoder_decoder.ctranslate import converted
+from docmill.tasks.backends.encoder_decoder.ctranslate import convert
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.models.weights import ModelFolders
+from docmill.tasks.outputs import Head
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
@@ -209,12 +211,17 @@ def seq2seq(model: Path, dtype: str) -> Any:
 
 def translator_of(model: Path, dtype: str, folder: Path) -> Any:
     """The model as CTranslate2 loads it, a thread for each core; what it is converted to is kept in the folder."""
-    pinned = pinning.pin(str(model), ModelFolders(None, folder))
-    made = converted(model, str(model), pinned.revision, folder)
     cores = len(os.sched_getaffinity(0))
     return ctranslate2.Translator(
-        str(made), compute_type=dtype, inter_threads=cores, intra_threads=1, max_queued_batches=-1
+        str(converted(model, folder)), compute_type=dtype, inter_threads=cores, intra_threads=1, max_queued_batches=-1
     )
+
+
+def converted(model: Path, folder: Path) -> Path:
+    """Return the folder with a model as docmill converts it for CTranslate2; a cache in ``folder`` keeps it."""
+    pinned = pinning.pin(str(model), ModelFolders(None, folder))
+    spec = Spec("translate", str(model), pinned.revision)
+    return convert(Assignment(spec, model, "cpu", folder, Head.SEQ2SEQ_TEXT))
 
 
 def by_ctranslate2(translator: Any, tokenizer: Any, beams: int, size: int, texts: Texts, side: str) -> Run:

@@ -23,10 +23,9 @@ import torch
 import transformers
 from ctranslate2.converters import transformers as loaders
 from ctranslate2.specs.model_spec import OPTIONAL, SequenceToSequenceModelSpec
-from transformers import AutoModelForSeq2SeqLM
 
 from docmill.tasks.backends import Assignment, WindowSource, accelerator, devices
-from docmill.tasks.backends.convert import made_once, safe_folder
+from docmill.tasks.backends.convert import made_once
 from docmill.tasks.backends.decoding import as_list
 from docmill.tasks.backends.encoder_decoder.generation import Generation, Written
 from docmill.tasks.backends.loading import Opening, generation_settings
@@ -91,8 +90,7 @@ class CTranslateBackend:
     """
 
     def __init__(self, assignment: Assignment) -> None:
-        spec, folder, device = assignment.spec, assignment.folder, assignment.device
-        cache_dir = assignment.cache_dir
+        spec, device = assignment.spec, assignment.device
         kind, _, index = device.partition(":")
         self._device = device
         self._type = compute_type(spec.quality, kind)
@@ -109,7 +107,7 @@ class CTranslateBackend:
         workers = min(cores, _MOST_WORKERS) if kind == "cpu" else 1
         with accelerator.memory_errors(device):
             self._translator = ctranslate2.Translator(
-                str(converted(folder, spec.model, spec.revision, cache_dir)),
+                str(convert(assignment)),
                 device=kind,
                 device_index=int(index or 0),
                 compute_type=self._type,
@@ -358,7 +356,7 @@ LOADERS: dict[str, Callable[[PreTrainedModel], SequenceToSequenceModelSpec]] = {
 
 
 def start_token(settings: GenerationConfig, model: str) -> int:
-    """The token from which the decoder starts; raises Unsuited where each text would have its own."""
+    """Return the token from which the decoder starts. Raises Unsuited if texts start from different tokens."""
     start = settings.decoder_start_token_id
     start = settings.bos_token_id if start is None else start
     if not isinstance(start, int):
@@ -366,55 +364,52 @@ def start_token(settings: GenerationConfig, model: str) -> int:
     return start
 
 
-def converted(folder: Path, spec_name: str, revision: str, cache_dir: Path) -> Path:
-    """The folder of the model in CTranslate2's format, in float32: from the cache, or converted now.
+def convert(assignment: Assignment) -> Path:
+    """Return the folder with the model in CTranslate2's format, in float32. The cache keeps it.
 
-    Made and kept as ``made_once`` says. Raises Unsuited where the result is not the model that it was made from.
+    Raises Unsuited if the converted model computes something else, and the errors of loading.
     """
-    name = f"{revision.replace(':', '-')}-{ctranslate2.__version__}-{_FORMAT}"
-    ready = cache_dir / "ctranslate2" / name
+    spec, cache_dir = assignment.spec, assignment.cache_dir
+    name = f"{spec.revision.replace(':', '-')}-{ctranslate2.__version__}-{_FORMAT}"
 
     def build(target: Path) -> None:
-        _convert(safe_folder(folder, revision, cache_dir), target, spec_name)
+        opening = Opening.of(assignment)
+        with accelerator.quiet(), torch.no_grad():
+            _convert(opening.model(torch.float32), generation_settings(opening.folder), target, spec.model)
 
-    return made_once(ready, build, cache_dir)
-
-
-def _convert(folder: Path, target: Path, spec_name: str) -> None:
-    with accelerator.quiet(), torch.no_grad():
-        model = AutoModelForSeq2SeqLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        ).eval()
-        settings = generation_settings(folder)
-        start, end = start_token(settings, spec_name), as_list(settings.eos_token_id)[0]
-        try:
-            made = _spec(model, start, end)
-            made.validate()
-            made.optimize(quantization="float32")
-        except (KeyError, AttributeError, NotImplementedError, ValueError) as error:
-            raise Unsuited(f"{spec_name} does not convert for CTranslate2: {type(error).__name__}.") from error
-        made.save(str(target))
-        _compare(model, target, start, end, spec_name)
+    return made_once(cache_dir / "ctranslate2" / name, build, cache_dir)
 
 
-def _spec(model: PreTrainedModel, start: int, end: int) -> SequenceToSequenceModelSpec:
-    """The model as CTranslate2 describes it. Its words are the token ids as they are: tokenizing is ours."""
-    made = LOADERS[model.config.model_type](model)
-    made.config.decoder_start_token = made.config.bos_token = str(start)
+def _convert(model: PreTrainedModel, settings: GenerationConfig, target: Path, name: str) -> None:
+    start, end = start_token(settings, name), as_list(settings.eos_token_id)[0]
+    try:
+        described = _describe(model, start, end)
+        described.validate()
+        described.optimize(quantization="float32")
+    except (KeyError, AttributeError, NotImplementedError, ValueError) as error:
+        raise Unsuited(f"{name} does not convert for CTranslate2: {type(error).__name__}.") from error
+    described.save(str(target))
+    _compare(model, target, start, end, name)
+
+
+def _describe(model: PreTrainedModel, start: int, end: int) -> SequenceToSequenceModelSpec:
+    """Return CTranslate2's description of a model. Its vocabulary has token ids for words: docmill tokenizes."""
+    described = LOADERS[model.config.model_type](model)
+    described.config.decoder_start_token = described.config.bos_token = str(start)
     # Never looked up: every id is a word.
-    made.config.eos_token = made.config.unk_token = str(end)
-    (read,) = made.get_source_vocabulary_size()
-    made.register_source_vocabulary(_words(read))
-    made.register_target_vocabulary(_words(made.get_target_vocabulary_size()))
-    return made
+    described.config.eos_token = described.config.unk_token = str(end)
+    (source_size,) = described.get_source_vocabulary_size()
+    described.register_source_vocabulary(_words(source_size))
+    described.register_target_vocabulary(_words(described.get_target_vocabulary_size()))
+    return described
 
 
 def _words(size: int) -> list[str]:
     return [str(number) for number in range(size)]
 
 
-def _compare(model: PreTrainedModel, folder: Path, start: int, end: int, spec_name: str) -> None:
-    """Raise Unsuited unless both say the same of some tokens: what a loader got wrong shows here, not in a corpus."""
+def _compare(model: PreTrainedModel, folder: Path, start: int, end: int, name: str) -> None:
+    """Raise Unsuited unless both models give some tokens the same log-probabilities. Loaders have errors."""
     read, written = model.get_input_embeddings().num_embeddings, model.get_output_embeddings().weight.shape[0]
     source = [number * (read - 1) // _COMPARED for number in range(1, _COMPARED)] + [end]
     target = [number * (written - 1) // _COMPARED for number in range(1, _COMPARED)]
@@ -423,8 +418,6 @@ def _compare(model: PreTrainedModel, folder: Path, start: int, end: int, spec_na
     translator = ctranslate2.Translator(str(folder), device="cpu", compute_type="float32", intra_threads=1)
     (scored,) = translator.score_batch([list(map(str, source))], [list(map(str, target))])
     difference = (torch.tensor(scored.log_probs) - expected).abs().max().item()
-    log.info("conversion.compared model=%s difference=%.2g", spec_name, difference)
+    log.info("conversion.compared model=%s difference=%.2g", name, difference)
     if not difference <= _TOLERANCE:
-        raise Unsuited(
-            f"{spec_name} converted for CTranslate2 does not say the same: {difference:.2g} of difference."
-        )
+        raise Unsuited(f"{name} converted for CTranslate2 does not say the same: {difference:.2g} of difference.")

@@ -14,11 +14,13 @@ from typing import Any
 import ctranslate2
 import pytest
 
+from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.encoder_decoder import ctranslate
 from docmill.tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from docmill.tasks.batching import Budget
 from docmill.tasks.engine.engine import Batch, Engine
 from docmill.tasks.errors import CannotServe, Unsuited
+from docmill.tasks.outputs import Head
 from tests.tasks.backends.decoder_only.test_causal import Trickle
 from tests.tasks.conftest import Bench, Benches, EngineOf, multiplies_int8_exactly, outcomes_of
 from tests.tasks.test_reference import one_paragraph
@@ -55,7 +57,7 @@ def test_a_loader_that_gets_a_model_wrong_is_found_out(
 
     monkeypatch.setitem(ctranslate.LOADERS, "marian", from_zero)
     with pytest.raises(Unsuited, match="does not say the same"):
-        ctranslate.converted(ct2.folder(spec), spec.model, spec.revision, tmp_path)
+        ctranslate.convert(Assignment(spec, ct2.folder(spec), "cpu", tmp_path, Head.SEQ2SEQ_TEXT))
     assert [path.suffix for path in (tmp_path / "ctranslate2").iterdir()] == [".lock"]
 
 
