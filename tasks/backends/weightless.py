@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib import metadata
@@ -124,7 +125,7 @@ class NullBackend(_WordBackend):
         if self._kind.output is LABELS:
             return labels(text, self._labels)
         if self._kind.output in (SPANS, REDACTED) or Head.ANSWERING in self._kind.families.values():
-            return first_word(text, words)
+            return first_word(text)
         if self._kind.output is RECORD:
             return Generated(self._record or json.dumps({"words": len(words)}), 0)
         if (most := self._kind.null_words) is not None:
@@ -148,10 +149,10 @@ def weights(text: str) -> Weights:
     return Weights(Vocabulary([*scores]), np.arange(len(scores)), np.array([*scores.values()], np.float32))
 
 
-def first_word(text: str, words: Sequence[str]) -> Spans:
+def first_word(text: str) -> Spans:
     """Return the first word of a text as a span."""
-    start = text.index(words[0]) if words else 0
-    return Spans((Span(weightless.NULL, start, start + len(words[0]), 1.0),) if words else ())
+    word = re.search(r"\S+", text)
+    return Spans(() if word is None else (Span(weightless.NULL, *word.span(), 1.0),))
 
 
 def vector(text: str) -> Vector:

@@ -60,12 +60,6 @@ def has_words(text: str) -> bool:
     return any(map(str.isalnum, text))
 
 
-def not_prose(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the places of inline code, URLs and images in a stretch of ``text``."""
-    for match in _NOT_PROSE.finditer(text, start, end):
-        yield match.span()
-
-
 def paragraphs(text: str) -> list[Section]:
     """Return the stretches of ``text`` to translate, in order and without the white space and markup between them.
 
@@ -411,7 +405,7 @@ def translated_sentences(text: str) -> list[Section]:
         if paragraph.verbatim:
             stretches.append(paragraph)
             continue
-        kept = list(not_prose(text, paragraph.start, paragraph.end))
+        kept = [match.span() for match in _NOT_PROSE.finditer(text, paragraph.start, paragraph.end)]
         start = paragraph.start
         for end in (*_ends(text, paragraph), paragraph.end):
             following = _behind_break(text, end)

@@ -101,10 +101,6 @@ def whole(text: str) -> list[Section]:
     return [Section(0, len(text))]
 
 
-def as_it_is(text: str) -> str:
-    return text
-
-
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """Return the stretch without white space at its ends."""
     piece = text[start:end]
@@ -158,7 +154,7 @@ def cut(
     texts: Sequence[str],
     coder: Coder,
     sections: Callable[[str], list[Section]] = whole,
-    clean: Callable[[str], str] = as_it_is,
+    clean: Callable[[str], str] = str,
     trim: bool = False,
 ) -> list[list[Window]]:
     """Return the windows of each text, in order.

@@ -115,7 +115,7 @@ class CausalBackend:
         budget = _BUDGETS[device.partition(":")[0]]
         self._loop = StaticLoop(self._together, budget, load=self._load)
         with torch.inference_mode(), accelerator.memory_errors(device):
-            self._shared, self._lead = self._read_template()
+            self._template, self._template_cache = self._read_template()
         self.traits = self._completion.traits
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -148,7 +148,7 @@ class CausalBackend:
         return accelerator.runtime("transformers", self._device, self._dtype)
 
     def close(self) -> None:
-        del self._model, self._lead
+        del self._model, self._template_cache
         accelerator.release(self._device)
 
     def _room(self, flight: DecodingBatch) -> Budget:
@@ -219,12 +219,13 @@ class CausalBackend:
         """Read whole prompts. What each begins with and the template does too is not read again."""
         rows = [self._row(item, number) for item in items for number in numbers]
         longest = max(row.tokens for row in rows)
-        shared = min(self._shared_with(row.ids) for row in rows)
-        # All rows read as many tokens as the longest has beyond the template: so none of these is padding
-        # where a text is shorter, but the end of the template.
+        # The last token of each prompt is always read.
+        shared = min(common_length(self._template, row.ids[:-1]) for row in rows)
+        # All rows read as many tokens as the longest has beyond the template. A shorter row reads the end of the
+        # template instead of padding.
         fresh = longest - shared
         known = [max(0, row.tokens - fresh) for row in rows]
-        cache = self._led(known, shared)
+        cache = self._begin_cache(known, shared)
         ids = torch.zeros((len(rows), fresh), dtype=torch.long)
         for line, row in zip(ids, rows, strict=True):
             new = row.ids[-fresh:]
@@ -244,16 +245,12 @@ class CausalBackend:
             matcher=self._constraint.begin() if self._constraint else None,
         )
 
-    def _shared_with(self, ids: Sequence[int]) -> int:
-        """Count the tokens that the window begins with as the template does; one at least is left to be read."""
-        return common_length(self._shared, ids[:-1])
-
-    def _led(self, known: Sequence[int], columns: int) -> RowCache:
-        """A cache whose rows end with so many known tokens of the template."""
+    def _begin_cache(self, known: Sequence[int], columns: int) -> RowCache:
+        """Return a cache with the first ``known`` tokens of the template for each row."""
         if columns == 0:
             return RowCache()
         places = torch.arange(columns) - (columns - torch.tensor(known)).unsqueeze(1)
-        return self._lead.leading(places.clamp(min=0).to(self._device))
+        return self._template_cache.select(places.clamp(min=0).to(self._device))
 
     def _read_template(self) -> tuple[Sequence[int], RowCache]:
         """The tokens that every prompt begins with, and their keys and values."""
@@ -511,16 +508,16 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         self.start = min(self.start, self.end - columns)
         self.rows = rows
 
-    def leading(self, places: torch.Tensor) -> RowLayer:
-        """A layer that begins with columns of this one's only row: ``places`` (rows, columns) says which go where."""
-        led = RowLayer(len(places))
+    def select(self, places: torch.Tensor) -> RowLayer:
+        """Return a layer whose rows have columns of this layer's only row: those in ``places`` (rows, columns)."""
+        selected = RowLayer(len(places))
         columns = places.shape[1]
-        led._reserve(self._buffers, led.rows, columns)
-        for buffer, shared in zip(led._buffers, self._buffers, strict=True):
-            buffer[: led.rows, :, :columns] = self.view(shared)[0, :, places].transpose(0, 1)
-        led.end = columns
-        led.is_initialized = True
-        return led
+        selected._reserve(self._buffers, selected.rows, columns)
+        for buffer, shared in zip(selected._buffers, self._buffers, strict=True):
+            buffer[: selected.rows, :, :columns] = self.view(shared)[0, :, places].transpose(0, 1)
+        selected.end = columns
+        selected.is_initialized = True
+        return selected
 
     def _reserve(self, likes: Sequence[torch.Tensor], rows: int, columns: int, *, at_left: bool = False) -> None:
         """Make room for so many rows and for so many columns from ``start``, or up to ``end``.
@@ -582,8 +579,8 @@ class RowCache(Cache):  # type: ignore[misc]
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             mine.join(theirs)
 
-    def leading(self, places: torch.Tensor) -> RowCache:
-        """A cache whose rows begin with parts of this one's only row: ``places`` (rows, columns) says with which."""
-        led = RowCache()
-        led.layers = [layer.leading(places) for layer in self.layers]
-        return led
+    def select(self, places: torch.Tensor) -> RowCache:
+        """Return a cache whose rows have columns of this cache's only row: those in ``places`` (rows, columns)."""
+        selected = RowCache()
+        selected.layers = [layer.select(places) for layer in self.layers]
+        return selected

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import llguidance.hf
@@ -122,11 +121,6 @@ def label_ids(tokenizer: PreTrainedTokenizerBase, labels: Iterable[str]) -> dict
     return {label: of(label) for label in labels}
 
 
-def _conversation(spec: Spec, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return chat messages, which a text is the JSON of, in the model's chat template."""
-    return _in_template(spec, tokenizer, conversation(spec, text))
-
-
 def _in_template(spec: Spec, tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> str:
     """Return messages in the model's chat template, on a fixed date.
 
@@ -159,7 +153,10 @@ def instructed(
     if templates.MESSAGES in spec.params:
         if not chat:
             raise CannotServe(f"Chat messages (--messages) need a model with a chat template; {spec.model} has none.")
-        frame = partial(_conversation, spec, tokenizer)
+
+        def frame(text: str) -> str:
+            return _in_template(spec, tokenizer, conversation(spec, text))
+
         return Tokens(tokenizer, special_tokens=False, frame=frame), stop, context
     return _told(example_of(spec), bare, context), stop, context
 
