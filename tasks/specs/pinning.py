@@ -141,18 +141,14 @@ def pin(model: str, folders: ModelFolders, *, revision: str | None = None) -> Pi
     if weightless.is_weightless(model):
         return Pinned(model, weightless.revision(model, revision))
     folder = _local_folder(model, folders)
-    if folder is None:
-        try:
-            commit = hub.commit_of(_hub_id(model, folders), revision, folders.cache)
-        except (ModelNotFound, HubUnreachable) as error:
-            if (near := _nearest(model)) not in {None, model}:
-                raise type(error)(f"{error} Did you mean {near}?") from error
-            raise
-        return Pinned(model, commit, families.direction_of_name(model))
-    actual = _MODELS.hash_whole(model, folder, folders.cache)
-    if revision not in {None, actual}:
-        raise ModelCorrupt(f"The files of {model} are {actual}, not {revision}.")
-    return Pinned(_reference(model), actual, families.direction_of_folder(folder))
+    if folder is not None:
+        return Pinned(*_MODELS.pin(model, folders, revision), families.direction_of_folder(folder))
+    try:
+        return Pinned(*_MODELS.pin(model, folders, revision), families.direction_of_name(model))
+    except (ModelNotFound, HubUnreachable) as error:
+        if (near := _nearest(model)) not in {None, model}:
+            raise type(error)(f"{error} Did you mean {near}?") from error
+        raise
 
 
 def _nearest(model: str) -> str | None:
@@ -319,28 +315,23 @@ def _reference(name: str) -> str:
     return str(path.resolve()) if path.is_dir() else name
 
 
-def _hub_id(model: str, folders: ModelFolders) -> str:
-    if model in OWN:
-        raise _not_shipped(model)
-    if Path(model).expanduser().is_file():
+def _require_hub_id(name: str, folders: ModelFolders) -> None:
+    """Raise ModelNotFound for a name that can be no hub id."""
+    if name in OWN:
         raise ModelNotFound(
-            f"{model} is a file. A model is a folder, with its config.json, weights and tokenizer. Serve a GGUF "
-            "file, for example by llama-server, and name it openai:NAME."
+            f"The demo model {name} is not on this machine: get it with `docmill models get quickstart`, or name "
+            "another model with --model."
         )
-    if Path(model).is_absolute() or model.startswith(("./", "../", "~")):
-        raise ModelNotFound(f"{model} is not a folder on this machine.")
-    if not hub.HUB_ID.fullmatch(model):
+    if Path(name).expanduser().is_file():
+        raise ModelNotFound(
+            f"{name} is a file: give a folder or a hub id. A GGUF file needs a server, such as llama-server; then name "
+            "the model openai:NAME."
+        )
+    if Path(name).is_absolute() or name.startswith(("./", "../", "~")):
+        raise ModelNotFound(f"{name} is not a folder on this machine.")
+    if not hub.HUB_ID.fullmatch(name):
         where = f" or in {folders.models}" if folders.models is not None else ""
-        raise ModelNotFound(f"{model} is neither a folder here{where} nor a hub id.")
-    return model
-
-
-def _not_shipped(model: str) -> ModelNotFound:
-    """Return the error for a model of ours that is not on this machine."""
-    return ModelNotFound(
-        f"The demo model {model} is not on this machine: get it with `docmill models get quickstart`, or name "
-        "another model with --model."
-    )
+        raise ModelNotFound(f"{name} is neither a folder here{where} nor a hub id.")
 
 
 def _stated_limits(pinned: Pinned, folders: ModelFolders) -> list[int]:
@@ -452,21 +443,20 @@ class _PinnedFiles:
     files: Callable[[Path], Sequence[str]]
     choose: hub.Choose
 
-    def pin(self, name: str, folders: ModelFolders) -> tuple[str, str]:
-        """Return the name that another machine can follow, and the hub commit or the hash of the files."""
-        folder = _local_folder(name, folders)
-        if folder is not None:
-            return _reference(name), self.hash_whole(name, folder, folders.cache)
-        if name in OWN:
-            raise _not_shipped(name)
-        if not hub.HUB_ID.fullmatch(name):
-            raise ModelNotFound(f"{name} is neither a folder here nor a hub id: --{self.noun} takes one of them.")
-        return name, hub.commit_of(name, None, folders.cache)
+    def pin(self, name: str, folders: ModelFolders, revision: str | None = None) -> tuple[str, str]:
+        """Return the name that another machine can follow, and the hub commit or the hash of the files.
 
-    def hash_whole(self, name: str, folder: Path, cache_dir: Path) -> str:
-        """Return the hash of the files in a folder. Raises ModelNotFound and ModelCorrupt unless they are whole."""
+        Raises ModelNotFound, HubUnreachable, and ModelCorrupt for files that are cut short, or not the ``revision``.
+        """
+        folder = _local_folder(name, folders)
+        if folder is None:
+            _require_hub_id(name, folders)
+            return name, hub.commit_of(name, revision, folders.cache)
         self.require(name, folder)
-        return weights.hash_of(folder, self.files(folder), cache_dir)
+        actual = weights.hash_of(folder, self.files(folder), folders.cache)
+        if revision not in {None, actual}:
+            raise ModelCorrupt(f"The files of {name} are {actual}, not {revision}.")
+        return _reference(name), actual
 
     def locate(self, name: str, revision: str, folders: ModelFolders) -> Path:
         """Return the folder with exactly the pinned files on this machine. Those of a hub commit are downloaded.

@@ -207,7 +207,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
         (remove(CONFIG), ModelNotFound, "is no adapter that docmill reads: it has no adapter_config.json"),
         (shorten(WEIGHTS, 0.9), ModelCorrupt, f"{WEIGHTS} has"),
         (remove(WEIGHTS), ModelNotFound, f"it has no {WEIGHTS}"),
-        (shutil.rmtree, ModelNotFound, "neither a folder here nor a hub id"),
+        (shutil.rmtree, ModelNotFound, "a is not a folder on this machine"),
     ],
 )
 def test_a_folder_that_is_no_whole_lora_adapter_is_refused(

@@ -124,7 +124,7 @@ def test_what_is_no_tokenizer_is_refused_with_what_to_do(tmp_path: Path) -> None
     folders = ModelFolders(None, tmp_path)
     for name, error, said in [
         (str(tmp_path / "empty"), ModelCorrupt, "has no tokenizer: put the model's tokenizer.json there"),
-        (str(tmp_path / "nothing"), ModelNotFound, "neither a folder here nor a hub id"),
+        (str(tmp_path / "nothing"), ModelNotFound, "nothing is not a folder on this machine"),
     ]:
         with pytest.raises(error, match=said):
             pinning.with_tokenizer(SERVED, name, folders)
