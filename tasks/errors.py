@@ -122,14 +122,14 @@ def describe_error(error: Exception) -> str:
 _NEAR = 0.8
 
 
-def nearly(written: str, known: Iterable[str]) -> list[str]:
+def find_similar(written: str, known: Iterable[str]) -> list[str]:
     """Return the known names that differ from a written name by a typing slip, the nearest first."""
     return difflib.get_close_matches(written.lower(), list(known), cutoff=_NEAR)
 
 
-def hint(written: str, known: Iterable[str], otherwise: str = "") -> str:
+def suggest(written: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return the question if one of the known names was meant, or `otherwise` if none is near."""
-    near = nearly(written, known)
+    near = find_similar(written, known)
     return f"Did you mean {' or '.join(near)}?" if near else otherwise
 
 

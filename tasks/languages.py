@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from docmill.storage.core.specs import Spec
 from docmill.storage.extras import Extra
-from docmill.tasks.errors import BadOption, CannotServe, hint
+from docmill.tasks.errors import BadOption, CannotServe, suggest
 
 # Characters of scripts without spaces between words, in a class of `re`: Thai, Lao, Burmese, Khmer, kana and Han.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -84,7 +84,7 @@ def require_known(language: str, option: str) -> None:
     """
     if short_code(language) or _WITH_REGION.fullmatch(language):
         return
-    advice = hint(language, {*NAMES, *_SHORT}, "Use a code such as fr, or an English name.")
+    advice = suggest(language, {*NAMES, *_SHORT}, "Use a code such as fr, or an English name.")
     raise BadOption(f"{option} {language}: no such language. {advice}")
 
 
@@ -92,7 +92,7 @@ def name(language: str) -> str:
     """Return the English name of a language; raises BadOption."""
     short = short_code(language)
     if short is None:
-        raise BadOption(f"The language {language} has no English name here. {hint(language, _SHORT)}".rstrip())
+        raise BadOption(f"The language {language} has no English name here. {suggest(language, _SHORT)}".rstrip())
     return NAMES[short]
 
 
@@ -108,7 +108,7 @@ def match(language: str, available: Iterable[str]) -> str:
         for candidate in (short, long, long.split("_")[0], f"{short}_XX", *same):
             if candidate in codes:
                 return candidate
-    advice = hint(language, codes, f"Some of its codes are {', '.join(sorted(codes)[:_MOST_LISTED])}.")
+    advice = suggest(language, codes, f"Some of its codes are {', '.join(sorted(codes)[:_MOST_LISTED])}.")
     raise BadOption(f"The model does not know the language {language}. {advice}")
 
 

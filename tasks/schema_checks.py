@@ -17,7 +17,7 @@ from referencing import Registry
 from docmill.storage.core.normalize import is_printable, normalize_json
 from docmill.storage.extras import LOCAL
 from docmill.storage.json_values import Json
-from docmill.tasks.errors import BadSchema, nearly
+from docmill.tasks.errors import BadSchema, find_similar
 from docmill.tasks.schemas import (
     NAMED,
     SEVERAL,
@@ -298,7 +298,7 @@ def _problems_of_keywords(schema: Schema, place: SchemaPath) -> Iterator[tuple[S
 
 def _slip_of(key: str) -> str | None:
     """Return the binding keyword that an unknown one is a slip of; other unknown keywords are annotations."""
-    near = (name for name in nearly(key, _BINDING - {"not"}) if abs(len(name) - len(key)) <= 1)
+    near = (name for name in find_similar(key, _BINDING - {"not"}) if abs(len(name) - len(key)) <= 1)
     return next(near, None)
 
 

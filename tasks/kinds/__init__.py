@@ -23,7 +23,7 @@ from docmill.storage.features import load_by_name
 from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks import languages, prompts
 from docmill.tasks.checks import AS_WRITTEN, NONE, Checks
-from docmill.tasks.errors import BadOption, CannotServe, hint
+from docmill.tasks.errors import BadOption, CannotServe, suggest
 from docmill.tasks.kinds.answer import ANSWER, asking, require_room
 from docmill.tasks.kinds.base import Recipe as Recipe
 from docmill.tasks.kinds.base import TaskKind as TaskKind
@@ -122,7 +122,7 @@ def kind(name: str) -> TaskKind:
     """Return the kind of this name. Raises BadOption."""
     by_name: Mapping[str, TaskKind] = _registry()["BY_NAME"]
     if name not in by_name:
-        raise BadOption(f"No such task: {name}; there are {', '.join(by_name)}. {hint(name, by_name)}".rstrip())
+        raise BadOption(f"No such task: {name}; there are {', '.join(by_name)}. {suggest(name, by_name)}".rstrip())
     return by_name[name]
 
 

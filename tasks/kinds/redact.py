@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import REDACTED, Output
 from docmill.tasks import patterns
-from docmill.tasks.errors import BadOption, nearly
+from docmill.tasks.errors import BadOption, find_similar
 from docmill.tasks.kinds.base import NOT_FINITE, Again, Computed, Plan, TaskKind, Traits, least, windowed
 from docmill.tasks.kinds.entities import AGGREGATION, Aggregation, Strategy, names, tagged
 from docmill.tasks.kinds.options import KindOptions, Option, flag, wrong_value
@@ -84,7 +84,7 @@ def _recipe(spec: Spec, _traits: Traits) -> Redact:
 def _pattern_names(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     for name in names or ():
         if name not in patterns.PATTERNS:
-            near = next(iter(nearly(name, patterns.PATTERNS)), None)
+            near = next(iter(find_similar(name, patterns.PATTERNS)), None)
             meant = f"; did you mean {near}?" if near else ""
             raise wrong_value(f"must be {', '.join(patterns.PATTERNS)}, not {name!r}{meant}")
     return names if names is None else tuple(name for name in patterns.PATTERNS if name in names)

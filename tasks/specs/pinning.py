@@ -32,7 +32,7 @@ from docmill.tasks.errors import (
     ModelNotFound,
     ModelUnsuitable,
     NotInstalled,
-    nearly,
+    find_similar,
 )
 from docmill.tasks.models import families, gliner, hub, weightless, weights
 from docmill.tasks.models.adapters import FILES as ADAPTER_FILES
@@ -155,7 +155,7 @@ def _nearest(model: str) -> str | None:
     """Return the known name that was probably meant: a similar name, or a part of the given name."""
     written = model.lower()
     named = [name for name in NAMES if name in written and name != weightless.NULL]
-    return next(iter(named or nearly(written, NAMES)), None)
+    return next(iter(named or find_similar(written, NAMES)), None)
 
 
 def locate(pinned: Pinned | Spec, folders: ModelFolders) -> Path:
@@ -324,8 +324,8 @@ def _require_hub_id(name: str, folders: ModelFolders) -> None:
         )
     if Path(name).expanduser().is_file():
         raise ModelNotFound(
-            f"{name} is a file: give a folder or a hub id. A GGUF file needs a server, such as llama-server; then name "
-            "the model openai:NAME."
+            f"{name} is a file: give a folder or a hub id. A GGUF file needs a server, such as llama-server, and the "
+            "name openai:NAME."
         )
     if Path(name).is_absolute() or name.startswith(("./", "../", "~")):
         raise ModelNotFound(f"{name} is not a folder on this machine.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, Typed
 from docmill.storage.core.database import Database
 from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.tasks import kinds
-from docmill.tasks.errors import BadOption, hint
+from docmill.tasks.errors import BadOption, suggest
 from docmill.tasks.kinds.options import key
 from docmill.worker.api.documents import Documents, ReadOnce, make_table_by_row, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, explained, require_texts, whole_number
@@ -132,7 +132,7 @@ def request_of(
     require_texts(task=task)
     for name in arguments:
         if name not in NAMES:
-            advice = hint(name, NAMES, "`docmill run TASK --help` lists the options.")
+            advice = suggest(name, NAMES, "`docmill run TASK --help` lists the options.")
             raise BadOption(f"There is no option {name}. {advice}")
     values = {name: value for name, value in arguments.items() if value is not None}
     of_kind = {_OF_KINDS[name]: values.pop(name) for name in [*values] if name in _OF_KINDS}

@@ -28,7 +28,7 @@ from docmill.storage.features import (
     feature_commands,
     find_command,
 )
-from docmill.tasks.errors import hint, nearly
+from docmill.tasks.errors import find_similar, suggest
 from docmill.worker.cli.printing import (
     hear_signals,
     leave,
@@ -119,9 +119,9 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command by its name; an unknown name is refused with the commands that were nearly written."""
+        """Find a command by its name; refuse an unknown name with the commands that look like it."""
         if not args[0].startswith("-") and command_of(args[0]) is None:
-            advice = hint(args[0], all_commands(), _advise(args[0]))
+            advice = suggest(args[0], all_commands(), _advise(args[0]))
             raise click.UsageError(f"There is no command {args[0]!r}. {advice}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -197,7 +197,7 @@ def _keep_near_misses(error: click.ClickException) -> None:
     possibilities = getattr(error, "possibilities", None)
     written = getattr(error, "option_name", None) or getattr(error, "command_name", None)
     if possibilities and written:
-        possibilities[:] = nearly(written, possibilities)
+        possibilities[:] = find_similar(written, possibilities)
 
 
 def _run() -> int:

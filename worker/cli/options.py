@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from docmill.storage import writers
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
-from docmill.tasks.errors import hint
+from docmill.tasks.errors import suggest
 from docmill.tasks.kinds.options import Layer, flag, is_label_file, is_repeated, option, parse_label_file, value_type
 from docmill.tasks.specs.pinning import NAMES
 from docmill.worker.prices import Price
@@ -46,7 +46,7 @@ class Choice(click.Choice[str]):
 
     def get_invalid_choice_message(self, value: str, ctx: click.Context | None) -> str:
         said = super().get_invalid_choice_message(value, ctx)
-        return f"{said} {hint(value, self.choices)}".rstrip()
+        return f"{said} {suggest(value, self.choices)}".rstrip()
 
 
 def whole_number(

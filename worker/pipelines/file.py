@@ -21,7 +21,7 @@ from docmill.storage.readers import remote
 from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.writers.formats import FormatUnfit
 from docmill.tasks import kinds, prompts
-from docmill.tasks.errors import BadOption, nearly
+from docmill.tasks.errors import BadOption, find_similar
 from docmill.tasks.kinds.options import EMPTY, key, option, sentence, shown
 from docmill.tasks.specs import plan
 from docmill.worker.errors import Fault, FieldPath, WorkerError, describe_bad_syntax, put_place, write_place
@@ -239,7 +239,7 @@ def _within(place: FieldPath) -> str:
 def _nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint at the name that was meant: the nearest of the known names, or all of them."""
     names = list(known)
-    close = nearly(name, names)
+    close = find_similar(name, names)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
 
 

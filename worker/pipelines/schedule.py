@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from docmill.tasks.errors import nearly
+from docmill.tasks.errors import find_similar
 from docmill.tasks.kinds.options import shown
 from docmill.worker.errors import WorkerError
 
@@ -72,7 +72,7 @@ def timezone_problem(name: str) -> str | None:
 def _nearest_zones(name: str) -> str:
     names = sorted(zoneinfo.available_timezones())
     known = {zone.rpartition("/")[2].lower(): zone for zone in names} | {zone.lower(): zone for zone in names}
-    close = dict.fromkeys(known[near] for near in nearly(name, known))
+    close = dict.fromkeys(known[near] for near in find_similar(name, known))
     return f"did you mean {' or '.join(close)}?" if close else "write an IANA name, such as Europe/Paris"
 
 

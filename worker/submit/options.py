@@ -16,7 +16,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
 from docmill.storage.steps.conditions import RISK, Doubt, Flagged, filter_names, find_filter
 from docmill.tasks import kinds
-from docmill.tasks.errors import BadOption, hint
+from docmill.tasks.errors import BadOption, suggest
 from docmill.tasks.kinds import KindOptions
 from docmill.tasks.kinds.options import EMPTY, MOST, Layer, Option, option, parsed, shown, wrong_value
 from docmill.tasks.models import weightless
@@ -103,7 +103,7 @@ def accepted(value: T, parse: Callable[[T], object]) -> T:
 def _known_task(value: str) -> str:
     if value not in kinds.NAMES:
         said = f"must be {', '.join(kinds.NAMES[:-1])} or {kinds.NAMES[-1]}, not {shown(value)}"
-        meant = hint(value, kinds.NAMES)
+        meant = suggest(value, kinds.NAMES)
         raise wrong_value(f"{said} ({meant[0].lower()}{meant[1:]})" if meant else said)
     return value
 

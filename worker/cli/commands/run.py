@@ -15,7 +15,7 @@ import click
 from docmill.storage import writers
 from docmill.storage.readers.registry import describe_sources
 from docmill.tasks import kinds
-from docmill.tasks.errors import hint
+from docmill.tasks.errors import suggest
 from docmill.tasks.kinds.options import Layer, key
 from docmill.worker import formatting
 from docmill.worker.cli.options import (
@@ -177,7 +177,9 @@ class TaskGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a task by its name; an unknown name is refused with the tasks that were nearly written."""
         if args[0] not in kinds.NAMES and not ctx.resilient_parsing:
-            advice = hint(args[0], kinds.NAMES, f"Write the task before the source: docmill {self.name} TASK SOURCE.")
+            advice = suggest(
+                args[0], kinds.NAMES, f"Write the task before the source: docmill {self.name} TASK SOURCE."
+            )
             raise click.UsageError(f"There is no task {args[0]!r}. {advice}", ctx)
         return super().resolve_command(ctx, args)
 
