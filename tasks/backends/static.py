@@ -45,6 +45,9 @@ class StaticLoop:
         while batch := source.take(self.budget):
             yield from self._batch(batch)
 
+    def close(self) -> None:
+        """Stop the threads, if the loop has any."""
+
     def settle(self, batch: Items, compute: Callable[[], Sequence[Output]]) -> Iterator[tuple[int, Output]]:
         """Yield the outputs of a batch. If ``compute`` fails, try smaller batches.
 

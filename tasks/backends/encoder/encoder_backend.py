@@ -40,10 +40,9 @@ class EncoderBackend:
         self.limit_tokens = self._model.limit_tokens
         # Threads may read texts while another closes the model.
         self._encode = self._model.encode if self._model.tokens is None else self._model.tokens.encode
-        # Models that tokenize on their own are not known to be safe for several threads.
+        # A model that tokenizes by itself may not be safe to call from several threads.
         side_by_side = device == "cpu" and self._model.tokens is not None
-        self._streams = open_streams(self._compute, budget) if side_by_side else None
-        self._loop = self._streams or StaticLoop(self._compute, budget)
+        self._loop = (open_streams if side_by_side else StaticLoop)(self._compute, budget)
         self._warm_up = WarmUp(self._loop, short_window(self._model.coder))
         if self._model.tokens is not None:
             self._warm_up.tune(assignment, type(self).__name__)
@@ -64,8 +63,7 @@ class EncoderBackend:
         return accelerator.runtime(library, self._device, self._dtype, **{library: version(library)})
 
     def close(self) -> None:
-        if self._streams is not None:
-            self._streams.close()
+        self._loop.close()
         del self._model, self._states_of
         accelerator.release(self._device)
 
