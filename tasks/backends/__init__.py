@@ -1,9 +1,9 @@
-"""Backends compute. This module is the seam between the engine and the model libraries.
+"""The interface between the engine and the backends, which compute with the model libraries.
 
-A backend pulls windows from a source as it has room for them, and yields outputs in any order. A backend that
-schedules by itself takes many windows and keeps them in flight; a static one (``tasks.backends.static``) takes
-one batch at a time. ``tasks.backends.registry`` lists the backends, and ``tasks.engine.backend_factory`` opens
-them. Importing this module imports no library.
+A backend takes windows from a source when it has room, and yields outputs in any order. A backend that schedules by
+itself keeps many windows in flight; a static backend (``tasks.backends.static``) takes one batch at a time.
+``tasks.backends.registry`` lists the backends, and ``tasks.engine.backend_factory`` opens them. Importing this module
+imports no library.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ if TYPE_CHECKING:
     from docmill.tasks.windows.windows import Encoded
 
 
-# OpenVINO's converter would report each use to its makers. For that it forks the device process, whose threads may
-# hold locks and pipes at that moment. Without this package, the libraries report nothing.
+# OpenVINO's converter reports each use to its makers, and forks the device process for it while other threads may
+# hold locks. Without this package, it reports nothing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A spec for a backend's class to carry out: the model's folder, the device (``cpu``, ``cuda:0``) and the head.
+    """A spec for a backend to compute: with the model's folder, the device (``cpu``, ``cuda:0``) and the head.
 
-    ``alone`` says that no other backend may carry the spec out. ``server`` computes served models, whose tokens the
-    ``tokenizer`` in a folder counts if there is one. ``tuned`` says that a batch size may be measured as the model is
-    opened.
+    ``alone``: no other backend can compute the spec. ``server``: the server of a served model; ``tokenizer`` is a
+    folder with its tokenizer, if known. ``tuned``: opening the model may measure batch sizes.
     """
 
     spec: Spec
@@ -51,10 +50,10 @@ class Assignment:
 
 @runtime_checkable
 class Served(Protocol):
-    """A backend that asks a server. It keeps its outputs on this machine until the store has the outcomes."""
+    """A backend that asks a server. It keeps outputs on this machine until the store has their outcomes."""
 
     def end_soon(self) -> None:
-        """Give up retries and pauses. ``run`` then raises EngineStopped after the outputs that come."""
+        """Give up retries and pauses. ``run`` yields the outputs that still come, then raises EngineStopped."""
 
     def forget(self, windows: Sequence[Encoded]) -> None:
         """Remove the outputs of windows whose outcomes are stored; may be called from any thread."""
@@ -92,13 +91,13 @@ class Backend(Protocol):
         """Return what the model will read for each text; may be called from any thread."""
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
-        """Compute what the source gives until it gives nothing; yields each window's id and output.
+        """Compute windows until the source has none; yield the id and the output of each.
 
-        Raises ServerAway where a server computes and is away: what has no output is given back.
+        Raises ServerAway if the model's server is away. Windows without an output then go back to the store.
         """
 
     def runtime(self) -> dict[str, Any]:
-        """Return what carries the spec out: device, precision, backend, versions."""
+        """Return the device, the precision, the backend's name and the versions of libraries."""
 
     def close(self) -> None:
-        """Give the device's memory back."""
+        """Free the device's memory."""

@@ -23,9 +23,9 @@ _BROKEN = ("CUDA error", "CUDA failed")
 
 
 def dtype_for(quality: str, device: str) -> torch.dtype:
-    """The precision that a quality class means on a device.
+    """Return the precision of a quality class on a device.
 
-    ``native`` is bfloat16 where the device multiplies it natively, and float32 elsewhere.
+    ``native`` is bfloat16 if the device multiplies it natively, else float32.
     """
     if quality == "native":
         return torch.bfloat16 if native_bfloat16(device) else torch.float32
@@ -41,7 +41,7 @@ def native_bfloat16(device: str) -> bool:
 
 @contextmanager
 def memory_errors(device: str) -> Iterator[None]:
-    """Turn what torch raises when memory is short into OutOfMemory, and a broken device into DeviceLost."""
+    """Turn torch's errors of short memory into OutOfMemory, and those of a broken device into DeviceLost."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -51,10 +51,10 @@ def memory_errors(device: str) -> Iterator[None]:
     except RuntimeError as error:
         if devices.lacks_memory(error):
             raise OutOfMemory from error.with_traceback(None)
-        # After a kernel failed, every later call into the same CUDA context fails too. Libraries such as Triton and
-        # cuDNN say so in words of their own.
-        said = any(words in str(error) for words in _BROKEN)
-        if device.startswith("cuda") and (said or find_fault(device)):
+        # After a kernel failed, every later call into the same CUDA context fails, too. Triton and cuDNN have their
+        # own messages for it, so the device is tried.
+        is_broken = any(words in str(error) for words in _BROKEN)
+        if device.startswith("cuda") and (is_broken or find_fault(device)):
             raise DeviceLost(f"{device}: {str(error).splitlines()[0]}") from error
         raise
 
@@ -72,7 +72,7 @@ def find_fault(device: str) -> str | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Loading without progress bars, and without the advice that libraries print for people."""
+    """Silence the progress bars and the advice that libraries print while they load models."""
     import transformers
 
     _do_without_scipy()
@@ -85,9 +85,9 @@ def quiet() -> Iterator[None]:
 
 
 def _do_without_scipy() -> None:
-    """Have transformers take SciPy for missing: only losses of object detection need it, and it takes long to import.
+    """Make transformers believe that SciPy is missing: importing it is slow, and only object detection needs it.
 
-    The library asks once, as it is imported, and remembers the answer.
+    transformers asks once, when it is imported, and caches the answer.
     """
     from transformers.utils.import_utils import is_scipy_available
 
@@ -116,14 +116,14 @@ def runtime(backend: str, device: str, dtype: torch.dtype, **versions: str) -> d
 
 
 def device_name(device: str) -> str:
-    """The device as it was asked for, and what it is."""
+    """Return a device's name with its hardware, such as ``cuda:0 NVIDIA A100``."""
     if device.startswith("cuda"):
         return f"{device} {torch.cuda.get_device_name(device)}".strip()
     return f"{device} {platform.machine()} {torch.backends.cpu.get_cpu_capability()} × {os.cpu_count()}"
 
 
 def release(device: str) -> None:
-    """Give what a closed model has left free back to the device, or to the system."""
+    """Return the freed memory of a closed model to the device or to the system."""
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
     else:

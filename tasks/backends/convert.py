@@ -1,7 +1,7 @@
-"""Files that are made of a model's own once, and kept in the cache.
+"""Files that docmill makes from a model's files once, and keeps in the cache.
 
-Weights kept as pickles become safetensors here: nothing else is ever loaded. Other formats have modules of their own,
-which make them through ``made_once``.
+This module converts pickled weights to safetensors: docmill loads nothing else. Other modules convert to other
+formats with ``made_once``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ _PROOF = "fingerprint"
 
 
 def made_once(ready: Path, build: Callable[[Path], None], cache_dir: Path) -> Path:
-    """Return the folder ``ready``. If it is not whole, let ``build`` fill it first.
+    """Return the folder ``ready``. If it is missing or damaged, ``build`` makes it first, in a new folder.
 
-    ``build`` gets a new, empty folder. Of several processes that ask at once one builds and the others wait. A folder
-    that is not whole is made again. Raises what ``build`` does.
+    If several processes ask at once, one builds and the others wait. Raises the errors of ``build``.
     """
     if is_whole(ready, cache_dir):
         return ready
@@ -51,7 +50,7 @@ def made_once(ready: Path, build: Callable[[Path], None], cache_dir: Path) -> Pa
 
 
 def is_whole(folder: Path, cache_dir: Path) -> bool:
-    """Return True if the folder has all that it was filled with."""
+    """Return True if the folder has exactly the files that were built."""
     try:
         return (folder / _PROOF).read_text() == hash_of(folder, _files(folder), cache_dir)
     except (OSError, UnicodeDecodeError):
@@ -66,14 +65,14 @@ def _files(folder: Path) -> list[str]:
 def _alone(lock: Path) -> Iterator[None]:
     make_folder(lock.parent)
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # given up when the file is closed, by whatever end of the process too
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, also by the death of the process
         yield
 
 
 def safe_folder(folder: Path, revision: str, cache_dir: Path) -> Path:
     """Return the folder itself if its weights are safetensors; else a copy in the cache with converted weights.
 
-    Raises CannotServe where a pickle holds more than tensors.
+    Raises CannotServe for a pickle with anything but tensors.
     """
     names = folder_files(folder)
     if not any(name.endswith(".bin") for name in names):
@@ -93,7 +92,7 @@ def safe_folder(folder: Path, revision: str, cache_dir: Path) -> Path:
 
 
 def _safe_name(name: str) -> str:
-    """The file name under which transformers looks for the same weights as safetensors."""
+    """Return the file name under which transformers looks for the same weights as safetensors."""
     path = Path(name)
     renamed = path.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
     return path.with_name(renamed).as_posix()
@@ -107,12 +106,12 @@ def _convert(source: Path, target: Path) -> None:
         tensors = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CannotServe(
-            f"{source.name} is not a file of tensors only, and docmill runs no code from model files: "
+            f"{source.name} has more than tensors in it, and docmill runs no code from model files: "
             "save the model as safetensors."
         ) from error
     if not isinstance(tensors, dict):
         raise CannotServe(f"{source.name} holds no table of tensors.")
-    # safetensors refuses tensors that share memory; each gets its own, and loading ties them again.
+    # safetensors refuses tensors that share memory, so each is copied. Loading ties them again.
     own = {
         str(name): tensor.detach().clone().contiguous()
         for name, tensor in tensors.items()
@@ -122,7 +121,7 @@ def _convert(source: Path, target: Path) -> None:
 
 
 def index_files(index: Path) -> list[Path]:
-    """The files with weights that an index names."""
+    """Return the files with weights that an index names."""
     table: dict[str, str] = json.loads(index.read_text())["weight_map"]
     return sorted({index.with_name(name) for name in table.values()})
 

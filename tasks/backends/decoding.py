@@ -17,21 +17,21 @@ from docmill.tasks.models.families import task_settings
 
 One = TypeVar("One", int, str)
 
-# Ours, where neither the command nor the model's files say how much to write.
+# The longest output if neither the command nor the model's files name one.
 MAX_NEW_TOKENS = 256
 MAX_NEW_TOKENS_OF_RECORDS = 1024
 SAME = "--n {n} asks for outputs that would all be the same: sample them, with --temperature and the like."
-# Options and settings that ask for samples, or shape them, under the same names.
+# Options that ask for samples or shape them. Settings have the same names.
 SHAPES = ("temperature", "top_p", "top_k", "min_p")
-# Settings of a generation_config that are followed here.
+# Settings of a generation_config that docmill follows.
 FOLLOWED = frozenset(
     {
         "do_sample", *SHAPES, "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens",
         "max_new_tokens", "max_length", "min_new_tokens", "min_length", "eos_token_id", "stop_strings",
     }
 )  # fmt: skip
-# Settings that change no output of a decoder-only model without beams: how fast it is computed, and what
-# transformers returns.
+# Settings that change no output of a decoder-only model without beams: they concern speed, or what transformers
+# returns.
 WITHOUT_EFFECT = frozenset(
     {
         "pad_token_id", "bos_token_id", "decoder_start_token_id", "early_stopping", "length_penalty",
@@ -43,20 +43,20 @@ WITHOUT_EFFECT = frozenset(
         "speculation_type", "prompt_lookup_num_tokens", "max_matching_ngram_size", "transformers_version",
     }
 )  # fmt: skip
-# Settings of these that could leave no token that a record's schema allows.
+# Settings that docmill follows, but not for records: they could forbid all tokens that a schema allows.
 EXCLUDE_RECORDS = frozenset(
     {"no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "min_new_tokens", "min_length"}
 )
 # Settings that have no effect on greedy outputs.
 OF_SAMPLES = frozenset({"top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"})
-# Settings that ask for nothing at 1.
+# Settings that are off at 1.
 NEUTRAL_AT_ONE = frozenset(
     {
         "num_beams", "num_beam_groups", "num_return_sequences", "guidance_scale", "encoder_repetition_penalty",
         "typical_p",
     }
 )  # fmt: skip
-# Settings that ask for nothing at 0, false or empty. Every other value of a setting that is named nowhere is refused.
+# Settings that are off at 0, false or empty. docmill refuses any other setting.
 NEUTRAL_AT_NOTHING = frozenset(
     {
         "diversity_penalty", "penalty_alpha", "encoder_no_repeat_ngram_size", "epsilon_cutoff", "eta_cutoff",
@@ -70,15 +70,16 @@ NEUTRAL_AT_NOTHING = frozenset(
 class Decoding:
     """The settings by which a model writes its outputs.
 
-    The decoding is greedy at a ``temperature`` of 0. Otherwise tokens are sampled: of the ``top_k`` likeliest (0: of
-    all) from the fewest whose probabilities add up to ``top_p``, without those that have less than ``min_p`` times
-    the highest probability. An output ends at any of ``ends`` (not before ``min_new_tokens``, nor before prompt and
-    output have ``min_length``), before a text of ``stop``, after a text of ``closing``, or at the limit.
+    The decoding is greedy at a ``temperature`` of 0. Otherwise tokens are sampled from the ``top_k`` likeliest (0:
+    from all), from the fewest of these whose probabilities add up to ``top_p``, without those that have less than
+    ``min_p`` times the highest probability. An output ends at a token of ``ends`` (not before ``min_new_tokens``, nor
+    before prompt and output have ``min_length``), before a text of ``stop``, after a text of ``closing``, or at the
+    limit.
 
-    The limit is ``max_new_tokens``. With ``max_tokens`` an output may go on until prompt and output have so many
-    together, and ``max_new_tokens`` is the room that a window leaves for it. No sequence of ``bad_words_ids`` is
-    written, nor a token of ``suppress_tokens``. Outputs lose white space at their ends where they are ``stripped``.
-    ``n`` outputs are written for each window.
+    The limit is ``max_new_tokens``. With ``max_tokens``, prompt and output may have that many tokens together, and
+    ``max_new_tokens`` is the room that a window leaves for the output. The model writes no sequence of
+    ``bad_words_ids`` and no token of ``suppress_tokens``. ``stripped`` outputs lose white space at their ends. Each
+    window has ``n`` outputs.
     """
 
     max_new_tokens: int
@@ -101,7 +102,7 @@ class Decoding:
     n: int = 1
 
     def most_new_tokens(self, prompt_tokens: int) -> int:
-        """The most tokens that the output after a prompt of so many may have."""
+        """Return the most tokens of the output after a prompt of this length."""
         return self.max_new_tokens if self.max_tokens is None else self.max_tokens - prompt_tokens
 
     @property
@@ -110,9 +111,9 @@ class Decoding:
 
 
 def seed_of(seed: int, ids: Sequence[int], number: int = 0) -> int:
-    """The seed for one window, from the spec's and from what the model reads: the same in any batch.
+    """Return the seed for one window, from the spec's seed and the window's tokens. It is the same in any batch.
 
-    ``number`` counts the outputs of a window from 0. The first is the one of a spec with one output.
+    ``number`` counts the outputs of a window from 0. The first output is that of a spec with one output.
     """
     begin = f"{seed} " if number == 0 else f"{seed} {number} "
     read = hashlib.sha256(begin.encode() + array("i", ids).tobytes()).digest()
@@ -120,21 +121,23 @@ def seed_of(seed: int, ids: Sequence[int], number: int = 0) -> int:
 
 
 def own_settings(config: Mapping[str, Any], *generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a model's files say of generation: later mappings override earlier ones, and all override what
-    its config keeps for text-generation. A setting of None counts as not given."""
+    """Return the generation settings in a model's files. Later mappings override earlier ones.
+
+    All override the config's settings for the task text-generation. A setting of None counts as missing.
+    """
     stated = [(name, value) for settings in generation for name, value in settings.items() if value is not None]
     return task_settings(config, "text-generation") | dict(stated)
 
 
 def choose_decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tuple[str, ...] = ()) -> Decoding:
-    """The decoding under a spec, with a model whose settings are ``own`` and that holds ``context_tokens``.
+    """Return the decoding of a spec by a model with these settings of its ``own`` and a context of so many tokens.
 
-    A model samples where its settings say so or where a temperature, top-p or top-k was asked for. Raises
-    CannotServe for settings that ask for what is not done here.
+    The model samples if its settings or the spec's options ask for it. Raises CannotServe for settings that docmill
+    does not follow.
     """
     options = spec.params
     settings = {**own, **options}
-    # The end of a record is that of its JSON, in which any text may stand.
+    # A record ends with its JSON, and may contain a stop text.
     is_record = SCHEMA in options
     sampling = sampling_settings(options, own)
     _require_followed(spec.model, own, sampled=bool(sampling), is_record=is_record)
@@ -155,7 +158,7 @@ def choose_decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, sto
         repetition_penalty=float(settings.get("repetition_penalty") or 1.0),
         no_repeat_ngram_size=settings.get("no_repeat_ngram_size") or 0,
         min_new_tokens=settings.get("min_new_tokens") or 0,
-        # A least number of new tokens comes before one of prompt and output together, as in transformers.
+        # min_new_tokens replaces min_length, as in transformers.
         min_length=own.get("min_length") or 0 if settings.get("min_new_tokens") is None else 0,
         bad_words_ids=tuple(map(tuple, own.get("bad_words_ids") or ())),
         suppress_tokens=tuple(as_list(own.get("suppress_tokens"))),
@@ -174,7 +177,7 @@ def choose_decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, sto
 
 
 def require_least(spec: Spec, most: int) -> None:
-    """Raise CannotServe if the shortest output that was asked for is longer than the longest."""
+    """Raise CannotServe if the shortest output that a spec allows is longer than ``most``."""
     least = spec.params.get("min_new_tokens") or 0
     if least > most:
         raise CannotServe(
@@ -184,18 +187,18 @@ def require_least(spec: Spec, most: int) -> None:
 
 
 def sampling_settings(options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what shapes the samples under these options and a model's own settings; empty for greedy outputs."""
+    """Return the settings of sampling under these options and a model's own settings; {} for greedy outputs."""
     chosen = {name: options[name] for name in SHAPES if name in options}
     if not chosen and not own.get("do_sample"):
         return {}
-    # Unlike transformers, which takes 50 tokens where nothing is said: the specs of earlier results mean all.
+    # top_k is 0 by default, not 50 as in transformers: the specs of earlier results have it so.
     stated = {name: own[name] for name in SHAPES if own.get(name) is not None} if own.get("do_sample") else {}
     shaped = {"temperature": 1.0, "top_k": 0, **stated, **chosen}
     return {} if shaped["temperature"] == 0 else shaped
 
 
 def _require_followed(model: str, own: Mapping[str, Any], *, sampled: bool, is_record: bool) -> None:
-    """Raise CannotServe for a setting that would change outputs and is not followed here."""
+    """Raise CannotServe for a setting that changes outputs and that docmill does not follow."""
     known = FOLLOWED | WITHOUT_EFFECT | (frozenset() if sampled else OF_SAMPLES)
     known -= EXCLUDE_RECORDS if is_record else frozenset()
     for name, value in own.items():
@@ -211,7 +214,7 @@ def _require_followed(model: str, own: Mapping[str, Any], *, sampled: bool, is_r
 
 
 def as_list(value: One | list[One] | tuple[One, ...] | None) -> list[One]:
-    """The values of a setting that may be none, one or a list."""
+    """Return the values of a setting that is None, a value, or a list."""
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,4 +1,4 @@
-"""Facts about memory without importing torch: the memory that a process has and keeps, and errors for want of it."""
+"""Facts about memory without importing torch: how much a process uses and keeps, and errors of short memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MOST = 2**31 - 1
 _LARGEST_BLOCK = 1 << 30
 _LARGEST_OF_OLD = 32 << 20
-# Of torch, oneDNN (in torch and OpenVINO), cuBLAS, CTranslate2 and its Thrust, which have no error type for it.
+# Messages of torch, oneDNN (in torch and OpenVINO), cuBLAS, CTranslate2 and its Thrust, which have no type for it.
 _NO_MEMORY = (
     "DefaultCPUAllocator",
     "can't allocate memory",
@@ -29,10 +29,11 @@ _NO_MEMORY = (
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory of this process, in bytes; None where there is none of a kind, or the system does not tell.
+    """The memory of this process, in bytes; None if it is unknown.
 
-    ``used`` holds models and batches on the device: tensors of torch on a GPU, all of the process's on a CPU.
-    ``reserved`` is what torch took from a GPU, with its cache. ``resident`` is the machine's memory.
+    ``used`` is the memory of models and batches: torch's tensors on a GPU, the whole process on a CPU. ``reserved``
+    is the memory that torch took from a GPU, with its cache. ``resident`` is the memory that the process uses of the
+    machine.
     """
 
     used: int | None
@@ -41,7 +42,7 @@ class Memory:
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Return True for an error that says that memory is short."""
+    """Return True for an error of short memory."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
@@ -66,13 +67,13 @@ def _resident() -> int | None:
 
 @functools.cache
 def keep_freed() -> bool:
-    """Keep freed memory in this process until ``release_freed`` is called, and return True if large blocks are kept.
+    """Keep freed memory in this process until ``release_freed`` is called. Return True if large blocks are kept, too.
 
-    By itself glibc maps each block of 32 MB or more anew and gives it back as soon as it is free, as it does with the
-    end of the heap, and the kernel clears these pages for every layer of every batch. Each thread still has an arena
-    of its own: one for all makes tokenizing in several threads slow (bench/results/diary.md).
+    By default glibc returns each block of 32 MB or more to the system, and the kernel clears its pages again for
+    every layer of every batch. Each thread keeps its own arena: a common arena makes tokenizing in several threads
+    slow (bench/results/diary.md).
 
-    A glibc that refuses so large a threshold keeps blocks below 32 MB. Other C libraries are left as they are.
+    If glibc refuses the large threshold, blocks below 32 MB are kept. Other C libraries are left alone.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -85,6 +86,6 @@ def keep_freed() -> bool:
 
 
 def release_freed() -> None:
-    """Give what is free back to the system, if it was kept."""
+    """Return freed memory to the system, if it was kept."""
     if keep_freed.cache_info().currsize and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

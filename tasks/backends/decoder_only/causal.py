@@ -1,8 +1,8 @@
-"""Decoder-only models on transformers, with continuous batching and a shared prefix that is computed once.
+"""Decoder-only models on transformers, with continuous batching. The start that all prompts share is computed once.
 
-Tokens are chosen by transformers' own processors in the order of its ``generate``. A row has processors and a
-generator of its own, so that its output does not depend on the rest of the batch. It is the output of ``generate``
-for that text alone, with torch seeded by the row's seed.
+transformers' own processors choose the tokens, in the order of its ``generate``. Each row has its own processors and
+random generator, so its output does not depend on the rest of the batch. The output is that of ``generate`` for the
+text alone, with torch seeded by the row's seed.
 
 The win over static batches of transformers is recorded in bench/results/generate.md.
 """
@@ -43,22 +43,22 @@ from docmill.tasks.kinds import LINE_END
 from docmill.tasks.outputs import Failure, Generated, Labels, Likelihood, Output, Several
 from docmill.tasks.windows.windows import Encoded
 
-# Tokens that may be on the device at once, what is read and what may be written, and the most rows.
+# The most tokens on the device at once, read and still to be written, and the most rows.
 _BUDGETS = {"cpu": Budget(tokens=49_152, rows=64), "cuda": Budget(tokens=262_144, rows=256)}
 # For labels, logits of all tokens of a label are on the device at once for each row.
 _SCORING_BUDGETS = {"cpu": Budget(tokens=8_192, rows=16), "cuda": Budget(tokens=65_536, rows=64)}
-# Others join when so large a share of the rows is free: each joining stops those that write.
+# New rows join when this share of the rows is free: the others wait while the new prompts are read.
 _FREE = 0.25
-# Two texts that share nothing: what prompts over them share is the template.
+# Two texts that share nothing: the common start of their prompts is the template.
 _PROBES = ("a", "7")
-# Tokens that may hold the last character of a text to stop at.
+# The most tokens for one character of a stop text.
 _PER_CHARACTER = 4
 _SLACK_COLUMNS = 64
 
 
 @dataclass
 class ContinuedWindow:
-    """A window that is being continued; ``number`` counts its outputs from 0."""
+    """A window whose output is being written. ``number`` counts the window's outputs from 0."""
 
     item: Item[Any]
     ids: Sequence[int]
@@ -75,21 +75,21 @@ class ContinuedWindow:
 
     @property
     def seen(self) -> list[int]:
-        """All tokens so far, those of the prompt first."""
+        """The tokens of the prompt and of the output so far."""
         return [*self.ids, *self.written]
 
 
 @dataclass
 class DecodingBatch:
-    """The rows on the device, and the keys and values of all their tokens but the last, which is to be read next.
+    """The rows on the device, and the keys and values of all their tokens but the last, which the next step reads.
 
-    Each window has a row for each of the ``numbers`` of its outputs.
+    A window has a row for each of the ``numbers`` of its outputs.
     """
 
     numbers: range
     cache: RowCache
     rows: list[ContinuedWindow] = field(default_factory=list)
-    done: dict[int, dict[int, Output]] = field(default_factory=dict)  # by window, those of several outputs
+    done: dict[int, dict[int, Output]] = field(default_factory=dict)  # by window and number, if there are several
 
 
 class CausalBackend:
@@ -108,7 +108,7 @@ class CausalBackend:
         self._of_batch = batch_processors(self._decoding, device)
         self._constraint = Constraint.of(opening, self._decoding.ends)
         self.limit_tokens = self._completion.limit_tokens
-        # transformers 5.24 gave the argument another name.
+        # transformers 5.24 renamed the argument.
         named = inspect.signature(self._model.forward).parameters
         self._cache_argument = "cache" if "cache" in named else "past_key_values"
         self._seen_stop = _PER_CHARACTER * max(map(len, (*self._decoding.stop, *self._decoding.closing)), default=0)
@@ -152,10 +152,10 @@ class CausalBackend:
         accelerator.release(self._device)
 
     def _room(self, flight: DecodingBatch) -> Budget:
-        """Return the budget of what may join now; no rows until enough of them are free."""
+        """Return the budget for new rows. It has no rows until enough of them are free."""
         whole, longest = self._loop.budget, max((row.tokens for row in flight.rows), default=0)
         output = self._decoding.max_new_tokens
-        most = self._decoding.max_tokens  # which a row has at the end, however long its prompt is
+        most = self._decoding.max_tokens  # of a row at its end, if outputs may fill the context
         used = len(flight.rows) * (most or longest + output)
         if used and (
             whole.tokens - used < whole.tokens * _FREE or whole.rows - len(flight.rows) < whole.rows * _FREE
@@ -166,9 +166,9 @@ class CausalBackend:
         return Budget(tokens=max(1, (left - rows * output) // n), rows=max(1, rows // n), spread=whole.spread)
 
     def _load(self, items: Items) -> int:
-        """Return the tokens that rows have at the end without padding, which the budget that they had allowed.
+        """Return the tokens of rows at their end, without padding.
 
-        With padding it may be more, since rows are padded to the length of a longer one that they joined.
+        With padding they may exceed the budget: rows are padded to the length of a longer row that they join.
         """
         most, output = self._decoding.max_tokens, self._decoding.max_new_tokens
         return self._decoding.n * sum(most or item.tokens + output for item in items)
@@ -178,7 +178,7 @@ class CausalBackend:
         return self._outputs(items, range(self._decoding.n))
 
     def _outputs(self, items: Items, numbers: range) -> Sequence[Output]:
-        """Compute those outputs of a batch's windows that have these numbers."""
+        """Compute the outputs with these numbers for each window of a batch."""
         flight = DecodingBatch(numbers, RowCache())
         try:
             outputs = dict(self._advance(flight, items))
@@ -199,15 +199,15 @@ class CausalBackend:
         for half in (numbers[:middle], numbers[middle:]):
             [output] = self._outputs(items, half)
             outputs += output.outputs if isinstance(output, Several) else [output]
-        return [joined(outputs)]
+        return [join_outputs(outputs)]
 
     def _advance(self, flight: DecodingBatch, joining: Items) -> list[tuple[int, Output]]:
-        """Write the next token of every row, or the first of those that join; the outputs of those that are done."""
+        """Write the next token of every row, or the first token of new rows. Return the windows that are done."""
         with torch.inference_mode(), accelerator.memory_errors(self._device):
             if not joining:
                 return self._take_out(flight, self._step(flight))
             group, logits = self._begin(joining, flight.numbers)
-            # Rows that are done with their first token never join.
+            # A row whose output has one token never joins.
             done = self._take_out(group, logits)
             if group.rows:
                 flight.cache.join(group.cache)
@@ -216,7 +216,7 @@ class CausalBackend:
             return done
 
     def _begin(self, items: Items, numbers: range) -> tuple[DecodingBatch, torch.Tensor]:
-        """Read whole prompts. What each begins with and the template does too is not read again."""
+        """Read prompts, without the start that each shares with the template."""
         rows = [self._row(item, number) for item in items for number in numbers]
         longest = max(row.tokens for row in rows)
         # The last token of each prompt is always read.
@@ -253,7 +253,7 @@ class CausalBackend:
         return self._template_cache.select(places.clamp(min=0).to(self._device))
 
     def _read_template(self) -> tuple[Sequence[int], RowCache]:
-        """The tokens that every prompt begins with, and their keys and values."""
+        """Return the tokens that every prompt begins with, and their keys and values."""
         ids, other = (list(code.ids) for code in self.encode(_PROBES))
         length, cache = common_length(ids, other), RowCache()
         if length:
@@ -261,18 +261,18 @@ class CausalBackend:
         return ids[:length], cache
 
     def _step(self, flight: DecodingBatch) -> torch.Tensor:
-        """Read the last token of every row; the logits of the next."""
+        """Read the last token of every row, and return the logits of the next one."""
         ids = torch.tensor([[row.written[-1]] for row in flight.rows])
         return self._forward(flight.cache, ids, torch.tensor([row.tokens for row in flight.rows]))
 
     def _forward(self, cache: RowCache, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Read ``ids`` (rows, tokens), which end texts of these ``lengths``; the logits of what follows, float32."""
+        """Read ``ids`` (rows, tokens), the ends of texts with these ``lengths``. Return the next logits, float32."""
         return self._logits(cache, ids, lengths, 1)[:, -1]
 
     def _logits(self, cache: RowCache, ids: torch.Tensor, lengths: torch.Tensor, kept: int) -> torch.Tensor:
-        """Read ``ids`` as `_forward` does; the logits after the last ``kept`` of them, (rows, kept, tokens)."""
+        """Read ``ids`` as `_forward` does. Return the logits after the last ``kept`` ids: (rows, kept, tokens)."""
         columns = cache.columns + ids.shape[1]
-        places = torch.arange(columns) - (columns - lengths).unsqueeze(1)  # of every column in its text
+        places = torch.arange(columns) - (columns - lengths).unsqueeze(1)  # of each column in the row's text
         answer = self._model(
             input_ids=ids.to(self._device),
             attention_mask=(places >= 0).long().to(self._device),
@@ -285,7 +285,7 @@ class CausalBackend:
         return logits
 
     def _take_out(self, flight: DecodingBatch, logits: torch.Tensor) -> list[tuple[int, Output]]:
-        """Choose each row's next token, and take those out that end with it."""
+        """Choose each row's next token, and take out the rows that end with it."""
         rows = flight.rows
         self._choose(rows, logits)
         done = [(place, output) for place, row in enumerate(rows) if (output := self._ended(row)) is not None]
@@ -301,13 +301,13 @@ class CausalBackend:
         return outputs
 
     def _choose(self, rows: Sequence[ContinuedWindow], logits: torch.Tensor) -> None:
-        """Choose each row's next token, and note its log-probability among those that a schema allows."""
-        scores = of_rows(logits, rows)
+        """Choose each row's next token, and note its log-probability among the tokens that a schema allows."""
+        scores = apply_row_processors(logits, rows)
         if self._constraint is not None:
             scores = self._constraint.masked(scores, [row.matcher for row in rows if row.matcher is not None])
             logits = logits.masked_fill(scores.isneginf(), float("-inf")) if scores is not logits else logits
         tokens = next_tokens(scores, rows, self._of_batch)
-        # In one pass over the logits, which logsumexp makes several of.
+        # One pass over the logits; logsumexp makes several.
         chosen = logits.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]
         for row, token, log_probability in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
             row.written.append(token)
@@ -318,7 +318,7 @@ class CausalBackend:
     def _complete(
         self, flight: DecodingBatch, done: Sequence[tuple[ContinuedWindow, Output]]
     ) -> list[tuple[int, Output]]:
-        """Return the windows that are done, now that these rows are. A window may have several rows."""
+        """Return the windows whose last row is among these. A window has a row for each output."""
         if self._decoding.n == 1:
             return [(row.item.id, output) for row, output in done]
         whole: list[tuple[int, Output]] = []
@@ -327,11 +327,11 @@ class CausalBackend:
             siblings[row.number] = output
             if len(siblings) == len(flight.numbers):
                 outputs = [output for _, output in sorted(flight.done.pop(row.item.id).items())]
-                whole.append((row.item.id, joined(outputs)))
+                whole.append((row.item.id, join_outputs(outputs)))
         return whole
 
     def _ended(self, row: ContinuedWindow) -> Generated | Failure | None:
-        """The output, if the row's last token is its last."""
+        """Return the output if the row has ended, else None."""
         written, how = row.written, self._decoding
         if row.matcher is not None and row.matcher.is_stopped():
             assert self._constraint is not None
@@ -348,14 +348,14 @@ class CausalBackend:
 
 
 class LikelihoodBackend(CausalBackend):
-    """One decoder-only model under one spec with labels: the probability with which it writes each after a prompt.
+    """One decoder-only model under one spec with labels. It scores each label by its probability after the prompt.
 
-    The log-probability of a label is the sum of those of its tokens and of the end after it: any of the model's end
-    tokens, or after a base model's pattern the line's end, too. It is not divided by the length. The score of a label
-    is the softmax of these sums over all labels: the probability that the model writes this label, if it writes any
-    of them (the scoring by likelihood of Brown et al. 2020, section 2.4, without a normalization by length).
+    The log-probability of a label is the sum of the log-probabilities of its tokens and of an end: one of the model's
+    end tokens, or the end of the line in a base model's pattern. The sum is not divided by the length. The scores are
+    the softmax of these sums: the probability that the model writes the label, given that it writes one of the labels
+    (Brown et al. 2020, section 2.4, without a normalization by length).
 
-    The prompts of a batch are read once. Each label is read after all of them, over the same keys and values.
+    The prompts of a batch are read once. Each label is then read over the same keys and values.
     """
 
     def __init__(self, assignment: Assignment) -> None:
@@ -379,7 +379,10 @@ class LikelihoodBackend(CausalBackend):
         return [Labels(dict(zip(self._labels, row, strict=True))) for row in scores]
 
     def _log_probability(self, flight: DecodingBatch, first: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
-        """Return the log-probability of a label after each row, shape (rows,). ``first`` has those of all tokens."""
+        """Return the log-probability of a label after each row, shape (rows,).
+
+        ``first`` has the log-probabilities of all tokens after the prompts.
+        """
         lengths = torch.tensor([row.tokens + len(ids) for row in flight.rows])
         rows = torch.tensor([ids] * len(flight.rows))
         later = torch.log_softmax(self._logits(flight.cache, rows, lengths, len(ids)), dim=-1)
@@ -391,19 +394,19 @@ class LikelihoodBackend(CausalBackend):
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Count the tokens that two sequences begin with alike."""
+    """Return the length of the common start of two sequences."""
     pairs = enumerate(zip(first, second, strict=False))
-    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
+    return next((place for place, (token, other) in pairs if token != other), min(len(first), len(second)))
 
 
-def joined(outputs: Sequence[Output]) -> Output:
-    """Return the outputs of one window as one, which fails with the first of them that failed."""
+def join_outputs(outputs: Sequence[Output]) -> Output:
+    """Return the outputs of one window as one output, or the first failure among them."""
     failures = [output for output in outputs if isinstance(output, Failure)]
     return failures[0] if failures else Several(tuple(output for output in outputs if isinstance(output, Generated)))
 
 
 def row_processors(how: Decoding, prompt_tokens: int, device: str) -> LogitsProcessorList:
-    """Return the processors that depend on a row's tokens; they get the scores of that row alone."""
+    """Return the processors that depend on a row's tokens. They process the scores of one row."""
     processors, ends = LogitsProcessorList(), sorted(how.ends)
     if how.repetition_penalty != 1:
         processors.append(RepetitionPenaltyLogitsProcessor(how.repetition_penalty))
@@ -419,7 +422,7 @@ def row_processors(how: Decoding, prompt_tokens: int, device: str) -> LogitsProc
 
 
 def batch_processors(how: Decoding, device: str) -> LogitsProcessorList:
-    """Return the processors that see the scores of a whole batch, and nothing else. They come after those of rows."""
+    """Return the processors that depend on scores only. They process a whole batch, after the processors of rows."""
     processors = LogitsProcessorList()
     if how.suppress_tokens:
         processors.append(SuppressTokensLogitsProcessor(list(how.suppress_tokens), device))
@@ -436,7 +439,7 @@ def batch_processors(how: Decoding, device: str) -> LogitsProcessorList:
     return processors
 
 
-def of_rows(logits: torch.Tensor, rows: Sequence[ContinuedWindow]) -> torch.Tensor:
+def apply_row_processors(logits: torch.Tensor, rows: Sequence[ContinuedWindow]) -> torch.Tensor:
     """Return the ``logits`` (rows, vocabulary), float32, as each row's own processors change them."""
     if not any(row.processors for row in rows):
         return logits
@@ -448,13 +451,12 @@ def of_rows(logits: torch.Tensor, rows: Sequence[ContinuedWindow]) -> torch.Tens
 
 
 def next_tokens(logits: torch.Tensor, rows: Sequence[ContinuedWindow], of_batch: LogitsProcessorList) -> torch.Tensor:
-    """Return a token (rows,) for each row of ``logits`` (rows, vocabulary), float32, which may be masked."""
+    """Return the next token of each row, shape (rows,), from ``logits`` (rows, vocabulary), float32."""
     scores: torch.Tensor = of_batch(None, logits)
     generators = [row.generator for row in rows]
     if all(generator is None for generator in generators):
         return scores.argmax(dim=-1)
-    # Each row has a generator of its own, so that no row depends on the rest of its batch: this is the sample of
-    # transformers' generate with the row alone and torch's generator in the same state.
+    # The sample of transformers' generate for the row alone, with torch's generator in the same state.
     draws = [
         torch.multinomial(line[None], 1, generator=generator)[0]
         for line, generator in zip(scores.softmax(dim=-1), generators, strict=True)
@@ -463,18 +465,18 @@ def next_tokens(logits: torch.Tensor, rows: Sequence[ContinuedWindow], of_batch:
 
 
 class RowLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values: ``rows`` of them, in the columns from ``start`` to ``end`` of larger buffers."""
+    """One layer's keys and values: ``rows`` rows, in the columns ``start`` to ``end`` of larger buffers."""
 
     def __init__(self, rows: int = 0) -> None:
         super().__init__()
         self.rows = rows
         self.start = self.end = 0
-        self._buffers: tuple[torch.Tensor, ...] = ()  # of keys and of values, once there are some
+        self._buffers: tuple[torch.Tensor, ...] = ()  # keys and values, once there are some
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append columns; all there are now."""
+        """Append columns. Return all keys and values."""
         self.rows = key_states.shape[0]
         self._reserve((key_states, value_states), self.rows, self.end - self.start + key_states.shape[-2])
         added = slice(self.end, self.end + key_states.shape[-2])
@@ -492,13 +494,16 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         return self.end - self.start
 
     def drop(self, row: int) -> None:
-        """The last row takes the place of this one."""
+        """Remove a row: the last row takes its place."""
         self.rows -= 1
         for buffer in self._buffers if row != self.rows else ():
             buffer[row, :, self.start : self.end] = buffer[self.rows, :, self.start : self.end]
 
     def join(self, other: RowLayer) -> None:
-        """Add the rows of another. Columns of rows that left may hold NaN, which no mask hides: 0 · NaN is NaN."""
+        """Add the rows of another layer.
+
+        Columns that a new row does not use are cleared: a removed row may have left NaN, and 0 · NaN is NaN.
+        """
         columns, rows = other.get_seq_length(), self.rows + other.rows
         self._reserve(other._buffers, rows, max(columns, self.end - self.start), at_left=True)
         for mine, theirs in zip(self._buffers, other._buffers, strict=True):
@@ -520,9 +525,9 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         return selected
 
     def _reserve(self, likes: Sequence[torch.Tensor], rows: int, columns: int, *, at_left: bool = False) -> None:
-        """Make room for so many rows and for so many columns from ``start``, or up to ``end``.
+        """Make room for these rows, and for these columns from ``start``, or, ``at_left``, up to ``end``.
 
-        ``likes`` are keys and values of the same heads, dimensions and type.
+        ``likes`` are keys and values with the same heads, dimensions and type.
         """
         kept_rows = rows
         if self._buffers:
@@ -540,12 +545,11 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class RowCache(Cache):  # type: ignore[misc]
-    """A cache for ``transformers`` models, layer by layer as they ask for them.
+    """A cache for ``transformers`` models: the keys and values of many texts, each in a row.
 
-    It holds the keys and values of many texts at different places in them, all with their last token in the last
-    column. Aligned so, a text of any length joins by being written beside the others, a text that is done leaves by a
-    single copy of another row into its place, and the columns that only it needed are cut off without a copy.
-    Distances between columns are distances between tokens, as sliding windows want it.
+    All texts have their last token in the last column. So a text of any length joins as a new row. A text that is
+    done leaves by one copy of another row into its place, and the columns that only it needed are cut off without a
+    copy. Distances between columns are distances between tokens, as sliding windows need them.
     """
 
     layers: list[RowLayer]
@@ -563,7 +567,7 @@ class RowCache(Cache):  # type: ignore[misc]
             layer.start = layer.end - columns
 
     def shorten(self, columns: int) -> None:
-        """Forget the last columns."""
+        """Remove the last columns."""
         for layer in self.layers:
             layer.end -= columns
 
@@ -572,7 +576,7 @@ class RowCache(Cache):  # type: ignore[misc]
             layer.drop(row)
 
     def join(self, other: RowCache) -> None:
-        """Add the rows of another; if there are none yet, they stay where they are."""
+        """Add the rows of another cache. An empty cache takes the other's layers without a copy."""
         if not self.layers:
             self.layers = other.layers
             return

@@ -1,7 +1,7 @@
-"""The prompts and outputs of a decoder-only model under a spec, whichever library computes them.
+"""The prompts and outputs of a decoder-only model under a spec, for each library that computes them.
 
-A prompt is the spec's template or instruction, in the model's own chat template if any. A mask over the next tokens
-of each row makes its output JSON that is valid by the spec's schema.
+A prompt is the spec's template or instruction, in the model's chat template if it has one. With a schema, a mask over
+the next tokens of each row makes the output valid JSON.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# Stands for the document while the chat template is filled in; no template trims or changes it.
+# Stands for the document while the chat template is filled in. No template trims or changes it.
 _MARK = "\ue000document\ue000"
-# Stands at both ends of the mark to see what becomes of white space there: no template ends in it.
+# Stands at both ends of the mark, to test if the template strips white space. No template ends in it.
 _SPACE = " \t\n \n\t "
-# Some templates write the date, so a spec would read another prompt each day. This one is the default of Llama's.
+# Some templates write the date, and a prompt must not change each day. This date is the default of Llama's template.
 _ON_A_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
 # The share of a model's context that demonstrations may take.
 _SHOWN = 0.25
@@ -53,8 +53,8 @@ _BITS = 32  # tokens in a word of a mask
 class Completion:
     """The tokens of the prompts that a model reads, and the decoding of its outputs.
 
-    With ``most_tokens`` a prompt and its output have at most so many together. Raises CannotServe where the spec does
-    not fit the model.
+    A prompt and its output have at most ``most_tokens`` together. Raises CannotServe if the spec does not fit the
+    model.
     """
 
     def __init__(self, opening: Opening, most_tokens: int | None = None) -> None:
@@ -75,7 +75,7 @@ class Completion:
         return cut_at(self._text(written, special=True), self.decoding.closing) is not None
 
     def generated(self, written: Sequence[int], *, at_end: bool, likelihood: Likelihood | None = None) -> Generated:
-        """Return the output of these tokens: truncated unless the model came to its end or to a text to stop at."""
+        """Return the output of these tokens. It is truncated unless it ends with an end token or a stop text."""
         text = self._text(written)
         cut = cut_at(text, self.decoding.stop)
         kept = text if cut is None else cut
@@ -86,7 +86,7 @@ class Completion:
         return str(self.tokens.tokenizer.decode(ids, skip_special_tokens=not special))
 
     def _window_limit(self, spec: Spec) -> int:
-        """The most tokens of a window: the model's context without room for the output; raises CannotServe."""
+        """Return the most tokens of a window: the model's context less the output. Raises CannotServe."""
         output_tokens, overhead = self.decoding.max_new_tokens, self.tokens.overhead
         limit = self.context_tokens - output_tokens
         if limit < overhead + LEAST_TEXT_TOKENS:
@@ -98,7 +98,7 @@ class Completion:
 
 
 def completion_of(opening: Opening) -> Completion:
-    """Return the prompts of a spec. To score labels, a window leaves room for the longest. Raises CannotServe."""
+    """Return the prompts of a spec. If labels are scored, a window has room for the longest. Raises CannotServe."""
     if opening.head is not Head.LIKELIHOOD:
         return Completion(opening)
     longest = max(len(ids) for ids in label_ids(opening.tokenizer, opening.spec.params["labels"]).values())
@@ -107,7 +107,7 @@ def completion_of(opening: Opening) -> Completion:
 
 
 def label_ids(tokenizer: PreTrainedTokenizerBase, labels: Iterable[str]) -> dict[str, list[int]]:
-    """Return the tokens with which the model writes each label: as its answer, or after the pattern and a space."""
+    """Return the tokens of each label: as the answer of a chat model, or after a base model's pattern and a space."""
 
     def ids(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -124,7 +124,7 @@ def label_ids(tokenizer: PreTrainedTokenizerBase, labels: Iterable[str]) -> dict
 def _in_template(spec: Spec, tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> str:
     """Return messages in the model's chat template, on a fixed date.
 
-    A model that can think first does so only under a prompt of the user's own, and without a schema.
+    A model that can think first thinks only if the prompt is the user's and there is no schema.
     """
     thinks = kind(spec.kind).built_in is None and SCHEMA not in spec.params
     return str(
@@ -141,7 +141,7 @@ def _in_template(spec: Spec, tokenizer: PreTrainedTokenizerBase, messages: list[
 def instructed(
     spec: Spec, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]
 ) -> tuple[Tokens, tuple[str, ...], int]:
-    """The tokens of the spec's prompts, the texts that end an output, and how many tokens the model holds.
+    """Return the tokens of the spec's prompts, the texts that end an output, and the model's context in tokens.
 
     Raises CannotServe.
     """
@@ -164,8 +164,7 @@ def instructed(
 def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> Tokens:
     """Return the tokens with the spec's instruction around each text.
 
-    Demonstrations are left out if they would fill more than a quarter of the model's context, as in scripts for which
-    it has few tokens.
+    Demonstrations are left out if they would fill more than a quarter of the model's context.
     """
     chat = tokens.tokenizer.chat_template is not None
     told = instruction(spec, chat=chat)
@@ -182,7 +181,7 @@ def instructed_coder(spec: Spec, tokens: Tokens, limit_tokens: int) -> TokenCode
 
 
 def _around(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame) -> tuple[str, str, tuple[bool, bool]]:
-    """Return the words before every document, those after it, and at which of its ends white space is stripped."""
+    """Return the words before and after every document, and at which of its ends white space is stripped."""
     keeps = keeps_white_space(spec.params)
     if tokenizer.chat_template is not None:
         before, after = _in_chat(spec, tokenizer, told, _MARK)
@@ -193,20 +192,20 @@ def _around(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame) -
 
 
 def _trims(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame) -> tuple[bool, bool]:
-    """Return if the chat template strips the beginning and the end of a document, as many templates do."""
+    """Return True for each end of a document at which the chat template strips white space, as many templates do."""
     before, after = _in_chat(spec, tokenizer, told, f"{_SPACE}{_MARK}{_SPACE}")
     return not before.endswith(_SPACE), not after.startswith(_SPACE)
 
 
 def _in_chat(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame, document: str) -> tuple[str, str]:
-    """Return the chat template's words around a document: those before the mark in it, and those after."""
+    """Return the chat template's words before and after the mark in a document."""
     system = spec.params.get("system")
     messages = [{"role": "user", "content": told.fill(document)}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     try:
         text = _in_template(spec, tokenizer, messages)
-    except Exception as error:  # a template raises what it likes, often because it knows no system prompt
+    except Exception as error:  # templates raise anything, often because they know no system prompt
         hint = "; it may know no system prompt: put --system's words into --prompt" if system else ""
         raise CannotServe(f"The chat template of {spec.model} failed: {describe_error(error)}{hint}.") from error
     before, mark, after = text.partition(_MARK)
@@ -219,7 +218,7 @@ def _in_chat(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame, 
 
 
 class Constraint:
-    """The grammar of a spec's records in the tokens of a model. Raises CannotServe where the two do not fit."""
+    """The grammar of a spec's records in the tokens of a model. Raises CannotServe if the schema makes no grammar."""
 
     def __init__(self, schema: str, tokenizer: LLTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -231,9 +230,9 @@ class Constraint:
 
     @classmethod
     def of(cls, opening: Opening, ends: Collection[int]) -> Constraint | None:
-        """Return the constraint of a spec with a schema; None for another. ``ends`` are tokens that end an output.
+        """Return the constraint of a spec; None for a spec without a schema. ``ends`` are tokens that end an output.
 
-        Raises CannotServe for a tokenizer that has no fast form.
+        Raises CannotServe for a slow tokenizer.
         """
         schema = opening.spec.params.get(SCHEMA)
         return None if schema is None else cls(schema, constraint_tokenizer(opening, ends))
@@ -253,20 +252,20 @@ class Constraint:
         forbidden = unpacked(~words, logits.device)
         width = min(logits.shape[1], self._vocabulary)
         logits[:, :width].masked_fill_(forbidden[:, :width], float("-inf"))
-        logits[:, width:] = float("-inf")  # rows of the output layer that no token has
+        logits[:, width:] = float("-inf")  # of no token: some output layers are larger than the vocabulary
         return logits
 
     def output(
         self, matcher: LLMatcher, written: Sequence[int], likelihood: Likelihood | None = None
     ) -> Generated | Failure:
-        """Return the output of a row whose state is at an end: the end of the record, or an error."""
+        """Return the output of a row that has stopped: at the end of the record, or with an error."""
         if matcher.is_error():
             return Failure("The grammar of the schema failed at this output: it may be too large.", Reason.MODEL)
         return record(self._tokenizer, written, likelihood)
 
 
 def record(tokenizer: LLTokenizer, written: Sequence[int], likelihood: Likelihood | None = None) -> Generated:
-    """Return the output of a row that came to the end of its record, byte by byte as the grammar had it."""
+    """Return the output of a row that reached the end of its record, decoded as the grammar's bytes."""
     kept = [token for token in written if token not in tokenizer.eos_tokens]
     return Generated(tokenizer.decode_str(kept), len(written), likelihood=likelihood)
 
@@ -276,13 +275,13 @@ def unpacked(words: npt.NDArray[np.int32], device: torch.device) -> torch.Tensor
     if device.type == "cpu":
         bits = np.unpackbits(words.astype("<i4", copy=False).view(np.uint8), axis=1, bitorder="little")
         return torch.from_numpy(bits.view(np.bool_))
-    # A GPU gets the words, which are an eighth of the bytes.
+    # The words go to a GPU, since they have an eighth of the bytes.
     places = torch.arange(_BITS, dtype=torch.int32, device=device)
     return ((torch.from_numpy(words).to(device).unsqueeze(-1) >> places) & 1).bool().flatten(1)
 
 
 def constraint_tokenizer(opening: Opening, ends: Collection[int]) -> LLTokenizer:
-    """Return the model's tokens for llguidance. Raises CannotServe for a tokenizer that has no fast form."""
+    """Return the model's tokens for llguidance. Raises CannotServe for a slow tokenizer."""
     try:
         return llguidance.hf.from_tokenizer(opening.tokenizer, eos_token=sorted(ends) or None)
     except ValueError as error:

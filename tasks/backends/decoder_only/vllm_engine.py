@@ -1,7 +1,7 @@
 """Decoder-only models on vLLM, with vLLM's own scheduler and its cache of shared prefixes.
 
-The engine runs in this process and on a thread of its own, which made it: on a CPU vLLM binds the threads that
-compute to cores, and they belong to the thread that started them. Its prefix cache is on.
+The engine runs in this process, on the thread that made it: on a CPU vLLM binds its computing threads to cores, and
+they belong to the thread that started them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# The engine must not fork: this process has threads. Its log would go to people who did not ask.
+# The engine must not fork, since this process has threads. Its log and its usage statistics are off.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
     from vllm.outputs import CompletionOutput
 
-# Keys and values on a CPU; on a GPU vLLM takes the share of memory that it likes.
+# For keys and values on a CPU. On a GPU, vLLM chooses by itself.
 _CPU_CACHE_BYTES = 2 << 30
-# The longest context that is asked for: vLLM refuses one for which its cache has no room.
+# The longest context to ask for: vLLM refuses a context for which its cache has no room.
 _CONTEXT = {"cpu": 8192, "cuda": 32_768}
 _LARGE_BYTES = 70 << 30
-# The share of a device's memory that weights may take and leave room for keys and values of a thousand texts.
+# Weights of at most this share of a GPU's memory leave room for the keys and values of a thousand texts.
 _SMALL_SHARE = 0.5
 
 
@@ -57,7 +57,7 @@ class VllmBackend:
     def __init__(self, assignment: Assignment) -> None:
         spec, device = assignment.spec, assignment.device
         if device not in {"cpu", "cuda", "cuda:0"}:
-            raise Unsuited(f"vLLM does not do {spec.quality} on {device} here.")
+            raise Unsuited(f"vLLM does not compute {spec.quality} on {device} here.")
         self._device = device
         self._kind = device.partition(":")[0]
         self._dtype = accelerator.dtype_for(spec.quality, device)
@@ -88,7 +88,7 @@ class VllmBackend:
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         flight: dict[str, Item[Any]] = {}
-        # As many texts wait inside as are being written, so that the next one can start when one ends.
+        # As many texts wait inside vLLM as are being written, so that a text can start when another ends.
         most = 2 * self._sequences
         while True:
             items = source.take(Budget(tokens=UNBOUNDED, rows=most - len(flight), spread=UNBOUNDED, packed=True))
@@ -99,7 +99,7 @@ class VllmBackend:
                     ids = list(item.encoded.ids)
                     parameters = sampling(self._decoding, ids, self._schema)
                     self._engine.add_request(str(item.id), {"prompt_token_ids": ids}, parameters)
-                except Exception as error:  # vLLM refuses this one; the others go on
+                except Exception as error:  # vLLM refuses this text; the others go on
                     yield item.id, failure(error.with_traceback(None), Reason.DOCUMENT)
                 else:
                     flight[str(item.id)] = item
@@ -136,23 +136,22 @@ class VllmBackend:
                     **sized,
                 )
             )
-        except Exception as error:  # whatever it has against the model, the device or the room
+        except Exception as error:  # whatever vLLM raises about the model, the device or the memory
             raise Unsuited(f"vLLM cannot take {spec.model}: {describe_error(error)}") from error
 
     def _step(self, flight: dict[str, Item[Any]]) -> Iterator[tuple[int, Output]]:
-        """One step of vLLM's; the outputs that it finished."""
+        """Let vLLM compute one step, and yield the outputs that are finished."""
         try:
             with accelerator.memory_errors(self._device):
                 answers = self._thread.submit(self._engine.step).result()
         except Exception as error:
-            # An engine that failed in a step is not usable any more: another process begins anew, and whatever
-            # killed it is found by itself.
+            # After a failed step the engine is unusable. A new process starts, and the texts in flight are suspects.
             raise DeviceLost(f"vLLM failed: {type(error).__name__}") from error
         for answer in answers:
             if answer.finished:
                 item = flight.pop(answer.request_id)
                 (written,) = answer.outputs
-                # vLLM's own text lacks a last character whose bytes are not complete.
+                # vLLM's own text leaves out a last character with incomplete bytes.
                 at_end, sure = written.finish_reason != "length", likelihood(written)
                 if at_end and self._record_tokens is not None:
                     yield item.id, record(self._record_tokens, written.token_ids, sure)
@@ -161,7 +160,7 @@ class VllmBackend:
 
 
 def _gpu(device: str) -> tuple[str | None, int]:
-    """Return the name and the memory of a GPU; None and 0 for a CPU."""
+    """Return the name and the memory in bytes of a GPU; None and 0 for a CPU."""
     if device == "cpu":
         return None, 0
     properties = torch.cuda.get_device_properties(device)
@@ -169,17 +168,17 @@ def _gpu(device: str) -> tuple[str | None, int]:
 
 
 def scheduling(weight_bytes: int | None, gpu: str | None, memory_bytes: int) -> tuple[int, int]:
-    """Return the texts that are written at once, and the tokens of one step: of prompts and of texts together.
+    """Return the number of texts to write at once, and the tokens of one step, read and written.
 
-    The weights have so many bytes, None if they are not known. A GPU has a name and so much memory, a CPU has none.
+    ``weight_bytes`` is None if it is unknown. ``gpu`` is the name of a GPU, None for a CPU.
 
-    The figures for GPUs are vLLM's own for offline work (its ``EngineArgs.get_batch_defaults``). An engine that is
-    made without the class ``LLM`` does not get them, but 2,048 tokens. More than 8,192 made an A100 slower
-    (vllm-project/vllm, pull request 17885). Large models get 256 sequences (docs.vultr.com, "Concurrency Tuning":
-    128 to 256 where a large model constrains the memory, 512 to 1,024 by default).
+    The figures for GPUs are vLLM's own for offline work (``EngineArgs.get_batch_defaults``), which only its class
+    ``LLM`` applies. More than 8,192 tokens made an A100 slower (vllm-project/vllm, pull request 17885). Large models
+    get 256 sequences (docs.vultr.com, "Concurrency Tuning": 128 to 256 where a large model constrains the memory, 512
+    to 1,024 by default).
 
-    No tokens are speculated from n-grams of the prompt: the gain shrinks as batches grow, and here they have hundreds
-    of texts ("Speculative Decoding: Performance or Illusion?", arXiv 2601.11580, vLLM on H100, batches of 1 to 128).
+    There is no speculative decoding: its gain shrinks as batches grow, and here batches have hundreds of texts
+    ("Speculative Decoding: Performance or Illusion?", arXiv 2601.11580, vLLM on H100, batches of 1 to 128).
     """
     if gpu is None:
         return 64, 2048
@@ -190,9 +189,9 @@ def scheduling(weight_bytes: int | None, gpu: str | None, memory_bytes: int) -> 
 
 
 def likelihood(written: CompletionOutput) -> Likelihood | None:
-    """Return the log-probabilities of an output's tokens, before a temperature or a penalty changed them.
+    """Return the log-probabilities of an output's tokens, after a schema's mask, before a temperature or a penalty.
 
-    They are those after the mask of a schema. None if vLLM does not say them of every token.
+    None if vLLM leaves out a token's.
     """
     each = [
         candidates[token].logprob
@@ -202,14 +201,14 @@ def likelihood(written: CompletionOutput) -> Likelihood | None:
 
 
 def inexact(how: Decoding) -> str | None:
-    """Return the setting under which vLLM writes something else than transformers' ``generate``, or None."""
+    """Return a setting with which vLLM's outputs differ from those of transformers' ``generate``, or None."""
     settings = {
         "stop_strings of the model, which may be special tokens": how.closing,
         "several outputs": how.n > 1,
         "no_repeat_ngram_size": how.no_repeat_ngram_size,
         "bad_words_ids or suppress_tokens": how.bad_words_ids or how.suppress_tokens,
         "min_length": how.min_length,
-        # vLLM looks for the text only after so many tokens.
+        # vLLM looks for a stop text only after this many tokens.
         "min_new_tokens with a text to stop at": how.min_new_tokens and how.stop,
         # vLLM applies min_p first, and transformers last.
         "min_p with top_p": how.min_p and how.top_p < 1,
@@ -218,7 +217,7 @@ def inexact(how: Decoding) -> str | None:
 
 
 def sampling(how: Decoding, ids: Sequence[int], schema: dict[str, Any] | None) -> SamplingParams:
-    """The decoding of one window in vLLM's words, of a record if there is a schema."""
+    """Return vLLM's parameters for one window. With a schema, the output is a record."""
     return SamplingParams(
         max_tokens=how.most_new_tokens(len(ids)),
         temperature=how.temperature,
@@ -230,9 +229,9 @@ def sampling(how: Decoding, ids: Sequence[int], schema: dict[str, Any] | None) -
         repetition_penalty=how.repetition_penalty,
         stop=list(how.stop),
         stop_token_ids=sorted(how.ends),
-        ignore_eos=True,  # the ends are all named
+        ignore_eos=True,  # stop_token_ids has all ends
         detokenize=bool(how.stop),
-        logprobs=0,  # those of the tokens that are written, and of no others
+        logprobs=0,  # of the written tokens only
         output_kind=RequestOutputKind.FINAL_ONLY,
         structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
     )

@@ -1,1 +1,1 @@
-"""Encoder-only models: vectors, weights of tokens, and scores of windows and of tokens."""
+"""Encoder-only models: vectors, weights of tokens, and scores of windows or tokens."""

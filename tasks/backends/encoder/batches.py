@@ -1,7 +1,7 @@
-"""The number of tokens of a batch on this device: measured when a model is first opened here, and remembered.
+"""The batch size in tokens: measured when a model is first opened on a device, and remembered.
 
-More tokens in a batch keep a GPU's units busy; on a CPU they leave the caches. The smallest batch wins that no larger
-one beats clearly.
+Large batches keep a GPU's units busy, but leave a CPU's caches. The smallest batch wins unless a larger batch is
+clearly faster.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Coder, Encoded
 
 Option = TypeVar("Option")
-# The share of a full batch that may be padding. A higher share costs more than another batch; a lower one makes too
-# many small batches (bench/results/diary.md).
+# The share of a full batch that may be padding. More padding costs more than another batch; less makes too many small
+# batches (bench/results/diary.md).
 _PADDING = 0.02
 BUDGETS = {
     "cpu": Budget(tokens=2048, rows=64, padding=_PADDING),
     "cuda": Budget(tokens=65_536, rows=1024, padding=_PADDING),
 }
-# Tokens of a batch that are tried when a model is opened on a device for the first time.
+# The sizes in tokens to measure when a model is opened on a device for the first time.
 SIZES = {"cpu": (1024, 2048, 4096), "cuda": (16_384, 32_768, 65_536, 131_072, 262_144)}
 _WARM_UP_WORDS = 48
-_AGAIN = 3
-LONGEST_S = 0.5  # what all measurements of one opening may take, as far as the last size tells of the next
-CLEARLY = 1.05
-_SHORTEST_TOKENS = 8  # rows are bounded so that a batch of windows this short fills its tokens
+_TRIES = 3
+MEASURING_S = 0.5  # for all sizes, if the next size takes no longer than expected
+CLEARLY_FASTER = 1.05
+_SHORTEST_TOKENS = 8  # the bound of rows lets a batch of windows this short fill its tokens
 
 
 class WarmUp:
-    """Finds a loop's budget with copies of a window."""
+    """Measures a loop with copies of a window, and chooses the loop's budget."""
 
     def __init__(self, loop: StaticLoop, window: Encoded, clock: Callable[[], float] = time.perf_counter) -> None:
         self._loop = loop
@@ -52,46 +52,46 @@ class WarmUp:
         """Set the loop's budget to the best for an assignment's weights and precision on its device."""
         spec, device, cache_dir = assignment.spec, assignment.device, assignment.cache_dir
         subject = f"{spec.revision} {spec.quality} {backend} {machine.describe_device(device, cache_dir)}"
-        self.find(SIZES[device.partition(":")[0]], cache_dir / "batches", subject, measured=assignment.tuned)
+        self.choose(SIZES[device.partition(":")[0]], cache_dir / "batches", subject, measured=assignment.tuned)
 
-    def find(self, sizes: Sequence[int], folder: Path, device: str, *, measured: bool = True) -> None:
+    def choose(self, sizes: Sequence[int], folder: Path, subject: str, *, measured: bool = True) -> None:
         """Set the loop's budget to the best of these ``sizes`` in tokens, ascending.
 
-        It is remembered in the folder for what ``device`` names, or measured now. If it may not be ``measured``, the
-        budget stays as it is.
+        The folder remembers the best size for a subject. An unknown size is ``measured`` now, or the budget stays as
+        it is.
         """
-        tokens: int | None = remembered(folder, device).get("batch_tokens")
+        tokens: int | None = remembered(folder, subject).get("batch_tokens")
         if tokens is None or tokens not in sizes:
             if not measured:
                 return
-            rates = self._rates(sizes)
+            rates = self._measure_sizes(sizes)
             tokens = best(rates) if rates else sizes[0]
-            remember(folder, device, {"batch_tokens": tokens, "tokens_per_s": rates})
+            remember(folder, subject, {"batch_tokens": tokens, "tokens_per_s": rates})
         self._loop.budget = self._budget(tokens)
 
-    def rate(self) -> float:
-        """Tokens a second with the loop's budget: the best of a few tries, as what else runs only takes away."""
+    def tokens_per_s(self) -> float:
+        """Return the rate with the loop's budget: the best of some tries, since other work only slows it down."""
         budget = self._loop.budget
-        seconds = min(self._seconds(budget) for _ in range(_AGAIN))
+        seconds = min(self._measure_s(budget) for _ in range(_TRIES))
         return self._loop.at_once * budget.tokens / seconds
 
-    def _rates(self, sizes: Sequence[int]) -> dict[int, float]:
-        """Tokens a second by size: up to one that does not fit, gains nothing, or would take too long."""
+    def _measure_sizes(self, sizes: Sequence[int]) -> dict[int, float]:
+        """Return tokens per second by size, up to a size that does not fit, gains nothing, or takes too long."""
         rates: dict[int, float] = {}
-        left_s = LONGEST_S
+        left_s = MEASURING_S
         for tokens in sizes:
             budget = self._loop.budget = self._budget(tokens)
-            first_s, seconds = self._seconds(budget), self._seconds(budget)
-            if self._loop.budget != budget:  # it was lowered, since a batch did not fit
+            first_s, seconds = self._measure_s(budget), self._measure_s(budget)
+            if self._loop.budget != budget:  # the loop lowered it, since a batch did not fit
                 break
             previous = max(rates.values(), default=0.0)
             rates[tokens] = round(self._loop.at_once * tokens / seconds, 1)
             left_s -= first_s + seconds
-            if rates[tokens] < previous * CLEARLY or 4 * seconds > left_s:
+            if rates[tokens] < previous * CLEARLY_FASTER or 4 * seconds > left_s:
                 break
         return rates
 
-    def _seconds(self, budget: Budget) -> float:
+    def _measure_s(self, budget: Budget) -> float:
         rows = max(1, budget.tokens // self._window.tokens) * self._loop.at_once
         windows: Pool[None] = Pool()
         windows.add(Item(row, self._window, None) for row in range(rows))
@@ -105,7 +105,7 @@ class WarmUp:
 
 
 def short_window(model: Coder) -> Encoded:
-    """Return a window as most are: some dozens of tokens, or as many as the model takes."""
+    """Return a window of usual length: some dozens of tokens, or the model's limit if it is lower."""
     words = _WARM_UP_WORDS
     while (window := model.encode(["word " * words])[0]).tokens > model.limit_tokens and words > 1:
         words //= 2
@@ -113,20 +113,20 @@ def short_window(model: Coder) -> Encoded:
 
 
 def best(rates: Mapping[Option, float]) -> Option:
-    """Return the first option, unless another is clearly ahead of it."""
-    ahead, *others = rates
+    """Return the first option, unless a later option is clearly faster."""
+    fastest, *others = rates
     for option in others:
-        if rates[option] >= rates[ahead] * CLEARLY:
-            ahead = option
-    return ahead
+        if rates[option] >= rates[fastest] * CLEARLY_FASTER:
+            fastest = option
+    return fastest
 
 
-# Batches for each stream, so that none waits for us between two of them.
+# Batches for each stream: the one that it computes, and the next one.
 _AHEAD = 2
 
 
 class Streams(StaticLoop):
-    """A loop with ``count`` batches at once. ``compute`` must be safe to call from several threads."""
+    """A loop that computes ``count`` batches at once. ``compute`` must be safe to call from several threads."""
 
     def __init__(self, compute: Callable[[Items], Sequence[Output]], budget: Budget, count: int) -> None:
         super().__init__(compute, budget)
@@ -135,7 +135,7 @@ class Streams(StaticLoop):
 
     def on_each_thread(self, work: Callable[[], None]) -> None:
         """Call a function once on each of the threads."""
-        together = Barrier(self.at_once)  # so that each thread gets one of these calls
+        together = Barrier(self.at_once)  # no thread gets two of the calls
 
         def call() -> None:
             together.wait()
@@ -145,7 +145,7 @@ class Streams(StaticLoop):
             done.result()
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
-        """As ``StaticLoop.run``; outputs come in the order in which batches end."""
+        """Yield outputs as ``StaticLoop.run`` does, in the order in which batches end."""
         flights: dict[Future[Sequence[Output]], Items] = {}
         while True:
             while len(flights) < _AHEAD * self.at_once and (items := source.take(self.budget)):
@@ -154,7 +154,7 @@ class Streams(StaticLoop):
                 return
             landed, _ = wait(flights, return_when=FIRST_COMPLETED)
             if any(isinstance(future.exception(), OutOfMemory) for future in landed):
-                landed, _ = wait(flights)  # each that failed is then tried again without others beside it
+                landed, _ = wait(flights)  # so that no other batch takes memory while a failed one is tried again
             for future in landed:
                 items, compute = flights.pop(future), future.result
                 if len(items) == 1 and isinstance(future.exception(), OutOfMemory):

@@ -56,7 +56,7 @@ class EncoderBackend:
 
     def tokens_per_s(self) -> float:
         """Measure for a fraction of a second how fast short windows are computed here."""
-        return self._warm_up.rate()
+        return self._warm_up.tokens_per_s()
 
     def runtime(self) -> dict[str, Any]:
         library = self._model.library

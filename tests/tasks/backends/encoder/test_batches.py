@@ -42,7 +42,7 @@ class Device:
 
 def found(device: Device, folder: Path, name: str = "a device") -> int:
     loop = StaticLoop(device.compute, Budget(tokens=50, rows=5))
-    WarmUp(loop, WINDOW, clock=lambda: device.now).find(SIZES, folder, name)
+    WarmUp(loop, WINDOW, clock=lambda: device.now).choose(SIZES, folder, name)
     return loop.budget.tokens
 
 
@@ -76,11 +76,11 @@ def test_what_may_not_be_measured_stays_as_it_is_unless_it_was_measured_before(t
     device = Device(batch_s=0.01, token_s=0.0)
     loop = StaticLoop(device.compute, Budget(tokens=50, rows=5))
     warm_up = WarmUp(loop, WINDOW, clock=lambda: device.now)
-    warm_up.find(SIZES, tmp_path, "a device", measured=False)
+    warm_up.choose(SIZES, tmp_path, "a device", measured=False)
     assert (loop.budget.tokens, device.batches, [*tmp_path.iterdir()]) == (50, [], [])
-    warm_up.find(SIZES, tmp_path, "a device")
+    warm_up.choose(SIZES, tmp_path, "a device")
     loop.budget = Budget(tokens=50, rows=5)
-    warm_up.find(SIZES, tmp_path, "a device", measured=False)
+    warm_up.choose(SIZES, tmp_path, "a device", measured=False)
     assert loop.budget.tokens == 800
 
 
