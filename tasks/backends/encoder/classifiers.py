@@ -1,4 +1,4 @@
-"""Classifiers: a score for each label of a window or of each token, and start and end scores of answers.
+"""Classifiers: scores of labels for each window or token, and the start and end scores of answers.
 
 The model's own code computes the head (``tasks.backends.encoder.own_code``).
 """
@@ -32,7 +32,7 @@ _QUESTION = "Which words?"
 
 
 def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
-    """Load a sequence classifier, or for labels that a user gives an NLI model or an embedding model.
+    """Load a sequence classifier; for a user's labels, an NLI model or an embedding model.
 
     Raises ModelCorrupt, ModelUnsuitable and CannotServe.
     """
@@ -56,7 +56,7 @@ def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 
 
 def _opened(assignment: Assignment, dtype: torch.dtype, kind: type[Tokens]) -> tuple[Tokens, PreTrainedModel, int]:
-    """Return a model's tokens, the model on its device, and the limit of a window. Raises as the loaders do."""
+    """Return a model's tokens, the model on its device, and the limit of a window. Raises the errors of loading."""
     opening = Opening.of(assignment)
     if kind is PlacedTokens:
         require_fast(opening.tokenizer, assignment.spec)
@@ -64,7 +64,7 @@ def _opened(assignment: Assignment, dtype: torch.dtype, kind: type[Tokens]) -> t
     return tokens, model, tokens.window_limit(assignment.spec, model.config)
 
 
-# Classifiers whose head reads the state of the first token alone.
+# Classifiers whose head reads the state of the first token only.
 _OF_FIRST = frozenset(
     f"{name}ForSequenceClassification"
     for name in ("Bert", "DistilBert", "Roberta", "XLMRoberta", "Camembert", "MPNet")
@@ -72,7 +72,7 @@ _OF_FIRST = frozenset(
 
 
 def _scores_of_texts(config: PretrainedConfig, *, multi_label: bool) -> OutputForm:
-    """Return the form of a classifier's labels, with the function to scores that transformers' pipeline chooses.
+    """Return the form of a classifier's labels, with the scoring function that transformers' pipeline chooses.
 
     Raises CannotServe if two labels have the same name.
     """
@@ -90,7 +90,7 @@ def _scores_of_texts(config: PretrainedConfig, *, multi_label: bool) -> OutputFo
 
 
 def _scores_of_pairs(config: PretrainedConfig, model: str) -> OutputForm:
-    """Return the form of an NLI model's logits of pairs: those of entailment and contradiction."""
+    """Return the form of an NLI model's logits for a pair: entailment and contradiction."""
     places = families.entailment(config.to_dict())
     if places is None:
         raise CannotServe(f"{model} is no NLI model: none of its labels is entailment.")
@@ -100,7 +100,7 @@ def _scores_of_pairs(config: PretrainedConfig, model: str) -> OutputForm:
 
 
 def _by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
-    """Load an embedding model whose scores are the cosines of a window's vector with those of the labels."""
+    """Load an embedding model. Its scores are the cosines of a window's vector with the labels' vectors."""
     labels: Mapping[str, str] = assignment.spec.params["labels"]
     model = pooling.load(assignment, dtype)
     encoded = model.encode([*labels.values()])
@@ -123,16 +123,16 @@ def load_tagger(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 
 
 def load_answerer(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
-    """Load a model for question answering, which reads a window beside a question, as a pair.
+    """Load a model for question answering. It reads a question and a window as a pair.
 
     Raises ModelCorrupt, ModelUnsuitable and CannotServe.
     """
     tokens, model, limit = _opened(assignment, dtype, PlacedTokens)
-    # As in transformers, a question stands where padding does not.
+    # As in transformers, the question comes first if padding comes last.
     first = tokens.pads_right
     beside = pairs(tokens, limit, first=first)
     require_room(assignment.spec.params, beside)
     form = {"type": "span scores", "null_token": tokens.tokenizer.cls_token_id, "question_first": first}
-    # Some models take questions alone: Longformer looks for the tokens that separate one from its text.
+    # Some models read only pairs: Longformer looks for the tokens between the question and the text.
     taken = take_apart(model, tokens.paired(_QUESTION, first=first), limit, form)
     return replace(taken, tokens=tokens, traits=Traits(pairs=beside))

@@ -1,6 +1,6 @@
-"""The conversion of an encoder-only model for OpenVINO: its encoder, its head, and all else that opens it again.
+"""The conversion of an encoder-only model for OpenVINO: its encoder, its head, and the facts to open them again.
 
-Raises Unsuited where OpenVINO would not give what the model's own code gives.
+Raises Unsuited if OpenVINO's outputs differ from those of the model's own code.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("docmill.backends")
 
-# Raised with every change of what is traced below.
+# Raise this number with every change of the traced functions.
 _FORMAT = 1
 _MOST_KEPT = 64  # specs; one of MiniLM has 0.7 MB beside the encoder
 # The most by which a head's numbers may differ from torch's, absolutely and relatively.
@@ -61,20 +61,20 @@ _TOLERANCE = 1e-4
 
 
 def convert(assignment: Assignment, folder: Path, precision: str, threads: int) -> ConvertedModel:
-    """Load a model, convert it into the folder of the cache, and return it opened.
+    """Load a model, convert it into a folder of the cache, and open it from there.
 
-    Raises Unsuited where it does not convert or does not give the same, and the errors of loading.
+    Raises Unsuited if it does not convert or its outputs differ, and the errors of loading.
     """
     spec, cache_dir = assignment.spec, assignment.cache_dir
     model = heads.load(assignment, torch.float32)
     encoder, tokens = model.encoder, model.tokens
     if encoder is None or tokens is None:
-        raise Unsuited(f"{spec.model} has modules that want more of the first than its last hidden states.")
+        raise Unsuited(f"{spec.model} has modules that read more than the encoder's last hidden states.")
     tokenizer = facts_of(tokens.tokenizer, tokens.stated_limit)
     if tokenizer is None:
-        raise Unsuited(f"The tokenizer of {spec.model} gives other tokens from its tokenizer.json alone.")
+        raise Unsuited(f"The tokenizer of {spec.model} gives different tokens from its tokenizer.json alone.")
     if reads_padding(model, TOLERANCES[torch.float32]):
-        raise Unsuited(f"{spec.model} gives a text other numbers beside a longer one: its own code computes it.")
+        raise Unsuited(f"{spec.model} gives a text other numbers beside a longer text: its own code computes it.")
     form, make, compare = _plan(assignment, model, encoder, tokens, getattr(torch, precision))
     encoders = cache_dir / ENCODERS / f"{spec.revision.replace(':', '-')}-{form}"
 
@@ -104,7 +104,7 @@ def convert(assignment: Assignment, folder: Path, precision: str, threads: int) 
 def _plan(
     assignment: Assignment, model: EncoderModel, encoder: PreTrainedModel, tokens: Tokens, dtype: torch.dtype
 ) -> int8.Conversion:
-    """Return the version of the encoder's form, the function that makes it, and the one that compares it."""
+    """Return the version of the encoder's form, the function that makes it, and the function that compares it."""
     first_only = model.reads_first and has_berts_design(encoder)
     local = "-local" if local_span(encoder.config) else ""
     first = "-first" if first_only else ""
@@ -114,7 +114,7 @@ def _plan(
         return traced(encoder, tokens, first_only=first_only)
 
     if assignment.spec.quality == "int8":
-        # Without the spec's own words and limit, since all specs of a model share the encoder.
+        # Without the spec's prefix and limit, since all specs of a model share the encoder.
         limit = families.window_limit(encoder.config.to_dict(), tokens.stated_limit)
         return int8.quantization(form, trace, encoder, tokens.framed(""), limit, first_only=first_only)
     return form, trace, lambda: compared(encoder, TOLERANCES[dtype], first_only=first_only)
@@ -123,7 +123,7 @@ def _plan(
 def _describe(
     model: EncoderModel, tokens: Tokens, comparison: ReferenceStates
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Return what opens a model again, beside its graphs and its tokenizer, as JSON and as arrays."""
+    """Return the facts to open a model again, beside its graphs and its tokenizer, as JSON and as arrays."""
     arrays = {name: value for name, value in model.form.items() if isinstance(value, np.ndarray)}
     facts = {
         "placed": isinstance(tokens, PlacedTokens),
@@ -147,14 +147,14 @@ def _describe(
 
 
 def _remove_unused(opened: Path) -> None:
-    """Remove the specs that were opened longest ago, which would else gather with each spec and each release."""
+    """Remove the specs that were opened longest ago. Otherwise each spec and release would add a folder for ever."""
     whole = [folder for folder in opened.iterdir() if (folder / FACTS).is_file()]
     for folder in sorted(whole, key=lambda folder: folder.stat().st_mtime_ns)[:-_MOST_KEPT]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Module(nn.Module):
-    """A function from tensors as a module, which the tracer wants, with the model that holds its weights."""
+    """A function of tensors as a module, for the tracer, with the model that holds the function's weights."""
 
     def __init__(self, function: Callable[..., Tensor], model: nn.Module | None) -> None:
         super().__init__()
@@ -172,10 +172,10 @@ def _last_states(model: PreTrainedModel, names: Sequence[str], *values: Tensor) 
 
 
 def first_states(model: PreTrainedModel, names: Sequence[str], *values: Tensor) -> Tensor:
-    """Return the last states of first tokens alone, of shape (texts, 1, dim), by an encoder of BERT's design.
+    """Return the last states of the first tokens, of shape (texts, 1, dim), by an encoder of BERT's design.
 
-    Of the last layer it needs no more than the keys and values of the other tokens: in a model of six layers a
-    seventh of all products falls away.
+    The last layer computes only keys and values of the other tokens. In a model of six layers, this saves a seventh
+    of all products.
     """
     layers = model.get_submodule(module_names(model).layers.removesuffix(".{}"))
     assert isinstance(layers, nn.ModuleList)
@@ -206,8 +206,8 @@ def _of_first(model: PreTrainedModel, layer: nn.Module, states: Tensor, attentio
 
 
 def traced(model: PreTrainedModel, tokens: Tokens, *, first_only: bool = False) -> openvino.Model:
-    """Return the encoder as OpenVINO's model: inputs by the tokenizer's names, of any shape, to its last states."""
-    # Two texts of different lengths: what is traced must not take a mask of ones for granted.
+    """Return the encoder as OpenVINO's model, from inputs of any shape, by the tokenizer's names, to last states."""
+    # Two texts of different lengths, so that the tracer does not assume a mask of ones.
     features = padded([Encoded(5, {"input_ids": [1] * 5}), Encoded(3, {"input_ids": [1] * 3})], tokens)
     if "token_type_ids" in tokens.encode(["a"])[0].features:
         features["token_type_ids"] = torch.zeros_like(features["input_ids"])
@@ -217,7 +217,7 @@ def traced(model: PreTrainedModel, tokens: Tokens, *, first_only: bool = False) 
 
 
 def _build_head(numbers_of: NumbersOf, dim: int, file: Path) -> None:
-    """Convert a head into a file. Raises Unsuited if it gives other numbers on states drawn at random."""
+    """Convert a head into a file. Raises Unsuited if its numbers differ on random states."""
     draw = torch.Generator().manual_seed(0)
     mask = torch.tensor([[1] * 5, [1] * 3 + [0] * 2])
     features = {"token_embeddings": torch.randn(2, 5, dim, generator=draw), "attention_mask": mask}
@@ -244,14 +244,14 @@ def _traced(
     output: str,
     model: nn.Module | None = None,
 ) -> openvino.Model:
-    """Return a function of these features as OpenVINO's model, the first input of the shape and the others of two.
+    """Return a function of these features as OpenVINO's model. ``model`` holds the function's weights.
 
-    ``model`` holds the function's weights.
+    The first input has the ``shape``, with -1 for any size. The others have two dimensions of any size.
     """
     # The tracer warns at every `if` of the model's code.
     silent = warnings.catch_warnings(action="ignore")
     with accelerator.quiet(), silent, torch.no_grad(), _root_logger_kept():
-        # The comparison at each opening proves more than the tracer's own check, which computes all twice.
+        # Each opening compares the states, which proves more than the tracer's own check.
         decoder = TorchScriptPythonDecoder(
             _Module(function, model), example_input=tuple(features.values()), trace_kwargs={"check_trace": False}
         )
@@ -268,7 +268,7 @@ def _traced(
 
 @contextmanager
 def _root_logger_kept() -> Iterator[None]:
-    """The converter lets the root logger say errors only, and adds a filter and a handler of its own."""
+    """Restore the root logger: the converter changes its level, and adds a filter and a handler."""
     root = logging.getLogger()
     level, filters, handlers = root.level, root.filters[:], root.handlers[:]
     try:
@@ -280,10 +280,10 @@ def _root_logger_kept() -> Iterator[None]:
 
 @contextmanager
 def _written_out(model: PreTrainedModel) -> Iterator[None]:
-    """Have local attention traced as products.
+    """Trace local attention as products.
 
-    Fused, OpenVINO gives NaN for a token that attends to no other. Padding that is further from the text than the
-    span is such a token.
+    OpenVINO's fused attention gives NaN for a token that attends to no token, such as padding that is farther from
+    the text than the span.
     """
     if not local_span(model.config):
         yield

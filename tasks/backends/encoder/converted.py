@@ -1,13 +1,13 @@
 """Encoder-only models that were converted for OpenVINO, on a CPU, without torch and transformers.
 
 The first opening of a spec loads the model with torch and transformers and converts it
-(``tasks.backends.encoder.conversion``). The cache then keeps its encoder and its head as OpenVINO's models, its
-tokenizer's file, and the states that the model's own code gave for some texts. Every opening, the first one too,
-opens what the cache keeps and compares the encoder with these states. What does not pass is converted again. All of
-it may be deleted at any time.
+(``tasks.backends.encoder.conversion``). The cache then keeps the encoder and the head as OpenVINO's models, the
+tokenizer's file, and the states of some texts by the model's own code. Every opening, also the first, opens the files
+in the cache and compares the encoder with these states. If they differ, the model is converted again. The files may
+be deleted at any time.
 
-The encoder's model is one for all specs of a revision. The head's is computed in float32, whatever the encoder's
-precision: sums over a text's tokens and norms are too coarse in a half precision.
+All specs of a revision share the encoder. The head computes in float32 in any precision of the encoder: half
+precisions are too coarse for norms and for sums over a text's tokens.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("docmill.backends")
 
-ENCODERS = "openvino"  # the folder of the cache with encoders; the folder "opened" has all else, for each spec
+ENCODERS = "openvino"  # the folder of the cache with encoders; the folder "opened" has the other files of each spec
 ENCODER, HEAD, FACTS, TOKENIZER, ARRAYS = "model.xml", "head.xml", "facts.json", "tokenizer.json", "arrays.npz"
 STATES, NUMBERS = "states", "numbers"  # the names of outputs
-# Raise this number with every change of what is kept, or of how it is read.
+# Raise this number with every change of the files, or of how they are read.
 _FORMAT = 6
 _LIBRARIES = ("docmill", "torch", "transformers", "sentence-transformers", "tokenizers", "openvino")
 _PRECISIONS: Mapping[str, str] = MappingProxyType({"float32": "f32", "bfloat16": "bf16"})
-# On AMX, OpenVINO 2026.4 computes batches of this length wrongly in int8: the cosines of MiniLM's vectors with those
-# in float32 were 0.65 to 0.98. No other length from 4 to 256 tokens was wrong.
+# On AMX, OpenVINO 2026.4 computes batches of this length wrongly in int8: MiniLM's vectors had cosines of 0.65 to
+# 0.98 with those in float32. No other length from 4 to 256 tokens was wrong.
 _MISCOMPUTED = 32
-# The library's names of what models read, by those of transformers.
+# The names of features in tokenizers, by their names in transformers.
 _FEATURES: Mapping[str, str] = {"input_ids": "ids", "token_type_ids": "type_ids"}
 _FACTS = ("padding_side", "pad_token_id", "pad_token_type_id", "unk_token_id", "all_special_ids")
-# Special tokens spelt out, scripts and white space that tokenizers treat in their own ways, and no text at all.
+# Texts that tokenizers treat differently: an empty text, several scripts, white space, and special tokens spelt out.
 _TRIED = ("", "A text.", " Ünïted\u00a0 ﬁve 東京 \u200d🙂\n\tend ", "[CLS] a [SEP] <s> b </s> <pad> [MASK]")
 
 
@@ -66,7 +66,7 @@ class Graph:
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": threads,
-            "ENABLE_CPU_PINNING": False,  # beside other processes a core that is taken is waited for
+            "ENABLE_CPU_PINNING": False,  # a pinned thread would wait for a core that another process uses
         }
         self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
         self._names = [port.any_name for port in self._compiled.inputs]
@@ -77,19 +77,19 @@ class Graph:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._compiled.create_infer_request()
         (output,) = self._of_thread.request.infer(by_name(features, self._names)).values()
-        copy: Array = output.astype(np.float32)  # the next call writes there again
+        copy: Array = output.astype(np.float32)  # the next call overwrites the output
         return copy
 
 
 def by_name(features: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
-    """Return a padded batch for inputs of these names; one that the tokenizer does not give is zeros."""
+    """Return a padded batch for inputs of these names. An input that the tokenizer does not give is zeros."""
     return {name: features[name] if name in features else np.zeros_like(features["input_ids"]) for name in names}
 
 
 class ConvertedModel:
-    """The model of a folder of the cache.
+    """The model in a folder of the cache.
 
-    Raises Unsuited if it differs from the model's own code, and what libraries raise on damaged files.
+    Raises Unsuited if its states differ from those of the model's own code, and libraries' errors on damaged files.
     """
 
     def __init__(self, folder: Path, cache_dir: Path, precision: str, threads: int) -> None:
@@ -115,12 +115,12 @@ class ConvertedModel:
         distance = ReferenceStates(texts, states, compared["tolerance"], compared["means"]).distance(self.states)
         log.info("conversion.compared library='OpenVINO' folder=%s difference=%.2g", folder.name, distance)
         if not distance <= compared["tolerance"]:
-            raise Unsuited(f"The model on OpenVINO does not give the same: {distance:.2g} of difference.")
+            raise Unsuited(f"The model's states on OpenVINO differ by {distance:.2g} from those of its own code.")
 
     def states(self, batch: Sequence[Encoded]) -> dict[str, Array]:
         """Return ``token_embeddings`` in float32, of shape (texts, length, dim), and their ``attention_mask``.
 
-        Of an encoder that was converted for its first tokens only, they are those, with a mask of their own.
+        The length is 1 if the encoder was converted for first tokens only.
         """
         longest = max(window.tokens for window in batch)
         features: dict[str, npt.NDArray[np.int64]] = padded_arrays(
@@ -135,7 +135,7 @@ class ConvertedModel:
 
 
 def folder_of(assignment: Assignment) -> Path:
-    """Return the folder of the cache for a spec, on this processor under the libraries that are installed."""
+    """Return the folder of the cache for a spec on this processor, with the installed versions of the libraries."""
     here = machine.read_processor(assignment.cache_dir)
     subject = (
         f"{_FORMAT} {assignment.spec.sha256.hex()} {assignment.head} {here.name} {here.threads} "
@@ -156,9 +156,9 @@ class _Batch(dict[str, list[list[int]]]):
 
 
 class FastTokenizer:
-    """The part of a transformers tokenizer that ``tasks.backends.tokens`` uses, made of a `tokenizer.json`.
+    """The part of a transformers tokenizer that ``tasks.backends.tokens`` uses, made from a `tokenizer.json`.
 
-    ``facts`` are JSON, as ``facts_of`` gives them.
+    ``facts`` are those of ``facts_of``.
     """
 
     def __init__(self, text: str, facts: Mapping[str, Any]) -> None:
@@ -181,7 +181,7 @@ class FastTokenizer:
         return_attention_mask: bool,
         add_special_tokens: bool,
     ) -> _Batch:
-        """Return the features of texts, or of pairs of texts. It does not truncate, pad or mask."""
+        """Return the features of texts or of pairs of texts, without truncation, padding or a mask."""
         assert not any((truncation, padding, return_attention_mask))
         inputs = texts if seconds is None else list(zip(texts, seconds, strict=True))
         encodings = self.backend_tokenizer.encode_batch(inputs, add_special_tokens=add_special_tokens)
@@ -191,9 +191,9 @@ class FastTokenizer:
 
 
 def facts_of(tokenizer: PreTrainedTokenizerBase, limit: int | None) -> tuple[str, dict[str, Any]] | None:
-    """Return a tokenizer as its `tokenizer.json` and its facts as JSON; None if it cannot be made again of them.
+    """Return a tokenizer's `tokenizer.json` and its facts as JSON; None if they do not make the same tokenizer.
 
-    ``limit`` is the most tokens that it states.
+    ``limit`` is the most tokens that the tokenizer states.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or tokenizer.split_special_tokens:

@@ -1,4 +1,4 @@
-"""Encoder-only models on torch: batches side by side, and without padding where torch can."""
+"""Encoder-only models on torch: several batches at once, and without padding if possible."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ log = logging.getLogger("docmill.backends")
 class EncoderBackend:
     """One encoder-only model with its head.
 
-    Plain transformers get token ids from the submitting thread; models of other designs (bags of words, static
-    embeddings) get the text and tokenize on their own. A fast encoder computes the states of the tokens where there
-    is one that gives what the model's own code gives; the head makes outputs of them
-    (``tasks.backends.encoder.heads``).
+    Transformers get token ids from the submitting thread. Models of other designs (bags of words, static embeddings)
+    get the text and tokenize it themselves. If a fast encoder gives the same states as the model's own code, it
+    computes them. The head makes outputs of the states (``tasks.backends.encoder.heads``).
     """
 
     def __init__(self, assignment: Assignment) -> None:
@@ -55,7 +54,7 @@ class EncoderBackend:
         return self._loop.run(source)
 
     def tokens_per_s(self) -> float:
-        """Measure for a fraction of a second how fast short windows are computed here."""
+        """Return the rate for short windows, measured for a fraction of a second."""
         return self._warm_up.tokens_per_s()
 
     def runtime(self) -> dict[str, Any]:
@@ -73,32 +72,29 @@ class EncoderBackend:
             return self._model.outputs(batch, self._states_of(batch))
 
     def _open(self, assignment: Assignment) -> tuple[EncoderModel, StatesOf, Budget]:
-        """Return the model, the function that computes its states, and the budget.
-
-        A fast encoder computes the states where there is one.
-        """
+        """Return the model, the function that computes its states, and the budget."""
         model, budget = heads.load(assignment, self._dtype), BUDGETS[self._device.partition(":")[0]]
         if model.encoder is not None:
             packed = proven_encoder(model.encoder, self._device, self._dtype, reads_first=model.reads_first)
             if packed is not None:
-                model.encoder.to("meta")  # gives its weights back; the packed encoder keeps those that it uses
+                model.encoder.to("meta")  # frees the weights that the packed encoder does not share
                 return model, packed, replace(budget, packed=True, padding=1.0)
         if reads_padding(model, TOLERANCES[self._dtype]):
             log.info("batches_of_one_length spec=%s", assignment.spec)
-            # Words, which stand for the tokens of a model that tokenizes on its own, do not tell equal lengths.
+            # A model that tokenizes by itself is given words, whose number does not tell equal lengths.
             budget = replace(budget, padding=0.0, rows=1 if model.tokens is None else budget.rows)
         return model, model.own_states, budget
 
 
 def open_streams(compute: Callable[[Items], Sequence[Output]], budget: Budget) -> Streams:
-    """Return as many streams as torch has threads. The products of each run on its own thread only."""
+    """Return as many streams as torch has threads. Each stream computes on its own thread only."""
     streams = Streams(compute, budget, torch.get_num_threads())
     streams.on_each_thread(_compute_alone)
-    torch.set_num_threads(streams.at_once)  # for the other threads of this process all is as before
+    torch.set_num_threads(streams.at_once)  # for the other threads of this process, as before
     return streams
 
 
 def _compute_alone() -> None:
-    """Let this thread's products run on this thread only: each thread keeps the number that it sets itself."""
-    torch.get_num_threads()  # a thread's first question gives it the number of the process, whatever it set before
+    """Let this thread compute alone: each thread keeps the number of threads that it sets itself."""
+    torch.get_num_threads()  # the first call on a thread overwrites the number that was set there before
     torch.set_num_threads(1)

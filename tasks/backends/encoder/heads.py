@@ -1,10 +1,10 @@
-"""The seam between an encoder and its head, and the outputs that are made of a head's numbers.
+"""The interface between an encoder and its head, and the outputs that a head's numbers become.
 
-An encoder-only model is an encoder, which gives a state for each token, and a head, which gives numbers for the
-states: a vector, or scores for each window or token. The encoder takes nearly all of the time, so what makes it fast
-(batches without padding, another library) is written once and serves every head. Whatever library computes encoder
-and head, the functions of ``FORMS`` make the task's outputs of the numbers. A new head is one function that loads it,
-with its line in ``LOADERS``, and one function of ``FORMS`` if its outputs have a form of their own.
+An encoder-only model has an encoder, which gives a state for each token, and a head, which gives numbers for the
+states: a vector, or scores for each window or token. The encoder takes nearly all of the time. So code that makes it
+fast (batches without padding, another library) is separate from the heads and serves all of them. The functions in
+``FORMS`` make outputs of the numbers, for any library. To add a head, write a function that loads it and a line in
+``LOADERS``, and a function in ``FORMS`` for a new form of output.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Array = npt.NDArray[Any]
 # A form names a function of ``FORMS`` and has its settings, as JSON and arrays.
 OutputForm = Mapping[str, Any]
 
-# By the function's name: ``load(assignment, dtype)`` gives the model of a head.
+# The names of the functions that load the model of a head: ``load(assignment, dtype)``.
 LOADERS: Mapping[Head, str] = MappingProxyType(
     {
         Head.POOLING: "docmill.tasks.backends.encoder.pooling:load",
@@ -46,27 +46,27 @@ LOADERS: Mapping[Head, str] = MappingProxyType(
     }
 )
 
-# From a batch to its ``token_embeddings`` in float32, of shape (windows, longest, dim), and their ``attention_mask``
-# of shape (windows, longest), with any more that a model's own code gives. Called from several threads.
+# Returns a batch's ``token_embeddings`` in float32, of shape (windows, longest, dim), its ``attention_mask`` of shape
+# (windows, longest), and other values that a model's own code gives. Called from several threads.
 StatesOf = Callable[[Sequence[Encoded]], "dict[str, torch.Tensor]"]
 
 
 @dataclass(frozen=True)
 class EncoderModel:
-    """A loaded model, taken apart into what reads texts, its encoder and its head.
+    """A loaded model in parts: its tokenizer, its encoder and its head.
 
-    ``tokens`` is None for a model that tokenizes on its own; its windows hold their text. Its ``counters`` tell how
-    many tokens it reads.
+    ``tokens`` is None for a model that tokenizes by itself. Its windows hold their text, and its ``counters`` count
+    the tokens that it reads.
 
-    ``encoder`` is transformers' encoder if the head reads its last hidden states and nothing else; only then may a
-    fast encoder compute in its place. It holds no weights of the head, since its own are dropped then.
-    ``own_states`` computes by the model's own code.
+    ``encoder`` is transformers' encoder if the head reads only its last hidden states. Only then may a fast encoder
+    replace it, and free its weights; it shares none with the head. ``own_states`` computes states by the model's own
+    code.
 
-    ``head`` computes the numbers of a batch from its states, in float32; ``form`` says which outputs they become.
-    ``library`` names the package that ran the model's own code.
+    ``head`` computes the numbers of a batch from its states, in float32. ``form`` says which outputs they become.
+    ``library`` is the package that runs the model's own code.
 
-    With ``reads_first`` the head reads the state of a window's first token and no other: a fast encoder may give that
-    state alone, as a window of one token.
+    ``reads_first``: the head reads only the state of a window's first token. A fast encoder may give only that state,
+    as a window of one token.
     """
 
     tokens: Tokens | None
@@ -82,7 +82,7 @@ class EncoderModel:
 
     @property
     def coder(self) -> Coder:
-        """The model as it reads texts: beside a sentence if it reads pairs."""
+        """The model's coder; if the model reads pairs, the coder for an example sentence."""
         return self if self.traits.pairs is None else self.traits.pairs("Is this a sentence?")
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -92,7 +92,7 @@ class EncoderModel:
         if self.counters:
             counted = zip(*(counter.encode(texts) for counter in self.counters), strict=True)
             return [Encoded(max(row.tokens for row in rows), text) for text, rows in zip(texts, counted, strict=True)]
-        # Such models have no limit worth cutting for; words are near enough for the batches.
+        # Such a model has no limit. Words are near enough to tokens for batches.
         return [Encoded(max(1, len(text.split())), text) for text in texts]
 
     def outputs(self, batch: Sequence[Encoded], states: Mapping[str, torch.Tensor]) -> Sequence[Output]:
@@ -117,14 +117,14 @@ def outputs_of(
     states: Mapping[str, Any],
     numbers_of: Callable[[Mapping[str, Any]], Array],
 ) -> list[Output]:
-    """Return the output of each window in the form, from a batch, its states, and the function to the numbers."""
+    """Return the output of each window in this form. ``numbers_of`` computes the numbers from a batch's states."""
     make, alone = FORMS[form["type"]]
     mask = as_array(states["attention_mask"]).astype(bool) if "attention_mask" in states else None
     return make(form, _each_alone(states, numbers_of) if alone else numbers_of(states), batch, mask)
 
 
 def _each_alone(states: Mapping[str, Any], numbers_of: Callable[[Mapping[str, Any]], Array]) -> Iterator[Array]:
-    """Yield the numbers of each window, computed without padding and apart: of a batch they would take gigabytes."""
+    """Yield the numbers of each window, computed apart and without padding: a batch's would take gigabytes."""
     for row, real in enumerate(states["attention_mask"] == 1):
         yield numbers_of({name: values[row : row + 1, real] for name, values in states.items()})[0]
 
@@ -137,12 +137,12 @@ def softmax(logits: Array) -> Array:
 
 
 def sigmoid(logits: Array) -> Array:
-    """Return the probability of each logit by itself."""
+    """Return the probability of each logit."""
     probabilities: Array = np.exp(-np.logaddexp(np.float32(0), -logits))
     return probabilities
 
 
-# From logits to scores, and the scale of these.
+# The functions from logits to scores, with the scale of the scores.
 SCORES: Mapping[str, tuple[Callable[[Array], Array], Scale]] = MappingProxyType(
     {"none": (lambda logits: logits, "free"), "sigmoid": (sigmoid, "each"), "softmax": (softmax, "one")}
 )
@@ -153,7 +153,7 @@ def _vectors(_form: OutputForm, numbers: Iterable[Array], *_: object) -> list[Ou
 
 
 def _nearness(form: OutputForm, numbers: Iterable[Array], *_: object) -> list[Output]:
-    """Return for each vector its cosine with the vector of each label, of shape (labels, dim)."""
+    """Return the cosines of each vector with the labels' vectors, of shape (labels, dim)."""
     rows = cosines(np.stack([*numbers]), form["vectors"]).tolist()
     return [Labels(dict(zip(form["labels"], row, strict=True))) for row in rows]
 
@@ -165,7 +165,7 @@ def _labels(form: OutputForm, numbers: Array, *_: object) -> list[Output]:
 
 
 def _token_scores(form: OutputForm, numbers: Array, batch: Sequence[Encoded], mask: Array) -> list[Output]:
-    """Return the scores of each window's tokens, without special ones, from logits (windows, tokens, labels)."""
+    """Return the scores of each window's tokens, without special tokens, from logits (windows, tokens, labels)."""
     outputs: list[Output] = []
     for encoded, rows, real in zip(batch, softmax(numbers), mask, strict=True):
         places = encoded.places
@@ -199,7 +199,7 @@ def _weights(form: OutputForm, numbers: Iterable[Array], *_: object) -> list[Out
     return outputs
 
 
-# From numbers to outputs, and True where the numbers of each window are computed apart.
+# The functions from numbers to outputs, with True if the numbers of each window are computed apart.
 FORMS: Mapping[str, tuple[Callable[..., list[Output]], bool]] = MappingProxyType(
     {
         "vectors": (_vectors, False),
@@ -214,10 +214,10 @@ FORMS: Mapping[str, tuple[Callable[..., list[Output]], bool]] = MappingProxyType
 
 @dataclass(frozen=True)
 class ReferenceStates:
-    """Texts, and the states of shape (tokens, dim) that the model's own code gives each of them.
+    """Texts and their states of shape (tokens, dim) by the model's own code.
 
-    A fast encoder may be ``tolerance`` away from them. The distance is that of the farthest token's state, in parts
-    of its length; of ``means`` it is 1 - the cosine of the texts' mean states.
+    A fast encoder's states may have a distance of ``tolerance`` from them: the largest distance of a token's state,
+    relative to its length. With ``means``, the distance is 1 - the cosine of a text's mean states.
     """
 
     texts: Sequence[Encoded]
@@ -226,19 +226,19 @@ class ReferenceStates:
     means: bool = False
 
     def distance(self, encoder: Callable[[Sequence[Encoded]], Mapping[str, Any]]) -> float:
-        """Return how far the encoder's states are from the model's own; infinity if a state is not finite."""
+        """Return the distance of the encoder's states from the model's own; infinity if a state is not finite."""
         states = encoder(self.texts)
         padded, masks = as_array(states["token_embeddings"]), as_array(states["attention_mask"]).astype(bool)
-        if not np.isfinite(padded).all():  # of padding, too: a mean multiplies it by zero
+        if not np.isfinite(padded).all():  # padding counts, since a mean multiplies it by zero
             return math.inf
-        of = _of_means if self.means else _of_states
-        return max(of(row[mask], own) for row, mask, own in zip(padded, masks, self.states, strict=True))
+        measure = _mean_distance if self.means else _state_distance
+        return max(measure(row[mask], own) for row, mask, own in zip(padded, masks, self.states, strict=True))
 
 
-def _of_states(states: Array, own: Array) -> float:
+def _state_distance(states: Array, own: Array) -> float:
     return float((np.linalg.norm(states - own, axis=-1) / np.linalg.norm(own, axis=-1)).max())
 
 
-def _of_means(states: Array, own: Array) -> float:
+def _mean_distance(states: Array, own: Array) -> float:
     mean, own_mean = states.sum(axis=0), own.sum(axis=0)
     return float(1 - mean @ own_mean / (np.linalg.norm(mean) * np.linalg.norm(own_mean)))
