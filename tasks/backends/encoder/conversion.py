@@ -41,7 +41,13 @@ from docmill.tasks.backends.encoder.converted import (
     facts_of,
 )
 from docmill.tasks.backends.encoder.heads import Array, EncoderModel, ReferenceStates
-from docmill.tasks.backends.encoder.own_code import TOLERANCES, NumbersOf, compared, local_span, reads_padding
+from docmill.tasks.backends.encoder.own_code import (
+    TOLERANCES,
+    NumbersOf,
+    compute_reference,
+    local_span,
+    reads_padding,
+)
 from docmill.tasks.backends.encoder.packed import activation, has_berts_design, module_names
 from docmill.tasks.backends.tokens import PlacedTokens, Tokens, padded
 from docmill.tasks.errors import Unsuited
@@ -117,7 +123,7 @@ def _plan(
         # Without the spec's prefix and limit, since all specs of a model share the encoder.
         limit = families.window_limit(encoder.config.to_dict(), tokens.stated_limit)
         return int8.quantization(form, trace, encoder, tokens.framed(""), limit, first_only=first_only)
-    return form, trace, lambda: compared(encoder, TOLERANCES[dtype], first_only=first_only)
+    return form, trace, lambda: compute_reference(encoder, TOLERANCES[dtype], first_only=first_only)
 
 
 def _describe(

@@ -1,11 +1,11 @@
-"""Encoders in int8 on OpenVINO: NNCF finds the scales once, on texts that come with docmill.
+"""Encoders in int8 on OpenVINO. NNCF measures the scales once, on texts that come with docmill.
 
-Products take int8 on both sides, with fixed scales: activations are measured on the texts, after outliers have been
-shared with the weights (SmoothQuant, Xiao et al. 2022, section 4). What that costs is in bench/results/diary.md.
+Both sides of a product are int8, with fixed scales. NNCF first moves a share of the activations' outliers to the
+weights (SmoothQuant, Xiao et al. 2022, section 4). bench/results/diary.md has the loss of quality.
 
-Int8 has one scale for all values that enter a product. A few channels of a feed-forward network have values many
-times as great as the others, which such a scale rounds away (Dettmers et al. 2022, LLM.int8(), section 3). So the
-product behind the first activation function stays in floating point.
+All values that enter a product have one scale. In a feed-forward network, a few channels have values many times as
+large as the others, which such a scale rounds to zero (Dettmers et al. 2022, LLM.int8(), section 3). So the product
+after the first activation function stays in floating point.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import rich
 from docmill.storage.extras import install
 from docmill.tasks.backends.encoder.converted import by_name
 from docmill.tasks.backends.encoder.heads import Array, ReferenceStates
-from docmill.tasks.backends.encoder.own_code import compared, compared_lengths
+from docmill.tasks.backends.encoder.own_code import compute_reference, compared_lengths
 from docmill.tasks.backends.tokens import Tokens, padded_arrays
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.windows.windows import Encoded
@@ -33,22 +33,23 @@ from docmill.tasks.windows.windows import Encoded
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# Raised with every change of what is made below.
+# Raise this number with every change of the quantization.
 _FORMAT = 2
 # Paragraphs of package descriptions in English and French, one a line, from every second row of the examples.
 _TEXTS = Path(__file__).with_name("calibration.txt")
-# The share of the outliers that goes to the weights. NNCF's own is 0.95; on MiniLM 0.7 to 0.8 lost least, 0.5 most.
+# The share of the outliers that moves to the weights. NNCF's default is 0.95. On MiniLM, 0.7 to 0.8 lost least, and
+# 0.5 most.
 _SMOOTHING = 0.75
-# The first product behind an activation function loses most: in MiniLM as much as all others together.
-_LEFT_ALONE = 1
+# The first product after an activation function loses most: in MiniLM, as much as all others together.
+_N_FLOATING = 1
 _COMPARED_TEXTS = 8
-# The most by which a text's mean state may turn, as 1 - cosine. Measured: 0.002 for MiniLM, at most 0.0001 for small
+# The largest distance of a text's mean state, as 1 - cosine. Measured: 0.002 for MiniLM, at most 0.0001 for small
 # random models.
 _TOLERANCE = 0.03
 
 
-# The version of an encoder's form on OpenVINO, which names all on which its result depends, the function that makes
-# it, and the function that computes by the model's own code what the result is compared with.
+# The version of an encoder's form on OpenVINO, with everything on which the result depends; the function that makes
+# the form; and the function that computes the reference states by the model's own code.
 Conversion = tuple[str, Callable[[], openvino.Model], Callable[[], ReferenceStates]]
 
 
@@ -61,9 +62,9 @@ def quantization(
     *,
     first_only: bool = False,
 ) -> Conversion:
-    """Return the conversion of an encoder to int8. ``trace`` gives it in float32, in a ``form`` of this name.
+    """Return the conversion of an encoder to int8. ``trace`` returns it in float32; ``form`` is the version of that.
 
-    Raises Unsuited where NNCF is not installed.
+    Raises Unsuited if NNCF is not installed.
     """
     try:
         nncf = version("nncf")
@@ -78,17 +79,17 @@ def quantization(
     def make() -> openvino.Model:
         made = trace()
         contracting = [name for name, inputs, outputs in _products(made) if inputs > outputs]
-        return _quantized(made, tokens, texts, contracting[:_LEFT_ALONE])
+        return _quantize(made, tokens, texts, contracting[:_N_FLOATING])
 
     def compare() -> ReferenceStates:
-        compared_texts = [*texts[:_COMPARED_TEXTS], _long(model.config, texts)]
-        return compared(model, _TOLERANCE, compared_texts, first_only=first_only, means=True)
+        compared_texts = [*texts[:_COMPARED_TEXTS], _join_texts(model.config, texts)]
+        return compute_reference(model, _TOLERANCE, compared_texts, first_only=first_only, means=True)
 
     return f"int8-{nncf}-{_FORMAT}-{form}", make, compare
 
 
-def _long(config: PretrainedConfig, texts: list[Encoded]) -> Encoded:
-    """A text made of several, as long as a comparison has to have one."""
+def _join_texts(config: PretrainedConfig, texts: list[Encoded]) -> Encoded:
+    """Return one long text from several, since a comparison needs one."""
     longest = max(compared_lengths(config))
     joined: dict[str, list[int]] = {}
     for text in texts:
@@ -97,10 +98,8 @@ def _long(config: PretrainedConfig, texts: list[Encoded]) -> Encoded:
     return Encoded(longest, {name: numbers[:longest] for name, numbers in joined.items()})
 
 
-def _quantized(
-    made: openvino.Model, tokens: Tokens, texts: list[Encoded], left_alone: Sequence[str]
-) -> openvino.Model:
-    """Return the model with all its products in int8 but those of these names."""
+def _quantize(made: openvino.Model, tokens: Tokens, texts: list[Encoded], floating: Sequence[str]) -> openvino.Model:
+    """Return the model with its products in int8, except those with the names in ``floating``."""
     names = [port.any_name for port in made.inputs]
 
     def features(text: Encoded) -> dict[str, Array]:
@@ -112,7 +111,7 @@ def _quantized(
             nncf.Dataset(texts, features),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(texts),
-            ignored_scope=nncf.IgnoredScope(names=[*left_alone], validate=False),
+            ignored_scope=nncf.IgnoredScope(names=[*floating], validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTHING)
             ),
@@ -120,7 +119,7 @@ def _quantized(
 
 
 def _products(made: openvino.Model) -> Iterator[tuple[str, int, int]]:
-    """Yield the name of each linear layer with the numbers of its inputs and outputs, from the first on."""
+    """Yield the name of each linear layer, in order, with the numbers of its inputs and outputs."""
     for node in made.get_ordered_ops():
         if node.get_type_name() == "MatMul" and node.input_value(1).get_node().get_type_name() == "Constant":
             shape = list(node.input_value(1).get_shape())
@@ -130,7 +129,7 @@ def _products(made: openvino.Model) -> Iterator[tuple[str, int, int]]:
 
 @contextmanager
 def _silent_nncf() -> Iterator[ModuleType]:
-    """The library, which is slow to import, talks on standard output and makes its own the class of all loggers."""
+    """Yield NNCF without its output, and restore the class of loggers that it replaces. Importing it is slow."""
     of_loggers, console = logging.getLoggerClass(), rich.get_console()
     quiet = console.quiet
     with warnings.catch_warnings(action="ignore"):
@@ -138,7 +137,7 @@ def _silent_nncf() -> Iterator[ModuleType]:
             console.quiet = True
             import nncf
 
-            nncf.disable_logging()  # drops its handlers, whose level the next line would raise: some are not its own
+            nncf.disable_logging()  # drops its handlers: the next line would change the level of others' handlers
             nncf.set_log_level(logging.ERROR)
             yield nncf
         finally:

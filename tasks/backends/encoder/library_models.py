@@ -1,8 +1,8 @@
 """Models that sentence-transformers opens: sparse encoders, and embedding models with unusual modules.
 
-They come from this machine, with safe weights, and without a model's own code. The modules of an embedding model pool
-(cls, mean, last token and others), project and normalize. The head of a sparse encoder gives the weights that SPLADE
-(Formal et al. 2021) gives the tokens of the vocabulary.
+docmill opens local files with safe weights, and runs no code from them. The modules of an embedding model pool (cls,
+mean, last token and others), project and normalize. The head of a sparse encoder computes the weights of SPLADE
+(Formal et al. 2021) for the tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Model = TypeVar("Model", SentenceTransformer, SparseEncoder)
 
 
 def _open(library: type[Model], folder: Path, device: str, dtype: torch.dtype) -> tuple[Model, list[str]]:
-    """Return the model of a folder, and the names of the weights that it lacks."""
+    """Return the model in a folder, and the names of its missing weights."""
     with accelerator.quiet(), missing_weights() as missing:
         model = library(
             str(folder),
@@ -54,7 +54,7 @@ def _open(library: type[Model], folder: Path, device: str, dtype: torch.dtype) -
 
 
 def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> EncoderModel:
-    """Load the embedding model of a folder with safe weights. Raises ModelCorrupt and CannotServe."""
+    """Load the embedding model in a folder with safe weights. Raises ModelCorrupt and CannotServe."""
     spec = assignment.spec
     model, missing = _open(SentenceTransformer, folder, assignment.device, dtype)
     require_loaded(missing, spec, unused=() if _uses_pooler(model) else POOLERS)
@@ -69,7 +69,7 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
         limits: list[int] = []
         for module in first.modules():
             if isinstance(module, Transformer) and hasattr(module.tokenizer, "pad"):
-                # The library pads with its own tokenizers, while other threads count.
+                # A copy, since the library changes the padding of its tokenizers while other threads count.
                 counters.append(Tokens(copy.deepcopy(module.tokenizer), prefix=prompt))
                 limits.append(counters[-1].window_limit(spec, module.auto_model.config))
         limit = min(limits, default=spec.params.get("window_tokens") or UNBOUNDED)
@@ -78,12 +78,12 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
     prompt_tokens = tokens.prefix_length if tokens is not None and prompt else None
 
     def vectors_of(states: Mapping[str, Any]) -> Tensor:
-        """Return what the modules after the first give, in float32: half precisions are too coarse for their sums."""
+        """Return the vectors of the later modules, in float32: half precisions are too coarse for their sums."""
         features: dict[str, Any] = {
             name: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
             for name, value in states.items()
         }
-        if prompt_tokens is not None:  # poolings may skip the prompt
+        if prompt_tokens is not None:  # a pooling may skip the prompt
             features["prompt_length"] = prompt_tokens
         for module in others:
             features = module(features)
@@ -98,7 +98,7 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
         _own_states(model, tokens, assignment.device, prompt),
         vectors_of,
         {"type": "vectors"},
-        # Vectors cut to fewer dimensions have no length of 1 any more.
+        # Vectors that are cut to fewer dimensions do not have length 1.
         Traits(normalizes=model.truncate_dim is None and isinstance(model[-1], Normalize)),
         "sentence-transformers",
         counters=counters,
@@ -106,7 +106,7 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
 
 
 def _own_states(model: SentenceTransformer, tokens: Tokens | None, device: str, prompt: str) -> StatesOf:
-    """Return a function from a batch to what the model's first module gives, by its own code."""
+    """Return the function that computes a batch by the code of the model's first module."""
     first = model[0]
 
     def states_of(batch: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -125,7 +125,7 @@ def _own_states(model: SentenceTransformer, tokens: Tokens | None, device: str, 
 
 
 def _reads_states_only(first: Transformer, others: Sequence[nn.Module]) -> bool:
-    """Return True if the modules after the first need nothing of it but its last hidden states."""
+    """Return True if the later modules read only the last hidden states of the first module."""
     output = first.modality_config["text"]["method_output_name"]
     last = output in ("last_hidden_state", ("last_hidden_state",), ["last_hidden_state"])
     more = first.auto_model.config.output_hidden_states
@@ -133,7 +133,7 @@ def _reads_states_only(first: Transformer, others: Sequence[nn.Module]) -> bool:
 
 
 def _uses_pooler(model: SentenceTransformer) -> bool:
-    """Return True if a module reads its transformer's own pooler, and not the last hidden states."""
+    """Return True if a module reads the pooler of its transformer, not the last hidden states."""
     readers = [module for module in model.modules() if isinstance(module, Transformer)]
     return any("pooler" in str(reader.modality_config) for reader in readers)
 
@@ -157,7 +157,7 @@ def load_sparse(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     if modules not in ([Transformer, SpladePooling], [MLMTransformer, SpladePooling]):
         names = ", ".join(module.__name__ for module in modules)
         raise ModelUnsuitable(
-            f"{spec.kind} needs a masked language model with SpladePooling; {spec.model} is made of {names}."
+            f"{spec.kind} needs a masked language model with SpladePooling; {spec.model} has the modules {names}."
         )
     require_loaded(missing, spec)
     first, pooling = model[0], model[1]
@@ -177,7 +177,7 @@ def load_sparse(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     def weights_of(states: Mapping[str, Tensor]) -> Tensor:
         """Return weights (texts, vocabulary) of texts without padding, as SpladePooling computes them."""
         scores = taken.head(states).float().relu()
-        if not sums:  # the highest stays the highest
+        if not sums:  # log1p keeps the order, so the maximum may come first
             scores = scores.amax(dim=1)
         for _ in range(2 if twice else 1):
             scores = scores.log1p()
@@ -187,6 +187,6 @@ def load_sparse(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 
 
 def _untie(model: PreTrainedModel) -> None:
-    """Give the head a copy of the weights that it shares with the encoder, which may change their precision."""
+    """Give the head its own copy of the weights that it shares with the encoder. Their precisions may differ."""
     head = model.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)

@@ -1,4 +1,4 @@
-"""Encoder-only models on OpenVINO: batches side by side, from the converted model."""
+"""Encoder-only models on OpenVINO: several batches at once, from the converted model."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ log = logging.getLogger("docmill.backends")
 class OpenVinoBackend:
     """One encoder-only model with its head on a CPU.
 
-    Raises Unsuited where OpenVINO would not give what the model's own code gives.
+    Raises Unsuited if OpenVINO's outputs differ from those of the model's own code.
     """
 
     def __init__(self, assignment: Assignment) -> None:
         quality = assignment.spec.quality
         self._here = machine.read_processor(assignment.cache_dir)
         self._int8 = quality == "int8"
-        # Between int8's products are sums and norms, which stay in the precision that they have without it.
+        # Sums and norms between the int8 products keep the precision that they have without int8.
         self._precision = self._here.native if quality in ("native", "int8") else quality
         self._model = self._open(assignment)
         self.limit_tokens, self.traits = self._model.limit_tokens, self._model.traits
@@ -51,7 +51,7 @@ class OpenVinoBackend:
         return self._loop.run(source)
 
     def tokens_per_s(self) -> float:
-        """Measure for a fraction of a second how fast short windows are computed here."""
+        """Return the rate for short windows, measured for a fraction of a second."""
         return self._warm_up.tokens_per_s()
 
     def runtime(self) -> dict[str, Any]:
@@ -80,9 +80,9 @@ class OpenVinoBackend:
             raise
 
     def _open(self, assignment: Assignment) -> ConvertedModel:
-        """Return the model that the cache keeps; it is converted first if there is none, or if it is not usable.
+        """Return the model in the cache. If it is missing or unusable, convert it first.
 
-        Where memory is too short to open it, the files stay and the error is raised.
+        If memory is too short to open it, the files stay and the error is raised.
         """
         folder, cache_dir, threads = folder_of(assignment), assignment.cache_dir, self._here.threads
         if is_whole(folder, cache_dir):
@@ -94,7 +94,7 @@ class OpenVinoBackend:
                 log.info("converted_again folder=%s error=%r", folder, error)
                 shutil.rmtree(folder, ignore_errors=True)
             else:
-                with suppress(OSError):  # a cache that is only read
+                with suppress(OSError):  # a read-only cache
                     os.utime(folder)  # the time of its last use
                 return model
         from docmill.tasks.backends.encoder import conversion

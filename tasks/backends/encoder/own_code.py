@@ -1,9 +1,8 @@
-"""The model's own code: the states that it gives, the head that it computes, and comparisons with it.
+"""The model's own code: the states and the head that it computes, and comparisons with it.
 
-A classifier is taken apart into its encoder and the rest. The encoder in the model is replaced by a module that gives
-the states which it is given: after it the model's own ``forward`` pools, projects and classifies. Each model that is
-opened is compared with its own code first; a model whose head wants more than the last hidden states is computed as a
-whole.
+A classifier is split into its encoder and its head. A module that returns its input replaces the encoder in the
+model; then the model's own ``forward`` pools, projects and classifies given states. Opening a model compares its
+logits with those of the whole model. If its head reads more than the last hidden states, the model stays whole.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("docmill.backends")
 
-# The most by which a token's state may differ from that of the model's own code, in parts of its length. Measured:
-# 2e-6 and 0.014; bfloat16 itself is 0.02 away from float32, and more in deeper models. A model that is opened without
-# its weights may be in float64.
+# The largest distance of a token's state from that of the model's own code, relative to its length. Measured: 2e-6 in
+# float32 and 0.014 in bfloat16, which itself is 0.02 away from float32, and more in deeper models. A model that is
+# opened without its weights may be in float64.
 TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
-# Lengths in tokens of the texts that are compared; two of them go through attention together. One more text is so
-# long that the others' padding lies further from their tokens than any layer of local attention sees.
+# Lengths in tokens of the compared texts; the two texts of one length go through attention together. One more text is
+# so long that the padding of the others reaches beyond the span of local attention.
 _LENGTHS = (3, 9, 9, 24)
 _LEAST_LONGEST = 96
-# The names under which configurations keep how far a layer of local attention sees, in tokens.
+# Names in configurations for the span of local attention, in tokens.
 _SPANS = ("local_attention", "sliding_window", "attention_window")
 # Two windows of different lengths, so that one is padded.
 _TWO_TEXTS = ("A word.", "The text that is compared, with some more words than the other.")
@@ -58,7 +57,7 @@ def own_states(encoder: PreTrainedModel, tokens: Tokens) -> StatesOf:
 
 
 class GivenStates(nn.Module):
-    """A module in the place of an encoder: it gives the states that come as embeddings, and pools them if it did."""
+    """A module in place of an encoder: it returns its input as states, and pools them if the encoder did."""
 
     def __init__(self, pooler: nn.Module | None) -> None:
         super().__init__()
@@ -70,9 +69,9 @@ class GivenStates(nn.Module):
 
 
 def take_apart(model: PreTrainedModel, tokens: Tokens, limit_tokens: int, form: OutputForm) -> EncoderModel:
-    """Return a classifier as its encoder and its head, which computes in float32 from now on.
+    """Return a classifier as its encoder and its head, which computes in float32.
 
-    The head reads the last hidden states, or the logits if the model computes as a whole.
+    The head reads the last hidden states. If the model stays whole, the head returns its logits.
     """
     model.requires_grad_(requires_grad=False)
     with torch.inference_mode():
@@ -85,9 +84,9 @@ def take_apart(model: PreTrainedModel, tokens: Tokens, limit_tokens: int, form: 
 
 
 def _encoder(model: PreTrainedModel, tokens: Tokens) -> PreTrainedModel | None:
-    """Return the encoder of a classifier, which keeps the head alone, in float32.
+    """Take the encoder out of a classifier, which keeps its head in float32, and return the encoder.
 
-    None, and the model as it was, if the head does not give the model's own logits from the last hidden states.
+    Return None and leave the model unchanged if the head computes other logits from the last hidden states.
     """
     batch = tokens.encode(_TWO_TEXTS)
     expected = _own_logits(model, tokens)(batch)["logits"].float()
@@ -96,7 +95,7 @@ def _encoder(model: PreTrainedModel, tokens: Tokens) -> PreTrainedModel | None:
     pooler = getattr(encoder, "pooler", None)
     try:
         if pooler is not None:
-            encoder.pooler = nn.Identity()  # some encoders call it without asking for it
+            encoder.pooler = nn.Identity()  # some encoders call it without a test for None
         states = own_states(encoder, tokens)(batch)
         setattr(model, model.base_model_prefix, GivenStates(pooler))
         model.float()
@@ -104,7 +103,7 @@ def _encoder(model: PreTrainedModel, tokens: Tokens) -> PreTrainedModel | None:
         if torch.allclose(logits, expected, rtol=tolerance, atol=tolerance):
             return encoder
         reason = f"difference={(logits - expected).abs().max():.2g}"
-    except Exception as error:  # whatever a head raises that wants more than the last hidden states
+    except Exception as error:  # whatever a head raises that reads more than the last hidden states
         reason = f"error={type(error).__name__}"
     log.info("head_not_taken_apart model=%s %s", model.config.model_type, reason)
     if pooler is not None:
@@ -132,14 +131,14 @@ def _own_logits(model: PreTrainedModel, tokens: Tokens) -> StatesOf:
 
 
 def _logits(output: ModelOutput) -> Tensor:
-    """Return the logits in a classifier's output; of question answering those of start and end, side by side."""
+    """Return the logits in a classifier's output. For question answering, start and end logits are side by side."""
     if "start_logits" in output:
         return torch.stack((output.start_logits, output.end_logits), dim=-1)
     logits: Tensor = output.logits
     return logits
 
 
-def compared(
+def compute_reference(
     model: PreTrainedModel,
     tolerance: float,
     texts: Sequence[Encoded] = (),
@@ -147,10 +146,10 @@ def compared(
     first_only: bool = False,
     means: bool = False,
 ) -> ReferenceStates:
-    """Return the comparison of an encoder in place of ``model``, whose own code computes the states for it.
+    """Return reference states by the model's own code, for comparison with an encoder that is to replace it.
 
-    Without ``texts`` they are numbers from all of the vocabulary. With ``first_only`` the states are those of the
-    first tokens. With ``means`` each text's mean state is compared.
+    Without ``texts``, the texts have tokens from all of the vocabulary. With ``first_only`` the states are those of
+    the first tokens. With ``means``, a comparison measures each text's mean state.
     """
     texts = texts or _from_vocabulary(model.config)
     states = []
@@ -164,29 +163,29 @@ def compared(
 
 
 def _from_vocabulary(config: PretrainedConfig) -> list[Encoded]:
-    """Return texts of the lengths of a comparison, of tokens from all of the vocabulary."""
+    """Return texts of a comparison's lengths, with tokens from all of the vocabulary."""
     most = config.vocab_size - 1
     rows = [[number * most // length for number in range(1, length + 1)] for length in compared_lengths(config)]
     return [Encoded(len(ids), {"input_ids": ids}) for ids in rows]
 
 
 def compared_lengths(config: PretrainedConfig) -> tuple[int, ...]:
-    """Return the lengths in tokens of a comparison's texts, which are padded as those of a real batch are."""
+    """Return the lengths in tokens of a comparison's texts, which are padded as in a real batch."""
     limit = families.window_limit(config.to_dict())
     longest = min(limit, max(_LEAST_LONGEST, local_span(config) + 2 * max(_LENGTHS)))
     return tuple(min(length, limit) for length in (*_LENGTHS, longest))
 
 
 def local_span(config: PretrainedConfig) -> int:
-    """Return the most tokens that a layer of local attention sees; 0 where all layers see everything."""
+    """Return the longest span of a layer of local attention, in tokens; 0 if no layer has local attention."""
     spans = [getattr(config, name, None) for name in _SPANS]
     return max((max(span) if isinstance(span, list) else span for span in spans if span), default=0)
 
 
 def reads_padding(model: EncoderModel, tolerance: float) -> bool:
-    """Return True if a text gets other numbers from the model's own code beside a longer text, which pads it.
+    """Return True if padding changes a text's numbers by the model's own code.
 
-    Convolutions, Fourier transforms and pooling over tokens take padding for a part of the text.
+    Convolutions, Fourier transforms and pooling over tokens read padding as a part of the text.
     """
     coder = model.coder
     (short,), long = coder.encode(["Some words."]), short_window(coder)
@@ -198,14 +197,14 @@ def reads_padding(model: EncoderModel, tolerance: float) -> bool:
 
 
 def _near(rows: Tensor, own: Tensor, tolerance: float) -> bool:
-    """Return True for rows that differ by less than a part ``tolerance`` of the longest row."""
+    """Return True for rows that differ by at most ``tolerance`` times the length of the longest row."""
     if rows.shape != own.shape:  # states that were pooled together with padding
         return False
     return bool((rows - own).norm(dim=-1).max() <= tolerance * own.norm(dim=-1).max())
 
 
 def _numbers(model: EncoderModel, batch: Sequence[Encoded]) -> list[Tensor]:
-    """Return the states of a batch's first text without padding, and the vector that a head makes of them."""
+    """Return the states of a batch's first text without padding, and its vector if the head makes vectors."""
     states = model.own_states(batch)
     mask = states.get("attention_mask")
     numbers = []

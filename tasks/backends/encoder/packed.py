@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from docmill.tasks.backends import accelerator
-from docmill.tasks.backends.encoder.own_code import TOLERANCES, compared
+from docmill.tasks.backends.encoder.own_code import TOLERANCES, compute_reference
 from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
@@ -78,7 +78,10 @@ class OneDnnLinear:
 
 
 def by_length(lengths: Sequence[int], heads: int, step: int) -> Callable[[Tensor], Tensor]:
-    """Neighbors go through attention together if their lengths round up to one multiple of ``step``."""
+    """Return attention for texts of these lengths.
+
+    Neighbors go through it together if their lengths round up to the same multiple of ``step``.
+    """
     groups: list[tuple[slice, tuple[int, ...], tuple[Tensor, Tensor, Tensor] | None]] = []
     end = 0
     for longest, run in groupby(lengths, lambda length: length + -length % step):
@@ -88,7 +91,7 @@ def by_length(lengths: Sequence[int], heads: int, step: int) -> Callable[[Tensor
         places = torch.arange(longest)
         real = places < of_texts[:, None]
         padding = None
-        if not real.all():  # the first token stands for what pads its text, and nothing sees it
+        if not real.all():  # copies of the first token pad its text, and the mask hides them
             rows = (starts[:, None] + places * real).flatten()
             mask = torch.zeros(real.shape).masked_fill(~real, -torch.inf)[:, None, None]
             padding = rows, mask, real.flatten().nonzero().flatten()
@@ -109,7 +112,7 @@ def by_length(lengths: Sequence[int], heads: int, step: int) -> Callable[[Tensor
 
 
 def first_by_length(lengths: Sequence[int], heads: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """First tokens of neighbors of one length go through attention together."""
+    """Return attention for the first tokens of texts of these lengths. Neighbors of one length go together."""
     runs = [(length, len(list(run))) for length, run in groupby(lengths)]
 
     def attention(queries: Tensor, keys_values: Tensor) -> Tensor:
@@ -128,7 +131,7 @@ def first_by_length(lengths: Sequence[int], heads: int) -> Callable[[Tensor, Ten
 
 # Model types with BERT's layers.
 _BERTS_DESIGN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert"})
-# Model types like RoBERTa, whose positions count from behind the padding index.
+# Model types like RoBERTa, whose positions begin after the padding index.
 _BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
 _EMBEDDINGS = ("word_embeddings", "token_type_embeddings", "position_embeddings")
 
@@ -171,7 +174,7 @@ _DISTILLED = Names(
 class Layer:
     """One encoder layer: attention and feed-forward network, a norm after each. Its modules' names begin with ``at``.
 
-    ``projections`` are of queries, keys and values side by side. If it is ``split``, ``queries`` are by themselves.
+    ``projections`` computes queries, keys and values side by side. In a ``split`` layer, ``queries`` is separate.
     """
 
     def __init__(self, names: Names, at: str, weights: Mapping[str, Tensor], epsilon: float, *, split: bool) -> None:
@@ -186,7 +189,7 @@ class Layer:
         self._output_norm = _norm(weights, f"{at}.{names.output_norm}", epsilon)
 
     def after(self, states: Tensor, mixed: Tensor, activation: tuple[str, str]) -> Tensor:
-        """Return the layer's states, of the same shape as those before it, from what its attention gave."""
+        """Return the layer's states from those before it and the output of its attention. The shape is the same."""
         states = self._attention_norm(self._mixed.added_to(states, mixed))
         inner = self._inner(states, activation)
         return self._output_norm(self._outer.added_to(states, inner))
@@ -220,9 +223,9 @@ class PackedEncoder:
         ]
 
     def __call__(self, batch: Sequence[Encoded]) -> dict[str, Tensor]:
-        """``token_embeddings`` in float32, of shape (texts, longest, dim), and their ``attention_mask``.
+        """Return ``token_embeddings`` in float32, of shape (texts, longest, dim), and their ``attention_mask``.
 
-        With ``first_only`` the longest is 1.
+        With ``first_only``, the longest is 1.
         """
         lengths = [window.tokens for window in batch]
         states = self._embedded(batch, lengths)
@@ -239,13 +242,13 @@ class PackedEncoder:
         return {"token_embeddings": padded, "attention_mask": mask.long()}
 
     def _firsts(self, layer: Layer, queries: OneDnnLinear, states: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Return what the layer gives for each text's first token, of shape (texts, dim)."""
+        """Return the layer's states of each text's first token, of shape (texts, dim)."""
         attention = first_by_length(lengths, self._heads)
         firsts = self._rounded(states[torch.tensor([0, *lengths[:-1]]).cumsum(0)])
         return layer.after(firsts, attention(queries(firsts), layer.projections(states)), self._activation)
 
     def _embedded(self, batch: Sequence[Encoded], lengths: Sequence[int]) -> Tensor:
-        """Shape (tokens, dim)."""
+        """Return the embeddings of the tokens, of shape (tokens, dim)."""
         ids = _joined(batch, "input_ids")
         states = self._looked_up("word_embeddings", ids)
         if "token_type_embeddings" in self._tables:
@@ -266,7 +269,7 @@ class PackedEncoder:
         padding = self._padding
         if padding is None:
             return torch.cat([torch.arange(length) for length in lengths])
-        # A padding token that a text spells out has no position of its own there.
+        # A padding token that a text spells out gets the padding position.
         real = ids != padding
         counted = torch.cat([part.cumsum(0) for part in real.split_with_sizes(list(lengths))])
         return counted * real + padding
@@ -285,7 +288,7 @@ def proven_encoder(
     try:
         encoder = PackedEncoder(model, first_only=reads_first, on_amx=on_amx(dtype))
         with torch.inference_mode():
-            difference = compared(model, TOLERANCES[dtype], first_only=reads_first).distance(encoder)
+            difference = compute_reference(model, TOLERANCES[dtype], first_only=reads_first).distance(encoder)
     except Exception as error:  # whatever torch raises where it has changed
         log.warning("packed_left_out model=%s error=%r", model.config.model_type, error)
         return None
@@ -322,5 +325,5 @@ def _norm(weights: Mapping[str, Tensor], name: str, epsilon: float) -> Norm:
 
 
 def _joined(batch: Sequence[Encoded], name: str) -> Tensor:
-    """A feature of all texts, end to end."""
+    """Return a feature of all texts, end to end."""
     return torch.from_numpy(np.concatenate([np.asarray(window.feature(name), dtype=np.int64) for window in batch]))

@@ -1,6 +1,7 @@
 """The pooling head: one vector for each window, by the modules that a model's files name.
 
-Usual modules are read and computed here. sentence-transformers, which takes seconds to import, opens other models.
+This module reads and computes the usual modules. sentence-transformers opens other models; importing it takes
+seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families, sentence_modules
 from docmill.tasks.models.sentence_modules import DenseModule, SentenceModules
 
-with accelerator.quiet():  # which does without SciPy
+with accelerator.quiet():  # without SciPy, too
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
@@ -66,7 +67,7 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
         own_states(encoder, tokens),
         vectors_of,
         {"type": "vectors"},
-        # Vectors cut to fewer dimensions have no length of 1 any more.
+        # Vectors that are cut to fewer dimensions do not have length 1.
         Traits(normalizes=dimensions is None and modules.steps[-1:] == [None]),
         "transformers",
         reads_first=tokens.pads_right and list(poolings) == ["cls"],
@@ -96,12 +97,12 @@ def pool(states: Tensor, attention_mask: Tensor, poolings: Sequence[str]) -> Ten
 
 
 def _everywhere(places: Tensor, states: Tensor) -> Tensor:
-    """Return a place for each text as an index of all its dimensions."""
+    """Return an index of all dimensions at one place for each text."""
     return places.unsqueeze(-1).unsqueeze(1).expand(-1, 1, states.shape[-1])
 
 
 def _steps(modules: SentenceModules, device: str) -> list[Callable[[Tensor], Tensor]] | None:
-    """Return the modules after the pooling; None where their weights are not as their files say."""
+    """Return the modules after the pooling; None if their weights do not match their files."""
     steps: list[Callable[[Tensor], Tensor]] = []
     for step in modules.steps:
         if step is None:

@@ -42,6 +42,6 @@ def test_a_broken_cuda_context_is_a_lost_device(kind: type[RuntimeError]) -> Non
 def test_a_librarys_error_is_a_lost_device_if_the_device_computes_nothing_since(
     problem: str | None, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accelerator, "problem", lambda _: problem)
+    monkeypatch.setattr(accelerator, "find_fault", lambda _: problem)
     with pytest.raises(raised, match=r"Triton Error \[CUDA\]"), memory_errors("cuda:0"):
         raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")

@@ -139,7 +139,7 @@ def test_a_model_that_loses_too_much_is_refused(small: Path, tmp_path: Path, mon
         torch.manual_seed(8)
         return traced(AutoModel.from_config(AutoConfig.from_pretrained(small)).eval(), tokens)
 
-    monkeypatch.setattr(int8, "_quantized", another)
+    monkeypatch.setattr(int8, "_quantize", another)
     with pytest.raises(Unsuited, match="states on OpenVINO differ by"):
         opened(small, tmp_path)
 
@@ -160,7 +160,7 @@ def test_activations_are_measured_alike_for_every_spec_of_a_model(
         measured.append([text.ids for text in texts])
         return made
 
-    monkeypatch.setattr(int8, "_quantized", spy)
+    monkeypatch.setattr(int8, "_quantize", spy)
     for number, params in enumerate([{}, {"prompt": "query: {text}", "window_tokens": 24}]):
         spec = replace(of_folder(small, "int8"), params=params)
         OpenVinoBackend(assigned(spec, tmp_path / str(number))).close()
