@@ -1,7 +1,7 @@
-"""Encoder-decoder models by CTranslate2: several single-threaded workers, each with a batch of its own.
+"""Encoder-decoder models by CTranslate2: several single-threaded workers, each with its own batch.
 
-A model is converted once into the cache, and compared with the original there. The options of a search are those that
-carry out the model's generation settings.
+docmill converts a model once into the cache, and compares it with the original. The options of a search follow from
+the model's generation settings.
 """
 
 from __future__ import annotations
@@ -40,39 +40,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("docmill.backends")
 
-# Raised with every change of the converted files.
+# Raise this number with every change of the converted files.
 _FORMAT = 1
 # The most by which a token's log-probability may differ from transformers', both in float32.
 _TOLERANCE = 0.02
 _COMPARED = 12
-# Beams that end early are done at the number of hypotheses that CTranslate2 calls a patience of 1. Others go on for
-# as long as a better end seems possible; this is how far CTranslate2 looks then.
+# With early_stopping, a search ends after as many hypotheses as CTranslate2 finds with a patience of 1. Without, it
+# goes on while a better end seems possible; CTranslate2 approximates that with this patience.
 _PATIENCE = 3.0
-# Windows and input tokens of one worker's batch. A step reads all weights, whatever the rows, and of each row what
-# the input left behind, which all its beams share: the rows that are fastest fall with the root of the length. Marian
+# Rows and input tokens of one worker's batch. The fastest number of rows falls with the root of their length: Marian
 # of base size in int8, greedy, was fastest with 96 rows of 12 tokens, 48 to 64 of 24, 32 to 48 of 53, 32 of 90, 16 to
-# 32 of 190, and these rows some 9 % slower at most. With 4 beams in float32 it was fastest with 32 rows, of 45 and of
-# 190 tokens: 16 took a tenth longer and 12 a quarter to a third; in int8 16 to 32 of 190 were alike.
-# Unlike lengths cost less than small batches. What is taken at once is divided among the workers, so that the last
-# windows of a job, or a few shards' windows, keep none of them waiting.
+# 32 of 190, and at most 9 % slower with 48 rows. With 4 beams in float32 it was fastest with 32 rows of 45 or 190
+# tokens; 16 rows took a tenth longer, 12 rows a quarter to a third. Unlike lengths cost less than small batches. The
+# workers share the windows that are taken at once, so that none waits at the end of a job.
 BUDGETS = {
     "cpu": Budget(tokens=6144, rows=48, spread=UNBOUNDED),
     "cuda": Budget(tokens=65_536, rows=512, spread=UNBOUNDED),
 }
-# Rows × beams of one worker's batch, and of all workers' together: each hypothesis keeps what its tokens left behind,
-# 128 of 200 tokens 0.6 GB with Marian of base size. In int8 the products take less of a step, and that more: with 4
-# beams on a Xeon with AMX, 12 rows were 15 to 42 % faster than 32, of 45 and of 139 tokens. 8 were faster still.
+# Rows × beams of one worker's batch, and of all workers' batches. The keys and values of 128 hypotheses of 200 tokens
+# take 0.6 GB with Marian of base size. In int8 with 4 beams, on a Xeon with AMX, 12 rows of 45 or 139 tokens were 15
+# to 42 % faster than 32 rows.
 _HYPOTHESES = {"cpu": 128, "cuda": 512}
 _HYPOTHESES_IN_INT8 = {"cpu": 48, "cuda": 512}
 _ALL_HYPOTHESES = 512
 _MOST_WORKERS = 8
-# Batches for each worker, so that none waits for us between two of them.
+# Batches for each worker: the one that it computes, and the next one.
 AHEAD = 2
-# A batch takes seconds: it is worth this long a wait to begin with a full one.
+# The longest wait for a full first batch. A batch takes seconds.
 PATIENCE_S = 0.05
-# Seconds between two looks at the batches in flight. A worker without a next batch waits at most so long.
+# Seconds between two looks at the batches in flight.
 _LOOK_S = 0.005
-# The types in which a quality class may be computed, the best first.
+# The types for a quality class, the best first.
 _TYPES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {"native": ("bfloat16", "float32"), "int8": ("int8_bfloat16", "int8_float32", "int8")},
     "cuda": {
@@ -85,8 +83,8 @@ _TYPES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 class CTranslateBackend:
     """One encoder-decoder model under one spec.
 
-    Raises Unsuited where CTranslate2 does not know a setting, and if another backend can take the model also where
-    CTranslate2's search by beams is not that of transformers.
+    Raises Unsuited if CTranslate2 does not know a setting. If another backend can compute the spec, it also raises
+    Unsuited if CTranslate2's beam search differs from that of transformers.
     """
 
     def __init__(self, assignment: Assignment) -> None:
@@ -97,12 +95,12 @@ class CTranslateBackend:
         opening = Opening.of(assignment)
         if (model_type := opening.config.model_type) not in LOADERS:
             raise Unsuited(f"{spec.model} is a {model_type}, which is not converted for CTranslate2.")
-        opening.require_weights()  # of an earlier conversion, too
+        opening.require_weights()  # also if the cache has a conversion
         self._generation = Generation(opening, generation_settings(opening.folder))
         self.limit_tokens = self._generation.limit_tokens
         self._options = options(self._generation, spec.model)
         if not assignment.alone and (setting := inexact(self._generation, spec.quality)):
-            raise Unsuited(f"CTranslate2 searches otherwise than transformers: {setting}.")
+            raise Unsuited(f"CTranslate2's search differs from that of transformers: {setting}.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(cores, _MOST_WORKERS) if kind == "cpu" else 1
         with accelerator.memory_errors(device):
@@ -134,7 +132,7 @@ class CTranslateBackend:
         return self._generation.tokens.encode(texts)
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
-        """Keeps some batches in flight for each worker. Once nothing more is given, those in flight are the last."""
+        """Keep ``AHEAD`` batches in flight for each worker, and yield the outputs as batches end."""
         flights: list[tuple[Items, Sequence[Any]]] = []  # batches, with one pending result for each window
         while True:
             while len(flights) <= (AHEAD - 1) * self._workers and (items := self._take(source, len(flights))):
@@ -167,7 +165,7 @@ class CTranslateBackend:
         accelerator.release(self._device)
 
     def _take(self, source: WindowSource, in_flight: int) -> Items:
-        """A batch for each worker, all of like length; as long as all of them compute, only full ones."""
+        """Take windows of similar length for all workers; only full batches while all workers compute."""
         each = self._loop.budget
         rows = each.rows * self._workers
         busy = in_flight >= self._workers
@@ -203,7 +201,7 @@ class CTranslateBackend:
 
 
 def divided(items: Items, parts: int) -> Iterator[Items]:
-    """As many parts of like size, or one for each item where these are fewer; what is longest first."""
+    """Yield the items in parts of similar size, at most ``parts`` of them, the longest items first."""
     parts = min(parts, len(items))
     ends = [len(items) * number // parts for number in range(parts + 1)]
     return (items[start:end] for start, end in reversed(list(pairwise(ends))))
@@ -221,7 +219,7 @@ def compute_type(quality: str, kind: str) -> str:
 
 @dataclass(frozen=True)
 class TranslationArguments:
-    """``arguments`` of translate_batch, ``prefix`` that starts every output, ``forced_end`` that ends the longest."""
+    """Arguments of translate_batch, the ``prefix`` of every output, and the end that is forced at the limit."""
 
     arguments: Mapping[str, Any]
     prefix: Sequence[str]
@@ -229,10 +227,10 @@ class TranslationArguments:
     most_new_tokens: int
 
     def written(self, ids: Sequence[int], score: float) -> Written:
-        """The tokens as transformers would have them: with the end that it forces at the limit.
+        """Return the tokens as transformers writes them, with the forced end at the limit, and their likelihood.
 
-        A score is the sum of the tokens' log-probabilities, after masks, for a token raised to the length penalty.
-        The prefix counts as tokens of probability 1.
+        A score is the sum of the tokens' log-probabilities, after masks, divided by the length to the power of the
+        length penalty. Tokens of the prefix have probability 1.
         """
         chosen, total = len(ids) - len(self.prefix), score * len(ids) ** self.arguments.get("length_penalty", 1.0)
         end = self.forced_end
@@ -242,18 +240,18 @@ class TranslationArguments:
 
 
 def inexact(generation: Generation, quality: str) -> str | None:
-    """Return the setting under which CTranslate2's beams differ too much from transformers' ``generate``, or None.
+    """Return a setting with which CTranslate2's beams differ too much from transformers' ``generate``, or None.
 
-    CTranslate2 normalizes scores again after tokens were masked, which transformers does with ``renormalize_logits``
-    only. It ends a search at a number of outputs, and without a length penalty as soon as the best beam has ended:
-    that is ``early_stopping`` in the first case, and its absence in the second.
+    CTranslate2 normalizes scores again after it masks tokens; transformers does so only with ``renormalize_logits``.
+    With a length penalty CTranslate2 ends a search after a number of outputs, as ``early_stopping`` does; without
+    one, as soon as the best beam has ended.
 
-    In float32 any difference is too much. In other precisions three settings are allowed, the defaults of Marian and
-    NLLB: no ``early_stopping``, a masked padding token, and a forced end. CTranslate2 then agrees with transformers
-    in float32 more often than transformers in bfloat16 does (``bench/results/beams.md``).
+    In float32 any difference is too much. Other precisions allow three settings, the defaults of Marian and NLLB: no
+    ``early_stopping``, a masked padding token, and a forced end. With these CTranslate2 agrees with transformers in
+    float32 more often than transformers in bfloat16 does (``bench/results/beams.md``).
     """
     if generation.beams == 1:
-        # Its n-grams lack the token that an output starts from. No trained model writes that token again.
+        # Its n-grams leave out the start token of an output, which no trained model writes again.
         return None
     settings = generation.settings
     exact = quality == "float32"
@@ -272,7 +270,7 @@ def inexact(generation: Generation, quality: str) -> str | None:
         "bad_words_ids or suppress_tokens": suppressed,
     }
     masks = [] if settings.renormalize_logits else [name for name, value in masking.items() if value]
-    # At the limit transformers gives the forced end a place of its own; of several ends it looks at more candidates.
+    # At the limit transformers adds a place for the forced end; with several ends it keeps more candidates.
     others = {
         "forced_eos_token_id": exact and settings.forced_eos_token_id is not None,
         "several ends": len(ends) > 1,
@@ -282,18 +280,18 @@ def inexact(generation: Generation, quality: str) -> str | None:
 
 
 def options(generation: Generation, model: str) -> TranslationArguments:
-    """Return the options that ask for what the settings say; raises Unsuited where CTranslate2 has none."""
+    """Return CTranslate2's options for a model's generation settings. Raises Unsuited if it has none."""
     settings = generation.settings
     if unusual := generation.unusual:
-        raise Unsuited(f"{model} sets {', '.join(unusual)}, which CTranslate2 does not do as asked.")
+        raise Unsuited(f"{model} sets {', '.join(unusual)}, which CTranslate2 does not do as transformers does.")
     ends, forced_ends = as_list(settings.eos_token_id), as_list(settings.forced_eos_token_id)
     prefixes = as_list(settings.forced_bos_token_id)
     if not ends or len(prefixes) > 1 or len(forced_ends) > 1 or (forced_ends and forced_ends[0] not in ends):
-        raise Unsuited(f"{model} has ends or beginnings that CTranslate2 does not know.")
+        raise Unsuited(f"{model} has start or end tokens that CTranslate2 does not know.")
     most = generation.most_new_tokens
     least = _least_new_tokens(settings)
     forced = forced_ends[0] if forced_ends and most > 1 else None
-    longest = most if forced is None else most - 1  # the last place is the forced end's
+    longest = most if forced is None else most - 1  # the forced end has the last place
     arguments: dict[str, Any] = {
         "beam_size": generation.beams,
         "max_decoding_length": longest,
@@ -318,16 +316,16 @@ def _least_new_tokens(settings: GenerationConfig) -> int:
 
 
 def _suppressed(settings: GenerationConfig, ends: Sequence[int]) -> list[list[str]]:
-    """Sequences that are never written; an end is never one of them, as in transformers."""
+    """Return the sequences that the model may not write. As in transformers, an end is not among them."""
     sequences = [list(words) for words in settings.bad_words_ids or () if list(words) not in [[end] for end in ends]]
     sequences += [[token] for token in as_list(settings.suppress_tokens)]
     return [list(map(str, words)) for words in sequences]
 
 
 def _bart(model: PreTrainedModel, *, norm_before: bool, norm_embedding: bool) -> SequenceToSequenceModelSpec:
-    """Return the description of a model of BART's design, with the place of its norms, which configs no longer name.
+    """Return the description of a model of BART's design. Its config no longer names the places of its norms.
 
-    Marian's are among them: CTranslate2's own loader starts from a zero embedding and drops the row of the padding
+    This includes Marian: CTranslate2's own loader starts from a zero embedding and drops the row of the padding
     token. Models that were not trained by Marian itself start from that row, and it is not zero.
     """
     model.config.normalize_before, model.config.normalize_embedding = norm_before, norm_embedding
@@ -335,7 +333,7 @@ def _bart(model: PreTrainedModel, *, norm_before: bool, norm_embedding: bool) ->
 
 
 def _t5(model: PreTrainedModel, loader: type[loaders.T5Loader] = loaders.T5Loader) -> SequenceToSequenceModelSpec:
-    """Return the description of a T5. CTranslate2 scales all that tie their embeddings, which here each T5 does."""
+    """Return the description of a T5. CTranslate2 would scale the outputs of each T5, since embeddings are tied."""
     spec = loader().get_model_spec(model)
     scaled = getattr(model.config, "scale_decoder_outputs", False)
     spec.decoder.scale_outputs = model.config.d_model**-0.5 if scaled else OPTIONAL

@@ -1,7 +1,7 @@
-"""The reading and writing of an encoder-decoder model under a spec, whichever library computes it.
+"""The inputs and outputs of an encoder-decoder model under a spec, for each library that computes it.
 
-A task is told by a prefix: words, tokens, or none. Where the languages are to be found, each text has a prefix of its
-own, which the coder of its language gives it.
+A prefix of words or tokens tells some models their task. If the languages of texts are detected, the coder of its
+language gives each text its prefix.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from docmill.tasks.outputs import Generated, Likelihood
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-# The settings of a plain search, and settings that change nothing in a search without sampling.
+# The settings of a plain search, and settings without effect in a search without sampling.
 _PLAIN = frozenset(
     {
         "num_beams", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "length_penalty",
@@ -53,16 +53,15 @@ _PAIR = re.compile(r"translation_([a-z]{2,3})_to_([a-z]{2,3})")
 _LANGUAGE_TOKEN = re.compile(r"__([a-z]{2,3})__|([a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3})")
 
 
-# The token ids of an output up to its end, and the log-probabilities of those that the model chose: not of a token
-# that the settings force.
+# The token ids of an output up to its end, and the likelihood of the tokens that the settings did not force.
 Written = tuple[Sequence[int], Likelihood | None]
 
 
 class Generation:
-    """The tokens that a model reads, and the settings under which it writes.
+    """The tokens that a model reads, and the settings with which it writes.
 
-    ``settings`` is the model's own GenerationConfig, completed in place: what is None there means the library's
-    default. Raises BadOption and CannotServe where the spec does not fit the model.
+    ``settings`` is the model's own GenerationConfig, completed in place. A None in it stands for the library's
+    default. Raises BadOption and CannotServe if the spec does not fit the model.
     """
 
     def __init__(self, opening: Opening, settings: GenerationConfig) -> None:
@@ -89,7 +88,7 @@ class Generation:
         require_least(spec, self.most_new_tokens)
 
     def _pairs(self, spec: Spec) -> Callable[[str], TokenCoder] | None:
-        """Return the coders that ask a question of every text; None for a spec without questions.
+        """Return the function from a question to its coder; None for a spec without questions.
 
         Raises CannotServe for a question that is too long.
         """
@@ -104,15 +103,15 @@ class Generation:
 
     @property
     def unusual(self) -> list[str]:
-        """The settings that are more than a plain search by beams or without: sampling, say, and other penalties."""
+        """The settings beyond a plain greedy or beam search, such as sampling and other penalties."""
         stated = self.settings.to_diff_dict().items()
         names = sorted(name for name, value in stated if not _plain(name, value))
         return ["do_sample", *names] if self.settings.do_sample else names
 
     def written(self, ids: Sequence[int], log_probabilities: Sequence[float]) -> Written:
-        """Return an output from ids without the start token, which may have padding at their end."""
+        """Return an output from ids without the start token. They may end with padding."""
         end = next((place + 1 for place, token in enumerate(ids) if token in self.ends), None)
-        if end is None:  # at the limit, or at a text that ends it
+        if end is None:  # at the limit, or at a stop text
             pad = self.settings.pad_token_id
             end = next((place for place in range(len(ids), 0, -1) if ids[place - 1] != pad), 0)
         is_forced = end == self.most_new_tokens and self.settings.forced_eos_token_id is not None
@@ -120,7 +119,7 @@ class Generation:
         return ids[:end], Likelihood.of(log_probabilities[first : end - is_forced])
 
     def outputs(self, written: Sequence[Written]) -> list[Generated]:
-        """Return the texts of outputs without their start tokens."""
+        """Return the decoded outputs."""
         texts = self.tokens.tokenizer.batch_decode([ids for ids, _ in written], skip_special_tokens=True)
         return [
             self._generated(text, len(ids), likelihood)
@@ -129,24 +128,24 @@ class Generation:
 
     def _generated(self, text: str, tokens: int, likelihood: Likelihood | None) -> Generated:
         cut = cut_at(text, self._stop)
-        # At the limit, a forced end looks like an end of the model's own.
+        # At the limit, a forced end looks like the model's own end.
         truncated = cut is None and tokens >= self.most_new_tokens
         kept = text if cut is None else cut
         return Generated(kept.strip() if self._stripped else kept, tokens, truncated, likelihood)
 
 
 def _plain(name: str, value: object) -> bool:
-    # At 0, false or none, no setting changes anything.
+    # A setting of 0, false or None has no effect.
     if name in _PLAIN or name.startswith(("_", "output_", "return_dict")) or not value:
         return True
     return name in {*NEUTRAL_AT_ONE, "repetition_penalty"} and value == 1
 
 
 def set_generation(generation: GenerationConfig, spec: Spec, dialect: Dialect) -> None:
-    """Set how the model writes: the command's parameters, then the model's own, then those its config keeps
-    for the task, then ours. Changes the model's own object, since generate() fills every gap from it.
+    """Set how the model writes: by the options, else its own settings, else its config's for the task, else defaults.
 
-    Raises CannotServe for a task's setting that transformers does not know.
+    This changes the model's own object, since ``generate`` fills every gap from it. Raises CannotServe for a task's
+    setting that transformers does not know.
     """
     for name, value in dialect.parameters.items():
         if name == "prefix" or value is None:
@@ -181,7 +180,7 @@ def set_generation(generation: GenerationConfig, spec: Spec, dialect: Dialect) -
 
 
 def _set_number(generation: GenerationConfig, spec: Spec) -> None:
-    """Set how many outputs a search by beams has. Raises CannotServe for more than beams, and for equal outputs."""
+    """Set the number of outputs of a beam search. Raises CannotServe for more outputs than beams, or equal ones."""
     n, beams = spec.params.get(N, 1), generation.num_beams or 1
     if beams == 1 and n > 1 and not generation.do_sample:
         raise CannotServe(SAME.format(n=n))
@@ -191,14 +190,14 @@ def _set_number(generation: GenerationConfig, spec: Spec) -> None:
 
 
 def _set_options(generation: GenerationConfig, spec: Spec) -> None:
-    """Set the options of the command that transformers knows by the same names, and whether to sample.
+    """Set the options that have the same names in transformers, and the settings of sampling.
 
-    Raises CannotServe for options of beams where there are none.
+    Raises CannotServe for options of a beam search without beams.
     """
     of_beams = [name for name in ("length_penalty", "early_stopping") if name in spec.params]
     if of_beams and (generation.num_beams or 1) == 1:
         raise CannotServe(
-            f"--{of_beams[0].replace('_', '-')} is for a search by beams, and {spec.model} searches without: give "
+            f"--{of_beams[0].replace('_', '-')} is for a search by beams, and {spec.model} has no beams: give "
             "--beams, such as --beams 4."
         )
     for name in (*of_beams, "repetition_penalty", "no_repeat_ngram_size"):
@@ -218,8 +217,11 @@ def _set_options(generation: GenerationConfig, spec: Spec) -> None:
 
 @dataclass(frozen=True)
 class Dialect:
-    """``prefix`` stands before every window, ``forced_bos_token_id`` starts every output, ``parameters`` are
-    the generation parameters that the config keeps for the task."""
+    """The way to tell a model its task.
+
+    ``prefix`` comes before every window, and ``forced_bos_token_id`` starts every output. ``parameters`` are the
+    config's generation parameters for the task.
+    """
 
     prefix: str = ""
     forced_bos_token_id: int | None = None
@@ -227,9 +229,9 @@ class Dialect:
 
 
 def find_dialect(spec: Spec, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Dialect:
-    """Return the way to tell this model what to do; sets the tokenizer's source language where it has one.
+    """Return the dialect of a model. If the tokenizer has a source language, set it.
 
-    Raises BadOption for languages that the model does not know, CannotServe where it must be told some.
+    Raises BadOption for languages that the model does not know, and CannotServe for missing languages.
     """
     model_type = str(config.get("model_type", ""))
     built_in = kinds.kind(spec.kind).built_in
@@ -237,7 +239,7 @@ def find_dialect(spec: Spec, config: Mapping[str, Any], tokenizer: PreTrainedTok
         return Dialect()
     if not built_in.languages:
         settings = families.task_settings(config, built_in.settings)
-        # Specs from before --prefix say nothing, and mean these words with every T5.
+        # Older specs have no prefix parameter, and mean these words with every T5.
         usual = settings.get("prefix", built_in.prefix if model_type in families.PREFIXED else "")
         return Dialect(str(spec.params.get("prefix", usual) or ""), parameters=settings)
     source, target = spec.params.get("source_lang"), spec.params.get("target_lang")
@@ -248,7 +250,7 @@ def find_dialect(spec: Spec, config: Mapping[str, Any], tokenizer: PreTrainedTok
     if model_type in families.MULTILINGUAL:
         known = known_languages(tokenizer)
         if source == languages.AUTO:
-            source = min(known)  # each text has its own in place of this one
+            source = min(known)  # each text gets its own language later
         source, target = _both(spec, source, target)
         tokenizer.src_lang = languages.match(source, known)
         return Dialect(forced_bos_token_id=known[languages.match(target, known)])
@@ -264,7 +266,7 @@ def _both(spec: Spec, source: str | None, target: str | None) -> tuple[str, str]
 
 
 def _worded(spec: Spec, config: Mapping[str, Any], source: str | None, target: str | None) -> Dialect:
-    """Return the words that tell a T5 its languages: the spec's own, or those of the pair."""
+    """Return the dialect of a T5: the spec's own prefix, or the words for the pair of languages."""
     if "prefix" in spec.params:
         words = str(spec.params["prefix"])
         pair = None if source is None or target is None else _short(source, target)
@@ -279,13 +281,13 @@ def _short(source: str, target: str) -> tuple[str, str]:
 
 
 def wording(config: Mapping[str, Any], source: str, target: str) -> str:
-    """The words that a T5 is told a pair of languages with."""
+    """Return the words that tell a T5 a pair of languages."""
     settings = families.task_settings(config, _TRANSLATION, _short(source, target))
     return str(settings.get("prefix") or f"translate {languages.name(source)} to {languages.name(target)}: ")
 
 
 def worded_pairs(config: Mapping[str, Any], target: str) -> dict[str, Mapping[str, Any]]:
-    """The source languages that a config has settings for with this target, and those without the words."""
+    """Return a config's settings for each source language with this target, without their prefix."""
     pairs: dict[str, Mapping[str, Any]] = {}
     for name, settings in (config.get("task_specific_params") or {}).items():
         match = _PAIR.fullmatch(name)
@@ -295,7 +297,7 @@ def worded_pairs(config: Mapping[str, Any], target: str) -> dict[str, Mapping[st
 
 
 def _agreed(spec: Spec, pairs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The generation parameters of all pairs, which share their batches."""
+    """Return the generation parameters of all pairs. Raises CannotServe if they differ, since pairs share batches."""
     first, *others = pairs.values() or ({},)
     if any(other != first for other in others):
         raise CannotServe(f"{spec.model} writes differently for each source language: give --from.")
@@ -303,8 +305,8 @@ def _agreed(spec: Spec, pairs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, 
 
 
 def known_languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The languages that a multilingual tokenizer has tokens for: code to token id."""
-    known = dict(getattr(tokenizer, "lang_code_to_id", {}))  # where M2M100 keeps them
+    """Return the token ids of a multilingual tokenizer's languages, by code."""
+    known = dict(getattr(tokenizer, "lang_code_to_id", {}))  # M2M100's
     for token, number in tokenizer.get_vocab().items():
         if match := _LANGUAGE_TOKEN.fullmatch(token):
             known[match.group(1) or match.group(2)] = number
@@ -312,7 +314,7 @@ def known_languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 
 def _marian(spec: Spec, tokenizer: PreTrainedTokenizerBase, target: str | None) -> Dialect:
-    """Marian models have one direction, but for those with target tokens such as ``>>fra<<``."""
+    """Return the dialect of a Marian model. It has one direction, or target tokens such as ``>>fra<<``."""
     tokens = {token.strip("><"): token for token in getattr(tokenizer, "supported_language_codes", ())}
     if len(tokens) > 1 and target is None:
         some = ", ".join(sorted(tokens)[:12])
@@ -326,7 +328,7 @@ def _marian(spec: Spec, tokenizer: PreTrainedTokenizerBase, target: str | None) 
 
 
 def language_traits(spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_tokens: int) -> Traits:
-    """Return the coders of texts by their language; none for a model of one direction, which is told none."""
+    """Return the coders of texts by their language; none for a model with one direction."""
     if spec.params.get("source_lang") != languages.AUTO:
         return Traits()
     model_type = str(config.get("model_type", ""))
@@ -361,7 +363,7 @@ def _tokened_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> Traits:
 
 
 def _label_place(spec: Spec, tokens: Tokens, labels: frozenset[int]) -> int:
-    """Return the place of the language among a text's tokens, from the end if it stands behind the text."""
+    """Return the place of the language token, counted from the end if it comes after the text."""
     each = []
     for encoded in tokens.encode(["", "a"]):
         ids = encoded.ids

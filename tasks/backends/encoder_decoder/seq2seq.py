@@ -18,17 +18,17 @@ from docmill.tasks.batching import Budget
 from docmill.tasks.outputs import Output, grouped
 from docmill.tasks.windows.windows import Encoded
 
-# Rows and input tokens of one batch before beams, each of which is one more row for the decoder. generate computes
-# all rows until the last search has ended, which costs more on a CPU than small batches (bench/results/beams.md).
+# Rows and input tokens of a batch; the decoder has a row for each beam. generate computes all rows until the last
+# search has ended, which costs more on a CPU than small batches (bench/results/beams.md).
 _BUDGETS = {"cpu": Budget(tokens=8192, rows=16), "cuda": Budget(tokens=65_536, rows=1024)}
-# Logits that are in memory at once while outputs are scored.
+# The most logits in memory while outputs are scored.
 _MOST_LOGITS = 1 << 26
 
 
 def _reorder_cache(cache: EncoderDecoderCache, rows: torch.Tensor) -> EncoderDecoderCache:
-    """Reorder the decoder's own states as the beams of a step ask; generate would copy the encoder's, too.
+    """Reorder the decoder's states for the beams of a step, without a copy of the encoder's states.
 
-    A beam follows another of its own text, and they share what the encoder left.
+    All beams of a text share the encoder's states.
     """
     cache.self_attention_cache.reorder_cache(rows)
     return cache
@@ -49,7 +49,7 @@ class Seq2SeqBackend:
         beams = self._generation.beams
         self._samples = bool(self._generation.settings.do_sample)
         self._seed: int = spec.params.get("seed", 0)
-        # A search by beams returns several outputs by itself, samples are drawn one after the other.
+        # A beam search returns several outputs at once; samples are drawn one after the other.
         self._draws = self._generation.n if self._samples and beams == 1 else 1
         budget = _BUDGETS[device.partition(":")[0]]
         # The samples of generate depend on all rows of a batch.
@@ -82,7 +82,7 @@ class Seq2SeqBackend:
         read = {name: batch[name].to(self._device) for name in ("input_ids", "attention_mask")}
         devices = [self._device] if self._device.startswith("cuda") else []
         with torch.random.fork_rng(devices, enabled=self._samples):
-            if self._samples:  # by the spec's seed and by what the model reads
+            if self._samples:  # seeded by the spec and the window's tokens
                 (item,) = items
                 torch.manual_seed(seed_of(self._seed, item.encoded.ids, number))
             ids = self._model.generate(**read, tokenizer=tokens.tokenizer)
@@ -92,9 +92,9 @@ class Seq2SeqBackend:
     def _scores(self, read: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
         """Return the log-probabilities of outputs without their start tokens, (outputs, tokens), in float32.
 
-        They are those of transformers' ``compute_transition_scores`` from ``output_logits`` with
-        ``normalize_logits``: before any processor changed them. The model reads what it has written once more, since
-        the logits of all beams and steps would take gigabytes.
+        They equal transformers' ``compute_transition_scores`` from ``output_logits`` with ``normalize_logits``,
+        before any processor changes them. The model reads its outputs once more, since the logits of all beams and
+        steps would take gigabytes.
         """
         vocabulary = self._model.get_output_embeddings().weight.shape[0]
         each = len(ids) // len(read["input_ids"])

@@ -212,8 +212,8 @@ def test_a_long_documents_outputs_are_joined_window_by_window(
     [
         ({"n": 2}, CannotServe, "--n 2 asks for outputs that would all be the same: sample them"),
         ({"n": 5, "beams": 4}, CannotServe, "--n 5 is more than the 4 beams of the search: give --beams 5 or more"),
-        ({"length_penalty": 2.0}, CannotServe, "--length-penalty is for a search by beams, and .* searches without"),
-        ({"early_stopping": True}, CannotServe, "--early-stopping is for a search by beams, and .* searches without"),
+        ({"length_penalty": 2.0}, CannotServe, "--length-penalty is for a search by beams, and .* has no beams"),
+        ({"early_stopping": True}, CannotServe, "--early-stopping is for a search by beams, and .* has no beams"),
         ({"min_new_tokens": 17}, CannotServe, r"17 is more than the 16 tokens that .* writes at most here"),
         ({"beams": 1, "length_penalty": 2.0}, BadOption, "--length-penalty is for a search by beams: give --beams 2"),
         ({"beams": 1, "early_stopping": True}, BadOption, "--early-stopping is for a search by beams"),
