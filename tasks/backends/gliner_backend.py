@@ -1,4 +1,4 @@
-"""GLiNER models by their own library: entities of any labels that are given by name."""
+"""GLiNER models, by their own library: entities with any labels that a user names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class GlinerBackend:
-    """One GLiNER model with the labels of a spec. The library splits, tokenizes and decodes each window."""
+    """One GLiNER model under one spec with labels. The library splits, tokenizes and decodes each window."""
 
     def __init__(self, assignment: Assignment) -> None:
         spec, self._device = assignment.spec, assignment.device
@@ -45,7 +45,7 @@ class GlinerBackend:
         self._model = _loaded(folder, spec, self._dtype, self._device)
         processor = self._model.data_processor
         self._coder, self.traits = coder_of(processor.transformer_tokenizer, processor.words_splitter, config, spec)
-        # The library cuts off tokens beyond this, as of one word that is longer than a window.
+        # The library cuts off later tokens, such as those of a word that is longer than a window.
         processor.transformer_tokenizer.model_max_length = self._coder.limit_tokens
         self._collator = self._model.create_collator()
         self.limit_tokens = self._coder.limit_tokens
@@ -65,7 +65,7 @@ class GlinerBackend:
         accelerator.release(self._device)
 
     def _compute(self, items: Items) -> Sequence[Output]:
-        # The library's warnings are for people who train models.
+        # The library's warnings are for training.
         silent = warnings.catch_warnings(action="ignore")
         with torch.inference_mode(), accelerator.memory_errors(self._device), silent:
             return self._outputs([str(item.encoded.features) for item in items])
@@ -98,7 +98,7 @@ class GlinerBackend:
 
 
 def reading_of(assignment: Assignment) -> tuple[TokenCoder, Traits]:
-    """Return what reads texts as the model of a spec does, without its weights. Raises CannotServe."""
+    """Return the coder and the traits of a spec's model, without its weights. Raises CannotServe."""
     from transformers import AutoTokenizer
 
     try:
@@ -122,7 +122,7 @@ def _folder(assignment: Assignment) -> tuple[Path, Mapping[str, Any]]:
 
 
 def _loaded(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> Any:
-    """Load a model. Raises ModelCorrupt for weights that the library would make up at random."""
+    """Load a model. Raises ModelCorrupt for missing weights, which the library would set at random."""
     from gliner import GLiNER
 
     with accelerator.quiet(), warnings.catch_warnings(action="ignore"):
@@ -136,7 +136,7 @@ def _loaded(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> Any:
 
 
 def _names(folder: Path) -> set[str]:
-    """Return the names of the weights in a folder, those that share another's tensor included."""
+    """Return the names of the weights in a folder, with those of shared tensors."""
     with safe_open(str(folder / "model.safetensors"), framework="pt") as file:
         return {*file.keys(), *(file.metadata() or {})}
 
@@ -148,7 +148,7 @@ def _spans(entities: Sequence[Mapping[str, Any]]) -> Spans:
     return Spans(tuple(sorted(spans, key=lambda span: span.start)))
 
 
-# Words that are tokenized at once: a tokenizer takes a hundred times their room.
+# Words to tokenize at once: a tokenizer's output takes a hundred times their memory.
 _PORTION_WORDS = 20_000
 Splitter = Callable[[str], Iterable[tuple[str, int, int]]]
 
@@ -156,12 +156,9 @@ Splitter = Callable[[str], Iterable[tuple[str, int, int]]]
 def coder_of(
     tokenizer: PreTrainedTokenizerBase, splitter: Splitter, config: Mapping[str, Any], spec: Spec
 ) -> tuple[TokenCoder, Traits]:
-    """Return the coder of a model under a spec, which splits and tokenizes texts by itself, and its traits.
-
-    Raises CannotServe where a window has no room for text.
-    """
+    """Return the coder and the traits of a model under a spec. Raises CannotServe if windows have no room for text."""
     prompt = gliner.prompt(config, labels_of(spec))
-    # The library pads and truncates with the model's own tokenizer, which changes it: threads may not share that.
+    # A copy, since the library changes the padding and truncation of its tokenizer while other threads count.
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     own.no_truncation()
     own.no_padding()
@@ -171,8 +168,8 @@ def coder_of(
         limit_tokens = min(limit_tokens, window_tokens)
     if limit_tokens < overhead + LEAST_TEXT_TOKENS:
         raise CannotServe(
-            f"A window of {limit_tokens} tokens leaves no room for text: {overhead} are taken by the labels and "
-            "special tokens. Give fewer or shorter labels, or a larger --window-tokens."
+            f"A window of {limit_tokens} tokens leaves no room for text: labels and special tokens take {overhead}. Give "
+            "fewer or shorter labels, or a larger --window-tokens."
         )
     words = partial(_words, own, splitter, prompt)
     reader = WordReader(words, gliner.max_words(config), limit_tokens, overhead, gliner.max_width(config))
@@ -184,13 +181,13 @@ def coder_of(
 
 
 def labels_of(spec: Spec) -> dict[str, str]:
-    """Return the words that the model reads for each label of a spec, in their order."""
+    """Return the words for each label of a spec, in order."""
     labels: Sequence[str | list[str]] = spec.params.get("labels", ())
     return dict((label, label) if isinstance(label, str) else (label[0], label[1]) for label in labels)
 
 
 def _words(tokenizer: Tokenizer, splitter: Splitter, prompt: Sequence[str], text: str) -> Words:
-    """Return the words of a text. The prompt comes before each portion, since a first word may have other tokens."""
+    """Return the words of a text. Each portion follows the prompt, since a first word may have other tokens."""
     parts = list(splitter(text))
     starts, ends = array("q", (start for _, start, _ in parts)), array("q", (end for _, _, end in parts))
     tokens = array("q", bytes(8 * len(parts)))

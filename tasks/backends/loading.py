@@ -1,7 +1,7 @@
-"""Open a model's folder with transformers: its config, its tokenizer, its weights, and what it says of generation.
+"""Open a model's folder with transformers: its config, tokenizer, weights and generation settings.
 
-The library makes up at random what a checkpoint lacks, or has in another shape, and goes on with a warning. Here that
-is an error, whichever library asks transformers for a model: sentence-transformers does, too.
+transformers sets weights that are missing, or have another shape, at random, and warns. Here that is an error, also
+when another library such as sentence-transformers loads the model.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# Experts that are kept one by one are joined as they are loaded, which takes as much memory as they have weights.
+# Loading joins experts that the files keep one by one, which takes as much memory as their weights.
 _EXPERTS = ".experts."
 _MOST_JOINED_BYTES = 4 << 30
 _without_weights: ContextVar[bool] = ContextVar("without_weights", default=False)
 
 
-# The class by which transformers loads a model with a head.
+# The class with which transformers loads a model with a head.
 AUTO_CLASSES: Mapping[Head, Any] = MappingProxyType(
     {
         Head.POOLING: AutoModel,
@@ -68,26 +68,26 @@ _FromPretrained = Callable[..., "tuple[PreTrainedModel, Mapping[str, Any]]"]
 
 
 class WeightsNeeded(Exception):
-    """A model whose loading report needs its weights: a quantized one, or one with many experts."""
+    """The loading report of a model needs its weights: a quantized model, or a model with many experts."""
 
 
 def require_loaded(missing: Iterable[str], spec: Spec, *, unused: Sequence[str] = ()) -> None:
-    """Raise ModelCorrupt for weights of these names. No output depends on what begins with one of ``unused``."""
+    """Raise ModelCorrupt for missing weights. No output depends on names that begin with one of ``unused``."""
     names = sorted(name for name in missing if not name.startswith(tuple(unused)))
     if names:
         raise ModelCorrupt(
             f"The files of {spec.model} lack {len(names)} weights that {spec.kind} computes with, such as "
-            f"{names[0]}; they would be made up at random. Name a model that was trained for {spec.kind}, or copy or "
-            "download the whole model."
+            f"{names[0]}; they would be random. Name a model that was trained for {spec.kind}, or copy or download "
+            "the whole model."
         )
 
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Load models in the block without their weights. Only names and shapes are read.
+    """Load models in the block without their weights, from names and shapes only.
 
-    Such a model takes next to no memory and computes nothing of sense; what was reported of it is true. Loading
-    raises WeightsNeeded where that is not possible.
+    Such a model takes almost no memory, and its outputs are meaningless, but its loading report is true. Raises
+    WeightsNeeded if a report needs the weights.
     """
     before = _without_weights.set(True)
     try:
@@ -98,10 +98,7 @@ def without_weights() -> Iterator[None]:
 
 @contextmanager
 def missing_weights() -> Iterator[list[str]]:
-    """Collect the names of weights that are missing from models, whichever library loads them in the block.
-
-    One thread at a time.
-    """
+    """Collect the names of missing weights of the models that any library loads in the block. Not thread-safe."""
     from transformers import PreTrainedModel
 
     missing: list[str] = []
@@ -145,16 +142,16 @@ def _load_without_weights(
 
 
 def _lacking(model: PreTrainedModel, info: Mapping[str, Any]) -> list[str]:
-    """The names in a loading report whose weights are not the checkpoint's.
+    """Return the names of weights that a loading report says the checkpoint lacks.
 
-    A buffer that is missing was computed from the config. Tied weights are in no report.
+    A missing buffer was computed from the config. Tied weights are in no report.
     """
     computed = {name for name, _ in model.named_buffers()}
     return [*(set(info["missing_keys"]) - computed), *(name for name, *_ in info["mismatched_keys"])]
 
 
 def _shapes(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a folder in name, shape and type, all of them one number."""
+    """Return tensors with the names, shapes and types of a folder's weights. Each holds a single number."""
     whole = folder / SAFE_WEIGHTS_NAME
     files = [whole] if whole.is_file() else index_files(folder / SAFE_WEIGHTS_INDEX_NAME)
     weights = {}
@@ -179,7 +176,7 @@ class Opening:
 
     @classmethod
     def of(cls, assignment: Assignment) -> Opening:
-        """Raises ModelUnsuitable where the model is not of a family that does the spec's task."""
+        """Open the files of an assignment's model. Raises ModelUnsuitable if the model cannot do the spec's task."""
         spec = assignment.spec
         folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
         with accelerator.quiet():
@@ -189,10 +186,7 @@ class Opening:
         return cls(spec, assignment.head, folder, config, tokenizer)
 
     def model(self, dtype: torch.dtype) -> PreTrainedModel:
-        """The model with its weights, ready to compute on a CPU.
-
-        Raises ModelCorrupt.
-        """
+        """Return the model with its weights, on a CPU. Raises ModelCorrupt."""
         with accelerator.quiet(), missing_weights() as missing:
             loaded = AUTO_CLASSES[self.head].from_pretrained(
                 self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
@@ -201,9 +195,9 @@ class Opening:
         return loaded.eval()
 
     def require_weights(self) -> PreTrainedModel | None:
-        """Raise ModelCorrupt where ``model`` would, without reading the weights; for libraries that read their own.
+        """Raise ModelCorrupt for missing weights, without reading the others.
 
-        Returns the model without its weights, or None where only loading it can tell.
+        Returns the model without its weights; None if only loading it can tell.
         """
         try:
             with accelerator.quiet(), without_weights(), missing_weights() as missing:
@@ -217,13 +211,13 @@ class Opening:
 
 
 def require_keys_and_values(model: PreTrainedModel, name: str) -> None:
-    """Raise ModelUnsuitable for a decoder whose layers keep a state of their own."""
+    """Raise ModelUnsuitable for a decoder whose layers keep a state in place of keys and values."""
     if model._is_stateful:
-        raise ModelUnsuitable(f"{name} keeps a state of its own in place of keys and values: it does not write here.")
+        raise ModelUnsuitable(f"{name} keeps a state in place of keys and values; docmill does not write with it.")
 
 
 def generation_settings(folder: Path) -> GenerationConfig:
-    """The GenerationConfig that transformers would give the model of this folder."""
+    """Return the GenerationConfig that transformers gives the model in a folder."""
     try:
         return GenerationConfig.from_pretrained(folder)
     except OSError:  # older models keep it in their config
@@ -231,7 +225,7 @@ def generation_settings(folder: Path) -> GenerationConfig:
 
 
 def stated_settings(opening: Opening) -> dict[str, Any]:
-    """Everything that the model's files say of generation, also entries that transformers does not know."""
+    """Return all generation settings in the model's files, also settings that transformers does not know."""
     file = opening.folder / "generation_config.json"
     stated = json.loads(file.read_bytes()) if file.exists() else {}
     return own_settings(opening.config.to_dict(), stated, generation_settings(opening.folder).to_dict())

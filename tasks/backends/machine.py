@@ -1,6 +1,6 @@
 """Facts about this machine and measurements on it, kept in the cache. The files may be deleted at any time.
 
-What torch says of the processor is remembered for processes that do without torch.
+The cache keeps torch's facts about the processor for processes without torch.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from docmill.storage.core.private_files import write_note
 log = logging.getLogger("docmill.backends")
 
 _FOLDER = "processors"
-# Variables that say how many threads torch takes, and which instructions.
+# Variables that change the number of torch's threads, or its instructions.
 _VARIABLES = ("ATEN_", "DNNL_", "GOMP_", "KMP_", "MKL_", "OMP_", "ONEDNN_")
 _CPU_FIELDS = ("model name", "flags", "Features", "CPU part")
 
 
 def remembered(folder: Path, subject: str) -> dict[str, Any]:
-    """Return what was found about a subject earlier; empty if nothing was, or if it cannot be read."""
+    """Return the facts that were saved about a subject; {} if there are none, or they cannot be read."""
     try:
         kept = json.loads(_file(folder, subject).read_bytes())
     except (OSError, ValueError):
@@ -51,10 +51,7 @@ def _file(folder: Path, subject: str) -> Path:
 
 @dataclass(frozen=True)
 class Processor:
-    """The processor's name as a device, the number of threads that torch takes, and its precision ``native``.
-
-    ``torch`` is the library's version.
-    """
+    """The processor's name as a device, the number of torch's threads, the ``native`` precision, torch's version."""
 
     name: str
     threads: int
@@ -63,7 +60,7 @@ class Processor:
 
 
 def read_processor(cache_dir: Path) -> Processor:
-    """Return the facts. They are asked of torch where it is loaded, or where the cache does not keep them."""
+    """Return the facts about the processor: from torch if it is loaded, else from the cache if it has them."""
     subject = _processor_subject()
     kept = remembered(cache_dir / _FOLDER, subject)
     kept.pop("subject", None)
@@ -82,7 +79,7 @@ def read_processor(cache_dir: Path) -> Processor:
 
 
 def describe_device(device: str, cache_dir: Path) -> str:
-    """Return the name of a device and the number of threads that torch takes, for subjects of measurements."""
+    """Return the name of a device and the number of torch's threads, for subjects of measurements."""
     if device == "cpu":
         here = read_processor(cache_dir)
         return f"{here.name} {here.threads}"
@@ -94,7 +91,7 @@ def describe_device(device: str, cache_dir: Path) -> str:
 
 
 def _processor_subject() -> str:
-    """Return all on which the facts depend."""
+    """Return everything on which the facts depend."""
     cores = (os.cpu_count(), sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
     told = sorted((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES))
     kind = hashlib.sha256("\n".join(_cpu_info()).encode()).hexdigest()
@@ -102,7 +99,7 @@ def _processor_subject() -> str:
 
 
 def _cpu_info() -> Iterator[str]:
-    """Yield what the kernel says of the processor's kind and instructions."""
+    """Yield the kernel's lines about the processor's kind and instructions."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:  # another system

@@ -33,7 +33,7 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"
 
 
 def require_fits(spec: Spec, folder: Path, adapter_folder: Path) -> bool:
-    """Raise ModelUnsuitable unless each weight of the adapter has its place in the model; no weights are read.
+    """Raise ModelUnsuitable unless each weight of the adapter has a place in the model. Reads no weights.
 
     Returns True if the adapter brings the head that the model lacks.
     """
@@ -64,20 +64,20 @@ def merge(spec: Spec, folder: Path, adapter_folder: Path, head: Head, target: Pa
         whole = PeftModel.from_pretrained(base, str(adapter_folder), torch_device="cpu")
         model = whole.merge_and_unload(safe_merge=True)
         model.save_pretrained(target)
-    # Those in other folders are weights of the modules that follow the merged one.
+    # Weights in other folders belong to the modules after the merged one.
     kept = [name for name in folder_files(folder) if "/" in name or not name.endswith(_WEIGHTS)]
     for name in kept:
         if name != "config.json" or head not in TRAINED:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, target / name)
-    if is_untied:  # vLLM passes over the head's weights if the config says otherwise
+    if is_untied:  # vLLM ignores the head's weights if the config says that they are tied
         own = json.loads((folder / "config.json").read_bytes()) | {"tie_word_embeddings": False}
         (target / "config.json").write_text(json.dumps(own))
     log.info("adapter_merged model=%s adapter=%s", spec.model, adapter.name)
 
 
 def _config(folder: Path, adapter: Adapter, head: Head) -> PretrainedConfig:
-    """Return the config of the model with its adapter: a head that the adapter brings has its number of labels."""
+    """Return the model's config with the labels of a head that the adapter brings."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if head in TRAINED and "id2label" in (completed := adapter.completed(config.to_dict())):
         config.id2label = {int(number): str(label) for number, label in completed["id2label"].items()}
@@ -86,9 +86,9 @@ def _config(folder: Path, adapter: Adapter, head: Head) -> PretrainedConfig:
 
 
 def _untie(adapter: Adapter, model: PreTrainedModel) -> bool:
-    """Give each of two tied layers its own weights if the adapter changes one: PEFT would merge it into both.
+    """Untie two layers if the adapter changes one of them: PEFT would merge the adapter into both.
 
-    Returns True if the model's config says so now.
+    Returns True if the model's config now says that they are not tied.
     """
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or head.weight is not table.weight:
@@ -97,14 +97,14 @@ def _untie(adapter: Adapter, model: PreTrainedModel) -> bool:
     if tied.isdisjoint(weight.partition(".lora_")[0].removesuffix(".weight") for weight in adapter.shapes):
         return False
     head.weight = torch.nn.Parameter(head.weight.detach().clone())
-    if model.config.is_encoder_decoder:  # a T5 computes otherwise with an untied config
+    if model.config.is_encoder_decoder:  # a T5 scales its outputs only if its config says that they are tied
         return False
     model.config.tie_word_embeddings = False
     return True
 
 
 def _require_places(adapter: Adapter, model: PreTrainedModel, name: str) -> None:
-    """Raise ModelUnsuitable for a weight of the adapter that has no place in the model, or another shape."""
+    """Raise ModelUnsuitable for a weight of the adapter without a place of its shape in the model."""
     modules, weights = dict(model.named_modules()), dict(model.state_dict())
     for weight, shape in adapter.shapes.items():
         module, lora, rest = weight.partition(".lora_")
@@ -123,17 +123,17 @@ def _require_places(adapter: Adapter, model: PreTrainedModel, name: str) -> None
 
 
 def _sides(module: nn.Module | None) -> tuple[int, int] | None:
-    """Return the numbers of inputs and outputs of a module that LoRA adapts; None for another."""
+    """Return the numbers of inputs and outputs of a module that LoRA can adapt; None for another module."""
     weight = getattr(module, "weight", None)
     if weight is None or weight.dim() != 2:
         return None
     first, second = weight.shape
-    # An embedding and transformers' Conv1D keep their inputs first, a linear layer its outputs.
+    # The weight of an embedding and of transformers' Conv1D has inputs first, that of a linear layer outputs first.
     return (second, first) if isinstance(module, torch.nn.Linear) else (first, second)
 
 
 def _fits(part: str, shape: tuple[int, ...], sides: tuple[int, int]) -> bool:
-    """Return True if a part of LoRA, such as `A.weight`, fits a module with so many inputs and outputs."""
+    """Return True if a matrix of LoRA, such as `A.weight`, fits a module with these numbers of inputs and outputs."""
     inputs, outputs = sides
     if part.startswith(("A.", "embedding_A")):
         return shape[-1] == inputs

@@ -1,4 +1,4 @@
-"""Open specs without their weights: to show the windows and prompts of a result, and to check files before a run."""
+"""Open specs without weights: to show the windows and prompts of a result, and to check files before a run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CoderAndTraits:
-    """A coder of a model without weights, and the traits that its recipe needs.
+    """The coder of a model without weights, and the traits that its recipe needs.
 
-    ``shown`` returns the string that a model reads as these tokens, special tokens and prompt included.
+    ``shown`` decodes a window, with special tokens and prompt.
     """
 
     coder: Coder
@@ -36,13 +36,13 @@ class CoderAndTraits:
 
 
 def as_given(encoded: Encoded) -> str:
-    """Return the text of a window that the model tokenizes by itself."""
+    """Return the text of a window, if the model tokenizes it itself."""
     assert isinstance(encoded.features, str)
     return encoded.features
 
 
 def reading_of(assignment: Assignment) -> CoderAndTraits:
-    """Return the reading of a spec's model. Raises CannotServe for a model whose files do not tell it."""
+    """Return the coder and the traits of a spec's model. Raises CannotServe if they need the weights."""
     if assignment.head in heads.LOADERS:
         return _of_encoder(assignment)
     if assignment.head is Head.MATCHING:
@@ -55,8 +55,8 @@ def reading_of(assignment: Assignment) -> CoderAndTraits:
 
 
 def require_weights(assignment: Assignment) -> None:
-    """Raise ModelCorrupt or ModelUnsuitable where the model cannot do the spec's kind of task."""
-    if assignment.head is Head.MATCHING:  # its library tells nothing without the weights
+    """Raise ModelCorrupt or ModelUnsuitable if the model cannot do the spec's kind of task."""
+    if assignment.head is Head.MATCHING:  # its library checks nothing without the weights
         gliner.of_folder(assignment.folder, assignment.spec.model)
         return
     import torch
@@ -88,15 +88,13 @@ def _of_encoder(assignment: Assignment) -> CoderAndTraits:
         with without_weights():
             model = heads.load(assignment, torch.float32)
     except WeightsNeeded as error:
-        raise CannotServe(
-            f"The files of {assignment.spec.model} do not tell how it reads without its weights."
-        ) from error
+        raise CannotServe(f"{assignment.spec.model} cannot show how it reads a text without its weights.") from error
     shown = as_given if model.tokens is None else _by(model.tokens.tokenizer)
     return CoderAndTraits(model, model.traits, shown)
 
 
 def _open_writer(assignment: Assignment) -> Completion | Generation:
-    """Return the prompts and the decoding of a model that writes, or scores labels. Raises CannotServe."""
+    """Return the prompts and the decoding of a model that writes or scores labels. Raises CannotServe."""
     from docmill.tasks.backends.loading import Opening, generation_settings
 
     opening = Opening.of(assignment)
@@ -110,9 +108,9 @@ def _open_writer(assignment: Assignment) -> Completion | Generation:
 
 
 def _by(tokenizer: PreTrainedTokenizerBase) -> Callable[[Encoded], str]:
-    """Return the function that writes tokens out with the tokenizer's vocabulary.
+    """Return the function that decodes windows.
 
-    A Marian tokenizer has one for the texts that it reads and another for those that it writes.
+    A Marian tokenizer has one vocabulary for its inputs and another for its outputs.
     """
     own = {"use_source_tokenizer": True} if hasattr(tokenizer, "spm_source") else {}
 

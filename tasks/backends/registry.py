@@ -1,8 +1,8 @@
 """The backends: one row each. Command line, settings, choice, doctor and help derive from these rows.
 
-To add a backend, write its class in a module of its own and add its row to ``BACKENDS``. The class is called with an
+To add a backend, write its class in its own module and add its row to ``BACKENDS``. The class is called with an
 ``Assignment`` and has the methods of ``tasks.backends.Backend``. A class for a head of ``tasks.backends.encoder``
-also has ``tokens_per_s()``: where several backends can compute an encoder, the fastest here is taken.
+also has ``tokens_per_s()``: if several backends can compute an encoder, docmill uses the fastest.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from docmill.tasks.outputs import Head
 
 AUTO = "auto"  # in place of a backend: the best that is installed
 CPU, CUDA = "cpu", "cuda"
-REMOTE = "remote"  # no device of this machine: a server computes
-OWN_CODE = "transformers"  # the model as its authors wrote it
+REMOTE = "remote"  # in place of a device: a server computes
+OWN_CODE = "transformers"  # the backend with the model's own code
 _FLOATS = frozenset({"native", "float32", "bfloat16", "float16"})
 
 
 @dataclass(frozen=True)
 class Offer:
-    """The models that one class computes, in which qualities and on which devices.
+    """The models, qualities and devices for which one class computes.
 
-    ``families`` has None where the class takes models whose config names no family. ``implementation`` is
-    ``module:Class``; the module is imported when a model is opened. ``extra`` installs what the class needs; it is
-    None where docmill itself needs that.
+    ``families`` has None if the class takes models whose config names no family. ``implementation`` is
+    ``module:Class``; the module is imported when a model is opened. ``extra`` installs the libraries of the class;
+    None if docmill itself needs them.
     """
 
     implementation: str
@@ -45,14 +45,14 @@ class Offer:
     extra: Extra | None = None
 
     def covers(self, head: Head | None, family: Family | None, quality: str, device: str) -> bool:
-        """Return True if the class computes these models; ``device`` is one such as ``cuda:0``."""
+        """Return True if the class computes these models on a device such as ``cuda:0``."""
         place = device.partition(":")[0]
         return head is self.head and family in self.families and quality in self.qualities and place in self.devices
 
 
 @dataclass(frozen=True)
 class Row:
-    """A backend. ``library`` is the Python module whose presence says that it is installed."""
+    """A backend. It is installed if the Python module ``library`` is."""
 
     name: str
     library: str
@@ -78,8 +78,8 @@ _ON_TORCH = "docmill.tasks.backends.encoder.encoder_backend:EncoderBackend"
 OPENVINO = "docmill.tasks.backends.encoder.openvino_backend"
 _ON_OPENVINO = f"{OPENVINO}:OpenVinoBackend"
 
-# In the order of preference. Where no encoder backend is clearly faster, OpenVINO computes: it asks for the
-# interpreter once in a batch, torch once in a product, which takes longer beside threads that read and write.
+# In the order of preference. If no encoder backend is clearly faster, OpenVINO computes: it takes the interpreter's
+# lock once in a batch, torch once in a product, which is slower beside threads that read and write.
 BACKENDS: tuple[Row, ...] = (
     Row(
         "ctranslate2",
@@ -196,29 +196,28 @@ def choices() -> tuple[str, ...]:
 def candidates(
     kind: str, family: Family | None, *, quality: str, device: str, wanted: str = AUTO
 ) -> dict[str, Offer]:
-    """Return the offers of the installed backends to try for a kind of task with a family of models, in order.
+    """Return the offers of the installed backends for a kind of task with a family of models, in order.
 
-    A backend that cannot take the model after all raises Unsuited, and the next is tried. With a ``wanted`` one
-    there is only that backend, if it fits at all. Empty where nothing that is installed fits. Raises BadOption for
-    an unknown backend or kind.
+    A backend that cannot compute the model raises Unsuited; then the next is tried. If a backend is ``wanted``, there
+    is no other. Raises BadOption for an unknown backend or kind.
     """
     possible = offers(kind, family, quality=quality, device=device, wanted=wanted)
     return {name: offer for name, offer in possible.items() if row(name).is_installed}
 
 
 def require_possible(kind: str, family: Family | None, quality: str, model: str) -> None:
-    """Raise BadOption where no backend has the precision on any kind of device, be it installed or not."""
+    """Raise BadOption if no backend, installed or not, has the precision on any device."""
     if not any(offers(kind, family, quality=quality, device=device) for device in (CPU, CUDA)):
         raise BadOption(f"--dtype {quality}: no backend computes {kind} with {family} models such as {model} in it.")
 
 
 def served_kinds() -> tuple[str, ...]:
-    """Return the kinds of tasks that a server's models do."""
+    """Return the kinds of tasks that served models can do."""
     return tuple(kind for kind in kinds.NAMES if offers(kind, Family.DECODER, quality="native", device=REMOTE))
 
 
 def require_served_kind(kind: str, model: str) -> None:
-    """Raise ModelUnsuitable for a kind of task that no model of a server does."""
+    """Raise ModelUnsuitable for a kind of task that no served model can do."""
     if kind not in served_kinds():
         raise ModelUnsuitable(
             f"A model on a server, such as {model}, cannot do the task {kind}, only {', '.join(served_kinds())}. For "
@@ -229,7 +228,7 @@ def require_served_kind(kind: str, model: str) -> None:
 def require_present(
     kind: str, family: Family | None, *, quality: str, device: str, wanted: str, model: str
 ) -> dict[str, Offer]:
-    """Return the candidates. Raises CannotServe, with what to install, if there is none."""
+    """Return the candidates. If there are none, raise CannotServe with the extra to install."""
     if present := candidates(kind, family, quality=quality, device=device, wanted=wanted):
         return present
     extra = extra_for(kind, family, quality=quality, device=device, wanted=wanted)
@@ -252,7 +251,7 @@ def require_remote(spec: Spec) -> Offer:
 
 
 def extra_for(kind: str, family: Family | None, *, quality: str, device: str, wanted: str) -> str | None:
-    """Return the extra that installs the preferred backend; None where docmill has all that it needs."""
+    """Return the extra that installs the preferred backend; None if docmill itself needs the backend's libraries."""
     possible = offers(kind, family, quality=quality, device=device, wanted=wanted).values()
     extra = next((offer.extra for offer in possible if offer.extra is not None), None)
     return extra.package(has_gpu=device != CPU) if extra is not None else None
