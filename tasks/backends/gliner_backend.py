@@ -156,7 +156,7 @@ Splitter = Callable[[str], Iterable[tuple[str, int, int]]]
 def coder_of(
     tokenizer: PreTrainedTokenizerBase, splitter: Splitter, config: Mapping[str, Any], spec: Spec
 ) -> tuple[TokenCoder, Traits]:
-    """Return the coder and the traits of a model under a spec. Raises CannotServe if windows have no room for text."""
+    """Return the coder and the traits of a model under a spec. Raises CannotServe if no text fits."""
     prompt = gliner.prompt(config, labels_of(spec))
     # A copy, since the library changes the padding and truncation of its tokenizer while other threads count.
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -168,8 +168,8 @@ def coder_of(
         limit_tokens = min(limit_tokens, window_tokens)
     if limit_tokens < overhead + LEAST_TEXT_TOKENS:
         raise CannotServe(
-            f"A window of {limit_tokens} tokens leaves no room for text: labels and special tokens take {overhead}. Give "
-            "fewer or shorter labels, or a larger --window-tokens."
+            f"A window of {limit_tokens} tokens leaves no room for text: labels and special tokens take {overhead}. "
+            "Give fewer or shorter labels, or a larger --window-tokens."
         )
     words = partial(_words, own, splitter, prompt)
     reader = WordReader(words, gliner.max_words(config), limit_tokens, overhead, gliner.max_width(config))

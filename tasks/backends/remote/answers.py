@@ -1,4 +1,4 @@
-"""A server's answers: their parts, and their errors by type: about one text, passing, or about all requests."""
+"""A server's answers: their parts, and their errors by type: about one text, temporary, or about all requests."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from docmill.tasks.errors import CannotServe, ServerAway, ServerUnreachable, Tas
 from docmill.tasks.models.weightless import Server
 
 KEY_VARIABLE = "DOCMILL_OPENAI_API_KEY"
-# Parts of a request that some servers refuse, with what their messages say of them.
+# Parts of a request that some servers refuse. Their messages name the part.
 LOGPROBS, MAX_TOKENS, MIN_TOKENS = "logprobs", "max_tokens", "min_tokens"
 _NEW_NAME = "max_completion_tokens"
 _OF_TEXTS = frozenset({400, 413, 422})
-# Errors below 500 that may pass: a time limit, a request in progress, one that came too early, and too many.
+# Temporary errors below 500: a time limit, a request in progress, a request that came too early, and too many.
 _PASS = frozenset({408, 409, 425, 429})
-# Server errors that do not pass: not implemented, and an unsupported version of HTTP.
+# Permanent server errors: not implemented, and an unsupported version of HTTP.
 _NEVER = frozenset({501, 505})
 _OVERLOADED = frozenset({429, 503, 529})
 _NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _SERVER_ERROR = 500
-_MOST_CHARS, _READ_CHARS = 300, 4_000  # of a message: those that are shown, and those that are searched for a key
+_MOST_CHARS, _READ_CHARS = 300, 4_000  # of a message: to show, and to search for a key
 _QUOTED_CHARS = 12
 _KEY_CHARS = 8  # the shortest part of a key that is hidden
 _HIDDEN = "***"
-# A server that asks for a longer pause is not believed: the usual pauses hold.
+# A longer pause that a server asks for is ignored.
 _MOST_WAIT_S = 3_600.0
 _MOST_TOKENS = 2**31 - 1
 
 
 class Passing(TaskError):
-    """A failure that may pass, or be about this text alone: an error, no answer, or one without meaning.
+    """A failure that may be temporary, or about this text only: an error, no answer, or a malformed answer.
 
     ``wait_s`` is the pause that the server asks for. ``throttles`` is True if the server is overloaded, and ``paid``
-    if it answered with status 200. ``advice`` is set if the server is likely to refuse every request: it says what to
-    do then. ``tries`` is the number of requests about the same text.
+    if it answered with status 200. ``advice`` says what to do if the server is likely to refuse every request.
+    ``tries`` is the number of requests about the same text.
     """
 
     tries = 1
@@ -61,7 +61,7 @@ class Passing(TaskError):
 
 
 class ContentRefused(TaskError):
-    """The server refuses the content of a request, and would do so again. ``said`` is its message."""
+    """The server refuses the content of a request, and would refuse it again. ``said`` is its message."""
 
     def __init__(self, message: str, said: str) -> None:
         super().__init__(message)
@@ -71,13 +71,13 @@ class ContentRefused(TaskError):
 def error_of(
     status: int, headers: Mapping[str, str], raw: bytes, body: Mapping[str, Any], server: Server
 ) -> Passing | ContentRefused | ServerAway:
-    """Return the error of an answer with this status. Its sentence has neither the key nor words of a text."""
+    """Return the error of an answer with this status. Its message has neither the key nor words of a text."""
     said, code = _message(raw)
     words = words_of(raw, body, server)
     shown = f"HTTP {status} ({words})" if words else f"HTTP {status}"
     if status in _OF_TEXTS:
         return ContentRefused(shown, said)
-    if code in _NO_MONEY or status == 402:  # a shorter request may still be affordable, which proves nothing
+    if code in _NO_MONEY or status == 402:  # for every text, although a shorter request may still be affordable
         return ServerAway(f"{server.endpoint} refuses requests: {shown}. Check the balance of the account.")
     if (status >= _SERVER_ERROR and status not in _NEVER) or status in _PASS:
         return Passing(shown, _wait_s(headers), throttles=status in _OVERLOADED)
@@ -89,7 +89,7 @@ def error_of(
 
 
 def away(error: TaskError, server: Server, silence_s: float | None = None) -> ServerAway:
-    """Return the error of a server that answers no request. ``silence_s`` is the time since it last answered."""
+    """Return the error of a server that answers no request. ``silence_s`` is the time since its last answer."""
     if isinstance(error, ServerAway):
         return error
     if not isinstance(error, Passing):
@@ -106,13 +106,13 @@ def away(error: TaskError, server: Server, silence_s: float | None = None) -> Se
 
 
 def refusal(error: TaskError, server: Server) -> CannotServe:
-    """Return the error to raise if a model cannot be opened at a server."""
+    """Return the error to raise if a served model cannot be opened."""
     reason = away(error, server)
     return (ServerUnreachable if reason.may_pass else CannotServe)(str(reason))
 
 
 def words_of(raw: bytes, body: Mapping[str, Any], server: Server) -> str:
-    """Return a server's own words in an answer, without parts of the key, and "" if they quote a text."""
+    """Return the message in a server's answer, without parts of the key; "" if it quotes a text."""
     text = " ".join(_texts(body).split())
     for words in _message(raw):
         line = masked(words, server.api_key)
@@ -127,7 +127,7 @@ def words_in(message: Mapping[str, Any]) -> str:
 
 
 def masked(text: str, key: str | None) -> str:
-    """Return a text with stars for each part of a key that has eight characters or more."""
+    """Return a text with stars in place of each part of a key with eight characters or more."""
     if not key:
         return text
     size = min(_KEY_CHARS, len(key))
@@ -145,7 +145,7 @@ def masked(text: str, key: str | None) -> str:
 
 
 def parse(raw: bytes) -> Any:
-    """Return the value of an answer, also with a number that is too large. Raises ValueError."""
+    """Return the JSON value of an answer, also if it has numbers that are too large for orjson. Raises ValueError."""
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -156,17 +156,14 @@ def parse(raw: bytes) -> Any:
 
 
 def token_count(usage: object, name: str) -> int | None:
-    """Return a number of tokens that a server states; None if it states none, or one that cannot be."""
+    """Return a number of tokens that a server states; None if it states none, or an impossible number."""
     value = usage.get(name) if isinstance(usage, Mapping) else None
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
     return value if is_count else None
 
 
 def lacking(refused: ContentRefused, body: Mapping[str, Any], hints: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Return the parts of a request that the server refuses and that the request can do without.
-
-    They are log-probabilities, the old name of a limit, and ``hints``.
-    """
+    """Return the optional parts of a request that the server refuses: log-probabilities, old names, and ``hints``."""
     if MAX_TOKENS in body and _NEW_NAME in refused.said:
         return frozenset({MAX_TOKENS})
     return frozenset(part for part in {LOGPROBS, *hints} if part in body and part in refused.said)
@@ -183,12 +180,12 @@ def without(body: Mapping[str, Any], lacks: frozenset[str]) -> dict[str, Any]:
 
 
 def named(error: BaseException) -> str:
-    """Return an error of the connection in words for a message."""
+    """Return a phrase for a connection error."""
     return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 def _message(raw: bytes) -> tuple[str, str]:
-    """Return the message and the code of an error, in any of the forms that servers give them."""
+    """Return the message and the code of an error, in any of the forms that servers use."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -207,7 +204,7 @@ def _line(value: object) -> str:
 
 
 def _texts(body: Mapping[str, Any]) -> str:
-    """Return what a request asks about, which may be a document's text."""
+    """Return the texts in a request."""
     return "\n".join([*map(words_in, body.get("messages") or ()), *(body.get("input") or ())])
 
 
@@ -220,7 +217,7 @@ def _quotes(message: str, text: str) -> bool:
 
 
 def _wait_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3); None without one that can be meant."""
+    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3); None if it is missing or implausible."""
     for name, unit_s in (("retry-after-ms", 1e-3), ("Retry-After", 1.0)):
         value = headers.get(name, "").strip()
         try:
@@ -230,6 +227,6 @@ def _wait_s(headers: Mapping[str, str]) -> float | None:
                 wait_s = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
             except (ValueError, OverflowError):
                 continue
-        if wait_s <= _MOST_WAIT_S:  # which a number that is none is not
+        if wait_s <= _MOST_WAIT_S:  # False for NaN
             return max(0.0, wait_s)
     return None

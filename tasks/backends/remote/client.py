@@ -1,4 +1,4 @@
-"""Requests to a server with OpenAI's API: many at a time, and sent again after a passing failure."""
+"""Requests to a server with OpenAI's API: many at a time, and sent again after a temporary failure."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ Question = tuple[str, Mapping[str, Any], Callable[[Any], Any]]  # a path, the bo
 _CONNECT_S = 10.0
 _LOOK_S = 30.0  # for a look at the server's models
 _MOST_PAUSE_S, _MOST_DOUBLINGS = 60.0, 32
-# Tries of a request, while the server answers others, until its document fails. Answers without meaning are paid.
+# The most tries of a request while the server answers others; then its document fails. Malformed answers cost money.
 _MOST_TRIES, _MOST_PAID = 8, 3
 _MOST_BYTES = 32 * 2**20  # of an answer; sixteen long outputs with their log-probabilities take seven million
-# Seconds to wait for an answer before asking the source again: with room for more requests, and without.
+# Seconds to wait for an answer before asking the source again: with room for more requests, and without room.
 _SOME_S, _FULL_S = 0.05, 1.0
-HEADER = "Idempotency-Key"  # by which a server knows a request that it has already answered
+HEADER = "Idempotency-Key"  # lets a server recognize a request that it has answered
 _OPERATIONS = {"/chat/completions": "chat", "/embeddings": "embeddings"}
 
 
 class Client:
     """A connection to a server, with an event loop on a thread of its own.
 
-    A client is used from one other thread. ``hints`` are parts of requests that a server may refuse. The requests are
-    for ``spec``.
+    One other thread uses the client. The requests are for ``spec``. ``hints`` are parts of requests that a server may
+    refuse.
 
-    When patience with a text ends, the client asks the ``control`` question, which is short and has an answer. If the
-    server answers it, the failure is the text's. If not, the server is away.
+    After too many failures with a text, the client asks the ``control`` question, which is short and has an answer.
+    If the server answers it, the text has failed. If not, the server is away.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Client:
         self._answered = 0
         self._finished: queue.SimpleQueue[tuple[int, Any] | ServerAway] = queue.SimpleQueue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sent_tasks: set[asyncio.Task[Any] | None] = set()  # whose request is at the server
+        self._sent_tasks: set[asyncio.Task[Any] | None] = set()  # their requests are at the server
         self._ending = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="remote", daemon=True)
@@ -88,34 +88,31 @@ class Client:
 
     @property
     def room(self) -> int:
-        """The number of requests to begin at a time, so that some always wait for a place."""
+        """The number of requests in progress, of which some always wait for a place."""
         return 2 * self.limiter.limit
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Return the status and the body of an answer. Raises CannotServe where there is none."""
+        """Return the status and the body of an answer. Raises CannotServe if there is none."""
         return self._wait_for(self._get(path))
 
     def post(self, question: Question) -> Any:
-        """Return the answer to one request, which is not sent again. Raises CannotServe."""
+        """Send a request once, and return the answer. Raises CannotServe."""
         try:
             return self._wait_for(self._attempt(question, None))
         except (ServerAway, ContentRefused, Passing) as error:
             raise answers.refusal(error, self._server) from error
 
     def begin(self, question: Question) -> int:
-        """Begin a request, and return its number.
-
-        ``finished`` returns the number with the value that the question's reader returns for the answer.
-        """
+        """Begin a request, and return its number. ``finished`` returns the number with the answer as it was read."""
         number = next(self._numbers)
         self._loop.call_soon_threadsafe(self._spawn, number, question)
         return number
 
     def finished(self, wait_s: float) -> list[tuple[int, Any]]:
-        """Wait for an answer, and return all that have come. A Failure belongs to a document.
+        """Wait for an answer, and return all answers so far. A Failure belongs to a document.
 
-        None stands for a request that was given up, or never sent, since the client is to end.
-        Raises ServerAway if the server refuses all requests, or has answered nothing for too long.
+        None stands for a request that was given up or never sent after ``end_soon``. Raises ServerAway if the server
+        refuses all requests, or has answered nothing for too long.
         """
         results: list[tuple[int, Any]] = []
         try:
@@ -124,7 +121,7 @@ class Client:
                 if isinstance(result, ServerAway):
                     if not results:
                         raise result
-                    self._finished.put(result)  # answers that came before it are paid
+                    self._finished.put(result)  # first return the answers before the error
                     return results
                 results.append(result)
                 result = self._finished.get_nowait()
@@ -132,7 +129,7 @@ class Client:
             return results
 
     def end_soon(self) -> None:
-        """Wait only for the answers to requests that are at the server: drop pauses, retries and new requests."""
+        """Drop pauses, retries and new requests. Wait only for requests that are at the server."""
         self._loop.call_soon_threadsafe(self._drop)
 
     def close(self) -> None:
@@ -142,7 +139,7 @@ class Client:
         self._thread.join()
         self._loop.close()
 
-    # On the loop.
+    # The methods below run on the event loop, except ``_wait_for``.
 
     def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -206,7 +203,7 @@ class Client:
         except (ContentRefused, Passing) as error:
             given_up = self._ending and isinstance(error, Passing)
             self._finished.put((number, None if given_up else self._failure(error)))
-        except Exception as error:  # a bug of ours fails one window, and nobody waits for it
+        except Exception as error:  # a bug fails one window; otherwise the window would wait for ever
             reason = f"Asking the server raised {type(error).__name__}."
             self._finished.put((number, Failure(reason, Reason.MODEL)))
         else:
@@ -219,10 +216,10 @@ class Client:
         return Failure(f"The server refuses this text: {error}.", Reason.DOCUMENT if self._answered else Reason.MODEL)
 
     async def _answer(self, question: Question) -> Any:
-        """Send a request until it has an answer, or until its failure is that of its text. Raises ServerAway."""
+        """Send a request until it has an answer or its text has failed. Raises ServerAway."""
         begun, tries, paid = time.monotonic(), 0, 0
         key = None if self._server.journal is None else RequestKey(self._spec)
-        doubted: Passing | None = None  # the failure at which patience ended, while the server answers others
+        doubted: Passing | None = None  # the failure before the last try, while the server answers others
         while True:
             try:
                 return await self._attempt(question, key)
@@ -239,7 +236,7 @@ class Client:
             silence_s, patience_s = time.monotonic() - max(begun, self._heard), self._server.patience_s
             waits = (error.wait_s or 0.0) > patience_s
             ends = error.advice is not None or waits or silence_s > patience_s
-            # An overload is no text's failure before patience ends. One more try follows the control question, since
+            # An overload does not fail a text before patience ends. A last try follows the control question, since
             # the server may have come back in between.
             if ends or not (error.throttles or tries < _MOST_TRIES - 1):
                 if not waits and await self._is_serving():
@@ -249,12 +246,12 @@ class Client:
             await asyncio.sleep(max(self._usual_pause_s(tries), error.wait_s or 0.0))
 
     def _usual_pause_s(self, tries: int) -> float:
-        """Return a random pause after so many tries, up to a limit that doubles with each."""
+        """Return a random pause. Its limit doubles with each try."""
         most_s = min(_MOST_PAUSE_S, self._server.first_wait_s * 2 ** min(tries - 1, _MOST_DOUBLINGS))
         return random.uniform(0.0, most_s)  # noqa: S311 - no secret
 
     async def _is_serving(self) -> bool:
-        """Return True if the server answers the control question, which is asked for all texts together."""
+        """Return True if the server answers the control question. All texts share one such request."""
         if self._controlling is None or self._controlling.done():
             self._controlling = self._loop.create_task(self._answers_control())
         return await asyncio.shield(self._controlling)
@@ -263,14 +260,14 @@ class Client:
         try:
             async with asyncio.timeout(max(_LOOK_S, self._server.patience_s)):
                 await self._attempt(self._control, None)
-        except ContentRefused:  # as too short a limit, say: it was read
+        except ContentRefused:  # for example since the limit is too short: the server has read it
             return True
         except (Passing, ServerAway, TimeoutError):
             return False
         return True
 
     async def _attempt(self, question: Question, key: RequestKey | None) -> Any:
-        """Send a request; if the server refuses a part that the request can do without, send it again at once."""
+        """Send a request. If the server refuses an optional part, send it again without that part."""
         path, body, read = question
         while True:
             request = answers.without(body, self._lacks)
@@ -316,7 +313,7 @@ class Client:
                     if failed.throttles:
                         self.limiter.overloaded(changes)
                         self.limiter.pause(failed.wait_s or 0.0)
-                    elif key is not None and status != HTTPStatus.CONFLICT:  # a conflict: it is in progress
+                    elif key is not None and status != HTTPStatus.CONFLICT:  # conflict: the request is in progress
                         key.renew()
                 raise failed
 
@@ -335,7 +332,7 @@ class Client:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """Return the body of an answer. Raises Passing for one that is too large, before it is in memory."""
+    """Return the body of an answer. Raises Passing for a body that is too large, before it is in memory."""
     raw = bytearray()
     async for piece in response.content.iter_any():
         raw += piece
@@ -345,9 +342,9 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 class RequestKey:
-    """The key of one request. It is the same for the same request under the same spec, in any process.
+    """The key of one request. In any process, the same request under the same spec has the same key.
 
-    After an answer that is no success, `renew` changes it: servers repeat such answers, too. A new key is random.
+    After a failed answer, `renew` sets a random key: servers would repeat that answer, too.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -360,12 +357,12 @@ class RequestKey:
         return {HEADER: f"docmill-{whole.hexdigest()[:40]}"}
 
     def renew(self) -> None:
-        """Let later requests be new ones for the server."""
+        """Change the key, so that the server takes later requests for new ones."""
         self._renewed = secrets.token_bytes(16)
 
 
 def request_span(path: str, body: Mapping[str, Any], endpoint: str) -> AbstractContextManager[TraceSpan]:
-    """Record a request, as a child of the batch on the device where there is one."""
+    """Record a request as a child of the batch on the device, if there is one."""
     operation, model = _OPERATIONS[path], str(body.get("model"))
     parts = urlsplit(endpoint)
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -375,7 +372,7 @@ def request_span(path: str, body: Mapping[str, Any], endpoint: str) -> AbstractC
 
 
 def usage_of(answer: Mapping[str, Any]) -> Attributes:
-    """Return the tokens that a server says it read and wrote."""
+    """Return the tokens that a server states for an answer, read and written."""
     usage = answer.get("usage")
     names = {"prompt_tokens": "gen_ai.usage.input_tokens", "completion_tokens": "gen_ai.usage.output_tokens"}
     counts = {name: answers.token_count(usage, stated) for stated, name in names.items()}
@@ -383,10 +380,10 @@ def usage_of(answer: Mapping[str, Any]) -> Attributes:
 
 
 class Flight:
-    """Sends windows by a client, at most ``most`` in a request, and takes the answers.
+    """Sends windows with a client, at most ``most`` in a request, and takes the answers.
 
-    ``question`` returns the request for some windows. Its answer has the output of each window, in order. Windows
-    with an answer in the journal are not sent.
+    ``question`` returns the request for some windows. Its answer has the outputs in the same order. Windows with an
+    answer in the journal are not sent.
     """
 
     def __init__(
@@ -401,7 +398,7 @@ class Flight:
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         """Yield the outputs of the source's windows until it has no more.
 
-        Raises ServerAway, and EngineStopped if windows were dropped since the client is to end.
+        Raises ServerAway, and EngineStopped if the client dropped windows after ``end_soon``.
         """
         dropped = False
         while True:
@@ -424,7 +421,7 @@ class Flight:
                 request = self._under_way.pop(number, None)
                 if outputs is None:
                     dropped = True
-                elif request is not None:  # else of a flight that was broken off
+                elif request is not None:  # None: the request of an earlier flight that failed
                     yield from self._settled(request, outputs)
 
     def _send(self, items: Items) -> None:

@@ -1,7 +1,6 @@
-"""A journal of a server's answers in a local file, so that a killed process loses no answer that has come.
+"""A journal of a server's answers in a local file, so that a killed process loses no answer.
 
-An answer stays until its outcome is in the store. It is found by the spec and the input of the model, and is never
-taken for the answer to another text.
+An answer stays until its outcome is in the store. Its key is a hash of the spec and of the model's input.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ T = TypeVar("T", bound=Sequence[Output])
 log = logging.getLogger("docmill.journal")
 
 KEPT_S = 7 * 86_400.0
-# Answers in the file. Those of shards in flight are some thousands: the rest was left by killed processes.
+# The most answers in the file. Shards in flight have some thousands; killed processes left the rest.
 MOST = 200_000
 _FORM = b"1"  # of keys and answers
 _DIGEST_BYTES = 8
@@ -42,7 +41,7 @@ _TRIM = "DELETE FROM answer WHERE at < ? OR rowid <= (SELECT max(rowid) FROM ans
 class Journal:
     """The answers under one spec. All processes of a machine share the file. Safe to use from any thread.
 
-    Without a ``file``, or with one that cannot be written, it keeps nothing.
+    Without a ``file``, or if the file cannot be written, the journal keeps nothing.
     """
 
     def __init__(self, file: Path | None, spec: Spec, clock: Callable[[], float] = time.time) -> None:
@@ -55,7 +54,6 @@ class Journal:
 
     def find(self, windows: Sequence[Encoded]) -> list[Output | None]:
         """Return the output of each window; None for a window without an answer."""
-
         if self._connection is None or not windows:
             return [None] * len(windows)
         keys = [*map(self._key, windows)]
@@ -77,7 +75,7 @@ class Journal:
         self._do(lambda connection: _each(connection, "INSERT OR REPLACE INTO answer VALUES (?, ?, ?)", rows))
 
     def keeping(self, windows: Sequence[Encoded], read: Callable[[Any], T]) -> Callable[[Any], T]:
-        """Return ``read``, which gives the outputs of these windows from an answer, so that it keeps them."""
+        """Return a function that calls ``read`` for the outputs in an answer, and keeps them for these windows."""
 
         def read_and_keep(answer: Any) -> T:
             outputs = read(answer)
@@ -87,7 +85,7 @@ class Journal:
         return read_and_keep
 
     def forget(self, windows: Sequence[Encoded]) -> None:
-        """Remove the answers for windows, whose outcomes are stored."""
+        """Remove the answers for windows whose outcomes are stored."""
         keys = [(self._key(window),) for window in windows]
         self._do(lambda connection: _each(connection, "DELETE FROM answer WHERE key = ?", keys))
 
@@ -117,7 +115,7 @@ class Journal:
         self._do(lambda connection: connection.execute(_TRIM, (self._clock() - KEPT_S, MOST)))
 
     def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
-        """Return the result of work on the file. After an error, do nothing any more."""
+        """Return the result of work on the file. After an error, close the file for good."""
         with self._lock:
             if self._connection is None:
                 return None
@@ -134,9 +132,9 @@ class Journal:
 
 
 def empty(file: Path) -> bool:
-    """Delete all answers in a file, with their bytes in it and its WAL. Return False if it is in use.
+    """Delete all answers in a file, with their bytes in it and its WAL. Return False if the file is in use.
 
-    A run that was killed asks for its answers again then.
+    A killed run must then ask the server again.
     """
     if not file.exists():
         return True
@@ -148,7 +146,7 @@ def empty(file: Path) -> bool:
 
 
 def _each(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Carry a statement out for each row, in a transaction. Each call lets other threads run, so one row has one."""
+    """Execute a statement for each row in a transaction. One row needs one call: each lets other threads run."""
     if len(rows) == 1:
         connection.execute(statement, rows[0])
         return
@@ -179,7 +177,7 @@ def _give_up(error: Exception) -> None:
 
 
 def _packed(output: Output) -> bytes | None:
-    """Return an output as JSON, after a digest of it; None for a text with half a character, which JSON lacks."""
+    """Return an output as JSON after its digest; None for a text with half a character, which JSON cannot hold."""
     try:
         raw = orjson.dumps([type(output).__name__, output], option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError:
@@ -188,7 +186,7 @@ def _packed(output: Output) -> bytes | None:
 
 
 def _unpacked(packed: bytes) -> Output | None:
-    """Return an output; None for one that is damaged."""
+    """Return an output; None if it is damaged."""
     raw = packed[_DIGEST_BYTES:]
     if _digest(raw) != packed[:_DIGEST_BYTES]:
         return None

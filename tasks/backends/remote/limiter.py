@@ -1,9 +1,9 @@
-"""The number of requests at a time: more while the server's throughput grows, half as many when it is overloaded.
+"""The limit of requests at a time: it rises while the server's throughput grows, and is halved by an overload.
 
 Additive increase and multiplicative decrease, as in TCP (Chiu and Jain 1989), after a start in which the limit
-doubles. Latency alone is no sign of overload: a server that batches answers each request later and all of them
-sooner. By Little's law the throughput is the number of requests at a time over their mean latency. The limit stops
-rising where a rise adds little to the throughput: from there on, latency grows as the limit does.
+doubles. Latency is no sign of overload: with larger batches a server answers each request later, and all of them
+sooner. The limit stops rising when a rise adds little to the throughput. By Little's law, a higher limit would then
+only raise the latency.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 START = 16
-# A doubled limit stays if it raises the throughput by this factor; a smaller rise needs less.
+# A doubled limit stays if it raises the throughput by this factor; a smaller rise needs a smaller factor.
 _DOUBLED_GAIN = 1.10
 _RISE = 0.25
 _RISE_GAIN = 1.04
 _WORSE = 0.85
 _LEAST_ANSWERS = 8
-# Epochs until a settled limit rises again, in case the server has more room now.
+# Epochs until a settled limit rises again, in case the server has more capacity now.
 _SETTLED = 10
 
 
 class Limiter:
-    """A gate for the attempts of requests, in one event loop.
+    """Limits the requests at a time, in one event loop.
 
     An epoch ends after about as many answers as the limit. Its throughput counts only if all places were taken. The
-    epoch after a change is not measured, since it has requests from before the change.
+    epoch after a change of the limit does not count, since it has requests from before the change.
     """
 
     def __init__(self, most: int, clock: Callable[[], float]) -> None:
@@ -42,14 +42,14 @@ class Limiter:
         self._before: tuple[int, float] | None = None  # the limit before the last rise, and its throughput
         self._quiet = 0  # epochs since the limit was settled
         self._changes = 0
-        # The epoch: its answers, its start, True while all places were taken, False if it is not to be measured.
+        # Of the epoch: the answers, the start, True if all places were taken so far, False if it does not count.
         self._answers, self._began, self._full, self._measured = 0, clock(), True, True
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[int]:
-        """Hold a place during the block, and yield the number of changes of the limit so far.
+        """Wait for a place and the end of a pause, and hold the place during the block.
 
-        Waits for a place, and for the end of a pause.
+        Yields the number of changes of the limit so far.
         """
         while True:
             if (pause_s := self._paused_until - self._clock()) > 0:
@@ -66,7 +66,7 @@ class Limiter:
             self._wake()
 
     def pause(self, seconds: float) -> None:
-        """Begin no request for these seconds, as the server asks."""
+        """Begin no request for so many seconds."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     def answered(self) -> None:
@@ -82,7 +82,7 @@ class Limiter:
             self._judge(rate)
 
     def overloaded(self, changes: int) -> None:
-        """Halve the limit, once for all requests that began under it; ``changes`` is what ``place`` yielded."""
+        """Halve the limit, once for all requests that began under it. ``changes`` is the number from ``place``."""
         if changes != self._changes:
             return
         self._doubles, self._before, self._quiet = False, None, 0
@@ -91,7 +91,7 @@ class Limiter:
     def _judge(self, rate: float) -> None:
         before, self._before = self._before, None
         if before is not None and rate < before[1] * (_DOUBLED_GAIN if self._doubles else _RISE_GAIN):
-            # The last doubling stays: more requests than needed cost latency, and fewer cost throughput.
+            # A doubled limit stays: too many requests cost latency, too few cost throughput.
             back = not self._doubles or rate < before[1] * _WORSE
             self._doubles, self._quiet = False, 0
             if back:
@@ -121,7 +121,7 @@ class Limiter:
         try:
             await mine
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():  # its place is another's
+            if mine.done() and not mine.cancelled():  # give its place to another request
                 self._wake()
             raise
 

@@ -1,4 +1,4 @@
-"""The messages that a served model reads for a text, their tokens, and requests for them."""
+"""The messages that a served model reads for a text, the count of their tokens, and the requests."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 
 Message = dict[str, Any]
-# Bytes of UTF-8 for each token. In English and most other languages, tokens of current models are longer, so a window
-# that fits by this estimate fits the model.
+# An estimate, in bytes of UTF-8. In most languages tokens of current models are longer, so a window that fits by this
+# estimate fits the model.
 BYTES_PER_TOKEN = 3
 _MESSAGE_TOKENS = 8  # in a chat template around each message
 _SPECIAL_TOKENS = 2  # around a text that is embedded
 
 
 class TokenCounter:
-    """Counts of tokens by a tokenizer, or by the bytes of a text without one. Safe to call from any thread.
+    """Counts tokens with a tokenizer, or estimates them from bytes. Safe to call from any thread.
 
-    Without a chat template, or if it fails, the tokens around messages are estimated.
+    Without a chat template, or if it fails, the tokens around messages are an estimate.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
@@ -62,17 +62,17 @@ class TokenCounter:
         return sum(_MESSAGE_TOKENS + encoded.tokens for encoded in self._bare.encode(contents))
 
     def _show(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
-        """Return what the model reads for messages; None where no template says it."""
+        """Return messages in the chat template; None if there is none, or it fails."""
         if self._template is None:
             return None
         try:
             return str(self._template.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        except Exception:  # a template raises what it likes, and the server may have another
+        except Exception:  # templates raise anything, and the server may have another template
             return None
 
 
 def counter(folder: Path | None, name: str | None) -> TokenCounter:
-    """Return counts by the tokenizer in a folder, which users know by its name, or an estimate without one.
+    """Return a counter with the tokenizer in a folder, whose name is for messages; without a folder it estimates.
 
     Raises CannotServe for a tokenizer that transformers cannot read.
     """
@@ -85,7 +85,7 @@ def counter(folder: Path | None, name: str | None) -> TokenCounter:
     try:
         with accelerator.quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # whatever the library raises on files that it cannot read
+    except Exception as error:  # whatever transformers raises on files that it cannot read
         raise CannotServe(f"The tokenizer {name} cannot be read: {describe_error(error)}") from error
     return TokenCounter(tokenizer)
 
@@ -95,7 +95,7 @@ def _estimate(text: str) -> int:
 
 
 def _coder(spec: Spec, limit_tokens: int, counter: TokenCounter) -> TokenCoder:
-    """Return a coder whose windows have the JSON of their messages as features."""
+    """Return a coder whose windows hold their messages as JSON."""
     framed = _framed(spec)
 
     def encode(texts: Sequence[str]) -> list[Encoded]:
@@ -106,9 +106,9 @@ def _coder(spec: Spec, limit_tokens: int, counter: TokenCounter) -> TokenCoder:
 
 
 def coder_and_traits(spec: Spec, limit_tokens: int, counter: TokenCounter) -> tuple[TokenCoder, Traits]:
-    """Return the coder of a spec's messages, and those of texts of a detected language and of questions.
+    """Return the coder of a spec, and the coders for detected languages and for questions.
 
-    Raises CannotServe where they leave no room for a text.
+    Raises CannotServe if the prompt leaves no room for a text.
     """
     coder = _coder(example_of(spec), limit_tokens, counter)
     taken = coder.encode([""])[0].tokens
@@ -121,7 +121,7 @@ def coder_and_traits(spec: Spec, limit_tokens: int, counter: TokenCounter) -> tu
 
 
 def body(spec: Spec, name: str, how: Decoding) -> dict[str, Any]:
-    """Return a request for a chat completion without its messages. Greedy unless samples were asked for."""
+    """Return a request for a chat completion, without its messages."""
     request: dict[str, Any] = {
         "model": name,
         "temperature": how.temperature,
@@ -129,7 +129,7 @@ def body(spec: Spec, name: str, how: Decoding) -> dict[str, Any]:
     }
     if not spec.params.get(FILL_CONTEXT):
         request[answers.MAX_TOKENS] = how.max_new_tokens
-    # Each part with the value that asks for nothing: with that, a request goes without it.
+    # Each part with its neutral value. A part with that value is left out.
     parts: dict[str, tuple[Any, Any]] = {}
     if how.samples:
         parts = {"top_p": (how.top_p, 1), "top_k": (how.top_k, 0), "min_p": (how.min_p, 0), "seed": (how.seed, None)}
@@ -148,12 +148,12 @@ def body(spec: Spec, name: str, how: Decoding) -> dict[str, Any]:
 
 
 def hints(spec: Spec) -> frozenset[str]:
-    """Return the parts of a request that its messages say, too: a summary's --length sets the least tokens."""
+    """Return the parts of a request that repeat its messages: --length of a summary also sets the least tokens."""
     return frozenset({answers.MIN_TOKENS} if "length" in spec.params else ())
 
 
 def _is_closed(schema: object) -> bool:
-    """Return True if each object of a schema has its properties and no others, as OpenAI's strict mode wants."""
+    """Return True if each object of a schema has exactly its named properties, as OpenAI's strict mode requires."""
     if isinstance(schema, list):
         return all(map(_is_closed, schema))
     if not isinstance(schema, dict):
@@ -167,7 +167,7 @@ def _is_closed(schema: object) -> bool:
 
 
 def _framed(spec: Spec) -> Callable[[str], list[Message]]:
-    """Return the function from a text to the messages about it."""
+    """Return the function that makes the messages for a text."""
     if templates.MESSAGES in spec.params:
         return partial(conversation, spec)
     system = spec.params.get("system")

@@ -29,10 +29,10 @@ from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Severa
 from docmill.tasks.windows.windows import Encoded
 
 _CHAT, _EMBEDDINGS = "/chat/completions", "/embeddings"
-# Facts of `/models` that say what computes: the rest is about accounts.
+# Facts in `/models` about the model. The others are about accounts.
 _KEPT = ("id", "root", "owned_by", "max_model_len")
 _SHOWN = 10
-# Ends of outputs that are not whole: Mistral names the second so where the context is full.
+# Finish reasons of truncated outputs. Mistral's second reason means that the context is full.
 _CUT = frozenset({"length", "model_length"})
 _BROKEN_OFF = frozenset({None, "error", "abort", "insufficient_system_resource"})
 _OF_TOOLS = frozenset({"tool_calls", "function_call"})
@@ -42,7 +42,7 @@ _TOLERANCE = 1e-3
 
 
 class _ServedBackend(ABC):
-    """One served model under one spec. Subclasses make requests of windows, and outputs of answers."""
+    """One served model under one spec. Subclasses make requests from windows, and outputs from answers."""
 
     limit_tokens: int
     traits: Traits
@@ -67,7 +67,7 @@ class _ServedBackend(ABC):
         return Flight(self._client, self._journal, self._question, self._windows).run(source)
 
     def runtime(self) -> dict[str, Any]:
-        """Return the facts about the server and the model that compute a spec. The URL has no key in it."""
+        """Return facts about the server and the model, without the key."""
         facts = {name: str(self._model[name]) for name in _KEPT if isinstance(self._model.get(name), str | int)}
         facts |= {} if self._fingerprint is None else {"system_fingerprint": str(self._fingerprint)}
         facts = {name: answers.masked(value, self._server.api_key) for name, value in facts.items()}
@@ -86,15 +86,15 @@ class _ServedBackend(ABC):
 
     @abstractmethod
     def _control(self) -> Question:
-        """Return a short request to the model, and the reader of its answer."""
+        """Return a short request to the model, and the function that reads its answer."""
 
     @abstractmethod
     def _open(self, spec: Spec, context_tokens: int) -> None:
-        """Set the limit, the traits and the rest that a model with so long a context needs. Raises CannotServe."""
+        """Set the limit, the traits and everything else that depends on the model's context. Raises CannotServe."""
 
     @abstractmethod
     def _question(self, items: Items) -> Question:
-        """Return the request for some windows, and the reader of its answer."""
+        """Return the request for some windows, and the function that reads its answer."""
 
 
 class ChatBackend(_ServedBackend):
@@ -122,13 +122,13 @@ class ChatBackend(_ServedBackend):
         return _CHAT, self._body | {"messages": messages}, self._read
 
     def _read(self, answer: Mapping[str, Any]) -> list[Output]:
-        """Return the output of an answer. Raises LookupError, TypeError or ValueError for half of one."""
+        """Return the output in an answer. Raises LookupError, TypeError or ValueError for a malformed answer."""
         wanted = self._body.get("n", 1)
         choices = sorted(answer["choices"], key=lambda choice: choice.get("index", 0))
         if len(choices) != wanted:
-            if len(choices) == 1:  # it would write one again, and be paid again
-                return [Failure(f"The server writes 1 output where {wanted} are asked for.", Reason.MODEL)]
-            raise ValueError("another number of choices than was asked for")
+            if len(choices) == 1:  # another try would have one output, too, and cost money
+                return [Failure(f"The server writes 1 output, not {wanted} as --n asks.", Reason.MODEL)]
+            raise ValueError("a wrong number of choices")
         usage = answer.get("usage")
         self._fingerprint = answer.get("system_fingerprint") or self._fingerprint
         written = answers.token_count(usage, "completion_tokens") or 0
@@ -159,18 +159,18 @@ class ChatBackend(_ServedBackend):
 
 
 def likelihood(choice: Mapping[str, Any]) -> Likelihood | None:
-    """Return the log-probabilities of a choice's tokens; None where the server does not give them for all."""
+    """Return the likelihood of a choice's tokens; None if the server leaves out a token's log-probability."""
     try:
         each = [float(token["logprob"]) for token in (choice.get("logprobs") or {}).get("content") or ()]
         return Likelihood.of(each) if all(map(isfinite, each)) else None
-    except (ValueError, LookupError, TypeError, AttributeError):  # the text is whole, and paid
+    except (ValueError, LookupError, TypeError, AttributeError):  # the text is still good
         return None
 
 
 class EmbeddingsBackend(_ServedBackend):
-    """One served model that gives vectors, under one spec.
+    """One served model that computes vectors, under one spec.
 
-    Opening embeds one word, since no server says whether its vectors have length 1.
+    Opening embeds a word to see if vectors have length 1, which no server states.
     """
 
     _windows = _TEXTS
@@ -180,7 +180,7 @@ class EmbeddingsBackend(_ServedBackend):
         return [Encoded(self._counter.of_text(text), text) for text in texts_read]
 
     def _control(self) -> Question:
-        # The text of the control question is that of the opening.
+        # Opening asks the same question.
         return _EMBEDDINGS, self._body(["text"]), partial(self._read, [1])
 
     def _open(self, spec: Spec, context_tokens: int) -> None:
@@ -198,7 +198,10 @@ class EmbeddingsBackend(_ServedBackend):
         return {"model": self._name, "input": list(texts), "encoding_format": "float"}
 
     def _read(self, tokens: Sequence[int], answer: Mapping[str, Any]) -> list[Vector]:
-        """Return the vectors of texts of about so many tokens. Raises ValueError and the like for half an answer."""
+        """Return the vectors in an answer. Raises ValueError and the like for a malformed answer.
+
+        ``tokens`` are estimates for each text, which share the tokens that the server counts.
+        """
         rows = sorted(answer["data"], key=lambda row: row["index"])
         if [row["index"] for row in rows] != list(range(len(tokens))):
             raise ValueError("not a vector for each text")
@@ -221,7 +224,7 @@ def _shares(total: int, tokens: Sequence[int]) -> list[int]:
 def _stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
     """Return the server's facts about a model; {} if it has no list of models.
 
-    Raises CannotServe for a server that does not answer, wants another key, or has no such model.
+    Raises CannotServe for a server that does not answer, refuses the key, or has no such model.
     """
     status, raw = client.get("/models")
     if status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
@@ -245,9 +248,9 @@ def _stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
 
 
 def _context_tokens(model: Mapping[str, Any]) -> int | None:
-    """Return the tokens that a model holds, as vLLM and llama.cpp state them; None where the server does not say.
+    """Return the model's context in tokens, as vLLM and llama.cpp state it; None if the server does not.
 
-    Older releases of llama.cpp state only the length of training, which is the most that a server may hold.
+    Older releases of llama.cpp state only the length of training, which is the longest possible context.
     """
     meta = model.get("meta")
     meta = meta if isinstance(meta, dict) else {}

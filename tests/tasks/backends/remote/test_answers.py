@@ -54,7 +54,7 @@ def test_an_output_that_a_limit_ended_is_truncated(end: str, cut: bool) -> None:
 
 def test_a_server_that_writes_one_output_for_several_is_not_asked_and_paid_again() -> None:
     (output,) = read_by(4, written("a text").body)
-    assert output == Failure("The server writes 1 output where 4 are asked for.", Reason.MODEL)
+    assert output == Failure("The server writes 1 output, not 4 as --n asks.", Reason.MODEL)
 
 
 @pytest.mark.parametrize("each", [[{"token": "a", "logprob": None}], [{"token": "a"}], ["a"], 7])
