@@ -1,6 +1,6 @@
 """The pool of windows that wait for the device, and the choice of the next batch.
 
-The oldest waiting window is always in the next batch, so that no length starves. The others have like lengths, so
+The oldest waiting window is always in the next batch, so that no length starves. The others have similar lengths, so
 that there is little padding.
 """
 
@@ -16,24 +16,24 @@ from docmill.tasks.windows.windows import Encoded
 
 UNBOUNDED = 1 << 30
 SLACK_TOKENS = 16
-# Batches are cut from at most so many batches' windows above the oldest one, in so many cuts: enough for the windows
-# left at the end of a job. With more windows above it, the oldest becomes the longest in its batch.
+# Batches are cut from the 16 × rows windows that are next longer than the oldest, in at most 64 cuts: enough for the
+# end of a job. After more cuts, the oldest is the longest window of its batch.
 _LONGER = 16
 _CUTS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bounds of one batch: ``tokens`` of rows × longest, at most ``rows``.
+    """The bounds of one batch: ``tokens`` as rows × longest, and ``rows``.
 
-    The longest window of a batch has at most ``spread`` times the tokens of the shortest, or ``SLACK_TOKENS`` more: a
-    short window is computed faster beside other short ones. About a part ``padding`` of ``tokens`` may be padding,
-    since beyond that another batch costs less. With a ``padding`` of 0 all windows of a batch have one length. A
-    ``packed`` backend computes no padding.
+    The longest window has at most ``spread`` times the tokens of the shortest, or ``SLACK_TOKENS`` more: short
+    windows are faster together. ``padding`` is the share of ``tokens`` that may be padding: with more, another batch
+    costs less. With a ``padding`` of 0, all windows of a batch have the same length. A ``packed`` backend computes no
+    padding.
 
-    A busy backend sets ``least``: it takes nothing while all windows that wait make one batch of fewer windows. An
-    idle backend that gains by full batches sets ``patience_s``: while windows are being cut, it waits so long for
-    some batches of them.
+    A busy backend sets ``least``: it takes nothing while all waiting windows fit in a batch of fewer windows. An idle
+    backend that needs full batches sets ``patience_s``: it waits that long for some batches while texts are being
+    cut.
     """
 
     tokens: int
@@ -49,19 +49,16 @@ class Budget:
         return sum(tokens) if self.packed else len(tokens) * max(tokens)
 
     def halved(self, tokens: int) -> Budget:
-        """Return the budget after a batch of ``tokens`` tokens did not fit.
-
-        The current budget may already be lower than that batch's.
-        """
+        """Return the budget after a batch of ``tokens`` tokens, perhaps of an earlier budget, did not fit."""
         return replace(self, tokens=max(1, min(self.tokens, tokens // 2)))
 
     def holds(self, rows: int, longest: int) -> bool:
         return rows <= self.rows and rows * longest <= self.tokens
 
     def alike(self, rows: int, shortest: int, longest: int) -> bool:
-        """Return True if a batch of `rows` windows between these lengths has little enough padding.
+        """Return True if a batch of windows between these lengths has little enough padding.
 
-        If lengths are spread evenly, half of the difference is padding in each row.
+        If the lengths are evenly spread, half of the difference is padding in each row.
         """
         near = longest <= max(shortest * self.spread, shortest + SLACK_TOKENS)
         return near and rows * (longest - shortest) <= 2 * self.padding * self.tokens
@@ -70,13 +67,13 @@ class Budget:
 def next_batch(waiting: Sequence[tuple[int, int]], oldest: tuple[int, int], budget: Budget) -> tuple[int, int]:
     """Return the slice ``[low, high)`` of ``waiting`` to compute next.
 
-    ``waiting`` is sorted and holds (tokens, arrival number) pairs; ``oldest``, the pair with the smallest arrival
-    number, is always in the slice. The windows are divided into full batches from the longest on, and the batch of
-    the oldest is next; if it is not full, longer windows fill it up. A window over the budget is computed alone.
-    Costs O(log n + rows).
+    ``waiting`` is sorted and holds (tokens, arrival number) pairs. ``oldest``, the pair with the smallest arrival
+    number, is always in the slice. The windows are divided into full batches, the longest first, and the batch with
+    the oldest is next. If it is not full, longer windows fill it. A window over the budget is computed alone. Takes
+    O(log n + rows).
 
-    Batches of the windows nearest to the oldest would leave windows of unlike lengths between them. In a simulation
-    with 384 texts of some 180 tokens they had 5.3 % of padding, and these have 4.3 %.
+    Batches around the oldest window would leave windows of very different lengths behind. In a simulation with 384
+    texts of about 180 tokens, such batches had 5.3 % of padding, these batches 4.3 %.
     """
     place = bisect_left(waiting, oldest)
     assert waiting[place] == oldest
@@ -110,7 +107,7 @@ Owner = TypeVar("Owner")
 
 @dataclass(frozen=True, slots=True)
 class Item(Generic[Owner]):
-    """A window on its way to the device; ``id`` is its arrival number, across all pools of an engine."""
+    """A window that waits for the device. ``id`` is its arrival number in the engine."""
 
     id: int
     encoded: Encoded
@@ -122,7 +119,7 @@ class Item(Generic[Owner]):
 
 
 class Pool(Generic[Owner]):
-    """Waiting windows, sorted by length and by age at once. Not thread-safe: the engine's lock guards it."""
+    """Waiting windows, sorted by length and by age. Not thread-safe: the engine's lock guards it."""
 
     def __init__(self) -> None:
         self._items: dict[int, Item[Owner]] = {}
@@ -145,10 +142,10 @@ class Pool(Generic[Owner]):
             self._items[item.id] = item
             self._by_length.append((item.tokens, item.id))
             self._by_age.append(item.id)
-        self._by_length.sort()  # the new ones into a sorted list: timsort merges in linear time
+        self._by_length.sort()  # the list is nearly sorted, so this takes linear time
 
     def take(self, budget: Budget) -> Sequence[Item[Owner]]:
-        """Remove and return the next batch, longest last; empty if fewer windows wait than the budget wants."""
+        """Remove and return the next batch, the longest last; [] if the budget's ``least`` is not reached."""
         oldest = self.oldest
         if oldest is None:
             return []

@@ -1,4 +1,4 @@
-"""The loop of the backends that compute one batch at a time. It knows nothing of torch."""
+"""The loop of the backends that compute one batch at a time, without torch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ Items = Sequence[Item[Any]]
 
 
 def padded_tokens(items: Items) -> int:
-    """Return the tokens of a batch in which each row is as long as the longest."""
+    """Return the tokens of a batch, with rows padded to the longest."""
     return len(items) * max(item.tokens for item in items)
 
 
 class StaticLoop:
-    """Takes batches within a budget, and lowers the budget for good when one does not fit.
+    """Computes batches within a budget. If a batch does not fit in memory, the budget is lowered for good.
 
-    ``compute`` returns one output per item, in order; it raises OutOfMemory, DeviceLost (which passes through
-    here, since no document is to blame), or anything else where a text or the model is at fault. ``load`` returns
-    the tokens of a batch. ``at_once`` is the number of batches that are computed side by side.
+    ``compute`` returns the output of each item, in order. It raises OutOfMemory, DeviceLost (which passes through,
+    since no document caused it), or any other error of a text or of the model. ``load`` returns the tokens of a
+    batch.
+    ``at_once`` is the number of batches that are computed at a time.
     """
 
     at_once = 1
@@ -51,9 +52,9 @@ class StaticLoop:
     def settle(self, batch: Items, compute: Callable[[], Sequence[Output]]) -> Iterator[tuple[int, Output]]:
         """Yield the outputs of a batch. If ``compute`` fails, try smaller batches.
 
-        A window that fails alone gives a Failure. DeviceLost is passed on.
+        A window that fails alone gives a Failure. Raises DeviceLost.
         """
-        # Retries happen outside the except blocks, whose traceback would keep the failed tensors alive.
+        # Retries happen outside the except blocks: there the traceback would keep the failed tensors alive.
         try:
             outputs = compute()
             assert len(outputs) == len(batch)
@@ -91,7 +92,7 @@ class StaticLoop:
         yield from self._batch(batch[middle:])
 
     def _one_by_one(self, batch: Items) -> Iterator[tuple[int, Output]]:
-        """Find out which windows broke the batch: if each fails alone, it is the model."""
+        """Yield the outputs of windows that are computed one by one. If all fail, the model is at fault."""
         results: list[tuple[int, Output]] = []
         errors: list[tuple[int, Exception]] = []
         for item in batch:
@@ -112,5 +113,5 @@ class StaticLoop:
 
 
 def failure(error: Exception, reason_class: Reason) -> Failure:
-    """The error's type only: its message may quote the document."""
+    """Return a failure with the type of the error only: its message may quote the document."""
     return Failure(f"The model raised {type(error).__name__} on a window of this text.", reason_class)

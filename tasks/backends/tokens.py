@@ -1,4 +1,4 @@
-"""A thread-safe tokenizer, and padded batches of its tokens."""
+"""A thread-safe tokenizer, and padded batches of tokens."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _PORTION_CHARS = 500_000
 
 
 class Tokens:
-    """A transformers tokenizer with words put before every text, and after it.
+    """A transformers tokenizer that puts words before and after every text.
 
-    The words are the ``prefix``, or what the function ``frame`` puts around a text. ``special_tokens`` are added
-    unless the words bring the model's own with them, as a chat template's do.
+    The words are a ``prefix``, or the function ``frame`` puts them around a text. ``special_tokens`` is False if the
+    words have the special tokens, as in a chat template.
 
-    Truncation and padding are switched off once, here: a fast tokenizer then keeps no state between calls, and
-    its use from several threads is safe.
+    Truncation and padding are turned off once, here. A fast tokenizer then keeps no state between calls, and several
+    threads may call it.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class Tokens:
         if fast is not None:
             fast.no_truncation()
             fast.no_padding()
-        # The limit is ours to keep; the tokenizer would only log that a text to be cut is long.
+        # docmill keeps to the limit. The tokenizer would only log that a text is long.
         limit = tokenizer.model_max_length
         self.stated_limit = int(limit) if limit else None
         tokenizer.model_max_length = int(1e30)
         self.overhead = self.encode([""])[0].tokens
 
     def framed(self, prefix: str, suffix: str | None = None, trims: tuple[bool, bool] = (True, True)) -> Tokens:
-        """The same tokenizer with other words around every text.
+        """Return the tokenizer with other words around every text.
 
-        Between two strings a text loses white space at its beginning and at its end, as far as ``trims`` says.
+        With a ``suffix``, ``trims`` says if a text loses white space at its beginning and at its end.
         """
         other = copy.copy(self)
         other.prefix = prefix
@@ -72,13 +72,13 @@ class Tokens:
         return other
 
     def labeled(self, place: int, token: int) -> Tokens:
-        """The same tokenizer with another special token at a place, counted from the end where negative."""
+        """Return the tokenizer with another special token at a place; a negative place counts from the end."""
         other = copy.copy(self)
         other._label = (place, token)
         return other
 
     def paired(self, beside: str, *, first: bool = False) -> Tokens:
-        """The same tokenizer with another text beside every text, as the model reads pairs: second, or ``first``."""
+        """Return the tokenizer with another text beside every text, second or ``first``, as the model reads pairs."""
         other = copy.copy(self)
         other._beside, other._beside_first = beside, first
         other.overhead = other.encode([""])[0].tokens
@@ -86,25 +86,22 @@ class Tokens:
 
     @property
     def pads_right(self) -> bool:
-        """True where a padded row begins with the first token of its text."""
+        """True if a padded row begins with the first token of its text."""
         return bool(self.tokenizer.padding_side == "right")
 
     @property
     def prefix_length(self) -> int:
-        """Tokens up to the end of the prefix, as sentence-transformers counts them: without a last special."""
+        """The length of the prefix in tokens, as sentence-transformers counts it: without a last special token."""
         ids = self.encode([""])[0].ids
         return len(ids) - (1 if ids and ids[-1] in self.tokenizer.all_special_ids else 0)
 
     def checked_limit(self, limit_tokens: int, stated: int | None = None) -> int:
-        """Return the window's limit, or the stated one if it is lower.
-
-        Raises CannotServe if no text would fit beside the prefix.
-        """
+        """Return the window's limit, or the ``stated`` limit if it is lower. Raises CannotServe if no text fits."""
         limit = min(limit_tokens, stated) if stated is not None else limit_tokens
         if limit < self.overhead + LEAST_TEXT_TOKENS:
             raise CannotServe(
-                f"A window of {limit} tokens leaves no room for text: {self.overhead} are taken by the prompt "
-                "and special tokens. Give a larger --window-tokens, or none."
+                f"A window of {limit} tokens leaves no room for text: the prompt and special tokens take "
+                f"{self.overhead}. Give a larger --window-tokens, or none."
             )
         return limit
 
@@ -114,7 +111,7 @@ class Tokens:
         return self.checked_limit(limit, spec.params.get("window_tokens"))
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return what the model reads for each text, in little memory however many texts there are."""
+        """Return the tokens of each text as the model reads it. The tokenizer gets some texts at a time."""
         encoded: list[Encoded] = []
         for some in _portions(texts):
             framed, beside = [*map(self._frame, some)], self._beside
@@ -135,12 +132,12 @@ class Tokens:
         return encoded
 
     def _places(self, features: BatchEncoding, row: int, text: str) -> Places | None:
-        """Return the places of the tokens in a text: None, since few tasks need them."""
+        """Return None: most tasks need no places of tokens."""
         return None
 
 
 class PlacedTokens(Tokens):
-    """A fast tokenizer that also tells where the tokens of a text stand, for heads that score each token."""
+    """A fast tokenizer with the places of a text's tokens, for heads that score each token."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         marks = getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
@@ -166,7 +163,7 @@ class PlacedTokens(Tokens):
         return Places(leading, starts, ends, inside)
 
     def _goes_on(self, token: str, text: str, start: int, end: int) -> bool:
-        """Return True for a token that goes on with a word, as transformers' pipeline guesses it."""
+        """Return True for a token that continues a word, as transformers' pipeline guesses it."""
         if self._marks_words:
             return len(token) != end - start
         return start > 0 and " " not in text[start - 1 : start + 1]
@@ -176,14 +173,14 @@ def require_fast(tokenizer: PreTrainedTokenizerBase, spec: Spec) -> None:
     """Raise CannotServe for a slow tokenizer."""
     if not tokenizer.is_fast:
         raise CannotServe(
-            f"{spec.kind} needs a fast tokenizer, which tells where tokens stand in a text; "
-            f"{type(tokenizer).__name__} of {spec.model} is a slow one. Use a model with a tokenizer.json."
+            f"{spec.kind} needs a fast tokenizer, which knows the places of tokens in a text; "
+            f"{type(tokenizer).__name__} of {spec.model} is slow. Use a model with a tokenizer.json."
         )
 
 
 @dataclass(frozen=True)
 class TokenCoder:
-    """A Coder made of a function: with a text's language, say, or with other words around it."""
+    """A Coder made from a function, such as the coder of a language or of a question."""
 
     encode: Callable[[Sequence[str]], list[Encoded]]
     limit_tokens: int
@@ -201,7 +198,7 @@ def _between(prefix: str, suffix: str, trims: tuple[bool, bool], text: str) -> s
 
 
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The texts in portions of about ``_PORTION_CHARS``: what a tokenizer gives takes a hundred times their room."""
+    """Yield texts in portions of ``_PORTION_CHARS``: a tokenizer's output takes a hundred times their memory."""
     start = n_chars = 0
     for end, text in enumerate(texts):
         n_chars += len(text)
@@ -222,9 +219,9 @@ def padded(encoded: Sequence[Encoded], tokens: Tokens) -> dict[str, torch.Tensor
 def padded_arrays(
     encoded: Sequence[Encoded], tokens: Tokens, length: int | None = None
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """Return token features of shape (windows, length), with the attention mask, padded as the tokenizer would.
+    """Return token features of shape (windows, length), with the attention mask, padded as by the tokenizer.
 
-    Without a ``length`` in tokens it is that of the longest window.
+    Without a ``length``, it is that of the longest window.
     """
     tokenizer = tokens.tokenizer
     fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}

@@ -1,7 +1,6 @@
 """Backends of models without weights: ``null``, ``patterns`` and ``none``. They import no model library.
 
-``null`` computes nothing, and everything around it is real: it measures what the queue, the store and the engine
-carry, and stands in for a model where faults are made.
+``null`` computes nothing. It serves to measure the queue, the store and the engine, and to test faults.
 """
 
 from __future__ import annotations
@@ -70,11 +69,11 @@ class _WordBackend:
         return {"device": self._device, "precision": "none", "backend": self._revision, "versions": versions}
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing: there is no memory to free."""
 
 
 class PatternsBackend(_WordBackend):
-    """No window has spans: the recipe finds them in the whole text."""
+    """Finds no spans in windows: the recipe finds them in the whole text."""
 
     _libraries = ("phonenumberslite", "python-stdnum")
 
@@ -86,13 +85,12 @@ class PatternsBackend(_WordBackend):
 
 
 class NullBackend(_WordBackend):
-    """A text is written as it is read, or its first words; a vector is the hash of the text.
+    """Repeats a text or its first words. A vector is a hash of the text.
 
-    Labels and weights follow from the hash, a span or an answer is the first word. A record is the shortest that its
-    schema allows, or the number of words if its kind has no schema.
+    Labels and weights follow from the hash; a span or an answer is the first word. A record is the shortest that its
+    schema allows, or the number of words if its kind has no schema. Other options have no effect.
 
-    The other options are taken and change nothing. ``sleep`` is called with the seconds that a batch would take
-    at the pace of the model's name.
+    ``sleep`` is called with the seconds that a batch takes at the pace in the model's name.
     """
 
     def __init__(self, spec: Spec, *, device: str, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -101,7 +99,7 @@ class NullBackend(_WordBackend):
         self._labels: Collection[str] = spec.params.get("labels") or ()
         self._record: str | None = None
         if SCHEMA in spec.params:
-            from docmill.tasks.schema_checks import shortest  # which imports jsonschema
+            from docmill.tasks.schema_checks import shortest  # imports jsonschema
 
             self._record = shortest(json.loads(spec.params[SCHEMA]))
         self._n: int = spec.params.get(N, 1)
@@ -136,7 +134,7 @@ class NullBackend(_WordBackend):
 
 
 def labels(text: str, names: Collection[str] = ()) -> Labels:
-    """Return these labels, or else two, with scores that follow from the bytes of the SHA-256 of the text."""
+    """Return these labels, or two labels of its own, with scores from the bytes of the text's SHA-256."""
     scores = [byte / 255 for byte in hashlib.sha256(text.encode()).digest()]
     if names:
         return Labels(dict(zip(names, itertools.cycle(scores), strict=False)))
@@ -144,7 +142,7 @@ def labels(text: str, names: Collection[str] = ()) -> Labels:
 
 
 def weights(text: str) -> Weights:
-    """Return two tokens with weights that follow from the SHA-256 of the text."""
+    """Return two tokens with weights from the text's SHA-256."""
     scores = labels(text).scores
     return Weights(Vocabulary([*scores]), np.arange(len(scores)), np.array([*scores.values()], np.float32))
 
@@ -156,6 +154,6 @@ def first_word(text: str) -> Spans:
 
 
 def vector(text: str) -> Vector:
-    """The SHA-256 of the text as 8 numbers in [-1, 1), brought to length 1."""
+    """Return the SHA-256 of the text as 8 numbers in [-1, 1), scaled to length 1."""
     numbers = np.frombuffer(hashlib.sha256(text.encode()).digest(), "<i4") / 2.0**31
     return Vector((numbers / np.linalg.norm(numbers)).astype(np.float32))
