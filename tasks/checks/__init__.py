@@ -1,4 +1,4 @@
-"""Checks of outputs: each raises a flag on an output that is to be doubted, and is a line of `CHECKS`.
+"""Checks of outputs. Each raises a flag on a doubtful output, and has a line in `CHECKS`.
 
 A check is a pure function of input, output and context (`tasks.checks.base`). It loads no model and costs little.
 """
@@ -37,7 +37,7 @@ CHECKS: tuple[Check, ...] = (
     NAMES_CHANGED,
 )
 
-_KEPT, _LANGUAGE = "already_in_target", "language:"  # flags of translate from auto
+_COPIED, _LANGUAGE = "already_in_target", "language:"  # flags of translate from auto
 
 
 @cache
@@ -74,21 +74,21 @@ def _meanings() -> Mapping[str, str]:
 
 
 def meaning(name: str) -> str | None:
-    """Return the meaning of a flag; None for one that this release does not know."""
+    """Return the meaning of a flag; None if this release does not know it."""
     return _meanings().get(flag_name(name).partition(":")[0])
 
 
 def in_words(flag: str) -> str:
-    """Return a flag as a remark for people: its meaning, with the value that stands in the flag."""
+    """Return a flag as a remark for people: its meaning, and the value in the flag."""
     said, value = meaning(flag), flag.partition(":")[2]
     return flag if said is None else f"{said}: {value}" if value else said
 
 
 @dataclass(frozen=True)
 class Checks:
-    """The checks that suit a kind of task under one spec, by their flags, with their context.
+    """The checks for the outputs of a spec, by their flags, with their context.
 
-    ``least_confidence``: an output with less confidence is doubted; None if none is for its confidence.
+    An output with less confidence than ``least_confidence`` is doubtful, unless that is None.
     """
 
     flags: tuple[str, ...] = ()
@@ -96,13 +96,13 @@ class Checks:
     least_confidence: float | None = None
 
     def findings(self, source_text: str, output: str, flags: Iterable[str] = ()) -> list[Finding]:
-        """Return all findings in an output that has these flags already, in the order of the checks.
+        """Return all findings in an output with these flags, in the order of the checks.
 
-        A check that raises finds nothing, and is logged.
+        An error of a check is logged, and the check finds nothing.
         """
         context = self.context
         for flag in flags:
-            if flag == _KEPT:
+            if flag == _COPIED:
                 return []
             if flag.startswith(_LANGUAGE):
                 context = replace(context, source=flag.removeprefix(_LANGUAGE))
@@ -112,7 +112,7 @@ class Checks:
 
 
 NONE = Checks()
-# The checks of an output that need not say what its input says.
+# The checks of an output that may say something else than its input.
 AS_WRITTEN = Checks((REPETITION.flag,))
 
 
@@ -128,6 +128,6 @@ def written(outcome: Outcome) -> list[str]:
 def _found(check: Check, source_text: str, output: str, context: Context) -> list[Finding]:
     try:
         return list(check.find(source_text, output, context))
-    except Exception:  # an output is not lost for the sake of a check
+    except Exception:  # a broken check loses no output
         log.exception("check.raised", extra={"check": check.flag})
         return []

@@ -1,7 +1,6 @@
-"""The parts that every check has: what it is told of the two texts, their words, and what it finds.
+"""The parts of every check: its context, the words of the two texts, and its findings.
 
-The words of a text are runs without white space or punctuation, in any script. In scripts without spaces each
-character counts as a word.
+A word is a run of characters without white space or punctuation. In scripts without spaces, each character is a word.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from docmill.tasks.languages import UNSPACED
 class Context:
     """Facts about an output that its two texts do not show.
 
-    ``source`` and ``target`` are the codes of the languages of input and output, None where they are not known.
-    ``shortened``: the output need not say all that the input says, such as a summary. ``same_language``: both texts
-    are in one language, whichever that is.
+    ``source`` and ``target`` are the codes of the languages of input and output; None if unknown. ``shortened``: the
+    output may leave out parts of the input, such as a summary. ``same_language``: both texts have the same language.
     """
 
     source: str | None = None
@@ -35,8 +33,8 @@ class Context:
 class Finding:
     """A reason to doubt an output: its flag, and a sentence for people.
 
-    ``start`` and ``end`` are offsets in characters of the output, None where the output lacks something. ``lost`` is
-    the place in the input of that which the output lacks, or has replaced.
+    ``start`` and ``end`` are offsets in characters of the output; None if the output lacks something. ``lost`` is the
+    place in the input of the part that the output lacks or has replaced.
     """
 
     flag: str
@@ -50,8 +48,8 @@ class Finding:
 class Check:
     """A check by its flag.
 
-    ``find`` yields its findings, given the input, the output and the context. It depends on nothing else, so that the
-    same texts have the same findings later. ``doubts`` says in a few words what is found.
+    ``find`` yields its findings for an input, an output and a context. It depends on nothing else, so that the same
+    texts have the same findings later. ``doubts`` describes the findings in a few words.
     """
 
     flag: str
@@ -63,7 +61,7 @@ _MOST_QUOTED = 60
 
 
 def quoted(text: str) -> str:
-    """Return a text in quotation marks on one line, with its middle left out if it is long."""
+    """Return a text in quotation marks on one line, without its middle if it is long."""
     line = " ".join(text.split())
     half = _MOST_QUOTED // 2
     return f"“{line}”" if len(line) <= _MOST_QUOTED else f"“{line[:half]} … {line[-half:]}”"
@@ -74,39 +72,39 @@ _PUNCTUATION = (
     r"\u2010-\u206f\u2190-\u2bff\u3000-\u303f\uff00-\uff0f\uff1a-\uff20"
 )
 _WORD = re.compile(rf"(?!\u30fb)[{UNSPACED}]|[^\s{_PUNCTUATION}{UNSPACED}]+")
-# Texts of ASCII alone, which are read faster so.
+# For ASCII texts, which `str.translate` splits faster.
 _SPACES = {code: " " for code in range(128) if re.match(f"[{_PUNCTUATION}]", chr(code))}
 _UNSPACED_CHARACTER = re.compile(f"[{UNSPACED}]")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _LETTERS_OF_HAN = 2.8
-# The texts of a document pass through several checks one after the other.
+# Several checks read the texts of a document one after the other.
 _KEPT = 8
 
 
 @lru_cache(maxsize=_KEPT)
 def words(text: str) -> tuple[str, ...]:
-    """Return the words of a text as they are written."""
+    """Return the words of a text."""
     return tuple(text.translate(_SPACES).split() if text.isascii() else _WORD.findall(text))
 
 
 @lru_cache(maxsize=_KEPT)
 def folded(text: str) -> tuple[str, ...]:
-    """Return the words of a text without the difference between capital and small letters."""
+    """Return the case-folded words of a text."""
     return words(text) if text.islower() else tuple(map(str.casefold, words(text)))
 
 
 def ngrams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    """Yield each ``n`` words that follow one another."""
+    """Yield each run of ``n`` words."""
     return zip(*(words[place:] for place in range(n)), strict=False)
 
 
 def has_words(text: str) -> bool:
-    """Return False for a text of white space and punctuation alone."""
+    """Return False for a text of white space and punctuation only."""
     return _WORD.search(text) is not None
 
 
 def span(text: str, first: int, last: int) -> tuple[int, int]:
-    """Return the offsets in characters of the words from number ``first`` to ``last``, both included."""
+    """Return the offsets in characters of the words number ``first`` to ``last``, both included."""
     places = list(islice(_WORD.finditer(text), first, last + 1))
     return places[0].start(), places[-1].end()
 
@@ -119,14 +117,14 @@ def is_unspaced(word: str) -> bool:
 def letters(text: str) -> float:
     """Return the length of a text in letters, without white space and punctuation.
 
-    A Chinese character says as much as several letters.
+    A Chinese character counts as several letters.
     """
     count = sum(map(len, words(text)))
     return count if text.isascii() else count + (_LETTERS_OF_HAN - 1) * len(_HAN.findall(text))
 
 
 def doubt_confidence(confidence: float | None, least: float | None) -> Finding | None:
-    """Return a finding for a confidence below the least; None if one of the two is not known.
+    """Return a finding for a confidence below ``least``; None if there is none, or one of the two is unknown.
 
     Both are mean probabilities of a text's tokens, from 0 to 1 (`tasks.kinds.base`).
     """

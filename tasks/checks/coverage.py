@@ -1,7 +1,7 @@
-"""Checks of how much of its input an output has: `missing_sentences`, `length_ratio` and `copied_input`.
+"""Checks that an output covers its input: `missing_sentences`, `length_ratio` and `copied_input`.
 
-For `missing_sentences` the sentences of both texts are aligned by their order and lengths (Gale and Church 1993, A
-Program for Aligning Sentences in Bilingual Corpora), and by the beginnings of words that both share, such as names.
+`missing_sentences` aligns the sentences of both texts by their order and lengths (Gale and Church 1993, A Program for
+Aligning Sentences in Bilingual Corpora), and by the beginnings of shared words, such as names.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from docmill.tasks.checks.base import (
 from docmill.tasks.windows.paragraphs import sentences
 
 MISSING = "missing_sentences"
-# Costs are negative logarithms of probabilities; the variance of lengths per letter is that of Gale and Church.
+# Costs are negative logarithms of probabilities. Gale and Church have this variance of lengths per letter.
 _VARIANCE = 6.8
 _LOST, _MERGED = 2.8, 2.3
-# Sentences of the input, of the output, and the cost of a pair of such groups.
+# The number of sentences of the input and of the output in a pair of groups, and the pair's cost.
 _BEADS = (
     *((1, 1, 0.0), (1, 0, _LOST), (0, 1, _LOST), (2, 1, _MERGED), (1, 2, _MERGED)),
     *((3, 1, 2 * _MERGED), (1, 3, 2 * _MERGED), (2, 2, 2 * _MERGED)),
 )
 _LARGEST = 3
-# The beads by how many sentences there are at most.
+# The beads that fit, by the number of sentences that are left on each side.
 _FITTING = [
     [[bead for bead in _BEADS if bead[0] <= row and bead[1] <= column] for column in range(_LARGEST + 1)]
     for row in range(_LARGEST + 1)
@@ -46,17 +46,17 @@ _FITTING = [
 _LEAST_PROBABILITY = 1e-12
 _MOST_UNLIKELY = -math.log(_LEAST_PROBABILITY)
 _ROUNDING = 1e-9  # of costs, which are sums of a few numbers below 100
-# A merger of sentences is as long as both; so the expected length is taken a little longer than it is.
+# The factor of the expected length: two merged sentences are as long as both.
 _LONGER = 1.1
-# Words count as shared if they begin with the same letters; unrelated sentences share some, too.
+# Words are shared if they begin with the same letters. Unrelated sentences share some words by chance.
 _BEGINNING = 4
 _SHARED, _BY_CHANCE = 8.0, 0.12
-# A sentence is not missing if so much of what only it says stands in the output.
+# A sentence is not missing if the output has this share of its own words.
 _SAID = 0.3
 _LEAST_LETTERS_OF_SENTENCE = 15
-# A part of the expected length, below which an output may lack a sentence although it has as many.
+# Below this share of the expected length, an output with the same number of sentences may lack one.
 _SHORT = 0.94
-# Longer texts would take too long: the work grows with the product of both numbers of sentences.
+# The work grows with the product of the numbers of sentences.
 _MOST_SENTENCES = 100
 
 
@@ -77,7 +77,7 @@ class _Sentence:
 def find_missing(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the sentences without a counterpart, if the output has fewer sentences than the input.
 
-    A translation may split a sentence, too: one that is short is searched if it has as many.
+    A translation may also split a sentence, so a short output with the same number of sentences is searched, too.
     """
     written = _sentences(source_text)
     if not 1 < len(written) <= _MOST_SENTENCES:
@@ -101,17 +101,17 @@ def find_missing(source_text: str, output: str, context: Context) -> Iterator[Fi
 
 
 def _sentences(text: str) -> list[tuple[int, int]]:
-    """Return the places of a text's sentences, without those that have no words."""
+    """Return the places of a text's sentences that have words."""
     places = ((sentence.start, sentence.end) for sentence in sentences(text))
     return [(start, end) for start, end in places if has_words(text[start:end])]
 
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Sentences in groups of up to three.
+    """Groups of up to three sentences.
 
-    `letters[n][end]` and `beginnings[n][end]` are those of the `n` sentences before the one with the number `end`. A
-    group that would begin before the first sentence begins with it. Beginnings are sets of bits.
+    `letters[n][end]` and `beginnings[n][end]` are those of the `n` sentences before sentence number `end`, or of all
+    sentences before it if there are fewer. Beginnings are sets of bits.
     """
 
     letters: Sequence[Sequence[float]]
@@ -129,10 +129,10 @@ class _Groups:
 
 
 def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float) -> list[int]:
-    """Return the numbers of the sentences that the cheapest alignment gives no counterpart.
+    """Return the numbers of the sentences without a counterpart in the cheapest alignment.
 
-    `half` is half of the square of the deviation of a length from what is expected, in units of its standard
-    deviation. It is a lower bound of the negative logarithm of its probability, since erfc(x) <= exp(-x²).
+    `half` is half of the squared deviation of a length from its expectation, in units of the standard deviation. It
+    is a lower bound of the negative logarithm of the probability, since erfc(x) <= exp(-x²).
     """
     costs = [[math.inf] * (len(after) + 1) for _ in range(len(before) + 1)]
     beads: dict[tuple[int, int], tuple[int, int]] = {}
@@ -151,7 +151,7 @@ def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float)
                     expected, length = ratio * ours.letters[taken][row], theirs.letters[matched][column]
                     half = (length - expected) ** 2 / (_VARIANCE * (expected + length))
                     bound = cost + min(half, _MOST_UNLIKELY) - _ROUNDING
-                    if bound - _SHARED > least:  # even if all words are shared
+                    if bound - _SHARED > least:  # too expensive even if all words are shared
                         continue
                     shared = _shared(ours.beginnings[taken][row], theirs.beginnings[matched][column])
                     if bound - shared > least:
@@ -171,19 +171,19 @@ def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float)
 
 
 def _shared(ours: int, theirs: int) -> float:
-    """Return how much the shared words of two groups of sentences say for them; less than 0 if few are shared."""
+    """Return the saving of cost by the shared words of two groups of sentences; below 0 if few words are shared."""
     least = min(ours.bit_count(), theirs.bit_count())
     return _SHARED * ((ours & theirs).bit_count() / least - _BY_CHANCE) if least else 0.0
 
 
 MISSING_SENTENCES = Check(MISSING, "sentences of the input are not in the translation", find_missing)
-# Letters of a text in each language, as multiples of its English ones.
+# The length of a text in each language, as a multiple of its length in English.
 _LENGTHS = {"en": 1.0, "fr": 1.15, "es": 1.12, "it": 1.12, "de": 1.12, "pt": 1.1, "nl": 1.08, "ru": 1.08, "pl": 1.08}
 _OTHER = 1.05
 
 
 def expected_ratio(context: Context) -> float:
-    """Return the length of a translation in letters that is expected, as a multiple of its input's."""
+    """Return the expected length of a translation in letters, as a multiple of its input's."""
     source, target = (_LENGTHS.get(code or "", _OTHER) for code in (context.source, context.target))
     return target / source
 
@@ -197,7 +197,7 @@ _LEAST_SUMMARIZED = 60
 
 
 def find_ratio(source_text: str, output: str, context: Context) -> Iterator[Finding]:
-    """Yield one finding if the ratio of the lengths is outside its bounds. Letters are counted, not white space."""
+    """Yield a finding if the ratio of the lengths in letters is outside its bounds."""
     before, after = letters(source_text), letters(output)
     if before < _LEAST_LETTERS or not after:
         return
@@ -215,7 +215,7 @@ def find_ratio(source_text: str, output: str, context: Context) -> Iterator[Find
 LENGTH_RATIO = Check(RATIO, "a translation is far longer or shorter than its input, a summary longer", find_ratio)
 COPIED = "copied_input"
 _RUN_WORDS = 4
-# Names and code may be copied, so only ordinary words count: in scripts with capital letters those in small ones.
+# Names and code may be copied, so only words without capital letters, digits and underscores count.
 _LEAST_ORDINARY = 4
 _CODE = re.compile(r"[\d_]")
 _SHARE = 0.5
@@ -225,7 +225,7 @@ _LEAST_SUMMARIZED_WORDS = 12
 
 
 def find_copies(source_text: str, output: str, context: Context) -> Iterator[Finding]:
-    """Yield the longest copied run, if copied runs make up half of a translation, or a summary is its whole input."""
+    """Yield the longest copied run if half of a translation is copied, or if a summary is its whole input."""
     ordinary, copied, longest = _copied(folded(source_text), folded(output), words(output))
     share = copied / max(1, ordinary)
     if context.shortened:
@@ -243,7 +243,7 @@ def find_copies(source_text: str, output: str, context: Context) -> Iterator[Fin
 def _copied(
     source_words: Sequence[str], output: Sequence[str], written: Sequence[str]
 ) -> tuple[int, int, tuple[int, int]]:
-    """Return the number of an output's ordinary words, of those in runs of the input, and the longest run."""
+    """Return the number of an output's ordinary words, the number of those in copied runs, and the longest run."""
     runs = set(ngrams(source_words, _RUN_WORDS))
     if runs.isdisjoint(ngrams(output, _RUN_WORDS)):
         return 0, 0, (0, 0)

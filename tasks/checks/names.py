@@ -18,10 +18,10 @@ _ENGLISH = "en"
 _CAPITALIZED_NOUNS = frozenset({"de", "lb"})
 _MUCH_ALIKE, _NEARLY_SAME = 0.8, 0.9
 _LONGEST_SHUFFLED, _LEAST_PART = 5, 4
-# Names change their places a little from language to language: by a part of the text's length, within characters.
+# A translation may move a name by this share of the text's length, within these bounds in characters.
 _NEAR, _NEAR_LEAST, _NEAR_MOST = 0.12, 60, 400
 _NEAR_BEGINNING = 40
-# Words that begin a sentence and are names: they have no article before a verb.
+# A verb after a word that begins a sentence: the word is a name, since it has no article.
 _COPULA = re.compile(r"(?:\W{1,3}[A-Z]\w*)?\W{1,3}(?:is|are|est|sont|es|son|é|è|ist)\b")
 _SENTENCE_BEFORE = re.compile(r"(?:\A|[^\w,;] ?|\n)\Z")
 _WORD_BEFORE = re.compile(r"(?<!\S)\W*(\w)\S*[ -]\Z")
@@ -31,7 +31,7 @@ _LONGEST_BESIDE = 40  # characters
 
 @dataclass(frozen=True)
 class _Side:
-    """A text beside the other one, with the names that it alone has."""
+    """One of the two texts, with the names that only it has."""
 
     text: Text
     other: Text
@@ -44,12 +44,12 @@ class _Side:
 
     @cached_property
     def changed(self) -> list[WrittenName]:
-        """Names that the other text does not write so. Of the words that may begin a sentence, English ones alone."""
+        """Names that the other text spells differently. Words that may begin a sentence count only in English."""
         return list(find_names(self.text.text, self.other.written, _is_rare if self.is_english else _never))
 
     @cached_property
     def initial(self) -> list[WrittenName]:
-        """Words that the other text does not write so, and that may begin a sentence, ordinary ones too."""
+        """Words that may begin a sentence and that the other text spells differently, also ordinary words."""
         names = find_names(self.text.text, self.other.written, lambda _word: True)
         return [name for name in names if name.form == "initial"]
 
@@ -71,12 +71,12 @@ class _Side:
 
     @cached_property
     def named(self) -> list[WrittenName]:
-        """Names of other forms that the other text lacks with any version."""
+        """Names of other forms that the other text lacks, also with another version number."""
         return list(filter(self.is_alone, self.changed))
 
     @cached_property
     def formed(self) -> list[WrittenName]:
-        """Names of a form that the other language does not put in words."""
+        """Formed names for which the other language has no words."""
         return [name for name in self.named if name.form == "formed" and not self._has_words_for(name)]
 
     def is_alone(self, name: WrittenName) -> bool:
@@ -96,7 +96,7 @@ class _Side:
         return _SENTENCE_BEFORE.search(self.text.text, max(0, name.start - 3), name.start) is not None
 
     def names_a_subject(self, name: WrittenName) -> bool:
-        """Return False for a word at the beginning of a sentence that may be any, for want of a verb behind it."""
+        """Return False for a word at the beginning of a sentence that may be no name, since no verb follows it."""
         return not name.is_capitalized or _COPULA.match(self.text.text, name.end) is not None
 
     def _has_words_for(self, name: WrittenName) -> bool:
@@ -110,16 +110,16 @@ class _Side:
         )
 
     def _has_own(self, name: str) -> bool:
-        """Return True if the other text has the name as its language spells it."""
+        """Return True if the other text has the name in its language's spelling."""
         others = counterparts(self.language, self.others_language).get(name, frozenset())
         return self.other.has_spelling(name) or not self.other.words.isdisjoint(others)
 
 
 def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
-    """Yield names that only one text has. Of a text that may be shorter only those count that it adds.
+    """Yield names that only one of the texts has. A text that may be shorter is searched only for added names.
 
-    A capitalized word counts in a translation if it stands in the place of another, and in a summary if English does
-    not have it as an ordinary word.
+    A capitalized word counts in a translation if it replaces another name, and in a summary if it is no ordinary
+    English word.
     """
     before, after = Text(source_text), Text(output)
     lost = _Side(before, after, context.source, context.target)
@@ -143,12 +143,12 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
 
 
 def _is_invented(name: WrittenName, source: Text) -> bool:
-    """Return True for a name with a digit of which the input has no part."""
+    """Return True for a name with a digit if the input has no part of it."""
     return name.has_digit and not source.has_form(name.letters) and not source.has_shorter(name.letters)
 
 
 def _added_by_summary(added: _Side, has_nouns: bool) -> Iterator[WrittenName]:
-    """Yield names that the input lacks. A capitalized word counts if English does not have it, or it stands alone."""
+    """Yield names that the input lacks. A capitalized word counts if it is not English, or if it stands alone."""
     source = added.other
     rare = _is_rare if source.is_english else _never
     for name in filter(added.is_alone, find_names(added.text.text, source.written, rare)):
@@ -165,7 +165,7 @@ def _added_by_summary(added: _Side, has_nouns: bool) -> Iterator[WrittenName]:
 
 
 def _replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[WrittenName, WrittenName]]:
-    """Yield the added names with lost ones in their places, unless they are forms of words of the other text."""
+    """Yield each added name with the lost name that it replaces, unless the two are forms of the same word."""
     gone = [*lost.changed, *(name for name in lost.all_exact if name.written.casefold() not in added.text.folded)]
     new = list(added.named)
     if gone and lost.is_english:
@@ -179,13 +179,13 @@ def _replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[Writ
     for name in new:
         if (places := [old for old in gone if _is_there(old, name, lost, added)]) and _is_new(name, lost, added):
             pairs[name] = [old for old in places if _is_gone(old, name, lost, added)]
-    if not added.is_english:  # several in a row are a title, translated
+    if not added.is_english:  # several names in a row are a translated title
         pairs = {name: olds for name, olds in pairs.items() if not any(_adjoin(name, other) for other in pairs)}
     yield from ((name, pairs[name][-1]) for name in _first(name for name, olds in pairs.items() if olds))
 
 
 def _is_there(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> bool:
-    """Return True if one name stands in the place of the other, and not for words of a sentence or a title."""
+    """Return True if one name has about the place of the other, and both seem to be names."""
     length = max(len(lost.text.text), len(added.text.text))
     distance = abs(old.place - new.place) * length
     if distance > min(max(_NEAR * length, _NEAR_LEAST), _NEAR_MOST):
@@ -206,7 +206,7 @@ def _is_there(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> 
 
 
 def _stands_as_name(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> bool:
-    """Return True if two names, one of which is an ordinary English word, do not seem to be of titles or acronyms."""
+    """Return True if an ordinary English word and its counterpart seem to be names, not parts of titles."""
     foreign = new if lost.is_english else old
     if foreign.is_capitalized and not (
         foreign.form == "capital" and _stands_alone(old, lost.text.text) and _stands_alone(new, added.text.text)
@@ -223,7 +223,7 @@ def _is_new(name: WrittenName, lost: _Side, added: _Side) -> bool:
 
 
 def _is_gone(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> bool:
-    """Return True if the output has the old name in no form. One that is left elsewhere has to stand very near."""
+    """Return True if the output has no form of the old name. If it is left elsewhere, the new name must be near."""
     if old.form != "exact":
         if lost.is_known(old):
             return False
@@ -246,12 +246,12 @@ def _never(_word: str) -> bool:
 
 
 def _first(names: Iterable[WrittenName]) -> list[WrittenName]:
-    """Return the first of the names that are written in one way."""
+    """Return the first name of each spelling."""
     return list({name.written: name for name in reversed(list(names))}.values())[::-1]
 
 
 def _stands_alone(name: WrittenName, text: str) -> bool:
-    """Return True for a capitalized word in a sentence, beside no other one: several are often a title."""
+    """Return True for a capitalized word in a sentence without capitalized neighbors: these often make a title."""
     beside = (
         _WORD_BEFORE.search(text, max(0, name.start - _LONGEST_BESIDE), name.start),
         _WORD_AFTER.match(text, name.end),
@@ -277,19 +277,19 @@ _EXACT = re.compile(
     r"|(?<![\w/.:+-])~?/(?:[\w.+-]+/)+[\w.+-]*\w"  # paths
     r"|\b[a-zA-Z]\w*_\w+\b"  # identifiers
 )
-# Every exact name has one of these signs, and no white space.
+# Every exact name has one of these signs and no white space.
 _SIGNS = ("/", "@", "{", "%", "$", "_", "www", "--")
 _SIGNED = re.compile(r"(?<!\S)(?=\S*?(?:[/@{%$_]|www|--))\S++")
-# Names by their form: an inner capital letter, or letters before digits; no versions and units.
+# Names with an inner capital letter, or with letters before digits, except versions and units.
 _FORMED = r"(?!v\d+\b|\d*[kKMGT]i?(?:Hz|[BbWVF])\b|\d+[a-zµ]{0,2}[A-Z][a-z]?\b)(?:\w*[a-z][A-Z]\w*|[A-Za-z]+\d\w*)\b"
-# Words that may be names: in capital letters, or with one that begins no sentence. French has d'Alembert.
+# Words that may be names: in capital letters, or capitalized inside a sentence. French has d'Alembert.
 _ACRONYM = r"(?<![A-Z] )\b[A-Z]{3,}\b(?! [A-Z]{2})"
 _CAPITAL = r"(?:(?<=[\w,;][ \u00a0\u202f])|(?<=\w['’])|(?<=[(/-]))[A-Z][a-z]{3,}\b"
 _INSIDE = re.compile(rf"{_ACRONYM}|{_CAPITAL}")
 _NAMED = re.compile(
     rf"(?P<formed>{_FORMED})|(?P<acronym>{_ACRONYM})|(?P<capital>{_CAPITAL})|\b[A-Z](?:[a-z]{{3,}}|[A-Z]{{2,}})\b"
 )
-# Every name has a capital letter or a digit; this is the rest of such a word.
+# The part of a name from its first capital letter or digit. Every name has one.
 _MARKED = re.compile(r"[A-Z\d]\w*+")
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _SCHEME = re.compile(r"(?:\w+://)?(?:www\.)?")
@@ -297,7 +297,7 @@ _NOT_LETTERS = re.compile(r"[\W_]+")
 _ALIKE, _ALIKE_BUT_BEGINNING = 0.65, 0.85
 _BEGINNING = 5
 _LONG, _SHORT = 4, 3
-# More capitalized words than this part of all words are nouns.
+# If a larger share of all words is capitalized, nouns are.
 _MOST_CAPITALS = 0.15
 
 
@@ -307,9 +307,9 @@ NameForm: TypeAlias = Literal["exact", "formed", "acronym", "capital", "initial"
 
 @dataclass(frozen=True)
 class WrittenName:
-    """A name as it is written, with its offset in its text; ``place`` is the same as a part of the text's length.
+    """A name as written, with its offset in its text. ``place`` is the offset as a share of the text's length.
 
-    An initial name may begin a sentence, or be shouted.
+    An initial name may begin a sentence, or have capital letters for emphasis.
     """
 
     written: str
@@ -323,7 +323,7 @@ class WrittenName:
 
     @property
     def stem(self) -> str:
-        """The letters without a version at their end, which is a number: GTK2."""
+        """The letters without a version number at their end, such as in GTK2."""
         return self.letters.rstrip("0123456789") or self.letters
 
     @property
@@ -332,12 +332,12 @@ class WrittenName:
 
     @property
     def is_capitalized(self) -> bool:
-        """True for a name that ordinary words may look like."""
+        """True for a name that may be an ordinary word with a capital letter."""
         return self.form in ("capital", "initial") and not self.written.isupper()
 
     @property
     def is_ordinary(self) -> bool:
-        """True for an ordinary English word that has a capital letter, or is shouted beside others."""
+        """True for an ordinary English word with a capital letter, or in capital letters."""
         return self.form in ("capital", "initial") and is_ordinary(self.written.lower())
 
     @cached_property
@@ -346,13 +346,13 @@ class WrittenName:
 
     @cached_property
     def parts(self) -> list[str]:
-        """The words of a compound, such as style and sheets of StyleSheets, in small letters."""
+        """The words of a compound in lower case, such as style and sheets of StyleSheets."""
         return [part.lower() for part in _PART.findall(self.written)]
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text for looking names up, by its letters and digits, and by its words."""
+    """A text in which names are looked up, by letters and digits, and by words."""
 
     text: str
 
@@ -378,22 +378,22 @@ class Text:
 
     @cached_property
     def has_capitalized_nouns(self) -> bool:
-        """True if so many words inside of sentences are capitalized that nouns seem to be, as in German."""
+        """True if nouns seem to be capitalized, as in German, since many words inside sentences are."""
         return len(_INSIDE.findall(self.text)) > _MOST_CAPITALS * len(words(self.text))
 
     @cached_property
     def is_english(self) -> bool:
-        """True if most words are ordinary English ones, of those in small letters."""
+        """True if most of the lower-case words are ordinary English words."""
         small = [word for word in words(self.text) if word.islower() and word.isalpha() and len(word) > 2]
         known = _known()
         return len(small) >= _LEAST_WORDS and sum(word in known for word in small) >= _MOSTLY * len(small)
 
     def has_small(self, name: WrittenName) -> bool:
-        """Return True for a capitalized word that stands in the text in small letters, too: it is no name."""
+        """Return True for a capitalized word that the text also has in lower case: it is no name."""
         return name.written.lower() in self.written
 
     def has(self, name: str) -> bool:
-        """Return True if a name stands in the text. A long one may be part of a word, or several words."""
+        """Return True if the text has a name. A long name may be a part of a word, or several words."""
         singular = name.removesuffix("s")
         if len(name) >= _LONG:
             return singular in self.folded or singular in self.letters
@@ -401,7 +401,7 @@ class Text:
 
     @cached_property
     def initials(self) -> str:
-        """The first letters of all words that are long or capitalized."""
+        """The first letters of all long or capitalized words."""
         return "".join(word[0] for word in words(self.text) if len(word) > _SHORT or word[0].isupper()).casefold()
 
     def has_longer(self, name: str) -> bool:
@@ -409,7 +409,7 @@ class Text:
         return any(word.startswith(name) for word in self.words)
 
     def has_shorter(self, name: str) -> bool:
-        """Return True if a word of the text with a digit begins the name, such as md5 does md5sums."""
+        """Return True if the name begins with a word of the text that has a digit, such as md5sums with md5."""
         return any(len(word) >= _SHORT and name.startswith(word) and not word.isalpha() for word in self.words)
 
     def has_ending(self, name: str) -> bool:
@@ -417,15 +417,15 @@ class Text:
         return any(word.endswith(name) for word in self.words)
 
     def has_anagram(self, name: str) -> bool:
-        """Return True if a word of the text has the letters of the name in any order, as ADN has those of DNA."""
+        """Return True if a word of the text has the letters of the name in another order, as ADN and DNA."""
         return any(len(word) == len(name) and sorted(word) == sorted(name) for word in self.words)
 
     def spells_out(self, acronym: str) -> bool:
-        """Return True if words with the letters of the acronym follow one another, in this order or backwards."""
+        """Return True if words with the initials of the acronym follow one another, in this order or backwards."""
         return acronym in self.initials or acronym[::-1] in self.initials
 
     def has_spelling(self, name: str) -> bool:
-        """Return True if the text has the name as its own language spells it."""
+        """Return True if the text has the name in another language's spelling."""
         return not self.words.isdisjoint(_SPELLINGS.get(name, ()))
 
     def has_form(self, name: str, alike: float = _ALIKE) -> bool:
@@ -448,9 +448,9 @@ def find_exact_names(text: str) -> Iterator[WrittenName]:
 
 
 def find_names(text: str, besides: Container[str], initial: Callable[[str], bool]) -> Iterator[WrittenName]:
-    """Yield names of the other forms that are not written in one of these ways. They may be ordinary words.
+    """Yield names of the other forms, except those in ``besides``. They may be ordinary words.
 
-    Of the words that may begin a sentence, ``initial`` says which to yield.
+    ``initial`` returns True for the words to yield that may begin a sentence.
     """
     for marked in _MARKED.finditer(text):
         start = _beginning(text, marked)
@@ -461,7 +461,7 @@ def find_names(text: str, besides: Container[str], initial: Callable[[str], bool
 
 
 def are_alike(name: str, other: str, alike: float = _ALIKE) -> bool:
-    """Return True for forms of one name: other order (DNA, ADN), the same beginning, or most of the letters."""
+    """Return True for forms of a name: in another order (DNA, ADN), with the same beginning or most letters."""
     lengths = sorted((len(name), len(other)))
     if lengths[0] < _BEGINNING:
         return len(name) == len(other) and sorted(name) == sorted(other)
@@ -477,7 +477,7 @@ def are_alike(name: str, other: str, alike: float = _ALIKE) -> bool:
 
 
 def _beginning(text: str, marked: re.Match[str]) -> int:
-    """Return where a word begins that has such a rest."""
+    """Return the start of the word around a match."""
     start = marked.start()
     while start and (text[start - 1].isalnum() or text[start - 1] == "_"):
         start -= 1
@@ -492,13 +492,13 @@ def _letters(text: str) -> str:
     return text.casefold() if text.isalnum() else _NOT_LETTERS.sub("", text).casefold()
 
 
-# Ordinary words that texts shout, and the marks of notes by a translator.
+# Ordinary words that texts emphasize in capital letters, and the marks of translators' notes.
 _EMPHASIS = """
 NOT PAS AND NOTE NOTA REMARQUE WARNING AVERTISSEMENT ATTENTION AVISO ADVERTENCIA IMPORTANT IMPORTANTE ONLY MUST ALL
 ANY THE YOU ARE THIS NON SIN NICHT NUR CAUTION TODO NdT NDT
 """
 EMPHASIS = frozenset(_EMPHASIS.split())
-# Acronyms, places and words that are often written as names: the same in English, French and Spanish.
+# Acronyms, places and words that are often written as names, in English, French and Spanish.
 _SAME = """
 rna arn|rrna arnr rarn|mrna arnm|microrna microarn|dna adn|cad cao|cam fao|rgb rvb|cmyk cmjn|hsl tsl|hsv tsv
 dbms rdbms sgbd sgbdr|isp fai|rpn npi|pstn rtc|rsi tms|dem mnt|led del|fft tfr fourier|vat tva iva|gdp pib|nato otan
@@ -524,7 +524,7 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 
 @cache
 def counterparts(source: str | None, target: str | None) -> Mapping[str, frozenset[str]]:
-    """Return the other language's words for places, languages, months and days, by those of one, in small letters."""
+    """Return the words of two languages for the same places, languages, months and days, by each other's words."""
     words: dict[str, set[str]] = {}
     own, other = _words_of_names(source), _words_of_names(target)
     for key in own.keys() & other.keys():
@@ -536,9 +536,9 @@ def counterparts(source: str | None, target: str | None) -> Mapping[str, frozens
 
 @cache
 def place_names(language: str | None) -> frozenset[str]:
-    """Return the words in the names of places, languages, months and days as a language has them, in small letters.
+    """Return the words in a language's names of places, languages, months and days, in lower case.
 
-    Where the language is not known, these are English, French and Spanish names.
+    For an unknown language, these are English, French and Spanish names.
     """
     codes = (language,) if language else ("en", "fr", "es")
     return frozenset().union(*(words for code in codes for words in _words_of_names(code).values()))
@@ -546,7 +546,7 @@ def place_names(language: str | None) -> frozenset[str]:
 
 @cache
 def _words_of_names(language: str | None) -> Mapping[tuple[str, str], frozenset[str]]:
-    """Return the words in the names of Babel, by its kinds of names and their codes; nothing for no language."""
+    """Return the words in Babel's names for a language, by the kind of name and its code; {} for None."""
     from babel import Locale, UnknownLocaleError
 
     try:
@@ -570,14 +570,14 @@ def _words(name: str) -> frozenset[str]:
 
 
 WORDS = Path(__file__).with_name("english_words.txt")
-# Endings of forms of a word, and the letters that the word has in their place.
+# The endings of a word's forms, and the letters that replace them in the word.
 _ENDINGS = (("s", ""), ("es", ""), ("ies", "y"), ("ed", ""), ("ed", "e"), ("ing", ""), ("ing", "e"), ("ly", ""))
 _MOSTLY = 0.6
 _LEAST_WORDS = 5
 
 
 def is_ordinary(word: str) -> bool:
-    """Return True for an ordinary English word in small letters, or a regular form of one."""
+    """Return True for an ordinary English word in lower case, or a regular form of such a word."""
     known = _known()
     return word in known or any(
         word.endswith(ending) and word.removesuffix(ending) + instead in known for ending, instead in _ENDINGS

@@ -1,7 +1,7 @@
-"""`numbers_changed`: numbers, years and units that stand in one of the two texts only.
+"""`numbers_changed`: numbers, years and units in only one of the two texts.
 
-Numbers are compared by their digits, so that 1,000.5 is 1.000,5. Number words are read by text2num, in the languages
-that it knows. The library is imported only where digits differ.
+Numbers are compared by their digits, so 1,000.5 equals 1.000,5. text2num reads number words in the languages that it
+knows. It is imported only if digits differ.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from docmill.tasks.checks.base import Check, Context, Finding
 FLAG = "numbers_changed"
 _SEPARATOR = r"[.,'’\u00a0\u202f ]"
 _SEPARATORS = re.compile(_SEPARATOR)
-# 10 000, 10.000 or 10,000; other digits are numbers of their own, as those of dates and versions are.
+# 10 000, 10.000 or 10,000. Other runs of digits are separate numbers, such as the parts of dates and versions.
 _NUMBER = re.compile(rf"\d(?:(?<![\d.,]\d)\d{{0,2}}(?:{_SEPARATOR}\d{{3}})+(?!\d)|\d*)")
-# The languages whose number words are read; all of them where the language is not known.
+# The languages whose number words are read. If the language is unknown, all are.
 _READ = ("en", "fr", "es", "pt", "de", "nl", "da", "it")
 _SMALL_DIGITS = 1  # other languages have words for them
 # Units that languages share. A byte is an octet in French.
@@ -30,7 +30,7 @@ _UNIT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Number:
-    """A number as it is written, with its offsets; ``parts`` are its runs of digits."""
+    """A number as written, with its offsets. ``parts`` are its runs of digits."""
 
     written: str
     start: int
@@ -43,7 +43,7 @@ class _Number:
 
 
 def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
-    """Yield the numbers that the output lacks, unless it may be shorter, and those that only it has."""
+    """Yield the numbers that only the output has, and, unless it may be shorter, those that it lacks."""
     before, after = list(_numbers(source_text)), list(_numbers(output))
     if not before and not after:
         return
@@ -62,10 +62,10 @@ def _numbers(text: str) -> Iterator[_Number]:
         yield _Number(match.group(), *match.span(), tuple(_SEPARATORS.split(match.group())))
 
 
-def _missing(these: list[_Number], those: list[_Number], text: str, language: str | None) -> list[_Number]:
-    """Return those of ``these`` numbers that ``text``, in which ``those`` stand, does not have as digits or words."""
-    known = _all(those)
-    missing = [number for number in these if not _has(known, number)]
+def _missing(wanted: list[_Number], present: list[_Number], text: str, language: str | None) -> list[_Number]:
+    """Return the wanted numbers that a text has neither in digits nor in words. ``present`` are its numbers."""
+    known = _all(present)
+    missing = [number for number in wanted if not _has(known, number)]
     if not missing:
         return []
     if read := [code for code in _READ if language in {code, None}]:
@@ -79,7 +79,7 @@ def _missing(these: list[_Number], those: list[_Number], text: str, language: st
 
 
 def _other_units(source_text: str, output: str) -> Iterator[Finding]:
-    """Yield the numbers whose unit is another one than in the input."""
+    """Yield the numbers with another unit than in the input."""
     before: dict[str, set[str]] = {}
     for match in _UNIT.finditer(source_text):
         before.setdefault(match.group(1), set()).add(_unit(match.group(2)))
@@ -111,7 +111,7 @@ def _is_decade(known: Collection[str], number: _Number) -> bool:
 
 
 def _plain(digits: str) -> str:
-    """Return digits as ASCII, without zeros at their beginning."""
+    """Return digits as ASCII, without leading zeros."""
     ascii_digits = digits if digits.isascii() else "".join(str(unicodedata.decimal(digit)) for digit in digits)
     return ascii_digits.lstrip("0") or "0"
 

@@ -15,18 +15,18 @@ from operator import eq
 from docmill.tasks.checks.base import Check, Context, Finding, folded, is_unspaced, ngrams, quoted, span
 
 FLAG = "repetition"
-# The same words so often one after the other are a loop; longer phrases and sentences need two times.
+# A loop repeats words at least this often in a row. Phrases of at least five words need two times.
 _TIMES = 3
 _LONG_WORDS = 5
-# A phrase of so many words is repeated if it occurs more often than this; of characters without spaces, more of them.
+# The length of a phrase, which may occur three times: in words, or in characters of scripts without spaces.
 _PHRASE_WORDS = 4
 _PHRASE_CHARACTERS = 16
 _OFTEN = 3
-# A few characters over and over inside a word: "hahahahaha". Digits repeat in round numbers.
+# A few characters again and again inside a word: "hahahahaha". Digits repeat in round numbers.
 _CHARACTERS = re.compile(r"([^\W\d_]\S{0,7}?)\1{4,}|(\d[^\s,.]{1,7}?)\2{3,}")
 _FEWER = 4
 _LONGER = re.compile(rf"\S{{{_FEWER + 1},}}")
-# English doubles next to no words; many other languages do.
+# English doubles almost no words; many other languages do.
 _UNDOUBLED = "en"
 _DOUBLED = re.compile(r"(?<![\w-])([^\W\d_][\w-]*+(?: [^\W\d_][\w-]*+){0,3}) \1(?![\w-])", re.IGNORECASE)
 _MAY_DOUBLE = frozenset({"had", "that", "very", "so", "bye", "ha", "is", "do", "much", "many", "no"})
@@ -34,7 +34,7 @@ _MAY_DOUBLE = frozenset({"had", "that", "very", "so", "bye", "ha", "is", "do", "
 
 @dataclass(frozen=True, slots=True)
 class _Loop:
-    """The words ``first`` to ``last`` are the same ``period`` words ``times`` times."""
+    """The words ``first`` to ``last`` repeat the same ``period`` words."""
 
     first: int
     last: int
@@ -46,7 +46,7 @@ class _Loop:
 
 
 def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
-    """Yield the worst loop of words, the phrase that occurs too often, and the worst loop of characters."""
+    """Yield the worst loop of words, or the most frequent phrase, or loops of characters and doubled words."""
     words = folded(output)
     repeats = _repeats(words)
     if repeats and (loop := _worst(words)) is not None:
@@ -66,7 +66,7 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
 
 
 def _repeats(words: Sequence[str]) -> bool:
-    """Return False if there can be no loop: no one or two words stand twice in a row, and no three twice."""
+    """Return False if there can be no loop: no one or two words twice in a row, and no three words twice."""
     if any(map(eq, words, words[1:])) or b"\1\1" in bytes(map(eq, words, words[2:])):
         return True
     threes = list(ngrams(words, 3))
@@ -78,9 +78,9 @@ def _worst(words: Sequence[str]) -> _Loop | None:
 
 
 def _loops(words: Sequence[str]) -> Iterator[_Loop]:
-    """Yield runs of words that repeat at one distance: three times, or twice where the unit is long.
+    """Yield runs of words that repeat at the same distance: three times, or twice if the unit is long.
 
-    The distance of three words from their last occurrence is the period of a loop, and stays the same along it.
+    The period of a loop is the distance of three words from their last occurrence. It is constant along the loop.
     """
     last: dict[tuple[str, ...], int] = {}
     period = begun = 0
@@ -96,7 +96,7 @@ def _loops(words: Sequence[str]) -> Iterator[_Loop]:
 
 
 def _ended(begun: int, end: int, period: int) -> Iterator[_Loop]:
-    """Yield the words that repeat at one distance from ``begun`` to before ``end``, if they are enough for a loop."""
+    """Yield the loop of the words from ``begun`` to before ``end`` with this period, if it is long enough."""
     loop = _Loop(begun - period, end + 1, period or 1)
     least = 2 if period >= _LONG_WORDS else _TIMES
     if period and loop.times >= least:
@@ -104,7 +104,7 @@ def _ended(begun: int, end: int, period: int) -> Iterator[_Loop]:
 
 
 def _phrase(source_text: str, output: str, words: Sequence[str]) -> Finding | None:
-    """Return the phrase that occurs most often, if no phrase of the input does so as often."""
+    """Return the most frequent phrase, if no phrase of the input is as frequent."""
     spaced = not words or not is_unspaced(words[len(words) // 2])
     length = _PHRASE_WORDS if spaced else _PHRASE_CHARACTERS
     if len(words) < length + _OFTEN:
@@ -119,7 +119,7 @@ def _phrase(source_text: str, output: str, words: Sequence[str]) -> Finding | No
 
 
 def _characters(source_text: str, output: str) -> Iterator[Finding]:
-    # Five times the same letters leave a word with few different ones.
+    # A word that repeats letters five times has few different letters.
     if not any(
         len(word) - len({*word}) >= _FEWER and _CHARACTERS.search(word) for word in {*_LONGER.findall(output)}
     ):

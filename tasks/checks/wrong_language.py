@@ -1,6 +1,6 @@
-"""`wrong_language`: an output in another language than the one asked for, or than its input's.
+"""`wrong_language`: an output that is not in the requested language, or not in its input's.
 
-Found by the detector of `--from auto`, where its library is installed; without it the check finds nothing.
+The check uses the detector of `--from auto`. If its library is not installed, the check finds nothing.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from docmill.tasks.checks.base import Check, Context, Finding, quoted
 from docmill.tasks.languages import Guess
 
 FLAG = "wrong_language"
-# A guess is believed of ordinary words only: names, numbers and code are the same in every language.
+# Only ordinary words are guessed from: names, numbers and code are the same in every language.
 _CODE = re.compile(r"[\d_/@\\<>{}=]|\w[.]\w|[^\W\d_][A-Z]")
-# A language shows at the beginning; what follows costs time only.
+# The beginning of a text shows its language.
 _READ_CHARS = 400
-# In longer texts, a sample of words is tested first, from beginning to end: most outputs are in the right language.
+# In long texts, a sample of words is tested first, since most outputs are in the right language.
 _SAMPLE_WORDS = 20
 _LEAST_LETTERS = 40
 _LEAST_LETTERS_UNSPACED = 12
 _SURE = 0.8
-# The language that is wanted is not among the guesses, or next to impossible.
+# The wanted language is excluded if its guess is below this probability.
 _EXCLUDED = 0.05
 
 
 def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
-    """Yield one finding if the output is surely in a language that it should not be in."""
+    """Yield a finding if the output is surely in a wrong language."""
     if not languages.EXTRA.is_installed or (context.target is None and not context.same_language):
         return
     sampled = _sampled(output)
@@ -45,7 +45,7 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
 
 
 def _sampled(text: str) -> str | None:
-    """Return the language of some of a text's words, if it is sure; None for a short text."""
+    """Return the language of a sample of a text's words, if it is sure; None for a short text."""
     words = text[:_READ_CHARS].split()
     step = len(words) // _SAMPLE_WORDS
     return _language(_guesses_of(words[::step], 1)) if step > 1 else None
@@ -57,7 +57,7 @@ def _guesses(text: str) -> list[Guess]:
 
 def _guesses_of(words: list[str], most: int = languages.MOST_GUESSES) -> list[Guess]:
     ordinary = " ".join(words)
-    if _CODE.search(ordinary):  # no sign of code has a space in it
+    if _CODE.search(ordinary):  # no pattern of code matches a space
         ordinary = " ".join(word for word in words if not _CODE.search(word))
     least = _LEAST_LETTERS if ordinary.isascii() or " " in ordinary else _LEAST_LETTERS_UNSPACED
     return languages.guesses(ordinary, most) if sum(map(str.isalpha, ordinary)) >= least else []
