@@ -81,7 +81,7 @@ class BadOption(TaskError):
 
 
 class BadSchema(TaskError):
-    """A schema that is none, or that no model can be held to; the message ends a sentence about the schema."""
+    """A value that is no schema, or a schema that no model can be held to. The message ends a sentence about it."""
 
 
 class PromptTooLong(TaskError):
@@ -93,7 +93,7 @@ class OutOfMemory(TaskError):
 
 
 class DeviceLost(TaskError):
-    """The device answers with errors only, whatever is computed: the process must start again."""
+    """The device can only return errors: the process must start again."""
 
 
 class ServerAway(TaskError):
@@ -118,21 +118,21 @@ def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-# Two letters exchanged in a word of six are a ratio of 0.83; words that only share letters stay below 0.75.
+# Two exchanged letters in a word of six give a ratio of 0.83. Words that only share letters stay below 0.75.
 _NEAR = 0.8
 
 
 def find_similar(written: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that differ from a written name by a typing slip, the nearest first."""
+    """Return the known names that differ from a written name by a typing error, the nearest first."""
     return difflib.get_close_matches(written.lower(), list(known), cutoff=_NEAR)
 
 
 def suggest(written: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return the question if one of the known names was meant, or `otherwise` if none is near."""
+    """Return the question "Did you mean …?" with similar known names, or `otherwise` if there are none."""
     near = find_similar(written, known)
     return f"Did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def is_server_away(error: BaseException | None) -> bool:
-    """Return True if this is the error of a model's server that may answer later."""
+    """Return True for the error of a model's server that may answer later."""
     return isinstance(error, ServerUnreachable) or (isinstance(error, ServerAway) and error.may_pass)

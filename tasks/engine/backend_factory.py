@@ -1,6 +1,6 @@
-"""Open the backend of a spec: the requested one, or the best installed backend that supports the model.
+"""Open the backend of a spec: the requested backend, or the best installed backend that computes the model.
 
-Beside it: import the libraries that opening will need.
+``import_libraries`` imports the libraries for that ahead of time.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from docmill.tasks.outputs import Head, Output
 from docmill.tasks.specs import pinning, plan
 from docmill.tasks.windows.windows import Coder, Encoded
 
-# Batches of other languages that may wait here while one language is computed.
+# The most batches of other languages that wait while one language is computed.
 _MOST_WAITING = 4
 
 
 def polyglot_traits(coders: Mapping[str, Coder]) -> Traits:
-    """Return the traits of models by their language, whose coders mark texts as that language's."""
+    """Return the traits of a spec with a model for each language. The coders mark windows with their language."""
 
     def in_language(language: str) -> Coder:
         code = languages.plain(language)
@@ -63,10 +63,10 @@ def polyglot_traits(coders: Mapping[str, Coder]) -> Traits:
 
 
 class PolyglotBackend:
-    """The models of a spec that has one for each language, all of them loaded.
+    """The models of a spec with a model for each language. All of them are loaded.
 
-    They take turns: whichever language has the oldest window is computed until it has none left, or the others'
-    windows pile up.
+    They take turns. The language with the oldest window is computed until it has no windows, or too many windows of
+    other languages wait.
     """
 
     def __init__(self, specs: Mapping[str, Spec], open_part: Callable[[Spec], Backend]) -> None:
@@ -97,7 +97,7 @@ class PolyglotBackend:
             language = min(oldest, key=lambda name: oldest[name])
 
     def runtime(self) -> dict[str, Any]:
-        """Return what the models have in common as it is, and what differs for each language."""
+        """Return the common facts about the models, and by language the facts that differ."""
         runtimes = {language: backend.runtime() for language, backend in self._backends.items()}
         first, *others = runtimes.values()
         if all(other == first for other in others):
@@ -146,11 +146,10 @@ def open_backend(
     server: Server | None = None,
     provisional: bool = True,
 ) -> Backend:
-    """Load the model of a spec onto a device (``cpu``, ``cuda:0``); raises CannotServe with the reason.
+    """Load the model of a spec onto a device (``cpu``, ``cuda:0``). Raises CannotServe with the reason.
 
-    ``backend`` is one of ``registry.choices()``. ``server`` computes served models, whatever the device and the
-    backend. Unless it may be ``provisional``, an encoder is measured on its backends at once, and not after the first
-    texts.
+    ``backend`` is one of ``registry.choices()``. ``server`` computes served models, for any device and backend. If an
+    encoder's backend may be ``provisional``, the backends are measured after the first texts, else at once.
     """
     try:
         languages.require_detector_for(spec)
@@ -181,7 +180,7 @@ def open_backend(
         raise
     except (ModelError, BadOption) as error:
         raise CannotServe(str(error)) from error
-    except Exception as error:  # whatever a model library raises on files it cannot read
+    except Exception as error:  # whatever a model library raises on files that it cannot read
         if fault := _find_fault(device):
             raise DeviceUnusable(f"{device} can compute nothing: {fault}") from error
         raise CannotServe(f"{spec.model} cannot be loaded: {describe_error(error)}") from error
@@ -203,7 +202,7 @@ def locate_model(
 ) -> tuple[Spec, Path, Mapping[str, Any]]:
     """Return the folder and the config of a spec's model, with its adapter merged.
 
-    The spec that is returned names the merged model. Models of other families than the ``only`` one stay as they are.
+    The returned spec names the merged model. With ``only``, models of other families stay without the adapter.
     """
     folder = pinning.locate(spec, folders)
     config: Mapping[str, Any] = pinning.read_config(spec, folders)
@@ -234,7 +233,9 @@ def _head(spec: Spec, config: Mapping[str, Any]) -> Head:
     marks = kinds.kind(spec.kind).marks
     mark = marks.get(head)
     if {mark} - {None} != spec.params.keys() & {*marks.values()}:
-        raise CannotServe(f"The config.json of {spec.model} was not known when this job was made: make it again.")
+        raise CannotServe(
+            f"The config.json of {spec.model} was not available when this job was made: make the job again."
+        )
     return head
 
 
@@ -265,14 +266,14 @@ def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *,
         else:
             if head not in heads.LOADERS or name == registry.OWN_CODE or registry.OWN_CODE not in offers:
                 return suited
-            # It was asked for by name. The model's own code takes over once an output is not finite.
+            # The user named this backend. The model's own code takes over after an output that is not finite.
             return choice.FallbackBackend(suited, partial(opened, registry.OWN_CODE))
     assert reason is not None
     raise reason
 
 
 def import_libraries(spec: Spec, device: str, folders: ModelFolders, backend: str) -> None:
-    """Import what opening the spec will import. Opening reports what is wrong with a spec, so this raises nothing."""
+    """Import the modules that opening a spec needs. Raises nothing, since opening reports any error."""
     for part in plan.specs_of(spec).values() or [spec]:
         try:
             for module in _modules(part, device, folders, backend):
@@ -284,7 +285,7 @@ def import_libraries(spec: Spec, device: str, folders: ModelFolders, backend: st
 def _modules(spec: Spec, device: str, folders: ModelFolders, backend: str) -> list[str]:
     """Return the modules that opening a spec imports; none for a model that is not on this machine.
 
-    A model that an adapter is still to be merged into is another one, of which only the merging is known.
+    If an adapter is not merged yet, only the module for the merging is known.
     """
     if weightless.is_weightless(spec.model) or not pinning.here(spec, folders):
         return []
@@ -319,14 +320,15 @@ def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
     return [implementation] if is_converted(assignment) else [implementation, CONVERSION, loader]
 
 
-# Raised with every change of the files with a merged adapter.
+# Raise this number with every change of the files with a merged adapter.
 _ADAPTED_FORMAT = 4
 
 
 def adapted(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> tuple[Spec, Path]:
-    """Return the spec under a revision of the merged weights, and the folder with them.
+    """Return the spec with the revision of the merged weights, and the folder with them.
 
-    If they are not kept: raises NotInstalled without PEFT, and ModelUnsuitable where the adapter does not fit.
+    If the cache does not have them: raises NotInstalled without PEFT, and ModelUnsuitable if the adapter does not
+    fit.
     """
     made, ready = _place_of_adapted(spec, folder, cache_dir)
 

@@ -25,11 +25,10 @@ from docmill.tasks.outputs import Generated, Output, Several
 log = logging.getLogger("docmill.engine")
 
 TURN_S = 5.0
-# A backend that takes windows while it computes others is measured at least this often.
+# A backend that takes windows while it computes others begins a new batch of the accounts at least this often.
 ACCOUNT_S = 5.0
-# If a backend dies before it has taken a window, one window is taken in its place, and fails.
-_UNLUCKY = Budget(tokens=1, rows=1)
-# A patient backend waits for so many batches of windows. From one batch alone no like lengths could be chosen.
+_ONE_WINDOW = Budget(tokens=1, rows=1)
+# A patient backend waits for this many batches of windows, to choose windows of similar length.
 _CHOICE = 2
 _RECHECK_S = 0.5
 Owner = tuple[TicketText, int]
@@ -44,11 +43,11 @@ class LoadedModel:
     recipe: Recipe
     checks: Checks
     pool: Pool[Owner] = field(default_factory=Pool)
-    tickets: set[Ticket] = field(default_factory=set)  # with texts that lack an outcome
-    users: int = 0  # threads that hold it, or the device
-    cutting: int = 0  # threads that will put more windows into the pool soon
-    withdrawn: bool = False  # its server is away
-    journaled: bool = field(init=False)  # it keeps outputs until they are stored
+    tickets: set[Ticket] = field(default_factory=set)  # with texts without an outcome
+    users: int = 0  # threads that hold the model, the device's among them
+    cutting: int = 0  # threads that will soon put more windows into the pool
+    withdrawn: bool = False  # True if the server is away
+    journaled: bool = field(init=False)  # True if the backend keeps outputs until they are stored
 
     def __post_init__(self) -> None:
         self.journaled = isinstance(self.backend, Served)
@@ -79,9 +78,9 @@ class ModelCache:
 
     @contextmanager
     def hold(self, spec: Spec) -> Iterator[LoadedModel]:
-        """Yield the spec's model, opened if need be. It stays loaded while the block runs.
+        """Yield the spec's model, and open it if necessary. It stays loaded while the block runs.
 
-        Wait while every loaded model has work, and none may be closed. Raises CannotServe and EngineStopped.
+        Wait while all loaded models have work. Raises CannotServe and EngineStopped.
         """
         loaded = self._acquire(spec)
         try:
@@ -92,9 +91,9 @@ class ModelCache:
                 self.changed.notify_all()
 
     def withdraw(self, loaded: LoadedModel, error: ServerAway) -> None:
-        """Unlist a model whose server is away, and wake its tickets without the outcomes that they lack.
+        """Unlist a model whose server is away, and wake its tickets without further outcomes.
 
-        The caller holds the model. This waits for no other model's loading, which may itself wait for room.
+        The caller holds the model. This does not wait while another model loads, which may itself wait for room.
         """
         with self.changed:
             loaded.withdrawn = True
@@ -115,7 +114,7 @@ class ModelCache:
 
     def _acquire(self, spec: Spec) -> LoadedModel:
         with self.changed:
-            if not self.stopping and spec in self._models:  # does not wait for another model's loading
+            if not self.stopping and spec in self._models:  # without waiting while another model loads
                 return self._use(self._models[spec])
         with self._opening:
             with self.changed:
@@ -137,7 +136,7 @@ class ModelCache:
         backend = self._open_backend(spec)
         try:
             return LoadedModel(spec, backend, kinds.recipe(spec, backend.traits), kinds.checks(spec, backend.traits))
-        except Exception as error:  # else the job would wait for ever
+        except Exception as error:  # otherwise the job would wait for ever
             backend.close()
             said = str(error) if isinstance(error, StorageError | TaskError) else raised_at(error)
             raise CannotServe(f"The recipe or the checks of {spec.kind} cannot be made: {said}.") from error
@@ -148,7 +147,7 @@ class ModelCache:
         return loaded
 
     def _make_room(self) -> list[LoadedModel]:
-        """Unlist idle models until one more may load; the lock is held, and given up while waiting."""
+        """Unlist idle models until another model may load. The caller holds the lock; waiting releases it."""
         leaving: list[LoadedModel] = []
         while len(self._models) >= self._bound:
             idle = next((loaded for loaded in self._models.values() if loaded.idle), None)
@@ -163,11 +162,11 @@ class ModelCache:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows that went to the device; ``at`` is in seconds of the monotonic clock.
+    """Windows that went to the device. ``at`` is in seconds of the monotonic clock.
 
-    ``load_tokens`` are those of all that is on the device now, with padding: more than these where a backend takes
-    windows while it computes others. No windows are new where such a backend goes on for long. ``seconds`` is the
-    time that the device took; None until it is done.
+    ``load_tokens`` counts all tokens on the device, with padding: more than the batch's if a backend takes windows
+    while it computes others. If such a backend computes for long, a batch may have no windows. ``seconds`` is the
+    time on the device; None until the batch is done.
     """
 
     spec: Spec
@@ -182,7 +181,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Counters:
-    """The work of the device since the start; ``padded_tokens`` includes padding."""
+    """The work of the device since the start."""
 
     busy_s: float = 0.0
     batches: int = 0
@@ -196,9 +195,9 @@ Receive = Callable[[LoadedModel, Item[Owner], Output], None]
 
 
 class Device:
-    """One thread that gives waiting windows to their backends, until it is stopped.
+    """A thread that gives waiting windows to their backends, until it is stopped.
 
-    ``error`` is what killed the thread, if anything did; it has woken every ticket then.
+    ``error`` is the error that killed the thread, if any. Then all tickets have been woken.
     """
 
     def __init__(
@@ -248,9 +247,9 @@ class Device:
                 )
             return [] if self.models.stopping else loaded.pool.take(budget)
 
-    def unlucky(self, loaded: LoadedModel) -> Sequence[Item[Owner]]:
+    def take_one(self, loaded: LoadedModel) -> Sequence[Item[Owner]]:
         with self._changed:
-            return loaded.pool.take(_UNLUCKY)
+            return loaded.pool.take(_ONE_WINDOW)
 
     def tell(self, batch: Batch) -> None:
         if self._on_batch is None:
@@ -298,10 +297,10 @@ class Device:
         return None
 
     def _turn(self, current: LoadedModel | None = None, worked_s: float = 0.0) -> LoadedModel | None:
-        """Return the model with the oldest waiting window, or the current one until its turn is over.
+        """Return the model with the oldest waiting window, or the current model until its turn is over.
 
-        Without turns, two shards of different specs would swap the device's caches at each batch. The caller holds
-        the lock.
+        Without turns, shards of two specs would change the contents of the device's caches with each batch. The
+        caller holds the lock.
         """
         waiting = [loaded for loaded in self.models if len(loaded.pool)]
         if current in waiting and worked_s < self._turn_s:
@@ -323,9 +322,9 @@ def _traceparents(items: Sequence[Item[Owner]]) -> tuple[str, ...]:
 
 
 class Stretch:
-    """One backend's uninterrupted work: the source of its windows, and the accounts of its batches.
+    """A backend's work without interruption: the source of its windows, and the accounts of its batches.
 
-    A batch's seconds are those spent inside the backend, without the waits for us.
+    The seconds of a batch are those inside the backend.
     """
 
     def __init__(self, device: Device, loaded: LoadedModel) -> None:
@@ -350,7 +349,7 @@ class Stretch:
             log.warning("server_away spec=%s error=%s", self._loaded.spec, error)
             self._flight.clear()
             self._device.models.withdraw(self._loaded, error)
-        except Exception as error:  # the backend broke its word: a window's error is an output
+        except Exception as error:  # a bug in the backend, since the error of a window is an output
             log.exception("backend.raised", extra={"spec": str(self._loaded.spec)})
             self._fail(error)
         self._pause()
@@ -360,9 +359,9 @@ class Stretch:
             self._fail(RuntimeError())
 
     def take(self, budget: Budget) -> Sequence[Item[Owner]]:
-        """For the backend: the next windows, or nothing when the turn is over.
+        """Return the backend's next windows; none if its turn is over.
 
-        A batch of the accounts ends when other windows join it, or after some seconds of a backend that goes on.
+        A batch of the accounts ends when the backend takes new windows, or after some seconds.
         """
         self._pause()
         now = time.monotonic()
@@ -400,8 +399,8 @@ class Stretch:
         self._batch, self._batch_s = None, 0.0
 
     def _fail(self, error: Exception) -> None:
-        """Fail what is on the device; if that is nothing, the next window, so that the pool does shrink."""
-        lost = list(self._flight.values()) or list(self._device.unlucky(self._loaded))
+        """Fail the windows on the device. If there are none, fail the next window, so that the pool shrinks."""
+        failed = list(self._flight.values()) or list(self._device.take_one(self._loaded))
         self._flight.clear()
-        for item in lost:
+        for item in failed:
             self._device.deliver(self._loaded, item, failure(error, Reason.MODEL))

@@ -1,7 +1,7 @@
-"""The engine: texts in from many threads, one thread that keeps the device busy, one outcome per text out.
+"""The engine: many threads submit texts, one thread keeps the device busy, and each text gets one outcome.
 
-The submitting thread tokenizes and splits texts. The windows of all tickets under one spec wait in one pool. The
-device thread gives windows to the backends and joins the outputs. No model library is imported here.
+The submitting thread tokenizes and splits texts. The windows of all tickets of a spec wait in one pool. The device
+thread gives windows to the backends and joins the outputs. This module imports no model library.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from docmill.tasks.windows.windows import Encoded
 
 __all__ = ["Batch", "Counters", "Engine", "Ticket"]
 
-# Texts that are cut at a time. The device gets their windows before the rest of the shard is cut.
+# Texts to cut at a time. The device gets their windows before the rest of the shard is cut.
 PORTION_TEXTS = 32
 
 
@@ -69,7 +69,7 @@ class Engine:
 
     @contextmanager
     def hold(self, spec: Spec) -> Iterator[dict[str, Any]]:
-        """Yield the spec's runtime. Its model, which is opened if need be, stays loaded while the block runs.
+        """Yield the spec's runtime. The model is opened if necessary, and stays loaded while the block runs.
 
         Raises CannotServe with the reason, and EngineStopped.
         """
@@ -77,9 +77,9 @@ class Engine:
             yield loaded.backend.runtime()
 
     def runtime_since(self, spec: Spec, before: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the runtime of work that began under the runtime ``before`` and is done now.
+        """Return the runtime of work that began with the runtime ``before``.
 
-        It names both backends if another backend has taken over meanwhile.
+        It names both backends if another backend has taken over since.
         """
         loaded = self._models.loaded(spec)
         now = before if loaded is None else loaded.backend.runtime()
@@ -112,24 +112,24 @@ class Engine:
             return ticket
 
     def forget_stored(self, spec: Spec, ticket: Ticket, outcomes: Sequence[Outcome]) -> None:
-        """Tell the backend that the store has outcomes: it forgets the outputs that they were made of."""
+        """Tell the backend that the store has these outcomes, so that it removes their outputs."""
         windows = ticket.take_journaled(outcome.content_id for outcome in outcomes)
         loaded = self._models.loaded(spec)
         if windows and loaded is not None and isinstance(loaded.backend, Served):
             loaded.backend.forget(windows)
 
     def drain(self) -> None:
-        """Finish the batch that is on the device, take no further one, and wake the waiters of all tickets."""
+        """Finish the batch on the device, take no other, and wake the waiters of all tickets."""
         self._device.stop()
 
     def close(self) -> None:
-        """Drain, and give the device's memory back."""
+        """Drain, and free the device's memory."""
         self.drain()
         self._models.close()
 
     @property
     def error(self) -> BaseException | None:
-        """The error that ended the device thread; None while it lives. After it the engine accepts no work."""
+        """The error that ended the device thread; None while it lives. After an error, the engine accepts no work."""
         return self._device.error
 
     @property
@@ -166,7 +166,7 @@ class Engine:
                 loaded.tickets.add(ticket)
             self._enqueue(loaded, begun)
         for entry, wanted in begun:
-            if not wanted:  # nothing to compute: only rules and dots
+            if not wanted:  # no window to compute, such as in a text of dots
                 self._conclude(loaded, entry)
         return True
 

@@ -1,4 +1,4 @@
-"""A text on its way through the engine, from submit to outcome, and the ticket of the texts of one submit."""
+"""A text in the engine, from submit to outcome, and the ticket for the texts of one submit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from docmill.tasks.windows.windows import Coder, Encoded, Window
 
 @dataclass(slots=True)
 class TicketText:
-    """One text of a ticket; the device thread owns it once its windows wait.
+    """One text of a ticket. The device thread owns it when its windows wait.
 
-    ``text`` is the text of the round; ``source_text`` the text of the first.
+    ``text`` is the text of the current round, ``source_text`` that of the first round.
     """
 
     ticket: Ticket
@@ -43,7 +43,7 @@ class TicketText:
         return wanted
 
     def receive(self, index: int, encoded: Encoded, output: Output) -> bool:
-        """Keep a window's output. Return True if no other is missing."""
+        """Keep a window's output. Return True if it was the last one."""
         assert self.outputs[index] is None
         self.outputs[index] = output
         self.left -= 1
@@ -55,7 +55,7 @@ class TicketText:
 
     @property
     def computed(self) -> float:
-        """The part of the round's windows that is computed or was copied."""
+        """The share of the round's windows that are computed or copied."""
         return 1 - self.left / len(self.windows)
 
     @property
@@ -66,7 +66,7 @@ class TicketText:
         return self._round.failed(reason, reason_class, self.flags)
 
     def uncut(self, error: Exception) -> Outcome:
-        """Return the outcome of a text that the tokenizer or the splitter refused."""
+        """Return the outcome of a text that could not be cut."""
         said = str(error) if isinstance(error, PromptTooLong) else f"Cutting the text raised {type(error).__name__}."
         return self.failed(said, Reason.DOCUMENT)
 
@@ -74,7 +74,7 @@ class TicketText:
         return Outcome(self.content_id, Status.SKIPPED, reason="The text is blank.")
 
     def finish(self, recipe: Recipe, checks: Checks = NONE) -> Outcome | Again:
-        """Return the outcome of the round with the flags of its checks, or the text of the next. Never raises."""
+        """Return the outcome of the text with the flags of its checks, or the next round. Never raises."""
         for number, output in enumerate(self.outputs):
             if isinstance(output, Failure):
                 where = f" (window {number + 1} of {len(self.outputs)})" if len(self.outputs) > 1 else ""
@@ -94,7 +94,7 @@ class TicketText:
 
 
 def _raised(checks: Checks, source_text: str, outcome: Outcome, flags: Sequence[str]) -> tuple[str, ...]:
-    """Return the flags that the checks of an outcome raise: those of its texts, and that of its confidence."""
+    """Return the flags that the checks raise on an outcome's texts and on its confidence."""
     if outcome.status is not Status.DONE:
         return ()
     raised = [finding.flag for text in written(outcome) for finding in checks.findings(source_text, text, flags)]
@@ -107,7 +107,7 @@ def _union(flags: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def cut_each(recipe: Recipe, coder: Coder, texts: Sequence[str]) -> list[list[Window] | Exception]:
-    """Return the windows of each text, or the error of cutting it: one bad text does not spoil the others."""
+    """Return the windows of each text, or the error of cutting it. A bad text does not fail the others."""
     if not texts:
         return []
     try:
@@ -138,40 +138,40 @@ class Ticket:
             self._woken.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """True when every text has its outcome, or no further one will come (drained, died, dropped)."""
+        """Wait until every text has its outcome, or no other outcome will come. Return False after the timeout."""
         return self._woken.wait(timeout)
 
     def finished(self) -> list[Outcome]:
-        """Return the outcomes that there are, in the order of the texts."""
+        """Return the outcomes so far, in the order of the texts."""
         with self._lock:
             return [outcome for outcome in self._outcomes if outcome is not None]
 
     @property
     def computed(self) -> float:
-        """The texts that are computed; one whose windows are partly computed counts as that part of a text."""
+        """The number of computed texts. A partly computed text counts as a fraction."""
         with self._lock:
             return len(self._outcomes) - self._left + sum(self._parts.values())
 
     @property
     def complete(self) -> bool:
-        """True once every text has its outcome."""
+        """True if every text has its outcome."""
         with self._lock:
             return self._left == 0
 
     def drop(self) -> None:
-        """Give the rest up: its waiting windows leave the pool, and what is on the device is ignored."""
+        """Give up the texts without an outcome: waiting windows leave the pool, later outputs are ignored."""
         self.dropped = True
         self._on_drop(self)
         self._woken.set()
 
     def advance(self, position: int, part: float) -> None:
-        """Note the part of the windows of the text at ``position`` that is computed. The engine calls this."""
+        """Note the computed share of a text's windows. The engine calls this."""
         with self._lock:
             if self._outcomes[position] is None:
                 self._parts[position] = part
 
     def settle(self, position: int, outcome: Outcome) -> None:
-        """Note the outcome of the text at ``position``. The engine calls this."""
+        """Note the outcome of a text. The engine calls this."""
         with self._lock:
             if self._outcomes[position] is None:
                 self._outcomes[position] = outcome
@@ -181,16 +181,16 @@ class Ticket:
                 self._woken.set()
 
     def note_journaled(self, content_id: int, window: Encoded) -> None:
-        """For the engine: the backend keeps the output of this window until the outcome is stored."""
+        """Note that the backend keeps a window's output until the outcome is stored. The engine calls this."""
         with self._lock:
             self._journaled.setdefault(content_id, []).append(window)
 
     def take_journaled(self, content_ids: Iterable[int]) -> list[Encoded]:
-        """For the engine: remove and return the windows of these texts whose outputs the backend keeps."""
+        """Remove and return the windows of these texts whose outputs the backend keeps. The engine calls this."""
         with self._lock:
             return [window for content_id in content_ids for window in self._journaled.pop(content_id, ())]
 
     def wake(self, away: ServerAway | None = None) -> None:
-        """For the engine: no further outcome will come, since the model's server is ``away`` or the engine stops."""
+        """Wake the waiters: the model's server is ``away``, or the engine stops. The engine calls this."""
         self.away = self.away or away
         self._woken.set()

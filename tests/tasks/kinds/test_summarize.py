@@ -100,5 +100,5 @@ def test_options_of_models_that_write_are_refused_and_a_job_from_before_the_conf
         bench.spec("summarize", "minilm", seed=5)
     spec = bench.spec("summarize", "minilm")
     assert spec.params[RANKING] == "centroid-mmr-1"
-    with pytest.raises(CannotServe, match=r"The config.json of minilm was not known when this job was made"):
+    with pytest.raises(CannotServe, match=r"The config.json of minilm was not available when this job was made"):
         bench.engine.open(replace(spec, params={}))
