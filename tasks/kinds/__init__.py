@@ -1,7 +1,7 @@
-"""The kinds of task: one module and one line of `OWN_KINDS` each. Lanes, commands, help and checks derive from them.
+"""The kinds of task: each has a module and a line of `OWN_KINDS`. Lanes, commands, help and checks derive from them.
 
-Features bring more. The names below that need them are made when they are first read, so that a feature's module can
-import this package.
+Features add more kinds. KINDS, NAMES, STORED_KINDS and OPTIONS include these, and are made when they are first read,
+so that a feature's module can import this package.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ KINDS: tuple[TaskKind, ...]  # docmill's own and those of features
 NAMES: tuple[str, ...]
 STORED_KINDS: Mapping[str, StoredKind]
 OPTIONS: Mapping[str, FieldInfo]  # of all kinds
-# Version of the built-in instructions, and part of the specs that use them.
+# The version of the built-in instructions, a part of the specs that use them.
 INSTRUCTIONS = 2
-# A base model goes on with the next line of the pattern unless it is stopped at the end of this one.
+# A base model would continue with the next line of the pattern, so its output ends here.
 LINE_END = "\n"
-_EXAMPLE_LANGUAGE = "en"  # for instructions that are only measured
+_EXAMPLE_LANGUAGE = "en"  # to measure the length of an instruction
 _REMEMBERED = 256  # coders to cache for documents' questions
 
 
@@ -75,7 +75,7 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _registry() -> dict[str, Any]:
-    """Return KINDS, and what derives from them. Raises StorageError."""
+    """Return KINDS, and the names that derive from them. Raises StorageError."""
     by_name = load_by_name("kinds", TaskKind, OWN_KINDS)
     kinds = tuple(by_name.values())
     try:
@@ -87,9 +87,9 @@ def _registry() -> dict[str, Any]:
 
 
 def shared_options(task_kinds: Sequence[TaskKind]) -> dict[str, FieldInfo]:
-    """Return the options of kinds by the names of their fields, those of the fewest kinds first.
+    """Return the options of kinds by the names of their fields, the options of the fewest kinds first.
 
-    A command has each option once. Raises ValueError for two kinds that declare an option of one name differently.
+    A command has each option once. Raises ValueError if two kinds declare an option of the same name differently.
     """
     fields: dict[str, FieldInfo] = {}
     declared: dict[str, tuple[str, object]] = {}
@@ -102,7 +102,7 @@ def shared_options(task_kinds: Sequence[TaskKind]) -> dict[str, FieldInfo]:
                 if same != declaration:
                     raise ValueError(
                         f"{task_kind.name} declares its option {word} differently from {first}: kinds share their "
-                        "options. Declare it as that kind does, or give it another name."
+                        "options. Declare it in the same way, or give it another name."
                     )
             fields[name] = field
             n_kinds[name] += 1
@@ -113,7 +113,7 @@ def shared_options(task_kinds: Sequence[TaskKind]) -> dict[str, FieldInfo]:
 
 
 def verb(name: str) -> str:
-    """Return the kind as a verb, for titles: `Summarize`. An unknown kind is its name."""
+    """Return the kind as a verb, for titles: `Summarize`. For an unknown kind, return its name."""
     known: TaskKind | None = _registry()["BY_NAME"].get(name)
     return ((known and known.verb) or name).capitalize()
 
@@ -133,19 +133,19 @@ def options(name: str, **values: Any) -> KindOptions:
 
 
 def require_options(name: str, fields: Iterable[str], prefix: str = "--") -> None:
-    """Raise BadOption for fields that are no options of the kind of this name, as the command line spells them."""
+    """Raise BadOption for a field that is no option of the kind of this name. The message has the option's name."""
     for field in sorted(set(fields) - kind(name).options.model_fields.keys()):
         raise BadOption(f"{prefix}{spelling(field)} has no meaning for {name}.")
 
 
 def spelling(field: str) -> str:
-    """Return an option's name in pipelines and, after dashes, on the command line; another name with hyphens."""
+    """Return an option's name in pipelines and, after dashes, on the command line. Other names get hyphens."""
     options = _registry()["OPTIONS"]
     return key(field, options[field]) if field in options else field.replace("_", "-")
 
 
 def any_options() -> type[KindOptions]:
-    """Return a model with the options of all kinds, for a task whose name is wrong."""
+    """Return a model with the options of all kinds, for a task with an unknown name."""
     fields: dict[str, Any] = {name: (field.annotation, field) for name, field in _registry()["OPTIONS"].items()}
     return create_model("AnyOptions", __base__=KindOptions, **fields)
 
@@ -164,8 +164,8 @@ def recipe(spec: Spec, traits: Traits) -> Recipe:
 def checks(spec: Spec, traits: Traits) -> Checks:
     """Return the checks of the outputs under a spec. Raises BadOption.
 
-    Rendered prompts say more than the document, so only what was written is checked. The null model writes nothing
-    of its own.
+    A rendered prompt is more than the document, so the output is not compared with it. Outputs of the null model are
+    not checked.
     """
     suited = kind(spec.kind).checks(spec, traits.direction)
     if weightless.is_null(spec.model):
@@ -176,9 +176,8 @@ def checks(spec: Spec, traits: Traits) -> Checks:
 def instruction(spec: Spec, *, chat: bool, shown: bool = True) -> PromptFrame:
     """Return the instruction of a spec for a model that follows instructions (``chat``), or for a base model.
 
-    A base model sees demonstrations first, unless they are not to be ``shown``.
-
-    Raises CannotServe for a translation without languages, and for a kind without built-in words.
+    A base model reads demonstrations first if they are ``shown``. Raises CannotServe for a translation without
+    languages, and for a kind without built-in instructions.
     """
     prompt = spec.params.get("prompt")
     if prompt is not None:
@@ -190,13 +189,13 @@ def instruction(spec: Spec, *, chat: bool, shown: bool = True) -> PromptFrame:
 
 
 def stop_texts(spec: Spec, *, chat: bool) -> tuple[str, ...]:
-    """Return the texts that end an output: the spec's, or the end of the built-in pattern's line."""
+    """Return the texts that end an output: the spec's stop texts, or the end of the built-in pattern's line."""
     is_pattern = not chat and "prompt" not in spec.params and kind(spec.kind).built_in is not None
     return tuple(spec.params.get("stop") or ((LINE_END,) if is_pattern else ()))
 
 
 def example_of(spec: Spec) -> Spec:
-    """Return a spec with an example language or an empty question, if its instruction needs one."""
+    """Return a spec with an example language or an empty question, if its instruction needs either."""
     if _tells_language(spec):
         return _in_language(spec, _EXAMPLE_LANGUAGE)
     return spec if templates.questions(spec.params) is None else asking(spec, "")
@@ -222,7 +221,7 @@ def traits_by(coder_of: Callable[[Spec], Coder], spec: Spec) -> Traits:
 
 
 def conversation(spec: Spec, text: str) -> list[dict[str, Any]]:
-    """Return a text's chat messages. If they have no system prompt, add the spec's."""
+    """Return a text's chat messages. If they have no system prompt, the spec's is added."""
     messages = templates.as_messages(text) or [{"role": "user", "content": text}]
     system = spec.params.get("system")
     if system is None or messages[0]["role"] == "system":

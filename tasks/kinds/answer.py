@@ -1,4 +1,4 @@
-"""Answering: for each question the part of a text that answers it, or what a model writes, or no answer."""
+"""Answering: for each question, the part of a text that answers it, or the answer that a model writes, or none."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ _DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"max_answer_tokens": LONGEST_TOKENS, "no_answer_threshold": 0.0, "always_answer": False}
 )
 Computation = tuple[Window, Output | None]
-_UNNAMED = "answer"  # the name of a question that is given without a name
-# Endings of the columns beside an answer.
+_UNNAMED = "answer"  # the name of a question without a name
+# The endings of the columns beside an answer.
 SCORE, NO_ANSWER, SPANS = "_score", "_no_answer", "_spans"
 _NAMED = re.compile(r"(\w+)=(.*)", re.DOTALL)
-# Step and question together make the names of columns, of which PostgreSQL takes 63 bytes.
+# The names of a step and of a question make the name of a column, which has at most 63 bytes in PostgreSQL.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,29}", re.ASCII)
 _EXPECTED = 'must be a question, a list of questions, or a table such as { author = "Who wrote it?" }'
-# The answer that a model is told to write if a text has none, and those that models trained otherwise write.
+# The answer that a model is told to write if a text has none, and answers that other models write then.
 UNANSWERABLE = "unanswerable"
 _NO_ANSWER = frozenset({UNANSWERABLE, "no answer", "not answerable"})
 _ENDS = " \t\n.\"'<>"
@@ -72,7 +72,7 @@ _DEMONSTRATIONS = (
 
 @dataclass(frozen=True)
 class NamedQuestions:
-    """The questions of a spec by their names, in the order in which they are asked."""
+    """The questions of a spec by their names, in the order of the windows."""
 
     names: tuple[str, ...]
     template: templates.Questions
@@ -85,7 +85,7 @@ class NamedQuestions:
 
     @property
     def of_all_texts(self) -> list[str] | None:
-        """The questions, if they are the same for all texts; None if they read metadata."""
+        """The questions if all texts have the same; None if they read metadata."""
         return None if self.template.fields else self.template.filled({})
 
     def split(self, content: str) -> tuple[list[str], str]:
@@ -96,14 +96,14 @@ class NamedQuestions:
 
 @dataclass(frozen=True)
 class Answer:
-    """Asks each question of every window of a text.
+    """Asks each question for every window of a text.
 
-    Windows overlap, and the best answers are found in the scores of their tokens, unless the model writes: then the
-    first answer that a window has is the text's. ``pairs`` gives the coder that puts a question beside every text;
-    without it a backend finds the answers itself.
+    The best answers follow from the scores of the tokens in overlapping windows. If the model writes, the first
+    answer of a window is the text's. ``pairs`` returns the coder that puts a question beside every text; without it,
+    a backend finds the answers itself.
 
-    Answers in the text have at most ``longest`` tokens, and the best ``count`` are kept. None is given if the null
-    score is over the ``threshold``. Without a ``threshold`` there is always an answer, if the text has any.
+    Answers in the text have at most ``longest`` tokens, and the best ``count`` answers are kept. If the null score is
+    above the ``threshold``, there is no answer. Without a ``threshold``, there is an answer if the text has any.
     """
 
     questions: NamedQuestions
@@ -113,7 +113,7 @@ class Answer:
     pairs: Callable[[str], Coder] | None
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        """Return for each text the windows with the first question, then those with the second, and so on.
+        """Return for each text the windows with the first question, then with the second, and so on.
 
         Raises PromptTooLong.
         """
@@ -159,8 +159,8 @@ class Answer:
         return computed.done(RECORD.stored(record), flags=dict.fromkeys(flags), confidence=least(sure))
 
     def _find(self, text: str, computations: Sequence[Computation]) -> Answers:
-        """Return the answers that a backend found, or the best ones in the scores of a text's windows."""
-        from docmill.tasks.kinds.answer_spans import answers_of_backend, best_answers  # with numpy
+        """Return the answers that a backend found, or the best answers in the scores of a text's windows."""
+        from docmill.tasks.kinds.answer_spans import answers_of_backend, best_answers  # imports numpy
 
         if any(isinstance(output, Spans) for _, output in computations):
             return answers_of_backend(computations)
@@ -174,7 +174,7 @@ class Answer:
         return best_answers(text, windows, longest=self.longest, count=self.count, with_null=with_null)
 
     def _fields(self, name: str, text: str, answers: Answers) -> dict[str, Any]:
-        """Return the fields of a record that the answers to a question make."""
+        """Return the fields of a record for the answers to a question."""
         answer = answers.answer(self.threshold or 0.0)
         spans = [
             {"text": text[span.start : span.end], "start": span.start, "end": span.end, "score": span.score}
@@ -189,8 +189,8 @@ class Answer:
 
 
 def require_room(params: Mapping[str, Any], pairs: Callable[[str], Coder]) -> None:
-    """Raise CannotServe if a question of a spec leaves no room for text. Questions of documents are not known yet."""
-    if templates.questions(params) is None:  # a model is looked at before anything is asked
+    """Raise CannotServe if a question of a spec leaves no room for text. Questions with metadata are unknown yet."""
+    if templates.questions(params) is None:  # models are also described without a question
         return
     for question in NamedQuestions.of(params).of_all_texts or ():
         if (problem := room_problem(question, pairs(question))) is not None:
@@ -198,7 +198,7 @@ def require_room(params: Mapping[str, Any], pairs: Callable[[str], Coder]) -> No
 
 
 def room_problem(question: str, beside: Coder) -> str | None:
-    """Return the reason why no text fits a window beside a question; None if one does."""
+    """Return the reason why no text fits in a window beside a question; None if a text fits."""
     if not question:
         return "The question is empty for this document: it lacks the metadata that the question reads."
     taken, limit = beside.encode([""])[0].tokens, beside.limit_tokens
@@ -211,7 +211,7 @@ def room_problem(question: str, beside: Coder) -> str | None:
 
 
 def _by_question(computations: Sequence[Computation]) -> list[list[Computation]]:
-    """Return the windows of each question: the first of them begins with the text, or with its first token."""
+    """Return the windows of each question. Its first window begins with the text, or with the text's first token."""
     begun = 0
     numbers = [begun := begun + _begins(window) for window, _ in computations]
     numbered = zip(numbers, computations, strict=True)
@@ -223,7 +223,7 @@ def _begins(window: Window) -> bool:
 
 
 def _written(computations: Sequence[Computation]) -> tuple[str | None, bool] | None:
-    """Return the first answer that a model wrote for a window of a text, and True if it was truncated.
+    """Return the first answer that a model wrote for a text's windows, and True if it is truncated.
 
     None if the model does not write.
     """
@@ -234,9 +234,9 @@ def _written(computations: Sequence[Computation]) -> tuple[str | None, bool] | N
 
 
 def questions_by_name(value: object) -> dict[str, str]:
-    """Return the questions by their names. A text may begin with the name: ``author=Who wrote it?``.
+    """Return questions by their names. A text may begin with the name: ``author=Who wrote it?``.
 
-    Raises PydanticCustomError, whose message continues a sentence that begins with the option's name.
+    Raises PydanticCustomError. Its message follows the option's name.
     """
     pairs = [*_pairs(value)]
     questions: dict[str, str] = {}
@@ -287,21 +287,21 @@ def _check_columns(names: Iterable[str]) -> None:
 
 
 def asking(spec: Spec, question: str) -> Spec:
-    """Return a spec that asks this question of every text."""
+    """Return a spec with this question for every text."""
     escaped = question.replace("{", "{{").replace("}", "}}")
     return replace(spec, params={**spec.params, templates.QUESTION: {"": escaped}})
 
 
 def chat(spec: Spec) -> PromptFrame:
-    """Return the question of a spec that asks only one, for a model that follows instructions.
+    """Return the only question of a spec, for a model that follows instructions.
 
-    The text comes first, so that several questions about a text begin alike.
+    The text comes first, so that the prompts of several questions about a text share their start.
     """
     return PromptFrame(_TOLD, f"\n\nQuestion: {_question(spec)}")
 
 
 def completed(spec: Spec, shown: bool) -> PromptFrame:
-    """Return the question of a spec that asks only one, as a pattern that a base model completes."""
+    """Return the only question of a spec, as a pattern that a base model completes."""
     before = pattern("Text", "Answer", _DEMONSTRATIONS if shown else ())
     return PromptFrame(before.before, f"\nQuestion: {_question(spec)}{before.after}")
 
@@ -312,7 +312,7 @@ def prefix(question: str) -> str:
 
 
 def answer_in(written: str) -> str | None:
-    """Return the answer in a model's output; None if it says that there is none."""
+    """Return the answer in a model's output; None if the output says that there is none."""
     answer = written.strip()
     return None if not answer or answer.strip(_ENDS).lower() in _NO_ANSWER else answer
 
@@ -367,7 +367,7 @@ class AnswerOptions(Sampling):
 
 
 def _params(plan: Plan) -> dict[str, Any]:
-    """Return the properties of the records. Raises BadOption without a question, and for options that contradict."""
+    """Return the properties of the records. Raises BadOption without a question, and for contradicting options."""
     options = plan.options
     if templates.QUESTION not in options:
         raise BadOption("answer needs --question, such as --question 'Who wrote it?'.")
@@ -395,7 +395,7 @@ def _columns(name: str, options: Mapping[str, Any], *, writes: bool) -> dict[str
 
 
 def _writes(spec: Spec) -> bool:
-    """Return True if a model writes the answers, so that they are no spans of the text."""
+    """Return True if a model writes the answers. Otherwise they are spans of the text."""
     return not any(name.endswith(SPANS) for name in spec.params.get(PROPERTIES, {}))
 
 

@@ -38,8 +38,8 @@ class AnswerSpan:
 class Answers:
     """The best answers to a question, the best first, and the null score with its probability.
 
-    The probabilities are a softmax over all answers that the text has, and "no answer". Both are None where that is
-    left out.
+    The probabilities are a softmax over all answers in the text and "no answer". Without "no answer", the null score
+    and its probability are None.
     """
 
     spans: tuple[AnswerSpan, ...]
@@ -56,7 +56,7 @@ class Answers:
 
 
 def answers_of_backend(computations: Sequence[tuple[Window, Output | None]]) -> Answers:
-    """Return the answers that a backend found itself; their places are those in the window."""
+    """Return the answers that a backend found itself, at places in the window."""
     spans = [
         AnswerSpan(window.start + span.start, window.start + span.end, 0.0, span.score)
         for window, output in computations
@@ -69,10 +69,10 @@ def answers_of_backend(computations: Sequence[tuple[Window, Output | None]]) -> 
 def best_answers(
     text: str, windows: Sequence[ScoredTokens], *, longest: int, count: int, with_null: bool = True
 ) -> Answers:
-    """Return the ``count`` best answers of at most ``longest`` tokens in the windows of a text, in their order.
+    """Return the ``count`` best answers of at most ``longest`` tokens in the windows of a text.
 
-    White space at the ends of an answer is left out, and an answer of nothing else. Of answers that stand at the same
-    characters the best remains.
+    Answers lose white space at their ends, and must have other characters. Of several answers at the same characters,
+    the best remains.
     """
     nulls = [scores.null for _, scores in windows if scores.null is not None]
     null = min(nulls) if nulls and with_null else None
@@ -87,9 +87,9 @@ def best_answers(
 
 @dataclass(frozen=True)
 class _Block:
-    """The logits of the answers that begin at some tokens, of shape (tokens, longest): -inf where there is none.
+    """The logits of the answers that begin at some tokens, of shape (tokens, longest); -inf for no answer.
 
-    The answer at [i, n] begins with token i and ends with token i + n: at the characters ``starts[i]`` to
+    The answer at [i, n] begins with token i and ends with token i + n, at the characters ``starts[i]`` to
     ``ends[i + n]``.
     """
 
@@ -104,7 +104,7 @@ class _Block:
         while n_real:
             taken = min(taken, n_real)
             least = logits.max() if taken == 1 else np.partition(logits, -taken)[-taken]
-            places = np.flatnonzero(logits >= least)  # of equals all, so that their order does not depend on chance
+            places = np.flatnonzero(logits >= least)  # all equal logits, so that the order does not depend on chance
             rows, lengths = np.divmod(places, self.logits.shape[1])
             chars = self.starts[rows].tolist(), self.ends[rows + lengths].tolist()
             answers = _distinct(list(zip(logits[places].tolist(), *chars, strict=True)), count)
@@ -116,7 +116,7 @@ class _Block:
 
 @dataclass
 class _Total:
-    """The sum of the powers of logits, kept by its logarithm."""
+    """The sum of the exponentials of logits, relative to the largest logit."""
 
     most: float = -math.inf
     powers: float = 0.0
@@ -134,7 +134,7 @@ class _Total:
 
 
 def _distinct(answers: Sequence[tuple[float, int, int]], count: int) -> list[tuple[float, int, int]]:
-    """Return the best of these at different characters, the best first, and the first in the text of equals."""
+    """Return the best answers at different characters, the best first. Equal answers are in the order of the text."""
     kept: dict[tuple[int, int], float] = {}
     for logit, start, end in sorted(answers, key=lambda answer: (-answer[0], answer[1], answer[2])):
         kept.setdefault((start, end), logit)
@@ -142,9 +142,9 @@ def _distinct(answers: Sequence[tuple[float, int, int]], count: int) -> list[tup
 
 
 def _blocks(text: str, windows: Sequence[ScoredTokens], longest: int) -> Iterator[_Block]:
-    """Yield the answers of a text by their first token, each once.
+    """Yield the answers of a text in the order of their first tokens, each once.
 
-    An answer that is in several windows has its highest logit. Little of a long text is held at once.
+    An answer in several windows has its highest logit. Only a part of a long text is in memory.
     """
     carried: npt.NDArray[np.float32] = np.empty((0, longest), np.float32)
     for (places, scores), after in zip_longest(windows, windows[1:]):
@@ -155,7 +155,7 @@ def _blocks(text: str, windows: Sequence[ScoredTokens], longest: int) -> Iterato
         n_tokens = len(starts)
         done = n_tokens if after is None else max(0, after[0].first - places.first)
         carried = logits[done:]
-        # The ends that answers of the last tokens would have, beyond the window: those answers are not there.
+        # Zeros stand for ends beyond the window, where there are no answers.
         beyond = np.concatenate([ends, np.zeros(longest - 1, np.int64)])
         yield _Block(logits[:done], starts[:done], beyond)
 
@@ -163,21 +163,22 @@ def _blocks(text: str, windows: Sequence[ScoredTokens], longest: int) -> Iterato
 def _logits(
     scores: SpanScores, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], longest: int
 ) -> npt.NDArray[np.float32]:
-    """Return the logit of each answer in a window, of shape (tokens, longest); -inf where there is none."""
+    """Return the logit of each answer in a window, of shape (tokens, longest); -inf for no answer."""
     last = np.concatenate([scores.ends, np.full(longest - 1, -np.inf, np.float32)])
     if not len(starts):
         return np.empty((0, longest), np.float32)
     logits = scores.starts[:, None] + sliding_window_view(last, longest)
-    if (ends <= starts).any() or (ends[1:] < ends[:-1]).any():  # else each answer ends behind its start
+    if (ends <= starts).any() or (ends[1:] < ends[:-1]).any():  # otherwise each answer ends after its start
         ends_at = np.concatenate([ends, np.full(longest - 1, -1, np.int64)])
         logits[sliding_window_view(ends_at, longest) <= starts[:, None]] = -np.inf
     return np.asarray(logits, np.float32)
 
 
 def _trimmed(text: str, places: Places) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return where answers begin that begin with each token, and where those end that end with it.
+    """Return the start of the answers that begin with each token, and the end of the answers that end with it.
 
-    A token of white space has the place of the next, or last, token that is none.
+    White space at a token's ends is left out. A token of white space has the start of the next other token, or the
+    end of the last other token.
     """
     tokens = [*zip(places.starts, places.ends, strict=True)]
     if all(start < end and not text[start].isspace() and not text[end - 1].isspace() for start, end in tokens):
