@@ -1,4 +1,4 @@
-"""The parts that every kind of task has: its declaration, and the recipe that cuts a text and joins its outputs.
+"""The parts of every kind of task: its declaration, and the recipe that cuts a text and joins its outputs.
 
 Recipes raise these flags. Readers and checks (``tasks.checks``) raise others.
 
@@ -8,22 +8,22 @@ Recipes raise these flags. Readers and checks (``tasks.checks``) raise others.
 ``reduced``
     summarize: the text was longer than the window; the summaries of its windows were summarized again.
 ``not_reduced``
-    summarize: the summaries of the windows were together hardly shorter than the text, and are joined as they are.
+    summarize: the summaries of the windows were hardly shorter than the text, and are joined without another round.
 ``output_truncated``
     summarize, translate, generate, written answers: an output stopped at the model's limit, and may lack its end.
 ``empty_window``
     translate, generate: the model wrote nothing for a window.
 ``language:fr``, ``language_uncertain``
-    translate from auto: the language that was found. For texts of a few words the guess is uncertain.
+    translate from auto: the detected language. For texts of a few words the guess is uncertain.
 ``already_in_target``
     translate from auto: the text is already in the target language, and is its own translation.
 ``empty``
     summarize, translate, generate: the model wrote nothing for the whole text, or the text has no sentence.
 
-The confidence of an outcome says on a scale from 0 to 1 how sure the model was. It is not the chance to be right.
-Each head has one measure. A text that a model wrote has the geometric mean of its tokens' probabilities: ``exp`` of
-the mean of their log-probabilities. These are the model's own: those of the softmax over its logits, before a
-temperature, a penalty, a grammar or another processor changes them. The token that ends an output counts.
+The confidence of an outcome, from 0 to 1, says how sure the model was. It is not the probability that the outcome is
+right. Each head has its own measure. The confidence of a written text is the geometric mean of its tokens'
+probabilities: ``exp`` of the mean of their log-probabilities. These come from the softmax over the model's logits,
+before a temperature, a penalty, a grammar or another processor changes them. The token that ends an output counts.
 """
 
 from __future__ import annotations
@@ -50,10 +50,9 @@ NOT_FINITE = "The model's scores for this text are not finite."
 
 
 def confidence_of_text(outputs: Sequence[Output | None]) -> tuple[float | None, float | None, float | None]:
-    """Return the confidence, the mean and the least log-probability of a text that a model wrote window by window.
+    """Return the confidence, the mean and the least log-probability of a written text, from its windows.
 
-    All tokens count alike. If a window has several outputs, the first counts. All three are None if the likelihood of
-    a window is unknown.
+    If a window has several outputs, the first counts. All three are None if the likelihood of a window is unknown.
     """
     likelihoods = likelihoods_of(outputs)
     known = [likelihood for likelihood in likelihoods if likelihood is not None]
@@ -67,28 +66,28 @@ def confidence_of_text(outputs: Sequence[Output | None]) -> tuple[float | None, 
 
 
 def likelihoods_of(outputs: Sequence[Output | None]) -> list[Likelihood | None]:
-    """Return the likelihood of each written output, the first of each window; None where it is unknown."""
+    """Return the likelihood of the first written output of each window; None if it is unknown."""
     return [texts[0].likelihood for texts in map(written_texts, outputs) if texts]
 
 
 def written_texts(output: Output | None) -> Sequence[Generated]:
-    """Return the texts that a model wrote for a window, if it writes."""
+    """Return the texts that a model wrote for a window; [] for other outputs."""
     if isinstance(output, Several):
         return output.outputs
     return [output] if isinstance(output, Generated) else []
 
 
 def least(scores: Iterable[float | None]) -> float | None:
-    """Return the least of the scores that are known, as a confidence; None if there is none."""
+    """Return the least known score as a confidence; None if there is none."""
     known = [score for score in scores if score is not None]
     return _bounded(min(known)) if known else None
 
 
 def margin(scores: Sequence[float], scale: Scale) -> float | None:
-    """Return the margin of labels' scores: the best score less the second.
+    """Return the margin of labels' scores: the best score minus the second.
 
-    Labels that are scored each by itself have margins between yes and no, of which the smallest is returned. None if
-    the scores measure something else.
+    If each label is scored by itself, return the smallest margin between yes and no. None for scores that make no
+    choice.
     """
     if scale == "free" or not scores:
         return None
@@ -106,12 +105,12 @@ def _bounded(value: float) -> float | None:
 class Traits:
     """Facts about a model that a recipe needs.
 
-    ``normalizes``: its vectors have length 1.
+    ``normalizes``: the model's vectors have length 1.
     ``language_coders``: returns the coder of a language, for a model that must be told the language of each text.
-    ``languages``: plain codes of the languages that have such a coder; None are all that have an English name.
-    ``direction``: the languages that a translation model is made for.
-    ``pairs``: returns the coder that puts a sentence after every text, for a model that reads pairs of texts.
-    ``words``: finds the words of texts, for a model that reads words and is given the names of labels.
+    ``languages``: plain codes of the languages with such a coder; None means all languages with an English name.
+    ``direction``: the languages of a translation model.
+    ``pairs``: returns the coder that puts a sentence beside every text, for a model that reads pairs of texts.
+    ``words``: finds the words of texts, for a GLiNER model.
     """
 
     normalizes: bool = False
@@ -124,7 +123,7 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A text whose windows are computed: ``outputs`` has one entry per window, None for copied ones.
+    """A text whose windows are computed. ``outputs`` has an entry for each window, None for a copied window.
 
     The token counts include earlier rounds.
     """
@@ -143,10 +142,10 @@ class Computed:
         flags: Iterable[str] = (),
         confidence: float | None = None,
     ) -> Outcome:
-        """Return the outcome of the text with this output: a text, or a value of the kind's type of output.
+        """Return the outcome of the text with this output: a text, or a value of the kind's output type.
 
-        Without a ``confidence`` the outcome has that of the text that the model wrote, if it wrote one. A text whose
-        probabilities are no numbers is a failure of the model.
+        Without a ``confidence``, the outcome has that of the written text, if there is one. If a probability is NaN,
+        the outcome is a failure of the model.
         """
         if any(
             likelihood is not None and math.isnan(likelihood.total) for likelihood in likelihoods_of(self.outputs)
@@ -162,7 +161,7 @@ class Computed:
         return replace(done, confidence=sure, mean_logprob=mean_logprob, least_logprob=least_logprob)
 
     def failed(self, reason: str, reason_class: Reason = Reason.MODEL, flags: tuple[str, ...] = ()) -> Outcome:
-        """Return a failure at this text, by default one of the model."""
+        """Return the failed outcome of this text. By default the model caused the failure."""
         return Outcome(
             self.content_id,
             Status.FAILED,
@@ -176,7 +175,7 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """The text needs another round: compute this text in its place."""
+    """The text for another round, in place of the current text."""
 
     text: str
     flags: tuple[str, ...] = ()
@@ -188,9 +187,9 @@ def windowed(windows: Sequence[Window]) -> tuple[str, ...]:
 
 
 class Recipe(Protocol):
-    """One kind of task under one spec; stateless, and called from several threads.
+    """Cuts texts and joins outputs for a spec. It has no state, and several threads call it.
 
-    A text is one section, cut to fit the model's window, unless a recipe cuts differently.
+    By default a text is one section, which is cut to fit the model's window.
     """
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
@@ -201,7 +200,7 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class TextOnly:
-    """The recipe of a kind that needs no model: ``outcome`` makes the outcome of a text."""
+    """The recipe of a kind that needs no model. ``outcome`` returns the outcome of a text."""
 
     outcome: Callable[[Computed], Outcome]
 
@@ -217,10 +216,10 @@ class TextOnly:
 class BuiltIn:
     """The built-in words that tell a model to do a kind of task.
 
-    ``chat`` gives them for a model that follows instructions, ``pattern`` for a base model, which sees
-    demonstrations first if its second argument is true. ``settings`` is the name under which the config of a T5 or
-    BART keeps settings for the task, ``prefix`` the words before each window for a T5 whose config has none.
-    ``languages``: the task goes from one language into another, and models are told both.
+    ``chat`` returns them for a model that follows instructions; ``pattern`` for a base model, after demonstrations if
+    its second argument is true. ``settings`` is the task's name in the config of a T5 or BART. ``prefix`` are the
+    words before each window for a T5 whose config has none. ``languages``: models are told a source and a target
+    language.
     """
 
     chat: Callable[[Spec], PromptFrame]
@@ -232,10 +231,10 @@ class BuiltIn:
 
 @dataclass(frozen=True)
 class Plan:
-    """The options of a job, and the model that gets them.
+    """The options of a job, and its model.
 
-    ``config`` is the model's config.json, or {} where it is not at hand; ``stated`` are an embedding model's own
-    prompts, None where they are not known.
+    ``config`` is the model's config.json; {} if it is not available. ``stated`` are an embedding model's own prompts;
+    None if they are unknown.
     """
 
     options: Mapping[str, Any]
@@ -257,7 +256,7 @@ _OF_WRITERS = {*Searching.model_fields, "prefix"} - {*KindOptions.model_fields}
 
 
 def require_no_writing(plan: Plan, does: str, shared: Collection[str] = ()) -> None:
-    """Raise BadOption for an option of models that write, since the model of the plan ``does`` something else.
+    """Raise BadOption for an option of models that write. The plan's model ``does`` something else.
 
     The ``shared`` options have a meaning for both.
     """
@@ -270,26 +269,25 @@ def require_no_writing(plan: Plan, does: str, shared: Collection[str] = ()) -> N
 class TaskKind:
     """The declaration of a kind of task: one module in ``tasks.kinds``, and one line in its registry.
 
-    ``name``: the name of the task, and of its lane.
+    ``name``: the name of the task and of its lane.
     ``summary``: one sentence for the help.
     ``options``: the pydantic model of its options.
     ``output``: the type of output.
     ``recipe``: returns the recipe of a spec.
-    ``verb``: the task as a verb, where the name is none.
+    ``verb``: the task as a verb, if the name is none.
     ``families``: the families of models that can do the task, each with its head. A kind without any needs no model.
-    ``params``: checks the options against the model, and returns the parameters that the spec has beyond the options.
-    Raises BadOption.
-    ``example``: the source and the options of the command that its help shows.
-    ``default_model``: for a job that names none.
-    ``other_models``: two models of the hub for texts that the default model does not know.
+    ``params``: checks the options against the model, and returns further parameters of the spec. Raises BadOption.
+    ``example``: the source and the options of the example in the command's help.
+    ``default_model``: the model of a job that names none.
+    ``other_models``: two models on the hub, for texts that the default model does not know.
     ``built_in``: the words that tell a model to do the task.
     ``shard``: the bounds of a shard.
-    ``null_words``: the number of words of a text that the null model repeats; None is all of them.
-    ``headless_with``: an option with which an encoder without the trained head does the task too.
+    ``null_words``: the number of words that the null model repeats; None means all words.
+    ``headless_with``: an option with which an encoder without the trained head can do the task, too.
     ``headless_model``: the default model with that option.
-    ``marks``: for a head, the parameter that only specs for this head have.
-    ``checks``: returns the checks for the outputs of a spec, by a model made for these languages.
-    ``heading``: the name of the outputs' column in tables for people.
+    ``marks``: by head, the parameter that only specs for this head have.
+    ``checks``: returns the checks for the outputs of a spec by a model for these languages.
+    ``heading``: the heading of the outputs' column in tables.
     """
 
     name: str
@@ -320,26 +318,26 @@ class TaskKind:
             )
 
     def head(self, family: Family | None) -> Head | None:
-        """Return the head that the task is done with; None if the family cannot do it.
+        """Return the head with which a family does the task; None if it cannot.
 
-        A model whose config names no family is taken for one of the kind's first family.
+        If the config names no family, the model counts as one of the kind's first family.
         """
         return next(iter(self.families.values()), None) if family is None else self.families.get(family)
 
     def model_for(self, options: KindOptions) -> str | None:
-        """Return the model of a job that names none; None if it has to name one."""
+        """Return the model of a job that names none; None if the job must name a model."""
         if self.is_modelless:
             return weightless.NO_MODEL
         return self.headless_model if self.headless_with in options.to_params() else self.default_model
 
     @property
     def is_modelless(self) -> bool:
-        """True for a kind that needs no model: its recipe makes the output of a text from the text alone."""
+        """True for a kind that needs no model: its recipe makes the output from the text."""
         return not self.families
 
     @property
     def sample_texts(self) -> int:
-        """The number of texts that a dry run computes: few where a model writes, which takes long."""
+        """The number of texts that a dry run computes. Models that write are slow, and get few texts."""
         return 12 if self.shard == WRITING_SIZE else 64
 
     @property
@@ -348,7 +346,7 @@ class TaskKind:
         return StoredKind(self.name, self.output, self.shard)
 
     def pools(self, family: Family | None) -> bool:
-        """Return True for a kind that gets vectors from models of this family."""
+        """Return True if models of this family compute vectors for this kind."""
         return self.head(family) is Head.POOLING
 
     def suits_family(self, config: Mapping[str, Any]) -> bool:
@@ -356,12 +354,12 @@ class TaskKind:
         return self._usable_head(config) is not None
 
     def is_headless(self, config: Mapping[str, Any], options: Collection[str]) -> bool:
-        """Return True if an encoder does the task without a trained head, by its vectors, with these options."""
+        """Return True if with these options an encoder does the task by its vectors, without a trained head."""
         lacks = family(config) is Family.ENCODER and self._usable_head(config) is None
         return lacks and self.headless_with in options
 
     def adapted_head(self, spec: Spec, config: Mapping[str, Any]) -> Head:
-        """Return the head for a spec. An encoder without the trained head classifies by its vectors.
+        """Return the head of a spec with an adapter: POOLING for an encoder without the trained head.
 
         Raises ModelUnsuitable.
         """
@@ -370,7 +368,7 @@ class TaskKind:
         return self.require_head(config, spec.model)
 
     def require_head(self, config: Mapping[str, Any], model: str) -> Head:
-        """Return the head that a model does the task with. Raises ModelUnsuitable if its family cannot do it."""
+        """Return the head with which a model does the task. Raises ModelUnsuitable if its family cannot."""
         head = self.head(family(config))
         if head is None:
             self.require(config, model)
@@ -380,14 +378,14 @@ class TaskKind:
     def require(self, config: Mapping[str, Any], model: str, options: Collection[str] = ()) -> None:
         """Raise ModelUnsuitable unless the model can do this kind of task with these ``options``.
 
-        An empty config passes.
+        Accepts an empty config.
         """
         if self.is_modelless and model != weightless.NO_MODEL and not weightless.is_null(model):
             raise ModelUnsuitable(f"{self.name} needs no model: leave --model out.")
         if model == weightless.NO_MODEL and not self.is_modelless:
             raise ModelUnsuitable(f"{self.name} needs a model: name it with --model.")
         known, head = family(config), self._usable_head(config)
-        is_recurrent = head is Head.CAUSAL_TEXT and stateful(config)  # such a model writes no text here
+        is_recurrent = head is Head.CAUSAL_TEXT and stateful(config)  # docmill does not write with such a model
         if known is None or (head is not None and not is_recurrent):
             return
         if self.is_headless(config, options) or self._scores(config, options):
@@ -420,17 +418,17 @@ class TaskKind:
         raise ModelUnsuitable(f"{self.name} needs {wanted}; {model} is {known} ({model_type}).")
 
     def _scores(self, config: Mapping[str, Any], options: Collection[str | None]) -> bool:
-        """Return True if a decoder-only model does the task by the likelihood of labels, with these options."""
+        """Return True if with these options a decoder-only model does the task by the likelihood of labels."""
         writes = family(config) is Family.DECODER and not stateful(config) and not self._has_trained_head(config)
         return self.families.get(Family.DECODER) is Head.LIKELIHOOD and writes and self.headless_with in options
 
     def _usable_head(self, config: Mapping[str, Any]) -> Head | None:
-        """Return the head that a model does this kind of task with. Of encoder-decoders only T5's encoder pools."""
+        """Return the head with which a model does the task. Among encoder-decoders, only T5's encoder pools."""
         known = family(config)
         head = None if known is None else self.families.get(known)
         if known is Family.SEQ2SEQ and head is Head.POOLING and str(config.get("model_type")) not in PREFIXED:
             return None
-        if head is Head.LIKELIHOOD:  # of a model without labels of its own
+        if head is Head.LIKELIHOOD:  # usable with labels only
             return None
         if head in TRAINED and config.get("architectures") and classifier(config) != head:
             return None
@@ -439,7 +437,7 @@ class TaskKind:
         return head
 
     def _has_trained_head(self, config: Mapping[str, Any]) -> bool:
-        """Return True if a model has the trained head of this kind of task, in whatever family."""
+        """Return True if a model of any family has the trained head of this kind of task."""
         return any(classifier(config) == head for head in self.families.values() if head in TRAINED)
 
 
@@ -448,6 +446,6 @@ def _with_article(family: Family) -> str:
 
 
 def pattern(source: str, wanted: str, shown: Iterable[tuple[str, str]]) -> PromptFrame:
-    """Return a pattern that a base model completes, after demonstrations of it."""
+    """Return a pattern that a base model completes, after demonstrations."""
     before = "".join(f"{source}: {text}\n{wanted}: {output}\n\n" for text, output in shown)
     return PromptFrame(f"{before}{source}: ", f"\n{wanted}:")

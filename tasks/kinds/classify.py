@@ -1,7 +1,7 @@
-"""Classifying: a score for each label of each text. The labels are the model's own, or those that a user gives.
+"""Classifying: a score for each label and each text. The labels are the model's own or the user's.
 
-A model of natural language inference says whether a text entails a sentence about each label: a window of the text
-and a sentence are computed together, as a pair. The scores are those of transformers' zero-shot-classification.
+A model of natural language inference judges if a text entails a sentence about each label: it reads a window of the
+text and a sentence as a pair. The scores are those of transformers' zero-shot-classification.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ Scores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Classify(Recipe):
-    """Cuts texts as embed does, and combines the windows' scores.
+    """Combines the scores of windows.
 
-    ``take_max``: a label's score is the highest of its windows', else their mean. ``top_k`` of 0 keeps all.
+    The score of a label is the mean of its windows' scores, or, with ``take_max``, the highest. The best ``top_k``
+    labels are kept, all if it is 0.
     """
 
     take_max: bool = False
@@ -60,7 +61,7 @@ class Classify(Recipe):
         return self.combine(computed, scores, tokens_of(computed.windows), outputs[0].scale)
 
     def combine(self, computed: Computed, windows: Sequence[Scores], weights: Sequence[int], scale: Scale) -> Outcome:
-        """Return the outcome of a text from the scores of its windows, and how many tokens each has."""
+        """Return the outcome of a text from the scores of its windows, weighted by their tokens."""
         if not all(math.isfinite(score) for scores in windows for score in scores.values()):
             return computed.failed(NOT_FINITE)
         if self.take_max:
@@ -74,10 +75,10 @@ class Classify(Recipe):
 
 @dataclass(frozen=True)
 class Entailment:
-    """``sentences`` has the hypothesis of each label. ``pairs`` gives the coder that puts one after every text.
+    """Scores labels by the entailment of sentences. ``pairs`` returns the coder of texts beside a sentence.
 
-    With ``multi_label`` each label is scored by itself, by entailment against contradiction; else all labels by
-    entailment, against each other. A single label is always scored by itself.
+    With ``multi_label`` each label is scored by itself, by entailment against contradiction. Otherwise labels are
+    scored against each other, by entailment. A single label is always scored by itself.
     """
 
     sentences: Mapping[str, str]
@@ -86,7 +87,7 @@ class Entailment:
     classify: Classify
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        """Windows fit with the longest sentence. Each is there once for each label, one after the other."""
+        """Return windows that fit with the longest sentence, each of them once for every label in a row."""
         coders = [self.pairs(sentence) for sentence in self.sentences.values()]
         windows = cut(texts, max(coders, key=lambda coder: coder.encode([""])[0].tokens))
         pieces = [
@@ -170,7 +171,7 @@ class ClassifyOptions(KindOptions):
 
 
 def _params(plan: Plan) -> dict[str, Any]:
-    """Return no parameters. Raises BadOption where labels do not fit the model, or options lack them."""
+    """Return no parameters. Raises BadOption if labels do not fit the model, or options need labels."""
     options, config = plan.options, plan.config
     if "labels" not in options:
         if "hypothesis" in options:
@@ -198,7 +199,7 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 
 def _other_models(options: KindOptions) -> tuple[str, ...]:
-    """Return two classifiers of the hub; the model that scores labels of one's own fits any text."""
+    """Return two classifiers on the hub; none with --labels, since the default model then fits any text."""
     if "labels" in options.to_params():
         return ()
     return "distilbert/distilbert-base-uncased-finetuned-sst-2-english", "SamLowe/roberta-base-go_emotions"
@@ -217,7 +218,7 @@ def _pattern(spec: Spec, _shown: bool) -> PromptFrame:
 
 
 def _listed(spec: Spec) -> str:
-    """Return the labels as lines, sorted, since PostgreSQL does not keep the order in which they were given."""
+    """Return the labels as sorted lines, since PostgreSQL does not keep their order."""
     labels = sorted(spec.params["labels"].items())
     return "\n".join(f"- {label}" if words == label else f"- {label}: {words}" for label, words in labels)
 
@@ -229,7 +230,7 @@ def hypotheses(params: Mapping[str, Any]) -> dict[str, str]:
 
 
 def mean_scores(windows: Sequence[Scores], weights: Sequence[int]) -> dict[str, float]:
-    """Return the mean of each label's scores, weighted by the windows' tokens; of one window its own."""
+    """Return the mean of each label's scores, weighted by the windows' tokens."""
     if len(windows) == 1:
         return dict(windows[0])
     total = sum(weights)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def mean_vector(vectors: npt.NDArray[np.float32], weights: Sequence[int], normalize: bool) -> npt.NDArray[np.float32]:
-    """Return the mean of the rows, weighted by their tokens, and of length 1 again if the model's vectors are.
+    """Return the mean of vectors (windows, dim), weighted by their tokens, of shape (dim,).
 
-    ``vectors`` has shape (windows, dim), the result (dim,). A mean of length 0 is left as it is.
+    With ``normalize`` it has length 1, unless its length is 0.
     """
     import numpy as np
 
@@ -41,6 +41,8 @@ def mean_vector(vectors: npt.NDArray[np.float32], weights: Sequence[int], normal
 
 @dataclass(frozen=True)
 class Embed(Recipe):
+    """Stores the mean vector of a text's windows, or with ``keep_all`` the vectors of all windows."""
+
     normalize: bool
     keep_all: bool
 
@@ -81,13 +83,13 @@ def check_prompt(prompt: str) -> None:
 
 
 def prompt_of_documents(plan: Plan) -> dict[str, str]:
-    """Return the parameter that names the prompt of documents in the model's files, if they have one."""
+    """Return the parameter with the name of the prompt for documents in the model's files, if they have one."""
     name = None if plan.stated is None else plan.stated.of_documents
     return {} if name is None else {"prompt_name": name}
 
 
 def own_prompt(plan: Plan) -> dict[str, str]:
-    """Return the name of the prompt that documents get if none was asked for; specs from before it have none."""
+    """Return the parameter with the prompt for documents, unless an option names a prompt. Older specs lack it."""
     options, stated = plan.options, plan.stated
     if "prompt" in options:
         if "prompt_name" in options:
@@ -119,7 +121,7 @@ EMBED = TaskKind(
 
 
 def combined(windows: Sequence[Weights]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return the ids and weights of a text's tokens from those of its windows, as the model pools tokens."""
+    """Return the ids and weights of a text's tokens, pooled over its windows as the model pools tokens."""
     import numpy as np
 
     if len(windows) == 1:
@@ -134,7 +136,7 @@ def combined(windows: Sequence[Weights]) -> tuple[npt.NDArray[np.int64], npt.NDA
 
 @dataclass(frozen=True)
 class Sparse(Recipe):
-    """``top_k`` weights of a text are kept; 0 keeps all, None as many as the model's files say."""
+    """Keeps the ``top_k`` largest weights of a text: all if it is 0, as many as the model's files say if None."""
 
     top_k: int | None = None
 
