@@ -25,7 +25,7 @@ import rich
 from docmill.storage.extras import install
 from docmill.tasks.backends.encoder.converted import by_name
 from docmill.tasks.backends.encoder.heads import Array, ReferenceStates
-from docmill.tasks.backends.encoder.own_code import compute_reference, compared_lengths
+from docmill.tasks.backends.encoder.own_code import compared_lengths, compute_reference
 from docmill.tasks.backends.tokens import Tokens, padded_arrays
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.windows.windows import Encoded
