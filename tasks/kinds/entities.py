@@ -1,8 +1,7 @@
-"""Named entities: the parts of each text that a token classifier gives a label, or that fit labels of one's own.
+"""Named entities: the parts of each text that a token classifier labels, or that fit a user's labels.
 
-Entities are made of the scores of tokens as the token-classification pipeline of transformers defines them. A label
-such as ``B-PER`` begins an entity ``PER``, ``I-PER`` goes on with one, and so does a label without such a prefix.
-``O`` is no entity.
+Entities follow from the scores of tokens as in transformers' token-classification pipeline. A label such as ``B-PER``
+begins an entity ``PER``. ``I-PER``, or a label without such a prefix, continues an entity. ``O`` is no entity.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Entities:
 
 @dataclass(frozen=True)
 class Matching:
-    """Cuts texts at words into windows that overlap, and takes each entity from the window that knows it best."""
+    """Cuts texts at words into windows that overlap, and takes each entity from the window with the best context."""
 
     reader: WordReader
 
@@ -122,9 +121,9 @@ class EntitiesOptions(KindOptions):
 
 
 def _params(plan: Plan) -> dict[str, Any]:
-    """Return the labels in their order, which the model reads them in.
+    """Return the labels in the order in which the model reads them.
 
-    Raises BadOption where options do not fit the model, and ModelUnsuitable for a GLiNER model of another design.
+    Raises BadOption if options do not fit the model, and ModelUnsuitable for a GLiNER model of another design.
     """
     options = plan.options
     labels: Mapping[str, str] = options.get("labels", {})
@@ -170,7 +169,7 @@ def tagged(computed: Computed, aggregation: Strategy) -> list[LabeledSpan] | Non
     ]
     if len(scored) == len(pairs):
         return _of_tokens(computed.text, scored, aggregation)
-    # A backend that finds spans itself; their places are those in the window.
+    # The backend found spans itself, at places in the window.
     return [
         (span.label, window.start + span.start, window.start + span.end, span.score)
         for window, output in pairs
@@ -208,11 +207,11 @@ def entities(
 ) -> list[LabeledSpan]:
     """Return the entities of a text, each (label, start, end, score).
 
-    ``scores`` has shape (tokens, labels), float32. A token stands at ``[start, end)`` in the text and is ``inside``
-    if it goes on with the word of the token before. With ``simple`` each token has its best label. Otherwise all
-    tokens of a word have one: that of the first token, of the token with the highest score, or of the mean of their
-    scores. An entity's score is the mean of its tokens' or words' scores. White space at its ends is left out, and an
-    entity of nothing else.
+    ``scores`` has shape (tokens, labels), float32. A token is at ``[start, end)`` in the text, and ``inside`` if it
+    continues the word of the token before. With ``simple``, each token has its best label. Otherwise all tokens of a
+    word have the same label: that of the first token, of the token with the highest score, or of the mean scores. An
+    entity's score is the mean of its tokens' or words' scores. Entities lose white space at their ends, and must have
+    other characters.
     """
     import numpy as np
 
@@ -254,23 +253,23 @@ def _of_words(
 
 
 def names(labels: Iterable[str]) -> frozenset[str]:
-    """Return the names of the entities that a model with these labels of tokens finds."""
+    """Return the names of the entities that a model with these labels finds."""
     return frozenset(map(_name, labels)) - {OUTSIDE}
 
 
 def _name(label: str) -> str:
-    """Return the entity's name in a label, as transformers does: what follows the first hyphen, if it has any."""
+    """Return the entity's name in a label, as transformers does: the part after the first hyphen, or the label."""
     return label.split("-", 1)[-1]
 
 
 def _tag(label: str) -> tuple[bool, str]:
-    """Return True for a label that begins an entity, and the entity's name."""
+    """Return True if a label begins an entity, and the entity's name."""
     prefixed = label.startswith(("B-", "I-"))
     return label.startswith("B-"), label[2:] if prefixed else label
 
 
 def _runs(tags: Sequence[tuple[bool, str]]) -> list[tuple[int, int]]:
-    """Return the stretches ``[begin, end)`` of neighbors that are one entity."""
+    """Return the stretches ``[begin, end)`` of tokens that are one entity."""
     cuts = [n for n, (begins, name) in enumerate(tags) if n == 0 or begins or name != tags[n - 1][1]]
     return list(zip(cuts, [*cuts[1:], len(tags)], strict=True))
 

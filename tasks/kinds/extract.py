@@ -1,4 +1,4 @@
-"""Extracting: a record out of each document, valid by a JSON Schema that the model is held to as it writes."""
+"""Extracting: a record from each document. The model can only write records that are valid by a JSON Schema."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Extract(Recipe):
     cites: bool = False
 
     def join(self, computed: Computed) -> Outcome | Again:
-        """Return the record of the text, or a failure where an output did not end or breaks the schema."""
+        """Return the record of the text, or a failure if an output has no end or breaks the schema."""
         records: list[Any] = []
         for output in computed.outputs:
             if isinstance(output, Generated):
@@ -49,7 +49,7 @@ class Extract(Recipe):
                     records.append(schemas.parse_json(output.text))
                 except ValueError:
                     return computed.failed("The output is no JSON.")
-        # A NUL that the model wrote would be replaced when it is stored, after the validation.
+        # Storing replaces NUL characters, so they are replaced before the validation.
         record, mended = normalize_json(schemas.merge_records(records, self.schema))
         if self.broken(record) is not None:
             record = schemas.drop_repetitions(record, self.schema, self.schema)
@@ -100,7 +100,7 @@ def _params(plan: Plan) -> dict[str, Any]:
     if SCHEMA not in plan.options:
         raise BadOption("extract needs --schema, a file with the JSON Schema of the records.")
     if "cite" in plan.options and is_rendered(plan.options):
-        raise BadOption("--cite gives places in the document; it does not go with {meta.…} in --prompt.")
+        raise BadOption("--cite gives positions in the document; it does not go with {meta.…} in --prompt.")
     return {"grammar": GRAMMAR}
 
 
@@ -111,12 +111,12 @@ _LONGEST_NUMBER = 60  # characters; no record has one so long
 
 
 def normalized(text: str) -> str:
-    """Return a text without upper case, and with one space for each run of white space inside it."""
+    """Return a case-folded text with one space for each run of white space inside it."""
     return " ".join(text.split()).casefold()
 
 
 def citations(record: Mapping[str, GivenJson], text: str) -> dict[str, list[int] | None]:
-    """Return the place of each string and number of a record, by its JSON Pointer; None where it stands nowhere."""
+    """Return the place of each string and number of a record, by its JSON Pointer; None if the text lacks it."""
     places = TextIndex(text)
     return {
         schemas.pointer(path).removeprefix("#"): [*place] if (place := places.of(value)) else None
@@ -142,7 +142,7 @@ class TextIndex:
         self._text = text
 
     def of(self, value: str | int | float) -> Range | None:
-        """Return the place of a value; None where it stands nowhere."""
+        """Return the place of a value; None if the text lacks it."""
         if not isinstance(value, str):
             return self._numbers.get(Decimal(str(value)))
         if not value.strip():
@@ -165,7 +165,7 @@ class TextIndex:
 
     @cached_property
     def _folded(self) -> tuple[str, list[Range]]:
-        """The normalized text, and for each character of it the place of what it stands for."""
+        """The normalized text, and the original place of each of its characters."""
         characters: list[str] = []
         places: list[Range] = []
         for word in re.finditer(r"\S+", self._text):
@@ -185,12 +185,12 @@ class TextIndex:
         if place is None:
             return None
         start, end = places[place[0]][0], places[place[1] - 1][1]
-        # A character such as ß stands for several, of which the value may have only the last or the first.
+        # A character such as ß is folded to several characters, and the value may have only some of them.
         return (start, end) if normalized(self._text[start:end]) == wanted else None
 
 
 def _found(value: str, text: str) -> Range | None:
-    """Return the first place of a value that cuts no word, or else the first."""
+    """Return the first place of a value that cuts no word, else its first place."""
     at_start = r"(?<!\w)" if value[0].isalnum() else ""
     at_end = r"(?!\w)" if value[-1].isalnum() else ""
     match = re.search(f"{at_start}{re.escape(value)}{at_end}", text)

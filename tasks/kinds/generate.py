@@ -1,4 +1,4 @@
-"""Generating: a template over the document; a document that is longer than the model's window in several parts."""
+"""Generating: a model completes a template over the document. A long document is read in parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RAW, FILL_CONTEXT = "raw", "fill_context"
 
 
 def _joined(texts: Sequence[str]) -> str:
-    """The texts with a blank line between them in place of the white space that they begin and end with there."""
+    """Return the texts with a blank line between them, in place of the white space there."""
     if len(texts) == 1:
         return texts[0]
     first, *others, last = texts
@@ -38,7 +38,7 @@ def _joined(texts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Generate(Recipe):
-    """The recipe. With ``n`` outputs the first ones of all windows make the first text, and so on."""
+    """Joins the outputs of windows. If there are ``n``, the first output of each window makes the first text."""
 
     n: int = 1
 
@@ -60,9 +60,9 @@ class Generate(Recipe):
 
 @dataclass(frozen=True)
 class Uncut:
-    """Reads a document, or a prompt that was rendered from it, as one window: half of a prompt makes no sense.
+    """Reads a document or a rendered prompt as one window: half of a prompt makes no sense.
 
-    The outputs are joined by the recipe ``joining``. ``advice`` ends the refusal of a prompt that is too long.
+    The recipe ``joining`` joins the outputs. ``advice`` ends the message for a prompt that is too long.
     """
 
     joining: Recipe = field(default_factory=Generate)
@@ -116,9 +116,9 @@ class GenerateOptions(Searching):
 
 
 def _params(plan: Plan) -> dict[str, Any]:
-    """Return the parameter that keeps white space in prompts and outputs, and the version of a schema's grammar.
+    """Return the parameter that keeps white space, and the version of a schema's grammar. Raises BadOption.
 
-    An encoder-decoder needs no prompt. Raises BadOption.
+    An encoder-decoder needs no prompt.
     """
     options = plan.options
     prompted = [name for name in ("prompt", "messages", "system") if name in options]

@@ -1,7 +1,7 @@
 """Options of kinds of task: pydantic models from which the command line, pipelines, messages and specs derive.
 
-A field's type, bounds and description are the option's; its `Option` says the rest. Options that several kinds share
-stand in a model that theirs inherit.
+A field has the option's type, bounds and description; its `Option` has the other facts. Kinds inherit shared options
+from common models.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ALIASES = {"native": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "fl
 
 
 class Layer(StrEnum):
-    """A section of the help of a task's command. Only `--help-all` explains the options of the last one."""
+    """A section of the help of a task's command. Only `--help-all` explains the options of the last section."""
 
     COMMON = "Options"
     TASK = "Options of the task"
@@ -45,11 +45,12 @@ class Layer(StrEnum):
 class Option:
     """Facts about an option beyond its type, bounds and description.
 
-    ``spelling`` is its name on the command line, in pipelines and in messages, where that is not the field's.
-    ``only`` is the family of models that take it; ``any_takes`` is a value that every model takes, and ``instead``
-    is advice for the other models. ``is_template``: its value is a prompt template. ``in_file``: commands and
-    pipelines take the name of a file with the value as JSON. ``asks``: its value is questions by their names, and it
-    may be repeated. ``may_be_empty``: an empty text has a meaning. ``has_names``: a number may be given by a name.
+    ``spelling`` is the option's name on the command line, in pipelines and in messages, if it is not the field's.
+    ``only`` is the family of models that take the option. ``any_takes`` is a value that every model takes, and
+    ``instead`` is advice for other models. ``is_template``: the value is a prompt template. ``in_file``: commands and
+    pipelines take the name of a file with the value as JSON. ``asks``: the value has questions by their names, and
+    the option may be repeated. ``may_be_empty``: an empty text has a meaning. ``has_names``: a number may have a
+    name.
     ``layer`` is the option's section in the help.
     """
 
@@ -71,9 +72,9 @@ class Option:
 
 
 class KindOptions(BaseModel):
-    """The options of a kind of task; None is the model's own choice.
+    """The options of a kind of task. None leaves the choice to the model.
 
-    ``defaults`` has values that stand for an option that was not given, so that both make the same spec.
+    A value in ``defaults`` equals a missing option, so that both make the same spec.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
@@ -97,18 +98,18 @@ class KindOptions(BaseModel):
     ] = None
 
     def to_params(self) -> dict[str, Any]:
-        """Return the options that were given, but for the precision, as JSON values."""
+        """Return the given options, except the precision, as JSON values."""
         values = self.model_dump(mode="json", exclude={"dtype"}, exclude_none=True)
         return {name: value for name, value in values.items() if value != self.defaults.get(name)}
 
     @property
     def quality(self) -> str:
-        """The precision as a spec names it."""
+        """The precision's name in a spec."""
         return "native" if self.dtype == "auto" else self.dtype
 
     @property
     def templates(self) -> tuple[tuple[str, Template], ...]:
-        """The templates that were given, each with its option's flag. Raises BadOption for a malformed template."""
+        """The given templates, each with its option's flag. Raises BadOption for a malformed template."""
         templates: list[tuple[str, Template]] = []
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
@@ -123,7 +124,7 @@ PROMPT = Field(description="Template of the model's input; {text} stands for the
 
 
 class Embedding(KindOptions):
-    """Options of kinds whose models may have prompts of their own."""
+    """Options of kinds whose models may have their own prompts."""
 
     prompt: Annotated[str | None, PROMPT, Option(is_template=True)] = None
     prompt_name: Annotated[
@@ -133,7 +134,7 @@ class Embedding(KindOptions):
     ] = None
 
 
-# Options of several kinds that no base class of theirs has.
+# Options of several kinds without a common base class.
 Prompt = Annotated[str | None, PROMPT, Option(only=Family.DECODER, is_template=True)]
 Prefix = Annotated[
     str | None,
@@ -145,7 +146,7 @@ Beams = Annotated[
     Field(ge=1, le=MOST, description="Beams of the search; 1 is greedy."),
     Option(only=Family.SEQ2SEQ, any_takes=1),
 ]
-# An option of kinds that a server's models can do.
+# An option of kinds that served models can do.
 Tokenizer = Annotated[
     str | None,
     Field(min_length=1, description="Tokenizer of a model on a server, for windows and --dry-run."),
@@ -154,7 +155,7 @@ Tokenizer = Annotated[
 
 
 class Sampling(KindOptions):
-    """Options of kinds whose models write, whoever says what."""
+    """Options of kinds whose models write text, answers or records."""
 
     tokenizer: Tokenizer = None
     max_new_tokens: Annotated[
@@ -196,7 +197,7 @@ class Sampling(KindOptions):
 
 
 class Searching(Sampling):
-    """Options of kinds that write text of their own choice, as encoder-decoders can, too."""
+    """Options of kinds that write free text, as encoder-decoders can, too."""
 
     prompt: Prompt = None
     min_new_tokens: Annotated[
@@ -228,24 +229,24 @@ class Searching(Sampling):
 
 
 def option(field: FieldInfo) -> Option:
-    """Return what a field's declaration says beyond pydantic."""
+    """Return the `Option` in a field's declaration."""
     return next((note for note in field.metadata if isinstance(note, Option)), Option())
 
 
 def declaration_of(field: FieldInfo) -> object:
-    """Return an option's declaration for comparison, without what may differ between kinds: its words and models."""
+    """Return an option's declaration for comparison, without the parts that may differ between kinds."""
     bounds = [note for note in field.metadata if not isinstance(note, Option)]
     alike = replace(option(field), only=None, any_takes=None, instead="", layer=None)
     return field.annotation, field.default, field.examples, bounds, alike
 
 
 def key(name: str, field: FieldInfo) -> str:
-    """Return an option's name on the command line, without dashes in front, and in pipelines."""
+    """Return an option's name in pipelines, and on the command line after dashes."""
     return option(field).spelling or name.replace("_", "-")
 
 
 def value_type(field: FieldInfo) -> Any:
-    """Return the type of an option's values, without the None that stands for the model's own choice."""
+    """Return the type of an option's values, without None."""
     alternatives = get_args(field.annotation)
     if type(None) not in alternatives:
         return field.annotation
@@ -258,7 +259,7 @@ def is_list(field: FieldInfo) -> bool:
 
 
 def is_repeated(field: FieldInfo) -> bool:
-    """Return True for an option that a command may have several times."""
+    """Return True for an option that may be repeated on the command line."""
     return is_list(field) or option(field).asks
 
 
@@ -316,13 +317,13 @@ WRONG_TYPE = frozenset(_EXPECTED)
 
 
 def sentence(error: ErrorDetails, field: FieldInfo) -> str:
-    """Return the error of one field as the end of a sentence that begins with the field's name."""
+    """Return the error of a field as the end of a sentence that begins with the field's name."""
     kind, value = error["type"], error["input"]
     if len(error["loc"]) > 1 and kind == "string_type":  # an element of a list
         kind, value = "tuple_type", [value]
     is_bounded = any(isinstance(note, Le) for note in field.metadata)
     if kind == "int_type" and isinstance(value, float) and abs(value) >= 2**63 and is_bounded:
-        return _bounds(value, field)  # a whole number that JSON readers hold as a float
+        return _bounds(value, field)  # JSON readers return such a whole number as a float
     if kind in _EXPECTED:
         return f"must be {_EXPECTED[kind]}, not {shown(value)}"
     if kind in {"string_too_short", "too_short"}:
@@ -335,7 +336,7 @@ def sentence(error: ErrorDetails, field: FieldInfo) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as a sentence may show it: short, and on one line."""
+    """Return a value for a sentence: short, and on one line."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list | tuple):
@@ -361,12 +362,12 @@ _EXPECTED_LABELS = 'must be labels, such as "sports, politics", a list of them, 
 
 
 def is_label_file(value: str) -> bool:
-    """Return True for a text that names a file of labels, and is not a list of labels."""
+    """Return True for a text that names a file of labels, not labels."""
     return "," not in value and PurePath(value).suffix.lower() in LABEL_FILES
 
 
 def parse_label_file(name: str, text: str) -> Any:
-    """Return the list or table of labels in a file's text: a label on each line, JSON or TOML. Raises BadOption."""
+    """Return the list or table of labels in a file's text: lines, JSON or TOML. Raises BadOption."""
     kind = PurePath(name).suffix.lower()
     if kind == ".txt":
         return [line for line in text.splitlines() if line.strip()]
@@ -377,9 +378,9 @@ def parse_label_file(name: str, text: str) -> Any:
 
 
 def words_by_label(value: object) -> dict[str, str]:
-    """Return the words that a model reads for each label: the label's description, or else the label itself.
+    """Return the words that a model reads for each label: the label's description, or the label itself.
 
-    Raises PydanticCustomError, whose message continues a sentence that begins with the option's name.
+    Raises PydanticCustomError. Its message follows the option's name.
     """
     if isinstance(value, str):
         if is_label_file(value):
@@ -410,14 +411,14 @@ def words_by_label(value: object) -> dict[str, str]:
 
 
 def wrong_value(sentence: str) -> PydanticCustomError:
-    """Return the error of a value; the sentence begins with the option's name, which is put before it."""
+    """Return the error of a value. The option's name will come before the sentence."""
     return PydanticCustomError("value", "{sentence}", {"sentence": sentence})
 
 
 def list_labels(labels: Mapping[str, str]) -> list[str | list[str]]:
-    """Return labels as a list, which `words_by_label` reads again: each by itself, or with other words than its own.
+    """Return labels as a list that `words_by_label` reads: each label, or a pair of a label and its words.
 
-    A database does not keep the order of a table.
+    A list, since a database does not keep the order of a table.
     """
     return [label if label == words else [label, words] for label, words in labels.items()]
 

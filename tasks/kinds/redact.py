@@ -1,4 +1,4 @@
-"""Redacting: personal data in each text replaced. Patterns find numbers and addresses, a token classifier names."""
+"""Redacting: replace personal data in each text. Patterns find numbers and addresses, a token classifier names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REGION = re.compile("[A-Z]{2}")
 _MIN_SALT_CHARS = 8
 _DEFAULTS: Mapping[str, Any] = MappingProxyType({"aggregation": AGGREGATION, "replace": "tag"})
 Method = Literal["tag", "hash", "mask"]
-# 40 bits: among 100,000 names two share a pseudonym with a probability of half a percent.
+# 40 bits: among 100,000 names, two have the same pseudonym with a probability of half a percent.
 _PSEUDONYM_CHARS = 10
 _WRITTEN_IN_GROUPS = frozenset({"IBAN", "CARD", "PHONE"})
 _UNSPACED = re.compile(f"[{UNSPACED}]")
@@ -38,9 +38,9 @@ _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 @dataclass(frozen=True)
 class Redact:
-    """Cuts texts as entities does, and replaces what the model and the patterns find in the whole text.
+    """Cuts texts as `entities` does, and replaces the findings of the model and the patterns in the whole text.
 
-    ``entities`` are the model's labels that count, without capitals; all of them if there are none.
+    ``entities`` are the labels that count, case-folded; if there are none, all of the model's labels count.
     """
 
     patterns: Sequence[str]
@@ -161,7 +161,7 @@ class RedactOptions(KindOptions):
 
 
 def _params(plan: Plan) -> dict[str, Any]:
-    """Return the version of the patterns. Raises BadOption for options that need another one, or a model."""
+    """Return the version of the patterns. Raises BadOption for options that need another option, or a model."""
     options = plan.options
     if options.get("replace") == "hash" and "salt" not in options:
         raise BadOption(
@@ -180,7 +180,7 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 
 def _entity(plan: Plan) -> dict[str, Any]:
-    """Return --entity as the model writes its labels. Raises BadOption for a label that the model does not have."""
+    """Return --entity in the model's spelling. Raises BadOption for a label that the model does not have."""
     labels = sorted(names(map(str, (plan.config.get("id2label") or {}).values())))
     if "entity" not in plan.options or not labels:
         return {}
@@ -190,13 +190,13 @@ def _entity(plan: Plan) -> dict[str, Any]:
         if not alike:
             raise BadOption(f"{plan.model} has no label {name!r}: --entity must be one of {', '.join(labels)}.")
         entities += alike
-    return {"entity": list(dict.fromkeys(entities))}  # a list, as it comes back from JSON
+    return {"entity": list(dict.fromkeys(entities))}  # a list, as JSON has it
 
 
 def join_findings(findings: Iterable[Span]) -> list[Span]:
-    """Return findings of which no two overlap, in the order of the text.
+    """Return findings that do not overlap, in the order of the text.
 
-    Findings that overlap become one, with the label and score of the longest of them, and of the first of those.
+    Findings that overlap become one, with the label and score of the first longest finding.
     """
     joined: list[Span] = []
     longest = 0
@@ -215,7 +215,7 @@ def join_findings(findings: Iterable[Span]) -> list[Span]:
 
 
 def replace_parts(text: str, findings: Iterable[Span], replacement: Callable[[str, str], str]) -> Output:
-    """Return the text with ``replacement(label, part)`` for each finding, as it is stored."""
+    """Return the text with ``replacement(label, part)`` for each finding, and the places of the replacements."""
     pieces: list[str] = []
     spans: list[dict[str, Any]] = []
     length = at = 0
@@ -231,7 +231,7 @@ def replace_parts(text: str, findings: Iterable[Span], replacement: Callable[[st
 
 
 def replacement_by(method: Method, salt: str) -> Callable[[str, str], str]:
-    """Return the function that replaces a part of a text, given its label."""
+    """Return the function from a label and a part of a text to the replacement."""
     if method == "mask":
         return lambda _label, part: "".join(character if character.isspace() else "*" for character in part)
     if method == "tag":
@@ -241,7 +241,7 @@ def replacement_by(method: Method, salt: str) -> Callable[[str, str], str]:
 
 
 def _pseudonym(key: bytes, label: str, part: str) -> str:
-    """Return digits that are the same for the same name or number, however it is spaced or capitalized."""
+    """Return digits that are the same for a name or number in any spacing and capitalization."""
     plain = " ".join(unicodedata.normalize("NFKC", part).casefold().split())
     if label in _WRITTEN_IN_GROUPS:
         plain = "".join(character for character in plain if character.isalnum() or character == "+")
@@ -249,7 +249,7 @@ def _pseudonym(key: bytes, label: str, part: str) -> str:
 
 
 def widen_to_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """Return ``[start, end)`` widened to the ends of the words that it cuts. Scripts without spaces are left."""
+    """Return ``[start, end)`` widened to whole words. Scripts without spaces are left alone."""
     while start > 0 and _in_word(text[start - 1]) and _in_word(text[start]):
         start -= 1
     while 0 < end < len(text) and _in_word(text[end - 1]) and _in_word(text[end]):

@@ -1,12 +1,12 @@
-"""Summarizing: by a model that writes, or by the sentences that an embedding model finds.
+"""Summarizing: a model writes a summary, or an embedding model chooses sentences.
 
-Of a model that writes, the windows' summaries are summarized again, until one window holds them all.
+If a model writes, it summarizes the windows' summaries again, until they fit in one window.
 
-Extractive summaries have the sentences of a text that are nearest to the middle of them all, without repetition. A
-sentence's score is the cosine of its vector with the centroid, the mean of all sentences' vectors of length 1 (Radev
-et al. 2004, "Centroid-based summarization of multiple documents"; with embeddings Rossiello et al. 2017). Sentences
-are chosen one after the other by maximal marginal relevance (Carbonell and Goldstein 1998): the next sentence has the
-highest ``RELEVANCE * score - (1 - RELEVANCE) * similarity``, where the similarity is its highest cosine with a chosen
+An extractive summary has the sentences that are nearest to the centroid, without repetition. A sentence's score is
+the cosine of its vector with the centroid, the mean of all sentences' vectors of length 1 (Radev et al. 2004,
+"Centroid-based summarization of multiple documents"; with embeddings Rossiello et al. 2017). Sentences are chosen one
+after the other by maximal marginal relevance (Carbonell and Goldstein 1998): the next sentence has the highest
+``RELEVANCE * score - (1 - RELEVANCE) * similarity``, where the similarity is its highest cosine with a chosen
 sentence.
 """
 
@@ -54,15 +54,16 @@ if TYPE_CHECKING:
     Vectors = npt.NDArray[np.float32]
 
 
-# A round that leaves more than this share of the text's characters would go on for long and gain nothing.
+# If a round leaves more than this share of the text's characters, there is no other round.
 ENOUGH = 0.9
-# An eighth of the shipped model's greedy outputs have less; three in four are bad (bench/results/confidence.md).
+# An eighth of the shipped model's greedy outputs have less, and three in four of these are bad
+# (bench/results/confidence.md).
 _LEAST_CONFIDENCE = 0.25
 # The name and version of the rule in specs.
 RULE = "centroid-mmr-1"
 RELEVANCE = 0.7
 SENTENCES = 3
-# Headings, cells and other stretches with fewer words are chosen after all others.
+# Sentences with fewer words, such as headings and cells, are chosen last.
 _LEAST_WORDS = 4
 LENGTHS: Mapping[str, int] = MappingProxyType({"short": 30, "medium": 75, "long": 150})
 LENGTH_SCHEMA = {"anyOf": [{"enum": [*LENGTHS]}, {"type": "integer", "minimum": 1}]}
@@ -74,6 +75,8 @@ _PAIR = re.compile(f"[{UNSPACED}]{{1,2}}")
 
 @dataclass(frozen=True)
 class Summarize(Recipe):
+    """Joins the summaries of windows, or has them summarized again."""
+
     def join(self, computed: Computed) -> Outcome | Again:
         parts = [output for output in computed.outputs if isinstance(output, Generated)]
         text = "\n".join(part.text for part in parts if part.text.strip())
@@ -89,9 +92,9 @@ class Summarize(Recipe):
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Cuts texts into sentences, and joins the best of them, verbatim and in the order of the text.
+    """Cuts texts into sentences, and joins the best sentences, verbatim and in the order of the text.
 
-    The summary has at most so many ``words``, if any sentence is so short; None are as many as `SENTENCES` have.
+    The summary has at most ``words`` words, if any sentence is that short; if None, it has `SENTENCES` sentences.
     """
 
     words: int | None = None
@@ -124,11 +127,11 @@ class Excerpt:
 
 
 def best(vectors: Vectors, late: Sequence[bool], sizes: Sequence[int], room: int) -> list[tuple[int, float]]:
-    """Return the place and the score of each sentence of a summary, the best first; the ``late`` ones come last.
+    """Return the place and the score of each sentence of a summary, the best first. ``late`` sentences come last.
 
-    ``vectors`` has shape (sentences, dim). The centroid is that of the sentences that are not late, if there are any.
-    The sizes of the sentences add up to ``room`` at most: a sentence that does not fit is passed over. If none fits,
-    the best is taken. Of sentences that are equally good the first comes first.
+    ``vectors`` has shape (sentences, dim). The centroid is that of the other sentences, if there are any. The sizes
+    of the chosen sentences add up to at most ``room``: a sentence that does not fit is skipped. If none fits, the
+    best is chosen. Equal sentences keep their order.
     """
     import numpy as np
 
@@ -165,7 +168,7 @@ def _pattern(_spec: Spec, shown: bool) -> PromptFrame:
 
 
 def words_of_length(value: object) -> int | None:
-    """Return the words that a length stands for. Raises PydanticCustomError, which continues a sentence."""
+    """Return the number of words for a length. Raises PydanticCustomError. Its message follows the option's name."""
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     if isinstance(value, str) and value in LENGTHS:
@@ -177,7 +180,7 @@ def words_of_length(value: object) -> int | None:
 
 
 def token_limits(words: int) -> dict[str, int]:
-    """Return the parameters of specs that limit an output of so many words."""
+    """Return the parameters of specs for an output of so many words."""
     return {
         "min_new_tokens": words // _WORDS_PER_LEAST_TOKEN,
         "max_new_tokens": words * _MOST_TOKENS_PER_WORD,
@@ -211,7 +214,7 @@ class SummarizeOptions(Searching):
 
 
 def _params(plan: Plan) -> dict[str, Any]:
-    """Return the limits of a length in tokens, or what specs of an embedding model say besides. Raises BadOption."""
+    """Return the limits of a length in tokens, or the parameters of an embedding model. Raises BadOption."""
     if plan.family is not Family.ENCODER:
         if "length" not in plan.options:
             return {}
@@ -228,7 +231,7 @@ def _recipe(spec: Spec, _traits: Traits) -> Recipe:
 
 
 def _checks(spec: Spec, _direction: Direction) -> Checks:
-    """Return the checks of written summaries. A prompt may ask for another language."""
+    """Return the checks of written summaries. With --prompt, they may be in another language."""
     if RANKING in spec.params:
         return checks.NONE
     suited = tuple(flag for flag in all_checks() if flag != MISSING_SENTENCES.flag)

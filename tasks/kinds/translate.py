@@ -1,4 +1,4 @@
-"""Translate paragraph by paragraph, or sentence by sentence; everything between them is kept as it is."""
+"""Translating by paragraphs or sentences. The text between them is kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PARAGRAPH, SENTENCE = "paragraph", "sentence"
 # A tenth of the shipped model's greedy outputs have less, and half of these are bad (bench/results/confidence.md).
 _LEAST_CONFIDENCE = 0.3
 _PAIR = ("source_lang", "target_lang")
-# The end of a text in a script without spaces; its marks count, such as 、.
+# The end of a text in a script without spaces, or with its punctuation, such as 、.
 _UNSPACED_END = re.compile(rf"[{languages.UNSPACED}\u3000-\u303f\uff00-\uffef]{CLOSING}\Z")
 _LONGEST_END = 8
 _BAR = re.compile(r"(?<!\\)\|")
@@ -62,7 +62,7 @@ class Translate:
         for window, output in zip(computed.windows, computed.outputs, strict=True):
             gap = computed.text[end : window.start]
             if not gap and follows_output and isinstance(output, Generated):
-                # They touch where the paragraph's script has no spaces, and in a long word, which stays whole.
+                # Windows touch in a script without spaces, and in a long word, which gets no space.
                 gap = _between_windows(computed.text[max(0, end - _LONGEST_END) : end], pieces[-1])
             elif self.by_sentence and pieces:
                 gap = between_sentences(gap, pieces[-1])
@@ -87,22 +87,22 @@ def _between_windows(source: str, before: str) -> str:
 
 
 def _shaped(output: str, *, in_cell: bool) -> str:
-    """Return the output without line breaks, and in a table's cell with escaped bars, to keep the text's shape."""
+    """Return the output without line breaks, and in a table's cell with escaped bars, to keep the layout."""
     line = " ".join(NEWLINE.split(output))
     return _BAR.sub(r"\\|", line) if in_cell else line
 
 
 def _holds(sections: Sequence[Section], window: Window) -> bool:
-    """Return whether one of the sections, which are in order, holds the window."""
+    """Return True if one of the sections, which are in order, contains the window."""
     after = bisect_right(sections, window.start, key=lambda section: section.start)
     return after > 0 and window.start < sections[after - 1].end
 
 
 @dataclass(frozen=True)
 class FromAny:
-    """Translates each text from the language that it is in.
+    """Translates each text from its detected language.
 
-    The language is found when the text is cut, and found again when it is joined, so that nothing need be kept.
+    The language is detected when the text is cut, and again when it is joined, so that the recipe keeps no state.
     """
 
     router: LanguageRouter
@@ -110,7 +110,7 @@ class FromAny:
     translate: Translate
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        windows = [[Window(0, len(text), None)] for text in texts]  # of those that are not translated
+        windows = [[Window(0, len(text), None)] for text in texts]  # stays for texts that are not translated
         by_language: dict[str | None, list[int]] = {}
         for place, text in enumerate(texts):
             route = self._route(text)
@@ -190,7 +190,7 @@ class TranslateOptions(Searching):
 
 
 def _params(plan: Plan) -> dict[str, Any]:
-    """Hold the languages against the model; return what a spec says besides where languages are to be found."""
+    """Return the parameters of a model's only direction, or of detection. Raises BadOption for wrong languages."""
     options = plan.options
     source, target = options.get("source_lang"), options.get("target_lang")
     auto = source == languages.AUTO
@@ -217,17 +217,17 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 
 def _of_model(plan: Plan) -> dict[str, str]:
-    """Return the source and target language where the model has only one, so that naming it changes no spec."""
+    """Return the model's source and target language if there is only one, so that naming it changes no spec."""
     sides = zip(_PAIR, (plan.direction.sources, plan.direction.targets), strict=True)
     return {name: codes[0] for name, codes in sides if len(codes) == 1 and name not in plan.options}
 
 
 def _to_detect(plan: Plan) -> dict[str, Any]:
-    """Return what a spec says where languages are to be found: by what, and what the model is known to read."""
+    """Return the parameters for detected languages: the detector, the target, and the model's known sources."""
     languages.require_detector()
     target, direction = plan.options.get("target_lang"), plan.direction
     if target is None and len(direction.targets) != 1:
-        raise BadOption("--from auto needs --to, since a text that is in that language already is kept as it is.")
+        raise BadOption("--from auto needs --to, since texts in that language are kept.")
     limited = {"sources": sorted(direction.sources)} if direction.sources else {}
     return {"target_lang": target or direction.targets[0], "detector": languages.DETECTOR, **limited}
 
@@ -239,7 +239,7 @@ def _checks(spec: Spec, direction: Direction) -> Checks:
 
 
 def _only(wanted: str | None, known: Sequence[str]) -> str | None:
-    """Return the plain code of the language that was asked for, or of the only one that is known."""
+    """Return the plain code of the requested language, or of the only known language."""
     if wanted not in {None, languages.AUTO}:
         return languages.short_code(wanted)
     return known[0] if len(known) == 1 else None

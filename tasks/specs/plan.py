@@ -240,5 +240,5 @@ def _translates(kind: TaskKind) -> bool:
 def _only_target(parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]]) -> str:
     stated = [pinned.direction.targets for pinned, _ in parts.values()]
     if any(len(targets) != 1 for targets in stated) or len({languages.plain(*targets) for targets in stated}) != 1:
-        raise BadOption("--from auto needs --to, since a text that is in that language already is kept as it is.")
+        raise BadOption("--from auto needs --to, since texts in that language are kept.")
     return stated[0][0]
