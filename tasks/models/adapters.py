@@ -17,8 +17,8 @@ WEIGHTS = "adapter_model.safetensors"
 FILES = (ADAPTER_CONFIG, WEIGHTS)
 _PREFIX = "base_model.model."
 _LORA = ".lora_"
-_BASE_LAYER = ".base_layer."  # PEFT saves the embeddings that it adapts, too
-# Heads that adapters bring, by PEFT's name of the task.
+_BASE_LAYER = ".base_layer."  # in the names of adapted embeddings, which PEFT saves, too
+# The heads in adapters, by PEFT's name of the task.
 _HEADS = {
     "SEQ_CLS": "SequenceClassification",
     "TOKEN_CLS": "TokenClassification",
@@ -50,18 +50,18 @@ class Adapter:
         return {name: shape for name, shape in self.shapes.items() if _LORA not in name}
 
     def require_base(self, model: str, *, is_local: bool) -> None:
-        """Raise ModelUnsuitable if the adapter names another base on the hub than the model.
+        """Raise ModelUnsuitable if the adapter names another base on the hub.
 
-        Only the last part of the ids is compared, since models have copies under other owners.
+        Only the last parts of the ids are compared, since models have copies under other owners.
         """
         base = self.config.get("base_model_name_or_path")
         if is_local or not isinstance(base, str) or not hub.HUB_ID.fullmatch(base):
             return
         if base.rpartition("/")[2].lower() != model.rpartition("/")[2].lower():
-            raise ModelUnsuitable(f"{self.name} is an adapter of {base}, not of {model}: name that with --model.")
+            raise ModelUnsuitable(f"{self.name} is an adapter of {base}, not of {model}: use --model {base}.")
 
     def completed(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a base model's config with the head that the adapter brings, if the base has none."""
+        """Return a base model's config with the adapter's head, if the base has none."""
         head = _HEADS.get(str(self.config.get("task_type")))
         last = next((shape for name, shape in self.saved.items() if name.endswith(_LAST_LAYERS)), None)
         if head is None or last is None or families.classifier(config) is not None:
@@ -71,9 +71,9 @@ class Adapter:
         return {**config, "architectures": [f"{design}For{head}"], "id2label": labels}
 
     def _names(self, n_labels: int) -> dict[str, str]:
-        """Return the labels by their numbers, if the adapter's config names them all.
+        """Return the labels by their numbers, if the adapter's config has all of them.
 
-        PEFT writes no names and passes them over, so whoever saved the adapter has added them.
+        PEFT neither writes nor reads them, so the author of the adapter has added them.
         """
         labels = self.config.get("id2label")
         named = {str(number): str(label) for number, label in labels.items()} if isinstance(labels, dict) else {}
@@ -81,7 +81,7 @@ class Adapter:
 
 
 def require_whole(name: str, folder: Path) -> None:
-    """Raise ModelNotFound if a folder has not the files of an adapter, ModelCorrupt if they are cut short."""
+    """Raise ModelNotFound if a folder lacks the files of an adapter, ModelCorrupt if they are cut short."""
     lacking = [file for file in FILES if not (folder / file).is_file()]
     if lacking:
         raise ModelNotFound(
@@ -92,7 +92,7 @@ def require_whole(name: str, folder: Path) -> None:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes in a safetensors file by the names that weights have in the base model."""
+    """Return the shapes in a safetensors file by the weights' names in the base model."""
     _, tensors = weights.read_header(path)
     try:
         return {

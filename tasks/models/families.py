@@ -1,4 +1,4 @@
-"""Facts about a model from its small files, without torch: its family, its sort of encoder, its languages."""
+"""Facts about a model from its small files, without torch: its family, its type of encoder, its languages."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Family(StrEnum):
 
 # Models that read and write several languages, and must be told which.
 MULTILINGUAL = frozenset({"m2m_100", "mbart", "nllb-moe", "nllb_moe", "seamless_m4t", "plbart"})
-# Models that are told what to do by words at the start of their input.
-# They have relative positions: their config states the length of training, and they read longer texts.
+# Models that are told their task by words at the start of the input. They have relative positions: their config
+# states the length of training, and they read longer texts.
 PREFIXED = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
-# Position ids start after the padding index, so that two of the positions are never used.
+# Models whose position ids start after the padding index: two of the positions are never used.
 OFFSET = frozenset(
     {
         "camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta",
@@ -36,7 +36,7 @@ OFFSET = frozenset(
     }
 )  # fmt: skip
 
-# Models of which some layers keep a state of their own; of others the types of their layers say so.
+# Models with layers that keep a state. In other models, the types of layers say so.
 STATEFUL = frozenset(
     {
         "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "mamba",
@@ -46,7 +46,7 @@ STATEFUL = frozenset(
 )  # fmt: skip
 _STATE_LAYERS = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent", "hybrid"})
 
-# The names under which configurations keep their number of positions.
+# Names in configurations for the number of positions.
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_encoder_position_embeddings", "max_source_positions")
 # Tokenizers without a limit name this or more.
 _NO_LIMIT = 1_000_000
@@ -68,7 +68,7 @@ def family(config: Mapping[str, Any]) -> Family | None:
         return Family.SEQ2SEQ
     names = config.get("architectures") or ()
     if any(word in name for name in names for word in ("Seq2Seq", "ConditionalGeneration", "MTModel")):
-        return Family.DECODER if "text_config" in config else Family.SEQ2SEQ  # such decoders read images, too
+        return Family.DECODER if "text_config" in config else Family.SEQ2SEQ  # a decoder that also reads images
     model_type = str(config.get("model_type", ""))
     if model_type in PREFIXED:
         return Family.SEQ2SEQ
@@ -80,7 +80,7 @@ def family(config: Mapping[str, Any]) -> Family | None:
 
 
 def stateful(config: Mapping[str, Any]) -> bool:
-    """Return True if some layers of a model keep a state of their own in place of keys and values."""
+    """Return True if some layers of a model keep a state in place of keys and values."""
     config = config.get("text_config") or config
     if str(config.get("model_type", "")).removesuffix("_text") in STATEFUL:
         return True
@@ -98,7 +98,7 @@ def classifier(config: Mapping[str, Any]) -> str | None:
 def entailment(config: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the places of entailment and contradiction among an NLI model's labels; None for other classifiers.
 
-    They are found as transformers' zero-shot-classification finds them.
+    The rule is that of transformers' zero-shot-classification.
     """
     labels = config.get("label2id") or {name: int(place) for place, name in (config.get("id2label") or {}).items()}
     entailed = next((place for label, place in labels.items() if str(label).lower().startswith("entail")), None)
@@ -106,10 +106,10 @@ def entailment(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def window_limit(config: Mapping[str, Any], *others: int | None) -> int:
-    """Return the most tokens, special ones included, that one window may have.
+    """Return the most tokens of one window, with special tokens.
 
-    The smallest of what the config and the ``others`` (the tokenizer's limit, sentence-transformers'
-    max_seq_length) name; OUR_LIMIT_TOKENS where nobody names one.
+    It is the smallest limit in the config and in ``others`` (the tokenizer's limit, sentence-transformers'
+    max_seq_length), or OUR_LIMIT_TOKENS if there is none.
     """
     limits = [limit for limit in others if limit is not None and 0 < limit < _NO_LIMIT]
     model_type = str(config.get("model_type", ""))
@@ -120,7 +120,7 @@ def window_limit(config: Mapping[str, Any], *others: int | None) -> int:
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
-    """Return the number of tokens that a model can write or hold; None if its config sets no limit."""
+    """Return the most tokens that a model can write or hold; None if its config sets no limit."""
     config = config.get("text_config") or config
     if str(config.get("model_type", "")) in PREFIXED:
         return None
@@ -129,18 +129,18 @@ def positions(config: Mapping[str, Any]) -> int | None:
 
 
 def task_settings(config: Mapping[str, Any], task: str, pair: tuple[str, str] | None = None) -> dict[str, Any]:
-    """Return the settings that a config keeps for one task (T5 and BART do): its prefix and generation parameters.
+    """Return a config's settings for a task, as of T5 and BART: the prefix and generation parameters.
 
-    ``task`` is the config's own name, such as ``summarization``. ``pair`` has the languages of a translation.
+    ``task`` is the name in the config, such as ``summarization``. ``pair`` has the languages of a translation.
     """
     name = task if pair is None else f"{task}_{pair[0]}_to_{pair[1]}"
     return dict((config.get("task_specific_params") or {}).get(name) or {})
 
 
 def knows_prefix(config: Mapping[str, Any], task: str) -> bool:
-    """Return True if a T5 was trained to do a task after a prefix: its config has one, or it is one of the first T5s.
+    """Return True if a T5 was trained with a prefix for a task: its config has the prefix, or it is a first T5.
 
-    T5 1.1, mT5, UMT5, LongT5 and Switch have gated layers, or another type, and were trained without a prefix.
+    T5 1.1, mT5, UMT5, LongT5 and Switch have gated layers or another type, and were trained without prefixes.
     """
     if "prefix" in task_settings(config, task):
         return True
@@ -148,7 +148,7 @@ def knows_prefix(config: Mapping[str, Any], task: str) -> bool:
 
 
 def parsed(data: bytes | None) -> Json:
-    """Return the value of a JSON text; None for no text, and for one that is not JSON."""
+    """Return the value of a JSON text; None for no text or invalid JSON."""
     try:
         value: Json = json.loads(data or b"")  # not orjson: configurations of some models hold Infinity
     except ValueError:
@@ -157,7 +157,7 @@ def parsed(data: bytes | None) -> Json:
 
 
 def table(data: bytes | None) -> dict[str, Json]:
-    """Return the object of a JSON text; an empty one if there is none."""
+    """Return the object in a JSON text; {} for no text, invalid JSON or another value."""
     value = parsed(data)
     return value if isinstance(value, dict) else {}
 
@@ -170,17 +170,17 @@ def content(path: Path) -> bytes | None:
         return None
 
 
-# Beside config.json, the files that tell.
+# The files that describe a model, beside config.json.
 DESCRIPTION_FILES = ("modules.json", "config_sentence_transformers.json")
 
 
-# Sorts of encoders that do not give one vector for a text.
+# Types of encoders that do not give one vector for a text.
 SPARSE = "a sparse encoder such as SPLADE, which gives a weight for each word of its vocabulary"
 TOKENS = "a multi-vector encoder such as ColBERT, which gives a vector for each token"
 PAIRS = "a cross-encoder (reranker), which gives a score for a pair of texts"
 
 
-# As sentence-transformers and PyLate name them in config_sentence_transformers.json.
+# By the type in config_sentence_transformers.json, of sentence-transformers and PyLate.
 _BY_TYPE: Mapping[str, str] = MappingProxyType(
     {
         "SparseEncoder": SPARSE,
@@ -189,7 +189,7 @@ _BY_TYPE: Mapping[str, str] = MappingProxyType(
         "CrossEncoder": PAIRS,
     }
 )
-# Parts of a module's class, for files that were written before they had a type.
+# By a part of a module's class, for older files without a type.
 _BY_MODULE: Mapping[str, str] = MappingProxyType(
     {
         ".sparse_encoder.": SPARSE,
@@ -199,13 +199,13 @@ _BY_MODULE: Mapping[str, str] = MappingProxyType(
         ".cross_encoder.": PAIRS,
     }
 )
-# In config.json, where a cross-encoder's settings were written.
+# A key in config.json of older cross-encoders.
 _OF_PAIRS = "sbert_ce_default_activation_function"
 
 
 @dataclass(frozen=True)
 class Description:
-    """A model as its files describe it: config.json, the type of sentence-transformers, its modules' classes."""
+    """A model's description in its files: config.json, the type in sentence-transformers, the modules' classes."""
 
     config: Mapping[str, Any] = field(default_factory=dict)
     sentence_type: str | None = None
@@ -213,7 +213,7 @@ class Description:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], files: Mapping[str, bytes | None]) -> Description:
-        """Return the description in ``files``, the model's own. Unreadable files are passed over."""
+        """Return the description in a model's files. Unreadable files are ignored."""
         modules, sentence = parsed(files.get(DESCRIPTION_FILES[0])), table(files.get(DESCRIPTION_FILES[1]))
         listed = modules if isinstance(modules, list) else []
         return cls(
@@ -230,7 +230,7 @@ class Description:
 
 
 def sort(described: Description) -> str | None:
-    """Return what a model is that does not give one vector for a text; None for a model that does, or may."""
+    """Return the type of a model that does not give one vector for a text; None for a model that may."""
     if (kind := _BY_TYPE.get(described.sentence_type or "")) is not None:
         return kind
     for part, kind in _BY_MODULE.items():
@@ -246,14 +246,14 @@ def sort(described: Description) -> str | None:
 
 
 def require_dense(described: Description, model: str, kind: str) -> None:
-    """Raise ModelUnsuitable, with what the model is, unless it gives one vector for a text."""
+    """Raise ModelUnsuitable, with the model's type, unless the model gives one vector for a text."""
     if (other := sort(described)) is not None:
         instead = ": use the task `sparse` with it" if other == SPARSE else ""
         raise ModelUnsuitable(f"{kind} needs a model that gives one vector for a text; {model} is {other}{instead}.")
 
 
 def require_sparse(described: Description, model: str, kind: str) -> None:
-    """Raise ModelUnsuitable unless the model's files say that it is a sparse encoder, or are not within reach."""
+    """Raise ModelUnsuitable unless the model's files say that it is a sparse encoder, or are not available."""
     if described.config and sort(described) != SPARSE:
         raise ModelUnsuitable(
             f"{kind} needs a sparse encoder such as SPLADE, as sentence-transformers saves it; the files of {model} "
@@ -268,16 +268,16 @@ def _scores(config: Mapping[str, Any]) -> bool:
     return n_labels == 1 and classifier(config) == "sequence classification"
 
 
-# opus-mt-es-en, opus-mt-tc-big-cat_oci_spa-en; a language's code there is never longer than three letters.
+# opus-mt-es-en, opus-mt-tc-big-cat_oci_spa-en.
 _OPUS = re.compile(r"opus-mt-(?:tc-(?:big|base|bible-big)-)?([a-z_]+)-([a-z_]+)", re.IGNORECASE)
 _TOKEN = re.compile(r">>(.+)<<")
 
 
 @dataclass(frozen=True)
 class Direction:
-    """The languages of either side, by codes; a side that nothing is known of is empty.
+    """The codes of the languages that a model reads and writes; empty if unknown.
 
-    ``tokens`` are those that the model has target tokens for, such as ``>>fra<<``, by its own codes.
+    ``tokens`` are the model's own codes of its target tokens, such as ``>>fra<<``.
     """
 
     sources: tuple[str, ...] = ()
@@ -299,7 +299,7 @@ def direction_of_name(model: str) -> Direction:
 
 
 def direction_of_folder(folder: Path) -> Direction:
-    """Return the languages of a Marian model from its files, else from its folder's name; UNKNOWN for others."""
+    """Return the languages of a Marian model from its files or its folder's name; UNKNOWN for other models."""
     if table(content(folder / "config.json")).get("model_type") != "marian":
         return UNKNOWN
     named, tokenizer = direction_of_name(folder.name), table(content(folder / "tokenizer_config.json"))
@@ -313,7 +313,7 @@ def direction_of_folder(folder: Path) -> Direction:
 
 
 def require_direction(direction: Direction, source: str | None, target: str | None, model: str) -> None:
-    """Raise BadOption for languages that contradict what is known of the model, or for one that it must be told."""
+    """Raise BadOption for languages that the model does not translate, and for a missing target language."""
     for option, language, codes in (("--from", source, direction.sources), ("--to", target, direction.targets)):
         if language is not None and codes and not any(languages.same_language(language, code) for code in codes):
             raise BadOption(f"{option} {language}: {model} translates {direction}.")
@@ -325,9 +325,9 @@ def require_direction(direction: Direction, source: str | None, target: str | No
 
 
 def _codes(stated: Json) -> tuple[str, ...]:
-    """Return the languages of a side such as ``en``, ``fra_Latn`` or ``cat+oci+spa``, if every one is known.
+    """Return the languages in a text such as ``en``, ``fra_Latn`` or ``cat+oci+spa``, if all of them are known.
 
-    Groups of languages (``ROMANCE``, ``gem``, ``mul``) are not: what belongs to them is not written down anywhere.
+    Groups of languages (``ROMANCE``, ``gem``, ``mul``) are unknown: no file lists their members.
     """
     if not isinstance(stated, str):
         return ()

@@ -1,6 +1,6 @@
-"""GLiNER models, which find labels that are given by name: their config, and the designs that docmill computes.
+"""GLiNER models, which find any labels by name: their config, and the designs that docmill computes.
 
-Their config stands in gliner_config.json. It has that of an encoder in it.
+Their config is in gliner_config.json, with the config of an encoder in it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from docmill.tasks.models.weights import GLINER_CONFIG
 
 TOKENIZER = "tokenizer_config.json"
 EXTRA = Extra("gliner", ("gliner",), "entities of any labels by name, with GLiNER models")
-# The library's own defaults, for configs that leave them out.
+# The library's defaults.
 _MAX_WORDS, _MAX_WIDTH = 384, 12
 ENTITY_TOKEN, SEPARATOR = "<<ENT>>", "<<SEP>>"
-# Encoders that read texts of any length. A window has so many tokens for each word that the model reads at most.
+# Encoders that read texts of any length. Their windows have at most this many tokens for each word of the limit.
 _TOKENS_PER_WORD = 4
 _RELATIVE = frozenset({"deberta", "deberta-v2"})
 _OTHER_DESIGNS = {
@@ -31,7 +31,7 @@ _OTHER_DESIGNS = {
 
 
 def read(data: bytes | None) -> dict[str, Any]:
-    """Return the config in a gliner_config.json, with the family as its architecture; {} if there is none."""
+    """Return the config in a gliner_config.json, with GLiNER as its architecture; {} if there is none."""
     content = table(data)
     named = {"model_type": content.get("model_type") or "gliner", "architectures": [Family.GLINER.value]}
     return {**content, **named} if content else {}
@@ -48,10 +48,10 @@ def max_width(config: Mapping[str, Any]) -> int:
 
 
 def limit_tokens(config: Mapping[str, Any], *stated: int, prompt_tokens: int = 0) -> int:
-    """Return the most tokens of one window, the prompt included.
+    """Return the most tokens of one window, with the prompt.
 
-    ``stated`` are limits of the tokenizer. The library has no other for encoders with relative positions; for these
-    there is one here, since a word may have any number of tokens.
+    ``stated`` are limits of the tokenizer. The library sets no limit for encoders with relative positions; this
+    function does, since a word may have any number of tokens.
     """
     encoder: Mapping[str, Any] = config.get("encoder_config") or {}
     if encoder.get("model_type") in _RELATIVE and not encoder.get("position_biased_input", True):
@@ -60,13 +60,13 @@ def limit_tokens(config: Mapping[str, Any], *stated: int, prompt_tokens: int = 0
 
 
 def prompt(config: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
-    """Return the words that the model reads before those of a text; ``labels`` has the words for each label."""
+    """Return the words that the model reads before a text. ``labels`` has the words for each label."""
     entity = config.get("ent_token") or ENTITY_TOKEN
     return [part for words in labels.values() for part in (entity, words)] + [config.get("sep_token") or SEPARATOR]
 
 
 def require(config: Mapping[str, Any], model: str) -> None:
-    """Raise ModelUnsuitable for a model of another design, for code in its config, and for one that is not whole."""
+    """Raise ModelUnsuitable for a model of another design, with code in its config, or that is not whole."""
     for name, design in _OTHER_DESIGNS.items():
         if config.get(name):
             raise ModelUnsuitable(
@@ -86,9 +86,9 @@ def require(config: Mapping[str, Any], model: str) -> None:
 
 
 def of_folder(folder: Path, model: str) -> dict[str, Any]:
-    """Return the config of a model in a folder, whose tokenizer must be there, too. Raises ModelUnsuitable.
+    """Return the config of a model in a folder. Raises ModelUnsuitable, also if the folder has no tokenizer.
 
-    The library would take a tokenizer that is missing from the hub, and ask people whether it may run code.
+    The library would download a missing tokenizer from the hub, and ask on the terminal if it may run code.
     """
     config = read(content(folder / GLINER_CONFIG))
     require(config, model)
@@ -106,7 +106,7 @@ def _not_whole(model: str, lacking: str) -> ModelUnsuitable:
 
 
 def _require_no_code(config: Mapping[str, Any], name: str, model: str) -> None:
-    """Raise ModelUnsuitable for a config that names code, which the library trusts wherever it is."""
+    """Raise ModelUnsuitable for a config that names code, which the library would run."""
     if _has_key(config, "auto_map"):
         raise ModelUnsuitable(
             f"{model} brings code of its own (auto_map in {name}), and docmill runs no code from model files."

@@ -1,4 +1,4 @@
-"""The model hub, through its own client, which is imported when it is needed, and its own cache."""
+"""The model hub, through its own client and cache. The client is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from docmill.storage.core.private_files import write_note
 from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound
 from docmill.tasks.models.weights import ADAPTER_CONFIG, adapter_of, files_that_matter, has_weights
 
-# Chooses files of the hub to download, given a model, its commit, and the names of all its files.
+# A function that chooses the files to download, given a model, its commit, and the names of all its files.
 Choose: TypeAlias = Callable[[str, str, Sequence[str]], Sequence[str]]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# For connecting, and for each wait for an answer.
+# For the connection, and for each answer.
 _TIMEOUT_S = 8.0
-# A hub that did not answer is not asked again for so long: one command asks it many things.
+# After no answer, the hub is not asked again for this long: a command asks it many things.
 _AWAY_S = 10.0
 _SERVER_ERROR = 500
 _OFFLINE_ADVICE = (
@@ -33,17 +33,16 @@ def _client() -> Any:
     """Return the hub's client. It reads the environment when it is imported."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, in a notebook without its widgets
-        import huggingface_hub.file_download  # which imports its constants, errors and utils
+        import huggingface_hub.file_download  # imports huggingface_hub's constants, errors and utils, too
 
     return huggingface_hub
 
 
 def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
-    """Return the commit (40 hex digits) of a hub id's revision (``main`` without one).
+    """Return the commit (40 hex digits) of a hub id's revision (default: ``main``). A commit is returned unchanged.
 
-    A commit is taken as it is. Where the hub does not answer, it is what we, or the client's cache, last saw
-    under that name: downloads by commit leave no name in that cache, so we keep our own note.
-    Raises ModelNotFound, HubUnreachable.
+    If the hub does not answer, return the last known commit from docmill's note, or from the client's cache. The note
+    is needed since downloads by commit leave no name in that cache. Raises ModelNotFound, HubUnreachable.
     """
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
@@ -62,13 +61,13 @@ def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
 
 
 def small_file(model: str, commit: str, name: str) -> bytes | None:
-    """Return a file of the model at a commit, or None where it has none of this name or the hub does not answer."""
+    """Return a file of the model at a commit; None if there is no such file, or the hub does not answer."""
     try:
         with _wrapping_errors(model):
             cached = _client().try_to_load_from_cache(model, name, revision=commit)
         if isinstance(cached, str):
             return Path(cached).read_bytes()
-        with _asking_hub(model):  # a download tries a silent hub for minutes
+        with _asking_hub(model):  # a quick request first, since a download tries a silent hub for minutes
             _client().get_hf_file_metadata(_client().hf_hub_url(model, name, revision=commit), timeout=_TIMEOUT_S)
             return Path(_client().hf_hub_download(model, name, revision=commit)).read_bytes()
     except ModelError:
@@ -76,10 +75,10 @@ def small_file(model: str, commit: str, name: str) -> bytes | None:
 
 
 def snapshot(model: str, commit: str, notes: Path, choose: Choose) -> Path:
-    """Return the folder with the chosen files of the model at exactly this commit, downloaded if need be.
+    """Return the folder with the chosen files of the model at this commit. Download them if necessary.
 
-    A note in the folder ``notes`` says which downloads were complete, so that a second worker, or the same one
-    offline, does not ask the hub again. Raises ModelNotFound, ModelCorrupt, HubUnreachable.
+    Notes in the folder ``notes`` list complete downloads, so that later workers do not ask the hub again. Raises
+    ModelNotFound, ModelCorrupt, HubUnreachable.
     """
     if (known := downloaded(model, commit, notes)) is not None:
         return known
@@ -95,7 +94,7 @@ def snapshot(model: str, commit: str, notes: Path, choose: Choose) -> Path:
 
 
 def choose_model_files(model: str, commit: str, names: Sequence[str]) -> Sequence[str]:
-    """Return the files of a whole model, of all that the hub has. Raises ModelNotFound for what is no whole model."""
+    """Return the files of a whole model among its files on the hub. Raises ModelNotFound if some are missing."""
     if ADAPTER_CONFIG in names and "config.json" not in names:
         raise ModelNotFound(adapter_of(model, small_file(model, commit, ADAPTER_CONFIG) or b"{}"))
     wanted = files_that_matter(names)
@@ -105,7 +104,7 @@ def choose_model_files(model: str, commit: str, names: Sequence[str]) -> Sequenc
 
 
 def downloaded(model: str, commit: str, notes: Path) -> Path | None:
-    """Return the folder of an earlier ``snapshot`` that still has its files, or None."""
+    """Return the folder of an earlier ``snapshot`` if it still has its files, else None."""
     note = notes / _file_name(model, commit)
     if not note.is_file():
         return None
@@ -133,7 +132,7 @@ def _away(model: str) -> str:
     return f"The hub does not answer for {model}. {_OFFLINE_ADVICE}"
 
 
-# The time until which a hub that did not answer is not asked again, by the monotonic clock.
+# The hub is not asked again before this time of the monotonic clock.
 _silent_until = 0.0
 
 
@@ -144,7 +143,7 @@ def _note_silence() -> None:
 
 @contextmanager
 def _asking_hub(model: str) -> Iterator[None]:
-    """Wrap the hub client's errors. Fail at once if the hub did not answer in the last seconds."""
+    """Wrap the hub client's errors. Raise HubUnreachable at once if the hub did not answer in the last seconds."""
     if time.monotonic() < _silent_until:
         raise HubUnreachable(_away(model))
     with _wrapping_errors(model):
@@ -153,9 +152,9 @@ def _asking_hub(model: str) -> Iterator[None]:
 
 @contextmanager
 def _wrapping_errors(model: str) -> Iterator[None]:
-    """Wrap the hub client's errors in ours."""
+    """Turn the hub client's errors into docmill's errors."""
     errors = _client().errors
-    # The client's HTTP library has changed its name twice; its root error is always imported there.
+    # The client has changed its HTTP library twice; this module always imports that library's root error.
     http_error: type[Exception] = getattr(errors, "HTTPError", OSError)
     try:
         yield
@@ -166,7 +165,7 @@ def _wrapping_errors(model: str) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise ModelNotFound(f"{model} has no such revision on the hub.") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.EntryNotFoundError) as error:
-        # A file that is not in the cache, with a hub that does not answer, is an EntryNotFoundError too.
+        # If the hub does not answer, a file that is not in the cache is an EntryNotFoundError, too.
         if isinstance(error, errors.LocalEntryNotFoundError):
             _note_silence()
             raise HubUnreachable(_away(model)) from error
@@ -176,6 +175,6 @@ def _wrapping_errors(model: str) -> Iterator[None]:
         ) from error
     except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, http_error, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        if status is None or status >= _SERVER_ERROR:  # not what it answers about one model
+        if status is None or status >= _SERVER_ERROR:  # not an answer about one model
             _note_silence()
         raise HubUnreachable(_away(model)) from error

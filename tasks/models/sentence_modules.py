@@ -1,8 +1,8 @@
 """The modules of an embedding model, as the files of sentence-transformers describe them.
 
-Nearly all such models are a transformer, a pooling, and perhaps products and a normalization. The library takes
-seconds to import, so these are read here. Of a model that has anything else in its files nothing is read, and the
-library opens it.
+Nearly all such models are a transformer, a pooling, and perhaps linear layers and a normalization. This module reads
+these, since importing sentence-transformers takes seconds. The library opens models with anything else in their
+files.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from docmill.tasks.models.weights import ADAPTER_CONFIG
 
 POOLINGS = frozenset({"cls", "max", "mean", "lasttoken"})
 MODES: Mapping[str, str] = MappingProxyType({"cls": "cls", "mean": "mean", "last": "lasttoken"})  # by --pooling
-# Weights that no output depends on where a model gives its last hidden states: many are saved without them.
+# Weights without effect on the last hidden states. Many models are saved without them.
 POOLERS = ("pooler.",)
-# Types of encoders that transformers opens alike whether sentence-transformers asks for them or not.
+# Types of encoders that transformers opens in the same way for sentence-transformers.
 _TYPES = frozenset(
     {
         "albert", "bert", "camembert", "convbert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet",
@@ -32,7 +32,7 @@ _TYPES = frozenset(
 )  # fmt: skip
 _LIBRARY = "sentence_transformers."
 _TRANSFORMER, _POOLING, _DENSE, _NORMALIZE = "Transformer", "Pooling", "Dense", "Normalize"
-# The places in which releases of the library keep the classes of these modules.
+# The places of these modules' classes in the releases of the library.
 _PLACES: Mapping[str, Set[str]] = MappingProxyType(
     {
         _TRANSFORMER: {"models", "models.Transformer", "base.modules", "base.modules.transformer"},
@@ -43,7 +43,7 @@ _PLACES: Mapping[str, Set[str]] = MappingProxyType(
         _NORMALIZE: {"models", "models.Normalize", "base.modules", "base.modules.normalize"},
     }
 )  # fmt: skip
-# Keys of a module's files with the only values that are read, and keys of which any value is.
+# Keys of a module's files with the only values that this module reads.
 _OF_TRANSFORMER: Mapping[str, Json] = MappingProxyType(
     {
         "do_lower_case": False,
@@ -56,7 +56,7 @@ _OF_VECTORS: Mapping[str, Json] = MappingProxyType(
     {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
 )
 _OF_DENSE: Mapping[str, Json] = MappingProxyType({**_OF_VECTORS, "use_residual": False})
-_LEGACY_MODES: Mapping[str, str] = MappingProxyType(  # in the order in which they stand side by side
+_LEGACY_MODES: Mapping[str, str] = MappingProxyType(  # in the order of the poolings
     {
         "pooling_mode_cls_token": "cls",
         "pooling_mode_max_tokens": "max",
@@ -79,7 +79,7 @@ _MORE = (ADAPTER_CONFIG, "chat_template.jinja", "preprocessor_config.json", "pro
 
 @dataclass(frozen=True)
 class DenseModule:
-    """A product with an activation after it: ``none``, ``tanh`` or ``relu``. ``folder`` has its weights."""
+    """A linear layer with its activation: ``none``, ``tanh`` or ``relu``. ``folder`` has the weights."""
 
     folder: Path
     activation: str
@@ -88,9 +88,9 @@ class DenseModule:
 
 @dataclass(frozen=True)
 class SentenceModules:
-    """A transformer in ``folder``, poolings side by side, and steps: products, and None for a normalization.
+    """A transformer in ``folder``, poolings side by side, and steps: linear layers, and None for a normalization.
 
-    ``max_length`` is the most tokens of a text, None where only the transformer says. Vectors are cut to
+    ``max_length`` is the most tokens of a text; None if only the transformer states it. Vectors are cut to
     ``dimensions`` unless that is None.
     """
 
@@ -110,7 +110,7 @@ def require_single(poolings: Sequence[str]) -> None:
 
 
 def read(folder: Path) -> SentenceModules | None:
-    """Return the modules of a model's folder; None if the library has to read them."""
+    """Return the modules in a model's folder; None if the library has to read them."""
     try:
         listed = content(folder / "modules.json")
         modules = SentenceModules(folder) if listed is None else _of_list(folder, parsed(listed))
@@ -125,7 +125,7 @@ def read(folder: Path) -> SentenceModules | None:
 
 
 def _of_list(folder: Path, listed: Json) -> SentenceModules:
-    """Return the modules that a ``modules.json`` lists."""
+    """Return the modules in a ``modules.json``. Raises Unsuited."""
     modules = [_module(folder, module) for module in listed] if isinstance(listed, list) else []
     if [name for name, _ in modules[:2]] != [_TRANSFORMER, _POOLING]:
         raise Unsuited
@@ -151,7 +151,7 @@ def _module(folder: Path, listed: Json) -> tuple[str, Path]:
 
 
 def _max_length(folder: Path) -> int | None:
-    """Return the most tokens that the transformer's file of this library states."""
+    """Return the most tokens that the library's file in the transformer's folder states."""
     files = sorted(folder.glob("sentence_*_config.json"))
     if not files:
         return None
@@ -210,7 +210,7 @@ def _step(name: str, folder: Path) -> DenseModule | None:
 
 
 def _require(config: Mapping[str, Json], only: Mapping[str, Json], any_value: Collection[str]) -> None:
-    """Raise Unsuited if a key has another value than the only one that is read, or is not known."""
+    """Raise Unsuited for an unknown key, and for another value than the one in ``only``."""
     if any(key not in any_value and (key not in only or only[key] != value) for key, value in config.items()):
         raise Unsuited
 
@@ -222,14 +222,14 @@ OF_DOCUMENTS = (DOCUMENT, "passage", "corpus")  # sentence-transformers' names o
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of a config_sentence_transformers.json, and the name of the one that every text gets, if any."""
+    """The prompts in a config_sentence_transformers.json, and the name of the default prompt, if there is one."""
 
     named: Mapping[str, str] = field(default_factory=dict)
     default: str | None = None
 
     @classmethod
     def of(cls, config: Json) -> Prompts:
-        """Return the prompts in a config; none if it is not of the usual form."""
+        """Return the prompts in a config; none if it has another form."""
         if not isinstance(config, dict) or not isinstance(named := config.get("prompts"), dict):
             return cls()
         texts = {str(name): text for name, text in named.items() if isinstance(text, str)}
@@ -238,22 +238,22 @@ class Prompts:
 
     @property
     def of_documents(self) -> str | None:
-        """The name of the prompt that ``encode_document`` gives a text; None where that is the default, or none."""
+        """The name of the prompt of ``encode_document``; None if that is the default prompt, or there is none."""
         return DOCUMENT if self.named.get(DOCUMENT) and self.default != DOCUMENT else None
 
     @property
     def listed(self) -> str:
-        """The names of the prompts that are not empty, as a sentence has them."""
+        """The names of the prompts that are not empty, for a sentence."""
         return ", ".join(sorted(name for name, text in self.named.items() if text)) or "none"
 
 
 def prompt(spec: Spec, stated: Prompts) -> str:
     """Return the words that the model reads before each text.
 
-    For documents these are the spec's own, or else of the prompts in the model's files (``stated``) the one that the
-    spec names, or else their default. For queries they are the search's own, or the files' prompt that it names,
-    or else the files' prompt for queries. Where there is none, queries get what documents get, unless that is by its
-    name for documents only. Raises CannotServe for a name that the files do not have.
+    ``stated`` are the prompts in the model's files. Documents get the spec's own prompt, else the stated prompt that
+    the spec names, else the stated default. Queries get the search's own prompt, else the stated prompt that the
+    search names, else the stated prompt for queries, else the documents' prompt unless its name is for documents
+    only. Raises CannotServe for a name that the files do not have.
     """
     params, named, is_query = spec.params, stated.named, spec.params.get("side") == QUERY
     for option in ("prompt_name", *(["query_prompt_name"] if is_query else [])):

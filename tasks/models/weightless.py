@@ -1,7 +1,7 @@
-"""Models that have no files here: `null`, `patterns`, `none`, and those of a server with OpenAI's API, `openai:NAME`.
+"""Models without files: `null`, `patterns`, `none`, and the models of a server with OpenAI's API, `openai:NAME`.
 
-`null` computes nothing: it measures what stands around a model, and serves tests of faults. `patterns` finds personal
-data by its form, for kinds of task that can do without a trained model. `none` stands for kinds that need no model.
+`null` computes nothing: it serves to measure everything around a model, and to test faults. `patterns` finds personal
+data by its form, for kinds of task that need no trained model. `none` is the model of kinds that need no model.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from urllib.parse import urlsplit, urlunsplit
 from docmill.tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
 
 NULL, PATTERNS = "null", "patterns"
-# The model of specs of kinds that need none.
+# The model in specs of kinds that need no model.
 NO_MODEL = "none"
-# Their files, so to speak: another number when a model's outputs change.
+# The revisions. Raise the number when a model's outputs change.
 NULL_REVISION = "null:1"
 _REVISIONS = {NULL: NULL_REVISION, PATTERNS: "patterns:1", NO_MODEL: "none:1"}
 
 
 def is_weightless(model: str) -> bool:
-    """Return True if a name means such a model, even if the pace of a null model is malformed."""
+    """Return True for the name of a model without files, even if the pace of a null model is malformed."""
     return model in _REVISIONS or is_null(model) or is_served(model)
 
 
 def config(model: str) -> dict[str, Any]:
-    """Return what stands for the config.json of such a model."""
+    """Return the config of a model without files."""
     return dict(SERVED_CONFIG) if is_served(model) else {}
 
 
 def revision(model: str, wanted: str | None = None) -> str:
-    """Return the revision of such a model. Raises ModelCorrupt if it is not ``wanted``, and ModelNotFound."""
+    """Return the revision of a model without files. Raises ModelCorrupt if it is not ``wanted``, ModelNotFound."""
     if is_served(model):
         served_name(model)
         # The user may give a revision, since a server has none.
@@ -52,7 +52,7 @@ _PACED = re.compile(rf"{NULL}@([1-9][0-9]{{0,11}})")
 
 
 def is_null(model: str) -> bool:
-    """Return True if a model's name means this model, even if its pace is malformed."""
+    """Return True for the name of the null model, even if its pace is malformed."""
     return model == NULL or model.startswith(f"{NULL}@")
 
 
@@ -63,14 +63,14 @@ def null_pace(model: str) -> int | None:
     match = _PACED.fullmatch(model)
     if match is None:
         raise ModelNotFound(
-            f"There is no model {model}: null@N pretends to compute N tokens a second, a whole number such as "
-            "null@2000, and null alone is as fast as it can be."
+            f"There is no model {model}: null@N pretends to compute N tokens a second, such as null@2000; null alone "
+            "has no such limit."
         )
     return int(match.group(1))
 
 
 SERVED_PREFIX = "openai:"
-NOT_SERVED = ("no_repeat_ngram_size", "pooling", "raw")  # options that a server does not have
+NOT_SERVED = ("no_repeat_ngram_size", "pooling", "raw")  # options that servers do not have
 _REVISION = "served"
 # A served model counts as a decoder-only model: it follows instructions, or gives vectors.
 SERVED_CONFIG: Mapping[str, Any] = MappingProxyType({"model_type": "served", "architectures": ["ServedForCausalLM"]})
@@ -106,7 +106,7 @@ def require_server(server: Server | None, model: str) -> Server:
 
 
 def endpoint(url: str) -> str:
-    """Return the URL before ``/chat/completions``: ``/v1`` where it has no path. Raises ValueError."""
+    """Return the URL before ``/chat/completions``, with ``/v1`` if it has no path. Raises ValueError."""
     parts = urlsplit(url.strip())
     if "@" in parts.netloc:
         raise ValueError("a key does not belong in the URL: set DOCMILL_OPENAI_API_KEY")
@@ -117,7 +117,7 @@ def endpoint(url: str) -> str:
 
 
 def is_served(model: str) -> bool:
-    """Return True if a name is that of a served model."""
+    """Return True for the name of a served model."""
     return model.startswith(SERVED_PREFIX)
 
 

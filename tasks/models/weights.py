@@ -1,4 +1,4 @@
-"""The files of a model that can change an output: one hash over them, and a look whether they are whole."""
+"""The files of a model that can change an output: their common hash, and checks that they are whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from docmill.storage.core.private_files import write_note
 from docmill.tasks.errors import ModelCorrupt, ModelNotFound
 from docmill.tasks.models.families import content, parsed, table
 
-# Copies of the weights in formats that are not read here, and what training left behind.
+# Folders with copies of the weights in other formats, and with files of the training.
 _OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml", "flax", "tf", "runs", "original", "gguf"})
 ADAPTER_CONFIG = "adapter_config.json"
 GLINER_CONFIG = "gliner_config.json"
@@ -27,16 +27,16 @@ _NOT_READ = re.compile(r"(training_args|optimizer|scheduler|rng_state|trainer_st
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """Folders of this machine: ``models`` has a user's models by name, ``cache`` what docmill downloads and makes."""
+    """Folders of this machine: ``models`` has the user's models by name, ``cache`` docmill's downloads and files."""
 
     models: Path | None
     cache: Path
 
 
 def files_that_matter(names: Iterable[str]) -> list[str]:
-    """Return the names of a model's files (relative, with ``/``) that can change an output, sorted.
+    """Return the sorted names of a model's files (relative, with ``/``) that can change an output.
 
-    Weights are the safetensors files of each folder, or its ``.bin`` files if it has none.
+    A folder's weights are its safetensors files, or its ``.bin`` files if it has none.
     """
     kept: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -60,7 +60,7 @@ def has_weights(names: Iterable[str]) -> bool:
 
 
 def adapter_of(model: str, config: bytes) -> str:
-    """Return a message for an adapter (such as LoRA) in place of a model; `config` is its adapter_config.json."""
+    """Return the message for an adapter that is named as a model. `config` is its adapter_config.json."""
     base = table(config).get("base_model_name_or_path")
     return (
         f"{model} is an adapter{f' of {base}' if base else ''}, and not a whole model. Name its base with --model, "
@@ -74,7 +74,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def folder_files(folder: Path) -> list[str]:
-    """Return the files that matter in a local folder. Raises ModelNotFound if it holds no model."""
+    """Return the files in a local folder that can change an output. Raises ModelNotFound if it has no model."""
     names = files_in(folder)
     wanted = files_that_matter(names)
     if not any((folder / name).is_file() for name in ("config.json", "modules.json", GLINER_CONFIG)):
@@ -87,10 +87,9 @@ def folder_files(folder: Path) -> list[str]:
 
 
 def hash_of(folder: Path, names: Iterable[str], cache_dir: Path) -> str:
-    """Return ``sha256:…`` over the (relative name, bytes) of these files.
+    """Return the hash ``sha256:…`` of the names and bytes of these files.
 
-    Each file's hash is kept in ``cache_dir`` under its path, size and time of change, so that large weights are read
-    once.
+    ``cache_dir`` keeps the hash of each file by its path, size and time of change, so that large files are read once.
     """
     whole = hashlib.sha256()
     for name in names:
@@ -119,20 +118,20 @@ def _file_sha256(path: Path, cache_dir: Path) -> bytes:
 
 _AGAIN = "copy or download the model again"
 _LENGTH_BYTES = 8  # of a safetensors header: its own length
-MOST_HEADER_BYTES = 100_000_000  # as safetensors itself has it
-_PARSED_BYTES = 1_000_000  # of a longer JSON file only the end is looked at
+MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
+_PARSED_BYTES = 1_000_000  # only the end of a longer JSON file is checked
 _READ = frozenset(
     {"config.json", GLINER_CONFIG, "modules.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"}
 )
 _INDEX = ".index.json"
-# Tokenizers that read bytes or characters have no files.
+# Tokenizers of bytes or characters, which have no files.
 _WITHOUT_FILES = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"})
 _VOCABULARIES = (".model", ".spm", ".tiktoken", ".bpe")
 _MARIAN = ("source.spm", "target.spm", "vocab.json")
 
 
 def require_whole(folder: Path) -> None:
-    """Raise ModelCorrupt where weights are cut short or a shard is missing, or where there is no tokenizer.
+    """Raise ModelCorrupt if weights are cut short, or a shard or the tokenizer is missing.
 
     Raises ModelNotFound for a folder without a model.
     """
@@ -141,7 +140,7 @@ def require_whole(folder: Path) -> None:
 
 
 def require_files(folder: Path, names: Iterable[str]) -> None:
-    """Raise ModelCorrupt where one of these files is cut short, or a shard that it names is missing."""
+    """Raise ModelCorrupt if one of these files is cut short, or names a missing shard."""
     for name in names:
         path = folder / name
         _require_content(path)
@@ -162,7 +161,7 @@ def _require_content(path: Path) -> None:
 
 
 def _require_safetensors(path: Path) -> None:
-    """The format's own rule: 8 bytes with the header's length, the header, and as many bytes as its offsets say."""
+    """Raise ModelCorrupt unless the file has the length that the offsets in its header state."""
     size = path.stat().st_size
     try:
         header_bytes, tensors = read_header(path)
@@ -186,7 +185,7 @@ def read_header(path: Path) -> tuple[int, dict[str, Any]]:
 
 
 def _require_archive(path: Path) -> None:
-    """torch's archives end with their table; what torch wrote before it had archives cannot be told."""
+    """Raise ModelCorrupt for an archive of torch without the table at its end. Older formats are not checked."""
     with path.open("rb") as file:
         archive = file.read(4) == b"PK\x03\x04"
     if path.stat().st_size == 0 or (archive and not zipfile.is_zipfile(path)):
@@ -213,7 +212,7 @@ def _require_shards(index: Path) -> None:
 
 
 def require_tokenizer(folder: Path) -> None:
-    """Raise ModelCorrupt without the files of AutoTokenizer, unless the model's first module is no transformer."""
+    """Raise ModelCorrupt if the tokenizer's files are missing, unless the first module is no transformer."""
     modules = parsed(content(folder / "modules.json"))
     if isinstance(modules, list):
         first = modules[0] if modules and isinstance(modules[0], dict) else {}

