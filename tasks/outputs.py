@@ -1,4 +1,4 @@
-"""The heads that models compute with, and the outputs of a backend for one window."""
+"""The heads of models, and the outputs of a backend for one window."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Head(StrEnum):
     POOLING = "pooling"  # one vector for each window
     CLASSIFICATION = "sequence classification"  # a score for each label of each window
     TAGGING = "token classification"  # a score for each label of each token
-    MATCHING = "label matching"  # a score for each part of a window and each label that is given by name
+    MATCHING = "label matching"  # a score for each part of a window and each named label
     ANSWERING = "question answering"  # a start and an end score for each token
     VOCABULARY = "masked language model"  # a weight for each token of the vocabulary, for each window
     SEQ2SEQ_TEXT = "encoder-decoder text"
@@ -27,15 +27,15 @@ class Head(StrEnum):
     LIKELIHOOD = "likelihood of labels"  # the probability of each label after a prompt
 
 
-# Heads with weights of their own, which a model's files must have. ``families.classifier`` gives the same names.
+# Heads with trained weights, which a model's files must have. ``families.classifier`` returns the same names.
 TRAINED = frozenset({Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING})
 
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """An embedding: ``values`` has shape (dim,), float32.
+    """An embedding. ``values`` has shape (dim,), float32.
 
-    ``read_tokens`` are those that the model read, where a server counts them.
+    ``read_tokens`` is the number of tokens that the model read, if a server counts them.
     """
 
     values: npt.NDArray[np.float32]
@@ -44,10 +44,10 @@ class Vector:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The tokens that a sparse encoder weighs, by their ids.
+    """The tokens of a sparse encoder, by their ids.
 
-    ``sums``: a text's weights are the sums over its parts, else the highest. ``most`` tokens of a text are kept, all
-    if it is 0.
+    With ``sums``, a text's weights are the sums over its windows, else the highest weights. ``most`` is the number of
+    tokens that a text keeps; 0 means all.
     """
 
     tokens: Sequence[str]
@@ -57,7 +57,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The tokens of a vocabulary with a weight other than 0, by rising id: both arrays have shape (tokens,)."""
+    """The tokens with a weight other than 0, by ascending id. Both arrays have shape (tokens,)."""
 
     vocabulary: Vocabulary
     ids: npt.NDArray[np.int64]
@@ -66,9 +66,9 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """The log-probabilities (natural logarithms) of the tokens that were written: their sum, and the least of them.
+    """The sum and the least of the log-probabilities (natural logarithms) of an output's tokens.
 
-    The least is None where a library gives the sum alone.
+    The least is None if a library gives only the sum.
     """
 
     total: float
@@ -77,7 +77,7 @@ class Likelihood:
 
     @classmethod
     def of(cls, log_probabilities: Sequence[float]) -> Likelihood | None:
-        """Return the likelihood of an output by its tokens; None for an output without any."""
+        """Return the likelihood of an output; None for an output without tokens."""
         if not log_probabilities:
             return None
         return cls(fsum(log_probabilities), min(log_probabilities), len(log_probabilities))
@@ -85,9 +85,9 @@ class Likelihood:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A generated text; ``truncated`` when the model was stopped by its length limit.
+    """A generated text. It is ``truncated`` if the model reached its length limit.
 
-    ``read_tokens`` are those that the model read, where a server counts them.
+    ``read_tokens`` is the number of tokens that the model read, if a server counts them.
     """
 
     text: str
@@ -109,12 +109,12 @@ class Several:
 
     @property
     def read_tokens(self) -> int | None:
-        """The tokens that the model read for all of them."""
+        """The number of tokens that the model read for all outputs."""
         return self.outputs[0].read_tokens
 
 
-# The meaning of labels' scores: "one" of the labels is right, and they say which; "each" is the probability of its
-# label, whatever the others are; "free" scores make no choice, such as those of a regression.
+# The meaning of labels' scores. "one": one label is right, and the scores are its probabilities. "each": a score is
+# the probability of its label. "free": the scores make no choice, such as those of a regression.
 Scale: TypeAlias = Literal["one", "each", "free"]
 
 
@@ -128,7 +128,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of a window with a label; ``start`` and ``end`` are offsets in characters of the window's text."""
+    """A part of a window with a label, at ``[start, end)`` in characters of the window's text."""
 
     label: str
     start: int
@@ -138,7 +138,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """The spans found in a window, in the order of its text."""
+    """The spans in a window, in the order of its text."""
 
     spans: tuple[Span, ...]
 
@@ -147,7 +147,7 @@ class Spans:
 class TokenScores:
     """A score for each label of each token of a window, without special tokens.
 
-    ``scores`` has shape (tokens, labels), float32; a label's score is in the column of its place in ``labels``.
+    ``scores`` has shape (tokens, labels), float32, with the columns in the order of ``labels``.
     """
 
     labels: Sequence[str]
@@ -156,9 +156,9 @@ class TokenScores:
 
 @dataclass(frozen=True, slots=True)
 class SpanScores:
-    """The logits with which an answer starts and ends at each token of a window's text: shape (tokens,), float32.
+    """The logits of an answer's start and end at each token of a window's text: shape (tokens,), float32.
 
-    ``null`` is the sum of both at the classification token; None if the tokenizer has no such token.
+    ``null`` is the sum of both logits at the classification token; None if the tokenizer has no such token.
     """
 
     starts: npt.NDArray[np.float32]
@@ -175,7 +175,7 @@ class SpanScores:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A window that could not be computed; ``reason`` is a sentence without the document's text."""
+    """A window that could not be computed. ``reason`` is a sentence without the document's text."""
 
     reason: str
     reason_class: Reason
@@ -185,7 +185,7 @@ Output = Vector | Weights | Generated | Several | Labels | Spans | TokenScores |
 
 
 def grouped(outputs: Sequence[Generated], n: int) -> Sequence[Output]:
-    """Return one output for each ``n`` generated texts that follow one another."""
+    """Return an output for each group of ``n`` texts in a row."""
     if n == 1:
         return outputs
     return [Several(tuple(outputs[place : place + n])) for place in range(0, len(outputs), n)]

@@ -1,7 +1,7 @@
 """Patterns of personal data in texts: e-mail and web addresses, hosts, bank accounts, cards, telephone numbers.
 
-A pattern is a function and a line of `PATTERNS`. Every expression reads a text once, from left to right. Candidates
-are found by their form, and decided by `ipaddress`, python-stdnum and Google's libphonenumber.
+A pattern is a function and a line of `PATTERNS`. Every expression reads a text once, from left to right. Expressions
+find candidates; `ipaddress`, python-stdnum and Google's libphonenumber decide.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from types import MappingProxyType
 from docmill.storage.core.specs import Spec
 from docmill.tasks.errors import CannotServe
 
-# Letters of scripts that combine characters, which `\w` leaves out, and the marks that join them.
+# Combining characters, which `\w` leaves out, and the marks that join letters.
 _MARKS = "\u00ad\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0900-\u0963\u0966-\u0dff\u0e31-\u0e4e\u200c\u200d"
 _LATIN = "A-Za-z\u00c0-\u024f"
 _LABEL = rf"[\w{_MARKS}-]"
-# A domain ends with any word of letters of one script, so that no list of endings grows old.
+# A domain ends with any word in one script, since a list of endings would become outdated.
 _DOMAIN = (
     rf"(?:{_LABEL}++[.\uff0e\uff61])+"
     rf"(?:[Xx][Nn]--[A-Za-z0-9-]{{2,59}}|[{_LATIN}]{{2,63}}|(?:(?![0-9_{_LATIN}])[\w{_MARKS}]){{2,63}})"
@@ -36,7 +36,7 @@ _BEFORE_LOCAL = re.compile(
     r"[\W_]*(?:[A-Za-z_]+=)?[\W_]*(?:[\u0e00-\u0eff\u3040-\u9fff\uac00-\ud7af]+(?=[A-Za-z0-9]))?"
 )
 
-# A link of Markdown ends at `](`, an attribute of HTML at `&quot;`, and any at the quotation marks of any script.
+# A link in Markdown ends at `](`, an attribute in HTML at `&quot;`, and any address at a quotation mark.
 _IN_URL = (
     '(?:(?!\\]\\()[^\\s\0-\x1f<>"`\u00ab\u00bb\u2018-\u201f\u2026\u2039\u203a\u3001\u3002\u3008-\u3011'
     "\uff08\uff09\uff0c\uff1b])"
@@ -72,7 +72,7 @@ def urls(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _without_surroundings(text: str, start: int, end: int) -> int:
-    """Return where an address ends without the punctuation after it, and without brackets that opened before it."""
+    """Return the end of an address without the punctuation after it, and without a bracket that was opened before."""
     inside = text[start:end]
     surplus = {close: inside.count(close) - inside.count(opening) for close, opening in _BRACKETS.items()}
     while text[end - 1] != "/" and unicodedata.category(text[end - 1])[0] not in "LMN":
@@ -84,7 +84,7 @@ def _without_surroundings(text: str, start: int, end: int) -> int:
     return end
 
 
-# Candidates only: `ipaddress` decides. A longer run of such characters is no address.
+# Candidates for `ipaddress`. A longer run of such characters is no address.
 _FOUR = re.compile(r"(?<![^\W_])(?<![^\W_]\.)(?:\d{1,3}\.){3}\d{1,3}(?![^\W_]|\.\d)", re.ASCII)
 _SIX = re.compile(r"(?<![\w.:])[\w.]*+:[\w.:]++", re.ASCII)
 _GROUP = re.compile("[0-9A-Fa-f]{1,4}")
@@ -93,7 +93,7 @@ _MOST_WORDS = 4  # before an address, each with a colon: `host:ip:2001:db8::1`
 
 
 def ip_addresses(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the offsets of IPv4 and IPv6 addresses. An IPv6 address needs a digit, so that `a::b` is none."""
+    """Yield the offsets of IPv4 and IPv6 addresses. An IPv6 address must have a digit: `a::b` is none."""
     for match in _FOUR.finditer(text):
         if _is_address(re.sub(r"\b0+(?=\d)", "", match.group())):
             yield match.span()
@@ -104,7 +104,7 @@ def ip_addresses(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _six(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """Return the offsets of the IPv6 address in a run of words and colons, without the words before it."""
+    """Return the offsets of the IPv6 address in a run of words and colons; None if there is none."""
     for _ in range(_MOST_WORDS):
         start += len(_BEFORE_SIX.match(text, start, end).group())  # type: ignore[union-attr]
         run = text[start:end]
@@ -129,7 +129,7 @@ def _is_address(written: str) -> bool:
     return True
 
 
-# Spaces of any kind, ends of lines, dots and dashes.
+# White space, dots and dashes.
 _SEPARATOR = r"[\s.\u00ad\u2010-\u2015\u2212-]"
 _IBAN = re.compile(
     rf"(?:(?<![A-Za-z0-9])|(?<=IBAN)|(?<=Iban)|(?<=iban))[A-Za-z]{{2}}{_SEPARATOR}?[0-9]{{2}}"
@@ -140,7 +140,7 @@ _SEPARATORS = re.compile(f"{_SEPARATOR}+")
 _DIGITS = re.compile(rf"[0-9]+(?:{_SEPARATOR}{{1,3}}[0-9]+)*")
 _DIGIT_GROUP = re.compile("[0-9]+")
 _CARD_DIGITS = range(12, 20)
-# The lengths that payment networks use now, by the first digits. Among other numbers only these are cards.
+# The current lengths of payment networks' numbers, by the first digits. Beside other numbers, only these are cards.
 _USUAL_CARD = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})|5\d{15}|2[2-7]\d{14}|3[47]\d{13}|3[0689]\d{12}|35\d{14}|6\d{11,18}"
     r"|(?:0604|50\d\d|5[6-8]\d\d)\d{8,15}|1800\d{11}|81\d{14}"
@@ -149,13 +149,13 @@ _LEAST_IN_GROUP = 4
 
 
 def ibans(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the offsets of IBANs: the country's length and form, and right check digits."""
+    """Yield the offsets of IBANs with their country's form and right check digits."""
     from stdnum import iban
 
     at = 0
     while match := _IBAN.search(text, at):
         start, end = match.span()
-        at = start + 2  # where nothing is found, another candidate may begin inside this one
+        at = start + 2  # if this is no IBAN, another candidate may begin inside
         for last in range(end, start + _SHORTEST_IBAN - 1, -1):
             if not text[last - 1].isalnum() or text[last : last + 1].isdigit():
                 continue
@@ -173,14 +173,14 @@ def _has_check_digits(iban: str) -> bool:
 
 
 def cards(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the offsets of payment card numbers: 12 to 19 digits, of which the last is a right check digit."""
+    """Yield the offsets of payment card numbers: 12 to 19 digits with a right check digit."""
     for run in _DIGITS.finditer(text):
         if run.end() - run.start() >= _CARD_DIGITS.start:
             yield from _cards_among(text, [group.span() for group in _DIGIT_GROUP.finditer(text, *run.span())])
 
 
 def _cards_among(text: str, groups: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the cards among groups of digits, of which each place has the longest that begins there."""
+    """Yield the cards among groups of digits, the longest card at each place."""
     from stdnum import luhn
 
     first = 0
@@ -206,7 +206,7 @@ def _cards_among(text: str, groups: list[tuple[int, int]]) -> Iterator[tuple[int
 
 
 def _stands_alone(text: str, groups: list[tuple[int, int]], first: int, last: int) -> bool:
-    """Return True for groups as cards have them, of which no other group is the rest of a number with dots."""
+    """Return True for groups of digits as in a card, unless dots join them to other groups."""
     if any(end - start < _LEAST_IN_GROUP for start, end in groups[first:last]):
         return False
     start, end = groups[first][0], groups[last][1]
@@ -215,9 +215,9 @@ def _stands_alone(text: str, groups: list[tuple[int, int]], first: int, last: in
     return not (before or after)
 
 
-_MOST_TRIES = 2**31 - 1  # candidates that are no numbers; the library stops after 65,535
+_MOST_TRIES = 2**31 - 1  # candidates that are no numbers; the library's default is 65,535
 _BETWEEN = r"[^\S\r\n]|[().\u00ad\u2010-\u2015\u2212/-]"
-# A country code behind + or what is dialled for it, and up to 15 digits (ITU-T E.164), perhaps with a (0) among them.
+# A + or a dialled prefix, a country code, and up to 15 digits (ITU-T E.164), perhaps with a (0) among them.
 _INTERNATIONAL = re.compile(
     rf"(?:[+\uff0b]|(?<![0-9])(?<![0-9][.,])(?:00|011(?=[\s.-])))(?:{_BETWEEN}){{0,2}}"
     rf"[1-9](?:(?:{_BETWEEN}){{0,3}}[0-9]){{5,15}}"
@@ -226,7 +226,7 @@ _EXTENSION = re.compile(r"[ \u00a0]?(?:x|ext\.?)[ \u00a0]?[0-9]{1,6}", re.IGNORE
 
 
 def phones(text: str, regions: Collection[str]) -> Iterator[tuple[int, int]]:
-    """Yield the offsets of international numbers of possible length, and of valid national ones of these regions."""
+    """Yield the offsets of international numbers of possible length, and of valid national numbers of the regions."""
     import phonenumbers
 
     places = [*_international(text)]
@@ -235,7 +235,7 @@ def phones(text: str, regions: Collection[str]) -> Iterator[tuple[int, int]]:
     seen: set[tuple[int, int]] = set()
     for region in regions:
         for match in phonenumbers.PhoneNumberMatcher(text, region, max_tries=_MOST_TRIES):
-            # libphonenumber takes a bracket before a number for a part of it, also if it closes after the number.
+            # libphonenumber includes a bracket before a number, even if it closes after the number.
             bracketed = match.raw_string.count("(") > match.raw_string.count(")") and match.raw_string.startswith("(")
             place = (match.start + bracketed, match.end)
             before = bisect_right(starts, match.end) - 1
@@ -275,17 +275,17 @@ def _is_possible(written: str) -> bool:
 
 
 def is_region(region: str) -> bool:
-    """Return True for a country whose national numbers are known, by its two letters."""
+    """Return True for the two letters of a country whose national numbers libphonenumber knows."""
     import phonenumbers
 
     return region in phonenumbers.SUPPORTED_REGIONS
 
 
-# Part of the specs that use patterns: another number when they find something else.
+# A part of the specs that use patterns. Raise it when the patterns find something else.
 VERSION = 3
-_ESCAPED = re.compile(r"\\[nrt]")  # the end of a line in JSON or code, which is no letter beside an address
+_ESCAPED = re.compile(r"\\[nrt]")  # an escaped line end in JSON or code is no letter beside an address
 
-# The places of each pattern's findings in a text, given the regions whose national telephone numbers count.
+# The functions from a text and the regions of national telephone numbers to the places of findings.
 PATTERNS: Mapping[str, Callable[[str, Collection[str]], Iterator[tuple[int, int]]]] = MappingProxyType(
     {
         "email": lambda text, _: emails(text),
@@ -299,7 +299,7 @@ PATTERNS: Mapping[str, Callable[[str, Collection[str]], Iterator[tuple[int, int]
 
 
 def find(text: str, names: Collection[str], regions: Collection[str] = ()) -> list[tuple[str, int, int]]:
-    """Return the findings of these patterns in a text, pattern by pattern: label, start and end in characters.
+    """Return the findings of these patterns in a text, each (label, start, end), in characters.
 
     A label is a pattern's name in upper case.
     """
@@ -313,8 +313,8 @@ def find(text: str, names: Collection[str], regions: Collection[str] = ()) -> li
 
 
 def require_for(spec: Spec) -> None:
-    """Raise CannotServe where a spec wants patterns of another release."""
+    """Raise CannotServe if a spec needs another version of the patterns."""
     if spec.params.get("patterns_version", VERSION) != VERSION:
         raise CannotServe(
-            f"This release finds personal data by patterns {VERSION}, not by {spec.params['patterns_version']}."
+            f"This release has version {VERSION} of the patterns, not {spec.params['patterns_version']}."
         )

@@ -1,7 +1,7 @@
-"""Prompt templates: the text before and after a document; and demonstrations for base models.
+"""Prompt templates, and demonstrations for base models.
 
-A model that only continues a text often writes nothing after a pattern that it sees once (Brown et al. 2020, section
-2). So it sees a few demonstrations first.
+A base model often writes nothing after a pattern that it sees once, so it sees a few demonstrations first (Brown et
+al. 2020, section 2).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check(template: str) -> templates.Template:
 
 
 def is_rendered(params: Mapping[str, Any]) -> bool:
-    """Return True if a spec's contents are rendered prompts, which are neither wrapped in a template nor cut."""
+    """Return True if a spec's contents are rendered prompts. They get no template, and are not cut."""
     return isinstance(templates.over_metadata(params), templates.Template | templates.Messages)
 
 
@@ -49,8 +49,7 @@ def around(template: str) -> PromptFrame:
     return PromptFrame(*parsed.pieces)
 
 
-# The same three sentences in each language: short, with a condition, and as texts that inform are. A line has the
-# language's code and its sentences.
+# Each line has the code of a language and three sentences, the same in all languages.
 _SENTENCES = Path(__file__).with_name("demonstrations.tsv")
 SUMMARIZED = (
     "The museum was founded in 1912 by two brothers who collected clocks. It has more than four hundred of them, the "
@@ -60,7 +59,7 @@ SUMMARIZED = (
 
 
 def translated(source: str, target: str) -> tuple[tuple[str, str], ...]:
-    """Return sentences in both languages (by any of their codes); none where there are none in one of them."""
+    """Return pairs of sentences in both languages, by any of their codes; () if one has no sentences."""
     sides = [_sentences().get(languages.short_code(language) or "", ()) for language in (source, target)]
     return tuple(zip(*sides, strict=True)) if all(sides) else ()
 

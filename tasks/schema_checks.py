@@ -1,4 +1,4 @@
-"""The JSON Schemas that a model can be held to: their checks, their bounds, their grammars, and valid records."""
+"""The JSON Schemas that can constrain a model: their checks, their bounds, their grammars, and valid records."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 STRING_CHARS = 400
-ITEMS = 32  # of a list, and properties of an object whose names are open
+ITEMS = 32  # of a list, and properties of an object with any names
 DECIMALS = 6
 LARGEST_NUMBER = 10**15
 _FLOAT_DIGITS = 15
@@ -45,7 +45,7 @@ LARGEST_INTEGER = 2**53 - 1  # the largest that every reader of JSON keeps exact
 
 
 def add_bounds(schema: Schema) -> dict[str, Any]:
-    """Return the schema with a bound for everything that has none, and without properties that it does not name."""
+    """Return the schema with bounds for all unbounded values, and closed to properties that it does not name."""
     return map_schemas(schema, _with_bounds)
 
 
@@ -58,7 +58,7 @@ def _with_bounds(schema: dict[str, Any], place: SchemaPath) -> dict[str, Any]:
         schema["maxLength"] = max(STRING_CHARS, 2 * schema.get("minLength", 0))
     if "array" in named and "maxItems" not in schema:
         schema["maxItems"] = max(ITEMS, 2 * schema.get("minItems", 0))
-    if "object" in named and place[-2:-1] != ("allOf",):  # where another schema may name more properties
+    if "object" in named and place[-2:-1] != ("allOf",):  # in allOf, another schema may name more properties
         _close(schema)
     if "number" in named:
         _bound_number(schema, LARGEST_NUMBER)
@@ -85,7 +85,7 @@ def _bound_number(schema: dict[str, Any], largest: int) -> None:
 
 
 def _step(schema: Schema) -> float:
-    """Return the distance of numbers: 6 decimals, or as many as a bound has, as far as floats tell them apart."""
+    """Return the step between numbers: 6 decimals, or those of a bound, within the precision of floats."""
     bounds = [Decimal(str(schema.get(key, 0))) for key in BOUNDS]
     decimals = max([DECIMALS, *(-int(bound.as_tuple().exponent) for bound in bounds)])
     whole_digits = max(bound.adjusted() + 1 for bound in bounds if abs(bound) < LARGEST_NUMBER)
@@ -98,15 +98,15 @@ def exact(value: Any) -> Any:
 
 
 def draft(schema: Schema) -> type[Validator]:
-    """Return the validator of the draft that a schema names, or of the latest."""
+    """Return the validator of the draft that a schema names, else of the latest draft."""
     validator: type[Validator] = validators.validator_for(schema, default=validators.Draft202012Validator)
     return validator
 
 
 def record_check(schema: Schema) -> Callable[[Json], str | None]:
-    """Return a function that validates records by a schema, without a look at other schemas on the network.
+    """Return a function that validates records by a schema, without loading schemas from the network.
 
-    It returns the place and the keyword that a record breaks, without its text; None for a valid record.
+    The function returns the place and the keyword that a record breaks, without its text; None for a valid record.
     """
     validator = draft(schema)(exact(schema), registry=Registry())
 
@@ -122,13 +122,13 @@ def record_check(schema: Schema) -> Callable[[Json], str | None]:
 OPTIONS: JsonCompileOptions = {"whitespace_flexible": False}
 _MOST_BYTES = 100_000
 _END = 256  # the token after those of the 256 bytes
-# Bytes in the order in which they end a value soonest. Inside a string the quotation mark comes first.
+# Bytes in the order in which they end a value soonest. Inside a string, the quotation mark comes first.
 _SOONEST = b'}],"0123456789'
-_OUTSIDE = 4  # so few bytes can follow where a string may begin or an object end
+_OUTSIDE = 4  # the most bytes that can follow outside a string, where a string may begin or an object end
 
 
 class _Bytes:
-    """A tokenizer with a token for each byte, and one for the end."""
+    """A tokenizer with a token for each byte, and an end token."""
 
     eos_token_id = _END
     bos_token_id = None
@@ -140,19 +140,19 @@ class _Bytes:
 
 
 def guided(schema: Schema) -> dict[str, Any]:
-    """Return a schema with its bounds and options, as llguidance reads it wherever it runs."""
+    """Return a schema with its bounds and options, for llguidance in any library."""
     return {**add_bounds(schema), "x-guidance": OPTIONS}
 
 
 def grammar(schema: Schema) -> str:
-    """Return the grammar of the records of a schema, in llguidance's form."""
+    """Return llguidance's grammar for the records of a schema."""
     from llguidance import LLMatcher
 
     return str(LLMatcher.grammar_from_json_schema(json.dumps(guided(schema))))
 
 
 def problem(schema: Schema) -> str | None:
-    """Return the reason why llguidance takes no such schema, in its words; None if it does."""
+    """Return llguidance's reason to refuse a schema; None if it accepts the schema."""
     from llguidance import LLMatcher
 
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar(schema))
@@ -160,7 +160,7 @@ def problem(schema: Schema) -> str | None:
 
 
 def shortest(schema: Schema) -> str | None:
-    """Return a short record of a schema as JSON; None if none was found within 100,000 bytes."""
+    """Return a short record of a schema as JSON; None if the search finds none within 100,000 bytes."""
     from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
     matcher = LLMatcher(LLTokenizer(TokenizerWrapper(_Bytes())), grammar(schema), log_level=0)
@@ -177,8 +177,8 @@ def shortest(schema: Schema) -> str | None:
 
 
 MOST_CHARS = 100_000
-_LARGEST_BOUND = 2**62  # llguidance counts in 64 bits, and a bound of ours may be twice the schema's
-MOST_NAME_BYTES = 40  # of a property of the top level: PostgreSQL's 63, with a step's name in front
+_LARGEST_BOUND = 2**62  # llguidance counts in 64 bits, and add_bounds doubles some bounds
+MOST_NAME_BYTES = 40  # of a property of the top level: PostgreSQL's 63 without a step's name
 _EXAMPLE = '{"type": "object", "properties": {"title": {"type": "string"}}}'
 # Keywords that a grammar cannot keep, each with advice.
 _REFUSED: Mapping[str, str] = {
@@ -199,21 +199,21 @@ _REFUSED: Mapping[str, str] = {
     "x-guidance": "leave it out",
     "nullable": 'write "type": ["string", "null"]',
 }
-# Keywords that are read as in draft 2020-12, whatever the schema's draft.
+# Keywords that are read as in draft 2020-12 for any draft.
 _WALKED = frozenset({*SEVERAL, *NAMED, "$ref"})
-# Keywords that say something of a record, so that a slip in their name would lose what they say.
+# Keywords with an effect on records, which a misspelt name would lose.
 _BINDING = frozenset({*validators.Draft202012Validator.VALIDATORS, *NAMED, *_REFUSED})
 _TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
-_LONGEST = 200  # of a message that is shown
-# A schema with any of these says what its values are.
+_LONGEST = 200  # characters of a message
+# A schema with any of these keywords limits its values.
 _TELLING = ("type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf")
 
 
 def read(schema: object) -> str:
     """Return a schema, given as an object or as JSON text, in the form of a spec. Raises BadSchema.
 
-    The form is JSON without white space. Keywords are sorted; properties stand in the order in which they were
-    given, which is the order in which a model writes them.
+    The form is JSON without white space. Keywords are sorted. Properties keep their order, in which a model writes
+    them.
     """
     try:
         value = parse_json(schema) if isinstance(schema, str) else schema
@@ -239,7 +239,7 @@ def _require_json(value: Mapping[str, Any]) -> None:
 
 
 def _sort_keywords(schema: dict[str, Any], _place: SchemaPath) -> dict[str, Any]:
-    """Return the schema with its keywords sorted, and its properties as they stand."""
+    """Return the schema with its keywords sorted, and its properties in their order."""
 
     def names(key: str) -> Any:
         return {name: schema[key][name] for name in sorted(schema[key])}
@@ -248,7 +248,7 @@ def _sort_keywords(schema: dict[str, Any], _place: SchemaPath) -> dict[str, Any]
 
 
 def _check(schema: Schema) -> None:
-    """Raise BadSchema for a schema that is none, or that a grammar cannot keep."""
+    """Raise BadSchema for a value that is no schema, or a schema that a grammar cannot keep."""
     if not isinstance(schema.get("type"), str | list) and "properties" not in schema:
         raise BadSchema(f"must be a JSON Schema, not an example of a record; write it as {_EXAMPLE}")
     _check_form(schema)
@@ -266,7 +266,7 @@ def _check(schema: Schema) -> None:
 
 
 def _check_form(schema: Schema) -> None:
-    """Raise BadSchema if the schema breaks its draft's rules, or those of draft 2020-12 for keywords in `_WALKED`."""
+    """Raise BadSchema if the schema breaks the rules of its draft, or of draft 2020-12 for keywords in `_WALKED`."""
     validator, latest = draft(schema), validators.Draft202012Validator
     error = exceptions.best_match(validator(validator.META_SCHEMA).iter_errors(schema))
     if error is None:
@@ -280,7 +280,7 @@ def _check_form(schema: Schema) -> None:
 
 
 def _problems_of_keywords(schema: Schema, place: SchemaPath) -> Iterator[tuple[SchemaPath, str]]:
-    """Yield the keywords that a grammar cannot keep in a schema, without the schemas inside it, with their places."""
+    """Yield the places and problems of keywords that a grammar cannot keep, without those of inner schemas."""
     for key in schema:
         if key in _REFUSED:
             yield (*place, key), f"a model cannot be held to {key}; {_REFUSED[key]}"
@@ -297,20 +297,20 @@ def _problems_of_keywords(schema: Schema, place: SchemaPath) -> Iterator[tuple[S
 
 
 def _slip_of(key: str) -> str | None:
-    """Return the binding keyword that an unknown one is a slip of; other unknown keywords are annotations."""
+    """Return the binding keyword that an unknown keyword misspells. Other unknown keywords are annotations."""
     near = (name for name in find_similar(key, _BINDING - {"not"}) if abs(len(name) - len(key)) <= 1)
     return next(near, None)
 
 
 def _problems_of_patterns(schema: Schema, place: SchemaPath) -> Iterator[tuple[SchemaPath, str]]:
-    """Yield patterns that records cannot be held against: Python's `re` does that, and llguidance reads them, too."""
+    """Yield patterns that Python's `re` cannot read: it validates records."""
     named = {(*place, "patternProperties", name): name for name in schema.get("patternProperties", ())}
     if "pattern" in schema:
         named[*place, "pattern"] = schema["pattern"]
     for keys, pattern in named.items():
         try:
             with warnings.catch_warnings():
-                # A class inside a class, as in [[:alpha:]], is one for llguidance, and characters for Python.
+                # A class inside a class, as in [[:alpha:]], is a class for llguidance, and characters for Python.
                 warnings.simplefilter("error", FutureWarning)
                 re.compile(pattern)
         except (re.error, OverflowError, FutureWarning) as error:
@@ -319,7 +319,7 @@ def _problems_of_patterns(schema: Schema, place: SchemaPath) -> Iterator[tuple[S
 
 
 def _problems_of_values(schema: Schema, place: SchemaPath, root: Schema) -> Iterator[tuple[SchemaPath, str]]:
-    """Yield references to nothing, and values of any kind, with their places."""
+    """Yield the places and problems of references to nothing, and of values without a type."""
     reference = schema.get("$ref")
     if reference is not None and not (reference.startswith("#") and isinstance(at(root, reference), Mapping)):
         yield (*place, "$ref"), f"{reference} is not in the schema; put it under $defs, and write #/$defs/NAME"
@@ -344,7 +344,7 @@ def _problems_of_values(schema: Schema, place: SchemaPath, root: Schema) -> Iter
 
 
 def _is_told(place: SchemaPath, root: Schema) -> bool:
-    """Return True for one of several alternatives or conditions beside which the type stands."""
+    """Return True for an alternative or condition if the schema around it states the type."""
     if len(place) < 2 or place[-2] not in SEVERAL:
         return False
     around = at(root, pointer(place[:-2]))
@@ -357,9 +357,9 @@ def _has_properties(schema: Schema) -> bool:
 
 
 def _check_grammar(schema: Schema) -> None:
-    """Raise BadSchema for a schema that llguidance takes no grammar of, or that no record keeps.
+    """Raise BadSchema for a schema without a grammar in llguidance, or without valid records.
 
-    A client without the models' libraries leaves this to the workers.
+    A client without the models' libraries leaves this check to the workers.
     """
     if not LOCAL.is_installed:
         return
@@ -369,7 +369,7 @@ def _check_grammar(schema: Schema) -> None:
     text = shortest(schema)
     if text is None:
         raise BadSchema("allows no record that ends: does a required property contain itself?")
-    # Repetitions are removed when a model has written a record, and its minItems count then.
+    # Repetitions are removed after a model has written a record, and only then minItems counts.
     repeating = map_schemas(schema, lambda inner, _: {key: inner[key] for key in inner if key != "uniqueItems"})
     if (broken := record_check(repeating)(parse_json(text))) is not None:
         raise BadSchema(f"cannot be kept: a record that the grammar allows is not valid; {broken}")
@@ -389,7 +389,7 @@ def _in_our_words(said: str) -> str:
 
 
 def _find_place(root: Schema, said: str) -> tuple[SchemaPath, str]:
-    """Return the innermost schema that makes no grammar by itself, and the reason. ``said`` is the root's."""
+    """Return the innermost schema that makes no grammar by itself, and the reason. ``said`` is the root's reason."""
     shared = {key: root[key] for key in ("$defs", "definitions", "$schema") if key in root}
     innermost: tuple[SchemaPath, str] = (), said
     for place, inner in walk(root):

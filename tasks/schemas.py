@@ -17,12 +17,12 @@ SchemaPath: TypeAlias = tuple[str | int, ...]
 ONE = ("items", "additionalProperties")
 SEVERAL = ("prefixItems", "anyOf", "oneOf", "allOf")
 NAMED = ("properties", "patternProperties", "$defs", "definitions")
-# Version of the grammars and of the bounds in them (`tasks.schema_checks`), and part of the specs that use them.
+# The version of the grammars and their bounds (`tasks.schema_checks`), a part of the specs that use them.
 GRAMMAR = 1
 
 
 def walk(schema: Schema, place: SchemaPath = ()) -> Iterator[tuple[SchemaPath, Schema]]:
-    """Yield a schema, then the schemas inside it, each with the keys that lead to it. Leaves out true and false."""
+    """Yield a schema, then its inner schemas, each with the keys that lead to it. Leaves out true and false."""
     yield place, schema
     for key, inner in _inner(schema):
         yield from walk(inner, (*place, *key))
@@ -40,7 +40,7 @@ def _inner(schema: Schema) -> Iterator[tuple[SchemaPath, Schema]]:
 def map_schemas(
     schema: Schema, change: Callable[[dict[str, Any], SchemaPath], dict[str, Any]], place: SchemaPath = ()
 ) -> dict[str, Any]:
-    """Return a schema in which each schema inside was changed, and then the schema itself."""
+    """Return a schema with all inner schemas changed, and then the schema itself."""
 
     def inside(inner: Any, *key: str | int) -> Any:
         return map_schemas(inner, change, (*place, *key)) if isinstance(inner, Mapping) else inner
@@ -62,7 +62,7 @@ def pointer(place: SchemaPath) -> str:
 
 
 def at(schema: Schema, reference: str) -> Any:
-    """Return the value that a reference inside the schema leads to, or None."""
+    """Return the value at a reference in the schema, or None."""
     value: Any = schema
     for key in reference.removeprefix("#").split("/")[1:]:
         name = key.replace("~1", "/").replace("~0", "~")
@@ -76,7 +76,7 @@ def at(schema: Schema, reference: str) -> Any:
 
 
 def follow(schema: Any, root: Schema) -> Schema:
-    """Return the schema that a reference leads to, with the words beside the reference."""
+    """Return the schema at a reference, with the keywords beside the reference."""
     target: Any = schema if isinstance(schema, Mapping) else {}
     seen = set()
     while "$ref" in target and target["$ref"] not in seen:
@@ -96,12 +96,12 @@ _DEEPEST = 4
 
 
 def describe(schema: Schema) -> str:
-    """Return a line for each property: its name, type and description, and those of the properties inside it."""
+    """Return a line with the name, type and description of each property and each inner property."""
     return "\n".join(_lines(schema, schema, ()))
 
 
 def _lines(schema: Schema, root: Schema, around: tuple[Schema, ...]) -> Iterator[str]:
-    """Yield the lines of a schema's properties; ``around`` are the properties that these stand in."""
+    """Yield the lines of a schema's properties. ``around`` are the properties that contain them."""
     properties = schema["properties"]
     for name, declared in properties.items():
         inner = follow(declared, root)
@@ -114,7 +114,7 @@ def _lines(schema: Schema, root: Schema, around: tuple[Schema, ...]) -> Iterator
 
 
 def _objects(schema: Schema, root: Schema, depth: int = 0) -> Iterator[Schema]:
-    """Yield the schemas whose properties belong under a property: its own, and those of items and alternatives."""
+    """Yield the schemas with the inner properties of a property: its own, and those of items and alternatives."""
     if "properties" in schema:
         yield schema
     if depth < _DEEPEST:
@@ -148,9 +148,9 @@ def _refuse(name: str) -> Any:
 
 
 def drop_repetitions(value: Any, schema: Any, root: Schema) -> Any:
-    """Return a value without repetitions in the lists whose schema says ``uniqueItems``, the first of each kept.
+    """Return a value without repetitions in lists whose schema says ``uniqueItems``.
 
-    References of ``schema`` lead into ``root``.
+    References in ``schema`` lead into ``root``.
     """
     if isinstance(value, dict):
         return {name: drop_repetitions(inner, _inside(schema, name, root), root) for name, inner in value.items()}
@@ -162,7 +162,7 @@ def drop_repetitions(value: Any, schema: Any, root: Schema) -> Any:
 
 
 def _without_repetitions(items: Iterable[Any]) -> list[Any]:
-    """Return the items with the first of those that are equal."""
+    """Return the items without those that equal an earlier item."""
     first: dict[str, Any] = {}
     for item in items:
         first.setdefault(_key(item), item)
@@ -170,7 +170,7 @@ def _without_repetitions(items: Iterable[Any]) -> list[Any]:
 
 
 def _key(item: Json) -> str:
-    """Return a text that is the same for equal JSON values: 1 and 1.0 are equal."""
+    """Return a text that equal JSON values share: 1 equals 1.0."""
 
     def plain(value: Json) -> Json:
         if isinstance(value, dict):
@@ -185,8 +185,8 @@ def _key(item: Json) -> str:
 def merge_records(records: Sequence[Any], schema: Schema) -> Any:
     """Return the records of a document's windows as one, by these rules at every level.
 
-    Objects are merged by property, up to ``maxProperties``. Lists are put one after the other without repetitions, up
-    to ``maxItems``. Of other values, and those of an ``enum``, the first that is not null or an empty text counts.
+    Objects are merged by property, up to ``maxProperties``. Lists are concatenated without repetitions, up to
+    ``maxItems``. Of other values, and of those in an ``enum``, the first counts that is not null or an empty text.
     """
     merged, *others = records
     for other in others:
@@ -223,32 +223,32 @@ def _inside(schema: Any, name: str, root: Schema, outer: frozenset[int] = frozen
         told = [others]
 
     def within(key: str) -> list[Schema]:
-        inner = [each for each in form.get(key, ()) if id(each) not in outer]  # one may lead back to itself
+        inner = [each for each in form.get(key, ()) if id(each) not in outer]  # a reference may lead back
         objects = [each for each in inner if "object" in (types(follow(each, root)) or ("object",))]
         return [_inside(each, name, root, outer | {id(each)}) for each in objects]
 
-    # Those that say nothing of the property would lift the bounds of the others.
+    # An alternative that says nothing about the property would lift the bounds of the others.
     told_by = [[each for each in within(key) if each["allOf"]] for key in ("anyOf", "oneOf")]
     several = [{"anyOf": schemas} for schemas in told_by if schemas]
     return {"allOf": [*told, *within("allOf"), *several]}
 
 
 def _forms(schema: Any, root: Schema, outer: frozenset[int] = frozenset()) -> list[Schema]:
-    """Return a schema and its alternatives, in place of the references that lead to them."""
+    """Return a schema and its alternatives, with references resolved."""
     form = follow(schema, root)
     alternatives = (*form.get("anyOf", ()), *form.get("oneOf", ()), *form.get("allOf", ()))
-    inner = [each for each in alternatives if id(each) not in outer]  # one may lead back to itself
+    inner = [each for each in alternatives if id(each) not in outer]  # a reference may lead back
     return [form, *(found for each in inner for found in _forms(each, root, outer | {id(each)}))]
 
 
 def _room(schema: Any, root: Schema, name: str, bound: str) -> int | None:
-    """Return the most members of a value of type ``name``; None if no type or positive bound is stated."""
+    """Return the most members of a value of type ``name``; None without such a type or a positive bound."""
     most = _most(schema, root, name, bound)
     return None if most in {0, inf} else int(most)
 
 
 def _most(schema: Any, root: Schema, name: str, bound: str, outer: frozenset[int] = frozenset()) -> float:
-    """Return the most members of a value: by all of ``allOf``, and by the widest of other alternatives."""
+    """Return the most members of a value: the lowest bound of ``allOf``, and the highest of other alternatives."""
     form = follow(schema, root)
     if (named := types(form)) and name not in named:
         return 0

@@ -1,4 +1,4 @@
-"""The recorder of spans on OpenTelemetry's SDK, which is imported only where tracing is on (`tasks.tracing`)."""
+"""The recorder of spans on OpenTelemetry's SDK, which is imported only if tracing is on (`tasks.tracing`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SpanRecorder:
         self._provider = TracerProvider(resource=Resource.create(service), shutdown_on_exit=False)
         self._exporter = _Exporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_S)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
-        # The library writes a line for each try, every few seconds, as long as the collector is away.
+        # The library logs each try, every few seconds, while the collector is away.
         logging.getLogger(trace_exporter.__name__).setLevel(logging.CRITICAL)
         self._tracer = self._provider.get_tracer("docmill", version)
 
@@ -43,7 +43,7 @@ class SpanRecorder:
         parent: str | None,
         links: Iterable[str | None],
     ) -> Span:
-        """Begin a span of the SDK's."""
+        """Begin a span of the SDK."""
         others = [
             Link(get_current_span(_within(link)).get_span_context())
             for link in dict.fromkeys(links)
@@ -59,17 +59,17 @@ class SpanRecorder:
         span.set_status(StatusCode.ERROR)
 
     def flush(self) -> None:
-        """Send the spans that wait, for at most `FLUSH_S` seconds."""
+        """Send the waiting spans, for at most `FLUSH_S` seconds."""
         if self._exporter.is_away:
             return
-        # On a thread: the SDK's flush takes no limit, and nobody waits long for a collector that is away.
+        # On a thread, since the SDK's flush has no time limit.
         flushing = threading.Thread(target=self._provider.force_flush, name="flush-spans", daemon=True)
         flushing.start()
         flushing.join(FLUSH_S)
 
 
 class _Exporter(trace_exporter.OTLPSpanExporter):
-    """Notes whether the collector took the last spans."""
+    """Notes if the collector took the last spans."""
 
     is_away = False
 
@@ -83,6 +83,6 @@ class _Exporter(trace_exporter.OTLPSpanExporter):
 
 
 def _within(parent: str | None) -> Context:
-    """Return a context whose span has this `traceparent`."""
+    """Return a context with the span of this `traceparent`."""
     carrier = {} if parent is None else {"traceparent": parent}
     return TraceContextTextMapPropagator().extract(carrier, Context())

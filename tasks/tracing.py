@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry, from the reading of a source to its results.
+"""Traces with OpenTelemetry, from the reading of a source to its results.
 
 Tracing is off, and OpenTelemetry is not imported, until `start` is called. Spans have ids, counts and names of
-models, and no text of a document. Attributes follow OpenTelemetry's conventions for messaging and for generative AI.
+models, but no text of a document. Attributes follow OpenTelemetry's conventions for messaging and for generative AI.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-
 
 
 class TraceSpan:
-    """A unit of work. Without a span of OpenTelemetry, it is not recorded.
+    """A unit of work. It is recorded if it has a span of OpenTelemetry.
 
-    `traceparent` names the span to other processes and threads, as W3C's Trace Context does; None if it is not
+    `traceparent` names the span for other processes and threads, as in W3C's Trace Context; None if it is not
     recorded.
     """
 
@@ -65,12 +65,12 @@ _around: ContextVar[str | None] = ContextVar("traceparent", default=None)  # of 
 
 
 def start(endpoint: str | None, **resource: str) -> None:
-    """Send this process's spans to a collector, given the URL before `/v1/traces`; None stands for no collector.
+    """Send this process's spans to a collector. `endpoint` is the URL before `/v1/traces`; None turns tracing off.
 
-    Without OpenTelemetry the log says that it is missing. The SDK reads OpenTelemetry's own variables for the rest:
-    headers, sampler, more about the resource.
+    If OpenTelemetry is missing, the log says so. The SDK reads OpenTelemetry's own variables for headers, the sampler
+    and more about the resource.
     """
-    global _recorder  # noqa: PLW0603 - a process has one, as it has one log
+    global _recorder  # noqa: PLW0603 - a process has one recorder, as it has one log
     if endpoint is None or _recorder is not None:
         return
     try:
@@ -87,20 +87,20 @@ def is_on() -> bool:
 
 
 def stop() -> None:
-    """Send the spans that wait, for three seconds at most, and record no more."""
+    """Send the waiting spans, for three seconds at most, and stop recording."""
     global _recorder  # noqa: PLW0603
     flush()
     _recorder = None
 
 
 def flush() -> None:
-    """Send the spans that wait, for three seconds at most."""
+    """Send the waiting spans, for three seconds at most."""
     if _recorder is not None:
         _recorder.flush()
 
 
 def valid(traceparent: object) -> str | None:
-    """Return the name of a span that came from outside, or None if it has another form."""
+    """Return a `traceparent` from outside; None if it is malformed."""
     return traceparent if isinstance(traceparent, str) and TRACEPARENT.fullmatch(traceparent) else None
 
 
@@ -112,7 +112,7 @@ def begin(
     parent: str | None = None,
     links: Iterable[str | None] = (),
 ) -> TraceSpan:
-    """Begin a span, which its caller ends. `parent` and `links` are the `traceparent` of other spans."""
+    """Begin a span; the caller ends it. `parent` and `links` are the `traceparent` of other spans."""
     return OFF if _recorder is None else TraceSpan(_recorder.begin(name, attributes or {}, kind, parent, links))
 
 
@@ -125,7 +125,7 @@ def span(
     parent: str | None = None,
     links: Iterable[str | None] = (),
 ) -> Iterator[TraceSpan]:
-    """Record a block. Without `parent`, a span within the block of another is its child."""
+    """Record a block. Without `parent`, it is a child of the span around it."""
     begun = begin(name, attributes, kind=kind, parent=parent or _around.get(), links=links)
     token = _around.set(begun.traceparent)
     try:
@@ -139,12 +139,12 @@ def span(
 
 
 def current_batch() -> str | None:
-    """Return the span of the batch that is on this process's device."""
+    """Return the span of the batch on this process's device."""
     return None if _recorder is None else _recorder.batch
 
 
 def begin_batch(model: str, operation: str, shards: Iterable[str], attributes: Attributes) -> TraceSpan:
-    """Begin the span of a batch on the device: a child of its first shard, with links to the others."""
+    """Begin the span of a batch on the device: a child of its first shard's span, with links to the others."""
     if _recorder is None:
         return OFF
     parent, *others = [*shards, None]
