@@ -1,6 +1,6 @@
-"""Resolve a model's name to exact weights, with an adapter or a tokenizer beside them, and these to local files.
+"""Resolve a model's name to exact weights, with an adapter or a tokenizer, and resolve these to local files.
 
-No model library is imported here, so that a machine that only enqueues needs none.
+This module imports no model library, so that a machine that only enqueues needs none.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
 )
 _MODELLESS = tuple(kind.name for kind in kinds.KINDS if kind.is_modelless)
 _BY_PATTERNS = tuple(kind for kind, model in DEFAULTS.items() if model == weightless.PATTERNS)
-# Revisions of the models and adapters that come with docmill. A test checks that they lack no weights.
+# The revisions of the models and adapters that come with docmill. A test checks that they lack no weights.
 SHIPPED = frozenset(
     {
         "sha256:1403fb7c0dc42e3a7c7dcb623eceb05020f0cdad555405789e88b5bb2f9c90bd",  # minilm
@@ -95,14 +95,13 @@ _LIMITS = (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config
 
 @dataclass(frozen=True)
 class Pinned:
-    """A model and its exact weights: ``revision`` is a hub commit (40 hex digits) or ``sha256:<hex>``.
+    """A model and its exact weights. ``revision`` is a hub commit (40 hex digits) or ``sha256:<hex>``.
 
-    Models without files have revisions of their own (``tasks.models.weightless``).
+    Models without files have their own revisions (``tasks.models.weightless``).
 
-    ``model`` is an alias of ours, ``package:PKG/folder``, a name in the models directory, an absolute folder,
-    or a hub id: the shortest that another machine can follow too. ``direction`` is what it is known to translate,
-    and is no part of what a model is. ``beside`` has the parameters of specs that pin an adapter or a tokenizer
-    beside it.
+    ``model`` is a name that other machines can follow: an alias, ``package:PKG/folder``, a name in the models
+    directory, an absolute folder, or a hub id. ``direction`` has the known languages of a translation model.
+    ``beside`` has the parameters of specs that pin an adapter or a tokenizer.
     """
 
     model: str
@@ -113,11 +112,11 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Checked:
-    """A model's description for `docmill models check`; ``size_bytes`` is None where it is not on this machine.
+    """A model's description for `docmill models check`. ``size_bytes`` is None if the model is not on this machine.
 
-    ``head`` names what a classifier was trained for; embeddings are of the encoder below it.
-    ``unfit`` says for which other kinds of tasks its family is right and the model is not, and why.
-    ``with_options`` names kinds that it can do with an option, by the option.
+    ``head`` is the kind of a classifier's head. ``unfit`` has the kinds of tasks that the model's family can do, but
+    the model cannot, with the reason. ``with_options`` has the kinds that the model can do with an option, and the
+    option.
     """
 
     pinned: Pinned
@@ -134,9 +133,9 @@ class Checked:
 def pin(model: str, folders: ModelFolders, *, revision: str | None = None) -> Pinned:
     """Return the exact weights that a model's name stands for now.
 
-    Looked for in this order: our aliases, ``package:``, a folder, the models directory, the hub. A local
-    model's revision is the hash of its files. Raises ModelNotFound, HubUnreachable, and ModelCorrupt where local
-    files are not whole, or are not the ``revision`` that was asked for.
+    The order of the search is: aliases, ``package:``, a folder, the models directory, the hub. The revision of a
+    local model is the hash of its files. Raises ModelNotFound, HubUnreachable, and ModelCorrupt if local files are
+    damaged, or do not have this ``revision``.
     """
     if weightless.is_weightless(model):
         return Pinned(model, weightless.revision(model, revision))
@@ -152,14 +151,14 @@ def pin(model: str, folders: ModelFolders, *, revision: str | None = None) -> Pi
 
 
 def _nearest(model: str) -> str | None:
-    """Return the known name that was probably meant: a similar name, or a part of the given name."""
+    """Return the known name that is most similar to a name, or a part of it; None if there is none."""
     written = model.lower()
     named = [name for name in NAMES if name in written and name != weightless.NULL]
     return next(iter(named or find_similar(written, NAMES)), None)
 
 
 def locate(pinned: Pinned | Spec, folders: ModelFolders) -> Path:
-    """Return the folder with exactly the pinned files on this machine. Those of a hub commit are downloaded.
+    """Return the folder with the pinned files on this machine. Files of a hub commit are downloaded.
 
     Raises ModelNotFound, ModelCorrupt, HubUnreachable.
     """
@@ -167,25 +166,25 @@ def locate(pinned: Pinned | Spec, folders: ModelFolders) -> Path:
 
 
 def require_libraries(pinned: Pinned | Spec, folders: ModelFolders) -> None:
-    """Raise NotInstalled where this machine lacks the libraries that read the model's files."""
+    """Raise NotInstalled if this machine lacks the library that reads the model's files."""
     if families.family(read_config(pinned, folders)) is Family.GLINER:
         gliner.EXTRA.require(f"{pinned.model} is a GLiNER model, which", "the extra gliner", NotInstalled)
 
 
 def here(pinned: Pinned | Spec, folders: ModelFolders) -> bool:
-    """Return True for a local model, and for a hub model whose files were downloaded completely."""
+    """Return True for a local model, and for a hub model with a complete download."""
     return _MODELS.are_here(pinned.model, pinned.revision, folders)
 
 
 def read_config(pinned: Pinned | Spec, folders: ModelFolders) -> dict[str, Any]:
-    """Return the model's config.json; {} if it has none or is not within reach."""
+    """Return the model's config.json; {} if there is none, or it is not available."""
     if weightless.is_weightless(pinned.model):
         return weightless.config(pinned.model)
     if (data := _small_file(pinned, "config.json", folders)) is not None:
         return table(data)
     if (data := _small_file(pinned, weights.GLINER_CONFIG, folders)) is not None:
         return gliner.read(data)
-    # Older sentence-transformers keep it with their first module.
+    # Older models of sentence-transformers keep it with their first module.
     folder = _pinned_folder(pinned, folders)
     older = sorted(folder.glob("0*/config.json")) if folder is not None else []
     return next((table(content(path)) for path in older), {})
@@ -199,9 +198,9 @@ def require(
     options: Collection[str] = (),
     config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Raise ModelUnsuitable, which describes the model, if its files say that it cannot do this kind of task.
+    """Raise ModelUnsuitable if the model's files say that it cannot do this kind of task.
 
-    ``options`` are the options that were given, by their fields, ``config`` what an adapter makes of the model's.
+    ``options`` are the fields of the given options. ``config`` is the model's config with its adapter.
     """
     config = read_config(pinned, folders) if config is None else config
     kinds.kind(kind).require(config, pinned.model, options)
@@ -217,13 +216,13 @@ def require(
 
 
 def describe(pinned: Pinned, folders: ModelFolders) -> Description:
-    """Return the model's description in its small files; an empty one if they are not within reach."""
+    """Return the model's description in its small files; an empty description if they are not available."""
     files = {name: _small_file(pinned, name, folders) for name in families.DESCRIPTION_FILES}
     return Description.of(read_config(pinned, folders), files)
 
 
 def read_prompts(pinned: Pinned, folders: ModelFolders) -> Prompts | None:
-    """Return the prompts of a sentence-transformers model; None if its files are not within reach."""
+    """Return the prompts of a sentence-transformers model; None if its files are not available."""
     if (settings := _small_file(pinned, _PROMPTS_FILE, folders)) is not None:
         return Prompts.of(parsed(settings))
     has_none = weightless.is_weightless(pinned.model) or _pinned_folder(pinned, folders) is not None
@@ -231,7 +230,7 @@ def read_prompts(pinned: Pinned, folders: ModelFolders) -> Prompts | None:
 
 
 def checked(model: str, pinned: Pinned, config: Mapping[str, Any], folders: ModelFolders) -> Checked:
-    """Return the description of a pinned model with this config, which an adapter may have completed."""
+    """Return the description of a pinned model with this config."""
     family = families.family(config)
     if family is None:
         raise ModelUnsuitable(f"{model} has no config.json that says what it is.")
@@ -262,7 +261,7 @@ def checked(model: str, pinned: Pinned, config: Mapping[str, Any], folders: Mode
 
 
 def _local_folder(name: str, folders: ModelFolders) -> Path | None:
-    """Return the folder of a local model, adapter or tokenizer; None if the name can only be a hub id."""
+    """Return the folder of a local model, adapter or tokenizer; None if the name may be a hub id."""
     reference = ALIASES.get(name, name)
     is_packaged = reference.startswith(_PACKAGE)
     own = _package_folder(reference) if is_packaged else Path(reference).expanduser()
@@ -284,12 +283,12 @@ def _local_folder(name: str, folders: ModelFolders) -> Path | None:
 
 
 def _pinned_folder(pinned: Pinned | Spec, folders: ModelFolders) -> Path | None:
-    """Return the folder of a local model; None for a hub model, and where the folder is not within reach."""
+    """Return the folder of a local model; None for a hub model, and if the folder is not available."""
     return _local_folder(pinned.model, folders) if pinned.revision.startswith(_LOCAL) else None
 
 
 def _small_file(pinned: Pinned | Spec, name: str, folders: ModelFolders) -> bytes | None:
-    """Return a file of the model; None if the model has none of this name or is not within reach."""
+    """Return a file of the model; None if there is no such file, or it is not available."""
     if weightless.is_weightless(pinned.model):
         return None
     if not pinned.revision.startswith(_LOCAL):
@@ -308,7 +307,7 @@ def _package_folder(reference: str) -> Path | None:
 
 
 def _reference(name: str) -> str:
-    """Return the name that another machine can follow: the given one, or the whole path of a relative folder."""
+    """Return a name that another machine can follow: the name itself, or the absolute path of a folder."""
     if name in ALIASES or name.startswith(_PACKAGE):
         return name
     path = Path(name).expanduser()
@@ -316,7 +315,7 @@ def _reference(name: str) -> str:
 
 
 def _require_hub_id(name: str, folders: ModelFolders) -> None:
-    """Raise ModelNotFound for a name that can be no hub id."""
+    """Raise ModelNotFound for a name that cannot be a hub id."""
     if name in OWN:
         raise ModelNotFound(
             f"The demo model {name} is not on this machine: get it with `docmill models get quickstart`, or name "
@@ -335,7 +334,7 @@ def _require_hub_id(name: str, folders: ModelFolders) -> None:
 
 
 def _stated_limits(pinned: Pinned, folders: ModelFolders) -> list[int]:
-    """Return the longest inputs that the files of the tokenizer and of sentence-transformers state."""
+    """Return the longest inputs that the files of the tokenizer and of sentence-transformers state, in tokens."""
     stated_limits = [table(_small_file(pinned, file, folders)).get(name) for file, name in _LIMITS]
     return [int(stated) for stated in stated_limits if isinstance(stated, int | float) and math.isfinite(stated)]
 
@@ -347,15 +346,15 @@ ADAPTER, ADAPTER_REVISION = "adapter", "adapter_revision"
 def pin_with_adapter(
     model: str, adapter: str | None, folders: ModelFolders, *, revision: str | None = None
 ) -> tuple[Pinned, Mapping[str, Any]]:
-    """Return the exact weights of a model and of its adapter, and the config that the two have together.
+    """Return the exact weights of a model and of its adapter, and their common config.
 
-    An adapter that comes with docmill is named as a model, too. Raises as ``pinning.pin`` and ``with_adapter``.
+    ``model`` may also name an adapter that comes with docmill. Raises the errors of ``pin`` and ``with_adapter``.
     """
     if model in ADAPTED:
         if adapter is not None:
             raise ModelUnsuitable(
-                f"{model} is an adapter of {ADAPTED[model]}, and takes no other: leave --adapter out, or name the "
-                "base with --model."
+                f"{model} is an adapter of {ADAPTED[model]}, and takes no other: leave --adapter out, or use "
+                f"--model {ADAPTED[model]}."
             )
         model, adapter = ADAPTED[model], model
     pinned = pin(model, folders, revision=revision)
@@ -364,9 +363,9 @@ def pin_with_adapter(
 
 
 def check(model: str, folders: ModelFolders, *, revision: str | None = None) -> Checked:
-    """Return a model's description and the kinds of tasks that it can do; of an adapter of ours with its base.
+    """Return a model's description and the kinds of tasks that it can do. An adapter of docmill has its base.
 
-    Raises as ``pin``, and ModelUnsuitable.
+    Raises ModelUnsuitable, and the errors of ``pin``.
     """
     pinned, config = pin_with_adapter(model, None, folders, revision=revision)
     limit = families.OUR_LIMIT_TOKENS
@@ -380,14 +379,14 @@ def check(model: str, folders: ModelFolders, *, revision: str | None = None) -> 
     description = checked(model, pinned, config, folders)
     if model not in ADAPTED:
         return description
-    # An adapter with a head is for that alone.
+    # An adapter with a head is for that head only.
     suited = tuple(name for name in description.kinds if description.head in kinds.kind(name).families.values())
     return replace(description, kinds=suited)
 
 
 # The parameters of specs with a tokenizer: its name, and its hub commit or the hash of its files.
 TOKENIZER, TOKENIZER_REVISION = "tokenizer", "tokenizer_revision"
-# Files of tokenizers, and of the chat templates beside them. config.json may name the tokenizer's class.
+# The files of tokenizers and chat templates. config.json may name the tokenizer's class.
 TOKENIZER_FILES = (
     *("added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json", "merges.txt"),
     *("sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model"),
@@ -398,7 +397,7 @@ TOKENIZER_FILES = (
 def with_adapter(
     pinned: Pinned, config: Mapping[str, Any], adapter: str | None, folders: ModelFolders
 ) -> tuple[Pinned, Mapping[str, Any]]:
-    """Return a pinned model with an adapter pinned beside it, and the config that the two have together.
+    """Return a pinned model with its pinned adapter, and their common config.
 
     Raises ModelNotFound, HubUnreachable, ModelCorrupt, and ModelUnsuitable for an adapter of another base.
     """
@@ -413,7 +412,7 @@ def with_adapter(
 
 
 def with_tokenizer(pinned: Pinned, tokenizer: str | None, folders: ModelFolders) -> Pinned:
-    """Return a served model with a tokenizer pinned beside it.
+    """Return a served model with its pinned tokenizer.
 
     Raises BadOption for another model, ModelNotFound, HubUnreachable and ModelCorrupt.
     """
@@ -431,10 +430,11 @@ def with_tokenizer(pinned: Pinned, tokenizer: str | None, folders: ModelFolders)
 
 @dataclass(frozen=True)
 class _PinnedFiles:
-    """A kind of files that specs pin: models, adapters or tokenizers. ``noun`` is that of their option.
+    """A kind of files that specs pin: models, adapters or tokenizers. ``noun`` is the name of their option.
 
-    ``notes`` is the folder in the cache that says which are downloaded. ``require`` raises ModelNotFound and
-    ModelCorrupt for a folder, given its name. ``files`` are hashed. ``choose`` says which to download from the hub.
+    ``notes`` is the folder in the cache with notes of complete downloads. ``require`` raises ModelNotFound or
+    ModelCorrupt for a bad folder, given its name. ``files`` returns the files to hash, ``choose`` the files to
+    download from the hub.
     """
 
     noun: str
@@ -459,7 +459,7 @@ class _PinnedFiles:
         return _reference(name), actual
 
     def locate(self, name: str, revision: str, folders: ModelFolders) -> Path:
-        """Return the folder with exactly the pinned files on this machine. Those of a hub commit are downloaded.
+        """Return the folder with the pinned files on this machine. Files of a hub commit are downloaded.
 
         Raises ModelNotFound, ModelCorrupt, HubUnreachable.
         """
@@ -474,17 +474,17 @@ class _PinnedFiles:
         if (actual := weights.hash_of(folder, self.files(folder), folders.cache)) != revision:
             now, then = (each.removeprefix(_LOCAL)[:12] for each in (actual, revision))
             raise ModelCorrupt(
-                f"The files of the {self.noun} in {folder} are not those that the job was made with "
+                f"The files of the {self.noun} in {folder} have changed since the job was made "
                 f"({now} instead of {then}): copy the {self.noun} again, or make a new job."
             )
         return folder
 
     def are_here(self, name: str, revision: str, folders: ModelFolders) -> bool:
-        """Return True for files of this machine, and for those of the hub that were downloaded completely."""
+        """Return True for local files, and for files of the hub with a complete download."""
         return revision.startswith(_LOCAL) or hub.downloaded(name, revision, folders.cache / self.notes) is not None
 
     def locate_beside(self, spec: Spec, folders: ModelFolders) -> Path | None:
-        """Return the folder of a spec's adapter or tokenizer; None for a spec without one. Raises as `locate`."""
+        """Return the folder of a spec's adapter or tokenizer; None if it has none. Raises the errors of `locate`."""
         name = spec.params.get(self.noun)
         return None if name is None else self.locate(name, spec.params[f"{self.noun}_revision"], folders)
 
@@ -519,15 +519,15 @@ _SILENCE_S = 30.0
 
 
 def archive_name(version: str) -> str:
-    """Return the name of the archive among the files of a release."""
+    """Return the name of the archive of models in a release."""
     return f"docmill-{version}-quickstart.zip"
 
 
 def copy_own_models(source: str | None, models_dir: Path, cache_dir: Path) -> list[str]:
-    """Copy the models into the models directory from a folder, an archive or its URL, and return their names.
+    """Copy docmill's models into the models directory from a folder, an archive or its URL. Return their names.
 
-    None is the archive of this release at the project's address. Raises ModelNotFound, HubUnreachable, and
-    ModelCorrupt for other files than this release knows.
+    The default source is the archive of this release at the project's address. Raises ModelNotFound, HubUnreachable,
+    and ModelCorrupt for files that are not of this release.
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=models_dir, prefix=".get-") as name:

@@ -25,19 +25,17 @@ if TYPE_CHECKING:
     from docmill.tasks.specs.pinning import Pinned
 
 
-# Version of our windowing and joining: a change that changes outputs makes new specs.
+# The version of windowing and joining, a part of specs. Raise it when outputs change.
 ALGORITHM = 2
 
 
 def build_spec(
     kind: str, pinned: Pinned, options: KindOptions, config: Mapping[str, Any], stated: Prompts | None = None
 ) -> Spec:
-    """Return the spec of ``kind`` by the pinned model; ``config`` is its config.json, or {} where it is not at hand.
+    """Return the spec of a kind with a pinned model. ``config`` is the model's config.json; {} if not available.
 
-    ``stated`` are an embedding model's own prompts, None where they are not known.
-
-    Raises BadOption for an unknown kind or an option that does not fit, and ModelUnsuitable for a model of the wrong
-    family.
+    ``stated`` are an embedding model's own prompts; None if they are unknown. Raises BadOption for an unknown kind or
+    a wrong option, and ModelUnsuitable for a model of the wrong family.
     """
     task_kind = kinds.kind(kind)
     task_kind.require(config, pinned.model, options.to_params())
@@ -64,7 +62,7 @@ def build_spec(
 
 
 def _check_options(kind: TaskKind, plan: Plan) -> None:
-    """Raise BadOption for options of another family, and a template that is none."""
+    """Raise BadOption for options of another family, and for a malformed template."""
     fields = kind.options.model_fields
     for name in sorted(plan.options):
         said, value = option(fields[name]), plan.options[name]
@@ -78,7 +76,7 @@ def _check_options(kind: TaskKind, plan: Plan) -> None:
 
 
 def _check_served(plan: Plan, quality: str) -> None:
-    """Raise BadOption for options that a server does not have."""
+    """Raise BadOption for options that servers do not have."""
     if quality != "native":
         raise BadOption(f"The server chooses the precision of {plan.model}: leave --dtype and DOCMILL_DTYPE out.")
     for name in weightless.NOT_SERVED:
@@ -97,9 +95,9 @@ def _check_search(options: Mapping[str, Any]) -> None:
 
 
 def _built_in(kind: TaskKind, plan: Plan) -> dict[str, Any]:
-    """Return the version of the built-in instructions, if a model gets them, and an empty prefix for some T5.
+    """Return the version of the built-in instructions if the model gets them, or the empty prefix of some T5s.
 
-    A T5 gets it if its files and family know no words for the task; specs from before had the usual words.
+    A T5 gets the empty prefix if it was trained without a prefix for the task. Older specs have the usual prefix.
     """
     if kind.built_in is None:
         return {}
@@ -116,22 +114,22 @@ def _check_room(plan: Plan, wanted: int | None) -> None:
         return
     most = holds - MIN_WINDOW_TOKENS if plan.family is Family.DECODER else holds
     if wanted > most:
-        beside = ", its prompt and a text among them" if plan.family is Family.DECODER else ""
+        beside = ", with the prompt and a text" if plan.family is Family.DECODER else ""
         said = (
             f"--max-new-tokens {wanted:,}" if "max_new_tokens" in plan.options else f"An output of {wanted:,} tokens"
         )
         raise BadOption(f"{said} is more than {plan.model} can write: it holds {holds:,} tokens{beside}.")
 
 
-# Options that name something of the model itself, or of its files.
+# Options with a name in the model's own files, or of files beside the model.
 OF_MODEL = frozenset({"adapter", "prompt_name", "tokenizer"})
 LENGTH, LIMITS = "length", frozenset({"max_new_tokens", "min_new_tokens"})  # the first sets the others
 
 
 def options_of(spec: Spec, family: Family | None) -> tuple[KindOptions, tuple[str, ...]]:
-    """Return the options of a spec that a model of this family takes, and the names of those that it does not.
+    """Return the options of a spec that a model of this family takes, and the names of the other options.
 
-    Raises BadOption for a spec whose options this release does not know.
+    Raises BadOption for an option that this release does not know.
     """
     model = kinds.kind(spec.kind).options
     kept: dict[str, Any] = {"dtype": "auto" if spec.quality == "native" else spec.quality}
@@ -139,7 +137,7 @@ def options_of(spec: Spec, family: Family | None) -> tuple[KindOptions, tuple[st
     for name, value in spec.params.items():
         field = model.model_fields.get(name)
         if field is None or (name in LIMITS and LENGTH in spec.params) or (name, value) == ("prefix", ""):
-            continue  # what the spec says besides its options
+            continue  # a parameter of the spec that is no option
         if name in OF_MODEL or not option(field).takes(family, value):
             left_out.append(name)
         else:
@@ -159,7 +157,7 @@ def parse_models(model: str) -> dict[str, str] | None:
     """Return the models by language in ``fr=MODEL,de=MODEL``; None for the name of one model. Raises BadOption."""
     first = _PART.fullmatch(model)
     if first is None or not (_CODE.fullmatch(first[1]) or languages.short_code(first[1])):
-        return None  # a folder may have = in its name
+        return None  # the name of a folder may have =
     models: dict[str, str] = {}
     for part in model.split(","):
         match = _PART.fullmatch(part.strip())
@@ -174,17 +172,20 @@ def parse_models(model: str) -> dict[str, str] | None:
 
 
 def write_models(models: Mapping[str, str]) -> str:
-    """Models by language as ``parse_models`` reads them."""
+    """Return models by language as a text for ``parse_models``."""
     return ",".join(f"{language}={model}" for language, model in models.items())
 
 
 def build_spec_per_language(
     kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]], options: KindOptions
 ) -> Spec:
-    """Return the spec of a translation by these models, each with its config.json or {}. Raises as `build_spec`."""
+    """Return the spec of a translation by these models, each with its config.json or {}.
+
+    Raises the errors of `build_spec`.
+    """
     if not _translates(kinds.kind(kind)):
-        those = ", ".join(task_kind.name for task_kind in kinds.KINDS if _translates(task_kind))
-        raise BadOption(f"--model LANGUAGE=MODEL is for {those}; {kind} takes one model.")
+        names = ", ".join(task_kind.name for task_kind in kinds.KINDS if _translates(task_kind))
+        raise BadOption(f"--model LANGUAGE=MODEL is for {names}; {kind} takes one model.")
     chosen = options.to_params()
     if chosen.get("source_lang") != languages.AUTO:
         raise BadOption("--model LANGUAGE=MODEL goes with --from auto, which finds each document's language.")
@@ -225,7 +226,7 @@ def build_spec_per_language(
 
 
 def specs_of(spec: Spec) -> dict[str, Spec]:
-    """By language the spec of the model that reads it; empty for a spec of one model."""
+    """Return the specs of a translation's models by language; {} for a spec of one model."""
     common = {name: value for name, value in spec.params.items() if name not in {"detector", "sources", "models"}}
     return {
         language: replace(spec, model=model, revision=revision, params={**common, "source_lang": language})

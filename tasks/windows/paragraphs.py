@@ -1,10 +1,10 @@
-"""The stretches of a text to translate: its paragraphs and sentences, so that a translation keeps the text's shape.
+"""The stretches of a text to translate, its paragraphs and sentences, so that a translation keeps the text's layout.
 
-Plain text has no markup, so its rules are the habits of people who write it: a blank line ends a paragraph; a line
-that starts with a bullet or a number is an item; lines of the form `Name: value` stand alone; an indented line stands
-alone unless it continues an item; any other newline is only where a line was full. In Markdown code, rules and link
-definitions are copied, and headings and the cells of tables are translated by themselves. Its blocks are found by
-markdown-it-py (CommonMark and GitHub's tables); a text without Markdown's signs is not parsed at all.
+The rules for plain text follow common habits: a blank line ends a paragraph; a line that starts with a bullet or a
+number is an item; each line of the form `Name: value` is a paragraph; so is an indented line unless it continues an
+item; any other newline only wraps a paragraph. In Markdown, code, rules and link definitions are copied, and headings
+and cells of tables are translated by themselves. markdown-it-py finds the blocks (CommonMark and GitHub's tables). A
+text without Markdown's signs is not parsed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 
-# The separators include no-break spaces, which French typography puts after a dash, and the dot operator,
-# which catalogs of translations use to make such a space visible.
+# The separators include no-break spaces, which follow a dash in French, and the dot operator, which makes such a
+# space visible in catalogs of translations.
 _BULLET = re.compile(
     r"(?:(?:[-*+•‣◦▪■●○·–—・→►▶➤✓✔✗✘☐☑☒]|\(?\d{1,3}[.)]|\d{1,3}(?:\.\d{1,3})+[.)]|\(?(?:[a-zA-Z]|[ivx]{2,4})\)|\[\^[^\]\s]+\]:)"
     r"[ \t\u00a0\u202f⋅]+(?:\[[ xX]\][ \t]+)?)++"  # an item may begin another
@@ -45,7 +45,7 @@ _LONGEST_TERM = 60
 
 
 def unwrapped(paragraph: str) -> str:
-    """Return the paragraph on one line, which is what a model trained on sentences expects."""
+    """Return the paragraph on one line, as a model that was trained on sentences expects it."""
     first, *rest = NEWLINE.split(paragraph)
     if not rest:
         return paragraph
@@ -54,16 +54,16 @@ def unwrapped(paragraph: str) -> str:
 
 
 def has_words(text: str) -> bool:
-    """Return whether there is anything to translate: a rule of dashes, a URL or a line of code has nothing."""
+    """Return False if there is nothing to translate, as in a rule of dashes, a URL or inline code."""
     if any(sign in text for sign in _SIGNS_OF_NO_PROSE):
         text = _NOT_PROSE.sub("", text)
     return any(map(str.isalnum, text))
 
 
 def paragraphs(text: str) -> list[Section]:
-    """Return the stretches of ``text`` to translate, in order and without the white space and markup between them.
+    """Return the stretches of ``text`` to translate, in order, without the white space and markup between them.
 
-    A stretch without words is ``verbatim``. What lies between the stretches is the text's shape.
+    A stretch without words is ``verbatim``.
     """
     return _Scanner(text).scan()
 
@@ -75,7 +75,7 @@ def cells(text: str) -> list[Section]:
 
 
 class _Scanner:
-    """One pass over the lines of a text; holds the paragraph that is open."""
+    """One pass over the lines of a text, with the open paragraph."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -88,7 +88,7 @@ class _Scanner:
     def scan(self) -> list[Section]:
         lines = read_lines(self._text)
         fields = self._fields(lines)
-        html = 0  # end of the HTML block that has been taken
+        html = 0  # the end of the last HTML block
         for number, line in enumerate(lines):
             if line.role is Role.PROSE:
                 self._prose(line, number in fields)
@@ -132,10 +132,10 @@ class _Scanner:
         self._end = margin + len(written)
 
     def _continues_item(self, line: str, indent: int) -> bool:
-        """Return whether a line without a bullet belongs to the list item above it.
+        """Return True if a line without a bullet belongs to the list item above it.
 
-        Under the item's text it does. At the margin it does too (some catalogs strip the indentation of wrapped
-        items), unless the item has ended with a full stop and a new sentence starts.
+        It belongs to the item if it has the indentation of the item's text. A line at the margin also does (some
+        catalogs strip the indentation of wrapped items), unless the item ends a sentence and the line begins one.
         """
         if indent == 0:
             last = self._text[max(0, self._end - 1) : self._end]
@@ -143,7 +143,7 @@ class _Scanner:
         return indent == self._hanging
 
     def _broken(self) -> bool:
-        """Return whether the last line ends with Markdown's sign of a line break: two spaces or a backslash."""
+        """Return True if the last line ends with Markdown's line break: two spaces or a backslash."""
         if self._start is None:
             return False
         return self._text.startswith("  ", self._end) or self._text[self._end - 1] == "\\"
@@ -157,7 +157,7 @@ class _Scanner:
         return _DEFINITION.match(written, indent)
 
     def _fields(self, lines: list[Line]) -> set[int]:
-        """Return the numbers of the lines `Name: value` that stand under each other."""
+        """Return the numbers of the lines `Name: value` that follow one another."""
         if not any(sign in self._text for sign in _SIGNS_OF_FIELDS):
             return set()
         fields = {
@@ -168,7 +168,7 @@ class _Scanner:
         return {number for number in fields if number - 1 in fields or number + 1 in fields}
 
     def _content(self, line: Line) -> int:
-        """Return where the line's content begins, behind quote signs, white space and bullets."""
+        """Return the start of the line's content, after quote signs, white space and bullets."""
         start = self._quoted(line)
         start += len(self._text[start : line.end]) - len(self._text[start : line.end].lstrip())
         while line.role is not Role.PROSE and (bullet := _BULLET.match(self._text, start, line.end)):
@@ -176,7 +176,7 @@ class _Scanner:
         return start
 
     def _quoted(self, line: Line) -> int:
-        """Return where the line begins behind its quote signs."""
+        """Return the place after the line's quote signs."""
         start = line.start
         for _ in range(line.quotes):
             if not (sign := _QUOTE.match(self._text, start, line.end)):
@@ -201,7 +201,7 @@ class _Scanner:
 
 
 _LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
-_ITEM = r"(?:(?:[-*+]|\d{1,9}[.)])[ \t]++|>[ \t]*+)"  # what begins an item of a list, or a quotation
+_ITEM = r"(?:(?:[-*+]|\d{1,9}[.)])[ \t]++|>[ \t]*+)"  # the start of a list's item, or of a quotation
 # Possessive, so that a line of a million spaces is read once.
 _SIGNS = re.compile(
     rf"^(?:[ \t]*+>|[ ]{{4}}|\t|[^\r\n|]*+\||[ \t]*+(?:{_ITEM})*+"
@@ -221,7 +221,7 @@ _INLINE_TAGS = frozenset(
         "small", "span", "strong", "sub", "sup", "time", "u", "var", "wbr",
     }
 )  # fmt: skip
-# A comment or script that never ends takes the rest of the block.
+# A comment or script without an end includes the rest of the block.
 _TAG = re.compile(
     r"<!--(?:.*?-->|.*\Z)|<(script|style|pre)\b(?:.*?</\1\s*>|.*\Z)|</?([a-zA-Z][\w-]*)[^<>]*>|<[!?][^<>]*>",
     re.DOTALL | re.IGNORECASE,
@@ -238,7 +238,7 @@ class Role(Enum):
 
 @dataclass(slots=True)
 class Line:
-    """The line ``[start, end)`` without its break; ``quotes`` counts the block quotes that hold it."""
+    """The line ``[start, end)`` without its break. ``quotes`` is the number of block quotes around it."""
 
     start: int
     end: int
@@ -260,7 +260,7 @@ def has_signs(text: str) -> bool:
 
 
 def between_bars(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the stretches between the unescaped bars of a table's row, with their white space."""
+    """Yield the stretches between the unescaped bars of a table's row, with white space."""
     begins = start
     for place in range(start, end):
         if text[place] == "|" and text[place - 1 : place] != "\\":
@@ -279,7 +279,7 @@ def heading(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def between_tags(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the stretches of an HTML block that no tag, comment, script or preformatted text holds."""
+    """Yield the stretches of an HTML block outside tags, comments, scripts and preformatted text."""
     begins = start
     for tag in _TAG.finditer(text, start, end):
         if (tag[2] or "").lower() not in _INLINE_TAGS:
@@ -309,7 +309,7 @@ def _mark(text: str, lines: list[Line]) -> None:
             _mark_block(lines, token, begin, end)
     for number in range(first, len(lines)):
         line = lines[number]
-        # The parser takes definitions of links away without a token.
+        # The parser removes definitions of links without a token.
         if number not in covered and text[line.start : line.end].strip(" \t>"):
             line.role = Role.MARKUP
 
@@ -340,7 +340,7 @@ def _assign(lines: list[Line], begin: int, end: int, role: Role) -> None:
 
 
 def _is_code(text: str, block: list[Line]) -> bool:
-    """Return whether at least half of an indented block's lines look like code and not like indented prose."""
+    """Return True if at least half of the lines in an indented block look like code."""
     written = [line for line in block if text[line.start : line.end].strip()]
     signs = sum(_CODE_SIGN.search(text[line.start : line.end]) is not None for line in written)
     return 2 * signs >= len(written)
@@ -348,7 +348,7 @@ def _is_code(text: str, block: list[Line]) -> bool:
 
 @cache
 def _parser() -> MarkdownIt:
-    """Return a parser of blocks. Markup inside a paragraph is left to the model."""
+    """Return a parser of blocks. The model sees the markup inside a paragraph."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark").enable("table")
@@ -357,9 +357,9 @@ def _parser() -> MarkdownIt:
 
 
 CLOSING = r"[\"'”’»›)\]}）】」』》〉*_`]*"
-# The marks of scripts without spaces end a sentence by themselves, the others before white space.
+# Marks of scripts without spaces end a sentence by themselves; the others end it before white space.
 _UNSPACED, _SPACED = "。！？｡．", ".!?…‽؟۔।॥։።፧፨။៕᠃"
-# It begins with a set of characters, which is searched for faster than one of two, and with the first mark of a run.
+# It begins with one set of characters, which is faster than an alternative of two sets.
 _END = re.compile(
     rf"[{_UNSPACED}{_SPACED}](?:(?<=[{_UNSPACED}])[{_UNSPACED}]*{CLOSING}"
     rf"|(?<=[{_SPACED}])(?<![{_SPACED}]{{2}})[{_SPACED}]*{CLOSING}(?=\s))"
@@ -369,7 +369,7 @@ _OPENING = re.compile(r"[\s\"'“‘«‹(\[{¿¡*_`]*")
 _BREAK = re.compile(r"\s*(?:(?<=[\r\n])[ \t]*(?:>[ \t]?)+[ \t]*)?")
 _LAST_WORD = re.compile(r"[^\W\d_]+(?:\.[^\W\d_]+)*\Z")
 _LONGEST_WORD = 12
-# Words that a name, a number or an example follows.
+# Abbreviations before a name, a number or an example.
 _SHORTENED = re.compile(
     "mr|mrs|ms|dr|prof|st|rec|rev|hon|gen|col|lt|sgt|capt|no|nr|figs?|eq|sec|ch|vol|vs|cf|approx|ca|al|e[.]g|i[.]e|viz|resp|"
     "hr|fr|mme|mlle|sra?|srta|dra|ud|núm|pág|art|bzw|z[.]b|d[.]h|u[.]a|vgl|bspw|dipl|ing",
@@ -378,9 +378,9 @@ _SHORTENED = re.compile(
 
 
 def sentences(text: str) -> list[Section]:
-    """Return the sentences of ``text``, in order and without the white space and markup between them.
+    """Return the sentences of ``text``, in order, without the white space and markup between them.
 
-    Headings, list items and cells are sentences of their own; code, rules and link definitions are left out.
+    Headings, list items and cells are sentences. Code, rules and link definitions are left out.
     """
     stretches: list[Section] = []
     for paragraph in paragraphs(text):
@@ -396,7 +396,7 @@ def sentences(text: str) -> list[Section]:
 
 
 def translated_sentences(text: str) -> list[Section]:
-    """Return the stretches of ``text`` to translate, as `paragraphs` does, with each sentence by itself.
+    """Return the stretches of ``text`` to translate, as `paragraphs` does, but sentence by sentence.
 
     No sentence ends within inline code. Quote signs at the start of a line belong to no sentence.
     """
@@ -422,7 +422,7 @@ def translated_sentences(text: str) -> list[Section]:
 def between_sentences(gap: str, before: str) -> str:
     """Return the white space after the translated sentence ``before``, in place of the original ``gap``.
 
-    Scripts that end sentences with a mark such as 。 have no spaces between them. Other white space is kept.
+    There is no space after a mark such as 。. White space other than a space is kept.
     """
     if gap not in {"", " "}:
         return gap
@@ -430,7 +430,7 @@ def between_sentences(gap: str, before: str) -> str:
 
 
 def holding(stretches: Sequence[Section] | Sequence[Window], section: Section) -> slice:
-    """Return the slice of the stretches, which are in order, that begin in a section."""
+    """Return the slice of the ordered stretches that begin in a section."""
     first, end = (
         bisect_left(stretches, place, key=lambda stretch: stretch.start) for place in (section.start, section.end)
     )
@@ -438,20 +438,20 @@ def holding(stretches: Sequence[Section] | Sequence[Window], section: Section) -
 
 
 def _ends(text: str, paragraph: Section) -> list[int]:
-    """Return the places behind the marks that end a sentence."""
+    """Return the places after the marks that end a sentence."""
     marks = _END.finditer(text, paragraph.start, paragraph.end)
     return [mark.end() for mark in marks if _ends_sentence(text, mark)]
 
 
 def _behind_break(text: str, end: int) -> int:
-    """Return where the sentence after an end begins: behind white space, and the quote signs of a new line."""
+    """Return the start of the next sentence, after white space and the quote signs of a new line."""
     gap = _BREAK.match(text, end)
     assert gap is not None
     return gap.end()
 
 
 def _within(stretches: Sequence[tuple[int, int]], place: int) -> bool:
-    """Return True if a place lies inside one of the stretches, which are in order."""
+    """Return True if a place is inside one of the ordered stretches."""
     before = bisect_left(stretches, place, key=itemgetter(0))
     return before > 0 and place < stretches[before - 1][1]
 

@@ -1,12 +1,11 @@
-"""Long texts in pieces that fit the model, each with its place in the text.
+"""Long texts cut into windows that fit the model, each with its place in the text.
 
-Everything is counted with the model's own tokenizer, on the very string that the model will read, so that a
-window that was cut to fit does fit.
+The model's own tokenizer counts the tokens of the very string that the model reads, so that a window fits.
 
-Where a task decides each token by itself, windows overlap. A text is tokenized once, and its windows are stretches of
-its tokens, each with the special tokens around it, so that a token is the same in each of its windows. It is decided
-in the window in which it has the better context: where it is farther from the nearest end of the window that is not
-an end of the text. A model that reads words has windows of whole words, which overlap in the same way.
+If a task decides each token by itself, windows overlap. A text is tokenized once, and its windows are stretches of
+its tokens with special tokens around them, so that a token is the same in each of its windows. The window with the
+best context decides a token: the window in which the token is farthest from an end that is not an end of the text. A
+model that reads words has windows of whole words, which overlap in the same way.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-# A text with this many characters for each token of the limit is not tokenized to learn that it must be cut.
+# A text with more characters for each token of the limit is cut without tokenizing it first.
 LONG_CHARS_PER_TOKEN = 64
-LEAST_TEXT_TOKENS = 8  # of a text, for which each window has room
+LEAST_TEXT_TOKENS = 8  # the room for text in each window
 _MARGIN = 1.25
 _REMEMBERED = 64
 
@@ -36,8 +35,9 @@ _REMEMBERED = 64
 class Encoded:
     """The input of a model for one window: token features by name, or the text if the model tokenizes it.
 
-    ``tokens`` includes special tokens and the prompt. ``language`` names the model, if there is one per language.
-    ``places`` are those of the tokens in the text, for tasks that need them.
+    ``tokens`` includes special tokens and the prompt. ``language`` chooses the model, if there is one for each
+    language.
+    ``places`` are the places of the tokens in the text, for tasks that need them.
     """
 
     tokens: int
@@ -47,7 +47,7 @@ class Encoded:
 
     @property
     def ids(self) -> Sequence[int]:
-        """The token ids of a window that is not given as text."""
+        """The token ids of a window with token features."""
         return self.feature("input_ids")
 
     def feature(self, name: str) -> Sequence[int]:
@@ -58,7 +58,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A stretch ``[start, end)`` of a text that is computed on its own; ``verbatim`` ones are copied."""
+    """A stretch ``[start, end)`` of a text that is computed by itself, or copied if it is ``verbatim``."""
 
     start: int
     end: int
@@ -67,9 +67,9 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch ``[start, end)`` of a text as the model reads it; ``encoded`` is None when it is copied.
+    """A stretch ``[start, end)`` of a text as the model reads it. ``encoded`` is None if the stretch is copied.
 
-    ``part`` tells that it is one of several that a section had to be cut into.
+    ``part``: the window is one of several windows of a section.
     """
 
     start: int
@@ -89,7 +89,7 @@ def tokens_of(windows: Iterable[Window]) -> list[int]:
 
 
 class Coder(Protocol):
-    """The part of a backend that cutting needs: safe to call from any thread."""
+    """The part of a backend that cuts texts. Safe to call from any thread."""
 
     @property
     def limit_tokens(self) -> int: ...
@@ -109,11 +109,10 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def split(text: str, count: Callable[[str], int], limit_tokens: int) -> list[tuple[int, int]]:
-    """Stretches of ``text`` within the limit, cut at paragraph, sentence, word or, last, character borders.
+    """Return stretches of ``text`` within the limit, cut between paragraphs, sentences, words or, last, characters.
 
-    Their concatenation is the text. The splitter looks ahead at each cut, to the end of what it was given; so it
-    is given blocks, and the last piece of a block, which may be short only because the block ended, begins the
-    next block. No stretch is longer than a block, however few its tokens are.
+    Together they are the whole text. The splitter looks ahead to the end of its input, so it gets the text in blocks.
+    The last piece of a block may be too short, so it begins the next block. No stretch is longer than a block.
     """
     from semantic_text_splitter import TextSplitter
 
@@ -131,8 +130,10 @@ def split(text: str, count: Callable[[str], int], limit_tokens: int) -> list[tup
 
 
 def _seeing_enough(count: Callable[[str], int], limit_tokens: int) -> Callable[[str], int]:
-    """``count``, but of a long piece only as much as shows that it is over the limit, guessed from what was counted
-    last. The splitter asks for some pieces again and again: the last ones are remembered."""
+    """Return a faster ``count``: it stops counting a long piece when the piece is over the limit.
+
+    The last pieces are cached, since the splitter asks for some of them again and again.
+    """
     chars_per_token = 4.0
     remembered = lru_cache(maxsize=_REMEMBERED)(count)
 
@@ -159,13 +160,12 @@ def cut(
 ) -> list[list[Window]]:
     """Return the windows of each text, in order.
 
-    ``sections`` says where windows must be cut; ``clean`` turns a stretch into what the model reads; with
-    ``trim`` the white space between windows belongs to none of them. A section that fits is one window and is
-    tokenized once, together with those of the other texts.
+    ``sections`` returns the sections of a text, which are cut by themselves. ``clean`` turns a stretch into the
+    string that the model reads. With ``trim`` no window has the white space between windows. A section that fits is
+    one window, and is tokenized once, together with the sections of the other texts.
     """
     parts = [(number, section) for number, text in enumerate(texts) for section in sections(text)]
     limit_tokens = coder.limit_tokens
-    # A section this long is not tokenized only to learn that it must be cut.
     short = [
         part
         for part in parts
@@ -212,9 +212,9 @@ def _pieces(text: str, section: Section, coder: Coder, clean: Callable[[str], st
 
 
 def _fitting(text: str, window: Window, coder: Coder, clean: Callable[[str], str]) -> list[Window]:
-    """Return the window, or its halves if the splitter's count is not that of the whole.
+    """Return the window, or its halves if it is over the limit. A single character is never cut.
 
-    Some tokenizers count a string shorter than its parts; a single character is never cut.
+    This can happen since some tokenizers make more tokens of a string than of its parts.
     """
     assert window.encoded is not None
     if window.encoded.tokens <= coder.limit_tokens or window.end - window.start < 2:
@@ -231,11 +231,11 @@ def _fitting(text: str, window: Window, coder: Coder, clean: Callable[[str], str
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The places of the tokens of a window, without special ones: an entry for each in ``starts`` and ``ends``.
+    """The places of the tokens of a window, without special tokens.
 
-    Token number i stands at ``[starts[i], ends[i])`` in the text, in characters. ``inside[i]`` is 1 if it goes on
-    with the word of the token before. ``leading`` is how many special tokens come before them in the window, and
-    ``first`` how many tokens of the text.
+    Token number i is at ``[starts[i], ends[i])`` in the text, in characters. ``inside[i]`` is 1 if it continues the
+    word of the token before. ``leading`` is the number of special tokens before the others in the window, ``first``
+    the number of the text's tokens before the window.
     """
 
     leading: int
@@ -248,17 +248,17 @@ class Places:
         return len(self.starts)
 
 
-# Windows overlap by this part of their tokens, or words: one in the middle of an overlap sees an eighth of a window
-# on its poorer side.
+# Windows overlap by a quarter of their tokens or words, so that each token has an eighth of a window on both sides.
 _OVERLAP = 4
-# A text is tokenized in pieces of at most this many characters: a tokenizer takes a hundred times their room.
+# A text is tokenized in blocks of at most this many characters: a tokenizer's output takes a hundred times their
+# memory.
 BLOCK_CHARS = 500_000
 
 
 def cut_overlapping(texts: Sequence[str], coder: Coder, overlap_tokens: int = 0) -> list[list[Window]]:
-    """Return the windows of each text, in order; those of one text overlap, if they can by so many tokens.
+    """Return the windows of each text, in order. The windows of a text overlap, if possible by ``overlap_tokens``.
 
-    Where ``coder`` does not tell the places of tokens, windows do not overlap.
+    If ``coder`` does not return places of tokens, windows do not overlap.
     """
     blocks = [(number, start, end) for number, text in enumerate(texts) for start, end in _blocks(text)]
     encoded = coder.encode([texts[number][start:end] for number, start, end in blocks])
@@ -277,7 +277,7 @@ def cut_overlapping(texts: Sequence[str], coder: Coder, overlap_tokens: int = 0)
 def stretches(tokens: int, room: int, overlap: int = 0) -> list[tuple[int, int]]:
     """Return stretches ``[first, end)`` of a text's tokens, at most ``room`` long, evenly spread over the text.
 
-    They overlap by a quarter, or by ``overlap`` if that is more; but by no more than half, if not by chance.
+    They overlap by at least a quarter, or by ``overlap`` if that is more, but need not overlap by more than half.
     """
     if tokens <= room:
         return [(0, tokens)]
@@ -288,9 +288,9 @@ def stretches(tokens: int, room: int, overlap: int = 0) -> list[tuple[int, int]]
 
 
 def deciding(windows: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.bool_]]:
-    """Return for each window ``[first, end)`` which of its tokens it decides: each token is decided once.
+    """Return for each window ``[first, end)`` a mask of the tokens that it decides. Each token is decided once.
 
-    A window decides a token if no other has a better context for it, the first of those that have the same.
+    The window with the best context decides a token; of several, the first.
     """
     import numpy as np
 
@@ -309,7 +309,7 @@ def deciding(windows: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.bool_]]:
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int]]:
-    """Yield stretches that a tokenizer takes at once, cut before white space where there is some."""
+    """Yield stretches for the tokenizer, cut before white space if possible."""
     start = 0
     while len(text) - start > BLOCK_CHARS:
         end = start + BLOCK_CHARS
@@ -322,7 +322,7 @@ def _blocks(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _joined(pieces: Sequence[tuple[int, Encoded, Places]]) -> Encoded:
-    """Return a text's tokens from those of its pieces, each of which begins at a character of the text."""
+    """Return a text's tokens from the tokens of its pieces. Each piece has its place in the text."""
     if len(pieces) == 1:
         return pieces[0][1]
     pieces = [piece for piece in pieces if len(piece[2])] or pieces[:1]  # the others are white space
@@ -356,7 +356,7 @@ def _windows(text: str, encoded: Encoded, limit_tokens: int, overlap_tokens: int
 
 
 def _stretch(encoded: Encoded, places: Places, first: int, end: int) -> Encoded:
-    """Return these tokens of a text between the special ones."""
+    """Return some tokens of a text between its special tokens."""
     assert not isinstance(encoded.features, str)
     features = {}
     for name, feature_of_text in encoded.features.items():
@@ -372,7 +372,7 @@ def _stretch(encoded: Encoded, places: Places, first: int, end: int) -> Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The words of a text: word number i stands at ``[starts[i], ends[i])``, in characters, and has ``tokens[i]``."""
+    """The words of a text: word i is at ``[starts[i], ends[i])``, in characters, and has ``tokens[i]`` tokens."""
 
     starts: Sequence[int]
     ends: Sequence[int]
@@ -381,10 +381,10 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class WordReader:
-    """The part of a backend that cutting at words needs; safe to call from any thread.
+    """The part of a backend that cuts texts at words. Safe to call from any thread.
 
-    A window has at most ``most_words``, and ``limit_tokens`` with the ``overhead`` of prompt and special tokens. An
-    entity has at most ``widest`` words.
+    A window has at most ``most_words`` words, and ``limit_tokens`` tokens with the ``overhead`` of prompt and special
+    tokens. An entity has at most ``widest`` words.
     """
 
     words: Callable[[str], Words]
@@ -395,17 +395,17 @@ class WordReader:
 
 
 def cut_at_words(texts: Sequence[str], reader: WordReader) -> list[list[Window]]:
-    """Return the windows of each text, in order; those of one text overlap by a quarter of their words, about."""
+    """Return the windows of each text, in order. The windows of a text overlap by about a quarter of their words."""
     return [_windows_of_words(text, reader, reader.words(text)) for text in texts]
 
 
 def decided(
     windows: Sequence[Window], spans_by_window: Sequence[Iterable[tuple[str, int, int, float]]]
 ) -> list[tuple[str, int, int, float]]:
-    """Return the spans of a text, which do not overlap, from those found in each window, at places in the text.
+    """Return spans of a text that do not overlap, from the spans of its windows at places in the text.
 
-    A span counts if it was found in the window with the better context for it. Of spans that overlap the one with
-    the highest score stays, as within a window.
+    A span counts if it comes from the window with the best context for it. If spans overlap, the span with the
+    highest score is kept, as within a window.
     """
     kept: list[tuple[str, int, int, float]] = []
     taken = bytearray(windows[-1].end if windows else 0)
@@ -424,7 +424,7 @@ def decided(
 
 
 def _owner(windows: Sequence[Window], start: int, end: int) -> int:
-    """Return the number of the window with the better context for a span, the first of those with the same."""
+    """Return the number of the window with the best context for a span; of several, the first."""
 
     def context(number: int) -> float:
         window = windows[number]
@@ -450,10 +450,10 @@ def _windows_of_words(text: str, reader: WordReader, words: Words) -> list[Windo
 
 
 def stretches_of_words(tokens: Sequence[int], most_words: int, room: int, widest: int) -> list[tuple[int, int]]:
-    """Return stretches ``[first, end)`` of words with so many tokens each, within both limits as far as possible.
+    """Return stretches ``[first, end)`` of words with these numbers of tokens, within both limits if possible.
 
-    A word of more tokens than ``room`` is a stretch of its own. Stretches overlap by a quarter of their words, or by
-    ``widest`` words if these are more; but by no more than half. The last is as long as the limits allow.
+    A word with more tokens than ``room`` is a stretch by itself. Stretches overlap by a quarter of their words, or by
+    ``widest`` words if that is more, but at most by half. The last stretch is as long as the limits allow.
     """
     sums = [0, *accumulate(tokens)]
     ranges: list[tuple[int, int]] = []

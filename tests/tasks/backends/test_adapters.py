@@ -249,7 +249,7 @@ def test_files_that_change_after_the_order_are_refused(
     folder = shutil.copytree(made["gpt2"], tmp_path / "a")
     spec = spec_of(bench, "generate", bases["gpt2"], folder, prompt="{text}")
     (folder / "adapter_config.json").write_text((folder / "adapter_config.json").read_text() + " ")
-    with pytest.raises(CannotServe, match="are not those that the job was made with"):
+    with pytest.raises(CannotServe, match="have changed since the job was made"):
         bench.engine.open(spec)
 
 
