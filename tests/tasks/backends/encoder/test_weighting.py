@@ -119,5 +119,5 @@ def test_other_models_are_refused(descriptions: list[str], bench: Bench, tmp_pat
         with pytest.raises(ModelUnsuitable, match="sparse needs a sparse encoder such as SPLADE"):
             pinning.require("sparse", pinned, bench.folders)
     folder = splade(tmp_path / "more", descriptions[:5], more=[Normalize()])
-    with pytest.raises(CannotServe, match="is made of MLMTransformer, SpladePooling, Normalize"):
+    with pytest.raises(CannotServe, match="has the modules MLMTransformer, SpladePooling, Normalize"):
         bench.open(bench.spec("sparse", str(folder)))
