@@ -10,7 +10,7 @@ from typing import Any
 
 from docmill.tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable
 from docmill.tasks.models import families, hub, weights
-from docmill.tasks.models.families import content, table
+from docmill.tasks.models.families import read_object
 from docmill.tasks.models.weights import ADAPTER_CONFIG
 
 WEIGHTS = "adapter_model.safetensors"
@@ -39,7 +39,7 @@ class Adapter:
     def of_folder(cls, name: str, folder: Path) -> Adapter:
         """Read an adapter. Raises ModelNotFound, ModelCorrupt, and ModelUnsuitable if it is no LoRA."""
         require_whole(name, folder)
-        config = table(content(folder / ADAPTER_CONFIG))
+        config = read_object(folder / ADAPTER_CONFIG)
         if (kind := config.get("peft_type")) != "LORA":
             raise ModelUnsuitable(f"{name} is an adapter of the type {kind}: docmill takes LoRA adapters.")
         return cls(name, config, _shapes(folder / WEIGHTS))

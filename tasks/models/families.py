@@ -147,7 +147,7 @@ def knows_prefix(config: Mapping[str, Any], task: str) -> bool:
     return config.get("model_type") == "t5" and config.get("feed_forward_proj", "relu") == "relu"
 
 
-def parsed(data: bytes | None) -> Json:
+def parse_or_none(data: bytes | None) -> Json:
     """Return the value of a JSON text; None for no text or invalid JSON."""
     try:
         value: Json = json.loads(data or b"")  # not orjson: configurations of some models hold Infinity
@@ -156,18 +156,23 @@ def parsed(data: bytes | None) -> Json:
     return value
 
 
-def table(data: bytes | None) -> dict[str, Json]:
+def parse_object(data: bytes | None) -> dict[str, Json]:
     """Return the object in a JSON text; {} for no text, invalid JSON or another value."""
-    value = parsed(data)
+    value = parse_or_none(data)
     return value if isinstance(value, dict) else {}
 
 
-def content(path: Path) -> bytes | None:
+def read_file(path: Path) -> bytes | None:
     """Return the bytes of a file; None if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:
         return None
+
+
+def read_object(path: Path) -> dict[str, Json]:
+    """Return the object in a JSON file; {} if there is none."""
+    return parse_object(read_file(path))
 
 
 # The files that describe a model, beside config.json.
@@ -214,7 +219,10 @@ class Description:
     @classmethod
     def of(cls, config: Mapping[str, Any], files: Mapping[str, bytes | None]) -> Description:
         """Return the description in a model's files. Unreadable files are ignored."""
-        modules, sentence = parsed(files.get(DESCRIPTION_FILES[0])), table(files.get(DESCRIPTION_FILES[1]))
+        modules, sentence = (
+            parse_or_none(files.get(DESCRIPTION_FILES[0])),
+            parse_object(files.get(DESCRIPTION_FILES[1])),
+        )
         listed = modules if isinstance(modules, list) else []
         return cls(
             config,
@@ -225,11 +233,11 @@ class Description:
     @classmethod
     def of_folder(cls, folder: Path) -> Description:
         return cls.of(
-            table(content(folder / "config.json")), {name: content(folder / name) for name in DESCRIPTION_FILES}
+            read_object(folder / "config.json"), {name: read_file(folder / name) for name in DESCRIPTION_FILES}
         )
 
 
-def sort(described: Description) -> str | None:
+def find_encoder_type(described: Description) -> str | None:
     """Return the type of a model that does not give one vector for a text; None for a model that may."""
     if (kind := _BY_TYPE.get(described.sentence_type or "")) is not None:
         return kind
@@ -247,14 +255,14 @@ def sort(described: Description) -> str | None:
 
 def require_dense(described: Description, model: str, kind: str) -> None:
     """Raise ModelUnsuitable, with the model's type, unless the model gives one vector for a text."""
-    if (other := sort(described)) is not None:
+    if (other := find_encoder_type(described)) is not None:
         instead = ": use the task `sparse` with it" if other == SPARSE else ""
         raise ModelUnsuitable(f"{kind} needs a model that gives one vector for a text; {model} is {other}{instead}.")
 
 
 def require_sparse(described: Description, model: str, kind: str) -> None:
     """Raise ModelUnsuitable unless the model's files say that it is a sparse encoder, or are not available."""
-    if described.config and sort(described) != SPARSE:
+    if described.config and find_encoder_type(described) != SPARSE:
         raise ModelUnsuitable(
             f"{kind} needs a sparse encoder such as SPLADE, as sentence-transformers saves it; the files of {model} "
             "name no such module."
@@ -300,10 +308,10 @@ def direction_of_name(model: str) -> Direction:
 
 def direction_of_folder(folder: Path) -> Direction:
     """Return the languages of a Marian model from its files or its folder's name; UNKNOWN for other models."""
-    if table(content(folder / "config.json")).get("model_type") != "marian":
+    if read_object(folder / "config.json").get("model_type") != "marian":
         return UNKNOWN
-    named, tokenizer = direction_of_name(folder.name), table(content(folder / "tokenizer_config.json"))
-    matches = [_TOKEN.fullmatch(token) for token in table(content(folder / "vocab.json"))]
+    named, tokenizer = direction_of_name(folder.name), read_object(folder / "tokenizer_config.json")
+    matches = [_TOKEN.fullmatch(token) for token in read_object(folder / "vocab.json")]
     tokens = tuple(sorted(match.group(1) for match in matches if match))
     return Direction(
         _codes(tokenizer.get("source_lang")) or named.sources,

@@ -11,7 +11,7 @@ from typing import Any
 
 from docmill.storage.extras import Extra
 from docmill.tasks.errors import ModelUnsuitable
-from docmill.tasks.models.families import Family, content, table, window_limit
+from docmill.tasks.models.families import Family, parse_object, read_file, window_limit
 from docmill.tasks.models.weights import GLINER_CONFIG
 
 TOKENIZER = "tokenizer_config.json"
@@ -32,7 +32,7 @@ _OTHER_DESIGNS = {
 
 def read(data: bytes | None) -> dict[str, Any]:
     """Return the config in a gliner_config.json, with GLiNER as its architecture; {} if there is none."""
-    content = table(data)
+    content = parse_object(data)
     named = {"model_type": content.get("model_type") or "gliner", "architectures": [Family.GLINER.value]}
     return {**content, **named} if content else {}
 
@@ -90,11 +90,11 @@ def of_folder(folder: Path, model: str) -> dict[str, Any]:
 
     The library would download a missing tokenizer from the hub, and ask on the terminal if it may run code.
     """
-    config = read(content(folder / GLINER_CONFIG))
+    config = read(read_file(folder / GLINER_CONFIG))
     require(config, model)
-    if (tokenizer := content(folder / TOKENIZER)) is None:
+    if (tokenizer := read_file(folder / TOKENIZER)) is None:
         raise _not_whole(model, "its tokenizer")
-    _require_no_code(table(tokenizer), TOKENIZER, model)
+    _require_no_code(parse_object(tokenizer), TOKENIZER, model)
     return config
 
 

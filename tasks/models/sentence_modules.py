@@ -16,7 +16,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.json_values import Json
 from docmill.tasks import prompts
 from docmill.tasks.errors import CannotServe, Unsuited
-from docmill.tasks.models.families import content, parsed, table
+from docmill.tasks.models.families import parse_or_none, read_file, read_object
 from docmill.tasks.models.weights import ADAPTER_CONFIG
 
 POOLINGS = frozenset({"cls", "max", "mean", "lasttoken"})
@@ -112,15 +112,15 @@ def require_single(poolings: Sequence[str]) -> None:
 def read(folder: Path) -> SentenceModules | None:
     """Return the modules in a model's folder; None if the library has to read them."""
     try:
-        listed = content(folder / "modules.json")
-        modules = SentenceModules(folder) if listed is None else _of_list(folder, parsed(listed))
+        listed = read_file(folder / "modules.json")
+        modules = SentenceModules(folder) if listed is None else _of_list(folder, parse_or_none(listed))
     except Unsuited:
         return None
-    config = table(content(modules.folder / "config.json"))
+    config = read_object(modules.folder / "config.json")
     plain = config.get("model_type") in _TYPES and not any(
         config.get(name) for name in ("auto_map", "is_decoder", "output_hidden_states", "quantization_config")
     )
-    plain = plain and "chat_template" not in table(content(modules.folder / "tokenizer_config.json"))
+    plain = plain and "chat_template" not in read_object(modules.folder / "tokenizer_config.json")
     return modules if plain and not any((modules.folder / name).exists() for name in _MORE) else None
 
 
@@ -130,8 +130,8 @@ def _of_list(folder: Path, listed: Json) -> SentenceModules:
     if [name for name, _ in modules[:2]] != [_TRANSFORMER, _POOLING]:
         raise Unsuited
     (_, transformer), (_, pooling), *others = modules
-    poolings, include_prompt = _poolings(table(content(pooling / "config.json")))
-    dimensions, prompts = _settings(table(content(folder / "config_sentence_transformers.json")))
+    poolings, include_prompt = _poolings(read_object(pooling / "config.json"))
+    dimensions, prompts = _settings(read_object(folder / "config_sentence_transformers.json"))
     steps = [_step(name, place) for name, place in others]
     length = _max_length(transformer)
     return SentenceModules(transformer, length, poolings, include_prompt, steps, dimensions, prompts)
@@ -155,7 +155,7 @@ def _max_length(folder: Path) -> int | None:
     files = sorted(folder.glob("sentence_*_config.json"))
     if not files:
         return None
-    config = table(content(files[0]))
+    config = read_object(files[0])
     _require(config, _OF_TRANSFORMER, {"max_seq_length"})
     if len(files) > 1 or files[0].name != "sentence_bert_config.json" or not config:
         raise Unsuited
@@ -196,7 +196,7 @@ def _settings(config: Mapping[str, Json]) -> tuple[int | None, Prompts]:
 
 
 def _step(name: str, folder: Path) -> DenseModule | None:
-    config = table(content(folder / "config.json"))
+    config = read_object(folder / "config.json")
     if name == _NORMALIZE:
         _require(config, _OF_VECTORS, ())
         return None

@@ -15,7 +15,7 @@ import orjson
 
 from docmill.storage.core.private_files import write_note
 from docmill.tasks.errors import ModelCorrupt, ModelNotFound
-from docmill.tasks.models.families import content, parsed, table
+from docmill.tasks.models.families import parse_object, parse_or_none, read_file, read_object
 
 # Folders with copies of the weights in other formats, and with files of the training.
 _OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml", "flax", "tf", "runs", "original", "gguf"})
@@ -61,7 +61,7 @@ def has_weights(names: Iterable[str]) -> bool:
 
 def adapter_of(model: str, config: bytes) -> str:
     """Return the message for an adapter that is named as a model. `config` is its adapter_config.json."""
-    base = table(config).get("base_model_name_or_path")
+    base = parse_object(config).get("base_model_name_or_path")
     return (
         f"{model} is an adapter{f' of {base}' if base else ''}, and not a whole model. Name its base with --model, "
         "and the adapter with --adapter."
@@ -198,12 +198,12 @@ def _require_json(path: Path) -> None:
         file.seek(max(0, size - _PARSED_BYTES))
         end = file.read()
     closed = end.rstrip().endswith((b"}", b"]"))
-    if not closed or (size <= _PARSED_BYTES and parsed(end) is None):
+    if not closed or (size <= _PARSED_BYTES and parse_or_none(end) is None):
         raise ModelCorrupt(f"{path} is not whole: {_AGAIN}.")
 
 
 def _require_shards(index: Path) -> None:
-    files = table(index.read_bytes()).get("weight_map")
+    files = parse_object(index.read_bytes()).get("weight_map")
     if not isinstance(files, dict):
         raise ModelCorrupt(f"{index} has no table of weights: {_AGAIN}.")
     missing = sorted({str(file) for file in files.values() if not (index.parent / str(file)).is_file()})
@@ -213,7 +213,7 @@ def _require_shards(index: Path) -> None:
 
 def require_tokenizer(folder: Path) -> None:
     """Raise ModelCorrupt if the tokenizer's files are missing, unless the first module is no transformer."""
-    modules = parsed(content(folder / "modules.json"))
+    modules = parse_or_none(read_file(folder / "modules.json"))
     if isinstance(modules, list):
         first = modules[0] if modules and isinstance(modules[0], dict) else {}
         if str(first.get("type", "")).rpartition(".")[2] != "Transformer":
@@ -222,7 +222,7 @@ def require_tokenizer(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "tokenizer.json" in names:
         return
-    config, tokenizer = (table(content(folder / name)) for name in ("config.json", "tokenizer_config.json"))
+    config, tokenizer = (read_object(folder / name) for name in ("config.json", "tokenizer_config.json"))
     if tokenizer.get("tokenizer_class") in _WITHOUT_FILES:
         return
     if config.get("model_type") == "marian":

@@ -38,7 +38,15 @@ from docmill.tasks.models import families, gliner, hub, weightless, weights
 from docmill.tasks.models.adapters import FILES as ADAPTER_FILES
 from docmill.tasks.models.adapters import Adapter
 from docmill.tasks.models.adapters import require_whole as require_adapter
-from docmill.tasks.models.families import Description, Direction, Family, content, parsed, table
+from docmill.tasks.models.families import (
+    Description,
+    Direction,
+    Family,
+    parse_object,
+    parse_or_none,
+    read_file,
+    read_object,
+)
 from docmill.tasks.models.sentence_modules import Prompts
 from docmill.tasks.models.weights import ModelFolders, require_files, require_tokenizer, require_whole
 from docmill.tasks.outputs import Head
@@ -181,13 +189,13 @@ def read_config(pinned: Pinned | Spec, folders: ModelFolders) -> dict[str, Any]:
     if weightless.is_weightless(pinned.model):
         return weightless.config(pinned.model)
     if (data := _small_file(pinned, "config.json", folders)) is not None:
-        return table(data)
+        return parse_object(data)
     if (data := _small_file(pinned, weights.GLINER_CONFIG, folders)) is not None:
         return gliner.read(data)
     # Older models of sentence-transformers keep it with their first module.
     folder = _pinned_folder(pinned, folders)
     older = sorted(folder.glob("0*/config.json")) if folder is not None else []
-    return next((table(content(path)) for path in older), {})
+    return next((read_object(path) for path in older), {})
 
 
 def require(
@@ -224,7 +232,7 @@ def describe(pinned: Pinned, folders: ModelFolders) -> Description:
 def read_prompts(pinned: Pinned, folders: ModelFolders) -> Prompts | None:
     """Return the prompts of a sentence-transformers model; None if its files are not available."""
     if (settings := _small_file(pinned, _PROMPTS_FILE, folders)) is not None:
-        return Prompts.of(parsed(settings))
+        return Prompts.of(parse_or_none(settings))
     has_none = weightless.is_weightless(pinned.model) or _pinned_folder(pinned, folders) is not None
     return Prompts() if has_none else None
 
@@ -294,7 +302,7 @@ def _small_file(pinned: Pinned | Spec, name: str, folders: ModelFolders) -> byte
     if not pinned.revision.startswith(_LOCAL):
         return hub.small_file(pinned.model, pinned.revision, name)
     folder = _pinned_folder(pinned, folders)
-    return content(folder / name) if folder is not None else None
+    return read_file(folder / name) if folder is not None else None
 
 
 def _package_folder(reference: str) -> Path | None:
@@ -335,7 +343,7 @@ def _require_hub_id(name: str, folders: ModelFolders) -> None:
 
 def _stated_limits(pinned: Pinned, folders: ModelFolders) -> list[int]:
     """Return the longest inputs that the files of the tokenizer and of sentence-transformers state, in tokens."""
-    stated_limits = [table(_small_file(pinned, file, folders)).get(name) for file, name in _LIMITS]
+    stated_limits = [parse_object(_small_file(pinned, file, folders)).get(name) for file, name in _LIMITS]
     return [int(stated) for stated in stated_limits if isinstance(stated, int | float) and math.isfinite(stated)]
 
 

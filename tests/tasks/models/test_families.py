@@ -19,7 +19,15 @@ from docmill.tasks import kinds
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from docmill.tasks.models import families
-from docmill.tasks.models.families import UNKNOWN, Description, Direction, content, parsed, sort, table
+from docmill.tasks.models.families import (
+    UNKNOWN,
+    Description,
+    Direction,
+    find_encoder_type,
+    parse_object,
+    parse_or_none,
+    read_file,
+)
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
@@ -65,7 +73,7 @@ def test_what_sentence_transformers_saved_is_told_apart_and_refused(
     folder = tmp_path / "saved"
     with quiet():
         SAVED[kind](bert, folder)
-    assert sort(Description.of_folder(folder)) == kind
+    assert find_encoder_type(Description.of_folder(folder)) == kind
     checked = pinning.check(str(folder), bench.folders)
     # A reranker scores a text alone, too.
     assert checked.kinds == {families.PAIRS: ("classify",), families.SPARSE: ("sparse",)}.get(kind, ())
@@ -79,17 +87,20 @@ def test_what_sentence_transformers_saved_is_told_apart_and_refused(
 
 def test_models_without_any_of_these_files_are_told_by_their_config() -> None:
     pairs = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
-    assert sort(Description(pairs)) == families.PAIRS
-    assert sort(Description({"architectures": ["HF_ColBERT"], "model_type": "bert"})) == families.TOKENS
+    assert find_encoder_type(Description(pairs)) == families.PAIRS
+    assert find_encoder_type(Description({"architectures": ["HF_ColBERT"], "model_type": "bert"})) == families.TOKENS
     old = {
         "architectures": ["BertForSequenceClassification"],
         "sbert_ce_default_activation_function": "torch.nn.Identity",
     }
-    assert sort(Description(old)) == families.PAIRS
+    assert find_encoder_type(Description(old)) == families.PAIRS
     many = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "good", "1": "bad"}}
-    assert sort(Description(many)) is None
-    assert sort(Description({"architectures": ["BertForMaskedLM"]})) is None
-    assert sort(Description.of({}, {"modules.json": b"{", "config_sentence_transformers.json": b"[]"})) is None
+    assert find_encoder_type(Description(many)) is None
+    assert find_encoder_type(Description({"architectures": ["BertForMaskedLM"]})) is None
+    assert (
+        find_encoder_type(Description.of({}, {"modules.json": b"{", "config_sentence_transformers.json": b"[]"}))
+        is None
+    )
 
 
 def test_models_that_give_one_vector_are_taken_as_they_were(bert: Path, bench: Bench, tmp_path: Path) -> None:
@@ -181,6 +192,6 @@ def test_target_tokens_are_matched_and_one_must_be_chosen() -> None:
 
 
 def test_text_that_is_no_json_or_no_object_is_an_empty_table(tmp_path: Path) -> None:
-    assert [table(data) for data in (b"{", b"[1]", b"\xff", None)] == [{}, {}, {}, {}]
-    assert [parsed(data) for data in (b"{", b"[1]", b"\xff", None)] == [None, [1], None, None]
-    assert [content(tmp_path), content(tmp_path / "missing.json")] == [None, None]
+    assert [parse_object(data) for data in (b"{", b"[1]", b"\xff", None)] == [{}, {}, {}, {}]
+    assert [parse_or_none(data) for data in (b"{", b"[1]", b"\xff", None)] == [None, [1], None, None]
+    assert [read_file(tmp_path), read_file(tmp_path / "missing.json")] == [None, None]
