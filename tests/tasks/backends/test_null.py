@@ -61,7 +61,7 @@ def test_its_pace_is_that_of_padded_tokens(bench: Bench, engine_of: EngineOf) ->
 
 @pytest.mark.parametrize("model", ["null@abc", "null@", "null@0", "null@-5", "null@1.5"])
 def test_a_pace_that_is_no_number_is_no_model(model: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="N tokens a second, a whole number"):
+    with pytest.raises(ModelNotFound, match="N tokens a second, such as null@2000"):
         pinning.pin(model, ModelFolders(None, tmp_path))
 
 

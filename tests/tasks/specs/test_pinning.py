@@ -103,7 +103,7 @@ def test_a_folder_is_pinned_by_the_files_of_its_tokenizer_alone(tmp_path: Path) 
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     other = pinned(str(folder), tmp_path)
     assert other.sha256 != spec.sha256
-    with pytest.raises(ModelCorrupt, match="not those that the job was made with"):
+    with pytest.raises(ModelCorrupt, match="have changed since the job was made"):
         pinning.TOKENIZERS.locate_beside(spec, folders)
 
 

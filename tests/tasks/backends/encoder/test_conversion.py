@@ -97,7 +97,7 @@ def test_a_model_whose_head_wants_more_than_its_last_states_is_left_to_others(
     layered = architectures.bert(tmp_path / "bert", descriptions[:40])
     config = json.loads((layered / "config.json").read_text())
     (layered / "config.json").write_text(json.dumps({**config, "output_hidden_states": True}))
-    with pytest.raises(Unsuited, match="more of the first"):
+    with pytest.raises(Unsuited, match="read more than the encoder's last hidden states"):
         opened(of_folder(layered), tmp_path)
 
 
