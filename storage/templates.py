@@ -49,9 +49,9 @@ class Template:
         return tuple(field for field in self.fields if field not in optional)
 
     def render(self, text: str, meta: Mapping[str, Any]) -> str:
-        """The template over a document, as it is stored. A blank document gives a blank one, a missing field nothing.
+        """Return the prompt for a document, as it is stored; an empty text for a blank document.
 
-        Lists and objects are written as JSON.
+        A missing field is empty. Lists and objects are written as JSON.
         """
         if not text.strip():
             return ""
@@ -77,7 +77,7 @@ class Questions:
         return tuple(dict.fromkeys(name for template in self.templates for name in template.fields))
 
     def render(self, text: str, meta: Mapping[str, Any]) -> str:
-        """Return the questions and the text, as they are stored. A blank document gives a blank one."""
+        """Return the questions and the text, as they are stored; an empty text for a blank document."""
         if not text.strip():
             return ""
         return normalize("\n".join([*self.filled(meta), text]))[0]
@@ -108,9 +108,9 @@ class Messages:
         return tuple(dict.fromkeys((self.field, *self.otherwise.fields)))
 
     def render(self, text: str, meta: Mapping[str, Any]) -> str:
-        """Return the messages as they are stored. A blank document gives a blank one.
+        """Return the messages as they are stored; an empty text for a blank document.
 
-        A text may be the messages, where the field of the text is that of the messages.
+        The text itself may be the messages, if the field of the text is that of the messages.
         """
         if not text.strip():
             return ""
@@ -211,7 +211,7 @@ def is_messages(value: object) -> TypeGuard[list[dict[str, Any]]]:
 
 
 def as_messages(text: str) -> list[dict[str, Any]] | None:
-    """Return the messages whose JSON a text is; None for another text."""
+    """Return the messages in a JSON text; None for any other text."""
     if not text.lstrip().startswith("["):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The access to SQL: engines with the right pragmas, transactions with bounded retry, the database's clock.
+"""Access to SQL: a store's engine, its transactions with bounded retry, and its errors.
 
 Reads and writes are separate because SQLite needs it: a write begins IMMEDIATE, so that it waits for the write lock
 at the start, and never fails half-way when a read lock cannot be upgraded.
@@ -40,7 +40,7 @@ from docmill.storage.errors import (
 T = TypeVar("T")
 
 RETRIES = 6
-_ROUNDS = 8  # in which two connections take turns to recognize a pooler
+_ROUNDS = 8  # of two connections that take turns, to recognize a pooler
 
 
 def shown(url: URL) -> str:
@@ -50,12 +50,12 @@ def shown(url: URL) -> str:
 
 
 class Database:
-    """A store's engine. Cheap to make: nothing connects before the first transaction. Safe to share by threads.
-    After `os.fork()` the child connects anew.
+    """A store. Nothing connects before the first transaction. Threads may share it; after `os.fork()` the child
+    connects anew.
 
-    A write that meets a passing fault is tried `retries` times in all; in SQLite each of them waits
-    `busy_timeout_s` for another writer. `patience` is for a PostgreSQL that goes silent. `kinds` are the kinds of
-    tasks by their names; without them it can only be migrated and counted.
+    A write that meets a passing fault is tried up to `retries` times. In SQLite each try waits `busy_timeout_s` for
+    another writer. `patience` bounds the wait for a silent PostgreSQL. `kinds` are the kinds of tasks by their names;
+    a store without them can only be migrated and counted.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Database:
             self.url: URL = make_url(url)
             if "@" in (self.url.host or ""):
                 raise ValueError("the rest of a password, not a host")
-            self._type, self.engine = _opened(self.url, pool_size, busy_timeout_s, patience)
+            self._type, self.engine = _open_engine(self.url, pool_size, busy_timeout_s, patience)
         except (sa_exc.ArgumentError, sa_exc.NoSuchModuleError, ImportError, ValueError):
             # Not `from error`: what failed to parse may be a piece of a password.
             raise StorageError(
@@ -115,10 +115,11 @@ class Database:
         """Run `work` in a write transaction and return its value; on a passing fault run it again, so it must
         survive happening twice.
 
-        A database that was reached before and is gone is a passing fault: it may be restarting. A silent one is not:
-        it was waited for. Raises DatabaseBusy, or DatabaseUnreachable, when the fault outlasts the retries.
+        A database that was reached before and is gone is a passing fault, since it may be restarting. A silent
+        database is not: the transaction has waited for it. Raises DatabaseBusy or DatabaseUnreachable if the fault
+        outlasts the retries.
 
-        A Ctrl-C that comes meanwhile waits for the end of the transaction; a second one does not.
+        A Ctrl-C waits for the end of the transaction; a second Ctrl-C does not.
         """
         for attempt in range(1, self._retries + 1):
             try:
@@ -173,7 +174,7 @@ class Database:
         from docmill.storage.core import postgresql
 
         with self._errors(), self.engine.connect().execution_options(docmill_autocommit=True) as connection:
-            connection.detach()  # it is closed, and not used again, with what is set in it
+            connection.detach()  # it is closed and not used again, since its settings stay
             yield self._type(connection, self.kind_of), postgresql.is_pooled(connection)
 
     @contextmanager
@@ -277,7 +278,7 @@ class Uninterrupted:
 def pooling(database: Database) -> str | None:
     """Return how a pooler, such as PgBouncer, hands the server's sessions to its clients; None without a pooler.
 
-    As far as two connections that take turns can tell.
+    Two connections take turns, and compare the server processes that they get.
     """
     if database.server is None:
         return None
@@ -314,7 +315,9 @@ def _json(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def _opened(url: URL, pool_size: int, busy_timeout_s: float, patience: Patience) -> tuple[type[Transaction], Engine]:
+def _open_engine(
+    url: URL, pool_size: int, busy_timeout_s: float, patience: Patience
+) -> tuple[type[Transaction], Engine]:
     """Return the class of the database's transactions, and its engine; nothing connects yet."""
     common: dict[str, Any] = {
         "pool_size": pool_size,

@@ -1,7 +1,7 @@
-"""The invariants of a store: what holds at every moment, whatever works on it. `invariants.sql` has the queries.
+"""The invariants of a store: conditions that hold at every moment. `invariants.sql` has the queries.
 
-All queries run in one read transaction, which sees one state of the store, so that work that goes on meanwhile makes
-no false alarm. Each scans the tables that it names once, and what does not fit in memory is sorted on disk.
+All queries run in one read transaction, which sees one state of the store. So workers that go on meanwhile cause no
+false alarm. A query scans each of its tables once, and sorts on disk if memory does not suffice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlalchemy import ForeignKeyConstraint
 from docmill.storage.core.schema import ADDED_BY_SHARD, SHARD_KEY, collections_of_tables
 from docmill.storage.core.transaction import Transaction
 
-MOST_ROWS = 10  # shown of those that break an invariant
+MOST_ROWS = 10  # that are shown of a broken invariant
 REPORT = (
     "Keep a backup of the store and report this with the rows: docmill has a bug, or another program wrote to it."
 )
@@ -39,7 +39,7 @@ _BLOCK = re.compile(r"^-- (\{?\w+\}?): (.+?)\n(?!--)(.+?)(?=\n\n--|\Z)", re.MULT
 
 @dataclass(frozen=True)
 class Invariant:
-    """An invariant: its name, the sentence that holds, the query for rows that break it, and what to do then."""
+    """An invariant: its name, a sentence, the query for the rows that break it, and advice for that case."""
 
     name: str
     sentence: str

@@ -31,17 +31,17 @@ SPEC = (SpecRow.kind, SpecRow.model, SpecRow.revision, SpecRow.quality, SpecRow.
 
 
 def corpus_id(transaction: Transaction, name: str) -> int:
-    """Return the id of the corpus of that name, made if there is none."""
+    """Return the id of the corpus with this name. Make the corpus if there is none."""
     return _find_or_make(transaction, Corpus, "name", {"name": name, "created_at": db_now()})
 
 
 def spec_id(transaction: Transaction, spec: Spec) -> int:
-    """Return the id of a spec, made if there is none."""
+    """Return the id of a spec. Store the spec if it is new."""
     return _find_or_make(transaction, SpecRow, "sha256", {"sha256": spec.sha256, **spec.fields})
 
 
 def runtime_id(transaction: Transaction, runtime: Mapping[str, Any]) -> int:
-    """Return the id of a runtime, {"device", "precision", "backend", "versions"}, made if there is none."""
+    """Return the id of a runtime, {"device", "precision", "backend", "versions"}. Store it if it is new."""
     return _find_or_make(transaction, Runtime, "sha256", {"sha256": runtime_sha256(runtime), **runtime})
 
 
@@ -50,12 +50,12 @@ def runtime_sha256(runtime: Mapping[str, Any]) -> bytes:
 
 
 def vector_length(transaction: Transaction, spec_id: int) -> int | None:
-    """Return the numbers in each vector of a spec; None before its first one."""
+    """Return the length of a spec's vectors; None before the first vector."""
     return transaction.scalar(select(VectorLength.numbers).where(VectorLength.spec_id == spec_id))
 
 
 def make_vector_length(transaction: Transaction, spec_id: int, numbers: int) -> int:
-    """Return the numbers in each vector of a spec, kept now if there was none."""
+    """Return the length of a spec's vectors. Store `numbers` as the length before the first vector."""
     length = vector_length(transaction, spec_id)
     if length is None:
         made = transaction.insert(VectorLength).values(spec_id=spec_id, numbers=numbers)
@@ -71,7 +71,7 @@ def spec_of(row: Row[*tuple[Any, ...]]) -> Spec:
 
 
 def known_outcomes(transaction: Transaction, spec_id: int, content_ids: Sequence[int]) -> dict[int, Known]:
-    """Return the status, by content, of those that have an outcome under the spec."""
+    """Return the outcomes that contents have under a spec, by content."""
     query = select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags).where(OutcomeRow.spec_id == spec_id)
     rows = transaction.probe(query, OutcomeRow.content_id, content_ids)
     return {row.content_id: Known(row.status, row.flags) for row in rows}
@@ -133,13 +133,13 @@ def find_corpus(database: Database, name: str) -> int:
 
 
 def first_existing(database: Database, names: Sequence[str]) -> str:
-    """Return the first of several names that a corpus has; the first name if none has."""
+    """Return the first of these names that a corpus has; the first name if no corpus has any of them."""
     existing = {*database.values(select(Corpus.name).where(Corpus.name.in_(names)))}
     return next((name for name in names if name in existing), names[0])
 
 
 def is_current_document(documents: FromClause = Document.__table__) -> ColumnElement[bool]:
-    """Return the condition for a document to be in its corpus now: the latest of its key, and in its source still.
+    """Return the condition for a document to be in its corpus now: the latest version of its key, and not gone.
 
     `documents` has the columns of `Document`, perhaps under another name.
     """
@@ -149,7 +149,7 @@ def is_current_document(documents: FromClause = Document.__table__) -> ColumnEle
 def pages(
     database: Database, query: Select[*Ts], by: Key, size: int, after: int | str = 0
 ) -> Iterator[Sequence[Row[*Ts]]]:
-    """Yield the rows of a query in the order of one of its columns, a unique one, from the value behind `after` on.
+    """Yield the rows of a query page by page, in the order of a unique column, beginning behind the value `after`.
 
     No transaction is open while the caller works. The last page has fewer than `size` rows, perhaps none.
     """

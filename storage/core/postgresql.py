@@ -3,9 +3,9 @@
 A connection pooler such as PgBouncer may give every transaction another session of the server. So no statement is
 prepared for later ones, settings are made with SET LOCAL as a transaction begins, and locks end with a transaction.
 
-Connections notice when they are half open. The kernel notices a network that is gone. It notices nothing where a
-proxy or a firewall keeps the connection up and forwards nothing: then each side waits for the other for ever. A long
-silence alone proves nothing, since an index may take an hour to build. So whoever waits for long asks the server over
+Connections notice when they are half open. The kernel notices a network that is gone, but not a proxy or a firewall
+that keeps the connection up and forwards nothing: then each side waits for the other for ever. A long silence alone
+proves nothing, since an index may take an hour to build. So a connection that has waited for long asks the server over
 another connection.
 """
 
@@ -83,8 +83,8 @@ _CONNECTING = re.compile(r'connection failed: connection to server at "[^"]+".*?
 _FULL = ("too many clients", "too many connections", "remaining connection slots", "no more connections allowed")
 _INSERTED_MEANWHILE = "23505"  # a row that was not there when this transaction looked: the next try sees it
 _IDLE_FOR_TOO_LONG = "25P03"  # the server ended a transaction whose client was idle, such as a suspended machine
-# A text or corpus that was found and is gone when it is referred to: the next try stores it anew, or does without.
-# Or a pipeline whose run came while it was being removed: the next try removes both.
+# Another transaction removed a text or corpus that this one refers to: the next try stores it anew, or does without.
+# Or a run began while its pipeline was being removed: the next try removes both.
 _REFER_TO_WHAT_IS_REMOVED = {
     "fk_ingest_corpus_id",
     "fk_document_content_id",
@@ -198,10 +198,10 @@ def begin(connection: Connection, statements: str = SERVER_PID) -> None:
 
 
 def is_pooled(connection: Connection) -> bool:
-    """True where a pooler stands between a connection outside of transactions and the server.
+    """Return True if a pooler stands between a connection outside of transactions and the server.
 
     A pooler invents the process number that it tells a client, since the client has no server process of its own.
-    Where there is none, the connection's further statements are watched.
+    Without a pooler, the connection's further statements are watched.
     """
     driver: object = connection.connection.dbapi_connection
     assert isinstance(driver, WatchedConnection)
@@ -219,7 +219,7 @@ _SAID = {
 
 
 class WatchedConnection(psycopg.Connection[Any]):
-    """A connection that asks after its statement once the server has been silent; without `patience` it never does.
+    """A connection that asks about its statement when the server has been silent; without `patience` it never does.
 
     `how` has the arguments to make another one; a connection without them gives up instead of asking. `server_pid` is
     the server process that carries out our transaction, which a pooler chooses anew each time; None outside of a
@@ -388,26 +388,25 @@ class PostgresqlTransaction(Transaction):
         return sorted(keys)
 
     def prefer_indexes(self) -> None:
-        """PostgreSQL takes a job for an average one, and so believes that a table of a million shards, read from its
-        start, soon comes to one of any job's.
+        """Forbid scans of whole tables. PostgreSQL takes every job for an average job, and expects that reading a
+        million shards from the start soon finds a shard of any job.
         """
         self.exec_driver_sql("SET LOCAL enable_seqscan = off")
 
     def prefer_index_order(self) -> None:
-        """PostgreSQL, while it knows nothing of a new table, would sort what is left of it for every page."""
+        """Forbid sorts. While PostgreSQL knows nothing of a new table, it would sort its rest for every page."""
         self.exec_driver_sql("SET LOCAL enable_sort = off")
 
     def keep_key_plans(self) -> None:
-        """Each transaction begins by asking for a plan each time (`beginning`), which costs more than writing the
-        row. Only plans made here are kept, and those read no table from its start, whatever size it had when they
-        were made.
+        """Keep plans, which `beginning` forbids: making one costs more than writing a row. Only plans made from here
+        on are kept, and they scan no table, whatever its size was when they were made.
         """
         self.prefer_indexes()
         self.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
 
     def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:
-        """PostgreSQL knows nothing yet of a table that is being filled at a stroke, and would read all of it for an
-        `IN (…)`. OFFSET 0 keeps its planner from turning the look-ups into one join.
+        """Look each value up. For an `IN (…)`, PostgreSQL would read all of a table that is just being filled, since
+        it knows nothing of it yet. OFFSET 0 keeps its planner from turning the look-ups into one join.
         """
         if not values:
             return []
@@ -417,7 +416,7 @@ class PostgresqlTransaction(Transaction):
         return self.execute(select(matches).select_from(wanted).join(matches, true())).all()
 
     def content_ids(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
-        # Said to the driver in one value: thousands of parameters cost more than the look-ups. OFFSET 0: see `probe`.
+        # One parameter: thousands of them cost more than the look-ups. OFFSET 0: see `probe`.
         query = (
             "SELECT sha256, id FROM generate_series(1, %s::int, 32) AS start CROSS JOIN LATERAL "
             "(SELECT sha256, id FROM content WHERE sha256 = substring(%s::bytea FROM start FOR 32) OFFSET 0) AS hits"
@@ -430,7 +429,7 @@ class PostgresqlTransaction(Transaction):
         return postgresql.insert(table.__table__)
 
     def load(self, table: type[Base], columns: Columns) -> None:
-        """By COPY, in binary, which spares both sides the escapes of texts and hashes."""
+        """Load by COPY in binary, so that neither side has to escape texts and hashes."""
         if not any(columns.values()):
             return
         target = table.__table__
@@ -535,7 +534,7 @@ def _in_binary(kind: TypeEngine[Any], values: Sequence[Any]) -> tuple[str, Seque
 
 
 def copy_binary(connection: Connection, into: str, rows: bytes) -> None:
-    """COPY rows that are in PostgreSQL's binary form already; `into` is the statement up to its FROM."""
+    """Load rows that are in PostgreSQL's binary form; `into` is the COPY statement up to its FROM."""
     with _copying(connection, into) as copy:
         copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8) + rows + b"\xff\xff")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, for this user alone. One that is there stays as it is."""
+    """Make a folder and its missing parents for this user alone. An existing folder stays as it is."""
     if not path.parent.exists():
         make_folder(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)  # says so where it is no folder
+    path.mkdir(mode=0o700, exist_ok=True)  # raises FileExistsError for a file
 
 
 def make_file(path: Path) -> None:

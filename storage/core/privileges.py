@@ -1,6 +1,6 @@
 """Privileges that docmill's database users need on PostgreSQL, and the check for missing privileges.
 
-docs/security.md has the same as GRANT statements, and a test holds the two together.
+docs/security.md has the same as GRANT statements. A test compares the two.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def worker_rights() -> Rights:
 
 
 def order_rights() -> Rights:
-    """Return the rights that a worker needs besides, to take orders."""
+    """Return the further rights of a worker that takes orders."""
     return {**ORDERS, **dict(chain.from_iterable(feature.order_rights.items() for feature in features()))}
 
 

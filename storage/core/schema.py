@@ -4,7 +4,7 @@ A class stands for its table in a statement, and an instance is a row. docmill u
 ORM: nothing writes rows back, and loading the ORM would slow the start of every command.
 
 Times are seconds since 1970 by the database's clock. A job's counts are sums over its steps and shards, so that
-nobody counts outcomes. Constraint names are fixed, so that a migration can name what it changes on every database.
+nobody counts outcomes. Constraint names are fixed, so that a migration can name the constraints that it changes.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def column(
 ) -> Any:
     """Return a column for values of a Python type, or for `Json`, perhaps with a foreign key.
 
-    Its name is that of the attribute. Its `default` is that of the database, too, for rows that SQL by hand adds.
+    Its name is that of the attribute. Its `default` is the database's, too, for rows that somebody adds by hand.
     SQLAlchemy's Column takes the further arguments.
     """
     if default is not None:
@@ -677,7 +677,8 @@ class LastId(Base):
 class Compatibility(Base):
     """One row: the `oldest` revision of the schema whose release can still work with this database.
 
-    A migration that only adds leaves it; one that takes away what an earlier release uses sets it to its own.
+    A migration that only adds leaves it. A migration that removes something that an earlier release uses sets it to
+    its own revision.
     """
 
     __tablename__ = "compatibility"

@@ -15,9 +15,9 @@ ANSWER_S = 8.0  # the other limits derive from it
 class Patience:
     """Bounds for a server, a network or a proxy that goes silent, in seconds.
 
-    After `answer_s` without a byte the server is asked, over another connection, if it still works on the statement;
-    connecting takes no longer either. With `bounded` the server itself ends a statement after `statement_s`, which is
-    for statements that are short by nature.
+    After `answer_s` without a byte, the server is asked over another connection if it still works on the statement.
+    Connecting takes no longer than that, either. `bounded` is for statements that are short by nature: the server
+    ends them after `statement_s`.
     """
 
     answer_s: float = ANSWER_S

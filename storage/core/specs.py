@@ -241,7 +241,7 @@ class Known:
 
 
 def tally(outcomes: Iterable[Known]) -> dict[str, int]:
-    """Return the number of outcomes by status. Those with a doubtful flag, and `truncated` ones, are done as well."""
+    """Return the number of outcomes by status, and of `truncated` and `doubtful` outcomes, which are done as well."""
     known = list(outcomes)
     counts = {str(status): sum(outcome.status == status for outcome in known) for status in Status}
     done = [outcome.flags for outcome in known if outcome.status == Status.DONE]

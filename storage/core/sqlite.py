@@ -68,7 +68,7 @@ def engine_for(url: URL, busy_timeout_s: float, **options: Any) -> Engine:
 
 
 class _File:
-    """The file of an engine, which makes it once. A connection outlives its file, and would write for nobody."""
+    """The file of an engine, made once. A connection to a file that was removed would write for nobody."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -179,7 +179,7 @@ class SqliteTransaction(Transaction):
         return self.execute(query.where(column.in_(_WANTED)), {"wanted": wanted}).all()
 
     def content_ids(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
-        # Said to the driver: thousands of parameters cost more than the look-ups.
+        # By the driver: SQLAlchemy would spend more time on thousands of parameters than SQLite on the look-ups.
         ids: dict[bytes, int] = {}
         for first in range(0, len(hashes), _MOST_HASHES):
             page = tuple(hashes[first : first + _MOST_HASHES])
@@ -199,10 +199,10 @@ class SqliteTransaction(Transaction):
         return sqlite.insert(table.__table__)
 
     def load(self, table: type[Base], columns: Columns) -> None:
-        """Said to the driver: SQLAlchemy spends more on the values than SQLite on the rows.
+        """Load by the driver: SQLAlchemy would spend more time on the values than SQLite on the rows.
 
-        Many rows a statement, since the driver lets other threads run while a statement does, and takes turns with
-        them after each: the thread that reads on works meanwhile, and is not in the way after every row.
+        A statement has many rows. Other threads, such as the one that reads the source, run during a statement, and
+        the driver waits for its turn after each.
         """
         if not any(columns.values()):
             return
@@ -238,7 +238,7 @@ class SqliteTransaction(Transaction):
         self.exec_driver_sql(outcome, list(rows))
 
     def next_ids(self, table: type[Base], n: int) -> list[int]:
-        """SQLite itself gives the number after the largest that is there."""
+        """Count on from the largest id that the table has or had: SQLite would use the ids of deleted rows again."""
         query = (
             f"SELECT 1 + max(coalesce((SELECT max(id) FROM {table.__tablename__}), 0), "  # noqa: S608
             "coalesce((SELECT id FROM last_id WHERE name = ?), 0))"

@@ -57,7 +57,7 @@ class Transaction(ABC):
     def wrap(outer: sa_exc.DBAPIError, database: str) -> StorageError:
         """Return a driver's error as one of docmill's, by its code and not by its text.
 
-        `database` is its URL for messages. An error that nobody classified becomes an UnexpectedDatabaseError.
+        `database` is its URL for messages. An error with another code becomes an UnexpectedDatabaseError.
         """
 
     @abstractmethod
@@ -101,7 +101,7 @@ class Transaction(ABC):
     def for_update(
         self, query: Select[*Ts], *, of: type[Base] | None = None, skip_locked: bool = False
     ) -> Select[*Ts]:
-        """Return the query, which locks the rows that it finds: those of the table `of`, if it joins several."""
+        """Return the query with a lock on its rows; if it joins several tables, on those of the table `of`."""
         return query
 
     def in_lock_order(self, keys: Sequence[K]) -> list[K]:
@@ -114,7 +114,7 @@ class Transaction(ABC):
         """Have the rest of this transaction find rows by indexes."""
 
     def prefer_index_order(self) -> None:
-        """Have the rest of this transaction read rows in the order of an index that has the one that is asked for."""
+        """Have the rest of this transaction read ordered rows from an index, without sorting them."""
 
     def keep_key_plans(self) -> None:
         """Have the look-up behind a foreign key planned once for a session and not for every row."""
@@ -123,11 +123,11 @@ class Transaction(ABC):
 
     @abstractmethod
     def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:
-        """Return the rows of `query` whose `column` is one of `values`, by one look into an index for each value."""
+        """Return the rows of `query` whose `column` is one of `values`, by one index look-up for each value."""
 
     @abstractmethod
     def content_ids(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
-        """Return the ids of the contents with these hashes that are stored."""
+        """Return the ids of stored contents by their hashes."""
 
     @staticmethod
     @abstractmethod
@@ -139,7 +139,7 @@ class Transaction(ABC):
         """Insert many rows. JSON is given as its text; every column that may not be NULL is given."""
 
     def try_load(self, table: type[Base], columns: Columns) -> bool:
-        """`load`, unless another writer stored one of the rows since we looked: False then, and nothing is loaded."""
+        """Insert rows as `load` does. Return False, and insert none, if another writer stored one of them meanwhile."""
         self.load(table, columns)
         return True
 
@@ -147,7 +147,7 @@ class Transaction(ABC):
     def insert_missing(
         self, table: type[Base], columns: Columns, *returned: ColumnElement[Any]
     ) -> Sequence[Row[*tuple[Any, ...]]]:
-        """Insert the rows that are not there yet, by any unique key. Return columns of those inserted."""
+        """Insert the rows that are not there yet, by any unique key. Return these columns of the inserted rows."""
 
     @abstractmethod
     def upsert_outcomes(self, rows: Sequence[Mapping[str, Any]], *, redo: bool) -> int:
@@ -160,12 +160,12 @@ class Transaction(ABC):
     def link_outputs(self, rows: Sequence[tuple[int, int, int]]) -> None:
         """Set the output's content of each outcome, given as (spec id, content id, id of the output's content)."""
 
-    # Ids that are never used again, not even once the last row of a table was deleted. For ids outlive their rows:
+    # Ids are never used again, not even after the last row of a table was deleted, because ids outlive their rows:
     # shards name contents, workers name shards, jobs name the last document that they cover.
 
     @abstractmethod
     def next_ids(self, table: type[Base], n: int) -> list[int]:
-        """Return `n` fresh ids, rising. They are ours as long as the write transaction lasts."""
+        """Return `n` new ids, rising, for rows of this write transaction."""
 
     def own_id(self, table: type[Base]) -> dict[str, int]:
         """Return {"id": …} for a new row, or {} where the database numbers it."""
@@ -180,7 +180,7 @@ class Transaction(ABC):
 
 
 def unexpected(error: BaseException | None, database: str, code: str) -> StorageError:
-    """Return the error for a driver's that nobody classified."""
+    """Return the error for a driver's error whose code docmill does not know."""
     return UnexpectedDatabaseError(
         f"the database {database} answers with an error that docmill does not know: "
         f"{type(error).__name__} ({code}): {first_line(error)}"

@@ -71,7 +71,7 @@ class Column:
         return cls(key, form, lambda result: result.get(key))
 
     def in_step(self, step: str, name: str) -> Column:
-        """Return the column, of another name, in a table of several steps, each with a result under its name."""
+        """Return the column under another name in a table of several steps, whose rows have a result by step."""
         return Column(name, self.form, lambda results: self.value(results["steps"].get(step, {})))
 
 
@@ -99,7 +99,7 @@ def row_of(columns: Sequence[Column], result: Result) -> dict[str, Any]:
 
 
 def unclashing(columns: Iterable[AnyColumn], taken: Iterable[str]) -> list[AnyColumn]:
-    """Return the columns whose names are not taken already, nor by an earlier one of them."""
+    """Return the columns whose names are neither taken nor the name of an earlier column."""
     names, kept = {*taken}, list[AnyColumn]()
     for column in columns:
         if column.name not in names:
