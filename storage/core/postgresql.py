@@ -5,8 +5,8 @@ prepared for later ones, settings are made with SET LOCAL as a transaction begin
 
 Connections notice when they are half open. The kernel notices a network that is gone, but not a proxy or a firewall
 that keeps the connection up and forwards nothing: then each side waits for the other for ever. A long silence alone
-proves nothing, since an index may take an hour to build. So a connection that has waited for long asks the server over
-another connection.
+proves nothing, since an index may take an hour to build. So a connection that has waited for long asks the server
+over another connection.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The comparison of a chunk's records with the stored versions of their documents. It reads and writes nothing.
 
-Of two records with one id the last wins. But the number 1 and the string "1" are two records, and so are an id and
-the default name of a record without one: the first one keeps the key, and the other is rejected. A reading remembers
-the kind of each key by a bit for each record and for each earlier document.
+Of two records with one id the last wins. But the number 1 and the string "1" are different ids, and so are an id and
+the default name of a record without an id: the first record keeps the key, and the other is rejected. A reading
+remembers the kind of each key by a bit for each record and for each earlier document.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def diff_chunk(
     """Return the changes that a chunk makes.
 
     `current` has the current versions by their keys, and `losers` the superseded versions of the same reading.
-    `same` is what `compare` found, and `ingest_id` the reading of the chunk.
+    `same` are the places of equal records (see `compare`), and `ingest_id` is the reading of the chunk.
     """
     keys, unchanged = chunk.keys, {*same}
     contending = {
@@ -115,7 +115,7 @@ class KeyKinds:
         self._refused: list[Rejection] = []
 
     def refuse(self, chunk: Chunk, current: Mapping[str, Any], ingest_id: int) -> tuple[Chunk, Sequence[Rejection]]:
-        """Return the records whose keys are of the kind that they had in this reading, and the rejected others.
+        """Return the chunk without records whose key had another kind in this reading, and the rejections of these.
 
         `current` has the versions that are stored, by their keys.
         """

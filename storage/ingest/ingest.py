@@ -405,7 +405,7 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
 def _promote_contenders(transaction: Transaction, job: OpenJob, position: CorpusPosition) -> int | None:
     """Make contenders that no later record removed the current versions.
 
-    Return the number of texts that were put into shards, or None if no contender was left.
+    Return the number of texts that were put into shards; None if there is no contender.
     """
     page = transaction.execute(
         select(*VERSION)

@@ -451,7 +451,7 @@ def sign_off(database: Database, worker_id: str) -> None:
 
 
 def unfinished_beside(database: Database, job_id: int, lanes: Collection[str], limit: int) -> list[tuple[int, str]]:
-    """Other jobs that run and have shards to do in these lanes: their ids and sources, the oldest first."""
+    """Return the ids and sources of other running jobs with open shards in these lanes, the oldest first."""
     to_do = select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS), Shard.lane.in_(lanes))
     with database.read() as transaction:
         rows = transaction.execute(

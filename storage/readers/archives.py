@@ -150,7 +150,7 @@ def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) ->
             elif member.compress_type not in _UNPACKED:
                 yield Rejection(where, "it is compressed in a way that is not read; deflate is")
             else:
-                # Counted by its claim, which ends the reading of it: members may lie over one another.
+                # Its claimed size counts, which also bounds the reading: members may overlap.
                 whole.add(size, min(member.file_size, options.max_record_bytes), 0)
                 unpacked = _zipped(archive, member, options.max_record_bytes)
                 if isinstance(unpacked, tuple):
@@ -305,7 +305,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _by_name(name: str, wanted: tuple[str, ...]) -> str | Rejection | None:
-    """Return what becomes of a member of another kind or with a path that leads out of the archive; else None."""
+    """Return the suffix of a member that is not read, or the rejection of its path; None for a member to read."""
     path = PurePosixPath(name)
     if path.suffix.lower() not in wanted and records_in(path.name) is None:
         return path.suffix or NO_SUFFIX

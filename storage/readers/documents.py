@@ -206,7 +206,7 @@ def _why_not_read(raw: bytes, media_type: str, answer: dict[str, Any]) -> str:
 
 
 def why_other_kind(raw: bytes, kind: Document | Records) -> str | None:
-    """Return the kind of a file that bears the name of a document or workbook of this kind; None if it is unknown."""
+    """Return the true kind of a file that is named as a document or workbook of this kind; None if it is unknown."""
     for begins, what, suffix in ((_RTF, "an RTF file", ".rtf"), (_PAGE, "a web page", ".html")):
         if begins.match(raw):
             return f"it is {what} under another name: end its name in {suffix}"

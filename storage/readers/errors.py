@@ -82,7 +82,7 @@ class ReaderFailed(StorageError):
 def finding_bugs(place: str) -> Iterator[None]:
     """Raise ReaderFailed for an error that no reader raises on purpose; `place` is the file.
 
-    It has none of the error's own words, since they may be a document's.
+    Its message has none of the error's own words, since they may be a document's.
     """
     try:
         yield

@@ -190,7 +190,7 @@ SCHEMES: dict[str, Scheme] = {
         sorted(POSTGRESQL), Scheme(f"{_QUERY}:QuerySource", "a query", "postgresql://USER@HOST/NAME?SELECT ...")
     ),
 }
-# Sources that no line above names, as users write them. `storage.readers.sources` tells them apart.
+# Other sources, as users write them. `storage.readers.sources` tells them apart.
 PLACES = (
     "a folder",
     "a quoted pattern such as 'data/**/*.csv'",

@@ -177,7 +177,7 @@ def unzstd(file: RawIOBase) -> Iterator[bytes]:
 
 
 class Expansion:
-    """The bytes and lines (or rows) that came of compressed data, and their limits. `advice` is what to do else."""
+    """Counts of the bytes and lines (or rows) of decompressed data, with limits. `advice` is for their message."""
 
     def __init__(self, advice: str = "decompress it first") -> None:
         self._advice = advice
@@ -260,9 +260,7 @@ def _decompressed(file: Counted, decompress: Decompress) -> Iterator[bytes]:
 
 
 def lines(stream: BinaryIO, limit: int) -> Iterator[bytes | int]:
-    """Yield the stream's lines with their line ends. A line longer than `limit` bytes is skipped: its length stands
-    for it.
-    """
+    """Yield the stream's lines with their line ends. For a line longer than `limit` bytes, yield its length."""
     readline = stream.readline
     while line := readline(limit + 1):
         if len(line) <= limit:
@@ -296,7 +294,7 @@ def grouped_lines(
 ) -> Iterator[tuple[int, int, bytes | None]]:
     """Yield each record of several lines: the number and the offset of its first line, and all of its bytes.
 
-    A record begins with a line for which `begins` returns True; what comes before the first one is skipped. None
+    A record begins with a line for which `begins` returns True. Lines before the first record are skipped. None
     stands for a record longer than `limit` bytes.
     """
     first = start = offset = 0

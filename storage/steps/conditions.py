@@ -1,7 +1,7 @@
 """Conditions on results (flags, bounds of numbers such as `confidence<0.4`, and doubts), and filters of documents.
 
-A doubtful flag says that an output is to be doubted (`storage.core.specs.DOUBTFUL`); any other is a remark. What
-raises a new flag adds its name to one of the two sets. `storage.steps.choosing` has the conditions in SQL.
+A doubtful flag says that an output may be wrong (`storage.core.specs.DOUBTFUL`); any other flag is a remark. The name
+of a new flag goes into one of the two sets. `storage.steps.choosing` has the conditions in SQL.
 """
 
 from __future__ import annotations
@@ -212,8 +212,8 @@ class Flagged:
 class Doubt:
     """A condition that a result meets if it carries one of these flags, or meets one of these bounds.
 
-    With `failed`, a failure meets it, too. `risk` computes the risk, if there is a bound of it. A job keeps the one
-    that it began with; two doubts are equal whatever their versions are.
+    With `failed`, a failure meets it, too. `risk` computes the risk, if there is a bound of it. A job keeps the
+    version that it began with; doubts with different versions are equal.
     """
 
     flags: frozenset[str] = DOUBTFUL

@@ -91,7 +91,7 @@ def resolve_risks(transaction: Transaction, requests: Sequence[StepRequest]) -> 
 
 
 def require_risks(database: Database, requests: Sequence[StepRequest]) -> None:
-    """Raise StorageError if an escalation has a bound of a risk that nobody has fitted."""
+    """Raise StorageError if an escalation has a bound of a risk that was not fitted."""
     with database.read() as transaction:
         resolve_risks(transaction, requests)
 

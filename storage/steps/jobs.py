@@ -78,11 +78,11 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class OpenJob:
-    """A job that takes documents. `adopted` says that an earlier, unfinished one is carried on.
+    """A job that takes documents. An `adopted` job is an earlier, unfinished one that is continued.
 
     `last_before` is the last document that its corpus had when it was opened, at `opened_at`. `rereads` says that its
-    source was read to the end before: the job stays as it is until the reading brings something. `started_at` is when
-    its reading started, which another process that carries it on starts anew.
+    source was read to the end before: the job stays as it is until the reading brings something. `started_at` is the
+    time when its reading started; another process that continues it sets a new time.
     """
 
     id: int
@@ -162,7 +162,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
 
 
 def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, last: int, now: float) -> OpenJob:
-    """Carry on a job whose reading was cut off, it seems. Its source is read and counted from the start.
+    """Continue a job whose reading was probably cut off. Its source is read and counted from the start.
 
     A job whose source had been read to the end is left as it is: if this command is killed, too, nobody would finish
     a job that it had reopened (see `storage.ingest.ingest`).
@@ -202,19 +202,19 @@ def _unfinished(transaction: Transaction, request: JobRequest, corpus: int) -> t
 
 
 def lock_corpus(transaction: Transaction, corpus_id: int) -> None:
-    """Writers of one corpus take turns (in SQLite a write transaction has its turn already)."""
+    """Lock a corpus, so that its writers take turns."""
     transaction.lock_row(Corpus, corpus_id)
 
 
 def finish(database: Database, job_id: int | None = None) -> list[int]:
-    """End the running jobs (or that one) that have no open shard. Stop those with too many failures or doubts.
+    """End the running jobs (or one) that have no open shard. Stop jobs with too many failures or doubts.
 
-    Returns the ids of the jobs that ended. Idempotent; anyone may call it.
+    Return the ids of the jobs that ended. Any process may call it, and a second call changes nothing.
     """
 
     def work(transaction: Transaction) -> list[int]:
         wanted = true() if job_id is None else Job.id == job_id
-        # Locked first and looked at by a second statement, so that shards which a retry is adding are seen.
+        # A second statement looks at the locked jobs, so that it sees shards that a retry is adding.
         ids = select(Job.id).where(wanted, Job.state == "running").order_by(Job.id)
         running = list(transaction.scalars(transaction.for_update(ids)))
         _stop_bounded(transaction, wanted)
@@ -233,7 +233,7 @@ def finish(database: Database, job_id: int | None = None) -> list[int]:
 
 
 def _maybe_over(database: Database, job_id: int | None) -> bool:
-    """Return whether a job may be over. Of one job the kept counts tell, since many people may watch it."""
+    """Return True if a job may be over. For one job, read its kept counts only, since many people may watch it."""
     with database.read() as transaction:
         if job_id is None:
             return transaction.scalar(_ANY_UNFINISHED) is not None
@@ -249,7 +249,7 @@ _ANY_UNFINISHED = select(Job.id).where(Job.state.in_(UNFINISHED)).limit(1)
 
 
 def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None:
-    """Stop the jobs of which more texts failed, or are doubtful, than they may have."""
+    """Stop the jobs that have more failed or doubtful texts than they may have."""
     most = (Job.max_failures, Job.max_flagged)
     bounded = select(Job.id, *most).where(wanted, Job.state.in_(UNFINISHED))
     for job in transaction.execute(bounded.where(or_(*(bound.is_not(None) for bound in most)))).all():
@@ -270,7 +270,7 @@ def _too_many(transaction: Transaction, job: Row[*tuple[Any, ...]]) -> str | Non
 def _failed_and_doubtful(
     transaction: Transaction, job_id: int, *, exactly: bool = False
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the numbers of failed and of doubtful texts of a job, each with the number of texts that it is of.
+    """Return the numbers of failed and of doubtful texts of a job, each with the total that it is a part of.
 
     By default, failed texts may include some that failed only in an earlier job, and some that are tried again count
     twice. `exactly` reads the outcomes and the shards of the steps with failures.
@@ -333,14 +333,14 @@ def _count_exactly(transaction: Transaction, job_id: int, seq: int, specs: Seque
 
 
 def too_many(what: str, n: int, total: int, most: float | None) -> str | None:
-    """Return the sentence that says that more than `most` percent of a job's texts are so; None if they are not."""
+    """Return a sentence if `n` of a job's `total` texts are more than `most` percent; None if they are not."""
     if most is None or n <= 0 or n <= total * most / 100:
         return None
     return f"more than {most:g} % of its texts {what} ({n} of {total})"
 
 
 def stop(transaction: Transaction, job_id: int, state: str, reason: str | None) -> bool:
-    """Put a job into a final state: its shards are taken from workers and queue, no more are dispatched."""
+    """Put a job into a final state, and take its shards away. Return False if it had ended."""
     stopped = transaction.execute(
         update(Job)
         .where(Job.id == job_id, Job.state.in_(UNFINISHED))
@@ -355,10 +355,10 @@ def stop(transaction: Transaction, job_id: int, state: str, reason: str | None) 
 def _take_away(transaction: Transaction, job_id: int) -> None:
     """Take a job's shards from workers (under a new fence) and from the queue. No attempt is spent.
 
-    Costs as much as is running and queued, however many shards the job has.
+    The cost depends on the running and queued shards, not on all that the job has.
     """
     held = update(Shard).where(Shard.job_id == job_id)
-    # The queued ones first: that waits for a claim which is under way, and what it took is running then.
+    # The queued shards first: the statement waits for a claim that is under way, whose shard is running then.
     transaction.execute(held.where(Shard.state == "queued").values(**FREE))
     transaction.execute(held.where(Shard.state == "running").values(attempt=Shard.attempt - 1, **FREE))
 
@@ -366,7 +366,7 @@ def _take_away(transaction: Transaction, job_id: int) -> None:
 def pause(database: Database, job_id: int) -> bool:
     """Pause a job until it is resumed. Finished results stay; work in progress is dropped.
 
-    False when it had ended. Idempotent. Raises NotFound.
+    Return False if the job had ended. A second call changes nothing. Raises NotFound.
     """
     require(database, job_id)
 
@@ -383,9 +383,9 @@ def pause(database: Database, job_id: int) -> bool:
 
 
 def resume(database: Database, job_id: int, limit: Account | None = None) -> bool:
-    """Let a paused job continue, with a new cost limit if `limit` is given. Return False if it had ended. Idempotent.
+    """Let a paused job continue, with a new cost limit if `limit` is given. Return False if it had ended.
 
-    Raises NotFound.
+    A second call changes nothing. Raises NotFound.
     """
     if limit is not None:
         require(database, job_id)
@@ -394,7 +394,7 @@ def resume(database: Database, job_id: int, limit: Account | None = None) -> boo
 
 
 def prioritize(database: Database, job_id: int, priority: int) -> bool:
-    """Give a job another priority; higher goes first. False when it had ended. Raises NotFound."""
+    """Give a job another priority; higher goes first. Return False if the job had ended. Raises NotFound."""
     return _set(database, job_id, priority=priority)
 
 
@@ -405,13 +405,13 @@ def _set(database: Database, job_id: int, **values: Any) -> bool:
 
 
 def cancel(database: Database, job_id: int) -> bool:
-    """Cancel a job. False when it had ended already. Raises NotFound."""
+    """Cancel a job. Return False if it had ended. Raises NotFound."""
     require(database, job_id)
     return database.write(lambda transaction: stop(transaction, job_id, "cancelled", None))
 
 
 def halt(database: Database, job_id: int, reason: str) -> bool:
-    """Stop a job for a reason that its status then shows. False when it had ended already."""
+    """Stop a job for a reason, which its status shows. Return False if it had ended."""
     return database.write(lambda transaction: stop(transaction, job_id, "stopped", reason))
 
 
@@ -425,7 +425,7 @@ def require(database: Database, job_id: int) -> Job:
 
 
 def missing(transaction: Transaction, job_id: int) -> NotFound:
-    """Return the error for a job that is not there, which says so if the job was removed."""
+    """Return the error for a job that does not exist. It says if the job was removed."""
     last = transaction.scalar(select(func.max(Job.id))) or 0
     if 0 < job_id < last:
         return NotFound(
@@ -444,13 +444,13 @@ def latest(database: Database) -> int:
 
 
 def retry(database: Database, job_id: int, only: str | None = None) -> int:
-    """Plan the job's failed texts again, those of one reason's class or all. Returns how many.
+    """Plan the job's failed texts again: all, or those of `only` one class of reasons. Return their number.
 
-    So are texts that another job has computed since: they are not computed again, and go on to the steps that read
-    them. Only a new job takes them to steps whose prompts use metadata, or on from steps with an escalation. The
-    failures stay on record until something better takes their place. A stopped job goes on: failures that are tried
-    again, and doubtful results so far, no longer count against its bounds. Raises NotFound, and JobStopped for a job
-    that was cancelled or whose texts were forgotten.
+    Texts that another job has computed since are planned, too: they are not computed again, and go on to the steps
+    that read them. Only a new job takes them to steps whose prompts use metadata, or on from steps with an
+    escalation. Failures stay on record until a better outcome replaces them. A stopped job continues: failures that
+    are tried again, and doubtful results so far, no longer count against its bounds. Raises NotFound, and JobStopped
+    for a job that was cancelled or whose texts were forgotten.
     """
     return database.write(lambda transaction: _retry(transaction, job_id, only))
 

@@ -43,8 +43,9 @@ RESULT = (
 
 
 def visible(job: Job) -> ColumnElement[bool]:
-    """The condition for a document to belong to a job (its row): the corpus as it stood when its source had been
-    read, or as it stands while it is being read.
+    """Return the condition for a document to belong to a job (its row).
+
+    The job's documents are its corpus as it stood when the source had been read; until then, as it stands.
     """
     if job.last_document is None:
         return and_(Document.corpus_id == job.corpus_id, is_current_document())
@@ -201,9 +202,10 @@ def read_prompts(transaction: Transaction, step: OpenStep, inputs: Mapping[int, 
 def join_prompts(
     query: Select[*Ts], step: OpenStep, text_id: ColumnElement[int], *, outer: bool
 ) -> tuple[Select[*Ts], ColumnElement[int]]:
-    """A query over documents, and the column of it with what a step computes of each, by that of what it is given.
+    """Return a query over documents joined to the prompts of a step, and its column of the contents to compute.
 
-    `outer` keeps the documents whose prompt was not rendered yet.
+    `text_id` is the column of the texts that the step reads. `outer` keeps the documents whose prompt was not
+    rendered yet.
     """
     if step.template is None:
         return query, text_id
@@ -244,7 +246,7 @@ def render_prompts(
 
 
 def may_be_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> bool:
-    """Return whether results of a job's specs were removed after it was done (its row); one look at its specs."""
+    """Return True if results of a job's specs were removed after the job (its row) was done."""
     if job.state != "done":
         return False
     ids = {spec_id for step in steps for spec_id in step.spec_ids}
@@ -261,7 +263,7 @@ def count_removed(transaction: Transaction, job: Job) -> int:
 def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> int:
     """Return the number of documents of a finished job (its row) that lack the outcome of one of its steps by now.
 
-    Failed and skipped documents have one. A step has lost nothing where the step before put nothing out for it.
+    Failed and skipped documents have one. A document without an output of the step before lacks nothing.
     """
     query, joined = _join(select(func.count()).select_from(Document), steps, outer=True)
     lost = []

@@ -38,7 +38,7 @@ _Arrival: TypeAlias = tuple[OpenStep, Sequence[ContentId], Mapping[ContentId, in
 
 
 def has_prompts(steps: Iterable[OpenStep]) -> bool:
-    """Return whether any of these steps has a prompt for each document."""
+    """Return True if any of these steps has a prompt for each document."""
     return any(step.template is not None for step in steps)
 
 

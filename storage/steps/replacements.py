@@ -1,4 +1,4 @@
-"""Specs that take the place of others in a corpus: the spec that answers for a corpus, before and after the switch.
+"""Specs that replace others in a corpus, and the spec that answers for a corpus before and after the switch.
 
 Until the switch the old spec answers, and jobs with the new one count for nothing. After the switch the new spec
 answers for every job with the old one, whenever the job was made: a scheduled run may still compute the old spec.
@@ -67,10 +67,10 @@ def in_force(replacements: Sequence[SpecReplacement]) -> dict[int, int]:
 
 
 def answering(replacements: Sequence[SpecReplacement], spec_id: int, created_at: float) -> int:
-    """Return the spec that answers in place of that of a job, which was made at this time.
+    """Return the spec that answers in place of the spec of a job, which was made at `created_at`.
 
-    The new spec of a replacement that is not in force has the old one in its place: while the backfill goes on, and
-    for jobs from before it was cancelled or undone.
+    If a replacement is not in force, its old spec answers in place of the new one: while the backfill goes on, and
+    for jobs that were made before it was cancelled or undone.
     """
     for replacement in reversed(replacements):
         before_its_end = replacement.ended_at is None or created_at <= replacement.ended_at
@@ -110,7 +110,7 @@ def of_corpus(transaction: Transaction, corpus_id: int) -> list[SpecReplacement]
 
 
 def substituted(database: Database, corpus: str, requests: Sequence[StepRequest]) -> tuple[StepRequest, ...]:
-    """Return steps over a corpus with the specs that are in the place of theirs."""
+    """Return steps over a corpus with the specs that replace theirs."""
     with database.read() as transaction:
         corpus_id = transaction.scalar(select(Corpus.id).where(Corpus.name == corpus))
         replacements = [] if corpus_id is None else of_corpus(transaction, corpus_id)
@@ -118,7 +118,7 @@ def substituted(database: Database, corpus: str, requests: Sequence[StepRequest]
 
 
 def specs_in_force(replacements: Sequence[SpecReplacement]) -> dict[Spec, Spec]:
-    """Return `in_force` with specs for their numbers."""
+    """Return `in_force` with specs in place of their ids."""
     named: dict[int, Spec] = {}
     for replacement in replacements:
         named |= {replacement.old_spec_id: replacement.old, replacement.new_spec_id: replacement.new}
@@ -126,7 +126,7 @@ def specs_in_force(replacements: Sequence[SpecReplacement]) -> dict[Spec, Spec]:
 
 
 def with_specs(requests: Sequence[StepRequest], specs: Mapping[Spec, Spec]) -> tuple[StepRequest, ...]:
-    """Return steps with other specs in the place of some.
+    """Return steps with their specs replaced.
 
     An escalation to the same spec is left out, and so is one that would compute other prompts.
     """
@@ -141,9 +141,9 @@ def with_specs(requests: Sequence[StepRequest], specs: Mapping[Spec, Spec]) -> t
 
 
 def answering_job(database: Database, names: Sequence[str]) -> int:
-    """Return the job that answers for the corpus with the first of these names: the latest, or one in its place.
+    """Return the job that answers for the corpus with the first of these names.
 
-    That one has the specs that answer in place of those of the latest. Raises NotFound.
+    It is the latest job, or a job with the specs that answer in place of the latest job's. Raises NotFound.
     """
     corpus_id = find_corpus(database, first_existing(database, names))
     query = select(Job.id, Job.created_at, Step.spec_id).join(Step, Step.job_id == Job.id)
@@ -163,7 +163,7 @@ def answering_job(database: Database, names: Sequence[str]) -> int:
 
 
 def remark(database: Database, job_id: int) -> str | None:
-    """Return what a migration has to do with a job: as its backfill, or since its results were replaced."""
+    """Return a remark on a job that is a migration's backfill, or whose results were replaced; None for others."""
     with database.read() as transaction:
         corpus_id = transaction.scalar(select(Job.corpus_id).where(Job.id == job_id))
         replacements = [] if corpus_id is None else of_corpus(transaction, corpus_id)

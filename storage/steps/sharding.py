@@ -44,7 +44,7 @@ def add_planned(
 
 
 def cut(sized: Sequence[tuple[int, int]], size: ShardSize) -> Iterator[list[tuple[int, int]]]:
-    """Consecutive runs of (content id, characters) within `size`, as even as the order allows.
+    """Yield consecutive runs of (content id, characters) within `size`, as even as the order allows.
 
     A content that is longer than the bound makes a shard of its own.
     """
@@ -64,7 +64,7 @@ def cut(sized: Sequence[tuple[int, int]], size: ShardSize) -> Iterator[list[tupl
 
 
 def split(content_ids: Sequence[int]) -> list[list[int]]:
-    """Parts of at most 16, of nearly equal length, in order; up to 16 contents become parts of one each."""
+    """Return parts of at most 16 contents, nearly equal and in order; up to 16 contents become parts of one each."""
     n = -(-len(content_ids) // TOGETHER) if len(content_ids) > TOGETHER else len(content_ids)
     return [list(content_ids[i * len(content_ids) // n : (i + 1) * len(content_ids) // n]) for i in range(n)]
 
@@ -76,7 +76,7 @@ def extent(contents: Sequence[int], sizes: Mapping[int, int]) -> dict[str, Any]:
 
 
 def pack(content_ids: Sequence[int]) -> bytes:
-    """Content ids as little-endian int64."""
+    """Return content ids as little-endian int64."""
     return struct.pack(f"<{len(content_ids)}q", *content_ids)
 
 
