@@ -139,7 +139,7 @@ class Transaction(ABC):
         """Insert many rows. JSON is given as its text; every column that may not be NULL is given."""
 
     def try_load(self, table: type[Base], columns: Columns) -> bool:
-        """Insert rows as `load` does. If another writer stored one of them meanwhile, insert none and return False."""
+        """Insert rows as `load` does. If another writer stored one of them meanwhile, insert none, return False."""
         self.load(table, columns)
         return True
 

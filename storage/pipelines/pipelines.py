@@ -1,7 +1,7 @@
-"""Stored pipelines, the history of their runs, and the leases of processes that take a run further.
+"""Stored pipelines, their runs, and the leases of processes that continue a run.
 
-A lease that lapses only permits another process to take the run. The fence decides: it rises with each take, and
-every write of a holder names the fence that it was given. Times are the database's.
+A lapsed lease only permits another process to take the run. The fence decides who may write: it rises with each take,
+and every write of a holder names the fence of its lease. Times are the database's.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import LeaseLost, NotFound
 from docmill.storage.steps.jobs import UNFINISHED
 
-HAND_AGAIN_S = 60.0  # how long a worker that was asked is believed to have heard
+HAND_AGAIN_S = 60.0  # after which a run that no worker has taken is handed out again
 CUT_OFF = "it was cut off"
 JOB_REMOVED = "its job was removed with its corpus"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run whose lease its holder has: its pipeline, how far the run is, and the fence of the lease."""
+    """A run that a process holds: its pipeline, its state, and the fence of the lease."""
 
     id: int
     fence: int
@@ -38,7 +38,7 @@ class Run:
 
 
 def put(database: Database, name: str, path: str, text: str, schedule: dict[str, str] | None) -> None:
-    """Keep a pipeline, or another version of it. A schedule that is new counts from now."""
+    """Store a pipeline, or its new version. A new schedule counts from now."""
 
     def work(transaction: Transaction) -> None:
         before = transaction.execute(select(PipelineRow).where(PipelineRow.name == name)).one_or_none()
@@ -67,7 +67,7 @@ def _require(transaction: Transaction, name: str) -> PipelineRow:
 
 
 def remove(database: Database, name: str) -> None:
-    """Forget a pipeline and its history; its jobs and their results stay. Raises NotFound."""
+    """Remove a pipeline and its runs; its jobs and their results stay. Raises NotFound."""
 
     def work(transaction: Transaction) -> None:
         row = _require(transaction, name)
@@ -112,9 +112,9 @@ _SCHEDULED = select(
 
 
 def fire(database: Database, pipeline: Scheduled, due_at: float) -> int | None:
-    """Make the run that was due, of a pipeline as `scheduled` found it; None when another process did.
+    """Make the due run of a pipeline, which `scheduled` returned. Return its id; None if another process made it.
 
-    While the run before still goes, an overlap that is to be skipped makes a run that is over at once.
+    If an earlier run goes on and the schedule skips overlaps, the new run is `skipped`, and over at once.
     """
 
     def work(transaction: Transaction) -> int | None:
@@ -143,16 +143,16 @@ def fire(database: Database, pipeline: Scheduled, due_at: float) -> int | None:
     return database.write(work)
 
 
-_OPEN = and_(PipelineRun.finished_at.is_(None), PipelineRun.due_at.is_not(None))  # to be taken further by workers
+_OPEN = and_(PipelineRun.finished_at.is_(None), PipelineRun.due_at.is_not(None))  # that workers continue
 _BY_HAND = and_(PipelineRun.finished_at.is_(None), PipelineRun.due_at.is_(None))
 
 
 _IS_FREE = or_(PipelineRun.lease_until.is_(None), PipelineRun.lease_until < db_now())
-_FREE = {"owner": None, "lease_until": None}  # the columns of a run that its holder is done with
+_FREE = {"owner": None, "lease_until": None}  # the columns of a run without a holder
 
 
 def _is_held(run: Run | PipelineRun) -> ColumnElement[bool]:
-    """Return the condition for a run to be held under its fence still."""
+    """Return the condition for a run to have the fence of its holder still."""
     return and_(PipelineRun.id == run.id, PipelineRun.fence == run.fence)
 
 
@@ -168,9 +168,9 @@ def ended(state: str, reason: str | None) -> dict[str, Any]:
 
 
 def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
-    """A run by hand, which its caller takes to its end under a lease. Raises NotFound.
+    """Begin a run by hand, which the caller carries out under a lease. Raises NotFound.
 
-    One that did not get there and whose lease lapsed is over.
+    An earlier run by hand whose lease lapsed has failed.
     """
 
     def work(transaction: Transaction) -> Run:
@@ -184,12 +184,12 @@ def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
     return database.write(work)
 
 
-# They keep their fence, so that a command that slept can note its end.
+# These runs keep their fence, so that a command that was suspended can note its end.
 _END_CUT_OFF = update(PipelineRun).where(_BY_HAND).values(state="failed", reason=CUT_OFF, finished_at=db_now())
 
 
 def is_any_open(database: Database) -> bool:
-    """Return whether any run is not over."""
+    """Return True if any run is not over."""
     return database.value(_ANY_OPEN) is not None
 
 
@@ -197,11 +197,11 @@ _ANY_OPEN = select(PipelineRun.id).where(PipelineRun.finished_at.is_(None)).limi
 
 
 def hand_out(database: Database, *, again: bool = True) -> list[int]:
-    """Return the ids of the runs that a worker has to take further, for the caller to send.
+    """Return the ids of the runs that a worker has to continue, for the caller to send.
 
-    Those that are due and wait for no earlier one, those whose reader let its lease lapse, those whose job a late
-    reader reopened, and those whose job has ended, unless somebody writes their output. With `again` also those that
-    were handed out a while ago: nobody heard of them. A run by hand that was cut off is over.
+    These are due runs that wait for no earlier run, runs whose reader's lease lapsed, runs whose job a late reader
+    reopened, and runs whose job has ended, unless a process writes their output. With `again`, return runs again that
+    no worker has taken for a while. Runs by hand whose lease lapsed have failed.
     """
     unheard_s = HAND_AGAIN_S if again else math.inf
 
@@ -243,17 +243,17 @@ _HAND_OUT = (
 
 
 def holds_job() -> ColumnElement[bool]:
-    """Return the condition for a job (of a query over jobs) to be one whose run has yet to write its results."""
+    """Return the condition for a job, in a query over jobs, whose run has yet to write its results."""
     goes_on = or_(PipelineRun.due_at.is_not(None), PipelineRun.lease_until >= db_now())
     run = select(PipelineRun.id).where(PipelineRun.job_id == Job.id, PipelineRun.finished_at.is_(None), goes_on)
     return run.correlate(Job).exists()
 
 
 def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | None:
-    """Take a run further under a lease; None for one that is over, that another holds, or whose job goes on.
+    """Take a run under a lease. Return None if it is over, if another process holds it, or if its job goes on.
 
-    The source of one that is due is being read from now on. So is that of one whose job was reopened: a reader that
-    had lost its lease added documents after another one had read to the end.
+    A due run is `reading` from now on. So is a run whose job was reopened: a reader that had lost its lease added
+    documents after another reader had come to the end.
     """
     may = or_(PipelineRun.state.in_(["due", "reading"]), and_(PipelineRun.state == "running", _JOB_WAITS))
     free = update(PipelineRun).where(PipelineRun.id == run_id, _IS_FREE, PipelineRun.finished_at.is_(None), may)
@@ -264,7 +264,7 @@ def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | N
         "lease_until": db_now() + lease_s,
         "fence": PipelineRun.fence + 1,
     }
-    # If the answer is lost, nobody works under this lease, and it lapses as any other.
+    # If the answer is lost, nobody works under this lease, and it lapses.
     fence = database.write(lambda transaction: transaction.scalar(free.values(**values).returning(PipelineRun.fence)))
     if fence is None:
         return None
@@ -279,7 +279,7 @@ def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | N
 
 
 def file_of(database: Database, run: Run) -> tuple[str, str]:
-    """Return the path and the text of the file that a run was started with: the stored one when this is first called.
+    """Return the path and the text of the pipeline's file as it was at the first call for this run.
 
     Raises LeaseLost if the run was removed with its pipeline.
     """
@@ -302,9 +302,9 @@ def file_of(database: Database, run: Run) -> tuple[str, str]:
 
 
 def renew(database: Database, run: Run, lease_s: float) -> bool:
-    """Renew the lease of a run, also one that lapsed; False if another took the run, or if it was ended.
+    """Renew the lease of a run, also a lapsed one. Return False if another process took the run, or if it is over.
 
-    True for one whose pipeline was removed: its job stays, and so its reader brings it to the end.
+    Return True if the pipeline was removed: the job stays, so its reader goes on.
     """
     leased = update(PipelineRun).where(_is_held(run), PipelineRun.lease_until.is_not(None))
     renewed = leased.values(lease_until=db_now() + lease_s)
@@ -314,7 +314,7 @@ def renew(database: Database, run: Run, lease_s: float) -> bool:
 
 
 def let_go(database: Database, run: Run, *, at_once: bool) -> None:
-    """Give a run back that its holder cannot take further: to be handed out at once, or after a while."""
+    """Give a run back that its holder cannot continue. It is handed out again, `at_once` or after a while."""
     leased = update(PipelineRun).where(_is_held(run), PipelineRun.lease_until.is_not(None))
     values: dict[str, Any] = {"lease_until": db_now() - 1.0}
     if at_once:
@@ -323,9 +323,9 @@ def let_go(database: Database, run: Run, *, at_once: bool) -> None:
 
 
 def let_go_all(database: Database, owner: str) -> None:
-    """Give back the runs of a process that is dead or ends."""
+    """Give back the runs of a process that has died or ends."""
     held = and_(PipelineRun.owner == owner, PipelineRun.lease_until >= db_now())
-    with database.read() as transaction:  # most often there is none, and no need for a turn to write
+    with database.read() as transaction:  # most often there is none, and a read waits for no writer
         if transaction.scalar(select(PipelineRun.id).where(held).limit(1)) is None:
             return
     database.execute(update(PipelineRun).where(held).values(lease_until=db_now() - 1.0, handed_at=None))
@@ -334,9 +334,10 @@ def let_go_all(database: Database, owner: str) -> None:
 def note(
     database: Database, run: Run | PipelineRun, state: str, *, job_id: int | None = None, reason: str | None = None
 ) -> bool:
-    """Note how far a run (with its `id` and `fence`) is; `done` and `failed` end it, and so does `running` its lease.
+    """Note the state of a run (with its `id` and `fence`). `done` and `failed` end it, and `running` ends its lease.
 
-    False when it had ended already, or another holds it. Only a run by hand that was taken for cut off may end twice.
+    Return False if the run was over, or if another process holds it. Only a run by hand that was taken for cut off
+    may end twice.
     """
     values: dict[str, Any] = {"state": state, "reason": reason}
     if job_id is not None:

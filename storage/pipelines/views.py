@@ -1,10 +1,10 @@
-"""A view for each pipeline that is kept: its corpus as it is now, with every step's result. An admin's act.
+"""SQL views of stored pipelines: a pipeline's corpus as it is now, with every step's result. An admin makes them.
 
-Columns: `id`, `meta`, `flags`, `document` (the text), and for each step those of its output (`STEP` is a text,
-`STEP_vector` float32 numbers, little-endian; see `storage.outputs.output_types`), `STEP_status` (done, failed,
-skipped, blocked, or NULL while it is to be computed) and `STEP_reason`; then those of each step's confidence, unless
-another column has the name. A step that finds spans has a view beside it, with a row for each. The views follow the
-corpus; a pipeline that is added again gets new ones.
+The columns are `id`, `meta`, `flags` and `document` (the text). Each step adds the columns of its output (`STEP` is a
+text, `STEP_vector` float32 numbers, little-endian; see `storage.outputs.output_types`), `STEP_status` (done, failed,
+skipped, blocked, or NULL before it is computed) and `STEP_reason`. The columns of each step's confidence follow,
+unless another column has the name. A step whose outputs are lists, such as spans, has a view of its own with a row
+for each item. The views follow the corpus; a pipeline that is added again gets new views.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def share_views(pipeline: str, other: str) -> bool:
 
 
 def clash(requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str, str] | None:
-    """Return two steps (or "the documents" and a step) with the column that both would have in the view, if any.
+    """Return two steps (or "the documents" and a step) with a column that both would have in the view; else None.
 
     Names are compared in lower case, as SQLite does, and as PostgreSQL cuts them, at 63 bytes.
     """
@@ -70,7 +70,7 @@ def clash(requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str,
 
 
 def too_long(pipeline: str, requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str] | None:
-    """Return a step whose view of items would have a name that PostgreSQL cuts, and that name, if there is any."""
+    """Return a step and the name of its view of items, if PostgreSQL would cut the name; else None."""
     for request, output in requests:
         name = _items_name(pipeline, request.name)
         if output.items(request.spec.params) is not None and len(name) > NAME_BYTES:
@@ -79,7 +79,7 @@ def too_long(pipeline: str, requests: Sequence[tuple[StepRequest, OutputType]]) 
 
 
 def make(database: Database, pipeline: str, corpus: str, requests: Sequence[StepRequest]) -> None:
-    """Make the views of a pipeline, in place of those that were there. Needs the right to make views."""
+    """Make the views of a pipeline in place of existing ones. Needs the right to make views."""
 
     def work(transaction: Transaction) -> None:
         _drop(transaction, pipeline)
@@ -105,7 +105,7 @@ def _queries(
 ) -> list[tuple[str, Any]]:
     """Return the names of the views of a pipeline, with their queries.
 
-    Raises StorageError for an escalation by a risk that nobody has fitted.
+    Raises StorageError for an escalation by a risk that was not fitted.
     """
     opened = steps.open_steps(transaction, fitted_risks.resolve_risks(transaction, requests))
     queries = [(name_of(pipeline), _of_documents(transaction, corpus, opened))]
@@ -160,7 +160,7 @@ def _of_documents(transaction: Transaction, corpus: str, opened: Sequence[OpenSt
 def _of_confidence(
     transaction: Transaction, opened: Sequence[OpenStep], outcomes: Mapping[int, FromClause], taken: Collection[str]
 ) -> list[ColumnElement[Any]]:
-    """Return the columns of the steps' confidence. Steps may have names that leave no place for one of them."""
+    """Return the columns of the steps' confidence, without those whose names are taken."""
     expressions = {
         step.name + (column.suffix or ""): column.sql(outcomes[step.seq])
         for step in opened
@@ -173,7 +173,7 @@ def _of_confidence(
 def _of_items(
     transaction: Transaction, corpus: str, way: Sequence[OpenStep], key: str, fields: Mapping[str, Form]
 ) -> Any:
-    """Return the query for the items under a key of what the last step of a way put out of each document."""
+    """Return the query for the items under a key of the outputs of a path's last step, with their documents."""
     query, outcomes = lineage.join_outcomes(select(Document.key.label("id")).select_from(Document), way)
     data = outcomes[way[-1].seq].c.data
     item = transaction.elements(data, key)
@@ -183,7 +183,7 @@ def _of_items(
 
 
 def _current(corpus: str) -> ColumnElement[bool]:
-    # By its name: a corpus that was removed and read anew has another number.
+    # By its name: a corpus that was removed and read anew has another id.
     of_corpus = select(Corpus.id).where(Corpus.name == corpus).scalar_subquery()
     return and_(Document.corpus_id == of_corpus, is_current_document())
 
@@ -191,13 +191,13 @@ def _current(corpus: str) -> ColumnElement[bool]:
 def _lacks_input(
     opened: Sequence[OpenStep], outcomes: Mapping[int, FromClause], step: OpenStep
 ) -> ColumnElement[bool]:
-    """Return the condition for any of the steps that lead to this one to have failed or skipped."""
+    """Return the condition for a document that failed, or was skipped, at a step before this one."""
     before = steps.find_way(opened, step)[:-1]
     return or_(*(outcomes[step_before.seq].c.status.in_(["failed", "skipped"]) for step_before in reversed(before)))
 
 
 def _items_prefix(pipeline: str) -> str:
-    """Return how the names begin of the views with a row for each item (a span, say) that a step puts out."""
+    """Return the beginning of the names of a pipeline's views of items."""
     return f"items_{_plain(pipeline)}__"
 
 

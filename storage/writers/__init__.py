@@ -34,8 +34,8 @@ def _write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: BinaryI
     return write_parquet(rows, columns, file)
 
 
-# Each format is a line here, and features bring more. The first one is written where nothing says which; of those
-# with one ending the first has files of that ending.
+# Each format is a line here; features bring more. The first format is the default. If several have one suffix, a file
+# with this suffix gets the first of them.
 WRITERS: tuple[Writer, ...] = (
     JSONL,
     CSV,
@@ -53,12 +53,12 @@ def every_writer() -> tuple[Writer, ...]:
 
 
 def names(*, any_output: bool = False) -> tuple[str, ...]:
-    """Return the names of all formats, or of those that take every type of output, and several steps."""
+    """Return the names of all formats; with `any_output`, of those for every type of output and for several steps."""
     return tuple(writer.name for writer in every_writer() if writer.takes is None or not any_output)
 
 
 def suffixes(*, any_output: bool = False) -> tuple[str, ...]:
-    """Return the endings of all formats' files, each once; or of those that take every type of output."""
+    """Return the suffixes of all formats, each once; with `any_output`, of those for every type of output."""
     return tuple(dict.fromkeys(writer.suffix for writer in every_writer() if writer.takes is None or not any_output))
 
 
@@ -72,7 +72,7 @@ def writer_of(name: str) -> Writer:
 
 @dataclass(frozen=True)
 class Target:
-    """A file, or a folder of parts, its writer and what compresses it ("", ".gz" or ".zst")."""
+    """A file, or a folder of parts, with its writer and its compression ("", ".gz" or ".zst")."""
 
     path: Path
     writer: Writer
@@ -80,11 +80,10 @@ class Target:
 
     @classmethod
     def of(cls, path: Path, file_format: str | None = None) -> Target:
-        """Return the target for a path. `file_format` sets the format; without it the file's ending does, and a name
-        without an ending gets JSON lines.
+        """Return the target for a path. Without `file_format`, the suffix sets the format; the default is JSON lines.
 
-        Raises FormatUnfit for any other ending, for a format that does its own compression, and for a library that is
-        not there.
+        Raises FormatUnfit for another suffix, for a compression that the format does not take, and for a missing
+        library.
         """
         endings = [suffix.lower() for suffix in path.suffixes]
         compression = endings.pop() if endings and endings[-1] in COMPRESSIONS else ""
@@ -110,20 +109,20 @@ class Target:
         return (self.path,) if self.writer.beside is None else (self.path, self.writer.beside(self.path))
 
     def part(self, number: int) -> Target:
-        """One of its parts, where it is a folder of them."""
+        """Return the target of one part of a folder."""
         name = f"part-{number:05}{self.writer.suffix}{self.compression}"
         return Target(self.path / name, self.writer, self.compression)
 
     def __str__(self) -> str:
-        """For people: the file, and its format where its name does not say it."""
+        """Return the path for people, with the format if the name does not say it."""
         named = any(suffix.lower() == self.writer.suffix for suffix in self.path.suffixes)
         return str(self.path) if named else f"{self.path} ({self.writer.title})"
 
     def write(self, rows: Iterable[Row], columns: Sequence[Column] = ()) -> RowCount:
-        """Write the rows and say how many, with the writer's remark.
+        """Write the rows. Return their number, with the writer's remark.
 
-        A file is replaced only when the new file is complete. A table has these columns; JSON lines need none. Raises
-        FormatUnfit where a row has no place in the format, OSError where the file cannot be written.
+        A file is replaced only when the new file is complete. JSON lines need no columns. Raises FormatUnfit for a
+        row that the format cannot hold, and OSError.
         """
         try:
             with ExitStack() as stack:

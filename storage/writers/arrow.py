@@ -113,7 +113,7 @@ class ResultColumns:
         return len(self.values["key"])
 
     def table(self, columns: Sequence[Column]) -> Table:
-        """Return a table with these columns. Vectors are bytes, see `joined`."""
+        """Return a table with these columns. Vectors are bytes (see `joined`)."""
         parsed = self._parsed(columns)
         return pa.table({column.name: self._array(column, parsed) for column in columns})
 
@@ -157,7 +157,7 @@ class ResultColumns:
         ]
 
     def _parsed(self, columns: Sequence[Column]) -> Table | None:
-        """Return a table of what the columns need of the JSON of outputs; None if pyarrow cannot read it so."""
+        """Return a table of the JSON of outputs, as far as the columns need it; None if pyarrow cannot read it."""
         types = _types(columns)
         if not types:
             return None
@@ -195,7 +195,7 @@ def _types(columns: Sequence[Column]) -> dict[str, DataType]:
 
 
 def _at(values: Array, keys: Sequence[str | int]) -> Array:
-    """Return what stands under keys of lists and structs; null where a list is too short."""
+    """Return the values under keys of lists and structs; null if a list is too short."""
     for key in keys:
         if isinstance(key, str):
             values = pc.struct_field(values, key)

@@ -1,8 +1,8 @@
-"""The declaration of a format, and those that need no further library: JSON lines, CSV and NumPy's own array.
+"""The declaration of a format, and the formats that need no further library: JSON lines, CSV and NumPy's arrays.
 
-CSV has a header line, other values than text as JSON, and no cell that a spreadsheet would compute. Excel takes a CSV
-file for one in the machine's old encoding unless it begins with a byte order mark, which other programs take for a
-part of the first column's name. So the mark is there only where it is asked for.
+CSV has a header line. Values other than texts are written as JSON, and no cell is one that a spreadsheet would
+compute. Excel reads a CSV file in the machine's old encoding unless it begins with a byte order mark. Other programs
+take the mark for a part of the first column's name, so only `csv-excel` has it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FormatUnfit(StorageError):
 
 
 class RowCount(int):
-    """A number of results that were written, with a remark for the user on what their file lacks."""
+    """The number of written results, with a remark for the user if the file lacks a part of them."""
 
     remark: str
 
@@ -52,14 +52,14 @@ class RowCount(int):
 
 @dataclass(frozen=True)
 class Writer:
-    """A format: the name that `--format` takes, the ending of its files, and the function that writes them.
+    """A format: the name that `--format` takes, the suffix of its files, and the function that writes them.
 
-    `write` is given the results, the columns of their table, and the open files; it returns how many results it
-    wrote (`RowCount` where there is a remark), and raises FormatUnfit for one that has no place in the format.
-    `lines`: what it writes can be compressed, and sent to a stream. `takes` are the types of outputs that it writes,
-    one at a time; None is all of them, and several steps. `extra` has the library that it needs. `beside` is the path
-    of a second file, which is given to `write` after the first. `only_of` names the command whose results
-    alone have a place in it; None is any. `for_people`: what it writes is opened in a spreadsheet.
+    `write` gets the results, the columns of their table, and the open files. It returns the number of results (a
+    `RowCount` if there is a remark), and raises FormatUnfit for a result that the format cannot hold. Files of
+    `lines` can be compressed, and sent to a stream. `takes` are the types of outputs that it writes, of a single
+    step; None is all types, and any number of steps. `extra` has the library that it needs. `beside` returns the path
+    of a second file, which `write` gets after the first. `only_of` names the only command that has the format; None
+    is any. Files `for_people` are opened in spreadsheets.
     """
 
     name: str
@@ -85,8 +85,8 @@ class Writer:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside the target, and rename it to the target when the block ends without an error.
 
-    A link is followed to what it names; a pipe or a device is written to, never replaced. A file that is replaced
-    passes its mode on; a new one is its user's alone.
+    A link is followed. A pipe or a device is written to, never replaced. The new file gets the mode of the replaced
+    file; otherwise only its user may read it.
     """
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
@@ -113,7 +113,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def to_json(value: object) -> bytes:
-    """Return a value as JSON; float32 vectors as lists of as many digits as bring the same float32 back."""
+    """Return a value as JSON. Float32 numbers have as many digits as restore the same number."""
     import numpy as np
 
     if isinstance(value, dict):
@@ -148,13 +148,13 @@ def unescape_formula(cell: str) -> str:
 
 
 def write_csv_for_excel(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
-    """Write what `write_csv` does, with a byte order mark before it."""
+    """Write a byte order mark, and then CSV as `write_csv` does."""
     file.write(codecs.BOM_UTF8)
     return write_csv(rows, columns, file)
 
 
 def write_csv(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
-    """Write these columns as RFC 4180 says, in UTF-8. Without rows there is no header either."""
+    """Write these columns as CSV (RFC 4180) in UTF-8. Without rows there is no header either."""
     # Not closed, since the file is not ours to close.
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     try:
@@ -191,13 +191,16 @@ CSV_FOR_EXCEL = Writer(
 
 
 def ids_path(path: Path) -> Path:
-    """Return where the ids of vectors are: `vectors.ids.jsonl` beside `vectors.npy`."""
+    """Return the path of the ids of vectors: `vectors.ids.jsonl` beside `vectors.npy`."""
     return path.with_name(f"{path.stem}.ids.jsonl")
 
 
 def write_vectors(rows: Iterable[Row], _columns: Sequence[Column], file: BinaryIO, ids: BinaryIO) -> int:
-    """Write a float32 array of shape (vectors, dim), and a line for each vector: {"id"}, with "window" ([start, end]
-    in characters) where every window was kept. Return how many documents there are."""
+    """Write a float32 array of shape (vectors, dim), and to `ids` a line {"id"} for each vector. Return the number of
+    documents.
+
+    If every window was kept, a line also has "window" ([start, end] in characters).
+    """
     import numpy as np
 
     n = n_vectors = dim = 0

@@ -37,14 +37,14 @@ class ManifestPart:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A folder's parts and what they are of. `format` is with its compression: `jsonl.zst`.
+    """A folder's parts and their job. `format` includes the compression: `jsonl.zst`.
 
-    `results` are the marks (`storage.results.parts`) of the results as they were when the first part was begun.
+    `results` are the fingerprints (`storage.results.parts`) of the results when the first part was begun.
     """
 
     job: int
     corpus: str
-    created_at: float  # the job's: another store has a job of this number, too
+    created_at: float  # of the job, since another store has a job with this number, too
     step: str | None
     format: str
     part_documents: int
@@ -53,7 +53,7 @@ class Manifest:
     results: Mapping[str, Any]
     complete: bool = False
     parts: tuple[ManifestPart, ...] = ()
-    job_state: str = "done"  # or cancelled, or stopped: then these are the results that there are
+    job_state: str = "done"  # or cancelled, or stopped
     flags: str | None = None  # the condition on flags that the results meet
 
     @property
@@ -61,12 +61,12 @@ class Manifest:
         return sum(part.documents for part in self.parts)
 
     def with_part(self, number: int, part: ManifestPart) -> Manifest:
-        """With a part in its place, which is the next or one that was listed."""
+        """Return the manifest with a part in its place: the next one, or one that is listed."""
         assert number <= len(self.parts)
         return replace(self, parts=(*self.parts[:number], part, *self.parts[number + 1 :]))
 
     def to_json(self) -> bytes:
-        """The same parts are the same bytes: it says nothing of when or where."""
+        """Return the manifest as JSON. The same parts give the same bytes: it has no times and no paths."""
         values = {"manifest": _VERSION, **asdict(self), "documents": self.documents}
         values["parts"] = values.pop("parts")  # the longest comes last
         return orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -93,7 +93,7 @@ def _part_of(values: dict[str, Any]) -> ManifestPart:
 
 
 def is_part(name: str) -> bool:
-    """Return True for a name of a part's file."""
+    """Return True for the name of a part's file."""
     return re.fullmatch(_part(), name) is not None
 
 
