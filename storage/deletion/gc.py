@@ -95,7 +95,7 @@ def _remove(transaction: Transaction, contents: set[int]) -> tuple[Removed, set[
         select(OutcomeRow.spec_id).where(OutcomeRow.output_id == Content.id).offset(0).correlate(Content).exists()
     )
     gone = transaction.scalars(delete(Content).where(Content.id.in_(contents), ~put_out).returning(Content.id)).all()
-    # Contents that have one of these as an output are not needed either, and are looked at next.
+    # Contents with one of these as an output are not needed either, and come next.
     origins = _origins(transaction, contents.difference(gone), limit=PAGE)
     onward = rendered.union(output for output in outputs if output is not None).difference(gone)
     return Removed(contents=len(gone), outcomes=len(outputs)), onward.union(*origins.values())

@@ -187,7 +187,7 @@ def _remove(transaction: Transaction, corpus_id: int, documents: Sequence[Any]) 
 def remove_rows(transaction: Transaction, documents: Sequence[Any]) -> Removed:
     """Remove rows of documents (`id`, `content_id`), in a transaction that `gc.begin` began.
 
-    Features follow (`dependents`).
+    Features remove their rows, too (`dependents`).
     """
     ids = [row.id for row in documents]
     texts = {row.content_id for row in documents}
@@ -214,11 +214,10 @@ def settle(database: Database) -> bool:
     return not is_busy
 
 
-# Superseded versions of documents, and readings that nothing refers to any more. A version stays while one of these
-# needs it: the current version, if the same reading brought both (a source that has a key twice has it on every
-# reading, and what lost must be known again, see `storage.ingest.ingest`); or an unfinished job, or one whose results
-# are still to be written, that was opened before another version took its place. Finished jobs need none. Their
-# `results` lack documents whose version was removed.
+# Superseded versions of documents, and readings that nothing refers to any more. The current version needs a version
+# that the same reading brought: the source has a key twice, and the next reading must know which record lost (see
+# `storage.ingest.ingest`). A job needs the versions that were current when it was opened, until it has ended and its
+# results are written. Later, its `results` lack documents whose version was removed.
 
 LOOK = 5_000  # superseded versions examined in one transaction
 

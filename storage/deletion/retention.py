@@ -220,8 +220,7 @@ def _forget_records(
 def fold_shards(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Fold the finished shards of jobs that ended before then: one row for each step keeps their sums.
 
-    So every count stays. A folded shard is done and has no contents. Only a report reads single shards of an ended
-    job.
+    So every count stays. A folded shard is done and has no contents. Only reports read single shards of ended jobs.
     """
     has_some = select(Shard.id).where(Shard.job_id == Job.id, is_finished()).exists()
     jobs = select(Job.id).where(ended_before(older_than_s), has_some).order_by(Job.id)
@@ -258,7 +257,7 @@ def _fold(job_id: int, size: int, transaction: Transaction) -> Removed | None:
     ids += [row.id for row in transaction.execute(newest) if row.is_folded and row.step == rows[0].step]
     row = _sum(transaction, ids)
     transaction.execute(delete(Shard).where(Shard.id.in_(ids)))
-    # A row that is added is no work that was done: those who count work look at what grows.
+    # An added row is not counted as new work, since the triggers count only the growth of a row.
     transaction.load(Shard, columns_of([row]))
     return Removed(others=len(ids) - 1)
 

@@ -46,14 +46,12 @@ def _revision(transaction: Transaction) -> str | None:
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:
-    """Bring the schema up to date; safe to run twice, by two at once, and while workers of the release before work.
+    """Upgrade the schema, and make missing tables of features. Return the revisions before and after.
 
-    It makes the tables of features that are missing, too.
-
-    Returns the revisions before and after. A database of a newer release that this one can work with is left as
-    it is. Raises SchemaOutOfDate for one that it cannot work with, DatabaseBusy when its tables were in use
-    throughout: a change that waits for a long read makes every other transaction wait behind it, so it gives up soon
-    and is tried again.
+    It may run twice, in two processes at once, and while workers of the release before work. It does not change the
+    schema of a newer release that this one can work with. Raises SchemaOutOfDate if it cannot work with the schema,
+    and DatabaseBusy if the tables were in use throughout: other transactions would have to wait behind a change that
+    waits for a long read, so the change soon gives up and is tried again.
     """
     before = _patiently(lambda: current(database))
     if before is None or _patiently(lambda: is_behind(database)):
@@ -64,10 +62,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 
 
 def is_behind(database: Database) -> bool:
-    """Return True if `upgrade` would change a schema.
-
-    docmill never was there, an earlier release was, or a feature's table is missing.
-    """
+    """Return True if `upgrade` would change the schema: it is missing or of an earlier release, or lacks tables."""
     with database.read() as transaction:
         revision = _revision(transaction)
         if revision == head():
@@ -82,7 +77,7 @@ def _missing_tables(transaction: Transaction) -> list[str]:
 
 
 def _patiently(act: Callable[[], T]) -> T:
-    """Return the result of an act, which is tried again while another process changes the schema."""
+    """Return the result of `act`. Try it again while another process changes the schema."""
     for attempt in range(1, _TRIES):
         with suppress(DatabaseBusy):
             return act()
@@ -110,8 +105,10 @@ def _upgrade(database: Database) -> None:
 
 
 def require_current(database: Database) -> None:
-    """Raise SchemaOutOfDate unless this version can work with the database's schema: its own, or a newer one that
-    names this version's among those it is compatible with."""
+    """Raise SchemaOutOfDate unless this version can work with the database's schema.
+
+    That is its own schema, or a newer one whose oldest compatible revision this version knows.
+    """
     with database.read() as transaction:
         revision = _revision(transaction)
         problem = None
@@ -123,7 +120,7 @@ def require_current(database: Database) -> None:
             problem = f"lacks tables of features ({', '.join(missing)})"
         if problem is not None:
             raise SchemaOutOfDate(f"the database {database} {problem}; run `docmill db upgrade` as its owner")
-        # Read whatever the revision is: who lacks the right to shall learn it now, and not on the day of an upgrade.
+        # Read it at any revision, so that a user without the right learns it now, and not on the day of an upgrade.
         oldest = transaction.scalar(select(Compatibility.oldest))
     if oldest not in _known():
         raise SchemaOutOfDate(
@@ -133,5 +130,5 @@ def require_current(database: Database) -> None:
 
 
 def _known() -> list[str]:
-    """All revisions up to this version's, by the names of their files: `0100_what_it_does.py`."""
+    """Return all revisions up to this version's, by the names of their files: `0100_what_it_does.py`."""
     return sorted(file.name.partition("_")[0] for file in (_FOLDER / "versions").glob("[0-9]*_*.py"))

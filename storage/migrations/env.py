@@ -22,7 +22,7 @@ with context.begin_transaction():
     if connection.dialect.name == "postgresql":
         # Two upgrades at once take turns; the second finds nothing left to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('docmill.migrations'))"))
-        # Whoever comes after a statement that waits for a table waits too, workers and their heartbeats included.
+        # Other transactions, such as heartbeats, wait behind a statement that waits for a table.
         connection.execute(text("SET LOCAL lock_timeout = '2s'"))
     context.run_migrations()
     for metadata in collections_of_tables()[1:]:

@@ -1,4 +1,4 @@
-"""The results of a step as an Arrow table, read at a stroke."""
+"""The results of a step as an Arrow table, read by one query."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from docmill.storage.writers.arrow import ResultColumns
 if TYPE_CHECKING:
     from pyarrow import Table
 
-PAGE_ROWS = 5_000  # in a page
+PAGE_ROWS = 5_000
 FETCHED_ROWS = 300  # rows at a time: so few that Python sees no need to collect garbage
 _OUTCOME = ("text", "vector", "tokens_in", "tokens_out", *CONFIDENCE)
 

@@ -63,7 +63,7 @@ class CorpusState:
 
 
 def every(database: Database) -> list[CorpusState]:
-    """All corpora by name, each with its last ingest and no jobs, without those that are removed meanwhile."""
+    """Return all corpora by name, each with its last ingest and no jobs; without those that are removed meanwhile."""
     states = []
     for name in list(database.values(select(Corpus.name).order_by(Corpus.name))):
         with suppress(NotFound):
@@ -72,7 +72,7 @@ def every(database: Database) -> list[CorpusState]:
 
 
 def show(database: Database, name: str) -> CorpusState:
-    """One corpus with its latest ingests and jobs. Raises NotFound."""
+    """Return a corpus with its latest ingests and jobs. Raises NotFound."""
     return _state(database, name, ingests=LATEST, jobs=LATEST)
 
 

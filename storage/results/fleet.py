@@ -1,7 +1,7 @@
 """The fleet at one moment, as the store has it: workers, lanes, jobs, readings and pipelines.
 
-The status of jobs, live views, the pages and the metrics show parts of this picture. Its cost is bounded by jobs,
-kept counts, running shards, and the shards in the queue and of the last minutes.
+The status of jobs, live views, the pages and the metrics show parts of it. Its cost depends on the jobs, the kept
+counts, the running and queued shards, and the shards of the last minutes.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from docmill.storage.results.counts import StoreTotals, open_shards, read_work
 from docmill.storage.steps.jobs import PAUSED, RUNS
 
 FRESH_S = 15.0  # a worker that was seen within this time counts as live; workers report three times as often
-MOST = 200  # workers that are listed, those that were seen last
+MOST = 200  # workers that are listed
 REFUSALS = 10_000
-LANE_PACE_S = 120.0  # over how long the pace of a lane is taken
+LANE_PACE_S = 120.0  # the time over which the pace of a lane is measured
 
 
 _HeldShards: TypeAlias = Row[*tuple[Any, ...]]  # of `_held`
@@ -62,11 +62,11 @@ class TimeShares:
 
 @dataclass(frozen=True)
 class FleetWorker:
-    """A device process. `seen_s` is the age of its last sign of life; `live`: that was in the last 30 seconds.
+    """A device process. It sent its last heartbeat `seen_s` ago; a `live` process sent one in the last 30 seconds.
 
-    `trouble` says why the store refuses what it writes, `device_problem` why its device can compute nothing.
-    `computed` counts texts that are computed and not yet written, by job, and `spent_s` are the seconds of the last
-    minute by what they were spent on.
+    `trouble` says why the store refuses its writes, and `device_problem` why its device cannot compute. `computed`
+    counts texts that are computed and not yet written, by job. `spent_s` are the seconds of the last minute by their
+    use.
     """
 
     id: str
@@ -110,11 +110,11 @@ class Workers:
         return sum(worker.computed.get(job_id, 0.0) for worker in self.live)
 
     def time_use(self, job_id: int) -> TimeShares | None:
-        """Return where the time of the workers goes that hold shards of a job; None while it is not known."""
+        """Return the time shares of the workers that hold shards of a job; None while they are not known."""
         return time_use(worker.spent_s for worker in self.live if job_id in worker.computed)
 
     def reasons(self, spec_id: int, worker_ids: Sequence[str]) -> tuple[str, ...]:
-        """Return why these workers refuse a spec, newest first. Without a worker, why any ever did."""
+        """Return the reasons why these workers refuse a spec, newest first; without workers, those of any worker."""
         of_spec = (refused for refused in self.refused if refused.spec_id == spec_id)
         return tuple(refused.reason for refused in of_spec if not worker_ids or refused.worker_id in worker_ids)
 
@@ -126,7 +126,7 @@ def read_workers(transaction: Transaction, now: float) -> Workers:
 
 
 def list_workers(database: Database) -> list[FleetWorker]:
-    """Return the workers that were seen last, by host and device: those that live first."""
+    """Return the workers with the latest heartbeats by host and device, the live ones first."""
     with database.read() as transaction:
         now = transaction.scalar(select(db_now())) or 0.0
         rows = transaction.execute(select(Worker).order_by(Worker.seen_at.desc()).limit(MOST)).all()
@@ -238,9 +238,9 @@ class Lane:
 
 @dataclass(frozen=True)
 class PipelineState:
-    """A stored pipeline. `late_s` is the age of its oldest due run that nobody has begun; 0 if there is none.
+    """A stored pipeline. `late_s` is the age of its oldest due run that has not begun; 0 if there is none.
 
-    What came due after `looked_at` has no run yet: a worker makes it.
+    Times that came due after `looked_at` have no run yet: a worker makes it.
     """
 
     name: str

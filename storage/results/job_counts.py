@@ -1,4 +1,4 @@
-"""Count the results of a job: by flag, by escalation, and by what computed them."""
+"""Count the results of a job by flag, by escalation and by runtime."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RuntimeUse:
 
 
 def runtimes(database: Database, job_id: int) -> list[RuntimeUse]:
-    """Return what computed the results of each step, most documents first. Raises NotFound."""
+    """Return the runtimes that computed the results of each step, most documents first. Raises NotFound."""
     job = require(database, job_id)
     uses: list[RuntimeUse] = []
     with database.read() as transaction:

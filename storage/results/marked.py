@@ -154,7 +154,7 @@ class _Pages:
         self.after: Cursor | None = after or (0, 0, self._start)
 
     def read(self, size: int, flag: str | None = None) -> Iterator[_Marked]:
-        """Yield what is found in at most `LOOKED_AT` outcomes, `size` of them in the first page.
+        """Yield the marked outcomes among at most `LOOKED_AT` outcomes, `size` of them in the first page.
 
         With `flag`, outcomes without it may be left out.
         """

@@ -1,8 +1,8 @@
-"""Results as a folder of parts, each a file that is whole or not there, and a manifest that says how far it is.
+"""Results as a folder of parts, each a complete file, with a manifest.
 
-The manifest is replaced after each part and has the place of its last document, so an export that was cut off goes on
-there. Parts are of a job that has ended, so that no document of an earlier part is done later; the fingerprints of
-its results say whether they are the same as before, when an export goes on and once more when it ends.
+The manifest is replaced after each part and has the place of the last document, so that an interrupted export
+continues there. Only jobs that have ended are exported, so that no document of an earlier part is done later. When an
+export continues, and when it ends, the fingerprints of the results tell if they have changed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from docmill.storage.writers.parts_manifest import (
     left,
 )
 
-LOCK = ".lock"  # there while somebody writes
+LOCK = ".lock"  # exists while a process writes
 
 RowsAfter = Callable[[DocumentPlace | None], Iterator[Placed]]
 
@@ -56,7 +56,7 @@ class ExportProgress:
         """Hear that all parts are written anew, and the reason."""
 
     def checked(self, parts: int, of: int) -> None:
-        """Hear the number of parts that were compared with the manifest, out of so many."""
+        """Hear the number of parts that were compared with the manifest, out of `of`."""
 
     def remarked(self, said: str) -> None:
         """Hear that a part lacks something of its results."""
@@ -86,9 +86,9 @@ def export(
     progress: ExportProgress | None = None,
     flagged: Flagged | None = None,
 ) -> ExportedFolder:
-    """Write the results of a job that has ended, or of one of its steps, as parts of so many documents each.
+    """Write the results of a job that has ended, or of one of its steps, in parts of `part_documents` documents.
 
-    `flagged` is a condition on the results' flags. What an earlier call wrote of the same is kept. `replaced` permits
+    `flagged` is a condition on the results' flags. Parts that an earlier call wrote are kept. `replaced` permits it
     to replace another export's parts. Raises ExportBlocked, StorageError, FormatUnfit and OSError.
     """
     status = read_status(database, job_id)
@@ -152,7 +152,7 @@ def write(
     progress: ExportProgress | None = None,
     ending: Callable[[], None] = lambda: None,
 ) -> ExportedFolder:
-    """Write what the folder lacks of the rows. `ending` is called before it is said to be complete."""
+    """Write the parts that the folder lacks. `ending` is called before the manifest says that it is complete."""
     folder, progress = target.path, progress or ExportProgress()
     with _held(folder):
         before = _manifest_in(folder)
@@ -206,7 +206,7 @@ def _lacking(
 def _write_part(
     target: Target, rows: Iterator[Placed], columns: Sequence[Column], most: int, progress: ExportProgress
 ) -> ManifestPart | None:
-    """Write the next rows as one part; None where there are none."""
+    """Write the next rows as a part. Return None if there are no more rows."""
     first = next(rows, None)
     if first is None:
         return None
@@ -266,7 +266,7 @@ def _names(folder: Path) -> list[str]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """The folder, made if it is not there, for this process alone. Raises StorageError and ExportBlocked."""
+    """Make the folder if need be, and hold it for this process alone. Raises StorageError and ExportBlocked."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except FileExistsError as error:
@@ -289,7 +289,7 @@ def _take(lock: BinaryIO, path: Path) -> None:
     except OSError:  # a file system without locks
         return
     if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
-        raise ExportBlocked(busy)  # it ended, and took the file away, after we had opened it
+        raise ExportBlocked(busy)  # the other process ended, and removed the file after we had opened it
 
 
 def fingerprints(database: Database, job_id: int, step: str | None = None) -> dict[str, dict[str, Any]]:

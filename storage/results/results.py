@@ -1,4 +1,4 @@
-"""Results as a reader wants them: one line for each document, in the order of the source, in flat memory."""
+"""The results of a job: a row for each document, in the order of the source, in constant memory."""
 
 from __future__ import annotations
 
@@ -80,10 +80,9 @@ def placed_results(
     first: int | None = None,
     most: int | None = None,
 ) -> Iterator[Placed]:
-    """Return `results`, each with its document's place, from the first document after a place on.
+    """Return `results`, each with its document's place, of the documents `after` a place.
 
-    The place is sought, not read up to. The first page that is read has so many documents, later ones have more, and
-    all together have `most`.
+    An index finds the place. The first page has `first` documents, later pages have more, and all pages have `most`.
     """
     job, steps = _read_job(database, job_id)
     several = step is None and len(steps) > 1
@@ -236,11 +235,11 @@ def _flags_of(steps: Sequence[str], result: Result) -> list[str]:
 
 
 def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
-    """Yield what has no result: {"id", "status", "class", "reason"} of documents, then of records that are none.
+    """Yield {"id", "status", "class", "reason"} of documents without a result, then of rejected records.
 
-    Documents come in the order of the source. In a job with several steps there is a line for each step, whose name
-    is "step". If an earlier step gave no output, "status" is `blocked`, and "reason" is the earlier step's. Raises
-    NotFound.
+    Documents come in the order of the source. In a job with several steps, each failed step of a document has a row,
+    with its name as "step". If an earlier step gave no output, "status" is `blocked`, and "reason" is the earlier
+    step's. Raises NotFound.
     """
     job, steps = _read_job(database, job_id)
     if len(steps) == 1 and (few := _few_failures(database, job, steps[0])) is not None:
@@ -345,11 +344,10 @@ def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | N
 
 
 def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
-    """Return the rejected records of an ingest in the order of its source.
+    """Yield the rejected records of an ingest in the order of its source.
 
-    Places in one file differ in a number (`corpus.csv:17`), and numbers are not in the order of text: they are
-    sorted here, eight bytes each. What follows them is in the order of text: a place of another form, and the
-    paths in a folder.
+    Places in one file differ in a number (`corpus.csv:17`). Text sorts numbers wrongly, so they are sorted here,
+    eight bytes each. Other places follow in the order of text.
     """
     lines: dict[str, array[int]] = {}
     for record in rejections(database, ingest_id):
@@ -391,10 +389,10 @@ _WithOutcomes = tuple[Any, dict[int, Any], str | None]  # a document, its outcom
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Outcomes of documents at `steps`, which has with each step those that lead to it.
+    """A request for documents with their outcomes at `steps`, which has with each step those that lead to it.
 
-    Of documents after a place or all, and only of those whose flags at the steps `flagged_at` meet a condition. The
-    first page has `first` documents.
+    It is for the documents `after` a place, or all, and only for those whose flags at the steps `flagged_at` meet the
+    condition `flagged`. The first page has `first` documents.
     """
 
     steps: Sequence[OpenStep]
@@ -408,7 +406,7 @@ class _Wanted:
         """Return the query over documents, with the condition on flags."""
         if self.flagged is None:
             return query
-        # Joined loosely, so that the database reads the documents in their order and stops at the page's end.
+        # An outer join, so that the database reads the documents in their order and stops at the page's end.
         query, outcomes = lineage.join_outcomes(query.select_from(Document), self.steps, outer=True)
         tables = [outcomes[step.seq] for step in self.flagged_at]
         written = [case((table.c.status == "done", as_text(table.c.flags)), else_="") for table in tables]
@@ -419,9 +417,9 @@ class _Wanted:
 
 
 def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithOutcomes]:
-    """Documents of the job in the order of the source.
+    """Yield documents of the job in the order of the source, page by page.
 
-    Page by page: no transaction stays open while the caller works.
+    No transaction stays open while the caller works.
     """
     steps, with_input, after = wanted.steps, wanted.with_input, wanted.after or lineage.START
     columns = (Document.id, Document.key, Document.seq, Document.content_id, Document.meta, Document.flags)
@@ -453,7 +451,7 @@ def _read_job(database: Database, job_id: int) -> tuple[Job, tuple[OpenStep, ...
 
 
 def has_several_steps(database: Database, job_id: int) -> bool:
-    """Return True if a job has several steps, so that results of no named step are those of all."""
+    """Return True if a job has several steps, so that results without a named step are those of all."""
     _, steps = _read_job(database, job_id)
     return len(steps) > 1
 

@@ -83,15 +83,15 @@ class JobStatus:
 
     Of a job with several `steps` the counts are the sums over all of them.
 
-    `state` is also `paused`, and `blocked` while every live worker refuses what is left. `truncated` are those of the
-    done ones whose output stopped at the model's limit, without those of steps with an escalation: it may have
-    replaced them, and the flags of the results say how many are left.
+    `state` may also be `paused`, and `blocked` while every live worker refuses the rest. `truncated` counts done
+    texts whose output stopped at the model's limit. Steps with an escalation do not count: it may have replaced such
+    an output, and the flags of the results say how many are left.
 
-    `computed` texts of those to do are computed and not yet written, in part where windows are left.
+    `computed` of the pending texts are computed and not yet written; a text with open windows counts in part.
     `time_left` has the pace and the time left. The pace of an ended job is the mean from its first shard to its last;
     that of a job without progress is 0.
 
-    `time_use` says where the time of its workers goes, while they hold shards of it.
+    `time_use` has the time shares of the workers that hold shards of it.
 
     `waiting_for` is the reason why the job makes no progress, or None; `waiting_cause` is that reason in one word.
     `not_pruned` says why documents that are missing from the source were not marked as vanished. `list_statuses`
@@ -157,7 +157,7 @@ class JobStatus:
 
     @property
     def spec(self) -> Spec:
-        """The first step's."""
+        """The first step's spec."""
         return self.steps[0].spec
 
     @property
@@ -254,7 +254,7 @@ def _status(
     computed = workers.computed(job.id) if sums.shards().get("running") else 0.0
     if ended:
         left = sums.rate()
-    elif cause is not None:  # what was computed before says nothing of when this ends
+    elif cause is not None:  # an earlier pace does not tell when the job ends
         left = TimeLeft()
     else:
         reading = job.state == "ingesting"

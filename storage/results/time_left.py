@@ -15,9 +15,9 @@ from docmill.storage.core.schema import ADDED_BY_SHARD, IS_RUNNING, Job, Shard, 
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.sharding import OPEN_SHARDS
 
-WINDOW_S = 300.0  # over how long the pace is taken, if shards are short
-SHARDS_LONG = 12  # over how many lengths of a shard, if they are long
-FEW_SHARDS = 4  # with fewer finished ones nothing is said
+WINDOW_S = 300.0  # the time over which the pace is measured, if shards are short
+SHARDS_LONG = 12  # the time over which it is measured, if they are long, in mean lengths of a shard
+FEW_SHARDS = 4  # with fewer finished shards, the time left is not known
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _weights(steps: Sequence[StepWork]) -> Mapping[int, float]:
 
 
 def _work_left(steps: Sequence[StepWork], weights: Mapping[int, float], computed: float) -> tuple[float, bool]:
-    """Return the work left, with that which later steps will get, and True if no step's work is unknown."""
+    """Return the work left, with the work that later steps will get, and True if the work of each step is known."""
     coming: dict[int, float] = {}  # texts that are open or will be, by step
     is_all = True
     work = open_work = 0.0

@@ -51,10 +51,10 @@ def name_of(spec_id: int) -> str:
 
 
 def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lambda _added: None) -> int:
-    """Make the index of a spec, or update it. Return the number of contents it lacked. The next call continues this
-    one.
+    """Make or update the index of a spec. Return the number of contents that it lacked.
 
-    `advanced` is told the number added so far. Raises StorageError, and DatabaseBusy if another process is at it.
+    The next call continues an interrupted call. `advanced` is told the number added so far. Raises StorageError, and
+    DatabaseBusy if another process makes the index.
     """
     _require_pgvector(database)
     with alone(database, spec_id):
@@ -103,7 +103,7 @@ def spec_ids(transaction: Transaction) -> list[int]:
 
 
 def size(transaction: Transaction, spec_id: int) -> int | None:
-    """Return about how many vectors a spec's index has; None if there is none, or it is not built."""
+    """Return the approximate number of vectors in a spec's index; None if there is none, or it is not built."""
     rows = transaction.exec_driver_sql(
         "SELECT reltuples FROM pg_class JOIN pg_index ON indrelid = pg_class.oid "
         "WHERE indexrelid = to_regclass(%s) AND indisvalid",
@@ -126,9 +126,9 @@ def without(spec_id: int) -> Select[*tuple[Any, ...]]:
 
 
 def lacking(transaction: Transaction, spec_id: int, limit: int | None = None) -> Sequence[int]:
-    """Select the contents with a vector under a spec that its side table lacks, or the first of them.
+    """Return the contents with a vector under a spec that its side table lacks, at most `limit` of them.
 
-    Two indexes alone tell what it lacks, so that vectors are not read; only the rows found are.
+    Two indexes alone tell which contents it lacks, so that no vectors are read.
     """
     transaction.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
     not_there = without(spec_id).cte("not_there").prefix_with("MATERIALIZED", dialect="postgresql")

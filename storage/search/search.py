@@ -1,6 +1,6 @@
-"""Exact search for the documents of a corpus nearest to a query, on any store, page by page in flat memory.
+"""Search for the documents of a corpus that are nearest to a query, on any store, in constant memory.
 
-With an index of the vectors only its candidates are compared (`ann`).
+Every document is compared, or only the candidates of an index of the vectors (`ann`).
 """
 
 from __future__ import annotations
@@ -244,8 +244,7 @@ def hits(
 
 
 def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """Yield the current documents in the order of the source, `size` a page: how many, and {id: vector} of those that
-    have one.
+    """Yield pages of the current documents in the order of the source: the number of documents, and {id: vector}.
 
     No transaction stays open while they are compared. The walk goes through the corpus and not through the spec's
     outcomes, which may belong to a hundred corpora.
@@ -271,7 +270,7 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[
 def _pages_of(
     database: Database, searched: Searched, documents: Mapping[int, int], size: int
 ) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """Yield pages of these documents, which are given with their contents."""
+    """Yield pages of these documents, given with their contents, as `_pages` does."""
     remaining = iter(documents.items())
     while page := dict(islice(remaining, size)):
         with database.read() as transaction:
