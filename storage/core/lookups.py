@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, delete, sel
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
+    AnyRow,
     Base,
     Content,
     Corpus,
@@ -65,7 +66,7 @@ def make_vector_length(transaction: Transaction, spec_id: int, numbers: int) -> 
     return length
 
 
-def spec_of(row: Row[*tuple[Any, ...]]) -> Spec:
+def spec_of(row: AnyRow) -> Spec:
     """Return the spec in a row with the columns `SPEC`."""
     return Spec(kind=row.kind, model=row.model, revision=row.revision, quality=row.quality, params=row.params or {})
 

@@ -47,7 +47,7 @@ from sqlalchemy.engine import URL, ExecutionContext
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from docmill.storage.core.schema import OUTCOME_VALUES, Base, OutcomeRow, db_now
+from docmill.storage.core.schema import OUTCOME_VALUES, AnyRow, Base, OutcomeRow, db_now
 from docmill.storage.core.server import POSTGRESQL, Patience
 from docmill.storage.core.transaction import (
     IN_BINARY,
@@ -451,9 +451,7 @@ class PostgresqlTransaction(Transaction):
             return False
         return True
 
-    def insert_missing(
-        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any]
-    ) -> Sequence[Row[*tuple[Any, ...]]]:
+    def insert_missing(self, table: type[Base], columns: Columns, *returned: ColumnElement[Any]) -> Sequence[AnyRow]:
         if not returned:
             self._insert_arrays(table, columns, "ON CONFLICT DO NOTHING")
             return []

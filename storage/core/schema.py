@@ -45,6 +45,7 @@ from docmill.storage.features import load_all
 
 T = TypeVar("T")
 Reference: TypeAlias = ForeignKey | None
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]  # with columns of any types
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -97,7 +98,7 @@ class Base:
         )
 
     @classmethod
-    def of(cls, row: Row[*tuple[Any, ...]]) -> Self:
+    def of(cls, row: AnyRow) -> Self:
         """Return a row of `select(TABLE)`, perhaps with further columns, as an instance."""
         made = cls()
         vars(made).update(row._mapping)

@@ -34,7 +34,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.expression import ColumnElement
 
 from docmill.storage.core.private_files import make_file, make_folder
-from docmill.storage.core.schema import OUTCOME_VALUES, Base, Content, OutcomeRow, db_now
+from docmill.storage.core.schema import OUTCOME_VALUES, AnyRow, Base, Content, OutcomeRow, db_now
 from docmill.storage.core.transaction import Columns, Transaction, Ts, V, unexpected
 from docmill.storage.errors import (
     DatabaseBusy,
@@ -216,9 +216,7 @@ class SqliteTransaction(Transaction):
             statement = f"{insert_into} {', '.join([places] * len(page))}"
             self.exec_driver_sql(statement, tuple(chain.from_iterable(page)))
 
-    def insert_missing(
-        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any]
-    ) -> Sequence[Row[*tuple[Any, ...]]]:
+    def insert_missing(self, table: type[Base], columns: Columns, *returned: ColumnElement[Any]) -> Sequence[AnyRow]:
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         statement = self.insert(table).on_conflict_do_nothing()
         if returned:

@@ -14,7 +14,7 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.expression import ColumnElement
 
-from docmill.storage.core.schema import Base
+from docmill.storage.core.schema import AnyRow, Base
 from docmill.storage.core.specs import StoredKind
 from docmill.storage.errors import StorageError, UnexpectedDatabaseError
 
@@ -144,9 +144,7 @@ class Transaction(ABC):
         return True
 
     @abstractmethod
-    def insert_missing(
-        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any]
-    ) -> Sequence[Row[*tuple[Any, ...]]]:
+    def insert_missing(self, table: type[Base], columns: Columns, *returned: ColumnElement[Any]) -> Sequence[AnyRow]:
         """Insert the rows that are not there yet, by any unique key. Return these columns of the inserted rows."""
 
     @abstractmethod

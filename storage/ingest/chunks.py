@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import orjson
-from sqlalchemy import Row
 
 from docmill.storage.core.normalize import MENDED
+from docmill.storage.core.schema import AnyRow
 from docmill.storage.readers import Record, Rejection, Source
 from docmill.storage.readers.records import KeyKind
 
@@ -28,7 +28,7 @@ CHUNK_CHARS = 8_000_000  # keeps the transaction short and the memory small for 
 
 # A version of a document with the columns `ingest.VERSION`. The reading `ingest_id` found it at place `seq` of the
 # source.
-StoredVersion: TypeAlias = Row[*tuple[Any, ...]]
+StoredVersion: TypeAlias = AnyRow
 
 
 @dataclass(frozen=True)

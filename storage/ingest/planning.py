@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from sqlalchemy import Row, and_, func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 
 from docmill.storage.core.lookups import is_current_document
-from docmill.storage.core.schema import Content, Document, Job
+from docmill.storage.core.schema import AnyRow, Content, Document, Job
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.propagation import Traversal, has_prompts
@@ -24,7 +24,7 @@ NEAR_DOCUMENTS = 50_000  # examined in one transaction
 
 
 # The position of a job in its corpus: its `base_document` and `swept_to` (see `storage.core.schema.Job`).
-CorpusPosition: TypeAlias = Row[*tuple[Any, ...]]
+CorpusPosition: TypeAlias = AnyRow
 
 
 def sweep_page(transaction: Transaction, job: OpenJob, position: CorpusPosition) -> tuple[int, bool]:

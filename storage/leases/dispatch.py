@@ -12,7 +12,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Float,
-    Row,
     Select,
     and_,
     bindparam,
@@ -29,6 +28,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.schema import (
     IS_RETURNED,
+    AnyRow,
     Budget,
     Ingest,
     Job,
@@ -364,13 +364,13 @@ def _candidates(transaction: Transaction, lane: LaneWindow, *, beside: Collectio
     return [replace(claimant, planned=n) for claimant, n in paid if n > 0]
 
 
-def _budgets(transaction: Transaction, names: Collection[str]) -> Sequence[Row[*tuple[Any, ...]]]:
+def _budgets(transaction: Transaction, names: Collection[str]) -> Sequence[AnyRow]:
     """Return the named budgets that have a limit."""
     limited = select(Budget).where(Budget.name.in_(names), Budget.max_cost.is_not(None))
     return transaction.execute(limited).all() if names else []
 
 
-def _in_flight(transaction: Transaction, lane: str) -> Sequence[Row[*tuple[Any, ...]]]:
+def _in_flight(transaction: Transaction, lane: str) -> Sequence[AnyRow]:
     """Return the number of shards in flight of each step, and the tokens of their stored outcomes."""
     sums = (func.sum(column).label(column.key) for column in (Shard.tokens_in, Shard.tokens_out))
     return transaction.execute(

@@ -6,11 +6,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus
-from docmill.storage.core.schema import Corpus, Document, Ingest, Job, Step
+from docmill.storage.core.schema import AnyRow, Corpus, Document, Ingest, Job, Step
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NotFound
 from docmill.storage.results.status import JobStatus, read_status
@@ -161,7 +161,7 @@ def find_documents(database: Database, key: str, corpus: str | None = None) -> l
     return sorted(appearances, key=lambda appearance: appearance.corpus)
 
 
-def _appearance(transaction: Transaction, key: str, current: Row[*tuple[Any, ...]]) -> Appearance:
+def _appearance(transaction: Transaction, key: str, current: AnyRow) -> Appearance:
     of_corpus = select(Job).where(Job.corpus_id == current.corpus_id).order_by(Job.id.desc()).limit(JOBS + 1)
     latest = [Job.of(row) for row in transaction.execute(of_corpus)]
     version = select(Document.id).where(Document.key == key)

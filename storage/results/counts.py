@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from sqlalchemy import Row, and_, func, insert, or_, select, update
+from sqlalchemy import and_, func, insert, or_, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.invariants import find_broken
-from docmill.storage.core.schema import SHARD_KEY, Job, ShardCount, WorkCount
+from docmill.storage.core.schema import SHARD_KEY, AnyRow, Job, ShardCount, WorkCount
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.budgets import AT_LIMIT
 from docmill.storage.steps.jobs import RUNS
@@ -46,7 +45,7 @@ class StoreTotals:
     records: Mapping[str, int]  # read from sources, by what the reading made of them
 
 
-def open_shards(transaction: Transaction) -> Sequence[Row[*tuple[Any, ...]]]:
+def open_shards(transaction: Transaction) -> Sequence[AnyRow]:
     """Return rows with the number `n` of open shards of running jobs, by `lane` and `state`.
 
     `suspects` of them may kill their process. `created_at` is the time when the oldest job with such shards was made.

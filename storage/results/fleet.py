@@ -11,12 +11,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from sqlalchemy import Row, case, func, select
+from sqlalchemy import case, func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
     IS_DONE,
     IS_RUNNING,
+    AnyRow,
     Corpus,
     Ingest,
     Job,
@@ -40,8 +41,8 @@ REFUSALS = 10_000
 LANE_PACE_S = 120.0  # the time over which the pace of a lane is measured
 
 
-_HeldShards: TypeAlias = Row[*tuple[Any, ...]]  # of `_held`
-_Refusal: TypeAlias = Row[*tuple[Any, ...]]  # of `_refused`
+_HeldShards: TypeAlias = AnyRow  # of `_held`
+_Refusal: TypeAlias = AnyRow  # of `_refused`
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def list_workers(database: Database) -> list[FleetWorker]:
 
 
 def _workers(
-    transaction: Transaction, rows: Sequence[Row[*tuple[Any, ...]]], now: float
+    transaction: Transaction, rows: Sequence[AnyRow], now: float
 ) -> tuple[tuple[FleetWorker, ...], Sequence[_HeldShards], Sequence[_Refusal]]:
     """Return the workers in these rows, all running shards, and all refusals."""
     held, refused = _held(transaction), _refused(transaction)
@@ -285,7 +286,7 @@ def read_fleet(database: Database, lanes: Collection[str]) -> Fleet:
 def _lanes(
     transaction: Transaction, names: Collection[str], workers: Sequence[FleetWorker], now: float
 ) -> tuple[Lane, ...]:
-    opened: dict[str, list[Row[*tuple[Any, ...]]]] = {name: [] for name in names}
+    opened: dict[str, list[AnyRow]] = {name: [] for name in names}
     for shards in open_shards(transaction):
         opened.setdefault(shards.lane, []).append(shards)
     waiting = _waiting(transaction, opened, now)

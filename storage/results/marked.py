@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Text, and_, cast, literal, select
+from sqlalchemy import ColumnElement, Text, and_, cast, literal, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import read_texts
-from docmill.storage.core.schema import Document, Job, OutcomeRow, Prompt, StepText
+from docmill.storage.core.schema import AnyRow, Document, Job, OutcomeRow, Prompt, StepText
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.results.results import failure_of, one_step, rejections
 from docmill.storage.steps import choosing, lineage
@@ -36,7 +36,7 @@ FLAGGED: ColumnElement[bool] = cast(OutcomeRow.flags, Text) != literal("[]", Tex
 
 # The end of a page: the spec of the step (0, or 1 for the escalation), the lap (0 or 1), and the content.
 Cursor = tuple[int, int, int]
-_Marked = tuple[Row[*tuple[Any, ...]], int, Any]  # a document, the content that the step computed of it, its result
+_Marked = tuple[AnyRow, int, Any]  # a document, the content that the step computed of it, its result
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _Pages:
             return place, 1, 0
         return (place + 1, 0, self._start) if place + 1 < len(self._step.spec_ids) else None
 
-    def _rows(self, place: int, lap: int, content_id: int, size: int) -> Sequence[Row[*tuple[Any, ...]]]:
+    def _rows(self, place: int, lap: int, content_id: int, size: int) -> Sequence[AnyRow]:
         outcome = OutcomeRow
         of_spec = and_(outcome.spec_id == self._step.spec_ids[place], outcome.content_id > content_id, self._mark)
         if lap == 1:
@@ -187,7 +187,7 @@ class _Pages:
         query = select(outcome.content_id, outcome.flags, self._document.label("document_id")).where(of_spec)
         return self._transaction.execute(query.order_by(outcome.content_id).limit(size)).all()
 
-    def _read_marked(self, place: int, rows: Sequence[Row[*tuple[Any, ...]]]) -> Iterator[_Marked]:
+    def _read_marked(self, place: int, rows: Sequence[AnyRow]) -> Iterator[_Marked]:
         mine = {row.content_id: row.document_id for row in rows if row.document_id is not None}
         if place > 0:  # those that the step's own spec marked were found there
             own = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == self._step.spec_id, self._mark)

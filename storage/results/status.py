@@ -8,11 +8,11 @@ from html import escape
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, and_, select
+from sqlalchemy import ColumnElement, Select, and_, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, spec_of
-from docmill.storage.core.schema import Budget, Corpus, Ingest, Job, RejectionRow, SpecRow, Step, db_now
+from docmill.storage.core.schema import AnyRow, Budget, Corpus, Ingest, Job, RejectionRow, SpecRow, Step, db_now
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.needed import RESULTS
@@ -45,8 +45,8 @@ STATES: Mapping[str, ColumnElement[bool]] = MappingProxyType(
         "cancelled": Job.state == "cancelled",
     }
 )
-_JobRow: TypeAlias = Row[*tuple[Any, ...]]  # of `_JOBS`
-_StepRow: TypeAlias = Row[*tuple[Any, ...]]  # of `_steps`
+_JobRow: TypeAlias = AnyRow  # of `_JOBS`
+_StepRow: TypeAlias = AnyRow  # of `_steps`
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from statistics import fmean
-from typing import Any
 
-from sqlalchemy import Row, func, select, union_all
+from sqlalchemy import func, select, union_all
 
-from docmill.storage.core.schema import ADDED_BY_SHARD, IS_RUNNING, Job, Shard, ShardCount
+from docmill.storage.core.schema import ADDED_BY_SHARD, IS_RUNNING, AnyRow, Job, Shard, ShardCount
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.sharding import OPEN_SHARDS
 
@@ -141,7 +140,7 @@ class ShardSums:
     first shard of a step may be computed, for steps whose open shards are all planned.
     """
 
-    groups: Sequence[Row[*tuple[Any, ...]]]
+    groups: Sequence[AnyRow]
     span: tuple[float | None, float | None]
     next_tries: Mapping[int, float]
 
@@ -183,7 +182,7 @@ def shard_sums(transaction: Transaction, job_ids: Collection[int]) -> dict[int, 
     key, n = (ShardCount.job_id, ShardCount.step, ShardCount.state), func.sum(ShardCount.n)
     sums = (func.sum(ShardCount.__table__.c[name]).label(name) for name in ADDED_BY_SHARD)
     counted = select(*key, *sums).where(ShardCount.job_id.in_(job_ids)).group_by(*key).having(n != 0)
-    by_job: dict[int, list[Row[*tuple[Any, ...]]]] = {job_id: [] for job_id in job_ids}
+    by_job: dict[int, list[AnyRow]] = {job_id: [] for job_id in job_ids}
     for group in transaction.execute(counted):
         by_job[group.job_id].append(group)
     transaction.prefer_index_order()
@@ -204,9 +203,7 @@ def shard_sums(transaction: Transaction, job_ids: Collection[int]) -> dict[int, 
 FIRST_PLANNED = 100  # the shards among which the next try is looked for
 
 
-def _next_tries(
-    transaction: Transaction, by_job: Mapping[int, Sequence[Row[*tuple[Any, ...]]]]
-) -> dict[int, dict[int, float]]:
+def _next_tries(transaction: Transaction, by_job: Mapping[int, Sequence[AnyRow]]) -> dict[int, dict[int, float]]:
     """Return the time of the next try of each step whose open shards are all planned."""
     next_tries: dict[int, dict[int, float]] = {job_id: {} for job_id in by_job}
     open_states: dict[tuple[int, int], set[str]] = defaultdict(set)

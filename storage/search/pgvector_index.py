@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Row, Select, and_, column, select, table
+from sqlalchemy import Select, and_, column, select, table
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, spec_of, vector_length
-from docmill.storage.core.schema import OutcomeRow, SpecRow
+from docmill.storage.core.schema import AnyRow, OutcomeRow, SpecRow
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import DatabaseBusy, NothingEmbedded, RightMissing, StorageError
@@ -298,7 +298,7 @@ def _index(spec_id: int) -> str:
     return f"ix_{name_of(spec_id)}_embedding"
 
 
-def _described(transaction: Transaction, row: Row[*tuple[Any, ...]]) -> VectorIndex:
+def _described(transaction: Transaction, row: AnyRow) -> VectorIndex:
     name = name_of(row.id)
     vectors, taken = transaction.exec_driver_sql(
         f"SELECT count(*), pg_total_relation_size('{name}') FROM {name}"  # noqa: S608

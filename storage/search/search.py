@@ -12,11 +12,11 @@ from shlex import quote
 from typing import Any, TypeAlias
 
 import numpy as np
-from sqlalchemy import Row, case, select, tuple_
+from sqlalchemy import case, select, tuple_
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, is_current_document, read_texts, spec_of, vector_length
-from docmill.storage.core.schema import Corpus, Document, Job, OutcomeRow, SpecRow, Step
+from docmill.storage.core.schema import AnyRow, Corpus, Document, Job, OutcomeRow, SpecRow, Step
 from docmill.storage.core.transaction import IN_BINARY, Transaction
 from docmill.storage.errors import NotFound, NothingEmbedded
 from docmill.storage.outputs.output_types import VECTOR
@@ -112,7 +112,7 @@ def embedding_of(database: Database, corpus_id: int, spec_id: int, job_id: int |
     return tuple(find_way(steps, steps[latest.seq]))
 
 
-_EmbedJob: TypeAlias = Row[*tuple[Any, ...]]  # a step of a job that embeds a corpus, of `_JOBS`
+_EmbedJob: TypeAlias = AnyRow  # a step of a job that embeds a corpus, of `_JOBS`
 _JOBS = (
     select(Job.id, Step.seq, Step.spec_id, Job.created_at, *SPEC)
     .join(Step, Step.job_id == Job.id)
@@ -314,7 +314,7 @@ def _best_windows(
     return windows
 
 
-def _outcomes(transaction: Transaction, searched: Searched, content_ids: set[int]) -> Sequence[Row[*tuple[Any, ...]]]:
+def _outcomes(transaction: Transaction, searched: Searched, content_ids: set[int]) -> Sequence[AnyRow]:
     data = [OutcomeRow.data] if keeps_windows(searched.spec) else []
     query = select(OutcomeRow.content_id, OutcomeRow.vector, *data).where(
         OutcomeRow.spec_id == searched.spec_id, OutcomeRow.status == "done"

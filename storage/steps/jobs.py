@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, true, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
+    AnyRow,
     Content,
     Corpus,
     Document,
@@ -257,7 +258,7 @@ def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None
             stop(transaction, job.id, "stopped", reason)
 
 
-def _too_many(transaction: Transaction, job: Row[*tuple[Any, ...]]) -> str | None:
+def _too_many(transaction: Transaction, job: AnyRow) -> str | None:
     """Return the sentence that says that more of a job's texts failed or are doubtful than may be; else None."""
     if job.max_failures is None and job.max_flagged is None:
         return None

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Row, bindparam, insert, select
+from sqlalchemy import bindparam, insert, select
 
 from docmill.storage import templates
 from docmill.storage.core import lookups
-from docmill.storage.core.schema import SpecRow, Step
+from docmill.storage.core.schema import AnyRow, SpecRow, Step
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NotFound
@@ -140,7 +140,7 @@ _STEPS = (
 )
 
 
-def _open(row: Row[*tuple[Any, ...]]) -> OpenStep:
+def _open(row: AnyRow) -> OpenStep:
     spec = lookups.spec_of(row)
     return OpenStep(
         seq=row.seq,
