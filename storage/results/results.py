@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -138,9 +138,12 @@ def _confidence(outcome: StoredOutcome) -> dict[str, float]:
 
 def _beside(table: Sequence[Column], *keys: str) -> list[Column]:
     """Return the columns of these keys, with an underscore before a name that the table has already."""
-    taken = {column.name for column in table}
-    added = [Column.of(key, Form.TEXT) for key in keys]
-    return [replace(column, name=f"_{column.name}") if column.name in taken else column for column in added]
+    return _apart([Column.of(key, Form.TEXT) for key in keys], {column.name for column in table})
+
+
+def _apart(columns: Sequence[Column], taken: Collection[str]) -> list[Column]:
+    """Return the columns, with an underscore before the names that are taken."""
+    return [replace(column, name=f"_{column.name}") if column.name in taken else column for column in columns]
 
 
 def people_columns(
@@ -179,8 +182,7 @@ def people_columns(
 
     table = (replace(Column.of("id", Form.TEXT), name="document"), *text)
     taken = {"remarks", *(column.name for column in table)}
-    unlike = [replace(column, name=f"_{column.name}") if column.name in taken else column for column in outputs]
-    return (*table, *unclashing(unlike, taken), Column("remarks", Form.TEXT, all_remarks))
+    return (*table, *unclashing(_apart(outputs, taken), taken), Column("remarks", Form.TEXT, all_remarks))
 
 
 def columns(
