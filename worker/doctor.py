@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from docmill.storage.core.database import pooling
+from docmill.storage.core.database import describe_pooling
 from docmill.storage.core.schema import Worker, db_now
 from docmill.storage.errors import DatabaseUnreachable, RightMissing, SchemaOutOfDate, StorageError
 from docmill.storage.extras import LOCAL, install
@@ -80,7 +80,7 @@ def look_at_database(settings: Settings) -> Iterator[Diagnosis]:
         yield workers(live, is_fleet=None not in (settings.database_url, settings.redis_url))
         if database.server is not None:
             yield clock(database.server, before, theirs, after)
-            yield from pooler(pooling(database))
+            yield from pooler(describe_pooling(database))
     except StorageError as error:
         yield Diagnosis("database", False, str(error), _database_advice(error))
     finally:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from docmill.storage.core.database import Database, Uninterrupted
-from docmill.storage.core.lookups import find_corpus, first_existing
+from docmill.storage.core.lookups import find_corpus, find_first_existing
 from docmill.storage.core.server import Patience
 from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable
 from docmill.storage.extras import LOCAL
@@ -175,5 +175,5 @@ def corpus_names(corpus: str) -> list[str]:
 
 def find_named_corpus(database: Database, corpus: str) -> tuple[int, str]:
     """Return the id and the name of a corpus, named as `run --corpus` or by its source. Raises NotFound."""
-    name = first_existing(database, corpus_names(corpus))
+    name = find_first_existing(database, corpus_names(corpus))
     return find_corpus(database, name), name

@@ -13,13 +13,13 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import StorageError
 from docmill.storage.steps.jobs import UNFINISHED, lock_corpus
-from docmill.storage.steps.replacements import CANCELLED, FILLING, SpecReplacement, of_corpus
+from docmill.storage.steps.replacements import CANCELLED, FILLING, SpecReplacement, read_replacements
 
 
 def every(database: Database, corpus_id: int) -> list[SpecReplacement]:
     """Return the replacements in a corpus, the oldest first."""
     with database.read() as transaction:
-        return of_corpus(transaction, corpus_id)
+        return read_replacements(transaction, corpus_id)
 
 
 def reread(database: Database, replacement: SpecReplacement) -> SpecReplacement:
@@ -68,7 +68,7 @@ def begin(database: Database, corpus_id: int, old: ReplaceableStep, new: Spec) -
     def work(transaction: Transaction) -> SpecReplacement:
         lock_corpus(transaction, corpus_id)
         new_id = spec_id(transaction, new)
-        for replacement in of_corpus(transaction, corpus_id):
+        for replacement in read_replacements(transaction, corpus_id):
             if replacement.state != FILLING:
                 continue
             if (replacement.old_spec_id, replacement.new_spec_id) != (old.spec_id, new_id):
@@ -80,7 +80,7 @@ def begin(database: Database, corpus_id: int, old: ReplaceableStep, new: Spec) -
             return replacement
         made = {"old_spec_id": old.spec_id, "new_spec_id": new_id, "old_job_id": old.job_id}
         insert_row(transaction, ReplacementRow, corpus_id=corpus_id, state=FILLING, created_at=db_now(), **made)
-        return of_corpus(transaction, corpus_id)[-1]
+        return read_replacements(transaction, corpus_id)[-1]
 
     return database.write(work)
 

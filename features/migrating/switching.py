@@ -168,7 +168,7 @@ def _backfill(
 def _bring_index(database: Database, migration: SpecReplacement, listener: Listener) -> None:
     """Make an index of the new vectors if the old ones have one, so that search is as fast after the switch."""
     with database.read() as transaction:
-        indexed = migration.old_spec_id in pgvector_index.spec_ids(transaction)
+        indexed = migration.old_spec_id in pgvector_index.list_spec_ids(transaction)
     if indexed:
         listener.say("Making the index of the new vectors, as the old ones have one.")
         pgvector_index.add(database, migration.new_spec_id)
@@ -263,7 +263,7 @@ def _too_many_lost(migration: SpecReplacement, survey: Survey, most_lost: float)
 
 
 def _replace_views(transaction: Transaction, migration: SpecReplacement, shown: Views) -> None:
-    standing = replacements.specs_in_force(replacements.of_corpus(transaction, migration.corpus_id))
+    standing = replacements.specs_in_force(replacements.read_replacements(transaction, migration.corpus_id))
     for pipeline, requests in shown.items():
         views.replace_in(transaction, pipeline, migration.corpus, replacements.with_specs(requests, standing))
 

@@ -105,8 +105,10 @@ def method_of(database: Database, corpus_id: int) -> Method | None:
     method = None if last is None else stored(last.method)
     if last is not None and isinstance(method, ByVectors):
         with database.read() as transaction:
-            migrations = replacements.of_corpus(transaction, corpus_id)
-        method = replace(method, spec_id=replacements.answering(migrations, method.spec_id, last.finished_at))
+            migrations = replacements.read_replacements(transaction, corpus_id)
+        method = replace(
+            method, spec_id=replacements.find_answering_spec(migrations, method.spec_id, last.finished_at)
+        )
     return method
 
 

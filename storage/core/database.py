@@ -275,7 +275,7 @@ class Uninterrupted:
             self._handlers[signal.Signals(number)](number, None)
 
 
-def pooling(database: Database) -> str | None:
+def describe_pooling(database: Database) -> str | None:
     """Return how a pooler, such as PgBouncer, hands the server's sessions to its clients; None without a pooler.
 
     Two connections take turns, and compare the server processes that they get.

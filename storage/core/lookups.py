@@ -133,7 +133,7 @@ def find_corpus(database: Database, name: str) -> int:
     return corpus_id
 
 
-def first_existing(database: Database, names: Sequence[str]) -> str:
+def find_first_existing(database: Database, names: Sequence[str]) -> str:
     """Return the first of these names that a corpus has; the first name if no corpus has any of them."""
     existing = {*database.values(select(Corpus.name).where(Corpus.name.in_(names)))}
     return next((name for name in names if name in existing), names[0])

@@ -58,7 +58,7 @@ from docmill.storage.core.transaction import (
     V,
     columns_of,
     first_line,
-    unexpected,
+    wrap_unexpected,
 )
 from docmill.storage.errors import (
     GRANTS_DOCS,
@@ -365,7 +365,7 @@ class PostgresqlTransaction(Transaction):
             if any(words in reason for words in _FULL):
                 reason += "; raise its max_connections, run fewer workers, or put PgBouncer before it"
             return DatabaseUnreachable(f"cannot reach the database {database}: {reason}")
-        return unexpected(error, database, f"SQLSTATE {state or 'none'}")
+        return wrap_unexpected(error, database, f"SQLSTATE {state or 'none'}")
 
     def has_table(self, name: str) -> bool:
         return self.exec_driver_sql("SELECT to_regclass(%s)", (name,)).scalar() is not None

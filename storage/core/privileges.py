@@ -90,7 +90,7 @@ def order_rights() -> Rights:
     return {**ORDERS, **dict(chain.from_iterable(feature.order_rights.items() for feature in features()))}
 
 
-def missing(database: Database, rights: Rights) -> list[str]:
+def find_missing(database: Database, rights: Rights) -> list[str]:
     """Return the rights that the database's user lacks, such as "INSERT on outcome". Empty on SQLite."""
     if database.server is None:
         return []
@@ -111,5 +111,5 @@ def _has(name: str, right: str) -> ColumnElement[bool]:
 
 def require(database: Database, rights: Rights) -> None:
     """Raise RightMissing, which names every right that the database's user lacks."""
-    if lacking := missing(database, rights):
+    if lacking := find_missing(database, rights):
         raise RightMissing(f"the user of the database {database} lacks {', '.join(lacking)}; {GRANTS_DOCS}")

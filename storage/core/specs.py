@@ -170,7 +170,7 @@ class Outcome:
         return replace(self, status=Status.FAILED, reason=reason, reason_class=Reason.MODEL, **no_output)
 
 
-def checked(outcome: Outcome, output: OutputType) -> Outcome:
+def check_outcome(outcome: Outcome, output: OutputType) -> Outcome:
     """Return the outcome, or a failure in its place if it is done and its output is not of this type."""
     problem = output.problem(outcome) if outcome.status is Status.DONE else None
     if problem is None:
@@ -178,14 +178,14 @@ def checked(outcome: Outcome, output: OutputType) -> Outcome:
     return outcome.refused(f"its output is not stored as {output.plural} are: {problem}")
 
 
-def storable(outcome: Outcome) -> Outcome:
+def make_storable(outcome: Outcome) -> Outcome:
     """Return the outcome as every database can store it, flagged where its output had to be mended.
 
     An outcome whose data has no JSON form fails. Numbers about its confidence that are not finite are left out.
     """
     data, in_data = _as_json(outcome.data)
     if outcome.data is not None and data is None:
-        return storable(outcome.refused(NO_JSON))
+        return make_storable(outcome.refused(NO_JSON))
     text, in_text = normalize_json(outcome.text)
     reason, _ = normalize_json(outcome.reason)
     flags = [*normalize_json(outcome.flags)[0]]

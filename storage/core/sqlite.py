@@ -35,7 +35,7 @@ from sqlalchemy.sql.expression import ColumnElement
 
 from docmill.storage.core.private_files import make_file, make_folder
 from docmill.storage.core.schema import OUTCOME_VALUES, AnyRow, Base, Content, OutcomeRow, db_now
-from docmill.storage.core.transaction import Columns, Transaction, Ts, V, unexpected
+from docmill.storage.core.transaction import Columns, Transaction, Ts, V, wrap_unexpected
 from docmill.storage.errors import (
     DatabaseBusy,
     DatabaseReadOnly,
@@ -164,7 +164,7 @@ class SqliteTransaction(Transaction):
             return DatabaseUnreachable(f"cannot use the database {database}: {error}")
         if isinstance(error, sqlite3.DataError):  # a text or blob past SQLite's limit
             return ValueRefused(f"the database {database} cannot store a value: {error}")
-        return unexpected(error, database, getattr(error, "sqlite_errorname", "no code"))
+        return wrap_unexpected(error, database, getattr(error, "sqlite_errorname", "no code"))
 
     def has_table(self, name: str) -> bool:
         return self.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).scalar() is not None

@@ -177,7 +177,7 @@ class Transaction(ABC):
         """Return the elements of the array under a key of a JSON column, as rows `item` with the column `value`."""
 
 
-def unexpected(error: BaseException | None, database: str, code: str) -> StorageError:
+def wrap_unexpected(error: BaseException | None, database: str, code: str) -> StorageError:
     """Return the error for a driver's error whose code docmill does not know."""
     return UnexpectedDatabaseError(
         f"the database {database} answers with an error that docmill does not know: "

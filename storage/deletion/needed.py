@@ -49,7 +49,7 @@ def needed_specs(transaction: Transaction, age_s: float) -> set[int]:
     """Return the specs whose results stay, whatever their age."""
     from docmill.storage.search import pgvector_index  # with NumPy, which looking at a job does not need
 
-    core = _of_jobs(transaction, age_s) | _of_migrations(transaction) | {*pgvector_index.spec_ids(transaction)}
+    core = _of_jobs(transaction, age_s) | _of_migrations(transaction) | {*pgvector_index.list_spec_ids(transaction)}
     return core.union(*(dependent.needed_specs(transaction) for dependent in dependents()))
 
 
@@ -139,7 +139,7 @@ def _needing(transaction: Transaction, spec_id: int, older_than_s: float) -> lis
     now = transaction.execute(select(db_now())).scalar_one()
     needing = []
     for corpus in corpora:
-        of_corpus = replacements.of_corpus(transaction, corpus.id)
+        of_corpus = replacements.read_replacements(transaction, corpus.id)
         lately = any(
             spec_id == replacement.old_spec_id
             and replacement.state == SWITCHED

@@ -77,7 +77,7 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
     return remove_items(database, [wanted], work, size=PAGE)
 
 
-def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
+def find_unknown_keys(database: Database, name: str, keys: Collection[str]) -> list[str]:
     """Return the ids that no document of the corpus has in any version. Raises NotFound."""
     corpus_id = find_corpus(database, name)
     with database.read() as transaction:
@@ -85,7 +85,7 @@ def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
     return [key for key in dict.fromkeys(keys) if key not in known]
 
 
-def same_texts(database: Database, name: str, keys: Collection[str]) -> list[tuple[str, str]]:
+def find_same_texts(database: Database, name: str, keys: Collection[str]) -> list[tuple[str, str]]:
     """Return (corpus, id) of the first other documents that have a text of these documents, in any version.
 
     Raises NotFound.
@@ -451,7 +451,7 @@ def trace(database: Database, text: str, files: Sequence[Path] = ()) -> Trace:
 
 def _indexed(transaction: Transaction, content_id: int) -> int:
     """Return the number of the text's vectors in side tables, whose foreign keys leave none without the text."""
-    tables = [pgvector_index.side_table(spec_id) for spec_id in pgvector_index.spec_ids(transaction)]
+    tables = [pgvector_index.side_table(spec_id) for spec_id in pgvector_index.list_spec_ids(transaction)]
     counts = [select(func.count()).select_from(table).where(table.c.content_id == content_id) for table in tables]
     return sum(transaction.scalar(count) or 0 for count in counts)
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from docmill.storage.ingest.chunks import Chunk, StoredVersion, Versions, clash
+from docmill.storage.ingest.chunks import Chunk, StoredVersion, Versions, reject_clash
 from docmill.storage.readers import Rejection
 from docmill.storage.readers.records import KeyKind
 
@@ -125,7 +125,7 @@ class KeyKinds:
             if (version := current.get(key)) is not None:
                 kind, before = KeyKind(chunk.kinds[n]), self._kind(version, chunk.seqs[n], ingest_id)
                 if before is not None and before != kind:
-                    refused[n] = clash(key, chunk.places[n], kind, before)
+                    refused[n] = reject_clash(key, chunk.places[n], kind, before)
         return (chunk.without(refused), [*refused.values()]) if refused else (chunk, ())
 
     def note(self, chunk: Chunk, documents: Iterable[tuple[int, int]], refused: Sequence[Rejection]) -> None:

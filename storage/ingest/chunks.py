@@ -156,7 +156,7 @@ class ChunkBuilder:
                     superseded.append(reject_earlier(key, whole.places[last[key]], whole.places[n]))
                 last[key] = n
             else:
-                refused.append(clash(key, whole.places[n], kind, before))
+                refused.append(reject_clash(key, whole.places[n], kind, before))
         n_records = len(self) - len(refused)
         return replace(whole.at([*last.values()]), n_records=n_records, refused=refused, superseded=superseded)
 
@@ -167,7 +167,7 @@ def reject_earlier(key: str, place: str, later: str) -> Rejection:
     return Rejection(place, reason, superseded=True)
 
 
-def clash(key: str, place: str, kind: KeyKind, before: KeyKind) -> Rejection:
+def reject_clash(key: str, place: str, kind: KeyKind, before: KeyKind) -> Rejection:
     """Return the rejection of a record whose key an earlier record of another kind has."""
     if kind == KeyKind.PLACE:
         reason = "it has no id, and the name that it gets by its place is the id of an earlier record: give it an id"
@@ -187,7 +187,7 @@ def _at(places: Sequence[int], column: Sequence[Any]) -> list[Any]:
     return [column[place] for place in places]
 
 
-def chunks(source: Source) -> Iterator[tuple[Chunk, list[Rejection]]]:
+def read_chunks(source: Source) -> Iterator[tuple[Chunk, list[Rejection]]]:
     """Yield a source's records chunk by chunk, each with the rejections since the chunk before."""
     gathered = ChunkBuilder()
     rejected: list[Rejection] = []

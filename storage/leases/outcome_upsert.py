@@ -9,7 +9,7 @@ from sqlalchemy import exc as sa_exc
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import make_vector_length
-from docmill.storage.core.specs import REFUSED, Known, Outcome, storable
+from docmill.storage.core.specs import REFUSED, Known, Outcome, make_storable
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import ValueRefused
 from docmill.storage.outputs.output_types import CONFIDENCE
@@ -48,7 +48,7 @@ def put_outcomes(
         return {}
     transaction.keep_contents()
     # One order everywhere, so that two shards with the same contents cannot deadlock.
-    ordered = [storable(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)]
+    ordered = [make_storable(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)]
     ordered = _of_one_length(transaction, spec_id, ordered)
     if not one_by_one:
         return _put(transaction, spec_id, ordered, runtime_id, redo=redo)

@@ -19,7 +19,7 @@ from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, insert_row, known_outcomes, n_chars, runtime_sha256, spec_of
 from docmill.storage.core.schema import IS_RUNNING, Content, Job, OutcomeRow, Shard, SpecRow, Step, Worker, db_now
-from docmill.storage.core.specs import Known, Outcome, Spec, checked, tally
+from docmill.storage.core.specs import Known, Outcome, Spec, check_outcome, tally
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import LeaseLost
 from docmill.storage.leases.outcome_upsert import put_outcomes, settle
@@ -279,7 +279,7 @@ def keep(
                 runtime_id = runtime_ids[runtime_sha256(runtime)] if runtime else None
                 group = groups.setdefault((claim.spec_id, claim.redo, runtime_id or 0), {})
                 output = transaction.kind_of(held[claim].lane).output
-                group |= {o.content_id: checked(o, output) for o in outcomes if o.content_id not in kept}
+                group |= {o.content_id: check_outcome(o, output) for o in outcomes if o.content_id not in kept}
         for (spec_id, redo, runtime_id), group in sorted(groups.items(), key=itemgetter(0)):
             stored = [*group.values()]
             put_outcomes(transaction, spec_id, stored, runtime_id or None, redo=redo, one_by_one=one_by_one)
@@ -445,7 +445,7 @@ def _put_outcomes(
 ) -> dict[int, Known]:
     output = transaction.kind_of(kind).output
     stored = known_outcomes(transaction, claim.spec_id, sorted(kept)) if kept else {}
-    new = [checked(outcome, output) for outcome in outcomes if outcome.content_id not in stored]
+    new = [check_outcome(outcome, output) for outcome in outcomes if outcome.content_id not in stored]
     runtime_id = _runtime_id(transaction, runtime) if new else None
     written = put_outcomes(transaction, claim.spec_id, new, runtime_id, redo=claim.redo, one_by_one=one_by_one)
     return stored | written

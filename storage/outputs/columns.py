@@ -98,7 +98,7 @@ def row_of(columns: Sequence[Column], result: Result) -> dict[str, Any]:
     return {column.name: column.value(result) for column in columns}
 
 
-def unclashing(columns: Iterable[AnyColumn], taken: Iterable[str]) -> list[AnyColumn]:
+def drop_clashing(columns: Iterable[AnyColumn], taken: Iterable[str]) -> list[AnyColumn]:
     """Return the columns whose names are neither taken nor the name of an earlier column."""
     names, kept = {*taken}, list[AnyColumn]()
     for column in columns:

@@ -44,7 +44,7 @@ def read_table(
         options = {"stream_results": True, "yield_per": FETCHED_ROWS, IN_BINARY: True}
         result = transaction.execute(query, execution_options=options)
         pages = (ResultColumns(way[-1].lane, output, values) for values in _by_column(result, names))
-        return arrow.joined([page.table(columns) for page in pages], columns)
+        return arrow.join_tables([page.table(columns) for page in pages], columns)
 
 
 def _by_column(result: Result[*tuple[object, ...]], names: Sequence[str]) -> Iterator[dict[str, list[object]]]:

@@ -62,7 +62,7 @@ class CorpusState:
     jobs: tuple[JobStatus, ...]
 
 
-def every(database: Database) -> list[CorpusState]:
+def list_corpora(database: Database) -> list[CorpusState]:
     """Return all corpora by name, each with its last ingest and no jobs; without those that are removed meanwhile."""
     states = []
     for name in list(database.values(select(Corpus.name).order_by(Corpus.name))):
@@ -71,7 +71,7 @@ def every(database: Database) -> list[CorpusState]:
     return states
 
 
-def show(database: Database, name: str) -> CorpusState:
+def read_corpus(database: Database, name: str) -> CorpusState:
     """Return a corpus with its latest ingests and jobs. Raises NotFound."""
     return _state(database, name, ingests=LATEST, jobs=LATEST)
 

@@ -45,7 +45,7 @@ class StoreTotals:
     records: Mapping[str, int]  # read from sources, by what the reading made of them
 
 
-def open_shards(transaction: Transaction) -> Sequence[AnyRow]:
+def count_open_shards(transaction: Transaction) -> Sequence[AnyRow]:
     """Return rows with the number `n` of open shards of running jobs, by `lane` and `state`.
 
     `suspects` of them may kill their process. `created_at` is the time when the oldest job with such shards was made.

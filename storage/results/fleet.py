@@ -32,7 +32,7 @@ from docmill.storage.core.schema import (
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.diagnosis import STALE_INGEST_S
 from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S
-from docmill.storage.results.counts import StoreTotals, open_shards, read_work
+from docmill.storage.results.counts import StoreTotals, count_open_shards, read_work
 from docmill.storage.steps.jobs import PAUSED, RUNS
 
 FRESH_S = 15.0  # a worker that was seen within this time counts as live; workers report three times as often
@@ -287,7 +287,7 @@ def _lanes(
     transaction: Transaction, names: Collection[str], workers: Sequence[FleetWorker], now: float
 ) -> tuple[Lane, ...]:
     opened: dict[str, list[AnyRow]] = {name: [] for name in names}
-    for shards in open_shards(transaction):
+    for shards in count_open_shards(transaction):
         opened.setdefault(shards.lane, []).append(shards)
     waiting = _waiting(transaction, opened, now)
     paces = _paces(transaction, now)

@@ -38,10 +38,10 @@ from docmill.storage.writers.parts_manifest import (
     Manifest,
     ManifestPart,
     PartFile,
-    carried_on,
+    choose_manifest,
+    find_leftovers,
     from_json,
     is_begun,
-    left,
 )
 
 LOCK = ".lock"  # exists while a process writes
@@ -156,7 +156,7 @@ def write(
     folder, progress = target.path, progress or ExportProgress()
     with _held(folder):
         before = _manifest_in(folder)
-        manifest, why_anew = carried_on(before, wanted, str(folder), replaced=replaced)
+        manifest, why_anew = choose_manifest(before, wanted, str(folder), replaced=replaced)
         sound = _sound(folder, manifest, progress)
         if manifest.docmill != wanted.docmill and not (manifest.complete and all(sound)):
             manifest, sound, why_anew = wanted, [], f"its parts are of docmill {manifest.docmill}"
@@ -166,7 +166,7 @@ def write(
             return ExportedFolder(manifest.documents, len(manifest.parts), 0)
         manifest = replace(manifest, complete=False)
         _save(folder, manifest)
-        for name in left(_names(folder), manifest):  # after they are no longer listed
+        for name in find_leftovers(_names(folder), manifest):  # after they are no longer listed
             (folder / name).unlink(missing_ok=True)
         new = 0
         for number, part in _lacking(target, manifest, sound, rows_after, columns, progress):

@@ -18,7 +18,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages, read_texts
 from docmill.storage.core.schema import Document, Job, RejectionRow
 from docmill.storage.core.specs import StoredOutcome
-from docmill.storage.outputs.columns import Column, Form, Result, row_of, unclashing
+from docmill.storage.outputs.columns import Column, Form, Result, drop_clashing, row_of
 from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
 from docmill.storage.steps import lineage
 from docmill.storage.steps.choosing import as_text, condition
@@ -182,7 +182,7 @@ def people_columns(
 
     table = (replace(Column.of("id", Form.TEXT), name="document"), *text)
     taken = {"remarks", *(column.name for column in table)}
-    return (*table, *unclashing(_apart(outputs, taken), taken), Column("remarks", Form.TEXT, all_remarks))
+    return (*table, *drop_clashing(_apart(outputs, taken), taken), Column("remarks", Form.TEXT, all_remarks))
 
 
 def columns(
@@ -214,7 +214,7 @@ def _columns(database: Database, job_id: int, step: str | None) -> tuple[Column,
             for open_step in steps
             for column in database.kind_of(open_step.lane).output.confidence_columns(open_step.params)
         ]
-        return (*whole, *unclashing(of_steps, [column.name for column in whole]))
+        return (*whole, *drop_clashing(of_steps, [column.name for column in whole]))
     open_step = find_named_way(steps, step)[-1]
     output = database.kind_of(open_step.lane).output
     return (

@@ -24,8 +24,8 @@ from docmill.storage.results.time_left import (
     StepWork,
     TimeLeft,
     estimate,
-    held_lately,
-    shard_sums,
+    read_held_lately,
+    read_shard_sums,
 )
 from docmill.storage.steps import budgets, replacements
 from docmill.storage.steps.conditions import Doubt
@@ -228,12 +228,12 @@ def _statuses(transaction: Transaction, rows: Sequence[_JobRow]) -> list[JobStat
     if not rows:
         return []
     ids, now = [row.id for row in rows], rows[0].now
-    sums = shard_sums(transaction, ids)
+    sums = read_shard_sums(transaction, ids)
     steps = _steps(transaction, ids)
     moving = [row.id for row in rows if row.state in UNFINISHED]
     is_at_work = moving or any("running" in sums[job_id].shards() for job_id in ids)
     workers = read_workers(transaction, now) if is_at_work else Workers()
-    held = held_lately(transaction, moving, now) if moving else {}
+    held = read_held_lately(transaction, moving, now) if moving else {}
     reached = budgets.read_reached(transaction, {name for row in rows for name in (row.budget, row.sharer)})
     return [_status(row, sums[row.id], steps[row.id], workers, held.get(row.id, ()), reached) for row in rows]
 

@@ -177,7 +177,7 @@ class ShardSums:
         return TimeLeft(texts / seconds, tokens / seconds)
 
 
-def shard_sums(transaction: Transaction, job_ids: Collection[int]) -> dict[int, ShardSums]:
+def read_shard_sums(transaction: Transaction, job_ids: Collection[int]) -> dict[int, ShardSums]:
     """Return the sums over the shards of each of these jobs. The cost does not depend on the number of shards."""
     key, n = (ShardCount.job_id, ShardCount.step, ShardCount.state), func.sum(ShardCount.n)
     sums = (func.sum(ShardCount.__table__.c[name]).label(name) for name in ADDED_BY_SHARD)
@@ -224,7 +224,7 @@ MOST_SHARDS = 300  # of a job
 MOST_QUERIES = 400  # in a statement: SQLite takes 500
 
 
-def held_lately(transaction: Transaction, job_ids: Collection[int], now: float) -> dict[int, list[HeldShard]]:
+def read_held_lately(transaction: Transaction, job_ids: Collection[int], now: float) -> dict[int, list[HeldShard]]:
     """Return the shards of the last hour of each job, at most 300 finished ones, and those that workers hold.
 
     They come from the store alone, so that a pace is the same after a restart of anything.

@@ -66,7 +66,7 @@ def propose(database: Database, searched: Searched, queries: Matrix, top: int) -
         if n_indexed is None or not is_worth_it(len(queries), n_wanted, searched.n_documents, n_indexed):
             return None
         transaction.prefer_indexes()
-        contents = {*pgvector_index.lacking(transaction, searched.spec_id, MOST_LACKING + 1)}
+        contents = {*pgvector_index.find_lacking(transaction, searched.spec_id, MOST_LACKING + 1)}
         if len(contents) > MOST_LACKING:
             return None
         _set_out(transaction, n_wanted)

@@ -82,16 +82,16 @@ def drop(database: Database, spec_id: int) -> bool:
     return database.write(work)
 
 
-def every(database: Database) -> list[VectorIndex]:
+def list_indexes(database: Database) -> list[VectorIndex]:
     """Return all indexes of this store."""
     with database.read() as transaction:
         transaction.prefer_indexes()
-        ids = spec_ids(transaction)
+        ids = list_spec_ids(transaction)
         specs = transaction.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(ids)).order_by(SpecRow.id))
         return [_described(transaction, row) for row in specs.all()]
 
 
-def spec_ids(transaction: Transaction) -> list[int]:
+def list_spec_ids(transaction: Transaction) -> list[int]:
     """Return the specs that have a side table."""
     if transaction.server is None:
         return []
@@ -125,7 +125,7 @@ def without(spec_id: int) -> Select[*tuple[Any, ...]]:
     return select(OutcomeRow.content_id).where(OutcomeRow.spec_id == spec_id, ~has)
 
 
-def lacking(transaction: Transaction, spec_id: int, limit: int | None = None) -> Sequence[int]:
+def find_lacking(transaction: Transaction, spec_id: int, limit: int | None = None) -> Sequence[int]:
     """Return the contents with a vector under a spec that its side table lacks, at most `limit` of them.
 
     Two indexes alone tell which contents it lacks, so that no vectors are read.
@@ -303,5 +303,5 @@ def _described(transaction: Transaction, row: AnyRow) -> VectorIndex:
     vectors, taken = transaction.exec_driver_sql(
         f"SELECT count(*), pg_total_relation_size('{name}') FROM {name}"  # noqa: S608
     ).one()
-    n_lacking = len(lacking(transaction, row.id))
+    n_lacking = len(find_lacking(transaction, row.id))
     return VectorIndex(row.id, spec_of(row), vectors, n_lacking, taken, size(transaction, row.id) is not None)

@@ -67,9 +67,9 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
         if corpus is None:
             raise NotFound(f"there is no corpus {names[0]}{_corpora(transaction, _kinds(database)[0])}")
         of_corpus = _JOBS.where(Job.corpus_id == corpus.id, SpecRow.kind.in_(_kinds(database)))
-        replaced = replacements.of_corpus(transaction, corpus.id)
+        replaced = replacements.read_replacements(transaction, corpus.id)
         jobs = _first_answering(transaction.execute(of_corpus).all(), replaced)
-        dropped = replacements.dropped(replaced)
+        dropped = replacements.find_dropped_specs(replaced)
         gone = _without_results(transaction, jobs, dropped)
         chosen, others = _chosen(corpus.name, jobs, gone, job_id, _kinds(database)[0])
         if chosen.spec_id in gone and chosen.spec_id in dropped:
@@ -137,7 +137,7 @@ def _first_answering(jobs: Sequence[_EmbedJob], replaced: Sequence[SpecReplaceme
     """
     if not jobs:
         return jobs
-    answers = replacements.answering(replaced, jobs[0].spec_id, jobs[0].created_at)
+    answers = replacements.find_answering_spec(replaced, jobs[0].spec_id, jobs[0].created_at)
     first = next((job for job in jobs if job.spec_id == answers), jobs[0])
     return [first, *(job for job in jobs if job is not first)]
 

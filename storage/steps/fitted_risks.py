@@ -54,7 +54,7 @@ def spec_with_risk(database: Database, job: int, step: str | None = None) -> int
     return last.spec_id
 
 
-def latest(database: Database, job: int, step: str | None = None) -> FittedRisk:
+def read_latest(database: Database, job: int, step: str | None = None) -> FittedRisk:
     """Return the latest risk of the outputs of a job's step, the last one if none is named.
 
     Raises NotFound, and StorageError if there is none.

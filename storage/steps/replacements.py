@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, find_corpus, first_existing, spec_of
+from docmill.storage.core.lookups import SPEC, find_corpus, find_first_existing, spec_of
 from docmill.storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
@@ -66,7 +66,7 @@ def in_force(replacements: Sequence[SpecReplacement]) -> dict[int, int]:
     return standing
 
 
-def answering(replacements: Sequence[SpecReplacement], spec_id: int, created_at: float) -> int:
+def find_answering_spec(replacements: Sequence[SpecReplacement], spec_id: int, created_at: float) -> int:
     """Return the spec that answers in place of the spec of a job, which was made at `created_at`.
 
     If a replacement is not in force, its old spec answers in place of the new one: while the backfill goes on, and
@@ -79,7 +79,7 @@ def answering(replacements: Sequence[SpecReplacement], spec_id: int, created_at:
     return in_force(replacements).get(spec_id, spec_id)
 
 
-def dropped(replacements: Sequence[SpecReplacement]) -> dict[int, float]:
+def find_dropped_specs(replacements: Sequence[SpecReplacement]) -> dict[int, float]:
     """Return, by replaced spec whose results `docmill gc` may have removed, the time of the switch."""
     standing = in_force(replacements)
     return {
@@ -89,7 +89,7 @@ def dropped(replacements: Sequence[SpecReplacement]) -> dict[int, float]:
     }
 
 
-def of_corpus(transaction: Transaction, corpus_id: int) -> list[SpecReplacement]:
+def read_replacements(transaction: Transaction, corpus_id: int) -> list[SpecReplacement]:
     """Return the replacements in a corpus, the oldest first."""
     table = ReplacementRow
     columns = (table.id, table.corpus_id, Corpus.name, table.old_spec_id, table.new_spec_id)
@@ -109,11 +109,11 @@ def of_corpus(transaction: Transaction, corpus_id: int) -> list[SpecReplacement]
     ]
 
 
-def substituted(database: Database, corpus: str, requests: Sequence[StepRequest]) -> tuple[StepRequest, ...]:
+def substitute_specs(database: Database, corpus: str, requests: Sequence[StepRequest]) -> tuple[StepRequest, ...]:
     """Return steps over a corpus with the specs that replace theirs."""
     with database.read() as transaction:
         corpus_id = transaction.scalar(select(Corpus.id).where(Corpus.name == corpus))
-        replacements = [] if corpus_id is None else of_corpus(transaction, corpus_id)
+        replacements = [] if corpus_id is None else read_replacements(transaction, corpus_id)
     return with_specs(requests, specs_in_force(replacements))
 
 
@@ -140,15 +140,15 @@ def with_specs(requests: Sequence[StepRequest], specs: Mapping[Spec, Spec]) -> t
     return tuple(changed)
 
 
-def answering_job(database: Database, names: Sequence[str]) -> int:
+def find_answering_job(database: Database, names: Sequence[str]) -> int:
     """Return the job that answers for the corpus with the first of these names.
 
     It is the latest job, or a job with the specs that answer in place of the latest job's. Raises NotFound.
     """
-    corpus_id = find_corpus(database, first_existing(database, names))
+    corpus_id = find_corpus(database, find_first_existing(database, names))
     query = select(Job.id, Job.created_at, Step.spec_id).join(Step, Step.job_id == Job.id)
     with database.read() as transaction:
-        replacements = of_corpus(transaction, corpus_id)
+        replacements = read_replacements(transaction, corpus_id)
         rows = transaction.execute(
             query.where(Job.corpus_id == corpus_id, Step.escalates.is_(None)).order_by(Job.id.desc(), Step.seq)
         ).all()
@@ -158,15 +158,15 @@ def answering_job(database: Database, names: Sequence[str]) -> int:
     for row in rows:
         specs[row.id] = (*specs.get(row.id, ()), row.spec_id)
     latest, created_at = rows[0].id, rows[0].created_at
-    wanted = tuple(answering(replacements, spec_id, created_at) for spec_id in specs[latest])
+    wanted = tuple(find_answering_spec(replacements, spec_id, created_at) for spec_id in specs[latest])
     return next((job_id for job_id, has in specs.items() if has == wanted), latest)
 
 
-def remark(database: Database, job_id: int) -> str | None:
+def describe_replacement(database: Database, job_id: int) -> str | None:
     """Return a remark on a job that is a migration's backfill, or whose results were replaced; None for others."""
     with database.read() as transaction:
         corpus_id = transaction.scalar(select(Job.corpus_id).where(Job.id == job_id))
-        replacements = [] if corpus_id is None else of_corpus(transaction, corpus_id)
+        replacements = [] if corpus_id is None else read_replacements(transaction, corpus_id)
         specs = {*transaction.scalars(select(Step.spec_id).where(Step.job_id == job_id))}
     for replacement in reversed(replacements):
         change = f"from {replacement.old.model} to {replacement.new.model}"

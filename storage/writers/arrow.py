@@ -113,7 +113,7 @@ class ResultColumns:
         return len(self.values["key"])
 
     def table(self, columns: Sequence[Column]) -> Table:
-        """Return a table with these columns. Vectors are bytes (see `joined`)."""
+        """Return a table with these columns. Vectors are bytes (see `join_tables`)."""
         parsed = self._parsed(columns)
         return pa.table({column.name: self._array(column, parsed) for column in columns})
 
@@ -174,7 +174,7 @@ class ResultColumns:
             return None
 
 
-def joined(tables: Sequence[Table], columns: Sequence[Column]) -> Table:
+def join_tables(tables: Sequence[Table], columns: Sequence[Column]) -> Table:
     """Return the tables of pages as one. Vectors of one length are lists of fixed size."""
     if not tables:
         return table(columns, [])

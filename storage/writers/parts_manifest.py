@@ -107,13 +107,13 @@ def _part() -> str:
     return rf"part-\d{{5}}(?:\.ids)?(?:{suffixes})(?:{compressions})?"
 
 
-def left(names: Sequence[str], manifest: Manifest) -> list[str]:
+def find_leftovers(names: Sequence[str], manifest: Manifest) -> list[str]:
     """Return the names of our files that the manifest does not list: an interrupted export left them."""
     listed = {file.name for part in manifest.parts for file in part.files}
     return [name for name in names if is_begun(name) or (is_part(name) and name not in listed)]
 
 
-def carried_on(
+def choose_manifest(
     existing: Manifest | None, wanted: Manifest, folder: str, *, replaced: bool
 ) -> tuple[Manifest, str | None]:
     """Return the manifest to continue, and the reason why it is not the existing one; None if there is no reason.

@@ -325,7 +325,7 @@ def steer(owner: Database, admin: Database) -> None:
     read(admin, asked, twice, chunk=1, stop_after=2)
     job = read(admin, asked, twice, chunk=1, stop_after=1)  # now the first version contends with the second
     ingest.end(admin, job, ingest.add(admin, job, records(numbered(3)), [Rejection("line 9", "no JSON")]))
-    assert replacements.substituted(admin, asked.corpus, asked.steps) == asked.steps
+    assert replacements.substitute_specs(admin, asked.corpus, asked.steps) == asked.steps
     assert clusters.find(admin, job.corpus_id, ByText(0.3, size=1)).repeats == 2
     changing = request(f"{n} changed.jsonl", corpus=f"corpus {n}", spec=spec())
     read(admin, changing, [("k0", f"the first of the cluster, changed in round {n}")])

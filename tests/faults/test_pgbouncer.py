@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from docmill.storage.core.database import Database, pooling
+from docmill.storage.core.database import Database, describe_pooling
 from docmill.storage.core.schema import Shard
 from docmill.storage.core.server import Patience
 from docmill.storage.core.transaction import Transaction
@@ -111,7 +111,7 @@ def test_sessions_that_are_pooled_whole_are_found_out(own_postgres: PostgresClus
         PgBouncer(folder / "pgbouncer", own_postgres.port, pool_mode="session") as server,
         closing(Database(through(own_postgres.create(), server), kinds=KINDS)) as database,
     ):
-        assert pooling(database) == "a connection keeps its session of the server"
+        assert describe_pooling(database) == "a connection keeps its session of the server"
 
 
 def test_a_statement_that_takes_long_is_asked_after_by_the_session_that_the_pooler_gave_it(

@@ -11,7 +11,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.readers.sources import path_of
 from docmill.storage.steps.budgets import Account
-from docmill.storage.steps.replacements import substituted
+from docmill.storage.steps.replacements import substitute_specs
 from docmill.tasks import kinds, tracing
 from docmill.tasks.models import weightless
 from docmill.tasks.specs.pinning import SHIPPED_FOLDER
@@ -86,7 +86,9 @@ def prepare_request(
 
 def say_replaced(database: Database, prepared: Prepared, listener: Listener) -> None:
     """Say that a job computes a model that its corpus was migrated from, and what answers instead."""
-    for before, after in zip(prepared.steps, substituted(database, prepared.corpus, prepared.steps), strict=True):
+    for before, after in zip(
+        prepared.steps, substitute_specs(database, prepared.corpus, prepared.steps), strict=True
+    ):
         if before.spec != after.spec:
             old, new = before.spec.model, after.spec.model
             listener.say(

@@ -108,7 +108,7 @@ def replace_migrated(
 
     The run's cost limit has the prices of these models. Raises WorkerError if one has no price.
     """
-    steps = replacements.substituted(database, prepared.corpus, prepared.steps)
+    steps = replacements.substitute_specs(database, prepared.corpus, prepared.steps)
     for before, after in zip(prepared.steps, steps, strict=True):
         if before.spec != after.spec:
             log.info("step_migrated step=%s from=%r to=%r", before.name, before.spec.model, after.spec.model)

@@ -11,7 +11,7 @@ from sqlalchemy import and_, select
 from docmill.storage import templates
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, OutcomeRow, SpecRow
-from docmill.storage.ingest.chunks import chunks
+from docmill.storage.ingest.chunks import read_chunks
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.results.results import Reservoir
 from docmill.storage.steps import fitted_risks
@@ -105,7 +105,7 @@ def _surveyed(database: Database, prepared: Prepared, progress: IngestProgress, 
     # Beginnings of hashes: of a billion texts two agree in these eight bytes with a chance of 3 %.
     seen, keys = set[bytes](), set[bytes]()
     template = templates.over_metadata(prepared.spec.params)
-    for chunk, rejected in chunks(prepared.source):
+    for chunk, rejected in read_chunks(prepared.source):
         for rejection in rejected:
             progress.rejected(rejection)
         survey.rejected += len(rejected)

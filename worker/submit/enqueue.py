@@ -13,7 +13,7 @@ from docmill.storage import fault_points
 from docmill.storage.core.database import Database
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.changes import KeyKinds, SeenDocuments
-from docmill.storage.ingest.chunks import Chunk, chunks
+from docmill.storage.ingest.chunks import Chunk, read_chunks
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.ingest.pruning import Unread, note_missing, prune
 from docmill.storage.readers import Rejection, left_out, memory
@@ -227,7 +227,7 @@ class _Ingest:
         """
         kinds = KeyKinds()
         try:
-            for chunk, rejected in ahead(chunks(self._source)):
+            for chunk, rejected in ahead(read_chunks(self._source)):
                 self._reject(rejected)
                 self.total += ingest.add(self._database, self._job, chunk, rejected, self._seen, kinds)
                 self._reject(kinds.take(), stored=True)

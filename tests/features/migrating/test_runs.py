@@ -147,5 +147,5 @@ def test_an_index_of_the_old_vectors_brings_one_of_the_new(
     found = filled(database, settings)
     pgvector_index.add(database, found.old_spec_id)
     assert switch(database, settings, 0.0).documents == 5
-    of = {one.spec_id: one.vectors for one in pgvector_index.every(database)}
+    of = {one.spec_id: one.vectors for one in pgvector_index.list_indexes(database)}
     assert of == {found.old_spec_id: 5, found.new_spec_id: 5}

@@ -152,12 +152,12 @@ def test_migrations_follow_one_another_and_return_to_the_first_model(database: D
     migrated(database)
     migrated(database, NEW, THIRD)
     assert by(database) == THIRD
-    [substitute] = replacements.substituted(database, "books", [StepRequest("meaning", EMBED)])
+    [substitute] = replacements.substitute_specs(database, "books", [StepRequest("meaning", EMBED)])
     assert substitute.spec == THIRD
     assert by(database) == THIRD
     migrated(database, THIRD, EMBED)
     assert by(database) == EMBED
-    [substitute] = replacements.substituted(database, "books", [StepRequest("meaning", NEW)])
+    [substitute] = replacements.substitute_specs(database, "books", [StepRequest("meaning", NEW)])
     assert substitute.spec == EMBED
     standing = replacements.specs_in_force(replacements_of(database)[1])
     assert standing == {NEW: EMBED, THIRD: EMBED}, "it is replaced no more"

@@ -133,11 +133,11 @@ def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> 
     job, _ = reviewed(database, numbered(6))
     spec_id = reviewed_step(database, job).step.spec_id
     with pytest.raises(StorageError, match=f"docmill review fit {job}"):
-        fitted_risks.latest(database, job)
+        fitted_risks.read_latest(database, job)
     model = RiskModel(0.0, (RiskFeature("flag repetition", 0.0, 1.0, 2.0),))
     for version in (1, 2):
         assert fitted_risks.store(database, spec_id, FittedRisk(0, model, 150, 50, {"auc": 0.8})).version == version
-    assert fitted_risks.latest(database, job) == FittedRisk(2, model, 150, 50, {"auc": 0.8})
+    assert fitted_risks.read_latest(database, job) == FittedRisk(2, model, 150, 50, {"auc": 0.8})
     with_risk = [*fitted_risks.with_risk(results(database, job), model, None)]
     assert [one["risk"] > 0.5 for one in with_risk] == [one["flags"] == ["repetition"] for one in with_risk]
     assert len([*fitted_risks.with_risk(results(database, job), model, 0.5)]) == 3

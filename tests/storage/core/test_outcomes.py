@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.specs import Outcome, Status, storable
+from docmill.storage.core.specs import Outcome, Status, make_storable
 from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import failures, results
@@ -67,7 +67,7 @@ def test_a_mended_output_is_what_the_next_step_reads(database: Database) -> None
     ids=["big", "nan", "inf", "object"],
 )
 def test_an_output_without_a_json_form_fails(data: Any) -> None:
-    failed = storable(Outcome(1, Status.DONE, data={"data": data}))
+    failed = make_storable(Outcome(1, Status.DONE, data={"data": data}))
     assert (failed.status, failed.reason_class, failed.data) == ("failed", "model", None)
     assert "has no JSON form" in (failed.reason or "")
 
@@ -120,15 +120,15 @@ def test_an_output_that_the_database_refuses_fails_when_a_drain_releases_it(pick
 
 @given(st.text(st.characters(exclude_categories=[])))
 def test_what_is_storable_is_stored_as_it_is_and_anything_else_is_flagged(text: str) -> None:
-    mended = storable(Outcome(1, Status.DONE, text=text, reason=text, data={text: [{"a": text}, 1.5, None]}))
+    mended = make_storable(Outcome(1, Status.DONE, text=text, reason=text, data={text: [{"a": text}, 1.5, None]}))
     assert mended.text is not None
     mended.text.encode()
     assert "\0" not in mended.text
     assert (mended.text == text) == (mended.flags == ())
     assert len(mended.text) == len(text)
     assert (mended.reason, mended.data) == (mended.text, {mended.text: [{"a": mended.text}, 1.5, None]})
-    assert storable(mended) == mended
+    assert make_storable(mended) == mended
 
 
 def test_json_alone_is_flagged_as_text_is() -> None:
-    assert storable(Outcome(1, Status.DONE, data={"a\0": "\ud800"})).flags == tuple(FLAGS)
+    assert make_storable(Outcome(1, Status.DONE, data={"a\0": "\ud800"})).flags == tuple(FLAGS)

@@ -125,7 +125,7 @@ def test_a_document_leaves_in_every_version_with_what_was_made_of_it(database: D
     assert texts(database) == {"kept", "translate(kept)", "summarize(translate(kept))"}
     assert database.value(select(Corpus.n_documents)) == 1
     assert removal.remove_documents(database, "books", ["a"]) == Removed()
-    assert removal.missing(database, "books", ["a", "b"]) == ["a"]
+    assert removal.find_unknown_keys(database, "books", ["a", "b"]) == ["a"]
     # What shards of earlier jobs say of it does no harm.
     assert [one["id"] for one in results(database, first.id)] == ["b"]
     assert list(failures(database, first.id)) == []

@@ -71,7 +71,7 @@ def test_a_reading_that_was_cut_off_is_carried_on_by_reading_again(database: Dat
 def test_metadata_counts_for_the_size_of_a_chunk() -> None:
     pages = [{"text": f"short {n}", "html": "x" * (columns.CHUNK_CHARS // 3)} for n in range(6)]
     source = MemorySource(pages, SourceOptions(), has_corpus=True)
-    assert [chunk.n_records for chunk, _ in columns.chunks(source)] == [3, 3]
+    assert [chunk.n_records for chunk, _ in columns.read_chunks(source)] == [3, 3]
 
 
 def test_a_chunk_that_is_stored_twice_counts_once(database: Database) -> None:

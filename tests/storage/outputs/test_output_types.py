@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import SpecRow
-from docmill.storage.core.specs import WRITING_SIZE, Outcome, Spec, Status, StoredKind, checked
+from docmill.storage.core.specs import WRITING_SIZE, Outcome, Spec, Status, StoredKind, check_outcome
 from docmill.storage.errors import SchemaOutOfDate
 from docmill.storage.outputs.columns import Form
 from docmill.storage.outputs.output_types import (
@@ -195,7 +195,7 @@ def test_an_output_of_another_type_is_not_stored(database: Database) -> None:
     assert failure["class"] == "model"
     for output in OUTPUT_TYPES:
         for other in (other for other in OUTPUT_TYPES if other is not output):
-            refused = checked(Outcome.done(1, EXAMPLES[other].stored), output)
+            refused = check_outcome(Outcome.done(1, EXAMPLES[other].stored), output)
             assert refused.status == Status.FAILED, other
             assert f"its output is not stored as {output.plural} are" in (refused.reason or "")
 

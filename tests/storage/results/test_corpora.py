@@ -40,7 +40,7 @@ def test_what_is_removed_while_all_corpora_are_listed_is_left_out(
 
     read(database, request(corpus="books"), numbered(2))
     monkeypatch.setattr(corpora, look_up, refuse)
-    assert [corpus.name for corpus in corpora.every(database)] == left
+    assert [corpus.name for corpus in corpora.list_corpora(database)] == left
 
 
 def test_only_the_latest_jobs_of_a_corpus_are_looked_through(

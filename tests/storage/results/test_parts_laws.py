@@ -14,7 +14,7 @@ from docmill.storage.results import parts
 from docmill.storage.results.parts import ExportProgress
 from docmill.storage.results.results import DocumentPlace, Placed
 from docmill.storage.writers import Target
-from docmill.storage.writers.parts_manifest import Manifest, left
+from docmill.storage.writers.parts_manifest import Manifest, find_leftovers
 from tests.storage.results.test_parts import Cut
 from tests.storage.writers.test_writers import ROWS
 
@@ -105,4 +105,4 @@ def test_an_export_that_is_cut_off_anywhere_becomes_what_it_would_have_been_with
 def test_only_files_that_have_our_names_are_ever_cleared_away(name: str) -> None:
     manifest = Manifest(1, "books", 0.5, None, "jsonl", 2, "0.1.0", {}, {})
     ours = name.startswith(("part-", ".part-", ".manifest.json."))
-    assert left([name], manifest) == [] or ours
+    assert find_leftovers([name], manifest) == [] or ours

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.storage.core.database import Database
-from docmill.storage.results.time_left import HeldShard, StepWork, TimeLeft, estimate, held_lately
+from docmill.storage.results.time_left import HeldShard, StepWork, TimeLeft, estimate, read_held_lately
 
 CHARS, TEXTS, TOKENS = 1_000, 10, 250  # of each shard
 NOW = 1e9
@@ -92,4 +92,4 @@ def test_a_step_that_has_not_begun_leaves_the_end_open() -> None:
 
 def test_any_number_of_jobs_is_looked_at(sqlite: Database) -> None:
     with sqlite.read() as transaction:
-        assert held_lately(transaction, range(600), NOW) == {job_id: [] for job_id in range(600)}
+        assert read_held_lately(transaction, range(600), NOW) == {job_id: [] for job_id in range(600)}

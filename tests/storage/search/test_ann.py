@@ -29,7 +29,7 @@ def test_a_search_by_the_index_finds_what_one_without_it_finds(database: Databas
     searched = index(database)
     for asked in ("what is asked", "text 7", "text 149"):
         agrees(database, searched, vector_of(asked), 20)
-    [described] = pgvector_index.every(database)
+    [described] = pgvector_index.list_indexes(database)
     assert (described.spec, described.vectors, described.lacking, described.ready) == (EMBED, 150, 0, True)
 
 
@@ -38,10 +38,10 @@ def test_what_was_embedded_since_is_found_and_then_added(database: Database) -> 
     searched = index(database)
     embed(database, [("new", "something else")], "b.jsonl")
     assert agrees(database, searched, vector_of("something else"))[0].id == "new"
-    assert pgvector_index.every(database)[0].lacking == 1
+    assert pgvector_index.list_indexes(database)[0].lacking == 1
     assert pgvector_index.add(database, searched.spec_id) == 1
     assert pgvector_index.add(database, searched.spec_id) == 0
-    assert (rows(database), pgvector_index.every(database)[0].lacking) == (61, 0)
+    assert (rows(database), pgvector_index.list_indexes(database)[0].lacking) == (61, 0)
     assert agrees(database, searched, vector_of("something else"))[0].id == "new"
 
 
@@ -68,7 +68,7 @@ def test_a_skipped_text_lacks_nothing_and_a_vector_without_a_direction_is_compar
     read(database, request(spec=EMBED), numbered(9))
     work(database, outcomes)
     searched = index(database)
-    assert (rows(database), pgvector_index.every(database)[0].lacking) == (7, 1)
+    assert (rows(database), pgvector_index.list_indexes(database)[0].lacking) == (7, 1)
     query = vector_of("x")
     # All others are proposed, and those with a negative cosine stand behind it.
     assert len(ann.propose(database, searched, query[None], 3) or []) >= 7

@@ -40,7 +40,7 @@ def test_what_is_removed_or_dropped_leaves_the_index(database: Database) -> None
     removal.remove_corpus(database, "books")
     assert rows(database) == 1
     removal.remove_corpus(database, "poems")
-    assert (rows(database), pgvector_index.every(database)[0].vectors) == (0, 0)
+    assert (rows(database), pgvector_index.list_indexes(database)[0].vectors) == (0, 0)
 
 
 def test_one_whose_building_was_cut_off_is_not_asked_and_built_again(database: Database) -> None:
@@ -49,10 +49,10 @@ def test_one_whose_building_was_cut_off_is_not_asked_and_built_again(database: D
 
     cut_off = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = CAST('ix_vectors_1_embedding' AS regclass)"
     database.execute(text(cut_off))
-    assert not pgvector_index.every(database)[0].ready
+    assert not pgvector_index.list_indexes(database)[0].ready
     assert not proposed(database, searched, vector_of("text 1"))
     index(database)
-    assert pgvector_index.every(database)[0].ready
+    assert pgvector_index.list_indexes(database)[0].ready
     agrees(database, searched, vector_of("text 1"))
 
 
@@ -68,7 +68,7 @@ def test_one_whose_filling_was_cut_off_goes_on_from_there(
     searched = choose(database, ["books"])
     with pytest.raises(KeyboardInterrupt):
         pgvector_index.add(database, searched.spec_id, cut_off)
-    assert (rows(database), pgvector_index.every(database)[0].ready) == (14, False)
+    assert (rows(database), pgvector_index.list_indexes(database)[0].ready) == (14, False)
     assert not proposed(database, searched, vector_of("text 1"))
     assert pgvector_index.add(database, searched.spec_id) == 26
     agrees(database, searched, vector_of("text 1"))
@@ -86,7 +86,7 @@ def test_an_index_is_made_beside_workers_and_removals(database: Database, monkey
         lambda: removal.remove_corpus(database, "poems").documents,
     )
     pgvector_index.add(database, searched.spec_id)
-    assert (rows(database), pgvector_index.every(database)[0].lacking) == (300, 0)
+    assert (rows(database), pgvector_index.list_indexes(database)[0].lacking) == (300, 0)
     for asked in ("text 7", "text 299", "text 510"):
         agrees(database, searched, vector_of(asked))
 
@@ -145,6 +145,6 @@ def test_sqlite_has_no_index_and_says_so(sqlite: Database) -> None:
     embed(sqlite, numbered(4))
     with pytest.raises(StorageError, match="a SQLite store has no index"):
         pgvector_index.add(sqlite, 1)
-    assert pgvector_index.every(sqlite) == []
+    assert pgvector_index.list_indexes(sqlite) == []
     assert not pgvector_index.drop(sqlite, 1)
     assert not proposed(sqlite, choose(sqlite, ["books"]), vector_of("text 1"))

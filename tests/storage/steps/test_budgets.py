@@ -18,7 +18,7 @@ from docmill.storage.deletion import removal
 from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.leases.shards import Claim
-from docmill.storage.results.counts import open_shards
+from docmill.storage.results.counts import count_open_shards
 from docmill.storage.results.fleet import read_fleet
 from docmill.storage.results.results import results
 from docmill.storage.results.status import STATES, list_statuses, read_status
@@ -108,7 +108,7 @@ def test_no_shard_begins_once_those_that_ended_cost_the_limit_and_those_in_progr
 
     assert {*shards.heartbeat(database, "w1")} == {*waiting[2:4]}  # their leases are renewed
     with database.read() as transaction:  # no worker is started for the others
-        assert [(shards.state, shards.n) for shards in open_shards(transaction)] == [("running", 2)]
+        assert [(shards.state, shards.n) for shards in count_open_shards(transaction)] == [("running", 2)]
         assert transaction.execute(text("SELECT state FROM open_shards")).scalars().all() == ["running"] * 2
     for claim in claims[2:]:
         assert claim is not None

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import first_existing
+from docmill.storage.core.lookups import find_first_existing
 from docmill.storage.core.normalize import bom_length, decode, normalize
 from docmill.storage.deletion import removal
 from docmill.storage.deletion.paging import Removed
@@ -44,7 +44,7 @@ def corpus_command() -> None:
 def list_command(as_json: bool) -> None:
     """List the corpora, with their documents and results by spec."""
     with open_store(load_settings()) as database:
-        listed = corpora.every(database)
+        listed = corpora.list_corpora(database)
     if as_json:
         print_json([_as_json(corpus) for corpus in listed])
         return
@@ -77,7 +77,7 @@ def list_command(as_json: bool) -> None:
 def show_command(name: str, as_json: bool) -> None:
     """Show the corpus NAME: latest readings, jobs and results."""
     with open_store(load_settings()) as database:
-        corpus = corpora.show(database, first_existing(database, corpus_names(name)))
+        corpus = corpora.read_corpus(database, find_first_existing(database, corpus_names(name)))
     if as_json:
         print_json(_as_json(corpus))
         return
@@ -136,12 +136,12 @@ def rm_command(
     ids = tuple(dict.fromkeys(normalize(key)[0] for key in ids))
     settings = load_settings()
     with open_store(settings) as database:
-        name = first_existing(database, corpus_names(name))
-        missing = removal.missing(database, name, ids)
+        name = find_first_existing(database, corpus_names(name))
+        missing = removal.find_unknown_keys(database, name, ids)
         keys, documents = _choose(database, name, ids, conditions, vanished)
         if keys != [] and not yes and not confirmed(f"This removes {documents}, and every result {_LEFT}"):
             return BAD_INPUT
-        same = [] if keys is None else removal.same_texts(database, name, keys)
+        same = [] if keys is None else removal.find_same_texts(database, name, keys)
         if keys is None:
             removed = removal.remove_corpus(database, name)
         else:
@@ -189,9 +189,9 @@ def _choose(
         which = [f"of which a version has {' and '.join(map(str, conditions))}"] if conditions else []
         which += ["that vanished from their source"] if vanished else []
         return keys, f"{formatting.documents(len(keys))} of the corpus {name} {' and '.join(which)}"
-    corpus = corpora.show(database, name)
+    corpus = corpora.read_corpus(database, name)
     if ids:
-        present = len(ids) - len(removal.missing(database, name, ids))
+        present = len(ids) - len(removal.find_unknown_keys(database, name, ids))
         return [*ids], f"{present:,} of the {corpus.documents:,} documents of the corpus {name}"
     return None, f"the corpus {name} ({formatting.documents(corpus.documents)}), its readings and its jobs"
 

@@ -11,7 +11,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.results.job_counts import count_escalated, count_flags
 from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import jobs
-from docmill.storage.steps.replacements import remark
+from docmill.storage.steps.replacements import describe_replacement
 from docmill.storage.writers.formats import escape_formula
 from docmill.worker import formatting
 from docmill.worker.cli.options import JOB, JOB_ID, JSON, LARGEST_INT, LATEST, Choice, number, whole_number
@@ -78,7 +78,7 @@ def status_command(job: int | None, wait: bool, as_json: bool) -> int:
         else:
             status = read_status(database, job)
         flags, escalated = count_flags(database, job), count_escalated(database, status)
-        migration = remark(database, job)
+        migration = describe_replacement(database, job)
     cost = prices.cost_of(status)
     if as_json:
         counts = formatting.flags_as_json(flags) | formatting.escalated_as_json(escalated)

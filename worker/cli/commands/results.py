@@ -17,7 +17,7 @@ from docmill.storage.outputs.columns import Column, Form
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.conditions import DOUBTS, Flagged
-from docmill.storage.steps.replacements import answering_job
+from docmill.storage.steps.replacements import find_answering_job
 from docmill.worker import formatting
 from docmill.worker.cli.options import DETAILS, FORMAT, JOB_OR_CORPUS, WITH_INPUT, FilledPath, declared, named, number
 from docmill.worker.cli.printing import OK, listen, say, write_out
@@ -120,7 +120,7 @@ def results_command(job: int | str, **options: Any) -> int:
     wanted = Export(**options)
     wanted.check()
     with open_store(load_settings()) as database:
-        number = job if isinstance(job, int) else answering_job(database, corpus_names(job))
+        number = job if isinstance(job, int) else find_answering_job(database, corpus_names(job))
         status = read_status(database, number)
         refused = describe_pending(wanted, status)
         if refused is None and not wanted.every:
@@ -258,7 +258,7 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
         if is_none:
             say(none_said(status.id, wanted.condition))
     if wanted.with_risk:
-        risk = fitted_risks.latest(database, status.id, wanted.step)
+        risk = fitted_risks.read_latest(database, status.id, wanted.step)
         rows = fitted_risks.with_risk(rows, risk.model, wanted.risk_above)
         columns = (*columns, Column.of("risk", Form.NUMBER))
     written = write_out(wanted.out, rows, wanted.file_format, table.most_rows(status), columns, table.noun)

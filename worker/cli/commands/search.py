@@ -223,7 +223,7 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> None:
 def list_command(as_json: bool) -> None:
     """List the indexes, with their vectors, missing texts and size."""
     with open_store(load_settings()) as database:
-        indexes = pgvector_index.every(database)
+        indexes = pgvector_index.list_indexes(database)
     if as_json:
         print_json([{**asdict(index), "spec": str(index.spec)} for index in indexes])
         return

@@ -59,7 +59,7 @@ def worker_command(
     devices = choose_devices(settings.device)
     with open_store(settings) as database, open_broker(settings, shared=True) as broker:
         privileges.require(database, privileges.worker_rights())
-        settings = _without_orders(settings, privileges.missing(database, privileges.order_rights()))
+        settings = _without_orders(settings, privileges.find_missing(database, privileges.order_rights()))
         broker.require_rights(takes_orders=settings.takes_orders)
         say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")
         if settings.redis_url is None and not dispatch.live_workers(database):
