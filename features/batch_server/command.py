@@ -13,7 +13,7 @@ from docmill.tasks.kinds import KindOptions
 from docmill.worker import formatting
 from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, complete_files, declared, number
 from docmill.worker.cli.printing import OK, SOME_FAILED, SOME_REJECTED, answer, print_json
-from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
+from docmill.worker.jobs.outputs import STDOUT, require_target
 from docmill.worker.settings import load_settings
 from docmill.worker.submit.options import Work
 
@@ -116,5 +116,4 @@ def _check_files(requests: str, out: Path, errors: Path, as_json: bool) -> None:
         option = "--out" if out == STDOUT else "--errors"
         raise click.UsageError(f"--json and {option} - both write to stdout; leave one out")
     for path, option in ((out, "--out"), (errors, "--errors")):
-        check_out(path, writer.NAME, name=option)
-        check_out_is_no_input(path, writer.NAME, requests)
+        require_target(path, writer.NAME, source=requests, name=option)

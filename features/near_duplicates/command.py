@@ -14,10 +14,11 @@ from docmill.features.near_duplicates.methods import Unit, to_json
 from docmill.features.near_duplicates.report import DuplicateCounts, Sample
 from docmill.storage.core.database import Database
 from docmill.storage.outputs.columns import Column, Form
+from docmill.storage.writers import Target
 from docmill.worker import formatting
 from docmill.worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, number, whole_number
 from docmill.worker.cli.printing import answer, listen, print_json, print_rich, say, write_out
-from docmill.worker.jobs.outputs import STDOUT, check_out
+from docmill.worker.jobs.outputs import STDOUT, require_target
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import find_named_corpus, open_store
 
@@ -109,13 +110,13 @@ def _report(
     """Search, if options for a search are given, and print the clusters."""
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
-    check_out(out, file_format)
+    target = require_target(out, file_format)
     with open_store(load_settings()) as database:
         corpus_id, name = find_named_corpus(database, corpus)
         work = None if wanted is None else deduplicate(database, corpus_id, name, wanted, listen())
         summary = report.summarize(database, corpus_id, name)
         if out is not None:
-            _write(database, corpus_id, out, file_format, summary.in_clusters)
+            _write(database, corpus_id, target, summary.in_clusters)
         samples = report.samples(database, corpus_id, SAMPLES_SHOWN if wanted is None else SAMPLES, MEMBERS)
     if as_json:
         print_json(_as_json(name, summary, work, samples))
@@ -123,10 +124,10 @@ def _report(
         _print(corpus, summary, work, samples)
 
 
-def _write(database: Database, corpus_id: int, out: Path, file_format: str | None, n: int) -> None:
+def _write(database: Database, corpus_id: int, target: Target, n: int) -> None:
     forms = {"id": Form.TEXT, "first": Form.TEXT, "is_first": Form.BOOLEAN, "documents": Form.INTEGER}
     columns = [Column.of(name, form) for name, form in forms.items()]
-    write_out(out, report.members(database, corpus_id), file_format, n, columns)
+    write_out(report.members(database, corpus_id), target, columns, n)
 
 
 def _print(corpus: str, summary: DuplicateCounts, work: SearchWork | None, samples: list[Sample]) -> None:

@@ -9,7 +9,7 @@ import click
 from docmill.worker.cli.options import JOB, FilledPath
 from docmill.worker.cli.printing import listen, say
 from docmill.worker.extras import EXTRAS
-from docmill.worker.jobs.outputs import STDOUT, check_out
+from docmill.worker.jobs.outputs import STDOUT, require_target
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store
 
@@ -33,7 +33,7 @@ def report_command(job: int, out: Path | None, no_text: bool) -> None:
     target = Path(f"report-{job}.html") if out is None else out
     if target == STDOUT:
         raise click.UsageError("--out: a report is a file; name one")
-    check_out(target, "jsonl")
+    require_target(target, "jsonl")
     EXTRAS["report"].require("A report")
     from docmill.features.reports.page import write
 

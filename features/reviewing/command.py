@@ -34,7 +34,7 @@ from docmill.worker.cli.printing import print_json, print_rich, say, say_rich
 from docmill.worker.consoles import table
 from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import counted, printable
-from docmill.worker.jobs.outputs import check_out
+from docmill.worker.jobs.outputs import require_target
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store
 from docmill.worker.terminal import warn
@@ -112,7 +112,7 @@ def export_command(job: int, file: Path, step: str | None, size: int, seed: int 
 
     A .csv file has an empty column for the verdict; a .json file has tasks for Label Studio.
     """
-    check_out(file, "csv" if file.suffix.lower() == ".csv" else "jsonl", name="FILE")
+    require_target(file, "csv" if file.suffix.lower() == ".csv" else "jsonl", name="FILE")
     with open_store(load_settings()) as database:
         _export(_open(database, job, step, seed), file, size)
 

@@ -25,12 +25,11 @@ from docmill.worker.logs import UNSEEN
 from docmill.worker.terminal import Terminal, warn
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import RenderableType
 
     from docmill.storage.outputs.columns import Column
     from docmill.storage.results.status import JobStatus
+    from docmill.storage.writers import Target
     from docmill.worker.jobs import Listener
     from docmill.worker.settings import Settings
 
@@ -179,20 +178,19 @@ class Harmless(io.RawIOBase):
 
 
 def write_out(
-    out: Path,
     rows: Iterable[dict[str, Any]],
-    file_format: str | None = None,
-    documents: int | None = None,
+    target: Target | None = None,
     columns: Sequence[Column] = (),
+    documents: int = 0,
     noun: str = "result",
 ) -> int:
-    """Write rows to a file, and say how many, or to stdout: as JSON lines, or in the given format. Return the number.
+    """Write rows to stdout, by default as JSON lines, or to a file, and say how many. Return their number.
 
-    ``documents`` is the most rows that there may be, for the progress of a file. ``noun`` names a row.
+    ``documents`` is the greatest possible number of rows, for the progress bar of a file. ``noun`` names a row.
     """
-    from docmill.worker.jobs.outputs import STDOUT, target_of
+    from docmill.worker.jobs.outputs import STDOUT, require_target
 
-    target = target_of(out, file_format)
+    target = target or require_target(None)
     if target.path == STDOUT:
         harmless = Harmless(sys.stdout.buffer, target.writer.name, sys.stdout.isatty())
         n = target.writer.write(rows, columns, cast(BinaryIO, harmless))
@@ -200,7 +198,7 @@ def write_out(
         return n
     from docmill.worker.jobs.results import write_file
 
-    return write_file(target, rows, listen(), documents, columns, noun)
+    return write_file(target, rows, columns, documents, noun, listen())
 
 
 def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:

@@ -18,63 +18,31 @@ from docmill.worker.errors import WorkerError
 STDOUT = Path("-")
 
 
-def check_out(
-    out: Path | None, file_format: str | None, kinds: Sequence[str] | None = None, name: str = "--out"
-) -> None:
-    """Refuse a file that could not be written, before any work is done for it.
+def require_target(
+    out: Path | None,
+    file_format: str | None = None,
+    *,
+    source: str | None = None,
+    parts: bool = False,
+    name: str = "--out",
+) -> Target:
+    """Return the file that results go to, or the folder of their parts, with its format. Without a file it is stdout.
 
-    ``kinds`` are those of the steps whose results it gets; None if they are not known yet. Messages begin with
-    ``name``.
+    Raises WorkerError, before any work is done, for a target that cannot be written, and for one that would replace
+    the source or become one of its documents next time. Messages begin with ``name``.
     """
-    _check_kinds(target_of(out, file_format, name), kinds, name)
-    if out is None or out == STDOUT:
-        return
-    folder = out.absolute().parent
-    if not out.name:
-        raise WorkerError(f"{name}: name a file")
-    if out.is_dir():
-        raise WorkerError(f"{name}: {out} is a folder; name a file")
-    if out.exists() and not out.is_file():
-        return  # a pipe or a device: only writing shows if it takes anything
-    _check_writable(folder, name)
-
-
-def check_folder(
-    out: Path, file_format: str | None = None, kinds: Sequence[str] | None = None, name: str = "--out"
-) -> None:
-    """Refuse a folder that could take no parts, before any work is done for it. Its files are checked later."""
-    target = target_of(out, file_format, name)
+    target = _find_target(out, file_format, name)
     if target.path == STDOUT:
-        raise WorkerError(f"{name}: parts need a folder; name one")
-    _check_kinds(target, kinds, name)
-    if out.exists() and not out.is_dir():
-        raise WorkerError(f"{name}: {out} is a file, and parts go into a folder")
-    _check_writable(out if out.exists() else out.absolute().parent, name)
+        if parts:
+            raise WorkerError(f"{name}: parts need a folder; name one")
+        return target
+    (_check_folder if parts else _check_file)(target.path, name)
+    if source is not None:
+        _check_is_no_input(target.part(0) if parts else target, source, name)
+    return target
 
 
-def _check_kinds(target: Target, kinds: Sequence[str] | None, name: str) -> None:
-    """Refuse a format that has no place for the outputs of steps of these kinds."""
-    try:
-        if kinds is not None:
-            target.writer.check_takes([STORED_KINDS[kind].output for kind in kinds])
-    except FormatUnfit as error:
-        raise WorkerError(f"{name}: {error}") from error
-
-
-def _check_writable(folder: Path, name: str) -> None:
-    """Refuse a folder that takes no new file."""
-    if not folder.is_dir():
-        raise WorkerError(f"{name}: there is no folder {folder}")
-
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise WorkerError(f"{name}: cannot write in {folder}: {error.strerror}") from error
-
-
-def target_of(out: Path | None, file_format: str | None, name: str = "--out") -> Target:
-    """Return the file and its format. It is `-`, for stdout, also if no file is named. Raises WorkerError."""
+def _find_target(out: Path | None, file_format: str | None, name: str) -> Target:
     try:
         if out is None and file_format is not None:
             raise FormatUnfit("--format is that of a file: name it with --out (- is stdout)")
@@ -85,29 +53,40 @@ def target_of(out: Path | None, file_format: str | None, name: str = "--out") ->
         raise WorkerError(f"{name}: {error}") from error
 
 
-def check_with_input(out: Path | None, file_format: str | None, with_input: bool) -> None:
-    """Refuse the texts of documents in a format that has no place for them. Raises WorkerError."""
-    if not with_input:
-        return
-    if out is None:
-        raise WorkerError("--with-input is for a file: name it with --out (- is stdout)")
-    target = target_of(out, file_format)
-    if target.writer.takes is not None:
-        raise WorkerError(f"--with-input: {target.writer.name} has no place for texts; choose another format")
+def _check_file(file: Path, name: str) -> None:
+    if not file.name:
+        raise WorkerError(f"{name}: name a file")
+    if file.is_dir():
+        raise WorkerError(f"{name}: {file} is a folder; name a file")
+    if file.exists() and not file.is_file():
+        return  # a pipe or a device: only writing shows if it takes anything
+    _check_writable(file.absolute().parent, name)
 
 
-def check_out_is_no_input(
-    out: Path | None, file_format: str | None, source: str, *, parts: bool = False, name: str = "--out"
-) -> None:
-    """Refuse a file, or a folder of parts, that would replace the source or become one of its documents next time."""
-    target = target_of(out, file_format, name)
+def _check_folder(folder: Path, name: str) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise WorkerError(f"{name}: {folder} is a file, and parts go into a folder")
+    _check_writable(folder if folder.exists() else folder.absolute().parent, name)
+
+
+def _check_writable(folder: Path, name: str) -> None:
+    """Refuse a folder that takes no new file."""
+    if not folder.is_dir():
+        raise WorkerError(f"{name}: there is no folder {folder}")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise WorkerError(f"{name}: cannot write in {folder}: {error.strerror}") from error
+
+
+def _check_is_no_input(target: Target, source: str, name: str) -> None:
     read = path_of(source)
-    if target.path == STDOUT or read is None:
+    if read is None:
         return
     pattern = Pattern(str(read)) if is_pattern(str(read)) else None
     read = read.resolve()
-    written_paths = (target.part(0) if parts else target).paths
-    for path in (written.resolve() for written in written_paths):
+    for path in (written.resolve() for written in target.paths):
         if path == read:
             raise WorkerError(f"{name}: {path} is the source, which would be lost")
         within = path.is_relative_to(read) and path.suffix.lower() in document_suffixes()
@@ -116,3 +95,17 @@ def check_out_is_no_input(
             raise WorkerError(
                 f"{name}: {path} would be one of the source's documents the next time; name a file elsewhere"
             )
+
+
+def check_kinds(target: Target, kinds: Sequence[str]) -> None:
+    """Refuse a format that has no place for the outputs of steps of these kinds. Raises WorkerError."""
+    try:
+        target.writer.check_takes([STORED_KINDS[kind].output for kind in kinds])
+    except FormatUnfit as error:
+        raise WorkerError(f"--out: {error}") from error
+
+
+def check_takes_inputs(target: Target) -> None:
+    """Refuse a format that has no place for the texts of documents. Raises WorkerError."""
+    if target.writer.takes is not None:
+        raise WorkerError(f"--with-input: {target.writer.name} has no place for texts; choose another format")

@@ -21,7 +21,7 @@ from docmill.worker.concurrency import HeldLease
 from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import cost_as_json
 from docmill.worker.jobs import Listener
-from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no_input
+from docmill.worker.jobs.outputs import require_target
 from docmill.worker.jobs.submission import describe_default_model
 from docmill.worker.pipelines.file import Pipeline, place_of, read, refuse_secrets
 from docmill.worker.pipelines.running import export, keeping, outcome, prepare_pipeline, replace_migrated
@@ -49,10 +49,13 @@ def _check_output(pipeline: Pipeline) -> None:
     output = pipeline.output
     if output.file is None:
         return
-    parts = output.part_documents is not None
-    file, place = Path(output.file), place_of(pipeline, ("output", "file"))
-    (check_folder if parts else check_out)(file, output.format, name=place)
-    check_out_is_no_input(file, output.format, pipeline.corpus.source, parts=parts, name=place)
+    require_target(
+        Path(output.file),
+        output.format,
+        source=pipeline.corpus.source,
+        parts=output.part_documents is not None,
+        name=place_of(pipeline, ("output", "file")),
+    )
 
 
 def check_stored(pipeline: Pipeline, prepared: Prepared) -> None:

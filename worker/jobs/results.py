@@ -66,17 +66,17 @@ class WritingBar:
 def write_file(
     target: Target,
     rows: Iterable[dict[str, Any]],
-    listener: Listener,
-    documents: int | None,
     columns: Sequence[Column],
+    documents: int,
     noun: str,
+    listener: Listener,
 ) -> int:
     """Write rows to a file and say how many they are. Return their number. Raises FormatUnfit.
 
     ``documents`` is the greatest possible number of rows, for the progress. ``noun`` names a row in the message.
     """
     with WritingBar(listener) as bar:
-        written = target.write(rows if documents is None else bar.along(rows, documents), columns)
+        written = target.write(bar.along(rows, documents), columns)
     listener.say(f"Wrote {counted(written, noun)} to {target}.")
     if written.remark:
         listener.say(written.remark)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from docmill.worker.errors import WorkerError
-from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no_input
+from docmill.worker.jobs.outputs import check_kinds, require_target
 
 
 @pytest.fixture(autouse=True)
@@ -30,13 +30,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_file_that_cannot_be_written_is_refused(out: str | None, file_format: str | None, says: str) -> None:
     with pytest.raises(WorkerError, match=says):
-        check_out(None if out is None else Path(out), file_format, ["summarize"])
+        check_kinds(require_target(None if out is None else Path(out), file_format), ["summarize"])
 
 
 @pytest.mark.parametrize(("out", "says"), [("-", "parts need a folder"), ("no/out", "there is no folder")])
 def test_a_folder_that_cannot_take_parts_is_refused(out: str, says: str) -> None:
     with pytest.raises(WorkerError, match=f"nightly.toml: {says}"):
-        check_folder(Path(out), name="nightly.toml")
+        require_target(Path(out), parts=True, name="nightly.toml")
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_a_folder_that_cannot_take_parts_is_refused(out: str, says: str) -> None
 )
 def test_a_file_that_is_of_the_source_is_refused(source: str, out: str, file_format: str | None, says: str) -> None:
     with pytest.raises(WorkerError, match=says):
-        check_out_is_no_input(Path(out), file_format, source)
+        require_target(Path(out), file_format, source=source)

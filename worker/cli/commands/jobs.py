@@ -27,7 +27,6 @@ from docmill.worker.cli.printing import (
 )
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.follow import change_job, resume_job, retry_failures
-from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.prices import read_prices
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import open_store
@@ -183,7 +182,7 @@ def failures_command(job: int, as_json: bool) -> None:
     with open_store(load_settings()) as database:
         rows = failures(database, job)
         if as_json:
-            write_out(STDOUT, rows)
+            write_out(rows)
             return
         names: list[str] = []
         for row in rows:

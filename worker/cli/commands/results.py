@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -18,13 +18,14 @@ from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.steps.replacements import find_answering_job
+from docmill.storage.writers import Target
 from docmill.worker import formatting
 from docmill.worker.cli.options import DETAILS, FORMAT, JOB_OR_CORPUS, WITH_INPUT, FilledPath, declared, named, number
 from docmill.worker.cli.printing import OK, listen, say, write_out
 from docmill.worker.exports import read_table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.jobs.outputs import STDOUT, check_folder, check_out, check_with_input, target_of
+from docmill.worker.jobs.outputs import STDOUT, check_kinds, check_takes_inputs, require_target
 from docmill.worker.jobs.results import describe_removed, write_parts
 from docmill.worker.pipelines.schema import OutputTable
 from docmill.worker.settings import load_settings
@@ -118,7 +119,7 @@ def results_command(job: int | str, **options: Any) -> int:
     parts again.
     """
     wanted = Export(**options)
-    wanted.check()
+    target = wanted.check()
     with open_store(load_settings()) as database:
         number = job if isinstance(job, int) else find_answering_job(database, corpus_names(job))
         status = read_status(database, number)
@@ -129,10 +130,10 @@ def results_command(job: int | str, **options: Any) -> int:
             warn(refused)
             return BAD_INPUT
         kinds = kinds_of(status, wanted.step)
-        wanted.check_file(kinds)
+        check_kinds(target, kinds)
         if wanted.with_risk and len(kinds) > 1:
             raise click.UsageError("a risk belongs to the outputs of one step; name it with --step")
-        _write(database, status, wanted)
+        _write(database, status, target, wanted)
     for remark in remarks(status):
         say(remark)
     return OK
@@ -167,8 +168,8 @@ class Export:
             return self.flagged
         return None if self.unflagged is None else replace(self.unflagged, lacking=True)
 
-    def check(self) -> None:
-        """Refuse options that exclude each other, and a file or a folder that could not be written."""
+    def check(self) -> Target:
+        """Return the file or the folder. Refuses options that exclude each other."""
         if self.flagged is not None and self.unflagged is not None:
             raise click.UsageError("--flagged and --unflagged exclude each other; leave one out")
         if self.every and (self.condition is not None or self.with_risk or self.part_documents is not None):
@@ -187,18 +188,14 @@ class Export:
         if self.part_documents is None and self.out.is_dir():
             advice = "--part-documents N writes parts into it"
             raise click.BadParameter(f"{self.out} is a folder; {advice}", param_hint="--out")
-        self.check_file()
-        check_with_input(self.out, self.file_format, self.with_input)
-
-    def check_file(self, kinds: Sequence[str] | None = None) -> None:
-        """Refuse a file, or a folder of parts, that could not be written, or not with results of these kinds."""
-        check = check_out if self.part_documents is None else check_folder
-        check(self.out, self.file_format, kinds)
-        target = target_of(self.out, self.file_format)
+        target = require_target(self.out, self.file_format, parts=self.part_documents is not None)
+        if self.with_input:
+            check_takes_inputs(target)
         if self.every and target.writer.takes is not None:
             names = ", ".join(writers.names(any_output=True))
             advice = f"{target.writer.name} has no place for inputs without a result; --all takes {names}"
             raise click.BadParameter(advice, param_hint="--out")
+        return target
 
 
 def kinds_of(status: JobStatus, step: str | None) -> list[str]:
@@ -235,8 +232,7 @@ def none_said(job: int, condition: Flagged) -> str:
     return f"No result of job {job} is {condition}; {advice}."
 
 
-def _write(database: Database, status: JobStatus, wanted: Export) -> None:
-    target = target_of(wanted.out, wanted.file_format)
+def _write(database: Database, status: JobStatus, target: Target, wanted: Export) -> None:
     if wanted.part_documents is not None:
         n = wanted.part_documents
         of = wanted.condition
@@ -261,7 +257,7 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
         risk = fitted_risks.read_latest(database, status.id, wanted.step)
         rows = fitted_risks.with_risk(rows, risk.model, wanted.risk_above)
         columns = (*columns, Column.of("risk", Form.NUMBER))
-    written = write_out(wanted.out, rows, wanted.file_format, table.most_rows(status), columns, table.noun)
+    written = write_out(rows, target, columns, table.most_rows(status), table.noun)
     if table.has_every_input or wanted.condition is not None or wanted.risk_above is not None:
         return
     if (left := formatting.not_written(status, written)) is not None:

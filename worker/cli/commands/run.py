@@ -47,7 +47,7 @@ from docmill.worker.cli.printing import (
 )
 from docmill.worker.engines import devices_for
 from docmill.worker.formatting import counted
-from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input, check_with_input, target_of
+from docmill.worker.jobs.outputs import STDOUT, check_kinds, check_takes_inputs, require_target
 from docmill.worker.jobs.run import run_request
 from docmill.worker.prices import Cost, Price, Prices, read_prices
 from docmill.worker.settings import Settings, load_settings
@@ -270,13 +270,15 @@ def run_command(
     prices = read_prices(settings)
     if file_format is not None and (command := writers.writer_of(file_format).only_of) is not None:
         raise click.BadParameter(f"it has the answers of `{command}`; choose another", param_hint="--format")
-    check_out(out, file_format, [request.task])
-    check_with_input(out, file_format, with_input)
-    if details and out is None:
-        raise click.UsageError("--details is for a file: name it with --out (- is stdout)")
+    target = require_target(out, file_format, source=request.source)
+    check_kinds(target, [request.task])
+    for option, is_given in (("--with-input", with_input), ("--details", details)):
+        if is_given and out is None:
+            raise click.UsageError(f"{option} is for a file: name it with --out (- is stdout)")
+    if with_input:
+        check_takes_inputs(target)
     if dry_run and web:
         raise click.UsageError("--dry-run makes no job for --web to show; leave one out")
-    check_out_is_no_input(out, file_format, request.source)
     if dry_run:
         from docmill.worker.jobs.submission import prepare_request
         from docmill.worker.stores import open_store
@@ -297,9 +299,8 @@ def run_command(
         if out is not None:
             from docmill.worker.exports import read_table
 
-            writer = target_of(out, file_format).writer
-            table = read_table(database, status.id, writer, with_input=with_input, details=details)
-            written = write_out(out, table.rows, file_format, table.most_rows(status), table.columns, table.noun)
+            table = read_table(database, status.id, target.writer, with_input=with_input, details=details)
+            written = write_out(table.rows, target, table.columns, table.most_rows(status), table.noun)
             if (left := formatting.not_written(status, written)) is not None:
                 say(left)
         cost = prices.of_model(status.spec.model, price).cost_of(status)

@@ -19,7 +19,6 @@ from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_json, pri
 from docmill.worker.consoles import NameCell, table
 from docmill.worker.formatting import counted, documents, printable
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.jobs.search import BATCH_QUERIES, MOST_HITS, SearchOptions, open_search, query_record
 from docmill.worker.settings import load_settings
 from docmill.worker.stores import corpus_names, open_store
@@ -119,7 +118,7 @@ def search_command(
     ):
         answers = search.answers(records, at_a_time=1 if typed else BATCH_QUERIES)
         if as_json:
-            write_out(STDOUT, map(_as_json, answers))
+            write_out(map(_as_json, answers))
         else:
             _print(answers, headed=queries is not None)
     if search.n_embedded < search.n_seen:
