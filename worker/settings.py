@@ -18,7 +18,6 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from docmill.storage.core.server import ANSWER_S, Patience
-from docmill.storage.features import features
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.models import weightless
@@ -56,7 +55,11 @@ def parse_age(value: str) -> float | None:
 
 def read_ages(text: str) -> dict[str, float | None]:
     """Return the ages in a text such as `results=1y, shards=30d`, by rule. Raises ValueError."""
-    ages, rules = dict[str, float | None](), retention_rules()
+    if not text:
+        return {}
+    from docmill.storage.deletion.retention import every_rule  # which brings SQLAlchemy along
+
+    ages, rules = dict[str, float | None](), [rule.name for rule in every_rule()]
     for part in filter(None, _parts(text)):
         rule, _, age = part.partition("=")
         if rule not in rules:
@@ -372,15 +375,6 @@ class Settings(BaseSettings):
         return f"Settings(store={mask(self.store_url)}, redis={mask(self.redis_url or 'embedded')})"
 
     __str__ = __repr__
-
-
-# The names of docmill's own rules (`docmill.storage.deletion.retention.RULES`); their module loads SQLAlchemy.
-RETENTION_RULES = ("runs", "step_texts", "rejections", "shards", "versions", "results")
-
-
-def retention_rules() -> list[str]:
-    """Return the names of docmill's rules of retention, then those of features."""
-    return [*RETENTION_RULES, *(rule for feature in features() for rule in feature.retention)]
 
 
 def _parts(value: str | Sequence[str]) -> tuple[str, ...]:

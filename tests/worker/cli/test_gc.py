@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.database import Database
+from docmill.storage.deletion.retention import RULES
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.settings import RETENTION_RULES
 from tests.storage.aging import days_pass
 from tests.worker.conftest import Call
 from tests.worker.harness import ROOT, Docmill
@@ -80,4 +80,6 @@ def test_a_duration_and_an_age_are_required_in_words(call: Call) -> None:
 def test_every_rule_is_named_in_the_page() -> None:
     page = (ROOT / "docs" / "removing.md").read_text()
     table = page.partition("| rule | removes |")[2].partition("\n\n")[0]
-    assert [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")] == [*RETENTION_RULES]
+    assert [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")] == [
+        rule.name for rule in RULES
+    ]

@@ -20,7 +20,7 @@ from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, s
 from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.settings import DAY_S, load_settings, retention_rules
+from docmill.worker.settings import DAY_S, load_settings
 from docmill.worker.stores import open_store
 
 LACKING = "The results of jobs that had these versions lack them then."
@@ -296,5 +296,5 @@ def _say_swept(removed: Mapping[str, int], is_complete: bool, ages: Ages, as_jso
 
 
 def _say_unset(ages: Ages) -> None:
-    if unset := [rule for rule in retention_rules() if ages.get(rule) is None]:
+    if unset := [rule.name for rule in retention.every_rule() if rule.name not in ages]:
         say(f"No age is set for {', '.join(unset)}: these rows stay.")
