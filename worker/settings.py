@@ -34,22 +34,26 @@ class Shown:
 
 
 DAY_S = 86_400.0
-_UNITS_S = {"h": 3_600.0, "d": DAY_S, "w": 7 * DAY_S, "y": 365 * DAY_S}
-NEVER = "never"
-_FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([hdwy])")
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": DAY_S, "w": 7 * DAY_S, "y": 365 * DAY_S}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdwy])")
 _LEAST_S, _MOST_S = 3_600.0, 1_000 * _UNITS_S["y"]
+
+
+def parse_duration(value: str, form: str = "a duration; write 90s, 10m or 1h") -> float:
+    """Return the seconds of a duration such as 90s, 12h or 6w. Raises ValueError, which says `form`."""
+    match = _DURATION.fullmatch(value.strip().lower())
+    if match is None:
+        raise ValueError(f"{value!r} is not {form}")
+    return float(match[1]) * _UNITS_S[match[2]]
 
 
 def parse_age(value: str) -> float | None:
     """Return the seconds of an age such as 12h, 90d, 6w or 1y; None for `never`. Raises ValueError."""
-    match = _FORM.fullmatch(value.strip().lower())
-    if match is None and value.strip().lower() != NEVER:
-        raise ValueError(f"{value!r} is no age; write 12h, 90d, 6w, 1y or never")
-    if match is None:
+    if value.strip().lower() == "never":
         return None
-    age_s = float(match[1]) * _UNITS_S[match[2]]
+    age_s = parse_duration(value, "an age; write 12h, 90d, 6w, 1y or never")
     if not _LEAST_S <= age_s <= _MOST_S:
-        raise ValueError(f"{value!r} is no age from 1h to 1000y; write never to keep all")
+        raise ValueError(f"{value!r} is not an age from 1h to 1000y; write never to keep all")
     return age_s
 
 

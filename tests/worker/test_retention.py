@@ -21,10 +21,10 @@ def test_ages_have_units_and_bounds() -> None:
     assert days == [0.5, 90, 42, 1.5, 1 / 24, 365_000]
     assert parse_age("never") is None
     for wrong in ("90", "d", "-1d", "1 month", "nan d"):
-        with pytest.raises(ValueError, match="is no age; write 12h, 90d, 6w, 1y or never"):
+        with pytest.raises(ValueError, match="is not an age; write 12h, 90d, 6w, 1y or never"):
             parse_age(wrong)
     for wrong in ("0d", "0.5h", "1001y", "9" * 400 + "y"):
-        with pytest.raises(ValueError, match="is no age from 1h to 1000y; write never to keep all"):
+        with pytest.raises(ValueError, match="is not an age from 1h to 1000y; write never to keep all"):
             parse_age(wrong)
 
 
@@ -42,7 +42,7 @@ def test_a_said_age_goes_before_the_days_of_upkeep(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("results", "results: '' is no age"),
+        ("results", "results: '' is not an age"),
         ("runs=1y,result=1y", "unknown rule 'result'; the rules are step_texts,"),
         ("docmill.toml", "unknown rule 'docmill.toml'"),
     ],

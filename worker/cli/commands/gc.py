@@ -20,23 +20,11 @@ from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, s
 from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.settings import DAY_S, load_settings
+from docmill.worker.settings import DAY_S, load_settings, parse_duration
 from docmill.worker.stores import open_store
 
 LACKING = "The results of jobs that had these versions lack them then."
 RECOMPUTED = "A later job that needs them computes them again."
-
-
-def _seconds(value: str) -> float:
-    """Return the seconds of a duration such as 90s, 10m or 1h."""
-    unit = {"s": 1, "m": 60, "h": 3600}.get(value[-1:].lower())
-    try:
-        seconds = float(value[:-1]) * (unit or 0)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"{value!r} is not a duration; write 90s, 10m or 1h")
-    return seconds
 
 
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Only report what would be removed.")
@@ -124,7 +112,9 @@ def migrated_command(days: float | None, dry_run: bool, yes: bool, as_json: bool
 
 @gc_command.command("retention", epilog="Example: docmill gc retention --for 1h")
 @click.option("--limit", type=whole_number(1), help="Remove about this number of rows at most.")
-@click.option("--for", "seconds", type=named("duration", _seconds), help="End after this time, such as 10m or 1h.")
+@click.option(
+    "--for", "seconds", type=named("duration", parse_duration), help="End after this time, such as 10m or 1h."
+)
 @click.option("--dry-run", is_flag=True, help="Only count the rows by table.")
 @JSON
 def retention_command(limit: int | None, seconds: float | None, dry_run: bool, as_json: bool) -> None:
