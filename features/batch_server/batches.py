@@ -31,6 +31,7 @@ from docmill.storage.writers import COMPRESSIONS, Target
 from docmill.storage.writers.formats import JSONL, Row, to_json
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelError
+from docmill.tasks.kinds.options import parsed
 from docmill.worker.cli.printing import Harmless, listen, say
 from docmill.worker.engines import devices_for
 from docmill.worker.errors import WorkerError
@@ -42,7 +43,7 @@ from docmill.worker.prices import limit_cost
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
 from docmill.worker.submit.enqueue import Enqueued
-from docmill.worker.submit.options import Request, checked
+from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import Opened, spec_of
 from docmill.worker.terminal import warn
 
@@ -89,13 +90,14 @@ class BatchPlan:
         number, n = self.calls.index(call) + 1, len(self.calls)
         part = f", {number} of {n}" if n > 1 else ""
         values = {
+            "options": call.options,
             "source": self.file.name,
             "task": call.task,
             "model": self.jobs[call][0],
             "revision": self.revision,
             "corpus": f"{self.file.name} (batch {self.file.digest[:_DIGITS]}{part})",
         }
-        return checked(call.options, values)
+        return parsed(Request, values)
 
 
 def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> BatchPlan:

@@ -16,7 +16,16 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -71,13 +80,27 @@ class Option:
         return self.only in {None, family} or value == self.any_takes
 
 
-class KindOptions(BaseModel):
+class OptionsModel(BaseModel):
+    """A model of options. None stands for an option that was not given."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
+
+    @field_validator("*")
+    @classmethod
+    def _require_filled(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse an empty text: a variable was not set, or it is a slip."""
+        is_blank = isinstance(value, str) and not value.strip()
+        if is_blank and not option(cls.model_fields[str(info.field_name)]).may_be_empty:
+            raise wrong_value(EMPTY)
+        return value
+
+
+class KindOptions(OptionsModel):
     """The options of a kind of task. None leaves the choice to the model.
 
     A value in ``defaults`` equals a missing option, so that both make the same spec.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     dtype: Annotated[

@@ -13,7 +13,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, suggest
-from docmill.tasks.kinds.options import key
+from docmill.tasks.kinds.options import key, parsed
 from docmill.worker.api.documents import Documents, ReadOnce, make_table_by_row, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, explained, require_texts, whole_number
 from docmill.worker.api.job import Job, Pipelines, in_a_thread, listen
@@ -25,7 +25,7 @@ from docmill.worker.jobs.search import MOST_HITS, SearchOptions, open_search, qu
 from docmill.worker.jobs.submission import submit
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.stores import connect_store
-from docmill.worker.submit.options import Request, Work, checked
+from docmill.worker.submit.options import Request, Work
 
 if TYPE_CHECKING:
     import pyarrow
@@ -137,7 +137,8 @@ def request_of(
     values = {name: value for name, value in arguments.items() if value is not None}
     of_kind = {_OF_KINDS[name]: values.pop(name) for name in [*values] if name in _OF_KINDS}
     options = kinds.options(task, **{"dtype": settings.dtype, **of_kind})
-    return checked(options, {"source": source, "task": task, "idempotency_key": key, **values})
+    named = {"source": source, "task": task, "idempotency_key": key}
+    return parsed(Request, {"options": options, **named, **values})
 
 
 Folder: TypeAlias = str | os.PathLike[str]

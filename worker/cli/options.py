@@ -165,10 +165,7 @@ def check_filled() -> None:
     """Refuse an option whose value is empty: a shell variable was not set, or it is a slip."""
     context = click.get_current_context()
     for parameter in context.command.params:
-        name = parameter.name or ""
-        if name in kinds.OPTIONS and option(kinds.OPTIONS[name]).may_be_empty:
-            continue
-        value = context.params.get(name)
+        value = context.params.get(parameter.name or "")
         if isinstance(parameter, click.Option) and isinstance(value, str) and not value.strip():
             has_default = "[default: " in (parameter.help or "")
             instead = "leave it out to have the default" if has_default else "give a value, or leave it out"

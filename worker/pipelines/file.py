@@ -22,7 +22,7 @@ from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.writers.formats import FormatUnfit
 from docmill.tasks import kinds, prompts
 from docmill.tasks.errors import BadOption, find_similar
-from docmill.tasks.kinds.options import EMPTY, key, option, sentence, shown
+from docmill.tasks.kinds.options import key, option, sentence, shown
 from docmill.tasks.specs import plan
 from docmill.worker.errors import Fault, FieldPath, WorkerError, describe_bad_syntax, put_place, write_place
 from docmill.worker.pipelines import schedule
@@ -209,10 +209,6 @@ def _read_table(
     """
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
     good = dict(values)
-    for name, value in values.items():
-        if name in fields and isinstance(value, str) and not value.strip() and not option(fields[name]).may_be_empty:
-            faults.append(((*place, name), f"{name} {EMPTY}"))
-            del good[name]
     try:
         model.model_validate(good)
     except ValidationError as error:

@@ -14,7 +14,7 @@ from docmill.storage import writers
 from docmill.storage.json_values import Json
 from docmill.storage.steps.conditions import Doubt, Flagged
 from docmill.tasks import kinds
-from docmill.tasks.kinds.options import MOST, Option, sentence, shown, wrong_value
+from docmill.tasks.kinds.options import MOST, Option, OptionsModel, sentence, shown, wrong_value
 from docmill.worker.pipelines import schedule
 from docmill.worker.submit.options import (
     DOCUMENT,
@@ -22,7 +22,6 @@ from docmill.worker.submit.options import (
     Escalation,
     JobOptions,
     LeaveOut,
-    OptionsModel,
     ReadingOptions,
     Revision,
     Task,
@@ -246,7 +245,7 @@ def _escalate(step: str, options: type[kinds.KindOptions]) -> Any:
 
     def check(value: object) -> object:
         if isinstance(value, str):
-            return table(model=value)
+            value = {"model": value}
         if not isinstance(value, dict):
             raise wrong_value(f'must be a model\'s name or a table such as {{ model = "MODEL" }}, not {shown(value)}')
         if not value.keys() - {"when"}:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field
 
 from docmill.storage import templates
 from docmill.storage.core.specs import Spec
@@ -18,7 +18,7 @@ from docmill.storage.steps.conditions import RISK, Doubt, Flagged, filter_names,
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, suggest
 from docmill.tasks.kinds import KindOptions
-from docmill.tasks.kinds.options import EMPTY, MOST, Layer, Option, option, parsed, shown, wrong_value
+from docmill.tasks.kinds.options import MOST, Layer, Option, OptionsModel, option, shown, wrong_value
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
 from docmill.worker.queue.messages import is_id
@@ -110,21 +110,6 @@ def _known_task(value: str) -> str:
 
 Task = Annotated[str, AfterValidator(_known_task)]
 Revision = Annotated[str | None, Field(description="A hub model's branch, tag or commit.  [default: main]")]
-
-
-class OptionsModel(BaseModel):
-    """A model of options. None stands for an option that was not given."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
-
-    @field_validator("*")
-    @classmethod
-    def _require_filled(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse an empty text: it is a variable that was not set, or a slip."""
-        is_blank = isinstance(value, str) and not value.strip()
-        if is_blank and not option(cls.model_fields[str(info.field_name)]).may_be_empty:
-            raise wrong_value(EMPTY)
-        return value
 
 
 class ReadingOptions(OptionsModel):
@@ -354,8 +339,3 @@ def request_escalation(first: Spec, second: Spec, doubt: Doubt) -> EscalationReq
             known = ", ".join(output.confidence)
             raise BadOption(f"--when: {output.plural} have no {bound.number}, only {known}.")
     return EscalationRequest(second, doubt)
-
-
-def checked(options: KindOptions, values: Mapping[str, Any]) -> Request:
-    """Return the request with options of a kind, and values of the other options. Raises BadOption."""
-    return parsed(Request, {"options": options, **values})

@@ -63,7 +63,7 @@ def test_every_command_has_help_with_an_example_and_explains_each_option(name: s
         (("run", "embed", DESCRIPTIONS, "--model", "a" * 300), "File name too long"),
         (("run", "embed", DESCRIPTIONS, "--details"), "--details is for a file"),
         (("run", "embed", DESCRIPTIONS, "--dry-run", "--web"), "--dry-run makes no job for --web to show"),
-        (("run", "embed", "nowhere.jsonl", "--model", "null", "--prompt", ""), "it is empty"),
+        (("run", "embed", "nowhere.jsonl", "--model", "null", "--prompt", ""), "--prompt is empty"),
         (("run", "summarize", "nowhere.jsonl", "--model", "null", "--prefix", ""), "nowhere.jsonl"),
         (("doctor", "--invariants", "--sql", "--json"), "--sql and --json"),
         (("doctor", "--invariants", "--host", "here"), "--within and --host need --workers"),

@@ -10,9 +10,10 @@ import pytest
 from docmill.storage.readers import SourceUnsupported
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds.options import parsed
 from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue
-from docmill.worker.submit.options import Request, checked
+from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import key_of, source_options
 
 
@@ -43,7 +44,7 @@ def test_the_row_of_the_header_is_remembered_and_part_of_an_order_only_where_it_
 
 def arguments(options: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:
     values = {"source": "a.jsonl", "task": "classify", "idempotency_key": "k", **given}
-    key = key_of(checked(kinds.options(values["task"], **(options or {})), values))
+    key = key_of(parsed(Request, {"options": kinds.options(values["task"], **(options or {})), **values}))
     assert key is not None
     assert key.key == "k"
     return dict(key.arguments)

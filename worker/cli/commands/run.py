@@ -16,7 +16,7 @@ from docmill.storage import writers
 from docmill.storage.readers.registry import describe_sources
 from docmill.tasks import kinds
 from docmill.tasks.errors import suggest
-from docmill.tasks.kinds.options import Layer, key
+from docmill.tasks.kinds.options import Layer, key, parsed
 from docmill.worker import formatting
 from docmill.worker.cli.options import (
     BACKEND,
@@ -28,7 +28,6 @@ from docmill.worker.cli.options import (
     PRICE,
     WITH_INPUT,
     LayeredOption,
-    check_filled,
     complete_files,
     complete_models,
     declared,
@@ -51,14 +50,7 @@ from docmill.worker.jobs.outputs import STDOUT, check_kinds, check_takes_inputs,
 from docmill.worker.jobs.run import run_request
 from docmill.worker.prices import Cost, Price, Prices, read_prices
 from docmill.worker.settings import Settings, load_settings
-from docmill.worker.submit.options import (
-    EscalationOptions,
-    JobOptions,
-    ReadingOptions,
-    Request,
-    Work,
-    checked,
-)
+from docmill.worker.submit.options import EscalationOptions, JobOptions, ReadingOptions, Request, Work
 from docmill.worker.terminal import warn
 
 if TYPE_CHECKING:
@@ -202,9 +194,8 @@ def _options(kind: kinds.TaskKind) -> list[Callable[[Callable[..., Any]], object
 
 def request_of(settings: Settings, task: str, options: dict[str, Any]) -> Request:
     """Return the request in the options of a task's command. Raises BadOption."""
-    check_filled()
     of_kind = given_options(task, options, dtype=settings.dtype)
-    return checked(of_kind, {"task": task, **options})  # Click's ranges let nan pass
+    return parsed(Request, {"options": of_kind, "task": task, **options})
 
 
 def given_options(task: str, options: dict[str, Any], *, dtype: str) -> kinds.KindOptions:
