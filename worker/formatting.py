@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from docmill.storage.results.job_counts import Escalated, FlagCounts
     from docmill.storage.results.status import JobStatus, StepStatus
     from docmill.storage.results.time_left import TimeLeft
-    from docmill.storage.steps.conditions import Doubt
     from docmill.worker.prices import Cost
 
 
@@ -234,14 +233,15 @@ def unlike(first: Spec, second: Spec) -> str:
 def escalated_as_json(counts: Mapping[str, Escalated]) -> dict[str, Any]:
     """Return the same for machines, by step."""
     steps = {
-        step: asdict(escalation) | _of_doubt(escalation.doubt) | {"share": round(escalation.share, 4)}
+        step: asdict(escalation)
+        | {
+            "doubt": str(escalation.doubt),
+            "risk_version": None if escalation.doubt.risk is None else escalation.doubt.risk.version,
+            "share": round(escalation.share, 4),
+        }
         for step, escalation in counts.items()
     }
     return {"escalated": steps}
-
-
-def _of_doubt(doubt: Doubt) -> dict[str, Any]:
-    return {"doubt": str(doubt), "risk_version": None if doubt.risk is None else doubt.risk.version}
 
 
 def flags_as_json(counts: Mapping[str, FlagCounts]) -> dict[str, Any]:

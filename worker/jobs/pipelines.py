@@ -32,13 +32,9 @@ from docmill.worker.stores import open_broker
 from docmill.worker.submit.request import Prepared
 
 
-def prepare_file(
-    settings: Settings, file: Path, *, is_stored: bool = False, devices: Sequence[str] = ()
-) -> tuple[Pipeline, Prepared]:
+def prepare_file(settings: Settings, file: Path, devices: Sequence[str] = ()) -> tuple[Pipeline, Prepared]:
     """Return the pipeline in a file, checked, with its models found and its source open. Raises WorkerError."""
     pipeline = read(file)
-    if is_stored:
-        refuse_secrets(pipeline)
     prepared = prepare_pipeline(settings, pipeline, devices)
     _check_output(pipeline)
     return pipeline, prepared
@@ -91,7 +87,7 @@ def run_file(
     """
     from docmill.worker.jobs.local_run import run_here  # with the libraries of a worker
 
-    pipeline, prepared = prepare_file(settings, file, devices=devices)
+    pipeline, prepared = prepare_file(settings, file, devices)
     prepared = replace_migrated(settings, database, prepared, listener.say)
     for step in pipeline.steps:
         if step.model is None:
@@ -113,7 +109,7 @@ def store_file(settings: Settings, database: Database, file: Path, listener: Lis
 
     Raises WorkerError, also for a model without a price, and StorageError for a risk that nobody has fitted.
     """
-    pipeline, prepared = prepare_file(settings, file, is_stored=True)
+    pipeline, prepared = prepare_file(settings, file)
     check_stored(pipeline, prepared)
     prepared = replace_migrated(settings, database, prepared, listener.say)
     schedule = pipeline.schedule.model_dump() if pipeline.schedule else None

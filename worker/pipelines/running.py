@@ -71,18 +71,13 @@ def requests_of(
     Raises WorkerError, HubUnreachable.
     """
     requests = []
-    for number in range(len(pipeline.steps)):
+    for number, step in enumerate(pipeline.steps):
+        dtype = settings.dtype if step.options.dtype == "auto" else step.options.dtype
+        options = step.options.model_copy(update={"dtype": dtype})
         with _placed(pipeline, number):
-            requests.append(_request(settings, pipeline, number))
+            requests.append(pin_step(settings, replace(step, options=options)))
             check(requests[-1])
     return tuple(requests)
-
-
-def _request(settings: Settings, pipeline: Pipeline, number: int) -> StepRequest:
-    step = pipeline.steps[number]
-    if step.options.dtype == "auto":
-        step = replace(step, options=step.options.model_copy(update={"dtype": settings.dtype}))
-    return pin_step(settings, step)
 
 
 @contextmanager

@@ -302,11 +302,12 @@ class Broker:
         with self._reaching():
             self._redis.ping()
             info = self._ask(self._redis.info)
-            config = self._ask(lambda: self._redis.config_get("maxmemory*") | self._redis.config_get("appendonly"))
+            config = self._ask(
+                lambda: self._redis.config_get("maxmemory-policy") | self._redis.config_get("appendonly")
+            )
         return {
             "version": str(info.get("redis_version", "unknown")),
             "eviction": str(config.get("maxmemory-policy", info.get("maxmemory_policy", "unknown"))),
-            "maxmemory": str(config.get("maxmemory", info.get("maxmemory", "unknown"))),
             "appendonly": str(config.get("appendonly", "unknown")),
         }
 
