@@ -12,7 +12,6 @@ from docmill.storage.results.results import columns, inputs, people_columns, res
 from docmill.storage.results.status import JobStatus
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.writers.formats import Writer
-from docmill.tasks import kinds
 from docmill.tasks.checks import in_words
 
 
@@ -58,14 +57,10 @@ def read_table(
     else:
         rows, noun = results(database, job_id, step=step, with_input=with_input, flagged=flagged), "result"
     if is_for_people:
-        table = people_columns(database, job_id, step, with_input=with_input, heading=_heading, remarks=_remarks)
+        table = people_columns(database, job_id, step, with_input=with_input, remarks=_remarks)
     else:
         table = columns(database, job_id, step, with_input=with_input, with_outcome=every)
     return Table(rows, table, noun, has_every_input)
-
-
-def _heading(task: str) -> str:
-    return kinds.kind(task).heading
 
 
 def _remarks(row: Result, of_outputs: Sequence[str]) -> str | None:

@@ -106,6 +106,7 @@ class StoredKind:
     name: str
     output: OutputType
     shard: ShardSize
+    heading: str = "output"  # of the column of its outputs in tables for people
 
 
 class Status(StrEnum):

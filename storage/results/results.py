@@ -152,13 +152,11 @@ def people_columns(
     step: str | None = None,
     *,
     with_input: bool = False,
-    heading: Callable[[str], str],
     remarks: Callable[[Result, Sequence[str]], str | None],
 ) -> tuple[Column, ...]:
     """Return the columns of a table of `inputs` for people: the document, its text, the outputs, and remarks.
 
-    `heading` returns the name of an output's column from its task, `remarks` those on a row,
-    given the remarks on its outputs. Raises NotFound.
+    `remarks` returns the remarks on a row, given the remarks on its outputs. Raises NotFound.
     """
     _, steps = _read_job(database, job_id)
     text = (Column("text", Form.TEXT, lambda row: row.get("input")),) if with_input else ()
@@ -166,9 +164,9 @@ def people_columns(
     of_outputs: list[Column] = []
     shown = steps if step is None else find_named_way(steps, step)[-1:]
     for open_step in shown:
-        name, output, params = open_step.name, database.kind_of(open_step.lane).output, open_step.params
-        of_step = output.people_columns(params, heading(open_step.lane))
-        remark = Column(name, Form.TEXT, partial(output.remark, params=params))
+        name, kind, params = open_step.name, database.kind_of(open_step.lane), open_step.params
+        of_step = kind.output.people_columns(params, kind.heading)
+        remark = Column(name, Form.TEXT, partial(kind.output.remark, params=params))
         if len(shown) > 1:
             single = len(of_step) == 1
             of_step = [column.in_step(name, name if single else f"{name} {column.name}") for column in of_step]

@@ -343,7 +343,7 @@ class TaskKind:
     @property
     def stored(self) -> StoredKind:
         """The kind as the store knows it."""
-        return StoredKind(self.name, self.output, self.shard)
+        return StoredKind(self.name, self.output, self.shard, self.heading)
 
     def pools(self, family: Family | None) -> bool:
         """Return True if models of this family compute vectors for this kind."""

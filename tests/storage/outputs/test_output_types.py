@@ -348,7 +348,7 @@ def test_people_see_the_answers_to_questions_without_what_is_beside_them(databas
     work(database, compute)
     for step, said in (
         ("ask", {"who": "Ada", "why": None, "remarks": "why: no answer in the text"}),
-        ("find", {"records": "", "remarks": "nothing found"}),
+        ("find", {"output": "", "remarks": "nothing found"}),
     ):
         [row] = inputs(database, job.id, step=step)
         assert people_row(database, job.id, row, step) == {"document": "k"} | said
@@ -365,7 +365,7 @@ def people_row(database: Database, job: int, row: Any, step: str | None = None) 
     def remarks(_row: Any, of_outputs: Any) -> str:
         return "; ".join(of_outputs)
 
-    table = people_columns(database, job, step, heading=lambda _task: "records", remarks=remarks)
+    table = people_columns(database, job, step, remarks=remarks)
     return {column.name: column.value(row) for column in table}
 
 
