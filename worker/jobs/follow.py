@@ -130,18 +130,17 @@ def follow(
     job_id: int,
     listener: Listener | None = None,
     *,
-    in_flight: Callable[[], float] = lambda: 0.0,
+    in_flight: Callable[[], float] | None = None,
     watch: Callable[[JobStatus], None] = lambda _: None,
-    own_worker: bool = False,
     wait: Callable[[float], None] = time.sleep,
 ) -> JobStatus:
     """Show a job's progress until it ends, or until every worker has refused it for more than a minute.
 
-    The bar moves with each window: `in_flight` returns the number of texts that our own worker has computed and not
-    yet committed, and the status has that of all workers. `wait` waits between two looks, for the seconds given or
-    until there is news. `watch` gets every status, and may raise to stop watching. With `own_worker`, `watch` decides
-    about a job that is blocked.
+    `watch` gets every status, and may raise to stop watching. `wait` waits between two looks, for the seconds given
+    or until there is news. If this process has a worker, `in_flight` returns the number of texts that it has computed
+    and not yet committed, and only `watch` ends the watching of a job that every worker refuses.
     """
+    own_worker = in_flight is not None
     status = read_status(database, job_id)
     if status.ended:
         return status
@@ -161,7 +160,7 @@ def follow(
                     progress.say(f"Waiting for the database, {PATIENCE_S:.0f} s at most: {error}.")
                 if time.monotonic() - away_since > PATIENCE_S:
                     raise
-            computed = 0.0 if status.ended else max(in_flight(), status.computed)
+            computed = 0.0 if status.ended else max(status.computed, in_flight() if in_flight else 0.0)
             settled = status.texts - status.pending + computed
             note = pace(status) or ("loading the model" if own_worker and settled == status.prior else "")
             notes = "\n".join(filter(None, [note, where_time_goes(status)]))

@@ -87,7 +87,6 @@ def run_here(
                 listener,
                 in_flight=lambda: supervisor.finished_in_flight,
                 watch=Watch(supervisor),
-                own_worker=True,
                 wait=supervisor.wait_for_news,
             )
         ended_well = True

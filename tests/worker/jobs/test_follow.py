@@ -81,7 +81,8 @@ def test_a_silent_worker_is_told_of_once_and_a_run_says_nothing_about_its_own(
         query = "UPDATE shard SET lease_until = lease_until - 1"
         database.write(lambda transaction: transaction.exec_driver_sql(query))
 
+    in_flight = (lambda: 0.0) if own_worker else None
     with pytest.raises(KeyboardInterrupt):
-        follow.follow(database, job.id, Terminal(), watch=grow_older, own_worker=own_worker, wait=lambda _: None)
+        follow.follow(database, job.id, Terminal(), watch=grow_older, in_flight=in_flight, wait=lambda _: None)
     assert len({status.waiting_for for status in looks if status.waiting_cause is Cause.LEASE}) > 1
     assert capsys.readouterr().err.count("gives no sign of life") == told
