@@ -24,6 +24,14 @@ def start_device() -> subprocess.Popen[bytes]:
     )
 
 
+def close_pipes(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a process, and close the pipes to it."""
+    process.wait()
+    for pipe in filter(None, (process.stdin, process.stdout)):
+        with suppress(BrokenPipeError):  # what it was told and did not read
+            pipe.close()
+
+
 class StartedDevices:
     """Device processes without a configuration. Those that got none end with the `with` block."""
 
@@ -49,11 +57,7 @@ class StartedDevices:
     def __exit__(self, *error: object) -> None:
         for process in self._waiting:
             process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with suppress(BrokenPipeError):  # what it was told and did not read
-                        pipe.close()
+            close_pipes(process)
         self._waiting.clear()
 
 

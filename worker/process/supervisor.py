@@ -23,7 +23,16 @@ from types import FrameType
 
 from docmill.storage.core.database import Database
 from docmill.worker.process.counts import WorkByDevice
-from docmill.worker.process.device_start import CUT, DRAIN, REST, SERVE, STOP, DeviceConfig, StartedDevices
+from docmill.worker.process.device_start import (
+    CUT,
+    DRAIN,
+    REST,
+    SERVE,
+    STOP,
+    DeviceConfig,
+    StartedDevices,
+    close_pipes,
+)
 from docmill.worker.process.maintenance_thread import MaintenanceThread
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings
@@ -324,12 +333,7 @@ class Supervisor:
         child.process.wait()
         if child.reader is not None:
             child.reader.join(timeout=5)
-        for pipe in (child.process.stdin, child.process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    log.debug("pipe_closed owner=%s", child.owner)
+        close_pipes(child.process)
 
 
 SLACK = 30.0  # times the greatest cost of batches before, since outputs may be longer than any before
