@@ -47,9 +47,12 @@ class Price:
     @classmethod
     def parse(cls, text: str) -> Price:
         """Return the price in a text such as 0.25,2. Raises ValueError."""
-        values = [float(part) for part in text.split(",")]
+        try:
+            values = [float(part) for part in text.split(",")]
+        except ValueError:
+            values = []
         if len(values) not in {1, 2} or not all(0 <= value < math.inf for value in values):
-            raise ValueError(text)
+            raise ValueError(f"{text!r} is not a price; write the prices of a million tokens as 0.25,2")
         return cls(*values)
 
 

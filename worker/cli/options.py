@@ -34,13 +34,6 @@ def named(name: str, convert: Callable[[str], T]) -> click.ParamType[T]:
     return made
 
 
-def _price(value: str) -> Price:
-    try:
-        return Price.parse(value)
-    except ValueError as error:
-        raise ValueError(f"{value!r} is not a price; write the prices of a million tokens as 0.25,2") from error
-
-
 class Choice(click.Choice[str]):
     """A choice of names. The refusal of another name suggests the nearest one."""
 
@@ -49,11 +42,9 @@ class Choice(click.Choice[str]):
         return f"{said} {suggest(value, self.choices)}".rstrip()
 
 
-def whole_number(
-    least: int | None = None, most: int | None = None, *, min_open: bool = False
-) -> click.ParamType[int]:
+def whole_number(least: int, most: int | None = None) -> click.ParamType[int]:
     """Return a type of whole numbers within bounds. A refusal states the bounds in words."""
-    return named("n", _bounded(int, least, most, min_open, f"whole number{_bounds(least, most, min_open)}"))
+    return named("n", _bounded(int, least, most, False, f"whole number{_bounds(least, most, False)}"))
 
 
 def number(
@@ -118,7 +109,7 @@ DEVICE = click.option("--device", help="auto, cpu, cuda, remote, or a list such 
 PRICE = click.option(
     "--price",
     metavar="IN[,OUT]",
-    type=named("price", _price),
+    type=named("price", Price.parse),
     help="Prices of a million tokens read and written, such as 0.25,2. With them the job's cost is shown.",
 )
 ENDPOINT = click.option(
@@ -254,8 +245,9 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
     least: Any = next((note.ge for note in field.metadata if isinstance(note, Ge)), None)
     above: Any = next((note.gt for note in field.metadata if isinstance(note, Gt)), None)
     most: Any = next((note.le for note in field.metadata if isinstance(note, Le)), None)
-    type_: Callable[..., click.ParamType[Any]] = whole_number if kind is int else number
-    return type_(least if above is None else above, most, min_open=above is not None)
+    if kind is int:
+        return whole_number(least, most)
+    return number(least if above is None else above, most, min_open=above is not None)
 
 
 def _decorator(
