@@ -23,7 +23,7 @@ from docmill.tasks.engine.engine import Engine
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
-from docmill.worker.engines import settled
+from docmill.worker.engines import freeze_after_opening
 from docmill.worker.process.device import SWITCH_S
 
 WAIT_S = 600.0
@@ -38,7 +38,7 @@ class Alone:
         self.model = pinning.locate(pinned, folders)
         self._spec = build_spec(task, pinned, kinds.options(task, **options), pinning.read_config(pinned, folders))
         opener = partial(open_backend, device="cpu", folders=folders, backend=backend, provisional=False)
-        self.engine = Engine(settled(opener))
+        self.engine = Engine(freeze_after_opening(opener))
         self.engine.start()
         self.engine.open(self._spec)
         self._worked_s = 0.0

@@ -137,7 +137,7 @@ def test_a_flow_enqueues_waits_and_reads_results_and_a_retry_after_a_kill_contin
         code, printed = scheduled(source, out)
     assert code == 0, printed
     assert len((docmill.folder / "home" / STRUCK).read_text().splitlines()) == 1
-    assert "Job 1 was unfinished and is carried on" in printed
+    assert "Job 1 was unfinished. It continues" in printed
     assert [job["id"] for job in docmill.json("jobs")] == [1]
     results = [json.loads(line) for line in out.read_text().splitlines()]
     assert [result["id"] for result in results] == [json.loads(line)["id"] for line in lines]

@@ -22,10 +22,10 @@ NAME = "read-ahead"
 DEPTH = 1  # values that wait; one more is being made
 
 
-def ahead(values: Iterable[T]) -> Iterator[T]:
-    """Yield the same values in the same order; what their making raises is raised here, after those before it.
+def prefetch(values: Iterable[T]) -> Iterator[T]:
+    """Yield the values of an iterable, which a thread makes in advance. Its errors are raised here, in their place.
 
-    At most two values are ahead of the one in use. When the caller stops early, the thread makes no further one.
+    At most two values are ahead of the one in use. If the caller stops early, the thread makes no further value.
     """
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(DEPTH)
     stopped = threading.Event()
@@ -42,12 +42,12 @@ def ahead(values: Iterable[T]) -> Iterator[T]:
                 put((value,))
                 if stopped.is_set():
                     return
-        except BaseException as error:  # for the caller, whatever it is
+        except BaseException as error:  # the caller gets any error
             put(error)
         else:
             put(None)
 
-    # A daemon: a source that is a pipe may keep it waiting for ever.
+    # A daemon, since a source that is a pipe may block it for ever.
     thread = threading.Thread(target=make, name=NAME, daemon=True)
     try:
         thread.start()
@@ -59,9 +59,9 @@ def ahead(values: Iterable[T]) -> Iterator[T]:
         stopped.set()
 
 
-def still_waits() -> bool:
+def is_prefetch_blocked() -> bool:
     """Return True if a prefetching thread is still blocked by its source after its values are no longer wanted."""
-    # An interrupt may have come while one was being started.
+    # An interrupt may come while a thread starts.
     waiting = [thread for thread in threading.enumerate() if thread.name == NAME and thread.is_alive()]
     for thread in waiting:
         thread.join(1.0)
@@ -71,11 +71,11 @@ def still_waits() -> bool:
 log = logging.getLogger("docmill.renewal")
 
 LONGEST_S = 5.0  # between two renewals
-LAST_WORDS_S = 5.0  # how long the end waits for a renewal under way
+LAST_RENEWAL_S = 5.0  # the longest wait for a renewal in progress, at the end
 
 
 class HeldLease:
-    """A lease as its holder sees it while it works. `check` costs nothing, `confirm` asks the store."""
+    """A lease that this process holds. `check` costs nothing, `confirm` asks the store."""
 
     def __init__(self, what: str, renew: Callable[[], bool], stop: threading.Event | None) -> None:
         self._what = what
@@ -84,9 +84,9 @@ class HeldLease:
         self.lost = threading.Event()
 
     def check(self) -> None:
-        """Raise LeaseLost if the lease was lost, or if the process is to stop: nothing more may be begun."""
+        """Raise LeaseLost if the lease was lost, or if the process has to stop. Then nothing more may begin."""
         if self.lost.is_set():
-            raise LeaseLost(f"{self._what} was taken over by another, or ended")
+            raise LeaseLost(f"{self._what} was taken over by another process, or ended")
         if self._stop is not None and self._stop.is_set():
             raise LeaseLost(f"{self._what} is given back, since its worker stops")
 
@@ -108,7 +108,7 @@ class HeldLease:
         self.confirm()
 
     def keep(self, every_s: float, done: threading.Event) -> None:
-        """Renew until `done`, or until the lease is lost. A store that is away is asked again."""
+        """Renew until `done`, or until the lease is lost. If the store is unreachable, try again."""
         while not done.wait(every_s):
             try:
                 if not self._renew():
@@ -120,12 +120,12 @@ class HeldLease:
 
 
 @contextmanager
-def renewed(
+def hold_lease(
     what: str, renew: Callable[[], bool], lease_s: float, *, stop: threading.Event | None = None
 ) -> Iterator[HeldLease]:
-    """Renew a lease well within its time for as long as the block runs. `renew` says whether it still is ours.
+    """Renew a lease for the length of the block. `renew` returns False if the lease is lost.
 
-    `what` is the name of the held row in messages. Once `stop` is set the holder has to end, too.
+    `what` names the held row in messages. Once `stop` is set, `HeldLease.check` raises LeaseLost.
     """
     held, done = HeldLease(what, renew, stop), threading.Event()
     every_s = min(LONGEST_S, lease_s / 6)
@@ -136,11 +136,11 @@ def renewed(
     finally:
         done.set()
         if thread.is_alive():
-            thread.join(LAST_WORDS_S)
+            thread.join(LAST_RENEWAL_S)
 
 
 def command_of(module: str) -> list[str]:
-    """Return the command that runs one of docmill's modules in a new process, whatever its folder."""
+    """Return the command that runs a module of docmill in a new process, from any working folder."""
     return [sys.executable, "-P", "-m", "docmill", module]
 
 

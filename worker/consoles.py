@@ -43,7 +43,7 @@ class _Console(Console):
 
     @property  # type: ignore[misc]  # nobody sets it
     def file(self) -> IO[str]:
-        return logs.lossy(cast(TextIO, super().file)) if self.stderr else super().file
+        return logs.ignore_write_errors(cast(TextIO, super().file)) if self.stderr else super().file
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -110,15 +110,15 @@ class _Line(Bar):
         self._progress.console.print(Text(message))
 
 
-SHORTEST = 8  # columns that are left of a shortened name
+SHORTEST = 8  # columns of the shortest name
 SHOWN_CHARACTERS = 200  # of a sample's input and output
 _IF_ANY = {"skipped", "blocked", "not selected", "escalated"}
 
 
 class NameCell:
-    """A name or a source on one line; where there is no room, an ellipsis stands for its middle.
+    """A name or a source on one line; if it is too long, an ellipsis replaces its middle.
 
-    The beginning tells of a path or a query where it lies, and the end what it is.
+    The beginning of a path or a query shows its place, and the end its name.
     """
 
     def __init__(self, name: str) -> None:
@@ -129,10 +129,10 @@ class NameCell:
         return Measurement(min(width, SHORTEST), width).with_maximum(options.max_width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(shortened(self._name, options.max_width), no_wrap=True, overflow="crop")
+        yield Text(cut_middle(self._name, options.max_width), no_wrap=True, overflow="crop")
 
 
-def shortened(name: str, width: int) -> str:
+def cut_middle(name: str, width: int) -> str:
     """Return the name in at most `width` columns, without its middle where it is longer."""
     if cell_len(name) <= width:
         return name
@@ -144,7 +144,7 @@ def shortened(name: str, width: int) -> str:
 
 
 def table(*headings: str, names: Collection[str] = (), numbers: Collection[str] = ()) -> Table:
-    """Return a table without lines, whose columns of names give way and those of numbers are aligned at the right."""
+    """Return a table without lines. Columns of names shrink to fit, columns of numbers are right-aligned."""
     made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for heading in headings:
         made.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=heading not in names)
@@ -176,8 +176,8 @@ def steps_table(status: JobStatus, flags: Mapping[str, FlagCounts]) -> Table:
 
 def jobs_table(statuses: Sequence[JobStatus]) -> Group:
     """Return a table with a line for each job, and below it what the jobs wait for or why they stopped."""
-    counted = ("done", "failed", "to do")
-    made = table("job", "state", "task", "corpus", *counted, names={"task", "corpus"}, numbers=counted)
+    count_columns = ("done", "failed", "to do")
+    made = table("job", "state", "task", "corpus", *count_columns, names={"task", "corpus"}, numbers=count_columns)
     reasons = []
     for status in statuses:
         kinds = ", ".join(step.spec.kind for step in status.steps) + (" (migration)" if status.is_backfill else "")
@@ -215,11 +215,11 @@ def _on_few_lines(text: str) -> Text:
 
 def hits_table(hits: Sequence[tuple[float, str, str]]) -> Table:
     """Return a table of hits, nearest first, from (score, document's id, beginning of its text)."""
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    made = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     for heading in ("", "score"):
-        table.add_column(heading, justify="right", no_wrap=True, min_width=5 if heading else 2)
-    table.add_column("document", ratio=1, overflow="ellipsis", no_wrap=True)
-    table.add_column("text", ratio=3, overflow="ellipsis", no_wrap=True)
+        made.add_column(heading, justify="right", no_wrap=True, min_width=5 if heading else 2)
+    made.add_column("document", ratio=1, overflow="ellipsis", no_wrap=True)
+    made.add_column("text", ratio=3, overflow="ellipsis", no_wrap=True)
     for rank, (score, key, text) in enumerate(hits, 1):
-        table.add_row(str(rank), f"{score:.3f}", Text(printable(key, keep="")), Text(text))
-    return table
+        made.add_row(str(rank), f"{score:.3f}", Text(printable(key, keep="")), Text(text))
+    return made

@@ -1,4 +1,4 @@
-"""Check an installation for common mistakes. Each finding says what to do."""
+"""Check an installation for common mistakes, and say how to repair each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OF_OTHERS = 0o077
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing that was looked at. `advice` says what to do; it may be there for what is fine too."""
+    """The result of one check. `advice` says what to do; a check that passed may have advice, too."""
 
     what: str
     ok: bool
@@ -48,9 +48,9 @@ class Diagnosis:
 
 
 def examine(settings: Settings) -> list[Diagnosis]:
-    """Look at everything at once, since a server that is silent is waited for, and torch takes seconds to import.
+    """Run all checks at the same time, since a silent server costs seconds, and so does the import of torch.
 
-    What cannot be reached is a finding, never an exception.
+    A server that cannot be reached is a finding, never an exception.
     """
     with ThreadPoolExecutor(len(LOOKS)) as pool:
         return list(chain.from_iterable(pool.map(lambda look: list(look(settings)), LOOKS)))
@@ -96,7 +96,7 @@ def workers(live: Sequence[Any], *, is_fleet: bool) -> Diagnosis:
     lanes = sorted({lane for worker in live if worker.device_problem is None for lane in worker.lanes})
     detail = f"{len(live)} live" + (f", lanes {', '.join(lanes)}" if lanes else "")
     if useless:
-        advice = "see to the driver and to the torch that is installed there, or start the worker with --device cpu"
+        advice = "repair the driver or the torch of that machine, or start the worker with --device cpu"
         return Diagnosis("workers", False, f"{detail}; {len(useless)} can compute nothing ({useless[0]})", advice)
     if is_fleet and not live:
         return Diagnosis("workers", False, detail, "jobs wait for one: start `docmill worker` with these settings")
@@ -104,14 +104,14 @@ def workers(live: Sequence[Any], *, is_fleet: bool) -> Diagnosis:
 
 
 def pooler(pooling: str | None) -> Iterator[Diagnosis]:
-    """Yield a finding where a connection pooler stands before PostgreSQL. docmill works behind one, so it is fine."""
+    """Yield a finding if a connection pooler is in front of PostgreSQL. docmill works with a pooler, so it passes."""
     if pooling is None:
         return
     advice = (
         "`docmill index add` builds with the server's own maintenance_work_mem here: raise it by "
-        "ALTER ROLE … SET maintenance_work_mem, or make indexes past the pooler"
+        "ALTER ROLE … SET maintenance_work_mem, or make indexes without the pooler"
     )
-    detail = f"such as PgBouncer stands before PostgreSQL: {pooling}"
+    detail = f"a pooler such as PgBouncer is in front of PostgreSQL: {pooling}"
     yield Diagnosis("pooler", True, detail, advice)
 
 
@@ -121,25 +121,25 @@ def _database_advice(error: StorageError) -> str:
     if isinstance(error, RightMissing):
         return "docs/security.md has the rights of each user"
     if isinstance(error, DatabaseUnreachable):
-        return "start it, let this machine in, or correct DOCMILL_DATABASE_URL"
-    return "try again; when it stays, look into the server's log"
+        return "start it, let this machine connect, or correct DOCMILL_DATABASE_URL"
+    return "try again; if the error comes back, see the server's log"
 
 
 def look_at_redis(settings: Settings) -> Iterator[Diagnosis]:
     """Check that Redis answers, its eviction policy, its persistence and its clock."""
     if settings.redis_url is None:
         if not LOCAL.is_installed:
-            stored = "DOCMILL_REDIS_URL is not set: jobs are stored, and workers find them there"
+            stored = "DOCMILL_REDIS_URL is not set: workers find jobs in the database"
             yield Diagnosis("redis", True, stored)
             return
         try:
             with EmbeddedRedis() as embedded, closing(Broker(embedded.url)) as broker:
                 broker.ping()
-            alone = "" if settings.database_url is None else "workers on other machines need a Redis for all of them"
-            started = "DOCMILL_REDIS_URL is not set: the embedded server is used, and it starts"
+            alone = "" if settings.database_url is None else "workers on several machines need one Redis server"
+            started = "DOCMILL_REDIS_URL is not set: the embedded server starts"
             yield Diagnosis("redis", True, started, alone)
         except WorkerError as error:
-            yield Diagnosis("redis", False, str(error), "set DOCMILL_REDIS_URL to a Redis that runs")
+            yield Diagnosis("redis", False, str(error), "set DOCMILL_REDIS_URL to a running Redis")
         return
     try:
         with closing(Broker(settings.redis_url)) as broker:
@@ -149,19 +149,19 @@ def look_at_redis(settings: Settings) -> Iterator[Diagnosis]:
         yield Diagnosis("redis", False, str(error), "start it, or correct DOCMILL_REDIS_URL")
         return
     yield eviction(str(broker), facts)
-    # No result depends on persistence, so that it is never a problem.
-    lost = "a restart loses what is queued. Hints are sent again, `docmill.enqueue` messages of other apps are not: "
+    # No result depends on persistence, so this check always passes.
+    lost = "a restart loses the queue. docmill sends hints again. To keep messages of other programs: "
     advice = f"{lost}CONFIG SET appendonly yes" if facts["appendonly"] == "no" else ""
     yield Diagnosis("persistence", True, f"appendonly {facts['appendonly']}", advice)
     yield clock("Redis", before, theirs, after)
 
 
 def eviction(server: str, facts: dict[str, str]) -> Diagnosis:
-    """Judge the eviction policy of a server when its memory is full."""
+    """Judge the eviction policy of a server, which applies when its memory is full."""
     policy = facts["eviction"]
-    advice = "it may throw queued hints away, which costs time: CONFIG SET maxmemory-policy noeviction"
+    advice = "it may evict queued hints, which costs time: CONFIG SET maxmemory-policy noeviction"
     if policy == "unknown":
-        advice = "this user may use neither INFO nor CONFIG GET: see to maxmemory-policy and appendonly yourself"
+        advice = "this user may use neither INFO nor CONFIG GET: check maxmemory-policy and appendonly yourself"
     elif policy == "noeviction":
         advice = ""
     fine = policy in {"noeviction", "unknown"}
@@ -171,16 +171,16 @@ def eviction(server: str, facts: dict[str, str]) -> Diagnosis:
 def clock(whose: str, before: float, theirs: float | None, after: float) -> Diagnosis:
     """Compare a server's clock with this machine's, read `before` and `after`, in seconds. None is unknown."""
     if theirs is None:
-        return Diagnosis("clock", True, f"{whose} does not tell this user its time")
+        return Diagnosis("clock", True, f"{whose} does not let this user read its clock")
     apart_s = max(before - theirs, theirs - after, 0.0)
     if apart_s <= CLOCKS_APART_S:
-        return Diagnosis("clock", True, f"that of {whose} is this machine's")
+        return Diagnosis("clock", True, f"{whose} and this machine agree")
     order = "behind" if theirs < before else "ahead of"
     return Diagnosis(
         "clock",
         False,
-        f"that of {whose} is {apart_s:,.0f} s {order} this machine's",
-        "leases and schedules go by the database's clock, logs and certificates by each machine's: set all by NTP",
+        f"{whose} is {apart_s:,.0f} s {order} this machine",
+        "leases and schedules use the database's clock, logs and certificates each machine's: set all of them by NTP",
     )
 
 
@@ -192,16 +192,16 @@ def look_at_models(settings: Settings) -> Iterator[Diagnosis]:
             revision = pinned.beside.get(pinning.ADAPTER_REVISION, pinned.revision)
             yield Diagnosis("models", True, f"{kind}: {name} {revision[:19]}")
         except OSError as error:
-            said = f"{kind}: {name} cannot be looked at: {error.strerror} ({error.filename})"
+            said = f"{kind}: {name} cannot be read: {error.strerror} ({error.filename})"
             yield Diagnosis(
-                "models", False, said, "the cache is a folder of DOCMILL_HOME: name one that can be written to"
+                "models", False, said, "the cache is in DOCMILL_HOME: set it to a folder that you can write to"
             )
         except ModelError as error:
             yield Diagnosis(
                 "models",
                 True,
-                f"{kind}: {name} is not here ({error})",
-                f"`docmill run {kind} --model` names another",
+                f"{kind}: {name} is not on this machine ({error})",
+                f"choose another with `docmill run {kind} SOURCE --model MODEL`",
             )
 
 
@@ -213,13 +213,15 @@ def look_at_device(settings: Settings) -> Iterator[Diagnosis]:
     probe = ask_torch()
     if probe.returncode != 0:
         last = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
-        yield Diagnosis("device", False, f"torch does not start: {last}", "a machine that only enqueues needs none")
+        yield Diagnosis(
+            "device", False, f"torch does not start: {last}", "a machine that only enqueues needs no torch"
+        )
         return
     version, n_cuda, threads = probe.stdout.split()[-3:]
     try:
         yield device(choose_devices(settings.device), version, int(n_cuda), int(threads))
     except WorkerError as error:
-        yield Diagnosis("device", False, str(error), "correct DOCMILL_DEVICE, or see to the GPU's driver")
+        yield Diagnosis("device", False, str(error), "correct DOCMILL_DEVICE, or repair the GPU's driver")
 
 
 def device(chosen: list[str], torch_version: str, n_cuda: int, threads: int) -> Diagnosis:
@@ -228,14 +230,14 @@ def device(chosen: list[str], torch_version: str, n_cuda: int, threads: int) -> 
     unseen = [name for name in chosen if name.startswith("cuda:") and int(name.removeprefix("cuda:")) >= n_cuda]
     if not unseen:
         return Diagnosis("device", True, detail)
-    advice = "install a torch that is built for this driver's CUDA, or set DOCMILL_DEVICE to what there is"
-    return Diagnosis("device", False, f"{detail}, which sees {n_cuda} CUDA devices", advice)
+    advice = "install a torch that is built for this driver's CUDA, or set DOCMILL_DEVICE to an existing device"
+    return Diagnosis("device", False, f"{detail}; torch sees {n_cuda} CUDA devices", advice)
 
 
 def look_at_disk(settings: Settings) -> Iterator[Diagnosis]:
     """Check that the home can be written, and its free space."""
     place = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
-    elsewhere = "results and models need room: set DOCMILL_HOME elsewhere"
+    elsewhere = "results and models need space: set DOCMILL_HOME to another folder"
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
@@ -253,19 +255,17 @@ def look_at_rights(settings: Settings) -> Iterator[Diagnosis]:
         file = database.file
     for path in filter(None, (settings.home, file)):
         if path.exists() and path.stat().st_mode & OF_OTHERS:
-            shown = f"other users of this machine may look into {path}"
+            shown = f"other users of this machine can read {path}"
             rights = "700" if path.is_dir() else "600"
-            yield Diagnosis(
-                "rights", True, shown, f"unless they are meant to: chmod {rights} {shlex.quote(str(path))}"
-            )
+            yield Diagnosis("rights", True, shown, f"to prevent that: chmod {rights} {shlex.quote(str(path))}")
 
 
 def look_at_temporary_folder(_: Settings) -> Iterator[Diagnosis]:
-    """Check that libraries can be loaded from the temporary folder: the one that reads PDF unpacks itself there."""
+    """Check that libraries can be loaded from the temporary folder, where the library for PDF unpacks itself."""
     folder = tempfile.gettempdir()
     if os.statvfs(folder).f_flag & os.ST_NOEXEC:
-        advice = "PDF cannot be read, nor kernels compiled: mount it with exec, or set TMPDIR elsewhere"
-        yield Diagnosis("temporary folder", False, f"no library can be loaded out of {folder} (noexec)", advice)
+        advice = "docmill cannot read PDF or compile kernels: mount it with exec, or set TMPDIR to another folder"
+        yield Diagnosis("temporary folder", False, f"libraries cannot be loaded from {folder} (noexec)", advice)
 
 
 def look_at_confinement(_: Settings) -> Iterator[Diagnosis]:
@@ -274,8 +274,8 @@ def look_at_confinement(_: Settings) -> Iterator[Diagnosis]:
     by = [f"Landlock (version {abi})"] if abi else []
     by += ["seccomp"] if seccomp else []
     lacking = [name for name, has in (("Landlock", abi), ("seccomp, or the library libseccomp", seccomp)) if not has]
-    advice = f"this system has no {' and no '.join(lacking)}: docs/security.md says what a hostile file may do then"
-    detail = f"readers of PDF, office, mail and table files: {' and '.join(by) or 'by limits alone'}"
+    advice = f"this system has no {' and no '.join(lacking)}: docs/security.md says what a hostile file can do"
+    detail = f"readers of PDF, office, mail and table files have {' and '.join(by) or 'only limits'}"
     yield Diagnosis("confinement", True, detail, advice if lacking else "")
 
 
@@ -302,7 +302,7 @@ def look_at_orders(settings: Settings) -> Iterator[Diagnosis]:
             waiting = broker.depth(ENQUEUE_LANE)
             advice = f"docmill worker --lanes …,{ENQUEUE_LANE}, with DOCMILL_ORDER_ROOTS or DOCMILL_ORDER_SCHEMES"
             is_stuck = waiting > 0 and not takers
-            taking = f"{takers:,} live workers take orders" if takers else "no live worker takes orders"
+            taking = f"live workers that take orders: {takers:,}" if takers else "no live worker takes orders"
             shown = f"{waiting:,} in the queue; {taking}"
             yield Diagnosis("orders", not is_stuck, shown, f"start one that does: {advice}" if is_stuck else "")
 

@@ -1,7 +1,6 @@
-"""Engines as the settings want them: choose devices, open models, measure throughput, count tokens.
+"""Choose devices, open models, measure throughput and count tokens, as the settings say.
 
-Nothing here imports torch before a model is opened. Run as a program, the module measures throughput in a process of
-its own.
+Nothing here imports torch before a model is opened. Run as a program, the module measures throughput.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ def choose_devices(wanted: str) -> list[str]:
     It is `auto` (every CUDA device, else the CPU), `cpu`, `cuda` (every one), or a list such as `cuda:0,cuda:1`.
     `remote` is a process that asks a server, and computes nothing itself.
 
-    Raises WorkerError for a CUDA device that is not there: whoever computes on it could compute nothing. Raises
-    StorageError without the models' libraries.
+    Raises WorkerError for a CUDA device that does not exist, and StorageError without the models' libraries.
     """
     LOCAL.require("Computing on this machine", "the models' libraries")
     names = [name.strip() for name in wanted.split(",") if name.strip()]
@@ -69,7 +67,7 @@ def choose_devices(wanted: str) -> list[str]:
     if not {*named} <= {*cuda_devices()}:  # the driver's tool may be missing where the driver is not
         there = _require_any(wanted, seen_by_torch() or cuda_devices())
         if missing := [name for name in named if name not in there]:
-            raise WorkerError(f"--device {wanted}: there is no {', '.join(missing)} here, but {', '.join(there)}")
+            raise WorkerError(f"--device {wanted}: this machine has {', '.join(there)}, and no {', '.join(missing)}")
     return names
 
 
@@ -77,13 +75,13 @@ def _require_any(wanted: str, devices: list[str]) -> list[str]:
     if not devices:
         raise WorkerError(
             f"--device {wanted}: no CUDA device is visible here (neither nvidia-smi nor torch lists one); "
-            "use --device cpu, or see to the driver and to CUDA_VISIBLE_DEVICES"
+            "use --device cpu, or check the driver and CUDA_VISIBLE_DEVICES"
         )
     return devices
 
 
 def ask_torch() -> subprocess.CompletedProcess[str]:
-    """Have a process of its own print torch's version, CUDA devices and threads: that takes seconds and memory."""
+    """Run a process that prints torch's version, CUDA devices and threads: the import takes seconds and memory."""
     return subprocess.run([sys.executable, "-P", "-c", TORCH], capture_output=True, text=True, check=False)
 
 
@@ -131,11 +129,11 @@ def opener(
     )
 
 
-def settled(open_model: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
-    """Return the opener for a process that works on for long: what is there after each opening is no garbage.
+def freeze_after_opening(open_model: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
+    """Return an opener that excludes all objects that exist after each opening from garbage collection.
 
-    A model and its libraries are half a million objects. Python would look through all of them again and again as
-    texts come and go, a quarter of a second each time, in which no other thread has the interpreter.
+    A model and its libraries are half a million objects. A collection that looks through them stops all threads for a
+    quarter of a second, again and again as texts come and go.
     """
     opened = False
 
@@ -243,7 +241,7 @@ Count = Callable[[Sequence[str]], int]
 
 
 @contextmanager
-def counting(settings: Settings, device: str, spec: Spec) -> Iterator[Count | None]:
+def open_token_counter(settings: Settings, device: str, spec: Spec) -> Iterator[Count | None]:
     """Yield a function that counts the tokens of texts in their windows; None if the spec names no tokenizer.
 
     The server is asked for the length of a window. Raises WorkerError with the reason if the model cannot be served,

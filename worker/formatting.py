@@ -18,7 +18,7 @@ import click
 
 from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.steps.conditions import order_flags
-from docmill.worker.logs import UNSEEN, seen
+from docmill.worker.logs import UNSEEN, escape_unseen
 
 if TYPE_CHECKING:
     from docmill.storage.core.specs import Spec
@@ -33,7 +33,7 @@ _WIDE = 64  # so that a terminal of 80 columns has room for them
 
 
 def duration(seconds: float) -> str:
-    """Return a period as a person says it: 41 s, 12 min, 3 h 05 min, 4 days."""
+    """Return a duration in words: 41 s, 12 min, 3 h 05 min, 4 days."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -75,7 +75,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def pace(status: JobStatus) -> str:
-    """Return texts and tokens per second and the time left, as far as they are known."""
+    """Return texts and tokens per second and the time left, without those that are unknown."""
     left = status.time_left
     parts = []
     if left.texts_per_s:
@@ -86,7 +86,7 @@ def pace(status: JobStatus) -> str:
 
 
 def where_time_goes(status: JobStatus) -> str:
-    """Say where the time of the job's workers goes; nothing while it is not known."""
+    """Return the shares of time that the job's workers spend in each phase; empty if they are unknown."""
     use = status.time_use
     if use is None:
         return ""
@@ -101,7 +101,7 @@ def rate(per_s: float) -> str:
 
 
 def time_left(left: TimeLeft) -> str:
-    """Return the time left; nothing while it is not known."""
+    """Return the time left in words; empty if it is unknown."""
     if left.left_s is None:
         return ""
     return f"{'at least' if left.at_least else 'about'} {duration(left.left_s)} left"
@@ -209,7 +209,7 @@ def escalated(counts: Mapping[str, Escalated]) -> str:
         of_step = f"{step}, " if len(counts) > 1 else ""
         failed = f", {escalation.failed:,} failed" if escalation.failed else ""
         pending = f", {escalation.pending:,} to do" if escalation.pending else ""
-        model = f"{escalation.spec.model}{unlike(escalation.first, escalation.spec)}"
+        model = f"{escalation.spec.model}{describe_difference(escalation.first, escalation.spec)}"
         said = f"{of_step}{escalation.texts:,} of {escalation.of:,} texts ({escalation.share:.0%}) "
         said += f"to {model}{failed}{pending}; "
         said += f"{escalation.won:,} of {escalation.documents:,} results are that model's"
@@ -222,7 +222,7 @@ def wrapped(said: str, indent: str = "", width: int = _WIDE) -> list[str]:
     return textwrap.wrap(said, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def unlike(first: Spec, second: Spec) -> str:
+def describe_difference(first: Spec, second: Spec) -> str:
     """Return the options in which `second` differs from `first`, since both may name the same model."""
     chosen = {name: value for name, value in second.params.items() if first.params.get(name, value) != value}
     chosen |= {name: value for name, value in second.params.items() if name not in first.params}
@@ -231,7 +231,7 @@ def unlike(first: Spec, second: Spec) -> str:
 
 
 def escalated_as_json(counts: Mapping[str, Escalated]) -> dict[str, Any]:
-    """Return the same for machines, by step."""
+    """Return the numbers of escalated texts as JSON values, by step."""
     steps = {
         step: asdict(escalation)
         | {
@@ -245,7 +245,7 @@ def escalated_as_json(counts: Mapping[str, Escalated]) -> dict[str, Any]:
 
 
 def flags_as_json(counts: Mapping[str, FlagCounts]) -> dict[str, Any]:
-    """Return the same for machines: the sums over all steps, as for other counts, and each step's."""
+    """Return the numbers of results with each flag as JSON values: sums over all steps, and those of each step."""
     doubtful = sum(step_counts.doubtful for step_counts in counts.values())
     total = sum((step_counts.by_flag for step_counts in counts.values()), Counter[str]())
     of_steps = {
@@ -260,12 +260,12 @@ def flags_as_json(counts: Mapping[str, FlagCounts]) -> dict[str, Any]:
 
 
 def cost_as_json(cost: Cost | None) -> dict[str, Any]:
-    """Return what a job cost for machines; null without a price."""
+    """Return the cost of a job as JSON values; null without a price."""
     return {"cost": None if cost is None else asdict(cost)}
 
 
 def as_json(status: JobStatus) -> dict[str, Any]:
-    """Return a status for machines; the spec as its parts."""
+    """Return a status as JSON values, with the parts of each spec."""
     steps = [asdict(step) | {"spec": asdict(step.spec)} for step in status.steps]
     derived = {"ended": status.ended, "texts": status.texts, "spec": asdict(status.spec)}
     return asdict(status) | derived | {"steps": steps}
@@ -303,7 +303,7 @@ def swept(rules: Sequence[str]) -> str:
     return "\n".join(f"{REMOVED[rule]} (retention, rule {rule})" for rule in rules)
 
 
-def of_status(
+def describe_status(
     status: JobStatus,
     counts: Mapping[str, FlagCounts] | None = None,
     escalations: Mapping[str, Escalated] | None = None,
@@ -357,7 +357,7 @@ def _step(step: StepStatus, flag_counts: Mapping[str, FlagCounts]) -> list[str]:
 
 
 def aligned(values: Mapping[str, str]) -> str:
-    """Return names in bold and their values beside them, one below the other."""
+    """Return lines with a name in bold and its value."""
     width = max(map(len, values), default=0) + 1
     knows_bold = os.environ.get("TERM") != "dumb"
     names = {name: click.style(name.ljust(width), bold=knows_bold or None, reset=knows_bold) for name in values}
@@ -366,7 +366,7 @@ def aligned(values: Mapping[str, str]) -> str:
 
 
 def shorten(text: str, width: int = 300) -> str:
-    """Return the text's beginning, with an ellipsis where something follows."""
+    """Return the beginning of a text, with an ellipsis if more follows."""
     text = printable(text)
     return text if len(text) <= width else f"{text[:width].rstrip()} …"
 
@@ -385,6 +385,6 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "of": counted,
     "time": moment,
     "duration": duration,
-    "seen": seen,
+    "seen": escape_unseen,
     "percent": percent,
 }

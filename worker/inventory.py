@@ -1,4 +1,4 @@
-"""Every place where a text, an output or a name of a document may lie, declared once.
+"""The places where a text, an output or a name of a document may be stored, each declared once.
 
 `docmill corpus rm` and `docmill gc` clear these places, `docmill corpus trace` searches them and names those that it
 cannot search, and docs/removing.md lists them.
@@ -20,7 +20,7 @@ SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
 @dataclass(frozen=True)
 class TextPlace:
-    """A place, and what is `left` there after a removal.
+    """A place. `left` says what remains there after a removal.
 
     `files` are searched for the bytes of a text. `clear` empties the place, and returns a sentence if it cannot.
     """
@@ -119,5 +119,5 @@ def files(settings: Settings, database: Database) -> list[Path]:
 
 def clear(settings: Settings, database: Database) -> list[str]:
     """Empty the places beside the store's tables. Return a sentence about each that could not be emptied."""
-    said = [place.clear(settings, database) for place in places(database) if place.clear]
-    return [sentence for sentence in said if sentence]
+    refusals = [place.clear(settings, database) for place in places(database) if place.clear]
+    return [sentence for sentence in refusals if sentence]

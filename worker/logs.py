@@ -49,8 +49,8 @@ UNSEEN = re.compile(
 )
 
 
-def seen(text: str) -> str:
-    """Return a text in which such characters are written as their code, such as [U+202E]; tabs and line ends stay."""
+def escape_unseen(text: str) -> str:
+    """Return a text with a code such as [U+202E] for each unseen character; tabs and line ends stay."""
     return UNSEEN.sub(lambda match: match[0] if match[0] in "\t\n" else f"[U+{ord(match[0]):04X}]", text)
 
 
@@ -58,7 +58,7 @@ class _TextFormatter(logging.Formatter):
     """Writes characters that a terminal would obey as their codes: a line may name a file, or quote a library."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return seen(super().format(record))
+        return escape_unseen(super().format(record))
 
 
 def formatter(form: str, **constant: str) -> logging.Formatter:
@@ -96,8 +96,8 @@ class _Lossy:
         return getattr(self._stream, name)
 
 
-def lossy(stream: TextIO) -> TextIO:
-    """Return the stream as one whose writes never fail: nothing that is written for people may end the work."""
+def ignore_write_errors(stream: TextIO) -> TextIO:
+    """Return the stream without its errors of writing: messages for people must not end the work."""
     return stream if isinstance(stream, _Lossy) else cast(TextIO, _Lossy(stream))
 
 

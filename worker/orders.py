@@ -27,7 +27,7 @@ from docmill.tasks import kinds
 from docmill.tasks.errors import HubUnreachable, TaskError
 from docmill.tasks.kinds.options import WRONG_TYPE, is_list, key, sentence
 from docmill.tasks.specs import pinning, plan
-from docmill.worker.concurrency import renewed
+from docmill.worker.concurrency import hold_lease
 from docmill.worker.errors import BadMessage, BrokerUnreachable, OrderBusy, WorkerError
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.messages import VERSION, is_id
@@ -41,8 +41,8 @@ Model = TypeVar("Model", bound=BaseModel)
 log = logging.getLogger("docmill.orders")
 
 MOST_DEATHS = 3  # of processes that read one order
-# Errors that say nothing about an order: the store, the queue or the hub is away, the store is not as it must be, or
-# another worker is at it.
+# Errors that the order did not cause: the store, the queue or the hub is unreachable, the store needs a repair, or
+# another worker reads the source.
 AWAY = (*PASSING, DatabaseReadOnly, RightMissing, SchemaOutOfDate, BrokerUnreachable, HubUnreachable, OrderBusy)
 ORDER_ID = "order_id"
 # The options of kinds by their names in messages.
@@ -81,7 +81,7 @@ def carry_out(
     except Exception as error:  # a path that no system call takes, for example
         log.exception("order_failed order=%s", message_id)
         reason = f"{type(error).__name__} in the worker, whose log says more"
-    raise ValueError(reason)  # which every sender has
+    raise ValueError(reason)  # a type that every sender has
 
 
 def _request(message_id: str, arguments: dict[str, Any]) -> Request:
@@ -98,7 +98,7 @@ def _read(settings: Settings, database: Database, broker: Broker, request: Reque
     with broker.attempt(order_id, settings.lease_s, stop) as (deaths, renew):
         if deaths >= MOST_DEATHS:
             raise WorkerError(f"{deaths} processes that read its source died; the log of their worker says more")
-        with renewed(f"order {order_id}", renew, settings.lease_s, stop=stop) as held:
+        with hold_lease(f"order {order_id}", renew, settings.lease_s, stop=stop) as held:
             held.check()
             done = enqueue(database, broker, prepare(settings, request), UnderLease(held, lambda _: True))
     log.info("order_done order=%s job=%d planned=%d", order_id, done.id, done.counts.planned)
@@ -197,7 +197,7 @@ def _host(source: str, scheme: str) -> str:
 
 
 def is_below(path: Path, roots: Iterable[Path]) -> bool:
-    """Return whether a path, once its links are followed, is one of the roots or lies below one."""
+    """Return True if a path, once its links are followed, is one of the roots or is below one."""
     resolved = path.resolve()
     return any(resolved.is_relative_to(root.resolve()) for root in roots)
 
@@ -207,7 +207,7 @@ def _root(path: Path) -> Path:
 
 
 def _check_model(settings: Settings, model: str) -> None:
-    """A local model lies in the models directory or below a root. Names of ours and of the hub are free."""
+    """Refuse a local model outside the models directory and the roots. Names and hub ids are allowed."""
     by_language = plan.parse_models(model)
     places = (*settings.order_roots, *((settings.models_dir,) if settings.models_dir is not None else ()))
     for name in [model] if by_language is None else by_language.values():

@@ -146,10 +146,10 @@ def parse(path: Path) -> Prices:
 def _faults(name: str, table: object) -> Iterable[Fault]:
     """Yield the faults of a model's table."""
     if not isinstance(table, dict):
-        yield (name,), f"{name} is no table; {_EXAMPLE}"
+        yield (name,), f"{name} is not a table; {_EXAMPLE}"
         return
     if "input" not in table:
-        yield (name,), f"{name} has no input, the price of a million tokens; {_EXAMPLE}"
+        yield (name,), f"{name} has no input, the price of a million tokens that are read; {_EXAMPLE}"
     for key, value in table.items():
         if key not in _KEYS:
             # A name with a dot and without quotes is a table in a table.

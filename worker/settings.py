@@ -87,7 +87,7 @@ def _data_home() -> Path:
     if folder := os.environ.get("XDG_DATA_HOME"):
         return Path(folder) / "docmill"
     try:
-        # An empty HOME would be the root's; then the user's own is asked for, as where there is none.
+        # An empty HOME would mean the root folder. The user's own is used then, as without HOME.
         home = Path.home() if os.environ.get("HOME", "set") else Path(pwd.getpwuid(os.getuid()).pw_dir)
     except (KeyError, RuntimeError) as error:
         raise WorkerError("this user has no home folder; set DOCMILL_HOME") from error
@@ -102,7 +102,7 @@ def _expanded(path: Path) -> Path:
 
 
 class Settings(BaseSettings):
-    """Everything that a docmill process can be told. Each field is the variable `DOCMILL_<NAME>`."""
+    """The settings of a docmill process. Each field is the variable `DOCMILL_<NAME>`."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, allow_inf_nan=False
@@ -275,16 +275,16 @@ class Settings(BaseSettings):
         form = re.compile(r"(?!file(:|$))[a-z][a-z0-9+._-]*(://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d+)?)?")
         if wrong := [name for name in schemes if not form.fullmatch(name)]:
             raise ValueError(
-                f"{', '.join(map(repr, wrong))} is no kind of URL; write the part before ://, such as https or s3, "
-                "or this part and a host, such as https://example.org (files are allowed by DOCMILL_ORDER_ROOTS)"
+                f"{', '.join(map(repr, wrong))} is not a kind of URL; write the part before ://, such as https or "
+                "s3, or this part and a host, such as https://example.org (files are allowed by DOCMILL_ORDER_ROOTS)"
             )
         return schemes
 
-    @field_validator("*", mode="before")  # of two of this mode the later one comes first
+    @field_validator("*", mode="before")  # pydantic runs the last validator of this mode first
     @classmethod
     def _given(cls, value: object) -> object:
         if isinstance(value, str) and not value.strip():
-            raise ValueError("it is empty; leave it out to have the default")
+            raise ValueError("it is empty; leave it out to use the default")
         return value
 
     @field_validator("database_url", "redis_url")
@@ -338,18 +338,18 @@ class Settings(BaseSettings):
 
     @property
     def server(self) -> weightless.Server | None:
-        """The server of models named `openai:NAME`; None where none is known."""
+        """The server of models named `openai:NAME`; None without an endpoint."""
         bounds = (self.endpoint_answer_s, self.endpoint_patience_s, self.endpoint_requests)
         return None if self.endpoint is None else weightless.Server(self.endpoint, self.openai_api_key, *bounds)
 
     @property
     def store_url(self) -> str:
-        """The database's URL, the embedded SQLite file's where none is set."""
+        """The database's URL; that of the embedded SQLite file if none is set."""
         return self.database_url or f"sqlite:///{self.home / STORE}"
 
     @property
     def patience(self) -> Patience:
-        """The patience of commands with a silent PostgreSQL. Their statements may take as long as they need."""
+        """The time limits of commands for a silent PostgreSQL. They set none for a statement."""
         return Patience(self.database_answer_s)
 
     @property

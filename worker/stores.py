@@ -1,4 +1,4 @@
-"""The store and the queue that the settings name, opened for the length of a block."""
+"""Open the store and the queue that the settings name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class EmbeddedRedis:
                 with Uninterrupted():  # a Ctrl-C could leave the server without a guard
                     server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=socket, loglevel="warning")
                     ending.callback(server.terminate)
-                    # A Ctrl-C in the terminal is ours to answer; the server must outlive the drain that follows.
+                    # Only this process answers a Ctrl-C: the server must outlive the drain that follows.
                     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                     try:
                         server.start()
@@ -93,7 +93,7 @@ def store_of(settings: Settings, *, pool_size: int = 8, patience: Patience | Non
 
 
 def connect_store(settings: Settings, *, on_away: Callable[[Exception], None] | None = None) -> Database:
-    """Return the store with its schema up to date: the embedded one is made and upgraded here, a fleet's never.
+    """Return the store with its schema up to date. An embedded store is made and upgraded here, a fleet's never.
 
     If `on_away` is given, it gets the error of a server that does not answer, whose schema the caller then checks.
     """
@@ -119,7 +119,7 @@ def open_store(settings: Settings, *, on_away: Callable[[Exception], None] | Non
 
 
 def _require_file(database: Database) -> None:
-    """Refuse a SQLite file that is not there, which connecting would make: most often its name is a slip."""
+    """Refuse a SQLite file that does not exist, since connecting would make it. Most often its name is a slip."""
     file = database.file
     if file is not None and not file.exists():
         raise DatabaseUnreachable(
@@ -156,7 +156,7 @@ def _queue_link(settings: Settings) -> Path:
 
 
 def queue_of(settings: Settings) -> AbstractContextManager[Broker | None]:
-    """Open the fleet's queue, or that of a worker, without asking whether it is up; None where there is none."""
+    """Open the fleet's queue, or the embedded queue of a worker, without connecting; None if there is none."""
     url, link = settings.redis_url, _queue_link(settings)
     with suppress(PermissionError):  # it is another user's
         if url is None and link.exists():

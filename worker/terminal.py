@@ -17,21 +17,21 @@ from docmill.worker.formatting import printable
 from docmill.worker.jobs import Bar, Listener
 
 STDERR = 2
-LAST_LINES_S = 1.0  # how long what was written is waited for; a child that outlives us keeps the pipe open
+LAST_LINES_S = 1.0  # the longest wait for the last lines; a child that outlives this process keeps the pipe open
 _has_pipe = threading.Lock()
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) \S+ (.*)")
 
 
 def warn(message: str, *, nl: bool = True) -> None:
-    """Print a warning or an error to stderr. If that fails, the work goes on."""
+    """Print a warning or an error to stderr. A failure to print does not stop the work."""
     with suppress(OSError):
         click.echo(printable(message), nl=nl, err=True)
 
 
 class Terminal(Listener):
-    """A listener that shows sentences and bars on stderr. With a log level, docmill's own log stands there, too.
+    """A listener that shows sentences and bars on stderr, and with a log level docmill's own log.
 
-    A quiet one shows only the log, and lines of other processes.
+    A quiet terminal shows only the log and the lines of other processes.
     """
 
     def __init__(self, log_level: str | None = None, log_format: str = logs.TEXT, *, quiet: bool = False) -> None:
@@ -48,34 +48,34 @@ class Terminal(Listener):
         return bar(name, total, quiet=self._quiet)
 
     def computing(self) -> AbstractContextManager[None]:
-        return lines_above_the_bar(*self._log)
+        return show_lines_above_bar(*self._log)
 
 
 @contextmanager
-def lines_above_the_bar(log_level: str | None, log_format: str = logs.TEXT) -> Iterator[None]:
+def show_lines_above_bar(log_level: str | None, log_format: str = logs.TEXT) -> Iterator[None]:
     """Show docmill's log, and what children started meanwhile write to stderr, above a bar in whole lines.
 
-    They are given a pipe for a stderr, and a thread prints what comes out of it. Where stderr is no terminal, lines
-    are written as they come: no bar moves there. Nor is there a second pipe while another thread has one. Without a
-    level, our log is left to the program.
+    Children write to a pipe in place of stderr, and a thread prints its lines. There is no pipe if stderr is not a
+    terminal, where no bar moves, or if another thread has a pipe. Without a level, docmill's log is left to the
+    program.
     """
     if not sys.stderr.isatty() or not _has_pipe.acquire(blocking=False):
         with _logging(log_level, log_format):
             yield
         return
     try:
-        with _through_a_pipe(log_level, log_format):
+        with _pipe_stderr(log_level, log_format):
             yield
     finally:
         _has_pipe.release()
 
 
 @contextmanager
-def _through_a_pipe(log_level: str | None, log_format: str) -> Iterator[None]:
-    ours, terminal = sys.stderr, os.dup(STDERR)
+def _pipe_stderr(log_level: str | None, log_format: str) -> Iterator[None]:
+    before, terminal = sys.stderr, os.dup(STDERR)
     reading, writing = os.pipe()
     printing = threading.Thread(target=_print_lines, args=(reading,), name="lines", daemon=True)
-    screen = logs.lossy(os.fdopen(terminal, "w", 1, ours.encoding, ours.errors))
+    screen = logs.ignore_write_errors(os.fdopen(terminal, "w", 1, before.encoding, before.errors))
     printing.start()
     try:
         os.dup2(writing, STDERR)
@@ -86,7 +86,7 @@ def _through_a_pipe(log_level: str | None, log_format: str) -> Iterator[None]:
     finally:
         os.dup2(terminal, STDERR)
         printing.join(LAST_LINES_S)
-        sys.stderr = ours
+        sys.stderr = before
         screen.close()
 
 
@@ -116,11 +116,11 @@ def _print_lines(reading: int) -> None:
     with open(reading, encoding="utf-8", errors="replace", newline="\n") as lines:
         for line in lines:
             with changing_bars:
-                talk.print(Text(for_a_person(line)), soft_wrap=True)
+                talk.print(Text(simplify_line(line)), soft_wrap=True)
 
 
-def for_a_person(line: str) -> str:
-    """A line as a terminal shows it: of a log line its level and its message, of a bar that moves its last state."""
+def simplify_line(line: str) -> str:
+    """Return a line for a terminal: the level and the message of a log line, or the last state of a moving bar."""
     line = line.rstrip("\r\n").rpartition("\r")[2]
     match = LOG_LINE.fullmatch(line)
     return printable(f"{match[1].lower()}: {match[2]}" if match else line)

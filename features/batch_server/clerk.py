@@ -42,7 +42,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.budgets import Account
 from docmill.storage.writers.formats import to_json
 from docmill.tasks.errors import BadOption, HubUnreachable, ServerUnreachable, TaskError
-from docmill.worker.concurrency import HeldLease, renewed
+from docmill.worker.concurrency import HeldLease, hold_lease
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs import Listener
 from docmill.worker.jobs.submission import submit
@@ -166,7 +166,7 @@ class Clerk:
             return
         try:
             renew = partial(stored_batches.renew, self.database, batch, self.owner, self.lease_s)
-            with renewed(batch.id, renew, self.lease_s, stop=self._stop) as held:
+            with hold_lease(batch.id, renew, self.lease_s, stop=self._stop) as held:
                 self._next(batch, held)
         finally:
             stored_batches.give_back(self.database, batch.id, self.owner)

@@ -14,7 +14,7 @@ from docmill.worker.cli.options import ENDPOINT, JSON, number, whole_number
 from docmill.worker.cli.printing import (
     OK,
     answer,
-    confirmed,
+    confirm,
     print_json,
     print_rich,
     say,
@@ -211,7 +211,7 @@ def rm_files_command(entry_id: str, yes: bool) -> int:
     `docmill corpus rm` removes a text and its results, and leaves the files in which a client sent it. The names of
     the corpora of batches have the ids of these.
     """
-    if not yes and not confirmed(f"This removes the files of {printable(entry_id)} for good."):
+    if not yes and not confirm(f"This removes the files of {printable(entry_id)} for good."):
         return BAD_INPUT
     settings = load_settings()
     with open_store(settings) as database:

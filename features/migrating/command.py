@@ -28,7 +28,7 @@ from docmill.storage.steps.replacements import FILLING, SpecReplacement
 from docmill.tasks import kinds
 from docmill.worker import formatting
 from docmill.worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, PROMPT, check_filled, complete_models, number
-from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, listen, print_json, say
+from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirm, listen, print_json, say
 from docmill.worker.engines import devices_for
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.settings import load_settings
@@ -134,7 +134,7 @@ def run_command(
             if dry_run:
                 _say_cost(planned, cost, device, as_json)
                 return OK
-            if not confirmed("\n".join(_cost_lines(planned, cost, device)), "Migrate", NOT_SWITCHED):
+            if not confirm("\n".join(_cost_lines(planned, cost, device)), "Migrate", NOT_SWITCHED):
                 return BAD_INPUT
         try:
             migration, survey = migrate(settings, database, planned, computing, most_lost, listen(settings))
@@ -203,7 +203,7 @@ def back_command(corpus: str, yes: bool, as_json: bool) -> int:
         survey = survey_documents(database, last, back=True)
         if survey.lost and not yes:
             question = f"{survey.lost:,} of {survey.documents:,} documents have no result of {last.old.model}."
-            if not confirmed(question, f"Let {last.old.model} answer", NOT_SWITCHED):
+            if not confirm(question, f"Let {last.old.model} answer", NOT_SWITCHED):
                 return BAD_INPUT
         if not undo(database, last, find_views(settings, database, corpus_id, name)):
             warn(f"Another command changed the migration: see `docmill migrate status {name}`.")

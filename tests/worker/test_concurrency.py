@@ -10,12 +10,12 @@ from queue import Queue
 import pytest
 
 from docmill.storage.errors import DatabaseUnreachable, LeaseLost
-from docmill.worker.concurrency import NAME, ahead, renewed, still_waits
+from docmill.worker.concurrency import NAME, hold_lease, is_prefetch_blocked, prefetch
 from tests.worker.harness import until
 
 
 def test_values_come_in_their_order() -> None:
-    assert list(ahead(range(100))) == list(range(100))
+    assert list(prefetch(range(100))) == list(range(100))
 
 
 def test_what_the_making_raises_comes_after_the_values_before_it() -> None:
@@ -23,7 +23,7 @@ def test_what_the_making_raises_comes_after_the_values_before_it() -> None:
         yield 1
         raise OSError("the disk is gone")
 
-    found = ahead(values())
+    found = prefetch(values())
     assert next(found) == 1
     with pytest.raises(OSError, match="the disk is gone"):
         next(found)
@@ -41,7 +41,7 @@ def test_whoever_stops_early_has_few_values_made_in_vain() -> None:
         finally:
             over.set()
 
-    found = ahead(values())
+    found = prefetch(values())
     assert next(found) == 0
     found.close()  # type: ignore[attr-defined]
     assert over.wait(60)
@@ -71,7 +71,7 @@ def test_an_interrupt_as_the_thread_starts_ends_it() -> None:
             over.set()
 
     with pytest.raises(KeyboardInterrupt):
-        next(ahead(values()))
+        next(prefetch(values()))
     assert over.wait(WITHIN_S)
 
 
@@ -79,7 +79,7 @@ def test_the_end_of_a_command_does_not_wait_for_a_thread_that_has_not_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(threading, "enumerate", lambda: [threading.Thread(name=NAME)])
-    assert not still_waits()
+    assert not is_prefetch_blocked()
 
 
 WITHIN_S = 60.0
@@ -108,7 +108,7 @@ class Renewals:
 
 def test_a_lease_is_renewed_for_as_long_as_the_work_goes_on() -> None:
     renewals = Renewals()
-    with renewed("run 1", renewals, 0.06) as held:
+    with hold_lease("run 1", renewals, 0.06) as held:
         for _ in range(3):
             assert renewals.asked.acquire(timeout=WITHIN_S)
         held.check()
@@ -117,34 +117,34 @@ def test_a_lease_is_renewed_for_as_long_as_the_work_goes_on() -> None:
 
 @pytest.mark.usefixtures("interrupted_starts")
 def test_an_interrupt_as_the_renewal_begins_ends_it() -> None:
-    with pytest.raises(KeyboardInterrupt), renewed("run 1", Renewals(), 60.0):
+    with pytest.raises(KeyboardInterrupt), hold_lease("run 1", Renewals(), 60.0):
         pass
     assert "renewal" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_whoever_lost_its_lease_stops_before_the_next_item() -> None:
     renewals = Renewals()
-    with renewed("run 1", renewals, 0.06) as held:
+    with hold_lease("run 1", renewals, 0.06) as held:
         items = held.along(range(3))
         assert next(items) == 0
         renewals.answer(False)
         assert held.lost.wait(WITHIN_S)
-        with pytest.raises(LeaseLost, match="run 1 was taken over by another"):
+        with pytest.raises(LeaseLost, match="run 1 was taken over by another process"):
             next(items)
 
 
 def test_a_lease_that_was_lost_meanwhile_is_found_lost_after_the_last_item() -> None:
     done: list[int] = []
-    with renewed("run 1", Renewals(False), 3_600.0) as held, pytest.raises(LeaseLost):
+    with hold_lease("run 1", Renewals(False), 3_600.0) as held, pytest.raises(LeaseLost):
         done.extend(held.along(range(3)))
     assert done == [0, 1, 2], "all were done, and the one who did them is told before it says so"
-    with renewed("run 1", Renewals(True), 3_600.0) as held:
+    with hold_lease("run 1", Renewals(True), 3_600.0) as held:
         assert [*held.along(range(3))] == [0, 1, 2]
 
 
 def test_a_store_that_is_away_costs_nobody_the_lease() -> None:
     renewals = Renewals(None, None, True)
-    with renewed("run 1", renewals, 0.06) as held:
+    with hold_lease("run 1", renewals, 0.06) as held:
         for _ in range(3):
             assert renewals.asked.acquire(timeout=WITHIN_S)
         held.check()
@@ -152,7 +152,7 @@ def test_a_store_that_is_away_costs_nobody_the_lease() -> None:
 
 def test_whoever_is_told_to_stop_begins_nothing_more() -> None:
     stop = threading.Event()
-    with renewed("run 1", Renewals(), 3_600.0, stop=stop) as held:
+    with hold_lease("run 1", Renewals(), 3_600.0, stop=stop) as held:
         held.check()
         stop.set()
         with pytest.raises(LeaseLost, match="its worker stops"):

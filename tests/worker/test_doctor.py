@@ -105,7 +105,7 @@ def test_a_fleet_without_a_live_worker_and_one_whose_devices_compute_nothing_are
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("postgresql://docmill:c4nary@127.0.0.1:1/docmill", "let this machine in"),
+        ("postgresql://docmill:c4nary@127.0.0.1:1/docmill", "let this machine connect"),
         ("sqlite:///nowhere/docmill.db", "make it with `docmill db upgrade`"),
     ],
 )
@@ -122,9 +122,9 @@ def test_a_database_that_is_not_there_is_a_finding_and_is_not_made(
 @pytest.mark.parametrize(
     ("theirs", "after", "says", "ok"),
     [
-        (98.0, 101.0, "is this machine's", True),
-        (109.0, 110.0, "is this machine's", True),  # a slow answer
-        (None, 101.0, "does not tell", True),
+        (98.0, 101.0, "and this machine agree", True),
+        (109.0, 110.0, "and this machine agree", True),  # a slow answer
+        (None, 101.0, "does not let", True),
         (60.0, 101.0, "40 s behind", False),
         (161.0, 101.0, "60 s ahead of", False),
     ],

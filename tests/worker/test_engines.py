@@ -16,7 +16,7 @@ from docmill.tasks.errors import DeviceLost, ServerAway, TaskError
 from docmill.tasks.models import weightless
 from docmill.tasks.outputs import Output
 from docmill.worker import engines
-from docmill.worker.engines import choose_devices, devices_for, settled
+from docmill.worker.engines import choose_devices, devices_for, freeze_after_opening
 from docmill.worker.errors import WorkerError
 from tests.tasks.fakes import FakeBackend, spec_of
 
@@ -71,7 +71,7 @@ def test_only_a_job_whose_models_are_all_served_needs_no_device() -> None:
     [
         ("no_gpu", "cuda", "no CUDA device is visible"),
         ("no_gpu", "cpu,cuda:0", "--device cpu,cuda:0: no CUDA device is visible"),
-        ("two_gpus", "cuda:1,cuda:2", "there is no cuda:2 here, but cuda:0, cuda:1"),
+        ("two_gpus", "cuda:1,cuda:2", "this machine has cuda:0, cuda:1, and no cuda:2"),
         *(("two_gpus", wanted, "--device") for wanted in ("gpu", "cuda:", "cuda:x", "", "cpu,cpu")),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_model_that_was_closed_is_gone_before_the_next_is_loaded() -> None:
         gone.append(weakref.ref(big))
         return big
 
-    opener = settled(open_one)
+    opener = freeze_after_opening(open_one)
     for _ in range(3):
         opener(SPEC)  # and nobody holds it
     assert seen == [False, True, True]

@@ -71,8 +71,8 @@ def test_doctor_names_a_store_elsewhere_that_others_can_read(tmp_path: Path) -> 
     file.touch(0o644)
     settings = load_settings(home=tmp_path / "home", database_url=f"sqlite:///{file}")
     [finding] = look_at_rights(settings)
-    assert finding.detail == f"other users of this machine may look into {file}"
-    assert finding.advice == f"unless they are meant to: chmod 600 '{file}'"
+    assert finding.detail == f"other users of this machine can read {file}"
+    assert finding.advice == f"to prevent that: chmod 600 '{file}'"
     file.chmod(0o600)
     assert list(look_at_rights(settings)) == []
 

@@ -187,8 +187,8 @@ def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkey
     ("name", "value", "says"),
     [
         ("order_roots", "documents", "each is an absolute path"),
-        ("order_schemes", "https://", "is no kind of URL; write the part before ://"),
-        ("order_schemes", "https://me@example.org", "is no kind of URL"),
+        ("order_schemes", "https://", "is not a kind of URL; write the part before ://"),
+        ("order_schemes", "https://me@example.org", "is not a kind of URL"),
         ("order_schemes", "file", "files are allowed by DOCMILL_ORDER_ROOTS"),
         ("order_schemes", "file://host", "files are allowed by DOCMILL_ORDER_ROOTS"),
     ],

@@ -61,10 +61,10 @@ def test_faults_of_a_file_are_named_with_their_places(file: Path) -> None:
     example = 'write a table for each model: ["openai:NAME"], input = 0.25, output = 2.00'
     assert str(raised.value).replace(f"{file}: ", "").splitlines() == [
         'currency must be a text, such as "USD"',
-        f"c is no table; {example}",
-        f"gpt-4 has no input, the price of a million tokens; {example}",
+        f"c is not a table; {example}",
+        f"gpt-4 has no input, the price of a million tokens that are read; {example}",
         "gpt-4.1 is not a price, only input and output are; put a model's name in quotes",
-        f'"a:b" has no input, the price of a million tokens; {example}',
+        f'"a:b" has no input, the price of a million tokens that are read; {example}',
         '"a:b".output must be a number, 0 or more',
         "b.input must be a number, 0 or more",
     ]

@@ -13,7 +13,7 @@ from tests.worker.harness import ROOT
 RUN = """
 import logging, subprocess, sys
 from docmill.worker.consoles import bar
-from docmill.worker.terminal import lines_above_the_bar
+from docmill.worker.terminal import show_lines_above_bar
 from docmill.worker import logs
 CHILD = f'''
 import logging, sys
@@ -21,13 +21,13 @@ logging.basicConfig(format={logs.LINE!r})
 logging.getLogger("docmill.shard").warning("lease_lost shard=%d", 3)
 print("Loading: 10%\\\\rLoading: 100%", file=sys.stderr)
 '''
-with lines_above_the_bar("warning"), bar("translate", total=10) as progress:
+with show_lines_above_bar("warning"), bar("translate", total=10) as progress:
     progress.update(5, total=10)
     subprocess.run([sys.executable, "-c", CHILD], check=True)
     logging.getLogger("docmill.supervisor").error("device_died status=%d", -9)
     logging.getLogger("docmill.supervisor").info("of no interest")
     progress.update(10, total=10)
-one, other = lines_above_the_bar(None), lines_above_the_bar(None)  # of two threads, in any order
+one, other = show_lines_above_bar(None), show_lines_above_bar(None)  # of two threads, in any order
 one.__enter__()
 other.__enter__()
 one.__exit__(None, None, None)
@@ -64,7 +64,7 @@ def test_what_children_and_the_log_say_stands_in_lines_of_its_own_above_the_bar(
 
 INTERRUPTED = """
 import os, threading
-from docmill.worker.terminal import lines_above_the_bar
+from docmill.worker.terminal import show_lines_above_bar
 
 start = threading.Thread.start
 
@@ -74,7 +74,7 @@ def start_and_interrupt(thread):
 
 threading.Thread.start = start_and_interrupt
 try:
-    lines_above_the_bar(None).__enter__()
+    show_lines_above_bar(None).__enter__()
 except KeyboardInterrupt:
     os.write(2, b"after")
 """

@@ -55,7 +55,7 @@ class ReadOnce:
 
     @property
     def digested(self) -> str:
-        """The name, with a digest of documents that can be read twice, so that others have another name."""
+        """The name. Documents that can be read twice add a digest, so that other documents have another name."""
         return named_by_digest(self._documents) if self.name == NAME else self.name
 
     def open(self, options: SourceOptions, *, has_corpus: bool) -> Source:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Error(Exception):
-    """docmill could not do what was asked. The message is the one that the command line prints."""
+    """docmill could not carry out a call. The command line prints the same message."""
 
 
 class Unreachable(Error):
@@ -51,7 +51,7 @@ def explained(function: Callable[P, T]) -> Callable[P, T]:
     return explaining
 
 
-def whole_number(name: str, value: object, most: int = MOST) -> int:
+def require_whole_number(name: str, value: object, most: int = MOST) -> int:
     """Return an argument that is a whole number from 1 to `most`. Raises Error for another value."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= most:
         raise Error(f"{name} must be a whole number between 1 and {most:,}, not {shown(value)}")
@@ -77,7 +77,7 @@ def explained_each(values: Iterable[T]) -> Iterator[T]:
 
 
 def _for_users(error: Exception) -> Exception | None:
-    """Return the exception to raise in place of one of ours, None for a bug."""
+    """Return the exception to raise in place of one of docmill's own; None for a bug."""
     if isinstance(error, ProgramFailed):
         assert isinstance(error.__cause__, Exception)
         return error.__cause__

@@ -19,7 +19,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
 from docmill.tasks.kinds.options import parsed, shown
 from docmill.worker.api.documents import make_table_of_job, one_run_at_a_time, require_arrow
-from docmill.worker.api.errors import Error, TimedOut, explained, explained_each, require_texts, whole_number
+from docmill.worker.api.errors import Error, TimedOut, explained, explained_each, require_texts, require_whole_number
 from docmill.worker.engines import choose_devices
 from docmill.worker.formatting import counted, summary
 from docmill.worker.jobs import Bar, Listener
@@ -275,4 +275,4 @@ class Pipelines:
 
         Raises Error.
         """
-        return list_runs(self._database, name, whole_number("limit", limit), read_prices(self._settings))
+        return list_runs(self._database, name, require_whole_number("limit", limit), read_prices(self._settings))

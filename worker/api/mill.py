@@ -15,7 +15,7 @@ from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, suggest
 from docmill.tasks.kinds.options import key, parsed
 from docmill.worker.api.documents import Documents, ReadOnce, make_table_by_row, one_run_at_a_time, require_arrow
-from docmill.worker.api.errors import Error, explained, require_texts, whole_number
+from docmill.worker.api.errors import Error, explained, require_texts, require_whole_number
 from docmill.worker.api.job import Job, Pipelines, in_a_thread, listen
 from docmill.worker.engines import devices_for
 from docmill.worker.formatting import summary
@@ -360,14 +360,14 @@ class Mill:
     @explained
     def job(self, job_id: int) -> Job:
         """Return the job of this number. Raises Error if there is none."""
-        job = Job(self._settings, self.database, whole_number("job_id", job_id))
+        job = Job(self._settings, self.database, require_whole_number("job_id", job_id))
         job.status()
         return job
 
     @explained
     def jobs(self, limit: int = 20) -> list[JobStatus]:
         """Return the status of the latest jobs, newest first. Raises Error."""
-        return list_statuses(self.database, whole_number("limit", limit))
+        return list_statuses(self.database, require_whole_number("limit", limit))
 
     @explained
     def search(
@@ -394,8 +394,8 @@ class Mill:
         require_texts(corpus=corpus, text=text, **{name: said for name, said in prompts.items() if said is not None})
         if not text.strip():
             raise Error("the text of a search is empty")
-        top = whole_number("top", top, MOST_HITS)
-        job = None if job is None else whole_number("job", job)
+        top = require_whole_number("top", top, MOST_HITS)
+        job = None if job is None else require_whole_number("job", job)
         options = SearchOptions(top, job, exact, passages, prompt, model_prompt)
         listener = listen(progress)
         with open_search(self._settings, self.database, corpus, options, _refuse, listener) as opened:

@@ -61,10 +61,10 @@ def _bounded(
 
     def bounded(value: str) -> NumberT:
         with suppress(ValueError, OverflowError):  # no number, or one that no float holds
-            given = convert(value)
-            above = least is None or (given > least if min_open else given >= least)
-            if math.isfinite(given) and above and (most is None or given <= most):
-                return given
+            converted = convert(value)
+            above = least is None or (converted > least if min_open else converted >= least)
+            if math.isfinite(converted) and above and (most is None or converted <= most):
+                return converted
         raise ValueError(f"{value!r} is not a {noun}")
 
     return bounded
@@ -153,7 +153,7 @@ DETAILS = click.option(
 
 
 def check_filled() -> None:
-    """Refuse an option whose value is empty: a shell variable was not set, or it is a slip."""
+    """Refuse an option with an empty value: a shell variable was not set, or it is a slip."""
     context = click.get_current_context()
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
@@ -215,7 +215,7 @@ LABELS = named("LABELS|FILE", _labels)
 def declared(
     model: type[BaseModel], *names: str, completed: Completion | None = None
 ) -> Callable[[CommandFunction], CommandFunction]:
-    """Return a decorator that adds options of a model: all, or those of these fields."""
+    """Return a decorator that adds options of a model: of all fields, or of the named ones."""
 
     def add(command: CommandFunction) -> CommandFunction:
         for name in reversed(names or [*model.model_fields]):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 import click
 import orjson
 
-from docmill.worker.concurrency import still_waits
+from docmill.worker.concurrency import is_prefetch_blocked
 from docmill.worker.formatting import printable
 from docmill.worker.logs import UNSEEN
 from docmill.worker.terminal import Terminal, warn
@@ -97,8 +97,8 @@ def answer(message: object, *, nl: bool = True) -> None:
     click.echo(printable(str(message)), nl=nl)
 
 
-def nobody_reads() -> None:
-    """Let what goes to stdout from now on go nowhere, after its reader went away."""
+def discard_stdout() -> None:
+    """Discard all further output to stdout, since its reader went away."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, STDOUT_FD)
     os.close(nowhere)
@@ -115,14 +115,16 @@ def open_closed_streams() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process. While a thread waits for a pipe that says nothing, the interpreter cannot end by itself: it
-    wants the lock that the thread holds."""
+    """End the process.
+
+    The interpreter cannot end while a thread waits for a silent pipe, since the thread holds a lock that it wants.
+    """
     let_signals_kill()
     try:
         sys.stdout.flush()
     except OSError:  # the interpreter would try again, and end with a code of its own
-        nobody_reads()
-    if still_waits():
+        discard_stdout()
+    if is_prefetch_blocked():
         with suppress(OSError):  # nobody reads any more
             sys.stderr.flush()
         os._exit(code)
@@ -135,11 +137,11 @@ def print_json(value: object) -> None:
     click.echo(escaped(text).encode())
 
 
-def confirmed(question: str, verb: str = "Remove", undone: str = "Nothing was removed") -> bool:
-    """Ask whether to remove what the question names, or to do another thing; without a terminal to ask in, do not."""
+def confirm(question: str, verb: str = "Remove", undone: str = "Nothing was removed") -> bool:
+    """Ask a question, and return True if the answer is yes. Without a terminal, return False and name --yes."""
     warn(question)
     if not sys.stdin.isatty():
-        warn(f"{undone}: --yes says that it is meant.")
+        warn(f"{undone}. Give --yes to confirm.")
         return False
     return click.confirm(f"{verb}?", err=True)
 
@@ -202,9 +204,9 @@ def write_out(
 
 
 def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:
-    """Return 0 when every document has its result, and say what to do where not.
+    """Return the exit code of a job, and say what to do if documents have no result.
 
-    1 says that documents failed, or that the job was stopped; 4 that all is well but for records that were rejected.
+    0: every document has its result; 1: documents failed, or the job was stopped; 4: only records were rejected.
     """
     if status.failed or status.rejected:
         listed = f"docmill failures {status.id}"
@@ -246,8 +248,10 @@ def _interrupt(number: int, _frame: object) -> None:
 
 
 def was_interrupted() -> bool:
-    """Return True if the command heard a signal. The error that then ends it may be another than KeyboardInterrupt:
-    NumPy, for example, raises an ImportError if it was being imported."""
+    """Return True if the command heard a signal.
+
+    Another error than KeyboardInterrupt may end it then: NumPy, for example, raises an ImportError during its import.
+    """
     return bool(_heard)
 
 

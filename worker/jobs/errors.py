@@ -9,7 +9,7 @@ from docmill.tasks.errors import HubUnreachable, ServerUnreachable, TaskError
 from docmill.worker.errors import BrokerUnreachable, WorkerError
 
 BAD_INPUT, UNREACHABLE = 2, 3
-_OF_WRITES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})  # reads have the other errors, too
+_OF_WRITES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})  # reads never have these errors
 
 
 def exit_code(error: Exception) -> int | None:

@@ -28,7 +28,7 @@ from docmill.worker.submit.enqueue import Enqueued, IngestProgress
 POLL_S, MOST_POLL_S = 0.5, 2.0  # at first, and after two minutes
 SHOWN_REJECTIONS = 5
 SHOWN_KINDS = 10  # of files that were left out
-PATIENCE_S = 60.0  # a watcher waits so long for a database that is away
+PATIENCE_S = 60.0  # the longest wait of a watcher for an unreachable database
 # After this time a watcher leaves a job that every worker refuses. Each worker tries it twice meanwhile.
 BLOCKED_PATIENCE_S = 75.0
 # Causes that a watcher with a worker of its own does not report: the worker is still starting, its refusal ends the
@@ -39,7 +39,7 @@ _OF_OWN_WORKER = frozenset({Cause.NO_WORKER, Cause.BLOCKED, Cause.LEASE, Cause.C
 class IngestBar(IngestProgress):
     """A bar over the bytes of a source, if its size is known.
 
-    It shows the first rejected records, and every one after which the rest of its file is not read.
+    It shows the first rejected records, and each that ends the reading of its file.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ def describe_left_out(source: Source) -> str | None:
 
 
 def say_ingested(listener: Listener, source: Source, done: Enqueued) -> None:
-    """Say what was read, and if an earlier job continues with it."""
+    """Say how many records were read, and if an earlier job continues with them."""
     if isinstance(source, NoSource):
         listener.say(
             f"Job {done.id}: {documents(done.documents)}, {counted(done.counts.planned, 'text')} to compute."
@@ -122,7 +122,7 @@ def say_ingested(listener: Listener, source: Source, done: Enqueued) -> None:
     if done.not_pruned:
         listener.say(f"{done.not_pruned}.")
     if done.adopted:
-        listener.say(f"Job {done.id} was unfinished and is carried on.")
+        listener.say(f"Job {done.id} was unfinished. It continues.")
 
 
 def follow(
@@ -145,7 +145,7 @@ def follow(
     if status.ended:
         return status
     began = time.monotonic()
-    told: Cause | None = None
+    shown_cause: Cause | None = None
     away_since: float | None = None
     blocked_since: float | None = None
     with (listener or Listener()).bar(status.spec.kind, total=status.texts) as progress:
@@ -166,8 +166,9 @@ def follow(
             notes = "\n".join(filter(None, [note, where_time_goes(status)]))
             progress.update(min(settled, status.texts), total=status.texts, note=notes)
             cause = status.waiting_cause
-            if cause is not told and not (own_worker and cause in _OF_OWN_WORKER):  # its sentence may count down
-                told = cause
+            is_of_own = own_worker and cause in _OF_OWN_WORKER
+            if cause is not shown_cause and not is_of_own:  # by the cause, since its sentence may count down
+                shown_cause = cause
                 if status.waiting_for:
                     progress.say(status.waiting_for)
             if status.ended:
@@ -208,7 +209,7 @@ def resume_job(
 
 
 def retry_failures(database: Database, job_id: int, only: str | None) -> tuple[int, bool, str]:
-    """Try the failed texts of a job again: all, or those of one class. Raises JobStopped.
+    """Try the failed texts of a job again, or only those of one class. Raises JobStopped.
 
     Return their number, True if a stopped job goes on, and a sentence that says so.
     """

@@ -54,7 +54,7 @@ def run_here(
     tracing.start(settings.traces_endpoint)
     supervisor = kept or make_supervisor(settings, database, broker, devices, lanes, started)
     alone = not dispatch.live_workers(database) - supervisor.owners
-    if alone:  # other jobs' shards are not ours to compute
+    if alone:  # other jobs' shards wait for a worker
         dispatch.withdraw(database, lanes)
     begun = threading.Event()
     ended_well = False
@@ -93,9 +93,9 @@ def run_here(
         return status
     except KeyboardInterrupt:
         if prepared.source.name == "-":
-            listener.say("Interrupted: what was read and computed until now is kept.")
+            listener.say("Interrupted. The records and results so far are kept.")
         else:
-            listener.say("Interrupted: the batch under way is finished; the same command carries the job on.")
+            listener.say("Interrupted. The current batch ends first; the same command continues the job.")
         raise
     finally:
         if begun.is_set() and ended_well and kept is not None:
@@ -134,12 +134,12 @@ class Watch:
             reason = f"job {status.id} is {refused} The same command continues it"
             raise ServerUnreachable(reason) if self._supervisor.server_away else WorkerError(reason)
         if status.waiting_cause is Cause.PAUSED:
-            raise WorkerError(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
+            raise WorkerError(f"job {status.id} is paused; to continue it: docmill resume {status.id}")
         if status.waiting_cause is Cause.COST:
             again = "The same command with a higher --max-cost continues"
             raise WorkerError(f"job {status.id} is paused: {status.waiting_for}. {again}")
         if self._supervisor.deaths >= TOO_MANY_DEATHS and not self._supervisor.ready:
-            raise WorkerError("the device process dies as it starts; what it printed above says why")
+            raise WorkerError("the device process dies as it starts; its messages above say why")
         self._was_ready = self._supervisor.ready  # for a status that is read after it
 
 

@@ -24,7 +24,7 @@ from docmill.worker.jobs import Listener
 from docmill.worker.jobs.outputs import require_target
 from docmill.worker.jobs.submission import describe_default_model
 from docmill.worker.pipelines.file import Pipeline, place_of, read, refuse_secrets
-from docmill.worker.pipelines.running import export, keeping, outcome, prepare_pipeline, replace_migrated
+from docmill.worker.pipelines.running import export, hold_run, outcome, prepare_pipeline, replace_migrated
 from docmill.worker.pipelines.schedule import next_run
 from docmill.worker.prices import Cost, Prices
 from docmill.worker.settings import Settings
@@ -142,7 +142,7 @@ def _in_history(
     except NotFound:
         yield HeldLease(f"the run of {name}", lambda: True, None), lambda *_, **__: None
         return
-    with keeping(database, run, settings.lease_s) as held:
+    with hold_run(database, run, settings.lease_s) as held:
         try:
             yield held, partial(pipelines.note, database, run)
         except BaseException as error:

@@ -121,10 +121,10 @@ def find_nearest(
     vector: npt.NDArray[np.float32],
     texts: Sequence[tuple[str, Extent | None]],
 ) -> list[Extent | None]:
-    """Return of each (text, stretch) the passage nearest to the query, whose vector is (dim,).
+    """Return the passage of each (text, stretch) that is nearest to the query, whose vector is (dim,).
 
     Passages are embedded as queries are: documents may have another prompt, with which the model would have to be
-    opened again. None where no passage could be embedded.
+    opened again. It is None if no passage could be embedded.
     """
     choices = [propose_passages(text, cut_passages(text, within), query) for text, within in texts]
     passages = [

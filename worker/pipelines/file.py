@@ -47,9 +47,9 @@ _KEYS_OF_FILES = tuple(key(name, field) for name, field in kinds.OPTIONS.items()
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A file's content, its paths absolute; ``text`` is the file as written, with what its steps
-    name in other files. ``path`` names the file in errors. Where the file names no precision, the options of a step
-    say ``auto``."""
+    """A file's content, with absolute paths. ``text`` is the file as written, with the content of files that steps
+    name. ``path`` names the file in errors. If the file names no precision, the options of a step have ``auto``.
+    """
 
     name: str
     corpus: CorpusTable
@@ -160,7 +160,7 @@ def _with_files(text: str, path: Path) -> str:
 
 
 def _values(text: str) -> dict[str, Any]:
-    """Return the values of a TOML text, and none if it is no TOML."""
+    """Return the values of a TOML text; none if it is not TOML."""
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError):
@@ -309,7 +309,7 @@ def _input_problem(
 
 
 def _check_conditions(steps: Sequence[Mapping[str, Any]], inputs: Sequence[str]) -> Iterator[Fault]:
-    """Yield conditions on the flags of documents, which are no outputs, and others that go with nothing."""
+    """Yield conditions on documents, which have no flags, conditions that exclude each other, and unknown numbers."""
     tasks = {step.get("name"): step.get("task") for step in steps}
     for place, (step, input_) in enumerate(zip(steps, inputs, strict=True)):
         if step.get("leave-out") and input_ != DOCUMENT:
@@ -317,7 +317,7 @@ def _check_conditions(steps: Sequence[Mapping[str, Any]], inputs: Sequence[str])
             yield ("step", place, "leave-out"), problem
         for name in ("flagged", "unflagged"):
             if name in step and input_ == DOCUMENT:
-                problem = f"{name} is about the output of an earlier step; name it: input"
+                problem = f'{name} is about the output of an earlier step; name that step: input = "STEP"'
                 yield ("step", place, name), problem
             elif isinstance(parts := step.get(name), list) and (task := tasks.get(input_)) is not None:
                 output = kinds.kind(task).output
@@ -350,7 +350,7 @@ def _check_prompts(steps: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
 def _check_pruning(corpus: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield a sample that is to be pruned, and options of pruning without it."""
     if corpus.get("prune") and "limit" in corpus:
-        problem = "prune and limit do not go together: what lies behind the limit has not vanished; leave one out"
+        problem = "prune and limit do not go together: records after the limit have not vanished; leave one out"
         yield ("corpus", "prune"), problem
     for name in ("prune-max", "prune-rejected"):
         if name in corpus and not corpus.get("prune"):

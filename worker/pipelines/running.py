@@ -25,7 +25,7 @@ from docmill.storage.steps.conditions import find_filter
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import Target
 from docmill.tasks.errors import HubUnreachable, TaskError
-from docmill.worker.concurrency import HeldLease, renewed
+from docmill.worker.concurrency import HeldLease, hold_lease
 from docmill.worker.errors import WorkerError, put_place
 from docmill.worker.exports import read_table
 from docmill.worker.formatting import counted
@@ -146,11 +146,11 @@ def export(database: Database, pipeline: Pipeline, job_id: int, held: HeldLease)
     return int(written)
 
 
-def keeping(
+def hold_run(
     database: Database, run: Run, lease_s: float, stop: threading.Event | None = None
 ) -> AbstractContextManager[HeldLease]:
-    """Return the context in which the lease of a run is renewed."""
-    return renewed(f"run {run.id}", lambda: pipelines.renew(database, run, lease_s), lease_s, stop=stop)
+    """Return a context that holds the lease of a run."""
+    return hold_lease(f"run {run.id}", lambda: pipelines.renew(database, run, lease_s), lease_s, stop=stop)
 
 
 def advance(
@@ -171,7 +171,7 @@ def advance(
     run = pipelines.take(database, run_id, owner, settings.lease_s)
     if run is None:
         return
-    with keeping(database, run, settings.lease_s, stop) as held:
+    with hold_run(database, run, settings.lease_s, stop) as held:
         try:
             _take_further(settings, database, broker, run, held)
         except LeaseLost as error:

@@ -45,7 +45,7 @@ def cron_problem(cron: str) -> str | None:
         names = ", ".join(name for name, _ in _FIELDS)
         return f"takes {len(_FIELDS)} fields ({names}), and {shown(cron)} has {len(fields)}"
     problems = [
-        f"{shown(field)} is no {name}: it is {range_}, a range (1-5), a step (*/5) or a list of these (1,3)"
+        f"the {name} cannot be {shown(field)}; write {range_}, a range (1-5), a step (*/5) or a list of these (1,3)"
         for place, (field, (name, range_)) in enumerate(zip(fields, _FIELDS, strict=True))
         if not _reads(" ".join((*_ALL[:place], field, *_ALL[place + 1 :])))
     ]

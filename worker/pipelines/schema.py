@@ -25,7 +25,7 @@ from docmill.worker.submit.options import (
     ReadingOptions,
     Revision,
     Task,
-    accepted,
+    validate_with,
 )
 
 
@@ -75,7 +75,7 @@ def _flags(value: object) -> object:
     if not isinstance(value, list) or not value or not all(isinstance(part, str) for part in value):
         what = "an empty list" if value == [] else shown(value)
         raise wrong_value(f'must be true, or a list such as ["empty", "confidence<0.4"], not {what}')
-    return accepted(value, Flagged.parse)
+    return validate_with(value, Flagged.parse)
 
 
 Flags = Annotated[Literal[True] | list[str] | None, BeforeValidator(_flags)]
@@ -134,7 +134,7 @@ def _when(value: object) -> object:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
         raise wrong_value(f'must be a list such as ["repetition", "confidence<0.4"], not {shown(value)}')
-    return accepted(parts, Doubt.parse)
+    return validate_with(parts, Doubt.parse)
 
 
 class EscalationTable(PipelineTable):

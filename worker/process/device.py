@@ -1,6 +1,6 @@
 """A device process: one device, one engine, a Celery worker whose threads share them.
 
-It reads its supervisor's words (`drain`, `stop`, `rest`, `serve N`) from its standard input, and ends when that
+It reads commands of its supervisor (`drain`, `stop`, `rest`, `serve N`) from standard input, and ends when that
 closes. It reports to its supervisor on its standard output, as JSON lines.
 """
 
@@ -39,7 +39,7 @@ from docmill.tasks.engine.engine import Batch, Counters, Engine
 from docmill.tasks.tracing import OFF, TraceSpan
 from docmill.worker import logs
 from docmill.worker.concurrency import pid_space
-from docmill.worker.engines import opener, settled
+from docmill.worker.engines import freeze_after_opening, opener
 from docmill.worker.process.counts import of_memory
 from docmill.worker.process.device_start import DRAIN, REST, SERVE, STOP, DeviceConfig
 from docmill.worker.process.shard import Process
@@ -105,7 +105,7 @@ def bind(app: Celery, settings: Settings, process: Process, database: Database) 
     """Let the tasks of an app work with these things. ``database`` is for statements that may last."""
     app.set_default()  # Celery's threads would make another app, without settings
     app.context = settings, process, database
-    # Celery calls some tasks that follow an error in place; those of its own are none of an order's.
+    # Celery runs some tasks that follow an error in this process. Its own tasks are not for orders.
     app.finalize()
     for name in [name for name in app.tasks if name.startswith("celery.")]:
         del app.tasks[name]
@@ -138,7 +138,7 @@ def open_channel() -> Say:
 
 
 class Presence:
-    """This process's place in the list of workers, which it leaves while it rests."""
+    """The entry of this process in the list of workers, which it leaves while it rests."""
 
     def __init__(self, config: DeviceConfig, settings: Settings, process: Process) -> None:
         self._config, self._settings, self._process = config, settings, process
@@ -160,7 +160,7 @@ class Presence:
             self._enter()
 
     def enter_at_last(self) -> None:
-        """Enter the list as soon as the database is there; whoever drains waits no longer."""
+        """Enter the list as soon as the database answers. A drain ends the wait."""
         while True:
             try:
                 with self._lock:
@@ -171,7 +171,7 @@ class Presence:
                 return None
 
     def renew(self, renew_leases: Callable[[], None]) -> None:
-        """Renew the leases, and the place in the list: one that was away for long may have been struck off."""
+        """Renew the leases, and enter the list again: maintenance removes workers that were silent for long."""
         with self._lock:
             self._enter()
             if self._process.in_flight or not self._rests:
@@ -226,8 +226,10 @@ def operation_of(kind: str) -> str:
 
 
 class WakingThreadPool(TaskPool):  # type: ignore[misc]
-    """While all threads are busy Celery asks for no message, and nothing tells it of the first that is free again: it
-    would look once a second."""
+    """A pool that wakes Celery as soon as a thread is free.
+
+    While all threads are busy, Celery asks for no message, and would look for a free thread only once a second.
+    """
 
     def on_apply(self, *args: Any, **kwargs: Any) -> ApplyResult:
         result = super().on_apply(*args, **kwargs)
@@ -236,20 +238,20 @@ class WakingThreadPool(TaskPool):  # type: ignore[misc]
 
 
 def wake(_: object = None) -> None:
-    """Have Celery's loop take another turn at once, in which it sees that it is to stop. Any thread may call it."""
+    """Wake Celery's loop, so that it asks for a message, or stops if it has to. Any thread may call this."""
     loop = get_event_loop()
     if loop is not None:  # none any more at the end
         loop.call_soon(_look)
 
 
 def _look() -> None:
-    """Nothing but another turn of the loop, which asks for messages as it begins."""
+    """Do nothing: the loop asks for messages as its next turn begins."""
 
 
 def main() -> None:
     """Run until told otherwise."""
     sys.setswitchinterval(SWITCH_S)
-    sys.stderr = logs.lossy(sys.stderr)
+    sys.stderr = logs.ignore_write_errors(sys.stderr)
     say = open_channel()
     config = _read_config()
     if config is None:  # whoever started this process ended without a configuration for it
@@ -306,8 +308,8 @@ def _read_config() -> DeviceConfig | None:
 
 
 def _import_for(spec: str, device: str, settings: dict[str, Any]) -> None:
-    ours = Settings.model_validate(settings)
-    import_libraries(Spec.from_json(spec.encode()), device, ours.model_folders, ours.backend)
+    loaded = Settings.model_validate(settings)
+    import_libraries(Spec.from_json(spec.encode()), device, loaded.model_folders, loaded.backend)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -324,7 +326,7 @@ def _make_process(config: DeviceConfig, settings: Settings, broker: Broker, say:
         else:
             say("end", name="batch")
 
-    engine = Engine(settled(opener(settings, config.device, journaled=True)), on_batch=on_batch)
+    engine = Engine(freeze_after_opening(opener(settings, config.device, journaled=True)), on_batch=on_batch)
     spans = BatchSpans(config.device, lambda: engine.counters)
     engine.start()
     bounded = replace(settings.patience, bounded=True)
@@ -342,7 +344,10 @@ def _make_process(config: DeviceConfig, settings: Settings, broker: Broker, say:
 
 
 def _sign_off(process: Process, *, giving_back: bool = False) -> bool:
-    """Leave the list, and first all shards where asked to; False when the database is away: others will see to it."""
+    """Leave the list of workers, with `giving_back` after giving back all shards.
+
+    Return False if the database is unreachable. Other workers then free the shards.
+    """
     try:
         if giving_back:
             process.give_back()
@@ -354,7 +359,7 @@ def _sign_off(process: Process, *, giving_back: bool = False) -> bool:
 
 
 def _obey(process: Process, presence: Presence) -> None:
-    """Follow the supervisor's word. At its stop, and at its death, give everything back and end."""
+    """Carry out the supervisor's commands. When it says `stop` or dies, give everything back and end."""
     for line in sys.stdin.buffer:
         word = line.decode().strip()
         if word == REST:

@@ -20,7 +20,7 @@ def start_device() -> subprocess.Popen[bytes]:
         command_of("docmill.worker.process.device"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C in the terminal is ours to answer
+        start_new_session=True,  # only the supervisor answers a Ctrl-C in the terminal
     )
 
 
@@ -39,11 +39,11 @@ class StartedDevices:
         self._waiting = [start_device() for _ in range(count)]
 
     def take(self) -> subprocess.Popen[bytes]:
-        """Return one of them, or another if none is left."""
+        """Return a process that was started, or start another if none is left."""
         return self._waiting.pop() if self._waiting else start_device()
 
     def expect(self, spec: str, device: str, settings: dict[str, Any]) -> None:
-        """Have the processes import what they will need for a spec, given as JSON, while this one goes on."""
+        """Let the processes import what a spec (as JSON) needs, while this process goes on."""
         line = json.dumps({"spec": spec, "device": device, "settings": settings}).encode() + b"\n"
         for process in self._waiting:
             assert process.stdin is not None
@@ -62,7 +62,7 @@ class StartedDevices:
 
 
 CUT = "cut"  # the kind of an activity: the texts of a shard are cut
-# The supervisor's words. A process that rests keeps its models, and waits for SERVE with the number of another job.
+# The supervisor's commands. A process that rests keeps its models and waits for SERVE with another job's number.
 DRAIN, STOP, REST, SERVE = "drain", "stop", "rest", "serve "
 
 

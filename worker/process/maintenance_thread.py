@@ -182,9 +182,9 @@ class MaintenanceThread:
 
 
 def round_of_schedules(database: Database, broker: Broker) -> None:
-    """Fire what has come due since it was looked at last, however long that is, once; hand out what waits.
+    """Fire each pipeline that has come due since the last look, once, and hand out the runs that wait.
 
-    By the database's clock, so that it does not matter who does it. Raises BrokerUnreachable.
+    It uses the database's clock, so any worker may do it. Raises BrokerUnreachable.
     """
     for pipeline in pipelines.scheduled(database):
         try:
@@ -196,6 +196,6 @@ def round_of_schedules(database: Database, broker: Broker) -> None:
         if due_at is not None and (run_id := pipelines.fire(database, pipeline, due_at)) is not None:
             pipelines_log.info("pipeline_due pipeline=%s run=%d", pipeline.name, run_id)
     if pipelines.is_any_open(database):
-        again = broker.depth(RUN_LANE) == 0  # else whoever was asked before has not been heard yet
+        again = broker.depth(RUN_LANE) == 0  # otherwise no worker has read the earlier request yet
         for run_id in pipelines.hand_out(database, again=again):
             broker.publish_run(run_id)

@@ -83,14 +83,14 @@ class Process:
     def run_shard(self, shard_id: int, sent: str | None = None) -> None:
         """Process the shard of a hint, if the hint is still valid. Otherwise leave the shard to other workers.
 
-        Wait while the database is away, or refuses our writes: the queue no longer has the hint. `sent` is the span
+        Wait while the database is away, or refuses writes: the queue no longer has the hint. `sent` is the span
         in which the hint was sent.
         """
         fault_points.reach("taken")
         wait_s = FIRST_WAIT_S
         while True:
             try:
-                # While the store refuses results that we hold, more work would only wait beside them.
+                # While the store refuses the results of this process, more work would only wait beside them.
                 if self.breaker.trouble is None or not self.in_flight:
                     self._process_if_served(shard_id, sent)
                     return
@@ -139,13 +139,13 @@ class Process:
                 if claim is None:
                     dispatch.put_back(self.database, [head.shard_id])  # unless it runs
                     return
-                ours = InFlight(head, claim)
-                self.in_flight.enter(ours)
+                shard = InFlight(head, claim)
+                self.in_flight.enter(shard)
             span.set(
                 {"docmill.job": claim.job_id, "docmill.attempt": claim.attempt, "docmill.texts": len(claim.texts)}
             )
             with logs.working_on(job=claim.job_id, shard=claim.shard_id, request_id=head.request_id):
-                self._compute(ours, span.traceparent)
+                self._compute(shard, span.traceparent)
 
     def _can_serve(self, head: ShardHead) -> bool:
         """Return True if the model opens here. Call it before the claim, so that no attempt is spent."""
@@ -177,42 +177,42 @@ class Process:
         dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
         self._refused.add(head.spec_id)
 
-    def _compute(self, ours: InFlight, traceparent: str | None) -> None:
+    def _compute(self, shard: InFlight, traceparent: str | None) -> None:
         """Compute a claimed shard and commit it, or give it back."""
-        head, claim = ours.head, ours.claim
+        head, claim = shard.head, shard.claim
         try:
-            # Else the model might make room for another meanwhile, and its loading anew would count as cutting.
-            with self.engine.hold(head.spec) as ours.runtime:
-                ours.ticket = self._submit(head, claim, traceparent)
-            while not self._wait_for_device(ours.ticket) and not ours.lost.is_set():
+            # Otherwise another model might replace this one, and loading it again would count as cutting.
+            with self.engine.hold(head.spec) as shard.runtime:
+                shard.ticket = self._submit(head, claim, traceparent)
+            while not self._wait_for_device(shard.ticket) and not shard.lost.is_set():
                 pass
-            if ours.lost.is_set():
-                ours.ticket.drop()
+            if shard.lost.is_set():
+                shard.ticket.drop()
                 self._note_lost_lease(claim)
                 return
-            if ours.ticket.away is not None:
+            if shard.ticket.away is not None:
                 self._away_until[head.spec_id] = time.monotonic() + AWAY_S
                 with suppress(StorageError):
-                    self._refuse(head, ours.ticket.away)
-            elif not ours.ticket.complete:
+                    self._refuse(head, shard.ticket.away)
+            elif not shard.ticket.complete:
                 self._end_if_engine_died()
-            ours.runtime = self.engine.runtime_since(head.spec, ours.runtime)
-            self._settle(ours)
+            shard.runtime = self.engine.runtime_since(head.spec, shard.runtime)
+            self._settle(shard)
         except LeaseLost:
             self._note_lost_lease(claim)
         except EngineStopped:  # it took no text, so the shard is no suspect
-            self._patiently(lambda: shards.release(self.database, claim), ours)
+            self._write_until_accepted(lambda: shards.release(self.database, claim), shard)
             self._end_if_engine_died()
         except CannotServe as error:  # its server went away after the check
             with suppress(StorageError):
                 self._refuse(head, error)
-            self._patiently(lambda: shards.release(self.database, claim), ours)
+            self._write_until_accepted(lambda: shards.release(self.database, claim), shard)
         except Exception as error:
             log.exception("shard_failed shard=%d", claim.shard_id)
             reason = f"{type(error).__name__} in the worker; its log says more"
-            self._patiently(lambda: maintenance.failed_attempt(self.database, claim, reason), ours)
+            self._write_until_accepted(lambda: maintenance.failed_attempt(self.database, claim, reason), shard)
         finally:
-            self.in_flight.leave(ours)
+            self.in_flight.leave(shard)
             if not self.in_flight:
                 self._say("idle")
 
@@ -256,14 +256,14 @@ class Process:
     def _keep(self) -> bool:
         """Store the new outcomes of shards that go on. Return False if there are none."""
         fresh = []
-        for ours in self.in_flight.held():
-            if ours.ticket is None or ours.ticket.complete:
+        for shard in self.in_flight.held():
+            if shard.ticket is None or shard.ticket.complete:
                 continue
-            finished = ours.ticket.finished()
-            outcomes = [outcome for outcome in finished if outcome.content_id not in ours.kept]
+            finished = shard.ticket.finished()
+            outcomes = [outcome for outcome in finished if outcome.content_id not in shard.kept]
             if outcomes:
-                runtime = self.engine.runtime_since(ours.head.spec, ours.runtime)
-                fresh.append((ours, ours.ticket, outcomes, (ours.claim, finished, runtime, ours.kept)))
+                runtime = self.engine.runtime_since(shard.head.spec, shard.runtime)
+                fresh.append((shard, shard.ticket, outcomes, (shard.claim, finished, runtime, shard.kept)))
         if not fresh:
             return False
         try:
@@ -273,17 +273,17 @@ class Process:
             log.warning("keep_waits shards=%d error=%s", len(fresh), error)
             time.sleep(WRITE_AGAIN_S)
             return False
-        for ours, ticket, outcomes, _ in fresh:
-            if ours.claim in stored:
-                ours.kept |= {outcome.content_id for outcome in outcomes}
-                self.engine.forget_stored(ours.head.spec, ticket, outcomes)
+        for shard, ticket, outcomes, _ in fresh:
+            if shard.claim in stored:
+                shard.kept |= {outcome.content_id for outcome in outcomes}
+                self.engine.forget_stored(shard.head.spec, ticket, outcomes)
         return True
 
-    def _settle(self, ours: InFlight) -> None:
+    def _settle(self, shard: InFlight) -> None:
         """Commit a finished shard. If a drain interrupted it, commit the finished texts and give the rest back."""
-        assert ours.ticket is not None
-        claim, outcomes, complete = ours.claim, ours.ticket.finished(), ours.ticket.complete
-        end = (self.database, claim, outcomes, ours.runtime, ours.kept)
+        assert shard.ticket is not None
+        claim, outcomes, complete = shard.claim, shard.ticket.finished(), shard.ticket.complete
+        end = (self.database, claim, outcomes, shard.runtime, shard.kept)
 
         def write() -> None:
             if complete:
@@ -294,20 +294,20 @@ class Process:
         fault_points.reach("computed")
         with tracing.span("commit", {"docmill.outcomes": len(outcomes), "docmill.complete": complete}) as span:
             with self.time_use.spent(WRITING):
-                written = self._patiently(write, ours)
+                written = self._write_until_accepted(write, shard)
             if not written:
                 span.fail("LeaseLost")
                 self._note_lost_lease(claim)
                 return
-        self.engine.forget_stored(ours.head.spec, ours.ticket, outcomes)
-        self.counter.committed(ours.head.spec.kind, outcomes)
-        self.counter.add("shards", ours.head.spec.kind, "done" if complete else "released")
+        self.engine.forget_stored(shard.head.spec, shard.ticket, outcomes)
+        self.counter.committed(shard.head.spec.kind, outcomes)
+        self.counter.add("shards", shard.head.spec.kind, "done" if complete else "released")
         fault_points.reach("committed")
         log.info("shard_%s shard=%d outcomes=%d", "done" if complete else "released", claim.shard_id, len(outcomes))
 
-    def _patiently(self, write: Callable[[], object], ours: InFlight) -> bool:
-        """Write the end of a shard, again until the store takes it. Return False if the lease is lost."""
-        while not ours.lost.is_set():
+    def _write_until_accepted(self, write: Callable[[], object], shard: InFlight) -> bool:
+        """Write the end of a shard, and try again until the store accepts it. Return False if the lease is lost."""
+        while not shard.lost.is_set():
             try:
                 with self.breaker.attempt():
                     write()
@@ -315,12 +315,12 @@ class Process:
             except LeaseLost:
                 return False
             except CircuitOpen as refusal:
-                ours.lost.wait(refusal.wait_s)
+                shard.lost.wait(refusal.wait_s)
             except StorageError as error:
-                log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, error)
+                log.warning("commit_waits shard=%d error=%s", shard.claim.shard_id, error)
                 self.counter.add("commit_retries")
                 if self.breaker.trouble is None:
-                    ours.lost.wait(WRITE_AGAIN_S)
+                    shard.lost.wait(WRITE_AGAIN_S)
         return False
 
     def _top_up(self, lane: str) -> None:
@@ -330,23 +330,23 @@ class Process:
             log.warning("top_up_failed error=%s", error)
 
     def heartbeat(self, *, consumes: bool, time_use: Mapping[str, float] | None = None) -> None:
-        """Renew our leases, and stop computing shards that are no longer ours."""
-        mine = self.in_flight.held()
+        """Renew the leases of this process, and stop computing shards that it lost."""
+        in_flight = self.in_flight.held()
         trouble = self.breaker.trouble
         held = shards.heartbeat(
             self.heartbeat_database,
             self.owner,
             self.lease_s,
-            only={ours.claim.shard_id for ours in mine},
+            only={shard.claim.shard_id for shard in in_flight},
             consumes=consumes,
             trouble=trouble,
             computed=self.computed(),
             device_problem=self._device_problem,
             time_use=time_use,
         )
-        for ours in mine:
-            if held.get(ours.claim.shard_id) != ours.claim.fence:
-                ours.lost.set()
+        for shard in in_flight:
+            if held.get(shard.claim.shard_id) != shard.claim.fence:
+                shard.lost.set()
 
     def computed(self) -> dict[int, float]:
         """Return the number of texts that are computed and not yet committed, by job.
@@ -354,9 +354,9 @@ class Process:
         A text of which windows are left counts in part. Every job with shards here has an entry, if only of 0.
         """
         texts: dict[int, float] = {}
-        for ours in self.in_flight.held():
-            computed = 0.0 if ours.ticket is None else ours.ticket.computed
-            texts[ours.claim.job_id] = texts.get(ours.claim.job_id, 0.0) + computed
+        for shard in self.in_flight.held():
+            computed = 0.0 if shard.ticket is None else shard.ticket.computed
+            texts[shard.claim.job_id] = texts.get(shard.claim.job_id, 0.0) + computed
         return texts
 
     def lately(self) -> dict[str, float]:
@@ -378,16 +378,16 @@ class Process:
         self.draining.set()
         while self.in_flight.n_claiming:  # what is claimed now is given back, too
             time.sleep(CLAIM_LOOK_S)
-        for ours in self.in_flight.held():
-            finished = ours.ticket.finished() if ours.ticket is not None and ours.runtime else []
-            released = shards.release(self.database, ours.claim, finished, ours.runtime, ours.kept)
-            if released and ours.ticket is not None:
-                self.engine.forget_stored(ours.head.spec, ours.ticket, finished)
+        for shard in self.in_flight.held():
+            finished = shard.ticket.finished() if shard.ticket is not None and shard.runtime else []
+            released = shards.release(self.database, shard.claim, finished, shard.runtime, shard.kept)
+            if released and shard.ticket is not None:
+                self.engine.forget_stored(shard.head.spec, shard.ticket, finished)
 
 
 @dataclass
 class InFlight:
-    """A shard of ours, from its claim to its commit."""
+    """A shard that this process holds, from its claim to its commit."""
 
     head: ShardHead
     claim: Claim
@@ -425,17 +425,17 @@ class ShardsInFlight:
             with self._lock:
                 self.n_claiming -= 1
 
-    def enter(self, ours: InFlight) -> None:
+    def enter(self, shard: InFlight) -> None:
         """Hold a claim from now on."""
         with self._lock:
             if not self._claims:
                 self._working_since = time.monotonic()
-            self._claims[id(ours)] = ours
+            self._claims[id(shard)] = shard
 
-    def leave(self, ours: InFlight) -> None:
+    def leave(self, shard: InFlight) -> None:
         """Hold a claim no longer."""
         with self._lock:
-            del self._claims[id(ours)]
+            del self._claims[id(shard)]
             if not self._claims:
                 self._worked_s += time.monotonic() - self._working_since
 
@@ -535,7 +535,7 @@ class Gate:
 
     @contextmanager
     def passing(self, *, alone: bool) -> Iterator[None]:
-        """Hold the door for the length of the block."""
+        """Enter before the block, together with other shards or `alone`, and leave after it."""
         with self._changed:
             if alone:
                 self._waiting_alone += 1

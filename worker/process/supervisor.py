@@ -193,7 +193,7 @@ class Supervisor:
 
     @property
     def deaths(self) -> int:
-        """The number of children, of all devices, that died in a row without having done anything."""
+        """The number of children, of all devices, that died in a row before they ended a batch."""
         return sum(self._deaths.values())
 
     def run_with_signals(self) -> None:

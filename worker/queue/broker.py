@@ -50,7 +50,7 @@ class RewritingRedis(Redis):
     heard_at = -math.inf  # when the queue last answered this process, by the monotonic clock
 
     def parse_response(self, connection: Connection, command_name: str, **options: Any) -> Any:
-        """A reply; one that brings a message which is not ours is as if nothing had come."""
+        """Return a reply. A message that is not docmill's is dropped, as if none had come."""
         reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name != "BRPOP":
             return reply
@@ -68,7 +68,7 @@ class RewritingRedis(Redis):
 
 class QoS(kombu_redis.QoS):  # type: ignore[misc]
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Keep what this process holds from being sent again, then send again what dead processes held."""
+        """Send messages of dead processes again, but none that this process holds."""
         if self._delivered:
             held = dict.fromkeys(self._delivered, time.time())
             with self.channel.conn_or_acquire() as client:
@@ -94,7 +94,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         return AHEAD if n == AHEAD else super().priority(n)
 
     def _queue_bind(self, *_: object) -> None:
-        """Nothing: every message of ours names its queue, and no exchange is looked up in Redis."""
+        """Do nothing: every message of docmill names its queue, and no exchange is looked up in Redis."""
 
 
 class Transport(kombu_redis.Transport):  # type: ignore[misc]
@@ -116,20 +116,19 @@ CONFIG: dict[str, Any] = {
     "task_ignore_result": True,
     "redis_socket_timeout": 10,
     "redis_socket_connect_timeout": 5,
-    # A hint may be lost: the shard's lease, not the message, says whether its work was done.
+    # A hint may be lost: the shard's lease, not the message, shows if its work was done.
     "task_acks_late": False,
     # A prefetched hint would wait behind a long shard while another worker idles.
     "worker_disable_prefetch": True,
     "worker_prefetch_multiplier": 1,
-    # Nothing here needs workers to talk to each other, and nobody is to steer them by Redis. Their events cost Redis
-    # connections.
+    # Workers need not talk to each other, and nobody may control them through Redis. Events would cost connections.
     "worker_enable_remote_control": False,
     "worker_send_task_events": False,
     "task_send_sent_event": False,
-    # Redis may come later than we do, and may go away for as long as it likes.
+    # Redis may start later than docmill, and may be away for any time.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
-    # Nor does a Redis that takes no writes, or has no room, end a process: Celery takes its refusal for a channel's.
+    # A Redis that refuses writes must not end a process: Celery takes the refusal for an error of the channel.
     "broker_channel_error_retry": True,
     # A shard under way has its lease; losing the broker is no reason to stop computing it.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
@@ -138,12 +137,12 @@ CONFIG: dict[str, Any] = {
     # Tasks that follow an order go to the queue that they name, or else to Celery's own default, `celery`.
     "task_queues": [Queue(queue(lane)) for lane in (*LANES, RUN_LANE, ENQUEUE_LANE)],
     "broker_transport_options": {
-        # Everything of ours in a shared Redis begins alike, so that an ACL can name it.
+        # All keys of docmill in a shared Redis have one prefix, so that an ACL can name them.
         "unacked_key": f"{KEY_PREFIX}unacked",
         "unacked_index_key": f"{KEY_PREFIX}unacked_index",
         "unacked_mutex_key": f"{KEY_PREFIX}unacked_mutex",
-        # A half-open socket is noticed instead of waited on for ever: the one that waits for messages after twice the
-        # health check, and then one or two others, each after its timeout.
+        # These notice half-open sockets: the socket that waits for messages after twice the health check, and each of
+        # the others after its timeout.
         "socket_timeout": 10,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
@@ -272,7 +271,7 @@ class Broker:
         self._send(SHARD_TASK, lane, [*shard_ids], AHEAD if ahead else None)
 
     def publish_run(self, run_id: int) -> None:
-        """Ask whichever worker is free to take a pipeline's run further. Raises BrokerUnreachable."""
+        """Ask any free worker to take a pipeline's run further. Raises BrokerUnreachable."""
         self._send(RUN_TASK, RUN_LANE, [run_id])
 
     def _send(self, task: str, lane: str, row_ids: Sequence[int], priority: int | None = None) -> None:
@@ -340,14 +339,14 @@ class Broker:
             raise BrokerUnreachable(_explain(error, str(self))) from error
 
 
-DOCS = "docs/security.md has the rights that it takes"
+DOCS = "docs/security.md lists the rights that docmill needs"
 
 _NOT_PERMITTED = (redis.exceptions.NoPermissionError, redis.exceptions.ExecAbortError)
 _LIST, _HASH, _SET, _LOCK = (f"docmill:probe:{kind}" for kind in ("list", "hash", "set", "lock"))
 _RESULT = "celery-task-meta-docmill-probe"
 
-# Every command that a worker sends, on keys of its own, so that nothing is left. What a worker's user needs is this
-# and nothing else (docs/security.md; a test holds them together).
+# Every command that a worker sends, on keys of their own, so that nothing is left. A worker's user needs these rights
+# and no others (docs/security.md; a test compares them).
 PROBES: tuple[tuple[Any, ...], ...] = (
     ("PING",),
     ("LLEN", _LIST),
@@ -404,7 +403,7 @@ def _explain(error: BaseException, where: str) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"the certificate of Redis at {where} is not trusted: {cause.verify_message}; "
-                "its CA is named in the URL, ?ssl_ca_certs=FILE"
+                "name its CA in the URL: ?ssl_ca_certs=FILE"
             )
         if isinstance(cause, FileNotFoundError | PermissionError):
             return f"cannot use Redis at {where}: {cause.strerror} (its socket, or a file that the URL names)"

@@ -63,7 +63,7 @@ def _fill(database: Database, broker: Broker, lane: LaneWindow) -> None:
 
 
 def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int], ahead: Sequence[int] = ()) -> None:
-    """Publish shards behind what waits, and those of `ahead` before it.
+    """Publish shards behind the waiting ones, and the shards in `ahead` before them.
 
     If any cannot be sent, mark all as planned again.
     """

@@ -34,7 +34,7 @@ RUN_TASK = "docmill.pipeline"  # takes a pipeline's run further
 ID_NAMES = MappingProxyType({SHARD_TASK: "shard_id", RUN_TASK: "run_id"})  # the argument with the id, by task
 AHEAD = 1  # the priority of messages that go ahead; those of other programs have 0, or another of kombu's own
 RUN_LANE = "pipelines"
-MAX_BYTES = 65_536  # ours have about 1,500; a long path and every option fit
+MAX_BYTES = 65_536  # docmill's own have about 1,500; a long path and every option fit
 _NOTHING_FOLLOWS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _DECOMPRESSORS: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
@@ -76,7 +76,7 @@ def parse_hint(task: str, arguments: Mapping[str, Plain]) -> int:
 
 
 def is_id(value: str) -> bool:
-    """Return whether a text may be the id of a message or an order: it is short, and a terminal shows it as it is."""
+    """Return True if a text may be the id of a message or an order: it is short and printable."""
     return 0 < len(value) <= 255 and value.isprintable()
 
 
@@ -116,7 +116,9 @@ def _body(envelope: dict[str, Any], compression: object) -> list[Any]:
         raise BadMessage("a message's body is in base64") from error
     parts = _json(content if compression is None else _decompressed(content, compression))
     if not isinstance(parts, list) or len(parts) != 3:
-        raise BadMessage("a message's body is two kinds of arguments, and what follows the task")
+        raise BadMessage(
+            "a message's body is a list of arguments, an object of named ones, and the tasks that follow"
+        )
     return parts
 
 

@@ -16,7 +16,7 @@ from docmill.storage.ingest.ingest import Counts
 from docmill.storage.results.results import Reservoir
 from docmill.storage.steps import fitted_risks
 from docmill.tasks import kinds
-from docmill.worker.engines import Count, counting, measure
+from docmill.worker.engines import Count, measure, open_token_counter
 from docmill.worker.settings import Settings
 from docmill.worker.submit.enqueue import IngestProgress
 from docmill.worker.submit.request import Prepared
@@ -61,7 +61,7 @@ def forecast(
     ServerUnreachable.
     """
     fitted_risks.require_risks(database, prepared.steps)
-    with counting(settings, device, prepared.spec) as count:
+    with open_token_counter(settings, device, prepared.spec) as count:
         survey = _surveyed(database, prepared, progress, count)
     sample = survey.sample.kept
     measured = measure(settings, device, prepared.spec, sample) if sample else None

@@ -25,7 +25,7 @@ from docmill.storage.steps.jobs import IdempotencyKey, JobRequest, OpenJob
 from docmill.tasks import tracing
 from docmill.tasks.tracing import TraceSpan
 from docmill.worker import logs
-from docmill.worker.concurrency import HeldLease, ahead
+from docmill.worker.concurrency import HeldLease, prefetch
 from docmill.worker.errors import BrokerUnreachable, WorkerError
 from docmill.worker.queue.dispatcher import top_up
 from docmill.worker.submit.request import Prepared
@@ -121,7 +121,7 @@ def enqueue(
 ) -> Enqueued:
     """Store the source's documents as a job and offer its first shards to the queue, and other jobs' in their turn.
 
-    Durable when it returns, whether Redis is up or not. Run again after a crash it carries the same job on.
+    The job is durable when this returns, even if Redis is down. After a crash, the same call continues the job.
     Raises WorkerError under `strict`, JobStopped when the job was cancelled meanwhile, StorageError for a key that
     came with other arguments.
     """
@@ -227,7 +227,7 @@ class _Ingest:
         """
         kinds = KeyKinds()
         try:
-            for chunk, rejected in ahead(read_chunks(self._source)):
+            for chunk, rejected in prefetch(read_chunks(self._source)):
                 self._reject(rejected)
                 self.total += ingest.add(self._database, self._job, chunk, rejected, self._seen, kinds)
                 self._reject(kinds.take(), stored=True)

@@ -55,7 +55,7 @@ class Escalation:
         return {**vars(self), "options": dict(self.options), "doubt": self.doubt.to_json()}
 
     def options_from(self, first: KindOptions, family: Family | None) -> KindOptions:
-        """Return the options of the escalation: its own, and else those of the step.
+        """Return the options of the escalation: its own, and for the others the step's.
 
         Another model has an adapter and a tokenizer of its own, and takes no options of another family of models. A
         served model takes neither a precision nor options that servers lack.
@@ -91,7 +91,7 @@ class UnpinnedStep:
     leaves_out: str | None = None
 
 
-def accepted(value: T, parse: Callable[[T], object]) -> T:
+def validate_with(value: T, parse: Callable[[T], object]) -> T:
     """Return the value if ``parse`` accepts it. Otherwise raise the field's error, with the reason."""
     try:
         parse(value)
@@ -212,7 +212,7 @@ class JobOptions(OptionsModel):
 
 def _doubt(value: str | None) -> str | None:
     """Check flags and bounds with commas between them."""
-    return value if value is None else accepted(value, lambda written: Doubt.parse(written.split(",")))
+    return value if value is None else validate_with(value, lambda written: Doubt.parse(written.split(",")))
 
 
 class EscalationOptions(OptionsModel):
@@ -252,7 +252,7 @@ class EscalationOptions(OptionsModel):
 
 def _filter(value: str | None) -> str | None:
     """Check the name of a filter of documents."""
-    return value if value is None else accepted(value, find_filter)
+    return value if value is None else validate_with(value, find_filter)
 
 
 LeaveOut = Annotated[
@@ -264,7 +264,7 @@ LeaveOut = Annotated[
 
 
 class Work(ReadingOptions, JobOptions, EscalationOptions):
-    """A source, its task and all options but those of the kind. Fields are named as the command's options."""
+    """A source, its task and all options except the kind's. Fields are named as the command's options."""
 
     source: Annotated[str, Option(may_be_empty=True)]  # its reader refuses an empty name
     task: Task

@@ -65,7 +65,7 @@ class Prepared:
 
     @property
     def specs(self) -> list[Spec]:
-        """Return the specs that compute the steps, those of escalations among them."""
+        """Return the specs that compute the steps and their escalations."""
         return [spec for step in self.steps for spec in step.specs]
 
 
@@ -81,11 +81,11 @@ def prepare(
     ``devices`` are those of this machine that will compute it, if any will. ``opened`` opens the source in place of
     its name. ``on_spec`` gets the spec before the model's files are looked at, which may take seconds.
 
-    Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
-    WorkerError, StorageError for --leave-out.
+    Raises SourceError for the source, ModelError for the model, BadOption for the options or a missing model,
+    StorageError for --leave-out, and WorkerError.
     """
     if request.prune and request.limit is not None:
-        raise BadOption("--prune and --limit do not go together: what lies behind the limit has not vanished.")
+        raise BadOption("--prune and --limit do not go together: records after the limit have not vanished.")
     for option, value in (("--prune-max", request.prune_max), ("--prune-rejected", request.prune_rejected)):
         if value is not None and not request.prune:
             raise BadOption(f"{option} says how --prune works: give --prune too.")
@@ -165,7 +165,7 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
 
 
 def pin_step(settings: Settings, step: UnpinnedStep, on_spec: Callable[[Spec], None] = lambda _: None) -> StepRequest:
-    """Pin the models of a step and return its request. ``on_spec`` gets the spec before that of the escalation.
+    """Pin the models of a step and return its request. ``on_spec`` gets the spec before the escalation is pinned.
 
     Raises as `spec_of`, and BadOption if the specs of the step and of its escalation do not go together.
     """

@@ -27,7 +27,7 @@ LONGEST_HEAD_S = 10.0
 def serve(app: ASGIApp, host: str, port: int) -> Iterator[str]:
     """Serve an application for the length of the block. Yield its URL. Port 0 is any free one.
 
-    Nothing is logged of a request: its address may name documents. Raises WorkerError, if the address cannot be had.
+    It logs no request, since an address may name documents. Raises WorkerError if it cannot serve on the address.
     """
     listening = _listen(host, port)
     config = Config(
@@ -57,10 +57,10 @@ def serve(app: ASGIApp, host: str, port: int) -> Iterator[str]:
 
 
 class _Connection(H11Protocol):
-    """A connection that is given up if its next request is late, or if it waits longest where there are too many.
+    """A connection that ends if its next request is late, or if it has waited longest among too many.
 
-    uvicorn has no limit for the time of a request's head, and its `limit_concurrency` counts connections that wait:
-    those who send nothing would keep all others out.
+    uvicorn does not limit the time of a request's head. Its `limit_concurrency` also counts connections that wait, so
+    clients that send nothing would keep all others out.
     """
 
     _since = 0.0  # when it began to wait for its next request
@@ -114,6 +114,6 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "this is not a valid host name"
         raise WorkerError(
-            f"docmill cannot serve on {host} port {port}: {reason}. Name another with --host and --port; "
-            "--port 0 is any free one"
+            f"docmill cannot serve on {host} port {port}: {reason}. Choose another address with --host and --port; "
+            "--port 0 is any free port"
         ) from error

@@ -1,4 +1,4 @@
-"""Run the checks of an input and an output again, and mark what they find, or what differs, for people."""
+"""Run the checks of an input and an output again, and mark their findings, or the words that differ."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def mark_findings(
 
 
 def excerpt(parts: Sequence[TextPart], longest: int) -> list[TextPart]:
-    """Return at most so many characters of a text in parts, with its first mark, and how many are left out.
+    """Return a stretch of a text in parts that has its first mark, and the numbers of characters left out.
 
     Words stay whole, unless they are long.
     """
@@ -71,14 +71,14 @@ def excerpt(parts: Sequence[TextPart], longest: int) -> list[TextPart]:
 def marked(source: str, output: str) -> tuple[list[TextPart], list[TextPart]]:
     """Return both texts in parts, with a mark on the output's words that do not stand in the input.
 
-    Where most words of the output are new, it is taken for another language: then only words that no translation
-    changes are marked, such as numbers and addresses. In scripts without spaces nothing else is marked either.
+    If most words of the output are new, it counts as another language. Then only words that no translation changes
+    are marked, such as numbers and addresses. The same goes for scripts without spaces.
     """
-    theirs, ours = _words(source), _words(output)
-    common = sum(word in theirs for word in ours)
-    every = common >= SAME_LANGUAGE * len(ours) and not NEVER_SPACED.search(output)
-    before = [TextPart(source, False)] if every else [*_parts(source, ours, every=False)]
-    return before, [*_parts(output, theirs, every=every)]
+    read, written = _words(source), _words(output)
+    common = sum(word in read for word in written)
+    every = common >= SAME_LANGUAGE * len(written) and not NEVER_SPACED.search(output)
+    before = [TextPart(source, False)] if every else [*_parts(source, written, every=False)]
+    return before, [*_parts(output, read, every=every)]
 
 
 def _is_kept(word: str) -> bool:
@@ -121,7 +121,7 @@ def _at(text: str, places: Iterable[tuple[int, int]]) -> Iterator[TextPart]:
 def checks_of(settings: Settings, spec: Spec) -> Checks:
     """Return the checks of the outputs under a spec.
 
-    A model's own languages are known where its files are on this machine.
+    The model's own languages are known if its files are on this machine.
     """
     return kinds.checks(spec, kinds.Traits(direction=_direction(settings, spec)))
 

@@ -1,7 +1,7 @@
 """Pages: a request, a page, a change, and the templates that show them.
 
-Every text is escaped, and no character steers how the text around it is shown. Files that pages load stand at
-addresses with their hashes, so that a browser keeps them for good.
+Every text is escaped, and no character changes how the text around it is shown. The addresses of files that pages
+load have their hashes, so a browser keeps them for good.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 from docmill.storage.core.database import Database
 from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import FILTERS, duration
-from docmill.worker.logs import seen
+from docmill.worker.logs import escape_unseen
 from docmill.worker.settings import Settings
 
 Values: TypeAlias = Mapping[str, object]  # what a template shows, by name
@@ -135,12 +135,12 @@ class Renderer:
 
 
 def _harmless(value: object) -> object:
-    """Return what a template writes; a text without the characters that steer how it is shown."""
-    return seen(value) if type(value) is str else value  # Markup is of our own making
+    """Return a value for a template to write, with the codes of unseen characters if it is a text."""
+    return escape_unseen(value) if type(value) is str else value  # Markup is of our own making
 
 
 def percents(counts: Sequence[int]) -> list[tuple[float, float]]:
-    """Return where each count begins on a bar of 100, and how wide it is there. All are 0 of nothing."""
+    """Return where each count begins on a bar of 100, and its width there; all are 0 if there is nothing."""
     total, start, places = sum(counts), 0.0, []
     for count in counts:
         width = 100 * count / total if total else 0.0
@@ -172,7 +172,7 @@ def ago(moment: float, now: float) -> str:
 def sentence(text: str) -> Markup:
     """Return a message of a command with what is in backticks as code, and a capital letter if a word is first."""
     is_word = text.partition(" ")[0].rstrip(":,").isalpha()
-    capital = seen(text[:1].upper() + text[1:] if is_word else text)
+    capital = escape_unseen(text[:1].upper() + text[1:] if is_word else text)
     pieces = [escape(piece) for piece in capital.split("`")]
     if len(pieces) % 2 == 0:  # a backtick without a second one
         return escape(capital)

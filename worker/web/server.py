@@ -28,11 +28,11 @@ from docmill.worker.web.site import (
     SIGN_IN,
     SIGN_OUT,
     Site,
+    are_equal,
     guard,
     health,
     is_from_another_site,
     own_path,
-    same,
     sign_in,
     sign_out,
 )
@@ -170,9 +170,9 @@ class _Application:
             return self._sign_in_form(following, STALE)
         if self._site.token is not None:
             async with self._attempts:  # so that all browsers together try few tokens
-                with move_on_after(ATTEMPT_S):  # first, so that who leaves learns nothing
+                with move_on_after(ATTEMPT_S):  # before the comparison: a client that leaves early learns nothing
                     await request.receive()  # returns when the client has left
-            if not same(form.get("token", ""), self._site.token):
+            if not are_equal(form.get("token", ""), self._site.token):
                 return self._sign_in_form(following, "This is not the token that docmill printed at its start.")
         return sign_in(self._site, request, following)
 
@@ -185,7 +185,7 @@ class _Application:
         )
 
     def _has_token(self, form: Mapping[str, str]) -> bool:
-        return same(form.get("form_token", ""), self._site.form_token)
+        return are_equal(form.get("form_token", ""), self._site.form_token)
 
     async def _refuse(self, request: Request, error: PageRefused) -> Response:
         """Return a page about an error; of a part of a page only the sentence, which replaces nothing."""

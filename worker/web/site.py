@@ -50,8 +50,8 @@ def allowed_hosts(host: str, names: Iterable[str]) -> frozenset[str] | None:
 SESSION_S = 12 * 60 * 60
 
 
-def same(secret: str, expected: str) -> bool:
-    """Compare two secrets in a time that says nothing of where they differ."""
+def are_equal(secret: str, expected: str) -> bool:
+    """Return True if two secrets are equal, in a time that does not depend on where they differ."""
     return hmac.compare_digest(secret.encode(), expected.encode())
 
 
@@ -71,7 +71,7 @@ class Sessions:
         return cookie
 
     def has(self, cookie: str) -> bool:
-        """Return True if the cookie is that of a session which has not ended."""
+        """Return True if the cookie belongs to a session that has not ended."""
         end = self._ends.get(_hash(cookie))
         return end is not None and end > self._clock()
 
@@ -157,7 +157,7 @@ def _refusal(site: Site, request: Request) -> Response | None:
     if path == HEALTH:
         return None
     if not _is_known_host(site, request):
-        # A name that leads here and is not ours: a page of another site may have rebound it (DNS rebinding).
+        # Another site may have made its name lead here (DNS rebinding).
         said = "This host name is not allowed. Open the address that docmill printed, or name it with --host-name."
         return PlainTextResponse(said, HTTPStatus.MISDIRECTED_REQUEST)
     if request.method not in {"GET", "HEAD", "POST"}:

@@ -56,7 +56,7 @@ def test_search_and_runs_of_pipelines_change_to_the_new_model_and_back(
     assert cost["tokens_to_do"] > 0
     asked = embedded(*TO_9000, code=2).stderr
     assert "device-seconds on cpu" in asked
-    assert "Nothing was changed: --yes says that it is meant." in asked
+    assert "Nothing was changed. Give --yes to confirm." in asked
     assert embedded.json("migrate", "status", "tickets") == []
 
     done = embedded.json(*TO_9000, "--yes")

@@ -84,7 +84,7 @@ def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_res
     for options in (["--dry-run"], []):
         said = stocked("gc", "versions", *options, code=0 if options else 2).stderr
         assert "1 superseded version of documents, 0 readings" in said
-        assert "The results of jobs that had these versions lack them then." in said
+        assert "Then the results of jobs with these versions lack them." in said
     assert stocked.json("gc", "versions", "--older-than", 1)["superseded"] == 0
     said = stocked("gc", "versions", "--yes").stderr
     assert "Removed: 1 text, 1 result, 1 superseded version of documents, 0 readings." in said

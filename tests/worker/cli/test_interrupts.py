@@ -95,7 +95,7 @@ def work(**_):
         raise
 
 cli.docmill = work
-printing.still_waits = lambda: any(map(signal.raise_signal, again))
+printing.is_prefetch_blocked = lambda: any(map(signal.raise_signal, again))
 cli.main()
 """
 

@@ -57,7 +57,7 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill,
     assert f"wait for a worker: {waiting} and others." in ended_at_once
     assert len(dispatched(store)) == 4  # as of a worker that was killed, with its queue
     again = embedded("run", "embed", "2.jsonl", "--model", "null").stderr
-    assert "Job 2 was unfinished and is carried on" in again
+    assert "Job 2 was unfinished. It continues" in again
     assert "hints_lost" not in again
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 1, 0, 0, 1]
 

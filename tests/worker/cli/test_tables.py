@@ -26,13 +26,13 @@ from docmill.storage.outputs.output_types import (
 )
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.status import read_status
-from docmill.worker.consoles import samples_table, shortened, steps_table
+from docmill.worker.consoles import cut_middle, samples_table, steps_table
 from tests.storage.steps.test_flag_conditions import Flagger
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Mn", "Me", "Cf"]), max_size=60), st.integers(1, 40))
 def test_a_shortened_name_fits_and_keeps_its_ends(name: str, width: int) -> None:
-    short = shortened(name, width)
+    short = cut_middle(name, width)
     assert cell_len(short) <= width
     if cell_len(name) <= width:
         assert short == name

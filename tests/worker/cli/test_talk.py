@@ -29,7 +29,7 @@ def test_what_a_source_held_is_said_in_one_line(call: Call, tmp_path: Path) -> N
     assert said.out == "1\n"
     again = call("enqueue", "embed", "m.jsonl").err
     assert "0 texts to compute, beside those of before. `docmill failures` names the superseded records." in again
-    assert "\nJob 1 was unfinished and is carried on." in again
+    assert "\nJob 1 was unfinished. It continues." in again
 
 
 @pytest.mark.parametrize(("name", "raw"), [("e.jsonl", ""), ("h.csv", "id,text\n"), ("-", "\n")])
@@ -136,7 +136,7 @@ def test_a_quiet_command_that_refuses_says_why(call: Call) -> None:
     assert "No migration of one is under way" in call("migrate", "cancel", "one", "-q", code=2).err
     said = call("corpus", "rm", "one", "-q", code=2).err
     assert "This removes the corpus one" in said
-    assert "--yes says that it is meant" in said
+    assert "Give --yes to confirm" in said
     call("cancel", 1, "-q")
     call("cancel", 2, "-q")
     said = call("corpus", "rm", "one", "--document", "none", "--yes", "-q", code=1).err

@@ -171,7 +171,7 @@ def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None
             ("a", "one", "one"),
             ("b", "two", "two"),
         ]
-    assert "--yes says that it is meant" in embedded("pipeline", "rm", "nightly", code=2).stderr
+    assert "Give --yes to confirm" in embedded("pipeline", "rm", "nightly", code=2).stderr
     assert [one["name"] for one in embedded.json("pipeline", "list")] == ["nightly"]
     embedded("pipeline", "rm", "nightly", "--yes")
     assert embedded.json("pipeline", "list") == []

@@ -54,8 +54,8 @@ def test_what_is_due_on_a_night_when_clocks_change(cron: str, since: str, now: s
 @pytest.mark.parametrize(
     ("cron", "timezone", "said"),
     [
-        ("60 * * * *", "UTC", "cron is wrong: '60' is no minute: it is 0 to 59"),
-        ("0 0 * * FRI-MON", "UTC", "cron is wrong: 'FRI-MON' is no day of the week: it is 0 (Sunday) to 7"),
+        ("60 * * * *", "UTC", "cron is wrong: the minute cannot be '60'; write 0 to 59"),
+        ("0 0 * * FRI-MON", "UTC", "cron is wrong: the day of the week cannot be 'FRI-MON'; write 0 (Sunday) to 7"),
         ("@daily", "UTC", "cron takes 5 fields .* '@daily' has 1"),
         ("0" * 501, "UTC", "cron is longer than 500 characters"),
         ("0 0 30 2 *", "UTC", "cron '0 0 30 2 *' is a time that never comes"),

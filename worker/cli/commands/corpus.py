@@ -22,7 +22,7 @@ from docmill.storage.results import corpora
 from docmill.storage.results.corpora import CorpusState
 from docmill.worker import formatting, inventory
 from docmill.worker.cli.options import JSON, YES, FilledPath
-from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, print_json, print_rich, say
+from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirm, print_json, print_rich, say
 from docmill.worker.consoles import NameCell, jobs_table, table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
@@ -139,7 +139,7 @@ def rm_command(
         name = find_first_existing(database, corpus_names(name))
         missing = removal.find_unknown_keys(database, name, ids)
         keys, documents = _choose(database, name, ids, conditions, vanished)
-        if keys != [] and not yes and not confirmed(f"This removes {documents}, and every result {_LEFT}"):
+        if keys != [] and not yes and not confirm(f"This removes {documents}, and every result {_LEFT}"):
             return BAD_INPUT
         same = [] if keys is None else removal.find_same_texts(database, name, keys)
         if keys is None:

@@ -16,14 +16,14 @@ from docmill.storage.deletion.retention import Ages
 from docmill.storage.search import pgvector_index
 from docmill.worker import formatting, inventory
 from docmill.worker.cli.options import JSON, YES, named, number, whole_number
-from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, say
+from docmill.worker.cli.printing import OK, confirm, print_json, print_rich, say
 from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.settings import DAY_S, load_settings, parse_duration
 from docmill.worker.stores import open_store
 
-LACKING = "The results of jobs that had these versions lack them then."
+LACKING = "Then the results of jobs with these versions lack them."
 RECOMPUTED = "A later job that needs them computes them again."
 
 
@@ -53,14 +53,14 @@ def texts_command(dry_run: bool, as_json: bool) -> int:
     "days",
     type=number(0),
     metavar="DAYS",
-    help="Drop results that are older than this, and versions that were superseded before then.",
+    help="Drop results that are older than DAYS, and versions that were superseded before that time.",
 )
 @click.option("--spec", help="Drop results of this spec only: its number in `corpus show`, or KIND/MODEL.")
 @DRY_RUN
 @YES
 @JSON
 def results_command(days: float | None, spec: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
-    """Drop old results, also those of current documents. The command counts them, and asks."""
+    """Drop old results, even results of current documents. The command counts the results, and asks."""
     if days is None and spec is None:
         raise click.UsageError("give --older-than DAYS, or --spec SPEC")
     return _collect(
@@ -79,7 +79,7 @@ def results_command(days: float | None, spec: str | None, dry_run: bool, yes: bo
     "days",
     type=number(0),
     metavar="DAYS",
-    help="Remove only versions that were superseded before then.",
+    help="Remove only versions that were superseded more than DAYS ago.",
 )
 @DRY_RUN
 @YES
@@ -94,7 +94,13 @@ def versions_command(days: float | None, dry_run: bool, yes: bool, as_json: bool
 
 
 @gc_command.command("migrated", epilog="Example: docmill gc migrated --older-than 30")
-@click.option("--older-than", "days", type=number(0), metavar="DAYS", help="Only results of migrations before then.")
+@click.option(
+    "--older-than",
+    "days",
+    type=number(0),
+    metavar="DAYS",
+    help="Drop only results of migrations that are older than DAYS.",
+)
 @DRY_RUN
 @YES
 @JSON
@@ -160,12 +166,12 @@ def _collect(
         if superseded:
             with database.read() as transaction:
                 old = removal.count_versions(transaction, older_than_s)
-        asks = dry_run or not yes  # else nobody reads the counts
+        asks = dry_run or not yes  # otherwise the counts are not shown
         dropped = gc.count_old(database, older_than_s=older_than_s, spec_ids=spec_ids) if asks else []
         if dry_run:
             _say_would_remove(old, dropped, gc.count_unneeded(database), as_json)
             return OK
-        if (old.documents or dropped) and not yes and not confirmed("\n".join(_what("This drops:", old, dropped))):
+        if (old.documents or dropped) and not yes and not confirm("\n".join(_what("This drops:", old, dropped))):
             return BAD_INPUT
         spec_ids = note(database, spec_ids)
         removed = removal.remove_versions(database, older_than_s) if superseded else Removed()

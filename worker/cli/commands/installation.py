@@ -137,8 +137,14 @@ def _check_invariants(as_sql: bool, as_json: bool) -> int:
     if as_json:
         print_json(
             [
-                {"name": it.name, "sentence": it.sentence, "advice": it.advice, "rows": rows, "seconds": seconds}
-                for it, rows, seconds in checks
+                {
+                    "name": each.name,
+                    "sentence": each.sentence,
+                    "advice": each.advice,
+                    "rows": rows,
+                    "seconds": seconds,
+                }
+                for each, rows, seconds in checks
             ]
         )
     broken, took = sum(bool(rows) for _, rows, _ in checks), duration(sum(seconds for *_, seconds in checks))

@@ -86,7 +86,7 @@ def status_command(job: int | None, wait: bool, as_json: bool) -> int:
     elif wait:
         say(formatting.summary(status, cost))
     else:
-        shown = formatting.of_status(status, flags, escalated, cost)
+        shown = formatting.describe_status(status, flags, escalated, cost)
         click.echo(formatting.aligned(shown | ({"migration": formatting.printable(migration)} if migration else {})))
     return exit_code_of(status) if wait else OK
 

@@ -1,4 +1,4 @@
-"""`docmill models`: list the models that have names, check a model, and get those of the quick start."""
+"""`docmill models`: list the named models, check a model, and get the models of the quick start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from docmill.worker.submit.rehearsal import find_lacking
 
 @click.group("models")
 def models_command() -> None:
-    """List the models that have names, check a model, or get those of the quick start."""
+    """List the named models, check a model, or get the models of the quick start."""
 
 
 @models_command.command("list", epilog="Example: docmill models list")

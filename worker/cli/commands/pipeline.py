@@ -18,7 +18,7 @@ from docmill.worker.cli.options import BACKEND, DEVICE, JSON, LATEST, YES, Fille
 from docmill.worker.cli.printing import (
     OK,
     answer,
-    confirmed,
+    confirm,
     exit_code_of,
     listen,
     print_json,
@@ -70,7 +70,7 @@ def check_command(file: Path, as_json: bool) -> None:
         only += "" if step.leaves_out is None else f", without {step.leaves_out}"
         said = [f"{step.name}: {step.spec} over {step.input or 'the documents'}{only}"]
         if (again := step.escalation) is not None:
-            other = formatting.unlike(step.spec, again.spec)
+            other = formatting.describe_difference(step.spec, again.spec)
             said.append(f"  {again.doubt}: escalates to {again.spec}{other}")
         for sentence in said:
             answer("\n".join(formatting.wrapped(sentence, indent="    ", width=80)))
@@ -189,7 +189,7 @@ def rm_command(name: str, yes: bool) -> int:
     with open_store(load_settings()) as database:
         pipelines.get(database, name)
         question = f"This removes the pipeline {name}, its history and its view. Its corpus, jobs and results stay."
-        if not yes and not confirmed(question):
+        if not yes and not confirm(question):
             return BAD_INPUT
         pipelines.remove(database, name)
         views.drop(database, name)

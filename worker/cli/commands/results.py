@@ -41,7 +41,7 @@ def _flags(value: str | Flagged) -> Flagged:
         return Flagged.parse(value.split(","))
     except StorageError as error:
         if value.isdecimal():
-            advice = f"{value} is no flag; write JOB before it: docmill results {value} --flagged"
+            advice = f"{value} is not a flag; write JOB before it: docmill results {value} --flagged"
             raise ValueError(advice) from error
         raise ValueError(f"{error}; without a name it stands for all doubtful ones") from error
 

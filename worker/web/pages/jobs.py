@@ -155,7 +155,7 @@ class JobProgress:
 
     @property
     def tenths(self) -> int:
-        """The percents rounded down to tens, for what is read out: it should not speak every second."""
+        """The percents rounded down to tens, for screen readers, which should not speak every second."""
         return self.percent // TENTH * TENTH
 
     @property
@@ -171,7 +171,7 @@ class JobProgress:
 
 
 def name_model(spec: Spec) -> str:
-    """Return the name that people know a model by: that of its adapter, or of its file or folder."""
+    """Return the short name of a model: its adapter's, or the last part of its path."""
     name = str(spec.params.get("adapter", spec.model))
     return last_part(name) if Path(name).is_absolute() else name
 
@@ -232,7 +232,7 @@ def _prioritize(request: PageRequest) -> str:
     try:
         priority = int(text)
     except ValueError:
-        raise PageRefused(f"The priority {text!r} is no whole number.") from None
+        raise PageRefused(f"The priority {text!r} is not a whole number.") from None
     if abs(priority) > LARGEST_PRIORITY:
         raise PageRefused(f"The priority {priority} is too large; the largest is {LARGEST_PRIORITY:,}.")
     change = partial(jobs.prioritize, priority=priority)

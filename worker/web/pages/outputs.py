@@ -102,7 +102,7 @@ def _cursor(request: PageRequest, step: StepStatus) -> Cursor | None:
         return None
     match = _CURSOR.fullmatch(place_text)
     if match is None or int(match[1]) > (0 if step.escalated is None else 1):
-        raise PageRefused(f"after={place_text} in the address is no place. Follow a link of the page instead.")
+        raise PageRefused(f"after={place_text} in the address is not a place. Follow a link of the page instead.")
     return int(match[1]), int(match[2]), int(match[3])
 
 
