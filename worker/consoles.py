@@ -175,7 +175,7 @@ def steps_table(status: JobStatus, flags: Mapping[str, FlagCounts]) -> Table:
 
 
 def jobs_table(statuses: Sequence[JobStatus]) -> Group:
-    """Return a table with a line for each job, and below it what the jobs wait for or why they stopped."""
+    """Return a table with a line for each job, and below it the reasons why jobs wait or stopped."""
     count_columns = ("done", "failed", "to do")
     made = table("job", "state", "task", "corpus", *count_columns, names={"task", "corpus"}, numbers=count_columns)
     reasons = []

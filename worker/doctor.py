@@ -280,7 +280,7 @@ def look_at_confinement(_: Settings) -> Iterator[Diagnosis]:
 
 
 def look_at_extras(_: Settings) -> Iterator[Diagnosis]:
-    """List the installed extras, and what the others would add."""
+    """List the installed extras, and the use of each missing extra."""
     installed = [name for name, extra in EXTRAS.items() if extra.is_installed]
     yield Diagnosis("extras", True, f"installed: {', '.join(installed) or 'none'}")
     has_gpu = bool(cuda_devices())  # the driver's tool takes seconds where no process keeps the driver loaded

@@ -1,7 +1,7 @@
 """Errors of queues and messages, and the places in TOML files that errors name.
 
 WorkerError            also for wrong settings and pipeline files: it lists all their faults
-├── BrokerUnreachable  no Redis, one that refuses, or an embedded one that does not start here
+├── BrokerUnreachable  Redis is missing or refuses, or an embedded Redis does not start here
 ├── OrderBusy          another worker carries out the same order
 └── BadMessage         a message that is not of this protocol
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 class WorkerError(Exception):
-    """The worker could not do what was asked."""
+    """The worker could not carry out the request."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").strip())

@@ -299,7 +299,7 @@ REMOVED = {
 
 
 def swept(rules: Sequence[str]) -> str:
-    """Return a remark on what rules of retention removed of a job; empty if they removed nothing."""
+    """Return a remark on the rows of a job that retention rules removed; empty if there are none."""
     return "\n".join(f"{REMOVED[rule]} (retention, rule {rule})" for rule in rules)
 
 

@@ -74,7 +74,7 @@ def start(level: str, form: str, **constant: str) -> None:
 
 
 class _Lossy:
-    """A text stream that drops what cannot be written, as on a full disk or after its reader went away."""
+    """A text stream that drops text that cannot be written, as on a full disk or after its reader went away."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -53,7 +53,7 @@ class Terminal(Listener):
 
 @contextmanager
 def show_lines_above_bar(log_level: str | None, log_format: str = logs.TEXT) -> Iterator[None]:
-    """Show docmill's log, and what children started meanwhile write to stderr, above a bar in whole lines.
+    """Show docmill's log and the stderr of child processes above a bar, in whole lines.
 
     Children write to a pipe in place of stderr, and a thread prints its lines. There is no pipe if stderr is not a
     terminal, where no bar moves, or if another thread has a pipe. Without a level, docmill's log is left to the

@@ -192,7 +192,7 @@ def _skip_last_collection() -> None:
 
 
 def _keep_near_misses(error: click.ClickException) -> None:
-    """Leave out suggestions that are far from what was written: click's own go up to two letters of five."""
+    """Leave out suggestions that are far from the written word: click's own differ in up to two letters of five."""
     possibilities = getattr(error, "possibilities", None)
     written = getattr(error, "option_name", None) or getattr(error, "command_name", None)
     if possibilities and written:
@@ -200,7 +200,7 @@ def _keep_near_misses(error: click.ClickException) -> None:
 
 
 def _run() -> int:
-    """Run the command, say what went wrong, and return the exit code."""
+    """Run the command, print its error if it fails, and return the exit code."""
     try:
         return int(docmill(standalone_mode=False) or 0)
     except click.exceptions.Exit as error:

@@ -184,7 +184,7 @@ def follow(
 def change_job(
     database: Database, job_id: int, change: Callable[[Database, int], bool], became: str
 ) -> tuple[bool, str]:
-    """Apply a change to a job. Return False if it had ended already, and a sentence on what became of it."""
+    """Apply a change to a job. Return False if the job had ended already, and a sentence that says so."""
     changed = change(database, job_id)
     return changed, f"Job {job_id} is {became}." if changed else f"Job {job_id} had ended already."
 

@@ -82,8 +82,8 @@ def run_file(
 ) -> tuple[Pipeline, JobStatus, int | None]:
     """Run the pipeline in a file on this machine, and write its output file if the job was not stopped.
 
-    Return the pipeline, the job's final status, and the number of results written. Raises WorkerError, and what
-    `worker.jobs.local_run.run_here` does.
+    Return the pipeline, the job's final status, and the number of results written. Raises WorkerError, and the
+    errors of `worker.jobs.local_run.run_here`.
     """
     from docmill.worker.jobs.local_run import run_here  # with the libraries of a worker
 

@@ -47,7 +47,7 @@ class WritingBar:
         self._stack.close()
 
     def along(self, rows: Iterable[RowT], total: int, before: int = 0) -> Iterator[RowT]:
-        """Yield the rows, one for each of ``total`` documents, of which some were written ``before``."""
+        """Yield the rows of ``total`` documents, after those that were written ``before``."""
         n = before
         for n, row in enumerate(rows, before + 1):
             if n % SHOWN_EVERY == 0:

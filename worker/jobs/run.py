@@ -81,8 +81,7 @@ def run_request(
     ``opened`` opens the source in place of its name. ``store`` takes the place of the settings' own. ``kept``
     keeps the processes for the next run. ``account`` takes the place of the request's own.
 
-    Raises what `worker.jobs.local_run.run_here` and
-    `worker.submit.request.prepare` do.
+    Raises the errors of `worker.jobs.local_run.run_here` and `worker.submit.request.prepare`.
     """
     with ExitStack() as until_shown:
         # The processes import their libraries while this one imports its own, and reads.

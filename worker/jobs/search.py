@@ -63,7 +63,7 @@ def with_prompt(spec: Spec, prompt: str | None, prompt_name: str | None) -> Spec
 def embed(engine: Engine, spec: Spec, queries: Sequence[str]) -> list[Vector | Failure]:
     """Return a vector for each query to documents that were embedded under the spec, or the reason why there is none.
 
-    Raises CannotServe when the model cannot be opened, and what the device died of.
+    Raises CannotServe if the model cannot be opened, and the error of which the device died.
     """
     ticket = engine.submit(query_spec(spec), list(enumerate(queries)))
     ticket.wait()

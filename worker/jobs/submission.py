@@ -36,8 +36,8 @@ def submit(
 
     ``account`` takes the place of the request's own.
 
-    If a job already has the request's idempotency key, say so and read nothing. Raises what
-    `worker.submit.enqueue.enqueue` and `worker.submit.request.prepare` do.
+    If a job already has the request's idempotency key, say so and read nothing. Raises the errors of
+    `worker.submit.enqueue.enqueue` and `worker.submit.request.prepare`.
     """
     if (known := find_repeated(database, key_of(request))) is not None:
         _say_repeated(listener, request, known)
@@ -74,7 +74,7 @@ def prepare_request(
 ) -> Prepared:
     """Check a request, and say which default model it takes. ``account`` takes the place of the request's own.
 
-    Raises what `worker.submit.request.prepare` does.
+    Raises the errors of `worker.submit.request.prepare`.
     """
     if request.source == "-" and sys.stdin.isatty():
         listener.say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
@@ -85,7 +85,7 @@ def prepare_request(
 
 
 def say_replaced(database: Database, prepared: Prepared, listener: Listener) -> None:
-    """Say that a job computes a model that its corpus was migrated from, and what answers instead."""
+    """Say which model answers searches if a job computes the model that its corpus was migrated from."""
     for before, after in zip(
         prepared.steps, substitute_specs(database, prepared.corpus, prepared.steps), strict=True
     ):

@@ -1,7 +1,7 @@
 """A pipeline as a TOML file: its text becomes values, or every error in it with its place. Pure, but for `read`.
 
-Of a step's options only the names and types are checked here: what suits a model is known when the model is
-(``tasks.specs.plan.build_spec``). docs/pipeline-file.md is the reference for those who write such a file.
+Only the names and types of a step's options are checked here; ``tasks.specs.plan.build_spec`` checks them against
+the model. docs/pipeline-file.md is the reference for such a file.
 """
 
 from __future__ import annotations

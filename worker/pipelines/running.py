@@ -48,7 +48,7 @@ _OPTION = re.compile(r"--([a-z][a-z-]*)")
 def prepare_pipeline(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ()) -> Prepared:
     """Check everything that can be checked before anything is stored.
 
-    ``devices`` are those of this machine that will compute it, if any will.
+    ``devices`` are this machine's devices that will compute it; none if workers will.
 
     Raises SourceError for the source, WorkerError for a step that its model cannot do, HubUnreachable,
     StorageError for leave-out.
@@ -210,9 +210,9 @@ def _take_further(settings: Settings, database: Database, broker: Broker, run: R
 
 
 def conclude(database: Database, run: Run, pipeline: Pipeline, status: JobStatus, held: HeldLease) -> None:
-    """End a run whose job has ended: write its output, and note what came of it.
+    """End a run whose job has ended: write its output, and note its state.
 
-    Raises ExportBlocked if the job goes on, as after a retry, and what `export` does.
+    Raises ExportBlocked if the job goes on, as after a retry, and the errors of `export`.
     """
     if not status.ended:
         raise ExportBlocked
@@ -223,7 +223,7 @@ def conclude(database: Database, run: Run, pipeline: Pipeline, status: JobStatus
 
 
 def outcome(status: JobStatus) -> tuple[str, str | None]:
-    """Return the state of a run whose job has ended, and the reason or a remark on what the job lacks."""
+    """Return the state of a run whose job has ended, and the reason, or a remark on documents without a result."""
     if status.state != "done":
         return "failed", f"job {status.id} was {status.state}"
     lacking = [f"{counted(status.failed, 'text')} failed"] if status.failed else []

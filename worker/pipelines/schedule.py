@@ -79,7 +79,7 @@ def _nearest_zones(name: str) -> str:
 def next_after(cron: str, timezone: str, after: float) -> float:
     """Return the first time at which a schedule is due strictly after an instant, both in seconds since 1970.
 
-    Raises BadSchedule for what `check` refuses.
+    Raises BadSchedule for a schedule that `check` refuses.
     """
     zone = _read(cron, timezone)
     for local in CronSim(cron, datetime.fromtimestamp(math.floor(after), zone)):
@@ -101,7 +101,7 @@ def due(cron: str, timezone: str, since: float, now: float) -> float | None:
 
     Times that were missed collapse into the latest of them, and the work does not grow with their number. In the hour
     that clocks repeat, cronsim may give a time of the first hour only when the second has come to it. Raises
-    BadSchedule for what `check` refuses, but for expressions that only a zone's clocks always skip: None.
+    BadSchedule for a schedule that `check` refuses, but for expressions that only a zone's clocks always skip: None.
     """
     zone = _read(cron, timezone)
     for local in CronSim(cron, datetime.fromtimestamp(math.floor(now) + 1, zone), reverse=True):

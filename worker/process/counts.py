@@ -1,4 +1,4 @@
-"""Counters of what a worker did, its memory, and its use of time, which its device processes report to it."""
+"""Counters of a worker's work, memory and time, from the reports of its device processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ READING, CUTTING, COMPUTING, WRITING = PHASES = ("reading", "cutting", "computin
 
 
 class DeviceCounter:
-    """Counts what the threads of a device process do. Only ever grows."""
+    """Counts the events of all threads of a device process. No count ever falls."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -85,7 +85,7 @@ def of_memory(memory: Memory) -> dict[str, int]:
 
 
 class WorkByDevice:
-    """The work of a worker by device, from what its device processes report.
+    """The work of a worker by device, from the reports of its device processes.
 
     A device process that died is counted with the process that takes its place, so no counter ever falls. Its memory
     is gone with it.

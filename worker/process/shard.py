@@ -351,7 +351,7 @@ class Process:
     def computed(self) -> dict[int, float]:
         """Return the number of texts that are computed and not yet committed, by job.
 
-        A text of which windows are left counts in part. Every job with shards here has an entry, if only of 0.
+        A text counts in part while some of its windows are left. Every job with shards here has an entry, at least 0.
         """
         texts: dict[int, float] = {}
         for shard in self.in_flight.held():

@@ -26,7 +26,7 @@ GRACE_S = 30.0  # how long a queued shard is believed to have its message
 def top_up(database: Database, broker: Broker, lanes: Collection[str], *, only_job: int | None = None) -> None:
     """Offer planned shards of these lanes (of one job, or of all) to the queue, up to each lane's window.
 
-    Raises BrokerUnreachable; then what could not be sent is planned as before.
+    Raises BrokerUnreachable; then shards that could not be sent are planned as before.
     """
     for lane in dispatch.lanes(database, only_job=only_job):
         if lane.name in lanes:

@@ -106,7 +106,7 @@ def rewrite(raw: bytes, origin: str) -> bytes:
 
 
 def _body(envelope: dict[str, Any], compression: object) -> list[Any]:
-    """Return the body of a message: arguments by their place, those with names, and what follows the task."""
+    """Return the body of a message: positional arguments, named arguments, and the tasks that follow."""
     body = envelope.get("body")
     if _object(envelope.get("properties"), "its properties").get("body_encoding") != "base64":
         raise BadMessage("a message's body is in base64")

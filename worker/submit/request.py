@@ -78,7 +78,7 @@ def prepare(
 ) -> Prepared:
     """Check everything that can be checked before anything is stored.
 
-    ``devices`` are those of this machine that will compute it, if any will. ``opened`` opens the source in place of
+    ``devices`` are this machine's devices that will compute it, if any. ``opened`` opens the source in place of
     its name. ``on_spec`` gets the spec before the model's files are looked at, which may take seconds.
 
     Raises SourceError for the source, ModelError for the model, BadOption for the options or a missing model,

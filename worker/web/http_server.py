@@ -83,7 +83,7 @@ class _Connection(H11Protocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP. After a request the connection just ends: an answer to it may have begun."""
+        """Answer a client that does not speak HTTP. After a request, just end: an answer may have begun."""
         if self.cycle is None:
             super().send_400_response(msg)  # type: ignore[unreachable]
         else:

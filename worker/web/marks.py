@@ -134,7 +134,7 @@ def findings(checks: Checks, source: str, output: str, flags: Collection[str]) -
 def mark_output(
     source: str, output: str, flags: Collection[str], checks: Checks
 ) -> tuple[Sequence[TextPart], Sequence[TextPart], Sequence[tuple[bool, str]]]:
-    """Return an input and its output with marks on what the checks find in it, and remarks: its flags in words.
+    """Return an input and its output with marks on the findings of checks, and remarks: its flags in words.
 
     In a doubtful output without findings, marks are on words that are not in the input. A remark is True if it casts
     doubt, and a text.
@@ -148,7 +148,7 @@ def mark_output(
 
 
 def remark(flag: str, evidence: Iterable[str] = ()) -> tuple[bool, str]:
-    """Return True if a flag casts doubt, and sentences: what a check found, or else the flag in words."""
+    """Return True if a flag casts doubt, and the findings of a check, or else the flag, in words."""
     said = [f"{sentence.removesuffix('.')}." for sentence in dict.fromkeys(evidence)] or [f"{in_words(flag)}."]
     more = [f"And {len(said) - MOST_EVIDENCE} more."] if len(said) > MOST_EVIDENCE else []
     sentences = " ".join(said[:MOST_EVIDENCE] + more)

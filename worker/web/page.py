@@ -91,8 +91,8 @@ Change: TypeAlias = Callable[[PageRequest], tuple[str, str]]  # returns the path
 class Page:
     """A page at a path such as `/jobs/{job}`. `template` is a file in `worker/web/templates`, or in `folder`.
 
-    `read` returns what the template shows. A page with a `name` stands in the navigation. `parts` are blocks of the
-    template by name, which the browser asks for again and again, as `?part=NAME`. When `read` returns
+    `read` returns the values for the template. A page with a `name` stands in the navigation. `parts` are names of
+    blocks of the template, which the browser asks for again and again, as `?part=NAME`. When `read` returns
     `has_ended`, the browser reloads the page.
     """
 
@@ -170,7 +170,7 @@ def ago(moment: float, now: float) -> str:
 
 
 def sentence(text: str) -> Markup:
-    """Return a message of a command with what is in backticks as code, and a capital letter if a word is first."""
+    """Return a command's message as HTML: text in backticks is code, and a first word has a capital letter."""
     is_word = text.partition(" ")[0].rstrip(":,").isalpha()
     capital = escape_unseen(text[:1].upper() + text[1:] if is_word else text)
     pieces = [escape(piece) for piece in capital.split("`")]

@@ -133,7 +133,7 @@ class _Application:
         return await self._answer(request, lambda: jobs.download(page_request))
 
     async def _answer(self, request: Request, act: Callable[[], Response]) -> Response:
-        """Return what a function of the store answers, on a thread; a page that says so if it cannot."""
+        """Return the answer of a function that reads the store, on a thread, or a page about its error."""
         try:
             return await to_thread.run_sync(act, limiter=self._limiter)
         except PageRefused as error:

@@ -229,7 +229,7 @@ def _old_versions(old: Removed) -> str:
 
 
 def _say_would_remove(old: Removed, dropped: list[SpecResults], unneeded: Removed, as_json: bool) -> None:
-    """Say what would go, and the texts that nothing needs now."""
+    """Print the versions and results that would be removed, and the texts that nothing needs now."""
     if as_json:
         counts = {"superseded": old.documents, "readings": old.ingests, "unneeded": _counts(unneeded)}
         print_json({"dropped": [asdict(of_spec) for of_spec in dropped], **counts})

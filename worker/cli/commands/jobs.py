@@ -117,7 +117,7 @@ def retry_command(job: int, only: str | None, as_json: bool) -> None:
 
 
 def _apply(change: Callable[[Database], tuple[bool, str]], job: int, as_json: bool, key: str = "changed") -> None:
-    """Change a job, and print what the change says."""
+    """Change a job, and print the sentence or the JSON of the change."""
     with open_store(load_settings()) as database:
         changed, said = change(database)
     if as_json:

@@ -177,7 +177,7 @@ class TaskGroup(click.Group):
 
 
 def _options(kind: kinds.TaskKind) -> list[Callable[[Callable[..., Any]], object]]:
-    """Return what adds the options of every command with a source: what to do with it, and how to read it."""
+    """Return decorators that add the argument SOURCE, and the options of a kind and of reading a source."""
     own = vars(kind.options).get("__annotations__", {})
     return [
         click.argument("source", shell_complete=complete_files),
@@ -349,7 +349,7 @@ def _conclude(
     cost: Cost | None,
     as_json: bool,
 ) -> int:
-    """Say what came of a job: a summary, a few results; and the exit code."""
+    """Print the summary of a job and a few of its results. Return the exit code."""
     from docmill.storage.results.job_counts import count_flags
     from docmill.storage.results.results import samples
     from docmill.worker.consoles import samples_table

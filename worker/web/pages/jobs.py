@@ -56,7 +56,7 @@ TONES = {  # by state: the tone of its badge
 
 
 def last_day(statuses: Sequence[JobStatus], is_all: bool, prices: Prices, now: float) -> Values | None:
-    """Return what the jobs of the last 24 hours used, of the latest jobs; None if there are none of that time.
+    """Return the tokens and the cost of the jobs of the last 24 hours, of the latest jobs; None without such jobs.
 
     With `has_more`, older pages have more of these jobs.
     """
@@ -196,7 +196,7 @@ def read_job(request: PageRequest) -> Values:
 
 
 def shared(status: JobStatus) -> dict[str, object]:
-    """Return what every page of a job shows at its top."""
+    """Return the values that every page of a job shows at its top."""
     return {"job": JobProgress(status), "status": status}
 
 
@@ -215,7 +215,7 @@ def read_failures(request: PageRequest) -> Values:
 
 
 def _of_job(act: Callable[[PageRequest], str]) -> Change:
-    """Return a change of a job, which leads back to the job's page. ``act`` returns what it did."""
+    """Return a change of a job, which leads back to the job's page. ``act`` returns the notice."""
     return lambda request: (f"/jobs/{request.job}", act(request))
 
 

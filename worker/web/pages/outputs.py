@@ -76,7 +76,7 @@ def _input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str, An
 
 
 def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks = NONE) -> Values:
-    """Return a document's input and output in parts, of which some are marked, with remarks."""
+    """Return a document's input and output in parts, some of them marked, with remarks."""
     text, source, spec = result.get("text"), str(result["input"]), step.spec
     output = text if isinstance(text, str) else database.kind_of(spec.kind).output.shown(result, spec.params)
     before, after, remarks = mark_output(source, output, result["flags"], checks if output == text else NONE)
