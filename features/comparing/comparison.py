@@ -18,7 +18,7 @@ from docmill.storage.core.lookups import is_current_document, pages
 from docmill.storage.core.schema import Document
 from docmill.storage.core.specs import StoredOutcome
 from docmill.storage.errors import StorageError
-from docmill.storage.outputs.output_types import CONFIDENCE, VECTOR, OutputType
+from docmill.storage.outputs.output_types import VECTOR, OutputType, read_confidence
 from docmill.storage.results.results import Reservoir
 from docmill.storage.search.knn import Matrix, Nearest, cosines
 from docmill.storage.steps import lineage
@@ -97,8 +97,7 @@ def find_keys(database: Database, neighborhoods: Sequence[Neighborhood]) -> dict
 def _result(of: Side, outcome: StoredOutcome | None) -> Result | None:
     if outcome is None or outcome.status != "done":
         return None
-    known = {name: getattr(outcome, name) for name in CONFIDENCE if getattr(outcome, name) is not None}
-    return {**of.output.result(outcome), "flags": outcome.flags, **known}
+    return {**of.output.result(outcome), "flags": outcome.flags, **read_confidence(outcome)}
 
 
 @dataclass

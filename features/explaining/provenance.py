@@ -24,7 +24,7 @@ from docmill.storage.core.schema import (
 from docmill.storage.core.specs import Spec, StoredOutcome
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NotFound
-from docmill.storage.outputs.output_types import CONFIDENCE
+from docmill.storage.outputs.output_types import read_confidence
 from docmill.storage.steps import choosing, lineage
 from docmill.storage.steps.choosing import select_read
 from docmill.storage.steps.conditions import Doubt, find_filter
@@ -263,7 +263,7 @@ class _Reading:
             tokens_out=row.tokens_out,
             created_at=row.created_at,
             runtime=self._runtime(row.runtime_id),
-            confidence={name: value for name in CONFIDENCE if (value := getattr(row, name)) is not None},
+            confidence=read_confidence(row),
         )
 
     def _runtime(self, runtime_id: int | None) -> Mapping[str, Any] | None:

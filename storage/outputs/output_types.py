@@ -69,6 +69,12 @@ class Stored(Protocol):
     def data(self) -> Any: ...
 
 
+def read_confidence(outcome: Stored) -> dict[str, float]:
+    """Return the numbers of `CONFIDENCE` that an outcome has, by their names."""
+    numbers = {name: getattr(outcome, name) for name in CONFIDENCE}
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
 class OutputType(ABC):
     """The type of a kind's outputs. `plural` names them in messages; `feeds_steps` if a later step can read them.
 

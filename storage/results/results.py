@@ -19,7 +19,7 @@ from docmill.storage.core.lookups import pages, read_texts
 from docmill.storage.core.schema import Document, Job, RejectionRow
 from docmill.storage.core.specs import StoredOutcome
 from docmill.storage.outputs.columns import Column, Form, Result, drop_clashing, row_of
-from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
+from docmill.storage.outputs.output_types import OutputType, read_confidence
 from docmill.storage.steps import lineage
 from docmill.storage.steps.choosing import as_text, condition
 from docmill.storage.steps.conditions import Flagged, find_filter, is_doubtful
@@ -49,11 +49,11 @@ def results(
     """Yield a step's done documents: {"id", "task", OUTPUT, "tokens_in", "tokens_out", "flags", "meta"}.
 
     OUTPUT is the JSON form of the kind's output type: "text", "vector", "labels", "spans" or "data". Those of
-    `CONFIDENCE` that are known come last. If a job has several steps and `step` is None, each document with a done
-    step is a dictionary {"id", "steps", "flags", "meta"}. "steps" maps the name of each done step to its OUTPUT,
-    tokens and flags. A vector is a float32 array (dim,), or (windows, dim) where every window was kept: then
-    "windows" has their offsets in characters. `with_input` adds the text as "input". `flagged` is a condition on
-    flags and numbers: of several steps the document has those of all. Raises NotFound.
+    `outputs.output_types.CONFIDENCE` that are known come last. If a job has several steps and `step` is None, each
+    document with a done step is a dictionary {"id", "steps", "flags", "meta"}. "steps" maps the name of each done
+    step to its OUTPUT, tokens and flags. A vector is a float32 array (dim,), or (windows, dim) where every window was
+    kept: then "windows" has their offsets in characters. `with_input` adds the text as "input". `flagged` is a
+    condition on flags and numbers: of several steps the document has those of all. Raises NotFound.
     """
     first = PAGE if limit is None else max(1, min(limit, PAGE))
     rows = placed_results(database, job_id, step=step, with_input=with_input, flagged=flagged, first=first)
@@ -105,7 +105,7 @@ def one_step(output: OutputType, step: OpenStep, documents: Iterator[_WithOutcom
             **_result(output, step, outcome),
             "flags": [*document.flags, *outcome.flags],
             "meta": document.meta,
-            **_confidence(outcome),
+            **read_confidence(outcome),
         }
         yield (document.seq, document.id), result if text is None else result | {"input": text}
 
@@ -116,7 +116,7 @@ def _all_steps(database: Database, steps: Sequence[OpenStep], documents: Iterato
             step.name: {
                 **_result(database.kind_of(step.lane).output, step, outcome),
                 "flags": outcome.flags,
-                **_confidence(outcome),
+                **read_confidence(outcome),
             }
             for step in steps
             if (outcome := outcomes.get(step.seq)) is not None and outcome.status == "done"
@@ -129,11 +129,6 @@ def _all_steps(database: Database, steps: Sequence[OpenStep], documents: Iterato
 def _result(output: OutputType, step: OpenStep, outcome: StoredOutcome) -> dict[str, Any]:
     tokens = {"tokens_in": outcome.tokens_in, "tokens_out": outcome.tokens_out}
     return {"task": step.lane, **output.result(outcome), **tokens}
-
-
-def _confidence(outcome: StoredOutcome) -> dict[str, float]:
-    values = {name: getattr(outcome, name) for name in CONFIDENCE}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _beside(table: Sequence[Column], *keys: str) -> list[Column]:
