@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from docmill.features.comparing.agreement import AGREEMENTS, Measures, Sureness, overlap, share
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import is_current_document, pages
+from docmill.storage.core.lookups import is_current_document, pages, read_keys
 from docmill.storage.core.schema import Document
 from docmill.storage.core.specs import StoredOutcome
 from docmill.storage.errors import StorageError
@@ -90,8 +90,8 @@ def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list
 def find_keys(database: Database, neighborhoods: Sequence[Neighborhood]) -> dict[int, str]:
     """Return the ids by which users know the documents of neighborhoods, or `REMOVED`."""
     ids = {n for near in neighborhoods for n in (near.document_id, *near.a, *near.b)}
-    rows = database.rows(select(Document.id, Document.key).where(Document.id.in_(ids)))
-    return dict.fromkeys(ids, REMOVED) | {row.id: row.key for row in rows}
+    with database.read() as transaction:
+        return dict.fromkeys(ids, REMOVED) | read_keys(transaction, ids)
 
 
 def _result(of: Side, outcome: StoredOutcome | None) -> Result | None:

@@ -22,8 +22,7 @@ from docmill.features.near_duplicates.components import Components, Ids
 from docmill.features.near_duplicates.methods import Advanced, ByText, jaccard
 from docmill.features.near_duplicates.tables import Signature
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import read_texts
-from docmill.storage.core.schema import Content
+from docmill.storage.core.lookups import n_chars, read_texts
 from docmill.storage.core.transaction import Columns, Transaction
 
 Bands = npt.NDArray[np.uint32]  # (texts, bands)
@@ -99,15 +98,15 @@ def _signed(
 def _pages_to_sign(database: Database, content_ids: Sequence[int]) -> Iterator[list[int]]:
     """Yield the texts in pages of a few million characters."""
     with database.read() as transaction:
-        lengths = transaction.probe(select(Content.id, Content.n_chars), Content.id, content_ids)
+        lengths = n_chars(transaction, content_ids)
     page: list[int] = []
-    n_chars = 0
-    for row in sorted(lengths):
-        if page and n_chars + row.n_chars > PAGE_CHARS:
+    page_chars = 0
+    for content_id, length in sorted(lengths.items()):
+        if page and page_chars + length > PAGE_CHARS:
             yield page
-            page, n_chars = [], 0
-        page.append(row.id)
-        n_chars += row.n_chars
+            page, page_chars = [], 0
+        page.append(content_id)
+        page_chars += length
     if page:
         yield page
 

@@ -14,7 +14,7 @@ import orjson
 from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import pages
+from docmill.storage.core.lookups import pages, read_keys
 from docmill.storage.core.schema import Content, Document, OutcomeRow, SpecRow
 from docmill.storage.core.specs import Status
 from docmill.storage.errors import StorageError
@@ -165,8 +165,7 @@ def items(database: Database, reviewed: ReviewedStep, documents: Mapping[int, in
     with database.read() as transaction:
         outputs = choosing.read_results(transaction, reviewed.step, [*documents], columns)
         inputs = {row.id: row for row in transaction.probe(texts, Content.id, [*documents])}
-        named = transaction.probe(select(Document.id, Document.key), Document.id, [*{*documents.values()}])
-    keys = {row.id: row.key for row in named}
+        keys = read_keys(transaction, {*documents.values()})
     made = []
     for content_id, document_id in documents.items():
         row, content = outputs.get(content_id), inputs.get(content_id)

@@ -90,6 +90,12 @@ def read_texts(transaction: Transaction, content_ids: Collection[int]) -> dict[i
     return {row.id: row.text for row in rows}
 
 
+def read_keys(transaction: Transaction, document_ids: Collection[int]) -> dict[int, str]:
+    """Return the ids by which users know documents, by the rows' ids. Removed documents are left out."""
+    rows = transaction.probe(select(Document.id, Document.key), Document.id, document_ids)
+    return {row.id: row.key for row in rows}
+
+
 def insert_row(transaction: Transaction, table: type[Base], **values: Any) -> int:
     """Insert a row. Return its id."""
     values = transaction.own_id(table) | values
