@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import orjson
 
@@ -32,7 +31,7 @@ from docmill.storage.writers.formats import JSONL, Row, to_json
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelError
 from docmill.tasks.kinds.options import parsed
-from docmill.worker.cli.printing import Harmless, listen, say
+from docmill.worker.cli.printing import listen, say, write_out
 from docmill.worker.engines import devices_for
 from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import counted
@@ -44,7 +43,7 @@ from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
 from docmill.worker.submit.enqueue import Enqueued
 from docmill.worker.submit.options import Request
-from docmill.worker.submit.request import Opened, spec_of
+from docmill.worker.submit.request import spec_of
 from docmill.worker.terminal import warn
 
 _IN_MEMORY_BYTES = 16 * 2**20
@@ -99,6 +98,11 @@ class BatchPlan:
         }
         return parsed(Request, values)
 
+    def source(self, call: Call) -> CallSource:
+        """Return the source of a call's job. That of the first job has the refused lines, too."""
+        is_first = call == next(iter(self.jobs))
+        return CallSource(self.file, call, self.jobs[call][1].model, refused=is_first, unfit=self.unfit)
+
 
 def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> BatchPlan:
     """Read a batch file and return its jobs. Raises WorkerError, SourceError, ModelError."""
@@ -128,7 +132,8 @@ def carried_out(settings: Settings, plan: BatchPlan, max_cost: float | None) -> 
     account = _account(settings, plan, max_cost)
     statuses: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():
-        request, opened = _prepared(plan, call)
+        _say_next(plan, call)
+        request, opened = plan.request(call), plan.source(call).opened
         devices = devices_for(settings.device, spec.model)
         with run_request(settings, request, devices, listen(settings), opened=opened, account=account) as (_, status):
             statuses[call] = status
@@ -143,8 +148,9 @@ def enqueued(settings: Settings, plan: BatchPlan, max_cost: float | None) -> lis
     with open_store(settings) as database:
         listener, submitted = listen(), []
         for call in plan.jobs:
-            request, opened = _prepared(plan, call)
-            submitted.append(submit(settings, database, request, listener, opened, account))
+            _say_next(plan, call)
+            opened = plan.source(call).opened
+            submitted.append(submit(settings, database, plan.request(call), listener, opened, account))
         return submitted
 
 
@@ -154,14 +160,11 @@ def _account(settings: Settings, plan: BatchPlan, max_cost: float | None) -> Acc
     return limit_cost(settings, max_cost, specs, f"batch {digest[:_DIGITS]}")
 
 
-def _prepared(plan: BatchPlan, call: Call) -> tuple[Request, Opened]:
-    """Return the request of a call's job and the function that opens its source; say which of several jobs it is."""
-    place = [*plan.jobs].index(call)
+def _say_next(plan: BatchPlan, call: Call) -> None:
+    """Say which of several jobs is next."""
     if len(plan.jobs) > 1:
         named = f", {call.model}" if call.model else ""
-        say(f"Job {place + 1} of {len(plan.jobs)}: {call.url}{named}")
-    source = CallSource(plan.file, call, plan.jobs[call][1].model, refused=place == 0, unfit=plan.unfit)
-    return plan.request(call), source.opened
+        say(f"Job {[*plan.jobs].index(call) + 1} of {len(plan.jobs)}: {call.url}{named}")
 
 
 def write_answers(
@@ -174,7 +177,7 @@ def write_answers(
     counts = Counter[str]()
     with open_store(settings) as database, tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as aside:
         jobs = {call: JobAnswers(database, status.id, _lacking(status)) for call, status in statuses.items()}
-        lines = answer_lines(plan.file, jobs, plan.unfit, int(time.time()))
+        lines = answer_lines(plan.file, jobs, plan.unfit)
 
         def kept() -> Iterator[writer.Line]:
             for line, was_refused in lines:
@@ -199,10 +202,9 @@ def _lacking(status: JobStatus) -> tuple[str, str]:
 
 def _write(path: Path, lines: Iterator[writer.Line]) -> None:
     if path == STDOUT:
-        JSONL.write(lines, (), cast(BinaryIO, Harmless(sys.stdout.buffer, "jsonl", sys.stdout.isatty())))
-        sys.stdout.buffer.flush()
-        return
-    replace(Target.of(path, writer.NAME), writer=JSONL).write(lines)
+        write_out(lines)
+    else:
+        replace(Target.of(path, writer.NAME), writer=JSONL).write(lines)
 
 
 def errors_beside(out: Path) -> Path:
@@ -264,12 +266,13 @@ class JobAnswers:
 
 
 def answer_lines(
-    batch: BatchFile, jobs: Mapping[Call, JobAnswers], unfit: Mapping[Call, str], created: int
+    batch: BatchFile, jobs: Mapping[Call, JobAnswers], unfit: Mapping[Call, str]
 ) -> Iterator[tuple[Line, bool]]:
     """Yield the answer to each line of a batch file, and True for a line that was refused.
 
-    `unfit` has the reasons against calls that make no job. `created` is a time in seconds since 1970.
+    `unfit` has the reasons against calls that make no job.
     """
+    created = int(time.time())
     for request in batch.requests():
         refusal = find_refusal(request, unfit)
         if refusal is not None:

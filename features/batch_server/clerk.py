@@ -19,7 +19,7 @@ from typing import Any, Self
 from docmill.features.batch_server import keys, stored_batches, writer
 from docmill.features.batch_server.batches import BatchPlan, JobAnswers, answer_lines
 from docmill.features.batch_server.bodies import in_words_of_bodies
-from docmill.features.batch_server.file import MOST_CALLS, BatchFile, BodySettings, Call, CallSource, calls_of, survey
+from docmill.features.batch_server.file import MOST_CALLS, BatchFile, BodySettings, Call, calls_of, survey
 from docmill.features.batch_server.stored_batches import (
     CANCELLED,
     CANCELLING,
@@ -221,10 +221,9 @@ class Clerk:
             request = plan.request(call).model_copy(
                 update={"idempotency_key": stored_batches.key_of_job(batch.id, number)}
             )
-            is_first = call == next(iter(specs))
-            source = CallSource(file, call, specs[call][1].model, refused=is_first, unfit=unfit)
+            opened = plan.source(call).opened
             try:
-                job = submit(self.settings, self.database, request, Listener(), source.opened, account)
+                job = submit(self.settings, self.database, request, Listener(), opened, account)
                 planned.append({"job": job.id})
             except TaskError as error:
                 planned.append({"unfit": _reason(call, error)})
@@ -314,7 +313,7 @@ class Clerk:
         unfit = {call: told["unfit"] for call, told in made.items() if "unfit" in told}
         jobs_made = {call: told["job"] for call, told in made.items() if "job" in told}
         answers = {call: JobAnswers(self.database, job_id, lacking) for call, job_id in jobs_made.items()}
-        for line, _ in answer_lines(file, answers, unfit, int(time.time())):
+        for line, _ in answer_lines(file, answers, unfit):
             yield line
 
 
