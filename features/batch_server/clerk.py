@@ -83,9 +83,9 @@ class Limits:
     With `samples_anew`, each batch has a seed of its own for requests that name none.
     """
 
-    file_bytes: int = 200 * 10**6
-    batch_lines: int = 50_000
-    keep_s: float = 30 * 24 * 3600.0
+    file_bytes: int
+    batch_lines: int
+    keep_s: float
     samples_anew: bool = False
 
 
@@ -95,9 +95,7 @@ class Clerk:
     To `wake` it has it look for batches now. Raises WorkerError for prices that cannot be read.
     """
 
-    def __init__(
-        self, settings: Settings, database: Database, models: Mapping[str, str], limits: Limits = Limits()
-    ) -> None:
+    def __init__(self, settings: Settings, database: Database, models: Mapping[str, str], limits: Limits) -> None:
         self.settings = settings
         self.database = database
         self.models = models
@@ -190,8 +188,7 @@ class Clerk:
             self._advance(batch, FAILED, errors=[wrong])
 
     def _advance(self, batch: ApiBatch, status: str, *files: FileWriter, **values: Any) -> None:
-        kept = dict.fromkeys(files, self.limits.keep_s)
-        stored_batches.advance(self.database, batch, self.owner, status, kept, **values)
+        stored_batches.advance(self.database, batch, self.owner, status, files, self.limits.keep_s, **values)
         log.info("batch_%s batch=%s key=%r", status, batch.id, batch.key)
 
     def _validate(self, batch: ApiBatch, held: HeldLease) -> None:

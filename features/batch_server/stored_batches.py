@@ -239,17 +239,23 @@ def give_back(database: Database, batch_id: str, owner: str) -> None:
 
 
 def advance(
-    database: Database, batch: ApiBatch, owner: str, status: str, files: Mapping[FileWriter, float], **values: Any
+    database: Database,
+    batch: ApiBatch,
+    owner: str,
+    status: str,
+    files: Collection[FileWriter] = (),
+    keep_s: float = 0.0,
+    **values: Any,
 ) -> None:
     """Give a held batch its next status, and show its files in the same transaction. Raises LeaseLost.
 
-    `files` have the seconds for which each is kept.
+    The files are kept for `keep_s` seconds.
     """
 
     def work(transaction: Transaction) -> bool:
         if not move(transaction, batch.id, status, (batch.status,), ApiBatch.owner == owner, **values):
             return False
-        for file, keep_s in files.items():
+        for file in files:
             file.publish(transaction, keep_s)
         return True
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any, Self
+from typing import Self
 
 from sqlalchemy import ColumnElement, ForeignKey, Index, UniqueConstraint, and_, delete, func, or_, select, update
 
@@ -115,12 +115,17 @@ class FileWriter:
             self._store(len(self._buffer))
         return self._digest.hexdigest()
 
-    def publish(self, transaction: Transaction, keep_s: float, **more: Any) -> None:
-        """Show the file, once it was flushed. It is removed so many seconds after its begin."""
-        more["expires_at"] = ApiFile.created_at + keep_s
-        lines = self._line_ends + (self._last != b"\n")
-        values = {"n_bytes": self.n_bytes, "lines": lines, "sha256": self._digest.hexdigest(), "is_whole": True}
-        transaction.execute(update(ApiFile).where(ApiFile.id == self.id).values(**values, **more))
+    def publish(self, transaction: Transaction, keep_s: float, idempotency_key: str | None = None) -> None:
+        """Show the file after its flush. It expires so many seconds after its creation."""
+        values = {
+            "n_bytes": self.n_bytes,
+            "lines": self._line_ends + (self._last != b"\n"),
+            "sha256": self._digest.hexdigest(),
+            "is_whole": True,
+            "expires_at": ApiFile.created_at + keep_s,
+            "idempotency_key": idempotency_key,
+        }
+        transaction.execute(update(ApiFile).where(ApiFile.id == self.id).values(**values))
 
 
 def add_file(
@@ -133,7 +138,7 @@ def add_file(
         earlier = keys.find_earlier(transaction, ApiFile, key, idempotency_key, {"sha256": digest})
         if earlier is not None:
             return earlier.id
-        written.publish(transaction, keep_s, idempotency_key=idempotency_key)
+        written.publish(transaction, keep_s, idempotency_key)
         _check_bytes(transaction, key, 0)
         return written.id
 

@@ -22,6 +22,7 @@ from tests.worker.harness import until
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 SOON = {"DOCMILL_UPKEEP_S": "0.2", "DOCMILL_LEASE_S": "3"}  # for workers and servers that tests wait for
 MODELS = {"hosted": "null", "lost": "/there/is/no/such/folder"}
+LIMITS = Limits(file_bytes=4 * 10**6, batch_lines=50, keep_s=24 * 3600.0)
 
 
 class Api:
@@ -37,12 +38,7 @@ class Api:
 
 
 @contextmanager
-def running(
-    database: Database,
-    home: Path,
-    limits: Limits = Limits(),  # noqa: B008 - frozen
-    prices: Path | None = None,
-) -> Iterator[Api]:
+def running(database: Database, home: Path, limits: Limits = LIMITS, prices: Path | None = None) -> Iterator[Api]:
     """Serve the API over a store for the length of the block."""
     settings = Settings(home=home, prices=prices)
     clerk = Clerk(settings, database, MODELS, limits)

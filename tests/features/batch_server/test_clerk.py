@@ -32,7 +32,20 @@ from docmill.storage.steps import jobs
 from docmill.worker.prices import Price, Prices
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
-from tests.features.batch_server.api import MODELS, SOON, Api, chat, client, put, read, request, running, start, wait
+from tests.features.batch_server.api import (
+    LIMITS,
+    MODELS,
+    SOON,
+    Api,
+    chat,
+    client,
+    put,
+    read,
+    request,
+    running,
+    start,
+    wait,
+)
 from tests.storage.builders import count_rows
 from tests.worker.harness import Docmill, until
 
@@ -286,7 +299,7 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
     class KilledHere(BaseException):
         pass
 
-    dying = Clerk(api.settings, api.database, MODELS)
+    dying = Clerk(api.settings, api.database, MODELS, LIMITS)
     with embedded.worker():
         for before in ("validating", "in_progress", "finalizing"):
             if status in {before, "cancelling"} and (status != "cancelling" or before == "in_progress"):
@@ -359,7 +372,7 @@ def test_a_finalizing_batch_whose_requests_an_upgrade_reads_differently_fails(
 def test_a_batch_is_not_ended_by_a_clerk_that_saw_it_before_another_made_its_jobs(api: Api) -> None:
     alice = api.client("alice")
     batch = start(alice, put(alice, chat("r1", "Hello")))
-    first, second = (Clerk(api.clerk.settings, api.database, api.clerk.models) for _ in range(2))
+    first, second = (Clerk(api.settings, api.database, MODELS, LIMITS) for _ in range(2))
     for each in (first, second):
         each.carry_on(batch.id)
         assert alice.batches.retrieve(batch.id).status == "in_progress"
@@ -374,7 +387,7 @@ def test_a_cancel_that_races_with_the_end_leaves_one_of_them(api: Api) -> None:
     assert alice.batches.cancel(batch.id).status == "cancelling"
     assert not stored_batches.renew(api.database, held, "first", 15.0)
     with pytest.raises(LeaseLost):
-        stored_batches.advance(api.database, held, "first", "in_progress", {}, plan={"calls": []})
+        stored_batches.advance(api.database, held, "first", "in_progress", plan={"calls": []})
     stored_batches.give_back(api.database, batch.id, "first")
     with api.clerk:
         assert wait(alice, batch, "cancelled").output_file_id is None

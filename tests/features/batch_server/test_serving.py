@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -18,18 +19,17 @@ import pytest
 from sqlalchemy import update
 
 from docmill.features.batch_server import keys, stored_batches, stored_files
-from docmill.features.batch_server.clerk import Limits
 from docmill.features.batch_server.serving import UPLOADS_AT_ONCE
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.database import Database
-from tests.features.batch_server.api import Api, chat, put, running, start, wait
+from tests.features.batch_server.api import LIMITS, Api, chat, put, running, start, wait
 from tests.storage.builders import count_rows
 from tests.worker.harness import DEADLINE_S, until
 
 
 @pytest.fixture
 def api(database: Database, tmp_path: Path) -> Iterator[Api]:
-    with running(database, tmp_path / "home", Limits(file_bytes=4 * 10**6, batch_lines=3)) as api:
+    with running(database, tmp_path / "home", replace(LIMITS, batch_lines=3)) as api:
         yield api
 
 
