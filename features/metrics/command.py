@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 
 import click
 
@@ -49,18 +50,15 @@ def metrics_command(host: str, port: int, once: bool) -> None:
 
 
 def _warn_away(error: Exception) -> None:
-    warn(f"{error}; docmill asks it again and again.")
+    warn(f"{error}; docmill keeps trying.")
 
 
 def _reader(database: Database) -> Callable[[], Fleet]:
-    """Return a function that reads the fleet's state, and checks the schema before the first reading."""
-    checked = False
+    """Return a function that reads the fleet's state. It checks the schema until the schema is right once."""
+    check_schema = cache(require_current)  # which remembers no error
 
     def read() -> Fleet:
-        nonlocal checked
-        if not checked:
-            require_current(database)
-            checked = True
+        check_schema(database)
         return read_fleet(database, LANES)
 
     return read

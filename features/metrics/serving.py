@@ -121,20 +121,27 @@ class FleetCollector(Collector):
         try:
             fleet = self._read()
         except StorageError:
-            yield _one("docmill_database_up", "1 if the database answered, else 0.", 0)
+            yield _is_up("database", False)
         else:
-            yield _one("docmill_database_up", "1 if the database answered, else 0.", 1)
-            yield from of_fleet(fleet)
-            yield from of_work(fleet.work, self._prices)
+            yield _is_up("database", True)
+            yield from _of_fleet(fleet)
+            yield from _of_work(fleet.work, self._prices)
         if self._depths is not None:
             yield from _of_queue(self._depths)
-        seconds = time.monotonic() - began
-        yield _one("docmill_scrape_duration_seconds", "Time that database and queue took to answer.", seconds)
+        yield GaugeMetricFamily(
+            "docmill_scrape_duration_seconds",
+            "Time that database and queue took to answer.",
+            time.monotonic() - began,
+        )
 
 
-def of_fleet(fleet: Fleet) -> Iterator[Metric]:
+def _is_up(server: str, answered: bool) -> Metric:
+    return GaugeMetricFamily(f"docmill_{server}_up", f"1 if the {server} answered, else 0.", answered)
+
+
+def _of_fleet(fleet: Fleet) -> Iterator[Metric]:
     """Yield the metrics of a fleet at one moment."""
-    yield _one("docmill_documents", "Documents in all corpora.", fleet.documents)
+    yield GaugeMetricFamily("docmill_documents", "Documents in all corpora.", fleet.documents)
     yield _gauge("docmill_jobs", "Jobs by state.", ["state"], fleet.jobs)
     yield _gauge(
         "docmill_shards",
@@ -182,7 +189,7 @@ def of_fleet(fleet: Fleet) -> Iterator[Metric]:
     yield from _of_pipelines(fleet)
 
 
-def of_work(work: StoreTotals, prices: Prices) -> Iterator[Metric]:
+def _of_work(work: StoreTotals, prices: Prices) -> Iterator[Metric]:
     """Yield the metrics of the work since the store was made."""
     yield _counter("docmill_records", "Records read from sources, by what became of them.", ["result"], work.records)
     yield _counter("docmill_texts", "Texts whose shard ended, by status.", ["lane", "status"], work.texts)
@@ -234,7 +241,7 @@ def _of_workers(fleet: Fleet) -> Iterator[Metric]:
     refusals = sum(len(worker.refused) for worker in fleet.workers)
     yield _gauge("docmill_workers", "Live device processes by state.", ["state"], states)
     yield _gauge("docmill_worker_slots", "Shards that live workers can hold, by lane.", ["lane"], slots)
-    yield _one("docmill_refusals", "Pairs of a live worker and a spec that it cannot serve.", refusals)
+    yield GaugeMetricFamily("docmill_refusals", "Pairs of a live worker and a spec that it cannot serve.", refusals)
 
 
 def _of_pipelines(fleet: Fleet) -> Iterator[Metric]:
@@ -269,14 +276,10 @@ def _of_queue(depths: Callable[[], dict[str, int]]) -> Iterator[Metric]:
     try:
         messages = depths()
     except BrokerUnreachable:
-        yield _one("docmill_queue_up", "1 if the queue answered, else 0.", 0)
+        yield _is_up("queue", False)
         return
-    yield _one("docmill_queue_up", "1 if the queue answered, else 0.", 1)
+    yield _is_up("queue", True)
     yield _gauge("docmill_queue_messages", "Messages in the queue by lane.", ["lane"], messages)
-
-
-def _one(name: str, about: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, about, value=value)
 
 
 def _labelled(
