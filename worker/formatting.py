@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from docmill.storage.results.status import JobStatus, StepStatus
     from docmill.storage.results.time_left import TimeLeft
     from docmill.worker.prices import Cost
+    from docmill.worker.submit.dry_run import Forecast
 
 
 _WIDE = 64  # so that a terminal of 80 columns has room for them
@@ -137,6 +138,20 @@ def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool
 
 def no_records(source: str) -> str:
     return f"{'Standard input' if source == '-' else source} has no records."
+
+
+def work_ahead(forecast: Forecast, device: str) -> list[str]:
+    """Return lines about what a run computes, and the time that it takes on a device."""
+    done = forecast.done_already
+    lines = [f"{counted(done, 'text')} {'has' if done == 1 else 'have'} a result already"]
+    if forecast.sampled:
+        lines.append(
+            f"{forecast.texts - done:,} to do: about {forecast.tokens_to_do:,} tokens, "
+            f"about {duration(forecast.seconds)} on {device} "
+            f"({forecast.tokens_per_s:,.0f} tokens/s measured on {counted(forecast.sampled, 'text')}, "
+            f"{duration(forecast.load_s)} to load the model)"
+        )
+    return lines
 
 
 def summary(status: JobStatus, cost: Cost | None = None) -> str:

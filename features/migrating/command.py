@@ -224,21 +224,16 @@ def _say_cost(planned: MigrationPlan, cost: Forecast, device: str, as_json: bool
 
 def _cost_lines(planned: MigrationPlan, cost: Forecast, device: str) -> list[str]:
     """Return lines about what a migration computes, and what that costs."""
-    old, done, to_do = planned.old.spec, cost.done_already, cost.texts - cost.done_already
-    lines = [
+    old = planned.old.spec
+    return [
         f"Corpus {planned.corpus}: {old.kind} by {planned.new.model} in place of {old.model}",
-        f"{formatting.documents(cost.documents)}, {formatting.counted(cost.texts, 'unique text')}; "
-        f"{done:,} {'has' if done == 1 else 'have'} a result already",
+        f"{formatting.documents(cost.documents)}, {formatting.counted(cost.texts, 'unique text')}",
+        *formatting.work_ahead(cost, device),
+        *(
+            f"The new model does not take the option {name.replace('_', '-')} of the old one."
+            for name in planned.left_out
+        ),
     ]
-    if cost.sampled:
-        lines.append(
-            f"{to_do:,} to do: about {cost.tokens_to_do:,} tokens, about {cost.seconds:,.0f} device-seconds on "
-            f"{device}\n({cost.tokens_per_s:,.0f} tokens/s measured on {formatting.counted(cost.sampled, 'text')}, "
-            f"{formatting.duration(cost.load_s)} to load the model)"
-        )
-    for name in planned.left_out:
-        lines.append(f"The new model does not take the option {name.replace('_', '-')} of the old one.")
-    return lines
 
 
 def _say_switched(migration: SpecReplacement, survey: Survey, as_json: bool) -> None:

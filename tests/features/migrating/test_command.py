@@ -55,7 +55,7 @@ def test_search_and_runs_of_pipelines_change_to_the_new_model_and_back(
     assert (cost["documents"], cost["done_already"], cost["to"]["model"]) == (3, 0, "null@9000")
     assert cost["tokens_to_do"] > 0
     asked = embedded(*TO_9000, code=2).stderr
-    assert "device-seconds on cpu" in asked
+    assert "s on cpu (" in asked
     assert "Nothing was changed. Give --yes to confirm." in asked
     assert embedded.json("migrate", "status", "tickets") == []
 

@@ -321,16 +321,8 @@ def _dry_run(
         f"{counted(expected.rejected, 'record')} rejected"
         + (f", {expected.superseded:,} superseded by a later record of the same id" if expected.superseded else "")
     )
-    answer(
-        f"{counted(expected.done_already, 'text')} {'has' if expected.done_already == 1 else 'have'} a result already"
-    )
-    if expected.sampled:
-        answer(
-            f"{expected.texts - expected.done_already:,} to do: about {expected.tokens_to_do:,} tokens, "
-            f"about {formatting.duration(expected.seconds)} on {device} "
-            f"({expected.tokens_per_s:,.0f} tokens/s measured on {counted(expected.sampled, 'text')}, "
-            f"{formatting.duration(expected.load_s)} to load the model)"
-        )
+    for line in formatting.work_ahead(expected, device):
+        answer(line)
     if expected.sampled and cost is not None:
         answer(f"its tokens cost about {cost} ({expected.tokens_out_to_do:,} of them written)")
     if any(step.leaves_out for step in prepared.steps):
