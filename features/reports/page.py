@@ -32,6 +32,7 @@ from docmill.worker.prices import read_prices
 from docmill.worker.settings import Settings
 from docmill.worker.web.marks import ChecksOf, TextPart, checks_of, excerpt, findings, mark_findings, marked, remark
 from docmill.worker.web.pages.jobs import JobProgress, name_model
+from docmill.worker.web.pages.outputs import find_input, write_output
 
 FOLDER = Path(__file__).parent
 LONGEST = 2_000  # characters of an example
@@ -56,17 +57,16 @@ def tenth_ranges(counts: Mapping[int, int]) -> list[tuple[str, int]]:
 
 
 class ShownResult(NamedTuple):
-    """A document's input of a step and its output as it is shown.
+    """A document's input of a step, and its output for people. Checks read it if `is_text`.
 
-    `written` is False for an output that is no text, or several, which checks do not read. `findings` are the
-    evidence of the flags.
+    `findings` are the evidence of the flags.
     """
 
     id: str
     input: str
     output: str
     flags: tuple[str, ...]
-    written: bool = True
+    is_text: bool
     findings: tuple[Finding, ...] = ()
 
 
@@ -75,7 +75,7 @@ class StepFacts:
     """Counts of one step's results, and a few of the results. `not_selected` is that of `FlagCounts`."""
 
     status: StepStatus
-    not_selected: int = 0
+    not_selected: int
     results: int = 0
     tokens_in: Counter[int] = field(default_factory=Counter)  # by their bits
     tokens_out: Counter[int] = field(default_factory=Counter)
@@ -169,12 +169,8 @@ def _keep(
     by_step: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> None:
-    before = step.status.input
-    read = row["input"] if before is None else by_step.get(before, {}).get("text", "")
-    text = result.get("text")
-    spec = step.status.spec
-    output = text if isinstance(text, str) else database.kind_of(spec.kind).output.shown(result, spec.params)
-    pair = ShownResult(row["id"], read, output, tuple(result["flags"]), output == text)
+    output, is_text = write_output(database, step.status.spec, result)
+    pair = ShownResult(row["id"], find_input(step.status, row, by_step), output, tuple(result["flags"]), is_text)
     for flag in DOUBTFUL.intersection(pair.flags):
         step.examples.setdefault(flag, Reservoir(EXAMPLES)).offer(pair)
     if DOUBTFUL.isdisjoint(pair.flags):
@@ -186,7 +182,7 @@ def _explain(step: StepFacts, checks: Checks) -> None:
     for flag in DOUBTFUL & step.examples.keys():
         pairs = step.examples[flag].kept
         pairs[:] = [
-            pair._replace(findings=findings(checks, pair.input, pair.output, pair.flags)) if pair.written else pair
+            pair._replace(findings=findings(checks, pair.input, pair.output, pair.flags)) if pair.is_text else pair
             for pair in pairs
         ]
 

@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any, NoReturn
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.specs import DOUBTFUL
+from docmill.storage.core.specs import DOUBTFUL, Spec
 from docmill.storage.errors import StorageError
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.job_counts import count_flags
@@ -65,21 +65,27 @@ def read_samples(request: PageRequest) -> Values:
     for result in results:
         by_step = result["steps"] if len(status.steps) > 1 else {last.name: result}
         if last.name in by_step:
-            whole = {**by_step[last.name], "id": result["id"], "input": _input(last, result, by_step)}
+            whole = {**by_step[last.name], "id": result["id"], "input": find_input(last, result, by_step)}
             pairs.append(_pair(request.database, last, whole))
     return {**shared(status), "pairs": pairs, "step": last}
 
 
-def _input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str, Any]) -> str:
+def find_input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str, Any]) -> str:
     """Return the text that a step reads: the document's, or that of the step before."""
     return str(result["input"] if step.input is None else by_step.get(step.input, {}).get("text", ""))
 
 
+def write_output(database: Database, spec: Spec, result: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return an output for people, and True if it is a text, which checks can read."""
+    if isinstance(text := result.get("text"), str):
+        return text, True
+    return database.kind_of(spec.kind).output.shown(result, spec.params), False
+
+
 def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks = NONE) -> Values:
     """Return a document's input and output in parts, some of them marked, with remarks."""
-    text, source, spec = result.get("text"), str(result["input"]), step.spec
-    output = text if isinstance(text, str) else database.kind_of(spec.kind).output.shown(result, spec.params)
-    before, after, remarks = mark_output(source, output, result["flags"], checks if output == text else NONE)
+    output, is_text = write_output(database, step.spec, result)
+    before, after, remarks = mark_output(str(result["input"]), output, result["flags"], checks if is_text else NONE)
     parts = {"input": excerpt(before, LONGEST), "output": excerpt(after, LONGEST)}
     return parts | {"document": str(result["id"]), "remarks": remarks}
 
