@@ -127,8 +127,7 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
     job = require(database, job_id)
     with database.read() as transaction:
         steps = read_steps(transaction, job_id)
-        if step is not None:
-            find_named_way(steps, step)
+        named_way = None if step is None else find_named_way(steps, step)
         document = _document(transaction, job, key)
         own = {document.id: document.content_id}
         outcomes = {
@@ -136,23 +135,22 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
             for seq, rows in lineage.read_outcomes(transaction, steps, own, _RECORDED).items()
             if document.id in rows
         }
-        chosen = _chosen(steps, outcomes) if step is None else find_named_way(steps, step)[-1]
-        way = find_way(steps, chosen)
-        context = _Reading(database, transaction, job, document, outcomes)
-        records = tuple(context.record(steps, way_step) for way_step in way)
+        way = named_way or find_way(steps, _choose_step(steps, outcomes))
+        reading = _Reading(database, transaction, job, document, outcomes)
+        records = tuple(reading.record(steps, way_step) for way_step in way)
         name = way[0].leaves_out
         left_out = None if name is None else find_filter(name).explain(transaction, document.id)
         left_out = left_out or _unmet_condition(way, outcomes)
-        ingest = transaction.execute(select(Ingest.source, Ingest.started_at).where(Ingest.id == document.ingest_id))
-        read = ingest.one()
+        sources = select(Ingest.source, Ingest.started_at).where(Ingest.id == document.ingest_id)
+        ingest = transaction.execute(sources).one()
         corpus = transaction.scalar(select(Corpus.name).where(Corpus.id == job.corpus_id))
         text = transaction.scalar(select(Content.text).where(Content.id == document.content_id))
     return Provenance(
         job=job_id,
         state=job.state,
         corpus=corpus or "",
-        source=read.source,
-        read_at=read.started_at,
+        source=ingest.source,
+        read_at=ingest.started_at,
         document=key,
         meta=document.meta or {},
         flags=tuple(document.flags),
@@ -170,7 +168,8 @@ _VERSIONS = (Document.superseded_by.is_(None), Document.superseded_by.is_not(Non
 _RECORDED = (*lineage.RESULT, OutcomeRow.runtime_id, OutcomeRow.created_at)
 
 
-def _chosen(steps: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome]) -> OpenStep:
+def _choose_step(steps: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome]) -> OpenStep:
+    """Return the last step with a result, else the last with a failure, else the first."""
     done = [step for step in steps if step.seq in outcomes and outcomes[step.seq].status == "done"]
     failed = [step for step in steps if step.seq in outcomes]
     return (done or failed or [steps[0]])[-1]
@@ -199,11 +198,8 @@ class _Reading:
     def record(self, steps: Sequence[OpenStep], step: OpenStep) -> StepRecord:
         """Return the record of a step."""
         text_id = self._text_id(step)
-        content_id = None
-        if text_id is not None:
-            content_id = lineage.read_prompts(self.transaction, step, {self.document.id: text_id}).get(
-                self.document.id
-            )
+        inputs = {} if text_id is None else {self.document.id: text_id}
+        content_id = lineage.read_prompts(self.transaction, step, inputs).get(self.document.id)
         row = self.outcomes.get(step.seq)
         escalation = None if content_id is None else self._escalation(step, content_id)
         by = step
