@@ -207,7 +207,7 @@ class BatchRequest:
     call: Call
     texts: tuple[str, ...]
     form: Mapping[str, Any]
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...]
 
     @property
     def line(self) -> int:

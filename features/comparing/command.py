@@ -17,7 +17,6 @@ from docmill.features.comparing.comparison import (
     ComparedDocument,
     JobComparison,
     Neighborhood,
-    Result,
     compare,
     find_keys,
     read_side,
@@ -107,7 +106,7 @@ def comparison_as_json(comparison: JobComparison, database: Database) -> dict[st
     }
     counts = {name: getattr(comparison, name) for name in ("documents", "both", "only_a", "only_b", "differing")}
     samples = [
-        {"id": pair.key, "text": text, "a": _plain(pair.a), "b": _plain(pair.b)}
+        {"id": pair.key, "text": text, "a": pair.a, "b": pair.b}
         for pair, text in _with_texts(comparison.samples, database)
     ]
     return {
@@ -115,12 +114,8 @@ def comparison_as_json(comparison: JobComparison, database: Database) -> dict[st
         **sides,
         **counts,
         "agreement": comparison.measures,
-        "samples": samples if not comparison.neighborhoods else _neighbors_as_json(comparison, database),
+        "samples": samples or _neighbors_as_json(comparison, database),
     }
-
-
-def _plain(result: Result | None) -> dict[str, Any]:
-    return {name: value for name, value in (result or {}).items() if name != "vector"}
 
 
 def _neighbors_as_json(comparison: JobComparison, database: Database) -> list[dict[str, Any]]:

@@ -83,9 +83,12 @@ OF: Mapping[str, str] = {
 
 
 class ExplanationSections:
-    """An explanation in sections. Without `full` long texts are cut, and so is the list of windows."""
+    """An explanation in sections. Without `full`, long texts and the list of windows are cut.
 
-    def __init__(self, explanation: Explanation, outputs: Mapping[str, OutputType], *, full: bool = False) -> None:
+    `outputs` has the type of each step's output.
+    """
+
+    def __init__(self, explanation: Explanation, outputs: Mapping[str, OutputType], *, full: bool) -> None:
         self._explanation = explanation
         self._outputs = outputs
         self._full = full

@@ -104,17 +104,11 @@ class Signature(Base):
     n_shingles = column(int)
 
 
-def clusters_of(transaction: Transaction, document_ids: Collection[int]) -> set[tuple[int, int]]:
-    """Return the clusters that have these documents, as (corpus, first document)."""
-    query = select(Duplicate.document_id, Duplicate.corpus_id, Duplicate.first_id)
-    rows = transaction.probe(query, Duplicate.document_id, document_ids)
-    return {(row.corpus_id, row.first_id) for row in rows}
-
-
 def promote(transaction: Transaction, clusters: Iterable[tuple[int, int]]) -> None:
     """Give clusters that lost documents the earliest current document as their first.
 
-    A cluster that is left with fewer than two current documents is removed.
+    A cluster is named by its corpus and its first document. Clusters with fewer than two current documents are
+    removed.
     """
     for corpus_id, of_corpus in groupby(sorted(clusters), key=lambda cluster: cluster[0]):
         while first_ids := [first_id for _, first_id in islice(of_corpus, PAGE)]:
@@ -137,8 +131,11 @@ def promote(transaction: Transaction, clusters: Iterable[tuple[int, int]]) -> No
                 transaction.execute(update(Duplicate).where(of_old).values(first_id=bindparam("new")), changed)
 
 
-def _removing(transaction: Transaction, document_ids: Collection[int]) -> Callable[[], None]:
-    return partial(promote, transaction, clusters_of(transaction, document_ids))
+def _prepare_removal(transaction: Transaction, document_ids: Collection[int]) -> Callable[[], None]:
+    """Return the function that brings the documents' clusters up to date after the documents were removed."""
+    query = select(Duplicate.document_id, Duplicate.corpus_id, Duplicate.first_id)
+    rows = transaction.probe(query, Duplicate.document_id, document_ids)
+    return partial(promote, transaction, {(row.corpus_id, row.first_id) for row in rows})
 
 
 def _clear_corpus(transaction: Transaction, corpus_id: int, size: int) -> int:
@@ -152,7 +149,7 @@ def _compared_specs(transaction: Transaction) -> set[int]:
     return {method.spec_id for method in compared if isinstance(method, ByVectors)}
 
 
-DEPENDENT = Dependent(_compared_specs, _removing, _clear_corpus)
+DEPENDENT = Dependent(_compared_specs, _prepare_removal, _clear_corpus)
 
 
 def is_repeat(documents: FromClause = Document.__table__) -> ColumnElement[bool]:

@@ -53,8 +53,6 @@ def connect(
     it does not depend on a vector's place in a block. Raises NothingEmbedded if vectors differ in length.
     """
     n, new = len(content_ids), np.flatnonzero(fresh)
-    if not len(new):
-        return 0
     with database.read() as transaction:
         dim = vector_length(transaction, method.spec_id)
     if dim is None:
