@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 
 from docmill.features.batch_server import writer
-from docmill.features.batch_server.bodies import in_words_of_bodies
+from docmill.features.batch_server.bodies import name_body_fields
 from docmill.features.batch_server.file import BatchFile, BatchRequest, Call, CallSource, find_refusal, survey
-from docmill.features.batch_server.writer import Line, refused, request_of, response, unanswered
+from docmill.features.batch_server.writer import Line, find_request, make_answer, make_error, make_unanswered
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.errors import NotFound
@@ -104,7 +104,7 @@ class BatchPlan:
         return CallSource(self.file, call, self.jobs[call][1].model, refused=is_first, unfit=self.unfit)
 
 
-def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> BatchPlan:
+def plan_batch(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> BatchPlan:
     """Read a batch file and return its jobs. Raises WorkerError, SourceError, ModelError."""
     calls, n_requests, _ = survey(file)
     models = choose_models(given_models, {call.model for call in calls})
@@ -117,7 +117,7 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
         try:
             jobs[call] = model, spec_of(settings, call.task, model, revision, call.options)
         except BadOption as error:
-            unfit[call] = in_words_of_bodies(str(error))
+            unfit[call] = name_body_fields(str(error))
         except ModelError:
             named = "names the model" if model == call.model else "would be computed by the model"
             say(f'{where} {named} "{model}". To name another: --model MODEL, or --model NAME=MODEL')
@@ -127,9 +127,9 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
     return BatchPlan(file, tuple(calls), jobs, unfit, revision)
 
 
-def carried_out(settings: Settings, plan: BatchPlan, max_cost: float | None) -> dict[Call, JobStatus]:
+def run_batch(settings: Settings, plan: BatchPlan, max_cost: float | None) -> dict[Call, JobStatus]:
     """Compute the jobs of a batch file on this machine, and return how each ended. `max_cost` limits their sum."""
-    account = _account(settings, plan, max_cost)
+    account = _limit_cost(settings, plan, max_cost)
     statuses: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():
         _say_next(plan, call)
@@ -140,9 +140,9 @@ def carried_out(settings: Settings, plan: BatchPlan, max_cost: float | None) -> 
     return statuses
 
 
-def enqueued(settings: Settings, plan: BatchPlan, max_cost: float | None) -> list[Enqueued]:
+def enqueue_batch(settings: Settings, plan: BatchPlan, max_cost: float | None) -> list[Enqueued]:
     """Store the jobs of a batch file for the workers, and return them. Raises WorkerError if there is none."""
-    account = _account(settings, plan, max_cost)
+    account = _limit_cost(settings, plan, max_cost)
     if not plan.jobs:
         raise WorkerError("no request of the file can be carried out; --out FILE writes the reasons")
     with open_store(settings) as database:
@@ -154,7 +154,7 @@ def enqueued(settings: Settings, plan: BatchPlan, max_cost: float | None) -> lis
         return submitted
 
 
-def _account(settings: Settings, plan: BatchPlan, max_cost: float | None) -> Account:
+def _limit_cost(settings: Settings, plan: BatchPlan, max_cost: float | None) -> Account:
     specs = [spec for _, spec in plan.jobs.values()]
     digest = sha256("".join([plan.file.digest, *(spec.sha256.hex() for spec in specs)]).encode()).hexdigest()
     return limit_cost(settings, max_cost, specs, f"batch {digest[:_DIGITS]}")
@@ -176,7 +176,7 @@ def write_answers(
     """
     counts = Counter[str]()
     with open_store(settings) as database, tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as aside:
-        jobs = {call: JobAnswers(database, status.id, _lacking(status)) for call, status in statuses.items()}
+        jobs = {call: JobAnswers(database, status.id, _describe_lack(status)) for call, status in statuses.items()}
         lines = answer_lines(plan.file, jobs, plan.unfit)
 
         def kept() -> Iterator[writer.Line]:
@@ -196,7 +196,7 @@ def write_answers(
     return counts
 
 
-def _lacking(status: JobStatus) -> tuple[str, str]:
+def _describe_lack(status: JobStatus) -> tuple[str, str]:
     return "batch_cancelled", f"job {status.id} is {status.state}, and the request has no result"
 
 
@@ -207,7 +207,7 @@ def _write(path: Path, lines: Iterator[writer.Line]) -> None:
         replace(Target.of(path, writer.NAME), writer=JSONL).write(lines)
 
 
-def errors_beside(out: Path) -> Path:
+def name_errors_file(out: Path) -> Path:
     """Return the file of errors beside a file of answers: results.errors.jsonl beside results.jsonl."""
     if out == STDOUT:
         return out
@@ -252,17 +252,17 @@ class JobAnswers:
         """Return the answer to a request; requests come in the order of the source."""
         rows = []
         # Documents of lines that an earlier run carried out and this one refuses are passed over.
-        while self._next is not None and (line := request_of(self._next)["line"]) <= request.line:
+        while self._next is not None and (line := find_request(self._next)["line"]) <= request.line:
             if line == request.line:
                 rows.append(self._next)
             self._next = next(self._rows, None)
         if len(rows) == len(request.keys):
-            return response(rows, created, request.where)
+            return make_answer(rows, created, request.where)
         failure = next((self._failures[key] for key in (*request.keys, request.where) if key in self._failures), None)
         if failure is None:
-            return unanswered(request.custom_id, *self._lacking)
+            return make_unanswered(request.custom_id, *self._lacking)
         failed = _STATUS.get(failure["class"], HTTPStatus.INTERNAL_SERVER_ERROR)
-        return refused(request.custom_id, request.where, failure["reason"], failed)
+        return make_error(request.custom_id, request.where, failure["reason"], failed)
 
 
 def answer_lines(
@@ -276,6 +276,6 @@ def answer_lines(
     for request in batch.requests():
         refusal = find_refusal(request, unfit)
         if refusal is not None:
-            yield refused(next(iter(refusal.keys), None), refusal.where, refusal.reason), True
+            yield make_error(next(iter(refusal.keys), None), refusal.where, refusal.reason), True
         elif not isinstance(request, Rejection):
             yield jobs[request.call].line(request, created), False

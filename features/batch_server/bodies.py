@@ -110,7 +110,7 @@ class BadRequest(Exception):
     """The request cannot be carried out; the message is the reason, without the request's texts."""
 
 
-def parsed(
+def parse_body(
     url: str, body: Mapping[str, Any], dtype: str, ignored: Collection[str] = (), seed: int | None = None
 ) -> tuple[KindOptions, tuple[str, ...], dict[str, Any]]:
     """Return the options that a body asks for, its texts, and the wanted form of embeddings.
@@ -121,26 +121,28 @@ def parsed(
     fields = {name: value for name, value in body.items() if value is not None and name not in ignored}
     _check_fields(url, fields)
     if url == EMBEDDINGS:
-        options = _options(EMBED.name, {"prompt": "{text}", "dtype": dtype})
-        return options, _texts("input", fields), _form(fields)
+        options = _make_options(EMBED.name, {"prompt": "{text}", "dtype": dtype})
+        return options, _read_texts("input", fields), _read_form(fields)
     if url == RESPONSES:
         try:
-            return parsed(CHAT, _as_chat(fields), dtype, seed=seed)
+            return parse_body(CHAT, _to_chat(fields), dtype, seed=seed)
         except BadRequest as error:
             said = re.sub("|".join(_OF_RESPONSES), lambda name: _OF_RESPONSES[name[0]], str(error))
             raise BadRequest(said) from error
-    options_of_body = {**_options_of(fields), **_schema(fields), "dtype": dtype}
+    options_of_body = {**_read_options(fields), **_read_schema(fields), "dtype": dtype}
     if seed is not None and options_of_body.get("temperature") != 0:
         options_of_body.setdefault("seed", seed)
     if url == CHAT:
         without_end = {} if "max_new_tokens" in options_of_body else {"fill_context": True}
-        options = _options(GENERATE.name, {"messages": MESSAGES, **without_end, **options_of_body})
-        return options, (_conversation(fields),), {}
-    options = _options(GENERATE.name, {"raw": True, "max_new_tokens": DEFAULT_COMPLETION_TOKENS, **options_of_body})
-    return options, _texts("prompt", fields), {}
+        options = _make_options(GENERATE.name, {"messages": MESSAGES, **without_end, **options_of_body})
+        return options, (_read_conversation(fields),), {}
+    options = _make_options(
+        GENERATE.name, {"raw": True, "max_new_tokens": DEFAULT_COMPLETION_TOKENS, **options_of_body}
+    )
+    return options, _read_texts("prompt", fields), {}
 
 
-def _as_chat(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _to_chat(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a request for a response as those of a chat. Raises BadRequest."""
     messages = fields["input"]
     if isinstance(messages, str):
@@ -177,9 +179,9 @@ def _check_fields(url: str, fields: Mapping[str, Any]) -> None:
         raise BadRequest(f'"{INPUTS[url]}" is missing')
 
 
-def _options_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _read_options(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of `generate` that a body sets. A greedy output needs none of samples."""
-    options = {option: _value(name, fields[name]) for name, option in _OPTIONS.items() if name in fields}
+    options = {option: _read_value(name, fields[name]) for name, option in _OPTIONS.items() if name in fields}
     options = {option: value for option, value in options.items() if value not in _NOTHING.get(option, ())}
     if options.get("temperature") == 0:
         if "n" in options:
@@ -188,13 +190,13 @@ def _options_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     return options if options.keys() & {"temperature", "top_p", "top_k", "min_p"} else {**options, **_SAMPLED}
 
 
-def _value(name: str, value: Json) -> Json | tuple[str]:
+def _read_value(name: str, value: Json) -> Json | tuple[str]:
     if name == "stop":
         return (value,) if isinstance(value, str) else value
     return 0 if (name, value) == ("top_k", -1) else value  # vLLM's word for all tokens
 
 
-def _schema(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _read_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the option that holds an output to a JSON Schema, if the body wants one."""
     wanted = fields.get("response_format")
     if wanted is None or wanted == {"type": "text"}:
@@ -207,15 +209,15 @@ def _schema(fields: Mapping[str, Any]) -> dict[str, Any]:
     raise BadRequest('"response_format" must be {"type": "text"}, or {"type": "json_schema", …} with a schema')
 
 
-def _options(task: str, options: Mapping[str, Any]) -> KindOptions:
+def _make_options(task: str, options: Mapping[str, Any]) -> KindOptions:
     """Return the options of a task. Raises BadRequest, which names the body's field."""
     try:
         return kinds.options(task, **options)
     except BadOption as error:
-        raise BadRequest(in_words_of_bodies(str(error))) from error
+        raise BadRequest(name_body_fields(str(error))) from error
 
 
-def in_words_of_bodies(sentence: str) -> str:
+def name_body_fields(sentence: str) -> str:
     """Return a sentence about an option with the name of the body's field in its place."""
     names = {option: name for name, option in reversed([*_OPTIONS.items()])} | {"schema": "response_format"}
     for option, name in names.items():
@@ -223,7 +225,7 @@ def in_words_of_bodies(sentence: str) -> str:
     return sentence.removesuffix(".")
 
 
-def _conversation(fields: Mapping[str, Any]) -> str:
+def _read_conversation(fields: Mapping[str, Any]) -> str:
     """Return the messages as JSON: of each its role, content and name. Raises BadRequest."""
     messages = fields["messages"]
     if not is_messages(messages):
@@ -233,11 +235,11 @@ def _conversation(fields: Mapping[str, Any]) -> str:
         if message.get("tool_calls") or message.get("function_call") or message.get("audio"):
             raise BadRequest(f'"messages"[{number}] has a call of a tool, or audio; docmill reads text alone')
         named = {"name": message["name"]} if isinstance(message.get("name"), str) else {}
-        told.append({"role": message["role"], "content": _content(message["content"], number), **named})
+        told.append({"role": message["role"], "content": _read_content(message["content"], number), **named})
     return orjson.dumps(told).decode()
 
 
-def _content(content: Json, number: int) -> str:
+def _read_content(content: Json, number: int) -> str:
     """Return the text of a message. Parts are joined by line ends, as in vLLM."""
     if content is None:
         return ""
@@ -250,7 +252,7 @@ def _content(content: Json, number: int) -> str:
     raise BadRequest(f'"messages"[{number}] has a part that is not text; docmill reads text alone')
 
 
-def _texts(name: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
+def _read_texts(name: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the input, or the inputs, of a request. Raises BadRequest."""
     value = fields[name]
     texts = [value] if isinstance(value, str) else value
@@ -263,7 +265,7 @@ def _texts(name: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _form(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _read_form(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the wanted form of embeddings. Raises BadRequest."""
     form: dict[str, Any] = {}
     if (encoding := fields.get("encoding_format", "float")) not in _ENCODINGS:

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from docmill.features.batch_server import keys, stored_batches, writer
 from docmill.features.batch_server.batches import BatchPlan, JobAnswers, answer_lines
-from docmill.features.batch_server.bodies import in_words_of_bodies
-from docmill.features.batch_server.file import MOST_CALLS, BatchFile, BodySettings, Call, calls_of, survey
+from docmill.features.batch_server.bodies import name_body_fields
+from docmill.features.batch_server.file import MOST_CALLS, BatchFile, BodySettings, Call, list_calls, survey
 from docmill.features.batch_server.stored_batches import (
     CANCELLED,
     CANCELLING,
@@ -121,7 +121,7 @@ class Clerk:
         remove_at = 0.0
         while not self._stop.is_set():
             try:
-                for batch_id in stored_batches.due(self.database):
+                for batch_id in stored_batches.find_due(self.database):
                     rests = time.monotonic() < self._again_at.get(batch_id, 0.0)
                     if len(self._in_hand) < AT_ONCE and batch_id not in self._in_hand and not rests:
                         self._begin(batch_id)
@@ -255,7 +255,7 @@ class Clerk:
         return specs, unfit
 
     def _file(self, batch: ApiBatch, held: HeldLease, read_with: Mapping[str, Any]) -> BatchFile:
-        stored = stored_batches.input_of(self.database, batch)
+        stored = stored_batches.find_input(self.database, batch)
         models, seed = tuple(read_with["models"]), read_with.get("seed")
         dialect = BodySettings(read_with["dtype"], url=batch.endpoint, models=models, seed=seed)
         content = SourceFile(
@@ -303,7 +303,7 @@ class Clerk:
     def _answers(self, batch: ApiBatch, held: HeldLease, lacking: tuple[str, str]) -> Iterator[writer.Line]:
         """Yield the line of each request, in the order of the input."""
         file = self._file(batch, held, batch.plan)
-        calls, planned = calls_of(file), batch.plan["calls"]
+        calls, planned = list_calls(file), batch.plan["calls"]
         if len(calls) != len(planned):
             raise keys.Refused(_READ_DIFFERENTLY, _INVALID)
         made = dict(zip(calls, planned, strict=True))
@@ -320,7 +320,7 @@ def _reason(call: Call, error: TaskError) -> str:
     Raises the error again if a model's hub or server is away, since the batch can wait for it.
     """
     if isinstance(error, BadOption):
-        return in_words_of_bodies(str(error))
+        return name_body_fields(str(error))
     if isinstance(error, HubUnreachable | ServerUnreachable):
         raise error
     log.warning("model_refused model=%r error=%r", call.model, str(error))

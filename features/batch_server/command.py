@@ -86,7 +86,7 @@ def batch_command(
     dialect = BodySettings(dtype or settings.dtype, frozenset(ignore))
     if out is None:
         with open_batch(requests, dialect) as file:
-            jobs = batches.enqueued(settings, batches.planned(settings, file, models, revision), max_cost)
+            jobs = batches.enqueue_batch(settings, batches.plan_batch(settings, file, models, revision), max_cost)
         if as_json:
             print_json([asdict(job) for job in jobs])
         else:
@@ -94,13 +94,13 @@ def batch_command(
                 answer(job.id)
         return OK
     if errors is None:
-        errors = batches.errors_beside(out)
+        errors = batches.name_errors_file(out)
     elif errors.resolve() == out.resolve():
         errors = out  # one file by two names
     _check_files(requests, out, errors, as_json)
     with open_batch(requests, dialect) as file:
-        plan = batches.planned(settings, file, models, revision)
-        statuses = batches.carried_out(settings, plan, max_cost)
+        plan = batches.plan_batch(settings, file, models, revision)
+        statuses = batches.run_batch(settings, plan, max_cost)
         counts = batches.write_answers(settings, plan, statuses, out, errors)
     batches.say_written(counts, out, errors)
     if as_json:

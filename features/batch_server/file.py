@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-from docmill.features.batch_server.bodies import BadRequest, parsed
+from docmill.features.batch_server.bodies import BadRequest, parse_body
 from docmill.features.batch_server.writer import EMBEDDINGS, REQUEST, URLS
 from docmill.storage.core.normalize import normalize_json
 from docmill.storage.readers import jsonl, remote, streams
@@ -81,7 +81,7 @@ def open_batch(source: str, dialect: BodySettings) -> Iterator[BatchFile]:
     """
     with ExitStack() as stack:
         if source == "-":
-            content = stack.enter_context(_spooled(sys.stdin.buffer))
+            content = stack.enter_context(_spool(sys.stdin.buffer))
         elif (scheme := scheme_of(source)) in SCHEMES:
             raise WorkerError(f"{scheme}:// is no file; name a file of requests")
         elif (path := path_of(source)) is None:
@@ -93,7 +93,7 @@ def open_batch(source: str, dialect: BodySettings) -> Iterator[BatchFile]:
         suffix, decompress = kind_of(content.place)
         if isinstance(FILES.get(suffix), Archive):
             raise WorkerError(f"{content.place} is an archive; unpack it, and name a file of requests")
-        yield BatchFile(content, decompress, _digest(content, dialect.ignored), dialect)
+        yield BatchFile(content, decompress, _hash_file(content, dialect.ignored), dialect)
 
 
 def survey(file: BatchFile) -> tuple[dict[Call, str], int, int]:
@@ -106,7 +106,7 @@ def survey(file: BatchFile) -> tuple[dict[Call, str], int, int]:
     calls: dict[Call, str] = {}
     n_requests = n_refused = 0
     for request in file.requests():
-        hashes.extend(map(hash, _ids_of(request)))
+        hashes.extend(map(hash, _list_ids(request)))
         if isinstance(request, Rejection):
             n_refused += 1
             continue
@@ -123,7 +123,7 @@ def survey(file: BatchFile) -> tuple[dict[Call, str], int, int]:
     return calls, n_requests, n_refused
 
 
-def _ids_of(request: BatchRequest | Rejection) -> Collection[str]:
+def _list_ids(request: BatchRequest | Rejection) -> Collection[str]:
     """Return the custom_id of a line, and the ids of its documents, each once."""
     return request.keys if isinstance(request, Rejection) else dict.fromkeys((*request.keys, request.custom_id))
 
@@ -134,19 +134,19 @@ def _require_different(file: BatchFile, hashes: array[int]) -> None:
     repeated = {*ordered[1:][ordered[1:] == ordered[:-1]].tolist()}
     seen: dict[str, str] = {}
     for request in file.requests() if repeated else ():
-        for key in _ids_of(request):
+        for key in _list_ids(request):
             if hash(key) in repeated and (first := seen.setdefault(key, request.where)) != request.where:
                 raise WorkerError(
-                    f'{request.where}: the custom_id "{key[:100]}" stands on line {_line(first):,} already; '
+                    f'{request.where}: the custom_id "{key[:100]}" stands on line {_line_of(first):,} already; '
                     "give each request an id of its own"
                 )
 
 
-def _line(where: str) -> int:
+def _line_of(where: str) -> int:
     return int(where.rpartition(":")[2])
 
 
-def calls_of(file: BatchFile) -> list[Call]:
+def list_calls(file: BatchFile) -> list[Call]:
     """Return what the requests of a surveyed file have in common, in the order of their first lines.
 
     No ids are kept, of which a file may have millions.
@@ -155,7 +155,7 @@ def calls_of(file: BatchFile) -> list[Call]:
     return [*dict.fromkeys(request.call for request in requests)]
 
 
-def _digest(content: SourceFile, ignored: Collection[str]) -> str:
+def _hash_file(content: SourceFile, ignored: Collection[str]) -> str:
     """Return the SHA-256 of a file's bytes and of names of fields, in hexadecimal digits."""
     digest = hashlib.sha256()
     with content.open() as file:
@@ -167,7 +167,7 @@ def _digest(content: SourceFile, ignored: Collection[str]) -> str:
 
 
 @contextmanager
-def _spooled(stream: BinaryIO) -> Iterator[SourceFile]:
+def _spool(stream: BinaryIO) -> Iterator[SourceFile]:
     """Give standard input as a file, which has no name and goes with the block."""
     with tempfile.TemporaryFile() as kept:
         shutil.copyfileobj(stream, kept)
@@ -211,7 +211,7 @@ class BatchRequest:
 
     @property
     def line(self) -> int:
-        return _line(self.where)
+        return _line_of(self.where)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -253,8 +253,8 @@ def read_request(row: Row, dialect: BodySettings) -> BatchRequest | Rejection:
     fields, replaced = (row.fields, ()) if row.clean else normalize_json(row.fields)
     custom_id = fields.get("custom_id")
     try:
-        url, body = _checked(fields, dialect)
-        options, texts, form = parsed(url, body, dialect.dtype, dialect.ignored, dialect.seed)
+        url, body = _check_line(fields, dialect)
+        options, texts, form = parse_body(url, body, dialect.dtype, dialect.ignored, dialect.seed)
     except BadRequest as error:
         keys = (custom_id,) if isinstance(custom_id, str) and custom_id else ()
         return Rejection(row.where, str(error), keys=keys)
@@ -262,7 +262,7 @@ def read_request(row: Row, dialect: BodySettings) -> BatchRequest | Rejection:
     return BatchRequest(fields["custom_id"], row.where, call, texts, form, (*row.flags, *replaced))
 
 
-def _checked(fields: Mapping[str, Any], dialect: BodySettings) -> tuple[str, Mapping[str, Any]]:
+def _check_line(fields: Mapping[str, Any], dialect: BodySettings) -> tuple[str, Mapping[str, Any]]:
     """Return the url and the body of a line. Raises BadRequest."""
     custom_id, url, body = (fields.get(name) for name in ("custom_id", "url", "body"))
     if not isinstance(custom_id, str) or not custom_id:

@@ -76,7 +76,7 @@ def serve_command(
     from docmill.worker.cli.commands.web import until_interrupted
     from docmill.worker.web.http_server import serve
 
-    named = _named(models)
+    named = _name_models(models)
     settings = load_settings(endpoint=endpoint)
     sys.setswitchinterval(0.0005)  # so that answers do not wait for the threads that read and write batches
     with open_store(settings) as database:
@@ -93,7 +93,7 @@ def serve_command(
             until_interrupted()
 
 
-def _named(models: tuple[str, ...]) -> dict[str, str]:
+def _name_models(models: tuple[str, ...]) -> dict[str, str]:
     """Return the models by the names that requests have for them."""
     by_name: dict[str, str] = {}
     for given in models:
@@ -136,7 +136,7 @@ def add_command(name: str, as_json: bool, **limits: float | None) -> None:
     """Make a key for NAME and print it, which is the only time that it is shown."""
     if not is_id(name):
         raise click.UsageError("NAME has 1 to 255 characters that can be printed")
-    settings = _checked(load_settings(), limits)
+    settings = _check_prices(load_settings(), limits)
     chosen = {"weight": 1, **{option: value for option, value in limits.items() if value is not None}}
     with open_store(settings) as database:
         secret = keys.add_key(database, name, **chosen)
@@ -157,12 +157,12 @@ def change_command(name: str, **limits: float | None) -> None:
     changes = {option: value for option, value in limits.items() if value is not None}
     if not changes:
         raise click.UsageError("give a limit to change, such as --max-cost 50")
-    with open_store(_checked(load_settings(), limits)) as database:
+    with open_store(_check_prices(load_settings(), limits)) as database:
         keys.change_key(database, name, **changes)
     say(f"The key of {name} is changed.")
 
 
-def _checked(settings: Settings, limits: Mapping[str, float | None]) -> Settings:
+def _check_prices(settings: Settings, limits: Mapping[str, float | None]) -> Settings:
     if limits["max_cost"] is not None and settings.prices is None:
         raise click.UsageError("--max-cost needs prices: set DOCMILL_PRICES, here and for docmill serve")
     return settings
@@ -173,7 +173,7 @@ def _checked(settings: Settings, limits: Mapping[str, float | None]) -> Settings
 def list_command(as_json: bool) -> None:
     """List the keys by their names, without the keys themselves."""
     with open_store(load_settings()) as database:
-        rows = [_row(key) for key in keys.list_keys(database)]
+        rows = [_to_row(key) for key in keys.list_keys(database)]
     if as_json:
         print_json(rows)
         return
@@ -187,7 +187,7 @@ def list_command(as_json: bool) -> None:
     print_rich(made)
 
 
-def _row(key: keys.ApiKey) -> dict[str, Any]:
+def _to_row(key: keys.ApiKey) -> dict[str, Any]:
     state = "active" if key.revoked_at is None else "revoked"
     more = {name: getattr(key, name) for name in (*LIMITS, "spent", "created_at")}
     return {"name": key.name, "state": state, "weight": key.weight, **more}

@@ -185,7 +185,7 @@ def move(
     return True
 
 
-def due(database: Database) -> list[str]:
+def find_due(database: Database) -> list[str]:
     """Return the ids of batches to carry on that nobody holds: in random order, those to validate last.
 
     A validation may fail for now, and be tried again and again. Jobs of the batches that are over are ended here,
@@ -263,7 +263,7 @@ def advance(
         raise LeaseLost(f"{batch.id} was taken over by another, or cancelled")
 
 
-def input_of(database: Database, batch: ApiBatch) -> ApiFile:
+def find_input(database: Database, batch: ApiBatch) -> ApiFile:
     """Return the file of a batch. Raises Refused if it is gone."""
     row = database.row(select(ApiFile).where(ApiFile.id == batch.input_file_id))
     if row is None:

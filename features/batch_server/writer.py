@@ -31,7 +31,7 @@ INPUTS = {CHAT: "messages", RESPONSES: "input", COMPLETIONS: "prompt", EMBEDDING
 Line: TypeAlias = dict[str, Any]
 
 
-def request_of(row: Row) -> Mapping[str, Any]:
+def find_request(row: Row) -> Mapping[str, Any]:
     """Return the request that a result belongs to. Raises FormatUnfit for a result of another source."""
     request: Mapping[str, Any] | None = (row.get("meta") or {}).get(REQUEST)
     if not isinstance(request, dict) or request.get("url") not in INPUTS:
@@ -39,30 +39,30 @@ def request_of(row: Row) -> Mapping[str, Any]:
     return request
 
 
-def response(rows: Sequence[Row], created: int, where: str = "") -> Line:
+def make_answer(rows: Sequence[Row], created: int, where: str = "") -> Line:
     """Return the line of a request with the results of its inputs, in their order. `where` is its place in the file.
 
     Embeddings with more `dimensions` than the model's vectors have give an error line. Raises FormatUnfit.
     """
-    request = request_of(rows[0])
+    request = find_request(rows[0])
     if (url := request["url"]) == EMBEDDINGS:
         lengths = {row["vector"].shape[-1] for row in rows}
         if (wanted := request.get("dimensions")) is not None and wanted > min(lengths):
             reason = f"the vectors of the model have {min(lengths):,} dimensions; {wanted:,} were requested"
-            return refused(request["custom_id"], where or f"line {request['line']}", f'"dimensions": {reason}')
+            return make_error(request["custom_id"], where or f"line {request['line']}", f'"dimensions": {reason}')
     write_body = {CHAT: _chat, RESPONSES: _response, COMPLETIONS: _completion, EMBEDDINGS: _embeddings}[url]
     body = write_body(request, rows, created)
     return _line(request["custom_id"], HTTPStatus.OK, body)
 
 
-def refused(custom_id: str | None, where: str, reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> Line:
+def make_error(custom_id: str | None, where: str, reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> Line:
     """Return the line of a request that was answered with an error. `where` is its place in the batch file."""
     kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
     error = {"message": f"{where}: {reason}", "type": kind, "param": None, "code": None}
     return _line(custom_id, status, {"error": error}, where)
 
 
-def unanswered(custom_id: str, code: str, message: str) -> Line:
+def make_unanswered(custom_id: str, code: str, message: str) -> Line:
     """Return the line of a request that was not carried out."""
     return {
         "id": _identity("batch_req_", custom_id),
@@ -207,10 +207,10 @@ def write(rows: Iterable[Row], _columns: Sequence[Column], file: BinaryIO) -> in
     Rows of one request follow one another. Raises FormatUnfit.
     """
     created, n = int(time.time()), 0
-    for _, group in groupby(rows, key=lambda row: request_of(row)["custom_id"]):
+    for _, group in groupby(rows, key=lambda row: find_request(row)["custom_id"]):
         of_request = list(group)
-        if len(of_request) == request_of(of_request[0]).get("of", 1):
-            file.write(to_json(response(of_request, created)) + b"\n")
+        if len(of_request) == find_request(of_request[0]).get("of", 1):
+            file.write(to_json(make_answer(of_request, created)) + b"\n")
             n += 1
     return n
 

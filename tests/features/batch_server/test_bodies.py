@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from docmill.features.batch_server.bodies import BadRequest, parsed
+from docmill.features.batch_server.bodies import BadRequest, parse_body
 from docmill.features.batch_server.writer import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
 from docmill.tasks.kinds.options import KindOptions
 
@@ -22,7 +22,7 @@ INPUTS: dict[str, dict[str, Any]] = {
 
 def of(url: str, **fields: Any) -> tuple[KindOptions, tuple[str, ...], dict[str, Any]]:
     """Return the options, the texts and the form of embeddings of a body."""
-    return parsed(url, {"model": "m", **INPUTS[url], **fields}, "float32")
+    return parse_body(url, {"model": "m", **INPUTS[url], **fields}, "float32")
 
 
 def given(url: str, **fields: Any) -> dict[str, Any]:

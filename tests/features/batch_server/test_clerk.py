@@ -237,7 +237,7 @@ def test_a_batch_keeps_its_other_answers_when_the_corpus_of_a_job_is_removed(api
     batch = start(alice, put(alice, chat("a", "Hello"), chat("b", "Hello", max_tokens=8)))
     api.clerk.carry_on(batch.id)
     with embedded.worker():
-        until(lambda: batch.id in stored_batches.due(api.database), "the end of its jobs")
+        until(lambda: batch.id in stored_batches.find_due(api.database), "the end of its jobs")
     corpus, _ = api.database.values(select(Corpus.name).order_by(Corpus.id))
     remove_corpus(api.database, corpus)
     with api.clerk:
@@ -262,7 +262,7 @@ def test_a_lease_from_before_the_clock_was_set_back_lapses(api: Api) -> None:
     alice = api.client("alice")
     batch = start(alice, put(alice, "oops"))
     api.database.execute(update(ApiBatch).values(owner="killed", lease_until=db_now() + 3600))
-    assert stored_batches.due(api.database) == [batch.id]
+    assert stored_batches.find_due(api.database) == [batch.id]
     assert stored_batches.hold(api.database, batch.id, "another", 10.0)
 
 
@@ -272,7 +272,7 @@ def test_batches_that_can_end_come_before_those_that_may_fail_for_now(api: Api) 
     computed = start(alice, file).id
     api.clerk.carry_on(computed)
     others = {start(alice, file).id for _ in range(9)}
-    first, *rest = stored_batches.due(api.database)
+    first, *rest = stored_batches.find_due(api.database)
     assert (first, {*rest}) == (computed, others)
 
 
@@ -283,7 +283,7 @@ def test_each_batch_is_looked_at_however_many_are_computed(api: Api, monkeypatch
     for batch in (first, second):
         api.clerk.carry_on(batch.id)
     api.database.execute(update(Job).values(state="done").where(Job.id == 2))
-    until(lambda: stored_batches.due(api.database) == [second.id], "a look at the second batch")
+    until(lambda: stored_batches.find_due(api.database) == [second.id], "a look at the second batch")
 
 
 @pytest.mark.parametrize("status", ["validating", "in_progress", "finalizing", "cancelling"])
@@ -304,11 +304,11 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
         for before in ("validating", "in_progress", "finalizing"):
             if status in {before, "cancelling"} and (status != "cancelling" or before == "in_progress"):
                 break
-            until(lambda: batch.id in stored_batches.due(api.database), f"the end of {before}")
+            until(lambda: batch.id in stored_batches.find_due(api.database), f"the end of {before}")
             dying.carry_on(batch.id)
         if status == "cancelling":
             alice.batches.cancel(batch.id)
-        until(lambda: batch.id in stored_batches.due(api.database), "work for the clerk")
+        until(lambda: batch.id in stored_batches.find_due(api.database), "work for the clerk")
         assert alice.batches.retrieve(batch.id).status == status
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stored_batches, "advance", stop_before_the_end)
@@ -316,7 +316,7 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
             patch.setattr(stored_files.FileWriter, "__exit__", lambda *_: None)
             with pytest.raises(KilledHere):
                 dying.carry_on(batch.id)
-        assert batch.id not in stored_batches.due(api.database)  # its lease lasts
+        assert batch.id not in stored_batches.find_due(api.database)  # its lease lasts
         lapsed = update(ApiBatch).values(lease_until=db_now() - 1)
         api.database.write(lambda transaction: transaction.execute(lapsed))
         with api.clerk:
@@ -362,7 +362,7 @@ def test_a_finalizing_batch_whose_requests_an_upgrade_reads_differently_fails(
     api.clerk.carry_on(batch.id)
     api.clerk.carry_on(batch.id)
     assert has_status(alice, batch.id, "finalizing")
-    monkeypatch.setattr(clerk, "calls_of", lambda _: [])
+    monkeypatch.setattr(clerk, "list_calls", lambda _: [])
     api.clerk.carry_on(batch.id)
     failed = alice.batches.retrieve(batch.id)
     assert failed.status == "failed"

@@ -19,9 +19,9 @@ from docmill.features.batch_server.writer import (
     NAME,
     REQUEST,
     is_error,
-    refused,
-    response,
-    unanswered,
+    make_answer,
+    make_error,
+    make_unanswered,
 )
 from docmill.storage.writers import Target
 from docmill.storage.writers.formats import FormatUnfit
@@ -43,7 +43,7 @@ def body_of(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_chat_is_a_chat_completion() -> None:
-    found = ChatCompletion.model_validate(body_of(response([row(CHAT, {"text": "Hi."})], NOW)), strict=True)
+    found = ChatCompletion.model_validate(body_of(make_answer([row(CHAT, {"text": "Hi."})], NOW)), strict=True)
     assert (found.model, found.created) == ("m", NOW)
     assert found.choices[0].message.content == "Hi."
     assert found.choices[0].finish_reason == "stop"
@@ -52,10 +52,10 @@ def test_a_chat_is_a_chat_completion() -> None:
 
 
 def test_an_output_at_its_limit_has_the_reason_length() -> None:
-    cut = response([row(CHAT, {"text": "Hi"}, ("output_truncated",))], NOW)
+    cut = make_answer([row(CHAT, {"text": "Hi"}, ("output_truncated",))], NOW)
     assert ChatCompletion.model_validate(body_of(cut)).choices[0].finish_reason == "length"
     several = row(CHAT, {"text": "a", "texts": ["a", "b"], "truncated": [1]}, ("output_truncated",))
-    choices = ChatCompletion.model_validate(body_of(response([several], NOW))).choices
+    choices = ChatCompletion.model_validate(body_of(make_answer([several], NOW))).choices
     assert [(one.index, one.message.content, one.finish_reason) for one in choices] == [
         (0, "a", "stop"),
         (1, "b", "length"),
@@ -64,7 +64,7 @@ def test_an_output_at_its_limit_has_the_reason_length() -> None:
 
 def test_the_prompts_of_a_completion_are_its_choices() -> None:
     rows = [row(COMPLETIONS, {"text": text}, of=2, index=n) for n, text in enumerate("xy")]
-    found = Completion.model_validate(body_of(response(rows, NOW)), strict=True)
+    found = Completion.model_validate(body_of(make_answer(rows, NOW)), strict=True)
     assert [(one.index, one.text, one.finish_reason) for one in found.choices] == [(0, "x", "stop"), (1, "y", "stop")]
     assert found.usage is not None
     assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (10, 6)
@@ -78,24 +78,24 @@ def test_embeddings_are_numbers_or_base64_and_may_be_cut(tmp_path: Path) -> None
     assert [one.index for one in found.data] == [0, 1]
     assert np.array_equal(np.array(found.data[1].embedding, np.float32), vector)
     assert found.usage.prompt_tokens == found.usage.total_tokens == 10
-    [encoded] = body_of(response([row(EMBEDDINGS, {"vector": vector}, encoding_format="base64")], NOW))["data"]
+    [encoded] = body_of(make_answer([row(EMBEDDINGS, {"vector": vector}, encoding_format="base64")], NOW))["data"]
     assert np.array_equal(np.frombuffer(base64.b64decode(encoded["embedding"]), "<f4"), vector)
-    [cut] = body_of(response([row(EMBEDDINGS, {"vector": vector}, dimensions=2)], NOW))["data"]
+    [cut] = body_of(make_answer([row(EMBEDDINGS, {"vector": vector}, dimensions=2)], NOW))["data"]
     assert cut["embedding"].tolist() == [1.0, 0.0]
-    too_many = response([row(EMBEDDINGS, {"vector": vector}, dimensions=4)], NOW)
+    too_many = make_answer([row(EMBEDDINGS, {"vector": vector}, dimensions=4)], NOW)
     assert is_error(too_many)
     assert "have 3 dimensions; 4 were requested" in body_of(too_many)["error"]["message"]
-    placed = response([row(EMBEDDINGS, {"vector": vector}, dimensions=4)], NOW, "in.jsonl:7")
+    placed = make_answer([row(EMBEDDINGS, {"vector": vector}, dimensions=4)], NOW, "in.jsonl:7")
     assert body_of(placed)["error"]["message"].startswith('in.jsonl:7: "dimensions": ')
 
 
 def test_errors_are_those_of_the_error_file() -> None:
-    line = refused("a", "b.jsonl:3", "no")
+    line = make_error("a", "b.jsonl:3", "no")
     assert is_error(line)
     assert line["response"]["status_code"] == 400
     assert body_of(line)["error"]["message"] == "b.jsonl:3: no"
-    assert refused(None, "b.jsonl:3", "no")["id"] != refused(None, "b.jsonl:4", "no")["id"]
-    lost = unanswered("a", "batch_cancelled", "it was")
+    assert make_error(None, "b.jsonl:3", "no")["id"] != make_error(None, "b.jsonl:4", "no")["id"]
+    lost = make_unanswered("a", "batch_cancelled", "it was")
     assert is_error(lost)
     assert (lost["response"], lost["error"]) == (None, {"code": "batch_cancelled", "message": "it was"})
 
