@@ -141,7 +141,7 @@ def quality(url: str, texts: Sequence[str], threshold: float) -> dict[str, Any]:
     database = Database(url, kinds=KINDS)
     corpus_id = store(database, made)
     found = clusters.find(database, corpus_id, ByText(threshold))
-    first = {int(row["id"]): int(row["first"]) for row in report.members(database, corpus_id)}
+    first = {int(row["id"]): int(row["first"]) for row in report.read_members(database, corpus_id)}
     database.close()
     near = {*pairs}
     together = sum(first.get(one, -1) == first.get(other, -2) for one, other in pairs)

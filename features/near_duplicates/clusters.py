@@ -30,8 +30,8 @@ from docmill.features.near_duplicates.methods import (
     ByVectors,
     Method,
     Unit,
+    from_json,
     require_library,
-    stored,
     to_json,
 )
 from docmill.features.near_duplicates.tables import PAGE, Deduplication, Duplicate, is_repeat, promote
@@ -88,21 +88,21 @@ def find(database: Database, corpus_id: int, method: Method, advanced: Advanced 
     """
     require_library()
     while True:
-        before = database.row(_last(corpus_id))
+        before = database.row(_select_last(corpus_id))
         corpus = _load(database, corpus_id, method, before)
-        work, clusters = _clusters(database, corpus_id, corpus, method, advanced)
+        work, clusters = _find_clusters(database, corpus_id, corpus, method, advanced)
         settled = partial(_write, corpus_id=corpus_id, method=method, before=before, corpus=corpus, clusters=clusters)
         if database.write(settled):
             return work
 
 
-def method_of(database: Database, corpus_id: int) -> Method | None:
+def read_method(database: Database, corpus_id: int) -> Method | None:
     """Return the method of the last search for near duplicates in a corpus; None if there was none.
 
     The vectors are those of the spec that answers, even if the corpus was migrated since.
     """
-    last = database.row(_last(corpus_id))
-    method = None if last is None else stored(last.method)
+    last = database.row(_select_last(corpus_id))
+    method = None if last is None else from_json(last.method)
     if last is not None and isinstance(method, ByVectors):
         with database.read() as transaction:
             migrations = replacements.read_replacements(transaction, corpus_id)
@@ -112,13 +112,13 @@ def method_of(database: Database, corpus_id: int) -> Method | None:
     return method
 
 
-def _last(corpus_id: int) -> Select[Any, int, float]:
+def _select_last(corpus_id: int) -> Select[Any, int, float]:
     """Return the query for the last search in a corpus."""
     last = select(Deduplication.method, Deduplication.compared_to, Deduplication.finished_at)
     return last.where(Deduplication.corpus_id == corpus_id)
 
 
-def _stored(corpus_id: int) -> Select[int, int, int]:
+def _select_clusters(corpus_id: int) -> Select[int, int, int]:
     """Return the query for the current documents in clusters."""
     query = select(Duplicate.document_id, Duplicate.first_id, Duplicate.n_documents)
     query = query.join(Document, Document.id == Duplicate.document_id)
@@ -130,8 +130,8 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
     query = query.where(Document.corpus_id == corpus_id, is_current_document())
     ids, units = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     waiting: int | None = None  # the first document that has no vector yet, and may get one
-    way = _way(database, corpus_id, method)
-    last = before if before is not None and _is_alike(database, corpus_id, stored(before.method), method) else None
+    way = _find_way(database, corpus_id, method)
+    last = before if before is not None and _is_alike(database, corpus_id, from_json(before.method), method) else None
     late: set[int] = set()
     with database.read() as transaction:
         read_at = float(transaction.execute(select(db_now())).scalar_one())
@@ -142,7 +142,7 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
         if isinstance(method, ByVectors):
             with database.read() as transaction:
                 computed = lineage.read_contents(transaction, way, own)
-                status = _status(transaction, method, {*computed.values()})
+                status = _read_status(transaction, method, {*computed.values()})
             of_page = {
                 key: unit for key, unit in computed.items() if unit in status and status[unit].status == "done"
             }
@@ -165,7 +165,7 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
     )
 
 
-def _way(database: Database, corpus_id: int, method: Method) -> tuple[OpenStep, ...]:
+def _find_way(database: Database, corpus_id: int, method: Method) -> tuple[OpenStep, ...]:
     """Return the steps to a method's vectors for all documents, including those left out as repeats."""
     if isinstance(method, ByText):
         return ()
@@ -176,7 +176,7 @@ def _way(database: Database, corpus_id: int, method: Method) -> tuple[OpenStep, 
 def _is_alike(database: Database, corpus_id: int, last: Method, method: Method) -> bool:
     """Return True if two methods compare the same texts or vectors, even if their jobs differ."""
     options, last_options = ({**to_json(value), "job": None} for value in (method, last))
-    return options == last_options and _way(database, corpus_id, last) == _way(database, corpus_id, method)
+    return options == last_options and _find_way(database, corpus_id, last) == _find_way(database, corpus_id, method)
 
 
 def _is_computing(transaction: Transaction, method: Method) -> bool:
@@ -187,14 +187,14 @@ def _is_computing(transaction: Transaction, method: Method) -> bool:
     return transaction.scalar(query.where(Step.spec_id == method.spec_id, Job.state.in_(UNFINISHED))) is not None
 
 
-def _status(transaction: Transaction, method: ByVectors, content_ids: set[int]) -> dict[int, Any]:
+def _read_status(transaction: Transaction, method: ByVectors, content_ids: set[int]) -> dict[int, Any]:
     """Return rows with the status of vectors and the time of their outcomes, by content."""
     query = select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.created_at)
     query = query.where(OutcomeRow.spec_id == method.spec_id)
     return {row.content_id: row for row in transaction.probe(query, OutcomeRow.content_id, content_ids)}
 
 
-def _clusters(
+def _find_clusters(
     database: Database, corpus_id: int, corpus: _Corpus, method: Method, advanced: Advanced
 ) -> tuple[SearchWork, dict[int, tuple[int, int]]]:
     """Return the work, and {document: (first document, documents in the cluster)} for documents in clusters."""
@@ -208,7 +208,7 @@ def _clusters(
     contents, firsts, place = contents[order], firsts[order], rank[place]
     fresh = (ids[firsts] > corpus.compared_to) | np.isin(contents, [*corpus.late])
     components = Components(len(contents))
-    for places, is_whole in _kept(database, corpus_id, ids, place) if corpus.compared_to else ():
+    for places, is_whole in _read_clusters(database, corpus_id, ids, place) if corpus.compared_to else ():
         if is_whole:
             for other in places[1:]:
                 components.join(int(places[0]), int(other))
@@ -235,11 +235,11 @@ def _clusters(
     return work, {document_id: (first_id, size) for document_id, first_id, size in rows}
 
 
-def _kept(database: Database, corpus_id: int, ids: Ids, place: Ids) -> Iterator[tuple[Ids, bool]]:
+def _read_clusters(database: Database, corpus_id: int, ids: Ids, place: Ids) -> Iterator[tuple[Ids, bool]]:
     """Yield the places of the contents of each stored cluster, and False if the cluster lost a document."""
     of: dict[int, list[int]] = {}
     sizes: dict[int, int] = {}
-    for page in pages(database, _stored(corpus_id), Duplicate.document_id, PAGE):
+    for page in pages(database, _select_clusters(corpus_id), Duplicate.document_id, PAGE):
         for row in page:
             of.setdefault(row.first_id, []).append(row.document_id)
             sizes[row.first_id] = row.n_documents
@@ -261,11 +261,11 @@ def _write(
 ) -> bool:
     """Replace the rows of current documents that changed. Return False if another process was faster."""
     lock_corpus(transaction, corpus_id)
-    if transaction.execute(_last(corpus_id)).one_or_none() != before:
+    if transaction.execute(_select_last(corpus_id)).one_or_none() != before:
         return False
     if transaction.scalar(select(Corpus.id).where(Corpus.id == corpus_id)) is None:
         return True  # it was removed meanwhile
-    rows = transaction.execute(_stored(corpus_id))
+    rows = transaction.execute(_select_clusters(corpus_id))
     had = {row.document_id: (row.first_id, row.n_documents) for row in rows}
     changed = [key for key, value in clusters.items() if had.get(key) != value]
     stale = [*(key for key in had if key not in clusters), *(key for key in changed if key in had)]
@@ -328,7 +328,7 @@ def deduplicate(
 
     Raises NotFound, NothingEmbedded and StorageError.
     """
-    method = _method(database, corpus_id, name, options, listener)
+    method = _choose_method(database, corpus_id, name, options, listener)
     with listener.bar("dedup", total=1) as progress:
 
         def advanced(phase: str, done: int, total: int) -> None:
@@ -339,15 +339,17 @@ def deduplicate(
     return sums
 
 
-def _method(database: Database, corpus_id: int, name: str, options: DedupOptions, listener: Listener) -> Method:
+def _choose_method(
+    database: Database, corpus_id: int, name: str, options: DedupOptions, listener: Listener
+) -> Method:
     """Return the method that is asked for, or else that of the last search."""
     if options.embeddings or options.job is not None:
         if options.shingle is not None or options.seed is not None:
             raise StorageError(
                 "shingle and seed are about words, and vectors are compared by their cosine; leave them out"
             )
-        return vectors.method_for(database, name, options.job, options.threshold)
-    last = method_of(database, corpus_id)
+        return vectors.choose_method(database, name, options.job, options.threshold)
+    last = read_method(database, corpus_id)
     if last is not None and options == DedupOptions():
         listener.say(f"As in the last search: {last}.")
         return last
@@ -362,7 +364,7 @@ def _update(database: Database, corpus_id: int, hear: Hear) -> str | None:
     def advanced(phase: str, done: int, total: int) -> None:
         hear(f"near duplicates: {phase} {100 * done // max(1, total)} %")
 
-    method = method_of(database, corpus_id) or ByText()
+    method = read_method(database, corpus_id) or ByText()
     try:
         n = find(database, corpus_id, method, advanced).repeats
     except NothingEmbedded as error:  # the clusters stay as they were, without documents that left

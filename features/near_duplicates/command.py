@@ -117,20 +117,20 @@ def _report(
         summary = report.summarize(database, corpus_id, name)
         if out is not None:
             _write(database, corpus_id, target, summary.in_clusters)
-        samples = report.samples(database, corpus_id, SAMPLES_SHOWN if wanted is None else SAMPLES, MEMBERS)
+        samples = report.read_samples(database, corpus_id, SAMPLES_SHOWN if wanted is None else SAMPLES, MEMBERS)
     if as_json:
         print_json(_as_json(name, summary, work, samples))
     elif out != STDOUT:
-        _print(corpus, summary, work, samples)
+        _print_report(corpus, summary, work, samples)
 
 
 def _write(database: Database, corpus_id: int, target: Target, n: int) -> None:
     forms = {"id": Form.TEXT, "first": Form.TEXT, "is_first": Form.BOOLEAN, "documents": Form.INTEGER}
     columns = [Column.of(name, form) for name, form in forms.items()]
-    write_out(report.members(database, corpus_id), target, columns, n)
+    write_out(report.read_members(database, corpus_id), target, columns, n)
 
 
-def _print(corpus: str, summary: DuplicateCounts, work: SearchWork | None, samples: list[Sample]) -> None:
+def _print_report(corpus: str, summary: DuplicateCounts, work: SearchWork | None, samples: list[Sample]) -> None:
     from docmill.worker.consoles import NameCell, table
 
     if summary.clusters:

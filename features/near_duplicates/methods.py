@@ -81,7 +81,7 @@ def to_json(method: Method) -> dict[str, Any]:
     return {"by": "text" if isinstance(method, ByText) else "vectors", **asdict(method)}
 
 
-def stored(value: Mapping[str, Any]) -> Method:
+def from_json(value: Mapping[str, Any]) -> Method:
     """Return the method in a value of `to_json`."""
     return _BY[value["by"]](**{name: option for name, option in value.items() if name != "by"})
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import and_, case, func, select
 
-from docmill.features.near_duplicates.methods import Method, stored
+from docmill.features.near_duplicates.methods import Method, from_json
 from docmill.features.near_duplicates.tables import Deduplication, Duplicate, is_repeat
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
@@ -75,7 +75,7 @@ def summarize(database: Database, corpus_id: int, name: str) -> DuplicateCounts:
     documents, texts, repeated_texts, n_chars, repeated_chars = (int(number) for number in totals)
     clusters = int(counts.clusters or 0)
     return DuplicateCounts(
-        method=stored(last.method),
+        method=from_json(last.method),
         finished_at=last.finished_at,
         documents=documents,
         new=n_new,
@@ -89,7 +89,7 @@ def summarize(database: Database, corpus_id: int, name: str) -> DuplicateCounts:
     )
 
 
-def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: int) -> list[Sample]:
+def read_samples(database: Database, corpus_id: int, n_clusters: int, n_documents: int) -> list[Sample]:
     """Return the largest clusters, each with the number of its documents and the first of these."""
     beginning = func.substr(Content.text, 1, SHOWN_CHARS).label("text")
     query = select(Duplicate.document_id, Duplicate.first_id, Duplicate.n_documents, Document.key, beginning)
@@ -111,7 +111,7 @@ def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: in
     return made
 
 
-def members(database: Database, corpus_id: int) -> Iterator[dict[str, Any]]:
+def read_members(database: Database, corpus_id: int) -> Iterator[dict[str, Any]]:
     """Yield a row for each document in a cluster, in the order in which they came into the corpus.
 
     A row has `id`, the `first` document's id, `is_first`, and the number of `documents` in the cluster.

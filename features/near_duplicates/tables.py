@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from docmill.features.near_duplicates.methods import ByVectors, stored
+from docmill.features.near_duplicates.methods import ByVectors, from_json
 from docmill.storage.core.lookups import delete_page, is_current_document
 from docmill.storage.core.schema import Base, Content, Corpus, Document, Json, column, new_metadata
 from docmill.storage.core.transaction import Transaction
@@ -145,7 +145,7 @@ def _clear_corpus(transaction: Transaction, corpus_id: int, size: int) -> int:
 
 def _compared_specs(transaction: Transaction) -> set[int]:
     """Return the specs whose vectors were compared: the next search compares new ones to them."""
-    compared = [stored(method) for method in transaction.scalars(select(Deduplication.method))]
+    compared = [from_json(method) for method in transaction.scalars(select(Deduplication.method))]
     return {method.spec_id for method in compared if isinstance(method, ByVectors)}
 
 

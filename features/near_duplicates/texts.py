@@ -49,23 +49,23 @@ def connect(
 
     Return the number of compared pairs.
     """
-    signed = _signed(database, method, content_ids, fresh, advanced)
+    signed = _sign_all(database, method, content_ids, fresh, advanced)
     n_bands = signed.bands.shape[1]
     shingles = _Shingles(database, method)
     compared = 0
     for band in range(n_bands):
         advanced("comparing", band, n_bands)
-        for ones, others in candidates(signed, method.threshold, components, band):
+        for ones, others in propose_pairs(signed, method.threshold, components, band):
             compared += len(ones)
             for first, last in _batches(signed.sizes, ones, others):
                 pairs = ones[first:last], others[first:last]
-                for place, other in _similar(shingles, method.threshold, content_ids, *pairs):
+                for place, other in _find_similar(shingles, method.threshold, content_ids, *pairs):
                     components.join(place, other)
     advanced("comparing", n_bands, n_bands)
     return compared
 
 
-def _signed(
+def _sign_all(
     database: Database,
     method: ByText,
     content_ids: Ids,
@@ -74,9 +74,9 @@ def _signed(
 ) -> Signed:
     """Return the signatures of texts, and store those that are not stored yet."""
     n = len(content_ids)
-    bands: Bands = np.zeros((n, PERMUTATIONS // rows_for(method.threshold)), np.uint32)
+    bands: Bands = np.zeros((n, PERMUTATIONS // choose_rows(method.threshold)), np.uint32)
     sizes: Ids = np.zeros(n, np.int64)
-    recipe = recipe_of(method)
+    recipe = make_recipe(method)
     query = select(Signature.content_id, Signature.bands, Signature.n_shingles).where(Signature.recipe == recipe)
     for start in range(0, n, LOOK):
         advanced("signing texts", start, n)
@@ -118,7 +118,7 @@ def _sign(
     transaction.keep_contents()
     texts = read_texts(transaction, content_ids)
     shingles = [method.shingles(texts.get(content_id, "")) for content_id in content_ids]
-    bands = bands_of(shingles, rows_for(method.threshold), method.seed)
+    bands = hash_bands(shingles, choose_rows(method.threshold), method.seed)
     sizes = [len(members) for members in shingles]
     there = [at for at, content_id in enumerate(content_ids) if content_id in texts]
     columns: Columns = {
@@ -168,7 +168,7 @@ class _Shingles:
         return sets
 
 
-def _similar(
+def _find_similar(
     shingles: _Shingles, threshold: float, content_ids: Ids, ones: Ids, others: Ids
 ) -> Iterator[tuple[int, int]]:
     """Yield the pairs of places whose texts are near duplicates."""
@@ -178,7 +178,7 @@ def _similar(
             yield place, other
 
 
-def rows_for(threshold: float) -> int:
+def choose_rows(threshold: float) -> int:
     """Return the rows of the longest bands by which pairs at the threshold are found with a probability of 0.99.
 
     Longer bands propose fewer pairs below the threshold. For low thresholds a band has one row.
@@ -192,17 +192,17 @@ def probability(similarity: float, n_rows: int) -> float:
     return float(1 - (1 - similarity**n_rows) ** (PERMUTATIONS // n_rows))
 
 
-def recipe_of(method: ByText) -> int:
+def make_recipe(method: ByText) -> int:
     """Return a number for the options that signatures depend on, and for the algorithm of the library."""
     import rensa
 
-    n_rows = rows_for(method.threshold)
+    n_rows = choose_rows(method.threshold)
     of_library = int(rensa.RMinHash.ALGORITHM_VERSION)
     parts = [of_library, method.seed, method.unit, method.size, PERMUTATIONS // n_rows, n_rows]
     return int.from_bytes(hashlib.sha256(orjson.dumps(parts)).digest()[:6], "little")
 
 
-def bands_of(shingles: Sequence[Set[str]], n_rows: int, seed: int) -> Bands:
+def hash_bands(shingles: Sequence[Set[str]], n_rows: int, seed: int) -> Bands:
     """Return the hashes of the bands of each set of shingles. An empty set has the hashes of no other set."""
     import rensa
 
@@ -239,7 +239,7 @@ class Signed:
         return crowded
 
 
-def candidates(signed: Signed, threshold: float, components: Components, band: int) -> Iterator[tuple[Ids, Ids]]:
+def propose_pairs(signed: Signed, threshold: float, components: Components, band: int) -> Iterator[tuple[Ids, Ids]]:
     """Yield pairs of places that share a band's hash and no hash of an earlier band that is not crowded.
 
     Arrays may be empty. Texts with one hash are sorted by their sizes. Each is paired with the next text first, then

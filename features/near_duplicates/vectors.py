@@ -25,7 +25,7 @@ _SLACK = 1e-4  # the most by which a cosine of float32 may be too low
 _ROUNDING = 1e-6  # the most by which vectors of length 1 that are rounded to float32 change a cosine
 
 
-def method_for(database: Database, corpus: str, job_id: int | None, threshold: float | None = None) -> ByVectors:
+def choose_method(database: Database, corpus: str, job_id: int | None, threshold: float | None = None) -> ByVectors:
     """Return the method that compares the vectors of a corpus's latest embed job, or of one job.
 
     Raises NotFound, and NothingEmbedded if there is no such job, or no vector for a whole document.

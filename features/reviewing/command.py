@@ -19,10 +19,10 @@ from rich.text import Text
 
 from docmill.features.reviewing import LIBRARY
 from docmill.features.reviewing.estimate import ReviewSummary, Share
-from docmill.features.reviewing.judgements import Judged, Verdict, judged_results
-from docmill.features.reviewing.population import OutputToReview, reviewed_step
+from docmill.features.reviewing.judgements import Judged, Verdict, read_judged_results
+from docmill.features.reviewing.population import OutputToReview, read_step
 from docmill.features.reviewing.risk import fit
-from docmill.features.reviewing.session import SUFFIXES, Review, read, rows_of, write_csv, write_json
+from docmill.features.reviewing.session import SUFFIXES, Review, list_rows, read_file, write_csv, write_json
 from docmill.storage.core.database import Database
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import fitted_risks
@@ -131,7 +131,7 @@ def import_command(job: int, file: Path, step: str | None, seed: int | None, by:
     """
     with open_store(load_settings()) as database:
         review = _open(database, job, step, seed)
-        n = review.take(read(file), by or _user())
+        n = review.take(read_file(file), by or _user())
         say(f"Stored {n:,} judgement{'s' * (n != 1)} from {file}.")
         _print(review, as_json=as_json)
 
@@ -148,9 +148,9 @@ def fit_command(job: int, step: str | None, as_json: bool) -> None:
     """
     LIBRARY.require("`docmill review`")
     with open_store(load_settings()) as database:
-        reviewed_step(database, job, step)  # else it cannot be judged
+        read_step(database, job, step)  # else it cannot be judged
         spec_id = fitted_risks.spec_with_risk(database, job, step)
-        risk = fitted_risks.store(database, spec_id, fit(judged_results(database, spec_id)))
+        risk = fitted_risks.store(database, spec_id, fit(read_judged_results(database, spec_id)))
     if as_json:
         print_json({"job": job, **asdict(risk)})
         return
@@ -176,7 +176,7 @@ def _user() -> str:
 
 def _export(review: Review, file: Path, size: int) -> None:
     write = write_csv if file.suffix.lower() == ".csv" else write_json
-    rows = rows_of(review.items(review.waiting(size)), review.seed)
+    rows = list_rows(review.items(review.waiting(size)), review.seed)
     with whole_file(file) as opened:
         n = write(rows, opened)
     written = counted(n, "output")
@@ -220,7 +220,7 @@ def judge(review: Review, size: int, judged_by: str) -> None:
         if at == len(met):
             assert item is not None
             met.append(item)
-        say_rich(shown(met[at], f"{at + 1:,} of {len(waiting):,}", consoles.talk.width))
+        say_rich(render_output(met[at], f"{at + 1:,} of {len(waiting):,}", consoles.talk.width))
         answer = ask()
         if answer is QUIT:
             break
@@ -241,7 +241,7 @@ def _nothing_to_judge(review: Review, size: int) -> str:
     return f"The sample of {size:,} is judged; give a larger --size to judge more."
 
 
-def shown(item: OutputToReview, place: str, width: int) -> Group:
+def render_output(item: OutputToReview, place: str, width: int) -> Group:
     """Return an output beside its input, or below it where the terminal is narrow."""
     title = Text(printable(f"{place}: document {item.document}", keep=""), style="bold")
     texts = [Text(printable(text)) for text in (item.input, item.output)]
@@ -304,12 +304,14 @@ def shares_table(summary: ReviewSummary) -> Group:
     numbers = ("outputs", "judged", "good", "share", "95 % interval")
     made = table("group", *numbers, names={"group"}, numbers=numbers)
     for share in summary.shares:
-        made.add_row(share.group, f"{share.outputs:,}", f"{share.judged:,}", f"{share.good:,}", *_estimate(share))
+        made.add_row(
+            share.group, f"{share.outputs:,}", f"{share.judged:,}", f"{share.good:,}", *_write_estimate(share)
+        )
     skipped = f", {summary.skipped:,} skipped" if summary.skipped else ""
     return Group(made, Text(f"{summary.judged:,} of {summary.outputs:,} outputs are judged{skipped}."))
 
 
-def _estimate(share: Share) -> Iterator[str]:
+def _write_estimate(share: Share) -> Iterator[str]:
     if share.share is None or share.low is None or share.high is None:
         yield from ("", "")
         return
@@ -321,7 +323,7 @@ def risk_table(risk: FittedRisk) -> Group:
     """Return the features of a risk with their effects, and the measures of its quality."""
     effects = table("feature", "odds of bad", "change", names={"feature"}, numbers=("odds of bad",))
     for feature in sorted(risk.model.features, key=lambda effect: -abs(effect.coefficient)):
-        effects.add_row(feature.name, *_effect(feature))
+        effects.add_row(feature.name, *_describe_effect(feature))
     thirds = table("risk", "judged", "mean risk", "bad", numbers=("judged", "mean risk", "bad"))
     quality = risk.quality
     for name, third in zip(("low", "middle", "high"), quality["thirds"], strict=True):
@@ -334,7 +336,7 @@ def risk_table(risk: FittedRisk) -> Group:
     return Group(Text(title, style="bold"), effects, Text(), thirds, Text(measured))
 
 
-def _effect(feature: RiskFeature) -> tuple[str, str]:
+def _describe_effect(feature: RiskFeature) -> tuple[str, str]:
     """Return the factor by which a feature changes the odds, and the change of the feature."""
     if feature.name.startswith(FLAG):
         return f"× {math.exp(feature.coefficient / feature.scale):.2f}", "with the flag"

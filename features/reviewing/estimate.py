@@ -39,7 +39,7 @@ class ReviewSummary:
     shares: tuple[Share, ...]
 
 
-def share_good(group: str, strata: Sequence[tuple[int, int, int]]) -> Share:
+def estimate_share(group: str, strata: Sequence[tuple[int, int, int]]) -> Share:
     """Estimate the share of good outputs from judgements in strata, with an interval.
 
     ``strata`` has for each the numbers of its outputs, of the judged ones, and of the good ones among these.
@@ -64,11 +64,11 @@ def share_good(group: str, strata: Sequence[tuple[int, int, int]]) -> Share:
         variance = max(variance, mean * (1 - mean) / judged)
     if variance == 0:
         return Share(group, outputs, judged, good, share, share, share)
-    low, high = interval(share, mean * (1 - mean) / variance)
+    low, high = estimate_interval(share, mean * (1 - mean) / variance)
     return Share(group, outputs, judged, good, share, low, high)
 
 
-def interval(share: float, n: float) -> tuple[float, float]:
+def estimate_interval(share: float, n: float) -> tuple[float, float]:
     """Return the Clopper-Pearson interval of a share in a sample of `n`, which need not be a whole number."""
     from scipy.special import betaincinv
 
@@ -78,11 +78,11 @@ def interval(share: float, n: float) -> tuple[float, float]:
     return low, high
 
 
-def summary(population: Population, strata: Sequence[Rows], judged: Mapping[int, Judged]) -> ReviewSummary:
+def summarize(population: Population, strata: Sequence[Rows], judged: Mapping[int, Judged]) -> ReviewSummary:
     """Return the shares of good outputs: of all, by doubt, and of each flag."""
     here = [judged[content] for content in population.contents[population.rows_of([*judged])].tolist()]
     verdicts = {judgement.content_id: judgement.verdict for judgement in here}
-    samples = [seen(rows, population.contents, verdicts) for rows in strata]
+    samples = [cut_at_unseen(rows, population.contents, verdicts) for rows in strata]
     drawn = np.concatenate([np.empty(0, np.int64), *samples])
     good = np.zeros(len(population), bool)
     counted = np.zeros(len(population), bool)
@@ -91,14 +91,14 @@ def summary(population: Population, strata: Sequence[Rows], judged: Mapping[int,
         counted[row] = verdict is not Verdict.SKIPPED
         good[row] = verdict is Verdict.GOOD
     shares = tuple(
-        share_good(group, [_numbers(rows[inside[rows]], counted, good) for rows in strata])
+        estimate_share(group, [_count_verdicts(rows[inside[rows]], counted, good) for rows in strata])
         for group, inside in _groups(population)
     )
     skipped = sum(judgement.verdict is Verdict.SKIPPED for judgement in here)
     return ReviewSummary(len(population), len(here) - skipped, int(counted.sum()), skipped, shares)
 
 
-def _numbers(rows: Rows, counted: np.ndarray, good: np.ndarray) -> tuple[int, int, int]:
+def _count_verdicts(rows: Rows, counted: np.ndarray, good: np.ndarray) -> tuple[int, int, int]:
     return len(rows), int(counted[rows].sum()), int(good[rows].sum())
 
 
@@ -123,7 +123,7 @@ FEWEST = 30  # outputs with a confidence that are divided into bands
 DOUBTED = 2.0  # weight of a stratum of doubtful outputs in the allocation; others have 1
 
 
-def strata_of(population: Population) -> list[Rows]:
+def stratify(population: Population) -> list[Rows]:
     """Divide outputs by their doubtful flags, and each part into thirds by confidence.
 
     A stratum has the rows of its outputs in the order in which they are drawn. A part with less than `FEWEST` known
@@ -149,7 +149,7 @@ def _bands(confidence: npt.NDArray[np.float64]) -> list[npt.NDArray[np.bool_]]:
     return [*(known & (third == number) for number in range(3)), ~known]
 
 
-def allocation(population: Population, strata: Sequence[Rows], size: int) -> list[int]:
+def allocate(population: Population, strata: Sequence[Rows], size: int) -> list[int]:
     """Return the number of outputs to draw from each stratum, `size` in all.
 
     A stratum's share is proportional to the square root of its size, and twice that for doubtful outputs: the power
@@ -167,10 +167,10 @@ def allocation(population: Population, strata: Sequence[Rows], size: int) -> lis
             break
         wanted[full] = sizes[full]
         open_ &= ~full
-    return _rounded(wanted, sizes, size)
+    return _round(wanted, sizes, size)
 
 
-def _rounded(wanted: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], size: int) -> list[int]:
+def _round(wanted: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], size: int) -> list[int]:
     """Return whole numbers with the same sum by the largest remainders; one at least where there is room."""
     whole = np.floor(wanted).astype(int)
     if size >= len(wanted):
@@ -184,19 +184,19 @@ def _rounded(wanted: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], si
     return [int(n) for n in whole]
 
 
-def sample(population: Population, strata: Sequence[Rows], size: int) -> Rows:
+def draw_sample(population: Population, strata: Sequence[Rows], size: int) -> Rows:
     """Return the rows of a sample, in the order to judge them.
 
     The strata alternate, so that the beginning of the sample is a smaller sample of the same kind.
     """
     drawn, places = [np.empty(0, np.int64)], [np.empty(0)]
-    for rows, n in zip(strata, allocation(population, strata, size), strict=True):
+    for rows, n in zip(strata, allocate(population, strata, size), strict=True):
         drawn.append(rows[:n])
         places.append((np.arange(n) + 0.5) / max(n, 1))
     return np.concatenate(drawn)[np.argsort(np.concatenate(places), kind="stable")]
 
 
-def seen(rows: Rows, contents: Rows, met: Collection[int]) -> Rows:
+def cut_at_unseen(rows: Rows, contents: Rows, met: Collection[int]) -> Rows:
     """Return the rows of a stratum that were drawn first and that reviewers have met, up to the first they have not.
 
     In a stratum these are a random sample, however many sessions, jobs or seeds the judgements come from. Judgements

@@ -61,7 +61,7 @@ class Judged:
     note: str | None = None
 
 
-def of_spec(database: Database, spec_id: int) -> dict[int, Judged]:
+def read(database: Database, spec_id: int) -> dict[int, Judged]:
     """Return all judgements of a spec's outputs, by content."""
     columns = (Judgement.content_id, Judgement.verdict, Judgement.judged_by, Judgement.seed, Judgement.note)
     rows = database.rows(select(*columns).where(Judgement.spec_id == spec_id))
@@ -97,7 +97,7 @@ def store(database: Database, spec_id: int, judged: Sequence[Judged]) -> int:
     return database.write(work)
 
 
-def contents_of(database: Database, spec_id: int, hashes: Collection[bytes]) -> dict[bytes, int]:
+def find_contents(database: Database, spec_id: int, hashes: Collection[bytes]) -> dict[bytes, int]:
     """Return the contents with these SHA-256 that have a done output under a spec."""
     query = select(Content.id, Content.sha256).join(OutcomeRow, OutcomeRow.content_id == Content.id)
     query = query.where(OutcomeRow.spec_id == spec_id, OutcomeRow.status == "done")
@@ -106,7 +106,7 @@ def contents_of(database: Database, spec_id: int, hashes: Collection[bytes]) -> 
     return {row.sha256: row.id for row in rows}
 
 
-def judged_results(database: Database, spec_id: int) -> list[tuple[Result, bool]]:
+def read_judged_results(database: Database, spec_id: int) -> list[tuple[Result, bool]]:
     """Return the judged outputs of a spec in the order of their ids, each with True if it is bad.
 
     They are results without ids and texts.

@@ -87,7 +87,7 @@ class Population:
         return int(self.specs[row]) if is_here else None
 
 
-def reviewed_step(database: Database, job_id: int, name: str | None = None) -> ReviewedStep:
+def read_step(database: Database, job_id: int, name: str | None = None) -> ReviewedStep:
     """Return a job's step by its name, or the last one. Raises NotFound and StorageError."""
     require(database, job_id)
     with database.read() as transaction:
@@ -100,7 +100,7 @@ def reviewed_step(database: Database, job_id: int, name: str | None = None) -> R
     return ReviewedStep(job_id, tuple(way), {row.id: row.sha256.hex() for row in specs})
 
 
-def population(database: Database, reviewed: ReviewedStep, seed: int) -> Population:
+def read_population(database: Database, reviewed: ReviewedStep, seed: int) -> Population:
     """Return the outputs of a step, by one pass over the job's documents in pages."""
     job = require(database, reviewed.job)
     query, outcome = lineage.select_done(job, reviewed.way)
@@ -158,7 +158,7 @@ class OutputToReview:
     spec: str
 
 
-def items(database: Database, reviewed: ReviewedStep, documents: Mapping[int, int]) -> list[OutputToReview]:
+def read_outputs(database: Database, reviewed: ReviewedStep, documents: Mapping[int, int]) -> list[OutputToReview]:
     """Return the outputs of contents, in the given order. `documents` has a document's id for each content."""
     columns = (OutcomeRow.status, OutcomeRow.spec_id, OutcomeRow.text, OutcomeRow.vector, OutcomeRow.data)
     texts = select(Content.id, Content.sha256, Content.text)
@@ -170,12 +170,12 @@ def items(database: Database, reviewed: ReviewedStep, documents: Mapping[int, in
     for content_id, document_id in documents.items():
         row, content = outputs.get(content_id), inputs.get(content_id)
         if row is not None and row.status == Status.DONE and content is not None and document_id in keys:
-            shown, spec = _shown(database, reviewed, row), reviewed.specs[row.spec_id]
+            shown, spec = _write_output(database, reviewed, row), reviewed.specs[row.spec_id]
             made.append(OutputToReview(content_id, content.sha256, keys[document_id], content.text, shown, spec))
     return made
 
 
-def _shown(database: Database, reviewed: ReviewedStep, row: Stored) -> str:
+def _write_output(database: Database, reviewed: ReviewedStep, row: Stored) -> str:
     if isinstance(row.text, str):
         return row.text
     output = database.kind_of(reviewed.step.lane).output

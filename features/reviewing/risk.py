@@ -38,7 +38,7 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> FittedRisk:
             f"a risk needs {FEWEST} judgements, with {FEWEST_OF_EACH} good and {FEWEST_OF_EACH} bad ones; there are "
             f"{n_good:,} good and {n_bad:,} bad. Judge more with `docmill review judge JOB`."
         )
-    names = features([result for result, _ in judged])
+    names = choose_features([result for result, _ in judged])
     if not names:
         raise WorkerError(
             "flags, confidence and lengths hardly differ among the outputs, so they cannot predict bad ones. "
@@ -46,8 +46,8 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> FittedRisk:
         )
     values = np.array([[value_of(name, result) for name in names] for result, _ in judged], float)
     with warnings.catch_warnings(action="ignore"):  # scikit-learn's, about its own coming releases
-        expected, model = _fitted(names, values, bad)
-    quality = measured(expected, bad)
+        expected, model = _fit_model(names, values, bad)
+    quality = measure(expected, bad)
     if quality["brier"] >= quality["brier_of_share"]:
         raise WorkerError(
             "flags, confidence and lengths do not tell the good outputs from the bad ones: the cross-validated Brier "
@@ -57,7 +57,7 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> FittedRisk:
     return FittedRisk(0, model, n_good, n_bad, quality)
 
 
-def features(results: Sequence[Result]) -> list[str]:
+def choose_features(results: Sequence[Result]) -> list[str]:
     """Return the features that differ among results: numbers, and flags that are neither rare nor on nearly all."""
     carried = Counter(flag for result in results for flag in result["flags"])
     flags = [flag for flag, n in sorted(carried.items()) if RARE <= n <= len(results) - RARE]
@@ -69,7 +69,7 @@ def features(results: Sequence[Result]) -> list[str]:
     return [*(f"{FLAG}{flag}" for flag in flags), *numbers]
 
 
-def _fitted(names: Sequence[str], values: Numbers, bad: npt.NDArray[np.bool_]) -> tuple[Numbers, RiskModel]:
+def _fit_model(names: Sequence[str], values: Numbers, bad: npt.NDArray[np.bool_]) -> tuple[Numbers, RiskModel]:
     """Return the risk of each output by a model that did not see it, and the model that is fitted to all outputs."""
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
@@ -93,7 +93,7 @@ def _fitted(names: Sequence[str], values: Numbers, bad: npt.NDArray[np.bool_]) -
     return np.asarray(expected, float), RiskModel(float(regression.intercept_[0]), made)
 
 
-def measured(expected: Numbers, bad: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def measure(expected: Numbers, bad: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """Return the quality of expected risks: Brier scores, the area under the ROC curve, and three groups by risk."""
     from sklearn.metrics import roc_auc_score
 

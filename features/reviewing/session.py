@@ -13,15 +13,15 @@ from typing import Any, BinaryIO
 import orjson
 
 from docmill.features.reviewing import judgements
-from docmill.features.reviewing.estimate import ReviewSummary, Rows, sample, strata_of, summary
+from docmill.features.reviewing.estimate import ReviewSummary, Rows, draw_sample, stratify, summarize
 from docmill.features.reviewing.judgements import Judged, Verdict
 from docmill.features.reviewing.population import (
     OutputToReview,
     Population,
     ReviewedStep,
-    items,
-    population,
-    reviewed_step,
+    read_outputs,
+    read_population,
+    read_step,
 )
 from docmill.storage.core.database import Database
 from docmill.storage.json_values import Json
@@ -51,23 +51,23 @@ class Review:
 
         Without a seed, it continues the draw of most earlier judgements. Raises NotFound and StorageError.
         """
-        reviewed = reviewed_step(database, job, step)
-        stored = {spec_id: judgements.of_spec(database, spec_id) for spec_id in reviewed.specs}
+        reviewed = read_step(database, job, step)
+        stored = {spec_id: judgements.read(database, spec_id) for spec_id in reviewed.specs}
         if seed is None:
             seeds = Counter(judgement.seed for of_spec in stored.values() for judgement in of_spec.values())
             seed = max(seeds, key=lambda candidate: (seeds[candidate], -candidate), default=0)
-        outputs = population(database, reviewed, seed)
+        outputs = read_population(database, reviewed, seed)
         judged = {
             content: judgement
             for spec_id, of_spec in stored.items()
             for content, judgement in of_spec.items()
             if outputs.spec_of(content) == spec_id
         }
-        return cls(database, reviewed, seed, outputs, tuple(strata_of(outputs)), judged)
+        return cls(database, reviewed, seed, outputs, tuple(stratify(outputs)), judged)
 
     def waiting(self, size: int) -> list[int]:
         """Return the contents of a sample without a good or bad verdict; skipped ones come last."""
-        contents = self.population.contents[sample(self.population, self.strata, size)].tolist()
+        contents = self.population.contents[draw_sample(self.population, self.strata, size)].tolist()
         unmet = [content for content in contents if content not in self.judged]
         return unmet + [
             content
@@ -80,7 +80,7 @@ class Review:
         for first in range(0, len(contents), AHEAD):
             several = contents[first : first + AHEAD]
             documents = self.population.documents[self.population.rows_of(several)].tolist()
-            yield from items(self.database, self.reviewed, dict(zip(several, documents, strict=True)))
+            yield from read_outputs(self.database, self.reviewed, dict(zip(several, documents, strict=True)))
 
     def judge(self, judged: Judged, spec: str) -> int:
         """Store the judgement of an output that `items` yielded with this spec. It may be newer than the population.
@@ -101,8 +101,8 @@ class Review:
         taken: dict[int, list[Judged]] = defaultdict(list)
         for spec, spec_id in ids.items():
             of_spec = [entry for entry in entries if entry.spec == spec]
-            known = judgements.of_spec(self.database, spec_id)
-            contents = judgements.contents_of(self.database, spec_id, {entry.sha256 for entry in of_spec})
+            known = judgements.read(self.database, spec_id)
+            contents = judgements.find_contents(self.database, spec_id, {entry.sha256 for entry in of_spec})
             for entry in of_spec:
                 if entry.sha256 not in contents:
                     raise WorkerError(f"{entry.place}: the store has no output of this text, or it was removed")
@@ -121,7 +121,7 @@ class Review:
 
     def summary(self) -> ReviewSummary:
         """Return the shares of good outputs."""
-        return summary(self.population, self.strata, self.judged)
+        return summarize(self.population, self.strata, self.judged)
 
 
 FIELDS = ("verdict", "note", "document", "input", "output", "seed", "spec", "text_sha256")
@@ -161,7 +161,7 @@ def write_json(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:
     return len(tasks)
 
 
-def rows_of(items: Iterable[OutputToReview], seed: int) -> Iterator[dict[str, str | int]]:
+def list_rows(items: Iterable[OutputToReview], seed: int) -> Iterator[dict[str, str | int]]:
     """Yield the fields of outputs, with no verdict yet."""
     for item in items:
         yield {
@@ -176,7 +176,7 @@ def rows_of(items: Iterable[OutputToReview], seed: int) -> Iterator[dict[str, st
         }
 
 
-def read(path: Path) -> list[Entry]:
+def read_file(path: Path) -> list[Entry]:
     """Return the verdicts of a judged file, up to the last one that is good or bad.
 
     An output without a verdict counts as skipped if a later one has a verdict. Raises WorkerError with the place.
@@ -211,7 +211,7 @@ def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
             if row and len(row) != len(names):
                 raise WorkerError(f"{path}:{line}: it has {len(row)} columns, but the first line has {len(names)}")
             if row:
-                yield _entry(f"{path}:{line}", dict(zip(names, row, strict=True)))
+                yield _read_entry(f"{path}:{line}", dict(zip(names, row, strict=True)))
             line = reader.line_num + 1
     except csv.Error as error:
         raise WorkerError(f"{path}:{reader.line_num}: {error}") from error
@@ -229,10 +229,10 @@ def _json_entries(path: Path, text: str) -> Iterator[Entry]:
         if not isinstance(task, dict):
             raise WorkerError(f"{place}: it is no task of Label Studio")
         data = task.get("data")
-        yield _entry(place, {**data, **_annotated(task)} if isinstance(data, dict) else task)
+        yield _read_entry(place, {**data, **_read_annotation(task)} if isinstance(data, dict) else task)
 
 
-def _annotated(task: Mapping[str, Any]) -> dict[str, Any]:
+def _read_annotation(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return the verdict, the note and the annotator of a task's last annotation that was not skipped."""
     annotations = [
         annotation
@@ -246,18 +246,18 @@ def _annotated(task: Mapping[str, Any]) -> dict[str, Any]:
         kind = result.get("type") if isinstance(result, dict) else None
         value = result.get("value", {}) if kind in {"choices", "textarea"} else {}
         if kind == "choices":
-            entry["verdict"] = _only(value.get("choices"))
+            entry["verdict"] = _unwrap(value.get("choices"))
         elif kind == "textarea":
-            entry["note"] = _only(value.get("text"))
+            entry["note"] = _unwrap(value.get("text"))
     return entry
 
 
-def _only(value: Json) -> Json:
+def _unwrap(value: Json) -> Json:
     """Return the only value of a list, or the value as it is."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def _entry(place: str, row: Mapping[str, Any]) -> Entry:
+def _read_entry(place: str, row: Mapping[str, Any]) -> Entry:
     """Return the verdict of a row or a task. Raises WorkerError."""
     if missing := [name for name in REQUIRED[1:] if row.get(name) is None or row[name] == ""]:
         raise WorkerError(f"{place}: {', '.join(missing)} is missing; export the sample again")
@@ -280,6 +280,6 @@ def _entry(place: str, row: Mapping[str, Any]) -> Entry:
         sha256=sha256,
         seed=seed,
         verdict=WORDS[verdict.strip().lower()],
-        note=str(_only(note)).strip() or None if note else None,
+        note=str(_unwrap(note)).strip() or None if note else None,
         judged_by=str(by) if by is not None else None,
     )

@@ -19,7 +19,7 @@ from docmill.features.near_duplicates.methods import ByText
 from docmill.features.near_duplicates.tables import Duplicate, promote
 from docmill.features.reviewing import judgements
 from docmill.features.reviewing.judgements import Judged, Verdict
-from docmill.features.reviewing.population import population, reviewed_step
+from docmill.features.reviewing.population import read_population, read_step
 from docmill.storage import migrations
 from docmill.storage.core import lookups, privileges
 from docmill.storage.core.database import Database
@@ -416,12 +416,14 @@ def fail(owner: Database, worker: Database, n: int) -> None:
 
 def review(admin: Database, job: int) -> None:
     """Judge the outputs of a job, and judge them again."""
-    step = reviewed_step(admin, job)
-    judged = [Judged(content, Verdict.GOOD, "ann", 0) for content in population(admin, step, 0).contents.tolist()]
+    step = read_step(admin, job)
+    judged = [
+        Judged(content, Verdict.GOOD, "ann", 0) for content in read_population(admin, step, 0).contents.tolist()
+    ]
     for _ in range(2):
         assert judgements.store(admin, step.step.spec_id, judged) == 3
-    assert len(judgements.of_spec(admin, step.step.spec_id)) == 3
-    assert len(judgements.judged_results(admin, step.step.spec_id)) == 3
+    assert len(judgements.read(admin, step.step.spec_id)) == 3
+    assert len(judgements.read_judged_results(admin, step.step.spec_id)) == 3
     fitted_risks.store(admin, step.step.spec_id, FittedRisk(0, RiskModel(0.0, ()), 1, 1, {}))
 
 

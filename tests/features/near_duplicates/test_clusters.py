@@ -14,7 +14,7 @@ from sqlalchemy import text as sql
 
 from docmill.features.near_duplicates import clusters, report, vectors
 from docmill.features.near_duplicates.clusters import SearchWork
-from docmill.features.near_duplicates.methods import ByText, ByVectors, Method, stored, to_json
+from docmill.features.near_duplicates.methods import ByText, ByVectors, Method, from_json, to_json
 from docmill.features.near_duplicates.tables import Deduplication, Signature, is_repeat
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, ReplacementRow
@@ -125,7 +125,7 @@ def test_the_last_search_goes_on_with_the_vectors_of_the_model_to_which_the_corp
     migration = migrate(database, corpus_id, EMBED, new)
     clusters.FILTER.update(database, corpus_id, lambda _: None)
     assert firsts(database) == dict.fromkeys("abc", "a")
-    assert clusters.method_of(database, corpus_id) == ByVectors(0.9, spec_id(database, "e5"))
+    assert clusters.read_method(database, corpus_id) == ByVectors(0.9, spec_id(database, "e5"))
     database.execute(update(ReplacementRow).where(ReplacementRow.id == migration).values(state=UNDONE))
     clusters.FILTER.update(database, corpus_id, lambda _: None)
     assert firsts(database) == dict.fromkeys("ab", "a")
@@ -161,14 +161,14 @@ def test_clusters_do_not_depend_on_the_order_of_the_work(database: Database) -> 
 def test_other_options_begin_anew_and_the_last_ones_are_known(database: Database) -> None:
     texts = [("a", run_of(0, 16)), ("b", run_of(4, 20))]
     find(database, texts)
-    assert clusters.method_of(database, 1) == WORDS
+    assert clusters.read_method(database, 1) == WORDS
     assert clusters.find(database, 1, ByText(0.9, "characters", 5)).new == 2
     assert firsts(database) == {}
-    found = clusters.method_of(database, 1)
+    found = clusters.read_method(database, 1)
     assert found is not None
-    assert stored(to_json(found)) == found == ByText(0.9, "characters", 5)
+    assert from_json(to_json(found)) == found == ByText(0.9, "characters", 5)
     assert clusters.forget(database, 1) == 0
-    assert clusters.method_of(database, 1) is None
+    assert clusters.read_method(database, 1) is None
 
 
 def test_signatures_are_made_once_and_go_with_their_texts(database: Database) -> None:
@@ -231,9 +231,9 @@ def test_the_report_says_what_later_steps_save(database: Database) -> None:
     found = report.summarize(database, 1, "books")
     assert (found.documents, found.new, found.clusters, found.in_clusters, found.repeats) == (5, 1, 1, 3, 2)
     assert (found.texts, found.repeated_texts, found.repeated_chars) == (4, 1, len(run_of(1, 16)))
-    [sample] = report.samples(database, 1, 5, 2)
+    [sample] = report.read_samples(database, 1, 5, 2)
     assert sample == (3, [("a", run_of(0, 16)), ("b", run_of(0, 16))])
-    assert [row["id"] for row in report.members(database, 1)] == ["a", "b", "c"]
+    assert [row["id"] for row in report.read_members(database, 1)] == ["a", "b", "c"]
 
 
 VECTORS = {"a": (1, 0, 0), "b": (0.99, 0.14, 0), "c": (0, 3, 0), "d": (0.97, 0.26, 0), "e": (0, 0, 0), "f": (0, 0, 0)}
@@ -258,7 +258,7 @@ def test_vectors_are_compared_by_their_cosines(database: Database, monkeypatch: 
     monkeypatch.setattr("docmill.features.near_duplicates.vectors.BLOCK", 2)
     monkeypatch.setattr("docmill.features.near_duplicates.vectors.KEPT_NUMBERS", 6)
     embed(database, 3)
-    method = vectors.method_for(database, "books", None, 0.98)
+    method = vectors.choose_method(database, "books", None, 0.98)
     found = clusters.find(database, 1, method)
     assert (found.new, found.compared, found.without_vector) == (3, 3, 0)
     assert firsts(database) == {"a": "a", "b": "a"}
@@ -269,7 +269,7 @@ def test_vectors_are_compared_by_their_cosines(database: Database, monkeypatch: 
     assert clusters.find(database, 1, method).compared == 0
     read(database, request("late", spec=COPY), [("late", "late")])  # it may get a vector
     assert clusters.find(database, 1, method).without_vector == 2
-    assert stored(to_json(method)) == method
+    assert from_json(to_json(method)) == method
 
 
 def test_a_vector_that_came_by_a_retry_is_compared(database: Database) -> None:
@@ -284,7 +284,7 @@ def test_a_vector_that_came_by_a_retry_is_compared(database: Database) -> None:
         ]
 
     work(database, partial(outcomes, fails="a"))
-    method = vectors.method_for(database, "books", None, 0.98)
+    method = vectors.choose_method(database, "books", None, 0.98)
     assert clusters.find(database, 1, method).without_vector == 1
     assert firsts(database) == {}
     assert jobs.retry(database, job.id) == 1
@@ -297,7 +297,7 @@ def test_a_vector_that_came_by_a_retry_is_compared(database: Database) -> None:
 
 def test_a_changed_first_gives_way_even_if_the_job_that_made_the_vectors_was_removed(database: Database) -> None:
     embed(database, 3)
-    clusters.find(database, 1, vectors.method_for(database, "books", None, 0.98))
+    clusters.find(database, 1, vectors.choose_method(database, "books", None, 0.98))
     no_job = to_json(ByVectors(0.98, 99))
     database.execute(update(Deduplication).values(method=no_job))
     read(database, request("mean3"), [("a", "it has another text now"), ("b", "b"), ("c", "c")])
@@ -308,7 +308,7 @@ def test_a_changed_first_gives_way_even_if_the_job_that_made_the_vectors_was_rem
 
 def test_repeats_keep_their_vectors_if_the_latest_job_leaves_repeats_out(database: Database) -> None:
     embed(database, 3)
-    method = vectors.method_for(database, "books", None, 0.98)
+    method = vectors.choose_method(database, "books", None, 0.98)
     clusters.find(database, 1, method)
     leaving_out = (StepRequest("embed", EMBED, leaves_out="near-duplicates"),)
     read(database, replace(request(), steps=leaving_out), [(key, key) for key in [*VECTORS][:3]])
@@ -322,7 +322,7 @@ def test_vectors_are_compared_once_even_if_an_earlier_document_has_none(database
     leaving_out = (StepRequest("embed", EMBED, leaves_out="near-duplicates"),)
     read(database, replace(request(), steps=leaving_out), texts)
     finish(database, embedded)
-    method = vectors.method_for(database, "books", None)
+    method = vectors.choose_method(database, "books", None)
     assert clusters.find(database, 1, method).without_vector == 1
     assert report.summarize(database, 1, "books").new == clusters.find(database, 1, method).new == 0
     read(database, request(spec=EMBED), texts)
@@ -332,7 +332,7 @@ def test_vectors_are_compared_once_even_if_an_earlier_document_has_none(database
 
 def test_a_job_is_compared_by_its_own_vectors_even_if_a_later_one_embeds_summaries(database: Database) -> None:
     embed(database, 3)
-    method = vectors.method_for(database, "books", 1, 0.98)
+    method = vectors.choose_method(database, "books", 1, 0.98)
     clusters.find(database, 1, method)
     summaries = (StepRequest("copy", COPY), StepRequest("embed", EMBED, "copy"))
     read(database, replace(request("b"), steps=summaries), [])
@@ -340,23 +340,25 @@ def test_a_job_is_compared_by_its_own_vectors_even_if_a_later_one_embeds_summari
     assert clusters.find(database, 1, replace(method, job=2)).without_vector == 3
     embed(database, 2)
     assert clusters.find(database, 1, method).new == 3
-    assert clusters.find(database, 1, vectors.method_for(database, "books", None, 0.98)).new == 0  # the same vectors
+    assert (
+        clusters.find(database, 1, vectors.choose_method(database, "books", None, 0.98)).new == 0
+    )  # the same vectors
 
 
 def test_equal_vectors_have_a_cosine_of_1(database: Database) -> None:
     read(database, request(spec=EMBED), numbered(3))
     vector = np.random.default_rng(1).normal(size=384).astype("<f4").tobytes()
     finish(database, lambda claim: [replace(outcome, vector=vector) for outcome in embedded(claim)])
-    assert clusters.find(database, 1, vectors.method_for(database, "books", None, 1.0)).repeats == 2
+    assert clusters.find(database, 1, vectors.choose_method(database, "books", None, 1.0)).repeats == 2
 
 
 def test_vectors_of_windows_and_corpora_without_vectors_are_refused(database: Database) -> None:
     read(database, request(), [("a", "a")])
     with pytest.raises(NothingEmbedded, match="no job embeds"):
-        vectors.method_for(database, "books", None)
+        vectors.choose_method(database, "books", None)
     embed(database, 2, windows="all")
     with pytest.raises(NothingEmbedded, match="--window-vectors mean"):
-        vectors.method_for(database, "books", None)
+        vectors.choose_method(database, "books", None)
 
 
 def test_vectors_that_a_search_for_near_duplicates_compares_stay(database: Database) -> None:

@@ -48,9 +48,9 @@ def test_the_next_document_is_first_when_the_first_is_removed(database: Database
     summary = report.summarize(database, 1, "books")
     assert (summary.documents, summary.clusters, summary.in_clusters, summary.repeats) == (3, 1, 2, 1)
     assert (summary.texts, summary.repeated_texts) == (3, 1)
-    [(n_documents, members)] = report.samples(database, 1, 5, 5)
+    [(n_documents, members)] = report.read_samples(database, 1, 5, 5)
     assert (n_documents, [key for key, _ in members]) == (2, ["b", "c"])
-    assert [(row["id"], row["first"]) for row in report.members(database, 1)] == [("b", "b"), ("c", "b")]
+    assert [(row["id"], row["first"]) for row in report.read_members(database, 1)] == [("b", "b"), ("c", "b")]
 
 
 def test_a_cluster_that_is_left_with_one_document_is_none(database: Database) -> None:
@@ -74,10 +74,10 @@ def test_many_clusters_in_several_corpora_get_their_next_documents(database: Dat
             select(func.count()).select_from(Duplicate).where(Duplicate.first_id == Duplicate.document_id)
         )
     assert in_place == 14
-    assert {row["id"]: row["first"] for row in report.members(database, 1)} == {
+    assert {row["id"]: row["first"] for row in report.read_members(database, 1)} == {
         f"{n}{key}": f"{n}b" for n in range(7) for key in "bc"
     }
-    assert {row["first"] for row in report.members(database, 2)} == {f"{n}a" for n in range(7)}
+    assert {row["first"] for row in report.read_members(database, 2)} == {f"{n}a" for n in range(7)}
 
 
 def test_a_result_says_which_document_is_first_in_place_of_a_removed_one(database: Database) -> None:

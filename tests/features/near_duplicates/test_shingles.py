@@ -7,7 +7,7 @@ import pytest
 
 from docmill.features.near_duplicates.components import Components
 from docmill.features.near_duplicates.methods import ByText, jaccard
-from docmill.features.near_duplicates.texts import Signed, bands_of, candidates, probability, rows_for
+from docmill.features.near_duplicates.texts import Signed, choose_rows, hash_bands, probability, propose_pairs
 
 
 @pytest.mark.parametrize(
@@ -35,16 +35,16 @@ def test_the_similarity_is_that_of_jaccard() -> None:
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.95, 1.0])
 def test_a_pair_at_the_threshold_is_nearly_always_a_candidate(threshold: float) -> None:
-    assert probability(threshold, rows_for(threshold)) >= 0.99
+    assert probability(threshold, choose_rows(threshold)) >= 0.99
 
 
 def test_signatures_depend_on_nothing_but_the_set_and_the_seed() -> None:
     # As they are stored, so that another version of the library, or of ours, does not compare them with its own.
-    bands = bands_of([{"a b c", "b c d"}, {"x"}], rows_for(0.8), 1)
+    bands = hash_bands([{"a b c", "b c d"}, {"x"}], choose_rows(0.8), 1)
     assert bands.shape == (2, 21)
     assert bands[0, :2].tolist() == [2124553466, 3592613793]
-    assert (bands == bands_of([{"b c d", "a b c"}, {"x"}], rows_for(0.8), 1)).all()
-    assert (bands != bands_of([{"a b c", "b c d"}, {"x"}], rows_for(0.8), 2)).any()
+    assert (bands == hash_bands([{"b c d", "a b c"}, {"x"}], choose_rows(0.8), 1)).all()
+    assert (bands != hash_bands([{"a b c", "b c d"}, {"x"}], choose_rows(0.8), 2)).any()
 
 
 def test_only_pairs_with_a_new_text_are_candidates_and_no_pair_twice() -> None:
@@ -54,12 +54,12 @@ def test_only_pairs_with_a_new_text_are_candidates_and_no_pair_twice() -> None:
     found = [
         (int(one), int(other))
         for band in range(3)
-        for pairs in candidates(signed, 0.8, components, band)
+        for pairs in propose_pairs(signed, 0.8, components, band)
         for one, other in zip(*pairs, strict=True)
     ]
     assert sorted(found) == [(0, 2), (1, 2)]
     components.join(0, 2)
-    left = [pairs for pairs in candidates(signed, 0.8, components, 0) for pairs in zip(*pairs, strict=True)]
+    left = [pairs for pairs in propose_pairs(signed, 0.8, components, 0) for pairs in zip(*pairs, strict=True)]
     assert [(int(one), int(other)) for one, other in left] == [(1, 2)]
 
 
@@ -69,11 +69,11 @@ def test_a_pair_that_a_crowded_band_leaves_out_is_a_candidate_of_a_later_band(
     monkeypatch.setattr("docmill.features.near_duplicates.texts.NEIGHBORS", 1)
     bands = np.array([[7, 1], [7, 2], [7, 1]], np.uint32)
     signed = Signed(bands, np.array([10, 10, 10]), np.ones(3, np.bool_))
-    [(ones, others)] = candidates(signed, 0.8, Components(3), 1)
+    [(ones, others)] = propose_pairs(signed, 0.8, Components(3), 1)
     assert (ones.tolist(), others.tolist()) == ([0], [2])
 
 
 def test_a_text_within_another_is_a_candidate_at_the_threshold_itself() -> None:
     signed = Signed(np.ones((2, 1), np.uint32), np.array([55, 100]), np.ones(2, np.bool_))
-    [(ones, others)] = candidates(signed, 0.55, Components(2), 0)
+    [(ones, others)] = propose_pairs(signed, 0.55, Components(2), 0)
     assert (ones.tolist(), others.tolist()) == ([0], [1])

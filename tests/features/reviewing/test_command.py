@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-from docmill.features.reviewing.population import reviewed_step
+from docmill.features.reviewing.population import read_step
 from docmill.storage.core.database import Database
 from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.risk import FittedRisk, RiskFeature, RiskModel
@@ -62,7 +62,7 @@ def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: 
     assert "there are 0 good and 0 bad" in embedded("review", "fit", 1, code=2).stderr
     assert "`docmill review fit 1` does" in embedded("results", 1, "--risk", code=2).stderr
     database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
-    spec_id = reviewed_step(database, 1).step.spec_id
+    spec_id = read_step(database, 1).step.spec_id
     fitted_risks.store(
         database,
         spec_id,

@@ -7,7 +7,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from docmill.features.reviewing.estimate import Share, allocation, sample, seen, share_good, strata_of, summary
+from docmill.features.reviewing.estimate import (
+    Share,
+    allocate,
+    cut_at_unseen,
+    draw_sample,
+    estimate_share,
+    stratify,
+    summarize,
+)
 from docmill.features.reviewing.judgements import Judged, Verdict
 from tests.features.reviewing.populations import population
 
@@ -34,7 +42,7 @@ def test_the_interval_holds_the_true_share_in_95_of_100_samples(
     found: list[Share] = []
     for _ in range(DRAWS):
         counted = rng.hypergeometric(good, there - good, drawn).tolist()
-        found.append(share_good("all", [*zip(outputs, drawn, counted, strict=True)]))
+        found.append(estimate_share("all", [*zip(outputs, drawn, counted, strict=True)]))
     held = [one for one in found if one.low is not None and one.high is not None and one.low <= truth <= one.high]
     assert len(held) >= 0.95 * DRAWS
     mean = float(np.mean([one.share for one in found if one.share is not None]))
@@ -43,16 +51,16 @@ def test_the_interval_holds_the_true_share_in_95_of_100_samples(
 
 
 def test_strata_count_by_their_outputs_and_not_by_their_judgements() -> None:
-    share = share_good("all", [(900, 10, 9), (100, 90, 0)])
+    share = estimate_share("all", [(900, 10, 9), (100, 90, 0)])
     assert (share.outputs, share.judged, share.good) == (1_000, 100, 9)
     assert share.share == pytest.approx(0.81)
 
 
 def test_a_group_that_is_judged_whole_is_known_exactly_and_one_that_is_not_judged_is_unknown() -> None:
-    whole = share_good("repetition", [(3, 3, 2), (1, 1, 0)])
+    whole = estimate_share("repetition", [(3, 3, 2), (1, 1, 0)])
     assert (whole.share, whole.low, whole.high) == (0.5, 0.5, 0.5)
-    assert share_good("empty", [(7, 0, 0)]) == Share("empty", 7, 0, 0)
-    part = share_good("part", [(3, 3, 3), (7, 0, 0)])
+    assert estimate_share("empty", [(7, 0, 0)]) == Share("empty", 7, 0, 0)
+    part = estimate_share("part", [(3, 3, 3), (7, 0, 0)])
     assert part.share == 1.0
     assert part.low is not None
     assert part.low < 0.6
@@ -60,14 +68,14 @@ def test_a_group_that_is_judged_whole_is_known_exactly_and_one_that_is_not_judge
 
 def test_the_summary_has_all_outputs_both_sides_of_doubt_and_each_flag() -> None:
     found = population([0] * 40 + [1] * 30 + [2] * 10 + [3] * 20)
-    strata = strata_of(found)
+    strata = stratify(found)
     judged = {}
-    for place, row in enumerate(sample(found, strata, 50).tolist()):
+    for place, row in enumerate(draw_sample(found, strata, 50).tolist()):
         content = int(found.contents[row])
         verdict = Verdict.GOOD if found.flags[row] in {0, 3} else Verdict.BAD
         judged[content] = Judged(content, Verdict.SKIPPED if place == 5 else verdict, "ann", 0)
     judged[10**9] = Judged(10**9, Verdict.BAD, "ann", 0)  # of another job
-    total = summary(found, strata, judged)
+    total = summarize(found, strata, judged)
     assert (total.outputs, total.judged, total.counted, total.skipped) == (100, 49, 49, 1)
     by_group = {share.group: share for share in total.shares}
     assert [*by_group] == ["all", "not doubtful", "doubtful", "repetition", "numbers_changed", "windowed"]
@@ -85,7 +93,7 @@ def test_the_summary_has_all_outputs_both_sides_of_doubt_and_each_flag() -> None
 
 def test_strata_are_doubtful_or_not_by_thirds_of_the_confidence() -> None:
     found = population([0] * 300 + [1] * 60 + [3] * 90)
-    strata = strata_of(found)
+    strata = stratify(found)
     assert [{*found.doubtful[rows].tolist()} for rows in strata] == [{True}] * 3 + [{False}] * 3
     assert [len(rows) for rows in strata] == [20] * 3 + [130] * 3
     assert sorted(np.concatenate(strata)) == [*range(450)]
@@ -93,14 +101,14 @@ def test_strata_are_doubtful_or_not_by_thirds_of_the_confidence() -> None:
 
 def test_doubtful_outputs_are_drawn_more_often_and_no_stratum_is_left_out_or_exceeded() -> None:
     found = population([0] * 9_000 + [1] * 60 + [2] * 3, [None] * 9_063)
-    strata = strata_of(found)
-    n_doubtful, n_others = allocation(found, strata, 100)
+    strata = stratify(found)
+    n_doubtful, n_others = allocate(found, strata, 100)
     assert n_doubtful + n_others == 100
     assert n_doubtful / 63 > 10 * n_others / 9_000
     alike = population([0] * 300 + [1] * 300, [None] * 600)
-    assert allocation(alike, strata_of(alike), 99) == [66, 33]
+    assert allocate(alike, stratify(alike), 99) == [66, 33]
     for size in (1, 2, 3, 7, 50, 500, 9_062, 9_063, 20_000):
-        drawn = allocation(found, strata, size)
+        drawn = allocate(found, strata, size)
         assert sum(drawn) == min(size, 9_063)
         assert all(0 <= n <= len(one) for n, one in zip(drawn, strata, strict=True))
         assert size < 2 or min(drawn) > 0
@@ -108,20 +116,20 @@ def test_doubtful_outputs_are_drawn_more_often_and_no_stratum_is_left_out_or_exc
 
 def test_the_beginning_of_a_sample_is_a_sample_and_a_larger_one_goes_on() -> None:
     found = population([0] * 600 + [1] * 300)
-    strata = strata_of(found)
-    whole = sample(found, strata, 120).tolist()
+    strata = stratify(found)
+    whole = draw_sample(found, strata, 120).tolist()
     assert len({*whole}) == 120
     of = {int(row): place for place, rows in enumerate(strata) for row in rows}
     planned = Counter(of[row] for row in whole)
     begun = Counter(of[row] for row in whole[:40])
     assert all(abs(begun[place] - n / 3) <= 1 for place, n in planned.items())
-    assert {*whole} <= {*sample(found, strata, 240).tolist()}
+    assert {*whole} <= {*draw_sample(found, strata, 240).tolist()}
 
 
 def test_only_judgements_before_the_first_output_that_nobody_met_count() -> None:
     found = population([0] * 20, [0.5] * 20)
-    (rows,) = strata_of(found)
+    (rows,) = stratify(found)
     drawn = [int(found.contents[row]) for row in rows]
     met = {*drawn[:7], *drawn[9:12]}
-    assert [int(found.contents[row]) for row in seen(rows, found.contents, met)] == drawn[:7]
-    assert len(seen(rows, found.contents, drawn)) == 20
+    assert [int(found.contents[row]) for row in cut_at_unseen(rows, found.contents, met)] == drawn[:7]
+    assert len(cut_at_unseen(rows, found.contents, drawn)) == 20

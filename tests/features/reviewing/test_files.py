@@ -11,7 +11,7 @@ import pytest
 
 from docmill.features.reviewing.judgements import Verdict
 from docmill.features.reviewing.population import OutputToReview
-from docmill.features.reviewing.session import read, rows_of, write_csv, write_json
+from docmill.features.reviewing.session import list_rows, read_file, write_csv, write_json
 from docmill.worker.errors import WorkerError
 
 ITEMS = [OutputToReview(n, bytes([n]) * 32, f"d{n}", "ligne\nune", f"=out,{n}", "aa") for n in (1, 2, 3, 4)]
@@ -19,13 +19,13 @@ ITEMS = [OutputToReview(n, bytes([n]) * 32, f"d{n}", "ligne\nune", f"=out,{n}", 
 
 def csv_text() -> str:
     file = io.BytesIO()
-    assert write_csv(rows_of(ITEMS, 7), file) == 4
+    assert write_csv(list_rows(ITEMS, 7), file) == 4
     return file.getvalue().decode("utf-8-sig")
 
 
 def json_tasks() -> list[dict[str, Any]]:
     file = io.BytesIO()
-    assert write_json(rows_of(ITEMS, 7), file) == 4
+    assert write_json(list_rows(ITEMS, 7), file) == 4
     tasks: list[dict[str, Any]] = json.loads(file.getvalue())
     return tasks
 
@@ -41,7 +41,7 @@ def test_a_spreadsheet_comes_back_with_its_verdicts(tmp_path: Path) -> None:
     text = "".join(
         (heading, "\r\nGood,,", rows[0], "\r\n,,", rows[1], "\r\nb,the number,", rows[2], "\r\n,,", rows[3])
     )
-    found = read(written(tmp_path, "a.csv", text))
+    found = read_file(written(tmp_path, "a.csv", text))
     assert [(one.sha256, one.verdict, one.note) for one in found] == [
         (bytes([1]) * 32, Verdict.GOOD, None),
         (bytes([2]) * 32, Verdict.SKIPPED, None),
@@ -49,7 +49,7 @@ def test_a_spreadsheet_comes_back_with_its_verdicts(tmp_path: Path) -> None:
     ]
     assert {(one.spec, one.seed, one.judged_by) for one in found} == {("aa", 7, None)}
     semicolons = "verdict;seed;spec;text_sha256\r\ngood;7;aa;" + "01" * 32
-    assert [one.verdict for one in read(written(tmp_path, "b.csv", semicolons))] == [Verdict.GOOD]
+    assert [one.verdict for one in read_file(written(tmp_path, "b.csv", semicolons))] == [Verdict.GOOD]
 
 
 def annotated(*verdicts: str | None) -> list[dict[str, Any]]:
@@ -65,12 +65,12 @@ def annotated(*verdicts: str | None) -> list[dict[str, Any]]:
 def test_label_studios_tasks_come_back_as_json_and_as_json_min(tmp_path: Path) -> None:
     tasks = annotated("good", None, "bad")
     assert {*tasks[0]["data"]} == {"document", "input", "output", "seed", "spec", "text_sha256"}
-    found = read(written(tmp_path, "a.json", json.dumps(tasks)))
+    found = read_file(written(tmp_path, "a.json", json.dumps(tasks)))
     assert [one.verdict for one in found] == [Verdict.GOOD, Verdict.SKIPPED, Verdict.BAD]
     assert (found[0].note, found[0].judged_by) == ("a name", "3")
     flat = [task["data"] | {"verdict": "bad", "annotator": 3} for task in json_tasks()]
-    assert [one.verdict for one in read(written(tmp_path, "b.json", json.dumps(flat)))] == [Verdict.BAD] * 4
-    assert read(written(tmp_path, "c.json", json.dumps(json_tasks()))) == []
+    assert [one.verdict for one in read_file(written(tmp_path, "b.json", json.dumps(flat)))] == [Verdict.BAD] * 4
+    assert read_file(written(tmp_path, "c.json", json.dumps(json_tasks()))) == []
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_what_is_wrong_in_a_file_is_said_with_its_place(
     if text is not None:
         written(tmp_path, name, text)
     with pytest.raises(WorkerError, match=says):
-        read(tmp_path / name)
+        read_file(tmp_path / name)

@@ -10,8 +10,8 @@ from sqlalchemy import insert, select
 
 from docmill.features.reviewing import judgements
 from docmill.features.reviewing.judgements import Judged, Judgement, Verdict
-from docmill.features.reviewing.population import Population, items, population, rank, reviewed_step
-from docmill.features.reviewing.session import Entry, Review, rows_of
+from docmill.features.reviewing.population import Population, rank, read_outputs, read_population, read_step
+from docmill.features.reviewing.session import Entry, Review, list_rows
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import Outcome, Status
@@ -59,12 +59,12 @@ def reviewed(database: Database, texts: list[tuple[str, str]], *, corpus: str = 
     """Read and compute texts; the job, and the outputs of its step."""
     job = read(database, request(corpus=corpus), texts)
     finish(database, judging)
-    return job.id, population(database, reviewed_step(database, job.id), seed=0)
+    return job.id, read_population(database, read_step(database, job.id), seed=0)
 
 
 def all_good(database: Database, job: int, found: Population) -> int:
     judged = [Judged(content, Verdict.GOOD, "ann", 0) for content in found.contents.tolist()]
-    return judgements.store(database, reviewed_step(database, job).step.spec_id, judged)
+    return judgements.store(database, read_step(database, job).step.spec_id, judged)
 
 
 def test_a_population_has_each_done_output_once_with_its_flags_and_confidence(database: Database) -> None:
@@ -74,7 +74,7 @@ def test_a_population_has_each_done_output_once_with_its_flags_and_confidence(da
     assert sorted(flags) == [(), (), ("repetition",), ("repetition",), ("repetition",)]
     assert [bool(np.isnan(one)) for one in found.confidence] == [bool(of) for of in flags]
     documents = dict(zip(found.contents.tolist(), found.documents.tolist(), strict=True))
-    shown = items(database, reviewed_step(database, job), documents)
+    shown = read_outputs(database, read_step(database, job), documents)
     assert [one.content_id for one in shown] == [*documents]
     assert {(one.document, one.input, one.output) for one in shown} == {
         (f"k{n}", f"text {n}", f"out of text {n}") for n in (0, 1, 2, 4, 5)
@@ -84,7 +84,7 @@ def test_a_population_has_each_done_output_once_with_its_flags_and_confidence(da
 
 def test_an_outputs_place_in_the_draw_depends_on_its_text_and_the_seed_alone(database: Database) -> None:
     job, found = reviewed(database, numbered(6))
-    other = population(database, reviewed_step(database, job), seed=1)
+    other = read_population(database, read_step(database, job), seed=1)
     assert other.contents.tolist() == found.contents.tolist()
     assert other.ranks.tolist() != found.ranks.tolist()
     grown = reviewed(database, numbered(9), corpus="more")[1]
@@ -95,17 +95,17 @@ def test_an_outputs_place_in_the_draw_depends_on_its_text_and_the_seed_alone(dat
 
 def test_a_judgement_replaces_the_earlier_one_and_holds_for_later_jobs(database: Database) -> None:
     job, found = reviewed(database, numbered(6))
-    spec_id = reviewed_step(database, job).step.spec_id
+    spec_id = read_step(database, job).step.spec_id
     assert all_good(database, job, found) == 5
     first = int(found.contents[0])
     judgements.store(database, spec_id, [Judged(first, Verdict.BAD, "bob", 3, "a NUL\0")])
     later, _ = reviewed(database, numbered(9), corpus="more")
-    assert reviewed_step(database, later).step.spec_id == spec_id
-    known = judgements.of_spec(database, spec_id)
+    assert read_step(database, later).step.spec_id == spec_id
+    known = judgements.read(database, spec_id)
     assert known[first] == Judged(first, Verdict.BAD, "bob", 3, "a NUL\ufffd")
     assert len(known) == 5
-    (shown, *_) = items(database, reviewed_step(database, job), {first: int(found.documents[0])})
-    assert judgements.contents_of(database, spec_id, [shown.sha256, b"x" * 32]) == {shown.sha256: first}
+    (shown, *_) = read_outputs(database, read_step(database, job), {first: int(found.documents[0])})
+    assert judgements.find_contents(database, spec_id, [shown.sha256, b"x" * 32]) == {shown.sha256: first}
 
 
 def test_judgements_go_with_removed_documents_and_dropped_results(database: Database) -> None:
@@ -124,14 +124,14 @@ def test_vectors_and_unknown_steps_are_refused(database: Database) -> None:
     job = read(database, request(spec=EMBED), numbered(2))
     work(database, embedded)
     with pytest.raises(StorageError, match="makes vectors"):
-        reviewed_step(database, job.id)
+        read_step(database, job.id)
     with pytest.raises(NotFound):
-        reviewed_step(database, job.id, "other")
+        read_step(database, job.id, "other")
 
 
 def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> None:
     job, _ = reviewed(database, numbered(6))
-    spec_id = reviewed_step(database, job).step.spec_id
+    spec_id = read_step(database, job).step.spec_id
     with pytest.raises(StorageError, match=f"docmill review fit {job}"):
         fitted_risks.read_latest(database, job)
     model = RiskModel(0.0, (RiskFeature("flag repetition", 0.0, 1.0, 2.0),))
@@ -145,11 +145,11 @@ def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> 
 
 def test_a_risk_is_fitted_to_good_and_bad_verdicts_with_what_results_have(database: Database) -> None:
     job, found = reviewed(database, numbered(6))
-    spec_id = reviewed_step(database, job).step.spec_id
+    spec_id = read_step(database, job).step.spec_id
     verdicts = [Verdict.GOOD, Verdict.BAD, Verdict.SKIPPED, Verdict.GOOD, Verdict.BAD]
     pairs = [*zip(found.contents.tolist(), verdicts, strict=True)]
     judgements.store(database, spec_id, [Judged(content, verdict, "ann", 0) for content, verdict in pairs])
-    judged = judgements.judged_results(database, spec_id)
+    judged = judgements.read_judged_results(database, spec_id)
     assert [is_bad for _, is_bad in judged] == [False, True, False, True]
     model = RiskModel(0.0, (RiskFeature("confidence", 0.5, 0.1, 1.0), RiskFeature("flag repetition", 0.0, 1.0, 2.0)))
     of_results = {round(model.of(result), 9) for result in results(database, job)}
@@ -171,9 +171,12 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
         "k2": better.sha256.hex(),
     }
     assert sum(review.judge(Judged(one.content_id, Verdict.BAD, "ann", 0), one.spec) for one in shown) == 3
-    assert (len(judgements.of_spec(database, first)), len(judgements.of_spec(database, second))) == (1, 2)
+    assert (len(judgements.read(database, first)), len(judgements.read(database, second))) == (
+        1,
+        2,
+    )
     assert Review.of(database, job.id).summary().judged == 3
-    rows = [*rows_of(review.items(review.population.contents.tolist()), 0)]
+    rows = [*list_rows(review.items(review.population.contents.tolist()), 0)]
     entries = [
         Entry("a row", str(row["spec"]), bytes.fromhex(str(row["text_sha256"])), 0, Verdict.GOOD, None, None)
         for row in rows
@@ -198,7 +201,10 @@ def test_a_verdict_belongs_to_the_output_that_was_shown_even_if_an_escalation_co
     [shown] = review.items(review.waiting(10))
     assert review.judge(Judged(shown.content_id, Verdict.GOOD, "ann", 0), shown.spec) == 1
     first, second = review.reviewed.step.spec_ids
-    assert (len(judgements.of_spec(database, first)), len(judgements.of_spec(database, second))) == (0, 1)
+    assert (len(judgements.read(database, first)), len(judgements.read(database, second))) == (
+        0,
+        1,
+    )
 
 
 def test_judged_outputs_stay_however_old_they_are(database: Database) -> None:

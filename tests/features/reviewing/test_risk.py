@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from docmill.features.reviewing.risk import features, fit
+from docmill.features.reviewing.risk import choose_features, fit
 from docmill.worker.errors import WorkerError
 
 
@@ -60,4 +60,4 @@ def test_rare_flags_and_numbers_that_do_not_differ_are_no_features() -> None:
     rows[0]["flags"] = ["empty"]
     for row in rows:
         row["tokens_out"] = row["tokens_in"]
-    assert features(rows) == ["flag repetition", "confidence", "tokens_in"]
+    assert choose_features(rows) == ["flag repetition", "confidence", "tokens_in"]
