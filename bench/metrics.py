@@ -24,7 +24,7 @@ import psycopg
 from sqlalchemy import text
 
 from bench.stores import fresh_postgres, fresh_sqlite
-from docmill.features.metrics.serving import FleetCollector, exposition
+from docmill.features.metrics.serving import FleetCollector, write_exposition
 from docmill.storage.core.database import Database
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.results.fleet import read_fleet
@@ -127,7 +127,7 @@ def measure(url: str, shards: int, scrapes: int) -> ScrapeCost:
 
 def scrape(collector: FleetCollector) -> float:
     began = time.perf_counter()
-    page = exposition(collector)
+    page = write_exposition(collector)
     took = time.perf_counter() - began
     assert 'docmill_shards{lane="embed",state="running"}' in page
     return took

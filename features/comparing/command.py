@@ -107,7 +107,7 @@ def comparison_as_json(comparison: JobComparison, database: Database) -> dict[st
     counts = {name: getattr(comparison, name) for name in ("documents", "both", "only_a", "only_b", "differing")}
     samples = [
         {"id": pair.key, "text": text, "a": pair.a, "b": pair.b}
-        for pair, text in _with_texts(comparison.samples, database)
+        for pair, text in _read_texts(comparison.samples, database)
     ]
     return {
         "task": comparison.a.step.spec.kind,
@@ -146,20 +146,20 @@ def print_comparison(comparison: JobComparison, database: Database) -> None:
     for name, value in comparison.measures.items():
         agreement.add_row(NameCell(MEANING.get(name, name)), "none" if value is None else f"{value:.3f}")
     print_rich(agreement)
-    if (both := _sureness(comparison)) is not None:
+    if (both := _make_sureness_table(comparison)) is not None:
         print_rich(both)
     if comparison.neighborhoods:
         _print_neighbors([near for near in comparison.neighborhoods if near.recall < 1], database)
         return
     shown = len(comparison.samples)
     answer(f"\n{comparison.differing:,} results differ" + (f"; {shown:,} of them:" if shown else "."))
-    for pair, text in _with_texts(comparison.samples, database):
+    for pair, text in _read_texts(comparison.samples, database):
         beginning = printable(f"{pair.key}: {' '.join(text.split())}", keep="")
         print_rich(Text(beginning, style="bold", overflow="ellipsis", no_wrap=True))
-        print_rich(_side_by_side(comparison, pair))
+        print_rich(_make_sample_table(comparison, pair))
 
 
-def _sureness(comparison: JobComparison) -> Table | None:
+def _make_sureness_table(comparison: JobComparison) -> Table | None:
     """Return a table of flags and confidence; None where neither job has any."""
     a, b = comparison.sure_a, comparison.sure_b
     made = table("share of results with a flag", "A", "B", names={"share of results with a flag"}, numbers={"A", "B"})
@@ -171,7 +171,7 @@ def _sureness(comparison: JobComparison) -> Table | None:
     return made if made.row_count else None
 
 
-def _side_by_side(comparison: JobComparison, pair: ComparedDocument) -> Table:
+def _make_sample_table(comparison: JobComparison, pair: ComparedDocument) -> Table:
     made = Table(box=None, pad_edge=False, show_header=False, expand=True, padding=(0, 1, 0, 0))
     made.add_column(ratio=1)
     made.add_column(ratio=1)
@@ -222,7 +222,7 @@ def _print_neighbors(neighborhoods: Sequence[Neighborhood], database: Database) 
     print_rich(made)
 
 
-def _with_texts(samples: Sequence[ComparedDocument], database: Database) -> list[tuple[ComparedDocument, str]]:
+def _read_texts(samples: Sequence[ComparedDocument], database: Database) -> list[tuple[ComparedDocument, str]]:
     """Return the samples with the texts of their documents, which are empty if they were removed meanwhile."""
     with database.read() as transaction:
         by_id = read_texts(transaction, {pair.content_id for pair in samples})

@@ -74,7 +74,7 @@ def read_side(database: Database, corpus_id: int, job_id: int, step: str | None)
     return Side(job_id, way, database.kind_of(way[-1].lane).output)
 
 
-def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list[ComparedDocument]]:
+def read_pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list[ComparedDocument]]:
     """Yield the current documents with the results that each step has of them."""
     columns = (Document.id, Document.key, Document.content_id)
     query = select(*columns).where(Document.corpus_id == corpus_id, is_current_document())
@@ -84,7 +84,10 @@ def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list
             of_a, of_b = (
                 lineage.read_outcomes(transaction, side.way, own, lineage.RESULT)[side.step.seq] for side in (a, b)
             )
-        yield [ComparedDocument(*row, _result(a, of_a.get(row.id)), _result(b, of_b.get(row.id))) for row in page]
+        yield [
+            ComparedDocument(*row, _read_result(a, of_a.get(row.id)), _read_result(b, of_b.get(row.id)))
+            for row in page
+        ]
 
 
 def find_keys(database: Database, neighborhoods: Sequence[Neighborhood]) -> dict[int, str]:
@@ -94,7 +97,7 @@ def find_keys(database: Database, neighborhoods: Sequence[Neighborhood]) -> dict
         return dict.fromkeys(ids, REMOVED) | read_keys(transaction, ids)
 
 
-def _result(of: Side, outcome: StoredOutcome | None) -> Result | None:
+def _read_result(of: Side, outcome: StoredOutcome | None) -> Result | None:
     if outcome is None or outcome.status != "done":
         return None
     return {**of.output.result(outcome), "flags": outcome.flags, **read_confidence(outcome)}
@@ -141,7 +144,7 @@ def compare(
     comparison, agreement = JobComparison(a, b), AGREEMENTS[a.output.name]()
     is_embedding = a.output is VECTOR
     sample = Reservoir[ComparedDocument](QUERIES if is_embedding else samples, seed)
-    for page in pairs(database, corpus_id, a, b):
+    for page in read_pairs(database, corpus_id, a, b):
         for pair in page:
             comparison.documents += 1
             if pair.a is None or pair.b is None:
@@ -158,7 +161,7 @@ def compare(
     if not is_embedding:
         comparison.samples = sample.kept
         return comparison
-    near = neighborhoods(sample.kept, pairs(database, corpus_id, a, b))
+    near = find_neighborhoods(sample.kept, read_pairs(database, corpus_id, a, b))
     comparison.measures[f"recall_at_{K}"] = share(sum(neighborhood.recall for neighborhood in near), len(near))
     near.sort(key=lambda neighborhood: (neighborhood.recall, neighborhood.document_id))
     comparison.neighborhoods = near[:samples]
@@ -179,7 +182,7 @@ class Neighborhood:
         return overlap(self.a, self.b)
 
 
-def neighborhoods(
+def find_neighborhoods(
     queries: Sequence[ComparedDocument], of_documents: Iterable[Sequence[ComparedDocument]]
 ) -> list[Neighborhood]:
     """Return the neighborhoods of these documents among all that have both vectors, which come in pages.
@@ -188,7 +191,9 @@ def neighborhoods(
     """
     if not queries:
         return []
-    query_vectors = [np.stack([_mean(side) for side in sides]) for sides in zip(*map(_vectors, queries), strict=True)]
+    query_vectors = [
+        np.stack([_mean(side) for side in sides]) for sides in zip(*map(_read_vectors, queries), strict=True)
+    ]
     best = [Nearest(len(queries), K + 1) for _ in query_vectors]
     for page in of_documents:
         both = [pair for pair in page if pair.a is not None and pair.b is not None]
@@ -196,7 +201,7 @@ def neighborhoods(
             continue
         ids = np.array([pair.document_id for pair in both], np.int64)
         for place, (of_side, nearest) in enumerate(zip(query_vectors, best, strict=True)):
-            nearest.offer(ids, _scores(of_side, [_vectors(pair)[place] for pair in both]))
+            nearest.offer(ids, _score(of_side, [_read_vectors(pair)[place] for pair in both]))
     around = []
     for row, pair in enumerate(queries):
         of_a, of_b = (
@@ -206,7 +211,7 @@ def neighborhoods(
     return around
 
 
-def _vectors(pair: ComparedDocument) -> tuple[Matrix, Matrix]:
+def _read_vectors(pair: ComparedDocument) -> tuple[Matrix, Matrix]:
     assert pair.a is not None
     assert pair.b is not None
     return np.atleast_2d(pair.a["vector"]), np.atleast_2d(pair.b["vector"])
@@ -217,7 +222,7 @@ def _mean(vectors: Matrix) -> Matrix:
     return mean
 
 
-def _scores(queries: Matrix, documents: Sequence[Matrix]) -> Matrix:
+def _score(queries: Matrix, documents: Sequence[Matrix]) -> Matrix:
     """Return the best cosine of each query with the windows of each document: (queries, documents)."""
     scores = cosines(queries, np.concatenate(documents))
     starts = np.cumsum([0, *(len(windows) for windows in documents)])[:-1]

@@ -95,18 +95,18 @@ class ExplanationSections:
 
     def sections(self) -> Iterator[Group]:
         """Yield the sections in their order."""
-        yield section(f"Document {self._explanation.provenance.document}", self._document())
+        yield make_section(f"Document {self._explanation.provenance.document}", self._document())
         if len(self._explanation.provenance.way) > 1:
-            yield section("Steps", self._steps())
-        yield section(f"Step {self._explanation.step.name}" if self._several else "Computed", self._computed())
+            yield make_section("Steps", self._steps())
+        yield make_section(f"Step {self._explanation.step.name}" if self._several else "Computed", self._computed())
         if (escalation := self._explanation.step.escalation) is not None:
-            yield section("Escalated", self._escalated(escalation))
-        yield section("Windows", self._windows())
-        yield section("Output", self._output())
+            yield make_section("Escalated", self._escalated(escalation))
+        yield make_section("Windows", self._windows())
+        yield make_section("Output", self._output())
         if self._explanation.flags:
-            yield section("Flags", self._flags())
-        yield section("How", self._how())
-        yield section("Not kept", [("", ", ".join(NOT_KEPT))])
+            yield make_section("Flags", self._flags())
+        yield make_section("How", self._how())
+        yield make_section("Not kept", [("", ", ".join(NOT_KEPT))])
 
     @property
     def _several(self) -> bool:
@@ -134,9 +134,9 @@ class ExplanationSections:
     def _steps(self) -> Rows:
         rows = []
         for step in self._explanation.provenance.way:
-            rows.append((step.name, f"{step.spec.kind} of {_reads(step)}"))
-            rows.append(("  reads", one_line(step.text)))
-            rows.append(("  gives", one_line(self._shown(step)) if step.outcome else "nothing yet"))
+            rows.append((step.name, f"{step.spec.kind} of {_describe_input(step)}"))
+            rows.append(("  reads", shorten_line(step.text)))
+            rows.append(("  gives", shorten_line(self._shown(step)) if step.outcome else "nothing yet"))
         return rows
 
     def _computed(self) -> Rows:
@@ -147,8 +147,12 @@ class ExplanationSections:
         rows = [
             ("task", spec.kind),
             ("model", spec.model),
-            pinned(weights["revision"]),
-            *([("adapter", weights["adapter"]), pinned(weights["adapter_revision"])] if "adapter" in weights else []),
+            name_weights(weights["revision"]),
+            *(
+                [("adapter", weights["adapter"]), name_weights(weights["adapter_revision"])]
+                if "adapter" in weights
+                else []
+            ),
             ("quality", spec.quality),
             ("options", options or "the model's own"),
         ]
@@ -215,7 +219,7 @@ class ExplanationSections:
         outcome = self._explanation.step.outcome
         if outcome is None:
             return []
-        runtime = [("runtime", "not kept")] if outcome.runtime is None else of_runtime(outcome.runtime)
+        runtime = [("runtime", "not kept")] if outcome.runtime is None else list_runtime(outcome.runtime)
         return [*runtime, ("written", local_time(outcome.created_at))]
 
     def _shown(self, step: StepRecord) -> str:
@@ -232,7 +236,7 @@ class ExplanationSections:
         return self._text(value if isinstance(value, str) else orjson.dumps(value).decode())
 
 
-def section(title: str, rows: Rows) -> Group:
+def make_section(title: str, rows: Rows) -> Group:
     """Return a title in bold, and names beside their values below it."""
     made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0), expand=True)
     made.add_column(no_wrap=True, min_width=NAMES, max_width=NAMES, overflow="ellipsis")
@@ -242,13 +246,13 @@ def section(title: str, rows: Rows) -> Group:
     return Group(Text(printable(title, keep=""), style="bold"), made, Text())
 
 
-def of_runtime(runtime: Mapping[str, Any]) -> Rows:
+def list_runtime(runtime: Mapping[str, Any]) -> Rows:
     """Return the rows about what computed a result."""
     versions = ", ".join(f"{name} {version}" for name, version in runtime["versions"].items())
     return [*((name, runtime[name]) for name in ("precision", "backend", "device")), ("versions", versions)]
 
 
-def pinned(revision: str) -> tuple[str, str]:
+def name_weights(revision: str) -> tuple[str, str]:
     """Return the row of what pins weights: the SHA-256 of a local model's files, or a commit of the hub."""
     _, _, digest = revision.rpartition("sha256:")
     return ("weights", digest) if "sha256:" in revision else ("revision", revision)
@@ -260,7 +264,7 @@ def cut_short(text: str) -> str:
     return text if more <= 0 else f"{text[:SHOWN_CHARACTERS]}\n… {more:,} more characters; --full shows all"
 
 
-def one_line(text: str | None) -> str:
+def shorten_line(text: str | None) -> str:
     """Return the beginning of a text without line breaks."""
     if text is None:
         return "nothing yet"
@@ -270,5 +274,5 @@ def one_line(text: str | None) -> str:
 SHOWN_LINE = 130
 
 
-def _reads(step: StepRecord) -> str:
+def _describe_input(step: StepRecord) -> str:
     return "the document" if step.reads is None else f"the output of {step.reads}"

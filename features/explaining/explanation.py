@@ -79,7 +79,7 @@ def explain(provenance: Provenance, cut: Callable[[Spec, str], tuple[Sequence[Re
     `cut` returns the windows of a text as the model of a spec reads it, and the model's traits, or raises TaskError.
     """
     step = provenance.step
-    state, said = _state(provenance)
+    state, said = _describe_state(provenance)
     windows: Sequence[ReadWindow] = ()
     unknown, traits = None, Traits()
     if step.content is not None and step.content.strip():
@@ -87,13 +87,13 @@ def explain(provenance: Provenance, cut: Callable[[Spec, str], tuple[Sequence[Re
             windows, traits = cut(step.spec, step.content)
         except TaskError as error:
             unknown = str(error)
-    return Explanation(provenance, state, said, windows, unknown, _flags(provenance, traits))
+    return Explanation(provenance, state, said, windows, unknown, _list_flags(provenance, traits))
 
 
-def _state(provenance: Provenance) -> tuple[str, str | None]:
+def _describe_state(provenance: Provenance) -> tuple[str, str | None]:
     step = provenance.step
     if step.outcome is not None:
-        return step.outcome.status, _of_outcome(step.outcome)
+        return step.outcome.status, _describe_outcome(step.outcome)
     if step.removed:
         return "removed", (
             "The result was removed since it was computed. "
@@ -104,10 +104,10 @@ def _state(provenance: Provenance) -> tuple[str, str | None]:
     for before in provenance.way[:-1]:
         if before.outcome is not None and before.outcome.status != "done":
             return "blocked", f"The step {before.name} before it {before.outcome.status}: {before.outcome.reason}"
-    return "to do", _to_do(provenance)
+    return "to do", _describe_work_left(provenance)
 
 
-def _of_outcome(outcome: Recorded) -> str | None:
+def _describe_outcome(outcome: Recorded) -> str | None:
     if outcome.status == "done":
         return None
     if outcome.status == "skipped":
@@ -115,7 +115,7 @@ def _of_outcome(outcome: Recorded) -> str | None:
     return f"{outcome.reason} {REASON_CLASSES.get(outcome.reason_class or '', '')}".strip()
 
 
-def _to_do(provenance: Provenance) -> str:
+def _describe_work_left(provenance: Provenance) -> str:
     step = provenance.step
     if provenance.state in {"cancelled", "stopped"}:
         return f"It was not computed: the job was {provenance.state}. Run its source again to compute it."
@@ -125,16 +125,16 @@ def _to_do(provenance: Provenance) -> str:
     return f"It is not computed yet. {told}"
 
 
-def _flags(provenance: Provenance, traits: Traits) -> tuple[Flag, ...]:
+def _list_flags(provenance: Provenance, traits: Traits) -> tuple[Flag, ...]:
     of_document = [Flag(name, OF_DOCUMENT, meaning(name)) for name in provenance.flags]
     step, outcome = provenance.step, provenance.step.outcome
     if outcome is None:
         return tuple(of_document)
     sure = outcome.confidence.get("confidence")
-    return (*of_document, *of_output(step.spec, traits, step.content or "", outcome.output, outcome.flags, sure))
+    return (*of_document, *explain_flags(step.spec, traits, step.content or "", outcome.output, outcome.flags, sure))
 
 
-def of_output(
+def explain_flags(
     spec: Spec,
     traits: Traits,
     source: str,
@@ -149,28 +149,28 @@ def of_output(
     """
     checks = kinds.checks(spec, traits)
     evidence: dict[str, list[str]] = {}
-    for text in _written(output):
+    for text in _list_texts(output):
         for finding in checks.findings(source, text, stored):
-            evidence.setdefault(finding.flag, []).append(_said(finding))
+            evidence.setdefault(finding.flag, []).append(_describe_finding(finding))
     if unsure := doubt_confidence(confidence, checks.least_confidence):
-        evidence[unsure.flag] = [_said(unsure)]
+        evidence[unsure.flag] = [_describe_finding(unsure)]
     kept = [Flag(name, OF_OUTPUT, meaning(name), tuple(evidence.get(name, ()))) for name in stored]
     today = [name for name in evidence if name not in stored]
     return [*kept, *(Flag(name, OF_TODAY, meaning(name), tuple(evidence[name])) for name in today)]
 
 
-def _written(output: Mapping[str, Any]) -> list[str]:
+def _list_texts(output: Mapping[str, Any]) -> list[str]:
     texts = output.get("texts") or [output.get("text"), *(output.get("data") or {}).values()]
     return [text for text in texts if isinstance(text, str)]
 
 
-def _said(finding: Finding) -> str:
+def _describe_finding(finding: Finding) -> str:
     if finding.start is not None and finding.end is not None:
-        return f"{finding.evidence} ({_place(finding.start, finding.end)} of the output)"
-    return f"{finding.evidence} ({_place(*finding.lost)} of the input)" if finding.lost else finding.evidence
+        return f"{finding.evidence} ({_describe_place(finding.start, finding.end)} of the output)"
+    return f"{finding.evidence} ({_describe_place(*finding.lost)} of the input)" if finding.lost else finding.evidence
 
 
-def _place(start: int, end: int) -> str:
+def _describe_place(start: int, end: int) -> str:
     return f"characters {start:,} to {end:,}"
 
 
@@ -181,10 +181,13 @@ def list_doubts(escalation: EscalationRecord) -> list[str]:
     flags = [
         flag for flag in escalation.first.flags if escalation.doubt.flags and escalation.doubt.flagged.carried([flag])
     ]
-    return [*flags, *(said for bound in escalation.doubt.bounds if (said := _met(bound, escalation)) is not None)]
+    return [
+        *flags,
+        *(said for bound in escalation.doubt.bounds if (said := _describe_met(bound, escalation)) is not None),
+    ]
 
 
-def _met(bound: Bound, escalation: EscalationRecord) -> str | None:
+def _describe_met(bound: Bound, escalation: EscalationRecord) -> str | None:
     """Return the number of the first result and a bound that it meets, or None."""
     numbers = escalation.first.confidence
     if bound.number != RISK:
@@ -245,7 +248,7 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         "state": explanation.state,
         "said": explanation.said,
         "note": explanation.note,
-        "steps": [of_step(record) for record in provenance.way],
+        "steps": [step_as_json(record) for record in provenance.way],
         "weights": explanation.weights,
         "windows": [asdict(window) for window in explanation.windows],
         "windows_unknown": explanation.windows_unknown,
@@ -254,7 +257,7 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def of_step(step: StepRecord) -> dict[str, Any]:
+def step_as_json(step: StepRecord) -> dict[str, Any]:
     """Return a step's record as JSON values."""
     return {
         "name": step.name,
@@ -263,27 +266,27 @@ def of_step(step: StepRecord) -> dict[str, Any]:
         "spec_sha256": step.spec.sha256.hex(),
         "text": step.text,
         "prompt": step.content if step.content != step.text else None,
-        "outcome": None if step.outcome is None else _outcome(step.outcome),
+        "outcome": None if step.outcome is None else _outcome_as_json(step.outcome),
         "removed": step.removed,
-        "escalation": None if step.escalation is None else _escalation(step.escalation),
+        "escalation": None if step.escalation is None else _escalation_as_json(step.escalation),
     }
 
 
-def _escalation(escalation: EscalationRecord) -> dict[str, Any]:
-    second = None if escalation.second is None else _outcome(escalation.second)
+def _escalation_as_json(escalation: EscalationRecord) -> dict[str, Any]:
+    second = None if escalation.second is None else _outcome_as_json(escalation.second)
     return {
         "doubt": str(escalation.doubt),
-        "first": {"spec": asdict(escalation.first_spec), "outcome": _outcome(escalation.first)},
+        "first": {"spec": asdict(escalation.first_spec), "outcome": _outcome_as_json(escalation.first)},
         "second": {"spec": asdict(escalation.second_spec), "outcome": second},
         "result": "second" if escalation.second_won else "first",
         "why": say_choice(escalation),
     }
 
 
-def _outcome(outcome: Recorded) -> dict[str, Any]:
-    return {**vars(outcome), "output": plain(outcome.output)}
+def _outcome_as_json(outcome: Recorded) -> dict[str, Any]:
+    return {**vars(outcome), "output": arrays_as_lists(outcome.output)}
 
 
-def plain(output: Mapping[str, Any]) -> dict[str, Any]:
+def arrays_as_lists(output: Mapping[str, Any]) -> dict[str, Any]:
     """Return an output in its JSON form, whose vector may be an array."""
     return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in output.items()}

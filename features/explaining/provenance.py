@@ -128,7 +128,7 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
     with database.read() as transaction:
         steps = read_steps(transaction, job_id)
         named_way = None if step is None else find_named_way(steps, step)
-        document = _document(transaction, job, key)
+        document = _find_document(transaction, job, key)
         own = {document.id: document.content_id}
         outcomes = {
             seq: rows[document.id]
@@ -140,7 +140,7 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
         records = tuple(reading.record(steps, way_step) for way_step in way)
         name = way[0].leaves_out
         left_out = None if name is None else find_filter(name).explain(transaction, document.id)
-        left_out = left_out or _unmet_condition(way, outcomes)
+        left_out = left_out or _find_unmet_condition(way, outcomes)
         sources = select(Ingest.source, Ingest.started_at).where(Ingest.id == document.ingest_id)
         ingest = transaction.execute(sources).one()
         corpus = transaction.scalar(select(Corpus.name).where(Corpus.id == job.corpus_id))
@@ -175,7 +175,7 @@ def _choose_step(steps: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome
     return (done or failed or [steps[0]])[-1]
 
 
-def _unmet_condition(way: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome]) -> str | None:
+def _find_unmet_condition(way: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome]) -> str | None:
     """Return the first step's condition on flags that a document's output does not meet, behind "It is"."""
     for before, step in pairwise(way):
         outcome = outcomes.get(before.seq)
@@ -270,7 +270,7 @@ class _Reading:
         return None if row is None else row._asdict()
 
 
-def _document(transaction: Transaction, job: Job, key: str) -> Any:
+def _find_document(transaction: Transaction, job: Job, key: str) -> Any:
     """Return the row of a document as the job sees it. Raises NotFound."""
     of_key = select(
         Document.id,
@@ -285,10 +285,10 @@ def _document(transaction: Transaction, job: Job, key: str) -> Any:
         document = transaction.execute(of_key.where(visible(job), versions).limit(1)).first()
         if document is not None:
             return document
-    raise NotFound(_why_missing(transaction, job, key))
+    raise NotFound(_explain_missing(transaction, job, key))
 
 
-def _why_missing(transaction: Transaction, job: Job, key: str) -> str:
+def _explain_missing(transaction: Transaction, job: Job, key: str) -> str:
     rejected = select(RejectionRow.reason).where(RejectionRow.ingest_id == job.ingest_id, RejectionRow.place == key)
     if (reason := transaction.scalar(rejected)) is not None:
         return f"{key} is a record that was rejected as job {job.id} read its source: {reason}"

@@ -42,10 +42,10 @@ def cut(folders: ModelFolders, spec: Spec, text: str) -> tuple[list[ReadWindow],
     (windows,) = cut_each(kinds.recipe(spec, reading.traits), reading.coder, [text])
     if isinstance(windows, Exception):
         raise CannotServe(f"The text cannot be cut: {windows}")
-    return [_shown(reading, window) for window in windows], reading.traits
+    return [_read_window(reading, window) for window in windows], reading.traits
 
 
-def _shown(reading: CoderAndTraits, window: Window) -> ReadWindow:
+def _read_window(reading: CoderAndTraits, window: Window) -> ReadWindow:
     encoded = window.encoded
     tokens, prompt = (None, None) if encoded is None else (encoded.tokens, reading.shown(encoded))
     return ReadWindow(window.start, window.end, tokens, prompt, window.part)
@@ -57,7 +57,7 @@ def _open_reading(spec: Spec, folders: ModelFolders) -> CoderAndTraits:
         languages.require_detector_for(spec)
         patterns.require_for(spec)
         if specs := plan.specs_of(spec):
-            return _of_languages(specs, partial(_open_reading, folders=folders))
+            return _join_readings(specs, partial(_open_reading, folders=folders))
         if weightless.is_served(spec.model):
             raise CannotServe(f"the server of {spec.model} has the tokenizer.")
         if weightless.is_weightless(spec.model):
@@ -79,7 +79,7 @@ def _open_reading(spec: Spec, folders: ModelFolders) -> CoderAndTraits:
         raise CannotServe(f"{spec.model} cannot be read: {describe_error(error)}") from error
 
 
-def _of_languages(specs: Mapping[str, Spec], open_part: Callable[[Spec], CoderAndTraits]) -> CoderAndTraits:
+def _join_readings(specs: Mapping[str, Spec], open_part: Callable[[Spec], CoderAndTraits]) -> CoderAndTraits:
     readings = {language: open_part(spec) for language, spec in specs.items()}
     coders = {language: reading.coder for language, reading in readings.items()}
 

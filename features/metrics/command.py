@@ -33,7 +33,7 @@ def metrics_command(host: str, port: int, once: bool) -> None:
     needs DOCMILL_PRICES. For metrics of a worker, set DOCMILL_METRICS_PORT.
     """
     LIBRARY.require("`docmill metrics`")
-    from docmill.features.metrics.serving import FleetCollector, exposition, serving
+    from docmill.features.metrics.serving import FleetCollector, serve, write_exposition
 
     settings = load_settings()
     prices = read_prices(settings)
@@ -42,9 +42,9 @@ def metrics_command(host: str, port: int, once: bool) -> None:
         depths = None if broker is None else lambda: {lane: broker.depth(lane) for lane in (*LANES, ENQUEUE_LANE)}
         collector = FleetCollector(_reader(database), depths, prices)
         if once:
-            answer(exposition(collector), nl=False)
+            answer(write_exposition(collector), nl=False)
             return
-        with serving(collector, host, port) as url, suppress(KeyboardInterrupt):
+        with serve(collector, host, port) as url, suppress(KeyboardInterrupt):
             say(f"Metrics: {url} (Ctrl-C ends it)")
             threading.Event().wait()
 

@@ -61,13 +61,13 @@ def serve_beside(settings: Settings, supervisor: Supervisor) -> Iterator[None]:
     if settings.metrics_port is None:
         yield
         return
-    with serving(WorkerCollector(supervisor.work), settings.metrics_host, settings.metrics_port) as url:
+    with serve(WorkerCollector(supervisor.work), settings.metrics_host, settings.metrics_port) as url:
         say(f"Metrics: {url}")
         yield
 
 
 @contextmanager
-def serving(collector: Collector, host: str, port: int) -> Iterator[str]:
+def serve(collector: Collector, host: str, port: int) -> Iterator[str]:
     """Serve a collector's metrics on a thread for the length of the block. Yield their URL.
 
     Port 0 is any free one. Raises WorkerError, if the address cannot be had.
@@ -85,7 +85,7 @@ def serving(collector: Collector, host: str, port: int) -> Iterator[str]:
         thread.join()
 
 
-def exposition(collector: Collector) -> str:
+def write_exposition(collector: Collector) -> str:
     """Return the metrics of a collector in Prometheus's text format."""
     return generate_latest(_registry(collector)).decode()
 

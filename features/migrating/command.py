@@ -152,7 +152,7 @@ def status_command(corpus: str, as_json: bool) -> None:
     """List the migrations of CORPUS, the latest first."""
     with open_store(load_settings()) as database:
         corpus_id, name = find_named_corpus(database, corpus)
-        migrations = stored_migrations.every(database, corpus_id)
+        migrations = stored_migrations.list_all(database, corpus_id)
     if as_json:
         print_json([_as_json(migration) for migration in migrations])
     elif migrations:
@@ -168,7 +168,7 @@ def cancel_command(corpus: str, as_json: bool) -> int:
     """Cancel the migration of CORPUS that is under way, and its job."""
     with open_store(load_settings()) as database:
         corpus_id, name = find_named_corpus(database, corpus)
-        migrations = stored_migrations.every(database, corpus_id)
+        migrations = stored_migrations.list_all(database, corpus_id)
         migration = next((row for row in migrations if row.state == FILLING), None)
         if migration is None:
             warn(f"No migration of {name} is under way; `docmill migrate status {name}` lists them.")
@@ -192,7 +192,7 @@ def back_command(corpus: str, yes: bool, as_json: bool) -> int:
     settings = load_settings()
     with open_store(settings) as database:
         corpus_id, name = find_named_corpus(database, corpus)
-        last = last_switched(stored_migrations.every(database, corpus_id), name)
+        last = last_switched(stored_migrations.list_all(database, corpus_id), name)
         replaceable = stored_migrations.replaceable_steps(database, corpus_id)
         if all(step.spec_id != last.old_spec_id for step in replaceable):
             warn(

@@ -57,7 +57,7 @@ def plan(
         raise StorageError(
             f"{new.model} with these options is the model that job {old.job_id} has; there is nothing to migrate"
         )
-    migrations = stored_migrations.every(database, corpus_id)
+    migrations = stored_migrations.list_all(database, corpus_id)
     standing = replacements.specs_in_force(migrations).get(old.spec)
     if standing not in {None, new}:
         raise StorageError(f"the corpus {corpus} was migrated from {old.spec.model} to {standing.model} before")

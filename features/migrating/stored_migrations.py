@@ -16,7 +16,7 @@ from docmill.storage.steps.jobs import UNFINISHED, lock_corpus
 from docmill.storage.steps.replacements import CANCELLED, FILLING, SpecReplacement, read_replacements
 
 
-def every(database: Database, corpus_id: int) -> list[SpecReplacement]:
+def list_all(database: Database, corpus_id: int) -> list[SpecReplacement]:
     """Return the replacements in a corpus, the oldest first."""
     with database.read() as transaction:
         return read_replacements(transaction, corpus_id)
@@ -24,7 +24,7 @@ def every(database: Database, corpus_id: int) -> list[SpecReplacement]:
 
 def reread(database: Database, replacement: SpecReplacement) -> SpecReplacement:
     """Return a replacement as it stands now. Raises StorageError if it was removed with its corpus."""
-    for current in every(database, replacement.corpus_id):
+    for current in list_all(database, replacement.corpus_id):
         if current.id == replacement.id:
             return current
     raise StorageError(f"the corpus {replacement.corpus} was removed, and its migration with it")
@@ -91,17 +91,17 @@ def note_job(database: Database, replacement_id: int, job_id: int) -> None:
     database.execute(this.values(job_id=job_id))
 
 
-def goes_on(database: Database, job_id: int) -> bool:
+def is_unfinished(database: Database, job_id: int) -> bool:
     """Return True if a job has not ended."""
     return database.value(select(Job.state).where(Job.id == job_id)) in UNFINISHED
 
 
 def cancel(database: Database, replacement_id: int) -> bool:
     """Cancel a replacement, so that the old spec stays. Return False if it was switched."""
-    return database.write(lambda transaction: turn(transaction, replacement_id, FILLING, CANCELLED))
+    return database.write(lambda transaction: set_state(transaction, replacement_id, FILLING, CANCELLED))
 
 
-def turn(transaction: Transaction, replacement_id: int, state: str, to: str) -> bool:
+def set_state(transaction: Transaction, replacement_id: int, state: str, to: str) -> bool:
     """Bring a replacement from one state to another, if it is not there yet. Return False if it is in a third one."""
     this = ReplacementRow.id == replacement_id
     changed = update(ReplacementRow).where(this, ReplacementRow.state == state)

@@ -102,7 +102,7 @@ def find_views(
 
     Raises WorkerError.
     """
-    migrations = stored_migrations.every(database, corpus_id)
+    migrations = stored_migrations.list_all(database, corpus_id)
     known = {*specs, *(spec for migration in migrations for spec in (migration.old, migration.new))}
     shown = {}
     for row, _ in pipelines.every(database):
@@ -126,7 +126,7 @@ def fill(
     while True:
         survey = survey_documents(database, migration)
         # Make a job even if all results exist, say from another corpus: search and `docmill results` read jobs.
-        has_ended = job_id is not None and not stored_migrations.goes_on(database, job_id)
+        has_ended = job_id is not None and not stored_migrations.is_unfinished(database, job_id)
         if not survey.missing and has_ended:
             return survey
         if survey.missing and survey == before:
@@ -208,7 +208,7 @@ def switch(
             return None
         if total.lost > total.documents * most_lost / 100:
             raise _too_many_lost(migration, total, most_lost)
-        if not stored_migrations.turn(transaction, migration.id, FILLING, SWITCHED):
+        if not stored_migrations.set_state(transaction, migration.id, FILLING, SWITCHED):
             raise StorageError(f"migration {migration.id} of the corpus {migration.corpus} was cancelled meanwhile")
         fault_points.reach("switching")
         _replace_views(transaction, migration, shown)
@@ -225,7 +225,7 @@ def undo(database: Database, migration: SpecReplacement, shown: Views) -> bool:
 
     def work(transaction: Transaction) -> bool:
         lock_corpus(transaction, migration.corpus_id)
-        if not stored_migrations.turn(transaction, migration.id, SWITCHED, UNDONE):
+        if not stored_migrations.set_state(transaction, migration.id, SWITCHED, UNDONE):
             return False
         _replace_views(transaction, migration, shown)
         return True

@@ -39,7 +39,7 @@ LONGEST = 2_000  # characters of an example
 EXAMPLES = 3  # of each flag, and of results without one
 
 
-def length_ranges(counts: Mapping[int, int]) -> list[tuple[str, int]]:
+def list_length_ranges(counts: Mapping[int, int]) -> list[tuple[str, int]]:
     """Return ranges of lengths, 0, 1, 2–3, 4–7 and so on, from the first to the last that has any, with their counts.
 
     `counts` has the number of lengths by their bits.
@@ -51,7 +51,7 @@ def length_ranges(counts: Mapping[int, int]) -> list[tuple[str, int]]:
     return [(name, counts.get(bits, 0)) for name, bits in zip(names, ranges, strict=True)]
 
 
-def tenth_ranges(counts: Mapping[int, int]) -> list[tuple[str, int]]:
+def list_tenths(counts: Mapping[int, int]) -> list[tuple[str, int]]:
     """Return the tenths from 0 to 1 with their counts; nothing if there are none."""
     return [(f"{n / 10:.1f}–{(n + 1) / 10:.1f}", counts.get(n, 0)) for n in range(10)] if counts else []
 
@@ -122,7 +122,7 @@ def gather(
     counts = count_flags(database, status.id)
     steps = {step.name: StepFacts(step, counts[step.name].not_selected) for step in status.steps}
     with WritingBar(listener) as bar:
-        for row, by_step in bar.along(_by_step(database, status, with_text), status.documents):
+        for row, by_step in bar.along(_read_steps(database, status, with_text), status.documents):
             for name, result in by_step.items():
                 _count(steps[name], result)
                 if with_text:
@@ -143,7 +143,7 @@ def gather(
     )
 
 
-def _by_step(
+def _read_steps(
     database: Database, status: JobStatus, with_text: bool
 ) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """Yield each document that has results, with its results by the step's name."""
@@ -187,7 +187,7 @@ def _explain(step: StepFacts, checks: Checks) -> None:
         ]
 
 
-def page(facts: Facts, made_at: float, release: str, cost: str | None = None) -> str:
+def render_page(facts: Facts, made_at: float, release: str, cost: str | None = None) -> str:
     """Return the page. `made_at` is in seconds since 1970; times on the page are in UTC. `cost` is in words."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -195,7 +195,7 @@ def page(facts: Facts, made_at: float, release: str, cost: str | None = None) ->
     )  # fmt: skip
     environment.filters |= FILTERS
     template = environment.get_template("page.html.j2")
-    at_work = {} if "shards" in (facts.status.swept or ()) else device_seconds(facts.shards)
+    at_work = {} if "shards" in (facts.status.swept or ()) else sum_device_seconds(facts.shards)
     return template.render(
         facts=facts,
         cost=cost,
@@ -204,10 +204,10 @@ def page(facts: Facts, made_at: float, release: str, cost: str | None = None) ->
         version=release,
         device_s=sum(at_work.values()),
         workers=len(at_work),
-        saved=_saved(facts, sum(at_work.values())),
-        distributions=_distributions,
-        compared=_compared,
-        remarks=_remarks,
+        saved=_count_saved(facts, sum(at_work.values())),
+        distributions=_list_distributions,
+        compared=_compare,
+        remarks=_list_remarks,
         meaning=meaning,
         title=JobProgress(facts.status).title,
         name_model=name_model,
@@ -221,34 +221,34 @@ def write(
     prices, status = read_prices(settings), read_status(database, job_id)
     facts = gather(database, status, listener, with_text=with_text, checks_of=partial(checks_of, settings))
     cost = prices.cost_of(status)
-    text = page(facts, time.time(), version("docmill"), None if cost is None else str(cost))
+    text = render_page(facts, time.time(), version("docmill"), None if cost is None else str(cost))
     with whole_file(target) as file:
         file.write(text.encode())
 
 
-def _compared(pair: ShownResult) -> tuple[Sequence[TextPart], Sequence[TextPart]]:
+def _compare(pair: ShownResult) -> tuple[Sequence[TextPart], Sequence[TextPart]]:
     """Return both texts with marks where the checks found something; where they name no place, on what differs."""
     before, after = mark_findings(pair.input, pair.output, pair.findings) or marked(pair.input, pair.output)
     return excerpt(before, LONGEST), excerpt(after, LONGEST)
 
 
-def _remarks(pair: ShownResult) -> list[tuple[bool, str]]:
+def _list_remarks(pair: ShownResult) -> list[tuple[bool, str]]:
     return [
         remark(flag, (finding.evidence for finding in pair.findings if finding.flag == flag)) for flag in pair.flags
     ]
 
 
-def _distributions(step: StepFacts) -> list[tuple[str, list[tuple[str, int]]]]:
+def _list_distributions(step: StepFacts) -> list[tuple[str, list[tuple[str, int]]]]:
     """Return titles, and ranges with their counts, one of them above 0."""
     named = {
-        "Results by tokens read": length_ranges(step.tokens_in),
-        "Results by tokens written": length_ranges(step.tokens_out),
-        "Results by confidence": tenth_ranges(step.confidence),
+        "Results by tokens read": list_length_ranges(step.tokens_in),
+        "Results by tokens written": list_length_ranges(step.tokens_out),
+        "Results by confidence": list_tenths(step.confidence),
     }
     return [(title, ranges) for title, ranges in named.items() if ranges]
 
 
-def _saved(facts: Facts, device_s: float) -> dict[str, Any]:
+def _count_saved(facts: Facts, device_s: float) -> dict[str, Any]:
     """Return the texts that were computed, those that others had paid for, and the seconds that this saved."""
     status = facts.status
     results = sum(
@@ -266,7 +266,7 @@ def _saved(facts: Facts, device_s: float) -> dict[str, Any]:
     }
 
 
-def device_seconds(shards: Sequence[tuple[str, float, float]]) -> dict[str, float]:
+def sum_device_seconds(shards: Sequence[tuple[str, float, float]]) -> dict[str, float]:
     """Return by worker process the seconds in which it held at least one shard; shards that overlap count once."""
     held_s: dict[str, float] = {}
     until: dict[str, float] = {}

@@ -19,7 +19,7 @@ from docmill.features.comparing.agreement import (
     WeightAgreement,
     word_overlap,
 )
-from docmill.features.comparing.comparison import ComparedDocument, neighborhoods
+from docmill.features.comparing.comparison import ComparedDocument, find_neighborhoods
 from docmill.storage.outputs.output_types import OUTPUT_TYPES
 
 
@@ -104,11 +104,11 @@ def test_neighbours_are_those_of_a_comparison_with_everything_whatever_the_pages
         return [int(one) for one in np.argsort(-(unit @ unit[n])) if one != n][:10]
 
     pages = [[lacking, *pairs[:7]], pairs[7:30], pairs[30:]]
-    for one in neighborhoods(pairs[:5], pages):
+    for one in find_neighborhoods(pairs[:5], pages):
         truth = nearest(a, one.document_id), nearest(b, one.document_id)
         assert (list(one.a), list(one.b)) == truth
         assert one.recall == len({*truth[0]} & {*truth[1]}) / 10
-    assert neighborhoods([], pages) == []
+    assert find_neighborhoods([], pages) == []
 
 
 def test_a_document_of_several_windows_is_as_near_as_its_nearest_window() -> None:
@@ -118,5 +118,5 @@ def test_a_document_of_several_windows_is_as_near_as_its_nearest_window() -> Non
     pairs = [
         ComparedDocument(n, f"k{n}", n, {"vector": v}, {"vector": v}) for n, v in enumerate((one, split, middle, two))
     ]
-    [found] = neighborhoods(pairs[:1], [pairs])
+    [found] = find_neighborhoods(pairs[:1], [pairs])
     assert found.a == (1, 2, 3)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from docmill.features.metrics.serving import FleetCollector, exposition
+from docmill.features.metrics.serving import FleetCollector, write_exposition
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.storage.results.counts import StoreTotals
 from docmill.storage.results.fleet import Fleet, FleetWorker, Lane, PipelineState
@@ -85,7 +85,7 @@ def collector(depths: Callable[[], dict[str, int]] | None = lambda: {"embed": 5}
 
 
 def test_each_metric_has_the_name_and_the_labels_of_the_page_and_help() -> None:
-    families = list(text_string_to_metric_families(exposition(collector())))
+    families = list(text_string_to_metric_families(write_exposition(collector())))
     found = {
         f"{family.name}{'_total' * (family.type == 'counter')}": tuple(
             sorted({label for sample in family.samples for label in sample.labels})
@@ -98,7 +98,7 @@ def test_each_metric_has_the_name_and_the_labels_of_the_page_and_help() -> None:
 
 
 def test_the_values_are_those_of_the_store() -> None:
-    found = parsed(exposition(collector()))
+    found = parsed(write_exposition(collector()))
     assert found["docmill_jobs", "running"] == 2
     assert found["docmill_shards", "embed", "planned"] == 40
     assert found["docmill_texts_per_second", "embed", "failed"] == 0.5
@@ -119,9 +119,9 @@ def test_a_schedule_that_no_worker_looks_at_is_late_too() -> None:
     looked_at, due_at = 1_700_000_000.0, 1_700_000_040.0  # the first whole minute after it
     waits = PipelineState("nightly", None, failed=False, late_s=0.0, schedule=schedule, looked_at=looked_at)
     late = FleetCollector(lambda: replace(FLEET, at=due_at + 300, pipelines=(waits,)))
-    assert parsed(exposition(late))["docmill_pipeline_late_seconds", "nightly"] == pytest.approx(300)
+    assert parsed(write_exposition(late))["docmill_pipeline_late_seconds", "nightly"] == pytest.approx(300)
     on_time = FleetCollector(lambda: replace(FLEET, at=due_at - 1, pipelines=(waits,)))
-    assert parsed(exposition(on_time))["docmill_pipeline_late_seconds", "nightly"] == 0
+    assert parsed(write_exposition(on_time))["docmill_pipeline_late_seconds", "nightly"] == 0
 
 
 def test_a_database_or_a_queue_that_is_away_is_a_metric() -> None:
@@ -131,7 +131,7 @@ def test_a_database_or_a_queue_that_is_away_is_a_metric() -> None:
     def silent() -> dict[str, int]:
         raise BrokerUnreachable
 
-    found = parsed(exposition(FleetCollector(away, silent)))
+    found = parsed(write_exposition(FleetCollector(away, silent)))
     assert (found["docmill_database_up",], found["docmill_queue_up",]) == (0, 0)
     assert not any(key[0] in {"docmill_jobs", "docmill_queue_messages"} for key in found)
 

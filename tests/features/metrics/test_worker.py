@@ -6,7 +6,7 @@ import re
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from docmill.features.metrics.serving import WorkerCollector, exposition
+from docmill.features.metrics.serving import WorkerCollector, write_exposition
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks.backends.devices import Memory
 from docmill.tasks.engine.engine import Counters
@@ -20,7 +20,7 @@ ORDER = ("device", "kind", "status", "reason", "flag", "end", "direction")
 def samples(work: WorkByDevice) -> dict[tuple[str, ...], float]:
     return {
         (sample.name, *(sample.labels[label] for label in ORDER if label in sample.labels)): sample.value
-        for family in text_string_to_metric_families(exposition(WorkerCollector(work)))
+        for family in text_string_to_metric_families(write_exposition(WorkerCollector(work)))
         for sample in family.samples
     }
 

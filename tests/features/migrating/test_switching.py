@@ -48,7 +48,7 @@ def replacements_of(database: Database) -> tuple[int, list[SpecReplacement]]:
     with database.read() as transaction:
         corpus_id = transaction.scalar(text("SELECT id FROM corpus WHERE name = 'books'"))
     assert corpus_id is not None
-    return corpus_id, stored_migrations.every(database, corpus_id)
+    return corpus_id, stored_migrations.list_all(database, corpus_id)
 
 
 def backfill(database: Database, found: SpecReplacement, outcomes: Any = embedded) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from string import ascii_lowercase
 
-from docmill.features.reports.page import device_seconds, gather, page
+from docmill.features.reports.page import gather, render_page, sum_device_seconds
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.deletion import retention
@@ -48,7 +48,7 @@ class _Read(HTMLParser):
 def _page(database: Database, job_id: int, *, with_text: bool = True, checks: Checks = NONE) -> str:
     status = read_status(database, job_id)
     facts = gather(database, status, Listener(), with_text=with_text, checks_of=lambda _: checks)
-    return page(facts, 1.8e9, "1.2.3")
+    return render_page(facts, 1.8e9, "1.2.3")
 
 
 def _doubted(claim: Claim) -> list[Outcome]:
@@ -153,4 +153,4 @@ def test_each_step_is_shown_beside_what_it_read(database: Database) -> None:
 
 def test_shards_that_a_worker_held_at_once_count_once() -> None:
     held = [("w1", 0, 10), ("w1", 5, 12), ("w1", 6, 7), ("w1", 20, 21), ("w2", 0, 3)]
-    assert device_seconds(held) == {"w1": 13, "w2": 3}
+    assert sum_device_seconds(held) == {"w1": 13, "w2": 3}
