@@ -111,7 +111,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @half_and_more([feature.name for feature in built_in_features()])
 def test_docmill_works_without_a_feature_of_its_own(name: str, tree: Path, tmp_path: Path) -> None:
-    feature = next(one for one in built_in_features() if one.name == name)
+    feature = next(built_in for built_in in built_in_features() if built_in.name == name)
     folder, listing = tree / "features" / feature.name, tree / "storage" / "features.py"
     text, line = listing.read_text(), f'    "docmill.features.{feature.name}",\n'
     assert text.count(line) == 1
@@ -143,8 +143,8 @@ def test_the_core_mentions_no_feature_but_where_the_feature_says_so(feature: Fea
     listing = ROOT / "storage" / "features.py"
     files = [path for folder in ("worker", "tasks", "storage") for path in (ROOT / folder).rglob("*.*")]
     texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in {".py", ".j2"}}
-    found = {path.relative_to(ROOT) for path, text in texts.items() if path != listing and words.search(text)}
-    assert {path for path in found if f"`{path}`" not in about} == set()
+    mentions = {path.relative_to(ROOT) for path, text in texts.items() if path != listing and words.search(text)}
+    assert {path for path in mentions if f"`{path}`" not in about} == set()
 
 
 def test_a_distribution_brings_a_kind_a_backend_a_reader_a_check_and_a_command(tmp_path: Path) -> None:
@@ -182,9 +182,9 @@ def test_an_entry_point_that_is_no_feature_is_named(feature: str, reason: str, t
         "more": 'from docmill.storage.features import Feature\n\nFEATURE = Feature("a", kind=[])\n',
     }
     docmill = install(tmp_path / "site", "wrong", modules, feature)
-    said = docmill("strange", code=2).stderr
-    assert said.startswith(f"docmill: the entry point wrong of docmill.features, of wrong 1.0, {reason}")
-    assert said.count("\n") == 1
+    message = docmill("strange", code=2).stderr
+    assert message.startswith(f"docmill: the entry point wrong of docmill.features, of wrong 1.0, {reason}")
+    assert message.count("\n") == 1
 
 
 @pytest.mark.long

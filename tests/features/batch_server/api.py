@@ -56,9 +56,9 @@ def request(custom_id: str, end: str, **body: Any) -> dict[str, Any]:
     return {"custom_id": custom_id, "method": "POST", "url": f"/v1/{end}", "body": body}
 
 
-def chat(custom_id: str, *said: str, **body: Any) -> dict[str, Any]:
+def chat(custom_id: str, *texts: str, **body: Any) -> dict[str, Any]:
     """Return a line of a file that asks for an answer to these messages."""
-    messages = [{"role": "user", "content": text} for text in said]
+    messages = [{"role": "user", "content": text} for text in texts]
     return request(custom_id, "chat/completions", messages=messages, **{"temperature": 0, "max_tokens": 9, **body})
 
 
@@ -81,9 +81,9 @@ def wait(client: openai.OpenAI, batch: Batch, status: str = "completed") -> Batc
         now = client.batches.retrieve(batch.id)
         return now if now.status in ENDED else None
 
-    found: Batch = until(ended, f"the end of {batch.id}")
-    assert found.status == status, found
-    return found
+    ended_batch: Batch = until(ended, f"the end of {batch.id}")
+    assert ended_batch.status == status, ended_batch
+    return ended_batch
 
 
 def read(client: openai.OpenAI, file_id: str | None) -> list[dict[str, Any]]:

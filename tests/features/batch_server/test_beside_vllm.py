@@ -23,5 +23,5 @@ def test_chats_have_the_answers_of_vllms_runner(tmp_path: Path) -> None:
     theirs = batch_files.by_vllm(file, folder, tmp_path / "theirs.jsonl", "--max-model-len", "512")
     assert [*ours] == [*theirs] == [request["custom_id"] for request in requests]
     assert {line["response"]["status_code"] for line in (*ours.values(), *theirs.values())} == {200}
-    found = batch_files.differences(requests, ours, theirs, folder)
-    assert all(one.is_near_tie for one in found), found
+    differences = batch_files.differences(requests, ours, theirs, folder)
+    assert all(difference.is_near_tie for difference in differences), differences

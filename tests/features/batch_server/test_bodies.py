@@ -20,22 +20,22 @@ INPUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def of(url: str, **fields: Any) -> tuple[KindOptions, tuple[str, ...], dict[str, Any]]:
+def parse(url: str, **fields: Any) -> tuple[KindOptions, tuple[str, ...], dict[str, Any]]:
     """Return the options, the texts and the form of embeddings of a body."""
     return parse_body(url, {"model": "m", **INPUTS[url], **fields}, "float32")
 
 
-def given(url: str, **fields: Any) -> dict[str, Any]:
-    return of(url, **fields)[0].to_params()
+def read_params(url: str, **fields: Any) -> dict[str, Any]:
+    return parse(url, **fields)[0].to_params()
 
 
 def test_parameters_are_those_of_generate() -> None:
     fields = {"max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 4, "n": 2, "stop": "\n"}
     options = {"max_new_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 4, "n": 2, "stop": ["\n"]}
-    assert given(CHAT, **fields) == {"messages": "messages", **options}
-    assert given(COMPLETIONS, **fields) == {"raw": True, **options}
+    assert read_params(CHAT, **fields) == {"messages": "messages", **options}
+    assert read_params(COMPLETIONS, **fields) == {"raw": True, **options}
     of_vllm = {"top_k": -1, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 2, "temperature": 1}
-    assert given(CHAT, **of_vllm, max_tokens=5, max_completion_tokens=7) == {
+    assert read_params(CHAT, **of_vllm, max_tokens=5, max_completion_tokens=7) == {
         "messages": "messages",
         "max_new_tokens": 7,
         "temperature": 1.0,
@@ -48,32 +48,36 @@ def test_parameters_are_those_of_generate() -> None:
 
 def test_what_a_request_leaves_out_is_as_in_the_api() -> None:
     """A chat may fill the context, a completion has 16 tokens, and both are samples."""
-    assert given(CHAT) == {"messages": "messages", "fill_context": True, "min_p": 0.0}
-    assert given(COMPLETIONS) == {"raw": True, "max_new_tokens": 16, "min_p": 0.0}
-    assert given(EMBEDDINGS) == {"prompt": "{text}"}
-    assert given(CHAT, top_p=0.5, max_tokens=None) == {"messages": "messages", "fill_context": True, "top_p": 0.5}
+    assert read_params(CHAT) == {"messages": "messages", "fill_context": True, "min_p": 0.0}
+    assert read_params(COMPLETIONS) == {"raw": True, "max_new_tokens": 16, "min_p": 0.0}
+    assert read_params(EMBEDDINGS) == {"prompt": "{text}"}
+    assert read_params(CHAT, top_p=0.5, max_tokens=None) == {
+        "messages": "messages",
+        "fill_context": True,
+        "top_p": 0.5,
+    }
 
 
 def test_a_greedy_request_has_no_options_of_samples() -> None:
     greedy = {"messages": "messages", "max_new_tokens": 3, "temperature": 0.0}
-    assert given(CHAT, temperature=0, max_tokens=3) == greedy
-    assert given(CHAT, temperature=0, max_tokens=3, top_p=0.1, seed=9) == greedy
-    assert given(CHAT, temperature=0, max_tokens=3, n=1, stop=[]) == greedy
+    assert read_params(CHAT, temperature=0, max_tokens=3) == greedy
+    assert read_params(CHAT, temperature=0, max_tokens=3, top_p=0.1, seed=9) == greedy
+    assert read_params(CHAT, temperature=0, max_tokens=3, n=1, stop=[]) == greedy
 
 
 def test_values_that_change_nothing_are_passed_over() -> None:
     same: dict[str, Any] = {"stream": False, "logprobs": None, "user": "u", "presence_penalty": 0, "tools": []}
-    assert of(CHAT, **same) == of(CHAT, response_format={"type": "text"}) == of(CHAT)
+    assert parse(CHAT, **same) == parse(CHAT, response_format={"type": "text"}) == parse(CHAT)
 
 
 def test_messages_have_role_content_and_name() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    told = [
+    messages = [
         {"role": "system", "content": "Be brief.", "tool_calls": None},
         {"role": "user", "content": parts, "name": "Ann"},
         {"role": "assistant", "content": None},
     ]
-    _, [text], _ = of(CHAT, messages=told)
+    _, [text], _ = parse(CHAT, messages=messages)
     assert json.loads(text) == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "a\nb", "name": "Ann"},
@@ -82,16 +86,16 @@ def test_messages_have_role_content_and_name() -> None:
 
 
 def test_several_inputs_are_several_texts() -> None:
-    assert of(COMPLETIONS, prompt=["a", " b"])[1] == ("a", " b")
-    _, texts, form = of(EMBEDDINGS, input=["a", "b"], encoding_format="base64", dimensions=8)
+    assert parse(COMPLETIONS, prompt=["a", " b"])[1] == ("a", " b")
+    _, texts, form = parse(EMBEDDINGS, input=["a", "b"], encoding_format="base64", dimensions=8)
     assert (texts, form) == (("a", "b"), {"encoding_format": "base64", "dimensions": 8})
-    assert of(EMBEDDINGS, encoding_format="float")[2] == {}
+    assert parse(EMBEDDINGS, encoding_format="float")[2] == {}
 
 
 def test_a_json_schema_is_that_of_the_output() -> None:
     schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
-    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
-    assert json.loads(given(CHAT, response_format=wanted)["json_schema"]) == schema
+    response_format = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
+    assert json.loads(read_params(CHAT, response_format=response_format)["json_schema"]) == schema
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def test_a_json_schema_is_that_of_the_output() -> None:
 )
 def test_a_bad_request_names_its_field(url: str, fields: dict[str, Any], says: str) -> None:
     with pytest.raises(BadRequest) as raised:
-        of(url, **fields)
+        parse(url, **fields)
     assert says in str(raised.value)
 
 
@@ -136,8 +140,10 @@ def test_a_request_for_a_response_is_the_chat_that_it_stands_for() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
     of_format = {"type": "json_schema", "name": "a", "schema": schema}
     chat = {"max_tokens": 9, "temperature": 0.5, "response_format": {"type": "json_schema", "json_schema": of_format}}
-    assert of(RESPONSES, max_output_tokens=9, temperature=0.5, text={"format": of_format}) == of(CHAT, **chat)
+    assert parse(RESPONSES, max_output_tokens=9, temperature=0.5, text={"format": of_format}) == parse(CHAT, **chat)
     parts = [{"type": "input_text", "text": "Hello"}]
     messages = [{"role": "system", "content": "Be brief."}, *HELLO]
-    asked = of(RESPONSES, instructions="Be brief.", input=[{"type": "message", "role": "user", "content": parts}])
-    assert asked == of(CHAT, messages=messages)
+    response = parse(
+        RESPONSES, instructions="Be brief.", input=[{"type": "message", "role": "user", "content": parts}]
+    )
+    assert response == parse(CHAT, messages=messages)

@@ -94,10 +94,10 @@ def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_o
             assert ChatCompletion.model_validate(line["response"]["body"]).model == "hosted"
         errors = read(alice, done.error_file_id)
         assert [line["custom_id"] for line in errors] == [None, "elsewhere", "unknown", "odd", "lost"]
-        said = [line["response"]["body"]["error"]["message"] for line in errors]
-        assert [text.split(": ")[0] for text in said] == [f"in.jsonl:{n}" for n in (10, 11, 12, 13, 15)]
-        assert "hosted" in said[2]
-        assert said[4].endswith("its operator finds the reason in the log")
+        messages = [line["response"]["body"]["error"]["message"] for line in errors]
+        assert [text.split(": ")[0] for text in messages] == [f"in.jsonl:{n}" for n in (10, 11, 12, 13, 15)]
+        assert "hosted" in messages[2]
+        assert messages[4].endswith("its operator finds the reason in the log")
         assert {*api.database.rows(select(Job.sharer, Job.weight))} == {("key alice", 3)}
         assert count_rows(api.database, OutcomeRow) == 4
 
@@ -128,7 +128,7 @@ def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None
             )
             (answer,) = read(alice, wait(alice, batch).output_file_id)
         vectors = CreateEmbeddingResponse.model_validate(answer["response"]["body"]).data
-        assert [len(one.embedding) for one in vectors] == [384, 384]
+        assert [len(embedding.embedding) for embedding in vectors] == [384, 384]
         assert key not in embedded.log("serve") + embedded.log("worker")
     finally:
         process.send_signal(signal.SIGTERM)
@@ -138,7 +138,7 @@ def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None
 
 def test_a_file_without_requests_or_whose_answers_could_not_be_told_apart_fails(api: Api) -> None:
     alice = api.client("alice")
-    twice = "".join(f"{json.dumps(chat('a', said))}\n" for said in "xy").encode()
+    twice = "".join(f"{json.dumps(chat('a', text))}\n" for text in "xy").encode()
     reasons = {
         twice: "stands on line 1",
         b"\n": "has no requests",
@@ -222,10 +222,10 @@ def test_a_batch_that_is_cancelled_or_expires_has_the_answers_so_far(api: Api, e
         # Cancelling what is cancelled changes nothing.
         assert alice.batches.cancel(batches["cancelled"].id).status == "cancelled"
     # The operator removes the files of a batch. Those of others stay.
-    before = {one.id for one in alice.files.list()}
+    before = {listed.id for listed in alice.files.list()}
     embedded("keys", "rm-files", ended.id, "--yes")
     of_batch = {ended.input_file_id, ended.output_file_id, ended.error_file_id}
-    assert {one.id for one in alice.files.list()} == before - of_batch
+    assert {listed.id for listed in alice.files.list()} == before - of_batch
     assert of_batch < before
     with api.database.read() as transaction:
         assert {*transaction.scalars(select(Job.state))} == {"done", "cancelled"}
@@ -279,7 +279,7 @@ def test_batches_that_can_end_come_before_those_that_may_fail_for_now(api: Api) 
 def test_each_batch_is_looked_at_however_many_are_computed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_batches, "MOST_LOOKED_AT", 1)
     alice = api.client("alice")
-    first, second = (start(alice, put(alice, chat("a", said))) for said in ("one", "two"))
+    first, second = (start(alice, put(alice, chat("a", text))) for text in ("one", "two"))
     for batch in (first, second):
         api.clerk.carry_on(batch.id)
     api.database.execute(update(Job).values(state="done").where(Job.id == 2))
@@ -324,7 +324,7 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
     if status != "cancelling":
         assert [line["custom_id"] for line in read(alice, ended.output_file_id)] == [f"r{n}" for n in range(5)]
     assert count_rows(api.database, Job) == 1
-    shown = {one.id for one in alice.files.list(purpose="batch_output")}
+    shown = {file.id for file in alice.files.list(purpose="batch_output")}
     assert shown == {*filter(None, (ended.output_file_id, ended.error_file_id))}
     # What the killed one had written goes a day later.
     api.database.write(lambda transaction: transaction.execute(update(ApiFile).values(created_at=db_now() - 10**6)))
@@ -409,7 +409,7 @@ def test_a_limit_of_costs_pauses_the_jobs_of_a_batch_and_those_of_a_key(embedded
         def waits_for_money(job: int) -> bool:
             return read_status(database, job).waiting_cause is Cause.COST
 
-        def told(batch: Batch) -> str | None:
+        def read_error(batch: Batch) -> str | None:
             errors = alice.batches.retrieve(batch.id).errors
             return errors.data[0].message if errors is not None and errors.data else None
 
@@ -422,15 +422,15 @@ def test_a_limit_of_costs_pauses_the_jobs_of_a_batch_and_those_of_a_key(embedded
             until(partial(has_status, alice, batch.id, "in_progress"), "the jobs")
             first, second = read_row(batch).jobs
             jobs.pause(database, second)
-            assert told(batch) is None
+            assert read_error(batch) is None
             with embedded.worker():
                 until(lambda: read_status(database, first).ended, "the first job")
             jobs.resume(database, second)
             assert waits_for_money(second)
-            assert 'its "max_cost"' in (told(batch) or "")
+            assert 'its "max_cost"' in (read_error(batch) or "")
             alice.batches.cancel(batch.id)
             ended = wait(alice, batch, "cancelled")
-            assert told(batch) is None
+            assert read_error(batch) is None
             assert [line["custom_id"] for line in read(alice, ended.output_file_id)] == ["a"]
             assert [line["error"]["code"] for line in read(alice, ended.error_file_id)] == ["batch_cancelled"]
             cost = spent()
@@ -440,16 +440,16 @@ def test_a_limit_of_costs_pauses_the_jobs_of_a_batch_and_those_of_a_key(embedded
             rest = start(alice, file, metadata={"max_cost": str(cost)})
             until(partial(has_status, alice, rest.id, "in_progress"), "the jobs")
             (_, second) = read_row(rest).jobs
-            assert (waits_for_money(second), told(rest), spent()) == (False, None, cost)
+            assert (waits_for_money(second), read_error(rest), spent()) == (False, None, cost)
             keys.change_key(database, "alice", max_cost=cost)
             assert waits_for_money(second)
-            assert "of your key" in (told(rest) or "")
+            assert "of your key" in (read_error(rest) or "")
             with pytest.raises(openai.RateLimitError) as refused:
                 start(alice, file)
             assert refused.value.code == "cost_limit_reached"
             assert "stays paused" in embedded("resume", second).stderr
             keys.change_key(database, "alice", max_cost=10 * cost)
-            assert (waits_for_money(second), told(rest)) == (False, None)
+            assert (waits_for_money(second), read_error(rest)) == (False, None)
             with embedded.worker():
                 wait(alice, rest)
             assert spent() == 2 * cost
@@ -494,7 +494,7 @@ def test_two_servers_behind_one_address_share_files_and_batches(api: Api, embedd
         elsewhere = client(other.url, alice.api_key)
         file = put(alice, *(chat(f"r{n}", f"Hello {n}") for n in range(5)))
         once = {"extra_headers": {"Idempotency-Key": "one"}}
-        batches = [start(one, file, **once) for one in (elsewhere, alice)]
+        batches = [start(sender, file, **once) for sender in (elsewhere, alice)]
         assert batches[0].id == batches[1].id
         done = wait(alice, batches[0])
         assert len(read(elsewhere, done.output_file_id)) == 5

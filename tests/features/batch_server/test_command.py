@@ -54,7 +54,7 @@ def test_each_request_has_its_answer_or_its_error(embedded: Docmill) -> None:
     assert "Wrote 5 answers to out.jsonl, and 2 errors to out.errors.jsonl." in done.stderr
     answers = {line["custom_id"]: line["response"]["body"] for line in read(embedded.folder / "out.jsonl")}
     assert [*answers] == ["one", "prompts", "two", "vectors", "response"]
-    urls = {one["custom_id"]: one["url"].removeprefix("/v1/") for one in MIXED if isinstance(one, dict)}
+    urls = {line["custom_id"]: line["url"].removeprefix("/v1/") for line in MIXED if isinstance(line, dict)}
     for custom_id, body in answers.items():
         assert TYPES[urls[custom_id]].model_validate(body).model == "hosted"
     assert (
@@ -92,10 +92,10 @@ def test_a_corpus_holds_the_same_requests_whichever_fields_are_passed_over(tmp_p
             plan = BatchPlan(file, calls, jobs, {call: "it is unfit" for call in calls if call not in jobs})
             return {call.url: plan.request(call).corpus for call in jobs}
 
-    found, others = corpora(), corpora("unknown")
-    assert [*found] == [CHAT, COMPLETIONS]
-    assert not {*found.values()} & {*others.values()}
-    assert corpora(unfit=CHAT) == {COMPLETIONS: found[COMPLETIONS]}
+    plain, ignoring = corpora(), corpora("unknown")
+    assert [*plain] == [CHAT, COMPLETIONS]
+    assert not {*plain.values()} & {*ignoring.values()}
+    assert corpora(unfit=CHAT) == {COMPLETIONS: plain[COMPLETIONS]}
 
 
 def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:

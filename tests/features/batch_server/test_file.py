@@ -31,12 +31,12 @@ DIALECT = BodySettings("float32")
 
 def line(custom_id: object, url: str = EMBEDDINGS, **body: Any) -> str:
     messages = [{"role": "user", "content": "a"}]
-    given: dict[str, Any] = {CHAT: {"messages": messages}, COMPLETIONS: {"prompt": "a"}, EMBEDDINGS: {"input": "a"}}
-    whole = {"model": "m", **given[url], **body}
+    inputs: dict[str, Any] = {CHAT: {"messages": messages}, COMPLETIONS: {"prompt": "a"}, EMBEDDINGS: {"input": "a"}}
+    whole = {"model": "m", **inputs[url], **body}
     return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": whole}) + "\n"
 
 
-def made(folder: Path, *lines: str, name: str = "batch.jsonl") -> str:
+def write_file(folder: Path, *lines: str, name: str = "batch.jsonl") -> str:
     (folder / name).write_text("".join(lines))
     return str(folder / name)
 
@@ -56,7 +56,7 @@ def test_requests_with_the_same_parameters_belong_together(tmp_path: Path, opene
         line("d", CHAT, temperature=0),
         line("e", model="o"),
     ]
-    calls, n_requests, n_refused = survey(opened(made(tmp_path, *lines)))
+    calls, n_requests, n_refused = survey(opened(write_file(tmp_path, *lines)))
     assert [(call.url, call.model, place) for call, place in calls.items()] == [
         (EMBEDDINGS, "m", "batch.jsonl:1"),
         (CHAT, "m", "batch.jsonl:2"),
@@ -80,55 +80,57 @@ def test_bad_lines_are_refused_with_their_place_and_the_rest_goes_on(
         ({**good, "body": {"input": "a", "model": 5}}, '"model" must be a text'),
         ({**good, "extra": 1}, '"extra" has no place beside'),
     ]
-    lines = [f"{json.dumps(one | ({'custom_id': f'{n}'} if n > 3 else {}))}\n" for n, (one, _) in enumerate(bad, 1)]
-    file = opened(made(tmp_path, *lines, "\n", '{"id": "x", not json\n', line("good")))
-    *refused, broken, found = file.requests()
-    for number, (one, (_, says)) in enumerate(zip(refused, bad, strict=True), 1):
-        assert isinstance(one, Rejection)
-        assert (one.where, one.keys) == (f"batch.jsonl:{number}", (str(number),) if number > 3 else ())
-        assert says in one.reason
+    lines = [
+        f"{json.dumps(fields | ({'custom_id': f'{n}'} if n > 3 else {}))}\n" for n, (fields, _) in enumerate(bad, 1)
+    ]
+    file = opened(write_file(tmp_path, *lines, "\n", '{"id": "x", not json\n', line("good")))
+    *refused, broken, accepted = file.requests()
+    for number, (rejection, (_, says)) in enumerate(zip(refused, bad, strict=True), 1):
+        assert isinstance(rejection, Rejection)
+        assert (rejection.where, rejection.keys) == (f"batch.jsonl:{number}", (str(number),) if number > 3 else ())
+        assert says in rejection.reason
     assert isinstance(broken, Rejection)
     assert (broken.where, broken.keys) == ("batch.jsonl:10", ())
-    assert isinstance(found, BatchRequest)
-    assert (found.custom_id, found.line) == ("good", 11)
+    assert isinstance(accepted, BatchRequest)
+    assert (accepted.custom_id, accepted.line) == ("good", 11)
 
 
 def test_what_no_database_stores_is_replaced_in_ids_as_in_texts(
     tmp_path: Path, opened: Callable[..., BatchFile]
 ) -> None:
-    [found] = opened(made(tmp_path, line("a\0", input="x\0y"))).requests()
-    assert isinstance(found, BatchRequest)
-    assert (found.custom_id, found.texts) == ("a\ufffd", ("x\ufffdy",))
-    assert len(found.flags) == 1
+    [request] = opened(write_file(tmp_path, line("a\0", input="x\0y"))).requests()
+    assert isinstance(request, BatchRequest)
+    assert (request.custom_id, request.texts) == ("a\ufffd", ("x\ufffdy",))
+    assert len(request.flags) == 1
 
 
 def test_an_id_that_stands_twice_names_both_lines(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
     for lines in ([line("a"), line("b"), line("a")], [line("x", input=["a", "b"]), line("a"), line("x#1")]):
         with pytest.raises(WorkerError, match=r'batch\.jsonl:3: the custom_id "(a|x#1)" stands on line 1 already'):
-            survey(opened(made(tmp_path, *lines)))
+            survey(opened(write_file(tmp_path, *lines)))
 
 
 def test_ids_whose_hashes_are_equal_are_compared(
     tmp_path: Path, opened: Callable[..., BatchFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("docmill.features.batch_server.file.hash", lambda _: 1, raising=False)
-    assert survey(opened(made(tmp_path, line("a"), line("b"), "broken\n")))[1:] == (2, 1)
+    assert survey(opened(write_file(tmp_path, line("a"), line("b"), "broken\n")))[1:] == (2, 1)
     with pytest.raises(WorkerError, match=r'batch\.jsonl:3: the custom_id "b" stands on line 2 already'):
-        survey(opened(made(tmp_path, line("a"), line("b"), line("b"))))
+        survey(opened(write_file(tmp_path, line("a"), line("b"), line("b"))))
 
 
 def test_files_that_are_no_batch_say_so(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
     with pytest.raises(WorkerError, match=r"empty\.jsonl has no requests"):
-        survey(opened(made(tmp_path, "\n", name="empty.jsonl")))
+        survey(opened(write_file(tmp_path, "\n", name="empty.jsonl")))
     with pytest.raises(WorkerError, match="sqlite:// is no file"):
         opened("sqlite:///a.db?SELECT 1")
     with pytest.raises(WorkerError, match="is a folder"):
         opened(str(tmp_path))
     with pytest.raises(WorkerError, match=r"batch\.tgz is an archive"):
-        opened(made(tmp_path, name="batch.tgz"))
+        opened(write_file(tmp_path, name="batch.tgz"))
     lines = [line(str(n), COMPLETIONS, max_tokens=n) for n in range(1, MOST_CALLS + 2)]
     with pytest.raises(WorkerError, match=f":{MOST_CALLS + 1}: .* more than {MOST_CALLS} different sets"):
-        survey(opened(made(tmp_path, *lines)))
+        survey(opened(write_file(tmp_path, *lines)))
 
 
 def test_a_compressed_file_and_standard_input_are_read_again_and_again(
@@ -140,8 +142,8 @@ def test_a_compressed_file_and_standard_input_are_read_again_and_again(
     piped = opened("-")
     for file in (opened(str(tmp_path / "batch.jsonl.gz")), piped):
         for _ in range(2):
-            assert [one.keys for one in file.requests()] == [("a",), ("b",)]
-    assert piped.digest == opened(made(tmp_path, lines)).digest
+            assert [request.keys for request in file.requests()] == [("a",), ("b",)]
+    assert piped.digest == opened(write_file(tmp_path, lines)).digest
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines.encode())[:-12])
     *_, last = opened(str(tmp_path / "cut.jsonl.gz")).requests()
     assert isinstance(last, Rejection)
@@ -152,20 +154,20 @@ def test_the_documents_of_a_call_carry_their_requests_and_the_first_has_the_refu
     tmp_path: Path, opened: Callable[..., BatchFile]
 ) -> None:
     lines = [line("a", input=["x", "y"], encoding_format="base64"), "broken\n", line("c", CHAT), line("z" * 2001)]
-    file = opened(made(tmp_path, *lines))
+    file = opened(write_file(tmp_path, *lines))
     first, second = survey(file)[0]
-    found = [*CallSource(file, first, "real", refused=True, unfit={second: "no chat"}).records()]
-    told = {"custom_id": "a", "url": EMBEDDINGS, "model": "m", "line": 1, "encoding_format": "base64", "of": 2}
-    for place, record in enumerate(found[:2]):
+    records = [*CallSource(file, first, "real", refused=True, unfit={second: "no chat"}).records()]
+    request = {"custom_id": "a", "url": EMBEDDINGS, "model": "m", "line": 1, "encoding_format": "base64", "of": 2}
+    for place, record in enumerate(records[:2]):
         assert isinstance(record, Record)
         assert (record.key, record.text) == (f"a#{place}", "xy"[place])
-        assert record.meta == {REQUEST: {**told, "index": place}}
-    assert [(one.where, one.reason) for one in found[2:4] if isinstance(one, Rejection)] == [
+        assert record.meta == {REQUEST: {**request, "index": place}}
+    assert [(rejected.where, rejected.reason) for rejected in records[2:4] if isinstance(rejected, Rejection)] == [
         ("batch.jsonl:2", "not JSON: Expecting value at column 1"),
         ("batch.jsonl:3", "no chat"),
     ]
-    assert isinstance(found[4], Rejection)
-    assert found[4].reason == '"custom_id" has 2,001 bytes; at most 1,980 are stored'
+    assert isinstance(records[4], Rejection)
+    assert records[4].reason == '"custom_id" has 2,001 bytes; at most 1,980 are stored'
     [chat] = CallSource(file, second, "real", refused=False, unfit={}).records()
     assert isinstance(chat, Record)
     assert chat.key == "c"

@@ -132,13 +132,13 @@ def test_a_database_that_is_killed_in_the_middle_of_a_batch_costs_no_answer(
         with in_the_middle(fleet, alice, file_id, status, table) as batch, Polling(alice, batch) as polling:
             own_postgres.kill()
             until(lambda: polling.errors, "an error")
-            asked = pool.submit(patient.batches.retrieve, batch.id)
-            made = pool.submit(start, patient, file_id, extra_headers={"Idempotency-Key": "one"})
+            retrieval = pool.submit(patient.batches.retrieve, batch.id)
+            creation = pool.submit(start, patient, file_id, extra_headers={"Idempotency-Key": "one"})
             if for_long:
                 log, waits = ("worker", "commit_waits") if status == "in_progress" else ("serve", "batch_failed")
                 until(lambda: waits in fleet.log(log), f"{waits} in the log")
             own_postgres.start()
-            assert asked.result().id == made.result().id == batch.id
+            assert retrieval.result().id == creation.result().id == batch.id
         done = wait(patient, batch)
         check_answers(fleet, alice, done)
     for error in polling.errors:

@@ -79,8 +79,11 @@ def test_a_file_comes_back_as_it_went_in(api: Api) -> None:
     assert client.files.content(file.id).content == content
     assert client.files.retrieve(file.id) == file
     others = [put(client, str(n)) for n in range(4)]
-    assert [one.id for one in client.files.list(limit=2)] == [*reversed(others), file.id]  # which follows the cursor
-    assert [one.id for one in client.files.list(order="asc", limit=2).data] == [file.id, others[0]]
+    assert [listed.id for listed in client.files.list(limit=2)] == [
+        *reversed(others),
+        file.id,
+    ]  # which follows the cursor
+    assert [listed.id for listed in client.files.list(order="asc", limit=2).data] == [file.id, others[0]]
     assert client.files.list(purpose="batch_output").data == []
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
@@ -93,7 +96,7 @@ def test_a_key_sees_its_own_files_and_batches_alone(api: Api) -> None:
     alice, bob = api.client("alice"), api.client("bob")
     file = put(alice, chat("a", "Hello"))
     batch = start(alice, file)
-    assert [one.id for one in alice.batches.list()] == [batch.id]
+    assert [listed.id for listed in alice.batches.list()] == [batch.id]
     assert bob.files.list().data == []
     assert bob.batches.list().data == []
     for ask in (
@@ -268,6 +271,6 @@ def test_an_upload_that_is_cut_in_half_leaves_nothing(api: Api, monkeypatch: pyt
         with api.client("bob") as bob:
             put(bob, "Uploads of other keys do not wait.", timeout=DEADLINE_S)
     file = put(client, chat("a", "Hello"))
-    assert [one.id for one in client.files.list()] == [file]
+    assert [listed.id for listed in client.files.list()] == [file]
     client.close()
     assert count_rows(api.database, ApiFile) == 2

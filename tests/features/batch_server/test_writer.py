@@ -30,8 +30,15 @@ NOW = 1_790_000_000
 
 
 def row(url: str, output: dict[str, Any], flags: tuple[str, ...] = (), **request: Any) -> dict[str, Any]:
-    told = {"custom_id": "a", "url": url, "model": "m", "line": 1, **request}
-    return {"id": "a", **output, "tokens_in": 5, "tokens_out": 3, "flags": [*flags], "meta": {REQUEST: told}}
+    request_fields = {"custom_id": "a", "url": url, "model": "m", "line": 1, **request}
+    return {
+        "id": "a",
+        **output,
+        "tokens_in": 5,
+        "tokens_out": 3,
+        "flags": [*flags],
+        "meta": {REQUEST: request_fields},
+    }
 
 
 def body_of(line: dict[str, Any]) -> dict[str, Any]:
@@ -43,12 +50,16 @@ def body_of(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_chat_is_a_chat_completion() -> None:
-    found = ChatCompletion.model_validate(body_of(make_answer([row(CHAT, {"text": "Hi."})], NOW)), strict=True)
-    assert (found.model, found.created) == ("m", NOW)
-    assert found.choices[0].message.content == "Hi."
-    assert found.choices[0].finish_reason == "stop"
-    assert found.usage is not None
-    assert (found.usage.prompt_tokens, found.usage.completion_tokens, found.usage.total_tokens) == (5, 3, 8)
+    completion = ChatCompletion.model_validate(body_of(make_answer([row(CHAT, {"text": "Hi."})], NOW)), strict=True)
+    assert (completion.model, completion.created) == ("m", NOW)
+    assert completion.choices[0].message.content == "Hi."
+    assert completion.choices[0].finish_reason == "stop"
+    assert completion.usage is not None
+    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens, completion.usage.total_tokens) == (
+        5,
+        3,
+        8,
+    )
 
 
 def test_an_output_at_its_limit_has_the_reason_length() -> None:
@@ -56,7 +67,7 @@ def test_an_output_at_its_limit_has_the_reason_length() -> None:
     assert ChatCompletion.model_validate(body_of(cut)).choices[0].finish_reason == "length"
     several = row(CHAT, {"text": "a", "texts": ["a", "b"], "truncated": [1]}, ("output_truncated",))
     choices = ChatCompletion.model_validate(body_of(make_answer([several], NOW))).choices
-    assert [(one.index, one.message.content, one.finish_reason) for one in choices] == [
+    assert [(choice.index, choice.message.content, choice.finish_reason) for choice in choices] == [
         (0, "a", "stop"),
         (1, "b", "length"),
     ]
@@ -64,20 +75,23 @@ def test_an_output_at_its_limit_has_the_reason_length() -> None:
 
 def test_the_prompts_of_a_completion_are_its_choices() -> None:
     rows = [row(COMPLETIONS, {"text": text}, of=2, index=n) for n, text in enumerate("xy")]
-    found = Completion.model_validate(body_of(make_answer(rows, NOW)), strict=True)
-    assert [(one.index, one.text, one.finish_reason) for one in found.choices] == [(0, "x", "stop"), (1, "y", "stop")]
-    assert found.usage is not None
-    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (10, 6)
+    completion = Completion.model_validate(body_of(make_answer(rows, NOW)), strict=True)
+    assert [(choice.index, choice.text, choice.finish_reason) for choice in completion.choices] == [
+        (0, "x", "stop"),
+        (1, "y", "stop"),
+    ]
+    assert completion.usage is not None
+    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (10, 6)
 
 
 def test_embeddings_are_numbers_or_base64_and_may_be_cut(tmp_path: Path) -> None:
     vector = np.array([0.6, 0.0, 0.8], np.float32)
     rows = [row(EMBEDDINGS, {"vector": vector}, of=2, index=n) for n in range(2)]
     assert Target.of(tmp_path / "out.jsonl", NAME).write(rows) == 1
-    found = CreateEmbeddingResponse.model_validate(body_of(json.loads((tmp_path / "out.jsonl").read_bytes())))
-    assert [one.index for one in found.data] == [0, 1]
-    assert np.array_equal(np.array(found.data[1].embedding, np.float32), vector)
-    assert found.usage.prompt_tokens == found.usage.total_tokens == 10
+    embeddings = CreateEmbeddingResponse.model_validate(body_of(json.loads((tmp_path / "out.jsonl").read_bytes())))
+    assert [embedding.index for embedding in embeddings.data] == [0, 1]
+    assert np.array_equal(np.array(embeddings.data[1].embedding, np.float32), vector)
+    assert embeddings.usage.prompt_tokens == embeddings.usage.total_tokens == 10
     [encoded] = body_of(make_answer([row(EMBEDDINGS, {"vector": vector}, encoding_format="base64")], NOW))["data"]
     assert np.array_equal(np.frombuffer(base64.b64decode(encoded["embedding"]), "<f4"), vector)
     [cut] = body_of(make_answer([row(EMBEDDINGS, {"vector": vector}, dimensions=2)], NOW))["data"]

@@ -27,23 +27,23 @@ def labeled(label: str) -> dict[str, Any]:
     return {"labels": [{"label": label, "score": 0.9}, {"label": "other", "score": 0.1}]}
 
 
-def spans(*found: tuple[str, int, int]) -> dict[str, Any]:
-    return {"spans": [{"label": label, "start": start, "end": end, "score": 0.5} for label, start, end in found]}
+def spans(*places: tuple[str, int, int]) -> dict[str, Any]:
+    return {"spans": [{"label": label, "start": start, "end": end, "score": 0.5} for label, start, end in places]}
 
 
 def test_every_type_of_output_has_a_measure() -> None:
-    assert AGREEMENTS.keys() == {one.name for one in OUTPUT_TYPES}
+    assert AGREEMENTS.keys() == {output.name for output in OUTPUT_TYPES}
 
 
 def test_kappa_is_that_of_scikit_learn_over_all_documents() -> None:
     chance = random.Random(1)
     ones = [chance.choice("abc") for _ in range(200)]
-    others = [one if chance.random() < 0.7 else chance.choice("abc") for one in ones]
+    others = [label if chance.random() < 0.7 else chance.choice("abc") for label in ones]
     measure = LabelAgreement()
-    same = [measure.add(labeled(one), labeled(other)) for one, other in zip(ones, others, strict=True)]
-    found = measure.measures()
-    assert found["cohens_kappa"] == pytest.approx(cohen_kappa_score(ones, others))
-    assert found["equal_best_label"] == pytest.approx(sum(same) / 200)
+    same = [measure.add(labeled(label), labeled(other)) for label, other in zip(ones, others, strict=True)]
+    measures = measure.measures()
+    assert measures["cohens_kappa"] == pytest.approx(cohen_kappa_score(ones, others))
+    assert measures["equal_best_label"] == pytest.approx(sum(same) / 200)
 
 
 def test_kappa_of_one_label_alone_is_not_known() -> None:
@@ -74,8 +74,8 @@ def test_records_have_a_share_of_equal_properties_and_one_for_each() -> None:
     measure = RecordAgreement()
     measure.add({"data": {"title": "A", "year": 1999}}, {"data": {"title": "A", "year": 2000}})
     measure.add({"data": {"title": "B"}}, {"data": {"title": "B", "year": None}})
-    found = measure.measures()
-    assert found == {"identical": 0.0, "equal_properties": 0.5, "equal title": 1.0, "equal year": 0.0}
+    measures = measure.measures()
+    assert measures == {"identical": 0.0, "equal_properties": 0.5, "equal title": 1.0, "equal year": 0.0}
 
 
 def test_weights_are_compared_by_their_cosine() -> None:
@@ -101,22 +101,23 @@ def test_neighbours_are_those_of_a_comparison_with_everything_whatever_the_pages
 
     def nearest(vectors: Any, n: int) -> list[int]:
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return [int(one) for one in np.argsort(-(unit @ unit[n])) if one != n][:10]
+        return [int(other) for other in np.argsort(-(unit @ unit[n])) if other != n][:10]
 
     pages = [[lacking, *pairs[:7]], pairs[7:30], pairs[30:]]
-    for one in find_neighborhoods(pairs[:5], pages):
-        truth = nearest(a, one.document_id), nearest(b, one.document_id)
-        assert (list(one.a), list(one.b)) == truth
-        assert one.recall == len({*truth[0]} & {*truth[1]}) / 10
+    for neighborhood in find_neighborhoods(pairs[:5], pages):
+        truth = nearest(a, neighborhood.document_id), nearest(b, neighborhood.document_id)
+        assert (list(neighborhood.a), list(neighborhood.b)) == truth
+        assert neighborhood.recall == len({*truth[0]} & {*truth[1]}) / 10
     assert find_neighborhoods([], pages) == []
 
 
 def test_a_document_of_several_windows_is_as_near_as_its_nearest_window() -> None:
-    one, two = np.array([1, 0], "<f4"), np.array([0, 1], "<f4")
+    east, north = np.array([1, 0], "<f4"), np.array([0, 1], "<f4")
     split = np.array([[0, 1], [1, 0.1]], "<f4")
     middle = np.array([1, 1], "<f4")
     pairs = [
-        ComparedDocument(n, f"k{n}", n, {"vector": v}, {"vector": v}) for n, v in enumerate((one, split, middle, two))
+        ComparedDocument(n, f"k{n}", n, {"vector": v}, {"vector": v})
+        for n, v in enumerate((east, split, middle, north))
     ]
-    [found] = find_neighborhoods(pairs[:1], [pairs])
-    assert found.a == (1, 2, 3)
+    [neighborhood] = find_neighborhoods(pairs[:1], [pairs])
+    assert neighborhood.a == (1, 2, 3)

@@ -31,17 +31,17 @@ def test_jobs_are_compared_over_the_documents_that_both_have(embedded: Docmill, 
     run("embed", "--model", "null")
     run("embed", "--model", "null@90000")
 
-    found = embedded.json("compare", "notes", "--job", 1, "--job", 2)
-    assert (found["documents"], found["both"], found["only_a"], found["only_b"]) == (12, 9, 0, 3)
-    assert found["agreement"] == {"identical": 1.0, "word_overlap": 1.0}
-    assert (found["a"]["job"], found["b"]["spec"]["model"], found["samples"]) == (1, "null@90000", [])
+    comparison = embedded.json("compare", "notes", "--job", 1, "--job", 2)
+    assert (comparison["documents"], comparison["both"], comparison["only_a"], comparison["only_b"]) == (12, 9, 0, 3)
+    assert comparison["agreement"] == {"identical": 1.0, "word_overlap": 1.0}
+    assert (comparison["a"]["job"], comparison["b"]["spec"]["model"], comparison["samples"]) == (1, "null@90000", [])
     shown = embedded("compare", "notes", "--job", 1, "--job", 2).stdout
     assert "9 of 12 documents have both results; only A has 0, only B 3" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
     vectors = embedded.json("compare", "notes", "--job", 3, "--job", 4, "--samples", 2)
     assert vectors["agreement"] == {"identical": 1.0, "recall_at_10": 1.0}
-    assert [one["recall"] for one in vectors["samples"]] == [1.0, 1.0]
+    assert [sample["recall"] for sample in vectors["samples"]] == [1.0, 1.0]
 
     def refused(*arguments: object) -> str:
         return embedded("compare", *arguments, code=2).stderr

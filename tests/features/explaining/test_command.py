@@ -21,22 +21,26 @@ def test_a_result_is_explained_from_its_document_to_its_device(
     write_corpus([{"id": "k", "text": LONG, "year": 1900}, {"id": "blank", "text": " "}])
     embedded("run", "summarize", "corpus.jsonl", "--model", "null")
     shown = embedded("explain", 1, "k").stdout
-    for said in ("Document k", "year: 1900", "model       null", "characters 0 to", "none", "word word"):
-        assert said in shown
+    for part in ("Document k", "year: 1900", "model       null", "characters 0 to", "none", "word word"):
+        assert part in shown
     assert "more characters; --full shows all" in shown
     assert "--full" not in embedded("explain", 1, "k", "--full").stdout
-    found = embedded.json("explain", 1, "k")
+    explanation = embedded.json("explain", 1, "k")
     with docmill.connect(store=embedded.folder / "home", device="cpu") as mill:
-        assert json.loads(json.dumps(explain(mill.job(1), "k"))) == found
+        assert json.loads(json.dumps(explain(mill.job(1), "k"))) == explanation
         with pytest.raises(docmill.Error, match="has no document blnk"):
             explain(mill.job(1), "blnk")
-    assert (found["job"], found["document"]["text"], found["document"]["meta"]) == (1, LONG, {"year": 1900})
-    assert found["windows"][0]["start"] == 0
-    assert found["windows"][-1]["end"] == len(LONG)
-    (step,) = found["steps"]
+    assert (explanation["job"], explanation["document"]["text"], explanation["document"]["meta"]) == (
+        1,
+        LONG,
+        {"year": 1900},
+    )
+    assert explanation["windows"][0]["start"] == 0
+    assert explanation["windows"][-1]["end"] == len(LONG)
+    (step,) = explanation["steps"]
     assert step["outcome"]["output"] == {"text": embedded.results(1)[0]["text"]}
     assert step["outcome"]["runtime"]["precision"] == "none"
-    assert [flag["name"] for flag in found["flags"]] == ["reduced"]
+    assert [flag["name"] for flag in explanation["flags"]] == ["reduced"]
     assert "The text is blank." in embedded("explain", 1, "blank").stdout
     assert "has no document blnk" in embedded("explain", 1, "blnk", code=2).stderr
     assert "the job has summarize" in embedded("explain", 1, "k", "--step", "other", code=2).stderr

@@ -17,7 +17,7 @@ from docmill.tasks.kinds import Traits
 
 SPEC = Spec("summarize", "synopsis", "sha256:1")
 DONE = Recorded("done", {"text": "out"}, None, None, ("reduced",), 4, 3, 1.0, None)
-FOUND = Provenance(
+PROVENANCE = Provenance(
     job=7,
     state="running",
     corpus="books",
@@ -37,29 +37,29 @@ def cut(spec: Spec, text: str) -> tuple[list[ReadWindow], Traits]:
     return [ReadWindow(0, len(text), 1, f"{spec.model} reads {text}", part=False)], Traits()
 
 
-def explained(found: Provenance = FOUND, **step: object) -> Explanation:
+def explained(provenance: Provenance = PROVENANCE, **step: object) -> Explanation:
     """Return the explanation with other values of the last step."""
-    way = (*found.way[:-1], replace(found.step, **step))  # type: ignore[arg-type]
-    return explain(replace(found, way=way), cut)
+    way = (*provenance.way[:-1], replace(provenance.step, **step))  # type: ignore[arg-type]
+    return explain(replace(provenance, way=way), cut)
 
 
 def test_a_result_has_its_flags_with_their_meanings_and_the_windows_of_what_was_computed() -> None:
-    found = explained(content="a prompt")
-    assert (found.state, found.said) == ("done", None)
-    assert [window.prompt for window in found.windows] == ["synopsis reads a prompt"]
-    assert found.flags == (
+    explanation = explained(content="a prompt")
+    assert (explanation.state, explanation.said) == ("done", None)
+    assert [window.prompt for window in explanation.windows] == ["synopsis reads a prompt"]
+    assert explanation.flags == (
         Flag("nul_replaced", "document", "the reader replaced NUL characters by U+FFFD"),
         Flag("reduced", "output", "the summaries of several windows were summarized again"),
     )
-    assert found.weights == {"model": "synopsis", "revision": "sha256:1"}
+    assert explanation.weights == {"model": "synopsis", "revision": "sha256:1"}
 
 
 def test_a_text_that_cannot_be_cut_here_has_the_reason_and_no_windows() -> None:
     def refuse(spec: Spec, _text: str) -> NoReturn:
         raise CannotServe(f"{spec.model} is not on this machine.")
 
-    found = explain(FOUND, refuse)
-    assert (found.windows, found.windows_unknown) == ((), "synopsis is not on this machine.")
+    explanation = explain(PROVENANCE, refuse)
+    assert (explanation.windows, explanation.windows_unknown) == ((), "synopsis is not on this machine.")
 
 
 @pytest.mark.parametrize(
@@ -68,18 +68,18 @@ def test_a_text_that_cannot_be_cut_here_has_the_reason_and_no_windows() -> None:
 )
 def test_a_failure_has_its_reason_and_what_a_retry_does(reason_class: str | None, says: str) -> None:
     failed = replace(DONE, status="failed", reason="it would not", reason_class=reason_class, output={}, flags=())
-    found = explained(outcome=failed)
-    assert found.state == "failed"
-    assert found.said is not None
-    assert found.said.startswith("it would not")
-    assert says in found.said
+    explanation = explained(outcome=failed)
+    assert explanation.state == "failed"
+    assert explanation.said is not None
+    assert explanation.said.startswith("it would not")
+    assert says in explanation.said
 
 
 def test_what_has_no_outcome_says_why() -> None:
     assert explained(outcome=None).said == "It is not computed yet. `docmill status 7` says how the job stands."
-    cancelled = explained(replace(FOUND, state="cancelled"), outcome=None)
+    cancelled = explained(replace(PROVENANCE, state="cancelled"), outcome=None)
     assert cancelled.said == "It was not computed: the job was cancelled. Run its source again to compute it."
-    left_out = explained(replace(FOUND, left_out="a repeat of j"), outcome=None, content=None)
+    left_out = explained(replace(PROVENANCE, left_out="a repeat of j"), outcome=None, content=None)
     assert (left_out.state, "It is a repeat of j, and the step" in (left_out.said or "")) == ("left out", True)
     removed = explained(outcome=None, removed=True)
     assert (removed.state, "a.jsonl again" in (removed.said or "")) == ("removed", True)
@@ -87,10 +87,10 @@ def test_what_has_no_outcome_says_why() -> None:
 
 def test_a_step_waits_for_the_one_before_it_or_is_blocked_by_it() -> None:
     second = StepRecord("second", "summarize", SPEC, None, None, None)
-    waits = explain(replace(FOUND, way=(*FOUND.way, second)), cut)
+    waits = explain(replace(PROVENANCE, way=(*PROVENANCE.way, second)), cut)
     assert (waits.state, "waits for the step summarize" in (waits.said or "")) == ("to do", True)
-    failed = replace(FOUND.step, outcome=replace(DONE, status="failed", reason="it would not"))
-    blocked = explain(replace(FOUND, way=(failed, second)), cut)
+    failed = replace(PROVENANCE.step, outcome=replace(DONE, status="failed", reason="it would not"))
+    blocked = explain(replace(PROVENANCE, way=(failed, second)), cut)
     assert (blocked.state, blocked.said) == ("blocked", "The step summarize before it failed: it would not")
 
 
@@ -110,15 +110,15 @@ def test_an_output_of_little_confidence_has_it_as_evidence() -> None:
     output = {"text": "The package 1.2 has 30 files."}
     (flag,) = explain_flags(TRANSLATE, Traits(), GIVEN, output, ("low_confidence",), 0.213)
     assert flag.evidence == ("its tokens have a mean probability of 0.21, less than 0.3",)
-    (found,) = explain_flags(TRANSLATE, Traits(), GIVEN, output, (), 0.213)
-    assert (found.name, found.of) == ("low_confidence", "today")
+    (unstored,) = explain_flags(TRANSLATE, Traits(), GIVEN, output, (), 0.213)
+    assert (unstored.name, unstored.of) == ("low_confidence", "today")
     assert explain_flags(TRANSLATE, Traits(), GIVEN, output, (), 0.3) == []
 
 
 def test_a_flag_that_only_a_check_of_today_finds_is_marked_and_other_flags_have_no_evidence() -> None:
     output = {"text": "The package 1.2 has 40 files."}
-    windowed, found = explain_flags(TRANSLATE, Traits(), GIVEN, output, ("windowed",))
+    windowed, unstored = explain_flags(TRANSLATE, Traits(), GIVEN, output, ("windowed",))
     assert (windowed.name, windowed.of, windowed.evidence) == ("windowed", "output", ())
-    assert (found.name, found.of) == ("numbers_changed", "today")
+    assert (unstored.name, unstored.of) == ("numbers_changed", "today")
     assert explain_flags(TRANSLATE, Traits(), GIVEN, {"text": "The package 1.2 has 30 files."}, ()) == []
     assert explain_flags(TRANSLATE, Traits(), GIVEN, {}, ("windowed",)) == [windowed]

@@ -41,10 +41,20 @@ def test_a_result_has_its_document_spec_and_runtime(database: Database) -> None:
     [(content_id, _)] = claim.texts
     outcome = Outcome(content_id, Status.DONE, text="out", flags=("windowed",), tokens_in=4, tokens_out=3)
     shards.commit(database, claim, [outcome], RUNTIME)
-    found = read_provenance(database, job.id, "k")
-    assert (found.corpus, found.source, found.document, found.text) == ("books", "a.jsonl", "k", "a text")
-    assert (found.meta, found.flags, found.changed, found.gone) == ({"year": 1900}, ("nul_replaced",), False, False)
-    (step,) = found.way
+    provenance = read_provenance(database, job.id, "k")
+    assert (provenance.corpus, provenance.source, provenance.document, provenance.text) == (
+        "books",
+        "a.jsonl",
+        "k",
+        "a text",
+    )
+    assert (provenance.meta, provenance.flags, provenance.changed, provenance.gone) == (
+        {"year": 1900},
+        ("nul_replaced",),
+        False,
+        False,
+    )
+    (step,) = provenance.way
     assert (step.name, step.reads, step.spec, step.text, step.content) == ("copy", None, COPIED, "a text", "a text")
     assert step.outcome is not None
     assert (step.outcome.output, step.outcome.flags) == ({"text": "out"}, ("windowed",))
@@ -54,7 +64,7 @@ def test_a_result_has_its_document_spec_and_runtime(database: Database) -> None:
 
 def test_without_a_step_the_last_one_with_a_result_is_explained_and_the_others_are_named(database: Database) -> None:
     second, third = Spec("copy", "copier", "sha256:2"), Spec("copy", "copier", "sha256:3")
-    asked = JobRequest(
+    job_request = JobRequest(
         corpus="books",
         source="a.jsonl",
         steps=(
@@ -64,7 +74,7 @@ def test_without_a_step_the_last_one_with_a_result_is_explained_and_the_others_a
             StepRequest("last", EMBED, "two"),
         ),
     )
-    job = read(database, asked, [("k", "a text")])
+    job = read(database, job_request, [("k", "a text")])
 
     def some(claim: shards.Claim) -> list[Outcome]:
         if claim.spec_id == 4:
@@ -72,9 +82,9 @@ def test_without_a_step_the_last_one_with_a_result_is_explained_and_the_others_a
         return [Outcome(content, Status.DONE, text=f"{text} {claim.spec_id}") for content, text in claim.texts]
 
     work(database, some)
-    found = read_provenance(database, job.id, "k")
-    assert [step.name for step in found.way] == ["aside"]
-    assert found.others == ("one", "two", "last")
+    provenance = read_provenance(database, job.id, "k")
+    assert [step.name for step in provenance.way] == ["aside"]
+    assert provenance.others == ("one", "two", "last")
     two = read_provenance(database, job.id, "k", "two")
     assert [(step.name, step.reads, step.text) for step in two.way] == [
         ("one", None, "a text"),
@@ -129,8 +139,8 @@ def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_r
     with pytest.raises(NotFound, match="came or changed after the job"):
         read_provenance(database, job.id, "late")
     read(database, request("c.jsonl"), [("k", "a newer text")])
-    found = read_provenance(database, job.id, "k")
-    assert (found.text, found.changed) == ("a text", True)
+    provenance = read_provenance(database, job.id, "k")
+    assert (provenance.text, provenance.changed) == ("a text", True)
     assert read_provenance(database, later.id, "late").document == "late"
 
 

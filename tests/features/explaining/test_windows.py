@@ -32,19 +32,19 @@ def test_the_windows_of_a_translation_are_its_paragraphs_as_the_model_reads_them
 
 def test_the_windows_of_a_long_text_are_those_that_the_backend_computed(bench: Bench) -> None:
     spec = bench.spec("embed", "minilm", windows="all")
-    found = cut(bench, spec, LONG)
+    read_windows = cut(bench, spec, LONG)
     (outcome,) = bench.run(spec, [LONG])
-    assert [[one.start, one.end] for one in found] == data_of(outcome)["windows"]
-    assert all(one.part for one in found)
-    assert sum(one.tokens or 0 for one in found) == outcome.tokens_in
-    assert (found[0].prompt or "").startswith("[CLS] package number 0 has")
+    assert [[window.start, window.end] for window in read_windows] == data_of(outcome)["windows"]
+    assert all(window.part for window in read_windows)
+    assert sum(window.tokens or 0 for window in read_windows) == outcome.tokens_in
+    assert (read_windows[0].prompt or "").startswith("[CLS] package number 0 has")
 
 
 def test_the_windows_of_a_model_with_an_adapter_are_those_of_the_two_together(bench: Bench) -> None:
     spec = bench.spec("classify", "classes-ddtp")
-    found = cut(bench, spec, LONG)
+    read_windows = cut(bench, spec, LONG)
     (outcome,) = bench.run(spec, [LONG])
-    assert sum(one.tokens or 0 for one in found) == outcome.tokens_in
+    assert sum(window.tokens or 0 for window in read_windows) == outcome.tokens_in
     away = replace(spec, params={**spec.params, "adapter": "no-such/adapter", "adapter_revision": "0" * 40})
     with pytest.raises(CannotServe, match="adapter no-such/adapter is not on this machine"):
         cut(bench, away, LONG)

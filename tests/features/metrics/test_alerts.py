@@ -51,7 +51,7 @@ def test_the_dashboard_names_metrics_that_there_are() -> None:
 def test_prometheus_fires_each_alert_and_none_for_a_healthy_fleet() -> None:
     if shutil.which("promtool") is None:
         missing("promtool is not on this machine")
-    told = subprocess.run(
+    promtool = subprocess.run(
         ["promtool", "test", "rules", "docmill.rules.test.yml"], cwd=FOLDER, capture_output=True, text=True
     )
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert promtool.returncode == 0, promtool.stdout + promtool.stderr

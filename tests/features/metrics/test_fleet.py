@@ -86,31 +86,31 @@ def collector(depths: Callable[[], dict[str, int]] | None = lambda: {"embed": 5}
 
 def test_each_metric_has_the_name_and_the_labels_of_the_page_and_help() -> None:
     families = list(text_string_to_metric_families(write_exposition(collector())))
-    found = {
+    labels = {
         f"{family.name}{'_total' * (family.type == 'counter')}": tuple(
             sorted({label for sample in family.samples for label in sample.labels})
         )
         for family in families
     }
-    assert found == NAMES
+    assert labels == NAMES
     assert {family.type for family in families} == {"gauge", "counter"}
     assert all(family.documentation.endswith(".") for family in families)
 
 
 def test_the_values_are_those_of_the_store() -> None:
-    found = parsed(write_exposition(collector()))
-    assert found["docmill_jobs", "running"] == 2
-    assert found["docmill_shards", "embed", "planned"] == 40
-    assert found["docmill_texts_per_second", "embed", "failed"] == 0.5
-    assert found["docmill_tokens_per_second", "in", "embed"] == 900
-    assert [found["docmill_workers", state] for state in ("ok", "store_refuses", "device_unusable")] == [1, 1, 1]
-    assert (found["docmill_worker_slots", "embed"], found["docmill_worker_slots", "translate"]) == (24, 8)
-    assert found["docmill_pipeline_failed", '"nightly"'] == 1
-    assert found["docmill_queue_messages", "embed"] == 5
-    assert (found["docmill_documents",], found["docmill_records_total", "new"]) == (1_000, 1_000)
-    assert found["docmill_tokens_total", "out", "translate", "openai:m"] == 1_000_000
-    assert found["docmill_spend_total", "USD", "openai:m"] == pytest.approx(2 * 0.25 + 1 * 2.0)
-    assert ("docmill_spend_total", "USD", "minilm") not in found, "it has no price"
+    samples = parsed(write_exposition(collector()))
+    assert samples["docmill_jobs", "running"] == 2
+    assert samples["docmill_shards", "embed", "planned"] == 40
+    assert samples["docmill_texts_per_second", "embed", "failed"] == 0.5
+    assert samples["docmill_tokens_per_second", "in", "embed"] == 900
+    assert [samples["docmill_workers", state] for state in ("ok", "store_refuses", "device_unusable")] == [1, 1, 1]
+    assert (samples["docmill_worker_slots", "embed"], samples["docmill_worker_slots", "translate"]) == (24, 8)
+    assert samples["docmill_pipeline_failed", '"nightly"'] == 1
+    assert samples["docmill_queue_messages", "embed"] == 5
+    assert (samples["docmill_documents",], samples["docmill_records_total", "new"]) == (1_000, 1_000)
+    assert samples["docmill_tokens_total", "out", "translate", "openai:m"] == 1_000_000
+    assert samples["docmill_spend_total", "USD", "openai:m"] == pytest.approx(2 * 0.25 + 1 * 2.0)
+    assert ("docmill_spend_total", "USD", "minilm") not in samples, "it has no price"
 
 
 def test_a_schedule_that_no_worker_looks_at_is_late_too() -> None:
@@ -131,9 +131,9 @@ def test_a_database_or_a_queue_that_is_away_is_a_metric() -> None:
     def silent() -> dict[str, int]:
         raise BrokerUnreachable
 
-    found = parsed(write_exposition(FleetCollector(away, silent)))
-    assert (found["docmill_database_up",], found["docmill_queue_up",]) == (0, 0)
-    assert not any(key[0] in {"docmill_jobs", "docmill_queue_messages"} for key in found)
+    samples = parsed(write_exposition(FleetCollector(away, silent)))
+    assert (samples["docmill_database_up",], samples["docmill_queue_up",]) == (0, 0)
+    assert not any(key[0] in {"docmill_jobs", "docmill_queue_messages"} for key in samples)
 
 
 def test_the_command_serves_until_it_is_stopped_and_then_ends_well(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_the_command_serves_until_it_is_stopped_and_then_ends_well(tmp_path: Pat
         assert command.stderr is not None
         url = command.stderr.readline().split()[1]
         with urllib.request.urlopen(url, timeout=60) as answer:
-            found = parsed(answer.read().decode())
+            samples = parsed(answer.read().decode())
         command.terminate()
         assert command.stderr.read() == ""
     assert command.returncode == 0
-    assert found["docmill_database_up",] == 1
-    assert found["docmill_shards", "embed", "planned"] == 0
+    assert samples["docmill_database_up",] == 1
+    assert samples["docmill_shards", "embed", "planned"] == 0

@@ -37,12 +37,12 @@ def test_outcomes_count_by_status_reason_and_flag() -> None:
     tally.add("leases_lost")
     work = WorkByDevice()
     work.report("cpu", tally.counts(), {})
-    found = samples(work)
-    assert found["docmill_worker_texts_total", "cpu", "translate", "done"] == 3
-    assert found["docmill_worker_texts_total", "cpu", "translate", "failed"] == 1
-    assert found["docmill_worker_failures_total", "cpu", "translate", "document"] == 1
-    assert found["docmill_worker_flags_total", "cpu", "translate", "repetition"] == 3
-    assert found["docmill_worker_leases_lost_total", "cpu"] == 1
+    values = samples(work)
+    assert values["docmill_worker_texts_total", "cpu", "translate", "done"] == 3
+    assert values["docmill_worker_texts_total", "cpu", "translate", "failed"] == 1
+    assert values["docmill_worker_failures_total", "cpu", "translate", "document"] == 1
+    assert values["docmill_worker_flags_total", "cpu", "translate", "repetition"] == 3
+    assert values["docmill_worker_leases_lost_total", "cpu"] == 1
 
 
 def test_a_counter_goes_on_when_another_process_takes_the_place_of_one_that_died() -> None:
@@ -53,26 +53,26 @@ def test_a_counter_goes_on_when_another_process_takes_the_place_of_one_that_died
     work.ended("cuda:0")
     assert samples(work)["docmill_worker_batches_total", "cuda:0"] == 4
     work.report("cuda:0", of_device(Counters(batches=2, tokens_in=50), 1.0), {})
-    found = samples(work)
-    assert found["docmill_worker_batches_total", "cuda:0"] == 6
-    assert found["docmill_worker_tokens_total", "cuda:0", "in"] == 150
-    assert found["docmill_worker_padded_tokens_total", "cuda:0"] == 120
-    assert found["docmill_worker_device_busy_seconds_total", "cuda:0"] == 2.5
-    assert found["docmill_worker_working_seconds_total", "cuda:0"] == 4.0
-    assert found["docmill_worker_deaths_total", "cuda:0"] == 1
-    assert found["docmill_worker_batches_total", "cuda:1"] == 1
+    values = samples(work)
+    assert values["docmill_worker_batches_total", "cuda:0"] == 6
+    assert values["docmill_worker_tokens_total", "cuda:0", "in"] == 150
+    assert values["docmill_worker_padded_tokens_total", "cuda:0"] == 120
+    assert values["docmill_worker_device_busy_seconds_total", "cuda:0"] == 2.5
+    assert values["docmill_worker_working_seconds_total", "cuda:0"] == 4.0
+    assert values["docmill_worker_deaths_total", "cuda:0"] == 1
+    assert values["docmill_worker_batches_total", "cuda:1"] == 1
 
 
 def test_the_memory_of_a_device_process_is_told_until_it_ends() -> None:
     work = WorkByDevice()
     work.report("cpu", {}, of_memory(Memory(used=3_000, reserved=None, resident=3_000)))
     work.report("cuda:0", {}, of_memory(Memory(used=500, reserved=800, resident=2_000)))
-    found = samples(work)
-    assert found["docmill_worker_device_memory_used_bytes", "cpu"] == 3_000
-    assert ("docmill_worker_device_memory_reserved_bytes", "cpu") not in found
-    assert found["docmill_worker_device_memory_used_bytes", "cuda:0"] == 500
-    assert found["docmill_worker_device_memory_reserved_bytes", "cuda:0"] == 800
-    assert found["docmill_worker_resident_memory_bytes", "cuda:0"] == 2_000
+    values = samples(work)
+    assert values["docmill_worker_device_memory_used_bytes", "cpu"] == 3_000
+    assert ("docmill_worker_device_memory_reserved_bytes", "cpu") not in values
+    assert values["docmill_worker_device_memory_used_bytes", "cuda:0"] == 500
+    assert values["docmill_worker_device_memory_reserved_bytes", "cuda:0"] == 800
+    assert values["docmill_worker_resident_memory_bytes", "cuda:0"] == 2_000
     work.ended("cuda:0")
     assert {key for key in samples(work) if key[0].endswith("_bytes")} == {
         ("docmill_worker_device_memory_used_bytes", "cpu"),

@@ -38,9 +38,9 @@ TO_9000 = ("migrate", "run", "tickets", "--from", "null", "--to", "null@9000")
 
 def searched(docmill: Docmill) -> tuple[str, set[str]]:
     """Return the model by which a search answers, and the documents that it finds."""
-    said = docmill("search", "tickets", "login data", "--no-passages", "--json")
-    model, *_others = re.findall(r"embed with (null\S*)@", said.stderr)
-    return model, {hit["id"] for hit in json.loads(said.stdout)["hits"]}
+    result = docmill("search", "tickets", "login data", "--no-passages", "--json")
+    model, *_others = re.findall(r"embed with (null\S*)@", result.stderr)
+    return model, {hit["id"] for hit in json.loads(result.stdout)["hits"]}
 
 
 def test_search_and_runs_of_pipelines_change_to_the_new_model_and_back(
@@ -54,9 +54,9 @@ def test_search_and_runs_of_pipelines_change_to_the_new_model_and_back(
     cost = embedded.json(*TO_9000, "--dry-run")
     assert (cost["documents"], cost["done_already"], cost["to"]["model"]) == (3, 0, "null@9000")
     assert cost["tokens_to_do"] > 0
-    asked = embedded(*TO_9000, code=2).stderr
-    assert "s on cpu (" in asked
-    assert "Nothing was changed. Give --yes to confirm." in asked
+    question = embedded(*TO_9000, code=2).stderr
+    assert "s on cpu (" in question
+    assert "Nothing was changed. Give --yes to confirm." in question
     assert embedded.json("migrate", "status", "tickets") == []
 
     done = embedded.json(*TO_9000, "--yes")
@@ -69,8 +69,8 @@ def test_search_and_runs_of_pipelines_change_to_the_new_model_and_back(
     assert "from null to null@9000: switched" in embedded("status", 1).stdout
 
     write_corpus([*TEXTS, {"id": "t4", "text": "My login does not work any more."}])
-    said = embedded("pipeline", "run", "nightly.toml").stderr
-    assert "Step meaning: the corpus was migrated; null@9000 replaces null." in said
+    messages = embedded("pipeline", "run", "nightly.toml").stderr
+    assert "Step meaning: the corpus was migrated; null@9000 replaces null." in messages
     assert searched(embedded) == ("null@9000", {"t1", "t2", "t3", "t4"})
     assert embedded("results", "tickets").stdout == embedded("results", 3).stdout
     again = embedded(*TO_9000).stderr

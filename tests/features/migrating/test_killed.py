@@ -72,8 +72,8 @@ def test_a_migration_killed_at_each_stage_answers_by_the_old_model_until_the_swi
     killed_at(fleet, "switched")
     assert answers(database) == NEW
 
-    said = fleet(*MIGRATE)
-    assert f"{NEW} answers for notes now" in said.stdout
+    result = fleet(*MIGRATE)
+    assert f"{NEW} answers for notes now" in result.stdout
     assert answers(database) == NEW
     shards = fleet.shards(Shard.spec_id, Shard.state, Shard.contents)
     held = Counter(

@@ -70,11 +70,11 @@ def run_as_scheduled(database: Database, settings: Settings, broker: Broker, hou
 def filled(database: Database, settings: Settings, outcomes: Any = embedded) -> SpecReplacement:
     """Begin a migration from null to null@9000, and compute its backfill."""
     planned = to_null_9000(database, settings)
-    found = stored_migrations.begin(database, planned.corpus_id, planned.old, planned.new)
-    job = read(database, JobRequest("notes", found.source, switching.requests_by_new(database, found)), [])
-    stored_migrations.note_job(database, found.id, job.id)
+    migration = stored_migrations.begin(database, planned.corpus_id, planned.old, planned.new)
+    job = read(database, JobRequest("notes", migration.source, switching.requests_by_new(database, migration)), [])
+    stored_migrations.note_job(database, migration.id, job.id)
     finish(database, outcomes)
-    return stored_migrations.reread(database, found)
+    return stored_migrations.reread(database, migration)
 
 
 def to_null_9000(database: Database, settings: Settings) -> MigrationPlan:
@@ -98,18 +98,18 @@ def test_scheduled_runs_compute_the_old_model_until_the_switch_and_then_the_new_
     views.make(database, "nightly", "notes", requests_of(settings, parse(PIPELINE, file)))
     first = run_as_scheduled(database, settings, broker, 1)
     old = read_status(database, first).spec
-    found = filled(database, settings)
-    assert found.new.params == old.params, "the options are those of the old job"
+    migration = filled(database, settings)
+    assert migration.new.params == old.params, "the options are those of the old job"
     write(tmp_path, 4)
     assert read_status(database, run_as_scheduled(database, settings, broker, 2)).spec == old
-    assert switching.survey_documents(database, found).missing == 1
+    assert switching.survey_documents(database, migration).missing == 1
     filled(database, settings)
     assert switch(database, settings, 0.0).documents == 4
     write(tmp_path, 5)
     third = run_as_scheduled(database, settings, broker, 3)
-    assert read_status(database, third).spec == found.new
+    assert read_status(database, third).spec == migration.new
     searched = choose(database, ["notes"])
-    assert (searched.spec, searched.n_documents) == (found.new, 5)
+    assert (searched.spec, searched.n_documents) == (migration.new, 5)
     with database.read() as transaction:
         done = transaction.exec_driver_sql("SELECT count(*) FROM pipeline_nightly WHERE meaning_status = 'done'")
         assert done.scalar_one() == 5
@@ -144,8 +144,8 @@ def test_an_index_of_the_old_vectors_brings_one_of_the_new(
     steps = requests_of(settings, parse(PIPELINE, tmp_path / "nightly.toml"))
     read(database, JobRequest("notes", "a.jsonl", steps), numbered(5))
     finish(database, embedded)
-    found = filled(database, settings)
-    pgvector_index.add(database, found.old_spec_id)
+    migration = filled(database, settings)
+    pgvector_index.add(database, migration.old_spec_id)
     assert switch(database, settings, 0.0).documents == 5
-    of = {one.spec_id: one.vectors for one in pgvector_index.list_indexes(database)}
-    assert of == {found.old_spec_id: 5, found.new_spec_id: 5}
+    of = {index.spec_id: index.vectors for index in pgvector_index.list_indexes(database)}
+    assert of == {migration.old_spec_id: 5, migration.new_spec_id: 5}

@@ -40,8 +40,8 @@ def embed(database: Database, texts: Sequence[Any], spec: Spec = EMBED, source: 
 
 def begun(database: Database, old: Spec = EMBED, new: Spec = NEW) -> SpecReplacement:
     corpus_id = replacements_of(database)[0]
-    old_one = next(one for one in stored_migrations.replaceable_steps(database, corpus_id) if one.spec == old)
-    return stored_migrations.begin(database, corpus_id, old_one, new)
+    replaceable = next(step for step in stored_migrations.replaceable_steps(database, corpus_id) if step.spec == old)
+    return stored_migrations.begin(database, corpus_id, replaceable, new)
 
 
 def replacements_of(database: Database) -> tuple[int, list[SpecReplacement]]:
@@ -51,16 +51,16 @@ def replacements_of(database: Database) -> tuple[int, list[SpecReplacement]]:
     return corpus_id, stored_migrations.list_all(database, corpus_id)
 
 
-def backfill(database: Database, found: SpecReplacement, outcomes: Any = embedded) -> None:
-    read(database, JobRequest("books", found.source, switching.requests_by_new(database, found)), [])
+def backfill(database: Database, migration: SpecReplacement, outcomes: Any = embedded) -> None:
+    read(database, JobRequest("books", migration.source, switching.requests_by_new(database, migration)), [])
     finish(database, outcomes)
 
 
 def migrated(database: Database, old: Spec = EMBED, new: Spec = NEW) -> SpecReplacement:
-    found = begun(database, old, new)
-    backfill(database, found)
-    assert switching.switch(database, found, switching.survey_documents(database, found), {}, 0.0) is not None
-    return found
+    migration = begun(database, old, new)
+    backfill(database, migration)
+    assert switching.switch(database, migration, switching.survey_documents(database, migration), {}, 0.0) is not None
+    return migration
 
 
 def by(database: Database) -> Spec:
@@ -72,16 +72,16 @@ def test_the_old_spec_answers_until_the_switch_and_the_new_one_even_for_later_jo
     database: Database,
 ) -> None:
     embed(database, numbered(5))
-    found = begun(database)
-    backfill(database, found)
+    migration = begun(database)
+    backfill(database, migration)
     assert by(database) == EMBED
     embed(database, [*numbered(5), ("more", "more")])
     assert by(database) == EMBED
-    survey = switching.survey_documents(database, found)
+    survey = switching.survey_documents(database, migration)
     assert survey == Survey(documents=6, missing=1, lost=1, last=survey.last)
-    assert switching.switch(database, found, survey, {}, 0.0) is None, "a document came meanwhile"
-    backfill(database, found)
-    counted = switching.switch(database, found, switching.survey_documents(database, found), {}, 0.0)
+    assert switching.switch(database, migration, survey, {}, 0.0) is None, "a document came meanwhile"
+    backfill(database, migration)
+    counted = switching.switch(database, migration, switching.survey_documents(database, migration), {}, 0.0)
     assert counted is not None
     assert (counted.documents, counted.missing) == (6, 0)
     assert by(database) == NEW
@@ -93,20 +93,20 @@ def test_the_old_spec_answers_until_the_switch_and_the_new_one_even_for_later_jo
 
 def test_a_switch_that_loses_results_is_refused_with_the_number_and_the_way_on(database: Database) -> None:
     embed(database, numbered(4))
-    found = begun(database)
+    migration = begun(database)
 
     def one_fails(claim: Claim) -> list[Outcome]:
         return [*failed(claim)[:1], *embedded(claim)[1:]]
 
-    backfill(database, found, one_fails)
-    survey = switching.survey_documents(database, found)
+    backfill(database, migration, one_fails)
+    survey = switching.survey_documents(database, migration)
     assert (survey.documents, survey.lost) == (4, 1)
     with pytest.raises(TooManyLost, match=r"1 of 4 documents would lose .*--max-failures 25\.26 switches"):
-        switching.switch(database, found, survey, {}, 20.0)
+        switching.switch(database, migration, survey, {}, 20.0)
     with pytest.raises(TooManyLost, match=r"200 of 200 documents would lose their result \(100 %\)"):
-        switching.switch(database, found, Survey(documents=200, lost=200, last=survey.last), {}, 20.0)
+        switching.switch(database, migration, Survey(documents=200, lost=200, last=survey.last), {}, 20.0)
     assert by(database) == EMBED
-    assert switching.switch(database, found, survey, {}, 25.26) is not None
+    assert switching.switch(database, migration, survey, {}, 25.26) is not None
     assert by(database) == NEW
 
 
@@ -115,7 +115,7 @@ def test_the_view_switches_in_the_same_transaction_and_back(
 ) -> None:
     embed(database, numbered(3))
     views.make(database, "nightly", "books", STEPS)
-    found = begun(database)
+    migration = begun(database)
 
     def vectors() -> list[bytes]:
         with database.read() as transaction:
@@ -123,10 +123,10 @@ def test_the_view_switches_in_the_same_transaction_and_back(
         return [bytes(row.meaning_vector) for row in rows]
 
     def others(claim: Claim) -> list[Outcome]:
-        return [dataclasses.replace(one, vector=b"\0\0\0@") for one in embedded(claim)]
+        return [dataclasses.replace(outcome, vector=b"\0\0\0@") for outcome in embedded(claim)]
 
-    backfill(database, found, others)
-    survey = switching.survey_documents(database, found)
+    backfill(database, migration, others)
+    survey = switching.survey_documents(database, migration)
 
     def fall(point: str) -> None:
         raise ZeroDivisionError
@@ -134,9 +134,9 @@ def test_the_view_switches_in_the_same_transaction_and_back(
     with monkeypatch.context() as patched:
         patched.setattr(fault_points, "reach", fall)
         with pytest.raises(ZeroDivisionError):
-            switching.switch(database, found, survey, VIEWS, 0.0)
+            switching.switch(database, migration, survey, VIEWS, 0.0)
     assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
-    switched = [switching.switch(database, found, survey, VIEWS, 0.0) for _ in range(2)]
+    switched = [switching.switch(database, migration, survey, VIEWS, 0.0) for _ in range(2)]
     assert switched == [survey, survey]
     assert (by(database), {*vectors()}) == (NEW, {b"\0\0\0@"})
     last = switching.last_switched(replacements_of(database)[1], "books")
@@ -165,31 +165,31 @@ def test_migrations_follow_one_another_and_return_to_the_first_model(database: D
 
 def test_a_cancelled_migration_leaves_the_old_spec_and_a_later_job_by_hand_counts(database: Database) -> None:
     embed(database, numbered(3))
-    found = begun(database)
+    migration = begun(database)
     with pytest.raises(StorageError, match="is being migrated from minilm to e5"):
         begun(database, new=THIRD)
-    backfill(database, found)
-    assert stored_migrations.cancel(database, found.id)
-    assert stored_migrations.cancel(database, found.id)
-    assert not switching.undo(database, found, {})
+    backfill(database, migration)
+    assert stored_migrations.cancel(database, migration.id)
+    assert stored_migrations.cancel(database, migration.id)
+    assert not switching.undo(database, migration, {})
     assert by(database) == EMBED
-    survey = switching.survey_documents(database, found)
+    survey = switching.survey_documents(database, migration)
     with pytest.raises(StorageError, match="was cancelled meanwhile"):
-        switching.switch(database, found, survey, {}, 0.0)
+        switching.switch(database, migration, survey, {}, 0.0)
     embed(database, numbered(3), NEW)
     assert by(database) == NEW
 
 
 def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_removed(database: Database) -> None:
     embed(database, numbered(3))
-    found = migrated(database)
+    migration = migrated(database)
     assert needed.replaced_specs(database, 3_600.0)[0] == ()
     read(database, request("b.jsonl", corpus="films", spec=EMBED), [("f", "film")])
     assert "films" in needed.replaced_specs(database, 0.0)[1][0]
     finish(database, embedded)
     removal.remove_corpus(database, "films")
     going, _ = needed.replaced_specs(database, 0.0)
-    assert going == (found.old_spec_id,)
+    assert going == (migration.old_spec_id,)
     assert needed.note_dropped(database, going, 0.0) == going
     assert gc.drop(database, spec_ids=going).outcomes == 3
     assert by(database) == NEW
@@ -225,23 +225,23 @@ def test_search_offers_no_spec_whose_vectors_were_dropped_until_a_job_computes_i
 
 def test_a_spec_that_answers_again_since_it_was_to_be_removed_stays(database: Database) -> None:
     embed(database, numbered(3))
-    found = migrated(database)
+    migration = migrated(database)
     going, _ = needed.replaced_specs(database, 0.0)
-    assert switching.undo(database, found, {})
+    assert switching.undo(database, migration, {})
     assert needed.note_dropped(database, going, 0.0) == ()
     assert by(database) == EMBED
 
 
 def test_a_migration_outlives_the_old_job_whose_steps_its_backfill_has(database: Database) -> None:
     embed(database, numbered(3))
-    found = begun(database)
-    backfill(database, found)
-    forgotten = delete(Step).where(Step.job_id == found.old_job_id)
+    migration = begun(database)
+    backfill(database, migration)
+    forgotten = delete(Step).where(Step.job_id == migration.old_job_id)
     database.write(lambda transaction: transaction.execute(forgotten))
     with pytest.raises(StorageError, match="was removed; `docmill migrate cancel books` ends the migration"):
-        switching.survey_documents(database, found)
-    stored_migrations.note_job(database, found.id, 2)
-    known = stored_migrations.reread(database, found)
+        switching.survey_documents(database, migration)
+    stored_migrations.note_job(database, migration.id, 2)
+    known = stored_migrations.reread(database, migration)
     for back in (False, True):
         assert switching.survey_documents(database, known, back=back) == Survey(3, 0, 0, 3)
 
@@ -256,11 +256,11 @@ def test_an_escalation_that_would_compute_other_prompts_is_left_out_of_the_steps
     assert replacements.with_specs(steps, {old: new}) == (dataclasses.replace(steps[0], spec=new),)
     read(database, JobRequest("books", "a.jsonl", steps), numbered(3))
     finish(database)
-    found = begun(database, old, unlike)
-    backfill(database, found, done)
-    assert switching.requests_by_new(database, found) == (StepRequest("english", unlike),)
-    survey = switching.survey_documents(database, found)
-    assert switching.switch(database, found, survey, {"nightly": steps}, 0.0) == Survey(3, 0, 0, 3)
+    migration = begun(database, old, unlike)
+    backfill(database, migration, done)
+    assert switching.requests_by_new(database, migration) == (StepRequest("english", unlike),)
+    survey = switching.survey_documents(database, migration)
+    assert switching.switch(database, migration, survey, {"nightly": steps}, 0.0) == Survey(3, 0, 0, 3)
 
 
 def test_a_middle_step_is_migrated_with_the_steps_that_read_it(database: Database) -> None:
@@ -269,13 +269,13 @@ def test_a_middle_step_is_migrated_with_the_steps_that_read_it(database: Databas
 
     def both(claim: Claim, prefix: str = "old") -> list[Outcome]:
         if claim.texts[0][1].startswith("text"):
-            return [dataclasses.replace(one, text=f"{prefix} {one.content_id}") for one in done(claim)]
+            return [dataclasses.replace(outcome, text=f"{prefix} {outcome.content_id}") for outcome in done(claim)]
         return embedded(claim)
 
     finish(database, both)
-    found = begun(database, COPY, dataclasses.replace(COPY, model="copier-2"))
-    survey = switching.survey_documents(database, found)
+    migration = begun(database, COPY, dataclasses.replace(COPY, model="copier-2"))
+    survey = switching.survey_documents(database, migration)
     assert (survey.documents, survey.missing) == (3, 3)
-    backfill(database, found, lambda claim: both(claim, "new"))
-    survey = switching.survey_documents(database, found)
-    assert switching.switch(database, found, survey, {}, 0.0) == Survey(3, 0, 0, 3)
+    backfill(database, migration, lambda claim: both(claim, "new"))
+    survey = switching.survey_documents(database, migration)
+    assert switching.switch(database, migration, survey, {}, 0.0) == Survey(3, 0, 0, 3)

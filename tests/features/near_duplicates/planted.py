@@ -35,16 +35,16 @@ def corpus(n: int, seed: int = 1) -> list[Text]:
 def similar(texts: list[Text], method: ByText) -> Iterator[tuple[str, str]]:
     """Yield all pairs of ids whose texts are near duplicates, by comparing every pair."""
     sets = [(key, method.shingles(text)) for key, text in texts]
-    for (one, ours), (other, theirs) in combinations(sets, 2):
+    for (key, ours), (other, theirs) in combinations(sets, 2):
         if jaccard(ours, theirs) >= method.threshold:
-            yield one, other
+            yield key, other
 
 
 def clusters(texts: list[Text], pairs: list[tuple[str, str]]) -> set[frozenset[str]]:
     """Return the connected components of two ids or more."""
     of = {key: {key} for key, _ in texts}
-    for one, other in pairs:
-        if of[one] is not of[other]:
-            joined = of[one] | of[other]
+    for key, other in pairs:
+        if of[key] is not of[other]:
+            joined = of[key] | of[other]
             of |= dict.fromkeys(joined, joined)
     return {frozenset(members) for members in of.values() if len(members) > 1}

@@ -72,15 +72,15 @@ def firsts(database: Database) -> dict[str, str]:
 def test_planted_near_duplicates_are_found_and_nothing_else(database: Database) -> None:
     texts, method = planted.corpus(25), ByText()
     pairs = [*planted.similar(texts, method)]
-    found = find(database, texts, method)
+    search = find(database, texts, method)
     of = firsts(database)
     together = [pair for pair in pairs if of.get(pair[0], "") == of.get(pair[1])]
     assert len(pairs) > 30
     assert len(together) / len(pairs) >= 0.95
-    wanted = {key: members for members in planted.clusters(texts, pairs) for key in members}
+    planted_clusters = {key: members for members in planted.clusters(texts, pairs) for key in members}
     for key, first in of.items():  # a part of a true cluster at most
-        assert first in wanted[key]
-    assert found.compared < len(texts) ** 2 / 20
+        assert first in planted_clusters[key]
+    assert search.compared < len(texts) ** 2 / 20
 
 
 def test_a_chain_is_one_cluster_and_the_first_is_the_one_that_came_first(database: Database) -> None:
@@ -98,8 +98,8 @@ def test_a_grown_corpus_compares_new_texts_only_and_keeps_the_firsts(database: D
     old = [("a", run_of(0, 16)), ("b", run_of(2, 18)), ("c", run_of(40, 60))]
     assert find(database, old).new == 3
     assert find(database, old) == SearchWork(3, 0, 0, 1, 0)
-    found = find(database, [("d", run_of(1, 17)), ("e", run_of(41, 60)), *old])
-    assert (found.new, found.documents, found.repeats) == (2, 5, 3)
+    search = find(database, [("d", run_of(1, 17)), ("e", run_of(41, 60)), *old])
+    assert (search.new, search.documents, search.repeats) == (2, 5, 3)
     assert firsts(database) == {"a": "a", "b": "a", "d": "a", "c": "c", "e": "c"}
 
 
@@ -164,9 +164,9 @@ def test_other_options_begin_anew_and_the_last_ones_are_known(database: Database
     assert clusters.read_method(database, 1) == WORDS
     assert clusters.find(database, 1, ByText(0.9, "characters", 5)).new == 2
     assert firsts(database) == {}
-    found = clusters.read_method(database, 1)
-    assert found is not None
-    assert from_json(to_json(found)) == found == ByText(0.9, "characters", 5)
+    method = clusters.read_method(database, 1)
+    assert method is not None
+    assert from_json(to_json(method)) == method == ByText(0.9, "characters", 5)
     assert clusters.forget(database, 1) == 0
     assert clusters.read_method(database, 1) is None
 
@@ -195,11 +195,11 @@ def test_a_search_that_was_killed_is_complete_and_correct_the_next_time(database
     assert count_rows(database, Signature) > 0
     assert firsts(database) == {}
     clusters.find(database, 1, ByText())
-    found = firsts(database)
-    assert found
+    complete = firsts(database)
+    assert complete
     clusters.forget(database, 1)
     clusters.find(database, 1, ByText())
-    assert firsts(database) == found
+    assert firsts(database) == complete
 
 
 @pytest.mark.parametrize("when", ["signing texts", "comparing"])
@@ -228,9 +228,9 @@ def test_the_report_says_what_later_steps_save(database: Database) -> None:
         report.summarize(database, 1, "books")
     clusters.find(database, 1, WORDS)
     read(database, request("b"), [("new", "came later")])
-    found = report.summarize(database, 1, "books")
-    assert (found.documents, found.new, found.clusters, found.in_clusters, found.repeats) == (5, 1, 1, 3, 2)
-    assert (found.texts, found.repeated_texts, found.repeated_chars) == (4, 1, len(run_of(1, 16)))
+    counts = report.summarize(database, 1, "books")
+    assert (counts.documents, counts.new, counts.clusters, counts.in_clusters, counts.repeats) == (5, 1, 1, 3, 2)
+    assert (counts.texts, counts.repeated_texts, counts.repeated_chars) == (4, 1, len(run_of(1, 16)))
     [sample] = report.read_samples(database, 1, 5, 2)
     assert sample == (3, [("a", run_of(0, 16)), ("b", run_of(0, 16))])
     assert [row["id"] for row in report.read_members(database, 1)] == ["a", "b", "c"]
@@ -259,8 +259,8 @@ def test_vectors_are_compared_by_their_cosines(database: Database, monkeypatch: 
     monkeypatch.setattr("docmill.features.near_duplicates.vectors.KEPT_NUMBERS", 6)
     embed(database, 3)
     method = vectors.choose_method(database, "books", None, 0.98)
-    found = clusters.find(database, 1, method)
-    assert (found.new, found.compared, found.without_vector) == (3, 3, 0)
+    search = clusters.find(database, 1, method)
+    assert (search.new, search.compared, search.without_vector) == (3, 3, 0)
     assert firsts(database) == {"a": "a", "b": "a"}
     embed(database, 6)
     again = clusters.find(database, 1, method)
@@ -289,8 +289,8 @@ def test_a_vector_that_came_by_a_retry_is_compared(database: Database) -> None:
     assert firsts(database) == {}
     assert jobs.retry(database, job.id) == 1
     work(database, outcomes)
-    found = clusters.find(database, 1, method)
-    assert (found.new, found.compared) == (1, 2)
+    search = clusters.find(database, 1, method)
+    assert (search.new, search.compared) == (1, 2)
     assert firsts(database) == {"a": "a", "b": "a"}
     assert clusters.find(database, 1, method).new == 0
 

@@ -77,7 +77,7 @@ def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("nothing",), "there is no corpus nothing"),
         (("letters", "--threshold", "1.5"), "a number above 0 and at most 1"),
@@ -88,8 +88,8 @@ def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out
         (("letters", "--out", "missing/out.jsonl"), "there is no folder"),
     ],
 )
-def test_wrong_options_are_refused_with_advice(enqueued: Call, options: tuple[str, ...], said: str) -> None:
-    assert said in " ".join(enqueued("dedup", "find", *options, code=2).err.split())
+def test_wrong_options_are_refused_with_advice(enqueued: Call, options: tuple[str, ...], message: str) -> None:
+    assert message in " ".join(enqueued("dedup", "find", *options, code=2).err.split())
 
 
 def test_without_the_library_the_command_that_installs_it_is_said_before_anything_is_stored(
@@ -115,8 +115,8 @@ def test_the_python_api_returns_the_counts_and_explains_errors(enqueued: Call, t
         {"job": 9},
     ]
     with api.connect(store=tmp_path / "home") as mill:
-        found = dedup(mill, "letters", shingle=("words", 1))
-        assert (found.documents, found.clusters, found.repeats) == (3, 1, 1)
+        counts = dedup(mill, "letters", shingle=("words", 1))
+        assert (counts.documents, counts.clusters, counts.repeats) == (3, 1, 1)
         for options in wrong:
             with pytest.raises(api.Error):
                 dedup(mill, "letters", **options)

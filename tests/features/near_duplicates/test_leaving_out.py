@@ -37,9 +37,9 @@ STEPS = (
 )
 
 
-def into(database: Database, asked: JobRequest, texts: list[Text], size: int = 2) -> OpenJob:
+def into(database: Database, job_request: JobRequest, texts: list[Text], size: int = 2) -> OpenJob:
     """Read a source into a job as `worker.submit.enqueue` does: near duplicates are found when it was read."""
-    job = jobs.open_job(database, asked)
+    job = jobs.open_job(database, job_request)
     for chunk in chunks(texts, size):
         ingest.add(database, job, chunk)
     ingest.end(database, job, update_filters=partial(deduplicate, database, job))
@@ -51,12 +51,12 @@ def deduplicate(database: Database, job: OpenJob) -> None:
 
 
 def computed(database: Database, job: OpenJob, step: str) -> list[str]:
-    return sorted(one["id"] for one in results(database, job.id, step=step))
+    return sorted(result["id"] for result in results(database, job.id, step=step))
 
 
 def test_pages_of_failures_and_flags_show_no_document_that_is_left_out(database: Database) -> None:
     def shown(job: OpenJob) -> set[str]:
-        return {one["id"] for one in flagged_page(database, job.id)[0]}
+        return {result["id"] for result in flagged_page(database, job.id)[0]}
 
     everything = request(spec=TRANSLATE)
     first = into(database, everything, TEXTS)
@@ -81,8 +81,8 @@ def test_a_step_reads_only_first_documents_and_the_steps_behind_it_too(database:
     status = read_status(database, job.id)
     assert (status.state, status.failed, status.pending) == ("done", 0, 0)
     assert list(failures(database, job.id)) == []
-    found = count_flags(database, job.id)
-    assert [found[step.name].not_selected for step in STEPS] == [2, 0, 0]
+    counts = count_flags(database, job.id)
+    assert [counts[step.name].not_selected for step in STEPS] == [2, 0, 0]
     views.make(database, "press", "books", STEPS)
     with database.read() as transaction:
         query = sql("SELECT id, english_status, line_status FROM pipeline_press ORDER BY id")
@@ -91,11 +91,11 @@ def test_a_step_reads_only_first_documents_and_the_steps_behind_it_too(database:
 
 
 def test_a_done_job_stays_done_when_its_source_is_read_again_and_brings_nothing(database: Database) -> None:
-    asked = replace(pipeline(steps=STEPS), key=IdempotencyKey("press", {}))
-    job = into(database, asked, TEXTS)
+    job_request = replace(pipeline(steps=STEPS), key=IdempotencyKey("press", {}))
+    job = into(database, job_request, TEXTS)
     finish(database, Flagger(database, doubtful="").outcomes)
     before = read_status(database, job.id)
-    again = into(database, asked, TEXTS)
+    again = into(database, job_request, TEXTS)
     assert (again.id, again.adopted) == (job.id, True)
     after = read_status(database, job.id)
     assert (before.state, after.state) == ("done", "done")
@@ -104,11 +104,11 @@ def test_a_done_job_stays_done_when_its_source_is_read_again_and_brings_nothing(
 
 
 def test_a_done_job_that_is_read_again_computes_the_documents_that_become_first(database: Database) -> None:
-    asked = replace(pipeline(steps=STEPS[:1]), key=IdempotencyKey("press", {}))
-    job = into(database, asked, TEXTS)
+    job_request = replace(pipeline(steps=STEPS[:1]), key=IdempotencyKey("press", {}))
+    job = into(database, job_request, TEXTS)
     finish(database, Flagger(database, doubtful="").outcomes)
     read(database, JobRequest("books", "other", pipeline(steps=STEPS[2:]).steps), [("a", "a new text")])
-    into(database, asked, TEXTS[1:])
+    into(database, job_request, TEXTS[1:])
     assert read_status(database, job.id).state == "running"
     flagger = Flagger(database, doubtful="")
     work(database, flagger.outcomes)
@@ -119,11 +119,11 @@ def test_a_done_job_that_is_read_again_computes_the_documents_that_become_first(
 
 def test_when_the_first_has_another_text_the_next_one_is_read(database: Database) -> None:
     flagger = Flagger(database, doubtful="")
-    asked = pipeline(steps=STEPS[:1])
-    into(database, asked, TEXTS)
+    job_request = pipeline(steps=STEPS[:1])
+    into(database, job_request, TEXTS)
     finish(database, flagger.outcomes)
     flagger.computed.clear()
-    job = into(database, asked, [("a", "changed"), *TEXTS[1:]])
+    job = into(database, job_request, [("a", "changed"), *TEXTS[1:]])
     work(database, flagger.outcomes)
     assert {text for _, text in flagger.computed} == {"changed", f"{BASE} fifteen"}
     assert computed(database, job, "english") == ["a", "b", "c", "e"]
@@ -133,8 +133,8 @@ def test_documents_of_other_readings_are_read_too_and_a_reading_that_was_cut_off
     database: Database,
 ) -> None:
     read(database, request(corpus="books"), TEXTS[:3])
-    asked = pipeline("b", STEPS[:1])
-    job = jobs.open_job(database, asked)
+    job_request = pipeline("b", STEPS[:1])
+    job = jobs.open_job(database, job_request)
     ingest.add(database, job, chunks(TEXTS, 9)[0])
 
     class Killed(Exception):
@@ -146,7 +146,7 @@ def test_documents_of_other_readings_are_read_too_and_a_reading_that_was_cut_off
     with pytest.raises(Killed):
         ingest.end(database, job, update_filters=killed)
     assert read_status(database, job.id).texts == 0
-    again = into(database, asked, TEXTS)
+    again = into(database, job_request, TEXTS)
     assert again.id == job.id
     work(database)
     assert computed(database, job, "english") == ["a", "b", "e"]

@@ -22,12 +22,12 @@ from tests.storage.builders import COPY, Text, count_rows, finish, read, request
 TEXTS = [("a", run_of(0, 16)), ("x", "quite another text"), ("b", run_of(1, 17)), ("c", run_of(2, 18))]
 
 
-def found(database: Database, texts: Sequence[Text] = TEXTS) -> None:
+def find_and_finish(database: Database, texts: Sequence[Text] = TEXTS) -> None:
     find(database, texts)
     finish(database)
 
 
-def shown(database: Database) -> dict[str, str]:
+def read_firsts(database: Database) -> dict[str, str]:
     """Return the first document of each document in a cluster, as the view has it."""
     with database.read() as transaction:
         return {row.id: row.first for row in transaction.execute(text("SELECT id, first FROM near_duplicates"))}
@@ -42,9 +42,9 @@ def explain_left_out(database: Database, key: str) -> str | None:
 
 
 def test_the_next_document_is_first_when_the_first_is_removed(database: Database) -> None:
-    found(database)
+    find_and_finish(database)
     removal.remove_documents(database, "books", ["a"])
-    assert shown(database) == {"b": "b", "c": "b"}
+    assert read_firsts(database) == {"b": "b", "c": "b"}
     summary = report.summarize(database, 1, "books")
     assert (summary.documents, summary.clusters, summary.in_clusters, summary.repeats) == (3, 1, 2, 1)
     assert (summary.texts, summary.repeated_texts) == (3, 1)
@@ -54,9 +54,9 @@ def test_the_next_document_is_first_when_the_first_is_removed(database: Database
 
 
 def test_a_cluster_that_is_left_with_one_document_is_none(database: Database) -> None:
-    found(database)
+    find_and_finish(database)
     removal.remove_documents(database, "books", ["a", "c"])
-    assert (shown(database), count_rows(database, Duplicate)) == ({}, 0)
+    assert (read_firsts(database), count_rows(database, Duplicate)) == ({}, 0)
     assert report.summarize(database, 1, "books").clusters == 0
     find(database, [*TEXTS[1:3], ("d", run_of(2, 18))])
     assert firsts(database) == {"b": "b", "d": "b"}
@@ -81,8 +81,8 @@ def test_many_clusters_in_several_corpora_get_their_next_documents(database: Dat
 
 
 def test_a_result_says_which_document_is_first_in_place_of_a_removed_one(database: Database) -> None:
-    asked = replace(request("a"), steps=(StepRequest("copy", COPY, leaves_out="near-duplicates"),))
-    job = read(database, asked, TEXTS)
+    job_request = replace(request("a"), steps=(StepRequest("copy", COPY, leaves_out="near-duplicates"),))
+    job = read(database, job_request, TEXTS)
     clusters.find(database, job.corpus_id, WORDS)
     finish(database)
     removal.remove_documents(database, "books", ["a"])
@@ -93,7 +93,7 @@ def test_a_result_says_which_document_is_first_in_place_of_a_removed_one(databas
 
 def test_a_removed_corpus_takes_its_clusters_with_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(removal, "PAGE", 1)
-    found(database)
+    find_and_finish(database)
     removal.remove_corpus(database, "books")
     assert count_rows(database, Duplicate) == 0
     with database.read() as transaction:

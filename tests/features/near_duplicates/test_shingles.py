@@ -51,16 +51,16 @@ def test_only_pairs_with_a_new_text_are_candidates_and_no_pair_twice() -> None:
     same = np.ones((4, 3), np.uint32)
     signed = Signed(same, np.array([10, 10, 10, 0]), np.array([False, False, True, True]))
     components = Components(4)
-    found = [
-        (int(one), int(other))
+    proposed = [
+        (int(text), int(other))
         for band in range(3)
         for pairs in propose_pairs(signed, 0.8, components, band)
-        for one, other in zip(*pairs, strict=True)
+        for text, other in zip(*pairs, strict=True)
     ]
-    assert sorted(found) == [(0, 2), (1, 2)]
+    assert sorted(proposed) == [(0, 2), (1, 2)]
     components.join(0, 2)
     left = [pairs for pairs in propose_pairs(signed, 0.8, components, 0) for pairs in zip(*pairs, strict=True)]
-    assert [(int(one), int(other)) for one, other in left] == [(1, 2)]
+    assert [(int(text), int(other)) for text, other in left] == [(1, 2)]
 
 
 def test_a_pair_that_a_crowded_band_leaves_out_is_a_candidate_of_a_later_band(

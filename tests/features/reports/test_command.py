@@ -21,8 +21,8 @@ def docmill(tmp_path: Path) -> Docmill:
 def test_a_report_is_one_file_about_a_job(docmill: Docmill, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": "x", "text": "Mail to anna@example.org <script>1</script>"}\n')
     docmill("run", "redact", tmp_path / "a.jsonl")
-    said = docmill("report", 1)
-    assert "Wrote the report on job 1 to report-1.html." in said.stderr
+    result = docmill("report", 1)
+    assert "Wrote the report on job 1 to report-1.html." in result.stderr
     written = (docmill.folder / "report-1.html").read_text()
     assert "&lt;script&gt;" in written
     assert "<mark>EMAIL</mark>" in written

@@ -64,21 +64,21 @@ def _doubted(claim: Claim) -> list[Outcome]:
 def test_hostile_texts_are_shown_and_do_nothing(database: Database) -> None:
     job = read(database, request(corpus="</title><script>1</script>"), [*HOSTILE.items()])
     work(database, _doubted)
-    found = _Read(_page(database, job.id))
-    assert {"script", "img", "iframe", "link", "object"}.isdisjoint(found.tags)
-    names = {name for name, _ in found.attributes}
+    html = _Read(_page(database, job.id))
+    assert {"script", "img", "iframe", "link", "object"}.isdisjoint(html.tags)
+    names = {name for name, _ in html.attributes}
     assert not [name for name in names if name.startswith("on")]
     assert names.isdisjoint({"src", "href", "srcdoc", "action"})
-    addresses = [value or "" for name, value in found.attributes if not name.startswith("xmlns")]
+    addresses = [value or "" for name, value in html.attributes if not name.startswith("xmlns")]
     assert not [value for value in addresses if "//" in value]
-    assert found.tags.count("body") == found.tags.count("html") == 1
+    assert html.tags.count("body") == html.tags.count("html") == 1
     for shown in (
         "</style></bdi></body>",
         "{{ 7 * 7 }}",
         "[U+202E]31.12[U+202C] now[U+200B], مرحبا",
         "bell [U+0007]",
     ):
-        assert shown in "".join(found.texts)
+        assert shown in "".join(html.texts)
 
 
 def test_a_page_counts_what_was_asked_computed_flagged_and_failed(database: Database) -> None:
@@ -114,15 +114,15 @@ def test_a_page_counts_computed_texts_even_after_their_shards_were_folded(databa
 
 
 def test_the_places_that_checks_found_are_marked_and_their_evidence_is_listed(database: Database) -> None:
-    given = "Il faut 12 Mo. Le port est ouvert."
-    many = " ".join(f"{one}{other}word" for one in ascii_lowercase for other in ascii_lowercase)
+    source = "Il faut 12 Mo. Le port est ouvert."
+    many = " ".join(f"{letter}{other}word" for letter in ascii_lowercase for other in ascii_lowercase)
     output = f"It needs 13 MB. {many} The port is open open open open."
-    job = read(database, request(), [("a", given)])
+    job = read(database, request(), [("a", source)])
     flags = ("repetition", "output_truncated")
     work(database, lambda claim: [Outcome(key, Status.DONE, text=output, flags=flags) for key, _ in claim.texts])
-    made = _page(database, job.id, checks=Checks(("numbers_changed", "repetition")))
-    assert made.count("<mark>open open open open</mark>.") == 2  # under each of the two flags
-    text = _Read(made).text
+    html = _page(database, job.id, checks=Checks(("numbers_changed", "repetition")))
+    assert html.count("<mark>open open open open</mark>.") == 2  # under each of the two flags
+    text = _Read(html).text
     assert "“open” stands 4 times in a row." in text
     assert " characters before) … " in text
     assert "13 is not in the input" not in text  # today's check finds it, and the result does not have its flag

@@ -36,9 +36,9 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
         judged = csv.DictWriter(file, rows[0].keys())
         judged.writeheader()
         judged.writerows(row | {"verdict": "good"} for row in rows)
-    found = embedded.json("review", "import", 1, "b.csv")
-    assert (found["judged"], found["counted"], found["skipped"], found["outputs"]) == (6, 6, 0, 8)
-    assert found["shares"][0]["good"] == 5
+    summary = embedded.json("review", "import", 1, "b.csv")
+    assert (summary["judged"], summary["counted"], summary["skipped"], summary["outputs"]) == (6, 6, 0, 8)
+    assert summary["shares"][0]["good"] == 5
     assert "The sample of 6 is judged" in embedded("review", "judge", 1, "--size", 6).stderr
     assert embedded.json("review", "summary", 1, "--seed", 9)["counted"] < 6
     embedded("review", "judge", 1, stdin=b"g\ng\n")

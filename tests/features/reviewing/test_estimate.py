@@ -39,14 +39,18 @@ def test_the_interval_holds_the_true_share_in_95_of_100_samples(
     there = np.array(outputs)
     good = np.round(there * shares).astype(int)
     truth = good.sum() / there.sum()
-    found: list[Share] = []
+    estimates: list[Share] = []
     for _ in range(DRAWS):
         counted = rng.hypergeometric(good, there - good, drawn).tolist()
-        found.append(estimate_share("all", [*zip(outputs, drawn, counted, strict=True)]))
-    held = [one for one in found if one.low is not None and one.high is not None and one.low <= truth <= one.high]
+        estimates.append(estimate_share("all", [*zip(outputs, drawn, counted, strict=True)]))
+    held = [
+        estimate
+        for estimate in estimates
+        if estimate.low is not None and estimate.high is not None and estimate.low <= truth <= estimate.high
+    ]
     assert len(held) >= 0.95 * DRAWS
-    mean = float(np.mean([one.share for one in found if one.share is not None]))
-    deviation = float(np.std([one.share for one in found if one.share is not None]))
+    mean = float(np.mean([estimate.share for estimate in estimates if estimate.share is not None]))
+    deviation = float(np.std([estimate.share for estimate in estimates if estimate.share is not None]))
     assert abs(mean - truth) < 4 * deviation / DRAWS**0.5
 
 
@@ -67,15 +71,15 @@ def test_a_group_that_is_judged_whole_is_known_exactly_and_one_that_is_not_judge
 
 
 def test_the_summary_has_all_outputs_both_sides_of_doubt_and_each_flag() -> None:
-    found = population([0] * 40 + [1] * 30 + [2] * 10 + [3] * 20)
-    strata = stratify(found)
+    outputs = population([0] * 40 + [1] * 30 + [2] * 10 + [3] * 20)
+    strata = stratify(outputs)
     judged = {}
-    for place, row in enumerate(draw_sample(found, strata, 50).tolist()):
-        content = int(found.contents[row])
-        verdict = Verdict.GOOD if found.flags[row] in {0, 3} else Verdict.BAD
+    for place, row in enumerate(draw_sample(outputs, strata, 50).tolist()):
+        content = int(outputs.contents[row])
+        verdict = Verdict.GOOD if outputs.flags[row] in {0, 3} else Verdict.BAD
         judged[content] = Judged(content, Verdict.SKIPPED if place == 5 else verdict, "ann", 0)
     judged[10**9] = Judged(10**9, Verdict.BAD, "ann", 0)  # of another job
-    total = summarize(found, strata, judged)
+    total = summarize(outputs, strata, judged)
     assert (total.outputs, total.judged, total.counted, total.skipped) == (100, 49, 49, 1)
     by_group = {share.group: share for share in total.shares}
     assert [*by_group] == ["all", "not doubtful", "doubtful", "repetition", "numbers_changed", "windowed"]
@@ -92,44 +96,44 @@ def test_the_summary_has_all_outputs_both_sides_of_doubt_and_each_flag() -> None
 
 
 def test_strata_are_doubtful_or_not_by_thirds_of_the_confidence() -> None:
-    found = population([0] * 300 + [1] * 60 + [3] * 90)
-    strata = stratify(found)
-    assert [{*found.doubtful[rows].tolist()} for rows in strata] == [{True}] * 3 + [{False}] * 3
+    outputs = population([0] * 300 + [1] * 60 + [3] * 90)
+    strata = stratify(outputs)
+    assert [{*outputs.doubtful[rows].tolist()} for rows in strata] == [{True}] * 3 + [{False}] * 3
     assert [len(rows) for rows in strata] == [20] * 3 + [130] * 3
     assert sorted(np.concatenate(strata)) == [*range(450)]
 
 
 def test_doubtful_outputs_are_drawn_more_often_and_no_stratum_is_left_out_or_exceeded() -> None:
-    found = population([0] * 9_000 + [1] * 60 + [2] * 3, [None] * 9_063)
-    strata = stratify(found)
-    n_doubtful, n_others = allocate(found, strata, 100)
+    outputs = population([0] * 9_000 + [1] * 60 + [2] * 3, [None] * 9_063)
+    strata = stratify(outputs)
+    n_doubtful, n_others = allocate(outputs, strata, 100)
     assert n_doubtful + n_others == 100
     assert n_doubtful / 63 > 10 * n_others / 9_000
     alike = population([0] * 300 + [1] * 300, [None] * 600)
     assert allocate(alike, stratify(alike), 99) == [66, 33]
     for size in (1, 2, 3, 7, 50, 500, 9_062, 9_063, 20_000):
-        drawn = allocate(found, strata, size)
+        drawn = allocate(outputs, strata, size)
         assert sum(drawn) == min(size, 9_063)
-        assert all(0 <= n <= len(one) for n, one in zip(drawn, strata, strict=True))
+        assert all(0 <= n <= len(stratum) for n, stratum in zip(drawn, strata, strict=True))
         assert size < 2 or min(drawn) > 0
 
 
 def test_the_beginning_of_a_sample_is_a_sample_and_a_larger_one_goes_on() -> None:
-    found = population([0] * 600 + [1] * 300)
-    strata = stratify(found)
-    whole = draw_sample(found, strata, 120).tolist()
+    outputs = population([0] * 600 + [1] * 300)
+    strata = stratify(outputs)
+    whole = draw_sample(outputs, strata, 120).tolist()
     assert len({*whole}) == 120
     of = {int(row): place for place, rows in enumerate(strata) for row in rows}
     planned = Counter(of[row] for row in whole)
     begun = Counter(of[row] for row in whole[:40])
     assert all(abs(begun[place] - n / 3) <= 1 for place, n in planned.items())
-    assert {*whole} <= {*draw_sample(found, strata, 240).tolist()}
+    assert {*whole} <= {*draw_sample(outputs, strata, 240).tolist()}
 
 
 def test_only_judgements_before_the_first_output_that_nobody_met_count() -> None:
-    found = population([0] * 20, [0.5] * 20)
-    (rows,) = stratify(found)
-    drawn = [int(found.contents[row]) for row in rows]
+    outputs = population([0] * 20, [0.5] * 20)
+    (rows,) = stratify(outputs)
+    drawn = [int(outputs.contents[row]) for row in rows]
     met = {*drawn[:7], *drawn[9:12]}
-    assert [int(found.contents[row]) for row in cut_at_unseen(rows, found.contents, met)] == drawn[:7]
-    assert len(cut_at_unseen(rows, found.contents, drawn)) == 20
+    assert [int(outputs.contents[row]) for row in cut_at_unseen(rows, outputs.contents, met)] == drawn[:7]
+    assert len(cut_at_unseen(rows, outputs.contents, drawn)) == 20

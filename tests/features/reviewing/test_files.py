@@ -41,15 +41,15 @@ def test_a_spreadsheet_comes_back_with_its_verdicts(tmp_path: Path) -> None:
     text = "".join(
         (heading, "\r\nGood,,", rows[0], "\r\n,,", rows[1], "\r\nb,the number,", rows[2], "\r\n,,", rows[3])
     )
-    found = read_file(written(tmp_path, "a.csv", text))
-    assert [(one.sha256, one.verdict, one.note) for one in found] == [
+    entries = read_file(written(tmp_path, "a.csv", text))
+    assert [(entry.sha256, entry.verdict, entry.note) for entry in entries] == [
         (bytes([1]) * 32, Verdict.GOOD, None),
         (bytes([2]) * 32, Verdict.SKIPPED, None),
         (bytes([3]) * 32, Verdict.BAD, "the number"),
     ]
-    assert {(one.spec, one.seed, one.judged_by) for one in found} == {("aa", 7, None)}
+    assert {(entry.spec, entry.seed, entry.judged_by) for entry in entries} == {("aa", 7, None)}
     semicolons = "verdict;seed;spec;text_sha256\r\ngood;7;aa;" + "01" * 32
-    assert [one.verdict for one in read_file(written(tmp_path, "b.csv", semicolons))] == [Verdict.GOOD]
+    assert [entry.verdict for entry in read_file(written(tmp_path, "b.csv", semicolons))] == [Verdict.GOOD]
 
 
 def annotated(*verdicts: str | None) -> list[dict[str, Any]]:
@@ -65,11 +65,11 @@ def annotated(*verdicts: str | None) -> list[dict[str, Any]]:
 def test_label_studios_tasks_come_back_as_json_and_as_json_min(tmp_path: Path) -> None:
     tasks = annotated("good", None, "bad")
     assert {*tasks[0]["data"]} == {"document", "input", "output", "seed", "spec", "text_sha256"}
-    found = read_file(written(tmp_path, "a.json", json.dumps(tasks)))
-    assert [one.verdict for one in found] == [Verdict.GOOD, Verdict.SKIPPED, Verdict.BAD]
-    assert (found[0].note, found[0].judged_by) == ("a name", "3")
+    entries = read_file(written(tmp_path, "a.json", json.dumps(tasks)))
+    assert [entry.verdict for entry in entries] == [Verdict.GOOD, Verdict.SKIPPED, Verdict.BAD]
+    assert (entries[0].note, entries[0].judged_by) == ("a name", "3")
     flat = [task["data"] | {"verdict": "bad", "annotator": 3} for task in json_tasks()]
-    assert [one.verdict for one in read_file(written(tmp_path, "b.json", json.dumps(flat)))] == [Verdict.BAD] * 4
+    assert [entry.verdict for entry in read_file(written(tmp_path, "b.json", json.dumps(flat)))] == [Verdict.BAD] * 4
     assert read_file(written(tmp_path, "c.json", json.dumps(json_tasks()))) == []
 
 

@@ -62,58 +62,58 @@ def reviewed(database: Database, texts: list[tuple[str, str]], *, corpus: str = 
     return job.id, read_population(database, read_step(database, job.id), seed=0)
 
 
-def all_good(database: Database, job: int, found: Population) -> int:
-    judged = [Judged(content, Verdict.GOOD, "ann", 0) for content in found.contents.tolist()]
+def all_good(database: Database, job: int, outputs: Population) -> int:
+    judged = [Judged(content, Verdict.GOOD, "ann", 0) for content in outputs.contents.tolist()]
     return judgements.store(database, read_step(database, job).step.spec_id, judged)
 
 
 def test_a_population_has_each_done_output_once_with_its_flags_and_confidence(database: Database) -> None:
-    job, found = reviewed(database, [*numbered(6), ("again", "text 1")])
-    assert len(found) == len({*found.contents.tolist()}) == 5
-    flags = [found.flag_sets[code] for code in found.flags]
+    job, outputs = reviewed(database, [*numbered(6), ("again", "text 1")])
+    assert len(outputs) == len({*outputs.contents.tolist()}) == 5
+    flags = [outputs.flag_sets[code] for code in outputs.flags]
     assert sorted(flags) == [(), (), ("repetition",), ("repetition",), ("repetition",)]
-    assert [bool(np.isnan(one)) for one in found.confidence] == [bool(of) for of in flags]
-    documents = dict(zip(found.contents.tolist(), found.documents.tolist(), strict=True))
+    assert [bool(np.isnan(number)) for number in outputs.confidence] == [bool(of) for of in flags]
+    documents = dict(zip(outputs.contents.tolist(), outputs.documents.tolist(), strict=True))
     shown = read_outputs(database, read_step(database, job), documents)
-    assert [one.content_id for one in shown] == [*documents]
-    assert {(one.document, one.input, one.output) for one in shown} == {
+    assert [item.content_id for item in shown] == [*documents]
+    assert {(item.document, item.input, item.output) for item in shown} == {
         (f"k{n}", f"text {n}", f"out of text {n}") for n in (0, 1, 2, 4, 5)
     }
-    assert [rank(one.sha256, 0) for one in shown] == found.ranks.tolist()
+    assert [rank(item.sha256, 0) for item in shown] == outputs.ranks.tolist()
 
 
 def test_an_outputs_place_in_the_draw_depends_on_its_text_and_the_seed_alone(database: Database) -> None:
-    job, found = reviewed(database, numbered(6))
+    job, outputs = reviewed(database, numbered(6))
     other = read_population(database, read_step(database, job), seed=1)
-    assert other.contents.tolist() == found.contents.tolist()
-    assert other.ranks.tolist() != found.ranks.tolist()
+    assert other.contents.tolist() == outputs.contents.tolist()
+    assert other.ranks.tolist() != outputs.ranks.tolist()
     grown = reviewed(database, numbered(9), corpus="more")[1]
     ranks = dict(zip(grown.contents.tolist(), grown.ranks.tolist(), strict=True))
-    assert [ranks[content] for content in found.contents.tolist()] == found.ranks.tolist()
+    assert [ranks[content] for content in outputs.contents.tolist()] == outputs.ranks.tolist()
     assert rank(b"a" * 32, 5) == 3129119266216567163
 
 
 def test_a_judgement_replaces_the_earlier_one_and_holds_for_later_jobs(database: Database) -> None:
-    job, found = reviewed(database, numbered(6))
+    job, outputs = reviewed(database, numbered(6))
     spec_id = read_step(database, job).step.spec_id
-    assert all_good(database, job, found) == 5
-    first = int(found.contents[0])
+    assert all_good(database, job, outputs) == 5
+    first = int(outputs.contents[0])
     judgements.store(database, spec_id, [Judged(first, Verdict.BAD, "bob", 3, "a NUL\0")])
     later, _ = reviewed(database, numbered(9), corpus="more")
     assert read_step(database, later).step.spec_id == spec_id
     known = judgements.read(database, spec_id)
     assert known[first] == Judged(first, Verdict.BAD, "bob", 3, "a NUL\ufffd")
     assert len(known) == 5
-    (shown, *_) = read_outputs(database, read_step(database, job), {first: int(found.documents[0])})
+    (shown, *_) = read_outputs(database, read_step(database, job), {first: int(outputs.documents[0])})
     assert judgements.find_contents(database, spec_id, [shown.sha256, b"x" * 32]) == {shown.sha256: first}
 
 
 def test_judgements_go_with_removed_documents_and_dropped_results(database: Database) -> None:
-    job, found = reviewed(database, numbered(6))
-    all_good(database, job, found)
+    job, outputs = reviewed(database, numbered(6))
+    all_good(database, job, outputs)
     removal.remove_documents(database, "books", ["k0"])
     assert count_rows(database, Judgement) == 4
-    assert all_good(database, job, found) == 4
+    assert all_good(database, job, outputs) == 4
     gc.collect(database)
     assert count_rows(database, Judgement) == 4
     gc.drop(database)
@@ -139,15 +139,17 @@ def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> 
         assert fitted_risks.store(database, spec_id, FittedRisk(0, model, 150, 50, {"auc": 0.8})).version == version
     assert fitted_risks.read_latest(database, job) == FittedRisk(2, model, 150, 50, {"auc": 0.8})
     with_risk = [*fitted_risks.with_risk(results(database, job), model, None)]
-    assert [one["risk"] > 0.5 for one in with_risk] == [one["flags"] == ["repetition"] for one in with_risk]
+    assert [result["risk"] > 0.5 for result in with_risk] == [
+        result["flags"] == ["repetition"] for result in with_risk
+    ]
     assert len([*fitted_risks.with_risk(results(database, job), model, 0.5)]) == 3
 
 
 def test_a_risk_is_fitted_to_good_and_bad_verdicts_with_what_results_have(database: Database) -> None:
-    job, found = reviewed(database, numbered(6))
+    job, outputs = reviewed(database, numbered(6))
     spec_id = read_step(database, job).step.spec_id
     verdicts = [Verdict.GOOD, Verdict.BAD, Verdict.SKIPPED, Verdict.GOOD, Verdict.BAD]
-    pairs = [*zip(found.contents.tolist(), verdicts, strict=True)]
+    pairs = [*zip(outputs.contents.tolist(), verdicts, strict=True)]
     judgements.store(database, spec_id, [Judged(content, verdict, "ann", 0) for content, verdict in pairs])
     judged = judgements.read_judged_results(database, spec_id)
     assert [is_bad for _, is_bad in judged] == [False, True, False, True]
@@ -165,12 +167,12 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
     assert len(review.population) == 3
     first, second = review.reviewed.step.spec_ids
     shown = [*review.items(review.waiting(10))]
-    assert {one.document: one.spec for one in shown} == {
+    assert {item.document: item.spec for item in shown} == {
         "k0": better.sha256.hex(),
         "k1": COPY.sha256.hex(),
         "k2": better.sha256.hex(),
     }
-    assert sum(review.judge(Judged(one.content_id, Verdict.BAD, "ann", 0), one.spec) for one in shown) == 3
+    assert sum(review.judge(Judged(item.content_id, Verdict.BAD, "ann", 0), item.spec) for item in shown) == 3
     assert (len(judgements.read(database, first)), len(judgements.read(database, second))) == (
         1,
         2,
@@ -182,7 +184,7 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
         for row in rows
     ]
     assert review.take(entries, "bob") == 3
-    assert [one.good for one in Review.of(database, job.id).summary().shares][:3] == [3, 1, 2]
+    assert [share.good for share in Review.of(database, job.id).summary().shares][:3] == [3, 1, 2]
     plain = read(database, request("b"), numbered(4))
     assert Review.of(database, plain.id).summary().judged == 1  # of the first model's own results
     with pytest.raises(StorageError, match="a risk is that of one model"):

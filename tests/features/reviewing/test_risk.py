@@ -14,7 +14,7 @@ from docmill.worker.errors import WorkerError
 def judged(n: int) -> list[tuple[dict[str, Any], bool]]:
     """Return results, of which flagged ones and those of low confidence are bad more often."""
     rng = np.random.default_rng(11)
-    found = []
+    rows = []
     for _ in range(n):
         flagged, confidence = bool(rng.random() < 0.3), float(rng.random())
         risk = 0.1 + 0.4 * flagged + 0.4 * (1 - confidence)
@@ -24,8 +24,8 @@ def judged(n: int) -> list[tuple[dict[str, Any], bool]]:
             "tokens_out": int(rng.integers(50, 90)),
             "confidence": confidence if rng.random() < 0.9 else None,
         }
-        found.append((row, bool(rng.random() < risk)))
-    return found
+        rows.append((row, bool(rng.random() < risk)))
+    return rows
 
 
 def test_a_risk_tells_good_from_bad_and_is_as_high_as_the_share_of_bad_ones() -> None:
