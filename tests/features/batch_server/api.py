@@ -62,10 +62,14 @@ def chat(custom_id: str, *texts: str, **body: Any) -> dict[str, Any]:
     return request(custom_id, "chat/completions", messages=messages, **{"temperature": 0, "max_tokens": 9, **body})
 
 
+def write_lines(*lines: dict[str, Any] | str) -> str:
+    """Return the text of a file with these lines."""
+    return "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
+
+
 def put(client: openai.OpenAI, *lines: dict[str, Any] | str, **more: Any) -> str:
     """Upload a file, and return its id."""
-    text = "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
-    return client.files.create(file=("in.jsonl", text.encode()), purpose="batch", **more).id
+    return client.files.create(file=("in.jsonl", write_lines(*lines).encode()), purpose="batch", **more).id
 
 
 def start(client: openai.OpenAI, file_id: str, **more: Any) -> Batch:

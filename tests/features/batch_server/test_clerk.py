@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import signal
 import threading
 from collections.abc import Iterator
@@ -45,6 +44,7 @@ from tests.features.batch_server.api import (
     running,
     start,
     wait,
+    write_lines,
 )
 from tests.storage.builders import count_rows
 from tests.worker.harness import Docmill, until
@@ -53,9 +53,15 @@ from tests.worker.harness import Docmill, until
 @pytest.fixture
 def api(embedded: Docmill) -> Iterator[Api]:
     embedded.environment |= SOON
+    embedded.loads_models = False
     home = embedded.folder / "home"
     with open_store(Settings(home=home)) as database, running(database, home) as api:
         yield api
+
+
+@pytest.fixture
+def alice(api: Api) -> openai.OpenAI:
+    return api.client("alice")
 
 
 def has_status(client: openai.OpenAI, batch_id: str, status: str) -> bool:
@@ -65,7 +71,6 @@ def has_status(client: openai.OpenAI, batch_id: str, status: str) -> bool:
 def test_each_line_has_its_answer_or_its_error_and_equal_requests_are_computed_once(
     api: Api, embedded: Docmill
 ) -> None:
-    embedded.loads_models = False
     alice = api.client("alice", weight=3)
     lines: tuple[dict[str, Any] | str, ...] = (
         *(chat(f"r{n}", f"Hello {n % 3}") for n in range(9)),
@@ -136,9 +141,10 @@ def test_a_small_model_answers_a_batch_of_the_command(embedded: Docmill) -> None
     assert "No price for remote in DOCMILL_PRICES" in embedded.log("serve")
 
 
-def test_a_file_without_requests_or_whose_answers_could_not_be_told_apart_fails(api: Api) -> None:
-    alice = api.client("alice")
-    twice = "".join(f"{json.dumps(chat('a', text))}\n" for text in "xy").encode()
+def test_a_file_without_requests_or_whose_answers_could_not_be_told_apart_fails(
+    api: Api, alice: openai.OpenAI
+) -> None:
+    twice = write_lines(chat("a", "x"), chat("a", "y")).encode()
     reasons = {
         twice: "stands on line 1",
         b"\n": "has no requests",
@@ -155,8 +161,9 @@ def test_a_file_without_requests_or_whose_answers_could_not_be_told_apart_fails(
             assert failed.failed_at
 
 
-def test_batches_that_fail_for_now_keep_no_other_waiting(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    alice = api.client("alice")
+def test_batches_that_fail_for_now_keep_no_other_waiting(
+    api: Api, alice: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = put(alice, "oops")
     stuck = {start(alice, file).id for _ in range(clerk.AT_ONCE)}
 
@@ -176,9 +183,8 @@ def test_batches_that_fail_for_now_keep_no_other_waiting(api: Api, monkeypatch: 
 
 
 def test_a_clerk_goes_on_after_a_thread_that_could_not_start(
-    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    api: Api, alice: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    alice = api.client("alice")
     errors, start_thread = [RuntimeError("can't start new thread")], threading.Thread.start
 
     def start_or_fail(thread: threading.Thread) -> None:
@@ -193,9 +199,9 @@ def test_a_clerk_goes_on_after_a_thread_that_could_not_start(
     assert "RuntimeError: can't start new thread" in caplog.text
 
 
-def test_a_batch_that_is_cancelled_or_expires_has_the_answers_so_far(api: Api, embedded: Docmill) -> None:
-    embedded.loads_models = False
-    alice = api.client("alice")
+def test_a_batch_that_is_cancelled_or_expires_has_the_answers_so_far(
+    api: Api, alice: openai.OpenAI, embedded: Docmill
+) -> None:
     first = start(alice, put(alice, chat("a", "one"), chat("b", "two")))
     with api.clerk:
         with embedded.worker():
@@ -231,9 +237,9 @@ def test_a_batch_that_is_cancelled_or_expires_has_the_answers_so_far(api: Api, e
         assert {*transaction.scalars(select(Job.state))} == {"done", "cancelled"}
 
 
-def test_a_batch_keeps_its_other_answers_when_the_corpus_of_a_job_is_removed(api: Api, embedded: Docmill) -> None:
-    embedded.loads_models = False
-    alice = api.client("alice")
+def test_a_batch_keeps_its_other_answers_when_the_corpus_of_a_job_is_removed(
+    api: Api, alice: openai.OpenAI, embedded: Docmill
+) -> None:
     batch = start(alice, put(alice, chat("a", "Hello"), chat("b", "Hello", max_tokens=8)))
     api.clerk.carry_on(batch.id)
     with embedded.worker():
@@ -247,8 +253,7 @@ def test_a_batch_keeps_its_other_answers_when_the_corpus_of_a_job_is_removed(api
     assert (removed["custom_id"], removed["error"]["code"]) == ("a", "batch_stopped")
 
 
-def test_a_batch_that_was_computed_before_it_expired_is_completed(api: Api) -> None:
-    alice = api.client("alice")
+def test_a_batch_that_was_computed_before_it_expired_is_completed(api: Api, alice: openai.OpenAI) -> None:
     batch = start(alice, put(alice, "oops"))
     api.clerk.carry_on(batch.id)
     assert has_status(alice, batch.id, "in_progress")
@@ -258,16 +263,14 @@ def test_a_batch_that_was_computed_before_it_expired_is_completed(api: Api) -> N
         assert wait(alice, batch).error_file_id
 
 
-def test_a_lease_from_before_the_clock_was_set_back_lapses(api: Api) -> None:
-    alice = api.client("alice")
+def test_a_lease_from_before_the_clock_was_set_back_lapses(api: Api, alice: openai.OpenAI) -> None:
     batch = start(alice, put(alice, "oops"))
     api.database.execute(update(ApiBatch).values(owner="killed", lease_until=db_now() + 3600))
     assert stored_batches.find_due(api.database) == [batch.id]
     assert stored_batches.hold(api.database, batch.id, "another", 10.0)
 
 
-def test_batches_that_can_end_come_before_those_that_may_fail_for_now(api: Api) -> None:
-    alice = api.client("alice")
+def test_batches_that_can_end_come_before_those_that_may_fail_for_now(api: Api, alice: openai.OpenAI) -> None:
     file = put(alice, "oops")
     computed = start(alice, file).id
     api.clerk.carry_on(computed)
@@ -276,9 +279,10 @@ def test_batches_that_can_end_come_before_those_that_may_fail_for_now(api: Api) 
     assert (first, {*rest}) == (computed, others)
 
 
-def test_each_batch_is_looked_at_however_many_are_computed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_batch_is_looked_at_however_many_are_computed(
+    api: Api, alice: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stored_batches, "MOST_LOOKED_AT", 1)
-    alice = api.client("alice")
     first, second = (start(alice, put(alice, chat("a", text))) for text in ("one", "two"))
     for batch in (first, second):
         api.clerk.carry_on(batch.id)
@@ -287,10 +291,10 @@ def test_each_batch_is_looked_at_however_many_are_computed(api: Api, monkeypatch
 
 
 @pytest.mark.parametrize("status", ["validating", "in_progress", "finalizing", "cancelling"])
-def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedded: Docmill, status: str) -> None:
+def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(
+    api: Api, alice: openai.OpenAI, embedded: Docmill, status: str
+) -> None:
     """The clerk is killed when all of its work is done but for the last write, which gives the batch its status."""
-    embedded.loads_models = False
-    alice = api.client("alice")
     batch = start(alice, put(alice, *(chat(f"r{n}", f"Hello {n}") for n in range(5)), "oops"))
 
     def stop_before_the_end(*_: object, **__: object) -> None:
@@ -335,12 +339,11 @@ def test_a_batch_of_a_clerk_that_was_killed_is_carried_on_once(api: Api, embedde
 
 
 def test_a_batch_whose_models_change_while_it_validates_fails_and_its_jobs_end(
-    api: Api, monkeypatch: pytest.MonkeyPatch
+    api: Api, alice: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(*_: object, **__: object) -> None:
         raise LeaseLost
 
-    alice = api.client("alice")
     batch = start(alice, put(alice, chat("a", "Hello")))
     with monkeypatch.context() as patch:
         patch.setattr(stored_batches, "advance", lose)
@@ -355,9 +358,8 @@ def test_a_batch_whose_models_change_while_it_validates_fails_and_its_jobs_end(
 
 
 def test_a_finalizing_batch_whose_requests_an_upgrade_reads_differently_fails(
-    api: Api, monkeypatch: pytest.MonkeyPatch
+    api: Api, alice: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alice = api.client("alice")
     batch = start(alice, put(alice, chat("a", "x", model="lost")))
     api.clerk.carry_on(batch.id)
     api.clerk.carry_on(batch.id)
@@ -369,8 +371,9 @@ def test_a_finalizing_batch_whose_requests_an_upgrade_reads_differently_fails(
     assert "create the batch again" in str(failed.errors)
 
 
-def test_a_batch_is_not_ended_by_a_clerk_that_saw_it_before_another_made_its_jobs(api: Api) -> None:
-    alice = api.client("alice")
+def test_a_batch_is_not_ended_by_a_clerk_that_saw_it_before_another_made_its_jobs(
+    api: Api, alice: openai.OpenAI
+) -> None:
     batch = start(alice, put(alice, chat("r1", "Hello")))
     first, second = (Clerk(api.settings, api.database, MODELS, LIMITS) for _ in range(2))
     for each in (first, second):
@@ -378,8 +381,7 @@ def test_a_batch_is_not_ended_by_a_clerk_that_saw_it_before_another_made_its_job
         assert alice.batches.retrieve(batch.id).status == "in_progress"
 
 
-def test_a_cancel_that_races_with_the_end_leaves_one_of_them(api: Api) -> None:
-    alice = api.client("alice")
+def test_a_cancel_that_races_with_the_end_leaves_one_of_them(api: Api, alice: openai.OpenAI) -> None:
     batch = start(alice, put(alice, "oops"))
     held = stored_batches.hold(api.database, batch.id, "first", 15.0)
     assert held is not None
@@ -470,9 +472,9 @@ def test_a_served_model_without_a_price_takes_no_request_with_a_limit_of_costs(
     assert count_rows(api.database, Job) == 0
 
 
-def test_a_batch_is_sampled_anew_only_where_the_server_says_so(api: Api, embedded: Docmill) -> None:
-    embedded.loads_models = False
-    alice = api.client("alice")
+def test_a_batch_is_sampled_anew_only_where_the_server_says_so(
+    api: Api, alice: openai.OpenAI, embedded: Docmill
+) -> None:
     drawn = {"temperature": 1}
     file = put(
         alice, chat("free", "Hello", **drawn), chat("fixed", "Hello", **drawn, seed=3), chat("greedy", "Hello")
@@ -487,9 +489,9 @@ def test_a_batch_is_sampled_anew_only_where_the_server_says_so(api: Api, embedde
             assert count_rows(api.database, OutcomeRow) == n
 
 
-def test_two_servers_behind_one_address_share_files_and_batches(api: Api, embedded: Docmill) -> None:
-    embedded.loads_models = False
-    alice = api.client("alice")
+def test_two_servers_behind_one_address_share_files_and_batches(
+    api: Api, alice: openai.OpenAI, embedded: Docmill
+) -> None:
     with running(api.database, embedded.folder / "home") as other, api.clerk, other.clerk, embedded.worker():
         elsewhere = client(other.url, alice.api_key)
         file = put(alice, *(chat(f"r{n}", f"Hello {n}") for n in range(5)))

@@ -15,7 +15,7 @@ from docmill.features.batch_server.batches import BatchPlan, choose_models
 from docmill.features.batch_server.file import BodySettings, open_batch, survey
 from docmill.features.batch_server.writer import CHAT, COMPLETIONS
 from docmill.worker.errors import WorkerError
-from tests.features.batch_server.api import chat, request
+from tests.features.batch_server.api import chat, request, write_lines
 from tests.storage.builders import COPY
 from tests.worker.harness import Docmill
 
@@ -25,10 +25,6 @@ TYPES: dict[str, Any] = {
     "embeddings": CreateEmbeddingResponse,
     "responses": Response,
 }
-
-
-def put(path: Path, *lines: dict[str, Any] | str) -> None:
-    path.write_text("".join(f"{one if isinstance(one, str) else json.dumps(one)}\n" for one in lines))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -47,7 +43,7 @@ MIXED = (
 
 
 def test_each_request_has_its_answer_or_its_error(embedded: Docmill) -> None:
-    put(embedded.folder / "in.jsonl", *MIXED)
+    (embedded.folder / "in.jsonl").write_text(write_lines(*MIXED))
     run = ("batch", "in.jsonl", "--model", "null", "--out", "out.jsonl")
     done = embedded(*run, code=4)
     assert "5 requests with 4 sets of parameters: 4 jobs." in done.stderr
@@ -83,7 +79,7 @@ def test_a_corpus_holds_the_same_requests_whichever_fields_are_passed_over(tmp_p
         chat("one", "Hello"),
         request("fit", "completions", prompt="b", temperature=0),
     )
-    put(tmp_path / "in.jsonl", *lines)
+    (tmp_path / "in.jsonl").write_text(write_lines(*lines))
 
     def corpora(*ignored: str, unfit: str = "") -> dict[str, str | None]:
         with open_batch(str(tmp_path / "in.jsonl"), BodySettings("float32", frozenset(ignored))) as file:
@@ -99,7 +95,8 @@ def test_a_corpus_holds_the_same_requests_whichever_fields_are_passed_over(tmp_p
 
 
 def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:
-    put(embedded.folder / "in.jsonl", "oops", request("a", "embeddings", input="x"), chat("b", "y"))
+    lines = ("oops", request("a", "embeddings", input="x"), chat("b", "y"))
+    (embedded.folder / "in.jsonl").write_text(write_lines(*lines))
     run = ("batch", "in.jsonl", "--model", "null")
     assert [job["id"] for job in embedded.json(*run, "--enqueue")] == [1, 2]
     assert [(job["state"], job["done"]) for job in embedded.json("jobs")] == [("running", 0)] * 2

@@ -22,7 +22,7 @@ from docmill.features.batch_server import keys, stored_batches, stored_files
 from docmill.features.batch_server.serving import UPLOADS_AT_ONCE
 from docmill.features.batch_server.stored_files import ApiFile, ApiFileBlock
 from docmill.storage.core.database import Database
-from tests.features.batch_server.api import LIMITS, Api, chat, put, running, start, wait
+from tests.features.batch_server.api import LIMITS, Api, chat, put, running, start, wait, write_lines
 from tests.storage.builders import count_rows
 from tests.worker.harness import DEADLINE_S, until
 
@@ -33,6 +33,12 @@ def api(database: Database, tmp_path: Path) -> Iterator[Api]:
         yield api
 
 
+@pytest.fixture
+def client(api: Api) -> openai.OpenAI:
+    return api.client("alice")
+
+
+TODAY = {"extra_headers": {"Idempotency-Key": "today"}}
 PATHS = ("files", "files/x", "files/x/content", "batches", "batches/x", "models", "models/hosted")
 
 
@@ -48,8 +54,7 @@ def test_nobody_is_let_in_without_a_key(api: Api, header: str | None) -> None:
         assert error["message"].endswith(".")
 
 
-def test_a_revoked_key_is_refused_and_no_key_is_stored(api: Api) -> None:
-    client = api.client("alice")
+def test_a_revoked_key_is_refused_and_no_key_is_stored(api: Api, client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["hosted", "lost"]
     assert client.models.retrieve("hosted").owned_by == "docmill"
     keys.revoke_key(api.database, "alice")
@@ -63,8 +68,7 @@ def test_a_revoked_key_is_refused_and_no_key_is_stored(api: Api) -> None:
 
 
 @pytest.mark.both_stores
-def test_a_file_comes_back_as_it_went_in(api: Api) -> None:
-    client = api.client("alice")
+def test_a_file_comes_back_as_it_went_in(api: Api, client: openai.OpenAI) -> None:
     content = os.urandom(2 * stored_files.BLOCK_BYTES + 17)
     file = client.files.create(
         file=("größe.jsonl", content), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
@@ -115,45 +119,42 @@ def test_a_key_sees_its_own_files_and_batches_alone(api: Api) -> None:
 
 
 @pytest.mark.both_stores
-def test_an_idempotency_key_makes_one_file_and_one_batch(api: Api) -> None:
-    client, again = api.client("alice"), {"extra_headers": {"Idempotency-Key": "today"}}
-    files = {put(client, chat("a", "Hello"), **again) for _ in range(2)}
+def test_an_idempotency_key_makes_one_file_and_one_batch(api: Api, client: openai.OpenAI) -> None:
+    files = {put(client, chat("a", "Hello"), **TODAY) for _ in range(2)}
     assert len(files) == count_rows(api.database, ApiFile) == 1
     with pytest.raises(openai.ConflictError):
-        put(client, chat("a", "Bye"), **again)
+        put(client, chat("a", "Bye"), **TODAY)
     (file,) = files
-    batches = {start(client, file, **again).id for _ in range(2)}
+    batches = {start(client, file, **TODAY).id for _ in range(2)}
     assert {batch.id for batch in client.batches.list()} == batches
     assert len(batches) == 1
     with pytest.raises(openai.ConflictError) as refused:
-        start(client, file, metadata={"a": "b"}, **again)
+        start(client, file, metadata={"a": "b"}, **TODAY)
     assert refused.value.code == "idempotency_key_reused"
     # Of another key it is another batch.
     other = api.client("bob")
-    assert start(other, put(other, chat("a", "Hello"), **again), **again).id not in batches
+    assert start(other, put(other, chat("a", "Hello"), **TODAY), **TODAY).id not in batches
     assert count_rows(api.database, ApiFile) == 2
 
 
-def test_an_idempotency_key_of_an_expired_file_may_be_used_again(api: Api) -> None:
-    client, again = api.client("alice"), {"extra_headers": {"Idempotency-Key": "today"}}
-    first = put(client, chat("a", "Hello"), **again)
+def test_an_idempotency_key_of_an_expired_file_may_be_used_again(api: Api, client: openai.OpenAI) -> None:
+    first = put(client, chat("a", "Hello"), **TODAY)
     api.database.execute(update(ApiFile).values(expires_at=0.0))
-    second = put(client, chat("a", "Hello"), **again)
+    second = put(client, chat("a", "Hello"), **TODAY)
     assert second != first
-    assert put(client, chat("a", "Hello"), **again) == second
+    assert put(client, chat("a", "Hello"), **TODAY) == second
 
 
 @pytest.mark.both_stores
-def test_a_repeated_request_gets_its_batch_after_the_input_file_was_deleted(api: Api) -> None:
-    client, again = api.client("alice"), {"extra_headers": {"Idempotency-Key": "today"}}
+def test_a_repeated_request_gets_its_batch_after_the_input_file_was_deleted(api: Api, client: openai.OpenAI) -> None:
     file = put(client, "oops")
-    batch = start(client, file, **again)
+    batch = start(client, file, **TODAY)
     with api.clerk:
         wait(client, batch)
     client.files.delete(file)
-    assert start(client, file, **again).id == batch.id
+    assert start(client, file, **TODAY).id == batch.id
     with pytest.raises(openai.ConflictError):
-        start(client, file, metadata={"a": "b"}, **again)
+        start(client, file, metadata={"a": "b"}, **TODAY)
     with pytest.raises(openai.NotFoundError):
         start(client, file)
 
@@ -173,8 +174,8 @@ def test_a_key_has_limits_of_open_requests_and_of_bytes(api: Api) -> None:
         put(client, "x" * 1_900)
     assert "delete files" in refused.value.message
     assert count_rows(api.database, ApiFile) == 1
-    client, again = api.client("bob", max_bytes=200_000), {"extra_headers": {"Idempotency-Key": "today"}}
-    assert len({put(client, "x" * 190_000, **again) for _ in range(2)}) == 1
+    client = api.client("bob", max_bytes=200_000)
+    assert len({put(client, "x" * 190_000, **TODAY) for _ in range(2)}) == 1
 
 
 def test_writes_that_happen_twice_count_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,21 +188,18 @@ def test_writes_that_happen_twice_count_once(api: Api, monkeypatch: pytest.Monke
 
 
 def test_a_batch_may_have_exactly_as_many_lines_as_the_limits_say(api: Api) -> None:
-    lines = "".join(f"{json.dumps(chat(str(n), 'Hello'))}\n" for n in range(4))
-
     def begin(client: openai.OpenAI, text: str) -> int:
         return start(client, client.files.create(file=("a", text.encode()), purpose="batch").id).created_at
 
-    three = "".join(lines.splitlines(keepends=True)[:3])
+    three, four = (write_lines(*(chat(str(n), "Hello") for n in range(n_lines))) for n_lines in (3, 4))
     assert begin(api.client("alice", max_requests=3), three)
     assert begin(api.client("bob", max_requests=3), three.rstrip("\n"))
     with pytest.raises(openai.BadRequestError, match="has 4 lines, and a batch at most 3"):
-        begin(api.client("carol"), lines.rstrip("\n"))
+        begin(api.client("carol"), four.rstrip("\n"))
 
 
 @pytest.mark.both_stores
-def test_what_cannot_be_answered_says_what_to_do(api: Api) -> None:
-    client = api.client("alice")
+def test_what_cannot_be_answered_says_what_to_do(api: Api, client: openai.OpenAI) -> None:
     file, long = put(client, chat("a", "Hello")), put(client, *map(str, range(4)))
     good: dict[str, Any] = {"input_file_id": file, "endpoint": "/v1/embeddings", "completion_window": "24h"}
     wrong: dict[str, dict[str, Any]] = {
@@ -244,8 +242,7 @@ def test_what_cannot_be_answered_says_what_to_do(api: Api) -> None:
         stored_batches.delete_files(api.database, file)
 
 
-def test_a_body_that_is_too_long_is_refused_and_stored_nowhere(api: Api) -> None:
-    client = api.client("alice")
+def test_a_body_that_is_too_long_is_refused_and_stored_nowhere(api: Api, client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as refused:
         client.files.create(file=("a", bytes(4 * 10**6 + 2**17)), purpose="batch")
     assert refused.value.status_code == 413
