@@ -6,16 +6,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from docmill.features.migrating import stored_migrations, switching
 from docmill.features.migrating.plan import MigrationPlan, choose_step, make_spec, plan
 from docmill.features.migrating.switching import Survey, migrate
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Corpus
+from docmill.storage.core.lookups import find_corpus
 from docmill.storage.errors import StorageError
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.status import read_status
@@ -67,26 +65,25 @@ def run_as_scheduled(database: Database, settings: Settings, broker: Broker, hou
     return run.job_id
 
 
-def filled(database: Database, settings: Settings, outcomes: Any = embedded) -> SpecReplacement:
+def fill(database: Database, settings: Settings) -> SpecReplacement:
     """Begin a migration from null to null@9000, and compute its backfill."""
-    planned = to_null_9000(database, settings)
+    planned = plan_migration(database, settings)
     migration = stored_migrations.begin(database, planned.corpus_id, planned.old, planned.new)
     job = read(database, JobRequest("notes", migration.source, switching.requests_by_new(database, migration)), [])
     stored_migrations.note_job(database, migration.id, job.id)
-    finish(database, outcomes)
+    finish(database, embedded)
     return stored_migrations.reread(database, migration)
 
 
-def to_null_9000(database: Database, settings: Settings) -> MigrationPlan:
-    with database.read() as transaction:
-        corpus_id = transaction.execute(select(Corpus.id)).scalar_one()
+def plan_migration(database: Database, settings: Settings) -> MigrationPlan:
+    corpus_id = find_corpus(database, "notes")
     old = choose_step(database, corpus_id, "notes", "null")
     return plan(database, corpus_id, "notes", old, *make_spec(settings, old.spec, "null@9000", None, {}))
 
 
 def switch(database: Database, settings: Settings, most_lost: float) -> Survey:
     """Switch to null@9000, of which nothing is missing."""
-    return migrate(settings, database, to_null_9000(database, settings), (), most_lost, Listener())[1]
+    return migrate(settings, database, plan_migration(database, settings), (), most_lost, Listener())[1]
 
 
 def test_scheduled_runs_compute_the_old_model_until_the_switch_and_then_the_new_one(
@@ -98,12 +95,12 @@ def test_scheduled_runs_compute_the_old_model_until_the_switch_and_then_the_new_
     views.make(database, "nightly", "notes", requests_of(settings, parse(PIPELINE, file)))
     first = run_as_scheduled(database, settings, broker, 1)
     old = read_status(database, first).spec
-    migration = filled(database, settings)
+    migration = fill(database, settings)
     assert migration.new.params == old.params, "the options are those of the old job"
     write(tmp_path, 4)
     assert read_status(database, run_as_scheduled(database, settings, broker, 2)).spec == old
     assert switching.survey_documents(database, migration).missing == 1
-    filled(database, settings)
+    fill(database, settings)
     assert switch(database, settings, 0.0).documents == 4
     write(tmp_path, 5)
     third = run_as_scheduled(database, settings, broker, 3)
@@ -126,7 +123,7 @@ def test_a_migration_to_a_model_whose_risk_nobody_fitted_is_refused_while_it_is_
     escalation = EscalationRequest(replace(step.spec, model="null@5000"), Doubt.parse(["risk>0.5"]))
     read(database, JobRequest("notes", "b.jsonl", (replace(step, escalation=escalation),)), numbered(2))
     with pytest.raises(StorageError, match=r"no risk was fitted for the outputs of .*null@9000"):
-        to_null_9000(database, settings)
+        plan_migration(database, settings)
 
 
 @pytest.fixture
@@ -140,11 +137,10 @@ def test_an_index_of_the_old_vectors_brings_one_of_the_new(
     with_pgvector: Database, settings: Settings, tmp_path: Path
 ) -> None:
     database = with_pgvector
-
     steps = requests_of(settings, parse(PIPELINE, tmp_path / "nightly.toml"))
     read(database, JobRequest("notes", "a.jsonl", steps), numbered(5))
     finish(database, embedded)
-    migration = filled(database, settings)
+    migration = fill(database, settings)
     pgvector_index.add(database, migration.old_spec_id)
     assert switch(database, settings, 0.0).documents == 5
     of = {index.spec_id: index.vectors for index in pgvector_index.list_indexes(database)}

@@ -13,6 +13,7 @@ from docmill.features.migrating import stored_migrations, switching
 from docmill.features.migrating.switching import Survey, TooManyLost
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import find_corpus
 from docmill.storage.core.schema import Step
 from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.deletion import gc, needed, removal
@@ -32,23 +33,19 @@ STEPS = (StepRequest("meaning", EMBED),)
 VIEWS = {"nightly": STEPS}
 
 
-def embed(database: Database, texts: Sequence[Any], spec: Spec = EMBED, source: str = "a.jsonl") -> int:
-    job = read(database, request(source, spec=spec), texts)
+def embed(database: Database, texts: Sequence[Any], spec: Spec = EMBED) -> None:
+    read(database, request(spec=spec), texts)
     finish(database, embedded)
-    return job.id
 
 
-def begun(database: Database, old: Spec = EMBED, new: Spec = NEW) -> SpecReplacement:
-    corpus_id = replacements_of(database)[0]
+def begin(database: Database, old: Spec = EMBED, new: Spec = NEW) -> SpecReplacement:
+    corpus_id = find_corpus(database, "books")
     replaceable = next(step for step in stored_migrations.replaceable_steps(database, corpus_id) if step.spec == old)
     return stored_migrations.begin(database, corpus_id, replaceable, new)
 
 
-def replacements_of(database: Database) -> tuple[int, list[SpecReplacement]]:
-    with database.read() as transaction:
-        corpus_id = transaction.scalar(text("SELECT id FROM corpus WHERE name = 'books'"))
-    assert corpus_id is not None
-    return corpus_id, stored_migrations.list_all(database, corpus_id)
+def read_replacements(database: Database) -> list[SpecReplacement]:
+    return stored_migrations.list_all(database, find_corpus(database, "books"))
 
 
 def backfill(database: Database, migration: SpecReplacement, outcomes: Any = embedded) -> None:
@@ -56,15 +53,15 @@ def backfill(database: Database, migration: SpecReplacement, outcomes: Any = emb
     finish(database, outcomes)
 
 
-def migrated(database: Database, old: Spec = EMBED, new: Spec = NEW) -> SpecReplacement:
-    migration = begun(database, old, new)
+def migrate(database: Database, old: Spec = EMBED, new: Spec = NEW) -> SpecReplacement:
+    migration = begin(database, old, new)
     backfill(database, migration)
     assert switching.switch(database, migration, switching.survey_documents(database, migration), {}, 0.0) is not None
     return migration
 
 
-def by(database: Database) -> Spec:
-    """The spec by which a search answers."""
+def read_answering_spec(database: Database) -> Spec:
+    """Return the spec by which a search answers."""
     return choose(database, ["books"]).spec
 
 
@@ -72,11 +69,11 @@ def test_the_old_spec_answers_until_the_switch_and_the_new_one_even_for_later_jo
     database: Database,
 ) -> None:
     embed(database, numbered(5))
-    migration = begun(database)
+    migration = begin(database)
     backfill(database, migration)
-    assert by(database) == EMBED
+    assert read_answering_spec(database) == EMBED
     embed(database, [*numbered(5), ("more", "more")])
-    assert by(database) == EMBED
+    assert read_answering_spec(database) == EMBED
     survey = switching.survey_documents(database, migration)
     assert survey == Survey(documents=6, missing=1, lost=1, last=survey.last)
     assert switching.switch(database, migration, survey, {}, 0.0) is None, "a document came meanwhile"
@@ -84,16 +81,16 @@ def test_the_old_spec_answers_until_the_switch_and_the_new_one_even_for_later_jo
     counted = switching.switch(database, migration, switching.survey_documents(database, migration), {}, 0.0)
     assert counted is not None
     assert (counted.documents, counted.missing) == (6, 0)
-    assert by(database) == NEW
+    assert read_answering_spec(database) == NEW
     embed(database, [*numbered(5), ("last", "last")])  # a schedule that nobody changed
-    assert by(database) == NEW
+    assert read_answering_spec(database) == NEW
     job = choose(database, ["books"], job_id=1)
     assert job.spec == EMBED, "a job that is named is itself"
 
 
 def test_a_switch_that_loses_results_is_refused_with_the_number_and_the_way_on(database: Database) -> None:
     embed(database, numbered(4))
-    migration = begun(database)
+    migration = begin(database)
 
     def one_fails(claim: Claim) -> list[Outcome]:
         return [*failed(claim)[:1], *embedded(claim)[1:]]
@@ -105,9 +102,9 @@ def test_a_switch_that_loses_results_is_refused_with_the_number_and_the_way_on(d
         switching.switch(database, migration, survey, {}, 20.0)
     with pytest.raises(TooManyLost, match=r"200 of 200 documents would lose their result \(100 %\)"):
         switching.switch(database, migration, Survey(documents=200, lost=200, last=survey.last), {}, 20.0)
-    assert by(database) == EMBED
+    assert read_answering_spec(database) == EMBED
     assert switching.switch(database, migration, survey, {}, 25.26) is not None
-    assert by(database) == NEW
+    assert read_answering_spec(database) == NEW
 
 
 def test_the_view_switches_in_the_same_transaction_and_back(
@@ -115,7 +112,7 @@ def test_the_view_switches_in_the_same_transaction_and_back(
 ) -> None:
     embed(database, numbered(3))
     views.make(database, "nightly", "books", STEPS)
-    migration = begun(database)
+    migration = begin(database)
 
     def vectors() -> list[bytes]:
         with database.read() as transaction:
@@ -135,54 +132,54 @@ def test_the_view_switches_in_the_same_transaction_and_back(
         patched.setattr(fault_points, "reach", fall)
         with pytest.raises(ZeroDivisionError):
             switching.switch(database, migration, survey, VIEWS, 0.0)
-    assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
+    assert (read_answering_spec(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
     switched = [switching.switch(database, migration, survey, VIEWS, 0.0) for _ in range(2)]
     assert switched == [survey, survey]
-    assert (by(database), {*vectors()}) == (NEW, {b"\0\0\0@"})
-    last = switching.last_switched(replacements_of(database)[1], "books")
+    assert (read_answering_spec(database), {*vectors()}) == (NEW, {b"\0\0\0@"})
+    last = switching.last_switched(read_replacements(database), "books")
     assert switching.undo(database, last, VIEWS)
-    assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
+    assert (read_answering_spec(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
     assert switching.undo(database, last, VIEWS)  # again, if the answer of the commit was lost
     with pytest.raises(StorageError, match="of the corpus books was switched, so there is nothing to take back"):
-        switching.last_switched(replacements_of(database)[1], "books")
+        switching.last_switched(read_replacements(database), "books")
 
 
 def test_migrations_follow_one_another_and_return_to_the_first_model(database: Database) -> None:
     embed(database, numbered(3))
-    migrated(database)
-    migrated(database, NEW, THIRD)
-    assert by(database) == THIRD
+    migrate(database)
+    migrate(database, NEW, THIRD)
+    assert read_answering_spec(database) == THIRD
     [substitute] = replacements.substitute_specs(database, "books", [StepRequest("meaning", EMBED)])
     assert substitute.spec == THIRD
-    assert by(database) == THIRD
-    migrated(database, THIRD, EMBED)
-    assert by(database) == EMBED
+    assert read_answering_spec(database) == THIRD
+    migrate(database, THIRD, EMBED)
+    assert read_answering_spec(database) == EMBED
     [substitute] = replacements.substitute_specs(database, "books", [StepRequest("meaning", NEW)])
     assert substitute.spec == EMBED
-    standing = replacements.specs_in_force(replacements_of(database)[1])
+    standing = replacements.specs_in_force(read_replacements(database))
     assert standing == {NEW: EMBED, THIRD: EMBED}, "it is replaced no more"
 
 
 def test_a_cancelled_migration_leaves_the_old_spec_and_a_later_job_by_hand_counts(database: Database) -> None:
     embed(database, numbered(3))
-    migration = begun(database)
+    migration = begin(database)
     with pytest.raises(StorageError, match="is being migrated from minilm to e5"):
-        begun(database, new=THIRD)
+        begin(database, new=THIRD)
     backfill(database, migration)
     assert stored_migrations.cancel(database, migration.id)
     assert stored_migrations.cancel(database, migration.id)
     assert not switching.undo(database, migration, {})
-    assert by(database) == EMBED
+    assert read_answering_spec(database) == EMBED
     survey = switching.survey_documents(database, migration)
     with pytest.raises(StorageError, match="was cancelled meanwhile"):
         switching.switch(database, migration, survey, {}, 0.0)
     embed(database, numbered(3), NEW)
-    assert by(database) == NEW
+    assert read_answering_spec(database) == NEW
 
 
 def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_removed(database: Database) -> None:
     embed(database, numbered(3))
-    migration = migrated(database)
+    migration = migrate(database)
     assert needed.replaced_specs(database, 3_600.0)[0] == ()
     read(database, request("b.jsonl", corpus="films", spec=EMBED), [("f", "film")])
     assert "films" in needed.replaced_specs(database, 0.0)[1][0]
@@ -192,9 +189,9 @@ def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_remove
     assert going == (migration.old_spec_id,)
     assert needed.note_dropped(database, going, 0.0) == going
     assert gc.drop(database, spec_ids=going).outcomes == 3
-    assert by(database) == NEW
+    assert read_answering_spec(database) == NEW
     with pytest.raises(StorageError, match="`docmill gc` removed the results of minilm"):
-        switching.last_switched(replacements_of(database)[1], "books")
+        switching.last_switched(read_replacements(database), "books")
     removal.remove_corpus(database, "books")
 
 
@@ -206,7 +203,7 @@ def drop_replaced(database: Database) -> None:
 
 def test_search_offers_no_spec_whose_vectors_were_dropped_until_a_job_computes_it_again(database: Database) -> None:
     embed(database, numbered(3))
-    migrated(database)
+    migrate(database)
     assert choose(database, ["books"]).others == (f"job 1, {EMBED}",)
     drop_replaced(database)
     assert choose(database, ["books"]).others == ()
@@ -225,16 +222,16 @@ def test_search_offers_no_spec_whose_vectors_were_dropped_until_a_job_computes_i
 
 def test_a_spec_that_answers_again_since_it_was_to_be_removed_stays(database: Database) -> None:
     embed(database, numbered(3))
-    migration = migrated(database)
+    migration = migrate(database)
     going, _ = needed.replaced_specs(database, 0.0)
     assert switching.undo(database, migration, {})
     assert needed.note_dropped(database, going, 0.0) == ()
-    assert by(database) == EMBED
+    assert read_answering_spec(database) == EMBED
 
 
 def test_a_migration_outlives_the_old_job_whose_steps_its_backfill_has(database: Database) -> None:
     embed(database, numbered(3))
-    migration = begun(database)
+    migration = begin(database)
     backfill(database, migration)
     forgotten = delete(Step).where(Step.job_id == migration.old_job_id)
     database.write(lambda transaction: transaction.execute(forgotten))
@@ -256,7 +253,7 @@ def test_an_escalation_that_would_compute_other_prompts_is_left_out_of_the_steps
     assert replacements.with_specs(steps, {old: new}) == (dataclasses.replace(steps[0], spec=new),)
     read(database, JobRequest("books", "a.jsonl", steps), numbered(3))
     finish(database)
-    migration = begun(database, old, unlike)
+    migration = begin(database, old, unlike)
     backfill(database, migration, done)
     assert switching.requests_by_new(database, migration) == (StepRequest("english", unlike),)
     survey = switching.survey_documents(database, migration)
@@ -273,7 +270,7 @@ def test_a_middle_step_is_migrated_with_the_steps_that_read_it(database: Databas
         return embedded(claim)
 
     finish(database, both)
-    migration = begun(database, COPY, dataclasses.replace(COPY, model="copier-2"))
+    migration = begin(database, COPY, dataclasses.replace(COPY, model="copier-2"))
     survey = switching.survey_documents(database, migration)
     assert (survey.documents, survey.missing) == (3, 3)
     backfill(database, migration, lambda claim: both(claim, "new"))
