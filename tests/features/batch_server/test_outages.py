@@ -47,7 +47,7 @@ MIDDLES = pytest.mark.parametrize(
 
 
 @contextmanager
-def serving(fleet: Fleet) -> Iterator[openai.OpenAI]:
+def serve(fleet: Fleet) -> Iterator[openai.OpenAI]:
     """Run `docmill serve` for the length of the block, and give a client with a key of its own."""
     key = fleet("keys", "add", "alice").stdout.strip()
     process = fleet.start("serve", "--model", "hosted=null", "--port", "0")
@@ -127,7 +127,7 @@ def test_a_database_that_is_killed_in_the_middle_of_a_batch_costs_no_answer(
 ) -> None:
     """Its clients get errors that OpenAI's client tries again. In a long outage the server gives up for a while."""
     fleet = Fleet(tmp_path, restartable, redis_url)
-    with serving(fleet) as alice, fleet.worker(), ThreadPoolExecutor() as pool:
+    with serve(fleet) as alice, fleet.worker(), ThreadPoolExecutor() as pool:
         patient, file_id = alice.with_options(max_retries=20), put(alice, *LINES)
         with in_the_middle(fleet, alice, file_id, status, table) as batch, Polling(alice, batch) as polling:
             own_postgres.kill()
@@ -152,7 +152,7 @@ def test_a_queue_that_is_killed_in_the_middle_of_a_batch_is_not_noticed_by_its_c
     own_redis: RedisServer, restartable: Database, tmp_path: Path, status: str, table: str
 ) -> None:
     fleet = Fleet(tmp_path, restartable, own_redis.url)
-    with serving(fleet) as alice, fleet.worker():
+    with serve(fleet) as alice, fleet.worker():
         with in_the_middle(fleet, alice, put(alice, *LINES), status, table) as batch:
             own_redis.kill()
             with Polling(alice, batch) as polling:
@@ -171,7 +171,7 @@ def test_a_download_breaks_off_when_the_database_is_killed_and_the_next_one_has_
 ) -> None:
     fleet = Fleet(tmp_path, restartable, redis_url)
     content = random.Random(1).randbytes(4 * LARGEST_SEND_BUFFER)
-    with serving(fleet) as alice:
+    with serve(fleet) as alice:
         output = FileWriter(fleet.database, "alice", "out.jsonl", OUTPUT)
         output.write(content)
         output.flush()

@@ -16,7 +16,7 @@ from docmill.storage.deletion import gc, removal
 from tests.storage.builders import COPY, EMBED, done, embedded, finish, numbered, read, request
 
 
-def compared(database: Database, spec: Spec) -> JobComparison:
+def compare_jobs(database: Database, spec: Spec) -> JobComparison:
     """Return the comparison of two jobs over two documents, with both as samples."""
     outcomes: Any = [embedded, embedded] if spec is EMBED else [partial(done, text=text) for text in ("a", "b")]
     sides = []
@@ -31,7 +31,7 @@ def compared(database: Database, spec: Spec) -> JobComparison:
 def test_documents_that_are_removed_while_jobs_are_compared_lack_their_texts_and_ids(
     sqlite: Database, spec: Spec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    comparison = compared(sqlite, spec)
+    comparison = compare_jobs(sqlite, spec)
     comparison.neighborhoods = [replace(near, b=()) for near in comparison.neighborhoods]
     before = comparison_as_json(comparison, sqlite)["samples"]
     removal.remove_documents(sqlite, "books", ["k1"])

@@ -37,14 +37,14 @@ def cut(spec: Spec, text: str) -> tuple[list[ReadWindow], Traits]:
     return [ReadWindow(0, len(text), 1, f"{spec.model} reads {text}", part=False)], Traits()
 
 
-def explained(provenance: Provenance = PROVENANCE, **step: object) -> Explanation:
+def explain_step(provenance: Provenance = PROVENANCE, **step: object) -> Explanation:
     """Return the explanation with other values of the last step."""
     way = (*provenance.way[:-1], replace(provenance.step, **step))  # type: ignore[arg-type]
     return explain(replace(provenance, way=way), cut)
 
 
 def test_a_result_has_its_flags_with_their_meanings_and_the_windows_of_what_was_computed() -> None:
-    explanation = explained(content="a prompt")
+    explanation = explain_step(content="a prompt")
     assert (explanation.state, explanation.said) == ("done", None)
     assert [window.prompt for window in explanation.windows] == ["synopsis reads a prompt"]
     assert explanation.flags == (
@@ -68,7 +68,7 @@ def test_a_text_that_cannot_be_cut_here_has_the_reason_and_no_windows() -> None:
 )
 def test_a_failure_has_its_reason_and_what_a_retry_does(reason_class: str | None, says: str) -> None:
     failed = replace(DONE, status="failed", reason="it would not", reason_class=reason_class, output={}, flags=())
-    explanation = explained(outcome=failed)
+    explanation = explain_step(outcome=failed)
     assert explanation.state == "failed"
     assert explanation.said is not None
     assert explanation.said.startswith("it would not")
@@ -76,12 +76,12 @@ def test_a_failure_has_its_reason_and_what_a_retry_does(reason_class: str | None
 
 
 def test_what_has_no_outcome_says_why() -> None:
-    assert explained(outcome=None).said == "It is not computed yet. `docmill status 7` says how the job stands."
-    cancelled = explained(replace(PROVENANCE, state="cancelled"), outcome=None)
+    assert explain_step(outcome=None).said == "It is not computed yet. `docmill status 7` says how the job stands."
+    cancelled = explain_step(replace(PROVENANCE, state="cancelled"), outcome=None)
     assert cancelled.said == "It was not computed: the job was cancelled. Run its source again to compute it."
-    left_out = explained(replace(PROVENANCE, left_out="a repeat of j"), outcome=None, content=None)
+    left_out = explain_step(replace(PROVENANCE, left_out="a repeat of j"), outcome=None, content=None)
     assert (left_out.state, "It is a repeat of j, and the step" in (left_out.said or "")) == ("left out", True)
-    removed = explained(outcome=None, removed=True)
+    removed = explain_step(outcome=None, removed=True)
     assert (removed.state, "a.jsonl again" in (removed.said or "")) == ("removed", True)
 
 

@@ -71,7 +71,7 @@ NAMES = {
 }
 
 
-def parsed(text: str) -> dict[tuple[str, ...], float]:
+def parse_samples(text: str) -> dict[tuple[str, ...], float]:
     """Return the samples of an exposition by name and label values, these in the order of their names."""
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
@@ -98,7 +98,7 @@ def test_each_metric_has_the_name_and_the_labels_of_the_page_and_help() -> None:
 
 
 def test_the_values_are_those_of_the_store() -> None:
-    samples = parsed(write_exposition(collector()))
+    samples = parse_samples(write_exposition(collector()))
     assert samples["docmill_jobs", "running"] == 2
     assert samples["docmill_shards", "embed", "planned"] == 40
     assert samples["docmill_texts_per_second", "embed", "failed"] == 0.5
@@ -119,9 +119,9 @@ def test_a_schedule_that_no_worker_looks_at_is_late_too() -> None:
     looked_at, due_at = 1_700_000_000.0, 1_700_000_040.0  # the first whole minute after it
     waits = PipelineState("nightly", None, failed=False, late_s=0.0, schedule=schedule, looked_at=looked_at)
     late = FleetCollector(lambda: replace(FLEET, at=due_at + 300, pipelines=(waits,)))
-    assert parsed(write_exposition(late))["docmill_pipeline_late_seconds", "nightly"] == pytest.approx(300)
+    assert parse_samples(write_exposition(late))["docmill_pipeline_late_seconds", "nightly"] == pytest.approx(300)
     on_time = FleetCollector(lambda: replace(FLEET, at=due_at - 1, pipelines=(waits,)))
-    assert parsed(write_exposition(on_time))["docmill_pipeline_late_seconds", "nightly"] == 0
+    assert parse_samples(write_exposition(on_time))["docmill_pipeline_late_seconds", "nightly"] == 0
 
 
 def test_a_database_or_a_queue_that_is_away_is_a_metric() -> None:
@@ -131,7 +131,7 @@ def test_a_database_or_a_queue_that_is_away_is_a_metric() -> None:
     def silent() -> dict[str, int]:
         raise BrokerUnreachable
 
-    samples = parsed(write_exposition(FleetCollector(away, silent)))
+    samples = parse_samples(write_exposition(FleetCollector(away, silent)))
     assert (samples["docmill_database_up",], samples["docmill_queue_up",]) == (0, 0)
     assert not any(key[0] in {"docmill_jobs", "docmill_queue_messages"} for key in samples)
 
@@ -143,7 +143,7 @@ def test_the_command_serves_until_it_is_stopped_and_then_ends_well(tmp_path: Pat
         assert command.stderr is not None
         url = command.stderr.readline().split()[1]
         with urllib.request.urlopen(url, timeout=60) as answer:
-            samples = parsed(answer.read().decode())
+            samples = parse_samples(answer.read().decode())
         command.terminate()
         assert command.stderr.read() == ""
     assert command.returncode == 0

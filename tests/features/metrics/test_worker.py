@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "monitoring.md"
 ORDER = ("device", "kind", "status", "reason", "flag", "end", "direction")
 
 
-def samples(work: WorkByDevice) -> dict[tuple[str, ...], float]:
+def read_samples(work: WorkByDevice) -> dict[tuple[str, ...], float]:
     return {
         (sample.name, *(sample.labels[label] for label in ORDER if label in sample.labels)): sample.value
         for family in text_string_to_metric_families(write_exposition(WorkerCollector(work)))
@@ -37,7 +37,7 @@ def test_outcomes_count_by_status_reason_and_flag() -> None:
     tally.add("leases_lost")
     work = WorkByDevice()
     work.report("cpu", tally.counts(), {})
-    values = samples(work)
+    values = read_samples(work)
     assert values["docmill_worker_texts_total", "cpu", "translate", "done"] == 3
     assert values["docmill_worker_texts_total", "cpu", "translate", "failed"] == 1
     assert values["docmill_worker_failures_total", "cpu", "translate", "document"] == 1
@@ -51,9 +51,9 @@ def test_a_counter_goes_on_when_another_process_takes_the_place_of_one_that_died
     work.report("cuda:0", of_device(counters, 3.0), {})
     work.report("cuda:1", of_device(Counters(batches=1), 1.0), {})
     work.ended("cuda:0")
-    assert samples(work)["docmill_worker_batches_total", "cuda:0"] == 4
+    assert read_samples(work)["docmill_worker_batches_total", "cuda:0"] == 4
     work.report("cuda:0", of_device(Counters(batches=2, tokens_in=50), 1.0), {})
-    values = samples(work)
+    values = read_samples(work)
     assert values["docmill_worker_batches_total", "cuda:0"] == 6
     assert values["docmill_worker_tokens_total", "cuda:0", "in"] == 150
     assert values["docmill_worker_padded_tokens_total", "cuda:0"] == 120
@@ -67,14 +67,14 @@ def test_the_memory_of_a_device_process_is_told_until_it_ends() -> None:
     work = WorkByDevice()
     work.report("cpu", {}, of_memory(Memory(used=3_000, reserved=None, resident=3_000)))
     work.report("cuda:0", {}, of_memory(Memory(used=500, reserved=800, resident=2_000)))
-    values = samples(work)
+    values = read_samples(work)
     assert values["docmill_worker_device_memory_used_bytes", "cpu"] == 3_000
     assert ("docmill_worker_device_memory_reserved_bytes", "cpu") not in values
     assert values["docmill_worker_device_memory_used_bytes", "cuda:0"] == 500
     assert values["docmill_worker_device_memory_reserved_bytes", "cuda:0"] == 800
     assert values["docmill_worker_resident_memory_bytes", "cuda:0"] == 2_000
     work.ended("cuda:0")
-    assert {key for key in samples(work) if key[0].endswith("_bytes")} == {
+    assert {key for key in read_samples(work) if key[0].endswith("_bytes")} == {
         ("docmill_worker_device_memory_used_bytes", "cpu"),
         ("docmill_worker_resident_memory_bytes", "cpu"),
     }

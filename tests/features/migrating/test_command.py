@@ -36,7 +36,7 @@ model = "null"
 TO_9000 = ("migrate", "run", "tickets", "--from", "null", "--to", "null@9000")
 
 
-def searched(docmill: Docmill) -> tuple[str, set[str]]:
+def search(docmill: Docmill) -> tuple[str, set[str]]:
     """Return the model by which a search answers, and the documents that it finds."""
     result = docmill("search", "tickets", "login data", "--no-passages", "--json")
     model, *_others = re.findall(r"embed with (null\S*)@", result.stderr)
@@ -61,7 +61,7 @@ def test_search_and_runs_of_pipelines_change_to_the_new_model_and_back(
 
     done = embedded.json(*TO_9000, "--yes")
     assert (done["state"], done["answers"], done["documents"], done["lost"]) == ("switched", "null@9000", 3, 0)
-    assert searched(embedded) == ("null@9000", {"t1", "t2", "t3"})
+    assert search(embedded) == ("null@9000", {"t1", "t2", "t3"})
     job = embedded.json("status", done["job"])
     assert job["priority"] < 0
     assert job["migration"] == "the backfill from null to null@9000: switched"
@@ -71,13 +71,13 @@ def test_search_and_runs_of_pipelines_change_to_the_new_model_and_back(
     write_corpus([*TEXTS, {"id": "t4", "text": "My login does not work any more."}])
     messages = embedded("pipeline", "run", "nightly.toml").stderr
     assert "Step meaning: the corpus was migrated; null@9000 replaces null." in messages
-    assert searched(embedded) == ("null@9000", {"t1", "t2", "t3", "t4"})
+    assert search(embedded) == ("null@9000", {"t1", "t2", "t3", "t4"})
     assert embedded("results", "tickets").stdout == embedded("results", 3).stdout
     again = embedded(*TO_9000).stderr
     assert "was switched to null@9000 before" in again
     assert "1 of 4 documents have no result of null" in embedded("migrate", "back", "tickets", code=2).stderr
     embedded("migrate", "back", "tickets", "--yes")
-    assert searched(embedded)[0] == "null"
+    assert search(embedded)[0] == "null"
     assert "nothing to take back" in embedded("migrate", "back", "tickets", code=2).stderr
 
 

@@ -22,19 +22,19 @@ N = 600  # three shards
 MIGRATE = ("migrate", "run", "notes", "--from", OLD, "--to", NEW, "--yes")
 
 
-def answers(database: Database) -> str:
+def read_answering_model(database: Database) -> str:
     """Return the model by which a search answers."""
     return choose(database, ["notes"]).spec.model
 
 
-def computed(database: Database) -> int:
+def count_computed(database: Database) -> int:
     """Return the number of texts with an outcome by the new model."""
     with database.read() as transaction:
         of_new = select(OutcomeRow.content_id).join(SpecRow, SpecRow.id == OutcomeRow.spec_id)
         return len(transaction.scalars(of_new.where(SpecRow.model == NEW)).all())
 
 
-def killed_at(fleet: Fleet, point: str) -> None:
+def kill_at(fleet: Fleet, point: str) -> None:
     fleet.environment[FAULT] = f"{point}:kill"
     (fleet.folder / "home" / STRUCK).unlink(missing_ok=True)
     process = fleet.start(*MIGRATE)
@@ -51,30 +51,30 @@ def test_a_migration_killed_at_each_stage_answers_by_the_old_model_until_the_swi
     fleet.corpus(numbered(N), "corpus-0.jsonl")
     fleet.enqueued(Request(source=str(fleet.folder / "corpus-0.jsonl"), task="embed", model=OLD, corpus="notes"))
     fleet("run", "embed", "corpus-0.jsonl", "--model", OLD, "--corpus", "notes")
-    assert answers(database) == OLD
+    assert read_answering_model(database) == OLD
 
     for point in ("migration", "backfill", "swept"):
-        killed_at(fleet, point)
-        assert answers(database) == OLD, point
-        assert computed(database) == 0
+        kill_at(fleet, point)
+        assert read_answering_model(database) == OLD, point
+        assert count_computed(database) == 0
 
     process = fleet.start(*MIGRATE)
-    until(lambda: computed(database) > 0, "a part is computed")
+    until(lambda: count_computed(database) > 0, "a part is computed")
     kill_group(process)
-    assert 0 < computed(database) < N, "it was killed while it computed"
-    assert answers(database) == OLD
+    assert 0 < count_computed(database) < N, "it was killed while it computed"
+    assert read_answering_model(database) == OLD
 
     for point in ("filled", "switching"):
-        killed_at(fleet, point)
-        assert computed(database) == N
-        assert answers(database) == OLD, point
+        kill_at(fleet, point)
+        assert count_computed(database) == N
+        assert read_answering_model(database) == OLD, point
 
-    killed_at(fleet, "switched")
-    assert answers(database) == NEW
+    kill_at(fleet, "switched")
+    assert read_answering_model(database) == NEW
 
     result = fleet(*MIGRATE)
     assert f"{NEW} answers for notes now" in result.stdout
-    assert answers(database) == NEW
+    assert read_answering_model(database) == NEW
     shards = fleet.shards(Shard.spec_id, Shard.state, Shard.contents)
     held = Counter(
         (row.spec_id, content_id) for row in shards if row.state != "split" for content_id in unpack(row.contents)

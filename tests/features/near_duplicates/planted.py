@@ -12,7 +12,7 @@ from tests.storage.builders import Text
 from tests.worker.harness import EXAMPLES
 
 
-def edited(text: str, share: float, chance: random.Random) -> str:
+def edit(text: str, share: float, chance: random.Random) -> str:
     """Return a text of which a share of the words was replaced, dropped or doubled."""
     words = text.split()
     for place in sorted(chance.sample(range(len(words)), max(1, round(share * len(words)))), reverse=True):
@@ -28,11 +28,11 @@ def corpus(n: int, seed: int = 1) -> list[Text]:
         for record in [json.loads(line) for line in lines][:n]:
             texts.append((record["id"], record["text"]))
             for share in (0.01, 0.05, 0.1, 0.2):
-                texts.append((f"{record['id']}~{share}", edited(record["text"], share, chance)))
+                texts.append((f"{record['id']}~{share}", edit(record["text"], share, chance)))
     return texts
 
 
-def similar(texts: list[Text], method: ByText) -> Iterator[tuple[str, str]]:
+def find_similar(texts: list[Text], method: ByText) -> Iterator[tuple[str, str]]:
     """Yield all pairs of ids whose texts are near duplicates, by comparing every pair."""
     sets = [(key, method.shingles(text)) for key, text in texts]
     for (key, ours), (other, theirs) in combinations(sets, 2):
@@ -40,7 +40,7 @@ def similar(texts: list[Text], method: ByText) -> Iterator[tuple[str, str]]:
             yield key, other
 
 
-def clusters(texts: list[Text], pairs: list[tuple[str, str]]) -> set[frozenset[str]]:
+def find_clusters(texts: list[Text], pairs: list[tuple[str, str]]) -> set[frozenset[str]]:
     """Return the connected components of two ids or more."""
     of = {key: {key} for key, _ in texts}
     for key, other in pairs:

@@ -37,7 +37,7 @@ STEPS = (
 )
 
 
-def into(database: Database, job_request: JobRequest, texts: list[Text], size: int = 2) -> OpenJob:
+def read_into(database: Database, job_request: JobRequest, texts: list[Text], size: int = 2) -> OpenJob:
     """Read a source into a job as `worker.submit.enqueue` does: near duplicates are found when it was read."""
     job = jobs.open_job(database, job_request)
     for chunk in chunks(texts, size):
@@ -50,7 +50,7 @@ def deduplicate(database: Database, job: OpenJob) -> None:
     clusters.find(database, job.corpus_id, ByText())
 
 
-def computed(database: Database, job: OpenJob, step: str) -> list[str]:
+def list_computed(database: Database, job: OpenJob, step: str) -> list[str]:
     return sorted(result["id"] for result in results(database, job.id, step=step))
 
 
@@ -59,21 +59,21 @@ def test_pages_of_failures_and_flags_show_no_document_that_is_left_out(database:
         return {result["id"] for result in flagged_page(database, job.id)[0]}
 
     everything = request(spec=TRANSLATE)
-    first = into(database, everything, TEXTS)
+    first = read_into(database, everything, TEXTS)
     finish(database, Flagger(database, doubtful="").outcomes)
-    job = into(database, replace(everything, steps=(StepRequest("english", TRANSLATE, leaves_out=KIND),)), TEXTS)
-    assert computed(database, job, "english") == ["a", "b", "e"]
+    job = read_into(database, replace(everything, steps=(StepRequest("english", TRANSLATE, leaves_out=KIND),)), TEXTS)
+    assert list_computed(database, job, "english") == ["a", "b", "e"]
     assert "c" in shown(first)
     assert shown(job) <= {"a", "b", "e"}
 
 
 def test_a_step_reads_only_first_documents_and_the_steps_behind_it_too(database: Database) -> None:
     flagger = Flagger(database, doubtful="")
-    job = into(database, pipeline(steps=STEPS), TEXTS)
+    job = read_into(database, pipeline(steps=STEPS), TEXTS)
     finish(database, flagger.outcomes)
     assert flagger.of("translate") == {BASE, "another text", "the last text"}
     assert flagger.of("summarize") == {text for _, text in TEXTS}
-    assert {step: computed(database, job, step) for step in ("english", "vector", "line")} == {
+    assert {step: list_computed(database, job, step) for step in ("english", "vector", "line")} == {
         "english": ["a", "b", "e"],
         "vector": ["a", "b", "e"],
         "line": ["a", "b", "c", "d", "e"],
@@ -92,10 +92,10 @@ def test_a_step_reads_only_first_documents_and_the_steps_behind_it_too(database:
 
 def test_a_done_job_stays_done_when_its_source_is_read_again_and_brings_nothing(database: Database) -> None:
     job_request = replace(pipeline(steps=STEPS), key=IdempotencyKey("press", {}))
-    job = into(database, job_request, TEXTS)
+    job = read_into(database, job_request, TEXTS)
     finish(database, Flagger(database, doubtful="").outcomes)
     before = read_status(database, job.id)
-    again = into(database, job_request, TEXTS)
+    again = read_into(database, job_request, TEXTS)
     assert (again.id, again.adopted) == (job.id, True)
     after = read_status(database, job.id)
     assert (before.state, after.state) == ("done", "done")
@@ -105,10 +105,10 @@ def test_a_done_job_stays_done_when_its_source_is_read_again_and_brings_nothing(
 
 def test_a_done_job_that_is_read_again_computes_the_documents_that_become_first(database: Database) -> None:
     job_request = replace(pipeline(steps=STEPS[:1]), key=IdempotencyKey("press", {}))
-    job = into(database, job_request, TEXTS)
+    job = read_into(database, job_request, TEXTS)
     finish(database, Flagger(database, doubtful="").outcomes)
     read(database, JobRequest("books", "other", pipeline(steps=STEPS[2:]).steps), [("a", "a new text")])
-    into(database, job_request, TEXTS[1:])
+    read_into(database, job_request, TEXTS[1:])
     assert read_status(database, job.id).state == "running"
     flagger = Flagger(database, doubtful="")
     work(database, flagger.outcomes)
@@ -120,13 +120,13 @@ def test_a_done_job_that_is_read_again_computes_the_documents_that_become_first(
 def test_when_the_first_has_another_text_the_next_one_is_read(database: Database) -> None:
     flagger = Flagger(database, doubtful="")
     job_request = pipeline(steps=STEPS[:1])
-    into(database, job_request, TEXTS)
+    read_into(database, job_request, TEXTS)
     finish(database, flagger.outcomes)
     flagger.computed.clear()
-    job = into(database, job_request, [("a", "changed"), *TEXTS[1:]])
+    job = read_into(database, job_request, [("a", "changed"), *TEXTS[1:]])
     work(database, flagger.outcomes)
     assert {text for _, text in flagger.computed} == {"changed", f"{BASE} fifteen"}
-    assert computed(database, job, "english") == ["a", "b", "c", "e"]
+    assert list_computed(database, job, "english") == ["a", "b", "c", "e"]
 
 
 def test_documents_of_other_readings_are_read_too_and_a_reading_that_was_cut_off_is_carried_on(
@@ -146,14 +146,14 @@ def test_documents_of_other_readings_are_read_too_and_a_reading_that_was_cut_off
     with pytest.raises(Killed):
         ingest.end(database, job, update_filters=killed)
     assert read_status(database, job.id).texts == 0
-    again = into(database, job_request, TEXTS)
+    again = read_into(database, job_request, TEXTS)
     assert again.id == job.id
     work(database)
-    assert computed(database, job, "english") == ["a", "b", "e"]
+    assert list_computed(database, job, "english") == ["a", "b", "e"]
 
 
 def test_a_search_finds_first_documents_only_and_flags_are_asked_for(database: Database) -> None:
-    job = into(database, pipeline(steps=(StepRequest("vector", EMBED, leaves_out=KIND),)), TEXTS)
+    job = read_into(database, pipeline(steps=(StepRequest("vector", EMBED, leaves_out=KIND),)), TEXTS)
     work(database, embedded)
     searched = choose(database, ["books"])
     assert len(search(database, searched, np.ones((1, 1), np.float32), 9).ids[0]) == 3

@@ -51,7 +51,7 @@ def _page(database: Database, job_id: int, *, with_text: bool = True, checks: Ch
     return render_page(facts, 1.8e9, "1.2.3")
 
 
-def _doubted(claim: Claim) -> list[Outcome]:
+def _doubt(claim: Claim) -> list[Outcome]:
     """The text itself, flagged; a text of one word fails."""
     return [
         Outcome(key, Status.DONE, text=text, flags=("output_truncated",), tokens_in=40, tokens_out=7)
@@ -63,7 +63,7 @@ def _doubted(claim: Claim) -> list[Outcome]:
 
 def test_hostile_texts_are_shown_and_do_nothing(database: Database) -> None:
     job = read(database, request(corpus="</title><script>1</script>"), [*HOSTILE.items()])
-    work(database, _doubted)
+    work(database, _doubt)
     html = _Read(_page(database, job.id))
     assert {"script", "img", "iframe", "link", "object"}.isdisjoint(html.tags)
     names = {name for name, _ in html.attributes}
@@ -84,7 +84,7 @@ def test_hostile_texts_are_shown_and_do_nothing(database: Database) -> None:
 def test_a_page_counts_what_was_asked_computed_flagged_and_failed(database: Database) -> None:
     texts = [("a", "two words"), ("b", "two words"), ("c", "three more words"), ("d", "one"), ("e", "one")]
     job = read(database, request(), texts)
-    work(database, _doubted)
+    work(database, _doubt)
     text = _Read(_page(database, job.id)).text
     assert "Documents 5" in text
     assert "5 results were asked for, and 3 texts were computed." in text
@@ -132,7 +132,7 @@ def test_the_places_that_checks_found_are_marked_and_their_evidence_is_listed(da
 
 def test_without_texts_a_page_has_no_text_id_or_reason_of_a_document(database: Database) -> None:
     job = read(database, request(), [("secret-id", "two words"), ("d", "one")])
-    work(database, _doubted)
+    work(database, _doubt)
     text = _Read(_page(database, job.id, with_text=False)).text
     assert "output_truncated" in text
     assert not [word for word in ("secret-id", "two words", "short") if word in text]

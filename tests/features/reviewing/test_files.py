@@ -30,7 +30,7 @@ def json_tasks() -> list[dict[str, Any]]:
     return tasks
 
 
-def written(folder: Path, name: str, text: str) -> Path:
+def write_file(folder: Path, name: str, text: str) -> Path:
     (folder / name).write_text(text, encoding="utf-8")
     return folder / name
 
@@ -41,7 +41,7 @@ def test_a_spreadsheet_comes_back_with_its_verdicts(tmp_path: Path) -> None:
     text = "".join(
         (heading, "\r\nGood,,", rows[0], "\r\n,,", rows[1], "\r\nb,the number,", rows[2], "\r\n,,", rows[3])
     )
-    entries = read_file(written(tmp_path, "a.csv", text))
+    entries = read_file(write_file(tmp_path, "a.csv", text))
     assert [(entry.sha256, entry.verdict, entry.note) for entry in entries] == [
         (bytes([1]) * 32, Verdict.GOOD, None),
         (bytes([2]) * 32, Verdict.SKIPPED, None),
@@ -49,10 +49,10 @@ def test_a_spreadsheet_comes_back_with_its_verdicts(tmp_path: Path) -> None:
     ]
     assert {(entry.spec, entry.seed, entry.judged_by) for entry in entries} == {("aa", 7, None)}
     semicolons = "verdict;seed;spec;text_sha256\r\ngood;7;aa;" + "01" * 32
-    assert [entry.verdict for entry in read_file(written(tmp_path, "b.csv", semicolons))] == [Verdict.GOOD]
+    assert [entry.verdict for entry in read_file(write_file(tmp_path, "b.csv", semicolons))] == [Verdict.GOOD]
 
 
-def annotated(*verdicts: str | None) -> list[dict[str, Any]]:
+def annotate(*verdicts: str | None) -> list[dict[str, Any]]:
     tasks = json_tasks()
     for task, verdict in zip(tasks, verdicts, strict=False):
         choice = {"from_name": "verdict", "to_name": "output", "type": "choices", "value": {"choices": [verdict]}}
@@ -63,14 +63,16 @@ def annotated(*verdicts: str | None) -> list[dict[str, Any]]:
 
 
 def test_label_studios_tasks_come_back_as_json_and_as_json_min(tmp_path: Path) -> None:
-    tasks = annotated("good", None, "bad")
+    tasks = annotate("good", None, "bad")
     assert {*tasks[0]["data"]} == {"document", "input", "output", "seed", "spec", "text_sha256"}
-    entries = read_file(written(tmp_path, "a.json", json.dumps(tasks)))
+    entries = read_file(write_file(tmp_path, "a.json", json.dumps(tasks)))
     assert [entry.verdict for entry in entries] == [Verdict.GOOD, Verdict.SKIPPED, Verdict.BAD]
     assert (entries[0].note, entries[0].judged_by) == ("a name", "3")
     flat = [task["data"] | {"verdict": "bad", "annotator": 3} for task in json_tasks()]
-    assert [entry.verdict for entry in read_file(written(tmp_path, "b.json", json.dumps(flat)))] == [Verdict.BAD] * 4
-    assert read_file(written(tmp_path, "c.json", json.dumps(json_tasks()))) == []
+    assert [entry.verdict for entry in read_file(write_file(tmp_path, "b.json", json.dumps(flat)))] == [
+        Verdict.BAD
+    ] * 4
+    assert read_file(write_file(tmp_path, "c.json", json.dumps(json_tasks()))) == []
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,6 @@ def test_what_is_wrong_in_a_file_is_said_with_its_place(
     tmp_path: Path, name: str, text: str | None, says: str
 ) -> None:
     if text is not None:
-        written(tmp_path, name, text)
+        write_file(tmp_path, name, text)
     with pytest.raises(WorkerError, match=says):
         read_file(tmp_path / name)

@@ -39,7 +39,7 @@ from tests.storage.builders import (
 from tests.storage.deletion.test_aged_results import LIMIT_S, asked, run, spec, spec_id
 
 
-def judging(claim: Claim) -> list[Outcome]:
+def write_outcomes(claim: Claim) -> list[Outcome]:
     """An output for each text; every second has a flag and no confidence, and `text 3` fails."""
     return [
         Outcome(content_id, Status.FAILED, reason="it would not")
@@ -55,20 +55,22 @@ def judging(claim: Claim) -> list[Outcome]:
     ]
 
 
-def reviewed(database: Database, texts: list[tuple[str, str]], *, corpus: str = "books") -> tuple[int, Population]:
+def compute_outputs(
+    database: Database, texts: list[tuple[str, str]], *, corpus: str = "books"
+) -> tuple[int, Population]:
     """Read and compute texts; the job, and the outputs of its step."""
     job = read(database, request(corpus=corpus), texts)
-    finish(database, judging)
+    finish(database, write_outcomes)
     return job.id, read_population(database, read_step(database, job.id), seed=0)
 
 
-def all_good(database: Database, job: int, outputs: Population) -> int:
+def judge_all(database: Database, job: int, outputs: Population) -> int:
     judged = [Judged(content, Verdict.GOOD, "ann", 0) for content in outputs.contents.tolist()]
     return judgements.store(database, read_step(database, job).step.spec_id, judged)
 
 
 def test_a_population_has_each_done_output_once_with_its_flags_and_confidence(database: Database) -> None:
-    job, outputs = reviewed(database, [*numbered(6), ("again", "text 1")])
+    job, outputs = compute_outputs(database, [*numbered(6), ("again", "text 1")])
     assert len(outputs) == len({*outputs.contents.tolist()}) == 5
     flags = [outputs.flag_sets[code] for code in outputs.flags]
     assert sorted(flags) == [(), (), ("repetition",), ("repetition",), ("repetition",)]
@@ -83,23 +85,23 @@ def test_a_population_has_each_done_output_once_with_its_flags_and_confidence(da
 
 
 def test_an_outputs_place_in_the_draw_depends_on_its_text_and_the_seed_alone(database: Database) -> None:
-    job, outputs = reviewed(database, numbered(6))
+    job, outputs = compute_outputs(database, numbered(6))
     other = read_population(database, read_step(database, job), seed=1)
     assert other.contents.tolist() == outputs.contents.tolist()
     assert other.ranks.tolist() != outputs.ranks.tolist()
-    grown = reviewed(database, numbered(9), corpus="more")[1]
+    grown = compute_outputs(database, numbered(9), corpus="more")[1]
     ranks = dict(zip(grown.contents.tolist(), grown.ranks.tolist(), strict=True))
     assert [ranks[content] for content in outputs.contents.tolist()] == outputs.ranks.tolist()
     assert rank(b"a" * 32, 5) == 3129119266216567163
 
 
 def test_a_judgement_replaces_the_earlier_one_and_holds_for_later_jobs(database: Database) -> None:
-    job, outputs = reviewed(database, numbered(6))
+    job, outputs = compute_outputs(database, numbered(6))
     spec_id = read_step(database, job).step.spec_id
-    assert all_good(database, job, outputs) == 5
+    assert judge_all(database, job, outputs) == 5
     first = int(outputs.contents[0])
     judgements.store(database, spec_id, [Judged(first, Verdict.BAD, "bob", 3, "a NUL\0")])
-    later, _ = reviewed(database, numbered(9), corpus="more")
+    later, _ = compute_outputs(database, numbered(9), corpus="more")
     assert read_step(database, later).step.spec_id == spec_id
     known = judgements.read(database, spec_id)
     assert known[first] == Judged(first, Verdict.BAD, "bob", 3, "a NUL\ufffd")
@@ -109,11 +111,11 @@ def test_a_judgement_replaces_the_earlier_one_and_holds_for_later_jobs(database:
 
 
 def test_judgements_go_with_removed_documents_and_dropped_results(database: Database) -> None:
-    job, outputs = reviewed(database, numbered(6))
-    all_good(database, job, outputs)
+    job, outputs = compute_outputs(database, numbered(6))
+    judge_all(database, job, outputs)
     removal.remove_documents(database, "books", ["k0"])
     assert count_rows(database, Judgement) == 4
-    assert all_good(database, job, outputs) == 4
+    assert judge_all(database, job, outputs) == 4
     gc.collect(database)
     assert count_rows(database, Judgement) == 4
     gc.drop(database)
@@ -130,7 +132,7 @@ def test_vectors_and_unknown_steps_are_refused(database: Database) -> None:
 
 
 def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> None:
-    job, _ = reviewed(database, numbered(6))
+    job, _ = compute_outputs(database, numbered(6))
     spec_id = read_step(database, job).step.spec_id
     with pytest.raises(StorageError, match=f"docmill review fit {job}"):
         fitted_risks.read_latest(database, job)
@@ -146,7 +148,7 @@ def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> 
 
 
 def test_a_risk_is_fitted_to_good_and_bad_verdicts_with_what_results_have(database: Database) -> None:
-    job, outputs = reviewed(database, numbered(6))
+    job, outputs = compute_outputs(database, numbered(6))
     spec_id = read_step(database, job).step.spec_id
     verdicts = [Verdict.GOOD, Verdict.BAD, Verdict.SKIPPED, Verdict.GOOD, Verdict.BAD]
     pairs = [*zip(outputs.contents.tolist(), verdicts, strict=True)]
@@ -162,7 +164,7 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
     better = replace(COPY, model="better")
     steps = (StepRequest("copy", COPY, escalation=EscalationRequest(better)),)
     job = read(database, replace(request(), steps=steps), numbered(4))
-    finish(database, judging)  # 0 and 2 have a flag, and as many in the second result
+    finish(database, write_outcomes)  # 0 and 2 have a flag, and as many in the second result
     review = Review.of(database, job.id)
     assert len(review.population) == 3
     first, second = review.reviewed.step.spec_ids
@@ -197,9 +199,9 @@ def test_a_verdict_belongs_to_the_output_that_was_shown_even_if_an_escalation_co
     better = replace(COPY, model="better")
     steps = (StepRequest("copy", COPY, escalation=EscalationRequest(better)),)
     job = read(database, replace(request(), steps=steps), [("k0", "text 0")])
-    commit_next(database, judging)
+    commit_next(database, write_outcomes)
     review = Review.of(database, job.id)
-    finish(database, judging)
+    finish(database, write_outcomes)
     [shown] = review.items(review.waiting(10))
     assert review.judge(Judged(shown.content_id, Verdict.GOOD, "ann", 0), shown.spec) == 1
     first, second = review.reviewed.step.spec_ids

@@ -11,7 +11,7 @@ from docmill.features.reviewing.risk import choose_features, fit
 from docmill.worker.errors import WorkerError
 
 
-def judged(n: int) -> list[tuple[dict[str, Any], bool]]:
+def make_judged(n: int) -> list[tuple[dict[str, Any], bool]]:
     """Return results, of which flagged ones and those of low confidence are bad more often."""
     rng = np.random.default_rng(11)
     rows = []
@@ -29,7 +29,7 @@ def judged(n: int) -> list[tuple[dict[str, Any], bool]]:
 
 
 def test_a_risk_tells_good_from_bad_and_is_as_high_as_the_share_of_bad_ones() -> None:
-    rows = judged(260)
+    rows = make_judged(260)
     risk = fit(rows)
     assert risk.n_good + risk.n_bad == 260
     by_name = {feature.name: feature for feature in risk.model.features}
@@ -45,18 +45,18 @@ def test_a_risk_tells_good_from_bad_and_is_as_high_as_the_share_of_bad_ones() ->
 
 def test_too_few_judgements_and_verdicts_that_nothing_tells_apart_give_no_risk() -> None:
     with pytest.raises(WorkerError, match=r"there are \d+ good and \d+ bad"):
-        fit(judged(199))
+        fit(make_judged(199))
     with pytest.raises(WorkerError, match="20 good and 20 bad ones"):
-        fit([(row, False) for row, _ in judged(250)])
+        fit([(row, False) for row, _ in make_judged(250)])
     alike = {"flags": [], "tokens_in": 50, "tokens_out": 50}
     with pytest.raises(WorkerError, match="hardly differ among the outputs"):
-        fit([(alike, is_bad) for _, is_bad in judged(220)])
+        fit([(alike, is_bad) for _, is_bad in make_judged(220)])
     with pytest.raises(WorkerError, match="do not tell the good outputs from the bad"):
-        fit([(row, is_bad) for is_bad in (True, False) for row, _ in judged(110)])
+        fit([(row, is_bad) for is_bad in (True, False) for row, _ in make_judged(110)])
 
 
 def test_rare_flags_and_numbers_that_do_not_differ_are_no_features() -> None:
-    rows = [row for row, _ in judged(40)]
+    rows = [row for row, _ in make_judged(40)]
     rows[0]["flags"] = ["empty"]
     for row in rows:
         row["tokens_out"] = row["tokens_in"]
