@@ -233,7 +233,7 @@ def _read_conversation(fields: Mapping[str, Any]) -> str:
     told = []
     for number, message in enumerate(messages):
         if message.get("tool_calls") or message.get("function_call") or message.get("audio"):
-            raise BadRequest(f'"messages"[{number}] has a call of a tool, or audio; docmill reads text alone')
+            raise BadRequest(f'"messages"[{number}] has a tool call or audio; docmill reads only text')
         named = {"name": message["name"]} if isinstance(message.get("name"), str) else {}
         told.append({"role": message["role"], "content": _read_content(message["content"], number), **named})
     return orjson.dumps(told).decode()
@@ -249,7 +249,7 @@ def _read_content(content: Json, number: int) -> str:
         texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") in _TEXTS]
         if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
             return "\n".join(map(str, texts))
-    raise BadRequest(f'"messages"[{number}] has a part that is not text; docmill reads text alone')
+    raise BadRequest(f'"messages"[{number}] has a part that is not text; docmill reads only text')
 
 
 def _read_texts(name: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
@@ -259,9 +259,9 @@ def _read_texts(name: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(texts, list) or not texts:
         raise BadRequest(f'"{name}" must be a text, or a list of texts')
     if not all(isinstance(text, str) for text in texts):
-        raise BadRequest(f'"{name}" has something other than texts; docmill reads no tokens\' numbers')
+        raise BadRequest(f'"{name}" must have only texts; docmill does not read token ids')
     if any(not text.strip() for text in texts):
-        raise BadRequest(f'"{name}" has a text of white space alone')
+        raise BadRequest(f'"{name}" has a blank text')
     return tuple(texts)
 
 

@@ -69,7 +69,7 @@ class BatchFile:
             try:
                 yield from until_broken(rows, lambda: f"{self.content.place}@{stream.bytes_read}")
             except EncodingUnnamed as error:
-                said = f"{self.content.place} is no UTF-8, but probably {error.likely}; save it as UTF-8"
+                said = f"{self.content.place} is not UTF-8, but probably {error.likely}; save it as UTF-8"
                 raise WorkerError(said) from error
 
 
@@ -83,7 +83,7 @@ def open_batch(source: str, dialect: BodySettings) -> Iterator[BatchFile]:
         if source == "-":
             content = stack.enter_context(_spool(sys.stdin.buffer))
         elif (scheme := scheme_of(source)) in SCHEMES:
-            raise WorkerError(f"{scheme}:// is no file; name a file of requests")
+            raise WorkerError(f"{scheme}:// is not a file; name a file of requests")
         elif (path := path_of(source)) is None:
             content = remote.content(source)
         elif is_folder(path):
@@ -137,8 +137,8 @@ def _require_different(file: BatchFile, hashes: array[int]) -> None:
         for key in _list_ids(request):
             if hash(key) in repeated and (first := seen.setdefault(key, request.where)) != request.where:
                 raise WorkerError(
-                    f'{request.where}: the custom_id "{key[:100]}" stands on line {_line_of(first):,} already; '
-                    "give each request an id of its own"
+                    f'{request.where}: the custom_id "{key[:100]}" is on line {_line_of(first):,} already; '
+                    "give each request its own id"
                 )
 
 
@@ -283,7 +283,7 @@ def _check_line(fields: Mapping[str, Any], dialect: BodySettings) -> tuple[str, 
     if dialect.models is not None and body.get("model") not in dialect.models:
         raise BadRequest(f'"model" must be one that is served here: {", ".join(dialect.models)}')
     if unknown := sorted(fields.keys() - _FIELDS - dialect.ignored):
-        raise BadRequest(f'"{unknown[0][:60]}" has no place beside "custom_id", "method", "url" and "body"')
+        raise BadRequest(f'"{unknown[0][:60]}" is unknown; a line has "custom_id", "method", "url" and "body"')
     return url, body
 
 

@@ -86,7 +86,7 @@ def serve_command(
             say(f"Batch API: {url}v1 (Ctrl-C ends it)")
             active = [key for key in keys.list_keys(database) if key.revoked_at is None]
             if not active:
-                warn("No request has a key yet. Add one: docmill keys add NAME")
+                warn("There are no keys yet. Add one: docmill keys add NAME")
             unpriced = ", ".join(name for name, model in clerk.models.items() if clerk.prices.lacks(model))
             if unpriced and (clerk.prices.models or any(key.max_cost is not None for key in active)):
                 warn(f"No price for {unpriced} in DOCMILL_PRICES: cost-limited requests for it are refused.")

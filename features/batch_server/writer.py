@@ -35,7 +35,7 @@ def find_request(row: Row) -> Mapping[str, Any]:
     """Return the request that a result belongs to. Raises FormatUnfit for a result of another source."""
     request: Mapping[str, Any] | None = (row.get("meta") or {}).get(REQUEST)
     if not isinstance(request, dict) or request.get("url") not in INPUTS:
-        raise FormatUnfit(f"{row.get('id')} is no request of a batch file; write the results of `docmill batch`")
+        raise FormatUnfit(f"{row.get('id')} is not a request of a batch file; write the results of `docmill batch`")
     return request
 
 

@@ -73,7 +73,7 @@ def compare_command(
         else:
             print_comparison(comparison, database)
     if not comparison.both:
-        warn(f"No document that is in the corpus {name} now has a result of both jobs.")
+        warn(f"No current document of the corpus {name} has results of both jobs.")
         return BAD_INPUT
     return OK
 

@@ -64,7 +64,7 @@ def read_side(database: Database, corpus_id: int, job_id: int, step: str | None)
     """
     job = require(database, job_id)
     if job.corpus_id != corpus_id:
-        raise StorageError(f"job {job_id} is of another corpus; `docmill status {job_id}` names it")
+        raise StorageError(f"job {job_id} belongs to another corpus; `docmill status {job_id}` names it")
     with database.read() as transaction:
         steps = read_steps(transaction, job_id)
     if step is None and len(steps) > 1:

@@ -70,7 +70,7 @@ class Explanation:
         if not self.provenance.others:
             return None
         others = ", ".join(self.provenance.others)
-        return f"The job has other steps with a result for this document: {others}. --step NAME explains one of them."
+        return f"The job has other steps with a result for this document: {others}. Explain one of them with --step NAME."
 
 
 def explain(provenance: Provenance, cut: Callable[[Spec, str], tuple[Sequence[ReadWindow], Traits]]) -> Explanation:
@@ -96,14 +96,13 @@ def _describe_state(provenance: Provenance) -> tuple[str, str | None]:
         return step.outcome.status, _describe_outcome(step.outcome)
     if step.removed:
         return "removed", (
-            "The result was removed since it was computed. "
-            f"Run the source {provenance.source} again to compute it anew."
+            f"The result was removed after it was computed. Run the source {provenance.source} to compute it again."
         )
     if provenance.left_out is not None:
         return "left out", f"It is {provenance.left_out}, and the step leaves such documents out."
     for before in provenance.way[:-1]:
         if before.outcome is not None and before.outcome.status != "done":
-            return "blocked", f"The step {before.name} before it {before.outcome.status}: {before.outcome.reason}"
+            return "blocked", f"The earlier step {before.name} {before.outcome.status}: {before.outcome.reason}"
     return "to do", _describe_work_left(provenance)
 
 
@@ -119,7 +118,7 @@ def _describe_work_left(provenance: Provenance) -> str:
     step = provenance.step
     if provenance.state in {"cancelled", "stopped"}:
         return f"It was not computed: the job was {provenance.state}. Run its source again to compute it."
-    told = f"`docmill status {provenance.job}` says how the job stands."
+    told = f"`docmill status {provenance.job}` shows the job's progress."
     if step.content is None and step.reads is not None:
         return f"It is not computed yet: it waits for the step {step.reads}. {told}"
     return f"It is not computed yet. {told}"

@@ -138,7 +138,7 @@ def fill(
         if status.state != "done":
             raise StorageError(
                 f"job {status.id}, the backfill, is {status.state}; {migration.old.model} still answers. The same "
-                "command goes on"
+                "command continues"
             )
         before, job_id = survey, status.id
 

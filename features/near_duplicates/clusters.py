@@ -345,9 +345,7 @@ def _choose_method(
     """Return the method that is asked for, or else that of the last search."""
     if options.embeddings or options.job is not None:
         if options.shingle is not None or options.seed is not None:
-            raise StorageError(
-                "shingle and seed are about words, and vectors are compared by their cosine; leave them out"
-            )
+            raise StorageError("shingle and seed are for comparing words, not vectors; leave them out")
         return vectors.choose_method(database, name, options.job, options.threshold)
     last = read_method(database, corpus_id)
     if last is not None and options == DedupOptions():

@@ -150,7 +150,7 @@ def _print_report(corpus: str, summary: DuplicateCounts, work: SearchWork | None
     else:
         say(f"{summary.method}; {formatting.documents(work.new)} new, {work.compared:,} pairs compared.")
         if work.without_vector:
-            say(f"{formatting.documents(work.without_vector)} without a vector took no part.")
+            say(f"{formatting.documents(work.without_vector)} without a vector were not compared.")
     for n_documents, members in samples:
         made = table("", "document", "text", names={"document", "text"})
         for rank, (key, text) in enumerate(members):

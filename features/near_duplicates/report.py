@@ -49,7 +49,7 @@ def summarize(database: Database, corpus_id: int, name: str) -> DuplicateCounts:
         last = transaction.execute(select(Deduplication).where(Deduplication.corpus_id == corpus_id)).one_or_none()
         if last is None:
             raise StorageError(
-                f"no search for near duplicates was made in the corpus {name}: `docmill dedup find {name}` makes one"
+                f"the corpus {name} was never searched for near duplicates; search it: docmill dedup find {name}"
             )
         in_clusters = select(
             func.count().label("documents"),

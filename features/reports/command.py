@@ -32,7 +32,7 @@ def report_command(job: int, out: Path | None, no_text: bool) -> None:
     """
     target = Path(f"report-{job}.html") if out is None else out
     if target == STDOUT:
-        raise click.UsageError("--out: a report is a file; name one")
+        raise click.UsageError("--out: a report needs a file; name one")
     require_target(target, "jsonl")
     EXTRAS["report"].require("A report")
     from docmill.features.reports.page import write

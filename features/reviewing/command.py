@@ -44,7 +44,7 @@ FILE = FilledPath(dir_okay=False, path_type=Path)
 
 def _check_suffix(_: click.Context, __: click.Parameter, file: Path) -> Path:
     if file.suffix.lower() not in SUFFIXES:
-        raise click.BadParameter(f"{file} is neither .csv nor .json, which Label Studio reads")
+        raise click.BadParameter(f"{file} ends in neither .csv, for a spreadsheet, nor .json, for Label Studio")
     return file
 
 
@@ -294,7 +294,7 @@ def _read_line(numbers: Iterator[int]) -> Answer:
     if letter in {*KEYS, *Verdict, "skip"}:
         return KEYS[letter[0]], note.strip() or None
     raise WorkerError(
-        f"line {number}: {letter!r} is no verdict; write g, b, s, u or q. The lines before it are stored: "
+        f"line {number}: {letter!r} is not a verdict; write g, b, s, u or q. The lines before it are stored: "
         f"correct this line, and give the same command the lines from {number}"
     )
 

@@ -95,8 +95,8 @@ class Review:
         for entry in entries:
             if entry.spec not in ids:
                 raise WorkerError(
-                    f"{entry.place}: this is no output of step {self.reviewed.step.name} of job "
-                    f"{self.reviewed.job}; import the file for the job that it was exported from"
+                    f"{entry.place}: this is not an output of step {self.reviewed.step.name} of job "
+                    f"{self.reviewed.job}; import the file into the job that it was exported from"
                 )
         taken: dict[int, list[Judged]] = defaultdict(list)
         for spec, spec_id in ids.items():
@@ -190,7 +190,7 @@ def read_file(path: Path) -> list[Entry]:
     places: dict[bytes, str] = {}
     for entry in entries:
         if entry.sha256 in places:
-            raise WorkerError(f"{entry.place}: it is the output of {places[entry.sha256]} again; delete one")
+            raise WorkerError(f"{entry.place}: it is the same output as {places[entry.sha256]}; delete one of them")
         places[entry.sha256] = entry.place
     last = max((n for n, entry in enumerate(entries, 1) if entry.verdict is not Verdict.SKIPPED), default=0)
     return entries[:last]
@@ -223,11 +223,11 @@ def _json_entries(path: Path, text: str) -> Iterator[Entry]:
     except orjson.JSONDecodeError as error:
         raise WorkerError(f"{path}:{error.lineno}: {error.msg}") from error
     if not isinstance(tasks, list):
-        raise WorkerError(f"{path}: it is no list of tasks; export from Label Studio as JSON or JSON-MIN")
+        raise WorkerError(f"{path}: it is not a list of tasks; export from Label Studio as JSON or JSON-MIN")
     for number, task in enumerate(tasks, 1):
         place = f"{path}, task {number}"
         if not isinstance(task, dict):
-            raise WorkerError(f"{place}: it is no task of Label Studio")
+            raise WorkerError(f"{place}: it is not a task of Label Studio")
         data = task.get("data")
         yield _read_entry(place, {**data, **_read_annotation(task)} if isinstance(data, dict) else task)
 

@@ -146,10 +146,10 @@ def test_a_file_without_requests_or_whose_answers_could_not_be_told_apart_fails(
 ) -> None:
     twice = write_lines(chat("a", "x"), chat("a", "y")).encode()
     reasons = {
-        twice: "stands on line 1",
+        twice: "is on line 1 already",
         b"\n": "has no requests",
         gzip.compress(twice): "in.jsonl is not text",
-        b"\0\0\0\n": "in.jsonl is no UTF-8",
+        b"\0\0\0\n": "in.jsonl is not UTF-8",
     }
     with api.clerk:
         for content, reason in reasons.items():

@@ -78,7 +78,7 @@ def test_bad_lines_are_refused_with_their_place_and_the_rest_goes_on(
         ({**good, "url": "/v1/moderations"}, f'"url" must be {CHAT}, {RESPONSES}, {COMPLETIONS} or'),
         ({**good, "body": []}, '"body" must be an object'),
         ({**good, "body": {"input": "a", "model": 5}}, '"model" must be a text'),
-        ({**good, "extra": 1}, '"extra" has no place beside'),
+        ({**good, "extra": 1}, '"extra" is unknown; a line has'),
     ]
     lines = [
         f"{json.dumps(fields | ({'custom_id': f'{n}'} if n > 3 else {}))}\n" for n, (fields, _) in enumerate(bad, 1)
@@ -106,7 +106,7 @@ def test_what_no_database_stores_is_replaced_in_ids_as_in_texts(
 
 def test_an_id_that_stands_twice_names_both_lines(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
     for lines in ([line("a"), line("b"), line("a")], [line("x", input=["a", "b"]), line("a"), line("x#1")]):
-        with pytest.raises(WorkerError, match=r'batch\.jsonl:3: the custom_id "(a|x#1)" stands on line 1 already'):
+        with pytest.raises(WorkerError, match=r'batch\.jsonl:3: the custom_id "(a|x#1)" is on line 1 already'):
             survey(opened(write_file(tmp_path, *lines)))
 
 
@@ -115,14 +115,14 @@ def test_ids_whose_hashes_are_equal_are_compared(
 ) -> None:
     monkeypatch.setattr("docmill.features.batch_server.file.hash", lambda _: 1, raising=False)
     assert survey(opened(write_file(tmp_path, line("a"), line("b"), "broken\n")))[1:] == (2, 1)
-    with pytest.raises(WorkerError, match=r'batch\.jsonl:3: the custom_id "b" stands on line 2 already'):
+    with pytest.raises(WorkerError, match=r'batch\.jsonl:3: the custom_id "b" is on line 2 already'):
         survey(opened(write_file(tmp_path, line("a"), line("b"), line("b"))))
 
 
 def test_files_that_are_no_batch_say_so(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
     with pytest.raises(WorkerError, match=r"empty\.jsonl has no requests"):
         survey(opened(write_file(tmp_path, "\n", name="empty.jsonl")))
-    with pytest.raises(WorkerError, match="sqlite:// is no file"):
+    with pytest.raises(WorkerError, match="sqlite:// is not a file"):
         opened("sqlite:///a.db?SELECT 1")
     with pytest.raises(WorkerError, match="is a folder"):
         opened(str(tmp_path))

@@ -115,6 +115,6 @@ def test_errors_are_those_of_the_error_file() -> None:
 
 
 def test_results_of_another_source_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FormatUnfit, match="x is no request of a batch file"):
+    with pytest.raises(FormatUnfit, match="x is not a request of a batch file"):
         Target.of(tmp_path / "out.jsonl", NAME).write([{"id": "x", "text": "a", "meta": {}}])
     assert [*tmp_path.iterdir()] == []

@@ -76,13 +76,13 @@ def test_a_failure_has_its_reason_and_what_a_retry_does(reason_class: str | None
 
 
 def test_what_has_no_outcome_says_why() -> None:
-    assert explain_step(outcome=None).said == "It is not computed yet. `docmill status 7` says how the job stands."
+    assert explain_step(outcome=None).said == "It is not computed yet. `docmill status 7` shows the job's progress."
     cancelled = explain_step(replace(PROVENANCE, state="cancelled"), outcome=None)
     assert cancelled.said == "It was not computed: the job was cancelled. Run its source again to compute it."
     left_out = explain_step(replace(PROVENANCE, left_out="a repeat of j"), outcome=None, content=None)
     assert (left_out.state, "It is a repeat of j, and the step" in (left_out.said or "")) == ("left out", True)
     removed = explain_step(outcome=None, removed=True)
-    assert (removed.state, "a.jsonl again" in (removed.said or "")) == ("removed", True)
+    assert (removed.state, "Run the source a.jsonl" in (removed.said or "")) == ("removed", True)
 
 
 def test_a_step_waits_for_the_one_before_it_or_is_blocked_by_it() -> None:
@@ -91,7 +91,7 @@ def test_a_step_waits_for_the_one_before_it_or_is_blocked_by_it() -> None:
     assert (waits.state, "waits for the step summarize" in (waits.said or "")) == ("to do", True)
     failed = replace(PROVENANCE.step, outcome=replace(DONE, status="failed", reason="it would not"))
     blocked = explain(replace(PROVENANCE, way=(failed, second)), cut)
-    assert (blocked.state, blocked.said) == ("blocked", "The step summarize before it failed: it would not")
+    assert (blocked.state, blocked.said) == ("blocked", "The earlier step summarize failed: it would not")
 
 
 TRANSLATE = Spec("translate", "m", "sha256:1", params={"source_lang": "fr", "target_lang": "en"})

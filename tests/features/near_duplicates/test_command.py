@@ -65,7 +65,7 @@ def test_clusters_are_printed_written_and_forgotten(enqueued: Call, tmp_path: Pa
     assert "No near duplicates among 3 documents." in stricter.out
     assert "As in the last search: Jaccard similarity of runs of 2 words" in enqueued("dedup", "find", "letters").err
     assert "of 0 documents" in enqueued("dedup", "forget", "letters").out
-    assert "`docmill dedup find letters` makes one" in enqueued("dedup", "show", "letters", code=2).err
+    assert "search it: docmill dedup find letters" in enqueued("dedup", "show", "letters", code=2).err
 
 
 def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out() -> None:
@@ -82,7 +82,7 @@ def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out
         (("nothing",), "there is no corpus nothing"),
         (("letters", "--threshold", "1.5"), "a number above 0 and at most 1"),
         (("letters", "--shingle", "lines", "3"), "'words', 'characters'"),
-        (("letters", "--embeddings", "--seed", "5"), "shingle and seed are about words"),
+        (("letters", "--embeddings", "--seed", "5"), "shingle and seed are for comparing words"),
         (("letters", "--embeddings"), "no job embeds the corpus letters"),
         (("letters", "--json", "--out", "-"), "both write to stdout"),
         (("letters", "--out", "missing/out.jsonl"), "there is no folder"),

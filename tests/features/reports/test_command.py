@@ -33,5 +33,5 @@ def test_a_report_is_one_file_about_a_job(docmill: Docmill, tmp_path: Path) -> N
             report(mill.job(1), tmp_path / "nowhere" / "report.html")
     assert not docmill("report", 1, "--no-text", "--out", tmp_path / "b.html").stdout
     assert "anna" not in (tmp_path / "b.html").read_text()
-    assert "--out: a report is a file; name one" in docmill("report", 1, "--out", "-", code=2).stderr
+    assert "--out: a report needs a file; name one" in docmill("report", 1, "--out", "-", code=2).stderr
     assert not (docmill.folder / "-").exists()

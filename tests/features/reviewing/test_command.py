@@ -20,7 +20,7 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
     embedded("run", "summarize", "corpus.jsonl", "--model", "null")
     wrong = embedded("review", "judge", 1, "--size", 6, stdin=b"b\nu\ng\nx\ng\n", code=2)
     assert wrong.stderr.count("1 of 6: document k") == 2
-    assert "line 4: 'x' is no verdict" in wrong.stderr
+    assert "line 4: 'x' is not a verdict" in wrong.stderr
     assert "3 of 6: document" not in wrong.stderr
     first = embedded("review", "judge", 1, "--size", 6, stdin=b"b the number\ns\nq\n")
     assert "5 outputs to judge." in first.stderr
@@ -48,10 +48,10 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
     nothing = embedded("review", "judge", 2)
     assert "Job 2 has no outputs to judge." in nothing.stderr
     assert "0 of 0 outputs are judged." in nothing.stdout
-    assert "b.csv:2: this is no output of step translate of job 2" in (
+    assert "b.csv:2: this is not an output of step translate of job 2" in (
         embedded("review", "import", 2, "b.csv", code=2).stderr
     )
-    assert "neither .csv nor .json" in embedded("review", "export", 1, "a.txt", code=2).stderr
+    assert "a.txt ends in neither .csv" in embedded("review", "export", 1, "a.txt", code=2).stderr
     assert "FILE: there is no folder" in embedded("review", "export", 1, "no/a.csv", code=2).stderr
 
 

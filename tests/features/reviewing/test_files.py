@@ -84,7 +84,7 @@ def test_label_studios_tasks_come_back_as_json_and_as_json_min(tmp_path: Path) -
         (
             "a.csv",
             "verdict,seed,spec,text_sha256\r\ng,1,aa,01\r\nb,1,aa,01",
-            "a.csv:3: it is the output of .*a.csv:2",
+            "a.csv:3: it is the same output as .*a.csv:2",
         ),
         ("a.json", "[{},\n{]", "a.json:2: "),
         ("a.json", '[{"data": {"seed": 1}}]', "a.json, task 1: spec, text_sha256 is missing"),
