@@ -14,6 +14,8 @@ from rich.text import Text
 
 from docmill.features.explaining.explanation import (
     NOT_KEPT,
+    OF_DOCUMENT,
+    OF_TODAY,
     Explanation,
     explain,
     list_doubts,
@@ -71,14 +73,13 @@ def _show(database: Database, explanation: Explanation, *, full: bool) -> None:
 Rows = Sequence[tuple[str, str]]
 
 SHOWN_CHARACTERS = 400
+SHOWN_LINE = 130  # characters
 SHOWN_WINDOWS = 5
 NAMES = 11  # columns of the names
-
-
-# Words behind a flag that is not of the stored output.
-OF: Mapping[str, str] = {
-    "document": " (of the document)",
-    "today": " (not kept with the result: a check of this release finds it)",
+# Words after a flag that was not raised for the stored output.
+ORIGINS: Mapping[str, str] = {
+    OF_DOCUMENT: " (of the document)",
+    OF_TODAY: " (not stored with the result: a check of this release finds it)",
 }
 
 
@@ -191,7 +192,7 @@ class ExplanationSections:
         place = f"characters {window.start:,} to {window.end:,}"
         if window.prompt is None:
             return [(str(number), f"{place}: the model does not read them")]
-        part = ", a part of something longer" if window.part else ""
+        part = ", a part of a longer section" if window.part else ""
         return [
             (str(number), f"{place}, {window.tokens:,} tokens{part}; the model reads:"),
             ("", self._text(window.prompt)),
@@ -210,8 +211,8 @@ class ExplanationSections:
     def _flags(self) -> Rows:
         rows: list[tuple[str, str]] = []
         for flag in self._explanation.flags:
-            of = OF.get(flag.of, "")
-            rows.append(("", f"{flag.name}{of}: {flag.meaning or 'a flag that this release does not know'}"))
+            meaning = flag.meaning or "a flag that this release does not know"
+            rows.append(("", f"{flag.name}{ORIGINS.get(flag.of, '')}: {meaning}"))
             rows += [("", f"  {line}") for line in flag.evidence]
         return rows
 
@@ -238,22 +239,22 @@ class ExplanationSections:
 
 def make_section(title: str, rows: Rows) -> Group:
     """Return a title in bold, and names beside their values below it."""
-    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0), expand=True)
-    made.add_column(no_wrap=True, min_width=NAMES, max_width=NAMES, overflow="ellipsis")
-    made.add_column(ratio=1, overflow="fold")
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0), expand=True)
+    table.add_column(no_wrap=True, min_width=NAMES, max_width=NAMES, overflow="ellipsis")
+    table.add_column(ratio=1, overflow="fold")
     for name, value in rows:
-        made.add_row(Text(printable(name, keep="")), Text(printable(value)))
-    return Group(Text(printable(title, keep=""), style="bold"), made, Text())
+        table.add_row(Text(printable(name, keep="")), Text(printable(value)))
+    return Group(Text(printable(title, keep=""), style="bold"), table, Text())
 
 
 def list_runtime(runtime: Mapping[str, Any]) -> Rows:
-    """Return the rows about what computed a result."""
+    """Return the rows about the backend that computed a result."""
     versions = ", ".join(f"{name} {version}" for name, version in runtime["versions"].items())
     return [*((name, runtime[name]) for name in ("precision", "backend", "device")), ("versions", versions)]
 
 
 def name_weights(revision: str) -> tuple[str, str]:
-    """Return the row of what pins weights: the SHA-256 of a local model's files, or a commit of the hub."""
+    """Return the row that identifies the weights: the SHA-256 of a local model's files, or a commit of the hub."""
     _, _, digest = revision.rpartition("sha256:")
     return ("weights", digest) if "sha256:" in revision else ("revision", revision)
 
@@ -265,13 +266,10 @@ def cut_short(text: str) -> str:
 
 
 def shorten_line(text: str | None) -> str:
-    """Return the beginning of a text without line breaks."""
+    """Return the beginning of a text without line breaks; None is a text that is not there yet."""
     if text is None:
         return "nothing yet"
     return shorten(" ".join(text[: 4 * SHOWN_LINE].split()), SHOWN_LINE)
-
-
-SHOWN_LINE = 130
 
 
 def _describe_input(step: StepRecord) -> str:

@@ -22,9 +22,9 @@ NOT_KEPT = ("the output of each window", "the time of this document alone", "the
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag of a document, from its reading, or of an output. `evidence` has what a check raised it for.
+    """A flag of a document or of an output. `evidence` says what the checks find in the output.
 
-    One of OF_TODAY is no flag of the result: a check of this release raises it, and none did when it was computed.
+    A flag of `OF_TODAY` is not stored with the result: only the checks of this release raise it.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Flag:
 class Explanation:
     """The explanation of one result.
 
-    `state` is the outcome's status, or `blocked` (an earlier step gave nothing), `removed`, `left out` or `to do`,
-    and `said` a sentence about one that is not done. `windows_unknown` says why the windows are not known here.
+    `state` is the outcome's status, or `blocked` (an earlier step gave nothing), `removed`, `left out` or `to do`.
+    `said` explains a state other than `done`. `windows_unknown` is the reason why the windows are not known here.
     """
 
     provenance: Provenance
@@ -54,10 +54,7 @@ class Explanation:
 
     @property
     def weights(self) -> dict[str, str]:
-        """The model and its revision, and those of the adapter if there is one, which pin the weights.
-
-        A revision is a commit of the hub, or the hash of a local model's files.
-        """
+        """The model and the adapter, each with its revision: a commit of the hub, or the hash of local files."""
         spec = self.step.spec
         weights = {"model": spec.model, "revision": spec.revision}
         if "adapter" in spec.params:
@@ -66,17 +63,17 @@ class Explanation:
 
     @property
     def note(self) -> str | None:
-        """A sentence about other steps with a result for the document."""
+        """A sentence that names the other steps with a result for the document; None if there are none."""
         if not self.provenance.others:
             return None
         others = ", ".join(self.provenance.others)
-        return f"The job has other steps with a result for this document: {others}. Explain one of them with --step NAME."
+        return f"Other steps of the job have a result for this document: {others}. Choose one with --step NAME."
 
 
 def explain(provenance: Provenance, cut: Callable[[Spec, str], tuple[Sequence[ReadWindow], Traits]]) -> Explanation:
     """Return the explanation of a result.
 
-    `cut` returns the windows of a text as the model of a spec reads it, and the model's traits, or raises TaskError.
+    `cut` cuts a text into the windows of a spec's model. It returns them and the model's traits, or raises TaskError.
     """
     step = provenance.step
     state, said = _describe_state(provenance)
@@ -141,10 +138,10 @@ def explain_flags(
     stored: Sequence[str],
     confidence: float | None = None,
 ) -> list[Flag]:
-    """Return the stored flags of an output in its JSON form, with what the checks find in it, then those of today.
+    """Return the stored flags of an output, each with its evidence, then the flags that only checks of today raise.
 
-    `source` is the text that was computed, and `confidence` the output's, if it is known. A check finds the same in
-    the same texts, so its evidence need not be kept.
+    `source` is the text that was computed, and `output` has its JSON form. A check finds the same in the same texts,
+    so docmill does not store the evidence.
     """
     checks = kinds.checks(spec, traits)
     evidence: dict[str, list[str]] = {}
@@ -174,20 +171,18 @@ def _describe_place(start: int, end: int) -> str:
 
 
 def list_doubts(escalation: EscalationRecord) -> list[str]:
-    """Return the flags and bounds for which the first result was doubted; for a failure that it failed."""
+    """Return the flags and bounds that cast doubt on the first result; `failed` for a failure."""
     if escalation.first.status == FAILED:
         return [FAILED]
     flags = [
         flag for flag in escalation.first.flags if escalation.doubt.flags and escalation.doubt.flagged.carried([flag])
     ]
-    return [
-        *flags,
-        *(said for bound in escalation.doubt.bounds if (said := _describe_met(bound, escalation)) is not None),
-    ]
+    bounds = [_describe_bound(bound, escalation) for bound in escalation.doubt.bounds]
+    return [*flags, *filter(None, bounds)]
 
 
-def _describe_met(bound: Bound, escalation: EscalationRecord) -> str | None:
-    """Return the number of the first result and a bound that it meets, or None."""
+def _describe_bound(bound: Bound, escalation: EscalationRecord) -> str | None:
+    """Return the first result's number with the bound that it meets; None if it does not meet the bound."""
     numbers = escalation.first.confidence
     if bound.number != RISK:
         return (
@@ -203,7 +198,7 @@ def _describe_met(bound: Bound, escalation: EscalationRecord) -> str | None:
 
 
 def say_choice(escalation: EscalationRecord) -> str:
-    """Return a sentence on why one of the two results is the document's."""
+    """Return a sentence that says which of the two results counts, and why."""
     if escalation.second is None:
         return "The first: the second is not computed yet, or was removed."
     if escalation.second.status != "done":
@@ -218,7 +213,7 @@ def say_choice(escalation: EscalationRecord) -> str:
 
 
 def say_result(spec: Spec, outcome: Recorded) -> str:
-    """Return a line about one of the two results: what computed it, its flags and its confidence."""
+    """Return a line about one of the two results: its model, its flags and its confidence."""
     if outcome.status != "done":
         return f"{spec.model}: {outcome.status}: {outcome.reason}"
     beams = f", beams {spec.params['beams']}" if "beams" in spec.params else ""
@@ -287,5 +282,5 @@ def _outcome_as_json(outcome: Recorded) -> dict[str, Any]:
 
 
 def arrays_as_lists(output: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an output in its JSON form, whose vector may be an array."""
+    """Return an output with its vectors as lists of numbers."""
     return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in output.items()}

@@ -35,11 +35,10 @@ from docmill.storage.steps.steps import OpenStep, find_named_way, find_way, read
 
 @dataclass(frozen=True)
 class Recorded:
-    """An outcome as it is stored. `output` is its JSON form, {} for one that is not done; a vector is an array.
+    """A stored outcome. `output` has its JSON form, or is {} if the outcome is not done; a vector is an array.
 
-    `confidence` has those of `CONFIDENCE` that are known. `runtime` has the device, precision, backend and versions;
-    None where a release before it kept none, or nothing was computed. `created_at` is when it was written, in seconds
-    since 1970.
+    `confidence` has the numbers of `output_types.CONFIDENCE` that are known. `runtime` has the device, precision,
+    backend and versions; it is None if they were not stored. `created_at` is in seconds since 1970.
     """
 
     status: str
@@ -56,9 +55,9 @@ class Recorded:
 
 @dataclass(frozen=True)
 class EscalationRecord:
-    """Both outcomes of a doubted text. `second` is the better model's; None if there is none.
+    """Both outcomes of a doubted text. `second` is the better model's; None if it is not computed.
 
-    `second_won` says that it is the step's result.
+    `second_won` is True if the second outcome is the step's result.
     """
 
     doubt: Doubt
@@ -73,10 +72,10 @@ class EscalationRecord:
 class StepRecord:
     """The record of one step for a document.
 
-    `reads` names the step whose output it reads; None is the document. `text` is what it reads; `content` is the text
-    that was computed: the prompt that a template rendered of it, else the same. Both are None before an earlier step
-    has an output. `removed` says that an outcome was there and was removed. `spec` and
-    `outcome` are those of the result, which may be the escalation's; `escalation` is None if nothing was doubted.
+    `reads` names the step whose output it reads; None is the document. `text` is what it reads, and `content` the
+    text that was computed: the prompt that a template made of it, or the same text. Both are None until the earlier
+    step has an output. `spec` and `outcome` belong to the result, which may be the escalation's. `removed` is True if
+    the outcome was removed. `escalation` is None if the first result was not doubted.
     """
 
     name: str
@@ -91,11 +90,11 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class Provenance:
-    """A document in a job, and the steps that lead to the one that is explained, which is the last of `way`.
+    """A document in a job, and the steps that lead to the explained step, which is the last of `way`.
 
-    `others` names the job's other steps that have an outcome for the document. `changed` says that the corpus has
-    another version of the document by now, `gone` that its source has it no more. `left_out` is the
-    reason why the steps leave out the document, behind "It is".
+    `others` names the job's other steps that have an outcome for the document. `changed` is True if the corpus has a
+    later version of the document, `gone` if the source no longer has it. `left_out` is the reason why the steps leave
+    out the document, as a phrase after "It is".
     """
 
     job: int
@@ -121,8 +120,8 @@ class Provenance:
 def read_provenance(database: Database, job_id: int, key: str, step: str | None = None) -> Provenance:
     """Return the provenance of a document's result at a step.
 
-    Without a step it is the job's last one with a result for the document; if there is none, the last one with a
-    failure, or the first. Raises NotFound.
+    Without a step, it is the last one with a result for the document, else the last one with a failure, else the
+    first. Raises NotFound.
     """
     job = require(database, job_id)
     with database.read() as transaction:
@@ -163,20 +162,20 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
     )
 
 
-# Asked for one after the other, since each has an index of its own: SQLite uses neither for both at once.
+# Two queries, since each condition has an index of its own, and SQLite uses none for both conditions together.
 _VERSIONS = (Document.superseded_by.is_(None), Document.superseded_by.is_not(None))
 _RECORDED = (*lineage.RESULT, OutcomeRow.runtime_id, OutcomeRow.created_at)
 
 
 def _choose_step(steps: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome]) -> OpenStep:
-    """Return the last step with a result, else the last with a failure, else the first."""
+    """Return the last step with a result, else the last one with a failure, else the first step."""
     done = [step for step in steps if step.seq in outcomes and outcomes[step.seq].status == "done"]
     failed = [step for step in steps if step.seq in outcomes]
     return (done or failed or [steps[0]])[-1]
 
 
 def _find_unmet_condition(way: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome]) -> str | None:
-    """Return the first step's condition on flags that a document's output does not meet, behind "It is"."""
+    """Return the first condition on flags that is not met, as a phrase after "It is"; None if all are met."""
     for before, step in pairwise(way):
         outcome = outcomes.get(before.seq)
         if outcome is not None and outcome.output_id is not None and not lineage.leads_to(outcome, step):
@@ -291,12 +290,12 @@ def _find_document(transaction: Transaction, job: Job, key: str) -> Any:
 def _explain_missing(transaction: Transaction, job: Job, key: str) -> str:
     rejected = select(RejectionRow.reason).where(RejectionRow.ingest_id == job.ingest_id, RejectionRow.place == key)
     if (reason := transaction.scalar(rejected)) is not None:
-        return f"{key} is a record that was rejected as job {job.id} read its source: {reason}"
+        return f"{key} is a record that was rejected when job {job.id} read its source: {reason}"
     of_key = select(Document.id).where(Document.corpus_id == job.corpus_id, Document.key == key)
     if any(transaction.scalar(of_key.where(versions).limit(1)) is not None for versions in _VERSIONS):
         return (
-            f"The document {key} is in the corpus of job {job.id}, and not in the job: it came or changed after the "
-            "job had read its source, or it had vanished. `docmill jobs` lists later jobs."
+            f"The document {key} is in the corpus of job {job.id}, but not in the job: it came or changed after the "
+            "job read its source, or it had vanished before. `docmill jobs` lists later jobs."
         )
     listed = f"`docmill results {job.id} --partial` and `docmill failures {job.id}` list them."
     return f"Job {job.id} has no document {key}, or it was removed. {listed}"

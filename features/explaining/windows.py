@@ -37,7 +37,7 @@ class ReadWindow:
 
 
 def cut(folders: ModelFolders, spec: Spec, text: str) -> tuple[list[ReadWindow], Traits]:
-    """Return the windows of a text's first round, and the traits of the model. Raises CannotServe with the reason."""
+    """Return the windows of a text in its first round, and the model's traits. Raises CannotServe."""
     reading = _open_reading(spec, folders)
     (windows,) = cut_each(kinds.recipe(spec, reading.traits), reading.coder, [text])
     if isinstance(windows, Exception):
@@ -52,7 +52,7 @@ def _read_window(reading: CoderAndTraits, window: Window) -> ReadWindow:
 
 
 def _open_reading(spec: Spec, folders: ModelFolders) -> CoderAndTraits:
-    """Return what reads texts as the model of a spec does. Raises CannotServe with the reason."""
+    """Return the coder of a spec's model, with the model's traits. Raises CannotServe."""
     try:
         languages.require_detector_for(spec)
         patterns.require_for(spec)

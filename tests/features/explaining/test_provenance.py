@@ -132,7 +132,7 @@ def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_r
     job = read_chunk(database, request(), records([("k", "a text")]), [Rejection("a.jsonl:2", "it is no JSON")])
     finish(database)
     later = read(database, request("b.jsonl"), [("late", "another")])
-    with pytest.raises(NotFound, match="rejected as job 1 read its source: it is no JSON"):
+    with pytest.raises(NotFound, match="rejected when job 1 read its source: it is no JSON"):
         read_provenance(database, job.id, "a.jsonl:2")
     with pytest.raises(NotFound, match="docmill failures"):
         read_provenance(database, job.id, "zzz")
