@@ -96,7 +96,7 @@ def judge_command(job: int, step: str | None, size: int, seed: int | None, by: s
 @SEED
 @JSON
 def summary_command(job: int, step: str | None, seed: int | None, as_json: bool) -> None:
-    """Print the estimates for JOB, and judge nothing."""
+    """Print the estimates for JOB without judging anything."""
     with open_store(load_settings()) as database:
         _print(_open(database, job, step, seed), as_json=as_json)
 
@@ -108,7 +108,7 @@ def summary_command(job: int, step: str | None, seed: int | None, as_json: bool)
 @SIZE
 @SEED
 def export_command(job: int, file: Path, step: str | None, size: int, seed: int | None) -> None:
-    """Write the outputs of JOB's sample that nobody has judged to FILE.
+    """Write the unjudged outputs of JOB's sample to FILE.
 
     A .csv file has an empty column for the verdict; a .json file has tasks for Label Studio.
     """
@@ -132,7 +132,7 @@ def import_command(job: int, file: Path, step: str | None, seed: int | None, by:
     with open_store(load_settings()) as database:
         review = _open(database, job, step, seed)
         n = review.take(read_file(file), by or _user())
-        say(f"Stored {n:,} judgement{'s' * (n != 1)} from {file}.")
+        say(f"Stored {counted(n, 'judgement')} from {file}.")
         _print(review, as_json=as_json)
 
 
@@ -159,11 +159,11 @@ def fit_command(job: int, step: str | None, as_json: bool) -> None:
 
 
 def _open(database: Database, job: int, step: str | None, seed: int | None) -> Review:
-    """Return the review of a job; an unfinished one is said to be so."""
+    """Return the review of a job. Say so if the job is not finished."""
     LIBRARY.require("`docmill review`")
     status = read_status(database, job)
     if not status.ended:
-        say(f"Job {job} is not finished: the sample is drawn from its outputs so far.")
+        say(f"Job {job} is not finished: the sample has only its outputs so far.")
     return Review.of(database, job, step, seed)
 
 
@@ -206,7 +206,7 @@ QUESTION = "g good, b bad, s skip, n note, u undo, q quit: "
 
 
 def judge(review: Review, size: int, judged_by: str) -> None:
-    """Show the outputs of a sample that nobody has judged, and store each verdict, until the reviewer quits."""
+    """Show the unjudged outputs of a sample, and store each verdict, until the reviewer quits."""
     waiting = review.waiting(size)
     if not waiting:
         say(_nothing_to_judge(review, size))
@@ -242,7 +242,7 @@ def _nothing_to_judge(review: Review, size: int) -> str:
 
 
 def render_output(item: OutputToReview, place: str, width: int) -> Group:
-    """Return an output beside its input, or below it where the terminal is narrow."""
+    """Return an output beside its input, or below it if the terminal is narrow."""
     title = Text(printable(f"{place}: document {item.document}", keep=""), style="bold")
     texts = [Text(printable(text)) for text in (item.input, item.output)]
     if width < WIDE:
@@ -279,7 +279,7 @@ def _ask_for_keys() -> Answer:
 def _read_line(numbers: Iterator[int]) -> Answer:
     """Read a line with a letter and an optional note. Return the verdict, BACK, or QUIT at the end.
 
-    A line without a verdict raises WorkerError: if it were passed over, those after it would judge wrong outputs.
+    Raises WorkerError for a line without a verdict: skipping it would give later verdicts to the wrong outputs.
     """
     line = sys.stdin.readline()
     if not line:

@@ -17,7 +17,7 @@ LEVEL = 0.95  # of the intervals
 
 @dataclass(frozen=True)
 class Share:
-    """The estimated share of good outputs in a group, with its interval. All three are None if none was judged."""
+    """The estimated share of good outputs in a group, with its interval; None if no output of the group was judged."""
 
     group: str
     outputs: int
@@ -42,7 +42,7 @@ class ReviewSummary:
 def estimate_share(group: str, strata: Sequence[tuple[int, int, int]]) -> Share:
     """Estimate the share of good outputs from judgements in strata, with an interval.
 
-    ``strata`` has for each the numbers of its outputs, of the judged ones, and of the good ones among these.
+    ``strata`` has for each stratum the numbers of outputs, of judged outputs, and of judged outputs that are good.
     The estimate weights each stratum's share by its number of outputs (Horvitz and Thompson); strata without a
     judgement are assumed to be like the others. The interval is that of Clopper and Pearson for the effective sample
     size, after Korn and Graubard ("Confidence intervals for proportions with small expected number of positive
@@ -126,8 +126,8 @@ DOUBTED = 2.0  # weight of a stratum of doubtful outputs in the allocation; othe
 def stratify(population: Population) -> list[Rows]:
     """Divide outputs by their doubtful flags, and each part into thirds by confidence.
 
-    A stratum has the rows of its outputs in the order in which they are drawn. A part with less than `FEWEST` known
-    confidences is one stratum; outputs without a confidence are one of their own. No stratum is empty.
+    A stratum has the rows of its outputs in the order in which they are drawn. A part with fewer than `FEWEST` known
+    confidences is one stratum. Outputs without a confidence are a stratum of their own. No stratum is empty.
     """
     strata = []
     for part in (population.doubtful, ~population.doubtful):
@@ -140,7 +140,7 @@ def stratify(population: Population) -> list[Rows]:
 
 
 def _bands(confidence: npt.NDArray[np.float64]) -> list[npt.NDArray[np.bool_]]:
-    """Return masks of the outputs in each third by confidence, then of those without one."""
+    """Return masks of the outputs in each third by confidence, then of the outputs without a confidence."""
     known = ~np.isnan(confidence)
     if known.sum() < FEWEST:
         return [np.ones(len(confidence), bool)]
@@ -171,7 +171,7 @@ def allocate(population: Population, strata: Sequence[Rows], size: int) -> list[
 
 
 def _round(wanted: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], size: int) -> list[int]:
-    """Return whole numbers with the same sum by the largest remainders; one at least where there is room."""
+    """Round the numbers by the largest remainders, so that they sum to `size`; none to 0 if there is room."""
     whole = np.floor(wanted).astype(int)
     if size >= len(wanted):
         whole = np.maximum(whole, 1)
@@ -197,10 +197,10 @@ def draw_sample(population: Population, strata: Sequence[Rows], size: int) -> Ro
 
 
 def cut_at_unseen(rows: Rows, contents: Rows, met: Collection[int]) -> Rows:
-    """Return the rows of a stratum that were drawn first and that reviewers have met, up to the first they have not.
+    """Return the rows of a stratum before the first output that no reviewer has seen.
 
-    In a stratum these are a random sample, however many sessions, jobs or seeds the judgements come from. Judgements
-    behind an output that nobody has met may be of a smaller corpus, and would distort the estimate.
+    These rows are a random sample of the stratum, whatever sessions, jobs or seeds the judgements come from. Later
+    judgements may come from a smaller corpus, and would distort the estimate.
     """
     n = next((place for place, row in enumerate(rows) if int(contents[row]) not in met), len(rows))
     return rows[:n]

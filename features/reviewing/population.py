@@ -33,7 +33,7 @@ UNREADABLE = frozenset({"vector", "weights"})  # types of outputs that a person 
 class ReviewedStep:
     """The step of a job that is reviewed. `way` leads to it.
 
-    `specs` has the SHA-256 of its spec by the spec's id, and that of its escalation's spec, if it has one.
+    `specs` has the SHA-256 of the step's spec, and of its escalation's spec if there is one, by the spec's id.
     """
 
     job: int
@@ -52,7 +52,7 @@ class ReviewedStep:
 
 @dataclass(frozen=True)
 class Population:
-    """The done outputs of a step, one for each unique text, by content. All arrays have a row for each.
+    """The done outputs of a step, one for each unique text. All arrays have a row for each output, by content.
 
     `documents` has the id of the first document with the text, `ranks` the output's random number in the draw, and
     `confidence` NaN where it is not known. `flags` are places in `flag_sets`. `specs` has the id of the spec that
@@ -72,16 +72,16 @@ class Population:
 
     @cached_property
     def doubtful(self) -> npt.NDArray[np.bool_]:
-        """True for outputs with a doubtful flag."""
+        """A mask of the outputs with a doubtful flag."""
         return np.array([is_doubtful(flags) for flags in self.flag_sets], bool)[self.flags]
 
     def rows_of(self, contents: Sequence[int]) -> npt.NDArray[np.intp]:
-        """Return the rows of these contents, in their order, without contents that are not here."""
+        """Return the rows of these contents, in their order. Contents that are not in the population are left out."""
         wanted = np.array(contents, np.int64)
         return np.searchsorted(self.contents, wanted[np.isin(wanted, self.contents)])
 
     def spec_of(self, content: int) -> int | None:
-        """Return the id of the spec that computed the output of a content; None for a content that is not here."""
+        """Return the id of the spec that computed a content's output; None if the content is not in the population."""
         row = int(np.searchsorted(self.contents, content))
         is_here = row < len(self) and self.contents[row] == content
         return int(self.specs[row]) if is_here else None

@@ -58,7 +58,7 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> FittedRisk:
 
 
 def choose_features(results: Sequence[Result]) -> list[str]:
-    """Return the features that differ among results: numbers, and flags that are neither rare nor on nearly all."""
+    """Return the features that differ among results: numbers, and flags that neither few nor nearly all carry."""
     carried = Counter(flag for result in results for flag in result["flags"])
     flags = [flag for flag, n in sorted(carried.items()) if RARE <= n <= len(results) - RARE]
     numbers = [
@@ -70,7 +70,7 @@ def choose_features(results: Sequence[Result]) -> list[str]:
 
 
 def _fit_model(names: Sequence[str], values: Numbers, bad: npt.NDArray[np.bool_]) -> tuple[Numbers, RiskModel]:
-    """Return the risk of each output by a model that did not see it, and the model that is fitted to all outputs."""
+    """Return each output's risk by a model that was not fitted to it, and the model that was fitted to all outputs."""
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
