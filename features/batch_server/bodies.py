@@ -127,8 +127,8 @@ def parse_body(
         try:
             return parse_body(CHAT, _to_chat(fields), dtype, seed=seed)
         except BadRequest as error:
-            said = re.sub("|".join(_OF_RESPONSES), lambda name: _OF_RESPONSES[name[0]], str(error))
-            raise BadRequest(said) from error
+            reason = re.sub("|".join(_OF_RESPONSES), lambda name: _OF_RESPONSES[name[0]], str(error))
+            raise BadRequest(reason) from error
     options_of_body = {**_read_options(fields), **_read_schema(fields), "dtype": dtype}
     if seed is not None and options_of_body.get("temperature") != 0:
         options_of_body.setdefault("seed", seed)
@@ -156,10 +156,14 @@ def _to_chat(fields: Mapping[str, Any]) -> dict[str, Any]:
     chat = {name: fields[name] for name in ("temperature", "top_p") if name in fields}
     if "max_output_tokens" in fields:
         chat["max_tokens"] = fields["max_output_tokens"]
-    wanted = fields.get("text", {})
-    if not isinstance(wanted, dict) or wanted.keys() - {"format", "verbosity"} or wanted.get("verbosity") is not None:
+    text_options = fields.get("text", {})
+    if (
+        not isinstance(text_options, dict)
+        or text_options.keys() - {"format", "verbosity"}
+        or text_options.get("verbosity") is not None
+    ):
         raise BadRequest('"text" must be {"format": …}')
-    if (form := wanted.get("format")) is not None:
+    if (form := text_options.get("format")) is not None:
         is_schema = isinstance(form, dict) and form.get("type") == "json_schema"
         chat["response_format"] = {"type": "json_schema", "json_schema": form} if is_schema else form
     return {**chat, "messages": messages}
@@ -198,11 +202,11 @@ def _read_value(name: str, value: Json) -> Json | tuple[str]:
 
 def _read_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the option that holds an output to a JSON Schema, if the body wants one."""
-    wanted = fields.get("response_format")
-    if wanted is None or wanted == {"type": "text"}:
+    response_format = fields.get("response_format")
+    if response_format is None or response_format == {"type": "text"}:
         return {}
-    if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
-        named = wanted.get("json_schema")
+    if isinstance(response_format, dict) and response_format.get("type") == "json_schema":
+        named = response_format.get("json_schema")
         schema = named.get("schema") if isinstance(named, dict) else None
         if isinstance(schema, dict):
             return {"json_schema": schema}
@@ -230,13 +234,13 @@ def _read_conversation(fields: Mapping[str, Any]) -> str:
     messages = fields["messages"]
     if not is_messages(messages):
         raise BadRequest('"messages" must be a list of objects, each with a "role" and a "content"')
-    told = []
+    kept = []
     for number, message in enumerate(messages):
         if message.get("tool_calls") or message.get("function_call") or message.get("audio"):
             raise BadRequest(f'"messages"[{number}] has a tool call or audio; docmill reads only text')
         named = {"name": message["name"]} if isinstance(message.get("name"), str) else {}
-        told.append({"role": message["role"], "content": _read_content(message["content"], number), **named})
-    return orjson.dumps(told).decode()
+        kept.append({"role": message["role"], "content": _read_content(message["content"], number), **named})
+    return orjson.dumps(kept).decode()
 
 
 def _read_content(content: Json, number: int) -> str:

@@ -201,8 +201,8 @@ class Clerk:
         except WorkerError as error:
             raise keys.Refused(str(error), _INVALID) from error
         except SourceError as error:
-            said = f"{file.content.place} is not text; upload lines of JSON in UTF-8, and not compressed"
-            raise keys.Refused(said, _INVALID) from error
+            reason = f"{file.content.place} is not text; upload lines of JSON in UTF-8, and not compressed"
+            raise keys.Refused(reason, _INVALID) from error
         limited = batch.max_cost is not None or keys.is_limited(self.database, batch.key)
         specs, unfit = self._specs(calls, limited=limited)
         plan = BatchPlan(file, tuple(calls), specs, unfit)
@@ -306,16 +306,17 @@ class Clerk:
         calls, planned = list_calls(file), batch.plan["calls"]
         if len(calls) != len(planned):
             raise keys.Refused(_READ_DIFFERENTLY, _INVALID)
-        made = dict(zip(calls, planned, strict=True))
-        unfit = {call: told["unfit"] for call, told in made.items() if "unfit" in told}
-        jobs_made = {call: told["job"] for call, told in made.items() if "job" in told}
-        answers = {call: JobAnswers(self.database, job_id, lacking) for call, job_id in jobs_made.items()}
+        plan = dict(zip(calls, planned, strict=True))
+        unfit = {call: entry["unfit"] for call, entry in plan.items() if "unfit" in entry}
+        answers = {
+            call: JobAnswers(self.database, entry["job"], lacking) for call, entry in plan.items() if "job" in entry
+        }
         for line, _ in answer_lines(file, answers, unfit):
             yield line
 
 
 def _reason(call: Call, error: TaskError) -> str:
-    """Return what a client is told of requests that cannot be computed. Paths of the server are for the log alone.
+    """Return the reason for a client why requests cannot be computed. Only the log has paths of the server.
 
     Raises the error again if a model's hub or server is away, since the batch can wait for it.
     """

@@ -105,9 +105,9 @@ def batch_command(
     batches.say_written(counts, out, errors)
     if as_json:
         failed = counts["refused"] + counts["failed"]
-        told = {"total": counts.total(), "completed": counts["completed"], "failed": failed}
+        request_counts = {"total": counts.total(), "completed": counts["completed"], "failed": failed}
         jobs_told = [formatting.as_json(status) for status in statuses.values()]
-        print_json({"request_counts": told, "out": str(out), "errors": str(errors), "jobs": jobs_told})
+        print_json({"request_counts": request_counts, "out": str(out), "errors": str(errors), "jobs": jobs_told})
     return SOME_FAILED if counts["failed"] else SOME_REJECTED if counts["refused"] else OK
 
 

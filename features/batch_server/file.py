@@ -69,8 +69,8 @@ class BatchFile:
             try:
                 yield from until_broken(rows, lambda: f"{self.content.place}@{stream.bytes_read}")
             except EncodingUnnamed as error:
-                said = f"{self.content.place} is not UTF-8, but probably {error.likely}; save it as UTF-8"
-                raise WorkerError(said) from error
+                reason = f"{self.content.place} is not UTF-8, but probably {error.likely}; save it as UTF-8"
+                raise WorkerError(reason) from error
 
 
 @contextmanager
@@ -224,11 +224,11 @@ class BatchRequest:
 
         ``model`` is the model in the answer if the request names none.
         """
-        told = {"custom_id": self.custom_id, "url": self.call.url, "model": self.call.model or model}
+        common = {"custom_id": self.custom_id, "url": self.call.url, "model": self.call.model or model}
         n = len(self.texts)
         for place, (key, text) in enumerate(zip(self.keys, self.texts, strict=True)):
             part = {"index": place, "of": n} if n > 1 else {}
-            request = {**told, "line": self.line, **part, **self.form}
+            request = {**common, "line": self.line, **part, **self.form}
             where = self.where if n == 1 else f"{self.where}#{place}"
             yield Row({"id": key, "text": text, REQUEST: request}, self.line, where, self.flags, clean=False)
 

@@ -96,12 +96,12 @@ def serve_command(
 def _name_models(models: tuple[str, ...]) -> dict[str, str]:
     """Return the models by the names that requests have for them."""
     by_name: dict[str, str] = {}
-    for given in models:
-        name, equals, model = given.partition("=")
+    for argument in models:
+        name, equals, model = argument.partition("=")
         if not name or (equals and not model):
-            raise click.UsageError(f"--model {given}: write MODEL, or NAME=MODEL")
+            raise click.UsageError(f"--model {argument}: write MODEL, or NAME=MODEL")
         if name in by_name:
-            raise click.UsageError(f"--model {given}: another model has this name; choose a different NAME")
+            raise click.UsageError(f"--model {argument}: another model has this name; choose a different NAME")
         by_name[name] = model or name
     return by_name
 
@@ -180,11 +180,13 @@ def list_command(as_json: bool) -> None:
     if not rows:
         say("No keys yet; `docmill keys add NAME` makes one.")
         return
-    made = table("name", "state", "weight", "most requests", "most bytes", "most cost", "cost so far", names={"name"})
+    keys_table = table(
+        "name", "state", "weight", "most requests", "most bytes", "most cost", "cost so far", names={"name"}
+    )
     for row in rows:
         bounds = ("any" if row[name] is None else f"{row[name]:,}" for name in LIMITS)
-        made.add_row(printable(row["name"]), row["state"], str(row["weight"]), *bounds, f"{row['spent']:,.4g}")
-    print_rich(made)
+        keys_table.add_row(printable(row["name"]), row["state"], str(row["weight"]), *bounds, f"{row['spent']:,.4g}")
+    print_rich(keys_table)
 
 
 def _to_row(key: keys.ApiKey) -> dict[str, Any]:

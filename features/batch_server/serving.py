@@ -149,8 +149,8 @@ class _Application:
             return _error("The body came too slowly. Send it again.", HTTPStatus.REQUEST_TIMEOUT)
         except StorageError as error:
             log.warning("store_away error=%s", error)
-            said = "The store does not answer. Try again in a while."
-            return _error(said, HTTPStatus.SERVICE_UNAVAILABLE, "store_away")
+            message = "The store does not answer. Try again in a while."
+            return _error(message, HTTPStatus.SERVICE_UNAVAILABLE, "store_away")
         return _with_headers(response)
 
     def _key_of(self, request: Request) -> ApiKey:
@@ -196,10 +196,10 @@ class _Application:
     async def _upload(self, key: ApiKey, request: Request) -> Response:
         kept_as = _idempotency_key(request)
         most = self._limits.file_bytes + MOST_FORM
-        said = max(0, _said_length(request, most) - MOST_FORM)
+        announced = max(0, _said_length(request, most) - MOST_FORM)
         # This only spares an upload that would be refused at its end. A repeated one may be stored already.
         if kept_as is None:
-            await self._do(stored_files.check_bytes, self._database, key, said)
+            await self._do(stored_files.check_bytes, self._database, key, announced)
         with fail_after(LONGEST_UPLOAD_S):
             async with (
                 self._uploads_of[key.name],
@@ -230,9 +230,9 @@ class _Application:
         if order not in {"asc", "desc"}:
             raise ApiError('"order" must be asc or desc.', param="order")
         after, purpose = _query(request, "after"), _query(request, "purpose")
-        wanted = () if purpose is None else (ApiFile.purpose == purpose,)
+        conditions = () if purpose is None else (ApiFile.purpose == purpose,)
         files, more = keys.list_page(
-            self._database, ApiFile, key, *wanted, after=after, limit=limit, oldest_first=order == "asc"
+            self._database, ApiFile, key, *conditions, after=after, limit=limit, oldest_first=order == "asc"
         )
         return _listed([_file(file) for file in files], more)
 
@@ -422,8 +422,8 @@ def _expires_after(form: Mapping[str, Any]) -> float:
         raise ApiError('"expires_after[anchor]" must be "created_at".', param="expires_after")
     if isinstance(seconds, str) and _WHOLE.fullmatch(seconds) and int(seconds) >= SHORTEST_KEPT_S:
         return float(seconds)
-    said = f'"expires_after[seconds]" must be a whole number, {SHORTEST_KEPT_S:,} or more.'
-    raise ApiError(said, param="expires_after")
+    reason = f'"expires_after[seconds]" must be a whole number, {SHORTEST_KEPT_S:,} or more.'
+    raise ApiError(reason, param="expires_after")
 
 
 async def _json_of(request: Request) -> dict[str, Any]:
@@ -475,16 +475,16 @@ def _storable(text: str) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    said = str(error)
-    return f"{said[0].upper()}{said[1:]}."
+    message = str(error)
+    return f"{message[0].upper()}{message[1:]}."
 
 
 def _error(message: str, status: HTTPStatus, code: str | None = None, param: str | None = None) -> Response:
     fallback = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-    told = {"message": message, "type": _TYPES.get(status, fallback), "param": param, "code": code}
+    fields = {"message": message, "type": _TYPES.get(status, fallback), "param": param, "code": code}
     # Keeps OpenAI's clients from retrying: a batch takes hours.
     headers = {"X-Should-Retry": "false"} if status == HTTPStatus.TOO_MANY_REQUESTS else None
-    return _with_headers(JSONResponse({"error": told}, status, headers))
+    return _with_headers(JSONResponse({"error": fields}, status, headers))
 
 
 def _with_headers(response: Response) -> Response:

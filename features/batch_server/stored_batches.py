@@ -145,11 +145,11 @@ def create_batch(
 
 def describe_limits(database: Database, batch: ApiBatch) -> list[dict[str, Any]]:
     """Return an error for each cost limit that a batch in progress has reached, its own or its key's."""
-    told = {batch.id: BATCH_AT_LIMIT, keys.budget_of(batch.key): KEY_AT_LIMIT}
+    reasons = {batch.id: BATCH_AT_LIMIT, keys.budget_of(batch.key): KEY_AT_LIMIT}
     with database.read() as transaction:
-        reached = budgets.read_reached(transaction, told)
-    sentences = [f"{reason[0].upper()}{reason[1:]}." for name, reason in told.items() if name in reached]
-    return [{"code": COST_LIMIT, "line": None, "message": said, "param": None} for said in sentences]
+        reached = budgets.read_reached(transaction, reasons)
+    sentences = [f"{reason[0].upper()}{reason[1:]}." for name, reason in reasons.items() if name in reached]
+    return [{"code": COST_LIMIT, "line": None, "message": sentence, "param": None} for sentence in sentences]
 
 
 def cancel_batch(database: Database, key: ApiKey, batch_id: str) -> ApiBatch:

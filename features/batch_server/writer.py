@@ -47,8 +47,8 @@ def make_answer(rows: Sequence[Row], created: int, where: str = "") -> Line:
     request = find_request(rows[0])
     if (url := request["url"]) == EMBEDDINGS:
         lengths = {row["vector"].shape[-1] for row in rows}
-        if (wanted := request.get("dimensions")) is not None and wanted > min(lengths):
-            reason = f"the vectors of the model have {min(lengths):,} dimensions; {wanted:,} were requested"
+        if (dimensions := request.get("dimensions")) is not None and dimensions > min(lengths):
+            reason = f"the vectors of the model have {min(lengths):,} dimensions; {dimensions:,} were requested"
             return make_error(request["custom_id"], where or f"line {request['line']}", f'"dimensions": {reason}')
     write_body = {CHAT: _chat, RESPONSES: _response, COMPLETIONS: _completion, EMBEDDINGS: _embeddings}[url]
     body = write_body(request, rows, created)
@@ -189,9 +189,9 @@ def _cut(vector: npt.NDArray[np.float32], request: Mapping[str, Any]) -> npt.NDA
     """Return the first `dimensions` of a vector, with length 1 again; the vector itself if none were requested."""
     import numpy as np
 
-    if (wanted := request.get("dimensions")) is None:
+    if (dimensions := request.get("dimensions")) is None:
         return vector
-    kept = vector[:wanted].astype(np.float64)
+    kept = vector[:dimensions].astype(np.float64)
     return (kept / (np.linalg.norm(kept) or 1.0)).astype(np.float32)
 
 

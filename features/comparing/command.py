@@ -162,25 +162,27 @@ def print_comparison(comparison: JobComparison, database: Database) -> None:
 def _make_sureness_table(comparison: JobComparison) -> Table | None:
     """Return a table of flags and confidence; None where neither job has any."""
     a, b = comparison.sure_a, comparison.sure_b
-    made = table("share of results with a flag", "A", "B", names={"share of results with a flag"}, numbers={"A", "B"})
+    sureness = table(
+        "share of results with a flag", "A", "B", names={"share of results with a flag"}, numbers={"A", "B"}
+    )
     for flag in order_flags(a.flags + b.flags):
-        made.add_row(NameCell(flag), *(f"{share(sure.flags[flag], sure.n) or 0.0:.1%}" for sure in (a, b)))
+        sureness.add_row(NameCell(flag), *(f"{share(sure.flags[flag], sure.n) or 0.0:.1%}" for sure in (a, b)))
     means = [sure.mean_confidence for sure in (a, b)]
     if any(mean is not None for mean in means):
-        made.add_row("mean confidence", *("none" if mean is None else f"{mean:.3f}" for mean in means))
-    return made if made.row_count else None
+        sureness.add_row("mean confidence", *("none" if mean is None else f"{mean:.3f}" for mean in means))
+    return sureness if sureness.row_count else None
 
 
 def _make_sample_table(comparison: JobComparison, pair: ComparedDocument) -> Table:
-    made = Table(box=None, pad_edge=False, show_header=False, expand=True, padding=(0, 1, 0, 0))
-    made.add_column(ratio=1)
-    made.add_column(ratio=1)
+    sample = Table(box=None, pad_edge=False, show_header=False, expand=True, padding=(0, 1, 0, 0))
+    sample.add_column(ratio=1)
+    sample.add_column(ratio=1)
     assert pair.a is not None
     assert pair.b is not None
     a, b = comparison.a, comparison.b
-    made.add_row(*mark_differences(a.output.shown(pair.a, a.step.params), b.output.shown(pair.b, b.step.params)))
-    made.add_row()
-    return made
+    sample.add_row(*mark_differences(a.output.shown(pair.a, a.step.params), b.output.shown(pair.b, b.step.params)))
+    sample.add_row()
+    return sample
 
 
 def mark_differences(a: str, b: str) -> tuple[Text, Text]:
@@ -207,7 +209,7 @@ def _print_neighbors(neighborhoods: Sequence[Neighborhood], database: Database) 
         return
     names = find_keys(database, neighborhoods)
     answer("\nThe documents whose nearest documents differ most:")
-    made = table(
+    nearest = table(
         "document", "recall", "nearest by A", "nearest by B", names={"document", "nearest by A", "nearest by B"}
     )
     for neighborhood in neighborhoods:
@@ -218,8 +220,8 @@ def _print_neighbors(neighborhoods: Sequence[Neighborhood], database: Database) 
             )
             for near, beside, mark in sides
         ]
-        made.add_row(NameCell(names[neighborhood.document_id]), f"{neighborhood.recall:.2f}", *lists)
-    print_rich(made)
+        nearest.add_row(NameCell(names[neighborhood.document_id]), f"{neighborhood.recall:.2f}", *lists)
+    print_rich(nearest)
 
 
 def _read_texts(samples: Sequence[ComparedDocument], database: Database) -> list[tuple[ComparedDocument, str]]:

@@ -115,10 +115,10 @@ def _describe_work_left(provenance: Provenance) -> str:
     step = provenance.step
     if provenance.state in {"cancelled", "stopped"}:
         return f"It was not computed: the job was {provenance.state}. Run its source again to compute it."
-    told = f"`docmill status {provenance.job}` shows the job's progress."
+    advice = f"`docmill status {provenance.job}` shows the job's progress."
     if step.content is None and step.reads is not None:
-        return f"It is not computed yet: it waits for the step {step.reads}. {told}"
-    return f"It is not computed yet. {told}"
+        return f"It is not computed yet: it waits for the step {step.reads}. {advice}"
+    return f"It is not computed yet. {advice}"
 
 
 def _list_flags(provenance: Provenance, traits: Traits) -> tuple[Flag, ...]:

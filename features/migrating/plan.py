@@ -34,7 +34,7 @@ LISTED = 10
 
 @dataclass(frozen=True)
 class MigrationPlan:
-    """A migration that can be made. `stored` is the row that it continues, if there is one.
+    """A possible migration. `stored` is the row that it continues, if there is one.
 
     `requests` are the steps of the old job with the new spec. `left_out` are the options of the old spec that the new
     model does not take.
@@ -77,7 +77,7 @@ def plan(
 def choose_step(
     database: Database, corpus_id: int, corpus: str, model: str, job: int | None = None, step: str | None = None
 ) -> ReplaceableStep:
-    """Return the latest step that computed the corpus by a model, of this job and this name if they are given.
+    """Return the latest step that computed the corpus with a model. A job and a step's name narrow the choice.
 
     Raises StorageError if there is none, or if such steps have different specs.
     """
@@ -105,18 +105,18 @@ def choose_step(
 
 
 def make_spec(
-    settings: Settings, old: Spec, model: str, revision: str | None, given: Mapping[str, str]
+    settings: Settings, old: Spec, model: str, revision: str | None, chosen: Mapping[str, str]
 ) -> tuple[Spec, tuple[str, ...]]:
     """Return the spec of a model with the old spec's options, and the names of those that the model does not take.
 
-    The options that are `given` take the place of the old ones. Raises ModelError and BadOption.
+    The `chosen` options replace the old ones. Raises ModelError and BadOption.
     """
     pinned = pinning.pin(model, settings.model_folders, revision=revision)
     family = families.family(pinning.read_config(pinned, settings.model_folders))
     options, left_out = options_of(old, family)
-    kinds.require_options(old.kind, given)
-    if given:
-        options = options.model_copy(update={**dict.fromkeys(PROMPTS & type(options).model_fields.keys()), **given})
+    kinds.require_options(old.kind, chosen)
+    if chosen:
+        options = options.model_copy(update={**dict.fromkeys(PROMPTS & type(options).model_fields.keys()), **chosen})
         left_out = tuple(name for name in left_out if name not in PROMPTS)
     return spec_of(settings, old.kind, model, revision, options), left_out
 

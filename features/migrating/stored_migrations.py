@@ -78,8 +78,8 @@ def begin(database: Database, corpus_id: int, old: ReplaceableStep, new: Spec) -
                     f"cancel {replacement.corpus}` ends it"
                 )
             return replacement
-        made = {"old_spec_id": old.spec_id, "new_spec_id": new_id, "old_job_id": old.job_id}
-        insert_row(transaction, ReplacementRow, corpus_id=corpus_id, state=FILLING, created_at=db_now(), **made)
+        values = {"old_spec_id": old.spec_id, "new_spec_id": new_id, "old_job_id": old.job_id}
+        insert_row(transaction, ReplacementRow, corpus_id=corpus_id, state=FILLING, created_at=db_now(), **values)
         return read_replacements(transaction, corpus_id)[-1]
 
     return database.write(work)

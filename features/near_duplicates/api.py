@@ -29,11 +29,11 @@ def dedup(
     The options are those of `docmill dedup`. With `leave_out="near-duplicates"`, `run` and `enqueue` read only the
     first document of each cluster. Raises Error.
     """
-    wanted = DedupOptions(threshold, shingle, seed, embeddings, job)
+    options = DedupOptions(threshold, shingle, seed, embeddings, job)
     if threshold is not None and not 0 < threshold <= 1:
         raise Error(f"threshold must be above 0 and at most 1, not {threshold}")
     if shingle is not None and (shingle[0] not in UNITS or shingle[1] < 1):
         raise Error('shingle must be ("words", N) or ("characters", N), with N at least 1')
     corpus_id, name = find_named_corpus(mill.database, corpus)
-    deduplicate(mill.database, corpus_id, name, wanted, listen(progress))
+    deduplicate(mill.database, corpus_id, name, options, listen(progress))
     return summarize(mill.database, corpus_id, name)

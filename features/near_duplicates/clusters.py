@@ -352,8 +352,8 @@ def _choose_method(
         listener.say(f"As in the last search: {last}.")
         return last
     unit, size = options.shingle or (None, None)
-    given: dict[str, Any] = {"threshold": options.threshold, "unit": unit, "size": size, "seed": options.seed}
-    return replace(ByText(), **{name: value for name, value in given.items() if value is not None})
+    chosen: dict[str, Any] = {"threshold": options.threshold, "unit": unit, "size": size, "seed": options.seed}
+    return replace(ByText(), **{name: value for name, value in chosen.items() if value is not None})
 
 
 def _update(database: Database, corpus_id: int, hear: Hear) -> str | None:

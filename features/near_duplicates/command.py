@@ -77,8 +77,8 @@ def find_command(
 
     The next search compares only new documents, by default with the options of the last search.
     """
-    wanted = DedupOptions(threshold, shingle, seed, embeddings, job)
-    _report(corpus, wanted, out, file_format, as_json)
+    options = DedupOptions(threshold, shingle, seed, embeddings, job)
+    _report(corpus, options, out, file_format, as_json)
 
 
 @dedup_command.command("show", epilog="Example: docmill dedup show articles.jsonl --out clusters.csv")
@@ -102,7 +102,7 @@ def forget_command(corpus: str) -> None:
 
 def _report(
     corpus: str,
-    wanted: DedupOptions | None,
+    options: DedupOptions | None,
     out: Path | None,
     file_format: str | None,
     as_json: bool,
@@ -113,11 +113,11 @@ def _report(
     target = require_target(out, file_format)
     with open_store(load_settings()) as database:
         corpus_id, name = find_named_corpus(database, corpus)
-        work = None if wanted is None else deduplicate(database, corpus_id, name, wanted, listen())
+        work = None if options is None else deduplicate(database, corpus_id, name, options, listen())
         summary = report.summarize(database, corpus_id, name)
         if out is not None:
             _write(database, corpus_id, target, summary.in_clusters)
-        samples = report.read_samples(database, corpus_id, SAMPLES_SHOWN if wanted is None else SAMPLES, MEMBERS)
+        samples = report.read_samples(database, corpus_id, SAMPLES_SHOWN if options is None else SAMPLES, MEMBERS)
     if as_json:
         print_json(_as_json(name, summary, work, samples))
     elif out != STDOUT:
@@ -152,17 +152,17 @@ def _print_report(corpus: str, summary: DuplicateCounts, work: SearchWork | None
         if work.without_vector:
             say(f"{formatting.documents(work.without_vector)} without a vector were not compared.")
     for n_documents, members in samples:
-        made = table("", "document", "text", names={"document", "text"})
+        cluster = table("", "document", "text", names={"document", "text"})
         for rank, (key, text) in enumerate(members):
-            made.add_row("" if rank else "first", NameCell(key), NameCell(text))
+            cluster.add_row("" if rank else "first", NameCell(key), NameCell(text))
 
         answer("")
-        print_rich(made)
+        print_rich(cluster)
         if (more := n_documents - len(members)) > 0:
             answer(f"      and {formatting.counted(more, 'more document')}")
     if len(samples) < summary.clusters:
-        told = f"More: docmill dedup show {corpus}. " if work is not None else ""
-        say(f"{told}All: docmill dedup show {corpus} --out FILE")
+        advice = f"More: docmill dedup show {corpus}. " if work is not None else ""
+        say(f"{advice}All: docmill dedup show {corpus} --out FILE")
 
 
 def _as_json(name: str, summary: DuplicateCounts, work: SearchWork | None, samples: list[Sample]) -> dict[str, Any]:

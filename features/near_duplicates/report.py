@@ -98,7 +98,7 @@ def read_samples(database: Database, corpus_id: int, n_clusters: int, n_document
     query = query.where(Duplicate.corpus_id == corpus_id, is_current_document())
     largest = query.where(Duplicate.first_id == Duplicate.document_id)
     largest = largest.order_by(Duplicate.n_documents.desc(), Duplicate.first_id).limit(n_clusters)
-    made = []
+    samples = []
     with database.read() as transaction:
         for first in transaction.execute(largest).all():
             mine = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id == first.document_id)
@@ -107,8 +107,8 @@ def read_samples(database: Database, corpus_id: int, n_clusters: int, n_document
             members = [(row.key, row.text) for row in (first, *rows)]
             now = select(func.count()).join_from(Duplicate, Document, Document.id == Duplicate.document_id)
             documents = transaction.scalar(now.where(mine, is_current_document())) or 0
-            made.append((documents, members))
-    return made
+            samples.append((documents, members))
+    return samples
 
 
 def read_members(database: Database, corpus_id: int) -> Iterator[dict[str, Any]]:

@@ -257,9 +257,9 @@ def propose_pairs(signed: Signed, threshold: float, components: Components, band
         if not len(starts):
             return
         ones, others = order[starts], order[starts + lag]
-        wanted = signed.fresh[ones] | signed.fresh[others]
-        wanted &= signed.sizes[ones] / np.maximum(signed.sizes[others], 1) >= threshold
-        ones, others = ones[wanted], others[wanted]
+        is_candidate = signed.fresh[ones] | signed.fresh[others]
+        is_candidate &= signed.sizes[ones] / np.maximum(signed.sizes[others], 1) >= threshold
+        ones, others = ones[is_candidate], others[is_candidate]
         if band:
             same = signed.bands[ones, :band] == signed.bands[others, :band]
             met = (same & ~signed.crowded[ones, :band]).any(axis=1)

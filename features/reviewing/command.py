@@ -252,11 +252,11 @@ def render_output(item: OutputToReview, place: str, width: int) -> Group:
             for part in (Text(name, style="underline"), text)
         ]
         return Group(Text(), title, *parts)
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline", expand=True)
+    side_by_side = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="underline", expand=True)
     for name in ("Input", "Output"):
-        made.add_column(name, ratio=1, overflow="fold")
-    made.add_row(*texts)
-    return Group(Text(), title, made)
+        side_by_side.add_column(name, ratio=1, overflow="fold")
+    side_by_side.add_row(*texts)
+    return Group(Text(), title, side_by_side)
 
 
 def _ask_for_keys() -> Answer:
@@ -302,13 +302,13 @@ def _read_line(numbers: Iterator[int]) -> Answer:
 def shares_table(summary: ReviewSummary) -> Group:
     """Return the shares of good outputs with their intervals, and a line about the judgements."""
     numbers = ("outputs", "judged", "good", "share", "95 % interval")
-    made = table("group", *numbers, names={"group"}, numbers=numbers)
+    shares = table("group", *numbers, names={"group"}, numbers=numbers)
     for share in summary.shares:
-        made.add_row(
+        shares.add_row(
             share.group, f"{share.outputs:,}", f"{share.judged:,}", f"{share.good:,}", *_write_estimate(share)
         )
     skipped = f", {summary.skipped:,} skipped" if summary.skipped else ""
-    return Group(made, Text(f"{summary.judged:,} of {summary.outputs:,} outputs are judged{skipped}."))
+    return Group(shares, Text(f"{summary.judged:,} of {summary.outputs:,} outputs are judged{skipped}."))
 
 
 def _write_estimate(share: Share) -> Iterator[str]:

@@ -17,7 +17,7 @@ LEVEL = 0.95  # of the intervals
 
 @dataclass(frozen=True)
 class Share:
-    """The estimated share of good outputs in a group, with its interval; None if no output of the group was judged."""
+    """The estimated share of good outputs in a group, with its interval; None if none was judged."""
 
     group: str
     outputs: int
@@ -158,28 +158,28 @@ def allocate(population: Population, strata: Sequence[Rows], size: int) -> list[
     sizes = np.array([len(rows) for rows in strata], float)
     size = int(min(size, sizes.sum()))
     weights = np.sqrt(sizes) * np.array([DOUBTED if population.doubtful[rows[0]] else 1.0 for rows in strata])
-    wanted, open_ = np.zeros(len(strata)), np.ones(len(strata), bool)
+    numbers, open_ = np.zeros(len(strata)), np.ones(len(strata), bool)
     while open_.any():
         left = size - sizes[~open_].sum()
-        wanted[open_] = left * weights[open_] / weights[open_].sum()
-        full = open_ & (wanted > sizes)
+        numbers[open_] = left * weights[open_] / weights[open_].sum()
+        full = open_ & (numbers > sizes)
         if not full.any():
             break
-        wanted[full] = sizes[full]
+        numbers[full] = sizes[full]
         open_ &= ~full
-    return _round(wanted, sizes, size)
+    return _round(numbers, sizes, size)
 
 
-def _round(wanted: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], size: int) -> list[int]:
+def _round(numbers: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], size: int) -> list[int]:
     """Round the numbers by the largest remainders, so that they sum to `size`; none to 0 if there is room."""
-    whole = np.floor(wanted).astype(int)
-    if size >= len(wanted):
+    whole = np.floor(numbers).astype(int)
+    if size >= len(numbers):
         whole = np.maximum(whole, 1)
     while whole.sum() < size:
-        room = np.where(whole < sizes, wanted - whole, -np.inf)
+        room = np.where(whole < sizes, numbers - whole, -np.inf)
         whole[int(np.argmax(room))] += 1
     while whole.sum() > size:
-        surplus = np.where(whole > 1, whole - wanted, -np.inf)
+        surplus = np.where(whole > 1, whole - numbers, -np.inf)
         whole[int(np.argmax(surplus))] -= 1
     return [int(n) for n in whole]
 

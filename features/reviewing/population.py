@@ -77,11 +77,11 @@ class Population:
 
     def rows_of(self, contents: Sequence[int]) -> npt.NDArray[np.intp]:
         """Return the rows of these contents, in their order. Contents that are not in the population are left out."""
-        wanted = np.array(contents, np.int64)
-        return np.searchsorted(self.contents, wanted[np.isin(wanted, self.contents)])
+        ids = np.array(contents, np.int64)
+        return np.searchsorted(self.contents, ids[np.isin(ids, self.contents)])
 
     def spec_of(self, content: int) -> int | None:
-        """Return the id of the spec that computed a content's output; None if the content is not in the population."""
+        """Return the id of the spec that computed a content's output; None for a content that is not here."""
         row = int(np.searchsorted(self.contents, content))
         is_here = row < len(self) and self.contents[row] == content
         return int(self.specs[row]) if is_here else None
@@ -166,13 +166,13 @@ def read_outputs(database: Database, reviewed: ReviewedStep, documents: Mapping[
         outputs = choosing.read_results(transaction, reviewed.step, [*documents], columns)
         inputs = {row.id: row for row in transaction.probe(texts, Content.id, [*documents])}
         keys = read_keys(transaction, {*documents.values()})
-    made = []
+    to_review = []
     for content_id, document_id in documents.items():
         row, content = outputs.get(content_id), inputs.get(content_id)
         if row is not None and row.status == Status.DONE and content is not None and document_id in keys:
             shown, spec = _write_output(database, reviewed, row), reviewed.specs[row.spec_id]
-            made.append(OutputToReview(content_id, content.sha256, keys[document_id], content.text, shown, spec))
-    return made
+            to_review.append(OutputToReview(content_id, content.sha256, keys[document_id], content.text, shown, spec))
+    return to_review
 
 
 def _write_output(database: Database, reviewed: ReviewedStep, row: Stored) -> str:

@@ -70,7 +70,7 @@ def choose_features(results: Sequence[Result]) -> list[str]:
 
 
 def _fit_model(names: Sequence[str], values: Numbers, bad: npt.NDArray[np.bool_]) -> tuple[Numbers, RiskModel]:
-    """Return each output's risk by a model that was not fitted to it, and the model that was fitted to all outputs."""
+    """Return each output's risk by a model that was not fitted to it, and the model that is fitted to all."""
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
@@ -89,8 +89,10 @@ def _fit_model(names: Sequence[str], values: Numbers, bad: npt.NDArray[np.bool_]
     expected = cross_val_predict(search, values, bad, cv=outer, method="predict_proba")[:, 1]
     scaler, _, regression = search.fit(values, bad).best_estimator_.named_steps.values()
     rows = zip(names, scaler.mean_, scaler.scale_, regression.coef_[0], strict=True)
-    made = tuple(RiskFeature(name, float(mean), float(scale), float(factor)) for name, mean, scale, factor in rows)
-    return np.asarray(expected, float), RiskModel(float(regression.intercept_[0]), made)
+    features = tuple(
+        RiskFeature(name, float(mean), float(scale), float(factor)) for name, mean, scale, factor in rows
+    )
+    return np.asarray(expected, float), RiskModel(float(regression.intercept_[0]), features)
 
 
 def measure(expected: Numbers, bad: npt.NDArray[np.bool_]) -> dict[str, Any]:

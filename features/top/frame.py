@@ -68,7 +68,7 @@ def job_row(job: JobStatus) -> tuple[str, ...]:
     full = int(share * BAR)
     tasks = "+".join(step.spec.kind for step in job.steps)
     left = job.time_left
-    said = "" if job.ended else time_left(left).removesuffix(" left")
+    left_text = "" if job.ended else time_left(left).removesuffix(" left")
     return (
         str(job.id),
         _short(tasks, 12),
@@ -76,7 +76,7 @@ def job_row(job: JobStatus) -> tuple[str, ...]:
         job.state,
         f"{'#' * full}{'.' * (BAR - full)} {int(100 * share):>3} %",
         rate(left.texts_per_s) if left.texts_per_s else "",
-        said or (_short(job.waiting_cause.replace("_", " "), 14) if job.waiting_cause else ""),
+        left_text or (_short(job.waiting_cause.replace("_", " "), 14) if job.waiting_cause else ""),
     )
 
 
