@@ -51,9 +51,9 @@ _DIGITS = 12  # of the file's digest, in names of corpora
 
 
 def choose_models(models: Sequence[str], names: Collection[str | None]) -> Mapping[str | None, str | None]:
-    """Return for each name in requests the model of `NAME=MODEL`, else the `MODEL` for all, else the name itself.
+    """Return the model for each name in requests: that of `NAME=MODEL`, else the `MODEL` for all, else the name.
 
-    Raises WorkerError if two are for all requests, or for one name.
+    Raises WorkerError if there are two models for all requests, or for one name.
     """
     named = sorted(filter(None, names))
     pairs = [model for model in models if model.partition("=")[0] in named and "=" in model]
@@ -73,9 +73,9 @@ def choose_models(models: Sequence[str], names: Collection[str | None]) -> Mappi
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The jobs of a batch file: of each call its model and its spec. ``unfit`` has reasons against other calls.
+    """The jobs of a batch file: each call's model and spec. ``unfit`` has the reasons why other calls make no job.
 
-    ``calls`` are all of the file, in the order of their first lines. ``revision`` is that of the models.
+    ``calls`` has all calls of the file, in the order of their first lines. ``revision`` is the models' revision.
     """
 
     file: BatchFile
@@ -170,7 +170,7 @@ def _say_next(plan: BatchPlan, call: Call) -> None:
 def write_answers(
     settings: Settings, plan: BatchPlan, statuses: Mapping[Call, JobStatus], out: Path, errors: Path
 ) -> Counter[str]:
-    """Write the answers to `out`, and the errors to `errors`; both in the order of the file if these are one.
+    """Write the answers to `out`, and the errors to `errors`. If both are one file, write the lines in their order.
 
     Return the numbers of `completed` requests, of `refused` lines, and of other requests that `failed`.
     """
@@ -233,9 +233,9 @@ _STATUS = {Reason.DOCUMENT.value: HTTPStatus.BAD_REQUEST, None: HTTPStatus.BAD_R
 
 
 class JobAnswers:
-    """The results and failures of one job, read in the order of its source.
+    """The results and failures of one job, read in the order of its source. A removed job has none.
 
-    A job that was removed has neither. ``lacking`` is the code and the message for requests without either.
+    ``lacking`` has the code and the message for requests that have neither.
     """
 
     def __init__(self, database: Database, job_id: int, lacking: tuple[str, str]) -> None:
@@ -270,7 +270,7 @@ def answer_lines(
 ) -> Iterator[tuple[Line, bool]]:
     """Yield the answer to each line of a batch file, and True for a line that was refused.
 
-    `unfit` has the reasons against calls that make no job.
+    `unfit` has the reasons why calls make no job.
     """
     created = int(time.time())
     for request in batch.requests():

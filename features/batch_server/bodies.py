@@ -1,7 +1,7 @@
 """The bodies of requests: the task, its options and its texts, from the fields of OpenAI's API and of vLLM's.
 
-A field whose value asks for something that docmill does not do makes a bad request. Fields that change no output are
-passed over, and so are values that ask for what docmill does in any case.
+A field that asks for something that docmill does not do makes a bad request. docmill ignores fields that change no
+output, and values that ask for its default.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WITHOUT_EFFECT = frozenset(
         "return_tokens_as_token_ids",
     }
 )  # fmt: skip
-# Values that ask for nothing beyond what is done in any case, by field. None does so in every field.
+# Values, by field, that ask for the default. None asks for the default in every field.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "stream": (False,),
@@ -87,7 +87,7 @@ _OPTIONS: Mapping[str, str] = MappingProxyType(
         "stop": "stop",
     }
 )
-# Values of these that ask for nothing.
+# Values of these options that ask for nothing.
 _NOTHING: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {"stop": ([], ("",)), "n": (1,), "min_new_tokens": (0,), "repetition_penalty": (1,)}
 )
@@ -113,9 +113,9 @@ class BadRequest(Exception):
 def parse_body(
     url: str, body: Mapping[str, Any], dtype: str, ignored: Collection[str] = (), seed: int | None = None
 ) -> tuple[KindOptions, tuple[str, ...], dict[str, Any]]:
-    """Return the options that a body asks for, its texts, and the wanted form of embeddings.
+    """Return the options of a body, its texts, and the form of its embeddings.
 
-    Fields in ``ignored`` are passed over. ``dtype`` is the precision of the job, and ``seed`` that of samples if the
+    Fields in ``ignored`` are skipped. ``dtype`` is the precision of the job, and ``seed`` the seed of samples if the
     body has none. Raises BadRequest.
     """
     fields = {name: value for name, value in body.items() if value is not None and name not in ignored}
@@ -184,7 +184,7 @@ def _check_fields(url: str, fields: Mapping[str, Any]) -> None:
 
 
 def _read_options(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `generate` that a body sets. A greedy output needs none of samples."""
+    """Return the options of `generate` that a body sets. Greedy outputs need no options of samples."""
     options = {option: _read_value(name, fields[name]) for name, option in _OPTIONS.items() if name in fields}
     options = {option: value for option, value in options.items() if value not in _NOTHING.get(option, ())}
     if options.get("temperature") == 0:
@@ -201,7 +201,7 @@ def _read_value(name: str, value: Json) -> Json | tuple[str]:
 
 
 def _read_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the option that holds an output to a JSON Schema, if the body wants one."""
+    """Return the option that constrains an output to a JSON Schema, if the body has one."""
     response_format = fields.get("response_format")
     if response_format is None or response_format == {"type": "text"}:
         return {}
@@ -214,7 +214,7 @@ def _read_schema(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _make_options(task: str, options: Mapping[str, Any]) -> KindOptions:
-    """Return the options of a task. Raises BadRequest, which names the body's field."""
+    """Return the options of a task. Raises BadRequest with the name of the body's field."""
     try:
         return kinds.options(task, **options)
     except BadOption as error:
@@ -222,7 +222,7 @@ def _make_options(task: str, options: Mapping[str, Any]) -> KindOptions:
 
 
 def name_body_fields(sentence: str) -> str:
-    """Return a sentence about an option with the name of the body's field in its place."""
+    """Return a sentence in which the body's fields stand in place of the options that they set."""
     names = {option: name for name, option in reversed([*_OPTIONS.items()])} | {"schema": "response_format"}
     for option, name in names.items():
         sentence = re.sub(rf"--{option.replace('_', '-')}(?![\w-])", f'"{name}"', sentence)
@@ -230,7 +230,7 @@ def name_body_fields(sentence: str) -> str:
 
 
 def _read_conversation(fields: Mapping[str, Any]) -> str:
-    """Return the messages as JSON: of each its role, content and name. Raises BadRequest."""
+    """Return the messages as JSON, with their roles, contents and names. Raises BadRequest."""
     messages = fields["messages"]
     if not is_messages(messages):
         raise BadRequest('"messages" must be a list of objects, each with a "role" and a "content"')
@@ -270,7 +270,7 @@ def _read_texts(name: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _read_form(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the wanted form of embeddings. Raises BadRequest."""
+    """Return the form that a body wants for its embeddings. Raises BadRequest."""
     form: dict[str, Any] = {}
     if (encoding := fields.get("encoding_format", "float")) not in _ENCODINGS:
         raise BadRequest('"encoding_format" must be float or base64')

@@ -1,7 +1,7 @@
 """Carry the batches of `docmill serve` from status to status: read a batch's lines into jobs, and write its answers.
 
-Every server has a clerk, and the store decides which of them has a batch. If one is killed, its lease lapses and
-another does the same again: jobs have idempotency keys, and files are shown with the status that they belong to.
+Every server has a clerk, and a lease in the store says which clerk has a batch. If a clerk is killed, its lease lapses
+and another clerk repeats the step: jobs have idempotency keys, and files become visible with the batch's next status.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _READ_DIFFERENTLY = (
 class Limits:
     """The most bytes of an upload, the most lines of a batch, and the time for which files are kept.
 
-    With `samples_anew`, each batch has a seed of its own for requests that name none.
+    With `samples_anew`, each batch has its own seed for requests without a seed.
     """
 
     file_bytes: int
@@ -90,9 +90,9 @@ class Limits:
 
 
 class Clerk:
-    """Carries batches on, on threads, for the length of a block. `models` are those served, by their names.
+    """Carries batches on, on threads, for the length of a block. `models` has the served models by their names.
 
-    To `wake` it has it look for batches now. Raises WorkerError for prices that cannot be read.
+    Setting `wake` makes the clerk look for batches now. Raises WorkerError for prices that cannot be read.
     """
 
     def __init__(self, settings: Settings, database: Database, models: Mapping[str, str], limits: Limits) -> None:
@@ -109,7 +109,7 @@ class Clerk:
         self._again_at: dict[str, float] = {}  # of batches that failed for now
 
     def __enter__(self) -> Self:
-        # Daemons: a clerk that is in the middle of a batch leaves it as one that was killed does.
+        # A daemon: a clerk that ends in the middle of a batch leaves the batch as a killed clerk does.
         threading.Thread(target=self._work, name="clerk", daemon=True).start()
         return self
 
@@ -192,7 +192,7 @@ class Clerk:
         log.info("batch_%s batch=%s key=%r", status, batch.id, batch.key)
 
     def _validate(self, batch: ApiBatch, held: HeldLease) -> None:
-        """Make the jobs of a batch. A line that cannot be carried out is an error of its own, and stops no other."""
+        """Make the jobs of a batch. A line that cannot be carried out becomes an error; the other lines go on."""
         seed = int(batch.id[-7:], 16) if self.limits.samples_anew else None
         read_with = {"dtype": self.settings.dtype, "models": sorted(self.models), "seed": seed}
         file = self._file(batch, held, read_with)
@@ -237,9 +237,9 @@ class Clerk:
     def _specs(
         self, calls: Mapping[Call, str], *, limited: bool
     ) -> tuple[dict[Call, tuple[str | None, Spec]], dict[Call, str]]:
-        """Return the models and specs of calls, and reasons against the others.
+        """Return the models and specs of calls, and the reasons why the other calls make no job.
 
-        Where costs are `limited`, a served model needs a price: without a price it would cost nothing.
+        If costs are `limited`, a served model needs a price: without a price it would cost nothing.
         """
         specs: dict[Call, tuple[str | None, Spec]] = {}
         unfit: dict[Call, str] = {}
@@ -257,14 +257,14 @@ class Clerk:
     def _file(self, batch: ApiBatch, held: HeldLease, read_with: Mapping[str, Any]) -> BatchFile:
         stored = stored_batches.find_input(self.database, batch)
         models, seed = tuple(read_with["models"]), read_with.get("seed")
-        dialect = BodySettings(read_with["dtype"], url=batch.endpoint, models=models, seed=seed)
+        body_settings = BodySettings(read_with["dtype"], url=batch.endpoint, models=models, seed=seed)
         content = SourceFile(
             f"batch://{batch.key}/{batch.id}",
             stored.filename,
             stored.n_bytes,
             lambda: BufferedReader(Pieces(held.along(read_blocks(self.database, stored.id)))),
         )
-        return BatchFile(content, None, stored.sha256 or "", dialect)
+        return BatchFile(content, None, stored.sha256 or "", body_settings)
 
     def _finalize(self, batch: ApiBatch, held: HeldLease, ends_as: str) -> None:
         """Write the answers of a batch and its errors into two files, and end it."""

@@ -83,9 +83,9 @@ def batch_command(
     if enqueue == (out is not None):
         raise click.UsageError("give --out FILE for the answers, or --enqueue to leave the work to a fleet")
     settings = load_settings(device=device, backend=backend, endpoint=endpoint)
-    dialect = BodySettings(dtype or settings.dtype, frozenset(ignore))
+    body_settings = BodySettings(dtype or settings.dtype, frozenset(ignore))
     if out is None:
-        with open_batch(requests, dialect) as file:
+        with open_batch(requests, body_settings) as file:
             jobs = batches.enqueue_batch(settings, batches.plan_batch(settings, file, models, revision), max_cost)
         if as_json:
             print_json([asdict(job) for job in jobs])
@@ -98,7 +98,7 @@ def batch_command(
     elif errors.resolve() == out.resolve():
         errors = out  # one file by two names
     _check_files(requests, out, errors, as_json)
-    with open_batch(requests, dialect) as file:
+    with open_batch(requests, body_settings) as file:
         plan = batches.plan_batch(settings, file, models, revision)
         statuses = batches.run_batch(settings, plan, max_cost)
         counts = batches.write_answers(settings, plan, statuses, out, errors)

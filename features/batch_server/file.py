@@ -39,26 +39,26 @@ _BLOCK_BYTES = 2**20
 class BatchFile:
     """A file of requests, which is read again for each of its jobs.
 
-    ``digest`` is of its bytes, and of the fields that are passed over: together they decide which requests there are.
+    ``digest`` is a hash of its bytes and of the ignored fields, since both decide which requests there are.
     """
 
     content: SourceFile
     decompress: Decompress | None
     digest: str
-    dialect: BodySettings
+    body_settings: BodySettings
 
     @property
     def name(self) -> str:
         return self.content.name
 
     def requests(self, counted: Callable[[Counted], None] = lambda _: None) -> Iterator[BatchRequest | Rejection]:
-        """Yield the request on each line, or the reason against it. ``counted`` gets the stream of bytes."""
+        """Yield the request on each line, or the reason to refuse it. ``counted`` gets the stream of bytes."""
         with closing(self._rows(counted)) as rows:
             for row in rows:
                 if isinstance(row, Rejection):
                     yield Rejection(row.where, row.reason)  # without its keys, which are no custom_id
                 else:
-                    yield read_request(row, self.dialect)
+                    yield read_request(row, self.body_settings)
 
     def _rows(self, counted: Callable[[Counted], None]) -> Rows:
         read_rows = streams.of_text(jsonl.rows)
@@ -74,7 +74,7 @@ class BatchFile:
 
 
 @contextmanager
-def open_batch(source: str, dialect: BodySettings) -> Iterator[BatchFile]:
+def open_batch(source: str, body_settings: BodySettings) -> Iterator[BatchFile]:
     """Open the batch file of a path or a URL, or of standard input, which is copied to a temporary file.
 
     Raises SourceError.
@@ -93,14 +93,13 @@ def open_batch(source: str, dialect: BodySettings) -> Iterator[BatchFile]:
         suffix, decompress = kind_of(content.place)
         if isinstance(FILES.get(suffix), Archive):
             raise WorkerError(f"{content.place} is an archive; unpack it, and name a file of requests")
-        yield BatchFile(content, decompress, _hash_file(content, dialect.ignored), dialect)
+        yield BatchFile(content, decompress, _hash_file(content, body_settings.ignored), body_settings)
 
 
 def survey(file: BatchFile) -> tuple[dict[Call, str], int, int]:
-    """Return the calls of a file, each with the place of its first request, and the numbers of requests and refusals.
+    """Return the calls of a file with the places of their first requests, and the numbers of requests and refusals.
 
-    Raises WorkerError for an id that stands in it twice, for a file without lines, and for one with too many
-    different sets of parameters.
+    Raises WorkerError if two lines have the same id, if there is no line, or if there are too many calls.
     """
     hashes = array("q")  # of ids, of which a file may have millions
     calls: dict[Call, str] = {}
@@ -129,7 +128,7 @@ def _list_ids(request: BatchRequest | Rejection) -> Collection[str]:
 
 
 def _require_different(file: BatchFile, hashes: array[int]) -> None:
-    """Raise WorkerError for an id on two lines. The file is read again only if a hash occurs twice."""
+    """Raise WorkerError for an id on two lines. Read the file again only if a hash occurs twice."""
     ordered = np.sort(np.frombuffer(hashes, np.int64))
     repeated = {*ordered[1:][ordered[1:] == ordered[:-1]].tolist()}
     seen: dict[str, str] = {}
@@ -147,10 +146,7 @@ def _line_of(where: str) -> int:
 
 
 def list_calls(file: BatchFile) -> list[Call]:
-    """Return what the requests of a surveyed file have in common, in the order of their first lines.
-
-    No ids are kept, of which a file may have millions.
-    """
+    """Return the calls of a surveyed file, in the order of their first lines."""
     requests = (request for request in file.requests() if isinstance(request, BatchRequest))
     return [*dict.fromkeys(request.call for request in requests)]
 
@@ -168,7 +164,7 @@ def _hash_file(content: SourceFile, ignored: Collection[str]) -> str:
 
 @contextmanager
 def _spool(stream: BinaryIO) -> Iterator[SourceFile]:
-    """Give standard input as a file, which has no name and goes with the block."""
+    """Copy standard input to a temporary file without a name, which is removed at the end of the block."""
     with tempfile.TemporaryFile() as kept:
         shutil.copyfileobj(stream, kept)
         kept.flush()
@@ -187,7 +183,7 @@ _FIELDS = frozenset({"custom_id", "method", "url", "body"})
 
 @dataclass(frozen=True)
 class Call:
-    """A url, a model as the file names it, and options: the requests that have them in common make one job."""
+    """The url, the model's name in the file, and the options of requests. Requests with the same call make one job."""
 
     url: str
     model: str | None
@@ -200,7 +196,7 @@ class Call:
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """A request on a line of the file. Each of its texts is a document. ``form`` is the wanted form of embeddings."""
+    """A request on a line of the file. Each of its texts is a document. ``form`` is the form of its embeddings."""
 
     custom_id: str
     where: str
@@ -215,14 +211,14 @@ class BatchRequest:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The ids of its documents: the custom_id, with a number after it for each of several texts."""
+        """The ids of its documents: the custom_id, followed by a number if there are several texts."""
         n = len(self.texts)
         return (self.custom_id,) if n == 1 else tuple(f"{self.custom_id}#{place}" for place in range(n))
 
     def rows(self, model: str) -> Iterator[Row]:
-        """Yield its documents as rows of a source, each with the request in its metadata.
+        """Yield its documents as rows of a source, with the request in their metadata.
 
-        ``model`` is the model in the answer if the request names none.
+        If the request names no model, the answer names ``model``.
         """
         common = {"custom_id": self.custom_id, "url": self.call.url, "model": self.call.model or model}
         n = len(self.texts)
@@ -235,10 +231,10 @@ class BatchRequest:
 
 @dataclass(frozen=True)
 class BodySettings:
-    """Settings for reading bodies: the precision of the jobs, and the fields that are passed over.
+    """Settings for reading bodies: the precision of the jobs, and the fields to ignore.
 
-    Where there is a ``url``, requests must have it. Where there are ``models``, they must name one of these. ``seed``
-    is that of samples for which a request has none.
+    With a ``url``, all requests must have it. With ``models``, requests must name one of them. ``seed`` is the seed
+    of samples if a request has none.
     """
 
     dtype: str
@@ -248,13 +244,13 @@ class BodySettings:
     seed: int | None = None
 
 
-def read_request(row: Row, dialect: BodySettings) -> BatchRequest | Rejection:
-    """Return the request on a line, or the reason against it, whose key is the custom_id if the line has one."""
+def read_request(row: Row, body_settings: BodySettings) -> BatchRequest | Rejection:
+    """Return the request on a line, or its rejection, whose key is the custom_id if the line has one."""
     fields, replaced = (row.fields, ()) if row.clean else normalize_json(row.fields)
     custom_id = fields.get("custom_id")
     try:
-        url, body = _check_line(fields, dialect)
-        options, texts, form = parse_body(url, body, dialect.dtype, dialect.ignored, dialect.seed)
+        url, body = _check_line(fields, body_settings)
+        options, texts, form = parse_body(url, body, body_settings.dtype, body_settings.ignored, body_settings.seed)
     except BadRequest as error:
         keys = (custom_id,) if isinstance(custom_id, str) and custom_id else ()
         return Rejection(row.where, str(error), keys=keys)
@@ -262,7 +258,7 @@ def read_request(row: Row, dialect: BodySettings) -> BatchRequest | Rejection:
     return BatchRequest(fields["custom_id"], row.where, call, texts, form, (*row.flags, *replaced))
 
 
-def _check_line(fields: Mapping[str, Any], dialect: BodySettings) -> tuple[str, Mapping[str, Any]]:
+def _check_line(fields: Mapping[str, Any], body_settings: BodySettings) -> tuple[str, Mapping[str, Any]]:
     """Return the url and the body of a line. Raises BadRequest."""
     custom_id, url, body = (fields.get(name) for name in ("custom_id", "url", "body"))
     if not isinstance(custom_id, str) or not custom_id:
@@ -274,15 +270,15 @@ def _check_line(fields: Mapping[str, Any], dialect: BodySettings) -> tuple[str, 
         raise BadRequest(f'"method" must be {_METHOD}' if "method" in fields else '"method" is missing')
     if not isinstance(url, str) or url not in URLS:
         raise BadRequest(f'"url" must be {", ".join(URLS[:-1])} or {URLS[-1]}')
-    if dialect.url not in {None, url}:
-        raise BadRequest(f'"url" must be {dialect.url}, the endpoint of the batch')
+    if body_settings.url not in {None, url}:
+        raise BadRequest(f'"url" must be {body_settings.url}, the endpoint of the batch')
     if not isinstance(body, dict):
         raise BadRequest('"body" must be an object' if "body" in fields else '"body" is missing')
     if not isinstance(body.get("model"), str | None):
         raise BadRequest('"model" must be a text')
-    if dialect.models is not None and body.get("model") not in dialect.models:
-        raise BadRequest(f'"model" must be one that is served here: {", ".join(dialect.models)}')
-    if unknown := sorted(fields.keys() - _FIELDS - dialect.ignored):
+    if body_settings.models is not None and body.get("model") not in body_settings.models:
+        raise BadRequest(f'"model" must be one that is served here: {", ".join(body_settings.models)}')
+    if unknown := sorted(fields.keys() - _FIELDS - body_settings.ignored):
         raise BadRequest(f'"{unknown[0][:60]}" is unknown; a line has "custom_id", "method", "url" and "body"')
     return url, body
 
@@ -291,10 +287,10 @@ _OPTIONS = SourceOptions()
 
 
 class CallSource(Source):
-    """The documents of a batch file whose requests are of one call. ``model`` stands in answers without a model.
+    """The documents of a batch file whose requests have one call. If a request names no model, answers name ``model``.
 
-    With ``refused``, lines that are not carried out are rejected records of it, and so are the requests of ``unfit``
-    calls, which have the reason.
+    With ``refused``, it also has the refused lines as rejected records, and the requests of ``unfit`` calls with the
+    reasons.
     """
 
     takes_encoding = False
@@ -334,7 +330,7 @@ class CallSource(Source):
 
 
 def find_refusal(request: BatchRequest | Rejection, unfit: Mapping[Call, str]) -> Rejection | None:
-    """Return the reason against a line that is not carried out; None for a request that is."""
+    """Return the rejection of a line that is not carried out; None for other lines."""
     if isinstance(request, Rejection):
         return request
     reason = unfit.get(request.call)

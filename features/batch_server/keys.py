@@ -22,7 +22,7 @@ _OF_KEY = "key "
 
 
 class Refused(StorageError):
-    """The store cannot do this for a client; the message says what to do. `code` is a word for programs."""
+    """A client's request is refused; the message says what to do. `code` names the reason for programs."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ def budget_of(name: str) -> str:
 class Entry(Base):
     """The base class of tables whose rows belong to a key. Clients name them by their ids, and list them.
 
-    `path` is where they are listed, and `noun` the word for one of them.
+    `path` is the address of the list, and `noun` the word for a row.
     """
 
     metadata = METADATA
@@ -71,7 +71,7 @@ class Entry(Base):
 
     @classmethod
     def is_shown(cls) -> ColumnElement[bool]:
-        """Return the condition that clients see a row."""
+        """Return the condition for a row that clients see."""
         return true()
 
 
@@ -79,7 +79,7 @@ OneEntry = TypeVar("OneEntry", bound=Entry)
 
 
 def new_id(prefix: str) -> str:
-    """Return an id that nobody guesses."""
+    """Return an id that nobody can guess."""
     return prefix + secrets.token_hex(12)
 
 
@@ -147,7 +147,7 @@ def _hash(secret: str) -> bytes:
 
 
 def lock_key(transaction: Transaction, name: str) -> ApiKey:
-    """Return a key. Requests of one key that change what it has take turns."""
+    """Return a key, and lock it: requests that change the rows of one key must not run at the same time."""
     query = transaction.for_update(select(ApiKey).where(ApiKey.name == name))
     return ApiKey.of(transaction.execute(query).one())
 
@@ -159,9 +159,9 @@ def find_earlier(
     idempotency_key: str | None,
     arguments: Mapping[str, Any],
 ) -> OneEntry | None:
-    """Return the row of a key that came with this idempotency key before. Other requests of the key wait.
+    """Return the row that an earlier request with this idempotency key made. Other requests of the key wait.
 
-    A row that is no longer shown gives its idempotency key up. Raises Refused if its `arguments` were others.
+    A row that clients no longer see loses its idempotency key. Raises Refused if the earlier `arguments` differ.
     """
     lock_key(transaction, key.name)
     if idempotency_key is None:
@@ -181,7 +181,7 @@ def _own(table: type[Entry], key: ApiKey) -> ColumnElement[bool]:
 
 
 def require(database: Database, table: type[OneEntry], key: ApiKey, entry_id: str) -> OneEntry:
-    """Return a row of a key. Raises Refused if the key has none of this id."""
+    """Return a row of a key. Raises Refused if the key has no row of this id."""
     row = database.row(select(table).where(_own(table, key), table.id == entry_id))
     if row is None:
         raise Refused(f"your key has no {table.noun} {entry_id!r}; {table.path} lists those that it has", "not_found")
@@ -197,9 +197,9 @@ def list_page(
     limit: int,
     oldest_first: bool = False,
 ) -> tuple[list[OneEntry], bool]:
-    """Return up to `limit` rows of a key behind that with the id `after`, and True if there are more.
+    """Return up to `limit` rows of a key after the row with the id `after`, and True if there are more.
 
-    Raises Refused if the key has none of that id.
+    Raises Refused if the key has no row of that id.
     """
     query = select(table).where(_own(table, key), *conditions)
     if after is not None:

@@ -1,4 +1,4 @@
-"""`docmill serve` and `docmill keys`: a Batch API of one's own, and the keys that it takes."""
+"""`docmill serve` and `docmill keys`: a Batch API of your own, and its keys."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def serve_command(
     sample_anew: bool,
     endpoint: str | None,
 ) -> None:
-    """Serve OpenAI's Batch API, until Ctrl-C: files and batches of those who have a key.
+    """Serve OpenAI's Batch API to clients with a key, until Ctrl-C.
 
-    `docmill keys add` makes keys. Batches are jobs of the store, and the workers compute them. All that the server
-    knows is in the store, so it may be killed, and several may serve one address.
+    `docmill keys add` makes keys. Batches become jobs, and the workers compute them. The server keeps everything in
+    the store: you may kill it, and several servers may serve one address.
 
-    It speaks HTTP. Use a proxy for TLS before you serve on another address than the loopback.
+    It speaks HTTP. Put a proxy with TLS before it if you serve on another address than the loopback.
     """
     SERVER.require("`docmill serve`")
     from docmill.features.batch_server.clerk import Clerk, Limits
@@ -94,7 +94,7 @@ def serve_command(
 
 
 def _name_models(models: tuple[str, ...]) -> dict[str, str]:
-    """Return the models by the names that requests have for them."""
+    """Return the models by their names in requests."""
     by_name: dict[str, str] = {}
     for argument in models:
         name, equals, model = argument.partition("=")
@@ -133,7 +133,7 @@ COST = click.option(
 @COST
 @JSON
 def add_command(name: str, as_json: bool, **limits: float | None) -> None:
-    """Make a key for NAME and print it, which is the only time that it is shown."""
+    """Make a key for NAME and print it. The key is not shown again."""
     if not is_id(name):
         raise click.UsageError("NAME has 1 to 255 characters that can be printed")
     settings = _check_prices(load_settings(), limits)
@@ -171,7 +171,7 @@ def _check_prices(settings: Settings, limits: Mapping[str, float | None]) -> Set
 @keys_command.command("list", epilog="Example: docmill keys list")
 @JSON
 def list_command(as_json: bool) -> None:
-    """List the keys by their names, without the keys themselves."""
+    """List the names and limits of the keys. The keys themselves are not shown."""
     with open_store(load_settings()) as database:
         rows = [_to_row(key) for key in keys.list_keys(database)]
     if as_json:
@@ -198,7 +198,7 @@ def _to_row(key: keys.ApiKey) -> dict[str, Any]:
 @keys_command.command("revoke", epilog="Example: docmill keys revoke alice")
 @click.argument("name")
 def revoke_command(name: str) -> None:
-    """Refuse the key of NAME from now on. Its batches go on."""
+    """Refuse the key of NAME from now on. Its batches continue."""
     with open_store(load_settings()) as database:
         keys.revoke_key(database, name)
     say(f"The key of {name} is revoked.")
@@ -210,8 +210,8 @@ def revoke_command(name: str) -> None:
 def rm_files_command(entry_id: str, yes: bool) -> int:
     """Remove a file, or the files of a batch that has ended, whatever their key.
 
-    `docmill corpus rm` removes a text and its results, and leaves the files in which a client sent it. The names of
-    the corpora of batches have the ids of these.
+    `docmill corpus rm` removes a text and its results, but not the file in which a client sent the text. The name of
+    a batch's corpus has the batch's id.
     """
     if not yes and not confirm(f"This removes the files of {printable(entry_id)} for good."):
         return BAD_INPUT

@@ -1,6 +1,6 @@
 """The Batch API of `docmill serve`: OpenAI's endpoints for files, batches and models.
 
-A request is let in by its key before anything else of it is read. Errors have OpenAI's form, and say what to do.
+The server checks a request's key before it reads the rest. Errors have OpenAI's form, and say what to do.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class _Application:
         self._uploads_of = defaultdict[str, CapacityLimiter](lambda: CapacityLimiter(UPLOADS_OF_KEY))  # by key
 
     def routed(self) -> Starlette:
-        """Return the routes, with an error of OpenAI's form for all else."""
+        """Return the application with its routes. Other addresses get an error of OpenAI's form."""
         own: tuple[tuple[str, str, Any], ...] = (
             ("GET", "/v1/models", self._list_models),
             ("GET", "/v1/models/{id:path}", self._show_model),
@@ -133,7 +133,7 @@ class _Application:
         return application
 
     async def _let_in(self, answer: Any, request: Request) -> Response:
-        """Return the answer to a request with a key, and what is raised as an error of OpenAI's form."""
+        """Return the answer to a request with a valid key, or an error of OpenAI's form."""
         try:
             if iscoroutinefunction(answer):  # it reads a body
                 response: Response = await answer(await self._do(self._key_of, request), request)
@@ -170,7 +170,7 @@ class _Application:
         return key
 
     async def _do(self, act: Callable[..., T], *values: Any) -> T:
-        """Return what a function of the store returns, on a thread."""
+        """Call a function of the store on a thread, and return its value."""
         return await to_thread.run_sync(lambda: act(*values), limiter=self._limiter)
 
     async def _health(self, _: Request) -> Response:
@@ -302,7 +302,7 @@ class _Application:
         )
 
     def _labels(self, value: Any) -> dict[str, str] | None:
-        """Return the metadata of a batch, of which the server itself reads the limit of costs."""
+        """Return the metadata of a batch. The server itself reads only the cost limit in it."""
         if value is None:
             return None
         if not isinstance(value, dict) or len(value) > MOST_LABELS:
@@ -438,7 +438,7 @@ async def _json_of(request: Request) -> dict[str, Any]:
 
 
 def _bounded(request: Request, most: int) -> Request:
-    """Return the request with a body that ends in an error once it is too long, or too slow."""
+    """Return the request. Reading its body raises ApiError if it is too long, and TimeoutError if it is too slow."""
     left = most
 
     async def receive() -> Message:
@@ -454,7 +454,7 @@ def _bounded(request: Request, most: int) -> Request:
 
 
 def _said_length(request: Request, most: int) -> int:
-    """Return the length of a body as its head says it, 0 if it says none. Raises ApiError if it is too long."""
+    """Return the body's length by the header; 0 without the header. Raises ApiError if the body is too long."""
     length = request.headers.get("content-length", "")
     if not length.isascii() or not length.isdecimal():
         return 0
@@ -470,7 +470,7 @@ def _too_long(most: int) -> ApiError:
 
 
 def _storable(text: str) -> str:
-    """Return a text of a client that a database can have: PostgreSQL takes no NUL, and nothing half a character."""
+    """Return a client's text as every database can store it: without NUL and without halves of characters."""
     return normalize(text)[0]
 
 

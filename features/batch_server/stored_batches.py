@@ -34,7 +34,7 @@ BATCH_AT_LIMIT = (
 )
 MAX_COST = "max_cost"  # in the metadata
 MOST_LOOKED_AT = 1_000  # batches at a time
-LEASE_S = 15.0  # at most: a server that starts again soon goes on with the batches that it had in hand
+LEASE_S = 15.0  # at most: a restarted server soon continues the batches that it held
 
 
 class ApiBatch(Entry):
@@ -153,7 +153,7 @@ def describe_limits(database: Database, batch: ApiBatch) -> list[dict[str, Any]]
 
 
 def cancel_batch(database: Database, key: ApiKey, batch_id: str) -> ApiBatch:
-    """Ask for the end of a batch. Raises Refused if it has ended, or is about to."""
+    """Begin to cancel a batch. Raises Refused if it has ended, or is about to end."""
     changed = database.write(
         lambda transaction: move(
             transaction, batch_id, CANCELLING, (VALIDATING, IN_PROGRESS), ApiBatch.key == key.name
@@ -173,7 +173,7 @@ def move(
     condition: ColumnElement[bool],
     **values: Any,
 ) -> bool:
-    """Give a batch another status, if it has one of those `before`. Return False if it has not."""
+    """Give a batch another status. Return False if its status is not one of `before`."""
     there = select(ApiBatch.times, db_now().label("now")).where(
         ApiBatch.id == batch_id, ApiBatch.status.in_(before), condition
     )
@@ -186,10 +186,10 @@ def move(
 
 
 def find_due(database: Database) -> list[str]:
-    """Return the ids of batches to carry on that nobody holds: in random order, those to validate last.
+    """Return the ids of free batches that a clerk can continue, in random order, batches to validate last.
 
-    A validation may fail for now, and be tried again and again. Jobs of the batches that are over are ended here,
-    since workers end them later.
+    A validation may fail and be repeated for a long time. Jobs without open shards are ended here, since workers end
+    them later.
     """
     query = select(ApiBatch.id, ApiBatch.status, ApiBatch.plan, IS_EXPIRED)
     query = query.where(ApiBatch.status.in_(OPEN), IS_FREE)
@@ -210,7 +210,7 @@ def find_due(database: Database) -> list[str]:
 
 
 def hold(database: Database, batch_id: str, owner: str, lease_s: float) -> ApiBatch | None:
-    """Take a batch that nobody holds, and return it, with `is_expired`; None if another was first."""
+    """Take the lease of a free batch, and return the batch with `is_expired`; None if another clerk was first."""
     free = or_(IS_FREE, ApiBatch.owner == owner)
     taken = update(ApiBatch).where(ApiBatch.id == batch_id, ApiBatch.status.in_(OPEN), free)
     held = taken.values(owner=owner, lease_until=db_now() + lease_s).returning(ApiBatch.__table__, IS_EXPIRED)
@@ -219,21 +219,21 @@ def hold(database: Database, batch_id: str, owner: str, lease_s: float) -> ApiBa
 
 
 def is_computed(database: Database, batch: ApiBatch) -> bool:
-    """Return True once no job of a batch goes on."""
+    """Return True if all jobs of a batch have ended."""
     with database.read() as transaction:
         going_on = select(Job.id).where(Job.id.in_(batch.jobs), Job.state.in_(UNFINISHED)).limit(1)
         return transaction.scalar(going_on) is None
 
 
 def renew(database: Database, batch: ApiBatch, owner: str, lease_s: float) -> bool:
-    """Renew the lease of a batch. Return False if it was lost, or if the batch has another status by now."""
+    """Renew the lease of a batch. Return False if it was lost, or if the batch has another status now."""
     ours = update(ApiBatch).where(ApiBatch.id == batch.id, ApiBatch.owner == owner, ApiBatch.status == batch.status)
     kept = ours.values(lease_until=db_now() + lease_s)
     return database.execute(kept) > 0
 
 
 def give_back(database: Database, batch_id: str, owner: str) -> None:
-    """Let others take a batch at once."""
+    """Give up the lease of a batch, so that others can take it at once."""
     free = update(ApiBatch).where(ApiBatch.id == batch_id, ApiBatch.owner == owner).values(lease_until=None)
     database.execute(free)
 
@@ -264,7 +264,7 @@ def advance(
 
 
 def find_input(database: Database, batch: ApiBatch) -> ApiFile:
-    """Return the file of a batch. Raises Refused if it is gone."""
+    """Return the input file of a batch. Raises Refused if it was deleted."""
     row = database.row(select(ApiFile).where(ApiFile.id == batch.input_file_id))
     if row is None:
         raise Refused(f"the input file {batch.input_file_id} is gone; upload it again", "no_input_file")
@@ -277,7 +277,7 @@ def key_of_job(batch_id: str, number: int) -> str:
 
 
 def find_jobs(database: Database, batch_id: str, most: int) -> list[int]:
-    """Return the jobs of a batch, which has at most so many; of one that is still validated, too."""
+    """Return the jobs of a batch, even while it is validated. It has at most so many."""
     keys = [key_of_job(batch_id, number) for number in range(1, most + 1)]
     return list(database.values(select(JobKey.job_id).where(JobKey.key.in_(keys)).order_by(JobKey.job_id)))
 
@@ -285,7 +285,7 @@ def find_jobs(database: Database, batch_id: str, most: int) -> list[int]:
 def count_requests(database: Database, batch: ApiBatch) -> tuple[int, int]:
     """Return the numbers of completed and of failed requests of a batch so far.
 
-    While it is in progress they are in proportion to its texts, since equal requests are one text.
+    While the batch is in progress, they are proportional to its texts, since equal requests are one text.
     """
     if batch.status not in {IN_PROGRESS, CANCELLING, FINALIZING} or not batch.jobs:
         return batch.n_completed, batch.n_failed
@@ -308,9 +308,9 @@ def delete_file(database: Database, key: ApiKey, file_id: str) -> None:
 
 
 def delete_files(database: Database, entry_id: str) -> list[str]:
-    """Remove a file, or the input, the answers and the errors of a batch, whosever it is. Return the files' ids.
+    """Remove a file, or all files of a batch, whatever their key. Return the files' ids.
 
-    Raises Refused if there is none, or if an open batch needs one.
+    Raises Refused if there is no such file, or if an open batch needs one.
     """
     of_batch = or_(
         *(ApiFile.id == name for name in (ApiBatch.input_file_id, ApiBatch.output_file_id, ApiBatch.error_file_id))
@@ -338,7 +338,7 @@ def _delete_file(key: str, file_id: str, transaction: Transaction) -> None:
 
 
 def remove_old(database: Database) -> None:
-    """Remove expired files that no open batch needs, and what is left of uploads that were cut off."""
+    """Remove expired files that no open batch needs, and the blocks of interrupted uploads."""
     needed = select(ApiBatch.id).where(ApiBatch.input_file_id == ApiFile.id, ApiBatch.status.in_(OPEN)).exists()
     cut_off = and_(ApiFile.is_whole.is_(False), ApiFile.created_at < db_now() - UNFINISHED_UPLOAD_S)
     expired = and_(ApiFile.expires_at < db_now(), ~needed)

@@ -1,4 +1,4 @@
-"""Files of the clients of `docmill serve`, stored in blocks. A file is shown once it is whole."""
+"""Files of the clients of `docmill serve`, stored in blocks. A file is hidden until it is whole."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ApiFile(Entry):
 
 
 class ApiFileBlock(Base):
-    """A piece of a file's bytes, of `BLOCK_BYTES` but for the last."""
+    """A piece of a file. Every piece but the last has `BLOCK_BYTES`."""
 
     metadata = keys.METADATA
     __tablename__ = "api_file_block"
@@ -110,7 +110,7 @@ class FileWriter:
         )
 
     def flush(self) -> str:
-        """Store what is left, and return the SHA-256 of the whole in hexadecimal digits."""
+        """Store the last block, and return the file's SHA-256 in hexadecimal digits."""
         if self._buffer:
             self._store(len(self._buffer))
         return self._digest.hexdigest()

@@ -42,7 +42,7 @@ def find_request(row: Row) -> Mapping[str, Any]:
 def make_answer(rows: Sequence[Row], created: int, where: str = "") -> Line:
     """Return the line of a request with the results of its inputs, in their order. `where` is its place in the file.
 
-    Embeddings with more `dimensions` than the model's vectors have give an error line. Raises FormatUnfit.
+    If the request wants more `dimensions` than the vectors have, it is an error line. Raises FormatUnfit.
     """
     request = find_request(rows[0])
     if (url := request["url"]) == EMBEDDINGS:
@@ -164,7 +164,7 @@ def _completed(
 
 
 def _written(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
-    """Yield each text with the reason why it ends."""
+    """Yield each text with its finish reason."""
     for row in rows:
         texts = row.get("texts") or [row["text"]]
         cut = row.get(TRUNCATED) or ([0] if len(texts) == 1 and "output_truncated" in row["flags"] else [])
@@ -202,7 +202,7 @@ def _encoded(vector: npt.NDArray[np.float32], request: Mapping[str, Any]) -> npt
 
 
 def write(rows: Iterable[Row], _columns: Sequence[Column], file: BinaryIO) -> int:
-    """Write a line for each request whose inputs all have results, and return how many there were.
+    """Write a line for each request whose inputs all have results. Return the number of lines.
 
     Rows of one request follow one another. Raises FormatUnfit.
     """

@@ -50,10 +50,10 @@ from docmill.worker.jobs import Listener
 
 @dataclass(frozen=True)
 class SearchWork:
-    """The work of one search: the number of pairs that it `compared`, and counts of the corpus's `documents`.
+    """Counts of one search: the pairs that it `compared`, and the corpus's `documents`.
 
-    `new` documents had to be compared. `repeats` are not the first of their cluster. `without_vector` documents took
-    no part.
+    `new` documents had to be compared. `repeats` are not the first of their cluster. Documents `without_vector` were
+    not compared.
     """
 
     documents: int
@@ -67,8 +67,8 @@ class SearchWork:
 class _Corpus:
     """The current documents of a corpus, in the order of their ids, as arrays.
 
-    `units` are the contents that are compared; 0 where a document has none. Documents up to `compared_to` were
-    compared before, and those up to `settled_to` need no comparison after this search. Contents in `late` got their
+    `units` has the content of each document that is compared, or 0. Documents up to `compared_to` were compared
+    before. After this search, documents up to `settled_to` need no other comparison. Contents in `late` got their
     vector since the last search. The documents were read after `read_at`, by the clock of the database.
     """
 
@@ -81,10 +81,10 @@ class _Corpus:
 
 
 def find(database: Database, corpus_id: int, method: Method, advanced: Advanced = lambda *_: None) -> SearchWork:
-    """Bring the clusters of a corpus up to date. A search by another method than the last one begins anew.
+    """Bring the clusters of a corpus up to date. If the last search used another method, compare all documents.
 
-    Raises StorageError, and NothingEmbedded if the corpus has no vectors of the method's spec. If another process
-    writes clusters of the corpus meanwhile, it starts over.
+    If another process writes clusters of the corpus meanwhile, start over. Raises StorageError, and NothingEmbedded
+    if the corpus has no vectors of the method's spec.
     """
     require_library()
     while True:
@@ -99,7 +99,7 @@ def find(database: Database, corpus_id: int, method: Method, advanced: Advanced 
 def read_method(database: Database, corpus_id: int) -> Method | None:
     """Return the method of the last search for near duplicates in a corpus; None if there was none.
 
-    The vectors are those of the spec that answers, even if the corpus was migrated since.
+    If the corpus was migrated since, the method compares the vectors of the spec that answers now.
     """
     last = database.row(_select_last(corpus_id))
     method = None if last is None else from_json(last.method)
@@ -197,7 +197,7 @@ def _read_status(transaction: Transaction, method: ByVectors, content_ids: set[i
 def _find_clusters(
     database: Database, corpus_id: int, corpus: _Corpus, method: Method, advanced: Advanced
 ) -> tuple[SearchWork, dict[int, tuple[int, int]]]:
-    """Return the work, and {document: (first document, documents in the cluster)} for documents in clusters."""
+    """Return the counts, and {document: (first document, documents in the cluster)} for documents in clusters."""
     taking_part = corpus.units > 0
     ids, units = corpus.ids[taking_part], corpus.units[taking_part]
     # The places of contents are in the order of their first documents, so that a component's root is its first.
@@ -297,7 +297,7 @@ def _write(
 
 
 def forget(database: Database, corpus_id: int) -> int:
-    """Remove the clusters of a corpus. Return the number of documents that were in one."""
+    """Remove the clusters of a corpus. Return the number of documents that were in a cluster."""
 
     def work(transaction: Transaction) -> int:
         lock_corpus(transaction, corpus_id)
@@ -342,7 +342,7 @@ def deduplicate(
 def _choose_method(
     database: Database, corpus_id: int, name: str, options: DedupOptions, listener: Listener
 ) -> Method:
-    """Return the method that is asked for, or else that of the last search."""
+    """Return the method that the options choose, or the method of the last search if there are no options."""
     if options.embeddings or options.job is not None:
         if options.shingle is not None or options.seed is not None:
             raise StorageError("shingle and seed are for comparing words, not vectors; leave them out")

@@ -107,7 +107,7 @@ def _report(
     file_format: str | None,
     as_json: bool,
 ) -> None:
-    """Search, if options for a search are given, and print the clusters."""
+    """Search, if there are options for a search, and print the clusters."""
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     target = require_target(out, file_format)

@@ -40,8 +40,7 @@ METADATA = new_metadata()  # of the tables of this feature
 class Deduplication(Base):
     """The last search for near duplicates in a corpus.
 
-    `method` has its options (see `features.near_duplicates.methods`). Documents up to `compared_to` that are in the
-    corpus are compared with each other.
+    `method` has its options (see `features.near_duplicates.methods`). It compared the documents up to `compared_to`.
     """
 
     metadata = METADATA
@@ -56,7 +55,7 @@ class Duplicate(Base):
     """A document of a cluster of near duplicates. `first_id` is the cluster's first document, which may be this one.
 
     `n_documents` is the number of documents in the cluster at the last search. A document without near duplicates has
-    no row. The view `near_duplicates` has the documents that are in their corpus now, by their ids.
+    no row. The view `near_duplicates` has the current documents by their ids.
     """
 
     metadata = METADATA
@@ -144,7 +143,7 @@ def _clear_corpus(transaction: Transaction, corpus_id: int, size: int) -> int:
 
 
 def _compared_specs(transaction: Transaction) -> set[int]:
-    """Return the specs whose vectors were compared: the next search compares new ones to them."""
+    """Return the specs whose vectors were compared, since the next search compares new vectors with them."""
     compared = [from_json(method) for method in transaction.scalars(select(Deduplication.method))]
     return {method.spec_id for method in compared if isinstance(method, ByVectors)}
 
@@ -153,6 +152,6 @@ DEPENDENT = Dependent(_compared_specs, _prepare_removal, _clear_corpus)
 
 
 def is_repeat(documents: FromClause = Document.__table__) -> ColumnElement[bool]:
-    """Return the condition for a document that is in a cluster and not its first. `documents` has the column `id`."""
+    """Return the condition that a document is in a cluster but not its first. `documents` has the column `id`."""
     repeats = and_(Duplicate.document_id == documents.c.id, Duplicate.first_id != Duplicate.document_id)
     return select(Duplicate.document_id).where(repeats).correlate(documents).exists()

@@ -45,7 +45,7 @@ def connect(
     components: Components,
     advanced: Advanced,
 ) -> int:
-    """Join the places of near duplicates among these texts; at least one of each pair is `fresh`.
+    """Join the places of near duplicates among these texts. At least one text of each pair is `fresh`.
 
     Return the number of compared pairs.
     """
@@ -179,7 +179,7 @@ def _find_similar(
 
 
 def choose_rows(threshold: float) -> int:
-    """Return the rows of the longest bands by which pairs at the threshold are found with a probability of 0.99.
+    """Return the most rows of a band that still proposes a pair at the threshold with a probability of 0.99.
 
     Longer bands propose fewer pairs below the threshold. For low thresholds a band has one row.
     """
@@ -193,7 +193,7 @@ def probability(similarity: float, n_rows: int) -> float:
 
 
 def make_recipe(method: ByText) -> int:
-    """Return a number for the options that signatures depend on, and for the algorithm of the library."""
+    """Return a hash of the options that signatures depend on, and of the library's algorithm."""
     import rensa
 
     n_rows = choose_rows(method.threshold)
@@ -203,7 +203,7 @@ def make_recipe(method: ByText) -> int:
 
 
 def hash_bands(shingles: Sequence[Set[str]], n_rows: int, seed: int) -> Bands:
-    """Return the hashes of the bands of each set of shingles. An empty set has the hashes of no other set."""
+    """Return the hashes of the bands of each set of shingles. The hashes of an empty set match no other set."""
     import rensa
 
     n_bands = PERMUTATIONS // n_rows
@@ -220,7 +220,7 @@ def hash_bands(shingles: Sequence[Set[str]], n_rows: int, seed: int) -> Bands:
 
 @dataclass(frozen=True)
 class Signed:
-    """Texts by their places: the hashes of their bands, the sizes of their sets of shingles, and `fresh`.
+    """The hashes of the texts' bands, and the sizes of their sets of shingles, by the texts' places.
 
     Texts that are not `fresh` were compared with each other before.
     """

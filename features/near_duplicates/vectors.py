@@ -47,7 +47,7 @@ def connect(
     components: Components,
     advanced: Advanced,
 ) -> int:
-    """Join the places of near duplicates among contents with vectors; at least one of each pair is `fresh`.
+    """Join the places of near duplicates among contents with vectors. At least one content of each pair is `fresh`.
 
     Return the number of compared pairs. A float32 product proposes pairs, and a cosine in float64 decides, so that
     it does not depend on a vector's place in a block. Raises NothingEmbedded if vectors differ in length.
@@ -103,7 +103,7 @@ def _compare(
 
 
 def _load(database: Database, method: ByVectors, content_ids: Ids, dim: int) -> Matrix:
-    """Return the vectors of contents (contents, dim), each of length 1 or 0. One that was removed meanwhile is 0."""
+    """Return the vectors of contents (contents, dim), of length 1. Vectors that were removed meanwhile are 0."""
     query = select(OutcomeRow.content_id, OutcomeRow.vector).where(
         OutcomeRow.spec_id == method.spec_id, OutcomeRow.status == "done"
     )

@@ -26,7 +26,7 @@ from docmill.features.batch_server.writer import CHAT, COMPLETIONS, EMBEDDINGS, 
 from docmill.storage.readers.records import Record, Rejection
 from docmill.worker.errors import WorkerError
 
-DIALECT = BodySettings("float32")
+BODY_SETTINGS = BodySettings("float32")
 
 
 def line(custom_id: object, url: str = EMBEDDINGS, **body: Any) -> str:
@@ -45,7 +45,7 @@ def write_file(folder: Path, *lines: str, name: str = "batch.jsonl") -> str:
 def opened() -> Iterator[Callable[..., BatchFile]]:
     """Opens batch files until the test ends."""
     with ExitStack() as stack:
-        yield lambda source: stack.enter_context(open_batch(source, DIALECT))
+        yield lambda source: stack.enter_context(open_batch(source, BODY_SETTINGS))
 
 
 def test_requests_with_the_same_parameters_belong_together(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
