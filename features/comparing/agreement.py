@@ -1,4 +1,4 @@
-"""Measures of how far the results of two jobs agree, each taken document by document in flat memory."""
+"""Measures of the agreement of two jobs' results, taken document by document in flat memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Agreement(ABC):
     identical: int = 0
 
     def add(self, a: Result, b: Result) -> bool:
-        """Take in the results of a document; return True if they are the same."""
+        """Add the results of a document. Return True if they are the same."""
         same = self.compare(a, b)
         self.n += 1
         self.identical += same
@@ -34,7 +34,7 @@ class Agreement(ABC):
         """Update the measures of this output type. Return True if the results are the same."""
 
     def measures(self) -> Measures:
-        """Return the measures of all documents so far, each from 0 to 1 but for kappa, which may be below 0."""
+        """Return the measures of all documents so far. Each is from 0 to 1, except kappa, which may be below 0."""
         return {"identical": share(self.identical, self.n)}
 
 
@@ -63,23 +63,23 @@ def word_overlap(a: str, b: str) -> float:
 class LabelAgreement(Agreement):
     """Equal best labels, and Cohen's kappa: the agreement beyond that by chance."""
 
-    ones: Counter[str] = field(default_factory=Counter)
-    others: Counter[str] = field(default_factory=Counter)
+    labels_a: Counter[str] = field(default_factory=Counter)
+    labels_b: Counter[str] = field(default_factory=Counter)
 
     def compare(self, a: Result, b: Result) -> bool:
-        label, other = _best(a), _best(b)
-        self.ones[label] += 1
-        self.others[other] += 1
-        return label == other
+        label_a, label_b = _best(a), _best(b)
+        self.labels_a[label_a] += 1
+        self.labels_b[label_b] += 1
+        return label_a == label_b
 
     def measures(self) -> Measures:
         return {"equal_best_label": share(self.identical, self.n), "cohens_kappa": self._kappa()}
 
     def _kappa(self) -> float | None:
-        """Return kappa; None where both jobs gave one label only, which leaves no chance to agree by."""
-        if len(self.ones | self.others) < 2:
+        """Return kappa; None if both jobs gave only one label, so that all agreement may be by chance."""
+        if len(self.labels_a | self.labels_b) < 2:
             return None
-        by_chance = sum(n * self.others[label] for label, n in self.ones.items()) / self.n**2
+        by_chance = sum(n * self.labels_b[label] for label, n in self.labels_a.items()) / self.n**2
         return (self.identical / self.n - by_chance) / (1 - by_chance)
 
 
@@ -128,7 +128,7 @@ class RecordAgreement(Agreement):
 
 @dataclass
 class WeightAgreement(Agreement):
-    """The cosine of the weights of tokens, as the mean of documents."""
+    """The mean cosine of the documents' token weights."""
 
     cosine: float = 0.0
 
@@ -173,7 +173,7 @@ class Sureness:
     confidence: float = 0.0
 
     def add(self, result: Result) -> None:
-        """Take in a result."""
+        """Add a result."""
         self.n += 1
         self.flags.update({*result["flags"]})
         if result.get("confidence") is not None:
@@ -192,7 +192,7 @@ def share(part: float, whole: float) -> float | None:
 
 
 def f1(both: int, of_a: int, of_b: int) -> float:
-    """Return the F1 of two sets by their sizes and that of their intersection: 1 if both are empty."""
+    """Return the F1 of two sets from their sizes and the size of their intersection; 1 if both are empty."""
     return 2 * both / (of_a + of_b) if of_a + of_b else 1.0
 
 

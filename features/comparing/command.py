@@ -160,7 +160,7 @@ def print_comparison(comparison: JobComparison, database: Database) -> None:
 
 
 def _make_sureness_table(comparison: JobComparison) -> Table | None:
-    """Return a table of flags and confidence; None where neither job has any."""
+    """Return a table of flags and confidence; None if neither job has any."""
     a, b = comparison.sure_a, comparison.sure_b
     sureness = table(
         "share of results with a flag", "A", "B", names={"share of results with a flag"}, numbers={"A", "B"}
@@ -186,7 +186,7 @@ def _make_sample_table(comparison: JobComparison, pair: ComparedDocument) -> Tab
 
 
 def mark_differences(a: str, b: str) -> tuple[Text, Text]:
-    """Return two texts in which words are marked that the other lacks: [-in A only-] and {+in B only+}."""
+    """Return two texts with marks on the words that the other text lacks: [-in A only-] and {+in B only+}."""
     words_a, words_b = (_WORDS.findall(printable(shorten(text, SHOWN_CHARACTERS))) for text in (a, b))
     left, right = Text(), Text()
     for tag, start, end, start_b, end_b in SequenceMatcher(None, words_a, words_b, autojunk=False).get_opcodes():

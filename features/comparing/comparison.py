@@ -34,7 +34,7 @@ Result = dict[str, Any]  # the output in its JSON form, with "flags", and with t
 
 @dataclass(frozen=True)
 class Side:
-    """A step of a job, one of two that are compared. `way` leads to it."""
+    """One of the two steps that are compared, with its job. `way` leads to the step."""
 
     job_id: int
     way: tuple[OpenStep, ...]
@@ -47,7 +47,7 @@ class Side:
 
 @dataclass(frozen=True)
 class ComparedDocument:
-    """A document and its result by each job; None where it has none."""
+    """A document and its result by each job; None if it has no result."""
 
     document_id: int
     key: str
@@ -57,10 +57,9 @@ class ComparedDocument:
 
 
 def read_side(database: Database, corpus_id: int, job_id: int, step: str | None) -> Side:
-    """Return the step of a job by its name, or the only one.
+    """Return the step of a job by its name, or its only step.
 
-    Raises NotFound, and StorageError for a job of another corpus, or one of several steps without a
-    name.
+    Raises NotFound, and StorageError for a job of another corpus, or if a job of several steps needs a name.
     """
     job = require(database, job_id)
     if job.corpus_id != corpus_id:
@@ -75,7 +74,7 @@ def read_side(database: Database, corpus_id: int, job_id: int, step: str | None)
 
 
 def read_pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list[ComparedDocument]]:
-    """Yield the current documents with the results that each step has of them."""
+    """Yield the current documents with their results by each step, in pages."""
     columns = (Document.id, Document.key, Document.content_id)
     query = select(*columns).where(Document.corpus_id == corpus_id, is_current_document())
     for page in pages(database, query, Document.id, PAGE):
@@ -135,7 +134,7 @@ def compare(
     seed: int,
     advanced: Callable[[int], None],
 ) -> JobComparison:
-    """Compare two jobs. `advanced` is told the number of documents read. Raises StorageError for other outputs."""
+    """Compare two jobs. `advanced` gets the number of documents read. Raises StorageError if output types differ."""
     if a.output.name != b.output.name:
         raise StorageError(
             f"job {a.job_id} gives {a.output.plural}, and job {b.job_id} {b.output.plural}: only results of one type "
@@ -185,9 +184,9 @@ class Neighborhood:
 def find_neighborhoods(
     queries: Sequence[ComparedDocument], of_documents: Iterable[Sequence[ComparedDocument]]
 ) -> list[Neighborhood]:
-    """Return the neighborhoods of these documents among all that have both vectors, which come in pages.
+    """Return the neighborhoods of these documents among all documents with both vectors, which come in pages.
 
-    A document with a vector for each window is as near as its nearest window, and as a query it has their mean.
+    If a document has a vector for each window, its nearest window counts. As a query it has the mean of its vectors.
     """
     if not queries:
         return []

@@ -57,7 +57,7 @@ class WorkerCollector(Collector):
 
 @contextmanager
 def serve_beside(settings: Settings, supervisor: Supervisor) -> Iterator[None]:
-    """Serve a worker's metrics for the length of the block, where the settings ask for them."""
+    """Serve a worker's metrics for the length of the block, if the settings have a port for them."""
     if settings.metrics_port is None:
         yield
         return
@@ -70,7 +70,7 @@ def serve_beside(settings: Settings, supervisor: Supervisor) -> Iterator[None]:
 def serve(collector: Collector, host: str, port: int) -> Iterator[str]:
     """Serve a collector's metrics on a thread for the length of the block. Yield their URL.
 
-    Port 0 is any free one. Raises WorkerError, if the address cannot be had.
+    Port 0 is any free port. Raises WorkerError if the address is not available.
     """
     try:
         server, thread = start_http_server(port, host, _registry(collector))
@@ -99,8 +99,8 @@ def _registry(collector: Collector) -> CollectorRegistry:
 class FleetCollector(Collector):
     """Collects the metrics `docmill_…` of the fleet.
 
-    `read` reads the store; `depths`, if there is a queue, counts the messages in it by lane; `prices` are those of
-    tokens. Neither failure ends a scrape: `docmill_database_up` and `docmill_queue_up` are 0 then.
+    `read` reads the store. `depths` counts the messages in the queue by lane; None if there is no queue. If the store
+    or the queue does not answer, `docmill_database_up` or `docmill_queue_up` is 0, and the scrape continues.
     """
 
     def __init__(
@@ -267,7 +267,7 @@ def _of_pipelines(fleet: Fleet) -> Iterator[Metric]:
 
 
 def _unseen_s(pipeline: PipelineState, now: float) -> float:
-    """Return for how long a time of the schedule has waited for a worker to make its run."""
+    """Return the seconds for which a due time of the schedule has waited for a worker to make its run."""
     at = next_run(pipeline.schedule, pipeline.looked_at)
     return 0.0 if at is None else max(0.0, now - at)
 

@@ -48,15 +48,15 @@ Views: TypeAlias = Mapping[str, Sequence[StepRequest]]  # by the stored pipeline
 
 
 class TooManyLost(StorageError):
-    """More documents would lose their result by a migration than --max-failures allows."""
+    """A migration would cost more documents their result than --max-failures allows."""
 
 
 @dataclass(frozen=True)
 class Survey:
     """Counts of current documents, up to the id `last`.
 
-    `documents` have an old result, `missing` ones have no new outcome, and `lost` ones have an old result and no new
-    one.
+    `documents` have an old result. `missing` documents have no new outcome. `lost` documents have an old result, but
+    no new one.
     """
 
     documents: int = 0
@@ -73,9 +73,9 @@ def migrate(
     most_lost: float,
     listener: Listener,
 ) -> tuple[SpecReplacement, Survey]:
-    """Compute what is missing, and switch in one transaction. Without devices the workers compute.
+    """Compute the missing results, and switch in one transaction. Without devices, the workers compute.
 
-    After the switch, compute the documents that came since. Raises StorageError and TooManyLost.
+    If the corpus was switched before, compute the documents that came since. Raises StorageError and TooManyLost.
     """
     if planned.stored is not None and planned.stored.state in IN_FORCE:
         survey = fill(settings, database, planned.stored, devices, listener)
@@ -98,7 +98,7 @@ def migrate(
 def find_views(
     settings: Settings, database: Database, corpus_id: int, corpus: str, specs: Collection[Spec] = ()
 ) -> Views:
-    """Return the views of stored pipelines over a corpus that show one of these specs, or one of its migrations.
+    """Return the views of stored pipelines over a corpus that show one of these specs, or a spec of a migration.
 
     Raises WorkerError.
     """
@@ -146,7 +146,7 @@ def fill(
 def _backfill(
     settings: Settings, database: Database, migration: SpecReplacement, devices: Sequence[str], listener: Listener
 ) -> JobStatus:
-    """Compute the documents that lack a new result, here or by the workers. Return the job's final status."""
+    """Compute the missing results here, or wait for the workers to compute them. Return the job's final status."""
 
     from docmill.worker.jobs.local_run import run_here  # with the libraries of a worker
 
@@ -181,7 +181,7 @@ def requests_by_new(database: Database, migration: SpecReplacement) -> tuple[Ste
 
 
 def survey_documents(database: Database, migration: SpecReplacement, *, back: bool = False) -> Survey:
-    """Survey the documents of a corpus. With `back`, the old and the new results change places."""
+    """Survey the documents of a corpus. With `back`, swap the old and the new results."""
     survey, more = Survey(), True
     while more:
         with database.read() as transaction:
@@ -192,10 +192,10 @@ def survey_documents(database: Database, migration: SpecReplacement, *, back: bo
 def switch(
     database: Database, migration: SpecReplacement, survey: Survey, shown: Views, most_lost: float
 ) -> Survey | None:
-    """Let the new spec answer, and replace these views, if no document lacks an outcome. Return the survey if so.
+    """Let the new spec answer, and replace these views. Return the whole survey, or None if outcomes are missing.
 
-    `survey` is an earlier one. `most_lost` is the share in percent of documents that may lose their result. Return
-    None if documents came that have no outcome yet. Raises TooManyLost, and StorageError if the migration was
+    `survey` covers the documents up to its `last`; only later documents are surveyed here. `most_lost` is the
+    percentage of documents that may lose their result. Raises TooManyLost, and StorageError if the migration was
     cancelled.
     """
 
@@ -285,7 +285,7 @@ def _requests_by_old(transaction: Transaction, migration: SpecReplacement) -> tu
 def _survey_page(
     transaction: Transaction, migration: SpecReplacement, survey: Survey, *, back: bool = False
 ) -> tuple[Survey, bool]:
-    """Continue a survey by the next documents. Return also if there may be more."""
+    """Return the survey with the next documents, and True if there may be more documents."""
     requests = _requests_by_old(transaction, migration)
     before, after = (
         steps.open_steps(transaction, replacements.with_specs(requests, specs))

@@ -72,7 +72,7 @@ class ShownResult(NamedTuple):
 
 @dataclass
 class StepFacts:
-    """Counts of one step's results, and a few of the results. `not_selected` is that of `FlagCounts`."""
+    """Counts of one step's results, and a few of the results. `not_selected` is `FlagCounts.not_selected`."""
 
     status: StepStatus
     not_selected: int
@@ -85,15 +85,15 @@ class StepFacts:
     samples: Reservoir[ShownResult] = field(default_factory=lambda: Reservoir(EXAMPLES))
 
     def flags_by_doubt(self) -> list[tuple[str, int, bool]]:
-        """Return each flag, its count, and True if it is a doubt; doubts first, then by count."""
+        """Return each flag with its count, and True if it is doubtful; doubtful flags first, then by count."""
         return [(flag, n, flag in DOUBTFUL) for flag, n in order_flags(self.flags).items()]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The contents of a report. Failures are counted by class and reason, most of them first.
+    """The contents of a report. Failures are counted by class and reason, the most frequent first.
 
-    `shards` are those of `finished_shards`.
+    `shards` has the values of `finished_shards`.
     """
 
     status: JobStatus
@@ -114,10 +114,10 @@ def gather(
 ) -> Facts:
     """Return the facts of a job. `listener` shows the progress.
 
-    `checks_of` returns the checks of the outputs under a spec, which give the evidence of an example's flags.
+    `checks_of` returns the checks of a spec's outputs, which find the evidence for an example's flags.
 
-    Without texts no document's text, id or output is kept, and a failure counts by its class alone: its reason may
-    name a file or a field. Raises NotFound.
+    Without texts, the facts have no text, id or output of a document, and count failures only by their class, since a
+    reason may name a file or a field. Raises NotFound.
     """
     counts = count_flags(database, status.id)
     steps = {step.name: StepFacts(step, counts[step.name].not_selected) for step in status.steps}
@@ -178,7 +178,7 @@ def _keep(
 
 
 def _explain(step: StepFacts, checks: Checks) -> None:
-    """Give the examples of doubtful outputs their evidence."""
+    """Add the evidence to the examples of doubtful outputs."""
     for flag in DOUBTFUL & step.examples.keys():
         pairs = step.examples[flag].kept
         pairs[:] = [
@@ -227,7 +227,7 @@ def write(
 
 
 def _compare(pair: ShownResult) -> tuple[Sequence[TextPart], Sequence[TextPart]]:
-    """Return both texts with marks where the checks found something; where they name no place, on what differs."""
+    """Return both texts with marks at the places of the findings, or on what differs if there are no places."""
     before, after = mark_findings(pair.input, pair.output, pair.findings) or marked(pair.input, pair.output)
     return excerpt(before, LONGEST), excerpt(after, LONGEST)
 
@@ -239,7 +239,7 @@ def _list_remarks(pair: ShownResult) -> list[tuple[bool, str]]:
 
 
 def _list_distributions(step: StepFacts) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Return titles, and ranges with their counts, one of them above 0."""
+    """Return the title of each distribution with its ranges and counts. Empty distributions are left out."""
     named = {
         "Results by tokens read": list_length_ranges(step.tokens_in),
         "Results by tokens written": list_length_ranges(step.tokens_out),
@@ -249,7 +249,7 @@ def _list_distributions(step: StepFacts) -> list[tuple[str, list[tuple[str, int]
 
 
 def _count_saved(facts: Facts, device_s: float) -> dict[str, Any]:
-    """Return the texts that were computed, those that others had paid for, and the seconds that this saved."""
+    """Return the numbers of texts that were computed and reused, and the device seconds that the reuse saved."""
     status = facts.status
     results = sum(
         step.results if step.status.input is not None else status.documents - step.not_selected
