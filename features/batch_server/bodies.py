@@ -136,10 +136,8 @@ def parse_body(
         without_end = {} if "max_new_tokens" in options_of_body else {"fill_context": True}
         options = _make_options(GENERATE.name, {"messages": MESSAGES, **without_end, **options_of_body})
         return options, (_read_conversation(fields),), {}
-    options = _make_options(
-        GENERATE.name, {"raw": True, "max_new_tokens": DEFAULT_COMPLETION_TOKENS, **options_of_body}
-    )
-    return options, _read_texts("prompt", fields), {}
+    completion = {"raw": True, "max_new_tokens": DEFAULT_COMPLETION_TOKENS, **options_of_body}
+    return _make_options(GENERATE.name, completion), _read_texts("prompt", fields), {}
 
 
 def _to_chat(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,14 +154,10 @@ def _to_chat(fields: Mapping[str, Any]) -> dict[str, Any]:
     chat = {name: fields[name] for name in ("temperature", "top_p") if name in fields}
     if "max_output_tokens" in fields:
         chat["max_tokens"] = fields["max_output_tokens"]
-    text_options = fields.get("text", {})
-    if (
-        not isinstance(text_options, dict)
-        or text_options.keys() - {"format", "verbosity"}
-        or text_options.get("verbosity") is not None
-    ):
+    text = fields.get("text", {})
+    if not isinstance(text, dict) or text.keys() - {"format", "verbosity"} or text.get("verbosity") is not None:
         raise BadRequest('"text" must be {"format": …}')
-    if (form := text_options.get("format")) is not None:
+    if (form := text.get("format")) is not None:
         is_schema = isinstance(form, dict) and form.get("type") == "json_schema"
         chat["response_format"] = {"type": "json_schema", "json_schema": form} if is_schema else form
     return {**chat, "messages": messages}

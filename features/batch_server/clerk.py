@@ -1,7 +1,7 @@
 """Carry the batches of `docmill serve` from status to status: read a batch's lines into jobs, and write its answers.
 
-Every server has a clerk, and a lease in the store says which clerk has a batch. If a clerk is killed, its lease lapses
-and another clerk repeats the step: jobs have idempotency keys, and files become visible with the batch's next status.
+Every server has a clerk, and a lease in the store says which clerk has a batch. If a clerk is killed, its lease
+lapses, and another clerk repeats the step: jobs have idempotency keys, and files are shown with the next status.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Clerk:
             self._advance(batch, FAILED, errors=[wrong])
 
     def _advance(self, batch: ApiBatch, status: str, *files: FileWriter, **values: Any) -> None:
-        stored_batches.advance(self.database, batch, self.owner, status, files, self.limits.keep_s, **values)
+        stored_batches.advance(self.database, batch, self.owner, status, files, **values)
         log.info("batch_%s batch=%s key=%r", status, batch.id, batch.key)
 
     def _validate(self, batch: ApiBatch, held: HeldLease) -> None:
@@ -273,9 +273,10 @@ class Clerk:
         if batch.plan is None:
             self._advance(batch, ends_as)
             return
+        keep_s = self.limits.keep_s
         with (
-            FileWriter(self.database, batch.key, f"{batch.id}_output.jsonl", OUTPUT) as answers,
-            FileWriter(self.database, batch.key, f"{batch.id}_errors.jsonl", OUTPUT) as errors,
+            FileWriter(self.database, batch.key, f"{batch.id}_output.jsonl", OUTPUT, keep_s) as answers,
+            FileWriter(self.database, batch.key, f"{batch.id}_errors.jsonl", OUTPUT, keep_s) as errors,
         ):
             counts = {answers: 0, errors: 0}
             for line in held.along(self._answers(batch, held, _UNANSWERED[ends_as])):

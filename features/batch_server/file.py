@@ -183,7 +183,7 @@ _FIELDS = frozenset({"custom_id", "method", "url", "body"})
 
 @dataclass(frozen=True)
 class Call:
-    """The url, the model's name in the file, and the options of requests. Requests with the same call make one job."""
+    """The url, the model's name in the file, and the options of requests. Each call makes a job."""
 
     url: str
     model: str | None
@@ -287,7 +287,7 @@ _OPTIONS = SourceOptions()
 
 
 class CallSource(Source):
-    """The documents of a batch file whose requests have one call. If a request names no model, answers name ``model``.
+    """The documents of the requests with one call. If a request names no model, answers name ``model``.
 
     With ``refused``, it also has the refused lines as rejected records, and the requests of ``unfit`` calls with the
     reasons.

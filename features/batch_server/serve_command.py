@@ -180,13 +180,13 @@ def list_command(as_json: bool) -> None:
     if not rows:
         say("No keys yet; `docmill keys add NAME` makes one.")
         return
-    keys_table = table(
+    listed = table(
         "name", "state", "weight", "most requests", "most bytes", "most cost", "cost so far", names={"name"}
     )
     for row in rows:
         bounds = ("any" if row[name] is None else f"{row[name]:,}" for name in LIMITS)
-        keys_table.add_row(printable(row["name"]), row["state"], str(row["weight"]), *bounds, f"{row['spent']:,.4g}")
-    print_rich(keys_table)
+        listed.add_row(printable(row["name"]), row["state"], str(row["weight"]), *bounds, f"{row['spent']:,.4g}")
+    print_rich(listed)
 
 
 def _to_row(key: keys.ApiKey) -> dict[str, Any]:

@@ -213,17 +213,17 @@ class _Application:
                     raise ApiError('"purpose" must be "batch": this server has no other files.', param="purpose")
                 if (file.size or 0) > self._limits.file_bytes:
                     raise _too_long(self._limits.file_bytes)
-                keeps_s = min(self._limits.keep_s, _expires_after(form))
-                stored = await self._do(self._store, key, file, kept_as, keeps_s)
+                keep_s = min(self._limits.keep_s, _expires_after(form))
+                stored = await self._do(self._store, key, file, kept_as, keep_s)
         return JSONResponse(_file(stored))
 
-    def _store(self, key: ApiKey, upload: UploadFile, kept_as: str | None, keeps_s: float) -> ApiFile:
+    def _store(self, key: ApiKey, upload: UploadFile, kept_as: str | None, keep_s: float) -> ApiFile:
         """Copy an upload, which starlette keeps in a temporary file, into the store."""
         name = normalize(upload.filename or "requests.jsonl")[0][-255:]
-        with FileWriter(self._database, key.name, name, INPUT) as written:
+        with FileWriter(self._database, key.name, name, INPUT, keep_s) as written:
             while data := upload.file.read(_CHUNK):
                 written.write(data)
-            return stored_files.add_file(self._database, key, written, kept_as, keeps_s)
+            return stored_files.add_file(self._database, key, written, kept_as)
 
     def _list_files(self, key: ApiKey, request: Request) -> Response:
         limit, order = _limit(request, MOST_FILES, MOST_FILES), request.query_params.get("order", "desc")

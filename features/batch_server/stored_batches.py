@@ -239,24 +239,15 @@ def give_back(database: Database, batch_id: str, owner: str) -> None:
 
 
 def advance(
-    database: Database,
-    batch: ApiBatch,
-    owner: str,
-    status: str,
-    files: Collection[FileWriter] = (),
-    keep_s: float = 0.0,
-    **values: Any,
+    database: Database, batch: ApiBatch, owner: str, status: str, files: Collection[FileWriter] = (), **values: Any
 ) -> None:
-    """Give a held batch its next status, and show its files in the same transaction. Raises LeaseLost.
-
-    The files are kept for `keep_s` seconds.
-    """
+    """Give a held batch its next status, and show its files in the same transaction. Raises LeaseLost."""
 
     def work(transaction: Transaction) -> bool:
         if not move(transaction, batch.id, status, (batch.status,), ApiBatch.owner == owner, **values):
             return False
         for file in files:
-            file.publish(transaction, keep_s)
+            file.publish(transaction)
         return True
 
     if not database.write(work):

@@ -61,12 +61,12 @@ class ApiFileBlock(Base):
 
 
 class FileWriter:
-    """Writes a file into the store, block by block. It stays hidden until `publish`.
+    """Writes a file into the store, block by block. It stays hidden until `publish`. It expires after `keep_s`.
 
     The end of a `with` block removes the file unless it was published.
     """
 
-    def __init__(self, database: Database, key: str, filename: str, purpose: str) -> None:
+    def __init__(self, database: Database, key: str, filename: str, purpose: str, keep_s: float) -> None:
         self.id = keys.new_id("file-")
         self.n_bytes = self._line_ends = 0
         self._last = b"\n"
@@ -74,6 +74,7 @@ class FileWriter:
         self._digest = hashlib.sha256()
         self._buffer = bytearray()
         self._n_blocks = 0
+        self._keep_s = keep_s
         values = {"key": key, "filename": filename, "purpose": purpose, "created_at": db_now()}
         database.write(
             lambda transaction: transaction.execute(
@@ -115,22 +116,15 @@ class FileWriter:
             self._store(len(self._buffer))
         return self._digest.hexdigest()
 
-    def publish(self, transaction: Transaction, keep_s: float, idempotency_key: str | None = None) -> None:
-        """Show the file after its flush. It expires so many seconds after its creation."""
-        values = {
-            "n_bytes": self.n_bytes,
-            "lines": self._line_ends + (self._last != b"\n"),
-            "sha256": self._digest.hexdigest(),
-            "is_whole": True,
-            "expires_at": ApiFile.created_at + keep_s,
-            "idempotency_key": idempotency_key,
-        }
-        transaction.execute(update(ApiFile).where(ApiFile.id == self.id).values(**values))
+    def publish(self, transaction: Transaction, idempotency_key: str | None = None) -> None:
+        """Show the file after its flush."""
+        lines = self._line_ends + (self._last != b"\n")
+        values = {"n_bytes": self.n_bytes, "lines": lines, "sha256": self._digest.hexdigest(), "is_whole": True}
+        shown = update(ApiFile).where(ApiFile.id == self.id).values(idempotency_key=idempotency_key, **values)
+        transaction.execute(shown.values(expires_at=ApiFile.created_at + self._keep_s))
 
 
-def add_file(
-    database: Database, key: ApiKey, written: FileWriter, idempotency_key: str | None, keep_s: float
-) -> ApiFile:
+def add_file(database: Database, key: ApiKey, written: FileWriter, idempotency_key: str | None) -> ApiFile:
     """Publish an upload, or return the one that came with the idempotency key before. Raises Refused."""
     digest = written.flush()
 
@@ -138,7 +132,7 @@ def add_file(
         earlier = keys.find_earlier(transaction, ApiFile, key, idempotency_key, {"sha256": digest})
         if earlier is not None:
             return earlier.id
-        written.publish(transaction, keep_s, idempotency_key)
+        written.publish(transaction, idempotency_key)
         _check_bytes(transaction, key, 0)
         return written.id
 

@@ -83,10 +83,7 @@ def read_pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator
             of_a, of_b = (
                 lineage.read_outcomes(transaction, side.way, own, lineage.RESULT)[side.step.seq] for side in (a, b)
             )
-        yield [
-            ComparedDocument(*row, _read_result(a, of_a.get(row.id)), _read_result(b, of_b.get(row.id)))
-            for row in page
-        ]
+        yield [ComparedDocument(*row, _read(a, of_a.get(row.id)), _read(b, of_b.get(row.id))) for row in page]
 
 
 def find_keys(database: Database, neighborhoods: Sequence[Neighborhood]) -> dict[int, str]:
@@ -96,7 +93,7 @@ def find_keys(database: Database, neighborhoods: Sequence[Neighborhood]) -> dict
         return dict.fromkeys(ids, REMOVED) | read_keys(transaction, ids)
 
 
-def _read_result(of: Side, outcome: StoredOutcome | None) -> Result | None:
+def _read(of: Side, outcome: StoredOutcome | None) -> Result | None:
     if outcome is None or outcome.status != "done":
         return None
     return {**of.output.result(outcome), "flags": outcome.flags, **read_confidence(outcome)}
@@ -190,9 +187,7 @@ def find_neighborhoods(
     """
     if not queries:
         return []
-    query_vectors = [
-        np.stack([_mean(side) for side in sides]) for sides in zip(*map(_read_vectors, queries), strict=True)
-    ]
+    query_vectors = [np.stack([_mean(side) for side in sides]) for sides in zip(*map(_unpack, queries), strict=True)]
     best = [Nearest(len(queries), K + 1) for _ in query_vectors]
     for page in of_documents:
         both = [pair for pair in page if pair.a is not None and pair.b is not None]
@@ -200,7 +195,7 @@ def find_neighborhoods(
             continue
         ids = np.array([pair.document_id for pair in both], np.int64)
         for place, (of_side, nearest) in enumerate(zip(query_vectors, best, strict=True)):
-            nearest.offer(ids, _score(of_side, [_read_vectors(pair)[place] for pair in both]))
+            nearest.offer(ids, _score(of_side, [_unpack(pair)[place] for pair in both]))
     around = []
     for row, pair in enumerate(queries):
         of_a, of_b = (
@@ -210,7 +205,7 @@ def find_neighborhoods(
     return around
 
 
-def _read_vectors(pair: ComparedDocument) -> tuple[Matrix, Matrix]:
+def _unpack(pair: ComparedDocument) -> tuple[Matrix, Matrix]:
     assert pair.a is not None
     assert pair.b is not None
     return np.atleast_2d(pair.a["vector"]), np.atleast_2d(pair.b["vector"])

@@ -148,12 +148,8 @@ class ExplanationSections:
         rows = [
             ("task", spec.kind),
             ("model", spec.model),
-            name_weights(weights["revision"]),
-            *(
-                [("adapter", weights["adapter"]), name_weights(weights["adapter_revision"])]
-                if "adapter" in weights
-                else []
-            ),
+            pin(weights["revision"]),
+            *([("adapter", weights["adapter"]), pin(weights["adapter_revision"])] if "adapter" in weights else []),
             ("quality", spec.quality),
             ("options", options or "the model's own"),
         ]
@@ -253,7 +249,7 @@ def list_runtime(runtime: Mapping[str, Any]) -> Rows:
     return [*((name, runtime[name]) for name in ("precision", "backend", "device")), ("versions", versions)]
 
 
-def name_weights(revision: str) -> tuple[str, str]:
+def pin(revision: str) -> tuple[str, str]:
     """Return the row that identifies the weights: the SHA-256 of a local model's files, or a commit of the hub."""
     _, _, digest = revision.rpartition("sha256:")
     return ("weights", digest) if "sha256:" in revision else ("revision", revision)

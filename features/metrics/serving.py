@@ -128,11 +128,8 @@ class FleetCollector(Collector):
             yield from _of_work(fleet.work, self._prices)
         if self._depths is not None:
             yield from _of_queue(self._depths)
-        yield GaugeMetricFamily(
-            "docmill_scrape_duration_seconds",
-            "Time that database and queue took to answer.",
-            time.monotonic() - began,
-        )
+        about = "Time that database and queue took to answer."
+        yield GaugeMetricFamily("docmill_scrape_duration_seconds", about, time.monotonic() - began)
 
 
 def _is_up(server: str, answered: bool) -> Metric:

@@ -98,8 +98,7 @@ def choose_step(
     if len(latest) > 1:
         listed = "; ".join(map(str, [*reversed(latest.values())][:LISTED]))
         raise StorageError(
-            f"the corpus {corpus} has several kinds of results of {model}; choose with --job, --step or both: "
-            f"{listed}"
+            f"the corpus {corpus} has several kinds of results of {model}; choose by --job, --step or both: {listed}"
         )
     return next(iter(latest.values()))
 

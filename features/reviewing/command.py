@@ -304,14 +304,12 @@ def shares_table(summary: ReviewSummary) -> Group:
     numbers = ("outputs", "judged", "good", "share", "95 % interval")
     shares = table("group", *numbers, names={"group"}, numbers=numbers)
     for share in summary.shares:
-        shares.add_row(
-            share.group, f"{share.outputs:,}", f"{share.judged:,}", f"{share.good:,}", *_write_estimate(share)
-        )
+        shares.add_row(share.group, f"{share.outputs:,}", f"{share.judged:,}", f"{share.good:,}", *_bounds(share))
     skipped = f", {summary.skipped:,} skipped" if summary.skipped else ""
     return Group(shares, Text(f"{summary.judged:,} of {summary.outputs:,} outputs are judged{skipped}."))
 
 
-def _write_estimate(share: Share) -> Iterator[str]:
+def _bounds(share: Share) -> Iterator[str]:
     if share.share is None or share.low is None or share.high is None:
         yield from ("", "")
         return

@@ -89,10 +89,8 @@ def _fit_model(names: Sequence[str], values: Numbers, bad: npt.NDArray[np.bool_]
     expected = cross_val_predict(search, values, bad, cv=outer, method="predict_proba")[:, 1]
     scaler, _, regression = search.fit(values, bad).best_estimator_.named_steps.values()
     rows = zip(names, scaler.mean_, scaler.scale_, regression.coef_[0], strict=True)
-    features = tuple(
-        RiskFeature(name, float(mean), float(scale), float(factor)) for name, mean, scale, factor in rows
-    )
-    return np.asarray(expected, float), RiskModel(float(regression.intercept_[0]), features)
+    effects = tuple(RiskFeature(name, float(mean), float(scale), float(factor)) for name, mean, scale, factor in rows)
+    return np.asarray(expected, float), RiskModel(float(regression.intercept_[0]), effects)
 
 
 def measure(expected: Numbers, bad: npt.NDArray[np.bool_]) -> dict[str, Any]:

@@ -432,9 +432,9 @@ def serve_batches(admin: Database) -> None:
     name = f"key {next(numbers)}"
     key = keys.find_key(admin, keys.add_key(admin, name, weight=1))
     assert key is not None
-    written = stored_files.FileWriter(admin, name, "a.jsonl", stored_files.INPUT)
+    written = stored_files.FileWriter(admin, name, "a.jsonl", stored_files.INPUT, 60.0)
     written.write(b"line\n")
-    file = stored_files.add_file(admin, key, written, None, 60.0)
+    file = stored_files.add_file(admin, key, written, None)
     arguments = {"endpoint": "/v1/embeddings", "input_file_id": file.id, "completion_window": "24h", "n_lines": 1}
     batch = stored_batches.create_batch(admin, key, arguments, 60.0, None)
     held = stored_batches.hold(admin, batch.id, "me", 60.0)

@@ -25,17 +25,17 @@ def parse(url: str, **fields: Any) -> tuple[KindOptions, tuple[str, ...], dict[s
     return parse_body(url, {"model": "m", **INPUTS[url], **fields}, "float32")
 
 
-def read_params(url: str, **fields: Any) -> dict[str, Any]:
+def params(url: str, **fields: Any) -> dict[str, Any]:
     return parse(url, **fields)[0].to_params()
 
 
 def test_parameters_are_those_of_generate() -> None:
     fields = {"max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 4, "n": 2, "stop": "\n"}
     options = {"max_new_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 4, "n": 2, "stop": ["\n"]}
-    assert read_params(CHAT, **fields) == {"messages": "messages", **options}
-    assert read_params(COMPLETIONS, **fields) == {"raw": True, **options}
+    assert params(CHAT, **fields) == {"messages": "messages", **options}
+    assert params(COMPLETIONS, **fields) == {"raw": True, **options}
     of_vllm = {"top_k": -1, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 2, "temperature": 1}
-    assert read_params(CHAT, **of_vllm, max_tokens=5, max_completion_tokens=7) == {
+    assert params(CHAT, **of_vllm, max_tokens=5, max_completion_tokens=7) == {
         "messages": "messages",
         "max_new_tokens": 7,
         "temperature": 1.0,
@@ -48,21 +48,17 @@ def test_parameters_are_those_of_generate() -> None:
 
 def test_what_a_request_leaves_out_is_as_in_the_api() -> None:
     """A chat may fill the context, a completion has 16 tokens, and both are samples."""
-    assert read_params(CHAT) == {"messages": "messages", "fill_context": True, "min_p": 0.0}
-    assert read_params(COMPLETIONS) == {"raw": True, "max_new_tokens": 16, "min_p": 0.0}
-    assert read_params(EMBEDDINGS) == {"prompt": "{text}"}
-    assert read_params(CHAT, top_p=0.5, max_tokens=None) == {
-        "messages": "messages",
-        "fill_context": True,
-        "top_p": 0.5,
-    }
+    assert params(CHAT) == {"messages": "messages", "fill_context": True, "min_p": 0.0}
+    assert params(COMPLETIONS) == {"raw": True, "max_new_tokens": 16, "min_p": 0.0}
+    assert params(EMBEDDINGS) == {"prompt": "{text}"}
+    assert params(CHAT, top_p=0.5, max_tokens=None) == {"messages": "messages", "fill_context": True, "top_p": 0.5}
 
 
 def test_a_greedy_request_has_no_options_of_samples() -> None:
     greedy = {"messages": "messages", "max_new_tokens": 3, "temperature": 0.0}
-    assert read_params(CHAT, temperature=0, max_tokens=3) == greedy
-    assert read_params(CHAT, temperature=0, max_tokens=3, top_p=0.1, seed=9) == greedy
-    assert read_params(CHAT, temperature=0, max_tokens=3, n=1, stop=[]) == greedy
+    assert params(CHAT, temperature=0, max_tokens=3) == greedy
+    assert params(CHAT, temperature=0, max_tokens=3, top_p=0.1, seed=9) == greedy
+    assert params(CHAT, temperature=0, max_tokens=3, n=1, stop=[]) == greedy
 
 
 def test_values_that_change_nothing_are_passed_over() -> None:
@@ -95,7 +91,7 @@ def test_several_inputs_are_several_texts() -> None:
 def test_a_json_schema_is_that_of_the_output() -> None:
     schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
     response_format = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
-    assert json.loads(read_params(CHAT, response_format=response_format)["json_schema"]) == schema
+    assert json.loads(params(CHAT, response_format=response_format)["json_schema"]) == schema
 
 
 @pytest.mark.parametrize(
@@ -143,7 +139,5 @@ def test_a_request_for_a_response_is_the_chat_that_it_stands_for() -> None:
     assert parse(RESPONSES, max_output_tokens=9, temperature=0.5, text={"format": of_format}) == parse(CHAT, **chat)
     parts = [{"type": "input_text", "text": "Hello"}]
     messages = [{"role": "system", "content": "Be brief."}, *HELLO]
-    response = parse(
-        RESPONSES, instructions="Be brief.", input=[{"type": "message", "role": "user", "content": parts}]
-    )
-    assert response == parse(CHAT, messages=messages)
+    message = {"type": "message", "role": "user", "content": parts}
+    assert parse(RESPONSES, instructions="Be brief.", input=[message]) == parse(CHAT, messages=messages)

@@ -172,10 +172,10 @@ def test_a_download_breaks_off_when_the_database_is_killed_and_the_next_one_has_
     fleet = Fleet(tmp_path, restartable, redis_url)
     content = random.Random(1).randbytes(4 * LARGEST_SEND_BUFFER)
     with serve(fleet) as alice:
-        output = FileWriter(fleet.database, "alice", "out.jsonl", OUTPUT)
+        output = FileWriter(fleet.database, "alice", "out.jsonl", OUTPUT, 3600.0)
         output.write(content)
         output.flush()
-        fleet.database.write(lambda transaction: output.publish(transaction, 3600.0))
+        fleet.database.write(output.publish)
         # So most of the file is still in the database when the client has its first bytes.
         transport = httpx2.HTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)])
         with (

@@ -30,15 +30,8 @@ NOW = 1_790_000_000
 
 
 def row(url: str, output: dict[str, Any], flags: tuple[str, ...] = (), **request: Any) -> dict[str, Any]:
-    request_fields = {"custom_id": "a", "url": url, "model": "m", "line": 1, **request}
-    return {
-        "id": "a",
-        **output,
-        "tokens_in": 5,
-        "tokens_out": 3,
-        "flags": [*flags],
-        "meta": {REQUEST: request_fields},
-    }
+    fields = {"custom_id": "a", "url": url, "model": "m", "line": 1, **request}
+    return {"id": "a", **output, "tokens_in": 5, "tokens_out": 3, "flags": [*flags], "meta": {REQUEST: fields}}
 
 
 def body_of(line: dict[str, Any]) -> dict[str, Any]:
@@ -54,12 +47,9 @@ def test_a_chat_is_a_chat_completion() -> None:
     assert (completion.model, completion.created) == ("m", NOW)
     assert completion.choices[0].message.content == "Hi."
     assert completion.choices[0].finish_reason == "stop"
-    assert completion.usage is not None
-    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens, completion.usage.total_tokens) == (
-        5,
-        3,
-        8,
-    )
+    usage = completion.usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (5, 3, 8)
 
 
 def test_an_output_at_its_limit_has_the_reason_length() -> None:
@@ -76,10 +66,7 @@ def test_an_output_at_its_limit_has_the_reason_length() -> None:
 def test_the_prompts_of_a_completion_are_its_choices() -> None:
     rows = [row(COMPLETIONS, {"text": text}, of=2, index=n) for n, text in enumerate("xy")]
     completion = Completion.model_validate(body_of(make_answer(rows, NOW)), strict=True)
-    assert [(choice.index, choice.text, choice.finish_reason) for choice in completion.choices] == [
-        (0, "x", "stop"),
-        (1, "y", "stop"),
-    ]
+    assert [(choice.index, choice.text) for choice in completion.choices] == [(0, "x"), (1, "y")]
     assert completion.usage is not None
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (10, 6)
 

@@ -30,11 +30,8 @@ def test_a_result_is_explained_from_its_document_to_its_device(
         assert json.loads(json.dumps(explain(mill.job(1), "k"))) == explanation
         with pytest.raises(docmill.Error, match="has no document blnk"):
             explain(mill.job(1), "blnk")
-    assert (explanation["job"], explanation["document"]["text"], explanation["document"]["meta"]) == (
-        1,
-        LONG,
-        {"year": 1900},
-    )
+    document = explanation["document"]
+    assert (explanation["job"], document["text"], document["meta"]) == (1, LONG, {"year": 1900})
     assert explanation["windows"][0]["start"] == 0
     assert explanation["windows"][-1]["end"] == len(LONG)
     (step,) = explanation["steps"]

@@ -42,18 +42,9 @@ def test_a_result_has_its_document_spec_and_runtime(database: Database) -> None:
     outcome = Outcome(content_id, Status.DONE, text="out", flags=("windowed",), tokens_in=4, tokens_out=3)
     shards.commit(database, claim, [outcome], RUNTIME)
     provenance = read_provenance(database, job.id, "k")
-    assert (provenance.corpus, provenance.source, provenance.document, provenance.text) == (
-        "books",
-        "a.jsonl",
-        "k",
-        "a text",
-    )
-    assert (provenance.meta, provenance.flags, provenance.changed, provenance.gone) == (
-        {"year": 1900},
-        ("nul_replaced",),
-        False,
-        False,
-    )
+    assert (provenance.corpus, provenance.source, provenance.document) == ("books", "a.jsonl", "k")
+    assert (provenance.text, provenance.meta, provenance.flags) == ("a text", {"year": 1900}, ("nul_replaced",))
+    assert (provenance.changed, provenance.gone) == (False, False)
     (step,) = provenance.way
     assert (step.name, step.reads, step.spec, step.text, step.content) == ("copy", None, COPIED, "a text", "a text")
     assert step.outcome is not None

@@ -15,14 +15,12 @@ from tests.worker.web.pages.test_jobs import harmless
 __all__ = ["browse", "settings"]
 
 
-@pytest.mark.parametrize(
-    ("key", "sentence"), [("d0", "99 is not in"), ("f1", "a retry gives the same"), ("w1", "99")]
-)
-def test_a_document_is_explained(browse: Browse, database: Database, key: str, sentence: str) -> None:
+@pytest.mark.parametrize(("key", "says"), [("d0", "99 is not in"), ("f1", "a retry gives the same"), ("w1", "99")])
+def test_a_document_is_explained(browse: Browse, database: Database, key: str, says: str) -> None:
     job = marked_job(database)
     page = browse().get(f"/jobs/{job}/document?id={key}").text
     assert harmless(page)
-    assert sentence in page
+    assert says in page
     assert "sha256:1" in page
     assert "<dt>Source</dt><dd><bdi>a.jsonl</bdi>, read " in page
     assert f'In job <a href="/jobs/{job}/document?id={key}">{job}</a> (' in page

@@ -94,7 +94,7 @@ def test_what_cannot_be_migrated_is_refused_with_what_to_do(embedded: Docmill, w
     assert "No migration of tickets is under way" in embedded("migrate", "cancel", "tickets", code=2).stderr
     embedded(*run, "--model", "null", "--window-vectors", "all")
     several = refused("null", "minilm")
-    assert "several kinds of results of null; choose with --job, --step or both" in several
+    assert "several kinds of results of null; choose by --job, --step or both" in several
     assert "job 1, step embed" in several
 
 

@@ -69,9 +69,8 @@ def test_label_studios_tasks_come_back_as_json_and_as_json_min(tmp_path: Path) -
     assert [entry.verdict for entry in entries] == [Verdict.GOOD, Verdict.SKIPPED, Verdict.BAD]
     assert (entries[0].note, entries[0].judged_by) == ("a name", "3")
     flat = [task["data"] | {"verdict": "bad", "annotator": 3} for task in json_tasks()]
-    assert [entry.verdict for entry in read_file(write_file(tmp_path, "b.json", json.dumps(flat)))] == [
-        Verdict.BAD
-    ] * 4
+    entries = read_file(write_file(tmp_path, "b.json", json.dumps(flat)))
+    assert {entry.verdict for entry in entries} == {Verdict.BAD}
     assert read_file(write_file(tmp_path, "c.json", json.dumps(json_tasks()))) == []
 
 

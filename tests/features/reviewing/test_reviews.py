@@ -27,6 +27,7 @@ from tests.storage.aging import days_pass
 from tests.storage.builders import (
     COPY,
     EMBED,
+    Text,
     commit_next,
     count_rows,
     embedded,
@@ -55,10 +56,8 @@ def write_outcomes(claim: Claim) -> list[Outcome]:
     ]
 
 
-def compute_outputs(
-    database: Database, texts: list[tuple[str, str]], *, corpus: str = "books"
-) -> tuple[int, Population]:
-    """Read and compute texts; the job, and the outputs of its step."""
+def compute_outputs(database: Database, texts: list[Text], *, corpus: str = "books") -> tuple[int, Population]:
+    """Read and compute texts. Return the job, and the outputs of its step."""
     job = read(database, request(corpus=corpus), texts)
     finish(database, write_outcomes)
     return job.id, read_population(database, read_step(database, job.id), seed=0)
@@ -141,9 +140,7 @@ def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> 
         assert fitted_risks.store(database, spec_id, FittedRisk(0, model, 150, 50, {"auc": 0.8})).version == version
     assert fitted_risks.read_latest(database, job) == FittedRisk(2, model, 150, 50, {"auc": 0.8})
     with_risk = [*fitted_risks.with_risk(results(database, job), model, None)]
-    assert [result["risk"] > 0.5 for result in with_risk] == [
-        result["flags"] == ["repetition"] for result in with_risk
-    ]
+    assert all((result["risk"] > 0.5) is (result["flags"] == ["repetition"]) for result in with_risk)
     assert len([*fitted_risks.with_risk(results(database, job), model, 0.5)]) == 3
 
 
@@ -175,10 +172,7 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
         "k2": better.sha256.hex(),
     }
     assert sum(review.judge(Judged(item.content_id, Verdict.BAD, "ann", 0), item.spec) for item in shown) == 3
-    assert (len(judgements.read(database, first)), len(judgements.read(database, second))) == (
-        1,
-        2,
-    )
+    assert (len(judgements.read(database, first)), len(judgements.read(database, second))) == (1, 2)
     assert Review.of(database, job.id).summary().judged == 3
     rows = [*list_rows(review.items(review.population.contents.tolist()), 0)]
     entries = [
@@ -205,10 +199,7 @@ def test_a_verdict_belongs_to_the_output_that_was_shown_even_if_an_escalation_co
     [shown] = review.items(review.waiting(10))
     assert review.judge(Judged(shown.content_id, Verdict.GOOD, "ann", 0), shown.spec) == 1
     first, second = review.reviewed.step.spec_ids
-    assert (len(judgements.read(database, first)), len(judgements.read(database, second))) == (
-        0,
-        1,
-    )
+    assert (len(judgements.read(database, first)), len(judgements.read(database, second))) == (0, 1)
 
 
 def test_judged_outputs_stay_however_old_they_are(database: Database) -> None:
