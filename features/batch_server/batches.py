@@ -220,12 +220,13 @@ def say_written(counts: Counter[str], out: Path, errors: Path) -> None:
     """Say where the answers and the errors are."""
     n_errors = counts["refused"] + counts["failed"]
     answers, failed = counted(counts["completed"], "answer"), counted(n_errors, "error")
+    out_name, errors_name = ("stdout" if path == STDOUT else str(path) for path in (out, errors))
     if out == errors:
-        message = f"Wrote {answers} and {failed} to {'stdout' if out == STDOUT else out}."
+        message = f"Wrote {answers} and {failed} to {out_name}."
     elif n_errors:
-        message = f"Wrote {answers} to {out}, and {failed} to {errors}."
+        message = f"Wrote {answers} to {out_name}, and {failed} to {errors_name}."
     else:
-        message = f"Wrote {answers} to {out}; there were no errors."
+        message = f"Wrote {answers} to {out_name}; there were no errors."
     (warn if n_errors else say)(message)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from docmill.features.batch_server.batches import BatchPlan, choose_models
+from docmill.features.batch_server.batches import BatchPlan, choose_models, say_written
 from docmill.features.batch_server.file import BodySettings, open_batch, survey
 from docmill.features.batch_server.writer import CHAT, COMPLETIONS
 from docmill.worker.errors import WorkerError
@@ -105,6 +106,15 @@ def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:
     assert "--out FILE for the answers, or --enqueue" in embedded(*run, code=2).stderr
     to_stdout = (*run, "--out", "out.jsonl", "--errors", "-", "--json")
     assert "both write to stdout" in embedded(*to_stdout, code=2).stderr
+
+
+def test_answers_and_errors_on_stdout_are_named_so(capsys: pytest.CaptureFixture[str]) -> None:
+    say_written(Counter(completed=2, refused=1), Path("-"), Path("errors.jsonl"))
+    say_written(Counter(completed=2, refused=1), Path("out.jsonl"), Path("-"))
+    assert capsys.readouterr().err.splitlines() == [
+        "Wrote 2 answers to stdout, and 1 error to errors.jsonl.",
+        "Wrote 2 answers to out.jsonl, and 1 error to stdout.",
+    ]
 
 
 def test_two_models_of_one_name_are_refused(embedded: Docmill) -> None:
