@@ -56,7 +56,7 @@ class BatchFile:
         with closing(self._rows(counted)) as rows:
             for row in rows:
                 if isinstance(row, Rejection):
-                    yield Rejection(row.where, row.reason)  # without its keys, which are no custom_id
+                    yield Rejection(row.where, row.reason)  # without its keys, which are not custom_ids
                 else:
                     yield read_request(row, self.body_settings)
 

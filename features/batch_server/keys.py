@@ -130,7 +130,7 @@ def change_key(database: Database, name: str, **values: Any) -> None:
 
 
 def revoke_key(database: Database, name: str) -> None:
-    """Refuse a key from now on. Its batches go on. Raises Refused if there is no such key."""
+    """Refuse a key from now on. Its batches continue. Raises Refused if there is no such key."""
     change_key(database, name, revoked_at=db_now())
 
 

@@ -55,7 +55,7 @@ AT_ONCE = 8  # requests that use the store, which has as many connections
 UPLOADS_AT_ONCE, UPLOADS_OF_KEY = 4, 2  # so that a key with slow uploads leaves room for others
 LONGEST_WAIT_S = 30.0  # for the next piece of a body
 LONGEST_UPLOAD_S = 3600.0
-MOST_BODY = 64 * 1024  # bytes, of a request that is no file
+MOST_BODY = 64 * 1024  # bytes of a request without a file
 MOST_FORM = 64 * 1024  # bytes that an upload has besides its file
 MOST_LISTED, MOST_FILES = 100, 10_000
 MOST_LABELS = 16
@@ -281,7 +281,7 @@ class _Application:
         return JSONResponse(await self._do(self._batch, batch))
 
     def _store_batch(self, key: ApiKey, arguments: dict[str, Any], window_s: float, kept_as: str | None) -> ApiBatch:
-        """Return a new batch, or the one that came with the idempotency key before, whose file may be deleted."""
+        """Return a new batch, or the batch of an earlier request with this key. Its file may be deleted."""
         if kept_as is not None:
             earlier = self._database.write(
                 lambda transaction: keys.find_earlier(transaction, ApiBatch, key, kept_as, arguments)

@@ -105,7 +105,7 @@ IS_EXPIRED = (ApiBatch.expires_at < db_now()).label("is_expired")
 def create_batch(
     database: Database, key: ApiKey, arguments: Mapping[str, Any], window_s: float, idempotency_key: str | None
 ) -> ApiBatch:
-    """Store a new batch, or return the one that came with the idempotency key before.
+    """Store a new batch, or return the batch that an earlier request with the idempotency key made.
 
     `arguments` are columns of the batch. Raises Refused.
     """
@@ -288,7 +288,7 @@ def count_requests(database: Database, batch: ApiBatch) -> tuple[int, int]:
         prior = transaction.execute(select(*before).where(Step.job_id.in_(batch.jobs))).one()
     done, failed, texts, prior_done, prior_failed = (int(n or 0) for n in (*shards, *prior))
     total = max(1, texts + prior_done + prior_failed)
-    n_requests = batch.n_requests - batch.n_failed  # those that were not refused
+    n_requests = batch.n_requests - batch.n_failed  # without refused requests
     return n_requests * (done + prior_done) // total, batch.n_failed + n_requests * (failed + prior_failed) // total
 
 

@@ -125,7 +125,7 @@ class FileWriter:
 
 
 def add_file(database: Database, key: ApiKey, written: FileWriter, idempotency_key: str | None) -> ApiFile:
-    """Publish an upload, or return the one that came with the idempotency key before. Raises Refused."""
+    """Publish an upload, or return the file that an earlier request with the key made. Raises Refused."""
     digest = written.flush()
 
     def work(transaction: Transaction) -> str:

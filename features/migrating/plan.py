@@ -106,7 +106,7 @@ def choose_step(
 def make_spec(
     settings: Settings, old: Spec, model: str, revision: str | None, chosen: Mapping[str, str]
 ) -> tuple[Spec, tuple[str, ...]]:
-    """Return the spec of a model with the old spec's options, and the names of those that the model does not take.
+    """Return the spec of a model with the old spec's options, and the names of options that the model does not take.
 
     The `chosen` options replace the old ones. Raises ModelError and BadOption.
     """

@@ -23,7 +23,7 @@ def list_all(database: Database, corpus_id: int) -> list[SpecReplacement]:
 
 
 def reread(database: Database, replacement: SpecReplacement) -> SpecReplacement:
-    """Return a replacement as it stands now. Raises StorageError if it was removed with its corpus."""
+    """Read a replacement again. Raises StorageError if it was removed with its corpus."""
     for current in list_all(database, replacement.corpus_id):
         if current.id == replacement.id:
             return current
@@ -44,7 +44,7 @@ class ReplaceableStep:
 
 
 def replaceable_steps(database: Database, corpus_id: int, job_id: int | None = None) -> list[ReplaceableStep]:
-    """Return the latest step with each spec that jobs over a corpus have, or that one of them, the latest first."""
+    """Return the latest step with each spec, of all jobs over a corpus or of one job. The latest comes first."""
     query = (
         select(Job.id, Step.name, Step.spec_id, *SPEC)
         .join(Step, Step.job_id == Job.id)
@@ -60,7 +60,7 @@ def replaceable_steps(database: Database, corpus_id: int, job_id: int | None = N
 
 
 def begin(database: Database, corpus_id: int, old: ReplaceableStep, new: Spec) -> SpecReplacement:
-    """Return the unfinished replacement of a spec by another in a corpus, which is stored if there is none.
+    """Return the unfinished replacement of a spec by another in a corpus. Store it if there is none.
 
     Raises StorageError while another replacement in the corpus is unfinished.
     """
@@ -102,7 +102,7 @@ def cancel(database: Database, replacement_id: int) -> bool:
 
 
 def set_state(transaction: Transaction, replacement_id: int, state: str, to: str) -> bool:
-    """Bring a replacement from one state to another, if it is not there yet. Return False if it is in a third one."""
+    """Bring a replacement from one state to another, unless it is there. Return False if it is in a third state."""
     this = ReplacementRow.id == replacement_id
     changed = update(ReplacementRow).where(this, ReplacementRow.state == state)
     if transaction.execute(changed.values(state=to, ended_at=db_now())).rowcount:

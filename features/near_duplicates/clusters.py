@@ -272,7 +272,7 @@ def _write(
     for first in range(0, len(stale), PAGE):
         page = stale[first : first + PAGE]
         transaction.execute(delete(Duplicate).where(Duplicate.document_id.in_(page)))
-    lost: set[tuple[int, int]] = set()  # clusters of which a document was removed meanwhile
+    lost: set[tuple[int, int]] = set()  # clusters that lost a document meanwhile
     for first in range(0, len(changed), PAGE):
         page = changed[first : first + PAGE]
         there = select(Document.id).where(is_current_document())

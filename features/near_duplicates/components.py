@@ -9,11 +9,11 @@ Ids = npt.NDArray[np.int64]
 
 
 class Components:
-    """`n` nodes, each in a component of its own until edges join them. The smallest node stands for a component."""
+    """The components of `n` nodes. Each node is alone until edges join it. The smallest node names a component."""
 
     def __init__(self, n: int) -> None:
         self._roots: Ids = np.arange(n, dtype=np.int64)
-        self._edges: list[tuple[int, int]] = []  # those that the roots do not reflect yet
+        self._edges: list[tuple[int, int]] = []  # which the roots do not have yet
 
     def join(self, node: int, other: int) -> None:
         """Join the components of two nodes."""
@@ -39,6 +39,6 @@ class Components:
         graph = coo_array((np.ones(len(ones), np.bool_), (ones, others)), shape=(n, n))
         n_components, component = connected_components(graph, directed=False)
         smallest = np.empty(n_components, np.int64)
-        smallest[component[::-1]] = np.arange(n)[::-1]  # the last one that is written stays
+        smallest[component[::-1]] = np.arange(n)[::-1]  # the last write stays
         self._roots = smallest[component][self._roots]
         self._edges = []

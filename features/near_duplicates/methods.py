@@ -61,7 +61,7 @@ class ByText:
 class ByVectors:
     """Two documents are near duplicates if the cosine of their vectors under a spec is at least `threshold`.
 
-    The vectors are those of `job`; if it is gone or has another spec, of the latest job with the spec.
+    The vectors come from `job`, or from the latest job with the spec if `job` was removed or has another spec.
     """
 
     threshold: float

@@ -177,7 +177,7 @@ def list_rows(items: Iterable[OutputToReview], seed: int) -> Iterator[dict[str, 
 
 
 def read_file(path: Path) -> list[Entry]:
-    """Return the verdicts of a judged file, up to the last one that is good or bad.
+    """Return the verdicts of a judged file, up to the last good or bad verdict.
 
     An output without a verdict counts as skipped if a later one has a verdict. Raises WorkerError with the place.
     """
