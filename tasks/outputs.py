@@ -184,7 +184,7 @@ class Failure:
 Output = Vector | Weights | Generated | Several | Labels | Spans | TokenScores | SpanScores | Failure
 
 
-def grouped(outputs: Sequence[Generated], n: int) -> Sequence[Output]:
+def group_outputs(outputs: Sequence[Generated], n: int) -> Sequence[Output]:
     """Return an output for each group of ``n`` texts in a row."""
     if n == 1:
         return outputs

@@ -1,7 +1,7 @@
 """Files that docmill makes from a model's files once, and keeps in the cache.
 
 This module converts pickled weights to safetensors: docmill loads nothing else. Other modules convert to other
-formats with ``made_once``.
+formats with ``make_once``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ log = logging.getLogger("docmill.backends")
 _PROOF = "fingerprint"
 
 
-def made_once(ready: Path, build: Callable[[Path], None], cache_dir: Path) -> Path:
+def make_once(ready: Path, build: Callable[[Path], None], cache_dir: Path) -> Path:
     """Return the folder ``ready``. If it is missing or damaged, ``build`` makes it first, in a new folder.
 
     If several processes ask at once, one builds and the others wait. Raises the errors of ``build``.
     """
     if is_whole(ready, cache_dir):
         return ready
-    with _alone(ready.with_name(f"{ready.name}.lock")):
+    with _lock_file(ready.with_name(f"{ready.name}.lock")):
         if is_whole(ready, cache_dir):
             return ready
         building = ready.with_name(f"{ready.name}.{uuid.uuid4().hex}")
@@ -62,7 +62,7 @@ def _files(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _lock_file(lock: Path) -> Iterator[None]:
     make_folder(lock.parent)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, also by the death of the process
@@ -88,7 +88,7 @@ def safe_folder(folder: Path, revision: str, cache_dir: Path) -> Path:
             else:
                 shutil.copyfile(folder / name, target / name)
 
-    return made_once(cache_dir / "converted" / revision.replace(":", "-"), build, cache_dir)
+    return make_once(cache_dir / "converted" / revision.replace(":", "-"), build, cache_dir)
 
 
 def _safe_name(name: str) -> str:

@@ -42,7 +42,7 @@ class GlinerBackend:
         self._dtype = accelerator.dtype_for(spec.quality, self._device)
         self._labels, self._threshold = labels_of(spec), float(spec.params.get("threshold", THRESHOLD))
         folder, config = _folder(assignment)
-        self._model = _loaded(folder, spec, self._dtype, self._device)
+        self._model = _load(folder, spec, self._dtype, self._device)
         processor = self._model.data_processor
         self._coder, self.traits = coder_of(processor.transformer_tokenizer, processor.words_splitter, config, spec)
         # The library cuts off later tokens, such as those of a word that is longer than a window.
@@ -121,7 +121,7 @@ def _folder(assignment: Assignment) -> tuple[Path, Mapping[str, Any]]:
     return safe_folder(folder, spec.revision, assignment.cache_dir), config
 
 
-def _loaded(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> Any:
+def _load(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> Any:
     """Load a model. Raises ModelCorrupt for missing weights, which the library would set at random."""
     from gliner import GLiNER
 

@@ -120,7 +120,7 @@ def _load(
 ) -> PreTrainedModel:
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, info = from_pretrained(*arguments, **options)
-    missing += _lacking(model, info)
+    missing += _find_missing(model, info)
     return model
 
 
@@ -141,7 +141,7 @@ def _load_without_weights(
     return _load(from_pretrained, missing, None, config=config, state_dict=weights, dtype=dtype)
 
 
-def _lacking(model: PreTrainedModel, info: Mapping[str, Any]) -> list[str]:
+def _find_missing(model: PreTrainedModel, info: Mapping[str, Any]) -> list[str]:
     """Return the names of weights that a loading report says the checkpoint lacks.
 
     A missing buffer was computed from the config. Tied weights are in no report.

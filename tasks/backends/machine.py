@@ -27,7 +27,7 @@ _VARIABLES = ("ATEN_", "DNNL_", "GOMP_", "KMP_", "MKL_", "OMP_", "ONEDNN_")
 _CPU_FIELDS = ("model name", "flags", "Features", "CPU part")
 
 
-def remembered(folder: Path, subject: str) -> dict[str, Any]:
+def recall(folder: Path, subject: str) -> dict[str, Any]:
     """Return the facts that were saved about a subject; {} if there are none, or they cannot be read."""
     try:
         kept = json.loads(_file(folder, subject).read_bytes())
@@ -62,7 +62,7 @@ class Processor:
 def read_processor(cache_dir: Path) -> Processor:
     """Return the facts about the processor: from torch if it is loaded, else from the cache if it has them."""
     subject = _processor_subject()
-    kept = remembered(cache_dir / _FOLDER, subject)
+    kept = recall(cache_dir / _FOLDER, subject)
     kept.pop("subject", None)
     whole = kept.keys() == Processor.__dataclass_fields__.keys()
     if whole and "torch" not in sys.modules:

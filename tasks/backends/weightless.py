@@ -21,7 +21,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS, VECTOR, WEIGHTS, N
 from docmill.tasks import kinds
 from docmill.tasks.backends import WindowSource
-from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.backends.static import Items, StaticLoop, padded_tokens
 from docmill.tasks.batching import UNBOUNDED, Budget
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
@@ -111,7 +111,7 @@ class NullBackend(_WordBackend):
 
     def _compute(self, items: Items) -> Sequence[Output]:
         if self._tokens_per_s is not None:
-            self._sleep(len(items) * max(item.tokens for item in items) / self._tokens_per_s)
+            self._sleep(padded_tokens(items) / self._tokens_per_s)
         return [self._output(str(item.encoded.features)) for item in items]
 
     def _output(self, text: str) -> Output:

@@ -107,7 +107,7 @@ class Checks:
             if flag.startswith(_LANGUAGE):
                 context = replace(context, source=flag.removeprefix(_LANGUAGE))
         return [
-            finding for flag in self.flags for finding in _found(all_checks()[flag], source_text, output, context)
+            finding for flag in self.flags for finding in _run_check(all_checks()[flag], source_text, output, context)
         ]
 
 
@@ -125,7 +125,7 @@ def written(outcome: Outcome) -> list[str]:
     return [outcome.text] if outcome.text is not None else [answer for answer in answers if isinstance(answer, str)]
 
 
-def _found(check: Check, source_text: str, output: str, context: Context) -> list[Finding]:
+def _run_check(check: Check, source_text: str, output: str, context: Context) -> list[Finding]:
     try:
         return list(check.find(source_text, output, context))
     except Exception:  # a broken check loses no output

@@ -92,7 +92,7 @@ def find_missing(source_text: str, output: str, context: Context) -> Iterator[Fi
     after = [_Sentence.of(output[start:end]) for start, end in kept]
     times_said = Counter(beginning for sentence in before for beginning in sentence.beginnings)
     said = frozenset().union(*(sentence.beginnings for sentence in after))
-    for place in _lost(before, after, _LONGER * ratio):
+    for place in _find_lost(before, after, _LONGER * ratio):
         sentence = before[place]
         own = {beginning for beginning in sentence.beginnings if times_said[beginning] == 1}
         if sentence.letters >= _LEAST_LETTERS_OF_SENTENCE and len(own & said) < max(1, _SAID * len(own)):
@@ -128,7 +128,7 @@ class _Groups:
         )
 
 
-def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float) -> list[int]:
+def _find_lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float) -> list[int]:
     """Return the numbers of the sentences without a counterpart in the cheapest alignment.
 
     `half` is half of the squared deviation of a length from its expectation, in units of the standard deviation. It
@@ -226,7 +226,7 @@ _LEAST_SUMMARIZED_WORDS = 12
 
 def find_copies(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the longest copied run if half of a translation is copied, or if a summary is its whole input."""
-    ordinary, copied, longest = _copied(folded(source_text), folded(output), words(output))
+    ordinary, copied, longest = _count_copied(folded(source_text), folded(output), words(output))
     share = copied / max(1, ordinary)
     if context.shortened:
         lengths = len(words(source_text)), len(words(output))
@@ -240,7 +240,7 @@ def find_copies(source_text: str, output: str, context: Context) -> Iterator[Fin
     yield Finding(COPIED, said, start, end)
 
 
-def _copied(
+def _count_copied(
     source_words: Sequence[str], output: Sequence[str], written: Sequence[str]
 ) -> tuple[int, int, tuple[int, int]]:
     """Return the number of an output's ordinary words, the number of those in copied runs, and the longest run."""

@@ -126,17 +126,17 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     added = _Side(after, before, context.target, context.source)
     has_nouns = not _CAPITALIZED_NOUNS.isdisjoint({context.source, context.target})
     if context.shortened:
-        yield from map(_invented, _first((*added.exact, *_added_by_summary(added, has_nouns))))
+        yield from map(_report_invented, _first((*added.exact, *_added_by_summary(added, has_nouns))))
         return
     invented = [name for name in (*added.exact, *added.formed) if name.form == "exact" or _is_invented(name, before)]
-    yield from map(_invented, _first(invented))
+    yield from map(_report_invented, _first(invented))
     gone = [
         name for name in lost.formed if not after.has_longer(name.letters) and not after.has_shorter(name.letters)
     ]
     for name in _first((*lost.exact, *gone)):
         said = f"{quoted(name.written)} of the input is not in the output."
         yield Finding(FLAG, said, lost=(name.start, name.end))
-    for name, old in _replaced(lost, added, has_nouns):
+    for name, old in _find_replaced(lost, added, has_nouns):
         if not any(new_name.start <= name.start < new_name.end for new_name in invented):
             said = f"{quoted(name.written)} is not in the input, which has {quoted(old.written)} there."
             yield Finding(FLAG, said, name.start, name.end, lost=(old.start, old.end))
@@ -164,7 +164,7 @@ def _added_by_summary(added: _Side, has_nouns: bool) -> Iterator[WrittenName]:
             yield name
 
 
-def _replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[WrittenName, WrittenName]]:
+def _find_replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[WrittenName, WrittenName]]:
     """Yield each added name with the lost name that it replaces, unless the two are forms of the same word."""
     gone = [*lost.changed, *(name for name in lost.all_exact if name.written.casefold() not in added.text.folded)]
     new = list(added.named)
@@ -263,7 +263,7 @@ def _adjoin(name: WrittenName, other: WrittenName) -> bool:
     return other.start - name.end == 1 or name.start - other.end == 1
 
 
-def _invented(name: WrittenName) -> Finding:
+def _report_invented(name: WrittenName) -> Finding:
     return Finding(FLAG, f"{quoted(name.written)} is not in the input.", name.start, name.end)
 
 

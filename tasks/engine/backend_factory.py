@@ -20,7 +20,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.extras import install
 from docmill.tasks import kinds, languages, patterns
 from docmill.tasks.backends import Assignment, Backend, FilteredSource, WindowSource, registry
-from docmill.tasks.backends.convert import is_whole, made_once, safe_folder
+from docmill.tasks.backends.convert import is_whole, make_once, safe_folder
 from docmill.tasks.backends.encoder import choice, heads
 from docmill.tasks.backends.registry import Offer
 from docmill.tasks.backends.tokens import TokenCoder
@@ -208,7 +208,7 @@ def locate_model(
     config: Mapping[str, Any] = pinning.read_config(spec, folders)
     adapter = pinning.ADAPTERS.locate_beside(spec, folders)
     if adapter is not None and only in {None, families.family(config)}:  # it may bring the head
-        spec, folder = adapted(spec, folder, adapter, folders.cache)
+        spec, folder = adapt(spec, folder, adapter, folders.cache)
         config = Description.of_folder(folder).config
     return spec, folder, config
 
@@ -292,7 +292,7 @@ def _modules(spec: Spec, device: str, folders: ModelFolders, backend: str) -> li
     folder = pinning.locate(spec, folders)
     config: Mapping[str, Any] = pinning.read_config(spec, folders)
     if pinning.ADAPTER in spec.params:
-        spec, folder = _place_of_adapted(spec, folder, folders.cache)
+        spec, folder = _locate_adapted(spec, folder, folders.cache)
         if not is_whole(folder, folders.cache):
             return ["peft"]
         config = Description.of_folder(folder).config
@@ -324,13 +324,13 @@ def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
 _ADAPTED_FORMAT = 4
 
 
-def adapted(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> tuple[Spec, Path]:
+def adapt(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> tuple[Spec, Path]:
     """Return the spec with the revision of the merged weights, and the folder with them.
 
     If the cache does not have them: raises NotInstalled without PEFT, and ModelUnsuitable if the adapter does not
     fit.
     """
-    made, ready = _place_of_adapted(spec, folder, cache_dir)
+    made, ready = _locate_adapted(spec, folder, cache_dir)
 
     def build(target: Path) -> None:
         if find_spec("peft") is None:
@@ -340,11 +340,11 @@ def adapted(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> 
         head = kinds.kind(spec.kind).adapted_head(spec, Description.of_folder(folder).config)
         merge(spec, safe_folder(folder, spec.revision, cache_dir), adapter_folder, head, target)
 
-    return made, made_once(ready, build, cache_dir)
+    return made, make_once(ready, build, cache_dir)
 
 
-def _place_of_adapted(spec: Spec, folder: Path, cache_dir: Path) -> tuple[Spec, Path]:
-    """Return the spec and the folder that `adapted` returns."""
+def _locate_adapted(spec: Spec, folder: Path, cache_dir: Path) -> tuple[Spec, Path]:
+    """Return the spec and the folder that `adapt` returns."""
     head = kinds.kind(spec.kind).adapted_head(spec, Description.of_folder(folder).config)
     whole = f"{spec.revision} {spec.params['adapter_revision']} {head} {_ADAPTED_FORMAT}"
     name = hashlib.sha256(whole.encode()).hexdigest()

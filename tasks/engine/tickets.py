@@ -89,11 +89,11 @@ class TicketText:
         if not isinstance(joined, Outcome):
             return self.failed(f"The recipe returned {type(joined).__name__}, not an Outcome.", Reason.MODEL)
         flags = _union(self.flags, joined.flags)
-        flags = _union(flags, _raised(checks, self.source_text, joined, flags))
+        flags = _union(flags, _find_flags(checks, self.source_text, joined, flags))
         return joined if flags == joined.flags else replace(joined, flags=flags)
 
 
-def _raised(checks: Checks, source_text: str, outcome: Outcome, flags: Sequence[str]) -> tuple[str, ...]:
+def _find_flags(checks: Checks, source_text: str, outcome: Outcome, flags: Sequence[str]) -> tuple[str, ...]:
     """Return the flags that the checks raise on an outcome's texts and on its confidence."""
     if outcome.status is not Status.DONE:
         return ()

@@ -55,7 +55,7 @@ class Entities:
         return cut_overlapping(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
-        spans = tagged(computed, self.aggregation)
+        spans = find_labeled(computed, self.aggregation)
         if spans is None:
             return computed.failed(NOT_FINITE)
         return _outcome(computed, spans)
@@ -158,7 +158,7 @@ def _params(plan: Plan) -> dict[str, Any]:
     return {"labels": list_labels(labels)} if labels else {}
 
 
-def tagged(computed: Computed, aggregation: Strategy) -> list[LabeledSpan] | None:
+def find_labeled(computed: Computed, aggregation: Strategy) -> list[LabeledSpan] | None:
     """Return the labeled parts of a text, each (label, start, end, score); None if a score is not finite."""
     outputs = zip(computed.windows, computed.outputs, strict=True)
     pairs = [(window, output) for window, output in outputs if output is not None]

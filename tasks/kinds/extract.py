@@ -147,7 +147,7 @@ class TextIndex:
             return self._numbers.get(Decimal(str(value)))
         if not value.strip():
             return None
-        return _found(value, self._text) or self._loosely(value)
+        return _find(value, self._text) or self._loosely(value)
 
     @cached_property
     def _numbers(self) -> Mapping[Decimal, Range]:
@@ -181,7 +181,7 @@ class TextIndex:
     def _loosely(self, value: str) -> Range | None:
         folded, places = self._folded
         wanted = normalized(value)
-        place = _found(wanted, folded)
+        place = _find(wanted, folded)
         if place is None:
             return None
         start, end = places[place[0]][0], places[place[1] - 1][1]
@@ -189,7 +189,7 @@ class TextIndex:
         return (start, end) if normalized(self._text[start:end]) == wanted else None
 
 
-def _found(value: str, text: str) -> Range | None:
+def _find(value: str, text: str) -> Range | None:
     """Return the first place of a value that cuts no word, else its first place."""
     at_start = r"(?<!\w)" if value[0].isalnum() else ""
     at_end = r"(?!\w)" if value[-1].isalnum() else ""

@@ -28,7 +28,7 @@ MESSAGES_FLAG = "--messages"
 RAW, FILL_CONTEXT = "raw", "fill_context"
 
 
-def _joined(texts: Sequence[str]) -> str:
+def _join(texts: Sequence[str]) -> str:
     """Return the texts with a blank line between them, in place of the white space there."""
     if len(texts) == 1:
         return texts[0]
@@ -54,7 +54,7 @@ class Generate(Recipe):
             written = [part.text for part in parts if part.text.strip()]
             if len(written) < len(parts):
                 flags["empty" if not written else "empty_window"] = None
-            texts.append(_joined(written) if written else "".join(part.text for part in parts))
+            texts.append(_join(written) if written else "".join(part.text for part in parts))
         return computed.done(TEXT.stored(texts, truncated), flags=flags)
 
 

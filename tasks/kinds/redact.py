@@ -18,7 +18,7 @@ from docmill.storage.outputs.output_types import REDACTED, Output
 from docmill.tasks import patterns
 from docmill.tasks.errors import BadOption, find_similar
 from docmill.tasks.kinds.base import NOT_FINITE, Again, Computed, Plan, TaskKind, Traits, least, windowed
-from docmill.tasks.kinds.entities import AGGREGATION, Aggregation, Strategy, names, tagged
+from docmill.tasks.kinds.entities import AGGREGATION, Aggregation, Strategy, find_labeled, names
 from docmill.tasks.kinds.options import KindOptions, Option, flag, wrong_value
 from docmill.tasks.languages import UNSPACED
 from docmill.tasks.models import weightless
@@ -54,7 +54,7 @@ class Redact:
 
     def join(self, computed: Computed) -> Outcome | Again:
         text = computed.text
-        named = tagged(computed, self.aggregation)
+        named = find_labeled(computed, self.aggregation)
         if named is None:
             return computed.failed(NOT_FINITE)
         findings = [Span(*place, 1.0) for place in patterns.find(text, self.patterns, self.regions)]

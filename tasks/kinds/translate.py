@@ -69,7 +69,7 @@ class Translate:
             pieces.append(gap)
             follows_output = isinstance(output, Generated)
             if isinstance(output, Generated):
-                pieces.append(_shaped(output.text, in_cell=_holds(tables, window)))
+                pieces.append(_fit_layout(output.text, in_cell=_holds(tables, window)))
                 if output.truncated:
                     flags.add("output_truncated")
             else:
@@ -86,7 +86,7 @@ def _between_windows(source: str, before: str) -> str:
     return " " if before and _UNSPACED_END.search(source) and not _UNSPACED_END.search(before) else ""
 
 
-def _shaped(output: str, *, in_cell: bool) -> str:
+def _fit_layout(output: str, *, in_cell: bool) -> str:
     """Return the output without line breaks, and in a table's cell with escaped bars, to keep the layout."""
     line = " ".join(NEWLINE.split(output))
     return _BAR.sub(r"\\|", line) if in_cell else line

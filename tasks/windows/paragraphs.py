@@ -408,7 +408,7 @@ def translated_sentences(text: str) -> list[Section]:
         kept = [match.span() for match in _NOT_PROSE.finditer(text, paragraph.start, paragraph.end)]
         start = paragraph.start
         for end in (*_ends(text, paragraph), paragraph.end):
-            following = _behind_break(text, end)
+            following = _skip_break(text, end)
             goes_on = _within(kept, end) or text[following : following + 1].islower()
             if goes_on and end < paragraph.end:
                 continue
@@ -443,7 +443,7 @@ def _ends(text: str, paragraph: Section) -> list[int]:
     return [mark.end() for mark in marks if _ends_sentence(text, mark)]
 
 
-def _behind_break(text: str, end: int) -> int:
+def _skip_break(text: str, end: int) -> int:
     """Return the start of the next sentence, after white space and the quote signs of a new line."""
     gap = _BREAK.match(text, end)
     assert gap is not None

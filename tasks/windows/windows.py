@@ -206,12 +206,12 @@ def _pieces(text: str, section: Section, coder: Coder, clean: Callable[[str], st
         if text[start:end].isspace():
             pieces.append(Window(start, end, None))
         else:
-            pieces += _fitting(text, Window(start, end, code), coder, clean)
+            pieces += _halve_if_long(text, Window(start, end, code), coder, clean)
     several = sum(piece.encoded is not None for piece in pieces) > 1
     return [replace(piece, part=True) for piece in pieces] if several else pieces
 
 
-def _fitting(text: str, window: Window, coder: Coder, clean: Callable[[str], str]) -> list[Window]:
+def _halve_if_long(text: str, window: Window, coder: Coder, clean: Callable[[str], str]) -> list[Window]:
     """Return the window, or its halves if it is over the limit. A single character is never cut.
 
     This can happen since some tokenizers make more tokens of a string than of its parts.
@@ -225,7 +225,7 @@ def _fitting(text: str, window: Window, coder: Coder, clean: Callable[[str], str
     return [
         piece
         for (start, end), code in zip(halves, encoded, strict=True)
-        for piece in _fitting(text, Window(start, end, code), coder, clean)
+        for piece in _halve_if_long(text, Window(start, end, code), coder, clean)
     ]
 
 
@@ -270,7 +270,7 @@ def cut_overlapping(texts: Sequence[str], coder: Coder, overlap_tokens: int = 0)
         if len(pieces) < len(of_text):
             windows += cut([text], coder)
         else:
-            windows.append(_windows(text, _joined(pieces), coder.limit_tokens, overlap_tokens))
+            windows.append(_windows(text, _join(pieces), coder.limit_tokens, overlap_tokens))
     return windows
 
 
@@ -321,7 +321,7 @@ def _blocks(text: str) -> Iterator[tuple[int, int]]:
     yield start, len(text)
 
 
-def _joined(pieces: Sequence[tuple[int, Encoded, Places]]) -> Encoded:
+def _join(pieces: Sequence[tuple[int, Encoded, Places]]) -> Encoded:
     """Return a text's tokens from the tokens of its pieces. Each piece has its place in the text."""
     if len(pieces) == 1:
         return pieces[0][1]

@@ -105,7 +105,7 @@ class CausalBackend:
         self._model.to(device)
         self._completion = completion_of(opening)
         self._decoding = self._completion.decoding
-        self._of_batch = batch_processors(self._decoding, device)
+        self._batch_processors = batch_processors(self._decoding, device)
         self._constraint = Constraint.of(opening, self._decoding.ends)
         self.limit_tokens = self._completion.limit_tokens
         # transformers 5.24 renamed the argument.
@@ -113,7 +113,7 @@ class CausalBackend:
         self._cache_argument = "cache" if "cache" in named else "past_key_values"
         self._seen_stop = _PER_CHARACTER * max(map(len, (*self._decoding.stop, *self._decoding.closing)), default=0)
         budget = _BUDGETS[device.partition(":")[0]]
-        self._loop = StaticLoop(self._together, budget, load=self._load)
+        self._loop = StaticLoop(self._compute, budget, load=self._load)
         with torch.inference_mode(), accelerator.memory_errors(device):
             self._template, self._template_cache = self._read_template()
         self.traits = self._completion.traits
@@ -140,7 +140,7 @@ class CausalBackend:
                 continue
             flight = DecodingBatch(flight.numbers, RowCache())
             if isinstance(error, OutOfMemory) and len(lost) == 1 < self._decoding.n:
-                yield from self._loop.settle(lost, partial(self._divided, lost, flight.numbers))
+                yield from self._loop.settle(lost, partial(self._compute_halves, lost, flight.numbers))
             else:
                 yield from self._loop.recover(lost, error)
 
@@ -173,7 +173,7 @@ class CausalBackend:
         most, output = self._decoding.max_tokens, self._decoding.max_new_tokens
         return self._decoding.n * sum(most or item.tokens + output for item in items)
 
-    def _together(self, items: Items) -> Sequence[Output]:
+    def _compute(self, items: Items) -> Sequence[Output]:
         """Compute a batch from its beginning to its end."""
         return self._outputs(items, range(self._decoding.n))
 
@@ -190,9 +190,9 @@ class CausalBackend:
             del flight  # the halves need its memory
         else:
             return [outputs[item.id] for item in items]
-        return self._divided(items, numbers)
+        return self._compute_halves(items, numbers)
 
-    def _divided(self, items: Items, numbers: range) -> Sequence[Output]:
+    def _compute_halves(self, items: Items, numbers: range) -> Sequence[Output]:
         """Compute one window's outputs in two halves, since they do not fit in memory together."""
         middle = len(numbers) // 2
         outputs: list[Output] = []
@@ -288,7 +288,7 @@ class CausalBackend:
         """Choose each row's next token, and take out the rows that end with it."""
         rows = flight.rows
         self._choose(rows, logits)
-        done = [(place, output) for place, row in enumerate(rows) if (output := self._ended(row)) is not None]
+        done = [(place, output) for place, row in enumerate(rows) if (output := self._find_output(row)) is not None]
         outputs = self._complete(flight, [(rows[place], output) for place, output in done])
         for place, _ in reversed(done):
             flight.cache.drop(place)
@@ -306,7 +306,7 @@ class CausalBackend:
         if self._constraint is not None:
             scores = self._constraint.masked(scores, [row.matcher for row in rows if row.matcher is not None])
             logits = logits.masked_fill(scores.isneginf(), float("-inf")) if scores is not logits else logits
-        tokens = next_tokens(scores, rows, self._of_batch)
+        tokens = next_tokens(scores, rows, self._batch_processors)
         # One pass over the logits; logsumexp makes several.
         chosen = logits.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]
         for row, token, log_probability in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
@@ -330,7 +330,7 @@ class CausalBackend:
                 whole.append((row.item.id, join_outputs(outputs)))
         return whole
 
-    def _ended(self, row: ContinuedWindow) -> Generated | Failure | None:
+    def _find_output(self, row: ContinuedWindow) -> Generated | Failure | None:
         """Return the output if the row has ended, else None."""
         written, how = row.written, self._decoding
         if row.matcher is not None and row.matcher.is_stopped():
@@ -365,12 +365,12 @@ class LikelihoodBackend(CausalBackend):
         line_end = tokenizer(LINE_END, add_special_tokens=False)["input_ids"][-1:]
         ends = {*self._decoding.ends, *(() if tokenizer.chat_template is not None else line_end)}
         self._ends = torch.tensor(sorted(ends), dtype=torch.long, device=self._device)
-        self._loop = StaticLoop(self._together, _SCORING_BUDGETS[self._device.partition(":")[0]])
+        self._loop = StaticLoop(self._compute, _SCORING_BUDGETS[self._device.partition(":")[0]])
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         return self._loop.run(source)
 
-    def _together(self, items: Items) -> Sequence[Output]:
+    def _compute(self, items: Items) -> Sequence[Output]:
         with torch.inference_mode(), accelerator.memory_errors(self._device):
             flight, logits = self._begin(items, range(1))
             first = torch.log_softmax(logits, dim=-1)

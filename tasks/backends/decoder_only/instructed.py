@@ -158,40 +158,42 @@ def instructed(
             return _in_template(spec, tokenizer, conversation(spec, text))
 
         return Tokens(tokenizer, special_tokens=False, frame=frame), stop, context
-    return _told(example_of(spec), bare, context), stop, context
+    return _add_instruction(example_of(spec), bare, context), stop, context
 
 
-def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> Tokens:
+def _add_instruction(spec: Spec, tokens: Tokens, context_tokens: int) -> Tokens:
     """Return the tokens with the spec's instruction around each text.
 
     Demonstrations are left out if they would fill more than a quarter of the model's context.
     """
     chat = tokens.tokenizer.chat_template is not None
     told = instruction(spec, chat=chat)
-    framed = tokens.framed(*_around(spec, tokens.tokenizer, told))
+    framed = tokens.framed(*_find_frame(spec, tokens.tokenizer, told))
     if framed.overhead > context_tokens * _SHOWN:
         told = instruction(spec, chat=chat, shown=False)
-        framed = tokens.framed(*_around(spec, tokens.tokenizer, told))
+        framed = tokens.framed(*_find_frame(spec, tokens.tokenizer, told))
     return framed
 
 
 def instructed_coder(spec: Spec, tokens: Tokens, limit_tokens: int) -> TokenCoder:
     """Return the coder that puts the spec's instruction around each text."""
-    return TokenCoder(_told(spec, tokens, limit_tokens).encode, limit_tokens)
+    return TokenCoder(_add_instruction(spec, tokens, limit_tokens).encode, limit_tokens)
 
 
-def _around(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame) -> tuple[str, str, tuple[bool, bool]]:
+def _find_frame(
+    spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame
+) -> tuple[str, str, tuple[bool, bool]]:
     """Return the words before and after every document, and at which of its ends white space is stripped."""
     keeps = keeps_white_space(spec.params)
     if tokenizer.chat_template is not None:
         before, after = _in_chat(spec, tokenizer, told, _MARK)
-        return before, after, _trims(spec, tokenizer, told) if keeps else (True, True)
+        return before, after, _find_trims(spec, tokenizer, told) if keeps else (True, True)
     system = spec.params.get("system")
     before = told.before if system is None else f"{system}\n\n{told.before}"
     return before, told.after, (not keeps, not keeps)
 
 
-def _trims(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame) -> tuple[bool, bool]:
+def _find_trims(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame) -> tuple[bool, bool]:
     """Return True for each end of a document at which the chat template strips white space, as many templates do."""
     before, after = _in_chat(spec, tokenizer, told, f"{_SPACE}{_MARK}{_SPACE}")
     return not before.endswith(_SPACE), not after.startswith(_SPACE)

@@ -16,7 +16,7 @@ from threading import Barrier
 from typing import TypeVar
 
 from docmill.tasks.backends import Assignment, WindowSource, machine
-from docmill.tasks.backends.machine import remember, remembered
+from docmill.tasks.backends.machine import recall, remember
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.errors import OutOfMemory
@@ -60,7 +60,7 @@ class WarmUp:
         The folder remembers the best size for a subject. An unknown size is ``measured`` now, or the budget stays as
         it is.
         """
-        tokens: int | None = remembered(folder, subject).get("batch_tokens")
+        tokens: int | None = recall(folder, subject).get("batch_tokens")
         if tokens is None or tokens not in sizes:
             if not measured:
                 return

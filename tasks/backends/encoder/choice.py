@@ -23,7 +23,7 @@ import numpy as np
 
 from docmill.tasks.backends import Assignment, Backend, FilteredSource, WindowSource, machine, registry
 from docmill.tasks.backends.encoder.batches import best
-from docmill.tasks.backends.machine import remember, remembered
+from docmill.tasks.backends.machine import recall, remember
 from docmill.tasks.backends.static import Items
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.errors import Unsuited
@@ -65,13 +65,13 @@ class Contest:
     @property
     def known_fastest(self) -> str | None:
         """The fastest backend; None before a measurement."""
-        fastest: str | None = remembered(self.folder, self.subject).get("fastest")
+        fastest: str | None = recall(self.folder, self.subject).get("fastest")
         return fastest if fastest in self.names else None
 
     @property
     def usable(self) -> Sequence[str]:
         """The backends that always returned finite numbers; all backends if there is none."""
-        excluded = remembered(self.folder, self.subject).get(_NOT_FINITE, [])
+        excluded = recall(self.folder, self.subject).get(_NOT_FINITE, [])
         return [name for name in self.names if name not in excluded] or self.names
 
     @property
@@ -82,10 +82,10 @@ class Contest:
 
     def exclude(self, name: str) -> None:
         """Note that a backend returned NaN or infinity. This machine no longer uses it for the subject."""
-        self._remember({_NOT_FINITE: sorted({*remembered(self.folder, self.subject).get(_NOT_FINITE, []), name})})
+        self._remember({_NOT_FINITE: sorted({*recall(self.folder, self.subject).get(_NOT_FINITE, []), name})})
 
     def _remember(self, facts: Mapping[str, Any]) -> None:
-        remember(self.folder, self.subject, {**remembered(self.folder, self.subject), **facts})
+        remember(self.folder, self.subject, {**recall(self.folder, self.subject), **facts})
 
     def open(self, open_backend: OpenByName, *, provisional: bool) -> Backend:
         """Open the fastest backend if it is known. Otherwise open a provisional one, or measure all backends now.

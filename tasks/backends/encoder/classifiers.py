@@ -41,7 +41,7 @@ def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     # Older embedding models keep their config.json with their first module.
     if kinds.kind(spec.kind).is_headless(config, spec.params) or ("labels" in spec.params and not config):
         return _by_vectors(assignment, dtype)
-    tokens, model, limit = _opened(assignment, dtype, Tokens)
+    tokens, model, limit = _open(assignment, dtype, Tokens)
     if "labels" in spec.params:
         form = _scores_of_pairs(model.config, spec.model)
         for sentence in hypotheses(spec.params).values():
@@ -55,7 +55,7 @@ def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     return replace(taken, traits=traits, reads_first=first)
 
 
-def _opened(assignment: Assignment, dtype: torch.dtype, kind: type[Tokens]) -> tuple[Tokens, PreTrainedModel, int]:
+def _open(assignment: Assignment, dtype: torch.dtype, kind: type[Tokens]) -> tuple[Tokens, PreTrainedModel, int]:
     """Return a model's tokens, the model on its device, and the limit of a window. Raises the errors of loading."""
     opening = Opening.of(assignment)
     if kind is PlacedTokens:
@@ -117,7 +117,7 @@ def _by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 
 def load_tagger(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load a token classifier. Raises ModelCorrupt, ModelUnsuitable and CannotServe."""
-    tokens, model, limit = _opened(assignment, dtype, PlacedTokens)
+    tokens, model, limit = _open(assignment, dtype, PlacedTokens)
     labels = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
     return take_apart(model, tokens, limit, {"type": "token scores", "labels": labels})
 
@@ -127,7 +127,7 @@ def load_answerer(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 
     Raises ModelCorrupt, ModelUnsuitable and CannotServe.
     """
-    tokens, model, limit = _opened(assignment, dtype, PlacedTokens)
+    tokens, model, limit = _open(assignment, dtype, PlacedTokens)
     # As in transformers, the question comes first if padding comes last.
     first = tokens.pads_right
     beside = pairs(tokens, limit, first=first)

@@ -25,7 +25,7 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from docmill.tasks.backends import Assignment, accelerator
-from docmill.tasks.backends.convert import made_once
+from docmill.tasks.backends.convert import make_once
 from docmill.tasks.backends.encoder import heads, int8
 from docmill.tasks.backends.encoder.converted import (
     ARRAYS,
@@ -97,8 +97,8 @@ def convert(assignment: Assignment, folder: Path, precision: str, threads: int) 
         np.savez(building / ARRAYS, **arrays)  # type: ignore[arg-type]  # names are not those of its options
 
     try:
-        made_once(encoders, build_encoder, cache_dir)
-        made_once(folder, build, cache_dir)
+        make_once(encoders, build_encoder, cache_dir)
+        make_once(folder, build, cache_dir)
         _remove_unused(folder.parent)
         return ConvertedModel(folder, cache_dir, precision, threads)
     except (OSError, Unsuited):
@@ -219,7 +219,7 @@ def traced(model: PreTrainedModel, tokens: Tokens, *, first_only: bool = False) 
         features["token_type_ids"] = torch.zeros_like(features["input_ids"])
     function = partial(first_states if first_only else _last_states, model, list(features))
     with _written_out(model):
-        return _traced(function, features, [-1, -1], STATES, model)
+        return _trace(function, features, [-1, -1], STATES, model)
 
 
 def _build_head(numbers_of: NumbersOf, dim: int, file: Path) -> None:
@@ -231,7 +231,7 @@ def _build_head(numbers_of: NumbersOf, dim: int, file: Path) -> None:
     def function(*values: Tensor) -> Tensor:
         return numbers_of(dict(zip(features, values, strict=True)))
 
-    made = _traced(function, features, [-1, -1, dim], NUMBERS)
+    made = _trace(function, features, [-1, -1, dim], NUMBERS)
     openvino.save_model(made, file, compress_to_fp16=False)
     states = torch.randn(4, 9, dim, generator=draw)
     mask = (torch.arange(9)[None, :] < torch.tensor([9, 1, 4, 8])[:, None]).long()
@@ -243,7 +243,7 @@ def _build_head(numbers_of: NumbersOf, dim: int, file: Path) -> None:
         raise Unsuited("The model's head on OpenVINO does not give the same numbers.")
 
 
-def _traced(
+def _trace(
     function: Callable[..., Tensor],
     features: Mapping[str, Tensor],
     shape: Sequence[int],
@@ -256,7 +256,7 @@ def _traced(
     """
     # The tracer warns at every `if` of the model's code.
     silent = warnings.catch_warnings(action="ignore")
-    with accelerator.quiet(), silent, torch.no_grad(), _root_logger_kept():
+    with accelerator.quiet(), silent, torch.no_grad(), _keep_root_logger():
         # Each opening compares the states, which proves more than the tracer's own check.
         decoder = TorchScriptPythonDecoder(
             _Module(function, model), example_input=tuple(features.values()), trace_kwargs={"check_trace": False}
@@ -273,7 +273,7 @@ def _traced(
 
 
 @contextmanager
-def _root_logger_kept() -> Iterator[None]:
+def _keep_root_logger() -> Iterator[None]:
     """Restore the root logger: the converter changes its level, and adds a filter and a handler."""
     root = logging.getLogger()
     level, filters, handlers = root.level, root.filters[:], root.handlers[:]

@@ -228,7 +228,7 @@ class PackedEncoder:
         With ``first_only``, the longest is 1.
         """
         lengths = [window.tokens for window in batch]
-        states = self._embedded(batch, lengths)
+        states = self._embed(batch, lengths)
         attention = by_length(lengths, self._heads, self._length_step)
         for layer in self._layers:
             if layer.queries is not None:
@@ -244,25 +244,25 @@ class PackedEncoder:
     def _firsts(self, layer: Layer, queries: OneDnnLinear, states: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the layer's states of each text's first token, of shape (texts, dim)."""
         attention = first_by_length(lengths, self._heads)
-        firsts = self._rounded(states[torch.tensor([0, *lengths[:-1]]).cumsum(0)])
+        firsts = self._round_rows(states[torch.tensor([0, *lengths[:-1]]).cumsum(0)])
         return layer.after(firsts, attention(queries(firsts), layer.projections(states)), self._activation)
 
-    def _embedded(self, batch: Sequence[Encoded], lengths: Sequence[int]) -> Tensor:
+    def _embed(self, batch: Sequence[Encoded], lengths: Sequence[int]) -> Tensor:
         """Return the embeddings of the tokens, of shape (tokens, dim)."""
-        ids = _joined(batch, "input_ids")
-        states = self._looked_up("word_embeddings", ids)
+        ids = _join(batch, "input_ids")
+        states = self._look_up("word_embeddings", ids)
         if "token_type_embeddings" in self._tables:
             known = all("token_type_ids" in window.features for window in batch)
-            types = _joined(batch, "token_type_ids") if known else torch.zeros_like(ids)
-            states = states + self._looked_up("token_type_embeddings", types)
-        states = states + self._looked_up("position_embeddings", self._positions(ids, lengths))
-        return self._rounded(self._norm(states))
+            types = _join(batch, "token_type_ids") if known else torch.zeros_like(ids)
+            states = states + self._look_up("token_type_embeddings", types)
+        states = states + self._look_up("position_embeddings", self._positions(ids, lengths))
+        return self._round_rows(self._norm(states))
 
-    def _rounded(self, states: Tensor) -> Tensor:
+    def _round_rows(self, states: Tensor) -> Tensor:
         """Return the states, padded with rows of zeros to a multiple of the row step."""
         return functional.pad(states, (0, 0, 0, -len(states) % self._row_step))
 
-    def _looked_up(self, table: str, numbers: Tensor) -> Tensor:
+    def _look_up(self, table: str, numbers: Tensor) -> Tensor:
         return functional.embedding(numbers, self._tables[table])
 
     def _positions(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -324,6 +324,6 @@ def _norm(weights: Mapping[str, Tensor], name: str, epsilon: float) -> Norm:
     return lambda states: functional.layer_norm(states, scale.shape, scale, shift, epsilon)
 
 
-def _joined(batch: Sequence[Encoded], name: str) -> Tensor:
+def _join(batch: Sequence[Encoded], name: str) -> Tensor:
     """Return a feature of all texts, end to end."""
     return torch.from_numpy(np.concatenate([np.asarray(window.feature(name), dtype=np.int64) for window in batch]))

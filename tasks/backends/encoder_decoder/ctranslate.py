@@ -25,7 +25,7 @@ from ctranslate2.converters import transformers as loaders
 from ctranslate2.specs.model_spec import OPTIONAL, SequenceToSequenceModelSpec
 
 from docmill.tasks.backends import Assignment, WindowSource, accelerator, devices
-from docmill.tasks.backends.convert import made_once
+from docmill.tasks.backends.convert import make_once
 from docmill.tasks.backends.decoding import as_list
 from docmill.tasks.backends.encoder_decoder.generation import Generation, Written
 from docmill.tasks.backends.loading import Opening, generation_settings
@@ -136,7 +136,7 @@ class CTranslateBackend:
         flights: list[tuple[Items, Sequence[Any]]] = []  # batches, with one pending result for each window
         while True:
             while len(flights) <= (AHEAD - 1) * self._workers and (items := self._take(source, len(flights))):
-                flights += ((part, self._post(part)) for part in divided(items, self._workers))
+                flights += ((part, self._post(part)) for part in divide(items, self._workers))
             if not flights:
                 return
             landed = [flight for flight in flights if all(result.done() for result in flight[1])]
@@ -200,7 +200,7 @@ class CTranslateBackend:
         )
 
 
-def divided(items: Items, parts: int) -> Iterator[Items]:
+def divide(items: Items, parts: int) -> Iterator[Items]:
     """Yield the items in parts of similar size, at most ``parts`` of them, the longest items first."""
     parts = min(parts, len(items))
     ends = [len(items) * number // parts for number in range(parts + 1)]
@@ -261,7 +261,7 @@ def inexact(generation: Generation, quality: str) -> str | None:
     if settings.length_penalty != 0 and not early and (exact or settings.early_stopping == "never"):
         return f"num_beams={generation.beams} without early_stopping"
     ends = as_list(settings.eos_token_id)
-    suppressed = _suppressed(settings, ends)
+    suppressed = _find_suppressed(settings, ends)
     if not exact:
         suppressed = [words for words in suppressed if words != [str(settings.pad_token_id)]]
     masking = {
@@ -305,7 +305,7 @@ def options(generation: Generation, model: str) -> TranslationArguments:
     if generation.beams > 1:
         arguments["length_penalty"] = 1.0 if settings.length_penalty is None else settings.length_penalty
         arguments["patience"] = 1.0 if settings.early_stopping is True else _PATIENCE
-    if suppressed := _suppressed(settings, ends):
+    if suppressed := _find_suppressed(settings, ends):
         arguments["suppress_sequences"] = suppressed
     return TranslationArguments(arguments, tuple(map(str, prefixes)), forced, most)
 
@@ -315,7 +315,7 @@ def _least_new_tokens(settings: GenerationConfig) -> int:
     return max((settings.min_length or 0) - 1, settings.min_new_tokens or 0, 0)
 
 
-def _suppressed(settings: GenerationConfig, ends: Sequence[int]) -> list[list[str]]:
+def _find_suppressed(settings: GenerationConfig, ends: Sequence[int]) -> list[list[str]]:
     """Return the sequences that the model may not write. As in transformers, an end is not among them."""
     sequences = [list(words) for words in settings.bad_words_ids or () if list(words) not in [[end] for end in ends]]
     sequences += [[token] for token in as_list(settings.suppress_tokens)]
@@ -375,7 +375,7 @@ def convert(assignment: Assignment) -> Path:
         with accelerator.quiet(), torch.no_grad():
             _convert(opening.model(torch.float32), generation_settings(opening.folder), target, spec.model)
 
-    return made_once(cache_dir / "ctranslate2" / name, build, cache_dir)
+    return make_once(cache_dir / "ctranslate2" / name, build, cache_dir)
 
 
 def _convert(model: PreTrainedModel, settings: GenerationConfig, target: Path, name: str) -> None:

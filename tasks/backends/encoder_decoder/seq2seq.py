@@ -15,7 +15,7 @@ from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.backends.tokens import padded
 from docmill.tasks.batching import Budget
-from docmill.tasks.outputs import Output, grouped
+from docmill.tasks.outputs import Output, group_outputs
 from docmill.tasks.windows.windows import Encoded
 
 # Rows and input tokens of a batch; the decoder has a row for each beam. generate computes all rows until the last
@@ -73,7 +73,7 @@ class Seq2SeqBackend:
     def _compute(self, items: Items) -> Sequence[Output]:
         with torch.inference_mode(), accelerator.memory_errors(self._device):
             written = [output for number in range(self._draws) for output in self._write(items, number)]
-        return grouped(self._generation.outputs(written), self._generation.n)
+        return group_outputs(self._generation.outputs(written), self._generation.n)
 
     def _write(self, items: Items, number: int) -> list[Written]:
         """Return the outputs for windows; ``number`` counts the samples of a window from 0."""

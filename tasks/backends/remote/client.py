@@ -285,7 +285,7 @@ class Client:
         async with self.limiter.place() as changes:
             with request_span(path, body, self._server.endpoint) as span:
                 try:
-                    status, answer_headers, raw = await self._posted(path, sent, headers)
+                    status, answer_headers, raw = await self._post(path, sent, headers)
                 except (aiohttp.ClientError, OSError) as error:
                     slow = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ServerTimeoutError)
                     if isinstance(error, TimeoutError):
@@ -317,9 +317,7 @@ class Client:
                         key.renew()
                 raise failed
 
-    async def _posted(
-        self, path: str, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    async def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         """Return status, headers and body of the answer to a request."""
         task = asyncio.current_task()
         self._sent_tasks.add(task)
@@ -422,14 +420,14 @@ class Flight:
                 if outputs is None:
                     dropped = True
                 elif request is not None:  # None: the request of an earlier flight that failed
-                    yield from self._settled(request, outputs)
+                    yield from self._settle(request, outputs)
 
     def _send(self, items: Items) -> None:
         path, body, read = self._question(items)
-        keep = self._journal.keeping([item.encoded for item in items], read)
+        keep = self._journal.keep_when_read([item.encoded for item in items], read)
         self._under_way[self._client.begin((path, body, keep))] = items
 
-    def _settled(self, items: Items, outputs: Sequence[Output] | Failure) -> Iterator[tuple[int, Output]]:
+    def _settle(self, items: Items, outputs: Sequence[Output] | Failure) -> Iterator[tuple[int, Output]]:
         """Yield the outputs of a request's windows. If the request failed, send its windows one by one."""
         if not isinstance(outputs, Failure):
             yield from zip((item.id for item in items), outputs, strict=True)

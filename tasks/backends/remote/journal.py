@@ -59,7 +59,7 @@ class Journal:
         keys = [*map(self._key, windows)]
         wanted = orjson.dumps(keys).decode()
         rows = self._do(lambda connection: connection.execute(_FIND, (wanted,)).fetchall())
-        outputs = {key: _unpacked(answer) for key, answer in rows or ()}
+        outputs = {key: _unpack(answer) for key, answer in rows or ()}
         return [outputs.get(key) for key in keys]
 
     def keep(self, windows: Sequence[Encoded], outputs: Sequence[Output]) -> None:
@@ -70,11 +70,11 @@ class Journal:
         rows = [
             (self._key(window), now, packed)
             for window, output in zip(windows, outputs, strict=True)
-            if (packed := _packed(output)) is not None
+            if (packed := _pack(output)) is not None
         ]
-        self._do(lambda connection: _each(connection, "INSERT OR REPLACE INTO answer VALUES (?, ?, ?)", rows))
+        self._do(lambda connection: _execute(connection, "INSERT OR REPLACE INTO answer VALUES (?, ?, ?)", rows))
 
-    def keeping(self, windows: Sequence[Encoded], read: Callable[[Any], T]) -> Callable[[Any], T]:
+    def keep_when_read(self, windows: Sequence[Encoded], read: Callable[[Any], T]) -> Callable[[Any], T]:
         """Return a function that calls ``read`` for the outputs in an answer, and keeps them for these windows."""
 
         def read_and_keep(answer: Any) -> T:
@@ -87,7 +87,7 @@ class Journal:
     def forget(self, windows: Sequence[Encoded]) -> None:
         """Remove the answers for windows whose outcomes are stored."""
         keys = [(self._key(window),) for window in windows]
-        self._do(lambda connection: _each(connection, "DELETE FROM answer WHERE key = ?", keys))
+        self._do(lambda connection: _execute(connection, "DELETE FROM answer WHERE key = ?", keys))
 
     def close(self) -> None:
         """Close the file."""
@@ -102,13 +102,13 @@ class Journal:
     def _begin(self, file: Path) -> None:
         try:
             try:
-                self._connection = _opened(file)
+                self._connection = _open(file)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:  # damaged, as after a crash of the machine
                 for damaged in (file, *(file.with_name(file.name + end) for end in ("-wal", "-shm"))):
                     damaged.unlink(missing_ok=True)
-                self._connection = _opened(file)
+                self._connection = _open(file)
         except (sqlite3.Error, OSError) as error:
             _give_up(error)
             return
@@ -138,14 +138,14 @@ def empty(file: Path) -> bool:
     """
     if not file.exists():
         return True
-    with suppress(sqlite3.Error), closing(_opened(file)) as connection:
+    with suppress(sqlite3.Error), closing(_open(file)) as connection:
         connection.execute("DELETE FROM answer")
         is_busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         return not is_busy
     return False
 
 
-def _each(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+def _execute(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Execute a statement for each row in a transaction. One row needs one call: each lets other threads run."""
     if len(rows) == 1:
         connection.execute(statement, rows[0])
@@ -157,7 +157,7 @@ def _each(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[A
         connection.execute("COMMIT")
 
 
-def _opened(file: Path) -> sqlite3.Connection:
+def _open(file: Path) -> sqlite3.Connection:
     make_file(file)
     connection = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
@@ -176,7 +176,7 @@ def _give_up(error: Exception) -> None:
     log.warning("journal_off error=%s", error)
 
 
-def _packed(output: Output) -> bytes | None:
+def _pack(output: Output) -> bytes | None:
     """Return an output as JSON after its digest; None for a text with half a character, which JSON cannot hold."""
     try:
         raw = orjson.dumps([type(output).__name__, output], option=orjson.OPT_SERIALIZE_NUMPY)
@@ -185,7 +185,7 @@ def _packed(output: Output) -> bytes | None:
     return _digest(raw) + raw
 
 
-def _unpacked(packed: bytes) -> Output | None:
+def _unpack(packed: bytes) -> Output | None:
     """Return an output; None if it is damaged."""
     raw = packed[_DIGEST_BYTES:]
     if _digest(raw) != packed[:_DIGEST_BYTES]:

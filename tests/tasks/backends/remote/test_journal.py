@@ -56,7 +56,7 @@ def test_every_kind_of_output_is_found_as_it_was_until_it_is_forgotten(file: Pat
 
 def test_a_text_with_half_a_character_is_not_kept_and_loses_nothing(file: Path) -> None:
     with closing(Journal(file, GENERATE)) as journal:
-        read = journal.keeping(WINDOWS[:2], lambda answer: answer)
+        read = journal.keep_when_read(WINDOWS[:2], lambda answer: answer)
         outputs = [Generated("cut at \ud83d", 3), OUTPUTS[0]]
         assert read(outputs) == outputs
         assert journal.find(WINDOWS[:2]) == [None, OUTPUTS[0]]
