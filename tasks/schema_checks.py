@@ -273,10 +273,10 @@ def _check_form(schema: Schema) -> None:
         others = latest(latest.META_SCHEMA).iter_errors(schema)
         error = next((other for other in others if not _WALKED.isdisjoint([*other.path][-1:])), None)
     if error is not None:
-        said = error.message if len(error.message) < _LONGEST else f"it breaks {error.validator}"
+        reason = error.message if len(error.message) < _LONGEST else f"it breaks {error.validator}"
         if error.absolute_path and error.absolute_path[-1] == "type":
-            said = f"there is no type {str(error.instance)[:40]!r}; there are {', '.join(_TYPES)}"
-        raise BadSchema(f"is no JSON Schema at {pointer(tuple(error.absolute_path))}: {said}")
+            reason = f"there is no type {str(error.instance)[:40]!r}; there are {', '.join(_TYPES)}"
+        raise BadSchema(f"is no JSON Schema at {pointer(tuple(error.absolute_path))}: {reason}")
 
 
 def _problems_of_keywords(schema: Schema, place: SchemaPath) -> Iterator[tuple[SchemaPath, str]]:
@@ -363,9 +363,9 @@ def _check_grammar(schema: Schema) -> None:
     """
     if not LOCAL.is_installed:
         return
-    if (said := problem(schema)) is not None:
-        place, said = _find_place(schema, said)
-        raise BadSchema(f"cannot be kept at {pointer(place)}: {_in_our_words(said)}")
+    if (reason := problem(schema)) is not None:
+        place, reason = _find_place(schema, reason)
+        raise BadSchema(f"cannot be kept at {pointer(place)}: {_in_our_words(reason)}")
     text = shortest(schema)
     if text is None:
         raise BadSchema("allows no record that ends: does a required property contain itself?")
@@ -375,23 +375,23 @@ def _check_grammar(schema: Schema) -> None:
         raise BadSchema(f"cannot be kept: a record that the grammar allows is not valid; {broken}")
 
 
-def _in_our_words(said: str) -> str:
+def _in_our_words(reason: str) -> str:
     """Return llguidance's reason, with advice."""
-    if said.startswith("oneOf"):
+    if reason.startswith("oneOf"):
         return "its alternatives overlap; use anyOf in place of oneOf"
-    if said.startswith("Unknown format"):
-        return f"docmill knows no such format{said.removeprefix('Unknown format')}; use pattern, or leave it out"
-    if " range" in said or "multipleOf" in said:
-        return f"{said}; use bounds nearer to 0, or with fewer digits"
-    if "regex" in said:
-        return f"{said}; use a simpler pattern"
-    return said
+    if reason.startswith("Unknown format"):
+        return f"docmill knows no such format{reason.removeprefix('Unknown format')}; use pattern, or leave it out"
+    if " range" in reason or "multipleOf" in reason:
+        return f"{reason}; use bounds nearer to 0, or with fewer digits"
+    if "regex" in reason:
+        return f"{reason}; use a simpler pattern"
+    return reason
 
 
-def _find_place(root: Schema, said: str) -> tuple[SchemaPath, str]:
+def _find_place(root: Schema, reason: str) -> tuple[SchemaPath, str]:
     """Return the innermost schema that makes no grammar by itself, and the reason. ``said`` is the root's reason."""
     shared = {key: root[key] for key in ("$defs", "definitions", "$schema") if key in root}
-    innermost: tuple[SchemaPath, str] = (), said
+    innermost: tuple[SchemaPath, str] = (), reason
     for place, inner in walk(root):
         if len(place) > len(innermost[0]) and (inner_said := problem({**shared, **inner})):
             innermost = place, inner_said

@@ -217,10 +217,10 @@ def _inside(schema: Any, name: str, root: Schema, outer: frozenset[int] = frozen
     """Return the schema of an object's property: by its name and patterns, else by ``additionalProperties``."""
     form = follow(schema, root)
     patterns, others = form.get("patternProperties", {}), form.get("additionalProperties")
-    told = [form["properties"][name]] if name in form.get("properties", {}) else []
-    told += [inner for pattern, inner in patterns.items() if re.search(pattern, name)]
-    if not told and isinstance(others, Mapping):
-        told = [others]
+    stated = [form["properties"][name]] if name in form.get("properties", {}) else []
+    stated += [inner for pattern, inner in patterns.items() if re.search(pattern, name)]
+    if not stated and isinstance(others, Mapping):
+        stated = [others]
 
     def within(key: str) -> list[Schema]:
         inner = [each for each in form.get(key, ()) if id(each) not in outer]  # a reference may lead back
@@ -230,7 +230,7 @@ def _inside(schema: Any, name: str, root: Schema, outer: frozenset[int] = frozen
     # An alternative that says nothing about the property would lift the bounds of the others.
     told_by = [[each for each in within(key) if each["allOf"]] for key in ("anyOf", "oneOf")]
     several = [{"anyOf": schemas} for schemas in told_by if schemas]
-    return {"allOf": [*told, *within("allOf"), *several]}
+    return {"allOf": [*stated, *within("allOf"), *several]}
 
 
 def _forms(schema: Any, root: Schema, outer: frozenset[int] = frozenset()) -> list[Schema]:

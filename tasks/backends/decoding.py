@@ -150,7 +150,7 @@ def choose_decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, sto
             f"The files of {spec.model} allow prompt and output {max_length} tokens together (max_length), which "
             "leaves no fixed room for documents. Give --max-new-tokens, which replaces it."
         )
-    how = Decoding(
+    decoding = Decoding(
         max_new_tokens=max_new_tokens or min(most, context_tokens // 2),
         ends=frozenset(as_list(own.get("eos_token_id"))),
         stop=() if is_record else stop,
@@ -168,12 +168,12 @@ def choose_decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, sto
         n=options.get(N, 1),
         **sampling,
     )
-    if how.n > 1 and not sampling:
-        raise CannotServe(SAME.format(n=how.n))
+    if decoding.n > 1 and not sampling:
+        raise CannotServe(SAME.format(n=decoding.n))
     if fills:
-        return how
-    require_least(spec, how.max_new_tokens)
-    return replace(how, min_new_tokens=min(how.min_new_tokens, how.max_new_tokens))
+        return decoding
+    require_least(spec, decoding.max_new_tokens)
+    return replace(decoding, min_new_tokens=min(decoding.min_new_tokens, decoding.max_new_tokens))
 
 
 def require_least(spec: Spec, most: int) -> None:

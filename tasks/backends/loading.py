@@ -105,10 +105,10 @@ def missing_weights() -> Iterator[list[str]]:
     from_pretrained = vars(PreTrainedModel)["from_pretrained"]
     load: Callable[..., PreTrainedModel] = _load_without_weights if _without_weights.get() else _load
 
-    def told(kind: type[PreTrainedModel], /, *arguments: object, **options: object) -> PreTrainedModel:
+    def load_and_collect(kind: type[PreTrainedModel], /, *arguments: object, **options: object) -> PreTrainedModel:
         return load(partial(from_pretrained.__func__, kind), missing, *arguments, **options)
 
-    PreTrainedModel.from_pretrained = classmethod(told)
+    PreTrainedModel.from_pretrained = classmethod(load_and_collect)
     try:
         yield missing
     finally:

@@ -93,9 +93,9 @@ def describe_device(device: str, cache_dir: Path) -> str:
 def _processor_subject() -> str:
     """Return everything on which the facts depend."""
     cores = (os.cpu_count(), sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
-    told = sorted((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES))
+    variables = sorted((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES))
     kind = hashlib.sha256("\n".join(_cpu_info()).encode()).hexdigest()
-    return f"torch {version('torch')} {platform.platform()} {kind} {cores} {told}"
+    return f"torch {version('torch')} {platform.platform()} {kind} {cores} {variables}"
 
 
 def _cpu_info() -> Iterator[str]:

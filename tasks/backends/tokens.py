@@ -113,9 +113,9 @@ class Tokens:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Return the tokens of each text as the model reads it. The tokenizer gets some texts at a time."""
         encoded: list[Encoded] = []
-        for some in _portions(texts):
-            framed, beside = [*map(self._frame, some)], self._beside
-            pair = (framed, None) if beside is None else (framed, [beside] * len(some))
+        for portion in _portions(texts):
+            framed, beside = [*map(self._frame, portion)], self._beside
+            pair = (framed, None) if beside is None else (framed, [beside] * len(portion))
             features = self.tokenizer(
                 *(reversed(pair) if self._beside_first else pair),
                 truncation=False,
@@ -128,7 +128,7 @@ class Tokens:
                     place, token = self._label
                     ids[place] = token
                 rows = {name: array("i", features[name][row]) for name in features}
-                encoded.append(Encoded(len(ids), rows, places=self._places(features, row, some[row])))
+                encoded.append(Encoded(len(ids), rows, places=self._places(features, row, portion[row])))
         return encoded
 
     def _places(self, features: BatchEncoding, row: int, text: str) -> Places | None:

@@ -80,8 +80,8 @@ def meaning(name: str) -> str | None:
 
 def in_words(flag: str) -> str:
     """Return a flag as a remark for people: its meaning, and the value in the flag."""
-    said, value = meaning(flag), flag.partition(":")[2]
-    return flag if said is None else f"{said}: {value}" if value else said
+    words, value = meaning(flag), flag.partition(":")[2]
+    return flag if words is None else f"{words}: {value}" if value else words
 
 
 @dataclass(frozen=True)

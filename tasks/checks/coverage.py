@@ -91,11 +91,11 @@ def find_missing(source_text: str, output: str, context: Context) -> Iterator[Fi
     before = [_Sentence.of(source_text[start:end]) for start, end in written]
     after = [_Sentence.of(output[start:end]) for start, end in kept]
     times_said = Counter(beginning for sentence in before for beginning in sentence.beginnings)
-    said = frozenset().union(*(sentence.beginnings for sentence in after))
+    kept_beginnings = frozenset().union(*(sentence.beginnings for sentence in after))
     for place in _find_lost(before, after, _LONGER * ratio):
         sentence = before[place]
         own = {beginning for beginning in sentence.beginnings if times_said[beginning] == 1}
-        if sentence.letters >= _LEAST_LETTERS_OF_SENTENCE and len(own & said) < max(1, _SAID * len(own)):
+        if sentence.letters >= _LEAST_LETTERS_OF_SENTENCE and len(own & kept_beginnings) < max(1, _SAID * len(own)):
             evidence = f"Sentence {place + 1} of the input is not in the output: {quoted(sentence.text)}"
             yield Finding(MISSING, evidence, lost=written[place])
 
@@ -236,8 +236,8 @@ def find_copies(source_text: str, output: str, context: Context) -> Iterator[Fin
     elif share < _SHARE or copied < _LEAST_ORDINARY:
         return
     start, end = span(output, *longest)
-    said = f"{share:.0%} of its ordinary words are copied from the input: {quoted(output[start:end])}"
-    yield Finding(COPIED, said, start, end)
+    evidence = f"{share:.0%} of its ordinary words are copied from the input: {quoted(output[start:end])}"
+    yield Finding(COPIED, evidence, start, end)
 
 
 def _count_copied(

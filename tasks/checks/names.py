@@ -134,12 +134,12 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
         name for name in lost.formed if not after.has_longer(name.letters) and not after.has_shorter(name.letters)
     ]
     for name in _first((*lost.exact, *gone)):
-        said = f"{quoted(name.written)} of the input is not in the output."
-        yield Finding(FLAG, said, lost=(name.start, name.end))
+        evidence = f"{quoted(name.written)} of the input is not in the output."
+        yield Finding(FLAG, evidence, lost=(name.start, name.end))
     for name, old in _find_replaced(lost, added, has_nouns):
         if not any(new_name.start <= name.start < new_name.end for new_name in invented):
-            said = f"{quoted(name.written)} is not in the input, which has {quoted(old.written)} there."
-            yield Finding(FLAG, said, name.start, name.end, lost=(old.start, old.end))
+            evidence = f"{quoted(name.written)} is not in the input, which has {quoted(old.written)} there."
+            yield Finding(FLAG, evidence, name.start, name.end, lost=(old.start, old.end))
 
 
 def _is_invented(name: WrittenName, source: Text) -> bool:

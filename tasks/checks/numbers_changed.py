@@ -51,8 +51,8 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
         yield Finding(FLAG, f"{number.written} is not in the input.", number.start, number.end)
     if not context.shortened:
         for number in _missing(before, after, output, context.target):
-            said = f"{number.written} of the input is not in the output."
-            yield Finding(FLAG, said, lost=(number.start, number.end))
+            evidence = f"{number.written} of the input is not in the output."
+            yield Finding(FLAG, evidence, lost=(number.start, number.end))
         if before and after:
             yield from _other_units(source_text, output)
 

@@ -54,8 +54,8 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
         if before is None or loop.times > before.times:
             start, end = span(output, loop.first, loop.last)
             _, unit_end = span(output, loop.first, loop.first + loop.period - 1)
-            said = f"{quoted(output[start:unit_end])} stands {int(loop.times)} times in a row."
-            yield Finding(FLAG, said, start, end)
+            evidence = f"{quoted(output[start:unit_end])} stands {int(loop.times)} times in a row."
+            yield Finding(FLAG, evidence, start, end)
             return
     if repeats and (finding := _phrase(source_text, output, words)) is not None:
         yield finding

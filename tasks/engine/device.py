@@ -138,8 +138,8 @@ class ModelCache:
             return LoadedModel(spec, backend, kinds.recipe(spec, backend.traits), kinds.checks(spec, backend.traits))
         except Exception as error:  # otherwise the job would wait for ever
             backend.close()
-            said = str(error) if isinstance(error, StorageError | TaskError) else raised_at(error)
-            raise CannotServe(f"The recipe or the checks of {spec.kind} cannot be made: {said}.") from error
+            reason = str(error) if isinstance(error, StorageError | TaskError) else raised_at(error)
+            raise CannotServe(f"The recipe or the checks of {spec.kind} cannot be made: {reason}.") from error
 
     def _use(self, loaded: LoadedModel) -> LoadedModel:
         loaded.users += 1

@@ -67,8 +67,8 @@ class TicketText:
 
     def uncut(self, error: Exception) -> Outcome:
         """Return the outcome of a text that could not be cut."""
-        said = str(error) if isinstance(error, PromptTooLong) else f"Cutting the text raised {type(error).__name__}."
-        return self.failed(said, Reason.DOCUMENT)
+        cutting = f"Cutting the text raised {type(error).__name__}."
+        return self.failed(str(error) if isinstance(error, PromptTooLong) else cutting, Reason.DOCUMENT)
 
     def skipped(self) -> Outcome:
         return Outcome(self.content_id, Status.SKIPPED, reason="The text is blank.")

@@ -207,8 +207,8 @@ def _other_models(options: KindOptions) -> tuple[str, ...]:
 
 def _chat(spec: Spec) -> PromptFrame:
     """Return the request for a label of a text, for a model that follows instructions."""
-    told = "Choose the label that fits the text below best. Answer with the label only.\n\nLabels:"
-    return PromptFrame(f"{told}\n{_listed(spec)}\n\nText:\n", "")
+    request = "Choose the label that fits the text below best. Answer with the label only.\n\nLabels:"
+    return PromptFrame(f"{request}\n{_listed(spec)}\n\nText:\n", "")
 
 
 def _pattern(spec: Spec, _shown: bool) -> PromptFrame:

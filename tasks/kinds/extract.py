@@ -73,11 +73,11 @@ def _recipe(spec: Spec, _traits: Traits) -> Recipe:
 
 
 def _chat(spec: Spec) -> PromptFrame:
-    told = (
+    request = (
         "Extract data from the text below. Answer with a JSON object with these properties, and with nothing that "
         f"the text does not say:\n{describe(_schema(spec))}\n\nText:\n"
     )
-    return PromptFrame(told, "")
+    return PromptFrame(request, "")
 
 
 def _pattern(spec: Spec, _shown: bool) -> PromptFrame:

@@ -117,8 +117,8 @@ class FromAny:
             if route.action == "translate":
                 by_language.setdefault(route.language if self.coders else None, []).append(place)
         for language, places in by_language.items():
-            told = coder if self.coders is None or language is None else self.coders(language)
-            cuts = self.translate.cut([texts[place] for place in places], told)
+            own_coder = coder if self.coders is None or language is None else self.coders(language)
+            cuts = self.translate.cut([texts[place] for place in places], own_coder)
             for place, cut_windows in zip(places, cuts, strict=True):
                 windows[place] = cut_windows
         return windows
@@ -146,11 +146,11 @@ def _recipe(spec: Spec, traits: Traits) -> Translate | FromAny:
 
 def _chat(spec: Spec) -> PromptFrame:
     source, target = _languages(spec)
-    told = (
+    request = (
         f"Translate the following text from {source} into {target}. Answer with the translation only, "
         "on one line, and keep names as they are.\n\n"
     )
-    return PromptFrame(told, "")
+    return PromptFrame(request, "")
 
 
 def _pattern(spec: Spec, shown: bool) -> PromptFrame:

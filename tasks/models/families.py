@@ -328,8 +328,8 @@ def require_direction(direction: Direction, source: str | None, target: str | No
     if direction.tokens and target is not None:
         languages.match(target, direction.tokens)
     elif len(direction.tokens) > 1:
-        some = ", ".join(direction.tokens[:12])
-        raise BadOption(f"{model} translates into several languages: give --to, one of {some}.")
+        examples = ", ".join(direction.tokens[:12])
+        raise BadOption(f"{model} translates into several languages: give --to, one of {examples}.")
 
 
 def _codes(stated: Json) -> tuple[str, ...]:

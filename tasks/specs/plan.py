@@ -65,13 +65,13 @@ def _check_options(kind: TaskKind, plan: Plan) -> None:
     """Raise BadOption for options of another family, and for a malformed template."""
     fields = kind.options.model_fields
     for name in sorted(plan.options):
-        said, value = option(fields[name]), plan.options[name]
-        if said.is_template:
+        declared, value = option(fields[name]), plan.options[name]
+        if declared.is_template:
             prompts.check(value)
-        if plan.family is not None and not said.takes(plan.family, value):
-            instead = f": {said.instead}" if said.instead else ""
+        if plan.family is not None and not declared.takes(plan.family, value):
+            instead = f": {declared.instead}" if declared.instead else ""
             raise BadOption(
-                f"{flag(name, fields[name])} is for {said.only} models; {plan.model} is {plan.family}{instead}."
+                f"{flag(name, fields[name])} is for {declared.only} models; {plan.model} is {plan.family}{instead}."
             )
 
 
@@ -115,10 +115,10 @@ def _check_room(plan: Plan, wanted: int | None) -> None:
     most = holds - MIN_WINDOW_TOKENS if plan.family is Family.DECODER else holds
     if wanted > most:
         beside = ", with the prompt and a text" if plan.family is Family.DECODER else ""
-        said = (
+        subject = (
             f"--max-new-tokens {wanted:,}" if "max_new_tokens" in plan.options else f"An output of {wanted:,} tokens"
         )
-        raise BadOption(f"{said} is more than {plan.model} can write: it holds {holds:,} tokens{beside}.")
+        raise BadOption(f"{subject} is more than {plan.model} can write: it holds {holds:,} tokens{beside}.")
 
 
 # Options with a name in the model's own files, or of files beside the model.

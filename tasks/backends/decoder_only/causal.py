@@ -235,12 +235,12 @@ class CausalBackend:
 
     def _row(self, item: Item[Any], number: int) -> ContinuedWindow:
         ids = list(item.encoded.ids)
-        how, device = self._decoding, self._device
+        decoding, device = self._decoding, self._device
         return ContinuedWindow(
             item,
             ids,
-            row_processors(how, len(ids), device),
-            torch.Generator(device).manual_seed(seed_of(how.seed, ids, number)) if how.samples else None,
+            row_processors(decoding, len(ids), device),
+            torch.Generator(device).manual_seed(seed_of(decoding.seed, ids, number)) if decoding.samples else None,
             number,
             matcher=self._constraint.begin() if self._constraint else None,
         )
@@ -332,14 +332,14 @@ class CausalBackend:
 
     def _find_output(self, row: ContinuedWindow) -> Generated | Failure | None:
         """Return the output if the row has ended, else None."""
-        written, how = row.written, self._decoding
+        written, decoding = row.written, self._decoding
         if row.matcher is not None and row.matcher.is_stopped():
             assert self._constraint is not None
             return self._constraint.output(row.matcher, written, Likelihood.of(row.log_probabilities))
-        at_end = written[-1] in how.ends
-        stopped = bool(how.stop) and self._completion.stops(written[-self._seen_stop :])
-        closed = bool(how.closing) and self._completion.closes(written[-self._seen_stop :])
-        full = len(written) >= how.most_new_tokens(len(row.ids))
+        at_end = written[-1] in decoding.ends
+        stopped = bool(decoding.stop) and self._completion.stops(written[-self._seen_stop :])
+        closed = bool(decoding.closing) and self._completion.closes(written[-self._seen_stop :])
+        full = len(written) >= decoding.most_new_tokens(len(row.ids))
         if not (at_end or stopped or closed or full):
             return None
         return self._completion.generated(
@@ -405,37 +405,37 @@ def join_outputs(outputs: Sequence[Output]) -> Output:
     return failures[0] if failures else Several(tuple(output for output in outputs if isinstance(output, Generated)))
 
 
-def row_processors(how: Decoding, prompt_tokens: int, device: str) -> LogitsProcessorList:
+def row_processors(decoding: Decoding, prompt_tokens: int, device: str) -> LogitsProcessorList:
     """Return the processors that depend on a row's tokens. They process the scores of one row."""
-    processors, ends = LogitsProcessorList(), sorted(how.ends)
-    if how.repetition_penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(how.repetition_penalty))
-    if how.no_repeat_ngram_size:
-        processors.append(NoRepeatNGramLogitsProcessor(how.no_repeat_ngram_size))
-    if how.bad_words_ids:
-        processors.append(NoBadWordsLogitsProcessor([list(words) for words in how.bad_words_ids], ends or None))
-    if how.min_length and ends:
-        processors.append(MinLengthLogitsProcessor(how.min_length, ends, device))
-    if how.min_new_tokens and ends:
-        processors.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, how.min_new_tokens, ends, device))
+    processors, ends = LogitsProcessorList(), sorted(decoding.ends)
+    if decoding.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
+    if decoding.no_repeat_ngram_size:
+        processors.append(NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram_size))
+    if decoding.bad_words_ids:
+        processors.append(NoBadWordsLogitsProcessor([list(words) for words in decoding.bad_words_ids], ends or None))
+    if decoding.min_length and ends:
+        processors.append(MinLengthLogitsProcessor(decoding.min_length, ends, device))
+    if decoding.min_new_tokens and ends:
+        processors.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, decoding.min_new_tokens, ends, device))
     return processors
 
 
-def batch_processors(how: Decoding, device: str) -> LogitsProcessorList:
+def batch_processors(decoding: Decoding, device: str) -> LogitsProcessorList:
     """Return the processors that depend on scores only. They process a whole batch, after the processors of rows."""
     processors = LogitsProcessorList()
-    if how.suppress_tokens:
-        processors.append(SuppressTokensLogitsProcessor(list(how.suppress_tokens), device))
-    if not how.samples:
+    if decoding.suppress_tokens:
+        processors.append(SuppressTokensLogitsProcessor(list(decoding.suppress_tokens), device))
+    if not decoding.samples:
         return processors
-    if how.temperature != 1:
-        processors.append(TemperatureLogitsWarper(how.temperature))
-    if how.top_k:
-        processors.append(TopKLogitsWarper(how.top_k))
-    if how.top_p < 1:
-        processors.append(TopPLogitsWarper(how.top_p))
-    if how.min_p:
-        processors.append(MinPLogitsWarper(how.min_p))
+    if decoding.temperature != 1:
+        processors.append(TemperatureLogitsWarper(decoding.temperature))
+    if decoding.top_k:
+        processors.append(TopKLogitsWarper(decoding.top_k))
+    if decoding.top_p < 1:
+        processors.append(TopPLogitsWarper(decoding.top_p))
+    if decoding.min_p:
+        processors.append(MinPLogitsWarper(decoding.min_p))
     return processors
 
 

@@ -64,7 +64,7 @@ class Completion:
         self.context_tokens = min(stated, most_tokens or stated)
         self.decoding = choose_decoding(spec, stated_settings(opening), self.context_tokens, stop)
         self.limit_tokens = self._window_limit(spec)
-        self.traits = traits_by(lambda told: instructed_coder(told, self.tokens, self.limit_tokens), spec)
+        self.traits = traits_by(lambda variant: instructed_coder(variant, self.tokens, self.limit_tokens), spec)
 
     def stops(self, written: Sequence[int]) -> bool:
         """Return True if these tokens contain a text to stop at."""
@@ -167,11 +167,11 @@ def _add_instruction(spec: Spec, tokens: Tokens, context_tokens: int) -> Tokens:
     Demonstrations are left out if they would fill more than a quarter of the model's context.
     """
     chat = tokens.tokenizer.chat_template is not None
-    told = instruction(spec, chat=chat)
-    framed = tokens.framed(*_find_frame(spec, tokens.tokenizer, told))
+    frame = instruction(spec, chat=chat)
+    framed = tokens.framed(*_find_frame(spec, tokens.tokenizer, frame))
     if framed.overhead > context_tokens * _SHOWN:
-        told = instruction(spec, chat=chat, shown=False)
-        framed = tokens.framed(*_find_frame(spec, tokens.tokenizer, told))
+        frame = instruction(spec, chat=chat, shown=False)
+        framed = tokens.framed(*_find_frame(spec, tokens.tokenizer, frame))
     return framed
 
 
@@ -181,28 +181,28 @@ def instructed_coder(spec: Spec, tokens: Tokens, limit_tokens: int) -> TokenCode
 
 
 def _find_frame(
-    spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame
+    spec: Spec, tokenizer: PreTrainedTokenizerBase, frame: PromptFrame
 ) -> tuple[str, str, tuple[bool, bool]]:
     """Return the words before and after every document, and at which of its ends white space is stripped."""
     keeps = keeps_white_space(spec.params)
     if tokenizer.chat_template is not None:
-        before, after = _in_chat(spec, tokenizer, told, _MARK)
-        return before, after, _find_trims(spec, tokenizer, told) if keeps else (True, True)
+        before, after = _in_chat(spec, tokenizer, frame, _MARK)
+        return before, after, _find_trims(spec, tokenizer, frame) if keeps else (True, True)
     system = spec.params.get("system")
-    before = told.before if system is None else f"{system}\n\n{told.before}"
-    return before, told.after, (not keeps, not keeps)
+    before = frame.before if system is None else f"{system}\n\n{frame.before}"
+    return before, frame.after, (not keeps, not keeps)
 
 
-def _find_trims(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame) -> tuple[bool, bool]:
+def _find_trims(spec: Spec, tokenizer: PreTrainedTokenizerBase, frame: PromptFrame) -> tuple[bool, bool]:
     """Return True for each end of a document at which the chat template strips white space, as many templates do."""
-    before, after = _in_chat(spec, tokenizer, told, f"{_SPACE}{_MARK}{_SPACE}")
+    before, after = _in_chat(spec, tokenizer, frame, f"{_SPACE}{_MARK}{_SPACE}")
     return not before.endswith(_SPACE), not after.startswith(_SPACE)
 
 
-def _in_chat(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: PromptFrame, document: str) -> tuple[str, str]:
+def _in_chat(spec: Spec, tokenizer: PreTrainedTokenizerBase, frame: PromptFrame, document: str) -> tuple[str, str]:
     """Return the chat template's words before and after the mark in a document."""
     system = spec.params.get("system")
-    messages = [{"role": "user", "content": told.fill(document)}]
+    messages = [{"role": "user", "content": frame.fill(document)}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     try:

@@ -200,37 +200,37 @@ def likelihood(written: CompletionOutput) -> Likelihood | None:
     return Likelihood.of(each) if len(each) == len(written.token_ids) else None
 
 
-def inexact(how: Decoding) -> str | None:
+def inexact(decoding: Decoding) -> str | None:
     """Return a setting with which vLLM's outputs differ from those of transformers' ``generate``, or None."""
     settings = {
-        "stop_strings of the model, which may be special tokens": how.closing,
-        "several outputs": how.n > 1,
-        "no_repeat_ngram_size": how.no_repeat_ngram_size,
-        "bad_words_ids or suppress_tokens": how.bad_words_ids or how.suppress_tokens,
-        "min_length": how.min_length,
+        "stop_strings of the model, which may be special tokens": decoding.closing,
+        "several outputs": decoding.n > 1,
+        "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
+        "bad_words_ids or suppress_tokens": decoding.bad_words_ids or decoding.suppress_tokens,
+        "min_length": decoding.min_length,
         # vLLM looks for a stop text only after this many tokens.
-        "min_new_tokens with a text to stop at": how.min_new_tokens and how.stop,
+        "min_new_tokens with a text to stop at": decoding.min_new_tokens and decoding.stop,
         # vLLM applies min_p first, and transformers last.
-        "min_p with top_p": how.min_p and how.top_p < 1,
+        "min_p with top_p": decoding.min_p and decoding.top_p < 1,
     }
     return next((name for name, value in settings.items() if value), None)
 
 
-def sampling(how: Decoding, ids: Sequence[int], schema: dict[str, Any] | None) -> SamplingParams:
+def sampling(decoding: Decoding, ids: Sequence[int], schema: dict[str, Any] | None) -> SamplingParams:
     """Return vLLM's parameters for one window. With a schema, the output is a record."""
     return SamplingParams(
-        max_tokens=how.most_new_tokens(len(ids)),
-        temperature=how.temperature,
-        top_p=how.top_p,
-        top_k=how.top_k,
-        min_p=how.min_p,
-        min_tokens=how.min_new_tokens,
-        seed=seed_of(how.seed, ids) if how.samples else None,
-        repetition_penalty=how.repetition_penalty,
-        stop=list(how.stop),
-        stop_token_ids=sorted(how.ends),
+        max_tokens=decoding.most_new_tokens(len(ids)),
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        top_k=decoding.top_k,
+        min_p=decoding.min_p,
+        min_tokens=decoding.min_new_tokens,
+        seed=seed_of(decoding.seed, ids) if decoding.samples else None,
+        repetition_penalty=decoding.repetition_penalty,
+        stop=list(decoding.stop),
+        stop_token_ids=sorted(decoding.ends),
         ignore_eos=True,  # stop_token_ids has all ends
-        detokenize=bool(how.stop),
+        detokenize=bool(decoding.stop),
         logprobs=0,  # of the written tokens only
         output_kind=RequestOutputKind.FINAL_ONLY,
         structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),

@@ -97,7 +97,7 @@ class EncoderModel:
 
     def outputs(self, batch: Sequence[Encoded], states: Mapping[str, torch.Tensor]) -> Sequence[Output]:
         """Return the output of each window, in order, from a batch and its states."""
-        return outputs_of(self.form, batch, states, lambda some: as_array(self.head(some).float()))
+        return outputs_of(self.form, batch, states, lambda values: as_array(self.head(values).float()))
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:

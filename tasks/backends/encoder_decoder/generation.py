@@ -70,8 +70,8 @@ class Generation:
         self._stripped = not keeps_white_space(spec.params)
         self.tokens = Tokens(opening.tokenizer, prefix=dialect.prefix)
         if "prompt" in spec.params:
-            told = instruction(spec, chat=False)
-            self.tokens = self.tokens.framed(told.before, told.after, (self._stripped, self._stripped))
+            frame = instruction(spec, chat=False)
+            self.tokens = self.tokens.framed(frame.before, frame.after, (self._stripped, self._stripped))
         self.limit_tokens = self.tokens.window_limit(spec, opening.config)
         self.traits = replace(
             language_traits(spec, config, self.tokens, self.limit_tokens),
@@ -317,8 +317,8 @@ def _marian(spec: Spec, tokenizer: PreTrainedTokenizerBase, target: str | None) 
     """Return the dialect of a Marian model. It has one direction, or target tokens such as ``>>fra<<``."""
     tokens = {token.strip("><"): token for token in getattr(tokenizer, "supported_language_codes", ())}
     if len(tokens) > 1 and target is None:
-        some = ", ".join(sorted(tokens)[:12])
-        raise CannotServe(f"{spec.model} translates into several languages: give --to, one of {some}.")
+        examples = ", ".join(sorted(tokens)[:12])
+        raise CannotServe(f"{spec.model} translates into several languages: give --to, one of {examples}.")
     if tokens and target is not None:
         return Dialect(prefix=f"{tokens[languages.match(target, tokens)]} ")
     own = getattr(tokenizer, "target_lang", None)

@@ -117,27 +117,32 @@ def coder_and_traits(spec: Spec, limit_tokens: int, counter: TokenCounter) -> tu
             f"A window of {limit_tokens:,} tokens leaves no room for a text: the prompt takes about {taken:,}. "
             "Give a larger --window-tokens, or a smaller --max-new-tokens."
         )
-    return coder, traits_by(lambda told: _coder(told, limit_tokens, counter), spec)
+    return coder, traits_by(lambda variant: _coder(variant, limit_tokens, counter), spec)
 
 
-def body(spec: Spec, name: str, how: Decoding) -> dict[str, Any]:
+def body(spec: Spec, name: str, decoding: Decoding) -> dict[str, Any]:
     """Return a request for a chat completion, without its messages."""
     request: dict[str, Any] = {
         "model": name,
-        "temperature": how.temperature,
+        "temperature": decoding.temperature,
         answers.LOGPROBS: True,
     }
     if not spec.params.get(FILL_CONTEXT):
-        request[answers.MAX_TOKENS] = how.max_new_tokens
+        request[answers.MAX_TOKENS] = decoding.max_new_tokens
     # Each part with its neutral value. A part with that value is left out.
     parts: dict[str, tuple[Any, Any]] = {}
-    if how.samples:
-        parts = {"top_p": (how.top_p, 1), "top_k": (how.top_k, 0), "min_p": (how.min_p, 0), "seed": (how.seed, None)}
+    if decoding.samples:
+        parts = {
+            "top_p": (decoding.top_p, 1),
+            "top_k": (decoding.top_k, 0),
+            "min_p": (decoding.min_p, 0),
+            "seed": (decoding.seed, None),
+        }
     parts |= {
-        "n": (how.n, 1),
-        "stop": ([*how.stop], []),
-        "repetition_penalty": (how.repetition_penalty, 1),
-        answers.MIN_TOKENS: (how.min_new_tokens, 0),
+        "n": (decoding.n, 1),
+        "stop": ([*decoding.stop], []),
+        "repetition_penalty": (decoding.repetition_penalty, 1),
+        answers.MIN_TOKENS: (decoding.min_new_tokens, 0),
     }
     request |= {name: value for name, (value, neutral) in parts.items() if value != neutral}
     if SCHEMA in spec.params:

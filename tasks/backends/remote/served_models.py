@@ -109,12 +109,12 @@ class ChatBackend(_ServedBackend):
         return _CHAT, body, lambda answer: answer["choices"][0]["message"]
 
     def _open(self, spec: Spec, context_tokens: int) -> None:
-        how = choose_decoding(spec, {}, context_tokens, tuple(spec.params.get("stop") or ()))
-        limit = context_tokens - how.max_new_tokens
+        decoding = choose_decoding(spec, {}, context_tokens, tuple(spec.params.get("stop") or ()))
+        limit = context_tokens - decoding.max_new_tokens
         self.limit_tokens = min(limit, spec.params.get("window_tokens") or limit)
         self._coder, self.traits = requests.coder_and_traits(spec, self.limit_tokens, self._counter)
-        self._body = requests.body(spec, self._name, how)
-        self._stripped = how.stripped
+        self._body = requests.body(spec, self._name, decoding)
+        self._stripped = decoding.stripped
 
     def _question(self, items: Items) -> Question:
         (item,) = items
