@@ -7,7 +7,7 @@ from docmill.storage.readers.errors import (
     SourceMissing,
     SourceUnsupported,
 )
-from docmill.storage.readers.files import Source, left_out, why_left_out
+from docmill.storage.readers.files import Source
 from docmill.storage.readers.records import Record, Rejection, Row, SourceOptions
 from docmill.storage.readers.sources import open_queries, open_source
 
@@ -22,8 +22,6 @@ __all__ = [
     "SourceMissing",
     "SourceOptions",
     "SourceUnsupported",
-    "left_out",
     "open_queries",
     "open_source",
-    "why_left_out",
 ]

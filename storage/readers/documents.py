@@ -13,7 +13,7 @@ from docmill.storage.core.normalize import bom_length, decode, is_utf16, normali
 from docmill.storage.extras import FORMATS
 from docmill.storage.readers.confinement import TIME_S, Confined
 from docmill.storage.readers.errors import BrokenStream, SourceError, SourceUnsupported, finding_bugs
-from docmill.storage.readers.files import Opened, SourceFile
+from docmill.storage.readers.files import Opened, Source, SourceFile
 from docmill.storage.readers.records import (
     MAX_ID_BYTES,
     Record,
@@ -165,7 +165,7 @@ class DocumentReader:
         return f"no text was found in it, and none was recognized in its pages (--ocr {self._options.ocr})"
 
 
-class DocumentSource:
+class DocumentSource(Source):
     """A file that is one document; its key is the file's name. A source of many files sets one `reader` for all."""
 
     reader: DocumentReader | None = None
@@ -175,7 +175,11 @@ class DocumentSource:
         self._decompress = decompress
         self._options = options
         self.name = content.name
-        self.bytes_read = 0
+        self._bytes_read = 0
+
+    @property
+    def bytes_read(self) -> int:
+        return self._bytes_read
 
     def size_bytes(self) -> int | None:
         return self._content.size_bytes
@@ -185,7 +189,7 @@ class DocumentSource:
             reader = self.reader or own
             before = reader.bytes_read
             item = reader.read(self._content.place, self._content.open, self._decompress)
-            self.bytes_read = reader.bytes_read - before
+            self._bytes_read = reader.bytes_read - before
             yield item
 
 

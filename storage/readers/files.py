@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from io import BufferedReader, FileIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import BinaryIO
 
 from docmill.storage.readers import jsonl, streams
 from docmill.storage.readers.errors import BrokenStream, finding_bugs
@@ -30,15 +31,18 @@ from docmill.storage.readers.records import (
 from docmill.storage.readers.streams import Counted, Decompress, buffered, open_regular, path_text
 
 
-@runtime_checkable
-class Source(Protocol):
+class Source(ABC):
     """A corpus as it is read. `name` is canonical: an absolute path, or `-`.
 
-    A source of several files also has `ignored`: the number of files left out so far, by suffix (see `left_out`). It
-    may have `reasons`, one file for each suffix.
+    `ignored` counts the files that were left out so far, by suffix. `reasons` says, by suffix, why files of a kind
+    that docmill reads were left out; each names the first such file. `takes_encoding` is False if --encoding has no
+    meaning for the source.
     """
 
     name: str
+    ignored: Mapping[str, int] = MappingProxyType({})
+    reasons: Mapping[str, str] = MappingProxyType({})
+    takes_encoding = True
 
     @property
     def bytes_read(self) -> int:
@@ -49,20 +53,9 @@ class Source(Protocol):
         """Return the size in bytes; None if it is unknown."""
         return None
 
+    @abstractmethod
     def records(self) -> Iterator[Record | Rejection]:
         """Yield every record in order, lazily. A file or folder can be read again; standard input cannot."""
-
-
-def left_out(source: Source) -> Mapping[str, int]:
-    """Return the number of files that were left out, by suffix, after the source's records were read."""
-    counts: Mapping[str, int] = getattr(source, "ignored", {})
-    return counts
-
-
-def why_left_out(source: Source) -> Mapping[str, str]:
-    """Return by suffix why files of a readable kind were left out. The reason names the first such file."""
-    reasons: Mapping[str, str] = getattr(source, "reasons", {})
-    return reasons
 
 
 Opened = FileIO | BufferedReader

@@ -23,7 +23,7 @@ from docmill.storage.readers.errors import (
     SourceError,
     SourceUnsupported,
 )
-from docmill.storage.readers.files import FileSource, Source, SourceFile, left_out, on_disk, up_to, why_left_out
+from docmill.storage.readers.files import FileSource, Source, SourceFile, on_disk, up_to
 from docmill.storage.readers.records import Record, Rejection, SourceOptions, without_metadata
 from docmill.storage.readers.registry import advise_extras, document_suffixes
 from docmill.storage.readers.streams import is_folder, kind, open_regular, path_text
@@ -44,8 +44,7 @@ class FilesSource(Source, Generic[File]):
     """The documents of several files in a fixed order, each read by the reader for its name.
 
     The key of a record is `path#id` (`one_of_many`), without an id `path:number`; that of a file which is one
-    document is its path, and that of an archive's member `path/member`. `ignored` counts files of other kinds. A file
-    that cannot be opened is a rejection.
+    document is its path, and that of an archive's member `path/member`. A file that cannot be opened is a rejection.
 
     Raises SourceUnsupported if there is none, FieldUnknown for the first file, and the first file's error if none can
     be opened.
@@ -99,8 +98,9 @@ class FilesSource(Source, Generic[File]):
             for item in source.records():
                 yield self._within(path, item) if isinstance(item, Rejection) else item
         finally:  # also if the limit is reached within this file
-            self.ignored.update(left_out(source))
-            self.reasons = {**why_left_out(source), **self.reasons}
+            self.ignored.update(source.ignored)
+            for suffix, reason in source.reasons.items():
+                self.reasons.setdefault(suffix, reason)
 
     def _refuse(self, path: str, error: SourceError) -> Iterator[Rejection]:
         """Yield the rejection of a file that cannot be opened, or count it."""

@@ -68,17 +68,15 @@ class ReadOnce:
         return _Noted(MemorySource(self._documents, options, has_corpus=has_corpus), self.read, self._during)
 
 
-class _Noted:
+class _Noted(Source):
     """A source whose records are noted as they are read."""
 
     def __init__(self, source: Source, read: list[Read], during: During) -> None:
         self.name = source.name
+        self.ignored, self.reasons = source.ignored, source.reasons  # which grow as the source is read
         self._during = during
         self._source = source
         self._read = read
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)  # a source of files also has `ignored`
 
     @property
     def bytes_read(self) -> int:

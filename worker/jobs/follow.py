@@ -12,7 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.errors import PASSING
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases.diagnosis import Cause
-from docmill.storage.readers import Rejection, Source, left_out, why_left_out
+from docmill.storage.readers import Rejection, Source
 from docmill.storage.readers.memory import NoSource
 from docmill.storage.readers.registry import advise_extras
 from docmill.storage.results.status import JobStatus, read_status
@@ -88,7 +88,7 @@ def ingest_bar(
 def describe_left_out(source: Source) -> str | None:
     """Return a sentence on the files that a reading left out, by kind, and on extras that read them; None if none."""
     by_kind: Counter[str] = Counter()
-    for suffix, n in left_out(source).items():
+    for suffix, n in source.ignored.items():
         by_kind[suffix.lower()] += n
     if not by_kind:
         return None
@@ -97,7 +97,7 @@ def describe_left_out(source: Source) -> str | None:
     more = f" and {sum(n for _, n in kinds[SHOWN_KINDS:]):,} of other kinds" if len(kinds) > SHOWN_KINDS else ""
     n_files = by_kind.total()
     said = [f"{n_files:,} {'file was' if n_files == 1 else 'files were'} left out: {shown}{more}"]
-    said += list(why_left_out(source).values())[:SHOWN_KINDS]
+    said += list(source.reasons.values())[:SHOWN_KINDS]
     if install := advise_extras(by_kind).removeprefix("; "):
         said.append(install)
     return ". ".join(said) + "."
@@ -110,11 +110,7 @@ def say_ingested(listener: Listener, source: Source, done: Enqueued) -> None:
             f"Job {done.id}: {documents(done.documents)}, {counted(done.counts.planned, 'text')} to compute."
         )
     else:
-        listener.say(
-            ingested(
-                source.name, done.counts, adopted=done.adopted, takes_encoding=getattr(source, "takes_encoding", True)
-            )
-        )
+        listener.say(ingested(source.name, done.counts, adopted=done.adopted, takes_encoding=source.takes_encoding))
     if (others := describe_left_out(source)) is not None:
         listener.say(others)
     for remark in done.remarks:

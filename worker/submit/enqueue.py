@@ -16,7 +16,7 @@ from docmill.storage.ingest.changes import KeyKinds, SeenDocuments
 from docmill.storage.ingest.chunks import Chunk, read_chunks
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.ingest.pruning import Unread, note_missing, prune
-from docmill.storage.readers import Rejection, left_out, memory
+from docmill.storage.readers import Rejection, memory
 from docmill.storage.readers.errors import ProgramFailed
 from docmill.storage.readers.files import StreamSource
 from docmill.storage.steps import jobs
@@ -239,7 +239,7 @@ class _Ingest:
             if error.once:
                 jobs.halt(self._database, self._job.id, str(error))
             raise
-        if files := sum(left_out(self._source).values()):
+        if files := sum(self._source.ignored.values()):
             log.info("files_left_out job=%d files=%d", self._job.id, files)
 
     def update_filters(self) -> None:
@@ -257,7 +257,7 @@ class _Ingest:
         """
         if self._seen is None:
             return None
-        self._unread.left_out, self._unread.is_empty = left_out(self._source), not self.total.records
+        self._unread.left_out, self._unread.is_empty = self._source.ignored, not self.total.records
         if not self._reading.prune:
             return note_missing(self._database, self._job, self._seen, self._unread)
         n_vanished, not_pruned = prune(

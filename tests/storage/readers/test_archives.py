@@ -27,7 +27,6 @@ from docmill.storage.readers import (
     open_source,
 )
 from docmill.storage.readers.archives import MOST_LISTED
-from docmill.storage.readers.files import left_out, why_left_out
 from tests.storage.readers.reading import OPTIONS, read, refused, zipped
 from tests.storage.readers.test_sheets import Sheet, saved
 
@@ -146,8 +145,8 @@ def test_workbooks_and_other_files_of_records_in_an_archive_are_read_as_in_a_fol
     assert [item for item in items if isinstance(item, Record)] == expected
     [refused] = [item for item in items if isinstance(item, Rejection)]
     assert (refused.where, refused.below) == ("d.jsonl.gz:2", "d.jsonl.gz")
-    assert left_out(source) == {".csv": 1, ".jsonl": 1, ".zip": 1}
-    assert why_left_out(source) == {
+    assert source.ignored == {".csv": 1, ".jsonl": 1, ".zip": 1}
+    assert source.reasons == {
         ".csv": 'f.csv: no record has a field "text"; it has "name", "size": name one with --text-field',
         ".jsonl": "g.jsonl: it holds results that docmill wrote; to read them name the file",
     }
@@ -159,7 +158,7 @@ def test_workbooks_and_other_files_of_records_in_an_archive_are_read_as_in_a_fol
     folder = open_source(str(tmp_path), options)
     keys = [item.key for item in folder.records() if isinstance(item, Record)]
     assert keys == [f"{name}/{item.key}" for item in expected]
-    assert why_left_out(folder) == {
+    assert folder.reasons == {
         ".csv": f'{name}/f.csv: no record has a field "text"; it has "name", "size": name one with --text-field',
         ".jsonl": f"{name}/g.jsonl: it holds results that docmill wrote; to read them name the file",
     }

@@ -25,9 +25,7 @@ from docmill.storage.readers import (
     SourceError,
     SourceOptions,
     SourceUnsupported,
-    left_out,
     open_source,
-    why_left_out,
 )
 from docmill.storage.readers.many_files import FolderSource, Pattern
 from docmill.storage.readers.registry import document_suffixes
@@ -205,7 +203,7 @@ def test_records_archives_and_mailboxes_below_a_folder_are_read_under_their_file
     ]
     assert "h.mbox/1.eml" in keys(source)
     assert [item.where for item in items if isinstance(item, Rejection)] == ["b/e.zip/../out.txt"]
-    assert left_out(source) == {".png": 2}
+    assert source.ignored == {".png": 2}
     assert source.bytes_read > 0
     assert list(source.records()) == items
     assert len(keys(open_source(root, SourceOptions(limit=3)))) == 3
@@ -217,9 +215,9 @@ def test_files_of_records_in_a_folder_that_have_no_such_text_are_left_out_with_t
     source = open_source(str(tmp_path), OPTIONS)
     assert keys(source) == ["a.txt", "c.csv:1"]
     assert rejections(source) == {}
-    assert left_out(source) == {".csv": 2, ".zip": 1}
+    assert source.ignored == {".csv": 2, ".zip": 1}
     suffixes = ", ".join(document_suffixes())
-    assert why_left_out(source) == {
+    assert source.reasons == {
         ".csv": 'b.csv: no record has a field "text"; it has "name", "size": name one with --text-field',
         ".zip": f"no {suffixes}, .jsonl, .csv or other members in e.zip that are read",
     }
@@ -232,9 +230,9 @@ def test_results_beside_the_documents_of_a_folder_are_not_its_documents(tmp_path
         Target.of(tmp_path / name).write([result], [Column.of(key, Form.JSON) for key in result])
     source = open_source(str(tmp_path), OPTIONS)
     assert keys(source) == ["a.txt"]
-    assert left_out(source) == {".jsonl": 1, ".csv": 1, ".parquet": 1}
+    assert source.ignored == {".jsonl": 1, ".csv": 1, ".parquet": 1}
     reason = "r.jsonl: it holds results that docmill wrote; to read them name the file"
-    assert why_left_out(source)[".jsonl"] == reason
+    assert source.reasons[".jsonl"] == reason
     (tmp_path / "a.txt").unlink()
     assert "it holds results that docmill wrote" in refused(SourceUnsupported, tmp_path)
 
@@ -256,10 +254,10 @@ def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
     monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
     source = open_source(str(tmp_path), OPTIONS)
     assert keys(source) == ["a.txt"]
-    assert left_out(source) == {".PNG": 1, ".png": 1, ".parquet": 1, ".pdf": 1, ".mbox": 1}
+    assert source.ignored == {".PNG": 1, ".png": 1, ".parquet": 1, ".pdf": 1, ".mbox": 1}
     assert re.search(r"install .*\[formats\]", refused(SourceUnsupported, tmp_path / "c.pdf"))
     needs = f"b.parquet: Parquet needs another library: {install('parquet')}"
-    assert why_left_out(source)[".parquet"] == needs
+    assert source.reasons[".parquet"] == needs
     said = describe_left_out(source)
     assert said is not None
     assert said.startswith("5 files were left out: 2 .png, 1 .mbox, 1 .parquet, 1 .pdf. ")

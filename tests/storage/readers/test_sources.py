@@ -38,7 +38,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 LINES = [json.dumps({"id": f"{n}", "text": f"text {n} " * 40}).encode() + b"\n" for n in range(3_000)]
 READER = """
-from docmill.storage.readers import Record, Rejection, Row
+from docmill.storage.readers import Record, Rejection, Row, Source
 
 def rows(stream, name, options):
     for number, line in enumerate(stream, 1):
@@ -46,12 +46,9 @@ def rows(stream, name, options):
         where = f"{name}:{number}"
         yield Row({"text": text, "title": title}, number, where, (), False) if text else Rejection(where, "no bar")
 
-class Wiki:
-    bytes_read = 0
+class Wiki(Source):
     def __init__(self, url, options):
         self.name = url
-    def size_bytes(self):
-        return None
     def records(self):
         yield Record("page", "said", {}, (), "page")
 
