@@ -24,7 +24,7 @@ from docmill.storage.extras import PARQUET
 from docmill.storage.readers.errors import ProgramFailed, SourceError, SourceUnsupported
 from docmill.storage.readers.files import Source, check_names, documents
 from docmill.storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options
-from docmill.storage.readers.table import as_row, frames, rows_in_frame, slices
+from docmill.storage.readers.table import as_row, rows_in_batch, slices
 from docmill.storage.steps import lineage
 from docmill.storage.steps.steps import OpenStep
 
@@ -132,9 +132,8 @@ def _rows_of_table(table: object, options: SourceOptions) -> Rows:
     position = 0
     for batch in _given(reader):
         for part in slices(batch.select(columns)):
-            for frame in frames(part, position, options, as_json):
-                for row in rows_in_frame({}, frame, PLACE):
-                    yield _with_id(row, options)
+            for row in rows_in_batch(part, position, PLACE, options, as_json):
+                yield _with_id(row, options)
             position += part.num_rows
 
 

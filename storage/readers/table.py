@@ -258,7 +258,7 @@ def in_frames(
         number = first
         try:
             for batch in batches:
-                for frame in frames(batch, number, options, as_json):
+                for frame in framed(_lines(batch, number, options, as_json)):
                     yield {}, frame
                 number += batch.num_rows
         except Exception:  # whatever the library raises on what it cannot read
@@ -278,11 +278,6 @@ def batch_rows(n_bytes: int, n_rows: int) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
 
 
-def frames(batch: RecordBatch, first: int, options: SourceOptions, as_json: frozenset[str]) -> Iterator[bytes]:
-    """Yield a record batch as frames; `first` is the number of its first row."""
-    return framed(_lines(batch, first, options, as_json))
-
-
 def framed(lines: Iterable[bytes]) -> Iterator[bytes]:
     """Yield lines in frames."""
     frame = bytearray()
@@ -295,6 +290,17 @@ def framed(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(batch: RecordBatch, first: int, options: SourceOptions, as_json: frozenset[str]) -> Iterator[bytes]:
+    for number, row in enumerate(rows_in_batch(batch, first, "", options, as_json), first):
+        if isinstance(row, Rejection):
+            yield orjson.dumps([number, row.reason, []])
+        else:
+            yield row_line(number, row.fields, row.flags, options.max_record_bytes)
+
+
+def rows_in_batch(
+    batch: RecordBatch, first: int, name: str, options: SourceOptions, as_json: frozenset[str]
+) -> Iterator[Row | Rejection]:
+    """Yield the rows of a record batch; `first` is the number of the first, and `name` the table's in messages."""
     names: list[str] = batch.schema.names
     mended: dict[int, tuple[str, ...]] = {}
     columns = [
@@ -302,11 +308,10 @@ def _lines(batch: RecordBatch, first: int, options: SourceOptions, as_json: froz
         for name, values in ((name, _values(column, mended)) for name, column in zip(names, batch, strict=True))
     ]
     for n, values in enumerate(zip(*columns, strict=True)):
-        row = as_row(dict(zip(names, values, strict=True)), first + n, "", options)
-        if isinstance(row, Rejection):
-            yield orjson.dumps([first + n, row.reason, []])
-            continue
-        yield row_line(first + n, row.fields, (*mended.get(n, ()), *row.flags), options.max_record_bytes)
+        row = as_row(dict(zip(names, values, strict=True)), first + n, f"{name}:{first + n}", options)
+        if n in mended and isinstance(row, Row):
+            row = row._replace(flags=(*mended[n], *row.flags))
+        yield row
 
 
 def row_line(number: int, fields: dict[str, Any], flags: tuple[str, ...], max_bytes: int) -> bytes:
