@@ -77,8 +77,7 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
             refuse_options(f"{scheme}://", options)
             return open_url(source, options)
         if scheme != "file":
-            content = remote.content(source)
-            return open_content(content, content.place, options)
+            return open_content(remote.content(source), options)
     path = path_of(source) or Path(source)
     if is_folder(path):
         if (parts := parts_in(path)) is not None:
@@ -140,7 +139,7 @@ def path_of(source: str) -> Path | None:
 
 def open_file(path: Path, options: SourceOptions, place: str | None = None) -> Source:
     """Return the source of one file on a disk; its kind, keys and messages are those of `place`, else of its name."""
-    return open_content(on_disk(path, place), place or path.name, options)
+    return open_content(on_disk(path, place), options)
 
 
 def _open_part(path: Path, options: SourceOptions, place: str) -> Source:
@@ -152,11 +151,11 @@ def _open_part(path: Path, options: SourceOptions, place: str) -> Source:
     return source_of_records(kind.rows, decompress, kind.options, on_disk(path, place), options)
 
 
-def open_content(content: SourceFile, file_name: str, options: SourceOptions) -> Source:
+def open_content(content: SourceFile, options: SourceOptions) -> Source:
     """Return the source of one file of records or documents, or that is one document, by its name."""
-    reader = reader_of(file_name)
+    reader = reader_of(content.place)
     if reader is None:
-        suffix, _ = kind_of(file_name)
+        suffix, _ = kind_of(content.place)
         advice = f"these are: {describe_sources()}{advise_extras([suffix])}"
         raise KindUnknown(f"{content.place} is not a kind of file that is read; {advice}")
     return reader(content, options)
