@@ -39,7 +39,7 @@ LOOK = 5_000  # contents or outcomes examined in one transaction
 
 def collect(database: Database, budget: RemovalBudget | None = None) -> Removed:
     """Remove every content that nothing needs."""
-    return remove_items(database, _loose(database), _collect_page, budget, PAGE)
+    return remove_items(database, _loose(database), _collect_page, budget)
 
 
 def _loose(database: Database) -> Iterator[list[int]]:
@@ -229,7 +229,7 @@ def drop(
     total, budget = Removed(), budget or RemovalBudget()
     for spec_id in sorted(spec_ids):
         old = _old(database, spec_id, older_than_s)
-        total += remove_items(database, old, partial(drop_page, spec_id), budget, PAGE)
+        total += remove_items(database, old, partial(drop_page, spec_id), budget)
     return total
 
 

@@ -65,14 +65,13 @@ def remove_items(
     pages: Iterable[Sequence[T]],
     remove: Callable[[Sequence[T], Transaction], Removed],
     budget: RemovalBudget | None = None,
-    size: int = PAGE,
 ) -> Removed:
-    """Call `remove` with at most `size` items in a transaction, until they end or the budget is spent."""
+    """Call `remove` with at most `PAGE` items in a transaction, until they end or the budget is spent."""
     total, budget = Removed(), budget or RemovalBudget()
     for items in pages:
         first = 0
         while not (is_spent := budget.is_spent()) and first < len(items):
-            page = items[first : first + int(min(size, budget.rows))]
+            page = items[first : first + int(min(PAGE, budget.rows))]
             removed = database.write(partial(remove, page))
             budget.rows -= removed.rows
             total += removed
@@ -85,8 +84,8 @@ def remove_items(
 def remove_all(
     database: Database,
     remove: Callable[[int, Transaction], Removed | None],
+    size: int,
     budget: RemovalBudget | None = None,
-    size: int = PAGE,
 ) -> Removed:
     """Call `remove` with the number of rows that it may remove in a transaction, until it returns None.
 

@@ -54,7 +54,7 @@ SHOWN = 100  # documents named at most
 def remove_corpus(database: Database, name: str) -> Removed:
     """Remove a corpus, its documents, ingests and jobs. Raises NotFound, and StorageError while a job runs."""
     corpus_id = find_corpus(database, name)
-    return remove_all(database, partial(_remove_page, corpus_id=corpus_id), size=PAGE)
+    return remove_all(database, partial(_remove_page, corpus_id=corpus_id), PAGE)
 
 
 def remove_documents(database: Database, name: str, keys: Collection[str], *, only_vanished: bool = False) -> Removed:
@@ -74,7 +74,7 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
             versions = [row for row in versions if row.key in vanished]
         return _remove(transaction, corpus_id, versions)
 
-    return remove_items(database, [wanted], work, size=PAGE)
+    return remove_items(database, [wanted], work)
 
 
 def find_unknown_keys(database: Database, name: str, keys: Collection[str]) -> list[str]:
@@ -241,14 +241,14 @@ def remove_versions(database: Database, older_than_s: float, budget: RemovalBudg
     budget = budget or RemovalBudget()
     query = select(Document.id, are_removable(older_than_s).label("goes")).where(Document.superseded_by.is_not(None))
     ids = ([version.id for version in page if version.goes] for page in pages(database, query, Document.id, LOOK))
-    removed = remove_items(database, ids, partial(_remove_versions, older_than_s=older_than_s), budget, PAGE)
+    removed = remove_items(database, ids, partial(_remove_versions, older_than_s=older_than_s), budget)
     return removed + remove_readings(database, older_than_s, budget)
 
 
 def remove_readings(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Remove old readings that nothing needs."""
     unneeded = select(Ingest.id).where(_is_unneeded(older_than_s)).order_by(Ingest.id)
-    return remove_items(database, [database.values(unneeded)], _remove_readings, budget, PAGE)
+    return remove_items(database, [database.values(unneeded)], _remove_readings, budget)
 
 
 def _remove_versions(ids: Sequence[int], transaction: Transaction, *, older_than_s: float) -> Removed:

@@ -95,7 +95,7 @@ def _remove_each(
 ) -> Removed:
     """Call `remove` for each id of a query with a number of rows, until it returns None."""
     ids = database.values(query)
-    return sum((remove_all(database, partial(remove, key), budget, size) for key in ids), Removed())
+    return sum((remove_all(database, partial(remove, key), size, budget) for key in ids), Removed())
 
 
 def forget_step_texts(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
@@ -148,7 +148,7 @@ def forget_runs(database: Database, older_than_s: float, budget: RemovalBudget |
     removed, jobless = Removed(), runs_without_job(older_than_s)
     has_jobless = database.value(select(PipelineRun.id).where(jobless).limit(1)) is not None
     if has_jobless:
-        removed = remove_all(database, partial(_delete_page, PipelineRun, jobless), budget, PAGE)
+        removed = remove_all(database, partial(_delete_page, PipelineRun, jobless), PAGE, budget)
     removed += _remove_each(database, old_runs(older_than_s).order_by(PipelineRun.id), _forget_run, budget)
     if removed.jobs:
         removed += removal.remove_readings(database, older_than_s, budget)

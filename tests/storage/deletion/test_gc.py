@@ -23,7 +23,7 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion import gc, removal
+from docmill.storage.deletion import gc, paging, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import JobStopped, LeaseLost, NotFound, StorageError
 from docmill.storage.ingest import ingest
@@ -170,6 +170,7 @@ def test_collection_removes_what_is_loose_and_follows_it(
 ) -> None:
     monkeypatch.setattr(gc, "LOOK", 4)
     monkeypatch.setattr(gc, "PAGE", 2)
+    monkeypatch.setattr(paging, "PAGE", 2)
     fleet.done(pipeline(), numbered(9))
     assert gc.collect(database) == Removed()
     some = list(database.values(select(Document.id).where(Document.key.in_(["k0", "k5", "k8"]))))

@@ -15,7 +15,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Ingest, PipelineRun, Prompt, db_now
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion import gc, removal
+from docmill.storage.deletion import gc, paging, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.leases import shards
 from docmill.storage.pipelines import pipelines
@@ -147,7 +147,7 @@ def test_prompts_of_superseded_versions_go(database: Database) -> None:
 
 def test_a_removal_that_was_cut_off_is_carried_on(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(removal, "LOOK", 4)
-    monkeypatch.setattr(removal, "PAGE", 2)
+    monkeypatch.setattr(paging, "PAGE", 2)
     read_all(database, numbered(9))
     read_all(database, [(key, f"new {text}") for key, text in numbered(9)])
     remove_rows, left = removal.remove_rows, 2
