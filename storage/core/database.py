@@ -43,7 +43,15 @@ RETRIES = 6
 _ROUNDS = 8  # of two connections that take turns, to recognize a pooler
 
 
-def shown(url: URL) -> str:
+def parse_url(text: str) -> URL:
+    """Return the URL of a database. Raises ArgumentError or ValueError, whose words may be a piece of a password."""
+    url = make_url(text)
+    if "@" in (url.host or ""):
+        raise ValueError("the rest of a password, not a host")
+    return url
+
+
+def mask_passwords(url: URL) -> str:
     """Return a database's URL for messages, without its passwords."""
     secret = [name for name in url.query if name.lower().endswith("password")]
     return url.difference_update_query(secret).render_as_string(hide_password=True)
@@ -70,9 +78,7 @@ class Database:
     ) -> None:
         self.kinds = kinds
         try:
-            self.url: URL = make_url(url)
-            if "@" in (self.url.host or ""):
-                raise ValueError("the rest of a password, not a host")
+            self.url = parse_url(url)
             self._type, self.engine = _open_engine(self.url, pool_size, busy_timeout_s, patience)
         except (sa_exc.ArgumentError, sa_exc.NoSuchModuleError, ImportError, ValueError):
             # Not `from error`: what failed to parse may be a piece of a password.
@@ -89,7 +95,7 @@ class Database:
         event.listen(self.engine, "handle_error", self._refused)
 
     def __str__(self) -> str:
-        return shown(self.url)
+        return mask_passwords(self.url)
 
     @property
     def server(self) -> str | None:

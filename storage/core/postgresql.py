@@ -106,10 +106,7 @@ def engine_for(url: URL, patience: Patience, **options: Any) -> Engine:
     """Return the engine of a server; nothing connects yet. Raises ValueError for a URL that is not PostgreSQL's."""
     if url.drivername not in POSTGRESQL:
         raise ValueError("neither SQLite nor PostgreSQL")
-    url = url.set(drivername="postgresql+psycopg")
-    defaults = {name: value for name, value in connect_options(patience).items() if name not in url.query}
-    engine = create_engine(url, pool_pre_ping=True, connect_args={**defaults, "autocommit": True}, **options)
-    watch(engine, patience)
+    engine = watched_engine(url, patience, {"autocommit": True}, pool_pre_ping=True, **options)
     event.listen(engine, "connect", partial(_prepare, patience=patience))
     event.listen(engine, "begin", partial(_begin, patience=patience))
     event.listen(engine, "before_cursor_execute", _choose_format)
@@ -133,9 +130,14 @@ def _keepalives(patience: Patience) -> dict[str, int]:
     return {"idle": idle, "interval": interval, "count": 3}
 
 
-def watch(engine: Engine, patience: Patience) -> None:
-    """Have an engine's connections notice when they are half open, from the first transaction on."""
+def watched_engine(url: URL, patience: Patience, connect_args: Mapping[str, Any], **options: Any) -> Engine:
+    """Return an engine whose connections notice when they are half open. SQLAlchemy takes the further options."""
+    defaults = {name: value for name, value in connect_options(patience).items() if name not in url.query}
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"), connect_args={**defaults, **connect_args}, **options
+    )
     event.listen(engine, "do_connect", partial(_connect, patience=patience))
+    return engine
 
 
 def _connect(

@@ -25,7 +25,7 @@ from psycopg.types.datetime import (
     TimestamptzLoader,
     TimetzLoader,
 )
-from sqlalchemy import NullPool, create_engine, event, exc, make_url
+from sqlalchemy import NullPool, create_engine, event, exc
 from sqlalchemy.engine import URL, Connection, CursorResult, Engine
 
 from docmill.storage.core import database, postgresql
@@ -132,14 +132,13 @@ def database_url(source: str) -> URL:
     """Return the URL of the database in a `postgresql://…?SELECT …`. Raises SourceUnsupported if it is none."""
     address, _ = _split(source)
     try:
-        return make_url(address)
+        return database.parse_url(address)
     except (exc.ArgumentError, ValueError):
         # Not `from error`: its message may contain a part of the password.
         raise SourceUnsupported(f"the source is not the URL of a database: {_HOW}") from None
 
 
 def _sqlite(path: Path, most: int) -> Engine:
-
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)
         connection.execute("PRAGMA trusted_schema = OFF")  # a foreign file may have harmful views
@@ -158,27 +157,25 @@ def _authorized(action: int, argument: str | None, *_: object) -> int:
 
 def _postgresql(url: URL) -> tuple[str, str, Engine]:
     """Return the database's URL for messages, its name, and its engine, which has no connection yet."""
-    defaults = postgresql.connect_options(Patience())
     try:
-        if "@" in (url.host or ""):
-            raise ValueError("the rest of a password, not a host")
-        engine = create_engine(
-            url.set(drivername="postgresql+psycopg"),
+        engine = postgresql.watched_engine(
+            url,
+            Patience(),
+            {"require_auth": _authentication(url)},
             poolclass=NullPool,
             hide_parameters=True,
             execution_options={"postgresql_readonly": True},
-            connect_args={
-                **{name: value for name, value in defaults.items() if name not in url.query},
-                "require_auth": _authentication(url),
-            },
         )
-        postgresql.watch(engine, Patience())
         event.listen(engine, "begin", postgresql.begin)
         event.listen(engine, "connect", _load_dates)
     except (exc.ArgumentError, ValueError):
         # Not `from error`: its message may contain a part of the password.
         raise SourceUnsupported(f"the source is not the URL of a database: {_HOW}") from None
-    return database.shown(url.set(drivername="postgresql")), url.database or url.username or "postgresql", engine
+    return (
+        database.mask_passwords(url.set(drivername="postgresql")),
+        url.database or url.username or "postgresql",
+        engine,
+    )
 
 
 def _load_dates(connection: psycopg.Connection, _record: object) -> None:
