@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -154,9 +153,9 @@ class StreamSource(Source):
 
     name = "-"
 
-    def __init__(self, stream: BinaryIO | None, options: SourceOptions) -> None:
+    def __init__(self, stream: BinaryIO, options: SourceOptions) -> None:
         self._options = options
-        self._counted = Counted(sys.stdin.buffer if stream is None else stream)
+        self._counted = Counted(stream)
         rows = streams.of_text(jsonl.rows)(buffered(self._counted), self.name, options)
         self._rows = until_broken(rows, lambda: f"{self.name}@{self._counted.bytes_read}")
         self._peeked = check_names(self._rows, self.name, options)

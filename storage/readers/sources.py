@@ -7,6 +7,7 @@ One under `xyz` opens `xyz://…`: `(url, options) -> source`. The kinds of the 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -61,14 +62,14 @@ from docmill.storage.writers.formats import CSV
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # a protocol of fsspec has an underscore
 
 
-def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None = None) -> Source:
+def open_source(source: str, options: SourceOptions) -> Source:
     """Return the source that a user named. Its first records are read, so that a wrong field name is found.
 
     Raises SourceError.
     """
     if source == "-":
         refuse_options("standard input", options, "encoding")
-        return StreamSource(stdin, options)
+        return StreamSource(sys.stdin.buffer, options)
     if not source:
         raise SourceMissing("the source is empty: name a file, a folder, or - for standard input")
     if (scheme := scheme_of(source)) is not None:

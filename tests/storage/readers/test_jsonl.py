@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceOptions, open_source
+from docmill.storage.readers.files import StreamSource
 from tests.storage.readers.reading import OPTIONS
 
 
 def read(raw: bytes, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
-    return list(open_source("-", options, stdin=BytesIO(raw)).records())
+    return list(StreamSource(BytesIO(raw), options).records())
 
 
 def only(raw: bytes, options: SourceOptions = OPTIONS) -> Record | Rejection:

@@ -102,7 +102,7 @@ def test_the_only_visible_sheet_with_rows_is_read_or_the_one_that_is_named(tmp_p
     with pytest.raises(SourceUnsupported, match="has no sheets: leave out --sheet"):
         read(tmp_path / "a.csv", sheet="Two")
     with pytest.raises(SourceUnsupported, match="standard input has no sheets"):
-        open_source("-", SourceOptions(sheet="Two"), stdin=io.BytesIO())
+        open_source("-", SourceOptions(sheet="Two"))
     items = read(tmp_path, sheet="Two")
     assert [item.where for item in items] == ["a.csv:2", place]
 

@@ -27,6 +27,7 @@ from docmill.storage.readers import (
     open_queries,
     open_source,
 )
+from docmill.storage.readers.files import StreamSource
 from tests.storage.readers.reading import OPTIONS, read, refused
 from tests.storage.readers.site import serving
 
@@ -211,14 +212,14 @@ def test_the_name_of_a_source_is_absolute_however_it_was_given(
     monkeypatch.chdir(tmp_path)
     assert open_source("c.jsonl", OPTIONS).name == str(tmp_path / "c.jsonl")
     assert open_source("notes/../notes", OPTIONS).name == str(tmp_path / "notes")
-    assert open_source("-", OPTIONS, stdin=io.BytesIO()).name == "-"
+    assert StreamSource(io.BytesIO(), OPTIONS).name == "-"
 
 
 def test_standard_input_is_read_from_a_pipe_as_it_comes() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as stdin, os.fdopen(writing, "wb", buffering=0) as out:
         out.write(LINES[0] + LINES[1])
-        records = open_source("-", OPTIONS, stdin=stdin).records()
+        records = StreamSource(stdin, OPTIONS).records()
         assert next(records).where == "-:1"
         assert next(records).where == "-:2"
         out.write(LINES[2])

@@ -23,6 +23,7 @@ from docmill.storage.readers import (
     open_source,
 )
 from docmill.storage.readers.errors import BrokenStream
+from docmill.storage.readers.files import StreamSource
 from docmill.storage.readers.streams import Expansion, decode_file, find_encoding, lines, text_records
 from tests.storage.readers.reading import read, refused
 
@@ -147,7 +148,7 @@ def test_a_byte_order_mark_says_how_a_file_is_encoded(encoding: str, tmp_path: P
     assert found(records(tmp_path / "d.zip")) == [("c.txt", TEXT, ())]
     assert [text for _, text, _ in found(records(tmp_path))].count(TEXT) == 2
     for stdin in (io.BytesIO(mark + LINES.encode(encoding)), io.BufferedReader(Drops(mark + LINES.encode(encoding)))):
-        piped = open_source("-", SourceOptions(), stdin=stdin)
+        piped = StreamSource(stdin, SourceOptions())
         assert found(list(piped.records())) == [(f"k{n}", f"{TEXT} {n}", ()) for n in range(3)]
 
 
@@ -160,7 +161,7 @@ def test_the_user_says_how_files_without_a_mark_are_encoded(encoding: str, tmp_p
     assert [item[1:] for item in found(records(tmp_path, encoding))] == [(text, ())] * 3
     assert found(records(tmp_path / "b.csv", encoding)) == [("1", text, ())]
     stdin = io.BytesIO((tmp_path / "a.jsonl").read_bytes())
-    piped = open_source("-", SourceOptions(encoding=encoding), stdin=stdin)
+    piped = StreamSource(stdin, SourceOptions(encoding=encoding))
     assert [item[1:] for item in found(list(piped.records()))] == [(text, ())]
 
 
@@ -204,7 +205,7 @@ def test_records_without_a_mark_are_refused_with_their_likely_encoding(encoding:
         with pytest.raises(SourceError, match=f"name its encoding, probably --encoding {encoding}"):
             records(tmp_path / name)
     with pytest.raises(SourceError, match=f"^- is no UTF-8.*--encoding {encoding}"):
-        open_source("-", SourceOptions(), stdin=io.BytesIO(LINES.encode(encoding)))
+        StreamSource(io.BytesIO(LINES.encode(encoding)), SourceOptions())
 
 
 def test_what_says_its_encoding_itself_takes_none(tmp_path: Path) -> None:
