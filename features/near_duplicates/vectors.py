@@ -12,7 +12,6 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import vector_length
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.errors import NothingEmbedded
-from docmill.storage.search.ann import keeps_windows
 from docmill.storage.search.knn import matrix_of
 from docmill.storage.search.search import choose
 
@@ -31,7 +30,7 @@ def choose_method(database: Database, corpus: str, job_id: int | None, threshold
     Raises NotFound, and NothingEmbedded if there is no such job, or no vector for a whole document.
     """
     searched = choose(database, [corpus], job_id)
-    if keeps_windows(searched.spec):
+    if searched.keeps_windows:
         raise NothingEmbedded(
             f"job {searched.job_id} keeps a vector for each window, and near duplicates need one for each document: "
             "embed the corpus with --window-vectors mean"

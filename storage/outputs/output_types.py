@@ -237,6 +237,11 @@ class _Text(OutputType):
         return (result["text"] or "") + (f" (and {others} more)" if others > 0 else "")
 
 
+def keeps_windows(params: Params) -> bool:
+    """Return True if outputs under a spec with these parameters have a vector for each window of the text."""
+    return bool(params.get("windows") == "all")
+
+
 class _Vector(OutputType):
     """A float32 vector, in `vector`; in `data` also the windows, where each has one: `"vector": […]`."""
 
@@ -261,7 +266,7 @@ class _Vector(OutputType):
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
         vector = column("vector", Form.VECTOR, "_vector", stored=("vector",))
-        if params.get("windows") != "all":
+        if not keeps_windows(params):
             return (vector,)
         return replace(vector, stored=()), column("windows", Form.OFFSETS)
 

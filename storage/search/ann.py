@@ -18,6 +18,7 @@ from docmill.storage.core.lookups import is_current_document
 from docmill.storage.core.schema import Document, OutcomeRow, Prompt
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
+from docmill.storage.outputs.output_types import keeps_windows
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.knn import Matrix
 from docmill.storage.steps import choosing
@@ -34,11 +35,6 @@ MOST_PROPOSED = 2**15
 # Seconds, as measured (see "Search" in bench/results/diary.md).
 ASKING_S, SCANNED_S, CHECKED_S = 5e-3, 1.5e-5, 4e-7  # a query; a scanned vector; a check for a lacking one
 WALKED_S, COMPARED_S = 2e-5, 4e-8  # a document; its comparison with one query
-
-
-def keeps_windows(spec: Spec) -> bool:
-    """Return True if an outcome of the spec has a vector for each window of its text."""
-    return bool(spec.params.get("windows") == "all")
 
 
 def is_worth_it(n_queries: int, n_wanted: int, n_documents: int, n_indexed: int) -> bool:
@@ -100,7 +96,7 @@ def _near(transaction: Transaction, searched: Searched, query: Matrix, n_wanted:
     # OFFSET 0: one look-up for each vector, instead of a join that needs all of them first.
     in_corpus = _that_read(searched, indexed).offset(0).exists()
     distance = text(f"{indexed.name}.embedding <=> CAST(:query AS halfvec)")
-    n_rows = n_wanted * (WINDOWS if keeps_windows(searched.spec) else 1)
+    n_rows = n_wanted * (WINDOWS if searched.keeps_windows else 1)
     nearest = select(indexed.c.content_id).where(in_corpus).order_by(distance).limit(n_rows)
     numbers = f"[{','.join(f'{number:.6g}' for number in (query / length).tolist())}]"
     return {*transaction.scalars(nearest, {"query": numbers})}
@@ -192,3 +188,8 @@ class Searched:
     @property
     def spec_id(self) -> int:
         return self.way[-1].spec_id
+
+    @property
+    def keeps_windows(self) -> bool:
+        """True if there is a vector for each window of a text."""
+        return keeps_windows(self.spec.params)

@@ -21,7 +21,7 @@ from docmill.storage.core.transaction import IN_BINARY, Transaction
 from docmill.storage.errors import NotFound, NothingEmbedded
 from docmill.storage.outputs.output_types import VECTOR
 from docmill.storage.search import ann
-from docmill.storage.search.ann import Searched, keeps_windows
+from docmill.storage.search.ann import Searched
 from docmill.storage.search.knn import LENGTHS_DIFFER, Matrix, Nearest, cosines, matrix_of
 from docmill.storage.steps import lineage, replacements
 from docmill.storage.steps.replacements import SpecReplacement
@@ -198,7 +198,7 @@ def search(
     NothingEmbedded if the vectors are not as long as those of the queries.
     """
     best = Nearest(len(queries), top)
-    windows = keeps_windows(searched.spec)
+    windows = searched.keeps_windows
     size = max(1, min(BLOCK, PAGE_NUMBERS // queries.shape[1]))
     if windows:
         size = max(1, size // WINDOWS)
@@ -229,7 +229,7 @@ def hits(
         read = lineage.read_contents(transaction, searched.way, own)
         text_of = read_texts(transaction, {*read.values()})
         windows: Mapping[int, tuple[int, int]] = {}
-        if keeps_windows(searched.spec):
+        if searched.keeps_windows:
             windows = _best_windows(transaction, searched, query, {*read.values()})
     answers = []
     for document_id, score in zip(ids, scores, strict=True):
@@ -315,7 +315,7 @@ def _best_windows(
 
 
 def _outcomes(transaction: Transaction, searched: Searched, content_ids: set[int]) -> Sequence[AnyRow]:
-    data = [OutcomeRow.data] if keeps_windows(searched.spec) else []
+    data = [OutcomeRow.data] if searched.keeps_windows else []
     query = select(OutcomeRow.content_id, OutcomeRow.vector, *data).where(
         OutcomeRow.spec_id == searched.spec_id, OutcomeRow.status == "done"
     )

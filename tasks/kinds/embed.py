@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from docmill.storage.core.specs import READING_SIZE, Outcome
-from docmill.storage.outputs.output_types import VECTOR, WEIGHTS, Output
+from docmill.storage.outputs.output_types import VECTOR, WEIGHTS, Output, keeps_windows
 from docmill.tasks import prompts
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, windowed
@@ -113,7 +113,7 @@ EMBED = TaskKind(
     families=MappingProxyType(
         {Family.ENCODER: Head.POOLING, Family.DECODER: Head.POOLING, Family.SEQ2SEQ: Head.POOLING}
     ),
-    recipe=lambda spec, traits: Embed(traits.normalizes, keep_all=spec.params.get("windows") == "all"),
+    recipe=lambda spec, traits: Embed(traits.normalizes, keep_all=keeps_windows(spec.params)),
     params=own_prompt,
     default_model="minilm",
     shard=READING_SIZE,
