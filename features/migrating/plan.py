@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from sqlalchemy import select
 
 from docmill.features.migrating import stored_migrations
 from docmill.features.migrating.stored_migrations import ReplaceableStep
 from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import is_current_document, pages, read_texts
+from docmill.storage.core.schema import Document
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
-from docmill.storage.readers.memory import StoredTexts
-from docmill.storage.steps import replacements, steps
+from docmill.storage.readers import Record, Rejection, Source
+from docmill.storage.steps import lineage, replacements, steps
 from docmill.storage.steps.fitted_risks import require_risks
 from docmill.storage.steps.replacements import FILLING, IN_FORCE, SpecReplacement
-from docmill.storage.steps.steps import StepRequest
+from docmill.storage.steps.steps import OpenStep, StepRequest
 from docmill.tasks import kinds
 from docmill.tasks.models import families
 from docmill.tasks.specs import pinning
@@ -30,6 +34,7 @@ from docmill.worker.submit.request import Prepared, spec_of
 
 PROMPTS = frozenset({"prompt", "prompt_name"})  # alternatives: a spec has at most one
 LISTED = 10
+_PAGE = 1_000
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,28 @@ def make_spec(
         options = options.model_copy(update={**dict.fromkeys(PROMPTS & type(options).model_fields.keys()), **chosen})
         left_out = tuple(name for name in left_out if name not in PROMPTS)
     return spec_of(settings, old.kind, model, revision, options), left_out
+
+
+@dataclass
+class StoredTexts(Source):
+    """The texts that the last step of a path reads, of the current documents of a corpus that have one."""
+
+    name: str
+    database: Database
+    corpus_id: int
+    way: Sequence[OpenStep]
+
+    def records(self) -> Iterator[Record | Rejection]:
+        """Yield a record for each document, without the prompt around its text."""
+        columns = (Document.id, Document.key, Document.content_id, Document.meta)
+        query = select(*columns).where(Document.corpus_id == self.corpus_id, is_current_document())
+        for page in pages(self.database, query, Document.id, _PAGE):
+            with self.database.read() as transaction:
+                inputs = lineage.read_inputs(transaction, self.way, {row.id: row.content_id for row in page})
+                texts = read_texts(transaction, {*inputs.values()})
+            for row in page:
+                if row.id in inputs and inputs[row.id] in texts:  # others were removed meanwhile
+                    yield Record(row.key, texts[inputs[row.id]], row.meta, (), row.key)
 
 
 def _require_alike(old: Spec, new: Spec) -> None:

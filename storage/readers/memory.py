@@ -1,4 +1,4 @@
-"""Sources that are no files: texts, dictionaries and Arrow tables of a Python program, and texts that the store has.
+"""Sources that are no files: texts, dictionaries and Arrow tables of a Python program.
 
 https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html describes the interface, which pandas,
 polars, pyarrow, DuckDB and others have.
@@ -9,24 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import select
-
-from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import is_current_document, pages, read_texts
-from docmill.storage.core.schema import Document
 from docmill.storage.extras import PARQUET
 from docmill.storage.readers.errors import ProgramFailed, SourceError, SourceUnsupported
 from docmill.storage.readers.files import Source, check_names, documents
 from docmill.storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options
 from docmill.storage.readers.table import as_row, rows_in_batch, slices
-from docmill.storage.steps import lineage
-from docmill.storage.steps.steps import OpenStep
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, RecordBatchReader
@@ -35,7 +28,6 @@ T = TypeVar("T")
 NAME = "python"
 PLACE = "row"  # `row:0` is the first one
 _DIGEST_CHARS = 16
-_PAGE = 1_000
 _JSON = "extension<arrow.json"
 _INDEX = re.compile(r"__index_level_\d+__")  # pandas' name for row labels without a name
 _EXPECTED = "give a list of texts or of dictionaries, a pandas or polars frame, an Arrow table, or a source's name"
@@ -170,25 +162,3 @@ class NoSource(Source):
     def records(self) -> Iterator[Record | Rejection]:
         """Yield nothing."""
         yield from ()
-
-
-@dataclass
-class StoredTexts(Source):
-    """The texts that the last step of a path reads, of the current documents of a corpus that have one."""
-
-    name: str
-    database: Database
-    corpus_id: int
-    way: Sequence[OpenStep]
-
-    def records(self) -> Iterator[Record | Rejection]:
-        """Yield a record for each document, without the prompt around its text."""
-        columns = (Document.id, Document.key, Document.content_id, Document.meta)
-        query = select(*columns).where(Document.corpus_id == self.corpus_id, is_current_document())
-        for page in pages(self.database, query, Document.id, _PAGE):
-            with self.database.read() as transaction:
-                inputs = lineage.read_inputs(transaction, self.way, {row.id: row.content_id for row in page})
-                texts = read_texts(transaction, {*inputs.values()})
-            for row in page:
-                if row.id in inputs and inputs[row.id] in texts:  # others were removed meanwhile
-                    yield Record(row.key, texts[inputs[row.id]], row.meta, (), row.key)
