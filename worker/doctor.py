@@ -76,7 +76,7 @@ def look_at_database(settings: Settings) -> Iterator[Diagnosis]:
         with database.read() as transaction:
             columns = (Worker.device, Worker.lanes, Worker.device_problem)
             live = transaction.execute(select(*columns).where(Worker.seen_at > db_now() - LIVE_S)).all()
-            before, theirs, after = time.time(), transaction.scalar(select(db_now())), time.time()
+            before, theirs, after = time.time(), transaction.read_clock(), time.time()
         yield workers(live, is_fleet=None not in (settings.database_url, settings.redis_url))
         if database.server is not None:
             yield clock(database.server, before, theirs, after)

@@ -117,7 +117,7 @@ def create_batch(
             return earlier.id
         if budgets.read_reached(transaction, [keys.budget_of(key.name)]):
             raise Refused(KEY_AT_LIMIT, COST_LIMIT)
-        now = transaction.execute(select(db_now())).scalar_one()
+        now = transaction.read_clock()
         row = transaction.insert(ApiBatch).values(
             id=batch_id,
             key=key.name,

@@ -37,7 +37,7 @@ from docmill.features.near_duplicates.methods import (
 from docmill.features.near_duplicates.tables import PAGE, Deduplication, Duplicate, is_repeat, promote
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
-from docmill.storage.core.schema import Corpus, Document, Job, OutcomeRow, Step, db_now
+from docmill.storage.core.schema import Corpus, Document, Job, OutcomeRow, Step
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NothingEmbedded, StorageError
 from docmill.storage.search.search import embedding_of
@@ -134,7 +134,7 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
     last = before if before is not None and _is_alike(database, corpus_id, from_json(before.method), method) else None
     late: set[int] = set()
     with database.read() as transaction:
-        read_at = float(transaction.execute(select(db_now())).scalar_one())
+        read_at = transaction.read_clock()
         is_computing = _is_computing(transaction, method)
     for page in pages(database, query, Document.id, PAGE):
         own = {row.id: row.content_id for row in page}

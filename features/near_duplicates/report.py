@@ -11,7 +11,7 @@ from sqlalchemy import and_, case, func, select
 from docmill.features.near_duplicates.methods import Method, from_json
 from docmill.features.near_duplicates.tables import Deduplication, Duplicate, is_repeat
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import is_current_document, pages
+from docmill.storage.core.lookups import count_rows, is_current_document, pages
 from docmill.storage.core.schema import Content, Document
 from docmill.storage.errors import StorageError
 
@@ -70,8 +70,7 @@ def summarize(database: Database, corpus_id: int, name: str) -> DuplicateCounts:
                 of_content, Content, Content.id == of_content.c.content_id
             )
         ).one()
-        newer = select(func.count()).select_from(Document).where(here, Document.id > last.compared_to)
-        n_new = transaction.scalar(newer) or 0
+        n_new = count_rows(transaction, Document, and_(here, Document.id > last.compared_to))
     documents, texts, repeated_texts, n_chars, repeated_chars = (int(number) for number in totals)
     clusters = int(counts.clusters or 0)
     return DuplicateCounts(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVarTuple
 
 import orjson
-from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, delete, select, tuple_
+from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, delete, func, select, tuple_
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
@@ -167,6 +167,11 @@ def pages(
         if len(page) < size:
             return
         after = page[-1]._mapping[by]
+
+
+def count_rows(transaction: Transaction, table: FromClause | type[Base], condition: ColumnElement[bool]) -> int:
+    """Return the number of rows of a table that meet a condition."""
+    return transaction.scalar(select(func.count()).select_from(table).where(condition)) or 0
 
 
 def delete_page(transaction: Transaction, table: type[Base], condition: ColumnElement[bool], size: int) -> int:

@@ -9,12 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar, TypeVarTuple
 
-from sqlalchemy import Connection, FromClause, Row, Select
+from sqlalchemy import Connection, FromClause, Row, Select, select
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.expression import ColumnElement
 
-from docmill.storage.core.schema import AnyRow, Base
+from docmill.storage.core.schema import AnyRow, Base, db_now
 from docmill.storage.core.specs import StoredKind
 from docmill.storage.errors import StorageError, UnexpectedDatabaseError
 
@@ -59,6 +59,10 @@ class Transaction(ABC):
 
         `database` is its URL for messages. An error with another code becomes an UnexpectedDatabaseError.
         """
+
+    def read_clock(self) -> float:
+        """Return the time by the database's clock, in seconds since 1970."""
+        return float(self.execute(select(db_now())).scalar_one())
 
     @abstractmethod
     def has_table(self, name: str) -> bool:

@@ -17,7 +17,7 @@ from itertools import islice
 from sqlalchemy import ColumnElement, and_, delete, exists, func, not_, or_, select, true, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import SPEC, pages, spec_of
+from docmill.storage.core.lookups import SPEC, count_rows, pages, spec_of
 from docmill.storage.core.schema import (
     Content,
     Document,
@@ -115,8 +115,8 @@ def count_unneeded(database: Database) -> Removed:
             transaction.prefer_indexes()
             for first in range(0, len(loose), PAGE):
                 gone = _unneeded(transaction, {*loose[first : first + PAGE]})
-                outcomes = select(func.count()).where(OutcomeRow.content_id.in_(gone))
-                total += Removed(contents=len(gone), outcomes=transaction.scalar(outcomes) or 0)
+                outcomes = count_rows(transaction, OutcomeRow, OutcomeRow.content_id.in_(gone))
+                total += Removed(contents=len(gone), outcomes=outcomes)
     return total
 
 

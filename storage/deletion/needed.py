@@ -136,7 +136,7 @@ def _needing(transaction: Transaction, spec_id: int, older_than_s: float) -> lis
     """Return the corpora in which a spec was not replaced, or takes the place of another."""
     query = select(Corpus.id, Corpus.name).join(Job, Job.corpus_id == Corpus.id).join(Step, Step.job_id == Job.id)
     corpora = transaction.execute(query.where(Step.spec_id == spec_id).distinct().order_by(Corpus.id)).all()
-    now = transaction.execute(select(db_now())).scalar_one()
+    now = transaction.read_clock()
     needing = []
     for corpus in corpora:
         of_corpus = replacements.read_replacements(transaction, corpus.id)

@@ -18,7 +18,7 @@ import orjson
 from sqlalchemy import ColumnElement, Select, and_, delete, func, not_, or_, select, tuple_, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import delete_page, find_corpus, pages
+from docmill.storage.core.lookups import count_rows, delete_page, find_corpus, pages
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.schema import (
     Contender,
@@ -225,15 +225,13 @@ LOOK = 5_000  # superseded versions examined in one transaction
 def count_versions(transaction: Transaction, older_than_s: float) -> Removed:
     """Return the numbers of versions (`documents`) and readings (`ingests`) that `remove_versions` would remove."""
     goes = are_removable(older_than_s)
-    versions = select(func.count()).select_from(Document).where(goes)
-    readings = select(func.count()).select_from(Ingest).where(_is_unneeded(older_than_s, not_(goes)))
-    return Removed(documents=transaction.scalar(versions) or 0, ingests=transaction.scalar(readings) or 0)
+    readings = count_rows(transaction, Ingest, _is_unneeded(older_than_s, not_(goes)))
+    return Removed(documents=count_rows(transaction, Document, goes), ingests=readings)
 
 
 def count_readings(transaction: Transaction, older_than_s: float, jobs: Select[int | None]) -> int:
     """Return the number of readings that `remove_readings` would remove once these jobs are gone."""
-    unneeded = _is_unneeded(older_than_s, jobs=jobs)
-    return transaction.scalar(select(func.count()).select_from(Ingest).where(unneeded)) or 0
+    return count_rows(transaction, Ingest, _is_unneeded(older_than_s, jobs=jobs))
 
 
 def remove_versions(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
@@ -432,7 +430,7 @@ def trace(database: Database, text: str, files: Sequence[Path] = ()) -> Trace:
         here = {(row.name, row.key) for row in current if row.holds_it and not row.gone}
         vanished = {(row.name, row.key) for row in current if row.gone}
         outcomes, output_of = (
-            transaction.scalar(select(func.count()).select_from(OutcomeRow).where(column == content_id)) or 0
+            count_rows(transaction, OutcomeRow, column == content_id)
             for column in (OutcomeRow.content_id, OutcomeRow.output_id)
         )
         indexed = _indexed(transaction, content_id)
@@ -452,8 +450,7 @@ def trace(database: Database, text: str, files: Sequence[Path] = ()) -> Trace:
 def _indexed(transaction: Transaction, content_id: int) -> int:
     """Return the number of the text's vectors in side tables, whose foreign keys leave none without the text."""
     tables = [pgvector_index.side_table(spec_id) for spec_id in pgvector_index.list_spec_ids(transaction)]
-    counts = [select(func.count()).select_from(table).where(table.c.content_id == content_id) for table in tables]
-    return sum(transaction.scalar(count) or 0 for count in counts)
+    return sum(count_rows(transaction, table, table.c.content_id == content_id) for table in tables)
 
 
 def _remnants(files: Sequence[Path], text: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import delete_page
+from docmill.storage.core.lookups import count_rows, delete_page
 from docmill.storage.core.schema import (
     SUMMED,
     Base,
@@ -288,31 +288,28 @@ class Rule:
     is_upkeep: bool = True
 
 
-def _n(transaction: Transaction, table: type[Base], condition: ColumnElement[bool]) -> int:
-    return transaction.scalar(select(func.count()).select_from(table).where(condition)) or 0
-
-
 def _count_runs(transaction: Transaction, age_s: float) -> dict[str, int]:
     runs = old_runs(age_s)
     jobs = select(PipelineRun.job_id).where(PipelineRun.id.in_(runs))
-    n_jobs = _n(transaction, Job, Job.id.in_(jobs))
+    n_jobs = count_rows(transaction, Job, Job.id.in_(jobs))
     return {
-        "pipeline_run": _n(transaction, PipelineRun, or_(PipelineRun.id.in_(runs), runs_without_job(age_s))),
+        "pipeline_run": count_rows(transaction, PipelineRun, or_(PipelineRun.id.in_(runs), runs_without_job(age_s))),
         "job": n_jobs,
-        "shard": _n(transaction, Shard, Shard.job_id.in_(jobs)),
+        "shard": count_rows(transaction, Shard, Shard.job_id.in_(jobs)),
         "ingest": removal.count_readings(transaction, age_s, jobs) if n_jobs else 0,
     }
 
 
 def _count_step_texts(transaction: Transaction, age_s: float) -> dict[str, int]:
     jobs = select(Job.id).where(jobs_with_needless_texts(age_s))
-    return {"step_text": _n(transaction, StepText, StepText.job_id.in_(jobs))}
+    return {"step_text": count_rows(transaction, StepText, StepText.job_id.in_(jobs))}
 
 
 def _count_rejections(transaction: Transaction, age_s: float) -> dict[str, int]:
     read = select(Job.ingest_id).where(ended_before(age_s))
     return {
-        table.__tablename__: _n(transaction, table, table.ingest_id.in_(read)) for table in (RejectionRow, Contender)
+        table.__tablename__: count_rows(transaction, table, table.ingest_id.in_(read))
+        for table in (RejectionRow, Contender)
     }
 
 
@@ -332,7 +329,7 @@ def _count_versions(transaction: Transaction, age_s: float) -> dict[str, int]:
 
 
 def _count_results(transaction: Transaction, age_s: float) -> dict[str, int]:
-    return {"outcome": _n(transaction, OutcomeRow, needed.are_droppable(transaction, age_s))}
+    return {"outcome": count_rows(transaction, OutcomeRow, needed.are_droppable(transaction, age_s))}
 
 
 RULES = (

@@ -135,7 +135,7 @@ def lanes(database: Database, only: str | None = None, only_job: int | None = No
 
 def _passed_until(transaction: Transaction, lane: str) -> float:
     """Return a time before which no waiting shard was dispatched, unless its message was lost."""
-    now = transaction.execute(select(db_now())).scalar_one()
+    now = transaction.read_clock()
     return max(0.0, min(last_dispatched(transaction, lane, "done"), now) - PASSED_S)
 
 

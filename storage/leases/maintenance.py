@@ -78,7 +78,7 @@ def contact(database: Database, lease_s: float) -> float:
 
     def work(transaction: Transaction) -> float:
         note = transaction.execute(transaction.for_update(_LAST_NOTE)).one_or_none()
-        now: float = transaction.execute(select(db_now())).scalar_one() if note is None else note.now
+        now: float = transaction.read_clock() if note is None else note.now
         gap_s = lease_s if note is None else now - note.until
         if abs(gap_s) > lease_s / 2:
             held = update(Shard).where(IS_RUNNING, Shard.lease_until < now + lease_s)

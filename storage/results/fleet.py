@@ -27,7 +27,6 @@ from docmill.storage.core.schema import (
     Shard,
     SpecRow,
     Worker,
-    db_now,
 )
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.diagnosis import STALE_INGEST_S
@@ -129,7 +128,7 @@ def read_workers(transaction: Transaction, now: float) -> Workers:
 def list_workers(database: Database) -> list[FleetWorker]:
     """Return the workers with the latest heartbeats by host and device, the live ones first."""
     with database.read() as transaction:
-        now = transaction.scalar(select(db_now())) or 0.0
+        now = transaction.read_clock()
         rows = transaction.execute(select(Worker).order_by(Worker.seen_at.desc()).limit(MOST)).all()
         workers, _, _ = _workers(transaction, rows, now)
         return sorted(workers, key=lambda worker: not worker.live)
@@ -269,7 +268,7 @@ class Fleet:
 def read_fleet(database: Database, lanes: Collection[str]) -> Fleet:
     """Return the state of the fleet; `lanes` are all kinds of tasks."""
     with database.read() as transaction:
-        now = transaction.scalar(select(db_now())) or 0.0
+        now = transaction.read_clock()
         workers = read_workers(transaction, now).live
         return Fleet(
             at=now,

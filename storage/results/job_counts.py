@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import func, not_, or_, select
+from sqlalchemy import and_, func, not_, or_, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import pages
+from docmill.storage.core.lookups import count_rows, pages
 from docmill.storage.core.schema import Document, Job, Runtime, Shard
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
@@ -122,8 +122,7 @@ def _counts(transaction: Transaction, job: Job, way: list[OpenStep]) -> FlagCoun
 def _not_selected(transaction: Transaction, job: Job, way: list[OpenStep]) -> int:
     flagged = way[-1].flagged
     if (name := way[-1].leaves_out) is not None:
-        left_out = select(func.count()).select_from(Document).where(visible(job), not_(is_read(name)))
-        return transaction.scalar(left_out) or 0
+        return count_rows(transaction, Document, and_(visible(job), not_(is_read(name))))
     if flagged is None:
         return 0
     query, outcomes = lineage.join_outcomes(select(func.count()).select_from(Document), way[:-1])

@@ -110,7 +110,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         corpus = keyed.corpus_id if keyed else lookups.corpus_id(transaction, request.corpus)
         lock_corpus(transaction, corpus)
         last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
-        now = transaction.execute(select(db_now())).scalar_one()
+        now = transaction.read_clock()
         adopted = (keyed.id, keyed.ingest_id) if keyed else None
         if request.key is None:
             adopted = _unfinished(transaction, request, corpus)

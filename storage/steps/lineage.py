@@ -256,8 +256,7 @@ def may_be_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -
 
 def count_removed(transaction: Transaction, job: Job) -> int:
     """Return the number of documents of a finished job (its row) whose version was removed since."""
-    left = transaction.scalar(select(func.count()).select_from(Document).where(visible(job))) or 0
-    return max(0, job.n_documents - left)
+    return max(0, job.n_documents - lookups.count_rows(transaction, Document, visible(job)))
 
 
 def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> int:

@@ -7,10 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Shard, db_now
+from docmill.storage.core.schema import Shard
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.worker.harness import kill_group, kill_machine, until
 
@@ -31,7 +30,7 @@ def test_what_a_killed_worker_held_is_claimable_within_a_lease_and_done_by_its_n
             leases = fleet.shards(Shard.owner, Shard.lease_until)
             until(lambda: lost not in fleet.owners(), "what it held is taken from it")
             with fleet.database.read() as transaction:
-                now = transaction.execute(select(db_now())).scalar_one()
+                now = transaction.read_clock()
             lapsed = all(row.lease_until < now for row in leases if row.owner == lost)
             assert lapsed or not elsewhere, "a lease that holds protects"
             assert fleet.finish(job).done == 7 * SHARD_TEXTS
