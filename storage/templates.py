@@ -160,7 +160,7 @@ def _parsed(template: str) -> Template:
 
 
 def over_metadata(params: Mapping[str, Any]) -> Template | Questions | Messages | None:
-    """Return the templates in a spec's parameters, if they read metadata. Then the spec computes what they render."""
+    """Return the templates in a spec's parameters, if they read metadata: then the spec computes rendered prompts."""
     if MESSAGES in params:
         return Messages(
             params[MESSAGES].removesuffix(_OPTIONAL), replace(parse(params.get(PROMPT, "{text}")), strips=False)

@@ -81,7 +81,7 @@ def _read(transaction: Transaction, query: str) -> list[dict[str, Any]]:
 
 
 def _references() -> str:
-    """Return the query for the rows with a foreign key whose row is not there."""
+    """Return the query for rows whose foreign key refers to a missing row."""
     tables = [table for metadata in collections_of_tables() for table in metadata.sorted_tables]
     return "\nUNION ALL\n".join(
         _lacking(constraint)

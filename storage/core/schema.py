@@ -616,7 +616,7 @@ class PipelineRow(Base):
 class PipelineRun(Base):
     """One run of a pipeline: when it was due (None for one by hand), and the job that it became.
 
-    `state`: due, reading (its source), running (its job), done, failed, skipped (the one before was still going).
+    `state`: due, reading (its source), running (its job), done, failed, skipped (an earlier run was still going).
     `handed_at` is the time when a worker was last asked to continue it. `owner` holds it under a lease
     (`storage.pipelines.pipelines`): a worker that reads the source or writes the output, or a command that runs it.
     """
@@ -702,8 +702,9 @@ ADDED_BY_SHARD = {
 
 
 class ShardCount(Base):
-    """Shards of a job by step, lane and state: `n` of them, of which `n_suspect` are suspects, and the sums of their
-    columns. They were held for `held_ms`, from start to end.
+    """The number `n` of a job's shards by step, lane and state, with the sums of their columns.
+
+    `n_suspect` of them are suspects. Workers held them for `held_ms`, from start to end.
 
     Counts are kept so that a status or a metric costs the same however many shards and results there are. Triggers
     keep this table and `WorkCount`, so they hold for every writer: workers of the release before, and SQL by hand.

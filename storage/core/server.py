@@ -1,4 +1,4 @@
-"""The schemes of a PostgreSQL server's URLs, and time limits for one that does not answer. It loads no driver."""
+"""The schemes of a PostgreSQL server's URLs, and time limits for a silent server. It loads no driver."""
 
 from __future__ import annotations
 

@@ -103,9 +103,9 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves; the driver would say it too late
     cursor = connection.cursor()
     _use_wal(cursor)
-    cursor.execute("PRAGMA synchronous=FULL")  # with WAL, NORMAL may lose what was committed before a power cut
+    cursor.execute("PRAGMA synchronous=FULL")  # with WAL, NORMAL may lose the last commits before a power cut
     cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA secure_delete=ON")  # what is deleted or replaced leaves the file, and not only its tables
+    cursor.execute("PRAGMA secure_delete=ON")  # deleted and replaced values leave the file, too
     cursor.execute("PRAGMA cache_size=-65536")
     cursor.close()
 

@@ -23,7 +23,7 @@ V = TypeVar("V")
 Ts = TypeVarTuple("Ts")
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]  # the values of many rows, column by column
-# An option of a query's execution: a server sends its values, of which many are bytes, as they are and not as text.
+# An option of a query's execution: a server sends the values in binary, since many are bytes.
 IN_BINARY = "docmill_in_binary"
 # The numbers of advisory locks. Two jobs that share one wait for each other.
 _CONTENTS, _COUNTS, _WALKS, _JOBS = 0x646F636D696C6C, 0x636F756E7473, 0x77616C6B, 2**31
@@ -73,8 +73,8 @@ class Transaction(ABC):
     # Advisory locks keep garbage collection from racing with new references, and a job's two planners apart. Many
     # transactions may refer to contents at once, or one may collect contents. Without the lock collection could drop
     # an outcome that a job has just counted as done. For a step with a prompt for each document, one planner walks
-    # the documents and another follows outputs to documents. Each looks for what the other has written, and must not
-    # miss it.
+    # the documents and another follows outputs to documents. Each looks for the rows of the other, and must not
+    # miss any.
 
     def advisory_lock(self, *key: int, shared: bool = False) -> None:
         """Lock a number of 64 bits, or two of 32 bits."""

@@ -204,7 +204,7 @@ def drop(
     needed: Callable[[Transaction], Collection[int]] = lambda _transaction: (),
     rule: str | None = None,
 ) -> Removed:
-    """Drop old results of these specs, or of all, and then what nothing needs. Those of unfinished jobs stay.
+    """Drop old results of these specs, or of all, and then unneeded contents. Results of unfinished jobs stay.
 
     A dropped result is computed again when a job needs it. Each page leaves out specs that are `needed` by then, and
     notes the rule of retention by which results go.

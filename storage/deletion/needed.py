@@ -54,7 +54,7 @@ def needed_specs(transaction: Transaction, age_s: float) -> set[int]:
 
 
 def _of_jobs(transaction: Transaction, age_s: float) -> set[int]:
-    """Return the specs of all steps of needed jobs: a step's results go with those of the step that it reads."""
+    """Return the specs of all steps of needed jobs. A step's results stay with those of the step that it reads."""
     last = select(func.max(PipelineRun.id)).where(PipelineRun.job_id.is_not(None))
     of_pipeline = select(PipelineRun.job_id).where(
         PipelineRun.id.in_(last.group_by(PipelineRun.pipeline_id, PipelineRun.state))

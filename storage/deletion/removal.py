@@ -205,7 +205,7 @@ def remove_rows(transaction: Transaction, documents: Sequence[Any]) -> Removed:
 
 
 def settle(database: Database) -> bool:
-    """Empty a SQLite file's journal, which still holds what was removed. Return False if a reader prevented it."""
+    """Empty a SQLite file's journal, which still has the removed rows. Return False if a reader prevents it."""
     if database.server is not None:
         return True
     with database.idle() as cursor:
@@ -235,7 +235,7 @@ def count_readings(transaction: Transaction, older_than_s: float, jobs: Select[i
 
 
 def remove_versions(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
-    """Remove versions that were superseded long ago, then what nothing needs, then readings."""
+    """Remove versions that were superseded long ago, then unneeded contents, then readings."""
     budget = budget or RemovalBudget()
     query = select(Document.id, are_removable(older_than_s).label("goes")).where(Document.superseded_by.is_not(None))
     ids = ([version.id for version in page if version.goes] for page in pages(database, query, Document.id, LOOK))
@@ -287,7 +287,7 @@ def are_removable(older_than_s: float) -> ColumnElement[bool]:
 def _superseded_since(since: ColumnElement[float]) -> Select[int]:
     """Return a query for the document that superseded another, if its reading was read since.
 
-    It finds nothing if that document was removed: the one it superseded is older still.
+    It finds nothing if that document was removed: then the superseded document is older still.
     """
     later, reading = Document.__table__.alias("later_version").c, Ingest.__table__.alias("later_reading").c
     read_at = func.coalesce(reading.finished_at, reading.seen_at)

@@ -56,7 +56,7 @@ def sweep(database: Database, ages: Ages) -> None:
 
 
 def apply(database: Database, ages: Ages, budget: RemovalBudget | None = None) -> tuple[dict[str, int], bool]:
-    """Remove what each rule says, and texts that nothing needs, until the budget is spent.
+    """Apply each rule, and remove unneeded texts, until the budget is spent.
 
     Return the number of removed rows by rule, and False if the budget was used up, so that more may be left.
     """

@@ -37,8 +37,8 @@ _ENDS = re.compile(r"[#:/]")  # after a file's name in a key: a record's id or n
 class Unread:
     """Records that were rejected, and files of kinds that were left out (`left_out`, by suffix).
 
-    `first` is the place of the first rejection, and `unknown` that of the first one that may be any document. A
-    source without any record `is_empty`.
+    `first` is the place of the first rejection, and `unknown` the place of the first rejection that may be any
+    document. A source without any record `is_empty`.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Diagnose why a job makes no progress, and what is wrong with the workers of a machine."""
+"""Diagnose why a job makes no progress, and find problems of a machine's workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Cause(StrEnum):
 class JobSnapshot:
     """The facts that decide whether a job makes progress. Ages are in seconds.
 
-    `refusals` are those of the lane's live workers, newest first. Without a live worker there is only the last one.
+    `refusals` are those of the lane's live workers, newest first; without a live worker, the last refusal.
     """
 
     state: str

@@ -221,8 +221,8 @@ def lost_hints(
     """Mark queued shards whose message was lost as dispatched now. Return their ids, for the caller to publish again.
 
     A message counts as lost if its shard is still queued after `grace_s` although the lane's queue is empty, or
-    although a shard that was dispatched later has been claimed. So does one that was dispatched in the future: the
-    clock went back.
+    although a shard that was dispatched later has been claimed. If a shard was dispatched in the future, the clock
+    went back, and its message counts as lost, too.
     """
 
     def work(transaction: Transaction) -> list[int]:

@@ -138,7 +138,7 @@ def choose_newcomers(claimants: Sequence[Claimant], priority: int) -> list[int]:
 def count_affordable(rest: float, ended_cost: float, n_shards: int) -> int:
     """Return the number of shards to have in flight, so that little is spent beyond a cost limit.
 
-    It is the `rest` of the limit, with what those in flight have cost so far, divided by the mean cost of the
+    It is the `rest` of the limit, including the cost so far of shards in flight, divided by the mean cost of the
     `n_shards` that ended. The first shard runs alone, to measure that cost.
     """
     if not n_shards:

@@ -57,5 +57,5 @@ def selected(data: ColumnElement[Any], form: Form, *keys: str | int) -> ColumnEl
     value = _at(data, keys)
     if form is Form.TEXT:
         return value.as_string()  # type: ignore[no-any-return]
-    # SQLite quotes what is not there as the JSON value null.
+    # SQLite returns a missing value as the JSON value null.
     return func.nullif(value, literal_column("'null'"), type_=Text())

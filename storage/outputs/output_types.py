@@ -78,7 +78,7 @@ def read_confidence(outcome: Stored) -> dict[str, float]:
 class OutputType(ABC):
     """The type of a kind's outputs. `plural` names them in messages; `feeds_steps` if a later step can read them.
 
-    `confidence` has those of `CONFIDENCE` that outputs of the type may have.
+    `confidence` are the columns of `CONFIDENCE` that outputs of the type may have.
     """
 
     name: str
@@ -126,7 +126,7 @@ class OutputType(ABC):
         """Return a line for people about a result under a spec with these parameters."""
 
     def remark(self, result: Result, params: Params) -> str | None:
-        """Return a remark for people on an output that lacks what was looked for. The result may have no output."""
+        """Return a remark for people on an output without an answer or a finding. The result may have no output."""
         return None
 
 
@@ -138,7 +138,7 @@ def column(
     *,
     stored: tuple[str | int, ...] = (),
 ) -> OutputColumn:
-    """Return the column of a result's key. A view selects what is `stored`, unless `sql` says something else."""
+    """Return the column of a result's key. A view selects the value at `stored`, unless there is an `sql`."""
     if stored and sql is None:
         sql = in_data(form, *stored[1:]) if stored[0] == "data" else _of_outcome(str(stored[0]))
     return OutputColumn(name, form, lambda result: result.get(name), suffix, sql, stored)
@@ -149,7 +149,7 @@ def _of_outcome(name: str) -> Callable[[FromClause], ColumnElement[Any]]:
 
 
 def in_data(form: Form, *keys: str | int) -> Callable[[FromClause], ColumnElement[Any]]:
-    """Return the function that selects what is under these keys of an outcome's data."""
+    """Return the function that selects the value under these keys of an outcome's data."""
 
     def sql(outcome: FromClause) -> ColumnElement[Any]:
         from docmill.storage.outputs.json_columns import selected  # SQLAlchemy takes long to import

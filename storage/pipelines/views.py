@@ -90,7 +90,7 @@ def make(database: Database, pipeline: str, corpus: str, requests: Sequence[Step
 
 
 def replace_in(transaction: Transaction, pipeline: str, corpus: str, requests: Sequence[StepRequest]) -> None:
-    """Replace the views of a pipeline by those of other specs for the same steps, which have the same columns.
+    """Replace the views of a pipeline by views of other specs for the same steps, with the same columns.
 
     On a server the views keep their grants, and the views over them.
     """

@@ -248,7 +248,7 @@ def _open(request: dict[str, Any], options: SourceOptions) -> OpenTable:
 
 
 def _table(dataset: IterableDataset, options: SourceOptions) -> OpenTable:
-    """Return the rows, of which pictures and sounds stay undecoded bytes."""
+    """Return the rows. Pictures and sounds stay undecoded bytes."""
     batches = (batch for rows in dataset.with_format("arrow").iter(_ROWS_AT_ONCE) for batch in rows.to_batches())
     ahead = list(islice(batches, 1))
     columns = ahead[0].schema.names if ahead else dataset.column_names or [options.text_field, options.id_field]
@@ -327,7 +327,7 @@ def _segments(batches: Iterator[RecordBatch]) -> Iterator[TableSegment]:
     try:
         for batch in batches:
             yield batch.num_rows, slices(batch)
-    except Exception as error:  # whatever the library raises on what it cannot read, or loses on the way
+    except Exception as error:  # whatever the library raises on damage, or on a lost connection
         raise BrokenStream(f"it cannot be read on ({type(error).__name__})") from error
 
 

@@ -159,7 +159,7 @@ def _up_to_the_header(source: _Lines) -> tuple[int, str]:
 
 
 def _delimiter(line: str, default: str, options: SourceOptions) -> str:
-    """Return the delimiter of a header: the one that gives the wanted fields, else the one that gives the most."""
+    """Return the delimiter that gives a header with the wanted fields, else with the most fields."""
 
     def merit(delimiter: str) -> tuple[bool, int]:
         names = next(csv.reader([line], delimiter=delimiter), [])

@@ -249,7 +249,7 @@ def _page(raw: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def _declared(raw: bytes) -> str:
-    """Return Python's name for the declared encoding; UTF-8 for an unknown one, and for one that is not of text."""
+    """Return Python's name for the declared encoding; UTF-8 if it is unknown, or not an encoding of text."""
     said = None if bom_length(raw) else _META.search(raw[:_PRESCANNED])
     name = (said and python_name(said.group(1).decode())) or "utf-8"
     return _MEANT.get(name, name)

@@ -109,7 +109,7 @@ def _rows(data: object, options: SourceOptions) -> Rows:
 
 
 def _given(values: Iterable[T]) -> Iterator[T]:
-    """Yield what a program gives. Raises ProgramFailed for an error of its own."""
+    """Yield the values of a program. Raises ProgramFailed for the program's own errors."""
     try:
         yield from values
     except Exception as error:

@@ -193,7 +193,7 @@ def refuse_options(source: str, options: SourceOptions, *taken: str) -> None:
 
 
 def check_columns(columns: Sequence[str], name: str, options: SourceOptions) -> None:
-    """Raise FieldUnknown if a table lacks the text's column, has too many, or two of one name."""
+    """Raise FieldUnknown if a table lacks the text's column, or has too many columns, or two with one name."""
     if len(columns) > MAX_FIELDS:
         raise FieldUnknown(f"{name}: it has {len(columns):,} columns; up to {MAX_FIELDS:,} are read")
     if len(set(columns)) != len(columns):

@@ -60,7 +60,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Document:
-    """A file that is one document: text, or what a library extracts from a format that has a media type.
+    """A file that is one document: text, or a format with a media type, from which a library extracts the text.
 
     `is_text` says that its bytes are text: they are decoded to UTF-8 first, and may be compressed.
     """

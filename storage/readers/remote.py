@@ -322,7 +322,7 @@ def _file_name(url: str) -> str:
 
 
 def mask_secrets(source: str) -> str:
-    """Return a source as it may be stored and said: a URL without a password, and with harmless parameters alone."""
+    """Return a source for the store and for messages: a URL without a password, and with harmless parameters only."""
     scheme, separator, rest = source.partition("://")
     if not separator:
         return path_text(source)
@@ -344,9 +344,9 @@ def mask_secrets(source: str) -> str:
 
 
 def _mask(parameters: str, address: str) -> str:
-    """Return what stands for parameters of which one may be a secret; others have another mask.
+    """Return the mask of parameters that may contain a secret. Different parameters have different masks.
 
-    What gives access does not count, since it may be new each time. The digest takes long to guess by.
+    Parameters that give access do not count, since they may be new each time. A slow digest hinders guesses.
     """
     kept = [part for part in re.split("[&;]", parameters) if not _OF_ACCESS.fullmatch(part.partition("=")[0])]
     if not kept or parameters.startswith(_MASK):

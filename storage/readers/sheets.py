@@ -38,8 +38,8 @@ _EXACT = 2.0**53  # Excel has no whole numbers; below this a float is one exactl
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     """Yield the rows of one sheet, each with the number that the sheet gives it.
 
-    The sheet is the one that the options name, else the only visible one with rows. So is the row of the header, else
-    it is the first row that is not empty.
+    The options name the sheet and the row of its header. By default these are the only visible sheet with rows, and
+    its first row that is not empty.
 
     Raises SourceError, and BrokenStream if the process ends early.
     """

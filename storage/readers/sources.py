@@ -129,7 +129,7 @@ def scheme_of(source: str) -> str | None:
 
 
 def path_of(source: str) -> Path | None:
-    """Return the path of a source on this machine; None for one that is elsewhere, and for standard input."""
+    """Return the path of a source on this machine; None for a source elsewhere, and for standard input."""
     scheme = scheme_of(source)
     if (known := SCHEMES.get(scheme or "")) is not None:
         return known.path_of(source)
@@ -139,7 +139,7 @@ def path_of(source: str) -> Path | None:
 
 
 def open_file(path: Path, options: SourceOptions, place: str | None = None) -> Source:
-    """Return the source of one file on a disk; its kind, keys and messages are those of `place`, else of its name."""
+    """Return the source of one file on a disk. Its kind, keys and messages come from `place`, else from its name."""
     return open_content(on_disk(path, place), options)
 
 
@@ -153,7 +153,7 @@ def _open_part(path: Path, options: SourceOptions, place: str) -> Source:
 
 
 def open_content(content: SourceFile, options: SourceOptions) -> Source:
-    """Return the source of one file of records or documents, or that is one document, by its name."""
+    """Return the source of one file, by the kind of its name."""
     reader = reader_of(content.place)
     if reader is None:
         suffix, _ = kind_of(content.place)

@@ -261,7 +261,7 @@ def in_frames(
                 for frame in framed(_lines(batch, number, options, as_json)):
                     yield {}, frame
                 number += batch.num_rows
-        except Exception:  # whatever the library raises on what it cannot read
+        except Exception:  # whatever the library raises on damage
             yield {"damaged": [number, first + n_rows - 1]}, b""
         first += n_rows
 

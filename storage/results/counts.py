@@ -42,7 +42,7 @@ class StoreTotals:
     lapses: Mapping[str, int]
     failures: Mapping[LaneLabel, int]
     flags: Mapping[LaneLabel, int]
-    records: Mapping[str, int]  # read from sources, by what the reading made of them
+    records: Mapping[str, int]  # read from sources, by result: new, changed, unchanged, repeated or rejected
 
 
 def count_open_shards(transaction: Transaction) -> Sequence[AnyRow]:
@@ -100,7 +100,7 @@ def recount(database: Database) -> dict[str, int]:
 def _correct(
     transaction: Transaction, invariant: str, table: type[ShardCount | WorkCount], key: Sequence[str]
 ) -> int:
-    """Add to the kept counts what the rows that break an invariant lack. On SQLite a key has one row."""
+    """Add the differences in the rows that break an invariant to the kept counts. On SQLite a key has one row."""
     transaction.lock_counts()
     broken = find_broken(transaction, invariant)
     for row in broken:

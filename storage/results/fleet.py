@@ -120,7 +120,7 @@ class Workers:
 
 
 def read_workers(transaction: Transaction, now: float) -> Workers:
-    """Return the live workers with what they hold and refuse."""
+    """Return the live workers with their shards and refusals."""
     rows = transaction.execute(select(Worker).where(Worker.seen_at > now - LIVE_S)).all()
     return Workers(*_workers(transaction, rows, now))
 

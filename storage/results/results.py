@@ -325,7 +325,7 @@ def _failures_of(key: str, steps: Sequence[OpenStep], outcomes: Mapping[int, Any
 def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | None:
     """Return the documents without a result and their outcomes, by one statement; None if there are more than FEW.
 
-    Without an ORDER BY, so that the database may begin with whichever table has less to read, and stop at FEW.
+    Without an ORDER BY, so that the database may begin with the table that has less to read, and stop at FEW.
     """
     query = select(Document.id, Document.key, Document.seq).select_from(Document)
     query, outcomes = lineage.join_outcomes(query, [step])

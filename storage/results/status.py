@@ -422,7 +422,7 @@ def _standing(job: _JobRow, step: _StepRow, sums: ShardSums, workers: Workers, l
 
 
 def _with_losses(transaction: Transaction, status: JobStatus, job: Job) -> JobStatus:
-    """Return a status with what was removed of the job, and the rules of retention that removed it."""
+    """Return a status with the counts of removed rows, and the rules of retention that removed them."""
     steps = read_steps(transaction, job.id)
     lost = removed = 0
     if may_be_lost(transaction, job, steps):

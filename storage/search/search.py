@@ -57,8 +57,8 @@ class StoredHit:
 def choose(database: Database, names: Sequence[str], job_id: int | None = None) -> Searched:
     """Return the corpus with the first of these names, and the spec of its latest embed job or of the job `job_id`.
 
-    If that spec was replaced in the corpus, it is the one in its place (`storage.steps.replacements`). Other specs
-    are offered if they have results. Raises NotFound, and NothingEmbedded if there is no such job, or no vector
+    If that spec was replaced in the corpus, return the spec in its place (`storage.steps.replacements`). Messages
+    offer other specs with results. Raises NotFound, and NothingEmbedded if there is no such job, or no vector
     of a current document.
     """
     with database.read() as transaction:
@@ -131,9 +131,9 @@ def _name_of(job: _EmbedJob) -> str:
 
 
 def _first_answering(jobs: Sequence[_EmbedJob], replaced: Sequence[SpecReplacement]) -> Sequence[_EmbedJob]:
-    """Return a corpus's embed jobs, the latest first, but before them the one that answers for the latest.
+    """Return a corpus's embed jobs, beginning with the job that answers, then the latest first.
 
-    They are different jobs after a migration to another model, and during its backfill.
+    The job that answers is not the latest after a migration to another model, and during its backfill.
     """
     if not jobs:
         return jobs

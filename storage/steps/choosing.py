@@ -53,7 +53,7 @@ def as_text(flags: ColumnElement[Any]) -> ColumnElement[str]:
 def condition(
     flagged: Flagged, *written: ColumnElement[str], outcomes: Sequence[FromClause] = ()
 ) -> ColumnElement[bool]:
-    """Return a condition on columns of flags as text, of which none is NULL, taken together.
+    """Return the condition that several columns of flags, as text and never NULL, meet together.
 
     `outcomes` are tables with the numbers that the condition compares; they are taken together, too.
     """

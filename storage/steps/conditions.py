@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 OUTPUT_REMARKS = frozenset(
     {"reduced", "windowed", "already_in_target", "output_nul_replaced", "output_surrogate_replaced"}
 )
-REMARKS = OUTPUT_REMARKS | {  # and those of readers
+REMARKS = OUTPUT_REMARKS | {  # and the remarks of readers
     *("attachments_left_out", "value_left_out", "recognized", "nul_replaced", "surrogate_replaced"),
     ASSUMED_CP1252,  # `assumed_cp1252@17`: the offset of the first byte
 }

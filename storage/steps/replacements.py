@@ -128,7 +128,7 @@ def specs_in_force(replacements: Sequence[SpecReplacement]) -> dict[Spec, Spec]:
 def with_specs(requests: Sequence[StepRequest], specs: Mapping[Spec, Spec]) -> tuple[StepRequest, ...]:
     """Return steps with their specs replaced.
 
-    An escalation to the same spec is left out, and so is one that would compute other prompts.
+    An escalation is left out if it has the same spec, or would compute other prompts.
     """
     changed = []
     for request in requests:

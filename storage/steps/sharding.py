@@ -70,7 +70,7 @@ def split(content_ids: Sequence[int]) -> list[list[int]]:
 
 
 def extent(contents: Sequence[int], sizes: Mapping[int, int]) -> dict[str, Any]:
-    """Return the columns of a shard that say what it holds. `sizes` has the lengths of its contents in characters."""
+    """Return a shard's columns for its contents. `sizes` has the lengths of the contents in characters."""
     n_chars = sum(sizes.get(content_id, 0) for content_id in contents)
     return {"contents": pack(contents), "n_contents": len(contents), "n_chars": n_chars}
 

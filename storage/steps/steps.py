@@ -158,7 +158,7 @@ def _open(row: AnyRow) -> OpenStep:
 
 
 def open_steps(transaction: Transaction, requests: Sequence[StepRequest]) -> tuple[OpenStep, ...]:
-    """Return requested steps as those of a job would be. Specs that are not stored yet are stored."""
+    """Return requested steps as the steps of a job would be. New specs are stored."""
     numbers = {request.name: seq for seq, request in enumerate(requests)}
     further = count(len(requests))
     made = []

@@ -58,7 +58,7 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Row
 
 
 class _Table:
-    """Sheets of a workbook with the same columns, and the counts of what they do not hold."""
+    """Sheets of a workbook with the same columns, and counts of cut and left out values."""
 
     def __init__(self, workbook: Workbook, columns: Sequence[Column]) -> None:
         self.n_rows = 0
@@ -77,7 +77,7 @@ class _Table:
             self._write(at, place, column.form, column.value(row))
 
     def remark(self) -> str:
-        """Return sentences on what the workbook lacks; empty if it lacks nothing."""
+        """Return sentences on several sheets, and on cut and left out values; empty if there are none."""
         said = []
         if self._n_sheets > 1:
             said.append(f"They are on {self._n_sheets} sheets, since a sheet has {MOST_ROWS:,} rows.")
@@ -119,7 +119,7 @@ class _Table:
 
 
 def _cut(text: str) -> str | None:
-    """Return a text that is longer than a cell can hold as one that is not; None for other texts."""
+    """Return a text cut to the length of a cell, with a note; None for a text that fits."""
     raw = text.encode("utf-16-le") if len(text) > MOST_CHARS // 2 else b""
     if len(raw) <= 2 * MOST_CHARS:
         return None
