@@ -149,24 +149,22 @@ def source_of_records(
 
 
 class StreamSource(Source):
-    """JSON lines from standard input. Records that were read to check the fields are kept and yielded first."""
+    """JSON lines from standard input."""
 
     name = "-"
 
     def __init__(self, stream: BinaryIO, options: SourceOptions) -> None:
-        self._options = options
         self._counted = Counted(stream)
         rows = streams.of_text(jsonl.rows)(buffered(self._counted), self.name, options)
-        self._rows = until_broken(rows, lambda: f"{self.name}@{self._counted.bytes_read}")
-        self._peeked = check_names(self._rows, self.name, options)
+        until_end = until_broken(rows, lambda: f"{self.name}@{self._counted.bytes_read}")
+        self._records = read_once(until_end, self.name, options)
 
     @property
     def bytes_read(self) -> int:
         return self._counted.bytes_read
 
     def records(self) -> Iterator[Record | Rejection]:
-        peeked, self._peeked = self._peeked, []
-        return documents(chain(peeked, self._rows), self.name, self._options)
+        return self._records
 
 
 def check_names(rows: Rows, name: str, options: SourceOptions) -> list[Row | Rejection]:
@@ -203,6 +201,11 @@ def documents(rows: Iterable[Row | Rejection], name: str, options: SourceOptions
     items = (document(row, name, options) if isinstance(row, Row) else row for row in rows)
     with finding_bugs(name):
         yield from up_to(options.limit, items)
+
+
+def read_once(rows: Rows, name: str, options: SourceOptions) -> Iterator[Record | Rejection]:
+    """Return the documents of rows that cannot be read again. The first rows are read at once, to check the names."""
+    return documents(chain(check_names(rows, name, options), rows), name, options)
 
 
 def up_to(limit: int | None, items: Iterator[Record | Rejection]) -> Iterator[Record | Rejection]:

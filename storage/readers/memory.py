@@ -12,12 +12,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from docmill.storage.extras import PARQUET
 from docmill.storage.readers.errors import ProgramFailed, SourceError, SourceUnsupported
-from docmill.storage.readers.files import Source, check_names, documents
+from docmill.storage.readers.files import Source, read_once
 from docmill.storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options
 from docmill.storage.readers.table import as_row, rows_in_batch, slices
 
@@ -45,14 +44,11 @@ class MemorySource(Source):
         refuse_options("a program", options)
         self.name = NAME if has_corpus else f"{NAME} {_digest(data, options)}"
         self._once = _is_read_once(data) and not has_corpus
-        self._options = options
-        self._rows = _rows(data, options)
-        self._peeked = check_names(self._rows, PLACE, options)
+        self._records = read_once(_rows(data, options), PLACE, options)
 
     def records(self) -> Iterator[Record | Rejection]:
-        peeked, self._peeked = self._peeked, []
         try:
-            yield from documents(chain(peeked, self._rows), PLACE, self._options)
+            yield from self._records
         except ProgramFailed as error:
             error.once = self._once
             raise
