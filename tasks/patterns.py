@@ -66,12 +66,12 @@ def urls(text: str) -> Iterator[tuple[int, int]]:
         start, end = match.span()
         while text[start] in "0123456789+.-":
             start += 1
-        end = _without_surroundings(text, start, end)
+        end = _find_address_end(text, start, end)
         if text[end - 1].isalnum() or text[start:end].rstrip("/\\")[-1:] not in {":", ""}:
             yield start, end
 
 
-def _without_surroundings(text: str, start: int, end: int) -> int:
+def _find_address_end(text: str, start: int, end: int) -> int:
     """Return the end of an address without the punctuation after it, and without a bracket that was opened before."""
     inside = text[start:end]
     surplus = {close: inside.count(close) - inside.count(opening) for close, opening in _BRACKETS.items()}
@@ -98,12 +98,12 @@ def ip_addresses(text: str) -> Iterator[tuple[int, int]]:
         if _is_address(re.sub(r"\b0+(?=\d)", "", match.group())):
             yield match.span()
     for match in _SIX.finditer(text) if ":" in text else ():
-        place = _six(text, *match.span())
+        place = _find_ipv6(text, *match.span())
         if place is not None:
             yield place
 
 
-def _six(text: str, start: int, end: int) -> tuple[int, int] | None:
+def _find_ipv6(text: str, start: int, end: int) -> tuple[int, int] | None:
     """Return the offsets of the IPv6 address in a run of words and colons; None if there is none."""
     for _ in range(_MOST_WORDS):
         start += len(_BEFORE_SIX.match(text, start, end).group())  # type: ignore[union-attr]
@@ -229,7 +229,7 @@ def phones(text: str, regions: Collection[str]) -> Iterator[tuple[int, int]]:
     """Yield the offsets of international numbers of possible length, and of valid national numbers of the regions."""
     import phonenumbers
 
-    places = [*_international(text)]
+    places = [*_find_international(text)]
     yield from places
     starts = [start for start, _end in places]
     seen: set[tuple[int, int]] = set()
@@ -245,7 +245,7 @@ def phones(text: str, regions: Collection[str]) -> Iterator[tuple[int, int]]:
                 yield place
 
 
-def _international(text: str) -> Iterator[tuple[int, int]]:
+def _find_international(text: str) -> Iterator[tuple[int, int]]:
     at = 0
     while match := _INTERNATIONAL.search(text, at):
         start, end = match.span()

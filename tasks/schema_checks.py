@@ -284,7 +284,7 @@ def _problems_of_keywords(schema: Schema, place: SchemaPath) -> Iterator[tuple[S
     for key in schema:
         if key in _REFUSED:
             yield (*place, key), f"a model cannot be held to {key}; {_REFUSED[key]}"
-        elif key not in _BINDING and (near := _slip_of(key)):
+        elif key not in _BINDING and (near := _find_misspelt(key)):
             yield (*place, key), f"there is no keyword {key}; did you mean {near}?"
     for key in ("exclusiveMinimum", "exclusiveMaximum"):
         if isinstance(schema.get(key), bool):
@@ -296,7 +296,7 @@ def _problems_of_keywords(schema: Schema, place: SchemaPath) -> Iterator[tuple[S
         yield (*place, "items"), f"it has {len(items)} schemas; use prefixItems of draft 2020-12"
 
 
-def _slip_of(key: str) -> str | None:
+def _find_misspelt(key: str) -> str | None:
     """Return the binding keyword that an unknown keyword misspells. Other unknown keywords are annotations."""
     near = (name for name in find_similar(key, _BINDING - {"not"}) if abs(len(name) - len(key)) <= 1)
     return next(near, None)
@@ -365,7 +365,7 @@ def _check_grammar(schema: Schema) -> None:
         return
     if (reason := problem(schema)) is not None:
         place, reason = _find_place(schema, reason)
-        raise BadSchema(f"cannot be kept at {pointer(place)}: {_in_our_words(reason)}")
+        raise BadSchema(f"cannot be kept at {pointer(place)}: {_add_advice(reason)}")
     text = shortest(schema)
     if text is None:
         raise BadSchema("allows no record that ends: does a required property contain itself?")
@@ -375,7 +375,7 @@ def _check_grammar(schema: Schema) -> None:
         raise BadSchema(f"cannot be kept: a record that the grammar allows is not valid; {broken}")
 
 
-def _in_our_words(reason: str) -> str:
+def _add_advice(reason: str) -> str:
     """Return llguidance's reason, with advice."""
     if reason.startswith("oneOf"):
         return "its alternatives overlap; use anyOf in place of oneOf"

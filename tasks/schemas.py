@@ -24,11 +24,11 @@ GRAMMAR = 1
 def walk(schema: Schema, place: SchemaPath = ()) -> Iterator[tuple[SchemaPath, Schema]]:
     """Yield a schema, then its inner schemas, each with the keys that lead to it. Leaves out true and false."""
     yield place, schema
-    for key, inner in _inner(schema):
+    for key, inner in _list_inner(schema):
         yield from walk(inner, (*place, *key))
 
 
-def _inner(schema: Schema) -> Iterator[tuple[SchemaPath, Schema]]:
+def _list_inner(schema: Schema) -> Iterator[tuple[SchemaPath, Schema]]:
     pairs: list[tuple[SchemaPath, Any]] = [((key,), schema.get(key)) for key in ONE]
     for key in SEVERAL:
         pairs += [((key, number), inner) for number, inner in enumerate(schema.get(key, ()))]
@@ -153,9 +153,12 @@ def drop_repetitions(value: Any, schema: Any, root: Schema) -> Any:
     References in ``schema`` lead into ``root``.
     """
     if isinstance(value, dict):
-        return {name: drop_repetitions(inner, _inside(schema, name, root), root) for name, inner in value.items()}
+        return {
+            name: drop_repetitions(inner, _find_property_schema(schema, name, root), root)
+            for name, inner in value.items()
+        }
     if isinstance(value, list):
-        for form in reversed(_forms(schema, root)):
+        for form in reversed(_list_forms(schema, root)):
             value = [drop_repetitions(item, form.get("items"), root) for item in value]
             value = _without_repetitions(value) if form.get("uniqueItems") else value
     return value
@@ -195,12 +198,12 @@ def merge_records(records: Sequence[Any], schema: Schema) -> Any:
 
 
 def _merge(first: Any, other: Any, schema: Any, root: Schema) -> Any:
-    forms = _forms(schema, root)
+    forms = _list_forms(schema, root)
     if any(first in form.get("enum", [form["const"]] if "const" in form else []) for form in forms):
         return other if first is None or first == "" else first
     if isinstance(first, dict) and isinstance(other, dict):
         merged = {
-            name: _merge(first[name], other[name], _inside(schema, name, root), root)
+            name: _merge(first[name], other[name], _find_property_schema(schema, name, root), root)
             if name in first and name in other
             else first.get(name, other.get(name))
             for name in dict.fromkeys([*first, *other])
@@ -213,7 +216,7 @@ def _merge(first: Any, other: Any, schema: Any, root: Schema) -> Any:
     return other if first is None or first == "" else first
 
 
-def _inside(schema: Any, name: str, root: Schema, outer: frozenset[int] = frozenset()) -> Schema:
+def _find_property_schema(schema: Any, name: str, root: Schema, outer: frozenset[int] = frozenset()) -> Schema:
     """Return the schema of an object's property: by its name and patterns, else by ``additionalProperties``."""
     form = follow(schema, root)
     patterns, others = form.get("patternProperties", {}), form.get("additionalProperties")
@@ -225,7 +228,7 @@ def _inside(schema: Any, name: str, root: Schema, outer: frozenset[int] = frozen
     def within(key: str) -> list[Schema]:
         inner = [each for each in form.get(key, ()) if id(each) not in outer]  # a reference may lead back
         objects = [each for each in inner if "object" in (types(follow(each, root)) or ("object",))]
-        return [_inside(each, name, root, outer | {id(each)}) for each in objects]
+        return [_find_property_schema(each, name, root, outer | {id(each)}) for each in objects]
 
     # An alternative that says nothing about the property would lift the bounds of the others.
     told_by = [[each for each in within(key) if each["allOf"]] for key in ("anyOf", "oneOf")]
@@ -233,21 +236,21 @@ def _inside(schema: Any, name: str, root: Schema, outer: frozenset[int] = frozen
     return {"allOf": [*stated, *within("allOf"), *several]}
 
 
-def _forms(schema: Any, root: Schema, outer: frozenset[int] = frozenset()) -> list[Schema]:
+def _list_forms(schema: Any, root: Schema, outer: frozenset[int] = frozenset()) -> list[Schema]:
     """Return a schema and its alternatives, with references resolved."""
     form = follow(schema, root)
     alternatives = (*form.get("anyOf", ()), *form.get("oneOf", ()), *form.get("allOf", ()))
     inner = [each for each in alternatives if id(each) not in outer]  # a reference may lead back
-    return [form, *(found for each in inner for found in _forms(each, root, outer | {id(each)}))]
+    return [form, *(found for each in inner for found in _list_forms(each, root, outer | {id(each)}))]
 
 
 def _room(schema: Any, root: Schema, name: str, bound: str) -> int | None:
     """Return the most members of a value of type ``name``; None without such a type or a positive bound."""
-    most = _most(schema, root, name, bound)
+    most = _count_most(schema, root, name, bound)
     return None if most in {0, inf} else int(most)
 
 
-def _most(schema: Any, root: Schema, name: str, bound: str, outer: frozenset[int] = frozenset()) -> float:
+def _count_most(schema: Any, root: Schema, name: str, bound: str, outer: frozenset[int] = frozenset()) -> float:
     """Return the most members of a value: the lowest bound of ``allOf``, and the highest of other alternatives."""
     form = follow(schema, root)
     if (named := types(form)) and name not in named:
@@ -255,7 +258,7 @@ def _most(schema: Any, root: Schema, name: str, bound: str, outer: frozenset[int
 
     def of(word: str) -> list[float]:
         inner = [each for each in form.get(word, ()) if id(each) not in outer]
-        return [_most(each, root, name, bound, outer | {id(each)}) for each in inner]
+        return [_count_most(each, root, name, bound, outer | {id(each)}) for each in inner]
 
     widest = [max(most) for word in ("anyOf", "oneOf") if (most := of(word))]
     stated: float = form.get(bound, inf)

@@ -45,12 +45,16 @@ class SpanRecorder:
     ) -> Span:
         """Begin a span of the SDK."""
         others = [
-            Link(get_current_span(_within(link)).get_span_context())
+            Link(get_current_span(_make_context(link)).get_span_context())
             for link in dict.fromkeys(links)
             if link is not None and link != parent
         ]
         return self._tracer.start_span(
-            name, context=_within(parent), kind=SpanKind[kind.upper()], attributes=dict(attributes), links=others
+            name,
+            context=_make_context(parent),
+            kind=SpanKind[kind.upper()],
+            attributes=dict(attributes),
+            links=others,
         )
 
     def fail(self, span: Span, error: str) -> None:
@@ -82,7 +86,7 @@ class _Exporter(trace_exporter.OTLPSpanExporter):
         return result
 
 
-def _within(parent: str | None) -> Context:
+def _make_context(parent: str | None) -> Context:
     """Return a context with the span of this `traceparent`."""
     carrier = {} if parent is None else {"traceparent": parent}
     return TraceContextTextMapPropagator().extract(carrier, Context())

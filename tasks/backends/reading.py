@@ -44,14 +44,14 @@ def as_given(encoded: Encoded) -> str:
 def reading_of(assignment: Assignment) -> CoderAndTraits:
     """Return the coder and the traits of a spec's model. Raises CannotServe if they need the weights."""
     if assignment.head in heads.LOADERS:
-        return _of_encoder(assignment)
+        return _read_encoder(assignment)
     if assignment.head is Head.MATCHING:
         from docmill.tasks.backends.gliner_backend import reading_of as reading_of_words
 
         return CoderAndTraits(*reading_of_words(assignment), as_given)
     writer = _open_writer(assignment)
     coder = TokenCoder(writer.tokens.encode, writer.limit_tokens)
-    return CoderAndTraits(coder, writer.traits, _by(writer.tokens.tokenizer))
+    return CoderAndTraits(coder, writer.traits, _decode_by(writer.tokens.tokenizer))
 
 
 def require_weights(assignment: Assignment) -> None:
@@ -79,7 +79,7 @@ def rehearse(assignment: Assignment) -> None:
         _open_writer(assignment)
 
 
-def _of_encoder(assignment: Assignment) -> CoderAndTraits:
+def _read_encoder(assignment: Assignment) -> CoderAndTraits:
     import torch
 
     from docmill.tasks.backends.loading import WeightsNeeded, without_weights
@@ -89,7 +89,7 @@ def _of_encoder(assignment: Assignment) -> CoderAndTraits:
             model = heads.load(assignment, torch.float32)
     except WeightsNeeded as error:
         raise CannotServe(f"{assignment.spec.model} cannot show how it reads a text without its weights.") from error
-    shown = as_given if model.tokens is None else _by(model.tokens.tokenizer)
+    shown = as_given if model.tokens is None else _decode_by(model.tokens.tokenizer)
     return CoderAndTraits(model, model.traits, shown)
 
 
@@ -107,7 +107,7 @@ def _open_writer(assignment: Assignment) -> Completion | Generation:
     return completion_of(opening)
 
 
-def _by(tokenizer: PreTrainedTokenizerBase) -> Callable[[Encoded], str]:
+def _decode_by(tokenizer: PreTrainedTokenizerBase) -> Callable[[Encoded], str]:
     """Return the function that decodes windows.
 
     A Marian tokenizer has one vocabulary for its inputs and another for its outputs.

@@ -67,7 +67,7 @@ class Tokens:
         """
         other = copy.copy(self)
         other.prefix = prefix
-        other._frame = prefix.__add__ if suffix is None else partial(_between, prefix, suffix, trims)
+        other._frame = prefix.__add__ if suffix is None else partial(_frame_text, prefix, suffix, trims)
         other.overhead = other.encode([""])[0].tokens
         return other
 
@@ -113,7 +113,7 @@ class Tokens:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Return the tokens of each text as the model reads it. The tokenizer gets some texts at a time."""
         encoded: list[Encoded] = []
-        for portion in _portions(texts):
+        for portion in _split_texts(texts):
             framed, beside = [*map(self._frame, portion)], self._beside
             pair = (framed, None) if beside is None else (framed, [beside] * len(portion))
             features = self.tokenizer(
@@ -159,10 +159,10 @@ class PlacedTokens(Tokens):
             start, end = offsets[number]
             starts.append(start)
             ends.append(end)
-            inside.append(ids[number] != unknown and self._goes_on(names[number], text, start, end))
+            inside.append(ids[number] != unknown and self._continues_word(names[number], text, start, end))
         return Places(leading, starts, ends, inside)
 
-    def _goes_on(self, token: str, text: str, start: int, end: int) -> bool:
+    def _continues_word(self, token: str, text: str, start: int, end: int) -> bool:
         """Return True for a token that continues a word, as transformers' pipeline guesses it."""
         if self._marks_words:
             return len(token) != end - start
@@ -191,13 +191,13 @@ def pairs(tokens: Tokens, limit_tokens: int, *, first: bool = False) -> Callable
     return lambda sentence: TokenCoder(tokens.paired(sentence, first=first).encode, limit_tokens)
 
 
-def _between(prefix: str, suffix: str, trims: tuple[bool, bool], text: str) -> str:
+def _frame_text(prefix: str, suffix: str, trims: tuple[bool, bool], text: str) -> str:
     at_start, at_end = trims
     text = text.lstrip() if at_start else text
     return prefix + (text.rstrip() if at_end else text) + suffix
 
 
-def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+def _split_texts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yield texts in portions of ``_PORTION_CHARS``: a tokenizer's output takes a hundred times their memory."""
     start = n_chars = 0
     for end, text in enumerate(texts):

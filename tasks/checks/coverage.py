@@ -153,7 +153,7 @@ def _find_lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: f
                     bound = cost + min(half, _MOST_UNLIKELY) - _ROUNDING
                     if bound - _SHARED > least:  # too expensive even if all words are shared
                         continue
-                    shared = _shared(ours.beginnings[taken][row], theirs.beginnings[matched][column])
+                    shared = _compute_saving(ours.beginnings[taken][row], theirs.beginnings[matched][column])
                     if bound - shared > least:
                         continue
                     cost += -math.log(max(math.erfc(math.sqrt(half)), _LEAST_PROBABILITY)) - shared
@@ -170,7 +170,7 @@ def _find_lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: f
     return lost[::-1]
 
 
-def _shared(ours: int, theirs: int) -> float:
+def _compute_saving(ours: int, theirs: int) -> float:
     """Return the saving of cost by the shared words of two groups of sentences; below 0 if few words are shared."""
     least = min(ours.bit_count(), theirs.bit_count())
     return _SHARED * ((ours & theirs).bit_count() / least - _BY_CHANCE) if least else 0.0

@@ -126,14 +126,14 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     added = _Side(after, before, context.target, context.source)
     has_nouns = not _CAPITALIZED_NOUNS.isdisjoint({context.source, context.target})
     if context.shortened:
-        yield from map(_report_invented, _first((*added.exact, *_added_by_summary(added, has_nouns))))
+        yield from map(_report_invented, _find_first((*added.exact, *_added_by_summary(added, has_nouns))))
         return
     invented = [name for name in (*added.exact, *added.formed) if name.form == "exact" or _is_invented(name, before)]
-    yield from map(_report_invented, _first(invented))
+    yield from map(_report_invented, _find_first(invented))
     gone = [
         name for name in lost.formed if not after.has_longer(name.letters) and not after.has_shorter(name.letters)
     ]
-    for name in _first((*lost.exact, *gone)):
+    for name in _find_first((*lost.exact, *gone)):
         evidence = f"{quoted(name.written)} of the input is not in the output."
         yield Finding(FLAG, evidence, lost=(name.start, name.end))
     for name, old in _find_replaced(lost, added, has_nouns):
@@ -181,7 +181,7 @@ def _find_replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple
             pairs[name] = [old for old in places if _is_gone(old, name, lost, added)]
     if not added.is_english:  # several names in a row are a translated title
         pairs = {name: olds for name, olds in pairs.items() if not any(_adjoin(name, other) for other in pairs)}
-    yield from ((name, pairs[name][-1]) for name in _first(name for name, olds in pairs.items() if olds))
+    yield from ((name, pairs[name][-1]) for name in _find_first(name for name, olds in pairs.items() if olds))
 
 
 def _is_there(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> bool:
@@ -245,7 +245,7 @@ def _never(_word: str) -> bool:
     return False
 
 
-def _first(names: Iterable[WrittenName]) -> list[WrittenName]:
+def _find_first(names: Iterable[WrittenName]) -> list[WrittenName]:
     """Return the first name of each spelling."""
     return list({name.written: name for name in reversed(list(names))}.values())[::-1]
 
@@ -385,7 +385,7 @@ class Text:
     def is_english(self) -> bool:
         """True if most of the lower-case words are ordinary English words."""
         small = [word for word in words(self.text) if word.islower() and word.isalpha() and len(word) > 2]
-        known = _known()
+        known = _read_words()
         return len(small) >= _LEAST_WORDS and sum(word in known for word in small) >= _MOSTLY * len(small)
 
     def has_small(self, name: WrittenName) -> bool:
@@ -578,12 +578,12 @@ _LEAST_WORDS = 5
 
 def is_ordinary(word: str) -> bool:
     """Return True for an ordinary English word in lower case, or a regular form of such a word."""
-    known = _known()
+    known = _read_words()
     return word in known or any(
         word.endswith(ending) and word.removesuffix(ending) + instead in known for ending, instead in _ENDINGS
     )
 
 
 @cache
-def _known() -> frozenset[str]:
+def _read_words() -> frozenset[str]:
     return frozenset(WORDS.read_text(encoding="utf-8").split())

@@ -39,30 +39,30 @@ class _Number:
 
     @property
     def digits(self) -> str:
-        return _plain("".join(self.parts))
+        return _normalize("".join(self.parts))
 
 
 def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the numbers that only the output has, and, unless it may be shorter, those that it lacks."""
-    before, after = list(_numbers(source_text)), list(_numbers(output))
+    before, after = list(_find_numbers(source_text)), list(_find_numbers(output))
     if not before and not after:
         return
-    for number in _missing(after, before, source_text, context.source):
+    for number in _find_missing(after, before, source_text, context.source):
         yield Finding(FLAG, f"{number.written} is not in the input.", number.start, number.end)
     if not context.shortened:
-        for number in _missing(before, after, output, context.target):
+        for number in _find_missing(before, after, output, context.target):
             evidence = f"{number.written} of the input is not in the output."
             yield Finding(FLAG, evidence, lost=(number.start, number.end))
         if before and after:
             yield from _other_units(source_text, output)
 
 
-def _numbers(text: str) -> Iterator[_Number]:
+def _find_numbers(text: str) -> Iterator[_Number]:
     for match in _NUMBER.finditer(text):
         yield _Number(match.group(), *match.span(), tuple(_SEPARATORS.split(match.group())))
 
 
-def _missing(wanted: list[_Number], present: list[_Number], text: str, language: str | None) -> list[_Number]:
+def _find_missing(wanted: list[_Number], present: list[_Number], text: str, language: str | None) -> list[_Number]:
     """Return the wanted numbers that a text has neither in digits nor in words. ``present`` are its numbers."""
     known = _all(present)
     missing = [number for number in wanted if not _has(known, number)]
@@ -72,7 +72,7 @@ def _missing(wanted: list[_Number], present: list[_Number], text: str, language:
         from text_to_num import alpha2digit
 
         for code in read:
-            known |= _all(_numbers(alpha2digit(text, code, threshold=0)))
+            known |= _all(_find_numbers(alpha2digit(text, code, threshold=0)))
     else:
         missing = [number for number in missing if len(number.digits) > _SMALL_DIGITS]
     return [number for number in missing if not _has(known, number) and not _is_decade(known, number)]
@@ -95,11 +95,11 @@ def _unit(written: str) -> str:
 
 
 def _all(numbers: Collection[_Number] | Iterator[_Number]) -> set[str]:
-    return {digits for number in numbers for digits in (number.digits, *map(_plain, number.parts))}
+    return {digits for number in numbers for digits in (number.digits, *map(_normalize, number.parts))}
 
 
 def _has(known: Collection[str], number: _Number) -> bool:
-    return number.digits in known or all(_plain(part) in known for part in number.parts)
+    return number.digits in known or all(_normalize(part) in known for part in number.parts)
 
 
 def _is_decade(known: Collection[str], number: _Number) -> bool:
@@ -110,7 +110,7 @@ def _is_decade(known: Collection[str], number: _Number) -> bool:
     return len(number.digits) == century and number.digits[-short:] in known
 
 
-def _plain(digits: str) -> str:
+def _normalize(digits: str) -> str:
     """Return digits as ASCII, without leading zeros."""
     ascii_digits = digits if digits.isascii() else "".join(str(unicodedata.decimal(digit)) for digit in digits)
     return ascii_digits.lstrip("0") or "0"

@@ -49,8 +49,8 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the worst loop of words, or the most frequent phrase, or loops of characters and doubled words."""
     words = folded(output)
     repeats = _repeats(words)
-    if repeats and (loop := _worst(words)) is not None:
-        before = _worst(folded(source_text)) if _repeats(folded(source_text)) else None
+    if repeats and (loop := _find_worst(words)) is not None:
+        before = _find_worst(folded(source_text)) if _repeats(folded(source_text)) else None
         if before is None or loop.times > before.times:
             start, end = span(output, loop.first, loop.last)
             _, unit_end = span(output, loop.first, loop.first + loop.period - 1)
@@ -62,7 +62,7 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
         return
     yield from _characters(source_text, output)
     if repeats and context.target == _UNDOUBLED:
-        yield from _doubled(source_text, output)
+        yield from _find_doubled(source_text, output)
 
 
 def _repeats(words: Sequence[str]) -> bool:
@@ -73,7 +73,7 @@ def _repeats(words: Sequence[str]) -> bool:
     return len(set(threes)) < len(threes)
 
 
-def _worst(words: Sequence[str]) -> _Loop | None:
+def _find_worst(words: Sequence[str]) -> _Loop | None:
     return max(_loops(words), key=lambda loop: (loop.times, loop.period), default=None)
 
 
@@ -90,12 +90,12 @@ def _loops(words: Sequence[str]) -> Iterator[_Loop]:
         distance = place - last.get(three, place)
         last[three] = place
         if distance != period:
-            yield from _ended(begun, place, period)
+            yield from _end_loop(begun, place, period)
             period, begun = distance, place
-    yield from _ended(begun, len(words) - 2, period)
+    yield from _end_loop(begun, len(words) - 2, period)
 
 
-def _ended(begun: int, end: int, period: int) -> Iterator[_Loop]:
+def _end_loop(begun: int, end: int, period: int) -> Iterator[_Loop]:
     """Yield the loop of the words from ``begun`` to before ``end`` with this period, if it is long enough."""
     loop = _Loop(begun - period, end + 1, period or 1)
     least = 2 if period >= _LONG_WORDS else _TIMES
@@ -132,7 +132,7 @@ def _characters(source_text: str, output: str) -> Iterator[Finding]:
             return
 
 
-def _doubled(source_text: str, output: str) -> Iterator[Finding]:
+def _find_doubled(source_text: str, output: str) -> Iterator[Finding]:
     for match in _DOUBLED.finditer(output):
         unit = match.group(1).lower()
         if unit not in _MAY_DOUBLE and match.group().lower() not in source_text.lower():

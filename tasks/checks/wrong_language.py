@@ -30,8 +30,10 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield a finding if the output is surely in a wrong language."""
     if not languages.EXTRA.is_installed or (context.target is None and not context.same_language):
         return
-    sampled = _sampled(output)
-    if sampled is not None and languages.same_language(sampled, context.target or _sampled(source_text) or ""):
+    sampled = _guess_from_sample(output)
+    if sampled is not None and languages.same_language(
+        sampled, context.target or _guess_from_sample(source_text) or ""
+    ):
         return
     guesses = _guesses(output)
     if (detected := _language(guesses)) is None:
@@ -44,7 +46,7 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     yield Finding(FLAG, f"The output looks {detected} ({guesses[0][1]:.0%}), not {name}: {quoted(output)}")
 
 
-def _sampled(text: str) -> str | None:
+def _guess_from_sample(text: str) -> str | None:
     """Return the language of a sample of a text's words, if it is sure; None for a short text."""
     words = text[:_READ_CHARS].split()
     step = len(words) // _SAMPLE_WORDS

@@ -305,10 +305,10 @@ def _modules(spec: Spec, device: str, folders: ModelFolders, backend: str) -> li
     assignment = Assignment(spec, folder, device, folders.cache, head, alone=len(names) == 1)
     contested = head in heads.LOADERS and not assignment.alone
     first = choice.Contest.of(names, assignment).opening_order[0] if contested else names[0]
-    return _of_offer(offers[first], assignment)
+    return _name_modules(offers[first], assignment)
 
 
-def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
+def _name_modules(offer: Offer, assignment: Assignment) -> list[str]:
     implementation = offer.implementation.partition(":")[0]
     if assignment.head not in heads.LOADERS:
         return [implementation]

@@ -148,7 +148,7 @@ class Answer:
         sure: list[float | None] = []
         flags = list(windowed(computed.windows))
         for name, of_question in zip(self.questions.names, each, strict=True):
-            if (written := _written(of_question)) is not None:
+            if (written := _find_written(of_question)) is not None:
                 record[name], is_truncated = written
                 flags += ["output_truncated"] if is_truncated else []
             else:
@@ -222,7 +222,7 @@ def _begins(window: Window) -> bool:
     return window.start == 0 if window.places is None else window.places.first == 0
 
 
-def _written(computations: Sequence[Computation]) -> tuple[str | None, bool] | None:
+def _find_written(computations: Sequence[Computation]) -> tuple[str | None, bool] | None:
     """Return the first answer that a model wrote for a text's windows, and True if it is truncated.
 
     None if the model does not write.

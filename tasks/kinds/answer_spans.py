@@ -80,7 +80,7 @@ def best_answers(
     best: list[tuple[float, int, int]] = []
     for block in _blocks(text, windows, longest):
         total.add(block.logits)
-        best = _distinct([*best, *block.best(count)], count)
+        best = _choose_distinct([*best, *block.best(count)], count)
     spans = tuple(AnswerSpan(start, end, logit, total.share(logit)) for logit, start, end in best)
     return Answers(spans, null, None if null is None else total.share(null))
 
@@ -107,7 +107,7 @@ class _Block:
             places = np.flatnonzero(logits >= least)  # all equal logits, so that the order does not depend on chance
             rows, lengths = np.divmod(places, self.logits.shape[1])
             chars = self.starts[rows].tolist(), self.ends[rows + lengths].tolist()
-            answers = _distinct(list(zip(logits[places].tolist(), *chars, strict=True)), count)
+            answers = _choose_distinct(list(zip(logits[places].tolist(), *chars, strict=True)), count)
             if len(answers) == count or taken == n_real:
                 return answers
             taken *= 2
@@ -133,7 +133,7 @@ class _Total:
         return math.exp(logit - self.most) / self.powers
 
 
-def _distinct(answers: Sequence[tuple[float, int, int]], count: int) -> list[tuple[float, int, int]]:
+def _choose_distinct(answers: Sequence[tuple[float, int, int]], count: int) -> list[tuple[float, int, int]]:
     """Return the best answers at different characters, the best first. Equal answers are in the order of the text."""
     kept: dict[tuple[int, int], float] = {}
     for logit, start, end in sorted(answers, key=lambda answer: (-answer[0], answer[1], answer[2])):
@@ -148,7 +148,7 @@ def _blocks(text: str, windows: Sequence[ScoredTokens], longest: int) -> Iterato
     """
     carried: npt.NDArray[np.float32] = np.empty((0, longest), np.float32)
     for (places, scores), after in zip_longest(windows, windows[1:]):
-        starts, ends = _trimmed(text, places)
+        starts, ends = _trim_places(text, places)
         logits = _logits(scores, starts, ends, longest)
         n_carried = len(carried)
         np.maximum(logits[:n_carried], carried, out=logits[:n_carried])
@@ -174,7 +174,7 @@ def _logits(
     return np.asarray(logits, np.float32)
 
 
-def _trimmed(text: str, places: Places) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _trim_places(text: str, places: Places) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the start of the answers that begin with each token, and the end of the answers that end with it.
 
     White space at a token's ends is left out. A token of white space has the start of the next other token, or the

@@ -132,7 +132,7 @@ def _recipe(spec: Spec, traits: Traits) -> Recipe:
     return Entailment(hypotheses(params), traits.pairs, bool(params.get("multi_label")), classify)
 
 
-def _with_place(value: str | None) -> str | None:
+def _require_place(value: str | None) -> str | None:
     if value is not None and value.count(PLACE) != 1:
         raise wrong_value(f"must have {PLACE} once, where a label goes")
     return value
@@ -145,7 +145,7 @@ class ClassifyOptions(KindOptions):
     labels: GivenLabels = None
     hypothesis: Annotated[
         str | None,
-        AfterValidator(_with_place),
+        AfterValidator(_require_place),
         Field(
             description=f"Sentence that an NLI model judges; {{}} stands for a label.  [default: {HYPOTHESIS}]",
             examples=["It is about {}."],
@@ -208,16 +208,16 @@ def _other_models(options: KindOptions) -> tuple[str, ...]:
 def _chat(spec: Spec) -> PromptFrame:
     """Return the request for a label of a text, for a model that follows instructions."""
     request = "Choose the label that fits the text below best. Answer with the label only.\n\nLabels:"
-    return PromptFrame(f"{request}\n{_listed(spec)}\n\nText:\n", "")
+    return PromptFrame(f"{request}\n{_list_labels(spec)}\n\nText:\n", "")
 
 
 def _pattern(spec: Spec, _shown: bool) -> PromptFrame:
     """Return the request as a pattern that a base model completes with a label."""
     before = pattern("Text", "Label", ())
-    return PromptFrame(f"Labels:\n{_listed(spec)}\n\n{before.before}", before.after)
+    return PromptFrame(f"Labels:\n{_list_labels(spec)}\n\n{before.before}", before.after)
 
 
-def _listed(spec: Spec) -> str:
+def _list_labels(spec: Spec) -> str:
     """Return the labels as sorted lines, since PostgreSQL does not keep their order."""
     labels = sorted(spec.params["labels"].items())
     return "\n".join(f"- {label}" if words == label else f"- {label}: {words}" for label, words in labels)

@@ -168,7 +168,7 @@ def find_labeled(computed: Computed, aggregation: Strategy) -> list[LabeledSpan]
         if isinstance(output, TokenScores) and window.places is not None
     ]
     if len(scored) == len(pairs):
-        return _of_tokens(computed.text, scored, aggregation)
+        return _read_tokens(computed.text, scored, aggregation)
     # The backend found spans itself, at places in the window.
     return [
         (span.label, window.start + span.start, window.start + span.end, span.score)
@@ -178,7 +178,7 @@ def find_labeled(computed: Computed, aggregation: Strategy) -> list[LabeledSpan]
     ]
 
 
-def _of_tokens(
+def _read_tokens(
     text: str, scored: Sequence[tuple[Places, TokenScores]], aggregation: Strategy
 ) -> list[LabeledSpan] | None:
     import numpy as np
@@ -223,7 +223,7 @@ def entities(
         begins[0] = True
     firsts = np.flatnonzero(begins)
     lasts = np.append(firsts[1:], len(scores)) - 1
-    words = _of_words(scores, firsts, lasts, strategy)
+    words = _score_words(scores, firsts, lasts, strategy)
     places, best = words.argmax(axis=1), words.max(axis=1)
     tags = [_tag(label) for label in labels]
     spans = []
@@ -235,7 +235,7 @@ def entities(
     return spans
 
 
-def _of_words(
+def _score_words(
     scores: npt.NDArray[np.float32], firsts: npt.NDArray[np.int64], lasts: npt.NDArray[np.int64], strategy: Strategy
 ) -> npt.NDArray[np.float32]:
     """Return the scores of each word's labels."""

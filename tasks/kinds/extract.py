@@ -120,17 +120,17 @@ def citations(record: Mapping[str, GivenJson], text: str) -> dict[str, list[int]
     places = TextIndex(text)
     return {
         schemas.pointer(path).removeprefix("#"): [*place] if (place := places.of(value)) else None
-        for path, value in _leaves(record)
+        for path, value in _walk_leaves(record)
     }
 
 
-def _leaves(value: GivenJson, path: SchemaPath = ()) -> Iterator[tuple[SchemaPath, str | int | float]]:
+def _walk_leaves(value: GivenJson, path: SchemaPath = ()) -> Iterator[tuple[SchemaPath, str | int | float]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _leaves(inner, (*path, name))
+            yield from _walk_leaves(inner, (*path, name))
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            yield from _leaves(inner, (*path, number))
+            yield from _walk_leaves(inner, (*path, number))
     elif isinstance(value, str | int | float) and not isinstance(value, bool):
         yield path, value
 
@@ -147,7 +147,7 @@ class TextIndex:
             return self._numbers.get(Decimal(str(value)))
         if not value.strip():
             return None
-        return _find(value, self._text) or self._loosely(value)
+        return _find(value, self._text) or self._find_loosely(value)
 
     @cached_property
     def _numbers(self) -> Mapping[Decimal, Range]:
@@ -178,7 +178,7 @@ class TextIndex:
                 places += [(at, at + 1)] * len(folded)
         return "".join(characters), places
 
-    def _loosely(self, value: str) -> Range | None:
+    def _find_loosely(self, value: str) -> Range | None:
         folded, places = self._folded
         wanted = normalized(value)
         place = _find(wanted, folded)

@@ -207,7 +207,7 @@ def _params(plan: Plan) -> dict[str, Any]:
     if tells and (source is None or target is None):
         raise BadOption(f"{plan.model} translates between several languages: give --from and --to.")
     families.require_direction(plan.direction, None if auto else source, target, plan.model)
-    params = _to_detect(plan) if auto else _of_model(plan)
+    params = _make_detection_params(plan) if auto else _read_languages(plan)
     if "prefix" in options:
         if plan.config and plan.model_type not in families.PREFIXED:
             raise BadOption(f"--prefix is for a T5 or summaries; {plan.model} takes --from and --to only.")
@@ -216,13 +216,13 @@ def _params(plan: Plan) -> dict[str, Any]:
     return params
 
 
-def _of_model(plan: Plan) -> dict[str, str]:
+def _read_languages(plan: Plan) -> dict[str, str]:
     """Return the model's source and target language if there is only one, so that naming it changes no spec."""
     sides = zip(_PAIR, (plan.direction.sources, plan.direction.targets), strict=True)
     return {name: codes[0] for name, codes in sides if len(codes) == 1 and name not in plan.options}
 
 
-def _to_detect(plan: Plan) -> dict[str, Any]:
+def _make_detection_params(plan: Plan) -> dict[str, Any]:
     """Return the parameters for detected languages: the detector, the target, and the model's known sources."""
     languages.require_detector()
     target, direction = plan.options.get("target_lang"), plan.direction
@@ -234,11 +234,11 @@ def _to_detect(plan: Plan) -> dict[str, Any]:
 
 def _checks(spec: Spec, direction: Direction) -> Checks:
     sides = ((spec.params.get("source_lang"), direction.sources), (spec.params.get("target_lang"), direction.targets))
-    source, target = (_only(wanted, known) for wanted, known in sides)
+    source, target = (_choose_only(wanted, known) for wanted, known in sides)
     return Checks(tuple(all_checks()), Context(source, target), _LEAST_CONFIDENCE)
 
 
-def _only(wanted: str | None, known: Sequence[str]) -> str | None:
+def _choose_only(wanted: str | None, known: Sequence[str]) -> str | None:
     """Return the plain code of the requested language, or of the only known language."""
     if wanted not in {None, languages.AUTO}:
         return languages.short_code(wanted)

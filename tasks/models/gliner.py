@@ -82,7 +82,7 @@ def require(config: Mapping[str, Any], model: str) -> None:
         )
     _require_no_code(config, GLINER_CONFIG, model)
     if not config.get("encoder_config"):
-        raise _not_whole(model, "its encoder's config")
+        raise _make_error(model, "its encoder's config")
 
 
 def of_folder(folder: Path, model: str) -> dict[str, Any]:
@@ -93,12 +93,12 @@ def of_folder(folder: Path, model: str) -> dict[str, Any]:
     config = read(read_file(folder / GLINER_CONFIG))
     require(config, model)
     if (tokenizer := read_file(folder / TOKENIZER)) is None:
-        raise _not_whole(model, "its tokenizer")
+        raise _make_error(model, "its tokenizer")
     _require_no_code(parse_object(tokenizer), TOKENIZER, model)
     return config
 
 
-def _not_whole(model: str, lacking: str) -> ModelUnsuitable:
+def _make_error(model: str, lacking: str) -> ModelUnsuitable:
     return ModelUnsuitable(
         f"{model} keeps {lacking} in another model on the hub. Save it whole, and name the folder: "
         f'GLiNER.from_pretrained("{model}").save_pretrained("FOLDER").'

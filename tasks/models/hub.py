@@ -124,7 +124,7 @@ def _file_name(model: str, revision: str) -> str:
     return f"{model}@{revision}".replace("/", "--")
 
 
-def _away(model: str) -> str:
+def _describe_absence(model: str) -> str:
     """Return why a model's files cannot be fetched, and what to do."""
     if _client().constants.HF_HUB_OFFLINE:
         kept = f"{model} is not in this machine's cache of the hub, and HF_HUB_OFFLINE is set: unset it."
@@ -145,7 +145,7 @@ def _note_silence() -> None:
 def _asking_hub(model: str) -> Iterator[None]:
     """Wrap the hub client's errors. Raise HubUnreachable at once if the hub did not answer in the last seconds."""
     if time.monotonic() < _silent_until:
-        raise HubUnreachable(_away(model))
+        raise HubUnreachable(_describe_absence(model))
     with _wrapping_errors(model):
         yield
 
@@ -168,7 +168,7 @@ def _wrapping_errors(model: str) -> Iterator[None]:
         # If the hub does not answer, a file that is not in the cache is an EntryNotFoundError, too.
         if isinstance(error, errors.LocalEntryNotFoundError):
             _note_silence()
-            raise HubUnreachable(_away(model)) from error
+            raise HubUnreachable(_describe_absence(model)) from error
         raise ModelNotFound(
             f"{model} is no folder here and no public model on the hub: check the name (`docmill models list` "
             "has those that need no hub), or log in with `hf auth login` if it is private."
@@ -177,4 +177,4 @@ def _wrapping_errors(model: str) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is None or status >= _SERVER_ERROR:  # not an answer about one model
             _note_silence()
-        raise HubUnreachable(_away(model)) from error
+        raise HubUnreachable(_describe_absence(model)) from error

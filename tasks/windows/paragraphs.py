@@ -91,7 +91,7 @@ class _Scanner:
         html = 0  # the end of the last HTML block
         for number, line in enumerate(lines):
             if line.role is Role.PROSE:
-                self._prose(line, number in fields)
+                self._add_prose(line, number in fields)
                 continue
             self._close()
             if line.role is Role.HEADING:
@@ -111,8 +111,8 @@ class _Scanner:
         trims = [trimmed(self._text, *stretch) for stretch in stretches]
         return [self._section(start, end) for start, end in trims if start < end]
 
-    def _prose(self, line: Line, is_field: bool) -> None:
-        margin = self._quoted(line) if line.quotes else line.start
+    def _add_prose(self, line: Line, is_field: bool) -> None:
+        margin = self._skip_quote_signs(line) if line.quotes else line.start
         written = self._text[margin : line.end].rstrip()
         if not written:
             self._close()
@@ -120,7 +120,7 @@ class _Scanner:
             return
         indent = len(written) - len(written.lstrip())
         bullet = _BULLET.match(written, indent) or self._definition(written, indent)
-        begins = bullet is not None or is_field or line.quotes != self._quotes or self._broken()
+        begins = bullet is not None or is_field or line.quotes != self._quotes or self._ends_with_break()
         if not begins:
             begins = indent > 0 if self._hanging < 0 else not self._continues_item(written[indent:], indent)
         if begins:
@@ -142,7 +142,7 @@ class _Scanner:
             return not (last in ".!?;:" and line[:1].isupper())
         return indent == self._hanging
 
-    def _broken(self) -> bool:
+    def _ends_with_break(self) -> bool:
         """Return True if the last line ends with Markdown's line break: two spaces or a backslash."""
         if self._start is None:
             return False
@@ -169,13 +169,13 @@ class _Scanner:
 
     def _content(self, line: Line) -> int:
         """Return the start of the line's content, after quote signs, white space and bullets."""
-        start = self._quoted(line)
+        start = self._skip_quote_signs(line)
         start += len(self._text[start : line.end]) - len(self._text[start : line.end].lstrip())
         while line.role is not Role.PROSE and (bullet := _BULLET.match(self._text, start, line.end)):
             start = bullet.end()
         return start
 
-    def _quoted(self, line: Line) -> int:
+    def _skip_quote_signs(self, line: Line) -> int:
         """Return the place after the line's quote signs."""
         start = line.start
         for _ in range(line.quotes):
@@ -409,7 +409,7 @@ def translated_sentences(text: str) -> list[Section]:
         start = paragraph.start
         for end in (*_ends(text, paragraph), paragraph.end):
             following = _skip_break(text, end)
-            goes_on = _within(kept, end) or text[following : following + 1].islower()
+            goes_on = _is_within(kept, end) or text[following : following + 1].islower()
             if goes_on and end < paragraph.end:
                 continue
             first, last = trimmed(text, start, end)
@@ -450,7 +450,7 @@ def _skip_break(text: str, end: int) -> int:
     return gap.end()
 
 
-def _within(stretches: Sequence[tuple[int, int]], place: int) -> bool:
+def _is_within(stretches: Sequence[tuple[int, int]], place: int) -> bool:
     """Return True if a place is inside one of the ordered stretches."""
     before = bisect_left(stretches, place, key=itemgetter(0))
     return before > 0 and place < stretches[before - 1][1]

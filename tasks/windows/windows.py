@@ -117,7 +117,7 @@ def split(text: str, count: Callable[[str], int], limit_tokens: int) -> list[tup
     from semantic_text_splitter import TextSplitter
 
     block_chars = limit_tokens * LONG_CHARS_PER_TOKEN
-    splitter = TextSplitter.from_callback(_seeing_enough(count, limit_tokens), limit_tokens, trim=False)
+    splitter = TextSplitter.from_callback(_stop_counting_early(count, limit_tokens), limit_tokens, trim=False)
     spans, start = [], 0
     while start < len(text):
         pieces = splitter.chunks(text[start : start + block_chars])
@@ -129,7 +129,7 @@ def split(text: str, count: Callable[[str], int], limit_tokens: int) -> list[tup
     return spans
 
 
-def _seeing_enough(count: Callable[[str], int], limit_tokens: int) -> Callable[[str], int]:
+def _stop_counting_early(count: Callable[[str], int], limit_tokens: int) -> Callable[[str], int]:
     """Return a faster ``count``: it stops counting a long piece when the piece is over the limit.
 
     The last pieces are cached, since the splitter asks for some of them again and again.
@@ -184,11 +184,11 @@ def cut(
         if section.verbatim or (encoded is not None and encoded.tokens <= limit_tokens):
             windows[number].append(Window(section.start, section.end, encoded))
         else:
-            windows[number] += _pieces(texts[number], section, coder, clean, trim)
+            windows[number] += _cut_pieces(texts[number], section, coder, clean, trim)
     return windows
 
 
-def _pieces(text: str, section: Section, coder: Coder, clean: Callable[[str], str], trim: bool) -> list[Window]:
+def _cut_pieces(text: str, section: Section, coder: Coder, clean: Callable[[str], str], trim: bool) -> list[Window]:
     """Return the windows of a section that is over the limit."""
 
     def count(piece: str) -> int:
@@ -350,12 +350,12 @@ def _windows(text: str, encoded: Encoded, limit_tokens: int, overlap_tokens: int
     assert places is not None
     room = limit_tokens - (encoded.tokens - len(places))
     return [
-        Window(places.starts[first], places.ends[end - 1], _stretch(encoded, places, first, end), part=True)
+        Window(places.starts[first], places.ends[end - 1], _take_stretch(encoded, places, first, end), part=True)
         for first, end in stretches(len(places), room, overlap_tokens)
     ]
 
 
-def _stretch(encoded: Encoded, places: Places, first: int, end: int) -> Encoded:
+def _take_stretch(encoded: Encoded, places: Places, first: int, end: int) -> Encoded:
     """Return some tokens of a text between its special tokens."""
     assert not isinstance(encoded.features, str)
     features = {}
@@ -413,7 +413,7 @@ def decided(
         span
         for number, spans in enumerate(spans_by_window)
         for span in spans
-        if len(windows) == 1 or _owner(windows, span[1], span[2]) == number
+        if len(windows) == 1 or _find_owner(windows, span[1], span[2]) == number
     ]
     for span in sorted(of_text, key=lambda found_span: -found_span[3]):
         _, start, end, _ = span
@@ -423,7 +423,7 @@ def decided(
     return kept
 
 
-def _owner(windows: Sequence[Window], start: int, end: int) -> int:
+def _find_owner(windows: Sequence[Window], start: int, end: int) -> int:
     """Return the number of the window with the best context for a span; of several, the first."""
 
     def context(number: int) -> float:

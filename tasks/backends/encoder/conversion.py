@@ -171,7 +171,7 @@ class _Module(nn.Module):
         return self._function(*values)
 
 
-def _last_states(model: PreTrainedModel, names: Sequence[str], *values: Tensor) -> Tensor:
+def _compute_last_states(model: PreTrainedModel, names: Sequence[str], *values: Tensor) -> Tensor:
     """Return an encoder's last hidden states from tensors, in the order of ``names``."""
     states: Tensor = model(**dict(zip(names, values, strict=True)), return_dict=False)[0]
     return states
@@ -188,13 +188,13 @@ def first_states(model: PreTrainedModel, names: Sequence[str], *values: Tensor) 
     last = layers[-1]
     del layers[-1]
     try:
-        states = _last_states(model, names, *values)
+        states = _compute_last_states(model, names, *values)
     finally:
         layers.append(last)
-    return _of_first(model, last, states, values[names.index("attention_mask")])
+    return _compute_first(model, last, states, values[names.index("attention_mask")])
 
 
-def _of_first(model: PreTrainedModel, layer: nn.Module, states: Tensor, attention_mask: Tensor) -> Tensor:
+def _compute_first(model: PreTrainedModel, layer: nn.Module, states: Tensor, attention_mask: Tensor) -> Tensor:
     names, first, heads = module_names(model), states[:, :1], model.config.num_attention_heads
     projections = zip((first, states, states), names.projections, strict=True)
     query, key, value = (
@@ -217,7 +217,7 @@ def traced(model: PreTrainedModel, tokens: Tokens, *, first_only: bool = False) 
     features = padded([Encoded(5, {"input_ids": [1] * 5}), Encoded(3, {"input_ids": [1] * 3})], tokens)
     if "token_type_ids" in tokens.encode(["a"])[0].features:
         features["token_type_ids"] = torch.zeros_like(features["input_ids"])
-    function = partial(first_states if first_only else _last_states, model, list(features))
+    function = partial(first_states if first_only else _compute_last_states, model, list(features))
     with _written_out(model):
         return _trace(function, features, [-1, -1], STATES, model)
 

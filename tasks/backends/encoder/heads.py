@@ -120,10 +120,12 @@ def outputs_of(
     """Return the output of each window in this form. ``numbers_of`` computes the numbers from a batch's states."""
     make, alone = FORMS[form["type"]]
     mask = as_array(states["attention_mask"]).astype(bool) if "attention_mask" in states else None
-    return make(form, _each_alone(states, numbers_of) if alone else numbers_of(states), batch, mask)
+    return make(form, _compute_each_alone(states, numbers_of) if alone else numbers_of(states), batch, mask)
 
 
-def _each_alone(states: Mapping[str, Any], numbers_of: Callable[[Mapping[str, Any]], Array]) -> Iterator[Array]:
+def _compute_each_alone(
+    states: Mapping[str, Any], numbers_of: Callable[[Mapping[str, Any]], Array]
+) -> Iterator[Array]:
     """Yield the numbers of each window, computed apart and without padding: a batch's would take gigabytes."""
     for row, real in enumerate(states["attention_mask"] == 1):
         yield numbers_of({name: values[row : row + 1, real] for name, values in states.items()})[0]

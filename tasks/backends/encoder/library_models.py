@@ -95,7 +95,7 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
         tokens,
         limit,
         first.auto_model if fits else None,
-        _own_states(model, tokens, assignment.device, prompt),
+        _use_own_code(model, tokens, assignment.device, prompt),
         vectors_of,
         {"type": "vectors"},
         # Vectors that are cut to fewer dimensions do not have length 1.
@@ -105,7 +105,7 @@ def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> En
     )
 
 
-def _own_states(model: SentenceTransformer, tokens: Tokens | None, device: str, prompt: str) -> StatesOf:
+def _use_own_code(model: SentenceTransformer, tokens: Tokens | None, device: str, prompt: str) -> StatesOf:
     """Return the function that computes a batch by the code of the model's first module."""
     first = model[0]
 

@@ -151,7 +151,7 @@ def compute_reference(
     Without ``texts``, the texts have tokens from all of the vocabulary. With ``first_only`` the states are those of
     the first tokens. With ``means``, a comparison measures each text's mean state.
     """
-    texts = texts or _from_vocabulary(model.config)
+    texts = texts or _make_texts(model.config)
     states = []
     with torch.inference_mode():
         for text in texts:
@@ -162,7 +162,7 @@ def compute_reference(
     return ReferenceStates(texts, states, tolerance, means=means)
 
 
-def _from_vocabulary(config: PretrainedConfig) -> list[Encoded]:
+def _make_texts(config: PretrainedConfig) -> list[Encoded]:
     """Return texts of a comparison's lengths, with tokens from all of the vocabulary."""
     most = config.vocab_size - 1
     rows = [[number * most // length for number in range(1, length + 1)] for length in compared_lengths(config)]
@@ -192,18 +192,18 @@ def reads_padding(model: EncoderModel, tolerance: float) -> bool:
     if short.tokens >= long.tokens:
         return False
     with torch.inference_mode():
-        alone, beside = _numbers(model, [short]), _numbers(model, [short, long])
-    return not all(_near(rows, own, tolerance) for rows, own in zip(beside, alone, strict=True))
+        alone, beside = _compute_numbers(model, [short]), _compute_numbers(model, [short, long])
+    return not all(_are_near(rows, own, tolerance) for rows, own in zip(beside, alone, strict=True))
 
 
-def _near(rows: Tensor, own: Tensor, tolerance: float) -> bool:
+def _are_near(rows: Tensor, own: Tensor, tolerance: float) -> bool:
     """Return True for rows that differ by at most ``tolerance`` times the length of the longest row."""
     if rows.shape != own.shape:  # states that were pooled together with padding
         return False
     return bool((rows - own).norm(dim=-1).max() <= tolerance * own.norm(dim=-1).max())
 
 
-def _numbers(model: EncoderModel, batch: Sequence[Encoded]) -> list[Tensor]:
+def _compute_numbers(model: EncoderModel, batch: Sequence[Encoded]) -> list[Tensor]:
     """Return the states of a batch's first text without padding, and its vector if the head makes vectors."""
     states = model.own_states(batch)
     mask = states.get("attention_mask")

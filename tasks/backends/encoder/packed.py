@@ -185,8 +185,8 @@ class Layer:
         self.projections = linear(*(others if split else names.projections))
         self.queries = linear(query) if split else None
         self._mixed, self._inner, self._outer = linear(names.mixed), linear(names.inner), linear(names.outer)
-        self._attention_norm = _norm(weights, f"{at}.{names.attention_norm}", epsilon)
-        self._output_norm = _norm(weights, f"{at}.{names.output_norm}", epsilon)
+        self._attention_norm = _make_norm(weights, f"{at}.{names.attention_norm}", epsilon)
+        self._output_norm = _make_norm(weights, f"{at}.{names.output_norm}", epsilon)
 
     def after(self, states: Tensor, mixed: Tensor, activation: tuple[str, str]) -> Tensor:
         """Return the layer's states from those before it and the output of its attention. The shape is the same."""
@@ -215,7 +215,7 @@ class PackedEncoder:
             for name in _EMBEDDINGS
             if f"embeddings.{name}.weight" in weights
         }
-        self._norm = _norm(weights, "embeddings.LayerNorm", epsilon)
+        self._norm = _make_norm(weights, "embeddings.LayerNorm", epsilon)
         last = config.num_hidden_layers - 1
         self._layers = [
             Layer(names, names.layers.format(number), weights, epsilon, split=first_only and number == last)
@@ -232,7 +232,7 @@ class PackedEncoder:
         attention = by_length(lengths, self._heads, self._length_step)
         for layer in self._layers:
             if layer.queries is not None:
-                states = self._firsts(layer, layer.queries, states, lengths)
+                states = self._compute_firsts(layer, layer.queries, states, lengths)
                 lengths = [1] * len(batch)
             else:
                 states = layer.after(states, attention(layer.projections(states)), self._activation)
@@ -241,7 +241,7 @@ class PackedEncoder:
         padded[mask] = states[: sum(lengths)].float()
         return {"token_embeddings": padded, "attention_mask": mask.long()}
 
-    def _firsts(self, layer: Layer, queries: OneDnnLinear, states: Tensor, lengths: Sequence[int]) -> Tensor:
+    def _compute_firsts(self, layer: Layer, queries: OneDnnLinear, states: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the layer's states of each text's first token, of shape (texts, dim)."""
         attention = first_by_length(lengths, self._heads)
         firsts = self._round_rows(states[torch.tensor([0, *lengths[:-1]]).cumsum(0)])
@@ -319,7 +319,7 @@ def activation(config: PretrainedConfig) -> str:
     return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
 
 
-def _norm(weights: Mapping[str, Tensor], name: str, epsilon: float) -> Norm:
+def _make_norm(weights: Mapping[str, Tensor], name: str, epsilon: float) -> Norm:
     scale, shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
     return lambda states: functional.layer_norm(states, scale.shape, scale, shift, epsilon)
 

@@ -40,7 +40,7 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
     modules = sentence_modules.read(folder)
     prompt = sentence_modules.prompt(spec, modules.prompts) if modules is not None else ""
-    steps = _steps(modules, assignment.device) if modules is not None else None
+    steps = _read_steps(modules, assignment.device) if modules is not None else None
     if modules is None or steps is None or (prompt and not modules.include_prompt):
         from docmill.tasks.backends.encoder import library_models
 
@@ -80,7 +80,7 @@ def pool(states: Tensor, attention_mask: Tensor, poolings: Sequence[str]) -> Ten
     for pooling in poolings:
         if pooling == "cls":
             first = attention_mask.to(torch.int).argmax(dim=1)
-            pooled.append(torch.gather(states, 1, _everywhere(first, states)).squeeze(1))
+            pooled.append(torch.gather(states, 1, _make_index(first, states)).squeeze(1))
         elif pooling == "max":
             hidden = attention_mask.unsqueeze(-1).expand_as(states) == 0
             pooled.append(states.masked_fill(hidden, float("-inf")).max(dim=1).values)
@@ -92,16 +92,16 @@ def pool(states: Tensor, attention_mask: Tensor, poolings: Sequence[str]) -> Ten
             length = states.shape[1]
             values, behind = attention_mask.flip(1).max(1)
             last = length - torch.where(values == 0, length - 1, behind) - 1
-            pooled.append(torch.gather(states, 1, _everywhere(last, states)).squeeze(1))
+            pooled.append(torch.gather(states, 1, _make_index(last, states)).squeeze(1))
     return torch.cat(pooled, dim=-1)
 
 
-def _everywhere(places: Tensor, states: Tensor) -> Tensor:
+def _make_index(places: Tensor, states: Tensor) -> Tensor:
     """Return an index of all dimensions at one place for each text."""
     return places.unsqueeze(-1).unsqueeze(1).expand(-1, 1, states.shape[-1])
 
 
-def _steps(modules: SentenceModules, device: str) -> list[Callable[[Tensor], Tensor]] | None:
+def _read_steps(modules: SentenceModules, device: str) -> list[Callable[[Tensor], Tensor]] | None:
     """Return the modules after the pooling; None if their weights do not match their files."""
     steps: list[Callable[[Tensor], Tensor]] = []
     for step in modules.steps:
@@ -111,11 +111,11 @@ def _steps(modules: SentenceModules, device: str) -> list[Callable[[Tensor], Ten
         weights = load_file(step.folder / "model.safetensors", device=device)
         if weights.keys() != ({"linear.weight", "linear.bias"} if step.bias else {"linear.weight"}):
             return None
-        steps.append(_product(step, weights))
+        steps.append(_make_product(step, weights))
     return steps
 
 
-def _product(step: DenseModule, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+def _make_product(step: DenseModule, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
     activation, weight = _ACTIVATIONS[step.activation], weights["linear.weight"].float()
     bias = weights["linear.bias"].float() if step.bias else None
     return lambda vectors: activation(functional.linear(vectors, weight, bias))

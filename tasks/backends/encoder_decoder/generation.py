@@ -105,7 +105,7 @@ class Generation:
     def unusual(self) -> list[str]:
         """The settings beyond a plain greedy or beam search, such as sampling and other penalties."""
         stated = self.settings.to_diff_dict().items()
-        names = sorted(name for name, value in stated if not _plain(name, value))
+        names = sorted(name for name, value in stated if not _is_neutral(name, value))
         return ["do_sample", *names] if self.settings.do_sample else names
 
     def written(self, ids: Sequence[int], log_probabilities: Sequence[float]) -> Written:
@@ -122,11 +122,11 @@ class Generation:
         """Return the decoded outputs."""
         texts = self.tokens.tokenizer.batch_decode([ids for ids, _ in written], skip_special_tokens=True)
         return [
-            self._generated(text, len(ids), likelihood)
+            self._make_output(text, len(ids), likelihood)
             for text, (ids, likelihood) in zip(texts, written, strict=True)
         ]
 
-    def _generated(self, text: str, tokens: int, likelihood: Likelihood | None) -> Generated:
+    def _make_output(self, text: str, tokens: int, likelihood: Likelihood | None) -> Generated:
         cut = cut_at(text, self._stop)
         # At the limit, a forced end looks like the model's own end.
         truncated = cut is None and tokens >= self.most_new_tokens
@@ -134,7 +134,7 @@ class Generation:
         return Generated(kept.strip() if self._stripped else kept, tokens, truncated, likelihood)
 
 
-def _plain(name: str, value: object) -> bool:
+def _is_neutral(name: str, value: object) -> bool:
     # A setting of 0, false or None has no effect.
     if name in _PLAIN or name.startswith(("_", "output_", "return_dict")) or not value:
         return True
@@ -245,44 +245,44 @@ def find_dialect(spec: Spec, config: Mapping[str, Any], tokenizer: PreTrainedTok
     source, target = spec.params.get("source_lang"), spec.params.get("target_lang")
     if model_type in families.PREFIXED:
         if source == languages.AUTO:
-            return Dialect(parameters=_agreed(spec, worded_pairs(config, str(target))))
-        return _worded(spec, config, source, target)
+            return Dialect(parameters=_require_agreement(spec, worded_pairs(config, str(target))))
+        return _word_dialect(spec, config, source, target)
     if model_type in families.MULTILINGUAL:
         known = known_languages(tokenizer)
         if source == languages.AUTO:
             source = min(known)  # each text gets its own language later
-        source, target = _both(spec, source, target)
+        source, target = _require_both(spec, source, target)
         tokenizer.src_lang = languages.match(source, known)
         return Dialect(forced_bos_token_id=known[languages.match(target, known)])
     if model_type == "marian":
-        return _marian(spec, tokenizer, target)
+        return _marian_dialect(spec, tokenizer, target)
     return Dialect(parameters=families.task_settings(config, _TRANSLATION))
 
 
-def _both(spec: Spec, source: str | None, target: str | None) -> tuple[str, str]:
+def _require_both(spec: Spec, source: str | None, target: str | None) -> tuple[str, str]:
     if source is None or target is None:
         raise CannotServe(f"{spec.model} translates between several languages: give --from and --to.")
     return source, target
 
 
-def _worded(spec: Spec, config: Mapping[str, Any], source: str | None, target: str | None) -> Dialect:
+def _word_dialect(spec: Spec, config: Mapping[str, Any], source: str | None, target: str | None) -> Dialect:
     """Return the dialect of a T5: the spec's own prefix, or the words for the pair of languages."""
     if "prefix" in spec.params:
         words = str(spec.params["prefix"])
-        pair = None if source is None or target is None else _short(source, target)
+        pair = None if source is None or target is None else _shorten_codes(source, target)
     else:
-        source, target = _both(spec, source, target)
-        words, pair = wording(config, source, target), _short(source, target)
+        source, target = _require_both(spec, source, target)
+        words, pair = wording(config, source, target), _shorten_codes(source, target)
     return Dialect(words, parameters=families.task_settings(config, _TRANSLATION, pair))
 
 
-def _short(source: str, target: str) -> tuple[str, str]:
+def _shorten_codes(source: str, target: str) -> tuple[str, str]:
     return languages.short_code(source) or source, languages.short_code(target) or target
 
 
 def wording(config: Mapping[str, Any], source: str, target: str) -> str:
     """Return the words that tell a T5 a pair of languages."""
-    settings = families.task_settings(config, _TRANSLATION, _short(source, target))
+    settings = families.task_settings(config, _TRANSLATION, _shorten_codes(source, target))
     return str(settings.get("prefix") or f"translate {languages.name(source)} to {languages.name(target)}: ")
 
 
@@ -296,7 +296,7 @@ def worded_pairs(config: Mapping[str, Any], target: str) -> dict[str, Mapping[st
     return pairs
 
 
-def _agreed(spec: Spec, pairs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+def _require_agreement(spec: Spec, pairs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the generation parameters of all pairs. Raises CannotServe if they differ, since pairs share batches."""
     first, *others = pairs.values() or ({},)
     if any(other != first for other in others):
@@ -313,7 +313,7 @@ def known_languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return known
 
 
-def _marian(spec: Spec, tokenizer: PreTrainedTokenizerBase, target: str | None) -> Dialect:
+def _marian_dialect(spec: Spec, tokenizer: PreTrainedTokenizerBase, target: str | None) -> Dialect:
     """Return the dialect of a Marian model. It has one direction, or target tokens such as ``>>fra<<``."""
     tokens = {token.strip("><"): token for token in getattr(tokenizer, "supported_language_codes", ())}
     if len(tokens) > 1 and target is None:

@@ -202,14 +202,14 @@ class Client:
             self._finished.put(away)
         except (ContentRefused, Passing) as error:
             given_up = self._ending and isinstance(error, Passing)
-            self._finished.put((number, None if given_up else self._failure(error)))
+            self._finished.put((number, None if given_up else self._make_failure(error)))
         except Exception as error:  # a bug fails one window; otherwise the window would wait for ever
             reason = f"Asking the server raised {type(error).__name__}."
             self._finished.put((number, Failure(reason, Reason.MODEL)))
         else:
             self._finished.put((number, answer))
 
-    def _failure(self, error: ContentRefused | Passing) -> Failure:
+    def _make_failure(self, error: ContentRefused | Passing) -> Failure:
         if isinstance(error, Passing) and error.advice is None:
             times = "once" if error.tries == 1 else f"{error.tries} times"
             return Failure(f"The server failed {times} at this text: {error}.", Reason.TRANSIENT)

@@ -198,26 +198,26 @@ def _digest(raw: bytes) -> bytes:
     return hashlib.blake2b(raw, digest_size=_DIGEST_BYTES).digest()
 
 
-def _vector(fields: Mapping[str, Any]) -> Vector:
+def _read_vector(fields: Mapping[str, Any]) -> Vector:
     return Vector(np.asarray(fields["values"], dtype=np.float32), fields["read_tokens"])
 
 
-def _generated(fields: Mapping[str, Any]) -> Generated:
+def _read_generated(fields: Mapping[str, Any]) -> Generated:
     likelihood = fields["likelihood"]
     return Generated(**{**fields, "likelihood": None if likelihood is None else Likelihood(**likelihood)})
 
 
-def _several(fields: Mapping[str, Any]) -> Several:
-    return Several(tuple(map(_generated, fields["outputs"])))
+def _read_several(fields: Mapping[str, Any]) -> Several:
+    return Several(tuple(map(_read_generated, fields["outputs"])))
 
 
-def _failure(fields: Mapping[str, Any]) -> Failure:
+def _read_failure(fields: Mapping[str, Any]) -> Failure:
     return Failure(fields["reason"], Reason(fields["reason_class"]))
 
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], Output]] = {
-    Vector.__name__: _vector,
-    Generated.__name__: _generated,
-    Several.__name__: _several,
-    Failure.__name__: _failure,
+    Vector.__name__: _read_vector,
+    Generated.__name__: _read_generated,
+    Several.__name__: _read_several,
+    Failure.__name__: _read_failure,
 }

@@ -96,7 +96,7 @@ def _estimate(text: str) -> int:
 
 def _coder(spec: Spec, limit_tokens: int, counter: TokenCounter) -> TokenCoder:
     """Return a coder whose windows hold their messages as JSON."""
-    framed = _framed(spec)
+    framed = _choose_frame(spec)
 
     def encode(texts: Sequence[str]) -> list[Encoded]:
         each = map(framed, texts)
@@ -171,7 +171,7 @@ def _is_closed(schema: object) -> bool:
     return all(map(_is_closed, schema.values()))
 
 
-def _framed(spec: Spec) -> Callable[[str], list[Message]]:
+def _choose_frame(spec: Spec) -> Callable[[str], list[Message]]:
     """Return the function that makes the messages for a text."""
     if templates.MESSAGES in spec.params:
         return partial(conversation, spec)

@@ -56,7 +56,7 @@ class _ServedBackend(ABC):
         self._fingerprint: str | None = None
         self._client = Client(self._server, spec, self._control(), hints=requests.hints(spec))
         try:
-            self._model = _stated(self._client, self._server, self._name)
+            self._model = _ask_for_facts(self._client, self._server, self._name)
             self._open(spec, _context_tokens(self._model) or UNBOUNDED)
         except BaseException:
             self._client.close()
@@ -211,17 +211,17 @@ class EmbeddingsBackend(_ServedBackend):
         if not all(np.isfinite(vector).all() for vector in vectors):
             raise ValueError("numbers that are none")
         read = answers.token_count(answer.get("usage"), "prompt_tokens")
-        shares = [None] * len(tokens) if not read else _shares(read, tokens)
+        shares = [None] * len(tokens) if not read else _split_total(read, tokens)
         return [Vector(vector, share) for vector, share in zip(vectors, shares, strict=True)]
 
 
-def _shares(total: int, tokens: Sequence[int]) -> list[int]:
+def _split_total(total: int, tokens: Sequence[int]) -> list[int]:
     """Split a total into whole numbers in proportion to the estimates."""
     ends = np.round(np.cumsum(tokens) / sum(tokens) * total).astype(int)
     return [int(part) for part in np.diff(ends, prepend=0)]
 
 
-def _stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
+def _ask_for_facts(client: Client, server: Server, name: str) -> Mapping[str, Any]:
     """Return the server's facts about a model; {} if it has no list of models.
 
     Raises CannotServe for a server that does not answer, refuses the key, or has no such model.
