@@ -22,12 +22,12 @@ from docmill.features.reviewing.estimate import ReviewSummary, Share
 from docmill.features.reviewing.judgements import Judged, Verdict, read_judged_results
 from docmill.features.reviewing.population import OutputToReview, read_step
 from docmill.features.reviewing.risk import fit
-from docmill.features.reviewing.session import SUFFIXES, Review, list_rows, read_file, write_csv, write_json
+from docmill.features.reviewing.session import COLUMNS, WRITERS, Review, list_rows, read_file
 from docmill.storage.core.database import Database
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.risk import FLAG, FittedRisk, RiskFeature
-from docmill.storage.writers.formats import whole_file
+from docmill.storage.writers import Target
 from docmill.worker import consoles
 from docmill.worker.cli.options import JOB, JSON, FilledPath, whole_number
 from docmill.worker.cli.printing import print_json, print_rich, say, say_rich
@@ -43,7 +43,7 @@ FILE = FilledPath(dir_okay=False, path_type=Path)
 
 
 def _check_suffix(_: click.Context, __: click.Parameter, file: Path) -> Path:
-    if file.suffix.lower() not in SUFFIXES:
+    if file.suffix.lower() not in WRITERS:
         raise click.BadParameter(f"{file} ends in neither .csv, for a spreadsheet, nor .json, for Label Studio")
     return file
 
@@ -175,11 +175,8 @@ def _user() -> str:
 
 
 def _export(review: Review, file: Path, size: int) -> None:
-    write = write_csv if file.suffix.lower() == ".csv" else write_json
     rows = list_rows(review.items(review.waiting(size)), review.seed)
-    with whole_file(file) as opened:
-        n = write(rows, opened)
-    written = counted(n, "output")
+    written = counted(Target(file, WRITERS[file.suffix.lower()]).write(rows, COLUMNS), "output")
     say(f"Wrote {written} to {file}. Judge them, then: docmill review import {review.reviewed.job} {file}")
 
 

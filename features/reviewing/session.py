@@ -26,6 +26,7 @@ from docmill.features.reviewing.population import (
 from docmill.storage.core.database import Database
 from docmill.storage.json_values import Json
 from docmill.storage.outputs.columns import Column, Form
+from docmill.storage.writers.formats import CSV_FOR_EXCEL, Row, Writer
 from docmill.worker.errors import WorkerError
 
 AHEAD = 50  # outputs that are read at once
@@ -131,7 +132,6 @@ WORDS = {
     **dict.fromkeys(("bad", "b"), Verdict.BAD),
     **dict.fromkeys(("", "skip", "skipped", "s"), Verdict.SKIPPED),
 }
-SUFFIXES = (".csv", ".json")
 
 
 @dataclass(frozen=True)
@@ -147,18 +147,19 @@ class Entry:
     judged_by: str | None
 
 
-def write_csv(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:
-    """Write outputs to be judged as CSV, with the byte order mark that Excel needs. Return their number."""
-    from docmill.storage.writers.formats import write_csv_for_excel
-
-    return write_csv_for_excel(rows, [Column.of(name, Form.TEXT) for name in FIELDS], file)
-
-
-def write_json(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:
+def _write_tasks(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
     """Write outputs to be judged as tasks of Label Studio. Return their number."""
-    tasks = [{"data": {name: row[name] for name in FIELDS if name not in {"verdict", "note"}}} for row in rows]
+    names = [column.name for column in columns if column.name not in {"verdict", "note"}]
+    tasks = [{"data": {name: row[name] for name in names}} for row in rows]
     file.write(orjson.dumps(tasks, option=orjson.OPT_INDENT_2))
     return len(tasks)
+
+
+COLUMNS = [Column.of(name, Form.TEXT) for name in FIELDS]
+WRITERS: Mapping[str, Writer] = {
+    ".csv": CSV_FOR_EXCEL,
+    ".json": Writer("label-studio", ".json", _write_tasks, title="tasks of Label Studio"),
+}
 
 
 def list_rows(items: Iterable[OutputToReview], seed: int) -> Iterator[dict[str, str | int]]:

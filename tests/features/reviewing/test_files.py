@@ -11,23 +11,16 @@ import pytest
 
 from docmill.features.reviewing.judgements import Verdict
 from docmill.features.reviewing.population import OutputToReview
-from docmill.features.reviewing.session import list_rows, read_file, write_csv, write_json
+from docmill.features.reviewing.session import COLUMNS, WRITERS, list_rows, read_file
 from docmill.worker.errors import WorkerError
 
 ITEMS = [OutputToReview(n, bytes([n]) * 32, f"d{n}", "ligne\nune", f"=out,{n}", "aa") for n in (1, 2, 3, 4)]
 
 
-def csv_text() -> str:
+def export(suffix: str) -> str:
     file = io.BytesIO()
-    assert write_csv(list_rows(ITEMS, 7), file) == 4
+    assert WRITERS[suffix].write(list_rows(ITEMS, 7), COLUMNS, file) == 4
     return file.getvalue().decode("utf-8-sig")
-
-
-def json_tasks() -> list[dict[str, Any]]:
-    file = io.BytesIO()
-    assert write_json(list_rows(ITEMS, 7), file) == 4
-    tasks: list[dict[str, Any]] = json.loads(file.getvalue())
-    return tasks
 
 
 def write_file(folder: Path, name: str, text: str) -> Path:
@@ -36,7 +29,7 @@ def write_file(folder: Path, name: str, text: str) -> Path:
 
 
 def test_a_spreadsheet_comes_back_with_its_verdicts(tmp_path: Path) -> None:
-    heading, *rows = csv_text().split("\r\n,,")
+    heading, *rows = export(".csv").split("\r\n,,")
     assert "'=out,1" in rows[0]
     text = "".join(
         (heading, "\r\nGood,,", rows[0], "\r\n,,", rows[1], "\r\nb,the number,", rows[2], "\r\n,,", rows[3])
@@ -53,7 +46,7 @@ def test_a_spreadsheet_comes_back_with_its_verdicts(tmp_path: Path) -> None:
 
 
 def annotate(*verdicts: str | None) -> list[dict[str, Any]]:
-    tasks = json_tasks()
+    tasks: list[dict[str, Any]] = json.loads(export(".json"))
     for task, verdict in zip(tasks, verdicts, strict=False):
         choice = {"from_name": "verdict", "to_name": "output", "type": "choices", "value": {"choices": [verdict]}}
         note = {"from_name": "note", "to_name": "output", "type": "textarea", "value": {"text": ["a name"]}}
@@ -68,10 +61,10 @@ def test_label_studios_tasks_come_back_as_json_and_as_json_min(tmp_path: Path) -
     entries = read_file(write_file(tmp_path, "a.json", json.dumps(tasks)))
     assert [entry.verdict for entry in entries] == [Verdict.GOOD, Verdict.SKIPPED, Verdict.BAD]
     assert (entries[0].note, entries[0].judged_by) == ("a name", "3")
-    flat = [task["data"] | {"verdict": "bad", "annotator": 3} for task in json_tasks()]
+    flat = [task["data"] | {"verdict": "bad", "annotator": 3} for task in json.loads(export(".json"))]
     entries = read_file(write_file(tmp_path, "b.json", json.dumps(flat)))
     assert {entry.verdict for entry in entries} == {Verdict.BAD}
-    assert read_file(write_file(tmp_path, "c.json", json.dumps(json_tasks()))) == []
+    assert read_file(write_file(tmp_path, "c.json", export(".json"))) == []
 
 
 @pytest.mark.parametrize(
