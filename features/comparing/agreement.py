@@ -6,7 +6,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,8 +194,3 @@ def share(part: float, whole: float) -> float | None:
 def f1(both: int, of_a: int, of_b: int) -> float:
     """Return the F1 of two sets from their sizes and the size of their intersection; 1 if both are empty."""
     return 2 * both / (of_a + of_b) if of_a + of_b else 1.0
-
-
-def overlap(a: Sequence[int], b: Sequence[int]) -> float:
-    """Return the share of `a` that is in `b`: recall, if `a` is the truth."""
-    return len({*a} & {*b}) / len(a) if a else 1.0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from docmill.features.comparing.agreement import AGREEMENTS, Measures, Sureness, overlap, share
+from docmill.features.comparing.agreement import AGREEMENTS, Measures, Sureness, share
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages, read_keys
 from docmill.storage.core.schema import Document
@@ -175,7 +175,7 @@ class Neighborhood:
     @property
     def recall(self) -> float:
         """The share of A's nearest documents that are among B's."""
-        return overlap(self.a, self.b)
+        return len({*self.a} & {*self.b}) / len(self.a) if self.a else 1.0
 
 
 def find_neighborhoods(

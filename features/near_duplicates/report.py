@@ -9,13 +9,12 @@ from typing import Any, TypeAlias
 from sqlalchemy import and_, case, func, select
 
 from docmill.features.near_duplicates.methods import Method, from_json
-from docmill.features.near_duplicates.tables import Deduplication, Duplicate, is_repeat
+from docmill.features.near_duplicates.tables import PAGE, Deduplication, Duplicate, is_repeat
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import count_rows, is_current_document, pages
 from docmill.storage.core.schema import Content, Document
 from docmill.storage.errors import StorageError
 
-PAGE = 5_000
 SHOWN_CHARS = 1_000
 # The number of documents in a cluster, and the id and the beginning of the text of its first documents.
 Sample: TypeAlias = tuple[int, list[tuple[str, str]]]
