@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -17,9 +18,19 @@ from docmill.features.reviewing.estimate import (
     summarize,
 )
 from docmill.features.reviewing.judgements import Judged, Verdict
-from tests.features.reviewing.populations import population
+from docmill.features.reviewing.population import Population
 
 DRAWS = 300
+FLAG_SETS = ((), ("repetition",), ("numbers_changed", "repetition"), ("windowed",))
+
+
+def population(flags: Sequence[int], confidence: Sequence[float | None] | None = None) -> Population:
+    """Return outputs with these sets of flags (places in `FLAG_SETS`) and these confidences."""
+    rng = np.random.default_rng(1)
+    n = len(flags)
+    known = rng.random(n) if confidence is None else np.array(confidence, float)
+    ids, ranks = np.arange(1, n + 1), rng.integers(0, 2**63, n, np.uint64)
+    return Population(ids, ids, ranks, known, np.array(flags, np.int32), FLAG_SETS, np.ones(n, np.int64))
 
 
 @pytest.mark.parametrize(
@@ -43,14 +54,9 @@ def test_the_interval_holds_the_true_share_in_95_of_100_samples(
     for _ in range(DRAWS):
         counted = rng.hypergeometric(good, there - good, drawn).tolist()
         estimates.append(estimate_share("all", [*zip(outputs, drawn, counted, strict=True)]))
-    held = [
-        estimate
-        for estimate in estimates
-        if estimate.low is not None and estimate.high is not None and estimate.low <= truth <= estimate.high
-    ]
-    assert len(held) >= 0.95 * DRAWS
-    mean = float(np.mean([estimate.share for estimate in estimates if estimate.share is not None]))
-    deviation = float(np.std([estimate.share for estimate in estimates if estimate.share is not None]))
+    estimated, low, high = np.array([(share.share, share.low, share.high) for share in estimates], float).T
+    assert ((low <= truth) & (truth <= high)).sum() >= 0.95 * DRAWS
+    mean, deviation = float(estimated.mean()), float(estimated.std())
     assert abs(mean - truth) < 4 * deviation / DRAWS**0.5
 
 
