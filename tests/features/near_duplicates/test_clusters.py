@@ -242,16 +242,21 @@ VECTORS = {"a": (1, 0, 0), "b": (0.99, 0.14, 0), "c": (0, 3, 0), "d": (0.97, 0.2
 def embed(database: Database, n: int, windows: str = "mean") -> None:
     spec = EMBED if windows == "mean" else replace(EMBED, params={"windows": windows})
     read(database, request(f"{windows}{n}", spec=spec), [(key, key) for key in [*VECTORS][:n]])
+    work(database, write_vectors)
 
-    def outcomes(claim: Claim) -> list[Outcome]:
-        return [
-            Outcome(content_id, Status.DONE, vector=np.array(VECTORS[text], "<f4").tobytes())
-            if text != "f"
-            else Outcome(content_id, Status.SKIPPED, reason="it is blank")
-            for content_id, text in claim.texts
-        ]
 
-    work(database, outcomes)
+def write_vectors(claim: Claim, fails: str = "") -> list[Outcome]:
+    """Return the vectors of `VECTORS`. The text f is skipped, and one text may fail."""
+    outcomes = []
+    for content_id, text in claim.texts:
+        if text == fails:
+            outcomes.append(Outcome(content_id, Status.FAILED, reason="gone", reason_class=Reason.TRANSIENT))
+        elif text == "f":
+            outcomes.append(Outcome(content_id, Status.SKIPPED, reason="it is blank"))
+        else:
+            vector = np.array(VECTORS[text], "<f4").tobytes()
+            outcomes.append(Outcome(content_id, Status.DONE, vector=vector))
+    return outcomes
 
 
 def test_vectors_are_compared_by_their_cosines(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,21 +279,12 @@ def test_vectors_are_compared_by_their_cosines(database: Database, monkeypatch: 
 
 def test_a_vector_that_came_by_a_retry_is_compared(database: Database) -> None:
     job = read(database, request("one", spec=EMBED), [("a", "a"), ("b", "b"), ("c", "c")])
-
-    def outcomes(claim: Claim, fails: str = "") -> list[Outcome]:
-        return [
-            Outcome(content_id, Status.FAILED, reason="it was away", reason_class=Reason.TRANSIENT)
-            if text == fails
-            else Outcome(content_id, Status.DONE, vector=np.array(VECTORS[text], "<f4").tobytes())
-            for content_id, text in claim.texts
-        ]
-
-    work(database, partial(outcomes, fails="a"))
+    work(database, partial(write_vectors, fails="a"))
     method = vectors.choose_method(database, "books", None, 0.98)
     assert clusters.find(database, 1, method).without_vector == 1
     assert read_firsts(database) == {}
     assert jobs.retry(database, job.id) == 1
-    work(database, outcomes)
+    work(database, write_vectors)
     search = clusters.find(database, 1, method)
     assert (search.new, search.compared) == (1, 2)
     assert read_firsts(database) == {"a": "a", "b": "a"}
