@@ -123,7 +123,7 @@ class Messages:
 
 def parse(template: str) -> Template:
     """Return the template in a text. Raises StorageError unless ``{text}`` is there once, and for another brace."""
-    parsed = _parsed(template)
+    parsed = _parse(template)
     if (times := parsed.places.count(TEXT)) != 1:
         often = "does not stand in it" if not times else f"stands in it {times} times"
         raise StorageError(f"{{text}} {often}; put it once, where the document goes.")
@@ -132,13 +132,13 @@ def parse(template: str) -> Template:
 
 def parse_question(question: str) -> Template:
     """Return the template of a question. Raises StorageError for ``{text}`` in it, or for another brace."""
-    parsed = _parsed(question)
+    parsed = _parse(question)
     if TEXT in parsed.places:
         raise StorageError("{text} has no place in a question: the model reads the document beside it.")
     return parsed
 
 
-def _parsed(template: str) -> Template:
+def _parse(template: str) -> Template:
     pieces, places, end = [""], list[str](), 0
     for match in _MARK.finditer(template):
         pieces[-1] += template[end : match.start()]

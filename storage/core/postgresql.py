@@ -440,7 +440,7 @@ class PostgresqlTransaction(Transaction):
         types, written = zip(
             *(_in_binary(target.c[name].type, values) for name, values in columns.items()), strict=True
         )
-        with _copying(self.connection, f"COPY {target.name} ({', '.join(columns)})") as copy:
+        with _copy(self.connection, f"COPY {target.name} ({', '.join(columns)})") as copy:
             copy.set_types(types)
             for row in zip(*written, strict=True):
                 copy.write_row(row)
@@ -535,12 +535,12 @@ def _in_binary(kind: TypeEngine[Any], values: Sequence[Any]) -> tuple[str, Seque
 
 def copy_binary(connection: Connection, into: str, rows: bytes) -> None:
     """Load rows that are in PostgreSQL's binary form; `into` is the COPY statement up to its FROM."""
-    with _copying(connection, into) as copy:
+    with _copy(connection, into) as copy:
         copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8) + rows + b"\xff\xff")
 
 
 @contextmanager
-def _copying(connection: Connection, into: str) -> Iterator[psycopg.Copy]:
+def _copy(connection: Connection, into: str) -> Iterator[psycopg.Copy]:
     """Yield a COPY in binary. Raise the errors of its raw cursor as SQLAlchemy raises them."""
     statement = f"{into} FROM STDIN (FORMAT BINARY)"
     driver: object = connection.connection.driver_connection

@@ -39,10 +39,10 @@ LOOK = 5_000  # contents or outcomes examined in one transaction
 
 def collect(database: Database, budget: RemovalBudget | None = None) -> Removed:
     """Remove every content that nothing needs."""
-    return remove_items(database, _loose(database), _collect_page, budget)
+    return remove_items(database, _find_loose(database), _collect_page, budget)
 
 
-def _loose(database: Database) -> Iterator[list[int]]:
+def _find_loose(database: Database) -> Iterator[list[int]]:
     """Yield the contents that no root has, page by page; outputs of some of them may lead to others."""
     following = select(Content.id).order_by(Content.id).limit(LOOK)
     last: int | None = 0
@@ -50,7 +50,7 @@ def _loose(database: Database) -> Iterator[list[int]]:
         with database.read() as transaction:
             transaction.prefer_indexes()
             page = transaction.scalars(following.where(Content.id > last)).all()
-            loose = sorted({*page} - _rooted(transaction, page))
+            loose = sorted({*page} - _find_rooted(transaction, page))
         yield loose
         last = page[-1] if len(page) == LOOK else None
 
@@ -73,7 +73,7 @@ def collect_of(transaction: Transaction, contents: Collection[int]) -> Removed:
     while waiting:
         page = set(islice(waiting, PAGE))
         waiting -= page
-        removed, onward = _remove(transaction, _unneeded(transaction, page))
+        removed, onward = _remove(transaction, _find_unneeded(transaction, page))
         total += removed
         waiting |= onward
     return total
@@ -96,7 +96,7 @@ def _remove(transaction: Transaction, contents: set[int]) -> tuple[Removed, set[
     )
     gone = transaction.scalars(delete(Content).where(Content.id.in_(contents), ~put_out).returning(Content.id)).all()
     # Contents with one of these as an output are not needed either, and come next.
-    origins = _origins(transaction, contents.difference(gone), limit=PAGE)
+    origins = _find_origins(transaction, contents.difference(gone), limit=PAGE)
     onward = rendered.union(output for output in outputs if output is not None).difference(gone)
     return Removed(contents=len(gone), outcomes=len(outputs)), onward.union(*origins.values())
 
@@ -110,25 +110,25 @@ def _note_dropped(transaction: Transaction, spec_ids: Collection[int], rule: str
 def count_unneeded(database: Database) -> Removed:
     """Count the contents that nothing needs, with their outcomes: `collect` removes them."""
     total = Removed()
-    for loose in _loose(database):
+    for loose in _find_loose(database):
         with database.read() as transaction:
             transaction.prefer_indexes()
             for first in range(0, len(loose), PAGE):
-                gone = _unneeded(transaction, {*loose[first : first + PAGE]})
+                gone = _find_unneeded(transaction, {*loose[first : first + PAGE]})
                 outcomes = count_rows(transaction, OutcomeRow, OutcomeRow.content_id.in_(gone))
                 total += Removed(contents=len(gone), outcomes=outcomes)
     return total
 
 
-def _unneeded(transaction: Transaction, contents: set[int]) -> set[int]:
+def _find_unneeded(transaction: Transaction, contents: set[int]) -> set[int]:
     """Return the contents that no root leads to."""
     needed, origins, looked_at = set[int](), dict[int, set[int]](), set[int]()
     front = contents
     while front:
         looked_at |= front
-        rooted = _rooted(transaction, front)
+        rooted = _find_rooted(transaction, front)
         needed |= rooted
-        of_front = _origins(transaction, front - rooted)
+        of_front = _find_origins(transaction, front - rooted)
         origins |= of_front
         front = set[int]().union(*of_front.values()) - looked_at
     while led_to := {
@@ -138,7 +138,7 @@ def _unneeded(transaction: Transaction, contents: set[int]) -> set[int]:
     return contents - needed
 
 
-def _rooted(transaction: Transaction, contents: Collection[int]) -> set[int]:
+def _find_rooted(transaction: Transaction, contents: Collection[int]) -> set[int]:
     """Return the contents that a root has, or that are an output of a document's text."""
     # OFFSET 0: one look-up for each, which stops at the first row (see `Transaction.probe`).
     has_document = select(Document.id).where(Document.content_id == Content.id)
@@ -156,7 +156,9 @@ def _rooted(transaction: Transaction, contents: Collection[int]) -> set[int]:
     return {row.id for row in transaction.probe(query, Content.id, [*contents])}
 
 
-def _origins(transaction: Transaction, contents: Collection[int], limit: int | None = None) -> dict[int, set[int]]:
+def _find_origins(
+    transaction: Transaction, contents: Collection[int], limit: int | None = None
+) -> dict[int, set[int]]:
     """Return, by content, the contents whose output it is."""
     query = select(OutcomeRow.output_id, OutcomeRow.content_id)
     if limit is not None:
@@ -228,12 +230,12 @@ def drop(
         spec_ids = database.values(select(SpecRow.id))
     total, budget = Removed(), budget or RemovalBudget()
     for spec_id in sorted(spec_ids):
-        old = _old(database, spec_id, older_than_s)
+        old = _find_old(database, spec_id, older_than_s)
         total += remove_items(database, old, partial(drop_page, spec_id), budget)
     return total
 
 
-def _old(database: Database, spec_id: int, older_than_s: float) -> Iterator[list[int]]:
+def _find_old(database: Database, spec_id: int, older_than_s: float) -> Iterator[list[int]]:
     """Yield the contents with an old result of a spec, page by page."""
     query = select(OutcomeRow.content_id, is_old(older_than_s).label("old")).where(OutcomeRow.spec_id == spec_id)
     for page in pages(database, query, OutcomeRow.content_id, LOOK):

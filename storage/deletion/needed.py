@@ -49,11 +49,15 @@ def needed_specs(transaction: Transaction, age_s: float) -> set[int]:
     """Return the specs whose results stay, whatever their age."""
     from docmill.storage.search import pgvector_index  # with NumPy, which looking at a job does not need
 
-    core = _of_jobs(transaction, age_s) | _of_migrations(transaction) | {*pgvector_index.list_spec_ids(transaction)}
+    core = (
+        _find_specs_of_jobs(transaction, age_s)
+        | _find_specs_of_migrations(transaction)
+        | {*pgvector_index.list_spec_ids(transaction)}
+    )
     return core.union(*(dependent.needed_specs(transaction) for dependent in dependents()))
 
 
-def _of_jobs(transaction: Transaction, age_s: float) -> set[int]:
+def _find_specs_of_jobs(transaction: Transaction, age_s: float) -> set[int]:
     """Return the specs of all steps of needed jobs. A step's results stay with those of the step that it reads."""
     last = select(func.max(PipelineRun.id)).where(PipelineRun.job_id.is_not(None))
     of_pipeline = select(PipelineRun.job_id).where(
@@ -66,12 +70,12 @@ def _of_jobs(transaction: Transaction, age_s: float) -> set[int]:
         Job.id.in_(of_pipeline),
     )
     query = select(Step.spec_id).join(Job, Job.id == Step.job_id).where(needing)
-    latest = _latest(transaction) | _latest(transaction, Job.state == "done")
+    latest = _find_latest_jobs(transaction) | _find_latest_jobs(transaction, Job.state == "done")
     answering = transaction.probe(select(Step.spec_id), Step.job_id, latest)
     return {*transaction.scalars(query.distinct()), *(row.spec_id for row in answering)}
 
 
-def _latest(transaction: Transaction, *conditions: ColumnElement[bool]) -> set[int]:
+def _find_latest_jobs(transaction: Transaction, *conditions: ColumnElement[bool]) -> set[int]:
     """Return the jobs that answer: of specs with the same task and options, the corpus's latest job with one."""
     job_id = func.max(Job.id).label("job_id")
     query = select(Job.corpus_id, Step.spec_id, job_id).join(Step, Step.job_id == Job.id).where(*conditions)
@@ -84,7 +88,7 @@ def _latest(transaction: Transaction, *conditions: ColumnElement[bool]) -> set[i
     return {*jobs.values()}
 
 
-def _of_migrations(transaction: Transaction) -> set[int]:
+def _find_specs_of_migrations(transaction: Transaction) -> set[int]:
     """Return both specs of migrations that can be undone, and the spec that answers after each other migration."""
     old = select(ReplacementRow.old_spec_id).where(ReplacementRow.state != DROPPED)
     new = select(ReplacementRow.new_spec_id).where(ReplacementRow.state.in_([FILLING, *IN_FORCE]))
@@ -123,7 +127,7 @@ def replaced_specs(database: Database, older_than_s: float) -> tuple[tuple[int, 
         query = select(ReplacementRow.old_spec_id).where(ReplacementRow.state.in_(IN_FORCE), old_enough)
         going, staying = list[int](), list[str]()
         for spec_id in sorted({*transaction.scalars(query)}):
-            corpora = _needing(transaction, spec_id, older_than_s)
+            corpora = _find_needing_corpora(transaction, spec_id, older_than_s)
             if corpora:
                 row = transaction.execute(select(*SPEC).where(SpecRow.id == spec_id)).one()
                 staying.append(f"{spec_of(row)} stays: the corpus {corpora[0]} has it")
@@ -132,7 +136,7 @@ def replaced_specs(database: Database, older_than_s: float) -> tuple[tuple[int, 
     return tuple(going), staying
 
 
-def _needing(transaction: Transaction, spec_id: int, older_than_s: float) -> list[str]:
+def _find_needing_corpora(transaction: Transaction, spec_id: int, older_than_s: float) -> list[str]:
     """Return the corpora in which a spec was not replaced, or takes the place of another."""
     query = select(Corpus.id, Corpus.name).join(Job, Job.corpus_id == Corpus.id).join(Step, Step.job_id == Job.id)
     corpora = transaction.execute(query.where(Step.spec_id == spec_id).distinct().order_by(Corpus.id)).all()
@@ -161,7 +165,9 @@ def note_dropped(database: Database, spec_ids: Collection[int], older_than_s: fl
     def work(transaction: Transaction) -> tuple[int, ...]:
         mine = select(ReplacementRow.id).where(ReplacementRow.state == SWITCHED)
         transaction.execute(transaction.for_update(mine.where(ReplacementRow.old_spec_id.in_(spec_ids)))).all()
-        going = tuple(spec_id for spec_id in spec_ids if not _needing(transaction, spec_id, older_than_s))
+        going = tuple(
+            spec_id for spec_id in spec_ids if not _find_needing_corpora(transaction, spec_id, older_than_s)
+        )
         noted = update(ReplacementRow).where(ReplacementRow.old_spec_id.in_(going), ReplacementRow.state == SWITCHED)
         transaction.execute(noted.values(state=DROPPED))
         return going

@@ -68,7 +68,7 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
     def work(page: Sequence[str], transaction: Transaction) -> Removed:
         if not _begin(transaction, corpus_id):
             return Removed()
-        versions = _versions(transaction, corpus_id, page)
+        versions = _read_versions(transaction, corpus_id, page)
         if only_vanished:
             vanished = {row.key for row in versions if row.gone and row.superseded_by is None}
             versions = [row for row in versions if row.key in vanished]
@@ -81,7 +81,7 @@ def find_unknown_keys(database: Database, name: str, keys: Collection[str]) -> l
     """Return the ids that no document of the corpus has in any version. Raises NotFound."""
     corpus_id = find_corpus(database, name)
     with database.read() as transaction:
-        known = {row.key for row in _versions(transaction, corpus_id, sorted({*keys}))}
+        known = {row.key for row in _read_versions(transaction, corpus_id, sorted({*keys}))}
     return [key for key in dict.fromkeys(keys) if key not in known]
 
 
@@ -96,7 +96,7 @@ def find_same_texts(database: Database, name: str, keys: Collection[str]) -> lis
     others = set[tuple[str, str]]()
     with database.read() as transaction:
         for first in range(0, len(wanted), PAGE):
-            versions = _versions(transaction, corpus_id, wanted[first : first + PAGE])
+            versions = _read_versions(transaction, corpus_id, wanted[first : first + PAGE])
             rows = transaction.probe(query, Document.content_id, sorted({row.content_id for row in versions}))
             others |= {(row.name, row.key) for row in rows if row.corpus_id != corpus_id or row.key not in {*wanted}}
             if len(others) >= SHOWN:
@@ -167,7 +167,7 @@ def delete_jobs(transaction: Transaction, job_ids: Collection[int]) -> int:
     return transaction.execute(delete(Job).where(Job.id.in_(job_ids))).rowcount
 
 
-def _versions(transaction: Transaction, corpus_id: int, keys: Collection[str]) -> list[Any]:
+def _read_versions(transaction: Transaction, corpus_id: int, keys: Collection[str]) -> list[Any]:
     """Return the documents with these keys, superseded ones included. Each sort has its own index."""
     versions: list[Any] = []
     for is_version in (Document.superseded_by.is_(None), Document.superseded_by.is_not(None)):
@@ -414,7 +414,7 @@ def trace(database: Database, text: str, files: Sequence[Path] = ()) -> Trace:
     The bytes of these files are searched, too.
     """
     sha256 = hashlib.sha256(text.encode()).digest()
-    remnants = _remnants(files, text)
+    remnants = _find_remnants(files, text)
     with database.read() as transaction:
         content_id = transaction.scalar(select(Content.id).where(Content.sha256 == sha256))
         if content_id is None:
@@ -433,7 +433,7 @@ def trace(database: Database, text: str, files: Sequence[Path] = ()) -> Trace:
             count_rows(transaction, OutcomeRow, column == content_id)
             for column in (OutcomeRow.content_id, OutcomeRow.output_id)
         )
-        indexed = _indexed(transaction, content_id)
+        indexed = _count_indexed(transaction, content_id)
     return Trace(
         sha256=sha256.hex(),
         stored=True,
@@ -447,13 +447,13 @@ def trace(database: Database, text: str, files: Sequence[Path] = ()) -> Trace:
     )
 
 
-def _indexed(transaction: Transaction, content_id: int) -> int:
+def _count_indexed(transaction: Transaction, content_id: int) -> int:
     """Return the number of the text's vectors in side tables, whose foreign keys leave none without the text."""
     tables = [pgvector_index.side_table(spec_id) for spec_id in pgvector_index.list_spec_ids(transaction)]
     return sum(count_rows(transaction, table, table.c.content_id == content_id) for table in tables)
 
 
-def _remnants(files: Sequence[Path], text: str) -> tuple[str, ...]:
+def _find_remnants(files: Sequence[Path], text: str) -> tuple[str, ...]:
     """Return the files that hold the text's beginning, middle or end, perhaps in a free page, perhaps as JSON."""
     if not text:
         return ()

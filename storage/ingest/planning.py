@@ -102,7 +102,7 @@ def plan_new(
     (`Traversal.plan_prompts`). `fresh` gives the characters of contents that no job can have met.
     """
     unique = list(dict.fromkeys(content_ids))
-    met = _met(transaction, job, position, [content_id for content_id in unique if content_id not in fresh])
+    met = _find_met(transaction, job, position, [content_id for content_id in unique if content_id not in fresh])
     new = [content_id for content_id in unique if content_id not in met]
     total, traversal = 0, Traversal(transaction, job.id, job.steps)
     for step in job.steps:
@@ -116,7 +116,7 @@ def _since(position: CorpusPosition) -> Any:
     return or_(Document.superseded_by.is_(None), Document.superseded_by > position.base_document)
 
 
-def _met(transaction: Transaction, job: OpenJob, position: CorpusPosition, content_ids: list[int]) -> set[int]:
+def _find_met(transaction: Transaction, job: OpenJob, position: CorpusPosition, content_ids: list[int]) -> set[int]:
     # One look-up for each content, which stops at the first document: a text may have a million. OFFSET 0 keeps
     # PostgreSQL from turning it into a join (see `Transaction.probe`).
     walked = (

@@ -112,7 +112,7 @@ def prune(
     """
     unread = unread or Unread()
     missing = _look(database, job, seen, unread)
-    reason = _why_not(missing, unread, keep_rejected)
+    reason = _explain_refusal(missing, unread, keep_rejected)
     _note(database, job, reason)
     if reason is not None:
         return 0, reason
@@ -123,7 +123,7 @@ def prune(
     n = 0
     for first in range(0, len(missing.vanished), PAGE):
         page = missing.vanished[first : first + PAGE]
-        n += database.write(lambda transaction, page=page: _page(transaction, job, page))  # type: ignore[misc]
+        n += database.write(lambda transaction, page=page: _prune_page(transaction, job, page))  # type: ignore[misc]
     return n, None
 
 
@@ -148,7 +148,7 @@ def _note(database: Database, job: OpenJob, reason: str | None) -> None:
         database.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason))
 
 
-def _why_not(missing: Missing, unread: Unread, keep_rejected: bool) -> str | None:
+def _explain_refusal(missing: Missing, unread: Unread, keep_rejected: bool) -> str | None:
     """Return why nothing may be marked, as a sentence; None if nothing is missing, or if it may be marked."""
     if not missing.total:
         return None
@@ -220,7 +220,7 @@ def _of_source(job: OpenJob) -> tuple[Any, ...]:
     return mine, Document.id <= job.last_before, ~Document.gone, Ingest.source == source
 
 
-def _page(transaction: Transaction, job: OpenJob, ids: Sequence[int]) -> int:
+def _prune_page(transaction: Transaction, job: OpenJob, ids: Sequence[int]) -> int:
     lock_corpus(transaction, job.corpus_id)
     state = transaction.scalar(select(Job.state).where(Job.id == job.id))
     if state not in {*UNFINISHED, "done"}:

@@ -70,7 +70,7 @@ def waiting_for(standing: JobSnapshot) -> tuple[Cause, str] | None:
         return None
     if standing.limit is not None:
         return Cause.COST, standing.limit
-    silent = _silent(standing)
+    silent = _describe_silence(standing)
     if standing.workers_of_lane == 0:
         others = f" ({standing.workers} serve other lanes)" if standing.workers else ""
         command = "docmill migrate" if standing.is_backfill else "docmill run"
@@ -93,7 +93,7 @@ def waiting_for(standing: JobSnapshot) -> tuple[Cause, str] | None:
     return None
 
 
-def _silent(standing: JobSnapshot) -> str | None:
+def _describe_silence(standing: JobSnapshot) -> str | None:
     if not standing.silent:
         return None
     shards = "1 shard is" if standing.silent == 1 else f"{standing.silent} shards are"

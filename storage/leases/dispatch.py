@@ -122,7 +122,7 @@ def lanes(database: Database, only: str | None = None, only_job: int | None = No
         of_jobs = transaction.scalars(_LANES, {"only_job": only_job})
         wanted = [lane for lane in of_jobs if only in {None, lane}]
         since = {lane: _passed_until(transaction, lane) for lane in sorted(wanted)}
-        depth = _queued(transaction, wanted, 0.0 if only is None else since.get(only, 0.0), only_job)
+        depth = _count_queued(transaction, wanted, 0.0 if only is None else since.get(only, 0.0), only_job)
         workers, refusals = transaction.execute(_LIVE).all(), transaction.execute(_REFUSED).all()
     windows = []
     for lane, begins in since.items():
@@ -144,7 +144,9 @@ def last_dispatched(transaction: Transaction, lane: str, state: str) -> float:
     return transaction.scalar(_LAST_DISPATCHED, {"lane": lane, "state": state}) or 0.0
 
 
-def _queued(transaction: Transaction, lanes: Collection[str], since: float, only_job: int | None) -> dict[str, int]:
+def _count_queued(
+    transaction: Transaction, lanes: Collection[str], since: float, only_job: int | None
+) -> dict[str, int]:
     counted = transaction.execute(_QUEUED, {"lanes": lanes, "since": since, "only_job": only_job})
     return {row.lane: row.n for row in counted}
 
@@ -160,11 +162,11 @@ def take(database: Database, lane: LaneWindow) -> tuple[list[int], list[int]]:
     with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
         transaction.prefer_indexes()
         transaction.prefer_index_order()
-        candidates, first = _candidates_and_newcomers(transaction, lane)
+        candidates, first = _find_candidates_and_newcomers(transaction, lane)
         if not candidates:
             return [], []
         has_room = lane.queued < lane.window or (first and lane.queued < _MOST_WINDOWS * lane.window)
-        if not has_room and not transaction.execute(_outranked(lane, candidates).limit(1)).all():
+        if not has_room and not transaction.execute(_select_outranked(lane, candidates).limit(1)).all():
             return [], []
     return database.write(lambda transaction: _take(transaction, lane))
 
@@ -172,21 +174,21 @@ def take(database: Database, lane: LaneWindow) -> tuple[list[int], list[int]]:
 def _take(transaction: Transaction, lane: LaneWindow) -> tuple[list[int], list[int]]:
     transaction.prefer_indexes()
     transaction.prefer_index_order()
-    candidates, first = _candidates_and_newcomers(transaction, lane)
+    candidates, first = _find_candidates_and_newcomers(transaction, lane)
     # Read again: other processes fill the queue too.
-    n_queued = _queued(transaction, [lane.name], lane.since, lane.only_job).get(lane.name, 0)
+    n_queued = _count_queued(transaction, [lane.name], lane.since, lane.only_job).get(lane.name, 0)
     ahead: list[int] = []
     if turns := first[: max(0, _MOST_WINDOWS * lane.window - n_queued)]:
         # They get the date of the oldest shard that waits: maintenance believes a message lost if a shard with a
         # later date was taken.
         dated = transaction.scalar(_OLDEST_WAITING, lane.values)
         ahead = _queue(transaction, lane, turns, dated)
-        candidates, first = _candidates_and_newcomers(transaction, lane)
+        candidates, first = _find_candidates_and_newcomers(transaction, lane)
     n_queued += len(ahead)
     if n_queued < _MOST_WINDOWS * lane.window:  # the next top-up sends these ahead
         groups = {candidate.group for candidate in candidates if candidate.job_id in first}
         candidates = [candidate for candidate in candidates if candidate.group not in groups]
-    if not (claimants := _claimants(transaction, lane, candidates)):
+    if not (claimants := _choose_claimants(transaction, lane, candidates)):
         return ahead, []
     room = lane.window - n_queued
     room += _displace(transaction, lane, claimants, room)
@@ -205,7 +207,7 @@ def _queue(transaction: Transaction, lane: LaneWindow, turns: Sequence[int], dat
     of_jobs: dict[int, deque[int]] = {job_id: deque() for job_id in turns}
     for job_id, n in Counter(turns).items():
         of_job = lane.values | {"job": job_id}
-        for first in _first_ready():
+        for first in _select_first_ready():
             locked = transaction.for_update(first, skip_locked=True)
             of_jobs[job_id].extend(transaction.scalars(locked, of_job | {"n": n - len(of_jobs[job_id])}))
     taken = [of_jobs[job_id].popleft() for job_id in turns if of_jobs[job_id]]
@@ -220,13 +222,13 @@ def _displace(transaction: Transaction, lane: LaneWindow, claimants: list[Claima
     wanted = sum(claimant.planned for claimant in claimants if claimant.priority == highest) - room
     if wanted <= 0:
         return 0
-    lower = _outranked(lane, claimants).order_by(Job.priority, Shard.dispatched_at.desc()).limit(wanted)
+    lower = _select_outranked(lane, claimants).order_by(Job.priority, Shard.dispatched_at.desc()).limit(wanted)
     return transaction.execute(
         update(Shard).where(Shard.id.in_(lower), Shard.state == "queued").values(**FREE)
     ).rowcount
 
 
-def _outranked(lane: LaneWindow, claimants: list[Claimant]) -> Select[int]:
+def _select_outranked(lane: LaneWindow, claimants: list[Claimant]) -> Select[int]:
     """Select the queued shards of jobs with a lower priority than the highest claimant."""
     highest = max(claimant.priority for claimant in claimants)
     return (
@@ -243,7 +245,7 @@ def _outranked(lane: LaneWindow, claimants: list[Claimant]) -> Select[int]:
 
 
 @cache
-def _ready(job_id: ColumnElement[int]) -> tuple[Select[int], Select[int]]:
+def _select_ready(job_id: ColumnElement[int]) -> tuple[Select[int], Select[int]]:
     """Select the shards of a job and of `:lane` that may be dispatched now, without those of the specs `:unservable`.
 
     The first statement selects shards that were dispatched before. The second starts after the shard that ended
@@ -272,25 +274,25 @@ def _ready(job_id: ColumnElement[int]) -> tuple[Select[int], Select[int]]:
 
 
 @cache
-def _first_ready() -> list[Select[int]]:
+def _select_first_ready() -> list[Select[int]]:
     """Select the first `:n` ready shards of `:job`: those that were dispatched before, then the others."""
-    of_job = _ready(bindparam("job", type_=BigInteger))
+    of_job = _select_ready(bindparam("job", type_=BigInteger))
     return [ready.order_by(Shard.id).limit(bindparam("n")) for ready in of_job]
 
 
 @cache
-def _n_ready() -> Select[int]:
+def _count_ready() -> Select[int]:
     returned, fresh = (
         select(func.count()).select_from(first.order_by(None).subquery()).scalar_subquery()
-        for first in _first_ready()
+        for first in _select_first_ready()
     )
     return select(returned + fresh)
 
 
 @cache
-def _jobs_with_ready() -> Select[int, int, str | None, int, str | None, bool]:
+def _select_jobs_with_ready() -> Select[int, int, str | None, int, str | None, bool]:
     # One look into an index for each job, however many shards it has (OFFSET 0: see `Transaction.probe`).
-    ready = or_(*(ready.offset(0).correlate(Job).exists() for ready in _ready(Job.id)))
+    ready = or_(*(ready.offset(0).correlate(Job).exists() for ready in _select_ready(Job.id)))
     step, spec = Step.__table__.alias("priced").c, SpecRow.__table__.alias("spec_priced").c
     of_lane = (step.job_id == Job.id, spec.id == step.spec_id, spec.kind == bindparam("lane"))
     is_priced = select(step.seq).where(*of_lane, step.price.is_not(None)).correlate(Job).exists().label("is_priced")
@@ -304,25 +306,25 @@ def _jobs_with_ready() -> Select[int, int, str | None, int, str | None, bool]:
     )
 
 
-def _candidates_and_newcomers(transaction: Transaction, lane: LaneWindow) -> tuple[list[Claimant], list[int]]:
+def _find_candidates_and_newcomers(transaction: Transaction, lane: LaneWindow) -> tuple[list[Claimant], list[int]]:
     """Return the candidates, and the ids of the jobs whose next shard goes ahead of what waits."""
     waiting = [] if lane.only_job else transaction.execute(_JOBS_WAITING, lane.values).all()
-    candidates = _candidates(transaction, lane, beside=[row.id for row in waiting])
+    candidates = _find_candidates(transaction, lane, beside=[row.id for row in waiting])
     if not waiting or len({row.id for row in waiting} | {candidate.job_id for candidate in candidates}) < 2:
         return candidates, []
     priorities = [row.priority for row in waiting] + [candidate.priority for candidate in candidates]
     return candidates, choose_newcomers(candidates, max(priorities))
 
 
-def _claimants(transaction: Transaction, lane: LaneWindow, candidates: Collection[Claimant]) -> list[Claimant]:
+def _choose_claimants(transaction: Transaction, lane: LaneWindow, candidates: Collection[Claimant]) -> list[Claimant]:
     """Return the first of the candidates, a window's at most, each with the number of shards that it can dispatch."""
     first = sorted(candidates, key=Claimant.rank)[: lane.window]
     values = [lane.values | {"n": lane.window, "job": claimant.job_id} for claimant in first]
-    n_of_job = [transaction.scalar(_n_ready(), of_job) or 0 for of_job in values]
+    n_of_job = [transaction.scalar(_count_ready(), of_job) or 0 for of_job in values]
     return [replace(claimant, planned=min(n, claimant.planned)) for claimant, n in zip(first, n_of_job, strict=True)]
 
 
-def _candidates(transaction: Transaction, lane: LaneWindow, *, beside: Collection[int]) -> list[Claimant]:
+def _find_candidates(transaction: Transaction, lane: LaneWindow, *, beside: Collection[int]) -> list[Claimant]:
     """Return the jobs that have shards to dispatch in a lane and a worker that can serve them.
 
     Each counts as if it had a window's shards to dispatch, or as many as its budgets pay for.
@@ -330,11 +332,13 @@ def _candidates(transaction: Transaction, lane: LaneWindow, *, beside: Collectio
     A job without a price in this lane costs nothing. Shards in flight are counted only if there are several jobs,
     with those `beside`, or any budget.
     """
-    jobs = transaction.execute(_jobs_with_ready(), lane.values).all()
+    jobs = transaction.execute(_select_jobs_with_ready(), lane.values).all()
     are_several = len({*beside, *(job.id for job in jobs)}) > 1
     paying = [job for job in jobs if job.is_priced]
-    budgets = _budgets(transaction, {name for job in paying for name in (job.budget, job.sharer) if name is not None})
-    in_flight = _in_flight(transaction, lane.name) if budgets or are_several else []
+    budgets = _read_budgets(
+        transaction, {name for job in paying for name in (job.budget, job.sharer) if name is not None}
+    )
+    in_flight = _read_in_flight(transaction, lane.name) if budgets or are_several else []
     of_jobs, of_sharers, of_budgets = Counter[int](), Counter[str | None](), Counter[str | None]()
     costs = defaultdict[str | None, float](float)
     for row in in_flight:
@@ -364,13 +368,13 @@ def _candidates(transaction: Transaction, lane: LaneWindow, *, beside: Collectio
     return [replace(claimant, planned=n) for claimant, n in paid if n > 0]
 
 
-def _budgets(transaction: Transaction, names: Collection[str]) -> Sequence[AnyRow]:
+def _read_budgets(transaction: Transaction, names: Collection[str]) -> Sequence[AnyRow]:
     """Return the named budgets that have a limit."""
     limited = select(Budget).where(Budget.name.in_(names), Budget.max_cost.is_not(None))
     return transaction.execute(limited).all() if names else []
 
 
-def _in_flight(transaction: Transaction, lane: str) -> Sequence[AnyRow]:
+def _read_in_flight(transaction: Transaction, lane: str) -> Sequence[AnyRow]:
     """Return the number of shards in flight of each step, and the tokens of their stored outcomes."""
     sums = (func.sum(column).label(column.key) for column in (Shard.tokens_in, Shard.tokens_out))
     return transaction.execute(

@@ -49,7 +49,7 @@ def put_outcomes(
     transaction.keep_contents()
     # One order everywhere, so that two shards with the same contents cannot deadlock.
     ordered = [make_storable(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)]
-    ordered = _of_one_length(transaction, spec_id, ordered)
+    ordered = _refuse_other_lengths(transaction, spec_id, ordered)
     if not one_by_one:
         return _put(transaction, spec_id, ordered, runtime_id, redo=redo)
     known: dict[int, Known] = {}
@@ -58,14 +58,14 @@ def put_outcomes(
     return known
 
 
-def _of_one_length(transaction: Transaction, spec_id: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _refuse_other_lengths(transaction: Transaction, spec_id: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return the outcomes, with a failure in place of each vector that is not as long as the spec's first one."""
     numbers = {o.content_id: _numbers(o.vector, o.data) for o in outcomes if o.vector is not None}
     if not numbers:
         return list(outcomes)
     length = make_vector_length(transaction, spec_id, next(iter(numbers.values())))
     others = {content_id for content_id, n in numbers.items() if n != length}
-    return [_refused(o, numbers[o.content_id], length) if o.content_id in others else o for o in outcomes]
+    return [_refuse(o, numbers[o.content_id], length) if o.content_id in others else o for o in outcomes]
 
 
 def _numbers(vector: bytes, data: Mapping[str, Any] | None) -> int:
@@ -73,7 +73,7 @@ def _numbers(vector: bytes, data: Mapping[str, Any] | None) -> int:
     return int((data or {}).get("dim") or len(vector) // 4)
 
 
-def _refused(outcome: Outcome, numbers: int, length: int) -> Outcome:
+def _refuse(outcome: Outcome, numbers: int, length: int) -> Outcome:
     return outcome.refused(
         f"its vector has {numbers:,} numbers, and earlier ones of this model have {length:,}: the server has another "
         "model under this name. Give it a name with --revision, and embed the corpus again"

@@ -239,7 +239,7 @@ def commit(
     """
 
     def work(transaction: Transaction, one_by_one: bool) -> None:
-        row = _locked(transaction, claim.shard_id)
+        row = _lock(transaction, claim.shard_id)
         if row is None:
             raise LeaseLost(f"shard {claim.shard_id} was removed with its corpus before its results were written")
         if claim.was_committed(row):
@@ -303,7 +303,7 @@ def release(
     """
 
     def work(transaction: Transaction, one_by_one: bool) -> bool:
-        row = _locked(transaction, claim.shard_id)
+        row = _lock(transaction, claim.shard_id)
         if not claim.holds(row):
             return False
         _put_outcomes(transaction, row.lane, claim, finished, runtime, kept, one_by_one=one_by_one)
@@ -428,7 +428,7 @@ _HELD = (
 )
 
 
-def _locked(transaction: Transaction, shard_id: int) -> Any:
+def _lock(transaction: Transaction, shard_id: int) -> Any:
     query = transaction.for_update(_HELD, of=Shard)
     return transaction.execute(query, {"shards": [shard_id]}).one_or_none()
 

@@ -28,16 +28,16 @@ _one_at_a_time = threading.Lock()  # Alembic keeps the context of a command in i
 
 def head() -> str:
     """Return the revision that this version of docmill works with."""
-    return _known()[-1]
+    return _list_revisions()[-1]
 
 
 def current(database: Database) -> str | None:
     """Return the revision of the database; None if docmill never used it."""
     with database.read() as transaction:
-        return _revision(transaction)
+        return _read_revision(transaction)
 
 
-def _revision(transaction: Transaction) -> str | None:
+def _read_revision(transaction: Transaction) -> str | None:
     """Return the revision that Alembic noted. Alembic takes longer to load than most commands take to run."""
     if not transaction.has_table("alembic_version"):
         return None
@@ -64,13 +64,13 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 def is_behind(database: Database) -> bool:
     """Return True if `upgrade` would change the schema: it is missing or of an earlier release, or lacks tables."""
     with database.read() as transaction:
-        revision = _revision(transaction)
+        revision = _read_revision(transaction)
         if revision == head():
-            return bool(_missing_tables(transaction))
-    return revision is None or revision in _known()[:-1]
+            return bool(_find_missing_tables(transaction))
+    return revision is None or revision in _list_revisions()[:-1]
 
 
-def _missing_tables(transaction: Transaction) -> list[str]:
+def _find_missing_tables(transaction: Transaction) -> list[str]:
     """Return the tables of features that the database does not have."""
     needed = [name for metadata in collections_of_tables()[1:] for name in metadata.tables]
     return [name for name in needed if not transaction.has_table(name)]
@@ -110,25 +110,25 @@ def require_current(database: Database) -> None:
     That is its own schema, or a newer one whose oldest compatible revision this version knows.
     """
     with database.read() as transaction:
-        revision = _revision(transaction)
+        revision = _read_revision(transaction)
         problem = None
         if revision is None:
             problem = "has no docmill schema yet"
-        elif revision in _known() and revision != head():
+        elif revision in _list_revisions() and revision != head():
             problem = f"is at revision {revision}"
-        elif missing := _missing_tables(transaction):
+        elif missing := _find_missing_tables(transaction):
             problem = f"lacks tables of features ({', '.join(missing)})"
         if problem is not None:
             raise SchemaOutOfDate(f"the database {database} {problem}; run `docmill db upgrade` as its owner")
         # Read it at any revision, so that a user without the right learns it now, and not on the day of an upgrade.
         oldest = transaction.scalar(select(Compatibility.oldest))
-    if oldest not in _known():
+    if oldest not in _list_revisions():
         raise SchemaOutOfDate(
             f"the database {database} belongs to a newer docmill (revision {revision}), which this one is too "
             "old for; install the newer release"
         )
 
 
-def _known() -> list[str]:
+def _list_revisions() -> list[str]:
     """Return all revisions up to this version's, by the names of their files: `0100_what_it_does.py`."""
     return sorted(file.name.partition("_")[0] for file in (_FOLDER / "versions").glob("[0-9]*_*.py"))

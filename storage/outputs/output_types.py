@@ -364,7 +364,7 @@ class _Labels(OutputType):
         if params.get("multi_label"):
             return [_listed_column("labels", "labels", lambda item: f"{item['label']} ({item['score']:.2f})")]
         label, score, _ = self.columns(params)
-        return [label, Column("score", Form.NUMBER, lambda result: _rounded(score.value(result)))]
+        return [label, Column("score", Form.NUMBER, lambda result: _round(score.value(result)))]
 
     def shown(self, result: Result, params: Params) -> str:
         return _line_of(f"{item['label']} {item['score']:.3f}" for item in result["labels"])
@@ -457,7 +457,7 @@ class _Record(OutputType):
 
     def people_columns(self, params: Params, heading: str) -> Sequence[Column]:
         columns = [column for column in self.columns(params) if column.name not in {"data", CITATIONS}]
-        named = [_joined(replace(column, name=column.name.removeprefix("data_"))) for column in columns]
+        named = [_join_texts(replace(column, name=column.name.removeprefix("data_"))) for column in columns]
         questions = params.get(QUESTION)
         shown = [column for column in named if questions is None or column.name in questions]
         return shown or super().people_columns(params, heading)
@@ -534,7 +534,7 @@ def _listed_column(name: str, key: str, said: Callable[[Mapping[str, Any]], str]
     return Column(name, Form.TEXT, value)
 
 
-def _joined(column: OutputColumn) -> Column:
+def _join_texts(column: OutputColumn) -> Column:
     """Return a column of lists of texts as one of texts; any other column as it is."""
     if column.form is not Form.TEXTS:
         return column
@@ -546,7 +546,7 @@ def _joined(column: OutputColumn) -> Column:
     return Column(column.name, Form.TEXT, value)
 
 
-def _rounded(number: float | None) -> float | None:
+def _round(number: float | None) -> float | None:
     return None if number is None else round(number, 3)
 
 
@@ -618,7 +618,7 @@ def _form_of(schema: Json, root: Mapping[str, Json]) -> Form:
     References of ``schema`` lead into ``root``.
     """
     named = _types(schema, root)
-    if named == {"array"} and _types(_followed(schema, root).get("items"), root) == {"string"}:
+    if named == {"array"} and _types(_follow(schema, root).get("items"), root) == {"string"}:
         return Form.TEXTS
     return _FORMS.get(named.pop(), Form.JSON) if len(named) == 1 else Form.JSON
 
@@ -630,7 +630,7 @@ def _fits(value: Json, form: Form) -> bool:
 
 def _types(schema: Json, root: Mapping[str, Json], depth: int = _DEEPEST) -> set[str]:
     """Return the types of values that a schema allows, as far as it says; null is left out."""
-    target = _followed(schema, root)
+    target = _follow(schema, root)
     if "enum" in target or "const" in target:
         values = target.get("enum", [target.get("const")])
         return {_NAMES.get(type(value), _ANY) for value in _listed(values)} - {"null"}
@@ -646,7 +646,7 @@ def _listed(value: Json) -> list[Json]:
     return value if isinstance(value, list) else []
 
 
-def _followed(schema: Json, root: Mapping[str, Json]) -> Mapping[str, Json]:
+def _follow(schema: Json, root: Mapping[str, Json]) -> Mapping[str, Json]:
     """Return the schema that references lead to; an empty one where they lead to none."""
     target = schema
     for _ in range(_DEEPEST):

@@ -83,7 +83,7 @@ def make(database: Database, pipeline: str, corpus: str, requests: Sequence[Step
 
     def work(transaction: Transaction) -> None:
         _drop(transaction, pipeline)
-        for name, query in _queries(transaction, pipeline, corpus, requests):
+        for name, query in _make_queries(transaction, pipeline, corpus, requests):
             _create(transaction, name, query)
 
     database.write(work)
@@ -94,13 +94,13 @@ def replace_in(transaction: Transaction, pipeline: str, corpus: str, requests: S
 
     On a server the views keep their grants, and the views over them.
     """
-    for name, query in _queries(transaction, pipeline, corpus, requests):
+    for name, query in _make_queries(transaction, pipeline, corpus, requests):
         if transaction.server is None:
             transaction.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name)}")
         _create(transaction, name, query, "VIEW" if transaction.server is None else "OR REPLACE VIEW")
 
 
-def _queries(
+def _make_queries(
     transaction: Transaction, pipeline: str, corpus: str, requests: Sequence[StepRequest]
 ) -> list[tuple[str, Any]]:
     """Return the names of the views of a pipeline, with their queries.

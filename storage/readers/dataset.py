@@ -103,7 +103,7 @@ class SavedSource(FilesSource[Path]):
 
     def __init__(self, root: Path, parameters: Parameters, options: SourceOptions) -> None:
         self._root, split = _split(root, parameters)
-        name = _shown(path_text(root), {"split": split})
+        name = _format_url(path_text(root), {"split": split})
         place = path_text(root.name) + (f"/{split}" if split else "")
         self._files = [(f"{place}/{file}", Path(file)) for file in _saved_files(self._root, name)]
         super().__init__(name, options, lambda: iter(self._files), self._open)
@@ -130,7 +130,7 @@ class DatasetSource(RowSource):
 
     def __init__(self, place: Path | str, parameters: Parameters, options: SourceOptions) -> None:
         shown = path_text(place)
-        name = _shown(shown, parameters)
+        name = _format_url(shown, parameters)
         DATASETS.require(name, error=SourceUnsupported)
         self._is_local = isinstance(place, Path)
         self._request = {"name": name, "path": str(place), "local": self._is_local, **parameters}
@@ -162,7 +162,7 @@ def _split(root: Path, parameters: Parameters) -> tuple[Path, str | None]:
         raise SourceError(f"{path_text(root)}/dataset_dict.json names no splits")
     split = wanted or (splits[0] if len(splits) == 1 else None)
     if split is None or split not in splits:
-        raise _unnamed(_shown(path_text(root), {"split": wanted}), "split", splits)
+        raise _unnamed(_format_url(path_text(root), {"split": wanted}), "split", splits)
     folder = root / split
     if folder.is_symlink() or not is_folder(folder):
         raise SourceMissing(f"{path_text(folder)}: no such folder")
@@ -205,7 +205,7 @@ def _plain(name: object) -> bool:
     return isinstance(name, str) and "\0" not in name and name not in {"", ".", ".."} and "/" not in name
 
 
-def _shown(path: str, parameters: Parameters) -> str:
+def _format_url(path: str, parameters: Parameters) -> str:
     query = urlencode({key: value for key, value in parameters.items() if value}, quote_via=quote)
     return f"{SCHEME}://{path}" + (f"?{query}" if query else "")
 

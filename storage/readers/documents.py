@@ -95,11 +95,11 @@ class DocumentReader:
             with open_file() as opened:
                 raw = buffered(Counted(opened), decompress).read(limit + 1)
         except (SourceError, BrokenStream) as error:
-            return _rejected(where, str(error))
+            return _reject(where, str(error))
         except OSError as error:
-            return _rejected(where, f"cannot be read: {error.strerror}")
+            return _reject(where, f"cannot be read: {error.strerror}")
         if len(raw) > limit:
-            return _rejected(where, too_long(limit))
+            return _reject(where, too_long(limit))
         return self.document(path, raw)
 
     def document(self, path: str, raw: bytes) -> Record | Rejection:
@@ -110,7 +110,7 @@ class DocumentReader:
         media_type = kind.media_type if isinstance(kind, Document) else None
         is_text = media_type in {None, HTML, MAIL} or (isinstance(kind, Document) and kind.is_text)
         if is_text and (reason := why_no_text(raw)) is not None:
-            return _rejected(where, reason)
+            return _reject(where, reason)
         with finding_bugs(where):
             if isinstance(kind, Document) and kind.media_type is not None:
                 return self._extracted(where, raw, kind)
@@ -148,9 +148,9 @@ class DocumentReader:
         try:
             text, more = self.extract(raw, media_type)
         except BrokenStream as error:
-            return _rejected(where, str(error))
+            return _reject(where, str(error))
         if raw.strip() and not text.strip():
-            return _rejected(where, self._why_no_text(kind))
+            return _reject(where, self._why_no_text(kind))
         return _document(where, text, flags + more)
 
     def _why_no_text(self, kind: Document) -> str:
@@ -221,13 +221,13 @@ def why_other_kind(raw: bytes, kind: Document | Records) -> str | None:
     return None if is_cut or FILES[packed_as] == kind else why_no_text(raw)
 
 
-def _rejected(where: str, reason: str) -> Rejection:
+def _reject(where: str, reason: str) -> Rejection:
     return Rejection(where, reason, below=where)
 
 
 def _document(where: str, text: str, flags: tuple[str, ...]) -> Record | Rejection:
     if len(where.encode()) > MAX_ID_BYTES:
-        return _rejected(where, id_too_long(where))
+        return _reject(where, id_too_long(where))
     text, replaced = normalize(text)
     return Record(where, text, {}, flags + replaced, where)
 
@@ -237,7 +237,7 @@ def _page(raw: bytes) -> tuple[str, tuple[str, ...]]:
 
     Bytes outside its encoding are replaced, and the first one is flagged.
     """
-    encoding = "utf-16" if is_utf16(raw) else _declared(raw)
+    encoding = "utf-16" if is_utf16(raw) else _find_declared(raw)
     if encoding == "utf-8":
         skip = bom_length(raw)
         return decode(raw[skip:], skip)
@@ -248,7 +248,7 @@ def _page(raw: bytes) -> tuple[str, tuple[str, ...]]:
         return raw.decode(encoding, errors="replace"), (flag,)
 
 
-def _declared(raw: bytes) -> str:
+def _find_declared(raw: bytes) -> str:
     """Return Python's name for the declared encoding; UTF-8 if it is unknown, or not an encoding of text."""
     said = None if bom_length(raw) else _META.search(raw[:_PRESCANNED])
     name = (said and python_name(said.group(1).decode())) or "utf-8"

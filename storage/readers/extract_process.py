@@ -88,7 +88,7 @@ class ExtractionLibrary:
         if kind in _SUBTITLES:
             return read_subtitles(raw.decode(), _SUBTITLES[kind])
         config = self._config(disable_ocr=True, html_options={"strip_tags": _DRESS})
-        return _stripped(self._extract(raw, kind, config).content)
+        return _strip_lines(self._extract(raw, kind, config).content)
 
     def recognized(self, raw: bytes, plain: str) -> str:
         """Return a PDF file's text with that of pages that have none; `plain` is its text without those."""
@@ -99,7 +99,7 @@ class ExtractionLibrary:
         if not without:
             return plain
         config = self._config(ocr=self._tesseract(), force_ocr_pages=without, pages=self._pages)
-        return _stripped(self._extract(raw, PDF, config).content)
+        return _strip_lines(self._extract(raw, PDF, config).content)
 
     def _tesseract(self) -> Any:
         tesseract = self._library.TesseractConfig(language=self._languages, use_cache=False, output_format="text")
@@ -118,7 +118,7 @@ def _is_protected(raw: bytes, said: str) -> bool:
     return False
 
 
-def _stripped(text: str) -> str:
+def _strip_lines(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()).strip()
 
 

@@ -144,13 +144,13 @@ def _sqlite(path: Path, most: int) -> Engine:
         connection.execute("PRAGMA trusted_schema = OFF")  # a foreign file may have harmful views
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(most, _LEAST_LENGTH))
         connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
-        connection.set_authorizer(_authorized)
+        connection.set_authorizer(_authorize)
         return connection
 
     return create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
 
 
-def _authorized(action: int, argument: str | None, *_: object) -> int:
+def _authorize(action: int, argument: str | None, *_: object) -> int:
     harmless = action in _ALLOWED or (action == sqlite3.SQLITE_PRAGMA and argument in _ALLOWED_PRAGMAS)
     return sqlite3.SQLITE_OK if harmless else sqlite3.SQLITE_DENY
 
@@ -161,7 +161,7 @@ def _postgresql(url: URL) -> tuple[str, str, Engine]:
         engine = postgresql.watched_engine(
             url,
             Patience(),
-            {"require_auth": _authentication(url)},
+            {"require_auth": _choose_authentication(url)},
             poolclass=NullPool,
             hide_parameters=True,
             execution_options={"postgresql_readonly": True},
@@ -199,7 +199,7 @@ def _or_text(loader: type[Loader]) -> type[Loader]:
     return OrText
 
 
-def _authentication(url: URL) -> str:
+def _choose_authentication(url: URL) -> str:
     """Return how libpq may prove a password to the host that a source names, as its parameter `require_auth`.
 
     Without a password in the URL, libpq takes that of PGPASSWORD, perhaps another host's. SCRAM proves a password

@@ -327,10 +327,10 @@ def mask_secrets(source: str) -> str:
     if not separator:
         return path_text(source)
     scheme = scheme.lower()
-    user, rest = _user(scheme, rest)
+    user, rest = _split_user(scheme, rest)
     address, mark, query = rest.partition("?")
-    parameters, statement = _parameters(scheme, query)
-    if _secret_parameter(parameters) is not None:
+    parameters, statement = _split_parameters(scheme, query)
+    if _find_secret_parameter(parameters) is not None:
         parameters = _mask(parameters, address)
     if user is not None:
         account, colon, _ = user.partition(":")
@@ -364,14 +364,14 @@ def describe_secret(source: str) -> str | None:
     if not separator:
         return None
     scheme = scheme.lower()
-    user, rest = _user(scheme, rest)
+    user, rest = _split_user(scheme, rest)
     if user is not None and scheme not in _NAMES_NO_USER:
         if user.partition(":")[2]:
             return f"has a password, which would be stored; leave it out, and {_elsewhere(scheme)}"
         if scheme in HTTP:
             return f"has a token before the @, which would be stored; leave it out, and {_elsewhere(scheme)}"
-    parameters, _ = _parameters(scheme, rest.partition("?")[2])
-    if (name := _secret_parameter(parameters)) is not None:
+    parameters, _ = _split_parameters(scheme, rest.partition("?")[2])
+    if (name := _find_secret_parameter(parameters)) is not None:
         what = f"has a parameter that may be a secret ({path_text(name)}), which would be stored"
         how = _elsewhere(scheme) if scheme not in HTTP else _INSTEAD_OF_A_SIGNATURE
         return f"{what}; leave it out, and {how}"
@@ -402,7 +402,7 @@ def add_login(url: str, name: str) -> str:
     """
     scheme, _, rest = url.partition("://")
     host = urlsplit(url).hostname
-    if _user(scheme, rest)[0] is not None or not host:
+    if _split_user(scheme, rest)[0] is not None or not host:
         return url
     try:
         entry = netrc().hosts.get(host)  # without the default, which would go to every host
@@ -418,7 +418,7 @@ def add_login(url: str, name: str) -> str:
     return f"{scheme}://{quote(login or '', safe='')}:{quote(password or '', safe='')}@{rest}"
 
 
-def _user(scheme: str, rest: str) -> tuple[str | None, str]:
+def _split_user(scheme: str, rest: str) -> tuple[str | None, str]:
     """Split what follows a scheme into the user (with a password), and the rest.
 
     A password in which a / or an @ stands as it is ends at the last @.
@@ -437,7 +437,7 @@ def _user(scheme: str, rest: str) -> tuple[str | None, str]:
     return rest[:at], rest[at + 1 :]
 
 
-def _parameters(scheme: str, query: str) -> tuple[str, str]:
+def _split_parameters(scheme: str, query: str) -> tuple[str, str]:
     """Split what follows the first ? into parameters and, of a database, the statement with the ? before it."""
     if not scheme.startswith(_DATABASES):
         return query, ""
@@ -447,7 +447,7 @@ def _parameters(scheme: str, query: str) -> tuple[str, str]:
     return "", query
 
 
-def _secret_parameter(query: str) -> str | None:
+def _find_secret_parameter(query: str) -> str | None:
     """Return the name of the first parameter that may be a secret; "…" for one without a name and a value."""
     for parameter in filter(None, re.split("[&;]", query)):
         name, _, value = parameter.partition("=")

@@ -190,7 +190,7 @@ def _documents(
 
 def row_reader(suffix: str) -> RowReader | None:
     """Return the function that reads files of a suffix (`.xyz`). Raises SourceUnsupported if it does not load."""
-    loaded = _loaded(suffix)
+    loaded = _load_reader(suffix)
     if loaded is None:
         return None
     read_rows, who = loaded
@@ -198,7 +198,7 @@ def row_reader(suffix: str) -> RowReader | None:
     def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         try:
             for row in read_rows(stream, name, options):
-                yield _checked(row, f"{name}: {who}")
+                yield _check_row(row, f"{name}: {who}")
         except (SourceError, BrokenStream, OSError):
             raise
         except Exception as error:
@@ -207,7 +207,7 @@ def row_reader(suffix: str) -> RowReader | None:
     return rows
 
 
-def _checked(row: Row | Rejection, reader: str) -> Row | Rejection:
+def _check_row(row: Row | Rejection, reader: str) -> Row | Rejection:
     """Return a row of a feature's reader, normalized. Raises SourceError for a value that is no row.
 
     The store would fail on it only later, and as if it were a bug of docmill.
@@ -234,7 +234,7 @@ def _checked(row: Row | Rejection, reader: str) -> Row | Rejection:
 
 def find_opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
     """Return the function that opens URLs of a scheme (`xyz`). Raises SourceUnsupported if it does not load."""
-    loaded = _loaded(scheme)
+    loaded = _load_reader(scheme)
     if loaded is None:
         return None
     open_url, who = loaded
@@ -253,7 +253,7 @@ def find_opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
     return opened
 
 
-def _loaded(name: str) -> tuple[Callable[..., Any], str] | None:
+def _load_reader(name: str) -> tuple[Callable[..., Any], str] | None:
     """Return the reader that a feature brings under a name, and a description for messages."""
     brought = [(feature, feature.readers[name]) for feature in features() if name in feature.readers]
     if not brought:

@@ -249,10 +249,10 @@ class Counted(RawIOBase):
 
 def buffered(file: Counted, decompress: Decompress | None = None) -> BufferedReader:
     """Return the file's content, decompressed within the limits of `Expansion` if it is compressed."""
-    return BufferedReader(file if decompress is None else Pieces(_decompressed(file, decompress)), BUFFER_BYTES)
+    return BufferedReader(file if decompress is None else Pieces(_limit_expansion(file, decompress)), BUFFER_BYTES)
 
 
-def _decompressed(file: Counted, decompress: Decompress) -> Iterator[bytes]:
+def _limit_expansion(file: Counted, decompress: Decompress) -> Iterator[bytes]:
     expansion = Expansion()
     for piece in decompress(file):
         expansion.add(file.bytes_read, len(piece), piece.count(b"\n"))
@@ -380,7 +380,7 @@ def of_text(read_rows: RowReader) -> RowReader:
         if options.encoding is None and (likely := _unmarked(head)) is not None:
             raise EncodingUnnamed(name, likely)
         if encoding != _UTF8:
-            stream = BufferedReader(Pieces(_recoded(stream, encoding)), BUFFER_BYTES)
+            stream = BufferedReader(Pieces(_recode(stream, encoding)), BUFFER_BYTES)
         yield from read_rows(stream, name, options)
 
     return rows
@@ -406,7 +406,7 @@ def _unmarked(head: bytes) -> str | None:
     return _PATTERNS.get(tuple(byte != 0 for byte in head[:_MARK_BYTES]))
 
 
-def _recoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
+def _recode(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
     """Yield a text as UTF-8."""
     read = getattr(stream, "read1", stream.read)  # read1 returns what a pipe has, without waiting for more
     decoder = codecs.getincrementaldecoder(encoding)(_MISFIT)

@@ -304,7 +304,7 @@ def rows_in_batch(
     names: list[str] = batch.schema.names
     mended: dict[int, tuple[str, ...]] = {}
     columns = [
-        [_parsed(value) for value in values] if name in as_json else values
+        [_parse_json(value) for value in values] if name in as_json else values
         for name, values in ((name, _values(column, mended)) for name, column in zip(names, batch, strict=True))
     ]
     for n, values in enumerate(zip(*columns, strict=True)):
@@ -366,7 +366,7 @@ def _value(scalar: Scalar) -> tuple[Any, tuple[str, ...]]:
     return _NO_VALUE, ()
 
 
-def _parsed(value: str | None) -> Json:
+def _parse_json(value: str | None) -> Json:
     try:
         parsed: Json = value if value is None else orjson.loads(value)
     except orjson.JSONDecodeError:

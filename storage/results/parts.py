@@ -97,7 +97,7 @@ def export(
             f"job {job_id} is not finished ({status.pending:,} text{'s' * (status.pending != 1)} to do), and "
             f"parts would lack what comes: docmill status {job_id} --wait"
         )
-    wanted = _wanted(status, step, target, part_documents, fingerprints(database, job_id, step))
+    wanted = _make_manifest(status, step, target, part_documents, fingerprints(database, job_id, step))
     wanted = replace(wanted, flags=None if flagged is None else str(flagged))
     return write(
         target,
@@ -110,7 +110,7 @@ def export(
     )
 
 
-def _wanted(
+def _make_manifest(
     status: JobStatus, step: str | None, target: Target, part_documents: int, results: dict[str, Any]
 ) -> Manifest:
     most = max(fingerprint["done"] for fingerprint in results.values())
@@ -154,10 +154,10 @@ def write(
 ) -> ExportedFolder:
     """Write the parts that the folder lacks. `ending` is called before the manifest says that it is complete."""
     folder, progress = target.path, progress or ExportProgress()
-    with _held(folder):
-        before = _manifest_in(folder)
+    with _hold(folder):
+        before = _read_manifest(folder)
         manifest, why_anew = choose_manifest(before, wanted, str(folder), replaced=replaced)
-        sound = _sound(folder, manifest, progress)
+        sound = _find_sound(folder, manifest, progress)
         if manifest.docmill != wanted.docmill and not (manifest.complete and all(sound)):
             manifest, sound, why_anew = wanted, [], f"its parts are of docmill {manifest.docmill}"
         if why_anew is not None:
@@ -166,10 +166,10 @@ def write(
             return ExportedFolder(manifest.documents, len(manifest.parts), 0)
         manifest = replace(manifest, complete=False)
         _save(folder, manifest)
-        for name in find_leftovers(_names(folder), manifest):  # after they are no longer listed
+        for name in find_leftovers(_list_names(folder), manifest):  # after they are no longer listed
             (folder / name).unlink(missing_ok=True)
         new = 0
-        for number, part in _lacking(target, manifest, sound, rows_after, columns, progress):
+        for number, part in _write_lacking(target, manifest, sound, rows_after, columns, progress):
             manifest = manifest.with_part(number, part)
             _save(folder, manifest)
             new += 1
@@ -178,7 +178,7 @@ def write(
     return ExportedFolder(manifest.documents, len(manifest.parts), new)
 
 
-def _lacking(
+def _write_lacking(
     target: Target,
     manifest: Manifest,
     sound: list[bool],
@@ -224,7 +224,7 @@ def _write_part(
     return ManifestPart(files, int(documents), first[1]["id"], last[1]["id"], last[0])
 
 
-def _sound(folder: Path, manifest: Manifest, progress: ExportProgress) -> list[bool]:
+def _find_sound(folder: Path, manifest: Manifest, progress: ExportProgress) -> list[bool]:
     """Return for each listed part True if its files are as they were written."""
     sound = []
     for part in manifest.parts:
@@ -247,9 +247,9 @@ def _save(folder: Path, manifest: Manifest) -> None:
         file.write(manifest.to_json())
 
 
-def _manifest_in(folder: Path) -> Manifest | None:
+def _read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a folder; None for an empty folder. Raises StorageError for a folder of other files."""
-    names = _names(folder)
+    names = _list_names(folder)
     if NAME in names:
         manifest = from_json((folder / NAME).read_bytes()) if (folder / NAME).is_file() else None
         if manifest is None:
@@ -260,12 +260,12 @@ def _manifest_in(folder: Path) -> Manifest | None:
     return None
 
 
-def _names(folder: Path) -> list[str]:
+def _list_names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _hold(folder: Path) -> Iterator[None]:
     """Make the folder if need be, and hold it for this process alone. Raises StorageError and ExportBlocked."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

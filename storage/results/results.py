@@ -88,7 +88,7 @@ def placed_results(
     several = step is None and len(steps) > 1
     way = steps if several else find_named_way(steps, step)
     wanted = _Wanted(way, with_input, after, flagged, way if several else way[-1:], first)
-    documents = islice(_documents(database, job, wanted), most)
+    documents = islice(_read_documents(database, job, wanted), most)
     if several:
         return _all_steps(database, steps, documents)
     return one_step(database.kind_of(way[-1].lane).output, way[-1], documents)
@@ -240,11 +240,11 @@ def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
     if len(steps) == 1 and (few := _few_failures(database, job, steps[0])) is not None:
         yield from (failure_of(row.key, row) for row in few)
     else:
-        for document, outcomes, _ in _documents(database, job, _Wanted(steps)):
+        for document, outcomes, _ in _read_documents(database, job, _Wanted(steps)):
             for step, failure in _failures_of(document.key, steps, outcomes).items():
                 named = {"step": step} if len(steps) > 1 else {}
                 yield {"id": failure["id"], **named, **failure}
-    yield from _rejected(database, job.ingest_id)
+    yield from _read_rejected(database, job.ingest_id)
 
 
 def inputs(
@@ -266,7 +266,7 @@ def inputs(
     lacking: dict[str, Any] = {"steps": {}} if several else {"task": last.lane}
     ended: tuple[str, str | None]
     open_ = ("pending", None) if job.state in UNFINISHED else ("not computed", _WHY_NOT.get(job.state))
-    for document, outcomes, text in _documents(database, job, _Wanted(way, with_input)):
+    for document, outcomes, text in _read_documents(database, job, _Wanted(way, with_input)):
         failures = _failures_of(document.key, way, outcomes)
         done = next(rows(iter([(document, outcomes, text)])), None)
         row = {"id": document.key, **lacking, "flags": document.flags, "meta": document.meta}
@@ -280,7 +280,7 @@ def inputs(
         else:
             ended = open_ if done is None or _is_open(way, outcomes) else ("done", None)
         yield (row if done is None else done[1]) | {"outcome": ended[0], "reason": ended[1]}
-    for failure in _rejected(database, job.ingest_id):
+    for failure in _read_rejected(database, job.ingest_id):
         told = {"outcome": failure["status"], "reason": failure["reason"]}
         yield {"id": failure["id"], **lacking, "flags": [], "meta": {}, **told}
 
@@ -338,7 +338,7 @@ def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | N
     return sorted(rows, key=lambda row: (row.seq, row.id))
 
 
-def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
+def _read_rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
     """Yield the rejected records of an ingest in the order of its source.
 
     Places in one file differ in a number (`corpus.csv:17`). Text sorts numbers wrongly, so they are sorted here,
@@ -411,7 +411,7 @@ class _Wanted:
         )
 
 
-def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithOutcomes]:
+def _read_documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithOutcomes]:
     """Yield documents of the job in the order of the source, page by page.
 
     No transaction stays open while the caller works.

@@ -246,7 +246,7 @@ def _status(
     held: Sequence[HeldShard],
     reached: Mapping[str, Budget],
 ) -> JobStatus:
-    steps = _counted(rows, sums)
+    steps = _count_steps(rows, sums)
     ended = job.state not in UNFINISHED
     limit = reached.get(job.budget) or reached.get(job.sharer)
     wait = None if ended else _wait(job, sums, rows, workers, limit)
@@ -331,7 +331,7 @@ def _works(rows: Sequence[_StepRow], sums: ShardSums) -> list[StepWork]:
     ]
 
 
-def _counted(rows: Sequence[_StepRow], sums: ShardSums) -> tuple[StepStatus, ...]:
+def _count_steps(rows: Sequence[_StepRow], sums: ShardSums) -> tuple[StepStatus, ...]:
     steps: list[StepStatus] = []
     for row in rows:
         read = None if row.input_step is None else steps[row.input_step]
@@ -391,11 +391,15 @@ def _wait(
 ) -> tuple[Cause, str] | None:
     """Return why a job makes no progress: the reason of its first open step, if no other step makes any."""
     of_step = {row.seq: row for row in rows}
-    waits = [waiting_for(_standing(job, of_step[seq], sums, workers, limit)) for seq in sums.steps_to_do() or [0]]
+    waits = [
+        waiting_for(_take_snapshot(job, of_step[seq], sums, workers, limit)) for seq in sums.steps_to_do() or [0]
+    ]
     return None if None in waits else waits[0]
 
 
-def _standing(job: _JobRow, step: _StepRow, sums: ShardSums, workers: Workers, limit: Budget | None) -> JobSnapshot:
+def _take_snapshot(
+    job: _JobRow, step: _StepRow, sums: ShardSums, workers: Workers, limit: Budget | None
+) -> JobSnapshot:
     serving = [worker for worker in workers.live if step.kind in worker.lanes]
     held = [shards for shards in workers.held if (shards.job_id, shards.step) == (job.id, step.seq)]
     heard = {worker.id: worker.trouble for worker in workers.live if worker.seen_s <= FRESH_S}

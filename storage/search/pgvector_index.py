@@ -58,7 +58,7 @@ def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lamb
     """
     _require_pgvector(database)
     with alone(database, spec_id):
-        dim = _dim(database, spec_id)
+        dim = _read_dim(database, spec_id)
         database.write(lambda writing: _make(writing, spec_id, dim))
         n_added, last = 0, 0
         while (page := _add_page(database, spec_id, dim, last)) is not None:
@@ -88,7 +88,7 @@ def list_indexes(database: Database) -> list[VectorIndex]:
         transaction.prefer_indexes()
         ids = list_spec_ids(transaction)
         specs = transaction.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(ids)).order_by(SpecRow.id))
-        return [_described(transaction, row) for row in specs.all()]
+        return [_describe(transaction, row) for row in specs.all()]
 
 
 def list_spec_ids(transaction: Transaction) -> list[int]:
@@ -196,7 +196,7 @@ def _require_pgvector(database: Database) -> None:
             ) from error
 
 
-def _dim(database: Database, spec_id: int) -> int:
+def _read_dim(database: Database, spec_id: int) -> int:
     with database.read() as transaction:
         dim = vector_length(transaction, spec_id)
     if dim is None:
@@ -298,7 +298,7 @@ def _index(spec_id: int) -> str:
     return f"ix_{name_of(spec_id)}_embedding"
 
 
-def _described(transaction: Transaction, row: AnyRow) -> VectorIndex:
+def _describe(transaction: Transaction, row: AnyRow) -> VectorIndex:
     name = name_of(row.id)
     vectors, taken = transaction.exec_driver_sql(
         f"SELECT count(*), pg_total_relation_size('{name}') FROM {name}"  # noqa: S608

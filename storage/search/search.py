@@ -68,12 +68,12 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
             raise NotFound(f"there is no corpus {names[0]}{_corpora(transaction, _kinds(database)[0])}")
         of_corpus = _JOBS.where(Job.corpus_id == corpus.id, SpecRow.kind.in_(_kinds(database)))
         replaced = replacements.read_replacements(transaction, corpus.id)
-        jobs = _first_answering(transaction.execute(of_corpus).all(), replaced)
+        jobs = _order_jobs(transaction.execute(of_corpus).all(), replaced)
         dropped = replacements.find_dropped_specs(replaced)
-        gone = _without_results(transaction, jobs, dropped)
-        chosen, others = _chosen(corpus.name, jobs, gone, job_id, _kinds(database)[0])
+        gone = _find_without_results(transaction, jobs, dropped)
+        chosen, others = _choose_job(corpus.name, jobs, gone, job_id, _kinds(database)[0])
         if chosen.spec_id in gone and chosen.spec_id in dropped:
-            raise NothingEmbedded(f"`docmill gc` removed the vectors of {_name_of(chosen)}{_instead(others)}")
+            raise NothingEmbedded(f"`docmill gc` removed the vectors of {_name_of(chosen)}{_offer_others(others)}")
         steps = read_steps(transaction, chosen.id)
         searched = Searched(
             corpus_id=corpus.id,
@@ -86,12 +86,12 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
         if not _has_vectors(transaction, searched):
             raise NothingEmbedded(
                 f"no document that is in the corpus {corpus.name} now has a vector by job {searched.job_id} "
-                f"(`docmill status {searched.job_id}` says more){_instead(others)}"
+                f"(`docmill status {searched.job_id}` says more){_offer_others(others)}"
             )
     return searched
 
 
-def _instead(others: Sequence[str]) -> str:
+def _offer_others(others: Sequence[str]) -> str:
     """Return the end of a message that offers other jobs."""
     return f"; there are also: {'; '.join(others)}" if others else ""
 
@@ -130,7 +130,7 @@ def _name_of(job: _EmbedJob) -> str:
     return f"job {job.id}, {spec_of(job)}"
 
 
-def _first_answering(jobs: Sequence[_EmbedJob], replaced: Sequence[SpecReplacement]) -> Sequence[_EmbedJob]:
+def _order_jobs(jobs: Sequence[_EmbedJob], replaced: Sequence[SpecReplacement]) -> Sequence[_EmbedJob]:
     """Return a corpus's embed jobs, beginning with the job that answers, then the latest first.
 
     The job that answers is not the latest after a migration to another model, and during its backfill.
@@ -142,7 +142,7 @@ def _first_answering(jobs: Sequence[_EmbedJob], replaced: Sequence[SpecReplaceme
     return [first, *(job for job in jobs if job is not first)]
 
 
-def _without_results(
+def _find_without_results(
     transaction: Transaction, jobs: Sequence[_EmbedJob], dropped: Mapping[int, float]
 ) -> frozenset[int]:
     """Return the specs of a corpus's embed jobs that have no results there, given when dropped specs were replaced.
@@ -159,7 +159,7 @@ def _without_results(
     return frozenset(latest.keys() - computed | stale)
 
 
-def _chosen(
+def _choose_job(
     corpus: str, jobs: Sequence[_EmbedJob], gone: frozenset[int], job_id: int | None, kind: str
 ) -> tuple[_EmbedJob, tuple[str, ...]]:
     """Return the job to search by, the first of a corpus's embed jobs, and the names of the others.

@@ -113,7 +113,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         now = transaction.read_clock()
         adopted = (keyed.id, keyed.ingest_id) if keyed else None
         if request.key is None:
-            adopted = _unfinished(transaction, request, corpus)
+            adopted = _find_unfinished(transaction, request, corpus)
         if adopted is not None:
             if request.account.max_cost is not None:
                 budgets.limit_job(transaction, adopted[0], request.account)
@@ -189,7 +189,7 @@ def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, l
     return job
 
 
-def _unfinished(transaction: Transaction, request: JobRequest, corpus: int) -> tuple[int, int] | None:
+def _find_unfinished(transaction: Transaction, request: JobRequest, corpus: int) -> tuple[int, int] | None:
     query = (
         select(Job.id, Job.ingest_id, Ingest.options)
         .join(Ingest, Ingest.id == Job.ingest_id)
@@ -262,13 +262,13 @@ def _too_many(transaction: Transaction, job: AnyRow) -> str | None:
     """Return the sentence that says that more of a job's texts failed or are doubtful than may be; else None."""
     if job.max_failures is None and job.max_flagged is None:
         return None
-    failed, doubtful = _failed_and_doubtful(transaction, job.id)
+    failed, doubtful = _count_failed_and_doubtful(transaction, job.id)
     if too_many("failed", *failed, job.max_failures) is not None:
-        failed, _ = _failed_and_doubtful(transaction, job.id, exactly=True)
+        failed, _ = _count_failed_and_doubtful(transaction, job.id, exactly=True)
     return too_many("failed", *failed, job.max_failures) or too_many("are doubtful", *doubtful, job.max_flagged)
 
 
-def _failed_and_doubtful(
+def _count_failed_and_doubtful(
     transaction: Transaction, job_id: int, *, exactly: bool = False
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the numbers of failed and of doubtful texts of a job, each with the total that it is a part of.
@@ -504,7 +504,7 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
 
 def _accept_doubtful(transaction: Transaction, job: Job) -> bool:
     """Reset the count of doubtful results if it stopped the job. Return True if it did."""
-    _, doubtful = _failed_and_doubtful(transaction, job.id)
+    _, doubtful = _count_failed_and_doubtful(transaction, job.id)
     if job.state != "stopped" or too_many("are doubtful", *doubtful, job.max_flagged) is None:
         return False
     counted = and_(Shard.job_id == job.id, Shard.n_doubtful > 0)
@@ -606,10 +606,10 @@ def forget_arguments(transaction: Transaction, job_ids: Collection[int]) -> None
 
 def _different_arguments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return [f"{name} {_shown_argument(before, name)} then, {_shown_argument(now, name)} now" for name in names]
+    return [f"{name} {_format_argument(before, name)} then, {_format_argument(now, name)} now" for name in names]
 
 
-def _shown_argument(arguments: Mapping[str, Any], name: str) -> str:
+def _format_argument(arguments: Mapping[str, Any], name: str) -> str:
     if name not in arguments:
         return _NOT_GIVEN
     text = " ".join(str(arguments[name]).split())

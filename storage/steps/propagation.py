@@ -80,7 +80,9 @@ class Traversal:
             if seq == step.seq and doubted:
                 total += self._arrive([(step.escalation, doubted, {})])
             if step.escalation.doubt.failed:
-                self._count_rescued(step.escalation.seq, _newly_rescued(pairs, of_first=seq == step.seq, redo=redo))
+                self._count_rescued(
+                    step.escalation.seq, _count_newly_rescued(pairs, of_first=seq == step.seq, redo=redo)
+                )
             ready = [content_id for content_id, pair in pairs.items() if pair.is_settled]
         return total + self._arrive(self._readers(step, ready))
 
@@ -143,7 +145,7 @@ class Traversal:
         outputs: dict[Flagged | None, tuple[list[ContentId], Mapping[ContentId, int]]] = {}
         for reader in readers:  # a prompt is rendered from stored outputs only
             if reader.flagged not in outputs:
-                outputs[reader.flagged] = _outputs(self.transaction, before, done, reader.flagged)
+                outputs[reader.flagged] = _store_outputs(self.transaction, before, done, reader.flagged)
             if reader.template is None:
                 yield reader, *outputs[reader.flagged]
         if has_prompts(readers):
@@ -187,7 +189,7 @@ class Traversal:
         return sorted(row.content_id for row in met)
 
 
-def _newly_rescued(pairs: Mapping[ContentId, OutcomePair], *, of_first: bool, redo: bool) -> int:
+def _count_newly_rescued(pairs: Mapping[ContentId, OutcomePair], *, of_first: bool, redo: bool) -> int:
     """Return the change in the number of contents that the escalation has done and the step has not.
 
     One of the two has just settled `pairs`: the step if `of_first`. If the step, in a retry, has done a content that
@@ -203,7 +205,7 @@ def _newly_rescued(pairs: Mapping[ContentId, OutcomePair], *, of_first: bool, re
     )
 
 
-def _outputs(
+def _store_outputs(
     transaction: Transaction, step: OpenStep, content_ids: Sequence[ContentId], flagged: Flagged | None
 ) -> tuple[list[ContentId], Mapping[ContentId, int]]:
     """Return the outputs of contents at a step: those whose results meet a condition, or all.

@@ -122,7 +122,7 @@ def choose_manifest(
     """
     if existing is None:
         return wanted, None
-    if differing := _differing(existing, wanted):
+    if differing := _describe_differences(existing, wanted):
         if replaced:
             return wanted, f"it held the parts of another export ({differing})"
         raise StorageError(
@@ -134,7 +134,7 @@ def choose_manifest(
     return existing, None
 
 
-def _differing(existing: Manifest, wanted: Manifest) -> str:
+def _describe_differences(existing: Manifest, wanted: Manifest) -> str:
     """Return the differences of two exports in words; empty if there are none."""
     said = {
         "job": "job {0}, not {1}",

@@ -78,7 +78,7 @@ class _Any:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _unfenced(transaction: Any, shard_id: int, *, real: Callable[..., Any] = shards._locked, **more: Any) -> Any:
+def _unfenced(transaction: Any, shard_id: int, *, real: Callable[..., Any] = shards._lock, **more: Any) -> Any:
     row = real(transaction, shard_id)
     return None if row is None else Namespace(**row._asdict() | {"fence": _Any(), "started_at": _Any()} | more)
 
@@ -98,8 +98,8 @@ def _reclaimed(database: Any, owner: str | None = None, *, real: Any = maintenan
 
 # The place that is broken, how, and the fault that brings it to light soonest.
 BUGS: dict[str, tuple[Any, str, Any, str | None]] = {
-    "a commit checks neither fence nor time of its claim": (shards, "_locked", _unfenced, "store_fails"),
-    "a commit checks no lease": (shards, "_locked", partial(_unfenced, state="running"), "store_fails"),
+    "a commit checks neither fence nor time of its claim": (shards, "_lock", _unfenced, "store_fails"),
+    "a commit checks no lease": (shards, "_lock", partial(_unfenced, state="running"), "store_fails"),
     "a claim is no compare-and-set": (shards, "_TAKE", _TAKE_ANYHOW, "queue_fails"),
     "what is given back keeps its fence": (
         shards,

@@ -75,13 +75,13 @@ def test_results_that_another_job_takes_over_before_they_go_stay(
     run(database, asked(spec(model="m1")))
     run(database, asked(spec(model="m2")))
     days_pass(database, 30)
-    find_old = gc._old
+    find_old = gc._find_old
 
     def run_before(*arguments: Any) -> Any:
         run(database, asked(spec(model="m1")))
         return find_old(*arguments)
 
-    monkeypatch.setattr(gc, "_old", run_before)
+    monkeypatch.setattr(gc, "_find_old", run_before)
     assert needed.drop_unneeded(database, LIMIT_S) == Removed()
 
 

@@ -197,7 +197,7 @@ def test_a_result_that_was_computed_again_since_it_was_found_old_stays(
     database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet.done(pipeline(), numbered(1))
-    monkeypatch.setattr(gc, "_old", lambda *_: iter([[*database.values(select(Content.id))]]))
+    monkeypatch.setattr(gc, "_find_old", lambda *_: iter([[*database.values(select(Content.id))]]))
     assert gc.drop(database, older_than_s=3_600) == Removed()
 
 
