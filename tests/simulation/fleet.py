@@ -372,7 +372,7 @@ def on_virtual_time(fleet: Fleet) -> Iterator[None]:
             "pid_space": lambda: scheduler.current.process.host,
             "BEAT_S": BEAT_S,
         },
-        enqueue: {"ahead": functools.partial(_slowly, scheduler)},
+        enqueue: {"prefetch": functools.partial(_slowly, scheduler)},
         fault_points: {"reach": lambda _: scheduler.pause(MESSAGE_S)},
         shards: {
             **{name: _remembering("claim", 1, getattr(shards, name)) for name in ("commit", "release")},

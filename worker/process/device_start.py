@@ -27,9 +27,10 @@ def start_device() -> subprocess.Popen[bytes]:
 def close_pipes(process: subprocess.Popen[bytes]) -> None:
     """Wait for the end of a process, and close the pipes to it."""
     process.wait()
-    for pipe in filter(None, (process.stdin, process.stdout)):
-        with suppress(BrokenPipeError):  # what it was told and did not read
-            pipe.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):  # what it was told and did not read
+                pipe.close()
 
 
 class StartedDevices:
