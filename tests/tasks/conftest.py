@@ -1,4 +1,4 @@
-"""Fixtures for the tasks' tests: example texts, and engines that stop when the test ends."""
+"""Example texts, engines that stop when the test ends, and real models behind them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -24,43 +26,42 @@ from docmill.tasks.specs.plan import build_spec
 from tests.worker.harness import share_conversions
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-SYNOPSIS = EXAMPLES / "models" / "synopsis-ddtp"
+MARIAN, SYNOPSIS = EXAMPLES / "models" / "marian-ddtp", EXAMPLES / "models" / "synopsis-ddtp"
 
 
 def multiplies_int8_exactly() -> bool:
-    """Return True if the processor adds products of 8 bits without clipping the sums to 16, as VNNI does.
-
-    Others were measured to lose more in int8.
-    """
+    """Return True if the processor has VNNI or AMX. Others clip sums of 8-bit products, so int8 loses more there."""
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     return "vnni" in flags or "amx_int8" in flags
 
 
 def example_rows(name: str) -> list[dict[str, Any]]:
+    """Return the records of a JSONL file in `examples/`."""
     lines = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """Random weights are those of the test, whichever tests ran before it."""
+    """Seed torch, so that random weights do not depend on the tests that ran before."""
     torch.manual_seed(7)
 
 
 @pytest.fixture(scope="session")
 def descriptions() -> list[str]:
-    """English texts of the examples."""
+    """Return the English example texts."""
     return [row["text"] for row in example_rows("descriptions.jsonl")]
 
 
 @pytest.fixture(scope="session")
 def french() -> list[str]:
+    """Return the French example texts."""
     return [row["text"] for row in example_rows("french.jsonl")]
 
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache whose conversions and measurements all processes of a run of the tests share."""
+    """Return a cache folder. The processes of a test run share its conversions and measurements."""
     home = tmp_path_factory.mktemp("home")
     share_conversions(home)
     return home / "cache"
@@ -68,7 +69,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unmeasured(cache_dir: Path, tmp_path: Path) -> Path:
-    """A cache with the conversions of the session, in which nothing has been measured."""
+    """Return a cache folder with the session's conversions and no measurements."""
     for name in ("openvino", "opened"):
         (cache_dir / name).mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(cache_dir / name)
@@ -77,7 +78,7 @@ def unmeasured(cache_dir: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A copy of the model that summarizes, in a folder of models."""
+    """Return a copy of the summarization model, in a folder of models."""
     return Path(shutil.copytree(SYNOPSIS, tmp_path / "models" / "mine"))
 
 
@@ -86,11 +87,11 @@ EngineOf = Callable[..., Engine]
 
 @pytest.fixture
 def engine_of() -> Iterator[EngineOf]:
-    """Starts engines over a function from spec to backend, and closes them."""
+    """Return a function that starts an engine over a function from spec to backend. The engines are closed later."""
     engines: list[Engine] = []
 
-    def start(open_one: Callable[[Spec], Backend], **settings: Any) -> Engine:
-        engine = Engine(open_one, **settings)
+    def start(open_spec: Callable[[Spec], Backend], **settings: Any) -> Engine:
+        engine = Engine(open_spec, **settings)
         engine.start()
         engines.append(engine)
         return engine
@@ -102,7 +103,7 @@ def engine_of() -> Iterator[EngineOf]:
 
 
 def outcomes_of(engine: Engine, spec: Spec, texts: Sequence[str]) -> list[Outcome]:
-    """Return the outcomes of texts, whose content ids are their places."""
+    """Return the outcomes of texts. The content ids are the texts' indexes."""
     ticket = engine.submit(spec, list(enumerate(texts)))
     assert ticket.wait(250)
     assert ticket.complete
@@ -110,19 +111,31 @@ def outcomes_of(engine: Engine, spec: Spec, texts: Sequence[str]) -> list[Outcom
 
 
 def texts_of(outcomes: Sequence[Outcome]) -> list[str | None]:
+    """Return the text of each outcome. None may have failed."""
     assert all(outcome.reason is None for outcome in outcomes)
     return [outcome.text for outcome in outcomes]
 
 
 def data_of(outcome: Outcome) -> dict[str, Any]:
-    """Return what a done outcome has beside its text and its vector."""
+    """Return the data of a done outcome."""
     assert outcome.status is Status.DONE, outcome.reason
     assert outcome.data is not None
     return outcome.data
 
 
+def vector_of(outcome: Outcome) -> npt.NDArray[np.float32]:
+    """Return the vector of an outcome. The vectors of several windows stand in a row."""
+    assert outcome.vector is not None, outcome.reason
+    return np.frombuffer(outcome.vector, "<f4")
+
+
+def vectors_of(outcomes: Sequence[Outcome]) -> npt.NDArray[np.float32]:
+    """Return the vectors of outcomes, one in each row."""
+    return np.stack([vector_of(outcome) for outcome in outcomes])
+
+
 class Bench:
-    """Real models behind one engine: a task in one line."""
+    """Real models behind one engine."""
 
     def __init__(self, engine: Engine, cache_dir: Path, backend: str) -> None:
         self.engine = engine
@@ -133,20 +146,25 @@ class Bench:
     def folders(self) -> ModelFolders:
         return ModelFolders(None, self.cache_dir)
 
-    def spec(self, kind: str, model: str, **options: Any) -> Spec:
-        pinned, config = pinning.pin_with_adapter(model, None, self.folders)
+    def spec(self, kind: str, model: str | Path, **options: Any) -> Spec:
+        """Return the spec of a kind of task, in float32 by default."""
+        pinned, config = pinning.pin_with_adapter(str(model), None, self.folders)
         stated = pinning.read_prompts(pinned, self.folders) if kind == "embed" else None
         return build_spec(kind, pinned, kinds.options(kind, **{"dtype": "float32", **options}), config, stated)
 
     def run(self, spec: Spec, texts: Sequence[str]) -> list[Outcome]:
         return outcomes_of(self.engine, spec, texts)
 
+    def write(self, spec: Spec, texts: Sequence[str]) -> list[str | None]:
+        """Return the text that the model writes for each text. None may fail."""
+        return texts_of(self.run(spec, texts))
+
     def open(self, spec: Spec, **options: Any) -> Any:
-        """Return a backend of its own for a spec."""
+        """Return a new backend for a spec."""
         return open_backend(spec, **{"device": "cpu", "folders": self.folders, **options})
 
     def opens(self, spec: Spec, **options: Any) -> str:
-        """Return the name of the backend that is opened for a spec."""
+        """Return the name of the backend that opens for a spec."""
         with closing(self.open(spec, **options)) as backend:
             return str(backend.runtime()["backend"])
 
@@ -159,35 +177,35 @@ Benches = Callable[[str], Bench]
 
 @pytest.fixture(scope="session")
 def benches(cache_dir: Path) -> Iterator[Benches]:
-    """A bench by the name of its backend, started when first asked for."""
-    made: dict[str, Bench] = {}
+    """Return a function from a backend's name to its bench, which is started on first use."""
+    started: dict[str, Bench] = {}
 
-    def of(backend: str) -> Bench:
-        if backend not in made:
+    def start(backend: str) -> Bench:
+        if backend not in started:
             opener = partial(open_backend, device="cpu", folders=ModelFolders(None, cache_dir), backend=backend)
-            made[backend] = Bench(Engine(opener, max_specs=2), cache_dir, backend)
-            made[backend].engine.start()
-        return made[backend]
+            started[backend] = Bench(Engine(opener, max_specs=2), cache_dir, backend)
+            started[backend].engine.start()
+        return started[backend]
 
-    yield of
-    for one in made.values():
-        one.engine.close()
-        assert one.engine.error is None
+    yield start
+    for bench in started.values():
+        bench.engine.close()
+        assert bench.engine.error is None
 
 
 @pytest.fixture(scope="session")
 def bench(benches: Benches) -> Bench:
-    """Whatever backend is the best here."""
+    """Return the bench that chooses the backend by itself."""
     return benches(registry.AUTO)
 
 
 @pytest.fixture(scope="session", params=["transformers", "ctranslate2"])
 def each_writer(request: pytest.FixtureRequest, benches: Benches) -> Bench:
-    """Each backend that summarises and translates."""
+    """Return the bench of each backend that summarizes and translates."""
     return benches(request.param)
 
 
 @pytest.fixture(scope="session", params=[pytest.param("transformers", marks=pytest.mark.long), "ctranslate2"])
 def writer(request: pytest.FixtureRequest, benches: Benches) -> Bench:
-    """The backend that is preferred for summaries and translations; in `make test-long` the other one."""
+    """Return the bench of CTranslate2, the preferred writer; `make test-long` adds that of transformers."""
     return benches(request.param)

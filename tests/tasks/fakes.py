@@ -1,25 +1,53 @@
-"""A backend without a model, for faults that real models cannot be made to have."""
+"""Specs, windows and backends without a model, for what real models cannot be made to do."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
 from docmill.storage.core.specs import Outcome, Spec
+from docmill.tasks import kinds
 from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.kinds.base import Computed, Recipe, Traits
+from docmill.tasks.models.sentence_modules import Prompts
 from docmill.tasks.outputs import Output, Vector
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Encoded, Window
+
+PINNED = Pinned("some/model", "0" * 40)
 
 
 def spec_of(model: str = "fake") -> Spec:
+    """Return the spec of a fake backend."""
     return Spec(kind="embed", model=model, revision="sha256:00")
+
+
+def plan_spec(
+    kind: str,
+    config: Mapping[str, Any] | None = None,
+    *,
+    pinned: Pinned = PINNED,
+    stated: Prompts | None = None,
+    **options: Any,
+) -> Spec:
+    """Return the spec that the options of a kind of task make for a model with this config."""
+    return build_spec(kind, pinned, kinds.options(kind, **options), config or {}, stated)
+
+
+def raising(error: Exception | type[Exception]) -> Callable[..., NoReturn]:
+    """Return a function that raises an error, whatever its arguments."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return fail
 
 
 def join(
@@ -36,18 +64,32 @@ def join(
     return outcome
 
 
+def join_outputs(
+    recipe: Recipe, outputs: Sequence[Output | None], tokens: Sequence[int] = (), **counts: int
+) -> Outcome:
+    """Return the outcome of a text with a window of one character for each output.
+
+    A window without an output has no tokens, as one of white space.
+    """
+    windows = [
+        Window(place, place + 1, None if output is None else Encoded(count, "x"), part=len(outputs) > 1)
+        for place, (output, count) in enumerate(zip(outputs, tokens or [1] * len(outputs), strict=True))
+    ]
+    return join(recipe, "x" * len(outputs), windows, outputs, **counts)
+
+
 def waiting(windows: Iterable[Encoded]) -> Pool[Any]:
-    """Return a source of windows, numbered from 0."""
+    """Return a pool of windows, numbered from 0."""
     pool: Pool[Any] = Pool()
     pool.add(Item(number, window, None) for number, window in enumerate(windows))
     return pool
 
 
 class FakeBackend:
-    """One token per word; the vector of a window is (its tokens, 1).
+    """A backend with a token for each word. A window's vector is (its tokens, 1), or NaN if its text has "nan".
 
-    ``on_compute`` sees each batch's texts first and may raise or wait; more than ``memory_tokens`` padded
-    tokens do not fit.
+    ``on_compute`` gets each batch's texts first, and may raise or wait. A batch of more than ``memory_tokens`` padded
+    tokens does not fit in memory.
     """
 
     def __init__(

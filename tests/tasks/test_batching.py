@@ -1,4 +1,4 @@
-"""Laws of batches formed by a token budget."""
+"""Batches within a token budget."""
 
 from __future__ import annotations
 
@@ -53,20 +53,22 @@ def test_batches_partition_what_waits_within_the_budget_and_the_oldest_is_always
 
 
 def padding_of(lengths: list[int], budget: Budget) -> tuple[float, int]:
-    """The part of what is computed that is padding, and how many batches there are, with eight shards of 256 windows
-    at hand: the next one comes as one is done."""
+    """Return the share of computed tokens that is padding, and the number of batches.
+
+    Eight shards of 256 windows wait at a time: the next shard arrives as one is done.
+    """
     shards = [lengths[first : first + 256] for first in range(0, len(lengths), 256)]
     pool: Pool[int] = Pool()
     arrivals = itertools.count()
     left: list[int] = []
 
-    def come() -> None:
+    def add_shard() -> None:
         if len(left) < len(shards):
             pool.add(Item(next(arrivals), Encoded(tokens, ""), len(left)) for tokens in shards[len(left)])
             left.append(len(shards[len(left)]))
 
     for _ in range(8):
-        come()
+        add_shard()
     computed = batches = 0
     while batch := pool.take(budget):
         computed += budget.computed([item.tokens for item in batch])
@@ -74,21 +76,21 @@ def padding_of(lengths: list[int], budget: Budget) -> tuple[float, int]:
         for item in batch:
             left[item.owner] -= 1
             if left[item.owner] == 0:
-                come()
+                add_shard()
     return 1 - sum(lengths) / computed, batches
 
 
-def test_less_than_three_hundredths_of_paragraphs_batches_are_padding() -> None:
+def test_padding_is_under_three_percent_of_batches_of_paragraphs() -> None:
     lengths = [min(256, 6 + int(random.Random(number).lognormvariate(3.7, 0.7))) for number in range(8000)]
     loose = Budget(tokens=4096, rows=512)
-    before, fewer = padding_of(lengths, loose)
-    after, more = padding_of(lengths, replace(loose, padding=0.02))
-    assert after < 0.03 < 0.05 < before
-    assert more < 1.5 * fewer
+    loose_padding, loose_batches = padding_of(lengths, loose)
+    tight_padding, tight_batches = padding_of(lengths, replace(loose, padding=0.02))
+    assert tight_padding < 0.03 < 0.05 < loose_padding
+    assert tight_batches < 1.5 * loose_batches
 
 
 @given(LENGTHS, BUDGETS)
-def test_discarded_windows_never_come_and_the_others_do(lengths: list[int], budget: Budget) -> None:
+def test_discarded_windows_are_never_taken_and_the_others_are(lengths: list[int], budget: Budget) -> None:
     pool = pool_of(lengths)
     gone = pool.discard(lambda owner: owner == "owner 1")
     left = [item for batch in batches_of(pool, budget) for item in batch]
@@ -96,7 +98,7 @@ def test_discarded_windows_never_come_and_the_others_do(lengths: list[int], budg
     assert all(item.owner != "owner 1" for item in left)
 
 
-def test_the_batch_with_the_oldest_is_cut_from_the_longest_on() -> None:
+def test_the_batch_with_the_oldest_window_is_cut_starting_from_the_longest() -> None:
     waiting = sorted((tokens, number) for number, tokens in enumerate([10, 100, 11, 12, 95, 9]))
     low, high = next_batch(waiting, (10, 0), Budget(tokens=36, rows=8))
     assert waiting[low:high] == [(10, 0), (11, 2), (12, 3)]
@@ -117,7 +119,7 @@ def test_a_batch_between_unlike_lengths_is_filled_up() -> None:
     assert (low, high) == (100, 164)
 
 
-def test_nothing_is_taken_while_less_waits_than_is_wanted() -> None:
+def test_no_batch_is_taken_while_fewer_windows_wait_than_its_least_rows() -> None:
     pool = pool_of([10] * 5)
     few = Budget(tokens=100, rows=6, least=6)
     assert pool.take(few) == []
@@ -126,7 +128,7 @@ def test_nothing_is_taken_while_less_waits_than_is_wanted() -> None:
     assert pool.take(few) == []
 
 
-def test_batches_that_were_taken_together_and_do_not_fit_halve_the_budget_once() -> None:
+def test_batches_taken_together_that_do_not_fit_halve_the_budget_once() -> None:
     budget = Budget(tokens=2048, rows=64)
     assert budget.halved(2048).halved(2048).halved(1500).tokens == 750
     assert budget.halved(2048).halved(1024).tokens == 512

@@ -1,4 +1,4 @@
-"""Patterns find what a generator of personal data writes, in five languages, and little else."""
+"""Patterns find generated personal data in five languages, and little else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from docmill.tasks.outputs import Span
 
 
 @pytest.mark.parametrize(
-    ("text", "regions", "found"),
+    ("text", "regions", "expected"),
     [
         ("Call +49 30 901820 today.", (), ["+49 30 901820"]),
         ("Call (030) 901820 today.", (), []),
@@ -26,14 +26,14 @@ from docmill.tasks.outputs import Span
     ],
 )
 def test_national_telephone_numbers_count_where_their_region_is_given(
-    text: str, regions: Collection[str], found: list[str]
+    text: str, regions: Collection[str], expected: list[str]
 ) -> None:
     places = sorted((start, end) for _, start, end in patterns.find(text, ["phone"], regions))
-    assert sorted(text[start:end] for start, end in places) == sorted(found)
+    assert sorted(text[start:end] for start, end in places) == sorted(expected)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "found"),
+    ("name", "text", "expected"),
     [
         ("ip", "from 192.168.1.10, port 80", ["192.168.1.10"]),
         ("ip", "at 2001:db8::1: and fe80::1%eth0.", ["2001:db8::1", "fe80::1"]),
@@ -50,11 +50,11 @@ def test_national_telephone_numbers_count_where_their_region_is_given(
         ("card", "4111-1111-1111-1111 and 4111 1111 1111 1112, 0.4111111111111111", ["4111-1111-1111-1111"]),
     ],
 )
-def test_findings_end_where_the_thing_ends(name: str, text: str, found: list[str]) -> None:
-    assert [text[start:end] for _, start, end in patterns.find(text, [name])] == found
+def test_a_finding_has_the_whole_address_or_number(name: str, text: str, expected: list[str]) -> None:
+    assert [text[start:end] for _, start, end in patterns.find(text, [name])] == expected
 
 
-# Texts that the patterns of earlier releases left as they were, in whole or in part.
+# Personal data in surroundings that once hid it.
 @pytest.mark.parametrize(
     ("text", "redacted"),
     [
@@ -81,7 +81,7 @@ def test_personal_data_is_found_in_any_surroundings(text: str, redacted: str) ->
 
 @pytest.mark.parametrize("name", list(patterns.PATTERNS))
 def test_no_form_and_no_surroundings_hide_much(name: str) -> None:
-    # Of `make bench-redact`, without the packages that it downloads.
+    # As `make bench-redact` measures, without the packages that it downloads.
     for group, forms in redact.measure(redact.read_corpus(None, seed=7), 40, [name])[name].items():
         for form, (texts, whole, exact) in forms.items():
             assert whole >= 0.9 * texts, (group, form)
@@ -102,13 +102,13 @@ WORDS = st.sampled_from(
 @given(st.lists(WORDS | st.text(max_size=4), max_size=30).map("".join))
 def test_findings_lie_in_the_text_and_those_of_one_pattern_do_not_overlap(text: str) -> None:
     for name in patterns.PATTERNS:
-        found = sorted((start, end) for _, start, end in patterns.find(text, [name]))
-        assert all(0 <= start < end <= len(text) for start, end in found)
+        places = sorted((start, end) for _, start, end in patterns.find(text, [name]))
+        assert all(0 <= start < end <= len(text) for start, end in places)
         if name not in {"ip", "phone"}:  # an IPv6 address may end with an IPv4 address, and regions may disagree
-            assert all(before[1] <= after[0] for before, after in itertools.pairwise(found))
+            assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(places))
 
 
-# Repeated, each of these makes expressions of the usual form try every end for every start.
+# Repeated, each of these makes a naive regular expression try every end for every start.
 HOSTILE = (
     "a", "é", "@", "a@", "a.", "a@a.", "a=", "a'", '"a', "%40", "1", "1 ", "1.", "0", "00 1", "+1", "+1 ", "DE89 ",
     "DE 89", "4111 ", "http://", "http:", "//a.", "www.", "www.a", "://", "](", "._", ")", "()", "&quot", "&#0", ":",
@@ -116,6 +116,6 @@ HOSTILE = (
 )  # fmt: skip
 
 
-def test_a_hostile_text_is_read_in_steps_that_grow_with_its_length() -> None:
+def test_the_time_for_a_hostile_text_grows_with_its_length() -> None:
     for hostile in HOSTILE:
-        patterns.find(hostile * (30_000 // len(hostile)), patterns.PATTERNS)  # else it would take for ever
+        patterns.find(hostile * (30_000 // len(hostile)), patterns.PATTERNS)  # quadratic time would take minutes

@@ -1,4 +1,4 @@
-"""Templates over a document, and how a model is told to write."""
+"""Prompt templates, and the settings by which a model writes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def escaped(text: str) -> str:
 
 
 @given(st.text(), st.text(), st.text())
-def test_whatever_stands_around_the_document_comes_back_as_it_was(before: str, after: str, text: str) -> None:
+def test_a_template_keeps_the_text_around_the_document(before: str, after: str, text: str) -> None:
     template = prompts.around(f"{escaped(before)}{{text}}{escaped(after)}")
     assert template == PromptFrame(before, after)
     assert template.fill(text) == before + text + after
 
 
 @pytest.mark.parametrize(
-    ("template", "says"),
+    ("template", "message"),
     [
         ("Summarize this.", "{text} does not stand in it; put it once"),
         ("{text} and {text}", "{text} stands in it 2 times"),
@@ -43,10 +43,10 @@ def test_whatever_stands_around_the_document_comes_back_as_it_was(before: str, a
         ("{}{text}", "there is no placeholder {}"),
     ],
 )
-def test_a_template_that_says_no_place_for_the_document_is_refused(template: str, says: str) -> None:
+def test_a_template_without_one_place_for_the_document_is_refused(template: str, message: str) -> None:
     with pytest.raises(BadOption) as refused:
         prompts.check(template)
-    assert says in str(refused.value)
+    assert message in str(refused.value)
 
 
 def spec_of(kind: str = "generate", **params: Any) -> Spec:
@@ -56,15 +56,15 @@ def spec_of(kind: str = "generate", **params: Any) -> Spec:
 @pytest.mark.parametrize("source", ["fr", "fra_Latn", "French"])
 def test_a_base_model_is_shown_a_pattern_and_stopped_at_the_end_of_its_line(source: str) -> None:
     spec = spec_of("translate", source_lang=source, target_lang="no")
-    told = instruction(spec, chat=False).fill("Bonjour.")
-    assert told.startswith(
+    prompt = instruction(spec, chat=False).fill("Bonjour.")
+    assert prompt.startswith(
         "French: Le livre est sur la table.\nNorwegian: Boken ligger på bordet.\n\nFrench: Demain,"
     )
-    assert told.endswith("unntatt mandag.\n\nFrench: Bonjour.\nNorwegian:")
+    assert prompt.endswith("unntatt mandag.\n\nFrench: Bonjour.\nNorwegian:")
     assert stop_texts(spec, chat=False) == ("\n",)
-    told = instruction(spec_of("summarize"), chat=False).fill("It is.")
-    assert told.count("Summary:") == 2
-    assert told.endswith("\n\nText: It is.\nSummary:")
+    prompt = instruction(spec_of("summarize"), chat=False).fill("It is.")
+    assert prompt.count("Summary:") == 2
+    assert prompt.endswith("\n\nText: It is.\nSummary:")
 
 
 def test_a_translation_between_unnamed_languages_is_refused() -> None:
@@ -76,7 +76,7 @@ SAMPLED: Mapping[str, Any] = {"temperature": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("asked", "own", "expected"),
+    ("params", "config", "expected"),
     [
         ({}, {}, Decoding(256)),
         (
@@ -100,20 +100,20 @@ SAMPLED: Mapping[str, Any] = {"temperature": 0.5}
         ({}, {"max_new_tokens": 7, "max_length": 50}, Decoding(7)),
     ],
 )
-def test_the_command_comes_before_the_model_and_the_model_before_us(
-    asked: dict[str, Any], own: dict[str, Any], expected: Decoding
+def test_the_commands_settings_come_before_the_models_and_those_before_our_defaults(
+    params: dict[str, Any], config: dict[str, Any], expected: Decoding
 ) -> None:
-    assert choose_decoding(spec_of(**asked), own, 4096) == expected
+    assert choose_decoding(spec_of(**params), config, 4096) == expected
 
 
-# Other settings of transformers' generate, at a value that changes outputs; the last two are of no release.
+# Settings of transformers' generate that docmill does not follow.
 NOT_FOLLOWED = {name for name in GenerationConfig().to_dict() if not name.startswith("_")} - (
     decoding_module.FOLLOWED | decoding_module.WITHOUT_EFFECT | decoding_module.OF_SAMPLES
 )
 
 
 @pytest.mark.parametrize("name", [*sorted(NOT_FOLLOWED), "chat_format", "a_setting_of_the_next_release"])
-def test_a_setting_that_is_not_followed_is_refused_and_none_is_not(name: str) -> None:
+def test_a_setting_that_is_not_followed_is_refused_unless_it_is_none(name: str) -> None:
     with pytest.raises(
         CannotServe, match=rf"some/model ask for {name}=.*docmill does not do.*copy the model's folder"
     ):
@@ -122,23 +122,22 @@ def test_a_setting_that_is_not_followed_is_refused_and_none_is_not(name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("eta_cutoff", 1e-3), ("epsilon_cutoff", 1e-3), ("typical_p", 0.9), ("top_h", 0.4)],
+    ("name", "value"), [("eta_cutoff", 1e-3), ("epsilon_cutoff", 1e-3), ("typical_p", 0.9), ("top_h", 0.4)]
 )
-def test_what_shapes_samples_only_is_refused_for_samples_only(name: str, value: float) -> None:
-    own = {"do_sample": True, name: value}
+def test_a_setting_of_sampling_is_refused_only_where_texts_are_sampled(name: str, value: float) -> None:
+    config = {"do_sample": True, name: value}
     choices: tuple[dict[str, Any], ...] = ({}, {"temperature": 0.7})
-    for asked in choices:
+    for params in choices:
         with pytest.raises(CannotServe, match=f"{name}="):
-            choose_decoding(spec_of(**asked), own, 4096)
-    assert choose_decoding(spec_of(temperature=0.0), own, 4096) == Decoding(256)
+            choose_decoding(spec_of(**params), config, 4096)
+    assert choose_decoding(spec_of(temperature=0.0), config, 4096) == Decoding(256)
 
 
 def test_settings_that_ask_for_nothing_are_taken() -> None:
     defaults = GenerationConfig()
-    own = {**defaults.to_dict(), **defaults._get_default_generation_params(), "pad_token_id": 1, "use_cache": False}
-    own["max_length"] = None
-    assert choose_decoding(spec_of(), own, 4096) == Decoding(256)
+    config = {**defaults.to_dict(), **defaults._get_default_generation_params()}
+    config |= {"pad_token_id": 1, "use_cache": False, "max_length": None}
+    assert choose_decoding(spec_of(), config, 4096) == Decoding(256)
     assert choose_decoding(spec_of(), {"sequence_bias": [], "guidance_scale": 1.0}, 4096) == Decoding(256)
 
 
@@ -156,8 +155,8 @@ def test_a_length_of_prompt_and_output_together_asks_for_a_choice() -> None:
 
 def test_the_settings_for_text_generation_fill_what_the_generation_config_leaves_open() -> None:
     config = {"task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50, "top_k": 7}}}
-    own = own_settings(config, {"top_k": 9, "max_length": None})
-    assert own == {"do_sample": True, "max_length": 50, "top_k": 9}
+    settings = own_settings(config, {"top_k": 9, "max_length": None})
+    assert settings == {"do_sample": True, "max_length": 50, "top_k": 9}
     assert own_settings({"task_specific_params": None}, {}) == {}
     with pytest.raises(CannotServe, match="ask for prefix=Once"):
         choose_decoding(
@@ -165,7 +164,7 @@ def test_the_settings_for_text_generation_fill_what_the_generation_config_leaves
         )
 
 
-def test_a_windows_seed_follows_from_the_specs_and_from_what_is_read() -> None:
+def test_a_windows_seed_depends_on_the_specs_seed_and_on_the_tokens() -> None:
     seeds = {seed_of(seed, ids) for seed in (0, 1) for ids in ([1, 2], [1, 3], [12])}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,4 +1,4 @@
-"""A schema has one form in a spec, and one that no model can be held to is refused with its place."""
+"""A schema has one form in a spec. A schema that no model can follow is refused, with the place of the problem."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ TEXT = {"type": "string"}
 
 
 def of(**properties: Any) -> dict[str, Any]:
+    """Return the schema of an object with these properties, all required."""
     return {"type": "object", "properties": properties, "required": [*properties]}
 
 
 def test_the_form_keeps_the_order_of_properties_and_of_nothing_else() -> None:
-    one = {"type": "object", "properties": {"b": {"type": "string", "maxLength": 3}, "a": TEXT}, "required": ["a"]}
-    same = ' {"required": ["a"],\n"properties": {"b": {"maxLength": 3, "type": "string"}, "a": {"type":"string"}}, '
-    assert read(one) == read(same + '"type": "object"}')
-    other = {**one, "properties": dict(reversed(one["properties"].items()))}  # type: ignore[attr-defined]
-    assert read(one) != read(other)
-    assert read(read(one)) == read(one)
-    assert " " not in read(one)
+    schema = {"type": "object", "properties": {"b": {"type": "string", "maxLength": 3}, "a": TEXT}, "required": ["a"]}
+    text = ' {"required": ["a"],\n"properties": {"b": {"maxLength": 3, "type": "string"}, "a": {"type":"string"}}, '
+    assert read(schema) == read(text + '"type": "object"}')
+    reordered = {**schema, "properties": dict(reversed(schema["properties"].items()))}  # type: ignore[attr-defined]
+    assert read(schema) != read(reordered)
+    assert read(read(schema)) == read(schema)
+    assert " " not in read(schema)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +53,9 @@ def test_the_form_keeps_the_order_of_properties_and_of_nothing_else() -> None:
     ],
 )
 def test_the_shortest_record_of_a_schema_is_valid(schema: dict[str, Any]) -> None:
-    found = shortest(json.loads(read(schema)))
-    assert found is not None
-    assert [*Draft202012Validator(schema).iter_errors(json.loads(found))] == []
+    record = shortest(json.loads(read(schema)))
+    assert record is not None
+    assert [*Draft202012Validator(schema).iter_errors(json.loads(record))] == []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_the_shortest_record_of_a_schema_is_valid(schema: dict[str, Any]) -> Non
         },
     ],
 )
-def test_a_schema_that_asks_for_nothing_impossible_is_taken(schema: dict[str, Any]) -> None:
+def test_a_schema_that_a_model_can_follow_is_kept_as_it_is(schema: dict[str, Any]) -> None:
     assert json.loads(read(schema)) == schema
 
 
@@ -86,7 +87,7 @@ def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: st
 
 
 @pytest.mark.parametrize(
-    ("schema", "said"),
+    ("schema", "message"),
     [
         ("{", "is not JSON: "),
         ('{"type": "object", "properties": {"a": {"const": NaN}}}', "is not JSON: NaN is no JSON number"),
@@ -121,8 +122,8 @@ def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: st
         ("[" * 100_000, "is nested too deep"),
     ],
 )
-def test_a_schema_that_no_model_can_be_held_to_is_refused_with_its_place(schema: Any, said: str) -> None:
-    with pytest.raises(BadSchema, match=said):
+def test_a_schema_that_no_model_can_follow_is_refused_with_its_place(schema: Any, message: str) -> None:
+    with pytest.raises(BadSchema, match=message):
         read(schema)
 
 
@@ -143,7 +144,7 @@ def test_each_property_is_a_line_with_its_type_and_its_description() -> None:
                     "name": {"type": "string"},
                     "friends": {"type": "array", "items": {"$ref": "#/$defs/maker"}},
                 },
-            },
+            }
         },
     }
     assert describe(schema) == (
@@ -178,31 +179,28 @@ SCHEMA = {
         ([{}, {"price": 2.5}], {"price": 2.5}),
         ([{"tags": ["a", "b"]}, {"tags": ["b", "c", "c"]}], {"tags": ["a", "b", "c"]}),
         ([{"tags": ["a", "b"]}, {"tags": ["c", "d"]}], {"tags": ["a", "b", "c"]}),
-        (
-            [{"maker": {"name": None}}, {"maker": {"name": "x", "town": "y"}}],
-            {"maker": {"name": "x", "town": "y"}},
-        ),
+        ([{"maker": {"name": None}}, {"maker": {"name": "x", "town": "y"}}], {"maker": {"name": "x", "town": "y"}}),
     ],
 )
 def test_the_records_of_windows_are_merged_by_property(records: list[Any], expected: Any) -> None:
     assert merge_records(records, SCHEMA) == expected
 
 
-TWO = {"type": "array", "maxItems": 2}
+PAIR = {"type": "array", "maxItems": 2}
 
 
 @pytest.mark.parametrize(
     ("a", "values", "expected"),
     [
-        ({"additionalProperties": TWO}, [{"x": [1, 2]}, {"x": [3]}], {"x": [1, 2]}),
-        ({"patternProperties": {"^x": {"type": "array", "maxItems": 2}}}, [{"x": [1, 2]}, {"x": [3]}], {"x": [1, 2]}),
+        ({"additionalProperties": PAIR}, [{"x": [1, 2]}, {"x": [3]}], {"x": [1, 2]}),
+        ({"patternProperties": {"^x": PAIR}}, [{"x": [1, 2]}, {"x": [3]}], {"x": [1, 2]}),
         (
             {"maxProperties": 2, "additionalProperties": TEXT},
             [{"x": "a"}, {"y": "b", "z": "c"}],
             {"x": "a", "y": "b"},
         ),
         (
-            {"anyOf": [{"type": "object", "properties": {"y": {}}}, of(x={"type": "array", "maxItems": 2})]},
+            {"anyOf": [{"type": "object", "properties": {"y": {}}}, of(x=PAIR)]},
             [{"x": [1, 2]}, {"x": [3]}],
             {"x": [1, 2]},
         ),
@@ -214,21 +212,21 @@ TWO = {"type": "array", "maxItems": 2}
         ({"enum": [["a"], ["b"]]}, [["a"], ["b"]], ["a"]),
         ({"anyOf": [{"const": {"x": 1}}, {"const": {"y": 1}}]}, [{"x": 1}, {"y": 1}], {"x": 1}),
         ({"anyOf": [{"const": "none"}, {"type": "array"}]}, [["a"], ["b"]], ["a", "b"]),
-        ({"anyOf": [{"type": "array", "maxItems": 2}, {"type": "null"}]}, [["a", "b"], ["c"]], ["a", "b"]),
+        ({"anyOf": [PAIR, {"type": "null"}]}, [["a", "b"], ["c"]], ["a", "b"]),
         ({"anyOf": [{"type": "array", "maxItems": 1}, {"type": "array"}]}, [["a", "b"], ["c"]], ["a", "b", "c"]),
         ({"$ref": "#/$defs/towns"}, [{"towns": ["x"]}, {"towns": ["y", "z"]}], {"towns": ["x", "y"]}),
         ({"$ref": "#/$defs/nested"}, [["x"], ["y"]], ["x", "y"]),
     ],
 )
 def test_merged_values_stay_within_what_the_schema_allows(a: Any, values: list[Json], expected: Json) -> None:
-    schema = {**of(a=a), "$defs": {"towns": of(towns=TWO), "nested": {"anyOf": [TWO, {"$ref": "#/$defs/nested"}]}}}
+    schema = {**of(a=a), "$defs": {"towns": of(towns=PAIR), "nested": {"anyOf": [PAIR, {"$ref": "#/$defs/nested"}]}}}
     assert merge_records([{"a": value} for value in values], schema) == {"a": expected}
 
 
 @given(st.lists(st.lists(st.integers(0, 5), unique=True), min_size=1, max_size=4))
 def test_merged_lists_have_every_item_once_in_the_order_of_the_windows(lists: list[list[int]]) -> None:
-    found = merge_records([{"a": items} for items in lists], {})["a"]
-    assert found == [*dict.fromkeys(item for items in lists for item in items)]
+    merged = merge_records([{"a": items} for items in lists], {})["a"]
+    assert merged == [*dict.fromkeys(item for items in lists for item in items)]
 
 
 @pytest.mark.parametrize("value", [[1, 2, 1.0, True, 2], [1, 2, True]])
@@ -253,8 +251,8 @@ def test_lists_of_unique_items_lose_their_repetitions(value: list[Json]) -> None
     assert (record_check(schema)(record) is None) == (value == once)
 
 
-def test_a_broken_record_is_told_by_place_and_keyword_without_its_text() -> None:
-    broken = record_check(SCHEMA)
-    assert broken({"price": 19.99, "tags": ["a"]}) is None  # as floats, 19.99 is no multiple of 0.01
-    assert broken({"tags": ["secret", 7]}) == "#/tags/1 breaks #/properties/tags/items/type"
-    assert broken([]) == "# breaks #/type"
+def test_an_invalid_record_is_reported_by_place_and_keyword_without_its_text() -> None:
+    check = record_check(SCHEMA)
+    assert check({"price": 19.99, "tags": ["a"]}) is None  # as floats, 19.99 is no multiple of 0.01
+    assert check({"tags": ["secret", 7]}) == "#/tags/1 breaks #/properties/tags/items/type"
+    assert check([]) == "# breaks #/type"

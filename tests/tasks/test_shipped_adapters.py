@@ -1,4 +1,4 @@
-"""The adapters that come with docmill are small and have cards."""
+"""The adapters that come with docmill are small, and have cards and descriptions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_BYTES = 3_000_000
 
 
 @pytest.mark.parametrize("name", pinning.ADAPTED)
-def test_an_adapter_of_ours_is_small_has_a_card_and_is_one_spec_by_both_its_names(
+def test_a_shipped_adapter_is_small_has_a_card_and_is_the_same_spec_by_both_its_names(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = MODELS / name

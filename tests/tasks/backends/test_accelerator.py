@@ -1,4 +1,4 @@
-"""Errors of an accelerator are told apart: out of memory, device lost, others."""
+"""Errors of an accelerator are out of memory, a lost device, or others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from docmill.tasks.backends.accelerator import memory_errors
 from docmill.tasks.errors import DeviceLost, OutOfMemory
 
 
-def test_more_memory_than_there_is_is_told_apart_from_other_errors() -> None:
+def test_a_lack_of_memory_is_told_apart_from_other_errors() -> None:
     with pytest.raises(OutOfMemory), memory_errors("cpu"):
         torch.empty(1 << 60, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="shape"), memory_errors("cpu"):
@@ -27,7 +27,7 @@ def test_more_memory_than_there_is_is_told_apart_from_other_errors() -> None:
         RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"),
     ],
 )
-def test_what_allocators_raise_is_out_of_memory(error: Exception) -> None:
+def test_the_errors_of_allocators_are_out_of_memory(error: Exception) -> None:
     with pytest.raises(OutOfMemory), memory_errors("cpu"):
         raise error
 
@@ -39,7 +39,7 @@ def test_a_broken_cuda_context_is_a_lost_device(kind: type[RuntimeError]) -> Non
 
 
 @pytest.mark.parametrize(("problem", "raised"), [("CUDA error: ...", DeviceLost), (None, RuntimeError)])
-def test_a_librarys_error_is_a_lost_device_if_the_device_computes_nothing_since(
+def test_a_librarys_error_is_a_lost_device_if_the_device_no_longer_computes(
     problem: str | None, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accelerator, "find_fault", lambda _: problem)

@@ -1,4 +1,4 @@
-"""The facts that torch tells of the processor are kept for processes that do without torch."""
+"""Facts about the processor come from torch, and are kept for processes without torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from docmill.tasks.backends import accelerator, machine
 
 
 def test_facts_are_those_of_torch_and_known_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = machine.read_processor(tmp_path)
-    assert asked.name == accelerator.device_name("cpu")
-    assert asked.threads == torch.get_num_threads()
-    assert asked.native == ("bfloat16" if accelerator.native_bfloat16("cpu") else "float32")
+    facts = machine.read_processor(tmp_path)
+    assert facts.name == accelerator.device_name("cpu")
+    assert facts.threads == torch.get_num_threads()
+    assert facts.native == ("bfloat16" if accelerator.native_bfloat16("cpu") else "float32")
     monkeypatch.delitem(sys.modules, "torch")
-    assert machine.read_processor(tmp_path) == asked
+    assert machine.read_processor(tmp_path) == facts
     assert "torch" not in sys.modules
 
 
-def test_facts_are_asked_again_where_another_number_of_threads_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_facts_are_read_again_for_another_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.read_processor(tmp_path)
     machine.read_processor(tmp_path)
     assert len([*(tmp_path / "processors").iterdir()]) == 1
@@ -32,9 +30,9 @@ def test_facts_are_asked_again_where_another_number_of_threads_is_asked_for(
     assert len([*(tmp_path / "processors").iterdir()]) == 2
 
 
-def test_a_file_that_is_damaged_is_asked_for_again(tmp_path: Path) -> None:
-    asked = machine.read_processor(tmp_path)
+def test_a_damaged_file_is_replaced(tmp_path: Path) -> None:
+    facts = machine.read_processor(tmp_path)
     (file,) = (tmp_path / "processors").iterdir()
     file.write_text("{")
-    assert machine.read_processor(tmp_path) == asked
+    assert machine.read_processor(tmp_path) == facts
     assert '"threads"' in file.read_text()

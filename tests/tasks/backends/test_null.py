@@ -1,4 +1,4 @@
-"""The model that computes nothing: everything around it is real."""
+"""The model that computes nothing goes through real windows, recipes and checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
-from tests.tasks.conftest import Bench, EngineOf
+from tests.tasks.conftest import Bench, EngineOf, vector_of
 
 PARAGRAPH = "Every word of this paragraph is a token, and the whole is longer than a window. " * 90
 
@@ -34,7 +34,7 @@ def test_a_long_text_comes_back_from_its_windows_as_it_was(bench: Bench) -> None
         ({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}, {"n": 0}),
     ],
 )
-def test_a_record_is_valid_by_its_schema_also_where_that_allows_an_empty_one(
+def test_a_record_is_the_shortest_that_its_schema_allows(
     bench: Bench, schema: dict[str, Any], record: object
 ) -> None:
     (outcome,) = bench.run(bench.spec("extract", "null", json_schema=schema), ["Some words of a text."])
@@ -43,14 +43,14 @@ def test_a_record_is_valid_by_its_schema_also_where_that_allows_an_empty_one(
 
 def test_a_vector_has_length_one_and_belongs_to_its_text(bench: Bench) -> None:
     outcomes = bench.run(bench.spec("embed", "null"), ["one", "other", "one", PARAGRAPH])
-    one, other, again, long = (np.frombuffer(outcome.vector or b"", "<f4") for outcome in outcomes)
-    assert one.shape == (8,)
-    assert np.array_equal(one, again)
-    assert not np.array_equal(one, other)
-    assert [float(np.linalg.norm(vector)) for vector in (one, other, long)] == pytest.approx([1, 1, 1])
+    first, second, first_again, long = (vector_of(outcome) for outcome in outcomes)
+    assert first.shape == (8,)
+    assert np.array_equal(first, first_again)
+    assert not np.array_equal(first, second)
+    assert [float(np.linalg.norm(vector)) for vector in (first, second, long)] == pytest.approx([1, 1, 1])
 
 
-def test_its_pace_is_that_of_padded_tokens(bench: Bench, engine_of: EngineOf) -> None:
+def test_its_pace_counts_padded_tokens(bench: Bench, engine_of: EngineOf) -> None:
     slept: list[float] = []
     engine = engine_of(lambda spec: NullBackend(spec, device="cpu", sleep=slept.append))
     assert engine.submit(bench.spec("embed", "null@1000"), [(1, "a " * 20)]).wait(20)
@@ -60,7 +60,7 @@ def test_its_pace_is_that_of_padded_tokens(bench: Bench, engine_of: EngineOf) ->
 
 
 @pytest.mark.parametrize("model", ["null@abc", "null@", "null@0", "null@-5", "null@1.5"])
-def test_a_pace_that_is_no_number_is_no_model(model: str, tmp_path: Path) -> None:
+def test_a_model_name_with_a_wrong_pace_is_refused(model: str, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="N tokens a second, such as null@2000"):
         pinning.pin(model, ModelFolders(None, tmp_path))
 

@@ -1,4 +1,4 @@
-"""A backend is one module and one row of the registry; everything else derives from the row."""
+"""The registry offers the backends that compute a kind of task with a model on a device."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ OFFERS = [
 def test_a_kind_is_offered_by_the_backends_that_compute_it(
     kind: str, family: Family | None, quality: str, device: str, expected: tuple[str, ...], extra: str | None
 ) -> None:
-    what = {"quality": quality, "device": device}
-    assert tuple(registry.offers(kind, family, **what)) == expected
+    place = {"quality": quality, "device": device}
+    assert tuple(registry.offers(kind, family, **place)) == expected
     installed = tuple(name for name in expected if registry.row(name).is_installed)
-    assert tuple(registry.candidates(kind, family, **what)) == installed
-    for asked in registry.names():
-        alone = registry.offers(kind, family, wanted=asked, **what)
-        assert tuple(alone) == ((asked,) if asked in expected else ())
-        needed = extra if asked in expected and asked != "transformers" else None
-        assert registry.extra_for(kind, family, wanted=asked, **what) == needed
-    assert registry.extra_for(kind, family, wanted=registry.AUTO, **what) == extra
+    assert tuple(registry.candidates(kind, family, **place)) == installed
+    for name in registry.names():
+        alone = registry.offers(kind, family, wanted=name, **place)
+        assert tuple(alone) == ((name,) if name in expected else ())
+        needed = extra if name in expected and name != "transformers" else None
+        assert registry.extra_for(kind, family, wanted=name, **place) == needed
+    assert registry.extra_for(kind, family, wanted=registry.AUTO, **place) == extra

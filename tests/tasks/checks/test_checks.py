@@ -1,4 +1,4 @@
-"""The registry of checks, and the checks that suit each kind of task."""
+"""Each kind of task has its checks, and a finding is a flag."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.tasks.checks import verdicts
 LOOP = "again and again and again and again"
 
 
-def spec(kind: str, model: str = "some/model", **params: object) -> Spec:
+def spec_of(kind: str, model: str = "some/model", **params: object) -> Spec:
     return Spec(kind, model, "0" * 40, params=params)
 
 
 def flags_of(kind: str, model: str = "some/model", **params: object) -> tuple[str, ...]:
-    return kinds.checks(spec(kind, model, **params), Traits()).flags
+    return kinds.checks(spec_of(kind, model, **params), Traits()).flags
 
 
 def test_every_check_raises_a_flag_that_makes_an_output_doubtful() -> None:
@@ -34,7 +34,7 @@ def test_every_check_raises_a_flag_that_makes_an_output_doubtful() -> None:
 
 
 @pytest.mark.parametrize("kind", ["embed", "sparse", "classify", "entities", "redact", "extract"])
-def test_outputs_that_no_model_words_are_not_checked(kind: str) -> None:
+def test_outputs_that_are_no_prose_are_not_checked(kind: str) -> None:
     assert flags_of(kind) == ()
 
 
@@ -51,27 +51,27 @@ def test_the_checks_suit_the_task() -> None:
 
 def test_the_languages_of_a_translation_come_from_its_options_or_its_model() -> None:
     opus = Traits(direction=Direction(sources=("fr", "es"), targets=("en",)))
-    assert kinds.checks(spec("translate"), opus).context == Context(None, "en")
-    asked = kinds.checks(spec("translate", source_lang="fra_Latn", target_lang="de"), Traits())
-    assert asked.context == Context("fr", "de")
+    assert kinds.checks(spec_of("translate"), opus).context == Context(None, "en")
+    with_options = kinds.checks(spec_of("translate", source_lang="fra_Latn", target_lang="de"), Traits())
+    assert with_options.context == Context("fr", "de")
 
 
-def test_a_text_that_was_kept_is_not_checked_and_a_found_language_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Context] = []
+def test_a_kept_text_is_not_checked_and_checks_get_the_detected_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts: list[Context] = []
 
     def find(_given: str, _output: str, context: Context) -> list[checks.Finding]:
-        told.append(context)
+        contexts.append(context)
         return []
 
     monkeypatch.setattr(checks, "all_checks", lambda: {"repetition": Check("repetition", "", find)})
     assert Checks(("repetition",)).findings("", LOOP, ["language:es", "windowed"]) == []
-    assert told == [Context(source="es")]
+    assert contexts == [Context(source="es")]
     monkeypatch.undo()
     assert Checks(("repetition",)).findings("", LOOP)
     assert Checks(("repetition",)).findings("", LOOP, ["language:en", "already_in_target"]) == []
 
 
-def test_a_check_that_raises_finds_nothing_and_is_logged(
+def test_an_error_in_a_check_is_logged_and_no_finding(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(_given: str, _output: str, _context: Context) -> list[checks.Finding]:
@@ -89,16 +89,16 @@ def test_all_texts_of_an_outcome_are_checked() -> None:
     assert checks.written(Outcome(1, Status.DONE, data={"data": {"who": "Ada", "when": None}})) == ["Ada"]
 
 
-def test_the_verdicts_on_real_translations_are_those_of_before() -> None:
-    kept = json.loads(verdicts.KEPT.read_text(encoding="utf-8"))
-    found = verdicts.verdicts()
-    assert len(found) >= 900
-    assert {name: said for name, said in found.items() if said} == kept
-    assert {said.split(" ")[0] for sayings in kept.values() for said in sayings} == {*all_checks()}
+def test_the_findings_in_real_translations_have_not_changed() -> None:
+    expected = json.loads(verdicts.KEPT.read_text(encoding="utf-8"))
+    actual = verdicts.find_verdicts()
+    assert len(actual) >= 900
+    assert {name: findings for name, findings in actual.items() if findings} == expected
+    assert {finding.split(" ")[0] for findings in expected.values() for finding in findings} == {*all_checks()}
 
 
-def flags(confidence: float, checks: Checks) -> tuple[str, ...]:
-    """Return the flags of an output with a confidence."""
+def finish(confidence: float, checks: Checks) -> tuple[str, ...]:
+    """Return the flags of a text whose output has this confidence."""
     outcome = Outcome(1, Status.DONE, text="Trees grow.", flags=("windowed",), confidence=confidence)
     recipe = mock.Mock(join=lambda _: outcome)
     finished = TicketText(mock.Mock(), 0, 1, "Les arbres poussent.").finish(recipe, checks)
@@ -108,8 +108,8 @@ def flags(confidence: float, checks: Checks) -> tuple[str, ...]:
 
 def test_an_output_below_the_bound_is_doubtful() -> None:
     checks = Checks(least_confidence=0.3)
-    assert flags(0.2999, checks) == ("windowed", "low_confidence")
-    assert flags(0.3, checks) == ("windowed",)
+    assert finish(0.2999, checks) == ("windowed", "low_confidence")
+    assert finish(0.3, checks) == ("windowed",)
     assert LOW_CONFIDENCE in DOUBTFUL
     assert LOW_CONFIDENCE in list_flags()
 

@@ -1,4 +1,4 @@
-"""The checks for missing sentences, copies and unlikely lengths, in several languages."""
+"""Missing sentences, copies and unlikely lengths are noticed in several languages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from docmill.tasks.checks import Checks, Context, Finding
 
-# The same five sentences in six languages, of lengths as different as sentences have.
+# The same five sentences, short and long, in four languages.
 ENGLISH = [
     "Debian is an operating system.",
     "It comes with more than 59000 packages, which are compiled programs in a format that is easy to install.",
@@ -45,30 +45,30 @@ TEXTS = {
 GLUE = {"ja": ""}
 
 
-def found(given: str, output: str, context: Context) -> list[Finding]:
-    return Checks(("missing_sentences",), context).findings(given, output)
+def find_missing(source: str, output: str, context: Context) -> list[Finding]:
+    return Checks(("missing_sentences",), context).findings(source, output)
 
 
 @pytest.mark.parametrize("source", ["en", "fr", "ru"])
 @pytest.mark.parametrize("target", TEXTS)
 def test_a_long_sentence_that_is_dropped_is_named(source: str, target: str) -> None:
-    given, context = GLUE.get(source, " ").join(TEXTS[source]), Context(source, target)
+    source, context = GLUE.get(source, " ").join(TEXTS[source]), Context(source, target)
     glue = GLUE.get(target, " ")
-    assert found(given, glue.join(TEXTS[target]), context) == []
+    assert find_missing(source, glue.join(TEXTS[target]), context) == []
     for place in (1, 3):
         left = [*TEXTS[target][:place], *TEXTS[target][place + 1 :]]
-        named = [one.evidence for one in found(given, glue.join(left), context)]
-        assert any(one.startswith(f"Sentence {place + 1} of") for one in named), (place, named)
+        named = [evidence.evidence for evidence in find_missing(source, glue.join(left), context)]
+        assert any(evidence.startswith(f"Sentence {place + 1} of") for evidence in named), (place, named)
 
 
 def test_sentences_that_are_merged_or_split_are_not_missing() -> None:
-    given = " ".join(TEXTS["fr"])
-    merged = given.replace("installer. Un", "installer, et un")
+    source = " ".join(TEXTS["fr"])
+    merged = source.replace("installer. Un", "installer, et un")
     output = " ".join(ENGLISH)
     context = Context("fr", "en")
-    assert found(merged, output, context) == []
-    assert found(given, output.replace("install. A", "install, and a"), context) == []
-    assert found(given, output.replace("packages, which are", "packages. They are"), context) == []
+    assert find_missing(merged, output, context) == []
+    assert find_missing(source, output.replace("install. A", "install, and a"), context) == []
+    assert find_missing(source, output.replace("packages, which are", "packages. They are"), context) == []
 
 
 FOLDER = Path(__file__).parents[1] / "texts"
@@ -80,22 +80,22 @@ COPIES = [
 ]
 
 
-def copies(given: str, output: str, *, shortened: bool = False) -> list[Finding]:
-    return Checks(("copied_input",), Context(shortened=shortened)).findings(given, output)
+def find_copies(source: str, output: str, *, shortened: bool = False) -> list[Finding]:
+    return Checks(("copied_input",), Context(shortened=shortened)).findings(source, output)
 
 
 @pytest.mark.parametrize("line", COPIES)
 def test_a_copy_is_found_with_its_place_and_another_text_is_not(line: str) -> None:
-    (finding,) = copies(line, f"Well: {line}")
+    (finding,) = find_copies(line, f"Well: {line}")
     assert finding.flag == "copied_input"
     assert finding.start == len("Well: ")
     assert f"Well: {line}"[finding.start : finding.end] in line
-    assert copies(line, "This package provides a library to parse files.") == []
+    assert find_copies(line, "This package provides a library to parse files.") == []
 
 
 def test_names_and_code_may_be_copied() -> None:
     names = "LibreOffice Impress, Graphviz XDot, GNOME Shell, Xfce Panel, KDE Plasma, python3-numpy, libfoo_2"
-    assert copies(f"Contient {names}", f"Contains {names}") == []
+    assert find_copies(f"Contient {names}", f"Contains {names}") == []
 
 
 def test_a_summary_may_quote_its_text_and_not_be_all_of_it() -> None:
@@ -103,9 +103,9 @@ def test_a_summary_may_quote_its_text_and_not_be_all_of_it() -> None:
     long = [text for text in texts if len(text.split()) > 12][:20]
     assert len(long) > 10
     for text in long:
-        assert copies(text, text, shortened=True), text
+        assert find_copies(text, text, shortened=True), text
         longer = f"{text} It is written in a language of which we have not heard before, and which is fast."
-        assert copies(longer, text, shortened=True) == []
+        assert find_copies(longer, text, shortened=True) == []
 
 
 FRENCH = "Ce paquet fournit une bibliothèque pour analyser des fichiers, et un programme pour les écrire."
@@ -117,17 +117,17 @@ PAIRS = [
 ]
 
 
-def unlikely_lengths(given: str, output: str, *, shortened: bool = False) -> list[Finding]:
-    return Checks(("length_ratio",), Context(shortened=shortened)).findings(given, output)
+def find_unlikely_lengths(source: str, output: str, *, shortened: bool = False) -> list[Finding]:
+    return Checks(("length_ratio",), Context(shortened=shortened)).findings(source, output)
 
 
-@pytest.mark.parametrize(("given", "output"), PAIRS)
-def test_a_translation_is_about_as_long_as_its_text(given: str, output: str) -> None:
-    assert unlikely_lengths(given, output) == []
-    assert "of the length" in unlikely_lengths(given, output[: len(output) // 4])[0].evidence
-    assert "times as long" in unlikely_lengths(given, output * 4)[0].evidence
+@pytest.mark.parametrize(("source", "output"), PAIRS)
+def test_a_translation_is_about_as_long_as_its_text(source: str, output: str) -> None:
+    assert find_unlikely_lengths(source, output) == []
+    assert "of the length" in find_unlikely_lengths(source, output[: len(output) // 4])[0].evidence
+    assert "times as long" in find_unlikely_lengths(source, output * 4)[0].evidence
 
 
 def test_a_summary_is_shorter_than_its_text() -> None:
-    assert unlikely_lengths(FRENCH, "Une bibliothèque pour des fichiers.", shortened=True) == []
-    assert unlikely_lengths(FRENCH, "Une bibliothèque pour des fichiers. " * 4, shortened=True)
+    assert find_unlikely_lengths(FRENCH, "Une bibliothèque pour des fichiers.", shortened=True) == []
+    assert find_unlikely_lengths(FRENCH, "Une bibliothèque pour des fichiers. " * 4, shortened=True)

@@ -1,4 +1,4 @@
-"""Names as they are read from texts, and looked up in others."""
+"""Names are read from a text, and missing or invented names are noticed in another."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from docmill.tasks.checks import Checks, Context, Finding
 from docmill.tasks.checks.names import are_alike, find_exact_names, find_names
 
 
-def read(text: str, besides: frozenset[str] = frozenset()) -> dict[str, str]:
+def read_names(text: str, besides: frozenset[str] = frozenset()) -> dict[str, str]:
     return {name.written: name.form for name in find_names(text, besides, lambda _word: True)}
 
 
 def test_names_have_forms() -> None:
     text = "Reading LibreOffice files of Debian needs GTK2 and the XML parser of d'Alembert."
-    assert read(text) == {
+    assert read_names(text) == {
         "Reading": "initial",
         "LibreOffice": "formed",
         "Debian": "capital",
@@ -26,7 +26,7 @@ def test_names_have_forms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "alike"),
+    ("name", "other_name", "alike"),
     [
         ("dna", "adn", True),
         ("dna", "rna", False),
@@ -35,16 +35,16 @@ def test_names_have_forms() -> None:
         ("gnumeric", "photoshop", False),
     ],
 )
-def test_forms_of_a_name_are_alike(one: str, other: str, alike: bool) -> None:
-    assert are_alike(one, other) is alike
-    assert are_alike(other, one) is alike
+def test_forms_of_a_name_are_alike(name: str, other_name: str, alike: bool) -> None:
+    assert are_alike(name, other_name) is alike
+    assert are_alike(other_name, name) is alike
 
 
-def found(given: str, output: str, context: Context | None = None) -> list[Finding]:
-    return Checks(("names_changed",), context or Context("fr", "en")).findings(given, output)
+def find_changes(source: str, output: str, context: Context | None = None) -> list[Finding]:
+    return Checks(("names_changed",), context or Context("fr", "en")).findings(source, output)
 
 
-# Names of every form, in the middle of a sentence in Latin, Cyrillic, Arabic and Han letters.
+# Names of every form, in sentences of Latin, Cyrillic, Arabic and Japanese letters.
 NAMES = [
     "https://example.org/a/b?c=1",
     "www.example.org",
@@ -67,20 +67,20 @@ SENTENCES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("given", "output"), SENTENCES)
-def test_a_name_is_kept_or_missed(given: str, output: str, name: str) -> None:
-    given = given.replace("{}", name)
-    assert found(given, output.replace("{}", name)) == []
-    (lost,) = found(given, output.replace("{}", "there"))
+@pytest.mark.parametrize(("source", "output"), SENTENCES)
+def test_a_name_is_kept_or_missed(source: str, output: str, name: str) -> None:
+    source = source.replace("{}", name)
+    assert find_changes(source, output.replace("{}", name)) == []
+    (lost,) = find_changes(source, output.replace("{}", "there"))
     assert lost.evidence == f"“{name}” of the input is not in the output."
     assert lost.start is None
 
 
 def test_a_summary_may_leave_names_out_and_add_none() -> None:
     context = Context(shortened=True)
-    given = "A plugin of LibreOffice for ISO9660 images, see https://example.org."
-    assert found(given, "A plugin for images", context) == []
-    assert [one.evidence for one in found(given, "A plugin of OpenOffice", context)] == [
+    source = "A plugin of LibreOffice for ISO9660 images, see https://example.org."
+    assert find_changes(source, "A plugin for images", context) == []
+    assert [finding.evidence for finding in find_changes(source, "A plugin of OpenOffice", context)] == [
         "“OpenOffice” is not in the input."
     ]
 
@@ -90,7 +90,7 @@ FRENCH = "Un lecteur de pages de manuels. Il les montre en couleurs dans une fen
 
 
 @pytest.mark.parametrize(
-    ("given", "output", "invented"),
+    ("source", "output", "invented"),
     [
         (GIVEN, "reader for manuals in Python with colours", ["Python"]),
         (GIVEN, "reader for manuals beside Firefox", []),
@@ -107,13 +107,13 @@ FRENCH = "Un lecteur de pages de manuels. Il les montre en couleurs dans une fen
         ),
     ],
 )
-def test_a_summary_adds_no_name(given: str, output: str, invented: list[str]) -> None:
-    flagged = found(given, output, Context(shortened=True, same_language=True))
-    assert [output[one.start : one.end] for one in flagged] == invented
+def test_a_summary_adds_no_name(source: str, output: str, invented: list[str]) -> None:
+    flagged = find_changes(source, output, Context(shortened=True, same_language=True))
+    assert [output[finding.start : finding.end] for finding in flagged] == invented
 
 
 @pytest.mark.parametrize(
-    ("given", "output", "other"),
+    ("source", "output", "renamed"),
     [
         # Both names begin their sentences.
         (
@@ -129,15 +129,15 @@ def test_a_summary_adds_no_name(given: str, output: str, invented: list[str]) ->
         ),
     ],
 )
-def test_a_name_is_replaced_wherever_it_stands(given: str, output: str, other: str) -> None:
-    assert found(given, output) == []
-    (finding,) = found(given, other)
+def test_a_name_is_replaced_wherever_it_stands(source: str, output: str, renamed: str) -> None:
+    assert find_changes(source, output) == []
+    (finding,) = find_changes(source, renamed)
     assert finding.lost is not None
-    assert other[finding.start : finding.end] not in output
+    assert renamed[finding.start : finding.end] not in output
 
 
 def test_ordinary_english_words_are_no_names() -> None:
-    for given, output in [
+    for source, output in [
         (
             "Cette bibliothèque est libre. Dans Debian, elle sert à tous.",
             "Library for all. There is a License of Debian.",
@@ -146,5 +146,5 @@ def test_ordinary_english_words_are_no_names() -> None:
         ("L'interface graphique est simple.", "The GUI is simple."),
         ("Il lit les données du Grand Annuaire.", "It reads the data of the Name Service Switch."),
     ]:
-        assert found(given, output) == []
-        assert found(output, given, Context("en", "fr")) == []
+        assert find_changes(source, output) == []
+        assert find_changes(output, source, Context("en", "fr")) == []

@@ -1,4 +1,4 @@
-"""The check for numbers, in the ways that languages write them."""
+"""Changed numbers are noticed, however a language writes them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from docmill.tasks.checks import Checks, Context, Finding
 
 
-def found(given: str, output: str, context: Context | None = None) -> list[Finding]:
-    return Checks(("numbers_changed",), context or Context("fr", "en")).findings(given, output)
+def find_changes(source: str, output: str, context: Context | None = None) -> list[Finding]:
+    return Checks(("numbers_changed",), context or Context("fr", "en")).findings(source, output)
 
 
 SAME = [
@@ -22,10 +22,10 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize(("given", "output"), SAME)
-def test_a_number_may_be_written_in_many_ways(given: str, output: str) -> None:
-    assert found(given, output) == []
-    assert found(output, given, Context("en", "fr")) == []
+@pytest.mark.parametrize(("source", "output"), SAME)
+def test_a_number_may_be_written_in_many_ways(source: str, output: str) -> None:
+    assert find_changes(source, output) == []
+    assert find_changes(output, source, Context("en", "fr")) == []
 
 
 CHANGED = [
@@ -37,9 +37,9 @@ CHANGED = [
 ]
 
 
-@pytest.mark.parametrize(("given", "output", "new", "old"), CHANGED)
-def test_a_changed_number_is_found_in_both_texts(given: str, output: str, new: str, old: str) -> None:
-    invented, lost = found(given, output, Context(None, "en"))
+@pytest.mark.parametrize(("source", "output", "new", "old"), CHANGED)
+def test_a_changed_number_is_found_in_both_texts(source: str, output: str, new: str, old: str) -> None:
+    invented, lost = find_changes(source, output, Context(None, "en"))
     assert invented.evidence == f"{new} is not in the input."
     assert output[invented.start : invented.end] == new
     assert (lost.evidence, lost.start) == (f"{old} of the input is not in the output.", None)
@@ -47,17 +47,17 @@ def test_a_changed_number_is_found_in_both_texts(given: str, output: str, new: s
 
 def test_a_summary_may_leave_numbers_out_and_add_none() -> None:
     context = Context(shortened=True)
-    given = "It reads 35 formats and writes 12 of them, at 600 dpi."
-    assert found(given, "It reads 35 formats.", context) == []
-    (finding,) = found(given, "It reads 53 formats.", context)
+    source = "It reads 35 formats and writes 12 of them, at 600 dpi."
+    assert find_changes(source, "It reads 35 formats.", context) == []
+    (finding,) = find_changes(source, "It reads 53 formats.", context)
     assert finding.evidence == "53 is not in the input."
 
 
 def test_a_unit_that_changes_is_found_and_bytes_may_be_octets() -> None:
-    assert found("Il faut 20 Mo et 5 %.", "It needs 20 MB and 5%.") == []
-    assert found("1," * 50_000 + "x", "1," * 50_000 + "x") == []
-    (finding,) = found("Il faut 20 Mo à 30 kHz.", "It needs 20 MB at 30 MHz.")
+    assert find_changes("Il faut 20 Mo et 5 %.", "It needs 20 MB and 5%.") == []
+    assert find_changes("1," * 50_000 + "x", "1," * 50_000 + "x") == []
+    (finding,) = find_changes("Il faut 20 Mo à 30 kHz.", "It needs 20 MB at 30 MHz.")
     assert finding.evidence == "30 MHz has another unit in the input: kHz."
-    assert [one.evidence for one in found("Il faut 20 Mo.", "It needs 20 GB.")] == [
+    assert [finding.evidence for finding in find_changes("Il faut 20 Mo.", "It needs 20 GB.")] == [
         "20 GB has another unit in the input: MB."
     ]

@@ -1,4 +1,4 @@
-"""The check for loops: sentences and words are repeated in several scripts."""
+"""Repeated sentences, words and characters are noticed in several scripts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from docmill.tasks.checks import Checks, Context, Finding
 from docmill.tasks.checks.base import span, words
 
-# A sentence each in Latin, Cyrillic, Devanagari, Arabic, Han with kana, and Thai letters.
+# A sentence in Latin, Cyrillic, Devanagari, Arabic, Japanese and Thai letters.
 LINES = [
     "This package provides the shared libraries of a small editor.",
     "Этот пакет содержит разделяемые библиотеки небольшого редактора.",
@@ -18,21 +18,21 @@ LINES = [
 ]
 
 
-def found(output: str, given: str = "", target: str | None = None) -> list[Finding]:
-    return Checks(("repetition",), Context(target=target)).findings(given, output)
+def find_loops(output: str, source: str = "", target: str | None = None) -> list[Finding]:
+    return Checks(("repetition",), Context(target=target)).findings(source, output)
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_sentence_has_no_loop_and_twice_the_same_sentence_has_one(line: str) -> None:
-    assert found(line) == []
-    (finding,) = found(f"{line} {line}")
+    assert find_loops(line) == []
+    (finding,) = find_loops(f"{line} {line}")
     assert finding.flag == "repetition"
     assert "2 times in a row" in finding.evidence
     assert (finding.start, finding.end) == span(f"{line} {line}", 0, 2 * len(words(line)) - 1)
 
 
 def test_three_dots_are_punctuation_in_japanese_too() -> None:
-    assert found("そうですね・・・違うかもしれません。", target="ja") == []
+    assert find_loops("そうですね・・・違うかもしれません。", target="ja") == []
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -42,7 +42,7 @@ def test_words_are_a_loop_the_third_time(line: str) -> None:
     glue = " " if " " in line else ""
     for times in (2, 3, 4, 9):
         looped = line[:start] + glue.join([unit] * times) + line[end:]
-        findings = found(looped)
+        findings = find_loops(looped)
         assert bool(findings) == (times > 2), looped
         for finding in findings:
             assert finding.start == start
@@ -51,29 +51,29 @@ def test_words_are_a_loop_the_third_time(line: str) -> None:
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_loop_of_the_input_is_no_fault_of_the_output(line: str) -> None:
-    assert found(f"{line} {line}", given=f"ab cd ef gh ij ab cd ef gh ij {line}") == []
-    assert found(f"{line} {line} {line}", given="ab cd ef gh ij ab cd ef gh ij")
+    assert find_loops(f"{line} {line}", source=f"ab cd ef gh ij ab cd ef gh ij {line}") == []
+    assert find_loops(f"{line} {line} {line}", source="ab cd ef gh ij ab cd ef gh ij")
 
 
 def test_a_phrase_that_occurs_more_than_three_times_is_found_between_other_words() -> None:
     between = [f"as large as the {animal}" for animal in ("cat", "dog", "cow", "hen")]
-    (finding,) = found(", then ".join(between))
+    (finding,) = find_loops(", then ".join(between))
     assert finding.evidence == "“as large as the” occurs 4 times."
-    assert found(", then ".join(between[:3])) == []
-    given = ", puis ".join(f"aussi grand que le {animal}" for animal in ("chat", "chien", "boeuf", "coq"))
-    assert found(", then ".join(between), given) == []
+    assert find_loops(", then ".join(between[:3])) == []
+    source = ", puis ".join(f"aussi grand que le {animal}" for animal in ("chat", "chien", "boeuf", "coq"))
+    assert find_loops(", then ".join(between), source) == []
 
 
 def test_characters_over_and_over_inside_a_word_are_a_loop_unless_copied() -> None:
-    (finding,) = found("It prints a haaahahahahahaha at the end.")
+    (finding,) = find_loops("It prints a haaahahahahahaha at the end.")
     assert "inside a word" in finding.evidence
-    assert found("It needs 1000000000 bytes, and prints aaaa.") == []
-    assert found("The key is abababababab.", given="La clé est abababababab.") == []
+    assert find_loops("It needs 1000000000 bytes, and prints aaaa.") == []
+    assert find_loops("The key is abababababab.", source="La clé est abababababab.") == []
 
 
 def test_a_doubled_word_counts_in_english_unless_the_input_or_english_doubles_it() -> None:
-    (finding,) = found("This is a small small editor.", target="en")
+    (finding,) = find_loops("This is a small small editor.", target="en")
     assert finding.evidence == "“small” stands twice in a row."
-    assert found("nous nous connectons", target="fr") == []
-    assert found("She had had enough.", target="en") == []
-    assert found("A guide to New York York.", given="Un guide de York York.", target="en") == []
+    assert find_loops("nous nous connectons", target="fr") == []
+    assert find_loops("She had had enough.", target="en") == []
+    assert find_loops("A guide to New York York.", source="Un guide de York York.", target="en") == []

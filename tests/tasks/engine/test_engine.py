@@ -1,4 +1,4 @@
-"""The engine returns each outcome, whatever its backend does."""
+"""The engine returns an outcome for each text, whatever its backend does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pytest
 
 from docmill.storage.core.specs import Reason, Spec, Status
@@ -20,7 +19,7 @@ from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped, ServerA
 from docmill.tasks.kinds.base import Recipe, TextOnly, Traits
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
-from tests.tasks.conftest import EngineOf, outcomes_of
+from tests.tasks.conftest import EngineOf, outcomes_of, vector_of
 from tests.tasks.fakes import FakeBackend, spec_of
 from tests.worker.harness import until
 
@@ -40,6 +39,8 @@ class Gate:
 
 
 def refuse(word: str) -> Callable[[list[str]], None]:
+    """Return a function that raises if a text contains a word."""
+
     def on_compute(texts: list[str]) -> None:
         if any(word in text for text in texts):
             raise ValueError("secret text of a document")
@@ -51,9 +52,7 @@ def test_outcomes_come_in_the_order_of_the_texts(engine_of: EngineOf) -> None:
     engine = engine_of(lambda spec: FakeBackend())
     outcomes = outcomes_of(engine, spec_of(), ["word " * (n * 37 % 50 + 1) for n in range(100)])
     assert [outcome.content_id for outcome in outcomes] == list(range(100))
-    assert [np.frombuffer(outcome.vector or b"", "<f4")[0] for outcome in outcomes] == [
-        n * 37 % 50 + 1 for n in range(100)
-    ]
+    assert [vector_of(outcome)[0] for outcome in outcomes] == [n * 37 % 50 + 1 for n in range(100)]
 
 
 def test_out_of_memory_halves_the_batch_and_lowers_the_budget(engine_of: EngineOf) -> None:
@@ -65,7 +64,7 @@ def test_out_of_memory_halves_the_batch_and_lowers_the_budget(engine_of: EngineO
     assert len(backend.batches[-1]) <= 4
 
 
-def test_one_window_that_does_not_fit_fails_its_document_and_no_other(engine_of: EngineOf) -> None:
+def test_a_window_that_does_not_fit_alone_fails_its_document_only(engine_of: EngineOf) -> None:
     backend = FakeBackend(memory_tokens=40, limit_tokens=50, budget=Budget(tokens=400, rows=8))
     engine = engine_of(lambda spec: backend)
     texts = ["word " * number for number in (*range(1, 13), 70, 40)]
@@ -77,10 +76,10 @@ def test_one_window_that_does_not_fit_fails_its_document_and_no_other(engine_of:
     assert all(outcome.status is Status.DONE for outcome in later)
 
 
-def test_an_error_on_one_text_fails_that_document_without_its_words(engine_of: EngineOf) -> None:
+def test_an_error_on_a_text_fails_its_document_and_is_reported_without_its_words(engine_of: EngineOf) -> None:
     engine = engine_of(lambda spec: FakeBackend(refuse("bad")))
-    good, bad, other = outcomes_of(engine, spec_of(), ["good", "bad", "good"])
-    assert (good.status, other.status) == (Status.DONE, Status.DONE)
+    good, bad, last = outcomes_of(engine, spec_of(), ["good", "bad", "good"])
+    assert (good.status, last.status) == (Status.DONE, Status.DONE)
     assert (bad.status, bad.reason_class) == (Status.FAILED, Reason.DOCUMENT)
     assert "ValueError" in (bad.reason or "")
     assert "secret" not in (bad.reason or "")
@@ -110,16 +109,16 @@ def test_a_dropped_tickets_windows_leave_the_pool_and_never_come_back(engine_of:
     engine = engine_of(lambda spec: backend)
     dropped = engine.submit(spec_of(), [(n, f"dropped {n}") for n in range(5)])
     assert gate.reached.wait(WAIT_S)
-    kept = engine.submit(spec_of(), [(9, "kept")])
+    ticket = engine.submit(spec_of(), [(9, "kept")])
     dropped.drop()
     gate.open.set()
-    assert kept.wait(WAIT_S)
+    assert ticket.wait(WAIT_S)
     assert dropped.wait(0)
     assert not dropped.complete
     assert backend.batches == [["dropped 0"], ["kept"]]
 
 
-def test_a_text_of_several_windows_counts_in_part_as_they_are_computed(engine_of: EngineOf) -> None:
+def test_a_text_of_several_windows_counts_in_part_while_they_are_computed(engine_of: EngineOf) -> None:
     second = Gate()
     calls = itertools.count(1)
 
@@ -164,16 +163,16 @@ def test_a_model_that_is_held_makes_no_room_for_another(engine_of: EngineOf) -> 
         opened.append(spec)
         return FakeBackend()
 
-    held, other = spec_of("1"), spec_of("2")
+    held, waiting_spec = spec_of("1"), spec_of("2")
     engine = engine_of(open_backend, max_specs=1)
-    waiting = threading.Thread(target=engine.open, args=(other,))
+    waiting = threading.Thread(target=engine.open, args=(waiting_spec,))
     with engine.hold(held):
         waiting.start()
         until(engine._models._opening.locked, "the other spec waits for room")
         assert engine.submit(held, [(0, "text")]).wait(WAIT_S)
         assert opened == [held]
     waiting.join(WAIT_S)
-    assert opened == [held, other]
+    assert opened == [held, waiting_spec]
 
 
 def test_two_specs_take_turns_and_both_finish(engine_of: EngineOf) -> None:
@@ -219,19 +218,19 @@ def test_a_kind_whose_recipe_cannot_be_made_is_refused(engine_of: EngineOf, monk
 def test_a_recipe_that_makes_no_outcome_fails_its_document(
     engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told(outcome: Any) -> str | None:
+    def reason_of(outcome: Any) -> str | None:
         monkeypatch.setattr(kinds, "recipe", lambda _spec, _traits: TextOnly(outcome))
         (failed,) = outcomes_of(engine_of(lambda _: FakeBackend()), spec_of("a"), ["text"])
         return failed.reason
 
-    assert told(lambda _: {"words": 1}) == "The recipe returned dict, not an Outcome."
-    assert (told(lambda _: 1 / 0) or "").startswith(
+    assert reason_of(lambda _: {"words": 1}) == "The recipe returned dict, not an Outcome."
+    assert (reason_of(lambda _: 1 / 0) or "").startswith(
         "Joining the windows raised ZeroDivisionError in test_engine.py, line"
     )
 
 
 class Broken(FakeBackend):
-    """Raises where a backend must not: outside a batch, before or after it took windows."""
+    """A backend that raises after it took windows, where a backend must not raise."""
 
     takes = True
 
@@ -242,11 +241,13 @@ class Broken(FakeBackend):
 
 
 class BrokenAtOnce(Broken):
+    """A backend that raises before it takes windows."""
+
     takes = False
 
 
 class Forgetful(FakeBackend):
-    """Takes windows and returns without a word about them."""
+    """A backend that takes windows and returns no outputs."""
 
     def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         source.take(Budget(tokens=100, rows=8))
@@ -262,17 +263,17 @@ def test_a_broken_backend_fails_documents_and_not_the_device_thread(
 
 
 class Slow(FakeBackend):
-    """Cuts its second portion of texts only when something happens."""
+    """A backend that splits a portion of texts that ends with "last" only after an event. It cannot split "bad"."""
 
-    def __init__(self, until: threading.Event, on_compute: Callable[[list[str]], None] = lambda texts: None) -> None:
+    def __init__(self, event: threading.Event, on_compute: Callable[[list[str]], None] = lambda texts: None) -> None:
         super().__init__(on_compute)
         self.cutting = threading.Event()
-        self._until = until
+        self._event = event
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         if "last" in texts[-1]:
             self.cutting.set()
-            assert self._until.wait(WAIT_S)
+            assert self._event.wait(WAIT_S)
             if "bad" in texts[-1]:
                 raise ValueError
         return super().encode(texts)
@@ -342,7 +343,7 @@ def test_a_shard_of_texts_that_cannot_be_cut_lets_its_model_leave(engine_of: Eng
     assert first.closed.is_set()
 
 
-def test_batches_are_told_and_counted_even_if_the_listener_fails(engine_of: EngineOf) -> None:
+def test_batches_are_reported_and_counted_even_if_the_listener_fails(engine_of: EngineOf) -> None:
     seconds: list[float | None] = []
 
     def listen(batch: Batch) -> None:
@@ -352,7 +353,7 @@ def test_batches_are_told_and_counted_even_if_the_listener_fails(engine_of: Engi
     engine = engine_of(lambda spec: FakeBackend(), on_batch=listen)
     assert engine.submit(spec_of(), [(n, "two words") for n in range(16)]).wait(WAIT_S)
     engine.drain()
-    assert [one is None for one in seconds] == [True, False, True, False]
+    assert [duration is None for duration in seconds] == [True, False, True, False]
     counters = engine.counters
     assert (counters.batches, counters.tokens_in, counters.padded_tokens) == (2, 32, 32)
     assert counters.busy_s == pytest.approx(sum(filter(None, seconds)))

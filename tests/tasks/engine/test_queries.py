@@ -1,4 +1,4 @@
-"""Queries are embedded as their documents were, but for the prompt."""
+"""A search embeds its queries as the documents were, but with the prompt for queries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from docmill.worker.jobs.search import (
     with_prompt,
 )
 from tests.tasks import architectures
-from tests.tasks.conftest import Bench, EngineOf
+from tests.tasks.conftest import Bench, EngineOf, vectors_of
 from tests.tasks.fakes import FakeBackend
 
 SPEC = Spec("embed", "minilm", "sha256:1", "float32", {"pooling": "cls", "windows": "all", "algorithm": 2})
@@ -39,7 +39,7 @@ SPEC = Spec("embed", "minilm", "sha256:1", "float32", {"pooling": "cls", "window
     ("prompts", "default", "of_documents", "of_queries"),
     [
         ({}, None, "", ""),
-        ({"query": "", "document": ""}, None, "", ""),  # what sentence-transformers puts where there are none
+        ({"query": "", "document": ""}, None, "", ""),  # the default of sentence-transformers
         ({"query": "Q: ", "document": "D: "}, None, "", "Q: "),
         ({"query": "Q: ", "document": "D: "}, "document", "D: ", "Q: "),
         ({"query": "", "passage": "P: "}, "passage", "P: ", ""),
@@ -54,11 +54,11 @@ def test_a_query_gets_the_query_prompt_where_the_models_files_have_one(
     assert prompt(query_spec(SPEC), Prompts(prompts, default)) == of_queries
 
 
-def test_a_search_gives_its_queries_another_prompt_or_names_one_and_documents_keep_theirs() -> None:
+def test_a_search_may_choose_the_prompt_of_its_queries_and_documents_keep_theirs() -> None:
     named = {"query": "Q: ", "document": "D: ", "sts": "Same? "}
-    for own, given in (("Ask: ", {"prompt": "Ask: {text}"}), ("Same? ", {"prompt_name": "sts"}), ("Q: ", {})):
-        spec = with_prompt(SPEC, given.get("prompt"), given.get("prompt_name"))
-        assert prompt(query_spec(spec), Prompts(named, "document")) == own
+    for text, name, expected in (("Ask: {text}", None, "Ask: "), (None, "sts", "Same? "), (None, None, "Q: ")):
+        spec = with_prompt(SPEC, text, name)
+        assert prompt(query_spec(spec), Prompts(named, "document")) == expected
         assert prompt(spec, Prompts(named, "document")) == "D: "
     with pytest.raises(CannotServe, match="no prompt named web; they have document, query, sts"):
         prompt(query_spec(with_prompt(SPEC, None, "web")), Prompts(named))
@@ -71,36 +71,30 @@ def test_documents_get_the_prompt_that_encode_document_gives_them(
 ) -> None:
     texts = [" ".join(text.split()[:9]) for text in descriptions[:12]]
     named = {"query": "what is it : ", "document": "title : none text : ", "sts": "the same as "}
-    folder = str(tmp_path / "prompted")
+    folder = tmp_path / "prompted"
     with quiet():
         inner = Transformer(str(architectures.bert(tmp_path / "bert", descriptions[:40])))
         pooling = Pooling(inner.get_embedding_dimension(), "mean")
         model = SentenceTransformer(modules=[inner, pooling, Normalize()], prompts=named, device="cpu")
-        model.save(folder, create_model_card=False)
+        model.save(str(folder), create_model_card=False)
 
-    def vectors(spec: Spec) -> np.ndarray:
-        return np.stack([np.frombuffer(one.vector or b"", "<f4") for one in bench.run(spec, texts)])
-
-    def encoded(**asked: str) -> np.ndarray:
-        return np.asarray(model.encode(texts, show_progress_bar=False, **asked))
+    def encode(**options: str) -> np.ndarray:
+        return np.asarray(model.encode(texts, show_progress_bar=False, **options))
 
     usual = bench.spec("embed", folder)
     assert usual.params["prompt_name"] == "document"
-    assert np.allclose(vectors(usual), model.encode_document(texts, show_progress_bar=False), atol=1e-5)
-    assert np.allclose(_vectors(bench, usual, texts), model.encode_query(texts, show_progress_bar=False), atol=1e-5)
-    chosen = vectors(bench.spec("embed", folder, prompt_name="sts"))
-    assert np.allclose(chosen, encoded(prompt_name="sts"), atol=1e-5)
-    worded = vectors(bench.spec("embed", folder, prompt="passage : {text}"))
-    assert np.allclose(worded, encoded(prompt="passage : "), atol=1e-5)
-    before = replace(usual, params={name: value for name, value in usual.params.items() if name != "prompt_name"})
-    assert np.allclose(vectors(before), encoded(), atol=1e-5)
-    assert not np.allclose(encoded(), model.encode_document(texts, show_progress_bar=False), atol=1e-2)
-
-
-def _vectors(bench: Bench, spec: Spec, texts: list[str]) -> np.ndarray:
-    found = embed(bench.engine, spec, texts)
-    assert all(isinstance(one, Vector) for one in found)
-    return np.stack([one.values for one in found if isinstance(one, Vector)])
+    old_spec = replace(usual, params={name: value for name, value in usual.params.items() if name != "prompt_name"})
+    as_documents = model.encode_document(texts, show_progress_bar=False)
+    for spec, expected in (
+        (usual, as_documents),
+        (bench.spec("embed", folder, prompt_name="sts"), encode(prompt_name="sts")),
+        (bench.spec("embed", folder, prompt="passage : {text}"), encode(prompt="passage : ")),
+        (old_spec, encode()),
+    ):
+        assert np.allclose(vectors_of(bench.run(spec, texts)), expected, atol=1e-5)
+    assert not np.allclose(encode(), as_documents, atol=1e-2)
+    queries = [cast(Vector, output).values for output in embed(bench.engine, usual, texts)]
+    assert np.allclose(queries, model.encode_query(texts, show_progress_bar=False), atol=1e-5)
 
 
 def test_a_model_that_cannot_be_opened_and_an_engine_that_was_stopped_are_errors(
@@ -118,7 +112,7 @@ FOREST = "The forest is full of old trees. "
 ENGINE = "A steam engine drives the wheels of the locomotive. "
 
 
-def test_passages_are_whole_sentences_and_leave_none_out() -> None:
+def test_passages_are_whole_sentences_and_leave_no_text_out() -> None:
     text = FOREST * 20 + "\n\n" + ENGINE * 20
     spans = cut_passages(text)
     assert "".join("".join(text[start:end] for start, end in spans).split()) == "".join(text.split())
@@ -128,7 +122,7 @@ def test_passages_are_whole_sentences_and_leave_none_out() -> None:
         assert text[start:end].startswith(("The forest", "A steam"))
 
 
-def test_of_a_long_document_the_passages_with_rare_words_of_the_query_and_some_of_every_part_are_compared() -> None:
+def test_the_compared_passages_of_a_long_document_have_rare_query_words_or_come_from_every_part() -> None:
     text = (FOREST * 200) + ENGINE + (FOREST * 200)
     spans = cut_passages(text)
     assert len(spans) > COMPARED
@@ -141,38 +135,39 @@ def test_of_a_long_document_the_passages_with_rare_words_of_the_query_and_some_o
 
 
 def embed_by_words(_: object, texts: Sequence[str]) -> list[Vector | Failure]:
-    """A vector of how much a passage is about engines and about forests; none for one that has a wheel."""
-    asked.extend(texts)
+    """Return a vector of each passage's counts of engines and forests, or a failure if it has a wheel."""
+    embedded_texts.extend(texts)
     counts = ((text.count("engine"), text.count("forest")) for text in texts)
     vectors = [Vector(np.array(count, np.float32)) for count in counts]
     failure = Failure("It has a wheel.", Reason.MODEL)
     return [failure if "Wheel" in text else vector for text, vector in zip(texts, vectors, strict=True)]
 
 
-asked: list[str] = []
+embedded_texts: list[str] = []
 ENGINES = np.array([1, 0], np.float32)
 
 
-def found(texts: Sequence[tuple[str, tuple[int, int] | None]]) -> list[str | None]:
-    asked.clear()
+def find_passages(texts: Sequence[tuple[str, tuple[int, int] | None]]) -> list[str | None]:
+    """Return the passage of each text, or of a stretch of it, that is nearest to "engine"."""
+    embedded_texts.clear()
     spans = find_nearest(embed_by_words, cast(Any, None), "engine", ENGINES, texts)
     return [None if span is None else text[slice(*span)] for (text, _), span in zip(texts, spans, strict=True)]
 
 
 def test_each_text_has_its_own_nearest_passage_within_its_stretch() -> None:
     long = FOREST * 60 + "\n\n" + ENGINE * 3 + "\n\n" + FOREST * 20
-    here = (0, 12 * len(FOREST))
-    passages = found([(long, None), (FOREST, None), (" ", None), (long, here), (long, None)])
+    stretch = (0, 12 * len(FOREST))
+    passages = find_passages([(long, None), (FOREST, None), (" ", None), (long, stretch), (long, None)])
     assert passages[0] == passages[4] == (ENGINE * 3).strip()
     assert passages[1] == FOREST.strip()
     assert passages[2] is None
     assert passages[3] is not None
     assert "engine" not in passages[3]
-    assert FOREST.strip() not in asked, "a text of one passage is not embedded"
+    assert FOREST.strip() not in embedded_texts, "a text of one passage is not embedded"
 
 
 def test_a_passage_that_cannot_be_embedded_is_no_hit() -> None:
-    assert found([("\n\n".join(["A Wheel. ".ljust(150, "x"), ENGINE * 2, FOREST * 5]), None)]) == [
+    assert find_passages([("\n\n".join(["A Wheel. ".ljust(150, "x"), ENGINE * 2, FOREST * 5]), None)]) == [
         (ENGINE * 2).strip()
     ]
-    assert found([("\n\n".join(["A Wheel. ".ljust(150, "x")] * 2), None)]) == [None]
+    assert find_passages([("\n\n".join(["A Wheel. ".ljust(150, "x")] * 2), None)]) == [None]

@@ -1,4 +1,4 @@
-"""Each question is asked of every window of a text, and has its own answer."""
+"""Every window of a text is asked each question, and each question has its own answer."""
 
 from __future__ import annotations
 
@@ -19,19 +19,15 @@ from docmill.tasks.kinds import answer
 from docmill.tasks.kinds.answer import answer_in, asking
 from docmill.tasks.kinds.base import Recipe, Traits
 from docmill.tasks.outputs import Output, Span, Spans, SpanScores
-from docmill.tasks.specs.pinning import Pinned
-from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Encoded, Window
 from tests.tasks.conftest import data_of
-from tests.tasks.fakes import join
+from tests.tasks.fakes import join, plan_spec
 from tests.tasks.kinds.test_answer_spans import places_of
-
-PINNED = Pinned("model", "0" * 40)
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A coder whose tokens are words, of a question first and then of a text."""
+class QuestionCoder:
+    """A coder whose tokens are words: those of a question, then those of a text."""
 
     question: str
     limit_tokens: int
@@ -45,21 +41,21 @@ class Beside:
         return Encoded(len(ids), {"input_ids": ids}, places=replace(places_of(words), leading=leading))
 
 
-def spec(question: Any, **options: Any) -> Spec:
-    return build_spec("answer", PINNED, kinds.options("answer", question=question, **options), {})
+def spec_for(question: Any, **options: Any) -> Spec:
+    return plan_spec("answer", question=question, **options)
 
 
-def recipe(spec: Spec, limit: int = 100) -> Recipe:
-    return kinds.recipe(spec, Traits(pairs=lambda question: Beside(question, limit)))
+def recipe_for(spec: Spec, limit: int = 100) -> Recipe:
+    return kinds.recipe(spec, Traits(pairs=lambda question: QuestionCoder(question, limit)))
 
 
-def scores(window: Window, answer: str, text: str, null: float) -> SpanScores:
-    """Return scores by which a word is the answer."""
+def make_scores(window: Window, answer: str, text: str, null: float) -> SpanScores:
+    """Return scores that make a word the answer."""
     places = window.places
     assert places is not None
     words = [text[start:end] for start, end in zip(places.starts, places.ends, strict=True)]
-    here = np.array([5.0 if word == answer else -5.0 for word in words], np.float32)
-    return SpanScores(here, here, null)
+    word_scores = np.array([5.0 if word == answer else -5.0 for word in words], np.float32)
+    return SpanScores(word_scores, word_scores, null)
 
 
 def join_answers(recipe: Recipe, content: str, windows: list[Window], outputs: Sequence[Output | None]) -> Outcome:
@@ -72,8 +68,8 @@ TEXT = "Ada wrote the first program in 1843 , and Charles built the machine"
 
 
 def test_each_question_has_the_answer_from_its_own_windows() -> None:
-    asked = recipe(spec({"who": "Who wrote it ?", "year": "When ?", "none": "Which city ?"}), limit=12)
-    (windows,) = asked.cut([TEXT], Beside("", 12))
+    recipe = recipe_for(spec_for({"who": "Who wrote it ?", "year": "When ?", "none": "Which city ?"}), limit=12)
+    (windows,) = recipe.cut([TEXT], QuestionCoder("", 12))
     assert all(window.encoded is not None and window.encoded.tokens <= 12 for window in windows)
     questions = [len((window.encoded or Encoded(0, "")).ids) for window in windows]
     assert len(questions) > 3
@@ -82,69 +78,68 @@ def test_each_question_has_the_answer_from_its_own_windows() -> None:
         assert window.places is not None
         begun += window.places.first == 0
         answer = ("", "Rome", "Ada", "1843")[begun]  # in the order of the names: none, who, year
-        outputs.append(scores(window, answer, TEXT, null=1.0))
-    outcome = join_answers(asked, TEXT, windows, outputs)
+        outputs.append(make_scores(window, answer, TEXT, null=1.0))
+    outcome = join_answers(recipe, TEXT, windows, outputs)
     assert outcome.flags == ("windowed",)
-    found = data_of(outcome)["data"]
-    assert (found["who"], found["year"], found["none"]) == ("Ada", "1843", None)
-    assert found["who_score"] == found["who_spans"][0]["score"] > 0.9
-    assert found["none_score"] is None
-    assert found["none_no_answer"] > 0.9 > found["who_no_answer"]
-    assert [len(found[f"{name}_spans"]) for name in ("who", "year", "none")] == [1, 1, 1]
+    record = data_of(outcome)["data"]
+    assert (record["who"], record["year"], record["none"]) == ("Ada", "1843", None)
+    assert record["who_score"] == record["who_spans"][0]["score"] > 0.9
+    assert record["none_score"] is None
+    assert record["none_no_answer"] > 0.9 > record["who_no_answer"]
+    assert [len(record[f"{name}_spans"]) for name in ("who", "year", "none")] == [1, 1, 1]
     for name in ("who", "year"):
-        (span,) = found[f"{name}_spans"]
-        assert TEXT[span["start"] : span["end"]] == span["text"] == found[name]
+        (span,) = record[f"{name}_spans"]
+        assert TEXT[span["start"] : span["end"]] == span["text"] == record[name]
 
 
 def test_a_question_with_metadata_comes_before_the_text_and_offsets_count_from_the_text() -> None:
-    rendered = spec("Who wrote {meta.title} ?")
-    asked = recipe(rendered)
+    recipe = recipe_for(spec_for("Who wrote {meta.title} ?"))
     content = f"Who wrote The Notes ?\n{TEXT}"
-    (windows,) = asked.cut([content], Beside("", 100))
-    assert windows[0].encoded == Beside("Who wrote The Notes ?", 100).encode([TEXT])[0]
-    found = data_of(join_answers(asked, content, windows, [scores(windows[0], "Ada", TEXT, 0.0)]))["data"]
-    assert (found["answer"], found["answer_spans"][0]["start"], found["answer_spans"][0]["end"]) == ("Ada", 0, 3)
+    (windows,) = recipe.cut([content], QuestionCoder("", 100))
+    assert windows[0].encoded == QuestionCoder("Who wrote The Notes ?", 100).encode([TEXT])[0]
+    record = data_of(join_answers(recipe, content, windows, [make_scores(windows[0], "Ada", TEXT, 0.0)]))["data"]
+    assert (record["answer"], record["answer_spans"][0]["start"], record["answer_spans"][0]["end"]) == ("Ada", 0, 3)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("\nSome text .", "The question is empty for this document"),
         ("word " * 13 + "\nSome text .", "A question takes 13 of the 20 tokens of a window"),
     ],
 )
 def test_a_question_that_is_empty_or_leaves_no_room_fails_its_document_with_the_reason(
-    content: str, said: str
+    content: str, message: str
 ) -> None:
-    with pytest.raises(PromptTooLong, match=said):
-        recipe(spec("{meta.q}"), limit=20).cut([content], Beside("", 20))
+    with pytest.raises(PromptTooLong, match=message):
+        recipe_for(spec_for("{meta.q}"), limit=20).cut([content], QuestionCoder("", 20))
 
 
 def test_always_answer_leaves_the_null_score_out() -> None:
-    always = spec("Who ?", always_answer=True)
-    asked = recipe(always)
-    (windows,) = asked.cut([TEXT], Beside("", 100))
-    found = data_of(join_answers(asked, TEXT, windows, [scores(windows[0], "Ada", TEXT, 99.0)]))["data"]
-    assert found["answer"] == "Ada"
+    always = spec_for("Who ?", always_answer=True)
+    recipe = recipe_for(always)
+    (windows,) = recipe.cut([TEXT], QuestionCoder("", 100))
+    record = data_of(join_answers(recipe, TEXT, windows, [make_scores(windows[0], "Ada", TEXT, 99.0)]))["data"]
+    assert record["answer"] == "Ada"
     columns = [column.name for column in RECORD.columns(always.params)]
-    assert {*found} == {name.removeprefix("data_") for name in columns} == {"answer", "answer_score", "answer_spans"}
+    assert {*record} == {name.removeprefix("data_") for name in columns} == {"answer", "answer_score", "answer_spans"}
 
 
 def test_answers_that_a_backend_finds_are_moved_to_their_window() -> None:
-    asked = kinds.recipe(spec(["Who ?", "When ?"]), Traits())
+    recipe = kinds.recipe(spec_for(["Who ?", "When ?"]), Traits())
     windows = [Window(0, 4, Encoded(1, "abc "), part=True), Window(4, 7, Encoded(1, "def"), part=True)]
-    found = data_of(join_answers(asked, "abc def", windows, [Spans(()), Spans((Span("x", 1, 3, 0.5),))]))["data"]
-    assert (found["answer_1"], found["answer_2"], found["answer_2_score"]) == ("ef", "ef", 0.5)
+    record = data_of(join_answers(recipe, "abc def", windows, [Spans(()), Spans((Span("x", 1, 3, 0.5),))]))["data"]
+    assert (record["answer_1"], record["answer_2"], record["answer_2_score"]) == ("ef", "ef", 0.5)
 
 
 def test_options_that_are_missing_or_contradict_are_refused() -> None:
     with pytest.raises(BadOption, match=r"answer needs --question, such as"):
-        build_spec("answer", PINNED, kinds.options("answer"), {})
+        plan_spec("answer")
     with pytest.raises(BadOption, match="--always-answer and --no-answer-threshold do not go together"):
-        spec("Who?", always_answer=True, no_answer_threshold=1.0)
+        spec_for("Who?", always_answer=True, no_answer_threshold=1.0)
     for count in (0, 1_001):
         with pytest.raises(BadOption, match="--top-k must be between 1 and 1,000 for answers in the text"):
-            spec("Who?", top_k=count)
+            spec_for("Who?", top_k=count)
 
 
 SPEC = Spec("answer", "model", "0" * 40, params={"question": {"a": "Who {{x}}?", "b": "{meta.q}"}})
@@ -170,13 +165,13 @@ def test_a_question_stands_in_the_words_for_each_sort_of_model_as_it_is(question
     chat = answer.chat(spec).fill("The text.")
     assert chat.endswith(f"Text:\nThe text.\n\nQuestion: {question}")
     assert answer.completed(spec, False).fill("The text.") == f"Text: The text.\nQuestion: {question}\nAnswer:"
-    shown = answer.completed(spec, True).fill("The text.")
-    assert shown.endswith(f"\n\nText: The text.\nQuestion: {question}\nAnswer:")
-    assert answer_in(shown.split("Answer:")[2].splitlines()[0]) is None
+    with_example = answer.completed(spec, True).fill("The text.")
+    assert with_example.endswith(f"\n\nText: The text.\nQuestion: {question}\nAnswer:")
+    assert answer_in(with_example.split("Answer:")[2].splitlines()[0]) is None
 
 
 @pytest.mark.parametrize(
-    ("given", "read"),
+    ("question", "questions"),
     [
         ("Who  wrote\nit?", {"answer": "Who wrote it?"}),
         ("author=Who wrote it?", {"author": "Who wrote it?"}),
@@ -186,12 +181,12 @@ def test_a_question_stands_in_the_words_for_each_sort_of_model_as_it_is(question
         ("نوشته\u200cاست؟", {"answer": "نوشته\u200cاست؟"}),
     ],
 )
-def test_a_text_a_list_and_a_table_give_questions_by_name(given: Any, read: dict[str, str]) -> None:
-    assert kinds.options("answer", question=given).to_params() == {"question": read}
+def test_a_text_a_list_and_a_table_give_questions_by_name(question: Any, questions: dict[str, str]) -> None:
+    assert kinds.options("answer", question=question).to_params() == {"question": questions}
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("question", "message"),
     [
         (7, 'must be a question, a list of questions, or a table such as { author = "Who wrote it?" }, not 7'),
         (["Who?", 7], "7 is none of these"),
@@ -205,8 +200,8 @@ def test_a_text_a_list_and_a_table_give_questions_by_name(given: Any, read: dict
         ("Who wrote {meta.title?", "a single { stands in it"),
     ],
 )
-def test_a_wrong_question_is_refused_with_the_reason(given: Any, said: str) -> None:
+def test_a_wrong_question_is_refused_with_the_reason(question: Any, message: str) -> None:
     with pytest.raises(BadOption) as refused:
-        kinds.options("answer", question=given)
+        kinds.options("answer", question=question)
     assert str(refused.value).startswith("--question ")
-    assert said in str(refused.value)
+    assert message in str(refused.value)

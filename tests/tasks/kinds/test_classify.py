@@ -1,4 +1,4 @@
-"""The scores of a text's windows are combined, and the best labels come first."""
+"""The scores of a text's windows are combined, and the best label is the text's."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ from docmill.tasks.kinds.classify import CONTRADICTION, ENTAILMENT, Classify, En
 from docmill.tasks.outputs import Labels
 from docmill.tasks.windows.windows import Coder, Encoded, Window
 from tests.tasks.conftest import data_of
-from tests.tasks.fakes import join
+from tests.tasks.fakes import join, join_outputs
 
 
 def join_windows(recipe: Classify, windows: list[dict[str, float]], tokens: list[int]) -> Outcome:
-    cut = [Window(n, n + 1, Encoded(count, "x"), part=len(windows) > 1) for n, count in enumerate(tokens)]
-    return join(recipe, "x" * len(windows), cut, [Labels(one) for one in windows])
+    return join_outputs(recipe, [Labels(window) for window in windows], tokens)
 
 
-def scores(outcome: Outcome) -> dict[str, float]:
-    return {one["label"]: one["score"] for one in data_of(outcome)["labels"]}
+def scores_of(outcome: Outcome) -> dict[str, float]:
+    return {row["label"]: row["score"] for row in data_of(outcome)["labels"]}
 
 
 def test_the_mean_of_the_windows_is_weighted_by_their_tokens() -> None:
     outcome = join_windows(Classify(), [{"a": 0.9, "b": 0.1}, {"a": 0.1, "b": 0.9}], [10, 30])
-    assert scores(outcome) == pytest.approx({"b": 0.7, "a": 0.3})
+    assert scores_of(outcome) == pytest.approx({"b": 0.7, "a": 0.3})
     assert (outcome.text, outcome.flags) == ("b", ("windowed",))
 
 
 def test_the_highest_score_of_each_label_is_taken_if_asked_for() -> None:
     outcome = join_windows(Classify(take_max=True), [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}], [10, 30])
-    assert scores(outcome) == {"a": 0.9, "b": 0.8}
+    assert scores_of(outcome) == {"a": 0.9, "b": 0.8}
 
 
 SCORES = st.lists(st.floats(0, 1), min_size=3, max_size=3).map(lambda row: dict(zip("abc", row, strict=True)))
@@ -47,7 +46,7 @@ def test_a_text_of_one_window_has_the_scores_of_the_window(
     window: dict[str, float], tokens: int, take_max: bool
 ) -> None:
     outcome = join_windows(Classify(take_max), [window], [tokens])
-    assert scores(outcome) == window
+    assert scores_of(outcome) == window
     assert outcome.flags == ()
 
 
@@ -57,7 +56,7 @@ LIMIT_TOKENS = 20
 
 @dataclass(frozen=True)
 class Words:
-    """A coder for which a token is a word, of the text and of the sentence after it."""
+    """A coder whose tokens are words: those of a text, then those of a sentence."""
 
     sentence: str = ""
     limit_tokens: int = LIMIT_TOKENS
@@ -66,16 +65,16 @@ class Words:
         return [Encoded(len(text.split()) + len(self.sentence.split()), f"{text}|{self.sentence}") for text in texts]
 
 
-def recipe(sentences: dict[str, str], *, multi_label: bool = False, take_max: bool = False) -> Entailment:
+def entailment(sentences: dict[str, str], *, multi_label: bool = False, take_max: bool = False) -> Entailment:
     pairs: Callable[[str], Coder] = Words
     return Entailment(sentences, pairs, multi_label, Classify(take_max))
 
 
-def join_pairs(one: Entailment, logits: Sequence[tuple[float, float]], tokens: Sequence[int]) -> Outcome:
-    """Join windows of these tokens; the logits are of entailment and contradiction, of each pair."""
-    windows = [Window(0, 1, Encoded(count, "x")) for count in tokens for _ in one.sentences]
+def join_pairs(recipe: Entailment, logits: Sequence[tuple[float, float]], tokens: Sequence[int]) -> Outcome:
+    """Return the outcome of windows with these tokens. Logits are pairs of entailment and contradiction."""
+    windows = [Window(0, 1, Encoded(count, "x")) for count in tokens for _ in recipe.sentences]
     outputs = [Labels({ENTAILMENT: yes, CONTRADICTION: no}) for yes, no in logits]
-    return join(one, "x", windows, outputs)
+    return join(recipe, "x", windows, outputs)
 
 
 TEXTS = st.lists(st.sampled_from(["a", "bb", "ccc.", "\n\n"]), max_size=60).map(" ".join)
@@ -83,7 +82,7 @@ TEXTS = st.lists(st.sampled_from(["a", "bb", "ccc.", "\n\n"]), max_size=60).map(
 
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 def test_every_window_is_there_once_for_each_label_and_fits_with_its_sentence(texts: list[str]) -> None:
-    for text, windows in zip(texts, recipe(SENTENCES).cut(texts, Words()), strict=True):
+    for text, windows in zip(texts, entailment(SENTENCES).cut(texts, Words()), strict=True):
         pairs = [window for window in windows if window.encoded is not None]
         for first, second in zip(pairs[::2], pairs[1::2], strict=True):
             assert (first.start, first.end, first.part) == (second.start, second.end, second.part)
@@ -92,25 +91,27 @@ def test_every_window_is_there_once_for_each_label_and_fits_with_its_sentence(te
                 assert window.encoded.features == f"{text[window.start : window.end]}|{sentence}"
                 assert window.encoded.tokens <= LIMIT_TOKENS
         once = [window for window in windows if window.encoded is None] + pairs[::2]
-        assert "".join(text[one.start : one.end] for one in sorted(once, key=lambda one: one.start)) == text
+        once.sort(key=lambda window: window.start)
+        assert "".join(text[window.start : window.end] for window in once) == text
 
 
 @pytest.mark.parametrize(("take_max", "expected"), [(False, 0.5 * 0.25 + 0.75 / (1 + math.e)), (True, 0.5)])
 def test_windows_are_combined_as_those_of_a_classifier(take_max: bool, expected: float) -> None:
     logits = [(3.0, 0.0), (3.0, 0.0), (0.0, 0.0), (1.0, 0.0)]
-    outcome = join_pairs(recipe(SENTENCES, take_max=take_max), logits, [10, 30])
-    assert scores(outcome)["sports"] == pytest.approx(expected)
+    outcome = join_pairs(entailment(SENTENCES, take_max=take_max), logits, [10, 30])
+    assert scores_of(outcome)["sports"] == pytest.approx(expected)
 
 
 def test_large_logits_do_not_overflow_and_those_that_are_not_finite_fail_the_document() -> None:
-    assert scores(join_pairs(recipe(SENTENCES), [(5000.0, 0.0), (4999.0, 0.0)], [10])).keys() == SENTENCES.keys()
-    assert join_pairs(recipe(SENTENCES), [(math.nan, 0.0), (1.0, 0.0)], [10]).status is Status.FAILED
-    assert join_pairs(recipe(SENTENCES), [(math.inf, 0.0), (1.0, 0.0)], [10]).status is Status.FAILED
+    recipe = entailment(SENTENCES)
+    assert scores_of(join_pairs(recipe, [(5000.0, 0.0), (4999.0, 0.0)], [10])).keys() == SENTENCES.keys()
+    for logit in (math.nan, math.inf):
+        assert join_pairs(recipe, [(logit, 0.0), (1.0, 0.0)], [10]).status is Status.FAILED
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_a_request_does_not_depend_on_the_order_of_labels_which_postgresql_does_not_keep(chat: bool) -> None:
+def test_an_instruction_does_not_depend_on_the_order_of_labels_which_postgresql_changes(chat: bool) -> None:
     orders = ("praise", "complaint"), ("complaint", "praise")
     specs = [Spec("classify", "m", "0", params={"labels": {label: label for label in order}}) for order in orders]
-    one, other = (instruction(spec, chat=chat) for spec in specs)
-    assert one == other
+    first, second = (instruction(spec, chat=chat) for spec in specs)
+    assert first == second

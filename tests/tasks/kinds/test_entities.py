@@ -1,4 +1,4 @@
-"""The entities of a text's windows are those of its tokens, each decided once."""
+"""Each token of a text is labelled once, whatever the windows, and its entities are those of transformers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.tasks.windows.test_windows import Letters
 LABELS = ("O", "B-UP", "I-UP")
 
 
-def scores(window: Window, text: str) -> TokenScores:
-    """Return scores by which a word of capitals is an entity; at the edges of a window all tokens look like none."""
+def make_scores(window: Window, text: str) -> TokenScores:
+    """Return scores that make words of capitals entities, but for the tokens at the edges of a window."""
     places = window.places
     assert places is not None
     rows = np.zeros((len(places), 3), dtype=np.float32)
@@ -37,7 +37,7 @@ def scores(window: Window, text: str) -> TokenScores:
     return TokenScores(LABELS, rows)
 
 
-def found(outcome: Outcome) -> list[dict[str, Any]]:
+def spans_of(outcome: Outcome) -> list[dict[str, Any]]:
     assert SPANS.problem(outcome) is None
     return list(data_of(outcome)["spans"])
 
@@ -50,22 +50,22 @@ def test_a_long_text_has_the_entities_of_the_text_in_one_window(text: str, limit
     outcomes = []
     for tokens in (limit, 10_000):
         (windows,) = cut_overlapping([text], Letters(tokens))
-        outcomes.append(join(Entities(), text, windows, [scores(window, text) for window in windows]))
+        outcomes.append(join(Entities(), text, windows, [make_scores(window, text) for window in windows]))
         assert outcomes[-1].flags == (("windowed",) if len(windows) > 1 else ())
-    assert found(outcomes[0]) == found(outcomes[1])
+    assert spans_of(outcomes[0]) == spans_of(outcomes[1])
 
 
 def test_spans_that_a_backend_finds_are_moved_to_their_window() -> None:
     windows = [Window(0, 4, Encoded(1, "abc "), part=True), Window(4, 7, Encoded(1, "def"), part=True)]
     outputs = [Spans((Span("x", 0, 3, 1.0),)), Spans((Span("x", 1, 3, 0.5),))]
     outcome = join(Entities(), "abc def", windows, outputs)
-    assert [(one["text"], one["start"], one["end"]) for one in found(outcome)] == [("abc", 0, 3), ("ef", 5, 7)]
+    assert [(span["text"], span["start"], span["end"]) for span in spans_of(outcome)] == [("abc", 0, 3), ("ef", 5, 7)]
 
 
 def test_a_text_without_tokens_has_no_entities() -> None:
     nothing = Places(1, array("i"), array("i"), array("b"))
     window = Window(0, 1, Encoded(2, {"input_ids": [1, 2]}, places=nothing))
-    assert found(join(Entities(), "\u200b", [window], [TokenScores(LABELS, np.zeros((0, 3), np.float32))])) == []
+    assert spans_of(join(Entities(), "\u200b", [window], [TokenScores(LABELS, np.zeros((0, 3), np.float32))])) == []
 
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC", "geo-thing", "I-O")
@@ -73,7 +73,7 @@ WORDS = st.lists(st.booleans(), min_size=0, max_size=14)
 
 
 def by_transformers(scores: Any, inside: list[bool], strategy: str) -> list[tuple[str, int, int, float]]:
-    """Return the entities of tokens of a character each, by the methods of transformers' pipeline."""
+    """Return the entities of tokens of one character each, by transformers' pipeline."""
     pipeline = TokenClassificationPipeline.__new__(TokenClassificationPipeline)
     config: Any = SimpleNamespace(id2label=dict(enumerate(TAGS)))
     pipeline.model = SimpleNamespace(config=config)
@@ -82,11 +82,11 @@ def by_transformers(scores: Any, inside: list[bool], strategy: str) -> list[tupl
         {"word": "x", "scores": row, "start": n, "end": n + 1, "index": n, "is_subword": inside[n]}
         for n, row in enumerate(scores)
     ]
-    found = pipeline.aggregate(tokens, AggregationStrategy(strategy))
+    groups = pipeline.aggregate(tokens, AggregationStrategy(strategy))
     return [
-        (one["entity_group"], one["start"], one["end"], float(one["score"]))
-        for one in found
-        if one["entity_group"] != "O"
+        (group["entity_group"], group["start"], group["end"], float(group["score"]))
+        for group in groups
+        if group["entity_group"] != "O"
     ]
 
 
@@ -98,16 +98,16 @@ def test_entities_are_those_of_transformers(strategy: Any, inside: list[bool], s
         scores = np.round(scores * steps) / np.float32(steps)
     text = "x" * len(inside)
     places = range(len(inside))
-    found = entities(text, TAGS, scores, [*places], [n + 1 for n in places], inside, strategy)
-    wanted = by_transformers(scores, inside, strategy)
-    assert [one[:3] for one in found] == [one[:3] for one in wanted]
-    assert {label for label, *_ in found} <= names(TAGS) == {"PER", "LOC", "MISC", "thing"}
-    assert [one[3] for one in found] == pytest.approx([one[3] for one in wanted], abs=1e-6)
+    actual = entities(text, TAGS, scores, [*places], [n + 1 for n in places], inside, strategy)
+    expected = by_transformers(scores, inside, strategy)
+    assert [entity[:3] for entity in actual] == [entity[:3] for entity in expected]
+    assert {label for label, *_ in actual} <= names(TAGS) == {"PER", "LOC", "MISC", "thing"}
+    assert [entity[3] for entity in actual] == pytest.approx([entity[3] for entity in expected], abs=1e-6)
 
 
 def test_white_space_at_the_ends_of_an_entity_is_left_out() -> None:
     scores = np.array([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1], [0.2, 0.8]], dtype=np.float32)
-    found = entities("a Bo c \n", ("O", "PER"), scores, [1, 3, 4, 6], [3, 4, 6, 8], [0, 1, 0, 0], "simple")
-    (entity,) = found
+    actual = entities("a Bo c \n", ("O", "PER"), scores, [1, 3, 4, 6], [3, 4, 6, 8], [0, 1, 0, 0], "simple")
+    (entity,) = actual
     assert entity[:3] == ("PER", 2, 4)
     assert entity[3] == pytest.approx((0.9 + 0.9) / 2)

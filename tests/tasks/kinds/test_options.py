@@ -1,4 +1,4 @@
-"""Labels come as a text, a list, a table or a file, and have one form in a spec."""
+"""Labels may be a text, a list, a table or a file, and have one form in a spec."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import pytest
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.options import is_label_file, parse_label_file, words_by_label
-from docmill.tasks.specs.pinning import Pinned
-from docmill.tasks.specs.plan import build_spec
+from tests.tasks.fakes import plan_spec
 
-PINNED = Pinned("model", "0" * 40)
 NLI = {
     "model_type": "bert",
     "architectures": ["BertForSequenceClassification"],
@@ -23,11 +21,11 @@ ENCODER = {"model_type": "bert", "architectures": ["BertModel"]}
 
 
 @pytest.mark.parametrize(
-    "given",
+    "labels",
     ["sports,politics", " sports , politics ,", ["politics", "sports"], {"sports": "", "politics": "politics"}],
 )
-def test_labels_without_descriptions_stand_for_themselves(given: Any) -> None:
-    assert words_by_label(given) == {"sports": "sports", "politics": "politics"}
+def test_labels_without_descriptions_stand_for_themselves(labels: Any) -> None:
+    assert words_by_label(labels) == {"sports": "sports", "politics": "politics"}
 
 
 @pytest.mark.parametrize("label", ["علمی\u200cتخیلی", "👨\u200d👩\u200d👧"])
@@ -36,7 +34,7 @@ def test_a_label_may_have_characters_that_join_others_or_keep_them_apart(label: 
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("labels", "message"),
     [
         ("", "holds no label"),
         (["a", " "], "holds a label without a name"),
@@ -47,9 +45,9 @@ def test_a_label_may_have_characters_that_join_others_or_keep_them_apart(label: 
         ("a, \u200d", "has a label with a character that cannot be printed"),
     ],
 )
-def test_labels_that_are_none_are_refused_with_the_reason(given: Any, said: str) -> None:
-    with pytest.raises(BadOption, match=f"--labels {said}"):
-        kinds.options("classify", labels=given)
+def test_values_that_are_no_labels_are_refused_with_the_reason(labels: Any, message: str) -> None:
+    with pytest.raises(BadOption, match=f"--labels {message}"):
+        kinds.options("classify", labels=labels)
 
 
 @pytest.mark.parametrize(
@@ -66,27 +64,22 @@ def test_a_file_has_labels_by_lines_or_as_json_or_toml(name: str, text: str, exp
 
 
 def test_the_order_of_labels_and_a_default_hypothesis_change_no_spec() -> None:
-    one = build_spec("classify", PINNED, kinds.options("classify", labels="a, b"), NLI)
-    other = kinds.options("classify", labels=["b", "a"], hypothesis="This example is {}.")
-    assert one == build_spec("classify", PINNED, other, NLI)
-    assert one.params == {"algorithm": 2, "labels": {"a": "a", "b": "b"}}
+    spec = plan_spec("classify", NLI, labels="a, b")
+    assert spec == plan_spec("classify", NLI, labels=["b", "a"], hypothesis="This example is {}.")
+    assert spec.params == {"algorithm": 2, "labels": {"a": "a", "b": "b"}}
 
 
 @pytest.mark.parametrize(
-    ("asked", "config", "said"),
+    ("options", "config", "message"),
     [
         ({"hypothesis": "It is {}."}, NLI, "--hypothesis makes sentences of labels: give --labels, too"),
         ({"labels": "a", "hypothesis": "It is."}, NLI, "--hypothesis must have {} once, where a label goes"),
-        (
-            {"labels": "a"},
-            TONES,
-            "needs an NLI model, .* has labels of its own: good, bad. Without --labels",
-        ),
-        ({"labels": "a", "multi_label": True}, ENCODER, "--multi-label is for NLI models; model is an embedding"),
+        ({"labels": "a"}, TONES, "needs an NLI model, .* has labels of its own: good, bad. Without --labels"),
+        ({"labels": "a", "multi_label": True}, ENCODER, "--multi-label is for NLI models; some/model is an embed"),
     ],
 )
 def test_options_that_do_not_go_with_the_model_or_each_other_are_refused(
-    asked: dict[str, Any], config: dict[str, Any], said: str
+    options: dict[str, Any], config: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(BadOption, match=said):
-        build_spec("classify", PINNED, kinds.options("classify", **asked), config)
+    with pytest.raises(BadOption, match=message):
+        plan_spec("classify", config, **options)

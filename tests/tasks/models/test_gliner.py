@@ -1,4 +1,4 @@
-"""GLiNER models of designs that docmill does not compute, and those that are not whole, are refused before a run."""
+"""GLiNER models that docmill cannot compute or that lack files are refused before a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelCorrupt, ModelUnsuitable
 from docmill.tasks.models import families, gliner, weights
@@ -18,6 +19,7 @@ from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec, options_of
+from tests.tasks.fakes import plan_spec
 
 PINNED = Pinned("gliner-small", "0" * 40)
 ENCODER: dict[str, Any] = {"model_type": "bert", "max_position_embeddings": 512}
@@ -26,11 +28,16 @@ TAGGER = {"model_type": "bert", "architectures": ["BertForTokenClassification"],
 
 
 def config(**changes: Any) -> dict[str, Any]:
+    """Return the config of a GLiNER model, as docmill reads it."""
     return gliner.read(json.dumps(CONFIG | changes).encode())
 
 
-def model(folder: Path, *, tokenizer: bool = True, **changes: Any) -> Path:
-    """Write the small files of a model, and weights that no model has."""
+def plan_entities(config: dict[str, Any], **options: Any) -> Spec:
+    return plan_spec("entities", config, pinned=PINNED, **options)
+
+
+def save_model(folder: Path, *, tokenizer: bool = True, **changes: Any) -> Path:
+    """Save the small files of a GLiNER model beside a dummy weight."""
     folder.mkdir()
     (folder / weights.GLINER_CONFIG).write_text(json.dumps(CONFIG | changes))
     save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
@@ -41,28 +48,25 @@ def model(folder: Path, *, tokenizer: bool = True, **changes: Any) -> Path:
 
 
 def test_labels_and_threshold_are_part_of_the_spec_only_when_they_are_given() -> None:
-    assert build_spec("entities", PINNED, kinds.options("entities"), {}).params == {"algorithm": 2}
-    plain = build_spec("entities", PINNED, kinds.options("entities", labels="person, disease"), config())
+    assert plan_entities({}).params == {"algorithm": 2}
+    plain = plan_entities(config(), labels="person, disease")
     assert plain.params == {"labels": ["person", "disease"], "algorithm": 2}
-    spelt = build_spec(
-        "entities", PINNED, kinds.options("entities", labels="person,disease", threshold=0.5), config()
-    )
-    assert spelt == plain
-    other = build_spec("entities", PINNED, kinds.options("entities", labels="person", threshold=0.3), config())
-    assert other.params == {"labels": ["person"], "threshold": 0.3, "algorithm": 2}
+    assert plan_entities(config(), labels="person,disease", threshold=0.5) == plain
+    lower = plan_entities(config(), labels="person", threshold=0.3)
+    assert lower.params == {"labels": ["person"], "threshold": 0.3, "algorithm": 2}
 
 
 def test_labels_keep_their_order_and_descriptions_in_a_spec_and_in_the_options_made_of_it() -> None:
-    given = kinds.options("entities", labels={"person": "name of a person", "disease": ""})
-    spec = build_spec("entities", PINNED, given, config())
+    options = kinds.options("entities", labels={"person": "name of a person", "disease": ""})
+    spec = build_spec("entities", PINNED, options, config())
     assert spec.params["labels"] == [["person", "name of a person"], "disease"]
-    options, left_out = options_of(spec, Family.GLINER)
-    assert (options, left_out) == (given, ())
-    assert build_spec("entities", PINNED, options, config()) == spec
+    read_back, left_out = options_of(spec, Family.GLINER)
+    assert (read_back, left_out) == (options, ())
+    assert build_spec("entities", PINNED, read_back, config()) == spec
 
 
 @pytest.mark.parametrize(
-    ("options", "of", "said"),
+    ("options", "model_config", "message"),
     [
         ({}, config(), "gliner-small is a GLiNER model, which has no labels of its own: .*--labels person,disease"),
         (
@@ -76,14 +80,14 @@ def test_labels_keep_their_order_and_descriptions_in_a_spec_and_in_the_options_m
     ],
 )
 def test_options_that_do_not_fit_the_model_are_refused_with_what_to_do(
-    options: dict[str, Any], of: dict[str, Any], said: str
+    options: dict[str, Any], model_config: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(BadOption, match=said):
-        build_spec("entities", PINNED, kinds.options("entities", **options), of)
+    with pytest.raises(BadOption, match=message):
+        plan_entities(model_config, **options)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"labels_encoder": "bge"}, "an encoder of its own for labels; docmill computes those with one encoder"),
         ({"model_type": "gliner_streaming_span"}, "reads streams"),
@@ -92,18 +96,18 @@ def test_options_that_do_not_fit_the_model_are_refused_with_what_to_do(
         ({"encoder_config": None}, r"keeps its encoder's config in another model.*save_pretrained\(\"FOLDER\"\)"),
     ],
 )
-def test_models_of_other_designs_are_refused_as_a_spec_is_made(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ModelUnsuitable, match=said):
-        build_spec("entities", PINNED, kinds.options("entities", labels="person"), config(**changes))
+def test_models_of_other_designs_are_refused_as_a_spec_is_made(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelUnsuitable, match=message):
+        plan_entities(config(**changes), labels="person")
 
 
 def test_a_folder_is_known_by_its_config_and_fingerprinted_with_it(tmp_path: Path) -> None:
-    folder = model(tmp_path / "model")
+    folder = save_model(tmp_path / "model")
     folders = ModelFolders(None, tmp_path)
     pinned = pinning.pin(str(folder), folders)
     assert families.family(pinning.read_config(pinned, folders)) is Family.GLINER
-    found = pinning.check(str(folder), folders)
-    assert (found.family, found.kinds, found.architecture) == ("GLiNER", ("entities",), "GLiNER")
+    checked = pinning.check(str(folder), folders)
+    assert (checked.family, checked.kinds, checked.architecture) == ("GLiNER", ("entities",), "GLiNER")
     (folder / weights.GLINER_CONFIG).write_text(json.dumps(CONFIG | {"max_len": 61}))
     assert pinning.pin(str(folder), folders).revision != pinned.revision
 
@@ -111,15 +115,15 @@ def test_a_folder_is_known_by_its_config_and_fingerprinted_with_it(tmp_path: Pat
 def test_a_folder_without_a_tokenizer_or_with_a_broken_config_is_refused(tmp_path: Path) -> None:
     folders = ModelFolders(None, tmp_path)
     with pytest.raises(ModelCorrupt, match="has no tokenizer"):
-        pinning.pin(str(model(tmp_path / "bare", tokenizer=False)), folders)
+        pinning.pin(str(save_model(tmp_path / "bare", tokenizer=False)), folders)
     with pytest.raises(ModelUnsuitable, match=r"keeps its tokenizer in another model on the hub\. Save it whole"):
         gliner.of_folder(tmp_path / "bare", "gliner-small")
-    coded = model(tmp_path / "coded")
+    coded = save_model(tmp_path / "coded")
     assert gliner.of_folder(coded, "gliner-small") == config()
     (coded / gliner.TOKENIZER).write_text('{"auto_map": {"AutoTokenizer": ["x--y", null]}}')
     with pytest.raises(ModelUnsuitable, match=r"brings code of its own \(auto_map in tokenizer_config.json\)"):
         gliner.of_folder(coded, "gliner-small")
-    broken = model(tmp_path / "broken")
+    broken = save_model(tmp_path / "broken")
     (broken / weights.GLINER_CONFIG).write_text('{"max_len": ')
     with pytest.raises(ModelCorrupt, match="is not whole"):
         pinning.pin(str(broken), folders)

@@ -1,5 +1,7 @@
-"""The ordinary path of a hub id, against a hub of our own, in processes of their own (the hub's client reads
-its settings at import)."""
+"""A hub id is pinned to its commit and downloaded from a hub of our own.
+
+Each test starts a process, since the hub's client reads its settings at import.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from docmill.tasks.errors import HubUnreachable
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from tests.tasks import architectures
+from tests.tasks.fakes import raising
 from tests.tasks.hub_server import COMMIT, Hub, environment, serving
 from tests.worker.harness import run_program
 
@@ -41,8 +44,8 @@ print(json.dumps(answers))
 """
 
 
-def use(endpoint: str, home: Path, *models: str, **variables: str) -> list[dict[str, Any]]:
-    """Return the revision, type and files of each model on a hub, or the error."""
+def pin_in_process(endpoint: str, home: Path, *models: str, **variables: str) -> list[dict[str, Any]]:
+    """Return the revision, type, window and files of each model on a hub, or its error."""
     settings = {**os.environ, **environment(endpoint, home), **variables}
     answers: list[dict[str, Any]] = json.loads(run_program(PROGRAM, home / "docmill", *models, environment=settings))
     return answers
@@ -60,31 +63,28 @@ def small_t5(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) 
 
 
 def test_a_hub_id_is_pinned_to_its_commit_and_downloaded_then_works_offline(small_t5: Path, tmp_path: Path) -> None:
-    with serving(Hub({"t5-small": small_t5})) as one:
-        answer, other = use(one.endpoint, tmp_path, "t5-small", "nobody/nothing")
+    with serving(Hub({"t5-small": small_t5})) as hub:
+        answer, missing = pin_in_process(hub.endpoint, tmp_path, "t5-small", "nobody/nothing")
         assert (answer["revision"], answer["type"], answer["window"]) == (COMMIT, "t5", 77)
         assert "model.safetensors" in answer["files"]
-        assert not {"pytorch_model.bin", "model.onnx"} & {path.rpartition("/")[2] for path in one.asked}
-        assert other["error"] == "ModelNotFound"
-        assert "check the name" in other["message"]
-    # The hub is gone: what the cache last saw under the name is still a commit, and its files are here.
-    again, other = use(one.endpoint, tmp_path, "t5-small", "some/model")
-    assert again == answer
-    assert other["error"] == "HubUnreachable"
-    assert "copy the model's folder here" in other["message"]
-    assert "Did you mean" not in other["message"]
-    (offline,) = use(one.endpoint, tmp_path, "some/model", HF_HUB_OFFLINE="1")
+        assert not {"pytorch_model.bin", "model.onnx"} & {path.rpartition("/")[2] for path in hub.asked}
+        assert missing["error"] == "ModelNotFound"
+        assert "check the name" in missing["message"]
+    # The hub is gone. The cache still knows the commit and has its files.
+    cached, missing = pin_in_process(hub.endpoint, tmp_path, "t5-small", "some/model")
+    assert cached == answer
+    assert missing["error"] == "HubUnreachable"
+    assert "copy the model's folder here" in missing["message"]
+    assert "Did you mean" not in missing["message"]
+    (offline,) = pin_in_process(hub.endpoint, tmp_path, "some/model", HF_HUB_OFFLINE="1")
     assert offline["error"] == "HubUnreachable"
     assert "HF_HUB_OFFLINE is set" in offline["message"]
 
 
 @pytest.mark.parametrize("name", ["minilmm", "all-MiniLM-L6-v2"])
-def test_a_name_that_is_nearly_one_of_ours_is_asked_about(
+def test_an_error_proposes_a_model_of_ours_with_a_similar_name(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> str:
-        raise HubUnreachable
-
-    monkeypatch.setattr("docmill.tasks.models.hub.commit_of", refuse)
+    monkeypatch.setattr("docmill.tasks.models.hub.commit_of", raising(HubUnreachable))
     with pytest.raises(HubUnreachable, match=r"Did you mean minilm\?$"):
         pinning.pin(name, ModelFolders(None, tmp_path))

@@ -1,4 +1,4 @@
-"""Broken copies of models are found by looking, before anything is stored or loaded."""
+"""Damaged copies of models are refused before anything is stored or loaded."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def bert(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> P
 
 
 def shorten(name: str, to: float) -> Callable[[Path], None]:
+    """Return a function that keeps the first part of a file."""
+
     def damage(folder: Path) -> None:
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[: int(len(data) * to)])
@@ -35,6 +37,8 @@ def lengthen(folder: Path) -> None:
 
 
 def write(name: str, data: bytes) -> Callable[[Path], None]:
+    """Return a function that replaces a file."""
+
     def damage(folder: Path) -> None:
         (folder / name).write_bytes(data)
 
@@ -42,10 +46,8 @@ def write(name: str, data: bytes) -> Callable[[Path], None]:
 
 
 def remove(name: str) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        (folder / name).unlink()
-
-    return damage
+    """Return a function that removes a file."""
+    return lambda folder: (folder / name).unlink()
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
@@ -64,13 +66,13 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", sorted(DAMAGES))
 def test_a_damaged_copy_is_refused_before_anything_is_made_of_it(copied: Path, tmp_path: Path, damage: str) -> None:
-    break_it, says = DAMAGES[damage]
+    break_it, message = DAMAGES[damage]
     break_it(copied)
-    with pytest.raises(ModelCorrupt, match=says):
+    with pytest.raises(ModelCorrupt, match=message):
         pinning.pin(str(copied), ModelFolders(None, tmp_path / "cache"))
 
 
-def test_a_cache_that_is_only_read_hides_no_model(bert: Path, tmp_path: Path) -> None:
+def test_a_model_is_hashed_although_the_cache_cannot_be_written(bert: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     hashes = {hash_of(bert, ["config.json"], tmp_path / cache) for cache in ("file", "cache", "cache")}
     assert len(hashes) == 1
@@ -95,7 +97,7 @@ def test_a_pickle_cut_short_is_found_by_its_missing_table(copied: Path) -> None:
         require_whole(copied)
 
 
-def test_a_model_without_a_tokenizer_is_refused_and_any_kind_of_vocabulary_will_do(
+def test_a_model_without_a_tokenizer_is_refused_and_any_kind_of_vocabulary_is_enough(
     bert: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(bert, tmp_path / "bert"))

@@ -1,4 +1,4 @@
-"""The quick start's models come from an archive, a folder or a URL, and are compared with their hashes."""
+"""The quick start's models are copied from an archive, a folder or a URL, and checked by their hashes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models.write(ROOT, tmp_path_factory.mktemp("dist"), "1.2.0")
 
 
-def test_models_of_an_archive_or_a_url_are_found_by_their_names(
+def test_models_copied_from_an_archive_or_a_url_have_their_names_and_revisions(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {name: pinning.pin_with_adapter(name, None, ModelFolders(None, tmp_path))[0] for name in OWN}
+    pinned_before = {name: pinning.pin_with_adapter(name, None, ModelFolders(None, tmp_path))[0] for name in OWN}
     monkeypatch.setattr(
         pinning,
         "ALIASES",
@@ -43,7 +43,7 @@ def test_models_of_an_archive_or_a_url_are_found_by_their_names(
     assert settings.models_dir == models_dir
     for name in OWN:
         pinned, _ = pinning.pin_with_adapter(name, None, ModelFolders(models_dir, tmp_path))
-        assert pinned == before[name]
+        assert pinned == pinned_before[name]
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(archive.parent)))
     with server:
         Thread(target=server.serve_forever, daemon=True).start()

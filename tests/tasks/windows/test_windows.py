@@ -1,4 +1,4 @@
-"""Laws of windows: joined again they are the text."""
+"""Windows cover their text, fit the model, and decide each token once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TEXTS = st.one_of(UNICODE, PROSE)
 
 
 class Characters:
-    """A coder that counts characters, and two special tokens."""
+    """A coder whose tokens are characters and two special tokens."""
 
     def __init__(self, limit_tokens: int) -> None:
         self.limit_tokens = limit_tokens
@@ -83,7 +83,7 @@ def test_trimmed_windows_and_what_lies_between_are_the_text(text: str, limit: in
 
 
 def is_label(between: str) -> bool:
-    """Between paragraphs there may be an item's number or letter, and nothing else with a meaning."""
+    """Return True if a text between paragraphs has no more than an item's number or letter."""
     return len("".join(character for character in between if character.isalnum())) <= 3
 
 
@@ -102,7 +102,7 @@ def test_long_texts_are_cut_at_paragraphs_then_sentences_then_words() -> None:
 
 
 def whole_split(text: str, limit: int) -> list[tuple[int, int]]:
-    """The splitter's cuts of a text that it is given whole."""
+    """Return the pieces that the splitter cuts from the whole text at once."""
     spans, start = [], 0
     for piece in TextSplitter.from_callback(len, limit, trim=False).chunks(text):
         spans.append((start, start + len(piece)))
@@ -117,7 +117,7 @@ def test_blocks_of_a_long_text_are_cut_as_the_whole_would_be(limit: int) -> None
     assert split(text, len, limit) == whole_split(text, limit)
 
 
-def test_a_window_of_few_tokens_is_not_without_end() -> None:
+def test_a_window_of_few_tokens_has_a_limit_of_characters() -> None:
     spans = split("x" * 100_000, lambda piece: 1, 50)
     assert max(end - start for start, end in spans) == 50 * LONG_CHARS_PER_TOKEN
     assert spans[-1][1] == 100_000
@@ -132,7 +132,7 @@ FIRST, LAST = -1, -2
 
 @dataclass(frozen=True)
 class Letters:
-    """A coder whose tokens are the characters that are no white space, between two special tokens."""
+    """A coder whose tokens are the characters other than white space, between two special tokens."""
 
     limit_tokens: int
 
@@ -145,9 +145,10 @@ def letters(text: str) -> Encoded:
     ids = array("i", [FIRST, *(ord(text[place]) for place in places), LAST])
     inside = array("b", [place > 0 and not text[place - 1].isspace() for place in places])
     starts = array("i", places)
-    leading = 1 if places else len(ids)  # as of real tokenizers: with no token of the text, all are before it
-    kept = Places(leading, starts, array("i", [place + 1 for place in places]), inside)
-    return Encoded(len(ids), {"input_ids": ids, "token_type_ids": array("i", [0] * len(ids))}, places=kept)
+    ends = array("i", [place + 1 for place in places])
+    leading = 1 if places else len(ids)  # without tokens of the text, all special tokens are leading
+    features = {"input_ids": ids, "token_type_ids": array("i", [0] * len(ids))}
+    return Encoded(len(ids), features, places=Places(leading, starts, ends, inside))
 
 
 def places_of(window: Window) -> Places:
@@ -157,16 +158,16 @@ def places_of(window: Window) -> Places:
 
 @given(st.integers(0, 3000), st.integers(8, 600))
 def test_stretches_cover_all_tokens_and_overlap_by_a_quarter(tokens: int, room: int) -> None:
-    found = stretches(tokens, room)
-    assert (found[0][0], found[-1][1]) == (0, tokens)
-    assert all(end - first == min(room, tokens) for first, end in found)
-    for before, after in pairwise(found):
-        assert before[1] - after[0] >= room // 4
-        assert before[0] < after[0]
+    windows = stretches(tokens, room)
+    assert (windows[0][0], windows[-1][1]) == (0, tokens)
+    assert all(end - first == min(room, tokens) for first, end in windows)
+    for earlier, later in pairwise(windows):
+        assert earlier[1] - later[0] >= room // 4
+        assert earlier[0] < later[0]
 
 
 def context(window: tuple[int, int], token: int, tokens: int) -> float:
-    """Return how far a token is from the nearest end of a window that is not an end of the text."""
+    """Return the distance of a token from the nearest end of its window that is not an end of the text."""
     first, end = window
     if not first <= token < end:
         return -1
@@ -197,10 +198,10 @@ def test_the_tokens_of_the_windows_are_those_of_the_text(text: str, limit: int, 
         patch.setattr("docmill.tasks.windows.windows.BLOCK_CHARS", block)
         (windows,) = cut_overlapping([text], Letters(limit))
     whole = letters(text)
-    kept = deciding([(places_of(one).first, places_of(one).first + len(places_of(one))) for one in windows])
+    stretches_of_windows = [(places.first, places.first + len(places)) for places in map(places_of, windows)]
     ids: list[int] = []
     starts: list[int] = []
-    for window, decides in zip(windows, kept, strict=True):
+    for window, decides in zip(windows, deciding(stretches_of_windows), strict=True):
         assert window.encoded is not None
         assert window.encoded.tokens == len(window.encoded.ids) <= max(limit, 0)
         assert (window.encoded.ids[0], window.encoded.ids[-1]) == (FIRST, LAST)
@@ -218,7 +219,7 @@ def test_without_places_of_tokens_windows_do_not_overlap() -> None:
             return [Encoded(len(text), text) for text in texts]
 
     (windows,) = cut_overlapping(["word " * 10], Plain(20))
-    assert all(before.end == after.start for before, after in pairwise(windows))
+    assert all(earlier.end == later.start for earlier, later in pairwise(windows))
     assert len(windows) > 1
 
 
@@ -227,10 +228,9 @@ OVERHEAD = 3
 
 def words(text: str) -> Words:
     """Return the words between white space; a word has a token for each two letters."""
-    found = [*re.finditer(r"\S+", text)]
-    return Words(
-        [one.start() for one in found], [one.end() for one in found], [(len(one[0]) + 1) // 2 for one in found]
-    )
+    matches = [*re.finditer(r"\S+", text)]
+    tokens = [(len(match[0]) + 1) // 2 for match in matches]
+    return Words([match.start() for match in matches], [match.end() for match in matches], tokens)
 
 
 def reader(most_words: int = 6, limit_tokens: int = 20) -> WordReader:
@@ -244,10 +244,10 @@ TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=60)
 def test_stretches_hold_every_word_and_keep_to_both_limits(
     tokens: Sequence[int], most_words: int, room: int, widest: int
 ) -> None:
-    found = stretches_of_words(tokens, most_words, room, widest)
-    assert {word for first, end in found for word in range(first, end)} == {*range(len(tokens))}
-    assert all(earlier[0] < later[0] and earlier[1] <= later[1] for earlier, later in pairwise(found))
-    for first, end in found:
+    windows = stretches_of_words(tokens, most_words, room, widest)
+    assert {word for first, end in windows for word in range(first, end)} == {*range(len(tokens))}
+    assert all(earlier[0] < later[0] and earlier[1] <= later[1] for earlier, later in pairwise(windows))
+    for first, end in windows:
         assert end - first <= most_words
         assert sum(tokens[first:end]) <= room or end - first == 1
 

@@ -1,4 +1,4 @@
-"""The tokens of a batch, found by measuring and remembered."""
+"""The best size of a batch is measured and remembered, and streams compute batches side by side."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WINDOW = Encoded(10, "a window")
 
 
 class Device:
-    """Takes a second for each batch, and for each `token_s` of its tokens; `memory` tokens fit."""
+    """A device on which a batch takes ``batch_s``, and ``token_s`` for each token. ``memory`` tokens fit."""
 
     def __init__(self, batch_s: float, token_s: float, memory: int = 1_000_000) -> None:
         self.now = 0.0
@@ -40,39 +40,40 @@ class Device:
         return [Vector(np.ones(1, dtype=np.float32)) for _ in items]
 
 
-def found(device: Device, folder: Path, name: str = "a device") -> int:
+def find_tokens(device: Device, folder: Path, name: str = "a device") -> int:
+    """Return the tokens of a batch that are measured to be the best."""
     loop = StaticLoop(device.compute, Budget(tokens=50, rows=5))
     WarmUp(loop, WINDOW, clock=lambda: device.now).choose(SIZES, folder, name)
     return loop.budget.tokens
 
 
-def test_what_each_batch_costs_makes_large_batches_and_what_each_token_costs_does_not(tmp_path: Path) -> None:
-    assert found(Device(batch_s=0.01, token_s=0.0), tmp_path / "a") == 800
+def test_costs_of_a_batch_make_batches_large_and_costs_of_a_token_do_not(tmp_path: Path) -> None:
+    assert find_tokens(Device(batch_s=0.01, token_s=0.0), tmp_path / "a") == 800
     device = Device(batch_s=0.0, token_s=1e-5)
-    assert found(device, tmp_path / "b") == 100
+    assert find_tokens(device, tmp_path / "b") == 100
     assert max(device.batches) == 200  # the first that gains nothing is the last that is tried
 
 
-def test_it_is_measured_once_for_each_device(tmp_path: Path) -> None:
-    assert found(Device(batch_s=0.01, token_s=0.0), tmp_path) == 800
-    again = Device(batch_s=0.0, token_s=1e-5)
-    assert found(again, tmp_path) == 800
-    assert not again.batches
-    assert found(again, tmp_path, "another device") == 100
+def test_a_batch_is_measured_once_for_each_device(tmp_path: Path) -> None:
+    assert find_tokens(Device(batch_s=0.01, token_s=0.0), tmp_path) == 800
+    device = Device(batch_s=0.0, token_s=1e-5)
+    assert find_tokens(device, tmp_path) == 800
+    assert not device.batches
+    assert find_tokens(device, tmp_path, "another device") == 100
 
 
 def test_a_batch_that_does_not_fit_is_not_chosen(tmp_path: Path) -> None:
-    assert found(Device(batch_s=0.01, token_s=0.0, memory=250), tmp_path) == 200
-    assert found(Device(batch_s=0.01, token_s=0.0, memory=50), tmp_path / "small") == 100
+    assert find_tokens(Device(batch_s=0.01, token_s=0.0, memory=250), tmp_path) == 200
+    assert find_tokens(Device(batch_s=0.01, token_s=0.0, memory=50), tmp_path / "small") == 100
 
 
 def test_a_slow_device_is_not_kept_busy_with_measuring(tmp_path: Path) -> None:
     device = Device(batch_s=0.2, token_s=0.0)
-    assert found(device, tmp_path) == 100
+    assert find_tokens(device, tmp_path) == 100
     assert len(device.batches) == 2
 
 
-def test_what_may_not_be_measured_stays_as_it_is_unless_it_was_measured_before(tmp_path: Path) -> None:
+def test_a_budget_that_may_not_be_measured_stays_unless_it_was_measured_before(tmp_path: Path) -> None:
     device = Device(batch_s=0.01, token_s=0.0)
     loop = StaticLoop(device.compute, Budget(tokens=50, rows=5))
     warm_up = WarmUp(loop, WINDOW, clock=lambda: device.now)
@@ -84,25 +85,25 @@ def test_what_may_not_be_measured_stays_as_it_is_unless_it_was_measured_before(t
     assert loop.budget.tokens == 800
 
 
-def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_batch_is_measured_although_the_folder_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    assert found(Device(batch_s=0.01, token_s=0.0), tmp_path / "file") == 800
+    assert find_tokens(Device(batch_s=0.01, token_s=0.0), tmp_path / "file") == 800
 
 
 STREAMS = 3
 
 
-def lengths(items: Items) -> Sequence[Output]:
+def compute_lengths(items: Items) -> Sequence[Output]:
     return [Vector(np.array([item.tokens], dtype=np.float32)) for item in items]
 
 
 @pytest.fixture
 def three_threads() -> Iterator[None]:
-    """Torch as on a machine with three cores."""
-    before = torch.get_num_threads()
+    """Let torch use three threads, as on a machine with three cores."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(STREAMS)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("three_threads")
@@ -113,17 +114,17 @@ def test_each_stream_has_one_core_and_the_others_keep_theirs() -> None:
     def compute(items: Items) -> Sequence[Output]:
         together.wait(10)  # breaks unless so many batches are computed at once
         seen[threading.current_thread().name] = torch.get_num_threads()
-        return lengths(items)
+        return compute_lengths(items)
 
     streams = open_streams(compute, Budget(tokens=5, rows=1))
     assert dict(streams.run(waiting([Encoded(1, "a")] * 2 * STREAMS))).keys() == set(range(2 * STREAMS))
     assert list(seen.values()) == [1] * STREAMS
     assert torch.get_num_threads() == STREAMS
-    found: list[int] = []
-    other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-    other.start()
-    other.join()
-    assert found == [STREAMS]
+    threads_elsewhere: list[int] = []
+    thread = threading.Thread(target=lambda: threads_elsewhere.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert threads_elsewhere == [STREAMS]
     streams.close()
 
 
@@ -137,10 +138,10 @@ def test_a_window_that_lacked_memory_beside_others_is_tried_alone() -> None:
         if not threading.current_thread().name.startswith("stream"):
             alone.append(not running)
             tried.set()
-            return lengths(items)
+            return compute_lengths(items)
         running.add(items[0].id)
         together.wait(10)
-        if items[0].id:  # the first lacks memory at once, and the others would see that it is tried again too early
+        if items[0].id:  # the others would see if the first were tried again too early
             tried.wait(0.1)
         running.remove(items[0].id)
         raise OutOfMemory
@@ -157,7 +158,7 @@ def test_every_window_has_its_own_output_even_where_batches_do_not_fit() -> None
     def compute(items: Items) -> Sequence[Output]:
         if sum(item.tokens for item in items) > 40:
             raise OutOfMemory
-        return lengths(items)
+        return compute_lengths(items)
 
     sizes = [1 + number % 17 for number in range(400)]
     streams = open_streams(compute, Budget(tokens=100, rows=20))

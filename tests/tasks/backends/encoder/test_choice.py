@@ -1,4 +1,4 @@
-"""The fastest of several backends computes, once measuring pays, until it gives NaN."""
+"""The fastest of several backends computes, once measuring pays off, until it gives NaN."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from docmill.tasks.errors import Unsuited
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Vocabulary, Weights
 from tests.tasks.conftest import Bench, EngineOf, outcomes_of
-from tests.tasks.fakes import FakeBackend, spec_of
+from tests.tasks.fakes import FakeBackend, raising, spec_of
 
 
 class Backend:
-    """Computes so many tokens a second; `closed` says whether it was given back."""
+    """A backend that computes ``rate`` tokens a second. ``closed`` is True after it was closed."""
 
     def __init__(self, name: str, rate: float) -> None:
         self.name = name
@@ -40,7 +40,7 @@ class Backend:
 
 
 class Shop:
-    """Opens backends by name, and keeps all that it opened; those without a rate do not suit."""
+    """Opens backends by name, and keeps a list of them. A backend without a rate does not suit."""
 
     def __init__(self, **rates: float) -> None:
         self.opened: list[Backend] = []
@@ -49,30 +49,30 @@ class Shop:
     def __call__(self, name: str) -> Backend:
         if name not in self._rates:
             raise Unsuited(f"{name} is not for this model")
-        assert all(one.closed for one in self.opened), "two models at once may be too many for the memory"
+        assert all(backend.closed for backend in self.opened), "two models at once may be too many for the memory"
         self.opened.append(Backend(name, self._rates[name]))
         return self.opened[-1]
 
     @property
     def names(self) -> list[str]:
-        return [one.name for one in self.opened]
+        return [backend.name for backend in self.opened]
 
 
 def fastest(names: Sequence[str], shop: Shop, folder: Path, subject: str) -> Any:
-    """Return the backend that wins a contest."""
+    """Return the backend that is measured as the fastest."""
     return Contest(names, folder, subject).open_fastest(shop)[1]
 
 
-def test_the_clearly_faster_one_is_taken_and_the_others_are_closed(tmp_path: Path) -> None:
+def test_a_clearly_faster_backend_is_chosen_and_the_others_are_closed(tmp_path: Path) -> None:
     shop = Shop(torch=100.0, openvino=130.0)
-    taken = fastest(["torch", "openvino"], shop, tmp_path, "a model")
-    assert (taken.name, taken.closed, shop.names) == ("openvino", False, ["torch", "openvino"])
+    winner = fastest(["torch", "openvino"], shop, tmp_path, "a model")
+    assert (winner.name, winner.closed, shop.names) == ("openvino", False, ["torch", "openvino"])
     shop = Shop(torch=100.0, openvino=90.0)
-    taken = fastest(["torch", "openvino"], shop, tmp_path, "another model")
-    assert (taken.name, taken.closed, shop.names) == ("torch", False, ["torch", "openvino", "torch"])
+    winner = fastest(["torch", "openvino"], shop, tmp_path, "another model")
+    assert (winner.name, winner.closed, shop.names) == ("torch", False, ["torch", "openvino", "torch"])
 
 
-def test_it_is_measured_once_for_each_subject(tmp_path: Path) -> None:
+def test_backends_are_measured_once_for_each_subject(tmp_path: Path) -> None:
     fastest(["torch", "openvino"], Shop(torch=100.0, openvino=130.0), tmp_path, "a model")
     shop = Shop(torch=900.0, openvino=130.0)
     assert fastest(["torch", "openvino"], shop, tmp_path, "a model").name == "openvino"
@@ -82,7 +82,7 @@ def test_it_is_measured_once_for_each_subject(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"fastest": "a third"}', '{"fastest": ["openvino"]}'])
-def test_what_is_remembered_and_makes_no_sense_is_measured_again(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_measurement_is_made_again(tmp_path: Path, damage: str) -> None:
     fastest(["torch", "openvino"], Shop(torch=100.0, openvino=130.0), tmp_path, "a model")
     (file,) = tmp_path.iterdir()
     file.write_text(damage)
@@ -90,7 +90,7 @@ def test_what_is_remembered_and_makes_no_sense_is_measured_again(tmp_path: Path,
     assert json.loads(file.read_text())["fastest"] == "torch"
 
 
-def test_one_that_does_not_suit_leaves_the_model_to_the_others(tmp_path: Path) -> None:
+def test_a_backend_that_does_not_suit_leaves_the_model_to_the_others(tmp_path: Path) -> None:
     assert fastest(["torch", "openvino"], Shop(torch=1.0), tmp_path, "a model").name == "torch"
     assert fastest(["torch", "openvino"], Shop(openvino=1.0), tmp_path, "a model").name == "openvino"
     with pytest.raises(Unsuited, match="openvino is not for this model"):
@@ -111,37 +111,33 @@ def test_an_embedding_model_is_measured_once_and_not_for_a_few_texts(bench: Benc
         backends.append(backend.runtime()["backend"])
         backend.close()
     (file,) = (unmeasured / "backends").iterdir()
-    found = json.loads(file.read_text())
-    assert set(found["tokens_per_s"]) == {"transformers", "openvino"}
-    assert min(found["tokens_per_s"].values()) > 0
-    assert backends == [found["fastest"]] * 2
-    assert found["fastest"] == best(found["tokens_per_s"])
+    note = json.loads(file.read_text())
+    assert set(note["tokens_per_s"]) == {"transformers", "openvino"}
+    assert min(note["tokens_per_s"].values()) > 0
+    assert backends == [note["fastest"]] * 2
+    assert note["fastest"] == best(note["tokens_per_s"])
     batches = [json.loads(file.read_text()) for file in (unmeasured / "batches").iterdir()]
-    assert all(one["subject"].startswith(f"{spec.revision} float32 ") for one in batches)
+    assert all(batch["subject"].startswith(f"{spec.revision} float32 ") for batch in batches)
     assert len(batches) == 2, "the tokens of a batch, for each backend"
 
 
 TEXTS = ["one", "two words", "three", "four", "five"]
 
 
-def refused() -> Any:
-    raise AssertionError("opened without need")
-
-
 def test_once_there_was_enough_work_the_measured_backend_computes_the_rest(engine_of: EngineOf) -> None:
     first, chosen = FakeBackend(), FakeBackend(name="measured")
     opened: list[str] = []
 
-    def measured() -> FakeBackend:
+    def open_measured() -> FakeBackend:
         assert first.closed.is_set(), "two models at once may be too many for the memory"
         opened.append("measured")
         return chosen
 
-    backend = ProvisionalBackend(first, measured, refused, enough=8)
+    backend = ProvisionalBackend(first, open_measured, raising(AssertionError("opened without need")), enough=8)
     engine = engine_of(lambda _: backend)
     for _ in range(3):
         outcomes = outcomes_of(engine, spec_of(), TEXTS)
-        assert [outcome.status for outcome in outcomes] == [Status.DONE] * len(TEXTS)
+        assert {outcome.status for outcome in outcomes} == {Status.DONE}
     assert opened == ["measured"]
     assert sum(map(len, first.batches)) + sum(map(len, chosen.batches)) == 3 * len(TEXTS)
     assert chosen.batches
@@ -149,25 +145,22 @@ def test_once_there_was_enough_work_the_measured_backend_computes_the_rest(engin
     assert not chosen.closed.is_set()
 
 
-def test_where_nothing_can_be_measured_the_first_goes_on(
+def test_the_first_backend_goes_on_if_none_can_be_measured(
     engine_of: EngineOf, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails() -> Any:
-        raise MemoryError
-
-    again = FakeBackend()
-    backend = ProvisionalBackend(FakeBackend(), fails, lambda: again, enough=1)
+    reopened = FakeBackend()
+    backend = ProvisionalBackend(FakeBackend(), raising(MemoryError), lambda: reopened, enough=1)
     engine = engine_of(lambda _: backend)
     with caplog.at_level(logging.ERROR):
         for _ in range(2):
             outcomes = outcomes_of(engine, spec_of(), TEXTS)
             assert [outcome.status for outcome in outcomes] == [Status.DONE] * len(TEXTS)
-    assert again.batches
+    assert reopened.batches
     assert caplog.text.count("backends_not_measured error=MemoryError()") == 1
 
 
 class Sound(FakeBackend):
-    """Gives numbers where the other gives none."""
+    """A backend that gives numbers where FakeBackend gives NaN."""
 
     def _compute(self, items: Any) -> Sequence[Any]:
         outputs = super()._compute(items)
@@ -180,54 +173,49 @@ class Sound(FakeBackend):
 WITH_NAN = ["one", "two nan", "three", "four nan and more", "five"]
 
 
-def test_windows_without_a_vector_are_computed_again_and_the_backend_is_left(engine_of: EngineOf) -> None:
+def test_windows_with_nan_are_computed_again_by_another_backend_which_then_goes_on(engine_of: EngineOf) -> None:
     first, second = FakeBackend(), Sound(name="sound")
-    told: list[str] = []
-    backend = FallbackBackend(first, lambda: second, lambda: told.append("out"))
+    left_out: list[str] = []
+    backend = FallbackBackend(first, lambda: second, lambda: left_out.append("out"))
     engine = engine_of(lambda _: backend)
     for _ in range(2):
         outcomes = outcomes_of(engine, spec_of(), WITH_NAN)
         assert [outcome.status for outcome in outcomes] == [Status.DONE] * len(WITH_NAN)
     assert first.closed.is_set()
     assert not second.closed.is_set()
-    assert told == ["out"]
+    assert left_out == ["out"]
     assert engine.open(spec_of())["backend"] == "sound"
-    again = [text for batch in second.batches for text in batch][:2]
-    assert sorted(again) == ["four nan and more", "two nan"]
+    recomputed = [text for batch in second.batches for text in batch][:2]
+    assert sorted(recomputed) == ["four nan and more", "two nan"]
     assert sum(map(len, first.batches)) + sum(map(len, second.batches)) == 2 * len(WITH_NAN) + 2
 
 
-def test_what_is_no_number_with_the_models_own_code_either_fails_its_document_only(engine_of: EngineOf) -> None:
-    told: list[str] = []
-    backend = FallbackBackend(FakeBackend(), FakeBackend, lambda: told.append("out"))
+def test_nan_by_the_models_own_code_too_fails_only_its_document(engine_of: EngineOf) -> None:
+    left_out: list[str] = []
+    backend = FallbackBackend(FakeBackend(), FakeBackend, lambda: left_out.append("out"))
     outcomes = outcomes_of(engine_of(lambda _: backend), spec_of(), WITH_NAN)
-    found = [(outcome.status, outcome.reason_class) for outcome in outcomes]
+    results = [(outcome.status, outcome.reason_class) for outcome in outcomes]
     good, bad = (Status.DONE, None), (Status.FAILED, Reason.MODEL)
-    assert found == [good, bad, good, bad, good]
-    assert told == []  # the first was not at fault
+    assert results == [good, bad, good, bad, good]
+    assert left_out == []  # the first was not at fault
 
 
-def test_where_the_models_own_code_does_not_open_the_first_backend_goes_on(
+def test_the_first_backend_goes_on_if_the_models_own_code_does_not_open(
     engine_of: EngineOf, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails() -> Any:
-        raise MemoryError
-
     first = FakeBackend()
-    backend = FallbackBackend(first, fails)
+    backend = FallbackBackend(first, raising(MemoryError))
     engine = engine_of(lambda _: backend)
     with caplog.at_level(logging.ERROR):
         for _ in range(2):
-            ticket = engine.submit(spec_of(), list(enumerate(WITH_NAN)))
-            assert ticket.wait(60)
-            statuses = [outcome.status for outcome in ticket.finished()]
+            statuses = [outcome.status for outcome in outcomes_of(engine, spec_of(), WITH_NAN)]
             good, bad = Status.DONE, Status.FAILED
             assert statuses == [good, bad, good, bad, good]
     assert not first.closed.is_set()
     assert caplog.text.count("backend_not_replaced error=MemoryError()") == 1
 
 
-def test_what_was_left_out_is_opened_no_more_and_what_was_measured_stays(tmp_path: Path) -> None:
+def test_a_backend_that_was_left_out_is_not_opened_again_and_measurements_stay(tmp_path: Path) -> None:
     names = ["openvino", "another", "torch"]
     assert fastest(names, Shop(openvino=300.0, another=200.0, torch=100.0), tmp_path, "a model").name == "openvino"
     Contest(names, tmp_path, "a model").exclude("openvino")
@@ -242,7 +230,7 @@ def test_what_was_left_out_is_opened_no_more_and_what_was_measured_stays(tmp_pat
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_an_output_of_any_head_with_a_number_that_is_not_finite_is_noticed(bad: float) -> None:
+def test_a_number_that_is_not_finite_is_noticed_in_the_output_of_any_head(bad: float) -> None:
     good, wrong = np.array([0.5, -2], np.float32), np.array([0.5, bad], np.float32)
     sound: list[Output] = [Vector(good), TokenScores("ab", good[None]), SpanScores(good, good, None)]
     unsound: list[Output] = [Vector(wrong), TokenScores("ab", wrong[None]), Labels({"a": 0.5, "b": bad})]

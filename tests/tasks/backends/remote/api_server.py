@@ -1,4 +1,4 @@
-"""A server with OpenAI's API that writes what it is told to, fails when it is told to, and counts requests."""
+"""A server with OpenAI's API that answers and fails by a script, and counts requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODEL = "small"
 
 @dataclass
 class ServerAnswer:
-    """An answer to a request. ``cut``: the connection breaks in the middle of the body."""
+    """An answer to a request. With ``cut``, the connection breaks in the middle of the body."""
 
     status: int = 200
     body: Any = None
@@ -28,7 +28,7 @@ Script = Callable[[dict[str, Any], int], ServerAnswer | None]
 
 
 def error(status: int, message: str = "", code: str | None = None, **headers: str) -> ServerAnswer:
-    """Return an error as OpenAI's API has it; headers are named with underscores."""
+    """Return an error in the form of OpenAI's API. ``headers`` have underscores for hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return ServerAnswer(status, {"error": {"message": message, "type": "error", "code": code}}, named)
 
@@ -38,17 +38,21 @@ def text_of(request: dict[str, Any]) -> str:
     return str(request["messages"][-1]["content"])
 
 
-def written(text: str, reason: str = "stop", *, read: int = 7, **choice: Any) -> ServerAnswer:
-    """Return a chat completion with one choice."""
+def completion(text: str, reason: str = "stop", *, read_tokens: int = 7, **choice: Any) -> ServerAnswer:
+    """Return a chat completion with a single choice."""
     message = {"role": "assistant", "content": text}
-    each = [{"token": word, "logprob": -0.5} for word in text.split()]
-    one = {"index": 0, "message": message, "finish_reason": reason, "logprobs": {"content": each}, **choice}
-    usage = {"prompt_tokens": read, "completion_tokens": len(each), "total_tokens": read + len(each)}
-    return ServerAnswer(body={"id": "chat-1", "choices": [one], "usage": usage, "system_fingerprint": "fp_1"})
+    tokens = [{"token": word, "logprob": -0.5} for word in text.split()]
+    choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": {"content": tokens}, **choice}
+    usage = {
+        "prompt_tokens": read_tokens,
+        "completion_tokens": len(tokens),
+        "total_tokens": read_tokens + len(tokens),
+    }
+    return ServerAnswer(body={"id": "chat-1", "choices": [choice], "usage": usage, "system_fingerprint": "fp_1"})
 
 
 def vectors(request: dict[str, Any]) -> ServerAnswer:
-    """Return a vector of length 1 for each text: it tells how long the text is."""
+    """Return a vector of length 1 for each text, which depends on the length of the text."""
     data = [
         {
             "object": "embedding",
@@ -64,7 +68,7 @@ def vectors(request: dict[str, Any]) -> ServerAnswer:
 
 def usual(request: dict[str, Any]) -> ServerAnswer:
     """Return the text in capitals, or vectors."""
-    return vectors(request) if "input" in request else written(text_of(request).upper())
+    return vectors(request) if "input" in request else completion(text_of(request).upper())
 
 
 class _Server(ThreadingHTTPServer):
@@ -75,10 +79,10 @@ class _Server(ThreadingHTTPServer):
 
 
 class ApiServer:
-    """The server. ``script`` sees each request and how often it came, and may answer in place of the usual.
+    """The server. ``script`` gets each request and how often it came. It returns an answer, or None for the usual.
 
-    With ``honours``, a request whose `Idempotency-Key` came before is not computed. It gets the first answer, errors
-    of the server included, and 409 as long as there is none. ``requests`` has the computed ones only.
+    With ``honours``, a request with an earlier `Idempotency-Key` is not computed again. It gets the first answer,
+    errors included, and 409 until there is one. ``requests`` has the computed requests only.
     """
 
     def __init__(self, script: Script = lambda request, times: None, *, honours: bool = False) -> None:

@@ -7,11 +7,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.tasks.backends.remote.api_server import ApiServer, Script
+from tests.tasks.backends.remote.api_server import ApiServer
+
+Serve = Callable[..., ApiServer]
 
 
 @pytest.fixture
-def api() -> Iterator[Callable[[Script], ApiServer]]:
-    """Start a server that a script answers for."""
+def serve() -> Iterator[Serve]:
+    """Return a function that starts a server, which may have a script."""
     with ExitStack() as stack:
-        yield lambda script: stack.enter_context(ApiServer(script).running())
+        yield lambda *script: stack.enter_context(ApiServer(*script).running())

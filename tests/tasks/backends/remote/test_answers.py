@@ -1,4 +1,4 @@
-"""A server's answers: half ones, late ones, and errors that quote what nobody may see."""
+"""A server's answers may be cut, late, or errors that quote a key or a text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from docmill.tasks.errors import ServerAway
 from docmill.tasks.models.weightless import Server
 from docmill.tasks.outputs import Failure, Generated
 from docmill.tasks.windows.windows import Encoded
-from tests.tasks.backends.remote.api_server import written
+from tests.tasks.backends.remote.api_server import completion
 from tests.tasks.fakes import waiting
 
 SERVER = Server("http://127.0.0.1:9/v1", "sk-secret-key")
@@ -33,69 +33,69 @@ def client() -> Iterator[Client]:
     client.close()
 
 
-def read_by(wanted: int, answer: Mapping[str, Any]) -> Any:
-    """Return what a backend that asks for so many outputs reads of an answer."""
+def read_answer(n: int, answer: Mapping[str, Any]) -> Any:
+    """Return the outputs that a backend reads from an answer to a request for ``n``."""
     backend = object.__new__(ChatBackend)
-    backend._body, backend._fingerprint, backend._stripped = {"n": wanted}, None, True
+    backend._body, backend._fingerprint, backend._stripped = {"n": n}, None, True
     return backend._read(answer)
 
 
 @pytest.mark.parametrize("end", [None, "error", "abort", "insufficient_system_resource"])
-def test_an_output_that_the_server_broke_off_is_no_answer(end: Any) -> None:
+def test_an_output_that_the_server_broke_off_is_rejected(end: Any) -> None:
     with pytest.raises(ValueError, match="no end"):
-        read_by(1, written("half a", end).body)
+        read_answer(1, completion("half a", end).body)
 
 
 @pytest.mark.parametrize(("end", "cut"), [("stop", False), ("length", True), ("model_length", True)])
 def test_an_output_that_a_limit_ended_is_truncated(end: str, cut: bool) -> None:
-    (output,) = read_by(1, written("a text", end).body)
+    (output,) = read_answer(1, completion("a text", end).body)
     assert output.truncated is cut
 
 
-def test_a_server_that_writes_one_output_for_several_is_not_asked_and_paid_again() -> None:
-    (output,) = read_by(4, written("a text").body)
+def test_a_text_fails_if_the_server_writes_one_output_for_several() -> None:
+    (output,) = read_answer(4, completion("a text").body)
     assert output == Failure("The server writes 1 output, not 4 as --n asks.", Reason.MODEL)
 
 
-@pytest.mark.parametrize("each", [[{"token": "a", "logprob": None}], [{"token": "a"}], ["a"], 7])
-def test_log_probabilities_of_another_form_cost_the_confidence_and_not_the_text(each: Any) -> None:
-    answer = written("a text", logprobs={"content": each}).body
+@pytest.mark.parametrize("content", [[{"token": "a", "logprob": None}], [{"token": "a"}], ["a"], 7])
+def test_a_text_with_malformed_log_probabilities_has_no_confidence(content: Any) -> None:
+    answer = completion("a text", logprobs={"content": content}).body
     assert likelihood(answer["choices"][0]) is None
     assert likelihood({"logprobs": ["a"]}) is None
-    (output,) = read_by(1, answer)
+    (output,) = read_answer(1, answer)
     assert (output.text, output.likelihood) == ("a text", None)
 
 
 @pytest.mark.parametrize("status", [400, 403, 500, 503])
-def test_no_error_has_the_key_or_words_of_a_text(status: int) -> None:
-    asked = {"messages": [{"role": "user", "content": "words of a private document"}]}
+def test_an_error_has_neither_the_key_nor_words_of_a_text(status: int) -> None:
+    request = {"messages": [{"role": "user", "content": "words of a private document"}]}
     for secret in ("sk-secret-key", "of a private document"):
         raw = b'{"error": {"message": "not for you: %s"}}' % secret.encode()
-        error = answers.error_of(status, {}, raw, asked, SERVER)
+        error = answers.error_of(status, {}, raw, request, SERVER)
         assert secret not in str(error)
         assert str(status) in str(error)
-    assert "for you" in str(answers.error_of(status, {}, b'{"error": "not for you"}', asked, SERVER))
+    assert "for you" in str(answers.error_of(status, {}, b'{"error": "not for you"}', request, SERVER))
 
 
-def test_no_part_of_a_key_stays_where_a_message_is_cut() -> None:
+def test_no_part_of_a_key_stays_at_the_end_of_a_message() -> None:
     key = "sk-0123456789abcdef"
     server = Server("http://127.0.0.1:9/v1", key)
-    for before in range(280, 310):
-        raw = b'{"error": {"message": "%s%s and more"}}' % (b"x" * before, key.encode())
-        said = str(answers.error_of(400, {}, raw, {}, server))
-        assert not any(key[start : start + 8] in said for start in range(len(key)))
-        assert "xxx" in said
+    for characters in range(280, 310):
+        raw = b'{"error": {"message": "%s%s and more"}}' % (b"x" * characters, key.encode())
+        message = str(answers.error_of(400, {}, raw, {}, server))
+        assert not any(key[start : start + 8] in message for start in range(len(key)))
+        assert "xxx" in message
 
 
-def test_a_message_that_quotes_a_text_is_told_by_its_code() -> None:
+def test_an_error_that_quotes_a_text_is_reported_by_its_code() -> None:
     raw = b'{"error": {"message": "blocked: words of a private document", "code": "content_policy"}}'
     call = {"type": "function", "function": {"name": "f", "arguments": "words of a private document"}}
     for message in ({"content": "words of a\nprivate document"}, {"tool_calls": [call]}):
-        asked = {"messages": [{"role": "user", **message}]}
-        assert str(answers.error_of(403, {}, raw, asked, SERVER)) == "HTTP 403 (content_policy)"
+        request = {"messages": [{"role": "user", **message}]}
+        assert str(answers.error_of(403, {}, raw, request, SERVER)) == "HTTP 403 (content_policy)"
 
 
-def test_nothing_that_is_stored_about_a_server_has_the_key() -> None:
+def test_the_stored_facts_about_a_server_do_not_have_the_key() -> None:
     backend = object.__new__(ChatBackend)
     backend._server, backend._fingerprint = SERVER, "fp sk-secret-key"
     backend._model = {"id": "small", "owned_by": "team of sk-secret-key"}
@@ -106,15 +106,15 @@ def test_nothing_that_is_stored_about_a_server_has_the_key() -> None:
 
 def test_answers_that_came_before_the_server_went_away_are_kept(client: Client) -> None:
     away = ServerAway("no money left")
-    for one in ((1, "first"), away, (2, "second")):
-        client._finished.put(cast(Any, one))
+    for finished in ((1, "first"), away, (2, "second")):
+        client._finished.put(cast(Any, finished))
     assert client.finished(0) == [(1, "first")]
     assert client.finished(0) == [(2, "second")]
     with pytest.raises(ServerAway, match="no money"):
         client.finished(0)
 
 
-def test_a_request_that_is_dropped_before_its_first_step_is_finished(client: Client) -> None:
+def test_a_request_that_is_dropped_before_it_starts_is_finished(client: Client) -> None:
     both_wait = threading.Event()
     client._loop.call_soon_threadsafe(both_wait.wait)
     begun = client.begin(("/chat/completions", {}, lambda answer: answer))
@@ -123,7 +123,7 @@ def test_a_request_that_is_dropped_before_its_first_step_is_finished(client: Cli
     assert client.finished(30.0) == [(begun, None)]
 
 
-def test_an_answer_to_a_flight_that_was_broken_off_is_no_answer_to_the_next(
+def test_a_late_answer_to_one_flight_does_not_count_in_the_next(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def question(items: Items) -> Question:
@@ -133,13 +133,13 @@ def test_an_answer_to_a_flight_that_was_broken_off_is_no_answer_to_the_next(
     numbers = count()
 
     def answer_at_once(request: Question) -> int:
-        number, (_, _, read) = next(numbers), request
-        client._finished.put((number, read(None)))
+        number, (_, _, parse) = next(numbers), request
+        client._finished.put((number, parse(None)))
         return number
 
     monkeypatch.setattr(client, "begin", answer_at_once)
     journal = Journal(None, SPEC)
     next(Flight(client, journal, question).run(waiting(Encoded(1, text) for text in "abc")))
     client._finished.put((1, [Generated("late", 1)]))
-    found = dict(Flight(client, journal, question).run(waiting(Encoded(1, text) for text in "def")))
-    assert [cast(Generated, found[number]).text for number in range(3)] == ["d", "e", "f"]
+    outputs = dict(Flight(client, journal, question).run(waiting(Encoded(1, text) for text in "def")))
+    assert [cast(Generated, outputs[number]).text for number in range(3)] == ["d", "e", "f"]

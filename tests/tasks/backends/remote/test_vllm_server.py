@@ -41,9 +41,9 @@ SCHEMA = {
 }
 
 
-def asked(url: str, body: dict[str, Any] | None = None) -> Any:
-    given = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, given, {"Content-Type": "application/json"})
+def ask(url: str, body: dict[str, Any] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 
@@ -54,9 +54,9 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) 
     torch.manual_seed(11)
     folder = tmp_path_factory.mktemp("server")
     model = DECODERS["llama"](folder / "llama", descriptions[:40])
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     command = [
         sys.executable,
         "-m",
@@ -76,7 +76,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) 
             while True:
                 assert server.poll() is None, (folder / "log").read_text()[-3000:]
                 try:
-                    asked(f"{url}/models")
+                    ask(f"{url}/models")
                     break
                 except urllib.error.URLError:
                     time.sleep(0.2)
@@ -108,7 +108,7 @@ def test_texts_are_written_with_the_servers_own_counts_and_log_probabilities(
     assert [outcome.status for outcome in outcomes] == [Status.DONE] * len(texts)
     for outcome in outcomes:
         body = {"model": NAME, "messages": [{"role": "user", "content": texts[outcome.content_id]}], "max_tokens": 1}
-        assert outcome.tokens_in == asked(f"{endpoint}/chat/completions", body)["usage"]["prompt_tokens"]
+        assert outcome.tokens_in == ask(f"{endpoint}/chat/completions", body)["usage"]["prompt_tokens"]
         assert 0 < outcome.tokens_out <= NEW_TOKENS
         assert outcome.mean_logprob is not None
         assert outcome.mean_logprob <= 0
@@ -121,7 +121,7 @@ def test_records_are_held_to_their_schema_by_the_server(engine: Engine, descript
     spec = spec_of("extract", f"openai:{NAME}", json_schema=json.dumps(SCHEMA), prompt="{text}", max_new_tokens=64)
     outcomes = outcomes_of(engine, spec, texts)
     validator = Draft202012Validator(SCHEMA)
-    done = [outcome for outcome in outcomes if outcome.status is Status.DONE]
-    assert done, [outcome.reason for outcome in outcomes]
-    for outcome in done:
+    valid = [outcome for outcome in outcomes if outcome.status is Status.DONE]
+    assert valid, [outcome.reason for outcome in outcomes]
+    for outcome in valid:
         validator.validate(data_of(outcome)["data"])
