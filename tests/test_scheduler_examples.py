@@ -65,4 +65,4 @@ def test_the_script_for_cron_runs_and_has_the_jobs_exit_code(tmp_path: Path) -> 
     assert out.read_text() == ""
     refused = run(tmp_path / "nowhere.jsonl", out)
     assert refused.returncode == 2
-    assert "the source" in refused.stderr
+    assert "nowhere.jsonl: no such file or folder" in refused.stderr

@@ -91,7 +91,7 @@ def test_what_cannot_be_migrated_is_refused_with_what_to_do(embedded: Docmill, w
 
     assert "has a step with the model opus; models of this corpus: null" in refused("opus", "minilm")
     assert "there is nothing to migrate" in refused("null", "null")
-    assert "No migration of tickets is under way" in embedded("migrate", "cancel", "tickets", code=2).stderr
+    assert "No migration of tickets is under way" in embedded("migrate", "cancel", "tickets", "-q", code=2).stderr
     embedded(*run, "--model", "null", "--window-vectors", "all")
     several = refused("null", "minilm")
     assert "several kinds of results of null; choose by --job, --step or both" in several

@@ -132,8 +132,6 @@ def test_a_quiet_command_that_refuses_says_why(call: Call) -> None:
     call("enqueue", "embed", DESCRIPTIONS, "--limit", 3, "--corpus", "one", "--model", "null", "--quiet")
     assert "is not finished" in call("results", 1, "-q", code=2).err
     assert "There is no index of 1" in call("index", "rm", 1, "-q", code=2).err
-    assert "has results of both jobs" in call("compare", "one", "--job", 1, "--job", 2, "-q", code=2).err
-    assert "No migration of one is under way" in call("migrate", "cancel", "one", "-q", code=2).err
     said = call("corpus", "rm", "one", "-q", code=2).err
     assert "This removes the corpus one" in said
     assert "Give --yes to confirm" in said
