@@ -133,8 +133,8 @@ class FilesSource(Source, Generic[File]):
 
 
 def is_hidden(name: str) -> bool:
-    """Return True for a file or folder that no source reads: a hidden one, or the lock of an open Office file."""
-    return name.startswith((".", "~$")) and name not in {".", ".."}
+    """Return True for a name that no source reads: hidden, a lock of Office, or a folder that macOS adds to zips."""
+    return (name.startswith((".", "~$")) and name not in {".", ".."}) or name == "__MACOSX"
 
 
 def without_results(source: Source) -> Source:
@@ -229,8 +229,8 @@ class MixedSource(FilesSource[File], ABC):
 class FolderSource(MixedSource[Path]):
     """The documents below `root`, in the order of their paths, listed one folder at a time.
 
-    `reader_of` returns the reader for a file's name, if there is one. Hidden files and folders are skipped, and
-    Office's locks. A link that leads out of the root, a link to a folder, a pipe, a socket and a device are rejected
+    `reader_of` returns the reader for a file's name, if there is one. Hidden files and folders are skipped
+    (`is_hidden`). A link that leads out of the root, a link to a folder, a pipe, a socket and a device are rejected
     and never opened.
     """
 

@@ -36,6 +36,7 @@ MEMBERS = {
     "page.html": b"<html><body><p>the third</p></body></html>",
     "picture.png": b"\x89PNG",
     ".hidden/three.txt": b"hidden",
+    "__MACOSX/b/one.txt": b"a resource fork",
     "a.txt": "four \N{SNOWMAN}".encode(),
 }
 READ = {"b/one.txt": "the first", "two.MD": "the second", "page.html": "the third", "a.txt": "four \N{SNOWMAN}"}

@@ -75,6 +75,7 @@ def test_each_file_is_a_document_under_its_relative_path_in_the_order_of_the_pat
 
 def test_hidden_files_are_passed_over_and_other_kinds_are_counted(tmp_path: Path) -> None:
     write(tmp_path, {".hidden.txt": "", ".git/x.txt": "", "a.txt": "", "b.png": "", "c.png": "", "README": ""})
+    write(tmp_path, {"__MACOSX/a.txt": "of a zip that macOS packed"})
     write(tmp_path, {"~$letter.docx": "of an open file of Office", "~$notes.txt": ""})
     source = FolderSource(tmp_path, OPTIONS, reader_of)
     assert keys(source) == keys(str(tmp_path / "*.[td]*")) == ["a.txt"]
