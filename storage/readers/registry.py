@@ -234,6 +234,11 @@ def document_suffixes() -> tuple[str, ...]:
     return tuple(suffix for suffix, kind in FILES.items() if isinstance(kind, Document) and is_readable(kind))
 
 
+def readable_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of all files that are read, without documents and archives whose library is missing."""
+    return tuple(suffix for suffix, kind in FILES.items() if isinstance(kind, Records) or is_readable(kind))
+
+
 def is_readable(kind: Document | Archive) -> bool:
     """Return True if a kind of file needs no library, or if its library is installed."""
     return kind.extra is None or kind.extra.is_installed

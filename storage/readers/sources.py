@@ -52,9 +52,9 @@ from docmill.storage.readers.registry import (
     Document,
     Records,
     advise_extras,
-    describe_sources,
     is_readable,
     kind_of,
+    readable_suffixes,
 )
 from docmill.storage.readers.streams import Decompress, is_folder, of_text, path_text, text_lines
 from docmill.storage.writers.formats import CSV
@@ -157,7 +157,11 @@ def open_content(content: SourceFile, options: SourceOptions) -> Source:
     reader = reader_of(content.place)
     if reader is None:
         suffix, _ = kind_of(content.place)
-        advice = f"these are: {describe_sources()}{advise_extras([suffix])}"
+        if suffix == ".json":
+            how = "to make them of an array: jq -c '.[]' FILE.json >FILE.jsonl"
+            raise KindUnknown(f"{content.place}: docmill reads JSON lines; {how}")
+        kinds = f"{', '.join(readable_suffixes())}, some also with {' or '.join(COMPRESSIONS)}"
+        advice = f"these are: {kinds}{advise_extras([suffix])}"
         raise KindUnknown(f"{content.place} is not a kind of file that is read; {advice}")
     return reader(content, options)
 

@@ -181,10 +181,16 @@ def test_a_missing_source_says_so(tmp_path: Path, name: str) -> None:
     assert len(str(raised.value)) < 300
 
 
-@pytest.mark.parametrize("name", ["c.json", "c.png", "c", "c.gz", "c.rar", ".jsonl", "c.jsonl.bz2"])
+def test_json_that_is_no_lines_is_refused_with_the_command_that_makes_them(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text("[]")
+    told = "c.json: docmill reads JSON lines; to make them of an array: jq -c '.[]' FILE.json >FILE.jsonl"
+    assert refused(SourceUnsupported, tmp_path / "c.json") == told
+
+
+@pytest.mark.parametrize("name", ["c.png", "c", "c.gz", "c.rar", ".jsonl", "c.jsonl.bz2"])
 def test_an_unsupported_kind_is_refused_with_those_that_are_read(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{}")
-    assert "these are: a .jsonl, .ndjson, .csv, .tsv, .txt or .md file" in refused(SourceUnsupported, tmp_path / name)
+    assert "these are: .jsonl, .ndjson, .csv, .tsv, .parquet," in refused(SourceUnsupported, tmp_path / name)
 
 
 def test_a_pipe_and_a_device_are_refused_without_being_opened(tmp_path: Path) -> None:
