@@ -109,7 +109,7 @@ def rows(
             number += 1
             at_end = "unexpected end of data" in str(error)
             said = _csv_reason(error, first, n_blank + reader.line_num)
-            reason = "a quote opens and never closes" if at_end else f"not CSV: {said}"
+            reason = "a quote opens and never closes; what follows was not read" if at_end else f"not CSV: {said}"
             yield Rejection(where, reason, fatal=at_end)
             continue
         if not values:

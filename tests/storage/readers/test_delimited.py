@@ -61,7 +61,10 @@ def test_nul_in_a_name_of_the_header_is_replaced(tmp_path: Path) -> None:
             b'\nid,text\na,"x\nb,y\nc,"z"\nd,w\n',
             [Rejection("c.csv:3", "not CSV: text after a closing quote in line 5; is a quote left open?"), "d"],
         ),
-        (b'id,text\nb,"y\nc,z\nd,w\n', [Rejection("c.csv:2", "a quote opens and never closes", fatal=True)]),
+        (
+            b'id,text\nb,"y\nc,z\nd,w\n',
+            [Rejection("c.csv:2", "a quote opens and never closes; what follows was not read", fatal=True)],
+        ),
         (
             b'id,text\na,x\nb,"' + b"y\n" * 5_000 + b'"\nc,z\n',
             [
