@@ -93,9 +93,9 @@ def run_here(
         return status
     except KeyboardInterrupt:
         if prepared.source.name == "-":
-            listener.say("Interrupted. The records and results so far are kept.")
+            listener.say("Stopping. The records and results so far are kept.")
         else:
-            listener.say("Interrupted. The current batch ends first; the same command continues the job.")
+            listener.say("Stopping. The current batch ends first; the same command continues the job.")
         raise
     finally:
         if begun.is_set() and ended_well and kept is not None:

@@ -66,6 +66,7 @@ def test_a_stop_gives_everything_back_and_says_how_to_go_on(embedded: Docmill, n
     assert _processes_of(embedded.folder) == []
     log = embedded.log("run")
     assert "the same command" in log
+    assert log.count("Interrupted") == 1
     assert "Traceback" not in log
     _carried_on(embedded)
 
