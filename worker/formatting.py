@@ -117,9 +117,8 @@ def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool
         return no_records(source)
     advice = "name it, such as --encoding windows-1252" if takes_encoding else "save it as UTF-8"
     mended = (
-        f" In {counts.mended:,} of them bytes that are not in the encoding, or characters that cannot be stored, "
-        f'were read as Windows-1252 or replaced, first in {counts.mended_place} ("flags" in the results marks them). '
-        f"If the file has another encoding, {advice}."
+        f" In {documents(counts.mended)} docmill replaced characters or read them as Windows-1252, first in "
+        f"{counts.mended_place}. If the file has another encoding, {advice}."
     )
     superseded = " `docmill failures` names the superseded records."
     parts = (
@@ -338,7 +337,7 @@ def describe_status(
         "source": status.source,
         "documents": f"{status.documents:,}"
         if status.documents
-        else f"{counted(status.records, 'record')} read so far",
+        else f"{counted(status.records + status.rejected, 'record')} read so far",
         "texts": f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped, "
         f"{status.pending:,} to do" + (f" ({status.prior:,} had a result before)" if status.prior else ""),
         "truncated": f"{counted(status.truncated, 'output')} stopped at the model's limit"

@@ -49,7 +49,7 @@ class IngestBar(IngestProgress):
         self._source = source
         self._on_planned = on_planned
         self._on_opened = on_opened
-        self._n_rejected = 0
+        self._n_rejected = self._n_shown = 0
         self.job_id: int | None = None
 
     def opened(self, job: OpenJob) -> None:
@@ -57,7 +57,8 @@ class IngestBar(IngestProgress):
         self._on_opened(job.id)
 
     def advanced(self, counts: Counts) -> None:
-        self._bar.update(self._source.bytes_read, total=self._source.size_bytes(), count=documents(counts.records))
+        n_read = counted(counts.records + counts.rejected, "record")
+        self._bar.update(self._source.bytes_read, total=self._source.size_bytes(), count=n_read)
         if counts.planned and self.job_id is not None:
             self._on_planned(self.job_id)
 
@@ -67,10 +68,14 @@ class IngestBar(IngestProgress):
     def rejected(self, rejected: Rejection) -> None:
         self._n_rejected += 1
         if self._n_rejected <= SHOWN_REJECTIONS or rejected.fatal:
+            self._n_shown += 1
             self._bar.say(f"rejected {rejected.where}: {rejected.reason}")
-        elif self._n_rejected == SHOWN_REJECTIONS + 1:
-            listed = f"; `docmill failures {self.job_id}` lists them all" if self.job_id else ""
-            self._bar.say(f"more were rejected{listed}")
+
+    def ended(self) -> None:
+        """Count the rejected records that were not shown."""
+        if more := self._n_rejected - self._n_shown:
+            listed = f"; `docmill failures {self.job_id}` lists all" if self.job_id else ""
+            self._bar.say(f"rejected {counted(more, 'more record')}{listed}")
 
 
 @contextmanager
@@ -82,7 +87,9 @@ def ingest_bar(
 ) -> Iterator[IngestBar]:
     """Show the progress of reading a source. `on_opened` gets the job's number, `on_planned` once it has texts."""
     with listener.bar("reading") as bar:
-        yield IngestBar(bar, source, on_planned, on_opened)
+        progress = IngestBar(bar, source, on_planned, on_opened)
+        yield progress
+        progress.ended()
 
 
 def describe_left_out(source: Source) -> str | None:

@@ -25,6 +25,9 @@ def test_what_a_source_held_is_said_in_one_line(call: Call, tmp_path: Path) -> N
         "10 records: 2 new documents, 1 superseded by a later record of the same id, 7 rejected. 2 texts to compute."
     )
     assert counted in said.err
+    assert " 10 records  0:00" in said.err  # the bar counts the same records
+    [reading] = [line.split() for line in call("corpus", "show", "m.jsonl").out.splitlines() if " read " in line]
+    assert reading[4:] == ["10", "2", "0", "0", "7"]
     assert "Dispatch deferred: DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks" in said.err
     assert said.out == "1\n"
     again = call("enqueue", "embed", "m.jsonl").err
@@ -49,7 +52,7 @@ def test_a_dry_run_shows_the_first_rejected_records(call: Call, tmp_path: Path) 
     call("enqueue", "embed", "m.jsonl", "--model", "null")
     said = call("run", "embed", "m.jsonl", "--model", "null", "--dry-run", code=4)  # as the run itself would end
     assert [line for line in range(1, 9) if f"rejected m.jsonl:{line}: not JSON" in said.err] == [1, 2, 3, 4, 5]
-    assert "more were rejected" in said.err
+    assert "\nrejected 2 more records\n" in said.err
     assert "docmill failures" not in said.err  # there is no job that would list them
     assert "7 records rejected" in said.out
 

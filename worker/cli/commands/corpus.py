@@ -92,9 +92,8 @@ def show_command(name: str, as_json: bool) -> None:
     read = ("records", "new", "changed", "unchanged", "rejected")
     readings = table("reading", "began", "state", *read, numbers=read)
     for reading in corpus.ingests:
-        counts = [
-            f"{n:,}" for n in (reading.records, reading.new, reading.changed, reading.unchanged, reading.rejected)
-        ]
+        n_records = reading.records + reading.rejected
+        counts = [f"{n:,}" for n in (n_records, reading.new, reading.changed, reading.unchanged, reading.rejected)]
         readings.add_row(str(reading.id), formatting.local_time(reading.started_at), reading.state, *counts)
     sources = table("reading", "vanished", "source", names={"source"}, numbers={"vanished"})
     for reading in corpus.ingests:
