@@ -1,8 +1,9 @@
-"""Small models with random weights, of the architectures that users bring, saved as the hub keeps them."""
+"""Small models with random weights, of many architectures, saved as on the hub."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ ENCODER_SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
 }
-# With weights as small as before training all tokens are nearly as likely, and the order of sums would decide.
+# With usual random weights all tokens are nearly as likely, and rounding would decide.
 SIZES: dict[str, Any] = {
     "d_model": 32,
     "encoder_layers": 2,
@@ -33,15 +34,24 @@ SIZES: dict[str, Any] = {
 
 
 def encoder_decoder(name: str, tokenizer: Any, **config: Any) -> Any:
-    """Return a model by the name that its classes begin with."""
+    """Return a model whose classes in transformers begin with ``name``."""
     own_config = getattr(transformers, f"{name}Config")(**{"vocab_size": len(tokenizer), **config})
     return getattr(transformers, f"{name}ForConditionalGeneration")(own_config)
 
 
 def save(folder: Path, model: Any, tokenizer: Any) -> Path:
+    """Save a model with its tokenizer, and return the folder."""
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def copy_with_settings(folder: Path, target: Path, **settings: Any) -> Path:
+    """Copy a model's folder, and change generation settings in the copy."""
+    shutil.copytree(folder, target)
+    file = target / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    return target
 
 
 def unigram(texts: Iterable[str], special: list[str], size: int = 400, unknown: str = "<unk>") -> Tokenizer:
@@ -51,8 +61,8 @@ def unigram(texts: Iterable[str], special: list[str], size: int = 400, unknown: 
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token=unknown, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    # The trainer's order and the last digits of its scores differ from run to run.
-    learnt = sorted(json.loads(tokenizer.to_str())["model"]["vocab"], key=lambda one: (one[0] not in special, one[0]))
+    # The order and the last digits of the scores differ between runs.
+    learnt = sorted(json.loads(tokenizer.to_str())["model"]["vocab"], key=lambda row: (row[0] not in special, row[0]))
     pieces = [(piece, round(score, 1)) for piece, score in learnt[len(special) :]]
     tokenizer.model = Unigram([*((piece, 0.0) for piece in special), *pieces], unk_id=special.index(unknown))
     return tokenizer
@@ -73,7 +83,7 @@ def byte_level(texts: Iterable[str], special: list[str], size: int = 500) -> Tok
 
 
 def _pieces(texts: list[str], max_length: int) -> transformers.PreTrainedTokenizerFast:
-    """Return a tokenizer of pieces of words that puts an end after each text."""
+    """Return a tokenizer of word pieces that puts an end token after each text."""
     tokenizer = unigram(texts, ["<pad>", "</s>", "<unk>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -81,7 +91,7 @@ def _pieces(texts: list[str], max_length: int) -> transformers.PreTrainedTokeniz
 
 
 def t5(folder: Path, texts: list[str], kind: str = "T5", **config: Any) -> Path:
-    """A model of a ``kind`` of T5, by the name that its classes begin with."""
+    """Save a T5, or a variant whose classes begin with ``kind``."""
     fast = _pieces(texts, 512)
     settings = {
         "d_model": 32,
@@ -101,7 +111,7 @@ def t5(folder: Path, texts: list[str], kind: str = "T5", **config: Any) -> Path:
     return save(folder, model, fast)
 
 
-def _of_barts_kind(folder: Path, texts: list[str], name: str, **config: Any) -> Path:
+def _bart_like(folder: Path, texts: list[str], name: str, **config: Any) -> Path:
     fast = byte_pairs(texts)
     fast.model_max_length = 1024
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
@@ -112,13 +122,13 @@ def _of_barts_kind(folder: Path, texts: list[str], name: str, **config: Any) -> 
 
 
 def bart(folder: Path, texts: list[str]) -> Path:
-    return _of_barts_kind(folder, texts, "Bart", max_position_embeddings=128)
+    return _bart_like(folder, texts, "Bart", max_position_embeddings=128)
 
 
 def led(folder: Path, texts: list[str]) -> Path:
-    """Its encoder sees 16 tokens around each, so that texts of more are padded to a multiple of them."""
+    """Save an LED. Its encoder sees 16 tokens around each token, so longer texts are padded to a multiple of 16."""
     positions = {"max_encoder_position_embeddings": 256, "max_decoder_position_embeddings": 128}
-    return _of_barts_kind(folder, texts, "LED", attention_window=16, **positions)
+    return _bart_like(folder, texts, "LED", attention_window=16, **positions)
 
 
 def pegasus(folder: Path, texts: list[str]) -> Path:
@@ -175,7 +185,7 @@ def marian(folder: Path, texts: list[str], language_tokens: tuple[str, ...] = ()
 
 
 def multilingual(folder: Path, texts: list[str], codes: list[str], kind: str) -> Path:
-    """The three families that are told languages by tokens: nllb, mbart and m2m100."""
+    """Save an nllb, mbart or m2m100, which get languages as tokens."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     if kind == "nllb":
         bpe = Tokenizer(BPE(unk_token="<unk>"))
@@ -206,7 +216,7 @@ def multilingual(folder: Path, texts: list[str], codes: list[str], kind: str) ->
 
 
 def words(texts: Sequence[str], *, typed: bool) -> transformers.PreTrainedTokenizerFast:
-    """Return BERT's kind of tokenizer, which may tell the first text of a pair from the second."""
+    """Return a tokenizer of BERT's kind. If ``typed``, it marks the second text of a pair."""
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -226,8 +236,19 @@ def words(texts: Sequence[str], *, typed: bool) -> transformers.PreTrainedTokeni
     )
 
 
+def sentence_pieces(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
+    """Return a tokenizer of DeBERTa's kind, whose tokens begin with the white space before a word."""
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    tokenizer = unigram(texts, special, size=500, unknown="[UNK]")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk", "mask")}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **names)
+
+
 def byte_pairs(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
-    """Return RoBERTa's kind of tokenizer."""
+    """Return a tokenizer of RoBERTa's kind."""
     tokenizer = byte_level(texts, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     return transformers.PreTrainedTokenizerFast(
@@ -245,21 +266,13 @@ def byte_pairs(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
 
 def bert(folder: Path, texts: list[str]) -> Path:
     tokenizer = words(texts, typed=True)
-    config = transformers.BertConfig(
-        vocab_size=len(tokenizer),
-        **ENCODER_SIZES,
-        max_position_embeddings=128,
-    )
+    config = transformers.BertConfig(vocab_size=len(tokenizer), **ENCODER_SIZES, max_position_embeddings=128)
     return save(folder, transformers.BertModel(config), tokenizer)
 
 
 def roberta(folder: Path, texts: list[str]) -> Path:
     tokenizer = byte_pairs(texts)
     config = transformers.RobertaConfig(
-        vocab_size=len(tokenizer),
-        **ENCODER_SIZES,
-        max_position_embeddings=66,
-        type_vocab_size=1,
-        pad_token_id=1,
+        vocab_size=len(tokenizer), **ENCODER_SIZES, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1
     )
     return save(folder, transformers.RobertaModel(config), tokenizer)

@@ -1,4 +1,4 @@
-"""Small classifiers with random weights, of each architecture that users bring."""
+"""Small classifiers with random weights, of many architectures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from docmill.tasks.backends.accelerator import quiet
 from tests.tasks import architectures
 
-# Weights are larger than before training, so that the labels' scores lie apart.
+# Weights are larger than usual random weights, so that the scores of labels differ.
 SPREAD = 0.2
 SIZES: dict[str, Any] = {**architectures.ENCODER_SIZES, "initializer_range": SPREAD}
 DISTILLED: dict[str, Any] = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "initializer_range": SPREAD}
@@ -47,11 +47,11 @@ CONFIGS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "funnel": (transformers.FunnelConfig, FUNNEL),
     "longformer": (transformers.LongformerConfig, {**SIZES, "attention_window": 16, "sep_token_id": 2}),
 }
-# Those that are read with RoBERTa's tokenizer, without types of tokens.
+# Architectures with RoBERTa's tokenizer, which has no token types.
 BYTES = frozenset({"roberta", "xlm-roberta", "bart", "longformer"})
-# Those that give a text other numbers beside a longer one, which brings padding.
+# Architectures whose numbers for a text depend on padding.
 READ_PADDING = frozenset({"convbert", "fnet", "nystromformer", "yoso", "funnel"})
-# Those whose head wants more than the encoder's last hidden states, or that tell the encoder more than its tokens.
+# Architectures whose head needs more than the last hidden states, or whose encoder needs more than tokens.
 WHOLE = READ_PADDING | {"bart", "longformer"}
 NAMES = tuple(CONFIGS)
 
@@ -66,7 +66,7 @@ def classifier(
     tokenizer: PreTrainedTokenizerFast | None = None,
     **config: Any,
 ) -> Path:
-    """Save a classifier of an architecture, with four labels unless ``config`` says otherwise."""
+    """Save a classifier of an architecture, with four labels by default."""
     if tokenizer is None:
         tokenizer = (
             architectures.byte_pairs(texts)
@@ -75,7 +75,7 @@ def classifier(
                 texts, typed=name in {"bert", "electra", "squeezebert", "layoutlm", "convbert", "fnet", "funnel"}
             )
         )
-    of, sizes = CONFIGS[name]
+    config_class, sizes = CONFIGS[name]
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 130,
@@ -87,7 +87,7 @@ def classifier(
     settings["label2id"] = {label: number for number, label in settings["id2label"].items()}
     torch.manual_seed(seed)
     with quiet():
-        model = head.from_config(of(**settings))
+        model = head.from_config(config_class(**settings))
         if name == "bart":
             model.classification_head.out_proj.weight.data.normal_(std=SPREAD)
     return architectures.save(folder, model, tokenizer)

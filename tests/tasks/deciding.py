@@ -1,7 +1,7 @@
-"""Equality with a reference model's outputs, but for those on which the reference itself is undecided.
+"""Equality with a reference model's outputs, except where rounding decides.
 
-Where two tokens are nearly as likely, rounding chooses between them. It depends on the processor, the batch and the
-library, so such an output says nothing about the code under test.
+If two tokens are nearly as likely, rounding chooses between them. It differs between processors, batches and
+libraries, so such an output does not test our code.
 """
 
 from __future__ import annotations
@@ -24,54 +24,54 @@ Same = Callable[[Any, Any], bool]
 
 @contextmanager
 def disturbed(seed: int, noise: float = NOISE) -> Iterator[None]:
-    """Change each weight of the models of transformers that compute meanwhile by about ``noise`` of its size."""
-    own = PreTrainedModel.__call__
-    before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    """Change each weight of the transformers models that compute meanwhile by about ``noise`` of its size."""
+    call_model = PreTrainedModel.__call__
+    originals: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     chance = torch.Generator().manual_seed(seed)
 
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
         for weight in self.parameters():
-            if weight.is_floating_point() and id(weight) not in before:
-                before[id(weight)] = (weight, weight.detach().clone())
+            if weight.is_floating_point() and id(weight) not in originals:
+                originals[id(weight)] = (weight, weight.detach().clone())
                 weight.data *= 1 + noise * torch.randn(weight.shape, generator=chance)
-        return own(self, *arguments, **options)
+        return call_model(self, *arguments, **options)
 
     try:
         with patch.object(PreTrainedModel, "__call__", call):
             yield
     finally:
-        for weight, kept in before.values():
-            weight.data.copy_(kept)
+        for weight, original in originals.values():
+            weight.data.copy_(original)
 
 
 def undecided(reference: Callable[[], Sequence[Any]], expected: Sequence[Any], same: Same = eq) -> set[int]:
-    """Return the places whose outputs change when the weights of the reference are disturbed."""
-    found: set[int] = set()
+    """Return the places of outputs that change if the weights of the reference are disturbed."""
+    changing: set[int] = set()
     for seed in SEEDS:
         with disturbed(seed):
-            again = reference()
-        found |= {place for place, output in enumerate(again) if not same(output, expected[place])}
-    return found
+            disturbed_outputs = reference()
+        changing |= {place for place, output in enumerate(disturbed_outputs) if not same(output, expected[place])}
+    return changing
 
 
 def require_equal(
-    found: Sequence[Output | None],
+    actual: Sequence[Output | None],
     reference: Callable[[], Sequence[Output]],
     *,
     same: Same = eq,
     expected: Sequence[Output] | None = None,
 ) -> Sequence[Output]:
-    """Assert that outputs are those of a reference, which computes with models of transformers.
+    """Assert that outputs equal a reference's, which computes with models of transformers, and return the latter.
 
-    An output may differ where the reference is undecided: one of them, or a quarter. Return the reference's outputs;
-    ``expected`` are these where they are known.
+    Outputs may differ where the reference is undecided: at most a quarter, but always one. Pass ``expected`` if the
+    reference's outputs are known already.
     """
     if expected is None:
         expected = reference()
-    assert len(found) == len(expected)
-    differing = [place for place, output in enumerate(found) if not same(output, expected[place])]
+    assert len(actual) == len(expected)
+    differing = [place for place, output in enumerate(actual) if not same(output, expected[place])]
     if differing:
         decided = set(differing) - undecided(reference, expected, same)
-        assert [(found[place], expected[place]) for place in sorted(decided)] == []
+        assert [(actual[place], expected[place]) for place in sorted(decided)] == []
         assert len(differing) <= max(1, len(expected) // 4)
     return expected

@@ -1,4 +1,4 @@
-"""Small decoder-only models with random weights, of the architectures that users bring, as the hub keeps them."""
+"""Small decoder-only models with random weights, of many architectures, saved as on the hub."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CHAT = (
 )
 _SPECIAL = [END, "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
 _SIZES: dict[str, Any] = {
-    "hidden_size": 128,  # heads of 32: the smallest that vLLM has
+    "hidden_size": 128,  # heads of 32, the smallest that vLLM supports
     "intermediate_size": 128,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
-    # Wider than trained weights are, so that outputs vary and have no near-ties.
+    # Larger than trained weights, so that outputs vary and have no near-ties.
     "initializer_range": 0.15,
 }
 
@@ -41,22 +41,22 @@ def _ids(tokenizer: Any) -> dict[str, Any]:
     return {"vocab_size": len(tokenizer), "eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 1}
 
 
-def _save(folder: Path, model: Any, tokenizer: Any, own: Mapping[str, Any]) -> Path:
-    for name, value in own.items():
+def _save(folder: Path, model: Any, tokenizer: Any, generation: Mapping[str, Any]) -> Path:
+    for name, value in generation.items():
         setattr(model.generation_config, name, value)
     return save(folder, model, tokenizer)
 
 
-def gpt2(folder: Path, texts: list[str], **own: Any) -> Path:
+def gpt2(folder: Path, texts: list[str], **generation: Any) -> Path:
     tokenizer = _tokenizer(texts, chat=False)
     config = transformers.GPT2Config(
         n_positions=256, n_embd=128, n_layer=3, n_head=4, initializer_range=0.15, **_ids(tokenizer)
     )
-    return _save(folder, transformers.GPT2LMHeadModel(config), tokenizer, own)
+    return _save(folder, transformers.GPT2LMHeadModel(config), tokenizer, generation)
 
 
 def nul_after_a_bang(folder: Path, texts: list[str]) -> Path:
-    """A GPT-2 that writes a NUL after a `!`, and an `x` after anything else: its layers add nothing."""
+    """Save a GPT-2 that writes a NUL after a `!`, and an `x` after anything else. Its layers add nothing."""
     import torch
 
     tokenizer = _tokenizer(texts, chat=False)
@@ -77,13 +77,13 @@ def nul_after_a_bang(folder: Path, texts: list[str]) -> Path:
 
 
 def _decoder(name: str, **config: Any) -> Callable[..., Path]:
-    """Return the function that saves a model with a chat template, by the name that its classes begin with."""
+    """Return a function that saves a model with a chat template, whose classes begin with ``name``."""
 
-    def make(folder: Path, texts: list[str], **own: Any) -> Path:
+    def make(folder: Path, texts: list[str], **generation: Any) -> Path:
         tokenizer = _tokenizer(texts, chat=True)
         config_class = getattr(transformers, f"{name}TextConfig", None) or getattr(transformers, f"{name}Config")
         model = getattr(transformers, f"{name}ForCausalLM")(config_class(**_SIZES, **_ids(tokenizer), **config))
-        return _save(folder, model, tokenizer, own)
+        return _save(folder, model, tokenizer, generation)
 
     return make
 
@@ -91,7 +91,7 @@ def _decoder(name: str, **config: Any) -> Callable[..., Path]:
 llama = _decoder("Llama")
 qwen2 = _decoder("Qwen2")
 qwen3 = _decoder("Qwen3", head_dim=32, tie_word_embeddings=True)
-# Two of its three layers see only the last 12 tokens. Tied and scaled, random weights say the last token for ever.
+# Two of its three layers see only the last 12 tokens. Tied and scaled, random weights would repeat the last token.
 gemma3 = _decoder(
     "Gemma3",
     head_dim=32,
@@ -102,13 +102,13 @@ gemma3 = _decoder(
 )
 
 
-def gemma3_with_images(folder: Path, texts: list[str], **own: Any) -> Path:
-    """The larger Gemma 3 models, which also read images: the config of their decoder is inside another."""
+def gemma3_with_images(folder: Path, texts: list[str], **generation: Any) -> Path:
+    """Save a Gemma 3 that also reads images. The config of its decoder is inside another config."""
     tokenizer = _tokenizer(texts, chat=True)
     text = {**_SIZES, **_ids(tokenizer), "head_dim": 32, "query_pre_attn_scalar": 32, "tie_word_embeddings": False}
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = transformers.Gemma3Config(text_config=text, vision_config=vision, tie_word_embeddings=False)
-    return _save(folder, transformers.Gemma3ForConditionalGeneration(config), tokenizer, own)
+    return _save(folder, transformers.Gemma3ForConditionalGeneration(config), tokenizer, generation)
 
 
 DECODERS: Mapping[str, Callable[..., Path]] = {

@@ -1,4 +1,4 @@
-"""A model hub for tests: serves folders under their ids, at one commit, as the hub's client asks for them."""
+"""A model hub for tests, which serves folders under their ids at a single commit."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SILENT = -1
 class Hub:
     """A hub that serves ``models``.
 
-    ``fault`` gives a path's status in place of an answer; SILENT is no answer at all. ``token`` is wanted from
-    everybody. ``asked`` has the paths that were asked for, ``tokens`` what they were asked for with, and ``sent`` the
-    bytes that were sent of each file's name.
+    ``fault`` returns an error's status for a path, or SILENT for no answer. Every request needs the ``token``.
+    ``asked`` has the requested paths, ``tokens`` the credentials of requests, and ``sent`` the bytes that were sent,
+    by the name of the file.
     """
 
     models: Mapping[str, Path]
@@ -36,16 +36,16 @@ class Hub:
 
 
 @contextmanager
-def serving(one: Hub, port: int = 0, handler: type[Handler] | None = None) -> Iterator[Hub]:
+def serving(hub: Hub, port: int = 0, handler: type[Handler] | None = None) -> Iterator[Hub]:
     """Serve a hub until the end of the block, at its ``endpoint``."""
     over = threading.Event()
-    serves = type("Serving", (handler or Handler,), {"one": one, "over": over})
+    serves = type("Serving", (handler or Handler,), {"hub": hub, "over": over})
     server = ThreadingHTTPServer(("127.0.0.1", port), serves)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    one.endpoint = f"http://127.0.0.1:{server.server_port}"
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield one
+        yield hub
     finally:
         over.set()
         server.shutdown()
@@ -54,7 +54,7 @@ def serving(one: Hub, port: int = 0, handler: type[Handler] | None = None) -> It
 
 
 def environment(endpoint: str, home: Path) -> dict[str, str]:
-    """Return the settings of a client of this hub with its own cache."""
+    """Return the environment of a client of this hub that has its own cache."""
     return {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home / "hf"),
@@ -65,7 +65,7 @@ def environment(endpoint: str, home: Path) -> dict[str, str]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    one: Hub
+    hub: Hub
     over: threading.Event
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
@@ -73,19 +73,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlparse(self.path).path)
-        self.one.asked.append(f"{self.command} {path}")
-        self.one.tokens.add(self.headers.get("Authorization"))
-        fault = self.one.fault(path)
+        self.hub.asked.append(f"{self.command} {path}")
+        self.hub.tokens.add(self.headers.get("Authorization"))
+        fault = self.hub.fault(path)
         if fault == SILENT:
             self.over.wait()
         elif fault is not None:
             self.answer(fault, b"", {})
-        elif self.one.token is not None and self.headers.get("authorization") != f"Bearer {self.one.token}":
+        elif self.hub.token is not None and self.headers.get("authorization") != f"Bearer {self.hub.token}":
             self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
-        elif (model := next((model for model in self.one.models if f"/{model}/" in f"{path}/"), None)) is None:
+        elif (model := next((model for model in self.hub.models if f"/{model}/" in f"{path}/"), None)) is None:
             self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
         else:
-            self.serve(path, model, self.one.models[model])
+            self.serve(path, model, self.hub.models[model])
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -117,11 +117,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             with suppress(OSError):  # the client has enough
                 for start in range(0, len(body), 65_536):
-                    self.one.sent[name] += self.wfile.write(body[start : start + 65_536])
+                    self.hub.sent[name] += self.wfile.write(body[start : start + 65_536])
 
 
 def entry(folder: Path, name: str) -> dict[str, object]:
-    """Return what a hub says of a file."""
+    """Return a hub's entry of a file."""
     file = folder / name
     return {"type": "file", "path": name, "size": file.stat().st_size, "oid": oid(file)}
 

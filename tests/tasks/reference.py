@@ -1,4 +1,4 @@
-"""Generate with transformers itself, one text at a time, in float32."""
+"""Outputs of the libraries themselves, in float32."""
 
 from __future__ import annotations
 
@@ -8,43 +8,55 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoding import seed_of
 
 
-def written(
+def load_sentence_transformer(folder: Path) -> SentenceTransformer:
+    """Return the model of a folder, opened by sentence-transformers."""
+    with quiet():
+        return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+
+
+def generate_texts(
     folder: Path,
     inputs: Sequence[str],
     *,
-    chat: bool,
+    model: Any = None,
+    raw: bool = False,
     stop: str | None = None,
     stripped: bool = False,
     seed: int = 0,
     number: int = 0,
     **settings: Any,
 ) -> list[str]:
-    """Return the output of a decoder-only model for each input, ``stripped`` of white space at its ends.
+    """Return the text that transformers' generate writes for each input, one at a time.
 
-    Samples, with ``do_sample``, are drawn after torch was seeded for the input, and for the ``number`` of the output.
+    The model is the folder's decoder-only model or ``model``. Its chat template is used unless ``raw``. With
+    ``do_sample``, torch is seeded for each input and for the ``number`` of the output. ``stripped`` removes white
+    space at the ends.
     """
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = model or AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    chat = tokenizer.chat_template is not None and not raw
     answers = []
     for text in inputs:
-        asked = [{"role": "user", "content": text}]
-        prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) if chat else text
+        messages = [{"role": "user", "content": text}]
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) if chat else text
         encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat)
         with torch.inference_mode(), quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, encoded["input_ids"][0].tolist(), number))
             ids = model.generate(
-                encoded["input_ids"],
+                input_ids=encoded["input_ids"],
                 attention_mask=encoded["attention_mask"],
                 **{"do_sample": False, **settings},
             )
-        answer = tokenizer.decode(ids[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+        begin = 0 if model.config.is_encoder_decoder else encoded["input_ids"].shape[1]
+        answer = tokenizer.decode(ids[0, begin:], skip_special_tokens=True)
         answer = answer if stop is None else answer.partition(stop)[0]
         answers.append(answer.strip() if stripped else answer)
     return answers
@@ -57,7 +69,7 @@ def _encoder_decoder(folder: Path) -> tuple[Any, Any]:
         return AutoTokenizer.from_pretrained(folder), model
 
 
-def seq2seq_texts(
+def write_seq2seq(
     folder: Path,
     inputs: Sequence[str],
     *,
@@ -69,9 +81,10 @@ def seq2seq_texts(
     number: int = 0,
     **settings: Any,
 ) -> list[str]:
-    """Return the outputs of transformers' own generate for each input, all outputs of an input in a row.
+    """Return the texts that transformers' generate writes for each input with an encoder-decoder, one at a time.
 
-    The settings of the folder count. `weights` is a folder that has the same weights under other settings.
+    Several outputs of an input follow each other. The generation settings are those of ``folder``; ``weights`` is
+    another folder with the same weights, which may be loaded already.
     """
     tokenizer, model = _encoder_decoder(weights or folder)
     with quiet():

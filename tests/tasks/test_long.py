@@ -1,4 +1,4 @@
-"""A document of fifty megabytes in one line."""
+"""A document of fifty megabytes on one line."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ ticket = engine.submit(spec, [(1, text)])
 assert ticket.wait(120)
 engine.close()
 outcome = ticket.finished()[0]
-same = outcome.text == text
+is_same = outcome.text == text
 # Not getrusage: its maximum starts from that of the process which started this one.
 peak_kib = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-print(json.dumps([outcome.status, same, peak_kib]))
+print(json.dumps([outcome.status, is_same, peak_kib]))
 """
 
 
 @pytest.mark.slow
 def test_fifty_megabytes_in_one_line_take_little_memory() -> None:
     command = [sys.executable, "-W", "error", "-c", FIFTY_MEGABYTES]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    status, same, peak_kib = json.loads(done.stdout)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert process.returncode == 0, process.stderr
+    status, is_same, peak_kib = json.loads(process.stdout)
     assert status == Status.DONE
-    assert same
+    assert is_same
     assert peak_kib < 1_000_000

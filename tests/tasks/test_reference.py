@@ -1,4 +1,4 @@
-"""The same outputs as the libraries give by themselves, one document at a time, in float32."""
+"""The shipped models compute what the libraries do, one document at a time, in float32."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from math import ceil
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
 
 from docmill.storage.core.specs import Status
-from docmill.tasks.backends.accelerator import quiet
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, vector_of, vectors_of
 from tests.tasks.real_lines import some_and_more
-from tests.tasks.reference import seq2seq_texts
+from tests.tasks.reference import load_sentence_transformer, write_seq2seq
 
 
 def one_paragraph(texts: list[str], count: int) -> list[str]:
-    """Texts that are one window for every task: one line, without a bullet, within the shortest limit."""
+    """Return texts that are one window for every task: lines without a bullet, within the shortest limit."""
     paragraphs = [part for text in texts for part in text.split("\n\n") if "\n" not in part]
     plain = [part for part in paragraphs if 8 < len(part.split()) < 30 and part[0].isalpha()]
     chosen = list(dict.fromkeys(plain))[:count]
@@ -28,28 +26,27 @@ def one_paragraph(texts: list[str], count: int) -> list[str]:
 def test_embeddings_are_those_of_sentence_transformers(
     bench: Bench, descriptions: list[str], french: list[str], count: int
 ) -> None:
-    every = [*descriptions, *french]
-    texts = every[:: len(every) // count][:count]
+    examples = [*descriptions, *french]
+    texts = examples[:: len(examples) // count][:count]
     assert len(texts) == count
     spec = bench.spec("embed", "minilm")
-    with quiet():
-        model = SentenceTransformer(str(bench.folder(spec)), device="cpu", local_files_only=True)
-    # A longer text is averaged over its windows here, and cut off there.
+    model = load_sentence_transformer(bench.folder(spec))
+    # docmill averages a longer text over its windows; sentence-transformers cuts it off.
     short = [text for text in texts if len(model.tokenizer(text)["input_ids"]) <= model.max_seq_length]
     assert len(short) > 0.9 * count
     expected = model.encode(short, show_progress_bar=False)
     outcomes = bench.run(spec, texts)
     assert all(outcome.status is Status.DONE for outcome in outcomes)
     by_text = dict(zip(texts, outcomes, strict=True))
-    actual = np.stack([np.frombuffer(by_text[text].vector or b"", "<f4") for text in short])
+    actual = vectors_of([by_text[text] for text in short])
     cosines = (actual * expected).sum(axis=1)
     assert cosines.min() >= 0.9999
-    lengths = [np.linalg.norm(np.frombuffer(outcome.vector or b"", "<f4")) for outcome in outcomes]
+    lengths = [np.linalg.norm(vector_of(outcome)) for outcome in outcomes]
     assert np.allclose(lengths, 1, atol=1e-5)
 
 
-# By backend and beams, how many of a hundred outputs may differ. CTranslate2 ends a search by its own rule: it counts
-# hypotheses, where transformers asks whether a better one still seems possible.
+# By backend and beams: how many of a hundred outputs may differ. CTranslate2 ends a search after some number of
+# hypotheses, transformers when no better one seems possible.
 DIFFERENT = {("transformers", 1): 1, ("transformers", 4): 1, ("ctranslate2", 1): 1, ("ctranslate2", 4): 8}
 
 
@@ -69,7 +66,7 @@ def test_summaries_and_translations_are_those_of_generate(
 ) -> None:
     texts = one_paragraph(french if task == "translate" else descriptions, count)
     spec = each_writer.spec(task, model, beams=beams)
-    expected = seq2seq_texts(each_writer.folder(spec), texts, num_beams=beams)
-    actual = [outcome.text for outcome in each_writer.run(spec, texts)]
-    differing = sum(one != other for one, other in zip(actual, expected, strict=True))
+    expected = write_seq2seq(each_writer.folder(spec), texts, num_beams=beams)
+    actual = each_writer.write(spec, texts)
+    differing = sum(text != expected_text for text, expected_text in zip(actual, expected, strict=True))
     assert differing <= ceil(DIFFERENT[each_writer.backend, beams] * count / 100)

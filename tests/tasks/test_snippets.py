@@ -1,4 +1,4 @@
-"""The page for people who know transformers: each command gives the output of the snippet before it."""
+"""On the page for users of transformers, each command gives the output of the snippet before it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from docmill.worker.cli.commands.run import given_options, run_command
 from docmill.worker.settings import load_settings
 from docmill.worker.submit.request import spec_of
 from tests.tasks import architectures, decoders
-from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
-from tests.tasks.conftest import EngineOf, example_rows, outcomes_of
+from tests.tasks.architectures import copy_with_settings
+from tests.tasks.conftest import MARIAN, EngineOf, example_rows, outcomes_of, vector_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "from-transformers.md"
 PAIR = re.compile(
@@ -38,16 +38,15 @@ TEXTS = 3
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
-    """A folder with small models under the names of the page."""
+    """Return a folder with small models under the names that the page uses."""
     torch.manual_seed(4)
-    folder, some = tmp_path_factory.mktemp("models"), descriptions[:40]
+    folder, texts = tmp_path_factory.mktemp("models"), descriptions[:40]
     loud: dict[str, Any] = {"initializer_factor": 6.0, "tie_word_embeddings": False}
-    architectures.t5(folder / "google-t5" / "t5-base", some, **loud)
-    architectures.bert(folder / "google-bert" / "bert-base-uncased", some)
-    decoders.gpt2(folder / "openai-community" / "gpt2", some)
-    shipped = Path(__file__).resolve().parents[2] / "examples" / "models" / "marian-ddtp"
+    architectures.t5(folder / "google-t5" / "t5-base", texts, **loud)
+    architectures.bert(folder / "google-bert" / "bert-base-uncased", texts)
+    decoders.gpt2(folder / "openai-community" / "gpt2", texts)
     (folder / "Helsinki-NLP").mkdir()
-    edited(shipped, folder / "Helsinki-NLP" / "opus-mt-es-en")
+    copy_with_settings(MARIAN, folder / "Helsinki-NLP" / "opus-mt-es-en")
     return folder
 
 
@@ -59,32 +58,31 @@ def test_the_command_gives_the_outputs_of_the_snippet(
     monkeypatch.chdir(models)
     rows = example_rows("french.jsonl" if "translate" in command else "descriptions.jsonl")
     texts = [" ".join(row["text"].split()[:12]) for row in rows[:TEXTS]]
-    outcomes = of_command(command, texts, tmp_path, engine_of)
+    outcomes = run_docmill(command, texts, tmp_path, engine_of)
     for text, outcome in zip(texts, outcomes, strict=True):
-        answer = of_snippet(code, text)
+        answer = run_snippet(code, text)
         if isinstance(answer, str):
             assert outcome.text == answer
         else:
-            assert outcome.vector is not None
-            np.testing.assert_allclose(np.frombuffer(outcome.vector, "<f4"), answer.detach().numpy(), atol=2e-5)
+            np.testing.assert_allclose(vector_of(outcome), answer.detach().numpy(), atol=2e-5)
     assert len({outcome.text or outcome.vector for outcome in outcomes}) > 1
 
 
-def of_command(command: str, texts: list[str], home: Path, engine_of: EngineOf) -> list[Outcome]:
-    """Return the outcomes of texts under the spec that the options of a command make."""
+def run_docmill(command: str, texts: list[str], home: Path, engine_of: EngineOf) -> list[Outcome]:
+    """Return the outcomes of texts under the spec of a command."""
     _, task, *arguments = shlex.split(command)
     task_command = run_command.get_command(click.Context(run_command), task)
     assert task_command is not None
-    given = dict(task_command.make_context(task, arguments).params)
+    params = dict(task_command.make_context(task, arguments).params)
     settings = load_settings(home=home)
-    options = given_options(task, given, dtype="float32")
-    spec = spec_of(settings, task, given["model"], None, options)
+    options = given_options(task, params, dtype="float32")
+    spec = spec_of(settings, task, params["model"], None, options)
     opened: Callable[..., Any] = partial(open_backend, device="cpu", folders=ModelFolders(None, settings.cache_dir))
     return outcomes_of(engine_of(opened), spec, texts)
 
 
-def of_snippet(code: str, text: str) -> Any:
-    """Return the answer of a snippet for a text. Samples are drawn after torch was seeded as for the text."""
+def run_snippet(code: str, text: str) -> Any:
+    """Return a snippet's answer for a text. Before it draws samples, torch is seeded as docmill does for the text."""
     with quiet(), torch.random.fork_rng(devices=[]):
         names: dict[str, Any] = {"text": text}
         if "do_sample" in code:

@@ -1,4 +1,4 @@
-"""Small decoder-only models, and short texts."""
+"""Small decoder-only models, and texts that fit their windows."""
 
 from __future__ import annotations
 
@@ -12,20 +12,33 @@ from tests.tasks.real_lines import real_lines
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> dict[str, Path]:
+def decoders(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> dict[str, Path]:
+    """Return the folders of small decoder-only models by the names of their architectures."""
     torch.manual_seed(11)
     folder = tmp_path_factory.mktemp("decoders")
     return {name: make(folder / name, descriptions[:40]) for name, make in DECODERS.items()}
 
 
 @pytest.fixture(scope="session")
+def gpt2(decoders: dict[str, Path]) -> Path:
+    """Return the folder of a base model, which has no chat template."""
+    return decoders["gpt2"]
+
+
+@pytest.fixture(scope="session")
+def llama(decoders: dict[str, Path]) -> Path:
+    """Return the folder of a model with a chat template and a window of 256 tokens."""
+    return decoders["llama"]
+
+
+@pytest.fixture(scope="session")
 def sentences(descriptions: list[str]) -> list[str]:
-    """Return 16 lines of 2 to 33 words: short lines end while the model reads long ones."""
+    """Return 16 lines of 2 to 33 words, so that some texts end while the model reads others."""
     lines = [text.replace("\n", " ") for text in descriptions]
     return [" ".join(line.split()[: 2 + 7 * number % 32]) for number, line in enumerate(lines[:16])]
 
 
 @pytest.fixture(scope="session")
 def lines(descriptions: list[str]) -> list[str]:
-    """Return real texts that fit the window of a small model."""
+    """Return 40 lines that fit the window of a small model."""
     return real_lines(descriptions, 40, shorter_than=90)

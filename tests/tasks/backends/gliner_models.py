@@ -10,10 +10,9 @@ import torch
 
 from docmill.tasks.backends.accelerator import quiet
 from tests.tasks import architectures, classifiers
-from tests.tasks.backends.encoder.test_token_classification import sentence_pieces
 
 LABELS = {"package": "package", "language": "programming language", "format": "file format"}
-# Weights are larger than before training, so that the scores of spans lie apart.
+# Weights are larger than usual random weights, so that the scores of spans differ.
 _SPREAD = 0.2
 _MOST_WORDS, _WIDEST = 60, 5
 _ENCODERS: dict[str, dict[str, Any]] = {
@@ -26,19 +25,19 @@ _ENCODERS: dict[str, dict[str, Any]] = {
     },
     "modernbert": {**classifiers.SIZES, **classifiers.MODERN, "local_attention": 8},
 }
-# Each encoder with the two kinds of spans: all up to a width, or those between tokens that begin and end one.
+# Each encoder with both kinds of spans: all up to a width, or those between begin and end tokens.
 DESIGNS = [(encoder, span_mode) for encoder in _ENCODERS for span_mode in ("markerV0", "token_level")]
 _SEEDS = range(60)
 _FEW = 10
 
 
 def gliner_model(folder: Path, texts: Sequence[str], encoder: str, span_mode: str) -> Path:
-    """Save a model that finds entities of several labels in the texts, with a tokenizer that was trained on them.
+    """Save a model that finds entities of several labels in the texts, and a tokenizer that is trained on them.
 
-    The trainers of tokenizers give another vocabulary each time, so the seed of the weights is sought.
+    Each training gives another vocabulary, so several seeds of the weights are tried.
     """
     if encoder == "deberta-v2":
-        tokenizer = sentence_pieces(texts)
+        tokenizer = architectures.sentence_pieces(texts)
         tokenizer.model_max_length = int(1e30)
     else:
         tokenizer = architectures.words(texts, typed=encoder == "bert")
@@ -60,8 +59,8 @@ def gliner_model(folder: Path, texts: Sequence[str], encoder: str, span_mode: st
     }
     for seed in _SEEDS:
         model = _random(config, seed)
-        found = [one["label"] for of_text in model.inference(list(texts[:20]), LABELS) for one in of_text]
-        if len(found) > _FEW and len({*found}) > 1:
+        labels = [entity["label"] for of_text in model.inference(list(texts[:20]), LABELS) for entity in of_text]
+        if len(labels) > _FEW and len({*labels}) > 1:
             model.save_pretrained(folder, safe_serialization=True)
             return folder
     raise AssertionError(f"no seed makes a {encoder} with {span_mode} that finds something")

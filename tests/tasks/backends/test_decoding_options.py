@@ -1,8 +1,8 @@
-"""Options of decoding: the outputs of transformers' generate, one text at a time, in float32, for both families."""
+"""Outputs with decoding options are those of transformers' generate, one text at a time, in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from docmill.tasks.errors import BadOption, CannotServe
-from tests.tasks import decoders, reference
-from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
-from tests.tasks.conftest import Bench, data_of
+from tests.tasks import decoders
+from tests.tasks.architectures import copy_with_settings
+from tests.tasks.conftest import SYNOPSIS, Bench, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more
-from tests.tasks.reference import seq2seq_texts as summaries
+from tests.tasks.reference import generate_texts, write_seq2seq
 
 NEW_TOKENS = 16
-# Options of docmill under the names that transformers has for them.
+# Options that have the same names in transformers.
 GREEDY: dict[str, dict[str, Any]] = {
     "min_new_tokens": {"min_new_tokens": 12},
     "repetition_penalty": {"repetition_penalty": 1.8},
@@ -51,85 +51,90 @@ def sentences(descriptions: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
-    """A decoder-only model with many ends, so that outputs have different lengths."""
+    """Return the folder of a base model with many end tokens, so that outputs have different lengths."""
     torch.manual_seed(11)
     return decoders.gpt2(tmp_path_factory.mktemp("gpt2") / "m", descriptions[:40], eos_token_id=[0, *range(8, 60)])
 
 
 @pytest.fixture(scope="module")
-def marian(tmp_path_factory: pytest.TempPathFactory, bench: Bench) -> Path:
-    """An encoder-decoder that searches without beams by itself."""
-    shipped = bench.folder(bench.spec("summarize", "synopsis-ddtp"))
-    own = {"num_beams": 1, "max_length": NEW_TOKENS + 1, "bad_words_ids": None, "forced_eos_token_id": None}
-    return edited(shipped, tmp_path_factory.mktemp("marian") / "m", **own)
+def marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an encoder-decoder that searches without beams by default."""
+    settings = {"num_beams": 1, "max_length": NEW_TOKENS + 1, "bad_words_ids": None, "forced_eos_token_id": None}
+    return copy_with_settings(SYNOPSIS, tmp_path_factory.mktemp("marian") / "m", **settings)
 
 
-def generated(bench: Bench, folder: Path, texts: list[str], **options: Any) -> list[str | None]:
-    spec = bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS, **options)
-    return [outcome.text for outcome in bench.run(spec, texts)]
+def generate(bench: Bench, folder: Path, texts: list[str], **options: Any) -> list[str | None]:
+    spec = bench.spec("generate", folder, prompt="{text}", max_new_tokens=NEW_TOKENS, **options)
+    return bench.write(spec, texts)
 
 
-def summarized(bench: Bench, folder: Path, texts: list[str], **options: Any) -> list[str | None]:
-    return [outcome.text for outcome in bench.run(bench.spec("summarize", str(folder), **options), texts)]
+def summarize(bench: Bench, folder: Path, texts: list[str], **options: Any) -> list[str | None]:
+    return bench.write(bench.spec("summarize", folder, **options), texts)
+
+
+def draw_samples(write: Callable[..., list[str]], n: int) -> list[list[str]]:
+    """Return ``n`` samples of each text from a function that writes a numbered sample of all texts."""
+    by_number = [write(number=number) for number in range(n)]
+    return [[*samples] for samples in zip(*by_number, strict=True)]
 
 
 @half_and_more(GREEDY)
 def test_greedy_outputs_of_a_decoder_only_model_are_those_of_generate(
     bench: Bench, gpt2: Path, sentences: list[str], name: str
 ) -> None:
-    written = partial(reference.written, gpt2, sentences, chat=False, max_new_tokens=NEW_TOKENS, **GREEDY[name])
-    expected = require_equal(generated(bench, gpt2, sentences, **GREEDY[name]), written)
-    assert expected != reference.written(gpt2, sentences, chat=False, max_new_tokens=NEW_TOKENS)
+    reference = partial(generate_texts, gpt2, sentences, max_new_tokens=NEW_TOKENS, **GREEDY[name])
+    expected = require_equal(generate(bench, gpt2, sentences, **GREEDY[name]), reference)
+    assert expected != generate_texts(gpt2, sentences, max_new_tokens=NEW_TOKENS)
 
 
 @half_and_more(SAMPLED)
 def test_samples_of_a_decoder_only_model_are_those_of_generate_with_the_seed_of_the_text(
     bench: Bench, gpt2: Path, sentences: list[str], name: str
 ) -> None:
-    asked = {"do_sample": True, "max_new_tokens": NEW_TOKENS, "top_k": 0, **SAMPLED[name]}
-    written = partial(reference.written, gpt2, sentences, chat=False, seed=3, **asked)
-    expected = require_equal(generated(bench, gpt2, sentences, seed=3, **SAMPLED[name]), written)
-    assert expected != reference.written(gpt2, sentences, chat=False, seed=4, **asked)
+    settings = {"do_sample": True, "max_new_tokens": NEW_TOKENS, "top_k": 0, **SAMPLED[name]}
+    reference = partial(generate_texts, gpt2, sentences, seed=3, **settings)
+    expected = require_equal(generate(bench, gpt2, sentences, seed=3, **SAMPLED[name]), reference)
+    assert expected != generate_texts(gpt2, sentences, seed=4, **settings)
 
 
 def test_searches_by_beams_are_those_of_generate(bench: Bench, marian: Path, sentences: list[str]) -> None:
-    found = summarized(bench, marian, sentences, beams=4, **BEAMS)
-    expected = require_equal(found, partial(summaries, marian, sentences, num_beams=4, **BEAMS))
-    assert expected != summaries(marian, sentences, num_beams=4)
+    actual = summarize(bench, marian, sentences, beams=4, **BEAMS)
+    expected = require_equal(actual, partial(write_seq2seq, marian, sentences, num_beams=4, **BEAMS))
+    assert expected != write_seq2seq(marian, sentences, num_beams=4)
 
 
 def test_samples_of_an_encoder_decoder_are_those_of_generate_with_the_seed_of_the_text(
     bench: Bench, marian: Path, sentences: list[str]
 ) -> None:
     options = SAMPLED["all together"]
-    asked = {"do_sample": True, "top_k": 0, **options}
-    found = summarized(bench, marian, sentences, seed=3, **options)
-    require_equal(found, partial(summaries, marian, sentences, seed=3, **asked))
-    assert found != summaries(marian, sentences, seed=4, **asked)
+    settings = {"do_sample": True, "top_k": 0, **options}
+    actual = summarize(bench, marian, sentences, seed=3, **options)
+    require_equal(actual, partial(write_seq2seq, marian, sentences, seed=3, **settings))
+    assert actual != write_seq2seq(marian, sentences, seed=4, **settings)
 
 
 def test_an_encoder_decoder_whose_files_ask_for_samples_draws_them_from_all_tokens(
     bench: Bench, marian: Path, sentences: list[str], tmp_path: Path
 ) -> None:
-    folder = edited(marian, tmp_path / "sampling", do_sample=True, temperature=2.0)
-    expected = partial(summaries, folder, sentences, seed=3, do_sample=True, temperature=2.0, top_k=0)
-    require_equal(summarized(bench, folder, sentences, seed=3), expected)
+    folder = copy_with_settings(marian, tmp_path / "sampling", do_sample=True, temperature=2.0)
+    expected = partial(write_seq2seq, folder, sentences, seed=3, do_sample=True, temperature=2.0, top_k=0)
+    require_equal(summarize(bench, folder, sentences, seed=3), expected)
 
 
 def test_samples_of_beams_are_those_of_generate(bench: Bench, marian: Path, sentences: list[str]) -> None:
-    found = summarized(bench, marian, sentences[:5], beams=2, temperature=1.2, seed=3)
-    asked: dict[str, Any] = {"num_beams": 2, "do_sample": True, "temperature": 1.2, "top_k": 0}
-    require_equal(found, partial(summaries, marian, sentences[:5], seed=3, **asked))
+    actual = summarize(bench, marian, sentences[:5], beams=2, temperature=1.2, seed=3)
+    settings: dict[str, Any] = {"num_beams": 2, "do_sample": True, "temperature": 1.2, "top_k": 0}
+    require_equal(actual, partial(write_seq2seq, marian, sentences[:5], seed=3, **settings))
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_an_encoder_decoder_ends_its_output_before_a_text(
     bench: Bench, marian: Path, sentences: list[str], beams: int
 ) -> None:
-    spec = bench.spec("summarize", str(marian), beams=beams, stop=("e",))
+    spec = bench.spec("summarize", marian, beams=beams, stop=("e",))
     outcomes = bench.run(spec, sentences)
-    found = [outcome.text for outcome in outcomes]
-    require_equal(found, partial(summaries, marian, sentences, stop="e", num_beams=beams))
+    actual = [outcome.text for outcome in outcomes]
+    require_equal(actual, partial(write_seq2seq, marian, sentences, stop="e", num_beams=beams))
     stopped = [outcome for outcome in outcomes if outcome.tokens_out < NEW_TOKENS]
     assert len(stopped) > len(outcomes) / 4
     (alone,) = bench.run(spec, [sentences[outcomes.index(stopped[0])]])
@@ -152,55 +157,47 @@ def test_other_settings_of_a_generation_config_are_followed_by_decoder_only_mode
 ) -> None:
     torch.manual_seed(11)
     folder = decoders.gpt2(tmp_path / "own", descriptions[:40], eos_token_id=[0, *range(8, 60)], **FILES[name])
-    asked = {"do_sample": FILES[name].get("do_sample", False), "max_new_tokens": NEW_TOKENS}
-    written = partial(reference.written, folder, sentences, chat=False, **asked)
-    require_equal(generated(bench, folder, sentences), written)
+    settings = {"do_sample": FILES[name].get("do_sample", False), "max_new_tokens": NEW_TOKENS}
+    reference = partial(generate_texts, folder, sentences, **settings)
+    require_equal(generate(bench, folder, sentences), reference)
 
 
-def test_several_samples_are_each_of_generate_with_a_seed_of_its_own_and_the_first_is_that_of_one(
+def test_each_of_several_samples_is_that_of_generate_and_the_first_is_that_of_a_single_sample(
     bench: Bench, gpt2: Path, sentences: list[str]
 ) -> None:
-    asked: dict[str, Any] = {"temperature": 1.1, "top_p": 0.9}
-    spec = bench.spec("generate", str(gpt2), prompt="{text}", max_new_tokens=NEW_TOKENS, n=3, **asked)
-    reference_of = partial(
-        reference.written, gpt2, sentences, chat=False, do_sample=True, max_new_tokens=NEW_TOKENS, top_k=0
+    options: dict[str, Any] = {"temperature": 1.1, "top_p": 0.9}
+    spec = bench.spec("generate", gpt2, prompt="{text}", max_new_tokens=NEW_TOKENS, n=3, **options)
+    write_one = partial(
+        generate_texts, gpt2, sentences, do_sample=True, max_new_tokens=NEW_TOKENS, top_k=0, **options
     )
-
-    def expected() -> list[list[str]]:
-        each = [reference_of(number=number, **asked) for number in range(3)]
-        return [[*texts] for texts in zip(*each, strict=True)]
-
     outcomes = bench.run(spec, sentences)
-    several = require_equal([data_of(outcome)["texts"] for outcome in outcomes], expected)
+    actual = [data_of(outcome)["texts"] for outcome in outcomes]
+    several = require_equal(actual, partial(draw_samples, write_one, 3))
     assert all(data_of(outcome)["texts"][0] == outcome.text for outcome in outcomes)
-    require_equal(generated(bench, gpt2, sentences, **asked), partial(reference_of, number=0, **asked))
+    require_equal(generate(bench, gpt2, sentences, **options), partial(write_one, number=0))
     assert [texts[0] for texts in several] != [texts[1] for texts in several]
 
 
 def test_several_outputs_of_an_encoder_decoder_are_the_best_of_its_beams_or_samples(
     bench: Bench, marian: Path, sentences: list[str]
 ) -> None:
-    some = sentences[:5]
+    texts = sentences[:5]
 
     def several(**options: Any) -> list[list[str]]:
-        outcomes = bench.run(bench.spec("generate", str(marian), max_new_tokens=NEW_TOKENS, **options), some)
+        outcomes = bench.run(bench.spec("generate", marian, max_new_tokens=NEW_TOKENS, **options), texts)
         return [data_of(outcome)["texts"] for outcome in outcomes]
 
     best: dict[str, Any] = {"num_return_sequences": 3, "num_beams": 4, "max_new_tokens": NEW_TOKENS}
-    require_equal(several(beams=4, n=3), lambda: [summaries(marian, [text], **best) for text in some])
+    require_equal(several(beams=4, n=3), lambda: [write_seq2seq(marian, [text], **best) for text in texts])
     sampled: dict[str, Any] = {"seed": 5, "do_sample": True, "temperature": 1.2, "top_k": 0}
-    require_equal(
-        several(temperature=1.2, n=2, seed=5),
-        lambda: [[summaries(marian, [text], number=number, **sampled)[0] for number in range(2)] for text in some],
-    )
+    write_one = partial(write_seq2seq, marian, texts, **sampled)
+    require_equal(several(temperature=1.2, n=2, seed=5), partial(draw_samples, write_one, 2))
 
 
 def test_a_long_documents_outputs_are_joined_window_by_window(
     bench: Bench, gpt2: Path, descriptions: list[str]
 ) -> None:
-    spec = bench.spec(
-        "generate", str(gpt2), prompt="{text}", max_new_tokens=4, n=2, temperature=1.0, window_tokens=60
-    )
+    spec = bench.spec("generate", gpt2, prompt="{text}", max_new_tokens=4, n=2, temperature=1.0, window_tokens=60)
     (outcome,) = bench.run(spec, [descriptions[0] + "\n\n" + descriptions[1]])
     assert "windowed" in outcome.flags
     first, _ = data_of(outcome)["texts"]
@@ -208,7 +205,7 @@ def test_a_long_documents_outputs_are_joined_window_by_window(
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "says"),
+    ("options", "error", "message"),
     [
         ({"n": 2}, CannotServe, "--n 2 asks for outputs that would all be the same: sample them"),
         ({"n": 5, "beams": 4}, CannotServe, "--n 5 is more than the 4 beams of the search: give --beams 5 or more"),
@@ -220,13 +217,13 @@ def test_a_long_documents_outputs_are_joined_window_by_window(
         ({"min_new_tokens": 9, "max_new_tokens": 8}, BadOption, "--min-new-tokens 9 is more than --max-new-tokens 8"),
     ],
 )
-def test_options_that_would_do_nothing_or_exclude_one_another_are_refused(
-    bench: Bench, marian: Path, options: dict[str, Any], error: type[Exception], says: str
+def test_options_without_effect_or_that_exclude_each_other_are_refused(
+    bench: Bench, marian: Path, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=says):
-        bench.engine.open(bench.spec("generate", str(marian), **options))
+    with pytest.raises(error, match=message):
+        bench.engine.open(bench.spec("generate", marian, **options))
 
 
 def test_equal_outputs_of_a_decoder_only_model_are_refused(bench: Bench, gpt2: Path) -> None:
     with pytest.raises(CannotServe, match="--n 2 asks for outputs that would all be the same"):
-        bench.engine.open(bench.spec("generate", str(gpt2), prompt="{text}", n=2))
+        bench.engine.open(bench.spec("generate", gpt2, prompt="{text}", n=2))

@@ -1,4 +1,4 @@
-"""The memory of a process: its own on a CPU, torch's on a GPU."""
+"""The memory of a process on a CPU, and freed memory that is kept."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="resident memory i
 
 @on_linux
 def test_memory_on_a_cpu_is_the_resident_memory_of_the_process() -> None:
-    release_freed()  # what a model left would hold the block
-    before = memory("cpu")
+    release_freed()  # or the block would use memory that a model freed
+    memory_before = memory("cpu")
     held = b"\x01" * BLOCK
-    after = memory("cpu")
-    assert before.resident is not None
-    assert after.resident is not None
-    assert after.resident - before.resident > 0.9 * len(held)
-    assert (after.used, after.reserved) == (after.resident, None)
+    memory_after = memory("cpu")
+    assert memory_before.resident is not None
+    assert memory_after.resident is not None
+    assert memory_after.resident - memory_before.resident > 0.9 * len(held)
+    assert (memory_after.used, memory_after.reserved) == (memory_after.resident, None)
 
 
 @on_linux
 def test_a_process_that_asks_a_server_uses_no_device() -> None:
-    found = memory("remote")
-    assert (found.used, found.reserved) == (None, None)
-    assert found.resident is not None
+    used = memory("remote")
+    assert (used.used, used.reserved) == (None, None)
+    assert used.resident is not None
 
 
 PROGRAM = f"""
@@ -67,10 +67,10 @@ json.dump({{"done": done, "unset": unset, "kept": kept, "returned": held - pages
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told to keep memory")
 def test_freed_memory_is_kept_until_it_is_released() -> None:
     ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    found = json.loads(ran.stdout)
+    facts = json.loads(ran.stdout)
     block_pages = BLOCK // 4096
-    if not found["done"]:
+    if not facts["done"]:
         pytest.skip("this glibc does not keep blocks of this size")
-    assert found["unset"] > block_pages // 600  # pages may be huge ones, of 512
-    assert found["kept"] <= found["unset"] // 2
-    assert found["returned"] > block_pages // 2
+    assert facts["unset"] > block_pages // 600  # pages may be huge ones, of 512
+    assert facts["kept"] <= facts["unset"] // 2
+    assert facts["returned"] > block_pages // 2

@@ -1,4 +1,4 @@
-"""Entities of a GLiNER model are those of the library's `predict_entities` in float32, one text at a time.
+"""A GLiNER model finds the entities of the library's `predict_entities` in float32, one text at a time.
 
 The library has an environment of its own (`make test-gliner`).
 """
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,13 @@ from docmill.tasks.models import gliner
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import cut_at_words
 from tests.faults.servers import missing
-from tests.tasks.backends.encoder.test_token_classification import Entity, entities
+from tests.tasks.backends.encoder.test_token_classification import Entity, entities_of, same_entities
 from tests.tasks.backends.gliner_models import DESIGNS, LABELS, gliner_model
 from tests.tasks.conftest import Bench, data_of
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import real_lines
 
-# The library warns of its own parts.
+# The library warns about itself.
 pytestmark = [pytest.mark.gliner, pytest.mark.filterwarnings("ignore")]
 
 OTHERS = [
@@ -55,26 +56,19 @@ def lines(descriptions: list[str], french: list[str]) -> list[str]:
     return real_lines([*descriptions, *french], 40, shorter_than=90)
 
 
-def alone(
+def predict_by_library(
     folder: Path, texts: Sequence[str], labels: Mapping[str, str] = LABELS, threshold: float = 0.5
 ) -> list[list[Entity]]:
-    """Return each text's entities from the library, in the order of the text."""
+    """Return each text's entities by the library, in the order of the text."""
     from gliner import GLiNER
 
     with quiet():
         model = GLiNER.from_pretrained(str(folder), local_files_only=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = [model.predict_entities(text, dict(labels), threshold=threshold) for text in texts]
-    return [
-        sorted(((one["label"], one["start"], one["end"], one["score"]) for one in of_text), key=lambda one: one[1])
-        for of_text in found
-    ]
-
-
-def same_entities(found: Sequence[Entity], own: Sequence[Entity]) -> bool:
-    spans = [one[:3] for one in found] == [one[:3] for one in own]
-    return spans and [one[3] for one in found] == pytest.approx([one[3] for one in own], abs=1e-4)
+        by_text = [model.predict_entities(text, dict(labels), threshold=threshold) for text in texts]
+    read = itemgetter("label", "start", "end", "score")
+    return [sorted(map(read, entities), key=itemgetter(1)) for entities in by_text]
 
 
 @pytest.mark.parametrize(("encoder", "span_mode"), DESIGNS)
@@ -84,16 +78,16 @@ def test_entities_are_those_of_the_library_for_every_encoder_and_both_kinds_of_s
     folder = gliner_model(tmp_path / "model", lines, encoder, span_mode)
     texts = [*lines, *OTHERS]
     for threshold in (0.5, 0.3):
-        spec = bench.spec("entities", str(folder), labels=LABELS, threshold=threshold)
+        spec = bench.spec("entities", folder, labels=LABELS, threshold=threshold)
         outcomes = bench.run(spec, texts)
-        reference = partial(alone, folder, texts, threshold=threshold)
-        require_equal([*map(entities, outcomes)], reference, same=same_entities)
-        found = [entity for outcome in outcomes for entity in entities(outcome)]
-        assert len(found) > 10
-        assert min(score for *_, score in found) > threshold
+        reference = partial(predict_by_library, folder, texts, threshold=threshold)
+        require_equal([*map(entities_of, outcomes)], reference, same=same_entities)
+        all_entities = [entity for outcome in outcomes for entity in entities_of(outcome)]
+        assert len(all_entities) > 10
+        assert min(score for *_, score in all_entities) > threshold
         for outcome, text in zip(outcomes, texts, strict=True):
-            assert all(text[one["start"] : one["end"]] == one["text"] for one in data_of(outcome)["spans"])
-    assert len({label for label, *_ in found}) > 1
+            assert all(text[span["start"] : span["end"]] == span["text"] for span in data_of(outcome)["spans"])
+    assert len({label for label, *_ in all_entities}) > 1
     runtime = bench.engine.open(spec)
     assert runtime["backend"] == "gliner"
     assert runtime["versions"]["gliner"]
@@ -104,26 +98,26 @@ def folder(lines: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return gliner_model(tmp_path_factory.mktemp("models") / "gliner", lines, "deberta-v2", "markerV0")
 
 
-def test_labels_keep_their_order_which_the_model_reads_them_in(lines: list[str], folder: Path, bench: Bench) -> None:
+def test_the_model_reads_labels_in_their_order(lines: list[str], folder: Path, bench: Bench) -> None:
     names = ["programming language", "package", "file format"]
     for labels in (names, names[::-1]):
-        spec = Spec.from_json(bench.spec("entities", str(folder), labels=",".join(labels)).to_json())
-        found = [*map(entities, bench.run(spec, lines))]
-        require_equal(found, partial(alone, folder, lines, {name: name for name in labels}), same=same_entities)
-    assert bench.spec("entities", str(folder), labels=names) != bench.spec(
-        "entities", str(folder), labels=names[::-1]
-    )
+        spec = Spec.from_json(bench.spec("entities", folder, labels=",".join(labels)).to_json())
+        actual = [*map(entities_of, bench.run(spec, lines))]
+        require_equal(
+            actual, partial(predict_by_library, folder, lines, {name: name for name in labels}), same=same_entities
+        )
+    assert bench.spec("entities", folder, labels=names) != bench.spec("entities", folder, labels=names[::-1])
 
 
 def long_texts(descriptions: Sequence[str]) -> list[str]:
-    """Real texts with several windows of 60 words, and one of a single word that is longer than a window."""
+    """Return texts of several windows, and a word that is longer than a window."""
     texts = ["\n\n".join(descriptions[first : first + 4]) for first in (0, 4, 8)]
     return [*texts, "漢" * 700 + " and other words.", "  \n" + texts[0] + "\n "]
 
 
 def test_a_long_document_has_the_entities_of_its_windows(descriptions: list[str], folder: Path, bench: Bench) -> None:
     texts = long_texts(descriptions)
-    spec = bench.spec("entities", str(folder), labels=LABELS)
+    spec = bench.spec("entities", folder, labels=LABELS)
     reading = reading_of(Assignment(spec, folder, "cpu", bench.cache_dir, Head.MATCHING))
     assert reading.traits.words is not None
     outcomes = bench.run(spec, texts)
@@ -131,31 +125,31 @@ def test_a_long_document_has_the_entities_of_its_windows(descriptions: list[str]
         assert "windowed" in outcome.flags
         (windows,) = cut_at_words([text], reading.traits.words)
         assert len(windows) > 1
-        own = alone(folder, [text[window.start : window.end] for window in windows])
+        alone_by_window = predict_by_library(folder, [text[window.start : window.end] for window in windows])
         in_windows = {
             (label, window.start + start, window.start + end)
-            for window, of_window in zip(windows, own, strict=True)
+            for window, of_window in zip(windows, alone_by_window, strict=True)
             for label, start, end, _ in of_window
         }
-        found = entities(outcome)
-        assert all(first[2] <= second[1] for first, second in pairwise(found))
-        assert len(found) > 10
-        assert {entity[:3] for entity in found} <= in_windows
-    shifted = [(label, start - 3, end - 3, score) for label, start, end, score in entities(outcomes[4])]
-    assert same_entities(shifted, entities(outcomes[0]))
+        actual = entities_of(outcome)
+        assert all(first[2] <= second[1] for first, second in pairwise(actual))
+        assert len(actual) > 10
+        assert {entity[:3] for entity in actual} <= in_windows
+    shifted = [(label, start - 3, end - 3, score) for label, start, end, score in entities_of(outcomes[4])]
+    assert same_entities(shifted, entities_of(outcomes[0]))
     assert outcomes[3].status is Status.DONE
 
 
-def test_windows_are_narrower_if_asked_and_count_the_labels(
+def test_windows_may_be_narrower_and_have_room_for_the_labels(
     descriptions: list[str], folder: Path, bench: Bench
 ) -> None:
     text = long_texts(descriptions)[0]
     wide, narrow = (
-        bench.spec("entities", str(folder), labels=LABELS, **options) for options in ({}, {"window_tokens": 40})
+        bench.spec("entities", folder, labels=LABELS, **options) for options in ({}, {"window_tokens": 40})
     )
     assert bench.run(narrow, [text])[0].tokens_in > bench.run(wide, [text])[0].tokens_in > 0
     with pytest.raises(CannotServe, match=r"leaves no room for text.*Give fewer or shorter labels"):
-        bench.open(bench.spec("entities", str(folder), labels=LABELS, window_tokens=20))
+        bench.open(bench.spec("entities", folder, labels=LABELS, window_tokens=20))
 
 
 def test_a_model_with_only_a_pickle_of_tensors_is_converted(
@@ -164,15 +158,16 @@ def test_a_model_with_only_a_pickle_of_tensors_is_converted(
     pickled = Path(shutil.copytree(folder, tmp_path / "pickled"))
     torch.save(load_file(folder / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
-    own, other = (bench.run(bench.spec("entities", str(one), labels=LABELS), lines[:8]) for one in (folder, pickled))
-    assert [*map(entities, own)] == [*map(entities, other)]
+    specs = [bench.spec("entities", path, labels=LABELS) for path in (folder, pickled)]
+    first, second = ([*map(entities_of, bench.run(spec, lines[:8]))] for spec in specs)
+    assert first == second
 
 
-def test_a_model_that_lacks_weights_is_refused_and_makes_up_none(folder: Path, bench: Bench, tmp_path: Path) -> None:
+def test_a_model_that_lacks_weights_is_refused(folder: Path, bench: Bench, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "lacking"))
     weights = load_file(copy / "model.safetensors")
     name = next(name for name in weights if name.startswith("rnn"))
     save_file({key: value for key, value in weights.items() if key != name}, copy / "model.safetensors")
-    spec = bench.spec("entities", str(copy), labels=LABELS)
+    spec = bench.spec("entities", copy, labels=LABELS)
     with pytest.raises(CannotServe, match=f"lack 1 weights that entities computes with, such as {name}"):
         bench.open(spec)

@@ -1,4 +1,4 @@
-"""Texts are tokenized in portions, and batches padded."""
+"""Texts are tokenized in portions, and batches are padded."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from transformers import AutoTokenizer
 from docmill.tasks.backends import tokens
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.tokens import Tokens, padded
-from tests.tasks.conftest import EXAMPLES
+from tests.tasks.conftest import MARIAN
 
 
 @pytest.fixture(scope="module")
 def marian() -> Tokens:
     with quiet():
-        return Tokens(AutoTokenizer.from_pretrained(EXAMPLES / "models" / "marian-ddtp"))
+        return Tokens(AutoTokenizer.from_pretrained(MARIAN))
 
 
-def test_many_texts_are_tokenised_in_portions_and_give_what_each_gives(
+def test_many_texts_are_tokenized_in_portions_as_each_text_alone(
     marian: Tokens, french: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [marian.encode([text])[0] for text in french]

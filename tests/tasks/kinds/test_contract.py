@@ -1,4 +1,4 @@
-"""Every kind of task keeps the same promises, whichever way a task is given."""
+"""Every kind of task keeps the same promises, from the command line, a pipeline and a message."""
 
 from __future__ import annotations
 
@@ -25,15 +25,7 @@ from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable, TaskError
 from docmill.tasks.kinds.base import TextOnly
-from docmill.tasks.kinds.options import (
-    KindOptions,
-    Option,
-    flag,
-    is_list,
-    key,
-    option,
-    value_type,
-)
+from docmill.tasks.kinds.options import KindOptions, Option, flag, is_list, key, option, value_type
 from docmill.tasks.models import weightless
 from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.specs import pinning
@@ -44,7 +36,7 @@ from docmill.worker.pipelines.file import parse
 from tests.tasks.conftest import Bench, EngineOf, outcomes_of
 
 KINDS = [pytest.param(kind, id=kind.name) for kind in kinds.KINDS]
-NEEDED = {"prompt", "json_schema", "question"}  # a kind that has such an option may need it
+NEEDED = {"prompt", "json_schema", "question"}  # a kind with one of these options may require it
 SAMPLES: dict[type, Any] = {int: 9, float: 0.5, str: "fr", bool: True}
 
 
@@ -73,17 +65,19 @@ def on_the_line(value: Any, folder: Path) -> list[str]:
 def words_of(field: FieldInfo, name: str, value: Any, folder: Path) -> list[str]:
     """Return the words that give an option on the command line; questions have the option several times."""
     if option(field).asks:
-        return [word for key_, one in value.items() for word in (flag(name, field), f"{key_}={one}")]
+        return [word for column, question in value.items() for word in (flag(name, field), f"{column}={question}")]
     return [flag(name, field), *on_the_line(value, folder)]
 
 
 def in_toml(value: Any) -> str:
+    """Return a value as it stands in a pipeline file."""
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{json.dumps(name)} = {in_toml(one)}' for name, one in value.items())}}}"
+        return f"{{{', '.join(f'{json.dumps(name)} = {in_toml(item)}' for name, item in value.items())}}}"
     return json.dumps(value)
 
 
 def samples(kind: kinds.TaskKind) -> dict[str, Any]:
+    """Return a value for each option of a kind."""
     return {name: sample(field) for name, field in kind.options.model_fields.items()}
 
 
@@ -91,10 +85,10 @@ def samples(kind: kinds.TaskKind) -> dict[str, Any]:
 def test_options_are_the_same_from_the_command_line_a_pipeline_and_a_message(
     kind: kinds.TaskKind, tmp_path: Path
 ) -> None:
-    fields, asked = kind.options.model_fields, samples(kind)
-    expected = kinds.options(kind.name, **asked)
+    fields, options = kind.options.model_fields, samples(kind)
+    expected = kinds.options(kind.name, **options)
     line, toml, message = [], "", {}
-    for name, value in asked.items():
+    for name, value in options.items():
         plain = value[0] if is_list(fields[name]) else value
         line += words_of(fields[name], name, plain, tmp_path)
         toml += f"{key(name, fields[name])} = {in_toml(value)}\n"
@@ -111,11 +105,11 @@ def test_options_are_the_same_from_the_command_line_a_pipeline_and_a_message(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_options_come_back_from_the_parameters_of_a_spec(kind: kinds.TaskKind) -> None:
-    asked = kinds.options(kind.name, **samples(kind))
-    spec = Spec(kind.name, "model", "0" * 40, asked.quality, asked.to_params())
-    again = Spec.from_json(spec.to_json())
-    assert again == spec
-    assert kinds.options(kind.name, dtype=asked.dtype, **again.params) == asked
+    options = kinds.options(kind.name, **samples(kind))
+    spec = Spec(kind.name, "model", "0" * 40, options.quality, options.to_params())
+    read_back = Spec.from_json(spec.to_json())
+    assert read_back == spec
+    assert kinds.options(kind.name, dtype=options.dtype, **read_back.params) == options
 
 
 LABELLED = {"id2label": {"0": "O", "1": "B-PER"}}
@@ -127,11 +121,11 @@ def test_a_spec_equals_what_the_store_gives_back(
     kind: kinds.TaskKind, config: dict[str, Any], database: Database
 ) -> None:
     pinned = pinning.Pinned("model", "0" * 40, beside={"adapter": "adapter", "tokenizer": "tokenizer"})
-    asked = samples(kind)
-    needed = {name: asked[name] for name in NEEDED & asked.keys()}
+    options = samples(kind)
+    needed = {name: options[name] for name in NEEDED & options.keys()}
     built = []
-    for name, value in asked.items():
-        with suppress(BadOption):  # the option does not go with what is needed, or with this config
+    for name, value in options.items():
+        with suppress(BadOption):  # the option does not go with a needed one, or with this config
             built.append(build_spec(kind.name, pinned, kinds.options(kind.name, **needed | {name: value}), config))
     assert built
     numbers = database.write(lambda transaction: [lookups.spec_id(transaction, spec) for spec in built])
@@ -152,10 +146,7 @@ class OtherField(KindOptions):
     language: Annotated[str | None, Option(spelling="from")] = None
 
 
-@pytest.mark.parametrize(
-    ("declared", "word"),
-    [(OtherTopK, "top_k"), (OtherField, "from")],
-)
+@pytest.mark.parametrize(("declared", "word"), [(OtherTopK, "top_k"), (OtherField, "from")])
 def test_a_kind_that_declares_an_option_of_another_kind_differently_is_refused(
     declared: type[KindOptions], word: str
 ) -> None:
@@ -177,16 +168,16 @@ def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, bench: Bench) -> N
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "use",
     [
         lambda: kinds.options("sing"),
         lambda: kinds.recipe(Spec("sing", "model", "0" * 40), kinds.Traits()),
         lambda: open_backend(Spec("sing", "null", "null:1"), device="cpu", folders=ModelFolders(None, Path("none"))),
     ],
 )
-def test_an_unknown_kind_is_an_error_that_names_the_known_ones(asked: Callable[[], object]) -> None:
+def test_an_unknown_kind_is_an_error_that_names_the_known_ones(use: Callable[[], object]) -> None:
     with pytest.raises((BadOption, CannotServe), match=r"No such task: sing; there are summarize, .*\."):
-        asked()
+        use()
 
 
 def test_a_kind_without_families_needs_no_model(engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,8 +195,8 @@ def test_a_kind_without_families_needs_no_model(engine_of: EngineOf, monkeypatch
     pinned = pinning.pin(model, folders)
     spec = build_spec("shout", pinned, kinds.options("shout"), {})
     engine = engine_of(lambda spec: open_backend(spec, device="cpu", folders=folders))
-    found = [(one.status, one.text) for one in outcomes_of(engine, spec, ["A text.", " "])]
-    assert found == [(Status.DONE, "A TEXT."), (Status.SKIPPED, None)]
+    results = [(outcome.status, outcome.text) for outcome in outcomes_of(engine, spec, ["A text.", " "])]
+    assert results == [(Status.DONE, "A TEXT."), (Status.SKIPPED, None)]
     shout.require({}, "null")
     with pytest.raises(ModelUnsuitable, match="shout needs no model: leave --model out"):
         shout.require({}, "minilm")

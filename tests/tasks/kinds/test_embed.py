@@ -13,35 +13,32 @@ from transformers import AutoTokenizer
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks.kinds.embed import Embed
 from docmill.tasks.outputs import Vector
-from docmill.tasks.windows.windows import Encoded, Window
 from tests.tasks import architectures
-from tests.tasks.conftest import Bench
-from tests.tasks.fakes import join
+from tests.tasks.conftest import Bench, vector_of
+from tests.tasks.fakes import join_outputs
 
 
 def join_rows(recipe: Embed, rows: list[list[float]], tokens: list[int]) -> Outcome:
-    windows = [Window(n, n + 1, Encoded(count, "x"), part=len(rows) > 1) for n, count in enumerate(tokens)]
-    outputs = [Vector(np.array(row, dtype=np.float32)) for row in rows]
-    return join(recipe, "x" * len(rows), windows, outputs)
+    return join_outputs(recipe, [Vector(np.array(row, dtype=np.float32)) for row in rows], tokens)
 
 
 def test_the_mean_is_weighted_by_tokens_and_of_length_one_again() -> None:
     outcome = join_rows(Embed(normalize=True, keep_all=False), [[1, 0], [0, 1]], [30, 40])
-    assert np.frombuffer(outcome.vector or b"", "<f4") == pytest.approx([0.6, 0.8])
+    assert vector_of(outcome) == pytest.approx([0.6, 0.8])
     assert outcome.flags == ("windowed",)
 
 
 def test_all_windows_are_kept_as_they_are_with_their_places() -> None:
     outcome = join_rows(Embed(normalize=True, keep_all=True), [[1, 0], [0, 1]], [30, 40])
-    assert np.frombuffer(outcome.vector or b"", "<f4").tolist() == [1, 0, 0, 1]
+    assert vector_of(outcome).tolist() == [1, 0, 0, 1]
     assert outcome.data == {"dim": 2, "windows": [[0, 1], [1, 2]]}
 
 
-def test_a_word_of_which_a_real_model_makes_no_number_fails_its_documents_only(
+def test_a_word_with_a_nan_vector_fails_only_the_documents_that_have_it(
     bench: Bench, descriptions: list[str], tmp_path: Path
 ) -> None:
     folder = architectures.bert(tmp_path / "bert", descriptions[:40])
-    spec = bench.spec("embed", str(folder))
+    spec = bench.spec("embed", folder)
     texts = [*descriptions[:10], "package " * 300]
     healthy = bench.run(spec, texts)
     broken = Path(shutil.copytree(folder, tmp_path / "broken"))
@@ -50,14 +47,12 @@ def test_a_word_of_which_a_real_model_makes_no_number_fails_its_documents_only(
     weights = load_file(broken / "model.safetensors")
     weights["embeddings.word_embeddings.weight"][word] = np.nan
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    outcomes = bench.run(bench.spec("embed", str(broken)), texts)
+    outcomes = bench.run(bench.spec("embed", broken), texts)
     hit = [word in tokenizer(text)["input_ids"] for text in texts]
     assert 0 < sum(hit) < len(texts)
-    for outcome, before, is_hit in zip(outcomes, healthy, hit, strict=True):
+    for outcome, healthy_outcome, is_hit in zip(outcomes, healthy, hit, strict=True):
         if is_hit:
             assert (outcome.status, outcome.reason_class) == (Status.FAILED, Reason.MODEL)
             assert outcome.vector is None
         else:
-            assert np.frombuffer(outcome.vector or b"", "<f4") == pytest.approx(
-                np.frombuffer(before.vector or b"", "<f4"), abs=1e-5
-            )
+            assert vector_of(outcome) == pytest.approx(vector_of(healthy_outcome), abs=1e-5)

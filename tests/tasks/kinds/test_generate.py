@@ -1,4 +1,4 @@
-"""Outputs of a document's windows become one."""
+"""The outputs of a document's windows become one."""
 
 from __future__ import annotations
 
@@ -18,27 +18,24 @@ from docmill.tasks.kinds.generate import GENERATE, Generate
 from docmill.tasks.models.families import UNKNOWN
 from docmill.tasks.outputs import Generated, Several
 from docmill.tasks.schemas import GRAMMAR
-from docmill.tasks.windows.windows import Encoded, Window
 from tests.tasks import decoders
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
-from tests.tasks.fakes import join
-from tests.tasks.reference import written
+from tests.tasks.fakes import join_outputs
+from tests.tasks.reference import generate_texts
 
 
-def joined(texts: Sequence[str]) -> Outcome:
-    windows = [Window(number, number + 1, Encoded(1, {}), part=len(texts) > 1) for number, _ in enumerate(texts)]
-    outputs = [Generated(text, 1, truncated=False) for text in texts]
-    return join(Generate(), "x" * len(texts), windows, outputs)
+def join_texts(texts: Sequence[str]) -> Outcome:
+    return join_outputs(Generate(), [Generated(text, 1) for text in texts])
 
 
 @pytest.mark.parametrize("text", [" a\n", "\n    return x\n\n", "a", "\t"])
 def test_the_output_of_one_window_stays_as_it_is(text: str) -> None:
-    assert joined([text]).text == text
+    assert join_texts([text]).text == text
 
 
 def test_between_the_outputs_of_windows_stands_a_blank_line_alone() -> None:
-    assert joined([" a \n", "\n\n b\n", "  ", "\tc\n"]).text == " a\n\nb\n\nc\n"
+    assert join_texts([" a \n", "\n\n b\n", "  ", "\tc\n"]).text == " a\n\nb\n\nc\n"
 
 
 @pytest.mark.parametrize(
@@ -51,19 +48,20 @@ def test_between_the_outputs_of_windows_stands_a_blank_line_alone() -> None:
     ],
 )
 def test_white_space_alone_is_nothing(texts: list[str], flags: tuple[str, ...]) -> None:
-    assert joined(texts).flags == flags
+    assert join_texts(texts).flags == flags
 
 
 def test_several_outputs_say_which_were_cut() -> None:
     outputs = [Several(tuple(Generated(text, 1, truncated=text == "b") for text in "abc"))]
-    outcome = join(Generate(3), "x", [Window(0, 1, Encoded(1, {}))], outputs)
+    outcome = join_outputs(Generate(3), outputs)
     assert (outcome.text, outcome.data) == ("a", {"texts": ["a", "b", "c"], "truncated": [1]})
     assert outcome.flags == ("output_truncated",)
 
 
-def params(config: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:
-    options = kinds.options("generate", **given).to_params()
-    return dict(GENERATE.params(Plan(options, "m", UNKNOWN, config or {}, None)))
+def params(config: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """Return the parameters of a spec that these options make for a model with a config."""
+    chosen = kinds.options("generate", **options).to_params()
+    return dict(GENERATE.params(Plan(chosen, "m", UNKNOWN, config or {}, None)))
 
 
 def test_a_raw_document_needs_no_prompt_and_takes_none() -> None:
@@ -71,9 +69,9 @@ def test_a_raw_document_needs_no_prompt_and_takes_none() -> None:
     with pytest.raises(BadOption, match="generate needs --prompt"):
         params(raw=False)
     for name, value in (("prompt", "{text}"), ("messages", "chat"), ("system", "Be brief.")):
-        given: dict[str, Any] = {name: value, "raw": True}
+        options: dict[str, Any] = {name: value, "raw": True}
         with pytest.raises(BadOption, match=f"whole prompt: leave --{name} out"):
-            params(**given)
+            params(**options)
     with pytest.raises(BadOption, match="--fill-context and --max-new-tokens do not go together"):
         params(raw=True, fill_context=True, max_new_tokens=3)
 
@@ -82,9 +80,9 @@ def test_a_schema_of_generate_is_for_decoders_and_ends_the_output() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     assert params(raw=True, json_schema=schema)["grammar"] == GRAMMAR
     for name, value in (("stop", ["."]), ("no_repeat_ngram_size", 3), ("min_new_tokens", 3)):
-        given: dict[str, Any] = {name: value}
+        options: dict[str, Any] = {name: value}
         with pytest.raises(BadOption, match=f"--schema and --{name.replace('_', '-')} do not go together"):
-            params(raw=True, json_schema=schema, **given)
+            params(raw=True, json_schema=schema, **options)
     with pytest.raises(BadOption, match="--schema is for decoder-only models"):
         params({"model_type": "t5"}, prompt="{text}", json_schema=schema)
 
@@ -109,18 +107,18 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_a_prompt_is_read_as_it_was_rendered_whatever_the_task(
     bench: Bench, folder: Path, descriptions: list[str], kind: str, options: dict[str, Any]
 ) -> None:
-    spec = bench.spec(kind, str(folder), prompt=PROMPT, max_new_tokens=10, **options)
+    spec = bench.spec(kind, folder, prompt=PROMPT, max_new_tokens=10, **options)
     texts = [" ".join(text.split()[: 3 + n]) for n, text in enumerate(descriptions[:12])]
     inputs = [parse(PROMPT).render(text, {"section": f"part\n\n{n % 3}"}) for n, text in enumerate(texts)]
     stripped = kind != "generate"
-    expected = partial(written, folder, inputs, chat=folder.name != "gpt2", stripped=stripped, max_new_tokens=10)
-    require_equal([outcome.text for outcome in bench.run(spec, inputs)], expected)
+    expected = partial(generate_texts, folder, inputs, stripped=stripped, max_new_tokens=10)
+    require_equal(bench.write(spec, inputs), expected)
 
 
 def test_a_prompt_that_does_not_fit_fails_and_says_how_long_it_is(
     bench: Bench, folder: Path, descriptions: list[str]
 ) -> None:
-    spec = bench.spec("generate", str(folder), prompt=PROMPT, max_new_tokens=10)
+    spec = bench.spec("generate", folder, prompt=PROMPT, max_new_tokens=10)
     short, long, blank = bench.run(spec, ["Of a: b\nIn other words:", " ".join(descriptions[:40]), ""])
     assert (short.status, blank.status) == (Status.DONE, Status.SKIPPED)
     assert (long.status, long.reason_class) == (Status.FAILED, Reason.DOCUMENT)

@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
-from sentence_transformers import SentenceTransformer
 
 from docmill.storage.outputs.output_types import RANKING, TEXT
-from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds.summarize import RELEVANCE, SENTENCES, best, count_words
 from docmill.tasks.windows.paragraphs import sentences, unwrapped
 from tests.tasks.conftest import Bench
+from tests.tasks.reference import load_sentence_transformer
 
 OTHER_SCRIPTS = (
     "東京は日本の首都です。人口は多い。電車がたくさんあります。食べ物がおいしい。 Ὁ βίος βραχύς, ἡ δὲ τέχνη μακρή. "
@@ -24,19 +23,19 @@ OTHER_SCRIPTS = (
 
 
 def by_the_rule(rows: list[list[float]], count: int) -> list[int]:
-    """Return the places of the best sentences with these vectors, the best first, computed without numpy."""
-    units = [[value / sum(one * one for one in row) ** 0.5 for value in row] for row in rows]
+    """Return the places of the best sentences by their vectors, the best first, computed without numpy."""
+    units = [[value / sum(number * number for number in row) ** 0.5 for value in row] for row in rows]
     centroid = [sum(column) / len(units) for column in zip(*units, strict=True)]
-    length = sum(one * one for one in centroid) ** 0.5
+    length = sum(number * number for number in centroid) ** 0.5
 
-    def cosine(row: list[float], other: list[float], scale: float = 1.0) -> float:
-        return sum(a * b for a, b in zip(row, other, strict=True)) / scale
+    def cosine(first: list[float], second: list[float], scale: float = 1.0) -> float:
+        return sum(a * b for a, b in zip(first, second, strict=True)) / scale
 
     chosen: list[int] = []
     while len(chosen) < count:
         worth = {
             place: RELEVANCE * cosine(row, centroid, length)
-            - (1 - RELEVANCE) * max((cosine(row, units[one]) for one in chosen), default=0.0)
+            - (1 - RELEVANCE) * max((cosine(row, units[place_chosen]) for place_chosen in chosen), default=0.0)
             for place, row in enumerate(units)
             if place not in chosen
         }
@@ -70,19 +69,18 @@ def test_the_summary_of_a_long_document_is_what_the_rule_makes_of_sentence_trans
 ) -> None:
     spec = bench.spec("summarize", "minilm")
     texts = ["\n\n".join(descriptions[:12]), OTHER_SCRIPTS]
-    with quiet():
-        own = SentenceTransformer(str(bench.folder(spec)), device="cpu", local_files_only=True)
+    model = load_sentence_transformer(bench.folder(spec))
     for text, outcome in zip(texts, bench.run(spec, texts), strict=True):
-        pieces = [text[one.start : one.end] for one in sentences(text)]
-        ranked_ones = [unwrapped(one) for one in pieces if count_words(one) >= 4]
-        vectors = own.encode(ranked_ones, show_progress_bar=False)
+        pieces = [text[sentence.start : sentence.end] for sentence in sentences(text)]
+        ranked = [unwrapped(piece) for piece in pieces if count_words(piece) >= 4]
+        vectors = model.encode(ranked, show_progress_bar=False)
         order = by_the_rule([[*map(float, row)] for row in vectors], SENTENCES)
         cited = (outcome.data or {})["sentences"]
-        assert [unwrapped(one["text"]) for one in cited] == [ranked_ones[place] for place in sorted(order)]
-        assert all(text[one["start"] : one["end"]] == one["text"] for one in cited)
-        assert outcome.text == "\n".join(one["text"] for one in cited)
+        assert [unwrapped(sentence["text"]) for sentence in cited] == [ranked[place] for place in sorted(order)]
+        assert all(text[sentence["start"] : sentence["end"]] == sentence["text"] for sentence in cited)
+        assert outcome.text == "\n".join(sentence["text"] for sentence in cited)
         assert TEXT.problem(outcome) is None
-        assert len(ranked_ones) > 2 * SENTENCES
+        assert len(ranked) > 2 * SENTENCES
 
 
 def test_a_sentence_longer_than_the_window_is_one_and_text_without_words_has_none(bench: Bench) -> None:

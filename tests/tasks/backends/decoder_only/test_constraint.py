@@ -1,4 +1,4 @@
-"""Outputs by a schema are valid JSON, and those of transformers' own generate under a mask of the same grammar."""
+"""Outputs by a schema are valid JSON, and those of transformers' generate under a mask of the same grammar."""
 
 from __future__ import annotations
 
@@ -23,13 +23,11 @@ from docmill.tasks import kinds, schema_checks
 from docmill.tasks.backends.decoder_only.instructed import Constraint
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.outputs import Failure, Generated
-from docmill.tasks.specs.pinning import Pinned
-from docmill.tasks.specs.plan import build_spec
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.decoders import DECODERS
-from tests.tasks.fakes import join
-from tests.tasks.reference import written
+from tests.tasks.fakes import join, plan_spec, raising
+from tests.tasks.reference import generate_texts
 
 SCHEMA = {
     "type": "object",
@@ -43,7 +41,7 @@ SCHEMA = {
     },
     "required": ["word", "count", "share", "tags", "kind", "made"],
 }
-# Few tokens: transformers' generate takes its time for each.
+# A schema of few tokens, since transformers' generate is slow.
 SHORT = {
     "type": "object",
     "properties": {
@@ -64,7 +62,7 @@ HOSTILE = [
 
 
 class Masked(LogitsProcessor):  # type: ignore[misc]
-    """Masks the logits of one text by the bytes of its matcher's mask, token by token."""
+    """Masks the logits of one text after another by a schema's grammar."""
 
     def __init__(self, tokenizer: LLTokenizer, schema: dict[str, Any] = SHORT) -> None:
         self._tokenizer = tokenizer
@@ -81,10 +79,10 @@ class Masked(LogitsProcessor):  # type: ignore[misc]
         return torch.where(bias[: scores.shape[1]] == 0, -torch.inf, scores)
 
 
-def records(folder: Path, inputs: list[str], schema: dict[str, Any], **asked: Any) -> list[Any]:
+def records(folder: Path, inputs: list[str], schema: dict[str, Any], **settings: Any) -> list[Any]:
     """Return the records that transformers' generate writes under the mask of a schema."""
     masked = Masked(from_tokenizer(AutoTokenizer.from_pretrained(folder)), schema)
-    return [json.loads(text) for text in written(folder, inputs, logits_processor=[masked], **asked)]
+    return [json.loads(text) for text in generate_texts(folder, inputs, logits_processor=[masked], **settings)]
 
 
 def records_of(outcomes: list[Outcome]) -> list[Any]:
@@ -94,23 +92,23 @@ def records_of(outcomes: list[Outcome]) -> list[Any]:
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_greedy_records_are_those_of_transformers_under_the_same_grammar(
-    bench: Bench, made: dict[str, Path], sentences: list[str], name: str
+    bench: Bench, decoders: dict[str, Path], sentences: list[str], name: str
 ) -> None:
     texts = HOSTILE if name == "gpt2" else sentences[:6]
-    spec = bench.spec("extract", str(made[name]), json_schema=SHORT, prompt="{text}\n", max_new_tokens=60)
+    spec = bench.spec("extract", decoders[name], json_schema=SHORT, prompt="{text}\n", max_new_tokens=60)
     inputs = [f"{text.strip()}\n" for text in texts]
-    found = records_of(bench.run(spec, texts))
-    require_equal(found, partial(records, made[name], inputs, SHORT, chat=name != "gpt2", max_new_tokens=60))
-    assert all(Draft202012Validator(SHORT).is_valid(record) for record in found)
-    assert len({json.dumps(record) for record in found}) > len(found) / 4
+    actual = records_of(bench.run(spec, texts))
+    require_equal(actual, partial(records, decoders[name], inputs, SHORT, max_new_tokens=60))
+    assert all(Draft202012Validator(SHORT).is_valid(record) for record in actual)
+    assert len({json.dumps(record) for record in actual}) > len(actual) / 4
 
 
 @pytest.mark.parametrize("n_failed", [1, 3])
-def test_a_text_fails_with_the_reason_of_its_outputs_that_exceed_the_grammar(
-    bench: Bench, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, n_failed: int
+def test_a_text_fails_if_its_outputs_exceed_the_grammar(
+    bench: Bench, gpt2: Path, monkeypatch: pytest.MonkeyPatch, n_failed: int
 ) -> None:
     options = {"json_schema": SHORT, "prompt": "{text}", "max_new_tokens": 60, "n": 3, "temperature": 0.1}
-    spec = bench.spec("generate", str(made["gpt2"]), **options)
+    spec = bench.spec("generate", gpt2, **options)
     output, ended = Constraint.output, list[Generated | Failure]()
 
     def fail_first(self: Constraint, *row: Any) -> Generated | Failure:
@@ -120,35 +118,25 @@ def test_a_text_fails_with_the_reason_of_its_outputs_that_exceed_the_grammar(
     monkeypatch.setattr(Constraint, "output", fail_first)
     (outcome,) = bench.run(spec, ["a text"])
     assert len(ended) == 3
-    assert (outcome.status, outcome.reason, outcome.reason_class) == (
-        Status.FAILED,
-        "It is too large.",
-        Reason.MODEL,
-    )
+    assert (outcome.status, outcome.reason, outcome.reason_class) == (Status.FAILED, "It is too large.", Reason.MODEL)
 
 
-def test_stop_strings_of_the_models_own_may_stand_in_a_record(
-    bench: Bench, tmp_path: Path, descriptions: list[str]
-) -> None:
+def test_a_record_may_contain_the_models_stop_strings(bench: Bench, tmp_path: Path, descriptions: list[str]) -> None:
     folder = DECODERS["llama"](tmp_path / "llama", descriptions[:40], stop_strings=['"', "{"])
-    spec = bench.spec("extract", str(folder), json_schema=SCHEMA, prompt="{text}", max_new_tokens=160)
+    spec = bench.spec("extract", folder, json_schema=SCHEMA, prompt="{text}", max_new_tokens=160)
     assert records_of(bench.run(spec, ["a text"]))
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused(
-    bench: Bench, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, gpt2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = bench.spec("extract", str(made["gpt2"]), json_schema=SCHEMA, prompt="{text}")
-
-    def refused(*_: object, **__: object) -> None:
-        raise ValueError("Only fast tokenizers are supported")
-
-    monkeypatch.setattr("llguidance.hf.from_tokenizer", refused)
+    spec = bench.spec("extract", gpt2, json_schema=SCHEMA, prompt="{text}")
+    monkeypatch.setattr("llguidance.hf.from_tokenizer", raising(ValueError("Only fast tokenizers are supported")))
     with pytest.raises(CannotServe, match=r"extract needs a model with a fast tokenizer.* Only fast tokenizers"):
         bench.open(spec, backend="transformers")
 
 
-def test_places_of_the_output_layer_that_no_token_has_are_never_chosen(tokens: LLTokenizer) -> None:
+def test_outputs_of_the_last_layer_without_a_token_are_never_chosen(tokens: LLTokenizer) -> None:
     constraint = Constraint(schema_checks.read(SHORT), tokens)
     logits = constraint.masked(torch.ones((1, tokens.vocab_size + 7)), [constraint.begin()])
     allowed = [token for token, value in enumerate(logits[0].tolist()) if value == 1]
@@ -187,25 +175,25 @@ leaves = st.one_of(
 
 
 def objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    def made(properties: dict[str, Any], n_required: int) -> dict[str, Any]:
+    def build(properties: dict[str, Any], n_required: int) -> dict[str, Any]:
         return {"type": "object", "properties": properties, "required": [*properties][:n_required]}
 
     names = st.sampled_from(["a", "b c", 'd"', "é", "meta/x~", "{}"])
-    return st.builds(made, st.dictionaries(names, inner, min_size=1, max_size=3), st.integers(0, 3))
+    return st.builds(build, st.dictionaries(names, inner, min_size=1, max_size=3), st.integers(0, 3))
 
 
 def lists(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    made: Callable[..., Any] = lambda items, most: {"type": "array", "items": items, "maxItems": most}  # noqa: E731
-    return st.builds(made, inner, st.integers(0, 3))
+    build: Callable[..., Any] = lambda items, most: {"type": "array", "items": items, "maxItems": most}  # noqa: E731
+    return st.builds(build, inner, st.integers(0, 3))
 
 
-several = st.builds(lambda one, other: {"anyOf": [one, other]}, leaves, leaves)
+several = st.builds(lambda first, second: {"anyOf": [first, second]}, leaves, leaves)
 values = st.recursive(leaves | several, lambda inner: objects(inner) | lists(inner), max_leaves=4)
 
 
 @pytest.fixture(scope="module")
-def tokens(made: dict[str, Path]) -> LLTokenizer:
-    return from_tokenizer(AutoTokenizer.from_pretrained(made["gpt2"]))
+def tokens(decoders: dict[str, Path]) -> LLTokenizer:
+    return from_tokenizer(AutoTokenizer.from_pretrained(decoders["gpt2"]))
 
 
 def test_random_logits_give_a_valid_record_of_any_schema_or_a_reason(tokens: LLTokenizer) -> None:
@@ -214,9 +202,8 @@ def test_random_logits_give_a_valid_record_of_any_schema_or_a_reason(tokens: LLT
     @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(schema=objects(values), seed=st.integers(0, 2**31))
     def holds(schema: dict[str, Any], seed: int) -> None:
-        read = schema_checks.read(schema)
-        spec = build_spec("extract", Pinned("model", "0" * 40), kinds.options("extract", json_schema=schema), {})
-        constraint, outputs = Constraint(read, tokens), []
+        spec = plan_spec("extract", json_schema=schema)
+        constraint, outputs = Constraint(schema_checks.read(schema), tokens), []
         matchers = [constraint.begin() for _ in range(3)]
         rows: list[list[int]] = [[] for _ in matchers]
         chance = torch.Generator().manual_seed(seed)

@@ -26,25 +26,25 @@ from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
 
-def expected(folder: Path, texts: Sequence[str], **settings: Any) -> list[list[tuple[str, float]]]:
+def classify_by_pipeline(folder: Path, texts: Sequence[str], **settings: Any) -> list[list[tuple[str, float]]]:
     """Return each text's labels with their scores, the best first, from transformers' pipeline."""
     with quiet():
-        own = pipeline("text-classification", model=str(folder), dtype=torch.float32, device="cpu")
-        return [[(one["label"], one["score"]) for one in own(text, top_k=None, **settings)] for text in texts]
+        classifier = pipeline("text-classification", model=str(folder), dtype=torch.float32, device="cpu")
+        return [[(row["label"], row["score"]) for row in classifier(text, top_k=None, **settings)] for text in texts]
 
 
-def scores(outcome: Outcome) -> list[tuple[str, float]]:
-    return [(one["label"], one["score"]) for one in data_of(outcome)["labels"]]
+def scores_of(outcome: Outcome) -> list[tuple[str, float]]:
+    return [(row["label"], row["score"]) for row in data_of(outcome)["labels"]]
 
 
-def assert_same(outcomes: Sequence[Outcome], wanted: Sequence[Sequence[tuple[str, float]]]) -> None:
-    for outcome, own in zip(outcomes, wanted, strict=True):
-        found = scores(outcome)
-        assert [score for _, score in found] == pytest.approx([score for _, score in own], abs=1e-4)
-        assert dict(found) == pytest.approx(dict(own), abs=1e-4)
-        if all(one[1] - after[1] > 2e-4 for one, after in pairwise(own)):
-            assert [label for label, _ in found] == [label for label, _ in own]
-        assert outcome.text == found[0][0]
+def assert_same(outcomes: Sequence[Outcome], expected_scores: Sequence[Sequence[tuple[str, float]]]) -> None:
+    for outcome, expected_row in zip(outcomes, expected_scores, strict=True):
+        actual_row = scores_of(outcome)
+        assert [score for _, score in actual_row] == pytest.approx([score for _, score in expected_row], abs=1e-4)
+        assert dict(actual_row) == pytest.approx(dict(expected_row), abs=1e-4)
+        if all(higher[1] - lower[1] > 2e-4 for higher, lower in pairwise(expected_row)):
+            assert [label for label, _ in actual_row] == [label for label, _ in expected_row]
+        assert outcome.text == actual_row[0][0]
 
 
 @some_and_more(12, 500)
@@ -54,15 +54,15 @@ def test_scores_are_those_of_transformers_for_every_architecture_on_every_encode
 ) -> None:
     lines = real_lines([*descriptions, *french], count, shorter_than=90)
     folder = classifiers.classifier(tmp_path / name, lines, name, seed=7)
-    wanted = expected(folder, lines)
-    best = [own[0][1] for own in wanted]
+    expected_scores = classify_by_pipeline(folder, lines)
+    best = [row[0][1] for row in expected_scores]
     assert max(best) - min(best) > 0.01  # the model does not say the same of everything
     for backend in ("transformers", *(() if name in classifiers.WHOLE else ("openvino",))):
         bench = benches(backend)
-        spec = bench.spec("classify", str(folder))
+        spec = bench.spec("classify", folder)
         outcomes = bench.run(spec, lines)
         assert bench.engine.open(spec)["backend"] == backend
-        assert_same(outcomes, wanted)
+        assert_same(outcomes, expected_scores)
 
 
 def test_of_a_classifiers_last_layer_no_more_is_computed_than_its_head_reads(
@@ -71,7 +71,7 @@ def test_of_a_classifiers_last_layer_no_more_is_computed_than_its_head_reads(
     """A head that reads the first token's state gets this one alone."""
     for name, tokens in (("bert", 1), ("modernbert-mean", 7)):
         folder = classifiers.classifier(tmp_path / name, lines, name)
-        spec = bench.spec("classify", str(folder))
+        spec = bench.spec("classify", folder)
         batch = [Encoded(7, {"input_ids": [2, 5, 6, 7, 8, 9, 3]})]
         assignment = Assignment(spec, folder, "cpu", tmp_path / "cache", Head.CLASSIFICATION)
         with closing(EncoderBackend(assignment)) as on_torch, torch.inference_mode():
@@ -85,18 +85,18 @@ def test_a_head_that_gives_other_logits_from_the_states_is_left_in_its_model(
     lines: list[str], benches: Benches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = classifiers.classifier(tmp_path / "roberta", lines, "roberta")
-    given = own_code.GivenStates.forward
+    forward = own_code.GivenStates.forward
 
-    def other(self: Any, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> Any:
-        return given(self, inputs_embeds=inputs_embeds + 0.1)
+    def shifted(self: Any, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> Any:
+        return forward(self, inputs_embeds=inputs_embeds + 0.1)
 
-    monkeypatch.setattr(own_code.GivenStates, "forward", other)
+    monkeypatch.setattr(own_code.GivenStates, "forward", shifted)
     bench = benches("transformers")
-    spec = bench.spec("classify", str(folder))
+    spec = bench.spec("classify", folder)
     opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.CLASSIFICATION))
     assert opened._model.encoder is None
     opened.close()
-    assert_same(bench.run(spec, lines[:12]), expected(folder, lines[:12]))
+    assert_same(bench.run(spec, lines[:12]), classify_by_pipeline(folder, lines[:12]))
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,11 @@ def test_the_function_from_logits_to_scores_is_the_one_that_transformers_chooses
 ) -> None:
     folder = classifiers.classifier(tmp_path / "model", lines, "bert", **config)
     bench = benches("transformers")
-    outcomes = bench.run(bench.spec("classify", str(folder), **options), lines[:6])
-    assert_same(outcomes, expected(folder, lines[:6], **settings))
+    outcomes = bench.run(bench.spec("classify", folder, **options), lines[:6])
+    assert_same(outcomes, classify_by_pipeline(folder, lines[:6], **settings))
 
 
 def test_a_model_whose_labels_have_one_name_is_refused(lines: list[str], bench: Bench, tmp_path: Path) -> None:
     folder = classifiers.classifier(tmp_path / "model", lines, "bert", id2label={0: "same", 1: "same"})
     with pytest.raises(CannotServe, match="Two labels of the model have the same name"):
-        bench.engine.open(bench.spec("classify", str(folder)))
+        bench.engine.open(bench.spec("classify", folder))

@@ -1,4 +1,4 @@
-"""Embeddings on OpenVINO are those of the model's own code, or the model is left to others."""
+"""Embeddings on OpenVINO are those of the model's own code, or OpenVINO does not open the model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ from docmill.tasks.models.weights import ModelFolders
 from docmill.tasks.outputs import Head
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_packed import CONFIGS, TEXTS
-from tests.tasks.conftest import Bench, Benches
-from tests.tasks.test_architectures import mean_states, vectors
+from tests.tasks.conftest import Bench, Benches, vectors_of
+from tests.tasks.fakes import raising
+from tests.tasks.real_lines import real_lines
+from tests.tasks.test_architectures import mean_states
 from tests.worker.harness import run_program
 
-# Opens the model of a folder with a cache, in a precision.
+# Opens the model of a folder, with a cache and in a precision.
 OPEN = """
 import sys
 from pathlib import Path
@@ -46,7 +48,7 @@ opened = OpenVinoBackend(Assignment(spec, Path(folder), "cpu", Path(cache), Head
 
 
 @pytest.fixture(scope="module")
-def there(benches: Benches) -> Bench:
+def on_openvino(benches: Benches) -> Bench:
     return benches("openvino")
 
 
@@ -55,32 +57,34 @@ def bert(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
     return architectures.bert(tmp_path_factory.mktemp("bert") / "bert", descriptions[:40])
 
 
-def of_folder(folder: Path, quality: str = "float32") -> Spec:
+def embed_spec(folder: Path, quality: str = "float32") -> Spec:
     return Spec(kind="embed", model=str(folder), revision="sha256:00", quality=quality)
 
 
-def assigned(spec: Spec, cache_dir: Path) -> Assignment:
+def assignment_of(spec: Spec, cache_dir: Path) -> Assignment:
     return Assignment(spec, Path(spec.model), "cpu", cache_dir, Head.POOLING)
 
 
-def opened(spec: Spec, cache_dir: Path) -> OpenVinoBackend:
-    return OpenVinoBackend(assigned(spec, cache_dir))
+def open_openvino(spec: Spec, cache_dir: Path) -> OpenVinoBackend:
+    return OpenVinoBackend(assignment_of(spec, cache_dir))
 
 
-def lines(texts: list[str]) -> list[str]:
-    return [line for text in texts for line in text.split("\n") if 0 < len(line.strip()) < 300][:100]
+@pytest.fixture(scope="module")
+def lines(descriptions: list[str]) -> list[str]:
+    """Return 100 lines of the examples."""
+    return real_lines(descriptions, 100, shorter_than=300)
 
 
-def least_cosine(found: Any, expected: Any) -> float:
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    return float(((found * expected).sum(axis=1) / lengths).min())
+def least_cosine(actual: Any, expected: Any) -> float:
+    lengths = np.linalg.norm(actual, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(((actual * expected).sum(axis=1) / lengths).min())
 
 
-def test_openvino_computes_in_bfloat16_where_the_processor_does(benches: Benches, descriptions: list[str]) -> None:
-    texts, bench = lines(descriptions), benches("openvino")
-    expected = vectors(benches("transformers").run(bench.spec("embed", "minilm"), texts))
+def test_openvino_computes_in_bfloat16_where_the_processor_does(benches: Benches, lines: list[str]) -> None:
+    bench = benches("openvino")
+    expected = vectors_of(benches("transformers").run(bench.spec("embed", "minilm"), lines))
     spec = bench.spec("embed", "minilm", dtype="auto")
-    assert least_cosine(vectors(bench.run(spec, texts)), expected) >= 0.999
+    assert least_cosine(vectors_of(bench.run(spec, lines)), expected) >= 0.999
     assert bench.engine.open(spec)["precision"] == ("bfloat16" if native_bfloat16("cpu") else "float32")
 
 
@@ -91,24 +95,21 @@ def test_two_processes_that_convert_at_once_make_one_whole_copy(bert: Path, tmp_
     assert len([path for path in (tmp_path / "openvino").iterdir() if path.is_dir()]) == 1
 
 
-def test_a_model_whose_head_wants_more_than_its_last_states_is_left_to_others(
+def test_a_model_whose_head_needs_more_than_the_last_states_is_unsuited(
     descriptions: list[str], tmp_path: Path
 ) -> None:
     layered = architectures.bert(tmp_path / "bert", descriptions[:40])
     config = json.loads((layered / "config.json").read_text())
     (layered / "config.json").write_text(json.dumps({**config, "output_hidden_states": True}))
     with pytest.raises(Unsuited, match="read more than the encoder's last hidden states"):
-        opened(of_folder(layered), tmp_path)
+        open_openvino(embed_spec(layered), tmp_path)
 
 
-def test_a_tracer_that_fails_leaves_the_model_to_others(
+def test_a_model_that_openvino_does_not_convert_is_opened_by_transformers(
     bench: Bench, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise RuntimeError("an operation without a translation")
-
-    monkeypatch.setattr("openvino.convert_model", refuse)
-    spec = bench.spec("embed", str(bert))
+    monkeypatch.setattr("openvino.convert_model", raising(RuntimeError("an operation without a translation")))
+    spec = bench.spec("embed", bert)
     folders = ModelFolders(None, tmp_path)
     assert bench.opens(spec, folders=folders) == "transformers"
     with pytest.raises(CannotServe, match="does not convert"):
@@ -120,7 +121,7 @@ SPAN = 32
 
 @pytest.fixture(scope="module")
 def modern(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder of which two layers of three see 16 tokens to each side."""
+    """Return the folder of an encoder with three layers, two of which see 16 tokens to each side."""
     texts = descriptions[:40]
     tokenizer = architectures.words(texts, typed=True)
     tokenizer.model_max_length = 256
@@ -131,27 +132,27 @@ def modern(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     )
 
 
-def test_local_attention_beside_much_padding_gives_what_the_models_own_code_does(
-    there: Bench, modern: Path, descriptions: list[str]
+def test_local_attention_beside_much_padding_computes_what_the_models_own_code_does(
+    on_openvino: Bench, modern: Path, descriptions: list[str], lines: list[str]
 ) -> None:
     long = " ".join(descriptions[0].split() * 4)
-    texts = [text for line in lines(descriptions)[:12] for text in (line[:20], f"{line} {long}"[:400], long[:600])]
-    found = vectors(there.run(there.spec("embed", str(modern)), texts))
-    assert least_cosine(found, mean_states(modern, texts)) >= 0.999999
+    texts = [text for line in lines[:12] for text in (line[:20], f"{line} {long}"[:400], long[:600])]
+    actual = vectors_of(on_openvino.run(on_openvino.spec("embed", modern), texts))
+    assert least_cosine(actual, mean_states(modern, texts)) >= 0.999999
 
 
-def test_fused_local_attention_that_gives_nan_for_padding_is_left_to_others(
+def test_fused_local_attention_that_gives_nan_for_padding_is_unsuited(
     modern: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a span of 128 no text of the first four lengths lies beyond it."""
+    """A span of 128 is wider than the first four lengths of texts that are compared."""
     config = json.loads((modern / "config.json").read_text())
     wide = Path(shutil.copytree(modern, tmp_path / "wide"))
     (wide / "config.json").write_text(json.dumps({**config, "local_attention": 128}))
     monkeypatch.setattr(conversion, "_written_out", lambda _: nullcontext())
     with pytest.raises(Unsuited, match="differ by inf from those"):
-        opened(of_folder(wide), tmp_path)
+        open_openvino(embed_spec(wide), tmp_path)
     monkeypatch.undo()
-    opened(of_folder(wide), tmp_path / "again").close()
+    open_openvino(embed_spec(wide), tmp_path / "again").close()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -163,7 +164,7 @@ def test_states_of_a_padded_batch_are_the_models_own_and_the_model_is_as_before(
     with quiet(), torch.inference_mode():
         model = transformers.AutoModel.from_config(CONFIGS[name]).eval()
         expected = model(input_ids=rows, attention_mask=mask).last_hidden_state
-        found = first_states(model, ["input_ids", "attention_mask"], rows, mask)
-        again = model(input_ids=rows, attention_mask=mask).last_hidden_state
-    assert torch.allclose(found, expected[:, :1], atol=2e-6)
-    assert torch.equal(again, expected)
+        actual = first_states(model, ["input_ids", "attention_mask"], rows, mask)
+        expected_again = model(input_ids=rows, attention_mask=mask).last_hidden_state
+    assert torch.allclose(actual, expected[:, :1], atol=2e-6)
+    assert torch.equal(expected_again, expected)

@@ -1,4 +1,4 @@
-"""A converted model gives what the model's own code gives, and needs no library of models when it is opened again."""
+"""A converted model computes what the model's own code does, and opens again without transformers or torch."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Head, Labels, Output, SpanScores, TokenScores, Vector, Weights
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
-from tests.tasks.backends.encoder.test_pooling import TEXTS, saved
+from tests.tasks.backends.encoder.test_pooling import TEXTS, save_with_modules
 from tests.tasks.backends.encoder.test_weighting import splade
 from tests.tasks.conftest import Benches
-from tests.tasks.fakes import waiting
+from tests.tasks.fakes import raising, waiting
 from tests.tasks.real_lines import half_and_more
 
 Make = Callable[[Path, list[str]], Path]
@@ -53,15 +53,15 @@ print(*(libraries & {*sys.modules}))
 
 
 def _embedding(folder: Path, texts: list[str]) -> Path:
-    """An embedding model whose vectors are several poolings side by side, made smaller and of length 1."""
+    """Save an embedding model that joins four poolings, reduces them to 16 dimensions and normalizes."""
     inner, pooling = architectures.bert(folder / "words", texts), Pooling(32, ("cls", "mean", "max", "lasttoken"))
-    return saved(folder / "model", inner, pooling, Dense(128, 16), Normalize())
+    return save_with_modules(folder / "model", inner, pooling, Dense(128, 16), Normalize())
 
 
 def _residual(folder: Path, texts: list[str]) -> Path:
-    """An embedding model that sentence-transformers opens."""
+    """Save an embedding model with a residual layer, which only sentence-transformers opens."""
     inner = architectures.bert(folder / "words", texts)
-    return saved(folder / "model", inner, Pooling(32, "mean"), Dense(32, 32, use_residual=True))
+    return save_with_modules(folder / "model", inner, Pooling(32, "mean"), Dense(32, 32, use_residual=True))
 
 
 def _classifier(name: str, **options: Any) -> Make:
@@ -92,13 +92,11 @@ def assigned(kind: str, head: Head, folder: Path, cache_dir: Path) -> Assignment
     return Assignment(spec, folder, "cpu", cache_dir, head)
 
 
-def outputs(opened: EncoderBackend | OpenVinoBackend, texts: Sequence[str] = TEXTS) -> list[object]:
-    """Return the numbers of the outputs for texts, each alone."""
-    with closing(opened):
-        numbers = []
-        for text in opened.encode(texts):
-            numbers += [_numbers(output) for _, output in opened.run(waiting([text]))]
-    return numbers
+def compute(backend: EncoderBackend | OpenVinoBackend) -> list[object]:
+    """Return the numbers of the outputs for TEXTS, computed one at a time, and close the backend."""
+    with closing(backend):
+        windows = backend.encode(TEXTS)
+        return [_numbers(output) for window in windows for _, output in backend.run(waiting([window]))]
 
 
 def _numbers(output: Output) -> object:
@@ -114,92 +112,84 @@ def _numbers(output: Output) -> object:
     return output.labels, output.scores.tolist()
 
 
-def are_near(numbers: object, wanted: object) -> bool:
-    """Return True for equal outputs, up to the rounding of another library."""
-    if isinstance(numbers, float) and isinstance(wanted, float):
-        return numbers == pytest.approx(wanted, rel=1e-4, abs=1e-5)
-    if isinstance(numbers, tuple | list) and isinstance(wanted, tuple | list):
-        return len(numbers) == len(wanted) and all(map(are_near, numbers, wanted))
-    return numbers == wanted
+def are_near(numbers: object, expected: object) -> bool:
+    """Return True if outputs differ by no more than the rounding of another library."""
+    if isinstance(numbers, float) and isinstance(expected, float):
+        return numbers == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    if isinstance(numbers, tuple | list) and isinstance(expected, tuple | list):
+        return len(numbers) == len(expected) and all(map(are_near, numbers, expected))
+    return numbers == expected
 
 
-def refused(*_: object) -> None:
-    raise AssertionError("a library reads the model's files")
+refuse = raising(AssertionError("a library reads the model's files"))
 
 
 @half_and_more(MODELS)
-def test_a_converted_model_gives_what_the_models_own_code_gives_now_and_when_it_is_opened_again(
+def test_a_converted_model_computes_what_the_models_own_code_does_also_when_opened_again(
     name: str, descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, head, make = MODELS[name]
     assignment = assigned(kind, head, make(tmp_path / "model", descriptions[:40]), tmp_path / "cache")
-    own = EncoderBackend(assignment)
-    facts, wanted = (own.limit_tokens, own.traits.normalizes, own._model.library), outputs(own)
+    own_code = EncoderBackend(assignment)
+    facts, expected = (own_code.limit_tokens, own_code.traits.normalizes, own_code._model.library), compute(own_code)
     first = OpenVinoBackend(assignment)
     assert (first.limit_tokens, first.traits.normalizes, first._model.library) == facts
-    runtime, numbers = first.runtime(), outputs(first)
-    assert are_near(numbers, wanted), (numbers, wanted)
-    monkeypatch.setattr(heads, "load", refused)
-    again = OpenVinoBackend(assignment)
-    assert (again.limit_tokens, again.traits.normalizes, again.runtime()) == (*facts[:2], runtime)
-    model = weakref.ref(again._model)
-    assert are_near(outputs(again), wanted)
+    runtime, numbers = first.runtime(), compute(first)
+    assert are_near(numbers, expected), (numbers, expected)
+    monkeypatch.setattr(heads, "load", refuse)
+    reopened = OpenVinoBackend(assignment)
+    assert (reopened.limit_tokens, reopened.traits.normalizes, reopened.runtime()) == (*facts[:2], runtime)
+    model = weakref.ref(reopened._model)
+    assert are_near(compute(reopened), expected)
     gc.collect()
     assert model() is None, "a closed backend gives its model back"
-    assert again.encode(TEXTS)
+    assert reopened.encode(TEXTS)
 
 
 def test_a_model_that_was_converted_before_needs_no_library(benches: Benches) -> None:
     bench = benches("openvino")
     spec = bench.spec("embed", "minilm")
     bench.engine.open(spec)
-    assert loaded(spec, bench.cache_dir, bench.backend) == set()
+    assert libraries_loaded(spec, bench.cache_dir, bench.backend) == set()
 
 
-def loaded(spec: Spec, cache_dir: Path, backend: str) -> set[str]:
-    """Return the libraries that a new process has loaded after it opened a spec."""
+def libraries_loaded(spec: Spec, cache_dir: Path, backend: str) -> set[str]:
+    """Return the libraries that a new process loads when it opens a spec."""
     command = [sys.executable, "-W", "error", "-c", OPEN, spec.to_json().decode(), str(cache_dir), backend]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return {*done.stdout.split()}
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {*process.stdout.split()}
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("could not create a memory object: std::bad_alloc")])
 def test_a_folder_of_the_cache_stays_where_memory_is_too_short_to_open_it(
-    error: Exception,
-    descriptions: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    error: Exception, descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assignment = assigned("embed", Head.POOLING, architectures.bert(tmp_path / "model", descriptions[:40]), tmp_path)
-    first = outputs(OpenVinoBackend(assignment))
-    monkeypatch.setattr(heads, "load", refused)
-
-    def fails(*_: object) -> None:
-        raise error
-
+    first = compute(OpenVinoBackend(assignment))
+    monkeypatch.setattr(heads, "load", refuse)
     with monkeypatch.context() as planted:
-        planted.setattr(ConvertedModel, "__init__", fails)
+        planted.setattr(ConvertedModel, "__init__", raising(error))
         with pytest.raises(type(error)):
             OpenVinoBackend(assignment)
-    assert outputs(OpenVinoBackend(assignment)) == first
+    assert compute(OpenVinoBackend(assignment)) == first
 
 
-def test_an_encoder_that_computes_otherwise_than_before_is_unsuited(
+def test_a_conversion_that_computes_other_numbers_than_before_is_unsuited(
     descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assignment = assigned("embed", Head.POOLING, architectures.bert(tmp_path / "model", descriptions[:40]), tmp_path)
-    first = outputs(OpenVinoBackend(assignment))
-    own = ConvertedModel.states
+    first = compute(OpenVinoBackend(assignment))
+    states_of = ConvertedModel.states
 
     def other_numbers(self: ConvertedModel, batch: Sequence[Encoded]) -> Any:
-        states = own(self, batch)
+        states = states_of(self, batch)
         return {**states, "token_embeddings": np.roll(states["token_embeddings"], 1, axis=-1)}
 
     with monkeypatch.context() as planted:
         planted.setattr(ConvertedModel, "states", other_numbers)
         with pytest.raises(Unsuited, match="states on OpenVINO differ by"):
             OpenVinoBackend(assignment)
-    assert outputs(OpenVinoBackend(assignment)) == first
+    assert compute(OpenVinoBackend(assignment)) == first
 
 
 def test_the_spec_that_was_opened_longest_ago_is_removed(
@@ -208,35 +198,33 @@ def test_the_spec_that_was_opened_longest_ago_is_removed(
     monkeypatch.setattr(conversion, "_MOST_KEPT", 2)
     model = architectures.bert(tmp_path / "model", descriptions[:40])
     places: dict[str, Path] = {}
-    for second, pooling in enumerate(("mean", "cls", "mean", "last"), 1):  # the second time it is opened again
-        before = opened(tmp_path)
+    for second, pooling in enumerate(("mean", "cls", "mean", "last"), 1):  # the first is opened twice
+        folders_before = kept_folders(tmp_path)
         assignment = assigned("embed", Head.POOLING, model, tmp_path)
         OpenVinoBackend(replace(assignment, spec=replace(assignment.spec, params={"pooling": pooling}))).close()
-        for place in opened(tmp_path) - before:
+        for place in kept_folders(tmp_path) - folders_before:
             places[pooling] = place
         os.utime(places[pooling], (second, second))
-    assert opened(tmp_path) == {places["mean"], places["last"]}
+    assert kept_folders(tmp_path) == {places["mean"], places["last"]}
 
 
-def opened(cache_dir: Path) -> set[Path]:
-    """Return the folders of specs that the cache keeps."""
+def kept_folders(cache_dir: Path) -> set[Path]:
+    """Return the folders of the specs in the cache."""
     return {facts.parent for facts in cache_dir.glob("opened/*/facts.json")}
 
 
 def test_a_tokenizer_of_its_file_alone_gives_the_same_tokens(descriptions: list[str], tmp_path: Path) -> None:
     for make in (architectures.bert, architectures.roberta):
+        folder = make(tmp_path / make.__name__, descriptions[:40])
         with quiet():
-            own = Tokens(AutoTokenizer.from_pretrained(make(tmp_path / make.__name__, descriptions[:40])), "query: ")
-        facts = facts_of(own.tokenizer, own.stated_limit)
+            tokens = Tokens(AutoTokenizer.from_pretrained(folder), "query: ")
+        facts = facts_of(tokens.tokenizer, tokens.stated_limit)
         assert facts is not None
-        again = Tokens(FastTokenizer(*facts), "query: ")
-        assert again.encode(descriptions) == own.encode(descriptions)
-        assert again.paired("A second text.").encode(TEXTS) == own.paired("A second text.").encode(TEXTS)
-        assert (again.overhead, again.prefix_length, again.stated_limit) == (
-            own.overhead,
-            own.prefix_length,
-            own.stated_limit,
-        )
+        from_file = Tokens(FastTokenizer(*facts), "query: ")
+        assert from_file.encode(descriptions) == tokens.encode(descriptions)
+        assert from_file.paired("A second text.").encode(TEXTS) == tokens.paired("A second text.").encode(TEXTS)
+        for fact in ("overhead", "prefix_length", "stated_limit"):
+            assert getattr(from_file, fact) == getattr(tokens, fact)
 
 
 def test_a_model_whose_tokenizer_splits_special_tokens_is_unsuited(descriptions: list[str], tmp_path: Path) -> None:

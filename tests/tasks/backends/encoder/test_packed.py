@@ -1,4 +1,4 @@
-"""Encoders computed without padding give what the model's own code gives for one text at a time."""
+"""Encoders without padding compute what the model's own code does for one text at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from sentence_transformers import SentenceTransformer
 
 from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.accelerator import quiet
@@ -19,11 +18,11 @@ from docmill.tasks.engine.engine import Engine
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks.architectures import ENCODER_SIZES
-from tests.tasks.conftest import Bench, outcomes_of
-from tests.tasks.test_architectures import vectors
+from tests.tasks.conftest import Bench, outcomes_of, vectors_of
+from tests.tasks.reference import load_sentence_transformer
 
 DISTILLED: dict[str, Any] = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
-# Of RoBERTa's kind, padding has the index 1: texts hold it, and other tokens.
+# Padding has the index 1 in RoBERTa. Texts may hold it as a token.
 TEXTS = [[0, 5, 1, 9, 2], [0, 7, 2], [0, 4, 2], [0, *range(3, 40), 2], [0, 1, 1, 2, 8]]
 CONFIGS = {
     "bert": transformers.BertConfig(vocab_size=50, **ENCODER_SIZES),
@@ -46,23 +45,23 @@ def test_states_without_padding_are_the_models_own(name: str, on_amx: bool, firs
         expected = [model(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in TEXTS]
         assert packs(model)
         encoder = PackedEncoder(model, first_only=first_only, on_amx=on_amx)
-        found = encoder([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
+        actual = encoder([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
     lengths = [1 if first_only else len(ids) for ids in TEXTS]
-    assert found["attention_mask"].sum(1).tolist() == lengths
-    assert found["token_embeddings"].shape[1] == found["attention_mask"].shape[1] == max(lengths)
-    for length, states, own in zip(lengths, found["token_embeddings"], expected, strict=True):
-        assert torch.allclose(states[:length], own[:length], atol=2e-6)
+    assert actual["attention_mask"].sum(1).tolist() == lengths
+    assert actual["token_embeddings"].shape[1] == actual["attention_mask"].shape[1] == max(lengths)
+    for length, states, expected_states in zip(lengths, actual["token_embeddings"], expected, strict=True):
+        assert torch.allclose(states[:length], expected_states[:length], atol=2e-6)
         assert not states[length:].any()
 
 
-def test_what_is_not_of_berts_design_is_left_to_its_own_code() -> None:
-    others = [
+def test_models_of_other_designs_are_computed_by_their_own_code() -> None:
+    configs = [
         transformers.MPNetConfig(vocab_size=50, **ENCODER_SIZES),
         transformers.BertConfig(vocab_size=50, hidden_act="silu", **ENCODER_SIZES),
         transformers.BertConfig(vocab_size=50, is_decoder=True, **ENCODER_SIZES),
     ]
     with quiet():
-        models = [transformers.AutoModel.from_config(config) for config in others]
+        models = [transformers.AutoModel.from_config(config) for config in configs]
         plain = transformers.AutoModel.from_config(CONFIGS["bert"])
     assert not any(packs(model) for model in models)
     assert packs(plain)
@@ -98,7 +97,7 @@ def _not_a_number(self: OneDnnLinear, residual: torch.Tensor, inputs: torch.Tens
 
 
 @pytest.mark.parametrize("broken", [_of_other_numbers, _of_another_signature, _not_a_number])
-def test_products_that_changed_leave_the_model_its_own_code(
+def test_a_model_is_computed_by_its_own_code_if_the_products_are_wrong(
     broken: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(OneDnnLinear, "added_to", broken)
@@ -107,11 +106,10 @@ def test_products_that_changed_leave_the_model_its_own_code(
     backend = EncoderBackend(Assignment(spec, folder, "cpu", bench.cache_dir, Head.POOLING))
     assert not isinstance(backend._states_of, PackedEncoder)
     assert [record.getMessage().split()[0] for record in caplog.records] == ["packed_left_out"]
-    with quiet():
-        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    model = load_sentence_transformer(folder)
     texts = ["Both of these", "are computed with padding by its own code."]
     with contextlib.closing(Engine(lambda _: backend)) as engine:
         engine.start()
-        found = vectors(outcomes_of(engine, spec, texts))
+        actual = vectors_of(outcomes_of(engine, spec, texts))
     expected = model.encode(texts, show_progress_bar=False)
-    assert np.allclose(found, expected, atol=1e-6)
+    assert np.allclose(actual, expected, atol=1e-6)

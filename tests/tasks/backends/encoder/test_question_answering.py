@@ -19,20 +19,20 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import PackedEncoder
 from docmill.tasks.outputs import Head, SpanScores
-from tests.tasks import classifiers
-from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS, sentence_pieces
+from tests.tasks import architectures, classifiers
+from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS
 from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.kinds.test_answer_spans import Case, by_hand, places_of
 from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
-Found = tuple[int, int, float]  # start, end, score
+Answer = tuple[int, int, float]  # start, end, score
 NAMES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert", "longformer")
 QUESTIONS = ["What is in the package?", "Which language is it written in?"]
 LONGEST = 30
 
 
-def model(folder: Path, lines: Sequence[str], name: str) -> Path:
-    tokenizer = sentence_pieces(lines) if name == "deberta-v2" else None
+def save_model(folder: Path, lines: Sequence[str], name: str) -> Path:
+    tokenizer = architectures.sentence_pieces(lines) if name == "deberta-v2" else None
     labels = {0: "start", 1: "end"}
     return classifiers.classifier(
         folder, [*lines, *QUESTIONS], name, head=AutoModelForQuestionAnswering, tokenizer=tokenizer, id2label=labels
@@ -47,14 +47,15 @@ class Reference:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=torch.float32).eval()
 
-    def answers(self, question: str, text: str) -> tuple[list[Found], float]:
+    def answers(self, question: str, text: str) -> tuple[list[Answer], float]:
         """Return the three best answers at different characters, and the score of "no answer"."""
-        read = self.tokenizer(question, text, return_offsets_mapping=True, return_tensors="pt")
-        of_text = [place for place, number in enumerate(read.sequence_ids()) if number == 1]
-        offsets = read["offset_mapping"][0].tolist()
+        encoded = self.tokenizer(question, text, return_offsets_mapping=True, return_tensors="pt")
+        of_text = [place for place, number in enumerate(encoded.sequence_ids()) if number == 1]
+        offsets = encoded["offset_mapping"][0].tolist()
         places = [(offsets[place][0], offsets[place][1]) for place in of_text]
         with quiet(), torch.inference_mode():
-            output = self.model(**{name: read[name] for name in self.tokenizer.model_input_names if name in read})
+            names = encoded.keys() & self.tokenizer.model_input_names
+            output = self.model(**{name: encoded[name] for name in names})
         starts, ends = output.start_logits[0].numpy(), output.end_logits[0].numpy()
         null = float(starts[0] + ends[0])
         window = places_of(places, 0), SpanScores(starts[of_text], ends[of_text], null)
@@ -64,24 +65,22 @@ class Reference:
 
 
 def assert_same(
-    wanted: Sequence[Sequence[tuple[list[Found], float]]],
-    texts: Sequence[str],
-    outcomes: Sequence[Outcome],
+    expected: Sequence[Sequence[tuple[list[Answer], float]]], texts: Sequence[str], outcomes: Sequence[Outcome]
 ) -> None:
-    """Check the best answer of nearly all texts, and everything about the answers where it is the same."""
-    same = asked = 0
-    for text, outcome, answers in zip(texts, outcomes, wanted, strict=True):
-        found = data_of(outcome)["data"]
+    """Assert that nearly all best answers are the expected ones, and that all scores are near."""
+    same = questions = 0
+    for text, outcome, answers in zip(texts, outcomes, expected, strict=True):
+        actual = data_of(outcome)["data"]
         for number, (best, no_answer) in enumerate(answers, 1):
-            spans = found[f"answer_{number}_spans"]
-            assert found[f"answer_{number}_no_answer"] == pytest.approx(no_answer, rel=2e-2, abs=1e-6)
-            assert [one["score"] for one in spans] == pytest.approx([one[2] for one in best], rel=2e-2)
-            asked += 1
-            if [(one["start"], one["end"]) for one in spans[:1]] == [one[:2] for one in best[:1]]:
+            spans = actual[f"answer_{number}_spans"]
+            assert actual[f"answer_{number}_no_answer"] == pytest.approx(no_answer, rel=2e-2, abs=1e-6)
+            assert [span["score"] for span in spans] == pytest.approx([span[2] for span in best], rel=2e-2)
+            questions += 1
+            if [(span["start"], span["end"]) for span in spans[:1]] == [span[:2] for span in best[:1]]:
                 same += 1
                 answer = None if no_answer > best[0][2] else text[best[0][0] : best[0][1]]
-                assert found[f"answer_{number}"] == answer
-    assert same >= 0.99 * asked
+                assert actual[f"answer_{number}"] == answer
+    assert same >= 0.99 * questions
 
 
 @some_and_more(50, 500)
@@ -90,14 +89,14 @@ def test_answers_are_those_of_transformers_for_every_architecture(
     name: str, count: int, descriptions: list[str], french: list[str], benches: Benches, tmp_path: Path
 ) -> None:
     lines = real_lines([*descriptions, *french], count, longer_than=20, shorter_than=76)
-    folder = model(tmp_path / name, lines, name)
-    own = Reference(folder)
-    wanted = [[own.answers(question, line) for question in QUESTIONS] for line in lines]
+    folder = save_model(tmp_path / name, lines, name)
+    reference = Reference(folder)
+    expected = [[reference.answers(question, line) for question in QUESTIONS] for line in lines]
     for backend in ("transformers", *(("openvino",) if name in {"bert", "roberta", "modernbert"} else ())):
         bench = benches(backend)
-        spec = bench.spec("answer", str(folder), question=QUESTIONS, top_k=3)
+        spec = bench.spec("answer", folder, question=QUESTIONS, top_k=3)
         outcomes = bench.run(spec, lines)
-        assert_same(wanted, lines, outcomes)
+        assert_same(expected, lines, outcomes)
         assert bench.engine.open(spec)["backend"] == backend
         with bench.engine._models.hold(spec) as loaded:
             opened: Any = loaded.backend
@@ -111,10 +110,10 @@ def test_answers_are_those_of_transformers_for_every_architecture(
 def test_an_answer_is_the_part_of_the_text_at_its_offsets_in_every_script(
     name: str, lines: list[str], benches: Benches, tmp_path: Path
 ) -> None:
-    folder = model(tmp_path / name, lines, name)
+    folder = save_model(tmp_path / name, lines, name)
     bench = benches("transformers")
-    asked: dict[str, Any] = {"question": "What {meta.is} it?", "always_answer": True, "top_k": 4}
-    specs = [bench.spec("answer", str(folder), **asked, **more) for more in ({}, {"window_tokens": 40})]
+    options: dict[str, Any] = {"question": "What {meta.is} it?", "always_answer": True, "top_k": 4}
+    specs = [bench.spec("answer", folder, **options, **more) for more in ({}, {"window_tokens": 40})]
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(TEXTS.filter(str.strip), min_size=1, max_size=5))
@@ -122,12 +121,12 @@ def test_an_answer_is_the_part_of_the_text_at_its_offsets_in_every_script(
         for spec in specs:
             outcomes = bench.run(spec, [f"What was it?\n{text}" for text in texts])
             for text, outcome in zip(texts, outcomes, strict=True):
-                found = data_of(outcome)["data"]
-                assert found["answer"] == (found["answer_spans"][0]["text"] if found["answer_spans"] else None)
-                for one in found["answer_spans"]:
-                    assert one["text"]
-                    assert text[one["start"] : one["end"]] == one["text"] == one["text"].strip()
-                    assert 0 <= one["start"] < one["end"] <= len(text)
+                record = data_of(outcome)["data"]
+                assert record["answer"] == (record["answer_spans"][0]["text"] if record["answer_spans"] else None)
+                for span in record["answer_spans"]:
+                    assert span["text"]
+                    assert text[span["start"] : span["end"]] == span["text"] == span["text"].strip()
+                    assert 0 <= span["start"] < span["end"] <= len(text)
 
     holds()
 
@@ -135,8 +134,8 @@ def test_an_answer_is_the_part_of_the_text_at_its_offsets_in_every_script(
 def test_a_question_stands_after_the_text_for_models_that_pad_on_the_left(
     lines: list[str], bench: Bench, tmp_path: Path
 ) -> None:
-    folder = model(tmp_path / "bert", lines, "bert")
-    spec = bench.spec("answer", str(folder), question="What is it?")
+    folder = save_model(tmp_path / "bert", lines, "bert")
+    spec = bench.spec("answer", folder, question="What is it?")
     for side in ("right", "left"):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=side)
         tokenizer.save_pretrained(folder)
@@ -148,6 +147,6 @@ def test_a_question_stands_after_the_text_for_models_that_pad_on_the_left(
             name: ids for name, ids in tokenizer(*pair).items() if name != "attention_mask"
         }
         assert encoded.places is not None
-        read = tokenizer(lines[0], return_offsets_mapping=True, add_special_tokens=False)
-        assert [*zip(encoded.places.starts, encoded.places.ends, strict=True)] == read["offset_mapping"]
+        text_encoded = tokenizer(lines[0], return_offsets_mapping=True, add_special_tokens=False)
+        assert [*zip(encoded.places.starts, encoded.places.ends, strict=True)] == text_encoded["offset_mapping"]
         opened.close()

@@ -12,8 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import processors
-from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
+from transformers import AutoModelForTokenClassification, pipeline
 from transformers.pipelines.token_classification import AggregationStrategy
 
 from docmill.storage.core.specs import Outcome
@@ -37,19 +36,8 @@ PACKED = frozenset({"bert", "roberta", "xlm-roberta", "distilbert"})
 UNKNOWN = ["A name☃name and ☃☃ of ☃x.", "漢字 names, 漢字-names"]
 
 
-def sentence_pieces(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return DeBERTa's kind of tokenizer, whose tokens begin with the white space before a word."""
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    tokenizer = architectures.unigram(texts, special, size=500, unknown="[UNK]")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **names)
-
-
-def model(folder: Path, lines: Sequence[str], name: str, **config: Any) -> Path:
-    tokenizer = sentence_pieces(lines) if name == "deberta-v2" else None
+def save_model(folder: Path, lines: Sequence[str], name: str, **config: Any) -> Path:
+    tokenizer = architectures.sentence_pieces(lines) if name == "deberta-v2" else None
     return classifiers.classifier(
         folder,
         lines,
@@ -60,41 +48,45 @@ def model(folder: Path, lines: Sequence[str], name: str, **config: Any) -> Path:
     )
 
 
-def expected(folder: Path, texts: Sequence[str], *strategies: str) -> list[list[list[Entity]]]:
+def tag_by_pipeline(folder: Path, texts: Sequence[str], *strategies: str) -> list[list[list[Entity]]]:
     """Return each text's entities for each strategy from transformers' pipeline, without white space at their ends.
 
     Each text goes through the model once.
     """
-    found: list[list[list[Entity]]] = [[] for _ in strategies]
+    by_strategy: list[list[list[Entity]]] = [[] for _ in strategies]
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        own = pipeline("token-classification", model=str(folder), dtype=torch.float32, device="cpu")
+        tagger = pipeline("token-classification", model=str(folder), dtype=torch.float32, device="cpu")
         for text in texts:
-            computed = [own.forward(given) for given in own.preprocess(text, is_split_into_words=False)]
-            for of_strategy, strategy in zip(found, map(AggregationStrategy, strategies), strict=True):
-                entities = own.postprocess(computed, aggregation_strategy=strategy)
-                of_strategy.append(without_space(text, entities))
-    return found
+            computed = [tagger.forward(window) for window in tagger.preprocess(text, is_split_into_words=False)]
+            for of_strategy, strategy in zip(by_strategy, map(AggregationStrategy, strategies), strict=True):
+                entities = tagger.postprocess(computed, aggregation_strategy=strategy)
+                of_strategy.append(strip_entities(text, entities))
+    return by_strategy
 
 
-def alone(folder: Path, texts: Sequence[str], strategy: str) -> list[list[Entity]]:
-    return expected(folder, texts, strategy)[0]
+def tag_by_strategy(folder: Path, texts: Sequence[str], strategy: str) -> list[list[Entity]]:
+    return tag_by_pipeline(folder, texts, strategy)[0]
 
 
-def without_space(text: str, found: Sequence[Any]) -> list[Entity]:
-    """Return entities of transformers without white space at their ends, but for those of nothing else."""
-    spans = [(str(one["entity_group"]), *trimmed(text, one["start"], one["end"]), one["score"]) for one in found]
-    return [(label, start, end, float(score)) for label, start, end, score in spans if start < end]
+def strip_entities(text: str, groups: Sequence[Any]) -> list[Entity]:
+    """Return entities of transformers without white space at their ends. Entities of white space are left out."""
+    entities = []
+    for group in groups:
+        start, end = trimmed(text, group["start"], group["end"])
+        if start < end:
+            entities.append((str(group["entity_group"]), start, end, float(group["score"])))
+    return entities
 
 
-def entities(outcome: Outcome) -> list[Entity]:
-    return [(one["label"], one["start"], one["end"], one["score"]) for one in data_of(outcome)["spans"]]
+def entities_of(outcome: Outcome) -> list[Entity]:
+    return [(span["label"], span["start"], span["end"], span["score"]) for span in data_of(outcome)["spans"]]
 
 
-def same_entities(found: Sequence[Entity], own: Sequence[Entity]) -> bool:
-    ordered = sorted(own, key=lambda one: one[1:3])
-    spans = [one[:3] for one in found] == [one[:3] for one in ordered]
-    return spans and [one[3] for one in found] == pytest.approx([one[3] for one in ordered], abs=1e-4)
+def same_entities(actual: Sequence[Entity], expected: Sequence[Entity]) -> bool:
+    ordered = sorted(expected, key=lambda entity: entity[1:3])
+    spans = [entity[:3] for entity in actual] == [entity[:3] for entity in ordered]
+    return spans and [entity[3] for entity in actual] == pytest.approx([entity[3] for entity in ordered], abs=1e-4)
 
 
 @some_and_more(40, 500)
@@ -103,17 +95,17 @@ def test_entities_are_those_of_transformers_for_every_architecture_encoder_and_a
     name: str, count: int, descriptions: list[str], french: list[str], benches: Benches, tmp_path: Path
 ) -> None:
     lines = real_lines([*descriptions, *french], count, shorter_than=90)
-    folder = model(tmp_path / name, lines, name)
+    folder = save_model(tmp_path / name, lines, name)
     texts = [*lines, *UNKNOWN]
-    for strategy, wanted in zip(STRATEGIES, expected(folder, texts, *STRATEGIES), strict=True):
-        assert len({entity[0] for own in wanted for entity in own}) > 1
+    for strategy, expected in zip(STRATEGIES, tag_by_pipeline(folder, texts, *STRATEGIES), strict=True):
+        assert len({entity[0] for of_text in expected for entity in of_text}) > 1
         for backend in ("transformers", *(("openvino",) if strategy == "average" else ())):
             bench = benches(backend)
-            spec = bench.spec("entities", str(folder), aggregation=strategy)
+            spec = bench.spec("entities", folder, aggregation=strategy)
             outcomes = bench.run(spec, texts)
             assert bench.engine.open(spec)["backend"] == backend
-            reference = partial(alone, folder, texts, strategy)
-            require_equal([*map(entities, outcomes)], reference, same=same_entities, expected=wanted)
+            reference = partial(tag_by_strategy, folder, texts, strategy)
+            require_equal([*map(entities_of, outcomes)], reference, same=same_entities, expected=expected)
 
 
 def test_a_model_without_a_head_for_tokens_is_refused(bench: Bench) -> None:
@@ -135,23 +127,23 @@ TEXTS = st.lists(SCRIPTS | st.characters(exclude_categories=["Cs"]), min_size=1,
 def test_an_entity_is_the_stretch_of_the_text_at_its_offsets_in_every_script(
     name: str, lines: list[str], benches: Benches, tmp_path: Path
 ) -> None:
-    folder = model(tmp_path / name, lines, name)
+    folder = save_model(tmp_path / name, lines, name)
     bench = benches("transformers")
-    whole = bench.spec("entities", str(folder))
-    in_windows = bench.spec("entities", str(folder), window_tokens=12, aggregation="average")
-    found = 0
+    whole = bench.spec("entities", folder)
+    in_windows = bench.spec("entities", folder, window_tokens=12, aggregation="average")
+    n_spans = 0
 
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(TEXTS.filter(str.strip), min_size=1, max_size=5))
     def holds(texts: list[str]) -> None:
-        nonlocal found
+        nonlocal n_spans
         for spec in (whole, in_windows):
             for text, outcome in zip(texts, bench.run(spec, texts), strict=True):
-                for one in data_of(outcome)["spans"]:
-                    found += 1
-                    assert one["text"]
-                    assert text[one["start"] : one["end"]] == one["text"] == one["text"].strip()
-                    assert 0 <= one["start"] < one["end"] <= len(text)
+                for span in data_of(outcome)["spans"]:
+                    n_spans += 1
+                    assert span["text"]
+                    assert text[span["start"] : span["end"]] == span["text"] == span["text"].strip()
+                    assert 0 <= span["start"] < span["end"] <= len(text)
 
     holds()
-    assert found
+    assert n_spans

@@ -19,7 +19,7 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import CannotServe, ModelUnsuitable
 from docmill.tasks.specs import pinning
 from tests.tasks import classifiers
-from tests.tasks.backends.test_adapters import peft_model, spec_of, trained
+from tests.tasks.backends.test_adapters import load_peft, save_adapter, spec_of
 from tests.tasks.conftest import Bench, Benches, data_of
 from tests.tasks.real_lines import half_and_more
 
@@ -43,14 +43,14 @@ def splade(folder: Path, texts: Sequence[str], name: str = "bert", more: Sequenc
     return folder / "splade"
 
 
-def weights(outcome: Outcome) -> list[dict[str, Any]]:
+def weights_of(outcome: Outcome) -> list[dict[str, Any]]:
     return list(data_of(outcome)["weights"])
 
 
-def row(found: Sequence[dict[str, Any]], size: int) -> Any:
+def dense_row(entries: Sequence[dict[str, Any]], size: int) -> Any:
     values = np.zeros(size)
-    for one in found:
-        values[one["token_id"]] = one["weight"]
+    for entry in entries:
+        values[entry["token_id"]] = entry["weight"]
     return values
 
 
@@ -60,18 +60,17 @@ def test_weights_are_those_of_sentence_transformers_for_every_architecture(
 ) -> None:
     folder, texts = splade(tmp_path, lines, name), lines[:12]
     with quiet():
-        own = SparseEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
-        expected = [own.encode([text], convert_to_sparse_tensor=False)[0].numpy() for text in texts]
+        reference = SparseEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+        expected = [reference.encode([text], convert_to_sparse_tensor=False)[0].numpy() for text in texts]
     for backend in ("transformers", *(("openvino",) if name in CONVERTED else ())):
         bench = benches(backend)
-        for outcome, wanted in zip(bench.run(bench.spec("sparse", str(folder)), texts), expected, strict=True):
-            found = weights(outcome)
-            assert len(found) == np.count_nonzero(wanted)
-            np.testing.assert_allclose(row(found, len(wanted)), wanted, atol=1e-4)
-            assert [one["weight"] for one in found] == sorted((one["weight"] for one in found), reverse=True)
-            assert [one["token"] for one in found] == own.tokenizer.convert_ids_to_tokens(
-                [one["token_id"] for one in found]
-            )
+        for outcome, expected_row in zip(bench.run(bench.spec("sparse", folder), texts), expected, strict=True):
+            entries = weights_of(outcome)
+            assert len(entries) == np.count_nonzero(expected_row)
+            np.testing.assert_allclose(dense_row(entries, len(expected_row)), expected_row, atol=1e-4)
+            assert entries == sorted(entries, key=lambda entry: -entry["weight"])
+            tokens = reference.tokenizer.convert_ids_to_tokens([entry["token_id"] for entry in entries])
+            assert [entry["token"] for entry in entries] == tokens
 
 
 def test_a_long_text_has_the_highest_weights_of_its_windows_and_top_k_keeps_the_best(
@@ -79,18 +78,16 @@ def test_a_long_text_has_the_highest_weights_of_its_windows_and_top_k_keeps_the_
 ) -> None:
     bench, folder = benches("transformers"), splade(tmp_path, lines)
     sentences = [f"{line.rstrip('.')}." for line in lines[:3]]
-    outcomes = bench.run(bench.spec("sparse", str(folder)), sentences)
-    alone = [weights(one) for one in outcomes]
-    text, size = "\n\n".join(sentences), max(one["token_id"] for found in alone for one in found) + 1
-    narrow = bench.spec("sparse", str(folder), window_tokens=max(one.tokens_in for one in outcomes))
+    outcomes = bench.run(bench.spec("sparse", folder), sentences)
+    alone = [weights_of(outcome) for outcome in outcomes]
+    text, size = "\n\n".join(sentences), max(entry["token_id"] for entries in alone for entry in entries) + 1
+    narrow = bench.spec("sparse", folder, window_tokens=max(outcome.tokens_in for outcome in outcomes))
     [whole] = bench.run(narrow, [text])
     assert whole.flags == ("windowed",)
-    highest = np.max([row(found, size) for found in alone], axis=0)
-    np.testing.assert_allclose(row(weights(whole), size), highest, atol=1e-5)
-    [best] = bench.run(
-        bench.spec("sparse", str(folder), window_tokens=narrow.params["window_tokens"], top_k=5), [text]
-    )
-    assert weights(best) == weights(whole)[:5]
+    highest = np.max([dense_row(entries, size) for entries in alone], axis=0)
+    np.testing.assert_allclose(dense_row(weights_of(whole), size), highest, atol=1e-5)
+    [best] = bench.run(bench.spec("sparse", folder, window_tokens=narrow.params["window_tokens"], top_k=5), [text])
+    assert weights_of(best) == weights_of(whole)[:5]
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
@@ -98,18 +95,18 @@ def test_an_adapter_is_merged_before_tokens_are_weighed(lines: list[str], benche
     texts = lines[:4]
     folder = splade(tmp_path, texts)
     layers = ["query", "value", "cls.predictions.transform.dense"]
-    adapter = trained(folder, tmp_path / "adapter", "AutoModelForMaskedLM", target_modules=layers)
+    adapter = save_adapter(folder, tmp_path / "adapter", "AutoModelForMaskedLM", target_modules=layers)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    adapted = peft_model(folder, adapter, "AutoModelForMaskedLM")
+    adapted = load_peft(folder, adapter, "AutoModelForMaskedLM")
     bench = benches("transformers")
-    plain = bench.run(bench.spec("sparse", str(folder)), texts)
+    plain = bench.run(bench.spec("sparse", folder), texts)
     outcomes = bench.run(spec_of(bench, "sparse", folder, adapter), texts)
-    for text, outcome, other in zip(texts, outcomes, plain, strict=True):
+    for text, outcome, without_adapter in zip(texts, outcomes, plain, strict=True):
         with torch.inference_mode():
             logits = adapted(**tokenizer(text, return_tensors="pt")).logits[0]
-        wanted = logits.relu().log1p().amax(0).numpy()
-        np.testing.assert_allclose(row(weights(outcome), len(wanted)), wanted, atol=1e-4)
-        assert not np.allclose(row(weights(other), len(wanted)), wanted, atol=1e-2)
+        expected = logits.relu().log1p().amax(0).numpy()
+        np.testing.assert_allclose(dense_row(weights_of(outcome), len(expected)), expected, atol=1e-4)
+        assert not np.allclose(dense_row(weights_of(without_adapter), len(expected)), expected, atol=1e-2)
 
 
 def test_other_models_are_refused(descriptions: list[str], bench: Bench, tmp_path: Path) -> None:
@@ -120,4 +117,4 @@ def test_other_models_are_refused(descriptions: list[str], bench: Bench, tmp_pat
             pinning.require("sparse", pinned, bench.folders)
     folder = splade(tmp_path / "more", descriptions[:5], more=[Normalize()])
     with pytest.raises(CannotServe, match="has the modules MLMTransformer, SpladePooling, Normalize"):
-        bench.open(bench.spec("sparse", str(folder)))
+        bench.open(bench.spec("sparse", folder))

@@ -1,4 +1,4 @@
-"""Searches by beams, by whichever backend is chosen: the outputs of transformers' generate, in float32."""
+"""Searches by beams, by the backend that docmill chooses, write what transformers' generate does in float32."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from docmill.tasks.backends.loading import Opening, generation_settings
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.outputs import Head
 from tests.tasks import architectures
-from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
-from tests.tasks.conftest import Bench
+from tests.tasks.architectures import copy_with_settings
+from tests.tasks.conftest import SYNOPSIS, Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import half_and_more, some_and_more
-from tests.tasks.reference import seq2seq_texts
+from tests.tasks.reference import write_seq2seq
 
-UNSEEN = Path(__file__).parents[2] / "texts"
+UNSEEN = Path(__file__).parents[2] / "texts" / "english.jsonl"
 NO_FORCED_END = {"bad_words_ids": None, "forced_eos_token_id": None}
 EARLY = {"num_beams": 4, "early_stopping": True, **NO_FORCED_END}
 OPEN = {"num_beams": 4, "early_stopping": False, "length_penalty": 0.0, **NO_FORCED_END}
 
-# By name: the settings of a model, and whether CTranslate2 carries them out as transformers does.
+# By name: settings of a model, and True if CTranslate2 searches by them as transformers does.
 SEARCHES: dict[str, tuple[dict[str, Any], bool]] = {
     "greedy": ({"num_beams": 1}, True),
     "greedy, at least 20 tokens, no pair twice": (
@@ -77,29 +77,30 @@ SEARCHES: dict[str, tuple[dict[str, Any], bool]] = {
 }  # fmt: skip
 
 
-def unseen(language: str, count: int) -> list[str]:
-    lines = (UNSEEN / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
+def unseen(count: int) -> list[str]:
+    """Return texts on which the shipped models were not trained."""
+    lines = UNSEEN.read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines[:count]]
 
 
-def outputs(bench: Bench, folder: Path, kind: str, texts: list[str], **asked: Any) -> tuple[str, list[str | None]]:
-    """The backend that was chosen, and what it wrote."""
-    spec = bench.spec(kind, str(folder), **asked)
-    found = [outcome.text for outcome in bench.run(spec, texts)]
-    return str(bench.engine.open(spec)["backend"]), found
+def summarize(bench: Bench, folder: Path, texts: list[str]) -> tuple[str, list[str | None]]:
+    """Return the name of the chosen backend, and the summaries."""
+    spec = bench.spec("summarize", folder)
+    summaries = bench.write(spec, texts)
+    return str(bench.engine.open(spec)["backend"]), summaries
 
 
-# Searches that differ less than the rounding of other precisions does.
+# Searches that differ by less than the rounding of other precisions.
 ALLOWED = frozenset({"the shipped model's own", "open", "early, a forced end"})
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_ctranslate2_does_the_searches_that_it_does_equally_and_in_other_precisions_some_more(
+def test_ctranslate2_does_the_searches_that_are_equal_and_a_few_more_in_other_precisions(
     bench: Bench, tmp_path: Path, name: str
 ) -> None:
     settings, equal = SEARCHES[name]
     spec = bench.spec("summarize", "synopsis-ddtp")
-    folder = edited(bench.folder(spec), tmp_path / "model", **settings)
+    folder = copy_with_settings(SYNOPSIS, tmp_path / "model", **settings)
     assignment = Assignment(spec, folder, "cpu", tmp_path, Head.SEQ2SEQ_TEXT)
     generation = Generation(Opening.of(assignment), generation_settings(folder))
     options(generation, spec.model)
@@ -109,20 +110,19 @@ def test_ctranslate2_does_the_searches_that_it_does_equally_and_in_other_precisi
 
 @some_and_more(4, 24)
 @half_and_more([name for name, (_, equal) in SEARCHES.items() if equal] + ["open", "bart-large-cnn's own"])
-def test_each_search_is_that_of_generate_by_the_backend_that_does_it_equally(
+def test_each_search_goes_to_a_backend_that_searches_as_generate_does(
     bench: Bench, tmp_path: Path, name: str, count: int
 ) -> None:
     settings, equal = SEARCHES[name]
-    shipped = bench.folder(bench.spec("summarize", "synopsis-ddtp"))
-    folder = edited(shipped, tmp_path / "model", **settings)
-    texts = unseen("english", count)
-    backend, found = outputs(bench, folder, "summarize", texts)
+    folder = copy_with_settings(SYNOPSIS, tmp_path / "model", **settings)
+    texts = unseen(count)
+    backend, actual = summarize(bench, folder, texts)
     assert backend == ("ctranslate2" if equal else "transformers")
-    require_equal(found, partial(seq2seq_texts, folder, texts, weights=shipped))
+    require_equal(actual, partial(write_seq2seq, folder, texts, weights=SYNOPSIS))
 
 
 @pytest.mark.parametrize(
-    ("asked", "wanted", "backend"),
+    ("options", "named", "backend"),
     [
         ({"beams": 1}, "auto", "ctranslate2"),
         ({"beams": 3}, "auto", "transformers"),
@@ -131,29 +131,29 @@ def test_each_search_is_that_of_generate_by_the_backend_that_does_it_equally(
     ],
 )
 def test_beams_are_left_to_transformers_unless_another_backend_is_named_or_alone_has_the_precision(
-    bench: Bench, asked: dict[str, Any], wanted: str, backend: str
+    bench: Bench, options: dict[str, Any], named: str, backend: str
 ) -> None:
-    assert bench.opens(bench.spec("summarize", "synopsis-ddtp", **asked), backend=wanted) == backend
+    assert bench.opens(bench.spec("summarize", "synopsis-ddtp", **options), backend=named) == backend
 
 
-def test_a_text_that_an_encoder_decoders_files_stop_at_ends_its_outputs(bench: Bench, tmp_path: Path) -> None:
-    own = {"num_beams": 1, "stop_strings": ["e"]}
-    folder = edited(bench.folder(bench.spec("summarize", "synopsis-ddtp")), tmp_path / "model", **own)
-    texts = unseen("english", 6)
+def test_a_stop_string_of_an_encoder_decoders_files_ends_its_outputs(bench: Bench, tmp_path: Path) -> None:
+    folder = copy_with_settings(SYNOPSIS, tmp_path / "model", num_beams=1, stop_strings=["e"])
+    texts = unseen(6)
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    backend, found = outputs(bench, folder, "summarize", texts)
+    backend, actual = summarize(bench, folder, texts)
     assert backend == "transformers"
-    require_equal(found, partial(seq2seq_texts, folder, texts, tokenizer=tokenizer))
+    require_equal(actual, partial(write_seq2seq, folder, texts, tokenizer=tokenizer))
 
 
-def test_every_setting_that_a_config_keeps_for_the_task_is_followed_or_refused(bench: Bench, tmp_path: Path) -> None:
-    texts = unseen("english", 8)
-    own = {"summarization": {"prefix": "sum up: ", "repetition_penalty": 1.5, "max_new_tokens": 12, "num_beams": 1}}
-    folder = architectures.t5(tmp_path / "t5", texts, task_specific_params=own)
-    edited(folder, tmp_path / "reference", repetition_penalty=1.5, max_new_tokens=12)
-    expected = partial(seq2seq_texts, tmp_path / "reference", [f"sum up: {text}" for text in texts])
-    require_equal(outputs(bench, folder, "summarize", texts)[1], expected)
-    other = architectures.t5(tmp_path / "other", texts, task_specific_params={"summarization": {"mood": "sad"}})
+def test_every_task_setting_of_a_config_is_followed_or_refused(bench: Bench, tmp_path: Path) -> None:
+    texts = unseen(8)
+    settings = {"repetition_penalty": 1.5, "max_new_tokens": 12}
+    task_params = {"summarization": {"prefix": "sum up: ", "num_beams": 1, **settings}}
+    folder = architectures.t5(tmp_path / "t5", texts, task_specific_params=task_params)
+    copy_with_settings(folder, tmp_path / "reference", **settings)
+    expected = partial(write_seq2seq, tmp_path / "reference", [f"sum up: {text}" for text in texts])
+    require_equal(summarize(bench, folder, texts)[1], expected)
+    unknown = architectures.t5(tmp_path / "other", texts, task_specific_params={"summarization": {"mood": "sad"}})
     with pytest.raises(CannotServe, match="asks for mood=sad for this task"):
-        bench.engine.open(bench.spec("summarize", str(other)))
+        bench.engine.open(bench.spec("summarize", unknown))
