@@ -72,6 +72,11 @@ def fences(page: Path) -> list[Fence]:
     return [Fence(*block) for block in FENCE.findall(page.read_text(encoding="utf-8"))]
 
 
+def programs(page: Path) -> list[str]:
+    """Return the Python programs of a page that a test machine can run."""
+    return [fence.text for fence in fences(page) if fence.language == "python" and not fence.title.startswith(NEEDS)]
+
+
 def commands(text: str) -> Iterator[Command]:
     """Yield the commands of a block."""
     lines = text.splitlines()

@@ -1,6 +1,6 @@
-"""Databases and queues for the tests: real ones, each test with its own.
+"""Fixtures for databases and queues. The servers are real, and each test has its own database.
 
-The servers are the run's own, started with the machine's programs or those of a package: a PostgreSQL that need not
+The test run starts its own servers, with the machine's programs or those of a package: a PostgreSQL that need not
 be durable makes and drops a database ten times as fast. DOCMILL_TEST_POSTGRES_URL and DOCMILL_TEST_REDIS_URL name
 other ones. Without any their tests are skipped, and fail where DOCMILL_TEST_REQUIRE_SERVERS is set.
 """
@@ -21,10 +21,9 @@ import pytest
 import redis
 from sqlalchemy.engine import make_url
 
-from docmill.storage import migrations
 from docmill.storage.core.database import Database
 from tests.faults.servers import PostgresCluster, RedisServer, Server, missing, open_folder
-from tests.kinds import KINDS
+from tests.kinds import KINDS, new_store
 from tests.postgres import PostgresServer
 from tests.worker.harness import ONLY_FAST, Docmill, refuse_if_fast
 
@@ -45,7 +44,7 @@ _SLOW_MARKERS = frozenset({"slow", "faults", "long", "gliner", "vllm", "soak", "
 _SLOW_FIXTURES = frozenset({"postgres_server", "_pgvector_server", "_redis_server", "bench", "benches", "writer"})
 _SERVER_PARAMS = frozenset({"postgresql", "redis"})
 # A test module that imports one of these loads model libraries or starts programs.
-_SLOW_IMPORTS = frozenset({"architectures", "decoders", "open_backend", "torch", "subprocess"})
+_SLOW_IMPORTS = frozenset({"architectures", "decoders", "open_backend", "run_python", "torch", "subprocess"})
 # The tests of these files start a process for each reading, which imports a large library.
 _SLOW_FILES = frozenset({"test_dataset.py", "test_s3.py"})
 
@@ -65,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage again, and leave out what the imports made."""
+    """Turn garbage collection on again, and exempt the objects that imports made."""
     gc.freeze()
     gc.enable()
 
@@ -111,13 +110,13 @@ def _is_long_form(item: pytest.Function, params: Mapping[str, object]) -> bool:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests that take minutes or need another environment, unless -m names them."""
-    special = {"alerts", "gliner", "long", "soak", "vllm", "schedulers", "wheel"}
-    left_out = {name for name in special if name not in config.option.markexpr}
-    kept, deselected = list[pytest.Item](), list[pytest.Item]()
+    optional = {"alerts", "gliner", "long", "soak", "vllm", "schedulers", "wheel"}
+    excluded = {name for name in optional if name not in config.option.markexpr}
+    selected, deselected = list[pytest.Item](), list[pytest.Item]()
     for item in items:
-        (deselected if any(map(item.get_closest_marker, left_out)) else kept).append(item)
+        (deselected if any(map(item.get_closest_marker, excluded)) else selected).append(item)
     config.hook.pytest_deselected(items=deselected)
-    items[:] = kept
+    items[:] = selected
 
 
 Interrupt = Callable[[int], None]
@@ -131,7 +130,7 @@ def interrupt() -> Iterator[Interrupt]:
     alternate stack for signals whose memory is gone, and does not survive one.
     """
     stops = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(stop, signal.default_int_handler) for stop in stops]
+    old_handlers = [signal.signal(stop, signal.default_int_handler) for stop in stops]
 
     def call_handler(stop: int) -> None:
         handler = signal.getsignal(stop)
@@ -139,16 +138,16 @@ def interrupt() -> Iterator[Interrupt]:
         handler(stop, None)
 
     yield call_handler
-    for stop, handler in zip(stops, before, strict=True):
+    for stop, handler in zip(stops, old_handlers, strict=True):
         signal.signal(stop, handler)
 
 
 @pytest.fixture(autouse=True)
 def _usual_garbage_collection() -> Iterator[None]:
-    """Undo what a command that runs in this process sets for its own short life."""
-    before = gc.get_threshold()
+    """Restore the thresholds that a command in this process sets for its own short life."""
+    thresholds = gc.get_threshold()
     yield
-    gc.set_threshold(*before)
+    gc.set_threshold(*thresholds)
 
 
 @pytest.fixture(scope="session")
@@ -172,16 +171,15 @@ def _cluster(*, pgvector: bool = False) -> Iterator[PostgresCluster]:
 @contextmanager
 def _with_template(url: str, *, is_own: bool) -> Iterator[PostgresServer]:
     server = PostgresServer(url, is_own=is_own)
-    database = Database(server.url(server.template), kinds=KINDS)
-    migrations.upgrade(database)
-    database.close()
+    with new_store(server.url(server.template)):
+        pass
     yield server
     server.close()
 
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """An empty PostgreSQL database with the schema."""
+    """The URL of an empty PostgreSQL database with the schema."""
     name = postgres_server.lend()
     yield postgres_server.url(name)
     postgres_server.take_back(name)
@@ -195,7 +193,7 @@ def _pgvector_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def pgvector_url(_pgvector_server: PostgresServer) -> Iterator[str]:
-    """An empty database with the schema, on a PostgreSQL that has pgvector."""
+    """The URL of an empty database with the schema, on a PostgreSQL that has pgvector."""
     name = _pgvector_server.lend()
     yield _pgvector_server.url(name)
     _pgvector_server.take_back(name)
@@ -204,15 +202,13 @@ def pgvector_url(_pgvector_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "docmill.db"
-    database = Database(f"sqlite:///{path}", kinds=KINDS)
-    migrations.upgrade(database)
-    database.close()
-    return path
+    with new_store(f"sqlite:///{path}"):
+        return path
 
 
 @pytest.fixture
 def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
-    """A SQLite file with the schema."""
+    """The URL of a SQLite file with the schema."""
     shutil.copy(_sqlite_template, tmp_path / "docmill.db")
     return f"sqlite:///{tmp_path / 'docmill.db'}"
 
@@ -241,7 +237,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """`database_url`, opened."""
+    """An open database at `database_url`."""
     with closing(Database(database_url, pool_size=12, kinds=KINDS)) as database:
         yield database
 
@@ -272,7 +268,7 @@ def _redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def redis_url(_redis_server: str) -> Iterator[str]:
-    """An empty Redis database that is ours alone."""
+    """The URL of an empty Redis database that no other test uses."""
     with redis.Redis.from_url(_redis_server, db=0) as loans:
         number = _borrow(loans)
         url = make_url(_redis_server).set(database=str(number)).render_as_string(hide_password=False)
@@ -286,7 +282,7 @@ def redis_url(_redis_server: str) -> Iterator[str]:
 
 
 def _borrow(loans: redis.Redis) -> int:
-    """The number of a database that is empty and that no other run of the tests has."""
+    """Return the number of an empty database that no other test run has."""
     used = {int(name.removeprefix("db")) for name in loans.info("keyspace")}
 
     def is_lent(number: int) -> bool:

@@ -28,8 +28,8 @@ DEFAULT_GRACE_S = 10.0
 INNERMOST = re.compile(r"(?<!\$)\$\{(\w+)(?::([-?])([^${}]*))?\}")
 
 
-def interpolated(text: str, variables: Mapping[str, str]) -> str:
-    """A text of a compose file with its variables in it, the inner ones first. Raises KeyError."""
+def interpolate(text: str, variables: Mapping[str, str]) -> str:
+    """Return a text of a compose file with its variables replaced, the inner ones first. Raises KeyError."""
     while match := INNERMOST.search(text):
         name, operator, otherwise = match.groups()
         if not (value := variables.get(name)) and operator == "?":
@@ -38,38 +38,38 @@ def interpolated(text: str, variables: Mapping[str, str]) -> str:
     return text.replace("$$", "$")
 
 
-def read(variables: Mapping[str, str]) -> dict[str, Any]:
-    """The compose file's services, with these variables in their places."""
+def read_services(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return the compose file's services, with these variables."""
 
-    def filled(node: Any) -> Any:
+    def fill(node: Any) -> Any:
         if isinstance(node, str):
-            return interpolated(node, variables)
+            return interpolate(node, variables)
         if isinstance(node, dict):
-            return {key: filled(value) for key, value in node.items()}
-        return [filled(value) for value in node] if isinstance(node, list) else node
+            return {key: fill(value) for key, value in node.items()}
+        return [fill(value) for value in node] if isinstance(node, list) else node
 
-    services: dict[str, Any] = filled(yaml.safe_load(FILE.read_text()))["services"]
+    services: dict[str, Any] = fill(yaml.safe_load(FILE.read_text()))["services"]
     return services
 
 
 def image_health_check() -> list[str]:
-    """The command of our image's own health check."""
+    """Return the command of our image's own health check."""
     match = re.search(r"^HEALTHCHECK .*?CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
     assert match is not None
     command: list[str] = json.loads(match[1])
     return command
 
 
-def seconds(duration: str) -> float:
+def parse_seconds(duration: str) -> float:
     return float(duration.removesuffix("s"))
 
 
 class Host:
-    """Runs services in a folder, which has one for each volume."""
+    """Runs services in a folder, which has a folder for each volume."""
 
     def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
         self.folder = folder
-        self.services = read(variables)
+        self.services = read_services(variables)
         self.queue: subprocess.Popen[bytes]
         self.ports = {name: free_port() for name in PORTS}
         self.postgres = PostgresCluster(folder / "postgres")
@@ -85,13 +85,13 @@ class Host:
         self._program("pg_isready", f'exec {self.postgres.programs / "pg_isready"} "$@" --port={self.postgres.port}')
 
     def _program(self, name: str, line: str) -> None:
-        """A program as a service's container has it."""
+        """Write a program that a service's container has."""
         path = self._programs / name
         path.write_text(f"#!/bin/sh\n{line}\n")
         path.chmod(0o755)
 
     def volume(self, name: str) -> Path:
-        """The folder of a named volume, or the folder of the project that is mounted."""
+        """Return the folder of a named volume, or the folder of the project that is mounted."""
         if name.startswith("./"):
             return (ROOT / name).resolve()
         folder = self.folder / "volumes" / name
@@ -111,12 +111,12 @@ class Host:
         return place if Path(place).is_dir() else str(self.folder)
 
     def environment(self, service: str) -> dict[str, str]:
-        """A service's environment: what the file gives it, and what every process has."""
+        """Return a service's environment: the file's variables, and those that every process has."""
         environment = self.services[service].get("environment", {})
         values = {name: str(value) for name, value in environment.items() if value is not None}
-        for other, port in PORTS.items():
-            reached = f"@{HOST}:{self.ports[other]}"
-            values = {name: value.replace(f"@{other}:{port}", reached) for name, value in values.items()}
+        for name_of_host, port in PORTS.items():
+            reached = f"@{HOST}:{self.ports[name_of_host]}"
+            values = {name: value.replace(f"@{name_of_host}:{port}", reached) for name, value in values.items()}
         values |= {name: self.place(service, value) for name, value in values.items() if value.startswith("/")}
         path = os.pathsep.join([str(self._programs), os.environ["PATH"]])
         return {"PATH": path, "HOME": str(self.folder), "HF_HUB_OFFLINE": "1", "COLUMNS": "200", **values}
@@ -129,11 +129,11 @@ class Host:
 
     def command(self, service: str, *arguments: str) -> list[str]:
         """Return the command of a service's container: `docmill` with the arguments, or the service's own."""
-        wanted = [*arguments] or self.services[service].get("command", [])
-        return [*(["docmill"] if "docmill" in self.services[service]["image"] else []), *wanted]
+        own = [*arguments] or self.services[service].get("command", [])
+        return [*(["docmill"] if "docmill" in self.services[service]["image"] else []), *own]
 
     def start(self, service: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """A container of a service, in a process group of its own, its log in `<folder>/<service>.log`."""
+        """Start a service in a process group of its own, with its log in `<folder>/<service>.log`."""
         # As in a container, where nothing of the caller's is inherited; a suite in the background ignores SIGINT.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with (self.folder / f"{service}.log").open("ab") as log:
@@ -169,9 +169,9 @@ class Host:
         until(lambda: self.is_healthy(service), f"{service} is healthy: {self.log(service)}", within_s)
 
     def stop(self, service: str, process: subprocess.Popen[bytes]) -> int:
-        """Stop a container as docker does: its signal, and it has to end within its grace. Its exit code."""
+        """Stop a service as docker does, with its signal and grace. Return its exit code."""
         process.send_signal(INTERRUPT.get(service, signal.SIGTERM))
-        return process.wait(seconds(self.services[service].get("stop_grace_period", f"{DEFAULT_GRACE_S}s")))
+        return process.wait(parse_seconds(self.services[service].get("stop_grace_period", f"{DEFAULT_GRACE_S}s")))
 
     def log(self, service: str) -> str:
         path = self.folder / f"{service}.log"
@@ -179,7 +179,7 @@ class Host:
 
 
 def _redis_cli() -> str:
-    """A client that says PING, as a program: redis-cli is not where only the library is."""
+    """Return a command that works as redis-cli does, which machines with only the library lack."""
     script = (
         "import os, sys, redis; port = int(sys.argv[2]); "
         "client = redis.Redis(port=port, password=os.environ.get('REDISCLI_AUTH')); "

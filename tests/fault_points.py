@@ -52,11 +52,11 @@ SITE = Path(__file__).with_name("armed")  # arms the fault in programs that are 
 
 
 class InjectedFault(Exception):
-    """The fault that a test asked for."""
+    """The fault that a test injects."""
 
 
 def arm(environment: Mapping[str, str] = os.environ) -> None:
-    """Make this process fail as its environment says, if it does."""
+    """Arm the fault that the environment names, if any."""
     if FAULT not in environment:
         return
     armed = Armed.parse(environment[FAULT], Path(environment["DOCMILL_HOME"]))
@@ -75,7 +75,7 @@ def arm(environment: Mapping[str, str] = os.environ) -> None:
 
 @dataclass
 class Armed:
-    """A fault on its way to happening in this process."""
+    """A fault that this process will have."""
 
     point: str
     action: str
@@ -101,7 +101,7 @@ class Armed:
             self._act()
 
     def strike(self) -> None:
-        """Do it, whether it was done before or not."""
+        """Note the strike and act, even if the fault has struck before."""
         self.note()
         self._act()
 

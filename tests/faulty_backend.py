@@ -28,7 +28,7 @@ class Marked(Encoded):
 
 
 class FaultyBackend:
-    """Another backend, with the faults that need to see what it computes."""
+    """Wraps a backend, and injects the faults that need to see its batches."""
 
     def __init__(self, inner: Backend, armed: Armed) -> None:
         self._inner = inner
@@ -58,9 +58,9 @@ class FaultyBackend:
         return self._run(source)
 
     def _run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
-        taken = Watched(source, self._armed)
-        for number, output in self._inner.run(taken):
-            if self._armed.action == "nan" and number in taken.marked and isinstance(output, Vector):
+        watched = Watched(source, self._armed)
+        for number, output in self._inner.run(watched):
+            if self._armed.action == "nan" and number in watched.marked and isinstance(output, Vector):
                 self._armed.note()
                 yield number, Vector(np.full_like(output.values, np.nan))
             else:

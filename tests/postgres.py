@@ -1,4 +1,4 @@
-"""Databases on a PostgreSQL: each test has an empty one with the schema, which an earlier test may have had.
+"""Databases on a PostgreSQL. Each test has an empty one with the schema, which an earlier test may have used.
 
 Making a database costs the server ten times as much as emptying one.
 """
@@ -51,7 +51,7 @@ GONE_S = 10.0
 
 
 class PostgresServer:
-    """A server to make databases on. `template` is one with the schema, which the others are copied from.
+    """A server that lends databases. They are copies of the database `template`, which has the schema.
 
     A server of the run's own copies files, which takes half of the time of a copy by its log.
     """
@@ -79,9 +79,9 @@ class PostgresServer:
     def lend(self) -> str:
         """Return the name of an empty database with the schema, which no earlier test knows."""
         if self._free:
-            before, name = self._free.pop(), _new_name()
+            old_name, name = self._free.pop(), _new_name()
             renamed = sql.SQL("ALTER DATABASE {} RENAME TO {}")
-            self._connection.execute(renamed.format(sql.Identifier(before), sql.Identifier(name)))
+            self._connection.execute(renamed.format(sql.Identifier(old_name), sql.Identifier(name)))
             return name
         name = self.create(self.template)
         if self._fresh is None:

@@ -1,14 +1,13 @@
-"""Processes that have docmill's libraries loaded and fork for each command: what a start costs is paid once.
+"""Servers that have loaded docmill's libraries and fork a process for each command, so that imports cost time once.
 
-A command, and a device process that it starts, runs in a process of its own, with its own environment, folder and
-streams, from `main` to its exit code. Device processes that load models, and commands that do, are forked from
-another server, which has the model libraries, too; it is started when the first is asked for. They read the
-environment when they are imported, so that is done only where both environments agree. Where they differ in the model
-hub alone, a third server has torch, and the rest is imported in the fork.
+A command, and each device process that it starts, runs in a fork with its own environment, folder and streams, from
+`main` to its exit code. Device processes and commands that load models are forks of a second server, which has the
+model libraries and starts when the first of them is requested. These libraries read the environment when they are
+imported, so the second server is used only where both environments agree. If they differ in the model hub alone, a
+third server has torch, and the fork imports the rest.
 
-All processes of a run of the tests share these servers, which end when none of them is left. Run as a program it
-serves a socket. A request is JSON, with the three streams; the answer is the process's number, and later its exit
-code.
+All processes of a test run share these servers. They end when no such process is left. As a program, this module
+serves a socket: a request is JSON with three streams, and the answer is the fork's process id, then its exit code.
 """
 
 from __future__ import annotations
@@ -41,20 +40,20 @@ from tests.worker.fork_servers import (
     UNUSED_AFTER_S,
     WITH_MODELS,
     address_of,
-    connected,
-    environment_of_servers,
+    connect,
     is_used,
     listens,
+    mark_used,
+    server_environment,
     server_for,
-    serving,
-    used,
+    start_server,
 )
 
 COMPUTING = {"search", "index", "--dry-run"}  # a command with one of these loads models by itself
 
 
 @dataclass(frozen=True)
-class How:
+class Context:
     """The folder and environment of a command; `with_models` says that its device processes load models."""
 
     cwd: Path
@@ -63,7 +62,7 @@ class How:
 
 
 class Fork:
-    """A process that a server forked, with what is used of `subprocess.Popen`."""
+    """A process that a server forked, with the part of the interface of `subprocess.Popen` that tests use."""
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
@@ -79,7 +78,7 @@ class Fork:
             return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code, -N for signal N. Raises TimeoutExpired after so many seconds."""
+        """Return the exit code, -N for signal N. Raises TimeoutExpired after `timeout` seconds."""
         if self.returncode is None:
             if not select.select([self._line], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired([str(self.pid)], timeout or 0)
@@ -97,179 +96,196 @@ class Fork:
 
 
 class Forks:
-    """The server of commands in a folder, and commands in its forks, which end with whoever asked for them."""
+    """Commands in forks of a folder's servers. A fork ends with the process that requested it."""
 
     def __init__(self, program: str, folder: Path) -> None:
         self._program = program
         self._address = str(folder / COMMANDS)
-        self._environment = environment_of_servers()
-        self._used = used(folder)
+        self._environment = server_environment()
+        self._mark = mark_used(folder)
         self._server: subprocess.Popen[bytes] | None = None
         with (folder / "starting").open("w") as starting:
             fcntl.flock(starting, fcntl.LOCK_EX)
             if not listens(self._address):
                 Path(self._address).unlink(missing_ok=True)
-                self._server = serving(self._address, COMMANDS)
-                connected(self._address).close()
+                self._server = start_server(self._address, COMMANDS)
+                connect(self._address).close()
 
-    def run(self, arguments: Sequence[str], how: How, *, stdin: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
-        """Run the command to its end: its exit code (-N for signal N), output and errors. Raises TimeoutExpired."""
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            given.write(stdin)
-            given.seek(0)
-            code = self._start(arguments, how, (given, out, err), group=False).wait(timeout_s)
-            for stream in (out, err):
-                stream.seek(0)
-            return code, out.read(), err.read()
+    def run(
+        self, arguments: Sequence[str], context: Context, *, stdin: bytes, timeout_s: float
+    ) -> tuple[int, bytes, bytes]:
+        """Run a command to its end. Return its exit code (-N for signal N), output and errors.
 
-    def start(self, arguments: Sequence[str], how: How, *, out: IO[bytes], err: IO[bytes]) -> Fork:
-        """Start the command in a session of its own, without input."""
+        Raises TimeoutExpired.
+        """
+        address, request = self._request(arguments, context, group=False)
+        return run_fork(address, request, stdin, timeout_s)
+
+    def start(self, arguments: Sequence[str], context: Context, *, out: IO[bytes], err: IO[bytes]) -> Fork:
+        """Start a command in a session of its own, without input."""
         with Path(os.devnull).open("rb") as nothing:
-            return self._start(arguments, how, (nothing, out, err), group=True)
+            address, request = self._request(arguments, context, group=True)
+            return request_fork(address, request, [nothing.fileno(), out.fileno(), err.fileno()])
 
-    def _start(
-        self, arguments: Sequence[str], how: How, streams: tuple[IO[bytes], IO[bytes], IO[bytes]], *, group: bool
-    ) -> Fork:
-        asked = {
+    def _request(self, arguments: Sequence[str], context: Context, *, group: bool) -> tuple[str, dict[str, Any]]:
+        """Return the address of the server that forks a command, and the request."""
+        request = {
             "arguments": [self._program, *arguments],
-            "cwd": str(how.cwd),
-            "environment": dict(how.environment),
-            "with_models": how.with_models,
+            "cwd": str(context.cwd),
+            "environment": dict(context.environment),
+            "with_models": context.with_models,
             "group": group,
             "kills": True,
         }
-        alike = server_for(how.environment, self._environment) == WITH_MODELS
+        alike = server_for(context.environment, self._environment) == WITH_MODELS
         computes = alike and not COMPUTING.isdisjoint(arguments)
         address = address_of(WITH_MODELS, self._address) if computes else self._address
-        return forked(address, asked, [stream.fileno() for stream in streams])
+        return address, request
 
-    def child(
+    def run_child(
         self, module: str, order: bytes, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[bytes]:
-        """Have a fork with the model libraries carry out an order to its end, in the server's environment or another.
+        """Run the `main` of a module in a fork that has the model libraries, with an order as its input.
 
-        An environment may differ from the server's in what concerns the model hub.
+        Its environment may differ from the server's in the model hub's variables.
         """
         kind = server_for(environment or self._environment, self._environment)
         assert kind is not None
         return run_child(partial(address_of, kind, self._address), module, order, environment or self._environment)
 
     def devices(self, supervisor: int) -> list[int]:
-        """The device processes that were forked for a supervisor and live."""
-        with connected(self._address) as line:
+        """Return the process ids of a supervisor's device processes that live."""
+        with connect(self._address) as line:
             line.send(json.dumps({"devices_of": supervisor}).encode())
-            found: list[int] = json.loads(line.recv(LARGEST))
-            return found
+            pids: list[int] = json.loads(line.recv(LARGEST))
+            return pids
 
     def address(self) -> str:
         """Return the address of the server of commands."""
         return self._address
 
     def close(self) -> None:
-        self._used.close()
+        self._mark.close()
         if self._server is not None:
-            self._server.returncode = 0  # it may serve others, which is nothing to warn of
+            self._server.returncode = 0  # it may still serve others: no ResourceWarning
 
 
-def forked(address: str, asked: Mapping[str, Any], streams: Sequence[int]) -> Fork:
-    line = connected(address)
-    socket.send_fds(line, [json.dumps(asked).encode()], streams)
+def request_fork(address: str, request: Mapping[str, Any], streams: Sequence[int]) -> Fork:
+    line = connect(address)
+    socket.send_fds(line, [json.dumps(request).encode()], streams)
     return Fork(line)
 
 
+def run_fork(
+    address: str, request: Mapping[str, Any], stdin: bytes, timeout_s: float | None = None
+) -> tuple[int, bytes, bytes]:
+    """Run a fork to its end. Return its exit code (-N for signal N), output and errors."""
+    with tempfile.TemporaryFile() as stdin_file, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        stdin_file.write(stdin)
+        stdin_file.seek(0)
+        code = request_fork(address, request, [stdin_file.fileno(), out.fileno(), err.fileno()]).wait(timeout_s)
+        for stream in (out, err):
+            stream.seek(0)
+        return code, out.read(), err.read()
+
+
 class Server:
-    """Forks for each request, and says how each fork ended."""
+    """Forks a process for each request, and sends its exit code to the client."""
 
     def __init__(self, address: str, kind: str) -> None:
         self._address = address
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(address)
         self._listener.listen(64)
-        self._lines: dict[int, socket.socket] = {}  # to whoever asked for a process, by its number
-        self._asked: dict[int, dict[str, Any]] = {}
+        self._lines: dict[int, socket.socket] = {}  # to clients, by the process ids of their forks
+        self._requests: dict[int, dict[str, Any]] = {}
         self._kind = kind
-        self._others: dict[str, subprocess.Popen[bytes]] = {}  # the other servers, by their addresses
-        # A byte comes here when a fork has ended: no time goes by, and none is spent on looking.
-        self._ended, self._ending = socket.socketpair()
-        for end in (self._ended, self._ending):
+        self._servers: dict[str, subprocess.Popen[bytes]] = {}  # the other servers, by their addresses
+        # A byte arrives here when a fork has ended, so that `select` returns at once.
+        self._wakeup, self._wakeup_end = socket.socketpair()
+        for end in (self._wakeup, self._wakeup_end):
             end.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._ending.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wakeup_end.fileno(), warn_on_full_buffer=False)
 
     def serve(self) -> dict[str, Any] | None:
-        """Returns in the forks with their requests, and in the server with None at the end."""
+        """Serve until nobody uses the server, then return None. In a fork, return its request."""
         while True:
             pids = {line: pid for pid, line in self._lines.items()}
-            watched: list[Any] = [self._listener, self._ended, *pids]
-            found = select.select(watched, [], [], UNUSED_AFTER_S)[0]
-            if not pids and not found and not is_used(Path(self._address).parent):
+            watched: list[Any] = [self._listener, self._wakeup, *pids]
+            readable = select.select(watched, [], [], UNUSED_AFTER_S)[0]
+            if not pids and not readable and not is_used(Path(self._address).parent):
                 return None
-            for ready in found:
-                if ready is self._ended:
-                    self._ended.recv(LARGEST)
+            for ready in readable:
+                if ready is self._wakeup:
+                    self._wakeup.recv(LARGEST)
                 elif ready in pids:
                     self._hung_up(pids[ready])
-                elif (asked := self._answer()) is not None:
-                    return asked
+                elif (request := self._answer()) is not None:
+                    return request
             self._reap()
 
     def _hung_up(self, pid: int) -> None:
-        """End the process of a client that is gone, if it asked for that."""
-        asked = self._asked[pid]
-        if asked["kills"]:
+        """Kill the fork of a client that is gone, if its request says so."""
+        request = self._requests[pid]
+        if request["kills"]:
             with suppress(ProcessLookupError):
-                (os.killpg if asked["group"] else os.kill)(pid, signal.SIGKILL)
+                (os.killpg if request["group"] else os.kill)(pid, signal.SIGKILL)
         self._lines.pop(pid).close()
 
     def _answer(self) -> dict[str, Any] | None:
         """Answer a request; in a fork, return it."""
         line, _ = self._listener.accept()
-        said, streams, _, _ = socket.recv_fds(line, LARGEST, 3)
-        asked: dict[str, Any] = json.loads(said or b"{}")
-        if "environment" not in asked:
-            self._tell(line, asked)
+        message, streams, _, _ = socket.recv_fds(line, LARGEST, 3)
+        request: dict[str, Any] = json.loads(message or b"{}")
+        if "environment" not in request:
+            self._reply(line, request)
             return None
         if pid := os.fork():
             self._lines[pid] = line
-            self._asked[pid] = asked
+            self._requests[pid] = request
             for stream in streams:
                 os.close(stream)
             return None
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if asked["group"]:
+        if request["group"]:
             os.setsid()
         line.send(str(os.getpid()).encode())
-        for other in (self._listener, self._ended, self._ending, line, *self._lines.values()):
-            other.close()
+        for connection in (self._listener, self._wakeup, self._wakeup_end, line, *self._lines.values()):
+            connection.close()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        return asked
+        return request
 
-    def _tell(self, line: socket.socket, asked: Mapping[str, Any]) -> None:
-        """Of which processes there are, and where device processes are forked."""
+    def _reply(self, line: socket.socket, request: Mapping[str, Any]) -> None:
+        """Answer with the device processes of a supervisor, or with the address of another server."""
         with line:
-            if "devices_of" in asked:
-                found = [pid for pid, one in self._asked.items() if one.get("supervisor") == asked["devices_of"]]
-                for address in self._others:
-                    with connected(address) as other:
-                        other.send(json.dumps(asked).encode())
-                        found += json.loads(other.recv(LARGEST))
-                line.send(json.dumps(found).encode())
-            elif "server" in asked:
-                address = str(Path(self._address).with_name(asked["server"].replace(" ", "-")))
-                if address not in {self._address, *self._others}:
+            if "devices_of" in request:
+                pids = [
+                    pid
+                    for pid, own_request in self._requests.items()
+                    if own_request.get("supervisor") == request["devices_of"]
+                ]
+                for address in self._servers:
+                    with connect(address) as server:
+                        server.send(json.dumps(request).encode())
+                        pids += json.loads(server.recv(LARGEST))
+                line.send(json.dumps(pids).encode())
+            elif "server" in request:
+                address = str(Path(self._address).with_name(request["server"].replace(" ", "-")))
+                if address not in {self._address, *self._servers}:
                     Path(address).unlink(missing_ok=True)  # of a server of an earlier session
-                    self._others[address] = serving(address, asked["server"])
+                    self._servers[address] = start_server(address, request["server"])
                 line.send(address.encode())
 
     def _reap(self) -> None:
-        while self._asked:
+        while self._requests:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            self._asked.pop(pid, None)
+            self._requests.pop(pid, None)
             if (line := self._lines.pop(pid, None)) is not None:
                 with line:
                     try:
@@ -278,13 +294,13 @@ class Server:
                         continue
 
 
-def become(asked: Mapping[str, Any]) -> None:
-    """Take on the request's environment, folder and arguments, and streams as a new interpreter has them."""
+def become(request: Mapping[str, Any]) -> None:
+    """Set this process's environment, folder, arguments and streams as a new interpreter would have them."""
     os.environ.clear()
-    os.environ.update(asked["environment"])
-    os.chdir(asked["cwd"])
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
     time.tzset()
-    sys.argv = asked["arguments"]
+    sys.argv = request["arguments"]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -292,7 +308,7 @@ def become(asked: Mapping[str, Any]) -> None:
 
 
 def fork_children(address: str, kind: str) -> None:
-    """Have this process fork the processes that it would start from the server of a kind."""
+    """Make this process request forks from a kind of server where it would start processes."""
     from docmill.worker import engines
     from docmill.worker.process import device_start
     from docmill.worker.submit import rehearsal
@@ -304,7 +320,7 @@ def fork_children(address: str, kind: str) -> None:
         rehearsal.run_child = partial(run_child, where)  # type: ignore[attr-defined]
 
 
-def child_of(module: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def child_request(module: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return the request for a fork that runs this module's `main` as a child of this process."""
     return {"arguments": [module], "module": module, "cwd": str(Path.cwd()), "environment": dict(environment)}
 
@@ -312,9 +328,14 @@ def child_of(module: str, environment: Mapping[str, str] = os.environ) -> dict[s
 def start_device(where: Callable[[], str]) -> Fork:
     theirs_in, ours_in = os.pipe()
     ours_out, theirs_out = os.pipe()
-    # It ends by itself when its supervisor is gone, or not: that is tested.
-    asked = {**child_of("docmill.worker.process.device"), "group": True, "kills": False, "supervisor": os.getpid()}
-    process = forked(where(), asked, [theirs_in, theirs_out, 2])
+    # Tests check that a device process ends without its supervisor, so the server must not kill it.
+    request = {
+        **child_request("docmill.worker.process.device"),
+        "group": True,
+        "kills": False,
+        "supervisor": os.getpid(),
+    }
+    process = request_fork(where(), request, [theirs_in, theirs_out, 2])
     os.close(theirs_in)
     os.close(theirs_out)
     process.stdin = os.fdopen(ours_in, "wb")
@@ -325,15 +346,9 @@ def start_device(where: Callable[[], str]) -> Fork:
 def run_child(
     where: Callable[[], str], module: str, order: bytes, environment: Mapping[str, str] = os.environ, **_: Any
 ) -> subprocess.CompletedProcess[bytes]:
-    """Have a child carry out an order to its end."""
-    asked = {**child_of(module, environment), "group": False, "kills": True}
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        given.write(order)
-        given.seek(0)
-        code = forked(where(), asked, [given.fileno(), out.fileno(), err.fileno()]).wait()
-        out.seek(0)
-        err.seek(0)
-        return subprocess.CompletedProcess([module], code, out.read(), err.read())
+    """Run the `main` of a module in a fork, with an order as its input."""
+    request = {**child_request(module, environment), "group": False, "kills": True}
+    return subprocess.CompletedProcess([module], *run_fork(where(), request, order))
 
 
 def main() -> None:
@@ -350,22 +365,22 @@ def main() -> None:
     gc.freeze()
     gc.enable()
     of_the_server = dict(os.environ)
-    asked = Server(address, kind).serve()
-    if asked is None:
+    request = Server(address, kind).serve()
+    if request is None:
         os._exit(0)
-    become(asked)
+    become(request)
     fault_points.arm()
-    if "module" in asked:
-        importlib.import_module(asked["module"]).main()
+    if "module" in request:
+        importlib.import_module(request["module"]).main()
         end(0)
-    children = server_for(os.environ, of_the_server) if asked["with_models"] else COMMANDS
+    children = server_for(os.environ, of_the_server) if request["with_models"] else COMMANDS
     if children is not None:
         fork_children(address, children)
-    end(ended())
+    end(run_command())
 
 
-def ended() -> int:
-    """The exit code of the command."""
+def run_command() -> int:
+    """Run the command, and return its exit code."""
     from docmill.worker.cli import main as docmill
 
     try:
@@ -379,7 +394,7 @@ def ended() -> int:
 
 
 def end(code: int) -> None:
-    """End as an interpreter does, but for taking itself apart, which would copy all that a fork shares."""
+    """Exit as an interpreter does, but free no memory, which would copy the pages that forks share."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

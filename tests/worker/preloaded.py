@@ -53,7 +53,7 @@ MAY_BE_MISSING = (
 
 
 def preload(server: str) -> None:
-    """Import those of a server."""
+    """Import the modules of a server."""
     for package in PACKAGES:
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
             importlib.import_module(module.name)

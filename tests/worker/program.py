@@ -1,4 +1,4 @@
-"""Runs a program that is given as text, with its arguments, and with warnings as errors."""
+"""Run a program, given as text, with its arguments and with warnings as errors."""
 
 from __future__ import annotations
 
