@@ -19,16 +19,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.containers import FILE, read
+from tests.containers import DOCKERFILE, FILE, read_services
+from tests.worker.harness import ROOT
 
-ROOT = Path(__file__).parent.parent
-COMPOSE = (ROOT / "docker-compose.yml").read_text()
+COMPOSE = FILE.read_text()
 CODE = "\n".join(line for line in COMPOSE.splitlines() if not line.lstrip().startswith("#"))
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
 LOCK = runpy.run_path(str(ROOT / "docker" / "lock.py"))
 LOCKED = LOCK["EXTRAS"].split(",")
 OURS = ("migrate", "worker", "worker-gpu", "cli", "exporter", "web", "batch")
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
 def test_every_image_is_pinned_to_a_version() -> None:
@@ -73,12 +72,12 @@ def test_every_variable_is_explained_in_the_example() -> None:
 def test_every_setting_is_one_that_docmill_knows() -> None:
     from docmill.worker.settings import Settings
 
-    known = {f"DOCMILL_{name.upper()}" for name in Settings.model_fields}
+    settings = {f"DOCMILL_{name.upper()}" for name in Settings.model_fields}
     files = ["docker-compose.yml", ".env.example", "Dockerfile", "docs/deploy.md", "examples/schedulers/crontab"]
     for file in (*map(ROOT.joinpath, files), *(ROOT / "deploy" / "systemd").glob("docmill-*.*")):
-        named = set(re.findall(r"\bDOCMILL_[A-Z_]+", file.read_text())) - {"DOCMILL_"}
-        assert named <= known, file
-        assert named or file.suffix in {".target", ".timer"}, file
+        mentioned = set(re.findall(r"\bDOCMILL_[A-Z_]+", file.read_text())) - {"DOCMILL_"}
+        assert mentioned <= settings, file
+        assert mentioned or file.suffix in {".target", ".timer"}, file
 
 
 def test_the_example_explains_every_setting_with_its_default() -> None:
@@ -113,7 +112,7 @@ def test_a_stopping_worker_gets_more_time_than_it_takes() -> None:
         assert grace_s >= Settings.model_fields["drain_s"].default + 10
 
 
-def test_our_containers_run_without_privileges_on_a_disk_that_is_read() -> None:
+def test_our_containers_run_without_privileges_on_a_read_only_disk() -> None:
     assert "useradd --uid 10001 " in DOCKERFILE
     assert "\nUSER 10001\n" in DOCKERFILE
     for name, service in SERVICES.items():
@@ -128,7 +127,7 @@ def test_our_containers_run_without_privileges_on_a_disk_that_is_read() -> None:
         assert SERVICES[name]["tmpfs"] == ["/tmp:exec,mode=1777,size=1g"]
 
 
-def test_the_compose_file_is_one_by_the_specification() -> None:
+def test_the_compose_file_follows_the_specification() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     checked = subprocess.run([*command, str(FILE)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
@@ -141,13 +140,13 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def required(project: dict[str, Any], extras: Iterable[str]) -> Iterator[str]:
+def expand_requirements(project: dict[str, Any], extras: Iterable[str]) -> Iterator[str]:
     """Yield the requirements of the project with extras, and with those that they name."""
     yield from project["dependencies"]
     for name in extras:
         for requirement in project["optional-dependencies"][name]:
             if (inner := Requirement(requirement)).name == "docmill":
-                yield from required(project, inner.extras)
+                yield from expand_requirements(project, inner.extras)
             else:
                 yield requirement
 
@@ -156,15 +155,15 @@ def required(project: dict[str, Any], extras: Iterable[str]) -> Iterator[str]:
 def test_a_lock_has_a_hash_for_each_package_and_versions_that_the_project_takes(variant: str) -> None:
     lines = (ROOT / "docker" / f"requirements-{variant}.lock").read_text().splitlines()[1:]
     pattern = re.compile(r"([a-z0-9._-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
-    found = [pattern.fullmatch(line) for line in lines]
-    assert all(found)
-    versions = {canonicalize_name(one[1]): Version(one[2]) for one in found if one is not None}
+    matches = [pattern.fullmatch(line) for line in lines]
+    assert all(matches)
+    versions = {canonicalize_name(match[1]): Version(match[2]) for match in matches if match is not None}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = project["build-system"]["requires"]
+    requirements = project["build-system"]["requires"]
     if variant != "build":
-        wanted = [*required(project["project"], LOCKED)]
+        requirements = [*expand_requirements(project["project"], LOCKED)]
         assert (versions[canonicalize_name("torch")].local == "cpu") == (variant == "cpu")
-    for requirement in map(Requirement, wanted):
+    for requirement in map(Requirement, requirements):
         version = versions[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: {version}; run `make lock`"
 
@@ -178,14 +177,14 @@ def test_without_an_index_of_builds_for_cpus_the_image_has_those_for_gpus(
     [choice] = [line.strip(" \\") for line in DOCKERFILE.splitlines() if line.strip().startswith("packages=")]
     environment = {"VARIANT": variant, "PIP_EXTRA_INDEX_URL": index, "PATH": os.defpath}
     script = f"{choice} echo requirements-$packages.lock"
-    said = subprocess.run(["sh", "-ec", script], env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == f"requirements-{packages}.lock"
-    assert (ROOT / "docker" / said.stdout.strip()).exists()
+    completed = subprocess.run(["sh", "-ec", script], env=environment, capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == f"requirements-{packages}.lock"
+    assert (ROOT / "docker" / completed.stdout.strip()).exists()
 
 
 def test_images_are_of_this_tree_unless_a_release_is_named() -> None:
     def images(**variables: str) -> set[str]:
-        services = read({"POSTGRES_PASSWORD": "p", "REDIS_PASSWORD": "r", **variables})
+        services = read_services({"POSTGRES_PASSWORD": "p", "REDIS_PASSWORD": "r", **variables})
         return {services[name]["image"] for name in OURS}
 
     assert images() == {"docmill:local", "docmill:local-cuda"}

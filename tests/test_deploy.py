@@ -9,7 +9,8 @@ from pathlib import Path
 
 from docmill.worker.settings import Settings
 from tests.faults.servers import missing
-from tests.test_compose import ROOT, SERVICES
+from tests.test_compose import SERVICES
+from tests.worker.harness import ROOT
 
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("docmill-*.*"))
 PROGRAM = "/opt/docmill/bin/docmill"
@@ -27,9 +28,9 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
         (tmp_path / unit.name).write_text(unit.read_text().replace(PROGRAM, "/bin/true"))
     command = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / unit.name) for unit in UNITS)]
     verified = subprocess.run(command, capture_output=True, text=True)
-    said = verified.stdout + verified.stderr
-    assert verified.returncode == 0, said
-    assert "docmill" not in said
+    report = verified.stdout + verified.stderr
+    assert verified.returncode == 0, report
+    assert "docmill" not in report
 
 
 def test_a_stopping_worker_is_told_by_sigterm_and_gets_as_much_time_as_with_compose() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tomllib
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
@@ -17,19 +15,15 @@ from packaging.utils import canonicalize_name
 from docmill.storage.core.database import Database
 from tests.kinds import KINDS
 from tests.storage.builders import numbered, read, request
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.worker.harness import ROOT, run_python
 
 
 def loaded_after(code: str, **environment: str) -> set[str]:
     program = f"import sys\n{code}\nsys.stderr.write(' '.join(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
-    )
-    return set(done.stderr.split())
+    return set(run_python(program, env=os.environ | environment).stderr.split())
 
 
-def test_what_supervises_and_enqueues_never_loads_a_model_library() -> None:
+def test_supervisors_and_enqueues_load_no_model_library() -> None:
     modules = ("process.supervisor", "process.device", "cli.commands.run", "jobs.local_run")
     loaded = loaded_after("".join(f"import docmill.worker.{module}\n" for module in modules))
     assert "docmill.worker.jobs.local_run" in loaded
@@ -104,8 +98,8 @@ from docmill.worker.cli import all_commands
 
 
 def run(*arguments):
-    done = CliRunner().invoke(docmill, arguments, standalone_mode=False)
-    return done.output, done.exception
+    result = CliRunner().invoke(docmill, arguments, standalone_mode=False)
+    return result.output, result.exception
 
 
 for name in all_commands():
@@ -145,11 +139,10 @@ def _outside_the_base() -> list[str]:
 def test_a_client_needs_no_extra_and_other_commands_name_theirs(tmp_path: Path) -> None:
     source = tmp_path / "texts.jsonl"
     source.write_text('{"id": "1", "text": "A text."}\n')
-    command = [sys.executable, "-c", CLIENT, json.dumps(_outside_the_base()), str(source)]
     environment = os.environ | {"DOCMILL_HOME": str(tmp_path), "COLUMNS": "80"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    sentences = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    completed = run_python(CLIENT, json.dumps(_outside_the_base()), str(source), env=environment)
+    assert completed.returncode == 0, completed.stderr
+    sentences = dict(line.split(" ", 1) for line in completed.stdout.splitlines())
     extras = {"run": "local", "worker": "local", "search": "local", "explain": "checks"}
     for name in ("run", "worker", "search", "web", "metrics", "report", "review", "explain", "dedup"):
         assert f"[{extras.get(name, name)}]" in sentences[name], sentences[name]

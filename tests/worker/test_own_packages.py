@@ -1,15 +1,13 @@
-"""People have modules named `tasks`, `worker` and `storage`, too: theirs and docmill's work in one process."""
+"""A user's modules named `tasks`, `worker` and `storage` work in one process with docmill's."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.worker.harness import Docmill
+from tests.worker.harness import Docmill, run_python
 
 THEIRS, OURS = "import storage.disks, tasks, worker.queue", "import docmill"
 USERS_PROGRAM = """
@@ -34,9 +32,6 @@ def run_users_program(folder: Path, imports: tuple[str, str], variables: Mapping
         file = folder / f"{name}.py"
         file.parent.mkdir(exist_ok=True)
         file.write_text('NAME = "theirs"\n')
-    (folder / "program.py").write_text(USERS_PROGRAM.format(imports="\n".join(imports)))
-    environment = Docmill(folder, variables).environment
-    done = subprocess.run(
-        [sys.executable, "program.py"], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    program = USERS_PROGRAM.format(imports="\n".join(imports))
+    completed = run_python(program, cwd=folder, env=Docmill(folder, variables).environment)
+    assert completed.returncode == 0, completed.stderr

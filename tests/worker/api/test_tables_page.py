@@ -14,17 +14,17 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from docs.outputs import NEEDS, Fence, fences
+from docs.outputs import fences, programs
 from tests.worker.harness import EXAMPLES, ROOT, Docmill
 
-PAGE = fences(ROOT / "docs" / "tables.md")
+PAGE = ROOT / "docs" / "tables.md"
 LABEL = {"label": polars.String, "score": polars.Float64}
 SPAN = {"label": polars.String, "text": polars.String, "start": polars.Int64, "end": polars.Int64}
 
 
 def prepare(docmill: Docmill) -> None:
-    """Run the page's pipeline, by models that compute nothing."""
-    [pipeline] = [fence for fence in PAGE if fence.title == "kinds.toml"]
+    """Run the page's pipeline with models that compute nothing."""
+    [pipeline] = [fence for fence in fences(PAGE) if fence.title == "kinds.toml"]
     text = re.sub(r"^task = .*$", r'\g<0>\nmodel = "null"', pipeline.text, flags=re.MULTILINE)
     (docmill.folder / "examples").symlink_to(EXAMPLES)
     (docmill.folder / "kinds.toml").write_text(text)
@@ -41,10 +41,6 @@ def fresh_duckdb() -> Iterator[None]:
         duckdb.execute(f"DETACH DATABASE IF EXISTS {name}")
 
 
-def blocks() -> Iterator[Fence]:
-    yield from (fence for fence in PAGE if fence.language == "python" and not fence.title.startswith(NEEDS))
-
-
 @pytest.mark.usefixtures("fresh_duckdb")
 def test_the_programs_of_the_page_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -55,8 +51,8 @@ def test_the_programs_of_the_page_run(
     monkeypatch.setenv("DOCMILL_HOME", docmill.environment["DOCMILL_HOME"])
     names: dict[str, Any] = {}
     vectors: Any = None
-    for number, fence in enumerate(blocks()):
-        exec(compile(fence.text.replace("384", "8"), "tables.md", "exec"), names)
+    for number, program in enumerate(programs(PAGE)):
+        exec(compile(program.replace("384", "8"), "tables.md", "exec"), names)
         if number == 0:
             vectors = names["vectors"]
     assert vectors.shape == (4, dim := 8)
@@ -65,10 +61,10 @@ def test_the_programs_of_the_page_run(
     assert schema["kind_labels"] == polars.List(polars.Struct(LABEL))
     assert schema["found_spans"] == polars.List(polars.Struct(SPAN | {"score": polars.Float64}))
     assert schema["flags"] == polars.List(polars.String)
-    found = dict(duckdb.sql("SELECT column_name, column_type FROM (DESCRIBE FROM 'results.parquet')").fetchall())
-    assert found["meaning_vector"] == "FLOAT[]"
-    assert found["kind_labels"] == 'STRUCT("label" VARCHAR, score DOUBLE)[]'
-    assert found["meta"] == "JSON"
+    type_of = dict(duckdb.sql("SELECT column_name, column_type FROM (DESCRIBE FROM 'results.parquet')").fetchall())
+    assert type_of["meaning_vector"] == "FLOAT[]"
+    assert type_of["kind_labels"] == 'STRUCT("label" VARCHAR, score DOUBLE)[]'
+    assert type_of["meta"] == "JSON"
     of_pandas = names["pandas"].read_parquet("results.parquet", dtype_backend="pyarrow")
     assert of_pandas.dtypes["meaning_vector"] == pandas.ArrowDtype(pa.list_(pa.float32(), dim))
     assert parquet.read_schema("results.parquet").field("meaning_vector").type == pa.list_(pa.float32(), dim)
