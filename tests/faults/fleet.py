@@ -1,4 +1,4 @@
-"""docmill with a store and a queue on which a fault is tried: jobs for a model that computes nothing, at a pace."""
+"""A fleet for tests of faults: its jobs use a model that computes nothing, at a given pace."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select, update
+from sqlalchemy.engine import make_url
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, OutcomeRow, Shard, db_now
@@ -36,24 +37,24 @@ WORDS = 8
 
 
 def numbered(n: int, first: int = 0) -> list[str]:
-    """`n` texts of 8 words, no two alike."""
+    """Return `n` different texts of 8 words."""
     return [f"Text number {i} has eight words or so." for i in range(first, first + n)]
 
 
 class Fleet(Docmill):
-    """The command with short leases, and the same moves within the test's own process, which are quicker."""
+    """The command with short leases, and quicker ways to do the same within the test's process."""
 
     def __init__(self, folder: Path, database: Database, redis_url: str | None, **settings: Any) -> None:
         self.database = database
         self.redis_url = redis_url
         self._corpora = itertools.count()
-        given = {"lease_s": LEASE_S, "upkeep_s": UPKEEP_S, "threads": THREADS, "log_level": "info", **settings}
-        given["database_url"] = database.url.render_as_string(hide_password=False)
+        values = {"lease_s": LEASE_S, "upkeep_s": UPKEEP_S, "threads": THREADS, "log_level": "info", **settings}
+        values["database_url"] = database.url.render_as_string(hide_password=False)
         if redis_url is not None:
-            given["redis_url"] = redis_url
+            values["redis_url"] = redis_url
         # What is given as None has docmill's own default.
-        set_ones = {f"DOCMILL_{name.upper()}": str(value) for name, value in given.items() if value is not None}
-        super().__init__(folder, set_ones)
+        variables = {f"DOCMILL_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+        super().__init__(folder, variables)
         self.loads_models = False
 
     def broker(self) -> Broker:
@@ -61,21 +62,21 @@ class Fleet(Docmill):
         return Broker(self.redis_url)
 
     def patch(self, code: str) -> None:
-        """Have every process of docmill run this as it starts."""
+        """Make every process of docmill run this code as it starts."""
         site = self.folder / "site"
         site.mkdir()
         (site / "sitecustomize.py").write_text(code)
         self.environment["PYTHONPATH"] = f"{site}{os.pathsep}{self.environment.get('PYTHONPATH', '')}"
 
     def corpus(self, texts: Iterable[str], name: str = "corpus.jsonl") -> Path:
-        """A file with a record for each text, whose ids are their numbers."""
+        """Write a file with a record for each text, numbered from 0, and return its path."""
         path = self.folder / name
         lines = (json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts))
         path.write_text("".join(lines))
         return path
 
     def give(self, texts: Sequence[str], *, task: str = "translate", model: str = "null@4000", **more: Any) -> int:
-        """Enqueue these texts as a corpus of their own; the job's number."""
+        """Enqueue these texts as a corpus of their own, and return the job's number."""
         path = self.corpus(texts, f"corpus-{next(self._corpora)}.jsonl")
         return self.enqueued(Request(source=str(path), task=task, model=model, **more)).id
 
@@ -86,7 +87,7 @@ class Fleet(Docmill):
 
     @contextmanager
     def worker(self, *options: str, fault: str | None = None, **settings: Any) -> Iterator[Running]:
-        """A worker that lives as long as the block and stops at once after it; `fault` and settings are its own."""
+        """Start a worker for the length of the block, with a fault and settings of its own, then quit it."""
         process = self.start_worker(*options, fault=fault, **settings)
         try:
             yield process
@@ -98,37 +99,44 @@ class Fleet(Docmill):
                 kill_group(process)
 
     def start_worker(self, *options: str, fault: str | None = None, **settings: Any) -> Running:
-        before = dict(self.environment)
-        self.environment |= {f"DOCMILL_{name.upper()}": str(value) for name, value in settings.items()}
-        if fault is not None:
-            self.environment[FAULT] = fault
-        process = self.start("worker", *options)
-        self.environment = before
-        return process
+        variables = {f"DOCMILL_{name.upper()}": str(value) for name, value in settings.items()}
+        with self.variables(**variables, **({} if fault is None else {FAULT: fault})):
+            return self.start("worker", *options)
 
     def strikes(self) -> list[str]:
-        """A line for each time that a fault struck."""
+        """Return a line for each time that the fault struck."""
         struck = self.folder / "home" / STRUCK
         return struck.read_text().splitlines() if struck.exists() else []
 
     def release(self) -> None:
-        """Let the process go on that a fault of the action `hang` holds."""
+        """Let processes continue that a fault with the action `hang` holds."""
         (self.folder / "home" / STRUCK).write_text("")
 
     def shards(self, *columns: Any) -> list[Any]:
-        with self.database.read() as transaction:
-            return list(transaction.execute(select(*(columns or (Shard,))).select_from(Shard).order_by(Shard.id)))
+        return [*self.database.rows(select(*(columns or (Shard,))).select_from(Shard).order_by(Shard.id))]
 
     def states(self) -> Counter[str]:
         return Counter(row.state for row in self.shards(Shard.state))
 
     def set_shards(self, **values: Any) -> None:
-        """Move time, or anything else, for all shards."""
-        self.database.write(lambda transaction: transaction.execute(update(Shard).values(**values)))
+        """Update all shards, for instance to move their times."""
+        self.database.execute(update(Shard).values(**values))
+
+    def end_grace(self) -> None:
+        """Let hints that are gone count as lost, as they do after half a minute."""
+        self.set_shards(dispatched_at=Shard.dispatched_at - 60)
+
+    def wait_until_busy(self) -> None:
+        until(lambda: self.states()["running"] == THREADS, "every thread has a shard")
+
+    def set_database_url(self, **parts: Any) -> None:
+        """Change parts of the URL that docmill's processes have. The test itself keeps its own connections."""
+        url = make_url(self.environment["DOCMILL_DATABASE_URL"]).set(**parts)
+        self.environment["DOCMILL_DATABASE_URL"] = url.render_as_string(hide_password=False)
 
     def move_to_another_machine(self) -> None:
-        """Have the workers on the list be ones whose processes nobody here can look for."""
-        self.database.write(lambda transaction: transaction.execute(update(WorkerRow).values(pid_space="elsewhere")))
+        """Mark all workers as being on a machine whose processes this one cannot see."""
+        self.database.execute(update(WorkerRow).values(pid_space="elsewhere"))
 
     def owners(self) -> set[str]:
         """Return the owners of running shards."""
@@ -136,30 +144,27 @@ class Fleet(Docmill):
 
     def lapsed(self) -> int:
         """Return the number of running shards whose lease has lapsed."""
-        with self.database.read() as transaction:
-            query = select(func.count()).where(Shard.state == "running", Shard.lease_until < db_now())
-            return transaction.scalar(query) or 0
+        query = select(func.count()).where(Shard.state == "running", Shard.lease_until < db_now())
+        return self.database.value(query) or 0
 
     def live(self) -> dict[str, int]:
-        """The workers on the list: owner → process id."""
-        with self.database.read() as transaction:
-            return {row.id: row.pid for row in transaction.execute(select(WorkerRow.id, WorkerRow.pid))}
+        """Return the process ids of the workers that signed on, by their ids."""
+        return {row.id: row.pid for row in self.database.rows(select(WorkerRow.id, WorkerRow.pid))}
 
     def outcomes(self) -> Counter[str]:
-        with self.database.read() as transaction:
-            query = select(OutcomeRow.status, func.count().label("n")).group_by(OutcomeRow.status)
-            return Counter({row.status: row.n for row in transaction.execute(query)})
+        query = select(OutcomeRow.status, func.count().label("n")).group_by(OutcomeRow.status)
+        return Counter({row.status: row.n for row in self.database.rows(query)})
 
     def state(self, job: int) -> str:
-        with self.database.read() as transaction:
-            return transaction.scalars(select(Job.state).where(Job.id == job)).one()
+        [state] = self.database.values(select(Job.state).where(Job.id == job))
+        return state
 
     def finish(self, job: int, within_s: float = DEADLINE_S, *, state: str = "done") -> JobStatus:
-        """Wait for a job's end and hold it to everything that must hold; its status."""
+        """Wait until a job ends, check the store, and return the job's status."""
 
-        def ended() -> bool:
+        def has_ended() -> bool:
             jobs.finish(self.database, job)
             return self.state(job) not in {"ingesting", "running"}
 
-        until(ended, f"job {job} ends", within_s)
+        until(has_ended, f"job {job} ends", within_s)
         return check(self.database, job, state=state)

@@ -57,7 +57,7 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """The number of connections that were made since the start, or since the last cut."""
+        """The number of connections since the start or the last cut."""
         with self._lock:
             return len(self._links)
 
@@ -69,11 +69,11 @@ class Proxy:
         self._open.clear()
 
     def heal(self) -> None:
-        """Forward again; what was sent meanwhile arrives late."""
+        """Forward again. Data that was sent meanwhile arrives late."""
         self._open.set()
 
     def lose_all(self) -> None:
-        """Leave every connection half open: what is sent into it is swallowed. New ones are served."""
+        """Leave every connection half open: its data is swallowed. New connections work."""
         with self._lock:
             for link in self._links:
                 link.lost = True
@@ -100,10 +100,10 @@ class Proxy:
         with self._lock:
             self._cut = (when, having)
 
-    def due_cut(self, sent: bytes) -> Cut | None:
-        """The cut for a transaction of these bytes, which is then done."""
+    def due_cut(self, transaction: bytes) -> Cut | None:
+        """Return the cut that is due for a transaction of these bytes, once."""
         with self._lock:
-            if self._cut is None or self._cut[1] not in sent:
+            if self._cut is None or self._cut[1] not in transaction:
                 return None
             (when, _), self._cut = self._cut, None
             self.cuts += 1
@@ -164,7 +164,7 @@ class Link:
 
 
 def reset(connection: socket.socket) -> None:
-    """Close with RST and not FIN: what is on its way is lost."""
+    """Close with RST instead of FIN, so that data on its way is lost."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with suppress(OSError):

@@ -13,13 +13,13 @@ DOCS = (ROOT / "docs" / "security.md").read_text()
 
 
 def sql(number: int) -> list[str]:
-    """The statements of the page's first or second block of SQL."""
+    """Return the statements of a block of SQL on the page, by its number."""
     block = re.findall(r"^```sql\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)[number]
     return [statement.strip() for statement in block.split(";") if statement.strip()]
 
 
 def acl(user: str) -> list[str]:
-    """The words of the page's line for a user of Redis, from its name on."""
+    """Return the words of the page's line for a user of Redis, from the name on."""
     line = re.search(rf"^user ({user} on .*)$", DOCS, re.MULTILINE)
     assert line is not None
     return line[1].split()
@@ -31,7 +31,7 @@ def password(user: str) -> str:
 
 
 def protect(server: RedisServer) -> None:
-    """Give a Redis the page's users, and no other."""
+    """Give a Redis the page's users and a keeper."""
     with server.client() as client:
         for user in ("docmill-worker", "docmill-admin", "docmill-producer", "docmill-orders"):
             client.execute_command("ACL", "SETUSER", *acl(user))

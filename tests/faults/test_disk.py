@@ -1,4 +1,4 @@
-"""A disk that is full, and a SQLite file that somebody else writes: nothing is half stored, and the work goes on."""
+"""A full disk, and a SQLite file that another process writes: nothing is half stored, and the work goes on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from docmill.storage import migrations
 from docmill.storage.core.database import Database
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.servers import PostgresCluster, open_folder, tmpfs
-from tests.kinds import KINDS
+from tests.kinds import new_store
 from tests.worker.harness import until
 
 MB = 1_000_000
@@ -25,7 +24,7 @@ Database.__init__.__kwdefaults__.update(retries=2, busy_timeout_s=0.2)
 
 
 class Ballast:
-    """A file that leaves no room beside it."""
+    """A file that fills its disk."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "ballast"
@@ -44,8 +43,8 @@ class Ballast:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def small_disk(request: pytest.FixtureRequest) -> Iterator[tuple[Database, Ballast]]:
-    """A store with the schema on a disk of its own, and what fills that disk."""
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> Iterator[tuple[Fleet, Ballast]]:
+    """An impatient fleet whose store has a disk of its own, and a file that can fill the disk."""
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
         disk = stack.enter_context(tmpfs(folder / "disk", 24 * MB if request.param == "sqlite" else 80 * MB))
@@ -55,29 +54,24 @@ def small_disk(request: pytest.FixtureRequest) -> Iterator[tuple[Database, Balla
             # A server that cannot write its log gives up; it is the tables that have no room here.
             cluster = stack.enter_context(PostgresCluster(disk / "cluster", wal=folder / "log"))
             url = cluster.create()
-        database = Database(url, pool_size=12, kinds=KINDS)
-        migrations.upgrade(database)
-        yield database, Ballast(disk)
-        database.close()
+        fleet = Fleet(tmp_path, stack.enter_context(new_store(url, pool_size=12)), redis_url)
+        fleet.patch(IMPATIENT)
+        yield fleet, Ballast(disk)
 
 
 def texts(n: int) -> list[str]:
     return [f"{text} {LONG}" for text in numbered(n)]
 
 
-def test_results_wait_for_room_on_a_full_disk_and_the_log_says_so(
-    small_disk: tuple[Database, Ballast], tmp_path: Path, redis_url: str
-) -> None:
-    database, ballast = small_disk
-    fleet = Fleet(tmp_path, database, redis_url)
-    fleet.patch(IMPATIENT)
+def test_results_wait_for_room_on_a_full_disk_and_the_log_says_so(small_disk: tuple[Fleet, Ballast]) -> None:
+    fleet, ballast = small_disk
     job = fleet.give(texts(600), model="null@100000")
     with fleet.worker(lease_s=600):
         until(lambda: fleet.outcomes()["done"], "some of it is done")
         ballast.fill()
         until(lambda: "commit_waits" in fleet.log("worker"), "a result waits for room")
-        stored = fleet.outcomes()["done"]
-        assert stored < 600
+        n_stored = fleet.outcomes()["done"]
+        assert n_stored < 600
         ballast.remove()
         status = fleet.finish(job)
     assert status.done == 600
@@ -87,12 +81,8 @@ def test_results_wait_for_room_on_a_full_disk_and_the_log_says_so(
 
 
 @pytest.mark.long_on("postgresql")
-def test_an_enqueue_that_meets_a_full_disk_says_so_and_is_carried_on(
-    small_disk: tuple[Database, Ballast], tmp_path: Path, redis_url: str
-) -> None:
-    database, ballast = small_disk
-    fleet = Fleet(tmp_path, database, redis_url)
-    fleet.patch(IMPATIENT)
+def test_an_enqueue_that_meets_a_full_disk_says_so_and_is_carried_on(small_disk: tuple[Fleet, Ballast]) -> None:
+    fleet, ballast = small_disk
     path = fleet.corpus(texts(1500))
     ballast.fill()
     enqueue = ("enqueue", "translate", path, "--model", "null")
@@ -108,18 +98,18 @@ def test_a_sqlite_file_that_another_writes_is_waited_for(sqlite: Database, tmp_p
     fleet = Fleet(tmp_path, sqlite, redis_url)
     fleet.patch(IMPATIENT)
     job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@3000")
-    other = sqlite3.connect(str(sqlite.file), isolation_level=None)
+    writer = sqlite3.connect(str(sqlite.file), isolation_level=None)
     with fleet.worker():
         while "commit_waits" not in fleet.log("worker"):  # shards in flight may have ended before the lock
             until(lambda: fleet.states()["running"], "some shards run")
-            other.execute("BEGIN IMMEDIATE")
+            writer.execute("BEGIN IMMEDIATE")
             until(
                 lambda: "commit_waits" in fleet.log("worker") or not fleet.states()["running"],
                 "a result waits for its turn, or none is in flight",
             )
-            other.execute("ROLLBACK")
+            writer.execute("ROLLBACK")
         status = fleet.finish(job)
-    other.close()
+    writer.close()
     assert status.done == 8 * SHARD_TEXTS
     assert "Traceback" not in fleet.log("worker")
 
@@ -127,12 +117,12 @@ def test_a_sqlite_file_that_another_writes_is_waited_for(sqlite: Database, tmp_p
 def test_a_command_that_waits_for_a_locked_file_in_vain_says_so(sqlite: Database, tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, sqlite, None)
     fleet.patch(IMPATIENT)
-    other = sqlite3.connect(str(sqlite.file), isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    writer = sqlite3.connect(str(sqlite.file), isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
     path = fleet.corpus(numbered(3))
     refused = fleet("enqueue", "translate", path, "--model", "null", code=3)
     assert "locked by another writer" in refused.stderr
-    other.execute("ROLLBACK")
-    other.close()
+    writer.execute("ROLLBACK")
+    writer.close()
     fleet("enqueue", "translate", path, "--model", "null")
     assert fleet.states() == {"planned": 1}

@@ -8,27 +8,27 @@ from docmill.storage.core.schema import Document, Shard
 from docmill.storage.ingest.chunks import CHUNK_RECORDS
 from tests.fault_points import FAULT
 from tests.faults.checker import read_books
-from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
-from tests.storage.builders import at_once
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
+from tests.storage.builders import at_once, count_rows
 from tests.worker.harness import DEADLINE_S, until
 
 
 def test_a_cancelled_job_stops_keeps_what_is_done_and_takes_no_late_result(fleet: Fleet) -> None:
     job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@200")
-    other = fleet.give(numbered(SHARD_TEXTS), priority=-1)
+    urgent = fleet.give(numbered(SHARD_TEXTS), priority=-1)
     with fleet.worker(fault="batch:hang@2"):
         until(fleet.strikes, "one batch is finished, and the next waits")
-        until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
+        fleet.wait_until_busy()
         assert fleet.json("cancel", job)["cancelled"]
         states = {row.state for row in fleet.shards(Shard.job_id, Shard.state) if row.job_id == job}
         # A top-up that was under way may still put some into the queue, where nobody claims them.
         assert states <= {"planned", "queued", "done"}
-        kept = read_books(fleet.database, job).statuses
+        statuses = read_books(fleet.database, job).statuses
         fleet.release()
-        fleet.finish(other)  # the threads are free again
+        fleet.finish(urgent)  # the threads are free again
         assert not fleet.json("cancel", job)["cancelled"]
     fleet.finish(job, state="cancelled")
-    assert read_books(fleet.database, job).statuses == kept
+    assert read_books(fleet.database, job).statuses == statuses
     assert "lease_lost" in fleet.log("worker")
     assert fleet("status", job, "--wait", code=1).returncode == 1
 
@@ -36,27 +36,24 @@ def test_a_cancelled_job_stops_keeps_what_is_done_and_takes_no_late_result(fleet
 def test_an_enqueue_that_was_killed_is_carried_on_by_the_same_command_without_doubles(fleet: Fleet) -> None:
     n = CHUNK_RECORDS + 1000  # three chunks, the first of which is small
     enqueue = ("enqueue", "translate", fleet.corpus(numbered(n)), "--model", "null")
-    fleet.environment[FAULT] = "enqueue:kill@2"
-    killed = fleet.start(*enqueue)
-    assert killed.wait(DEADLINE_S) < 0
+    with fleet.variables(**{FAULT: "enqueue:kill@2"}):
+        assert fleet.start(*enqueue).wait(DEADLINE_S) < 0
     assert fleet.strikes()
-    del fleet.environment[FAULT]
-    done = fleet.json(*enqueue)
-    assert (done["id"], done["adopted"], done["documents"]) == (1, True, n)
-    again = fleet.json(*enqueue)
-    assert (again["id"], again["counts"]["new"], again["counts"]["planned"]) == (1, 0, 0)
+    continued = fleet.json(*enqueue)
+    assert (continued["id"], continued["adopted"], continued["documents"]) == (1, True, n)
+    repeated = fleet.json(*enqueue)
+    assert (repeated["id"], repeated["counts"]["new"], repeated["counts"]["planned"]) == (1, 0, 0)
     assert sum(row.n_contents for row in fleet.shards(Shard.n_contents)) == n
 
 
 def test_two_enqueues_of_one_corpus_at_once_make_one_job_with_each_document_once(fleet: Fleet) -> None:
     n = 3000
     enqueue = ("enqueue", "translate", fleet.corpus(numbered(n)), "--model", "null")
-    one, other = at_once(lambda: fleet.json(*enqueue), lambda: fleet.json(*enqueue))
-    assert {one["documents"], other["documents"]} == {n}
-    assert one["id"] == other["id"]
+    first, second = at_once(lambda: fleet.json(*enqueue), lambda: fleet.json(*enqueue))
+    assert {first["documents"], second["documents"]} == {n}
+    assert first["id"] == second["id"]
     assert sum(row.n_contents for row in fleet.shards(Shard.n_contents)) == n
-    with fleet.database.read() as transaction:
-        assert len(transaction.execute(Document.__table__.select()).all()) == n
+    assert count_rows(fleet.database, Document) == n
 
 
 def test_an_export_that_is_killed_leaves_nothing_half_written_at_its_path(fleet: Fleet) -> None:
@@ -66,11 +63,10 @@ def test_an_export_that_is_killed_leaves_nothing_half_written_at_its_path(fleet:
         fleet.finish(job)
     out = fleet.folder / "out.jsonl"
     out.write_text("an earlier export\n")
-    fleet.environment[FAULT] = "export:kill@50"
-    killed = fleet.start("results", job, "--out", out)
-    assert killed.wait(DEADLINE_S) < 0
+    with fleet.variables(**{FAULT: "export:kill@50"}):
+        assert fleet.start("results", job, "--out", out).wait(DEADLINE_S) < 0
     assert out.read_text() == "an earlier export\n"
-    fleet("results", job, "--out", out)  # the fault strikes once
+    fleet("results", job, "--out", out)
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == [str(i) for i in range(n)]
     parts = ("results", job, "--part-documents", 30, "--out", "parts")
     assert "Wrote 128 results to parts (JSON lines), in 5 parts." in fleet(*parts).stderr

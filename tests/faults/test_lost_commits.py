@@ -1,4 +1,4 @@
-"""A database that has forgotten what it had confirmed: failover to a standby that lags, and a restored backup."""
+"""A database that lost confirmed commits: failover to a standby that lags, and a restored backup."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ BackUp = Callable[[], Callable[[], None]]
 
 
 def assert_own_texts(fleet: Fleet, job: int, texts: list[str]) -> None:
-    """The model gives back what it read."""
+    """Assert that each result is its own text, as the model echoes."""
     assert {row["id"]: row["text"] for row in results(fleet.database, job)} == {
         str(place): text for place, text in enumerate(texts)
     }
 
 
 class Pair:
-    """A primary, a standby that follows it over a link that can be cut, and the address that fails over."""
+    """A primary, a standby that follows it over a link, and an address that fails over."""
 
     def __init__(self, folder: Path, primary: PostgresCluster) -> None:
         self.primary = primary
@@ -65,10 +65,10 @@ class Pair:
 def pair() -> Iterator[Pair]:
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder())
-        made = Pair(folder, stack.enter_context(PostgresCluster(folder / "primary")))
-        for server in (made.link, made.standby, made.address):
+        pair = Pair(folder, stack.enter_context(PostgresCluster(folder / "primary")))
+        for server in (pair.link, pair.standby, pair.address):
             stack.enter_context(server)
-        yield made
+        yield pair
 
 
 def begun_jobs(fleet: Fleet) -> set[int]:
@@ -88,8 +88,8 @@ def test_failover_to_a_standby_that_lost_the_last_commits_computes_them_again(
         # More rows than the numbers that PostgreSQL logs ahead: the new primary gives numbers of lost rows again.
         texts, lost_texts, later_texts = (numbered(40 * SHARD_TEXTS, n * 10**6) for n in range(3))
         job = fleet.give(texts, model="null@12000")
-        kept = claim_next(database)
-        shards.commit(database, kept, done(kept, "kept"), None)
+        claim = claim_next(database)
+        shards.commit(database, claim, done(claim, "kept"), None)
         until(lambda: follower.states()["done"], "the standby follows")
         with pair.link.refusing(), fleet.worker(lease_s=60) as worker:
             until(lambda: fleet.states()["done"] > 3, "shards are done of which the standby knows nothing")
@@ -98,15 +98,15 @@ def test_failover_to_a_standby_that_lost_the_last_commits_computes_them_again(
             assert (follower.states()["done"], follower.states()["running"]) == (1, 0)
             pair.fail_over()
             later = fleet.give(later_texts, model="null@12000")
-            for given in (job, later):
-                fleet.finish(given)
+            for job_id in (job, later):
+                fleet.finish(job_id)
             assert [status.id for status in list_statuses(database)] == [later, job], "what was lost is not there"
-            again = fleet.give(lost_texts, model="null@12000")
-            fleet.finish(again)
+            repeated = fleet.give(lost_texts, model="null@12000")
+            fleet.finish(repeated)
             assert worker.poll() is None
         assert [row["text"] for row in results(database, job)].count("kept") == SHARD_TEXTS
         assert_own_texts(fleet, later, later_texts)
-        assert_own_texts(fleet, again, lost_texts)
+        assert_own_texts(fleet, repeated, lost_texts)
     assert "Traceback" not in fleet.log("worker")
 
 
@@ -116,7 +116,7 @@ def open_database(url: URL, port: int) -> Database:
 
 @pytest.fixture
 def back_up(request: pytest.FixtureRequest, store: Database, tmp_path: Path) -> BackUp:
-    """Makes a backup as the database's manual says. It returns the function that restores it."""
+    """A function that makes a backup. It returns a function that restores the backup."""
     backup = tmp_path / "backup"
 
     def copy_file(file: Path) -> Callable[[], None]:
@@ -173,9 +173,9 @@ def test_a_restored_backup_beside_todays_queue_is_harmless(
     assert later == lost, "numbers are given again"
     with fleet.worker():
         fleet.finish(later)
-        again = fleet.give(todays, model="null@12000")
-        fleet.finish(again)
-    for job, texts in ((first, yesterdays), (later, tomorrows), (again, todays)):
+        repeated = fleet.give(todays, model="null@12000")
+        fleet.finish(repeated)
+    for job, texts in ((first, yesterdays), (later, tomorrows), (repeated, todays)):
         assert_own_texts(fleet, job, texts)
     assert "Traceback" not in fleet.log("worker")
 

@@ -1,4 +1,4 @@
-"""Messages that come often, late, out of order, to the wrong release or about nothing: hints, and no more."""
+"""Messages that are repeated, late, out of order, for another release or about no shard do no harm."""
 
 from __future__ import annotations
 
@@ -46,42 +46,41 @@ def test_messages_to_four_workers_that_come_often_late_or_about_nothing_compute_
     job = fleet.give(numbered(8 * SHARD_TEXTS))
     cancelled = fleet.give(numbered(3 * SHARD_TEXTS, first=1000))
     jobs.cancel(fleet.database, cancelled)
-    every = [*ids(fleet), 10**9] * 10
-    random.Random(16).shuffle(every)
-    publish(fleet, every)
+    messages = [*ids(fleet), 10**9] * 10
+    random.Random(16).shuffle(messages)
+    publish(fleet, messages)
     with ExitStack() as stack:
         for _ in range(4):
             stack.enter_context(fleet.worker("--threads", "2", "--lanes", LANE))
         until(lambda: len(fleet.live()) == 4, "four workers are ready")
         fleet.finish(job)
-        before = fleet.shards()
-        publish(fleet, every)
+        shards_before = fleet.shards()
+        publish(fleet, messages)
         until(lambda: waiting(fleet) == 0, "every message was looked at")
         fleet.finish(fleet.give(numbered(SHARD_TEXTS, first=2000)))  # what was looked at before it is done with
-    assert fleet.shards()[: len(before)] == before
-    assert {(row.job_id == cancelled, row.attempt) for row in before} == {(False, 1), (True, 0)}
+    assert fleet.shards()[: len(shards_before)] == shards_before
+    assert {(row.job_id == cancelled, row.attempt) for row in shards_before} == {(False, 1), (True, 0)}
     assert "Traceback" not in fleet.log("worker")
 
 
 def test_workers_of_two_releases_share_a_redis_without_reading_each_others_messages(fleet: Fleet) -> None:
     job = fleet.give(numbered(4 * SHARD_TEXTS))
-    sent = waiting(fleet, version=1)
-    assert sent == 4
+    n_sent = waiting(fleet, version=1)
+    assert n_sent == 4
     of_this_release = dict(fleet.environment)
     fleet.patch(NEXT_RELEASE)
     with fleet.worker():
         until(fleet.live, "a worker of the next release is ready")
         second = fleet.give(numbered(SHARD_TEXTS, first=1000))
-        offered = waiting(fleet, version=1)
-        assert offered >= sent, "the other release's messages are left alone"
-        assert offered <= sent + 1, (
+        n_offered = waiting(fleet, version=1)
+        assert n_offered >= n_sent, "the other release's messages are left alone"
+        assert n_offered <= n_sent + 1, (
             "the new shard was sent by this release or, where it was the first to look, by the next"
         )
-        # They count as lost once their grace is over: that time is moved, not waited for.
-        fleet.set_shards(dispatched_at=Shard.dispatched_at - 60)
+        fleet.end_grace()
         fleet.finish(job)
         fleet.finish(second)
-        assert waiting(fleet, version=1) == offered
+        assert waiting(fleet, version=1) == n_offered
     fleet.environment = of_this_release
     with fleet.worker():
         until(lambda: waiting(fleet, version=1) == 0, "a worker of this release looks at its own messages")
@@ -95,14 +94,14 @@ def test_a_worker_that_finds_hostile_messages_finishes_a_job_as_if_there_were_no
     bad, orders = hostile(trap), {**hostile(trap), **hostile_orders(trap)}
     with fleet.worker(lanes="translate,enqueue") as worker, redis.Redis.from_url(redis_url) as client:
         until(fleet.live, "the worker is there")
-        [before] = device_pids(worker)
+        [device] = device_pids(worker)
         n = client.lpush(queue("translate"), *bad.values()) + client.lpush(queue(ENQUEUE_LANE), *orders.values())
         client.lpush(queue(ENQUEUE_LANE), *called_in_place(trap))
         job = fleet.give(numbered(200))
         assert fleet.finish(job).done == 200
         until(lambda: not any(client.llen(queue(lane)) for lane in LANES), "all are taken")
         until(lambda: fleet.log("worker").count("message_refused") == n, "each is refused")
-        assert device_pids(worker) == [before]
+        assert device_pids(worker) == [device]
         until(lambda: client.hlen("docmill:unacked") == 0, "none comes again later")
     assert not trap.exists()
     assert "Traceback" not in fleet.log("worker")
@@ -110,7 +109,7 @@ def test_a_worker_that_finds_hostile_messages_finishes_a_job_as_if_there_were_no
 
 
 def called_in_place(trap: Path) -> list[bytes]:
-    """Return orders that are refused, and whose tasks for errors Celery would call in the worker if it had them."""
+    """Return orders that are refused, with tasks for errors that Celery would call in a worker that has them."""
     shard = {"task": "docmill.shard", "args": [], "kwargs": {"v": 1, "shard_id": 1}, "options": {}}
     options = {"queue": "elsewhere"}
     errors = [

@@ -31,7 +31,7 @@ WITHIN_S = 120
 
 @pytest.fixture
 def sender(redis_url: str) -> Iterator[Celery]:
-    """Anybody's Celery app on the same Redis, with no settings of docmill's."""
+    """Another program's Celery app on the same Redis, without docmill's settings."""
     app = Celery("sender", broker=redis_url, backend=redis_url, set_as_current=False)
     yield app
     app.close()
@@ -42,17 +42,17 @@ def arguments(fleet: Fleet, **more: Any) -> dict[str, Any]:
 
 
 def send(sender: Celery, fleet: Fleet, **more: Any) -> AsyncResult:
-    sent = sender.send_task("docmill.enqueue", queue=QUEUE, kwargs=arguments(fleet, **more))
-    return sender.AsyncResult(sent.id)  # which waits for nothing until it is asked
+    order = sender.send_task("docmill.enqueue", queue=QUEUE, kwargs=arguments(fleet, **more))
+    return sender.AsyncResult(order.id)  # which waits for nothing until it is asked
 
 
 def taking(fleet: Fleet, **more: Any) -> AbstractContextManager[Running]:
-    """A worker that takes orders."""
+    """Start a worker that takes orders, for the length of a block."""
     return fleet.worker(lanes="translate,summarize,enqueue", order_roots=fleet.folder, **more)
 
 
-def have_it_sent_again(sender: Celery) -> None:
-    """Let the two minutes pass after which an order of a dead worker is sent again."""
+def redeliver(sender: Celery) -> None:
+    """Let the two minutes pass after which Celery sends an order of a dead worker again."""
     with redis.Redis.from_url(sender.conf.broker_url) as client:
         for tag in client.zrange("docmill:unacked_index", 0, -1):
             client.zadd("docmill:unacked_index", {tag: 1.0})
@@ -66,15 +66,15 @@ def n_unacknowledged(sender: Celery) -> int:
 def test_an_order_returns_the_number_of_its_job_however_celery_sends_it(fleet: Fleet, sender: Celery) -> None:
     assert queue(ENQUEUE_LANE) == QUEUE
     fleet.corpus(numbered(5))
-    named = arguments(fleet, order_id="nightly 2026-11-27")
-    source = named.pop("source")
+    keywords = arguments(fleet, order_id="nightly 2026-11-27")
+    source = keywords.pop("source")
     with taking(fleet):
-        sent = [
+        orders = [
             send(sender, fleet, order_id="nightly 2026-11-27"),
-            sender.send_task("docmill.enqueue", queue=QUEUE, args=[source], kwargs=named),
-            sender.send_task("docmill.enqueue", queue=QUEUE, args=[source], kwargs=named, compression="zlib"),
+            sender.send_task("docmill.enqueue", queue=QUEUE, args=[source], kwargs=keywords),
+            sender.send_task("docmill.enqueue", queue=QUEUE, args=[source], kwargs=keywords, compression="zlib"),
         ]
-        assert [result.get(WITHIN_S) for result in sent] == [1, 1, 1], "the same id is the same job"
+        assert [result.get(WITHIN_S) for result in orders] == [1, 1, 1], "the same id is the same job"
         fleet.finish(1)
         until(lambda: n_unacknowledged(sender) == 0, "all are acknowledged")
         assert send(sender, fleet).get(WITHIN_S) != 1
@@ -85,7 +85,7 @@ def test_an_order_returns_the_number_of_its_job_however_celery_sends_it(fleet: F
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's, in the sender's own worker
 def test_tasks_that_follow_an_order_run_in_their_own_app(fleet: Fleet, sender: Celery) -> None:
     fleet.corpus(numbered(5))
-    heard = []
+    failed_ids = []
 
     @sender.task(name="sender.follow", shared=False)  # type: ignore[untyped-decorator]
     def follow(job: int, word: str) -> str:
@@ -93,7 +93,7 @@ def test_tasks_that_follow_an_order_run_in_their_own_app(fleet: Fleet, sender: C
 
     @sender.task(name="sender.complain", shared=False)  # type: ignore[untyped-decorator]
     def complain(order_id: str) -> None:
-        heard.append(order_id)
+        failed_ids.append(order_id)
 
     order = sender.signature("docmill.enqueue", queue=QUEUE, kwargs=arguments(fleet), app=sender)
     refused = order.clone(kwargs={"corpus": "c", "task": "sing"}).set(link_error=complain.s())
@@ -102,7 +102,7 @@ def test_tasks_that_follow_an_order_run_in_their_own_app(fleet: Fleet, sender: C
         result = refused.apply_async()
         with pytest.raises(ValueError, match="task must be summarize"):
             result.get(WITHIN_S)
-        until(lambda: heard == [result.id], "the sender's task for errors is called")
+        until(lambda: failed_ids == [result.id], "the sender's task for errors is called")
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
@@ -111,16 +111,16 @@ def test_an_order_whose_worker_ends_while_it_reads_is_carried_on_by_the_next(
 ) -> None:
     fleet.corpus(numbered(N))
     with taking(fleet, fault="enqueue:hang@1", drain_s=1) as first:
-        sent = send(sender, fleet)
+        order = send(sender, fleet)
         until(fleet.strikes, "the source is being read")
         if end is signal.SIGKILL:
             kill_group(first)
         else:
             first.send_signal(end)
             assert first.wait(60) == 0
-    have_it_sent_again(sender)
+    redeliver(sender)
     with taking(fleet):
-        assert sent.get(WITHIN_S) == 1
+        assert order.get(WITHIN_S) == 1
         fleet.finish(1)
     assert (count_rows(fleet.database, Job), count_rows(fleet.database, Document)) == (1, N)
 
@@ -145,19 +145,19 @@ def test_an_order_that_kills_whoever_reads_it_is_refused_and_the_work_beside_it_
         "    docmill.worker.orders.prepare = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     with taking(fleet) as worker:
-        sent = send(sender, fleet)
-        seen: set[int] = set()
+        order = send(sender, fleet)
+        seen_pids: set[int] = set()
 
-        def over() -> bool:
+        def is_over() -> bool:
             pids = device_pids(worker)
-            if pids and not seen.issuperset(pids):
-                seen.update(pids)
-                have_it_sent_again(sender)
-            return bool(sent.ready())
+            if pids and not seen_pids.issuperset(pids):
+                seen_pids.update(pids)
+                redeliver(sender)
+            return bool(order.ready())
 
-        until(over, "the order is over", WITHIN_S)
+        until(is_over, "the order is over", WITHIN_S)
         with pytest.raises(ValueError, match="3 processes that read its source died"):
-            sent.get()
+            order.get()
         assert fleet.finish(fleet.give(numbered(5))).done == 5
 
 
@@ -169,10 +169,10 @@ def test_an_order_waits_for_a_database_that_is_away(
     with taking(fleet):
         until(fleet.live, "the worker is there")
         own_postgres.kill()
-        sent = send(sender, fleet)
-        until(lambda: sent.state == "RETRY", "it waits", WITHIN_S)
+        order = send(sender, fleet)
+        until(lambda: order.state == "RETRY", "it waits", WITHIN_S)
         own_postgres.start()
-        assert sent.get(WITHIN_S) == 1
+        assert order.get(WITHIN_S) == 1
     assert (count_rows(fleet.database, Job), count_rows(fleet.database, Document)) == (1, 5)
 
 
@@ -185,8 +185,8 @@ def test_an_order_waits_for_a_hub_that_is_away_and_its_sender_sees_why(fleet: Fl
         "HF_HOME": str(fleet.folder / "hub"),
     }
     with taking(fleet):
-        sent = send(sender, fleet, model="small/synopsis", task="summarize")
-        until(lambda: sent.state == "RETRY", "it waits", WITHIN_S)
-        assert "The hub does not answer for small/synopsis" in str(sent.info)
+        order = send(sender, fleet, model="small/synopsis", task="summarize")
+        until(lambda: order.state == "RETRY", "it waits", WITHIN_S)
+        assert "The hub does not answer for small/synopsis" in str(order.info)
         with serving(Hub({"small/synopsis": EXAMPLES / "models" / "synopsis-ddtp"}), port):
-            assert sent.get(WITHIN_S) == 1
+            assert order.get(WITHIN_S) == 1

@@ -1,4 +1,4 @@
-"""Documents that break whatever computes them: they fail, and everybody else's results are there."""
+"""Documents that break their processes fail, and all others have results."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ def with_poison(n: int, at: int) -> list[str]:
 
 
 def only_the_poison_failed(fleet: Fleet, status: JobStatus, n: int) -> tuple[str | None, str]:
-    """The class and the reason of its failure."""
+    """Assert that only the poison failed, and return its failure's class and reason."""
     query = select(Content.text, OutcomeRow.reason_class, OutcomeRow.reason).where(OutcomeRow.status == "failed")
-    with fleet.database.read() as transaction:
-        [row] = transaction.execute(query.join(Content, Content.id == OutcomeRow.content_id)).all()
+    [row] = fleet.database.rows(query.join(Content, Content.id == OutcomeRow.content_id))
     assert (status.done, status.failed) == (n - 1, 1)
     assert row.text == POISON
     return row.reason_class, row.reason or ""
@@ -92,12 +91,11 @@ def test_a_vector_that_is_not_a_number_fails_its_document_and_is_not_stored(flee
         status = fleet.finish(job)
     reason_class, reason = only_the_poison_failed(fleet, status, 20)
     assert (reason_class, "not finite" in reason) == ("model", True)
-    with fleet.database.read() as transaction:
-        vectors = list(transaction.scalars(select(OutcomeRow.vector).where(OutcomeRow.status == "failed")))
-    assert vectors == [None]
+    vectors = select(OutcomeRow.vector).where(OutcomeRow.status == "failed")
+    assert fleet.database.values(vectors) == [None]
 
 
-def test_an_error_that_is_nobodys_document_is_tried_again_and_blames_nobody(fleet: Fleet) -> None:
+def test_a_shard_whose_error_no_document_caused_is_tried_again(fleet: Fleet) -> None:
     job = fleet.give(numbered(2 * SHARD_TEXTS))
     with fleet.worker(fault="computed:error"):
         until(fleet.strikes, "a thread failed between its work and its commit")

@@ -33,21 +33,21 @@ Read = Callable[..., Enqueued]
 
 @pytest.fixture
 def read(tmp_path: Path, database: Database) -> Read:
-    """Reads a source into the corpus `c`, pruning it."""
+    """A function that reads a source into the corpus `c`, and prunes it."""
 
-    def act(source: Path | str, **asked: Any) -> Enqueued:
-        request = Request(source=str(source), task="translate", model="null", corpus="c", prune=True, **asked)
-        done = enqueue(database, None, prepare(Settings(home=tmp_path / "home"), request))
+    def read_source(source: Path | str, **options: Any) -> Enqueued:
+        request = Request(source=str(source), task="translate", model="null", corpus="c", prune=True, **options)
+        enqueued = enqueue(database, None, prepare(Settings(home=tmp_path / "home"), request))
         work(database)
         jobs.finish(database)
-        return done
+        return enqueued
 
-    return act
+    return read_source
 
 
 def lines(path: Path, *records: dict[str, Any] | str) -> Path:
     path.parent.mkdir(exist_ok=True)
-    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in records))
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in records))
     return path
 
 
@@ -68,7 +68,7 @@ def without_formats(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, mount: str) -> None:
-    """Let the folder of this name fail as a mount does whose server is away."""
+    """Make the folder of this name fail as a mount does whose server is away."""
     scandir = os.scandir
 
     def failing(path: Any) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
@@ -87,14 +87,14 @@ def test_files_whose_extra_is_missing_have_not_vanished(
     (folder / "c.txt").unlink()
     (folder / "e.html").unlink()
     without_formats(monkeypatch)
-    done = read(folder)
+    enqueued = read(folder)
     assert present(database).keys() == {"a.txt", "b.txt", "c.txt", "d.html", "e.html"}
-    assert done.not_pruned is not None
-    assert "1 .html" in done.not_pruned
-    assert "[formats]" in done.not_pruned
+    assert enqueued.not_pruned is not None
+    assert "1 .html" in enqueued.not_pruned
+    assert "[formats]" in enqueued.not_pruned
     # With "keep" the others are marked all the same.
-    done = read(folder, prune_rejected="keep")
-    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    enqueued = read(folder, prune_rejected="keep")
+    assert (enqueued.counts.vanished, enqueued.not_pruned) == (1, None)
     assert present(database).keys() == {"a.txt", "b.txt", "d.html", "e.html"}
 
 
@@ -104,8 +104,8 @@ def test_files_that_are_left_out_and_never_were_documents_stop_nothing(
     folder = write(tmp_path / "notes", "a.txt", "b.txt", "picture.png", "README")
     read(folder)
     (folder / "b.txt").unlink()
-    done = read(folder)
-    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    enqueued = read(folder)
+    assert (enqueued.counts.vanished, enqueued.not_pruned) == (1, None)
     assert present(database).keys() == {"a.txt"}
 
 
@@ -116,11 +116,11 @@ def test_a_mount_that_fails_hides_what_is_below_it_and_nothing_of_it_is_marked(
     read(folder)
     (folder / "c.txt").unlink()
     break_off(monkeypatch, "mount")
-    done = read(folder)
+    enqueued = read(folder)
     assert present(database).keys() == {"a.txt", "b.txt", "c.txt", "mount/d.txt", "mount/e.txt"}
-    assert "mount/ was rejected" in (done.not_pruned or "")
-    done = read(folder, prune_rejected="keep")
-    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    assert "mount/ was rejected" in (enqueued.not_pruned or "")
+    enqueued = read(folder, prune_rejected="keep")
+    assert (enqueued.counts.vanished, enqueued.not_pruned) == (1, None)
     assert present(database).keys() == {"a.txt", "b.txt", "mount/d.txt", "mount/e.txt"}
 
 
@@ -136,8 +136,8 @@ def test_a_mount_that_fails_below_a_pattern_keeps_the_records_of_its_files(
     break_off(monkeypatch, "mount")
     assert "mount/ was rejected" in (read(f"{folder}/**/*.jsonl").not_pruned or "")
     assert len(present(database)) == 5
-    done = read(f"{folder}/**/*.jsonl", prune_rejected="keep")
-    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    enqueued = read(f"{folder}/**/*.jsonl", prune_rejected="keep")
+    assert (enqueued.counts.vanished, enqueued.not_pruned) == (1, None)
     assert present(database).keys() == {"a.jsonl#1", "a.jsonl#2", "mount/b.jsonl#1", "mount/b.jsonl#2"}
 
 
@@ -162,13 +162,13 @@ def test_a_rejected_record_stops_pruning_and_its_place_is_said(
 ) -> None:
     path = tmp_path / "corpus.jsonl"
     read(lines(path, *record("a", "b", "c", "d")))
-    done = read(lines(path, *record("a", "b"), {"id": "c", "text": None}))
+    enqueued = read(lines(path, *record("a", "b"), {"id": "c", "text": None}))
     assert present(database).keys() == {"a", "b", "c", "d"}
-    said = done.not_pruned or ""
-    assert said.startswith("2 documents that the source lacks were not marked as vanished: ")
-    assert "corpus.jsonl:3 was rejected" in said
-    assert "--prune-rejected keep" in said
-    assert read_status(database, done.id).not_pruned == said
+    reason = enqueued.not_pruned or ""
+    assert reason.startswith("2 documents that the source lacks were not marked as vanished: ")
+    assert "corpus.jsonl:3 was rejected" in reason
+    assert "--prune-rejected keep" in reason
+    assert read_status(database, enqueued.id).not_pruned == reason
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,10 @@ def test_what_was_rejected_keeps_its_old_version_and_what_is_gone_is_marked(
 ) -> None:
     path = tmp_path / "corpus.jsonl"
     read(lines(path, *record("a", "b", "c", "d")))
-    done = read(lines(path, *record("a", "b"), bad), prune_rejected="keep")
-    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    enqueued = read(lines(path, *record("a", "b"), bad), prune_rejected="keep")
+    assert (enqueued.counts.vanished, enqueued.not_pruned) == (1, None)
     assert present(database) == {key: f"text {key}" for key in "abc"}
-    assert read_status(database, done.id).not_pruned is None
+    assert read_status(database, enqueued.id).not_pruned is None
 
 
 @pytest.mark.parametrize("bad", ["c,text,c", "c"])
@@ -197,8 +197,8 @@ def test_a_row_with_too_many_or_too_few_fields_keeps_its_old_version(
 ) -> None:
     path = tmp_path / "corpus.csv"
     read(lines(path, "id,text", *(f"{key},text {key}" for key in "abcd")))
-    done = read(lines(path, "id,text", "a,text a", "b,text b", bad), prune_rejected="keep")
-    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    enqueued = read(lines(path, "id,text", "a,text a", "b,text b", bad), prune_rejected="keep")
+    assert (enqueued.counts.vanished, enqueued.not_pruned) == (1, None)
     assert present(database).keys() == {"a", "b", "c"}
 
 
@@ -207,9 +207,9 @@ def test_a_record_whose_id_nobody_can_read_marks_nothing_and_says_so(
 ) -> None:
     path = tmp_path / "corpus.jsonl"
     read(lines(path, *record("a", "b", "c", "d")))
-    done = read(lines(path, *record("a", "b"), '{"text": "cut o'), prune_rejected="keep")
+    enqueued = read(lines(path, *record("a", "b"), '{"text": "cut o'), prune_rejected="keep")
     assert present(database).keys() == {"a", "b", "c", "d"}
-    assert "corpus.jsonl:3 was rejected, and its id cannot be read" in (done.not_pruned or "")
+    assert "corpus.jsonl:3 was rejected, and its id cannot be read" in (enqueued.not_pruned or "")
 
 
 def test_a_file_of_several_that_cannot_be_read_keeps_its_documents(
@@ -222,26 +222,26 @@ def test_a_file_of_several_that_cannot_be_read_keeps_its_documents(
     read(f"{folder}/*")
     lines(folder / "a.jsonl", *record("1"))
     lines(folder / "b.jsonl", '{"body": "no text"}')
-    done = read(f"{folder}/*", prune_rejected="keep")
-    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    enqueued = read(f"{folder}/*", prune_rejected="keep")
+    assert (enqueued.counts.vanished, enqueued.not_pruned) == (1, None)
     assert present(database).keys() == {"a.jsonl#1", "b.jsonl#1", "b.jsonl#2", "c.csv#1"}
 
 
 def test_a_source_that_breaks_off_marks_nothing(database: Database, read: Read, tmp_path: Path) -> None:
     path = tmp_path / "corpus.csv"
     read(lines(path, "id,text", *(f"{key},text {key}" for key in "abcd")))
-    for asked in ({}, {"prune_rejected": "keep"}):
-        done = read(lines(path, "id,text", "a,text a", "b,text b", '"c'), **asked)
+    for options in ({}, {"prune_rejected": "keep"}):
+        enqueued = read(lines(path, "id,text", "a,text a", "b,text b", '"c'), **options)
         assert len(present(database)) == 4
-        assert "corpus.csv:4 was rejected" in (done.not_pruned or "")
+        assert "corpus.csv:4 was rejected" in (enqueued.not_pruned or "")
 
 
 def test_an_empty_source_marks_nothing(database: Database, read: Read, tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     read(lines(path, *record("a", "b")))
-    done = read(lines(path), prune_max=100)
+    enqueued = read(lines(path), prune_max=100)
     assert len(present(database)) == 2
-    assert "no records" in (done.not_pruned or "")
+    assert "no records" in (enqueued.not_pruned or "")
 
 
 def test_where_nothing_is_missing_a_rejected_record_says_nothing_of_pruning(
@@ -250,8 +250,7 @@ def test_where_nothing_is_missing_a_rejected_record_says_nothing_of_pruning(
     path = tmp_path / "corpus.jsonl"
     read(lines(path, *record("a", "b")))
     assert read(lines(path, *record("a", "b"), "{}")).not_pruned is None
-    with database.read() as transaction:
-        assert transaction.scalars(select(Ingest.not_pruned)).all() == [None, None]
+    assert database.values(select(Ingest.not_pruned)) == [None, None]
 
 
 def test_a_sample_is_never_pruned_by_option_nor_in_a_pipeline(read: Read, tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Shard
-from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.proxy import Proxy
 from tests.faults.servers import RedisServer
 from tests.worker.harness import until
@@ -32,11 +31,6 @@ def proxy(own_redis: RedisServer) -> Iterator[Proxy]:
         yield proxy
 
 
-def grace_is_over(fleet: Fleet) -> None:
-    """Hints that are gone count as lost after half a minute: that time is moved, not waited for."""
-    fleet.set_shards(dispatched_at=Shard.dispatched_at - 60)
-
-
 def test_a_redis_that_is_killed_three_times_loses_nothing(fleet: Fleet, own_redis: RedisServer) -> None:
     n, first, kills = 4 * SHARD_TEXTS, 0, 0
     with fleet.worker():
@@ -46,20 +40,20 @@ def test_a_redis_that_is_killed_three_times_loses_nothing(fleet: Fleet, own_redi
             own_redis.kill()
             struck = fleet.states()["queued"] > 0
             own_redis.start()
-            grace_is_over(fleet)
+            fleet.end_grace()
             assert fleet.finish(job).done == n
             kills, first = kills + struck, first + n
             n *= 1 if struck else 2  # the work ended before: try it again with more
 
 
-def test_a_redis_that_forgets_everything_is_told_again(fleet: Fleet, own_redis: RedisServer) -> None:
+def test_hints_are_sent_again_after_a_flushall(fleet: Fleet, own_redis: RedisServer) -> None:
     job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@2000")
     with fleet.worker(fault="batch:hang"):
-        until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
+        fleet.wait_until_busy()
         assert fleet.states()["queued"]
         with own_redis.client() as client:
             client.flushall()
-        grace_is_over(fleet)
+        fleet.end_grace()
         fleet.release()
         assert fleet.finish(job).done == 8 * SHARD_TEXTS
 
@@ -69,9 +63,9 @@ def test_an_enqueue_without_redis_is_durable_and_says_that_dispatch_is_deferred(
 ) -> None:
     path = fleet.corpus(numbered(2 * SHARD_TEXTS))
     own_redis.stop()
-    done = fleet("enqueue", "translate", path, "--model", "null", code=0)
-    assert "Dispatch deferred" in done.stderr
-    job = int(done.stdout)
+    completed = fleet("enqueue", "translate", path, "--model", "null", code=0)
+    assert "Dispatch deferred" in completed.stderr
+    job = int(completed.stdout)
     assert fleet.states() == {"planned": 2}
     own_redis.start()
     with fleet.worker():
@@ -83,20 +77,20 @@ def test_a_redis_without_room_delays_the_work_until_there_is_room_again(fleet: F
     with own_redis.client() as client:
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
-        done = fleet("enqueue", "translate", path, "--model", "null@3000", code=0)
-        assert "Dispatch deferred" in done.stderr
-        job = int(done.stdout)
+        completed = fleet("enqueue", "translate", path, "--model", "null@3000", code=0)
+        assert "Dispatch deferred" in completed.stderr
+        job = int(completed.stdout)
         assert fleet.states() == {"planned": 24}, "what was not sent is not believed to be"
         with fleet.worker(fault="batch:hang"):
             until(lambda: "maintenance_waits" in fleet.log("worker"), "it says what it waits for")
             until(lambda: fleet.states() == {"planned": 24}, "what could not be sent is planned again")
             client.config_set("maxmemory", "0")
-            until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
+            fleet.wait_until_busy()
             client.config_set("maxmemory", "1")
             fleet.release()
             until(lambda: "top_up_failed" in fleet.log("worker"), "no hint can be sent")
             client.config_set("maxmemory", "0")
-            grace_is_over(fleet)
+            fleet.end_grace()
             fleet.finish(job)
 
 
@@ -109,15 +103,15 @@ def test_a_connection_that_is_half_open_is_noticed(fleet: Fleet, proxy: Proxy) -
         proxy.lose_all()
         second = fleet.give(numbered(SHARD_TEXTS, first=1000))
 
-        def done() -> bool:
-            grace_is_over(fleet)  # Redis gave the hint to the connection that is no more
+        def is_done() -> bool:
+            fleet.end_grace()  # Redis gave the hint to the connection that is no more
             return fleet.states().keys() == {"done"}
 
-        until(done, "the worker asks for hints on a new connection")
+        until(is_done, "the worker asks for hints on a new connection")
         fleet.finish(second)
 
 
-def test_a_redis_of_default_settings_would_be_noticed_in_time() -> None:
+def test_default_settings_notice_a_half_open_connection_in_time() -> None:
     from docmill.worker.queue.broker import CONFIG
 
     options = CONFIG["broker_transport_options"]
@@ -129,10 +123,10 @@ def test_a_redis_of_default_settings_would_be_noticed_in_time() -> None:
 def test_device_processes_outlive_a_redis_that_takes_no_writes(fleet: Fleet, own_redis: RedisServer) -> None:
     with own_redis.client() as client, fleet.worker():
         until(fleet.live, "the worker is ready")
-        before = fleet.live()
+        workers = fleet.live()
         client.replicaof("127.0.0.1", 1)  # of a server that is not there
         refused = "can't write against a read only replica"
         until(lambda: fleet.log("worker").count(refused) > 1, "the device process has reconnected, and asks again")
         client.replicaof("NO", "ONE")
         fleet.finish(fleet.give(numbered(SHARD_TEXTS)))
-        assert fleet.live() == before
+        assert fleet.live() == workers

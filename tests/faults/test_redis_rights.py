@@ -1,4 +1,4 @@
-"""docmill with the Redis users of docs/security.md: what they may do suffices, and nothing of it is too much."""
+"""The Redis users of docs/security.md have the rights that docmill needs, and no others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from docmill.worker.settings import ENQUEUE_LANE
 from tests.faults import security
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import RedisServer
-from tests.kinds import KINDS
 from tests.worker.harness import until
 
 WORKER, ADMIN, PRODUCER, TAKER = "docmill-worker", "docmill-admin", "docmill-producer", "docmill-orders"
@@ -32,20 +31,20 @@ def protected(own_redis: RedisServer) -> RedisServer:
 
 
 @pytest.fixture
-def admin(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Fleet:
-    return Fleet(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, ADMIN))
+def admin(tmp_path: Path, sqlite: Database, protected: RedisServer) -> Fleet:
+    return Fleet(tmp_path, sqlite, security.redis_url(protected, ADMIN))
 
 
 @pytest.fixture
-def worker(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Fleet:
-    return Fleet(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, WORKER))
+def worker(tmp_path: Path, sqlite: Database, protected: RedisServer) -> Fleet:
+    return Fleet(tmp_path, sqlite, security.redis_url(protected, WORKER))
 
 
 @pytest.fixture
-def taker(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Fleet:
+def taker(tmp_path: Path, sqlite: Database, protected: RedisServer) -> Fleet:
     """A worker that takes orders."""
     lanes = {"lanes": "summarize,translate,enqueue", "order_roots": tmp_path}
-    return Fleet(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, TAKER), **lanes)
+    return Fleet(tmp_path, sqlite, security.redis_url(protected, TAKER), **lanes)
 
 
 def keeper(server: RedisServer) -> redis.Redis:
@@ -59,16 +58,16 @@ def send(server: RedisServer, **arguments: str) -> AsyncResult:
     return app.AsyncResult(app.send_task("docmill.enqueue", queue=queue(ENQUEUE_LANE), kwargs=arguments).id)
 
 
-def test_with_the_rights_of_the_page_jobs_are_enqueued_by_two_users_and_done_by_a_third(
+def test_the_pages_rights_let_two_users_enqueue_jobs_and_a_third_compute_them(
     protected: RedisServer, admin: Fleet, taker: Fleet
 ) -> None:
     source = admin.corpus(numbered(3))
     enqueued = json.loads(admin("enqueue", "translate", source, "--model", "null", "--json").stdout)
     assert enqueued["deferred"] is None
-    sent = send(protected, source=str(source), task="summarize", model="null")
+    order = send(protected, source=str(source), task="summarize", model="null")
     with taker.worker():
         admin.finish(enqueued["id"])
-        assert sent.get(60) == 2
+        assert order.get(60) == 2
         with pytest.raises(ValueError, match="task must be summarize"):
             send(protected, source=str(source), task="sing").get(60)
         until(lambda: taker.outcomes()["done"] == 6, "what was sent is done")
@@ -135,15 +134,15 @@ def test_an_admin_whose_hints_are_refused_has_stored_the_job_and_is_told_why(
 ) -> None:
     with keeper(protected) as client:
         client.execute_command("ACL", "SETUSER", ADMIN, "-lpush")
-    told = admin("enqueue", "translate", admin.corpus(numbered(3)), "--model", "null").stderr
-    assert "Dispatch deferred" in told
-    assert "has no permissions to run the 'lpush' command" in told
+    stderr = admin("enqueue", "translate", admin.corpus(numbered(3)), "--model", "null").stderr
+    assert "Dispatch deferred" in stderr
+    assert "has no permissions to run the 'lpush' command" in stderr
 
 
 @pytest.mark.parametrize("user", [WORKER, "nobody"])
-def test_a_password_that_is_wrong_is_said_to_be(protected: RedisServer, user: str) -> None:
+def test_a_wrong_password_is_reported(protected: RedisServer, user: str) -> None:
     broker = Broker(security.redis_url(protected, user, "guessed-wrong"))
-    with pytest.raises(BrokerUnreachable, match="does not know the user and password of DOCMILL_REDIS_URL") as told:
+    with pytest.raises(BrokerUnreachable, match="does not know the user and password of DOCMILL_REDIS_URL") as raised:
         broker.ping()
-    assert "guessed-wrong" not in str(told.value)
+    assert "guessed-wrong" not in str(raised.value)
     broker.close()

@@ -51,8 +51,8 @@ SLOW_EXPORT = """
 import os, time
 from docmill.storage.results import results
 rows = results.results
-def slow(*given, **more):
-    yield from rows(*given, **more)
+def slow(*arguments, **options):
+    yield from rows(*arguments, **options)
     with open({begun!r}, "a") as begun:
         begun.write("x")
     while not os.path.exists({go!r}):
@@ -63,9 +63,9 @@ results.results = slow
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with serving() as made:
-        made.files["/corpus.jsonl"] = LINES
-        yield made
+    with serving() as site:
+        site.files["/corpus.jsonl"] = LINES
+        yield site
 
 
 def keep(database: Database, folder: Path, source: str) -> None:
@@ -84,8 +84,7 @@ def run_of(database: Database, run_id: int) -> Any:
 
 
 def hand_out_period_passes(database: Database) -> None:
-    past = update(PipelineRun).values(handed_at=db_now() - 10 * pipelines.HAND_AGAIN_S)
-    database.write(lambda transaction: transaction.execute(past))
+    database.execute(update(PipelineRun).values(handed_at=db_now() - 10 * pipelines.HAND_AGAIN_S))
 
 
 def ids(path: Path) -> list[str]:
@@ -123,7 +122,7 @@ def test_a_reading_and_an_export_that_take_long_are_done_once_and_by_one_worker(
 
 
 class Crew:
-    """Workers' threads within the test's process: what a run's message has them do, and what a shard's."""
+    """Workers' threads within the test's process, which do what messages about runs and shards make workers do."""
 
     def __init__(self, database: Database, broker: Broker, folder: Path) -> None:
         self.database = database
@@ -138,7 +137,7 @@ class Crew:
         return self._threads.submit(self.advance, run_id, owner)
 
     def do_all(self, rounds: int = 4) -> None:
-        """Do what there is to do until nothing is left; a run takes two rounds."""
+        """Do all that there is to do. A run takes two rounds."""
         for _ in range(rounds):
             for run_id in pipelines.hand_out(self.database):
                 self.advance(run_id)
@@ -149,15 +148,15 @@ class Crew:
 @pytest.fixture
 def crew(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Crew]:
     broker = Broker(redis_url)
-    made = Crew(database, broker, tmp_path)
-    yield made
-    made._threads.shutdown()
+    crew = Crew(database, broker, tmp_path)
+    yield crew
+    crew._threads.shutdown()
     broker.close()
 
 
 @contextmanager
 def writing_waits(monkeypatch: pytest.MonkeyPatch, mark: str | None = None) -> Iterator[threading.Event]:
-    """Have the next export wait after its last row until the block is left; gives an event that says it does."""
+    """Make the next export wait after its last row until the block ends. Yield an event that is set when it waits."""
     waits, go = threading.Event(), threading.Event()
 
     def slow(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -177,7 +176,7 @@ def writing_waits(monkeypatch: pytest.MonkeyPatch, mark: str | None = None) -> I
     go.set()
 
 
-def test_a_run_that_nobody_has_heard_of_yet_has_one_message_and_gets_another_if_that_is_lost(
+def test_a_due_run_has_one_message_and_gets_another_if_it_is_lost(
     database: Database, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     broker = Broker(own_redis.url)
@@ -194,7 +193,7 @@ def test_a_run_that_nobody_has_heard_of_yet_has_one_message_and_gets_another_if_
     broker.close()
 
 
-def test_whoever_lost_a_run_while_writing_leaves_the_file_as_the_other_wrote_it(
+def test_a_worker_that_lost_a_run_while_writing_leaves_the_other_workers_file(
     crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "corpus.jsonl").write_bytes(LINES)
@@ -206,8 +205,7 @@ def test_whoever_lost_a_run_while_writing_leaves_the_file_as_the_other_wrote_it(
     with writing_waits(monkeypatch, mark="of the one that slept") as waits:
         slept = crew.begin(run_id)
         assert waits.wait(60)
-        lapsed = update(PipelineRun).values(lease_until=db_now() - 1.0)
-        crew.database.write(lambda transaction: transaction.execute(lapsed))
+        crew.database.execute(update(PipelineRun).values(lease_until=db_now() - 1.0))
         crew.advance(run_id, "w2")
         assert run_of(crew.database, run_id).state == "done"
     slept.result(60)
@@ -231,9 +229,7 @@ def test_a_worker_that_stops_gives_the_run_back_at_once(crew: Crew, tmp_path: Pa
 
 
 def cancel(database: Database) -> None:
-    with database.read() as transaction:
-        ids = transaction.scalars(select(Job.id)).all()
-    for job_id in ids:
+    for job_id in database.values(select(Job.id)):
         jobs.cancel(database, job_id)
 
 
@@ -250,7 +246,7 @@ def collect(database: Database) -> None:
 
 @pytest.mark.parametrize("act", [cancel, remove, collect])
 @pytest.mark.parametrize("state", ["due", "reading", "running", "computed", "writing"])
-def test_whatever_is_done_beside_a_run_it_ends_and_the_next_one_starts(
+def test_a_run_ends_and_the_next_starts_beside_cancel_removal_and_collection(
     crew: Crew,
     site: Site,
     tmp_path: Path,

@@ -25,33 +25,29 @@ IN_URL = quote(SECRET, safe="")
 
 
 def run_without_telling(fleet: Fleet, *arguments: Any, code: int = 0, **settings: str) -> None:
-    """Run a command, with other settings, and see that it does not tell the secret."""
-    before = dict(fleet.environment)
-    fleet.environment |= settings
-    done = fleet(*arguments, code=code)
-    fleet.environment = before
-    assert CANARY not in done.stdout + done.stderr
+    """Run a command with these settings, and assert that it does not print the secret."""
+    with fleet.variables(**settings):
+        completed = fleet(*arguments, code=code)
+    assert CANARY not in completed.stdout + completed.stderr
 
 
 @pytest.fixture
 def fleet(tmp_path: Path, database: Database, own_redis: RedisServer) -> Fleet:
-    """docmill with a password in every URL that can have one."""
+    """A fleet with a password in every URL that can have one."""
     with own_redis.client() as client:
         client.config_set("requirepass", SECRET)
     fleet = Fleet(tmp_path, database, own_redis.url.replace("//", f"//:{IN_URL}@"), log_level="debug")
     if database.server is not None:  # which trusts whoever comes, so that any password does
-        url = database.url.set(password=SECRET)
-        fleet.environment["DOCMILL_DATABASE_URL"] = url.render_as_string(hide_password=False)
+        fleet.set_database_url(password=SECRET)
     return fleet
 
 
 def tables(database: Database) -> str:
-    with database.read() as transaction:
-        return repr([transaction.execute(select(table)).all() for table in Base.metadata.sorted_tables])
+    return repr([database.rows(select(table)) for table in Base.metadata.sorted_tables])
 
 
 def files(folder: Path) -> list[str]:
-    """The files that hold the secret."""
+    """Return the files that hold the secret."""
     return [str(path) for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
 
 
@@ -98,7 +94,7 @@ def test_a_password_is_in_no_error(fleet: Fleet, own_redis: RedisServer) -> None
         ("redis_url", f"redis//:{CANARY}@host/0"),
     ],
 )
-def test_a_url_that_is_none_does_not_give_its_password_away(name: str, url: str) -> None:
+def test_an_invalid_url_keeps_its_password_secret(name: str, url: str) -> None:
     with pytest.raises((WorkerError, StorageError)) as refused:
         store_of(load_settings(**{name: url}))
     assert CANARY not in str(refused.value)

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from docmill.storage.core.schema import Shard
-from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import DEADLINE_S, Running, device_pids, kill_group, until
 
 BATCH_TEXTS = 64  # of the model that computes nothing
@@ -26,7 +26,7 @@ def ends(process: Running) -> bool:
 def test_a_worker_that_is_asked_to_go_finishes_its_batch_and_gives_the_rest_back(fleet: Fleet) -> None:
     job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@900")
     worker = fleet.start_worker(fault="batch:hang")
-    until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
+    fleet.wait_until_busy()
     worker.send_signal(signal.SIGTERM)
     until(lambda: "draining" in fleet.log("worker"), "it drains")
     fleet.release()
@@ -42,7 +42,7 @@ def test_a_worker_that_is_asked_to_go_finishes_its_batch_and_gives_the_rest_back
 
 
 @pytest.mark.parametrize("words", [["TERM", "TERM"], ["QUIT"]], ids=" ".join)
-def test_a_worker_that_is_told_to_go_gives_everything_back_at_once_with_what_is_finished(
+def test_a_worker_that_is_told_to_quit_gives_all_shards_back_at_once_with_their_finished_texts(
     fleet: Fleet, words: list[str]
 ) -> None:
     fleet.give(numbered(3 * SHARD_TEXTS))
@@ -67,7 +67,7 @@ def test_a_worker_that_is_told_to_go_gives_everything_back_at_once_with_what_is_
 def test_a_worker_that_was_frozen_past_its_lease_commits_nothing_that_was_taken_from_it(fleet: Fleet) -> None:
     job = fleet.give(numbered(6 * SHARD_TEXTS), model="null@1000")
     first = fleet.start_worker(fault="batch:hang")
-    until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
+    fleet.wait_until_busy()
     frozen = fleet.owners()
     pids = [first.pid, *device_pids(first)]
     fleet.database.write(lambda _: send(pids, signal.SIGSTOP))  # while we write, so that they hold no SQLite file

@@ -21,7 +21,7 @@ from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.queue.broker import Broker
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import HOST, POSTGRES_USER, PostgresCluster, RedisServer, missing, open_folder
-from tests.kinds import KINDS
+from tests.kinds import KINDS, new_store
 
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
 
@@ -40,13 +40,13 @@ class Authority:
 
     def _make(self, certificate: Path, key: Path, *options: str) -> None:
         command = ["openssl", "req", "-x509", *KEY, "-keyout", str(key), "-out", str(certificate), *options]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            missing(f"openssl makes no certificate here: {done.stderr.strip()}")
+        completed = subprocess.run(command, capture_output=True, text=True)
+        if completed.returncode:
+            missing(f"openssl makes no certificate here: {completed.stderr.strip()}")
 
 
 class TlsRedis(RedisServer):
-    """One that speaks nothing but TLS."""
+    """A Redis that speaks only TLS."""
 
     def __init__(self, folder: Path, authority: Authority) -> None:
         super().__init__(folder)
@@ -103,12 +103,11 @@ def tls_redis(folder: Path, authority: Authority) -> Iterator[TlsRedis]:
 
 @pytest.fixture(scope="module")
 def database_url(folder: Path, authority: Authority) -> Iterator[str]:
-    """A PostgreSQL's with the schema; what it verifies is left to the test."""
+    """The URL of a PostgreSQL with the schema. A test adds the verification."""
     with tls_postgres(folder / "postgres", authority) as cluster:
         url = cluster.create()
-        database = Database(url, kinds=KINDS)
-        migrations.upgrade(database)
-        database.close()
+        with new_store(url):
+            pass
         yield url
 
 
@@ -128,7 +127,7 @@ def test_a_job_finishes_over_verified_connections(
 
 @pytest.fixture
 def broker_of() -> Iterator[Callable[[str], Broker]]:
-    """Brokers of one process that do not share connections, as Celery lets those of one address do."""
+    """A function that opens brokers. They share no connections, as Celery's of one address would."""
     with ExitStack() as stack:
 
         def make(url: str) -> Broker:
@@ -156,7 +155,7 @@ def test_a_redis_by_a_name_that_its_certificate_does_not_have_is_refused(
             act()
 
 
-def test_only_where_the_url_says_so_a_redis_is_not_verified(
+def test_a_redis_is_unverified_only_if_its_url_says_so(
     tls_redis: TlsRedis, broker_of: Callable[[str], Broker]
 ) -> None:
     broker = broker_of(f"{tls_redis.url}?ssl_cert_reqs=none")
@@ -165,7 +164,7 @@ def test_only_where_the_url_says_so_a_redis_is_not_verified(
     tls_redis.client().flushall()
 
 
-def test_a_ca_file_that_is_not_there_and_a_server_without_tls_are_said_so(
+def test_a_missing_ca_file_and_a_server_without_tls_are_reported(
     own_redis: RedisServer, tls_redis: TlsRedis, broker_of: Callable[[str], Broker]
 ) -> None:
     for url, says in (

@@ -1,4 +1,4 @@
-"""Errors of the database that nobody classified, raised by a trigger: they cost time and no attempt."""
+"""Unclassified errors of the database, raised by a trigger: they cost time and no attempt."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ EVENTS = {
 }
 
 
-def close(database: Database, what: str) -> None:
-    """Have the database refuse a kind of write, in words of its own."""
-    event, condition = EVENTS[what]
+def close(database: Database, write_kind: str) -> None:
+    """Make the database refuse a kind of write, in words of its own."""
+    event, condition = EVENTS[write_kind]
     head = f"CREATE TRIGGER closed BEFORE {event} FOR EACH ROW WHEN ({condition})"
     with database.engine.begin() as connection:
         if database.server is None:
@@ -42,30 +42,30 @@ def close(database: Database, what: str) -> None:
         connection.exec_driver_sql(f"{head} EXECUTE FUNCTION closed()")
 
 
-def reopen(database: Database, what: str) -> None:
-    table = EVENTS[what][0].rpartition(" ")[2]
+def reopen(database: Database, write_kind: str) -> None:
+    table = EVENTS[write_kind][0].rpartition(" ")[2]
     with database.engine.begin() as connection:
         connection.exec_driver_sql("DROP TRIGGER closed" + ("" if database.server is None else f" ON {table}"))
 
 
-@pytest.mark.parametrize("what", ["results", pytest.param("claims", marks=pytest.mark.long)])
-def test_an_error_that_nobody_classified_spends_no_attempt_is_shown_and_goes_when_its_cause_goes(
-    fleet: Fleet, what: str
+@pytest.mark.parametrize("write_kind", ["results", pytest.param("claims", marks=pytest.mark.long)])
+def test_an_unclassified_error_spends_no_attempt_and_is_shown_until_its_cause_is_gone(
+    fleet: Fleet, write_kind: str
 ) -> None:
-    close(fleet.database, what)
+    close(fleet.database, write_kind)
     job = fleet.give(numbered(20 * SHARD_TEXTS), model="null")
 
-    def shown() -> bool:
+    def is_shown() -> bool:
         return WORDS in (read_status(fleet.database, job).waiting_for or "")
 
     with fleet.worker():
-        until(shown, "the status says what the database says")
+        until(is_shown, "the status says what the database says")
         assert read_status(fleet.database, job).waiting_cause == "store"
         host = platform.node()
         assert WORDS in (check_health(fleet.database, host)[1] or "")
         assert max(row.attempt for row in fleet.shards(Shard.attempt)) <= 1
         assert fleet.states()["running"] <= THREADS, "it takes no more work"
-        reopen(fleet.database, what)
+        reopen(fleet.database, write_kind)
         status = fleet.finish(job, 120)
         until(lambda: check_health(fleet.database, host)[1] is None, "the worker is well again")
     assert (status.done, status.failed, status.waiting_for) == (20 * SHARD_TEXTS, 0, None)
@@ -87,7 +87,7 @@ def test_a_worker_that_ends_while_the_database_takes_no_results_gives_its_shards
         assert fleet.finish(job).done == 3 * SHARD_TEXTS
 
 
-def test_a_scheduled_run_that_meets_an_error_that_nobody_classified_is_handed_out_again(fleet: Fleet) -> None:
+def test_a_scheduled_run_that_meets_an_unclassified_error_is_handed_out_again(fleet: Fleet) -> None:
     (fleet.folder / "corpus.jsonl").write_bytes(LINES)
     keep(fleet.database, fleet.folder, "corpus.jsonl")
     run_id = fire(fleet.database)

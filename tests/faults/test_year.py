@@ -45,10 +45,10 @@ def sizes(database: Database) -> dict[str, int]:
     return {name: count_rows(database, table) for name, table in Base.metadata.tables.items()}
 
 
-def grown(database: Database, before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+def find_grown(database: Database, earlier: dict[str, int], later: dict[str, int]) -> dict[str, int]:
     """Return the tables that grew. PostgreSQL merges the rows of its counts after some hundred of them."""
     unmerged = {"shard_count": 1_000, "work_count": 1_000} if database.server else {}
-    return {name: n for name, n in after.items() if n > max(before[name], unmerged.get(name, 0))}
+    return {name: n for name, n in later.items() if n > max(earlier[name], unmerged.get(name, 0))}
 
 
 def records_of(night: int) -> dict[str, str]:
@@ -77,10 +77,9 @@ def test_nightly_runs_of_three_steps_leave_no_more_rows_than_a_season(
         if night == season:
             after_a_season = sizes(database)
         days_pass(database)
-    with database.read() as transaction:
-        assert {*transaction.scalars(select(PipelineRun.state))} == {"done"}
+    assert {*database.values(select(PipelineRun.state))} == {"done"}
     in_the_end = sizes(database)
-    assert grown(database, after_a_season, in_the_end) == {}
+    assert find_grown(database, after_a_season, in_the_end) == {}
     assert in_the_end["pipeline_run"] == in_the_end["job"] < season
     assert in_the_end["step_text"] <= 2 * 2  # of two jobs' later steps: the model has one output for all texts
     assert documents(database) == records_of(nights - 1)
