@@ -9,8 +9,7 @@ import pytest
 from docmill.storage.core.database import Database
 from tests.storage.builders import read, request
 from tests.worker.web.conftest import Browse, browse, settings
-from tests.worker.web.pages.marked import SUMMARIZE, marked_job
-from tests.worker.web.pages.test_jobs import harmless
+from tests.worker.web.pages.marked import SUMMARIZE, assert_harmless, marked_job
 
 __all__ = ["browse", "settings"]
 
@@ -19,7 +18,7 @@ __all__ = ["browse", "settings"]
 def test_a_document_is_explained(browse: Browse, database: Database, key: str, says: str) -> None:
     job = marked_job(database)
     page = browse().get(f"/jobs/{job}/document?id={key}").text
-    assert harmless(page)
+    assert_harmless(page)
     assert says in page
     assert "sha256:1" in page
     assert "<dt>Source</dt><dd><bdi>a.jsonl</bdi>, read " in page

@@ -46,7 +46,7 @@ class Browser:
         self.driver.get(url)
 
     def picture(self, path: Path, height: int) -> None:
-        """Write the top of the page, so many pixels high, as a PNG file."""
+        """Write the top of the page, `height` pixels high, as a PNG file."""
         self.driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
         width = self.driver.execute_script(
             "document.documentElement.style.scrollbarGutter = 'auto'; return innerWidth"
@@ -59,36 +59,36 @@ class Browser:
         """Return what a person reads on the page, which may be replaced meanwhile."""
         return str(self.driver.execute_script("return document.querySelector('main')?.innerText ?? ''"))
 
-    def comes_to(self, said: str) -> None:
-        """Wait until a page says this, be it this page or the next."""
-        until(lambda: said in self.text(), f"a page says {said}", every_s=0.2)
+    def comes_to(self, text: str) -> None:
+        """Wait until this page, or the next, shows a text."""
+        until(lambda: text in self.text(), f"a page says {text}", every_s=0.2)
 
-    def waits_for(self, said: str) -> None:
-        """Wait until the page says this, without loading it anew."""
+    def waits_for(self, text: str) -> None:
+        """Wait until the page shows a text, without a reload."""
         self.driver.execute_script(f"window.{KEPT} = true")
-        until(lambda: said in self.text(), f"the page says {said}", every_s=0.2)
+        until(lambda: text in self.text(), f"the page says {text}", every_s=0.2)
         assert self.driver.execute_script(f"return window.{KEPT}") is True
 
     def click(self, name: str) -> None:
-        """Click the button or link whose name begins so."""
-        found = self.driver.find_elements(By.CSS_SELECTOR, "main a, main button, summary")
-        next(one for one in found if one.text.startswith(name)).click()
+        """Click the button or link whose name has this prefix."""
+        elements = self.driver.find_elements(By.CSS_SELECTOR, "main a, main button, summary")
+        next(element for element in elements if element.text.startswith(name)).click()
 
     def complaints(self) -> list[str]:
-        """Return what the browser wrote to its log since the last call: violations of the policy among it."""
+        """Return the browser's log since the last call, with violations of the content policy."""
         log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         return [str(entry["message"]) for entry in log]
 
     def serious(self) -> list[str]:
-        """Return what axe finds on the page that keeps people from using it."""
+        """Return the serious accessibility problems that axe finds on the page."""
         axe = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
         self.driver.execute_script(axe)
-        found: dict[str, Any] = self.driver.execute_async_script("axe.run().then(arguments[0])")
+        report: dict[str, Any] = self.driver.execute_async_script("axe.run().then(arguments[0])")
         return [
-            f"{one['id']}: {node['html']}"
-            for one in found["violations"]
-            if one["impact"] in SERIOUS
-            for node in one["nodes"]
+            f"{violation['id']}: {node['html']}"
+            for violation in report["violations"]
+            if violation["impact"] in SERIOUS
+            for node in violation["nodes"]
         ]
 
     def overflows(self) -> bool:

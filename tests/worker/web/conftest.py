@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,17 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def browse(database: Database, settings: Settings) -> Browse:
-    """A browser on the store's page, which is made with these fields of `Site`."""
-
-    def open_page(base_url: str = "http://127.0.0.1:8321", **site: Any) -> TestClient:
-        return TestClient(make_app(Site(database, settings, **site)), base_url=base_url, follow_redirects=False)
-
-    return open_page
+    """A function that opens a browser on the store's pages. It takes an address, and fields of `Site`."""
+    return partial(open_browser, database, settings)
 
 
 @pytest.fixture
-def empty(sqlite_url: str, settings: Settings) -> Browse:
-    """The same on an empty SQLite file, where the store is of no matter."""
+def empty(sqlite: Database, settings: Settings) -> Browse:
+    """The same on an empty SQLite file, for tests to which the store does not matter."""
+    return partial(open_browser, sqlite, settings)
 
-    def open_page(base_url: str = "http://127.0.0.1:8321", **site: Any) -> TestClient:
-        app = make_app(Site(Database(sqlite_url), settings, **site))
-        return TestClient(app, base_url=base_url, follow_redirects=False)
 
-    return open_page
+def open_browser(
+    database: Database, settings: Settings, base_url: str = "http://127.0.0.1:8321", **site: Any
+) -> TestClient:
+    return TestClient(make_app(Site(database, settings, **site)), base_url=base_url, follow_redirects=False)

@@ -11,8 +11,8 @@ from docmill.worker.web.marks import TextPart, excerpt, mark_findings, marked, r
 
 
 def _marks(source: str, output: str) -> tuple[list[str], list[str]]:
-    before, after = marked(source, output)
-    return [part.text for part in before if part.marked], [part.text for part in after if part.marked]
+    source_parts, output_parts = marked(source, output)
+    return [part.text for part in source_parts if part.marked], [part.text for part in output_parts if part.marked]
 
 
 @pytest.mark.parametrize(
@@ -33,15 +33,15 @@ def _marks(source: str, output: str) -> tuple[list[str], list[str]]:
         ("", "", ([], [])),
     ],
 )  # fmt: skip
-def test_what_stands_in_one_text_only_is_marked(source: str, output: str, marks: tuple[list[str], list[str]]) -> None:
+def test_words_of_only_one_text_are_marked(source: str, output: str, marks: tuple[list[str], list[str]]) -> None:
     assert _marks(source, output) == marks
 
 
 @given(st.text(), st.text())
 def test_the_parts_are_the_texts(source: str, output: str) -> None:
-    before, after = marked(source, output)
-    assert "".join(part.text for part in before) == source
-    assert "".join(part.text for part in after) == output
+    source_parts, output_parts = marked(source, output)
+    assert "".join(part.text for part in source_parts) == source
+    assert "".join(part.text for part in output_parts) == output
 
 
 def test_the_places_of_findings_are_marked_in_both_texts() -> None:
@@ -60,7 +60,7 @@ def test_the_places_of_findings_are_marked_in_both_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "shown"),
+    ("start", "expected"),
     [
         (2, "..M....... … (20 more characters)"),
         (15, "(13 characters before) … ..M....... … (7 more characters)"),
@@ -68,18 +68,18 @@ def test_the_places_of_findings_are_marked_in_both_texts() -> None:
         (None, ".......... … (20 more characters)"),
     ],
 )
-def test_an_excerpt_has_the_first_mark_and_says_how_much_is_left_out(start: int | None, shown: str) -> None:
+def test_an_excerpt_has_the_first_mark_and_says_how_much_is_left_out(start: int | None, expected: str) -> None:
     text = "." * 30
     parts = [TextPart(text, False)]
     if start is not None:
         parts = [TextPart(text[:start], False), TextPart("M", True), TextPart(text[start + 1 :], False)]
-    assert "".join(part.text for part in excerpt(parts, 10)) == shown
+    assert "".join(part.text for part in excerpt(parts, 10)) == expected
     assert excerpt(parts, 30) == [part for part in parts if part.text]
 
 
-def test_a_flag_is_said_by_what_a_check_found_or_else_by_its_meaning() -> None:
-    found = [f"{n} is not in the input." for n in range(6)]
-    assert remark("numbers_changed", found) == (True, f"{' '.join(found[:4])} And 2 more.")
+def test_a_flag_is_explained_by_its_findings_or_its_meaning() -> None:
+    findings = [f"{n} is not in the input." for n in range(6)]
+    assert remark("numbers_changed", findings) == (True, f"{' '.join(findings[:4])} And 2 more.")
     assert remark("low_confidence") == (True, "The model found its own words improbable.")
     assert remark("language:fr") == (False, "The language that was found: fr.")
     assert remark("of another release") == (False, "Of another release.")

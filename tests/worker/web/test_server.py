@@ -1,4 +1,4 @@
-"""Clients that hold connections: those that send half of a request, or nothing."""
+"""Clients that hold connections open and send half a request, or nothing."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def url(sqlite: Database, settings: Settings) -> Iterator[str]:
         yield address
 
 
-def connect(url: str, sent: bytes) -> socket.socket:
+def connect(url: str, data: bytes) -> socket.socket:
     at = urlsplit(url)
     assert at.hostname
     assert at.port
-    opened = socket.create_connection((at.hostname, at.port), LONGEST_S)
-    opened.sendall(sent)
-    return opened
+    connection = socket.create_connection((at.hostname, at.port), LONGEST_S)
+    connection.sendall(data)
+    return connection
 
 
 def is_ended(connection: socket.socket) -> bool:
-    """Wait until the server ends a connection; the time limit of the socket fails the test if it does not."""
+    """Wait until the server ends a connection. The socket's timeout fails the test if it does not."""
     try:
         while connection.recv(4_096):
             pass
@@ -52,13 +52,13 @@ def status(url: str) -> int:
         return int(answer.status)
 
 
-@pytest.mark.parametrize("sent", [b"", HALF])
+@pytest.mark.parametrize("data", [b"", HALF])
 def test_half_sent_requests_keep_nobody_out_and_the_oldest_are_ended(
-    url: str, sent: bytes, monkeypatch: pytest.MonkeyPatch
+    url: str, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_server, "MOST_CONNECTIONS", 8)
     with ExitStack() as stack:
-        held = [stack.enter_context(connect(url, sent)) for _ in range(20)]
+        held = [stack.enter_context(connect(url, data)) for _ in range(20)]
         assert status(url) == 200
         assert all(is_ended(connection) for connection in held[:12])
 
@@ -112,8 +112,8 @@ def test_a_taken_port_and_a_host_without_an_address_are_refused(
     host: str, sqlite: Database, settings: Settings
 ) -> None:
     site = Site(sqlite, settings)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         refusal = pytest.raises(WorkerError, match=f"docmill cannot serve on {host} port {port}: .*--port 0 is any")
         with refusal, serve(make_app(site), host, port):
             pass

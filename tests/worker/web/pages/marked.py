@@ -14,6 +14,12 @@ SCRIPT = '<script>alert(1)</script> \u202e"onload=x \x1b[31m'
 HOSTILE = '<img src=x onerror=alert(1)> \u202eabc\x1b[31m "'
 
 
+def assert_harmless(page: str) -> None:
+    """Assert that nothing of the hostile texts is a tag, or steers how text is shown."""
+    for part in ("<script>alert", "<img src=x", "\u202e", "\x1b"):
+        assert part not in page
+
+
 def outcomes(claim: Claim) -> Sequence[Outcome]:
     """Fail texts that begin with F, for a passing reason those that begin with FT; flag those that begin with D."""
     return [_outcome(content_id, text) for content_id, text in claim.texts]
