@@ -87,7 +87,7 @@ def errors(text: str, path: Path = PATH) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("written", "condition"),
+    ("line", "condition"),
     [
         ("", None),
         ("flagged = true", Flagged()),
@@ -97,8 +97,8 @@ def errors(text: str, path: Path = PATH) -> list[str]:
         ),
     ],
 )
-def test_a_step_may_have_a_condition_on_what_it_reads(written: str, condition: Flagged | None) -> None:
-    step = f"[[step]]\nname = 'again'\ntask = 'summarize'\n{written}\n"
+def test_a_step_may_have_a_condition_on_what_it_reads(line: str, condition: Flagged | None) -> None:
+    step = f"[[step]]\nname = 'again'\ntask = 'summarize'\n{line}\n"
     assert parse(LEAST + step, PATH).steps[1].flagged == condition
 
 
@@ -133,7 +133,7 @@ def test_every_key_becomes_a_value() -> None:
     )
 
 
-def test_what_is_left_out_has_its_default() -> None:
+def test_missing_keys_have_their_defaults() -> None:
     pipeline = parse(LEAST, PATH)
     assert pipeline.corpus == CorpusTable(source="/data/pipelines/french.jsonl", name="nightly")
     assert pipeline.steps == (UnpinnedStep("short", "summarize", "document", None, None, kinds.options("summarize")),)
@@ -143,7 +143,7 @@ def test_what_is_left_out_has_its_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("source", "expected"),
     [
         ("/corpora/french.jsonl", "/corpora/french.jsonl"),
         ("../french", "/data/pipelines/../french"),
@@ -151,12 +151,12 @@ def test_what_is_left_out_has_its_default() -> None:
     ],
 )
 def test_a_relative_source_starts_at_the_files_folder_and_a_url_is_left_as_it_is(
-    written: str, meant: str, monkeypatch: pytest.MonkeyPatch
+    source: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = LEAST.replace("french.jsonl", written)
-    assert parse(text, PATH).corpus.source == meant
+    text = LEAST.replace("french.jsonl", source)
+    assert parse(text, PATH).corpus.source == expected
     monkeypatch.chdir("/")
-    assert parse(text, PATH.relative_to("/")).corpus.source == meant
+    assert parse(text, PATH.relative_to("/")).corpus.source == expected
 
 
 def test_all_errors_are_listed_in_the_order_of_the_tables() -> None:
@@ -201,15 +201,15 @@ limit = "10"
 def test_a_step_may_have_a_model_for_each_language() -> None:
     text = "name = 'x'\ncorpus.source = 'a'\n[[step]]\nname = 'a'\ntask = 'translate'\nfrom = 'auto'\n"
     table, dotted = "model = { fr = 'one', de = 'two' }", "model.fr = 'one'\nmodel.de = 'two'"
-    for written in (table, dotted, "model = 'fr=one,de=two'"):
-        assert parse(text + written, PATH).steps[0].model == "fr=one,de=two"
+    for line in (table, dotted, "model = 'fr=one,de=two'"):
+        assert parse(text + line, PATH).steps[0].model == "fr=one,de=two"
 
 
 def chain(*inputs: tuple[str, str, str | None]) -> str:
-    """A pipeline of steps: name, task, input."""
+    """Return a pipeline with steps of these names, tasks and inputs."""
     text = "name = 'x'\ncorpus.source = 'a'\n"
-    for name, task, wanted in inputs:
-        text += f"[[step]]\nname = '{name}'\ntask = '{task}'\n" + (f"input = '{wanted}'\n" if wanted else "")
+    for name, task, input_name in inputs:
+        text += f"[[step]]\nname = '{name}'\ntask = '{task}'\n" + (f"input = '{input_name}'\n" if input_name else "")
     return text
 
 
@@ -230,7 +230,7 @@ def step(added: str) -> str:
     return f"name = 'x'\ncorpus.source = 'a'\n[[step]]\ntask = 'generate'\n{added}"
 
 
-def again(added: str) -> str:
+def with_second_step(added: str) -> str:
     return f"{LEAST}[[step]]\nname = 'again'\ntask = 'summarize'\n{added}\n"
 
 
@@ -240,43 +240,34 @@ OTHERWISE = 'which no step can read; choose another input, such as input = "docu
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "starts"),
     [
         (corpus('source = "-"'), ["corpus.source cannot be standard input, which is there only once; name a file, "]),
         (corpus("source = ' '"), ["corpus.source is empty; fill it in or leave it out"]),
         (corpus("id-field = 1979-05-27"), ["corpus.id-field must be a text in quotes, not 1979-05-27"]),
         (corpus("prune-max = 20"), ["corpus.prune-max says how prune works; write prune = true, too"]),
-        (
-            corpus("vorpal = 1"),
-            ["corpus.vorpal: there is no vorpal in [corpus]; there are source, name, "],
-        ),
+        (corpus("vorpal = 1"), ["corpus.vorpal: there is no vorpal in [corpus]; there are source, name, "]),
         (step("name = 'document'"), ["step[1].name cannot be document, which means the document itself"]),
         (step("name = 'flags'"), ["step[1].name cannot be flags, which is a column of results"]),
         (step("name = 'a-b'"), ["step[1].name must be a letter, then letters, digits and _; 'a-b' is not"]),
         (step("name = 'a'\nmodel = { fr = 'm', de = 3 }"), ["step[1].model de must be a text in quotes, not 3"]),
         (step("name = 'a'\nstop = 'x'"), ["""step[1].stop must be a list of texts, such as ["a", "b"], not 'x'"""]),
         (step("name = 'a'\nprompt = 'x'"), ["step[1].prompt: {text} does not stand in it; put it once"]),
-        (
-            step("name = 'a'\nprompt = '@x'"),
-            ["step[1].prompt is the template itself in a pipeline, not a file's "],
-        ),
+        (step("name = 'a'\nprompt = '@x'"), ["step[1].prompt is the template itself in a pipeline, not a file's "]),
         (step("name = 'a'\nmodel = { '' = 'm' }"), ["step[1].model names no language; write { fr = "]),
-        (again("escalate = { model = '' }"), ["step[2].escalate is wrong: model is empty; fill it in"]),
+        (with_second_step("escalate = { model = '' }"), ["step[2].escalate is wrong: model is empty; fill it in"]),
         (LEAST + "[job]\nmax-cost = inf", ["job.max-cost must be a finite number, not inf"]),
         (
-            again("leave-out = 'letters'"),
+            with_second_step("leave-out = 'letters'"),
             ["step[2].leave-out is refused: no feature leaves out 'letters'; "],
         ),
+        (with_second_step("flagged = false"), ['step[2].flagged must be true, or a list such as ["empty", "conf']),
         (
-            again("flagged = false"),
-            ['step[2].flagged must be true, or a list such as ["empty", "conf'],
-        ),
-        (
-            again("flagged = true\nunflagged = true"),
+            with_second_step("flagged = true\nunflagged = true"),
             ["step[2].unflagged: flagged and unflagged exclude each other; "],
         ),
         (
-            again("flagged = true\ninput = 'document'"),
+            with_second_step("flagged = true\ninput = 'document'"),
             ["step[2].flagged is about the output of an earlier step"],
         ),
         (LEAST + "[output]\nfile = '-'", ["output.file cannot be standard output; name a file"]),
@@ -306,9 +297,9 @@ OTHERWISE = 'which no step can read; choose another input, such as input = "docu
         ),
     ],
 )
-def test_a_wrong_value_is_named_with_its_place_and_what_is_expected(text: str, said: list[str]) -> None:
-    found = errors(text)
-    for error, start in zip(found, said, strict=True):
+def test_a_wrong_value_is_named_with_its_place_and_what_is_expected(text: str, starts: list[str]) -> None:
+    messages = errors(text)
+    for error, start in zip(messages, starts, strict=True):
         assert error.startswith(start)
 
 
@@ -317,7 +308,7 @@ def test_vectors_of_a_single_step_may_go_to_a_file_of_vectors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("name = 'x'\nname = 'y'", r"2: this is not TOML: Cannot overwrite a value"),
         ("a = 1\n\nb = ", r"3: this is not TOML: Invalid value"),
@@ -325,10 +316,10 @@ def test_vectors_of_a_single_step_may_go_to_a_file_of_vectors() -> None:
         ("a = " + "1" * 10_000, r"1: this is not TOML: "),
     ],
 )
-def test_what_is_not_toml_is_told_with_the_parsers_line(text: str, said: str) -> None:
+def test_invalid_toml_is_reported_with_its_line(text: str, message: str) -> None:
     with pytest.raises(WorkerError) as caught:
         parse(text, PATH)
-    assert re.match(f"{re.escape(str(PATH))}:{said}", str(caught.value))
+    assert re.match(f"{re.escape(str(PATH))}:{message}", str(caught.value))
     assert "\n" not in str(caught.value)
 
 
@@ -379,7 +370,7 @@ def test_a_schema_is_the_same_from_a_file_a_table_and_json(folder: Path, line: s
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("schema = 'none.json'", "schema: cannot read FOLDER/none.json: No such file"),
         ("schema = 'latin.json'", "schema: FOLDER/latin.json is not UTF-8 text"),
@@ -387,13 +378,13 @@ def test_a_schema_is_the_same_from_a_file_a_table_and_json(folder: Path, line: s
         ("top-p = nan\nschema = 'schemas/facts.json'", "top-p must be "),
     ],
 )
-def test_a_schema_that_cannot_be_read_is_refused_with_its_place(folder: Path, line: str, said: str) -> None:
+def test_a_schema_that_cannot_be_read_is_refused_with_its_place(folder: Path, line: str, message: str) -> None:
     (folder / "latin.json").write_bytes(b'{"a": "\xe9"}')
     (folder / "x.toml").write_text(f"{FACTS}{line}\n")
     with pytest.raises(WorkerError) as caught:
         read(folder / "x.toml")
     [error] = str(caught.value).split("\n")
-    assert error.startswith(f"{folder}/x.toml: step[1].{said.replace('FOLDER', str(folder))}")
+    assert error.startswith(f"{folder}/x.toml: step[1].{message.replace('FOLDER', str(folder))}")
 
 
 @pytest.mark.parametrize(
@@ -406,7 +397,7 @@ def test_a_schema_that_cannot_be_read_is_refused_with_its_place(folder: Path, li
 def test_a_pipeline_with_a_secret_in_its_source_is_not_kept(source: str, instead: str) -> None:
     with pytest.raises(WorkerError) as caught:
         refuse_secrets(parse(LEAST.replace("french.jsonl", source), PATH))
-    said = str(caught.value)
-    assert "nightly.toml: corpus.source has a" in said
-    assert instead in said
-    assert "kanarienvogel" not in said
+    message = str(caught.value)
+    assert "nightly.toml: corpus.source has a" in message
+    assert instead in message
+    assert "kanarienvogel" not in message

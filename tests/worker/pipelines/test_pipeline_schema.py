@@ -30,9 +30,9 @@ def test_the_examples_name_the_schema_and_keep_to_it() -> None:
     assert examples
     for path in examples:
         text = path.read_text(encoding="utf-8")
-        named = re.match(r"#:schema (\S+)\n", text)
-        assert named is not None
-        assert json.loads((path.parent / named[1]).read_text(encoding="utf-8")) == json_schema()
+        match = re.match(r"#:schema (\S+)\n", text)
+        assert match is not None
+        assert json.loads((path.parent / match[1]).read_text(encoding="utf-8")) == json_schema()
         VALIDATOR.validate(tomllib.loads(text))
         parse(text, path)
 
@@ -60,5 +60,5 @@ def test_the_schema_refuses_what_docmill_refuses(text: str) -> None:
 
 
 def test_every_kind_has_steps_in_the_schema() -> None:
-    found = json_schema()["properties"]["step"]["items"]["discriminator"]["mapping"]
-    assert found.keys() == {*kinds.NAMES}
+    schemas = json_schema()["properties"]["step"]["items"]["discriminator"]["mapping"]
+    assert schemas.keys() == {*kinds.NAMES}

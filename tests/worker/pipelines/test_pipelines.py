@@ -53,49 +53,67 @@ cron = "0 0 1 1 *"
 
 
 def keep(database: Database, folder: Path, text: str) -> None:
-    """Keep a pipeline whose file would be in that folder."""
+    """Store a pipeline whose file would be in this folder."""
     schedule = {"cron": "0 * * * *", "timezone": "UTC", "overlap": "skip"}
     pipelines.put(database, "nightly", str(folder / "nightly.toml"), text, schedule)
 
 
 def due_run(database: Database, due_at: float = 1.0) -> Any:
-    """A run of the pipeline that is due."""
+    """Return a due run of the pipeline."""
     run_id = pipelines.fire(database, pipelines.scheduled(database)[0], due_at)
     return next(run for run in pipelines.history(database, "nightly") if run.id == run_id)
 
 
-def written(docmill: Docmill) -> list[dict[str, Any]]:
+def run_of_job(database: Database, job_id: int) -> Any:
+    """Return a run of the pipeline whose job this is."""
+    run = due_run(database)
+    pipelines.note(database, run, "running", job_id=job_id)
+    return run
+
+
+@pytest.fixture
+def advance_run(settings: Settings, database: Database, broker: Broker) -> Callable[..., Any]:
+    """A function that advances a run as a worker does, and returns the run as it is then."""
+
+    def advance_and_read(run: Any, **changes: Any) -> Any:
+        advance(settings.model_copy(update=changes), database, broker, run.id, owner="w1")
+        [run] = pipelines.history(database, "nightly")
+        return run
+
+    return advance_and_read
+
+
+def read_output(docmill: Docmill) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (docmill.folder / "out.jsonl").read_text().splitlines()]
 
 
 def test_a_scheduled_run_that_cannot_begin_is_in_the_history_with_its_reason(
-    database: Database, broker: Broker, settings: Settings, tmp_path: Path
+    database: Database, tmp_path: Path, advance_run: Callable[..., Any]
 ) -> None:
     keep(database, tmp_path, NULL)
-    advance(settings, database, broker, due_run(database).id, owner="w1")
-    [run] = pipelines.history(database, "nightly")
+    run = advance_run(due_run(database))
     assert run.state == "failed"
     assert "corpus.jsonl" in (run.reason or "")
 
 
-def test_what_is_wrong_with_a_file_is_said_with_its_place_and_nothing_is_stored(embedded: Docmill) -> None:
+def test_errors_of_a_file_are_reported_with_their_places_and_nothing_is_stored(embedded: Docmill) -> None:
     (embedded.folder / "bad.toml").write_text(NULL.replace('task = "summarize"', 'task = "sumarize"\nbeam = 2'))
-    said = embedded("pipeline", "check", "bad.toml", code=2).stderr
-    assert [line.partition(" ")[0] for line in said.splitlines()] == ["docmill:", "docmill:"]
-    assert "docmill: bad.toml: step[2].task must be " in said
-    assert "docmill: bad.toml: step[2].beam: there is no beam in [[step]]; did you mean beams?" in said
+    stderr = embedded("pipeline", "check", "bad.toml", code=2).stderr
+    assert [line.partition(" ")[0] for line in stderr.splitlines()] == ["docmill:", "docmill:"]
+    assert "docmill: bad.toml: step[2].task must be " in stderr
+    assert "docmill: bad.toml: step[2].beam: there is no beam in [[step]]; did you mean beams?" in stderr
     (embedded.folder / "lost.toml").write_text(NULL)
     assert "corpus.jsonl" in embedded("pipeline", "run", "lost.toml", code=2).stderr
     (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
     (embedded.folder / "unfit.toml").write_text(
         NULL.replace('task = "summarize"', 'task = "summarize"\npooling = "cls"')
     )
-    said = embedded("pipeline", "check", "unfit.toml", code=2).stderr
-    assert "unfit.toml: step[2].pooling has no meaning for summarize" in said
+    stderr = embedded("pipeline", "check", "unfit.toml", code=2).stderr
+    assert "unfit.toml: step[2].pooling has no meaning for summarize" in stderr
     (embedded.folder / "out.toml").write_text(NULL.partition("[output]")[0] + '[output]\nfile = "no/such/x.jsonl"\n')
-    said = embedded("pipeline", "check", "out.toml", code=2).stderr
-    assert "out.toml: output.file: there is no folder" in said
-    assert "--out" not in said
+    stderr = embedded("pipeline", "check", "out.toml", code=2).stderr
+    assert "out.toml: output.file: there is no folder" in stderr
+    assert "--out" not in stderr
     assert embedded.json("jobs") == []
 
 
@@ -103,43 +121,42 @@ def test_a_pipeline_whose_view_needs_a_risk_that_nobody_fitted_is_not_stored(emb
     (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
     escalating = 'model = "null"\nescalate = { beams = 4, when = ["risk>0.3"] }'
     (embedded.folder / "risky.toml").write_text(NULL.replace('model = "null"', escalating, 1) + YEARLY)
-    said = " ".join(embedded("pipeline", "add", "risky.toml", code=2).stderr.split())
-    assert "no risk was fitted for the outputs of translate with null" in said
+    stderr = " ".join(embedded("pipeline", "add", "risky.toml", code=2).stderr.split())
+    assert "no risk was fitted for the outputs of translate with null" in stderr
     assert embedded.json("pipeline", "list") == []
 
 
-@pytest.mark.parametrize("other", ["News_en", "news-en__line"])
-def test_a_pipeline_whose_views_would_replace_those_of_another_is_refused(embedded: Docmill, other: str) -> None:
+@pytest.mark.parametrize("clashing", ["News_en", "news-en__line"])
+def test_a_pipeline_whose_views_would_replace_those_of_another_is_refused(embedded: Docmill, clashing: str) -> None:
     (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
-    for name, code in (("news-en", 0), (other, 2)):
+    for name, code in (("news-en", 0), (clashing, 2)):
         (embedded.folder / "a.toml").write_text(NULL.replace("nightly", name) + YEARLY)
-        said = embedded("pipeline", "add", "a.toml", code=code).stderr
-    assert f"the views of {other} would replace those of the stored pipeline news-en" in " ".join(said.split())
+        stderr = embedded("pipeline", "add", "a.toml", code=code).stderr
+    assert f"the views of {clashing} would replace those of the stored pipeline news-en" in " ".join(stderr.split())
     assert [row["name"] for row in embedded.json("pipeline", "list")] == ["news-en"]
 
 
 def test_a_run_needs_the_price_of_the_model_to_which_its_corpus_was_migrated(
-    database: Database, broker: Broker, settings: Settings, tmp_path: Path
+    database: Database, settings: Settings, tmp_path: Path, advance_run: Callable[..., Any]
 ) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
     (tmp_path / "prices.toml").write_text("[null]\ninput = 1\n")
     text = NULL.partition('[[step]]\nname = "line"')[0] + "[job]\nmax-cost = 5\n"
     keep(database, tmp_path, text)
-    settings = settings.model_copy(update={"prices": tmp_path / "prices.toml"})
-    (step,) = requests_of(settings, parse(text, tmp_path / "nightly.toml"))
+    prices = tmp_path / "prices.toml"
+    (step,) = requests_of(settings.model_copy(update={"prices": prices}), parse(text, tmp_path / "nightly.toml"))
     job = read(database, request(corpus="nightly", spec=step.spec), numbered(2))
     finish(database)
     migrate(database, job.corpus_id, step.spec, replace(step.spec, model="null@5"))
-    advance(settings, database, broker, due_run(database).id, owner="w1")
-    [run] = pipelines.history(database, "nightly")
+    run = advance_run(due_run(database), prices=prices)
     assert run.state == "failed"
     assert "--max-cost needs the price of null@5" in (run.reason or "")
 
 
 def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None:
     (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n{"id": "b", "text": "two"}\n')
-    stored = NULL + YEARLY + "# \u200f\r\n"
-    (embedded.folder / "nightly.toml").write_text(stored, encoding="utf-8", newline="")
+    text = NULL + YEARLY + "# \u200f\r\n"
+    (embedded.folder / "nightly.toml").write_text(text, encoding="utf-8", newline="")
     clashing = (NULL + YEARLY).replace('name = "line"', 'name = "english_status"')
     (embedded.folder / "clashing.toml").write_text(clashing)
     refused = (
@@ -152,13 +169,13 @@ def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None
         NULL.replace('"nightly"', f'"{40 * "n"}"').replace('"line"', f'"{16 * "s"}"').replace("summarize", "sparse")
     )
     (embedded.folder / "long.toml").write_text(long + YEARLY)
-    said = " ".join(embedded("pipeline", "add", "long.toml", code=2).stderr.split())
-    assert f'long.toml: step[2].name: the view "items_{40 * "n"}__{16 * "s"}" would have a name of 64 bytes' in said
+    stderr = " ".join(embedded("pipeline", "add", "long.toml", code=2).stderr.split())
+    assert f'long.toml: step[2].name: the view "items_{40 * "n"}__{16 * "s"}" would have a name of 64 bytes' in stderr
     assert embedded.json("pipeline", "list") == []
     assert "No pipelines yet" in embedded("pipeline", "list").stderr
     assert "`docmill pipeline show nightly` prints" in embedded("pipeline", "run", "nightly", code=2).stderr
     assert "view pipeline_nightly" in embedded("pipeline", "add", "nightly.toml").stderr
-    assert embedded("pipeline", "show", "nightly").stdout == stored
+    assert embedded("pipeline", "show", "nightly").stdout == text
     assert "00:00 UTC" in embedded("pipeline", "list").stdout
     [listed] = embedded.json("pipeline", "list")
     assert (listed["name"], listed["last_run"]) == ("nightly", None)
@@ -166,27 +183,23 @@ def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None
     embedded("pipeline", "run", "nightly.toml")
     [run] = embedded.json("pipeline", "history", "nightly")
     assert (run["due"], run["state"], run["job"]) == (None, "done", 1)
-    with sqlite3.connect(embedded.folder / "home" / "docmill.db") as store:
-        assert store.execute("SELECT id, english, line FROM pipeline_nightly ORDER BY id").fetchall() == [
-            ("a", "one", "one"),
-            ("b", "two", "two"),
-        ]
+    rows = embedded.sql("SELECT id, english, line FROM pipeline_nightly ORDER BY id")
+    assert rows == [("a", "one", "one"), ("b", "two", "two")]
     assert "Give --yes to confirm" in embedded("pipeline", "rm", "nightly", code=2).stderr
-    assert [one["name"] for one in embedded.json("pipeline", "list")] == ["nightly"]
+    assert [pipeline["name"] for pipeline in embedded.json("pipeline", "list")] == ["nightly"]
     embedded("pipeline", "rm", "nightly", "--yes")
     assert embedded.json("pipeline", "list") == []
     assert "no pipeline nightly" in embedded("pipeline", "history", "nightly", code=2).stderr
     assert len(embedded.results(1)) == 2
 
 
-def test_what_came_due_while_no_worker_lived_is_run_once_and_written(
+def test_a_run_that_came_due_while_no_worker_lived_is_run_once_and_written(
     database: Database, fleet: Docmill, write_corpus: Callable[..., Path]
 ) -> None:
     write_corpus({"id": str(n), "text": f"text {n}"} for n in range(300))
     (fleet.folder / "nightly.toml").write_text(NULL + YEARLY.replace("0 0 1 1 *", "0 * * * *"))
     fleet("pipeline", "add", "nightly.toml")
-    days_ago = update(PipelineRow).values(looked_at=db_now() - 3 * 86_400)
-    database.write(lambda transaction: transaction.execute(days_ago))
+    database.execute(update(PipelineRow).values(looked_at=db_now() - 3 * 86_400))
     with fleet.worker():
         [run] = until(
             lambda: [run for run in fleet.json("pipeline", "history", "nightly") if run["ended"]], "the run has ended"
@@ -194,57 +207,49 @@ def test_what_came_due_while_no_worker_lived_is_run_once_and_written(
     assert (run["state"], run["reason"]) == ("done", None)
     assert run["due"] % 3600 == 0
     assert len(fleet.json("pipeline", "history", "nightly")) == 1
-    assert [one["steps"]["line"]["text"] for one in written(fleet)] == [f"text {n}" for n in range(300)]
+    assert [result["steps"]["line"]["text"] for result in read_output(fleet)] == [f"text {n}" for n in range(300)]
 
 
 def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
-    database: Database, broker: Broker, settings: Settings, tmp_path: Path
+    database: Database, tmp_path: Path, advance_run: Callable[..., Any]
 ) -> None:
     text = NULL.replace('file = "out.jsonl"', 'file = "out"\npart-documents = 2')
     keep(database, tmp_path, text)
     job = read(database, request(spec=TRANSLATE), numbered(3))
     finish(database)
-    run = due_run(database)
-    pipelines.note(database, run, "running", job_id=job.id)
+    run = run_of_job(database, job.id)
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        advance(settings, database, broker, run.id, owner="w1")
-        assert pipelines.history(database, "nightly")[0].state == "running"
-    advance(settings, database, broker, run.id, owner="w1")
-    assert pipelines.history(database, "nightly")[0].state == "done"
+        assert advance_run(run).state == "running"
+    assert advance_run(run).state == "done"
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == ["part-00000.jsonl", "part-00001.jsonl"]
 
 
 def test_a_run_whose_results_change_while_its_parts_are_written_waits_and_does_not_fail(
-    database: Database, broker: Broker, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advance_run: Callable[..., Any]
 ) -> None:
     keep(database, tmp_path, NULL.replace('file = "out.jsonl"', 'file = "out"\npart-documents = 2'))
     job = read(database, request(spec=TRANSLATE), numbered(3))
     finish(database, lambda claim: [*failed(claim)[:1], *echo(claim)[1:]])
-    run = due_run(database)
-    pipelines.note(database, run, "running", job_id=job.id)
+    run = run_of_job(database, job.id)
     with monkeypatch.context() as patch:
         patch.setattr(HeldLease, "confirm", lambda self: jobs.retry(database, job.id))  # once the rows are read
-        advance(settings, database, broker, run.id, owner="w1")
-    assert pipelines.history(database, "nightly")[0].state == "running"
+        assert advance_run(run).state == "running"
     finish(database)
-    advance(settings, database, broker, run.id, owner="w1")
-    assert pipelines.history(database, "nightly")[0].state == "done"
+    assert advance_run(run).state == "done"
 
 
 def test_a_run_whose_job_is_retried_before_its_output_is_written_waits_for_it(
-    database: Database, broker: Broker, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advance_run: Callable[..., Any]
 ) -> None:
     keep(database, tmp_path, NULL)
     job = read(database, request(spec=TRANSLATE), numbered(3))
     finish(database, failed)
-    run = due_run(database)
-    pipelines.note(database, run, "running", job_id=job.id)
+    run = run_of_job(database, job.id)
     with monkeypatch.context() as patch:
         patch.setattr(pipelines, "file_of", lambda *_: jobs.retry(database, job.id) and ("nightly.toml", NULL))
-        advance(settings, database, broker, run.id, owner="w1")
-    assert pipelines.history(database, "nightly")[0].state == "running"
+        assert advance_run(run).state == "running"
 
 
 def test_a_run_by_hand_whose_job_was_stopped_leaves_the_output_file_as_it_was(

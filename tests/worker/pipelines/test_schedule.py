@@ -1,9 +1,7 @@
-"""A pipeline is due at each of its times once, whenever one looks and whatever the clocks do."""
+"""A pipeline is due once at each of its times, whatever the clocks do."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -11,23 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.worker.pipelines.schedule import BadSchedule, check, due, next_after
-from tests.worker.harness import ROOT
+from tests.worker.harness import run_python
 
 DAY_S = 86_400
 PARIS = "Europe/Paris"
 
 
-def instant(written: str) -> float:
-    return datetime.fromisoformat(written).timestamp()
+def parse_time(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def test_in_the_hour_that_clocks_repeat_the_next_time_is_later() -> None:
-    later = next_after("0 * * * *", PARIS, instant("2026-10-25T02:00+02:00"))
-    assert later == instant("2026-10-25T02:00+01:00")
+    later = next_after("0 * * * *", PARIS, parse_time("2026-10-25T02:00+02:00"))
+    assert later == parse_time("2026-10-25T02:00+01:00")
 
 
 def test_next_is_strictly_later_and_due_includes_now_but_not_since() -> None:
-    schedule, noon = ("0 12 * * *", "UTC"), instant("2026-01-01T12:00+00:00")
+    schedule, noon = ("0 12 * * *", "UTC"), parse_time("2026-01-01T12:00+00:00")
     assert next_after(*schedule, noon - 0.25) == noon
     assert next_after(*schedule, noon) == noon + DAY_S == next_after(*schedule, noon + 0.25)
     assert due(*schedule, noon - 1, noon - 0.25) is None
@@ -37,7 +35,7 @@ def test_next_is_strictly_later_and_due_includes_now_but_not_since() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cron", "since", "now", "found"),
+    ("cron", "since", "now", "expected"),
     [
         ("50 2 * * *", "2026-10-25T02:20+02:00", "2026-10-25T02:50+01:00", "2026-10-25T02:50+02:00"),
         ("50 2 * * *", "2026-10-25T02:50+02:00", "2026-10-25T02:55+01:00", None),
@@ -47,12 +45,12 @@ def test_next_is_strictly_later_and_due_includes_now_but_not_since() -> None:
         ("30 2 * * *", "2026-03-29T03:00+02:00", "2026-03-29T04:00+02:00", None),
     ],
 )
-def test_what_is_due_on_a_night_when_clocks_change(cron: str, since: str, now: str, found: str | None) -> None:
-    assert due(cron, PARIS, instant(since), instant(now)) == (found and instant(found))
+def test_the_due_time_on_a_night_when_clocks_change(cron: str, since: str, now: str, expected: str | None) -> None:
+    assert due(cron, PARIS, parse_time(since), parse_time(now)) == (expected and parse_time(expected))
 
 
 @pytest.mark.parametrize(
-    ("cron", "timezone", "said"),
+    ("cron", "timezone", "message"),
     [
         ("60 * * * *", "UTC", "cron is wrong: the minute cannot be '60'; write 0 to 59"),
         ("0 0 * * FRI-MON", "UTC", "cron is wrong: the day of the week cannot be 'FRI-MON'; write 0 (Sunday) to 7"),
@@ -65,12 +63,12 @@ def test_what_is_due_on_a_night_when_clocks_change(cron: str, since: str, now: s
         ("0 0 * * *", "", "timezone names no time zone: ''; write an IANA name, such as Europe/Paris"),
     ],
 )
-def test_a_bad_schedule_is_refused_with_what_is_wrong(cron: str, timezone: str, said: str) -> None:
-    pattern = said if ".*" in said else said.translate({ord(sign): f"\\{sign}" for sign in "*()?"})
+def test_a_bad_schedule_is_refused_with_what_is_wrong(cron: str, timezone: str, message: str) -> None:
+    pattern = message if ".*" in message else message.translate({ord(sign): f"\\{sign}" for sign in "*()?"})
     with pytest.raises(BadSchedule, match=pattern) as caught:
         check(cron, timezone)
     assert "\n" not in str(caught.value)
-    if "never comes in" in said:  # by the rules of 1970 it came
+    if "never comes in" in message:  # by the rules of 1970 it came
         return
     with pytest.raises(BadSchedule):
         next_after(cron, timezone, 0.0)
@@ -79,9 +77,9 @@ def test_a_bad_schedule_is_refused_with_what_is_wrong(cron: str, timezone: str, 
 
 
 @pytest.mark.parametrize("cron", ["* * * * *", "0 0 29 2 */7", "0 0 30 2 1"])
-def test_what_comes_is_accepted_however_seldom(cron: str) -> None:
+def test_a_rare_time_is_accepted(cron: str) -> None:
     check(cron, PARIS)
-    assert next_after(cron, PARIS, instant("2096-03-01T00:00+00:00")) > 0  # 2100 has no 29 February
+    assert next_after(cron, PARIS, parse_time("2096-03-01T00:00+00:00")) > 0  # 2100 has no 29 February
 
 
 @given(
@@ -99,7 +97,5 @@ def test_time_zones_are_known_on_a_machine_that_has_none() -> None:
     program = (
         "from docmill.worker.pipelines.schedule import check; check('0 3 * * *', 'Europe/Paris'); print('known')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env={"PYTHONTZPATH": ""}, capture_output=True, text=True
-    )
-    assert done.stdout == "known\n", done.stderr
+    completed = run_python(program, env={"PYTHONTZPATH": ""})
+    assert completed.stdout == "known\n", completed.stderr

@@ -15,7 +15,6 @@ import pytest
 from celery.worker import state
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 
-from docmill.storage.core.database import Database
 from docmill.worker.process import device
 from docmill.worker.process.device import WakingThreadPool
 from docmill.worker.process.device_start import DeviceConfig
@@ -25,10 +24,10 @@ from docmill.worker.settings import load_settings
 
 @pytest.mark.both_stores
 def test_no_thread_of_a_device_process_can_take_the_connection_of_its_heartbeats(
-    database: Database, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
-    url = database.url.render_as_string(hide_password=False)
-    settings = load_settings(home=tmp_path / "home", database_url=url, redis_url="redis://127.0.0.1:1", threads=1)
+    urls = {"database_url": database_url, "redis_url": "redis://127.0.0.1:1"}
+    settings = load_settings(home=tmp_path / "home", threads=1, **urls)
     config = DeviceConfig("me", "cpu", {})
     process = device._make_process(config, settings, Broker("redis://127.0.0.1:1"), lambda *_, **__: None)
     pool: Any = process.database.engine.pool
@@ -39,7 +38,7 @@ def test_no_thread_of_a_device_process_can_take_the_connection_of_its_heartbeats
             for _ in range(2 * pool.size()):  # those beyond its size, too
                 held.enter_context(process.database.read())
             process.heartbeat(consumes=True)
-        for used in (process.database, process.heartbeat_database) if database.server is not None else ():
+        for used in (process.database, process.heartbeat_database) if process.database.server is not None else ():
             with used.read() as transaction:
                 limit = transaction.exec_driver_sql("SHOW statement_timeout").scalar_one()
             assert limit == "32s", "its statements are short by nature"
@@ -47,34 +46,34 @@ def test_no_thread_of_a_device_process_can_take_the_connection_of_its_heartbeats
 
 @pytest.fixture
 def waits() -> Iterator[threading.Semaphore]:
-    """Released each time that a loop begins to wait; it waits until something wakes it, and not for a second."""
-    before, hub, ended, found = get_event_loop(), Hub(), threading.Event(), threading.Semaphore(0)
+    """A semaphore that is released when an event loop begins to wait. The loop waits until it is woken."""
+    old_loop, hub, over, waits = get_event_loop(), Hub(), threading.Event(), threading.Semaphore(0)
     set_event_loop(hub)
     silent = socket.socketpair()
     hub.add_reader(silent[0], lambda: None)  # without anything to listen to a loop looks ten times a second
     poll = hub.poller.poll
 
     def wait(_: float | None) -> Any:
-        found.release()
+        waits.release()
         return poll(None)
 
     hub.poller.poll = wait
 
     def run() -> None:
         loop = hub.create_loop()
-        while not ended.is_set():
+        while not over.is_set():
             next(loop)
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield found
-    ended.set()
+    yield waits
+    over.set()
     hub.call_soon(lambda: None)
     thread.join(10)
     hub.close()
     for end in silent:
         end.close()
-    set_event_loop(before)
+    set_event_loop(old_loop)
 
 
 def test_a_thread_that_is_free_again_wakes_the_loop(waits: threading.Semaphore) -> None:
@@ -100,6 +99,6 @@ def test_a_process_whose_threads_all_work_on_messages_consumes_although_it_asks_
 
 def test_a_process_that_drains_asks_for_no_message_while_its_batch_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "should_stop", None)
-    seen: list[object] = []
-    device._drain(cast(Any, SimpleNamespace(drain=lambda: seen.append(state.should_stop))))
-    assert seen == [0]
+    states: list[object] = []
+    device._drain(cast(Any, SimpleNamespace(drain=lambda: states.append(state.should_stop))))
+    assert states == [0]

@@ -52,7 +52,7 @@ RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions
 
 
 class HalfDone:
-    """A ticket of which the first text has its outcome."""
+    """A ticket whose first text has its outcome."""
 
     complete = False
 
@@ -102,15 +102,14 @@ def state_of(database: Database, shard_id: int) -> tuple[str, int]:
     return row.state, row.attempt
 
 
-def test_what_is_given_back_at_once_keeps_what_is_finished(database: Database, process: Process) -> None:
+def test_a_shard_that_is_given_back_keeps_its_finished_texts(database: Database, process: Process) -> None:
     ours = _claim_two(database)
     ours.ticket, ours.runtime = cast(Any, HalfDone(ours.claim.texts[0][0])), RUNTIME
     process.in_flight.enter(ours)
     process.give_back()
-    with database.read() as transaction:
-        shards_now = transaction.execute(select(Shard.state, Shard.attempt, Shard.n_contents).order_by(Shard.id))
-        assert [tuple(shard) for shard in shards_now] == [("planned", 0, 1), ("done", 0, 1)]
-        [row] = transaction.execute(select(OutcomeRow.text, OutcomeRow.runtime_id)).all()
+    rows = database.rows(select(Shard.state, Shard.attempt, Shard.n_contents).order_by(Shard.id))
+    assert rows == [("planned", 0, 1), ("done", 0, 1)]
+    [row] = database.rows(select(OutcomeRow.text, OutcomeRow.runtime_id))
     assert row.text == "finished"
     assert row.runtime_id is not None
 
@@ -128,11 +127,10 @@ def test_answers_for_a_shard_that_was_taken_away_are_not_forgotten(
     process._settle(ours)
     process.give_back()
     assert not forgotten
-    with database.read() as transaction:
-        assert transaction.scalar(select(OutcomeRow.text)) is None
+    assert database.value(select(OutcomeRow.text)) is None
 
 
-def test_what_is_claimed_while_all_is_given_back_is_given_back_too(
+def test_a_shard_that_is_claimed_while_all_are_given_back_is_given_back_too(
     database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard_id = _hinted(database, "a")
@@ -159,7 +157,7 @@ def test_what_is_claimed_while_all_is_given_back_is_given_back_too(
     assert state_of(database, shard_id) == ("planned", 0)
 
 
-def test_a_hint_waits_in_the_hand_for_a_database_that_is_away(
+def test_a_process_keeps_a_hint_until_the_database_is_back(
     database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
@@ -243,10 +241,10 @@ def test_no_attempt_is_spent_on_a_shard_whose_server_goes_away_after_its_claim(d
             taking.draining.set()  # it takes no other shard
             raise CannotServe("the server does not answer")
 
-    said: list[str] = []
-    taking = process_with(database, Away(), say=lambda event, **_: said.append(event))
+    events: list[str] = []
+    taking = process_with(database, Away(), say=lambda event, **_: events.append(event))
     taking.run_shard(shard_id)
-    assert said == ["refused", "idle"]
+    assert events == ["refused", "idle"]
     assert state_of(database, shard_id) == ("planned", 0)
 
 
@@ -263,19 +261,19 @@ def test_a_server_that_goes_away_during_a_shard_makes_no_suspect_and_is_asked_ag
     monkeypatch.setattr(process, "_top_up", lambda _: None)
     monkeypatch.setattr("docmill.worker.process.shard.os._exit", mock.Mock(side_effect=SystemExit))
 
-    def opened() -> int:
+    def count_opens() -> int:
         set_shard(database, shard_id, state="queued")
         process.run_shard(shard_id)
         row = shard(database, shard_id)
         assert (row.state, row.attempt, row.suspect, row.lapses) == ("planned", 0, 0, 0)
         return int(engine.open.call_count)
 
-    assert opened() == 1
+    assert count_opens() == 1
     assert database.value(select(Refusal.reason)) == f"cannot serve {COPY}: no money left"
-    assert opened() == 1
+    assert count_opens() == 1
     later = time.monotonic() + AWAY_S
     monkeypatch.setattr("docmill.worker.process.shard.time.monotonic", lambda: later)
-    assert opened() == 2
+    assert count_opens() == 2
 
 
 def test_a_process_that_consumes_nothing_is_unhealthy(database: Database, process: Process) -> None:
@@ -310,8 +308,8 @@ def test_a_process_whose_device_computes_nothing_is_unhealthy_until_it_serves_so
         assert problem() is None
         process.run_shard(_hinted(database, "a", spec=Spec("embed", pinned.model, pinned.revision, "float32")))
         assert "the worker on cuda:99 can compute nothing" in (problem() or "")
-        served = _hinted(database, "a", spec=Spec("embed", null.model, null.revision, "float32"))
-        head = shards.look(database, served)
+        shard_id = _hinted(database, "a", spec=Spec("embed", null.model, null.revision, "float32"))
+        head = shards.look(database, shard_id)
         assert head is not None
         assert process._can_serve(head)
         assert problem() is None
@@ -324,20 +322,16 @@ def test_a_shard_that_was_lost_and_claimed_again_by_the_same_process_keeps_its_l
 ) -> None:
     lost = _claim_two(database)
     process.in_flight.enter(lost)
-    database.write(
-        lambda transaction: transaction.execute(
-            Shard.__table__.update().values(state="queued", fence=Shard.fence + 1)
-        )
-    )
-    again = _claimed_again(database, lost.claim.shard_id)
-    process.in_flight.enter(again)
+    database.execute(update(Shard).values(state="queued", fence=Shard.fence + 1))
+    reclaimed = _claimed_again(database, lost.claim.shard_id)
+    process.in_flight.enter(reclaimed)
     process.heartbeat(consumes=True)
-    assert (lost.lost.is_set(), again.lost.is_set()) == (True, False)
+    assert (lost.lost.is_set(), reclaimed.lost.is_set()) == (True, False)
     process.in_flight.leave(lost)
     process.heartbeat(consumes=True)
-    assert not again.lost.is_set()
-    assert process.computed() == {again.claim.job_id: 0.0}
-    assert [ours.claim.fence for ours in process.in_flight.held()] == [again.claim.fence]
+    assert not reclaimed.lost.is_set()
+    assert process.computed() == {reclaimed.claim.job_id: 0.0}
+    assert [ours.claim.fence for ours in process.in_flight.held()] == [reclaimed.claim.fence]
 
 
 def _claim(shard_id: int, fence: int = 1) -> InFlight:
@@ -352,15 +346,15 @@ def _claim(shard_id: int, fence: int = 1) -> InFlight:
 def test_time_with_a_shard_in_flight_is_counted_once_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("docmill.worker.process.shard.time.monotonic", lambda: now[0])
-    shards, one, two = ShardsInFlight(), _claim(1), _claim(2)
-    shards.enter(one)
+    shards, first, second = ShardsInFlight(), _claim(1), _claim(2)
+    shards.enter(first)
     now[0] = 101.0
-    shards.enter(two)
+    shards.enter(second)
     now[0] = 103.0
-    shards.leave(one)
+    shards.leave(first)
     assert shards.worked_s() == 3.0
     now[0] = 104.0
-    shards.leave(two)
+    shards.leave(second)
     now[0] = 200.0
     assert shards.worked_s() == 4.0
 
@@ -426,7 +420,7 @@ def test_refusals_in_a_row_are_ever_longer_apart_up_to_a_bound(breaker: Breaker,
     assert wait_s(breaker) == FIRST_RETRY_S, "what passed is forgotten"
 
 
-def test_one_write_at_a_time_asks_whether_the_store_takes_them_again(breaker: Breaker, clock: Clock) -> None:
+def test_one_write_at_a_time_probes_a_store_that_refused(breaker: Breaker, clock: Clock) -> None:
     refused(breaker)
     clock.now += FIRST_RETRY_S
     inside, leave = Event(), Event()
@@ -436,23 +430,23 @@ def test_one_write_at_a_time_asks_whether_the_store_takes_them_again(breaker: Br
             inside.set()
             assert leave.wait(60)
 
-    def others() -> None:
+    def try_to_write() -> None:
         assert inside.wait(60)
         assert wait_s(breaker) > 0
         leave.set()
 
-    at_once(ask, others)
+    at_once(ask, try_to_write)
     write(breaker)
 
 
-def test_writes_that_were_under_way_when_one_was_refused_count_as_that_one(breaker: Breaker, clock: Clock) -> None:
+def test_writes_that_are_refused_together_count_as_one_refusal(breaker: Breaker, clock: Clock) -> None:
     def fail(n: int) -> None:
         with breaker.attempt():
-            begun.append(n)
-            until(lambda: len(begun) == 4, "all are under way")
+            started.append(n)
+            until(lambda: len(started) == 4, "all are under way")
             raise UnexpectedDatabaseError
 
-    begun: list[int] = []
+    started: list[int] = []
 
     def try_(n: int) -> None:
         with pytest.raises(UnexpectedDatabaseError):
@@ -483,7 +477,7 @@ def test_a_lost_lease_is_an_answer_of_a_store_that_works(breaker: Breaker, clock
     assert not breaker.trouble
 
 
-def test_a_bug_in_the_one_that_asks_leaves_the_question_to_the_next(breaker: Breaker, clock: Clock) -> None:
+def test_a_bug_in_a_probing_write_leaves_the_probe_to_the_next(breaker: Breaker, clock: Clock) -> None:
     refused(breaker)
     clock.now += FIRST_RETRY_S
     with pytest.raises(ZeroDivisionError):
@@ -493,7 +487,7 @@ def test_a_bug_in_the_one_that_asks_leaves_the_question_to_the_next(breaker: Bre
 
 @pytest.fixture
 def waits() -> threading.Semaphore:
-    """Released each time that a thread begins to wait at the gate."""
+    """A semaphore that is released when a thread begins to wait at the gate."""
     return threading.Semaphore(0)
 
 
@@ -511,7 +505,7 @@ def gate(waits: threading.Semaphore, monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 @pytest.fixture
 def go_through(gate: Gate) -> Iterator[Callable[..., tuple[Event, Event]]]:
-    """Have a thread go through the gate: an event that says that it is inside, and one that lets it out."""
+    """A function that sends a thread through the gate. It returns two events: inside, and may leave."""
     with ThreadPoolExecutor() as threads:
 
         def start(*, alone: bool) -> tuple[Event, Event]:

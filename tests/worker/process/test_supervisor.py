@@ -1,11 +1,10 @@
-"""A signal ends a supervisor wherever it interrupts it."""
+"""Supervisors end at any signal, replace children that die, and kill children that hang."""
 
 from __future__ import annotations
 
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from docmill.worker.jobs.local_run import TOO_MANY_DEATHS, Watch
 from docmill.worker.process.supervisor import SLACK, Activity, Child, Supervisor, Watchdog, restart_delay
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import load_settings
+from tests.worker.harness import run_python
 
 LINES = 40  # more than a turn of its loop has, those of the standard library included
 SIGNALS_AT_EACH_LINE = f"""
@@ -60,12 +60,10 @@ print(len(interrupted))
 """
 
 
-def test_a_signal_ends_a_worker_wherever_it_interrupts_it(tmp_path: Path, database: Database, redis_url: str) -> None:
-    url = database.url.render_as_string(hide_password=False)
-    command = [sys.executable, "-c", SIGNALS_AT_EACH_LINE, str(tmp_path), url, redis_url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 5
+def test_a_signal_ends_a_worker_wherever_it_interrupts_it(tmp_path: Path, database_url: str, redis_url: str) -> None:
+    completed = run_python(SIGNALS_AT_EACH_LINE, str(tmp_path), database_url, redis_url, timeout=120)
+    assert completed.returncode == 0, completed.stderr
+    assert int(completed.stdout) > 5
 
 
 @pytest.fixture
@@ -101,12 +99,11 @@ print(supervisor.is_running)
 
 @pytest.mark.usefixtures("interrupt")
 def test_an_interrupted_wait_for_a_supervisor_can_be_taken_up_again() -> None:
-    done = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "False"]
+    assert run_python(WAITING, check=True).stdout.split() == ["True", "False"]
 
 
 @pytest.mark.parametrize("event", [{"event": "ready"}, {"event": "refused", "server_away": False}, {"event": "idle"}])
-def test_a_watcher_hears_of_what_may_have_ended_its_job(supervisor: Supervisor, event: dict[str, object]) -> None:
+def test_events_that_may_end_a_job_wake_its_watcher(supervisor: Supervisor, event: dict[str, object]) -> None:
     _hear(supervisor, "a library's words", event)
     assert supervisor._news.is_set()
     supervisor.wait_for_news(3600)
@@ -118,9 +115,9 @@ def test_a_watcher_is_not_woken_while_a_process_computes(supervisor: Supervisor)
     assert not supervisor._news.is_set()
 
 
-def _hear(supervisor: Supervisor, *said: object) -> None:
-    """Have a supervisor read what a device process says."""
-    lines = [value if isinstance(value, str) else json.dumps(value) for value in said]
+def _hear(supervisor: Supervisor, *messages: object) -> None:
+    """Make a supervisor read messages of a device process."""
+    lines = [value if isinstance(value, str) else json.dumps(value) for value in messages]
     with subprocess.Popen(["printf", "%s\\n", *lines], stdout=subprocess.PIPE) as process:
         supervisor._listen(Child("cpu", "me", process, time.monotonic(), Watchdog(60, 60)))
 
@@ -135,9 +132,9 @@ def test_children_that_die_as_they_start_are_replaced_ever_later_and_a_run_gives
 
     for _ in range(TOO_MANY_DEATHS):
         watch(status)
-        before = time.monotonic()
+        died_at = time.monotonic()
         die()
-    assert supervisor._restart_at["cpu"] >= before + restart_delay(TOO_MANY_DEATHS)
+    assert supervisor._restart_at["cpu"] >= died_at + restart_delay(TOO_MANY_DEATHS)
     with pytest.raises(WorkerError, match="dies as it starts"):
         watch(status)
     die(worked=True)
@@ -173,8 +170,8 @@ def watchdog() -> Watchdog:
     return Watchdog(least_s=60.0, most_s=900.0)
 
 
-def taught(cost_s: float, size: int = 1_000) -> Watchdog:
-    """A watchdog that saw one batch of `size` tokens that took `cost_s`."""
+def watchdog_after(cost_s: float, size: int = 1_000) -> Watchdog:
+    """Return a watchdog that saw a batch of `size` tokens take `cost_s`."""
     dog = watchdog()
     dog.begin(Activity("batch", "batch a", size, 100.0))
     dog.end("batch", 100.0 + cost_s)
@@ -189,7 +186,7 @@ def test_the_first_of_its_kind_has_the_longest_time() -> None:
 
 
 def test_the_limit_follows_from_the_cost_of_a_kind_and_the_size() -> None:
-    dog = taught(cost_s=4.0)
+    dog = watchdog_after(cost_s=4.0)
     assert dog.limit_s("batch a", 1_000) == SLACK * 4.0
     assert dog.limit_s("batch a", 4_000) == SLACK * 16.0
     assert dog.limit_s("batch a", 10) == 60.0, "never less than the least"
@@ -197,21 +194,21 @@ def test_the_limit_follows_from_the_cost_of_a_kind_and_the_size() -> None:
     assert dog.limit_s("batch of another model", 10) == 900.0
 
 
-def test_the_slowest_of_a_kind_is_what_counts() -> None:
-    dog = taught(cost_s=4.0)
+def test_the_slowest_batch_of_a_kind_counts() -> None:
+    dog = watchdog_after(cost_s=4.0)
     dog.begin(Activity("batch", "batch a", 1_000, 0.0))
     dog.end("batch", 1.0)
     assert dog.limit_s("batch a", 1_000) == SLACK * 4.0
 
 
-def test_what_is_cut_has_time_for_its_length_however_long_it_is() -> None:
+def test_cutting_has_time_for_the_length_of_a_text() -> None:
     dog = watchdog()
     assert dog.limit_s("cut", 60_000) == 60.0
     assert dog.limit_s("cut", 256_000_000) > 3 * 3600
 
 
 def test_an_activity_that_ended_does_not_hang_and_those_beside_it_are_watched_on() -> None:
-    dog = taught(cost_s=0.1)
+    dog = watchdog_after(cost_s=0.1)
     dog.begin(Activity("cut 1", "cut", 10, 0.0))
     dog.begin(Activity("batch", "batch a", 10, 0.0))
     dog.end("cut 1", 1.0)
@@ -222,8 +219,8 @@ def test_an_activity_that_ended_does_not_hang_and_those_beside_it_are_watched_on
     assert dog.hung(10_000.0) is None
 
 
-def test_what_a_process_left_open_is_forgotten_and_what_it_cost_is_not() -> None:
-    dog = taught(cost_s=4.0)
+def test_open_activities_of_a_dead_process_are_forgotten_and_costs_are_not() -> None:
+    dog = watchdog_after(cost_s=4.0)
     dog.begin(Activity("batch", "batch a", 10, 0.0))
     dog.forget_open()
     assert dog.hung(10_000.0) is None
@@ -231,7 +228,7 @@ def test_what_a_process_left_open_is_forgotten_and_what_it_cost_is_not() -> None
 
 
 def test_a_time_in_which_the_watcher_was_frozen_is_not_counted() -> None:
-    dog = taught(cost_s=0.1)
+    dog = watchdog_after(cost_s=0.1)
     dog.begin(Activity("batch", "batch a", 10, 0.0))
     dog.forgive(500.0)
     assert dog.hung(559.0) is None

@@ -1,4 +1,4 @@
-"""A lane is topped up when half of what may wait in it is gone, and Redis alone is asked until then."""
+"""A lane is topped up when half of its window is gone. Until then only Redis is queried."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_lane_is_filled_again_at_half_of_its_window(
     assert depths == [*range(window - 1, window // 2 - 1, -1), window]
 
 
-def test_what_is_in_the_queue_is_not_sent_again(database: Database, broker: Broker) -> None:
+def test_hints_in_the_queue_are_not_sent_again(database: Database, broker: Broker) -> None:
     read(database, request(spec=EMBED), numbered(3))
     refill = Refill(database, broker)
     for _ in range(3):
@@ -60,5 +60,5 @@ def test_the_first_shard_of_a_job_goes_ahead_of_what_waits_for_another(
     top_up(database, broker, [LANE])
     assert broker.depth(LANE) == window + 2
     with broker.app.connection() as connection, connection.SimpleQueue(queue(LANE)) as messages:
-        taken = [messages.get(timeout=DEADLINE_S).payload[1]["shard_id"] for _ in range(3)]
-    assert [shard(database, shard_id).job_id for shard_id in taken] == [job.id, later.id, first.id]
+        shard_ids = [messages.get(timeout=DEADLINE_S).payload[1]["shard_id"] for _ in range(3)]
+    assert [shard(database, shard_id).job_id for shard_id in shard_ids] == [job.id, later.id, first.id]

@@ -1,4 +1,4 @@
-"""Messages are hints from strangers: exactly ours, or refused."""
+"""Messages have exactly the fields of docmill's, or are refused."""
 
 from __future__ import annotations
 

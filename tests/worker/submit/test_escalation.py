@@ -38,9 +38,10 @@ from docmill.worker.submit.options import (
 from docmill.worker.submit.request import pin_step, prepare, spec_of
 
 SMALL = Spec("translate", "small", "sha256:1", params={"algorithm": 2})
+FR_EN: dict[str, Any] = {"source_lang": "fr", "target_lang": "en"}
 
 
-def served(name: str) -> Spec:
+def served_spec(name: str) -> Spec:
     return Spec("generate", f"openai:{name}", "served", params={"prompt": "{text}"})
 
 
@@ -56,27 +57,27 @@ to = "en"
 """
 
 
-def asked(**given: Any) -> Escalation | None:
-    return EscalationOptions(**given).escalation
+def parse_escalation(**options: Any) -> Escalation | None:
+    return EscalationOptions(**options).escalation
 
 
-def escalated(
+def pin_escalation(
     settings: Settings, model: str | None, options: KindOptions, escalation: Escalation, task: str = "translate"
 ) -> EscalationRequest:
     step = UnpinnedStep("step", task, DOCUMENT, model, None, options, escalation=escalation)
-    found = pin_step(settings, step).escalation
-    assert found is not None
-    return found
+    request = pin_step(settings, step).escalation
+    assert request is not None
+    return request
 
 
 def test_a_model_or_a_number_of_beams_asks_for_an_escalation() -> None:
-    assert asked() is None
-    assert asked(escalate="large") == Escalation("large")
-    assert asked(escalate_beams=4) == Escalation(options={"beams": 4})
-    both = asked(escalate="large", escalate_beams=2, when="empty, confidence<0.4")
-    assert both == Escalation("large", None, {"beams": 2}, Doubt.parse(["empty", "confidence<0.4"]))
+    assert parse_escalation() is None
+    assert parse_escalation(escalate="large") == Escalation("large")
+    assert parse_escalation(escalate_beams=4) == Escalation(options={"beams": 4})
+    escalation = parse_escalation(escalate="large", escalate_beams=2, when="empty, confidence<0.4")
+    assert escalation == Escalation("large", None, {"beams": 2}, Doubt.parse(["empty", "confidence<0.4"]))
     with pytest.raises(BadOption, match="--when is for --escalate"):
-        assert asked(when="empty")
+        assert parse_escalation(when="empty")
 
 
 def test_the_options_that_escalation_may_set_are_options_of_kinds() -> None:
@@ -84,28 +85,28 @@ def test_the_options_that_escalation_may_set_are_options_of_kinds() -> None:
 
 
 def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> None:
-    first = kinds.options("translate", source_lang="fr", target_lang="en", beams=2, adapter="a", max_new_tokens=50)
+    first = kinds.options("translate", **FR_EN, beams=2, adapter="a", max_new_tokens=50)
     first = first.model_copy(update={"tokenizer": "t"})
     same = Escalation(options={"beams": 4}).options_from(first, None)
     assert (same.to_params()["beams"], same.to_params()["adapter"], same.to_params()["tokenizer"]) == (4, "a", "t")
     decoder = Escalation("large").options_from(first, Family.DECODER).to_params()
-    assert decoder == {"source_lang": "fr", "target_lang": "en", "max_new_tokens": 50}
+    assert decoder == FR_EN | {"max_new_tokens": 50}
     encoder = Escalation("large").options_from(first, Family.SEQ2SEQ).to_params()
     assert encoder["beams"] == 2
     assert not {"adapter", "tokenizer"} & encoder.keys()
 
 
 def test_a_served_model_gets_no_option_that_servers_lack(settings: Settings) -> None:
-    options = kinds.options("translate", source_lang="fr", target_lang="en", dtype="int8", no_repeat_ngram_size=3)
-    found = escalated(settings, "null", options, Escalation("openai:large"))
-    assert found.spec.quality == "native"
-    assert "no_repeat_ngram_size" not in found.spec.params
+    options = kinds.options("translate", **FR_EN, dtype="int8", no_repeat_ngram_size=3)
+    request = pin_escalation(settings, "null", options, Escalation("openai:large"))
+    assert request.spec.quality == "native"
+    assert "no_repeat_ngram_size" not in request.spec.params
     with pytest.raises(BadOption, match="leave --dtype and DOCMILL_DTYPE out"):
-        escalated(settings, "null", options, Escalation("openai:large", None, {"dtype": "int8"}))
+        pin_escalation(settings, "null", options, Escalation("openai:large", None, {"dtype": "int8"}))
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "doubt", "said"),
+    ("first", "second", "doubt", "message"),
     [
         (SMALL, SMALL, Doubt(), "the same model with the same options"),
         (Spec("embed", "a", "1"), Spec("embed", "b", "1"), Doubt(), "vectors of two models are not comparable"),
@@ -123,38 +124,38 @@ def test_a_served_model_gets_no_option_that_servers_lack(settings: Settings) -> 
         ),
     ],
 )
-def test_what_does_not_go_together_is_refused(first: Spec, second: Spec, doubt: Doubt, said: str) -> None:
-    with pytest.raises(BadOption, match=said):
+def test_specs_that_do_not_fit_together_are_refused(first: Spec, second: Spec, doubt: Doubt, message: str) -> None:
+    with pytest.raises(BadOption, match=message):
         request_escalation(first, second, doubt)
 
 
 def test_the_shipped_translator_escalates_to_itself_with_beams(settings: Settings) -> None:
-    options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
+    options = kinds.options("translate", **FR_EN, beams=1)
     spec = spec_of(settings, "translate", None, None, options)
-    found = escalated(settings, None, options, Escalation(options={"beams": 4}))
-    assert found.spec.params == {**spec.params, "beams": 4}
-    assert (found.spec.model, found.spec.revision) == (spec.model, spec.revision)
+    request = pin_escalation(settings, None, options, Escalation(options={"beams": 4}))
+    assert request.spec.params == {**spec.params, "beams": 4}
+    assert (request.spec.model, request.spec.revision) == (spec.model, spec.revision)
 
 
 def test_a_revision_alone_is_one_of_the_same_model(settings: Settings) -> None:
-    options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
+    options = kinds.options("translate", **FR_EN, beams=1)
     with pytest.raises(ModelCorrupt, match="null is null:1, not another"):
-        escalated(settings, "null", options, Escalation(revision="another", options={"beams": 4}))
-    same = escalated(settings, "null", options, Escalation(revision="null:1", options={"beams": 4}))
+        pin_escalation(settings, "null", options, Escalation(revision="another", options={"beams": 4}))
+    same = pin_escalation(settings, "null", options, Escalation(revision="null:1", options={"beams": 4}))
     assert (same.spec.model, same.spec.revision) == ("null", "null:1")
 
 
 def test_a_wrong_option_of_an_escalation_is_told_as_that(settings: Settings) -> None:
-    options = kinds.options("translate", source_lang="fr", target_lang="en")
+    options = kinds.options("translate", **FR_EN)
     wrong = Escalation(options={"beams": 4, "max_new_tokens": 1, "min_new_tokens": 2})
     with pytest.raises(BadOption, match=r"^--escalate: --min-new-tokens 2 is more than --max-new-tokens 1"):
-        escalated(settings, None, options, wrong)
+        pin_escalation(settings, None, options, wrong)
     with pytest.raises(BadOption, match="--escalate-beams has no meaning for entities"):
-        escalated(settings, "null", kinds.options("entities"), Escalation(options={"beams": 4}), "entities")
+        pin_escalation(settings, "null", kinds.options("entities"), Escalation(options={"beams": 4}), "entities")
 
 
 @pytest.mark.parametrize(
-    ("written", "expected"),
+    ("line", "expected"),
     [
         ('escalate = "large"', Escalation("large")),
         ("escalate = { beams = 4 }", Escalation(options={"beams": 4})),
@@ -168,13 +169,13 @@ def test_a_wrong_option_of_an_escalation_is_told_as_that(settings: Settings) -> 
         ),
     ],
 )
-def test_a_step_of_a_pipeline_may_escalate(written: str, expected: Escalation) -> None:
-    (step,) = parse(STEP + written, Path("p.toml")).steps
+def test_a_step_of_a_pipeline_may_escalate(line: str, expected: Escalation) -> None:
+    (step,) = parse(STEP + line, Path("p.toml")).steps
     assert step.escalation == expected
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("line", "message"),
     [
         (
             "escalate = 3",
@@ -187,23 +188,23 @@ def test_a_step_of_a_pipeline_may_escalate(written: str, expected: Escalation) -
         ("escalate = { beam = 4 }", "p.toml: step[1].escalate has no beam; there are model, revision, when, "),
     ],
 )
-def test_a_wrong_escalation_is_told_with_its_place(written: str, said: str) -> None:
+def test_a_wrong_escalation_is_told_with_its_place(line: str, message: str) -> None:
     with pytest.raises(WorkerError) as caught:
-        parse(STEP + written, Path("p.toml"))
-    assert said in str(caught.value)
+        parse(STEP + line, Path("p.toml"))
+    assert message in str(caught.value)
 
 
 def test_the_example_of_the_documentation_is_a_pipeline() -> None:
     page = Path(__file__).parents[3] / "docs" / "escalating.md"
-    written = page.read_text().split("```toml\n")[1].split("```")[0]
-    assert tomllib.loads(written)["step"][1]["escalate"] == "facebook/bart-large-cnn"
-    assert [step.escalation is not None for step in parse(written, Path("p.toml")).steps] == [True, True]
+    example = page.read_text().split("```toml\n")[1].split("```")[0]
+    assert tomllib.loads(example)["step"][1]["escalate"] == "facebook/bart-large-cnn"
+    assert [step.escalation is not None for step in parse(example, Path("p.toml")).steps] == [True, True]
 
 
 def test_an_order_may_ask_for_an_escalation() -> None:
     order = {"source": "a.jsonl", "task": "translate", "escalate": "large", "when": "confidence<0.4"}
-    found = parse_enqueue(order).escalation
-    assert found == Escalation("large", doubt=Doubt.parse(["confidence<0.4"]))
+    escalation = parse_enqueue(order).escalation
+    assert escalation == Escalation("large", doubt=Doubt.parse(["confidence<0.4"]))
     with pytest.raises(BadMessage, match="when is refused: 'confidence<4': confidence is from 0 to 1"):
         parse_enqueue(order | {"when": "confidence<4"})
 
@@ -212,11 +213,11 @@ def test_a_bound_of_the_risk_goes_with_any_output_and_needs_a_fitted_one_in_a_dr
     settings: Settings, database: Database, tmp_path: Path
 ) -> None:
     classify = Spec("classify", "a", "1")
-    asked_for = request_escalation(classify, replace(classify, model="b", revision="2"), Doubt.parse(["risk>0.3"]))
-    assert asked_for.doubt.needs_risk
+    escalation = request_escalation(classify, replace(classify, model="b", revision="2"), Doubt.parse(["risk>0.3"]))
+    assert escalation.doubt.needs_risk
     source = tmp_path / "a.jsonl"
     source.write_text('{"id": 1, "text": "text"}')
-    options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
+    options = kinds.options("translate", **FR_EN, beams=1)
     request = Request(source=str(source), task="translate", escalate_beams=4, when="risk>0.3", options=options)
     with pytest.raises(StorageError, match="docmill review fit JOB"):
         dry_run.forecast(settings, database, prepare(settings, request), "cpu", IngestProgress())
@@ -225,15 +226,15 @@ def test_a_bound_of_the_risk_goes_with_any_output_and_needs_a_fitted_one_in_a_dr
 def test_a_dry_run_says_how_long_the_escalation_of_all_texts_would_take(
     settings: Settings, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(_settings: Settings, _device: str, spec: Spec, texts: Sequence[str]) -> EngineMeasurement:
+    def measure(_settings: Settings, _device: str, spec: Spec, texts: Sequence[str]) -> EngineMeasurement:
         chars = sum(map(len, texts))
         return EngineMeasurement(chars, chars, chars, seconds=float(spec.params["beams"]) * chars, load_s=0.0)
 
-    monkeypatch.setattr(dry_run, "measure", measured)
+    monkeypatch.setattr(dry_run, "measure", measure)
     source = tmp_path / "a.jsonl"
     source.write_text("".join(f'{{"id": {n}, "text": "text {n}"}}\n' for n in range(3)))
-    options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
+    options = kinds.options("translate", **FR_EN, beams=1)
     for beams, expected in ((None, None), (4, 4.0 * 18)):
         request = Request(source=str(source), task="translate", escalate_beams=beams, options=options)
-        found = dry_run.forecast(settings, database, prepare(settings, request), "cpu", IngestProgress())
-        assert (found.seconds, found.escalated_s) == (18.0, expected)
+        forecast = dry_run.forecast(settings, database, prepare(settings, request), "cpu", IngestProgress())
+        assert (forecast.seconds, forecast.escalated_s) == (18.0, expected)
