@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry's traces: an HTTP server that keeps the spans that it is sent."""
+"""A collector of OpenTelemetry's traces: an HTTP server that keeps the spans it receives."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class CollectedSpan:
 
 @dataclass
 class Collector:
-    """The spans that came, and the bytes of all requests."""
+    """The received spans, and the bytes of all requests."""
 
     url: str = ""
     takes: bool = True  # else each request is a bad one, which is not tried again
     spans: list[CollectedSpan] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)
 
-    def named(self, start: str) -> list[CollectedSpan]:
-        """Return the spans whose name begins so."""
+    def with_prefix(self, start: str) -> list[CollectedSpan]:
+        """Return the spans whose name has this prefix."""
         return [span for span in list(self.spans) if span.name.startswith(start)]
 
     def take(self, body: bytes) -> None:
@@ -47,10 +47,10 @@ class Collector:
         for of_resource in request.resource_spans:
             resource = _values(of_resource.resource.attributes)
             for of_scope in of_resource.scope_spans:
-                self.spans += [_seen(span, resource) for span in of_scope.spans]
+                self.spans += [_collect(span, resource) for span in of_scope.spans]
 
 
-def _seen(span: ProtoSpan, resource: dict[str, Any]) -> CollectedSpan:
+def _collect(span: ProtoSpan, resource: dict[str, Any]) -> CollectedSpan:
     return CollectedSpan(
         span.name,
         ProtoSpan.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_").lower(),
@@ -64,7 +64,9 @@ def _seen(span: ProtoSpan, resource: dict[str, Any]) -> CollectedSpan:
 
 
 def _values(attributes: Any) -> dict[str, Any]:
-    return {one.key: getattr(one.value, str(one.value.WhichOneof("value"))) for one in attributes}
+    return {
+        attribute.key: getattr(attribute.value, str(attribute.value.WhichOneof("value"))) for attribute in attributes
+    }
 
 
 @contextmanager

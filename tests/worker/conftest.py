@@ -1,4 +1,4 @@
-"""Docmills of every kind: embedded, a fleet's on each store, or commands that run in the process of their test."""
+"""Fixtures for commands: with an embedded store, on a fleet, or within the test's process."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from docmill.worker.cli import main
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings, load_settings
 from tests.kinds import KINDS
+from tests.tasks.backends.remote.api_server import ApiServer
 from tests.worker.harness import Docmill
 
 QUICK = {"DOCMILL_LEASE_S": "3", "DOCMILL_UPKEEP_S": "0.5"}
@@ -25,22 +26,21 @@ QUICK = {"DOCMILL_LEASE_S": "3", "DOCMILL_UPKEEP_S": "0.5"}
 
 @pytest.fixture
 def embedded(tmp_path: Path) -> Docmill:
-    """No server: SQLite in the home, a queue of the command's own."""
+    """A docmill without servers: SQLite in the home, an embedded queue."""
     return Docmill(tmp_path, {})
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Database]:
-    """The store of `embedded` and of `call`, once a command has made it."""
+    """The store of `embedded` and `call`. A command has to make it first."""
     with closing(Database(f"sqlite:///{tmp_path}/home/docmill.db", kinds=KINDS)) as database:
         yield database
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, database: Database, redis_url: str) -> Docmill:
-    """A store (once for each kind) and a Redis, with short leases."""
-    url = database.url.render_as_string(hide_password=False)
-    return Docmill(tmp_path, {**QUICK, "DOCMILL_DATABASE_URL": url, "DOCMILL_REDIS_URL": redis_url})
+def fleet(tmp_path: Path, database_url: str, redis_url: str) -> Docmill:
+    """A docmill on each kind of store and a Redis, with short leases."""
+    return Docmill(tmp_path, {**QUICK, "DOCMILL_DATABASE_URL": database_url, "DOCMILL_REDIS_URL": redis_url})
 
 
 @pytest.fixture
@@ -50,13 +50,20 @@ def broker(redis_url: str) -> Iterator[Broker]:
 
 
 @pytest.fixture
+def server() -> Iterator[ApiServer]:
+    """A server of models with OpenAI's API."""
+    with ApiServer().running() as server:
+        yield server
+
+
+@pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return load_settings(home=tmp_path / "home")
 
 
 @pytest.fixture
 def write_corpus(tmp_path: Path) -> Callable[..., Path]:
-    """Writes records as JSON lines; the file's path."""
+    """A function that writes records as JSON lines, and returns the file's path."""
 
     def write(records: Iterable[dict[str, Any]], name: str = "corpus.jsonl") -> Path:
         path = tmp_path / name
@@ -66,7 +73,7 @@ def write_corpus(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-class Said(NamedTuple):
+class Output(NamedTuple):
     out: str
     err: str
 
@@ -79,27 +86,27 @@ class _Keyboard(io.BytesIO):
         return True
 
 
-Call = Callable[..., Said]
+Call = Callable[..., Output]
 
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """A command, run here; its exit code must be `code`."""
+    """A function that runs a command in this process. Its exit code must be `code`."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DOCMILL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-    def run(*arguments: Any, code: int = 0, stdin: bytes = b"", keyboard: bool = False) -> Said:
+    def run(*arguments: Any, code: int = 0, stdin: bytes = b"", keyboard: bool = False) -> Output:
         monkeypatch.setattr(sys, "argv", ["docmill", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper((_Keyboard if keyboard else io.BytesIO)(stdin)))
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as raised:
             main()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        said = Said(*capsys.readouterr())
-        assert ended.value.code == code, said
-        return said
+        output = Output(*capsys.readouterr())
+        assert raised.value.code == code, output
+        return output
 
     return run

@@ -1,4 +1,4 @@
-"""Messages from someone who means harm, as they would lie in a queue."""
+"""Hostile messages, as they would lie in a queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from docmill.worker.settings import ENQUEUE_LANE
 
 
 class Touch:
-    """Makes a file where it is unpickled."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -31,15 +31,15 @@ def encoded(body: Any) -> str:
 def message(
     arguments: Any = None,
     *,
-    after: dict[str, Any] | None = None,
+    following: dict[str, Any] | None = None,
     content_type: str = "application/json",
     **parts: Any,
 ) -> bytes:
-    """A message like Celery's for shard 1, but for what is given."""
+    """Return a message like Celery's for shard 1, with these parts replaced."""
     arguments = hint_arguments(SHARD_TASK, 1) if arguments is None else arguments
     headers = {"lang": "py", "task": SHARD_TASK, "id": "1", **parts.pop("headers", {})}
     whole = {
-        "body": encoded([[], arguments, after or {"callbacks": None}]),
+        "body": encoded([[], arguments, following or {"callbacks": None}]),
         "content-type": content_type,
         "content-encoding": "utf-8",
         "headers": headers,
@@ -53,7 +53,7 @@ def message(
 
 
 def hostile(trap: Path) -> dict[str, bytes]:
-    """Messages of which none may be obeyed, by what they are. Code that one ran would make the file `trap`."""
+    """Return hostile messages by their descriptions. Any code that they run makes the file `trap`."""
     pickled = pickle.dumps(Touch(trap))
     yaml = f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{trap}']]".encode()
     bomb = gzip.compress(b"[" + b" " * 20_000_000 + b"]")
@@ -75,8 +75,8 @@ def hostile(trap: Path) -> dict[str, bytes]:
         "nested too deep": b"[" * 60_000,
         "a body nested too deep": message(body=encoded(b"[" * 40_000)),
         "a body that explodes": message(body=encoded(bomb), headers={"compression": "application/x-gzip"}),
-        "a call afterwards": message(after={"callbacks": [link]}),
-        "an error's call": message({"v": 1, "shard_id": -1}, after={"errbacks": [link]}),
+        "a call afterwards": message(following={"callbacks": [link]}),
+        "an error's call": message({"v": 1, "shard_id": -1}, following={"errbacks": [link]}),
         "one argument more": message({"v": 1, "shard_id": 1, "trust_remote_code": True}),
         "an id beyond every table": message({"v": 1, "shard_id": 2**63}),
         "an id beyond every number": message({"v": 1, "shard_id": 10**400}),
@@ -99,7 +99,7 @@ def hostile(trap: Path) -> dict[str, bytes]:
 
 
 def order(body: Any = None, headers: dict[str, Any] | None = None, **following: Any) -> bytes:
-    """A `docmill.enqueue` message, with another body, other headers, or tasks that follow."""
+    """Return a `docmill.enqueue` message, with another body, other headers, or tasks that follow."""
     content = encoded([[], {"source": "a", "task": "embed"}, following]) if body is None else encoded(body)
     about = {"exchange": "", "routing_key": queue(ENQUEUE_LANE)}
     properties = {"body_encoding": "base64", "delivery_tag": "1", "delivery_info": about}
@@ -107,7 +107,7 @@ def order(body: Any = None, headers: dict[str, Any] | None = None, **following: 
 
 
 def hostile_orders(trap: Path) -> dict[str, bytes]:
-    """Messages that may not pass the queue of orders."""
+    """Return hostile messages for the queue of orders, by their descriptions."""
     bomb = zlib.compress(b"[" + b" " * 20_000_000 + b"]")
     return {
         "a shard": message(),

@@ -1,4 +1,4 @@
-"""Values that are made on a thread of their own."""
+"""Values that a thread makes ahead, and leases that a thread renews."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ def test_values_come_in_their_order() -> None:
     assert list(prefetch(range(100))) == list(range(100))
 
 
-def test_what_the_making_raises_comes_after_the_values_before_it() -> None:
+def test_an_error_of_an_iterator_comes_after_the_values_before_it() -> None:
     def values() -> Iterator[int]:
         yield 1
         raise OSError("the disk is gone")
 
-    found = prefetch(values())
-    assert next(found) == 1
+    results = prefetch(values())
+    assert next(results) == 1
     with pytest.raises(OSError, match="the disk is gone"):
-        next(found)
+        next(results)
 
 
-def test_whoever_stops_early_has_few_values_made_in_vain() -> None:
-    made = []
+def test_few_values_are_made_in_vain_when_iteration_stops_early() -> None:
+    numbers = []
     over = threading.Event()
 
     def values() -> Iterator[int]:
         try:
             for number in range(1_000):
-                made.append(number)
+                numbers.append(number)
                 yield number
         finally:
             over.set()
 
-    found = prefetch(values())
-    assert next(found) == 0
-    found.close()  # type: ignore[attr-defined]
+    results = prefetch(values())
+    assert next(results) == 0
+    results.close()  # type: ignore[attr-defined]
     assert over.wait(60)
-    assert len(made) <= 4
+    assert len(numbers) <= 4
 
 
 @pytest.fixture
 def interrupted_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupt whoever starts a thread."""
+    """Raise KeyboardInterrupt as a thread starts."""
     start = threading.Thread.start
 
     def start_and_interrupt(thread: threading.Thread) -> None:
@@ -86,13 +86,13 @@ WITHIN_S = 60.0
 
 
 class Renewals:
-    """Renews as it is told; a store that is away is told by None."""
+    """Renews with scripted answers. None stands for a store that is away."""
 
     def __init__(self, *answers: bool | None) -> None:
         self._answers: Queue[bool | None] = Queue()
         for answer in answers:
             self.answer(answer)
-        self.asked = threading.Semaphore(0)
+        self.requests = threading.Semaphore(0)
 
     def answer(self, answer: bool | None) -> None:
         """Give the next renewal an answer. Without one the lease is renewed."""
@@ -100,7 +100,7 @@ class Renewals:
 
     def __call__(self) -> bool:
         answer = True if self._answers.empty() else self._answers.get()
-        self.asked.release()
+        self.requests.release()
         if answer is None:
             raise DatabaseUnreachable
         return answer
@@ -110,7 +110,7 @@ def test_a_lease_is_renewed_for_as_long_as_the_work_goes_on() -> None:
     renewals = Renewals()
     with hold_lease("run 1", renewals, 0.06) as held:
         for _ in range(3):
-            assert renewals.asked.acquire(timeout=WITHIN_S)
+            assert renewals.requests.acquire(timeout=WITHIN_S)
         held.check()
     until(lambda: "renewal" not in {thread.name for thread in threading.enumerate()}, "nobody renews it any more")
 
@@ -122,7 +122,7 @@ def test_an_interrupt_as_the_renewal_begins_ends_it() -> None:
     assert "renewal" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_whoever_lost_its_lease_stops_before_the_next_item() -> None:
+def test_a_lost_lease_stops_work_before_the_next_item() -> None:
     renewals = Renewals()
     with hold_lease("run 1", renewals, 0.06) as held:
         items = held.along(range(3))
@@ -133,24 +133,24 @@ def test_whoever_lost_its_lease_stops_before_the_next_item() -> None:
             next(items)
 
 
-def test_a_lease_that_was_lost_meanwhile_is_found_lost_after_the_last_item() -> None:
-    done: list[int] = []
+def test_a_lease_is_checked_after_the_last_item() -> None:
+    items: list[int] = []
     with hold_lease("run 1", Renewals(False), 3_600.0) as held, pytest.raises(LeaseLost):
-        done.extend(held.along(range(3)))
-    assert done == [0, 1, 2], "all were done, and the one who did them is told before it says so"
+        items.extend(held.along(range(3)))
+    assert items == [0, 1, 2], "all were done, and the one who did them is told before it says so"
     with hold_lease("run 1", Renewals(True), 3_600.0) as held:
         assert [*held.along(range(3))] == [0, 1, 2]
 
 
-def test_a_store_that_is_away_costs_nobody_the_lease() -> None:
+def test_a_lease_survives_a_store_that_is_away() -> None:
     renewals = Renewals(None, None, True)
     with hold_lease("run 1", renewals, 0.06) as held:
         for _ in range(3):
-            assert renewals.asked.acquire(timeout=WITHIN_S)
+            assert renewals.requests.acquire(timeout=WITHIN_S)
         held.check()
 
 
-def test_whoever_is_told_to_stop_begins_nothing_more() -> None:
+def test_work_that_is_told_to_stop_begins_nothing_more() -> None:
     stop = threading.Event()
     with hold_lease("run 1", Renewals(), 3_600.0, stop=stop) as held:
         held.check()

@@ -1,10 +1,10 @@
-"""doctor finds what is wrong, on real servers that are set up well or badly, and on values alone."""
+"""doctor finds problems of real servers that are set up well or badly."""
 
 from __future__ import annotations
 
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from tests.worker.harness import ROOT, Docmill
 
 @pytest.fixture
 def badly_set_redis(tmp_path: Path) -> Iterator[str]:
-    """One that evicts and keeps nothing."""
+    """A Redis that evicts keys and keeps nothing on disk."""
     with RedisServer(tmp_path / "redis") as server:
         with server.client() as client:
             client.config_set("maxmemory-policy", "allkeys-lru")
@@ -37,26 +37,26 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
     return lambda **options: load_settings(home=tmp_path / "home", **options)
 
 
-def of(findings: Iterator[Diagnosis], what: str) -> Diagnosis:
-    [finding] = [finding for finding in findings if finding.what == what]
+def find_named(findings: Iterable[Diagnosis], name: str) -> Diagnosis:
+    [finding] = [finding for finding in findings if finding.what == name]
     return finding
 
 
-def test_what_is_wrong_ends_with_1_and_each_finding_says_what_to_do(tmp_path: Path, badly_set_redis: str) -> None:
+def test_problems_end_with_exit_code_1_and_advice(tmp_path: Path, badly_set_redis: str) -> None:
     docmill = Docmill(tmp_path, {"DOCMILL_REDIS_URL": badly_set_redis, "DOCMILL_DEVICE": "cuda:63"})
-    wrong = {found["what"]: found for found in docmill.json("doctor", code=1) if not found["ok"]}
-    assert set(wrong) == {"redis", "device"}
-    assert wrong["redis"]["detail"].endswith("eviction allkeys-lru")
-    assert wrong["redis"]["advice"].endswith("CONFIG SET maxmemory-policy noeviction")
-    assert "cuda:63" in wrong["device"]["detail"]
-    assert all(found["advice"] for found in wrong.values())
+    problems = {finding["what"]: finding for finding in docmill.json("doctor", code=1) if not finding["ok"]}
+    assert set(problems) == {"redis", "device"}
+    assert problems["redis"]["detail"].endswith("eviction allkeys-lru")
+    assert problems["redis"]["advice"].endswith("CONFIG SET maxmemory-policy noeviction")
+    assert "cuda:63" in problems["device"]["detail"]
+    assert all(finding["advice"] for finding in problems.values())
 
 
-def test_a_redis_that_forgets_is_told_of_until_its_configuration_is_mended(
+def test_a_redis_without_persistence_is_reported_until_it_is_configured(
     settings: Callable[..., Settings], badly_set_redis: str
 ) -> None:
     here = settings(redis_url=badly_set_redis)
-    forgets = of(doctor.look_at_redis(here), "persistence")
+    forgets = find_named(doctor.look_at_redis(here), "persistence")
     assert (forgets.ok, forgets.detail) == (True, "appendonly no")
     assert forgets.advice.endswith("CONFIG SET appendonly yes")
     with redis.Redis.from_url(badly_set_redis) as client:
@@ -68,38 +68,32 @@ def test_a_redis_that_forgets_is_told_of_until_its_configuration_is_mended(
 
 
 def test_a_database_with_our_schema_is_fine_and_so_is_its_clock(
-    settings: Callable[..., Settings], database: Database
+    settings: Callable[..., Settings], database: Database, database_url: str
 ) -> None:
-    url = database.url.render_as_string(hide_password=False)
-    found = list(doctor.look_at_database(settings(database_url=url)))
-    assert all(finding.ok for finding in found)
-    assert f"schema {head()} is up to date" in of(iter(found), "database").detail
-    assert [finding.what for finding in found] == [
-        "database",
-        "workers",
-        *([] if database.server is None else ["clock"]),
-    ]
+    findings = list(doctor.look_at_database(settings(database_url=database_url)))
+    assert all(finding.ok for finding in findings)
+    assert f"schema {head()} is up to date" in find_named(findings, "database").detail
+    clocks = [] if database.server is None else ["clock"]
+    assert [finding.what for finding in findings] == ["database", "workers", *clocks]
 
 
 def test_a_fleet_without_a_live_worker_and_one_whose_devices_compute_nothing_are_findings(
-    settings: Callable[..., Settings], database: Database, badly_set_redis: str
+    settings: Callable[..., Settings], database: Database, database_url: str, badly_set_redis: str
 ) -> None:
-    fleet = settings(database_url=database.url.render_as_string(hide_password=False), redis_url=badly_set_redis)
-    nobody = of(doctor.look_at_database(fleet), "workers")
+    fleet = settings(database_url=database_url, redis_url=badly_set_redis)
+    nobody = find_named(doctor.look_at_database(fleet), "workers")
     assert (nobody.ok, nobody.detail) == (False, "0 live")
     assert "start `docmill worker`" in nobody.advice
     sign_on = partial(dispatch.sign_on, database, host="h", pid=1, lanes=["embed"], slots=1, version="0")
     sign_on("w1", device="cuda:0")
-    assert of(doctor.look_at_database(fleet), "workers").ok
+    assert find_named(doctor.look_at_database(fleet), "workers").ok
     shards.heartbeat(database, "w1", device_problem="the driver is too old")
-    useless = of(doctor.look_at_database(fleet), "workers")
-    assert (useless.ok, useless.detail) == (
-        False,
-        "1 live; 1 can compute nothing (cuda:0: the driver is too old)",
-    )
+    useless = find_named(doctor.look_at_database(fleet), "workers")
+    assert not useless.ok
+    assert useless.detail == "1 live; 1 can compute nothing (cuda:0: the driver is too old)"
     dispatch.sign_off(database, "w1")
-    alone = settings(database_url=database.url.render_as_string(hide_password=False))
-    assert of(doctor.look_at_database(alone), "workers").ok, "without a queue of its own nobody waits for a fleet"
+    alone = settings(database_url=database_url)
+    assert find_named(doctor.look_at_database(alone), "workers").ok, "no fleet is expected without a queue"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +114,7 @@ def test_a_database_that_is_not_there_is_a_finding_and_is_not_made(
 
 
 @pytest.mark.parametrize(
-    ("theirs", "after", "says", "ok"),
+    ("theirs", "answered_at", "says", "ok"),
     [
         (98.0, 101.0, "and this machine agree", True),
         (109.0, 110.0, "and this machine agree", True),  # a slow answer
@@ -130,9 +124,9 @@ def test_a_database_that_is_not_there_is_a_finding_and_is_not_made(
     ],
 )
 def test_a_clock_that_is_more_than_seconds_off_is_wrong(
-    theirs: float | None, after: float, says: str, ok: bool
+    theirs: float | None, answered_at: float, says: str, ok: bool
 ) -> None:
-    finding = doctor.clock("PostgreSQL", 100.0, theirs, after)
+    finding = doctor.clock("PostgreSQL", 100.0, theirs, answered_at)
     assert says in finding.detail
     assert finding.ok == ok
     assert finding.ok or "NTP" in finding.advice
@@ -168,7 +162,7 @@ def test_a_disk_that_is_nearly_full_is_wrong(
 def test_a_file_of_the_working_folder_is_not_taken_for_torch(settings: Callable[..., Settings]) -> None:
     here = settings(device="cpu")
     Path("torch.py").write_text("import sys; sys.exit('not torch')")
-    assert of(doctor.look_at_device(here), "device").ok
+    assert find_named(doctor.look_at_device(here), "device").ok
 
 
 def test_the_extras_are_those_of_the_project() -> None:

@@ -40,7 +40,7 @@ def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(
-    ("wanted", "visible", "found"),
+    ("option", "visible", "devices"),
     [
         ("auto", None, ["cuda:0", "cuda:1"]),
         ("cuda", None, ["cuda:0", "cuda:1"]),
@@ -52,11 +52,11 @@ def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_auto_takes_every_cuda_device_that_is_not_hidden_from_the_process(
-    wanted: str, visible: str | None, found: list[str], monkeypatch: pytest.MonkeyPatch
+    option: str, visible: str | None, devices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert choose_devices(wanted) == found
+    assert choose_devices(option) == devices
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -67,21 +67,21 @@ def test_only_a_job_whose_models_are_all_served_needs_no_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "wanted", "said"),
+    ("machine", "option", "message"),
     [
         ("no_gpu", "cuda", "no CUDA device is visible"),
         ("no_gpu", "cpu,cuda:0", "--device cpu,cuda:0: no CUDA device is visible"),
         ("two_gpus", "cuda:1,cuda:2", "this machine has cuda:0, cuda:1, and no cuda:2"),
-        *(("two_gpus", wanted, "--device") for wanted in ("gpu", "cuda:", "cuda:x", "", "cpu,cpu")),
+        *(("two_gpus", option, "--device") for option in ("gpu", "cuda:", "cuda:x", "", "cpu,cpu")),
     ],
 )
-def test_a_device_that_is_none_here_is_refused(
-    machine: str, wanted: str, said: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+def test_a_device_that_this_machine_lacks_is_refused(
+    machine: str, option: str, message: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request.getfixturevalue(machine)
     monkeypatch.setattr(engines, "seen_by_torch", list)
-    with pytest.raises(WorkerError, match=said):
-        choose_devices(wanted)
+    with pytest.raises(WorkerError, match=message):
+        choose_devices(option)
 
 
 def test_torch_is_asked_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,24 +117,24 @@ def thawed() -> Iterator[None]:
 
 @pytest.mark.slow
 def test_a_model_that_was_closed_is_gone_before_the_next_is_loaded() -> None:
-    seen: list[bool] = []
+    was_gone: list[bool] = []
     gone: list[weakref.ref[Big]] = []
 
-    def open_one(_: Spec) -> Big:
-        seen.append(bool(gone) and gone[-1]() is None)
+    def open_big(_: Spec) -> Big:
+        was_gone.append(bool(gone) and gone[-1]() is None)
         big = Big()
         gone.append(weakref.ref(big))
         return big
 
-    opener = freeze_after_opening(open_one)
+    opener = freeze_after_opening(open_big)
     for _ in range(3):
         opener(SPEC)  # and nobody holds it
-    assert seen == [False, True, True]
+    assert was_gone == [False, True, True]
 
 
 @pytest.mark.parametrize("error", [ServerAway("it answers nothing"), DeviceLost("it is gone")])
 @pytest.mark.parametrize("n_computed", [0, 1])
-def test_a_sample_of_which_a_part_was_computed_is_no_measurement(
+def test_a_sample_that_was_computed_in_part_is_no_measurement(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: TaskError, n_computed: int
 ) -> None:
     class Leaving(FakeBackend):

@@ -1,10 +1,9 @@
-"""A removed document leaves no byte of its text, outputs and name in the home, however its corpus was computed."""
+"""A removed document leaves no byte of its text, outputs and name in the home, whatever computed its corpus."""
 
 from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -18,8 +17,7 @@ from docmill.worker.settings import Settings
 from docmill.worker.stores import store_of
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer, ServerAnswer
 from tests.worker.harness import Docmill, kill_machine, until
-from tests.worker.test_served import journaled
-from tests.worker.test_served import server as server  # a fixture
+from tests.worker.test_served import count_answers
 
 NAME = "kanarienvogel-4711"
 TEXT = "La lettre de Madame Kanarienvogel, qui habite au bout de la longue rue près du lac."
@@ -55,11 +53,16 @@ def run(docmill: Docmill, task: str, *options: str) -> None:
 
 
 def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
-    """Leave answers in the journal whose results are not in the store, which refuses them."""
-    asked, refuses, blocked, n_begun = threading.Event(), threading.Event(), threading.Event(), iter(range(1_000_000))
+    """Leave answers in the journal whose results the store has refused."""
+    was_asked, refuses, blocked, n_begun = (
+        threading.Event(),
+        threading.Event(),
+        threading.Event(),
+        iter(range(1_000_000)),
+    )
 
     def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
-        asked.set()
+        was_asked.set()
         refuses.wait()
         if next(n_begun) >= 30:
             blocked.wait()
@@ -67,15 +70,13 @@ def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
 
     server.script = script
     process = docmill.start("run", "generate", "corpus.jsonl", "--corpus", "letters", *SERVED)
-    until(asked.is_set, "a text is sent")
-    with closing(sqlite3.connect(docmill.folder / "home" / "docmill.db", timeout=60)) as store:
-        store.execute("CREATE TRIGGER refuse BEFORE INSERT ON outcome BEGIN SELECT RAISE(ABORT, 'refused'); END")
+    until(was_asked.is_set, "a text is sent")
+    docmill.sql("CREATE TRIGGER refuse BEFORE INSERT ON outcome BEGIN SELECT RAISE(ABORT, 'refused'); END")
     refuses.set()
-    until(lambda: journaled(docmill) >= 25, "answers are kept")
+    until(lambda: count_answers(docmill) >= 25, "answers are kept")
     kill_machine(process)
     blocked.set()
-    with closing(sqlite3.connect(docmill.folder / "home" / "docmill.db", timeout=60)) as store:
-        store.execute("DROP TRIGGER refuse")
+    docmill.sql("DROP TRIGGER refuse")
     docmill("cancel", 1)
 
 
@@ -144,10 +145,10 @@ def test_every_file_of_a_home_is_in_the_inventory(docmill: Docmill, server: ApiS
     run_on_a_server_until_killed(docmill, server)
     settings = Settings(home=docmill.folder / "home")
     with closing(store_of(settings)) as database:
-        known = {file.name for file in inventory.files(settings, database)}
+        listed = {file.name for file in inventory.files(settings, database)}
     at_home = {name for name in bytes_of_home(docmill) if not name.startswith("cache/")}
-    assert {"docmill.db", "answers.db", "answers.db-wal"} <= known
-    assert {name for name in at_home - known if not name.endswith("-shm")} == set()
+    assert {"docmill.db", "answers.db", "answers.db-wal"} <= listed
+    assert {name for name in at_home - listed if not name.endswith("-shm")} == set()
 
 
 def test_documents_that_keep_a_removed_text_are_named_with_the_command_that_removes_it(
@@ -159,6 +160,6 @@ def test_documents_that_keep_a_removed_text_are_named_with_the_command_that_remo
     removed = docmill("corpus", "rm", "letters", "--document", NAME, "--yes")
     assert "The same text stays in the corpus copies, in d 3." in removed.stderr
     assert "docmill corpus rm copies --document 'd 3'" in removed.stderr
-    again = docmill("corpus", "rm", "copies", "--document", "d 3", "--yes", "--json")
-    assert json.loads(again.stdout)["same_text"] == []
+    removed_again = docmill("corpus", "rm", "copies", "--document", "d 3", "--yes", "--json")
+    assert json.loads(removed_again.stdout)["same_text"] == []
     assert holding(docmill, {"Kanarienvogel"}) == set()

@@ -43,11 +43,16 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def order(root: Path) -> dict[str, Any]:
+    return {"source": str(root / "c.jsonl"), "task": "embed", "model": "null"}
+
+
 def allowing(root: Path, **more: Any) -> Settings:
     return load_settings(home=root.parent / "home", order_roots=str(root), **more)
 
 
-def asked(source: object, **more: Any) -> Request:
+def make_request(source: object, **more: Any) -> Request:
     return Request(source=str(source), task="embed", **more)
 
 
@@ -66,9 +71,9 @@ def asked(source: object, **more: Any) -> Request:
         "postgresql+psycopg://me@host/db?SELECT 'a' AS text",
     ],
 )
-def test_what_the_settings_name_may_be_read(root: Path, source: str) -> None:
+def test_orders_may_read_sources_that_the_settings_name(root: Path, source: str) -> None:
     settings = allowing(root, order_schemes="HTTPS, postgresql,sqlite")
-    orders.check(settings, asked(source.format(root=root), model="null"))
+    orders.check(settings, make_request(source.format(root=root), model="null"))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +97,7 @@ def test_what_the_settings_name_may_be_read(root: Path, source: str) -> None:
 def test_a_path_that_leads_elsewhere_is_refused(root: Path, source: str) -> None:
     settings = allowing(root, order_schemes="sqlite,datasets")
     with pytest.raises(WorkerError, match=r"DOCMILL_ORDER_ROOTS of the workers that take orders \(.*root now\)"):
-        orders.check(settings, asked(source.format(root=root)))
+        orders.check(settings, make_request(source.format(root=root)))
 
 
 @pytest.mark.parametrize(
@@ -106,9 +111,9 @@ def test_a_path_that_leads_elsewhere_is_refused(root: Path, source: str) -> None
         "datasets://owner/name?split=train",
     ],
 )
-def test_a_kind_of_url_that_is_not_named_is_refused(root: Path, source: str) -> None:
+def test_a_scheme_that_the_settings_lack_is_refused(root: Path, source: str) -> None:
     with pytest.raises(WorkerError, match=r"name it in DOCMILL_ORDER_SCHEMES .*\(https now\)"):
-        orders.check(allowing(root, order_schemes="https"), asked(source.format(root=root)))
+        orders.check(allowing(root, order_schemes="https"), make_request(source.format(root=root)))
 
 
 @pytest.mark.parametrize(
@@ -139,15 +144,15 @@ def test_orders_may_read_one_host_of_a_kind_of_url(root: Path, source: str, is_a
 def test_an_order_names_no_file_of_the_worker_and_no_other_host_to_a_database(root: Path, name: str) -> None:
     settings = allowing(root, order_schemes="postgresql")
     with pytest.raises(WorkerError, match=f"orders may not set {name} of a connection"):
-        orders.check(settings, asked(f"postgresql://me@host/db?{name}=x&sslmode=require?SELECT 'a' AS text"))
-    orders.check(settings, asked("postgresql://me@host/db?sslmode=verify-full?SELECT 'a' AS text"))
+        orders.check(settings, make_request(f"postgresql://me@host/db?{name}=x&sslmode=require?SELECT 'a' AS text"))
+    orders.check(settings, make_request("postgresql://me@host/db?sslmode=verify-full?SELECT 'a' AS text"))
 
 
 def test_without_settings_no_order_may_read_anything(root: Path) -> None:
     settings = load_settings(home=root / "home")
     for source in (root, "https://example.org/c.jsonl"):
         with pytest.raises(WorkerError, match="none now"):
-            orders.check(settings, asked(source))
+            orders.check(settings, make_request(source))
 
 
 def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +169,8 @@ def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkey
         str(models_dir / "mine"),
         str(root / "below"),
     ):
-        orders.check(settings, asked(root, model=model))
-    orders.check(settings, asked(root, model="fr=mine,de=org/model"))
+        orders.check(settings, make_request(root, model=model))
+    orders.check(settings, make_request(root, model="fr=mine,de=org/model"))
     monkeypatch.chdir(root.parent)
     for model in (
         "../../etc",
@@ -176,11 +181,11 @@ def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkey
         f"fr=mine,de={root.parent}",
     ):
         with pytest.raises(WorkerError, match="may not use this folder as a model here"):
-            orders.check(settings, asked(root, model=model))
-    for named in ("adapter", "tokenizer"):
-        orders.check(settings, asked(root, options=kinds.options("embed", **{named: "mine"})))
+            orders.check(settings, make_request(root, model=model))
+    for name in ("adapter", "tokenizer"):
+        orders.check(settings, make_request(root, options=kinds.options("embed", **{name: "mine"})))
         with pytest.raises(WorkerError, match="may not use this folder as a model here"):
-            orders.check(settings, asked(root, options=kinds.options("embed", **{named: "/etc"})))
+            orders.check(settings, make_request(root, options=kinds.options("embed", **{name: "/etc"})))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_the_lane_of_orders_is_served_only_where_it_is_named() -> None:
 
 @pytest.fixture
 def give(root: Path, database: Database) -> Callable[..., int]:
-    """Carries an order out as a worker does, without a queue to count its attempts in."""
+    """A function that carries out an order as a worker does, without a queue that counts attempts."""
 
     class NoQueue(Broker):
         @contextmanager
@@ -221,9 +226,8 @@ def give(root: Path, database: Database) -> Callable[..., int]:
 
 
 def test_the_same_id_is_the_same_job_and_takes_no_other_arguments(
-    root: Path, database: Database, give: Callable[..., int]
+    order: dict[str, Any], database: Database, give: Callable[..., int]
 ) -> None:
-    order = {"source": str(root / "c.jsonl"), "task": "embed", "model": "null"}
     assert [give(**order), give(**order), give(message_id="two", order_id="one", **order)] == [1, 1, 1]
     with pytest.raises(ValueError, match="the idempotency key one is that of job 1, which has other arguments"):
         give(**order, limit=1)
@@ -232,9 +236,8 @@ def test_the_same_id_is_the_same_job_and_takes_no_other_arguments(
 
 
 def test_an_order_whose_worker_stops_is_given_back_and_carried_on(
-    root: Path, database: Database, give: Callable[..., int]
+    order: dict[str, Any], database: Database, give: Callable[..., int]
 ) -> None:
-    order = {"source": str(root / "c.jsonl"), "task": "embed", "model": "null"}
     stop = threading.Event()
     stop.set()
     with pytest.raises(LeaseLost):
@@ -245,7 +248,7 @@ def test_an_order_whose_worker_stops_is_given_back_and_carried_on(
 
 
 @pytest.mark.parametrize("ends", ["killed", "stopped", "cut off"])
-def test_a_process_died_of_an_order_only_if_it_vanished_with_it(
+def test_only_an_order_whose_process_vanished_counts_as_a_death(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
     def fail(*_: object) -> None:
@@ -267,20 +270,19 @@ def test_a_process_died_of_an_order_only_if_it_vanished_with_it(
 
 
 def test_an_order_that_comes_again_while_it_is_read_waits_for_its_job(
-    root: Path, database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    root: Path, order: dict[str, Any], database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = {"source": str(root / "c.jsonl"), "task": "embed", "model": "null"}
     give = partial(orders.carry_out, allowing(root), database, broker, "one", order, threading.Event())
     waits: list[object] = []
 
-    def read(*args: Any) -> Any:
+    def read_while_repeated(*args: Any) -> Any:
         for _ in range(orders.MOST_DEATHS + 1):
             with pytest.raises(OrderBusy) as wait:
                 give()
             waits.append(wait)
         return enqueue(*args)
 
-    monkeypatch.setattr(orders, "enqueue", read)
+    monkeypatch.setattr(orders, "enqueue", read_while_repeated)
     assert [give(), give()] == [1, 1]
     assert len(waits) > orders.MOST_DEATHS, "no wait counts as a death"
 
@@ -300,13 +302,13 @@ def test_an_order_that_comes_again_while_it_is_read_waits_for_its_job(
     ids=str,
 )
 def test_a_wrong_order_is_refused_with_the_reason(
-    root: Path, database: Database, give: Callable[..., int], wrong: dict[str, Any], says: str
+    root: Path, order: dict[str, Any], database: Database, give: Callable[..., int], wrong: dict[str, Any], says: str
 ) -> None:
     (root / "loop").symlink_to(root / "loop")
-    given = {"source": "{root}/c.jsonl", "task": "embed", "model": "null"} | wrong
-    given["source"] = given["source"].replace("{root}", str(root))
+    order |= wrong
+    order["source"] = order["source"].replace("{root}", str(root))
     with pytest.raises(ValueError, match=re.escape(says)):
-        give(**given)
+        give(**order)
     assert count_rows(database, Job) == 0
 
 
@@ -320,7 +322,7 @@ def test_a_wrong_order_is_refused_with_the_reason(
         {"source": "c.jsonl", "task": "embed", "password": SECRET},
     ],
 )
-def test_no_secret_of_an_order_is_said_or_stored(
+def test_no_secret_of_an_order_is_printed_or_stored(
     give: Callable[..., int], database: Database, arguments: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011

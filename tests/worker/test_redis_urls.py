@@ -1,4 +1,4 @@
-"""One URL, and the same server, database, password and verification for redis-py and for Celery."""
+"""redis-py and Celery read the same server, database, password and verification from a URL."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from docmill.worker.queue.broker import celery_url_of, redis_url_of, results_url
 from docmill.worker.settings import find_redis_problem, mask
 
 
-def of_redis(url: str) -> dict[str, Any]:
-    made = redis.Redis.from_url(redis_url_of(url)).connection_pool.make_connection()
+def read_by_redis(url: str) -> dict[str, Any]:
+    connection = redis.Redis.from_url(redis_url_of(url)).connection_pool.make_connection()
     names = ("host", "port", "path", "db", "username", "password", "cert_reqs", "check_hostname", "ca_certs")
-    return {name: value for name in names if (value := getattr(made, name, None)) is not None}
+    return {name: value for name in names if (value := getattr(connection, name, None)) is not None}
 
 
-def of_celery(url: str) -> dict[str, Any]:
+def read_by_celery(url: str) -> dict[str, Any]:
     transport = Connection(celery_url_of(url)).transport
     channel = object.__new__(type(transport).Channel)
     channel.connection = transport
-    made = redis.ConnectionPool(**channel._connparams()).make_connection()
-    names = of_redis(url)
-    return {name: getattr(made, name) for name in names}
+    connection = redis.ConnectionPool(**channel._connparams()).make_connection()
+    names = read_by_redis(url)
+    return {name: getattr(connection, name) for name in names}
 
 
-def of_results(url: str) -> dict[str, Any]:
-    made = Celery(backend=results_url_of(url), set_as_current=False).backend.client
-    connection = made.connection_pool.make_connection()
-    return {name: getattr(connection, name) for name in of_redis(url)}
+def read_by_results(url: str) -> dict[str, Any]:
+    client = Celery(backend=results_url_of(url), set_as_current=False).backend.client
+    connection = client.connection_pool.make_connection()
+    return {name: getattr(connection, name) for name in read_by_redis(url)}
 
 
 @pytest.mark.parametrize(
-    ("url", "wanted"),
+    ("url", "expected"),
     [
         ("redis://queue:6380/3", {"host": "queue", "port": 6380, "db": 3}),
         ("redis://user:p%40%2F@queue", {"port": 6379, "db": 0, "username": "user", "password": "p@/"}),
@@ -51,14 +51,14 @@ def of_results(url: str) -> dict[str, Any]:
         ("rediss://queue?ssl_cert_reqs=none", {"cert_reqs": ssl.CERT_NONE, "check_hostname": False}),
     ],
 )
-def test_both_clients_read_the_same_out_of_a_url(url: str, wanted: dict[str, Any]) -> None:
+def test_both_clients_read_the_same_out_of_a_url(url: str, expected: dict[str, Any]) -> None:
     assert find_redis_problem(url) is None
-    assert of_redis(url).items() >= wanted.items()
-    assert of_celery(url) == of_results(url) == of_redis(url)
+    assert read_by_redis(url).items() >= expected.items()
+    assert read_by_celery(url) == read_by_results(url) == read_by_redis(url)
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("http://queue", "a Redis URL is"),
         ("redis://queue:port/0", "a Redis URL is"),
@@ -72,17 +72,15 @@ def test_both_clients_read_the_same_out_of_a_url(url: str, wanted: dict[str, Any
         ("rediss://queue/0?ssl_check_hostname=no", "ssl_check_hostname is one of false, true"),
     ],
 )
-def test_a_url_that_one_of_them_would_take_otherwise_is_refused_in_words_without_a_secret(
-    url: str, says: str
-) -> None:
-    told = find_redis_problem(url)
-    assert told is not None
-    assert says in told
-    assert "secret" not in told
+def test_a_url_that_a_client_would_misread_is_refused_without_its_secret(url: str, message: str) -> None:
+    problem = find_redis_problem(url)
+    assert problem is not None
+    assert message in problem
+    assert "secret" not in problem
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "masked"),
     [
         ("redis://:pw@cache:6379/0", "redis://:***@cache:6379/0"),
         ("postgresql://me:pw@h/x?sslmode=require", "postgresql://me:***@h/x?sslmode=require"),
@@ -91,5 +89,5 @@ def test_a_url_that_one_of_them_would_take_otherwise_is_refused_in_words_without
         ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
     ],
 )
-def test_no_password_of_a_url_is_shown_wherever_it_stands(url: str, shown: str) -> None:
-    assert mask(url) == shown
+def test_no_password_of_a_url_is_shown_wherever_it_stands(url: str, masked: str) -> None:
+    assert mask(url) == masked

@@ -33,14 +33,14 @@ def test_without_settings_upkeep_has_its_days_and_nothing_else_is_removed(monkey
     assert load_settings().ages == dict.fromkeys(("runs", "step_texts", "rejections"), 10 * DAY_S)
 
 
-def test_a_said_age_goes_before_the_days_of_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explicit_age_beats_the_days_of_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCMILL_RETENTION", "results=1y, shards=2w,step_texts=never,rejections=never")
     upkeep = {"runs": 90 * DAY_S}
     assert load_settings().ages == upkeep | {"results": 365 * DAY_S, "shards": 14 * DAY_S}
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ("results", "results: '' is not an age"),
         ("runs=1y,result=1y", "unknown rule 'result'; the rules are step_texts,"),
@@ -48,8 +48,8 @@ def test_a_said_age_goes_before_the_days_of_upkeep(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_wrong_ages_and_rules_are_refused_with_their_names(
-    monkeypatch: pytest.MonkeyPatch, value: str, said: str
+    monkeypatch: pytest.MonkeyPatch, value: str, message: str
 ) -> None:
     monkeypatch.setenv("DOCMILL_RETENTION", value)
-    with pytest.raises(WorkerError, match=re.escape(said)):
+    with pytest.raises(WorkerError, match=re.escape(message)):
         load_settings()

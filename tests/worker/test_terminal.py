@@ -1,4 +1,4 @@
-"""A bar on a terminal, and other processes that write to it too."""
+"""A progress bar on a terminal to which other processes write."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ with show_lines_above_bar("warning"), bar("translate", total=10) as progress:
     logging.getLogger("docmill.supervisor").error("device_died status=%d", -9)
     logging.getLogger("docmill.supervisor").info("of no interest")
     progress.update(10, total=10)
-one, other = show_lines_above_bar(None), show_lines_above_bar(None)  # of two threads, in any order
-one.__enter__()
-other.__enter__()
-one.__exit__(None, None, None)
-other.__exit__(None, None, None)
+first, second = show_lines_above_bar(None), show_lines_above_bar(None)  # of two threads, in any order
+first.__enter__()
+second.__enter__()
+first.__exit__(None, None, None)
+second.__exit__(None, None, None)
 print("after", file=sys.stderr)
 """
 
 
-def _on_a_terminal(script: str) -> str:
-    """Run a script with a terminal as its stderr. Return the bytes that the terminal got."""
+def _run_on_terminal(script: str) -> str:
+    """Run a script with a terminal as its stderr. Return the terminal's output."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=theirs)
     os.close(theirs)
-    said = b""
+    output = b""
     try:
         while piece := os.read(ours, 65_536):
-            said += piece
+            output += piece
     except OSError:  # how Linux says that nobody has the other end any more
         pass
     os.close(ours)
-    assert process.wait() == 0, said
-    return said.decode()
+    assert process.wait() == 0, output
+    return output.decode()
 
 
-def test_what_children_and_the_log_say_stands_in_lines_of_its_own_above_the_bar() -> None:
-    said = _on_a_terminal(RUN)
-    lines = [re.split(r"\r|\x1b\[2K|\x1b\[\?25h", line)[-1] for line in said.split("\r\n")]
+def test_output_of_children_and_the_log_stands_in_its_own_lines_above_the_bar() -> None:
+    output = _run_on_terminal(RUN)
+    lines = [re.split(r"\r|\x1b\[2K|\x1b\[\?25h", line)[-1] for line in output.split("\r\n")]
     for line in ("warning: lease_lost shard=3", "Loading: 100%", "error: device_died status=-9"):
-        assert line in lines, said
+        assert line in lines, output
     assert any("10/10" in line for line in lines)
     assert lines[-2:] == ["after", ""]
-    assert "of no interest" not in said
+    assert "of no interest" not in output
 
 
 INTERRUPTED = """
@@ -80,5 +80,5 @@ except KeyboardInterrupt:
 """
 
 
-def test_an_interrupt_as_it_begins_leaves_the_terminal_as_it_was() -> None:
-    assert _on_a_terminal(INTERRUPTED) == "after"
+def test_an_interrupt_as_the_bar_begins_restores_the_terminal() -> None:
+    assert _run_on_terminal(INTERRUPTED) == "after"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,15 @@ import pytest
 from docmill.tasks import tracing
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer
 from tests.worker.collector import Collector, collecting
-from tests.worker.harness import ROOT, Docmill
+from tests.worker.harness import Docmill, run_python
 
 SECRET = "the text of a document stays at home"
 
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    with collecting() as found:
-        yield found
+    with collecting() as collector:
+        yield collector
 
 
 @pytest.mark.slow
@@ -37,11 +35,11 @@ def test_one_trace_joins_the_command_to_the_commits_of_a_worker(
     with fleet.worker("--threads", "2", "--log-level", "info"):
         fleet("status", job, "--wait")
     # The device process has ended: what it had recorded was sent when it drained.
-    (enqueued,) = collector.named("enqueue")
-    (ingest,) = collector.named("ingest")
-    processed = collector.named("process docmill:v1:translate")
-    commits, claims = collector.named("commit"), collector.named("claim")
-    batches = collector.named("text_completion null@50000")
+    (enqueued,) = collector.with_prefix("enqueue")
+    (ingest,) = collector.with_prefix("ingest")
+    processed = collector.with_prefix("process docmill:v1:translate")
+    commits, claims = collector.with_prefix("commit"), collector.with_prefix("claim")
+    batches = collector.with_prefix("text_completion null@50000")
     assert (enqueued.parent, ingest.parent) == ("", enqueued.id)
     assert len(processed) == len(commits) == len(claims) > 1
     assert {span.trace for span in (*processed, *commits, *claims, *batches)} == {enqueued.trace}
@@ -49,10 +47,10 @@ def test_one_trace_joins_the_command_to_the_commits_of_a_worker(
     assert {span.parent for span in commits} == {span.id for span in processed}
     assert batches
     assert {span.parent for span in batches} <= {span.id for span in processed}
-    sent = {span.id for span in collector.named("send docmill:v1:translate")}
+    send_ids = {span.id for span in collector.with_prefix("send docmill:v1:translate")}
     linked = [span for span in processed if span.links]
     assert linked
-    assert all(set(span.links) <= sent for span in linked)
+    assert all(set(span.links) <= send_ids for span in linked)
     assert {span.kind for span in processed} == {"consumer"}
     assert sum(span.attributes["docmill.outcomes"] for span in commits) == 200
     assert sum(span.attributes["gen_ai.usage.input_tokens"] for span in batches) > 0
@@ -68,19 +66,18 @@ def test_one_trace_joins_the_command_to_the_commits_of_a_worker(
 
 
 def test_requests_to_a_server_of_models_are_spans_within_a_batch(
-    embedded: Docmill, collector: Collector, write_corpus: Callable[..., Path]
+    embedded: Docmill, collector: Collector, server: ApiServer, write_corpus: Callable[..., Path]
 ) -> None:
     source = write_corpus({"id": str(n), "text": f"{SECRET} {n}"} for n in range(3))
-    with ApiServer().running() as server:
-        embedded.environment |= {"DOCMILL_TRACES_ENDPOINT": collector.url, "DOCMILL_ENDPOINT": server.endpoint}
-        embedded("run", "generate", source, "--model", f"openai:{MODEL}", "--prompt", "{text}")
-    asked = collector.named("chat ")
-    (enqueued,) = collector.named("enqueue")
-    assert len(asked) >= 3
-    assert {span.kind for span in asked} == {"client"}
-    assert {span.trace for span in asked} == {enqueued.trace}
-    assert asked[0].attributes["gen_ai.provider.name"] == "openai"
-    assert asked[0].attributes["server.address"] == "127.0.0.1"
+    embedded.environment |= {"DOCMILL_TRACES_ENDPOINT": collector.url, "DOCMILL_ENDPOINT": server.endpoint}
+    embedded("run", "generate", source, "--model", f"openai:{MODEL}", "--prompt", "{text}")
+    requests = collector.with_prefix("chat ")
+    (enqueued,) = collector.with_prefix("enqueue")
+    assert len(requests) >= 3
+    assert {span.kind for span in requests} == {"client"}
+    assert {span.trace for span in requests} == {enqueued.trace}
+    assert requests[0].attributes["gen_ai.provider.name"] == "openai"
+    assert requests[0].attributes["server.address"] == "127.0.0.1"
     assert not any(SECRET.encode() in body for body in collector.raw)
 
 
@@ -96,8 +93,7 @@ def test_without_a_collector_no_library_is_loaded_and_a_job_has_an_id_all_the_sa
         "with docmill.tasks.tracing.span('x') as span: span.set({'a': 1})\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
-    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+    assert run_python(program, check=True).stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from docmill.storage.readers import Record, SourceOptions
 from docmill.storage.readers.errors import ProgramFailed
 from docmill.storage.readers.memory import MemorySource
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer
+from tests.worker.harness import run_python
 
 TEXTS = ["A first text.", "A second one.", "Ein dritter."]
 ROWS = [{"id": f"d{n}", "text": text, "year": 2000 + n} for n, text in enumerate(TEXTS)]
@@ -45,8 +44,8 @@ def run(documents: Any, store: Path, **options: Any) -> Any:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_documents_is_read_in_its_order(form: str) -> None:
     records = MemorySource(FORMS[form](), SourceOptions(), has_corpus=True).records()
-    found = [(record.key, record.text, record.meta) for record in records if isinstance(record, Record)]
-    assert found == [(row["id"], row["text"], {"year": row["year"]}) for row in ROWS]
+    rows = [(record.key, record.text, record.meta) for record in records if isinstance(record, Record)]
+    assert rows == [(row["id"], row["text"], {"year": row["year"]}) for row in ROWS]
 
 
 @pytest.mark.parametrize("series", [pandas.Series(TEXTS), polars.Series(TEXTS), pa.array(TEXTS), tuple(TEXTS)])
@@ -64,7 +63,7 @@ def test_values_of_numpy_pandas_and_sets_have_one_form_in_json() -> None:
     )
 
 
-def test_an_error_in_batches_of_the_program_is_its_own() -> None:
+def test_an_error_in_the_programs_batches_is_the_programs_own() -> None:
     def batches() -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist([{"text": "x"}] * 2_000)
         raise KeyError
@@ -86,9 +85,9 @@ def test_the_same_documents_again_are_the_same_corpus_and_compute_nothing(store:
     run(["once", "more"], store)
     run(["once", "more"], store)
     with docmill.connect(store=store) as mill:
-        again, first = mill.jobs(limit=2)
-    assert (first.corpus, first.prior) == (again.corpus, 0)
-    assert again.prior == again.texts == again.done == 2
+        second, first = mill.jobs(limit=2)
+    assert (first.corpus, first.prior) == (second.corpus, 0)
+    assert second.prior == second.texts == second.done == 2
 
 
 def test_rows_are_those_of_the_call_in_its_order_where_a_corpus_has_other_documents(store: Path) -> None:
@@ -136,7 +135,7 @@ def test_a_wrong_option_raises_what_the_command_line_prints(
 
 
 @pytest.mark.parametrize("documents", [{"text": "one"}, b"bytes", 3, polars.LazyFrame(ROWS)])
-def test_documents_of_a_type_that_is_not_read_are_refused_with_those_that_are(documents: Any, store: Path) -> None:
+def test_documents_of_an_unknown_type_are_refused_with_the_known_ones(documents: Any, store: Path) -> None:
     with pytest.raises(docmill.Error, match=r"is not read; give a list of texts .* frame"):
         run(documents, store)
 
@@ -160,8 +159,8 @@ def test_a_reading_that_an_iterator_ended_is_continued_by_the_same_call_if_its_c
         with pytest.raises(ValueError, match=r"^$"):
             run(broken(), store, corpus=corpus)
     with docmill.connect(store=store) as mill:
-        nameless, named = mill.jobs(limit=2)
-        assert (nameless.state, nameless.reason) == ("stopped", "the documents of the program raised ValueError")
+        unnamed, named = mill.jobs(limit=2)
+        assert (unnamed.state, unnamed.reason) == ("stopped", "the documents of the program raised ValueError")
         assert (named.state, named.corpus) == ("ingesting", "named")
         table = run(iter(["read before", "the error", "and after"]), store, corpus="named")
         assert table["status"].to_pylist() == ["done"] * 3
@@ -183,14 +182,12 @@ def test_numbers_and_texts_of_numpy_are_numbers_and_texts(store: Path) -> None:
     assert run(numpy.array(["one", "two"]), store)["status"].to_pylist() == ["done", "done"]
 
 
-def test_a_served_model_is_asked_at_the_endpoint_of_the_call(store: Path) -> None:
-    with ApiServer().running() as server:
-        options: dict[str, Any] = {"model": f"openai:{MODEL}", "prompt": "{text}", "progress": False}
-        table = docmill.run(["a text"], "generate", endpoint=server.endpoint, store=store, **options)
-        assert table["text"].to_pylist() == ["A TEXT"]
-        with docmill.connect(store=store) as mill:
-            options["endpoint"] = server.endpoint
-            assert mill.run(["more"], "generate", **options)["text"].to_pylist() == ["MORE"]
+def test_a_served_model_is_asked_at_the_endpoint_of_the_call(store: Path, server: ApiServer) -> None:
+    options: dict[str, Any] = {"model": f"openai:{MODEL}", "prompt": "{text}", "progress": False}
+    options["endpoint"] = server.endpoint
+    assert docmill.run(["a text"], "generate", store=store, **options)["text"].to_pylist() == ["A TEXT"]
+    with docmill.connect(store=store) as mill:
+        assert mill.run(["more"], "generate", **options)["text"].to_pylist() == ["MORE"]
 
 
 def test_documents_that_run_docmill_while_they_are_read_are_refused(store: Path) -> None:
@@ -211,11 +208,11 @@ def test_a_text_that_is_given_as_a_source_is_refused_with_advice(store: Path) ->
 def test_a_run_on_another_thread_says_nothing_on_stdout_and_progress_on_stderr(
     store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(run(["on a thread"], store, progress=True)))
+    tables: list[Any] = []
+    thread = threading.Thread(target=lambda: tables.append(run(["on a thread"], store, progress=True)))
     thread.start()
     thread.join()
-    assert found[0]["status"].to_pylist() == ["done"]
+    assert tables[0]["status"].to_pylist() == ["done"]
     out, err = capfd.readouterr()
     assert out == ""
     assert "1 record: 1 new document" in err
@@ -233,4 +230,4 @@ def test_a_source_is_named_as_on_the_command_line(store: Path, tmp_path: Path) -
 def test_the_import_loads_the_standard_library_alone() -> None:
     heavy = "{'docmill.worker', 'docmill.tasks', 'docmill.storage', 'pyarrow', 'numpy', 'click', 'sqlalchemy'}"
     code = f"import sys, docmill; dir(docmill); assert not {heavy} & sys.modules.keys(); docmill.Error; docmill.run"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_python(code, check=True)

@@ -1,4 +1,4 @@
-"""`docmill corpus` and `docmill gc`: what leaves the store has left it, and its files."""
+"""`docmill corpus` and `docmill gc`: removed texts are in no table and no file of the store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECRET = "The letter of Ms. Kanarienvogel, who lives at the end of the long road
 
 @pytest.fixture
 def stocked(embedded: Docmill, write_corpus: Write) -> Docmill:
-    """A corpus `letters` of three documents, one of them long, that were translated by a model which echoes."""
+    """A corpus `letters` of three documents, one of them long, translated by a model that echoes."""
     texts = [{"id": "a", "text": SECRET * 200}, {"id": "b", "text": "Short."}, {"id": "c", "text": "Another."}]
     options = ("--model", "null", "--corpus", "letters")
     embedded("run", "translate", write_corpus(texts), *options, "--out", "out.jsonl")
@@ -27,8 +27,8 @@ def test_corpora_are_listed_and_shown_with_their_counts(stocked: Docmill) -> Non
     [listed] = stocked.json("corpus", "list")
     assert (listed["name"], listed["documents"], listed["ingests"][0]["new"]) == ("letters", 3, 3)
     assert [(spec["done"], spec["failed"], spec["pending"]) for spec in listed["specs"]] == [(3, 0, 0)]
-    shown = stocked.json("corpus", "show", "letters")
-    assert [job["id"] for job in shown["jobs"]] == [1]
+    corpus = stocked.json("corpus", "show", "letters")
+    assert [job["id"] for job in corpus["jobs"]] == [1]
     assert "letters" in stocked("corpus", "list").stdout
     assert "letters: 3 documents" in stocked("corpus", "show", "letters").stdout
     assert "no corpus poems" in stocked("corpus", "show", "poems", code=2).stderr
@@ -40,14 +40,14 @@ def test_a_persons_document_leaves_every_file_of_the_store(stocked: Docmill, tmp
     blank = tmp_path / "blank.txt"
     blank.write_text("\n")
     assert "it has no text" in stocked("corpus", "trace", blank, code=2).stderr
-    found = stocked.json("corpus", "trace", letter, code=1)
-    assert found["documents"] == [["letters", "a"]]
+    trace = stocked.json("corpus", "trace", letter, code=1)
+    assert trace["documents"] == [["letters", "a"]]
     assert "document a of letters" in stocked("corpus", "trace", letter, code=1).stdout
     assert stocked.json("corpus", "rm", "letters", "--document", "a", "--yes")["documents"] == 1
     assert "is nowhere in the store" in stocked("corpus", "trace", letter).stdout
     for file in (stocked.folder / "home").glob("docmill.db*"):
         assert SECRET[:40].encode() not in file.read_bytes()
-    assert {one["id"] for one in stocked.results(1)} == {"b", "c"}
+    assert {result["id"] for result in stocked.results(1)} == {"b", "c"}
     assert stocked.json("corpus", "rm", "letters", "--document", "a", "--yes", code=1)["missing"] == ["a"]
 
 
@@ -56,8 +56,9 @@ def test_nothing_is_removed_without_a_yes(stocked: Docmill) -> None:
     assert "the corpus letters (3 documents)" in refused.stderr
     assert "--yes" in refused.stderr
     assert stocked.json("corpus", "list")[0]["documents"] == 3
-    asked = stocked("corpus", "rm", "letters", *("--document", "nope", "--document", "a", "--document", "a"), code=2)
-    assert "This removes 1 of the 3 documents of the corpus letters" in " ".join(asked.stderr.split())
+    documents = ("--document", "nope", "--document", "a", "--document", "a")
+    question = stocked("corpus", "rm", "letters", *documents, code=2)
+    assert "This removes 1 of the 3 documents of the corpus letters" in " ".join(question.stderr.split())
     stocked("corpus", "rm", "letters", "--yes")
     assert stocked.json("corpus", "list") == []
     assert stocked.json("jobs") == []
@@ -69,9 +70,9 @@ def test_results_of_a_spec_are_dropped_and_computed_again(stocked: Docmill, writ
     assert "there is no such spec" in stocked("gc", "results", "--spec", "embed/none", code=2).stderr
     assert stocked.json("gc", "results", "--spec", "translate/null", "--yes")["outcomes"] == 3
     assert "run its source again to compute them anew" in stocked("results", 1, code=2).stderr
-    again = write_corpus([{"id": "b", "text": "Short."}])
-    stocked("run", "translate", again, "--model", "null", "--corpus", "letters", "--out", "out.jsonl")
-    assert {one["id"] for one in stocked.results(2)} == {"a", "b", "c"}
+    source = write_corpus([{"id": "b", "text": "Short."}])
+    stocked("run", "translate", source, "--model", "null", "--corpus", "letters", "--out", "out.jsonl")
+    assert {result["id"] for result in stocked.results(2)} == {"a", "b", "c"}
 
 
 def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_results(
@@ -82,18 +83,18 @@ def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_res
     dry = stocked.json("gc", "versions", "--dry-run")
     assert (dry["superseded"], dry["dropped"], dry["unneeded"]) == (1, [], {"contents": 0, "outcomes": 0})
     for options in (["--dry-run"], []):
-        said = stocked("gc", "versions", *options, code=0 if options else 2).stderr
-        assert "1 superseded version of documents, 0 readings" in said
-        assert "Then the results of jobs with these versions lack them." in said
+        stderr = stocked("gc", "versions", *options, code=0 if options else 2).stderr
+        assert "1 superseded version of documents, 0 readings" in stderr
+        assert "Then the results of jobs with these versions lack them." in stderr
     assert stocked.json("gc", "versions", "--older-than", 1)["superseded"] == 0
-    said = stocked("gc", "versions", "--yes").stderr
-    assert "Removed: 1 text, 1 result, 1 superseded version of documents, 0 readings." in said
-    assert {one["id"] for one in stocked.results(1)} == {"a", "c"}
-    assert {one["id"] for one in stocked.results(2)} == {"a", "b", "c"}
+    stderr = stocked("gc", "versions", "--yes").stderr
+    assert "Removed: 1 text, 1 result, 1 superseded version of documents, 0 readings." in stderr
+    assert {result["id"] for result in stocked.results(1)} == {"a", "c"}
+    assert {result["id"] for result in stocked.results(2)} == {"a", "b", "c"}
     for n, removed in ((1, 1), (2, 0)):
         status = stocked.json("status", n)
         assert (status["lost"], status["removed"]) == (0, removed)
     for command in ("status", "results"):
-        shown = stocked(command, 1)
-        said = shown.stdout + shown.stderr
-        assert "1 of its documents was removed since, with results" in " ".join(said.split())
+        completed = stocked(command, 1)
+        text = completed.stdout + completed.stderr
+        assert "1 of its documents was removed since, with results" in " ".join(text.split())

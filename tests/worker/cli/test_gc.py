@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,21 +30,21 @@ def aged(embedded: Docmill, write_corpus: Callable[..., Path]) -> Docmill:
 
 
 def n_outcomes(docmill: Docmill) -> int:
-    with sqlite3.connect(docmill.folder / "home" / "docmill.db") as store:
-        return int(store.execute("SELECT count(*) FROM outcome").fetchone()[0])
+    [(n,)] = docmill.sql("SELECT count(*) FROM outcome")
+    return int(n)
 
 
 def test_rules_count_remove_and_say_what_they_removed(aged: Docmill) -> None:
-    before = n_outcomes(aged)
-    done = aged("gc", "retention", "--dry-run")
-    lines = done.stdout.splitlines()
+    n_before = n_outcomes(aged)
+    dry_run = aged("gc", "retention", "--dry-run")
+    lines = dry_run.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert ["rejections", "10", "days", "rejection", "2"] in [line.split() for line in lines]
-    assert "No age is set for versions: these rows stay." in done.stderr
-    assert "Nothing was removed: this was a dry run." in done.stderr
+    assert "No age is set for versions: these rows stay." in dry_run.stderr
+    assert "Nothing was removed: this was a dry run." in dry_run.stderr
     rows = aged.json("gc", "retention", "--dry-run")["rows"]
     assert {(row["rule"], row["table"]): row["rows"] for row in rows}["results", "outcome"] == 3
-    assert n_outcomes(aged) == before
+    assert n_outcomes(aged) == n_before
 
     assert "More may be left: the limit was reached." in aged("gc", "retention", "--limit", "1").stderr
     removed = aged.json("gc", "retention")
@@ -59,15 +58,14 @@ def test_rules_count_remove_and_say_what_they_removed(aged: Docmill) -> None:
     assert (old["swept"], old["lost"]) == (["shards", "rejections", "results"], 3)
     assert (new["swept"], new["lost"], new["done"]) == (["shards", "rejections"], 0, 3)
     assert [job[name] for job in aged.json("jobs") for name in ("swept", "lost", "removed")] == 6 * [None], "unknown"
-    said = aged("status", "1").stdout
-    assert "rejected records; their number stays (retention, rule rejections)" in said
-    assert "results of 3 of its documents were removed since (retention, rule results)" in " ".join(said.split())
+    stdout = aged("status", "1").stdout
+    assert "rejected records; their number stays (retention, rule rejections)" in stdout
+    assert "results of 3 of its documents were removed since (retention, rule results)" in " ".join(stdout.split())
     assert "were removed since (retention, rule results)" in aged("results", "1", code=BAD_INPUT).stderr
 
-    with sqlite3.connect(aged.folder / "home" / "docmill.db") as store:
-        for table in ("step", "shard"):
-            store.execute(f"DELETE FROM {table} WHERE job_id = 1")
-        store.execute("DELETE FROM job WHERE id = 1")
+    aged.sql(
+        *(f"DELETE FROM {table} WHERE job_id = 1" for table in ("step", "shard")), "DELETE FROM job WHERE id = 1"
+    )
     no_more = "there is no job 1 any more: it was removed with its corpus, or with its run"
     assert no_more in aged("status", "1", code=BAD_INPUT).stderr
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import select
-import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -22,20 +21,20 @@ ERASE_LINE = "\x15"
 
 
 class Bash:
-    """An interactive bash that has sourced the script, and what its terminal shows."""
+    """An interactive bash that has sourced the completion script."""
 
     def __init__(self, terminal: int) -> None:
         self._terminal = terminal
 
-    def shows(self, typed: str, wanted: str) -> None:
-        """Type, and wait until the terminal shows something."""
+    def shows(self, typed: str, expected: str) -> None:
+        """Type, and wait until the terminal shows a text."""
         os.write(self._terminal, typed.encode())
-        shown, deadline = "", time.monotonic() + WITHIN_S
-        while wanted not in shown:
+        screen, deadline = "", time.monotonic() + WITHIN_S
+        while expected not in screen:
             left_s = deadline - time.monotonic()
-            assert left_s > 0, f"{wanted!r} never came; the terminal shows {shown!r}"
+            assert left_s > 0, f"{expected!r} never came; the terminal shows {screen!r}"
             if select.select([self._terminal], [], [], left_s)[0]:
-                shown += os.read(self._terminal, 4096).decode(errors="replace")
+                screen += os.read(self._terminal, 4096).decode(errors="replace")
 
 
 @contextmanager
@@ -82,17 +81,18 @@ def test_completing_loads_neither_models_nor_the_store_nor_the_queue(words: str)
     assert words.startswith("docmill run") or "pydantic" not in loaded
 
 
-def test_counts_that_are_wrong_are_corrected_and_said(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+def test_wrong_counts_are_corrected_and_reported(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus([{"id": f"{n}", "text": f"text {n}"} for n in range(3)])
     embedded("run", "embed", "corpus.jsonl", "--model", "null")
     assert "are right." in embedded("db", "recount").stderr
-    with sqlite3.connect(embedded.folder / "home" / "docmill.db") as store:
-        [(jobs,)] = store.execute("SELECT count(*) FROM shard_count WHERE n > 0").fetchall()
-        store.execute("UPDATE shard_count SET n = 2 * n")
-        store.execute("INSERT INTO work_count (name, lane, label, n) VALUES ('flags', 'embed', 'empty', 2)")
-        store.execute("INSERT INTO work_count (name, lane, label, n) VALUES ('failures', 'embed', 'document', 1)")
-    said = embedded("db", "recount").stderr
-    assert f"{jobs} count{'s' * (jobs != 1)} of shards, 2 of failures and flags" in said
+    [(jobs,)] = embedded.sql("SELECT count(*) FROM shard_count WHERE n > 0")
+    embedded.sql(
+        "UPDATE shard_count SET n = 2 * n",
+        "INSERT INTO work_count (name, lane, label, n) VALUES ('flags', 'embed', 'empty', 2)",
+        "INSERT INTO work_count (name, lane, label, n) VALUES ('failures', 'embed', 'document', 1)",
+    )
+    stderr = embedded("db", "recount").stderr
+    assert f"{jobs} count{'s' * (jobs != 1)} of shards, 2 of failures and flags" in stderr
     assert embedded.json("db", "recount") == {"corrected": {"shards": 0, "outcomes": 0}}
 
 
@@ -105,10 +105,9 @@ def test_doctor_names_the_invariants_that_a_store_breaks_and_prints_their_querie
     assert len(checks) > 20
     assert not [check for check in checks if check["rows"]]
     queries = embedded("doctor", "--invariants", "--sql").stdout
-    with sqlite3.connect(embedded.folder / "home" / "docmill.db") as store:
-        for query in queries.split(";\n")[:-1]:
-            assert store.execute(query).fetchall() == []
-        store.execute("UPDATE corpus SET n_documents = 4")
+    for query in queries.split(";\n")[:-1]:
+        assert embedded.sql(query) == []
+    embedded.sql("UPDATE corpus SET n_documents = 4")
     broken = embedded("doctor", "--invariants", code=1)
     assert [line.split()[1] for line in broken.stdout.splitlines() if line.startswith("BAD")] == ["corpus_counts"]
     assert "corpus_id=1 n_documents=4 documents=3" in broken.stdout

@@ -1,4 +1,4 @@
-"""A run that is interrupted, however it is, leaves nothing behind and is carried on by the same command."""
+"""An interrupted run leaves no process behind, and the same command continues it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ RUN = ("run", "translate", EXAMPLES / "descriptions.jsonl", "--model", "null@800
 
 
 def _processes_of(folder: Path) -> list[str]:
-    """Return the commands of processes that still run in our folder or with our home."""
-    found = []
+    """Return the commands of processes that run in this folder or with a home in it."""
+    commands = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             ours = str(folder).encode() in (process / "environ").read_bytes()
             if ours or folder in (process / "cwd").readlink().parents or folder == (process / "cwd").readlink():
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                commands.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:  # it ended meanwhile, or is another user's
             continue
-    return found
+    return commands
 
 
 def _start(docmill: Docmill) -> tuple[Database, Running]:
@@ -46,11 +46,10 @@ def _start(docmill: Docmill) -> tuple[Database, Running]:
 
 
 def _states(database: Database) -> set[str]:
-    with database.read() as transaction:
-        return set(transaction.scalars(select(Shard.state)))
+    return set(database.values(select(Shard.state)))
 
 
-def _carried_on(docmill: Docmill) -> None:
+def _assert_continued(docmill: Docmill) -> None:
     status = docmill.json(*RUN)
     assert (status["id"], status["state"], status["done"]) == (1, "done", status["texts"])
     assert len(docmill.results(1)) == TEXTS
@@ -68,7 +67,7 @@ def test_a_stop_gives_everything_back_and_says_how_to_go_on(embedded: Docmill, n
     assert "the same command" in log
     assert log.count("Interrupted") == 1
     assert "Traceback" not in log
-    _carried_on(embedded)
+    _assert_continued(embedded)
 
 
 def _unread(pipe: IO[bytes] | None) -> int:
@@ -80,11 +79,11 @@ def _unread(pipe: IO[bytes] | None) -> int:
 @pytest.mark.usefixtures("interrupt")
 @pytest.mark.parametrize("command", ["run", pytest.param("enqueue", marks=pytest.mark.long)])
 def test_a_stop_while_a_pipe_is_read_ends_as_any_other(embedded: Docmill, command: str) -> None:
-    given = [DOCMILL, command, "embed", "-", "--model", "null"]
+    arguments = [DOCMILL, command, "embed", "-", "--model", "null"]
     log = embedded.folder / "said"
     with (
         log.open("wb") as err,
-        subprocess.Popen(given, cwd=embedded.folder, env=embedded.environment, stdin=PIPE, stderr=err) as process,
+        subprocess.Popen(arguments, cwd=embedded.folder, env=embedded.environment, stdin=PIPE, stderr=err) as process,
     ):
         assert process.stdin is not None
         process.stdin.write(b'{"text": "one"}\n' * 20)
@@ -93,11 +92,11 @@ def test_a_stop_while_a_pipe_is_read_ends_as_any_other(embedded: Docmill, comman
         until(lambda: _unread(process.stdin) == 0, "it waits for more")
         process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE_S) == 130
-    said = log.read_text()
-    assert "Interrupted" in said
-    assert "Fatal" not in said
-    assert "Traceback" not in said
-    assert "the same command" not in said
+    stderr = log.read_text()
+    assert "Interrupted" in stderr
+    assert "Fatal" not in stderr
+    assert "Traceback" not in stderr
+    assert "the same command" not in stderr
 
 
 def test_a_killed_run_leaves_no_process_behind_and_is_carried_on_at_once(embedded: Docmill) -> None:
@@ -106,4 +105,4 @@ def test_a_killed_run_leaves_no_process_behind_and_is_carried_on_at_once(embedde
     kill_group(process)
     database.close()
     until(lambda: not _processes_of(embedded.folder), "its server and its device process end too")
-    _carried_on(embedded)
+    _assert_continued(embedded)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.worker.harness import ROOT
+from tests.worker.harness import run_python
 
 PROGRAM = """
 import signal, sys, threading, weakref
@@ -37,17 +35,13 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("number", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.long)])
 def test_an_interrupt_that_python_drops_is_raised_again(number: str) -> None:
-    called = [sys.executable, "-c", PROGRAM, number]
-    done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "interrupted\n"
-    assert done.stderr == ""
+    completed = run_python(PROGRAM, number, check=True)
+    assert (completed.stdout, completed.stderr) == ("interrupted\n", "")
 
 
 def test_other_exceptions_that_python_drops_are_printed() -> None:
     program = PROGRAM.replace("signal.raise_signal(number)", "raise ValueError('as ever')").replace(".wait(60)", "")
-    called = [sys.executable, "-c", program, "SIGINT"]
-    done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "ValueError: as ever" in done.stderr
+    assert "ValueError: as ever" in run_python(program, "SIGINT", check=True).stderr
 
 
 POOL = """
@@ -55,12 +49,12 @@ import sys
 from sqlalchemy import NullPool, QueuePool, create_engine, event, text
 from docmill.worker.cli.printing import leave_interrupts_unlogged
 
-kind, raised = {"NullPool": NullPool, "QueuePool": QueuePool}[sys.argv[1]], sys.argv[2]
-engine = create_engine("sqlite:///" + sys.argv[3], poolclass=kind)
+kind = {"NullPool": NullPool, "QueuePool": QueuePool}[sys.argv[1]]
+engine = create_engine("sqlite:///" + sys.argv[2], poolclass=kind)
 
 @event.listens_for(engine, "reset")
 def reset(*_):
-    raise KeyboardInterrupt if raised == "interrupt" else ValueError("as ever")
+    raise KeyboardInterrupt
 
 leave_interrupts_unlogged()
 try:
@@ -73,10 +67,8 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("pool", ["QueuePool", pytest.param("NullPool", marks=pytest.mark.long)])
 def test_an_interrupt_as_a_connection_goes_back_is_raised_and_not_logged(pool: str, tmp_path: Path) -> None:
-    called = [sys.executable, "-c", POOL, pool, "interrupt", str(tmp_path / "a.db")]
-    done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "interrupted\n"
-    assert done.stderr == ""
+    completed = run_python(POOL, pool, str(tmp_path / "a.db"), check=True)
+    assert (completed.stdout, completed.stderr) == ("interrupted\n", "")
 
 
 COMMAND = """
@@ -113,10 +105,8 @@ cli.main()
 def test_a_signal_interrupts_any_command_and_a_second_kills_it_both_without_a_traceback(
     how: str, signals: list[str], code: int
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND, how, *signals], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (code, "", "Interrupted.\n")
+    completed = run_python(COMMAND, how, *signals)
+    assert (completed.returncode, completed.stdout, completed.stderr) == (code, "", "Interrupted.\n")
 
 
 LOADING = """
@@ -134,6 +124,5 @@ runpy.run_module("docmill", run_name="__main__")
 
 @pytest.mark.usefixtures("interrupt")
 def test_an_interrupt_while_a_command_loads_ends_it_without_a_traceback() -> None:
-    called = [sys.executable, "-c", LOADING]
-    done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (-2, "", "")
+    completed = run_python(LOADING)
+    assert (completed.returncode, completed.stdout, completed.stderr) == (-2, "", "")

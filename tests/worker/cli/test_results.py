@@ -31,7 +31,7 @@ def status(database: Database) -> JobStatus:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "says"),
+    ("export", "says"),
     [
         (Export(OUT, part_documents=10, partial=True), "--partial is for one file"),
         (Export(OUT, overwrite=True), "--overwrite is for parts"),
@@ -46,9 +46,9 @@ def status(database: Database) -> JobStatus:
         (Export(Path("-"), "parquet"), "parquet needs a file"),
     ],
 )
-def test_options_that_exclude_each_other_are_refused(wanted: Export, says: str) -> None:
+def test_options_that_exclude_each_other_are_refused(export: Export, says: str) -> None:
     with pytest.raises((click.UsageError, WorkerError)) as refused:
-        wanted.check()
+        export.check()
     assert says in str(refused.value)
 
 
@@ -56,9 +56,9 @@ def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> No
     source = embedded.folder / "letters.jsonl"
     source.write_bytes(b'{"id": "a", "text": "caf\xff"}\n{"id": "b", "text": "good"}\n')
     embedded("run", "translate", source, "--model", "null", "--out", "out.jsonl")
-    assert [one["id"] for one in embedded.results(1, "--flagged", "invalid_utf8")] == ["a"]
-    assert [one["id"] for one in embedded.results(1, "--unflagged", "invalid_utf8,empty")] == ["b"]
-    assert [one["id"] for one in embedded.results(1, "--unflagged")] == ["a", "b"]
+    assert [result["id"] for result in embedded.results(1, "--flagged", "invalid_utf8")] == ["a"]
+    assert [result["id"] for result in embedded.results(1, "--unflagged", "invalid_utf8,empty")] == ["b"]
+    assert [result["id"] for result in embedded.results(1, "--unflagged")] == ["a", "b"]
     none = embedded("results", 1, "--flagged")
     assert (none.stdout, none.stderr) == (
         "",
@@ -70,7 +70,7 @@ def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> No
         "No result of job 1 is flagged confidence<0.5; `docmill results 1` writes all, with the numbers that the "
         "model gave.\n",
     )
-    assert [one["id"] for one in embedded.results(1, "--unflagged", "confidence<0.5,invalid_utf8")] == ["b"]
+    assert [result["id"] for result in embedded.results(1, "--unflagged", "confidence<0.5,invalid_utf8")] == ["b"]
     refused = embedded("results", 1, "--flagged", "risk>0.3", code=2).stderr
     assert "docmill results JOB --risk-above 0.3 does" in " ".join(refused.split())
     assert "'confidence' has no bound" in embedded("results", 1, "--flagged", "confidence", code=2).stderr
@@ -85,11 +85,11 @@ def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> No
 def test_an_export_says_what_it_leaves_out_and_all_writes_it(embedded: Docmill) -> None:
     source = embedded.folder / "letters.jsonl"
     source.write_text('{"id": "a", "text": "one"}\nbad\n{"id": "b", "text": " "}\n{"id": "c", "text": "two"}\n')
-    said = "2 inputs have no result and are left out; `docmill results 1 --all` writes every input"
+    message = "2 inputs have no result and are left out; `docmill results 1 --all` writes every input"
     run = embedded("run", "translate", source, "--model", "null", "--out", "out.jsonl", code=4)
-    assert said in run.stderr
+    assert message in run.stderr
     for options in ((), ("--out", "out.csv", "--details"), ("--out", "parts", "--part-documents", 1)):
-        assert said in embedded("results", 1, *options).stderr
+        assert message in embedded("results", 1, *options).stderr
     whole = embedded("results", 1, "--all")
     assert "left out" not in whole.stderr
     assert [(row["id"], row["outcome"]) for row in map(json.loads, whole.stdout.splitlines())] == [
@@ -101,7 +101,7 @@ def test_an_export_says_what_it_leaves_out_and_all_writes_it(embedded: Docmill) 
     assert "Wrote 4 inputs to all.parquet." in embedded("results", 1, "--all", "--out", "all.parquet").stderr
     assert parquet.read_table(embedded.folder / "all.parquet")["outcome"].to_pylist()[-1] == "rejected"
     embedded("corpus", "rm", "letters.jsonl", "--document", "a", "--yes")
-    assert said in embedded("results", 1).stderr
+    assert message in embedded("results", 1).stderr
     assert "left out" not in embedded("results", 1, "--all").stderr
 
 
@@ -121,8 +121,8 @@ def test_a_spreadsheet_has_a_row_for_each_input_and_says_in_words_what_is_wrong(
         ["letters.jsonl:2", "", "", rows[-1][-1]],
     ]
     assert rows[-1][-1].startswith("rejected: ")
-    again = embedded("run", "embed", name, "--model", "null", code=2).stderr
-    assert "docmill wrote this table for people; to read it, add --id-field document" in " ".join(again.split())
+    stderr = embedded("run", "embed", name, "--model", "null", code=2).stderr
+    assert "docmill wrote this table for people; to read it, add --id-field document" in " ".join(stderr.split())
     technical = ["id", "task", "text", "tokens_in", "tokens_out", "flags", "meta"]
     embedded("results", 1, "--details", "--out", name)
     assert read_cells(embedded.folder / name)[0][:7] == technical
@@ -135,8 +135,8 @@ def read_cells(path: Path) -> list[list[str]]:
 
 
 def test_a_job_that_has_not_ended_has_results_only_with_partial_or_in_parts(status: JobStatus) -> None:
-    said = describe_pending(Export(OUT), status)
-    assert said == f"Job {status.id} is not finished (3 texts to do); --partial writes what there is."
+    message = describe_pending(Export(OUT), status)
+    assert message == f"Job {status.id} is not finished (3 texts to do); --partial writes what there is."
     assert describe_pending(Export(OUT, partial=True), status) is None
     assert describe_pending(Export(OUT, part_documents=2), status) is None
 
@@ -150,10 +150,10 @@ def test_a_job_of_several_steps_has_the_kinds_of_the_step_that_is_named(status: 
     assert kinds_of(several, "third") == []
 
 
-def test_documents_without_a_result_are_spoken_of(status: JobStatus) -> None:
-    done = replace(status, state="done", done=3, pending=0)
-    assert remarks(done) == []
-    assert "1 failed" in remarks(replace(done, failed=1, done=2))[-1]
+def test_remarks_count_documents_without_a_result(status: JobStatus) -> None:
+    ended = replace(status, state="done", done=3, pending=0)
+    assert remarks(ended) == []
+    assert "1 failed" in remarks(replace(ended, failed=1, done=2))[-1]
     cancelled = remarks(replace(status, state="cancelled"))
     assert cancelled[0] == f"Job {status.id} was cancelled: 3 of its 3 texts have no result."
-    assert "have no result" not in remarks(replace(done, state="cancelled"))[0]
+    assert "have no result" not in remarks(replace(ended, state="cancelled"))[0]

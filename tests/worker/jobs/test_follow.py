@@ -1,4 +1,4 @@
-"""A job that every live worker refuses is blocked: whoever waits for it is told the way out and waits no longer."""
+"""A job that every live worker refuses is blocked: a command that waits for it says what to do, and ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.storage.builders import claim_next, numbered, read, request, shards_o
 
 
 def _refused(database: Database) -> int:
-    """A job that the only worker cannot serve."""
+    """Read a job that the only worker refuses, and return its number."""
     job = read(database, request(), numbered(3))
     sign_on(database, "w1")
     dispatch.refuse(database, "w1", shards_of(database, job)[0].spec_id, "cannot serve it: no vLLM.")
@@ -57,14 +57,14 @@ def test_a_watcher_stays_with_a_job_whose_model_comes_back(
 def test_status_says_that_it_is_blocked_and_what_to_do(database: Database) -> None:
     status = read_status(database, _refused(database))
     assert status.state == "blocked"
-    said = " ".join(describe_status(status)["reason"].split())
-    assert "blocked: cannot serve it: no vLLM. Every worker refuses it" in said
-    assert "`docmill cancel` drops it" in said
+    reason = " ".join(describe_status(status)["reason"].split())
+    assert "blocked: cannot serve it: no vLLM. Every worker refuses it" in reason
+    assert "`docmill cancel` drops it" in reason
 
 
-@pytest.mark.parametrize(("own_worker", "told"), [(True, 0), (False, 1)])
-def test_a_silent_worker_is_told_of_once_and_a_run_says_nothing_about_its_own(
-    database: Database, capsys: pytest.CaptureFixture[str], own_worker: bool, told: int
+@pytest.mark.parametrize(("own_worker", "n_warnings"), [(True, 0), (False, 1)])
+def test_a_silent_worker_is_reported_once_and_a_runs_own_worker_never(
+    database: Database, capsys: pytest.CaptureFixture[str], own_worker: bool, n_warnings: int
 ) -> None:
     job = read(database, request(), numbered(3))
     sign_on(database, "w1")
@@ -85,4 +85,4 @@ def test_a_silent_worker_is_told_of_once_and_a_run_says_nothing_about_its_own(
     with pytest.raises(KeyboardInterrupt):
         follow.follow(database, job.id, Terminal(), watch=grow_older, in_flight=in_flight, wait=lambda _: None)
     assert len({status.waiting_for for status in looks if status.waiting_cause is Cause.LEASE}) > 1
-    assert capsys.readouterr().err.count("gives no sign of life") == told
+    assert capsys.readouterr().err.count("gives no sign of life") == n_warnings

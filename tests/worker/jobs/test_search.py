@@ -17,7 +17,7 @@ from tests.storage.builders import numbered
 from tests.storage.search.test_search import embed, vector_of
 
 
-class Shown(Listener, Bar):
+class LastProgress(Listener, Bar):
     """Keeps the last progress of a bar."""
 
     @contextmanager
@@ -34,11 +34,11 @@ def test_the_bar_is_full_at_the_end(
 ) -> None:
     embed(sqlite, numbered(5))
     monkeypatch.setattr(ann, "propose", lambda *_: candidates)
-    searched, shown = choose(sqlite, ["books"]), Shown()
+    searched, progress = choose(sqlite, ["books"]), LastProgress()
     options = SearchOptions(passages=False)
     search = Search(
-        sqlite, searched, searched.spec, lambda *_: [Vector(vector_of("q"))], options, print, shown, nullcontext
+        sqlite, searched, searched.spec, lambda *_: [Vector(vector_of("q"))], options, print, progress, nullcontext
     )
     assert len(list(search.answers([query_record("q", "1")]))) == 1
-    completed, total = shown.last
+    completed, total = progress.last
     assert completed == total
