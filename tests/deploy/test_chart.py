@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from docmill.worker.cli import all_commands, docmill
 from docmill.worker.settings import ENQUEUE_LANE, LANES, Settings
+from tests.containers import DOCKERFILE
 from tests.deploy import chart
 from tests.deploy.chart import CASES, URLS, Manifest, cases, pod_specs, render
-from tests.test_compose import DOCKERFILE
 
 VERSIONS = ("1.27", "1.37")  # of Kubernetes: the oldest that Chart.yaml allows, and the newest whose schemas are here
 KNOWN = {f"DOCMILL_{name.upper()}" for name in Settings.model_fields}
