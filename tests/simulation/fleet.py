@@ -1,7 +1,7 @@
-"""Hosts with docmill's own supervisors and device processes, above a queue and a model of the simulation.
+"""Hosts with docmill's own supervisors and device processes, on a simulated queue and model.
 
 Celery, Redis, pipes, signals and the engine are doubles. Everything between them is docmill's code: supervisor,
-maintenance, heartbeats, dispatcher, the way of a shard, and the runs of pipelines.
+maintenance, heartbeats, dispatcher, the processing of shards, and the runs of pipelines.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ from tests.simulation.store import Store, expected
 T = TypeVar("T")
 
 MESSAGE_S = 0.002
-# Supervisors and device processes look about more rarely than they do, for nights that take less time.
+# Supervisors and device processes check less often than real ones, so that nights take less time.
 TICK_S = 5.0
 BEAT_S = 15.0
 TEXT_S = 5.0  # of device time
-READ_S = 30.0  # a few records of a source, at most
+READ_S = 30.0  # the longest time for a few records of a source
 BATCH = 4  # texts, of any shards
 KILLS, HANGS, FAILS, RAISES = "⟦kills⟧", "⟦hangs⟧", "⟦fails⟧", "⟦raises⟧"  # what a text does to its worker
 LANES = ("translate", "summarize", RUN_LANE)
 
 
 class Queue:
-    """The messages in Redis: some are lost, late, doubled, or overtake others; all may be gone, or out of reach."""
+    """The messages in Redis: some are lost, late, doubled or out of order; all may be deleted or unreachable."""
 
     def __init__(self, scheduler: Scheduler) -> None:
-        self.away: set[str] = set()  # hosts that do not reach it
-        self.loses = self.doubles = self.delays = 0.0  # odds of one message
+        self.away: set[str] = set()  # hosts that cannot reach it
+        self.loses = self.doubles = self.delays = 0.0  # probabilities for each message
         self._scheduler = scheduler
         self._waiting: dict[str, list[tuple[float, dict[str, int]]]] = {lane: [] for lane in LANES}
         self._changed = SimEvent(scheduler)
@@ -82,20 +82,20 @@ class Queue:
         return len(self._waiting[lane])
 
     def take(self) -> tuple[str, dict[str, int]] | None:
-        """Return a message that is there, of any lane, and its lane."""
-        there = [
+        """Return a message that has arrived in any lane, and its lane."""
+        arrived = [
             (lane, place)
             for lane, messages in self._waiting.items()
             for place, (at, _) in enumerate(messages)
             if at <= self._scheduler.now
         ]
-        if not there:
+        if not arrived:
             return None
-        lane, place = self._scheduler.rng.choice(there)
+        lane, place = self._scheduler.rng.choice(arrived)
         return lane, self._waiting[lane].pop(place)[1]
 
     def wait(self) -> None:
-        """Wait until a message comes, or a moment."""
+        """Wait for a message, or for some seconds."""
         self._changed.clear()
         self._changed.wait(15.0)
 
@@ -226,8 +226,8 @@ class Fleet:
         self.store = store
         self.settings = settings
         self.queue = Queue(scheduler)
-        self.refuses = 0.0  # odds that a model does not open
-        self.computed: dict[tuple[str, str], int] = {}  # how often, by kind and text
+        self.refuses = 0.0  # the probability that a model does not open
+        self.computed: dict[tuple[str, str], int] = {}  # the number of computations by kind and text
         self.supervisors: dict[str, tuple[SimProcess, Supervisor]] = {}
         self.devices: dict[str, list[SimProcess]] = {}
 
@@ -239,12 +239,12 @@ class Fleet:
         process = SimProcess(self.scheduler, f"{host}/worker", host)
         started = cast(Any, Namespace(take=lambda: self._start_device(process)))
         names = [f"cpu{n}" for n in range(n_devices)]
-        seen, broker = self.store.seen_by(process), self.broker(process)
+        own_database, broker = self.store.database_of(process), self.broker(process)
         self.devices.setdefault(host, [])
-        process.start(self._supervise, process, seen, broker, names, started)
+        process.start(self._supervise, process, own_database, broker, names, started)
 
-    def _supervise(self, process: SimProcess, seen: Any, broker: Any, names: list[str], started: Any) -> None:
-        here = Supervisor(self.settings, seen, broker, names, started=started)
+    def _supervise(self, process: SimProcess, own_database: Any, broker: Any, names: list[str], started: Any) -> None:
+        here = Supervisor(self.settings, own_database, broker, names, started=started)
         here._maintenance._wake = SimEvent(self.scheduler)  # type: ignore[assignment]
         here._maintenance._stop = SimEvent(self.scheduler)  # type: ignore[assignment]
         thread: Any = SimThread(self.scheduler, target=here._maintenance._run, name="maintenance", daemon=True)
@@ -253,17 +253,17 @@ class Fleet:
         here.run()
         process.exit(0)
 
-    def lives(self, host: str) -> bool:
+    def is_alive(self, host: str) -> bool:
         return host in self.supervisors and self.supervisors[host][0].returncode is None
 
-    def drains(self, host: str) -> bool:
-        return self.lives(host) and self.supervisors[host][1]._draining
+    def is_draining(self, host: str) -> bool:
+        return self.is_alive(host) and self.supervisors[host][1]._draining
 
     def processes(self, host: str | None = None) -> list[SimProcess]:
-        """Return the processes that live, of a host or of all: supervisors and device processes."""
-        there = [process for process, _ in self.supervisors.values()]
-        there += [process for processes in self.devices.values() for process in processes]
-        return [one for one in there if one.returncode is None and host in {None, one.host}]
+        """Return the living supervisors and device processes, of a host or of all hosts."""
+        alive = [process for process, _ in self.supervisors.values()]
+        alive += [process for processes in self.devices.values() for process in processes]
+        return [process for process in alive if process.returncode is None and host in {None, process.host}]
 
     def _start_device(self, parent: SimProcess) -> SimProcess:
         process: Any = SimProcess(self.scheduler, f"{parent.host}/device", parent.host)
@@ -271,46 +271,50 @@ class Fleet:
         process.stdin, process.stdout = SimPipe(self.scheduler), SimPipe(self.scheduler)
         process.at_exit += [process.stdin.close, process.stdout.close]
         parent.at_exit.append(process.stdin.close)
-        self.devices[parent.host] = [one for one in self.devices[parent.host] if one.returncode is None] + [process]
+        alive = [device for device in self.devices[parent.host] if device.returncode is None]
+        self.devices[parent.host] = [*alive, process]
         process.start(self._run_device, process)
         return cast(SimProcess, process)
 
-    def _run_device(self, me: Any) -> None:
+    def _run_device(self, own_process: Any) -> None:
         """`worker.process.device.main` without Celery."""
-        line = me.stdin.readline()
+        line = own_process.stdin.readline()
         if not line:
             return
         config = DeviceConfig(**json.loads(line))
-        settings, broker = self.settings, Broker(self.queue, me)
+        settings, broker = self.settings, Broker(self.queue, own_process)
 
         def say(event: str, **facts: Any) -> None:
             with suppress(BrokenPipeError):
-                me.stdout.write(json.dumps({"event": event, **facts}).encode() + b"\n")
+                own_process.stdout.write(json.dumps({"event": event, **facts}).encode() + b"\n")
 
         process = Process(
             owner=config.owner,
-            database=self.store.seen_by(me),
+            database=self.store.database_of(own_process),
             broker=cast(Any, broker),
-            engine=cast(Any, Model(self, me, say)),
+            engine=cast(Any, Model(self, own_process, say)),
             lease_s=settings.lease_s,
             say=say,
             only_job=config.only_job,
         )
         process.breaker, process.time_use = Breaker(lambda: self.scheduler.now), TimeUse(lambda: self.scheduler.now)
         presence = Presence(config, settings, process)
-        me.start(device._obey, process, presence, name="obey")
+        own_process.start(device._obey, process, presence, name="obey")
         presence.enter_at_last()
-        me.start(device._beat, config, process, settings, say, presence, name="heartbeat")
-        me.start(process.keep_for_ever, name="keep")
+        own_process.start(device._beat, config, process, settings, say, presence, name="heartbeat")
+        own_process.start(process.keep_for_ever, name="keep")
         say("ready")
-        slots = [me.start(self._serve, me, process, broker, name=f"slot{n}") for n in range(settings.threads)]
+        slots = [
+            own_process.start(self._serve, own_process, process, broker, name=f"slot{n}")
+            for n in range(settings.threads)
+        ]
         for slot in slots:
             slot.join()
         process.engine.close()
-        me.exit(0 if device._sign_off(process) else 1)
+        own_process.exit(0 if device._sign_off(process) else 1)
 
-    def _serve(self, me: SimProcess, process: Process, broker: Broker) -> None:
-        """A thread of Celery's pool: the message leaves the queue before its work begins."""
+    def _serve(self, own_process: SimProcess, process: Process, broker: Broker) -> None:
+        """Run a thread of Celery's pool: a message leaves the queue before its work begins."""
         while not process.draining.is_set():
             taken = broker.take()
             if taken is None:
@@ -323,10 +327,10 @@ class Fleet:
                 process.run_shard(parse_hint(SHARD_TASK, message))
                 continue
             with suppress(StorageError):  # Celery logs it
-                seen = self.store.seen_by(me)
+                own_database = self.store.database_of(own_process)
                 advance(
                     self.settings,
-                    seen,
+                    own_database,
                     process.broker,
                     parse_hint(RUN_TASK, message),
                     owner=process.owner,
@@ -336,7 +340,7 @@ class Fleet:
 
 @contextmanager
 def on_virtual_time(fleet: Fleet) -> Iterator[None]:
-    """Put the scheduler's time and tasks under docmill's modules, and have tasks remember what they claim."""
+    """Replace time and threads in docmill's modules by the scheduler's, and let tasks remember their claims."""
     scheduler = fleet.scheduler
     doubles = scheduler.doubles()
     uses = {
@@ -349,9 +353,9 @@ def on_virtual_time(fleet: Fleet) -> Iterator[None]:
         tickets: ("threading",),
         enqueue: ("time", "uuid"),
     }
-    own = Namespace(stdin=Namespace())
-    type(own.stdin).buffer = property(lambda _: cast(Any, scheduler.current.process).stdin)  # type: ignore[attr-defined]
-    more: dict[ModuleType, dict[str, Any]] = {
+    device_sys = Namespace(stdin=Namespace())
+    type(device_sys.stdin).buffer = property(lambda _: cast(Any, scheduler.current.process).stdin)  # type: ignore[attr-defined]
+    replacements: dict[ModuleType, dict[str, Any]] = {
         shard: {
             "LOOK_S": TICK_S,
             "KEEP_EVERY_S": TICK_S,
@@ -363,7 +367,7 @@ def on_virtual_time(fleet: Fleet) -> Iterator[None]:
             "is_gone": lambda pid: pid not in {process.pid for process in fleet.processes()},
         },
         device: {
-            "sys": own,
+            "sys": device_sys,
             "state": Namespace(active_requests=()),
             "version": lambda _: "0",
             "wake": lambda: None,
@@ -385,28 +389,28 @@ def on_virtual_time(fleet: Fleet) -> Iterator[None]:
         for module, names in uses.items():
             for name in names:
                 stack.enter_context(mock.patch.object(module, name, doubles[name]))
-        for module, values in more.items():
+        for module, values in replacements.items():
             for name, value in values.items():
                 stack.enter_context(mock.patch.object(module, name, value))
         yield
 
 
 def _slowly(scheduler: Scheduler, values: Iterable[T]) -> Iterator[T]:
-    """Yield the parts of a source, which lies far away."""
+    """Yield the parts of a source slowly, as if it were far away."""
     for value in values:
         scheduler.sleep(scheduler.rng.uniform(0.0, READ_S))
         yield value
 
 
 def _remembering(name: str, place: int, act: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function, so that its task remembers one of its arguments while it runs."""
+    """Wrap a function so that its task remembers one of its arguments while it runs."""
 
     @functools.wraps(act)
-    def remembering(seen: Any, *args: Any, **more: Any) -> Any:
-        memory = seen._process.scheduler.current.memory
+    def remembering(own_database: Any, *args: Any, **more: Any) -> Any:
+        memory = own_database._process.scheduler.current.memory
         memory[name] = args[place - 1]
         try:
-            return act(seen, *args, **more)
+            return act(own_database, *args, **more)
         finally:
             del memory[name]
 

@@ -1,4 +1,4 @@
-"""A night in fast time: pipelines, jobs, people and faults by a seed, then peace, in which everything must end.
+"""A night in fast time: pipelines, jobs, people and faults by a seed, then peace, in which everything has to end.
 
 `python -m tests.simulation.night SEED` repeats one night and prints its last events.
 """
@@ -42,10 +42,10 @@ from tests.simulation.store import Store, expected
 
 KINDS = sized(translate=ShardSize(3, 1_000), summarize=ShardSize(2, 1_000))
 FAULTS_S = 400.0  # how long faults come
-CALM_S = 2 * 3_600.0  # within which everything must have ended
+CALM_S = 2 * 3_600.0  # the time within which everything has to end
 LOOK_S = 20.0
 EVERY_MINUTES = 2
-STEPS = """
+FIRST_STEP = """
 name = "{name}"
 [corpus]
 source = "{name}.jsonl"
@@ -55,7 +55,7 @@ name = "english"
 task = "translate"
 model = "null"
 """
-SECOND = """
+SECOND_STEP = """
 [[step]]
 name = "line"
 task = "summarize"
@@ -64,7 +64,7 @@ model = "null"
 file = "{name}.out.jsonl"
 """
 BAD = (KILLS, HANGS, FAILS, RAISES)
-HANDS = ("left", "right")  # corpora of jobs by hand
+HANDS = ("left", "right")  # corpora of jobs that people start
 ERRORS = (StorageError, WorkerError, TaskError, OSError)
 
 
@@ -119,6 +119,8 @@ def _small() -> Iterator[None]:
 
 
 class Night:
+    """The fleet, the people and the faults of one night."""
+
     def __init__(self, scheduler: Scheduler, store: Store, folder: Path, only: str | None) -> None:
         self.scheduler = scheduler
         self.rng = scheduler.rng
@@ -144,9 +146,9 @@ class Night:
         self.has_faults = self.rng.random() < 0.9 or only is not None
         self.has_bad_texts = self.rng.random() < 0.5
         self.people = SimProcess(scheduler, "people", "desk")
-        self.seen = store.seen_by(self.people)
+        self.database = store.database_of(self.people)
         self.at_work: dict[str, SimProcess] = {}
-        self.calm = False
+        self.is_calm = False
 
     def run(self) -> float:
         """Return the seconds from the last fault until everything had ended."""
@@ -155,18 +157,18 @@ class Night:
         self.schedule({"cron": f"*/{EVERY_MINUTES} * * * *", "timezone": "UTC", "overlap": overlap})
         for host in self.hosts:
             self.fleet.boot(host, self.n_devices[host])
-        busy = [self.people.start(self.live, name="life")]
+        busy = [self.people.start(self.act, name="life")]
         if self.has_faults:
             busy.append(self.people.start(self.break_things, name="faults"))
         self.scheduler.sleep(FAULTS_S)
-        self.calm = True
+        self.is_calm = True
         for task in busy:
             task.join()
         self.make_peace()
         began = self.scheduler.now
         self.wait_for_the_end()
         calm_after_s = self.scheduler.now - began
-        self.check_the_end()
+        self.check_results()
         return calm_after_s
 
     def end(self) -> None:
@@ -175,15 +177,17 @@ class Night:
 
     # People
 
-    def live(self) -> None:
+    def act(self) -> None:
+        """Submit, change and remove jobs and documents until the faults are over."""
         acts = [self.submit] * 3 + [self.edit] * 2 + [self.change_a_job] * 3 + [self.tidy_up]
-        while not self.calm:
+        while not self.is_calm:
             self.scheduler.sleep(self.rng.expovariate(1 / 40.0))
             act = self.rng.choice(acts)
             with suppress(*ERRORS):
                 act()
 
     def write_corpus(self, name: str) -> None:
+        """Write a corpus of some documents, which may have bad texts."""
         n = self.rng.randint(3, 12)
         lines = []
         for key in range(n):
@@ -197,15 +201,16 @@ class Night:
         self.scheduler.note(f"{name} has {n} documents")
 
     def edit(self) -> None:
+        """Change a corpus."""
         self.write_corpus(self.rng.choice(["nightly", *HANDS]))
 
     def schedule(self, when: dict[str, str] | None) -> None:
         prune = "prune = true\nprune-max = 100" if self.rng.random() < 0.3 else ""
-        text = STEPS.format(name="nightly", prune=prune) + SECOND.format(name="nightly")
-        pipelines.put(self.seen, "nightly", str(self.folder / "nightly.toml"), text, when)
+        text = FIRST_STEP.format(name="nightly", prune=prune) + SECOND_STEP.format(name="nightly")
+        pipelines.put(self.database, "nightly", str(self.folder / "nightly.toml"), text, when)
 
     def submit(self) -> None:
-        """Start a command that reads a corpus into a job, and is run again until it has done so."""
+        """Start a command that reads a corpus into a job, and is repeated until it succeeds."""
         name = self.rng.choice(HANDS)
         if name in self.at_work:
             return
@@ -213,12 +218,12 @@ class Night:
         self.at_work[name] = self.scheduler.spawn(f"enqueue {name}", "desk", self.enqueue, name)
 
     def enqueue(self, name: str) -> None:
-        me = self.scheduler.current.process
-        pipeline = parse(STEPS.format(name=name, prune=""), self.folder / f"{name}.toml")
+        process = self.scheduler.current.process
+        pipeline = parse(FIRST_STEP.format(name=name, prune=""), self.folder / f"{name}.toml")
         while True:
             try:
                 prepared = prepare_pipeline(self.fleet.settings, pipeline)
-                enqueue.enqueue(self.store.seen_by(me), self.fleet.broker(me), prepared)
+                enqueue.enqueue(self.store.database_of(process), self.fleet.broker(process), prepared)
                 break
             except JobStopped:
                 break
@@ -239,42 +244,43 @@ class Night:
         act = self.rng.choice(acts)
         more = [self.rng.randint(-1, 2)] if act is jobs.prioritize else []
         self.scheduler.note(f"{act.__name__} job {job_id}")
-        act(self.seen, job_id, *more)
+        act(self.database, job_id, *more)
 
     def tidy_up(self) -> None:
         act = self.rng.choice(["gc", "retention", "corpus", "documents", "read"])
         self.scheduler.note(f"tidies up: {act}")
         if act == "gc":
-            gc.collect(self.seen)
+            gc.collect(self.database)
         elif act == "retention":
             ages = dict.fromkeys([rule.name for rule in retention.every_rule()], self.rng.uniform(60.0, 600.0))
-            retention.apply(self.seen, ages)
+            retention.apply(self.database, ages)
         elif act == "corpus":
-            removal.remove_corpus(self.seen, self.rng.choice(HANDS))
+            removal.remove_corpus(self.database, self.rng.choice(HANDS))
         elif act == "documents":
             name = self.rng.choice(HANDS)
-            removal.remove_documents(self.seen, name, {f"{name}{self.rng.randint(0, 5)}"})
+            removal.remove_documents(self.database, name, {f"{name}{self.rng.randint(0, 5)}"})
         else:
             for job_id in sorted(self.store.laws.jobs)[-3:]:
-                read_status(self.seen, job_id)
-                list(results(self.seen, job_id))
+                read_status(self.database, job_id)
+                list(results(self.database, job_id))
 
     # Faults
 
     def break_things(self) -> None:
+        """Cause faults of some kinds until the night is calm."""
         faults = [
             *(self.kill_device, self.kill_device, self.kill_supervisor, self.suspend, self.drain, self.lose_power),
-            *(self.queue_fails, self.queue_is_emptied, self.store_fails, self.store_stutters, self.models_refuse),
+            *(self.break_queue, self.empty_queue, self.cut_off_store, self.disturb_store, self.refuse_models),
             *(self.kill_command, self.kill_device),
         ]
         chosen = [getattr(self, self.only)] if self.only else self.rng.sample(faults, self.rng.randint(1, 5))
         every_s = self.rng.choice([20.0, 60.0, 150.0])
-        while not self.calm:
+        while not self.is_calm:
             self.scheduler.sleep(self.rng.expovariate(1 / every_s))
-            if not self.calm:
+            if not self.is_calm:
                 self.rng.choice(chosen)()
 
-    def for_a_while(self, end: Callable[[], object], longest_s: float = 150.0) -> None:
+    def undo_later(self, end: Callable[[], object], longest_s: float = 150.0) -> None:
         """Undo a fault after a while."""
 
         def wait() -> None:
@@ -283,16 +289,17 @@ class Night:
 
         self.people.start(wait, name="end of a fault")
 
-    def one(self, suffix: str) -> SimProcess | None:
-        there = [process for process in self.fleet.processes() if suffix in process.name]
-        return self.rng.choice(there) if there else None
+    def choose_process(self, part: str) -> SimProcess | None:
+        """Return one of the living processes with this part in their names."""
+        processes = [process for process in self.fleet.processes() if part in process.name]
+        return self.rng.choice(processes) if processes else None
 
     def kill_device(self) -> None:
-        if (process := self.one("/device")) is not None:
+        if (process := self.choose_process("/device")) is not None:
             process.kill()
 
     def kill_supervisor(self) -> None:
-        if (process := self.one("/worker")) is not None:
+        if (process := self.choose_process("/worker")) is not None:
             process.kill()
             self.boot_later(process.host)
 
@@ -301,29 +308,29 @@ class Night:
         self.scheduler.note(f"{host} loses its power")
         for process in self.fleet.processes(host):
             process.kill()
-        if len(self.hosts) == 1 or self.rng.random() < 0.5:  # else it is gone until peace
+        if len(self.hosts) == 1 or self.rng.random() < 0.5:  # otherwise it is down until peace
             self.boot_later(host)
 
     def boot_later(self, host: str) -> None:
-        self.for_a_while(lambda: None if self.fleet.lives(host) else self.fleet.boot(host, self.n_devices[host]))
+        self.undo_later(lambda: None if self.fleet.is_alive(host) else self.fleet.boot(host, self.n_devices[host]))
 
     def suspend(self) -> None:
-        """Suspend a process, or all of a host."""
-        there = [one for one in self.fleet.processes(self.rng.choice(self.hosts)) if not one.is_frozen]
-        chosen = self.rng.choice([there, there[-1:]])
+        """Suspend a process, or all processes of a host."""
+        awake = [process for process in self.fleet.processes(self.rng.choice(self.hosts)) if not process.is_frozen]
+        chosen = self.rng.choice([awake, awake[-1:]])
         for process in chosen:
             self.scheduler.note(f"{process.name} is suspended")
             process.freeze()
 
-        def go_on() -> None:
+        def thaw() -> None:
             for process in chosen:
                 process.thaw()
 
-        self.for_a_while(go_on, 300.0)
+        self.undo_later(thaw, 300.0)
 
     def drain(self) -> None:
         host = self.rng.choice(self.hosts)
-        if self.fleet.lives(host):
+        if self.fleet.is_alive(host):
             self.scheduler.note(f"{host} drains")
             self.fleet.supervisors[host][1].drain(now=self.rng.random() < 0.3)
             self.boot_later(host)
@@ -332,11 +339,12 @@ class Night:
         if self.at_work:
             self.restart_command(self.rng.choice(sorted(self.at_work)))
 
-    def queue_is_emptied(self) -> None:
+    def empty_queue(self) -> None:
         self.scheduler.note("the queue is emptied")
         self.fleet.queue.flush()
 
-    def queue_fails(self) -> None:
+    def break_queue(self) -> None:
+        """Let the queue lose, double and delay messages, or be unreachable for some hosts."""
         queue = self.fleet.queue
         if self.rng.random() < 0.5:
             queue.loses, queue.doubles, queue.delays = (self.rng.uniform(0.0, 0.5) for _ in range(3))
@@ -344,22 +352,22 @@ class Night:
         hosts = set(self.rng.sample([*self.hosts, "desk"], self.rng.randint(1, len(self.hosts))))
         self.scheduler.note(f"{sorted(hosts)} do not reach the queue")
         queue.away |= hosts
-        self.for_a_while(lambda: queue.away.difference_update(hosts))
+        self.undo_later(lambda: queue.away.difference_update(hosts))
 
-    def store_fails(self) -> None:
+    def cut_off_store(self) -> None:
         hosts = set(self.rng.sample([*self.hosts, "desk"], self.rng.randint(1, len(self.hosts))))
         self.scheduler.note(f"{sorted(hosts)} do not reach the store")
         self.store.away |= hosts
-        self.for_a_while(lambda: self.store.away.difference_update(hosts), 300.0)
+        self.undo_later(lambda: self.store.away.difference_update(hosts), 300.0)
 
-    def store_stutters(self) -> None:
+    def disturb_store(self) -> None:
         self.store.busy, self.store.loses_answers = self.rng.uniform(0.0, 0.3), self.rng.uniform(0.0, 0.3)
-        self.for_a_while(self.store_is_steady)
+        self.undo_later(self.steady_store)
 
-    def store_is_steady(self) -> None:
+    def steady_store(self) -> None:
         self.store.busy = self.store.loses_answers = 0.0
 
-    def models_refuse(self) -> None:
+    def refuse_models(self) -> None:
         self.fleet.refuses = self.rng.uniform(0.0, 1.0)
 
     # Peace
@@ -367,7 +375,7 @@ class Night:
     def make_peace(self) -> None:
         """Undo all faults, and let nothing new begin."""
         self.store.away.clear()
-        self.store_is_steady()
+        self.steady_store()
         queue = self.fleet.queue
         queue.away.clear()
         queue.loses = queue.doubles = queue.delays = self.fleet.refuses = 0.0
@@ -376,32 +384,33 @@ class Night:
                 process.thaw()
         self.scheduler.note("peace")
         self.schedule(None)
-        while any(map(self.fleet.drains, self.hosts)):
+        while any(map(self.fleet.is_draining, self.hosts)):
             self.scheduler.sleep(LOOK_S)
         for host in self.hosts:
-            if not self.fleet.lives(host) and self.rng.random() < 0.5:
+            if not self.fleet.is_alive(host) and self.rng.random() < 0.5:
                 self.fleet.boot(host, 1)
-        if not any(map(self.fleet.lives, self.hosts)):
+        if not any(map(self.fleet.is_alive, self.hosts)):
             self.fleet.boot(self.hosts[0], 1)
         for job in list(self.store.laws.jobs.values()):
             if job.paused:
-                jobs.resume(self.seen, job.id)
+                jobs.resume(self.database, job.id)
 
     def wait_for_the_end(self) -> None:
         until = self.scheduler.now + CALM_S
-        while left := self.left():
-            assert self.scheduler.now < until, f"not over after {CALM_S:g} s: {left}"
+        while unfinished := self.list_unfinished():
+            assert self.scheduler.now < until, f"not over after {CALM_S:g} s: {unfinished}"
             self.scheduler.sleep(LOOK_S)
 
-    def left(self) -> list[Any]:
+    def list_unfinished(self) -> list[Any]:
+        """Return the jobs, runs, shards and commands that have not ended."""
         laws = self.store.laws
         going = [job for job in laws.jobs.values() if job.finished_at is None]
         runs = [run for run in laws.runs.values() if run.finished_at is None]
         held = [shard for shard in laws.shards.values() if shard.state == "running"]
         return [*going, *runs, *held, *self.at_work]
 
-    def check_the_end(self) -> None:
-        """One more run, on a fleet that nothing disturbs, has the right result for each document."""
+    def check_results(self) -> None:
+        """Assert that a run on an undisturbed fleet exports the right result of each document."""
         self.had_bad_texts, self.has_bad_texts = self.has_bad_texts, False
         self.write_corpus("nightly")
         earlier = {*self.store.laws.runs}
@@ -417,10 +426,10 @@ class Night:
         lines = (self.folder / "nightly.out.jsonl").read_text().splitlines()
         written = {row["id"]: row["steps"]["line"]["text"] for row in map(json.loads, lines)}
         assert len(written) == len(lines), f"documents are exported twice: {lines}"
-        with self.seen.read() as transaction:
+        with self.database.read() as transaction:
             job = Job.of(transaction.execute(select(Job).where(Job.id == run.job_id)).one())
-            there = select(Document.key, Content.text).join(Content, Content.id == Document.content_id)
-            rows = transaction.execute(there.where(lineage.visible(job)))
+            query = select(Document.key, Content.text).join(Content, Content.id == Document.content_id)
+            rows = transaction.execute(query.where(lineage.visible(job)))
             texts = {row.key: row.text for row in rows}
         wanted = {key: expected("summarize", expected("translate", text)) for key, text in texts.items()}
         failed = {(row.kind, row.text) for row in self.store.laws.outcomes.values() if row.status == "failed"}

@@ -1,8 +1,8 @@
 """A seeded scheduler that owns time and the order of events, and doubles of `threading` and `time` above it.
 
-A task is a thread that runs only while it holds the turn, so that one task runs at a time. It gives the turn back at
-each wait, and at each pause that the store's and the queue's doubles make. What comes next is decided by virtual time
-and, among equals, by the seed. A process is a group of tasks that dies, and is suspended, together.
+A task is a thread that runs only while it has the turn, so that one task runs at a time. It gives the turn back at
+each wait, and at each pause of the doubles of store and queue. Virtual time decides which task is next, and the seed
+decides among tasks of the same time. A process is a group of tasks that die, or are suspended, together.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 START = 1_767_222_000.0  # 31 December 2025, 23:00 UTC
-SHOWN = 60  # events of a failing night
+TRACED = 60  # the number of events that a failing night shows
 
 
 class Killed(BaseException):
-    """The process of this task is dead: the task ends where it stands."""
+    """The process of this task is dead: the task ends at once."""
 
 
 class SimProcess:
@@ -54,7 +54,7 @@ class SimProcess:
         self.exit(-9)
 
     def exit(self, code: int) -> None:
-        """End all tasks; the one that calls this, too."""
+        """End all tasks, including the caller."""
         if self.returncode is None:
             self.returncode = code
             self.scheduler.note(f"{self.name} ends with {code}")
@@ -92,7 +92,7 @@ class Task:
         self.is_woken = False
         self.is_killed = process.returncode is not None
         self.is_over = False
-        self.writes = False  # a write transaction is open: the store is this task's alone
+        self.writes = False  # a write transaction is open: no other task may use the store
         self.memory: dict[str, Any] = {}
         self.turn = threading.Lock()
         self.turn.acquire()
@@ -127,17 +127,19 @@ class NightFailed(AssertionError):
 
 
 class Scheduler:
+    """The time, the tasks and the order of events of a night."""
+
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.now = START
         self.events = 0
-        self.trace: deque[str] = deque(maxlen=SHOWN)
+        self.trace: deque[str] = deque(maxlen=TRACED)
         self.problem: str | None = None
         self._hash = hashlib.sha256()
         self.processes: list[SimProcess] = []
         self._numbers = 0
         self._heap: list[tuple[float, float, int, Task, int]] = []
-        # The caller's own thread is a task, too: that of whoever directs the night.
+        # The caller's own thread is a task, too: the director of the night.
         director = SimProcess(self, "night", "outside")
         self.current = self.director = Task.__new__(Task)
         self.director.__dict__.update(
@@ -165,12 +167,12 @@ class Scheduler:
         """The hash of all events so far."""
         return self._hash.hexdigest()
 
-    def note(self, event: str, *, shown: bool = True) -> None:
-        """Add an event to the fingerprint, and to the trace that a failing night shows."""
+    def note(self, event: str, *, in_trace: bool = True) -> None:
+        """Add an event to the fingerprint and to the trace, which a failing night shows."""
         self.events += 1
         line = f"{self.now - START:10.3f} {self.current.name}: {event}"
         self._hash.update(line.encode())
-        if shown:
+        if in_trace:
             self.trace.append(line)
 
     def fail(self, problem: str) -> None:
@@ -190,7 +192,7 @@ class Scheduler:
             self.push(self.now, task, token)
 
     def wait(self, waiters: list[tuple[Task, int]] | None, timeout: float | None) -> bool:
-        """Give the turn up until somebody wakes this task, or `timeout`. Return True if woken."""
+        """Give up the turn until another task wakes this one, or until `timeout`. Return True if woken."""
         task = self.current
         assert not task.writes, "nobody waits in a write transaction"
         if task.is_killed:
@@ -209,7 +211,7 @@ class Scheduler:
         return task.is_woken
 
     def pass_on(self, task: Task) -> None:
-        """Give the turn to whoever is next, and wait for it if this task is not over."""
+        """Give the turn to the next task, and wait for the turn if this task is not over."""
         following = self._next()
         self.current = following
         if following is task:
@@ -245,8 +247,8 @@ class Scheduler:
     def pause(self, typical_s: float) -> None:
         """Let about this time pass, sometimes a hundred times as much, unless a write transaction is open."""
         if not self.current.writes:
-            many = 100.0 if self.rng.random() < 0.01 else 1.0
-            self.sleep(self.rng.expovariate(1.0 / typical_s) * many)
+            factor = 100.0 if self.rng.random() < 0.01 else 1.0
+            self.sleep(self.rng.expovariate(1.0 / typical_s) * factor)
 
     def spawn(self, name: str, host: str, target: Callable[..., object], *args: Any) -> SimProcess:
         """Start a process with one task."""
@@ -274,11 +276,15 @@ class Scheduler:
 
 
 class Namespace:
+    """Attributes by name."""
+
     def __init__(self, **named: Any) -> None:
         self.__dict__.update(named)
 
 
 class SimThread:
+    """A `threading.Thread`."""
+
     def __init__(
         self,
         scheduler: Scheduler,
@@ -307,6 +313,8 @@ class SimThread:
 
 
 class SimEvent:
+    """A `threading.Event`."""
+
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._is_set = False
@@ -331,6 +339,8 @@ class SimEvent:
 
 
 class SimLock:
+    """A `threading.Lock`."""
+
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._is_held = False
@@ -350,6 +360,8 @@ class SimLock:
 
 
 class SimCondition(SimLock):
+    """A `threading.Condition`."""
+
     def __init__(self, scheduler: Scheduler) -> None:
         super().__init__(scheduler)
         self._changed: list[tuple[Task, int]] = []
@@ -367,7 +379,7 @@ class SimCondition(SimLock):
 
 
 class SimQueue:
-    """A `queue.SimpleQueue`; and a pipe of lines, whose end is read as an end."""
+    """A `queue.SimpleQueue`."""
 
     def __init__(self, scheduler: Scheduler, empty: type[Exception]) -> None:
         self._items: deque[Any] = deque()

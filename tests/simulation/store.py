@@ -1,6 +1,6 @@
-"""A real SQLite store on virtual time, whose answers may be late, lost or missing, and the laws that it keeps.
+"""A real SQLite store on virtual time, whose answers may be late or lost, and the laws that it has to obey.
 
-The laws hold after each write transaction, whoever made it (`Laws.check`).
+`Laws.check` checks the laws after each write transaction.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ JULIAN_1970 = 2_440_587.5
 
 
 class Store:
-    """A SQLite file that each night begins with the schema alone. Nights share its connections and statements."""
+    """A SQLite file. Each night begins with empty tables, and uses connections and statements of earlier nights."""
 
     def __init__(self, folder: Path, kinds: Mapping[str, StoredKind]) -> None:
         self.file = folder / "store.db"
         self.scheduler: Scheduler
-        self.away: set[str] = set()  # hosts that do not reach it
-        self.busy = self.loses_answers = 0.0  # odds of one transaction
+        self.away: set[str] = set()  # hosts that cannot reach it
+        self.busy = self.loses_answers = 0.0  # probabilities for each transaction
         self.database = Database(f"sqlite:///{self.file}", kinds=kinds)
         migrations.upgrade(self.database)
         engine = self.database.engine
         engine.dispose()
-        event.listen(engine, "do_connect", lambda *given: given[-1].update(cached_statements=2_000))
+        event.listen(engine, "do_connect", lambda *arguments: arguments[-1].update(cached_statements=2_000))
         event.listen(engine, "connect", lambda connection, _: self._prepare(connection))
         engine.pool._pool.use_lifo = True  # type: ignore[attr-defined]
         self._own = sqlite3.connect(self.file, isolation_level=None, check_same_thread=False)
@@ -46,7 +46,7 @@ class Store:
         self._tables = [name for (name,) in self._own.execute(_TABLES)]
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Have the database's clock, which is SQLite's, give the scheduler's time."""
+        """Replace SQLite's clock, which docmill uses, by the scheduler's time."""
         connection.create_function("julianday", 1, lambda _: JULIAN_1970 + self.scheduler.now / 86_400.0)
         connection.execute("PRAGMA synchronous=OFF")
 
@@ -62,7 +62,7 @@ class Store:
         self._own.close()
         self.database.close()
 
-    def seen_by(self, process: SimProcess) -> Database:
+    def database_of(self, process: SimProcess) -> Database:
         """Return the store as a process sees it."""
         return _SeenDatabase(self, process)
 
@@ -104,7 +104,7 @@ class _SeenDatabase(Database):
 
 
 def _caller() -> str:
-    """Return the function that made the transaction under way."""
+    """Return the name of the function that made the current transaction."""
     frame = sys._getframe(2)
     while frame.f_code.co_filename.endswith(("contextlib.py", "core/database.py", "simulation/store.py")):
         assert frame.f_back is not None
@@ -177,9 +177,9 @@ _RUNS = "SELECT id, state, fence, owner, job_id, finished_at, reason FROM pipeli
 
 
 class Laws:
-    """Laws of the change that a transaction made to the store. Claims and runs are those of the current task.
+    """Laws for the changes of a transaction to the store, by the claims and runs of the current task.
 
-    The invariants of `docmill doctor --invariants` hold, too; each transaction checks one of them in its turn.
+    The invariants of `docmill doctor --invariants` have to hold, too. Each transaction checks one of them in turn.
     """
 
     def __init__(self, connection: sqlite3.Connection, scheduler: Scheduler) -> None:
@@ -192,7 +192,7 @@ class Laws:
         self.runs: dict[int, RunRow] = {}
 
     def check(self, caller: str) -> None:
-        """Compare the store with what it was. Raises LawBroken."""
+        """Compare the store with its state before the transaction. Raise LawBroken if a law does not hold."""
         read = self.connection.execute
         read("BEGIN")
         shards = {row[0]: ShardRow(*row) for row in read(_SHARDS)}
@@ -201,9 +201,9 @@ class Laws:
         runs = {row[0]: RunRow(*row) for row in read(_RUNS)}
         changed = [row for shard_id, row in shards.items() if self.shards.get(shard_id) != row]
         moved = any(row.state != getattr(self.shards.get(row.id), "state", None) for row in changed)
-        shown = moved or len(outcomes) != len(self.outcomes) or jobs != self.jobs or runs != self.runs
-        what = " ".join(f"{row.id}:{row.state}/{row.fence}" for row in changed)
-        self._scheduler.note(f"{caller} {what} {len(outcomes)} outcomes", shown=shown)
+        in_trace = moved or len(outcomes) != len(self.outcomes) or jobs != self.jobs or runs != self.runs
+        shown_changes = " ".join(f"{row.id}:{row.state}/{row.fence}" for row in changed)
+        self._scheduler.note(f"{caller} {shown_changes} {len(outcomes)} outcomes", in_trace=in_trace)
         try:
             for row in changed:
                 self._check_shard(self.shards.get(row.id), row)
@@ -220,7 +220,7 @@ class Laws:
             ended = {job.id for job in jobs.values() if job.state == "done"}
             self._require(not open_jobs & ended, f"done jobs {open_jobs & ended} have open shards")
             self._require_invariant(self._invariants[self._scheduler.events % len(self._invariants)])
-        except LawBroken as broken:  # raised here, it might be caught by the code above
+        except LawBroken as broken:  # docmill's code might catch it, so the scheduler has to know
             self._scheduler.fail(f"after {caller}: {broken}")
             raise
         finally:
@@ -252,9 +252,10 @@ class Laws:
 
     @property
     def _claims(self) -> list[Any]:
+        """The claims that the current task remembers."""
         memory = self._scheduler.current.memory
-        one = [memory["claim"]] if "claim" in memory else []
-        return one + [claim for claim, *_ in memory.get("finished", ())]
+        own_claim = [memory["claim"]] if "claim" in memory else []
+        return own_claim + [claim for claim, *_ in memory.get("finished", ())]
 
     def _holds(self, shard: ShardRow) -> bool:
         held = (shard.id, shard.fence, shard.owner)

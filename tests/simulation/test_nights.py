@@ -1,4 +1,4 @@
-"""Nights of supervisors, queue and store by a scheduler, and bugs that such nights find."""
+"""Simulated nights of supervisors, queue and store, and bugs that they find."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ from tests.simulation.scheduler import Namespace, NightFailed
 
 FEW = 8
 MANY = 1_000
-PARTS = 20  # of the many nights, for several workers
+PARTS = 20  # the many nights are divided among pytest's workers
 BASE = int(os.environ.get("DOCMILL_TEST_SEED", time.time_ns() // 1_000_000_000 * MANY))
 
 
 @pytest.fixture(scope="module")
 def nights() -> Iterator[Nights]:
+    """Nights with a common store, in memory if possible."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        made = Nights(Path(folder))
-        yield made
-        made.store.close()
+        shared = Nights(Path(folder))
+        yield shared
+        shared.store.close()
 
 
 def _run(nights: Nights, seeds: Iterable[int], fault: str | None = None) -> None:
@@ -44,7 +45,7 @@ def _run(nights: Nights, seeds: Iterable[int], fault: str | None = None) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_whatever_fails_in_a_night_everything_ends_and_no_law_is_broken(nights: Nights) -> None:
+def test_everything_ends_and_no_law_is_broken_whatever_fails_in_a_night(nights: Nights) -> None:
     _run(nights, range(FEW))
 
 
@@ -61,9 +62,9 @@ def test_a_thousand_nights(nights: Nights, part: int) -> None:
 def test_a_seed_repeats_its_night_in_every_process(nights: Nights) -> None:
     command = [sys.executable, "-m", "tests.simulation.night", "7"]
     environment = os.environ | {"PYTHONHASHSEED": "1"}
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert nights.run(7).fingerprint[:16] in told
-    assert nights.run(8).fingerprint[:16] not in told
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert nights.run(7).fingerprint[:16] in output
+    assert nights.run(8).fingerprint[:16] not in output
 
 
 class _Any:
@@ -78,12 +79,12 @@ class _Any:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _unfenced(transaction: Any, shard_id: int, *, real: Callable[..., Any] = shards._lock, **more: Any) -> Any:
+def _lock_unfenced(transaction: Any, shard_id: int, *, real: Callable[..., Any] = shards._lock, **more: Any) -> Any:
     row = real(transaction, shard_id)
     return None if row is None else Namespace(**row._asdict() | {"fence": _Any(), "started_at": _Any()} | more)
 
 
-# It asks neither for the state of the shard nor for that of its job, and a later fence will do.
+# A claim that checks neither the state of the shard nor that of its job, and accepts a later fence.
 _TAKE_ANYHOW = (
     update(Shard)
     .where(Shard.id == bindparam("shard"), Shard.fence >= bindparam("seen"))
@@ -92,23 +93,25 @@ _TAKE_ANYHOW = (
 )
 
 
-def _reclaimed(database: Any, owner: str | None = None, *, real: Any = maintenance.reclaim, **more: Any) -> int:
+def _reclaim_dead_only(
+    database: Any, owner: str | None = None, *, real: Any = maintenance.reclaim, **more: Any
+) -> int:
     return 0 if owner is None else real(database, owner, **more)
 
 
-# The place that is broken, how, and the fault that brings it to light soonest.
+# Each bug: the module and attribute to replace, its replacement, and the fault that shows the bug soonest.
 BUGS: dict[str, tuple[Any, str, Any, str | None]] = {
-    "a commit checks neither fence nor time of its claim": (shards, "_lock", _unfenced, "store_fails"),
-    "a commit checks no lease": (shards, "_lock", partial(_unfenced, state="running"), "store_fails"),
-    "a claim is no compare-and-set": (shards, "_TAKE", _TAKE_ANYHOW, "queue_fails"),
+    "a commit checks neither fence nor time of its claim": (shards, "_lock", _lock_unfenced, "cut_off_store"),
+    "a commit checks no lease": (shards, "_lock", partial(_lock_unfenced, state="running"), "cut_off_store"),
+    "a claim is no compare-and-set": (shards, "_TAKE", _TAKE_ANYHOW, "break_queue"),
     "what is given back keeps its fence": (
         shards,
         "FREE",
         {name: value for name, value in jobs.FREE.items() if name != "fence"},
         "kill_device",
     ),
-    "lapsed leases are not reclaimed": (maintenance, "reclaim", _reclaimed, "lose_power"),
-    "lost hints are not sent again": (maintenance, "lost_hints", lambda *_, **__: [], "queue_is_emptied"),
+    "lapsed leases are not reclaimed": (maintenance, "reclaim", _reclaim_dead_only, "lose_power"),
+    "lost hints are not sent again": (maintenance, "lost_hints", lambda *_, **__: [], "empty_queue"),
     "a death makes no suspect": (maintenance, "after_death", lambda **_: policy.PlanAgain(suspect=0), None),
     "a job with running shards ends": (jobs, "OPEN_SHARDS", ("planned", "queued"), None),
     "outputs are not passed to the next step": (
@@ -118,11 +121,11 @@ BUGS: dict[str, tuple[Any, str, Any, str | None]] = {
         None,
     ),
     "a run's holder checks no fence": (pipelines, "_is_held", lambda run: PipelineRun.id == run.id, "suspend"),
-    "runs are handed out once": (pipelines, "HAND_AGAIN_S", 1e9, "queue_is_emptied"),
+    "runs are handed out once": (pipelines, "HAND_AGAIN_S", 1e9, "empty_queue"),
 }
 
 
-def test_what_the_bugs_break_is_there() -> None:
+def test_the_attributes_that_the_bugs_replace_exist() -> None:
     assert [name for module, name, *_ in BUGS.values() if not hasattr(module, name)] == []
 
 
