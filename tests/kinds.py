@@ -9,14 +9,15 @@ from typing import Any
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import READING_SIZE, WRITING_SIZE, ShardSize, StoredKind
-from docmill.storage.outputs.output_types import RECORD, TEXT
+from docmill.storage.outputs.output_types import OUTPUT_TYPES, TEXT
 from docmill.tasks.kinds import STORED_KINDS
 
-# "copy" stands for any kind that puts out text and reads as fast as an embedding model, "fields" for one of records.
+# Besides docmill's own kinds: one for each type of output, with its name, and "copy" for any kind that outputs texts
+# and is as fast as an embedding model.
 KINDS = {
     **STORED_KINDS,
+    **{output.name: StoredKind(output.name, output, WRITING_SIZE) for output in OUTPUT_TYPES},
     "copy": StoredKind("copy", TEXT, READING_SIZE),
-    "fields": StoredKind("fields", RECORD, WRITING_SIZE),
 }
 
 
@@ -29,5 +30,5 @@ def new_store(url: str, **options: Any) -> Iterator[Database]:
 
 
 def sized(**sizes: ShardSize) -> dict[str, StoredKind]:
-    """Return kinds with these sizes of shards in place of their own."""
+    """Return the kinds, some of them with other sizes of shards."""
     return {**KINDS} | {name: StoredKind(name, KINDS[name].output, size) for name, size in sizes.items()}

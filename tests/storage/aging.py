@@ -1,4 +1,4 @@
-"""Time in the store: it passes by moving all of the store's times back."""
+"""Time in the store: it passes when all times in the store are moved back."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _NO_TIMES = {"max_failures", "max_flagged", "confidence", "mean_logprob", "least
 
 
 def days_pass(database: Database, days: float = 1.0) -> None:
-    """Make everything in the store that many days older. When a run is due stays, since it names the run."""
+    """Make everything in the store older by some days. The time at which a run is due stays: it names the run."""
     step_clock(database, days * DAY_S)
 
 
-def step_clock(database: Database, by_s: float, *but: str) -> None:
-    """Move the store's clock, as seen from the times in its tables, of which these columns stay as they are."""
+def step_clock(database: Database, by_s: float, *excepted: str) -> None:
+    """Move the clock of the store forward: subtract seconds from all times in its tables, except in some columns."""
 
     def work(transaction: Transaction) -> None:
         for table in Base.metadata.tables.values():
             times = [column for column in table.columns if isinstance(column.type, Double)]
-            moved = {one.name: one - by_s for one in times if one.name not in {*_NO_TIMES, *but}}
+            moved = {time.name: time - by_s for time in times if time.name not in {*_NO_TIMES, *excepted}}
             if moved:
                 transaction.execute(update(table).values(moved))
 

@@ -1,4 +1,4 @@
-"""A small corpus and the moves that the tests make with it: read a source, claim, work, look."""
+"""A small corpus, and what tests do with it: read a source, claim shards, compute outcomes, look at the store."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from operator import itemgetter
 from threading import Barrier
 from typing import Any, TypeVar
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import and_, event, func, select, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
@@ -21,7 +22,9 @@ from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Chunk, ChunkBuilder
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases import dispatch, shards
-from docmill.storage.leases.shards import Claim
+from docmill.storage.leases.shards import Claim, ShardHead
+from docmill.storage.pipelines import pipelines
+from docmill.storage.pipelines.pipelines import Run
 from docmill.storage.readers import Rejection
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs, lineage
@@ -35,28 +38,36 @@ T = TypeVar("T")
 Text = tuple[str, str]  # a key and its text
 
 COPY = Spec("copy", "copier", "sha256:1")
-FIELDS = Spec("fields", "reader", "sha256:1")
 EMBED = Spec("embed", "minilm", "sha256:1")
 TRANSLATE = Spec("translate", "marian", "sha256:2")
 
 
-def request(source: str = "a.jsonl", *, corpus: str = "books", spec: Spec = COPY, **more: Any) -> JobRequest:
-    return JobRequest(corpus=corpus, source=source, steps=(StepRequest(spec.kind, spec),), **more)
+def request(
+    source: str = "a.jsonl",
+    *,
+    corpus: str = "books",
+    spec: Spec = COPY,
+    steps: Sequence[StepRequest] = (),
+    **more: Any,
+) -> JobRequest:
+    """Return a request for a job of these steps, or of one step with this spec."""
+    return JobRequest(corpus=corpus, source=source, steps=tuple(steps) or (StepRequest(spec.kind, spec),), **more)
 
 
 Record = tuple[str, str, dict[str, Any], tuple[str, ...], int]  # key, text, metadata, flags, place in the source
 
 
-def gathered(*records: Record) -> Chunk:
-    """These records as a chunk."""
-    gathering = ChunkBuilder()
+def make_chunk(*records: Record) -> Chunk:
+    """Return a chunk of these records."""
+    builder = ChunkBuilder()
     for record in records:
-        gathering.put(*record)
-    return gathering.chunk()
+        builder.put(*record)
+    return builder.chunk()
 
 
 def records(texts: Iterable[Text], first: int = 0) -> Chunk:
-    return gathered(*[(key, text, {"n": len(text)}, (), seq) for seq, (key, text) in enumerate(texts, first)])
+    """Return a chunk of these texts, whose metadata have their lengths."""
+    return make_chunk(*[(key, text, {"n": len(text)}, (), seq) for seq, (key, text) in enumerate(texts, first)])
 
 
 def chunks(texts: Sequence[Text], size: int) -> list[Chunk]:
@@ -64,91 +75,115 @@ def chunks(texts: Sequence[Text], size: int) -> list[Chunk]:
 
 
 def read(
-    database: Database, asked: JobRequest, texts: Sequence[Text], *, chunk: int = 1_000, stop_after: int | None = None
+    database: Database,
+    job_request: JobRequest,
+    texts: Sequence[Text],
+    *,
+    chunk: int = 1_000,
+    stop_after: int | None = None,
 ) -> OpenJob:
-    """Read a source of these texts into a job: to its end, or as far as a crash after some chunks lets it come."""
-    job = jobs.open_job(database, asked)
-    found = Counts()
+    """Read a source of these texts into a job: to its end, or until it is cut off after some chunks."""
+    job = jobs.open_job(database, job_request)
+    counts = Counts()
     for part in chunks(texts, chunk)[:stop_after]:
-        found += ingest.add(database, job, part)
+        counts += ingest.add(database, job, part)
     if stop_after is None:
-        ingest.end(database, job, found)
+        ingest.end(database, job, counts)
     return job
 
 
-def read_chunk(database: Database, asked: JobRequest, chunk: Chunk, rejected: Sequence[Rejection] = ()) -> OpenJob:
-    """Read a source of one chunk and of records that were rejected into a job, to its end."""
-    job = jobs.open_job(database, asked)
+def read_chunk(
+    database: Database, job_request: JobRequest, chunk: Chunk, rejected: Sequence[Rejection] = ()
+) -> OpenJob:
+    """Read a source of one chunk and some rejected records into a job, to its end."""
+    job = jobs.open_job(database, job_request)
     ingest.end(database, job, ingest.add(database, job, chunk, rejected))
     return job
 
 
 def numbered(n: int, first: int = 0) -> list[Text]:
+    """Return n texts with the keys k0, k1 and so on."""
     return [(f"k{i}", f"text {i}") for i in range(first, first + n)]
 
 
-def dispatched(database: Database) -> list[int]:
-    """Take the windows of all lanes once; the shards' ids."""
+def dispatch_shards(database: Database) -> list[int]:
+    """Offer shards of all lanes to the queue once. Return the ids of the shards that were queued."""
     return [shard_id for lane in dispatch.lanes(database) for shard_id in take(database, lane)]
 
 
 def take(database: Database, lane: dispatch.LaneWindow) -> list[int]:
+    """Offer shards of a lane. Return the ids of the shards that were queued."""
     ahead, behind = dispatch.take(database, lane)
     return [*ahead, *behind]
 
 
 def queued(database: Database) -> list[int]:
+    """Return the ids of the shards in the queue."""
     return list(database.values(select(Shard.id).where(Shard.state == "queued").order_by(Shard.id)))
 
 
 def sign_on(database: Database, worker_id: str, *lanes: str, slots: int = 4, host: str = "host", **more: Any) -> None:
-    """A worker comes that serves these lanes, or that of copies."""
-    about: dict[str, Any] = {"pid": 1, "device": "cpu", "version": "0", **more}
-    dispatch.sign_on(database, worker_id, host=host, lanes=list(lanes or ("copy",)), slots=slots, **about)
+    """Sign a worker on that serves these lanes, or the lane `copy`."""
+    details: dict[str, Any] = {"pid": 1, "device": "cpu", "version": "0", **more}
+    dispatch.sign_on(database, worker_id, host=host, lanes=list(lanes or ("copy",)), slots=slots, **details)
 
 
 def claim_next(database: Database, owner: str = "w1") -> Claim:
     """Dispatch and claim the next shard."""
-    claim = claim_shard(database, (queued(database) or dispatched(database))[0], owner)
+    return claim_shard(database, (queued(database) or dispatch_shards(database))[0], owner)
+
+
+def claim_shard(database: Database, shard_id: int, owner: str = "w1") -> Claim:
+    """Claim a shard that is in the queue."""
+    claim = try_claim(database, shard_id, owner)
     assert claim is not None
     return claim
 
 
-def claim_shard(database: Database, shard_id: int, owner: str = "w1") -> Claim | None:
+def try_claim(database: Database, shard_id: int, owner: str = "w1") -> Claim | None:
+    """Claim a shard; return None if nobody may."""
     head = shards.look(database, shard_id)
     return None if head is None else shards.claim(database, head, owner)
 
 
+def look(database: Database, shard_id: int) -> ShardHead:
+    """Look at a shard that is in the queue, as a worker does before it claims the shard."""
+    head = shards.look(database, shard_id)
+    assert head is not None
+    return head
+
+
 def done(claim: Claim, text: str = "out") -> list[Outcome]:
-    """An outcome for everything that the claim lacks."""
+    """Return a result for each text of a claim."""
     return [Outcome(content_id, Status.DONE, text=text, tokens_in=3, tokens_out=2) for content_id, _ in claim.texts]
 
 
 def echo(claim: Claim) -> list[Outcome]:
-    """An outcome that says which text it is of, for everything that the claim lacks."""
+    """Return a result that names its text, for each text of a claim."""
     return [
         replace(outcome, text=f"out of {text}") for outcome, (_, text) in zip(done(claim), claim.texts, strict=True)
     ]
 
 
 def flagged(claim: Claim, *flags: str) -> list[Outcome]:
-    """A doubtful outcome, or one with these flags, for everything that the claim lacks."""
+    """Return a result with these flags, or with doubtful ones, for each text of a claim."""
     return [replace(outcome, flags=flags or ("repetition", "empty")) for outcome in done(claim)]
 
 
 def embedded(claim: Claim) -> list[Outcome]:
-    """A vector for everything that the claim lacks."""
+    """Return a vector for each text of a claim."""
     return [Outcome(content_id, Status.DONE, vector=b"\0\0\x80?", tokens_in=3) for content_id, _ in claim.texts]
 
 
 def store_short_vector(database: Database) -> None:
-    """Put a vector of two numbers in place of the first one, as an earlier docmill stored it from another model."""
+    """Replace the first vector by one of two numbers, as another model computed it for an earlier docmill."""
     first = select(func.min(OutcomeRow.content_id)).where(OutcomeRow.vector.is_not(None)).scalar_subquery()
     short = update(OutcomeRow).where(OutcomeRow.content_id == first).values(vector=struct.pack("<2f", 1, 0))
     database.execute(short)
 
 
 def failed(claim: Claim, reason_class: Reason = Reason.DOCUMENT) -> list[Outcome]:
+    """Return a failure for each text of a claim."""
     return [
         Outcome(content_id, Status.FAILED, reason="it would not", reason_class=reason_class)
         for content_id, _ in claim.texts
@@ -156,7 +191,7 @@ def failed(claim: Claim, reason_class: Reason = Reason.DOCUMENT) -> list[Outcome
 
 
 def by_text(output: Callable[[str], dict[str, Any] | None]) -> Callable[[Claim], list[Outcome]]:
-    """Compute outcomes by their texts: from the values that `output` returns, or a failure where these are None."""
+    """Return a function that computes outcomes from the values of `output` for a text; None is a failure."""
 
     def outcome(content_id: int, text: str) -> Outcome:
         if (values := output(text)) is None:
@@ -167,23 +202,22 @@ def by_text(output: Callable[[str], dict[str, Any] | None]) -> Callable[[Claim],
 
 
 def work(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = done, owner: str = "w1") -> int:
-    """Dispatch, claim and commit until nothing is left. Returns how many shards.
+    """Dispatch, claim and commit until nothing is left. Return the number of shards.
 
     A top-up beside a cancel may leave a shard of the cancelled job in the queue, where nobody can claim it.
     """
     n, before = 0, -1
     while n > before:
         before = n
-        for shard_id in [*queued(database), *dispatched(database)]:
-            claim = claim_shard(database, shard_id, owner)
-            if claim is not None:
+        for shard_id in [*queued(database), *dispatch_shards(database)]:
+            if (claim := try_claim(database, shard_id, owner)) is not None:
                 shards.commit(database, claim, outcomes(claim), None)
                 n += 1
     return n
 
 
 def read_and_claim(database: Database, n: int) -> Claim:
-    """Read a source of so many texts, and claim its first shard."""
+    """Read a source of n texts, and claim its first shard."""
     read(database, request(), numbered(n))
     return claim_next(database)
 
@@ -203,20 +237,36 @@ def finish(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = 
     jobs.finish(database)
 
 
+def run_job(
+    database: Database,
+    job_request: JobRequest,
+    texts: Sequence[Text],
+    outcomes: Callable[[Claim], Sequence[Outcome]] = done,
+    **reading: Any,
+) -> OpenJob:
+    """Read a source of these texts into a job, work until nothing is left, and end the jobs."""
+    job = read(database, job_request, texts, **reading)
+    finish(database, outcomes)
+    return job
+
+
 def set_shard(database: Database, shard_id: int, **values: Any) -> None:
-    """Move time, or anything else, for one shard."""
+    """Set columns of a shard, such as its times."""
     database.execute(update(Shard).where(Shard.id == shard_id).values(**values))
 
 
 def lapse(database: Database, shard_id: int) -> None:
+    """Let the lease of a shard lapse."""
     set_shard(database, shard_id, lease_until=db_now() - 1.0)
 
 
 def shard(database: Database, shard_id: int) -> Any:
+    """Return the row of a shard."""
     return database.row(select(Shard).where(Shard.id == shard_id))
 
 
 def shards_of(database: Database, job: OpenJob | int) -> list[Any]:
+    """Return the rows of a job's shards."""
     job_id = job if isinstance(job, int) else job.id
     return list(database.rows(select(Shard).where(Shard.job_id == job_id).order_by(Shard.id)))
 
@@ -233,7 +283,7 @@ def planned(database: Database, job: OpenJob) -> Counter[str]:
 def documents(
     database: Database, job: OpenJob | int | None = None, *, corpus_id: int | None = None
 ) -> dict[str, str]:
-    """{key: text} that a job covers, or that a corpus (or all of them) holds now. No key is there twice."""
+    """Return the texts by key that a job covers, or that a corpus or all corpora have now. No key is there twice."""
     condition: Any = and_(Document.superseded_by.is_(None), ~Document.gone)
     if corpus_id is not None:
         condition = and_(condition, Document.corpus_id == corpus_id)
@@ -251,8 +301,8 @@ def documents(
 def assert_status(database: Database, job_id: int, **expected: object) -> None:
     """Assert values of the status of a job."""
     status = read_status(database, job_id)
-    found = {name: getattr(status, name) for name in expected}
-    assert found == expected, found
+    actual = {name: getattr(status, name) for name in expected}
+    assert actual == expected, actual
 
 
 def count_rows(database: Database, table: Any) -> int:
@@ -260,12 +310,12 @@ def count_rows(database: Database, table: Any) -> int:
 
 
 def n_documents(database: Database) -> int:
-    """Rows of the document table, superseded ones too."""
+    """Count the rows of the document table, superseded ones too."""
     return count_rows(database, Document)
 
 
 def outcomes(database: Database) -> dict[tuple[str, str], str]:
-    """{(task kind's spec, text): status} of everything stored."""
+    """Return the status of each stored outcome, by spec and text."""
     rows = database.rows(
         select(OutcomeRow.spec_id, Content.text, OutcomeRow.status).join(Content, Content.id == OutcomeRow.content_id)
     )
@@ -279,8 +329,57 @@ def is_lock_awaited(database: Database) -> bool:
         return transaction.exec_driver_sql(waiting).first() is not None
 
 
+NIGHTLY = {"cron": "30 3 * * *", "timezone": "UTC", "overlap": "skip"}
+
+
+def keep_pipeline(database: Database, schedule: dict[str, str] | None = NIGHTLY, name: str = "nightly") -> Any:
+    """Store a pipeline with a schedule. Return it as a scheduler finds it."""
+    pipelines.put(database, name, "/x/nightly.toml", "name = 'nightly'", schedule)
+    return next((row for row in pipelines.scheduled(database) if row.name == name), None)
+
+
+def fire_run(database: Database, due_at: float = 100.0) -> int:
+    """Fire the only scheduled pipeline. Return the number of the run."""
+    run_id = pipelines.fire(database, pipelines.scheduled(database)[0], due_at)
+    assert run_id is not None
+    return run_id
+
+
+def take_run(database: Database, run_id: int, owner: str = "w1") -> Run:
+    """Take a run that is due or free."""
+    run = pipelines.take(database, run_id, owner, 60.0)
+    assert run is not None
+    return run
+
+
+def read_view(database: Database, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a view, in the order of their ids."""
+    with database.read() as transaction:
+        rows = transaction.exec_driver_sql(f"SELECT * FROM {name}").mappings().all()
+    return [
+        {column: bytes(value) if isinstance(value, memoryview) else value for column, value in row.items()}
+        for row in sorted(rows, key=itemgetter("id"))
+    ]
+
+
+def record_statements(database: Database) -> list[tuple[str, Any]]:
+    """Return a list that gets each statement that the database executes from now on, with its parameters."""
+    statements: list[tuple[str, Any]] = []
+
+    def record(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        statements.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", record)
+    return statements
+
+
+def limit_sqlite(database: Database, category: int, limit: int) -> None:
+    """Lower a limit of SQLite for new connections."""
+    event.listen(database.engine, "connect", lambda connection, _: connection.setlimit(category, limit))
+
+
 def at_once(*acts: Callable[[], T]) -> list[T]:
-    """Run these in threads that start together; their values, or the first one's error."""
+    """Run functions in threads that start together. Return their values, or raise the first error."""
     barrier = Barrier(len(acts))
 
     def start(act: Callable[[], T]) -> T:
@@ -292,7 +391,7 @@ def at_once(*acts: Callable[[], T]) -> list[T]:
 
 
 def migrate(database: Database, corpus_id: int, old: Spec, new: Spec) -> int:
-    """Let a spec answer in place of another, as the feature does at the end of a migration. Return the row's id."""
+    """Replace a spec by another in a corpus, as the end of a migration does. Return the id of the replacement."""
 
     def work(transaction: Transaction) -> int:
         specs = {"old_spec_id": lookups.spec_id(transaction, old), "new_spec_id": lookups.spec_id(transaction, new)}

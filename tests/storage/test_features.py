@@ -1,4 +1,4 @@
-"""Features bring tables, rights and rules of retention, and a part that does not load is named."""
+"""Features bring tables, rights and retention rules, and a part that cannot be loaded is named."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ REMARKS = retention.Rule("remarks", lambda *_: Removed(others=3), lambda *_: {"r
 
 @pytest.fixture
 def bring(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bring]:
-    """Returns a function that adds a feature to docmill."""
+    """Yield a function that adds a feature to docmill."""
 
-    def made(**parts: object) -> Feature:
+    def add_feature(**parts: object) -> Feature:
         feature = Feature("remarks", **parts)  # type: ignore[arg-type]
         monkeypatch.setattr(features, "built_in_features", lambda: (feature,))
         clear()
@@ -50,7 +50,7 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bring]:
         features.features.cache_clear()
         retention.every_rule.cache_clear()
 
-    yield made
+    yield add_feature
     clear()
 
 
@@ -81,20 +81,6 @@ def test_rules_of_a_feature_are_applied_and_counted(database: Database, bring: B
     assert retention.apply(database, ages) == ({"remarks": 3, "texts": 0}, True)
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("remarks", "whose name is remarks, a name that is taken"),
-        ("others", "whose name is remarks, and calls it others"),
-    ],
-)
-def test_a_name_that_is_taken_or_another_one_is_refused(bring: Bring, name: str, reason: str) -> None:
-    bring(retention={name: f"{__name__}:REMARKS"})
-    own = [REMARKS] if name == "remarks" else []
-    with pytest.raises(StorageError, match=f"^the feature remarks brings {__name__}:REMARKS, {reason}$"):
-        features.load_by_name("retention", retention.Rule, own)
-
-
 def test_workers_need_the_rights_that_a_feature_names(bring: Bring) -> None:
     bring(worker_rights={"remark": ("SELECT",)}, order_rights={"remark": ("SELECT", "INSERT")})
     assert privileges.worker_rights() == {**privileges.WORK, "remark": ("SELECT",)}
@@ -102,17 +88,22 @@ def test_workers_need_the_rights_that_a_feature_names(bring: Bring) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "reason"),
+    ("name", "reference", "reason"),
     [
+        ("others", "REMARKS", "whose name is remarks, and calls it others"),
+        ("remarks", "REMARKS", "whose name is remarks, a name that is taken"),
         (
+            "others",
             "gone:RULE",
             r"which cannot be loaded \(ModuleNotFoundError: .* 'gone'\); repair it or uninstall it",
         ),
-        (f"{__name__}:GONE", r"which cannot be loaded \(AttributeError: .*\); repair it or uninstall it"),
-        (f"{__name__}:Remark", "which is not a Rule"),
+        ("others", "GONE", r"which cannot be loaded \(AttributeError: .*\); repair it or uninstall it"),
+        ("others", "Remark", "which is not a Rule"),
     ],
 )
-def test_a_part_that_cannot_be_used_is_named_with_its_feature(reference: str, reason: str, bring: Bring) -> None:
-    bring(retention={"remarks": reference})
+def test_an_unusable_part_is_named_with_its_feature(name: str, reference: str, reason: str, bring: Bring) -> None:
+    reference = reference if ":" in reference else f"{__name__}:{reference}"
+    bring(retention={name: reference})
+    built_in = [REMARKS] if name == "remarks" else []
     with pytest.raises(StorageError, match=f"^the feature remarks brings {reference}, {reason}$"):
-        retention.every_rule()
+        features.load_by_name("retention", retention.Rule, built_in)

@@ -1,4 +1,4 @@
-"""Costs that must not grow with the store, in rows that are read and updated; `bench/scale.py` measures them."""
+"""Costs that must not grow with the store, in rows that are read and updated. `bench/scale.py` measures times."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from tests.storage.builders import (
     read_and_claim,
     records,
     request,
+    sign_on,
 )
 
 ROWS = "SELECT {} FROM pg_stat_xact_user_tables WHERE relname = '{}'"
 
 
 def within(transaction: Transaction, postgres: Database) -> Any:
-    """Return a database whose reads and writes are in this transaction."""
+    """Return a database that reads and writes in this transaction."""
 
     @contextmanager
     def reading() -> Iterator[Transaction]:
@@ -41,37 +42,37 @@ def within(transaction: Transaction, postgres: Database) -> Any:
     return SimpleNamespace(read=reading, write=lambda act: act(transaction), kind_of=postgres.kind_of)
 
 
-def counted(postgres: Database, act: Callable[[Any], object], table: str, *columns: str) -> tuple[int, ...]:
-    """Return PostgreSQL's counts of what an act on the database did to a table, in one transaction."""
+def count_rows_of(postgres: Database, act: Callable[[Any], object], table: str, *columns: str) -> tuple[int, ...]:
+    """Return PostgreSQL's counts of an act's reads and writes of a table, in one transaction."""
 
     def in_one(transaction: Transaction) -> tuple[int, ...]:
         counts = text(ROWS.format(", ".join(columns), table))
-        before = transaction.execute(counts).one()  # of the session's transactions that were not reported yet
+        before = transaction.execute(counts).one()  # those of earlier transactions that are not reported yet
         act(within(transaction, postgres))
         return tuple(n - earlier for n, earlier in zip(transaction.execute(counts).one(), before, strict=True))
 
     return postgres.write(in_one)
 
 
-def fetched(postgres: Database, act: Callable[[Any], object], table: str) -> int:
-    """Return how many rows of a table an act on the database read."""
-    return counted(postgres, act, table, "seq_tup_read + coalesce(idx_tup_fetch, 0)")[0]
+def count_fetched(postgres: Database, act: Callable[[Any], object], table: str) -> int:
+    """Return the number of rows of a table that an act reads."""
+    return count_rows_of(postgres, act, table, "seq_tup_read + coalesce(idx_tup_fetch, 0)")[0]
 
 
-def analyzed(postgres: Database) -> None:
+def analyze(postgres: Database) -> None:
     with postgres.idle() as cursor:
         cursor.connection.autocommit = True
         cursor.execute("VACUUM (ANALYZE)")
 
 
 def test_a_heartbeat_updates_rows_in_place(postgres: Database) -> None:
-    """Its updates are heap-only: they add no entry to any index, which would have to be vacuumed."""
+    """Updates in place ("heap-only") add no entries to indexes, which would have to be vacuumed."""
     read(postgres, request(), numbered(12), chunk=2)
-    dispatch.sign_on(postgres, "w1", host="h", pid=1, device="cpu", lanes=["copy"], slots=8, version="1")
+    sign_on(postgres, "w1", slots=8)
     for _ in range(4):
         claim_next(postgres)
     for table, rows in (("shard", 4), ("worker", 1)):
-        beat = counted(postgres, lambda db: shards.heartbeat(db, "w1"), table, "n_tup_upd", "n_tup_hot_upd")
+        beat = count_rows_of(postgres, lambda db: shards.heartbeat(db, "w1"), table, "n_tup_upd", "n_tup_hot_upd")
         assert beat == (rows, rows), table
 
 
@@ -79,8 +80,8 @@ WALKED = """SELECT sum(pg_stat_get_xact_tuples_returned(oid)) FROM pg_class
     WHERE oid = 'shard'::regclass OR oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = 'shard'::regclass)"""
 
 
-def test_a_workers_top_up_beside_a_held_snapshot_does_not_walk_over_what_has_passed(postgres: Database) -> None:
-    """Entries of former states stay in the indexes while `pg_dump` reads."""
+def test_a_top_up_beside_a_held_snapshot_does_not_read_shards_that_have_moved_on(postgres: Database) -> None:
+    """Index entries of former states stay while `pg_dump` reads."""
     read(postgres, request(), numbered(600), chunk=1)
     shards.commit(postgres, claim := claim_next(postgres), done(claim), None)
     changes = (
@@ -92,8 +93,7 @@ def test_a_workers_top_up_beside_a_held_snapshot_does_not_walk_over_what_has_pas
         holder.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         holder.execute("SELECT count(*) FROM shard")
         for values in changes:
-            passed = update(Shard).where(Shard.id.between(2, 500)).values(**values)
-            postgres.execute(passed)
+            postgres.execute(update(Shard).where(Shard.id.between(2, 500)).values(**values))
 
         def top_up(transaction: Transaction) -> tuple[int, list[int]]:
             before = transaction.scalar(text(WALKED)) or 0
@@ -117,8 +117,7 @@ def test_a_locked_job_takes_new_shards(postgres: Database) -> None:
 
     def plan(transaction: Transaction) -> None:
         transaction.exec_driver_sql("SET LOCAL lock_timeout = '20s'")
-        copy = "INSERT INTO step_text (job_id, step, content_id) SELECT 1, 0, id FROM content"
-        transaction.exec_driver_sql(copy)
+        transaction.exec_driver_sql("INSERT INTO step_text (job_id, step, content_id) SELECT 1, 0, id FROM content")
 
     postgres.write(lock)
 
@@ -140,16 +139,18 @@ def test_a_status_reads_few_shards(postgres: Database) -> None:
     columns = ", ".join(column.name for column in Shard.__table__.columns if column.name != "id")
     copies = text(f"INSERT INTO shard ({columns}) SELECT {columns} FROM shard, generate_series(1, 1000)")
     postgres.write(lambda transaction: (transaction.execute(ended), transaction.execute(copies)))
-    analyzed(postgres)
+    analyze(postgres)
     assert read_status(postgres, 1).shards == {"done": 1001, "queued": 1001}
     for look in (lambda db: read_status(db, 1), list_statuses, lambda db: jobs.finish(db, 1)):
-        assert fetched(postgres, look, "shard") < 150
+        assert count_fetched(postgres, look, "shard") < 150
 
 
 def test_a_new_corpus_is_looked_up_by_its_keys(postgres: Database) -> None:
-    """PostgreSQL's statistics know the first corpus alone here, and must not decide."""
+    """PostgreSQL's statistics, which know only the first corpus, must not lead to a scan."""
     read(postgres, request(), numbered(3_000))
-    analyzed(postgres)
+    analyze(postgres)
     job = jobs.open_job(postgres, request("b.jsonl", corpus="poems"))
     ingest.add(postgres, job, records(numbered(400)))
-    assert fetched(postgres, lambda db: ingest.add(db, job, records(numbered(400, 400), 400)), "document") < 4_000
+    assert (
+        count_fetched(postgres, lambda db: ingest.add(db, job, records(numbered(400, 400), 400)), "document") < 4_000
+    )

@@ -1,4 +1,4 @@
-"""Templates over a document and its metadata: what is written stays, and places are filled."""
+"""Templates over a document and its metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from docmill.storage.errors import StorageError
 from docmill.storage.templates import Questions, Template, over_metadata, parse
 
 TEXTS = st.text()
-# A ? at the end of a name says that few records have the field.
+# A ? at the end of a name marks a field that few records have.
 NAMES = st.text(st.characters(exclude_characters="{}\n"), min_size=1).filter(lambda name: not name.endswith("?"))
 
 
@@ -29,7 +29,7 @@ def unescaped(text: str) -> str:
 
 
 @given(TEXTS, TEXTS, TEXTS, NAMES, TEXTS, TEXTS.filter(lambda text: text.strip() != ""))
-def test_what_is_written_and_what_is_filled_in_stand_in_their_order(
+def test_fixed_text_and_values_are_in_the_order_of_the_template(
     before: str, between: str, after: str, name: str, value: str, text: str
 ) -> None:
     template = parse(f"{escaped(before)}{{meta.{name}}}{escaped(between)}{{text}}{escaped(after)}")
@@ -53,11 +53,11 @@ def test_what_is_written_and_what_is_filled_in_stand_in_their_order(
         ({"k": "é"}, '{"k":"é"}'),
     ],
 )
-def test_values_that_are_no_text_are_written_as_json(value: Any, written: str) -> None:
+def test_values_that_are_not_texts_are_written_as_json(value: Any, written: str) -> None:
     assert parse("{meta.a}: {text}").render("x", {"a": value}) == f"{written}: x"
 
 
-def test_a_field_that_a_document_lacks_is_nothing_and_a_blank_document_stays_blank() -> None:
+def test_a_missing_field_is_empty_and_a_blank_document_stays_blank() -> None:
     template = parse("{meta.title}|{meta.title}|{text}")
     assert template.render("x", {}) == "||x"
     assert template.render(" \n", {"title": "a"}) == ""
@@ -77,7 +77,7 @@ def test_a_field_that_a_document_lacks_is_nothing_and_a_blank_document_stays_bla
         *product([templates.parse_question], ["Who wrote {text}?", "{meta.}", "{title}", "a { b"]),
     ],
 )
-def test_places_that_mean_nothing_are_refused(parse: Callable[[str], object], written: str) -> None:
+def test_invalid_places_are_refused(parse: Callable[[str], object], written: str) -> None:
     with pytest.raises(StorageError):
         parse(written)
 
@@ -86,15 +86,15 @@ LINES = st.text(st.characters(exclude_categories=["Cs", "Cc"])).filter(lambda te
 
 
 @given(LINES.map(escaped), LINES, TEXTS.filter(lambda text: text.strip() != ""))
-def test_questions_and_the_text_come_back_from_what_is_rendered(question: str, value: str, text: str) -> None:
-    asked = over_metadata({"question": {"b": f"{question} {{meta.title}}", "a": "Who\n{{it}}?"}})
-    assert isinstance(asked, Questions)
-    assert (asked.fields, templates.over_metadata({"question": {"a": question}})) == (("title",), None)
+def test_questions_and_the_text_are_read_back_from_a_rendered_template(question: str, value: str, text: str) -> None:
+    template = over_metadata({"question": {"b": f"{question} {{meta.title}}", "a": "Who\n{{it}}?"}})
+    assert isinstance(template, Questions)
+    assert (template.fields, templates.over_metadata({"question": {"a": question}})) == (("title",), None)
     text = normalize(text)[0]
-    questions, found = asked.split(asked.render(text, {"title": f" {value}\n"}))
-    assert found == text
+    questions, rest = template.split(template.render(text, {"title": f" {value}\n"}))
+    assert rest == text
     assert questions == ["Who {it}?", " ".join([*unescaped(question).split(), *value.split()])]
-    assert asked.render(" \n", {"title": value}) == ""
+    assert template.render(" \n", {"title": value}) == ""
 
 
 def test_a_document_keeps_white_space_at_its_ends_only_in_specs_that_say_so() -> None:
@@ -117,5 +117,5 @@ def test_messages_of_a_record_come_before_its_text() -> None:
         '{"role":"assistant","tool_calls":[{"id":"1"}]}]'
     )
     for no_messages in (None, [], "chat", [{"role": "user"}], [1]):
-        found = template.render("text", {"chat": no_messages})
-        assert found == '[{"role":"user","content":"Say: text"}]'
+        rendered = template.render("text", {"chat": no_messages})
+        assert rendered == '[{"role":"user","content":"Say: text"}]'

@@ -21,7 +21,7 @@ from tests.storage.builders import (
     claim_next,
     failed,
     finish,
-    gathered,
+    make_chunk,
     numbered,
     read,
     read_chunk,
@@ -36,7 +36,7 @@ RUNTIME = {"device": "cpu", "precision": "float32", "backend": "copier", "versio
 
 
 def test_a_result_has_its_document_spec_and_runtime(database: Database) -> None:
-    job = read_chunk(database, request(), gathered(("k", "a text", {"year": 1900}, ("nul_replaced",), 0)))
+    job = read_chunk(database, request(), make_chunk(("k", "a text", {"year": 1900}, ("nul_replaced",), 0)))
     claim = claim_next(database, "host:cpu:1")
     [(content_id, _)] = claim.texts
     outcome = Outcome(content_id, Status.DONE, text="out", flags=("windowed",), tokens_in=4, tokens_out=3)
@@ -140,7 +140,7 @@ def test_the_provenance_of_a_doubted_result_has_both_outcomes(database: Database
     models.small = {"0": ("empty",), "2": ("empty",), "4": ("empty",)}
     models.large = {"4": ("empty", "repetition")}
     models.refused = "2"
-    job = models.done(ALONE)
+    job = models.run_job(ALONE)
     won = read_provenance(database, job.id, "k0").step
     assert won.escalation is not None
     assert won.escalation.second_won

@@ -42,7 +42,7 @@ from tests.storage.builders import (
     request,
     work,
 )
-from tests.storage.deletion.test_aged_results import LIMIT_S, asked, run, spec, spec_id
+from tests.storage.deletion.test_aged_results import LIMIT_S, run, spec, spec_id
 
 BASE = "one two three four five six seven eight nine ten eleven twelve"
 WORDS = ByText(0.6, size=1)
@@ -359,7 +359,7 @@ def test_vectors_of_windows_and_corpora_without_vectors_are_refused(database: Da
 
 def test_vectors_that_a_search_for_near_duplicates_compares_stay(database: Database) -> None:
     for model in ("compared", "last"):
-        run(database, asked(spec("embed", model)))
+        run(database, spec("embed", model))
     method = to_json(ByVectors(0.9, spec_id(database, "compared")))
     values = {"corpus_id": 1, "method": method, "compared_to": 3, "finished_at": 1.0}
     database.execute(insert(Deduplication).values(**values))

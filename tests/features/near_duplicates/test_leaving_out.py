@@ -23,9 +23,9 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import IdempotencyKey, JobRequest, OpenJob
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import TRANSLATE, Text, chunks, embedded, finish, read, request, work
+from tests.storage.builders import EMBED, TRANSLATE, Text, chunks, embedded, finish, read, request, work
+from tests.storage.fleet import SUMMARIZE, pipeline
 from tests.storage.steps.test_flag_conditions import Flagger
-from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline
 
 BASE = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
 TEXTS = [("a", BASE), ("b", "another text"), ("c", f"{BASE} fifteen"), ("d", BASE), ("e", "the last text")]
@@ -71,8 +71,8 @@ def test_a_step_reads_only_first_documents_and_the_steps_behind_it_too(database:
     flagger = Flagger(database, doubtful="")
     job = read_into(database, pipeline(steps=STEPS), TEXTS)
     finish(database, flagger.outcomes)
-    assert flagger.of("translate") == {BASE, "another text", "the last text"}
-    assert flagger.of("summarize") == {text for _, text in TEXTS}
+    assert flagger.texts_of("translate") == {BASE, "another text", "the last text"}
+    assert flagger.texts_of("summarize") == {text for _, text in TEXTS}
     assert {step: list_computed(database, job, step) for step in ("english", "vector", "line")} == {
         "english": ["a", "b", "e"],
         "vector": ["a", "b", "e"],
@@ -112,7 +112,7 @@ def test_a_done_job_that_is_read_again_computes_the_documents_that_become_first(
     assert read_status(database, job.id).state == "running"
     flagger = Flagger(database, doubtful="")
     work(database, flagger.outcomes)
-    assert flagger.of("translate") == {f"{BASE} fifteen", "a new text"}
+    assert flagger.texts_of("translate") == {f"{BASE} fifteen", "a new text"}
     assert jobs.finish(database) != []
     assert read_status(database, job.id).state == "done"
 

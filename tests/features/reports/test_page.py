@@ -16,7 +16,7 @@ from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.tasks.checks import NONE, Checks
 from docmill.worker.jobs import Listener
-from tests.storage.builders import COPY, finish, gathered, numbered, read, read_chunk, request, work
+from tests.storage.builders import COPY, finish, make_chunk, numbered, read, read_chunk, request, work
 
 HOSTILE = {
     "<script>alert(1)</script>": "<script>document.title='x'</script><img src=x onerror=f()></style></bdi></body>",
@@ -97,7 +97,7 @@ def test_a_page_counts_what_was_asked_computed_flagged_and_failed(database: Data
 
 
 def test_flags_of_a_document_are_counted_without_their_offsets_and_have_no_examples(database: Database) -> None:
-    chunk = gathered(*((f"k{n}", "a text", {}, (f"invalid_utf8@{n}",), n) for n in range(3)))
+    chunk = make_chunk(*((f"k{n}", "a text", {}, (f"invalid_utf8@{n}",), n) for n in range(3)))
     job = read_chunk(database, request(), chunk)
     work(database)
     facts = gather(database, read_status(database, job.id), Listener(), with_text=True, checks_of=lambda _: NONE)

@@ -37,7 +37,7 @@ from tests.storage.builders import (
     request,
     work,
 )
-from tests.storage.deletion.test_aged_results import LIMIT_S, asked, run, spec, spec_id
+from tests.storage.deletion.test_aged_results import LIMIT_S, run, spec, spec_id
 
 
 def write_outcomes(claim: Claim) -> list[Outcome]:
@@ -204,7 +204,7 @@ def test_a_verdict_belongs_to_the_output_that_was_shown_even_if_an_escalation_co
 
 def test_judged_outputs_stay_however_old_they_are(database: Database) -> None:
     for model in ("judged", "last"):
-        run(database, asked(spec(model=model)))
+        run(database, spec(model=model))
     judged = spec_id(database, "judged")
     with database.read() as transaction:
         content_id = transaction.scalar(select(OutcomeRow.content_id).where(OutcomeRow.spec_id == judged).limit(1))

@@ -16,7 +16,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, event, make_url, select, text
+from sqlalchemy import delete, func, make_url, select, text
 from sqlalchemy.exc import IntegrityError
 
 from docmill.storage import errors
@@ -36,13 +36,7 @@ from docmill.storage.results import status
 from tests.conftest import Interrupt
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
-from tests.storage.builders import (
-    at_once,
-    count_rows,
-    numbered,
-    read,
-    request,
-)
+from tests.storage.builders import at_once, count_rows, limit_sqlite, numbered, read, request
 from tests.worker.harness import DEADLINE_S
 
 PASSWORD = "kanarienvogel"
@@ -55,15 +49,16 @@ read_and_write = pytest.mark.parametrize(
 
 def chain(error: BaseException | None) -> str:
     """Return an error and its causes as a traceback prints them."""
-    said = ""
+    message = ""
     while error is not None:
-        said += f"{error!r} {error} "
+        message += f"{error!r} {error} "
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return said
+    return message
 
 
 @pytest.fixture(scope="module")
 def closed_port() -> int:
+    """A port on which nobody listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
@@ -71,9 +66,7 @@ def closed_port() -> int:
 
 
 @read_and_write
-def test_an_unreachable_server_is_named_without_its_password(
-    closed_port: int, act: Callable[[Database], Any]
-) -> None:
+def test_an_unreachable_server_is_named_without_a_password(closed_port: int, act: Callable[[Database], Any]) -> None:
     database = Database(f"postgresql://reader:{PASSWORD}@127.0.0.1:{closed_port}/docmill")
     with pytest.raises(DatabaseUnreachable, match="cannot reach the database") as caught:
         act(database)
@@ -82,10 +75,9 @@ def test_an_unreachable_server_is_named_without_its_password(
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
-def test_every_way_to_write_postgresql_is_understood(postgres_url: str, scheme: str) -> None:
-    database = Database(f"{scheme}://{postgres_url.partition('://')[2]}")
-    assert database.value(select(1)) == 1
-    database.close()
+def test_every_spelling_of_a_postgresql_url_is_accepted(postgres_url: str, scheme: str) -> None:
+    with closing(Database(f"{scheme}://{postgres_url.partition('://')[2]}")) as database:
+        assert database.value(select(1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -98,13 +90,13 @@ def test_every_way_to_write_postgresql_is_understood(postgres_url: str, scheme: 
         "sqlite:///:memory:",
     ],
 )
-def test_a_url_that_is_none_is_refused_without_saying_it(url: str) -> None:
+def test_an_invalid_url_is_refused_and_not_quoted(url: str) -> None:
     with pytest.raises(StorageError, match="DOCMILL_DATABASE_URL") as caught:
         Database(url)
     assert PASSWORD not in chain(caught.value)
 
 
-def test_a_wrong_password_or_name_is_said_without_the_password(postgres_server: PostgresServer) -> None:
+def test_an_unknown_database_is_named_without_the_password(postgres_server: PostgresServer) -> None:
     database = Database(postgres_server.url("no_such_database").replace("@", f":{PASSWORD}@"))
     with pytest.raises(DatabaseUnreachable, match="no_such_database") as caught:
         status.list_statuses(database)
@@ -122,17 +114,18 @@ def test_a_wrong_password_or_name_is_said_without_the_password(postgres_server: 
 def test_a_file_that_cannot_be_a_database_is_unreachable(tmp_path: Path, file: str, says: str) -> None:
     (tmp_path / "text").write_bytes(b"this is a text file and not a database at all" * 100)
     (tmp_path / "folder").mkdir()
-    database = Database(f"sqlite:///{tmp_path / file}")
-    with pytest.raises(DatabaseUnreachable, match=says):
+    with (
+        closing(Database(f"sqlite:///{tmp_path / file}")) as database,
+        pytest.raises(DatabaseUnreachable, match=says),
+    ):
         status.list_statuses(database)
-    database.close()
 
 
-def test_a_file_that_is_gone_is_missed_and_one_in_its_place_is_opened(tmp_path: Path, sqlite_url: str) -> None:
-    file = tmp_path / "one" / "docmill.db"
-    copied = Path(make_url(sqlite_url).database or "").read_bytes()
+def test_a_deleted_file_is_missed_and_a_new_file_in_its_place_is_opened(tmp_path: Path, sqlite_url: str) -> None:
+    file = tmp_path / "store" / "docmill.db"
+    schema = Path(make_url(sqlite_url).database or "").read_bytes()
     file.parent.mkdir()
-    file.write_bytes(copied)
+    file.write_bytes(schema)
     with closing(Database(f"sqlite:///{file}")) as database:
         corpus_id = database.write(lambda transaction: lookups.corpus_id(transaction, "books"))
         assert database.values(select(Corpus.id)) == [corpus_id]
@@ -142,22 +135,22 @@ def test_a_file_that_is_gone_is_missed_and_one_in_its_place_is_opened(tmp_path: 
                 use()
         assert not file.parent.exists()
         file.parent.mkdir()
-        file.write_bytes(copied)
+        file.write_bytes(schema)
         assert database.values(select(Corpus.id)) == []
 
 
-def test_an_error_that_nobody_classified_has_its_code_and_no_documents_text(
-    database: Database,
-) -> None:
-    said = r"SQLITE_CONSTRAINT_NOTNULL\): .*sha256" if database.server is None else r"SQLSTATE 23502\): .*sha256"
+def test_an_unexpected_error_has_its_code_and_no_text_of_a_document(database: Database) -> None:
+    code_and_column = (
+        r"SQLITE_CONSTRAINT_NOTNULL\): .*sha256" if database.server is None else r"SQLSTATE 23502\): .*sha256"
+    )
     statement = text("INSERT INTO content (id, sha256, text, n_chars) VALUES (1, NULL, :text, 1)")
-    with pytest.raises(UnexpectedDatabaseError, match=said) as caught:
+    with pytest.raises(UnexpectedDatabaseError, match=code_and_column) as caught:
         database.write(lambda transaction: transaction.execute(statement, {"text": "a secret text"}))
     assert isinstance(caught.value.__cause__, IntegrityError)
     assert "a secret text" not in str(caught.value)
 
 
-def test_a_row_that_another_writer_inserted_meanwhile_is_seen_by_the_next_try(postgres: Database) -> None:
+def test_the_next_try_sees_a_row_that_another_writer_inserted_meanwhile(postgres: Database) -> None:
     def find_or_make(transaction: Transaction) -> int:
         number = transaction.scalar(select(Corpus.id))
         if number is None:
@@ -171,10 +164,9 @@ def test_a_row_that_another_writer_inserted_meanwhile_is_seen_by_the_next_try(po
     assert postgres.write(find_or_make) == 1
 
 
-def test_a_value_that_the_database_cannot_store_is_refused_as_that_without_its_text(database: Database) -> None:
+def test_a_value_that_the_database_cannot_store_is_refused_and_not_quoted(database: Database) -> None:
     if database.server is None:
-        limit = (sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
-        event.listen(database.engine, "connect", lambda connection, _: connection.setlimit(*limit))
+        limit_sqlite(database, sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
     value = "secret " * 1_000 if database.server is None else "secret \0"
     statement = text("INSERT INTO lease (name, owner, until) VALUES (:name, 'b', 0)")
     with pytest.raises(ValueRefused, match="cannot store a value") as caught:
@@ -193,9 +185,7 @@ def test_a_value_that_the_driver_cannot_send_is_refused(database: Database) -> N
 @pytest.mark.parametrize(
     "error", [OverflowError("ours"), UnicodeEncodeError("utf-8", "ours", 0, 1, "no"), OSError(5)]
 )
-def test_an_error_of_our_own_code_in_a_transaction_is_not_taken_for_the_drivers(
-    database: Database, error: Exception
-) -> None:
+def test_an_error_of_our_own_code_in_a_transaction_is_raised_as_it_is(database: Database, error: Exception) -> None:
     def fail(_: Transaction) -> None:
         raise error
 
@@ -214,7 +204,7 @@ def test_a_read_sees_one_state_of_the_store(database: Database) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_waits_for_the_end_of_a_write_and_a_second_one_does_not(
+def test_a_signal_waits_for_the_end_of_a_write_and_a_second_signal_does_not(
     database: Database, stop: signal.Signals, interrupt: Interrupt
 ) -> None:
     written = []
@@ -241,8 +231,7 @@ def test_a_handler_that_an_interrupt_left_behind_holds_no_signal_back(interrupt:
         interrupt(signal.SIGTERM)
 
 
-def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> None:
-    database = Database(postgres_url, kinds=KINDS)
+def test_a_connection_that_the_server_cut_is_replaced(postgres_url: str) -> None:
     cut = text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -253,42 +242,40 @@ def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> Non
         nonlocal tries
         tries += 1
         if tries == 1:
-            other = Database(postgres_url, kinds=KINDS)
-            other.execute(cut)
-            other.close()
+            with closing(Database(postgres_url, kinds=KINDS)) as beside:
+                beside.execute(cut)
         transaction.execute(text("INSERT INTO lease (name, owner, until) VALUES ('a', 'b', 0)"))
         return tries
 
-    assert database.write(cut_off_once) == 2
-    database.close()
+    with closing(Database(postgres_url, kinds=KINDS)) as database:
+        assert database.write(cut_off_once) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_process_has_connections_of_its_own(postgres: Database) -> None:
     before = server_process(postgres)
-    ours, childs = os.pipe()
+    reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         with suppress(BaseException):
-            os.write(childs, str(server_process(postgres)).encode())
+            os.write(writing, str(server_process(postgres)).encode())
         os._exit(0)
     os.waitpid(child, 0)
-    os.close(childs)
-    assert int(os.read(ours, 20)) != before
+    os.close(writing)
+    assert int(os.read(reading, 20)) != before
     assert server_process(postgres) == before
-    os.close(ours)
+    os.close(reading)
 
 
 def server_process(database: Database) -> int:
-    with database.read() as transaction:
-        pid: int = transaction.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
-    return pid
+    """Return the process of the server that serves the connection."""
+    return database.value(select(func.pg_backend_pid())) or 0
 
 
-def test_two_transactions_that_wait_for_each_other_both_come_through(postgres: Database) -> None:
-    # PostgreSQL ends one of them as a deadlock, and it is run again.
+def test_two_deadlocked_transactions_both_commit(postgres: Database) -> None:
+    # PostgreSQL aborts one of them, and docmill runs it again.
     for name in "ab":
         maintenance.hold(postgres, name, "w", 60)
-    both = Barrier(2)
+    barrier = Barrier(2)
 
     def crossed(first: str, second: str) -> None:
         waited = False
@@ -299,14 +286,14 @@ def test_two_transactions_that_wait_for_each_other_both_come_through(postgres: D
                 transaction.execute(text("UPDATE lease SET until = until + 1 WHERE name = :name"), {"name": name})
                 if not waited:
                     waited = True
-                    both.wait(DEADLINE_S)
+                    barrier.wait(DEADLINE_S)
 
         postgres.write(work)
 
     at_once(lambda: crossed("a", "b"), lambda: crossed("b", "a"))
 
 
-def test_the_clock_is_the_databases_and_moves_within_a_transaction(database: Database) -> None:
+def test_time_comes_from_the_database_and_moves_within_a_transaction(database: Database) -> None:
     def clock(transaction: Transaction) -> list[float]:
         return [float(transaction.scalar(select(db_now())) or 0) for _ in range(50)]
 
@@ -323,7 +310,7 @@ def test_errors_survive_pickling_and_say_their_docstring() -> None:
             assert str(pickle.loads(pickle.dumps(error("more")))) == "more"
 
 
-def test_nothing_is_planned_for_a_kind_that_is_not_known(database: Database) -> None:
+def test_nothing_is_planned_for_an_unknown_kind(database: Database) -> None:
     with pytest.raises(StorageError, match=r"no task kind ocr") as refused:
         read(database, request(spec=Spec("ocr", "null", "null:1")), numbered(1))
     assert f"it has: {', '.join(sorted(database.kinds))}." in str(refused.value)

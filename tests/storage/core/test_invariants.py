@@ -13,16 +13,15 @@ from docmill.storage.core.invariants import check_invariants, invariants
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.shards import Claim
-from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import COPY, TRANSLATE, claim_next, finish, read, request, work
+from tests.storage.builders import COPY, TRANSLATE, claim_next, read, request, run_job, work
 from tests.storage.invariants import assert_invariants
 
 FIRST, AGAIN, CHAIN, RUNNING = 1, 2, 3, 4  # jobs
 
 
 def outcomes(claim: Claim) -> list[Outcome]:
-    """An output of its own for each text; the third one fails, and the second one has a flag."""
+    """Return a different output for each text; the third text fails, and the second has a flag."""
     return [
         Outcome(content_id, Status.FAILED, reason="it would not", reason_class=Reason.DOCUMENT)
         if content_id == 3
@@ -35,18 +34,14 @@ def outcomes(claim: Claim) -> list[Outcome]:
 
 @pytest.fixture
 def store(database: Database) -> Database:
-    """A job that is done, one that found some of its results, one of two steps, and one that runs."""
+    """A store with jobs: one is done, one found some of its results, one has two steps, and one is running."""
     read(database, request(), [(key, f"text {key}") for key in "abcdef"])
     work(database, outcomes)
     read(database, request(corpus="poems"), [("f", "text f"), ("g", "text g")])
     work(database, outcomes)
     steps = (StepRequest("one", TRANSLATE), StepRequest("two", COPY, "one"))
-    read(
-        database,
-        JobRequest(corpus="letters", source="b.jsonl", steps=steps),
-        [("l", "a letter"), ("m", "another letter")],
-    )
-    finish(database, outcomes)
+    letters = [("l", "a letter"), ("m", "another letter")]
+    run_job(database, request("b.jsonl", corpus="letters", steps=steps), letters, outcomes)
     read(database, request(corpus="plays"), [("a", "text a"), ("p", "a play"), ("q", "another play")])
     claim_next(database)
     assert_invariants(database)
@@ -118,8 +113,8 @@ OF_DATABASES = {
 }
 
 
-def harm(database: Database, name: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows that break invariants after SQL has broken this one. The store stays as it is."""
+def break_invariant(database: Database, name: str) -> dict[str, list[dict[str, Any]]]:
+    """Break an invariant by SQL. Return the rows that break each invariant then, and roll back."""
     dialect = database.engine.dialect.name
     broken = {}
 
@@ -137,17 +132,19 @@ def harm(database: Database, name: str) -> dict[str, list[dict[str, Any]]]:
 
 
 class Undone(Exception):
-    """The transaction rolls back."""
+    """Roll the transaction back."""
 
 
-def test_what_is_broken_is_reported_and_nothing_else(store: Database) -> None:
-    names = [one.name for one in invariants(store.server)]
-    assert {name: list(harm(store, name)) for name in names} == {name: [name] for name in names}
-    assert harm(store, "corpus_counts") == {"corpus_counts": [{"corpus_id": 1, "n_documents": 7, "documents": 6}]}
+def test_a_broken_invariant_is_reported_and_no_other(store: Database) -> None:
+    names = [invariant.name for invariant in invariants(store.server)]
+    assert {name: list(break_invariant(store, name)) for name in names} == {name: [name] for name in names}
+    assert break_invariant(store, "corpus_counts") == {
+        "corpus_counts": [{"corpus_id": 1, "n_documents": 7, "documents": 6}]
+    }
     assert_invariants(store)
 
 
-def test_every_foreign_key_of_the_store_is_looked_at(database: Database) -> None:
+def test_every_foreign_key_of_the_store_is_checked(database: Database) -> None:
     query, tables = invariants(database.server)[0].query, inspect(database.engine)
     names = {
         f"'{table}.{key['constrained_columns'][0]}'"

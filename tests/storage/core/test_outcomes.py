@@ -1,4 +1,4 @@
-"""Outputs that a database cannot store as they are: mended and flagged, or failed alone."""
+"""Outputs that a database cannot store are repaired and flagged, or fail alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import event
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Status, make_storable
@@ -18,7 +17,6 @@ from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
-from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     COPY,
@@ -27,6 +25,7 @@ from tests.storage.builders import (
     claim_next,
     commit_next,
     done,
+    limit_sqlite,
     numbered,
     read,
     request,
@@ -35,30 +34,30 @@ from tests.storage.builders import (
 )
 
 BAD = "a NUL \0, half a character \ud800 and a whole one é"
-MENDED = "a NUL \ufffd, half a character \ufffd and a whole one é"
+REPAIRED = "a NUL \ufffd, half a character \ufffd and a whole one é"
 FLAGS = ["output_nul_replaced", "output_surrogate_replaced"]
 
 
-def one_of_them(claim: Claim, **changes: Any) -> list[Outcome]:
-    """All are done; the second one has these values."""
+def change_second(claim: Claim, **changes: Any) -> list[Outcome]:
+    """Return a result for each text of a claim, the second of which has these values."""
     outcomes = done(claim)
     return [outcomes[0], replace(outcomes[1], **changes), *outcomes[2:]]
 
 
-def test_an_output_with_a_nul_is_mended_and_flagged_and_its_neighbours_are_as_they_were(database: Database) -> None:
+def test_an_output_with_a_nul_is_repaired_and_flagged_and_the_others_are_unchanged(database: Database) -> None:
     job = read(database, request(spec=TRANSLATE), numbered(64))
-    claim = commit_next(database, lambda claim: one_of_them(claim, text=BAD, flags=("windowed",)))
-    found = list(results(database, job.id))
-    assert [row["text"] for row in found] == ["out", MENDED, *["out"] * 62]
-    assert [row["flags"] for row in found] == [[], ["windowed", *FLAGS], *[[]] * 62]
+    claim = commit_next(database, lambda claim: change_second(claim, text=BAD, flags=("windowed",)))
+    rows = list(results(database, job.id))
+    assert [row["text"] for row in rows] == ["out", REPAIRED, *["out"] * 62]
+    assert [row["flags"] for row in rows] == [[], ["windowed", *FLAGS], *[[]] * 62]
     assert shard(database, claim.shard_id).attempt == 1
 
 
-def test_a_mended_output_is_what_the_next_step_reads(database: Database) -> None:
+def test_the_next_step_reads_the_repaired_output(database: Database) -> None:
     steps = (StepRequest("first", TRANSLATE), StepRequest("second", COPY, input="first"))
-    read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(1))
+    read(database, request(steps=steps), numbered(1))
     commit_next(database, lambda claim: [replace(done(claim)[0], text=BAD)])
-    assert [text for _, text in claim_next(database).texts] == [MENDED]
+    assert [text for _, text in claim_next(database).texts] == [REPAIRED]
 
 
 @pytest.mark.parametrize(
@@ -74,11 +73,10 @@ def test_an_output_without_a_json_form_fails(data: Any) -> None:
 
 @pytest.fixture
 def picky(database: Database) -> Database:
-    """A store that takes no output of 5,000 characters: SQLite by its own limit, PostgreSQL by a trigger."""
+    """A store that refuses outputs of 5,000 characters: SQLite by its own limit, PostgreSQL by a trigger."""
     if database.server is None:
         database.engine.dispose()
-        limit = (sqlite3.SQLITE_LIMIT_LENGTH, 5_000)
-        event.listen(database.engine, "connect", lambda connection, _: connection.setlimit(*limit))
+        limit_sqlite(database, sqlite3.SQLITE_LIMIT_LENGTH, 5_000)
     else:
         function = """
             CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN
@@ -98,7 +96,7 @@ def picky(database: Database) -> Database:
 
 def test_an_output_that_the_database_refuses_fails_alone_and_spends_no_attempt(picky: Database) -> None:
     job = read(picky, request(spec=TRANSLATE), numbered(3))
-    claim = commit_next(picky, lambda claim: one_of_them(claim, text="secret" * 1_000))
+    claim = commit_next(picky, lambda claim: change_second(claim, text="secret" * 1_000))
     assert shard(picky, claim.shard_id).state == "done"
     [failure] = failures(picky, job.id)
     assert (failure["id"], failure["class"]) == ("k1", "model")
@@ -112,23 +110,23 @@ def test_an_output_that_the_database_refuses_fails_alone_and_spends_no_attempt(p
 def test_an_output_that_the_database_refuses_fails_when_a_drain_releases_it(picky: Database) -> None:
     job = read(picky, request(spec=TRANSLATE), numbered(3))
     claim = claim_next(picky)
-    shards.release(picky, claim, one_of_them(claim, text="x" * 6_000)[:2])
+    shards.release(picky, claim, change_second(claim, text="x" * 6_000)[:2])
     assert_status(picky, job.id, done=1, failed=1, pending=1)
     work(picky)
     assert read_status(picky, job.id).done == 2
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_what_is_storable_is_stored_as_it_is_and_anything_else_is_flagged(text: str) -> None:
-    mended = make_storable(Outcome(1, Status.DONE, text=text, reason=text, data={text: [{"a": text}, 1.5, None]}))
-    assert mended.text is not None
-    mended.text.encode()
-    assert "\0" not in mended.text
-    assert (mended.text == text) == (mended.flags == ())
-    assert len(mended.text) == len(text)
-    assert (mended.reason, mended.data) == (mended.text, {mended.text: [{"a": mended.text}, 1.5, None]})
-    assert make_storable(mended) == mended
+def test_a_storable_output_is_unchanged_and_any_other_is_repaired_and_flagged(text: str) -> None:
+    repaired = make_storable(Outcome(1, Status.DONE, text=text, reason=text, data={text: [{"a": text}, 1.5, None]}))
+    assert repaired.text is not None
+    repaired.text.encode()
+    assert "\0" not in repaired.text
+    assert (repaired.text == text) == (repaired.flags == ())
+    assert len(repaired.text) == len(text)
+    assert (repaired.reason, repaired.data) == (repaired.text, {repaired.text: [{"a": repaired.text}, 1.5, None]})
+    assert make_storable(repaired) == repaired
 
 
-def test_json_alone_is_flagged_as_text_is() -> None:
+def test_an_output_of_json_alone_is_flagged_as_a_text_is() -> None:
     assert make_storable(Outcome(1, Status.DONE, data={"a\0": "\ud800"})).flags == tuple(FLAGS)

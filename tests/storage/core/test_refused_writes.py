@@ -1,4 +1,4 @@
-"""A store that takes no writes, now or at all: it can be read, and says why it is not written."""
+"""A locked or read-only store can be read, and refuses writes with the reason."""
 
 from __future__ import annotations
 
@@ -37,42 +37,44 @@ READS: dict[str, Callable[[Database], Any]] = {
 
 @pytest.fixture(scope="module")
 def sqlite_store(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> URL:
-    """A SQLite store to which none of these tests can write."""
+    """The URL of a prepared SQLite store, to which none of these tests can write."""
     path = tmp_path_factory.mktemp("prepared") / "docmill.db"
     shutil.copy(_sqlite_template, path)
-    return prepared(f"sqlite:///{path}")
+    return prepare(f"sqlite:///{path}")
 
 
 @pytest.fixture(scope="module")
 def postgres_store(postgres_server: PostgresServer) -> Iterator[URL]:
-    """The same on PostgreSQL."""
+    """The URL of a prepared store on PostgreSQL."""
     name = postgres_server.lend()
-    yield prepared(postgres_server.url(name))
+    yield prepare(postgres_server.url(name))
     postgres_server.take_back(name)
 
 
-def prepared(url: str) -> URL:
-    """A job with shards that are running, done and planned, and a worker."""
-    database = Database(url, kinds=KINDS)
-    sign_on(database, "w1")
-    read(database, request(), numbered(600))
-    commit_next(database, failed)
-    claim_next(database)
-    database.close()
-    return database.url
+def prepare(url: str) -> URL:
+    """Fill a store with a worker and with a job that has running, done and planned shards. Return the store's URL."""
+    with closing(Database(url, kinds=KINDS)) as database:
+        sign_on(database, "w1")
+        read(database, request(), numbered(600))
+        commit_next(database, failed)
+        claim_next(database)
+        return database.url
 
 
 def write(database: Database) -> None:
     jobs.open_job(database, request("c.jsonl"))
 
 
-def test_a_write_to_a_locked_sqlite_file_is_tried_again_and_then_says_that_it_is_busy(sqlite_store: URL) -> None:
-    database = Database(f"sqlite:///{sqlite_store.database}", retries=2, busy_timeout_s=0.01, kinds=KINDS)
-    with closing(sqlite3.connect(str(sqlite_store.database), isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+def test_a_write_to_a_locked_sqlite_file_is_retried_and_then_fails_as_busy(sqlite_store: URL) -> None:
+    with (
+        closing(
+            Database(f"sqlite:///{sqlite_store.database}", retries=2, busy_timeout_s=0.01, kinds=KINDS)
+        ) as database,
+        closing(sqlite3.connect(str(sqlite_store.database), isolation_level=None)) as writer,
+    ):
+        writer.execute("BEGIN IMMEDIATE")
         with pytest.raises(DatabaseBusy, match="locked by another writer"):
             write(database)
-    database.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -89,7 +91,7 @@ def read_only(request: pytest.FixtureRequest) -> Iterator[Database]:
     database.close()
 
 
-def test_a_write_to_a_read_only_store_says_so_at_once(read_only: Database) -> None:
+def test_a_write_to_a_read_only_store_fails_at_once(read_only: Database) -> None:
     with pytest.raises(DatabaseReadOnly):
         write(read_only)
 

@@ -1,9 +1,10 @@
-"""A connection to PostgreSQL that is half open is noticed and made again; a statement that takes long is let be."""
+"""A half-open connection to PostgreSQL is noticed and replaced; a long statement is not interrupted."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from typing import Any
 
 import psycopg
@@ -32,22 +33,17 @@ def proxy(postgres_url: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def behind(postgres_url: str, proxy: Proxy) -> Iterator[Callable[..., Database]]:
-    """Makes databases behind the proxy."""
-    made: list[Database] = []
-
-    def make(patience: Patience = SOON, **options: Any) -> Database:
-        url = make_url(postgres_url).set(port=proxy.port)
-        made.append(Database(url.render_as_string(hide_password=False), patience=patience, **options))
-        return made[-1]
-
-    yield make
-    for database in made:
-        database.close()
+    """Yield a function that makes databases behind the proxy."""
+    url = make_url(postgres_url).set(port=proxy.port).render_as_string(hide_password=False)
+    with ExitStack() as stack:
+        yield lambda patience=SOON, **options: stack.enter_context(
+            closing(Database(url, patience=patience, **options))
+        )
 
 
 @pytest.fixture
 def beside(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A session that goes past the proxy."""
+    """A session that does not use the proxy."""
     url = make_url(postgres_url).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url) as connection:
         yield connection
@@ -64,11 +60,11 @@ def lose_and_ask(database: Database, proxy: Proxy) -> None:
 
 
 def end(transaction: Transaction) -> None:
-    """Nothing more: the COMMIT is what is lost."""
+    """Do nothing more, so that the COMMIT is lost."""
 
 
 @pytest.mark.parametrize("act", [ask, end])
-def test_a_write_whose_connection_is_half_open_is_made_again_and_its_locks_are_freed(
+def test_a_write_on_a_half_open_connection_is_repeated_and_its_locks_are_freed(
     behind: Callable[..., Database], proxy: Proxy, act: Callable[[Transaction], None]
 ) -> None:
     tries = 0
@@ -85,14 +81,14 @@ def test_a_write_whose_connection_is_half_open_is_made_again_and_its_locks_are_f
     assert behind().write(work) == 2
 
 
-def test_rows_that_are_copied_into_a_half_open_connection_are_copied_again(
+def test_rows_copied_into_a_half_open_connection_are_copied_again(
     behind: Callable[..., Database], proxy: Proxy, beside: psycopg.Connection[Any]
 ) -> None:
     database = behind()
     tries = 0
 
     class Names(list[str]):
-        """Values that are read one by one; the connection is lost before the last of the first reading."""
+        """Values that are read one by one. In the first try, the connection is lost before the last value."""
 
         def __iter__(self) -> Iterator[str]:
             first, last = super().__iter__()
@@ -112,30 +108,24 @@ def test_rows_that_are_copied_into_a_half_open_connection_are_copied_again(
     assert beside.execute("SELECT count(*) FROM lease").fetchall() == [(2,)]
 
 
-def test_a_read_whose_connection_is_half_open_says_that_the_connection_is_lost(
-    behind: Callable[..., Database], proxy: Proxy
-) -> None:
+def test_a_read_on_a_half_open_connection_fails(behind: Callable[..., Database], proxy: Proxy) -> None:
     with pytest.raises(DatabaseUnreachable, match="does not work on the statement") as raised:
         lose_and_ask(behind(), proxy)
     assert not isinstance(raised.value, DatabaseSilent)
 
 
-def test_connections_that_became_half_open_while_nobody_used_them_are_replaced(
-    behind: Callable[..., Database], proxy: Proxy
-) -> None:
+def test_idle_connections_that_became_half_open_are_replaced(behind: Callable[..., Database], proxy: Proxy) -> None:
     database = behind()
-    with database.read() as one, database.read() as other:
-        ask(one)
-        ask(other)
+    with database.read() as first, database.read() as second:
+        ask(first)
+        ask(second)
     proxy.lose_all()
     for _ in range(3):
         with database.read() as transaction:
             ask(transaction)
 
 
-def test_a_server_that_goes_silent_is_said_to_be_and_is_not_asked_again(
-    behind: Callable[..., Database], proxy: Proxy
-) -> None:
+def test_a_silent_server_is_named_and_not_asked_again(behind: Callable[..., Database], proxy: Proxy) -> None:
     tries = 0
 
     def work(transaction: Transaction) -> None:
@@ -150,7 +140,7 @@ def test_a_server_that_goes_silent_is_said_to_be_and_is_not_asked_again(
     assert tries == 1
 
 
-def test_a_statement_that_takes_long_is_asked_after_and_not_given_up(
+def test_a_long_statement_is_asked_about_and_not_given_up(
     behind: Callable[..., Database], proxy: Proxy, beside: psycopg.Connection[Any]
 ) -> None:
     database = behind()
@@ -170,10 +160,10 @@ def test_a_statement_that_takes_long_is_asked_after_and_not_given_up(
     assert tries == [1]
 
 
-def test_an_answer_that_arrives_while_the_server_is_asked_is_taken(
+def test_an_answer_that_arrives_while_the_server_is_asked_counts(
     behind: Callable[..., Database], beside: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The statement was done when the server said so, and a second look finds nothing that is lost."""
+    """The first check says that the server does not work on the statement, which is done by then."""
     verdicts = [False]
 
     def judge(_: object) -> bool:
@@ -197,19 +187,17 @@ def test_an_answer_that_arrives_while_the_server_is_asked_is_taken(
 
 
 @pytest.mark.timeout(60)
-def test_a_short_statement_of_a_server_that_says_nothing_of_it_is_given_up_in_time(
+def test_a_bounded_statement_is_given_up_in_time_if_the_server_says_nothing_about_it(
     behind: Callable[..., Database], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where statistics are switched off, or another role's process is not shown."""
+    # As if statistics were switched off, or the process belonged to another role.
     monkeypatch.setattr(postgresql, "is_at_work", lambda _: None)
 
     with pytest.raises(DatabaseUnreachable, match=r"silent for .* cannot be asked"):
         lose_and_ask(behind(Patience(answer_s=0.5, bounded=True)), proxy)
 
 
-def test_a_statement_that_is_short_by_nature_is_ended_by_the_server(
-    behind: Callable[..., Database], beside: psycopg.Connection[Any]
-) -> None:
+def test_the_server_ends_bounded_statements(behind: Callable[..., Database], beside: psycopg.Connection[Any]) -> None:
     beside.execute("LOCK TABLE corpus")
     database = behind(Patience(answer_s=0.5, bounded=True), retries=1)
     with pytest.raises(DatabaseBusy, match="statement timeout"):
@@ -217,7 +205,7 @@ def test_a_statement_that_is_short_by_nature_is_ended_by_the_server(
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict"),
+    ("activity", "verdict"),
     [
         (None, False),
         (("idle", "Client"), False),
@@ -229,18 +217,18 @@ def test_a_statement_that_is_short_by_nature_is_ended_by_the_server(
         ((None, None), None),
     ],
 )
-def test_a_server_process_works_unless_it_waits_for_us(
-    found: tuple[str | None, str | None] | None, verdict: bool | None
+def test_a_server_process_is_at_work_unless_it_waits_for_the_client(
+    activity: tuple[str | None, str | None] | None, verdict: bool | None
 ) -> None:
-    assert is_at_work(found) is verdict
+    assert is_at_work(activity) is verdict
 
 
 def test_with_default_settings_a_half_open_connection_is_noticed_in_time() -> None:
     patience = Patience()
     connect_s = connect_options(patience)["connect_timeout"]
-    # A pooled connection is pinged, the server asked after it, and another one made; each step may find silence.
+    # docmill pings a pooled connection, asks the server about it, and makes another; each step may meet silence.
     assert patience.answer_s + 2 * connect_s <= NOTICED_S
-    # One that is lost alone: asked after twice. What its transaction locked is free by then, or soon after.
+    # If only this connection is lost, docmill asks twice. By then the server has freed its locks, or does soon.
     assert patience.answer_s + patience.recheck_s + 2 * connect_s + patience.answer_s <= NOTICED_S
     assert patience.idle_s + patience.answer_s <= NOTICED_S
     assert patience.network_s <= NOTICED_S
@@ -249,12 +237,8 @@ def test_with_default_settings_a_half_open_connection_is_noticed_in_time() -> No
     assert silence_s <= NOTICED_S
 
 
-def test_a_server_asks_after_a_client_that_is_silent_as_the_client_does(postgres_url: str) -> None:
-    database = Database(postgres_url)
-    with database.read() as transaction:
-        shown = [
-            transaction.exec_driver_sql(f"SHOW tcp_keepalives_{name}").scalar()
-            for name in ("idle", "interval", "count")
-        ]
-    database.close()
-    assert shown == [str(connect_options(Patience())[f"keepalives_{name}"]) for name in ("idle", "interval", "count")]
+def test_the_server_checks_a_silent_client_as_often_as_the_client_checks_the_server(postgres_url: str) -> None:
+    names = ("idle", "interval", "count")
+    with closing(Database(postgres_url)) as database, database.read() as transaction:
+        settings = [transaction.exec_driver_sql(f"SHOW tcp_keepalives_{name}").scalar() for name in names]
+    assert settings == [str(connect_options(Patience())[f"keepalives_{name}"]) for name in names]

@@ -1,4 +1,4 @@
-"""Results by age: those that a job, a corpus, a pipeline or a migration needs stay."""
+"""Results are deleted by age, except those that a job, a corpus, a pipeline or a migration needs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.aging import DAY_S, days_pass
-from tests.storage.builders import assert_status, numbered, read
-from tests.storage.steps.test_steps import Fleet
+from tests.storage.builders import assert_status, fire_run, keep_pipeline, numbered, read, request, take_run
+from tests.storage.fleet import Fleet
 
 LIMIT_DAYS = 25.0  # the steps of time below never end on it
 LIMIT_S = LIMIT_DAYS * DAY_S
@@ -34,121 +34,120 @@ def spec(kind: str = "translate", model: str = "m1", **params: Any) -> Spec:
     return Spec(kind, model, "sha256:1", params=params)
 
 
-def asked(*specs: Spec, corpus: str = "books") -> JobRequest:
-    """Return a job whose steps read one another's outputs."""
+def chain(*specs: Spec, corpus: str = "books") -> JobRequest:
+    """Return a request for a job each of whose steps reads the output of the step before."""
     steps = [
-        StepRequest(f"s{n}", one, f"s{n - 1}" if n and specs[n - 1].kind != "embed" else None)
-        for n, one in enumerate(specs)
+        StepRequest(f"s{n}", spec, f"s{n - 1}" if n and specs[n - 1].kind != "embed" else None)
+        for n, spec in enumerate(specs)
     ]
-    return JobRequest(corpus, "a.jsonl", tuple(steps))
+    return request(corpus=corpus, steps=steps)
 
 
-def run(database: Database, request: JobRequest) -> int:
-    return Fleet(database).done(request, numbered(3)).id
+def run(database: Database, *specs: Spec, corpus: str = "books") -> int:
+    """Run a job of these steps over three texts. Return its number."""
+    return Fleet(database).run_job(chain(*specs, corpus=corpus), numbered(3)).id
 
 
-def stored(database: Database) -> Counter[str]:
+def count_results(database: Database) -> Counter[str]:
     """Count the results of each model."""
     return Counter(database.values(select(SpecRow.model).join(OutcomeRow, OutcomeRow.spec_id == SpecRow.id)))
 
 
 def spec_id(database: Database, model: str) -> int:
-    [found] = database.values(select(SpecRow.id).where(SpecRow.model == model))
-    return found
+    [number] = database.values(select(SpecRow.id).where(SpecRow.model == model))
+    return number
 
 
-def test_results_of_a_model_that_another_replaced_go_and_the_status_names_the_rule(database: Database) -> None:
-    old = run(database, asked(spec(model="m1")))
-    run(database, asked(spec(model="m2")))
+def test_results_of_a_replaced_model_are_deleted_and_the_status_names_the_rule(database: Database) -> None:
+    old = run(database, spec(model="m1"))
+    run(database, spec(model="m2"))
     assert needed.drop_unneeded(database, LIMIT_S) == Removed(), "both jobs ended just now"
     days_pass(database, 30)
     assert needed.drop_unneeded(database, LIMIT_S).outcomes == 3
-    assert stored(database) == {"m2": 3}
+    assert count_results(database) == {"m2": 3}
     assert_status(database, old, lost=3, swept=("results",))
-    assert run(database, asked(spec(model="m1"))) > old
-    assert stored(database) == {"m1": 3, "m2": 3}, "they are computed again when a job needs them"
+    assert run(database, spec(model="m1")) > old
+    assert count_results(database) == {"m1": 3, "m2": 3}, "a job that needs them computes them again"
 
 
-def test_results_that_another_job_takes_over_before_they_go_stay(
+def test_results_that_another_job_takes_over_before_their_deletion_stay(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(database, asked(spec(model="m1")))
-    run(database, asked(spec(model="m2")))
+    run(database, spec(model="m1"))
+    run(database, spec(model="m2"))
     days_pass(database, 30)
     find_old = gc._find_old
 
     def run_before(*arguments: Any) -> Any:
-        run(database, asked(spec(model="m1")))
+        run(database, spec(model="m1"))
         return find_old(*arguments)
 
     monkeypatch.setattr(gc, "_find_old", run_before)
     assert needed.drop_unneeded(database, LIMIT_S) == Removed()
 
 
-def test_the_latest_job_of_each_task_and_choice_of_options_keeps_its_results(database: Database) -> None:
-    run(database, asked(spec("embed", "vectors")))
-    run(database, asked(spec("translate", "to-english", to="en")))
-    run(database, asked(spec("translate", "to-german", to="de")))
-    run(database, asked(spec("translate", "elsewhere", to="en"), corpus="others"))
+def test_the_latest_job_of_each_task_and_options_keeps_its_results(database: Database) -> None:
+    run(database, spec("embed", "vectors"))
+    run(database, spec("translate", "to-english", to="en"))
+    run(database, spec("translate", "to-german", to="de"))
+    run(database, spec("translate", "elsewhere", to="en"), corpus="others")
     days_pass(database, 1_000)
     assert needed.drop_unneeded(database, LIMIT_S) == Removed()
 
 
-def test_a_job_that_was_cancelled_takes_the_place_of_none(database: Database) -> None:
-    run(database, asked(spec(model="m1")))
-    tried = read(database, asked(spec(model="m2")), numbered(3))
+def test_a_cancelled_job_replaces_no_other(database: Database) -> None:
+    run(database, spec(model="m1"))
+    tried = read(database, chain(spec(model="m2")), numbered(3))
     jobs.cancel(database, tried.id)
     days_pass(database, 30)
     assert needed.drop_unneeded(database, LIMIT_S) == Removed()
-    assert stored(database) == {"m1": 3}
+    assert count_results(database) == {"m1": 3}
 
 
-def test_a_step_that_a_needed_step_reads_stays_with_it(database: Database) -> None:
-    run(database, asked(spec("translate", "first"), spec("summarize", "second")))
-    run(database, asked(spec("translate", "another")))
+def test_the_results_that_a_needed_step_reads_stay(database: Database) -> None:
+    run(database, spec("translate", "first"), spec("summarize", "second"))
+    run(database, spec("translate", "another"))
     days_pass(database, 30)
     assert needed.drop_unneeded(database, LIMIT_S) == Removed(), "summaries are the latest of their kind"
-    run(database, asked(spec("summarize", "direct")))
+    run(database, spec("summarize", "direct"))
     assert needed.drop_unneeded(database, LIMIT_S).outcomes == 6
-    assert stored(database) == {"another": 3, "direct": 3}
+    assert count_results(database) == {"another": 3, "direct": 3}
 
 
-def test_what_a_pipeline_ran_last_stays(database: Database) -> None:
-    pipelines.put(database, "nightly", "/x", "", {"cron": "0 0 * * *", "timezone": "UTC", "overlap": "skip"})
-    run_id = pipelines.fire(database, pipelines.scheduled(database)[0], 1.0)
-    taken = pipelines.take(database, run_id or 0, "w1", 60.0)
-    assert taken is not None
-    pipelines.note(database, taken, "done", job_id=run(database, asked(spec(model="nightly"))))
-    run(database, asked(spec(model="by-hand")))
+def test_the_results_of_a_pipelines_last_run_stay(database: Database) -> None:
+    keep_pipeline(database)
+    scheduled = take_run(database, fire_run(database))
+    pipelines.note(database, scheduled, "done", job_id=run(database, spec(model="nightly")))
+    run(database, spec(model="by-hand"))
     days_pass(database, 30)
     assert needed.drop_unneeded(database, LIMIT_S) == Removed()
     pipelines.remove(database, "nightly")
     assert needed.drop_unneeded(database, LIMIT_S).outcomes == 3
 
 
-def test_a_migration_needs_both_models_until_it_cannot_be_undone_and_then_the_one_that_answers(
+def test_a_migration_needs_both_models_while_it_can_be_undone_and_then_only_the_current_one(
     database: Database,
 ) -> None:
     states = ("filling", "switched", "dropped", "cancelled", "undone")
     for number, state in enumerate(states, 1):
         for model in (f"before {state}", f"after {state}"):
-            run(database, asked(spec(model=model)))
+            run(database, spec(model=model))
         specs = {"old_spec_id": spec_id(database, f"before {state}"), "new_spec_id": spec_id(database, model)}
         values = {"id": number, "corpus_id": 1, "old_job_id": 1, **specs, "state": state}
-        made = insert(ReplacementRow).values(**values, created_at=db_now(), ended_at=db_now())
-        database.execute(made)
-    run(database, asked(spec(model="last")))
+        row = insert(ReplacementRow).values(**values, created_at=db_now(), ended_at=db_now())
+        database.execute(row)
+    run(database, spec(model="last"))
     days_pass(database, 30)
     needed.drop_unneeded(database, LIMIT_S)
     of_undoable = {f"{when} {state}" for when in ("before", "after") for state in ("filling", "switched")}
     of_ended = {"after dropped", "before cancelled", "before undone"}
-    assert stored(database).keys() == {"last", *of_undoable, *of_ended}
+    assert count_results(database).keys() == {"last", *of_undoable, *of_ended}
 
 
 def test_a_rule_without_an_age_removes_nothing(database: Database) -> None:
-    run(database, asked(spec(model="m1")))
-    run(database, asked(spec(model="m2")))
+    run(database, spec(model="m1"))
+    run(database, spec(model="m2"))
     days_pass(database, 1_000)
     removed, _ = retention.apply(database, {"shards": LIMIT_S})
     assert removed.keys() == {"shards", "texts"}
-    assert stored(database) == {"m1": 3, "m2": 3}
+    assert count_results(database) == {"m1": 3, "m2": 3}

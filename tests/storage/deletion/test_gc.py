@@ -1,4 +1,4 @@
-"""Collection removes contents and results that nothing needs, and no others."""
+"""Garbage collection deletes contents and results that nothing needs, and no others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import delete_page
@@ -45,18 +45,20 @@ from tests.storage.builders import (
     read,
     records,
     request,
+    run_job,
     shard,
 )
+from tests.storage.fleet import STEPS, Fleet, pipeline
 from tests.storage.invariants import assert_invariants
-from tests.storage.steps.test_steps import STEPS, Fleet, pipeline
 
 
 def texts(database: Database) -> set[str]:
+    """Return the texts of all contents."""
     return set(database.values(select(Content.text)))
 
 
-def test_a_corpus_leaves_with_everything_of_it(database: Database, fleet: Fleet) -> None:
-    job = fleet.done(pipeline(), numbered(30))
+def test_a_corpus_is_removed_with_everything_that_belongs_to_it(database: Database, fleet: Fleet) -> None:
+    job = fleet.run_job(pipeline(), numbered(30))
     read(database, request("b.jsonl", corpus="poems"), numbered(2, first=100))
     removed = removal.remove_corpus(database, "books")
     assert (removed.documents, removed.jobs, removed.ingests) == (30, 1, 1)
@@ -87,18 +89,18 @@ def test_the_invariants_hold_after_each_page_of_a_removal(
     monkeypatch.setattr(removal, "remove_all", remove_and_look)
     monkeypatch.setattr(removal, "delete_page", lambda *of, size=1: delete_page(of[0], of[1], of[2], size))
     fleet.fails = lambda kind, text: kind == "summarize"
-    job = fleet.done(pipeline(), numbered(4))
+    job = fleet.run_job(pipeline(), numbered(4))
     assert jobs.retry(database, job.id) == 4
     jobs.cancel(database, job.id)
     read(database, request("b.jsonl"), numbered(9, first=2))
     jobs.cancel(database, job.id + 1)
     assert removal.remove_corpus(database, "books").documents == 11
-    assert readings == [2, 1, 0], "each makes the database scan the documents"
+    assert readings == [2, 1, 0], "the ingests are deleted one by one: each makes the database scan the documents"
     for table in (Shard, ShardCount, Content, OutcomeRow, Corpus):
         assert count_rows(database, table) == 0, table
 
 
-def test_a_page_of_rows_with_a_key_of_two_columns_leaves_and_no_more(database: Database) -> None:
+def test_a_page_of_rows_with_a_key_of_two_columns_is_deleted_and_no_more(database: Database) -> None:
     job = read(database, request(), numbered(3))
     rejected = [{"ingest_id": job.ingest_id, "place": place, "reason": "no"} for place in "abc"]
     database.write(lambda transaction: transaction.execute(insert(RejectionRow), rejected))
@@ -106,28 +108,26 @@ def test_a_page_of_rows_with_a_key_of_two_columns_leaves_and_no_more(database: D
     assert [database.write(page) for _ in range(3)] == [2, 1, 0]
 
 
-def test_what_another_corpus_has_too_stays_with_its_results(database: Database) -> None:
-    read(database, request(), [("a", "shared"), ("b", "own")])
-    finish(database)
-    other = read(database, request("b.jsonl", corpus="poems"), [("z", "shared")])
-    finish(database)
+def test_texts_that_another_corpus_has_stay_with_their_results(database: Database) -> None:
+    run_job(database, request(), [("a", "shared"), ("b", "own")])
+    poems = run_job(database, request("b.jsonl", corpus="poems"), [("z", "shared")])
     removal.remove_corpus(database, "books")
     assert texts(database) == {"shared"}
-    assert [one["id"] for one in results(database, other.id)] == ["z"]
+    assert [row["id"] for row in results(database, poems.id)] == ["z"]
 
 
-def test_a_document_leaves_in_every_version_with_what_was_made_of_it(database: Database, fleet: Fleet) -> None:
+def test_a_document_is_removed_in_every_version_with_its_outputs(database: Database, fleet: Fleet) -> None:
     first = read(database, pipeline(), [("a", "old"), ("b", "kept")])
     fleet.work()
-    fleet.done(pipeline("b.jsonl"), [("a", "new")])
+    fleet.run_job(pipeline("b.jsonl"), [("a", "new")])
     removed = removal.remove_documents(database, "books", ["a", "nobody"])
     assert (removed.documents, removed.contents) == (2, 6)
     assert texts(database) == {"kept", "translate(kept)", "summarize(translate(kept))"}
     assert database.value(select(Corpus.n_documents)) == 1
     assert removal.remove_documents(database, "books", ["a"]) == Removed()
     assert removal.find_unknown_keys(database, "books", ["a", "b"]) == ["a"]
-    # What shards of earlier jobs say of it does no harm.
-    assert [one["id"] for one in results(database, first.id)] == ["b"]
+    # Earlier jobs whose shards have the document still show their other results.
+    assert [row["id"] for row in results(database, first.id)] == ["b"]
     assert list(failures(database, first.id)) == []
     assert read_status(database, first.id).state == "done"
     assert jobs.retry(database, first.id) == 0
@@ -141,10 +141,14 @@ def test_a_corpus_that_a_job_works_on_is_not_touched(database: Database) -> None
     assert count_rows(database, Document) == 3
 
 
-def test_texts_that_put_each_other_out_do_not_keep_each_other(database: Database) -> None:
-    there_and_back = (StepRequest("there", TRANSLATE), StepRequest("back", EMBED_TEXT, "there"))
-    read(database, pipeline(steps=there_and_back), [("a", "abc"), ("b", "level")])
-    finish(database, by_text(lambda text: {"text": text[::-1]}))
+def test_texts_that_are_outputs_of_each_other_do_not_keep_each_other(database: Database) -> None:
+    there_and_back = (StepRequest("there", TRANSLATE), StepRequest("back", STEPS[1].spec, "there"))
+    run_job(
+        database,
+        request(steps=there_and_back),
+        [("a", "abc"), ("b", "level")],
+        by_text(lambda text: {"text": text[::-1]}),
+    )
     assert texts(database) == {"abc", "cba", "level"}
     assert gc.collect(database) == Removed()
     removal.remove_documents(database, "books", ["a"])
@@ -153,38 +157,32 @@ def test_texts_that_put_each_other_out_do_not_keep_each_other(database: Database
     assert texts(database) == set()
 
 
-EMBED_TEXT = STEPS[1].spec
-
-
-def test_what_other_texts_still_put_out_stays(database: Database) -> None:
-    read(database, pipeline(steps=STEPS[:2]), numbered(3))
-    finish(database, lambda claim: done(claim, "the same"))
+def test_the_output_of_a_remaining_text_stays(database: Database) -> None:
+    run_job(database, request(steps=STEPS[:2]), numbered(3), lambda claim: done(claim, "the same"))
     removal.remove_documents(database, "books", ["k0", "k1"])
     assert texts(database) == {"text 2", "the same"}
     removal.remove_documents(database, "books", ["k2"])
     assert texts(database) == set()
 
 
-def test_collection_removes_what_is_loose_and_follows_it(
+def test_a_collection_deletes_unreferenced_contents_and_their_outputs(
     database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gc, "LOOK", 4)
-    monkeypatch.setattr(gc, "PAGE", 2)
     monkeypatch.setattr(paging, "PAGE", 2)
-    fleet.done(pipeline(), numbered(9))
+    fleet.run_job(pipeline(), numbered(9))
     assert gc.collect(database) == Removed()
-    some = list(database.values(select(Document.id).where(Document.key.in_(["k0", "k5", "k8"]))))
-    database.execute(Document.__table__.delete().where(Document.id.in_(some)))
+    database.execute(delete(Document).where(Document.key.in_(["k0", "k5", "k8"])))
     assert gc.collect(database) == Removed(contents=9, outcomes=12)
     assert gc.collect(database) == Removed()
 
 
 def test_results_are_dropped_by_age_and_by_spec(database: Database, fleet: Fleet) -> None:
-    job = fleet.done(pipeline(), numbered(4))
+    job = fleet.run_job(pipeline(), numbered(4))
     assert gc.drop(database, older_than_s=3_600) == Removed()
     of_vectors = gc.specs(database, "embed/minilm")
     assert gc.drop(database, spec_ids=of_vectors) == Removed(outcomes=8)
-    assert [[*one["steps"]] for one in results(database, job.id)] == [["english", "line"]] * 4
+    assert [[*row["steps"]] for row in results(database, job.id)] == [["english", "line"]] * 4
     database.execute(update(OutcomeRow).values(created_at=db_now() - 7_200))
     dropped = gc.drop(database, older_than_s=3_600)
     assert (dropped.outcomes, dropped.contents) == (8, 8)
@@ -193,10 +191,10 @@ def test_results_are_dropped_by_age_and_by_spec(database: Database, fleet: Fleet
     assert gc.specs(database, "embed/other") == []
 
 
-def test_a_result_that_was_computed_again_since_it_was_found_old_stays(
+def test_a_result_that_was_recomputed_after_it_was_found_old_stays(
     database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fleet.done(pipeline(), numbered(1))
+    fleet.run_job(pipeline(), numbered(1))
     monkeypatch.setattr(gc, "_find_old", lambda *_: iter([[*database.values(select(Content.id))]]))
     assert gc.drop(database, older_than_s=3_600) == Removed()
 
@@ -213,36 +211,36 @@ def test_an_unfinished_jobs_results_are_not_dropped(database: Database, fleet: F
     assert gc.drop(database).outcomes == len(kept)
 
 
-def test_a_commit_leaves_out_what_was_removed_meanwhile(database: Database, fleet: Fleet) -> None:
-    job = read(database, pipeline(steps=STEPS[:2]), numbered(3))
+def test_a_commit_leaves_out_texts_that_were_removed_meanwhile(database: Database, fleet: Fleet) -> None:
+    job = read(database, request(steps=STEPS[:2]), numbered(3))
     claim = claim_next(database)
-    lose(database, "k1")
+    delete_documents(database, "k1")
     shards.commit(database, claim, fleet.outcomes(claim), None)
     row = shard(database, claim.shard_id)
     assert (row.state, row.n_contents, row.n_done) == ("done", 2, 2)
     fleet.work()
     assert jobs.finish(database) == [job.id]
-    assert [one["id"] for one in results(database, job.id)] == ["k0", "k2"]
+    assert [row["id"] for row in results(database, job.id)] == ["k0", "k2"]
 
 
-def lose(database: Database, *keys: str) -> None:
-    """Have documents go although a job works on them, as when it is tried again at the same moment."""
-    found = list(database.values(select(Document.content_id).where(Document.key.in_(keys))))
-    database.execute(Document.__table__.delete().where(Document.key.in_(keys)))
-    assert gc.collect(database).contents == len(found)
+def delete_documents(database: Database, *keys: str) -> None:
+    """Delete documents although a job works on them, as if the job were retried at the same moment."""
+    content_ids = list(database.values(select(Document.content_id).where(Document.key.in_(keys))))
+    database.execute(delete(Document).where(Document.key.in_(keys)))
+    assert gc.collect(database).contents == len(content_ids)
 
 
 @pytest.mark.parametrize("keys", [["k1"], ["k0", "k1", "k2"]])
 def test_a_shard_ends_however_much_of_it_was_removed(database: Database, keys: list[str]) -> None:
     job = read(database, request(), numbered(3))
     late = claim_next(database)
-    lose(database, *keys)
+    delete_documents(database, *keys)
     shards.release(database, late, done(late)[:2])
     finish(database)
     assert_status(database, job.id, state="done", done=3 - len(keys), pending=0)
 
 
-def test_a_worker_and_a_reader_of_a_removed_corpus_hear_of_it(database: Database) -> None:
+def test_workers_and_readers_of_a_removed_corpus_are_told(database: Database) -> None:
     job = read(database, request(), numbered(3))
     claim = claim_next(database)
     jobs.cancel(database, job.id)
@@ -255,14 +253,13 @@ def test_a_worker_and_a_reader_of_a_removed_corpus_hear_of_it(database: Database
         ingest.add(database, job, records([("a", "b")]))
 
 
-def test_no_number_is_given_twice(database: Database) -> None:
-    # A late worker's shard, or a shard's content, would be another's.
-    def last() -> list[int]:
+def test_no_id_is_used_twice(database: Database) -> None:
+    # A late worker would take another shard for its own, or another text for that of its shard.
+    def list_last_ids() -> list[int]:
         return [max(database.values(select(table.id))) for table in (Content, Document, Corpus, Shard, Job, Ingest)]
 
-    read(database, request(), numbered(3))
-    finish(database)
-    before = last()
+    run_job(database, request(), numbered(3))
+    before = list_last_ids()
     removal.remove_corpus(database, "books")
     read(database, request(), numbered(1, first=50))
-    assert all(new > old for new, old in zip(last(), before, strict=True))
+    assert all(new > old for new, old in zip(list_last_ids(), before, strict=True))

@@ -1,4 +1,4 @@
-"""Documents are chosen for removal by their metadata, or since their source has them no more."""
+"""Documents are selected for removal by their metadata, or because their source no longer has them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from docmill.storage.deletion import removal
 from docmill.storage.deletion.removal import Condition, trace
 from docmill.storage.errors import StorageError
 from docmill.storage.steps.jobs import OpenJob
-from tests.storage.builders import documents, finish, gathered, numbered, read, read_chunk, request
+from tests.storage.builders import documents, finish, make_chunk, numbered, read, read_chunk, request, run_job
 from tests.storage.ingest.test_pruning import read_and_prune
 
 
 def read_with(database: Database, **metas: dict[str, Any]) -> OpenJob:
-    """Read documents of these metadata, their texts named for their keys."""
-    chunk = gathered(*[(key, f"text {key}", meta, (), seq) for seq, (key, meta) in enumerate(metas.items())])
+    """Read documents with these metadata, whose texts have their keys in them."""
+    chunk = make_chunk(*[(key, f"text {key}", meta, (), seq) for seq, (key, meta) in enumerate(metas.items())])
     job = read_chunk(database, request(), chunk)
     finish(database)
     return job
 
 
 def let_vanish(database: Database, kept: int) -> None:
-    """Read the source again, which has the first so many of its numbered documents."""
+    """Read the source again, which now has only the first of its numbered documents."""
     read_and_prune(database, numbered(kept))
     finish(database)
 
@@ -43,7 +43,7 @@ def test_a_field_is_compared_as_a_prompt_would_write_it(database: Database) -> N
         assert removal.select_keys(database, "books", [Condition("customer", value)]) == [*keys], value
 
 
-def test_all_conditions_hold_of_one_version_and_any_version_counts(database: Database) -> None:
+def test_one_version_of_a_document_must_meet_all_conditions(database: Database) -> None:
     read_with(database, a={"x": 1, "y": 1}, b={"x": 1}, c={"x": 2, "y": 1})
     read_with(database, a={"x": 3, "y": 2}, b={"x": 1}, c={"x": 1, "y": 3})
     x, y = Condition("x", "1"), Condition("y", "1")
@@ -51,9 +51,10 @@ def test_all_conditions_hold_of_one_version_and_any_version_counts(database: Dat
     assert removal.select_keys(database, "books", [x, y]) == ["a"]
 
 
-def test_vanished_documents_leave_with_their_texts_and_the_count_of_the_others_stays(database: Database) -> None:
-    read(database, request(), numbered(5))
-    finish(database)
+def test_vanished_documents_are_removed_with_their_texts_and_the_other_documents_stay(
+    database: Database,
+) -> None:
+    run_job(database, request(), numbered(5))
     let_vanish(database, kept=3)
     assert n_documents(database) == 3
     assert trace(database, "text 4").stored
@@ -68,9 +69,8 @@ def test_vanished_documents_leave_with_their_texts_and_the_count_of_the_others_s
     assert removal.select_keys(database, "books", only_vanished=True) == []
 
 
-def test_what_came_back_has_not_vanished(database: Database) -> None:
-    read(database, request(), numbered(5))
-    finish(database)
+def test_a_document_that_came_back_has_not_vanished(database: Database) -> None:
+    run_job(database, request(), numbered(5))
     let_vanish(database, kept=3)
     keys = removal.select_keys(database, "books", only_vanished=True)
     let_vanish(database, kept=4)
@@ -86,29 +86,27 @@ def test_vanished_documents_are_chosen_by_the_metadata_that_they_had(database: D
     assert removal.select_keys(database, "books", of_customer, only_vanished=True) == ["a"]
 
 
-def test_a_trace_says_of_a_document_that_it_vanished_or_has_another_text_now(database: Database) -> None:
-    read(database, request(), numbered(4))
-    finish(database)
+def test_a_trace_tells_vanished_and_superseded_documents_apart(database: Database) -> None:
+    run_job(database, request(), numbered(4))
     let_vanish(database, kept=3)
     read(database, request(), [("k0", "another text")])
-    found = trace(database, "text 3")
-    assert (found.documents, found.vanished, found.superseded) == ((("books", "k3"),), (("books", "k3"),), ())
-    found = trace(database, "text 0")
-    assert (found.documents, found.vanished, found.superseded) == ((("books", "k0"),), (), (("books", "k0"),))
-    found = trace(database, "text 1")
-    assert (found.documents, found.vanished, found.superseded) == ((("books", "k1"),), (), ())
+    traced = trace(database, "text 3")
+    assert (traced.documents, traced.vanished, traced.superseded) == ((("books", "k3"),), (("books", "k3"),), ())
+    traced = trace(database, "text 0")
+    assert (traced.documents, traced.vanished, traced.superseded) == ((("books", "k0"),), (), (("books", "k0"),))
+    traced = trace(database, "text 1")
+    assert (traced.documents, traced.vanished, traced.superseded) == ((("books", "k1"),), (), ())
 
 
-def test_how_many_vanished_documents_are_kept_is_counted_by_corpus(database: Database) -> None:
+def test_vanished_documents_are_counted_by_corpus(database: Database) -> None:
     read(database, request(), numbered(5))
-    read(database, request("b.jsonl", corpus="poems"), numbered(2))
-    finish(database)
+    run_job(database, request("b.jsonl", corpus="poems"), numbered(2))
     assert removal.count_vanished(database) == {}
     let_vanish(database, kept=3)
     assert removal.count_vanished(database) == {"books": 2}
 
 
 @pytest.mark.parametrize("wrong", ["customer=7", "meta.customer", "meta.=7", "", "metaxcustomer=7"])
-def test_a_condition_that_is_none_is_refused(wrong: str) -> None:
+def test_an_invalid_condition_is_refused(wrong: str) -> None:
     with pytest.raises(StorageError, match=r"meta\.FIELD=VALUE"):
         Condition.parse(wrong)

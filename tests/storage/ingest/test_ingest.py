@@ -1,4 +1,4 @@
-"""A reading stores its documents once and plans each text once, also after it was cut off."""
+"""A reading stores its documents once and plans each text once, even if it is interrupted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.storage.builders import (
     chunks,
     documents,
     finish,
-    gathered,
+    make_chunk,
     n_documents,
     numbered,
     planned,
@@ -44,16 +44,16 @@ from tests.storage.builders import (
 
 
 class Killed(Exception):
-    """The process that reads goes away."""
+    """The process that reads is killed."""
 
 
-def counted(database: Database, ingest_id: int) -> tuple[int, int, int, int, int]:
-    """(records, new, changed, unchanged, repeated) as the ingest's row has them."""
+def read_counts(database: Database, ingest_id: int) -> tuple[int, int, int, int, int]:
+    """Return the counts of an ingest's records: all, new, changed, unchanged, repeated."""
     [row] = database.rows(select(Ingest).where(Ingest.id == ingest_id))
     return row.n_records, row.n_new, row.n_changed, row.n_unchanged, row.n_repeated
 
 
-def test_a_reading_that_was_cut_off_is_carried_on_by_reading_again(database: Database) -> None:
+def test_an_interrupted_reading_is_continued_by_reading_again(database: Database) -> None:
     texts = numbered(10)
     cut_off = read(database, request(), texts, chunk=3, stop_after=2)
     job = read(database, request(), texts, chunk=3)
@@ -62,7 +62,7 @@ def test_a_reading_that_was_cut_off_is_carried_on_by_reading_again(database: Dat
     assert documents(database, job) == dict(texts)
     assert n_documents(database) == 10
     assert list(planned(database, job).values()) == [1] * 10
-    assert counted(database, job.ingest_id) == (10, 10, 0, 0, 0)
+    assert read_counts(database, job.ingest_id) == (10, 10, 0, 0, 0)
     again = jobs.open_job(database, request())
     assert ingest.add(database, again, records(texts)) == Counts(records=10, unchanged=10, again=10)
     assert ingest.end(database, again) == (10, Counts())
@@ -80,34 +80,34 @@ def test_a_chunk_that_is_stored_twice_counts_once(database: Database) -> None:
     chunk, rejected = records(numbered(4)), [Rejection("a.jsonl:5", "not JSON")]
     ingest.add(database, job, chunk, rejected)  # the answer of its commit is lost
     ingest.end(database, job, ingest.add(database, job, chunk, rejected))
-    assert counted(database, job.ingest_id) == (4, 2, 0, 2, 0)
+    assert read_counts(database, job.ingest_id) == (4, 2, 0, 2, 0)
     assert read_status(database, job.id).rejected == 1
 
 
 def test_changed_metadata_or_flags_alone_make_a_new_version(database: Database) -> None:
     job = read(database, request(), [("a", "one")])
-    other_meta = gathered(("a", "one", {"year": 1900}, (), 0))
+    other_meta = make_chunk(("a", "one", {"year": 1900}, (), 0))
     assert ingest.add(database, job, other_meta).changed == 1
-    other_flags = gathered(("a", "one", {"year": 1900}, ("nul-replaced",), 0))
+    other_flags = make_chunk(("a", "one", {"year": 1900}, ("nul-replaced",), 0))
     assert ingest.add(database, job, other_flags).changed == 1
     for paid in (1, True, [1], [True]):  # Python takes one for the other
-        assert ingest.add(database, job, gathered(("a", "one", {"paid": paid}, (), 0))).changed == 1
+        assert ingest.add(database, job, make_chunk(("a", "one", {"paid": paid}, (), 0))).changed == 1
     assert sum(planned(database, job).values()) == 1
 
 
 def test_metadata_reads_back_equal_whatever_json_makes_of_it(database: Database) -> None:
     awkward = {"ratio": 1e300, "tiny": 1e-7, "whole": 100.0, "list": (1, 2), "nested": {"b": None, "a": "ä"}}
-    chunk = gathered(("a", "one", awkward, (), 0))
+    chunk = make_chunk(("a", "one", awkward, (), 0))
     job = jobs.open_job(database, request())
     assert ingest.add(database, job, chunk).new == 1
     assert ingest.add(database, job, chunk).unchanged == 1
 
 
-def test_a_later_record_of_a_key_is_counted_as_repeated_whether_it_differs_or_not(database: Database) -> None:
+def test_a_later_record_of_a_key_counts_as_repeated_whether_it_differs_or_not(database: Database) -> None:
     job = jobs.open_job(database, request())
     ingest.add(database, job, records([("a", "one"), ("b", "x")]))
-    found = ingest.add(database, job, records([("a", "one"), ("b", "y")], 4))
-    assert found == Counts(records=2, repeated=2, planned=1)
+    counts = ingest.add(database, job, records([("a", "one"), ("b", "y")], 4))
+    assert counts == Counts(records=2, repeated=2, planned=1)
 
 
 @pytest.mark.parametrize("chunk", [1, 10])
@@ -118,22 +118,22 @@ def test_a_source_with_a_repeated_key_adds_nothing_when_it_is_read_again(databas
     again = read(database, request(spec=TRANSLATE), texts, chunk=chunk)
     assert n_documents(database) == rows
     assert documents(database, again) == {"a": "three", "b": "x"}
-    assert counted(database, again.ingest_id) == (4, 0, 0, 2, 2)
+    assert read_counts(database, again.ingest_id) == (4, 0, 0, 2, 2)
     assert planned(database, again) == {"three": 1, "x": 1}
 
 
-def test_the_older_of_two_records_wins_once_the_newer_is_gone_from_the_source(database: Database) -> None:
+def test_the_older_of_two_records_counts_once_the_newer_is_gone_from_the_source(database: Database) -> None:
     read(database, request(), [("a", "one"), ("b", "x"), ("a", "two")], chunk=1)
     job = read(database, request(spec=TRANSLATE), [("a", "one"), ("b", "x")], chunk=1)
     assert documents(database, job) == {"a": "one", "b": "x"}
     assert planned(database, job)["one"] == 1
-    assert counted(database, job.ingest_id) == (2, 0, 1, 1, 0)
+    assert read_counts(database, job.ingest_id) == (2, 0, 1, 1, 0)
     rows = n_documents(database)
     read(database, request(), [("a", "one"), ("b", "x")], chunk=1)
     assert n_documents(database) == rows
 
 
-def test_what_another_reading_changed_meanwhile_is_not_undone_by_a_contender(database: Database) -> None:
+def test_a_change_by_another_reading_meanwhile_is_not_undone(database: Database) -> None:
     read(database, request(), [("a", "one"), ("a", "two")], chunk=1)
     mine = jobs.open_job(database, request(spec=TRANSLATE))
     ingest.add(database, mine, records([("a", "one")]))
@@ -152,10 +152,10 @@ def test_a_second_reading_that_stops_at_once_takes_nothing_from_the_first(databa
     counts += ingest.add(database, first, records([("b", "y")], 1))
     ingest.end(database, first, counts)
     assert documents(database, first) == {"a": "one", "b": "y"}
-    assert states(database, first.id)[2:] == (2, ["line 2"])
+    assert read_state(database, first.id)[2:] == (2, ["line 2"])
 
 
-def test_a_corpus_that_grew_computes_only_what_is_new_under_the_same_spec(database: Database) -> None:
+def test_a_grown_corpus_computes_only_its_new_texts(database: Database) -> None:
     read(database, request("a.jsonl"), numbered(3))
     work(database)
     job = read(database, request("b.jsonl"), [("x", "new"), ("y", "text 1")])
@@ -163,8 +163,8 @@ def test_a_corpus_that_grew_computes_only_what_is_new_under_the_same_spec(databa
     assert_status(database, job.id, documents=5, done=3, pending=1)
 
 
-def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docmill.storage.ingest.planning.SWEEP_DOCUMENTS", 4)
+def test_the_sweep_continues_where_a_crash_stopped_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "SWEEP_DOCUMENTS", 4)
     texts = [(f"k{i}", f"text {i % 6}") for i in range(10)]
     read(database, request("a.jsonl"), texts)
     pages = 0
@@ -191,13 +191,13 @@ def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch
 def test_the_sweep_passes_over_the_documents_of_its_own_source(
     database: Database, monkeypatch: pytest.MonkeyPatch, near: int, page: int
 ) -> None:
-    monkeypatch.setattr("docmill.storage.ingest.planning.NEAR_DOCUMENTS", near)
-    monkeypatch.setattr("docmill.storage.ingest.planning.SWEEP_DOCUMENTS", page)
+    monkeypatch.setattr(planning, "NEAR_DOCUMENTS", near)
+    monkeypatch.setattr(planning, "SWEEP_DOCUMENTS", page)
     read(database, request("a.jsonl"), numbered(6))
     job = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
     ingest.add(database, job, records([(f"own{i}", f"own {i}") for i in range(9)]))
-    other = jobs.open_job(database, request("c.jsonl"))
-    ingest.add(database, other, records([("x", "between"), ("k0", "changed")]))
+    meanwhile = jobs.open_job(database, request("c.jsonl"))
+    ingest.add(database, meanwhile, records([("x", "between"), ("k0", "changed")]))
     ingest.add(database, job, records([("last", "own last")]))
     swept: set[int] = set()
 
@@ -207,15 +207,14 @@ def test_the_sweep_passes_over_the_documents_of_its_own_source(
 
     plan_new = planning.plan_new
     monkeypatch.setattr(planning, "plan_new", watched)
-    gone = update(Document).where(Document.key == "k5").values(gone=True)
-    database.execute(gone)
+    database.execute(update(Document).where(Document.key == "k5").values(gone=True))
     ingest.end(database, job)
     wanted = [f"own {i}" for i in range(9)] + ["own last", "between", "changed"] + [f"text {i}" for i in range(1, 5)]
     assert planned(database, job) == dict.fromkeys(wanted, 1)
-    assert len(swept) == 6  # what others brought, and nothing of its own source
+    assert len(swept) == 6  # texts of other sources, none of its own
 
 
-def test_a_job_covers_what_another_reading_brought_while_its_own_lasted(database: Database) -> None:
+def test_a_job_covers_documents_that_another_reading_brought_during_its_own(database: Database) -> None:
     earlier = jobs.open_job(database, request("a.jsonl"))
     later = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
     ingest.add(database, later, records([("k", "both"), ("l", "later")]))
@@ -226,7 +225,7 @@ def test_a_job_covers_what_another_reading_brought_while_its_own_lasted(database
         assert planned(database, job) == {"both": 1, "later": 1, "earlier": 1}
 
 
-def test_an_enqueuer_ends_its_reading_though_another_began_it_anew(database: Database) -> None:
+def test_a_command_ends_its_reading_although_another_command_began_it_again(database: Database) -> None:
     first = jobs.open_job(database, request())
     counts = ingest.add(database, first, records(numbered(4)))
     second = jobs.open_job(database, request())
@@ -249,7 +248,7 @@ def test_two_jobs_of_one_corpus_read_at_once_both_cover_all_of_it(database: Data
     assert_status(database, last.id, state="done", done=90, documents=90)
 
 
-def test_a_cancelled_job_takes_no_more_documents(database: Database) -> None:
+def test_a_cancelled_job_accepts_no_more_documents(database: Database) -> None:
     job = jobs.open_job(database, request())
     jobs.cancel(database, job.id)
     for act in (
@@ -261,7 +260,7 @@ def test_a_cancelled_job_takes_no_more_documents(database: Database) -> None:
     assert n_documents(database) == 0
 
 
-def test_a_cancel_beside_the_end_of_a_reading_holds(postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancel_at_the_end_of_a_reading_holds(postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     read(postgres, request("b.jsonl"), numbered(2, 2))
     read(postgres, request(), numbered(2))
     again = jobs.open_job(postgres, request())
@@ -283,9 +282,9 @@ def test_a_rejection_at_a_long_place_is_kept(postgres: Database) -> None:
     assert [row["id"] for row in failures(postgres, job.id)] == [place[:2_000]]
 
 
-def test_a_rejection_that_was_mended_before_the_reading_is_carried_on_is_forgotten(database: Database) -> None:
+def test_a_rejection_is_forgotten_if_its_record_was_repaired_before_the_reading_continued(database: Database) -> None:
     job = jobs.open_job(database, request())
-    ingest.add(database, job, gathered(), [Rejection("a.jsonl:3", "not JSON")])
+    ingest.add(database, job, make_chunk(), [Rejection("a.jsonl:3", "not JSON")])
     job = read(database, request(), numbered(3))
     assert list(failures(database, job.id)) == []
 
@@ -305,11 +304,11 @@ def test_skipped_and_failed_texts_of_earlier_jobs_are_counted_as_prior(database:
     assert_status(database, read(database, request("b.jsonl"), []).id, done=2, failed=1, skipped=1, pending=0)
 
 
-def states(database: Database, job_id: int) -> tuple[str, int, int, list[str]]:
-    """A job's state, its documents, its records and the places of those that were rejected."""
-    found = read_status(database, job_id)
-    rejected = [one["id"] for one in failures(database, job_id) if one["status"] == "rejected"]
-    return found.state, found.documents, found.records, rejected
+def read_state(database: Database, job_id: int) -> tuple[str, int, int, list[str]]:
+    """Return the state of a job, the numbers of its documents and records, and the places of rejected records."""
+    status = read_status(database, job_id)
+    rejected = [row["id"] for row in failures(database, job_id) if row["status"] == "rejected"]
+    return status.state, status.documents, status.records, rejected
 
 
 def read_with_a_rejection(database: Database) -> int:
@@ -317,9 +316,7 @@ def read_with_a_rejection(database: Database) -> int:
 
 
 @pytest.mark.parametrize("n_chunks", [0, 1])
-def test_a_job_that_was_read_stays_as_it_was_when_the_same_command_is_killed(
-    database: Database, n_chunks: int
-) -> None:
+def test_a_complete_job_stays_as_it_was_when_the_same_command_is_killed(database: Database, n_chunks: int) -> None:
     job_id = read_with_a_rejection(database)
     again = jobs.open_job(database, request())
     assert (again.id, again.adopted) == (job_id, True)
@@ -327,24 +324,24 @@ def test_a_job_that_was_read_stays_as_it_was_when_the_same_command_is_killed(
         ingest.add(database, again, part, [Rejection("line 9", "no JSON")])
     work(database)
     assert jobs.finish(database) == [job_id]
-    assert states(database, job_id) == ("done", 4, 4, ["line 9"])
+    assert read_state(database, job_id) == ("done", 4, 4, ["line 9"])
     assert read_status(database, job_id).rejected == 1
 
 
-def test_a_job_that_was_read_and_whose_source_has_more_is_carried_on_by_the_same_command(database: Database) -> None:
+def test_the_same_command_continues_a_complete_job_whose_source_has_grown(database: Database) -> None:
     job_id = read_with_a_rejection(database)
     read(database, request(), numbered(6), chunk=5, stop_after=1)
     work(database)
-    assert jobs.finish(database) == [], "what is new may be only a part of it"
+    assert jobs.finish(database) == [], "the new documents may be only a part"
     assert read_status(database, job_id).state == "ingesting"
     read(database, request(), numbered(6), chunk=5)
     work(database)
     assert jobs.finish(database) == [job_id]
-    assert states(database, job_id) == ("done", 6, 6, []), "the line that was no JSON has become records"
-    assert counted(database, 1) == (6, 6, 0, 0, 0)
+    assert read_state(database, job_id) == ("done", 6, 6, []), "the rejected line has become records"
+    assert read_counts(database, 1) == (6, 6, 0, 0, 0)
 
 
-def test_a_job_that_ends_while_its_source_is_read_again_is_done_with_all_of_it(database: Database) -> None:
+def test_a_job_that_ends_while_its_source_is_read_again_covers_all_of_it(database: Database) -> None:
     job_id = read_with_a_rejection(database)
     same, more = (jobs.open_job(database, request()) for _ in range(2))
     work(database)
@@ -352,35 +349,35 @@ def test_a_job_that_ends_while_its_source_is_read_again_is_done_with_all_of_it(d
     counts = ingest.add(database, same, records(numbered(4)), [Rejection("line 9", "no JSON")])
     assert read_status(database, job_id).state == "done"
     ingest.end(database, same, counts)
-    assert states(database, job_id) == ("done", 4, 4, ["line 9"])
+    assert read_state(database, job_id) == ("done", 4, 4, ["line 9"])
     counts = ingest.add(database, more, records(numbered(6)))
     assert read_status(database, job_id).state == "ingesting"
     ingest.end(database, more, counts)
     assert read_status(database, job_id).state == "running"
     work(database)
     assert jobs.finish(database) == [job_id]
-    assert states(database, job_id) == ("done", 6, 6, ["line 9"]), "the other reading met it meanwhile"
+    assert read_state(database, job_id) == ("done", 6, 6, ["line 9"]), "the first of the two readings rejected it"
     assert read_status(database, job_id).done == 6
 
 
-def test_a_done_job_stays_done_while_it_sweeps_documents_that_it_need_not_compute(
+def test_a_done_job_stays_done_while_it_sweeps_documents_with_results(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docmill.storage.ingest.planning.SWEEP_DOCUMENTS", 2)
+    monkeypatch.setattr(planning, "SWEEP_DOCUMENTS", 2)
     job = read(database, request(), numbered(3))
     again = jobs.open_job(database, request())
     work(database)
     assert jobs.finish(database) == [job.id]
     read(database, request("b.jsonl"), [(f"z{i}", f"text {i % 3}") for i in range(5)])
     counts = ingest.add(database, again, records(numbered(3)))
-    seen: list[str] = []
-    monkeypatch.setattr(fault_points, "reach", lambda _: seen.append(read_status(database, job.id).state))
+    states: list[str] = []
+    monkeypatch.setattr(fault_points, "reach", lambda _: states.append(read_status(database, job.id).state))
     ingest.end(database, again, counts)
-    assert seen == ["done"] * 3, "a command that is killed between these steps leaves a job that is done"
+    assert states == ["done"] * 3, "the job is done even if the command is killed between these steps"
     assert read_status(database, job.id).documents == 8
 
 
-def test_a_job_is_reopened_by_a_first_reading_that_goes_on_after_another_ended_the_source(database: Database) -> None:
+def test_a_reading_that_continues_after_another_has_ended_reopens_the_job(database: Database) -> None:
     slow, fast = (jobs.open_job(database, request()) for _ in range(2))
     assert slow.id == fast.id
     ingest.end(database, fast, ingest.add(database, fast, records(numbered(2))))
@@ -393,7 +390,7 @@ def test_a_job_is_reopened_by_a_first_reading_that_goes_on_after_another_ended_t
     assert read_status(database, slow.id).done == 4
 
 
-def test_what_others_brought_is_found_when_the_source_of_a_job_is_read_again(database: Database) -> None:
+def test_reading_a_source_again_finds_documents_of_other_sources(database: Database) -> None:
     first = read(database, request(), numbered(2))
     read(database, request("b.jsonl", spec=TRANSLATE), [("z", "from another source")])
     again = read(database, request(), numbered(2))
@@ -404,7 +401,7 @@ def test_what_others_brought_is_found_when_the_source_of_a_job_is_read_again(dat
 
 
 def put_false_text(database: Database) -> None:
-    """Store another text under the hash of one that will come."""
+    """Store a text under the hash of another text, which will be read."""
     false = {"id": 10**6, "sha256": hashlib.sha256(b"text 1").digest(), "text": "another", "n_chars": 7}
     database.write(lambda transaction: transaction.execute(transaction.insert(Content).values(**false)))
 

@@ -1,4 +1,4 @@
-"""Laws of any sequence of readings, cut off or not, of sources that share keys and texts."""
+"""Laws of any sequence of readings, interrupted or not, of sources that share keys and texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = st.sampled_from(["one", "two", "three", "four", "five"])
 
 @dataclass(frozen=True)
 class SourceReading:
-    """A source as it is read: in chunks, cut off after some of them or not, and whether its job is worked off."""
+    """A reading of a source in chunks, which may be cut off after some of them, and whose job may be worked off."""
 
     source: str
     revision: str
@@ -59,23 +59,23 @@ def test_a_corpus_is_what_a_dictionary_would_be_and_every_text_is_planned_once(
             chunk=reading.chunk,
             stop_after=reading.cut_off,
         )
-        found = documents(database, corpus_id=job.corpus_id)
+        current = documents(database, corpus_id=job.corpus_id)
         if reading.cut_off is None:
             possible |= {key: {text} for key, text in reading.texts}
             assert_all_is_planned_once(database, job)
-            assert documents(database, job) == found
-            ends[job.id] = found
-        else:  # what came so far may have been held back until the reading's end, which never came
+            assert documents(database, job) == current
+            ends[job.id] = current
+        else:  # changes may have been held back until the end of the reading, which never came
             for key, text in reading.texts[: reading.cut_off * reading.chunk]:
                 possible[key] = possible.get(key, set()) | {text}
             ends.pop(job.id, None)
-        assert found.keys() == possible.keys()
-        assert all(found[key] in possible[key] for key in found)
-        possible = {key: {text} for key, text in found.items()}
+        assert current.keys() == possible.keys()
+        assert all(current[key] in possible[key] for key in current)
+        possible = {key: {text} for key, text in current.items()}
         if reading.worked_off:
             finish(database)
-    for job_id, found in ends.items():
-        assert documents(database, job_id) == found
+    for job_id, current in ends.items():
+        assert documents(database, job_id) == current
 
 
 def assert_all_is_planned_once(database: Database, job: OpenJob) -> None:

@@ -1,4 +1,4 @@
-"""Pruning marks documents as gone that their source no longer has, from the corpus as it is now."""
+"""Pruning marks documents as gone that their source no longer has."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from tests.storage.builders import (
     assert_status,
     chunks,
     documents,
-    finish,
-    gathered,
+    make_chunk,
     numbered,
     planned,
     read,
     read_chunk,
     request,
+    run_job,
 )
 
 
 def read_and_prune(
     database: Database, texts: Sequence[Text], source: str = "a.jsonl", chunk: int = 4, **more: object
 ) -> tuple[OpenJob, int]:
-    """Read a source and mark what vanished from it; the job, and how many documents that were."""
+    """Read a source and mark documents that vanished from it. Return the job and the number of these documents."""
     job = jobs.open_job(database, request(source, **more))  # type: ignore[arg-type]
     seen = SeenDocuments()
     for part in chunks(texts, chunk):
@@ -48,24 +48,22 @@ def read_and_prune(
     return job, n
 
 
-def test_what_the_source_has_no_more_is_gone_and_nothing_of_it_is_planned(
+def test_documents_that_are_missing_from_the_source_are_marked_as_gone_and_not_planned(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pruning, "PAGE", 2)
-    before = read(database, request(), numbered(10))
-    finish(database)
+    before = run_job(database, request(), numbered(10))
     job, n = read_and_prune(database, numbered(7), spec=TRANSLATE)
     assert n == 3
     assert documents(database, job) == documents(database) == dict(numbered(7))
     assert set(planned(database, job)) == {f"text {i}" for i in range(7)}
     assert read_status(database, job.id).documents == 7
-    assert len(documents(database, before)) == 10, "a job of before sees the corpus as it was"
+    assert len(documents(database, before)) == 10, "an earlier job sees the corpus as it was"
     assert len(list(results(database, before.id))) == 10
 
 
-def test_what_comes_back_is_there_again_and_its_result_too(database: Database) -> None:
-    read(database, request(), numbered(5))
-    finish(database)
+def test_documents_that_come_back_are_there_again_with_their_results(database: Database) -> None:
+    run_job(database, request(), numbered(5))
     read_and_prune(database, numbered(3))
     jobs.finish(database)
     job, n = read_and_prune(database, numbered(5))
@@ -75,15 +73,15 @@ def test_what_comes_back_is_there_again_and_its_result_too(database: Database) -
     assert_status(database, job.id, documents=5, done=5)
 
 
-def test_a_record_without_metadata_that_comes_back_is_there_again(database: Database) -> None:
-    plain = gathered(("a", "one", {}, (), 0))
+def test_a_document_without_metadata_that_comes_back_is_there_again(database: Database) -> None:
+    plain = make_chunk(("a", "one", {}, (), 0))
     ingest.add(database, jobs.open_job(database, request()), plain)
     assert read_and_prune(database, numbered(1))[1] == 1
     read_chunk(database, request(spec=TRANSLATE), plain)
     assert documents(database) == {"a": "one", "k0": "text 0"}
 
 
-def test_what_other_sources_brought_stays(database: Database) -> None:
+def test_documents_of_other_sources_stay(database: Database) -> None:
     read(database, request("b.jsonl"), [("x", "from another source")])
     read(database, request(), numbered(2))
     job, n = read_and_prune(database, numbered(1))
@@ -91,7 +89,7 @@ def test_what_other_sources_brought_stays(database: Database) -> None:
     assert documents(database, job) == {"x": "from another source", "k0": "text 0"}
 
 
-def test_what_another_reading_of_the_source_brings_meanwhile_stays(database: Database) -> None:
+def test_documents_that_another_reading_of_the_source_brings_meanwhile_stay(database: Database) -> None:
     mine = jobs.open_job(database, request(spec=TRANSLATE))
     seen = SeenDocuments()
     read(database, request(), numbered(3))
@@ -132,19 +130,18 @@ def test_a_cancelled_job_prunes_nothing(database: Database) -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 200_000), max_size=30), max_size=5), st.integers(0, 250_000))
-def test_seen_is_a_set(groups: list[list[int]], other: int) -> None:
+def test_seen_is_a_set(groups: list[list[int]], candidate: int) -> None:
     seen = SeenDocuments()
     for group in groups:
         seen.add(group)
     everything = {number for group in groups for number in group}
     assert all(number in seen for number in everything)
-    assert (other in seen) == (other in everything)
+    assert (candidate in seen) == (candidate in everything)
 
 
-def test_the_share_is_taken_of_what_the_source_had_before(database: Database) -> None:
+def test_the_share_of_missing_documents_counts_those_that_the_source_had_before(database: Database) -> None:
     read(database, request("b.jsonl"), numbered(50, first=100))
-    read(database, request(), numbered(4))
-    finish(database)
+    run_job(database, request(), numbered(4))
     job = jobs.open_job(database, request(spec=TRANSLATE))
     seen = SeenDocuments()
     changed = [("k0", "news"), ("k1", "more news"), *numbered(20, first=1_000)]
@@ -158,7 +155,7 @@ def test_the_share_is_taken_of_what_the_source_had_before(database: Database) ->
 
 
 @given(st.lists(st.sampled_from("ab#:/."), max_size=8).map("".join), st.sampled_from(["a", "a/b", "a.b", "b"]))
-def test_a_rejected_file_holds_what_is_named_for_it(key: str, below: str) -> None:
+def test_a_rejected_file_keeps_the_documents_named_for_it(key: str, below: str) -> None:
     unread = Unread()
     unread.reject(below, below=below)
     held = key == below or any(key.startswith(below + mark) for mark in "#:/")
@@ -166,7 +163,7 @@ def test_a_rejected_file_holds_what_is_named_for_it(key: str, below: str) -> Non
     assert unread.unknown is None
 
 
-def test_a_kind_that_was_left_out_holds_files_records_and_members() -> None:
+def test_a_kind_of_file_that_was_left_out_keeps_its_files_records_and_members() -> None:
     unread = Unread()
     unread.left_out = {".pdf": 1, ".mbox.gz": 1, "without a suffix": 3}
     for key in ("a.pdf", "b/a.pdf#17", "a.pdf:3", "x.zip/a.pdf", "in.mbox.gz/1.eml"):

@@ -1,4 +1,4 @@
-"""Leases are extended after the store was out of reach."""
+"""Leases are extended after an outage of the store."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ LEASE_S = 60.0
 
 
 def pass_time(database: Database, seconds: float) -> None:
-    """Let the last note be so old."""
-    older = update(Lease).where(Lease.name == maintenance.NOTE).values(until=db_now() - seconds)
-    database.execute(older)
+    """Make the last note of a supervisor as old as this."""
+    database.execute(update(Lease).where(Lease.name == maintenance.NOTE).values(until=db_now() - seconds))
 
 
-def reclaimed(database: Database) -> int:
-    """Return the number of shards that a round of upkeep reclaims."""
+def reclaim(database: Database) -> int:
+    """Run a round of maintenance. Return the number of shards that it reclaimed."""
     return maintenance.reclaim(database, before=maintenance.contact(database, LEASE_S))
 
 
 @pytest.mark.parametrize("away_s", [LEASE_S / 2 + 1, 100 * LEASE_S])
-def test_after_the_store_was_away_a_lease_lasts_a_whole_one_more(database: Database, away_s: float) -> None:
+def test_after_an_outage_of_the_store_each_lease_starts_anew(database: Database, away_s: float) -> None:
     read(database, request(), numbered(3))
     maintenance.contact(database, LEASE_S)
     claim = claim_next(database)
     lapse(database, claim.shard_id)
     pass_time(database, away_s)
-    assert reclaimed(database) == 0
+    assert reclaim(database) == 0
     row = shard(database, claim.shard_id)
     assert (row.state, row.fence, row.lapses) == ("running", claim.fence, 0)
     [noted] = database.values(select(Lease.until).where(Lease.name == maintenance.NOTE))
     assert row.lease_until == pytest.approx(noted + LEASE_S, abs=0.001)
     lapse(database, claim.shard_id)  # and nobody renewed it
-    assert reclaimed(database) == 1
+    assert reclaim(database) == 1
 
 
 def test_a_pause_shorter_than_half_a_lease_is_no_outage(database: Database) -> None:
@@ -45,16 +44,16 @@ def test_a_pause_shorter_than_half_a_lease_is_no_outage(database: Database) -> N
     maintenance.contact(database, LEASE_S)
     lapse(database, claim_next(database).shard_id)
     pass_time(database, LEASE_S / 2 - 10)
-    assert reclaimed(database) == 1
+    assert reclaim(database) == 1
 
 
-def test_the_first_supervisor_of_all_gives_leases_their_time(database: Database) -> None:
+def test_the_first_supervisor_lets_each_lease_start_anew(database: Database) -> None:
     read(database, request(), numbered(3))
     lapse(database, claim_next(database).shard_id)
-    assert reclaimed(database) == 0
+    assert reclaim(database) == 0
 
 
-def test_a_round_that_was_held_up_reclaims_nothing_that_lapsed_meanwhile(database: Database) -> None:
+def test_a_delayed_round_reclaims_no_lease_that_lapsed_meanwhile(database: Database) -> None:
     read(database, request(), numbered(3))
     before = maintenance.contact(database, LEASE_S)
     claim = claim_next(database)
@@ -62,7 +61,7 @@ def test_a_round_that_was_held_up_reclaims_nothing_that_lapsed_meanwhile(databas
     assert maintenance.reclaim(database, before=before) == 0
 
 
-def test_a_longer_lease_than_a_grace_is_left_as_it_is(database: Database) -> None:
+def test_a_lease_longer_than_the_grace_is_unchanged(database: Database) -> None:
     claim = read_and_claim(database, 3)
     shards.heartbeat(database, claim.owner, lease_s=1_000.0)
     until = shard(database, claim.shard_id).lease_until

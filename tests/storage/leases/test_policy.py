@@ -43,19 +43,17 @@ def test_shares_fill_the_room_by_priority_and_leave_no_job_behind(claimants: lis
     shares = Counter(choose_turns(claimants, room))
     assert sum(shares.values()) == min(room, sum(claimant.planned for claimant in claimants))
     assert all(shares[claimant.job_id] <= claimant.planned for claimant in claimants)
-    for served, other in product(claimants, claimants):
-        n, of_other = shares[served.job_id], shares[other.job_id]
-        if n and other.priority > served.priority:
-            assert of_other == other.planned
+    for served, rival in product(claimants, claimants):
+        n, n_rival = shares[served.job_id], shares[rival.job_id]
+        if n and rival.priority > served.priority:
+            assert n_rival == rival.planned
         # Max-min: no job can have more without taking from one that has as little (Bertsekas & Gallager, 6.5.2).
-        if n and other.priority == served.priority and of_other < other.planned:
-            assert served.in_flight + n <= other.in_flight + of_other + 1
+        if n and rival.priority == served.priority and n_rival < rival.planned:
+            assert served.in_flight + n <= rival.in_flight + n_rival + 1
 
 
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=4), st.integers(1, 3), ROOM)
-def test_sharers_have_places_by_weight_however_many_jobs_they_have(
-    weights: list[int], n_jobs: int, room: int
-) -> None:
+def test_sharers_have_places_by_weight_for_any_number_of_jobs(weights: list[int], n_jobs: int, room: int) -> None:
     claimants = [
         Claimant(100 * number + job, 0, 0, room, sharer=f"key {number}", weight=weight)
         for number, weight in enumerate(weights)
@@ -63,10 +61,10 @@ def test_sharers_have_places_by_weight_however_many_jobs_they_have(
     ]
     shares = Counter(choose_turns(claimants, room))
     groups = [sum(n for job_id, n in shares.items() if job_id // 100 == number) for number in range(len(weights))]
-    # No place could be given to another sharer that would have less for its weight even then.
+    # No place could go to another sharer that would have less for its weight even with that place.
     for n, weight in zip(groups, weights, strict=True):
-        for other, of_other in zip(groups, weights, strict=True):
-            assert n == 0 or (n - 1) / weight <= other / of_other
+        for rival_n, rival_weight in zip(groups, weights, strict=True):
+            assert n == 0 or (n - 1) / weight <= rival_n / rival_weight
 
 
 def test_newcomers_get_no_more_shards_than_their_common_budget_pays_for() -> None:
@@ -76,17 +74,17 @@ def test_newcomers_get_no_more_shards_than_their_common_budget_pays_for() -> Non
     assert choose_newcomers([*of_team, of_last, free], 0) == [0, 1, 4, 5]
 
 
-def test_a_document_outlives_more_lapses_than_outages_bring_and_ends_after_a_bound() -> None:
+def test_a_document_survives_the_lapses_of_several_outages_and_then_fails() -> None:
     steps = [after_lapse(n_contents=1, suspect=0, lapses=n) for n in range(1, MAX_LAPSES + 1)]
     assert all(isinstance(step, PlanAgain) for step in steps[:-1])
     assert steps[-1] == GiveUp(VANISHED, Reason.TRANSIENT)
-    assert MAX_LAPSES > 2 * 5, "five outages, each of which meets it twice"
+    assert MAX_LAPSES > 2 * 5, "five outages, with two lapses in each"
     delays = [step.delay_s for step in steps if isinstance(step, PlanAgain)]
     assert delays == sorted(delays)
     assert delays[-1] <= 300
 
 
-def test_errors_back_off_ever_longer_up_to_a_minute_and_then_give_up() -> None:
+def test_errors_back_off_longer_and_longer_up_to_a_minute_and_then_give_up() -> None:
     steps = [after_error(attempt=n, suspect=1, reason="why") for n in range(1, MAX_ATTEMPTS + 1)]
     assert steps[-1] == GiveUp("why", Reason.TRANSIENT)
     delays = [step.delay_s for step in steps[:-1] if isinstance(step, PlanAgain)]
@@ -97,9 +95,7 @@ def test_errors_back_off_ever_longer_up_to_a_minute_and_then_give_up() -> None:
 
 
 @given(SIZED, st.integers(1, 20), st.integers(1, 500))
-def test_shards_partition_their_contents_within_the_bounds(
-    sized: list[tuple[int, int]], contents: int, chars: int
-) -> None:
+def test_shards_partition_contents_within_bounds(sized: list[tuple[int, int]], contents: int, chars: int) -> None:
     shards = list(cut(sized, ShardSize(contents, chars)))
     assert [content for shard in shards for content in shard] == sized
     for shard in shards:

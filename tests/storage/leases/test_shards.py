@@ -31,54 +31,57 @@ from tests.storage.builders import (
     claim_next,
     claim_shard,
     commit_next,
-    dispatched,
+    dispatch_shards,
     done,
     failed,
     finish,
     flagged,
     is_lock_awaited,
     lapse,
+    look,
     numbered,
     outcomes,
     queued,
     read,
     read_and_claim,
     request,
+    run_job,
     set_shard,
     shard,
     shards_of,
     sign_on,
+    try_claim,
     work,
 )
 from tests.worker.harness import DEADLINE_S, until
 
 
 def assert_taken_away(database: Database, claim: Claim) -> None:
+    """Assert that a claim can no longer be committed."""
     with pytest.raises(LeaseLost):
         shards.commit(database, claim, done(claim, "late"), None)
 
 
-def test_a_claim_is_won_by_one_of_many_threads(database: Database) -> None:
+def test_one_of_many_threads_gets_a_claim(database: Database) -> None:
     read(database, request(), numbered(3))
-    [shard_id] = dispatched(database)
-    claims = at_once(*[lambda n=n: claim_shard(database, shard_id, f"w{n}") for n in range(8)])
-    [won] = [claim for claim in claims if claim is not None]
-    assert [text for _, text in won.texts] == ["text 0", "text 1", "text 2"]
-    assert (won.fence, won.attempt) == (1, 1)
-    assert shard(database, shard_id).owner == won.owner
+    [shard_id] = dispatch_shards(database)
+    claims = at_once(*[lambda n=n: try_claim(database, shard_id, f"w{n}") for n in range(8)])
+    [claim] = [claim for claim in claims if claim is not None]
+    assert [text for _, text in claim.texts] == ["text 0", "text 1", "text 2"]
+    assert (claim.fence, claim.attempt) == (1, 1)
+    assert shard(database, shard_id).owner == claim.owner
 
 
 def test_a_commit_under_the_fence_writes_the_outcomes_and_ends_the_shard(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    claim = claim_next(database)
+    claim = read_and_claim(database, 3)
     runtime = {"device": "cpu", "precision": "float32", "backend": "stub", "versions": {}}
-    # The second one as after a connection that broke during COMMIT: `done` keeps fence and owner.
+    # The second commit is that of a worker whose connection broke during COMMIT: `done` keeps fence and owner.
     for _ in range(2):
         shards.commit(database, claim, done(claim), runtime)
         row = shard(database, claim.shard_id)
         assert (row.state, row.n_done, row.tokens_in, row.tokens_out) == ("done", 3, 9, 6)
-    assert jobs.finish(database) == [job.id]
-    assert [result["text"] for result in results(database, job.id)] == ["out"] * 3
+    assert jobs.finish(database) == [claim.job_id]
+    assert [result["text"] for result in results(database, claim.job_id)] == ["out"] * 3
 
 
 def test_a_commit_after_a_reclaim_is_rejected_and_writes_nothing(database: Database) -> None:
@@ -88,13 +91,13 @@ def test_a_commit_after_a_reclaim_is_rejected_and_writes_nothing(database: Datab
     assert maintenance.reclaim(database) == 1
     assert_taken_away(database, late)
     assert outcomes(database) == {}
-    other = claim_next(database, "other")
+    current = claim_next(database, "other")
     assert_taken_away(database, late)
-    shards.commit(database, other, done(other), None)
+    shards.commit(database, current, done(current), None)
     assert_taken_away(database, late)
 
 
-def test_a_commit_after_a_lapse_that_nobody_reclaimed_is_accepted(database: Database) -> None:
+def test_a_commit_after_a_lapse_is_accepted_if_nobody_reclaimed_the_shard(database: Database) -> None:
     claim = read_and_claim(database, 2)
     lapse(database, claim.shard_id)
     shards.commit(database, claim, done(claim), None)
@@ -102,11 +105,10 @@ def test_a_commit_after_a_lapse_that_nobody_reclaimed_is_accepted(database: Data
     assert set(outcomes(database).values()) == {"done"}
 
 
-def test_a_claim_whose_answer_was_lost_is_ours_on_the_second_try(database: Database) -> None:
+def test_a_claim_whose_answer_was_lost_succeeds_on_the_second_try(database: Database) -> None:
     read(database, request(), numbered(2))
-    [shard_id] = dispatched(database)
-    head = shards.look(database, shard_id)
-    assert head is not None
+    [shard_id] = dispatch_shards(database)
+    head = look(database, shard_id)
     tries: list[Claim | None] = []
     write = database.write
 
@@ -121,20 +123,19 @@ def test_a_claim_whose_answer_was_lost_is_ours_on_the_second_try(database: Datab
     assert shard(database, shard_id).fence == 1
 
 
-def test_a_claim_by_what_was_seen_before_another_had_the_shard_is_none(database: Database) -> None:
+def test_a_claim_with_an_outdated_fence_fails(database: Database) -> None:
     read(database, request(), numbered(2))
-    [shard_id] = dispatched(database)
-    stale = shards.look(database, shard_id)
-    assert stale is not None
+    [shard_id] = dispatch_shards(database)
+    stale = look(database, shard_id)
     shards.release(database, claim_next(database))
-    assert dispatched(database) == [shard_id]
+    assert dispatch_shards(database) == [shard_id]
     assert shards.claim(database, stale, "w2") is None
 
 
-def test_a_heartbeat_renews_what_its_process_holds_and_nothing_else(database: Database) -> None:
+def test_a_heartbeat_renews_the_leases_of_its_process_and_no_others(database: Database) -> None:
     read(database, request(), numbered(600))
-    mine, lost, other = claim_next(database, "w1"), claim_next(database, "w1"), claim_next(database, "w2")
-    for claim in (mine, lost, other):
+    mine, lost, of_another = claim_next(database, "w1"), claim_next(database, "w1"), claim_next(database, "w2")
+    for claim in (mine, lost, of_another):
         lapse(database, claim.shard_id)
     assert shards.heartbeat(database, "w1", only=[mine.shard_id]) == {mine.shard_id: mine.fence}
     assert maintenance.reclaim(database) == 2
@@ -142,7 +143,7 @@ def test_a_heartbeat_renews_what_its_process_holds_and_nothing_else(database: Da
     assert shards.heartbeat(database, "w1") == {mine.shard_id: mine.fence}
 
 
-def test_a_release_keeps_what_is_finished_and_spends_no_attempt(database: Database) -> None:
+def test_a_release_keeps_finished_results_and_spends_no_attempt(database: Database) -> None:
     claim = read_and_claim(database, 3)
     shards.release(database, claim, done(claim)[:2])
     row = shard(database, claim.shard_id)
@@ -158,8 +159,7 @@ def test_a_release_keeps_what_is_finished_and_spends_no_attempt(database: Databa
 
 
 def test_a_release_of_a_retried_shard_keeps_the_failures_that_were_not_tried_again(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    finish(database, failed)
+    job = run_job(database, request(), numbered(3), failed)
     jobs.retry(database, job.id)
     claim = claim_next(database)
     shards.release(database, claim, done(claim)[:1])
@@ -171,22 +171,22 @@ def test_a_release_of_a_retried_shard_keeps_the_failures_that_were_not_tried_aga
     assert_status(database, job.id, done=3, failed=0, state="done")
 
 
-def test_what_a_process_held_that_was_stopped_on_purpose_is_no_suspect(database: Database) -> None:
+def test_the_shards_of_a_process_that_was_stopped_on_purpose_are_no_suspects(database: Database) -> None:
     read(database, request(), numbered(300))
-    first, other = claim_next(database, "w1"), claim_next(database, "w2")
+    stopped, of_another = claim_next(database, "w1"), claim_next(database, "w2")
     assert maintenance.release_owner(database, "w1") == 1
-    row = shard(database, first.shard_id)
-    assert (row.state, row.suspect, row.attempt, row.fence) == ("planned", 0, 0, first.fence + 1)
-    assert shard(database, other.shard_id).state == "running"
-    assert_taken_away(database, first)
+    row = shard(database, stopped.shard_id)
+    assert (row.state, row.suspect, row.attempt, row.fence) == ("planned", 0, 0, stopped.fence + 1)
+    assert shard(database, of_another.shard_id).state == "running"
+    assert_taken_away(database, stopped)
 
 
 def test_a_release_and_a_failure_that_come_too_late_change_nothing(database: Database) -> None:
     late = read_and_claim(database, 2)
     lapse(database, late.shard_id)
     maintenance.reclaim(database)
-    for take in (lambda: None, lambda: claim_next(database, "w2")):  # nobody has it, and another
-        take()
+    for change in (lambda: None, lambda: claim_next(database, "w2")):  # the shard is free, then another has it
+        change()
         before = shard(database, late.shard_id)
         shards.release(database, late, done(late))
         maintenance.failed_attempt(database, late, "too late")
@@ -195,18 +195,15 @@ def test_a_release_and_a_failure_that_come_too_late_change_nothing(database: Dat
 
 
 @pytest.mark.parametrize("act", [jobs.pause, jobs.cancel])
-def test_a_pause_and_a_cancel_take_shards_away_and_stop_claims(
-    database: Database, act: Callable[[Database, int], bool]
-) -> None:
+def test_a_pause_and_a_cancel_end_claims(database: Database, act: Callable[[Database, int], bool]) -> None:
     job = read(database, request(), numbered(300))
     running, waiting = claim_next(database), queued(database)[0]
-    head = shards.look(database, waiting)
-    assert head is not None
+    head = look(database, waiting)
     assert act(database, job.id)
     assert_taken_away(database, running)
     assert shards.claim(database, head, "w2") is None
     assert shards.look(database, waiting) is None
-    assert dispatched(database) == []
+    assert dispatch_shards(database) == []
     assert {(row.state, row.attempt) for row in shards_of(database, job)} == {("planned", 0)}
     assert shards.heartbeat(database, "w1") == {}
     assert jobs.finish(database) == []
@@ -225,19 +222,18 @@ def test_a_paused_job_stands_still_until_it_is_resumed(database: Database) -> No
     assert not jobs.resume(database, job.id)
 
 
-def test_truncated_outputs_are_counted_and_so_are_those_of_before(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    claim = claim_next(database)
+def test_truncated_outputs_are_counted_and_so_are_earlier_ones(database: Database) -> None:
+    claim = read_and_claim(database, 3)
     shards.release(database, claim, [replace(done(claim)[0], flags=(TRUNCATED,))])
     again = claim_next(database)
     shards.commit(database, again, [replace(outcome, flags=("windowed",)) for outcome in done(again)], None)
     jobs.finish(database)
-    assert (read_status(database, job.id).done, read_status(database, job.id).truncated) == (3, 1)
+    assert (read_status(database, claim.job_id).done, read_status(database, claim.job_id).truncated) == (3, 1)
     later = read(database, request(), numbered(4))
     assert read_status(database, later.id).truncated == 1
 
 
-def test_a_cancelled_job_stays_so(database: Database) -> None:
+def test_a_cancelled_job_stays_cancelled(database: Database) -> None:
     job = read(database, request(), numbered(3))
     assert jobs.cancel(database, job.id)
     assert not jobs.cancel(database, job.id)
@@ -246,10 +242,9 @@ def test_a_cancelled_job_stays_so(database: Database) -> None:
         jobs.retry(database, job.id)
 
 
-def test_a_shard_that_is_queued_beside_a_cancel_is_not_claimed(database: Database) -> None:
+def test_a_shard_that_is_queued_during_a_cancel_is_not_claimed(database: Database) -> None:
     job = read(database, request(), numbered(2))
-    head = shards.look(database, dispatched(database)[0])
-    assert head is not None
+    head = look(database, dispatch_shards(database)[0])
     assert jobs.cancel(database, job.id)
     set_shard(database, head.shard_id, state="queued", fence=head.fence)  # as a top-up under way leaves it
     assert shards.claim(database, head, "w1") is None
@@ -257,56 +252,54 @@ def test_a_shard_that_is_queued_beside_a_cancel_is_not_claimed(database: Databas
 
 
 def test_a_claim_that_slips_past_a_cancel_is_not_renewed_and_cannot_commit(database: Database) -> None:
-    job = read(database, request(), numbered(2))
-    claim = claim_next(database)
-    jobs.cancel(database, job.id)
+    claim = read_and_claim(database, 2)
+    jobs.cancel(database, claim.job_id)
     set_shard(database, claim.shard_id, state="running", fence=claim.fence, owner="w1")
     assert shards.heartbeat(database, "w1") == {}
     assert_taken_away(database, claim)
 
 
-def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres: Database, postgres_url: str) -> None:
-    # In SQLite they take turns.
-    database, other = postgres, Database(postgres_url, kinds=KINDS)
+def test_a_pause_takes_away_a_shard_that_is_just_being_claimed(postgres: Database, postgres_url: str) -> None:
+    # SQLite lets only one of them write at a time.
+    database, pausing = postgres, Database(postgres_url, kinds=KINDS)
     job = read(database, request(), numbered(2))
-    [shard_id] = dispatched(database)
+    [shard_id] = dispatch_shards(database)
     write, is_taken = database.write, Event()
 
     def take_and_wait(act):  # type: ignore[no-untyped-def]
         def work(transaction: Transaction):  # type: ignore[no-untyped-def]
             claim = act(transaction)
             is_taken.set()
-            until(lambda: is_lock_awaited(other), "the pause waits for the claim")
+            until(lambda: is_lock_awaited(pausing), "the pause waits for the claim")
             return claim
 
         return write(work)
 
     def pause() -> bool:
         assert is_taken.wait(DEADLINE_S)
-        return jobs.pause(other, job.id)
+        return jobs.pause(pausing, job.id)
 
     database.write = take_and_wait  # type: ignore[method-assign]
-    claim, paused = at_once(lambda: claim_shard(database, shard_id), pause)
+    _, paused = at_once(lambda: claim_shard(database, shard_id), pause)
     del database.write
-    assert claim
     assert paused
     row = shard(database, shard_id)
     assert (row.state, row.fence, row.attempt, row.owner) == ("planned", 2, 0, None)
-    other.close()
+    pausing.close()
 
 
 @pytest.mark.parametrize("act", [jobs.cancel, jobs.retry, jobs.require, read_status])
-def test_an_unknown_job_is_named(database: Database, act) -> None:  # type: ignore[no-untyped-def]
+def test_an_unknown_job_is_named_in_the_error(database: Database, act) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(NotFound, match="there is no job 77"):
         act(database, 77)
 
 
 def die(database: Database, claim: Claim) -> None:
-    """The process that holds the claim dies: its supervisor takes its shards away at once."""
+    """Let the process that holds the claim die: its supervisor takes its shards away at once."""
     assert maintenance.reclaim(database, claim.owner) >= 1
 
 
-def test_a_lease_that_lapses_makes_no_suspects_and_spends_no_attempt(database: Database) -> None:
+def test_a_lapsed_lease_makes_no_suspects_and_spends_no_attempt(database: Database) -> None:
     read(database, request(), numbered(300))
     first, second = claim_next(database), claim_next(database)
     for claim in (first, second):
@@ -316,20 +309,20 @@ def test_a_lease_that_lapses_makes_no_suspects_and_spends_no_attempt(database: D
         row = shard(database, claim.shard_id)
         assert (row.state, row.suspect, row.lapses, row.attempt) == ("planned", 0, 1, 0)
         assert row.fence == claim.fence + 1
-    assert {first.shard_id, second.shard_id} <= {*dispatched(database)}, "they may be claimed at once"
+    assert {first.shard_id, second.shard_id} <= {*dispatch_shards(database)}, "they can be claimed at once"
 
 
 def vanish(database: Database, claim: Claim) -> None:
-    """The machine that holds the claim goes down, and nobody is there to say why; what waits may go on at once."""
+    """Let the machine that holds the claim go down, so that its lease lapses. Skip the wait that follows."""
     lapse(database, claim.shard_id)
     assert maintenance.reclaim(database) == 1
     set_shard(database, claim.shard_id, not_before=0.0)
 
 
 @pytest.mark.parametrize(
-    ("dies", "together", "then", "reason"),
+    ("dies", "n_together", "then", "reason"),
     [
-        # Once among others, then through sixteen to the document, which dies twice alone.
+        # It dies once among others, then among sixteen, and twice alone.
         (die, 1, [16, 1, 1], {"class": "document", "reason": POISON}),
         (
             vanish,
@@ -342,24 +335,22 @@ def vanish(database: Database, claim: Claim) -> None:
 def test_poison_alone_fails_and_its_neighbours_finish(
     database: Database,
     dies: Callable[[Database, Claim], None],
-    together: int,
+    n_together: int,
     then: list[int],
     reason: dict[str, str],
 ) -> None:
     job = read(database, request(), [(key, "poison" if key == "k77" else text) for key, text in numbered(256)])
     deaths: list[int] = []
-    while shard_ids := dispatched(database):
+    while shard_ids := dispatch_shards(database):
         for shard_id in shard_ids:
-            head, claim = shards.look(database, shard_id), claim_shard(database, shard_id)
-            assert head is not None
-            assert claim is not None
+            head, claim = look(database, shard_id), claim_shard(database, shard_id)
             if any(text == "poison" for _, text in claim.texts):
-                assert head.alone == (len(deaths) >= together), "it runs alone from then on"
+                assert head.alone == (len(deaths) >= n_together), "it runs alone from then on"
                 deaths.append(len(claim.texts))
                 dies(database, claim)
             else:
                 shards.commit(database, claim, done(claim), None)
-    assert deaths == [256] * together + then
+    assert deaths == [256] * n_together + then
     assert jobs.finish(database) == [job.id]
     assert_status(database, job.id, done=255, failed=1, pending=0, texts=256)
     assert list(failures(database, job.id)) == [{"id": "k77", "status": "failed", **reason}]
@@ -368,32 +359,30 @@ def test_poison_alone_fails_and_its_neighbours_finish(
 def test_a_split_shard_is_split_once(database: Database) -> None:
     job = read(database, request(), numbered(40))
     die(database, claim_next(database))
-    rows_ = shards_of(database, job)
-    assert [row.state for row in rows_] == ["split"] + ["planned"] * 3
-    assert sorted(c for row in rows_[1:] for c in unpack(row.contents)) == sorted(unpack(rows_[0].contents))
-    assert sum(row.n_chars for row in rows_[1:]) == sum(len(text) for _, text in numbered(40))
+    whole, *parts = shards_of(database, job)
+    assert (whole.state, [part.state for part in parts]) == ("split", ["planned"] * 3)
+    assert sorted(number for part in parts for number in unpack(part.contents)) == sorted(unpack(whole.contents))
+    assert sum(part.n_chars for part in parts) == sum(len(text) for _, text in numbered(40))
     assert maintenance.reclaim(database) == 0
 
 
 @pytest.mark.parametrize("n_kept", [2, 3])
-def test_outcomes_that_a_dead_process_kept_are_done_at_once_and_only_the_rest_is_computed(
+def test_kept_outcomes_of_a_dead_process_are_done_at_once_and_only_the_rest_is_computed(
     database: Database, n_kept: int
 ) -> None:
-    job = read(database, request(), numbered(3))
-    claim = claim_next(database)
+    claim = read_and_claim(database, 3)
     assert shards.keep(database, [(claim, done(claim)[:n_kept], None, ())]) == {claim}
     die(database, claim)
-    assert read_status(database, job.id).done == n_kept
-    rest = {text for row in dispatched(database) for _, text in claim_shard(database, row).texts}  # type: ignore[union-attr]
+    assert read_status(database, claim.job_id).done == n_kept
+    rest = {text for shard_id in dispatch_shards(database) for _, text in claim_shard(database, shard_id).texts}
     assert rest == {f"text {n}" for n in range(n_kept, 3)}
     assert shards.keep(database, [(claim, done(claim), None, ())]) == set()
-    assert jobs.finish(database) == ([job.id] if n_kept == 3 else [])
+    assert jobs.finish(database) == ([claim.job_id] if n_kept == 3 else [])
 
 
 @pytest.mark.parametrize("n_kept", [0, 1])
-def test_a_retry_whose_process_dies_computes_again_what_it_has_not_done(database: Database, n_kept: int) -> None:
-    job = read(database, request(), numbered(3))
-    finish(database, failed)
+def test_a_retry_whose_process_dies_computes_the_rest_again(database: Database, n_kept: int) -> None:
+    job = run_job(database, request(), numbered(3), failed)
     jobs.retry(database, job.id)
     claim = claim_next(database)
     shards.keep(database, [(claim, done(claim)[:n_kept], None, ())])
@@ -404,38 +393,37 @@ def test_a_retry_whose_process_dies_computes_again_what_it_has_not_done(database
 
 
 def test_a_commit_writes_kept_outcomes_again_only_if_the_store_lost_them(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    claim = claim_next(database)
+    claim = read_and_claim(database, 3)
     kept, lost, new = done(claim)
     shards.keep(database, [(claim, [kept, lost], None, ())])
     database.execute(delete(OutcomeRow).where(OutcomeRow.content_id == lost.content_id))
-    other = [replace(outcome, text="later") for outcome in (kept, lost, new)]
-    shards.commit(database, claim, other, None, {kept.content_id, lost.content_id})
+    outcomes = [replace(outcome, text="later") for outcome in (kept, lost, new)]
+    shards.commit(database, claim, outcomes, None, {kept.content_id, lost.content_id})
     with database.read() as transaction:
         rows = transaction.execute(select(OutcomeRow.content_id, OutcomeRow.text))
         texts = {row.content_id: row.text for row in rows}
     assert texts == {kept.content_id: "out", lost.content_id: "later", new.content_id: "later"}
-    assert_status(database, job.id, done=3, tokens_in=9)
+    assert_status(database, claim.job_id, done=3, tokens_in=9)
 
 
-def test_a_failed_attempt_backs_off_and_then_gives_up_as_transient(database: Database) -> None:
+def test_failed_attempts_back_off_and_then_fail_as_transient(database: Database) -> None:
     job = read(database, request(), numbered(2))
     sign_on(database, "w1")
     for attempt in range(1, MAX_ATTEMPTS + 1):
         claim = claim_next(database)
         assert claim.attempt == attempt
         maintenance.failed_attempt(database, claim, "the driver fell over")
-        assert dispatched(database) == []  # it waits
-        waits = read_status(database, job.id).waiting_cause is Cause.BACKING_OFF
-        assert waits is (attempt < MAX_ATTEMPTS)
+        assert dispatch_shards(database) == []  # it waits
+        is_waiting = read_status(database, job.id).waiting_cause is Cause.BACKING_OFF
+        assert is_waiting is (attempt < MAX_ATTEMPTS)
         set_shard(database, claim.shard_id, not_before=db_now())
-    assert {row["class"] for row in failures(database, job.id)} == {"transient"}
-    assert {row["reason"] for row in failures(database, job.id)} == {"the driver fell over"}
+    reasons = {(row["class"], row["reason"]) for row in failures(database, job.id)}
+    assert reasons == {("transient", "the driver fell over")}
     assert jobs.finish(database) == [job.id]
 
 
 def by_key(claim: Claim, **classes: Reason) -> list[Outcome]:
-    """The texts that are named fail with a reason of that class, the others are done."""
+    """Return failures with these classes of reasons for the texts that are named, and results for the others."""
     return [
         Outcome(content_id, Status.FAILED, reason="no", reason_class=classes[text])
         if text in classes
@@ -447,12 +435,11 @@ def by_key(claim: Claim, **classes: Reason) -> list[Outcome]:
 THREE = [("a", "a"), ("b", "b"), ("c", "c")]
 
 
-def test_a_retry_puts_done_in_the_place_of_failed(database: Database) -> None:
-    job = read(database, request(), THREE)
-    finish(database, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
+def test_a_retry_replaces_failures_by_results(database: Database) -> None:
+    job = run_job(database, request(), THREE, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
     assert jobs.retry(database, job.id) == 2
     assert_status(database, job.id, state="running", finished_at=None, done=1, failed=0, pending=2, ended=False)
-    assert jobs.retry(database, job.id) == 0  # it is under way
+    assert jobs.retry(database, job.id) == 0  # it is running
     work(database)
     assert jobs.finish(database) == [job.id]
     assert_status(database, job.id, done=3, failed=0, pending=0, texts=3)
@@ -463,7 +450,7 @@ def test_a_retry_of_one_class_leaves_the_others(database: Database) -> None:
     job = read(database, request(), THREE)
     work(database, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
     assert jobs.retry(database, job.id, only="transient") == 1
-    assert jobs.retry(database, job.id, only="document") == 1  # a class at a time, the first still under way
+    assert jobs.retry(database, job.id, only="document") == 1  # the retry of the other class is still running
     assert jobs.retry(database, job.id, only="model") == 0
 
 
@@ -476,29 +463,27 @@ def test_a_retry_while_the_source_is_read_does_not_end_the_reading(database: Dat
     assert read_status(database, job.id).state == "ingesting"
 
 
-def test_a_retry_while_the_source_is_read_leaves_what_the_job_has_not_come_across(database: Database) -> None:
-    other = read(database, request(), THREE)
-    finish(database, failed)
-    mine = [(f"of b: {key}", text) for key, text in THREE[:2]]
-    job = read(database, request("b.jsonl"), mine, chunk=1, stop_after=2)
+def test_a_retry_while_the_source_is_read_leaves_failures_that_the_job_has_not_met_yet(database: Database) -> None:
+    earlier = run_job(database, request(), THREE, failed)
+    some = [(f"of b: {key}", text) for key, text in THREE[:2]]
+    job = read(database, request("b.jsonl"), some, chunk=1, stop_after=2)
     assert jobs.retry(database, job.id) == 2
     work(database)
-    assert read(database, request("b.jsonl"), mine).id == job.id
+    assert read(database, request("b.jsonl"), some).id == job.id
     status = read_status(database, job.id)
-    assert (status.done, status.failed, status.pending) == (2, 1, 0), "the one that others brought is as it was"
-    assert jobs.retry(database, job.id) == jobs.retry(database, other.id) == 1
+    assert (status.done, status.failed, status.pending) == (2, 1, 0), "the failure of the other source is unchanged"
+    assert jobs.retry(database, job.id) == jobs.retry(database, earlier.id) == 1
     work(database)
     assert_status(database, job.id, done=3, failed=0, pending=0)
 
 
 def test_the_first_write_of_an_outcome_wins(database: Database) -> None:
-    first = read(database, request(corpus="left"), THREE)
-    second = read(database, request(corpus="right"), THREE)
+    job_ids = [read(database, request(corpus=corpus), THREE).id for corpus in ("left", "right")]
     left, right = claim_next(database, "w1"), claim_next(database, "w2")
     shards.commit(database, left, done(left, "first"), None)
     shards.commit(database, right, done(right, "second"), None)
-    for job in (first, second):
-        assert [row["text"] for row in results(database, job.id)] == ["first"] * 3
+    for job_id in job_ids:
+        assert [row["text"] for row in results(database, job_id)] == ["first"] * 3
 
 
 def test_a_vector_of_another_length_than_the_specs_first_one_is_refused(database: Database) -> None:
@@ -518,13 +503,13 @@ def test_a_vector_of_another_length_than_the_specs_first_one_is_refused(database
     [failure] = failures(database, job.id)
     assert "its vector has 4 numbers, and earlier ones of this model have 3" in failure["reason"]
     assert "--revision" in failure["reason"]
-    other = read(database, request("b.jsonl", spec=replace(spec, revision="sha256:9")), THREE)
+    new_revision = read(database, request("b.jsonl", spec=replace(spec, revision="sha256:9")), THREE)
     commit_next(database, lambda claim: vectors(claim, (4, 4, 4)))
-    assert read_status(database, other.id).done == 3
+    assert read_status(database, new_revision.id).done == 3
 
 
-def test_workers_with_two_models_of_one_name_store_the_vectors_of_one(database: Database) -> None:
-    jobs_ = [read(database, request(corpus=name, spec=EMBED), [(name, name)]) for name in "abcd"]
+def test_workers_with_two_models_of_one_name_store_the_vectors_of_only_one(database: Database) -> None:
+    job_ids = [read(database, request(corpus=name, spec=EMBED), [(name, name)]).id for name in "abcd"]
     claims = [claim_next(database, f"w{n}") for n in range(4)]
 
     def commit(n: int) -> None:
@@ -534,11 +519,11 @@ def test_workers_with_two_models_of_one_name_store_the_vectors_of_one(database: 
         shards.commit(database, claims[n], vector, None)
 
     at_once(*[partial(commit, n) for n in range(4)])
-    done_ones = [read_status(database, job.id).done for job in jobs_]
-    assert done_ones in ([1, 0, 1, 0], [0, 1, 0, 1])
+    n_done = [read_status(database, job_id).done for job_id in job_ids]
+    assert n_done in ([1, 0, 1, 0], [0, 1, 0, 1])
 
 
-def test_done_takes_the_place_of_failed_and_nothing_takes_the_place_of_done(database: Database) -> None:
+def test_a_result_replaces_a_failure_and_nothing_replaces_a_result(database: Database) -> None:
     read(database, request(corpus="left"), THREE)
     read(database, request(corpus="right"), THREE)
     left, right = claim_next(database, "w1"), claim_next(database, "w2")
@@ -548,48 +533,48 @@ def test_done_takes_the_place_of_failed_and_nothing_takes_the_place_of_done(data
 
 
 def test_two_jobs_of_one_spec_over_overlapping_corpora_store_nothing_twice_and_both_end(database: Database) -> None:
-    one = read(database, request(corpus="left"), numbered(60))
-    two = read(database, request(corpus="right"), numbered(60, first=30))
+    left = read(database, request(corpus="left"), numbered(60))
+    right = read(database, request(corpus="right"), numbered(60, first=30))
     at_once(lambda: work(database, owner="w1"), lambda: work(database, owner="w2"))
     work(database)
-    assert sorted(jobs.finish(database)) == [one.id, two.id]
+    assert sorted(jobs.finish(database)) == [left.id, right.id]
     assert len(outcomes(database)) == 90
-    for job in (one, two):
+    for job in (left, right):
         assert_status(database, job.id, done=60, pending=0, documents=60)
         assert len(list(results(database, job.id))) == 60
 
 
 def test_too_many_failures_stop_a_job_and_a_retry_lets_it_go_on(database: Database) -> None:
     job = read(database, request(max_failures=10.0), numbered(300))
-    claim, other = claim_next(database), claim_next(database)
+    claim, running = claim_next(database), claim_next(database)
     shards.commit(database, claim, failed(claim), None)
     jobs.finish(database)
     status = read_status(database, job.id)
     assert status.state == "stopped"
     assert status.reason == f"more than 10 % of its texts failed ({len(claim.contents)} of 300)"
-    assert_taken_away(database, other)
+    assert_taken_away(database, running)
     assert jobs.retry(database, job.id) == len(claim.contents)
     work(database)
     assert jobs.finish(database) == [job.id]
     assert_status(database, job.id, state="done", done=300, failed=0, pending=0)
 
 
-def test_too_many_doubtful_results_stop_a_job_and_another_one_goes_on_from_them(database: Database) -> None:
+def test_too_many_doubtful_results_stop_a_job_and_a_new_job_continues_from_them(database: Database) -> None:
     job = read(database, request(max_flagged=10.0), numbered(300))
-    claim, other = claim_next(database), claim_next(database)
+    claim, running = claim_next(database), claim_next(database)
     shards.commit(database, claim, flagged(claim, "windowed", "empty_window"), None)
     jobs.finish(database)
     status = read_status(database, job.id)
     assert status.state == "stopped"
     assert status.reason == f"more than 10 % of its texts are doubtful ({len(claim.contents)} of 300)"
-    assert_taken_away(database, other)
+    assert_taken_away(database, running)
     again = read(database, request(max_flagged=10.0), numbered(300))
     work(database)
     assert jobs.finish(database) == [again.id]
     assert read_status(database, again.id).prior == len(claim.contents)
 
 
-def test_a_retry_lets_a_job_go_on_without_the_doubtful_results_so_far(database: Database) -> None:
+def test_a_retry_lets_a_job_go_on_without_counting_earlier_doubtful_results(database: Database) -> None:
     job = read(database, request(max_flagged=10.0), numbered(300))
     claim = claim_next(database)
     n = len(claim.contents)

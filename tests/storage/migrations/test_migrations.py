@@ -23,7 +23,7 @@ from tests.conftest import Interrupt
 
 
 def test_the_migrated_schema_equals_the_declared_one(database: Database) -> None:
-    dependents()  # with the tables of features
+    dependents()  # loads the tables of features
     with database.engine.connect() as connection:
         opts = {"compare_type": True, "compare_server_default": True, "include_object": _is_of(database)}
         context = MigrationContext.configure(connection, opts=opts)
@@ -31,7 +31,7 @@ def test_the_migrated_schema_equals_the_declared_one(database: Database) -> None
 
 
 def _is_of(database: Database) -> Callable[..., bool]:
-    """Return whether an object is made on this database: Alembic does not look at `ddl_if`."""
+    """Return a function that says whether this database has an object: Alembic does not look at `ddl_if`."""
     on_sqlite_alone = {"fk_shard_spec_id", "fk_outcome_spec_id", "fk_outcome_runtime_id"}
     return lambda _object, name, *_: database.server is None or name not in on_sqlite_alone
 
@@ -39,10 +39,10 @@ def _is_of(database: Database) -> Callable[..., bool]:
 def test_partial_indexes_are_partial_in_the_migrated_schema_too(database: Database) -> None:
     # Alembic compares an index's columns and not its condition.
     dialect = database.engine.dialect.name
-    found = {index["name"]: index for index in inspect(database.engine).get_indexes("document")}
+    migrated = {index["name"]: index for index in inspect(database.engine).get_indexes("document")}
     for index in Base.metadata.tables["document"].indexes:
         where = index.dialect_options[dialect]["where"]
-        options = found[str(index.name)].get("dialect_options", {})
+        options = migrated[str(index.name)].get("dialect_options", {})
         stored = str(options.get(f"{dialect}_where", "")).strip("()")
         assert stored == ("" if where is None else str(where))
 
@@ -58,11 +58,11 @@ def test_a_database_without_a_schema_is_refused_and_upgrading_twice_changes_noth
 
 
 def test_an_upgrade_is_one_transaction(bare_database: Database) -> None:
-    # With one for each revision, two upgrades at once would each do some, and one that is killed only part of them.
+    # With one transaction for each revision, two upgrades at once would mix, and a killed upgrade would be partial.
     commits: list[Connection] = []
     event.listen(bare_database.engine, "commit", commits.append)
     migrations.upgrade(bare_database)
-    assert len([of for of in commits if of.get_execution_options().get("docmill_write")]) == 1
+    assert len([commit for commit in commits if commit.get_execution_options().get("docmill_write")]) == 1
 
 
 def test_a_ctrl_c_waits_for_the_end_of_an_upgrade(bare_database: Database, interrupt: Interrupt) -> None:
@@ -94,8 +94,8 @@ migrations.upgrade(database)
     migrations.require_current(bare_database)
 
 
-def newer(database: Database, oldest: str) -> None:
-    """Have the database be one that a later release upgraded."""
+def make_newer(database: Database, oldest: str) -> None:
+    """Make the database look as if a later release had upgraded it, which is compatible with `oldest` and later."""
 
     def upgrade(transaction: Transaction) -> None:
         transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -104,15 +104,15 @@ def newer(database: Database, oldest: str) -> None:
     database.write(upgrade)
 
 
-def test_a_database_of_a_newer_docmill_that_can_do_without_this_one_is_refused(database: Database) -> None:
-    newer(database, "9998")
+def test_the_database_of_an_incompatible_newer_docmill_is_refused(database: Database) -> None:
+    make_newer(database, "9998")
     for act in (migrations.require_current, migrations.upgrade):
         with pytest.raises(SchemaOutOfDate, match="belongs to a newer docmill"):
             act(database)
 
 
-def test_a_database_of_a_newer_docmill_that_is_compatible_is_used_and_left_as_it_is(database: Database) -> None:
-    newer(database, migrations.head())
+def test_the_database_of_a_compatible_newer_docmill_is_used_and_unchanged(database: Database) -> None:
+    make_newer(database, migrations.head())
     migrations.require_current(database)
     assert migrations.upgrade(database) == ("9999", "9999")
 

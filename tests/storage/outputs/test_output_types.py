@@ -1,10 +1,10 @@
-"""Every type of output is stored, read back, written in each format, and shown in a view."""
+"""Every type of output is stored, read back, written in each format and shown in a view."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import SpecRow
-from docmill.storage.core.specs import WRITING_SIZE, Outcome, Spec, Status, StoredKind, check_outcome
+from docmill.storage.core.specs import Outcome, Spec, Status, check_outcome
 from docmill.storage.errors import SchemaOutOfDate
 from docmill.storage.outputs.columns import Form
 from docmill.storage.outputs.output_types import (
@@ -35,11 +35,10 @@ from docmill.storage.outputs.output_types import (
 )
 from docmill.storage.pipelines import views
 from docmill.storage.results.results import columns, failures, inputs, people_columns, results
-from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import WRITERS, Target
 from docmill.storage.writers.formats import Writer
-from tests.storage.builders import read, work
+from tests.storage.builders import read, read_view, request, run_job
 
 DOCUMENT = "Ada met Bob."
 SCHEMA = {
@@ -142,41 +141,40 @@ _COMMON = ("id", "task"), ("tokens_in", "tokens_out", "flags", "meta")
 every_type = pytest.mark.parametrize("output", OUTPUT_TYPES, ids=repr)
 
 
-def spec_of(output: OutputType, revision: int = 1) -> Spec:
-    return Spec(output.name, "null", f"sha256:{revision}", params=EXAMPLES[output].params)
-
-
-@pytest.fixture(autouse=True)
-def _a_kind_of_each_type(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = {one.name: StoredKind(one.name, one, WRITING_SIZE) for one in OUTPUT_TYPES}
-    monkeypatch.setattr(database, "kinds", kinds)
+def spec_of(output: OutputType) -> Spec:
+    return Spec(output.name, "null", "sha256:1", params=EXAMPLES[output].params)
 
 
 def sure_of(output: OutputType) -> dict[str, Any]:
+    """Return the numbers of confidence that outputs of a type have."""
     return {name: SURE[name] for name in output.confidence}
 
 
 def done_with(stored: Output, sure: Mapping[str, Any] = {}) -> Callable[[Any], list[Outcome]]:
+    """Return a function that gives every text this output."""
     return lambda claim: [
         replace(Outcome.done(content_id, stored, tokens_in=2), **sure) for content_id, _ in claim.texts
     ]
 
 
-def finished(database: Database, output: OutputType, stored: Output | None = None, revision: int = 1) -> int:
-    """Return a job whose document has the example of a type, and one step, `step`."""
-    steps = (StepRequest("step", spec_of(output, revision)),)
-    job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
-    work(database, done_with(stored or EXAMPLES[output].stored, sure_of(output)))
-    return job.id
+def run_step(database: Database, output: OutputType, stored: Output | None = None) -> int:
+    """Run a job of one step, `step`, whose result is this output or the example of the type. Return its number."""
+    compute = done_with(stored or EXAMPLES[output].stored, sure_of(output))
+    return run_steps(database, [StepRequest("step", spec_of(output))], compute)
+
+
+def run_steps(database: Database, steps: Sequence[StepRequest], compute: Callable[[Any], list[Outcome]]) -> int:
+    """Run a job of these steps over one document. Return its number."""
+    return run_job(database, request(steps=steps), [("k", DOCUMENT)], compute).id
 
 
 @pytest.mark.both_stores
 @every_type
 def test_an_output_is_stored_and_read_back(database: Database, output: OutputType) -> None:
-    [found] = results(database, finished(database, output))
-    if "vector" in found:
-        found["vector"] = found["vector"].tolist()
-    assert found == {
+    [row] = results(database, run_step(database, output))
+    if "vector" in row:
+        row["vector"] = row["vector"].tolist()
+    assert row == {
         "id": "k",
         "task": output.name,
         **EXAMPLES[output].json,
@@ -190,13 +188,13 @@ def test_an_output_is_stored_and_read_back(database: Database, output: OutputTyp
 
 
 def test_an_output_of_another_type_is_not_stored(database: Database) -> None:
-    job = finished(database, LABELS, EXAMPLES[SPANS].stored)
+    job = run_step(database, LABELS, EXAMPLES[SPANS].stored)
     [failure] = failures(database, job)
     assert failure["class"] == "model"
     for output in OUTPUT_TYPES:
-        for other in (other for other in OUTPUT_TYPES if other is not output):
-            refused = check_outcome(Outcome.done(1, EXAMPLES[other].stored), output)
-            assert refused.status == Status.FAILED, other
+        for another in (another for another in OUTPUT_TYPES if another is not output):
+            refused = check_outcome(Outcome.done(1, EXAMPLES[another].stored), output)
+            assert refused.status == Status.FAILED, another
             assert f"its output is not stored as {output.plural} are" in (refused.reason or "")
 
 
@@ -214,15 +212,15 @@ def test_an_output_of_another_type_is_not_stored(database: Database) -> None:
         (RECORD, BOOK, None, "a record belongs in `data`"),
     ],
 )
-def test_what_is_wrong_with_an_output_is_said(output: OutputType, data: Any, text: str | None, says: str) -> None:
+def test_an_invalid_output_is_described(output: OutputType, data: Any, text: str | None, says: str) -> None:
     problem = output.problem(Output(text=text, data=data))
     assert problem is not None
     assert says in problem
 
 
 @every_type
-def test_every_writer_that_takes_an_output_writes_it(database: Database, output: OutputType, tmp_path: Path) -> None:
-    job = finished(database, output)
+def test_every_writer_writes_the_outputs_it_takes(database: Database, output: OutputType, tmp_path: Path) -> None:
+    job = run_step(database, output)
     for writer in WRITERS:
         if writer.takes is None or output in writer.takes:
             assert_written(database, job, output, writer, tmp_path / f"out-{writer.name}{writer.suffix}")
@@ -249,47 +247,48 @@ def assert_written(database: Database, job: int, output: OutputType, writer: Wri
     elif writer.name == "parquet":
         [row] = parquet.read_table(path).to_pylist()
         assert {name: row[name] for name in output.confidence} == sure_of(output)
-        found = {name: row[name] for name in example.cells}
+        read_back = {name: row[name] for name in example.cells}
         if output is RECORD:
-            assert found == {f"data_{name}": value for name, value in BOOK.items()} | {"data_tags": '["a","b"]'}
+            assert read_back == {f"data_{name}": value for name, value in BOOK.items()} | {"data_tags": '["a","b"]'}
         elif output is LABELS:
-            assert found == {"label": "good", "score": 0.75, "labels": LABELLED}
+            assert read_back == {"label": "good", "score": 0.75, "labels": LABELLED}
         else:
-            assert found == example.json
+            assert read_back == example.json
     else:
         assert np.load(path).tolist() == [example.json["vector"]]
 
 
 def test_a_table_of_several_steps_has_the_columns_of_each(database: Database, tmp_path: Path) -> None:
-    steps = tuple(StepRequest(f"my_{one.name}", spec_of(one)) for one in OUTPUT_TYPES)
-    job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
-    by_name = {one.name: (EXAMPLES[one].stored, sure_of(one)) for one in OUTPUT_TYPES}
+    steps = tuple(StepRequest(f"my_{output.name}", spec_of(output)) for output in OUTPUT_TYPES)
+    by_name = {output.name: (EXAMPLES[output].stored, sure_of(output)) for output in OUTPUT_TYPES}
 
     def compute(claim: Any) -> list[Outcome]:
         [kind] = database.values(select(SpecRow.kind).where(SpecRow.id == claim.spec_id))
         return done_with(*by_name[kind])(claim)
 
-    work(database, compute)
-    Target.of(tmp_path / "out.csv").write(results(database, job.id), columns(database, job.id))
+    job = run_steps(database, steps, compute)
+    Target.of(tmp_path / "out.csv").write(results(database, job), columns(database, job))
     [row] = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     outputs = {
-        name.replace("step", f"my_{one.name}", 1): cell
-        for one in OUTPUT_TYPES
-        for name, cell in zip(EXAMPLES[one].view, EXAMPLES[one].cells.values(), strict=True)
+        name.replace("step", f"my_{output.name}", 1): cell
+        for output in OUTPUT_TYPES
+        for name, cell in zip(EXAMPLES[output].view, EXAMPLES[output].cells.values(), strict=True)
     }
-    sure = {f"my_{one.name}_{name}": str(value) for one in OUTPUT_TYPES for name, value in sure_of(one).items()}
+    sure = {
+        f"my_{output.name}_{name}": str(value) for output in OUTPUT_TYPES for name, value in sure_of(output).items()
+    }
     assert list(row) == ["id", *outputs, "flags", "meta", *sure]
     assert (outputs | sure).items() <= row.items()
-    [line] = results(database, job.id)
+    [line] = results(database, job)
     assert list(line["steps"]["my_text"]) == ["task", "text", "tokens_in", "tokens_out", "flags", *SURE]
 
 
-def test_a_result_without_a_confidence_says_nothing_of_it(database: Database, tmp_path: Path) -> None:
-    job = read(database, JobRequest("books", "a.jsonl", (StepRequest("step", spec_of(TEXT)),)), [("k", DOCUMENT)])
-    work(database, done_with(Output(text="a"), {"confidence": float("nan"), "mean_logprob": float("-inf")}))
-    [found] = results(database, job.id)
-    assert not SURE.keys() & found.keys()
-    Target.of(tmp_path / "out.parquet").write([found], columns(database, job.id))
+def test_a_result_without_a_confidence_has_no_field_for_it(database: Database, tmp_path: Path) -> None:
+    compute = done_with(Output(text="a"), {"confidence": float("nan"), "mean_logprob": float("-inf")})
+    job = run_steps(database, [StepRequest("step", spec_of(TEXT))], compute)
+    [result] = results(database, job)
+    assert not SURE.keys() & result.keys()
+    Target.of(tmp_path / "out.parquet").write([result], columns(database, job))
     [row] = parquet.read_table(tmp_path / "out.parquet").to_pylist()
     assert [row[name] for name in SURE] == [None, None, None]
 
@@ -298,65 +297,57 @@ def test_a_column_of_a_step_or_a_property_keeps_its_name_beside_those_of_confide
     sure = {"properties": {"confidence": {"type": "string"}}}
     record = Spec("record", "null", "sha256:1", params={"json_schema": json.dumps(sure)})
     steps = [StepRequest("a", spec_of(TEXT)), StepRequest("a_mean_logprob", spec_of(TEXT)), StepRequest("b", record)]
-    job = read(database, JobRequest("books", "a.jsonl", tuple(steps)), [("k", DOCUMENT)])
+    job = read(database, request(steps=steps), [("k", DOCUMENT)])
     views.make(database, "nightly", "books", steps)
-    [row] = view(database, "pipeline_nightly")
+    [row] = read_view(database, "pipeline_nightly")
     names = [column.name for column in columns(database, job.id)]
-    for found in (names, [*row]):
-        assert len({*found}) == len(found)
-        assert {"a_confidence", "a_mean_logprob", "a_mean_logprob_confidence", "b_confidence"} <= {*found}
-        assert found.index("a_mean_logprob") < found.index("a_confidence")
-        assert found.index("b_confidence") < found.index("a_confidence")
-
-
-def view(database: Database, name: str) -> Iterator[dict[str, Any]]:
-    with database.read() as transaction:
-        for row in transaction.exec_driver_sql(f"SELECT * FROM {name}").mappings():
-            yield {key: bytes(value) if isinstance(value, memoryview) else value for key, value in row.items()}
+    for some_names in (names, [*row]):
+        assert len({*some_names}) == len(some_names)
+        assert {"a_confidence", "a_mean_logprob", "a_mean_logprob_confidence", "b_confidence"} <= {*some_names}
+        assert some_names.index("a_mean_logprob") < some_names.index("a_confidence")
+        assert some_names.index("b_confidence") < some_names.index("a_confidence")
 
 
 @pytest.mark.both_stores
 @every_type
 def test_the_view_of_a_pipeline_has_an_output(database: Database, output: OutputType) -> None:
     views.make(database, "nightly", "books", [StepRequest("step", spec_of(output))])
-    finished(database, output)
-    [row] = view(database, "pipeline_nightly")
-    found = {name: row[name] for name in EXAMPLES[output].view}
-    for name, value in found.items():
+    run_step(database, output)
+    [row] = read_view(database, "pipeline_nightly")
+    cells = {name: row[name] for name in EXAMPLES[output].view}
+    for name, value in cells.items():
         if database.server is None and isinstance(EXAMPLES[output].view[name], list):
-            found[name] = json.loads(value)
-    assert found == EXAMPLES[output].view
+            cells[name] = json.loads(value)
+    assert cells == EXAMPLES[output].view
     assert [*row][:4] == ["id", "meta", "flags", "document"]
     sure = {f"step_{name}": value for name, value in sure_of(output).items()}
-    assert [*row][4:] == [*found, "step_status", "step_reason", *sure]
+    assert [*row][4:] == [*cells, "step_status", "step_reason", *sure]
     assert sure.items() <= row.items()
 
 
-def test_people_see_the_answers_to_questions_without_what_is_beside_them(database: Database) -> None:
+def test_people_see_the_answers_to_questions_without_scores_and_spans(database: Database) -> None:
     beside = {"who_score": 0.9, "who_spans": [{"text": "Ada"}], "why_score": None, "why_spans": []}
     stored = RECORD.stored({"who": "Ada", "why": None, **beside})
     properties = {name: {"type": "string"} for name in ("who", "why", *beside)}
     asks = {"properties": properties, "question": {"why": "Why?", "who": "Who?"}}
     steps = (StepRequest("ask", replace(spec_of(RECORD), params=asks)), StepRequest("find", spec_of(SPANS)))
-    job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
-
-    [ask] = database.values(select(SpecRow.id).where(SpecRow.kind == "record"))
 
     def compute(claim: Any) -> list[Outcome]:
+        [ask] = database.values(select(SpecRow.id).where(SpecRow.kind == "record"))
         return done_with(stored if claim.spec_id == ask else Output(data={"spans": []}))(claim)
 
-    work(database, compute)
-    for step, said in (
+    job = run_steps(database, steps, compute)
+    for step, cells in (
         ("ask", {"who": "Ada", "why": None, "remarks": "why: no answer in the text"}),
         ("find", {"output": "", "remarks": "nothing found"}),
     ):
-        [row] = inputs(database, job.id, step=step)
-        assert people_row(database, job.id, row, step) == {"document": "k"} | said
-    [row] = inputs(database, job.id)
-    assert people_row(database, job.id, row)["remarks"] == "ask: why: no answer in the text; find: nothing found"
-    [found] = results(database, job.id, step="ask")
-    assert RECORD.shown(found, asks) == "who: Ada, why: no answer in the text"
-    assert RECORD.shown(found, {**asks, "question": {"who": "Who?"}}) == "Ada"
+        [row] = inputs(database, job, step=step)
+        assert people_row(database, job, row, step) == {"document": "k"} | cells
+    [row] = inputs(database, job)
+    assert people_row(database, job, row)["remarks"] == "ask: why: no answer in the text; find: nothing found"
+    [result] = results(database, job, step="ask")
+    assert RECORD.shown(result, asks) == "who: Ada, why: no answer in the text"
+    assert RECORD.shown(result, {**asks, "question": {"who": "Who?"}}) == "Ada"
     [tags, *_] = RECORD.people_columns({"properties": {"tags": {"type": "array", "items": {"type": "string"}}}}, "")
     assert tags.value({"data": {"tags": ["a", "b"]}}) == "a; b"
 
@@ -373,72 +364,65 @@ def people_row(database: Database, job: int, row: Any, step: str | None = None) 
 def test_a_value_that_is_not_of_its_propertys_type_is_null_in_tables_and_views(database: Database) -> None:
     wrong = {"title": "a", "price": "free", "pages": True, "new": 1}
     views.make(database, "nightly", "books", [StepRequest("step", spec_of(RECORD))])
-    [found] = results(database, finished(database, RECORD, RECORD.stored(wrong)))
-    assert [column.value(found) for column in RECORD.columns({"json_schema": json.dumps(SCHEMA)})] == [
-        *[None] * 5,
-        "a",
-    ]
-    [row] = view(database, "pipeline_nightly")
+    [result] = results(database, run_step(database, RECORD, RECORD.stored(wrong)))
+    cells = [column.value(result) for column in RECORD.columns({"json_schema": json.dumps(SCHEMA)})]
+    assert cells == [*[None] * 5, "a"]
+    [row] = read_view(database, "pipeline_nightly")
     assert [row[f"step_{name}"] for name in ("title", "price", "pages", "new")] == ["a", None, None, None]
 
 
 @pytest.mark.both_stores
-def test_spans_have_a_view_with_a_row_for_each(database: Database) -> None:
+def test_a_view_has_a_row_for_each_span(database: Database) -> None:
     steps = [StepRequest("people", spec_of(SPANS)), StepRequest("meaning", spec_of(VECTOR))]
     views.make(database, "Night-ly", "books", steps)
-    finished(database, SPANS)
-    assert [*view(database, "items_night_ly__people")] == [{"id": "k", **span} for span in FOUND]
+    run_step(database, SPANS)
+    assert read_view(database, "items_night_ly__people") == [{"id": "k", **span} for span in FOUND]
     views.make(database, "Night-ly", "books", steps[1:])
-    with pytest.raises(SchemaOutOfDate):  # there is no such view
-        next(view(database, "items_night_ly__people"))
+    with pytest.raises(SchemaOutOfDate):  # the view does not exist
+        read_view(database, "items_night_ly__people")
     views.make(database, "Night-ly", "books", steps)
     views.drop(database, "Night-ly")
-    with pytest.raises(SchemaOutOfDate):  # there is no such view
-        next(view(database, "items_night_ly__people"))
+    with pytest.raises(SchemaOutOfDate):  # the view does not exist
+        read_view(database, "items_night_ly__people")
 
 
-def test_the_sentences_of_a_text_are_in_tables_and_views_beside_those_of_texts_without(
-    database: Database, tmp_path: Path
-) -> None:
+def test_tables_and_views_have_the_sentences_of_a_text(database: Database, tmp_path: Path) -> None:
     spec = Spec("text", "null", "sha256:1", params={RANKING: "a rule"})
     steps = (StepRequest("cited", spec), StepRequest("plain", spec_of(TEXT)))
     views.make(database, "nightly", "books", steps)
-    job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
     outputs = [Output(text="Größe"), TEXT.cited(DOCUMENT, [(8, 11, 1.0), (0, 3, 0.5)])]
 
     def compute(claim: Any) -> list[Outcome]:
         return done_with(outputs.pop())(claim)
 
-    work(database, compute)
-    [found] = results(database, job.id)
-    assert found["steps"]["cited"] | {"text": "Ada\nBob", "sentences": CITED} == found["steps"]["cited"]
-    assert "sentences" not in found["steps"]["plain"]
+    job = run_steps(database, steps, compute)
+    [result] = results(database, job)
+    assert result["steps"]["cited"] | {"text": "Ada\nBob", "sentences": CITED} == result["steps"]["cited"]
+    assert "sentences" not in result["steps"]["plain"]
     for suffix in ("csv", "parquet"):
-        assert Target.of(tmp_path / f"out.{suffix}").write(results(database, job.id), columns(database, job.id)) == 1
+        assert Target.of(tmp_path / f"out.{suffix}").write(results(database, job), columns(database, job)) == 1
     [row] = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
-    sure = [f"plain_{name}" for name in TEXT.confidence]  # chosen sentences have none
+    sure = [f"plain_{name}" for name in TEXT.confidence]  # chosen sentences have no confidence
     assert [*row] == ["id", "cited", "cited_sentences", "plain", "flags", "meta", *sure]
     assert json.loads(row["cited_sentences"]) == CITED
     [row] = parquet.read_table(tmp_path / "out.parquet").to_pylist()
     assert (row["cited_sentences"], row["plain"]) == (CITED, "Größe")
-    [row] = view(database, "pipeline_nightly")
+    [row] = read_view(database, "pipeline_nightly")
     assert (row["cited"], row["plain"]) == ("Ada\nBob", "Größe")
-    assert [*view(database, "items_nightly__cited")] == [{"id": "k", **one} for one in CITED]
-    with pytest.raises(SchemaOutOfDate):  # there is no such view
-        next(view(database, "items_nightly__plain"))
+    assert read_view(database, "items_nightly__cited") == [{"id": "k", **sentence} for sentence in CITED]
+    with pytest.raises(SchemaOutOfDate):  # the view does not exist
+        read_view(database, "items_nightly__plain")
 
 
 @every_type
-def test_a_later_step_reads_texts_and_no_other_output(database: Database, output: OutputType) -> None:
+def test_a_later_step_can_read_only_texts(database: Database, output: OutputType) -> None:
     steps = (StepRequest("first", spec_of(output)), StepRequest("second", spec_of(output), "first"))
     if not output.feeds_steps:
         with pytest.raises(AssertionError, match=f"no step can read {output.plural}"):
-            read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
+            read(database, request(steps=steps), [("k", DOCUMENT)])
         return
-    job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
-    work(database, done_with(EXAMPLES[output].stored))
-    [found] = results(database, job.id)
-    assert [*found["steps"]] == ["first", "second"]
+    [result] = results(database, run_steps(database, steps, done_with(EXAMPLES[output].stored)))
+    assert [*result["steps"]] == ["first", "second"]
 
 
 @pytest.mark.parametrize(
@@ -466,14 +450,14 @@ def test_a_propertys_column_has_the_type_of_its_values(schema: Any, form: Form) 
     assert column.form is form
 
 
-def test_citations_are_a_column_of_their_own_beside_a_property_of_that_name(database: Database) -> None:
+def test_citations_have_their_own_column_beside_a_property_of_that_name(database: Database) -> None:
     stored = RECORD.stored({"citations": 5, "title": "a"}, {"/title": [3, 4], "/citations": None})
     schema = {"properties": {"citations": {"type": "integer"}, "title": {"type": "string"}}}
     columns = RECORD.columns({"json_schema": json.dumps(schema), "cite": True})
     assert RECORD.problem(stored) is None
-    found = RECORD.result(stored)
-    assert list(found) == ["data", "citations"]
-    assert {column.name: column.value(found) for column in columns} == {
+    shown_result = RECORD.result(stored)
+    assert list(shown_result) == ["data", "citations"]
+    assert {column.name: column.value(shown_result) for column in columns} == {
         "data_citations": 5,
         "data_title": "a",
         "citations": {"/title": [3, 4], "/citations": None},
@@ -486,14 +470,14 @@ def test_a_record_is_shown_without_the_objects_in_its_lists() -> None:
     assert RECORD.shown({"data": record}, {}) == "answer: none, spans: 1 object, parts: 2 objects, empty: []"
 
 
-def test_several_texts_are_one_in_text_and_all_in_data() -> None:
+def test_of_several_texts_the_first_is_in_text_and_all_are_in_data() -> None:
     several = TEXT.stored(["a", "b"])
     assert several == Output(text="a", data={"texts": ["a", "b"]})
     assert TEXT.problem(several) is None
     assert TEXT.result(several) == {"text": "a", "texts": ["a", "b"]}
     assert TEXT.shown(TEXT.result(several), {}) == "a (and 1 more)"
-    assert [(one.name, one.suffix) for one in TEXT.columns({"n": 2})] == [("text", ""), ("texts", "_texts")]
-    assert [one.value(TEXT.result(several)) for one in TEXT.columns({"n": 2})] == ["a", ["a", "b"]]
+    assert [(column.name, column.suffix) for column in TEXT.columns({"n": 2})] == [("text", ""), ("texts", "_texts")]
+    assert [column.value(TEXT.result(several)) for column in TEXT.columns({"n": 2})] == ["a", ["a", "b"]]
     assert TEXT.stored(["a"]) == Output(text="a")
     wrong = Output(text="b", data={"texts": ["a", "b"]})
     assert TEXT.problem(wrong) == "the first of several texts belongs in `text`"

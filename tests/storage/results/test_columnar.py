@@ -1,4 +1,4 @@
-"""A table read at a stroke equals the table of the results row by row, for every type of output."""
+"""A table that is read by columns equals the table of the rows, for every type of output."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.specs import WRITING_SIZE, Outcome, Reason, Spec, Status, StoredKind
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.errors import NotFound
 from docmill.storage.outputs.output_types import (
     LABELS,
-    OUTPUT_TYPES,
     RANKING,
     RECORD,
     REDACTED,
@@ -34,11 +33,10 @@ from docmill.storage.results import columnar
 from docmill.storage.results.columnar import read_table
 from docmill.storage.results.results import columns, results
 from docmill.storage.steps.conditions import Flagged
-from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import arrow
 from docmill.storage.writers.arrow import ResultColumns
-from tests.storage.builders import COPY, gathered, numbered, read, read_chunk, records, work
+from tests.storage.builders import COPY, make_chunk, numbered, read, read_chunk, request, run_job, work
 from tests.storage.outputs.test_output_types import EXAMPLES
 
 ODD = 'a "b"\\\n\tµ 𝔸 \x7f\u2028{}'
@@ -86,22 +84,20 @@ CASES: dict[str, Case] = {
 
 
 @pytest.fixture(autouse=True)
-def _a_kind_of_each_type(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = {one.name: StoredKind(one.name, one, WRITING_SIZE) for one in OUTPUT_TYPES}
-    monkeypatch.setattr(database, "kinds", {**database.kinds, **kinds})
-    monkeypatch.setattr(columnar, "PAGE_ROWS", 3)  # so that there are several pages
+def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columnar, "PAGE_ROWS", 3)
     monkeypatch.setattr(columnar, "FETCHED_ROWS", 2)
 
 
-def finished(database: Database, case: Case) -> int:
-    """Return a job of documents whose results are the outputs in turn, with flags and confidences on some."""
+def run_case(database: Database, case: Case) -> int:
+    """Run a job whose results are the case's outputs in turn, some with flags and confidences. Return its number."""
     output, params, stored = case
     spec = Spec(output.name, "null", "sha256:1", params=params)
     metas: list[dict[str, Any]] = [{}, {"b": [ODD, 1.0, None], "a": {"long key": 2**53, "é": True}}]
     flags = [(), ("invalid_utf8",)]
     documents = [(f"k{n} {ODD}", f"text {n}", metas[n % 2], flags[n // 2 % 2], n) for n in range(8)]
-    chunk = gathered(*documents, ("k9", "fails", {}, (), 9), ("k10", "text 1", {}, (), 10))  # a text twice
-    job = read_chunk(database, JobRequest("books", "a.jsonl", (StepRequest("step", spec),)), chunk)
+    chunk = make_chunk(*documents, ("k9", "fails", {}, (), 9), ("k10", "text 1", {}, (), 10))  # the second time
+    job = read_chunk(database, request(steps=(StepRequest("step", spec),)), chunk)
     some: list[dict[str, Any]] = [{}, {"confidence": 0.25, "mean_logprob": -1 / 3, "flags": ("windowed",)}]
     outputs, sure = cycle(stored), cycle(some)
 
@@ -110,26 +106,26 @@ def finished(database: Database, case: Case) -> int:
             return Outcome(content_id, Status.FAILED, reason="no", reason_class=Reason.DOCUMENT)
         return replace(Outcome.done(content_id, next(outputs), tokens_in=len(text)), **next(sure))
 
-    work(database, lambda claim: [computed(*one) for one in claim.texts])
+    work(database, lambda claim: [computed(*text) for text in claim.texts])
     return job.id
 
 
 def require_equal(database: Database, job_id: int, step: str | None = None) -> pa.Table:
-    """Compare the table of a job with that of its rows. Return it."""
+    """Return the table of a job's columns, which has to equal the table of its rows."""
     wanted = columns(database, job_id, step)
-    found = read_table(database, job_id, wanted, step).combine_chunks()
-    expected = arrow.table(wanted, list(results(database, job_id, step=step))).combine_chunks()
-    assert found.schema == expected.schema
-    for name in expected.column_names:
-        assert found[name].equals(expected[name]), name
-    return found
+    by_columns = read_table(database, job_id, wanted, step).combine_chunks()
+    by_rows = arrow.table(wanted, list(results(database, job_id, step=step))).combine_chunks()
+    assert by_columns.schema == by_rows.schema
+    for name in by_rows.column_names:
+        assert by_columns[name].equals(by_rows[name]), name
+    return by_columns
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_every_column_of_every_type_is_that_of_the_rows(database: Database, case: Case) -> None:
-    found = require_equal(database, finished(database, case))
-    assert found.num_rows == 9
-    assert found["flags"].to_pylist()[3] == ["invalid_utf8", "windowed"]
+def test_every_column_of_every_type_equals_that_of_the_rows(database: Database, case: Case) -> None:
+    table = require_equal(database, run_case(database, case))
+    assert table.num_rows == 9
+    assert table["flags"].to_pylist()[3] == ["invalid_utf8", "windowed"]
 
 
 def test_a_named_step_has_the_documents_that_it_read(database: Database) -> None:
@@ -137,13 +133,13 @@ def test_a_named_step_has_the_documents_that_it_read(database: Database) -> None
         StepRequest("first", COPY),
         StepRequest("second", replace(COPY, model="other"), "first", Flagged(frozenset({"repetition"}))),
     )
-    job = read(database, JobRequest("books", "a.jsonl", steps), numbered(9))
+    job = read(database, request(steps=steps), numbered(9))
     ids = iter(range(99))
 
     def computed(claim: Any) -> list[Outcome]:
         return [
-            replace(Outcome.done(one, Output(text=f"{text}!")), flags=("repetition",) if next(ids) % 3 else ())
-            for one, text in claim.texts
+            replace(Outcome.done(content_id, Output(text=f"{text}!")), flags=("repetition",) if next(ids) % 3 else ())
+            for content_id, text in claim.texts
         ]
 
     work(database, computed)
@@ -154,12 +150,8 @@ def test_a_named_step_has_the_documents_that_it_read(database: Database) -> None
 
 
 def test_a_table_has_the_versions_that_its_job_saw(database: Database) -> None:
-    request = JobRequest("books", "a.jsonl", (StepRequest("step", COPY),))
-    job = read(database, request, numbered(4))
-    work(database)
-    changed = records([("k1", "changed"), ("k9", "new")])
-    later = read_chunk(database, replace(request, source="b.jsonl"), changed)
-    work(database)
+    job = run_job(database, request(), numbered(4))
+    later = run_job(database, request("b.jsonl"), [("k1", "changed"), ("k9", "new")])
     assert require_equal(database, job.id)["id"].to_pylist() == ["k0", "k1", "k2", "k3"]
     assert require_equal(database, later.id).num_rows == 5
 
@@ -170,11 +162,15 @@ SCORES = st.floats(allow_nan=False, allow_infinity=False)
 
 @settings(max_examples=60)
 @given(labels=st.lists(st.lists(st.tuples(TEXTS, SCORES), max_size=3), min_size=1, max_size=5))
-def test_any_labels_and_scores_are_those_of_the_rows(labels: list[list[tuple[str, float]]]) -> None:
-    stored = [LABELS.stored(one) for one in labels]
+def test_any_labels_and_scores_equal_those_of_the_rows(labels: list[list[tuple[str, float]]]) -> None:
+    stored = [LABELS.stored(output) for output in labels]
     n = len(stored)
-    values: dict[str, list[Any]] = {"vector": [None] * n, "key": ["k"] * n, "text": [one.text for one in stored]}
-    values["data"] = [json.dumps(one.data) for one in stored]
+    values: dict[str, list[Any]] = {
+        "vector": [None] * n,
+        "key": ["k"] * n,
+        "text": [output.text for output in stored],
+    }
+    values["data"] = [json.dumps(output.data) for output in stored]
     page = ResultColumns("classify", LABELS, values)
     wanted = LABELS.columns({})
-    assert page.table(wanted).equals(arrow.table(wanted, [LABELS.result(one) for one in stored]))
+    assert page.table(wanted).equals(arrow.table(wanted, [LABELS.result(output) for output in stored]))

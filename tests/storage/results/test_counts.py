@@ -1,4 +1,4 @@
-"""Kept counts equal the rows that they count, whatever happens to these."""
+"""Kept counts equal the rows that they count, whatever happens to the rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
 from docmill.storage.leases import maintenance, shards
 from docmill.storage.results import counts
-from docmill.storage.results.counts import read_work
+from docmill.storage.results.counts import StoreTotals, read_work
 from docmill.storage.results.fleet import read_fleet
 from docmill.storage.steps import jobs
 from tests.storage.builders import (
@@ -31,6 +31,7 @@ from tests.storage.builders import (
     read,
     read_and_claim,
     request,
+    run_job,
     set_shard,
     shards_of,
     work,
@@ -42,6 +43,11 @@ from tests.storage.results.test_fleet import copy_lane
 LANES = ("copy",)
 
 
+def read_counts(database: Database) -> StoreTotals:
+    with database.read() as transaction:
+        return read_work(transaction)
+
+
 def test_work_of_every_kind_is_counted_as_it_is_stored(database: Database) -> None:
     read(database, request(), numbered(5), chunk=2)
     assert_exported(database, LANES)
@@ -50,24 +56,21 @@ def test_work_of_every_kind_is_counted_as_it_is_stored(database: Database) -> No
     shards.commit(database, claim, flagged(claim), None)
     finish(database, failed)
     assert_exported(database, LANES)
-    with database.read() as transaction:
-        found = read_work(transaction)
-    assert found.flags == {("copy", "empty"): len(claim.texts), ("copy", "repetition"): len(claim.texts)}
-    assert found.failures == {("copy", "document"): 5 - len(claim.texts)}
-    assert found.records["new"] == 5
-    assert found.tokens_in == {("copy", COPY.model): 3 * len(claim.texts)}
+    counted = read_counts(database)
+    assert counted.flags == {("copy", "empty"): len(claim.texts), ("copy", "repetition"): len(claim.texts)}
+    assert counted.failures == {("copy", "document"): 5 - len(claim.texts)}
+    assert counted.records["new"] == 5
+    assert counted.tokens_in == {("copy", COPY.model): 3 * len(claim.texts)}
 
 
-def test_a_failure_that_a_retry_mends_is_counted_no_more(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    finish(database, failed)
+def test_a_failure_that_a_retry_repaired_is_not_counted(database: Database) -> None:
+    job = run_job(database, request(), numbered(3), failed)
     jobs.retry(database, job.id)
     work(database, flagged)
     assert_exported(database, LANES)
-    with database.read() as transaction:
-        found = read_work(transaction)
-    assert sum(found.failures.values()) == 0
-    assert found.texts == {("copy", "done"): 3, ("copy", "failed"): 3}
+    counted = read_counts(database)
+    assert sum(counted.failures.values()) == 0
+    assert counted.texts == {("copy", "done"): 3, ("copy", "failed"): 3}
 
 
 def test_released_split_lapsed_and_taken_away_shards_are_counted_right(database: Database) -> None:
@@ -77,7 +80,7 @@ def test_released_split_lapsed_and_taken_away_shards_are_counted_right(database:
     lapse(database, claim_next(database).shard_id)
     maintenance.reclaim(database)
     assert_exported(database, LANES)
-    for _ in range(2):  # alone and dead again, so it is split
+    for _ in range(2):  # it runs alone and its process dies again, so it is split
         claim_next(database, "w2")
         maintenance.reclaim(database, "w2")
         assert_exported(database, LANES)
@@ -91,20 +94,19 @@ def test_released_split_lapsed_and_taken_away_shards_are_counted_right(database:
 
 
 def test_counts_of_work_outlive_its_rows_and_those_of_shards_do_not(database: Database) -> None:
-    read(database, request(), numbered(4))
-    finish(database, flagged)
+    run_job(database, request(), numbered(4), flagged)
     gc.drop(database)
     removal.remove_corpus(database, "books")
     gc.collect(database)
     database.execute(delete(OutcomeRow))
     assert_invariants(database, "kept_shards")
-    with database.read() as transaction:
-        found = read_work(transaction)
-    assert found.texts == {("copy", "done"): 4}
-    assert sum(found.flags.values()) == 0
+    counted = read_counts(database)
+    assert counted.texts == {("copy", "done"): 4}
+    assert sum(counted.flags.values()) == 0
 
 
 def touch(database: Database, shard_ids: Sequence[int]) -> None:
+    """Change the states of shards many times."""
     for state in ("queued", "planned") * 4:
         for shard_id in shard_ids:
             set_shard(database, shard_id, state=state)
@@ -118,29 +120,27 @@ def test_writers_at_once_lose_no_count(database: Database) -> None:
     assert count_rows(database, ShardCount) < 600, "rows are merged as they become many"
 
 
-def test_the_age_of_the_first_shard_in_the_queue_is_told(database: Database) -> None:
+def test_the_fleet_has_the_age_of_the_first_shard_in_the_queue(database: Database) -> None:
     claim = read_and_claim(database, 2)
     shards.release(database, claim)
     assert copy_lane(database).oldest_queued_s is None
-    waits = update(Shard).values(state="queued", dispatched_at=db_now() - 90)
-    database.execute(waits)
+    database.execute(update(Shard).values(state="queued", dispatched_at=db_now() - 90))
     assert (copy_lane(database).oldest_queued_s or 0) >= 90
     database.execute(update(Job).values(paused=True))
     assert copy_lane(database).oldest_queued_s is None
 
 
-def filled(database: Database, jobs: int = 3) -> Database:
-    """Jobs with done, failed, flagged and open texts."""
-    for number in range(jobs):
+def read_three_jobs(database: Database) -> None:
+    """Read jobs with done, failed, flagged and open texts."""
+    for number in range(3):
         texts = [(f"k{place}", f"text {place} of {number}") for place in range(6)]
         read(database, request(f"{number}.jsonl", corpus=f"corpus {number}"), texts, chunk=2)
         for outcomes in (flagged, failed):
             commit_next(database, outcomes)
-    return database
 
 
-def doubled(database: Database) -> None:
-    """Add what is counted to the counts, as triggers do when rows are copied into a schema that is there."""
+def double_counts(database: Database) -> None:
+    """Double the counts, as triggers do when rows are copied into a schema that exists."""
 
     def double(transaction: Transaction) -> None:
         for table, columns in ((ShardCount, ("n", "n_suspect")), (WorkCount, ("n",))):
@@ -151,9 +151,9 @@ def doubled(database: Database) -> None:
     database.write(double)
 
 
-def test_counts_that_were_doubled_are_as_they_were(database: Database) -> None:
-    filled(database)
-    doubled(database)
+def test_doubled_counts_are_corrected(database: Database) -> None:
+    read_three_jobs(database)
+    double_counts(database)
     with pytest.raises(AssertionError):
         assert_invariants(database, "kept_shards")
     corrected = counts.recount(database)
@@ -164,10 +164,10 @@ def test_counts_that_were_doubled_are_as_they_were(database: Database) -> None:
     assert_exported(database, LANES)
 
 
-def test_writers_go_on_meanwhile_and_two_corrections_at_once_are_one(database: Database) -> None:
-    filled(database)
+def test_counts_are_corrected_beside_writers_and_another_correction(database: Database) -> None:
+    read_three_jobs(database)
     read(database, request("more.jsonl"), numbered(20), chunk=1)
     rows = database.values(select(Shard.id).where(Shard.state == "planned"))
-    doubled(database)
+    double_counts(database)
     at_once(lambda: touch(database, rows), *[lambda: counts.recount(database)] * 2)
     assert_exported(database, LANES)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from docmill.storage.core.database import Database
 from docmill.storage.deletion import removal
 from docmill.storage.errors import NotFound
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.results import samples
-from tests.storage.builders import numbered, read, request, work
+from tests.storage.builders import numbered, read, record_statements, request, work
 
 READERS: tuple[Callable[[Database], object], ...] = (
     lambda database: find_documents(database, "k7"),
@@ -25,18 +23,15 @@ WHOLE = ("SCAN document", "ix_document_corpus_id_id", "TEMP B-TREE FOR ORDER BY"
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_no_statement_reads_the_documents_of_a_corpus_one_by_one(
-    sqlite: Database, reader: Callable[[Database], object]
-) -> None:
+def test_no_statement_reads_all_documents_of_a_corpus(sqlite: Database, reader: Callable[[Database], object]) -> None:
     read(sqlite, request(), numbered(10))
     work(sqlite)
-    asked: list[tuple[str, Any]] = []
-    event.listen(sqlite.engine, "before_cursor_execute", lambda *given: asked.append((given[2], given[3])))
+    statements = record_statements(sqlite)
     with suppress(NotFound):
         reader(sqlite)
-    statements = [one for one in asked if "FROM document" in one[0]]
-    assert statements
+    of_documents = [(statement, values) for statement, values in statements if "FROM document" in statement]
+    assert of_documents
     with sqlite.read() as transaction:
-        for statement, values in statements:
+        for statement, values in of_documents:
             plan = str(transaction.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all())
-            assert not [one for one in WHOLE if one in plan], (statement, plan)
+            assert not [sign for sign in WHOLE if sign in plan], (statement, plan)

@@ -1,4 +1,4 @@
-"""The state of a fleet in numbers, as the store has it."""
+"""The state of a fleet in numbers, as the store knows it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ LANES = ("copy", "embed")
 
 
 def copy_lane(database: Database) -> Lane:
+    """Read the state of the lane `copy`."""
     return read_fleet(database, LANES).lanes[0]
 
 
@@ -40,37 +41,32 @@ def test_a_lane_has_the_age_of_its_oldest_job_and_its_pace(database: Database) -
     assert lane.tokens_in_per_s > 0
 
 
-def test_workers_count_while_they_give_signs_of_life(database: Database) -> None:
-    sign_on(database, "w1")
-    sign_on(database, "w2")
-    sign_on(database, "w3")
+def test_only_workers_with_a_recent_heartbeat_are_listed(database: Database) -> None:
+    for worker in ("w1", "w2", "w3"):
+        sign_on(database, worker)
     read(database, request(), numbered(1))
     dispatch.refuse(database, "w1", 1, "no weights")
 
-    def change(transaction: Transaction) -> None:
-        for name, values in (("w2", {"trouble": "the archive is closed"}), ("w3", {"seen_at": db_now() - 100})):
-            transaction.execute(update(Worker).where(Worker.id == name).values(**values))
-
-    database.write(change)
-    found = read_fleet(database, LANES)
-    assert [(worker.trouble, worker.device_problem) for worker in found.workers] == [
+    for name, values in (("w2", {"trouble": "the archive is closed"}), ("w3", {"seen_at": db_now() - 100})):
+        database.execute(update(Worker).where(Worker.id == name).values(**values))
+    fleet = read_fleet(database, LANES)
+    assert [(worker.trouble, worker.device_problem) for worker in fleet.workers] == [
         (None, None),
         ("the archive is closed", None),
     ]
-    assert found.workers[0].lanes
-    assert [refused.reason for refused in found.workers[0].refused] == ["no weights"]
+    assert fleet.workers[0].lanes
+    assert [refused.reason for refused in fleet.workers[0].refused] == ["no weights"]
 
 
-def test_readings_that_stopped_are_counted(database: Database) -> None:
+def test_stopped_readings_are_counted(database: Database) -> None:
     jobs.open_job(database, request())
     assert read_fleet(database, LANES).readings == {"reading": 1, "stopped": 0}
-    silent = update(Ingest).values(seen_at=db_now() - 60)
-    database.execute(silent)
+    database.execute(update(Ingest).values(seen_at=db_now() - 60))
     assert read_fleet(database, LANES).readings == {"reading": 0, "stopped": 1}
 
 
-def test_a_pipeline_says_when_it_succeeded_and_how_late_it_is(database: Database) -> None:
-    def runs(transaction: Transaction) -> None:
+def test_a_pipeline_has_the_time_of_its_last_success_and_its_delay(database: Database) -> None:
+    def insert_runs(transaction: Transaction) -> None:
         when = {"created_at": db_now(), "looked_at": db_now(), "updated_at": db_now()}
         for number, name in enumerate(("nightly", "new"), 1):
             insert_row(transaction, PipelineRow, id=number, name=name, path="/x", text="", **when)
@@ -87,7 +83,7 @@ def test_a_pipeline_says_when_it_succeeded_and_how_late_it_is(database: Database
                 created_at=float(number),
             )
 
-    database.write(runs)
+    database.write(insert_runs)
     new, nightly = read_fleet(database, LANES).pipelines
     assert (new.name, new.succeeded_at, new.failed, new.late_s) == ("new", None, False, 0.0)
     assert (nightly.name, nightly.succeeded_at, nightly.failed) == ("nightly", 100.0, True)
@@ -97,7 +93,7 @@ def test_a_pipeline_says_when_it_succeeded_and_how_late_it_is(database: Database
 SECONDS = {"reading": 1.0, "cutting": 1.0, "computing": 7.0, "writing": 1.0, "working": 10.0, "device": 9.0}
 
 
-def test_the_status_has_the_use_of_the_workers_that_hold_the_job(database: Database) -> None:
+def test_the_status_has_the_time_use_of_the_workers_that_hold_the_job(database: Database) -> None:
     job = read(database, request(), numbered(3))
     sign_on(database, "w1")
     sign_on(database, "w2")

@@ -1,4 +1,4 @@
-"""Results as parts of a real job: what is kept, what is written anew and what is refused."""
+"""Exports in parts: which parts are kept, written again or refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from pyarrow import parquet
-from sqlalchemy import event
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
@@ -25,7 +24,18 @@ from docmill.storage.results.results import Placed, columns, results
 from docmill.storage.steps import jobs
 from docmill.storage.writers import Target
 from docmill.storage.writers.parts_manifest import Manifest, from_json
-from tests.storage.builders import EMBED, TRANSLATE, done, echo, failed, finish, numbered, read, request
+from tests.storage.builders import (
+    EMBED,
+    TRANSLATE,
+    done,
+    echo,
+    failed,
+    finish,
+    numbered,
+    record_statements,
+    request,
+    run_job,
+)
 
 Contents = dict[str, bytes]
 
@@ -37,31 +47,30 @@ def embedded(claim: Claim) -> list[Outcome]:
     ]
 
 
-def worked(database: Database, n: int, outcomes: Callable[[Claim], list[Outcome]] = echo, **asked: Any) -> int:
-    """A job of so many documents that has ended."""
-    job = read(database, request(**{"spec": TRANSLATE, **asked}), numbered(n))
-    finish(database, outcomes)
-    return job.id
+def run_n(database: Database, n: int, outcomes: Callable[[Claim], list[Outcome]] = echo, **more: Any) -> int:
+    """Run a job over n documents. Return its number."""
+    return run_job(database, request(**{"spec": TRANSLATE, **more}), numbered(n), outcomes).id
 
 
 def contents(folder: Path) -> Contents:
+    """Return the contents of the files of a folder, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def manifest(folder: Path) -> Manifest:
-    found = from_json((folder / "manifest.json").read_bytes())
-    assert found is not None
-    return found
+def read_manifest(folder: Path) -> Manifest:
+    manifest = from_json((folder / "manifest.json").read_bytes())
+    assert manifest is not None
+    return manifest
 
 
 def export(
-    database: Database, job: int, folder: Path, n: int = 10, asked: str | None = None, **how: Any
+    database: Database, job: int, folder: Path, n: int = 10, form: str | None = None, **how: Any
 ) -> ExportedFolder:
-    return parts.export(database, job, Target.of(folder, asked), n, **how)
+    return parts.export(database, job, Target.of(folder, form), n, **how)
 
 
 class Cut(ExportProgress):
-    """Cuts a call off before its n-th row, as an error would; notes why it began anew."""
+    """Interrupts an export before its n-th row, and notes why the export began anew."""
 
     def __init__(self, at: int | None = None) -> None:
         self._at = at
@@ -78,15 +87,15 @@ class Cut(ExportProgress):
 
 
 @pytest.mark.parametrize("form", ["jsonl", "jsonl.zst", "csv", "csv.gz", "parquet", "npy"])
-def test_parts_put_together_are_the_single_file_whether_cut_off_or_not(
+def test_the_parts_together_equal_the_single_file_also_after_an_interruption(
     database: Database, tmp_path: Path, form: str
 ) -> None:
-    job = worked(database, 25, embedded, spec=EMBED)
+    job = run_n(database, 25, embedded, spec=EMBED)
     assert export(database, job, tmp_path / f"whole.{form}") == ExportedFolder(25, 3, 3)
     with pytest.raises(KeyboardInterrupt):
         export(database, job, tmp_path / f"cut.{form}", progress=Cut(17))
-    assert [part.documents for part in manifest(tmp_path / f"cut.{form}").parts] == [10]
-    assert not manifest(tmp_path / f"cut.{form}").complete
+    assert [part.documents for part in read_manifest(tmp_path / f"cut.{form}").parts] == [10]
+    assert not read_manifest(tmp_path / f"cut.{form}").complete
     assert export(database, job, tmp_path / f"cut.{form}") == ExportedFolder(25, 3, 2)
     whole = contents(tmp_path / f"whole.{form}")
     assert contents(tmp_path / f"cut.{form}") == whole
@@ -107,15 +116,15 @@ def test_parts_put_together_are_the_single_file_whether_cut_off_or_not(
 
 
 def rows_of(path: Path) -> list[Record]:
-    """A file's records, without where they stand."""
+    """Return the records of a file, without their places."""
     options = SourceOptions(text_field="vector" if "csv" in path.name else "task")
     rows = list(open_source(str(path), options).records())
     assert all(isinstance(row, Record) for row in rows)
     return [Record(row.key, row.text, row.meta, row.flags, "") for row in rows if isinstance(row, Record)]
 
 
-def test_a_finished_export_is_not_touched_by_the_same_command(database: Database, tmp_path: Path) -> None:
-    job = worked(database, 25)
+def test_the_same_command_does_not_touch_a_finished_export(database: Database, tmp_path: Path) -> None:
+    job = run_n(database, 25)
     export(database, job, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert export(database, job, tmp_path / "out", step="translate") == ExportedFolder(25, 3, 0)
@@ -123,24 +132,19 @@ def test_a_finished_export_is_not_touched_by_the_same_command(database: Database
 
 
 @pytest.mark.slow
-def test_an_export_that_goes_on_seeks_its_place_and_reads_nothing_before_it(
-    database: Database, tmp_path: Path
-) -> None:
-    job = worked(database, 5_200)
+def test_a_continued_export_reads_nothing_before_its_place(database: Database, tmp_path: Path) -> None:
+    job = run_n(database, 5_200)
     with pytest.raises(KeyboardInterrupt):
         export(database, job, tmp_path / "out", 1_000, progress=Cut(5_100))
-    statements: list[str] = []
-    event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    statements = record_statements(database)
     assert export(database, job, tmp_path / "out", 1_000) == ExportedFolder(5_200, 6, 1)
-    pages = [one for one in statements if "FROM document" in one and "LIMIT" in one]
+    pages = [statement for statement, _ in statements if "FROM document" in statement and "LIMIT" in statement]
     assert len(pages) == 1
 
 
 @pytest.mark.parametrize("damage", ["missing", "shorter", "other bytes"])
-def test_a_part_that_is_not_as_it_was_written_is_written_again_and_no_other(
-    database: Database, tmp_path: Path, damage: str
-) -> None:
-    job = worked(database, 35)
+def test_only_a_changed_part_is_written_again(database: Database, tmp_path: Path, damage: str) -> None:
+    job = run_n(database, 35)
     export(database, job, tmp_path / "out")
     before = contents(tmp_path / "out")
     part = tmp_path / "out" / "part-00001.jsonl"
@@ -152,8 +156,8 @@ def test_a_part_that_is_not_as_it_was_written_is_written_again_and_no_other(
     assert contents(tmp_path / "out") == before
 
 
-def test_documents_of_earlier_parts_that_a_retry_brings_are_not_missed(database: Database, tmp_path: Path) -> None:
-    job = worked(database, 25, lambda claim: [*failed(claim, Reason.TRANSIENT)[:3], *echo(claim)[3:]])
+def test_results_of_a_retry_for_earlier_parts_are_exported(database: Database, tmp_path: Path) -> None:
+    job = run_n(database, 25, lambda claim: [*failed(claim, Reason.TRANSIENT)[:3], *echo(claim)[3:]])
     with pytest.raises(KeyboardInterrupt):
         export(database, job, tmp_path / "out", progress=Cut(18))
     jobs.retry(database, job)
@@ -163,33 +167,31 @@ def test_documents_of_earlier_parts_that_a_retry_brings_are_not_missed(database:
     progress = Cut()
     assert export(database, job, tmp_path / "out", progress=progress) == ExportedFolder(25, 3, 3)
     assert "have changed since" in progress.why[0]
-    assert [part.first_id for part in manifest(tmp_path / "out").parts] == ["k0", "k10", "k20"]
+    assert [part.first_id for part in read_manifest(tmp_path / "out").parts] == ["k0", "k10", "k20"]
 
 
-def test_what_was_dropped_and_computed_again_is_noticed(database: Database, tmp_path: Path) -> None:
-    job = worked(database, 5)
+def test_dropped_and_recomputed_results_are_exported_again(database: Database, tmp_path: Path) -> None:
+    job = run_n(database, 5)
     export(database, job, tmp_path / "out")
     gc.drop(database)
     assert export(database, job, tmp_path / "out") == ExportedFolder(0, 0, 0)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
-    again = worked(database, 5, done)
+    again = run_n(database, 5, done)
     assert again != job
     assert export(database, job, tmp_path / "out") == ExportedFolder(5, 1, 1)
     assert b'"text":"out"' in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
 
 
-def test_what_was_removed_leaves_its_part_with_the_next_export(database: Database, tmp_path: Path) -> None:
-    job = worked(database, 15)
+def test_the_next_export_takes_removed_documents_out_of_their_part(database: Database, tmp_path: Path) -> None:
+    job = run_n(database, 15)
     export(database, job, tmp_path / "out")
     removal.remove_documents(database, "books", ["k3"])
     assert export(database, job, tmp_path / "out") == ExportedFolder(14, 2, 2)
     assert b'"k3"' not in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
 
 
-def test_results_that_change_while_they_are_written_make_no_complete_export(
-    database: Database, tmp_path: Path
-) -> None:
-    job = worked(database, 25, lambda claim: [*failed(claim)[:1], *echo(claim)[1:]])
+def test_results_that_change_during_an_export_leave_it_incomplete(database: Database, tmp_path: Path) -> None:
+    job = run_n(database, 25, lambda claim: [*failed(claim)[:1], *echo(claim)[1:]])
 
     class Meanwhile(ExportProgress):
         def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
@@ -199,45 +201,47 @@ def test_results_that_change_while_they_are_written_make_no_complete_export(
 
     with pytest.raises(ExportBlocked, match="write them again"):
         export(database, job, tmp_path / "out", progress=Meanwhile())
-    assert not manifest(tmp_path / "out").complete
+    assert not read_manifest(tmp_path / "out").complete
     assert export(database, job, tmp_path / "out") == ExportedFolder(25, 3, 3)
 
 
-def test_another_exports_folder_is_refused_unless_it_may_be_replaced(database: Database, tmp_path: Path) -> None:
+def test_the_folder_of_another_export_is_refused_unless_it_is_replaced(database: Database, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    job, other = worked(database, 12), worked(database, 12, corpus="other")
+    job, another = run_n(database, 12), run_n(database, 12, corpus="other")
     export(database, job, out)
     (out / "README.md").write_text("mine")
     before = contents(out)
-    for differs, asked in (
-        ("job 1, not 2", (other, out)),
+    for differs, arguments in (
+        ("job 1, not 2", (another, out)),
         ("format jsonl, not csv", (job, out, 10, "csv")),
         ("10 documents a part, not 5", (job, out, 5)),
     ):
         with pytest.raises(StorageError, match=rf"\({differs}\): name another folder, or .* --overwrite"):
-            export(database, *asked)
+            export(database, *arguments)
     assert contents(out) == before
     progress = Cut()
-    assert export(database, other, out, 5, "csv", replaced=True, progress=progress) == ExportedFolder(12, 3, 3)
+    assert export(database, another, out, 5, "csv", replaced=True, progress=progress) == ExportedFolder(12, 3, 3)
     assert progress.why == [
         "it held the parts of another export (job 1, not 2; format jsonl, not csv; 10 documents a part, not 5)"
     ]
     assert sorted(contents(out)) == ["README.md", "manifest.json", *(f"part-0000{n}.csv" for n in range(3))]
-    assert export(database, other, out, 5, "csv", replaced=True) == ExportedFolder(12, 3, 0), "it is ours by now"
+    assert export(database, another, out, 5, "csv", replaced=True) == ExportedFolder(12, 3, 0), (
+        "the folder is that of this export now"
+    )
 
 
 def test_a_job_of_the_same_number_in_another_store_is_another_export(database: Database, tmp_path: Path) -> None:
-    job = worked(database, 3)
+    job = run_n(database, 3)
     export(database, job, tmp_path / "out")
     path = tmp_path / "out" / "manifest.json"
-    said = json.loads(path.read_text())
-    path.write_text(json.dumps(said | {"created_at": said["created_at"] - 1}))
+    manifest_json = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest_json | {"created_at": manifest_json["created_at"] - 1}))
     with pytest.raises(StorageError, match="a job 1 of another store"):
         export(database, job, tmp_path / "out")
 
 
-def test_a_folder_with_other_files_in_it_is_refused_and_left_alone(database: Database, tmp_path: Path) -> None:
-    job = worked(database, 3)
+def test_a_folder_with_other_files_is_refused_and_unchanged(database: Database, tmp_path: Path) -> None:
+    job = run_n(database, 3)
     for name, text, says in (
         ("notes.txt", "mine", r"has files in it and no manifest\.json"),
         ("manifest.json", '{"files": []}', r"manifest\.json is none of docmill's"),
@@ -251,11 +255,11 @@ def test_a_folder_with_other_files_in_it_is_refused_and_left_alone(database: Dat
             export(database, job, folder, replaced=True)
         assert contents(folder) == {name: text.encode()}
     with pytest.raises(StorageError, match="is a file"):
-        export(database, job, tmp_path / "notes.txt-4" / "notes.txt", asked="jsonl")
+        export(database, job, tmp_path / "notes.txt-4" / "notes.txt", form="jsonl")
 
 
-def test_what_a_killed_export_left_is_cleared_away(database: Database, tmp_path: Path) -> None:
-    job = worked(database, 15)
+def test_the_files_that_a_killed_export_left_are_deleted(database: Database, tmp_path: Path) -> None:
+    job = run_n(database, 15)
     out = tmp_path / "out"
     out.mkdir()
     begun = ".manifest.json.abcd1234.part"
@@ -270,21 +274,21 @@ def test_what_a_killed_export_left_is_cleared_away(database: Database, tmp_path:
     assert contents(out) == before
 
 
-def test_two_commands_do_not_write_one_folder_at_once(database: Database, tmp_path: Path) -> None:
-    job = worked(database, 3)
+def test_two_commands_cannot_write_one_folder_at_once(database: Database, tmp_path: Path) -> None:
+    job = run_n(database, 3)
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(ExportBlocked, match="another process is writing"):
             export(database, job, tmp_path / "out")
-    export(database, job, tmp_path / "out")  # after a process that was killed, the file is there and nobody's
+    export(database, job, tmp_path / "out")  # a killed process leaves the file, which nobody locks
     assert sorted(contents(tmp_path / "out")) == ["manifest.json", "part-00000.jsonl"]
 
 
-def test_a_release_does_not_go_on_with_the_parts_of_another(
+def test_a_release_does_not_continue_the_parts_of_another(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = worked(database, 25)
+    job = run_n(database, 25)
     monkeypatch.setattr("docmill.storage.results.parts.version", lambda name: "0.0.9")
     export(database, job, tmp_path / "done")
     with pytest.raises(KeyboardInterrupt):

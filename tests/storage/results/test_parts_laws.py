@@ -20,11 +20,13 @@ from tests.storage.writers.test_writers import ROWS
 
 
 class Folder:
-    """Rows of a job, and a folder that they are exported to."""
+    """A folder for the export of some rows."""
 
     def __init__(self, folder: Path, rows: list[dict[str, Any]], form: str, part_documents: int) -> None:
         self.path = folder
-        self._rows = [((n // 2, n), row) for n, row in enumerate(rows)]  # places in which the first may be the same
+        self._rows = [
+            ((n // 2, n), row) for n, row in enumerate(rows)
+        ]  # the first numbers of two places may be equal
         self._target = Target.of(folder, form)
         self._wanted = Manifest(1, "books", 0.5, None, form, part_documents, "0.1.0", {}, {"a": {"done": len(rows)}})
 
@@ -43,7 +45,7 @@ class Folder:
 
 @pytest.fixture(autouse=True, scope="module")
 def unsynced() -> Iterator[None]:
-    """No file of this module has to outlast a power cut, and there are thousands of them."""
+    """Do not sync the thousands of files of this module to the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("docmill.storage.writers.formats.os.fsync", lambda handle: None)
         yield
@@ -51,12 +53,12 @@ def unsynced() -> Iterator[None]:
 
 @st.composite
 def cuts(draw: st.DrawFn) -> tuple[str, int]:
-    """Draw a place where a call is cut off: a row, or the n-th replacement of the manifest."""
+    """Draw a place where an export is interrupted: at a row, or at the n-th replacement of the manifest."""
     return draw(st.sampled_from(["row", "manifest"])), draw(st.integers(0, 8))
 
 
 def cut_off(folder: Folder, where: str, n: int) -> None:
-    """One call that is cut off, unless it ends before that."""
+    """Interrupt an export, unless it ends before that."""
     save, times = parts._save, iter(range(100))
 
     def failing(path: Path, manifest: Manifest) -> None:
@@ -80,7 +82,7 @@ def cut_off(folder: Folder, where: str, n: int) -> None:
     form=st.sampled_from(["jsonl", "csv"]),
     interruptions=st.lists(cuts(), max_size=4),
 )
-def test_an_export_that_is_cut_off_anywhere_becomes_what_it_would_have_been_with_every_row_once(
+def test_an_export_that_was_cut_off_anywhere_ends_with_every_row_once(
     tmp_path_factory: pytest.TempPathFactory,
     rows: list[dict[str, Any]],
     part_documents: int,
@@ -102,7 +104,7 @@ def test_an_export_that_is_cut_off_anywhere_becomes_what_it_would_have_been_with
 
 
 @given(name=st.text(max_size=12) | st.from_regex(r"\.?part-\d{5}(\.\w+){1,3}", fullmatch=True))
-def test_only_files_that_have_our_names_are_ever_cleared_away(name: str) -> None:
+def test_only_files_with_our_names_are_deleted(name: str) -> None:
     manifest = Manifest(1, "books", 0.5, None, "jsonl", 2, "0.1.0", {}, {})
     ours = name.startswith(("part-", ".part-", ".manifest.json."))
     assert find_leftovers([name], manifest) == [] or ours

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import text
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Status
@@ -20,16 +20,17 @@ from tests.storage.builders import (
     claim_next,
     commit_next,
     done,
-    finish,
     numbered,
     read,
+    record_statements,
     request,
+    run_job,
     set_shard,
     shards_of,
     sign_on,
 )
 
-MOVES = JobSnapshot(
+PROGRESSING = JobSnapshot(
     state="running",
     lane="copy",
     pending=5,
@@ -40,53 +41,53 @@ MOVES = JobSnapshot(
     workers_of_lane=1,
     refusals=(),
 )
-STANDS = replace(MOVES, running=0)
+STUCK = replace(PROGRESSING, running=0)
 
 
 @pytest.mark.parametrize(
-    "standing",
+    "snapshot",
     [
-        MOVES,
-        STANDS,  # a worker is there, and about to claim
-        replace(STANDS, pending=0, workers_of_lane=0),
-        replace(STANDS, state="done", workers_of_lane=0),
-        replace(STANDS, state="cancelled", workers_of_lane=0),
-        replace(STANDS, state="stopped", workers_of_lane=0),
-        replace(MOVES, workers_of_lane=0),  # its worker has just ended
-        replace(MOVES, state="ingesting", ingest_age_s=29.0),
-        replace(STANDS, workers_of_lane=2, refusals=("cannot serve it",)),  # the other one may
-        replace(STANDS, next_try_s=-1.0),
-        replace(MOVES, silent=2, lapse_s=40.0),  # others work on
-        replace(MOVES, trouble="the archive is closed"),  # of another one
+        PROGRESSING,
+        STUCK,  # a worker is about to claim a shard
+        replace(STUCK, pending=0, workers_of_lane=0),
+        replace(STUCK, state="done", workers_of_lane=0),
+        replace(STUCK, state="cancelled", workers_of_lane=0),
+        replace(STUCK, state="stopped", workers_of_lane=0),
+        replace(PROGRESSING, workers_of_lane=0),  # its worker has just ended
+        replace(PROGRESSING, state="ingesting", ingest_age_s=29.0),
+        replace(STUCK, workers_of_lane=2, refusals=("cannot serve it",)),  # the other worker may serve it
+        replace(STUCK, next_try_s=-1.0),
+        replace(PROGRESSING, silent=2, lapse_s=40.0),  # other workers go on
+        replace(PROGRESSING, trouble="the archive is closed"),  # of another worker
     ],
 )
-def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: JobSnapshot) -> None:
-    assert waiting_for(standing) is None
+def test_a_job_that_makes_progress_or_has_ended_waits_for_nothing(snapshot: JobSnapshot) -> None:
+    assert waiting_for(snapshot) is None
 
 
 @pytest.mark.parametrize(
-    ("standing", "cause", "says"),
+    ("snapshot", "cause", "says"),
     [
         (
-            replace(MOVES, state="ingesting", ingest_age_s=61.4),
+            replace(PROGRESSING, state="ingesting", ingest_age_s=61.4),
             Cause.READING,
             "nothing came from its source for 61 s; if the command that reads it has ended",
         ),
-        (replace(STANDS, workers=0, workers_of_lane=0), Cause.NO_WORKER, "repeat its `docmill run`"),
-        (replace(STANDS, workers=3, workers_of_lane=0), Cause.NO_WORKER, "(3 serve other lanes)"),
-        (replace(STANDS, workers=0, workers_of_lane=0, is_backfill=True), Cause.NO_WORKER, "`docmill migrate`"),
-        (replace(STANDS, refusals=("no weights",)), Cause.BLOCKED, f"no weights. {UNBLOCKING}"),
-        (replace(STANDS, next_try_s=3.7), Cause.BACKING_OFF, "the next one is in 4 s"),
-        (replace(STANDS, silent=3, lapse_s=41.7), Cause.LEASE, "free for another in 42 s"),
-        (replace(STANDS, silent=1, lapse_s=9.0, workers_of_lane=0), Cause.NO_WORKER, "free for another in 9 s"),
-        (replace(STANDS, workers_of_lane=0, refusals=("no weights",)), Cause.NO_WORKER, "refused: no weights"),
-        (replace(STANDS, trouble="the archive is closed", silent=1), Cause.STORE, "the archive is closed"),
-        (replace(MOVES, state="paused"), Cause.PAUSED, "`docmill resume`"),
+        (replace(STUCK, workers=0, workers_of_lane=0), Cause.NO_WORKER, "repeat its `docmill run`"),
+        (replace(STUCK, workers=3, workers_of_lane=0), Cause.NO_WORKER, "(3 serve other lanes)"),
+        (replace(STUCK, workers=0, workers_of_lane=0, is_backfill=True), Cause.NO_WORKER, "`docmill migrate`"),
+        (replace(STUCK, refusals=("no weights",)), Cause.BLOCKED, f"no weights. {UNBLOCKING}"),
+        (replace(STUCK, next_try_s=3.7), Cause.BACKING_OFF, "the next one is in 4 s"),
+        (replace(STUCK, silent=3, lapse_s=41.7), Cause.LEASE, "free for another in 42 s"),
+        (replace(STUCK, silent=1, lapse_s=9.0, workers_of_lane=0), Cause.NO_WORKER, "free for another in 9 s"),
+        (replace(STUCK, workers_of_lane=0, refusals=("no weights",)), Cause.NO_WORKER, "refused: no weights"),
+        (replace(STUCK, trouble="the archive is closed", silent=1), Cause.STORE, "the archive is closed"),
+        (replace(PROGRESSING, state="paused"), Cause.PAUSED, "`docmill resume`"),
     ],
 )
-def test_a_job_that_stands_says_what_it_waits_for(standing: JobSnapshot, cause: Cause, says: str) -> None:
-    found, sentence = waiting_for(standing) or (None, "")
-    assert found == cause
+def test_a_job_without_progress_says_what_it_waits_for(snapshot: JobSnapshot, cause: Cause, says: str) -> None:
+    actual, sentence = waiting_for(snapshot) or (None, "")
+    assert actual == cause
     assert says in sentence
 
 
@@ -116,20 +117,20 @@ def test_the_time_left_follows_from_what_is_left_and_the_pace(database: Database
     sign_on(database, "w1")
     for _ in range(4):
         commit_next(database)
-    found = [row for row in shards_of(database, job) if row.state == "done"]
-    assert [row.n_contents for row in found] == [150] * 4
+    ended = [row for row in shards_of(database, job) if row.state == "done"]
+    assert [row.n_contents for row in ended] == [150] * 4
     now = read_status(database, job.id).created_at
-    for place, row in enumerate(found):
+    for place, row in enumerate(ended):
         set_shard(database, row.id, started_at=now - 40 + 10 * place, finished_at=now - 30 + 10 * place)
     status = read_status(database, job.id)
     left = status.time_left
-    assert left.left_s == pytest.approx(40 + status.elapsed_s, abs=0.5)  # half is done in what it took until now
+    assert left.left_s == pytest.approx(40 + status.elapsed_s, abs=0.5)  # the other half takes as long as the first
     assert not left.at_least
     assert left.texts_per_s == pytest.approx(600 / (40 + status.elapsed_s), rel=0.05)
     assert left.tokens_per_s == pytest.approx(status.tokens_in / (40 + status.elapsed_s), rel=0.05)
 
 
-def test_a_job_counts_what_its_workers_have_computed_and_not_yet_written(database: Database) -> None:
+def test_a_job_counts_texts_that_are_computed_but_not_written(database: Database) -> None:
     job = read(database, request(), numbered(3))
     sign_on(database, "w1")
     claim = claim_next(database, owner="w1")
@@ -141,8 +142,7 @@ def test_a_job_counts_what_its_workers_have_computed_and_not_yet_written(databas
 
 
 def test_a_job_that_ended_has_an_end_and_its_rate_without_a_pause(database: Database) -> None:
-    job = read(database, request(), numbered(3), chunk=2)
-    finish(database)
+    job = run_job(database, request(), numbered(3), chunk=2)
     first, last = shards_of(database, job)
     set_shard(database, first.id, started_at=last.finished_at - 904, finished_at=last.finished_at - 900)
     set_shard(database, last.id, started_at=last.finished_at - 4)
@@ -154,10 +154,10 @@ def test_a_job_that_ended_has_an_end_and_its_rate_without_a_pause(database: Data
     assert status.elapsed_s == pytest.approx(status.finished_at - status.created_at)
 
 
-def test_a_reading_that_was_cut_off_shows(database: Database) -> None:
+def test_the_status_names_an_interrupted_reading(database: Database) -> None:
     job = read(database, request(), numbered(3), stop_after=1)
     assert read_status(database, job.id).waiting_cause is not Cause.READING
-    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE ingest SET seen_at = seen_at - 90"))
+    database.execute(text("UPDATE ingest SET seen_at = seen_at - 90"))
     assert read_status(database, job.id).waiting_cause is Cause.READING
 
 
@@ -167,9 +167,7 @@ def test_a_job_whose_worker_fell_silent_says_when_its_shards_are_free(database: 
     sign_on(database, "w2")
     claim = claim_next(database, "w1")
     assert read_status(database, job.id).waiting_cause is None
-    database.write(
-        lambda transaction: transaction.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 20 WHERE id = 'w1'")
-    )
+    database.execute(text("UPDATE worker SET seen_at = seen_at - 20 WHERE id = 'w1'"))
     status = read_status(database, job.id)
     assert status.waiting_cause is Cause.LEASE
     assert re.match(
@@ -180,7 +178,7 @@ def test_a_job_whose_worker_fell_silent_says_when_its_shards_are_free(database: 
     assert read_status(database, job.id).waiting_cause is None
 
 
-def test_what_the_last_worker_refused_is_shown_after_it_left(database: Database) -> None:
+def test_the_last_workers_refusal_is_shown_after_it_has_left(database: Database) -> None:
     job = read(database, request(), numbered(3))
     sign_on(database, "w1")
     dispatch.refuse(database, "w1", shards_of(database, job)[0].spec_id, "cannot serve it: no weights")
@@ -191,26 +189,25 @@ def test_what_the_last_worker_refused_is_shown_after_it_left(database: Database)
     assert "the last one refused: cannot serve it: no weights" in str(status.waiting_for)
 
 
-def test_a_list_of_jobs_takes_as_many_statements_as_one_job(database: Database) -> None:
+def test_a_list_of_jobs_takes_as_many_statements_as_a_single_job(database: Database) -> None:
     for worker in ("w1", "w2"):
         sign_on(database, worker)
     ids = [read(database, request(f"{n}.jsonl"), numbered(3, first=3 * n)).id for n in range(5)]
     claim_next(database, "w1")
     commit_next(database, owner="w2")
     jobs.pause(database, ids[3])
-    statements: list[str] = []
-    event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    statements = record_statements(database)
     of_one = list_statuses(database, limit=1)
     n_of_one = len(statements)
     statements.clear()
     of_all = list_statuses(database, limit=5)
-    assert len(statements) <= n_of_one + 1  # who holds shards, which only some jobs have
+    assert len(statements) <= n_of_one + 1  # the workers that hold shards, which only some jobs have
     assert len(of_one) == 1
     alone = [read_status(database, job_id) for job_id in ids[::-1]]
-    assert list(map(_at_no_time, of_all)) == list(map(_at_no_time, alone))
-    assert [one.waiting_cause for one in of_all].count(Cause.PAUSED) == 1
+    assert list(map(_without_times, of_all)) == list(map(_without_times, alone))
+    assert [status.waiting_cause for status in of_all].count(Cause.PAUSED) == 1
 
 
-def _at_no_time(status: JobStatus) -> JobStatus:
-    """Return a status without what changes as the clock goes on, and what a list does not look for."""
+def _without_times(status: JobStatus) -> JobStatus:
+    """Return a status without the values that change with time, and those that a list does not have."""
     return replace(status, elapsed_s=0.0, time_left=TimeLeft(), lost=None, removed=None, swept=None)

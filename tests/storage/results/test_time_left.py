@@ -30,9 +30,9 @@ def _worked(lengths: list[float], slots: int, at: float) -> list[HeldShard]:
 
 
 def _work(held: list[HeldShard], shards: int, step: int = 0, reads: int | None = None) -> StepWork:
-    finished = [one for one in held if one.finished_at is not None and one.step == step]
+    finished = [shard for shard in held if shard.finished_at is not None and shard.step == step]
     n_open = shards - len(finished)
-    seconds = sum(one.length_s(NOW) for one in finished)
+    seconds = sum(shard.length_s(NOW) for shard in finished)
     done = len(finished)
     return StepWork(step, reads, done * TEXTS, n_open * TEXTS, n_open * CHARS, done * TEXTS, done * CHARS, seconds)
 
@@ -45,49 +45,49 @@ def test_the_time_left_is_the_truth_while_the_rate_is_constant(
     at = (rounds + part) * length
     held = _worked(lengths, slots, at)
     work = _work(held, len(lengths))
-    found = estimate(at, held, [work])
-    # Nothing is said of the running shards' texts that are computed: they count as left.
+    time_left = estimate(at, held, [work])
+    # Computed texts of running shards count as open, since nothing is known about them.
     truth = work.open_texts / TEXTS * length / slots
-    assert found.left_s == pytest.approx(truth, rel=0.05)
-    assert not found.at_least
-    assert found.texts_per_s == pytest.approx(slots * TEXTS / length, rel=0.05)
-    assert found.tokens_per_s == pytest.approx(slots * TOKENS / length, rel=0.05)
+    assert time_left.left_s == pytest.approx(truth, rel=0.05)
+    assert not time_left.at_least
+    assert time_left.texts_per_s == pytest.approx(slots * TEXTS / length, rel=0.05)
+    assert time_left.tokens_per_s == pytest.approx(slots * TOKENS / length, rel=0.05)
 
 
-def test_nothing_is_said_with_too_little_history() -> None:
+def test_no_time_left_is_estimated_from_too_little_history() -> None:
     held = [HeldShard(0, NOW - 5, NOW - 2, CHARS, TEXTS, TOKENS)] * 3
-    found = estimate(NOW, held, [_work(held, 10)])
-    assert found.left_s is None
-    assert found.texts_per_s > 0
+    time_left = estimate(NOW, held, [_work(held, 10)])
+    assert time_left.left_s is None
+    assert time_left.texts_per_s > 0
     assert estimate(NOW, [], [_work([], 10)]) == TimeLeft()
 
 
-def test_while_the_source_is_read_more_may_come() -> None:
-    found = estimate(200, HELD, [_work(HELD, 40)], reading=True)
-    assert found.left_s == pytest.approx(200)
-    assert found.at_least
+def test_the_estimate_is_a_minimum_while_the_source_is_read() -> None:
+    time_left = estimate(200, HELD, [_work(HELD, 40)], reading=True)
+    assert time_left.left_s == pytest.approx(200)
+    assert time_left.at_least
 
 
-def test_texts_that_are_computed_and_not_yet_written_are_not_left() -> None:
+def test_texts_that_are_computed_but_not_written_take_no_time() -> None:
     assert estimate(200, HELD, [_work(HELD, 40)], computed=50).left_s == pytest.approx(150)
 
 
-def test_a_step_is_charged_for_the_texts_that_an_earlier_one_will_give_it() -> None:
-    """The first step takes 1 s a shard and the second 9 s; each of the 30 shards left goes through both."""
+def test_the_time_of_a_step_includes_texts_that_earlier_steps_will_pass_to_it() -> None:
+    """The first step takes 1 s for each shard and the second 9 s; the 30 open shards go through both."""
     held = []
     for i in range(30):
         held.append(HeldShard(0, 10.0 * i, 10.0 * i + 1, CHARS, TEXTS, TOKENS))
         held.append(HeldShard(1, 10.0 * i + 1, 10.0 * i + 10, CHARS, TEXTS, TOKENS))
     first, second = _work(held, 60), _work(held, 30, step=1, reads=0)
-    found = estimate(300, held, [first, second])
-    assert found.left_s == pytest.approx(300)
-    assert not found.at_least
+    time_left = estimate(300, held, [first, second])
+    assert time_left.left_s == pytest.approx(300)
+    assert not time_left.at_least
 
 
-def test_a_step_that_has_not_begun_leaves_the_end_open() -> None:
-    found = estimate(200, HELD, [_work(HELD, 40), _work([], 20, step=1, reads=0)])
-    assert found.left_s is not None
-    assert found.at_least
+def test_the_estimate_is_a_minimum_while_a_step_has_not_begun() -> None:
+    time_left = estimate(200, HELD, [_work(HELD, 40), _work([], 20, step=1, reads=0)])
+    assert time_left.left_s is not None
+    assert time_left.at_least
 
 
 def test_any_number_of_jobs_is_looked_at(sqlite: Database) -> None:

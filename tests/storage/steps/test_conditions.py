@@ -1,4 +1,4 @@
-"""Flags have declared names; bounds, doubts and risks are conditions on the numbers and flags of outputs."""
+"""Conditions on the flags and numbers of outputs: flags, bounds, doubts and risks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from docmill.storage.steps.conditions import (
 from docmill.storage.steps.risk import FittedRisk, RiskFeature, RiskModel
 
 
-def test_every_known_flag_can_be_named_and_one_word_stands_for_all_doubtful_ones() -> None:
+def test_every_known_flag_can_be_named_and_one_word_means_all_doubtful_flags() -> None:
     assert parse_flags(list_flags()) == frozenset(list_flags())
     assert parse_flags([DOUBTS]) == DOUBTFUL
     assert parse_flags([DOUBTS, "windowed", "language:fr"]) == DOUBTFUL | {"windowed", "language:fr"}
@@ -35,7 +35,7 @@ def test_every_known_flag_can_be_named_and_one_word_stands_for_all_doubtful_ones
 
 
 @pytest.mark.parametrize("name", ["", "truncated", "Empty", "7", "doubtful,empty"])
-def test_an_unknown_flag_is_refused_with_those_that_there_are(name: str) -> None:
+def test_an_unknown_flag_is_refused_with_a_list_of_flags(name: str) -> None:
     with pytest.raises(StorageError, match=r"there are .*empty, empty_window, .*windowed"):
         parse_flags([name])
 
@@ -48,7 +48,7 @@ def test_a_flag_with_an_offset_has_the_name_without_it() -> None:
     ]
 
 
-def test_a_condition_is_stored_in_full_and_without_bounds_as_ever() -> None:
+def test_a_condition_is_stored_with_its_bounds_if_it_has_any() -> None:
     assert Flagged().to_json() == {"names": ["doubtful"], "lacking": False}
     assert Flagged(frozenset({"windowed", "empty"}), lacking=True).to_json() == {
         "names": ["empty", "windowed"],
@@ -68,11 +68,13 @@ def test_a_stored_condition_may_name_a_flag_that_only_another_installation_knows
 
 
 def result(*flags: str, status: str = "done", **numbers: float | None) -> Any:
-    known = dict.fromkeys(("tokens_in", "tokens_out", "confidence", "mean_logprob", "least_logprob")) | numbers
-    return SimpleNamespace(status=status, flags=list(flags), **known)
+    """Return an outcome with these flags and numbers."""
+    columns = dict.fromkeys(("tokens_in", "tokens_out", "confidence", "mean_logprob", "least_logprob")) | numbers
+    return SimpleNamespace(status=status, flags=list(flags), **columns)
 
 
 def is_doubted(doubt: Doubt, outcome: Any) -> bool:
+    """Return True if SQL doubts an outcome."""
     values = vars(outcome).items()
     columns = [literal(value, OutcomeRow.__table__.c[name].type).label(name) for name, value in values]
     with create_engine("sqlite://").connect() as connection:
@@ -106,7 +108,7 @@ def test_a_result_is_doubted_for_one_of_the_flags_or_bounds(written: str, uncert
     assert Doubt.stored(doubt.to_json()) == doubt
 
 
-def test_what_stands_twice_or_in_another_order_is_the_same_doubt() -> None:
+def test_repeated_or_reordered_parts_are_the_same_doubt() -> None:
     parts = ["confidence<0.4", "empty", "mean_logprob<-2", "confidence<0.40"]
     doubt = Doubt.parse(parts)
     assert doubt == Doubt.parse(reversed(parts))
@@ -115,7 +117,7 @@ def test_what_stands_twice_or_in_another_order_is_the_same_doubt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "reason"),
     [
         ("confidence<40", "'confidence<40': confidence is from 0 to 1"),
         ("mean_logprob<0.5", "mean_logprob is at most 0"),
@@ -127,10 +129,10 @@ def test_what_stands_twice_or_in_another_order_is_the_same_doubt() -> None:
         ("sure", "no flag is called 'sure'"),
     ],
 )
-def test_a_wrong_doubt_is_refused(written: str, said: str) -> None:
+def test_a_wrong_doubt_is_refused(written: str, reason: str) -> None:
     with pytest.raises(StorageError) as caught:
         Doubt.parse(written.split(","))
-    assert said in str(caught.value)
+    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +149,7 @@ def test_a_wrong_doubt_is_refused(written: str, said: str) -> None:
         (result(status="failed"), result(status="failed"), False),
     ],
 )
-def test_the_second_result_is_better_if_it_is_done_and_no_more_doubtful(
-    first: Any, second: Any, better: bool
-) -> None:
+def test_a_second_result_is_better_if_done_and_no_more_doubtful(first: Any, second: Any, better: bool) -> None:
     assert is_better(second, first) is better
 
 
@@ -176,8 +176,8 @@ def test_a_risk_is_compared_by_its_model_and_stored_with_its_version() -> None:
     assert is_doubted(stored, long)
     assert not is_doubted(stored, short)
     bounds = (Bound("risk", True, 0.5), Bound("risk", False, 1.0), Bound("risk", False, 0.0))
-    below, none, all_ = (Doubt(frozenset(), (one,), risk=FittedRisk(3, model)) for one in bounds)
-    assert [is_doubted(one, long) for one in (below, none, all_)] == [False, False, True]
+    doubts = [Doubt(frozenset(), (bound,), risk=FittedRisk(3, model)) for bound in bounds]
+    assert [is_doubted(doubt, long) for doubt in doubts] == [False, False, True]
 
 
 MODEL = RiskModel(
@@ -192,13 +192,14 @@ MODEL = RiskModel(
 
 
 def output(**more: Any) -> dict[str, Any]:
+    """Return the features of an output of as many tokens as its input."""
     return {"flags": [], "tokens_in": 500, "tokens_out": 500, **more}
 
 
 def test_a_risk_is_the_logistic_function_of_the_features_in_their_scales() -> None:
     z = -1.0 + (1 - 0.25) / 0.5 - 2.0 * (0.7 - 0.5) / 0.1 + 0.5 * (1.5 - 1.0) / 0.5 + 0.1 * (400 - 500) / 100
-    found = MODEL.of(output(flags=["windowed", "repetition"], confidence=0.7, tokens_in=400, tokens_out=600))
-    assert found == pytest.approx(1 / (1 + math.exp(-z)))
+    risk = MODEL.of(output(flags=["windowed", "repetition"], confidence=0.7, tokens_in=400, tokens_out=600))
+    assert risk == pytest.approx(1 / (1 + math.exp(-z)))
     unknown = MODEL.of(output())
     assert unknown == pytest.approx(1 / (1 + math.exp(1.0 + 0.25 / 0.5)))
     assert MODEL.of(output(confidence=0.5)) == unknown

@@ -1,4 +1,4 @@
-"""Escalation: a better spec computes again what is doubted, and the better of the two outcomes is the result."""
+"""Escalation: a better spec recomputes doubtful outcomes, and the better of the two outcomes is the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
-from sqlalchemy import text as sql
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow, SpecRow
@@ -27,6 +26,7 @@ from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.risk import NUMBERS, FittedRisk, RiskFeature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest, read_steps
 from tests.storage.builders import (
+    EMBED,
     TRANSLATE,
     Text,
     assert_status,
@@ -35,11 +35,11 @@ from tests.storage.builders import (
     finish,
     numbered,
     read,
+    read_view,
     request,
+    run_job,
     shards_of,
-    work,
 )
-from tests.storage.steps.test_steps import EMBED, pipeline
 
 LARGE = Spec("translate", "large", "sha256:4")
 ALONE = (StepRequest("translate", TRANSLATE, escalation=EscalationRequest(LARGE)),)
@@ -49,9 +49,9 @@ SMALL_FLAGS = {"0": ("empty_window",), "2": ("empty_window", "repetition"), "3":
 
 
 class Models:
-    """Does every claim. The flags of the small and the large model's outputs go by the last digit of a text.
+    """Computes every claim. The last digit of a text decides the flags of the small and the large model's outputs.
 
-    Texts with a digit in `hard` fail at the small model, and those with one in `refused` at the large one.
+    The small model fails on texts with a digit in `hard`, and the large one on texts with a digit in `refused`.
     """
 
     def __init__(self, database: Database, hard: str = "") -> None:
@@ -80,33 +80,35 @@ class Models:
         sure = self.confidence.get(digit) if model == "marian" else 0.9
         return Outcome(content_id, Status.DONE, text=f"{model}({text})", flags=flags, tokens_in=3, confidence=sure)
 
-    def done(self, steps: tuple[StepRequest, ...] = ALONE, texts: list[Text] = TEXTS, source: str = "a") -> OpenJob:
-        job = read(self.database, pipeline(source, steps), texts)
-        self.finish()
-        return job
+    def run_job(
+        self, steps: tuple[StepRequest, ...] = ALONE, texts: list[Text] = TEXTS, source: str = "a"
+    ) -> OpenJob:
+        """Read a source of these texts into a job, and work it off."""
+        return run_job(self.database, request(source, steps=steps), texts, self.outcomes)
 
     def finish(self) -> None:
         """Work until nothing is left, and end the jobs."""
         finish(self.database, self.outcomes)
 
-    def of(self, model: str) -> set[str]:
-        return {text for by, text in self.computed if by == model}
+    def texts_of(self, model: str) -> set[str]:
+        """Return the texts that a model computed."""
+        return {text for name, text in self.computed if name == model}
 
 
 def won(database: Database, job: OpenJob, step: str | None = None) -> set[str]:
     """Return the last digits of the documents whose result is the large model's."""
-    return {one["id"][-1] for one in results(database, job.id, step=step) if one["text"].startswith("large")}
+    return {row["id"][-1] for row in results(database, job.id, step=step) if row["text"].startswith("large")}
 
 
-def test_the_better_spec_computes_what_is_doubted_and_its_outcome_is_the_result(database: Database) -> None:
+def test_the_better_spec_computes_doubtful_texts_and_its_outcome_is_the_result(database: Database) -> None:
     models = Models(database)
-    job = models.done()
-    assert models.of("large") == {"text 0", "text 2"}
-    assert len(models.of("marian")) == 6
-    found = list(results(database, job.id))
-    assert [one["id"] for one in found] == [f"k{n}" for n in range(6)]
+    job = models.run_job()
+    assert models.texts_of("large") == {"text 0", "text 2"}
+    assert len(models.texts_of("marian")) == 6
+    rows = list(results(database, job.id))
+    assert [row["id"] for row in rows] == [f"k{n}" for n in range(6)]
     assert won(database, job) == {"0", "2"}
-    assert found[0]["flags"] == []  # the large model's
+    assert rows[0]["flags"] == []  # the large model's
     status = read_status(database, job.id)
     assert (status.state, status.texts, status.done, status.pending) == ("done", 6, 6, 0)
     assert len(status.steps) == 1
@@ -116,58 +118,58 @@ def test_the_better_spec_computes_what_is_doubted_and_its_outcome_is_the_result(
     assert count_flags(database, job.id)["translate"].doubtful == 0
 
 
-def test_the_small_result_stays_where_the_large_one_has_more_doubtful_flags_or_failed(database: Database) -> None:
+def test_the_small_models_result_stays_if_the_large_one_has_more_doubtful_flags_or_fails(database: Database) -> None:
     models = Models(database)
     models.small = {str(n): ("repetition",) for n in range(5)}
     models.large = {"1": ("empty",), "2": ("empty", "repetition"), "3": ("windowed", "reduced")}
     models.refused = "0"
-    job = models.done()
-    assert models.of("large") == {f"text {n}" for n in range(5)}
-    assert won(database, job) == {"1", "3", "4"}  # as many flags: the large one's
+    job = models.run_job()
+    assert models.texts_of("large") == {f"text {n}" for n in range(5)}
+    assert won(database, job) == {"1", "3", "4"}  # with as many flags, the large model's
     assert list(failures(database, job.id)) == []
     assert_status(database, job.id, done=6, failed=0)
     assert count_flags(database, job.id)["translate"].doubtful == 3
 
 
-def test_a_second_run_computes_nothing_and_a_grown_corpus_what_grew(database: Database) -> None:
+def test_a_second_run_computes_nothing_and_a_grown_corpus_only_its_new_texts(database: Database) -> None:
     models = Models(database)
     models.refused = "2"
-    models.done()
+    models.run_job()
     n = len(models.computed)
-    again = models.done()
+    again = models.run_job()
     assert len(models.computed) == n
     status = read_status(database, again.id)
     assert status.prior == status.texts == 6
     assert won(database, again) == {"0"}
-    models.done(texts=[*TEXTS, ("new0", "other 0"), ("new1", "other 1")])
+    models.run_job(texts=[*TEXTS, ("new0", "other 0"), ("new1", "other 1")])
     assert models.computed[n:] == [("marian", "other 0"), ("marian", "other 1"), ("large", "other 0")]
 
 
-def test_without_an_escalation_the_small_results_are_as_they_were(database: Database) -> None:
+def test_without_an_escalation_the_small_models_results_count(database: Database) -> None:
     models = Models(database)
-    models.done()
+    models.run_job()
     n = len(models.computed)
-    plain = models.done((StepRequest("translate", TRANSLATE),))
+    plain = models.run_job((StepRequest("translate", TRANSLATE),))
     assert won(database, plain) == set()
-    large = models.done((StepRequest("translate", LARGE),))
+    large = models.run_job((StepRequest("translate", LARGE),))
     assert {text for _, text in models.computed[n:]} == {f"text {n}" for n in (1, 3, 4, 5)}
     assert len(won(database, large)) == 6
-    escalated = models.done()
-    assert won(database, escalated) == {"0", "2"}  # an outcome of the large model counts where it was doubted
+    escalated = models.run_job()
+    assert won(database, escalated) == {"0", "2"}  # the large model's outcome counts for doubtful texts only
 
 
 def test_a_later_step_reads_the_result_and_waits_for_it(database: Database) -> None:
     models = Models(database)
-    job = read(database, pipeline(steps=BEFORE_ANOTHER), TEXTS)
+    job = read(database, request(steps=BEFORE_ANOTHER), TEXTS)
     commit_next(database, models.outcomes)
     assert sorted((row.step, row.n_contents) for row in shards_of(database, job)) == [(0, 6), (1, 4), (2, 2)]
     assert read_status(database, job.id).steps[0].done == 4  # two wait for the large model
     models.finish()
-    assert models.of("minilm") == {
+    assert models.texts_of("minilm") == {
         *(f"large(text {n})" for n in (0, 2)),
         *(f"marian(text {n})" for n in (1, 3, 4, 5)),
     }
-    assert {key for one in results(database, job.id) for key in one["steps"]} == {"english", "vector"}
+    assert {key for row in results(database, job.id) for key in row["steps"]} == {"english", "vector"}
     assert won(database, job, "english") == {"0", "2"}
     assert read_status(database, job.id).state == "done"
 
@@ -177,33 +179,33 @@ def test_a_text_that_the_large_model_fails_goes_on_with_the_small_result_until_a
 ) -> None:
     models = Models(database)
     models.refused = "2"
-    job = models.done(BEFORE_ANOTHER)
-    assert "marian(text 2)" in models.of("minilm")
+    job = models.run_job(BEFORE_ANOTHER)
+    assert "marian(text 2)" in models.texts_of("minilm")
     models.refused = ""
     assert jobs.retry(database, job.id) == 1
     models.finish()
-    assert "large(text 2)" in models.of("minilm")
+    assert "large(text 2)" in models.texts_of("minilm")
     assert won(database, job, "english") == {"0", "2"}
     assert len(list(results(database, job.id, step="vector"))) == 6
     assert_status(database, job.id, state="done", failed=0, pending=0)
 
 
-def test_results_that_were_dropped_are_missed_and_computed_again(database: Database) -> None:
+def test_dropped_results_count_as_lost_and_are_computed_again(database: Database) -> None:
     models = Models(database)
-    job = models.done()
+    job = models.run_job()
     gc.drop(database, spec_ids=gc.specs(database, "translate/large"))
     assert read_status(database, job.id).lost == 2
     assert won(database, job) == set()
     n = len(models.computed)
-    models.done()
+    models.run_job()
     assert sorted(models.computed[n:]) == [("large", "text 0"), ("large", "text 2")]
 
 
-def test_what_a_retry_of_the_large_model_leaves_doubtful_is_counted_once(database: Database) -> None:
+def test_doubtful_results_after_a_retry_of_the_large_model_are_counted_once(database: Database) -> None:
     models = Models(database)
     models.small = {str(n): ("repetition",) for n in range(3)}
     models.refused = "012"
-    job = read(database, replace(pipeline(steps=ALONE), max_flagged=60.0), TEXTS)
+    job = read(database, request(steps=ALONE, max_flagged=60.0), TEXTS)
     for refused in ("012", "02", "0"):
         models.refused = refused
         models.finish()
@@ -219,31 +221,24 @@ def test_a_bound_of_doubtful_results_counts_escalated_texts_whose_first_result_w
     models = Models(database)
     models.small = {str(n): ("repetition",) for n in range(5)}
     models.large = {"1": ("repetition",), "2": ("repetition",)}
-    models.done((StepRequest("translate", TRANSLATE),))
-    job = read(database, replace(pipeline(steps=ALONE), max_flagged=most), TEXTS)
+    models.run_job((StepRequest("translate", TRANSLATE),))
+    job = read(database, request(steps=ALONE, max_flagged=most), TEXTS)
     models.finish()
     status = read_status(database, job.id)
-    assert (status.state, status.reason or "") == (
-        state,
-        "" if state == "done" else "more than 30 % of its texts are doubtful (2 of 5)",
-    )
+    reason = None if state == "done" else "more than 30 % of its texts are doubtful (2 of 5)"
+    assert (status.state, status.reason) == (state, reason)
 
 
-def test_a_prompt_with_metadata_is_the_same_for_both(database: Database) -> None:
+def test_both_models_get_the_same_prompt_with_metadata(database: Database) -> None:
     prompt = {"prompt": "{meta.n}: {text}"}
-    steps = (
-        StepRequest(
-            "translate",
-            replace(TRANSLATE, params=prompt),
-            escalation=EscalationRequest(replace(LARGE, params=prompt)),
-        ),
-    )
+    small, large = (replace(spec, params=prompt) for spec in (TRANSLATE, LARGE))
+    steps = (StepRequest("translate", small, escalation=EscalationRequest(large)),)
     models = Models(database)
-    job = models.done(steps)
-    assert models.of("large") == {"6: text 0", "6: text 2"}
+    job = models.run_job(steps)
+    assert models.texts_of("large") == {"6: text 0", "6: text 2"}
     assert won(database, job) == {"0", "2"}
     n = len(models.computed)
-    models.done(steps)
+    models.run_job(steps)
     assert len(models.computed) == n
 
 
@@ -256,21 +251,17 @@ def test_a_view_has_the_same_results_as_the_job(database: Database) -> None:
     models.confidence = {str(n): 0.1 for n in range(0, 10, 2)}
 
     def outcomes(claim: Claim) -> list[Outcome]:
-        found = models.outcomes(claim)
         return [
-            replace(one, flags=by_text[text][(one.text or "").startswith("large")])
-            for one, (_, text) in zip(found, claim.texts, strict=True)
+            replace(outcome, flags=by_text[text][(outcome.text or "").startswith("large")])
+            for outcome, (_, text) in zip(models.outcomes(claim), claim.texts, strict=True)
         ]
 
     doubt = Doubt.parse(["doubtful", "confidence<0.2"])
     steps = (StepRequest("translate", TRANSLATE, escalation=EscalationRequest(LARGE, doubt)),)
-    job = read(database, pipeline(steps=steps), texts)
-    finish(database, outcomes)
-    by_job = {one["id"]: one["text"] for one in results(database, job.id)}
+    job = run_job(database, request(steps=steps), texts, outcomes)
+    by_job = {row["id"]: row["text"] for row in results(database, job.id)}
     views.make(database, "press", "books", steps)
-    with database.read() as transaction:
-        rows = transaction.execute(sql("SELECT id, translate FROM pipeline_press")).all()
-    assert {row.id: row.translate for row in rows} == by_job
+    assert {row["id"]: row["translate"] for row in read_view(database, "pipeline_press")} == by_job
     assert 5 < sum(text.startswith("large") for text in by_job.values()) < len(pairs)
 
 
@@ -285,49 +276,49 @@ def counts(status: JobStatus) -> tuple[int, int, int, int]:
 def test_texts_on_which_the_first_model_failed_have_the_result_of_the_better_one(database: Database) -> None:
     models = Models(database, hard="13")
     models.large = {"1": ("repetition",)}  # a doubtful result is better than none
-    job = models.done(OF_FAILED)
-    assert models.of("large") == {f"text {n}" for n in range(4)}
-    found = {one["id"]: one["text"] for one in results(database, job.id)}
-    assert {key for key, text in found.items() if text.startswith("large")} == {"k0", "k1", "k2", "k3"}
+    job = models.run_job(OF_FAILED)
+    assert models.texts_of("large") == {f"text {n}" for n in range(4)}
+    texts = {row["id"]: row["text"] for row in results(database, job.id)}
+    assert {key for key, text in texts.items() if text.startswith("large")} == {"k0", "k1", "k2", "k3"}
     assert [*failures(database, job.id)] == []
     assert counts(read_status(database, job.id)) == (6, 0, 0, 0)
-    again = models.done(OF_FAILED)
+    again = models.run_job(OF_FAILED)
     assert len(models.computed) == 10
     assert counts(read_status(database, again.id)) == (6, 0, 0, 0)
 
 
-def test_a_text_on_which_both_fail_has_the_first_reason_until_a_retry_succeeds(database: Database) -> None:
+def test_a_text_on_which_both_models_fail_has_the_first_reason_until_a_retry_succeeds(database: Database) -> None:
     models = Models(database, hard="13")
     models.refused = "3"
-    job = models.done(OF_FAILED)
-    assert [(one["id"], one["reason"]) for one in failures(database, job.id)] == [("k3", "too long")]
+    job = models.run_job(OF_FAILED)
+    assert [(row["id"], row["reason"]) for row in failures(database, job.id)] == [("k3", "too long")]
     assert counts(read_status(database, job.id)) == (5, 1, 0, 0)
-    assert jobs.retry(database, job.id) == 2  # by both models; text 1 has a result
+    assert jobs.retry(database, job.id) == 2  # for both models; text 1 has a result
     assert counts(read_status(database, job.id)) == (4, 0, 0, 2)
     models.refused = ""
     models.finish()
     assert counts(read_status(database, job.id)) == (6, 0, 0, 0)
 
 
-def test_a_text_that_both_do_in_a_retry_counts_once(database: Database) -> None:
+def test_a_text_that_both_models_do_in_a_retry_counts_once(database: Database) -> None:
     models = Models(database, hard="13")
     models.refused = "3"
-    job = models.done(OF_FAILED)
+    job = models.run_job(OF_FAILED)
     jobs.retry(database, job.id)
     models.refused = models.hard = ""
     claims = [claim_next(database), claim_next(database)]
-    for claim in sorted(claims, key=lambda one: -one.spec_id):  # the better model is done first
+    for claim in sorted(claims, key=lambda claim: -claim.spec_id):  # the better model is done first
         shards.commit(database, claim, models.outcomes(claim), None)
     jobs.finish(database)
     assert counts(read_status(database, job.id)) == (6, 0, 0, 0)
-    assert {one["text"] for one in results(database, job.id) if one["id"] == "k3"} == {"marian(text 3)"}
+    assert {row["text"] for row in results(database, job.id) if row["id"] == "k3"} == {"marian(text 3)"}
 
 
-def test_a_later_step_reads_what_was_rescued_and_is_blocked_by_the_rest(database: Database) -> None:
+def test_a_later_step_reads_rescued_texts_and_is_blocked_by_the_rest(database: Database) -> None:
     models = Models(database, hard="13")
     models.refused = "3"
-    job = models.done((replace(BEFORE_ANOTHER[0], escalation=FAILED), BEFORE_ANOTHER[1]))
-    assert "large(text 1)" in models.of("minilm")
+    job = models.run_job((replace(BEFORE_ANOTHER[0], escalation=FAILED), BEFORE_ANOTHER[1]))
+    assert "large(text 1)" in models.texts_of("minilm")
     english, vector = read_status(database, job.id).steps
     assert (english.done, english.failed) == (5, 1)
     assert (vector.done, vector.blocked) == (5, 1)
@@ -335,14 +326,14 @@ def test_a_later_step_reads_what_was_rescued_and_is_blocked_by_the_rest(database
 
 @pytest.mark.parametrize("before", [(StepRequest("translate", TRANSLATE),), OF_FAILED])
 @pytest.mark.parametrize(("refused", "state"), [("", "done"), ("3", "done"), ("5", "stopped")])
-def test_a_bound_of_failures_counts_new_texts_on_which_both_failed(
+def test_a_bound_of_failures_counts_new_texts_on_which_both_models_failed(
     database: Database, before: tuple[StepRequest, ...], refused: str, state: str
 ) -> None:
     models = Models(database, hard="135")
     models.refused = "3"
-    models.done(before, TEXTS[:4])
+    models.run_job(before, TEXTS[:4])
     models.refused = refused
-    job = read(database, replace(pipeline(steps=OF_FAILED), max_failures=0.0), TEXTS)
+    job = read(database, request(steps=OF_FAILED, max_failures=0.0), TEXTS)
     models.finish()
     assert read_status(database, job.id).state == state
 
@@ -355,38 +346,39 @@ PLAIN = StepRequest("translate", TRANSLATE)
 RISKY = (replace(PLAIN, escalation=EscalationRequest(LARGE, Doubt.parse(["risk>0.5"]))),)
 
 
-def fitted(database: Database, job: int, model: RiskModel) -> int:
+def fit(database: Database, job: int, model: RiskModel) -> int:
+    """Store a risk model for the outputs of a job. Return its version."""
     spec_id = fitted_risks.spec_with_risk(database, job)
     return fitted_risks.store(database, spec_id, FittedRisk(0, model, 150, 50, {})).version
 
 
-def judged(database: Database) -> Models:
+def compute_and_fit(database: Database) -> Models:
     """Compute texts by the small model, and fit its risk."""
     models = Models(database)
     models.confidence = {"1": 0.3, "3": 0.49, "4": 0.51, "5": 0.8}
-    fitted(database, models.done((PLAIN,)).id, SURE)
+    fit(database, models.run_job((PLAIN,)).id, SURE)
     return models
 
 
-def test_a_job_keeps_the_risk_that_it_began_with(database: Database) -> None:
-    models = judged(database)
-    job = read(database, pipeline("b", RISKY), numbered(6))
-    assert fitted(database, 1, UNSURE) == 2
-    assert jobs.open_job(database, pipeline("b", RISKY)).id == job.id  # the same command continues it
+def test_a_job_keeps_the_risk_model_that_it_began_with(database: Database) -> None:
+    models = compute_and_fit(database)
+    job = read(database, request("b", steps=RISKY), numbered(6))
+    assert fit(database, 1, UNSURE) == 2
+    assert jobs.open_job(database, request("b", steps=RISKY)).id == job.id  # the same command continues it
     models.finish()
     assert won(database, job) == {"1", "3"}
     with database.read() as transaction:
         (step,) = read_steps(transaction, job.id)
     assert step.escalation is not None
     assert step.escalation.doubt.risk == FittedRisk(1, SURE)
-    later = models.done(RISKY)
+    later = models.run_job(RISKY)
     assert won(database, later) == {"4", "5"}
     assert won(database, job) == {"1", "3"}
 
 
 def test_a_job_without_a_fitted_risk_is_refused_and_leaves_nothing(database: Database) -> None:
     with pytest.raises(StorageError, match="no risk was fitted for the outputs of translate with marian"):
-        jobs.open_job(database, pipeline(steps=RISKY))
+        jobs.open_job(database, request(steps=RISKY))
     with pytest.raises(StorageError, match="docmill review fit JOB"):
         fitted_risks.require_risks(database, RISKY)
     with pytest.raises(StorageError, match="no risk was fitted"):
@@ -396,44 +388,41 @@ def test_a_job_without_a_fitted_risk_is_refused_and_leaves_nothing(database: Dat
         assert read_steps(transaction, 1) == ()
 
 
-def test_sql_doubts_the_outcomes_whose_risk_python_finds_too_high(database: Database) -> None:
-    chance = random.Random(1)
+def test_sql_and_python_doubt_the_same_outcomes_for_their_risk(database: Database) -> None:
+    dice = random.Random(1)
     flags = ("repetition", "windowed", "empty", "language:fr")
 
     def outcomes(claim: Claim) -> list[Outcome]:
         return [
             Outcome(
                 content_id,
-                Status.DONE if chance.random() < 0.9 else Status.FAILED,
+                Status.DONE if dice.random() < 0.9 else Status.FAILED,
                 text="out",
-                flags=tuple(chance.sample(flags, chance.randrange(3))),
-                tokens_in=chance.choice([0, 1, 7, 2_000]),
-                tokens_out=chance.choice([0, 3, 50]),
-                confidence=chance.choice([None, chance.random()]),
-                mean_logprob=chance.choice([None, -chance.random()]),
+                flags=tuple(dice.sample(flags, dice.randrange(3))),
+                tokens_in=dice.choice([0, 1, 7, 2_000]),
+                tokens_out=dice.choice([0, 3, 50]),
+                confidence=dice.choice([None, dice.random()]),
+                mean_logprob=dice.choice([None, -dice.random()]),
             )
             for content_id, _ in claim.texts
         ]
 
-    read(database, request(), numbered(60))
-    work(database, outcomes)
+    run_job(database, request(), numbered(60), outcomes)
     outcome = OutcomeRow.__table__.alias()
     with database.read() as transaction:
         rows = transaction.execute(select(outcome)).all()
         for _ in range(20):
             names = [*NUMBERS, *(f"flag {flag}" for flag in flags)]
-            some = chance.sample(names, chance.randrange(len(names)))
-            features = tuple(
-                RiskFeature(name, chance.random(), 0.1 + chance.random(), chance.gauss(0, 1)) for name in some
-            )
-            risk = FittedRisk(1, RiskModel(chance.gauss(0, 1), features))
-            bound = Bound("risk", chance.random() < 0.5, chance.choice([0.0, 1.0, round(chance.random(), 2)]))
-            doubt = Doubt(frozenset(), (bound,), failed=chance.random() < 0.5, risk=risk)
-            found = transaction.execute(select(outcome.c.content_id).where(doubted(doubt, outcome))).all()
+            some = dice.sample(names, dice.randrange(len(names)))
+            features = tuple(RiskFeature(name, dice.random(), 0.1 + dice.random(), dice.gauss(0, 1)) for name in some)
+            risk = FittedRisk(1, RiskModel(dice.gauss(0, 1), features))
+            bound = Bound("risk", dice.random() < 0.5, dice.choice([0.0, 1.0, round(dice.random(), 2)]))
+            doubt = Doubt(frozenset(), (bound,), failed=dice.random() < 0.5, risk=risk)
+            doubtful = transaction.execute(select(outcome.c.content_id).where(doubted(doubt, outcome))).all()
             expected = {
                 row.content_id
                 for row in rows
                 if (row.status == "done" and bound.holds(risk.model.log_odds(dict(row._mapping))))
                 or (row.status == "failed" and doubt.failed)
             }
-            assert {row.content_id for row in found} == expected
+            assert {row.content_id for row in doubtful} == expected

@@ -1,12 +1,14 @@
-"""Steps that read only outputs with, or without, some flags: planning, results, status and what changes later."""
+"""Steps that read only outputs with, or without, some flags: their plans, results, status and changes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import bindparam, select
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Json
 from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.deletion import gc
 from docmill.storage.results.job_counts import count_flags
@@ -17,9 +19,9 @@ from docmill.storage.steps.choosing import as_text, condition
 from docmill.storage.steps.conditions import Flagged, parse_flags
 from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import TRANSLATE, numbered
+from tests.storage.builders import EMBED, TRANSLATE, numbered, request
+from tests.storage.fleet import SUMMARIZE, Fleet
 from tests.storage.steps.test_conditions import result
-from tests.storage.steps.test_steps import EMBED, SUMMARIZE, Fleet, pipeline
 
 ONLY_DOUBTFUL, NO_DOUBTFUL = Flagged(), Flagged(lacking=True)
 STEPS = (
@@ -32,7 +34,7 @@ TEXTS = numbered(6)
 
 
 class Flagger(Fleet):
-    """A fleet whose translation of a text with one of `doubtful` digits at its end is doubtful."""
+    """A fleet whose translations are doubtful for texts that end in a digit of `doubtful`."""
 
     def __init__(self, database: Database, doubtful: str = "02") -> None:
         super().__init__(database)
@@ -49,28 +51,29 @@ class Flagger(Fleet):
         return replace(outcome, text=self.written or outcome.text, flags=flags, confidence=confidence)
 
     def run(self, steps: tuple[StepRequest, ...] = STEPS) -> OpenJob:
-        return self.done(pipeline(steps=steps), TEXTS)
+        return self.run_job(request(steps=steps), TEXTS)
 
-    def of(self, kind: str) -> set[str]:
-        return {text for of, text in self.computed if of == kind}
-
-
-def having(database: Database, job: OpenJob) -> dict[str, set[str]]:
-    """Return the steps that each document of a job has a result of."""
-    return {one["id"]: {*one["steps"]} for one in results(database, job.id)}
+    def texts_of(self, kind: str) -> set[str]:
+        """Return the texts that a kind of step computed."""
+        return {text for name, text in self.computed if name == kind}
 
 
-def test_a_step_computes_only_what_its_condition_selects_and_the_steps_behind_it_too(database: Database) -> None:
+def list_steps(database: Database, job: OpenJob) -> dict[str, set[str]]:
+    """Return for each document of a job the steps with a result."""
+    return {row["id"]: {*row["steps"]} for row in results(database, job.id)}
+
+
+def test_a_step_and_its_followers_compute_only_the_selected_outputs(database: Database) -> None:
     flagger = Flagger(database)
     job = flagger.run()
-    assert flagger.of("summarize") == {"translate(text 0)", "translate(text 2)"}
-    assert flagger.of("embed") == {
+    assert flagger.texts_of("summarize") == {"translate(text 0)", "translate(text 2)"}
+    assert flagger.texts_of("embed") == {
         *(f"summarize(translate(text {n}))" for n in (0, 2)),
         *(f"translate(text {n})" for n in (1, 3, 4, 5)),
     }
     doubtful, good = {"english", "again", "vector"}, {"english", "good"}
-    assert having(database, job) == {f"k{n}": doubtful if n in {0, 2} else good for n in range(6)}
-    assert {one["id"] for one in results(database, job.id, step="again")} == {"k0", "k2"}
+    assert list_steps(database, job) == {f"k{n}": doubtful if n in {0, 2} else good for n in range(6)}
+    assert {row["id"] for row in results(database, job.id, step="again")} == {"k0", "k2"}
 
 
 def test_documents_that_are_not_selected_neither_fail_nor_are_missing(database: Database) -> None:
@@ -80,7 +83,7 @@ def test_documents_that_are_not_selected_neither_fail_nor_are_missing(database: 
     assert [(step.done, step.blocked) for step in status.steps] == [(6, 0), (2, 0), (2, 0), (4, 0)]
     assert list(failures(database, job.id)) == []
     counts = count_flags(database, job.id)
-    assert {name: found.not_selected for name, found in counts.items()} == {
+    assert {name: count.not_selected for name, count in counts.items()} == {
         "english": 0,
         "again": 4,
         "vector": 0,
@@ -88,16 +91,16 @@ def test_documents_that_are_not_selected_neither_fail_nor_are_missing(database: 
     }
     spec_id = gc.specs(database, "summarize/synopsis")
     gc.drop(database, spec_ids=spec_id)
-    assert read_status(database, job.id).lost == 2  # only those that had one
+    assert read_status(database, job.id).lost == 2  # of the documents that had a result
 
 
 def test_a_text_that_two_outputs_share_is_read_only_by_the_document_that_is_selected(database: Database) -> None:
     flagger = Flagger(database)
     flagger.written = "one for all"
     job = flagger.run()
-    assert flagger.of("summarize") == {"one for all"}
-    assert {one["id"] for one in results(database, job.id, step="again")} == {"k0", "k2"}
-    assert {one["id"] for one in results(database, job.id, step="good")} == {"k1", "k3", "k4", "k5"}
+    assert flagger.texts_of("summarize") == {"one for all"}
+    assert {row["id"] for row in results(database, job.id, step="again")} == {"k0", "k2"}
+    assert {row["id"] for row in results(database, job.id, step="good")} == {"k1", "k3", "k4", "k5"}
     assert read_status(database, job.id).lost == 0
     assert {name: mark["done"] for name, mark in fingerprints(database, job.id).items()} == {
         "english": 6,
@@ -107,7 +110,7 @@ def test_a_text_that_two_outputs_share_is_read_only_by_the_document_that_is_sele
     }
 
 
-def test_a_document_enters_or_leaves_a_step_when_its_output_is_computed_anew_with_other_flags(
+def test_a_document_enters_or_leaves_a_step_when_its_new_output_has_other_flags(
     database: Database,
 ) -> None:
     flagger = Flagger(database)
@@ -115,9 +118,9 @@ def test_a_document_enters_or_leaves_a_step_when_its_output_is_computed_anew_wit
     gc.drop(database, spec_ids=gc.specs(database, "translate/marian"))
     flagger.doubtful = "23"
     job = flagger.run()
-    found = having(database, job)
-    assert {key for key, steps in found.items() if "again" in steps} == {"k2", "k3"}
-    assert {key for key, steps in found.items() if "good" in steps} == {"k0", "k1", "k4", "k5"}
+    steps_of = list_steps(database, job)
+    assert {key for key, steps in steps_of.items() if "again" in steps} == {"k2", "k3"}
+    assert {key for key, steps in steps_of.items() if "good" in steps} == {"k0", "k1", "k4", "k5"}
 
 
 def test_prompts_are_rendered_only_of_what_is_selected(database: Database) -> None:
@@ -125,8 +128,8 @@ def test_prompts_are_rendered_only_of_what_is_selected(database: Database) -> No
     steps = (STEPS[0], StepRequest("again", prompted, "english", ONLY_DOUBTFUL))
     flagger = Flagger(database)
     job = flagger.run(steps)
-    assert flagger.of("summarize") == {"6: translate(text 0)", "6: translate(text 2)"}
-    assert {one["id"] for one in results(database, job.id, step="again")} == {"k0", "k2"}
+    assert flagger.texts_of("summarize") == {"6: translate(text 0)", "6: translate(text 2)"}
+    assert {row["id"] for row in results(database, job.id, step="again")} == {"k0", "k2"}
     before = flagger.computed.copy()
     flagger.run(steps)
     assert flagger.computed == before
@@ -141,14 +144,14 @@ def test_a_step_reads_outputs_below_a_bound_and_another_all_the_rest(database: D
         StepRequest("vector", EMBED, "again"),
     )
     flagger = Flagger(database)
-    flagger.confidence = {"0": 0.2, "1": 0.5, "2": 0.9}  # of the others none is known
+    flagger.confidence = {"0": 0.2, "1": 0.5, "2": 0.9}  # the others have no confidence
     job = flagger.run(steps)
-    assert flagger.of("summarize") == {"translate(text 0)"}
-    found = having(database, job)
-    assert {key for key, steps in found.items() if "vector" in steps} == {"k0"}
-    assert {key for key, steps in found.items() if "good" in steps} == {"k1", "k2", "k3", "k4", "k5"}
+    assert flagger.texts_of("summarize") == {"translate(text 0)"}
+    steps_of = list_steps(database, job)
+    assert {key for key, steps in steps_of.items() if "vector" in steps} == {"k0"}
+    assert {key for key, steps in steps_of.items() if "good" in steps} == {"k1", "k2", "k3", "k4", "k5"}
     assert read_status(database, job.id).lost == 0
-    assert {name: one.not_selected for name, one in count_flags(database, job.id).items()} == {
+    assert {name: count.not_selected for name, count in count_flags(database, job.id).items()} == {
         "english": 0,
         "again": 5,
         "good": 1,
@@ -161,11 +164,7 @@ def test_a_step_reads_outputs_below_a_bound_and_another_all_the_rest(database: D
 @pytest.mark.parametrize(
     "flags", [[], ["windowed"], ["empty_window"], ["empty"], ["language:fr"], ["invalid_utf8@7", "windowed"]]
 )
-def test_the_condition_is_the_same_in_sql(database: Database, flags: list[str]) -> None:
-    from sqlalchemy import bindparam, select
-
-    from docmill.storage.core.schema import Json
-
+def test_a_condition_gives_the_same_in_sql_and_python(database: Database, flags: list[str]) -> None:
     for names in (["doubtful"], ["empty"], ["language"], ["language:FR"], ["invalid_utf8"], ["windowed", "empty"]):
         for lacking in (False, True):
             flagged = Flagged(parse_flags(names), lacking)

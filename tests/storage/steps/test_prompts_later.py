@@ -1,4 +1,4 @@
-"""Templates over metadata in a step that reads another's text: whichever comes last, document or text, plans it."""
+"""Templates over metadata in a later step: the document or its text plans the prompt, whichever comes last."""
 
 from __future__ import annotations
 
@@ -22,115 +22,103 @@ from docmill.storage.results.parts import fingerprints
 from docmill.storage.results.results import failures, results
 from docmill.storage.search.search import choose, search
 from docmill.storage.steps import jobs, lineage
-from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.propagation import Traversal
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import EMBED, TRANSLATE, at_once, count_rows, gathered
-from tests.storage.steps.test_prompts import NEWS, TOLD, News, take
-from tests.storage.steps.test_steps import SUMMARIZE, Fleet, finished
+from tests.storage.builders import EMBED, TRANSLATE, at_once, count_rows, make_chunk, read_view
+from tests.storage.fleet import SUMMARIZE, Fleet, finish_job
+from tests.storage.steps.test_prompts import NEWS, PROMPTED, News, read_news, request_news
 from tests.worker.harness import DEADLINE_S
 
 AGAIN = Spec("generate", "writer", "sha256:4", params={"prompt": "{text} ({meta.title})"})
 STEPS = (
     StepRequest("english", TRANSLATE),
-    StepRequest("told", TOLD, "english"),
-    StepRequest("again", AGAIN, "told"),
+    StepRequest("prompted", PROMPTED, "english"),
+    StepRequest("again", AGAIN, "prompted"),
     StepRequest("vector", EMBED, "again"),
 )
 
 
-def asked(source: str = "a.jsonl", steps: Sequence[StepRequest] = STEPS) -> JobRequest:
-    return JobRequest(corpus="news", source=source, steps=tuple(steps))
-
-
-def of(database: Database, job: OpenJob, step: str = "told") -> dict[str, str]:
+def read_texts(database: Database, job: OpenJob, step: str = "prompted") -> dict[str, str]:
+    """Return the output of a step for each document."""
     return {row["id"]: row["text"] for row in results(database, job.id, step=step)}
 
 
 def expected(news: Sequence[News]) -> dict[str, str]:
-    """Return the outputs of the steps for documents that have a text, as `Fleet` computes them."""
-    made = {}
-    for key, text, meta in news:
-        title = meta.get("title", "")
-        made[key] = f"generate(generate({title}: translate({text})) ({title}))"
-    return made
+    """Return the outputs of the step `again` for documents that have a text, as `Fleet` computes them."""
+    titles = [meta.get("title", "") for _, _, meta in news]
+    return {
+        key: f"generate(generate({title}: translate({text})) ({title}))"
+        for title, (key, text, _) in zip(titles, news, strict=True)
+    }
 
 
-WITH_TEXT = [one for one in NEWS if one[1].strip()]
+WITH_TEXT = [record for record in NEWS if record[1].strip()]
 
 
 @pytest.mark.parametrize(("chunk", "eager"), [(1, True), (2, False), (2, True), (100, False)])
 def test_each_document_has_its_own_prompt_around_the_text_that_it_shares(
     database: Database, fleet: Fleet, chunk: int, eager: bool
 ) -> None:
-    """`eager` works between the chunks: then some texts are there before a document, and some after it."""
-    job = jobs.open_job(database, asked())
+    """If `eager`, the fleet works between the chunks, so that some texts come before a document and some after it."""
+    job = jobs.open_job(database, request_news(steps=STEPS))
     for first in range(0, len(WITH_TEXT), chunk):
-        part = [(*one, (), first + n) for n, one in enumerate(WITH_TEXT[first : first + chunk])]
-        ingest.add(database, job, gathered(*part))
+        part = [(*record, (), first + n) for n, record in enumerate(WITH_TEXT[first : first + chunk])]
+        ingest.add(database, job, make_chunk(*part))
         if eager:
             fleet.work()
     ingest.end(database, job)
     fleet.end(job)
-    assert of(database, job, "again") == expected(WITH_TEXT)
+    assert read_texts(database, job, "again") == expected(WITH_TEXT)
     assert fleet.computed["translate", "Rain."] == 1
     assert fleet.computed["generate", "Weather: translate(Rain.)"] == 1, "a and e have one prompt"
     assert set(fleet.computed.values()) == {1}
 
 
-def test_what_an_earlier_step_lacks_blocks_it_and_a_retry_leads_on(database: Database, fleet: Fleet) -> None:
+def test_a_failure_of_an_earlier_step_blocks_the_prompt_until_a_retry(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: kind == "translate" and "Rain" in text
-    job = take(database, asked(), WITH_TEXT)
+    job = read_news(database, request_news(steps=STEPS), WITH_TEXT)
     fleet.end(job)
-    assert set(of(database, job)) == {"c", "f"}
+    assert set(read_texts(database, job)) == {"c", "f"}
     lost = {(row["id"], row["step"]): (row["status"], row["reason"]) for row in failures(database, job.id)}
-    assert lost["a", "told"] == lost["a", "vector"] == ("blocked", "english failed: it would not")
+    assert lost["a", "prompted"] == lost["a", "vector"] == ("blocked", "english failed: it would not")
     fleet.fails = lambda kind, text: False
     assert jobs.retry(database, job.id) == 1
     fleet.work()
-    assert of(database, job, "again") == expected(WITH_TEXT)
+    assert read_texts(database, job, "again") == expected(WITH_TEXT)
     assert {name: mark["done"] for name, mark in fingerprints(database, job.id).items()} == dict.fromkeys(
-        ("english", "told", "again", "vector"), len(WITH_TEXT)
+        ("english", "prompted", "again", "vector"), len(WITH_TEXT)
     )
 
 
-def test_one_template_over_two_texts_of_a_document_gives_each_its_own(database: Database, fleet: Fleet) -> None:
-    over_english = take(database, asked(steps=STEPS[:2]), WITH_TEXT)
+def test_one_template_over_two_texts_of_a_document_gives_two_prompts(database: Database, fleet: Fleet) -> None:
+    over_english = read_news(database, request_news(steps=STEPS[:2]), WITH_TEXT)
     fleet.work()
-    over_short = take(
-        database,
-        asked(steps=(StepRequest("short", SUMMARIZE), StepRequest("told", TOLD, "short"))),
-        WITH_TEXT,
-    )
+    short = (StepRequest("short", SUMMARIZE), StepRequest("prompted", PROMPTED, "short"))
+    over_short = read_news(database, request_news(steps=short), WITH_TEXT)
     fleet.work()
-    over_own = take(database, asked(steps=(StepRequest("told", TOLD),)), WITH_TEXT)
+    over_own = read_news(database, request_news(steps=(StepRequest("prompted", PROMPTED),)), WITH_TEXT)
     fleet.work()
-    for job, said in ((over_english, "translate(Rain.)"), (over_short, "summarize(Rain.)"), (over_own, "Rain.")):
-        finished(database, job)
-        assert of(database, job)["b"] == f"generate(Sports: {said})"
-        assert len(of(database, job)) == fingerprints(database, job.id)["told"]["done"] == len(WITH_TEXT)
+    for job, text in ((over_english, "translate(Rain.)"), (over_short, "summarize(Rain.)"), (over_own, "Rain.")):
+        finish_job(database, job)
+        assert read_texts(database, job)["b"] == f"generate(Sports: {text})"
+        assert len(read_texts(database, job)) == fingerprints(database, job.id)["prompted"]["done"] == len(WITH_TEXT)
 
 
-def test_a_search_the_view_and_a_trace_go_the_same_way(database: Database, fleet: Fleet) -> None:
-    job = take(database, asked(), WITH_TEXT)
+def test_a_search_and_the_view_and_a_trace_follow_the_prompts(database: Database, fleet: Fleet) -> None:
+    job = read_news(database, request_news(steps=STEPS), WITH_TEXT)
     fleet.end(job)
-    found = search(database, choose(database, ["news"]), np.ones((1, 1), np.float32), 10)
-    assert len([number for number in found.ids[0] if number >= 0]) == len(WITH_TEXT)
+    best = search(database, choose(database, ["news"]), np.ones((1, 1), np.float32), 10)
+    assert len([number for number in best.ids[0] if number >= 0]) == len(WITH_TEXT)
     views.make(database, "p", "news", STEPS)
-    try:
-        with database.read() as transaction:
-            rows = transaction.exec_driver_sql("SELECT id, again, vector_status FROM pipeline_p").all()
-    finally:
-        views.drop(database, "p")
-    assert {row[0]: row[1] for row in rows} == expected(WITH_TEXT)
-    assert {row[2] for row in rows} == {"done"}
+    rows = read_view(database, "pipeline_p")
+    assert {row["id"]: row["again"] for row in rows} == expected(WITH_TEXT)
+    assert {row["vector_status"] for row in rows} == {"done"}
     assert removal.trace(database, "Sports: translate(Rain.)").documents == (("news", "b"),)
 
 
-def test_what_is_removed_takes_its_prompts_along_and_what_is_dropped_comes_anew(
-    database: Database, fleet: Fleet
-) -> None:
-    job = take(database, asked(), WITH_TEXT)
+def test_removed_documents_lose_their_prompts_and_dropped_prompts_come_back(database: Database, fleet: Fleet) -> None:
+    job = read_news(database, request_news(steps=STEPS), WITH_TEXT)
     fleet.end(job)
     n_prompts = count_rows(database, Prompt)
     assert gc.collect(database).contents == 0
@@ -142,34 +130,34 @@ def test_what_is_removed_takes_its_prompts_along_and_what_is_dropped_comes_anew(
     assert count_rows(database, Prompt) == n_prompts - 2
     [english] = database.values(select(func.min(Step.spec_id)).where(Step.seq == 0))
     gc.drop(database, spec_ids=[english])
-    assert count_rows(database, Prompt) == 0, "their texts went, which nothing led to any more"
+    assert count_rows(database, Prompt) == 0, "nothing referred to their texts, so they were deleted, too"
     assert not removal.trace(database, "generate(Weather: translate(Rain.))").stored
-    again = take(database, asked("b.jsonl"), WITH_TEXT)
+    again = read_news(database, request_news("b.jsonl", STEPS), WITH_TEXT)
     fleet.end(again)
-    assert of(database, again, "again") == expected(WITH_TEXT)
+    assert read_texts(database, again, "again") == expected(WITH_TEXT)
     removal.remove_corpus(database, "news")
     assert (count_rows(database, Prompt), count_rows(database, Content)) == (0, 0)
 
 
-def test_a_document_and_the_text_that_it_waits_for_miss_each_other_never(
+def test_a_document_and_the_text_that_it_waits_for_never_miss_each_other(
     database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A text is committed while a document of the same text is stored, and neither is there for the other yet."""
-    job = jobs.open_job(database, asked(steps=STEPS[:2]))
-    ingest.add(database, job, gathered(("a", "Rain.", {"title": "One"}, (), 0)))
+    """A text is committed while a document of the same text is stored, and neither transaction sees the other."""
+    job = jobs.open_job(database, request_news(steps=STEPS[:2]))
+    ingest.add(database, job, make_chunk(("a", "Rain.", {"title": "One"}, (), 0)))
     stored, looked = Event(), Event()
-    plan_prompts, documents = Traversal.plan_prompts, lineage.find_documents
+    plan_prompts, find_documents = Traversal.plan_prompts, lineage.find_documents
 
     def plan_slowly(*arguments: Any) -> Any:
         planned = plan_prompts(*arguments)
         stored.set()
-        looked.wait(1)  # in vain: whoever commits waits in its turn
+        looked.wait(1)  # in vain: the commit waits for this transaction
         return planned
 
     def look(*arguments: Any) -> dict[int, int]:
-        found = documents(*arguments)
+        ids = find_documents(*arguments)
         looked.set()
-        return found
+        return ids
 
     monkeypatch.setattr(Traversal, "plan_prompts", plan_slowly)
     monkeypatch.setattr(lineage, "find_documents", look)
@@ -178,10 +166,10 @@ def test_a_document_and_the_text_that_it_waits_for_miss_each_other_never(
         assert stored.wait(DEADLINE_S)
         fleet.work()
 
-    at_once(lambda: ingest.add(database, job, gathered(("b", "Rain.", {"title": "Two"}, (), 1))), commit)
+    at_once(lambda: ingest.add(database, job, make_chunk(("b", "Rain.", {"title": "Two"}, (), 1))), commit)
     ingest.end(database, job)
     fleet.end(job)
-    assert of(database, job) == {
+    assert read_texts(database, job) == {
         "a": "generate(One: translate(Rain.))",
         "b": "generate(Two: translate(Rain.))",
     }
@@ -198,7 +186,7 @@ MOVES: st.SearchStrategy[Any] = st.one_of(
 @pytest.mark.long_on("postgresql")
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moves=st.lists(MOVES, max_size=14))
-@example(  # read to its end, and read again before it has ended
+@example(  # the source is read to its end, and again before the job has ended
     moves=[
         ("add", "p", [("a", "Rain.", "X")]),
         ("end", "p", []),
@@ -206,7 +194,7 @@ MOVES: st.SearchStrategy[Any] = st.one_of(
         ("work", "p", []),
     ]
 )
-def test_whatever_the_order_every_document_of_a_job_gets_its_result(
+def test_every_document_of_a_job_gets_its_result_in_any_order_of_moves(
     database: Database, moves: list[tuple[str, str, list[tuple[str, str, str]]]]
 ) -> None:
     fleet = Fleet(database)
@@ -214,28 +202,27 @@ def test_whatever_the_order_every_document_of_a_job_gets_its_result(
         removal.remove_corpus(database, "news")
     seq = 0
     opened: dict[str, OpenJob] = {}
-    for move, source, read in moves:
+    for move, source, records in moves:
         if move == "add":
-            job = opened.setdefault(source, jobs.open_job(database, asked(source, STEPS[:3])))
-            rows = [(key, text, {"title": title}, (), seq + n) for n, (key, text, title) in enumerate(read)]
+            job = opened.setdefault(source, jobs.open_job(database, request_news(source, STEPS[:3])))
+            rows = [(key, text, {"title": title}, (), seq + n) for n, (key, text, title) in enumerate(records)]
             seq += len(rows)
-            ingest.add(database, job, gathered(*rows))
+            ingest.add(database, job, make_chunk(*rows))
         elif move == "work":
             fleet.work()
         elif move == "drop":
             gc.drop(database)
         elif source in opened:
             ingest.end(database, opened.pop(source))
-    ended = [*opened.values()]
-    for job in ended:
+    for job in opened.values():
         ingest.end(database, job)
     fleet.work()
-    for job in ended:
-        finished(database, job)
+    for job in opened.values():
+        finish_job(database, job)
         with database.read() as transaction:
             condition = lineage.visible(jobs.require(database, job.id))
             query = select(Document.key, Content.text, Document.meta).join(Content, Content.id == Document.content_id)
             documents = [(row.key, row.text, row.meta) for row in transaction.execute(query.where(condition))]
-        assert of(database, job, "again") == expected(documents)
+        assert read_texts(database, job, "again") == expected(documents)
     if count_rows(database, Document):
         jobs.finish(database)

@@ -22,7 +22,7 @@ from docmill.tasks.kinds import STORED_KINDS
 from docmill.worker.process import device_start
 from docmill.worker.queue import dispatcher
 from docmill.worker.settings import STORE
-from tests.storage.builders import dispatched, sign_on
+from tests.storage.builders import dispatch_shards, sign_on
 from tests.worker.harness import Docmill, forked_device
 
 NULL: dict[str, Any] = {"model": "null", "progress": False}
@@ -67,7 +67,7 @@ def test_a_run_offers_again_what_a_lost_queue_had_of_its_job_although_others_wor
     monkeypatch.setattr(dispatcher, "GRACE_S", 3_600.0)
     job = mill.enqueue(["in a lost queue"], "embed", corpus="lost", **NULL)
     with closing(Database(f"sqlite:///{store / STORE}", kinds=STORED_KINDS)) as database:
-        assert dispatched(database)
+        assert dispatch_shards(database)
         sign_on(database, "another", "embed")
         mill.run(["in a lost queue"], "embed", corpus="lost", **NULL)
         dispatch.sign_off(database, "another")

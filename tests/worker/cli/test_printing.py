@@ -18,7 +18,7 @@ from docmill.worker.cli.printing import Harmless, escaped, print_json
 from docmill.worker.formatting import printable
 from docmill.worker.terminal import warn
 from tests.storage.builders import failed, finish, numbered, read
-from tests.storage.steps.test_steps import pipeline
+from tests.storage.fleet import pipeline
 from tests.worker.conftest import Call
 
 HOSTILE = "\x1b[31mred\x9b2J\x7f \u202e\u2066\u200f\u2028\u200b\U000e0041"

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.leases import dispatch
-from tests.storage.builders import dispatched, sign_on
+from tests.storage.builders import dispatch_shards, sign_on
 from tests.worker.harness import EXAMPLES, Docmill
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
@@ -55,7 +55,7 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill,
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 0, 0, 0, 1]
     ended_at_once = embedded("run", "embed", "5.jsonl", "--model", "null").stderr
     assert f"wait for a worker: {waiting} and others." in ended_at_once
-    assert len(dispatched(store)) == 4  # as of a worker that was killed, with its queue
+    assert len(dispatch_shards(store)) == 4  # as of a worker that was killed, with its queue
     again = embedded("run", "embed", "2.jsonl", "--model", "null").stderr
     assert "Job 2 was unfinished. It continues" in again
     assert "hints_lost" not in again

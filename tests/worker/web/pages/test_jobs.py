@@ -15,7 +15,7 @@ from docmill.storage.steps import jobs
 from docmill.worker.web.pages.jobs import ROWS
 from tests.storage.builders import (
     finish,
-    gathered,
+    make_chunk,
     numbered,
     read,
     records,
@@ -130,7 +130,7 @@ def test_rejected_records_are_failures_and_nothing_says_that_all_have_a_result(
     ingest.add(database, job, records(numbered(1)))
     browser = browse()
     assert everything in browser.get(f"/jobs/{job.id}/failures").text
-    ingest.add(database, job, gathered(), [Rejection(f"a.jsonl:{n}", f"{HOSTILE} not JSON") for n in (2, 3)])
+    ingest.add(database, job, make_chunk(), [Rejection(f"a.jsonl:{n}", f"{HOSTILE} not JSON") for n in (2, 3)])
     ingest.end(database, job)
     page = browser.get(f"/jobs/{job.id}/failures").text
     assert_harmless(page)
@@ -172,7 +172,7 @@ def test_flags_to_choose_are_those_of_outputs(
     browse: Browse, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = jobs.open_job(database, request(spec=SUMMARIZE))
-    ingest.add(database, job, gathered(("a", "D1", {}, ("recognized",), 0), ("b", "W1", {}, (), 1)))
+    ingest.add(database, job, make_chunk(("a", "D1", {}, ("recognized",), 0), ("b", "W1", {}, (), 1)))
     work(database, outcomes)
     browser, address = browse(), f"/jobs/{job.id}/flagged"
     assert re.findall("flag=([a-z_]+)", browser.get(address).text) == ["numbers_changed", "windowed"]
